@@ -1,0 +1,112 @@
+"""jobrunner: `concurrent.futures` on threads, processes, or a cluster of hosts.
+
+    from jobrunner import Executor, as_completed
+
+    with Executor() as ex:
+        futures = [ex.submit(f, x) for x in xs]
+        for future in as_completed(futures):
+            print(future.result())
+
+The names below are the public interface. They are loaded when first used, so that `import jobrunner` stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jobrunner.version import __version__
+
+if TYPE_CHECKING:
+    from jobrunner.errors import (
+        AuthenticationError,
+        ConfigError,
+        CoordinatorLostError,
+        CrashLimitError,
+        InitializerError,
+        JobRunnerError,
+        NotSupportedError,
+        ProtocolError,
+        SerializationError,
+        TaskLostError,
+        TaskTimeoutError,
+        WorkerLostError,
+    )
+    from jobrunner.executor import Executor
+    from jobrunner.futures import (
+        ALL_COMPLETED,
+        FIRST_COMPLETED,
+        FIRST_EXCEPTION,
+        Future,
+        as_completed,
+        gather,
+        wait,
+    )
+    from jobrunner.progress import progress
+
+_MODULES = {
+    "jobrunner.errors": (
+        "AuthenticationError",
+        "ConfigError",
+        "CoordinatorLostError",
+        "CrashLimitError",
+        "InitializerError",
+        "JobRunnerError",
+        "NotSupportedError",
+        "ProtocolError",
+        "SerializationError",
+        "TaskLostError",
+        "TaskTimeoutError",
+        "WorkerLostError",
+    ),
+    "jobrunner.executor": ("Executor",),
+    "jobrunner.futures": (
+        "ALL_COMPLETED",
+        "FIRST_COMPLETED",
+        "FIRST_EXCEPTION",
+        "Future",
+        "as_completed",
+        "gather",
+        "wait",
+    ),
+    "jobrunner.progress": ("progress",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
+    "AuthenticationError",
+    "ConfigError",
+    "CoordinatorLostError",
+    "CrashLimitError",
+    "Executor",
+    "Future",
+    "InitializerError",
+    "JobRunnerError",
+    "NotSupportedError",
+    "ProtocolError",
+    "SerializationError",
+    "TaskLostError",
+    "TaskTimeoutError",
+    "WorkerLostError",
+    "__version__",
+    "as_completed",
+    "gather",
+    "progress",
+    "wait",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module 'jobrunner' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,268 @@
+"""Every setting, once: its default, its unit, its environment variable.
+
+A setting comes from the first of these that names it: an argument or command line option, its environment variable,
+the config file, the default below. The result is one frozen object per role, and nothing reads a setting elsewhere.
+
+The config file is TOML: `jobrunner.toml` in the user's config directory (`jobrunner version` prints where that is), or
+the file that JOBRUNNER_CONFIG names. It has a table per role:
+
+    [client]
+    backend = "cluster"
+    address = "tcp://10.0.0.5:7077"
+    [worker]
+    slots = 8
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jobrunner.errors import ConfigError
+
+DEFAULT_PORT = 7077
+
+HEARTBEAT_INTERVAL = 1.0
+"""Seconds between two signs of life on an otherwise quiet connection."""
+
+PEER_TIMEOUT = 10.0
+"""Seconds of silence after which a peer counts as lost."""
+
+UNREACHABLE_GRACE = 2.0
+"""Seconds that a peer has to come back once the transport says that its connection is gone."""
+
+
+def setting(default: Any, *, env: str, unit: str = "", doc: str, minimum: float | None = None) -> Any:
+    """A dataclass field that knows its environment variable, unit, help text and smallest value."""
+    metadata = {"env": env, "unit": unit, "doc": doc, "minimum": minimum}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """What an Executor needs to know. The config file's table is [client]."""
+
+    backend: str = setting(
+        "processes", env="JOBRUNNER_BACKEND", doc='"processes", "threads", "cluster" or an address'
+    )
+    address: str | None = setting(
+        None, env="JOBRUNNER_ADDRESS", doc="the coordinator's address, e.g. tcp://10.0.0.5:7077"
+    )
+    max_workers: int | None = setting(
+        None, env="JOBRUNNER_MAX_WORKERS", doc="slots of a local pool; default: usable CPUs", minimum=1
+    )
+    connect_timeout: float = setting(
+        10.0, env="JOBRUNNER_CONNECT_TIMEOUT", unit="s", doc="wait for the coordinator at the start", minimum=0
+    )
+    reconnect_timeout: float = setting(
+        120.0,
+        env="JOBRUNNER_RECONNECT_TIMEOUT",
+        unit="s",
+        doc="wait for a coordinator that went away before pending Futures fail",
+        minimum=0,
+    )
+    show_output: bool = setting(
+        True, env="JOBRUNNER_SHOW_OUTPUT", doc="print at the client what tasks print"
+    )
+    crash_limit: int = setting(
+        3, env="JOBRUNNER_CRASH_LIMIT", doc="deaths of its process after which a task fails", minimum=1
+    )
+    cancel_wait: float = setting(
+        5.0, env="JOBRUNNER_CANCEL_WAIT", unit="s", doc="longest wait of cancel() for an answer", minimum=0
+    )
+
+
+@dataclass(frozen=True)
+class CoordinatorConfig:
+    """What a coordinator needs to know. The config file's table is [coordinator]."""
+
+    host: str = setting("127.0.0.1", env="JOBRUNNER_HOST", doc="the interface to listen on")
+    port: int = setting(
+        DEFAULT_PORT, env="JOBRUNNER_PORT", doc="the TCP port; 0 takes a free one", minimum=0
+    )
+    insecure: bool = setting(
+        False, env="JOBRUNNER_INSECURE", doc="listen beyond loopback without authentication"
+    )
+    crash_limit: int = setting(
+        3, env="JOBRUNNER_CRASH_LIMIT", doc="deaths of its process after which a task fails", minimum=1
+    )
+    client_grace: float = setting(
+        30.0, env="JOBRUNNER_CLIENT_GRACE", unit="s", doc="how long a lost client's tasks go on", minimum=0
+    )
+    client_window_tasks: int = setting(
+        100_000,
+        env="JOBRUNNER_CLIENT_WINDOW_TASKS",
+        doc="unfinished tasks a client may have here",
+        minimum=1,
+    )
+    client_window_bytes: int = setting(
+        256 * 1024 * 1024,
+        env="JOBRUNNER_CLIENT_WINDOW_BYTES",
+        unit="bytes",
+        doc="payload of unfinished tasks a client may have here",
+        minimum=1,
+    )
+    drain_timeout: float = setting(
+        60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="longest wait for running tasks", minimum=0
+    )
+    log_level: str = setting("info", env="JOBRUNNER_LOG_LEVEL", doc="debug, info, warning or error")
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What a worker daemon needs to know. The config file's table is [worker]."""
+
+    address: str = setting(
+        f"tcp://127.0.0.1:{DEFAULT_PORT}", env="JOBRUNNER_ADDRESS", doc="the coordinator's address"
+    )
+    slots: int | None = setting(
+        None, env="JOBRUNNER_SLOTS", doc="tasks at a time; default: usable CPUs", minimum=1
+    )
+    name: str | None = setting(None, env="JOBRUNNER_WORKER_NAME", doc="default: the host's name")
+    resources: Mapping[str, float] = setting(
+        None, env="JOBRUNNER_RESOURCES", doc="what tasks may ask for, e.g. gpu=2,licence=1"
+    )
+    drain_timeout: float = setting(
+        60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="longest wait for running tasks", minimum=0
+    )
+    stop_grace: float = setting(
+        5.0,
+        env="JOBRUNNER_STOP_GRACE",
+        unit="s",
+        doc="between SIGINT, SIGTERM and SIGKILL when a task is stopped",
+        minimum=0,
+    )
+    unacknowledged_bytes: int = setting(
+        256 * 1024 * 1024,
+        env="JOBRUNNER_UNACKNOWLEDGED_BYTES",
+        unit="bytes",
+        doc="outcomes kept before new tasks wait",
+        minimum=1,
+    )
+    log_level: str = setting("info", env="JOBRUNNER_LOG_LEVEL", doc="debug, info, warning or error")
+
+
+TABLES = {ClientConfig: "client", CoordinatorConfig: "coordinator", WorkerConfig: "worker"}
+
+ConfigT = TypeVar("ConfigT", ClientConfig, CoordinatorConfig, WorkerConfig)
+
+
+def load(cls: type[ConfigT], **arguments: Any) -> ConfigT:
+    """The settings of one role; an argument that is None counts as not given.
+
+    Raises ConfigError, naming the place, for a value that cannot be used and for an unknown key in the file.
+    """
+    path, table = read_file(TABLES[cls])
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{path}: [{TABLES[cls]}] has no setting {key!r}; it knows {', '.join(known)}")
+    values: dict[str, Any] = {}
+    for name, spec in known.items():
+        env = spec.metadata["env"]
+        if arguments.get(name) is not None:
+            values[name] = convert(arguments[name], spec, name)
+        elif os.environ.get(env, "") != "":
+            values[name] = convert(os.environ[env], spec, f"environment variable {env}")
+        elif name in table:
+            values[name] = convert(table[name], spec, f"{path}: {TABLES[cls]}.{name}")
+        elif name == "resources":
+            values[name] = {}
+    return cls(**values)
+
+
+def file_path() -> Path:
+    """Where the config file is, whether or not it exists."""
+    named = os.environ.get("JOBRUNNER_CONFIG")
+    if named:
+        return Path(named)
+    import platformdirs  # here: a program that has its settings elsewhere need not load it
+
+    return Path(platformdirs.user_config_dir("jobrunner")) / "jobrunner.toml"
+
+
+def read_file(table: str) -> tuple[Path, dict[str, Any]]:
+    """One table of the config file; empty when there is no such file."""
+    path = file_path()
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        if os.environ.get("JOBRUNNER_CONFIG"):
+            raise ConfigError(f"JOBRUNNER_CONFIG names {path}, which does not exist") from None
+        return path, {}
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        content = tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
+    part = content.get(table, {})
+    if not isinstance(part, dict):
+        raise ConfigError(f"{path}: {table} must be a table, [{table}]")
+    return path, part
+
+
+def convert(value: Any, spec: dataclasses.Field[Any], where: str) -> Any:
+    """`value`, of the type that the setting has; `where` starts the error's message."""
+    kind = str(spec.type)
+    if kind.startswith("Mapping"):
+        return parse_resources(value, where)
+    if kind.startswith("bool"):
+        return to_bool(value, where)
+    if kind.startswith(("int", "float")):
+        minimum = spec.metadata["minimum"]
+        return to_number(value, where, whole=kind.startswith("int"), minimum=minimum)
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{where}: {value!r} is not a text")
+    return value
+
+
+def to_bool(value: Any, where: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off"):
+        return False
+    raise ConfigError(f"{where}: {value!r} is neither yes nor no; use 1 or 0")
+
+
+def to_number(value: Any, where: str, *, whole: bool, minimum: float | None) -> int | float:
+    kind = "a whole number" if whole else "a number"
+    if isinstance(value, bool):
+        raise ConfigError(f"{where}: {value!r} is not {kind}")
+    try:
+        number: int | float = int(value) if whole else float(value)
+        if number != float(value) or not math.isfinite(number):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{where}: {value!r} is not {kind}") from None
+    if minimum is not None and number < minimum:
+        raise ConfigError(f"{where}: {value!r} is too small; the smallest is {minimum:g}")
+    return number
+
+
+def parse_resources(value: Any, where: str = "resources") -> dict[str, float]:
+    """{"gpu": 2.0} from a mapping or from the text "gpu=2,licence=1"."""
+    if isinstance(value, str):
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        value = {name.strip(): amount.strip() or "1" for name, _, amount in pairs}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: {value!r} must look like gpu=2,licence=1")
+    resources = {}
+    for name, amount in value.items():
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"{where}: {name!r} is not the name of a resource")
+        resources[name] = float(to_number(amount, f"{where}: {name}", whole=False, minimum=0))
+    return resources

@@ -1,0 +1,70 @@
+"""Every error that jobrunner raises, in one tree.
+
+    JobRunnerError
+    +-- ConfigError                 a bad option, environment variable or config file
+    +-- SerializationError          a call, result or exception that cannot be pickled or unpickled
+    +-- ProtocolError               a message that is malformed, unexpected, or of another version
+    +-- AuthenticationError         a peer that may not do what it asked
+    +-- NotSupportedError           this backend cannot do that, and says so rather than pretend
+    +-- TaskTimeoutError            (TimeoutError) the task ran longer than its `timeout`
+    +-- InitializerError            (BrokenExecutor) the initializer failed in the slot
+    +-- TaskLostError               (BrokenExecutor) the task's process died
+    |   +-- WorkerLostError         ... with its whole worker
+    |   +-- CrashLimitError         ... too often: the task itself is the likely cause
+    +-- CoordinatorLostError        (BrokenExecutor) the coordinator stayed unreachable
+
+Errors that a user's function raises are not in this tree: they arrive as they were raised, with the remote
+traceback as their cause.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import BrokenExecutor
+
+
+class JobRunnerError(Exception):
+    """Whatever goes wrong in jobrunner itself. The message says what happened, where, and what to do."""
+
+
+class ConfigError(JobRunnerError, ValueError):
+    """An option, environment variable or config file holds something that cannot be used."""
+
+
+class SerializationError(JobRunnerError):
+    """A call, result or exception could not be turned into bytes, or back."""
+
+
+class ProtocolError(JobRunnerError):
+    """A peer sent what the protocol does not allow, or speaks another version of it."""
+
+
+class AuthenticationError(JobRunnerError):
+    """A peer is not who it must be, or may not do what it asked."""
+
+
+class NotSupportedError(JobRunnerError, NotImplementedError):
+    """The backend cannot do what was asked of it."""
+
+
+class TaskTimeoutError(JobRunnerError, TimeoutError):
+    """The task ran longer than its `timeout` and was stopped."""
+
+
+class InitializerError(JobRunnerError, BrokenExecutor):
+    """The executor's initializer raised in the slot, so its tasks cannot run there."""
+
+
+class TaskLostError(JobRunnerError, BrokenExecutor):
+    """The process that ran the task died before the outcome was known."""
+
+
+class WorkerLostError(TaskLostError):
+    """The worker that ran the task is gone and the task may not run again."""
+
+
+class CrashLimitError(TaskLostError):
+    """The task's process died as often as the crash limit allows; the task is the likely cause."""
+
+
+class CoordinatorLostError(JobRunnerError, BrokenExecutor):
+    """The coordinator could not be reached, or stayed away for longer than the configured wait."""

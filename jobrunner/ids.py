@@ -1,0 +1,34 @@
+"""The names of things in a cluster.
+
+Ids are short strings everywhere (in memory, on the wire, in logs and on the command line), so that what an
+operator reads in a log is what a program holds. A task's id starts with its client's id and is therefore unique in
+the cluster without asking anyone.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NewType
+
+ClientId = NewType("ClientId", str)
+WorkerId = NewType("WorkerId", str)
+TaskId = NewType("TaskId", str)
+SlotId = NewType("SlotId", int)
+"""A slot of one worker; a replaced process gets a new number, so that a late word of the old one is told apart."""
+
+ID_BYTES = 6
+
+
+def random_token() -> str:
+    """12 hexadecimal digits from the operating system: an id that no two processes share."""
+    return os.urandom(ID_BYTES).hex()
+
+
+def task_id(client: ClientId, number: int) -> TaskId:
+    """The id of the client's task number `number`: "9f3ac2e1b7d0-42"."""
+    return TaskId(f"{client}-{number}")
+
+
+def client_of(task: TaskId) -> ClientId:
+    """The client that submitted `task`."""
+    return ClientId(task.rpartition("-")[0])
