@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         gather,
         wait,
     )
-    from jobrunner.progress import progress
+    from jobrunner.progress_bar import progress
 
 _MODULES = {
     "jobrunner.errors": (
@@ -69,7 +69,7 @@ _MODULES = {
         "gather",
         "wait",
     ),
-    "jobrunner.progress": ("progress",),
+    "jobrunner.progress_bar": ("progress",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

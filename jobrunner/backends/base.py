@@ -1,0 +1,92 @@
+"""The interface behind which every backend stands.
+
+The front (`executor.Executor`) owns what is the same everywhere: options, `map`, ordering, progress. A backend owns
+where calls run. It gets each function once through `prepare`, so that one `map` of a million elements looks at its
+function a single time, and each batch of elements once through `pack`, in the caller's thread, so that later changes
+to an argument cannot leak in.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from jobrunner.config import ClientConfig
+from jobrunner.futures import Future
+from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
+
+ElementResult = tuple[bool, Any]
+"""What one element of a chunk gave: (True, value) or (False, exception)."""
+
+
+@dataclass(frozen=True)
+class BackendSettings:
+    """All that a backend is opened with."""
+
+    config: ClientConfig
+    address: str | None = None
+    max_workers: int | None = None
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the Executor that only this backend knows; an unknown one is a ConfigError."""
+
+
+class Backend(ABC):
+    """Where calls run. Thread-safe; a submission never blocks on the work of others."""
+
+    name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def max_workers(self) -> int:
+        """Tasks that can run at the same time now; at least 1."""
+
+    @abstractmethod
+    def prepare(self, fn: Callable[..., Any]) -> Any:
+        """A handle of `fn` as it is now (its closure and globals included) for `submit` and `submit_chunk`.
+
+        Raises SerializationError (or what pickling raised) when the function cannot be sent.
+        """
+
+    @abstractmethod
+    def submit(
+        self,
+        prepared: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions = DEFAULT_OPTIONS,
+    ) -> Future[Any]:
+        """Start one call. A call that cannot be pickled gives a Future that has failed, not an exception.
+
+        Raises RuntimeError after `shutdown`, NotSupportedError for an option that cannot be honoured here.
+        """
+
+    @abstractmethod
+    def pack(self, elements: Sequence[tuple[Any, ...]]) -> Any:
+        """Argument tuples, fixed as they are now, for `submit_chunk`. Raises what pickling raised."""
+
+    @abstractmethod
+    def submit_chunk(
+        self, prepared: Any, packed: Any, start: int, stop: int, options: TaskOptions = DEFAULT_OPTIONS
+    ) -> Future[list[ElementResult]]:
+        """Call the function on the elements [start, stop) of `packed`, in one task.
+
+        The Future's result is a list of stop - start ElementResults. Where the process dies in the middle of more
+        than one element, the Future fails at once with a TaskLostError whose `element` (absolute index) is the
+        guilty one if it is known, so that the front can split the chunk there.
+        """
+
+    @abstractmethod
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `concurrent.futures.Executor.shutdown`. May be called again, and from any thread."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Stop everything, running tasks included, within a bound; pending Futures are cancelled."""
+
+    @abstractmethod
+    def status(self) -> dict[str, Any]:
+        """What `jobrunner status --json` prints, for this backend."""

@@ -1,0 +1,314 @@
+"""Every message that crosses the wire, and the entries that they carry in batches.
+
+A message is a plain record; `codec` turns it into frames and back. Who sends what:
+
+    client -> coordinator       ClientHello, Submit, Cancel, Reconciled, Query, Goodbye
+    worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Output, Goodbye
+    coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Reply, Goodbye
+    coordinator -> worker       Welcome, Assign, Forget, Cancel, Drain, Goodbye
+    anyone, outside a session   Heartbeat, Reset, Refused
+
+A payload is opaque to everything that routes it: `bytes` when it is small (it then rides inside the message), else a
+tuple of buffers (each a frame of its own, sent without a copy). Entries are NamedTuples, in the order of the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from jobrunner.ids import ClientId, TaskId, WorkerId
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+Payload: TypeAlias = "bytes | tuple[Buffer, ...]"
+FunctionKey: TypeAlias = bytes
+Detail: TypeAlias = "dict[str, Any]"
+"""Facts about an outcome beside its payload; msgpack types only. Its keys are listed at `Outcome`."""
+
+# The status of an Outcome. OK and ERROR carry a payload, the others only a detail.
+OK = 0
+ERROR = 1
+"""The user's function (or the unpickling of its arguments) raised; the payload holds the exception."""
+CRASHED = 2
+"""The slot's process died."""
+TIMED_OUT = 3
+CANCELLED = 4
+LOST = 5
+"""The worker is gone; only the coordinator says so."""
+STATUS_NAMES = ("succeeded", "failed", "crashed", "timed out", "cancelled", "lost")
+
+STDOUT = 1
+STDERR = 2
+
+
+def payload_size(payload: Payload) -> int:
+    """Bytes of a payload."""
+    if isinstance(payload, bytes):
+        return len(payload)
+    return sum(len(part) if not isinstance(part, memoryview) else part.nbytes for part in payload)
+
+
+class TaskOptions(NamedTuple):
+    """What `with_options` sets. `timeout` is in seconds of execution, `resources` pairs of name and amount."""
+
+    name: str | None = None
+    priority: int = 0
+    retries: int = 0
+    timeout: float | None = None
+    resources: tuple[tuple[str, float], ...] = ()
+
+
+DEFAULT_OPTIONS = TaskOptions()
+
+
+class FunctionDef(NamedTuple):
+    """A function's bytes under the hash of their content; sent once per connection."""
+
+    key: FunctionKey
+    name: str
+    blob: bytes
+
+
+class TaskSpec(NamedTuple):
+    """One submitted call. The payload holds (args, kwargs), or the argument tuples of a chunk of `map`.
+
+    `span` is None for a plain call; (start, stop) says which elements of the chunk to run, so that a chunk can be
+    split without unpickling it. `setup` is the function key of the executor's initializer.
+    """
+
+    id: TaskId
+    function: FunctionKey
+    payload: Payload
+    span: tuple[int, int] | None = None
+    options: TaskOptions = DEFAULT_OPTIONS
+    setup: FunctionKey | None = None
+
+
+class Assignment(NamedTuple):
+    """A TaskSpec on its way to a worker, with the number of the attempt (from 1)."""
+
+    id: TaskId
+    attempt: int
+    function: FunctionKey
+    payload: Payload
+    span: tuple[int, int] | None
+    options: TaskOptions
+    setup: FunctionKey | None
+
+
+class Outcome(NamedTuple):
+    """How one attempt ended. `duration` is in seconds, measured in the slot.
+
+    Detail keys (all optional): "error" the text of the failure, "exit_code", "signal" (its name), "host", "worker",
+    "pid", "peak_memory" (bytes), "stderr" (last lines), "element" (absolute index in the span that was running when
+    the process died), "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
+    "timeout" (seconds).
+    """
+
+    id: TaskId
+    attempt: int
+    status: int
+    payload: Payload = b""
+    duration: float = 0.0
+    detail: Detail | None = None
+
+
+class Held(NamedTuple):
+    """A task that a reconnecting worker still has."""
+
+    id: TaskId
+    attempt: int
+    running: bool
+
+
+class OutputChunk(NamedTuple):
+    """Text that a task printed; `stream` is STDOUT or STDERR."""
+
+    id: TaskId
+    name: str
+    stream: int
+    text: str
+
+
+class CancelRequest(NamedTuple):
+    """`running` asks to stop the task even if it has started."""
+
+    id: TaskId
+    running: bool
+
+
+@dataclass(slots=True)
+class ClientHello:
+    """Opens a client's session. An observer asks for status and submits nothing."""
+
+    client: ClientId
+    version: str
+    python: str
+    host: str
+    pid: int
+    show_output: bool = True
+
+
+@dataclass(slots=True)
+class WorkerHello:
+    """Opens a worker's session, with all that it still holds from an earlier one."""
+
+    worker: WorkerId
+    version: str
+    python: str
+    name: str
+    host: str
+    pid: int
+    slots: int
+    resources: Mapping[str, float]
+    held: list[Held] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Welcome:
+    """The coordinator accepts a session. The window bounds a client's unfinished tasks and their bytes here."""
+
+    coordinator: str
+    version: str
+    slots: int
+    window_tasks: int
+    window_bytes: int
+
+
+@dataclass(slots=True)
+class Submit:
+    """New tasks, the functions they need, and the keys of functions that the client will not name again."""
+
+    tasks: list[TaskSpec]
+    functions: list[FunctionDef] = field(default_factory=list)
+    forget: list[FunctionKey] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Reconciled:
+    """The client has resubmitted, in this session, all that it still waits for."""
+
+
+@dataclass(slots=True)
+class Cancel:
+    """Client to coordinator, and on to the worker. Each request is answered by an Outcome or a CancelRefused."""
+
+    requests: list[CancelRequest]
+
+
+@dataclass(slots=True)
+class CancelRefused:
+    """These tasks run already, and nobody asked to stop running ones."""
+
+    ids: list[TaskId]
+
+
+@dataclass(slots=True)
+class Query:
+    """A question; `kind` is one of "status", "workers", "tasks", "task", or a command "cancel", "drain"."""
+
+    number: int
+    kind: str
+    argument: str = ""
+
+
+@dataclass(slots=True)
+class Reply:
+    """The answer to the Query of that number: msgpack types only. `error` is empty on success."""
+
+    number: int
+    data: Any
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Assign:
+    """Tasks for a worker, and the functions that it does not know yet."""
+
+    tasks: list[Assignment]
+    functions: list[FunctionDef] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Forget:
+    """The coordinator will not name these functions again without sending them."""
+
+    functions: list[FunctionKey]
+
+
+@dataclass(slots=True)
+class Outcomes:
+    outcomes: list[Outcome]
+
+
+@dataclass(slots=True)
+class Running:
+    """These tasks have started and take a while (short ones are never announced)."""
+
+    ids: list[TaskId]
+
+
+@dataclass(slots=True)
+class Returned:
+    """A worker gives back tasks that it has not started."""
+
+    tasks: list[tuple[TaskId, int]]
+    """Pairs of id and attempt."""
+
+
+@dataclass(slots=True)
+class Capacity:
+    """How many slots there are now: of the sending worker, or (to a client) of the whole cluster."""
+
+    slots: int
+
+
+@dataclass(slots=True)
+class Output:
+    chunks: list[OutputChunk]
+
+
+@dataclass(slots=True)
+class Drain:
+    """To a worker: take nothing new, finish what runs, give back the rest, leave. From it: it is doing so."""
+
+
+@dataclass(slots=True)
+class Goodbye:
+    """The sender leaves in an orderly way."""
+
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Heartbeat:
+    """A sign of life, and a bare acknowledgement."""
+
+
+@dataclass(slots=True)
+class Reset:
+    """The receiver's session is unknown here; it must open a new one."""
+
+
+@dataclass(slots=True)
+class Refused:
+    """The session cannot be opened, and trying again will not help."""
+
+    error: str
+
+
+Message: TypeAlias = (
+    "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Cancel | CancelRefused | Query | Reply | Assign"
+    " | Forget | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
+)
+
+
+@dataclass(slots=True)
+class Envelope:
+    """A message with the numbers of its link (see `link`). `seq` is 0 outside the ordered stream."""
+
+    session: str
+    seq: int
+    ack: int
+    message: Message

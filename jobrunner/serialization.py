@@ -1,0 +1,1 @@
+"""Calls, results and exceptions, to bytes and back. Being written."""
