@@ -58,7 +58,11 @@ class ClientConfig:
         None, env="JOBRUNNER_MAX_WORKERS", doc="slots of a local pool; default: usable CPUs", minimum=1
     )
     connect_timeout: float = setting(
-        10.0, env="JOBRUNNER_CONNECT_TIMEOUT", unit="s", doc="wait for the coordinator at the start", minimum=0
+        10.0,
+        env="JOBRUNNER_CONNECT_TIMEOUT",
+        unit="s",
+        doc="wait for the coordinator at the start",
+        minimum=0,
     )
     reconnect_timeout: float = setting(
         120.0,
@@ -67,9 +71,7 @@ class ClientConfig:
         doc="wait for a coordinator that went away before pending Futures fail",
         minimum=0,
     )
-    show_output: bool = setting(
-        True, env="JOBRUNNER_SHOW_OUTPUT", doc="print at the client what tasks print"
-    )
+    show_output: bool = setting(True, env="JOBRUNNER_SHOW_OUTPUT", doc="print at the client what tasks print")
     crash_limit: int = setting(
         3, env="JOBRUNNER_CRASH_LIMIT", doc="deaths of its process after which a task fails", minimum=1
     )
@@ -83,9 +85,7 @@ class CoordinatorConfig:
     """What a coordinator needs to know. The config file's table is [coordinator]."""
 
     host: str = setting("127.0.0.1", env="JOBRUNNER_HOST", doc="the interface to listen on")
-    port: int = setting(
-        DEFAULT_PORT, env="JOBRUNNER_PORT", doc="the TCP port; 0 takes a free one", minimum=0
-    )
+    port: int = setting(DEFAULT_PORT, env="JOBRUNNER_PORT", doc="the TCP port; 0 takes a free one", minimum=0)
     insecure: bool = setting(
         False, env="JOBRUNNER_INSECURE", doc="listen beyond loopback without authentication"
     )

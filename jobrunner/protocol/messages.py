@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from jobrunner.ids import ClientId, TaskId, WorkerId
+from jobrunner.payloads import Payload
 
-Buffer: TypeAlias = "bytes | bytearray | memoryview"
-Payload: TypeAlias = "bytes | tuple[Buffer, ...]"
 FunctionKey: TypeAlias = bytes
 Detail: TypeAlias = "dict[str, Any]"
 """Facts about an outcome beside its payload; msgpack types only. Its keys are listed at `Outcome`."""
@@ -40,13 +39,6 @@ STATUS_NAMES = ("succeeded", "failed", "crashed", "timed out", "cancelled", "los
 
 STDOUT = 1
 STDERR = 2
-
-
-def payload_size(payload: Payload) -> int:
-    """Bytes of a payload."""
-    if isinstance(payload, bytes):
-        return len(payload)
-    return sum(len(part) if not isinstance(part, memoryview) else part.nbytes for part in payload)
 
 
 class TaskOptions(NamedTuple):

@@ -1,0 +1,32 @@
+"""How the code that waits for a Future tells the place it runs in that it is waiting.
+
+A task that waits for tasks of its own would hold its slot idle, and with every slot waiting nothing could run. So a
+slot (and a thread of the "threads" backend) installs a hook here, and every wait of this package goes through
+`waiting()`: while it lasts, the place lends its turn to another task.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+
+class Hook(Protocol):
+    """Called in the waiting thread; the context lasts as long as the wait."""
+
+    def __call__(self) -> AbstractContextManager[None]: ...
+
+
+_local = threading.local()
+
+
+def install(hook: Hook | None) -> None:
+    """Set the hook of the calling thread; None takes it away."""
+    _local.hook = hook
+
+
+def waiting() -> AbstractContextManager[None]:
+    """Wraps every wait; does nothing outside a task."""
+    hook: Hook | None = getattr(_local, "hook", None)
+    return hook() if hook is not None else nullcontext()

@@ -1,0 +1,293 @@
+"""What the cores and their drivers say to each other, beside the wire messages.
+
+An event tells a core what happened; an effect is what the core asks its driver to do. A core handles an event in one
+synchronous step and returns effects; nothing happens inside a core.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from jobrunner.ids import SlotId, TaskId
+from jobrunner.payloads import Payload
+from jobrunner.protocol.messages import (
+    Envelope,
+    FunctionDef,
+    FunctionKey,
+    Outcome,
+    TaskSpec,
+)
+
+Source: TypeAlias = bytes
+"""The transport's name of a peer's connection (a ROUTER's routing id); b"" for the coordinator, seen from a peer."""
+
+
+# --- what slots are told and tell -------------------------------------------------------------------------------
+
+
+class SlotTask(NamedTuple):
+    """A task on its way into a slot. `number` counts the tasks of that slot; 0 is never used."""
+
+    number: int
+    id: TaskId
+    name: str
+    attempt: int
+    function: FunctionKey
+    payload: Payload
+    span: tuple[int, int] | None
+    setup: FunctionKey | None
+
+
+class SlotOutcome(NamedTuple):
+    """How a task ended in its slot: status is messages.OK or messages.ERROR; `duration` in seconds."""
+
+    number: int
+    status: int
+    payload: Payload
+    duration: float
+
+
+@dataclass(slots=True)
+class SlotReady:
+    """The slot's process is up and waits for tasks."""
+
+    slot: SlotId
+    pid: int
+
+
+@dataclass(slots=True)
+class SlotFinished:
+    slot: SlotId
+    outcomes: list[SlotOutcome]
+
+
+@dataclass(slots=True)
+class SlotReturned:
+    """Tasks that the slot had not started, given back after a recall (maybe none)."""
+
+    slot: SlotId
+    numbers: list[int]
+
+
+@dataclass(slots=True)
+class SlotPrinted:
+    """Text from a task: triples of number (0: no task), stream and text."""
+
+    slot: SlotId
+    printed: list[tuple[int, int, str]]
+
+
+@dataclass(slots=True)
+class SlotBlocked:
+    """The slot's task waits for tasks of its own (True), or has stopped waiting (False)."""
+
+    slot: SlotId
+    blocked: bool
+
+
+@dataclass(slots=True)
+class SlotExited:
+    """The slot's process is gone and reaped.
+
+    `number` is the task that was running, 0 if none, and `element` the absolute index within its span, -1 if it has
+    none. Exactly one of `exit_code` and `signal` is set; `signal` is a name such as "SIGSEGV".
+    """
+
+    slot: SlotId
+    pid: int
+    exit_code: int | None
+    signal: str | None
+    peak_memory: int
+    stderr: str
+    number: int
+    element: int
+
+
+SlotEvent: TypeAlias = "SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotExited"
+
+
+# --- other events -------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Received:
+    source: Source
+    envelope: Envelope
+
+
+@dataclass(slots=True)
+class Unreachable:
+    """The transport could not deliver to this peer: its connection is gone, for now at least."""
+
+    source: Source
+
+
+@dataclass(slots=True)
+class Tick:
+    """Time has passed; also the end of a turn, after which batches that grew during it are sent."""
+
+
+@dataclass(slots=True)
+class Rejected:
+    """The transport dropped something undecodable from this peer."""
+
+    source: Source
+    reason: str
+
+
+@dataclass(slots=True)
+class DrainRequested:
+    """Finish in an orderly way: a signal or an operator asked for it."""
+
+
+@dataclass(slots=True)
+class SubmitRequested:
+    """New calls of this client's program, with the functions that they name."""
+
+    tasks: list[TaskSpec]
+    functions: list[FunctionDef] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class CancelRequested:
+    ids: list[TaskId]
+    running: bool
+
+
+@dataclass(slots=True)
+class QueryRequested:
+    number: int
+    kind: str
+    argument: str = ""
+
+
+# --- effects ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Send:
+    destination: Source
+    envelope: Envelope
+
+
+@dataclass(slots=True)
+class SpawnSlot:
+    slot: SlotId
+
+
+@dataclass(slots=True)
+class RunTasks:
+    """Give tasks to a slot, with the functions it lacks; `forget` are functions it may drop."""
+
+    slot: SlotId
+    tasks: list[SlotTask]
+    functions: list[FunctionDef]
+    forget: list[FunctionKey]
+
+
+@dataclass(slots=True)
+class RecallTasks:
+    """Have the slot flush finished outcomes and give back what it has not started."""
+
+    slot: SlotId
+
+
+@dataclass(slots=True)
+class InterruptTask:
+    """Raise KeyboardInterrupt in this task, if it is the one that runs."""
+
+    slot: SlotId
+    number: int
+
+
+@dataclass(slots=True)
+class SignalSlot:
+    """Send a signal ("SIGTERM", "SIGKILL") to the slot's process group."""
+
+    slot: SlotId
+    signal: str
+
+
+@dataclass(slots=True)
+class ResolveTasks:
+    """To the client's program: these tasks are done, once and for all."""
+
+    outcomes: list[Outcome]
+
+
+@dataclass(slots=True)
+class AnnounceRunning:
+    ids: list[TaskId]
+
+
+@dataclass(slots=True)
+class AnswerCancel:
+    """To the client's program: these tasks could not be cancelled; they run."""
+
+    refused: list[TaskId]
+
+
+@dataclass(slots=True)
+class AnswerQuery:
+    number: int
+    data: Any
+    error: str
+
+
+@dataclass(slots=True)
+class ShowOutput:
+    """To the client's program: quadruples of task id, task name, stream and text."""
+
+    chunks: list[Any]
+
+
+@dataclass(slots=True)
+class Connected:
+    """The session is open; `slots` is the size of the cluster."""
+
+    slots: int
+
+
+@dataclass(slots=True)
+class CapacityChanged:
+    slots: int
+
+
+@dataclass(slots=True)
+class ConnectionLost:
+    """The coordinator is silent or gone; the core goes on trying."""
+
+    reason: str
+
+
+@dataclass(slots=True)
+class GiveUp:
+    """The core can do no more (refused, or away for too long); the driver must stop, with this error."""
+
+    error: str
+    kind: str
+    """The name of the class in `errors`."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """All is done; the driver's loop may end."""
+
+
+@dataclass(slots=True)
+class Log:
+    """A line for the log; `level` is "debug", "info", "warning" or "error"."""
+
+    level: str
+    text: str
+
+
+Event: TypeAlias = (
+    "Received | Unreachable | Rejected | Tick | DrainRequested | SubmitRequested | CancelRequested | QueryRequested"
+    " | SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotExited"
+)
+Effect: TypeAlias = (
+    "Send | SpawnSlot | RunTasks | RecallTasks | InterruptTask | SignalSlot | ResolveTasks | AnnounceRunning"
+    " | AnswerCancel | AnswerQuery | ShowOutput | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
+)
