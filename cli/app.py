@@ -1,0 +1,138 @@
+"""The command `jobrunner`: its parts put together, and what an error looks like.
+
+Exit codes: 0 done · 1 what was asked for failed · 2 wrong usage or a bad setting · 130 Ctrl-C.
+A user's mistake, or a coordinator that is away, is one line on standard error, never a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from jobrunner.cli import coordinator, demo, options, sim, status, tasks, text, version, worker
+from jobrunner.errors import ConfigError, JobRunnerError
+from jobrunner.version import __version__
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="jobrunner",
+    help="concurrent.futures on a cluster of hosts.",
+    pretty_exceptions_enable=False,
+    epilog=options.examples(
+        "jobrunner demo                        try it: local pools, and a small cluster on this host",
+        "jobrunner coordinator start           on one host; prints what to type on the others",
+        "jobrunner worker start 10.0.0.5:7077  on every host that shall run calls",
+        "jobrunner status --watch              anywhere",
+    ),
+)
+app.add_typer(coordinator.app, name="coordinator")
+app.add_typer(worker.app, name="worker")
+app.command(epilog=options.examples("jobrunner status", "jobrunner status --watch --json"))(status.status)
+app.command(epilog=options.examples("jobrunner workers", "jobrunner workers --quiet"))(status.workers)
+app.command(epilog=options.examples("jobrunner tasks --state running", "jobrunner tasks -n 1000 --json"))(
+    tasks.tasks
+)
+app.command(epilog=options.examples("jobrunner task 9f3ac2e1b7d0-42"))(tasks.task)
+app.command(epilog=options.examples("jobrunner cancel 9f3ac2e1b7d0-42 9f3ac2e1b7d0-43"))(tasks.cancel)
+app.command(epilog=demo.EXAMPLES)(demo.demo)
+app.command()(version.version)
+app.command(hidden=True)(sim.sim)
+
+
+class Settings:
+    """What the options before the command say."""
+
+    debug = False
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"jobrunner {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def before(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks of errors (environment: JOBRUNNER_DEBUG=1).")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and leave."),
+    ] = False,
+) -> None:
+    """Run calls of `concurrent.futures` programs on threads, processes or a cluster of hosts."""
+    context.ensure_object(Settings).debug = debug
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `arguments` default to those of this process."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    settings = Settings()
+    code = _run(given, settings)
+    code = _flush(code)
+    if arguments is None and code == INTERRUPTED and _threads_left():
+        # A thread that is inside a call cannot be stopped, and Python would wait for it at exit. Whoever
+        # pressed Ctrl-C does not want to; processes have been stopped on the way here.
+        os._exit(code)
+    return code
+
+
+def _run(arguments: list[str], settings: Settings) -> int:
+    try:
+        # A bare `jobrunner` is a question, so it gets the answer rather than an error.
+        typer.main.get_command(app).main(arguments or ["--help"], prog_name="jobrunner", obj=settings)
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else FAILED if exc.code else 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILED
+    except JobRunnerError as exc:
+        _report(settings, text.one_line(exc) or type(exc).__name__)
+        return USAGE if isinstance(exc, ConfigError) else FAILED
+    except Exception as exc:
+        what = text.one_line(f"{type(exc).__name__}: {exc}")
+        hint = "" if _debugging(settings) else "; `jobrunner --debug ...` shows where"
+        _report(settings, f"this is a bug in jobrunner, please report it: {what}{hint}")
+        return FAILED
+    return 0
+
+
+def _report(settings: Settings, message: str) -> None:
+    """One line on standard error, after the traceback if that is wanted. For use in `except`."""
+    try:
+        if _debugging(settings):
+            traceback.print_exc()
+        print(f"jobrunner: error: {message}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        pass  # nobody listens, which the exit code does not need
+
+
+def _debugging(settings: Settings) -> bool:
+    return settings.debug or os.environ.get("JOBRUNNER_DEBUG", "") not in ("", "0")
+
+
+def _flush(code: int) -> int:
+    """Flushes standard output here, where a reader that has left (`| head`) is no reason for a traceback."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at exit, and must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or FAILED
+    return code
+
+
+def _threads_left() -> bool:
+    return any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())

@@ -1,0 +1,31 @@
+"""Cancelling several tasks, where one that cannot be cancelled must not keep the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from jobrunner.errors import JobRunnerError
+
+
+class Canceller(Protocol):
+    def cancel(self, task_id: str) -> dict[str, Any]: ...
+
+
+def cancel_all(admin: Canceller, task_ids: Iterable[str]) -> list[dict[str, Any]]:
+    """An answer per task, in order; an unknown task has an "error" and the state "unknown"."""
+    answers = []
+    for task_id in task_ids:
+        try:
+            answers.append(admin.cancel(task_id))
+        except JobRunnerError as exc:
+            # Only "no such task" comes as the bare class; the others mean that asking on is useless.
+            if type(exc) is not JobRunnerError:
+                raise
+            answers.append({"id": task_id, "cancelled": False, "state": "unknown", "error": str(exc)})
+    return answers
+
+
+def worked(answer: Mapping[str, Any]) -> bool:
+    """Whether the task is cancelled, or its process is being stopped right now."""
+    return bool(answer["cancelled"]) or answer["state"] == "cancelling"

@@ -1,0 +1,70 @@
+"""`jobrunner coordinator start`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobrunner.cli import options
+from jobrunner.config import CoordinatorConfig, load
+
+app = typer.Typer(
+    help="Run the process that takes calls from programs and hands them to workers.", no_args_is_help=True
+)
+
+
+def _help(name: str, text: str | None = None) -> str:
+    return options.help_of(CoordinatorConfig, name, text)
+
+
+@app.callback()
+def group() -> None:
+    """Run the process that takes calls from programs and hands them to workers."""
+
+
+@app.command(
+    epilog=options.examples(
+        "jobrunner coordinator start",
+        "jobrunner coordinator start --port 8000",
+        "jobrunner coordinator start --host 0.0.0.0 --insecure",
+    )
+)
+def start(
+    host: Annotated[str | None, typer.Option("--host", help=_help("host"))] = None,
+    port: Annotated[int | None, typer.Option("--port", "-p", max=65535, help=_help("port"))] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Listen beyond this host although nobody is authenticated: whoever reaches the port can run "
+            "any code on every worker, and on the hosts of programs that use this cluster. Only for networks "
+            "where you trust every host (environment: JOBRUNNER_INSECURE).",
+        ),
+    ] = False,
+    client_grace: Annotated[
+        float | None, typer.Option("--client-grace", metavar="SECONDS", help=_help("client_grace"))
+    ] = None,
+    crash_limit: Annotated[int | None, typer.Option("--crash-limit", help=_help("crash_limit"))] = None,
+    drain_timeout: Annotated[
+        float | None, typer.Option("--drain-timeout", metavar="SECONDS", help=_help("drain_timeout"))
+    ] = None,
+    log_level: options.CoordinatorLogLevel = None,
+) -> None:
+    """Start a coordinator in the foreground. It prints the line that starts a worker on another host.
+
+    Ctrl-C or SIGTERM: running tasks finish, then it leaves. A second Ctrl-C: it leaves at once.
+    """
+    config = load(
+        CoordinatorConfig,
+        host=host,
+        port=port,
+        insecure=insecure or None,  # a flag that is not given must not override the environment
+        client_grace=client_grace,
+        crash_limit=crash_limit,
+        drain_timeout=drain_timeout,
+        log_level=log_level.value if log_level else None,
+    )
+    from jobrunner import coordinator
+
+    raise typer.Exit(coordinator.run(config))

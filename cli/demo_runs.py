@@ -1,0 +1,147 @@
+"""What `jobrunner demo` does: the same calls on several backends, timed and compared; prints nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jobrunner.workload import pi
+
+BUILTIN = "built-in map"
+THREADS = "threads"
+PROCESSES = "processes"
+CLUSTER = "cluster"
+WARM_UP_FACTORS = 1_000
+
+Advance = Callable[[int], None]
+"""Called with the factors of each finished call."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One row of the table. `backend` is what Executor gets; None is the built-in map, without any executor.
+
+    `max_workers` is None where the cluster is somebody else's and has the slots that it has.
+    """
+
+    name: str
+    backend: str | None = None
+    max_workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one backend did. Seconds; `startup` is what it took until the first small calls came back."""
+
+    name: str
+    startup: float
+    seconds: float
+    results: list[float]
+
+
+class Reporter(Protocol):
+    """Hears how the demo goes on."""
+
+    def start(self, name: str, total: int) -> None: ...
+    def advance(self, factors: int) -> None: ...
+    def finish(self, run: Run) -> None: ...
+
+
+def plans(
+    workers: int, address: str | None, *, builtin: bool, threads: bool, processes: bool, cluster: bool
+) -> list[Plan]:
+    """The rows of the table, in their order."""
+    remote = Plan(address, address) if address else Plan(CLUSTER, CLUSTER, workers)
+    wanted = [
+        (builtin, Plan(BUILTIN)),
+        (threads, Plan(THREADS, THREADS, workers)),
+        (processes, Plan(PROCESSES, PROCESSES, workers)),
+        (cluster, remote),
+    ]
+    return [plan for chosen, plan in wanted if chosen]
+
+
+def run_all(plans: Sequence[Plan], numbers: Sequence[int], reporter: Reporter) -> list[Run]:
+    """One backend after the other, since they would take each other's CPUs."""
+    runs = []
+    for plan in plans:
+        reporter.start(plan.name, sum(numbers))
+        runs.append(run(plan, numbers, reporter.advance))
+        reporter.finish(runs[-1])
+    return runs
+
+
+def run(plan: Plan, numbers: Sequence[int], advance: Advance) -> Run:
+    """pi of each of `numbers`, where the plan says."""
+    if plan.backend is None:
+        return run_builtin(plan.name, numbers, advance)
+    return run_executor(plan, numbers, advance)
+
+
+def run_builtin(name: str, numbers: Sequence[int], advance: Advance) -> Run:
+    started = time.perf_counter()
+    results = []
+    for number, result in zip(numbers, map(pi, numbers), strict=True):
+        results.append(result)
+        advance(number)
+    return Run(name, 0.0, time.perf_counter() - started, results)
+
+
+def run_executor(plan: Plan, numbers: Sequence[int], advance: Advance) -> Run:
+    from jobrunner.executor import Executor
+
+    started = time.perf_counter()
+    executor = Executor(plan.backend, max_workers=plan.max_workers)
+    try:
+        # One small call per slot: the table compares calls, and shows the start of processes beside them.
+        for future in [executor.submit(pi, WARM_UP_FACTORS) for _ in range(plan.max_workers or 1)]:
+            future.result()
+        ready = time.perf_counter()
+        results = collect(executor, numbers, advance)
+        seconds = time.perf_counter() - ready
+    except BaseException:
+        # Ctrl-C must not wait for calls that take half a minute.
+        executor.kill()
+        raise
+    executor.shutdown()
+    return Run(plan.name, ready - started, seconds, results)
+
+
+def collect(executor: Any, numbers: Sequence[int], advance: Advance) -> list[float]:
+    """The results in the order of `numbers`; `advance` hears of each as it comes."""
+    futures = {executor.submit(pi, number): index for index, number in enumerate(numbers)}
+    results = [0.0] * len(numbers)
+    for future in as_completed(futures):
+        index = futures[future]
+        results[index] = future.result()
+        advance(numbers[index])
+    return results
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The names of the backends whose results are not, to the last bit, those of the first."""
+    return [run.name for run in runs[1:] if run.results != runs[0].results]
+
+
+def speedup(run: Run, runs: Sequence[Run]) -> float | None:
+    """How many times faster than the built-in map; None when that was left out."""
+    base = next((other.seconds for other in runs if other.name == BUILTIN), None)
+    return base / run.seconds if base is not None and run.seconds > 0 else None
+
+
+def document(runs: Sequence[Run], numbers: Sequence[int], workers: int) -> dict[str, Any]:
+    """The whole demo, for --json."""
+    return {
+        "workers": workers,
+        "factors": list(numbers),
+        "results": runs[0].results if runs else [],
+        "equal": not differing(runs),
+        "differing": differing(runs),
+        "backends": [
+            {"name": run.name, "startup": run.startup, "seconds": run.seconds, "speedup": speedup(run, runs)}
+            for run in runs
+        ],
+    }

@@ -1,0 +1,117 @@
+"""The options that several commands share, and how an address is found.
+
+Options default to None, "not given", so that `config` alone decides what an environment variable, the config
+file or the built-in default then says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+from jobrunner.config import DEFAULT_PORT, ClientConfig, CoordinatorConfig, WorkerConfig, load
+from jobrunner.errors import ConfigError
+
+DEFAULT_ADDRESS = f"tcp://127.0.0.1:{DEFAULT_PORT}"
+
+QUERY_TIMEOUT = 5.0
+"""Seconds that a command waits for the coordinator: a person sits before it."""
+
+
+class LogLevel(str, Enum):
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+def help_of(config: type[Any], name: str, text: str | None = None) -> str:
+    """Help for the option that sets `config.name`: what it does, its default and environment variable."""
+    spec = next(spec for spec in dataclasses.fields(config) if spec.name == name)
+    doc = text or spec.metadata["doc"]
+    notes = [f"environment: {spec.metadata['env']}"]
+    if spec.default is not None and not isinstance(spec.default, bool):
+        unit = spec.metadata["unit"]
+        notes.insert(
+            0,
+            f"default: {spec.default:g} {unit}".rstrip()
+            if _is_number(spec.default)
+            else f"default: {spec.default}",
+        )
+    return f"{doc[0].upper()}{doc[1:]} ({'; '.join(notes)})."
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
+
+
+def examples(*lines: str) -> str:
+    """An epilog with one example a line; typer joins lines that no blank line parts."""
+    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        "-a",
+        metavar="ADDRESS",
+        help=f"The coordinator's address, tcp://HOST:PORT (default: {DEFAULT_ADDRESS}; "
+        "environment: JOBRUNNER_ADDRESS).",
+    ),
+]
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Longest wait for the coordinator's answer."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only names or ids, one a line.")]
+CoordinatorLogLevel = Annotated[
+    LogLevel | None,
+    typer.Option("--log-level", help=help_of(CoordinatorConfig, "log_level", "how much to log")),
+]
+WorkerLogLevel = Annotated[
+    LogLevel | None, typer.Option("--log-level", help=help_of(WorkerConfig, "log_level", "how much to log"))
+]
+
+
+def configured_address(address: str | None) -> str | None:
+    """The cluster that option, environment or config file names, as tcp://HOST:PORT; None if none does."""
+    config = load(ClientConfig, address=address)
+    named = config.address
+    if named is None and "://" in config.backend:
+        named = config.backend
+    return None if named is None else full_address(named)
+
+
+def cluster_address(address: str | None) -> str:
+    """The cluster to ask: the configured one, else the one that a coordinator on this host would have."""
+    return configured_address(address) or DEFAULT_ADDRESS
+
+
+def full_address(text: str) -> str:
+    """ "tcp://host:port" from that, from "host:port" or from "host". Raises ConfigError for anything else."""
+    scheme, found, rest = text.strip().rpartition("://")
+    if found and scheme != "tcp":
+        raise ConfigError(f"{text!r} is not an address: only tcp:// is spoken here, as in {DEFAULT_ADDRESS}")
+    if rest.count(":") > 1 and not rest.startswith("["):
+        raise ConfigError(
+            f"{text!r} is not an address: write an IPv6 host in brackets, as in tcp://[::1]:7077"
+        )
+    host, separator, port = rest.rpartition(":") if not rest.endswith("]") else (rest, "", "")
+    if not separator:
+        host, port = rest, str(DEFAULT_PORT)
+    usable = host and not any(char.isspace() or char in "/@" for char in host)
+    if not usable or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(
+            f"{text!r} is not an address: it must look like tcp://HOST:PORT, as in {DEFAULT_ADDRESS}"
+        )
+    return f"tcp://{host}:{int(port)}"
+
+
+def with_full_address(config: WorkerConfig) -> WorkerConfig:
+    """The config, with its address written in full."""
+    return dataclasses.replace(config, address=full_address(config.address))

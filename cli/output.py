@@ -1,0 +1,76 @@
+"""The one way to standard output: a table for people, JSON for scripts, bare names for pipes."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jobrunner.cli.text import plain
+from jobrunner.errors import ConfigError
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from rich.console import Console, RenderableType
+
+WIDE = 10_000
+"""Columns where there is no terminal: nobody greps a line that was cut off."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How one kind of answer looks: as a table, and as the lines of --quiet."""
+
+    table: Callable[[Any], RenderableType]
+    quiet: Callable[[Any], Iterable[str]]
+
+
+class Output:
+    """Prints answers in the form that was asked for."""
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        if json and quiet:
+            raise ConfigError("--json and --quiet exclude each other")
+        self.json = json
+        self.quiet = quiet
+
+    @property
+    def for_people(self) -> bool:
+        return not (self.json or self.quiet)
+
+    def show(self, data: Any, view: View) -> None:
+        """One answer; as JSON it is one indented document."""
+        if self.json:
+            write(json_module.dumps(data, indent=2))
+        elif self.quiet:
+            for line in view.quiet(data):
+                write(plain(line))
+        else:
+            console().print(view.table(data))
+
+    def line(self, data: Any) -> None:
+        """One document of a stream of them: JSON, on one line."""
+        write(json_module.dumps(data))
+
+    def note(self, text: str) -> None:
+        """A word for the person at the terminal; never among the data."""
+        if self.for_people:
+            print(plain(text), file=sys.stderr, flush=True)
+
+
+def write(line: str) -> None:
+    print(line, flush=True)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console of this moment's stream: as wide as the terminal, without limit where there is none."""
+    from rich.console import Console
+
+    stream: TextIO = sys.stderr if stderr else sys.stdout
+    found = Console(file=stream, highlight=False, markup=False, emoji=False)
+    if not found.is_terminal:
+        found = Console(file=stream, highlight=False, markup=False, emoji=False, width=WIDE)
+    return found

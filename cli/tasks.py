@@ -1,0 +1,75 @@
+"""`jobrunner tasks`, `task ID` and `cancel ID`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from jobrunner.cli import options
+from jobrunner.cli.cancelling import cancel_all, worked
+from jobrunner.cli.output import Output
+from jobrunner.cli.status import connect
+from jobrunner.cli.views import CANCELS, TASK, TASKS
+
+DEFAULT_LIMIT = 50
+
+
+class TaskState(str, Enum):
+    queued = "queued"
+    assigned = "assigned"
+    running = "running"
+    cancelling = "cancelling"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+def tasks(
+    state: Annotated[
+        TaskState | None, typer.Option("--state", "-s", help="Only tasks in this state.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = DEFAULT_LIMIT,
+    address: options.Address = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    timeout: options.Timeout = options.QUERY_TIMEOUT,
+) -> None:
+    """List tasks: state, worker, and how long they have run."""
+    output = Output(json=json, quiet=quiet)
+    with connect(address, timeout) as admin:
+        found = admin.tasks(state.value if state else None, limit)
+    output.show(found, TASKS)
+    if len(found) >= limit:
+        output.note(f"There may be more than these {limit}: --limit shows more, --state fewer.")
+
+
+def task(
+    task_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The task's id, as `jobrunner tasks` lists it.")
+    ],
+    address: options.Address = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    timeout: options.Timeout = options.QUERY_TIMEOUT,
+) -> None:
+    """Show all that is known of one task, with its history."""
+    output = Output(json=json, quiet=quiet)
+    with connect(address, timeout) as admin:
+        output.show(admin.task(task_id), TASK)
+
+
+def cancel(
+    task_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids of the tasks to cancel.")],
+    address: options.Address = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    timeout: options.Timeout = options.QUERY_TIMEOUT,
+) -> None:
+    """Cancel tasks, running ones too. Exit code 1 if one could not be cancelled."""
+    output = Output(json=json, quiet=quiet)
+    with connect(address, timeout) as admin:
+        answers = cancel_all(admin, task_ids)
+    output.show(answers, CANCELS)
+    raise typer.Exit(0 if all(map(worked, answers)) else 1)

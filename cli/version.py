@@ -1,0 +1,67 @@
+"""`jobrunner version`: what a bug report needs."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+from jobrunner.cli import options
+from jobrunner.cli.output import Output, View
+from jobrunner.config import file_path
+from jobrunner.version import __version__
+
+PACKAGES = ("pyzmq", "msgpack", "cloudpickle", "typer", "rich")
+
+
+def version(json: options.Json = False) -> None:
+    """Show the versions of jobrunner and what it stands on, and where its config file is."""
+    Output(json=json).show(facts(), VERSION)
+
+
+def facts() -> dict[str, Any]:
+    path = file_path()
+    return {
+        "jobrunner": __version__,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        **{package: installed(package) for package in PACKAGES},
+        "libzmq": libzmq(),
+        "config_file": str(path),
+        "config_file_exists": path.is_file(),
+    }
+
+
+def installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def libzmq() -> str:
+    """The version of the C library inside pyzmq, which only loading it can tell."""
+    try:
+        from jobrunner.transport.sockets import libzmq_version
+    except ImportError as exc:
+        return f"cannot be loaded: {exc}"
+    return libzmq_version()
+
+
+def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    shown = {
+        name: str(value) for name, value in found.items() if name not in ("config_file", "config_file_exists")
+    }
+    note = "" if found["config_file_exists"] else " (no such file: defaults apply)"
+    return [*shown.items(), ("config file", found["config_file"] + note)]
+
+
+def _table(found: dict[str, Any]) -> Any:
+    from jobrunner.cli.views import fields
+
+    return fields(lines(found))
+
+
+VERSION = View(_table, lambda found: [found["jobrunner"]])

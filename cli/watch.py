@@ -1,0 +1,143 @@
+"""`status --watch`: ask again and again, and keep showing something while the coordinator is away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jobrunner.cli.text import duration, one_line
+from jobrunner.errors import CoordinatorLostError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from jobrunner.cli.output import Output
+
+FINISHED = ("succeeded", "failed", "cancelled")
+
+
+class Admin(Protocol):
+    """The part of `ClusterAdmin` that watching needs."""
+
+    def status(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one look showed. While the coordinator is away, `status` is the last one seen, if any."""
+
+    status: dict[str, Any] | None
+    away_for: float | None = None
+    reason: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """For --json: the status, or {"unreachable": ...}; never an old status dressed as a new one."""
+        if self.away_for is not None:
+            return {"unreachable": {"seconds": round(self.away_for, 3), "reason": self.reason}}
+        return self.status or {}
+
+
+@dataclass
+class Watcher:
+    """Takes snapshots; a connection that failed is replaced at the next look."""
+
+    connect: Callable[[], Admin]
+    clock: Callable[[], float] = time.monotonic
+    _admin: Admin | None = None
+    _last: dict[str, Any] | None = None
+    _seen_at: float = 0.0
+    _away_since: float | None = None
+    _reason: str = field(default="", repr=False)
+
+    def look(self) -> Snapshot:
+        """One snapshot, with "tasks_per_second" since the one before."""
+        started = self.clock()
+        try:
+            if self._admin is None:
+                self._admin = self.connect()
+            status = self._admin.status()
+        except CoordinatorLostError as exc:
+            self.close()
+            if self._away_since is None:
+                self._away_since = started
+            return Snapshot(self._last, self.clock() - self._away_since, str(exc))
+        now = self.clock()
+        status = {**status, "tasks_per_second": rate(self._last, status, now - self._seen_at)}
+        self._last, self._seen_at, self._away_since = status, now, None
+        return Snapshot(status)
+
+    def close(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            admin.close()
+
+
+def rate(before: dict[str, Any] | None, after: dict[str, Any], seconds: float) -> float | None:
+    """Tasks finished per second between two looks; None when they are not of the same coordinator process."""
+    if before is None or seconds <= 0:
+        return None
+    if before.get("coordinator", {}).get("id") != after.get("coordinator", {}).get("id"):
+        return None
+    finished = [
+        sum(status.get("tasks", {}).get(state, 0) for state in FINISHED) for status in (before, after)
+    ]
+    # Finished tasks may be forgotten, and a number that falls says nothing about speed.
+    return None if finished[1] < finished[0] else (finished[1] - finished[0]) / seconds
+
+
+def render(snapshot: Snapshot) -> RenderableType:
+    from rich.text import Text
+
+    from jobrunner.cli.views import group, status_table
+
+    if snapshot.away_for is None:
+        return status_table(snapshot.status or {})
+    line = Text(f"unreachable for {duration(snapshot.away_for)}: {one_line(snapshot.reason)}", style="red")
+    if snapshot.status is None:
+        return line
+    return group(line, Text("What it said last:", style="dim"), status_table(snapshot.status))
+
+
+def snapshots(watcher: Watcher, interval: float, pause: Callable[[float], None]) -> Iterator[Snapshot]:
+    """Snapshots without end, `interval` seconds apart; `pause` waits between them."""
+    while True:
+        started = watcher.clock()
+        yield watcher.look()
+        pause(max(interval - (watcher.clock() - started), 0.0))
+
+
+def watch(
+    connect: Callable[[], Admin], output: Output, interval: float, pause: Callable[[float], None] = time.sleep
+) -> None:
+    """Shows snapshots until Ctrl-C, which is how one leaves and therefore no error."""
+    watcher = Watcher(connect)
+    try:
+        _print_all(snapshots(watcher, interval, pause), output)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        watcher.close()
+
+
+def _print_all(found: Iterator[Snapshot], output: Output) -> None:
+    from jobrunner.cli.output import console
+
+    if output.json:
+        for snapshot in found:
+            output.line(snapshot.document())
+        return
+    screen = console()
+    if not screen.is_terminal:
+        for snapshot in found:
+            screen.print(time.strftime("%H:%M:%S"), render(snapshot), "", sep="\n")
+            screen.file.flush()
+        return
+    from rich.live import Live
+
+    # No refresh thread: the picture changes only when a snapshot arrives.
+    with Live(console=screen, auto_refresh=False) as live:
+        for snapshot in found:
+            live.update(render(snapshot), refresh=True)

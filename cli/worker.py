@@ -1,0 +1,80 @@
+"""`jobrunner worker start` and `jobrunner worker drain`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobrunner.cli import options
+from jobrunner.cli.output import Output
+from jobrunner.cli.status import connect
+from jobrunner.cli.views import DRAIN
+from jobrunner.config import WorkerConfig, load
+
+app = typer.Typer(help="Run calls on this host, or take a host out of the cluster.", no_args_is_help=True)
+
+
+def _help(name: str, text: str | None = None) -> str:
+    return options.help_of(WorkerConfig, name, text)
+
+
+@app.command(
+    epilog=options.examples(
+        "jobrunner worker start",
+        "jobrunner worker start tcp://10.0.0.5:7077 --slots 8",
+        "jobrunner worker start 10.0.0.5:7077 --name left --resources gpu=2,licence=1",
+    )
+)
+def start(
+    join: Annotated[
+        str | None,
+        typer.Argument(metavar="[JOIN]", help=_help("address", "the coordinator's tcp://HOST:PORT")),
+    ] = None,
+    slots: Annotated[int | None, typer.Option("--slots", "-s", help=_help("slots"))] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help=_help("name", "this worker's name in lists; default: the host's")),
+    ] = None,
+    resources: Annotated[str | None, typer.Option("--resources", "-r", help=_help("resources"))] = None,
+    drain_timeout: Annotated[
+        float | None, typer.Option("--drain-timeout", metavar="SECONDS", help=_help("drain_timeout"))
+    ] = None,
+    stop_grace: Annotated[
+        float | None, typer.Option("--stop-grace", metavar="SECONDS", help=_help("stop_grace"))
+    ] = None,
+    log_level: options.WorkerLogLevel = None,
+) -> None:
+    """Start a worker in the foreground. It waits for its coordinator, so either may be started first.
+
+    Ctrl-C or SIGTERM: running tasks finish, the others go to other workers, then it leaves. A second Ctrl-C:
+    it leaves at once.
+    """
+    config = load(
+        WorkerConfig,
+        address=join,
+        slots=slots,
+        name=name,
+        resources=resources,
+        drain_timeout=drain_timeout,
+        stop_grace=stop_grace,
+        log_level=log_level.value if log_level else None,
+    )
+    config = options.with_full_address(config)
+    from jobrunner.workers import daemon
+
+    raise typer.Exit(daemon.run(config))
+
+
+@app.command(epilog=options.examples("jobrunner worker drain node7"))
+def drain(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The worker, as `jobrunner workers` lists it.")],
+    address: options.Address = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    timeout: options.Timeout = options.QUERY_TIMEOUT,
+) -> None:
+    """Let a worker leave: it finishes what runs, gives back the rest, and ends."""
+    output = Output(json=json, quiet=quiet)
+    with connect(address, timeout) as admin:
+        output.show({"name": name, **admin.drain(name)}, DRAIN)
