@@ -1,0 +1,21 @@
+# One image for every role: `docker run IMAGE coordinator start`, `worker start JOIN`, `demo` ...
+#
+# A task travels as a pickle, so clients and workers should run the same minor version of Python: to serve clients on
+# 3.11, build with --build-arg PYTHON_IMAGE=python:3.11-slim.
+ARG PYTHON_IMAGE=python:3.13-slim
+
+FROM ${PYTHON_IMAGE} AS build
+RUN python -m venv /opt/jobrunner
+WORKDIR /src
+COPY . .
+RUN /opt/jobrunner/bin/python -m pip install --no-cache-dir --disable-pip-version-check .
+
+FROM ${PYTHON_IMAGE}
+RUN useradd --create-home --uid 1000 jobrunner
+COPY --from=build /opt/jobrunner /opt/jobrunner
+ENV PATH="/opt/jobrunner/bin:$PATH" \
+    PYTHONUNBUFFERED=1
+USER jobrunner
+WORKDIR /home/jobrunner
+ENTRYPOINT ["jobrunner"]
+CMD ["--help"]
