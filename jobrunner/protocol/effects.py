@@ -134,6 +134,7 @@ class Rejected:
 
     source: Source
     reason: str
+    version_mismatch: bool = False
 
 
 @dataclass(slots=True)

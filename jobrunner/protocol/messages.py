@@ -140,6 +140,8 @@ class ClientHello:
     host: str
     pid: int
     show_output: bool = True
+    depth: int = 0
+    """0 for a program of its own, n + 1 for a task of depth n that submits: deeper work goes first."""
 
 
 @dataclass(slots=True)

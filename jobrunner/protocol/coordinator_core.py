@@ -1,0 +1,496 @@
+"""The coordinator's state machine: sessions with clients and workers around one `Scheduler`.
+
+`handle` takes one event and returns effects. Messages that a turn gives rise to are collected in the peers' outboxes
+and leave at the turn's `Tick`: one message per peer, kind and turn, however many tasks it is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jobrunner.config import HEARTBEAT_INTERVAL, PEER_TIMEOUT
+from jobrunner.ids import ClientId, WorkerId
+from jobrunner.payloads import payload_size
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.effects import (
+    DrainRequested,
+    Effect,
+    Event,
+    Log,
+    Received,
+    Rejected,
+    Send,
+    Source,
+    Stop,
+    Tick,
+    Unreachable,
+)
+from jobrunner.protocol.link import Link
+from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
+from jobrunner.protocol.reports import answer
+from jobrunner.protocol.scheduler import Scheduler
+
+SWEEP_INTERVAL = 0.25
+"""Seconds between two looks at every peer: late acknowledgements, heartbeats, losses."""
+
+OUTCOME_WINDOW = 64 * 1024 * 1024
+"""Bytes of outcomes that a client may leave unacknowledged before its further tasks wait."""
+
+OUTPUT_WINDOW = 4 * 1024 * 1024
+"""Bytes unacknowledged by a client beyond which what its tasks print is dropped rather than kept."""
+
+
+@dataclass(frozen=True)
+class CoordinatorSettings:
+    """What the core is told about itself. `heartbeat` and `peer_timeout` in seconds; None: peers cannot get lost."""
+
+    id: str
+    version: str
+    address: str = ""
+    host: str = ""
+    pid: int = 0
+    crash_limit: int = 3
+    client_grace: float = 30.0
+    window_tasks: int = 100_000
+    window_bytes: int = 256 * 1024 * 1024
+    heartbeat: float | None = HEARTBEAT_INTERVAL
+    peer_timeout: float | None = PEER_TIMEOUT
+
+
+class CoordinatorCore:
+    """See the module. Peers are known by the transport's `source` and by the session that they opened."""
+
+    def __init__(self, settings: CoordinatorSettings, now: float) -> None:
+        self.settings = settings
+        self.started = now
+        self.scheduler = Scheduler(crash_limit=settings.crash_limit)
+        self.draining = False
+        self.rejected = 0
+        self._peers: dict[Source, Peer] = {}
+        self._effects: list[Effect] = []
+        self._last_tick = now
+        self._next_sweep: float | None = None
+        self._announced_slots = 0
+        self._handlers: dict[type, Callable[[Any, Any, float], None]] = {
+            m.Submit: self._on_submit,
+            m.Reconciled: self._on_reconciled,
+            m.Cancel: self._on_cancel,
+            m.Query: self._on_query,
+            m.Outcomes: self._on_outcomes,
+            m.Running: self._on_running,
+            m.Returned: self._on_returned,
+            m.CancelRefused: self._on_cancel_refused,
+            m.Capacity: self._on_capacity,
+            m.Output: self._on_output,
+            m.Drain: self._on_draining,
+            m.Goodbye: self._on_goodbye,
+            m.Heartbeat: self._on_heartbeat,
+        }
+        self._roles = {
+            ClientPeer: frozenset((m.Submit, m.Reconciled, m.Cancel, m.Query, m.Goodbye, m.Heartbeat)),
+            WorkerPeer: frozenset(
+                (
+                    m.Outcomes,
+                    m.Running,
+                    m.Returned,
+                    m.CancelRefused,
+                    m.Capacity,
+                    m.Output,
+                    m.Drain,
+                    m.Goodbye,
+                    m.Heartbeat,
+                )
+            ),
+        }
+
+    # --- the interface of a core ---
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        self._effects = []
+        if type(event) is Received:
+            self._receive(event.source, event.envelope, now)
+        elif type(event) is Tick:
+            self._tick(now)
+        elif type(event) is Unreachable:
+            self._unreachable(event.source, now)
+        elif type(event) is Rejected:
+            self._reject(event, now)
+        elif type(event) is DrainRequested:
+            self._drain(now)
+        return self._effects
+
+    def next_deadline(self) -> float | None:
+        times = []
+        if self._next_sweep is not None:
+            times.append(self._next_sweep)
+        if self.scheduler.delayed:
+            times.append(self.scheduler.delayed[0][0])
+        return min(times, default=None)
+
+    def check_invariants(self) -> None:
+        self.scheduler.check_invariants()
+        for worker in self.scheduler.workers.values():
+            assert self._peers.get(worker.source) is worker
+        for client in self.scheduler.clients.values():
+            assert self._peers.get(client.source) is client
+
+    # --- sessions ---
+
+    def _receive(self, source: Source, envelope: m.Envelope, now: float) -> None:
+        message = envelope.message
+        kind = type(message)
+        peer = self._peers.get(source)
+        if self._next_sweep is None:
+            self._next_sweep = now + SWEEP_INTERVAL
+        if kind is m.ClientHello or kind is m.WorkerHello:
+            self._greet(source, envelope, peer, now)
+            return
+        if peer is None or peer.link.session != envelope.session:
+            if kind is not m.Reset and kind is not m.Goodbye:
+                self._effects.append(Send(source, m.Envelope(envelope.session, 0, 0, m.Reset())))
+            return
+        peer.unreachable_since = None
+        messages, acked = peer.link.receive(envelope, now)
+        if acked and type(peer) is ClientPeer:
+            self._on_acked(peer, acked)
+        for message in messages:
+            if type(message) not in self._roles[type(peer)]:
+                self._log("warning", f"{kind.__name__} from a peer that may not send it; its session ends")
+                self._reset(peer)
+                return
+            self._handlers[type(message)](peer, message, now)
+
+    def _greet(self, source: Source, envelope: m.Envelope, peer: Peer | None, now: float) -> None:
+        hello: Any = envelope.message
+        if peer is not None and peer.link.session == envelope.session:
+            peer.link.last_heard = now
+        else:
+            link = Link(envelope.session, now, self.settings.heartbeat)
+            if type(hello) is m.ClientHello:
+                peer = self._client_session(hello, source, link)
+            else:
+                peer = self._worker_session(hello, source, link, now)
+        slots = self.slots()
+        settings = self.settings
+        welcome = m.Welcome(
+            settings.id, settings.version, slots, settings.window_tasks, settings.window_bytes
+        )
+        self._effects.append(Send(source, peer.link.outside(welcome, now)))
+
+    def _client_session(self, hello: m.ClientHello, source: Source, link: Link) -> ClientPeer:
+        client = self.scheduler.clients.get(hello.client)
+        if client is None:
+            client = self.scheduler.clients[hello.client] = ClientPeer(hello, source, link)
+            self._log("info", f"client {hello.client} connected from {hello.host} (pid {hello.pid})")
+        else:
+            self._move_peer(client, source, link)
+            client.lost_at = None
+            client.outcomes.clear()
+            for key in client.pins:
+                self.scheduler.functions.unpin(key)
+            client.pins.clear()
+            self.scheduler.queue.parked.discard(client.id)
+        self._peers[source] = client
+        return client
+
+    def _worker_session(self, hello: m.WorkerHello, source: Source, link: Link, now: float) -> WorkerPeer:
+        scheduler = self.scheduler
+        worker = scheduler.workers.get(hello.worker)
+        if worker is None:
+            name = self._unused_name(hello.name)
+            worker = scheduler.workers[hello.worker] = WorkerPeer(hello, name, source, link)
+            self._log(
+                "info", f"worker {name} joined from {hello.host} (pid {hello.pid}) with {hello.slots} slots"
+            )
+        else:
+            self._move_peer(worker, source, link)
+            worker.slots = hello.slots
+            worker.assigned.clear()
+            worker.cancels.clear()
+            scheduler.functions.worker_gone(worker.id)
+            self._log("info", f"worker {worker.name} has come back")
+        self._peers[source] = worker
+        worker.draining = False
+        scheduler.open[worker] = None
+        scheduler.adopt(worker, hello.held, now)
+        return worker
+
+    def _move_peer(self, peer: Peer, source: Source, link: Link) -> None:
+        self._peers.pop(peer.source, None)
+        peer.source = source
+        peer.link = link
+        peer.unreachable_since = None
+
+    def _unused_name(self, name: str) -> str:
+        taken = {worker.name for worker in self.scheduler.workers.values()}
+        candidate, number = name, 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{name}-{number}"
+        return candidate
+
+    def _reset(self, peer: Peer) -> None:
+        """End a session from this side; the peer opens a new one and says what it has."""
+        self._effects.append(Send(peer.source, m.Envelope(peer.link.session, 0, 0, m.Reset())))
+        peer.link.session = ""
+
+    def _unreachable(self, source: Source, now: float) -> None:
+        peer = self._peers.get(source)
+        if peer is not None:
+            peer.link.retransmit_soon(now)
+            if peer.unreachable_since is None:
+                peer.unreachable_since = now
+
+    def _reject(self, event: Rejected, now: float) -> None:
+        self.rejected += 1
+        if event.version_mismatch:
+            text = (
+                f"{event.reason}; this coordinator is jobrunner {self.settings.version}: use the same version"
+            )
+            self._effects.append(Send(event.source, m.Envelope("", 0, 0, m.Refused(text))))
+
+    # --- messages from clients ---
+
+    def _on_submit(self, client: ClientPeer, message: m.Submit, now: float) -> None:
+        scheduler = self.scheduler
+        for definition in message.functions:
+            if definition.key not in client.pins:
+                client.pins.add(definition.key)
+                scheduler.functions.define(definition).pins += 1
+        for spec in message.tasks:
+            if not scheduler.submit(client, spec, now):
+                self._log(
+                    "warning", f"task {spec.id} names a function that was never sent; resetting its client"
+                )
+                self._reset(client)
+                return
+        for key in message.forget:
+            if key in client.pins:
+                client.pins.remove(key)
+                scheduler.functions.unpin(key)
+
+    def _on_reconciled(self, client: ClientPeer, message: m.Reconciled, now: float) -> None:
+        self.scheduler.reconciled(client.id)
+
+    def _on_cancel(self, client: ClientPeer, message: m.Cancel, now: float) -> None:
+        for request in message.requests:
+            self.scheduler.cancel(request.id, request.running, now)
+
+    def _on_query(self, client: ClientPeer, message: m.Query, now: float) -> None:
+        reply = answer(self, message, now)
+        self._effects.append(Send(client.source, client.link.send(reply, now)))
+
+    def _on_acked(self, client: ClientPeer, acked: list[m.Message]) -> None:
+        for message in acked:
+            if type(message) is m.Outcomes:
+                self.scheduler.acknowledged(client, message.outcomes)
+        if client.link.unacked_bytes < OUTCOME_WINDOW:
+            self.scheduler.queue.parked.discard(client.id)
+
+    # --- messages from workers ---
+
+    def _on_outcomes(self, worker: WorkerPeer, message: m.Outcomes, now: float) -> None:
+        for outcome in message.outcomes:
+            self.scheduler.outcome(worker, outcome, now)
+
+    def _on_running(self, worker: WorkerPeer, message: m.Running, now: float) -> None:
+        for task_id in message.ids:
+            self.scheduler.started(worker, task_id, now)
+
+    def _on_returned(self, worker: WorkerPeer, message: m.Returned, now: float) -> None:
+        for task_id, attempt in reversed(message.tasks):
+            self.scheduler.returned(worker, task_id, attempt, now)
+
+    def _on_cancel_refused(self, worker: WorkerPeer, message: m.CancelRefused, now: float) -> None:
+        for task_id in message.ids:
+            self.scheduler.cancel_refused(worker, task_id)
+
+    def _on_capacity(self, worker: WorkerPeer, message: m.Capacity, now: float) -> None:
+        self.scheduler.capacity(worker, message.slots)
+
+    def _on_output(self, worker: WorkerPeer, message: m.Output, now: float) -> None:
+        for chunk in message.chunks:
+            record = self.scheduler.tasks.get(chunk.id)
+            if record is not None and record.worker is worker and record.client.hello.show_output:
+                record.client.output.append(chunk)
+                self.scheduler.dirty[record.client] = None
+
+    def _on_draining(self, worker: WorkerPeer, message: m.Drain, now: float) -> None:
+        worker.draining = True
+        worker.slots = 0
+        self.scheduler.open.pop(worker, None)
+        self._log("info", f"worker {worker.name} drains: {len(worker.tasks)} tasks with it")
+
+    # --- from both ---
+
+    def _on_heartbeat(self, peer: Peer, message: m.Heartbeat, now: float) -> None:
+        """Its arrival was noted with the envelope."""
+
+    def _on_goodbye(self, peer: Peer, message: m.Goodbye, now: float) -> None:
+        self._peers.pop(peer.source, None)
+        if isinstance(peer, WorkerPeer):
+            self._log("info", f"worker {peer.name} has left")
+            self.scheduler.worker_lost(peer, "has left", now)
+        elif isinstance(peer, ClientPeer):
+            self._log("info", f"client {peer.id} has left")
+            self.scheduler.client_gone(peer, now)
+
+    # --- the end of a turn ---
+
+    def _tick(self, now: float) -> None:
+        stall = now - self._last_tick - 2 * SWEEP_INTERVAL
+        if stall > 1.0:
+            # This process slept (stopped, or starved), so nobody else is to blame for the silence.
+            for peer in self._peers.values():
+                peer.link.last_heard = max(peer.link.last_heard, now - 1.0)
+        self._last_tick = now
+        if self._next_sweep is not None and now >= self._next_sweep:
+            self._sweep(now)
+        self.scheduler.due(now)
+        if not self.draining:
+            self.scheduler.place(now)
+        self._flush(now)
+        self._announce_capacity(now)
+        if self.draining and not any(worker.tasks for worker in self.scheduler.workers.values()):
+            self._leave(now)
+
+    def _flush(self, now: float) -> None:
+        scheduler = self.scheduler
+        while scheduler.dirty:
+            peer = scheduler.dirty.popitem()[0]
+            if isinstance(peer, WorkerPeer):
+                if scheduler.workers.get(peer.id) is peer:
+                    self._flush_worker(peer, now)
+            elif isinstance(peer, ClientPeer) and scheduler.clients.get(peer.id) is peer:
+                self._flush_client(peer, now)
+        for worker_id, keys in scheduler.functions.take_forgotten().items():
+            worker = scheduler.workers.get(worker_id)
+            if worker is not None:
+                self._send(worker, m.Forget(keys), now)
+
+    def _flush_client(self, client: ClientPeer, now: float) -> None:
+        if client.output:
+            if client.link.unacked_bytes < OUTPUT_WINDOW:
+                size = sum(len(chunk.text) for chunk in client.output)
+                self._send(client, m.Output(client.output), now, size)
+            client.output = []
+        if client.running:
+            self._send(client, m.Running(client.running), now)
+            client.running = []
+        if client.outcomes:
+            size = sum(payload_size(outcome.payload) for outcome in client.outcomes)
+            self._send(client, m.Outcomes(client.outcomes), now, size)
+            client.outcomes = []
+            if client.link.unacked_bytes >= OUTCOME_WINDOW:
+                self.scheduler.queue.parked.add(client.id)
+        if client.refused:
+            self._send(client, m.CancelRefused(client.refused), now)
+            client.refused = []
+
+    def _flush_worker(self, worker: WorkerPeer, now: float) -> None:
+        if worker.assigned:
+            records, worker.assigned = worker.assigned, []
+            tasks, functions, size = [], [], 0
+            for record in records:
+                for entry in (record.function, record.setup):
+                    if entry is not None and worker.id not in entry.known_by:
+                        entry.known_by.add(worker.id)
+                        functions.append(entry.definition)
+                        size += len(entry.definition.blob)
+                payload = record.payload
+                size += payload_size(payload)
+                tasks.append(
+                    m.Assignment(
+                        record.id,
+                        record.attempt,
+                        record.function.definition.key,
+                        payload,
+                        record.span,
+                        record.options,
+                        None if record.setup is None else record.setup.definition.key,
+                    )
+                )
+            self._send(worker, m.Assign(tasks, functions), now, size)
+        if worker.cancels:
+            self._send(worker, m.Cancel(worker.cancels), now)
+            worker.cancels = []
+
+    def _announce_capacity(self, now: float) -> None:
+        slots = self.slots()
+        if slots != self._announced_slots:
+            self._announced_slots = slots
+            for client in self.scheduler.clients.values():
+                if client.lost_at is None:
+                    self._send(client, m.Capacity(slots), now)
+
+    def _send(self, peer: Peer, message: m.Message, now: float, size: int = 0) -> None:
+        self._effects.append(Send(peer.source, peer.link.send(message, now, size)))
+
+    def _sweep(self, now: float) -> None:
+        timeout = self.settings.peer_timeout
+        for source, peer in list(self._peers.items()):
+            if timeout is not None and peer.lost(now, timeout):
+                if isinstance(peer, WorkerPeer):
+                    del self._peers[source]
+                    self._log(
+                        "warning", f"worker {peer.name} is lost; its {len(peer.tasks)} tasks are queued again"
+                    )
+                    self.scheduler.worker_lost(peer, "was lost", now)
+                elif isinstance(peer, ClientPeer):
+                    self._lose_client(peer, now)
+                continue
+            for envelope in peer.link.due(now):
+                self._effects.append(Send(source, envelope))
+        self.scheduler.forget_unclaimed(now - self.settings.client_grace)
+        busy = self._peers or self.scheduler.unclaimed
+        self._next_sweep = now + SWEEP_INTERVAL if busy else None
+
+    def _lose_client(self, client: ClientPeer, now: float) -> None:
+        if client.lost_at is None:
+            client.lost_at = now
+            self._log(
+                "warning", f"client {client.id} is lost; its {client.unfinished} unfinished tasks get a grace"
+            )
+        if now - client.lost_at >= self.settings.client_grace or not client.unfinished:
+            self._peers.pop(client.source, None)
+            self.scheduler.client_gone(client, now)
+
+    # --- leaving ---
+
+    def _drain(self, now: float) -> None:
+        if not self.draining:
+            self.draining = True
+            left = sum(len(worker.tasks) for worker in self.scheduler.workers.values())
+            self._log("info", f"draining: {left} tasks are with workers; interrupt again to leave at once")
+
+    def _leave(self, now: float) -> None:
+        for peer in self._peers.values():
+            self._send(peer, m.Goodbye("the coordinator has stopped"), now)
+        self._effects.append(Stop())
+
+    # --- small things ---
+
+    def slots(self) -> int:
+        """The size of the cluster."""
+        return sum(worker.slots for worker in self.scheduler.workers.values())
+
+    def drain_worker(self, worker: WorkerPeer, now: float) -> None:
+        """An operator asked for it."""
+        self._send(worker, m.Drain(), now)
+
+    def worker_named(self, name: str) -> WorkerPeer | None:
+        for worker in self.scheduler.workers.values():
+            if name in (worker.name, worker.id):
+                return worker
+        return None
+
+    def client_ids(self) -> list[ClientId]:
+        return list(self.scheduler.clients)
+
+    def worker_ids(self) -> list[WorkerId]:
+        return list(self.scheduler.workers)
+
+    def _log(self, level: str, text: str) -> None:
+        self._effects.append(Log(level, text))

@@ -1,0 +1,149 @@
+"""One session's ordered stream of messages: each arrives once and in order, or the session ends.
+
+The law: a message carries a number from 1 upwards (`seq`) and the highest number received so far without a gap
+(`ack`). The sender keeps a message until an `ack` covers it; what stays uncovered is sent again. The receiver drops
+what it has seen and holds back what came early. Number 0 is outside the stream: greetings, heartbeats, resets.
+
+The transport below is reliable most of the time (TCP), but loses what was under way whenever a connection breaks,
+and says nothing. Everything above may therefore rely on this file and need no acknowledgements of its own: an
+outcome, say, is "acknowledged" when its message is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from jobrunner.config import HEARTBEAT_INTERVAL
+from jobrunner.protocol.messages import Envelope, Heartbeat, Message
+
+RETRANSMIT_AFTER = 2.0
+"""Seconds without an acknowledgement before a message is sent again; doubled each time, up to the limit below."""
+
+RETRANSMIT_LIMIT = 30.0
+
+SLOWEST_RATE = 4 * 1024 * 1024
+"""Bytes per second that a connection is given credit for before its silence counts as loss."""
+
+ACK_DELAY = 0.1
+"""Seconds that an acknowledgement may wait for a message to ride on."""
+
+EARLY_LIMIT = 256
+"""Messages held back because an earlier one is missing; beyond that they are dropped and sent again."""
+
+
+class Link:
+    """Both directions of one session, seen from one end. `heartbeat` is None where the peer is in this process."""
+
+    __slots__ = (
+        "_ack_due",
+        "_early",
+        "_heartbeat",
+        "_last_sent",
+        "_next_seq",
+        "_retransmit_at",
+        "_retransmit_wait",
+        "_unacked",
+        "last_heard",
+        "received",
+        "session",
+        "unacked_bytes",
+    )
+
+    def __init__(self, session: str, now: float, heartbeat: float | None = HEARTBEAT_INTERVAL) -> None:
+        self.session = session
+        self.received = 0
+        self.last_heard = now
+        self.unacked_bytes = 0
+        self._heartbeat = heartbeat
+        self._next_seq = 1
+        self._unacked: deque[tuple[int, Message, int]] = deque()
+        self._early: dict[int, Message] = {}
+        self._ack_due: float | None = None
+        self._last_sent = now
+        self._retransmit_wait = RETRANSMIT_AFTER
+        self._retransmit_at: float | None = None
+
+    def send(self, message: Message, now: float, size: int = 0) -> Envelope:
+        """Number a message of about `size` payload bytes and keep it until it is acknowledged."""
+        seq = self._next_seq
+        self._next_seq = seq + 1
+        self._unacked.append((seq, message, size))
+        self.unacked_bytes += size
+        if self._retransmit_at is None:
+            self._retransmit_at = now + self._patience()
+        return self._envelope(seq, message, now)
+
+    def outside(self, message: Message, now: float) -> Envelope:
+        """A message outside the ordered stream; nobody keeps it."""
+        return self._envelope(0, message, now)
+
+    def receive(self, envelope: Envelope, now: float) -> tuple[list[Message], list[Message]]:
+        """The messages that are now in order, and those of ours that the peer has now acknowledged."""
+        self.last_heard = now
+        acked = self._drop_acked(envelope.ack, now)
+        seq = envelope.seq
+        if seq == 0:
+            return [envelope.message], acked
+        if self._ack_due is None:
+            self._ack_due = now + ACK_DELAY
+        if seq != self.received + 1:
+            if seq > self.received and len(self._early) < EARLY_LIMIT:
+                self._early[seq] = envelope.message
+            return [], acked
+        self.received = seq
+        if not self._early:
+            return [envelope.message], acked
+        messages = [envelope.message]
+        while (early := self._early.pop(self.received + 1, None)) is not None:
+            self.received += 1
+            messages.append(early)
+        return messages, acked
+
+    def due(self, now: float) -> list[Envelope]:
+        """What must be sent now though nobody asked: lost messages, a late acknowledgement, a heartbeat."""
+        envelopes = []
+        if self._retransmit_at is not None and now >= self._retransmit_at:
+            self._retransmit_wait = min(self._retransmit_wait * 2, RETRANSMIT_LIMIT)
+            self._retransmit_at = now + self._patience()
+            envelopes = [self._envelope(seq, message, now) for seq, message, _ in self._unacked]
+        quiet = self._heartbeat is not None and now - self._last_sent >= self._heartbeat
+        if not envelopes and (quiet or (self._ack_due is not None and now >= self._ack_due)):
+            envelopes.append(self._envelope(0, Heartbeat(), now))
+        return envelopes
+
+    def next_deadline(self) -> float | None:
+        """When `due` has something to say next."""
+        times = [t for t in (self._retransmit_at, self._ack_due) if t is not None]
+        if self._heartbeat is not None:
+            times.append(self._last_sent + self._heartbeat)
+        return min(times, default=None)
+
+    def retransmit_soon(self, now: float) -> None:
+        """The transport said that something could not be delivered: do not wait for the silence to prove it."""
+        if self._unacked:
+            self._retransmit_at = min(self._retransmit_at or now, now + ACK_DELAY)
+
+    def unacked(self) -> list[Message]:
+        """Messages that the peer may not have seen, oldest first."""
+        return [message for _, message, _ in self._unacked]
+
+    def _patience(self) -> float:
+        return self._retransmit_wait + self.unacked_bytes / SLOWEST_RATE
+
+    def _envelope(self, seq: int, message: Message, now: float) -> Envelope:
+        self._ack_due = None
+        self._last_sent = now
+        return Envelope(self.session, seq, self.received, message)
+
+    def _drop_acked(self, ack: int, now: float) -> list[Message]:
+        unacked = self._unacked
+        if not unacked or unacked[0][0] > ack:
+            return []
+        acked = []
+        while unacked and unacked[0][0] <= ack:
+            _, message, size = unacked.popleft()
+            self.unacked_bytes -= size
+            acked.append(message)
+        self._retransmit_wait = RETRANSMIT_AFTER
+        self._retransmit_at = now + self._patience() if unacked else None
+        return acked

@@ -1,0 +1,130 @@
+"""Who is in the cluster, what they offer, and when they count as lost.
+
+A peer is lost after `PEER_TIMEOUT` of silence, or `UNREACHABLE_GRACE` after the transport said that its connection is
+gone. A lost worker's tasks run elsewhere at once; a lost client's tasks get a grace period.
+"""
+
+from __future__ import annotations
+
+from jobrunner.config import PEER_TIMEOUT, UNREACHABLE_GRACE
+from jobrunner.ids import ClientId, TaskId, WorkerId
+from jobrunner.protocol.effects import Source
+from jobrunner.protocol.link import Link
+from jobrunner.protocol.messages import (
+    CancelRequest,
+    ClientHello,
+    FunctionKey,
+    Outcome,
+    OutputChunk,
+    TaskOptions,
+    WorkerHello,
+)
+from jobrunner.protocol.placement import Resources
+from jobrunner.protocol.task import TaskRecord
+
+
+class Peer:
+    """The other end of a session, seen from the coordinator."""
+
+    __slots__ = ("link", "source", "unreachable_since")
+
+    def __init__(self, source: Source, link: Link) -> None:
+        self.source = source
+        self.link = link
+        self.unreachable_since: float | None = None
+
+    def lost(self, now: float, timeout: float = PEER_TIMEOUT) -> bool:
+        if now - self.link.last_heard >= timeout:
+            return True
+        since = self.unreachable_since
+        return since is not None and now - since >= UNREACHABLE_GRACE
+
+
+class ClientPeer(Peer):
+    """A client, and what waits to be sent to it at the end of the turn."""
+
+    __slots__ = (
+        "depth",
+        "done",
+        "hello",
+        "id",
+        "lost_at",
+        "outcomes",
+        "output",
+        "pins",
+        "refused",
+        "running",
+        "unfinished",
+    )
+
+    def __init__(self, hello: ClientHello, source: Source, link: Link) -> None:
+        super().__init__(source, link)
+        self.id: ClientId = hello.client
+        self.hello = hello
+        self.depth = hello.depth
+        self.unfinished = 0
+        self.pins: set[FunctionKey] = set()
+        self.lost_at: float | None = None
+        """When the client was found to be gone; its tasks end after a grace."""
+        self.outcomes: list[Outcome] = []
+        self.running: list[TaskId] = []
+        self.refused: list[TaskId] = []
+        self.output: list[OutputChunk] = []
+        self.done: dict[TaskId, TaskRecord] = {}
+        """Finished tasks whose outcome the client has not acknowledged."""
+
+
+class WorkerPeer(Peer):
+    """A worker, what it runs, and what waits to be sent to it at the end of the turn."""
+
+    __slots__ = (
+        "assigned",
+        "assigned_seconds",
+        "cancels",
+        "completed",
+        "draining",
+        "free",
+        "hello",
+        "id",
+        "name",
+        "prefetch",
+        "slots",
+        "tasks",
+    )
+
+    def __init__(self, hello: WorkerHello, name: str, source: Source, link: Link) -> None:
+        super().__init__(source, link)
+        self.id: WorkerId = hello.worker
+        self.hello = hello
+        self.name = name
+        self.slots = hello.slots
+        self.free = dict(hello.resources)
+        """Amounts of the named resources that no task holds."""
+        self.draining = False
+        self.prefetch = True
+        """False from the moment it gave tasks back until it finishes one: our estimates were wrong for it."""
+        self.tasks: dict[TaskId, TaskRecord] = {}
+        self.assigned_seconds = 0.0
+        self.completed = 0
+        self.assigned: list[TaskRecord] = []
+        self.cancels: list[CancelRequest] = []
+
+    def fits(self, needs: Resources) -> bool:
+        return all(self.free.get(name, 0.0) >= amount for name, amount in needs)
+
+    def take(self, record: TaskRecord) -> None:
+        """Count a task that is now with this worker."""
+        self.tasks[record.id] = record
+        self.assigned_seconds += record.estimate
+        self._adjust(record.options, -1)
+        record.worker = self
+
+    def release(self, record: TaskRecord) -> None:
+        """Count a task that is not with this worker any more."""
+        del self.tasks[record.id]
+        self.assigned_seconds = self.assigned_seconds - record.estimate if self.tasks else 0.0
+        self._adjust(record.options, +1)
+
+    def _adjust(self, options: TaskOptions, sign: int) -> None:
+        for name, amount in options.resources:
+            self.free[name] = self.free.get(name, 0.0) + sign * amount

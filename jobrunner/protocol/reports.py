@@ -1,0 +1,194 @@
+"""What the coordinator tells about itself: the answers to queries, as msgpack types; and the commands of operators."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from jobrunner.ids import TaskId
+from jobrunner.protocol.membership import ClientPeer, WorkerPeer
+from jobrunner.protocol.messages import STATUS_NAMES, Query, Reply
+from jobrunner.protocol.task import ACTIVE, QUEUED, STATE_NAMES, TERMINAL, WAITING, TaskRecord
+
+if TYPE_CHECKING:
+    from jobrunner.protocol.coordinator_core import CoordinatorCore
+
+
+def answer(core: CoordinatorCore, query: Query, now: float) -> Reply:
+    """The reply to a query; unknown names and kinds give its `error`."""
+    try:
+        data = ANSWERS[query.kind](core, query.argument, now)
+    except KeyError:
+        return Reply(query.number, None, f"the coordinator knows no query {query.kind!r}")
+    except LookupError as exc:
+        return Reply(query.number, None, str(exc))
+    except ValueError as exc:
+        return Reply(query.number, None, str(exc))
+    return Reply(query.number, data)
+
+
+def status(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
+    settings, scheduler = core.settings, core.scheduler
+    workers = list(scheduler.workers.values())
+    counts = {name: scheduler.counts[state] for state, name in enumerate(STATE_NAMES)}
+    return {
+        "coordinator": {
+            "id": settings.id,
+            "version": settings.version,
+            "address": settings.address,
+            "host": settings.host,
+            "pid": settings.pid,
+            "uptime": now - core.started,
+            "draining": core.draining,
+            "rejected_messages": core.rejected,
+            "stale_outcomes": scheduler.stale_outcomes,
+        },
+        "workers": [describe_worker(worker, now) for worker in workers],
+        "clients": [describe_client(client) for client in scheduler.clients.values()],
+        "tasks": counts,
+        "slots": core.slots(),
+        "busy": sum(min(len(worker.tasks), worker.slots) for worker in workers),
+    }
+
+
+def workers(core: CoordinatorCore, argument: str, now: float) -> list[dict[str, Any]]:
+    return [describe_worker(worker, now) for worker in core.scheduler.workers.values()]
+
+
+def tasks(core: CoordinatorCore, argument: str, now: float) -> list[dict[str, Any]]:
+    """`argument` is "STATE LIMIT"; an empty state means all."""
+    state, _, limit = argument.rpartition(" ")
+    if state and state not in STATE_NAMES:
+        raise ValueError(f"there is no state {state!r}; the states are {', '.join(STATE_NAMES)}")
+    found = (
+        record
+        for source in (core.scheduler.tasks.values(), reversed(core.scheduler.recent))
+        for record in source
+        if not state or STATE_NAMES[record.state] == state
+    )
+    return [describe_task(record, now) for record in islice(found, int(limit or 100))]
+
+
+def task(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
+    described = describe_task(find_task(core, argument), now)
+    described["why"] = why(core, find_task(core, argument))
+    return described
+
+
+def cancel(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
+    record = find_task(core, argument)
+    core.scheduler.cancel(record.id, True, now)
+    state = STATE_NAMES[record.state]
+    return {"id": record.id, "cancelled": state == "cancelled", "state": state}
+
+
+def drain(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
+    worker = core.worker_named(argument)
+    if worker is None:
+        names = ", ".join(sorted(w.name for w in core.scheduler.workers.values())) or "none"
+        raise LookupErrorText(f"there is no worker {argument!r} here; workers: {names}")
+    core.drain_worker(worker, now)
+    return describe_worker(worker, now)
+
+
+ANSWERS = {
+    "status": status,
+    "workers": workers,
+    "tasks": tasks,
+    "task": task,
+    "cancel": cancel,
+    "drain": drain,
+}
+
+
+class LookupErrorText(LookupError):
+    """A name that the coordinator does not know; the text is for the one who asked."""
+
+
+def find_task(core: CoordinatorCore, argument: str) -> TaskRecord:
+    record = core.scheduler.tasks.get(TaskId(argument))
+    if record is not None:
+        return record
+    for finished in reversed(core.scheduler.recent):
+        if finished.id == argument:
+            return finished
+    raise LookupErrorText(
+        f"the coordinator knows no task {argument!r}: the id is wrong, or it finished long ago"
+    )
+
+
+def describe_worker(worker: WorkerPeer, now: float) -> dict[str, Any]:
+    hello = worker.hello
+    silent = now - worker.link.last_heard
+    state = "draining" if worker.draining else "silent" if worker.unreachable_since is not None else "active"
+    return {
+        "id": worker.id,
+        "name": worker.name,
+        "host": hello.host,
+        "pid": hello.pid,
+        "slots": worker.slots,
+        "busy": min(len(worker.tasks), hello.slots),
+        "assigned": len(worker.tasks),
+        "resources": dict(hello.resources),
+        "state": state,
+        "last_seen": silent,
+        "completed": worker.completed,
+        "version": hello.version,
+        "python": hello.python,
+    }
+
+
+def describe_client(client: ClientPeer) -> dict[str, Any]:
+    hello = client.hello
+    return {
+        "id": client.id,
+        "host": hello.host,
+        "pid": hello.pid,
+        "unfinished": client.unfinished,
+        "state": "active" if client.lost_at is None else "lost",
+    }
+
+
+def describe_task(record: TaskRecord, now: float) -> dict[str, Any]:
+    outcome = record.outcome
+    finished = record.state in TERMINAL
+    error = ""
+    if outcome is not None and outcome.status != 0:
+        error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])
+    return {
+        "id": record.id,
+        "name": record.name,
+        "state": STATE_NAMES[record.state],
+        "client": record.client.id,
+        "worker": "" if record.worker is None else record.worker.name,
+        "attempt": record.attempt,
+        "priority": record.options.priority,
+        "retries": record.options.retries,
+        "elements": record.elements,
+        "age": now - record.submitted,
+        "running_for": now - record.since if record.state in ACTIVE else None,
+        "duration": outcome.duration if finished and outcome is not None else None,
+        "error": error,
+        "history": list(record.history or ()),
+    }
+
+
+def why(core: CoordinatorCore, record: TaskRecord) -> str:
+    """In words: what the task is waiting for."""
+    scheduler = core.scheduler
+    if record.state == WAITING:
+        return "waits before its next attempt"
+    if record.state != QUEUED:
+        return ""
+    if not scheduler.workers:
+        return "no worker has joined the cluster"
+    needs = record.options.resources
+    if not any(
+        all(w.hello.resources.get(name, 0.0) >= amount for name, amount in needs)
+        for w in scheduler.workers.values()
+    ):
+        wanted = ", ".join(f"{name}={amount:g}" for name, amount in needs)
+        return f"no worker offers {wanted}"
+    if record.client.id in scheduler.queue.parked:
+        return "its client does not take the outcomes that it already has"
+    return f"all slots are taken; {scheduler.counts[QUEUED]} tasks are queued"

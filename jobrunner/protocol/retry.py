@@ -1,0 +1,46 @@
+"""What follows the end of an attempt; pure.
+
+Two counts, kept apart: failures (the user's function raised, or ran out of time), which the option `retries` allows;
+and crashes (the process or the worker died), which the crash limit allows. Nothing ever resets either count, so a task
+that kills whatever it touches comes to an end.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from jobrunner.protocol.messages import CRASHED, ERROR, LOST, TIMED_OUT
+from jobrunner.protocol.task import TaskRecord
+
+FINISH: Final = 0
+RETRY: Final = 1
+"""Again, after `backoff` seconds."""
+REQUEUE: Final = 2
+"""Again, at once and before others: it was not its fault, or we cannot know."""
+
+BACKOFF_START = 0.1
+"""Seconds before the second attempt of a task that raised; doubled for each further one."""
+
+BACKOFF_LIMIT = 30.0
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after the given number of failures (from 1)."""
+    return float(min(BACKOFF_START * 2 ** min(failures - 1, 20), BACKOFF_LIMIT))
+
+
+def verdict(record: TaskRecord, status: int, crash_limit: int) -> int:
+    """Whether the task ends with this outcome; the record's counts already include it.
+
+    A chunk of several elements is not run again after its process died: the client splits it around the element that
+    was running, which costs the others one repetition instead of three.
+    """
+    if record.cancel_asked:
+        return FINISH
+    if status in (ERROR, TIMED_OUT):
+        return RETRY if record.failures <= record.options.retries else FINISH
+    if status == CRASHED and record.elements > 1:
+        return FINISH
+    if status in (CRASHED, LOST):
+        return REQUEUE if record.crashes < crash_limit else FINISH
+    return FINISH

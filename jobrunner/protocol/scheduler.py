@@ -1,0 +1,410 @@
+"""The coordinator's decisions about tasks: accept, place, retry, cancel, finish.
+
+It knows tasks, clients and workers, and leaves what is to be sent in their outboxes; sessions and messages are the
+business of `coordinator_core`. The order of a turn: everything received changes the records, then `place` binds what
+can be bound, then the core sends each outbox as one message.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+
+from jobrunner.ids import ClientId, TaskId, WorkerId, client_of
+from jobrunner.protocol import messages as m
+from jobrunner.protocol import retry
+from jobrunner.protocol.functions import UNKNOWN, FunctionTable, updated_estimate
+from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
+from jobrunner.protocol.placement import PREFETCH_SECONDS, ReadyQueue, room
+from jobrunner.protocol.task import (
+    ACTIVE,
+    ASSIGNED,
+    CANCELLED,
+    CANCELLING,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    STATE_NAMES,
+    SUCCEEDED,
+    WAITING,
+    TaskRecord,
+)
+
+RECENT = 1000
+"""Finished tasks that `jobrunner tasks` still shows."""
+
+
+class Unclaimed:
+    """A task that a worker has though no client has named it since this coordinator started."""
+
+    __slots__ = ("attempt", "outcome", "since", "worker")
+
+    def __init__(self, worker: WorkerPeer, attempt: int, now: float) -> None:
+        self.worker = worker
+        self.attempt = attempt
+        self.since = now
+        self.outcome: m.Outcome | None = None
+
+
+class Scheduler:
+    """All unfinished tasks and where they are."""
+
+    def __init__(self, *, crash_limit: int) -> None:
+        self.crash_limit = crash_limit
+        self.tasks: dict[TaskId, TaskRecord] = {}
+        self.clients: dict[ClientId, ClientPeer] = {}
+        self.workers: dict[WorkerId, WorkerPeer] = {}
+        self.functions = FunctionTable()
+        self.queue = ReadyQueue()
+        self.counts = [0] * len(STATE_NAMES)
+        self.recent: deque[TaskRecord] = deque(maxlen=RECENT)
+        self.unclaimed: dict[TaskId, Unclaimed] = {}
+        self.open: dict[WorkerPeer, None] = {}
+        """Workers that may have room."""
+        self.dirty: dict[Peer, None] = {}
+        """Peers with something in their outbox."""
+        self.delayed: list[tuple[float, int, TaskRecord]] = []
+        self._tie_breaker = 0
+        self.stale_outcomes = 0
+
+    # --- from clients ---
+
+    def submit(self, client: ClientPeer, spec: m.TaskSpec, now: float) -> bool:
+        """Accept a call; False if it names a function that nobody has sent."""
+        known = self.tasks.get(spec.id) or client.done.get(spec.id)
+        if known is not None:
+            if known.outcome is not None:
+                self._tell_client(client, known.outcome)
+            return True
+        function = self.functions.get(spec.function)
+        setup = None if spec.setup is None else self.functions.get(spec.setup)
+        if function is None or (spec.setup is not None and setup is None):
+            return False
+        record = TaskRecord(spec.id, client, function, spec.payload, spec.span, spec.options, setup, now)
+        function.users += 1
+        if setup is not None:
+            setup.users += 1
+        client.unfinished += 1
+        self.tasks[spec.id] = record
+        self.counts[QUEUED] += 1
+        if self.unclaimed and (held := self.unclaimed.pop(spec.id, None)) is not None:
+            self._claim(record, held, now)
+        else:
+            self.queue.push(record)
+        return True
+
+    def cancel(self, task_id: TaskId, running: bool, now: float) -> None:
+        """Cancel a task for its client, which gets an Outcome or a CancelRefused."""
+        record = self.tasks.get(task_id)
+        if record is None:
+            client = self.clients.get(client_of(task_id))
+            if client is not None and task_id not in client.done:
+                client.refused.append(task_id)
+                self.dirty[client] = None
+            return
+        if record.state in (QUEUED, WAITING):
+            self._finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
+        elif record.state == RUNNING and not running:
+            record.client.refused.append(task_id)
+            self.dirty[record.client] = None
+        else:
+            assert record.worker is not None
+            record.cancel_asked = True
+            if running and record.state != CANCELLING:
+                self._move(record, CANCELLING, now)
+            record.worker.cancels.append(m.CancelRequest(task_id, running))
+            self.dirty[record.worker] = None
+
+    def client_gone(self, client: ClientPeer, now: float) -> None:
+        """The client will not come back: cancel all that it has here."""
+        for record in [r for r in self.tasks.values() if r.client is client]:
+            self.cancel(record.id, True, now)
+        for key in client.pins:
+            self.functions.unpin(key)
+        client.pins.clear()
+        client.done.clear()
+        self.queue.parked.discard(client.id)
+        self.clients.pop(client.id, None)
+
+    def reconciled(self, client_id: ClientId) -> None:
+        """The client has named all that it waits for; what workers hold beyond that, nobody wants."""
+        for task_id in [t for t in self.unclaimed if client_of(t) == client_id]:
+            self._drop_unclaimed(task_id)
+
+    def forget_unclaimed(self, before: float) -> None:
+        """Give up on clients that have not come back since `before`."""
+        for task_id in [t for t, held in self.unclaimed.items() if held.since < before]:
+            self._drop_unclaimed(task_id)
+
+    # --- from workers ---
+
+    def outcome(self, worker: WorkerPeer, outcome: m.Outcome, now: float) -> None:
+        """An attempt has ended; whatever is not the present attempt, on its worker, changes nothing."""
+        record = self.tasks.get(outcome.id)
+        if record is None:
+            held = self.unclaimed.get(outcome.id)
+            if held is not None and held.worker is worker and held.attempt == outcome.attempt:
+                held.outcome = outcome
+            else:
+                self.stale_outcomes += 1
+            return
+        if record.worker is not worker or record.attempt != outcome.attempt or record.state not in ACTIVE:
+            self.stale_outcomes += 1
+            return
+        self._release(record)
+        worker.completed += 1
+        worker.prefetch = True
+        self._ended(record, outcome, now)
+
+    def returned(self, worker: WorkerPeer, task_id: TaskId, attempt: int, now: float) -> None:
+        """The worker gives back a task that it has not started."""
+        record = self.tasks.get(task_id)
+        if record is None or record.worker is not worker or record.attempt != attempt:
+            return
+        if record.state not in ACTIVE:
+            return
+        worker.prefetch = False
+        self._release(record)
+        self._again(record, now)
+
+    def started(self, worker: WorkerPeer, task_id: TaskId, now: float) -> None:
+        record = self.tasks.get(task_id)
+        if record is not None and record.worker is worker and record.state == ASSIGNED:
+            self._move(record, RUNNING, now)
+            record.client.running.append(task_id)
+            self.dirty[record.client] = None
+
+    def cancel_refused(self, worker: WorkerPeer, task_id: TaskId) -> None:
+        record = self.tasks.get(task_id)
+        if record is None or record.worker is not worker or record.state == CANCELLING:
+            return
+        record.cancel_asked = False
+        record.client.refused.append(task_id)
+        self.dirty[record.client] = None
+
+    def adopt(self, worker: WorkerPeer, held: list[m.Held], now: float) -> None:
+        """A worker has come back with these tasks: keep what is still its own, fence the rest."""
+        still_there = {entry.id for entry in held}
+        for record in [r for r in worker.tasks.values() if r.id not in still_there]:
+            self._release(record)
+            record.remember(f"attempt {record.attempt} was lost on its way to worker {worker.name}")
+            self._again(record, now)
+        for entry in held:
+            record_or_none = self.tasks.get(entry.id)
+            if record_or_none is None:
+                client = self.clients.get(client_of(entry.id))
+                if client is None:
+                    self.unclaimed[entry.id] = Unclaimed(worker, entry.attempt, now)
+                else:
+                    self._fence(worker, entry.id)
+            elif record_or_none.state == QUEUED and not record_or_none.attempt > entry.attempt:
+                self._claim(record_or_none, Unclaimed(worker, entry.attempt, now), now)
+            elif record_or_none.worker is not worker or record_or_none.attempt != entry.attempt:
+                self._fence(worker, entry.id)
+
+    def worker_lost(self, worker: WorkerPeer, reason: str, now: float) -> None:
+        """Queue its tasks again. Those that may have been running count it as a crash."""
+        records = list(worker.tasks.values())
+        oldest = {record.id for record in records[: worker.slots]}
+        for record in records:
+            self._release(record)
+            suspect = record.state != ASSIGNED or record.id in oldest
+            if suspect:
+                record.crashes += 1
+                record.remember(f"attempt {record.attempt}: worker {worker.name} {reason}")
+            detail = {
+                "error": f"worker {worker.name} {reason}",
+                "worker": worker.name,
+                "host": worker.hello.host,
+            }
+            outcome = m.Outcome(record.id, record.attempt, m.LOST, detail=detail)
+            if retry.verdict(record, m.LOST, self.crash_limit) == retry.REQUEUE or not suspect:
+                self._again(record, now)
+            else:
+                self._finish_lost(record, outcome, now)
+        self.workers.pop(worker.id, None)
+        self.open.pop(worker, None)
+        self.dirty.pop(worker, None)
+        self.functions.worker_gone(worker.id)
+        for task_id in [t for t, h in self.unclaimed.items() if h.worker is worker and h.outcome is None]:
+            del self.unclaimed[task_id]
+
+    def capacity(self, worker: WorkerPeer, slots: int) -> None:
+        worker.slots = slots
+        self.open[worker] = None
+
+    # --- each turn ---
+
+    def due(self, now: float) -> None:
+        """Queue the retries whose time has come."""
+        while self.delayed and self.delayed[0][0] <= now:
+            record = heapq.heappop(self.delayed)[2]
+            if record.state == WAITING:
+                self._move(record, QUEUED, now)
+                self.queue.push(record)
+
+    def place(self, now: float) -> None:
+        """Bind queued tasks to workers: idle slots first, evenly, then a little ahead where tasks are short."""
+        if not self.counts[QUEUED]:
+            return
+        idle = [w for w in self.open if len(w.tasks) < w.slots]
+        while idle:
+            more = []
+            for worker in idle:
+                record = self.queue.pop(worker.fits)
+                if record is None:
+                    continue
+                self._assign(record, worker, now)
+                if len(worker.tasks) < worker.slots:
+                    more.append(worker)
+            idle = more
+        for worker in list(self.open):
+            if worker.prefetch and self.counts[QUEUED]:
+                self._prefetch(worker, now)
+            if len(worker.tasks) >= worker.slots:
+                del self.open[worker]
+
+    def _prefetch(self, worker: WorkerPeer, now: float) -> None:
+        def accept(record: TaskRecord) -> bool:
+            if record.options.timeout is not None:
+                return False  # its clock must start when it does
+            estimate = record.function.estimate
+            if estimate != UNKNOWN:
+                estimate *= record.elements
+            return room(worker.slots, len(worker.tasks), worker.assigned_seconds, estimate)
+
+        while (record := self.queue.pop(worker.fits, accept)) is not None:
+            self._assign(record, worker, now)
+
+    # --- the steps that all of these share ---
+
+    def _move(self, record: TaskRecord, state: int, now: float) -> None:
+        self.counts[record.state] -= 1
+        record.move(state, now)
+        self.counts[state] += 1
+
+    def _assign(self, record: TaskRecord, worker: WorkerPeer, now: float) -> None:
+        estimate = record.function.estimate
+        record.estimate = PREFETCH_SECONDS if estimate == UNKNOWN else estimate * record.elements
+        record.attempt += 1
+        self._move(record, ASSIGNED, now)
+        worker.take(record)
+        worker.assigned.append(record)
+        self.dirty[worker] = None
+
+    def _release(self, record: TaskRecord) -> None:
+        assert record.worker is not None
+        record.worker.release(record)
+        self.open[record.worker] = None
+
+    def _ended(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
+        status = outcome.status
+        if status == m.OK:
+            function = record.function
+            function.estimate = updated_estimate(function.estimate, outcome.duration / record.elements)
+            self._finish(record, outcome, SUCCEEDED, now)
+            return
+        if status == m.CANCELLED:
+            if record.cancel_asked:
+                self._finish(record, outcome, CANCELLED, now)
+            else:
+                self._again(record, now)
+            return
+        error = (outcome.detail or {}).get("error", m.STATUS_NAMES[status])
+        record.remember(f"attempt {record.attempt} on {record.worker and record.worker.name}: {error}")
+        if status == m.CRASHED:
+            record.crashes += 1
+        else:
+            record.failures += 1
+        verdict = retry.verdict(record, status, self.crash_limit)
+        if verdict == retry.REQUEUE:
+            self._again(record, now)
+        elif verdict == retry.RETRY:
+            self._move(record, WAITING, now)
+            self._tie_breaker += 1
+            at = now + retry.backoff(record.failures)
+            heapq.heappush(self.delayed, (at, self._tie_breaker, record))
+        elif status == m.CRASHED:
+            self._finish_lost(record, outcome, now)
+        else:
+            self._finish(record, outcome, FAILED, now)
+
+    def _again(self, record: TaskRecord, now: float) -> None:
+        """Back to the head of the queue, unless it was to be cancelled."""
+        if record.cancel_asked:
+            self._finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+            return
+        self._move(record, QUEUED, now)
+        self.queue.push(record, front=True)
+
+    def _finish_lost(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
+        """The process or worker died once too often, or died under a task that was to be cancelled."""
+        if record.cancel_asked:
+            self._finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+            return
+        detail = dict(outcome.detail or {})
+        detail["attempts"] = list(record.history or ())
+        if record.crashes >= self.crash_limit:
+            detail["limit"] = self.crash_limit
+        self._finish(record, outcome._replace(detail=detail), FAILED, now)
+
+    def _finish(self, record: TaskRecord, outcome: m.Outcome, state: int, now: float) -> None:
+        self._move(record, state, now)
+        client = record.client
+        record.payload = b""
+        record.outcome = outcome
+        self.functions.release(record.function)
+        if record.setup is not None:
+            self.functions.release(record.setup)
+        del self.tasks[record.id]
+        client.unfinished -= 1
+        client.done[record.id] = record
+        self.recent.append(record)
+        self._tell_client(client, outcome)
+
+    def _tell_client(self, client: ClientPeer, outcome: m.Outcome) -> None:
+        client.outcomes.append(outcome)
+        self.dirty[client] = None
+
+    def acknowledged(self, client: ClientPeer, outcomes: list[m.Outcome]) -> None:
+        """The client has these outcomes: nothing more needs to be kept, but a trace for the curious."""
+        for outcome in outcomes:
+            record = client.done.pop(outcome.id, None)
+            if record is not None and outcome.payload:
+                record.outcome = outcome._replace(payload=b"")
+
+    def _claim(self, record: TaskRecord, held: Unclaimed, now: float) -> None:
+        """A queued task turns out to be with a worker already: join that attempt instead of starting another."""
+        record.attempt = held.attempt
+        self._move(record, ASSIGNED, now)
+        held.worker.take(record)
+        if held.outcome is not None:
+            self.outcome(held.worker, held.outcome, now)
+
+    def _drop_unclaimed(self, task_id: TaskId) -> None:
+        held = self.unclaimed.pop(task_id)
+        if held.outcome is None:
+            self._fence(held.worker, task_id)
+
+    def _fence(self, worker: WorkerPeer, task_id: TaskId) -> None:
+        """Have the worker stop an attempt that nobody waits for."""
+        worker.cancels.append(m.CancelRequest(task_id, True))
+        self.dirty[worker] = None
+
+    def check_invariants(self) -> None:
+        """What must hold after every step; for the simulation."""
+        counted = [0] * len(STATE_NAMES)
+        for task_id, record in self.tasks.items():
+            assert record.id == task_id
+            assert record.state not in (SUCCEEDED, FAILED, CANCELLED), record.id
+            counted[record.state] += 1
+            with_worker = record.worker is not None and task_id in record.worker.tasks
+            assert with_worker == (record.state in ACTIVE), (task_id, STATE_NAMES[record.state])
+        for state in (WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING):
+            assert counted[state] == self.counts[state], STATE_NAMES[state]
+        for worker in self.workers.values():
+            for record in worker.tasks.values():
+                assert self.tasks.get(record.id) is record
+                assert record.worker is worker
+        for client in self.clients.values():
+            assert client.unfinished == sum(r.client is client for r in self.tasks.values())

@@ -1,0 +1,135 @@
+"""The life of a task: its states, which of them may follow which, and the coordinator's record of it.
+
+The law: a task moves only along the table below, and reaches exactly one of the three terminal states. Whatever
+handles a message must therefore ask first whether the message still applies (its attempt, its worker), and a move
+that the table does not list is a bug: it raises, with the task's story.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from jobrunner.ids import TaskId
+from jobrunner.payloads import Payload
+from jobrunner.protocol.messages import Outcome, TaskOptions
+
+if TYPE_CHECKING:
+    from jobrunner.protocol.functions import FunctionEntry
+    from jobrunner.protocol.membership import ClientPeer, WorkerPeer
+
+WAITING: Final = 0
+"""Not to be run yet: a retry that waits for its time."""
+QUEUED: Final = 1
+ASSIGNED: Final = 2
+"""With a worker, which may or may not have started it."""
+RUNNING: Final = 3
+"""Started, and long enough under way for its worker to say so."""
+CANCELLING: Final = 4
+"""Its worker was asked to stop it; the slot is not free before that is confirmed."""
+SUCCEEDED: Final = 5
+FAILED: Final = 6
+CANCELLED: Final = 7
+
+STATE_NAMES = ("waiting", "queued", "assigned", "running", "cancelling", "succeeded", "failed", "cancelled")
+TERMINAL = frozenset((SUCCEEDED, FAILED, CANCELLED))
+ACTIVE = frozenset((ASSIGNED, RUNNING, CANCELLING))
+"""States in which a worker has the task."""
+
+TRANSITIONS: dict[int, frozenset[int]] = {
+    WAITING: frozenset((QUEUED, CANCELLED)),
+    QUEUED: frozenset((ASSIGNED, CANCELLED)),
+    ASSIGNED: frozenset((RUNNING, CANCELLING, QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),
+    RUNNING: frozenset((CANCELLING, QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),
+    CANCELLING: frozenset((SUCCEEDED, FAILED, CANCELLED)),
+    SUCCEEDED: frozenset(),
+    FAILED: frozenset(),
+    CANCELLED: frozenset(),
+}
+
+
+class IllegalTransition(AssertionError):
+    """A core tried a move that the table does not allow: a bug in jobrunner."""
+
+
+class TaskRecord:
+    """What the coordinator knows of one task. A hundred thousand of these must be cheap."""
+
+    __slots__ = (
+        "attempt",
+        "cancel_asked",
+        "client",
+        "crashes",
+        "estimate",
+        "failures",
+        "function",
+        "history",
+        "id",
+        "options",
+        "outcome",
+        "payload",
+        "setup",
+        "since",
+        "span",
+        "state",
+        "submitted",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        task_id: TaskId,
+        client: ClientPeer,
+        function: FunctionEntry,
+        payload: Payload,
+        span: tuple[int, int] | None,
+        options: TaskOptions,
+        setup: FunctionEntry | None,
+        now: float,
+    ) -> None:
+        self.id = task_id
+        self.client = client
+        self.function = function
+        self.payload = payload
+        self.span = span
+        self.options = options
+        self.setup = setup
+        self.state = QUEUED
+        self.worker: WorkerPeer | None = None
+        self.attempt = 0
+        self.failures = 0
+        """Attempts that ended because the user's function raised or ran out of time."""
+        self.crashes = 0
+        """Attempts that ended because the process or the worker died."""
+        self.cancel_asked = False
+        self.estimate = 0.0
+        """Seconds that this attempt was expected to take when it was assigned."""
+        self.submitted = now
+        self.since = now
+        """When it entered its present state."""
+        self.outcome: Outcome | None = None
+        self.history: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.options.name or self.function.definition.name
+
+    @property
+    def elements(self) -> int:
+        """Calls in it: 1, or those of a chunk."""
+        return 1 if self.span is None else self.span[1] - self.span[0]
+
+    def move(self, state: int, now: float) -> None:
+        """Enter `state`. Raises IllegalTransition for a move that the table does not list."""
+        if state not in TRANSITIONS[self.state]:
+            raise IllegalTransition(
+                f"task {self.id} cannot go from {STATE_NAMES[self.state]} to {STATE_NAMES[state]}; "
+                f"attempt {self.attempt}, history: {self.history or 'none'}"
+            )
+        self.state = state
+        self.since = now
+
+    def remember(self, line: str) -> None:
+        """Add to the story that errors and `jobrunner task` tell."""
+        if self.history is None:
+            self.history = []
+        self.history.append(line)
