@@ -1,1 +1,367 @@
-"""Calls, results and exceptions, to bytes and back. Being written."""
+"""Calls, functions, results and exceptions: to bytes, and back.
+
+What travels how:
+
+    importable function       by reference (module and qualified name)
+    everything of __main__,   by value, through cloudpickle, pickled anew at every call: a changed closure or a
+    lambdas, closures         function defined again under the same name never runs stale
+    arguments and results     plain pickle, protocol 5; cloudpickle only where that fails or __main__ is involved
+    buffers >= 64 KiB         beside the pickle, not in it, so that nobody copies them
+    exceptions                as raised, with the text of the remote traceback as their cause
+
+A slot imports this module before its first task. So it loads only what every task needs: cloudpickle, `errors`
+(which costs the standard library's logging) and traceback are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from types import BuiltinFunctionType, FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from jobrunner.payloads import Payload
+
+if TYPE_CHECKING:
+    from jobrunner.errors import SerializationError
+
+OUT_OF_BAND = 64 * 1024
+"""Bytes from which a buffer travels beside the pickle, and a pickle as a buffer of its own."""
+
+KEY_BYTES = 16
+PROTOCOL = 5
+BY_REFERENCE = ord("r")
+BY_VALUE = ord("v")
+HEADER_BYTES = 3
+"""A function's blob starts with BY_REFERENCE or BY_VALUE and the major and minor version of the pickling Python."""
+
+MAIN_MODULES = ("__main__", "__mp_main__")
+
+ElementResult = tuple[bool, Any]
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception that a task raised: the traceback's text, from where it was raised."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+# --- functions ----------------------------------------------------------------------------------------------------
+
+
+class DumpedFunction(NamedTuple):
+    """A function as it is at this moment; `key` is a hash of `blob`, so equal keys mean equal behaviour."""
+
+    key: bytes
+    name: str
+    blob: bytes
+
+
+_references: WeakKeyDictionary[Any, tuple[str, str, DumpedFunction]] = WeakKeyDictionary()
+"""Importable functions that were dumped before, with the module and name that they had then."""
+
+
+def dump_function(fn: Callable[..., Any]) -> DumpedFunction:
+    """`fn` with its closure and globals as they are now. Raises SerializationError."""
+    kind = type(fn)
+    if kind is FunctionType or kind is BuiltinFunctionType:
+        place = _importable_place(fn)
+        if place is not None:
+            known = _references.get(fn)
+            if known is not None and known[:2] == place:
+                return known[2]
+            dumped = _dumped(fn, pickle.dumps(fn, PROTOCOL), BY_REFERENCE)
+            _references[fn] = (*place, dumped)
+            return dumped
+    try:
+        stream, by_value = _pickle(fn, None)
+    except Exception as exc:
+        raise _error(f"cannot pickle the function {function_name(fn)}: {_text(exc)}") from exc
+    return _dumped(fn, stream, BY_VALUE if by_value else BY_REFERENCE)
+
+
+def dump_setup(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> DumpedFunction:
+    """An executor's initializer with its arguments, as a function that takes none. Raises SerializationError."""
+    return dump_function(functools.partial(initializer, *initargs))
+
+
+def load_function(blob: bytes) -> Callable[..., Any]:
+    """The function of a DumpedFunction's blob. Raises SerializationError."""
+    theirs, ours = tuple(blob[1:HEADER_BYTES]), sys.version_info[:2]
+    if blob[0] == BY_VALUE and theirs != ours:
+        raise _error(
+            f"a function that was sent by value comes from Python {theirs[0]}.{theirs[1]} and cannot run here, on"
+            f" Python {ours[0]}.{ours[1]}; use the same version on both sides, or put the function in a module"
+            " that is installed on the workers"
+        )
+    try:
+        fn: Callable[..., Any] = pickle.loads(memoryview(blob)[HEADER_BYTES:])
+    except Exception as exc:
+        raise _load_error("the function", exc) from exc
+    return fn
+
+
+def function_name(fn: Callable[..., Any]) -> str:
+    """The qualified name of `fn`; of the function inside for a partial, of the class for a callable object."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
+
+
+def _dumped(fn: Callable[..., Any], stream: bytes, kind: int) -> DumpedFunction:
+    blob = bytes((kind, *sys.version_info[:2])) + stream
+    return DumpedFunction(blake2b(blob, digest_size=KEY_BYTES).digest(), function_name(fn), blob)
+
+
+def _importable_place(fn: Any) -> tuple[str, str] | None:
+    """Module and name under which another process finds this very function; None if it must go by value."""
+    module, name = fn.__module__, fn.__qualname__
+    if module is None or module in MAIN_MODULES or module not in sys.modules:
+        return None
+    found: Any = sys.modules[module]
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not fn or _registered_by_value(module):
+        return None
+    return module, name
+
+
+def _registered_by_value(module: str) -> bool:
+    """Whether the program told cloudpickle that the workers do not have this module."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    return cloudpickle is not None and module in cloudpickle.list_registry_pickle_by_value()
+
+
+# --- calls --------------------------------------------------------------------------------------------------------
+
+
+def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, snapshot: bool) -> Payload:
+    """The arguments of a call. `snapshot` copies large buffers, so that the caller may change them afterwards.
+
+    Raises SerializationError, which names the argument.
+    """
+    try:
+        return _dump((args, kwargs), snapshot)
+    except Exception as exc:
+        named: list[tuple[str, Any]] = [(f"argument {i}", value) for i, value in enumerate(args)]
+        named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+        raise _error(f"cannot pickle {_culprit(named, 'the arguments')}: {_text(exc)}") from exc
+
+
+def load_call(payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(args, kwargs). Raises SerializationError."""
+    try:
+        call: tuple[tuple[Any, ...], dict[str, Any]] = _load(payload)
+    except Exception as exc:
+        raise _load_error("the arguments", exc) from exc
+    return call
+
+
+def dump_elements(elements: Sequence[tuple[Any, ...]], *, snapshot: bool) -> Payload:
+    """The argument tuples of a chunk of `map`; objects that several of them share stay shared.
+
+    Raises SerializationError, which names the element by its index in the chunk.
+    """
+    try:
+        return _dump(list(elements), snapshot)
+    except Exception as exc:
+        named = [(f"element {i}", element) for i, element in enumerate(elements)]
+        raise _error(f"cannot pickle {_culprit(named, 'the elements')}: {_text(exc)}") from exc
+
+
+def load_elements(payload: Payload, start: int, stop: int) -> list[tuple[Any, ...]]:
+    """The argument tuples [start, stop) of a chunk. Raises SerializationError."""
+    try:
+        elements: list[tuple[Any, ...]] = _load(payload)
+    except Exception as exc:
+        raise _load_error("the elements of a chunk", exc) from exc
+    return elements[start:stop]
+
+
+# --- results ------------------------------------------------------------------------------------------------------
+
+
+def dump_result(value: Any) -> Payload:
+    """A function's result; its large buffers are referred to, not copied. Raises SerializationError."""
+    try:
+        return _dump(value, snapshot=False)
+    except Exception as exc:
+        raise _error(f"cannot pickle the result, of type {_type_name(value)}: {_text(exc)}") from exc
+
+
+def load_result(payload: Payload) -> Any:
+    """Raises SerializationError."""
+    try:
+        return _load(payload)
+    except Exception as exc:
+        raise _load_error("the result", exc) from exc
+
+
+def dump_element_results(results: Sequence[ElementResult]) -> Payload:
+    """Pairs of (True, value) or (False, exception). A value that cannot be pickled costs only its own element."""
+    encoded = [pair if pair[0] else (False, _encode_exception(pair[1])) for pair in results]
+    try:
+        return _dump(encoded, snapshot=False)
+    except Exception:
+        return _dump([_picklable(pair) for pair in encoded], snapshot=False)
+
+
+def load_element_results(payload: Payload) -> list[ElementResult]:
+    """What `dump_element_results` was given. Raises SerializationError."""
+    encoded: list[ElementResult] = load_result(payload)
+    return [pair if pair[0] else (False, _decode_exception(*pair[1])) for pair in encoded]
+
+
+def _picklable(pair: ElementResult) -> ElementResult:
+    try:
+        dump_result(pair[1])
+    except Exception as exc:  # a SerializationError
+        return False, _encode_exception(exc)
+    return pair
+
+
+# --- exceptions ---------------------------------------------------------------------------------------------------
+
+
+def dump_exception(exc: BaseException) -> Payload:
+    """Never fails: what cannot be pickled and unpickled arrives as a SerializationError with its type and text."""
+    stream = pickle.dumps(_encode_exception(exc), PROTOCOL)
+    return stream if len(stream) < OUT_OF_BAND else (stream,)
+
+
+def load_exception(payload: Payload) -> BaseException:
+    """The exception, its `__cause__` a RemoteTraceback. Never fails either."""
+    try:
+        return _decode_exception(*_load(payload))
+    except Exception as exc:
+        return _load_error("the exception", exc)
+
+
+def _encode_exception(exc: BaseException) -> tuple[bytes | None, str, str]:
+    """Pickle (None if it cannot be unpickled again), description, and text of the traceback."""
+    import traceback  # here: a slot whose tasks succeed never needs it
+
+    try:
+        remote = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    except Exception as failure:
+        remote = f"{_text(exc)} (no traceback: {_text(failure)})\n"
+    try:
+        stream = _pickle(exc, None)[0]
+        # An exception may well pickle and yet not unpickle, say when its __init__ takes two arguments.
+        if not isinstance(pickle.loads(stream), BaseException):
+            raise TypeError("it unpickles to something that is not an exception")
+        return stream, _text(exc), remote
+    except BaseException as failure:
+        return None, f"{_text(exc)} (this exception itself could not be sent: {_text(failure)})", remote
+
+
+def _decode_exception(stream: bytes | None, description: str, remote: str) -> BaseException:
+    exc: BaseException
+    if stream is None:
+        exc = _error(description)
+    else:
+        try:
+            exc = pickle.loads(stream)
+        except Exception as failure:
+            exc = _error(
+                f"{description} (this exception itself could not be unpickled here: {_text(failure)})"
+            )
+    exc.__cause__ = RemoteTraceback(remote)
+    return exc
+
+
+# --- pickle -------------------------------------------------------------------------------------------------------
+
+
+def _pickle(value: Any, buffers: list[memoryview] | None) -> tuple[bytes, bool]:
+    """The pickle, and whether cloudpickle made it; `buffers` takes the large ones, None keeps all in the pickle.
+
+    Raises whatever pickling raises.
+    """
+
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if buffers is None or raw.nbytes < OUT_OF_BAND:
+            return True
+        buffers.append(raw)
+        return False
+
+    try:
+        stream = pickle.dumps(value, PROTOCOL, buffer_callback=in_band)
+        # What __main__ defines has to go by value, for a slot never imports the program's __main__. A false alarm
+        # costs time only.
+        if b"__main__" not in stream and b"__mp_main__" not in stream:
+            return stream, False
+    except Exception:  # whatever it was, cloudpickle may be able to, or else says why not
+        pass
+    import cloudpickle
+
+    if buffers is not None:
+        buffers.clear()  # of what the first attempt left there
+    return cloudpickle.dumps(value, PROTOCOL, buffer_callback=in_band), True
+
+
+def _dump(value: Any, snapshot: bool) -> Payload:
+    buffers: list[memoryview] = []
+    stream, _ = _pickle(value, buffers)
+    if not buffers:
+        return stream if len(stream) < OUT_OF_BAND else (stream,)
+    return (stream, *(bytes(raw) for raw in buffers)) if snapshot else (stream, *buffers)
+
+
+def _load(payload: Payload) -> Any:
+    if isinstance(payload, bytes):
+        return pickle.loads(payload)
+    stream, *buffers = payload
+    # Pickle itself knows which objects were read-only; what it is given must be writable, as everything is that
+    # was pickled in band.
+    writable = [bytearray(part) if memoryview(part).readonly else part for part in buffers]
+    return pickle.loads(stream, buffers=writable)
+
+
+# --- error messages -----------------------------------------------------------------------------------------------
+
+
+def _error(message: str) -> SerializationError:
+    from jobrunner.errors import SerializationError
+
+    return SerializationError(message)
+
+
+def _load_error(what: str, exc: BaseException) -> SerializationError:
+    import platform
+
+    where = f"{platform.node()} (Python {platform.python_version()})"
+    if isinstance(exc, ModuleNotFoundError) and exc.name:
+        return _error(
+            f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or send it along"
+            f" with cloudpickle.register_pickle_by_value({exc.name.partition('.')[0]})"
+        )
+    return _error(f"{what} could not be unpickled on {where}: {_text(exc)}")
+
+
+def _culprit(named: list[tuple[str, Any]], otherwise: str) -> str:
+    """The first of the named values that cannot be pickled by itself, with its type."""
+    for name, value in named:
+        try:
+            _pickle(value, None)
+        except Exception:
+            return f"{name}, of type {_type_name(value)}"
+    return otherwise
+
+
+def _type_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def _text(exc: BaseException) -> str:
+    try:
+        text = str(exc)
+    except Exception:
+        text = "<its text cannot be had: str() fails>"
+    return f"{_type_name(exc)}: {text}" if text else _type_name(exc)

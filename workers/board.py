@@ -1,0 +1,97 @@
+"""Memory that a slot shares with its worker, for what the worker must know after the slot has died.
+
+The slot writes here what it is doing before it does it, and collects its small outcomes and prints here (the outbox)
+before it sends them. So when its process dies, at whatever point, the worker still learns which task and which
+element of a chunk was running, and loses neither a finished outcome nor a printed line.
+
+    i64 number of the running task, 0 if none     | i64 index of the running element, -1 if none
+    i64 number of the task that started last      | i64 bytes in the outbox            | outbox
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import tempfile
+from typing import ClassVar
+
+OUTBOX_BYTES = 256 * 1024
+
+_NUMBER, _ELEMENT, _LAST, _USED = range(4)
+_FIELDS_BYTES = 32
+
+
+class Board:
+    """One process writes, the other reads; each field changes in one piece."""
+
+    SIZE: ClassVar[int] = _FIELDS_BYTES + OUTBOX_BYTES
+
+    def __init__(self, fd: int) -> None:
+        self._memory = mmap.mmap(fd, self.SIZE)
+        self._fields = memoryview(self._memory)[:_FIELDS_BYTES].cast("q")
+
+    def close(self) -> None:
+        self._fields.release()
+        self._memory.close()
+
+    def start(self, number: int) -> None:
+        """Task `number` starts."""
+        fields = self._fields
+        fields[_ELEMENT] = -1
+        fields[_LAST] = number
+        fields[_NUMBER] = number
+
+    def start_element(self, index: int) -> None:
+        """The running task comes to this element of its chunk (an absolute index)."""
+        self._fields[_ELEMENT] = index
+
+    def finish(self) -> None:
+        """The outcome of the running task is in the outbox, or sent."""
+        self._fields[_NUMBER] = 0
+
+    @property
+    def number(self) -> int:
+        return self._fields[_NUMBER]
+
+    @property
+    def last(self) -> int:
+        return self._fields[_LAST]
+
+    @property
+    def element(self) -> int:
+        return self._fields[_ELEMENT]
+
+    @property
+    def used(self) -> int:
+        """Bytes in the outbox."""
+        return self._fields[_USED]
+
+    def add(self, entry: bytes) -> bool:
+        """Put an entry into the outbox; False if it has no room for it."""
+        used = self._fields[_USED]
+        if used + len(entry) > OUTBOX_BYTES:
+            return False
+        start = _FIELDS_BYTES + used
+        self._memory[start : start + len(entry)] = entry
+        self._fields[_USED] = used + len(entry)
+        return True
+
+    def outbox(self) -> bytes:
+        """All entries, one after the other."""
+        return self._memory[_FIELDS_BYTES : _FIELDS_BYTES + min(self.used, OUTBOX_BYTES)]
+
+    def empty(self) -> None:
+        """The entries have been sent."""
+        self._fields[_USED] = 0
+
+
+def create_board_file() -> int:
+    """A descriptor of zeroed memory for a Board, without a name in any folder."""
+    if sys.platform == "linux":
+        fd = os.memfd_create("jobrunner-board", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, Board.SIZE)
+    return fd
