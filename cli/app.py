@@ -10,10 +10,11 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from jobrunner.cli import coordinator, demo, options, sim, status, tasks, text, version, worker
 from jobrunner.errors import ConfigError, JobRunnerError
@@ -23,9 +24,21 @@ FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
 
+COMMANDS = ("demo", "coordinator", "worker", "status", "workers", "tasks", "task", "cancel", "version", "sim")
+
+
+class InOrder(TyperGroup):
+    """Help lists the commands in the order in which a newcomer meets them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=COMMANDS.index)
+
+
+# Help without boxes: it reads well in pipes, logs and narrow terminals, and looks the same in every typer.
 app = typer.Typer(
     name="jobrunner",
-    help="concurrent.futures on a cluster of hosts.",
+    cls=InOrder,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog=options.examples(
         "jobrunner demo                        try it: local pools, and a small cluster on this host",
@@ -79,8 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` default to those of this process."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     settings = Settings()
-    code = _run(given, settings)
-    code = _flush(code)
+
+    def run() -> None:
+        # A bare `jobrunner` is a question, so it gets the answer rather than an error.
+        typer.main.get_command(app).main(given or ["--help"], prog_name="jobrunner", obj=settings)
+
+    code = _flush(exit_code(run, settings))
     if arguments is None and code == INTERRUPTED and _threads_left():
         # A thread that is inside a call cannot be stopped, and Python would wait for it at exit. Whoever
         # pressed Ctrl-C does not want to; processes have been stopped on the way here.
@@ -88,10 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(arguments: list[str], settings: Settings) -> int:
+def exit_code(run: Callable[[], None], settings: Settings) -> int:
+    """Calls `run`; whatever it raises becomes an exit code, and a line on standard error where one is due."""
     try:
-        # A bare `jobrunner` is a question, so it gets the answer rather than an error.
-        typer.main.get_command(app).main(arguments or ["--help"], prog_name="jobrunner", obj=settings)
+        run()
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else FAILED if exc.code else 0
     except KeyboardInterrupt:

@@ -10,7 +10,9 @@ from jobrunner.cli import options
 from jobrunner.config import CoordinatorConfig, load
 
 app = typer.Typer(
-    help="Run the process that takes calls from programs and hands them to workers.", no_args_is_help=True
+    help="Take calls from programs and hand them to workers.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 
 
@@ -20,7 +22,7 @@ def _help(name: str, text: str | None = None) -> str:
 
 @app.callback()
 def group() -> None:
-    """Run the process that takes calls from programs and hands them to workers."""
+    """Take calls from programs and hand them to workers."""
 
 
 @app.command(
@@ -31,8 +33,10 @@ def group() -> None:
     )
 )
 def start(
-    host: Annotated[str | None, typer.Option("--host", help=_help("host"))] = None,
-    port: Annotated[int | None, typer.Option("--port", "-p", max=65535, help=_help("port"))] = None,
+    host: Annotated[str | None, typer.Option("--host", metavar="HOST", help=_help("host"))] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", "-p", metavar="PORT", max=65535, help=_help("port"))
+    ] = None,
     insecure: Annotated[
         bool,
         typer.Option(
@@ -45,7 +49,9 @@ def start(
     client_grace: Annotated[
         float | None, typer.Option("--client-grace", metavar="SECONDS", help=_help("client_grace"))
     ] = None,
-    crash_limit: Annotated[int | None, typer.Option("--crash-limit", help=_help("crash_limit"))] = None,
+    crash_limit: Annotated[
+        int | None, typer.Option("--crash-limit", metavar="N", help=_help("crash_limit"))
+    ] = None,
     drain_timeout: Annotated[
         float | None, typer.Option("--drain-timeout", metavar="SECONDS", help=_help("drain_timeout"))
     ] = None,

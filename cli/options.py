@@ -49,8 +49,8 @@ def _is_number(value: object) -> bool:
 
 
 def examples(*lines: str) -> str:
-    """An epilog with one example a line; typer joins lines that no blank line parts."""
-    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
+    """An epilog with one example a line; \\b keeps typer from filling the lines."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
 Address = Annotated[
@@ -71,10 +71,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only names or ids, one a line.")]
 CoordinatorLogLevel = Annotated[
     LogLevel | None,
-    typer.Option("--log-level", help=help_of(CoordinatorConfig, "log_level", "how much to log")),
+    typer.Option("--log-level", metavar="LEVEL", help=help_of(CoordinatorConfig, "log_level")),
 ]
 WorkerLogLevel = Annotated[
-    LogLevel | None, typer.Option("--log-level", help=help_of(WorkerConfig, "log_level", "how much to log"))
+    LogLevel | None, typer.Option("--log-level", metavar="LEVEL", help=help_of(WorkerConfig, "log_level"))
 ]
 
 

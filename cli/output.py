@@ -49,7 +49,7 @@ class Output:
             for line in view.quiet(data):
                 write(plain(line))
         else:
-            console().print(view.table(data))
+            show_table(view.table(data))
 
     def line(self, data: Any) -> None:
         """One document of a stream of them: JSON, on one line."""
@@ -59,6 +59,18 @@ class Output:
         """A word for the person at the terminal; never among the data."""
         if self.for_people:
             print(plain(text), file=sys.stderr, flush=True)
+
+
+def show_table(*parts: Any) -> None:
+    """Rich text; where there is no terminal, without the blanks that fill its columns."""
+    screen = console()
+    if screen.is_terminal:
+        screen.print(*parts, sep="\n")
+        return
+    with screen.capture() as captured:
+        screen.print(*parts, sep="\n")
+    for line in captured.get().splitlines():
+        write(line.rstrip())
 
 
 def write(line: str) -> None:

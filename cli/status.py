@@ -19,9 +19,10 @@ WATCH_TIMEOUT = 2.0
 
 def connect(address: str | None, timeout: float) -> ClusterAdmin:
     """The cluster that the options mean. Imported here: only commands that talk to a cluster load ZeroMQ."""
+    found = options.cluster_address(address)  # first: a mistake in it shows at once
     from jobrunner.admin import ClusterAdmin
 
-    return ClusterAdmin(options.cluster_address(address), timeout)
+    return ClusterAdmin(found, timeout)
 
 
 def status(

@@ -26,11 +26,17 @@ class TaskState(str, Enum):
     cancelled = "cancelled"
 
 
+STATES = ", ".join(TaskState)
+
+
 def tasks(
     state: Annotated[
-        TaskState | None, typer.Option("--state", "-s", help="Only tasks in this state.")
+        TaskState | None,
+        typer.Option("--state", "-s", metavar="STATE", help=f"Only tasks in this state: {STATES}."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = DEFAULT_LIMIT,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many.")
+    ] = DEFAULT_LIMIT,
     address: options.Address = None,
     json: options.Json = False,
     quiet: options.Quiet = False,

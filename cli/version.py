@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib import metadata
 from typing import Any
 
 from jobrunner.cli import options
@@ -16,7 +15,7 @@ PACKAGES = ("pyzmq", "msgpack", "cloudpickle", "typer", "rich")
 
 
 def version(json: options.Json = False) -> None:
-    """Show the versions of jobrunner and what it stands on, and where its config file is."""
+    """Show the versions that a bug report needs, and where the config file is."""
     Output(json=json).show(facts(), VERSION)
 
 
@@ -35,6 +34,8 @@ def facts() -> dict[str, Any]:
 
 
 def installed(package: str) -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

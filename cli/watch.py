@@ -123,7 +123,7 @@ def watch(
 
 
 def _print_all(found: Iterator[Snapshot], output: Output) -> None:
-    from jobrunner.cli.output import console
+    from jobrunner.cli.output import console, show_table
 
     if output.json:
         for snapshot in found:
@@ -132,8 +132,7 @@ def _print_all(found: Iterator[Snapshot], output: Output) -> None:
     screen = console()
     if not screen.is_terminal:
         for snapshot in found:
-            screen.print(time.strftime("%H:%M:%S"), render(snapshot), "", sep="\n")
-            screen.file.flush()
+            show_table(time.strftime("%H:%M:%S"), render(snapshot), "")
         return
     from rich.live import Live
 

@@ -12,7 +12,11 @@ from jobrunner.cli.status import connect
 from jobrunner.cli.views import DRAIN
 from jobrunner.config import WorkerConfig, load
 
-app = typer.Typer(help="Run calls on this host, or take a host out of the cluster.", no_args_is_help=True)
+app = typer.Typer(
+    help="Run calls on this host, or take a host out of the cluster.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
 
 
 def _help(name: str, text: str | None = None) -> str:
@@ -29,14 +33,18 @@ def _help(name: str, text: str | None = None) -> str:
 def start(
     join: Annotated[
         str | None,
-        typer.Argument(metavar="[JOIN]", help=_help("address", "the coordinator's tcp://HOST:PORT")),
+        typer.Argument(metavar="JOIN", help=_help("address", "the coordinator's tcp://HOST:PORT")),
     ] = None,
-    slots: Annotated[int | None, typer.Option("--slots", "-s", help=_help("slots"))] = None,
+    slots: Annotated[int | None, typer.Option("--slots", "-s", metavar="N", help=_help("slots"))] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help=_help("name", "this worker's name in lists; default: the host's")),
+        typer.Option(
+            "--name", metavar="NAME", help=_help("name", "this worker's name in lists; default: the host's")
+        ),
     ] = None,
-    resources: Annotated[str | None, typer.Option("--resources", "-r", help=_help("resources"))] = None,
+    resources: Annotated[
+        str | None, typer.Option("--resources", "-r", metavar="NAME=AMOUNT,...", help=_help("resources"))
+    ] = None,
     drain_timeout: Annotated[
         float | None, typer.Option("--drain-timeout", metavar="SECONDS", help=_help("drain_timeout"))
     ] = None,
@@ -74,7 +82,7 @@ def drain(
     quiet: options.Quiet = False,
     timeout: options.Timeout = options.QUERY_TIMEOUT,
 ) -> None:
-    """Let a worker leave: it finishes what runs, gives back the rest, and ends."""
+    """Let a worker finish what it runs, give back the rest, and leave."""
     output = Output(json=json, quiet=quiet)
     with connect(address, timeout) as admin:
         output.show({"name": name, **admin.drain(name)}, DRAIN)
