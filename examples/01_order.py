@@ -4,8 +4,8 @@
     python examples/01_order.py --backend threads
     python examples/01_order.py --no-wait           # shutdown(wait=False)
 
-The tasks sleep 9, 2, 5 and 6 seconds. "All tasks started." is there at once: submit does not wait. The lines of
-the tasks come after 2, 5, 8 and 9 seconds, since the fourth task starts when the first worker is free again. With
+The tasks sleep 9, 2, 5 and 6 seconds. "All tasks started." is there at once: submit does not wait. The tasks'
+lines come after 2, 5, 8 and 9 seconds, since the fourth task starts when the first worker is free again. With
 --no-wait "All tasks done." comes before all of them, because then shutdown returns at once; the program still
 does not end before its work has.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from jobrunner import Executor
+from jobrunner import Executor, wait
 
 SLEEPS = (9, 2, 5, 6)
 
@@ -36,7 +36,9 @@ def main() -> None:
     options = parser.parse_args()
 
     executor = Executor(options.backend, max_workers=3)
-    executor.submit(abs, 0).result()  # a first call, so that the clock does not show the start of processes
+    wait(
+        [executor.submit(time.sleep, 0.5) for _ in range(3)]
+    )  # so that the times below are not those of a start
 
     since = time.time()
     for seconds in SLEEPS:

@@ -16,7 +16,7 @@ NUMBERS = (12345678, 1000, 123456, 12, 1234)
 
 
 def pi(factors: int) -> float:
-    """Twice the product of the first `factors` factors of 2/1 * 2/3 * 4/3 * 4/5 * 6/5 * ... (Wallis, 1655)."""
+    """Twice the product of the first `factors` factors of 2/1 * 2/3 * 4/3 * 4/5 * ... (Wallis, 1655)."""
     product = 1.0
     numerator, denominator = 2, 1
     for index in range(factors):

@@ -4,9 +4,9 @@
     python examples/04_benchmark.py                 # all of it: minutes
     python examples/04_benchmark.py --backend tcp://10.0.0.5:7077
 
-Threads do not help pure Python code, because only one of them runs at a time (the GIL); processes do, as far as
-there are CPUs. Four processes on two CPUs are at best twice as fast. `jobrunner demo` is this example with a
-progress bar.
+Threads do not help pure Python code, because only one of them runs at a time (the GIL); processes do, as far
+as there are CPUs. Four processes on two CPUs are at best twice as fast. `jobrunner demo` is this example with
+a progress bar.
 """
 
 from __future__ import annotations
