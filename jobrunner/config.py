@@ -1,10 +1,11 @@
 """Every setting, once: its default, its unit, its environment variable.
 
-A setting comes from the first of these that names it: an argument or command line option, its environment variable,
-the config file, the default below. The result is one frozen object per role, and nothing reads a setting elsewhere.
+A setting comes from the first of these that names it: an argument or command line option, its environment
+variable, the config file, the default below. The result is one frozen object per role, and nothing reads a
+setting elsewhere.
 
-The config file is TOML: `jobrunner.toml` in the user's config directory (`jobrunner version` prints where that is), or
-the file that JOBRUNNER_CONFIG names. It has a table per role:
+The config file is TOML: `jobrunner.toml` in the user's config directory (`jobrunner version` prints where
+that is), or the file that JOBRUNNER_CONFIG names. It has a table per role:
 
     [client]
     backend = "cluster"
@@ -48,8 +49,11 @@ def setting(default: Any, *, env: str, unit: str = "", doc: str, minimum: float 
 class ClientConfig:
     """What an Executor needs to know. The config file's table is [client]."""
 
-    backend: str = setting(
-        "processes", env="JOBRUNNER_BACKEND", doc='"processes", "threads", "cluster" or an address'
+    backend: str | None = setting(
+        None,
+        env="JOBRUNNER_BACKEND",
+        doc='"processes", "threads", "cluster" or an address; default: "cluster" where an address is set,'
+        ' else "processes"',
     )
     address: str | None = setting(
         None, env="JOBRUNNER_ADDRESS", doc="the coordinator's address, e.g. tcp://10.0.0.5:7077"

@@ -19,7 +19,16 @@ traceback as their cause.
 
 from __future__ import annotations
 
+import concurrent.futures
+import sys
 from concurrent.futures import BrokenExecutor
+
+if sys.version_info >= (3, 11):
+    WaitTimeoutError = TimeoutError
+else:  # there concurrent.futures has a TimeoutError of its own, and programs catch either
+
+    class WaitTimeoutError(concurrent.futures.TimeoutError, TimeoutError):
+        """A wait took longer than its `timeout`; the call that was waited for goes on."""
 
 
 class JobRunnerError(Exception):
@@ -46,7 +55,7 @@ class NotSupportedError(JobRunnerError, NotImplementedError):
     """The backend cannot do what was asked of it."""
 
 
-class TaskTimeoutError(JobRunnerError, TimeoutError):
+class TaskTimeoutError(JobRunnerError, WaitTimeoutError):
     """The task ran longer than its `timeout` and was stopped."""
 
 

@@ -1,15 +1,19 @@
 """Future, and the functions that wait for several of them.
 
-A Future is a `concurrent.futures.Future`, so everything that accepts those accepts ours. `as_completed`, `wait` and
-the constants are the standard library's own; they take Futures of different executors together.
+A Future is a `concurrent.futures.Future`, so everything that accepts those accepts ours. `as_completed` and
+`wait` are the standard library's, and take Futures of different executors together, the standard ones
+included; around each wait they tell the task that waits (if it is one) to lend its turn, see `blocking`.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Iterable
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, as_completed, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any, TypeVar
+
+from jobrunner.blocking import waiting
+from jobrunner.errors import WaitTimeoutError
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future", "as_completed", "gather", "wait"]
 
@@ -17,6 +21,9 @@ T = TypeVar("T")
 
 Canceller = Callable[["Future[Any]", bool], bool]
 """Asks the backend to cancel a task (True: even a running one) and says whether it is cancelled."""
+
+UNFINISHED = ("PENDING", "RUNNING", "CANCELLED")
+"""The states of a Future on which a wait may still have to wait."""
 
 
 class Future(concurrent.futures.Future[T]):
@@ -33,13 +40,40 @@ class Future(concurrent.futures.Future[T]):
 
     _canceller: Canceller | None = None
 
+    def result(self, timeout: float | None = None) -> T:
+        """The value, or what the call raised, after waiting for at most `timeout` seconds.
+
+        Raises TimeoutError when it is not done by then, CancelledError when it was cancelled.
+        """
+        if self._state not in UNFINISHED:
+            return super().result(timeout)
+        self._wait(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the call raised, or None; waits and raises as `result` does."""
+        if self._state not in UNFINISHED:
+            return super().exception(timeout)
+        self._wait(timeout)
+        return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
+        with waiting():
+            try:
+                super().exception(timeout)
+            except concurrent.futures.CancelledError:
+                return  # the caller's own look at the outcome raises it
+            except concurrent.futures.TimeoutError:
+                name = f" ({self.name})" if self.name else ""
+                raise WaitTimeoutError(f"the call{name} is not done after {timeout} s") from None
+
     def cancel(self, *, running: bool = False) -> bool:
         """Cancel the call; True if it will not run (any more), False if it has started or is done.
 
-        `running=True` also stops a call that has started: its process gets SIGINT, then SIGTERM, then SIGKILL, and
-        the Future is cancelled once the stop is confirmed. Raises NotSupportedError where that cannot be done
-        (threads). On a cluster the answer takes a round trip to the coordinator; without an answer in time (see
-        `cancel_wait` in `config`) it is False, though the request stands.
+        `running=True` also stops a call that has started: its process gets SIGINT, then SIGTERM, then
+        SIGKILL, and the Future is cancelled once the stop is confirmed. Raises NotSupportedError where that
+        cannot be done (threads). On a cluster the answer takes a round trip to the coordinator; without an
+        answer in time (see `cancel_wait` in `config`) it is False, though the request stands.
         """
         if self.done():
             return self.cancelled()
@@ -49,14 +83,24 @@ class Future(concurrent.futures.Future[T]):
 
     def confirm_cancelled(self) -> None:
         """For backends: the task will not run any more. From any state but a finished one, and once only."""
+        self._to_cancelled(("PENDING", "RUNNING", "CANCELLED"))
+
+    def cancel_pending(self) -> bool:
+        """For backends: cancel the call for good unless it has started; True if it is cancelled."""
+        self._to_cancelled(("PENDING", "CANCELLED"))
+        return self.cancelled()
+
+    def _to_cancelled(self, from_states: tuple[str, ...]) -> None:
         with self._condition:
-            if self._state in ("CANCELLED_AND_NOTIFIED", "FINISHED"):
+            if self._state not in from_states:
                 return
+            told = self._state == "CANCELLED"  # by the plain cancel(), which has called the callbacks
             self._state = "CANCELLED_AND_NOTIFIED"
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             self._condition.notify_all()
-        self._invoke_callbacks()
+        if not told:
+            self._invoke_callbacks()
 
     def confirm_running(self) -> None:
         """For backends: the task has started. Does nothing unless the Future is pending."""
@@ -70,6 +114,39 @@ class Future(concurrent.futures.Future[T]):
     _invoke_callbacks: Callable[[], None]
 
 
+def wait(
+    fs: Iterable[concurrent.futures.Future[T]],
+    timeout: float | None = None,
+    return_when: str = ALL_COMPLETED,
+) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
+    """The named tuple (done, not_done) of sets of Futures, after at most `timeout` seconds.
+
+    `return_when` is FIRST_COMPLETED, FIRST_EXCEPTION or ALL_COMPLETED. Does not raise TimeoutError.
+    """
+    with waiting():
+        return concurrent.futures.wait(fs, timeout, return_when)
+
+
+def as_completed(
+    fs: Iterable[concurrent.futures.Future[T]], timeout: float | None = None
+) -> Iterator[concurrent.futures.Future[T]]:
+    """Yield Futures in the order in which they finish, each once.
+
+    Raises TimeoutError when the last is not there `timeout` seconds after the first was asked for.
+    """
+    finished = concurrent.futures.as_completed(fs, timeout)
+    while True:
+        try:
+            with waiting():
+                future = next(finished, None)
+        except concurrent.futures.TimeoutError as exc:
+            raise WaitTimeoutError(*exc.args) from None
+        if future is None:
+            return
+        yield future
+        future = None  # its result need not live until the next one is done
+
+
 def gather(futures: Iterable[concurrent.futures.Future[T]], timeout: float | None = None) -> list[T]:
     """The results of all `futures`, in their order; raises the first exception in that order.
 
@@ -78,5 +155,5 @@ def gather(futures: Iterable[concurrent.futures.Future[T]], timeout: float | Non
     futures = list(futures)
     _, not_done = wait(futures, timeout)
     if not_done:
-        raise TimeoutError(f"{len(not_done)} of {len(futures)} futures are not done after {timeout} s")
+        raise WaitTimeoutError(f"{len(not_done)} of {len(futures)} futures are not done after {timeout} s")
     return [future.result() for future in futures]

@@ -1,9 +1,9 @@
 """The interface behind which every backend stands.
 
-The front (`executor.Executor`) owns what is the same everywhere: options, `map`, ordering, progress. A backend owns
-where calls run. It gets each function once through `prepare`, so that one `map` of a million elements looks at its
-function a single time, and each batch of elements once through `pack`, in the caller's thread, so that later changes
-to an argument cannot leak in.
+The front (`executor.Executor`) owns what is the same everywhere: options, `map`, ordering, progress. A
+backend owns where calls run. It gets each function once through `prepare`, so that one `map` of a million
+elements looks at its function a single time, and each batch of elements once through `pack`, in the caller's
+thread, so that later changes to an argument cannot leak in.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from jobrunner.config import ClientConfig
+from jobrunner.errors import ConfigError
 from jobrunner.futures import Future
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
 
@@ -32,6 +33,13 @@ class BackendSettings:
     initargs: tuple[Any, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the Executor that only this backend knows; an unknown one is a ConfigError."""
+
+    def refuse_unknown(self, backend: str, *known: str) -> None:
+        """For backends: raise ConfigError for a keyword argument that is not in `known`."""
+        for name in self.extra:
+            if name not in known:
+                also = f"; this backend knows {', '.join(known)}" if known else ""
+                raise ConfigError(f"Executor({backend!r}) has no option {name!r}{also}")
 
 
 class Backend(ABC):
@@ -74,14 +82,27 @@ class Backend(ABC):
     ) -> Future[list[ElementResult]]:
         """Call the function on the elements [start, stop) of `packed`, in one task.
 
-        The Future's result is a list of stop - start ElementResults. Where the process dies in the middle of more
-        than one element, the Future fails at once with a TaskLostError whose `element` (absolute index) is the
-        guilty one if it is known, so that the front can split the chunk there.
+        The Future's result is a list of stop - start ElementResults. Where the process dies in the middle of
+        more than one element, the Future fails at once with a TaskLostError whose `element` (absolute index)
+        is the guilty one if it is known, so that the front can split the chunk there.
         """
 
     @abstractmethod
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As `concurrent.futures.Executor.shutdown`. May be called again, and from any thread."""
+
+    def cancel_all(self, futures: Sequence[Future[Any]]) -> None:
+        """Ask that these calls not run, unless they have started. Called from any thread, callbacks included.
+
+        Where `Future.cancel` waits for an answer, override this so that it sends one request and does not
+        wait.
+        """
+        for future in futures:
+            future.cancel()
+
+    def connection(self) -> str | None:
+        """The address at which another process can join; None where there is nothing to join."""
+        return None
 
     @abstractmethod
     def kill(self) -> None:
@@ -90,3 +111,9 @@ class Backend(ABC):
     @abstractmethod
     def status(self) -> dict[str, Any]:
         """What `jobrunner status --json` prints, for this backend."""
+
+
+def call_name(fn: Callable[..., Any]) -> str:
+    """What a call is named after its function, where the options give no name."""
+    name = getattr(fn, "__qualname__", None)
+    return name if isinstance(name, str) else type(fn).__qualname__

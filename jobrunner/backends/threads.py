@@ -1,0 +1,273 @@
+"""Threads of this process: no pickling, shared memory, and the interpreter's lock around Python code.
+
+The standard library's ThreadPoolExecutor keeps the threads; which call runs next is decided here. A *runner*
+is a job of that pool that takes one call after the other from a heap until none is left. There are at most
+`max_workers` runners that are not waiting: a call that waits for Futures lets one more start (see
+`blocking`), so that calls that wait for calls do not lock each other out, and a runner too many leaves after
+its current call.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from jobrunner import blocking
+from jobrunner.backends.base import Backend, BackendSettings, ElementResult, call_name
+from jobrunner.errors import ConfigError, InitializerError, NotSupportedError
+from jobrunner.exiting import finish_before_exit
+from jobrunner.futures import Future
+from jobrunner.ids import ClientId, random_token, task_id
+from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
+
+MOST_THREADS = 1_000_000
+"""What the pool is told; how many there really are follows from the number of runners."""
+
+THREADS_PER_TASK_WAITING = 4
+"""Added to the CPUs for the default number, as the standard library does: threads are for work that waits."""
+
+
+class _Call(NamedTuple):
+    """A call in the heap: the most urgent first, then the oldest. `work` gives the Future's result."""
+
+    urgency: int
+    number: int
+    future: Future[Any]
+    work: Callable[[], Any]
+
+
+class ThreadsBackend(Backend):
+    """Calls run in threads of this process."""
+
+    name = "threads"
+
+    def __init__(self, settings: BackendSettings) -> None:
+        settings.refuse_unknown(self.name, "thread_name_prefix")
+        prefix = settings.extra.get("thread_name_prefix", "jobrunner")
+        if not isinstance(prefix, str):
+            raise ConfigError(f"thread_name_prefix={prefix!r}: must be a text")
+        self._max_workers = settings.max_workers or min(32, usable_cpus() + THREADS_PER_TASK_WAITING)
+        self._initializer = settings.initializer
+        self._initargs = settings.initargs
+        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix=prefix)
+        self._client = ClientId(random_token())
+        self._numbers = itertools.count(1)
+        self._thread = threading.local()
+        # Reentrant: the garbage collector may shut down another executor, or cancel a map, in a thread that
+        # is in here.
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
+        self._calls: list[_Call] = []
+        self._runners = 0
+        self._waiting = 0
+        self._closed = False
+        finish_before_exit(self._wait_idle)
+
+    @property
+    def max_workers(self) -> int:
+        return self._max_workers
+
+    def prepare(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        return fn
+
+    def submit(
+        self,
+        prepared: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions = DEFAULT_OPTIONS,
+    ) -> Future[Any]:
+        refuse_options(options)
+        return self._add(lambda: attempt(options.retries, prepared, *args, **kwargs), prepared, options)
+
+    def pack(self, elements: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+        return elements
+
+    def submit_chunk(
+        self,
+        prepared: Callable[..., Any],
+        packed: Sequence[tuple[Any, ...]],
+        start: int,
+        stop: int,
+        options: TaskOptions = DEFAULT_OPTIONS,
+    ) -> Future[list[ElementResult]]:
+        refuse_options(options)
+        return self._add(
+            lambda: [element_result(prepared, packed[i], options.retries) for i in range(start, stop)],
+            prepared,
+            options,
+        )
+
+    def _add(self, work: Callable[[], Any], fn: Callable[..., Any], options: TaskOptions) -> Future[Any]:
+        future: Future[Any] = Future()
+        number = next(self._numbers)
+        future.id = task_id(self._client, number)
+        future.name = options.name or call_name(fn)
+        future._canceller = cancel
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            heapq.heappush(self._calls, _Call(-options.priority, number, future, work))
+            self._start_runner()
+        return future
+
+    # --- runners --------------------------------------------------------------------------------------------
+
+    def _start_runner(self) -> None:
+        """With the lock held: start a runner if there is a call for it and it would not be one too many."""
+        if self._calls and self._runners - self._waiting < self._max_workers:
+            self._runners += 1
+            try:
+                self._pool.submit(self._run_calls)
+            except RuntimeError:  # at its end the interpreter starts no thread; those that run go on
+                self._runners -= 1
+                if self._runners == 0:
+                    raise
+
+    def _run_calls(self) -> None:
+        blocking.install(self._while_waiting)
+        try:
+            while True:
+                with self._lock:
+                    if not self._calls or self._runners - self._waiting > self._max_workers:
+                        self._leave()
+                        return
+                    call = heapq.heappop(self._calls)
+                self._run(call)
+                del call  # its result must not live until the next call comes
+        finally:
+            blocking.install(None)
+
+    def _leave(self) -> None:
+        self._runners -= 1
+        if self._runners == 0:
+            self._idle.notify_all()
+            if self._closed:
+                self._pool.shutdown(wait=False)
+
+    def _run(self, call: _Call) -> None:
+        future = call.future
+        future.confirm_running()
+        if not future.running():
+            return  # cancelled in the meantime
+        started = time.perf_counter()
+        try:
+            self._initialize()
+            result = call.work()
+        except BaseException as exc:
+            future.duration = time.perf_counter() - started
+            future.set_exception(exc)
+            del future, call  # the exception refers to this frame, which must not refer to it
+        else:
+            future.duration = time.perf_counter() - started
+            future.set_result(result)
+
+    def _initialize(self) -> None:
+        """Run the initializer once per thread; where it fails, its call fails, and the next tries again."""
+        if self._initializer is None or getattr(self._thread, "initialized", False):
+            return
+        try:
+            self._initializer(*self._initargs)
+        except BaseException as exc:
+            raise InitializerError(f"the initializer of the threads raised {exc!r}") from exc
+        self._thread.initialized = True
+
+    @contextmanager
+    def _while_waiting(self) -> Iterator[None]:
+        with self._lock:
+            self._waiting += 1
+            self._start_runner()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        with self._lock:
+            self._closed = True
+            dropped = self._calls if cancel_futures else []
+            if cancel_futures:
+                self._calls = []
+            if self._runners == 0:
+                self._pool.shutdown(wait=False)
+        for call in dropped:
+            call.future.cancel_pending()
+        if wait:
+            self._wait_idle()
+            self._pool.shutdown(wait=True)
+
+    def _wait_idle(self) -> None:
+        with blocking.waiting(), self._lock:
+            while self._runners:
+                self._idle.wait()
+
+    def kill(self) -> None:
+        """Cancel what waits. A thread cannot be stopped: what runs goes on, and is not waited for."""
+        self.shutdown(wait=False, cancel_futures=True)
+
+    def status(self) -> dict[str, Any]:
+        with self._lock:
+            queued = sum(call.future._state == "PENDING" for call in self._calls)
+            return {
+                "backend": self.name,
+                "max_workers": self._max_workers,
+                "running": self._runners - self._waiting,
+                "waiting": self._waiting,
+                "queued": queued,
+            }
+
+
+def usable_cpus() -> int:
+    """The CPUs that this process may use; at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def refuse_options(options: TaskOptions) -> None:
+    """Raises NotSupportedError for what threads cannot do."""
+    if options.timeout is not None:
+        raise NotSupportedError(
+            'a thread cannot be stopped, so the "threads" backend has no timeout;'
+            ' use "processes" or "cluster"'
+        )
+    if options.resources:
+        raise NotSupportedError('the "threads" backend knows no resources; use "cluster"')
+
+
+def cancel(future: Future[Any], running: bool) -> bool:
+    """The threads' answer to `Future.cancel`."""
+    if future.cancel_pending():
+        return True
+    if running and future.running():
+        raise NotSupportedError(
+            f"{future.name} runs in a thread, which cannot be stopped; use the"
+            ' "processes" or "cluster" backend to cancel running calls'
+        )
+    return False
+
+
+def attempt(retries: int, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call `fn`, again up to `retries` times where it raises."""
+    for _ in range(retries):
+        try:
+            return fn(*args, **kwargs)
+        except Exception:
+            pass  # the last attempt's exception is the one that counts
+    return fn(*args, **kwargs)
+
+
+def element_result(fn: Callable[..., Any], args: tuple[Any, ...], retries: int) -> ElementResult:
+    """One element of a chunk."""
+    try:
+        return True, attempt(retries, fn, *args)
+    except BaseException as exc:
+        return False, exc

@@ -1,0 +1,102 @@
+"""How map cuts its input. Pure: measurements in, numbers of elements out.
+
+Two cuts are made. In the caller's thread the input becomes *packs*: elements that are pickled together, once.
+Later, as results come in, each pack is cut into *chunks*, and each chunk is one task. A chunk costs its task
+(some tens of microseconds) and the transfer of its whole pack, so packs are bounded in bytes; it delays its
+neighbours by its own duration, so chunks are bounded in time, and shrink at the end so that all slots finish
+together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TARGET_SECONDS = 0.030
+"""Duration of a chunk. A hundred times what a task costs, and short to a person who waits."""
+
+SLOW_SECONDS = 0.015
+"""Calls that take this long travel one by one: there is nothing to save."""
+
+TAIL_SECONDS = 0.002
+"""Near the end of the input chunks shrink, yet not below this duration."""
+
+GROWTH = 8
+"""A chunk is at most this many times longer than the longest measured: the first calls may be untypical."""
+
+PACK_BYTES = 32 * 1024
+PACK_UNMEASURED = 256
+"""Elements of a pack while nothing is known about their duration: it may have to be cut into single calls."""
+PACK_LARGEST = 4096
+
+NEWEST_WEIGHT = 0.4
+"""Share of the newest measurement in the average; calls that get slower should be noticed soon."""
+
+
+def window(slots: int) -> int:
+    """Chunks to have on their way: each slot has a next one at hand while outcomes travel."""
+    return 4 * slots + 4
+
+
+@dataclass
+class Chunking:
+    """The measurements of one map, and what follows from them."""
+
+    per_call: float | None = None
+    """Seconds per call, a moving average; None until something was measured."""
+    longest: int = 1
+    """Elements of the longest chunk that was measured."""
+    element_bytes: float = 0.0
+    """Pickled bytes per element of the last pack."""
+    taken: int = 0
+    """Elements packed so far."""
+
+    def packed(self, count: int, size: int) -> None:
+        """Note that `count` elements gave a pack of `size` bytes."""
+        self.taken += count
+        self.element_bytes = size / count
+
+    def measured(self, count: int, seconds: float) -> None:
+        """Note that a chunk of `count` elements ran for `seconds`."""
+        newest = max(seconds, 1e-9) / count
+        if self.per_call is None:
+            self.per_call = newest
+        else:
+            self.per_call += NEWEST_WEIGHT * (newest - self.per_call)
+        self.longest = max(self.longest, count)
+
+    def pack_size(self) -> int:
+        """Elements of the next pack, at least 1.
+
+        The first packs are small, so that large elements are noticed and the slots get to work at once.
+        """
+        if self.per_call is None:
+            size = min(1 + self.taken // 8, PACK_UNMEASURED)
+        else:
+            size = min(int(TARGET_SECONDS / self.per_call), PACK_LARGEST, 16 + self.taken)
+        if self.element_bytes > 0:
+            size = min(size, int(PACK_BYTES / self.element_bytes))
+        return max(1, size)
+
+    def chunk_size(self, slots: int, remaining: int | None = None) -> int:
+        """Elements of the next chunk, at least 1; `remaining` is how many are left, None if unknown."""
+        if self.per_call is None or self.per_call >= SLOW_SECONDS:
+            return 1
+        size = min(int(TARGET_SECONDS / self.per_call), GROWTH * self.longest)
+        if remaining is not None:
+            tail = max(remaining // (2 * slots), int(TAIL_SECONDS / self.per_call))
+            size = min(size, tail)
+        return max(1, size)
+
+
+def halves(start: int, stop: int) -> list[tuple[int, int]]:
+    """[start, stop), of at least two elements, in two."""
+    middle = (start + stop) // 2
+    return [(start, middle), (middle, stop)]
+
+
+def around(guilty: int | None, start: int, stop: int) -> list[tuple[int, int]]:
+    """[start, stop) with the guilty element by itself; in halves where it is not known."""
+    if guilty is None or not start <= guilty < stop:
+        return halves(start, stop)
+    spans = [(start, guilty), (guilty, guilty + 1), (guilty + 1, stop)]
+    return [(begin, end) for begin, end in spans if begin < end]

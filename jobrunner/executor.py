@@ -1,0 +1,295 @@
+"""Executor: the one front over every backend.
+
+What is the same everywhere is decided here (options, `map`, the end of an executor's life); where calls run
+is the backend's affair, see `backends.base`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
+
+from jobrunner import backends, options
+from jobrunner.backends.base import Backend, BackendSettings, call_name
+from jobrunner.config import ClientConfig, load
+from jobrunner.errors import ConfigError, NotSupportedError
+from jobrunner.futures import Future
+from jobrunner.lifetime import Lifetime
+from jobrunner.mapping import MapRun
+from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
+
+T = TypeVar("T")
+
+
+class Executor(concurrent.futures.Executor):
+    """Runs calls in parallel: on threads, processes or a cluster, with the interface of `concurrent.futures`.
+
+    Args:
+        backend: "processes" (the default), "threads", "cluster", the address of a cluster
+        ("tcp://10.0.0.5:7077"),
+            or a Backend. None takes what JOBRUNNER_BACKEND, JOBRUNNER_ADDRESS or the config file say.
+        max_workers: calls that run at the same time. Default: the usable CPUs; a cluster has what it has.
+        initializer: called with `initargs` in each slot before its first call.
+        address: for backends that join something.
+        show_output: print here what the calls print elsewhere. Default: yes.
+        connect_timeout: seconds to wait for the cluster.
+        extra: options that only one backend knows.
+
+    Raises ConfigError (a ValueError) for options that cannot be used.
+
+    As a context manager it leaves the block when every call is done. When KeyboardInterrupt or SystemExit
+    ends the block, calls that wait are cancelled and those that run are stopped instead, within a bound.
+    """
+
+    def __init__(
+        self,
+        backend: str | int | Backend | None = None,
+        *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        address: str | None = None,
+        show_output: bool | None = None,
+        connect_timeout: float | None = None,
+        **extra: Any,
+    ) -> None:
+        if isinstance(backend, int) and not isinstance(backend, bool):
+            if max_workers is not None:
+                raise ConfigError(f"max_workers is given twice: {backend} and {max_workers}")
+            max_workers, backend = backend, None  # the first argument of the standard executors
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        given = {
+            "max_workers": max_workers,
+            "address": address,
+            "show_output": show_output,
+            "connect_timeout": connect_timeout,
+        }
+        if isinstance(backend, Backend):
+            superfluous = [name for name, value in given.items() if value is not None] + list(extra)
+            if superfluous or initializer is not None:
+                named = ", ".join(superfluous) or "initializer"
+                raise ConfigError(f"a Backend is open already: {named} must be given to the Backend itself")
+            opened = backend
+        else:
+            config = load(ClientConfig, **given)
+            name, address = choose(backend, address, config)
+            opened = backends.open_backend(
+                name,
+                BackendSettings(config, address, config.max_workers, initializer, tuple(initargs), extra),
+            )
+        self._lifetime = Lifetime(opened)
+        self._options = DEFAULT_OPTIONS
+
+    # --- calls ----------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Start `fn(*args, **kwargs)` and return its Future at once.
+
+        The arguments are fixed as they are now (threads share them instead). What cannot be pickled fails in
+        the Future. Raises RuntimeError after `shutdown`.
+        """
+        lifetime = self._lifetime
+        lifetime.check_open()
+        try:
+            prepared = lifetime.backend.prepare(fn)
+        except Exception as exc:
+            failed: Future[T] = Future()
+            failed.name = self._options.name or call_name(fn)
+            failed.set_exception(exc)
+            return failed
+        return lifetime.backend.submit(prepared, args, kwargs, self._options)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        progress: bool = False,
+    ) -> Iterator[T]:
+        """As the built-in `map`, in parallel; an iterator of the results, in input order.
+
+        Args:
+            timeout: seconds from now in which all results must be there; else iterating raises TimeoutError.
+            chunksize: elements per task. Default: as many as fit the measured duration of the calls.
+            buffersize: how many elements may be taken from the input beyond the results handed out, so that
+            an
+                endless input is fine (`chunksize` is at most that). Default: the whole input is taken at
+                once.
+            progress: show a progress bar while the results are iterated over.
+
+        Iterating raises what the first failed call raised. Closing the iterator cancels what has not started.
+        """
+        check_sizes(chunksize, buffersize)
+        lifetime = self._lifetime
+        lifetime.check_open()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        elements = zip(*iterables)  # noqa: B905  # as in the built-in map, the shortest decides
+        try:
+            prepared = lifetime.backend.prepare(fn)
+        except Exception as exc:
+            failure = exc  # `exc` is gone when the block is left
+            return (fail(failure) for _ in elements)
+        if chunksize is not None and buffersize is not None:
+            chunksize = min(chunksize, buffersize)
+        run = MapRun(lifetime, prepared, self._options, chunksize)
+        try:
+            if buffersize is None:
+                run.take_all(elements)
+                results = run.results(deadline)
+            else:
+                results = run.buffered_results(elements, buffersize, deadline)
+        except BaseException:
+            run.cancel()
+            raise
+        if progress:
+            from jobrunner.progress_bar import map_progress  # here: rich is slow to load
+
+            return map_progress(run, results, self._options.name or call_name(fn))
+        return results
+
+    def with_options(
+        self,
+        *,
+        name: str | None = None,
+        priority: int | None = None,
+        retries: int | None = None,
+        timeout: float | None = None,
+        resources: Mapping[str, float] | None = None,
+    ) -> Executor:
+        """This executor, with options for the calls made through what is returned; None leaves one as it is.
+
+        Args:
+            name: shown in the status, in errors and in `Future.name`.
+            priority: calls with a higher one start first. Default 0.
+            retries: attempts after the first, where a call raises. Default 0.
+            timeout: seconds of execution, after which the call is stopped and fails with TaskTimeoutError.
+            resources: what a worker must have free, by name, e.g. {"gpu": 1}.
+
+        Raises ConfigError (a ValueError). An option that the backend cannot honour raises NotSupportedError
+        when a call is submitted.
+        """
+        view = type(self).__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view._options = options.merged(
+            self._options,
+            name=name,
+            priority=priority,
+            retries=retries,
+            timeout=timeout,
+            resources=resources,
+        )
+        return view
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no new calls, and release everything once those submitted are done.
+
+        With `wait=False` it returns at once, and the program still does not end before its work is done.
+        `cancel_futures=True` cancels what has not started.
+        """
+        self._lifetime.shutdown(wait, cancel_futures)
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        if exc_type is not None and issubclass(exc_type, (KeyboardInterrupt, SystemExit)):
+            self._lifetime.kill()
+            return None
+        try:
+            self.shutdown(wait=True)
+        except KeyboardInterrupt:
+            self._lifetime.kill()
+            raise
+        return None
+
+    # --- what there is --------------------------------------------------------------------------------------
+
+    @property
+    def max_workers(self) -> int:
+        """Calls that can run at the same time now; a cluster's number changes."""
+        return self._lifetime.backend.max_workers
+
+    @property
+    def _max_workers(self) -> int:
+        """The name under which libraries look for it in the standard executors."""
+        return self.max_workers
+
+    def status(self) -> dict[str, Any]:
+        """What runs where, as `jobrunner status --json` prints it."""
+        return self._lifetime.backend.status()
+
+    def __repr__(self) -> str:
+        backend = self._lifetime.backend
+        state = "shut down" if self._lifetime.closed else f"max_workers={backend.max_workers}"
+        changed = [
+            f"{name}={value!r}"
+            for name, value in self._options._asdict().items()
+            if value != getattr(DEFAULT_OPTIONS, name)
+        ]
+        return f"<{type(self).__name__} {backend.name!r} {', '.join([state, *changed])}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        backend = self._lifetime.backend
+        address = backend.connection()
+        if address is None:
+            raise NotSupportedError(
+                f"an Executor on {backend.name!r} cannot be sent to another process, which could not reach it;"
+                ' use Executor("cluster"), which can be sent, or open an Executor inside the call'
+            )
+        return connect, (address, self._options)
+
+
+def connect(address: str, task_options: TaskOptions) -> Executor:
+    """What an Executor becomes when it is unpickled: a connection of its own, with the same options."""
+    executor = Executor(address)
+    executor._options = task_options
+    return executor
+
+
+def choose(backend: str | int | None, address: str | None, config: ClientConfig) -> tuple[str, str | None]:
+    """The backend's name and its address, from the arguments and the settings.
+
+    Raises ConfigError when they contradict each other.
+    """
+    if backend is not None and not isinstance(backend, str):
+        raise ConfigError(f"backend={backend!r}: must be a name, an address, a Backend or None")
+    configured = backend is None
+    if backend is None:
+        backend = config.backend or ("cluster" if config.address else "processes")
+    if "://" in backend:
+        if address is not None and address != backend:
+            raise ConfigError(f"two addresses: {backend!r} and {address!r}")
+        return "cluster", backend
+    if address is None and backend not in backends.LOCAL:
+        address = config.address
+    elif address is not None and configured and backend in backends.LOCAL and config.backend is None:
+        backend = "cluster"
+    return backend, address
+
+
+def check_sizes(chunksize: int | None, buffersize: int | None) -> None:
+    """Raises what the standard library raises for these arguments of `map`."""
+    if chunksize is not None and chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    if buffersize is not None and not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize is not None and buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
+
+
+def fail(exc: Exception) -> NoReturn:
+    """`raise`, as an expression."""
+    raise exc

@@ -1,0 +1,95 @@
+"""How long a backend lives: what an Executor, its views and its maps share.
+
+A map goes on submitting after `shutdown` has been called, since its elements were handed over before that. So
+the backend is shut down by whoever comes last: `shutdown` itself, or the last map that still had work.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Protocol
+
+from jobrunner.backends.base import Backend
+from jobrunner.blocking import waiting
+from jobrunner.exiting import finish_before_exit
+
+
+class Cancellable(Protocol):
+    """A map, seen from here."""
+
+    def cancel(self) -> None: ...
+
+
+class Lifetime:
+    """One open backend. Thread-safe."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.closed = False
+        # Reentrant: an iterator that the garbage collector closes may end its map in a thread that is in
+        # here.
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
+        self._busy = 0  # maps with unfinished elements
+        self._maps: weakref.WeakSet[Cancellable] = weakref.WeakSet()
+        self._exit_registered = False
+        # An Executor that nobody shut down. Pending work still completes, also at the interpreter's exit, so
+        # nothing is left to do then (and the backend may be half gone).
+        weakref.finalize(self, backend.shutdown, wait=False).atexit = False
+
+    def check_open(self) -> None:
+        """Raises RuntimeError after `shutdown`, in the words of the standard library."""
+        if self.closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def begin(self, run: Cancellable) -> None:
+        """A map has unfinished elements from now on. Raises RuntimeError after `shutdown`."""
+        with self._lock:
+            self.check_open()
+            self._busy += 1
+            self._maps.add(run)
+            register = not self._exit_registered
+            self._exit_registered = True
+        if register:
+            # Called before the backend's own hook, which is older: the backend still takes work.
+            finish_before_exit(self.wait_idle)
+
+    def end(self) -> None:
+        """A map has no unfinished elements any more."""
+        with self._lock:
+            self._busy -= 1
+            self._idle.notify_all()
+            last = self.closed and self._busy == 0
+        if last:
+            self.backend.shutdown(wait=False)
+
+    def wait_idle(self) -> None:
+        """Wait until no map has unfinished elements."""
+        with waiting(), self._lock:
+            while self._busy:
+                self._idle.wait()
+
+    def shutdown(self, wait: bool, cancel_futures: bool) -> None:
+        """As `concurrent.futures.Executor.shutdown`; the maps count as work that was handed over."""
+        with self._lock:
+            self.closed = True
+            maps = list(self._maps)
+            busy = self._busy > 0
+        if cancel_futures:
+            for run in maps:
+                run.cancel()
+        elif busy:
+            if not wait:
+                return  # the last map shuts the backend down
+            self.wait_idle()
+        self.backend.shutdown(wait, cancel_futures=cancel_futures)
+
+    def kill(self) -> None:
+        """Stop everything, within a bound."""
+        with self._lock:
+            self.closed = True
+            maps = list(self._maps)
+        for run in maps:
+            run.cancel()
+        self.backend.kill()

@@ -1,0 +1,368 @@
+"""map: elements in, results out in input order, through few tasks.
+
+    caller's thread                     backend's threads                      consumer
+    take(elements) -> packs             _on_done -> results, by position       results()
+         \\____ _feed: packs -> chunks -> Backend.submit_chunk ____/
+
+The caller's thread takes the elements and packs them, so every call is fixed when `map` returns. A feeder
+then keeps a window of chunks under way; it runs in whichever thread has just made room (or work) for it, and
+in one thread at a time. There is no Future per element: results stay in the chunks in which they came until
+they are handed out.
+
+Locking: `_lock` guards the state and is never held while a backend, a Future or the input is called, since
+each of these may call back into this module at once. It is reentrant because the garbage collector may close
+an abandoned result iterator, and thereby call `cancel`, in a thread that holds it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from jobrunner.backends.base import Backend, ElementResult
+from jobrunner.blocking import waiting
+from jobrunner.chunking import Chunking, around, halves, window
+from jobrunner.errors import NotSupportedError, TaskLostError, TaskTimeoutError, WaitTimeoutError
+from jobrunner.futures import Future
+from jobrunner.lifetime import Lifetime
+from jobrunner.payloads import payload_size
+from jobrunner.protocol.messages import TaskOptions
+
+Elements = list[tuple[Any, ...]]
+
+
+@dataclass(slots=True, eq=False)
+class Pack:
+    """Elements that were pickled together. `base` is the position of the first in the input."""
+
+    packed: Any
+    base: int
+    count: int
+    cut: int = 0
+    """Elements that went into chunks so far."""
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """The elements [start, stop) of a pack: what one task runs. `retries` are left for each element."""
+
+    pack: Pack
+    start: int
+    stop: int
+    retries: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def position(self) -> int:
+        """Where the first element is in the input."""
+        return self.pack.base + self.start
+
+
+class MapRun:
+    """One call of `Executor.map`."""
+
+    def __init__(
+        self, lifetime: Lifetime, prepared: Any, options: TaskOptions, chunksize: int | None = None
+    ) -> None:
+        self._lifetime = lifetime
+        self._backend: Backend = lifetime.backend
+        self._prepared = prepared
+        self._options = options
+        self._chunksize = chunksize
+        self.chunking = Chunking()
+        self.taken = 0
+        """Elements taken from the input."""
+        self.done = 0
+        """Elements whose result (or failure) is known."""
+        self.complete = False
+        """True once the input is known to have ended."""
+        self.on_progress: Callable[[int], None] | None = None
+        """Called with `done` after each chunk, in the thread that brought its result."""
+        self._lock = threading.RLock()
+        self._arrived = threading.Condition(self._lock)
+        self._awaited = -1
+        self._packs: deque[Pack] = deque()
+        self._ready: deque[Span] = deque()
+        """Chunks that wait for no window: of a fixed size, or to be run again."""
+        self._flying = 0
+        self._futures: set[Future[list[ElementResult]]] = set()
+        self._results: dict[int, list[ElementResult]] = {}
+        self._feeding = False
+        self._cancelled = False
+        self._refusal: NotSupportedError | None = None
+
+    # --- the caller's thread: taking the input --------------------------------------------------------------
+
+    def take_from(self, elements: Iterator[tuple[Any, ...]], limit: int) -> int:
+        """Take up to `limit` elements as one pack and set them on their way; the number taken.
+
+        Raises what the input raises, RuntimeError after shutdown, NotSupportedError for an option that the
+        backend refuses.
+        """
+        batch = list(islice(elements, limit))
+        if len(batch) < limit:
+            self.complete = True
+        if not batch:
+            return 0
+        with self._lock:
+            base, was_idle = self.taken, self.taken == self.done
+            if was_idle:
+                self._lifetime.begin(self)
+            self.taken += len(batch)
+        self._pack(batch, base)
+        self._feed()
+        if self._refusal is not None:
+            raise self._refusal
+        return len(batch)
+
+    def take_all(self, elements: Iterator[tuple[Any, ...]]) -> None:
+        """Take the whole input."""
+        while not self.complete:
+            self.take_from(elements, self._chunksize or self.chunking.pack_size())
+        self._feed()  # the end of the input is known now, and the last chunks are cut accordingly
+
+    def _pack(self, batch: Elements, base: int) -> None:
+        """Pickle `batch`; where that fails, its halves, so that in the end only the guilty elements fail."""
+        try:
+            packed = self._backend.pack(batch)
+        except Exception as exc:
+            if len(batch) == 1:
+                self._record(base, [(False, exc)])
+                return
+            for start, stop in halves(0, len(batch)):
+                self._pack(batch[start:stop], base + start)
+            return
+        pack = Pack(packed, base, len(batch))
+        size = payload_size(packed) if isinstance(packed, (bytes, tuple)) else 0
+        with self._lock:
+            self.chunking.packed(len(batch), size)
+            cancelled = self._cancelled
+            if self._chunksize is None and not cancelled:
+                self._packs.append(pack)
+            elif not cancelled:
+                self._ready.append(Span(pack, 0, pack.count, self._options.retries))
+        if cancelled:
+            self._record(base, [(False, CancelledError())] * len(batch))
+
+    # --- any thread: feeding chunks -------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        """Submit chunks until the window is full, unless another thread is at it: that one goes on then."""
+        with self._lock:
+            if self._feeding:
+                return
+            self._feeding = True
+        try:
+            while True:
+                slots = self._backend.max_workers
+                with self._lock:
+                    span = self._cut(slots)
+                    if span is None:
+                        self._feeding = False  # under the lock: what changes from now on is fed by its author
+                        return
+                    self._flying += 1
+                self._submit(span)
+        except BaseException:
+            with self._lock:
+                self._feeding = False
+            raise
+
+    def _cut(self, slots: int) -> Span | None:
+        if self._ready:
+            return self._ready.popleft()
+        if not self._packs or self._flying >= window(slots):
+            return None
+        pack = self._packs[0]
+        left = pack.count - pack.cut
+        if self._options.timeout is not None:
+            size = 1  # the timeout is that of a call
+        else:
+            size = self.chunking.chunk_size(slots, self._uncut() if self.complete else None)
+        size = min(size, left)
+        span = Span(pack, pack.cut, pack.cut + size, self._options.retries)
+        pack.cut += size
+        if pack.cut == pack.count:
+            self._packs.popleft()
+        return span
+
+    def _uncut(self) -> int:
+        """Elements that are in no chunk yet; after the first pack that is everything."""
+        return self.taken - self._packs[0].base - self._packs[0].cut if self._packs else 0
+
+    def _submit(self, span: Span) -> None:
+        options = self._options_of(span)
+        try:
+            future = self._backend.submit_chunk(
+                self._prepared, span.pack.packed, span.start, span.stop, options
+            )
+        except Exception as exc:
+            with self._lock:
+                self._flying -= 1
+                if isinstance(exc, NotSupportedError):
+                    self._refusal = exc
+            self._record(span.position, [(False, exc)] * len(span))
+            return
+        with self._lock:
+            self._futures.add(future)
+            cancelled = self._cancelled
+        future.add_done_callback(partial(self._on_done, span))
+        if cancelled:
+            self._backend.cancel_all([future])
+
+    def _options_of(self, span: Span) -> TaskOptions:
+        """The backend repeats a single call; of several, this module repeats those that failed."""
+        options = self._options
+        count = len(span)
+        if count == 1:
+            return options if options.retries == span.retries else options._replace(retries=span.retries)
+        if options.timeout is not None:
+            return options._replace(retries=0, timeout=options.timeout * count)
+        return options._replace(retries=0) if options.retries else options
+
+    # --- the backend's threads: outcomes --------------------------------------------------------------------
+
+    def _on_done(self, span: Span, future: Any) -> None:
+        failure: BaseException | None
+        try:
+            failure = future.exception()
+        except CancelledError as exc:
+            failure = exc
+        with self._lock:
+            self._flying -= 1
+            self._futures.discard(future)
+            if failure is None and future.duration is not None:
+                self.chunking.measured(len(span), future.duration)
+        if failure is None:
+            self._settle(span, future.result())
+        elif len(span) > 1 and not self._cancelled and isinstance(failure, (TaskLostError, TaskTimeoutError)):
+            guilty = getattr(failure, "element", None)
+            self._run_again(span, around(guilty, span.start, span.stop), span.retries)
+        else:
+            self._record(span.position, [(False, failure)] * len(span))
+        self._feed()
+
+    def _settle(self, span: Span, results: list[ElementResult]) -> None:
+        """Keep the results; of several elements, those that raised run again alone if they may."""
+        if span.retries == 0 or len(span) == 1 or self._cancelled or all(ok for ok, _ in results):
+            self._record(span.position, results)
+            return
+        kept = 0
+        for index, (ok, _) in enumerate(results):
+            if ok:
+                continue
+            if kept < index:
+                self._record(span.position + kept, results[kept:index])
+            kept = index + 1
+            begin = span.start + index
+            self._run_again(span, [(begin, begin + 1)], span.retries - 1)
+        if kept < len(results):
+            self._record(span.position + kept, results[kept:])
+
+    def _run_again(self, span: Span, parts: list[tuple[int, int]], retries: int) -> None:
+        spans = [Span(span.pack, start, stop, retries) for start, stop in parts]
+        with self._lock:
+            if not self._cancelled:
+                self._ready.extend(spans)
+                return
+        for part in spans:
+            self._record(part.position, [(False, CancelledError())] * len(part))
+
+    def _record(self, position: int, results: list[ElementResult]) -> None:
+        with self._lock:
+            self._results[position] = results
+            self.done += len(results)
+            is_idle = self.done == self.taken
+            if self._awaited == position:
+                self._arrived.notify_all()
+        on_progress = self.on_progress
+        if on_progress is not None:
+            on_progress(self.done)
+        if is_idle:
+            self._lifetime.end()
+
+    def cancel(self) -> None:
+        """Run nothing more of this map; what has started ends as it will. Does not wait."""
+        with self._lock:
+            if self._cancelled:
+                return
+            self._cancelled = True
+            spans = [*self._ready, *(Span(pack, pack.cut, pack.count, 0) for pack in self._packs)]
+            self._ready.clear()
+            self._packs.clear()
+            futures = list(self._futures)
+        for span in spans:
+            self._record(span.position, [(False, CancelledError())] * len(span))
+        if futures:
+            self._backend.cancel_all(futures)
+
+    # --- the consumer ---------------------------------------------------------------------------------------
+
+    def results(self, deadline: float | None, refill: Callable[[int], None] | None = None) -> Iterator[Any]:
+        """Yield the results in input order; raise at the first element that failed.
+
+        `deadline` is in time.monotonic()'s seconds; TimeoutError is raised when a result is not there by
+        then. `refill` is called with the number of elements handed out, before each of them.
+        """
+        position = 0
+        try:
+            while True:
+                chunk = self._results.pop(position, None)
+                if chunk is None:
+                    if position >= self.taken:
+                        return
+                    self._await(position, deadline)
+                    continue
+                chunk.reverse()
+                while chunk:
+                    position += 1
+                    if not chunk[-1][0]:
+                        raise chunk.pop()[1]
+                    if refill is not None:
+                        refill(position)
+                    yield chunk.pop()[1]
+        finally:
+            self.cancel()
+
+    def buffered_results(
+        self, elements: Iterator[tuple[Any, ...]], buffersize: int, deadline: float | None
+    ) -> Iterator[Any]:
+        """`results`, with no more than `buffersize` elements taken beyond those handed out.
+
+        Takes the first `buffersize` at once. Raises what the input raises, then and while iterating.
+        """
+        most = max(1, buffersize // (2 * self._backend.max_workers))  # of one pack: it is refilled in one go
+
+        def refill(handed_out: int) -> None:
+            while not self.complete and not self._lifetime.closed:
+                size = self._chunksize or min(self.chunking.pack_size(), most)
+                if self.taken - handed_out + size > buffersize:
+                    return
+                self.take_from(elements, size)
+
+        refill(0)
+        return self._until_closed(elements, self.results(deadline, refill))
+
+    def _until_closed(self, elements: Iterator[tuple[Any, ...]], results: Iterator[Any]) -> Iterator[Any]:
+        """Yield the results; raise where the executor was shut down before the input ended."""
+        yield from results
+        if not self.complete and next(elements, None) is not None:
+            self._lifetime.check_open()
+
+    def _await(self, position: int, deadline: float | None) -> None:
+        with waiting(), self._lock:
+            self._awaited = position
+            while position not in self._results:
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
+                    unfinished = self.taken - self.done
+                    raise WaitTimeoutError(f"{unfinished} of {self.taken} calls of map are not done in time")
+                self._arrived.wait(remaining)

@@ -1,0 +1,70 @@
+"""The options of a call, checked: what `Executor.with_options` takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jobrunner.errors import ConfigError
+from jobrunner.protocol.messages import TaskOptions
+
+
+def merged(
+    options: TaskOptions,
+    *,
+    name: str | None = None,
+    priority: int | None = None,
+    retries: int | None = None,
+    timeout: float | None = None,
+    resources: Mapping[str, float] | None = None,
+) -> TaskOptions:
+    """`options` with those given replaced; None leaves one as it is, resources are added by name.
+
+    Raises ConfigError for a value that cannot be used.
+    """
+    if name is not None:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"name={name!r}: must be a text that is not empty")
+        options = options._replace(name=name)
+    if priority is not None:
+        options = options._replace(priority=_whole("priority", priority))
+    if retries is not None:
+        if _whole("retries", retries) < 0:
+            raise ConfigError(f"retries={retries!r}: must be 0 or more, the attempts after the first")
+        options = options._replace(retries=retries)
+    if timeout is not None:
+        options = options._replace(timeout=_positive("timeout", timeout, "seconds"))
+    if resources is not None:
+        options = options._replace(resources=_resources(dict(options.resources), resources))
+    return options
+
+
+def _whole(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r}: must be a whole number")
+    if not -(2**31) <= value < 2**31:
+        raise ConfigError(f"{name}={value!r}: must fit into 32 bits")
+    return value
+
+
+def _positive(name: str, value: Any, unit: str) -> float:
+    try:
+        if isinstance(value, (bool, str)):
+            raise ValueError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{name}={value!r}: must be a number of {unit}") from None
+    if not (math.isfinite(number) and number > 0):
+        raise ConfigError(f"{name}={value!r}: must be a finite number of {unit} above 0")
+    return number
+
+
+def _resources(known: dict[str, float], added: Any) -> tuple[tuple[str, float], ...]:
+    if not isinstance(added, Mapping):
+        raise ConfigError(f'resources={added!r}: must be a mapping such as {{"gpu": 1}}')
+    for name, amount in added.items():
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"resources: {name!r} is not the name of a resource")
+        known[name] = _positive(f"resources[{name!r}]", amount, "units")
+    return tuple(sorted(known.items()))
