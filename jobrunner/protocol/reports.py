@@ -16,15 +16,13 @@ if TYPE_CHECKING:
 
 def answer(core: CoordinatorCore, query: Query, now: float) -> Reply:
     """The reply to a query; unknown names and kinds give its `error`."""
-    try:
-        data = ANSWERS[query.kind](core, query.argument, now)
-    except KeyError:
+    describe = ANSWERS.get(query.kind)
+    if describe is None:
         return Reply(query.number, None, f"the coordinator knows no query {query.kind!r}")
-    except LookupError as exc:
+    try:
+        return Reply(query.number, describe(core, query.argument, now))
+    except (UnknownName, ValueError) as exc:
         return Reply(query.number, None, str(exc))
-    except ValueError as exc:
-        return Reply(query.number, None, str(exc))
-    return Reply(query.number, data)
 
 
 def status(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
@@ -86,7 +84,7 @@ def drain(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
     worker = core.worker_named(argument)
     if worker is None:
         names = ", ".join(sorted(w.name for w in core.scheduler.workers.values())) or "none"
-        raise LookupErrorText(f"there is no worker {argument!r} here; workers: {names}")
+        raise UnknownName(f"there is no worker {argument!r} here; workers: {names}")
     core.drain_worker(worker, now)
     return describe_worker(worker, now)
 
@@ -101,7 +99,7 @@ ANSWERS = {
 }
 
 
-class LookupErrorText(LookupError):
+class UnknownName(LookupError):
     """A name that the coordinator does not know; the text is for the one who asked."""
 
 
@@ -112,9 +110,7 @@ def find_task(core: CoordinatorCore, argument: str) -> TaskRecord:
     for finished in reversed(core.scheduler.recent):
         if finished.id == argument:
             return finished
-    raise LookupErrorText(
-        f"the coordinator knows no task {argument!r}: the id is wrong, or it finished long ago"
-    )
+    raise UnknownName(f"the coordinator knows no task {argument!r}: the id is wrong, or it finished long ago")
 
 
 def describe_worker(worker: WorkerPeer, now: float) -> dict[str, Any]:

@@ -1,0 +1,333 @@
+"""The client's state machine: what was submitted is kept until its outcome has arrived.
+
+Calls wait here until the coordinator's window has room for them, highest priority first; then they are sent, all that
+have gathered in one message. When a session is lost, everything unfinished is simply submitted again under its old
+id: the coordinator joins what it already has.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+
+from jobrunner.config import HEARTBEAT_INTERVAL, PEER_TIMEOUT
+from jobrunner.ids import TaskId
+from jobrunner.payloads import payload_size
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.effects import (
+    AnnounceRunning,
+    AnswerCancel,
+    AnswerQuery,
+    CancelRequested,
+    CapacityChanged,
+    Connected,
+    ConnectionLost,
+    DrainRequested,
+    Effect,
+    Event,
+    GiveUp,
+    QueryRequested,
+    Received,
+    ResolveTasks,
+    ShowOutput,
+    Stop,
+    SubmitRequested,
+    Tick,
+    Unreachable,
+)
+from jobrunner.protocol.functions import KnownFunctions
+from jobrunner.protocol.session import Session
+
+
+class Outbox:
+    """Calls that wait for room in the window: first by priority, then in the order of submission."""
+
+    __slots__ = ("_lanes", "_order")
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, deque[m.TaskSpec]] = {}
+        self._order: list[int] = []
+
+    def push(self, spec: m.TaskSpec) -> None:
+        rank = -spec.options.priority
+        lane = self._lanes.get(rank)
+        if lane is None:
+            lane = self._lanes[rank] = deque()
+            heapq.heappush(self._order, rank)
+        lane.append(spec)
+
+    def peek(self) -> m.TaskSpec | None:
+        while self._order:
+            lane = self._lanes[self._order[0]]
+            if lane:
+                return lane[0]
+            del self._lanes[heapq.heappop(self._order)]
+        return None
+
+    def pop(self) -> m.TaskSpec:
+        return self._lanes[self._order[0]].popleft()
+
+    def clear(self) -> None:
+        self._lanes.clear()
+        self._order.clear()
+
+
+class ClientCore:
+    """See the module. `connect_timeout` and `reconnect_timeout` are in seconds; None waits for ever."""
+
+    def __init__(
+        self,
+        hello: m.ClientHello,
+        rng: random.Random,
+        now: float,
+        *,
+        connect_timeout: float | None = None,
+        reconnect_timeout: float | None = None,
+        heartbeat: float | None = HEARTBEAT_INTERVAL,
+        peer_timeout: float | None = PEER_TIMEOUT,
+    ) -> None:
+        self.session = Session(lambda: hello, rng, now, heartbeat=heartbeat, timeout=peer_timeout)
+        self.pending: dict[TaskId, m.TaskSpec] = {}
+        """Everything that has no outcome yet, in the order of submission."""
+        self._outbox = Outbox()
+        self._sent: set[TaskId] = set()
+        """Those of `pending` that the coordinator has in this session."""
+        self._sent_bytes = 0
+        self._known = KnownFunctions()
+        self._functions: dict[m.FunctionKey, m.FunctionDef] = {}
+        self._users: dict[m.FunctionKey, int] = {}
+        self._cancelling: dict[TaskId, bool] = {}
+        """Requests without an answer; the value says whether a running task is to be stopped too."""
+        self._cancels: list[m.CancelRequest] = []
+        """Those that have not been sent in this session."""
+        self._queries: dict[int, m.Query] = {}
+        self._connect_timeout = connect_timeout
+        self._reconnect_timeout = reconnect_timeout
+        self._was_open = False
+        self._given_up = False
+        self._leaving = False
+
+    # --- the interface of a core ---
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        if type(event) is SubmitRequested:
+            self._submit(event)
+            return []
+        if type(event) is Received:
+            return self._receive(event.envelope, now)
+        if type(event) is Tick:
+            return self._tick(now)
+        if type(event) is CancelRequested:
+            return self._cancel(event)
+        if type(event) is QueryRequested:
+            return self._query(event, now)
+        if type(event) is Unreachable:
+            self.session.unreachable(now)
+        elif type(event) is DrainRequested:
+            self._leaving = True
+        return []
+
+    def next_deadline(self) -> float | None:
+        if self._given_up:
+            return None
+        times = [self.session.next_deadline(), self._give_up_at()]
+        return min((t for t in times if t is not None), default=None)
+
+    def check_invariants(self) -> None:
+        assert self._sent <= self.pending.keys()
+        assert self._sent_bytes == sum(payload_size(self.pending[t].payload) for t in self._sent)
+        needed: dict[m.FunctionKey, int] = {}
+        for spec in self.pending.values():
+            for key in (spec.function, spec.setup):
+                if key is not None:
+                    needed[key] = needed.get(key, 0) + 1
+        assert needed == self._users
+        assert needed.keys() == self._functions.keys()
+
+    # --- from the program ---
+
+    def _submit(self, event: SubmitRequested) -> None:
+        for definition in event.functions:
+            self._functions.setdefault(definition.key, definition)
+        for spec in event.tasks:
+            self.pending[spec.id] = spec
+            self._count(spec, +1)
+            self._outbox.push(spec)
+        for definition in event.functions:
+            if definition.key not in self._users:
+                self._functions.pop(definition.key, None)
+
+    def _cancel(self, event: CancelRequested) -> list[Effect]:
+        outcomes = []
+        for task_id in event.ids:
+            if task_id not in self.pending:
+                continue
+            if task_id in self._sent:
+                self._cancelling[task_id] = event.running
+                self._cancels.append(m.CancelRequest(task_id, event.running))
+            else:
+                self._forget(task_id)
+                outcomes.append(m.Outcome(task_id, 0, m.CANCELLED))
+        return [ResolveTasks(outcomes)] if outcomes else []
+
+    def _query(self, event: QueryRequested, now: float) -> list[Effect]:
+        query = m.Query(event.number, event.kind, event.argument)
+        self._queries[event.number] = query
+        return [self.session.send(query, now)] if self.session.open else []
+
+    # --- from the coordinator ---
+
+    def _receive(self, envelope: m.Envelope, now: float) -> list[Effect]:
+        was_open = self.session.open
+        messages, _ = self.session.receive(envelope, now)
+        effects: list[Effect] = []
+        for message in messages:
+            effects += self._message(message, now)
+        if was_open and not self.session.open:
+            effects.append(ConnectionLost(self.session.loss))
+        return effects
+
+    def _message(self, message: m.Message, now: float) -> list[Effect]:
+        kind = type(message)
+        if kind is m.Outcomes:
+            assert isinstance(message, m.Outcomes)
+            fresh = [outcome for outcome in message.outcomes if self._forget(outcome.id)]
+            return [ResolveTasks(fresh)] if fresh else []
+        if isinstance(message, m.Welcome):
+            return self._opened(message, now)
+        if isinstance(message, m.Running):
+            return [AnnounceRunning([t for t in message.ids if t in self.pending])]
+        if isinstance(message, m.CancelRefused):
+            for task_id in message.ids:
+                self._cancelling.pop(task_id, None)
+            return [AnswerCancel(message.ids)]
+        if isinstance(message, m.Output):
+            return [ShowOutput(message.chunks)]
+        if isinstance(message, m.Capacity):
+            return [CapacityChanged(message.slots)]
+        if isinstance(message, m.Reply):
+            if self._queries.pop(message.number, None) is not None:
+                return [AnswerQuery(message.number, message.data, message.error)]
+        return []
+
+    def _opened(self, welcome: m.Welcome, now: float) -> list[Effect]:
+        """Name all that the coordinator may have from before, then go on as the window permits."""
+        self._was_open = True
+        sent_before, self._sent = self._sent, set()
+        self._sent_bytes = 0
+        self._known.clear()
+        self._outbox.clear()
+        later = []
+        for spec in self.pending.values():
+            if spec.id in sent_before:
+                self._outbox.push(spec)
+            else:
+                later.append(spec)
+        effects: list[Effect] = [Connected(welcome.slots)]
+        effects += self._send_tasks(now, unlimited=True)
+        effects.append(self.session.send(m.Reconciled(), now))
+        effects += [self.session.send(query, now) for query in self._queries.values()]
+        for spec in later:
+            self._outbox.push(spec)
+        self._cancels = [m.CancelRequest(t, running) for t, running in self._cancelling.items()]
+        return effects
+
+    # --- the end of a turn ---
+
+    def _tick(self, now: float) -> list[Effect]:
+        if self._given_up:
+            return []
+        session = self.session
+        was_open = session.open
+        effects = session.due(now)
+        if was_open and not session.open:
+            effects.append(ConnectionLost(session.loss))
+        if session.open:
+            effects += self._send_tasks(now)
+            if self._cancels:
+                requests, self._cancels = self._cancels, []
+                effects.append(session.send(m.Cancel(requests), now))
+            if self._leaving:
+                effects += [session.send(m.Goodbye(), now), Stop()]
+                self._given_up = True
+            return effects
+        if self._leaving:
+            self._given_up = True
+            return [*effects, Stop()]
+        return [*effects, *self._maybe_give_up(now)]
+
+    def _give_up_at(self) -> float | None:
+        if self.session.open:
+            return None
+        wait = self._reconnect_timeout if self._was_open else self._connect_timeout
+        return None if wait is None else self.session.seeking_since + wait
+
+    def _maybe_give_up(self, now: float) -> list[Effect]:
+        if self.session.refusal:
+            self._given_up = True
+            return [GiveUp(self.session.refusal, "ProtocolError")]
+        at = self._give_up_at()
+        if at is None or now < at:
+            return []
+        self._given_up = True
+        waited = now - self.session.seeking_since
+        return [GiveUp(f"no answer for {waited:.0f} s: {self.session.loss}", "CoordinatorLostError")]
+
+    def _send_tasks(self, now: float, *, unlimited: bool = False) -> list[Effect]:
+        """All that the window has room for, in one message; a task larger than the window goes alone."""
+        welcome = self.session.welcome
+        spec = self._outbox.peek()
+        if spec is None or welcome is None:
+            return []
+        tasks: list[m.TaskSpec] = []
+        functions: list[m.FunctionDef] = []
+        size = 0
+        while spec is not None:
+            if spec.id not in self.pending or spec.id in self._sent:
+                self._outbox.pop()
+                spec = self._outbox.peek()
+                continue
+            bytes_ = payload_size(spec.payload)
+            full = len(self._sent) >= welcome.window_tasks or (
+                self._sent and self._sent_bytes + bytes_ > welcome.window_bytes
+            )
+            if full and not unlimited:
+                break
+            self._outbox.pop()
+            for key in (spec.function, spec.setup):
+                if key is not None and self._known.use(key):
+                    functions.append(self._functions[key])
+            self._sent.add(spec.id)
+            self._sent_bytes += bytes_
+            size += bytes_
+            tasks.append(spec)
+            spec = self._outbox.peek()
+        if not tasks:
+            return []
+        return [self.session.send(m.Submit(tasks, functions, self._known.overflow()), now, size)]
+
+    # --- accounts ---
+
+    def _forget(self, task_id: TaskId) -> bool:
+        """Drop a task that is done; False if it was done before."""
+        spec = self.pending.pop(task_id, None)
+        if spec is None:
+            return False
+        if task_id in self._sent:
+            self._sent.remove(task_id)
+            self._sent_bytes -= payload_size(spec.payload)
+        self._cancelling.pop(task_id, None)
+        self._count(spec, -1)
+        return True
+
+    def _count(self, spec: m.TaskSpec, step: int) -> None:
+        users = self._users
+        for key in (spec.function, spec.setup):
+            if key is None:
+                continue
+            count = users.get(key, 0) + step
+            if count:
+                users[key] = count
+            else:
+                del users[key], self._functions[key]

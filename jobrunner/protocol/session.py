@@ -1,0 +1,124 @@
+"""The opening side of a session: greet the coordinator until it answers, keep the link alive, notice its loss.
+
+Used by the client's and the worker's core alike. A session ends when the coordinator does not know it (Reset), falls
+silent, or says goodbye; the next one starts at once and then with growing, jittered pauses, so that a thousand peers do
+not all knock at the same moment.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from jobrunner.config import HEARTBEAT_INTERVAL, PEER_TIMEOUT
+from jobrunner.protocol.effects import Effect, Send
+from jobrunner.protocol.link import Link
+from jobrunner.protocol.messages import Envelope, Goodbye, Message, Refused, Reset, Welcome
+
+FIRST_RETRY = 0.25
+"""Seconds until the second greeting."""
+
+RETRY_LIMIT = 5.0
+"""Longest pause between two greetings, in seconds."""
+
+COORDINATOR = b""
+"""The destination of everything that a client or worker sends."""
+
+
+class Session:
+    """`hello` makes the greeting, from what is true at that moment."""
+
+    def __init__(
+        self,
+        hello: Callable[[], Message],
+        rng: random.Random,
+        now: float,
+        *,
+        heartbeat: float | None = HEARTBEAT_INTERVAL,
+        timeout: float | None = PEER_TIMEOUT,
+    ) -> None:
+        self._hello = hello
+        self._rng = rng
+        self._heartbeat = heartbeat
+        self._timeout = timeout
+        self.link = Link("", now, heartbeat)
+        self.open = False
+        self.welcome: Welcome | None = None
+        self.refusal = ""
+        """Why the coordinator will never accept this peer; empty if it might."""
+        self.seeking_since = now
+        """Since when there has been no session."""
+        self.loss = "it has not answered yet"
+        self._pause = FIRST_RETRY
+        self._greet_at = now
+
+    def begin(self, now: float) -> None:
+        """Give up the present session, if any, and greet as soon as `due` is asked."""
+        if self.open:
+            self.seeking_since = now
+        self.open = False
+        self.link = Link(f"{self._rng.getrandbits(64):016x}", now, self._heartbeat)
+        self._pause = FIRST_RETRY
+        self._greet_at = now
+
+    def send(self, message: Message, now: float, size: int = 0) -> Effect:
+        """Only while the session is open."""
+        return Send(COORDINATOR, self.link.send(message, now, size))
+
+    def receive(self, envelope: Envelope, now: float) -> tuple[list[Message], list[Message]]:
+        """Messages in order, and ours that were acknowledged. A Welcome among them means: newly open."""
+        message = envelope.message
+        if type(message) is Refused:
+            self.refusal = message.error
+            return [], []
+        if envelope.session != self.link.session:
+            return [], []
+        if type(message) is Reset:
+            self._lose("it does not know this session (it was restarted, or took this peer for lost)", now)
+            return [], []
+        if not self.open:
+            if type(message) is not Welcome:
+                return [], []  # sent again, after the Welcome
+            self.open = True
+            self.welcome = message
+        elif type(message) is Welcome:
+            return [], []
+        messages, acked = self.link.receive(envelope, now)
+        if any(type(message) is Goodbye for message in messages):
+            self._lose("it has stopped", now)
+            self._greet_at = now + self._jittered(RETRY_LIMIT / 2)
+        return messages, acked
+
+    def unreachable(self, now: float) -> None:
+        self.link.retransmit_soon(now)
+
+    def due(self, now: float) -> list[Effect]:
+        """Greetings, heartbeats, repetitions."""
+        if self.open:
+            if self._timeout is not None and now - self.link.last_heard >= self._timeout:
+                self._lose(f"it has been silent for {now - self.link.last_heard:.0f} s", now)
+            else:
+                return [Send(COORDINATOR, envelope) for envelope in self.link.due(now)]
+        if now < self._greet_at or self.refusal:
+            return []
+        if not self.link.session:
+            self.begin(now)
+        self._greet_at = now + self._jittered(self._pause)
+        self._pause = min(self._pause * 2, RETRY_LIMIT)
+        return [Send(COORDINATOR, self.link.outside(self._hello(), now))]
+
+    def next_deadline(self) -> float | None:
+        if not self.open:
+            return None if self.refusal else self._greet_at
+        times = [self.link.next_deadline()]
+        if self._timeout is not None:
+            times.append(self.link.last_heard + self._timeout)
+        return min((t for t in times if t is not None), default=None)
+
+    def _lose(self, reason: str, now: float) -> None:
+        if self.open:
+            self.loss = reason
+        self.begin(now)
+
+    def _jittered(self, pause: float) -> float:
+        return pause * self._rng.uniform(0.75, 1.25)

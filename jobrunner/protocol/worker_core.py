@@ -1,0 +1,592 @@
+"""The worker's state machine: a local queue, slots that are fed from it, and outcomes kept until acknowledged.
+
+It decides which slot gets what, when a task's time is up, how a task is stopped (SIGINT, then SIGTERM, then SIGKILL, on
+its slot alone), and what a slot's death means for the tasks in it. An outcome is safe when the link says that its
+message was acknowledged; when a session is lost, the unacknowledged outcomes open the next one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobrunner.config import HEARTBEAT_INTERVAL, PEER_TIMEOUT
+from jobrunner.ids import SlotId, TaskId, WorkerId
+from jobrunner.payloads import payload_size
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.effects import (
+    ConnectionLost,
+    DrainRequested,
+    Effect,
+    Event,
+    GiveUp,
+    InterruptTask,
+    Log,
+    RecallTasks,
+    Received,
+    RunTasks,
+    SignalSlot,
+    SlotBlocked,
+    SlotExited,
+    SlotFinished,
+    SlotPrinted,
+    SlotReady,
+    SlotReturned,
+    SlotTask,
+    SpawnSlot,
+    Stop,
+    Tick,
+    Unreachable,
+)
+from jobrunner.protocol.functions import UNKNOWN, updated_estimate
+from jobrunner.protocol.session import Session
+from jobrunner.protocol.slots import KILLED, READY, RECALL_AFTER, STARTING, Slot, WorkerTask
+
+RUNNING_AFTER = 0.05
+"""Seconds after which a task that still runs is announced as running."""
+
+RETURN_AFTER = 0.1
+"""Seconds that a queue may stand still before the worker gives it back to the coordinator."""
+
+STOP_STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
+
+START_FAILURES = 5
+"""Slots that may die in a row before they were ready; then the worker gives up, with what they said."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What the core is told about itself. Times in seconds; `heartbeat` None: the coordinator is in this process."""
+
+    id: WorkerId
+    name: str
+    version: str
+    python: str
+    host: str
+    pid: int
+    slots: int
+    resources: Mapping[str, float] = field(default_factory=dict)
+    stop_grace: float = 5.0
+    drain_timeout: float = 60.0
+    unacknowledged_bytes: int = 256 * 1024 * 1024
+    heartbeat: float | None = HEARTBEAT_INTERVAL
+    peer_timeout: float | None = PEER_TIMEOUT
+
+
+class WorkerCore:
+    """See the module."""
+
+    def __init__(self, settings: WorkerSettings, rng: random.Random, now: float) -> None:
+        self.settings = settings
+        self.session = Session(
+            self._hello, rng, now, heartbeat=settings.heartbeat, timeout=settings.peer_timeout
+        )
+        self.tasks: dict[TaskId, WorkerTask] = {}
+        self.queue: deque[WorkerTask] = deque()
+        self.slots: dict[SlotId, Slot] = {}
+        self.functions: dict[m.FunctionKey, m.FunctionDef] = {}
+        self.draining = False
+        self._drain_until: float | None = None
+        self._estimates: dict[m.FunctionKey, float] = {}
+        self._outcomes: list[m.Outcome] = []
+        self._unsent: list[m.Outcome] = []
+        """Outcomes of a lost session that open the next one."""
+        self._running: list[TaskId] = []
+        self._output: list[m.OutputChunk] = []
+        self._forget: list[m.FunctionKey] = []
+        self._queue_moved = now
+        self._next_slot = 0
+        self._announced = settings.slots
+        self._start_failures = 0
+        self._stopped = False
+        self._effects: list[Effect] = []
+        self._stops: dict[TaskId, WorkerTask] = {}
+        """Tasks with a time limit or that are being stopped."""
+
+    # --- the interface of a core ---
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        self._effects = []
+        kind = type(event)
+        if kind is SlotFinished:
+            assert isinstance(event, SlotFinished)
+            self._finished(event, now)
+        elif isinstance(event, Received):
+            self._receive(event.envelope, now)
+        elif kind is Tick:
+            self._tick(now)
+        elif isinstance(event, SlotReady):
+            self._slot_ready(event, now)
+        elif isinstance(event, SlotReturned):
+            self._slot_returned(event, now)
+        elif isinstance(event, SlotPrinted):
+            self._printed(event)
+        elif isinstance(event, SlotBlocked):
+            self._slot_blocked(event)
+        elif isinstance(event, SlotExited):
+            self._slot_exited(event, now)
+        elif isinstance(event, Unreachable):
+            self.session.unreachable(now)
+        elif kind is DrainRequested:
+            self._drain(now)
+        return self._effects
+
+    def next_deadline(self) -> float | None:
+        if self._stopped:
+            return None
+        times = [self.session.next_deadline(), self._drain_until]
+        if self.queue:
+            times.append(self._queue_moved + RETURN_AFTER)
+        for task in self._stops.values():
+            times.append(task.stop_at)
+        for slot in self.slots.values():
+            running = slot.running()
+            if running is None:
+                continue
+            if len(slot.queue) > 1 and not slot.recalled:
+                times.append(slot.progress + RECALL_AFTER)
+            if not running.announced:
+                times.append(slot.progress + RUNNING_AFTER)
+        return min((t for t in times if t is not None), default=None)
+
+    def check_invariants(self) -> None:
+        seen: set[TaskId] = set()
+        for slot in self.slots.values():
+            for task in slot.queue.values():
+                assert task.slot is slot
+                assert task.id not in seen, f"{task.id} is in two places"
+                seen.add(task.id)
+        for task in self.queue:
+            assert task.slot is None
+            assert task.id not in seen, f"{task.id} is in two places"
+            seen.add(task.id)
+        assert seen == self.tasks.keys()
+
+    # --- sessions ---
+
+    def _hello(self) -> m.WorkerHello:
+        s = self.settings
+        held = [
+            m.Held(task.id, task.assignment.attempt, task.slot is not None) for task in self.tasks.values()
+        ]
+        held += [m.Held(o.id, o.attempt, False) for o in self._unsent]
+        held += [m.Held(o.id, o.attempt, False) for o in self._outcomes]
+        return m.WorkerHello(
+            s.id, s.version, s.python, s.name, s.host, s.pid, max(1, self.capacity()), s.resources, held
+        )
+
+    def _receive(self, envelope: m.Envelope, now: float) -> None:
+        link, was_open = self.session.link, self.session.open
+        messages, _ = self.session.receive(envelope, now)
+        for message in messages:
+            self._message(message, now)
+        if self.session.refusal:
+            self._give_up(self.session.refusal, "ProtocolError")
+        if was_open and not self.session.open:
+            self._session_lost(link.unacked())
+
+    def _session_lost(self, unacked: list[m.Message]) -> None:
+        """Keep what the coordinator may not have: it is the only copy."""
+        for message in unacked:
+            if type(message) is m.Outcomes:
+                self._unsent += message.outcomes
+        self._running.clear()
+        self._output.clear()
+        for task in self.tasks.values():
+            task.announced = False
+        self._effects.append(ConnectionLost(self.session.loss))
+
+    def _message(self, message: m.Message, now: float) -> None:
+        if isinstance(message, m.Assign):
+            self._assigned(message, now)
+        elif isinstance(message, m.Cancel):
+            for request in message.requests:
+                self._cancel(request, now)
+        elif isinstance(message, m.Forget):
+            for key in message.functions:
+                self.functions.pop(key, None)
+                self._estimates.pop(key, None)
+                self._forget.append(key)
+        elif isinstance(message, m.Welcome):
+            self._outcomes = self._unsent + self._outcomes
+            self._unsent = []
+            self._announced = max(1, self.capacity())
+            self._log("info", f"joined coordinator {message.coordinator}")
+            if self.draining:
+                self._effects.append(self.session.send(m.Drain(), now))
+        elif isinstance(message, m.Drain):
+            self._drain(now)
+
+    def _assigned(self, message: m.Assign, now: float) -> None:
+        for definition in message.functions:
+            self.functions[definition.key] = definition
+        for assignment in message.tasks:
+            present = self.tasks.get(assignment.id)
+            if present is not None:
+                # Assigned again while the earlier attempt is still here: join it, under the new number.
+                present.assignment = present.assignment._replace(attempt=assignment.attempt)
+                continue
+            task = WorkerTask(assignment)
+            self.tasks[assignment.id] = task
+            if not self.queue:
+                self._queue_moved = now
+            self.queue.append(task)
+        if self.draining:
+            self._return_queue(now)
+
+    # --- cancelling and time limits ---
+
+    def _cancel(self, request: m.CancelRequest, now: float) -> None:
+        task = self.tasks.get(request.id)
+        if task is None:
+            return  # its outcome is on the way
+        if task.slot is None:
+            self.queue.remove(task)
+            self._end(task, m.Outcome(task.id, task.assignment.attempt, m.CANCELLED))
+        elif not request.running:
+            self._effects.append(self.session.send(m.CancelRefused([task.id]), now))
+        elif task.stop_stage == 0:
+            task.stop_reason = m.CANCELLED
+            self._stops[task.id] = task
+            if task.slot.running() is not task:
+                self._recall(task.slot)
+            self._stop_step(task, now)
+
+    def _stop_step(self, task: WorkerTask, now: float) -> None:
+        """Take the next of the three steps, and set the time of the one after it."""
+        slot = task.slot
+        if slot is None or task.stop_stage >= len(STOP_STEPS):
+            task.stop_at = None
+            return
+        step = STOP_STEPS[task.stop_stage]
+        task.stop_stage += 1
+        task.stop_at = now + self.settings.stop_grace if task.stop_stage < len(STOP_STEPS) else None
+        if step == "SIGINT":
+            self._effects.append(InterruptTask(slot.id, task.number))
+        else:
+            self._effects.append(SignalSlot(slot.id, step))
+
+    def _check_stops(self, now: float) -> None:
+        for task in list(self._stops.values()):
+            if task.stop_at is None or now < task.stop_at:
+                continue
+            if task.stop_reason is None:
+                task.stop_reason = m.TIMED_OUT
+            self._stop_step(task, now)
+
+    # --- slots ---
+
+    def capacity(self) -> int:
+        """Tasks that can run at the same time: a slot whose task only waits lends its place."""
+        if self.draining:
+            return 0
+        return self.settings.slots + sum(slot.blocked for slot in self.slots.values())
+
+    def _wanted_slots(self) -> int:
+        return self.settings.slots + sum(slot.blocked for slot in self.slots.values())
+
+    def _adjust_slots(self) -> None:
+        """Start processes where some are missing, and end idle ones that nobody stands in for any more."""
+        live = [slot for slot in self.slots.values() if slot.state != KILLED]
+        missing = self._wanted_slots() - len(live)
+        for _ in range(missing):
+            self._next_slot += 1
+            slot = Slot(SlotId(self._next_slot))
+            self.slots[slot.id] = slot
+            self._effects.append(SpawnSlot(slot.id))
+        for slot in live:
+            if missing >= 0:
+                break
+            if slot.idle:
+                slot.state = KILLED
+                self._effects.append(SignalSlot(slot.id, "SIGKILL"))
+                missing += 1
+
+    def _slot_ready(self, event: SlotReady, now: float) -> None:
+        slot = self.slots.get(event.slot)
+        if slot is not None and slot.state == STARTING:
+            slot.state = READY
+            self._start_failures = 0
+
+    def _slot_blocked(self, event: SlotBlocked) -> None:
+        slot = self.slots.get(event.slot)
+        if slot is not None and slot.blocked != event.blocked:
+            slot.blocked = event.blocked
+            if slot.blocked and len(slot.queue) > 1:
+                self._recall(slot)
+
+    def _recall(self, slot: Slot) -> None:
+        slot.recalled = True
+        self._effects.append(RecallTasks(slot.id))
+
+    def _slot_returned(self, event: SlotReturned, now: float) -> None:
+        slot = self.slots.get(event.slot)
+        if slot is None:
+            return
+        slot.recalled = False
+        tasks = [task for number in event.numbers if (task := slot.take(number)) is not None]
+        for task in reversed(tasks):
+            self._requeue(task)
+        self._queue_moved = now
+
+    def _requeue(self, task: WorkerTask) -> None:
+        """Back to the head of the local queue; it has not started (or is taken not to have)."""
+        self._stops.pop(task.id, None)
+        task.stop_at = None
+        if task.stop_reason == m.CANCELLED:
+            self._end(task, m.Outcome(task.id, task.assignment.attempt, m.CANCELLED))
+        else:
+            task.stop_reason, task.stop_stage = None, 0
+            self.queue.appendleft(task)
+
+    def _finished(self, event: SlotFinished, now: float) -> None:
+        slot = self.slots.get(event.slot)
+        if slot is None:
+            return
+        slot.progress = now
+        self._queue_moved = now
+        for number, status, payload, duration in event.outcomes:
+            task = slot.take(number)
+            if task is None:
+                continue
+            function = task.assignment.function
+            each = duration / task.elements
+            self._estimates[function] = updated_estimate(self._estimates.get(function, UNKNOWN), each)
+            attempt = task.assignment.attempt
+            if task.stop_reason is not None and status == m.ERROR:
+                outcome = self._stopped_outcome(task, duration, None)
+            else:
+                outcome = m.Outcome(task.id, attempt, status, payload, duration)
+                if status == m.ERROR:
+                    outcome = outcome._replace(detail=self._place())
+            self._end(task, outcome)
+
+    def _slot_exited(self, event: SlotExited, now: float) -> None:
+        slot = self.slots.pop(event.slot, None)
+        if slot is None:
+            return
+        if slot.state == STARTING:
+            self._start_failures += 1
+            how = event.signal or f"exit code {event.exit_code}"
+            self._log("error", f"a slot died while it started ({how}): {event.stderr.strip()}")
+            if self._start_failures >= START_FAILURES:
+                self._give_up(f"slots die while they start ({how}): {event.stderr.strip()}", "JobRunnerError")
+                return
+        guilty = slot.queue.get(event.number) or slot.running()
+        others = [task for task in slot.queue.values() if task is not guilty]
+        for task in reversed(others):
+            slot.take(task.number)
+            self._requeue(task)
+        if guilty is not None:
+            slot.take(guilty.number)
+            if guilty.stop_reason is not None:
+                self._end(guilty, self._stopped_outcome(guilty, now - slot.progress, event))
+            else:
+                detail = self._crash_detail(event)
+                outcome = m.Outcome(
+                    guilty.id, guilty.assignment.attempt, m.CRASHED, b"", now - slot.progress, detail
+                )
+                self._end(guilty, outcome)
+        self._queue_moved = now
+
+    def _place(self) -> m.Detail:
+        return {"worker": self.settings.name, "host": self.settings.host}
+
+    def _crash_detail(self, event: SlotExited) -> m.Detail:
+        how = f"was killed by {event.signal}" if event.signal else f"exited with code {event.exit_code}"
+        detail: dict[str, Any] = {
+            **self._place(),
+            "error": f"its process {how} (pid {event.pid})",
+            "pid": event.pid,
+            "exit_code": event.exit_code,
+            "signal": event.signal,
+            "peak_memory": event.peak_memory,
+            "stderr": event.stderr,
+        }
+        if event.element >= 0:
+            detail["element"] = event.element
+        return detail
+
+    def _stopped_outcome(self, task: WorkerTask, duration: float, exited: SlotExited | None) -> m.Outcome:
+        assert task.stop_reason is not None
+        detail = self._place()
+        if task.stop_reason == m.TIMED_OUT:
+            limit = task.assignment.options.timeout
+            detail["timeout"] = limit
+            detail["error"] = f"it ran longer than its timeout of {limit:g} s"
+            if exited is not None:
+                detail["stderr"] = exited.stderr
+                if exited.element >= 0:
+                    detail["element"] = exited.element
+        return m.Outcome(task.id, task.assignment.attempt, task.stop_reason, b"", duration, detail)
+
+    def _printed(self, event: SlotPrinted) -> None:
+        slot = self.slots.get(event.slot)
+        if slot is None:
+            return
+        for number, stream, text in event.printed:
+            task = slot.queue.get(number) or slot.running()
+            if task is not None:
+                name = task.assignment.options.name or ""
+                self._output.append(m.OutputChunk(task.id, name, stream, text))
+
+    def _end(self, task: WorkerTask, outcome: m.Outcome) -> None:
+        """The task is out of every slot and queue: its outcome leaves with this turn."""
+        del self.tasks[task.id]
+        self._stops.pop(task.id, None)
+        self._outcomes.append(outcome)
+
+    # --- the end of a turn ---
+
+    def _tick(self, now: float) -> None:
+        if self._stopped:
+            return
+        self._check_stops(now)
+        if not self.draining:
+            self._adjust_slots()
+        self._feed(now)
+        self._watch_slots(now)
+        if self.queue and now - self._queue_moved >= RETURN_AFTER:
+            self._return_queue(now)
+        self._send_all(now)
+        if self.draining:
+            self._maybe_leave(now)
+
+    def _feed(self, now: float) -> None:
+        """Give queued tasks to slots: one to each idle slot, then short ones behind them, evenly."""
+        if not self.queue or self.session.link.unacked_bytes > self.settings.unacknowledged_bytes:
+            return
+        batches: dict[SlotId, list[SlotTask]] = {}
+        ready = [s for s in self.slots.values() if s.state == READY]
+        while self.queue and ready:
+            still = []
+            for slot in sorted(ready, key=lambda s: len(s.queue)):
+                if not self.queue:
+                    break
+                if self._feed_one(slot, batches, now):
+                    still.append(slot)
+            ready = still
+        for slot_id, tasks in batches.items():
+            self._effects.append(self._run_tasks(self.slots[slot_id], tasks))
+
+    def _feed_one(self, slot: Slot, batches: dict[SlotId, list[SlotTask]], now: float) -> bool:
+        task = self.queue[0]
+        a = task.assignment
+        estimate = self._estimates.get(a.function, UNKNOWN)
+        if estimate != UNKNOWN:
+            estimate *= task.elements
+        if not slot.room(estimate, a.options.timeout is not None):
+            return False
+        self.queue.popleft()
+        task.estimate = max(estimate, 0.0)
+        task.announced = False
+        slot.put(task, now)
+        if a.options.timeout is not None:
+            task.stop_at = now + a.options.timeout
+            self._stops[task.id] = task
+        name = a.options.name or ""
+        entry = SlotTask(task.number, a.id, name, a.attempt, a.function, a.payload, a.span, a.setup)
+        batches.setdefault(slot.id, []).append(entry)
+        self._queue_moved = now
+        return True
+
+    def _run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
+        functions = []
+        for task in tasks:
+            for key in (task.function, task.setup):
+                if key is not None and key not in slot.known:
+                    slot.known.add(key)
+                    functions.append(self.functions[key])
+        gone = [key for key in self._forget if key not in self.functions]
+        for other in self.slots.values():
+            if other is not slot:
+                continue
+            other.known.difference_update(gone)
+        return RunTasks(slot.id, tasks, functions, gone)
+
+    def _watch_slots(self, now: float) -> None:
+        """Recall what waits behind a task that turns out long, and announce the tasks that run for a while."""
+        for slot in self.slots.values():
+            running = slot.running()
+            if running is None:
+                continue
+            if len(slot.queue) > 1 and not slot.recalled and now - slot.progress >= RECALL_AFTER:
+                self._recall(slot)
+            if not running.announced and now - slot.progress >= RUNNING_AFTER:
+                running.announced = True
+                self._running.append(running.id)
+
+    def _return_queue(self, now: float) -> None:
+        """Nothing has moved for a while: let the coordinator find a better place for what has not started."""
+        self._queue_moved = now
+        if not self.session.open:
+            return
+        pairs = [(task.id, task.assignment.attempt) for task in self.queue]
+        for task in self.queue:
+            del self.tasks[task.id]
+        self.queue.clear()
+        self._effects.append(self.session.send(m.Returned(pairs), now))
+
+    def _send_all(self, now: float) -> None:
+        session = self.session
+        link, was_open = session.link, session.open
+        self._effects += session.due(now)
+        if was_open and not session.open:
+            self._session_lost(link.unacked())
+        if not session.open:
+            return
+        if self._output:
+            chunks, self._output = self._output, []
+            size = sum(len(chunk.text) for chunk in chunks)
+            self._effects.append(session.send(m.Output(chunks), now, size))
+        if self._running:
+            running, self._running = [t for t in self._running if t in self.tasks], []
+            self._effects.append(session.send(m.Running(running), now))
+        if self._outcomes:
+            outcomes, self._outcomes = self._outcomes, []
+            size = sum(payload_size(outcome.payload) for outcome in outcomes)
+            self._effects.append(session.send(m.Outcomes(outcomes), now, size))
+        capacity = self.capacity()
+        if capacity != self._announced and not self.draining:
+            self._announced = capacity
+            self._effects.append(session.send(m.Capacity(capacity), now))
+
+    # --- leaving ---
+
+    def _drain(self, now: float) -> None:
+        if self.draining:
+            return
+        self.draining = True
+        self._drain_until = now + self.settings.drain_timeout
+        running = sum(len(slot.queue) for slot in self.slots.values())
+        self._log("info", f"draining: {running} tasks are running; interrupt again to leave at once")
+        if self.session.open:
+            self._effects.append(self.session.send(m.Drain(), now))
+            if self.queue:
+                self._return_queue(now)
+        for slot in self.slots.values():
+            if len(slot.queue) > 1:
+                self._recall(slot)
+
+    def _maybe_leave(self, now: float) -> None:
+        if self.queue and self.session.open:
+            self._return_queue(now)
+        out_of_time = self._drain_until is not None and now >= self._drain_until
+        if (self.tasks and not out_of_time) or self._stopped:
+            return
+        if out_of_time and self.tasks:
+            self._log("warning", f"{len(self.tasks)} tasks did not finish in time; they run again elsewhere")
+        if self.session.open:
+            self._effects.append(self.session.send(m.Goodbye(), now))
+        self._stopped = True
+        self._effects.append(Stop())
+
+    def _give_up(self, error: str, kind: str) -> None:
+        self._stopped = True
+        self._effects.append(GiveUp(error, kind))
+
+    def _log(self, level: str, text: str) -> None:
+        self._effects.append(Log(level, text))
