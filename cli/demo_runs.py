@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jobrunner.workload import pi
+
+if TYPE_CHECKING:
+    from jobrunner import Executor
 
 BUILTIN = "built-in map"
 THREADS = "threads"
@@ -91,28 +94,24 @@ def run_builtin(name: str, numbers: Sequence[int], advance: Advance) -> Run:
 
 
 def run_executor(plan: Plan, numbers: Sequence[int], advance: Advance) -> Run:
-    from jobrunner.executor import Executor
+    from jobrunner import Executor, gather
 
     started = time.perf_counter()
-    executor = Executor(plan.backend, max_workers=plan.max_workers)
-    try:
+    # Ctrl-C inside the block stops the calls, which may take half a minute each, rather than wait for them.
+    with Executor(plan.backend, max_workers=plan.max_workers) as executor:
         # One small call per slot: the table compares calls, and shows the start of processes beside them.
-        for future in [executor.submit(pi, WARM_UP_FACTORS) for _ in range(plan.max_workers or 1)]:
-            future.result()
+        gather([executor.submit(pi, WARM_UP_FACTORS) for _ in range(plan.max_workers or 1)])
         ready = time.perf_counter()
         results = collect(executor, numbers, advance)
         seconds = time.perf_counter() - ready
-    except BaseException:
-        # Ctrl-C must not wait for calls that take half a minute.
-        executor.kill()
-        raise
-    executor.shutdown()
     return Run(plan.name, ready - started, seconds, results)
 
 
-def collect(executor: Any, numbers: Sequence[int], advance: Advance) -> list[float]:
+def collect(executor: Executor, numbers: Sequence[int], advance: Advance) -> list[float]:
     """The results in the order of `numbers`; `advance` hears of each as it comes."""
-    futures = {executor.submit(pi, number): index for index, number in enumerate(numbers)}
+    futures: dict[Future[float], int] = {
+        executor.submit(pi, number): index for index, number in enumerate(numbers)
+    }
     results = [0.0] * len(numbers)
     for future in as_completed(futures):
         index = futures[future]

@@ -82,7 +82,7 @@ def configured_address(address: str | None) -> str | None:
     """The cluster that option, environment or config file names, as tcp://HOST:PORT; None if none does."""
     config = load(ClientConfig, address=address)
     named = config.address
-    if named is None and "://" in config.backend:
+    if named is None and config.backend is not None and "://" in config.backend:
         named = config.backend
     return None if named is None else full_address(named)
 

@@ -17,6 +17,7 @@ DEFAULT_LIMIT = 50
 
 
 class TaskState(str, Enum):
+    waiting = "waiting"
     queued = "queued"
     assigned = "assigned"
     running = "running"

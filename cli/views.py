@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 STYLES = {
     "active": "green",
     "draining": "yellow",
+    "silent": "yellow",
     "lost": "red",
     "running": "cyan",
     "succeeded": "green",
@@ -25,7 +26,7 @@ STYLES = {
     "cancelled": "yellow",
     "cancelling": "yellow",
 }
-TASK_STATES = ("queued", "assigned", "running", "cancelling", "succeeded", "failed", "cancelled")
+TASK_STATES = ("waiting", "queued", "assigned", "running", "cancelling", "succeeded", "failed", "cancelled")
 
 NO_WORKERS = "No workers yet. Start one on any host with: jobrunner worker start ADDRESS"
 
@@ -181,7 +182,9 @@ def task_table(task: Mapping[str, Any]) -> RenderableType:
     pairs = [
         ("task", str(task.get("id", ""))),
         ("state", str(task.get("state", ""))),
+        ("why", one_line(task.get("why", ""))),
         ("name", str(task.get("name", ""))),
+        ("calls", str(task["elements"]) if task.get("elements", 1) != 1 else ""),
         ("client", str(task.get("client", ""))),
         ("worker", str(task.get("worker", ""))),
         ("attempt", str(task.get("attempt", ""))),

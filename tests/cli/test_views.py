@@ -9,7 +9,9 @@ import pytest
 
 from jobrunner.cli import views
 from jobrunner.cli.output import Output, View
+from jobrunner.cli.tasks import TaskState
 from jobrunner.errors import ConfigError
+from jobrunner.protocol.task import STATE_NAMES
 
 WORKER = {
     "id": "a1",
@@ -159,3 +161,15 @@ def test_cancelling_says_what_became_of_each(capsys: pytest.CaptureFixture[str])
         "no task d",
     ]
     assert shown(capsys, answers, views.CANCELS, quiet=True) == ["a"]
+
+
+def test_every_state_of_a_task_can_be_asked_for_and_is_summed_up() -> None:
+    assert tuple(TaskState) == STATE_NAMES
+    assert views.TASK_STATES == STATE_NAMES
+
+
+def test_a_task_that_is_not_running_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    queued = {**TASK, "state": "queued", "why": "no worker offers gpu=9", "elements": 20}
+    lines = shown(capsys, queued, views.TASK)
+    assert "why       no worker offers gpu=9" in lines
+    assert "calls     20" in lines
