@@ -36,9 +36,8 @@ def main() -> None:
     options = parser.parse_args()
 
     executor = Executor(options.backend, max_workers=3)
-    wait(
-        [executor.submit(time.sleep, 0.5) for _ in range(3)]
-    )  # so that the times below are not those of a start
+    # All three workers first start and do something, so that the times below are those of the tasks alone.
+    wait([executor.submit(time.sleep, 0.5) for _ in range(3)])
 
     since = time.time()
     for seconds in SLEEPS:
