@@ -99,7 +99,7 @@ def test_without_a_terminal_the_demo_reports_in_lines(cli: Any) -> None:
     result = cli("demo", "--scale", 100000, "--no-processes", "--no-cluster")
     assert result.code == 0
     assert [line.split()[0] for line in result.out.splitlines()] == ["BACKEND", "built-in", "threads"]
-    assert result.err.startswith("built-in map: started (2,625 factors)\nbuilt-in map: done in ")
+    assert result.err.startswith("built-in map: started (2,623 factors)\nbuilt-in map: done in ")
     assert "\x1b" not in result.out + result.err
 
 
