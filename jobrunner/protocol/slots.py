@@ -72,7 +72,18 @@ class WorkerTask:
 class Slot:
     """One process of the worker."""
 
-    __slots__ = ("blocked", "id", "known", "progress", "queue", "recalled", "seconds", "sent", "state")
+    __slots__ = (
+        "blocked",
+        "forget",
+        "id",
+        "known",
+        "progress",
+        "queue",
+        "recalled",
+        "seconds",
+        "sent",
+        "state",
+    )
 
     def __init__(self, slot: SlotId) -> None:
         self.id = slot
@@ -80,6 +91,8 @@ class Slot:
         self.queue: dict[int, WorkerTask] = {}
         """By number, in the order in which it runs them; the first is the running one, as far as we know."""
         self.known: set[FunctionKey] = set()
+        self.forget: list[FunctionKey] = []
+        """Functions that its process may drop, when it is next given something."""
         self.sent = 0
         self.seconds = 0.0
         """Estimated work in it."""
@@ -88,6 +101,20 @@ class Slot:
         self.recalled = False
         self.blocked = False
         """Its task waits for other tasks, so another slot stands in for it."""
+
+    def learns(self, key: FunctionKey) -> bool:
+        """Note that the slot needs this function; True if it must be sent first."""
+        if key in self.known:
+            return False
+        self.known.add(key)
+        if key in self.forget:
+            self.forget.remove(key)
+        return True
+
+    def forgets(self, key: FunctionKey) -> None:
+        if key in self.known:
+            self.known.remove(key)
+            self.forget.append(key)
 
     def put(self, task: WorkerTask, now: float) -> None:
         self.sent += 1

@@ -51,6 +51,9 @@ RUNNING_AFTER = 0.05
 RETURN_AFTER = 0.1
 """Seconds that a queue may stand still before the worker gives it back to the coordinator."""
 
+OUTPUT_LIMIT = 1000
+"""Pieces of text kept while there is no session; later ones are dropped."""
+
 STOP_STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
 
 START_FAILURES = 5
@@ -96,7 +99,6 @@ class WorkerCore:
         """Outcomes of a lost session that open the next one."""
         self._running: list[TaskId] = []
         self._output: list[m.OutputChunk] = []
-        self._forget: list[m.FunctionKey] = []
         self._queue_moved = now
         self._next_slot = 0
         self._announced = settings.slots
@@ -209,7 +211,8 @@ class WorkerCore:
             for key in message.functions:
                 self.functions.pop(key, None)
                 self._estimates.pop(key, None)
-                self._forget.append(key)
+                for slot in self.slots.values():
+                    slot.forgets(key)
         elif isinstance(message, m.Welcome):
             self._outcomes = self._unsent + self._outcomes
             self._unsent = []
@@ -262,6 +265,9 @@ class WorkerCore:
             task.stop_at = None
             return
         step = STOP_STEPS[task.stop_stage]
+        if step != "SIGINT" and slot.running() is not task:
+            task.stop_at = now + self.settings.stop_grace
+            return  # another task runs there: it must not be hit, and this one is being recalled
         task.stop_stage += 1
         task.stop_at = now + self.settings.stop_grace if task.stop_stage < len(STOP_STEPS) else None
         if step == "SIGINT":
@@ -425,13 +431,15 @@ class WorkerCore:
 
     def _printed(self, event: SlotPrinted) -> None:
         slot = self.slots.get(event.slot)
-        if slot is None:
+        if slot is None or len(self._output) > OUTPUT_LIMIT:
             return
         for number, stream, text in event.printed:
             task = slot.queue.get(number) or slot.running()
             if task is not None:
-                name = task.assignment.options.name or ""
-                self._output.append(m.OutputChunk(task.id, name, stream, text))
+                self._output.append(m.OutputChunk(task.id, self._name(task), stream, text))
+
+    def _name(self, task: WorkerTask) -> str:
+        return task.assignment.options.name or self.functions[task.assignment.function].name
 
     def _end(self, task: WorkerTask, outcome: m.Outcome) -> None:
         """The task is out of every slot and queue: its outcome leaves with this turn."""
@@ -487,7 +495,7 @@ class WorkerCore:
         if a.options.timeout is not None:
             task.stop_at = now + a.options.timeout
             self._stops[task.id] = task
-        name = a.options.name or ""
+        name = self._name(task)
         entry = SlotTask(task.number, a.id, name, a.attempt, a.function, a.payload, a.span, a.setup)
         batches.setdefault(slot.id, []).append(entry)
         self._queue_moved = now
@@ -497,15 +505,10 @@ class WorkerCore:
         functions = []
         for task in tasks:
             for key in (task.function, task.setup):
-                if key is not None and key not in slot.known:
-                    slot.known.add(key)
+                if key is not None and slot.learns(key):
                     functions.append(self.functions[key])
-        gone = [key for key in self._forget if key not in self.functions]
-        for other in self.slots.values():
-            if other is not slot:
-                continue
-            other.known.difference_update(gone)
-        return RunTasks(slot.id, tasks, functions, gone)
+        forget, slot.forget = slot.forget, []
+        return RunTasks(slot.id, tasks, functions, forget)
 
     def _watch_slots(self, now: float) -> None:
         """Recall what waits behind a task that turns out long, and announce the tasks that run for a while."""
@@ -577,8 +580,10 @@ class WorkerCore:
         out_of_time = self._drain_until is not None and now >= self._drain_until
         if (self.tasks and not out_of_time) or self._stopped:
             return
-        if out_of_time and self.tasks:
+        if self.tasks and self.session.open:
             self._log("warning", f"{len(self.tasks)} tasks did not finish in time; they run again elsewhere")
+            pairs = [(task.id, task.assignment.attempt) for task in self.tasks.values()]
+            self._effects.append(self.session.send(m.Returned(pairs), now))
         if self.session.open:
             self._effects.append(self.session.send(m.Goodbye(), now))
         self._stopped = True

@@ -1,0 +1,127 @@
+"""The loop that is the same for every role: wait, hand events to the core, do what it asks.
+
+One turn takes all that has arrived, lets the core handle each event, ends the turn with a `Tick` (so that answers
+leave in batches), and performs the effects in order. The thread sleeps only in `wire.wait`, until something arrives or
+the core's next deadline; another thread that posts an event wakes it only if it sleeps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from jobrunner.protocol.effects import Effect, Event, Send, Stop, Tick
+from jobrunner.transport.wakeup import Wakeup
+
+
+class Core(Protocol):
+    """A sans-IO state machine."""
+
+    def handle(self, event: Event, now: float) -> list[Effect]: ...
+    def next_deadline(self) -> float | None: ...
+
+
+class Wire(Protocol):
+    """How messages come and go: a ZeroMQ socket, or cores in this very process."""
+
+    def register(self, fd: int) -> None: ...
+    def next_deadline(self) -> float | None: ...
+    def wait(self, timeout: float | None) -> set[int]: ...
+    def receive(self, now: float) -> list[Event]: ...
+    def send(self, effect: Send) -> Event | None: ...
+    def close(self, *, orderly: bool = False) -> None: ...
+
+
+class Driver:
+    """Runs one core on one wire. `perform` maps the type of an effect to what does it; Send and Stop are built in."""
+
+    def __init__(
+        self,
+        core: Core,
+        wire: Wire,
+        perform: Mapping[type, Callable[[Any], None]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._core = core
+        self._wire = wire
+        self._perform = dict(perform)
+        self._clock = clock
+        self._sources: dict[int, Callable[[], Iterable[Event]]] = {}
+        self._inbox: deque[Event] = deque()
+        self._wakeup = Wakeup()
+        self._asleep = False
+        self._aborted = False
+        self._stopped = False
+        wire.register(self._wakeup.fileno())
+
+    def add_source(self, fd: int, read: Callable[[], Iterable[Event]]) -> None:
+        """Call `read` for events whenever `fd` is readable."""
+        self._sources[fd] = read
+        self._wire.register(fd)
+
+    def post(self, event: Event) -> None:
+        """Give the core an event; from any thread, or from a signal handler."""
+        self._inbox.append(event)
+        if self._asleep:
+            self._wakeup.set()
+
+    def abort(self) -> None:
+        """Leave the loop at once, whatever is unfinished; from any thread, or from a signal handler."""
+        self._aborted = True
+        self._wakeup.set()
+
+    def run(self) -> bool:
+        """Turn until the core stops (True) or `abort` is called (False)."""
+        while not self._stopped and not self._aborted:
+            self.turn()
+        return not self._aborted
+
+    def turn(self) -> None:
+        """Wait for something to do, then do all of it."""
+        ready = self._wire.wait(self._timeout())
+        self._asleep = False
+        if self._wakeup.fileno() in ready:
+            self._wakeup.clear()
+        now = self._clock()
+        handle = self._core.handle
+        effects: list[Effect] = []
+        inbox = self._inbox
+        for _ in range(len(inbox)):
+            effects += handle(inbox.popleft(), now)
+        for event in self._wire.receive(now):
+            effects += handle(event, now)
+        for fd in ready:
+            read = self._sources.get(fd)
+            if read is not None:
+                for event in read():
+                    effects += handle(event, now)
+        effects += handle(Tick(), now)
+        self._do(effects, now)
+
+    def close(self, *, orderly: bool = False) -> None:
+        """Close the wire; the loop must have ended."""
+        self._wire.close(orderly=orderly)
+        self._wakeup.close()
+
+    def _timeout(self) -> float | None:
+        self._asleep = True
+        if self._inbox or self._aborted:
+            return 0.0
+        deadlines = [self._core.next_deadline(), self._wire.next_deadline()]
+        times = [t for t in deadlines if t is not None]
+        return max(0.0, min(times) - self._clock()) if times else None
+
+    def _do(self, effects: list[Effect], now: float) -> None:
+        for effect in effects:
+            kind = type(effect)
+            if kind is Send:
+                assert isinstance(effect, Send)
+                failed = self._wire.send(effect)
+                if failed is not None:
+                    self._do(self._core.handle(failed, now), now)
+            elif kind is Stop:
+                self._stopped = True
+            else:
+                self._perform[kind](effect)

@@ -1,0 +1,204 @@
+"""ZeroMQ, and every option of its sockets: the only module that imports it.
+
+ROUTER at the coordinator, DEALER at everyone else. What is set here and why:
+
+- Water marks are 0 (no limit). A ROUTER drops silently at its mark; memory is bounded by windows above, not here.
+- ROUTER_MANDATORY: a message to a peer whose connection is gone raises instead of vanishing.
+- ROUTER_HANDOVER with an identity that is fresh per process: a peer that reconnects takes over its own connection,
+  and nobody else's.
+- Reconnecting backs off to RECONNECT_LIMIT_MS, so that peers of a dead coordinator do not hammer its host.
+- LINGER is 0 except for an orderly end: closing must never hang.
+
+Sockets are neither thread-safe nor fork-safe: the thread that made a wire is the only one to use it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import zmq
+
+from jobrunner.errors import ConfigError, ProtocolError
+from jobrunner.payloads import Buffer
+from jobrunner.protocol.codec import VersionMismatch, decode, encode
+from jobrunner.protocol.effects import Event, Received, Rejected, Send, Source, Unreachable
+
+RECONNECT_MS = 20
+RECONNECT_LIMIT_MS = 2000
+FAREWELL_MS = 2000
+"""How long an orderly end waits for the last messages to leave."""
+
+RECEIVE_LIMIT = 256
+"""Messages taken per turn, so that a flood cannot keep the loop from its deadlines."""
+
+ZMQ_HEARTBEAT_MS = 5000
+"""ZeroMQ's own pings: they close connections that are dead on the network's side, so that they reconnect."""
+
+Ready: TypeAlias = "set[int]"
+
+
+def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    return zmq.Context(io_threads=1)
+
+
+def describe_versions() -> dict[str, str]:
+    """The versions of pyzmq and of the library below it."""
+    return {"pyzmq": zmq.__version__, "libzmq": zmq.zmq_version()}
+
+
+def check_address(address: str) -> str:
+    """`address` in ZeroMQ's form ("host:port" becomes "tcp://host:port"). Raises ConfigError."""
+    full = address if "://" in address else f"tcp://{address}"
+    scheme, _, rest = full.partition("://")
+    if scheme == "ipc" and rest:
+        return full
+    host, colon, port = rest.rpartition(":")
+    if scheme == "tcp" and colon and host and port.isdigit() and 0 < int(port) < 65536:
+        return full
+    raise ConfigError(f"{address!r} is not an address; it must look like tcp://10.0.0.5:7077")
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Wire:
+    """A socket and whatever else its thread waits for."""
+
+    def __init__(self, kind: int) -> None:
+        self._context = new_context()
+        self._socket = self._context.socket(kind)
+        for option in (zmq.SNDHWM, zmq.RCVHWM, zmq.LINGER):
+            self._socket.setsockopt(option, 0)
+        self._socket.setsockopt(zmq.IPV6, 1)
+        self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, ZMQ_HEARTBEAT_MS)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * ZMQ_HEARTBEAT_MS)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+
+    def register(self, fd: int) -> None:
+        """Let `wait` also wake up when this descriptor is readable."""
+        self._poller.register(fd, zmq.POLLIN)
+
+    def unregister(self, fd: int) -> None:
+        self._poller.unregister(fd)
+
+    def next_deadline(self) -> float | None:
+        """Nothing here has a time of its own."""
+        return None
+
+    def wait(self, timeout: float | None) -> Ready:
+        """Sleep until a message or a descriptor is ready, at most `timeout` seconds; the ready descriptors."""
+        milliseconds = None if timeout is None else max(0, int(timeout * 1000 + 0.999))
+        return {fd for fd, _ in self._poller.poll(milliseconds) if isinstance(fd, int)}
+
+    def receive(self, now: float) -> list[Event]:
+        """What has arrived, up to RECEIVE_LIMIT messages."""
+        events: list[Event] = []
+        for _ in range(RECEIVE_LIMIT):
+            try:
+                source, frames = self._receive_frames()
+            except zmq.Again:
+                break
+            if not frames:
+                events.append(Rejected(source, "an empty message"))
+                continue
+            try:
+                events.append(Received(source, decode(frames)))
+            except ProtocolError as exc:
+                events.append(Rejected(source, str(exc), isinstance(exc, VersionMismatch)))
+        return events
+
+    def send(self, effect: Send) -> Event | None:
+        """Hand a message to ZeroMQ; Unreachable if the peer has no connection."""
+        try:
+            self._send_frames(effect.destination, encode(effect.envelope))
+        except zmq.ZMQError as exc:
+            if exc.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return Unreachable(effect.destination)
+            raise
+        return None
+
+    def close(self, *, orderly: bool = False) -> None:
+        """Close within a bound; `orderly` lets the last messages leave first."""
+        self._socket.close(linger=FAREWELL_MS if orderly else 0)
+        self._context.term()
+
+    def _receive_frames(self) -> tuple[Source, Sequence[Buffer]]:
+        raise NotImplementedError
+
+    def _send_frames(self, destination: Source, frames: Sequence[Buffer]) -> None:
+        raise NotImplementedError
+
+    def _rest_of_message(self) -> list[Buffer]:
+        """The frames after the present one; large ones are not copied."""
+        frames: list[Buffer] = []
+        while self._socket.getsockopt(zmq.RCVMORE):
+            frames.append(
+                self._socket.recv(zmq.NOBLOCK) if not frames else self._socket.recv(copy=False).buffer
+            )
+        return frames
+
+
+class RouterWire(Wire):
+    """The coordinator's end."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(zmq.ROUTER)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as exc:
+            self.close()
+            raise ConfigError(
+                f"cannot listen on {address}: {exc.strerror}; is another coordinator running there? "
+                "Choose another --port, or --host"
+            ) from exc
+        endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(endpoint, bytes)
+        self.address = endpoint.rstrip(b"\0").decode()
+
+    def _receive_frames(self) -> tuple[Source, Sequence[Buffer]]:
+        source = self._socket.recv(zmq.NOBLOCK)
+        return source, self._rest_of_message()
+
+    def _send_frames(self, destination: Source, frames: Sequence[Buffer]) -> None:
+        self._socket.send_multipart([destination, *frames], zmq.NOBLOCK, copy=len(frames) == 1)
+
+
+class DealerWire(Wire):
+    """The end of a client or a worker."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, os.urandom(12))
+        self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_LIMIT_MS)
+        try:
+            self._socket.connect(address)
+        except zmq.ZMQError as exc:
+            self.close()
+            raise ConfigError(f"cannot connect to {address}: {exc.strerror}") from exc
+
+    def _receive_frames(self) -> tuple[Source, Sequence[Buffer]]:
+        first: Buffer = self._socket.recv(zmq.NOBLOCK)
+        frames: list[Buffer] = [first]
+        while self._socket.getsockopt(zmq.RCVMORE):
+            frames.append(self._socket.recv(copy=False).buffer)
+        return b"", frames
+
+    def _send_frames(self, destination: Source, frames: Sequence[Buffer]) -> None:
+        if len(frames) == 1:
+            self._socket.send(frames[0], zmq.NOBLOCK)
+        else:
+            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
