@@ -81,7 +81,7 @@ def dump_function(fn: Callable[..., Any]) -> DumpedFunction:
     try:
         stream, by_value = _pickle(fn, None)
     except Exception as exc:
-        raise _error(f"cannot pickle the function {function_name(fn)}: {_text(exc)}") from exc
+        raise _error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}") from exc
     return _dumped(fn, stream, BY_VALUE if by_value else BY_REFERENCE)
 
 
@@ -150,7 +150,7 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, snapshot: bool) 
     except Exception as exc:
         named: list[tuple[str, Any]] = [(f"argument {i}", value) for i, value in enumerate(args)]
         named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
-        raise _error(f"cannot pickle {_culprit(named, 'the arguments')}: {_text(exc)}") from exc
+        raise _error(f"cannot pickle {_culprit(named, 'the arguments')}: {describe(exc)}") from exc
 
 
 def load_call(payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -171,7 +171,7 @@ def dump_elements(elements: Sequence[tuple[Any, ...]], *, snapshot: bool) -> Pay
         return _dump(list(elements), snapshot)
     except Exception as exc:
         named = [(f"element {i}", element) for i, element in enumerate(elements)]
-        raise _error(f"cannot pickle {_culprit(named, 'the elements')}: {_text(exc)}") from exc
+        raise _error(f"cannot pickle {_culprit(named, 'the elements')}: {describe(exc)}") from exc
 
 
 def load_elements(payload: Payload, start: int, stop: int) -> list[tuple[Any, ...]]:
@@ -191,7 +191,7 @@ def dump_result(value: Any) -> Payload:
     try:
         return _dump(value, snapshot=False)
     except Exception as exc:
-        raise _error(f"cannot pickle the result, of type {_type_name(value)}: {_text(exc)}") from exc
+        raise _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}") from exc
 
 
 def load_result(payload: Payload) -> Any:
@@ -249,15 +249,15 @@ def _encode_exception(exc: BaseException) -> tuple[bytes | None, str, str]:
     try:
         remote = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
     except Exception as failure:
-        remote = f"{_text(exc)} (no traceback: {_text(failure)})\n"
+        remote = f"{describe(exc)} (no traceback: {describe(failure)})\n"
     try:
         stream = _pickle(exc, None)[0]
         # An exception may well pickle and yet not unpickle, say when its __init__ takes two arguments.
         if not isinstance(pickle.loads(stream), BaseException):
             raise TypeError("it unpickles to something that is not an exception")
-        return stream, _text(exc), remote
+        return stream, describe(exc), remote
     except BaseException as failure:
-        return None, f"{_text(exc)} (this exception itself could not be sent: {_text(failure)})", remote
+        return None, f"{describe(exc)} (this exception itself could not be sent: {describe(failure)})", remote
 
 
 def _decode_exception(stream: bytes | None, description: str, remote: str) -> BaseException:
@@ -269,7 +269,7 @@ def _decode_exception(stream: bytes | None, description: str, remote: str) -> Ba
             exc = pickle.loads(stream)
         except Exception as failure:
             exc = _error(
-                f"{description} (this exception itself could not be unpickled here: {_text(failure)})"
+                f"{description} (this exception itself could not be unpickled here: {describe(failure)})"
             )
     exc.__cause__ = RemoteTraceback(remote)
     return exc
@@ -342,7 +342,7 @@ def _load_error(what: str, exc: BaseException) -> SerializationError:
             f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or send it along"
             f" with cloudpickle.register_pickle_by_value({exc.name.partition('.')[0]})"
         )
-    return _error(f"{what} could not be unpickled on {where}: {_text(exc)}")
+    return _error(f"{what} could not be unpickled on {where}: {describe(exc)}")
 
 
 def _culprit(named: list[tuple[str, Any]], otherwise: str) -> str:
@@ -359,7 +359,8 @@ def _type_name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
-def _text(exc: BaseException) -> str:
+def describe(exc: BaseException) -> str:
+    """Type and text of an exception, in one line where its text is one."""
     try:
         text = str(exc)
     except Exception:

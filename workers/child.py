@@ -1,0 +1,415 @@
+"""A slot's main: the process that runs tasks, one at a time, and survives whatever they raise.
+
+Two threads. The main thread runs tasks; it reads the data socket when its own queue is empty. The attendant waits
+on the control socket: it gives tasks back that have not started, interrupts the one that runs, sends what has
+waited too long in the outbox, and ends the process when the worker is gone.
+
+The program's `__main__` is never imported here, so a script without `if __name__ == "__main__"` works. Imports are
+few, for a slot must start fast: nothing here needs zmq, asyncio, typer or logging.
+
+Started by `pool` as
+
+    python -c BOOT DATA CONTROL BOARD LIFELINE PARENT [sys.path ...]
+
+with four inherited descriptors and the worker's process id. It is BOOT and not `-m` so that the worker's sys.path
+holds before the first import, and so that `__main__` is an empty module that no user's class can collide with.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from types import FrameType
+from typing import Any, NoReturn
+
+from jobrunner import blocking, serialization
+from jobrunner.payloads import Payload
+from jobrunner.workers.board import Board
+from jobrunner.workers.channel import (
+    BLOCKED,
+    INTERRUPT,
+    OUTCOME,
+    READY,
+    RECALL,
+    RETURNED,
+    BlockingChannel,
+    attach,
+    detach,
+    unpack,
+)
+from jobrunner.workers.outbox import Outbox, SlotWriter
+
+OK = 0
+ERROR = 1
+"""As in protocol.messages, which would take longer to import than all the rest."""
+
+FLUSH_INTERVAL = 0.001
+"""Seconds for which outcomes may wait for others while there are more tasks to run."""
+
+ATTENDANT_INTERVAL = 0.02
+"""Seconds after which the attendant sends what waits in the outbox while a task runs on."""
+
+PR_SET_PDEATHSIG = 1
+FAILED = 70
+"""Exit code when the slot itself fails; EX_SOFTWARE of sysexits.h."""
+
+
+class Slot:
+    """The state that the two threads share. What only one of them touches is said so."""
+
+    def __init__(self, data: BlockingChannel, control: BlockingChannel, board: Board) -> None:
+        self.data = data
+        self.control = control
+        self.board = board
+        self.main_thread = threading.get_ident()
+        self.wake_reader, self.wake_writer = os.pipe()
+        self.outbox = Outbox(board, data, self.wake_writer)
+        self.stdout = SlotWriter(1, self.outbox, self.current)
+        self.stderr = SlotWriter(2, self.outbox, self.current)
+        self.queue: deque[tuple[Any, Payload]] = (
+            deque()
+        )  # its operations are atomic; each task goes to one thread
+        self.receive_lock = threading.Lock()
+        self.received = 0  # RUN messages; under receive_lock
+        self.blobs: dict[bytes, tuple[str, bytes]] = {}
+        self.functions: dict[bytes, Callable[..., Any]] = {}
+        self.setups: dict[bytes, BaseException | None] = {}  # main thread
+        self.running = 0  # the task that may be interrupted; main thread
+        self.target = 0  # the task that the attendant wants to interrupt
+        self.interrupted = False  # once per task, so that the except clauses below are safe; main thread
+        self.forked = False
+        self.blocked = 0  # nested waits; main thread
+        self.last_flush = 0.0
+        self.sigint_handler = self.on_sigint
+
+    def current(self) -> int:
+        return self.board.number
+
+    # --- main thread ----------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Run tasks until the worker closes the data socket."""
+        self.outbox.put([READY, os.getpid()])
+        while True:
+            try:
+                fields, payload = self.queue.popleft()
+            except IndexError:
+                self.flush()
+                if not self.wait_for_tasks():
+                    return
+                continue
+            self.restore()
+            self.execute(fields, payload)
+
+    def wait_for_tasks(self) -> bool:
+        """Wait for a message, and take it unless the attendant did. False at the end."""
+        poller = select.poll()
+        poller.register(self.data.fileno(), select.POLLIN)
+        poller.poll()
+        with self.receive_lock:
+            return self.receive() if poller.poll(0) else True
+
+    def receive(self) -> bool:
+        """Take one message from the data socket; under `receive_lock`. False at the end."""
+        message = self.data.receive()
+        if message is None:
+            return False
+        header, buffers = message
+        parts = iter(buffers)
+        for _, functions, forget, tasks in unpack(header):
+            for key in forget:
+                self.blobs.pop(key, None)
+                self.functions.pop(key, None)
+            for key, name, blob in functions:
+                self.blobs[key] = name, blob
+            for fields in tasks:
+                self.queue.append((fields, attach(fields[5], parts)))
+        self.received += 1
+        return True
+
+    def restore(self) -> None:
+        """Undo what the last task may have left changed and the next one relies on."""
+        if sys.stdout is not self.stdout or sys.stderr is not self.stderr:
+            sys.stdout, sys.stderr = self.stdout, self.stderr
+        if signal.getsignal(signal.SIGINT) is not self.sigint_handler:
+            signal.signal(signal.SIGINT, self.sigint_handler)
+
+    def execute(self, fields: list[Any], payload: Payload) -> None:
+        """Run one task, and put its outcome into the outbox."""
+        number, _id, _name, _attempt, function, _payload, span, setup = fields
+        self.board.start(number)
+        self.interrupted = False
+        started = finished = perf_counter()
+        try:
+            # From here on a KeyboardInterrupt may come at any point, but only one.
+            try:
+                self.running = number
+                if setup is not None:
+                    self.set_up(setup)
+                    started = perf_counter()
+                if span is None:
+                    args, kwargs = serialization.load_call(payload)
+                    value = self.function(function)(*args, **kwargs)
+                else:
+                    value = self.run_chunk(self.function(function), payload, *span)
+            finally:
+                self.running = 0
+                finished = perf_counter()
+            dump = serialization.dump_result if span is None else serialization.dump_element_results
+            status, result = OK, dump(value)
+        except BaseException as exc:
+            self.running = 0
+            status, result = ERROR, serialization.dump_exception(without_own_frames(exc))
+        if self.forked:
+            self.leave_fork(status)
+        self.stdout.flush_partial()
+        self.stderr.flush_partial()
+        self.put_outcome(number, status, result, finished - started)
+        self.board.finish()
+
+    def run_chunk(
+        self, fn: Callable[..., Any], payload: Payload, start: int, stop: int
+    ) -> list[tuple[bool, Any]]:
+        results: list[tuple[bool, Any]] = []
+        for index, element in enumerate(serialization.load_elements(payload, start, stop), start):
+            self.board.start_element(index)
+            try:
+                results.append((True, fn(*element)))
+            except BaseException as exc:
+                if self.interrupted and isinstance(exc, KeyboardInterrupt):
+                    raise  # it is the task that was interrupted, not this element
+                results.append((False, without_own_frames(exc)))
+        return results
+
+    def set_up(self, key: bytes) -> None:
+        """Run an initializer, the first time that a task names it. Raises InitializerError, each time."""
+        if key not in self.setups:
+            try:
+                self.function(key)()
+                self.setups[key] = None
+            except BaseException as exc:
+                if self.interrupted and isinstance(exc, KeyboardInterrupt):
+                    raise
+                from jobrunner.errors import InitializerError
+
+                name = self.blobs[key][0] if key in self.blobs else "?"
+                what = serialization.describe(exc)
+                failure = InitializerError(f"the initializer {name} failed in this slot: {what}")
+                failure.__cause__ = without_own_frames(exc)
+                self.setups[key] = failure
+        known = self.setups[key]
+        if known is not None:
+            raise known.with_traceback(None)
+
+    def function(self, key: bytes) -> Callable[..., Any]:
+        fn = self.functions.get(key)
+        if fn is None:
+            fn = self.functions[key] = serialization.load_function(self.blobs[key][1])
+        return fn
+
+    def put_outcome(self, number: int, status: int, result: Payload, duration: float) -> None:
+        """Keep it for the next flush, or send it now: when it is large, or nothing was sent for a while."""
+        if isinstance(result, bytes):
+            self.outbox.put([OUTCOME, number, status, result, duration])
+            if perf_counter() - self.last_flush >= FLUSH_INTERVAL:
+                self.flush()
+            elif self.queue:
+                self.outbox.arm()
+        else:
+            buffers: list[Any] = []
+            self.outbox.send([OUTCOME, number, status, detach(result, buffers), duration], buffers)
+
+    def flush(self) -> None:
+        self.outbox.flush()
+        self.last_flush = perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The hook of `blocking`: tells the worker that this slot's turn is free meanwhile."""
+        self.blocked += 1
+        if self.blocked == 1:
+            self.outbox.put([BLOCKED, 1])
+            self.flush()
+        try:
+            yield
+        finally:
+            self.blocked -= 1
+            if not self.blocked:
+                self.outbox.put([BLOCKED, 0])
+                self.flush()
+
+    def on_sigint(self, _signum: int, _frame: FrameType | None) -> None:
+        if self.outbox.busy:
+            self.outbox.postpone_interrupt()
+            return
+        # With a target it is the attendant's, maybe too late; without one it is the task's own or an operator's.
+        target, self.target = self.target, 0
+        if self.interrupted or not self.running or target not in (0, self.running):
+            return
+        self.interrupted = True
+        raise KeyboardInterrupt
+
+    # --- a process that a task forked ---------------------------------------------------------------------------
+
+    def after_fork(self) -> None:
+        """In the new process: let go of everything that belongs to the slot."""
+        self.forked = True
+        blocking.install(None)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        if signal.getsignal(signal.SIGINT) is self.sigint_handler:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.data.close()
+        self.control.close()
+
+    def leave_fork(self, status: int) -> NoReturn:
+        """The task returned twice, once in a process that it forked. That one must not go on as a slot."""
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(0 if status == OK else 1)
+
+    # --- attendant ------------------------------------------------------------------------------------------------
+
+    def attend(self, parent: int) -> None:
+        try:
+            die_with_parent(parent)
+            self.attend_control()
+        except BaseException:
+            fail()
+
+    def attend_control(self) -> None:
+        poller = select.poll()
+        poller.register(self.control.fileno(), select.POLLIN)
+        poller.register(self.wake_reader, select.POLLIN)
+        while True:
+            for fd, _ in poller.poll(ATTENDANT_INTERVAL * 1000 if self.outbox.armed else None):
+                if fd == self.wake_reader:
+                    os.read(self.wake_reader, 64)
+                else:
+                    self.obey()
+            if self.outbox.armed:
+                self.attend_outbox()
+
+    def attend_outbox(self) -> None:
+        # First disarm, then look: whoever puts something after the look arms again.
+        self.outbox.armed = False
+        if self.board.used:
+            self.outbox.armed = True
+            self.outbox.flush()
+
+    def obey(self) -> None:
+        message = self.control.receive()
+        if message is None:
+            die()
+        for kind, argument in unpack(message[0]):
+            if kind == RECALL:
+                self.recall(argument)
+            elif kind == INTERRUPT and argument == self.running:
+                self.target = argument
+                signal.pthread_kill(self.main_thread, signal.SIGINT)
+
+    def recall(self, count: int) -> None:
+        """Give back what has not started, of all that the worker sent before it asked: `count` RUN messages."""
+        while True:
+            with self.receive_lock:
+                if self.received >= count:
+                    break
+                if not self.receive():
+                    die()
+        numbers = []
+        while self.queue:
+            try:
+                numbers.append(self.queue.popleft()[0][0])
+            except IndexError:  # the main thread took the last one
+                break
+        self.outbox.put([RETURNED, numbers])
+        self.outbox.flush()
+
+
+def without_own_frames(exc: BaseException) -> BaseException:
+    """`exc` with a traceback that starts in the task's code, if it ever got there."""
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return exc if trace is None else exc.with_traceback(trace)
+
+
+def die() -> NoReturn:
+    """The worker is gone: end this process and all that its task has started."""
+    os.killpg(0, signal.SIGKILL)
+    os._exit(FAILED)
+
+
+def fail() -> NoReturn:
+    """The slot itself is broken: say why on the descriptor that still works, and leave."""
+    import traceback
+
+    os.write(2, traceback.format_exc().encode(errors="replace"))
+    os._exit(FAILED)
+
+
+def tie_group_to(lifeline: int) -> None:
+    """Have the kernel kill this process group when the worker's end of the pipe `lifeline` closes.
+
+    It needs neither a thread nor the GIL, and reaches what the task has started too. Only Linux can; elsewhere the
+    attendant does it, as soon as the task lets go of the GIL.
+    """
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def die_with_parent(parent: int) -> None:
+    """For the case that a process which the worker forked holds its sockets and the lifeline open."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        die()
+
+
+def out_of_the_way(fd: int) -> int:
+    """Move `fd` to a high number, where a task that closes or replaces low descriptors does not hit it."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    base = 1000 if limit == resource.RLIM_INFINITY else min(1000, limit - 32)
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base)
+    os.close(fd)
+    return moved
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Serve until the worker closes the sockets. `arguments`: see the top of this file."""
+    faulthandler.enable(2)
+    try:
+        data, control, board, lifeline, parent = (int(argument) for argument in arguments)
+        # The worker's thread may have blocked signals, and that is inherited.
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        tie_group_to(out_of_the_way(lifeline))
+        slot = Slot(
+            BlockingChannel(socket.socket(fileno=out_of_the_way(data))),
+            BlockingChannel(socket.socket(fileno=out_of_the_way(control))),
+            Board(board),
+        )
+        os.close(board)
+        for stream in (sys.__stdout__, sys.__stderr__):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        os.register_at_fork(after_in_child=slot.after_fork)
+        blocking.install(slot.waiting)
+        slot.restore()
+        threading.Thread(target=slot.attend, args=(parent,), name="jobrunner-attendant", daemon=True).start()
+        slot.serve()
+        die()
+    except BaseException:
+        fail()

@@ -1,0 +1,204 @@
+"""The slots of one host: child processes, each running one task at a time.
+
+    owner thread                                        slot (see child)
+    run, recall, interrupt, signal ---- data, control --->  main thread, attendant
+    poll <-------- data, pipes of descriptors 1 and 2, exit ---
+
+A SlotPool has no thread of its own and decides nothing: which task goes where, what is retried and when a slot is
+replaced is up to its owner (a worker's core). It starts what it is told to start, and says what has happened.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+
+from jobrunner.ids import SlotId
+from jobrunner.payloads import Buffer
+from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotTask
+from jobrunner.protocol.messages import FunctionDef, FunctionKey
+from jobrunner.workers.channel import (
+    INTERRUPT,
+    RECALL,
+    RUN,
+    ChannelError,
+    detach,
+    pack,
+)
+from jobrunner.workers.slot_process import SlotProcess
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""Set to 1 in every slot, unless the environment has them: the slots use the cores already."""
+
+CANNOT_START = 127
+"""Exit code of a slot whose process could not be started; as a shell has it."""
+
+# What a descriptor is. One poll handles them in this order, so that text comes before the outcome of the task that
+# printed it, and everything else before the end.
+PIPE, DATA, CONTROL, EXIT, WAKE = range(5)
+
+
+class SlotPool:
+    """The slots of one owner.
+
+    Not thread-safe: one thread owns the pool and calls everything. On Linux the slots die with the thread that
+    started them, so that thread must live as long as the pool.
+
+    A slot that has exited is unknown from the `poll` on that says so; commands to unknown slots do nothing.
+    """
+
+    def __init__(self, *, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is set in the slots on top of this process's own."""
+        self._environment = {**os.environ, **(environment or {})}
+        for name in THREAD_VARIABLES:
+            self._environment.setdefault(name, "1")
+        self._slots: dict[SlotId, SlotProcess] = {}
+        self._selector = selectors.DefaultSelector()
+        self._events: list[SlotEvent] = []
+        # Readable while `_events` waits to be fetched, so that whoever waits for `fileno` wakes up.
+        self._wake_reader, self._wake_writer = os.pipe()
+        self._selector.register(self._wake_reader, selectors.EVENT_READ, (WAKE, None))
+
+    def fileno(self) -> int:
+        """Becomes readable when `poll` has something to do."""
+        descriptor: int = self._selector.fileno()
+        return descriptor
+
+    def poll(self) -> list[SlotEvent]:
+        """What has happened since the last call; never waits. Also sends on what slots were too busy to take."""
+        ready = self._selector.select(0)
+        if len(ready) > 1:
+            ready.sort(key=lambda pair: pair[0].data[0])
+        for key, mask in ready:
+            kind: int = key.data[0]
+            process: SlotProcess | None = key.data[1]
+            if process is None:
+                os.read(self._wake_reader, 64)
+            elif self._slots.get(process.slot) is process:  # else it ended earlier in this loop
+                self._handle(kind, process, key.fd, mask)
+        events, self._events = self._events, []
+        return events
+
+    def spawn(self, slot: SlotId) -> None:
+        """Start a slot's process: a SlotReady follows, or a SlotExited where it cannot be started."""
+        if slot in self._slots:
+            raise ValueError(f"slot {slot} exists")
+        try:
+            process = SlotProcess(slot, self._environment)
+        except OSError as exc:
+            why = f"cannot start a process for this slot: {exc}\n"
+            self._events.append(SlotExited(slot, 0, CANNOT_START, None, 0, why, 0, -1))
+            os.write(self._wake_writer, b"\0")
+            return
+        self._slots[slot] = process
+        self._selector.register(process.data, selectors.EVENT_READ, (DATA, process))
+        for fd in process.pipes:
+            self._selector.register(fd, selectors.EVENT_READ, (PIPE, process))
+        if process.pidfd >= 0:
+            self._selector.register(process.pidfd, selectors.EVENT_READ, (EXIT, process))
+
+    def run(
+        self,
+        slot: SlotId,
+        tasks: Sequence[SlotTask],
+        functions: Iterable[FunctionDef] = (),
+        forget: Iterable[FunctionKey] = (),
+    ) -> None:
+        """Give tasks to a slot, to run after those that it has; never waits for the slot to take them.
+
+        Their numbers must rise from call to call. `forget` takes effect before the first of `tasks`.
+        """
+        process = self._slots.get(slot)
+        if process is None:
+            return
+        buffers: list[Buffer] = []
+        entries = [(*task[:5], detach(task.payload, buffers), *task[6:]) for task in tasks]
+        process.runs += 1
+        process.data.send(pack([RUN, list(functions), list(forget), entries]), buffers)
+        if process.data.pending:
+            self._watch_data(process)
+
+    def recall(self, slot: SlotId) -> None:
+        """Have the slot give back what it has not started: a SlotReturned follows."""
+        process = self._slots.get(slot)
+        if process is not None:
+            self._control(process, [RECALL, process.runs])
+
+    def interrupt(self, slot: SlotId, number: int) -> None:
+        """Raise KeyboardInterrupt in that task, if it is the one that runs; at most once per task."""
+        process = self._slots.get(slot)
+        if process is not None:
+            self._control(process, [INTERRUPT, number])
+
+    def signal(self, slot: SlotId, name: str) -> None:
+        """Send a signal, such as "SIGTERM", to the slot's process group."""
+        process = self._slots.get(slot)
+        if process is not None:
+            process.signal(signal.Signals[name])
+
+    def close(self) -> None:
+        """Kill all slots and what their tasks have started, and wait for their end. May be called again."""
+        for process in self._slots.values():
+            process.signal(signal.SIGKILL)
+        for process in self._slots.values():
+            process.discard()
+        self._slots.clear()
+        if self._selector.get_map() is not None:
+            self._selector.close()
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
+
+    def _handle(self, kind: int, process: SlotProcess, fd: int, mask: int) -> None:
+        if kind == PIPE:
+            events, open_still = process.read_pipe(fd)
+            self._events += events
+            if not open_still:
+                self._selector.unregister(fd)
+        elif kind == DATA:
+            self._handle_data(process, mask)
+        elif kind == CONTROL:
+            process.control.flush()
+            if not process.control.pending:
+                self._selector.unregister(fd)
+        else:
+            self._finish(process)
+
+    def _handle_data(self, process: SlotProcess, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            process.data.flush()
+            if not process.data.pending:
+                self._watch_data(process)
+        if mask & selectors.EVENT_READ:
+            try:
+                self._events += process.read_data()
+            except ChannelError:
+                process.signal(signal.SIGKILL)  # a task has damaged the slot
+                self._finish(process)
+            else:
+                if process.data.closed:
+                    self._finish(process)
+
+    def _watch_data(self, process: SlotProcess) -> None:
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if process.data.pending else 0)
+        self._selector.modify(process.data, mask, (DATA, process))
+
+    def _control(self, process: SlotProcess, item: list[int]) -> None:
+        process.control.send(pack(item))
+        if process.control.pending and process.control.fileno() not in self._selector.get_map():
+            self._selector.register(process.control, selectors.EVENT_WRITE, (CONTROL, process))
+
+    def _finish(self, process: SlotProcess) -> None:
+        del self._slots[process.slot]
+        watched = self._selector.get_map()
+        for fd in (process.data.fileno(), process.control.fileno(), process.pidfd, *process.pipes):
+            if fd in watched:
+                self._selector.unregister(fd)
+        self._events += process.finish()

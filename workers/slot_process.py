@@ -1,0 +1,324 @@
+"""One slot's process, seen from the worker: how it is started, how it is spoken to, what is left when it is gone."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from jobrunner.ids import SlotId
+from jobrunner.protocol.effects import (
+    SlotBlocked,
+    SlotEvent,
+    SlotExited,
+    SlotFinished,
+    SlotOutcome,
+    SlotPrinted,
+    SlotReady,
+    SlotReturned,
+)
+from jobrunner.protocol.messages import STDERR, STDOUT
+from jobrunner.workers.board import Board, create_board_file
+from jobrunner.workers.channel import (
+    BLOCKED,
+    OUTCOME,
+    PRINTED,
+    READY,
+    RETURNED,
+    BufferedChannel,
+    ChannelError,
+    Message,
+    attach,
+    channel_pair,
+    unpack,
+)
+
+BOOT = """\
+import sys
+sys.path[:] = sys.argv[6:]
+arguments, sys.argv = sys.argv[1:6], [""]
+from jobrunner.workers.child import main
+main(arguments)
+"""
+
+STDERR_LINES = 20
+STDERR_CHARACTERS = 4096
+"""How much of a slot's last words is kept."""
+
+PIPE_READ = 64 * 1024
+PIPE_TURN = 16
+"""Reads of PIPE_READ bytes from a pipe before others have their turn."""
+
+EXIT_WAIT = 1.0
+"""Seconds that a process has to be gone once its socket has closed; then it is killed."""
+
+KILL_WAIT = 5.0
+"""Seconds that a killed process has to be gone; one that hangs in the kernel takes longer and is left behind."""
+
+UNKNOWN_EXIT = 255
+"""Exit code of a process that someone else has reaped."""
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a process ended. Exactly one of `exit_code` and `signal` is set; `peak_memory` is in bytes."""
+
+    exit_code: int | None
+    signal: str | None
+    peak_memory: int
+
+
+class SlotProcess:
+    """A running slot. The constructor raises OSError when the process cannot be started."""
+
+    def __init__(self, slot: SlotId, environment: Mapping[str, str]) -> None:
+        self.slot = slot
+        self.runs = 0
+        """RUN messages sent."""
+        self._last_finished = 0
+        self._stderr = ""
+        self._stderr_number = 0
+        with ExitStack() as theirs, ExitStack() as ours:
+            board = create_board_file()
+            theirs.callback(os.close, board)
+            self._board = Board(board)
+            ours.callback(self._board.close)
+            self.data, data = channel(ours, theirs)
+            self.control, control = channel(ours, theirs)
+            lifeline, end = os.pipe()
+            theirs.callback(os.close, lifeline)
+            ours.callback(os.close, end)
+            self._popen = start_process([data, control, board, lifeline], environment)
+            self._resources = ours.pop_all()
+        self.pid = self._popen.pid
+        self.pidfd = -1
+        if sys.platform == "linux":
+            self.pidfd = os.pidfd_open(self.pid)
+            self._resources.callback(os.close, self.pidfd)
+        self._streams: dict[int, tuple[int, codecs.IncrementalDecoder]] = {}
+        for stream, file in ((STDOUT, self._popen.stdout), (STDERR, self._popen.stderr)):
+            assert file is not None  # for we asked for pipes
+            self._resources.callback(file.close)
+            os.set_blocking(file.fileno(), False)
+            self._streams[file.fileno()] = stream, codecs.getincrementaldecoder("utf-8")("replace")
+
+    @property
+    def pipes(self) -> list[int]:
+        """The descriptors that carry what was written to descriptors 1 and 2 of the slot."""
+        return list(self._streams)
+
+    # --- what it says -------------------------------------------------------------------------------------
+
+    def read_pipe(self, fd: int) -> tuple[list[SlotEvent], bool]:
+        """What C code, subprocesses and faulthandler wrote; and False once nothing more can come."""
+        pieces = []
+        open_still = True
+        for _ in range(PIPE_TURN):
+            try:
+                piece = os.read(fd, PIPE_READ)
+            except BlockingIOError:
+                break
+            if not piece:
+                open_still = False
+                break
+            pieces.append(piece)
+        stream, decoder = self._streams[fd]
+        text = decoder.decode(b"".join(pieces), not open_still)
+        if not text:
+            return [], open_still
+        # A task that has just ended may have written it, yet not one whose outcome is known already.
+        number = self._board.number or self._board.last
+        if number <= self._last_finished:
+            number = 0
+        self._note(number, stream, text)
+        return [SlotPrinted(self.slot, [(number, stream, text)])], open_still
+
+    def read_data(self) -> list[SlotEvent]:
+        """What has arrived on the data socket. Raises ChannelError."""
+        return self._events(self.data.receive())
+
+    def _events(self, messages: list[Message]) -> list[SlotEvent]:
+        """Outcomes and prints of all messages in one event each, as far as others do not come between."""
+        events: list[SlotEvent] = []
+        printed: list[tuple[int, int, str]] = []
+        outcomes: list[SlotOutcome] = []
+
+        def close_batch() -> None:
+            nonlocal printed, outcomes
+            if printed:
+                events.append(SlotPrinted(self.slot, printed))
+            if outcomes:
+                events.append(SlotFinished(self.slot, outcomes))
+            printed, outcomes = [], []
+
+        for header, buffers in messages:
+            parts = iter(buffers)
+            for item in unpack(header):
+                if item[0] == OUTCOME:
+                    self._take_outcome(item, parts, outcomes)
+                elif item[0] == PRINTED:
+                    _, number, stream, text = item
+                    self._note(number, stream, text)
+                    printed.append((number, stream, text))
+                else:
+                    close_batch()
+                    events.append(self._other_event(item))
+        close_batch()
+        return events
+
+    def _take_outcome(self, item: list[Any], parts: Iterator[bytearray], outcomes: list[SlotOutcome]) -> None:
+        _, number, status, payload, duration = item
+        if number > self._last_finished:  # else the outbox was sent, yet not emptied before the process died
+            self._last_finished = number
+            outcomes.append(SlotOutcome(number, status, attach(payload, parts), duration))
+
+    def _other_event(self, item: list[Any]) -> SlotEvent:
+        kind, argument = item
+        if kind == READY:
+            return SlotReady(self.slot, argument)
+        if kind == RETURNED:
+            return SlotReturned(self.slot, argument)
+        if kind == BLOCKED:
+            return SlotBlocked(self.slot, bool(argument))
+        raise ChannelError(f"an item of unknown kind {kind}")
+
+    def _note(self, number: int, stream: int, text: str) -> None:
+        """Keep the last words of the task that runs."""
+        if stream == STDERR:
+            if number != self._stderr_number:
+                self._stderr, self._stderr_number = "", number
+            self._stderr = (self._stderr + text)[-STDERR_CHARACTERS:]
+
+    # --- its end --------------------------------------------------------------------------------------------
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the slot's process group, which holds what its tasks have started too."""
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):  # macOS says the latter of a zombie
+            pass
+
+    def finish(self) -> list[SlotEvent]:
+        """Make sure that it is gone, and tell all that it has left. The last event is SlotExited."""
+        ending = self._reap(EXIT_WAIT)
+        events: list[SlotEvent] = []
+        try:
+            while not self.data.closed:
+                messages = self.data.receive()
+                events += self._events(messages)
+                if not messages:
+                    break
+            events += self._events([(self._board.outbox(), [])])
+        except ChannelError:  # it died in the middle of a word, or was talking nonsense
+            pass
+        for fd in self.pipes:
+            events += self.read_pipe(fd)[0]
+        number = self._board.number
+        if number <= self._last_finished:
+            number = 0
+        element = self._board.element if number else -1
+        stderr = "".join(self._stderr.splitlines(keepends=True)[-STDERR_LINES:])
+        self._resources.close()
+        events.append(
+            SlotExited(
+                self.slot,
+                self.pid,
+                ending.exit_code,
+                ending.signal,
+                ending.peak_memory,
+                stderr,
+                number,
+                element,
+            )
+        )
+        return events
+
+    def discard(self) -> None:
+        """Make sure that it is gone, and forget what it has left."""
+        self._reap(0)
+        self._resources.close()
+
+    def _reap(self, patience: float) -> Ending:
+        """Wait `patience` seconds for the process to end by itself, then kill it and what it has started."""
+        self._await_exit(patience)
+        # Before the reaping, as long as nobody else can have this process group's number.
+        self.signal(signal.SIGKILL)
+        if not self._await_exit(KILL_WAIT):
+            self._popen.returncode = -signal.SIGKILL
+            return Ending(None, "SIGKILL", 0)
+        try:
+            _, status, usage = os.wait4(self.pid, 0)
+        except ChildProcessError:  # someone else in this process waits for any child
+            self._popen.returncode = UNKNOWN_EXIT
+            return Ending(UNKNOWN_EXIT, None, 0)
+        code = self._popen.returncode = os.waitstatus_to_exitcode(status)
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return Ending(None, signal_name(-code), peak) if code < 0 else Ending(code, None, peak)
+
+    def _await_exit(self, seconds: float) -> bool:
+        if sys.platform == "linux":
+            poller = select.poll()
+            poller.register(self.pidfd, select.POLLIN)
+            return bool(poller.poll(seconds * 1000))
+        queue = select.kqueue()
+        try:
+            exits = select.kevent(
+                self.pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, fflags=select.KQ_NOTE_EXIT
+            )
+            return bool(queue.control([exits], 1, seconds))
+        except ProcessLookupError:  # a zombie already
+            return True
+        finally:
+            queue.close()
+
+
+def channel(ours: ExitStack, theirs: ExitStack) -> tuple[BufferedChannel, int]:
+    """Our end of a new channel, and the descriptor of the other; each is closed with its stack."""
+    here, there = channel_pair()
+    theirs.callback(there.close)
+    end = BufferedChannel(here)
+    ours.callback(end.close)
+    return end, there.fileno()
+
+
+def start_process(descriptors: list[int], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the interpreter, with this one's options and sys.path, in a session of its own.
+
+    Its own session keeps the terminal's Ctrl-C away, and makes the process group that signals go to.
+    """
+    options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    arguments = [str(number) for number in (*descriptors, os.getpid())]
+    return subprocess.Popen(
+        [sys.executable, *options, "-c", BOOT, *arguments, *module_path()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(environment),
+        pass_fds=descriptors,
+        start_new_session=True,
+    )
+
+
+def module_path() -> list[str]:
+    """Where a slot looks for modules: where this process does, and in the current folder."""
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # the folder was removed
+        return path
+    return path if here in path else [*path, here]
+
+
+def signal_name(number: int) -> str:
+    """ "SIGSEGV" for 11; "SIG35" for one without a name of its own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
