@@ -28,6 +28,12 @@ STYLES = {
 }
 TASK_STATES = ("waiting", "queued", "assigned", "running", "cancelling", "succeeded", "failed", "cancelled")
 
+WRAPPED = ("WORKER", "HOST", "NAME", "ERROR", "RESOURCES")
+"""Columns that wrap where a terminal is too narrow; half a number or half an id would be of no use."""
+
+CLIP = 60
+"""Characters of an error in a list."""
+
 NO_WORKERS = "No workers yet. Start one on any host with: jobrunner worker start ADDRESS"
 
 
@@ -37,10 +43,15 @@ def columns(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Iterab
     from rich.text import Text
 
     table = Table(
-        box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", show_header=any(headers)
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(headers)
     )
     for header in headers:
-        table.add_column(header, justify="right" if header in right else "left", no_wrap=True)
+        table.add_column(
+            header,
+            justify="right" if header in right else "left",
+            no_wrap=header not in WRAPPED,
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*(Text(plain(cell), style=STYLES.get(cell, "")) for cell in row))
     return table
@@ -124,11 +135,11 @@ def coordinator_line(coordinator: Mapping[str, Any]) -> str:
 def workers_table(workers: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not workers:
         return NO_WORKERS
-    headers = ["WORKER", "STATE", "HOST", "PID", "BUSY", "SLOTS", "WAITING", "DONE", "LAST SEEN", "RESOURCES"]
+    headers = ["WORKER", "STATE", "HOST", "PID", "BUSY", "WAITING", "DONE", "SEEN", "RESOURCES"]
     if not any(worker.get("resources") for worker in workers):
         headers.pop()
     rows = [worker_row(worker)[: len(headers)] for worker in workers]
-    return columns(headers, rows, right=("PID", "BUSY", "SLOTS", "WAITING", "DONE", "LAST SEEN"))
+    return columns(headers, rows, right=("PID", "BUSY", "WAITING", "DONE", "SEEN"))
 
 
 def worker_row(worker: Mapping[str, Any]) -> list[str]:
@@ -139,8 +150,7 @@ def worker_row(worker: Mapping[str, Any]) -> list[str]:
         str(worker.get("state", "")),
         str(worker.get("host", "")),
         str(worker.get("pid", "")),
-        f"{busy:,}",
-        f"{worker.get('slots', 0):,}",
+        f"{busy:,}/{worker.get('slots', 0):,}",
         f"{waiting:,}",
         f"{worker.get('completed', 0):,}",
         f"{duration(worker.get('last_seen', 0))} ago",
@@ -154,11 +164,11 @@ def worker_row(worker: Mapping[str, Any]) -> list[str]:
 def tasks_table(tasks: Sequence[Mapping[str, Any]]) -> RenderableType:
     if not tasks:
         return "No tasks."
-    headers = ["TASK", "STATE", "NAME", "WORKER", "ATTEMPT", "AGE", "RUNNING FOR", "TOOK", "ERROR"]
+    headers = ["TASK", "STATE", "NAME", "WORKER", "TRY", "AGE", "RUNNING", "TOOK", "ERROR"]
     if not any(task.get("error") for task in tasks):
         headers.pop()
     rows = [task_row(task)[: len(headers)] for task in tasks]
-    return columns(headers, rows, right=("ATTEMPT", "AGE", "RUNNING FOR", "TOOK"))
+    return columns(headers, rows, right=("TRY", "AGE", "RUNNING", "TOOK"))
 
 
 def task_row(task: Mapping[str, Any]) -> list[str]:
@@ -171,8 +181,13 @@ def task_row(task: Mapping[str, Any]) -> list[str]:
         duration(task.get("age")),
         duration(task.get("running_for")),
         duration(task.get("duration")),
-        one_line(task.get("error", "")),
+        clipped(one_line(task.get("error", ""))),
     ]
+
+
+def clipped(text: str) -> str:
+    """The start of a text that `task ID` shows in full."""
+    return text if len(text) <= CLIP else f"{text[: CLIP - 3]}..."
 
 
 def task_table(task: Mapping[str, Any]) -> RenderableType:

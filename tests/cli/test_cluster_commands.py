@@ -6,11 +6,8 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,81 +22,8 @@ LONG = 40.0
 """Seconds of a call that is stopped long before."""
 
 
-class Process:
-    """A `jobrunner` command in the background; collects its lines, and waits for one with a bound."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._popen = subprocess.Popen(
-            [sys.executable, "-m", "jobrunner", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # a signal reaches it alone, as from `kill`
-        )
-        self.lines: list[str] = []
-        self._changed = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._popen.stdout is not None
-        for line in self._popen.stdout:
-            with self._changed:
-                self.lines.append(line.rstrip("\n"))
-                self._changed.notify_all()
-
-    @property
-    def output(self) -> str:
-        return "\n".join(self.lines)
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """The first match of `pattern` in the output, now or later."""
-        with self._changed:
-            found = self._changed.wait_for(lambda: re.search(pattern, self.output), BOUND)
-        assert found, f"no {pattern!r} in:\n{self.output}"
-        match = re.search(pattern, self.output)
-        assert match is not None
-        return match
-
-    def stop(self, number: int = signal.SIGINT) -> int:
-        """Sends a signal and returns the exit code."""
-        self._popen.send_signal(number)
-        return self.wait()
-
-    def wait(self) -> int:
-        code = self._popen.wait(BOUND)
-        self._reader.join(BOUND)
-        return code
-
-    def end(self) -> None:
-        if self._popen.poll() is None:
-            self._popen.kill()
-            self._popen.wait(BOUND)
-        self._reader.join(BOUND)
-        assert self._popen.stdout is not None
-        self._popen.stdout.close()
-
-
-Start = Callable[..., Process]
-
-
 @pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts `jobrunner` commands, and ends those that are left, the newest first."""
-    started: list[Process] = []
-
-    def run(*arguments: str) -> Process:
-        started.append(Process(*arguments))
-        return started[-1]
-
-    yield run
-    for process in reversed(started):
-        process.end()
-
-
-@pytest.fixture
-def address(start: Start) -> str:
+def address(start: Any) -> Any:
     """A coordinator's address, taken from the line that it prints for the other hosts."""
     return start("coordinator", "start", "--port", "0").wait_for(r"worker start (tcp://\S+)")[1]
 
@@ -113,7 +37,7 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
-def worker(start: Start, address: str) -> Process:
+def worker(start: Any, address: str) -> Any:
     """A worker "left" with two slots, which has joined."""
     process = start("worker", "start", address, "--slots", "2", "--name", "left", "--resources", "gpu=2")
     with connect(address, BOUND) as admin:
@@ -167,7 +91,7 @@ def test_a_finished_task_cannot_be_cancelled_and_an_unknown_one_is_named(cli: An
     assert re.fullmatch(r"jobrunner: error: .*nobody-1.*\n", missing.err)
 
 
-def test_a_drained_worker_leaves_with_exit_code_0(cli: Any, address: str, worker: Process) -> None:
+def test_a_drained_worker_leaves_with_exit_code_0(cli: Any, address: str, worker: Any) -> None:
     result = cli("worker", "drain", "left", "-a", address)
     assert (result.code, result.err) == (0, "")
     assert worker.wait() == 0
@@ -178,7 +102,7 @@ def test_a_drained_worker_leaves_with_exit_code_0(cli: Any, address: str, worker
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_worker_and_coordinator_leave_on_a_signal(start: Start, number: int) -> None:
+def test_worker_and_coordinator_leave_on_a_signal(start: Any, number: int) -> None:
     coordinator = start("coordinator", "start", "--port", "0")
     address = coordinator.wait_for(r"worker start (tcp://\S+)")[1]
     worker = start("worker", "start", address, "--slots", "1", "--name", "left")
@@ -189,7 +113,7 @@ def test_worker_and_coordinator_leave_on_a_signal(start: Start, number: int) -> 
     assert "Traceback" not in worker.output + coordinator.output
 
 
-def test_a_worker_may_be_started_before_its_coordinator(cli: Any, start: Start) -> None:
+def test_a_worker_may_be_started_before_its_coordinator(cli: Any, start: Any) -> None:
     port = free_port()
     worker = start("worker", "start", f"127.0.0.1:{port}", "--slots", "1", "--name", "early")
     worker.wait_for(f"127.0.0.1:{port}")
@@ -197,7 +121,7 @@ def test_a_worker_may_be_started_before_its_coordinator(cli: Any, start: Start) 
     until(lambda: cli("workers", "-a", f"127.0.0.1:{port}", "--quiet").out == "early\n")
 
 
-def test_watching_survives_the_coordinator_and_ends_quietly_on_ctrl_c(start: Start) -> None:
+def test_watching_survives_the_coordinator_and_ends_quietly_on_ctrl_c(start: Any) -> None:
     port = str(free_port())
     first = start("coordinator", "start", "--port", port)
     first.wait_for("worker start tcp://")
@@ -212,14 +136,14 @@ def test_watching_survives_the_coordinator_and_ends_quietly_on_ctrl_c(start: Sta
     assert all(json.loads(line) for line in watcher.lines)
 
 
-def test_a_coordinator_beyond_loopback_must_be_called_insecure(start: Start) -> None:
+def test_a_coordinator_beyond_loopback_must_be_called_insecure(start: Any) -> None:
     refused = start("coordinator", "start", "--host", "0.0.0.0", "--port", "0")
     assert refused.wait() == 2
     assert "--insecure" in refused.output
     assert "Traceback" not in refused.output
 
 
-def test_a_port_that_is_taken_is_one_line(start: Start, address: str) -> None:
+def test_a_port_that_is_taken_is_one_line(start: Any, address: str) -> None:
     second = start("coordinator", "start", "--port", address.rpartition(":")[2])
     assert second.wait() == 1
     assert re.search(r"jobrunner: error: .*" + address.rpartition(":")[2], second.output)

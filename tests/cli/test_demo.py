@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -107,6 +108,15 @@ def test_quiet_prints_the_results_alone(cli: Any) -> None:
     result = cli("demo", "--scale", 100000, "--no-threads", "--no-processes", "--no-cluster", "--quiet")
     assert result.err == ""
     assert result.out.splitlines() == [str(pi(number)) for number in scaled_numbers(100000)]
+
+
+@pytest.mark.parametrize("backend", ["threads", "processes", "cluster"])
+def test_ctrl_c_ends_the_demo_at_once_and_quietly(start: Any, backend: str) -> None:
+    others = [f"--no-{name}" for name in ("builtin", "threads", "processes", "cluster") if name != backend]
+    demo = start("demo", "--full", *others)  # each call takes seconds, and none is waited for
+    demo.wait_for(f"{backend}: started")
+    assert demo.stop(signal.SIGINT) == 130
+    assert [line.partition(" (")[0] for line in demo.lines] == [f"{backend}: started"]
 
 
 def test_the_demo_on_an_embedded_cluster(cli: Any) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from jobrunner.cli import views
 from jobrunner.cli.output import Output, View
@@ -83,8 +85,8 @@ def test_status_is_a_summary_and_the_workers(capsys: pytest.CaptureFixture[str])
         "clients      1 (15 unfinished tasks)",
         "",
     ]
-    assert " ".join(lines[5].split()) == "WORKER STATE HOST PID BUSY SLOTS WAITING DONE LAST SEEN RESOURCES"
-    assert " ".join(lines[6].split()) == "left active node1 12 3 4 2 12,345 250 ms ago gpu=2"
+    assert " ".join(lines[5].split()) == "WORKER STATE HOST PID BUSY WAITING DONE SEEN RESOURCES"
+    assert " ".join(lines[6].split()) == "left active node1 12 3/4 2 12,345 250 ms ago gpu=2"
     assert len(lines) == 7
 
 
@@ -173,3 +175,19 @@ def test_a_task_that_is_not_running_says_why(capsys: pytest.CaptureFixture[str])
     lines = shown(capsys, queued, views.TASK)
     assert "why       no worker offers gpu=9" in lines
     assert "calls     20" in lines
+
+
+def test_a_narrow_terminal_wraps_names_and_keeps_numbers_and_ids() -> None:
+    narrow = Console(width=80, file=io.StringIO())
+    worker = {
+        **WORKER,
+        "name": "a-very-long-name-of-a-worker",
+        "host": "a-host-with-a-very-long-name.example",
+    }
+    for table, kept in (
+        (views.workers_table([worker]), ["3/4", "12,345", "250 ms ago"]),
+        (views.tasks_table([{**TASK, "id": "9f3ac2e1b7d0-4242"}]), ["9f3ac2e1b7d0-4242", "12.0 s", "500 ms"]),
+    ):
+        with narrow.capture() as captured:
+            narrow.print(table)
+        assert all(text in captured.get() for text in kept), captured.get()
