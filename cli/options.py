@@ -95,6 +95,8 @@ def cluster_address(address: str | None) -> str:
 def full_address(text: str) -> str:
     """ "tcp://host:port" from that, from "host:port" or from "host". Raises ConfigError for anything else."""
     scheme, found, rest = text.strip().rpartition("://")
+    if scheme == "ipc" and rest:
+        return f"ipc://{rest}"  # a path, on this host
     if found and scheme != "tcp":
         raise ConfigError(f"{text!r} is not an address: only tcp:// is spoken here, as in {DEFAULT_ADDRESS}")
     if rest.count(":") > 1 and not rest.startswith("["):

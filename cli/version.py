@@ -45,10 +45,10 @@ def installed(package: str) -> str:
 def libzmq() -> str:
     """The version of the C library inside pyzmq, which only loading it can tell."""
     try:
-        from jobrunner.transport.sockets import libzmq_version
+        from jobrunner.transport.sockets import describe_versions
     except ImportError as exc:
         return f"cannot be loaded: {exc}"
-    return libzmq_version()
+    return describe_versions()["libzmq"]
 
 
 def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
