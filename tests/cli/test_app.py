@@ -62,7 +62,6 @@ def test_every_command_has_help(cli: Any, command: list[str]) -> None:
         "tasks --limit 0",
         "task",
         "cancel",
-        "worker",
         "worker drain",
         "status --interval 0",
         "status --watch --quiet",

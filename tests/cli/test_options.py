@@ -18,6 +18,7 @@ from jobrunner.errors import ConfigError
         (" tcp://node7 ", "tcp://node7:7077"),
         ("[::1]", "tcp://[::1]:7077"),
         ("tcp://[::1]:80", "tcp://[::1]:80"),
+        ("ipc:///run/jobrunner.sock", "ipc:///run/jobrunner.sock"),
     ],
 )
 def test_an_address_is_completed(text: str, address: str) -> None:
@@ -40,6 +41,7 @@ def test_an_address_is_completed(text: str, address: str) -> None:
         "u@a:1",
         "::1",
         "tcp://",
+        "ipc://",
     ],
 )
 def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
