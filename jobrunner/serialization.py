@@ -2,15 +2,15 @@
 
 What travels how:
 
-    importable function       by reference (module and qualified name)
-    everything of __main__,   by value, through cloudpickle, pickled anew at every call: a changed closure or a
-    lambdas, closures         function defined again under the same name never runs stale
-    arguments and results     plain pickle, protocol 5; cloudpickle only where that fails or __main__ is involved
-    buffers >= 64 KiB         beside the pickle, not in it, so that nobody copies them
-    exceptions                as raised, with the text of the remote traceback as their cause
+    importable functions     by reference (module and qualified name)
+    lambdas, closures, and   by value, through cloudpickle, pickled anew at every call: a changed closure or a
+    all that is __main__'s   function defined again under the same name never runs stale
+    arguments and results    plain pickle, protocol 5; cloudpickle where that fails or __main__ is involved
+    buffers >= 64 KiB        beside the pickle, not in it, so that nobody copies them
+    exceptions               as raised, with the text of the remote traceback as their cause
 
-A slot imports this module before its first task. So it loads only what every task needs: cloudpickle, `errors`
-(which costs the standard library's logging) and traceback are imported where they are used.
+A slot imports this module before its first task. So it loads only what every task needs: cloudpickle,
+`errors` (which costs the standard library's logging) and traceback are imported where they are used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROTOCOL = 5
 BY_REFERENCE = ord("r")
 BY_VALUE = ord("v")
 HEADER_BYTES = 3
-"""A function's blob starts with BY_REFERENCE or BY_VALUE and the major and minor version of the pickling Python."""
+"""A function's blob starts with BY_REFERENCE or BY_VALUE, and Python's major and minor version."""
 
 MAIN_MODULES = ("__main__", "__mp_main__")
 
@@ -51,7 +51,7 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""'
 
 
-# --- functions ----------------------------------------------------------------------------------------------------
+# --- functions ------------------------------------------------------------------------------------------
 
 
 class DumpedFunction(NamedTuple):
@@ -79,14 +79,14 @@ def dump_function(fn: Callable[..., Any]) -> DumpedFunction:
             _references[fn] = (*place, dumped)
             return dumped
     try:
-        stream, by_value = _pickle(fn, None)
+        stream, by_value = (_pickle_by_value(fn), True) if kind is FunctionType else _pickle(fn, None)
     except Exception as exc:
         raise _error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}") from exc
     return _dumped(fn, stream, BY_VALUE if by_value else BY_REFERENCE)
 
 
 def dump_setup(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> DumpedFunction:
-    """An executor's initializer with its arguments, as a function that takes none. Raises SerializationError."""
+    """An executor's initializer and its arguments, as a function without any. Raises SerializationError."""
     return dump_function(functools.partial(initializer, *initargs))
 
 
@@ -95,9 +95,9 @@ def load_function(blob: bytes) -> Callable[..., Any]:
     theirs, ours = tuple(blob[1:HEADER_BYTES]), sys.version_info[:2]
     if blob[0] == BY_VALUE and theirs != ours:
         raise _error(
-            f"a function that was sent by value comes from Python {theirs[0]}.{theirs[1]} and cannot run here, on"
-            f" Python {ours[0]}.{ours[1]}; use the same version on both sides, or put the function in a module"
-            " that is installed on the workers"
+            f"a function that was sent by value comes from Python {theirs[0]}.{theirs[1]} and cannot run"
+            f" here, on Python {ours[0]}.{ours[1]}; use the same version on both sides, or put the function"
+            " in a module that is installed on the workers"
         )
     try:
         fn: Callable[..., Any] = pickle.loads(memoryview(blob)[HEADER_BYTES:])
@@ -107,7 +107,7 @@ def load_function(blob: bytes) -> Callable[..., Any]:
 
 
 def function_name(fn: Callable[..., Any]) -> str:
-    """The qualified name of `fn`; of the function inside for a partial, of the class for a callable object."""
+    """The qualified name of `fn`; for a partial, of the function inside; for an object, of its class."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
@@ -134,14 +134,17 @@ def _importable_place(fn: Any) -> tuple[str, str] | None:
 def _registered_by_value(module: str) -> bool:
     """Whether the program told cloudpickle that the workers do not have this module."""
     cloudpickle = sys.modules.get("cloudpickle")
-    return cloudpickle is not None and module in cloudpickle.list_registry_pickle_by_value()
+    if cloudpickle is None:
+        return False
+    registered: set[str] = cloudpickle.list_registry_pickle_by_value()
+    return any(module == name or module.startswith(f"{name}.") for name in registered)
 
 
-# --- calls --------------------------------------------------------------------------------------------------------
+# --- calls ----------------------------------------------------------------------------------------------
 
 
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, snapshot: bool) -> Payload:
-    """The arguments of a call. `snapshot` copies large buffers, so that the caller may change them afterwards.
+    """The arguments of a call. `snapshot` copies large buffers: the caller may change them afterwards.
 
     Raises SerializationError, which names the argument.
     """
@@ -183,7 +186,7 @@ def load_elements(payload: Payload, start: int, stop: int) -> list[tuple[Any, ..
     return elements[start:stop]
 
 
-# --- results ------------------------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------------
 
 
 def dump_result(value: Any) -> Payload:
@@ -203,7 +206,7 @@ def load_result(payload: Payload) -> Any:
 
 
 def dump_element_results(results: Sequence[ElementResult]) -> Payload:
-    """Pairs of (True, value) or (False, exception). A value that cannot be pickled costs only its own element."""
+    """Pairs of (True, value) or (False, exception); a value that cannot be pickled costs only its element."""
     encoded = [pair if pair[0] else (False, _encode_exception(pair[1])) for pair in results]
     try:
         return _dump(encoded, snapshot=False)
@@ -225,11 +228,11 @@ def _picklable(pair: ElementResult) -> ElementResult:
     return pair
 
 
-# --- exceptions ---------------------------------------------------------------------------------------------------
+# --- exceptions -----------------------------------------------------------------------------------------
 
 
 def dump_exception(exc: BaseException) -> Payload:
-    """Never fails: what cannot be pickled and unpickled arrives as a SerializationError with its type and text."""
+    """Never fails: what cannot make the journey arrives as a SerializationError with its type and text."""
     stream = pickle.dumps(_encode_exception(exc), PROTOCOL)
     return stream if len(stream) < OUT_OF_BAND else (stream,)
 
@@ -275,13 +278,13 @@ def _decode_exception(stream: bytes | None, description: str, remote: str) -> Ba
     return exc
 
 
-# --- pickle -------------------------------------------------------------------------------------------------------
+# --- pickle ---------------------------------------------------------------------------------------------
 
 
 def _pickle(value: Any, buffers: list[memoryview] | None) -> tuple[bytes, bool]:
-    """The pickle, and whether cloudpickle made it; `buffers` takes the large ones, None keeps all in the pickle.
+    """The pickle, and whether cloudpickle made it. Raises whatever pickling raises.
 
-    Raises whatever pickling raises.
+    `buffers` takes the large buffers; None keeps all in the pickle.
     """
 
     def in_band(buffer: pickle.PickleBuffer) -> bool:
@@ -293,17 +296,22 @@ def _pickle(value: Any, buffers: list[memoryview] | None) -> tuple[bytes, bool]:
 
     try:
         stream = pickle.dumps(value, PROTOCOL, buffer_callback=in_band)
-        # What __main__ defines has to go by value, for a slot never imports the program's __main__. A false alarm
-        # costs time only.
+        # What __main__ defines has to go by value, for a slot never imports the program's __main__. A false
+        # alarm costs time only.
         if b"__main__" not in stream and b"__mp_main__" not in stream:
             return stream, False
     except Exception:  # whatever it was, cloudpickle may be able to, or else says why not
         pass
-    import cloudpickle
-
     if buffers is not None:
         buffers.clear()  # of what the first attempt left there
-    return cloudpickle.dumps(value, PROTOCOL, buffer_callback=in_band), True
+    return _pickle_by_value(value, in_band), True
+
+
+def _pickle_by_value(value: Any, callback: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
+    import cloudpickle
+
+    stream: bytes = cloudpickle.dumps(value, PROTOCOL, buffer_callback=callback)
+    return stream
 
 
 def _dump(value: Any, snapshot: bool) -> Payload:
@@ -318,13 +326,13 @@ def _load(payload: Payload) -> Any:
     if isinstance(payload, bytes):
         return pickle.loads(payload)
     stream, *buffers = payload
-    # Pickle itself knows which objects were read-only; what it is given must be writable, as everything is that
-    # was pickled in band.
+    # Pickle itself knows which objects were read-only; what it is given must be writable, as everything is
+    # that was pickled in band.
     writable = [bytearray(part) if memoryview(part).readonly else part for part in buffers]
     return pickle.loads(stream, buffers=writable)
 
 
-# --- error messages -----------------------------------------------------------------------------------------------
+# --- error messages -------------------------------------------------------------------------------------
 
 
 def _error(message: str) -> SerializationError:
@@ -339,8 +347,8 @@ def _load_error(what: str, exc: BaseException) -> SerializationError:
     where = f"{platform.node()} (Python {platform.python_version()})"
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         return _error(
-            f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or send it along"
-            f" with cloudpickle.register_pickle_by_value({exc.name.partition('.')[0]})"
+            f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or send it"
+            f" along with cloudpickle.register_pickle_by_value({exc.name.partition('.')[0]})"
         )
     return _error(f"{what} could not be unpickled on {where}: {describe(exc)}")
 

@@ -1,13 +1,13 @@
 """Messages between a worker and one of its slots, over a Unix stream socket.
 
-A message is a header (one or more msgpack items, small) and any number of large buffers, which are sent from where
-they lie and received into memory of their own. On the socket:
+A message is a header (one or more msgpack items, small) and any number of large buffers, which are sent from
+where they lie and received into memory of their own. On the socket:
 
     u32 bytes of the header | u32 number of buffers | u64 size of each buffer | header | buffers
 
-The slot's end blocks (`BlockingChannel`). The worker's end never does (`BufferedChannel`): it keeps what the slot
-does not read yet, and goes on reading meanwhile, so that large arguments one way and large results the other cannot
-wait for each other.
+The slot's end blocks (`BlockingChannel`). The worker's end never does (`BufferedChannel`): it keeps what the
+slot does not read yet, and goes on reading meanwhile, so that large arguments one way and large results the
+other cannot wait for each other.
 
 The items, lists that start with one of the numbers below:
 

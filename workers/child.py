@@ -1,18 +1,19 @@
 """A slot's main: the process that runs tasks, one at a time, and survives whatever they raise.
 
-Two threads. The main thread runs tasks; it reads the data socket when its own queue is empty. The attendant waits
-on the control socket: it gives tasks back that have not started, interrupts the one that runs, sends what has
-waited too long in the outbox, and ends the process when the worker is gone.
+Two threads. The main thread runs tasks; it reads the data socket when its own queue is empty. The attendant
+waits on the control socket: it gives tasks back that have not started, interrupts the one that runs, sends what
+has waited too long in the outbox, and ends the process when the worker is gone.
 
-The program's `__main__` is never imported here, so a script without `if __name__ == "__main__"` works. Imports are
-few, for a slot must start fast: nothing here needs zmq, asyncio, typer or logging.
+The program's `__main__` is never imported here, so a script without `if __name__ == "__main__"` works. Imports
+are few, for a slot must start fast: nothing here needs zmq, asyncio, typer or logging.
 
 Started by `pool` as
 
     python -c BOOT DATA CONTROL BOARD LIFELINE PARENT [sys.path ...]
 
-with four inherited descriptors and the worker's process id. It is BOOT and not `-m` so that the worker's sys.path
-holds before the first import, and so that `__main__` is an empty module that no user's class can collide with.
+with four inherited descriptors and the worker's process id. It is BOOT and not `-m` so that the worker's
+sys.path holds before the first import, and so that `__main__` is a module where no class of a user can collide
+with one of ours.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Slot:
     def current(self) -> int:
         return self.board.number
 
-    # --- main thread ----------------------------------------------------------------------------------------------
+    # --- main thread -------------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """Run tasks until the worker closes the data socket."""
@@ -253,14 +254,14 @@ class Slot:
         if self.outbox.busy:
             self.outbox.postpone_interrupt()
             return
-        # With a target it is the attendant's, maybe too late; without one it is the task's own or an operator's.
+        # With a target it is the attendant's, maybe too late; without one it comes from the task or an operator.
         target, self.target = self.target, 0
         if self.interrupted or not self.running or target not in (0, self.running):
             return
         self.interrupted = True
         raise KeyboardInterrupt
 
-    # --- a process that a task forked ---------------------------------------------------------------------------
+    # --- a process that a task forked --------------------------------------------------------------------
 
     def after_fork(self) -> None:
         """In the new process: let go of everything that belongs to the slot."""
@@ -278,7 +279,7 @@ class Slot:
             stream.flush()
         os._exit(0 if status == OK else 1)
 
-    # --- attendant ------------------------------------------------------------------------------------------------
+    # --- attendant ---------------------------------------------------------------------------------------
 
     def attend(self, parent: int) -> None:
         try:
@@ -319,7 +320,7 @@ class Slot:
                 signal.pthread_kill(self.main_thread, signal.SIGINT)
 
     def recall(self, count: int) -> None:
-        """Give back what has not started, of all that the worker sent before it asked: `count` RUN messages."""
+        """Give back what has not started, of all that was sent before it was asked: `count` RUN messages."""
         while True:
             with self.receive_lock:
                 if self.received >= count:
@@ -361,8 +362,8 @@ def fail() -> NoReturn:
 def tie_group_to(lifeline: int) -> None:
     """Have the kernel kill this process group when the worker's end of the pipe `lifeline` closes.
 
-    It needs neither a thread nor the GIL, and reaches what the task has started too. Only Linux can; elsewhere the
-    attendant does it, as soon as the task lets go of the GIL.
+    It needs neither a thread nor the GIL, and reaches what the task has started too. Only Linux can; elsewhere
+    the attendant does it, as soon as the task lets go of the GIL.
     """
     if sys.platform == "linux":
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())

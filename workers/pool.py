@@ -4,8 +4,8 @@
     run, recall, interrupt, signal ---- data, control --->  main thread, attendant
     poll <-------- data, pipes of descriptors 1 and 2, exit ---
 
-A SlotPool has no thread of its own and decides nothing: which task goes where, what is retried and when a slot is
-replaced is up to its owner (a worker's core). It starts what it is told to start, and says what has happened.
+A SlotPool has no thread of its own and decides nothing: which task goes where, what is retried and when a
+slot is replaced is up to its owner (a worker's core). It starts what it is told to start, and says what happens.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ THREAD_VARIABLES = (
 CANNOT_START = 127
 """Exit code of a slot whose process could not be started; as a shell has it."""
 
-# What a descriptor is. One poll handles them in this order, so that text comes before the outcome of the task that
-# printed it, and everything else before the end.
+# What a descriptor is. One poll handles them in this order, so that text comes before the outcome of the task
+# that printed it, and everything else before the end.
 PIPE, DATA, CONTROL, EXIT, WAKE = range(5)
 
 
 class SlotPool:
     """The slots of one owner.
 
-    Not thread-safe: one thread owns the pool and calls everything. On Linux the slots die with the thread that
-    started them, so that thread must live as long as the pool.
+    Not thread-safe: one thread owns the pool and calls everything. On Linux the slots die with the thread
+    that started them, so that thread must live as long as the pool.
 
     A slot that has exited is unknown from the `poll` on that says so; commands to unknown slots do nothing.
     """
@@ -73,7 +73,7 @@ class SlotPool:
         return descriptor
 
     def poll(self) -> list[SlotEvent]:
-        """What has happened since the last call; never waits. Also sends on what slots were too busy to take."""
+        """What has happened since the last call; never waits. Also sends what slots were too busy to take."""
         ready = self._selector.select(0)
         if len(ready) > 1:
             ready.sort(key=lambda pair: pair[0].data[0])

@@ -1,4 +1,4 @@
-"""One slot's process, seen from the worker: how it is started, how it is spoken to, what is left when it is gone."""
+"""One slot's process, seen from the worker: its start, what it says, and what is left when it is gone."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ EXIT_WAIT = 1.0
 """Seconds that a process has to be gone once its socket has closed; then it is killed."""
 
 KILL_WAIT = 5.0
-"""Seconds that a killed process has to be gone; one that hangs in the kernel takes longer and is left behind."""
+"""Seconds that a killed process has to be gone; one that hangs in the kernel is left behind."""
 
 UNKNOWN_EXIT = 255
 """Exit code of a process that someone else has reaped."""
@@ -114,7 +114,7 @@ class SlotProcess:
         """The descriptors that carry what was written to descriptors 1 and 2 of the slot."""
         return list(self._streams)
 
-    # --- what it says -------------------------------------------------------------------------------------
+    # --- what it says ------------------------------------------------------------------------------------
 
     def read_pipe(self, fd: int) -> tuple[list[SlotEvent], bool]:
         """What C code, subprocesses and faulthandler wrote; and False once nothing more can come."""
@@ -196,7 +196,7 @@ class SlotProcess:
                 self._stderr, self._stderr_number = "", number
             self._stderr = (self._stderr + text)[-STDERR_CHARACTERS:]
 
-    # --- its end --------------------------------------------------------------------------------------------
+    # --- its end -----------------------------------------------------------------------------------------
 
     def signal(self, number: int) -> None:
         """Send a signal to the slot's process group, which holds what its tasks have started too."""
