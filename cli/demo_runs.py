@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,9 +18,6 @@ THREADS = "threads"
 PROCESSES = "processes"
 CLUSTER = "cluster"
 WARM_UP_FACTORS = 1_000
-
-Advance = Callable[[int], None]
-"""Called with the factors of each finished call."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,7 @@ class Reporter(Protocol):
     """Hears how the demo goes on."""
 
     def start(self, name: str, total: int) -> None: ...
+    def note(self, text: str) -> None: ...
     def advance(self, factors: int) -> None: ...
     def finish(self, run: Run) -> None: ...
 
@@ -72,43 +70,45 @@ def run_all(plans: Sequence[Plan], numbers: Sequence[int], reporter: Reporter) -
     runs = []
     for plan in plans:
         reporter.start(plan.name, sum(numbers))
-        runs.append(run(plan, numbers, reporter.advance))
+        runs.append(run(plan, numbers, reporter))
         reporter.finish(runs[-1])
     return runs
 
 
-def run(plan: Plan, numbers: Sequence[int], advance: Advance) -> Run:
+def run(plan: Plan, numbers: Sequence[int], reporter: Reporter) -> Run:
     """pi of each of `numbers`, where the plan says."""
     if plan.backend is None:
-        return run_builtin(plan.name, numbers, advance)
-    return run_executor(plan, numbers, advance)
+        return run_builtin(plan.name, numbers, reporter)
+    return run_executor(plan, numbers, reporter)
 
 
-def run_builtin(name: str, numbers: Sequence[int], advance: Advance) -> Run:
+def run_builtin(name: str, numbers: Sequence[int], reporter: Reporter) -> Run:
     started = time.perf_counter()
     results = []
     for number, result in zip(numbers, map(pi, numbers), strict=True):
         results.append(result)
-        advance(number)
+        reporter.advance(number)
     return Run(name, 0.0, time.perf_counter() - started, results)
 
 
-def run_executor(plan: Plan, numbers: Sequence[int], advance: Advance) -> Run:
+def run_executor(plan: Plan, numbers: Sequence[int], reporter: Reporter) -> Run:
     from jobrunner import Executor, gather
 
     started = time.perf_counter()
     # Ctrl-C inside the block stops the calls, which may take half a minute each, rather than wait for them.
     with Executor(plan.backend, max_workers=plan.max_workers) as executor:
+        if plan.max_workers is None and executor.status().get("slots") == 0:
+            reporter.note(f"{plan.name} has no workers yet; waiting for the first")
         # One small call per slot: the table compares calls, and shows the start of processes beside them.
         gather([executor.submit(pi, WARM_UP_FACTORS) for _ in range(plan.max_workers or 1)])
         ready = time.perf_counter()
-        results = collect(executor, numbers, advance)
+        results = collect(executor, numbers, reporter)
         seconds = time.perf_counter() - ready
     return Run(plan.name, ready - started, seconds, results)
 
 
-def collect(executor: Executor, numbers: Sequence[int], advance: Advance) -> list[float]:
-    """The results in the order of `numbers`; `advance` hears of each as it comes."""
+def collect(executor: Executor, numbers: Sequence[int], reporter: Reporter) -> list[float]:
+    """The results in the order of `numbers`; the reporter hears of each as it comes."""
     futures: dict[Future[float], int] = {
         executor.submit(pi, number): index for index, number in enumerate(numbers)
     }
@@ -116,7 +116,7 @@ def collect(executor: Executor, numbers: Sequence[int], advance: Advance) -> lis
     for future in as_completed(futures):
         index = futures[future]
         results[index] = future.result()
-        advance(numbers[index])
+        reporter.advance(numbers[index])
     return results
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 class Silent:
     def start(self, name: str, total: int) -> None: ...
+    def note(self, text: str) -> None: ...
     def advance(self, factors: int) -> None: ...
     def finish(self, run: Run) -> None: ...
 
@@ -28,6 +29,9 @@ class Lines:
 
     def start(self, name: str, total: int) -> None:
         print(f"{name}: started ({total:,} factors)", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
 
     def advance(self, factors: int) -> None: ...
 
@@ -44,6 +48,9 @@ class Bars:
 
     def start(self, name: str, total: int) -> None:
         self._bar = self._progress.add_task(name, total=total)
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text)
 
     def advance(self, factors: int) -> None:
         assert self._bar is not None

@@ -67,6 +67,9 @@ class Recorder:
     def start(self, name: str, total: int) -> None:
         self.heard.append((name, total))
 
+    def note(self, text: str) -> None:
+        self.heard.append(("note", text))
+
     def advance(self, factors: int) -> None:
         self.heard.append(("factors", factors))
 
