@@ -21,7 +21,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import sys
+from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor
+from types import MappingProxyType
+from typing import Any
 
 if sys.version_info >= (3, 11):
     WaitTimeoutError = TimeoutError
@@ -33,6 +36,12 @@ else:  # there concurrent.futures has a TimeoutError of its own, and programs ca
 
 class JobRunnerError(Exception):
     """Whatever goes wrong in jobrunner itself. The message says what happened, where, and what to do."""
+
+    element: int | None = None
+    """Where a chunk of `map` ended: the index, within the chunk, of the element that was running; None if unknown."""
+
+    detail: Mapping[str, Any] = MappingProxyType({})
+    """The facts behind the message, for programs: "exit_code", "signal", "host", "worker", "stderr", ..."""
 
 
 class ConfigError(JobRunnerError, ValueError):

@@ -17,6 +17,7 @@ from jobrunner.config import ClientConfig
 from jobrunner.errors import ConfigError
 from jobrunner.futures import Future
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
+from jobrunner.serialization import function_name as function_name  # what a call is named, for the front too
 
 ElementResult = tuple[bool, Any]
 """What one element of a chunk gave: (True, value) or (False, exception)."""
@@ -111,9 +112,3 @@ class Backend(ABC):
     @abstractmethod
     def status(self) -> dict[str, Any]:
         """What `jobrunner status --json` prints, for this backend."""
-
-
-def call_name(fn: Callable[..., Any]) -> str:
-    """What a call is named after its function, where the options give no name."""
-    name = getattr(fn, "__qualname__", None)
-    return name if isinstance(name, str) else type(fn).__qualname__

@@ -20,12 +20,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from jobrunner import blocking
-from jobrunner.backends.base import Backend, BackendSettings, ElementResult, call_name
+from jobrunner.backends.base import Backend, BackendSettings, ElementResult
 from jobrunner.errors import ConfigError, InitializerError, NotSupportedError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
 from jobrunner.ids import ClientId, random_token, task_id
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
+from jobrunner.serialization import function_name
 
 MOST_THREADS = 1_000_000
 """What the pool is told; how many there really are follows from the number of runners."""
@@ -100,16 +101,14 @@ class ThreadsBackend(Backend):
     ) -> Future[list[ElementResult]]:
         refuse_options(options)
         return self._add(
-            lambda: [element_result(prepared, packed[i], options.retries) for i in range(start, stop)],
-            prepared,
-            options,
+            lambda: element_results(prepared, packed[start:stop], options.retries), prepared, options
         )
 
     def _add(self, work: Callable[[], Any], fn: Callable[..., Any], options: TaskOptions) -> Future[Any]:
         future: Future[Any] = Future()
         number = next(self._numbers)
         future.id = task_id(self._client, number)
-        future.name = options.name or call_name(fn)
+        future.name = options.name or function_name(fn)
         future._canceller = cancel
         with self._lock:
             if self._closed:
@@ -265,9 +264,14 @@ def attempt(retries: int, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) 
     return fn(*args, **kwargs)
 
 
-def element_result(fn: Callable[..., Any], args: tuple[Any, ...], retries: int) -> ElementResult:
-    """One element of a chunk."""
-    try:
-        return True, attempt(retries, fn, *args)
-    except BaseException as exc:
-        return False, exc
+def element_results(
+    fn: Callable[..., Any], elements: Sequence[tuple[Any, ...]], retries: int
+) -> list[ElementResult]:
+    """What `fn` gives for each element; one that raises costs the others nothing."""
+    results: list[ElementResult] = []
+    for args in elements:
+        try:
+            results.append((True, attempt(retries, fn, *args) if retries else fn(*args)))
+        except BaseException as exc:
+            results.append((False, exc))
+    return results

@@ -53,6 +53,7 @@ class CoordinatorSettings:
     pid: int = 0
     crash_limit: int = 3
     client_grace: float = 30.0
+    drain_timeout: float = 60.0
     window_tasks: int = 100_000
     window_bytes: int = 256 * 1024 * 1024
     heartbeat: float | None = HEARTBEAT_INTERVAL
@@ -67,6 +68,7 @@ class CoordinatorCore:
         self.started = now
         self.scheduler = Scheduler(crash_limit=settings.crash_limit)
         self.draining = False
+        self._drain_until: float | None = None
         self.rejected = 0
         self._peers: dict[Source, Peer] = {}
         self._effects: list[Effect] = []
@@ -122,12 +124,10 @@ class CoordinatorCore:
         return self._effects
 
     def next_deadline(self) -> float | None:
-        times = []
-        if self._next_sweep is not None:
-            times.append(self._next_sweep)
+        times = [self._next_sweep, self._drain_until]
         if self.scheduler.delayed:
             times.append(self.scheduler.delayed[0][0])
-        return min(times, default=None)
+        return min((t for t in times if t is not None), default=None)
 
     def check_invariants(self) -> None:
         self.scheduler.check_invariants()
@@ -353,8 +353,10 @@ class CoordinatorCore:
             self.scheduler.place(now)
         self._flush(now)
         self._announce_capacity(now)
-        if self.draining and not any(worker.tasks for worker in self.scheduler.workers.values()):
-            self._leave(now)
+        if self._drain_until is not None:
+            idle = not any(worker.tasks for worker in self.scheduler.workers.values())
+            if idle or now >= self._drain_until:
+                self._leave(now)
 
     def _flush(self, now: float) -> None:
         scheduler = self.scheduler
@@ -444,7 +446,10 @@ class CoordinatorCore:
             for envelope in peer.link.due(now):
                 self._effects.append(Send(source, envelope))
         self.scheduler.forget_unclaimed(now - self.settings.client_grace)
-        busy = self._peers or self.scheduler.unclaimed
+        if self.settings.heartbeat is None:
+            busy = any(peer.link.next_deadline() is not None for peer in self._peers.values())
+        else:
+            busy = bool(self._peers or self.scheduler.unclaimed)
         self._next_sweep = now + SWEEP_INTERVAL if busy else None
 
     def _lose_client(self, client: ClientPeer, now: float) -> None:
@@ -462,10 +467,12 @@ class CoordinatorCore:
     def _drain(self, now: float) -> None:
         if not self.draining:
             self.draining = True
+            self._drain_until = now + self.settings.drain_timeout
             left = sum(len(worker.tasks) for worker in self.scheduler.workers.values())
             self._log("info", f"draining: {left} tasks are with workers; interrupt again to leave at once")
 
     def _leave(self, now: float) -> None:
+        self._drain_until = None
         for peer in self._peers.values():
             self._send(peer, m.Goodbye("the coordinator has stopped"), now)
         self._effects.append(Stop())

@@ -1,0 +1,66 @@
+"""The "cluster" backend: a coordinator at an address, or one embedded for this executor alone."""
+
+from __future__ import annotations
+
+from jobrunner.backends.base import BackendSettings
+from jobrunner.backends.core_backend import CoreBackend
+from jobrunner.errors import JobRunnerError
+from jobrunner.local_cluster import LocalCluster
+from jobrunner.transport.driver import Wire
+from jobrunner.transport.sockets import DealerWire, check_address
+
+
+class ClusterBackend(CoreBackend):
+    """Connects to `settings.address`; without one it starts a coordinator and a worker on this host.
+
+    Raises CoordinatorLostError when nobody answers at the address within `connect_timeout`.
+    """
+
+    name = "cluster"
+
+    def __init__(self, settings: BackendSettings) -> None:
+        settings.refuse_unknown(self.name)
+        self._local: LocalCluster | None = None
+        if settings.address is None:
+            self._local = LocalCluster(settings.max_workers, crash_limit=settings.config.crash_limit)
+            self._address = self._local.address
+        else:
+            self._address = check_address(settings.address)
+        try:
+            super().__init__(settings)
+        except BaseException:
+            self._closed()
+            raise
+        if self._local is None:
+            self._connected.wait()
+            if self._failure is not None:
+                failure: JobRunnerError = self._failure
+                raise failure
+
+    @property
+    def max_workers(self) -> int:
+        if self._slots == 0 and self._local is not None:
+            return self._local.slots
+        return super().max_workers
+
+    def connection(self) -> str | None:
+        return self._address
+
+    def _make_wire(self) -> Wire:
+        return DealerWire(self._address)
+
+    def _timeouts(self) -> dict[str, float | None]:
+        return {
+            "connect_timeout": self._config.connect_timeout,
+            "reconnect_timeout": self._config.reconnect_timeout,
+        }
+
+    def _describe_failure(self, error: str) -> str:
+        return (
+            f"the coordinator at {self._address}: {error}. Is it running, and reachable from here? "
+            "`jobrunner coordinator start` starts one; JOBRUNNER_ADDRESS or Executor(ADDRESS) says where it is"
+        )
+
+    def _closed(self) -> None:
+        if self._local is not None:
+            self._local.stop()

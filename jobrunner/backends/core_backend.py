@@ -1,0 +1,398 @@
+"""What the "processes" and "cluster" backends share: a ClientCore on a thread of its own.
+
+A call is pickled in the caller's thread and posted to the I/O thread, which sends whatever has gathered and resolves
+the Futures as outcomes arrive. The two backends differ in their wire alone: the coordinator and the worker at its
+other end are processes of a cluster, or cores in this process.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from jobrunner import serialization
+from jobrunner.backends.base import Backend, BackendSettings, ElementResult
+from jobrunner.backends.failures import error_for
+from jobrunner.errors import CoordinatorLostError, JobRunnerError, SerializationError
+from jobrunner.futures import Future
+from jobrunner.ids import ClientId, TaskId, random_token, task_id
+from jobrunner.payloads import Payload
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.client_core import ClientCore
+from jobrunner.protocol.effects import (
+    AnnounceRunning,
+    AnswerCancel,
+    AnswerQuery,
+    CancelRequested,
+    CapacityChanged,
+    Connected,
+    ConnectionLost,
+    DrainRequested,
+    GiveUp,
+    Log,
+    QueryRequested,
+    ResolveTasks,
+    ShowOutput,
+    SubmitRequested,
+)
+from jobrunner.transport.driver import Driver, Wire
+from jobrunner.transport.service import error_named, own_host, python_version
+from jobrunner.version import __version__
+
+STOP_WAIT = 20.0
+"""Seconds that `cancel(running=True)` waits for the confirmed stop: three signals with their pauses, and some."""
+
+KILL_WAIT = 5.0
+"""Seconds that `kill` waits for the I/O thread."""
+
+
+class Prepared(NamedTuple):
+    """A function, pickled as it was when `prepare` was called."""
+
+    definition: m.FunctionDef
+
+
+class QueryWait:
+    """A question under way."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.data: Any = None
+        self.error = ""
+
+
+_living: weakref.WeakSet[CoreBackend] = weakref.WeakSet()
+
+
+def _finish_all() -> None:
+    """Before the interpreter ends: every backend completes what it was given, as the standard pools do."""
+    for backend in list(_living):
+        backend.shutdown(wait=True)
+
+
+# The standard library's own hook for this: it runs before threads are joined, unlike atexit's.
+threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+
+
+class CoreBackend(Backend):
+    """Subclasses make the wire (on the I/O thread), and end what they started in `_closed`."""
+
+    def __init__(self, settings: BackendSettings) -> None:
+        self._config = settings.config
+        self._client = ClientId(random_token())
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._futures: dict[TaskId, Future[Any]] = {}
+        self._chunks: set[TaskId] = set()
+        self._waits: dict[TaskId, threading.Event] = {}
+        self._queries: dict[int, QueryWait] = {}
+        self._number = 0
+        self._query_number = 0
+        self._shut_down = False
+        self._failure: JobRunnerError | None = None
+        self._slots = 0
+        self._connected = threading.Event()
+        """Set once connected, or once it is known that it will not be."""
+        self._setup: m.FunctionDef | None = None
+        if settings.initializer is not None:
+            self._setup = m.FunctionDef(*serialization.dump_setup(settings.initializer, settings.initargs))
+        self._started = threading.Event()
+        self._start_error: BaseException | None = None
+        self._driver: Driver
+        self._thread = threading.Thread(target=self._run, name=f"jobrunner-{self.name}", daemon=True)
+        self._thread.start()
+        self._started.wait()
+        if self._start_error is not None:
+            raise self._start_error
+        _living.add(self)
+
+    # --- for subclasses ---
+
+    def _make_wire(self) -> Wire:
+        """Called on the I/O thread."""
+        raise NotImplementedError
+
+    def _timeouts(self) -> dict[str, float | None]:
+        """Keyword arguments of ClientCore: connect_timeout, reconnect_timeout, heartbeat, peer_timeout."""
+        return {}
+
+    def _closed(self) -> None:
+        """The I/O thread has ended; called on it."""
+
+    # --- submitting ---
+
+    def prepare(self, fn: Callable[..., Any]) -> Prepared:
+        return Prepared(m.FunctionDef(*serialization.dump_function(fn)))
+
+    def submit(
+        self,
+        prepared: Prepared,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: m.TaskOptions = m.DEFAULT_OPTIONS,
+    ) -> Future[Any]:
+        try:
+            payload = serialization.dump_call(args, kwargs, snapshot=True)
+        except SerializationError as exc:
+            self._check_open()
+            future: Future[Any] = Future()
+            future.set_exception(exc)
+            return future
+        return self._send(prepared, payload, None, options)
+
+    def pack(self, elements: Sequence[tuple[Any, ...]]) -> Payload:
+        return serialization.dump_elements(elements, snapshot=True)
+
+    def submit_chunk(
+        self,
+        prepared: Prepared,
+        packed: Payload,
+        start: int,
+        stop: int,
+        options: m.TaskOptions = m.DEFAULT_OPTIONS,
+    ) -> Future[list[ElementResult]]:
+        return self._send(prepared, packed, (start, stop), options)
+
+    def _send(
+        self, prepared: Prepared, payload: Payload, span: tuple[int, int] | None, options: m.TaskOptions
+    ) -> Future[Any]:
+        definition = prepared.definition
+        setup = self._setup
+        future: Future[Any] = Future()
+        future.name = options.name or definition.name
+        future._canceller = self._cancel
+        with self._lock:
+            self._check_open()
+            self._number += 1
+            task = task_id(self._client, self._number)
+            future.id = task
+            self._futures[task] = future
+            if span is not None:
+                self._chunks.add(task)
+            key = None if setup is None else setup.key
+            spec = m.TaskSpec(task, definition.key, payload, span, options, key)
+            functions = [definition] if setup is None else [definition, setup]
+            self._driver.post(SubmitRequested([spec], functions))
+        return future
+
+    def _check_open(self) -> None:
+        if self._failure is not None:
+            raise type(self._failure)(*self._failure.args) from self._failure
+        if self._shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                "this Executor belongs to the process that forked this one; make a new one here"
+            )
+
+    # --- cancelling ---
+
+    def _cancel(self, future: Future[Any], running: bool) -> bool:
+        task = TaskId(future.id)
+        if future.running() and not running:
+            return False
+        wait = self._waits.setdefault(task, threading.Event())
+        self._driver.post(CancelRequested([task], running))
+        if threading.current_thread() is self._thread:
+            # A callback: the answer comes through this very thread, so nobody can wait for it here.
+            return False
+        wait.wait(STOP_WAIT if running else self._config.cancel_wait)
+        self._waits.pop(task, None)
+        return future.cancelled()
+
+    def cancel_all(self, futures: Sequence[Future[Any]]) -> None:
+        self._driver.post(CancelRequested([TaskId(future.id) for future in futures], False))
+
+    # --- the end ---
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        with self._lock:
+            self._shut_down = True
+            if cancel_futures:
+                self._driver.post(CancelRequested(list(self._futures), False))
+            if not self._futures:
+                self._driver.post(DrainRequested())
+        if wait and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def kill(self) -> None:
+        with self._lock:
+            self._shut_down = True
+        self._driver.post(DrainRequested())
+        if threading.current_thread() is not self._thread:
+            self._thread.join(KILL_WAIT)
+            if self._thread.is_alive():
+                self._driver.abort()
+
+    # --- asking ---
+
+    @property
+    def max_workers(self) -> int:
+        return max(1, self._slots)
+
+    def query(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
+        """Ask the coordinator. Raises JobRunnerError with its words, CoordinatorLostError after `timeout` s."""
+        wait = QueryWait()
+        with self._lock:
+            self._check_open()
+            self._query_number += 1
+            number = self._query_number
+            self._queries[number] = wait
+        self._driver.post(QueryRequested(number, kind, argument))
+        if not wait.done.wait(timeout):
+            del self._queries[number]
+            raise CoordinatorLostError(f"the coordinator has not answered for {timeout:g} s")
+        if wait.error:
+            raise JobRunnerError(wait.error)
+        return wait.data
+
+    def status(self) -> dict[str, Any]:
+        return dict(self.query("status"))
+
+    # --- the I/O thread ---
+
+    def _run(self) -> None:
+        try:
+            wire = self._make_wire()
+            core = ClientCore(
+                m.ClientHello(
+                    self._client,
+                    __version__,
+                    python_version(),
+                    own_host(),
+                    os.getpid(),
+                    self._config.show_output,
+                ),
+                random.Random(),
+                time.monotonic(),
+                **self._timeouts(),
+            )
+            self._driver = Driver(core, wire, self._effects())
+        except BaseException as exc:
+            self._start_error = exc
+            return
+        finally:
+            self._started.set()
+        finished = False
+        try:
+            finished = self._driver.run()
+        except BaseException as exc:
+            self._failure = JobRunnerError(f"the I/O thread failed: {exc!r}; this is a bug in jobrunner")
+            self._failure.__cause__ = exc
+        finally:
+            self._end(finished)
+
+    def _effects(self) -> dict[type, Callable[[Any], None]]:
+        return {
+            ResolveTasks: self._resolve,
+            AnnounceRunning: self._announce_running,
+            AnswerCancel: self._answer_cancel,
+            AnswerQuery: self._answer_query,
+            ShowOutput: self._show_output,
+            Connected: self._on_connected,
+            CapacityChanged: self._on_capacity,
+            ConnectionLost: lambda effect: None,
+            GiveUp: self._give_up,
+            Log: lambda effect: None,
+        }
+
+    def _end(self, finished: bool) -> None:
+        """Whatever happened: no Future stays pending, nothing that was started stays behind."""
+        with self._lock:
+            self._shut_down = True
+            left, self._futures = list(self._futures.values()), {}
+        self._driver.close(orderly=finished)
+        self._closed()
+        for future in left:
+            if self._failure is None:
+                future.confirm_cancelled()
+            else:
+                future.set_exception(self._failure)
+        for wait in list(self._waits.values()):
+            wait.set()
+        for query in list(self._queries.values()):
+            query.error = str(self._failure or "the executor was shut down")
+            query.done.set()
+        self._connected.set()
+
+    def _give_up(self, effect: GiveUp) -> None:
+        self._failure = error_named(effect.kind, self._describe_failure(effect.error))
+        self._driver.abort()
+
+    def _describe_failure(self, error: str) -> str:
+        return error
+
+    def _on_connected(self, effect: Connected) -> None:
+        self._slots = effect.slots
+        self._connected.set()
+
+    def _on_capacity(self, effect: CapacityChanged) -> None:
+        self._slots = effect.slots
+
+    def _resolve(self, effect: ResolveTasks) -> None:
+        for outcome in effect.outcomes:
+            with self._lock:
+                future = self._futures.pop(outcome.id, None)
+            if future is not None:
+                self._settle(future, outcome)
+        if self._shut_down and not self._futures:
+            self._driver.post(DrainRequested())
+
+    def _settle(self, future: Future[Any], outcome: m.Outcome) -> None:
+        status = outcome.status
+        if status == m.CANCELLED:
+            future.confirm_cancelled()
+        else:
+            future.duration = outcome.duration
+            chunk = outcome.id in self._chunks
+            try:
+                if status == m.OK:
+                    load = serialization.load_element_results if chunk else serialization.load_result
+                    future.set_result(load(outcome.payload))
+                elif status == m.ERROR:
+                    future.set_exception(serialization.load_exception(outcome.payload))
+                else:
+                    future.set_exception(error_for(outcome, future.name))
+            except Exception as exc:
+                future.set_exception(exc)
+        self._chunks.discard(outcome.id)
+        wait = self._waits.pop(outcome.id, None)
+        if wait is not None:
+            wait.set()
+
+    def _announce_running(self, effect: AnnounceRunning) -> None:
+        for task in effect.ids:
+            future = self._futures.get(task)
+            if future is not None:
+                future.confirm_running()
+
+    def _answer_cancel(self, effect: AnswerCancel) -> None:
+        for task in effect.refused:
+            future = self._futures.get(task)
+            if future is not None:
+                future.confirm_running()
+            wait = self._waits.pop(task, None)
+            if wait is not None:
+                wait.set()
+
+    def _answer_query(self, effect: AnswerQuery) -> None:
+        wait = self._queries.pop(effect.number, None)
+        if wait is not None:
+            wait.data, wait.error = effect.data, effect.error
+            wait.done.set()
+
+    def _show_output(self, effect: ShowOutput) -> None:
+        """What tasks print goes wherever this program's own print goes at the moment."""
+        for chunk in effect.chunks:
+            stream = sys.stdout if chunk.stream == m.STDOUT else sys.stderr
+            try:
+                stream.write(chunk.text)
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass  # closed or redirected to nowhere: the program's own print would fail there too

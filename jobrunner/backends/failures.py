@@ -1,0 +1,51 @@
+"""What an outcome without a result says to the user: the error, with all that is known of how it came about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobrunner.errors import CrashLimitError, JobRunnerError, TaskLostError, TaskTimeoutError, WorkerLostError
+from jobrunner.protocol.messages import CRASHED, LOST, TIMED_OUT, Outcome
+
+
+def error_for(outcome: Outcome, name: str) -> JobRunnerError:
+    """The error of an outcome whose status is CRASHED, TIMED_OUT or LOST.
+
+    The facts are its attributes `element` and `detail` too.
+    """
+    detail = outcome.detail or {}
+    text = f"task {outcome.id} ({name}): {detail.get('error', 'it was lost')}"
+    error: JobRunnerError
+    if outcome.status == TIMED_OUT:
+        error = TaskTimeoutError(text + where(detail))
+    elif "limit" in detail:
+        error = CrashLimitError(
+            f"{text}{where(detail)}; that was crash {detail['limit']} of at most {detail['limit']}, so it is not "
+            f"tried again{story(detail)}"
+        )
+    elif outcome.status == CRASHED:
+        error = TaskLostError(text + where(detail) + story(detail))
+    else:
+        assert outcome.status == LOST
+        error = WorkerLostError(text + story(detail))
+    error.element = detail.get("element")
+    error.detail = detail
+    return error
+
+
+def where(detail: dict[str, Any]) -> str:
+    parts = [f" on worker {detail['worker']}, host {detail['host']}"] if "worker" in detail else []
+    if detail.get("peak_memory"):
+        parts.append(f"peak memory {detail['peak_memory'] / 2**20:.0f} MiB")
+    return "; ".join(parts)
+
+
+def story(detail: dict[str, Any]) -> str:
+    """Attempts and last words, each on lines of their own."""
+    lines = [f"  {line}" for line in detail.get("attempts", ())]
+    if lines:
+        lines.insert(0, "attempts:")
+    stderr = (detail.get("stderr") or "").strip()
+    if stderr:
+        lines += ["last lines of stderr:", *(f"  {line}" for line in stderr.splitlines())]
+    return "".join(f"\n{line}" for line in lines)

@@ -1,0 +1,137 @@
+"""A whole cluster behind a wire, in this process: the coordinator's core, the worker's core and real slots."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+
+from jobrunner.ids import WorkerId, random_token
+from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, Source, Tick
+from jobrunner.protocol.session import COORDINATOR
+from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
+from jobrunner.transport.service import own_host, python_version
+from jobrunner.version import __version__
+from jobrunner.workers.daemon import slot_effects
+from jobrunner.workers.pool import SlotPool
+
+CLIENT: Source = b"client"
+WORKER: Source = b"worker"
+
+
+class LocalWire:
+    """Seen from the client's driver a wire like any other; made and used by the I/O thread alone."""
+
+    def __init__(self, slots: int, *, crash_limit: int, on_give_up: Callable[[GiveUp], None]) -> None:
+        now = time.monotonic()
+        host, pid = own_host(), os.getpid()
+        self._coordinator = CoordinatorCore(
+            CoordinatorSettings(
+                id=random_token(),
+                version=__version__,
+                address="(in this process)",
+                host=host,
+                pid=pid,
+                crash_limit=crash_limit,
+                window_bytes=1
+                << 62,  # the payloads are the client's own objects: a window would save nothing
+                heartbeat=None,
+                peer_timeout=None,
+            ),
+            now,
+        )
+        self._worker = WorkerCore(
+            WorkerSettings(
+                id=WorkerId(random_token()),
+                name="local",
+                version=__version__,
+                python=python_version(),
+                host=host,
+                pid=pid,
+                slots=slots,
+                heartbeat=None,
+                peer_timeout=None,
+            ),
+            random.Random(),
+            now,
+        )
+        self._pool = SlotPool()
+        self._slot_effects = slot_effects(self._pool)
+        self._on_give_up = on_give_up
+        self._to_coordinator: deque[Received] = deque()
+        self._to_worker: deque[Event] = deque()
+        self._to_client: list[Event] = []
+        self._poll = select.poll()
+        self._slots_ready = False
+        self.register(self._pool.fileno())
+
+    # --- the interface of a wire ---
+
+    def register(self, fd: int) -> None:
+        self._poll.register(fd, select.POLLIN)
+
+    def next_deadline(self) -> float | None:
+        if self._to_coordinator or self._to_worker or self._to_client:
+            return 0.0
+        times = (self._coordinator.next_deadline(), self._worker.next_deadline())
+        return min((t for t in times if t is not None), default=None)
+
+    def wait(self, timeout: float | None) -> set[int]:
+        milliseconds = None if timeout is None else int(timeout * 1000 + 0.999)
+        ready = {fd for fd, _ in self._poll.poll(milliseconds)}
+        self._slots_ready = self._pool.fileno() in ready
+        return ready
+
+    def receive(self, now: float) -> list[Event]:
+        if self._slots_ready:
+            self._to_worker.extend(self._pool.poll())
+        self._settle(now)
+        received, self._to_client = self._to_client, []
+        return received
+
+    def send(self, effect: Send) -> Event | None:
+        self._to_coordinator.append(Received(CLIENT, effect.envelope))
+        return None
+
+    def close(self, *, orderly: bool = False) -> None:
+        self._pool.close()
+
+    # --- the cluster inside ---
+
+    def _settle(self, now: float) -> None:
+        """Turn both cores until neither has anything to say to the other."""
+        while True:
+            self._turn_worker(now)
+            self._turn_coordinator(now)
+            if not self._to_worker and not self._to_coordinator:
+                return
+
+    def _turn_worker(self, now: float) -> None:
+        effects: list[Effect] = []
+        while self._to_worker:
+            effects += self._worker.handle(self._to_worker.popleft(), now)
+        effects += self._worker.handle(Tick(), now)
+        for effect in effects:
+            if type(effect) is Send:
+                self._to_coordinator.append(Received(WORKER, effect.envelope))
+            elif type(effect) is GiveUp:
+                self._on_give_up(effect)
+            elif type(effect) in self._slot_effects:
+                self._slot_effects[type(effect)](effect)
+
+    def _turn_coordinator(self, now: float) -> None:
+        effects: list[Effect] = []
+        while self._to_coordinator:
+            effects += self._coordinator.handle(self._to_coordinator.popleft(), now)
+        effects += self._coordinator.handle(Tick(), now)
+        for effect in effects:
+            if type(effect) is Send:
+                received = Received(COORDINATOR, effect.envelope)
+                if effect.destination == WORKER:
+                    self._to_worker.append(received)
+                else:
+                    self._to_client.append(received)

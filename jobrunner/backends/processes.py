@@ -1,0 +1,39 @@
+"""The "processes" backend: the slots of a worker daemon, driven in this process without a network.
+
+The coordinator's and the worker's cores run on the same I/O thread as the client's, and hand each other their
+messages as objects; nothing is encoded and no process is between the caller and the slots. So local pools retry, cancel,
+time out and recover exactly as a cluster does.
+"""
+
+from __future__ import annotations
+
+from jobrunner.backends.base import BackendSettings
+from jobrunner.backends.core_backend import CoreBackend
+from jobrunner.backends.local_wire import LocalWire
+from jobrunner.protocol.effects import GiveUp
+from jobrunner.transport.driver import Wire
+from jobrunner.workers.cpus import usable_cpus
+
+
+class ProcessesBackend(CoreBackend):
+    """`max_workers` slots on this host; default: the CPUs that this process may use."""
+
+    name = "processes"
+
+    def __init__(self, settings: BackendSettings) -> None:
+        settings.refuse_unknown(self.name)
+        self._size = settings.max_workers or settings.config.max_workers or usable_cpus()
+        super().__init__(settings)
+
+    @property
+    def max_workers(self) -> int:
+        return self._size
+
+    def _make_wire(self) -> Wire:
+        return LocalWire(self._size, crash_limit=self._config.crash_limit, on_give_up=self._slots_failed)
+
+    def _timeouts(self) -> dict[str, float | None]:
+        return {"heartbeat": None, "peer_timeout": None}
+
+    def _slots_failed(self, effect: GiveUp) -> None:
+        self._give_up(effect)

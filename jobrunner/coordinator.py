@@ -1,0 +1,87 @@
+"""The coordinator daemon: a config, the core, a ROUTER socket, the driver. It never unpickles anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from jobrunner.config import CoordinatorConfig
+from jobrunner.errors import ConfigError
+from jobrunner.ids import random_token
+from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.transport.driver import Driver
+from jobrunner.transport.service import Service, own_host, set_up_logging
+from jobrunner.transport.sockets import RouterWire, is_loopback
+from jobrunner.version import __version__
+
+INSECURE_WARNING = (
+    "listening on {host} without authentication: whoever can reach this port can run any code here and on every "
+    "worker. Use this only on a network where everybody may do that"
+)
+
+
+def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int | None = None) -> int:
+    """Serve until drained; the exit code. `address` overrides host and port.
+
+    Raises ConfigError where the address cannot be listened on, or may not be without `insecure`.
+    """
+    set_up_logging(config.log_level)
+    service = Service("coordinator")
+    if address is None:
+        address = tcp_address(config, service)
+    wire = RouterWire(address)
+    settings = CoordinatorSettings(
+        id=random_token(),
+        version=__version__,
+        address=wire.address,
+        host=own_host(),
+        pid=os.getpid(),
+        crash_limit=config.crash_limit,
+        client_grace=config.client_grace,
+        window_tasks=config.client_window_tasks,
+        window_bytes=config.client_window_bytes,
+        drain_timeout=config.drain_timeout,
+    )
+    driver = Driver(CoordinatorCore(settings, time.monotonic()), wire, service.perform_common)
+    if lifeline is None:
+        announce(wire.address, config)
+    finished = False
+    try:
+        code = service.run(driver, lifeline)
+        finished = code == 0
+        return code
+    finally:
+        driver.close(orderly=finished)
+
+
+def tcp_address(config: CoordinatorConfig, service: Service) -> str:
+    if not is_loopback(config.host):
+        if not config.insecure:
+            raise ConfigError(
+                f"--host {config.host} would let anybody who can reach it run code here and on every worker. "
+                "Listen on 127.0.0.1, or add --insecure if everybody on that network may do that"
+            )
+        service.log.warning(INSECURE_WARNING.format(host=config.host))
+    host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
+    return f"tcp://{host}:{config.port}"
+
+
+def announce(address: str, config: CoordinatorConfig) -> None:
+    """The line to paste on the other hosts."""
+    if config.host in ("0.0.0.0", "::"):
+        address = f"tcp://{own_host()}:{address.rpartition(':')[2]}"
+    print(f"coordinator at {address}", flush=True)
+    print(f"start a worker with:  jobrunner worker start {address}", flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    """For `local_cluster`: one argument, a JSON object with "address" and "lifeline"."""
+    given = json.loads(arguments[0])
+    config = CoordinatorConfig(log_level="error", crash_limit=given["crash_limit"])
+    return run(config, address=given["address"], lifeline=given["lifeline"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

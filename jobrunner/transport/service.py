@@ -1,0 +1,111 @@
+"""What the two daemons share: logging, signals, and the end of the process that started them.
+
+The first SIGINT or SIGTERM drains, the second leaves at once. A daemon that was started with a lifeline (a pipe whose
+other end its parent holds) leaves at once when that closes, however the parent died.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from jobrunner import errors
+from jobrunner.errors import ConfigError, JobRunnerError
+from jobrunner.protocol.effects import DrainRequested, Event, GiveUp, Log
+from jobrunner.transport.driver import Driver
+
+LEFT_AT_ONCE = 130
+"""Exit code after the second interrupt."""
+
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def set_up_logging(level: str) -> None:
+    """Lines for people, on stderr. Raises ConfigError for an unknown level."""
+    if level.lower() not in LEVELS:
+        raise ConfigError(f"there is no log level {level!r}; use one of {', '.join(LEVELS)}")
+    logging.basicConfig(
+        level=LEVELS[level.lower()],
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+
+
+class Service:
+    """Runs one driver to its end. `perform_common` belongs into the driver's table of effects."""
+
+    def __init__(self, role: str) -> None:
+        self.log = logging.getLogger(f"jobrunner.{role}")
+        self._failure: JobRunnerError | None = None
+        self._driver: Driver | None = None
+        self._interrupts = 0
+
+    @property
+    def perform_common(self) -> dict[type, Callable[[Any], None]]:
+        return {Log: self._write_log, GiveUp: self._give_up}
+
+    def run(self, driver: Driver, lifeline: int | None = None) -> int:
+        """Turn until all is done; the exit code. Raises the error with which the core gave up."""
+        self._driver = driver
+        if lifeline is not None:
+            driver.add_source(lifeline, self._lifeline_closed)
+        before = {
+            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            finished = driver.run()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self._failure is not None:
+            raise self._failure
+        return 0 if finished else LEFT_AT_ONCE
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        assert self._driver is not None
+        self._interrupts += 1
+        if self._interrupts == 1:
+            self._driver.post(DrainRequested())
+        else:
+            self._driver.abort()
+
+    def _lifeline_closed(self) -> list[Event]:
+        assert self._driver is not None
+        self._driver.abort()
+        return []
+
+    def _write_log(self, effect: Log) -> None:
+        self.log.log(LEVELS[effect.level], effect.text)
+
+    def _give_up(self, effect: GiveUp) -> None:
+        assert self._driver is not None
+        self._failure = error_named(effect.kind, effect.error)
+        self._driver.abort()
+
+
+def error_named(kind: str, text: str) -> JobRunnerError:
+    """The error of that class in `errors`, with that text."""
+    error = getattr(errors, kind)(text)
+    assert isinstance(error, JobRunnerError)
+    return error
+
+
+def own_host() -> str:
+    """This host's name, for people."""
+    return os.uname().nodename
+
+
+def python_version() -> str:
+    """Major and minor, "3.11": what functions sent by value depend on."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -1,0 +1,57 @@
+"""How many CPUs this process may really use: the machine's, less affinity and the limits of its cgroups."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cpus() -> int:
+    """At least 1."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has no affinity
+        count = os.cpu_count() or 1
+    limit = cgroup_limit(CGROUPS, own_cgroup())
+    return max(1, count if limit is None else min(count, math.ceil(limit)))
+
+
+def own_cgroup() -> str:
+    """This process's place in the unified hierarchy, "/" where there is none."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return "/"
+    return next((line[3:] for line in lines if line.startswith("0::")), "/")
+
+
+def cgroup_limit(root: Path, group: str) -> float | None:
+    """The smallest CPU quota of the group and those above it, in CPUs; None without a quota. Version 2, then 1."""
+    limits = []
+    place = root / group.strip("/")
+    for folder in (place, *place.parents):
+        limits += quota(folder / "cpu.max")
+        if folder == root:
+            break
+    limits += quota_v1(root / "cpu")
+    return min(limits, default=None)
+
+
+def quota(file: Path) -> list[float]:
+    try:
+        amount, period = file.read_text().split()
+        return [int(amount) / int(period)]
+    except (OSError, ValueError):  # no such file, or "max"
+        return []
+
+
+def quota_v1(folder: Path) -> list[float]:
+    try:
+        amount = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return []
+    return [amount / period] if amount > 0 and period > 0 else []

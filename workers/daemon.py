@@ -1,0 +1,94 @@
+"""The worker daemon: the core, a DEALER socket, the slots, the driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from jobrunner.config import WorkerConfig
+from jobrunner.ids import WorkerId, random_token
+from jobrunner.protocol.effects import (
+    ConnectionLost,
+    InterruptTask,
+    RecallTasks,
+    RunTasks,
+    SignalSlot,
+    SpawnSlot,
+)
+from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
+from jobrunner.transport.driver import Driver
+from jobrunner.transport.service import Service, own_host, python_version, set_up_logging
+from jobrunner.transport.sockets import DealerWire, check_address
+from jobrunner.version import __version__
+from jobrunner.workers.cpus import usable_cpus
+from jobrunner.workers.pool import SlotPool
+
+
+def run(config: WorkerConfig, *, lifeline: int | None = None) -> int:
+    """Serve until drained; the exit code. Raises JobRunnerError when it can never serve."""
+    set_up_logging(config.log_level)
+    address = check_address(config.address)
+    service = Service("worker")
+    core = WorkerCore(settings_for(config), random.Random(), time.monotonic())
+    wire = DealerWire(address)
+    pool = SlotPool()
+
+    def connection_lost(effect: ConnectionLost) -> None:
+        service.log.warning("lost the coordinator: %s; waiting for it at %s", effect.reason, address)
+
+    perform = service.perform_common | slot_effects(pool) | {ConnectionLost: connection_lost}
+    driver = Driver(core, wire, perform)
+    driver.add_source(pool.fileno(), pool.poll)
+    service.log.info("waiting for the coordinator at %s", address)
+    finished = False
+    try:
+        code = service.run(driver, lifeline)
+        finished = code == 0
+        return code
+    finally:
+        pool.close()
+        driver.close(orderly=finished)
+
+
+def slot_effects(pool: SlotPool) -> dict[type, Callable[[Any], None]]:
+    """What the core asks of its slots, done by `pool`."""
+    return {
+        SpawnSlot: lambda e: pool.spawn(e.slot),
+        RunTasks: lambda e: pool.run(e.slot, e.tasks, e.functions, e.forget),
+        RecallTasks: lambda e: pool.recall(e.slot),
+        InterruptTask: lambda e: pool.interrupt(e.slot, e.number),
+        SignalSlot: lambda e: pool.signal(e.slot, e.signal),
+    }
+
+
+def settings_for(config: WorkerConfig) -> WorkerSettings:
+    host = own_host()
+    return WorkerSettings(
+        id=WorkerId(random_token()),
+        name=config.name or host,
+        version=__version__,
+        python=python_version(),
+        host=host,
+        pid=os.getpid(),
+        slots=config.slots or usable_cpus(),
+        resources=config.resources,
+        stop_grace=config.stop_grace,
+        drain_timeout=config.drain_timeout,
+        unacknowledged_bytes=config.unacknowledged_bytes,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """For `local_cluster`: one argument, a JSON object with "address", "slots" and "lifeline"."""
+    given = json.loads(arguments[0])
+    config = WorkerConfig(address=given["address"], slots=given["slots"], resources={}, log_level="error")
+    return run(config, lifeline=given["lifeline"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
