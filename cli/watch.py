@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobrunner.cli.text import duration, one_line
-from jobrunner.errors import CoordinatorLostError
+from jobrunner.errors import AuthenticationError, ConfigError, JobRunnerError, ProtocolError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,7 +59,9 @@ class Watcher:
             if self._admin is None:
                 self._admin = self.connect()
             status = self._admin.status()
-        except CoordinatorLostError as exc:
+        except (ConfigError, ProtocolError, AuthenticationError):
+            raise  # waiting would not help
+        except JobRunnerError as exc:
             self.close()
             if self._away_since is None:
                 self._away_since = started

@@ -121,13 +121,14 @@ def test_a_worker_may_be_started_before_its_coordinator(cli: Any, start: Any) ->
     until(lambda: cli("workers", "-a", f"127.0.0.1:{port}", "--quiet").out == "early\n")
 
 
-def test_watching_survives_the_coordinator_and_ends_quietly_on_ctrl_c(start: Any) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["orderly", "killed"])
+def test_watching_survives_the_coordinator_and_ends_quietly_on_ctrl_c(start: Any, number: int) -> None:
     port = str(free_port())
     first = start("coordinator", "start", "--port", port)
     first.wait_for("worker start tcp://")
     watcher = start("status", "--watch", "--json", "--interval", "0.1", "-a", f"127.0.0.1:{port}")
     watcher.wait_for('"tasks_per_second"')
-    first.stop(signal.SIGKILL)
+    first.stop(number)
     watcher.wait_for('"unreachable"')
     seen = len(watcher.lines)
     start("coordinator", "start", "--port", port).wait_for("worker start tcp://")
@@ -143,9 +144,9 @@ def test_a_coordinator_beyond_loopback_must_be_called_insecure(start: Any) -> No
     assert "Traceback" not in refused.output
 
 
-def test_a_port_that_is_taken_is_one_line(start: Any, address: str) -> None:
+def test_a_port_that_is_taken_is_a_usage_error_of_one_line(start: Any, address: str) -> None:
     second = start("coordinator", "start", "--port", address.rpartition(":")[2])
-    assert second.wait() == 1
+    assert second.wait() == 2
     assert re.search(r"jobrunner: error: .*" + address.rpartition(":")[2], second.output)
     assert "Traceback" not in second.output
 
