@@ -1,7 +1,7 @@
 """A zoo: functions and objects that misbehave at each stage of a call, for tests of every backend.
 
-Importable by child processes too (put this folder on sys.path and `import zoo`), so it needs the standard library
-only. Each specimen says at which stage it fails.
+Importable by child processes too (put this folder on sys.path and `import zoo`), so it needs the standard
+library only. Each specimen says at which stage it fails.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def modules() -> list[str]:
     return sorted(sys.modules)
 
 
-# --- functions that wait: for a file to appear, never for time ----------------------------------------------
+# --- functions that wait: for a file to appear, never for time --------------------------------------------
 
 
 def wait_for(path: str, value: Any = None) -> Any:
@@ -79,9 +79,8 @@ def announce_and_hold_gil(started: str) -> None:
 
 
 def announce_and_swallow_interrupts(started: str, path: str) -> str:
-    append_line(started, str(os.getpid()))
     try:
-        wait_for(path)
+        announce_and_wait(started, path)
     except KeyboardInterrupt:
         return "swallowed"
     return "not interrupted"
@@ -94,7 +93,7 @@ def spawn_and_hold_gil(started: str) -> None:
     ctypes.PyDLL(None).sleep(60)
 
 
-# --- functions that raise -------------------------------------------------------------------------------
+# --- functions that raise ---------------------------------------------------------------------------------
 
 
 def divide(left: float, right: float) -> float:
@@ -156,7 +155,7 @@ def raise_str_fails() -> None:
     raise StrFailsError("hidden")
 
 
-# --- functions that kill their process ----------------------------------------------------------------------
+# --- functions that kill their process --------------------------------------------------------------------
 
 
 def exit_hard(code: int = 3) -> None:
@@ -186,7 +185,7 @@ def touch_memory(count: int) -> int:
     return len(bytearray(os.urandom(1024)) * (count // 1024))
 
 
-# --- functions that meddle with the process -------------------------------------------------------------------
+# --- functions that meddle with the process ---------------------------------------------------------------
 
 
 def close_streams() -> str:
@@ -231,7 +230,7 @@ def run_forked_pool() -> int:
         return pool.apply(add, (20, 22))
 
 
-# --- functions that print --------------------------------------------------------------------------------
+# --- functions that print ---------------------------------------------------------------------------------
 
 
 def print_lines(*lines: str) -> None:

@@ -1,8 +1,8 @@
 """Memory that a slot shares with its worker, for what the worker must know after the slot has died.
 
-The slot writes here what it is doing before it does it, and collects its small outcomes and prints here (the
-outbox) before it sends them. So when its process dies, at whatever point, the worker still learns which task and
-which element of a chunk was running, and loses neither a finished outcome nor a printed line.
+The slot writes here what it is doing before it does it, and collects its small outcomes and prints here
+(the outbox) before it sends them. So when its process dies, at whatever point, the worker still learns which
+task and which element of a chunk was running, and loses neither a finished outcome nor a printed line.
 
     i64 number of the running task, 0 if none     | i64 index of the running element, -1 if none
     i64 number of the task that started last      | i64 bytes in the outbox            | outbox

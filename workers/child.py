@@ -1,19 +1,19 @@
 """A slot's main: the process that runs tasks, one at a time, and survives whatever they raise.
 
 Two threads. The main thread runs tasks; it reads the data socket when its own queue is empty. The attendant
-waits on the control socket: it gives tasks back that have not started, interrupts the one that runs, sends what
-has waited too long in the outbox, and ends the process when the worker is gone.
+waits on the control socket: it gives tasks back that have not started, interrupts the one that runs, sends
+what has waited too long in the outbox, and ends the process when the worker is gone.
 
-The program's `__main__` is never imported here, so a script without `if __name__ == "__main__"` works. Imports
-are few, for a slot must start fast: nothing here needs zmq, asyncio, typer or logging.
+The program's `__main__` is never imported here, so a script without `if __name__ == "__main__"` works.
+Imports are few, for a slot must start fast: nothing here needs zmq, asyncio, typer or logging.
 
 Started by `pool` as
 
     python -c BOOT DATA CONTROL BOARD LIFELINE PARENT [sys.path ...]
 
 with four inherited descriptors and the worker's process id. It is BOOT and not `-m` so that the worker's
-sys.path holds before the first import, and so that `__main__` is a module where no class of a user can collide
-with one of ours.
+sys.path holds before the first import, and so that `__main__` is a module where no class of a user can
+collide with one of ours.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Slot:
         self.control = control
         self.board = board
         self.main_thread = threading.get_ident()
-        self.wake_reader, self.wake_writer = os.pipe()
+        self.wake_reader, self.wake_writer = map(out_of_the_way, os.pipe())
         self.outbox = Outbox(board, data, self.wake_writer)
         self.stdout = SlotWriter(1, self.outbox, self.current)
         self.stderr = SlotWriter(2, self.outbox, self.current)
@@ -216,6 +216,10 @@ class Slot:
     def function(self, key: bytes) -> Callable[..., Any]:
         fn = self.functions.get(key)
         if fn is None:
+            if key not in self.blobs:
+                from jobrunner.errors import ProtocolError
+
+                raise ProtocolError(f"function {key.hex()} was not sent to this slot before its task")
             fn = self.functions[key] = serialization.load_function(self.blobs[key][1])
         return fn
 
@@ -254,7 +258,7 @@ class Slot:
         if self.outbox.busy:
             self.outbox.postpone_interrupt()
             return
-        # With a target it is the attendant's, maybe too late; without one it comes from the task or an operator.
+        # With a target it is the attendant's, maybe too late; without, it is the task's own.
         target, self.target = self.target, 0
         if self.interrupted or not self.running or target not in (0, self.running):
             return
@@ -362,8 +366,8 @@ def fail() -> NoReturn:
 def tie_group_to(lifeline: int) -> None:
     """Have the kernel kill this process group when the worker's end of the pipe `lifeline` closes.
 
-    It needs neither a thread nor the GIL, and reaches what the task has started too. Only Linux can; elsewhere
-    the attendant does it, as soon as the task lets go of the GIL.
+    It needs neither a thread nor the GIL, and reaches what the task has started too. Only Linux can;
+    elsewhere the attendant does it, as soon as the task lets go of the GIL.
     """
     if sys.platform == "linux":
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())

@@ -5,7 +5,7 @@
     poll <-------- data, pipes of descriptors 1 and 2, exit ---
 
 A SlotPool has no thread of its own and decides nothing: which task goes where, what is retried and when a
-slot is replaced is up to its owner (a worker's core). It starts what it is told to start, and says what happens.
+slot is replaced is up to its owner (a worker's core). It does what it is told, and says what has happened.
 """
 
 from __future__ import annotations

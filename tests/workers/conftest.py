@@ -1,0 +1,39 @@
+"""Real slots, and an owner for them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]  # child processes look there for `zoo` too
+from slot_owner import Owner
+
+
+@pytest.fixture
+def owner():
+    owner = Owner()
+    yield owner
+    owner.pool.close()
+
+
+@pytest.fixture
+def slot(owner):
+    """A slot that is ready, number 1."""
+    owner.ready(1)
+    return 1
+
+
+@pytest.fixture
+def make_owner():
+    owners = []
+
+    def make(**options):
+        owners.append(Owner(**options))
+        return owners[-1]
+
+    yield make
+    for owner in owners:
+        owner.pool.close()
