@@ -29,11 +29,11 @@ from jobrunner.errors import ConfigError
 
 DEFAULT_PORT = 7077
 
-HEARTBEAT_INTERVAL = 1.0
-"""Seconds between two signs of life on an otherwise quiet connection."""
-
 PEER_TIMEOUT = 10.0
 """Seconds of silence after which a peer counts as lost."""
+
+HEARTBEATS_PER_TIMEOUT = 10
+"""Signs of life on an otherwise quiet connection, per `PEER_TIMEOUT`."""
 
 UNREACHABLE_GRACE = 2.0
 """Seconds that a peer has to come back once the transport says that its connection is gone."""
@@ -57,6 +57,13 @@ class ClientConfig:
     )
     address: str | None = setting(
         None, env="JOBRUNNER_ADDRESS", doc="the coordinator's address, e.g. tcp://10.0.0.5:7077"
+    )
+    peer_timeout: float = setting(
+        PEER_TIMEOUT,
+        env="JOBRUNNER_PEER_TIMEOUT",
+        unit="s",
+        doc="silence after which client and coordinator take each other for lost",
+        minimum=0.5,
     )
     max_workers: int | None = setting(
         None, env="JOBRUNNER_MAX_WORKERS", doc="slots of a local pool; default: usable CPUs", minimum=1
@@ -131,6 +138,13 @@ class WorkerConfig:
     name: str | None = setting(None, env="JOBRUNNER_WORKER_NAME", doc="default: the host's name")
     resources: Mapping[str, float] = setting(
         None, env="JOBRUNNER_RESOURCES", doc="what tasks may ask for, e.g. gpu=2,licence=1"
+    )
+    peer_timeout: float = setting(
+        PEER_TIMEOUT,
+        env="JOBRUNNER_PEER_TIMEOUT",
+        unit="s",
+        doc="silence after which worker and coordinator take each other for lost",
+        minimum=0.5,
     )
     drain_timeout: float = setting(
         60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="longest wait for running tasks", minimum=0

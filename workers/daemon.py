@@ -77,6 +77,7 @@ def settings_for(config: WorkerConfig) -> WorkerSettings:
         pid=os.getpid(),
         slots=config.slots or usable_cpus(),
         resources=config.resources,
+        peer_timeout=config.peer_timeout,
         stop_grace=config.stop_grace,
         drain_timeout=config.drain_timeout,
         unacknowledged_bytes=config.unacknowledged_bytes,

@@ -119,8 +119,12 @@ class CoreBackend(Backend):
         raise NotImplementedError
 
     def _timeouts(self) -> dict[str, float | None]:
-        """Keyword arguments of ClientCore: connect_timeout, reconnect_timeout, heartbeat, peer_timeout."""
+        """Keyword arguments of ClientCore: connect_timeout, reconnect_timeout."""
         return {}
+
+    @property
+    def _peer_timeout(self) -> float:
+        return self._config.peer_timeout
 
     def _closed(self) -> None:
         """The I/O thread has ended; called on it."""
@@ -267,6 +271,7 @@ class CoreBackend(Backend):
                     python_version(),
                     own_host(),
                     os.getpid(),
+                    self._peer_timeout,
                     self._config.show_output,
                 ),
                 random.Random(),

@@ -39,8 +39,6 @@ class LocalWire:
                 crash_limit=crash_limit,
                 window_bytes=1
                 << 62,  # the payloads are the client's own objects: a window would save nothing
-                heartbeat=None,
-                peer_timeout=None,
             ),
             now,
         )
@@ -53,8 +51,7 @@ class LocalWire:
                 host=host,
                 pid=pid,
                 slots=slots,
-                heartbeat=None,
-                peer_timeout=None,
+                peer_timeout=0.0,
             ),
             random.Random(),
             now,

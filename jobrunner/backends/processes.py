@@ -32,8 +32,9 @@ class ProcessesBackend(CoreBackend):
     def _make_wire(self) -> Wire:
         return LocalWire(self._size, crash_limit=self._config.crash_limit, on_give_up=self._slots_failed)
 
-    def _timeouts(self) -> dict[str, float | None]:
-        return {"heartbeat": None, "peer_timeout": None}
+    @property
+    def _peer_timeout(self) -> float:
+        return 0.0
 
     def _slots_failed(self, effect: GiveUp) -> None:
         self._give_up(effect)

@@ -11,7 +11,6 @@ import heapq
 import random
 from collections import deque
 
-from jobrunner.config import HEARTBEAT_INTERVAL, PEER_TIMEOUT
 from jobrunner.ids import TaskId
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
@@ -84,10 +83,8 @@ class ClientCore:
         *,
         connect_timeout: float | None = None,
         reconnect_timeout: float | None = None,
-        heartbeat: float | None = HEARTBEAT_INTERVAL,
-        peer_timeout: float | None = PEER_TIMEOUT,
     ) -> None:
-        self.session = Session(lambda: hello, rng, now, heartbeat=heartbeat, timeout=peer_timeout)
+        self.session = Session(lambda: hello, rng, now, hello.peer_timeout)
         self.pending: dict[TaskId, m.TaskSpec] = {}
         """Everything that has no outcome yet, in the order of submission."""
         self._outbox = Outbox()

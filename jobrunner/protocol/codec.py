@@ -21,6 +21,9 @@ VERSION = 1
 INLINE_LIMIT = 16 * 1024
 """Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
 
+LONGEST_PEER_TIMEOUT = 3600.0
+"""Seconds; a peer that asked for more could leave its traces here for ever."""
+
 Frames = list[Buffer]
 
 
@@ -90,6 +93,12 @@ def number(value: Any) -> float:
     return value
 
 
+def timeout(value: Any) -> float:
+    if not 0 <= number(value) <= LONGEST_PEER_TIMEOUT:
+        raise ProtocolError(f"a peer timeout must be 0 to {LONGEST_PEER_TIMEOUT:g} s, got {value!r:.40}")
+    return float(value)
+
+
 def flag(value: Any) -> bool:
     if type(value) is not bool:
         raise ProtocolError(f"expected true or false, got {type(value).__name__}")
@@ -138,15 +147,15 @@ def keys(value: Any) -> list[bytes]:
 def options(value: Any) -> m.TaskOptions:
     if value is None:
         return m.DEFAULT_OPTIONS
-    name, priority, retries, timeout, resources = sequence(value)
+    name, priority, retries, limit, resources = sequence(value)
     if name is not None:
         text(name)
     if type(priority) is not int:
         raise ProtocolError("a priority must be a whole number")
-    if timeout is not None:
-        number(timeout)
+    if limit is not None:
+        number(limit)
     amounts = tuple((text(what), number(amount)) for what, amount in map(sequence, sequence(resources)))
-    return m.TaskOptions(name, priority, integer(retries), timeout, amounts)
+    return m.TaskOptions(name, priority, integer(retries), limit, amounts)
 
 
 # --- entries ------------------------------------------------------------------------------------------------------
@@ -236,19 +245,52 @@ Read = Callable[[Sequence[Any], Reader], m.Message]
 TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (
         m.ClientHello,
-        lambda x, w: (x.client, x.version, x.python, x.host, x.pid, x.show_output, x.depth),
+        lambda x, w: (
+            x.client,
+            x.version,
+            x.python,
+            x.host,
+            x.pid,
+            x.peer_timeout,
+            x.show_output,
+            x.depth,
+        ),
         lambda f, r: m.ClientHello(
-            text(f[0]), text(f[1]), text(f[2]), text(f[3]), integer(f[4]), flag(f[5]), integer(f[6])
+            text(f[0]),
+            text(f[1]),
+            text(f[2]),
+            text(f[3]),
+            integer(f[4]),
+            timeout(f[5]),
+            flag(f[6]),
+            integer(f[7]),
         ),
     ),
     (
         m.WorkerHello,
         lambda x, w: (
-            x.worker, x.version, x.python, x.name, x.host, x.pid, x.slots, dict(x.resources), x.held
+            x.worker,
+            x.version,
+            x.python,
+            x.name,
+            x.host,
+            x.pid,
+            x.peer_timeout,
+            x.slots,
+            dict(x.resources),
+            x.held,
         ),
         lambda f, r: m.WorkerHello(
-            text(f[0]), text(f[1]), text(f[2]), text(f[3]), text(f[4]), integer(f[5]), integer(f[6], 1),
-            {name: number(amount) for name, amount in mapping(f[7]).items()}, read_held(f[8]),
+            text(f[0]),
+            text(f[1]),
+            text(f[2]),
+            text(f[3]),
+            text(f[4]),
+            integer(f[5]),
+            timeout(f[6]),
+            integer(f[7], 1),
+            {name: number(amount) for name, amount in mapping(f[8]).items()},
+            read_held(f[9]),
         ),
     ),
     (

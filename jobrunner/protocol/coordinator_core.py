@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jobrunner.config import HEARTBEAT_INTERVAL, PEER_TIMEOUT
 from jobrunner.ids import ClientId, WorkerId
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
@@ -44,7 +43,7 @@ OUTPUT_WINDOW = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class CoordinatorSettings:
-    """What the core is told about itself. `heartbeat` and `peer_timeout` in seconds; None: peers cannot get lost."""
+    """What the core is told about itself; times in seconds."""
 
     id: str
     version: str
@@ -56,8 +55,6 @@ class CoordinatorSettings:
     drain_timeout: float = 60.0
     window_tasks: int = 100_000
     window_bytes: int = 256 * 1024 * 1024
-    heartbeat: float | None = HEARTBEAT_INTERVAL
-    peer_timeout: float | None = PEER_TIMEOUT
 
 
 class CoordinatorCore:
@@ -167,7 +164,7 @@ class CoordinatorCore:
         if peer is not None and peer.link.session == envelope.session:
             peer.link.last_heard = now
         else:
-            link = Link(envelope.session, now, self.settings.heartbeat)
+            link = Link(envelope.session, now, hello.peer_timeout)
             if type(hello) is m.ClientHello:
                 peer = self._client_session(hello, source, link)
             else:
@@ -431,9 +428,8 @@ class CoordinatorCore:
         self._effects.append(Send(peer.source, peer.link.send(message, now, size)))
 
     def _sweep(self, now: float) -> None:
-        timeout = self.settings.peer_timeout
         for source, peer in list(self._peers.items()):
-            if timeout is not None and peer.lost(now, timeout):
+            if peer.lost(now):
                 if isinstance(peer, WorkerPeer):
                     del self._peers[source]
                     self._log(
@@ -446,10 +442,9 @@ class CoordinatorCore:
             for envelope in peer.link.due(now):
                 self._effects.append(Send(source, envelope))
         self.scheduler.forget_unclaimed(now - self.settings.client_grace)
-        if self.settings.heartbeat is None:
-            busy = any(peer.link.next_deadline() is not None for peer in self._peers.values())
-        else:
-            busy = bool(self._peers or self.scheduler.unclaimed)
+        busy = self.scheduler.unclaimed or any(
+            peer.link.next_deadline() is not None for peer in self._peers.values()
+        )
         self._next_sweep = now + SWEEP_INTERVAL if busy else None
 
     def _lose_client(self, client: ClientPeer, now: float) -> None:

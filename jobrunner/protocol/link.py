@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from jobrunner.config import HEARTBEAT_INTERVAL
+from jobrunner.config import HEARTBEATS_PER_TIMEOUT
 from jobrunner.protocol.messages import Envelope, Heartbeat, Message
 
 RETRANSMIT_AFTER = 2.0
@@ -32,7 +32,11 @@ EARLY_LIMIT = 256
 
 
 class Link:
-    """Both directions of one session, seen from one end. `heartbeat` is None where the peer is in this process."""
+    """Both directions of one session, seen from one end.
+
+    `peer_timeout` is the silence, in seconds, after which the peer counts as lost; 0 where it cannot get lost because it
+    is in this process. Heartbeats go out several times in that time.
+    """
 
     __slots__ = (
         "_ack_due",
@@ -44,17 +48,19 @@ class Link:
         "_retransmit_wait",
         "_unacked",
         "last_heard",
+        "peer_timeout",
         "received",
         "session",
         "unacked_bytes",
     )
 
-    def __init__(self, session: str, now: float, heartbeat: float | None = HEARTBEAT_INTERVAL) -> None:
+    def __init__(self, session: str, now: float, peer_timeout: float) -> None:
         self.session = session
         self.received = 0
         self.last_heard = now
         self.unacked_bytes = 0
-        self._heartbeat = heartbeat
+        self.peer_timeout = peer_timeout
+        self._heartbeat = peer_timeout / HEARTBEATS_PER_TIMEOUT if peer_timeout else None
         self._next_seq = 1
         self._unacked: deque[tuple[int, Message, int]] = deque()
         self._early: dict[int, Message] = {}
@@ -117,6 +123,10 @@ class Link:
         if self._heartbeat is not None:
             times.append(self._last_sent + self._heartbeat)
         return min(times, default=None)
+
+    def silent(self, now: float) -> bool:
+        """The peer has said nothing for too long."""
+        return self.peer_timeout > 0 and now - self.last_heard >= self.peer_timeout
 
     def retransmit_soon(self, now: float) -> None:
         """The transport said that something could not be delivered: do not wait for the silence to prove it."""

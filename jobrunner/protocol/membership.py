@@ -1,12 +1,12 @@
 """Who is in the cluster, what they offer, and when they count as lost.
 
-A peer is lost after `PEER_TIMEOUT` of silence, or `UNREACHABLE_GRACE` after the transport said that its connection is
+A peer is lost after as much silence as its greeting allows, or `UNREACHABLE_GRACE` after the transport said that its connection is
 gone. A lost worker's tasks run elsewhere at once; a lost client's tasks get a grace period.
 """
 
 from __future__ import annotations
 
-from jobrunner.config import PEER_TIMEOUT, UNREACHABLE_GRACE
+from jobrunner.config import UNREACHABLE_GRACE
 from jobrunner.ids import ClientId, TaskId, WorkerId
 from jobrunner.protocol.effects import Source
 from jobrunner.protocol.link import Link
@@ -33,8 +33,8 @@ class Peer:
         self.link = link
         self.unreachable_since: float | None = None
 
-    def lost(self, now: float, timeout: float = PEER_TIMEOUT) -> bool:
-        if now - self.link.last_heard >= timeout:
+    def lost(self, now: float) -> bool:
+        if self.link.silent(now):
             return True
         since = self.unreachable_since
         return since is not None and now - since >= UNREACHABLE_GRACE

@@ -139,6 +139,8 @@ class ClientHello:
     python: str
     host: str
     pid: int
+    peer_timeout: float
+    """Seconds of silence after which each end takes the other for lost; 0: the two are one process."""
     show_output: bool = True
     depth: int = 0
     """0 for a program of its own, n + 1 for a task of depth n that submits: deeper work goes first."""
@@ -154,6 +156,7 @@ class WorkerHello:
     name: str
     host: str
     pid: int
+    peer_timeout: float
     slots: int
     resources: Mapping[str, float]
     held: list[Held] = field(default_factory=list)

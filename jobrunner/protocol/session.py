@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from jobrunner.config import HEARTBEAT_INTERVAL, PEER_TIMEOUT
 from jobrunner.protocol.effects import Effect, Send
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.messages import Envelope, Goodbye, Message, Refused, Reset, Welcome
@@ -33,15 +32,12 @@ class Session:
         hello: Callable[[], Message],
         rng: random.Random,
         now: float,
-        *,
-        heartbeat: float | None = HEARTBEAT_INTERVAL,
-        timeout: float | None = PEER_TIMEOUT,
+        peer_timeout: float,
     ) -> None:
         self._hello = hello
         self._rng = rng
-        self._heartbeat = heartbeat
-        self._timeout = timeout
-        self.link = Link("", now, heartbeat)
+        self._peer_timeout = peer_timeout
+        self.link = Link("", now, peer_timeout)
         self.open = False
         self.welcome: Welcome | None = None
         self.refusal = ""
@@ -57,7 +53,7 @@ class Session:
         if self.open:
             self.seeking_since = now
         self.open = False
-        self.link = Link(f"{self._rng.getrandbits(64):016x}", now, self._heartbeat)
+        self.link = Link(f"{self._rng.getrandbits(64):016x}", now, self._peer_timeout)
         self._pause = FIRST_RETRY
         self._greet_at = now
 
@@ -95,7 +91,7 @@ class Session:
     def due(self, now: float) -> list[Effect]:
         """Greetings, heartbeats, repetitions."""
         if self.open:
-            if self._timeout is not None and now - self.link.last_heard >= self._timeout:
+            if self.link.silent(now):
                 self._lose(f"it has been silent for {now - self.link.last_heard:.0f} s", now)
             else:
                 return [Send(COORDINATOR, envelope) for envelope in self.link.due(now)]
@@ -111,8 +107,8 @@ class Session:
         if not self.open:
             return None if self.refusal else self._greet_at
         times = [self.link.next_deadline()]
-        if self._timeout is not None:
-            times.append(self.link.last_heard + self._timeout)
+        if self._peer_timeout:
+            times.append(self.link.last_heard + self._peer_timeout)
         return min((t for t in times if t is not None), default=None)
 
     def _lose(self, reason: str, now: float) -> None:

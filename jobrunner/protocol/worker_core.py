@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobrunner.config import HEARTBEAT_INTERVAL, PEER_TIMEOUT
+from jobrunner.config import PEER_TIMEOUT
 from jobrunner.ids import SlotId, TaskId, WorkerId
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
@@ -62,7 +62,7 @@ START_FAILURES = 5
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What the core is told about itself. Times in seconds; `heartbeat` None: the coordinator is in this process."""
+    """What the core is told about itself. Times in seconds."""
 
     id: WorkerId
     name: str
@@ -75,8 +75,8 @@ class WorkerSettings:
     stop_grace: float = 5.0
     drain_timeout: float = 60.0
     unacknowledged_bytes: int = 256 * 1024 * 1024
-    heartbeat: float | None = HEARTBEAT_INTERVAL
-    peer_timeout: float | None = PEER_TIMEOUT
+    peer_timeout: float = PEER_TIMEOUT
+    """0: the coordinator is in this process."""
 
 
 class WorkerCore:
@@ -84,9 +84,7 @@ class WorkerCore:
 
     def __init__(self, settings: WorkerSettings, rng: random.Random, now: float) -> None:
         self.settings = settings
-        self.session = Session(
-            self._hello, rng, now, heartbeat=settings.heartbeat, timeout=settings.peer_timeout
-        )
+        self.session = Session(self._hello, rng, now, settings.peer_timeout)
         self.tasks: dict[TaskId, WorkerTask] = {}
         self.queue: deque[WorkerTask] = deque()
         self.slots: dict[SlotId, Slot] = {}
@@ -177,7 +175,16 @@ class WorkerCore:
         held += [m.Held(o.id, o.attempt, False) for o in self._unsent]
         held += [m.Held(o.id, o.attempt, False) for o in self._outcomes]
         return m.WorkerHello(
-            s.id, s.version, s.python, s.name, s.host, s.pid, max(1, self.capacity()), s.resources, held
+            s.id,
+            s.version,
+            s.python,
+            s.name,
+            s.host,
+            s.pid,
+            s.peer_timeout,
+            max(1, self.capacity()),
+            s.resources,
+            held,
         )
 
     def _receive(self, envelope: m.Envelope, now: float) -> None:
