@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from jobrunner import backends, options
-from jobrunner.backends.base import Backend, BackendSettings, call_name
+from jobrunner.backends.base import Backend, BackendSettings, function_name
 from jobrunner.config import ClientConfig, load
 from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.futures import Future
@@ -98,7 +98,7 @@ class Executor(concurrent.futures.Executor):
             prepared = lifetime.backend.prepare(fn)
         except Exception as exc:
             failed: Future[T] = Future()
-            failed.name = self._options.name or call_name(fn)
+            failed.name = self._options.name or function_name(fn)
             failed.set_exception(exc)
             return failed
         return lifetime.backend.submit(prepared, args, kwargs, self._options)
@@ -150,7 +150,7 @@ class Executor(concurrent.futures.Executor):
         if progress:
             from jobrunner.progress_bar import map_progress  # here: rich is slow to load
 
-            return map_progress(run, results, self._options.name or call_name(fn))
+            return map_progress(run, results, self._options.name or function_name(fn))
         return results
 
     def with_options(

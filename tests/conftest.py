@@ -1,0 +1,16 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_user(monkeypatch, tmp_path_factory):
+    """Tests see the defaults, whatever the environment and the user's config file say."""
+    for name in list(os.environ):
+        if name.startswith("JOBRUNNER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))

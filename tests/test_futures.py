@@ -1,0 +1,225 @@
+"""Future, wait, as_completed and gather; the standard library's Futures included."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from concurrent.futures import CancelledError, InvalidStateError
+from contextlib import contextmanager
+
+import pytest
+
+from jobrunner import (
+    FIRST_COMPLETED,
+    FIRST_EXCEPTION,
+    Future,
+    TaskTimeoutError,
+    as_completed,
+    blocking,
+    gather,
+    wait,
+)
+
+
+def done(value):
+    future = Future()
+    future.set_result(value)
+    return future
+
+
+def failed(exc):
+    future = Future()
+    future.set_exception(exc)
+    return future
+
+
+def cancelled():
+    future = Future()
+    future.confirm_cancelled()
+    return future
+
+
+@pytest.fixture
+def waits():
+    """How often the calling thread said that it waits."""
+    seen = []
+
+    @contextmanager
+    def hook():
+        seen.append("begin")
+        try:
+            yield
+        finally:
+            seen.append("end")
+
+    blocking.install(hook)
+    yield seen
+    blocking.install(None)
+
+
+def test_it_is_a_standard_future():
+    assert isinstance(Future(), concurrent.futures.Future)
+
+
+def test_result_and_exception():
+    assert done(1).result() == 1
+    assert done(1).exception() is None
+    error = ValueError("x")
+    assert failed(error).exception() is error
+    with pytest.raises(ValueError, match="x") as caught:
+        failed(error).result()
+    assert caught.value is error
+    with pytest.raises(CancelledError):
+        cancelled().result()
+    with pytest.raises(CancelledError):
+        cancelled().exception()
+
+
+@pytest.mark.parametrize("ask", [Future.result, Future.exception])
+def test_waits_time_out_with_both_kinds_of_timeout_error(ask):
+    for kind in (TimeoutError, concurrent.futures.TimeoutError):
+        with pytest.raises(kind):
+            ask(Future(), timeout=0)
+    assert issubclass(TaskTimeoutError, TimeoutError)
+    assert issubclass(TaskTimeoutError, concurrent.futures.TimeoutError)
+
+
+def test_a_timeout_error_of_the_call_arrives_as_it_is():
+    error = TimeoutError("the call's own")
+    with pytest.raises(TimeoutError) as caught:
+        failed(error).result(timeout=1)
+    assert caught.value is error
+
+
+def test_only_real_waits_are_announced(waits):
+    done(1).result()
+    failed(ValueError()).exception()
+    assert waits == []
+    with pytest.raises(TimeoutError):
+        Future().result(0)
+    assert waits == ["begin", "end"]
+
+
+def test_a_wait_ends_when_the_result_comes():
+    future = Future()
+    asked = threading.Event()
+    got = []
+
+    def ask():
+        asked.set()
+        got.append(future.result())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    asked.wait()
+    future.set_result(5)
+    thread.join()
+    assert got == [5]
+
+
+def test_cancel_without_a_backend_is_the_standard_one():
+    future = Future()
+    assert future.cancel()
+    assert future.cancelled()
+    assert not done(1).cancel()
+
+
+def test_cancel_asks_the_backend_unless_it_is_done():
+    asked = []
+    future = Future()
+    future._canceller = lambda future, running: asked.append(running) or False
+    assert not future.cancel()
+    assert not future.cancel(running=True)
+    future.set_result(1)
+    assert not future.cancel()
+    assert asked == [False, True]
+
+
+def test_confirm_cancelled_works_once_and_from_running_too():
+    calls = []
+    future = Future()
+    future.add_done_callback(calls.append)
+    future.confirm_running()
+    assert future.running()
+    assert not future.cancel_pending()
+    future.confirm_cancelled()
+    future.confirm_cancelled()
+    assert future.cancelled()
+    assert calls == [future]
+    with pytest.raises(InvalidStateError):
+        future.set_result(1)
+
+
+def test_cancel_pending():
+    calls = []
+    future = Future()
+    future.add_done_callback(calls.append)
+    assert future.cancel_pending()
+    assert future.cancel_pending()
+    assert calls == [future]
+    assert not done(1).cancel_pending()
+
+
+def test_callbacks_of_a_plain_cancel_are_called_once():
+    calls = []
+    future = Future()
+    future.add_done_callback(calls.append)
+    future.cancel()
+    future.confirm_cancelled()
+    assert calls == [future]
+
+
+def test_confirm_running_does_not_touch_a_finished_future():
+    future = done(1)
+    future.confirm_running()
+    assert future.done()
+
+
+def test_wait_wakes_on_a_confirmed_cancel():
+    future = Future()
+    thread = threading.Thread(target=future.confirm_cancelled)
+    thread.start()
+    finished, not_done = wait([future])
+    thread.join()
+    assert finished == {future}
+    assert not not_done
+
+
+def test_wait_takes_standard_futures_and_every_return_when():
+    ours, theirs = Future(), concurrent.futures.Future()
+    assert wait([ours, theirs], timeout=0).not_done == {ours, theirs}
+    theirs.set_result(1)
+    assert wait([ours, theirs], return_when=FIRST_COMPLETED).done == {theirs}
+    ours.set_exception(ValueError())
+    assert wait([ours, theirs], return_when=FIRST_EXCEPTION).done == {ours, theirs}
+    with pytest.raises(ValueError, match="Invalid return condition"):
+        wait([Future()], return_when="ANY")
+
+
+def test_as_completed_yields_each_once_as_they_finish():
+    first, second, theirs = done(1), Future(), concurrent.futures.Future()
+    iterator = as_completed([first, second, theirs, first])
+    assert next(iterator) is first
+    theirs.set_result(1)
+    assert next(iterator) is theirs
+    second.set_result(1)
+    assert list(iterator) == [second]
+
+
+def test_as_completed_times_out():
+    iterator = as_completed([done(1), Future()], timeout=0)
+    next(iterator)
+    for kind in (TimeoutError, concurrent.futures.TimeoutError):
+        with pytest.raises(kind):
+            list(as_completed([Future()], timeout=0))
+    with pytest.raises(TimeoutError, match="1 .of 2. futures unfinished"):
+        next(iterator)
+
+
+def test_gather():
+    assert gather([done(1), done(2)]) == [1, 2]
+    assert gather([]) == []
+    with pytest.raises(ValueError, match="first"):
+        gather(iter([done(1), failed(ValueError("first")), failed(OSError("second"))]))
+    with pytest.raises(TimeoutError, match="1 of 2"):
+        gather([done(1), Future()], timeout=0)

@@ -1,0 +1,375 @@
+"""Executor.map over a backend that runs calls when the test says so."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from concurrent.futures import CancelledError
+
+import pytest
+
+from jobrunner import Executor, NotSupportedError, TaskLostError, TaskTimeoutError
+from jobrunner.testing.stub_backend import StubBackend
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise TypeError("not this one")
+
+
+def double(x):
+    return 2 * x
+
+
+def odd_raises(x):
+    if x % 2:
+        raise ValueError(x)
+    return x
+
+
+@pytest.fixture
+def backend():
+    return StubBackend()
+
+
+@pytest.fixture
+def executor(backend):
+    return Executor(backend)
+
+
+def lost(element=None):
+    exc = TaskLostError("its process died")
+    exc.element = element
+    return exc
+
+
+def spans(backend):
+    return [call.span for call in backend.calls]
+
+
+# --- chunks -----------------------------------------------------------------------------------------------
+
+
+def test_a_given_chunksize_is_kept_to_exactly(backend, executor):
+    results = executor.map(double, range(100), chunksize=20)
+    assert spans(backend) == [(0, 20)] * 5
+    backend.run_all()
+    assert list(results) == list(range(0, 200, 2))
+
+
+def test_every_call_is_on_its_way_without_iterating(backend, executor):
+    seen = []
+    executor.map(seen.append, range(50))
+    backend.run_all()
+    assert seen == list(range(50))
+
+
+def test_the_default_probes_and_then_grows(backend, executor):
+    results = executor.map(double, range(5000))
+    assert all(stop - start == 1 for start, stop in spans(backend))
+    backend.run_all(1e-5)
+    assert list(results) == list(range(0, 10_000, 2))
+    assert backend.submitted < 300
+
+
+def test_slow_calls_travel_one_by_one(backend, executor):
+    results = executor.map(double, range(60))
+    backend.run_all(0.5)
+    assert backend.submitted == 60
+    assert list(results) == list(range(0, 120, 2))
+
+
+def test_only_a_window_of_chunks_is_under_way(backend, executor):
+    executor.map(double, range(5000))
+    assert len(backend.calls) == 12  # 4 per slot, and 4
+
+
+def test_large_elements_make_small_packs(backend, executor):
+    executor.map(len, [bytes(40_000)] * 20)
+    assert max(backend.packs) == 1
+
+
+def test_a_backend_that_finishes_calls_at_once(executor, backend):
+    backend.automatic = True
+    assert list(executor.map(double, range(20_000))) == list(range(0, 40_000, 2))
+
+
+def test_results_out_of_order_come_in_order(backend, executor):
+    results = executor.map(double, range(10), chunksize=1)
+    while backend.calls:
+        backend.calls.pop().run()
+    assert list(results) == list(range(0, 20, 2))
+
+
+def test_elements_are_fixed_when_map_returns(backend, executor):
+    data = [[1], [2]]
+    results = executor.map(sum, data)
+    data[0].append(100)
+    backend.run_all()
+    assert list(results) == [1, 2]
+
+
+def test_several_iterables_the_shortest_decides(backend, executor):
+    results = executor.map(pow, [2, 3, 4], itertools.count(1))
+    backend.run_all()
+    assert list(results) == [2, 9, 64]
+
+
+@pytest.mark.parametrize("iterables", [(), ([],), ([1], [])])
+def test_nothing_to_do(executor, iterables, backend):
+    assert list(executor.map(double, *iterables)) == []
+    assert backend.submitted == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"chunksize": 0}, ValueError),
+        ({"chunksize": -3}, ValueError),
+        ({"buffersize": 0}, ValueError),
+        ({"buffersize": "3"}, TypeError),
+        ({"buffersize": 2.0}, TypeError),
+    ],
+)
+def test_bad_sizes(executor, arguments, error):
+    with pytest.raises(error):
+        executor.map(double, [1], **arguments)
+
+
+# --- failures -------------------------------------------------------------------------------------------------
+
+
+def test_iteration_raises_at_the_first_failed_element(backend, executor):
+    results = executor.map(odd_raises, [0, 2, 3, 4], chunksize=4)
+    backend.run_all()
+    assert next(results) == 0
+    assert next(results) == 2
+    with pytest.raises(ValueError, match="3"):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 3, 100])
+def test_an_element_that_cannot_be_pickled_fails_alone(backend, executor, chunksize):
+    elements = [*range(40), Unpicklable(), *range(5)]
+    results = executor.map(double, elements, chunksize=chunksize)
+    backend.run_all(1e-6)
+    assert list(itertools.islice(results, 40)) == list(range(0, 80, 2))
+    with pytest.raises(TypeError, match="not this one"):
+        next(results)
+
+
+def test_a_function_that_cannot_be_prepared_fails_the_iteration(executor):
+    results = executor.map(None, [1])
+    with pytest.raises(TypeError):
+        next(results)
+    assert list(executor.map(None, [])) == []
+
+
+def test_the_inputs_exception_leaves_map_and_cancels(backend, executor):
+    def elements():
+        yield 1
+        raise OSError("input")
+
+    with pytest.raises(OSError, match="input"):
+        executor.map(double, elements())
+    assert all(call.future.cancelled() for call in backend.calls)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_crash_costs_only_the_guilty_element(backend, executor, known):
+    results = executor.map(double, range(10), chunksize=10)
+    while backend.calls:
+        call = backend.calls.pop(0)
+        start, stop = call.span
+        if start <= 6 < stop:
+            call.fail(lost(6 if known else None))
+        else:
+            call.run()
+    assert [next(results) for _ in range(6)] == [0, 2, 4, 6, 8, 10]
+    with pytest.raises(TaskLostError):
+        next(results)
+
+
+def test_the_elements_after_the_guilty_one_run_too(backend, executor):
+    ran = []
+    executor.map(ran.append, range(10), chunksize=10)
+    backend.calls.pop(0).fail(lost(6))
+    assert spans(backend) == [(0, 6), (6, 7), (7, 10)]
+    backend.run_all()
+    assert ran == list(range(10))
+
+
+def test_another_error_of_the_backend_fails_the_whole_chunk(backend, executor):
+    results = executor.map(double, range(4), chunksize=2)
+    backend.calls.pop(0).fail(OSError("no"))
+    assert len(backend.calls) == 1
+    with pytest.raises(OSError, match="no"):
+        next(results)
+
+
+def test_only_the_elements_that_raised_run_again(backend, executor):
+    failures = {3: 2, 5: 1}
+    ran = []
+
+    def flaky(x):
+        ran.append(x)
+        if failures.get(x, 0) > 0:
+            failures[x] -= 1
+            raise ValueError(x)
+        return x
+
+    results = executor.with_options(retries=2).map(flaky, range(8), chunksize=8)
+    assert backend.calls[0].options.retries == 0
+    backend.run_next()
+    assert spans(backend) == [(3, 4), (5, 6)]
+    assert [call.options.retries for call in backend.calls] == [1, 1]  # the backend's affair from here on
+    ran.clear()
+    failures.clear()
+    backend.run_all()
+    assert ran == [3, 5]
+    assert list(results) == list(range(8))
+
+
+def test_a_timeout_is_that_of_a_call(backend, executor):
+    limited = executor.with_options(timeout=2)
+    limited.map(double, range(40))
+    backend.run_all(1e-6)
+    assert backend.submitted == 40
+    results = limited.map(double, range(4), chunksize=4)
+    assert [call.options.timeout for call in backend.calls] == [8.0]
+    backend.calls.pop(0).fail(TaskTimeoutError("late"))
+    assert [call.options.timeout for call in backend.calls] == [4.0, 4.0]
+    backend.run_all()
+    assert list(results) == [0, 2, 4, 6]
+
+
+def test_an_option_that_the_backend_refuses_is_refused_by_map():
+    with Executor("threads") as executor, pytest.raises(NotSupportedError):
+        executor.with_options(timeout=1).map(double, [1, 2, 3])
+
+
+# --- the consumer ---------------------------------------------------------------------------------------------
+
+
+def test_timeout_bounds_the_whole(executor):
+    results = executor.map(double, range(3), timeout=0)
+    with pytest.raises(TimeoutError, match="3 of 3"):
+        next(results)
+
+
+def test_a_result_that_is_there_needs_no_time(backend, executor):
+    results = executor.map(double, range(3), timeout=0)
+    backend.run_all()
+    assert list(results) == [0, 2, 4]
+
+
+@pytest.mark.parametrize("chunksize", [None, 2])
+def test_closing_the_iterator_cancels_what_has_not_started(backend, executor, chunksize):
+    ran = []
+    results = executor.map(ran.append, range(1000), chunksize=chunksize)
+    backend.run_next()
+    next(results)
+    results.close()
+    count = len(ran)
+    backend.run_all()
+    assert len(ran) == count
+
+
+def test_dropping_the_iterator_cancels_too(backend, executor):
+    results = executor.map(double, range(1000))
+    backend.run_next()
+    next(results)
+    del results
+    gc.collect()
+    assert all(call.future.cancelled() for call in backend.calls)
+
+
+def test_a_call_that_is_cancelled_elsewhere(backend, executor):
+    results = executor.map(double, range(4), chunksize=2)
+    backend.calls[0].future.cancel()
+    with pytest.raises(CancelledError):
+        next(results)
+
+
+# --- buffersize -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("buffersize", [1, 2, 7, 100])
+@pytest.mark.parametrize("chunksize", [None, 1, 3, 1000])
+def test_no_more_is_taken_than_the_buffer_holds(backend, executor, buffersize, chunksize):
+    backend.automatic = True
+    taken = itertools.count()
+    results = executor.map(double, taken, buffersize=buffersize, chunksize=chunksize)
+    handed_out = 0
+    for result in itertools.islice(results, 300):
+        assert result == 2 * handed_out
+        handed_out += 1
+        # reading the counter's state does not advance it
+        assert int(repr(taken)[6:-1]) <= handed_out + buffersize
+    assert handed_out == 300
+    results.close()
+
+
+def test_the_buffer_is_filled_at_once(backend, executor):
+    taken = itertools.count()
+    executor.map(double, taken, buffersize=4)
+    assert next(taken) == 4
+    assert len(backend.calls) == 4
+
+
+def test_a_finite_input_ends(backend, executor):
+    backend.automatic = True
+    assert list(executor.map(double, range(50), buffersize=8)) == list(range(0, 100, 2))
+    assert list(executor.map(double, [], buffersize=8)) == []
+
+
+def test_the_inputs_exception_while_iterating(backend, executor):
+    backend.automatic = True
+
+    def elements():
+        yield from range(3)
+        raise OSError("input")
+
+    results = executor.map(double, elements(), buffersize=2)
+    with pytest.raises(OSError, match="input"):
+        list(results)
+
+
+def test_after_shutdown_nothing_more_is_taken(backend, executor):
+    backend.automatic = True
+    results = executor.map(double, itertools.count(), buffersize=3)
+    executor.shutdown()
+    assert [next(results) for _ in range(3)] == [0, 2, 4]
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        next(results)
+
+
+# --- the executor's end ---------------------------------------------------------------------------------------
+
+
+def test_shutdown_right_after_map_runs_every_element(backend, executor):
+    results = executor.map(double, range(500))
+    executor.shutdown(wait=False)
+    assert not backend.closed
+    backend.run_all(0.1)
+    assert backend.closed
+    assert list(results) == list(range(0, 1000, 2))
+
+
+def test_shutdown_with_cancel_futures_cancels_the_rest(backend, executor):
+    results = executor.map(double, range(500))
+    executor.shutdown(cancel_futures=True)
+    assert backend.closed
+    with pytest.raises(CancelledError):
+        next(results)
+
+
+def test_progress_shows_and_changes_nothing(backend, executor, capfd):
+    backend.automatic = True
+    assert list(executor.map(double, range(30), progress=True)) == list(range(0, 60, 2))
+    assert list(executor.map(double, range(30), progress=True, buffersize=4)) == list(range(0, 60, 2))
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "30/30" in captured.err
