@@ -7,19 +7,10 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
 from jobrunner.config import WorkerConfig
 from jobrunner.ids import WorkerId, random_token
-from jobrunner.protocol.effects import (
-    ConnectionLost,
-    InterruptTask,
-    RecallTasks,
-    RunTasks,
-    SignalSlot,
-    SpawnSlot,
-)
+from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import Service, own_host, python_version, set_up_logging
@@ -27,6 +18,7 @@ from jobrunner.transport.sockets import DealerWire, check_address
 from jobrunner.version import __version__
 from jobrunner.workers.cpus import usable_cpus
 from jobrunner.workers.pool import SlotPool
+from jobrunner.workers.slot_effects import slot_effects
 
 
 def run(config: WorkerConfig, *, lifeline: int | None = None) -> int:
@@ -53,17 +45,6 @@ def run(config: WorkerConfig, *, lifeline: int | None = None) -> int:
     finally:
         pool.close()
         driver.close(orderly=finished)
-
-
-def slot_effects(pool: SlotPool) -> dict[type, Callable[[Any], None]]:
-    """What the core asks of its slots, done by `pool`."""
-    return {
-        SpawnSlot: lambda e: pool.spawn(e.slot),
-        RunTasks: lambda e: pool.run(e.slot, e.tasks, e.functions, e.forget),
-        RecallTasks: lambda e: pool.recall(e.slot),
-        InterruptTask: lambda e: pool.interrupt(e.slot, e.number),
-        SignalSlot: lambda e: pool.signal(e.slot, e.signal),
-    }
 
 
 def settings_for(config: WorkerConfig) -> WorkerSettings:

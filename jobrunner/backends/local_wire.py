@@ -8,6 +8,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from jobrunner.ids import WorkerId, random_token
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
@@ -16,8 +17,11 @@ from jobrunner.protocol.session import COORDINATOR
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 from jobrunner.transport.service import own_host, python_version
 from jobrunner.version import __version__
-from jobrunner.workers.daemon import slot_effects
 from jobrunner.workers.pool import SlotPool
+from jobrunner.workers.slot_effects import slot_effects
+
+if TYPE_CHECKING:
+    from jobrunner.transport.sockets import RouterWire
 
 CLIENT: Source = b"client"
 WORKER: Source = b"worker"
@@ -59,11 +63,14 @@ class LocalWire:
         self._pool = SlotPool()
         self._slot_effects = slot_effects(self._pool)
         self._on_give_up = on_give_up
-        self._to_coordinator: deque[Received] = deque()
+        self._to_coordinator: deque[Event] = deque()
         self._to_worker: deque[Event] = deque()
         self._to_client: list[Event] = []
         self._poll = select.poll()
         self._slots_ready = False
+        self._router: RouterWire | None = None
+        self.listen_at: str | None = None
+        """Set to an address, from any thread, to let other processes in; before the next turn ends, they can come."""
         self.register(self._pool.fileno())
 
     # --- the interface of a wire ---
@@ -73,6 +80,8 @@ class LocalWire:
 
     def next_deadline(self) -> float | None:
         if self._to_coordinator or self._to_worker or self._to_client:
+            return 0.0
+        if self._router is not None and self._router.pending():
             return 0.0
         times = (self._coordinator.next_deadline(), self._worker.next_deadline())
         return min((t for t in times if t is not None), default=None)
@@ -86,6 +95,10 @@ class LocalWire:
     def receive(self, now: float) -> list[Event]:
         if self._slots_ready:
             self._to_worker.extend(self._pool.poll())
+        if self._router is not None:
+            self._to_coordinator.extend(self._router.receive(now))
+        elif self.listen_at is not None:
+            self._listen(self.listen_at)
         self._settle(now)
         received, self._to_client = self._to_client, []
         return received
@@ -96,6 +109,14 @@ class LocalWire:
 
     def close(self, *, orderly: bool = False) -> None:
         self._pool.close()
+        if self._router is not None:
+            self._router.close()
+
+    def _listen(self, address: str) -> None:
+        from jobrunner.transport.sockets import RouterWire  # here: most local pools never need ZeroMQ
+
+        self._router = RouterWire(address)
+        self.register(self._router.fileno())
 
     # --- the cluster inside ---
 
@@ -127,8 +148,16 @@ class LocalWire:
         effects += self._coordinator.handle(Tick(), now)
         for effect in effects:
             if type(effect) is Send:
-                received = Received(COORDINATOR, effect.envelope)
-                if effect.destination == WORKER:
-                    self._to_worker.append(received)
-                else:
-                    self._to_client.append(received)
+                self._deliver(effect)
+
+    def _deliver(self, effect: Send) -> None:
+        """From the coordinator to whom it may concern."""
+        if effect.destination == WORKER:
+            self._to_worker.append(Received(COORDINATOR, effect.envelope))
+        elif effect.destination == CLIENT:
+            self._to_client.append(Received(COORDINATOR, effect.envelope))
+        else:
+            assert self._router is not None
+            failed = self._router.send(effect)
+            if failed is not None:
+                self._to_coordinator.append(failed)

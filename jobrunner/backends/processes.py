@@ -7,10 +7,13 @@ time out and recover exactly as a cluster does.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.backends.local_wire import LocalWire
-from jobrunner.protocol.effects import GiveUp
+from jobrunner.protocol.effects import GiveUp, Tick
 from jobrunner.transport.driver import Wire
 from jobrunner.workers.cpus import usable_cpus
 
@@ -23,14 +26,31 @@ class ProcessesBackend(CoreBackend):
     def __init__(self, settings: BackendSettings) -> None:
         settings.refuse_unknown(self.name)
         self._size = settings.max_workers or settings.config.max_workers or usable_cpus()
+        self._folder: str | None = None
         super().__init__(settings)
 
     @property
     def max_workers(self) -> int:
         return self._size
 
+    def connection(self) -> str:
+        """Lets tasks (which get the pickled Executor) connect, through a Unix socket in a folder of this user's."""
+        with self._lock:
+            if self._folder is None:
+                self._folder = tempfile.mkdtemp(prefix="jobrunner-")
+                self._wire.listen_at = f"ipc://{self._folder}/coordinator"
+                self._driver.post(Tick())
+        return f"ipc://{self._folder}/coordinator"
+
     def _make_wire(self) -> Wire:
-        return LocalWire(self._size, crash_limit=self._config.crash_limit, on_give_up=self._slots_failed)
+        self._wire = LocalWire(
+            self._size, crash_limit=self._config.crash_limit, on_give_up=self._slots_failed
+        )
+        return self._wire
+
+    def _closed(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def _peer_timeout(self) -> float:

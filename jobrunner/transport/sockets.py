@@ -92,6 +92,18 @@ class Wire:
     def unregister(self, fd: int) -> None:
         self._poller.unregister(fd)
 
+    def fileno(self) -> int:
+        """For another poll than `wait`. Edge-triggered: sleep on it only while `pending` is false."""
+        fd = self._socket.getsockopt(zmq.FD)
+        assert isinstance(fd, int)
+        return fd
+
+    def pending(self) -> bool:
+        """A message has arrived."""
+        events = self._socket.getsockopt(zmq.EVENTS)
+        assert isinstance(events, int)
+        return bool(events & zmq.POLLIN)
+
     def next_deadline(self) -> float | None:
         """Nothing here has a time of its own."""
         return None

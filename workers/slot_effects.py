@@ -1,0 +1,20 @@
+"""Which method of the pool does what the worker's core asks of its slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jobrunner.protocol.effects import InterruptTask, RecallTasks, RunTasks, SignalSlot, SpawnSlot
+from jobrunner.workers.pool import SlotPool
+
+
+def slot_effects(pool: SlotPool) -> dict[type, Callable[[Any], None]]:
+    """What the core asks of its slots, done by `pool`."""
+    return {
+        SpawnSlot: lambda e: pool.spawn(e.slot),
+        RunTasks: lambda e: pool.run(e.slot, e.tasks, e.functions, e.forget),
+        RecallTasks: lambda e: pool.recall(e.slot),
+        InterruptTask: lambda e: pool.interrupt(e.slot, e.number),
+        SignalSlot: lambda e: pool.signal(e.slot, e.signal),
+    }
