@@ -11,7 +11,7 @@ import time
 
 from jobrunner import Executor, wait
 
-SLEEPS = (5.5, 0.5, 2.5, 1.5, 3.5)
+SLEEPS = (6.5, 0.5, 2.5, 1.5, 3.5)
 
 
 def sleep_for(seconds: float, scale: float) -> float:
