@@ -5,7 +5,7 @@ The slot writes here what it is doing before it does it, and collects its small 
 task and which element of a chunk was running, and loses neither a finished outcome nor a printed line.
 
     i64 number of the running task, 0 if none     | i64 index of the running element, -1 if none
-    i64 number of the task that started last      | i64 bytes in the outbox            | outbox
+    i64 number of the task that started last      | i64 entries in the outbox, i64 their bytes | outbox
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import ClassVar
 
 OUTBOX_BYTES = 256 * 1024
 
-_NUMBER, _ELEMENT, _LAST, _USED = range(4)
-_FIELDS_BYTES = 32
+_NUMBER, _ELEMENT, _LAST, _COUNT, _USED = range(5)
+_FIELDS_BYTES = 40
 
 
 class Board:
@@ -63,26 +63,29 @@ class Board:
         return self._fields[_ELEMENT]
 
     @property
-    def used(self) -> int:
-        """Bytes in the outbox."""
-        return self._fields[_USED]
+    def count(self) -> int:
+        """Entries in the outbox."""
+        return self._fields[_COUNT]
 
     def add(self, entry: bytes) -> bool:
         """Put an entry into the outbox; False if it has no room for it."""
-        used = self._fields[_USED]
-        if used + len(entry) > OUTBOX_BYTES:
+        fields = self._fields
+        used = fields[_USED]
+        end = used + len(entry)
+        if end > OUTBOX_BYTES:
             return False
-        start = _FIELDS_BYTES + used
-        self._memory[start : start + len(entry)] = entry
-        self._fields[_USED] = used + len(entry)
+        self._memory[_FIELDS_BYTES + used : _FIELDS_BYTES + end] = entry
+        fields[_USED] = end
+        fields[_COUNT] += 1  # last: from here on it counts, should this process die
         return True
 
     def outbox(self) -> bytes:
         """All entries, one after the other."""
-        return self._memory[_FIELDS_BYTES : _FIELDS_BYTES + min(self.used, OUTBOX_BYTES)]
+        return self._memory[_FIELDS_BYTES : _FIELDS_BYTES + min(self._fields[_USED], OUTBOX_BYTES)]
 
     def empty(self) -> None:
         """The entries have been sent."""
+        self._fields[_COUNT] = 0
         self._fields[_USED] = 0
 
 

@@ -1,6 +1,6 @@
 """Messages between a worker and one of its slots, over a Unix stream socket.
 
-A message is a header (one or more msgpack items, small) and any number of large buffers, which are sent from
+A message is a header (a msgpack array of items, small) and any number of large buffers, which are sent from
 where they lie and received into memory of their own. On the socket:
 
     u32 bytes of the header | u32 number of buffers | u64 size of each buffer | header | buffers
@@ -24,7 +24,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -46,6 +46,10 @@ Message: TypeAlias = "tuple[bytes, list[bytearray]]"
 
 PREFIX = struct.Struct("<II")
 SIZE_BYTES = 8
+ARRAY = struct.Struct(">BI")
+ARRAY_TYPE = 0xDD
+"""How msgpack starts an array of any length; a header is one of items."""
+
 MAX_HEADER = 1 << 30
 MAX_BUFFERS = 1 << 20
 """Bounds of what a damaged prefix may make the reader allocate."""
@@ -73,19 +77,25 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def pack(item: Any) -> bytes:
-    """One item of a header. A lone surrogate in a text becomes "?"."""
+    """One item, for `header`. A lone surrogate in a text becomes "?"."""
     packed: bytes = msgpack.packb(item, unicode_errors="replace")
     return packed
 
 
-def unpack(header: Buffer) -> Iterator[Any]:
+def header(packed: bytes, count: int = 1) -> bytes:
+    """The header of `count` packed items, one after the other."""
+    return ARRAY.pack(ARRAY_TYPE, count) + packed
+
+
+def unpack(header: Buffer) -> list[Any]:
     """The items of a header. Raises ChannelError."""
-    unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=0)
     try:
-        unpacker.feed(header)
-        yield from unpacker
+        items = msgpack.unpackb(header, strict_map_key=False)
     except (ValueError, msgpack.UnpackException) as exc:
         raise ChannelError(f"not a header: {exc}") from exc
+    if not isinstance(items, list):
+        raise ChannelError(f"not a header: {items!r:.100}")
+    return items
 
 
 def detach(payload: Payload, buffers: list[Buffer]) -> bytes | int:
@@ -103,8 +113,10 @@ def attach(field: bytes | int, buffers: Iterator[bytearray]) -> Payload:
     return tuple(islice(buffers, field))
 
 
-def frame(header: bytes, buffers: Iterable[Buffer]) -> list[memoryview]:
+def frame(header: bytes, buffers: Sequence[Buffer] = ()) -> list[memoryview]:
     """A message as the pieces to write."""
+    if not buffers:
+        return [memoryview(PREFIX.pack(len(header), 0) + header)]
     views = [memoryview(buffer).cast("B") for buffer in buffers]
     sizes = struct.pack(f"<{len(views)}Q", *(view.nbytes for view in views))
     start = PREFIX.pack(len(header), len(views)) + sizes + header
@@ -118,60 +130,65 @@ class Reader:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self._sizes: tuple[int, ...] = ()
+        self._sock = sock
+        self._expect_prefix()
+
+    def _expect_prefix(self) -> None:
+        self._part = b""
+        self._need = PREFIX.size
+        self._header_bytes = -1  # not known yet
         self._header: bytes | None = None
-        self._header_bytes = 0
+        self._sizes: tuple[int, ...] = ()
         self._buffers: list[bytearray] = []
-        self._in_prefix = True
-        self._expect(PREFIX.size)
 
     def read(self) -> Message | None:
         """The next message; None at the end of the stream.
 
         Raises ChannelError, and BlockingIOError on a non-blocking socket that has no more for now.
         """
-        while True:
-            while self._got < len(self._target):
-                with memoryview(self._target) as view:
-                    count = self.sock.recv_into(view[self._got :])
-                if count == 0:
+        while self._header is None:
+            while len(self._part) < self._need:
+                piece = self._sock.recv(self._need - len(self._part))
+                if not piece:
                     return None
-                self._got += count
-            message = self._step()
-            if message is not None:
-                return message
-
-    def _expect(self, size: int) -> None:
-        self._target = bytearray(size)
-        self._got = 0
-
-    def _step(self) -> Message | None:
-        """The part that was expected is there: note it, and say what comes next."""
-        part = self._target
-        if self._in_prefix:
-            self._header_bytes, count = PREFIX.unpack(part)
-            if self._header_bytes > MAX_HEADER or count > MAX_BUFFERS:
-                raise ChannelError(f"a header of {self._header_bytes} bytes with {count} buffers")
-            self._in_prefix = False
-            self._expect(count * SIZE_BYTES + self._header_bytes)
-            return None
-        if self._header is None:
-            split = len(part) - self._header_bytes
-            self._sizes = struct.unpack(f"<{split // SIZE_BYTES}Q", part[:split])
-            self._header = bytes(memoryview(part)[split:])
-        else:
-            self._buffers.append(part)
-        if len(self._buffers) < len(self._sizes):
-            try:
-                self._expect(self._sizes[len(self._buffers)])
-            except (MemoryError, OverflowError) as exc:
-                raise ChannelError(f"no memory for buffers of {self._sizes} bytes") from exc
+                self._part = self._part + piece if self._part else piece
+            if self._header_bytes < 0:
+                self._take_prefix()
+            else:
+                split = self._need - self._header_bytes
+                self._sizes = struct.unpack(f"<{split // SIZE_BYTES}Q", self._part[:split]) if split else ()
+                self._header = self._part[split:]
+        if self._sizes and not self._fill_buffers():
             return None
         message = self._header, self._buffers
-        self._header, self._buffers, self._in_prefix = None, [], True
-        self._expect(PREFIX.size)
+        self._expect_prefix()
         return message
+
+    def _take_prefix(self) -> None:
+        self._header_bytes, count = PREFIX.unpack(self._part)
+        if self._header_bytes > MAX_HEADER or count > MAX_BUFFERS:
+            raise ChannelError(f"a header of {self._header_bytes} bytes with {count} buffers")
+        self._part = b""
+        self._need = count * SIZE_BYTES + self._header_bytes
+
+    def _fill_buffers(self) -> bool:
+        """False at the end of the stream."""
+        for index, size in enumerate(self._sizes):
+            if index == len(self._buffers):
+                try:
+                    self._buffers.append(bytearray(size))
+                except (MemoryError, OverflowError) as exc:
+                    raise ChannelError(f"no memory for a buffer of {size} bytes") from exc
+                self._filled = 0
+            elif index < len(self._buffers) - 1:
+                continue
+            while self._filled < size:
+                with memoryview(self._buffers[index]) as view:
+                    count = self._sock.recv_into(view[self._filled :])
+                if count == 0:
+                    return False
+                self._filled += count
+        return True
 
 
 class BlockingChannel:
@@ -188,7 +205,7 @@ class BlockingChannel:
     def close(self) -> None:
         self._sock.close()
 
-    def send(self, header: bytes, buffers: Iterable[Buffer] = ()) -> None:
+    def send(self, header: bytes, buffers: Sequence[Buffer] = ()) -> None:
         """Returns when all of it is in the system's hands. Raises OSError when the other end is gone."""
         pieces = deque(frame(header, buffers))
         while pieces:
@@ -226,7 +243,7 @@ class BufferedChannel:
         self._unsent.clear()
         self._sock.close()
 
-    def send(self, header: bytes, buffers: Iterable[Buffer] = ()) -> None:
+    def send(self, header: bytes, buffers: Sequence[Buffer] = ()) -> None:
         """Send now what the system takes, and keep the rest."""
         if self.closed:
             return
@@ -255,6 +272,9 @@ class BufferedChannel:
                 message = self._reader.read()
             except BlockingIOError:
                 break
+            except ChannelError:
+                self.closed = True  # whatever follows makes no sense either
+                raise
             except OSError:
                 message = None
             if message is None:

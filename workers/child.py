@@ -27,6 +27,7 @@ import signal
 import socket
 import sys
 import threading
+from _signal import getsignal  # that of `signal` looks for an enum first, which takes 3 us
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,6 +82,8 @@ class Slot:
         self.queue: deque[tuple[Any, Payload]] = (
             deque()
         )  # its operations are atomic; each task goes to one thread
+        self.data_poller = select.poll()
+        self.data_poller.register(data.fileno(), select.POLLIN)
         self.receive_lock = threading.Lock()
         self.received = 0  # RUN messages; under receive_lock
         self.blobs: dict[bytes, tuple[str, bytes]] = {}
@@ -115,11 +118,10 @@ class Slot:
 
     def wait_for_tasks(self) -> bool:
         """Wait for a message, and take it unless the attendant did. False at the end."""
-        poller = select.poll()
-        poller.register(self.data.fileno(), select.POLLIN)
-        poller.poll()
+        before = self.received
+        self.data_poller.poll()
         with self.receive_lock:
-            return self.receive() if poller.poll(0) else True
+            return self.receive() if self.received == before else True
 
     def receive(self) -> bool:
         """Take one message from the data socket; under `receive_lock`. False at the end."""
@@ -143,7 +145,7 @@ class Slot:
         """Undo what the last task may have left changed and the next one relies on."""
         if sys.stdout is not self.stdout or sys.stderr is not self.stderr:
             sys.stdout, sys.stderr = self.stdout, self.stderr
-        if signal.getsignal(signal.SIGINT) is not self.sigint_handler:
+        if getsignal(signal.SIGINT) is not self.sigint_handler:
             signal.signal(signal.SIGINT, self.sigint_handler)
 
     def execute(self, fields: list[Any], payload: Payload) -> None:
@@ -272,7 +274,7 @@ class Slot:
         self.forked = True
         blocking.install(None)
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-        if signal.getsignal(signal.SIGINT) is self.sigint_handler:
+        if getsignal(signal.SIGINT) is self.sigint_handler:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self.data.close()
         self.control.close()
@@ -308,7 +310,7 @@ class Slot:
     def attend_outbox(self) -> None:
         # First disarm, then look: whoever puts something after the look arms again.
         self.outbox.armed = False
-        if self.board.used:
+        if self.board.count:
             self.outbox.armed = True
             self.outbox.flush()
 

@@ -9,12 +9,12 @@ import io
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from jobrunner.payloads import Buffer
 from jobrunner.workers.board import Board
-from jobrunner.workers.channel import PRINTED, BlockingChannel, pack
+from jobrunner.workers.channel import PRINTED, BlockingChannel, header, pack
 
 LONGEST_PART = 16 * 1024
 """Characters of one PRINTED item; also of a line that is not waited for any longer."""
@@ -60,7 +60,7 @@ class Outbox:
         """Send all that was put."""
         self._send(b"", ())
 
-    def send(self, item: list[Any], buffers: Iterable[Buffer]) -> None:
+    def send(self, item: list[Any], buffers: Sequence[Buffer]) -> None:
         """Send all that was put, then an item with its buffers."""
         self._send(pack(item), buffers)
 
@@ -70,7 +70,7 @@ class Outbox:
             self.armed = True
             os.write(self._wake, b"\0")
 
-    def _send(self, entry: bytes, buffers: Iterable[Buffer]) -> None:
+    def _send(self, entry: bytes, buffers: Sequence[Buffer]) -> None:
         with self._lock:
             if self.busy:
                 return
@@ -78,7 +78,7 @@ class Outbox:
             try:
                 self._send_board()
                 if entry:
-                    self._channel.send(entry, buffers)
+                    self._channel.send(header(entry), buffers)
             finally:
                 self._leave()
 
@@ -92,11 +92,12 @@ class Outbox:
         if not self._board.add(entry):
             self._send_board()
             if not self._board.add(entry):
-                self._channel.send(entry)
+                self._channel.send(header(entry))
 
     def _send_board(self) -> None:
-        if self._board.used:
-            self._channel.send(self._board.outbox())
+        count = self._board.count
+        if count:
+            self._channel.send(header(self._board.outbox(), count))
             self._board.empty()
 
 

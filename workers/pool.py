@@ -25,6 +25,7 @@ from jobrunner.workers.channel import (
     RUN,
     ChannelError,
     detach,
+    header,
     pack,
 )
 from jobrunner.workers.slot_process import SlotProcess
@@ -122,7 +123,7 @@ class SlotPool:
         buffers: list[Buffer] = []
         entries = [(*task[:5], detach(task.payload, buffers), *task[6:]) for task in tasks]
         process.runs += 1
-        process.data.send(pack([RUN, list(functions), list(forget), entries]), buffers)
+        process.data.send(header(pack([RUN, list(functions), list(forget), entries])), buffers)
         if process.data.pending:
             self._watch_data(process)
 
@@ -191,7 +192,7 @@ class SlotPool:
         self._selector.modify(process.data, mask, (DATA, process))
 
     def _control(self, process: SlotProcess, item: list[int]) -> None:
-        process.control.send(pack(item))
+        process.control.send(header(pack(item)))
         if process.control.pending and process.control.fileno() not in self._selector.get_map():
             self._selector.register(process.control, selectors.EVENT_WRITE, (CONTROL, process))
 

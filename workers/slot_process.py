@@ -37,6 +37,7 @@ from jobrunner.workers.channel import (
     Message,
     attach,
     channel_pair,
+    header,
     unpack,
 )
 
@@ -142,7 +143,11 @@ class SlotProcess:
 
     def read_data(self) -> list[SlotEvent]:
         """What has arrived on the data socket. Raises ChannelError."""
-        return self._events(self.data.receive())
+        messages = self.data.receive()
+        try:
+            return self._events(messages)
+        except (TypeError, ValueError, LookupError) as exc:
+            raise ChannelError(f"items of the wrong form: {exc}") from exc
 
     def _events(self, messages: list[Message]) -> list[SlotEvent]:
         """Outcomes and prints of all messages in one event each, as far as others do not come between."""
@@ -158,9 +163,9 @@ class SlotProcess:
                 events.append(SlotFinished(self.slot, outcomes))
             printed, outcomes = [], []
 
-        for header, buffers in messages:
+        for packed, buffers in messages:
             parts = iter(buffers)
-            for item in unpack(header):
+            for item in unpack(packed):
                 if item[0] == OUTCOME:
                     self._take_outcome(item, parts, outcomes)
                 elif item[0] == PRINTED:
@@ -210,12 +215,12 @@ class SlotProcess:
         ending = self._reap(EXIT_WAIT)
         events: list[SlotEvent] = []
         try:
-            while not self.data.closed:
-                messages = self.data.receive()
-                events += self._events(messages)
-                if not messages:
-                    break
-            events += self._events([(self._board.outbox(), [])])
+            open_still = not self.data.closed
+            while open_still:
+                more = self.read_data()
+                events += more
+                open_still = bool(more) and not self.data.closed
+            events += self._events([(header(self._board.outbox(), self._board.count), [])])
         except ChannelError:  # it died in the middle of a word, or was talking nonsense
             pass
         for fd in self.pipes:

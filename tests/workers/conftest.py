@@ -9,7 +9,7 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # child processes look there for `zoo` too
-from slot_owner import Owner
+from slot_owner import Owner  # noqa: E402
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import select
 import time
+
 from jobrunner import serialization
 from jobrunner.protocol.effects import (
     SlotExited,

@@ -116,7 +116,7 @@ def test_a_failed_initializer_fails_each_task_that_names_it(owner, slot):
     setup = serialization.dump_setup(zoo.fail_to_initialize, ("no licence",))
     for _ in range(2):
         with pytest.raises(
-            InitializerError, match="fail_to_initialize failed.*OSError: no licence"
+            InitializerError, match=r"fail_to_initialize failed.*OSError: no licence"
         ) as caught:
             owner.call(slot, zoo.nothing, setup=setup)
         assert "in fail_to_initialize" in str(caught.value.__cause__)
