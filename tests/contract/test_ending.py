@@ -1,0 +1,133 @@
+"""shutdown, the end of the program, Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import zoo
+
+
+def test_shutdown_waits_and_takes_nothing_new(make_executor, tmp_path):
+    executor = make_executor()
+    futures = [executor.submit(zoo.echo, i) for i in range(20)]
+    executor.shutdown()
+    assert all(future.done() for future in futures)
+    executor.shutdown()
+    for late in (lambda: executor.submit(zoo.echo), lambda: executor.map(zoo.echo, [1])):
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            late()
+
+
+def test_shutdown_without_waiting_returns_at_once(make_executor, tmp_path):
+    executor = make_executor()
+    future = executor.submit(zoo.wait_for, str(tmp_path / "go"), 5)
+    executor.shutdown(wait=False)
+    assert not future.done()
+    (tmp_path / "go").touch()
+    assert future.result() == 5
+
+
+def test_shutdown_can_cancel_what_waits(make_executor, tmp_path, eventually):
+    executor = make_executor(max_workers=1)
+    started, go = tmp_path / "started", tmp_path / "go"
+    running = executor.submit(zoo.announce_and_wait, str(started), str(go), 5)
+    eventually(started.exists)
+    queued = [executor.submit(zoo.append_line, str(tmp_path / "trace"), "x") for _ in range(5)]
+    executor.shutdown(wait=False, cancel_futures=True)
+    go.touch()
+    executor.shutdown()
+    assert running.result() == 5
+    assert all(future.cancelled() for future in queued)
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("how", ["executor.shutdown(wait=False)", "del executor", "pass"])
+def test_the_program_does_not_end_before_its_work(run_program, how, tmp_path):
+    text = f"""
+        from jobrunner import Executor
+        from zoo import wait_for
+
+        def work(number):
+            wait_for({str(tmp_path / "go")!r})
+            print(f"call {{number}}")
+
+        if __name__ == "__main__":
+            executor = Executor()
+            for number in range(4):
+                executor.submit(work, number)
+            {how}
+            open({str(tmp_path / "go")!r}, "w").close()
+            print("end of main", flush=True)
+    """
+    lines = run_program(text).splitlines()
+    assert sorted(lines) == ["call 0", "call 1", "call 2", "call 3", "end of main"]
+
+
+@pytest.mark.parametrize("how", ["executor.shutdown(wait=False)", "del executor", "pass"])
+def test_a_map_completes_after_the_end_of_main(run_program, how, tmp_path):
+    text = f"""
+        from jobrunner import Executor
+        from zoo import append_line
+
+        if __name__ == "__main__":
+            executor = Executor()
+            executor.map(append_line, [{str(tmp_path / "trace")!r}] * 500, map(str, range(500)))
+            {how}
+    """
+    run_program(text)
+    assert len((tmp_path / "trace").read_text().split()) == 500
+
+
+def test_a_script_without_a_main_guard(run_program):
+    text = """
+        from jobrunner import Executor
+        def double(x):
+            return 2 * x
+        with Executor() as executor:
+            print(list(executor.map(double, range(5))))
+    """
+    assert run_program(text) == "[0, 2, 4, 6, 8]\n"
+
+
+def test_ctrl_c_ends_the_program_soon(start_program, isolated, tmp_path, eventually):
+    started, go = tmp_path / "started", tmp_path / "go"
+    text = """
+        import sys, time
+        from jobrunner import Executor
+        from zoo import announce_and_wait
+
+        if __name__ == "__main__":
+            with Executor() as executor:
+                futures = [executor.submit(announce_and_wait, *sys.argv[1:3]) for _ in range(6)]
+                time.sleep(100)
+    """
+    program = start_program(text, started, go)
+    eventually(lambda: started.exists() and len(started.read_text().split()) == 2)
+    program.send_signal(signal.SIGINT)
+    if not isolated:
+        go.touch()  # a thread cannot be stopped: the two that run are waited for
+    _, err = program.communicate(timeout=30)
+    assert program.returncode != 0
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert len(started.read_text().split()) == 2  # those that waited never started
+
+
+def test_an_executor_that_nobody_holds_goes_away(make_executor, run_program):
+    text = """
+        import gc, threading
+        from jobrunner import Executor
+        from zoo import echo
+
+        if __name__ == "__main__":
+            for _ in range(3):
+                executor = Executor()
+                assert executor.submit(echo, 1).result() == 1
+            del executor
+            gc.collect()
+            for thread in threading.enumerate():
+                if thread is not threading.main_thread():
+                    thread.join(20)
+            print(threading.active_count())
+    """
+    assert run_program(text) == "1\n"

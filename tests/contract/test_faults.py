@@ -1,0 +1,101 @@
+"""Crashes, timeouts, retries, initializers: what one call does to the others."""
+
+from __future__ import annotations
+
+from concurrent.futures import BrokenExecutor
+
+import pytest
+import zoo
+
+from jobrunner import InitializerError, NotSupportedError, TaskLostError, TaskTimeoutError
+
+
+@pytest.mark.parametrize("fn", [zoo.exit_hard, zoo.kill_self, zoo.segfault])
+def test_a_crash_fails_alone(make_executor, isolated, fn):
+    if not isolated:
+        pytest.skip("threads share the process that would die")
+    executor = make_executor(max_workers=1)
+    bad, good = executor.submit(fn), executor.submit(zoo.echo, 1)
+    with pytest.raises(TaskLostError) as caught:
+        bad.result()
+    assert isinstance(caught.value, BrokenExecutor)
+    assert any(word in str(caught.value) for word in ("exit code 3", "SIGKILL", "SIGSEGV"))
+    assert good.result() == 1
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_retries(make_executor, tmp_path, attempts):
+    trace = tmp_path / "trace"
+
+    def flaky():
+        zoo.append_line(str(trace), "x")
+        if len(trace.read_text().split()) < 3:
+            raise ValueError("again")
+        return "done"
+
+    future = make_executor().with_options(retries=attempts - 1).submit(flaky)
+    if attempts == 3:
+        assert future.result() == "done"
+    else:
+        with pytest.raises(ValueError, match="again"):
+            future.result()
+    assert len(trace.read_text().split()) == attempts
+
+
+def test_a_timeout_stops_one_call(make_executor, isolated, tmp_path):
+    executor = make_executor(max_workers=1)
+    limited = executor.with_options(timeout=0.3)
+    if not isolated:
+        with pytest.raises(NotSupportedError, match="cannot be stopped"):
+            limited.submit(zoo.nothing)
+        return
+    future = limited.submit(zoo.wait_for, str(tmp_path / "never"))
+    with pytest.raises(TaskTimeoutError) as caught:
+        future.result()
+    assert isinstance(caught.value, TimeoutError)
+    assert executor.submit(zoo.echo, 1).result() == 1
+
+
+def test_a_timeout_in_map_costs_its_element(make_executor, isolated, tmp_path):
+    if not isolated:
+        pytest.skip("threads refuse timeouts, see above")
+
+    def stuck(value):
+        return zoo.wait_for(str(tmp_path / "never")) if value == 2 else value
+
+    for chunksize in (None, 4):
+        results = make_executor(max_workers=1).with_options(timeout=0.4).map(stuck, range(4), chunksize=chunksize)
+        assert [next(results), next(results)] == [0, 1]
+        with pytest.raises(TaskTimeoutError):
+            next(results)
+
+
+def test_resources_that_cannot_be_had(make_executor, isolated):
+    if not isolated:
+        with pytest.raises(NotSupportedError, match="resources"):
+            make_executor().with_options(resources={"gpu": 1}).submit(zoo.nothing)
+
+
+def test_priority(make_executor, tmp_path, eventually):
+    executor = make_executor(max_workers=1)
+    started, trace = tmp_path / "started", tmp_path / "trace"
+    executor.submit(zoo.announce_and_wait, str(started), str(tmp_path / "go"))
+    eventually(started.exists)
+    for priority in (0, 5, -5, 5):
+        executor.with_options(priority=priority).submit(zoo.append_line, str(trace), str(priority))
+    (tmp_path / "go").touch()
+    executor.shutdown()
+    assert trace.read_text().split() == ["5", "5", "0", "-5"]
+
+
+def test_the_initializer_runs_before_the_first_call(make_executor):
+    executor = make_executor(max_workers=1, initializer=zoo.initialize, initargs=("ready",))
+    assert "ready" in executor.submit(zoo.initialized).result()
+
+
+def test_an_initializer_that_fails(make_executor):
+    executor = make_executor(initializer=zoo.fail_to_initialize, initargs=("no licence",))
+    future = executor.submit(zoo.nothing)
+    with pytest.raises(InitializerError, match="no licence") as caught:
+        future.result()
+    assert isinstance(caught.value, BrokenExecutor)
