@@ -253,8 +253,10 @@ class Executor(concurrent.futures.Executor):
 
 
 def connect(address: str, task_options: TaskOptions) -> Executor:
-    """What an Executor becomes when it is unpickled: a connection of its own, with the same options."""
-    executor = Executor(address)
+    """What an Executor becomes when it is unpickled: a connection to the same cluster, with the same options."""
+    from jobrunner.backends.shared import SharedBackend  # here: it needs ZeroMQ, an Executor may not
+
+    executor = Executor(SharedBackend(address))
     executor._options = task_options
     return executor
 

@@ -85,7 +85,8 @@ class Backend(ABC):
 
         The Future's result is a list of stop - start ElementResults. Where the process dies in the middle of
         more than one element, the Future fails at once with a TaskLostError whose `element` (absolute index)
-        is the guilty one if it is known, so that the front can split the chunk there.
+        is the guilty one if it is known, so that the front can split the chunk there. An element that raised
+        is not tried again here: `options.retries` counts for what befalls the task as a whole.
         """
 
     @abstractmethod

@@ -12,7 +12,6 @@ import random
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings, ElementResult
 from jobrunner.backends.failures import error_for
 from jobrunner.errors import CoordinatorLostError, JobRunnerError, SerializationError
+from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
@@ -67,19 +67,6 @@ class QueryWait:
         self.error = ""
 
 
-_living: weakref.WeakSet[CoreBackend] = weakref.WeakSet()
-
-
-def _finish_all() -> None:
-    """Before the interpreter ends: every backend completes what it was given, as the standard pools do."""
-    for backend in list(_living):
-        backend.shutdown(wait=True)
-
-
-# The standard library's own hook for this: it runs before threads are joined, unlike atexit's.
-threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
-
-
 class CoreBackend(Backend):
     """Subclasses make the wire (on the I/O thread), and end what they started in `_closed`."""
 
@@ -110,7 +97,7 @@ class CoreBackend(Backend):
         self._started.wait()
         if self._start_error is not None:
             raise self._start_error
-        _living.add(self)
+        finish_before_exit(self.shutdown)
 
     # --- for subclasses ---
 
@@ -255,6 +242,11 @@ class CoreBackend(Backend):
         if wait.error:
             raise JobRunnerError(wait.error)
         return wait.data
+
+    @property
+    def usable(self) -> bool:
+        """Neither shut down nor failed."""
+        return not self._shut_down and self._failure is None
 
     def status(self) -> dict[str, Any]:
         return dict(self.query("status"))

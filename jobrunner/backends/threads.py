@@ -100,9 +100,7 @@ class ThreadsBackend(Backend):
         options: TaskOptions = DEFAULT_OPTIONS,
     ) -> Future[list[ElementResult]]:
         refuse_options(options)
-        return self._add(
-            lambda: element_results(prepared, packed[start:stop], options.retries), prepared, options
-        )
+        return self._add(lambda: element_results(prepared, packed[start:stop]), prepared, options)
 
     def _add(self, work: Callable[[], Any], fn: Callable[..., Any], options: TaskOptions) -> Future[Any]:
         future: Future[Any] = Future()
@@ -264,14 +262,12 @@ def attempt(retries: int, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) 
     return fn(*args, **kwargs)
 
 
-def element_results(
-    fn: Callable[..., Any], elements: Sequence[tuple[Any, ...]], retries: int
-) -> list[ElementResult]:
+def element_results(fn: Callable[..., Any], elements: Sequence[tuple[Any, ...]]) -> list[ElementResult]:
     """What `fn` gives for each element; one that raises costs the others nothing."""
     results: list[ElementResult] = []
     for args in elements:
         try:
-            results.append((True, attempt(retries, fn, *args) if retries else fn(*args)))
+            results.append((True, fn(*args)))
         except BaseException as exc:
             results.append((False, exc))
     return results
