@@ -1,8 +1,8 @@
 """The "processes" backend: the slots of a worker daemon, driven in this process without a network.
 
 The coordinator's and the worker's cores run on the same I/O thread as the client's, and hand each other their
-messages as objects; nothing is encoded and no process is between the caller and the slots. So local pools retry, cancel,
-time out and recover exactly as a cluster does.
+messages as objects; nothing is encoded and no process is between the caller and the slots. So local pools retry,
+cancel, time out and recover exactly as a cluster does.
 """
 
 from __future__ import annotations
