@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import nullcontext
 
 import pytest
 import zoo
@@ -11,6 +13,9 @@ import zoo
 from jobrunner import serialization
 from jobrunner.errors import InitializerError, SerializationError
 from jobrunner.protocol.effects import SlotExited, SlotPrinted
+from jobrunner.workers.board import Board, create_board_file
+from jobrunner.workers.channel import BlockingChannel, channel_pair, header, unpack
+from jobrunner.workers.child import Slot
 
 # --- outcomes ---------------------------------------------------------------------------------------------
 
@@ -231,6 +236,60 @@ def test_a_destructor_that_prints_inside_a_print_does_no_harm(owner, slot):
     assert text.replace("gone", " ").split() == [str(i) for i in range(500)]
 
 
+# --- interrupts -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare_slot():
+    """The state of a slot, without a process."""
+    channels = [channel_pair() for _ in range(2)]
+    board = create_board_file()
+    slot = Slot(*(BlockingChannel(theirs) for _, theirs in channels), Board(board))
+    yield slot
+    slot.board.close()
+    for fd in (board, slot.wake_reader, slot.wake_writer):
+        os.close(fd)
+    for pair in channels:
+        for end in pair:
+            end.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "running", "interrupted", "raises"),
+    [
+        (5, 5, False, True),
+        (0, 5, False, True),  # not the attendant's: the task's own
+        (4, 5, False, False),  # too late, the next task runs
+        (5, 0, False, False),  # too late, the outcome is being pickled
+        (0, 0, False, False),
+        (5, 5, True, False),  # a second one
+    ],
+)
+def test_whom_an_interrupt_hits(bare_slot, target, running, interrupted, raises):
+    bare_slot.target, bare_slot.running, bare_slot.interrupted = target, running, interrupted
+    with pytest.raises(KeyboardInterrupt) if raises else nullcontext():
+        bare_slot.on_sigint(signal.SIGINT, None)
+    assert bare_slot.target == 0
+
+
+def test_an_interrupt_in_the_middle_of_a_message_waits_for_its_end(bare_slot, monkeypatch):
+    bare_slot.running = bare_slot.target = 5
+    add = bare_slot.board.add
+
+    def interrupted_add(entry):
+        signal.raise_signal(signal.SIGINT)
+        return add(entry)
+
+    monkeypatch.setattr(bare_slot.board, "add", interrupted_add)
+    before = signal.signal(signal.SIGINT, bare_slot.on_sigint)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bare_slot.outbox.put(["whole"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert unpack(header(bare_slot.board.outbox(), bare_slot.board.count)) == [["whole"]]
+
+
 # --- tasks that meddle ------------------------------------------------------------------------------------
 
 
@@ -270,8 +329,6 @@ def test_a_slot_has_a_session_of_its_own(owner, slot):
 
 
 def test_signals_that_the_owner_blocks_are_not_blocked_in_slots(owner):
-    import signal
-
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         owner.ready(1)
