@@ -54,6 +54,7 @@ class ClientPeer(Peer):
         "pins",
         "refused",
         "running",
+        "submitted",
         "unfinished",
     )
 
@@ -62,6 +63,8 @@ class ClientPeer(Peer):
         self.id: ClientId = hello.client
         self.hello = hello
         self.depth = hello.depth
+        self.submitted = 0
+        """Calls that it has ever submitted; 0 for who only looks."""
         self.unfinished = 0
         self.pins: set[FunctionKey] = set()
         self.lost_at: float | None = None

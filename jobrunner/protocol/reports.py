@@ -42,7 +42,7 @@ def status(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
             "stale_outcomes": scheduler.stale_outcomes,
         },
         "workers": [describe_worker(worker, now) for worker in workers],
-        "clients": [describe_client(client) for client in scheduler.clients.values()],
+        "clients": [describe_client(c) for c in scheduler.clients.values() if c.submitted],
         "tasks": counts,
         "slots": core.slots(),
         "busy": sum(min(len(worker.tasks), worker.slots) for worker in workers),
@@ -140,6 +140,7 @@ def describe_client(client: ClientPeer) -> dict[str, Any]:
         "id": client.id,
         "host": hello.host,
         "pid": hello.pid,
+        "submitted": client.submitted,
         "unfinished": client.unfinished,
         "state": "active" if client.lost_at is None else "lost",
     }

@@ -84,6 +84,7 @@ class Scheduler:
         function.users += 1
         if setup is not None:
             setup.users += 1
+        client.submitted += 1
         client.unfinished += 1
         self.tasks[spec.id] = record
         self.counts[QUEUED] += 1
