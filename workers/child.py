@@ -19,9 +19,7 @@ collide with one of ours.
 from __future__ import annotations
 
 import faulthandler
-import fcntl
 import os
-import resource
 import select
 import signal
 import socket
@@ -51,6 +49,7 @@ from jobrunner.workers.channel import (
     unpack,
 )
 from jobrunner.workers.outbox import Outbox, SlotWriter
+from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
 
 OK = 0
 ERROR = 1
@@ -61,10 +60,6 @@ FLUSH_INTERVAL = 0.001
 
 ATTENDANT_INTERVAL = 0.02
 """Seconds after which the attendant sends what waits in the outbox while a task runs on."""
-
-PR_SET_PDEATHSIG = 1
-FAILED = 70
-"""Exit code when the slot itself fails; EX_SOFTWARE of sysexits.h."""
 
 
 class Slot:
@@ -350,51 +345,6 @@ def without_own_frames(exc: BaseException) -> BaseException:
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     return exc if trace is None else exc.with_traceback(trace)
-
-
-def die() -> NoReturn:
-    """The worker is gone: end this process and all that its task has started."""
-    os.killpg(0, signal.SIGKILL)
-    os._exit(FAILED)
-
-
-def fail() -> NoReturn:
-    """The slot itself is broken: say why on the descriptor that still works, and leave."""
-    import traceback
-
-    os.write(2, traceback.format_exc().encode(errors="replace"))
-    os._exit(FAILED)
-
-
-def tie_group_to(lifeline: int) -> None:
-    """Have the kernel kill this process group when the worker's end of the pipe `lifeline` closes.
-
-    It needs neither a thread nor the GIL, and reaches what the task has started too. Only Linux can;
-    elsewhere the attendant does it, as soon as the task lets go of the GIL.
-    """
-    if sys.platform == "linux":
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-
-
-def die_with_parent(parent: int) -> None:
-    """For the case that a process which the worker forked holds its sockets and the lifeline open."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        die()
-
-
-def out_of_the_way(fd: int) -> int:
-    """Move `fd` to a high number, where a task that closes or replaces low descriptors does not hit it."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    base = 1000 if limit == resource.RLIM_INFINITY else min(1000, limit - 32)
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base)
-    os.close(fd)
-    return moved
 
 
 def main(arguments: list[str]) -> NoReturn:

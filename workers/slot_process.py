@@ -99,16 +99,22 @@ class SlotProcess:
             self._popen = start_process([data, control, board, lifeline], environment)
             self._resources = ours.pop_all()
         self.pid = self._popen.pid
-        self.pidfd = -1
-        if sys.platform == "linux":
-            self.pidfd = os.pidfd_open(self.pid)
-            self._resources.callback(os.close, self.pidfd)
         self._streams: dict[int, tuple[int, codecs.IncrementalDecoder]] = {}
         for stream, file in ((STDOUT, self._popen.stdout), (STDERR, self._popen.stderr)):
             assert file is not None  # for we asked for pipes
             self._resources.callback(file.close)
             os.set_blocking(file.fileno(), False)
             self._streams[file.fileno()] = stream, codecs.getincrementaldecoder("utf-8")("replace")
+        self.pidfd = -1
+        if sys.platform == "linux":
+            try:
+                self.pidfd = os.pidfd_open(self.pid)
+            except OSError:  # descriptors have run out
+                self.signal(signal.SIGKILL)
+                self._popen.wait()
+                self._resources.close()
+                raise
+            self._resources.callback(os.close, self.pidfd)
 
     @property
     def pipes(self) -> list[int]:

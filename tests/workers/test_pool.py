@@ -194,6 +194,22 @@ def test_a_process_that_cannot_be_started_is_an_exit(owner, monkeypatch):
     assert "/nonexistent/python" in exited.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has pidfds")
+def test_a_process_that_cannot_be_watched_is_not_left_behind(owner, monkeypatch):
+    watched = []
+
+    def fail(pid):
+        watched.append(pid)
+        raise OSError(24, "Too many open files")
+
+    before = len(os.listdir("/dev/fd"))
+    monkeypatch.setattr(slot_process.os, "pidfd_open", fail)
+    owner.pool.spawn(1)
+    assert "Too many open files" in owner.exited(1).stderr
+    assert gone(watched[0])
+    assert len(os.listdir("/dev/fd")) == before
+
+
 def test_a_slot_that_cannot_start_its_main_says_why(owner, monkeypatch):
     monkeypatch.setattr(slot_process, "BOOT", "raise SystemExit('no main today')")
     owner.pool.spawn(1)
