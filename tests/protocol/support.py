@@ -1,0 +1,394 @@
+"""The other ends of a core: they speak through the real codec and real links, and notice every extra message."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jobrunner.ids import ClientId, SlotId, TaskId, WorkerId
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.client_core import ClientCore
+from jobrunner.protocol.codec import decode, encode
+from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.effects import (
+    Effect,
+    Event,
+    Log,
+    Received,
+    Rejected,
+    RunTasks,
+    Send,
+    SlotExited,
+    SlotFinished,
+    SlotOutcome,
+    SlotReady,
+    SpawnSlot,
+    Tick,
+)
+from jobrunner.protocol.functions import FunctionEntry
+from jobrunner.protocol.link import Link
+from jobrunner.protocol.membership import ClientPeer, WorkerPeer
+from jobrunner.protocol.task import TaskRecord
+from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
+
+KEY = b"key of double"
+DOUBLE = m.FunctionDef(KEY, "double", b"the bytes of double")
+OTHER_KEY = b"key of halve"
+HALVE = m.FunctionDef(OTHER_KEY, "halve", b"the bytes of halve")
+
+
+def through_the_codec(envelope: m.Envelope) -> m.Envelope:
+    """What arrives at the other end, which is what was sent; large payloads become tuples of frames."""
+    arrived = decode(encode(envelope))
+    assert encode(arrived) == encode(envelope)
+    return arrived
+
+
+def spec(
+    number: int | str,
+    *,
+    client: str = "c",
+    function: bytes = KEY,
+    payload: Any = b"args",
+    span: tuple[int, int] | None = None,
+    setup: bytes | None = None,
+    **options: Any,
+) -> m.TaskSpec:
+    """A call; its id is "c-1" for number 1."""
+    return m.TaskSpec(TaskId(f"{client}-{number}"), function, payload, span, m.TaskOptions(**options), setup)
+
+
+def ok(task: str, attempt: int = 1, payload: bytes = b"result", duration: float = 1.0) -> m.Outcome:
+    return m.Outcome(TaskId(task), attempt, m.OK, payload, duration)
+
+
+def ended(task: str, status: int, attempt: int = 1, **detail: Any) -> m.Outcome:
+    return m.Outcome(TaskId(task), attempt, status, b"", 1.0, detail or None)
+
+
+def ids(tasks: Iterable[Any]) -> list[str]:
+    return [task.id for task in tasks]
+
+
+# --- around a coordinator -----------------------------------------------------------------------------------------
+
+
+class Remote:
+    """A client or worker of a `Coordinator`: says messages, and hears what the coordinator has sent since."""
+
+    def __init__(self, world: Coordinator, source: bytes, hello: m.ClientHello | m.WorkerHello) -> None:
+        self.world = world
+        self.source = source
+        self.hello = hello
+        self.link = Link("", world.now, 0.0)
+        self.arrived: list[m.Message] = []
+        self.acked: list[m.Message] = []
+
+    def greet(self, session: str) -> None:
+        """Open a new session; the Welcome is the next thing heard."""
+        self.link = Link(session, self.world.now, 0.0)
+        self.world.give(self.source, self.link.outside(self.hello, self.world.now))
+
+    def say(self, *messages: m.Message) -> None:
+        for message in messages:
+            self.world.give(self.source, self.link.send(message, self.world.now))
+
+    def acknowledge(self) -> None:
+        """A bare heartbeat, which covers all that has arrived."""
+        self.world.give(self.source, self.link.outside(m.Heartbeat(), self.world.now))
+
+    def deliver(self, envelope: m.Envelope) -> None:
+        if envelope.session != self.link.session:
+            self.arrived.append(envelope.message)
+            return
+        messages, acked = self.link.receive(envelope, self.world.now)
+        self.arrived += messages
+        self.acked += acked
+
+    def heard(self) -> list[m.Message]:
+        """Everything since the last call, after the present turn has ended."""
+        self.world.turn()
+        arrived, self.arrived = self.arrived, []
+        return arrived
+
+    def heard_one(self, kind: type[Any]) -> Any:
+        """The only message since the last call."""
+        (message,) = self.heard()
+        assert type(message) is kind, message
+        return message
+
+    def heard_of(self, kind: type[Any]) -> list[Any]:
+        return [message for message in self.heard() if type(message) is kind]
+
+
+class Coordinator:
+    """A coordinator's core with the clock in hand; Sends go to the remotes, the other effects stay here."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.now = 100.0
+        self.core = CoordinatorCore(CoordinatorSettings("coo", "1.0", **settings), self.now)
+        self.remotes: dict[bytes, Remote] = {}
+        self.effects: list[Effect] = []
+        self.logs: list[str] = []
+        self._sessions = 0
+
+    def client(self, name: str = "c", peer_timeout: float = 10.0, **hello: Any) -> Remote:
+        """A client with an open session."""
+        return self._join(
+            m.ClientHello(ClientId(name), "1.0", "3.11", "host", 1, peer_timeout, **hello), name
+        )
+
+    def worker(self, name: str = "w", slots: int = 1, peer_timeout: float = 10.0, **hello: Any) -> Remote:
+        """A worker with an open session; its id is "id of NAME"."""
+        hello.setdefault("resources", {})
+        return self._join(
+            m.WorkerHello(
+                WorkerId(f"id of {name}"), "1.0", "3.11", name, "host", 2, peer_timeout, slots, **hello
+            ),
+            name,
+        )
+
+    def _join(self, hello: m.ClientHello | m.WorkerHello, name: str) -> Remote:
+        source = name.encode()
+        while source in self.remotes:
+            source += b"'"
+        remote = self.remotes[source] = Remote(self, source, hello)
+        self.reopen(remote)
+        return remote
+
+    def reopen(self, remote: Remote) -> None:
+        self._sessions += 1
+        remote.greet(f"session {self._sessions}")
+        self.turn()
+        assert type(remote.arrived.pop(0)) is m.Welcome
+        if isinstance(remote.hello, m.ClientHello):
+            self._skip_capacity(remote)
+        else:
+            for other in self.remotes.values():
+                self._skip_capacity(other)
+
+    @staticmethod
+    def _skip_capacity(remote: Remote) -> None:
+        remote.arrived = [message for message in remote.arrived if type(message) is not m.Capacity]
+
+    def give(self, source: bytes, envelope: m.Envelope) -> None:
+        self.handle(Received(source, through_the_codec(envelope)))
+
+    def handle(self, event: Event) -> None:
+        self._sort(self.core.handle(event, self.now))
+
+    def turn(self, after: float = 0.0) -> None:
+        """End the turn, `after` seconds later."""
+        self.now += after
+        self.handle(Tick())
+        self.core.check_invariants()
+
+    def run(self, seconds: float, *alive: Remote, step: float = 0.25) -> None:
+        """Let time pass, with heartbeats from those that are alive."""
+        end = self.now + seconds
+        while self.now < end - 1e-9:
+            self.turn(step)
+            for remote in alive:
+                remote.acknowledge()
+        self.turn()
+
+    def reject(self, source: bytes, reason: str, *, version: bool = False) -> None:
+        self.handle(Rejected(source, reason, version))
+
+    def _sort(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Log):
+                self.logs.append(effect.text)
+            elif isinstance(effect, Send):
+                envelope = through_the_codec(effect.envelope)
+                remote = self.remotes.get(effect.destination)
+                if remote is None:
+                    self.effects.append(Send(effect.destination, envelope))
+                else:
+                    remote.deliver(envelope)
+            else:
+                self.effects.append(effect)
+
+    def take(self) -> list[Effect]:
+        taken, self.effects = self.effects, []
+        return taken
+
+    def query(self, remote: Remote, kind: str, argument: str = "") -> Any:
+        """Ask, and expect exactly an answer without an error."""
+        remote.say(m.Query(7, kind, argument))
+        reply = remote.heard_of(m.Reply)[0]
+        assert (reply.number, reply.error) == (7, "")
+        return reply.data
+
+
+# --- around a client or a worker ----------------------------------------------------------------------------------
+
+
+class Upstream:
+    """The coordinator's end of a core's session, with the clock in hand."""
+
+    def __init__(self, core: ClientCore | WorkerCore) -> None:
+        self.core = core
+        self.now = 100.0
+        self.link = Link("", self.now, 0.0)
+        self.arrived: list[m.Message] = []
+        self.effects: list[Effect] = []
+        self.logs: list[str] = []
+
+    def open(self, *, slots: int = 4, window_tasks: int = 1000, window_bytes: int = 1 << 20) -> None:
+        """Answer the greeting that has been sent (or is due now)."""
+        self.turn()
+        hellos = [x for x in self.arrived if type(x) in (m.ClientHello, m.WorkerHello)]
+        assert hellos, "no greeting has arrived"
+        self.arrived = [x for x in self.arrived if type(x) not in (m.ClientHello, m.WorkerHello)]
+        self.hello: Any = hellos[-1]
+        self.give(self.link.outside(m.Welcome("coo", "1.0", slots, window_tasks, window_bytes), self.now))
+
+    def lose(self) -> None:
+        """The coordinator does not know this session any more."""
+        self.give(m.Envelope(self.link.session, 0, 0, m.Reset()))
+
+    def say(self, *messages: m.Message) -> None:
+        for message in messages:
+            self.give(self.link.send(message, self.now))
+
+    def acknowledge(self) -> None:
+        self.give(self.link.outside(m.Heartbeat(), self.now))
+
+    def give(self, envelope: m.Envelope) -> None:
+        self.handle(Received(b"", through_the_codec(envelope)))
+
+    def handle(self, event: Event) -> None:
+        for effect in self.core.handle(event, self.now):
+            if isinstance(effect, Log):
+                self.logs.append(effect.text)
+            elif isinstance(effect, Send):
+                assert effect.destination == b""
+                self._arrive(through_the_codec(effect.envelope))
+            else:
+                self.effects.append(effect)
+
+    def _arrive(self, envelope: m.Envelope) -> None:
+        if envelope.session != self.link.session:
+            self.link = Link(envelope.session, self.now, 0.0)
+        self.arrived += self.link.receive(envelope, self.now)[0]
+
+    def turn(self, after: float = 0.0) -> None:
+        self.now += after
+        self.handle(Tick())
+        self.core.check_invariants()
+
+    def heard(self) -> list[m.Message]:
+        """Everything since the last call, after the present turn has ended."""
+        self.turn()
+        arrived, self.arrived = self.arrived, []
+        return arrived
+
+    def heard_one(self, kind: type[Any]) -> Any:
+        (message,) = self.heard()
+        assert type(message) is kind, message
+        return message
+
+    def take(self) -> list[Effect]:
+        """The effects since the last call, after the present turn has ended; no Sends and Logs among them."""
+        self.turn()
+        taken, self.effects = self.effects, []
+        return taken
+
+    def take_one(self, kind: type[Any]) -> Any:
+        (effect,) = self.take()
+        assert type(effect) is kind, effect
+        return effect
+
+
+def client(*, opened: bool = True, seed: int = 1, peer_timeout: float = 10.0, **options: Any) -> Upstream:
+    """A client's core "c" with an open session."""
+    hello = m.ClientHello(ClientId("c"), "1.0", "3.11", "host", 1, peer_timeout)
+    world = Upstream(ClientCore(hello, random.Random(seed), 100.0, **options))
+    if opened:
+        world.open()
+        assert world.heard() == []
+        world.take()
+    return world
+
+
+def worker(*, slots: int = 1, ready: bool = True, **settings: Any) -> Upstream:
+    """A worker's core "w" with an open session and slots that are up, numbered from 1."""
+    core = WorkerCore(
+        WorkerSettings(WorkerId("id of w"), "w", "1.0", "3.11", "host", 2, slots, **settings),
+        random.Random(1),
+        100.0,
+    )
+    world = Upstream(core)
+    world.open()
+    spawned = world.take()
+    assert spawned == [SpawnSlot(SlotId(n + 1)) for n in range(slots)]
+    assert world.heard() == []
+    if ready:
+        for effect in spawned:
+            world.handle(SlotReady(effect.slot, 50 + effect.slot))
+        assert world.take() == []
+    return world
+
+
+def assignment(number: int | str, attempt: int = 1, **call: Any) -> m.Assignment:
+    task = spec(number, **call)
+    return m.Assignment(task.id, attempt, task.function, task.payload, task.span, task.options, task.setup)
+
+
+def assign(world: Upstream, *tasks: m.Assignment, functions: Sequence[m.FunctionDef] = (DOUBLE,)) -> None:
+    world.say(m.Assign(list(tasks), list(functions)))
+
+
+def started(world: Upstream) -> dict[int, list[str]]:
+    """The tasks given to slots in this turn, by slot; nothing else was done."""
+    effects = world.take()
+    assert all(type(effect) is RunTasks for effect in effects), effects
+    return {effect.slot: ids(effect.tasks) for effect in effects}
+
+
+def finish(
+    world: Upstream,
+    slot: int,
+    *numbers: int,
+    status: int = m.OK,
+    payload: bytes = b"r",
+    duration: float = 1.0,
+) -> None:
+    """Tasks of a slot end."""
+    outcomes = [SlotOutcome(number, status, payload, duration) for number in numbers]
+    world.handle(SlotFinished(SlotId(slot), outcomes))
+
+
+def die(world: Upstream, slot: int, number: int = 0, *, element: int = -1, code: int | None = None) -> None:
+    """A slot's process ends: by SIGKILL, or with an exit code."""
+    signal = "SIGKILL" if code is None else None
+    world.handle(SlotExited(SlotId(slot), 77, code, signal, 1024, "last words", number, element))
+
+
+# --- without a core -----------------------------------------------------------------------------------------------
+
+
+def client_peer(name: str = "c", depth: int = 0) -> ClientPeer:
+    hello = m.ClientHello(ClientId(name), "1.0", "3.11", "host", 1, 10.0, depth=depth)
+    return ClientPeer(hello, name.encode(), Link("s", 0.0, 0.0))
+
+
+def worker_peer(name: str = "w", slots: int = 1, **resources: float) -> WorkerPeer:
+    hello = m.WorkerHello(WorkerId(f"id of {name}"), "1.0", "3.11", name, "host", 2, 10.0, slots, resources)
+    return WorkerPeer(hello, name, name.encode(), Link("s", 0.0, 0.0))
+
+
+def record(
+    number: int | str = 1,
+    *,
+    of: ClientPeer | None = None,
+    span: tuple[int, int] | None = None,
+    now: float = 0.0,
+    **options: Any,
+) -> TaskRecord:
+    """The coordinator's record of a queued task of client `of`."""
+    peer = of or client_peer()
+    task = TaskId(f"{peer.id}-{number}")
+    return TaskRecord(task, peer, FunctionEntry(DOUBLE), b"args", span, m.TaskOptions(**options), None, now)

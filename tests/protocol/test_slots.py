@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+from protocol.support import KEY, OTHER_KEY, assignment
+
+from jobrunner.ids import SlotId
+from jobrunner.protocol.functions import UNKNOWN
+from jobrunner.protocol.placement import LEAST_ESTIMATE
+from jobrunner.protocol.slots import KILLED, READY, SLOT_LIMIT, SLOT_SECONDS, STARTING, Slot, WorkerTask
+
+
+def ready_slot(*estimates: float, **options) -> Slot:
+    slot = Slot(SlotId(1))
+    slot.state = READY
+    for number, estimate in enumerate(estimates):
+        put(slot, number, estimate, **options)
+    return slot
+
+
+def put(slot: Slot, name: int, estimate: float = 0.0, now: float = 0.0, **options) -> WorkerTask:
+    task = WorkerTask(assignment(name, **options))
+    task.estimate = estimate
+    slot.put(task, now)
+    return task
+
+
+def test_tasks_are_numbered_per_slot_from_1_and_the_first_runs():
+    slot = ready_slot()
+    assert slot.running() is None
+    first, second = put(slot, 1), put(slot, 2)
+    assert (first.number, second.number) == (1, 2)
+    assert first.slot is second.slot is slot
+    assert slot.running() is first
+    assert slot.take(1) is first
+    assert first.slot is None
+    assert slot.running() is second
+    assert slot.take(1) is None
+    assert put(slot, 3).number == 3, "a number is never used again"
+
+
+def test_only_a_task_for_an_idle_slot_is_progress():
+    slot = ready_slot()
+    put(slot, 1, now=5.0)
+    put(slot, 2, now=9.0)
+    assert slot.progress == 5.0
+
+
+def test_the_estimated_work_is_kept_in_step_and_never_drifts():
+    slot = ready_slot(0.1, 0.2)
+    assert slot.seconds == pytest.approx(0.3)
+    slot.take(1)
+    assert slot.seconds == pytest.approx(0.2)
+    slot.take(2)
+    assert slot.seconds == 0.0
+
+
+@pytest.mark.parametrize("state", [STARTING, KILLED])
+def test_a_slot_that_is_not_up_has_no_room(state):
+    slot = ready_slot()
+    slot.state = state
+    assert not slot.room(0.0, False)
+    assert not slot.idle
+
+
+def test_an_idle_slot_takes_anything():
+    slot = ready_slot()
+    assert slot.idle
+    assert slot.room(UNKNOWN, False)
+    assert slot.room(1e9, True)
+    slot.blocked = True
+    assert not slot.room(0.0, False), "but for one whose task waits for others"
+
+
+def test_only_short_tasks_go_behind_another():
+    slot = ready_slot(SLOT_SECONDS / 2)
+    assert slot.room(SLOT_SECONDS / 2, False)
+    assert not slot.room(SLOT_SECONDS * 0.51, False)
+    assert not slot.room(UNKNOWN, False)
+    assert not slot.room(0.0, True), "this one must be alone"
+    slot.recalled = True
+    assert not slot.room(0.0, False)
+
+
+def test_a_task_with_a_time_limit_gets_nothing_behind_it():
+    assert not ready_slot(0.0, timeout=9.0).room(0.0, False)
+
+
+def test_a_call_costs_something_however_short():
+    slot = ready_slot()
+    count = 0
+    while slot.room(0.0, False) and count < 1000:
+        put(slot, count, LEAST_ESTIMATE)
+        count += 1
+    assert count <= min(SLOT_LIMIT, SLOT_SECONDS / LEAST_ESTIMATE)
+    many = ready_slot(*[0.0] * SLOT_LIMIT)
+    assert not many.room(0.0, False)
+
+
+def test_a_slot_learns_and_forgets_functions():
+    slot = ready_slot()
+    slot.forgets(KEY)
+    assert slot.forget == [], "what it never knew it need not be told"
+    assert slot.learns(KEY)
+    assert not slot.learns(KEY)
+    assert slot.learns(OTHER_KEY)
+    slot.forgets(KEY)
+    assert slot.forget == [KEY]
+    assert slot.learns(KEY)
+    assert slot.forget == [], "it is sent anew, so it must not be dropped after that"
+
+
+def test_a_chunk_counts_its_elements():
+    assert WorkerTask(assignment(1)).elements == 1
+    assert WorkerTask(assignment(1, span=(2, 9))).elements == 7

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from protocol.support import record
+
+from jobrunner.protocol import task as t
+
+
+def test_every_state_has_a_name_and_a_row():
+    assert sorted(t.TRANSITIONS) == list(range(len(t.STATE_NAMES)))
+    assert len(set(t.STATE_NAMES)) == len(t.STATE_NAMES)
+
+
+def test_terminal_states_have_no_way_out_and_all_others_can_reach_one():
+    for state, following in t.TRANSITIONS.items():
+        assert (not following) == (state in t.TERMINAL)
+        seen = {state}
+        while more := {after for s in seen for after in t.TRANSITIONS[s]} - seen:
+            seen |= more
+        assert seen & t.TERMINAL
+
+
+def test_a_task_that_is_being_cancelled_never_runs_again():
+    assert t.TRANSITIONS[t.CANCELLING] == t.TERMINAL
+
+
+def test_active_states_are_those_that_a_task_enters_by_being_assigned():
+    assert t.ASSIGNED in t.ACTIVE
+    assert not t.ACTIVE & t.TERMINAL
+    entered = {state for state, following in t.TRANSITIONS.items() if t.ASSIGNED in following}
+    assert entered == {t.QUEUED}, "an attempt begins in the queue and nowhere else"
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(t.TRANSITIONS, t.TRANSITIONS)))
+def test_a_task_moves_only_along_the_table(old, new):
+    task = record(now=1.0)
+    task.state = old
+    if new in t.TRANSITIONS[old]:
+        task.move(new, 2.0)
+        assert (task.state, task.since) == (new, 2.0)
+    else:
+        with pytest.raises(t.IllegalTransition):
+            task.move(new, 2.0)
+        assert (task.state, task.since) == (old, 1.0)
+
+
+def test_an_illegal_move_tells_the_story():
+    task = record(5)
+    task.attempt = 2
+    task.remember("attempt 1: worker left has left")
+    task.move(t.CANCELLED, 0.0)
+    with pytest.raises(t.IllegalTransition) as caught:
+        task.move(t.RUNNING, 0.0)
+    assert str(caught.value) == (
+        "task c-5 cannot go from cancelled to running; attempt 2, history: ['attempt 1: worker left has left']"
+    )
+
+
+def test_a_record_knows_its_name_and_its_elements():
+    assert record().name == "double"
+    assert record(name="mine").name == "mine"
+    assert record().elements == 1
+    assert record(span=(3, 10)).elements == 7
