@@ -180,7 +180,6 @@ class CoordinatorCore:
         client = self.scheduler.clients.get(hello.client)
         if client is None:
             client = self.scheduler.clients[hello.client] = ClientPeer(hello, source, link)
-            self._log("info", f"client {hello.client} connected from {hello.host} (pid {hello.pid})")
         else:
             self._move_peer(client, source, link)
             client.lost_at = None
@@ -252,6 +251,8 @@ class CoordinatorCore:
 
     def _on_submit(self, client: ClientPeer, message: m.Submit, now: float) -> None:
         scheduler = self.scheduler
+        if not client.submitted:
+            self._log("info", f"client {client.id} on {client.hello.host} (pid {client.hello.pid}) submits")
         for definition in message.functions:
             if definition.key not in client.pins:
                 client.pins.add(definition.key)
@@ -331,7 +332,8 @@ class CoordinatorCore:
             self._log("info", f"worker {peer.name} has left")
             self.scheduler.worker_lost(peer, "has left", now)
         elif isinstance(peer, ClientPeer):
-            self._log("info", f"client {peer.id} has left")
+            if peer.submitted:
+                self._log("info", f"client {peer.id} has left after {peer.submitted} tasks")
             self.scheduler.client_gone(peer, now)
 
     # --- the end of a turn ---
@@ -450,9 +452,9 @@ class CoordinatorCore:
     def _lose_client(self, client: ClientPeer, now: float) -> None:
         if client.lost_at is None:
             client.lost_at = now
-            self._log(
-                "warning", f"client {client.id} is lost; its {client.unfinished} unfinished tasks get a grace"
-            )
+            if client.unfinished:
+                grace = f"they end after {self.settings.client_grace:g} s unless it comes back"
+                self._log("warning", f"client {client.id} is lost, with {client.unfinished} tasks; {grace}")
         if now - client.lost_at >= self.settings.client_grace or not client.unfinished:
             self._peers.pop(client.source, None)
             self.scheduler.client_gone(client, now)

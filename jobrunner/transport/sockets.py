@@ -78,7 +78,6 @@ class Wire:
         self._socket = self._context.socket(kind)
         for option in (zmq.SNDHWM, zmq.RCVHWM, zmq.LINGER):
             self._socket.setsockopt(option, 0)
-        self._socket.setsockopt(zmq.IPV6, 1)
         self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, ZMQ_HEARTBEAT_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * ZMQ_HEARTBEAT_MS)
@@ -168,6 +167,7 @@ class RouterWire(Wire):
         super().__init__(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._socket.setsockopt(zmq.IPV6, int("[" in address))  # else 127.0.0.1 is shown as an IPv6 address
         try:
             self._socket.bind(address)
         except zmq.ZMQError as exc:
@@ -194,6 +194,7 @@ class DealerWire(Wire):
     def __init__(self, address: str) -> None:
         super().__init__(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, os.urandom(12))
+        self._socket.setsockopt(zmq.IPV6, 1)  # names may lead to either
         self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_LIMIT_MS)
         try:
