@@ -161,7 +161,7 @@ class ClientCore:
             if task_id not in self.pending:
                 continue
             if task_id in self._sent:
-                self._cancelling[task_id] = event.running
+                self._cancelling[task_id] = event.running or self._cancelling.get(task_id, False)
                 self._cancels.append(m.CancelRequest(task_id, event.running))
             else:
                 self._forget(task_id)
@@ -194,11 +194,14 @@ class ClientCore:
         if isinstance(message, m.Welcome):
             return self._opened(message, now)
         if isinstance(message, m.Running):
-            return [AnnounceRunning([t for t in message.ids if t in self.pending])]
+            running = [t for t in message.ids if t in self.pending]
+            return [AnnounceRunning(running)] if running else []
         if isinstance(message, m.CancelRefused):
-            for task_id in message.ids:
+            # A later request that stops running tasks too is still to be answered.
+            refused = [t for t in message.ids if not self._cancelling.get(t, False)]
+            for task_id in refused:
                 self._cancelling.pop(task_id, None)
-            return [AnswerCancel(message.ids)]
+            return [AnswerCancel(refused)] if refused else []
         if isinstance(message, m.Output):
             return [ShowOutput(message.chunks)]
         if isinstance(message, m.Capacity):

@@ -349,13 +349,16 @@ def encode(envelope: m.Envelope) -> Frames:
     kind, write = NUMBERS[type(message)]
     writer = Writer()
     head = (VERSION, envelope.session, envelope.seq, envelope.ack, kind, *write(message, writer))
-    return [msgpack.packb(head), *writer.frames]
+    try:
+        return [msgpack.packb(head), *writer.frames]
+    except UnicodeEncodeError:  # half a surrogate pair, from a file name or from what a task prints
+        return [msgpack.packb(head, unicode_errors="surrogatepass"), *writer.frames]
 
 
 def decode(frames: Sequence[Buffer]) -> m.Envelope:
     """The message that these frames hold. Raises ProtocolError for anything that `encode` would not have made."""
     try:
-        head = msgpack.unpackb(frames[0], use_list=False)
+        head = msgpack.unpackb(frames[0], use_list=False, unicode_errors="surrogatepass")
         if type(head) is not tuple or len(head) < 5:
             raise ProtocolError("not a jobrunner message")
         if head[0] != VERSION and head[4] != REFUSED:

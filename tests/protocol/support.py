@@ -34,6 +34,7 @@ from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 
 KEY = b"key of double"
 DOUBLE = m.FunctionDef(KEY, "double", b"the bytes of double")
+HELLOS = (m.ClientHello, m.WorkerHello)
 OTHER_KEY = b"key of halve"
 HALVE = m.FunctionDef(OTHER_KEY, "halve", b"the bytes of halve")
 
@@ -235,14 +236,14 @@ class Upstream:
         self.arrived: list[m.Message] = []
         self.effects: list[Effect] = []
         self.logs: list[str] = []
+        self.hello: Any = None
+        """The last greeting of the present session."""
 
     def open(self, *, slots: int = 4, window_tasks: int = 1000, window_bytes: int = 1 << 20) -> None:
-        """Answer the greeting that has been sent (or is due now)."""
+        """Answer the last greeting, which may have been heard already."""
         self.turn()
-        hellos = [x for x in self.arrived if type(x) in (m.ClientHello, m.WorkerHello)]
-        assert hellos, "no greeting has arrived"
-        self.arrived = [x for x in self.arrived if type(x) not in (m.ClientHello, m.WorkerHello)]
-        self.hello: Any = hellos[-1]
+        self.arrived = [x for x in self.arrived if type(x) not in HELLOS]
+        assert self.hello is not None, "no greeting has arrived"
         self.give(self.link.outside(m.Welcome("coo", "1.0", slots, window_tasks, window_bytes), self.now))
 
     def lose(self) -> None:
@@ -272,6 +273,9 @@ class Upstream:
     def _arrive(self, envelope: m.Envelope) -> None:
         if envelope.session != self.link.session:
             self.link = Link(envelope.session, self.now, 0.0)
+            self.hello = None
+        if type(envelope.message) in HELLOS:
+            self.hello = envelope.message
         self.arrived += self.link.receive(envelope, self.now)[0]
 
     def turn(self, after: float = 0.0) -> None:
@@ -308,7 +312,7 @@ def client(*, opened: bool = True, seed: int = 1, peer_timeout: float = 10.0, **
     world = Upstream(ClientCore(hello, random.Random(seed), 100.0, **options))
     if opened:
         world.open()
-        assert world.heard() == []
+        assert world.heard() == [m.Reconciled()]
         world.take()
     return world
 

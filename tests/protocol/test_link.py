@@ -193,9 +193,8 @@ def test_retransmit_soon_brings_the_next_repetition_forward():
 def test_everything_arrives_once_and_in_order_over_a_lossy_connection(seed):
     rng = random.Random(seed)
     here, there = pair()
-    now, under_way, arrived, acked = 0.0, [], [], []
-    for n in range(200):
-        under_way.append((there, here.send(Capacity(n), now)))
+    now, arrived, acked = 0.0, [], []
+    under_way = [(there, here.send(Capacity(n), now)) for n in range(200)]
     while len(acked) < 200:
         now += 0.5
         under_way += [(there, e) for e in here.due(now)] + [(here, e) for e in there.due(now)]

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from protocol.support import DOUBLE, spec
+
+from jobrunner.errors import ProtocolError
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.codec import (
+    INLINE_LIMIT,
+    LONGEST_PEER_TIMEOUT,
+    NUMBERS,
+    REFUSED,
+    VERSION,
+    VersionMismatch,
+    decode,
+    encode,
+)
+
+words = st.text(max_size=20)
+count = st.integers(0, 2**63)
+positive = st.integers(1, 2**63)
+seconds = st.floats(allow_nan=False)
+keys = st.binary(max_size=40)
+frames = st.one_of(
+    st.binary(max_size=30),
+    st.builds(bytearray, st.binary(max_size=30)),
+    st.builds(memoryview, st.binary(max_size=30)),
+)
+payloads = st.one_of(
+    st.binary(max_size=100),
+    st.integers(INLINE_LIMIT - 1, INLINE_LIMIT + 2).map(bytes),
+    st.lists(frames, min_size=1, max_size=4).map(tuple),
+)
+spans = st.one_of(
+    st.none(), st.tuples(st.integers(0, 99), st.integers(1, 99)).map(lambda t: (t[0], t[0] + t[1]))
+)
+options = st.builds(
+    m.TaskOptions,
+    st.one_of(st.none(), words),
+    st.integers(-(2**31), 2**31),
+    count,
+    st.one_of(st.none(), seconds),
+    st.lists(st.tuples(words, seconds), max_size=3).map(tuple),
+)
+optional_keys = st.one_of(st.none(), keys)
+functions = st.lists(st.builds(m.FunctionDef, keys, words, st.binary(max_size=50)), max_size=3)
+plain = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), seconds, words, keys),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(tuple), st.dictionaries(words, inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+details = st.one_of(st.none(), st.dictionaries(words, plain, max_size=4))
+statuses = st.integers(0, len(m.STATUS_NAMES) - 1)
+tasks = st.builds(m.TaskSpec, words, keys, payloads, spans, options, optional_keys)
+assignments = st.builds(m.Assignment, words, positive, keys, payloads, spans, options, optional_keys)
+outcomes = st.builds(m.Outcome, words, count, statuses, payloads, seconds, details)
+held = st.builds(m.Held, words, positive, st.booleans())
+chunks = st.builds(m.OutputChunk, words, words, st.sampled_from([m.STDOUT, m.STDERR]), words)
+patience = st.floats(0, LONGEST_PEER_TIMEOUT)
+
+
+def lists(entries: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.lists(entries, max_size=4)
+
+
+MESSAGES: dict[type, st.SearchStrategy[Any]] = {
+    m.ClientHello: st.builds(
+        m.ClientHello, words, words, words, words, count, patience, st.booleans(), count
+    ),
+    m.WorkerHello: st.builds(
+        m.WorkerHello,
+        *[words] * 5,
+        count,
+        patience,
+        positive,
+        st.dictionaries(words, seconds, max_size=3),
+        lists(held),
+    ),
+    m.Welcome: st.builds(m.Welcome, words, words, count, positive, positive),
+    m.Submit: st.builds(m.Submit, lists(tasks), functions, lists(keys)),
+    m.Reconciled: st.builds(m.Reconciled),
+    m.Cancel: st.builds(m.Cancel, lists(st.builds(m.CancelRequest, words, st.booleans()))),
+    m.CancelRefused: st.builds(m.CancelRefused, lists(words)),
+    m.Query: st.builds(m.Query, count, words, words),
+    m.Reply: st.builds(m.Reply, count, plain, words),
+    m.Assign: st.builds(m.Assign, lists(assignments), functions),
+    m.Forget: st.builds(m.Forget, lists(keys)),
+    m.Outcomes: st.builds(m.Outcomes, lists(outcomes)),
+    m.Running: st.builds(m.Running, lists(words)),
+    m.Returned: st.builds(m.Returned, lists(st.tuples(words, positive))),
+    m.Capacity: st.builds(m.Capacity, count),
+    m.Output: st.builds(m.Output, lists(chunks)),
+    m.Drain: st.builds(m.Drain),
+    m.Goodbye: st.builds(m.Goodbye, words),
+    m.Heartbeat: st.builds(m.Heartbeat),
+    m.Reset: st.builds(m.Reset),
+    m.Refused: st.builds(m.Refused, words),
+}
+any_message = st.one_of(*MESSAGES.values())
+envelopes = st.builds(m.Envelope, words, count, count, any_message)
+
+
+def comparable(value: Any) -> Any:
+    """With every payload as a tuple of bytes: which of its two forms it has depends on its size alone."""
+    if isinstance(value, (m.TaskSpec, m.Assignment, m.Outcome)):
+        payload = value.payload
+        parts = (payload,) if isinstance(payload, bytes) else tuple(bytes(part) for part in payload)
+        return value._replace(payload=parts)
+    if isinstance(value, list):
+        return [comparable(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: comparable(getattr(value, name)) for name in value.__dataclass_fields__}
+    return value
+
+
+def test_every_message_has_a_strategy_here():
+    assert set(MESSAGES) == set(NUMBERS)
+
+
+@pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
+def test_every_message_arrives_as_it_was_sent(kind):
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.builds(m.Envelope, words, count, count, MESSAGES[kind]))
+    def check(envelope: m.Envelope) -> None:
+        frames = encode(envelope)
+        arrived = decode(frames)
+        assert type(arrived.message) is kind
+        assert comparable(arrived) == comparable(envelope)
+        assert decode([memoryview(frame) for frame in frames]) == arrived
+
+    check()
+
+
+@given(st.lists(st.binary(max_size=60), max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_random_frames_raise_a_protocol_error_and_nothing_else(frames):
+    with pytest.raises(ProtocolError):
+        decode(frames)
+
+
+@given(st.lists(plain, max_size=14), st.lists(st.binary(max_size=9), max_size=2))
+@settings(max_examples=400, deadline=None)
+def test_well_formed_nonsense_raises_a_protocol_error_or_is_a_message(values, extra):
+    for kind in range(len(NUMBERS) + 1):
+        check_nonsense([msgpack.packb([VERSION, "s", 1, 1, kind, *values]), *extra])
+
+
+@given(envelopes, st.data())
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_mutated_messages_raise_a_protocol_error_or_are_another_message(envelope, data):
+    frames = [bytearray(frame) for frame in encode(envelope)]
+    for _ in range(data.draw(st.integers(1, 3))):
+        head = frames[0] if frames else bytearray()
+        match data.draw(st.sampled_from(["flip", "cut", "grow", "drop a frame", "add a frame"])):
+            case "flip" if head:
+                head[data.draw(st.integers(0, len(head) - 1))] = data.draw(st.integers(0, 255))
+            case "cut":
+                del head[data.draw(st.integers(0, len(head))) :]
+            case "grow":
+                head += data.draw(st.binary(max_size=4))
+            case "drop a frame" if frames:
+                frames.pop()
+            case "add a frame":
+                frames.append(bytearray(b"x"))
+    check_nonsense(frames)
+
+
+def check_nonsense(frames: list[Any]) -> None:
+    try:
+        envelope = decode(frames)
+    except ProtocolError:
+        return
+    encode(envelope)  # what a core is given can be sent on
+
+
+def test_small_payloads_ride_inside_and_large_ones_are_frames_of_their_own():
+    large = bytes(INLINE_LIMIT + 1)
+    parts = (b"pickle", memoryview(b"one"), bytearray(b"two"))
+    submit = m.Submit([spec(1, payload=bytes(INLINE_LIMIT)), spec(2, payload=large), spec(3, payload=parts)])
+    frames = encode(m.Envelope("s", 1, 0, submit))
+    assert frames[1] is large, "not copied"
+    assert all(there is here for there, here in zip(frames[2:], parts, strict=True))
+    message = decode(frames).message
+    assert isinstance(message, m.Submit)
+    assert [task.payload for task in message.tasks] == [bytes(INLINE_LIMIT), (large,), parts]
+
+
+def test_default_options_cost_a_byte():
+    plain_call = encode(m.Envelope("s", 1, 0, m.Submit([spec(1)])))[0]
+    named = encode(m.Envelope("s", 1, 0, m.Submit([spec(1, priority=1)])))[0]
+    assert len(named) > len(plain_call) + 4
+    assert len(plain_call) < 60
+
+
+@pytest.mark.parametrize("number", [0, 2, "1", None, (1,)])
+def test_another_version_is_named(number):
+    head = msgpack.unpackb(encode(m.Envelope("s", 0, 0, m.Heartbeat()))[0])
+    head[0] = number
+    with pytest.raises(VersionMismatch) as caught:
+        decode([msgpack.packb(head)])
+    assert str(caught.value) == f"the peer speaks protocol version {number!r}, this is version {VERSION}"
+
+
+def test_a_refusal_is_read_across_versions():
+    refusal = m.Envelope("", 0, 0, m.Refused("use the same version"))
+    head = msgpack.unpackb(encode(refusal)[0])
+    assert head == [VERSION, "", 0, 0, REFUSED, "use the same version"], "this shape must never change"
+    assert REFUSED == 20
+    head[0] = VERSION + 7
+    assert decode([msgpack.packb([*head, "what a later version adds"])]) == refusal
+
+
+def test_frames_that_no_payload_names_are_an_error():
+    frames = encode(m.Envelope("s", 1, 0, m.Submit([spec(1, payload=(b"a", b"b"))], [DOUBLE])))
+    with pytest.raises(ProtocolError, match="1 frames belong to no payload"):
+        decode([*frames, b"c"])
+    with pytest.raises(ProtocolError, match="names 2 frames"):
+        decode(frames[:-1])
+
+
+@pytest.mark.parametrize("text", ["\ud800", "name \udcff"])
+def test_texts_that_are_not_unicode_arrive_too(text):
+    """Such texts come from file names and from what tasks print; they must not stop a daemon."""
+    output = m.Envelope("s", 1, 0, m.Output([m.OutputChunk("c-1", text, m.STDOUT, text)]))
+    assert decode(encode(output)) == output
+
+
+@pytest.mark.parametrize("timeout", [-1.0, LONGEST_PEER_TIMEOUT + 1, float("nan"), float("inf")])
+def test_a_peer_timeout_has_bounds(timeout):
+    hello = m.ClientHello("c", "1", "3", "h", 1, timeout)
+    with pytest.raises(ProtocolError, match="peer timeout"):
+        decode(encode(m.Envelope("s", 0, 0, hello)))
