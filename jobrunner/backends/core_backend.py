@@ -34,6 +34,7 @@ from jobrunner.protocol.effects import (
     Connected,
     ConnectionLost,
     DrainRequested,
+    Event,
     GiveUp,
     Log,
     QueryRequested,
@@ -77,6 +78,9 @@ class CoreBackend(Backend):
         self._lock = threading.Lock()
         self._futures: dict[TaskId, Future[Any]] = {}
         self._chunks: set[TaskId] = set()
+        self._outgoing: list[m.TaskSpec] = []
+        self._definitions: dict[m.FunctionKey, m.FunctionDef] = {}
+        """The functions of `_outgoing`."""
         self._waits: dict[TaskId, threading.Event] = {}
         self._queries: dict[int, QueryWait] = {}
         self._number = 0
@@ -167,10 +171,22 @@ class CoreBackend(Backend):
             if span is not None:
                 self._chunks.add(task)
             key = None if setup is None else setup.key
-            spec = m.TaskSpec(task, definition.key, payload, span, options, key)
-            functions = [definition] if setup is None else [definition, setup]
-            self._driver.post(SubmitRequested([spec], functions))
+            self._outgoing.append(m.TaskSpec(task, definition.key, payload, span, options, key))
+            self._definitions[definition.key] = definition
+        self._driver.wake()
         return future
+
+    def _collect(self) -> list[Event]:
+        """All calls that have gathered since the last turn."""
+        if not self._outgoing:
+            return []
+        with self._lock:
+            tasks, self._outgoing = self._outgoing, []
+            definitions, self._definitions = self._definitions, {}
+        functions = list(definitions.values())
+        if self._setup is not None:
+            functions.append(self._setup)
+        return [SubmitRequested(tasks, functions)]
 
     def _check_open(self) -> None:
         if self._failure is not None:
@@ -270,7 +286,7 @@ class CoreBackend(Backend):
                 time.monotonic(),
                 **self._timeouts(),
             )
-            self._driver = Driver(core, wire, self._effects())
+            self._driver = Driver(core, wire, self._effects(), collect=self._collect)
         except BaseException as exc:
             self._start_error = exc
             return

@@ -35,23 +35,31 @@ class Wire(Protocol):
 
 
 class Driver:
-    """Runs one core on one wire. `perform` maps the type of an effect to what does it; Send and Stop are built in."""
+    """Runs one core on one wire.
+
+    `perform` maps the type of an effect to what does it; Send and Stop are built in. `collect` is asked in each turn for
+    events that gather elsewhere, in batches; whoever adds to them calls `wake`.
+    """
 
     def __init__(
         self,
         core: Core,
         wire: Wire,
         perform: Mapping[type, Callable[[Any], None]],
+        *,
+        collect: Callable[[], Iterable[Event]] = tuple,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._core = core
         self._wire = wire
         self._perform = dict(perform)
+        self._collect = collect
         self._clock = clock
         self._sources: dict[int, Callable[[], Iterable[Event]]] = {}
         self._inbox: deque[Event] = deque()
         self._wakeup = Wakeup()
         self._asleep = False
+        self._woken = False
         self._aborted = False
         self._stopped = False
         wire.register(self._wakeup.fileno())
@@ -64,7 +72,13 @@ class Driver:
     def post(self, event: Event) -> None:
         """Give the core an event; from any thread, or from a signal handler."""
         self._inbox.append(event)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have a turn soon; from any thread. Costs nothing while the loop is awake."""
+        self._woken = True
         if self._asleep:
+            self._asleep = False
             self._wakeup.set()
 
     def abort(self) -> None:
@@ -81,15 +95,19 @@ class Driver:
     def turn(self) -> None:
         """Wait for something to do, then do all of it."""
         ready = self._wire.wait(self._timeout())
-        self._asleep = False
+        self._asleep = self._woken = False
         if self._wakeup.fileno() in ready:
             self._wakeup.clear()
         now = self._clock()
         handle = self._core.handle
         effects: list[Effect] = []
-        inbox = self._inbox
-        for _ in range(len(inbox)):
-            effects += handle(inbox.popleft(), now)
+        posted = len(
+            self._inbox
+        )  # before collecting, so that nothing posted overtakes what was collected before it
+        for event in self._collect():
+            effects += handle(event, now)
+        for _ in range(posted):
+            effects += handle(self._inbox.popleft(), now)
         for event in self._wire.receive(now):
             effects += handle(event, now)
         for fd in ready:
@@ -107,7 +125,7 @@ class Driver:
 
     def _timeout(self) -> float | None:
         self._asleep = True
-        if self._inbox or self._aborted:
+        if self._woken or self._inbox or self._aborted:
             return 0.0
         deadlines = [self._core.next_deadline(), self._wire.next_deadline()]
         times = [t for t in deadlines if t is not None]
