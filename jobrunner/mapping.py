@@ -219,7 +219,7 @@ class MapRun:
             self._backend.cancel_all([future])
 
     def _options_of(self, span: Span) -> TaskOptions:
-        """The backend repeats a single call; of several, this module repeats those that failed."""
+        """A chunk of several elements is not repeated as a whole: this module splits it."""
         options = self._options
         count = len(span)
         if count == 1:
@@ -251,8 +251,8 @@ class MapRun:
         self._feed()
 
     def _settle(self, span: Span, results: list[ElementResult]) -> None:
-        """Keep the results; of several elements, those that raised run again alone if they may."""
-        if span.retries == 0 or len(span) == 1 or self._cancelled or all(ok for ok, _ in results):
+        """Keep the results; elements that raised run again, each alone, if they have retries left."""
+        if span.retries == 0 or self._cancelled or all(ok for ok, _ in results):
             self._record(span.position, results)
             return
         kept = 0

@@ -224,7 +224,7 @@ def test_only_the_elements_that_raised_run_again(backend, executor):
     assert backend.calls[0].options.retries == 0
     backend.run_next()
     assert spans(backend) == [(3, 4), (5, 6)]
-    assert [call.options.retries for call in backend.calls] == [1, 1]  # the backend's affair from here on
+    assert [call.options.retries for call in backend.calls] == [1, 1]
     ran.clear()
     failures.clear()
     backend.run_all()

@@ -43,10 +43,17 @@ def test_keyword_arguments_may_have_any_name(executor):
 
 
 @pytest.mark.parametrize(
-    "fn", [lambda: 5, functools.partial(zoo.add, 2, 3), zoo.Counter(4), zoo.Counter(4).next], ids=repr
+    "make",
+    [
+        lambda: lambda: 5,
+        lambda: functools.partial(zoo.add, 2, 3),
+        lambda: zoo.Counter(4),
+        lambda: zoo.Counter(4).next,
+    ],
+    ids=["lambda", "partial", "callable object", "bound method"],
 )
-def test_every_kind_of_callable(executor, fn):
-    assert executor.submit(fn).result() == 5
+def test_every_kind_of_callable(executor, make):
+    assert executor.submit(make()).result() == 5
 
 
 def test_large_arguments_and_results(executor):

@@ -50,7 +50,7 @@ def test_the_program_does_not_end_before_its_work(run_program, how, tmp_path):
 
         def work(number):
             wait_for({str(tmp_path / "go")!r})
-            print(f"call {{number}}")
+            print(f"call {{number}}\\n", end="")  # in one piece, whoever else prints
 
         if __name__ == "__main__":
             executor = Executor()
