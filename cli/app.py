@@ -79,7 +79,7 @@ def before(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks of errors (environment: JOBRUNNER_DEBUG=1).")
     ] = False,
-    version: Annotated[  # noqa: ARG001 - its callback does the work
+    version: Annotated[
         bool,
         typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and leave."),
     ] = False,

@@ -56,7 +56,7 @@ class Bars:
         assert self._bar is not None
         self._progress.advance(self._bar, factors)
 
-    def finish(self, run: Run) -> None:  # noqa: ARG002 - the bar itself shows the time
+    def finish(self, run: Run) -> None:
         assert self._bar is not None
         self._progress.stop_task(self._bar)
 
