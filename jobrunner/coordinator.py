@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+import shutil
 import time
 
 from jobrunner.config import CoordinatorConfig
@@ -77,11 +77,9 @@ def announce(address: str, config: CoordinatorConfig) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """For `local_cluster`: one argument, a JSON object with "address" and "lifeline"."""
+    """For `local_cluster`: one argument, a JSON object. "folder" is removed at the end, "lifeline" a descriptor."""
     given = json.loads(arguments[0])
     config = CoordinatorConfig(log_level="error", crash_limit=given["crash_limit"])
-    return run(config, address=given["address"], lifeline=given["lifeline"])
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = run(config, address=given["address"], lifeline=given["lifeline"])
+    shutil.rmtree(given["folder"], ignore_errors=True)
+    return code

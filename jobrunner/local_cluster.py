@@ -19,6 +19,15 @@ from typing import Any
 
 from jobrunner.config import ClientConfig, load
 from jobrunner.workers.cpus import usable_cpus
+from jobrunner.workers.slot_process import module_path
+
+BOOT = """
+import sys
+module, argument, sys.path[:] = sys.argv[1], sys.argv[2], sys.argv[3:]
+from importlib import import_module
+sys.exit(import_module(module).main([argument]))
+"""
+"""What a daemon's interpreter starts with: what this program can import, its tasks can too."""
 
 STOP_WAIT = 5.0
 """Seconds that the daemons have to leave before they are killed."""
@@ -39,7 +48,7 @@ class LocalCluster:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
         self._watchers = [
-            self._watch("jobrunner.coordinator", {"crash_limit": crash_limit}),
+            self._watch("jobrunner.coordinator", {"crash_limit": crash_limit, "folder": self._folder}),
             self._watch("jobrunner.workers.daemon", {"slots": self.slots}),
         ]
 
@@ -85,13 +94,9 @@ class LocalCluster:
 
     def _start(self, module: str, extra: dict[str, Any]) -> subprocess.Popen[bytes]:
         argument = json.dumps({"address": self.address, "lifeline": self._lifeline, **extra})
-        # What this program can import, its tasks can too: they are pickled by reference.
-        path = [os.getcwd() if place == "" else place for place in sys.path]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         process = subprocess.Popen(
-            [sys.executable, "-m", module, argument],
+            [sys.executable, "-c", BOOT, module, argument, *module_path()],
             stdin=subprocess.DEVNULL,
-            env=environment,
             pass_fds=[self._lifeline],
             start_new_session=True,  # Ctrl-C at the terminal is for the program, which then stops these
         )

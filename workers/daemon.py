@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 import time
 
 from jobrunner.config import WorkerConfig
@@ -70,7 +69,3 @@ def main(arguments: list[str]) -> int:
     given = json.loads(arguments[0])
     config = WorkerConfig(address=given["address"], slots=given["slots"], resources={}, log_level="error")
     return run(config, lifeline=given["lifeline"])
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

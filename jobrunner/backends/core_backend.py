@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import InvalidStateError
 from typing import Any, NamedTuple
 
 from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings, ElementResult
 from jobrunner.backends.failures import error_for
+from jobrunner.backends.printer import Printer
 from jobrunner.errors import CoordinatorLostError, JobRunnerError, SerializationError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
@@ -88,6 +89,7 @@ class CoreBackend(Backend):
         self._shut_down = False
         self._failure: JobRunnerError | None = None
         self._slots = 0
+        self._printer = Printer()
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
         self._setup: m.FunctionDef | None = None
@@ -205,6 +207,9 @@ class CoreBackend(Backend):
         if future.running() and not running:
             return False
         wait = self._waits.setdefault(task, threading.Event())
+        if future.done():  # since we looked; then nobody will answer
+            self._waits.pop(task, None)
+            return future.cancelled()
         self._driver.post(CancelRequested([task], running))
         if threading.current_thread() is self._thread:
             # A callback: the answer comes through this very thread, so nobody can wait for it here.
@@ -219,6 +224,8 @@ class CoreBackend(Backend):
     # --- the end ---
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child has no I/O thread to end; the lock may even be held, for ever
         with self._lock:
             self._shut_down = True
             if cancel_futures:
@@ -322,6 +329,7 @@ class CoreBackend(Backend):
             left, self._futures = list(self._futures.values()), {}
         self._driver.close(orderly=finished)
         self._closed()
+        self._printer.close()
         for future in left:
             if self._failure is None:
                 future.confirm_cancelled()
@@ -364,20 +372,30 @@ class CoreBackend(Backend):
         else:
             future.duration = outcome.duration
             chunk = outcome.id in self._chunks
+            value, error = self._decode(outcome, chunk, future.name)
             try:
-                if status == m.OK:
-                    load = serialization.load_element_results if chunk else serialization.load_result
-                    future.set_result(load(outcome.payload))
-                elif status == m.ERROR:
-                    future.set_exception(serialization.load_exception(outcome.payload))
+                if error is None:
+                    future.set_result(value)
                 else:
-                    future.set_exception(error_for(outcome, future.name))
-            except Exception as exc:
-                future.set_exception(exc)
+                    future.set_exception(error)
+            except InvalidStateError:
+                pass  # somebody else has settled it; that is between them and the Future
         self._chunks.discard(outcome.id)
         wait = self._waits.pop(outcome.id, None)
         if wait is not None:
             wait.set()
+
+    def _decode(self, outcome: m.Outcome, chunk: bool, name: str) -> tuple[Any, BaseException | None]:
+        """The result, or the error. Unpickling runs code of the user's, which may raise anything."""
+        try:
+            if outcome.status == m.OK:
+                load = serialization.load_element_results if chunk else serialization.load_result
+                return load(outcome.payload), None
+            if outcome.status == m.ERROR:
+                return None, serialization.load_exception(outcome.payload)
+            return None, error_for(outcome, name)
+        except BaseException as exc:
+            return None, exc
 
     def _announce_running(self, effect: AnnounceRunning) -> None:
         for task in effect.ids:
@@ -401,11 +419,4 @@ class CoreBackend(Backend):
             wait.done.set()
 
     def _show_output(self, effect: ShowOutput) -> None:
-        """What tasks print goes wherever this program's own print goes at the moment."""
-        for chunk in effect.chunks:
-            stream = sys.stdout if chunk.stream == m.STDOUT else sys.stderr
-            try:
-                stream.write(chunk.text)
-                stream.flush()
-            except (OSError, ValueError, AttributeError):
-                pass  # closed or redirected to nowhere: the program's own print would fail there too
+        self._printer.show([(chunk.stream, chunk.text) for chunk in effect.chunks])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from jobrunner.futures import Future
 from jobrunner.ids import ClientId, random_token, task_id
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
 from jobrunner.serialization import function_name
+from jobrunner.workers.cpus import usable_cpus
 
 MOST_THREADS = 1_000_000
 """What the pool is told; how many there really are follows from the number of runners."""
@@ -222,11 +222,6 @@ class ThreadsBackend(Backend):
                 "waiting": self._waiting,
                 "queued": queued,
             }
-
-
-def usable_cpus() -> int:
-    """The CPUs that this process may use; at least 1."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def refuse_options(options: TaskOptions) -> None:

@@ -455,7 +455,7 @@ class CoordinatorCore:
             if client.unfinished:
                 grace = f"they end after {self.settings.client_grace:g} s unless it comes back"
                 self._log("warning", f"client {client.id} is lost, with {client.unfinished} tasks; {grace}")
-        if now - client.lost_at >= self.settings.client_grace or not client.unfinished:
+        if now - client.lost_at >= self.settings.client_grace or not (client.unfinished or client.done):
             self._peers.pop(client.source, None)
             self.scheduler.client_gone(client, now)
 

@@ -12,6 +12,7 @@ outcome, say, is "acknowledged" when its message is.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 
 from jobrunner.config import HEARTBEATS_PER_TIMEOUT
 from jobrunner.protocol.messages import Envelope, Heartbeat, Message
@@ -20,6 +21,9 @@ RETRANSMIT_AFTER = 2.0
 """Seconds without an acknowledgement before a message is sent again; doubled each time, up to the limit below."""
 
 RETRANSMIT_LIMIT = 30.0
+
+RETRANSMIT_BATCH = 64
+"""Messages sent again at a time; if those arrive, the rest most likely did too."""
 
 SLOWEST_RATE = 4 * 1024 * 1024
 """Bytes per second that a connection is given credit for before its silence counts as loss."""
@@ -111,7 +115,8 @@ class Link:
         if self._retransmit_at is not None and now >= self._retransmit_at:
             self._retransmit_wait = min(self._retransmit_wait * 2, RETRANSMIT_LIMIT)
             self._retransmit_at = now + self._patience()
-            envelopes = [self._envelope(seq, message, now) for seq, message, _ in self._unacked]
+            oldest = islice(self._unacked, RETRANSMIT_BATCH)
+            envelopes = [self._envelope(seq, message, now) for seq, message, _ in oldest]
         quiet = self._heartbeat is not None and now - self._last_sent >= self._heartbeat
         if not envelopes and (quiet or (self._ack_due is not None and now >= self._ack_due)):
             envelopes.append(self._envelope(0, Heartbeat(), now))

@@ -22,6 +22,9 @@ from jobrunner.protocol.messages import (
 from jobrunner.protocol.placement import Resources
 from jobrunner.protocol.task import TaskRecord
 
+CLIENT_PATIENCE = 6
+"""Times the usual timeout that a connected client may be silent."""
+
 
 class Peer:
     """The other end of a session, seen from the coordinator."""
@@ -33,8 +36,11 @@ class Peer:
         self.link = link
         self.unreachable_since: float | None = None
 
+    def silent(self, now: float) -> bool:
+        return self.link.silent(now)
+
     def lost(self, now: float) -> bool:
-        if self.link.silent(now):
+        if self.silent(now):
             return True
         since = self.unreachable_since
         return since is not None and now - since >= UNREACHABLE_GRACE
@@ -75,6 +81,15 @@ class ClientPeer(Peer):
         self.output: list[OutputChunk] = []
         self.done: dict[TaskId, TaskRecord] = {}
         """Finished tasks whose outcome the client has not acknowledged."""
+
+    def silent(self, now: float) -> bool:
+        """A client's program may keep it from speaking (a slow callback, say), so it is given more time.
+
+        A connection that is really gone the transport notices, and says so.
+        """
+        return self.link.peer_timeout > 0 and now - self.link.last_heard >= (
+            CLIENT_PATIENCE * self.link.peer_timeout
+        )
 
 
 class WorkerPeer(Peer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 
 class Wakeup:
@@ -12,15 +13,20 @@ class Wakeup:
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
+        self._open = True
+        # Reentrant, for a signal handler that comes while this thread is in `set`.
+        self._lock = threading.RLock()
 
     def fileno(self) -> int:
         return self._read
 
     def set(self) -> None:
-        try:
-            os.write(self._write, b"\0")
-        except (BlockingIOError, OSError):
-            pass  # full: it is set already; closed: nobody sleeps there any more
+        with self._lock:  # a closed descriptor's number may by now be somebody else's file
+            if self._open:
+                try:
+                    os.write(self._write, b"\0")
+                except BlockingIOError:
+                    pass  # full: it is set already
 
     def clear(self) -> None:
         try:
@@ -30,5 +36,8 @@ class Wakeup:
             pass
 
     def close(self) -> None:
-        os.close(self._read)
-        os.close(self._write)
+        with self._lock:
+            if self._open:
+                self._open = False
+                os.close(self._read)
+                os.close(self._write)
