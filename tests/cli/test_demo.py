@@ -129,3 +129,12 @@ def test_the_demo_on_an_embedded_cluster(cli: Any) -> None:
     assert found["equal"] is True
     assert [backend["name"] for backend in found["backends"]] == ["built-in map", "cluster"]
     assert os.environ.get("JOBRUNNER_ADDRESS") is None
+
+
+def test_at_a_terminal_each_backend_has_a_bar(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what makes a stream count as a terminal
+    result = cli("demo", "--scale", 100000, "--no-processes", "--no-cluster")
+    assert result.code == 0
+    assert result.err.count("100%") >= 2
+    assert "started" not in result.err
+    assert "SPEED-UP" in result.out

@@ -108,3 +108,15 @@ def test_a_mistake_is_no_reason_to_wait() -> None:
     with pytest.raises(ConfigError):
         watch(cluster.connect, Output(), 1.0, cluster.pause)
     assert cluster.opened == cluster.closed
+
+
+def test_a_terminal_sees_one_picture_that_changes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what makes a stream count as a terminal
+    cluster = ScriptedCluster(status(1), AWAY, status(2))
+    watch(cluster.connect, Output(), 1.0, cluster.pause)
+    out = capsys.readouterr().out
+    assert "\x1b[2K\x1b[1A" in out, "the first picture is not replaced"
+    assert "unreachable for" in out
+    assert out.rindex("\x1b[?25h") > out.rindex("2 succeeded"), "the cursor is not shown again"
