@@ -1,0 +1,257 @@
+"""What really happened, as nobody in the cluster can know it, and the laws that it must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from jobrunner.ids import ClientId, TaskId
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.effects import SlotTask
+from jobrunner.testing.simulation.calls import (
+    CRASH,
+    RAISE,
+    RETURN,
+    Call,
+    error_of,
+    read_call,
+    result_of,
+)
+
+if TYPE_CHECKING:
+    from jobrunner.testing.simulation.nodes import WorkerNode
+    from jobrunner.testing.simulation.slots import SlotProcess
+    from jobrunner.testing.simulation.world import World
+
+
+class Violation(AssertionError):
+    """A law was broken."""
+
+
+class Execution:
+    """One run of a task in a slot."""
+
+    __slots__ = ("attempt", "element", "ending", "task", "worker")
+
+    def __init__(self, task: TaskId, attempt: int, worker: str) -> None:
+        self.task = task
+        self.attempt = attempt
+        self.worker = worker
+        self.ending = ""
+        """Empty while it runs."""
+        self.element = -1
+
+
+class Expected:
+    """A task that a client has submitted, and what the client was told about it."""
+
+    __slots__ = ("call", "cancelled_at", "outcome", "refused", "spec", "stop_running")
+
+    def __init__(self, spec: m.TaskSpec) -> None:
+        self.spec = spec
+        self.call: Call = read_call(spec.payload)
+        self.outcome: m.Outcome | None = None
+        self.cancelled_at: float | None = None
+        """When the client asked to cancel it."""
+        self.stop_running = False
+        self.refused = 0
+
+
+class Truth:
+    """Sees every execution and every outcome."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.executions: dict[TaskId, list[Execution]] = {}
+        self.expected: dict[TaskId, Expected] = {}
+        self.abandoned: set[ClientId] = set()
+        """Clients that have crashed: nothing is expected for them."""
+        self._begun: set[tuple[str, TaskId, int, int]] = set()
+
+    def check(self, holds: bool, law: str) -> None:
+        if not holds:
+            raise Violation(law)
+
+    def runs_of(self, task: TaskId) -> int:
+        return len(self.executions.get(task, ()))
+
+    # --- from the slots ---
+
+    def started(self, node: WorkerNode, slot: SlotProcess, task: SlotTask) -> Execution:
+        """A slot begins a task."""
+        where = f"{task.id} (attempt {task.attempt}) starts in slot {slot.id} of {node.name}"
+        self.world.note(node.name, "starts", task)
+        self.check(slot.execution is None, f"{where}, which runs another task")
+        limit = node.core.settings.slots
+        if not node.stand_ins and not self.world.scenario.blocking:
+            self.check(node.slots.executing() <= limit, f"{where}, which has only {limit} slots")
+        if task.id not in node.detached:
+            expected = self.expected.get(task.id)
+            done = expected is not None and expected.outcome is not None
+            self.check(not done, f"{where}, after its client was told how it ended")
+            key = (node.name, task.id, task.attempt, self.world.epoch)
+            self.check(key not in self._begun, f"{where} a second time")
+            self._begun.add(key)
+            for other in self.executions.get(task.id, ()):
+                attached = not self.world.is_detached(other.worker, task.id)
+                self.check(bool(other.ending) or not attached, f"{where} while it runs on {other.worker}")
+        execution = Execution(task.id, task.attempt, node.name)
+        self.executions.setdefault(task.id, []).append(execution)
+        return execution
+
+    def ended(self, execution: Execution, ending: str, element: int = -1) -> None:
+        if not execution.ending:
+            execution.ending = ending
+            execution.element = element
+            self.world.note(execution.worker, ending, execution.task)
+
+    # --- from the clients ---
+
+    def submitted(self, spec: m.TaskSpec) -> None:
+        self.expected[spec.id] = Expected(spec)
+
+    def cancel_asked(self, task: TaskId, running: bool) -> None:
+        expected = self.expected[task]
+        if expected.cancelled_at is None or (running and not expected.stop_running):
+            expected.cancelled_at = self.world.now
+        expected.stop_running = expected.stop_running or running
+
+    def cancel_refused(self, task: TaskId) -> None:
+        expected = self.expected[task]
+        self.check(expected.cancelled_at is not None, f"{task}: a cancel was refused that nobody asked for")
+        self.check(
+            not expected.stop_running, f"{task}: it was to be stopped even if it runs, and was refused"
+        )
+        expected.refused += 1
+
+    def resolved(self, outcome: m.Outcome) -> None:
+        """A client's program is told how a task ended."""
+        expected = self.expected.get(outcome.id)
+        if expected is None:
+            raise Violation(f"{outcome.id} was never submitted")
+        first = expected.outcome
+        self.check(first is None, f"{outcome.id} ended twice: {first!r:.200}, then {outcome!r:.200}")
+        expected.outcome = outcome
+        self._status(expected, outcome)
+        for execution in self.executions.get(outcome.id, ()):
+            if not execution.ending and not self.world.is_detached(execution.worker, outcome.id):
+                name = m.STATUS_NAMES[outcome.status]
+                raise Violation(f"{outcome.id} {name}, but still runs on {execution.worker}")
+
+    def _status(self, expected: Expected, outcome: m.Outcome) -> None:
+        spec, call, status = expected.spec, expected.call, outcome.status
+        endings = [execution.ending for execution in self.executions.get(spec.id, ())]
+        what = f"{spec.id} {m.STATUS_NAMES[status]}"
+        if status == m.OK:
+            self.check(RETURN in endings, f"{what}, but no slot returned anything")
+            right = result_of(spec.id, spec.span, call)
+            self.check(flat(outcome.payload) == flat(right), f"{what} with the result of something else")
+        elif status == m.ERROR:
+            self.check(RAISE in endings, f"{what}, but no slot raised anything")
+            self.check(outcome.payload == error_of(spec.id), f"{what} with the error of something else")
+            self._retried(expected, endings, what)
+        elif status == m.TIMED_OUT:
+            self.check(spec.options.timeout is not None, f"{what}, but has no timeout")
+            self.check(bool(endings), f"{what}, but never ran")
+        elif status == m.CANCELLED:
+            self.check(expected.cancelled_at is not None, f"{what}, but nobody asked for that")
+        else:
+            self._crashed(expected, outcome, what)
+
+    def _retried(self, expected: Expected, endings: list[str], what: str) -> None:
+        if expected.cancelled_at is None:
+            allowed = expected.spec.options.retries + 1
+            self.check(endings.count(RAISE) >= allowed, f"{what} after {len(endings)} of {allowed} attempts")
+
+    def _crashed(self, expected: Expected, outcome: m.Outcome, what: str) -> None:
+        """Crashed too often, or lost with its worker too often."""
+        world, spec = self.world, expected.spec
+        executions = self.executions.get(spec.id, [])
+        crashes = [execution for execution in executions if execution.ending == CRASH]
+        limit = world.scenario.crash_limit
+        detail = outcome.detail or {}
+        chunk = spec.span is not None and spec.span[1] - spec.span[0] > 1
+        if outcome.status == m.CRASHED and chunk:
+            elements = {execution.element for execution in crashes}
+            self.check(
+                detail.get("element") in elements, f"{what} in {detail.get('element')}, not {elements}"
+            )
+            return
+        self.check(detail.get("limit") == limit, f"{what}, not because of the crash limit: {detail}")
+        self.check(len(detail["attempts"]) >= limit, f"{what} without its story: {detail}")
+        if world.scenario.workers_are_safe:
+            told = f"{what} after {len(crashes)} crashes; the limit is {limit}"
+            self.check(len(crashes) == limit, told)
+
+    # --- the end ---
+
+    def unresolved(self) -> list[TaskId]:
+        """What living clients still wait for."""
+        return [
+            task
+            for task, expected in self.expected.items()
+            if expected.outcome is None and task.rpartition("-")[0] not in self.abandoned
+        ]
+
+    def leftovers(self) -> Iterable[str]:
+        """What is in the cores though everything is done: empty once memory is at its baseline."""
+        world = self.world
+        coordinator = world.coordinator
+        if coordinator is None:
+            yield "there is no coordinator"
+            return
+        core = coordinator.core
+        scheduler = core.scheduler
+        for name in ("tasks", "clients", "unclaimed", "delayed", "dirty"):
+            if getattr(scheduler, name):
+                yield f"coordinator: {name} {list(getattr(scheduler, name))[:5]}"
+        if len(scheduler.functions):
+            users = [(e.definition.key, e.users, e.pins) for e in scheduler.functions.entries()]
+            yield f"coordinator: functions (key, users, pins) {users[:5]}"
+        if scheduler.queue._lanes or scheduler.queue.parked:
+            yield "coordinator: the queue is not empty"
+        if any(scheduler.counts[:5]):
+            yield f"coordinator: counts {scheduler.counts}"
+        alive = {node.core.settings.id for node in world.workers if node.alive}
+        if set(scheduler.workers) != alive:
+            yield f"coordinator: knows the workers {sorted(scheduler.workers)}, alive are {sorted(alive)}"
+        if len(core._peers) != len(alive):
+            yield f"coordinator: peers {list(core._peers)}"
+        for worker in scheduler.workers.values():
+            if worker.tasks or worker.assigned or worker.cancels or worker.assigned_seconds:
+                yield f"coordinator: {worker.name} has tasks"
+            if worker.free != dict(worker.hello.resources):
+                yield f"coordinator: {worker.name} has {worker.free} of {worker.hello.resources}"
+            if worker.link.unacked() or worker.link.unacked_bytes:
+                yield f"coordinator: unacknowledged by {worker.name}: {worker.link.unacked()!r:.200}"
+        for node in world.workers:
+            if node.alive:
+                yield from self._leftovers_of_worker(node)
+
+    def _leftovers_of_worker(self, node: WorkerNode) -> Iterable[str]:
+        core = node.core
+        attributes = (
+            "tasks",
+            "queue",
+            "functions",
+            "_estimates",
+            "_outcomes",
+            "_unsent",
+            "_running",
+            "_output",
+        )
+        for name in (*attributes, "_stops"):
+            if getattr(core, name):
+                yield f"{node.name}: {name} {getattr(core, name)!r:.200}"
+        if core.session.link.unacked():
+            yield f"{node.name}: unacknowledged {core.session.link.unacked()!r:.200}"
+        idle = [slot for slot in core.slots.values() if slot.idle]
+        if len(idle) != core.settings.slots or len(core.slots) != len(idle):
+            yield f"{node.name}: {len(idle)} of {len(core.slots)} slots are idle"
+        for slot in core.slots.values():
+            if slot.known:
+                yield f"{node.name}: slot {slot.id} knows {sorted(slot.known)[:3]}"
+
+
+def flat(payload: m.Payload) -> bytes:
+    return payload if isinstance(payload, bytes) else b"".join(bytes(part) for part in payload)

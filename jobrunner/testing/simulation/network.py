@@ -1,0 +1,187 @@
+"""The network between the coordinator and its peers: every message passes the codec, and may meet with misfortune.
+
+A channel is one direction of one peer's connection, named by the peer's `source`. Without faults it is a TCP
+connection: in order, complete. Faults are drawn per message from `Conditions`, or come as partitions: a channel that
+is cut loses its messages, or holds them back until it is mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jobrunner.protocol.codec import Frames, decode, encode
+from jobrunner.protocol.effects import Received, Source
+from jobrunner.protocol.messages import Envelope
+from jobrunner.protocol.session import COORDINATOR
+
+if TYPE_CHECKING:
+    from jobrunner.testing.simulation.world import World
+
+
+@dataclass
+class Conditions:
+    """How the network behaves. Probabilities per message; `latency` and `jitter` in seconds."""
+
+    latency: float = 0.0003
+    jitter: float = 0.0
+    """Upper end of a further delay; exponentially distributed."""
+    drop: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    """How often a message does not wait for the ones before it."""
+    late: float = 0.0
+    """How often a message is delayed by up to `latest` seconds."""
+    latest: float = 20.0
+    unreachable: float = 0.0
+    """How often the transport loses a message to a living peer, and says so."""
+    silent: float = 0.0
+    """How often it says nothing about a message to a dead peer."""
+
+    @property
+    def perfect(self) -> bool:
+        return not (self.drop or self.duplicate or self.reorder or self.late or self.unreachable)
+
+    def heal(self) -> None:
+        self.drop = self.duplicate = self.reorder = self.late = self.unreachable = 0.0
+
+
+class Channel:
+    """One direction of a connection."""
+
+    __slots__ = ("cut", "held", "last", "seqs")
+
+    def __init__(self) -> None:
+        self.last = 0.0
+        """When the last message in order arrives."""
+        self.cut = ""
+        """"": open; "drop" or "hold" while it is partitioned."""
+        self.held: list[Callable[[], None]] = []
+        self.seqs: dict[str, int] = {}
+        """Per session, the highest number sent: what is not above it is a repetition."""
+
+
+class Network:
+    """All channels, and how much went through them."""
+
+    def __init__(self, world: World, conditions: Conditions) -> None:
+        self.world = world
+        self.conditions = conditions
+        self._channels: dict[tuple[Source, bool], Channel] = {}
+        self._waiting: list[tuple[Source, Frames]] = []
+        """Messages that the peers' sockets keep until there is a coordinator again."""
+        self.sent = 0
+        self.kinds: dict[str, int] = {}
+        self.repeated = 0
+        self.unreachable = 0
+
+    def channel(self, source: Source, up: bool) -> Channel:
+        channel = self._channels.get((source, up))
+        if channel is None:
+            channel = self._channels[source, up] = Channel()
+        return channel
+
+    # --- sending ---
+
+    def to_coordinator(self, source: Source, envelope: Envelope) -> None:
+        frames = self._pack(source, True, envelope)
+        self._carry(source, True, lambda: self._arrive_up(source, frames))
+
+    def to_peer(self, source: Source, envelope: Envelope) -> bool:
+        """False where the transport says that the peer cannot be reached."""
+        frames = self._pack(source, False, envelope)
+        world, conditions = self.world, self.conditions
+        node = world.peers.get(source)
+        gone = node is None or not node.alive
+        if gone or (conditions.unreachable and world.rng.random() < conditions.unreachable):
+            if gone and conditions.silent and world.rng.random() < conditions.silent:
+                return True
+            self.unreachable += 1
+            world.note("network", "unreachable", source)
+            return False
+        self._carry(source, False, lambda: self._arrive_down(source, frames))
+        return True
+
+    def _pack(self, source: Source, up: bool, envelope: Envelope) -> Frames:
+        self.sent += 1
+        kind = type(envelope.message).__name__
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        channel = self.channel(source, up)
+        if envelope.seq:
+            if envelope.seq <= channel.seqs.get(envelope.session, 0):
+                self.repeated += 1
+            else:
+                channel.seqs[envelope.session] = envelope.seq
+        self.world.note(f"{source.decode()} {'->' if up else '<-'}", "sends", envelope)
+        return [bytes(frame) for frame in encode(envelope)]
+
+    def _carry(self, source: Source, up: bool, arrive: Callable[[], None]) -> None:
+        channel, conditions, rng = self.channel(source, up), self.conditions, self.world.rng
+        if channel.cut == "hold":
+            channel.held.append(arrive)
+            return
+        if channel.cut == "drop":
+            return
+        if conditions.perfect:
+            self._deliver(channel, arrive, True)
+            return
+        if rng.random() < conditions.drop:
+            self.world.note("network", "drops it", source)
+            return
+        copies = 2 if rng.random() < conditions.duplicate else 1
+        for _ in range(copies):
+            self._deliver(channel, arrive, rng.random() >= conditions.reorder)
+
+    def _deliver(self, channel: Channel, arrive: Callable[[], None], in_order: bool) -> None:
+        world, conditions = self.world, self.conditions
+        delay = conditions.latency
+        if conditions.jitter:
+            delay += world.rng.expovariate(1 / conditions.jitter)
+        if conditions.late and world.rng.random() < conditions.late:
+            world.at(world.now + world.rng.uniform(0, conditions.latest), arrive)
+            return
+        at = world.now + delay
+        if in_order:
+            at = channel.last = max(at, channel.last + 1e-7)
+        world.at(at, arrive)
+
+    # --- arriving ---
+
+    def _arrive_up(self, source: Source, frames: Frames) -> None:
+        coordinator = self.world.coordinator
+        if coordinator is None:
+            if self.world.rng.random() < 0.5:
+                self._waiting.append((source, frames))
+            return
+        coordinator.post(Received(source, decode(frames)))
+
+    def _arrive_down(self, source: Source, frames: Frames) -> None:
+        node = self.world.peers.get(source)
+        if node is not None and node.alive:
+            node.post(Received(COORDINATOR, decode(frames)))
+
+    # --- faults ---
+
+    def cut(self, source: Source, *, up: bool, down: bool, how: str) -> None:
+        for direction, wanted in ((True, up), (False, down)):
+            if wanted:
+                self.channel(source, direction).cut = how
+
+    def mend(self, source: Source) -> None:
+        for direction in (True, False):
+            channel = self.channel(source, direction)
+            channel.cut = ""
+            held, channel.held = channel.held, []
+            for arrive in held:
+                self._deliver(channel, arrive, True)
+
+    def coordinator_is_back(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for source, frames in waiting:
+            self._arrive_up(source, frames)
+
+    def heal(self) -> None:
+        self.conditions.heal()
+        for source in dict.fromkeys(source for source, _ in self._channels):
+            self.mend(source)

@@ -1,0 +1,354 @@
+"""The processes of a simulated cluster: one core each, driven as `transport.driver` drives it."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from jobrunner.ids import ClientId, TaskId, WorkerId, task_id
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.client_core import ClientCore
+from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.effects import (
+    AnswerCancel,
+    AnswerQuery,
+    CancelRequested,
+    DrainRequested,
+    Effect,
+    Event,
+    GiveUp,
+    InterruptTask,
+    QueryRequested,
+    RecallTasks,
+    Received,
+    ResolveTasks,
+    RunTasks,
+    Send,
+    SignalSlot,
+    Source,
+    SpawnSlot,
+    Stop,
+    SubmitRequested,
+    Tick,
+    Unreachable,
+)
+from jobrunner.protocol.membership import WorkerPeer
+from jobrunner.protocol.task import ACTIVE
+from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
+from jobrunner.testing.simulation.checks import Violation
+from jobrunner.testing.simulation.slots import SimulatedSlots
+
+if TYPE_CHECKING:
+    from jobrunner.testing.simulation.world import World
+
+C = TypeVar("C", CoordinatorCore, WorkerCore, ClientCore)
+
+TURN_DELAY = 0.00002
+"""Seconds from an event's arrival to the turn that takes it, and whatever else has arrived by then."""
+
+GRANULARITY = 0.0001
+"""By how much a timer may be late, as those of a real loop are."""
+
+IDLE_SPINS = 50
+"""Turns in a row for which a core may ask though nothing happens in them."""
+
+
+class Node(Generic[C]):
+    """One incarnation of one role: a restart makes a new Node."""
+
+    def __init__(self, world: World, name: str, core: C) -> None:
+        self.world = world
+        self.name = name
+        self.core = core
+        self.alive = True
+        self.frozen = False
+        self.finished = False
+        """It has stopped by its own will."""
+        self.inbox: list[Event] = []
+        self._turn_at: float | None = None
+        self._spins = 0
+        self._arrange(world.now)
+
+    def post(self, event: Event) -> None:
+        """Give the core an event; it is handled in the next turn."""
+        if self.alive:
+            self.inbox.append(event)
+            self._arrange(self.world.now + TURN_DELAY)
+
+    def crash(self) -> None:
+        self.alive = False
+        self.inbox.clear()
+
+    def freeze(self) -> None:
+        self.frozen = True
+
+    def thaw(self) -> None:
+        self.frozen = False
+        self._turn_at = None
+        self._arrange(self.world.now)
+
+    def _arrange(self, at: float) -> None:
+        if not self.frozen and (self._turn_at is None or at < self._turn_at):
+            self._turn_at = at
+            self.world.at(at, lambda: self._due(at))
+
+    def _due(self, at: float) -> None:
+        if self.alive and not self.frozen and self._turn_at == at:
+            self.turn()
+
+    def turn(self) -> None:
+        """As in the driver: all that has arrived, a Tick, then the effects."""
+        self._turn_at = None
+        now = self.world.now
+        events, self.inbox = self.inbox, []
+        effects: list[Effect] = []
+        handle = self.core.handle
+        for event in events:
+            self.world.note(self.name, "gets", event.envelope if type(event) is Received else event)
+            effects += handle(event, now)
+        effects += handle(Tick(), now)
+        self._perform_all(effects)
+        if not self.alive:
+            return
+        self.core.check_invariants()
+        deadline = self.core.next_deadline()
+        self._spins = self._spins + 1 if not events and not effects else 0
+        if self._spins > IDLE_SPINS:
+            raise Violation(f"{self.name} spins: nothing to do at {now}, next deadline {deadline}")
+        if deadline is not None:
+            self._arrange(max(deadline, now) + GRANULARITY)
+
+    def _perform_all(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if not self.alive:
+                return
+            if type(effect) is Send:
+                if not self.send(effect):
+                    failed = Unreachable(effect.destination)
+                    self._perform_all(self.core.handle(failed, self.world.now))
+            elif type(effect) is Stop:
+                self.finished = True
+                self.world.note(self.name, "stops", "")
+                self.crash()
+            else:
+                if type(effect) is GiveUp:
+                    raise Violation(f"{self.name} gives up: {effect.error}")
+                self.perform(effect)
+
+    def send(self, effect: Send) -> bool:
+        raise NotImplementedError
+
+    def perform(self, effect: Any) -> None:
+        """Whatever is not to be sent."""
+
+
+class PeerNode(Node[C]):
+    """A worker or a client, which reach the coordinator through their `source`."""
+
+    def __init__(self, world: World, name: str, core: C) -> None:
+        self.source: Source = name.encode()
+        super().__init__(world, name, core)
+        world.peers[self.source] = self
+
+    def send(self, effect: Send) -> bool:
+        self.world.network.to_coordinator(self.source, effect.envelope)
+        return True
+
+
+class CoordinatorNode(Node[CoordinatorCore]):
+    """The coordinator; its scheduler is watched for what only it can tell."""
+
+    def __init__(self, world: World, number: int) -> None:
+        scenario = world.scenario
+        settings = CoordinatorSettings(
+            id=f"coordinator{number}",
+            version="1",
+            crash_limit=scenario.crash_limit,
+            client_grace=scenario.client_grace,
+            window_tasks=scenario.window_tasks,
+            window_bytes=scenario.window_bytes,
+        )
+        core = CoordinatorCore(settings, world.now)
+        self._watch(core)
+        super().__init__(world, f"coordinator{number}", core)
+
+    def send(self, effect: Send) -> bool:
+        return self.world.network.to_peer(effect.destination, effect.envelope)
+
+    def crash(self) -> None:
+        scheduler = self.core.scheduler
+        for node in self.world.workers:
+            peer = scheduler.workers.get(node.core.settings.id)
+            node.detach((*node.core.tasks, *(peer.tasks if peer is not None else ())))
+        super().crash()
+
+    def _watch(self, core: CoordinatorCore) -> None:
+        scheduler = core.scheduler
+        outcome, adopt, worker_lost = scheduler.outcome, scheduler.adopt, scheduler.worker_lost
+
+        def watched_outcome(worker: WorkerPeer, arrived: m.Outcome, now: float) -> None:
+            record = scheduler.tasks.get(arrived.id)
+            if record is None:
+                outcome(worker, arrived, now)
+                return
+            present = record.worker is worker and record.attempt == arrived.attempt and record.state in ACTIVE
+            before = (record.state, record.attempt, record.worker)
+            outcome(worker, arrived, now)
+            if not present and (record.state, record.attempt, record.worker) != before:
+                raise Violation(
+                    f"{arrived.id}: a stale outcome (attempt {arrived.attempt}) changed something"
+                )
+
+        def watched_adopt(worker: WorkerPeer, held: list[m.Held], now: float) -> None:
+            tasks = [*worker.tasks, *(entry.id for entry in held), *self._tasks_at(worker)]
+            adopt(worker, held, now)
+            for task in tasks:
+                record = scheduler.tasks.get(task)
+                if record is None or record.worker is not worker:
+                    self._detach(worker, [task])
+
+        def watched_loss(worker: WorkerPeer, reason: str, now: float) -> None:
+            self._detach(worker, [*worker.tasks, *self._tasks_at(worker)])
+            worker_lost(worker, reason, now)
+
+        for name, method in (
+            ("outcome", watched_outcome),
+            ("adopt", watched_adopt),
+            ("worker_lost", watched_loss),
+        ):
+            setattr(scheduler, name, method)
+
+    def _tasks_at(self, worker: WorkerPeer) -> list[TaskId]:
+        return [
+            task
+            for node in self.world.workers
+            if node.core.settings.id == worker.id
+            for task in node.core.tasks
+        ]
+
+    def _detach(self, worker: WorkerPeer, tasks: list[TaskId]) -> None:
+        for node in self.world.workers:
+            if node.core.settings.id == worker.id:
+                node.detach(tasks)
+
+
+class WorkerNode(PeerNode[WorkerCore]):
+    """A worker's daemon and its slots; the slots go on while the daemon is frozen, and die with it."""
+
+    def __init__(self, world: World, name: str, base: str, slots: int) -> None:
+        scenario = world.scenario
+        settings = WorkerSettings(
+            id=WorkerId(f"id-{name}"),
+            name=base,
+            version="1",
+            python="3",
+            host=base,
+            pid=1,
+            slots=slots,
+            resources=dict(scenario.resources),
+            stop_grace=scenario.stop_grace,
+            drain_timeout=scenario.drain_timeout,
+            peer_timeout=scenario.peer_timeout,
+        )
+        self.base = base
+        self.slots = SimulatedSlots(self)
+        self.stand_ins = False
+        """Some slot was blocked at some time."""
+        self.detached: set[TaskId] = set()
+        """Tasks that the coordinator has lost sight of here; they may run on, and elsewhere too."""
+        core = WorkerCore(settings, random.Random(world.rng.getrandbits(64)), world.now)
+        super().__init__(world, name, core)
+
+    def perform(self, effect: Any) -> None:
+        if isinstance(effect, (SpawnSlot, RunTasks, RecallTasks, InterruptTask, SignalSlot)):
+            self.slots.perform(effect)
+
+    def crash(self) -> None:
+        super().crash()
+        self.slots.stop()
+
+    def detach(self, tasks: Any) -> None:
+        self.detached.update(tasks)
+
+
+class ClientNode(PeerNode[ClientCore]):
+    """A client and the program that uses it."""
+
+    def __init__(self, world: World, name: str, depth: int = 0) -> None:
+        self.id = ClientId(name)
+        hello = m.ClientHello(self.id, "1", "3", "host", 1, world.scenario.peer_timeout, depth=depth)
+        core = ClientCore(hello, random.Random(world.rng.getrandbits(64)), world.now)
+        self._number = 0
+        self._queries: set[int] = set()
+        self._query_number = 0
+        self.answers = 0
+        super().__init__(world, name, core)
+
+    # --- what a program does ---
+
+    def new_id(self) -> TaskId:
+        self._number += 1
+        return task_id(self.id, self._number)
+
+    def submit(self, specs: list[m.TaskSpec], functions: list[m.FunctionDef]) -> None:
+        for spec in specs:
+            self.world.truth.submitted(spec)
+        self.post(SubmitRequested(specs, functions))
+
+    def cancel(self, tasks: list[TaskId], running: bool) -> None:
+        wanted = [t for t in tasks if self.world.truth.expected[t].outcome is None]
+        for task in wanted:
+            self.world.truth.cancel_asked(task, running)
+        if wanted:
+            self.post(CancelRequested(wanted, running))
+
+    def ask(self, kind: str, argument: str = "") -> None:
+        self._query_number += 1
+        self._queries.add(self._query_number)
+        self.post(QueryRequested(self._query_number, kind, argument))
+
+    def leave(self) -> None:
+        self.post(DrainRequested())
+
+    def crash(self) -> None:
+        self.world.truth.abandoned.add(self.id)
+        super().crash()
+
+    # --- what it is told ---
+
+    def perform(self, effect: Any) -> None:
+        truth = self.world.truth
+        if isinstance(effect, ResolveTasks):
+            for outcome in effect.outcomes:
+                self.world.note(self.name, "resolves", outcome)
+                truth.resolved(outcome)
+        elif isinstance(effect, AnswerCancel):
+            for task in effect.refused:
+                if truth.expected[task].outcome is None:
+                    truth.cancel_refused(task)
+        elif isinstance(effect, AnswerQuery):
+            truth.check(effect.number in self._queries, f"{self.name}: query {effect.number} answered twice")
+            self._queries.remove(effect.number)
+            self.answers += 1
+
+    def waits_for_answers(self) -> bool:
+        return bool(self._queries)
+
+    def leftovers(self) -> list[str]:
+        core = self.core
+        names = (
+            "pending",
+            "_sent",
+            "_sent_bytes",
+            "_users",
+            "_functions",
+            "_cancelling",
+            "_cancels",
+            "_queries",
+        )
+        left = [f"{self.name}: {name} {getattr(core, name)!r:.200}" for name in names if getattr(core, name)]
+        if core._outbox.peek() is not None:
+            left.append(f"{self.name}: its outbox is not empty")
+        if core.session.link.unacked() or core.session.link.unacked_bytes:
+            left.append(f"{self.name}: unacknowledged {core.session.link.unacked()!r:.200}")
+        return left

@@ -1,0 +1,132 @@
+"""What the clients' programs do: submit in bursts, cancel, ask, and wait."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from jobrunner.ids import TaskId
+from jobrunner.protocol import messages as m
+from jobrunner.testing.simulation.calls import CRASH, RAISE, RETURN, SIGINT, SIGKILL, SIGTERM, Call
+
+if TYPE_CHECKING:
+    from jobrunner.testing.simulation.nodes import ClientNode
+    from jobrunner.testing.simulation.world import World
+
+ENDLESS = 1e6
+"""Seconds of a call that only ends when it is cancelled."""
+
+QUERIES = ("status", "workers", "tasks", "task", "nonsense")
+
+
+def function(number: int) -> m.FunctionDef:
+    return m.FunctionDef(b"function %d" % number, f"f{number}", b"blob of %d" % number)
+
+
+def start_program(world: World, client: ClientNode, tasks: int) -> None:
+    """Plan all that this client will do."""
+    rng, scenario = world.rng, world.scenario
+    kind = rng.choice(("tiny", "mixed", "mixed", "long"))
+    left = tasks
+    while left > 0:
+        count = min(left, rng.choice((1, 3, 10, 40)))
+        left -= count
+        at = world.now + rng.uniform(0, scenario.faults_until * 0.8)
+        world.at(at, lambda count=count: submit_burst(world, client, count, kind))  # type: ignore[misc]
+    for _ in range(rng.randint(0, 3)):
+        at = world.now + rng.uniform(0, scenario.faults_until)
+        query = rng.choice(QUERIES)
+        argument = f"{client.id}-1" if query == "task" else ""
+        world.at(at, lambda q=query, a=argument: client.ask(q, a) if client.alive else None)  # type: ignore[misc]
+
+
+def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> None:
+    if not client.alive or client.id in world.truth.abandoned:
+        return
+    rng = world.rng
+    specs: list[m.TaskSpec] = []
+    functions: dict[bytes, m.FunctionDef] = {}
+    endless: list[TaskId] = []
+    for _ in range(count):
+        task = client.new_id()
+        call, span = draw_call(world, kind)
+        if call.seconds[0] == ENDLESS:
+            endless.append(task)
+        number = rng.randrange(world.scenario.functions) if world.scenario.functions else world.serial()
+        definition = functions[function(number).key] = function(number)
+        setup = None
+        if rng.random() < 0.05:
+            setup = m.FunctionDef(b"setup", "setup", b"blob of setup")
+            functions[setup.key] = setup
+        options = draw_options(world, call)
+        key = None if setup is None else setup.key
+        specs.append(m.TaskSpec(task, definition.key, call.payload(), span, options, key))
+    client.submit(specs, list(functions.values()))
+    plan_cancels(world, client, [spec.id for spec in specs], endless)
+
+
+def plan_cancels(world: World, client: ClientNode, tasks: list[TaskId], endless: list[TaskId]) -> None:
+    rng = world.rng
+    for task in endless:
+        at = world.now + rng.uniform(0.0, 8.0)
+        world.at(at, lambda task=task: cancel(client, [task], True))  # type: ignore[misc]
+    if rng.random() < 0.4:
+        chosen = [task for task in tasks if rng.random() < 0.3]
+        running = rng.random() < 0.5
+        delay = rng.choice((0.0, 0.001, 0.1, 2.0)) * rng.random()
+        world.at(world.now + delay, lambda: cancel(client, chosen, running))
+
+
+def cancel(client: ClientNode, tasks: list[TaskId], running: bool) -> None:
+    if client.alive:
+        client.cancel(tasks, running)
+
+
+def draw_seconds(rng: random.Random, kind: str) -> float:
+    draw = rng.random()
+    if kind == "tiny" or draw < 0.6:
+        return float(10 ** rng.uniform(-5, -3))
+    if draw < 0.9:
+        return float(10 ** rng.uniform(-3, -0.5))
+    if kind == "mixed":
+        return rng.uniform(0.3, 2.0)
+    return rng.uniform(1.0, 10.0)
+
+
+def draw_call(world: World, kind: str) -> tuple[Call, tuple[int, int] | None]:
+    rng = world.rng
+    ending, guilty, bad_runs = RETURN, 0, 1_000_000
+    span = None
+    seconds: tuple[float, ...] = (draw_seconds(rng, kind),)
+    if rng.random() < 0.15:
+        length = rng.randint(1, 8)
+        seconds = tuple(draw_seconds(rng, kind) / 4 for _ in range(length))
+        start = rng.randrange(length)
+        span = (start, rng.randint(start + 1, length))
+        guilty = rng.randrange(*span)
+    draw = rng.random()
+    if draw < 0.02:
+        seconds, span = (ENDLESS,), None
+    elif draw < 0.08:
+        ending = CRASH
+    elif draw < 0.14 and span is None:
+        ending = RAISE
+    if ending != RETURN and rng.random() < 0.5:
+        bad_runs = rng.randint(1, 3)
+    stopped_by = rng.choice((SIGINT, SIGINT, SIGINT, SIGTERM, SIGKILL))
+    blocks = world.scenario.blocking and rng.random() < 0.2
+    prints, big = rng.random() < 0.1, rng.random() < 0.05
+    return Call(seconds, ending, guilty, bad_runs, stopped_by, prints, blocks, big), span
+
+
+def draw_options(world: World, call: Call) -> m.TaskOptions:
+    rng = world.rng
+    if rng.random() < 0.7:
+        return m.DEFAULT_OPTIONS
+    resources: tuple[tuple[str, float], ...] = ()
+    if world.scenario.resources and rng.random() < 0.3:
+        resources = ((rng.choice(list(world.scenario.resources)), 1.0),)
+    timeout = None
+    if rng.random() < 0.3:
+        timeout = rng.choice((0.01, 0.5, 3.0))
+    return m.TaskOptions(None, rng.randint(-1, 1), rng.choice((0, 0, 1, 2)), timeout, resources)

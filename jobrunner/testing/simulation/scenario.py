@@ -1,0 +1,123 @@
+"""What a simulated cluster is made of, and what is going to happen to it: all drawn from the seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jobrunner.testing.simulation.network import Conditions
+
+PROFILES = ("calm", "lossy", "partitions", "crashes", "everything")
+
+KILL_SLOT = "kill slot"
+
+
+class Incident(NamedTuple):
+    """Something that goes wrong `at` some time, and is over `duration` seconds later."""
+
+    at: float
+    kind: str
+    duration: float
+
+
+NETWORK_INCIDENTS = ("partition", "one way", "loss")
+PROCESS_INCIDENTS = (
+    "crash worker",
+    "crash worker",
+    "crash client",
+    "crash coordinator",
+    "stop coordinator",
+    "drain worker",
+    "freeze worker",
+    "freeze client",
+    "freeze coordinator",
+    "leave client",
+    KILL_SLOT,
+    KILL_SLOT,
+)
+
+
+@dataclass
+class Scenario:
+    """Times in seconds. `workers` are their numbers of slots, `tasks` the calls per client."""
+
+    profile: str = "calm"
+    workers: list[int] = field(default_factory=lambda: [2, 2])
+    clients: int = 1
+    tasks: int = 0
+    conditions: Conditions = field(default_factory=Conditions)
+    incidents: list[Incident] = field(default_factory=list)
+    faults_until: float = 5.0
+    crash_limit: int = 3
+    client_grace: float = 5.0
+    window_tasks: int = 100_000
+    window_bytes: int = 1 << 28
+    peer_timeout: float = 10.0
+    resources: dict[str, float] = field(default_factory=dict)
+    stop_grace: float = 1.0
+    drain_timeout: float = 5.0
+    slot_start: float = 0.05
+    start_failures: float = 0.0
+    blocking: bool = False
+    remembered: int = 256
+    """Functions that a client takes the coordinator to know."""
+    functions: int = 4
+    """Different functions that all clients call; 0: each call has one of its own."""
+
+    @property
+    def workers_are_safe(self) -> bool:
+        """No attempt is ever lost, so that crashes can be counted exactly."""
+        harmless = (KILL_SLOT, "crash client", "leave client")
+        return self.conditions.perfect and all(incident.kind in harmless for incident in self.incidents)
+
+
+def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
+    """A scenario of one of PROFILES."""
+    scenario = Scenario(
+        profile=profile or rng.choice(PROFILES),
+        workers=[rng.randint(1, 4) for _ in range(rng.randint(1, 3))],
+        clients=rng.randint(1, 3),
+        tasks=rng.choice((5, 20, 40, 80)),
+        faults_until=rng.uniform(3, 15),
+        client_grace=rng.uniform(2, 10),
+        peer_timeout=rng.choice((4.0, 10.0)),
+        resources=rng.choice(({}, {}, {"gpu": 1.0}, {"gpu": 2.0, "licence": 1.0})),
+        slot_start=rng.choice((0.01, 0.05, 0.3)),
+        blocking=rng.random() < 0.3,
+        remembered=rng.choice((1, 3, 256)),
+        functions=rng.choice((1, 4, 4, 20, 0)),
+        crash_limit=rng.choice((1, 2, 3, 3)),
+    )
+    if rng.random() < 0.25:
+        scenario.window_tasks = rng.randint(1, 10)
+    if rng.random() < 0.1:
+        scenario.window_bytes = rng.randint(100, 50_000)
+    scenario.conditions.latency = rng.choice((0.0001, 0.001, 0.02))
+    scenario.conditions.jitter = rng.choice((0.0, 0.0002, 0.005))
+    if scenario.profile != "calm":
+        _draw_faults(rng, scenario)
+    return scenario
+
+
+def _draw_faults(rng: random.Random, scenario: Scenario) -> None:
+    profile, conditions = scenario.profile, scenario.conditions
+    kinds: list[str] = []
+    if profile in ("lossy", "everything"):
+        level = rng.choice((0.01, 0.05, 0.2))
+        conditions.drop = rng.choice((0.0, level))
+        conditions.duplicate = rng.choice((0.0, level))
+        conditions.reorder = rng.choice((0.0, level))
+        conditions.late = rng.choice((0.0, level / 4))
+        conditions.latest = rng.choice((1.0, 20.0))
+        conditions.unreachable = rng.choice((0.0, level / 4))
+        conditions.silent = rng.choice((0.0, 0.5))
+    if profile in ("partitions", "everything"):
+        kinds += NETWORK_INCIDENTS
+    if profile in ("crashes", "everything"):
+        kinds += PROCESS_INCIDENTS
+        scenario.start_failures = rng.choice((0.0, 0.1))
+    for _ in range(rng.randint(1, 8) if kinds else 0):
+        longest = rng.choice((0.5, 3.0, 2 * scenario.peer_timeout))
+        at = rng.uniform(0.0, scenario.faults_until)
+        scenario.incidents.append(Incident(at, rng.choice(kinds), rng.uniform(0, longest)))

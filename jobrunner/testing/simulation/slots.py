@@ -1,0 +1,264 @@
+"""A worker's slots as the worker's core sees them: processes that start late, run one task at a time, and die.
+
+They obey the same effects as `workers.pool` and keep its promises: tasks run in the order given; an outcome may wait a
+little for others; a recall gives back what has not started, of all that was sent before it; text comes before the
+outcome of its task, and everything before the SlotExited.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from jobrunner.ids import SlotId
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.effects import (
+    Effect,
+    InterruptTask,
+    RecallTasks,
+    RunTasks,
+    SignalSlot,
+    SlotBlocked,
+    SlotEvent,
+    SlotExited,
+    SlotFinished,
+    SlotOutcome,
+    SlotPrinted,
+    SlotReady,
+    SlotReturned,
+    SlotTask,
+    SpawnSlot,
+)
+from jobrunner.protocol.messages import FunctionKey
+from jobrunner.testing.simulation.calls import (
+    CRASH,
+    RAISE,
+    RETURN,
+    SIGINT,
+    SIGKILL,
+    Call,
+    error_of,
+    read_call,
+    result_of,
+)
+
+if TYPE_CHECKING:
+    from jobrunner.testing.simulation.checks import Execution
+    from jobrunner.testing.simulation.nodes import WorkerNode
+
+FLUSH_INTERVAL = 0.001
+ATTENDANT_INTERVAL = 0.02
+PIPE_DELAY = 0.00005
+
+
+class SlotProcess:
+    """One child process."""
+
+    def __init__(self, slots: SimulatedSlots, slot: SlotId, pid: int) -> None:
+        self.slots = slots
+        self.node = slots.node
+        self.world = slots.node.world
+        self.id = slot
+        self.pid = pid
+        self.alive = True
+        self.ready = False
+        self.task: SlotTask | None = None
+        self.call = Call(())
+        self.execution: Execution | None = None
+        self.blocked = False
+        self.functions: set[FunctionKey] = set()
+        self._queue: deque[SlotTask] = deque()
+        self._outcomes: list[SlotOutcome] = []
+        self._last_flush = 0.0
+        self._last_number = 0
+        self._turn = 0
+        """Counts the starts, so that the end of another task is not taken for the end of this one."""
+        self._began = 0.0
+        self._arrives = 0.0
+        self._told = 0.0
+
+    # --- commands: each takes a moment to arrive, in order ---
+
+    def command(self, action: Callable[..., None], *arguments: Any) -> None:
+        delay = self.world.rng.uniform(0.2, 4) * PIPE_DELAY
+        self._arrives = max(self.world.now + delay, self._arrives)
+        self.world.at(self._arrives, lambda: action(*arguments) if self.alive else None)
+
+    def start_up(self) -> None:
+        self.ready = True
+        self._tell(SlotReady(self.id, self.pid))
+        self._next()
+
+    def run(self, effect: RunTasks) -> None:
+        self.functions.difference_update(effect.forget)
+        self.functions.update(definition.key for definition in effect.functions)
+        for task in effect.tasks:
+            self.world.truth.check(task.number > self._last_number, "task numbers must rise within a slot")
+            self._last_number = task.number
+            self._queue.append(task)
+        self._next()
+
+    def recall(self) -> None:
+        numbers = [task.number for task in self._queue]
+        self._queue.clear()
+        self._flush()
+        self._tell(SlotReturned(self.id, numbers))
+
+    def interrupt(self, number: int) -> None:
+        if self.task is not None and self.task.number == number and self.call.stopped_by == SIGINT:
+            self._end(self._turn, RAISE)
+
+    def signal(self, name: str) -> None:
+        if name == "SIGTERM" and self.task is not None and self.call.stopped_by == SIGKILL:
+            return
+        self.die(None, name)
+
+    # --- running ---
+
+    def _next(self) -> None:
+        if self.task is not None or not self.ready:
+            return
+        if not self._queue:
+            self._flush()
+            return
+        task = self._queue.popleft()
+        self.task = task
+        self.call = call = read_call(task.payload)
+        self._turn += 1
+        self._began = self.world.now
+        truth = self.world.truth
+        for key in (task.function, task.setup):
+            truth.check(key is None or key in self.functions, f"{task.id}: its function was never sent")
+        bad = truth.runs_of(task.id) < call.bad_runs
+        self.execution = truth.started(self.node, self, task)
+        start, stop = task.span or (0, 1)
+        seconds = call.seconds[start:stop]
+        ending = call.ending if bad and start <= call.guilty < stop else RETURN
+        lasts = sum(seconds)
+        if ending != RETURN:
+            before = call.guilty - start
+            lasts = sum(seconds[:before]) + seconds[before] / 2
+        if call.prints:
+            self._tell(SlotPrinted(self.id, [(task.number, m.STDOUT, f"hello from {task.id}\n")]))
+        if call.blocks and ending == RETURN:
+            self.world.at(self.world.now + lasts / 3, lambda: self._block(task, True))
+            self.world.at(self.world.now + lasts * 2 / 3, lambda: self._block(task, False))
+        turn = self._turn
+        self.world.at(self.world.now + lasts, lambda: self._end(turn, ending))
+
+    def _block(self, task: SlotTask, blocked: bool) -> None:
+        if self.alive and self.task is task:
+            self.blocked = blocked
+            self._tell(SlotBlocked(self.id, blocked))
+
+    def _end(self, turn: int, ending: str) -> None:
+        task = self.task
+        if not self.alive or turn != self._turn or task is None:
+            return
+        if ending == CRASH:
+            if self.world.rng.random() < 0.5:
+                self.die(None, "SIGSEGV")
+            else:
+                self.die(3, None)
+            return
+        if self.blocked:
+            self._block(task, False)
+        assert self.execution is not None
+        self.world.truth.ended(self.execution, ending)
+        payload = result_of(task.id, task.span, self.call) if ending == RETURN else error_of(task.id)
+        status = m.OK if ending == RETURN else m.ERROR
+        self._outcomes.append(SlotOutcome(task.number, status, payload, self.world.now - self._began))
+        self.task = self.execution = None
+        if self.world.now - self._last_flush >= FLUSH_INTERVAL:
+            self._flush()
+        elif len(self._outcomes) == 1 and self._queue:
+            self.world.at(self.world.now + ATTENDANT_INTERVAL, self._flush)
+        self._next()
+
+    def die(self, exit_code: int | None, signal: str | None) -> None:
+        if not self.alive:
+            return
+        self._flush()
+        number, element = 0, -1
+        if self.task is not None and self.execution is not None:
+            number = self.task.number
+            element = self._element()
+            self.world.truth.ended(self.execution, CRASH, element)
+        self._tell(SlotExited(self.id, self.pid, exit_code, signal, 1 << 20, "last words\n", number, element))
+        self.stop()
+        self.slots.processes.pop(self.id, None)
+
+    def stop(self) -> None:
+        """It is gone, and nobody is told."""
+        self.alive = False
+        if self.execution is not None:
+            self.world.truth.ended(self.execution, CRASH)
+        self.task = self.execution = None
+        self._queue.clear()
+
+    def _element(self) -> int:
+        assert self.task is not None
+        if self.task.span is None:
+            return -1
+        start, stop = self.task.span
+        left = self.world.now - self._began
+        for element in range(start, stop):
+            left -= self.call.seconds[element]
+            if left < 0:
+                return element
+        return stop - 1
+
+    # --- telling ---
+
+    def _flush(self) -> None:
+        if self._outcomes and self.alive:
+            outcomes, self._outcomes = self._outcomes, []
+            self._last_flush = self.world.now
+            self._tell(SlotFinished(self.id, outcomes))
+
+    def _tell(self, event: SlotEvent) -> None:
+        delay = self.world.rng.uniform(0.2, 4) * PIPE_DELAY
+        self._told = max(self.world.now + delay, self._told)
+        self.world.at(self._told, lambda: self.node.post(event))
+
+
+class SimulatedSlots:
+    """All slots of one worker."""
+
+    def __init__(self, node: WorkerNode) -> None:
+        self.node = node
+        self.processes: dict[SlotId, SlotProcess] = {}
+        self._pid = 100
+
+    def perform(self, effect: Effect) -> None:
+        world = self.node.world
+        if isinstance(effect, SpawnSlot):
+            self._pid += 1
+            process = self.processes[effect.slot] = SlotProcess(self, effect.slot, self._pid)
+            delay = world.rng.uniform(0.5, 1.5) * world.scenario.slot_start
+            if world.rng.random() < world.scenario.start_failures and not world.calm_now:
+                world.at(world.now + delay, lambda: process.die(70, None))
+            else:
+                world.at(world.now + delay, lambda: process.start_up() if process.alive else None)
+            return
+        found = self.processes.get(effect.slot)  # type: ignore[union-attr]
+        if found is None:
+            return
+        if isinstance(effect, RunTasks):
+            found.command(found.run, effect)
+        elif isinstance(effect, RecallTasks):
+            found.command(found.recall)
+        elif isinstance(effect, InterruptTask):
+            found.command(found.interrupt, effect.number)
+        elif isinstance(effect, SignalSlot):
+            found.command(found.signal, effect.signal)
+
+    def executing(self) -> int:
+        """Slots that run a task, not counting those that wait for tasks of their own."""
+        return sum(process.task is not None and not process.blocked for process in self.processes.values())
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.stop()
+        self.processes.clear()

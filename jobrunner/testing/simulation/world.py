@@ -1,0 +1,278 @@
+"""A whole cluster in one thread: real cores, a virtual clock, a simulated network and simulated slots.
+
+Everything that happens is an action on one heap of times; everything that is left to chance is drawn from one random
+number generator. So a seed decides all, and a failure comes again as often as one looks at it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from jobrunner.ids import TaskId
+from jobrunner.protocol.effects import DrainRequested, Source
+from jobrunner.protocol.functions import KnownFunctions
+from jobrunner.protocol.membership import CLIENT_PATIENCE
+from jobrunner.protocol.messages import Envelope
+from jobrunner.testing.simulation.checks import Truth, Violation
+from jobrunner.testing.simulation.network import Network
+from jobrunner.testing.simulation.nodes import ClientNode, CoordinatorNode, PeerNode, WorkerNode
+from jobrunner.testing.simulation.program import start_program
+from jobrunner.testing.simulation.scenario import KILL_SLOT, Incident, Scenario, draw_scenario
+
+LOOK_INTERVAL = 0.25
+"""Virtual seconds between two looks at whether all is done."""
+
+SETTLE_SECONDS = 150.0
+"""Within which the cluster must have recovered from the last fault, beside the time that the work takes."""
+
+TRACE_LENGTH = 300
+"""Lines of a failure's story."""
+
+
+class World:
+    """See the module. Without a scenario it draws one; `trace_length` None keeps the whole story."""
+
+    def __init__(
+        self, seed: int, scenario: Scenario | None = None, *, trace_length: int | None = TRACE_LENGTH
+    ) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.scenario = draw_scenario(self.rng) if scenario is None else scenario
+        self.now = 1000.0
+        self.truth = Truth(self)
+        self.network = Network(self, self.scenario.conditions)
+        self.peers: dict[Source, PeerNode[Any]] = {}
+        self.coordinator: CoordinatorNode | None = None
+        self.epoch = 0
+        """Counts the coordinators that came and went."""
+        self.calm_now = self.scenario.profile == "calm"
+        self.workers: list[WorkerNode] = []
+        """All that ever were, in the order in which they started."""
+        self.clients: list[ClientNode] = []
+        self.steps = 0
+        self._heap: list[tuple[float, int, Callable[[], Any]]] = []
+        self._order = 0
+        self._serial = 0
+        self._notes: deque[tuple[float, str, str, Any]] = deque(maxlen=trace_length)
+        self.start_coordinator()
+        self.seats = [self.start_worker(f"w{n}", slots) for n, slots in enumerate(self.scenario.workers)]
+        for _ in range(self.scenario.clients):
+            self.start_client(self.scenario.tasks)
+        for incident in self.scenario.incidents:
+            self.at(self.now + incident.at, lambda incident=incident: self._strike(incident))  # type: ignore[misc]
+
+    # --- time ---
+
+    def at(self, time: float, action: Callable[[], Any]) -> None:
+        self._order += 1
+        heapq.heappush(self._heap, (time, self._order, action))
+
+    def step(self) -> None:
+        """Let the next thing happen."""
+        time, _, action = heapq.heappop(self._heap)
+        self.now = max(self.now, time)
+        self.steps += 1
+        action()
+
+    def run_for(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self._heap and self._heap[0][0] <= end:
+            self.step()
+        self.now = end
+
+    def run_until(self, done: Callable[[], bool], within: float, what: Callable[[], str]) -> None:
+        """Go on until `done`; a Violation, which says `what`, if that takes longer than `within` seconds."""
+        deadline = self.now + within
+        while not done():
+            if self.now >= deadline:
+                raise Violation(f"after {within:.0f} s without faults: {what()}")
+            self.run_for(LOOK_INTERVAL)
+
+    # --- the whole story ---
+
+    def run(self) -> None:
+        """Faults and work; then no faults, until all is done; then everyone leaves, and nothing may be left."""
+        self.run_for(self.scenario.faults_until)
+        self.heal()
+        self.finish_work()
+        self.finish_clients()
+        if self.scenario.profile == "calm":
+            self._check_calm()
+
+    def finish_work(self) -> None:
+        """Until every task has its outcome, and every question its answer."""
+        truth = self.truth
+        work = sum(
+            min(sum(e.call.seconds), 100.0) * (e.spec.options.retries + 2) for e in truth.expected.values()
+        )
+        self.run_until(self._work_is_done, SETTLE_SECONDS + work, self._describe_unfinished)
+
+    def finish_clients(self) -> None:
+        """The clients leave; memory must return to its baseline."""
+        for client in self.clients:
+            if client.alive:
+                self.run_until(
+                    lambda client=client: not client.leftovers(),  # type: ignore[misc]
+                    SETTLE_SECONDS,
+                    lambda client=client: f"left behind: {client.leftovers()}",  # type: ignore[misc]
+                )
+                client.leave()
+        silence = CLIENT_PATIENCE * self.scenario.peer_timeout
+        within = SETTLE_SECONDS + self.scenario.client_grace + silence
+        self.run_until(
+            lambda: next(iter(self.truth.leftovers()), None) is None,
+            within,
+            lambda: f"left behind: {list(self.truth.leftovers())}",
+        )
+
+    def _work_is_done(self) -> bool:
+        if any(client.alive and client.waits_for_answers() for client in self.clients):
+            return False
+        return not self.truth.unresolved()
+
+    def _describe_unfinished(self) -> str:
+        lines = []
+        for task in self.truth.unresolved()[:5]:
+            where = [node.name for node in self.workers if node.alive and task in node.core.tasks]
+            record = None if self.coordinator is None else self.coordinator.core.scheduler.tasks.get(task)
+            state = "unknown to the coordinator"
+            if record is not None:
+                worker = "no worker" if record.worker is None else record.worker.id
+                state = f"state {record.state}, attempt {record.attempt}, {worker}"
+            runs = [execution.ending or "runs" for execution in self.truth.executions.get(task, ())]
+            lines.append(f"{task}: {state}; at {where or 'no worker'}; executions: {runs}")
+        return f"{len(self.truth.unresolved())} tasks are not done\n  " + "\n  ".join(lines)
+
+    def _check_calm(self) -> None:
+        """Without faults there is nothing to repeat, nothing to give up, nothing to do twice."""
+        network, truth = self.network, self.truth
+        truth.check(network.repeated == 0, f"{network.repeated} messages were sent again")
+        for kind in ("Reset", "Refused"):
+            truth.check(kind not in network.kinds, f"{network.kinds.get(kind)} times {kind}")
+        assert self.coordinator is not None
+        truth.check(self.coordinator.core.scheduler.stale_outcomes == 0, "there were stale outcomes")
+
+    # --- who is there ---
+
+    def start_coordinator(self) -> None:
+        if self.coordinator is None:
+            self.epoch += 1
+            self.note("world", "starts", f"coordinator{self.epoch}")
+            self.coordinator = CoordinatorNode(self, self.epoch)
+            self.network.coordinator_is_back()
+
+    def start_worker(self, base: str, slots: int) -> WorkerNode:
+        node = WorkerNode(self, f"{base}.{len(self.workers)}", base, slots)
+        self.note("world", "starts", node.name)
+        self.workers.append(node)
+        return node
+
+    def start_client(self, tasks: int = 0, depth: int = 0) -> ClientNode:
+        client = ClientNode(self, f"c{len(self.clients)}", depth)
+        client.core._known = KnownFunctions(self.scenario.remembered)
+        self.clients.append(client)
+        start_program(self, client, tasks)
+        return client
+
+    def serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+    def is_detached(self, worker: str, task: TaskId) -> bool:
+        """Whether the coordinator lost sight of a task at this worker, which may then run it in spite of all."""
+        return any(node.name == worker and (not node.alive or task in node.detached) for node in self.workers)
+
+    def _revive(self) -> None:
+        """Start what is missing."""
+        if self.coordinator is not None and not self.coordinator.alive:
+            self.coordinator = None
+        self.start_coordinator()
+        for number, node in enumerate(self.seats):
+            if not node.alive:
+                self.seats[number] = self.start_worker(node.base, node.core.settings.slots)
+            elif node.core.draining:
+                self.at(self.now + 1.0, self._revive)
+
+    # --- faults ---
+
+    def heal(self) -> None:
+        """The faults stop."""
+        self.note("world", "heals", "")
+        self.calm_now = True
+        self.network.heal()
+        self._revive()
+        for node in [self.coordinator, *self.seats, *self.clients]:
+            if node is not None and node.frozen:
+                node.thaw()
+
+    def _strike(self, incident: Incident) -> None:
+        self.note("world", incident.kind, f"{incident.duration:.2f} s")
+        kind, _, role = incident.kind.partition(" ")
+        until = self.now + incident.duration
+        if incident.kind in ("partition", "one way"):
+            self._partition(incident.kind == "one way", until)
+        elif incident.kind == "loss":
+            conditions, before = self.network.conditions, self.network.conditions.drop
+            conditions.drop = 0.5
+            self.at(until, lambda: setattr(conditions, "drop", 0.0 if self.calm_now else before))
+        elif incident.kind == KILL_SLOT:
+            processes = [process for node in self.seats for process in node.slots.processes.values()]
+            if processes:
+                self.rng.choice(processes).die(None, "SIGKILL")
+        else:
+            self._strike_node(kind, role, until)
+
+    def _strike_node(self, kind: str, role: str, until: float) -> None:
+        node = self._victim(role)
+        if node is None or not node.alive:
+            return
+        self.note("world", kind, node.name)
+        if kind == "freeze":
+            node.freeze()
+            self.at(until, node.thaw)
+        elif kind == "leave":
+            self.truth.abandoned.add(node.id)
+            node.post(DrainRequested())
+        elif kind in ("drain", "stop"):
+            node.post(DrainRequested())
+            self.at(until, self._revive)
+        else:
+            node.crash()
+            self.at(until, self._revive)
+
+    def _victim(self, role: str) -> Any:
+        if role == "coordinator":
+            return self.coordinator
+        return self.rng.choice(self.seats if role == "worker" else self.clients)
+
+    def _partition(self, one_way: bool, until: float) -> None:
+        """Some peers are cut off."""
+        sources = [node.source for node in (*self.seats, *self.clients) if node.alive]
+        rng = self.rng
+        chosen = [source for source in sources if rng.random() < 0.5] or sources[:1]
+        up = not one_way or rng.random() < 0.5
+        how = rng.choice(("drop", "hold"))
+        for source in chosen:
+            self.network.cut(source, up=up, down=not one_way or not up, how=how)
+            self.at(until, lambda source=source: self.network.mend(source))  # type: ignore[misc]
+
+    # --- the story ---
+
+    def note(self, who: str, what: str, about: Any) -> None:
+        self._notes.append((self.now, who, what, about))
+
+    def trace(self) -> str:
+        """The last things that happened, one a line."""
+        return "\n".join(
+            f"{time - 1000:10.5f}  {who:16} {what:8} {describe(about)}" for time, who, what, about in self._notes
+        )
+
+
+def describe(about: Any) -> str:
+    if isinstance(about, Envelope):
+        return f"{about.session[:4]} #{about.seq} ack {about.ack} {about.message!r:.240}"
+    return f"{about!r:.240}"
