@@ -190,3 +190,10 @@ def test_the_command_line_loads_neither_zmq_nor_rich_before_it_needs_them() -> N
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_simulation_runs_from_the_command_line(cli: Any) -> None:
+    result = cli("sim", "--seeds", 2, "--first", 5)
+    assert result.out.splitlines()[-1].startswith("2 seeds from 5: ")
+    assert result.code == (0 if result.out.endswith(": 0 failed\n") else 1)
+    assert cli("sim", "--seed", 5).out.splitlines()[-1].startswith("1 seed from 5: ")
