@@ -9,10 +9,11 @@ import time
 
 from jobrunner.config import CoordinatorConfig
 from jobrunner.errors import ConfigError
+from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.transport.driver import Driver
-from jobrunner.transport.service import Service, own_host, set_up_logging
+from jobrunner.transport.service import Service, set_up_logging
 from jobrunner.transport.sockets import RouterWire, is_loopback
 from jobrunner.version import __version__
 

@@ -18,8 +18,7 @@ import time
 from typing import Any
 
 from jobrunner.config import ClientConfig, load
-from jobrunner.workers.cpus import usable_cpus
-from jobrunner.workers.slot_process import module_path
+from jobrunner.host import module_path, usable_cpus
 
 BOOT = """
 import sys

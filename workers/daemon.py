@@ -8,14 +8,14 @@ import random
 import time
 
 from jobrunner.config import WorkerConfig
+from jobrunner.host import own_host, python_version, usable_cpus
 from jobrunner.ids import WorkerId, random_token
 from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 from jobrunner.transport.driver import Driver
-from jobrunner.transport.service import Service, own_host, python_version, set_up_logging
+from jobrunner.transport.service import Service, set_up_logging
 from jobrunner.transport.sockets import DealerWire, check_address
 from jobrunner.version import __version__
-from jobrunner.workers.cpus import usable_cpus
 from jobrunner.workers.pool import SlotPool
 from jobrunner.workers.slot_effects import slot_effects
 

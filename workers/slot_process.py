@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from jobrunner.host import module_path
 from jobrunner.ids import SlotId
 from jobrunner.protocol.effects import (
     SlotBlocked,
@@ -315,16 +316,6 @@ def start_process(descriptors: list[int], environment: Mapping[str, str]) -> sub
         pass_fds=descriptors,
         start_new_session=True,
     )
-
-
-def module_path() -> list[str]:
-    """Where a slot looks for modules: where this process does, and in the current folder."""
-    path = [entry for entry in sys.path if isinstance(entry, str)]
-    try:
-        here = os.getcwd()
-    except FileNotFoundError:  # the folder was removed
-        return path
-    return path if here in path else [*path, here]
 
 
 def signal_name(number: int) -> str:

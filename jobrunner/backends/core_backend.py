@@ -22,6 +22,7 @@ from jobrunner.backends.printer import Printer
 from jobrunner.errors import CoordinatorLostError, JobRunnerError, SerializationError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
+from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
@@ -44,7 +45,7 @@ from jobrunner.protocol.effects import (
     SubmitRequested,
 )
 from jobrunner.transport.driver import Driver, Wire
-from jobrunner.transport.service import error_named, own_host, python_version
+from jobrunner.transport.service import error_named
 from jobrunner.version import __version__
 
 STOP_WAIT = 20.0
@@ -66,7 +67,7 @@ class QueryWait:
     def __init__(self) -> None:
         self.done = threading.Event()
         self.data: Any = None
-        self.error = ""
+        self.error: JobRunnerError | None = None
 
 
 class CoreBackend(Backend):
@@ -260,10 +261,10 @@ class CoreBackend(Backend):
             self._queries[number] = wait
         self._driver.post(QueryRequested(number, kind, argument))
         if not wait.done.wait(timeout):
-            del self._queries[number]
+            self._queries.pop(number, None)
             raise CoordinatorLostError(f"the coordinator has not answered for {timeout:g} s")
-        if wait.error:
-            raise JobRunnerError(wait.error)
+        if wait.error is not None:
+            raise wait.error
         return wait.data
 
     @property
@@ -338,7 +339,7 @@ class CoreBackend(Backend):
         for wait in list(self._waits.values()):
             wait.set()
         for query in list(self._queries.values()):
-            query.error = str(self._failure or "the executor was shut down")
+            query.error = self._failure or JobRunnerError("the executor was shut down before the answer came")
             query.done.set()
         self._connected.set()
 
@@ -415,7 +416,8 @@ class CoreBackend(Backend):
     def _answer_query(self, effect: AnswerQuery) -> None:
         wait = self._queries.pop(effect.number, None)
         if wait is not None:
-            wait.data, wait.error = effect.data, effect.error
+            wait.data = effect.data
+            wait.error = JobRunnerError(effect.error) if effect.error else None
             wait.done.set()
 
     def _show_output(self, effect: ShowOutput) -> None:

@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from jobrunner.host import own_host, python_version
 from jobrunner.ids import WorkerId, random_token
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, Source, Tick
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
-from jobrunner.transport.service import own_host, python_version
 from jobrunner.version import __version__
 from jobrunner.workers.pool import SlotPool
 from jobrunner.workers.slot_effects import slot_effects

@@ -13,9 +13,9 @@ import tempfile
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.backends.local_wire import LocalWire
+from jobrunner.host import usable_cpus
 from jobrunner.protocol.effects import GiveUp, Tick
 from jobrunner.transport.driver import Wire
-from jobrunner.workers.cpus import usable_cpus
 
 
 class ProcessesBackend(CoreBackend):

@@ -23,10 +23,10 @@ from jobrunner.backends.base import Backend, BackendSettings, ElementResult
 from jobrunner.errors import ConfigError, InitializerError, NotSupportedError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
+from jobrunner.host import usable_cpus
 from jobrunner.ids import ClientId, random_token, task_id
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
 from jobrunner.serialization import function_name
-from jobrunner.workers.cpus import usable_cpus
 
 MOST_THREADS = 1_000_000
 """What the pool is told; how many there really are follows from the number of runners."""

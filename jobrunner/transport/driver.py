@@ -37,8 +37,8 @@ class Wire(Protocol):
 class Driver:
     """Runs one core on one wire.
 
-    `perform` maps the type of an effect to what does it; Send and Stop are built in. `collect` is asked in each turn for
-    events that gather elsewhere, in batches; whoever adds to them calls `wake`.
+    `perform` maps the type of an effect to what does it; Send and Stop are built in. `collect` is asked in each turn
+    for events that gather elsewhere, in batches; whoever adds to them calls `wake`.
     """
 
     def __init__(

@@ -7,7 +7,6 @@ other end its parent holds) leaves at once when that closes, however the parent 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -99,13 +98,3 @@ def error_named(kind: str, text: str) -> JobRunnerError:
     error = getattr(errors, kind)(text)
     assert isinstance(error, JobRunnerError)
     return error
-
-
-def own_host() -> str:
-    """This host's name, for people."""
-    return os.uname().nodename
-
-
-def python_version() -> str:
-    """Major and minor, "3.11": what functions sent by value depend on."""
-    return f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -1,16 +1,37 @@
-"""How many CPUs this process may really use: the machine's, less affinity and the limits of its cgroups."""
+"""What this process has and sees: usable CPUs, where modules are found, names and versions."""
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 
 
+def own_host() -> str:
+    """This host's name, for people."""
+    return os.uname().nodename
+
+
+def python_version() -> str:
+    """Major and minor, "3.11": what functions sent by value depend on."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def module_path() -> list[str]:
+    """Where a child process is to look for modules: where this process does, and in the current folder."""
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # the folder was removed
+        return path
+    return path if here in path else [*path, here]
+
+
 def usable_cpus() -> int:
-    """At least 1."""
+    """CPUs that this process may really use: the machine's, less affinity and cgroup limits; at least 1."""
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS has no affinity

@@ -1,0 +1,144 @@
+"""Who may import whom. The rules are the table below; a module that is in no row fails the test."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "jobrunner"
+
+LEAVES = {"errors", "ids", "version", "payloads", "blocking", "exiting", "host"}
+"""Over the standard library only; everything may import them."""
+
+RULES = {
+    "config": set(),
+    "futures": set(),
+    "chunking": set(),
+    "serialization": set(),
+    "protocol": {"config"},
+    "transport": {"protocol", "config"},
+    "coordinator": {"protocol", "transport", "config"},
+    "local_cluster": {"config"},
+    "workers": {"protocol", "transport", "config", "serialization"},
+    "backends": {
+        "protocol",
+        "transport",
+        "serialization",
+        "config",
+        "futures",
+        "local_cluster",
+        "workers",
+    },
+    "admin": {"backends", "config"},
+    "options": {"protocol"},
+    "lifetime": {"backends"},
+    "mapping": {"backends", "chunking", "lifetime", "futures", "protocol"},
+    "progress_bar": {"futures", "mapping"},
+    "executor": {
+        "backends",
+        "config",
+        "futures",
+        "lifetime",
+        "mapping",
+        "options",
+        "progress_bar",
+        "protocol",
+    },
+    "workload": set(),
+}
+"""Part of the package -> parts that it may import beside the leaves and itself."""
+
+FREE = {"cli", "testing", "__init__", "__main__"}
+"""They may import everything; nobody imports them (but `__main__` the cli)."""
+
+FORBIDDEN_TO_PROTOCOL = {"zmq", "socket", "threading", "asyncio", "time", "pickle", "cloudpickle", "select"}
+
+
+def sources():
+    seen = {}
+    for folder in (PACKAGE, PACKAGE / "workers", PACKAGE / "cli"):  # rglob does not follow the links
+        for path in folder.rglob("*.py"):
+            seen[path.relative_to(PACKAGE).as_posix()] = path
+    return seen
+
+
+SOURCES = sources()
+
+
+def part_of(name):
+    """The part that a module belongs to, from its path within the package."""
+    dotted = name.removesuffix(".py").replace("/", ".")
+    return dotted if dotted in LEAVES else dotted.split(".")[0]
+
+
+def imports(path):
+    """Absolute names of everything that the module imports, also inside functions; not what only types need."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own_parts(path):
+    """The parts of the package that a module imports."""
+    names = [name.removeprefix("jobrunner.") for name in imports(path) if name.startswith("jobrunner.")]
+    return {part_of(".".join(name.split(".")[:2])) for name in names}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_imports(name):
+    part = part_of(name)
+    used = own_parts(SOURCES[name]) - {part}
+    if part in FREE:
+        assert part == "__main__" or part == "cli" or "cli" not in used
+    elif part in LEAVES:
+        assert used <= LEAVES, f"{name} is a leaf"
+    else:
+        assert part in RULES, f"{name}: add a row to RULES, and say in the design why"
+        assert used <= RULES[part] | LEAVES, f"{name} must not import {used - RULES[part] - LEAVES}"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if part_of(name) in LEAVES])
+def test_leaves_need_the_standard_library_only(name):
+    tops = {imported.split(".")[0] for imported in imports(SOURCES[name])}
+    assert tops - {"jobrunner"} <= set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_only_the_sockets_module_imports_zmq(name):
+    if name != "transport/sockets.py" and part_of(name) != "testing":
+        tops = {imported.split(".")[0] for imported in imports(SOURCES[name])}
+        assert "zmq" not in tops
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if part_of(name) == "protocol"])
+def test_the_protocol_is_free_of_io(name):
+    path = SOURCES[name]
+    tops = {imported.split(".")[0] for imported in imports(path)}
+    assert not tops & FORBIDDEN_TO_PROTOCOL
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random":
+            assert node.attr == "Random", f"{name}:{node.lineno}: randomness must be given, not taken"
+
+
+def test_the_coordinator_never_unpickles():
+    for name, path in SOURCES.items():
+        if part_of(name) in ("coordinator", "protocol", "transport"):
+            tops = {imported.split(".")[0] for imported in imports(path)}
+            assert not tops & {"pickle", "cloudpickle", "marshal", "shelve"}, name
