@@ -117,7 +117,7 @@ class Link:
             self._retransmit_at = now + self._patience()
             oldest = islice(self._unacked, RETRANSMIT_BATCH)
             envelopes = [self._envelope(seq, message, now) for seq, message, _ in oldest]
-        quiet = self._heartbeat is not None and now - self._last_sent >= self._heartbeat
+        quiet = self._heartbeat is not None and now >= self._last_sent + self._heartbeat
         if not envelopes and (quiet or (self._ack_due is not None and now >= self._ack_due)):
             envelopes.append(self._envelope(0, Heartbeat(), now))
         return envelopes
@@ -131,7 +131,7 @@ class Link:
 
     def silent(self, now: float) -> bool:
         """The peer has said nothing for too long."""
-        return self.peer_timeout > 0 and now - self.last_heard >= self.peer_timeout
+        return self.peer_timeout > 0 and now >= self.last_heard + self.peer_timeout
 
     def retransmit_soon(self, now: float) -> None:
         """The transport said that something could not be delivered: do not wait for the silence to prove it."""

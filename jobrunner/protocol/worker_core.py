@@ -42,6 +42,7 @@ from jobrunner.protocol.effects import (
     Unreachable,
 )
 from jobrunner.protocol.functions import UNKNOWN, updated_estimate
+from jobrunner.protocol.link import Link
 from jobrunner.protocol.session import Session
 from jobrunner.protocol.slots import KILLED, READY, RECALL_AFTER, STARTING, Slot, WorkerTask
 
@@ -95,11 +96,16 @@ class WorkerCore:
         self._outcomes: list[m.Outcome] = []
         self._unsent: list[m.Outcome] = []
         """Outcomes of a lost session that open the next one."""
+        self._outcome_bytes = 0
+        """The payload of these two, which no link counts."""
         self._running: list[TaskId] = []
         self._output: list[m.OutputChunk] = []
         self._queue_moved = now
         self._next_slot = 0
         self._announced = settings.slots
+        """The capacity that the coordinator knows."""
+        self._greeted: Link | None = None
+        """The session that `_announced` is about."""
         self._start_failures = 0
         self._stopped = False
         self._effects: list[Effect] = []
@@ -174,6 +180,11 @@ class WorkerCore:
         ]
         held += [m.Held(o.id, o.attempt, False) for o in self._unsent]
         held += [m.Held(o.id, o.attempt, False) for o in self._outcomes]
+        capacity = max(1, self.capacity())
+        if self._greeted is not self.session.link:
+            self._greeted, self._announced = self.session.link, capacity
+        elif capacity != self._announced:
+            self._announced = 0  # which of the greetings counts, only the coordinator knows: say it again
         return m.WorkerHello(
             s.id,
             s.version,
@@ -182,7 +193,7 @@ class WorkerCore:
             s.host,
             s.pid,
             s.peer_timeout,
-            max(1, self.capacity()),
+            capacity,
             s.resources,
             held,
         )
@@ -202,6 +213,7 @@ class WorkerCore:
         for message in unacked:
             if type(message) is m.Outcomes:
                 self._unsent += message.outcomes
+                self._outcome_bytes += sum(payload_size(outcome.payload) for outcome in message.outcomes)
         self._running.clear()
         self._output.clear()
         for task in self.tasks.values():
@@ -223,7 +235,6 @@ class WorkerCore:
         elif isinstance(message, m.Welcome):
             self._outcomes = self._unsent + self._outcomes
             self._unsent = []
-            self._announced = max(1, self.capacity())
             self._log("info", f"joined coordinator {message.coordinator}")
             if self.draining:
                 self._effects.append(self.session.send(m.Drain(), now))
@@ -446,13 +457,15 @@ class WorkerCore:
                 self._output.append(m.OutputChunk(task.id, self._name(task), stream, text))
 
     def _name(self, task: WorkerTask) -> str:
-        return task.assignment.options.name or self.functions[task.assignment.function].name
+        function = self.functions.get(task.assignment.function)  # gone if nobody waits for the task any more
+        return task.assignment.options.name or (function.name if function else "")
 
     def _end(self, task: WorkerTask, outcome: m.Outcome) -> None:
         """The task is out of every slot and queue: its outcome leaves with this turn."""
         del self.tasks[task.id]
         self._stops.pop(task.id, None)
         self._outcomes.append(outcome)
+        self._outcome_bytes += payload_size(outcome.payload)
 
     # --- the end of a turn ---
 
@@ -464,15 +477,18 @@ class WorkerCore:
             self._adjust_slots()
         self._feed(now)
         self._watch_slots(now)
-        if self.queue and now - self._queue_moved >= RETURN_AFTER:
-            self._return_queue(now)
+        if self.queue and now >= self._queue_moved + RETURN_AFTER:
+            starting = sum(slot.state == STARTING for slot in self.slots.values())
+            self._return_queue(now, keep=starting)
         self._send_all(now)
         if self.draining:
             self._maybe_leave(now)
 
     def _feed(self, now: float) -> None:
         """Give queued tasks to slots: one to each idle slot, then short ones behind them, evenly."""
-        if not self.queue or self.session.link.unacked_bytes > self.settings.unacknowledged_bytes:
+        if not self.queue or (self.draining and self.session.open):
+            return
+        if self.session.link.unacked_bytes + self._outcome_bytes > self.settings.unacknowledged_bytes:
             return
         batches: dict[SlotId, list[SlotTask]] = {}
         ready = [s for s in self.slots.values() if s.state == READY]
@@ -523,21 +539,22 @@ class WorkerCore:
             running = slot.running()
             if running is None:
                 continue
-            if len(slot.queue) > 1 and not slot.recalled and now - slot.progress >= RECALL_AFTER:
+            if len(slot.queue) > 1 and not slot.recalled and now >= slot.progress + RECALL_AFTER:
                 self._recall(slot)
-            if not running.announced and now - slot.progress >= RUNNING_AFTER:
+            if not running.announced and now >= slot.progress + RUNNING_AFTER:
                 running.announced = True
                 self._running.append(running.id)
 
-    def _return_queue(self, now: float) -> None:
-        """Nothing has moved for a while: let the coordinator find a better place for what has not started."""
+    def _return_queue(self, now: float, keep: int = 0) -> None:
+        """Let the coordinator find a better place for what has not started, but for the first `keep` tasks."""
         self._queue_moved = now
-        if not self.session.open:
+        if not self.session.open or len(self.queue) <= keep:
             return
-        pairs = [(task.id, task.assignment.attempt) for task in self.queue]
-        for task in self.queue:
+        tasks = list(self.queue)
+        self.queue = deque(tasks[:keep])
+        for task in tasks[keep:]:
             del self.tasks[task.id]
-        self.queue.clear()
+        pairs = [(task.id, task.assignment.attempt) for task in tasks[keep:]]
         self._effects.append(self.session.send(m.Returned(pairs), now))
 
     def _send_all(self, now: float) -> None:
@@ -554,10 +571,11 @@ class WorkerCore:
             self._effects.append(session.send(m.Output(chunks), now, size))
         if self._running:
             running, self._running = [t for t in self._running if t in self.tasks], []
-            self._effects.append(session.send(m.Running(running), now))
+            if running:
+                self._effects.append(session.send(m.Running(running), now))
         if self._outcomes:
             outcomes, self._outcomes = self._outcomes, []
-            size = sum(payload_size(outcome.payload) for outcome in outcomes)
+            size, self._outcome_bytes = self._outcome_bytes, 0
             self._effects.append(session.send(m.Outcomes(outcomes), now, size))
         capacity = self.capacity()
         if capacity != self._announced and not self.draining:

@@ -1,0 +1,741 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from protocol.support import (
+    DOUBLE,
+    HALVE,
+    KEY,
+    OTHER_KEY,
+    Upstream,
+    assign,
+    assignment,
+    die,
+    ended,
+    finish,
+    ids,
+    ok,
+    started,
+    worker,
+)
+
+from jobrunner.ids import SlotId, WorkerId
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.effects import (
+    ConnectionLost,
+    DrainRequested,
+    GiveUp,
+    InterruptTask,
+    RecallTasks,
+    RunTasks,
+    SignalSlot,
+    SlotBlocked,
+    SlotPrinted,
+    SlotReady,
+    SlotReturned,
+    SlotTask,
+    SpawnSlot,
+    Stop,
+)
+from jobrunner.protocol.slots import RECALL_AFTER, SLOT_LIMIT
+from jobrunner.protocol.worker_core import (
+    OUTPUT_LIMIT,
+    RETURN_AFTER,
+    RUNNING_AFTER,
+    START_FAILURES,
+    WorkerCore,
+    WorkerSettings,
+)
+
+PLACE = {"worker": "w", "host": "host"}
+
+
+def teach(world, seconds, *, key=KEY):
+    """Let one call finish, so that the function's duration is known."""
+    assign(world, assignment("lesson", function=key), functions=[DOUBLE, HALVE])
+    ((slot, _),) = started(world).items()
+    finish(world, slot, world.core.slots[slot].running().number, duration=seconds)
+    assert ids(world.heard_one(m.Outcomes).outcomes) == ["c-lesson"]
+
+
+def cancel(world, *numbers, running=True):
+    world.say(m.Cancel([m.CancelRequest(f"c-{n}", running) for n in numbers]))
+
+
+def returned(world, slot, *numbers):
+    world.handle(SlotReturned(SlotId(slot), list(numbers)))
+
+
+# --- greeting -----------------------------------------------------------------------------------------------------
+
+
+def test_it_starts_its_slots_and_greets():
+    core = WorkerCore(
+        WorkerSettings(
+            WorkerId("id of w"),
+            "w",
+            "1.0",
+            "3.11",
+            "host",
+            2,
+            slots=3,
+            resources={"gpu": 1.0},
+            peer_timeout=7.0,
+        ),
+        random.Random(1),
+        100.0,
+    )
+    world = Upstream(core)
+    assert world.heard() == [
+        m.WorkerHello("id of w", "1.0", "3.11", "w", "host", 2, 7.0, 3, {"gpu": 1.0}, [])
+    ]
+    assert world.take() == [SpawnSlot(SlotId(n)) for n in (1, 2, 3)]
+    world.open()
+    assert (world.heard(), world.take()) == ([], [])
+
+
+def test_an_idle_worker_sends_heartbeats_and_nothing_else():
+    world = worker()
+    for _ in range(10):
+        world.acknowledge()
+        world.turn(1.0)
+    assert world.heard() == [m.Heartbeat()] * 10
+    assert world.take() == []
+
+
+def test_a_refused_worker_gives_up():
+    core = WorkerCore(
+        WorkerSettings(WorkerId("i"), "w", "1.0", "3.11", "host", 2, 1), random.Random(1), 100.0
+    )
+    world = Upstream(core)
+    world.turn()
+    world.take()
+    world.give(m.Envelope("", 0, 0, m.Refused("use the same version")))
+    assert world.take() == [GiveUp("use the same version", "ProtocolError")]
+    assert core.next_deadline() is None
+
+
+# --- feeding ------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_goes_to_an_idle_slot_with_its_functions():
+    world = worker()
+    call = assignment(1, setup=OTHER_KEY, payload=b"x", name="mine")
+    assign(world, call, functions=[DOUBLE, HALVE])
+    task = SlotTask(1, "c-1", "mine", 1, KEY, b"x", None, OTHER_KEY)
+    assert world.take() == [RunTasks(SlotId(1), [task], [DOUBLE, HALVE], [])]
+    assert world.heard() == []
+    finish(world, 1, 1)
+    assert world.heard_one(m.Outcomes) == m.Outcomes([ok("c-1", payload=b"r")])
+    assign(world, assignment(2), functions=[])
+    assert world.take_one(RunTasks).functions == [], "it knows the function"
+
+
+def test_idle_slots_come_first_and_unknown_calls_run_alone():
+    world = worker(slots=2)
+    assign(world, *[assignment(n) for n in range(3)])
+    assert started(world) == {1: ["c-0"], 2: ["c-1"]}
+    finish(world, 2, 1, duration=5.0)
+    assert started(world) == {2: ["c-2"]}
+
+
+def test_short_calls_go_into_a_slot_in_batches_evenly():
+    world = worker(slots=2)
+    teach(world, 0.00049)
+    assign(world, *[assignment(n) for n in range(30)])
+    first = started(world)
+    assert {slot: len(tasks) for slot, tasks in first.items()} == {1: 10, 2: 10}
+    finish(world, 1, 2, 3, 4, duration=0.00049)
+    assert started(world) == {1: ["c-20", "c-21", "c-22"]}
+    assert ids(world.heard_one(m.Outcomes).outcomes) == first[1][:3]
+
+
+def test_a_batch_is_bounded_in_number():
+    world = worker()
+    teach(world, 0.0)
+    assign(world, *[assignment(n) for n in range(1000)])
+    (tasks,) = started(world).values()
+    assert 100 < len(tasks) <= SLOT_LIMIT
+
+
+def test_long_calls_run_one_at_a_time():
+    world = worker()
+    teach(world, 1.0)
+    assign(world, assignment(1), assignment(2))
+    assert started(world) == {1: ["c-1"]}
+
+
+def test_a_chunk_counts_by_its_elements():
+    world = worker()
+    teach(world, 0.001)
+    assign(world, assignment(1, span=(0, 4)), assignment(2, span=(4, 8)), assignment(3))
+    assert started(world) == {1: ["c-1"]}, "4 ms and 4 ms are too much for one slot"
+
+
+def test_a_call_with_a_time_limit_is_alone_in_its_slot():
+    world = worker()
+    teach(world, 0.0001)
+    assign(world, assignment(1, timeout=5.0), assignment(2))
+    assert started(world) == {1: ["c-1"]}
+    finish(world, 1, 2, duration=0.0001)
+    assert started(world) == {1: ["c-2"]}
+    assign(world, assignment(3, timeout=5.0))
+    assert started(world) == {}
+
+
+def test_tasks_wait_for_slots_that_are_still_starting():
+    world = worker(slots=2, ready=False)
+    assign(world, assignment(1), assignment(2))
+    for _ in range(20):
+        world.turn(0.05)
+    assert [x for x in world.heard() if type(x) is not m.Heartbeat] == [], "no other worker would be faster"
+    world.handle(SlotReady(SlotId(2), 52))
+    assert started(world) == {2: ["c-1"]}
+
+
+def test_functions_are_forgotten_by_the_slots_with_their_next_tasks():
+    world = worker()
+    teach(world, 1.0)
+    teach(world, 1.0, key=OTHER_KEY)
+    world.say(m.Forget([KEY]))
+    assert (world.take(), world.heard()) == ([], [])
+    assert list(world.core.functions) == [OTHER_KEY]
+    assign(world, assignment(1, function=OTHER_KEY), functions=[])
+    assert world.take_one(RunTasks).forget == [KEY]
+
+
+def test_nothing_is_fed_while_too_many_outcomes_are_unacknowledged():
+    world = worker(unacknowledged_bytes=100)
+    assign(world, assignment(1), assignment(2))
+    assert started(world) == {1: ["c-1"]}
+    finish(world, 1, 1, payload=bytes(101))
+    world.turn()
+    assert started(world) == {}
+    world.heard()
+    world.acknowledge()
+    assert started(world) == {1: ["c-2"]}
+
+
+# --- while tasks run ----------------------------------------------------------------------------------------------
+
+
+def test_only_tasks_that_take_a_while_are_announced_and_once():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    world.turn(RUNNING_AFTER * 0.9)
+    assert world.heard() == []
+    world.now = 100.0 + RUNNING_AFTER
+    assert world.core.next_deadline() == pytest.approx(world.now)
+    assert world.heard() == [m.Running(["c-1"])]
+    world.turn(0.5)
+    assert world.heard() == []
+
+
+def test_what_waits_behind_a_task_that_turns_out_long_is_recalled_and_runs_elsewhere():
+    world = worker(slots=2)
+    teach(world, 0.001)
+    assign(world, *[assignment(n) for n in range(4)])
+    assert started(world) == {1: ["c-0", "c-2"], 2: ["c-1", "c-3"]}
+    world.turn(0.001)
+    finish(world, 2, 1, 2, duration=0.001)
+    world.turn()
+    world.heard()
+    world.now = 100.0 + RECALL_AFTER
+    assert world.core.next_deadline() <= world.now
+    assert world.take() == [RecallTasks(SlotId(1))]
+    world.turn(0.01)
+    assert world.take() == [], "it is asked once"
+    returned(world, 1, 3)
+    assert started(world) == {2: ["c-2"]}
+    world.turn(0.3)
+    assert [x for x in world.heard() if type(x) is m.Returned] == []
+
+
+def test_a_queue_that_stands_still_is_given_back():
+    world = worker()
+    assign(world, assignment(1), assignment(2), assignment(3, attempt=4))
+    started(world)
+    world.turn(RETURN_AFTER * 0.9)
+    assert [x for x in world.heard() if type(x) is not m.Running] == []
+    world.now = 100.0 + RETURN_AFTER
+    assert world.core.next_deadline() <= world.now
+    assert world.heard() == [m.Returned([("c-2", 1), ("c-3", 4)])]
+    assert list(world.core.tasks) == ["c-1"]
+    world.turn(RETURN_AFTER)
+    assert world.heard() == []
+
+
+def test_what_a_task_prints_is_passed_on_with_its_name():
+    world = worker()
+    assign(world, assignment(1), assignment(2, name="other"))
+    started(world)
+    world.handle(SlotPrinted(SlotId(1), [(1, m.STDOUT, "one\n"), (0, m.STDERR, "two\n")]))
+    assert world.heard() == [
+        m.Output(
+            [
+                m.OutputChunk("c-1", "double", m.STDOUT, "one\n"),
+                m.OutputChunk("c-1", "double", m.STDERR, "two\n"),
+            ]
+        )
+    ]
+
+
+def test_what_is_printed_leaves_before_the_outcome():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    world.handle(SlotPrinted(SlotId(1), [(1, m.STDOUT, "bye\n")]))
+    finish(world, 1, 1)
+    assert [type(x) for x in world.heard()] == [m.Output, m.Outcomes]
+
+
+def test_what_is_printed_without_a_session_is_bounded():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    world.lose()
+    for n in range(3 * OUTPUT_LIMIT):
+        world.handle(SlotPrinted(SlotId(1), [(1, m.STDOUT, f"{n}\n")]))
+    assert len(world.core._output) <= OUTPUT_LIMIT + 1
+
+
+def test_a_task_whose_function_is_gone_may_still_print():
+    """The coordinator gave it up while the worker was away, and forgot the function since."""
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    world.say(m.Forget([KEY]))
+    world.handle(SlotPrinted(SlotId(1), [(1, m.STDOUT, "late\n")]))
+    assert [x.chunks[0].text for x in world.heard()] == ["late\n"]
+
+
+def test_an_error_says_where_it_happened():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    finish(world, 1, 1, status=m.ERROR, payload=b"exception")
+    (outcome,) = world.heard_one(m.Outcomes).outcomes
+    assert outcome == m.Outcome("c-1", 1, m.ERROR, b"exception", 1.0, PLACE)
+
+
+# --- time limits and cancelling -----------------------------------------------------------------------------------
+
+
+def test_a_task_whose_time_is_up_is_asked_then_told_then_made_to_stop():
+    world = worker(slots=2, stop_grace=3.0)
+    assign(world, assignment(1, timeout=10.0), assignment(2))
+    assert started(world) == {1: ["c-1"], 2: ["c-2"]}
+    for after, effect in [
+        (9.9, None),
+        (0.1, InterruptTask(SlotId(1), 1)),
+        (2.9, None),
+        (0.1, SignalSlot(SlotId(1), "SIGTERM")),
+        (2.9, None),
+        (0.1, SignalSlot(SlotId(1), "SIGKILL")),
+        (60.0, None),
+    ]:
+        world.now = round(world.now + after, 6)
+        world.acknowledge()
+        assert world.take() == ([] if effect is None else [effect]), world.now
+    world.heard()
+    die(world, 1, 1)
+    assert world.take() == [SpawnSlot(SlotId(3))]
+    (outcome,) = world.heard_one(m.Outcomes).outcomes
+    detail = {"timeout": 10.0, "error": "it ran longer than its timeout of 10 s", "stderr": "last words"}
+    assert outcome._replace(duration=0.0) == ended("c-1", m.TIMED_OUT, **PLACE, **detail)._replace(
+        duration=0.0
+    )
+
+
+def test_a_task_that_gives_in_to_the_interrupt_has_timed_out_and_keeps_its_slot():
+    world = worker()
+    assign(world, assignment(1, timeout=1.0))
+    started(world)
+    world.now += 1.0
+    assert world.take() == [InterruptTask(SlotId(1), 1)]
+    finish(world, 1, 1, status=m.ERROR, payload=b"KeyboardInterrupt")
+    (outcome,) = [x for x in world.heard() if type(x) is m.Outcomes][0].outcomes
+    assert (outcome.status, outcome.payload, outcome.detail["timeout"]) == (m.TIMED_OUT, b"", 1.0)
+    world.turn(60.0)
+    assert [x for x in world.take() if type(x) is not ConnectionLost] == []
+
+
+def test_a_task_that_finishes_in_spite_of_the_interrupt_has_succeeded():
+    world = worker()
+    assign(world, assignment(1, timeout=1.0))
+    started(world)
+    world.now += 1.0
+    world.take()
+    finish(world, 1, 1)
+    assert [x.outcomes[0].status for x in world.heard() if type(x) is m.Outcomes] == [m.OK]
+
+
+def test_a_queued_task_is_cancelled_at_once_and_a_finished_one_is_not_answered():
+    world = worker()
+    assign(world, assignment(1), assignment(2))
+    started(world)
+    cancel(world, 2, 3, running=False)
+    assert world.heard() == [m.Outcomes([m.Outcome("c-2", 1, m.CANCELLED)])]
+    assert world.take() == []
+
+
+def test_a_running_task_refuses_a_mild_cancel():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    cancel(world, 1, running=False)
+    assert world.heard() == [m.CancelRefused(["c-1"])]
+    assert world.take() == []
+
+
+def test_a_running_task_is_stopped_on_its_slot_alone():
+    world = worker(slots=2, stop_grace=3.0)
+    assign(world, assignment(1), assignment(2))
+    started(world)
+    cancel(world, 2)
+    cancel(world, 2)
+    assert world.take() == [InterruptTask(SlotId(2), 1)]
+    world.now += 3.0
+    world.acknowledge()
+    assert world.take() == [SignalSlot(SlotId(2), "SIGTERM")]
+    world.heard()
+    die(world, 2, 1, code=-15)
+    assert world.take() == [SpawnSlot(SlotId(3))]
+    assert [(o.id, o.status) for o in world.heard_one(m.Outcomes).outcomes] == [("c-2", m.CANCELLED)]
+
+
+def test_a_task_that_waits_behind_another_is_recalled_and_the_other_is_not_hit():
+    world = worker(stop_grace=3.0)
+    teach(world, 0.0001)
+    assign(world, *[assignment(n) for n in (1, 2, 3)])
+    assert started(world) == {1: ["c-1", "c-2", "c-3"]}
+    cancel(world, 2)
+    assert world.take() == [RecallTasks(SlotId(1)), InterruptTask(SlotId(1), 3)]
+    world.now += 3.0
+    assert [x for x in world.take() if type(x) is SignalSlot] == [], "c-1 runs there"
+    world.heard()
+    returned(world, 1, 3, 4)
+    assert [x for x in world.heard() if type(x) is m.Outcomes] == [
+        m.Outcomes([m.Outcome("c-2", 1, m.CANCELLED)])
+    ]
+    assert list(world.core.tasks) == ["c-1", "c-3"]
+
+
+def test_a_cancelled_task_that_was_next_is_stopped_when_its_turn_came_first():
+    world = worker(stop_grace=3.0)
+    teach(world, 0.0001)
+    assign(world, assignment(1), assignment(2))
+    started(world)
+    cancel(world, 2)
+    world.take()
+    finish(world, 1, 2)
+    returned(world, 1)
+    world.take()
+    world.now += 3.0
+    assert SignalSlot(SlotId(1), "SIGTERM") in world.take()
+
+
+# --- crashes ------------------------------------------------------------------------------------------------------
+
+
+def test_a_crash_costs_the_running_task_alone_and_the_slot_is_replaced():
+    world = worker()
+    teach(world, 0.0001)
+    assign(world, assignment(1, attempt=2), assignment(2), assignment(3))
+    assert started(world) == {1: ["c-1", "c-2", "c-3"]}
+    world.now += 0.01
+    die(world, 1, 2)
+    assert world.take() == [SpawnSlot(SlotId(2))]
+    (outcome,) = world.heard_one(m.Outcomes).outcomes
+    assert outcome.duration == pytest.approx(0.01)
+    assert outcome._replace(duration=0.0) == m.Outcome(
+        "c-1",
+        2,
+        m.CRASHED,
+        b"",
+        0.0,
+        {
+            **PLACE,
+            "error": "its process was killed by SIGKILL (pid 77)",
+            "pid": 77,
+            "exit_code": None,
+            "signal": "SIGKILL",
+            "peak_memory": 1024,
+            "stderr": "last words",
+        },
+    )
+    world.handle(SlotReady(SlotId(2), 52))
+    effect = world.take_one(RunTasks)
+    assert ids(effect.tasks) == ["c-2", "c-3"]
+    assert effect.functions == [DOUBLE], "the new process knows nothing"
+
+
+def test_the_guilty_one_is_who_the_slot_says_not_who_was_first():
+    world = worker()
+    teach(world, 0.0001)
+    assign(world, *[assignment(n) for n in (1, 2, 3)])
+    started(world)
+    die(world, 1, 3, element=5, code=3)
+    (outcome,) = world.heard_one(m.Outcomes).outcomes
+    assert (outcome.id, outcome.detail["element"], outcome.detail["exit_code"]) == ("c-2", 5, 3)
+    assert outcome.detail["error"] == "its process exited with code 3 (pid 77)"
+    assert ids(world.core.queue) == ["c-1", "c-3"]
+
+
+def test_an_idle_slot_that_dies_is_replaced_without_a_word():
+    world = worker()
+    die(world, 1)
+    assert world.take() == [SpawnSlot(SlotId(2))]
+    assert world.heard() == []
+    die(world, 1)
+    finish(world, 1, 1)
+    returned(world, 1, 1)
+    world.handle(SlotReady(SlotId(1), 1))
+    world.handle(SlotBlocked(SlotId(1), True))
+    world.handle(SlotPrinted(SlotId(1), [(1, 1, "x")]))
+    assert (world.take(), world.heard()) == ([], []), "late words of a slot that is gone"
+
+
+def test_slots_that_never_come_up_make_it_give_up_with_what_they_said():
+    world = worker(ready=False)
+    for n in range(1, START_FAILURES):
+        die(world, n, code=1)
+        assert world.take() == [SpawnSlot(SlotId(n + 1))]
+    die(world, START_FAILURES, code=1)
+    (effect,) = world.take()
+    assert effect == GiveUp("slots die while they start (exit code 1): last words", "JobRunnerError")
+    assert world.core.next_deadline() is None
+
+
+def test_a_slot_that_comes_up_clears_the_count():
+    world = worker(ready=False)
+    for n in range(1, 3 * START_FAILURES):
+        if n % START_FAILURES == 0:
+            world.handle(SlotReady(SlotId(n), 1))
+        die(world, n, code=1)
+        assert world.take() == [SpawnSlot(SlotId(n + 1))]
+
+
+# --- slots whose task waits for others ----------------------------------------------------------------------------
+
+
+def test_a_blocked_slot_lends_its_place():
+    world = worker()
+    assign(world, assignment(1), assignment(2))
+    started(world)
+    world.handle(SlotBlocked(SlotId(1), True))
+    assert world.heard() == [m.Capacity(2)]
+    assert world.take() == [SpawnSlot(SlotId(2))]
+    world.handle(SlotBlocked(SlotId(1), True))
+    world.handle(SlotReady(SlotId(2), 52))
+    assert started(world) == {2: ["c-2"]}
+    world.handle(SlotBlocked(SlotId(1), False))
+    assert world.heard() == [m.Capacity(1)]
+    assert world.take() == [], "the one that stood in is busy"
+    finish(world, 2, 1)
+    assert world.take() == [SignalSlot(SlotId(2), "SIGKILL")]
+    die(world, 2)
+    world.handle(SlotReady(SlotId(2), 1))
+    finish(world, 1, 1)
+    world.heard()
+    assert world.take() == []
+    assert list(world.core.slots) == [1]
+
+
+def test_what_waits_in_a_blocked_slot_is_recalled():
+    world = worker()
+    teach(world, 0.0001)
+    assign(world, assignment(1), assignment(2))
+    started(world)
+    world.handle(SlotBlocked(SlotId(1), True))
+    assert world.take() == [RecallTasks(SlotId(1)), SpawnSlot(SlotId(2))]
+
+
+def test_a_blocked_slot_that_dies_lends_nothing_any_more():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    world.handle(SlotBlocked(SlotId(1), True))
+    world.handle(SlotReady(SlotId(2), 52))
+    world.take()
+    world.heard()
+    die(world, 1, 1)
+    assert world.take() == [], "the one that stood in is the slot now"
+    assert [type(x) for x in world.heard()] == [m.Outcomes, m.Capacity]
+
+
+def test_capacity_that_changed_during_the_greeting_is_announced():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    world.lose()
+    world.turn()
+    world.take()
+    assert world.hello.slots == 1
+    world.handle(SlotBlocked(SlotId(1), True))
+    world.open()
+    assert m.Capacity(2) in world.heard()
+
+
+# --- sessions -----------------------------------------------------------------------------------------------------
+
+
+def test_a_new_session_opens_with_what_is_held_and_the_outcomes_that_may_be_lost():
+    world = worker(slots=2)
+    assign(world, *[assignment(n, attempt=n) for n in (1, 2, 3, 4)])
+    assert started(world) == {1: ["c-1"], 2: ["c-2"]}
+    finish(world, 2, 1, payload=b"second")
+    world.turn()
+    assert ids(world.heard_one(m.Outcomes).outcomes) == ["c-2"]  # and nobody acknowledges it
+    world.lose()
+    finish(world, 2, 2, payload=b"third")
+    world.turn()
+    effects = world.take()
+    assert [type(x) for x in effects if type(x) is not RunTasks] == [ConnectionLost]
+    world.open()
+    assert sorted(world.hello.held) == [
+        m.Held("c-1", 1, True),
+        m.Held("c-2", 2, False),
+        m.Held("c-3", 3, False),
+        m.Held("c-4", 4, True),
+    ]
+    (outcomes,) = world.heard()
+    assert outcomes == m.Outcomes([ok("c-2", 2, b"second"), ok("c-3", 3, b"third")])
+    world.acknowledge()
+    world.lose()
+    world.turn()
+    assert ids(world.hello.held) == ["c-1", "c-4"]
+
+
+def test_acknowledged_outcomes_are_not_sent_again():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    finish(world, 1, 1)
+    world.turn()
+    world.acknowledge()
+    world.lose()
+    world.open()
+    assert world.hello.held == []
+    assert [type(x) for x in world.heard()] == [m.Outcomes], "that of before"
+
+
+def test_work_goes_on_without_a_session():
+    world = worker()
+    assign(world, assignment(1), assignment(2))
+    started(world)
+    world.lose()
+    world.take()
+    finish(world, 1, 1)
+    assert [ids(x.tasks) for x in world.take() if type(x) is RunTasks] == [["c-2"]]
+    world.turn(1.0)
+    world.heard()
+    world.open()
+    assert [x for x in world.heard() if type(x) is m.Running] == [m.Running(["c-2"])]
+
+
+def test_a_queue_without_a_session_is_kept():
+    world = worker()
+    assign(world, assignment(1), assignment(2))
+    started(world)
+    world.lose()
+    for _ in range(20):
+        world.turn(0.05)
+    assert list(world.core.tasks) == ["c-1", "c-2"]
+    world.open()
+    assert ids(world.hello.held) == ["c-1", "c-2"]
+
+
+def test_a_task_assigned_again_while_it_is_here_is_joined_under_the_new_number():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    assign(world, assignment(1, attempt=3))
+    assert world.take() == []
+    finish(world, 1, 1)
+    assert world.heard() == [m.Outcomes([ok("c-1", 3, b"r")])]
+
+
+# --- leaving ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked_by", ["signal", "coordinator"])
+def test_draining_finishes_what_runs_and_gives_back_the_rest(asked_by):
+    world = worker()
+    assign(world, assignment(1), assignment(2))
+    started(world)
+    if asked_by == "signal":
+        world.handle(DrainRequested())
+    else:
+        world.say(m.Drain())
+    assert world.heard() == [m.Drain(), m.Returned([("c-2", 1)])]
+    assert world.take() == []
+    assign(world, assignment(3))
+    assert world.heard() == [m.Returned([("c-3", 1)])]
+    world.now += 5.0
+    world.acknowledge()
+    assert world.take() == []
+    world.heard()
+    finish(world, 1, 1)
+    assert world.heard() == [m.Outcomes([ok("c-1", payload=b"r")]), m.Goodbye()]
+    assert world.take() == [Stop()]
+    assert world.core.next_deadline() is None
+
+
+def test_an_idle_worker_drains_at_once():
+    world = worker()
+    world.handle(DrainRequested())
+    assert world.heard() == [m.Drain(), m.Goodbye()]
+    assert world.take() == [Stop()]
+
+
+def test_what_a_slot_gives_back_while_draining_goes_to_other_workers():
+    world = worker()
+    teach(world, 0.0001)
+    assign(world, *[assignment(n) for n in (1, 2, 3)])
+    started(world)
+    world.handle(DrainRequested())
+    assert world.take() == [RecallTasks(SlotId(1))]
+    assert world.heard() == [m.Drain()]
+    finish(world, 1, 2)
+    returned(world, 1, 3, 4)
+    assert world.take() == [Stop()]
+    assert world.heard() == [
+        m.Outcomes([ok("c-1", payload=b"r")]),
+        m.Returned([("c-2", 1), ("c-3", 1)]),
+        m.Goodbye(),
+    ]
+
+
+def test_a_crash_while_draining_starts_no_new_slot():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    world.handle(DrainRequested())
+    die(world, 1, 1)
+    assert world.take() == [Stop()]
+    assert [type(x) for x in world.heard()] == [m.Drain, m.Outcomes, m.Goodbye]
+
+
+def test_draining_has_a_limit_and_what_then_still_runs_runs_elsewhere():
+    world = worker(drain_timeout=5.0)
+    assign(world, assignment(1))
+    started(world)
+    world.handle(DrainRequested())
+    world.heard()
+    world.now += 5.0
+    assert world.heard() == [m.Running(["c-1"]), m.Returned([("c-1", 1)]), m.Goodbye()]
+    assert world.take() == [Stop()]
+
+
+def test_a_draining_worker_says_so_in_each_new_session():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    world.handle(DrainRequested())
+    world.heard()
+    world.lose()
+    world.open()
+    assert world.heard() == [m.Drain()]
