@@ -150,8 +150,10 @@ class CoordinatorCore:
             return
         peer.unreachable_since = None
         messages, acked = peer.link.receive(envelope, now)
-        if acked and type(peer) is ClientPeer:
-            self._on_acked(peer, acked)
+        if type(peer) is ClientPeer:
+            peer.lost_at = None
+            if acked:
+                self._on_acked(peer, acked)
         for message in messages:
             if type(message) not in self._roles[type(peer)]:
                 self._log("warning", f"{kind.__name__} from a peer that may not send it; its session ends")
@@ -183,6 +185,7 @@ class CoordinatorCore:
         else:
             self._move_peer(client, source, link)
             client.lost_at = None
+            client.reconciled = False
             client.outcomes.clear()
             for key in client.pins:
                 self.scheduler.functions.unpin(key)
@@ -359,6 +362,11 @@ class CoordinatorCore:
 
     def _flush(self, now: float) -> None:
         scheduler = self.scheduler
+        # First what is to be forgotten: a function may have gone and come back within this turn.
+        for worker_id, keys in scheduler.functions.take_forgotten().items():
+            forgetful = scheduler.workers.get(worker_id)
+            if forgetful is not None:
+                self._send(forgetful, m.Forget(keys), now)
         while scheduler.dirty:
             peer = scheduler.dirty.popitem()[0]
             if isinstance(peer, WorkerPeer):
@@ -366,10 +374,6 @@ class CoordinatorCore:
                     self._flush_worker(peer, now)
             elif isinstance(peer, ClientPeer) and scheduler.clients.get(peer.id) is peer:
                 self._flush_client(peer, now)
-        for worker_id, keys in scheduler.functions.take_forgotten().items():
-            worker = scheduler.workers.get(worker_id)
-            if worker is not None:
-                self._send(worker, m.Forget(keys), now)
 
     def _flush_client(self, client: ClientPeer, now: float) -> None:
         if client.output:
@@ -391,6 +395,10 @@ class CoordinatorCore:
             client.refused = []
 
     def _flush_worker(self, worker: WorkerPeer, now: float) -> None:
+        # Cancels first: none of them is meant for what is assigned in this very turn.
+        if worker.cancels:
+            self._send(worker, m.Cancel(worker.cancels), now)
+            worker.cancels = []
         if worker.assigned:
             records, worker.assigned = worker.assigned, []
             tasks, functions, size = [], [], 0
@@ -414,9 +422,6 @@ class CoordinatorCore:
                     )
                 )
             self._send(worker, m.Assign(tasks, functions), now, size)
-        if worker.cancels:
-            self._send(worker, m.Cancel(worker.cancels), now)
-            worker.cancels = []
 
     def _announce_capacity(self, now: float) -> None:
         slots = self.slots()

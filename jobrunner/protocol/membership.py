@@ -58,6 +58,7 @@ class ClientPeer(Peer):
         "outcomes",
         "output",
         "pins",
+        "reconciled",
         "refused",
         "running",
         "submitted",
@@ -73,6 +74,8 @@ class ClientPeer(Peer):
         """Calls that it has ever submitted; 0 for who only looks."""
         self.unfinished = 0
         self.pins: set[FunctionKey] = set()
+        self.reconciled = False
+        """It has named, in this session, all that it still waits for."""
         self.lost_at: float | None = None
         """When the client was found to be gone; its tasks end after a grace."""
         self.outcomes: list[Outcome] = []

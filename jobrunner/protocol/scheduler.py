@@ -128,7 +128,16 @@ class Scheduler:
         self.clients.pop(client.id, None)
 
     def reconciled(self, client_id: ClientId) -> None:
-        """The client has named all that it waits for; what workers hold beyond that, nobody wants."""
+        """The client has named all that it waits for; what is held for it beyond that, nobody wants."""
+        client = self.clients.get(client_id)
+        if client is not None:
+            client.reconciled = True
+            wanted = {outcome.id for outcome in client.outcomes}
+            for message in client.link.unacked():
+                if type(message) is m.Outcomes:
+                    wanted.update(outcome.id for outcome in message.outcomes)
+            for task_id in client.done.keys() - wanted:
+                del client.done[task_id]
         for task_id in [t for t in self.unclaimed if client_of(t) == client_id]:
             self._drop_unclaimed(task_id)
 
@@ -160,9 +169,12 @@ class Scheduler:
     def returned(self, worker: WorkerPeer, task_id: TaskId, attempt: int, now: float) -> None:
         """The worker gives back a task that it has not started."""
         record = self.tasks.get(task_id)
-        if record is None or record.worker is not worker or record.attempt != attempt:
+        if record is None:
+            held = self.unclaimed.get(task_id)
+            if held is not None and held.worker is worker and held.attempt == attempt:
+                del self.unclaimed[task_id]
             return
-        if record.state not in ACTIVE:
+        if record.worker is not worker or record.attempt != attempt or record.state not in ACTIVE:
             return
         worker.prefetch = False
         self._release(record)
@@ -190,18 +202,28 @@ class Scheduler:
             self._release(record)
             record.remember(f"attempt {record.attempt} was lost on its way to worker {worker.name}")
             self._again(record, now)
+        for task_id in [t for t, h in self.unclaimed.items() if h.worker is worker and h.outcome is None]:
+            if task_id not in still_there:
+                del self.unclaimed[task_id]
         for entry in held:
-            record_or_none = self.tasks.get(entry.id)
-            if record_or_none is None:
-                client = self.clients.get(client_of(entry.id))
-                if client is None:
-                    self.unclaimed[entry.id] = Unclaimed(worker, entry.attempt, now)
-                else:
-                    self._fence(worker, entry.id)
-            elif record_or_none.state == QUEUED and not record_or_none.attempt > entry.attempt:
-                self._claim(record_or_none, Unclaimed(worker, entry.attempt, now), now)
-            elif record_or_none.worker is not worker or record_or_none.attempt != entry.attempt:
+            self._adopt_one(worker, entry, now)
+
+    def _adopt_one(self, worker: WorkerPeer, entry: m.Held, now: float) -> None:
+        record = self.tasks.get(entry.id)
+        if record is None:
+            client = self.clients.get(client_of(entry.id))
+            if client is None or not client.reconciled:
+                self.unclaimed[entry.id] = Unclaimed(worker, entry.attempt, now)
+            else:
                 self._fence(worker, entry.id)
+        elif record.state == QUEUED and entry.attempt >= record.attempt and entry.attempt > record.ended:
+            self._claim(record, Unclaimed(worker, entry.attempt, now), now)
+        elif record.worker is not worker or record.attempt != entry.attempt:
+            self._fence(worker, entry.id)
+        elif record.cancel_asked and record.state in ACTIVE:
+            # The request may have been lost with the old session.
+            worker.cancels.append(m.CancelRequest(entry.id, record.state == CANCELLING))
+            self.dirty[worker] = None
 
     def worker_lost(self, worker: WorkerPeer, reason: str, now: float) -> None:
         """Queue its tasks again. Those that may have been running count it as a crash."""
@@ -247,6 +269,7 @@ class Scheduler:
     def place(self, now: float) -> None:
         """Bind queued tasks to workers: idle slots first, evenly, then a little ahead where tasks are short."""
         if not self.counts[QUEUED]:
+            self.queue.clear()
             return
         idle = [w for w in self.open if len(w.tasks) < w.slots]
         while idle:
@@ -311,6 +334,7 @@ class Scheduler:
             else:
                 self._again(record, now)
             return
+        record.ended = record.attempt
         error = (outcome.detail or {}).get("error", m.STATUS_NAMES[status])
         record.remember(f"attempt {record.attempt} on {record.worker and record.worker.name}: {error}")
         if status == m.CRASHED:

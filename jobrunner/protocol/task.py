@@ -40,7 +40,7 @@ TRANSITIONS: dict[int, frozenset[int]] = {
     QUEUED: frozenset((ASSIGNED, CANCELLED)),
     ASSIGNED: frozenset((RUNNING, CANCELLING, QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),
     RUNNING: frozenset((CANCELLING, QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),
-    CANCELLING: frozenset((SUCCEEDED, FAILED, CANCELLED)),
+    CANCELLING: frozenset((QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),  # back, if the wish was withdrawn
     SUCCEEDED: frozenset(),
     FAILED: frozenset(),
     CANCELLED: frozenset(),
@@ -58,7 +58,9 @@ class TaskRecord:
         "attempt",
         "cancel_asked",
         "client",
+        "closed",
         "crashes",
+        "ended",
         "estimate",
         "failures",
         "function",
@@ -72,6 +74,7 @@ class TaskRecord:
         "span",
         "state",
         "submitted",
+        "suspected",
         "worker",
     )
 
@@ -96,6 +99,12 @@ class TaskRecord:
         self.state = QUEUED
         self.worker: WorkerPeer | None = None
         self.attempt = 0
+        self.closed = 0
+        """The last attempt that is known to have ended, or never to have begun: no worker can still have it."""
+        self.suspected = 0
+        """The last attempt that was counted as a crash because its worker was lost."""
+        self.ended = 0
+        """The last attempt whose end has been counted below."""
         self.failures = 0
         """Attempts that ended because the user's function raised or ran out of time."""
         self.crashes = 0

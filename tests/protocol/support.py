@@ -85,6 +85,7 @@ class Remote:
         self.link = Link("", world.now, 0.0)
         self.arrived: list[m.Message] = []
         self.acked: list[m.Message] = []
+        self.heartbeats = 0
 
     def greet(self, session: str) -> None:
         """Open a new session; the Welcome is the next thing heard."""
@@ -104,11 +105,12 @@ class Remote:
             self.arrived.append(envelope.message)
             return
         messages, acked = self.link.receive(envelope, self.world.now)
-        self.arrived += messages
+        self.heartbeats += messages.count(m.Heartbeat())
+        self.arrived += [message for message in messages if type(message) is not m.Heartbeat]
         self.acked += acked
 
     def heard(self) -> list[m.Message]:
-        """Everything since the last call, after the present turn has ended."""
+        """Everything but heartbeats since the last call, after the present turn has ended."""
         self.world.turn()
         arrived, self.arrived = self.arrived, []
         return arrived

@@ -356,7 +356,7 @@ def test_a_task_that_gives_in_to_the_interrupt_has_timed_out_and_keeps_its_slot(
     world.now += 1.0
     assert world.take() == [InterruptTask(SlotId(1), 1)]
     finish(world, 1, 1, status=m.ERROR, payload=b"KeyboardInterrupt")
-    (outcome,) = [x for x in world.heard() if type(x) is m.Outcomes][0].outcomes
+    (outcome,) = next(x for x in world.heard() if type(x) is m.Outcomes).outcomes
     assert (outcome.status, outcome.payload, outcome.detail["timeout"]) == (m.TIMED_OUT, b"", 1.0)
     world.turn(60.0)
     assert [x for x in world.take() if type(x) is not ConnectionLost] == []
