@@ -258,11 +258,12 @@ def to_bool(value: Any, where: str) -> bool:
 
 def to_number(value: Any, where: str, *, whole: bool, minimum: float | None) -> int | float:
     kind = "a whole number" if whole else "a number"
-    if isinstance(value, bool):
+    if isinstance(value, (bool, bytes)):
         raise ConfigError(f"{where}: {value!r} is not {kind}")
     try:
         number: int | float = int(value) if whole else float(value)
-        if number != float(value) or not math.isfinite(number):
+        exact = isinstance(value, (int, str)) or number == float(value)
+        if not exact or not math.isfinite(number):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{where}: {value!r} is not {kind}") from None

@@ -212,7 +212,7 @@ def test_as_completed_times_out():
     for kind in (TimeoutError, concurrent.futures.TimeoutError):
         with pytest.raises(kind):
             list(as_completed([Future()], timeout=0))
-    with pytest.raises(TimeoutError, match="1 .of 2. futures unfinished"):
+    with pytest.raises(TimeoutError, match=r"1 \(of 2\) futures unfinished"):
         next(iterator)
 
 

@@ -47,7 +47,7 @@ def spans(backend):
     return [call.span for call in backend.calls]
 
 
-# --- chunks -----------------------------------------------------------------------------------------------
+# --- chunks -------------------------------------------------------------------------------------------------
 
 
 def test_a_given_chunksize_is_kept_to_exactly(backend, executor):
@@ -136,7 +136,7 @@ def test_bad_sizes(executor, arguments, error):
         executor.map(double, [1], **arguments)
 
 
-# --- failures -------------------------------------------------------------------------------------------------
+# --- failures -----------------------------------------------------------------------------------------------
 
 
 def test_iteration_raises_at_the_first_failed_element(backend, executor):
@@ -250,7 +250,7 @@ def test_an_option_that_the_backend_refuses_is_refused_by_map():
         executor.with_options(timeout=1).map(double, [1, 2, 3])
 
 
-# --- the consumer ---------------------------------------------------------------------------------------------
+# --- the consumer -------------------------------------------------------------------------------------------
 
 
 def test_timeout_bounds_the_whole(executor):
@@ -293,7 +293,7 @@ def test_a_call_that_is_cancelled_elsewhere(backend, executor):
         next(results)
 
 
-# --- buffersize -----------------------------------------------------------------------------------------------
+# --- buffersize ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("buffersize", [1, 2, 7, 100])
@@ -346,7 +346,7 @@ def test_after_shutdown_nothing_more_is_taken(backend, executor):
         next(results)
 
 
-# --- the executor's end ---------------------------------------------------------------------------------------
+# --- the executor's end -------------------------------------------------------------------------------------
 
 
 def test_shutdown_right_after_map_runs_every_element(backend, executor):

@@ -126,7 +126,7 @@ def test_chained_exceptions(executor):
     assert isinstance(error, ValueError)
 
 
-# --- nothing stale ----------------------------------------------------------------------------------------
+# --- nothing stale ------------------------------------------------------------------------------------------
 
 
 def test_a_closure_is_taken_as_it_is_at_each_submit(executor):

@@ -64,7 +64,9 @@ def test_a_timeout_in_map_costs_its_element(make_executor, isolated, tmp_path):
         return zoo.wait_for(str(tmp_path / "never")) if value == 2 else value
 
     for chunksize in (None, 4):
-        results = make_executor(max_workers=1).with_options(timeout=0.4).map(stuck, range(4), chunksize=chunksize)
+        results = (
+            make_executor(max_workers=1).with_options(timeout=0.4).map(stuck, range(4), chunksize=chunksize)
+        )
         assert [next(results), next(results)] == [0, 1]
         with pytest.raises(TaskTimeoutError):
             next(results)

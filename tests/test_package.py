@@ -1,0 +1,87 @@
+"""The package as its users get it: quick to import, and alone at its top level."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jobrunner
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("zmq", "rich", "typer", "cloudpickle", "msgpack", "asyncio", "platformdirs", "numpy")
+
+
+def python(code, cwd):
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_is_light(tmp_path):
+    loaded = python("import sys, jobrunner; print(*sys.modules)", tmp_path).split()
+    assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
+
+
+def test_threads_need_no_zmq(tmp_path):
+    code = "import sys; from jobrunner import Executor\nwith Executor('threads') as ex: ex.submit(int).result()\n"
+    loaded = python(code + "print(*sys.modules)", tmp_path).split()
+    assert "zmq" not in loaded
+    assert "rich" not in loaded
+
+
+def test_every_public_name_exists():
+    for name in jobrunner.__all__:
+        assert getattr(jobrunner, name) is not None
+    assert set(dir(jobrunner)) == set(jobrunner.__all__)
+
+
+def test_a_star_import_brings_the_public_names(tmp_path):
+    assert python("from jobrunner import *; print(Executor.__name__)", tmp_path) == "Executor\n"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(jobrunner, "Hub")
+
+
+def test_no_source_imports_the_folders_by_their_generic_names():
+    for folder in ("jobrunner", "workers", "cli", "examples", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for line in path.read_text().splitlines():
+                words = line.split()
+                if words[:1] in (["import"], ["from"]):
+                    assert words[1].partition(".")[0] not in ("workers", "cli"), f"{path}: {line}"
+
+
+def test_the_links_lead_to_the_folders():
+    for name in ("workers", "cli"):
+        link = ROOT / "jobrunner" / name
+        assert link.is_symlink()
+        assert os.readlink(link) == f"../{name}"
+
+
+def test_the_wheel_has_one_top_level_and_every_module(tmp_path):
+    build = "import hatchling.build, sys; print(hatchling.build.build_wheel(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
+    )
+    names = zipfile.ZipFile(tmp_path / done.stdout.split()[-1]).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"jobrunner"}
+    sources = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("jobrunner", "jobrunner/workers", "jobrunner/cli")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert sources <= set(names)
+    assert "jobrunner/py.typed" in names
+    assert not [name for name in names if "__pycache__" in name or name.startswith("tests/")]
