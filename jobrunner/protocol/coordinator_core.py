@@ -148,23 +148,29 @@ class CoordinatorCore:
             if kind is not m.Reset and kind is not m.Goodbye:
                 self._effects.append(Send(source, m.Envelope(envelope.session, 0, 0, m.Reset())))
             return
-        peer.unreachable_since = None
+        self._heard(peer)
         messages, acked = peer.link.receive(envelope, now)
-        if type(peer) is ClientPeer:
-            peer.lost_at = None
-            if acked:
-                self._on_acked(peer, acked)
+        if acked and type(peer) is ClientPeer:
+            self._on_acked(peer, acked)
         for message in messages:
             if type(message) not in self._roles[type(peer)]:
                 self._log("warning", f"{kind.__name__} from a peer that may not send it; its session ends")
                 self._reset(peer)
                 return
             self._handlers[type(message)](peer, message, now)
+            if peer.link.session != envelope.session:
+                return  # it was reset meanwhile, and will say all this again
+
+    def _heard(self, peer: Peer) -> None:
+        peer.unreachable_since = None
+        if type(peer) is ClientPeer:
+            peer.lost_at = None
 
     def _greet(self, source: Source, envelope: m.Envelope, peer: Peer | None, now: float) -> None:
         hello: Any = envelope.message
         if peer is not None and peer.link.session == envelope.session:
             peer.link.last_heard = now
+            self._heard(peer)
         else:
             link = Link(envelope.session, now, hello.peer_timeout)
             if type(hello) is m.ClientHello:
@@ -187,7 +193,7 @@ class CoordinatorCore:
             client.lost_at = None
             client.reconciled = False
             client.outcomes.clear()
-            for key in client.pins:
+            for key in sorted(client.pins):
                 self.scheduler.functions.unpin(key)
             client.pins.clear()
             self.scheduler.queue.parked.discard(client.id)
@@ -213,6 +219,7 @@ class CoordinatorCore:
         self._peers[source] = worker
         worker.draining = False
         scheduler.open[worker] = None
+        scheduler.resized = True
         scheduler.adopt(worker, hello.held, now)
         return worker
 
@@ -321,6 +328,7 @@ class CoordinatorCore:
     def _on_draining(self, worker: WorkerPeer, message: m.Drain, now: float) -> None:
         worker.draining = True
         worker.slots = 0
+        self.scheduler.resized = True
         self.scheduler.open.pop(worker, None)
         self._log("info", f"worker {worker.name} drains: {len(worker.tasks)} tasks with it")
 
@@ -424,12 +432,14 @@ class CoordinatorCore:
             self._send(worker, m.Assign(tasks, functions), now, size)
 
     def _announce_capacity(self, now: float) -> None:
+        if not self.scheduler.resized:
+            return
+        self.scheduler.resized = False
         slots = self.slots()
         if slots != self._announced_slots:
             self._announced_slots = slots
             for client in self.scheduler.clients.values():
-                if client.lost_at is None:
-                    self._send(client, m.Capacity(slots), now)
+                self._send(client, m.Capacity(slots), now)
 
     def _send(self, peer: Peer, message: m.Message, now: float, size: int = 0) -> None:
         self._effects.append(Send(peer.source, peer.link.send(message, now, size)))

@@ -89,7 +89,7 @@ class FunctionTable:
         if entry.users > 0 or entry.pins > 0:
             return
         del self._entries[entry.definition.key]
-        for worker in entry.known_by:
+        for worker in sorted(entry.known_by):  # in the same order in every process
             self._forgotten.setdefault(worker, []).append(entry.definition.key)
 
 

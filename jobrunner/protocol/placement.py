@@ -92,19 +92,25 @@ class ReadyQueue:
             heapq.heappush(self._order[needs], rank)
         lane.push(record, front)
 
+    def clear(self) -> None:
+        """No record is queued any more: drop the entries of those that have left in other ways."""
+        self._lanes.clear()
+        self._order.clear()
+
     def pop(self, fits: Callable[[Resources], bool], accept: Accept | None = None) -> TaskRecord | None:
         """The first task whose resources fit and that `accept` accepts; None when there is none."""
         if len(self._lanes) == 1:
             (needs,) = self._lanes
             return self._pop_from(needs, accept) if fits(needs) else None
-        for needs in sorted((n for n in self._lanes if fits(n)), key=self._first_rank):
+        for needs in sorted((n for n in self._lanes if fits(n)), key=self._urgency):
             record = self._pop_from(needs, accept)
             if record is not None:
                 return record
         return None
 
-    def _first_rank(self, needs: Resources) -> tuple[int, int]:
-        return self._order[needs][0]
+    def _urgency(self, needs: Resources) -> tuple[tuple[int, int], int]:
+        """Of equal rank, what needs more resources goes first: fewer workers fit, and so many only at a time."""
+        return self._order[needs][0], -len(needs)
 
     def _pop_from(self, needs: Resources, accept: Accept | None) -> TaskRecord | None:
         order, lanes = self._order[needs], self._lanes[needs]

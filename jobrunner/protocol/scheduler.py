@@ -65,16 +65,15 @@ class Scheduler:
         """Peers with something in their outbox."""
         self.delayed: list[tuple[float, int, TaskRecord]] = []
         self._tie_breaker = 0
+        self.resized = False
+        """The number of slots in the cluster may have changed."""
         self.stale_outcomes = 0
 
     # --- from clients ---
 
     def submit(self, client: ClientPeer, spec: m.TaskSpec, now: float) -> bool:
         """Accept a call; False if it names a function that nobody has sent."""
-        known = self.tasks.get(spec.id) or client.done.get(spec.id)
-        if known is not None:
-            if known.outcome is not None:
-                self._tell_client(client, known.outcome)
+        if self._known(client, spec.id):
             return True
         function = self.functions.get(spec.function)
         setup = None if spec.setup is None else self.functions.get(spec.setup)
@@ -93,6 +92,29 @@ class Scheduler:
         else:
             self.queue.push(record)
         return True
+
+    def _known(self, client: ClientPeer, task_id: TaskId) -> bool:
+        """Whether a submitted task is here already; its client learns again what it may have missed."""
+        record = self.tasks.get(task_id)
+        if record is not None:
+            if record.client is not client:
+                self._take_back(record, client)
+            if record.state == RUNNING:
+                client.running.append(task_id)
+                self.dirty[client] = None
+            return True
+        record = client.done.get(task_id)
+        if record is None or record.outcome is None:
+            return False
+        self._tell_client(client, record.outcome)
+        return True
+
+    def _take_back(self, record: TaskRecord, client: ClientPeer) -> None:
+        """Its client, taken for dead, has come back before the task could be stopped: it is wanted after all."""
+        record.client.unfinished -= 1
+        client.unfinished += 1
+        record.client = client
+        record.cancel_asked = False
 
     def cancel(self, task_id: TaskId, running: bool, now: float) -> None:
         """Cancel a task for its client, which gets an Outcome or a CancelRefused."""
@@ -120,7 +142,7 @@ class Scheduler:
         """The client will not come back: cancel all that it has here."""
         for record in [r for r in self.tasks.values() if r.client is client]:
             self.cancel(record.id, True, now)
-        for key in client.pins:
+        for key in sorted(client.pins):
             self.functions.unpin(key)
         client.pins.clear()
         client.done.clear()
@@ -177,6 +199,7 @@ class Scheduler:
         if record.worker is not worker or record.attempt != attempt or record.state not in ACTIVE:
             return
         worker.prefetch = False
+        record.ended = attempt
         self._release(record)
         self._again(record, now)
 
@@ -197,25 +220,21 @@ class Scheduler:
 
     def adopt(self, worker: WorkerPeer, held: list[m.Held], now: float) -> None:
         """A worker has come back with these tasks: keep what is still its own, fence the rest."""
-        still_there = {entry.id for entry in held}
-        for record in [r for r in worker.tasks.values() if r.id not in still_there]:
+        still_there = {(entry.id, entry.attempt) for entry in held}
+        gone = [r for r in worker.tasks.values() if (r.id, r.attempt) not in still_there]
+        for record in reversed(gone):  # each goes to the head of the queue
             self._release(record)
+            record.ended = record.attempt
             record.remember(f"attempt {record.attempt} was lost on its way to worker {worker.name}")
             self._again(record, now)
-        for task_id in [t for t, h in self.unclaimed.items() if h.worker is worker and h.outcome is None]:
-            if task_id not in still_there:
-                del self.unclaimed[task_id]
+        self._drop_unclaimed_of(worker)
         for entry in held:
             self._adopt_one(worker, entry, now)
 
     def _adopt_one(self, worker: WorkerPeer, entry: m.Held, now: float) -> None:
         record = self.tasks.get(entry.id)
         if record is None:
-            client = self.clients.get(client_of(entry.id))
-            if client is None or not client.reconciled:
-                self.unclaimed[entry.id] = Unclaimed(worker, entry.attempt, now)
-            else:
-                self._fence(worker, entry.id)
+            self._adopt_unknown(worker, entry, now)
         elif record.state == QUEUED and entry.attempt >= record.attempt and entry.attempt > record.ended:
             self._claim(record, Unclaimed(worker, entry.attempt, now), now)
         elif record.worker is not worker or record.attempt != entry.attempt:
@@ -225,15 +244,30 @@ class Scheduler:
             worker.cancels.append(m.CancelRequest(entry.id, record.state == CANCELLING))
             self.dirty[worker] = None
 
+    def _adopt_unknown(self, worker: WorkerPeer, entry: m.Held, now: float) -> None:
+        """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
+        client = self.clients.get(client_of(entry.id))
+        if client is not None and client.reconciled:
+            self._fence(worker, entry.id)
+            return
+        other = self.unclaimed.get(entry.id)
+        if other is None or (other.outcome is None and other.attempt < entry.attempt):
+            if other is not None:
+                self._fence(other.worker, entry.id)
+            self.unclaimed[entry.id] = Unclaimed(worker, entry.attempt, now)
+        elif other.worker is not worker or other.attempt != entry.attempt:
+            self._fence(worker, entry.id)
+
     def worker_lost(self, worker: WorkerPeer, reason: str, now: float) -> None:
         """Queue its tasks again. Those that may have been running count it as a crash."""
         records = list(worker.tasks.values())
         oldest = {record.id for record in records[: worker.slots]}
-        for record in records:
+        for record in reversed(records):  # each goes to the head of the queue
             self._release(record)
             suspect = record.state != ASSIGNED or record.id in oldest
             if suspect:
                 record.crashes += 1
+                record.suspected = record.attempt
                 record.remember(f"attempt {record.attempt}: worker {worker.name} {reason}")
             detail = {
                 "error": f"worker {worker.name} {reason}",
@@ -249,11 +283,12 @@ class Scheduler:
         self.open.pop(worker, None)
         self.dirty.pop(worker, None)
         self.functions.worker_gone(worker.id)
-        for task_id in [t for t, h in self.unclaimed.items() if h.worker is worker and h.outcome is None]:
-            del self.unclaimed[task_id]
+        self._drop_unclaimed_of(worker)
+        self.resized = True
 
     def capacity(self, worker: WorkerPeer, slots: int) -> None:
         worker.slots = slots
+        self.resized = True
         self.open[worker] = None
 
     # --- each turn ---
@@ -308,21 +343,27 @@ class Scheduler:
         self.counts[state] += 1
 
     def _assign(self, record: TaskRecord, worker: WorkerPeer, now: float) -> None:
-        estimate = record.function.estimate
-        record.estimate = PREFETCH_SECONDS if estimate == UNKNOWN else estimate * record.elements
         record.attempt += 1
-        self._move(record, ASSIGNED, now)
-        worker.take(record)
+        self._bind(record, worker, now)
         worker.assigned.append(record)
         self.dirty[worker] = None
 
+    def _bind(self, record: TaskRecord, worker: WorkerPeer, now: float) -> None:
+        estimate = record.function.estimate
+        record.estimate = PREFETCH_SECONDS if estimate == UNKNOWN else estimate * record.elements
+        self._move(record, ASSIGNED, now)
+        worker.take(record)
+
     def _release(self, record: TaskRecord) -> None:
-        assert record.worker is not None
-        record.worker.release(record)
-        self.open[record.worker] = None
+        worker = record.worker
+        assert worker is not None
+        worker.release(record)
+        if self.workers.get(worker.id) is worker:  # it may be lost, and only its outcome be here
+            self.open[worker] = None
 
     def _ended(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         status = outcome.status
+        record.ended = record.attempt
         if status == m.OK:
             function = record.function
             function.estimate = updated_estimate(function.estimate, outcome.duration / record.elements)
@@ -334,7 +375,6 @@ class Scheduler:
             else:
                 self._again(record, now)
             return
-        record.ended = record.attempt
         error = (outcome.detail or {}).get("error", m.STATUS_NAMES[status])
         record.remember(f"attempt {record.attempt} on {record.worker and record.worker.name}: {error}")
         if status == m.CRASHED:
@@ -400,9 +440,11 @@ class Scheduler:
 
     def _claim(self, record: TaskRecord, held: Unclaimed, now: float) -> None:
         """A queued task turns out to be with a worker already: join that attempt instead of starting another."""
+        if record.suspected == held.attempt:
+            record.crashes -= 1  # it was alive all the time
+            record.suspected = 0
         record.attempt = held.attempt
-        self._move(record, ASSIGNED, now)
-        held.worker.take(record)
+        self._bind(record, held.worker, now)
         if held.outcome is not None:
             self.outcome(held.worker, held.outcome, now)
 
@@ -410,6 +452,11 @@ class Scheduler:
         held = self.unclaimed.pop(task_id)
         if held.outcome is None:
             self._fence(held.worker, task_id)
+
+    def _drop_unclaimed_of(self, worker: WorkerPeer) -> None:
+        """It has them no more; those that it finished are here."""
+        for task_id in [t for t, h in self.unclaimed.items() if h.worker is worker and h.outcome is None]:
+            del self.unclaimed[task_id]
 
     def _fence(self, worker: WorkerPeer, task_id: TaskId) -> None:
         """Have the worker stop an attempt that nobody waits for."""

@@ -139,6 +139,11 @@ class Slot:
     def running(self) -> WorkerTask | None:
         return next(iter(self.queue.values()), None)
 
+    def stalled(self, now: float) -> bool:
+        """Whether its task takes longer than was thought, or is being stopped: then nothing is to wait behind it."""
+        first = self.running()
+        return first is not None and (first.stop_reason is not None or now >= self.progress + RECALL_AFTER)
+
     def room(self, estimate: float, alone: bool) -> bool:
         """Whether one more task may be put behind the ones that it has."""
         if self.state != READY or self.blocked:

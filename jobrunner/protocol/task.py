@@ -58,7 +58,6 @@ class TaskRecord:
         "attempt",
         "cancel_asked",
         "client",
-        "closed",
         "crashes",
         "ended",
         "estimate",
@@ -99,12 +98,10 @@ class TaskRecord:
         self.state = QUEUED
         self.worker: WorkerPeer | None = None
         self.attempt = 0
-        self.closed = 0
-        """The last attempt that is known to have ended, or never to have begun: no worker can still have it."""
         self.suspected = 0
         """The last attempt that was counted as a crash because its worker was lost."""
         self.ended = 0
-        """The last attempt whose end has been counted below."""
+        """The last attempt that is known to have ended or never to have begun: no worker can still have it."""
         self.failures = 0
         """Attempts that ended because the user's function raised or ran out of time."""
         self.crashes = 0

@@ -90,6 +90,8 @@ class WorkerCore:
         self.queue: deque[WorkerTask] = deque()
         self.slots: dict[SlotId, Slot] = {}
         self.functions: dict[m.FunctionKey, m.FunctionDef] = {}
+        self._lingering: dict[m.FunctionKey, None] = {}
+        """Functions that the coordinator takes to be forgotten here, though a task that is still here needs them."""
         self.draining = False
         self._drain_until: float | None = None
         self._estimates: dict[m.FunctionKey, float] = {}
@@ -227,14 +229,11 @@ class WorkerCore:
             for request in message.requests:
                 self._cancel(request, now)
         elif isinstance(message, m.Forget):
-            for key in message.functions:
-                self.functions.pop(key, None)
-                self._estimates.pop(key, None)
-                for slot in self.slots.values():
-                    slot.forgets(key)
+            self._lingering.update(dict.fromkeys(message.functions))
         elif isinstance(message, m.Welcome):
             self._outcomes = self._unsent + self._outcomes
             self._unsent = []
+            self._lingering = dict.fromkeys(self.functions)  # the coordinator does not rely on any of them
             self._log("info", f"joined coordinator {message.coordinator}")
             if self.draining:
                 self._effects.append(self.session.send(m.Drain(), now))
@@ -244,6 +243,7 @@ class WorkerCore:
     def _assigned(self, message: m.Assign, now: float) -> None:
         for definition in message.functions:
             self.functions[definition.key] = definition
+            self._lingering.pop(definition.key, None)
         for assignment in message.tasks:
             present = self.tasks.get(assignment.id)
             if present is not None:
@@ -268,6 +268,8 @@ class WorkerCore:
             self.queue.remove(task)
             self._end(task, m.Outcome(task.id, task.assignment.attempt, m.CANCELLED))
         elif not request.running:
+            if not self.session.open:
+                return  # lost within this turn; the coordinator asks again in the next session
             self._effects.append(self.session.send(m.CancelRefused([task.id]), now))
         elif task.stop_stage == 0:
             task.stop_reason = m.CANCELLED
@@ -355,6 +357,10 @@ class WorkerCore:
         for task in reversed(tasks):
             self._requeue(task)
         self._queue_moved = now
+        running = slot.running()
+        if running is not None and running.stop_reason is not None and running.stop_stage == 1:
+            # It may have begun after its interrupt had found another one running.
+            self._effects.append(InterruptTask(slot.id, running.number))
 
     def _requeue(self, task: WorkerTask) -> None:
         """Back to the head of the local queue; it has not started (or is taken not to have)."""
@@ -457,8 +463,7 @@ class WorkerCore:
                 self._output.append(m.OutputChunk(task.id, self._name(task), stream, text))
 
     def _name(self, task: WorkerTask) -> str:
-        function = self.functions.get(task.assignment.function)  # gone if nobody waits for the task any more
-        return task.assignment.options.name or (function.name if function else "")
+        return task.assignment.options.name or self.functions[task.assignment.function].name
 
     def _end(self, task: WorkerTask, outcome: m.Outcome) -> None:
         """The task is out of every slot and queue: its outcome leaves with this turn."""
@@ -477,6 +482,8 @@ class WorkerCore:
             self._adjust_slots()
         self._feed(now)
         self._watch_slots(now)
+        if self._lingering:
+            self._forget_functions()
         if self.queue and now >= self._queue_moved + RETURN_AFTER:
             starting = sum(slot.state == STARTING for slot in self.slots.values())
             self._return_queue(now, keep=starting)
@@ -491,7 +498,7 @@ class WorkerCore:
         if self.session.link.unacked_bytes + self._outcome_bytes > self.settings.unacknowledged_bytes:
             return
         batches: dict[SlotId, list[SlotTask]] = {}
-        ready = [s for s in self.slots.values() if s.state == READY]
+        ready = [s for s in self.slots.values() if s.state == READY and not s.stalled(now)]
         while self.queue and ready:
             still = []
             for slot in sorted(ready, key=lambda s: len(s.queue)):
@@ -523,6 +530,16 @@ class WorkerCore:
         batches.setdefault(slot.id, []).append(entry)
         self._queue_moved = now
         return True
+
+    def _forget_functions(self) -> None:
+        """Drop those that linger and that no task needs any more."""
+        needed = {key for t in self.tasks.values() for key in (t.assignment.function, t.assignment.setup)}
+        for key in [key for key in self._lingering if key not in needed]:
+            del self._lingering[key]
+            self.functions.pop(key, None)
+            self._estimates.pop(key, None)
+            for slot in self.slots.values():
+                slot.forgets(key)
 
     def _run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
         functions = []
@@ -603,7 +620,7 @@ class WorkerCore:
         if self.queue and self.session.open:
             self._return_queue(now)
         out_of_time = self._drain_until is not None and now >= self._drain_until
-        if (self.tasks and not out_of_time) or self._stopped:
+        if ((self.tasks or self._undelivered()) and not out_of_time) or self._stopped:
             return
         if self.tasks and self.session.open:
             self._log("warning", f"{len(self.tasks)} tasks did not finish in time; they run again elsewhere")
@@ -613,6 +630,10 @@ class WorkerCore:
             self._effects.append(self.session.send(m.Goodbye(), now))
         self._stopped = True
         self._effects.append(Stop())
+
+    def _undelivered(self) -> bool:
+        """Whether there are outcomes that have never been sent, because there is no session."""
+        return bool(self._outcomes or self._unsent)
 
     def _give_up(self, error: str, kind: str) -> None:
         self._stopped = True
