@@ -49,6 +49,9 @@ TURN_DELAY = 0.00002
 GRANULARITY = 0.0001
 """By how much a timer may be late, as those of a real loop are."""
 
+RESTART_DELAY = 0.5
+"""Seconds until a process that has left in an orderly way is started again."""
+
 IDLE_SPINS = 50
 """Turns in a row for which a core may ask though nothing happens in them."""
 
@@ -130,6 +133,7 @@ class Node(Generic[C]):
                 self.finished = True
                 self.world.note(self.name, "stops", "")
                 self.crash()
+                self.world.at(self.world.now + RESTART_DELAY, self.world.revive)
             else:
                 if type(effect) is GiveUp:
                     raise Violation(f"{self.name} gives up: {effect.error}")

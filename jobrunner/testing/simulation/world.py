@@ -186,16 +186,14 @@ class World:
         """Whether the coordinator lost sight of a task at this worker, which may then run it in spite of all."""
         return any(node.name == worker and (not node.alive or task in node.detached) for node in self.workers)
 
-    def _revive(self) -> None:
-        """Start what is missing."""
+    def revive(self) -> None:
+        """Start what is missing; called some time after each crash and each orderly end."""
         if self.coordinator is not None and not self.coordinator.alive:
             self.coordinator = None
         self.start_coordinator()
         for number, node in enumerate(self.seats):
             if not node.alive:
                 self.seats[number] = self.start_worker(node.base, node.core.settings.slots)
-            elif node.core.draining:
-                self.at(self.now + 1.0, self._revive)
 
     # --- faults ---
 
@@ -204,7 +202,7 @@ class World:
         self.note("world", "heals", "")
         self.calm_now = True
         self.network.heal()
-        self._revive()
+        self.revive()
         for node in [self.coordinator, *self.seats, *self.clients]:
             if node is not None and node.frozen:
                 node.thaw()
@@ -239,10 +237,9 @@ class World:
             node.post(DrainRequested())
         elif kind in ("drain", "stop"):
             node.post(DrainRequested())
-            self.at(until, self._revive)
         else:
             node.crash()
-            self.at(until, self._revive)
+            self.at(until, self.revive)
 
     def _victim(self, role: str) -> Any:
         if role == "coordinator":
