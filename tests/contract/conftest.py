@@ -24,6 +24,22 @@ sys.path.insert(0, str(TESTS))  # for `import zoo`, here
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])  # and in slots
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "crashes: processes die in this test, so it cannot run on threads")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what would kill the test run itself."""
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("crashes") and item.callspec.params.get("kind") == "threads"
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session", params=BACKENDS)
 def kind(request):
     """The backend's name."""

@@ -10,10 +10,9 @@ import zoo
 from jobrunner import InitializerError, NotSupportedError, TaskLostError, TaskTimeoutError
 
 
+@pytest.mark.crashes
 @pytest.mark.parametrize("fn", [zoo.exit_hard, zoo.kill_self, zoo.segfault])
-def test_a_crash_fails_alone(make_executor, isolated, fn):
-    if not isolated:
-        pytest.skip("threads share the process that would die")
+def test_a_crash_fails_alone(make_executor, fn):
     executor = make_executor(max_workers=1)
     bad, good = executor.submit(fn), executor.submit(zoo.echo, 1)
     with pytest.raises(TaskLostError) as caught:
@@ -58,7 +57,9 @@ def test_a_timeout_stops_one_call(make_executor, isolated, tmp_path):
 
 def test_a_timeout_in_map_costs_its_element(make_executor, isolated, tmp_path):
     if not isolated:
-        pytest.skip("threads refuse timeouts, see above")
+        with pytest.raises(NotSupportedError, match="cannot be stopped"):
+            make_executor().with_options(timeout=1).map(zoo.echo, [1])
+        return
 
     def stuck(value):
         return zoo.wait_for(str(tmp_path / "never")) if value == 2 else value

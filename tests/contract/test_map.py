@@ -79,10 +79,9 @@ def test_a_result_that_cannot_be_pickled(executor, isolated, chunksize):
         assert next(results) == 3
 
 
+@pytest.mark.crashes
 @pytest.mark.parametrize("chunksize", [None, 1, 10])
-def test_a_crash_costs_only_the_guilty_element(make_executor, isolated, tmp_path, chunksize):
-    if not isolated:
-        pytest.skip("threads share the process that would die")
+def test_a_crash_costs_only_the_guilty_element(make_executor, tmp_path, chunksize):
     trace = str(tmp_path / "trace")
 
     def poison(value):
