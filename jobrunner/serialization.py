@@ -168,12 +168,12 @@ def load_call(payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def dump_elements(elements: Sequence[tuple[Any, ...]], *, snapshot: bool) -> Payload:
     """The argument tuples of a chunk of `map`; objects that several of them share stay shared.
 
-    Raises SerializationError, which names the element by its index in the chunk.
+    Raises SerializationError, which names the argument and its type.
     """
     try:
         return _dump(list(elements), snapshot)
     except Exception as exc:
-        named = [(f"element {i}", element) for i, element in enumerate(elements)]
+        named = [(f"argument {i}", value) for element in elements for i, value in enumerate(element)]
         raise _error(f"cannot pickle {_culprit(named, 'the elements')}: {describe(exc)}") from exc
 
 

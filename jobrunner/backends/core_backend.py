@@ -77,7 +77,8 @@ class CoreBackend(Backend):
         self._config = settings.config
         self._client = ClientId(random_token())
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
+        self._lock = threading.RLock()
         self._futures: dict[TaskId, Future[Any]] = {}
         self._chunks: set[TaskId] = set()
         self._outgoing: list[m.TaskSpec] = []
