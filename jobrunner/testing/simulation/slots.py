@@ -51,6 +51,9 @@ FLUSH_INTERVAL = 0.001
 ATTENDANT_INTERVAL = 0.02
 PIPE_DELAY = 0.00005
 
+LONGEST_DEATH = 0.1
+"""Seconds that a process may take to go once it was killed; until then it counts as running its task."""
+
 
 class SlotProcess:
     """One child process."""
@@ -63,6 +66,7 @@ class SlotProcess:
         self.pid = pid
         self.alive = True
         self.ready = False
+        self.dying = False
         self.task: SlotTask | None = None
         self.call = Call(())
         self.execution: Execution | None = None
@@ -106,18 +110,21 @@ class SlotProcess:
         self._tell(SlotReturned(self.id, numbers))
 
     def interrupt(self, number: int) -> None:
-        if self.task is not None and self.task.number == number and self.call.stopped_by == SIGINT:
+        running = self.task is not None and self.task.number == number and not self.dying
+        if running and self.call.stopped_by == SIGINT:
             self._end(self._turn, RAISE)
 
     def signal(self, name: str) -> None:
-        if name == "SIGTERM" and self.task is not None and self.call.stopped_by == SIGKILL:
+        if self.dying or (name == "SIGTERM" and self.task is not None and self.call.stopped_by == SIGKILL):
             return
-        self.die(None, name)
+        self.dying = True
+        self._turn += 1  # whatever runs will not end by itself any more
+        self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_DEATH), lambda: self.die(None, name))
 
     # --- running ---
 
     def _next(self) -> None:
-        if self.task is not None or not self.ready:
+        if self.task is not None or not self.ready or self.dying:
             return
         if not self._queue:
             self._flush()
