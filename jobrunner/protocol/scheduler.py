@@ -433,6 +433,8 @@ class Scheduler:
 
     def acknowledged(self, client: ClientPeer, outcomes: list[m.Outcome]) -> None:
         """The client has these outcomes: nothing more needs to be kept, but a trace for the curious."""
+        if not client.reconciled:
+            return  # a Submit of this session, still under way, may name them
         for outcome in outcomes:
             record = client.done.pop(outcome.id, None)
             if record is not None and outcome.payload:
