@@ -26,6 +26,16 @@ def install(hook: Hook | None) -> None:
     _local.hook = hook
 
 
+def set_depth(depth: int) -> None:
+    """Say how deep the calls are that the calling thread submits from now on: 1 in a task of a program, and so on."""
+    _local.depth = depth
+
+
+def depth() -> int:
+    """The depth of calls that this thread submits: 0 in a program of its own."""
+    return getattr(_local, "depth", 0)
+
+
 def waiting() -> AbstractContextManager[None]:
     """Wraps every wait; does nothing outside a task."""
     hook: Hook | None = getattr(_local, "hook", None)

@@ -146,8 +146,9 @@ class Slot:
 
     def execute(self, fields: list[Any], payload: Payload) -> None:
         """Run one task, and put its outcome into the outbox."""
-        number, _id, _name, _attempt, function, _payload, span, setup = fields
+        number, _id, _name, _attempt, function, _payload, span, setup, depth = fields
         self.board.start(number)
+        blocking.set_depth(depth + 1)
         self.interrupted = False
         started = finished = perf_counter()
         try:

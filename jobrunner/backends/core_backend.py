@@ -19,6 +19,7 @@ from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings, ElementResult
 from jobrunner.backends.failures import error_for
 from jobrunner.backends.printer import Printer
+from jobrunner.blocking import depth
 from jobrunner.errors import CoordinatorLostError, JobRunnerError, SerializationError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
@@ -175,7 +176,7 @@ class CoreBackend(Backend):
             if span is not None:
                 self._chunks.add(task)
             key = None if setup is None else setup.key
-            self._outgoing.append(m.TaskSpec(task, definition.key, payload, span, options, key))
+            self._outgoing.append(m.TaskSpec(task, definition.key, payload, span, options, key, depth()))
             self._definitions[definition.key] = definition
         self._driver.wake()
         return future

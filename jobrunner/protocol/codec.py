@@ -174,27 +174,29 @@ def read_functions(value: Any) -> list[m.FunctionDef]:
 
 def write_tasks(tasks: list[m.TaskSpec], w: Writer) -> list[Any]:
     payload = w.payload
-    return [(t[0], t[1], payload(t[2]), t[3], write_options(t[4]), t[5]) for t in tasks]
+    return [(t[0], t[1], payload(t[2]), t[3], write_options(t[4]), t[5], t[6]) for t in tasks]
 
 
 def read_tasks(value: Any, r: Reader) -> list[m.TaskSpec]:
     payload = r.payload
     return [
-        m.TaskSpec(text(a), key(b), payload(c), span(d), options(e), optional_key(f))
-        for a, b, c, d, e, f in map(sequence, sequence(value))
+        m.TaskSpec(text(a), key(b), payload(c), span(d), options(e), optional_key(f), integer(g))
+        for a, b, c, d, e, f, g in map(sequence, sequence(value))
     ]
 
 
 def write_assignments(tasks: list[m.Assignment], w: Writer) -> list[Any]:
     payload = w.payload
-    return [(t[0], t[1], t[2], payload(t[3]), t[4], write_options(t[5]), t[6]) for t in tasks]
+    return [(t[0], t[1], t[2], payload(t[3]), t[4], write_options(t[5]), t[6], t[7]) for t in tasks]
 
 
 def read_assignments(value: Any, r: Reader) -> list[m.Assignment]:
     payload = r.payload
     return [
-        m.Assignment(text(a), integer(n, 1), key(b), payload(c), span(d), options(e), optional_key(f))
-        for a, n, b, c, d, e, f in map(sequence, sequence(value))
+        m.Assignment(
+            text(a), integer(n, 1), key(b), payload(c), span(d), options(e), optional_key(f), integer(g)
+        )
+        for a, n, b, c, d, e, f, g in map(sequence, sequence(value))
     ]
 
 
@@ -253,7 +255,6 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
             x.pid,
             x.peer_timeout,
             x.show_output,
-            x.depth,
         ),
         lambda f, r: m.ClientHello(
             text(f[0]),
@@ -263,7 +264,6 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
             integer(f[4]),
             timeout(f[5]),
             flag(f[6]),
-            integer(f[7]),
         ),
     ),
     (

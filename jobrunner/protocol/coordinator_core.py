@@ -427,6 +427,7 @@ class CoordinatorCore:
                         record.span,
                         record.options,
                         None if record.setup is None else record.setup.definition.key,
+                        record.depth,
                     )
                 )
             self._send(worker, m.Assign(tasks, functions), now, size)

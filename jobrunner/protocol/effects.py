@@ -37,6 +37,7 @@ class SlotTask(NamedTuple):
     payload: Payload
     span: tuple[int, int] | None
     setup: FunctionKey | None
+    depth: int = 0
 
 
 class SlotOutcome(NamedTuple):

@@ -50,7 +50,6 @@ class ClientPeer(Peer):
     """A client, and what waits to be sent to it at the end of the turn."""
 
     __slots__ = (
-        "depth",
         "done",
         "hello",
         "id",
@@ -69,7 +68,6 @@ class ClientPeer(Peer):
         super().__init__(source, link)
         self.id: ClientId = hello.client
         self.hello = hello
-        self.depth = hello.depth
         self.submitted = 0
         """Calls that it has ever submitted; 0 for who only looks."""
         self.unfinished = 0

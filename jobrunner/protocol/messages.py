@@ -75,6 +75,8 @@ class TaskSpec(NamedTuple):
     span: tuple[int, int] | None = None
     options: TaskOptions = DEFAULT_OPTIONS
     setup: FunctionKey | None = None
+    depth: int = 0
+    """0 for a call of a program, n + 1 for one that a task of depth n submits. Deeper ones go first: a task waits for them."""
 
 
 class Assignment(NamedTuple):
@@ -87,6 +89,7 @@ class Assignment(NamedTuple):
     span: tuple[int, int] | None
     options: TaskOptions
     setup: FunctionKey | None
+    depth: int = 0
 
 
 class Outcome(NamedTuple):
@@ -142,8 +145,6 @@ class ClientHello:
     peer_timeout: float
     """Seconds of silence after which each end takes the other for lost; 0: the two are one process."""
     show_output: bool = True
-    depth: int = 0
-    """0 for a program of its own, n + 1 for a task of depth n that submits: deeper work goes first."""
 
 
 @dataclass(slots=True)

@@ -81,7 +81,7 @@ class ReadyQueue:
 
     def push(self, record: TaskRecord, *, front: bool = False) -> None:
         needs = record.options.resources
-        rank = (-record.options.priority, -record.client.depth)
+        rank = (-record.options.priority, -record.depth)
         lanes = self._lanes.get(needs)
         if lanes is None:
             lanes = self._lanes[needs] = {}

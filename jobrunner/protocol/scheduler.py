@@ -79,7 +79,9 @@ class Scheduler:
         setup = None if spec.setup is None else self.functions.get(spec.setup)
         if function is None or (spec.setup is not None and setup is None):
             return False
-        record = TaskRecord(spec.id, client, function, spec.payload, spec.span, spec.options, setup, now)
+        record = TaskRecord(
+            spec.id, client, function, spec.payload, spec.span, spec.options, setup, spec.depth, now
+        )
         function.users += 1
         if setup is not None:
             setup.users += 1

@@ -59,6 +59,7 @@ class TaskRecord:
         "cancel_asked",
         "client",
         "crashes",
+        "depth",
         "ended",
         "estimate",
         "failures",
@@ -86,6 +87,7 @@ class TaskRecord:
         span: tuple[int, int] | None,
         options: TaskOptions,
         setup: FunctionEntry | None,
+        depth: int,
         now: float,
     ) -> None:
         self.id = task_id
@@ -95,6 +97,7 @@ class TaskRecord:
         self.span = span
         self.options = options
         self.setup = setup
+        self.depth = depth
         self.state = QUEUED
         self.worker: WorkerPeer | None = None
         self.attempt = 0

@@ -526,7 +526,7 @@ class WorkerCore:
             task.stop_at = now + a.options.timeout
             self._stops[task.id] = task
         name = self._name(task)
-        entry = SlotTask(task.number, a.id, name, a.attempt, a.function, a.payload, a.span, a.setup)
+        entry = SlotTask(task.number, a.id, name, a.attempt, a.function, a.payload, a.span, a.setup, a.depth)
         batches.setdefault(slot.id, []).append(entry)
         self._queue_moved = now
         return True

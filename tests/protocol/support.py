@@ -376,8 +376,8 @@ def die(world: Upstream, slot: int, number: int = 0, *, element: int = -1, code:
 # --- without a core -----------------------------------------------------------------------------------------------
 
 
-def client_peer(name: str = "c", depth: int = 0) -> ClientPeer:
-    hello = m.ClientHello(ClientId(name), "1.0", "3.11", "host", 1, 10.0, depth=depth)
+def client_peer(name: str = "c") -> ClientPeer:
+    hello = m.ClientHello(ClientId(name), "1.0", "3.11", "host", 1, 10.0)
     return ClientPeer(hello, name.encode(), Link("s", 0.0, 0.0))
 
 
@@ -391,10 +391,12 @@ def record(
     *,
     of: ClientPeer | None = None,
     span: tuple[int, int] | None = None,
+    depth: int = 0,
     now: float = 0.0,
     **options: Any,
 ) -> TaskRecord:
     """The coordinator's record of a queued task of client `of`."""
     peer = of or client_peer()
     task = TaskId(f"{peer.id}-{number}")
-    return TaskRecord(task, peer, FunctionEntry(DOUBLE), b"args", span, m.TaskOptions(**options), None, now)
+    function = FunctionEntry(DOUBLE)
+    return TaskRecord(task, peer, function, b"args", span, m.TaskOptions(**options), None, depth, now)

@@ -58,8 +58,8 @@ plain = st.recursive(
 )
 details = st.one_of(st.none(), st.dictionaries(words, plain, max_size=4))
 statuses = st.integers(0, len(m.STATUS_NAMES) - 1)
-tasks = st.builds(m.TaskSpec, words, keys, payloads, spans, options, optional_keys)
-assignments = st.builds(m.Assignment, words, positive, keys, payloads, spans, options, optional_keys)
+tasks = st.builds(m.TaskSpec, words, keys, payloads, spans, options, optional_keys, count)
+assignments = st.builds(m.Assignment, words, positive, keys, payloads, spans, options, optional_keys, count)
 outcomes = st.builds(m.Outcome, words, count, statuses, payloads, seconds, details)
 held = st.builds(m.Held, words, positive, st.booleans())
 chunks = st.builds(m.OutputChunk, words, words, st.sampled_from([m.STDOUT, m.STDERR]), words)
@@ -71,9 +71,7 @@ def lists(entries: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
 
 
 MESSAGES: dict[type, st.SearchStrategy[Any]] = {
-    m.ClientHello: st.builds(
-        m.ClientHello, words, words, words, words, count, patience, st.booleans(), count
-    ),
+    m.ClientHello: st.builds(m.ClientHello, words, words, words, words, count, patience, st.booleans()),
     m.WorkerHello: st.builds(
         m.WorkerHello,
         *[words] * 5,

@@ -55,8 +55,8 @@ def test_a_client_that_comes_later_has_its_turn_at_once():
 
 
 def test_deeper_tasks_first_within_a_priority_because_others_wait_for_them():
-    shallow, deep = client_peer("a"), client_peer("b", depth=2)
-    queue = queue_of(record(1, of=shallow), record(1, of=deep), record(2, of=shallow, priority=1))
+    shallow, deep = client_peer("a"), client_peer("b")
+    queue = queue_of(record(1, of=shallow), record(1, of=deep, depth=2), record(2, of=shallow, priority=1))
     assert drained(queue) == ["a-2", "b-1", "a-1"]
 
 

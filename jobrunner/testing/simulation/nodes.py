@@ -278,9 +278,9 @@ class WorkerNode(PeerNode[WorkerCore]):
 class ClientNode(PeerNode[ClientCore]):
     """A client and the program that uses it."""
 
-    def __init__(self, world: World, name: str, depth: int = 0) -> None:
+    def __init__(self, world: World, name: str) -> None:
         self.id = ClientId(name)
-        hello = m.ClientHello(self.id, "1", "3", "host", 1, world.scenario.peer_timeout, depth=depth)
+        hello = m.ClientHello(self.id, "1", "3", "host", 1, world.scenario.peer_timeout)
         core = ClientCore(hello, random.Random(world.rng.getrandbits(64)), world.now)
         self._number = 0
         self._queries: set[int] = set()

@@ -171,8 +171,8 @@ class World:
         self.workers.append(node)
         return node
 
-    def start_client(self, tasks: int = 0, depth: int = 0) -> ClientNode:
-        client = ClientNode(self, f"c{len(self.clients)}", depth)
+    def start_client(self, tasks: int = 0) -> ClientNode:
+        client = ClientNode(self, f"c{len(self.clients)}")
         client.core._known = KnownFunctions(self.scenario.remembered)
         self.clients.append(client)
         start_program(self, client, tasks)
@@ -265,7 +265,8 @@ class World:
     def trace(self) -> str:
         """The last things that happened, one a line."""
         return "\n".join(
-            f"{time - 1000:10.5f}  {who:16} {what:8} {describe(about)}" for time, who, what, about in self._notes
+            f"{time - 1000:10.5f}  {who:16} {what:8} {describe(about)}"
+            for time, who, what, about in self._notes
         )
 
 
