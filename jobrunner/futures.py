@@ -18,6 +18,7 @@ from jobrunner.errors import WaitTimeoutError
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future", "as_completed", "gather", "wait"]
 
 T = TypeVar("T")
+F = TypeVar("F", bound=concurrent.futures.Future[Any])
 
 Canceller = Callable[["Future[Any]", bool], bool]
 """Asks the backend to cancel a task (True: even a running one) and says whether it is cancelled."""
@@ -127,14 +128,12 @@ def wait(
         return concurrent.futures.wait(fs, timeout, return_when)
 
 
-def as_completed(
-    fs: Iterable[concurrent.futures.Future[T]], timeout: float | None = None
-) -> Iterator[concurrent.futures.Future[T]]:
+def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
     """Yield Futures in the order in which they finish, each once.
 
     Raises TimeoutError when the last is not there `timeout` seconds after the first was asked for.
     """
-    finished = concurrent.futures.as_completed(fs, timeout)
+    finished: Iterator[Any] = concurrent.futures.as_completed(fs, timeout)
     while True:
         try:
             with waiting():

@@ -22,7 +22,9 @@ def backend():
 
 @pytest.fixture
 def executor(backend):
-    return Executor(backend)
+    opened = Executor(backend)
+    yield opened
+    opened._lifetime.kill()  # a map that a test left unfinished would keep the interpreter from exiting
 
 
 @pytest.fixture
