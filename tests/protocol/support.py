@@ -27,7 +27,7 @@ from jobrunner.protocol.effects import (
     Tick,
 )
 from jobrunner.protocol.functions import FunctionEntry
-from jobrunner.protocol.link import Link
+from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 from jobrunner.protocol.task import TaskRecord
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
@@ -101,6 +101,10 @@ class Remote:
         self.world.give(self.source, self.link.outside(m.Heartbeat(), self.world.now))
 
     def deliver(self, envelope: m.Envelope) -> None:
+        if type(envelope.message) is m.Welcome and envelope.session == self.link.session:
+            self.link.session = welcomed(envelope.session, envelope.message.coordinator)
+            self.arrived.append(envelope.message)
+            return
         if envelope.session != self.link.session:
             self.arrived.append(envelope.message)
             return
@@ -247,6 +251,8 @@ class Upstream:
         self.arrived = [x for x in self.arrived if type(x) not in HELLOS]
         assert self.hello is not None, "no greeting has arrived"
         self.give(self.link.outside(m.Welcome("coo", "1.0", slots, window_tasks, window_bytes), self.now))
+        if "/" not in self.link.session:
+            self.link.session = welcomed(self.link.session, "coo")
 
     def lose(self) -> None:
         """The coordinator does not know this session any more."""

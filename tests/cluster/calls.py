@@ -1,0 +1,63 @@
+"""What the tasks of these tests do."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def slow_square(x: int) -> int:
+    time.sleep(0.005)
+    return x * x
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def own_pid() -> int:
+    return os.getpid()
+
+
+def worker_pid() -> int:
+    return os.getppid()
+
+
+def note(path: str, text: str) -> None:
+    """One line at the end of a file; short ones are written at once."""
+    with open(path, "a") as file:
+        file.write(text + "\n")
+
+
+def note_and_nap(path: str, text: str, seconds: float) -> str:
+    note(path, text)
+    time.sleep(seconds)
+    return text
+
+
+def fail_first(path: str, times: int) -> int:
+    """Fails as often as asked, and then says how often it was called."""
+    note(path, "call")
+    calls = len(Path(path).read_text().splitlines())
+    if calls <= times:
+        raise ValueError(f"call {calls}")
+    return calls
+
+
+def wait_for_file(path: str) -> str:
+    """Runs until the file is there, at most a minute."""
+    for _ in range(6000):
+        if os.path.exists(path):
+            return path
+        time.sleep(0.01)
+    raise TimeoutError(path)
+
+
+def die(code: int) -> None:
+    os._exit(code)

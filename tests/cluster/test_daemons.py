@@ -1,0 +1,134 @@
+"""How the daemons, and a cluster that a program embeds, come to their ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import calls
+import psutil
+import pytest
+from conftest import BOUND, alive, connected, until
+
+from jobrunner import Executor
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_a_worker(cluster, address, admin, tmp_path, number):
+    worker = cluster.worker(address, "w")
+    gate = str(tmp_path / "gate")
+    with connected(address) as executor:
+        running = executor.submit(calls.wait_for_file, gate)
+        until(running.running)
+        queued = executor.submit(calls.square, 5)
+        worker.send(number)
+        until(lambda: admin.workers()[0]["state"] == "draining")
+        assert not running.done()
+        open(gate, "w").close()
+        assert running.result(BOUND) == gate, "what runs finishes"
+        assert worker.wait() == 0
+        assert admin.task(running.id)["attempt"] == 1
+        assert not queued.done()
+        cluster.worker(address, "other")
+        assert queued.result(BOUND) == 25, "the rest runs elsewhere"
+    assert "Traceback" not in worker.output
+
+
+def test_the_second_interrupt_leaves_at_once(cluster, address, tmp_path):
+    worker = cluster.worker(address, "w")
+    with connected(address) as executor:
+        running = executor.submit(calls.nap, 60.0)
+        until(running.running)
+        slots = worker.slots()
+        worker.send(signal.SIGINT)
+        worker.wait_for("draining")
+        worker.send(signal.SIGINT)
+        assert worker.wait() == 130
+        assert not any(alive(pid) for pid in slots)
+
+
+def test_an_operator_drains_a_worker(cluster, address, admin):
+    worker = cluster.worker(address, "w")
+    assert admin.drain("w")["name"] == "w"
+    assert worker.wait() == 0
+    until(lambda: len(admin.workers()) == 0)
+
+
+def test_a_coordinator_drains_and_says_goodbye(cluster, coordinator, address):
+    worker = cluster.worker(address, "w")
+    with connected(address) as executor:
+        future = executor.submit(calls.nap, 0.5)
+        until(future.running)
+        coordinator.send(signal.SIGTERM)
+        assert future.result(BOUND) == 0.5
+        assert coordinator.wait() == 0
+    worker.wait_for("it has stopped")
+    assert worker.popen.poll() is None, "it waits for the next one"
+
+
+EMBEDDED = """\
+import calls, psutil, sys
+from jobrunner import Executor
+with Executor("cluster", max_workers=2) as executor:
+    assert executor.submit(calls.square, 4).result(30) == 16
+    mine = psutil.Process()
+    print("pids", *[child.pid for child in mine.children(recursive=True)], flush=True)
+    print("folder", executor.connection().removeprefix("ipc://").rpartition("/")[0], flush=True)
+    {rest}
+print("left", flush=True)
+"""
+
+
+def test_an_embedded_cluster_leaves_nothing_behind(cluster):
+    program = cluster.run("-c", EMBEDDED.replace("{rest}", "pass"))
+    program.wait_for("left")
+    pids, folder = traces(program)
+    assert program.wait() == 0
+    assert not any(alive(pid) for pid in pids)
+    assert not os.path.exists(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nor_does_it_when_its_program_is_killed(cluster, number):
+    program = cluster.run("-c", EMBEDDED.replace("{rest}", "executor.submit(calls.nap, 60).result()"))
+    program.wait_for("folder")
+    pids, folder = traces(program)
+    assert len(pids) >= 4
+    program.send(number)
+    program.wait()
+    until(lambda: not any(alive(pid) for pid in pids), "the end of its processes")
+    until(lambda: not os.path.exists(folder), "the end of its folder")
+
+
+def traces(program):
+    folder = program.wait_for(r"folder (\S+)")[1]
+    assert os.path.isabs(folder)
+    pids = [int(pid) for pid in program.wait_for(r"pids (.*)")[1].split()]
+    assert len(pids) >= 3
+    return pids, folder
+
+
+def test_a_daemon_of_an_embedded_cluster_that_dies_is_started_again():
+    with Executor("cluster", max_workers=1) as executor:
+        assert executor.submit(calls.square, 4).result(BOUND) == 16
+        me = psutil.Process()
+        daemons = [child for child in me.children() if "-c" in child.cmdline()]
+        assert len(daemons) == 2
+        for daemon in daemons:
+            daemon.kill()
+            assert executor.submit(calls.square, 5).result(BOUND) == 25
+
+
+def test_what_a_task_prints_appears_at_the_client(cluster, address):
+    cluster.worker(address, "w")
+    program = cluster.run(
+        "-c",
+        "import sys\n"
+        "from jobrunner import Executor\n"
+        "with Executor(sys.argv[1]) as ex:\n"
+        "    ex.submit(print, 'hello from a task').result()\n"
+        "    print('done')",
+        address,
+    )
+    assert program.wait() == 0
+    assert program.lines == ["hello from a task", "done"]
