@@ -26,13 +26,17 @@ from jobrunner.protocol.effects import (
     Tick,
     Unreachable,
 )
-from jobrunner.protocol.link import Link
+from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.reports import answer
 from jobrunner.protocol.scheduler import Scheduler
+from jobrunner.protocol.session import RETRY_LIMIT
 
 SWEEP_INTERVAL = 0.25
 """Seconds between two looks at every peer: late acknowledgements, heartbeats, losses."""
+
+REATTACH_SECONDS = 1.4 * RETRY_LIMIT
+"""Seconds after the start of a coordinator within which the workers of the one before come back."""
 
 OUTCOME_WINDOW = 64 * 1024 * 1024
 """Bytes of outcomes that a client may leave unacknowledged before its further tasks wait."""
@@ -64,6 +68,7 @@ class CoordinatorCore:
         self.settings = settings
         self.started = now
         self.scheduler = Scheduler(crash_limit=settings.crash_limit)
+        self.scheduler.settled_at = now + REATTACH_SECONDS
         self.draining = False
         self._drain_until: float | None = None
         self.rejected = 0
@@ -168,11 +173,12 @@ class CoordinatorCore:
 
     def _greet(self, source: Source, envelope: m.Envelope, peer: Peer | None, now: float) -> None:
         hello: Any = envelope.message
-        if peer is not None and peer.link.session == envelope.session:
+        session = welcomed(envelope.session, self.settings.id)
+        if peer is not None and peer.link.session == session:
             peer.link.last_heard = now
             self._heard(peer)
         else:
-            link = Link(envelope.session, now, hello.peer_timeout)
+            link = Link(session, now, hello.peer_timeout)
             if type(hello) is m.ClientHello:
                 peer = self._client_session(hello, source, link)
             else:
@@ -182,7 +188,7 @@ class CoordinatorCore:
         welcome = m.Welcome(
             settings.id, settings.version, slots, settings.window_tasks, settings.window_bytes
         )
-        self._effects.append(Send(source, peer.link.outside(welcome, now)))
+        self._effects.append(Send(source, m.Envelope(envelope.session, 0, 0, welcome)))
 
     def _client_session(self, hello: m.ClientHello, source: Source, link: Link) -> ClientPeer:
         client = self.scheduler.clients.get(hello.client)

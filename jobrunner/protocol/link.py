@@ -35,6 +35,15 @@ EARLY_LIMIT = 256
 """Messages held back because an earlier one is missing; beyond that they are dropped and sent again."""
 
 
+def welcomed(session: str, coordinator: str) -> str:
+    """The name of a session from its Welcome on.
+
+    With the coordinator's id in it, a greeting that was delivered late, to a coordinator that has been restarted
+    meanwhile, cannot open a second stream under the name of one that goes on.
+    """
+    return f"{session}/{coordinator}"
+
+
 class Link:
     """Both directions of one session, seen from one end.
 

@@ -53,21 +53,28 @@ class Lane:
         else:
             queue.append(record)
 
-    def pop(self, parked: set[ClientId], accept: Accept | None) -> TaskRecord | None:
-        """The next acceptable task of the client whose turn it is, leaving out the parked ones."""
-        for _ in range(len(self.turns)):
-            client = self.turns[0]
+    def head(self, parked: set[ClientId]) -> TaskRecord | None:
+        """The next task of the client whose turn it is, leaving out the parked ones."""
+        turns = self.turns
+        for _ in range(len(turns)):
+            client = turns[0]
             queue = self.clients[client]
             while queue and queue[0].state != QUEUED:
                 queue.popleft()  # cancelled, or adopted by a worker, while it was in line
             if not queue:
-                self.turns.popleft()
+                turns.popleft()
                 del self.clients[client]
-                continue
-            self.turns.rotate(-1)
-            if client not in parked and (accept is None or accept(queue[0])):
-                return queue.popleft()
+            elif client not in parked:
+                return queue[0]
+            else:
+                turns.rotate(-1)
         return None
+
+    def take(self) -> TaskRecord:
+        """Remove the head; the next client's turn begins."""
+        record = self.clients[self.turns[0]].popleft()
+        self.turns.rotate(-1)
+        return record
 
 
 class ReadyQueue:
@@ -98,38 +105,48 @@ class ReadyQueue:
         self._order.clear()
 
     def pop(self, fits: Callable[[Resources], bool], accept: Accept | None = None) -> TaskRecord | None:
-        """The first task whose resources fit and that `accept` accepts; None when there is none."""
-        if len(self._lanes) == 1:
-            (needs,) = self._lanes
-            return self._pop_from(needs, accept) if fits(needs) else None
-        for needs in sorted((n for n in self._lanes if fits(n)), key=self._urgency):
-            record = self._pop_from(needs, accept)
-            if record is not None:
-                return record
+        """The first task whose resources fit; None when there is none, or when `accept` does not accept it.
+
+        What is not accepted is not overtaken: it would wait for ever where short tasks keep all slots busy.
+        """
+        fitting = [needs for needs in self._lanes if fits(needs)]
+        if len(fitting) > 1:
+            fitting.sort(key=self._urgency)
+        for needs in fitting:
+            lane = self._first_lane(needs)
+            if lane is None:
+                continue
+            if accept is not None:
+                record = lane.head(self.parked)
+                if record is None or not accept(record):
+                    return None
+            return lane.take()
         return None
 
     def _urgency(self, needs: Resources) -> tuple[tuple[int, int], int]:
         """Of equal rank, what needs more resources goes first: fewer workers fit, and so many only at a time."""
         return self._order[needs][0], -len(needs)
 
-    def _pop_from(self, needs: Resources, accept: Accept | None) -> TaskRecord | None:
+    def _first_lane(self, needs: Resources) -> Lane | None:
+        """The lane of the highest priority that has a task to give; its head is that task."""
         order, lanes = self._order[needs], self._lanes[needs]
         held_back: list[tuple[int, int]] = []
-        record = None
-        while order and record is None:
+        found = None
+        while order and found is None:
             lane = lanes[order[0]]
-            record = lane.pop(self.parked, accept)
-            if record is None:
-                rank = heapq.heappop(order)
-                if lane.turns:
-                    held_back.append(rank)  # work that may not go now
-                else:
-                    del lanes[rank]
+            if lane.head(self.parked) is not None:
+                found = lane
+                break
+            rank = heapq.heappop(order)
+            if lane.turns:
+                held_back.append(rank)  # all its clients are parked
+            else:
+                del lanes[rank]
         for rank in held_back:
             heapq.heappush(order, rank)
         if not lanes:
             del self._lanes[needs], self._order[needs]
-        return record
+        return found
 
 
 def room(slots: int, held: int, held_seconds: float, estimate: float) -> bool:

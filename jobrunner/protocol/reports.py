@@ -174,6 +174,8 @@ def why(core: CoordinatorCore, record: TaskRecord) -> str:
     """In words: what the task is waiting for."""
     scheduler = core.scheduler
     if record.state == WAITING:
+        if record.attempt == 0:
+            return "may be with a worker that has not come back since the coordinator was started again"
         return "waits before its next attempt"
     if record.state != QUEUED:
         return ""

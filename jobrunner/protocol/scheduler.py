@@ -65,6 +65,8 @@ class Scheduler:
         """Peers with something in their outbox."""
         self.delayed: list[tuple[float, int, TaskRecord]] = []
         self._tie_breaker = 0
+        self.settled_at = 0.0
+        """When every worker of an earlier coordinator must have come back to this one, if it still lives."""
         self.resized = False
         """The number of slots in the cluster may have changed."""
         self.stale_outcomes = 0
@@ -88,8 +90,15 @@ class Scheduler:
         client.submitted += 1
         client.unfinished += 1
         self.tasks[spec.id] = record
+        held = self.unclaimed.pop(spec.id, None) if self.unclaimed else None
+        if held is None and not client.reconciled and now < self.settled_at:
+            # Sent to an earlier coordinator: it may be with a worker that is on its way back.
+            record.state = WAITING
+            self.counts[WAITING] += 1
+            self._delay(record, self.settled_at)
+            return True
         self.counts[QUEUED] += 1
-        if self.unclaimed and (held := self.unclaimed.pop(spec.id, None)) is not None:
+        if held is not None:
             self._claim(record, held, now)
         else:
             self.queue.push(record)
@@ -237,7 +246,7 @@ class Scheduler:
         record = self.tasks.get(entry.id)
         if record is None:
             self._adopt_unknown(worker, entry, now)
-        elif record.state == QUEUED and entry.attempt >= record.attempt and entry.attempt > record.ended:
+        elif record.state in (QUEUED, WAITING) and entry.attempt >= record.attempt and entry.attempt > record.ended:
             self._claim(record, Unclaimed(worker, entry.attempt, now), now)
         elif record.worker is not worker or record.attempt != entry.attempt:
             self._fence(worker, entry.id)
@@ -296,7 +305,7 @@ class Scheduler:
     # --- each turn ---
 
     def due(self, now: float) -> None:
-        """Queue the retries whose time has come."""
+        """Queue the tasks that wait for a time which has come."""
         while self.delayed and self.delayed[0][0] <= now:
             record = heapq.heappop(self.delayed)[2]
             if record.state == WAITING:
@@ -388,13 +397,15 @@ class Scheduler:
             self._again(record, now)
         elif verdict == retry.RETRY:
             self._move(record, WAITING, now)
-            self._tie_breaker += 1
-            at = now + retry.backoff(record.failures)
-            heapq.heappush(self.delayed, (at, self._tie_breaker, record))
+            self._delay(record, now + retry.backoff(record.failures))
         elif status == m.CRASHED:
             self._finish_lost(record, outcome, now)
         else:
             self._finish(record, outcome, FAILED, now)
+
+    def _delay(self, record: TaskRecord, until: float) -> None:
+        self._tie_breaker += 1
+        heapq.heappush(self.delayed, (until, self._tie_breaker, record))
 
     def _again(self, record: TaskRecord, now: float) -> None:
         """Back to the head of the queue, unless it was to be cancelled."""

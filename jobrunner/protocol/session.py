@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 
 from jobrunner.protocol.effects import Effect, Send
-from jobrunner.protocol.link import Link
+from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.messages import Envelope, Goodbye, Message, Refused, Reset, Welcome
 
 FIRST_RETRY = 0.25
@@ -77,6 +77,7 @@ class Session:
                 return [], []  # sent again, after the Welcome
             self.open = True
             self.welcome = message
+            self.link.session = welcomed(self.link.session, message.coordinator)
         elif type(message) is Welcome:
             return [], []
         messages, acked = self.link.receive(envelope, now)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 
 WAITING: Final = 0
-"""Not to be run yet: a retry that waits for its time."""
+"""Not to be run yet: a retry that waits for its time, or a task that some worker may turn out to have already."""
 QUEUED: Final = 1
 ASSIGNED: Final = 2
 """With a worker, which may or may not have started it."""
@@ -36,7 +36,7 @@ ACTIVE = frozenset((ASSIGNED, RUNNING, CANCELLING))
 """States in which a worker has the task."""
 
 TRANSITIONS: dict[int, frozenset[int]] = {
-    WAITING: frozenset((QUEUED, CANCELLED)),
+    WAITING: frozenset((QUEUED, ASSIGNED, CANCELLED)),  # ASSIGNED: a worker turns out to have it
     QUEUED: frozenset((ASSIGNED, CANCELLED)),
     ASSIGNED: frozenset((RUNNING, CANCELLING, QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),
     RUNNING: frozenset((CANCELLING, QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),

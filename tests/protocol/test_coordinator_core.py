@@ -46,7 +46,8 @@ def test_the_same_greeting_again_is_answered_and_changes_nothing(world):
     submit(client, spec(1))
     assert given(worker) == [("c-1", 1)]
     for remote in (client, worker):
-        world.give(remote.source, m.Envelope(remote.link.session, 0, 0, remote.hello))
+        greeting = remote.link.session.partition("/")[0]
+        world.give(remote.source, m.Envelope(greeting, 0, 0, remote.hello))
         assert remote.heard() == [m.Welcome("coo", "1.0", 1, 100_000, 256 << 20)]
     assert len(world.core.scheduler.workers) == len(world.core.scheduler.clients) == 1
     worker.say(m.Outcomes([ok("c-1")]))
@@ -415,6 +416,7 @@ def test_a_task_that_waits_for_its_next_attempt_is_cancelled(world):
 
 def test_a_finished_task_refuses_once_its_outcome_has_arrived_and_an_unknown_one_at_once(world):
     client, worker = world.client(), world.worker()
+    client.say(m.Reconciled())
     submit(client, spec(1))
     given(worker)
     cancelling = client.link.send(m.Cancel([m.CancelRequest("c-1", False)]), world.now)
@@ -702,6 +704,7 @@ def test_a_client_that_speaks_again_in_its_session_is_not_lost_any_more():
 
 def test_a_lost_client_without_work_is_forgotten_at_once(world):
     client, worker = world.client(peer_timeout=BRISK), world.worker()
+    client.say(m.Reconciled())
     submit(client, spec(1))
     given(worker)
     worker.say(m.Outcomes([ok("c-1")]))

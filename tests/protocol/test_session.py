@@ -7,7 +7,7 @@ from protocol.support import through_the_codec
 from jobrunner.config import HEARTBEATS_PER_TIMEOUT
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import Send
-from jobrunner.protocol.link import ACK_DELAY, Link
+from jobrunner.protocol.link import ACK_DELAY, Link, welcomed
 from jobrunner.protocol.session import COORDINATOR, FIRST_RETRY, RETRY_LIMIT, Session
 
 WELCOME = m.Welcome("coo", "1.0", 4, 10, 1000)
@@ -40,6 +40,7 @@ def opened(seed: int = 1, peer_timeout: float = 10.0) -> tuple[Session, Link]:
     (hello,) = due(session, 0.0)
     there = Link(hello.session, 0.0, 0.0)
     session.receive(there.outside(WELCOME, 0.0), 0.0)
+    there.session = welcomed(hello.session, "coo")
     return session, there
 
 
@@ -103,10 +104,12 @@ def test_what_comes_before_the_welcome_waits_for_being_sent_again():
     session = make()
     (hello,) = due(session, 0.0)
     there = Link(hello.session, 0.0, 0.0)
+    welcome = there.outside(WELCOME, 0.0)
+    there.session = welcomed(hello.session, "coo")
     early = there.send(m.Capacity(3), 0.0)
     assert session.receive(early, 0.0) == ([], [])
     assert not session.open
-    session.receive(there.outside(WELCOME, 0.0), 0.0)
+    session.receive(welcome, 0.0)
     assert session.receive(early, 0.0) == ([m.Capacity(3)], [])
 
 

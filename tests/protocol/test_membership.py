@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from protocol.support import client_peer, record, worker_peer
+
+from jobrunner.config import UNREACHABLE_GRACE
+from jobrunner.protocol.membership import CLIENT_PATIENCE
+
+
+def test_a_worker_is_lost_by_silence():
+    worker = worker_peer()
+    worker.link.peer_timeout = 10.0
+    assert not worker.lost(9.9)
+    assert worker.lost(10.0)
+    worker.link.last_heard = 5.0
+    assert not worker.lost(14.9)
+
+
+def test_a_client_may_be_silent_for_longer():
+    client = client_peer()
+    client.link.peer_timeout = 10.0
+    assert not client.lost(CLIENT_PATIENCE * 10.0 - 0.1)
+    assert client.lost(CLIENT_PATIENCE * 10.0)
+
+
+def test_whoever_is_unreachable_is_lost_after_a_grace():
+    for peer in (worker_peer(), client_peer()):
+        peer.unreachable_since = 3.0
+        assert not peer.lost(3.0 + UNREACHABLE_GRACE - 0.1)
+        assert peer.lost(3.0 + UNREACHABLE_GRACE)
+        peer.unreachable_since = None
+        assert not peer.lost(9.0)
+
+
+def test_a_worker_counts_its_tasks_time_and_resources():
+    worker = worker_peer("w", 2, gpu=1.0)
+    task = record(resources=(("gpu", 1.0),))
+    task.estimate = 0.5
+    assert worker.fits(())
+    assert worker.fits(task.options.resources)
+    assert not worker.fits((("gpu", 1.5),))
+    assert not worker.fits((("licence", 1.0),))
+    worker.take(task)
+    assert task.worker is worker
+    assert (worker.assigned_seconds, worker.free) == (0.5, {"gpu": 0.0})
+    assert not worker.fits(task.options.resources)
+    worker.release(task)
+    assert (worker.tasks, worker.assigned_seconds, worker.free) == ({}, 0.0, {"gpu": 1.0})

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import pytest
+from protocol.support import DOUBLE, Coordinator, ended, ids, ok, spec
+
+from jobrunner.protocol import messages as m
+
+
+@pytest.fixture
+def world():
+    return Coordinator(address="tcp://127.0.0.1:7077", host="here", pid=42)
+
+
+@pytest.fixture
+def admin(world):
+    return world.client("admin")
+
+
+def ask(admin, kind, argument=""):
+    admin.say(m.Query(3, kind, argument))
+    (reply,) = admin.heard_of(m.Reply)
+    return reply
+
+
+def submit(client, *tasks):
+    client.say(m.Submit(list(tasks), [DOUBLE]))
+
+
+def test_status_tells_of_everything(world, admin):
+    world.worker("left", slots=2, resources={"gpu": 1.0})
+    submit(world.client("c"), *[spec(n) for n in range(5)])
+    world.turn(3.0)
+    status = world.query(admin, "status")
+    assert status["coordinator"] == {
+        "id": "coo",
+        "version": "1.0",
+        "address": "tcp://127.0.0.1:7077",
+        "host": "here",
+        "pid": 42,
+        "uptime": 3.0,
+        "draining": False,
+        "rejected_messages": 0,
+        "stale_outcomes": 0,
+    }
+    assert (status["slots"], status["busy"]) == (2, 2)
+    assert {name: count for name, count in status["tasks"].items() if count} == {"assigned": 2, "queued": 3}
+    (worker,) = status["workers"]
+    assert (worker["name"], worker["busy"], worker["resources"]) == ("left", 2, {"gpu": 1.0})
+
+
+def test_tasks_are_listed_unfinished_first_then_the_latest(world, admin):
+    client, worker = world.client(), world.worker()
+    submit(client, *[spec(n) for n in range(4)])
+    for n in range(2):
+        worker.heard()
+        worker.say(m.Outcomes([ok(f"c-{n}")]))
+    world.turn()
+    assert [task["id"] for task in world.query(admin, "tasks", " 100")] == ["c-2", "c-3", "c-1", "c-0"]
+    assert [task["id"] for task in world.query(admin, "tasks", " 1")] == ["c-2"]
+    assert [task["id"] for task in world.query(admin, "tasks", "succeeded 100")] == ["c-1", "c-0"]
+    assert [task["id"] for task in world.query(admin, "tasks", "queued 100")] == ["c-3"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "error"),
+    [
+        ("weather", "", "knows no query 'weather'"),
+        ("tasks", "odd 100", "there is no state 'odd'; the states are waiting, queued"),
+        ("tasks", " many", "many"),
+        ("tasks", " -1", ""),
+        ("task", "c-9", "knows no task 'c-9'"),
+        ("cancel", "c-9", "knows no task 'c-9'"),
+        ("drain", "right", "there is no worker 'right' here; workers: left"),
+    ],
+)
+def test_what_cannot_be_answered_is_an_error_and_no_more(world, admin, kind, argument, error):
+    world.worker("left")
+    admin.heard()
+    reply = ask(admin, kind, argument)
+    assert reply.data is None
+    assert error in reply.error
+    assert reply.error
+    assert admin.heard() == []
+
+
+def test_a_task_says_what_it_waits_for(world, admin):
+    client = world.client()
+    submit(client, spec(1), spec(2, resources=(("gpu", 2.0),)), spec(3, retries=1))
+
+    def why(task):
+        return world.query(admin, "task", task)["why"]
+
+    assert why("c-1") == "no worker has joined the cluster"
+    worker = world.worker(resources={"gpu": 1.0})
+    assert why("c-1") == ""
+    assert why("c-2") == "no worker offers gpu=2"
+    assert why("c-3") == "all slots are taken; 2 tasks are queued"
+    worker.say(m.Outcomes([ok("c-1")]))
+    world.turn()
+    worker.say(m.Outcomes([ended("c-3", m.ERROR, error="oops")]))
+    assert why("c-3") == "waits before its next attempt"
+    assert list(world.query(admin, "task", "c-3")["history"]) == ["attempt 1 on w: oops"]
+
+
+def test_a_finished_task_is_described(world, admin):
+    client, worker = world.client(), world.worker()
+    submit(client, spec(1, name="mine", priority=4), spec(2))
+    worker.heard()
+    world.turn(2.0)
+    worker.say(m.Outcomes([ended("c-1", m.TIMED_OUT, error="too long")]))
+    world.turn()
+    task = world.query(admin, "task", "c-1")
+    assert (task["name"], task["state"], task["error"], task["duration"]) == (
+        "mine",
+        "failed",
+        "too long",
+        1.0,
+    )
+    assert (task["worker"], task["attempt"], task["priority"], task["age"]) == ("w", 1, 4, 2.0)
+
+
+def test_an_operator_cancels_whoevers_task(world, admin):
+    client, worker = world.client(), world.worker()
+    submit(client, spec(1), spec(2))
+    worker.heard()
+    assert world.query(admin, "cancel", "c-2") == {"id": "c-2", "cancelled": True, "state": "cancelled"}
+    assert world.query(admin, "cancel", "c-1") == {"id": "c-1", "cancelled": False, "state": "cancelling"}
+    assert worker.heard() == [m.Cancel([m.CancelRequest("c-1", True)])]
+    (message,) = client.heard()
+    assert ids(message.outcomes) == ["c-2"]
+    worker.say(m.Outcomes([ok("c-1")]))
+    world.turn()
+    assert world.query(admin, "cancel", "c-1") == {"id": "c-1", "cancelled": False, "state": "succeeded"}
+
+
+def test_an_operator_drains_a_worker(world, admin):
+    worker = world.worker("left")
+    assert world.query(admin, "drain", "left")["name"] == "left"
+    assert worker.heard() == [m.Drain()]
+    assert world.query(admin, "drain", "id of left")["name"] == "left"

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import pytest
+from protocol.support import DOUBLE, client_peer, ended, ids, ok, spec, worker_peer
+
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.placement import PREFETCH_SECONDS
+from jobrunner.protocol.scheduler import RECENT, Scheduler
+from jobrunner.protocol.task import CANCELLED, FAILED, QUEUED, SUCCEEDED
+
+
+class Desk:
+    """A scheduler with a client, and what `place` has assigned to each worker."""
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler(crash_limit=3)
+        self.client = self.add_client("c")
+
+    def add_client(self, name):
+        client = client_peer(name)
+        self.scheduler.clients[client.id] = client
+        return client
+
+    def add_worker(self, name="w", slots=1, **resources):
+        worker = worker_peer(name, slots, **resources)
+        self.scheduler.workers[worker.id] = worker
+        self.scheduler.open[worker] = None
+        return worker
+
+    def submit(self, *tasks, client=None, now=0.0):
+        for task in tasks:
+            self.scheduler.functions.define(DOUBLE)
+            assert self.scheduler.submit(client or self.client, task, now)
+
+    def placed(self, now=0.0):
+        """Per worker's name, the ids of what it has been given now."""
+        self.scheduler.place(now)
+        self.scheduler.check_invariants()
+        found = {}
+        for worker in self.scheduler.workers.values():
+            if worker.assigned:
+                found[worker.name], worker.assigned = ids(worker.assigned), []
+        return found
+
+    def finish(self, worker, *tasks, duration=1.0):
+        for task in tasks:
+            self.scheduler.outcome(worker, ok(task, duration=duration), 0.0)
+
+    def learn(self, worker, duration):
+        """The function is known to take that long."""
+        self.submit(spec("lesson"))
+        self.placed()
+        self.finish(worker, "c-lesson", duration=duration)
+        self.client.outcomes.clear()
+        self.scheduler.recent.clear()
+
+
+@pytest.fixture
+def desk():
+    return Desk()
+
+
+def test_idle_slots_are_filled_evenly(desk):
+    desk.add_worker("a", slots=3)
+    desk.add_worker("b", slots=2)
+    desk.submit(*[spec(n) for n in range(4)])
+    assert desk.placed() == {"a": ["c-0", "c-2"], "b": ["c-1", "c-3"]}
+    desk.submit(*[spec(n) for n in range(4, 9)])
+    assert desk.placed() == {"a": ["c-4"]}, "nobody knows how long these take"
+
+
+def test_short_calls_are_sent_ahead_for_a_bounded_time(desk):
+    worker = desk.add_worker(slots=2)
+    desk.learn(worker, 0.001)
+    desk.submit(*[spec(n) for n in range(500)])
+    (tasks,) = desk.placed().values()
+    ahead = 2 * PREFETCH_SECONDS / 0.001
+    assert ahead - 2 <= len(tasks) <= ahead + 2
+    assert desk.placed() == {}
+    desk.finish(worker, *tasks[:5], duration=0.001)
+    assert 4 <= len(desk.placed()["w"]) <= 6
+
+
+def test_long_calls_are_never_sent_ahead(desk):
+    worker = desk.add_worker()
+    desk.learn(worker, PREFETCH_SECONDS * 2)
+    desk.submit(spec(1), spec(2))
+    assert desk.placed() == {"w": ["c-1"]}
+
+
+def test_a_chunk_counts_by_its_elements(desk):
+    worker = desk.add_worker()
+    desk.learn(worker, 0.001)
+    desk.submit(spec(1, span=(0, 1000)), spec(2))
+    assert desk.placed() == {"w": ["c-1"]}
+
+
+def test_a_call_with_a_time_limit_waits_for_a_free_slot(desk):
+    worker = desk.add_worker()
+    desk.learn(worker, 0.0001)
+    desk.submit(spec(1), spec(2, timeout=5.0))
+    assert desk.placed() == {"w": ["c-1"]}
+    desk.finish(worker, "c-1")
+    assert desk.placed() == {"w": ["c-2"]}
+
+
+def test_a_worker_that_gave_tasks_back_gets_none_ahead_until_it_finishes_one(desk):
+    worker = desk.add_worker()
+    desk.learn(worker, 0.0001)
+    desk.submit(spec(1), spec(2))
+    assert desk.placed() == {"w": ["c-1", "c-2"]}
+    desk.scheduler.returned(worker, "c-2", 1, 0.0)
+    assert desk.placed() == {}
+    desk.finish(worker, "c-1", duration=0.0001)
+    desk.submit(spec(3))
+    assert desk.placed() == {"w": ["c-2", "c-3"]}
+
+
+def test_resources_are_counted_out_and_back(desk):
+    worker = desk.add_worker("gpu", slots=4, gpu=2.0)
+    desk.add_worker("plain", slots=4)
+    two, one = {"resources": (("gpu", 2.0),)}, {"resources": (("gpu", 1.0),)}
+    desk.submit(spec(1, **one), spec(2, **two), spec(3, **one), spec(4, **one))
+    assert desk.placed() == {"gpu": ["c-1", "c-3"]}
+    assert worker.free == {"gpu": 0.0}
+    desk.finish(worker, "c-1")
+    assert desk.placed() == {"gpu": ["c-4"]}
+    desk.finish(worker, "c-3", "c-4")
+    assert desk.placed() == {"gpu": ["c-2"]}
+    desk.finish(worker, "c-2")
+    assert worker.free == {"gpu": 2.0}
+
+
+def test_deeper_tasks_first(desk):
+    desk.submit(spec(1), spec(2))
+    desk.submit(spec(1, client="d")._replace(depth=1), client=desk.add_client("d"))
+    desk.add_worker(slots=2)
+    assert desk.placed() == {"w": ["d-1", "c-1"]}
+
+
+def test_the_counts_of_states_stay_right(desk):
+    worker = desk.add_worker(slots=2)
+    desk.submit(spec(1), spec(2), spec(3))
+    desk.placed()
+    desk.finish(worker, "c-1")
+    desk.scheduler.outcome(worker, ended("c-2", m.ERROR), 0.0)
+    desk.scheduler.cancel("c-3", False, 0.0)
+    counts = desk.scheduler.counts
+    assert (counts[SUCCEEDED], counts[FAILED], counts[CANCELLED], counts[QUEUED]) == (1, 1, 1, 0)
+    assert sum(counts) == 3
+    desk.scheduler.check_invariants()
+
+
+def test_memory_returns_to_its_baseline(desk):
+    worker = desk.add_worker(slots=4)
+    for n in range(RECENT + 50):
+        desk.submit(spec(n, payload=bytes(100)))
+        desk.placed()
+        desk.finish(worker, f"c-{n}")
+        desk.scheduler.acknowledged(desk.client, [ok(f"c-{n}")])
+    scheduler = desk.scheduler
+    assert scheduler.tasks == desk.client.done == worker.tasks == {}
+    assert len(scheduler.functions) == 0
+    assert len(scheduler.recent) == RECENT
+    assert all(r.payload == b"" and r.outcome.payload == b"" for r in scheduler.recent)
+    assert worker.assigned_seconds == 0.0
+
+
+def test_a_hundred_thousand_queued_tasks_are_accepted_and_cancelled(desk):
+    desk.submit(*[spec(n) for n in range(100_000)])
+    assert desk.scheduler.counts[QUEUED] == 100_000
+    for n in range(100_000):
+        desk.scheduler.cancel(f"c-{n}", False, 0.0)
+    desk.add_worker()
+    assert desk.placed() == {}
+    assert desk.scheduler.queue.pop(lambda needs: True) is None
