@@ -73,7 +73,7 @@ with Executor("cluster", max_workers=2) as executor:
     assert executor.submit(calls.square, 4).result(30) == 16
     mine = psutil.Process()
     print("pids", *[child.pid for child in mine.children(recursive=True)], flush=True)
-    print("folder", executor.connection().removeprefix("ipc://").rpartition("/")[0], flush=True)
+    print("folder", executor._lifetime.backend.connection().removeprefix("ipc://").rpartition("/")[0], flush=True)
     {rest}
 print("left", flush=True)
 """

@@ -149,7 +149,7 @@ def test_garbage_and_raw_connections_do_not_disturb_work(cluster, address, admin
                 dealer.send_multipart(frames)
             assert [future.result(BOUND) for future in futures] == [n * n for n in range(300)]
         until(
-            lambda: admin.status()["coordinator"]["rejected_messages"] == 5, "the count of rejected messages"
+            lambda: admin.status()["coordinator"]["rejected_messages"] >= 5, "the count of rejected messages"
         )
         dealer.send(b"\x96\x63\xa1s\x01\x00\x00\x00")  # as a later version would
         assert dealer.poll(BOUND * 1000)

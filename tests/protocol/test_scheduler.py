@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, client_peer, ended, ids, ok, spec, worker_peer
+from protocol.support import DOUBLE, KEY, client_peer, ended, ids, ok, spec, worker_peer
 
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.placement import PREFETCH_SECONDS
@@ -19,6 +19,7 @@ class Desk:
     def add_client(self, name):
         client = client_peer(name)
         self.scheduler.clients[client.id] = client
+        self.scheduler.reconciled(client.id)
         return client
 
     def add_worker(self, name="w", slots=1, **resources):
@@ -29,7 +30,7 @@ class Desk:
 
     def submit(self, *tasks, client=None, now=0.0):
         for task in tasks:
-            self.scheduler.functions.define(DOUBLE)
+            self.scheduler.functions.define(DOUBLE).pins = 1
             assert self.scheduler.submit(client or self.client, task, now)
 
     def placed(self, now=0.0):
@@ -160,6 +161,7 @@ def test_memory_returns_to_its_baseline(desk):
         desk.scheduler.acknowledged(desk.client, [ok(f"c-{n}")])
     scheduler = desk.scheduler
     assert scheduler.tasks == desk.client.done == worker.tasks == {}
+    scheduler.functions.unpin(KEY)
     assert len(scheduler.functions) == 0
     assert len(scheduler.recent) == RECENT
     assert all(r.payload == b"" and r.outcome.payload == b"" for r in scheduler.recent)
