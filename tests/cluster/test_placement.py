@@ -61,7 +61,8 @@ def test_resources(cluster, address, admin):
     with connected(address) as executor:
         with_gpu = executor.with_options(resources={"gpu": 1})
         future = with_gpu.submit(calls.worker_pid)
-        until(lambda: admin.task(future.id)["why"] == "no worker offers gpu=1")
+        until(lambda: len(admin.tasks("queued")) == 1)
+        assert admin.task(future.id)["why"] == "no worker offers gpu=1"
         greedy = executor.with_options(resources={"gpu": 2}).submit(calls.worker_pid)
         gpu = cluster.worker(address, "gpu", "--resources", "gpu=1", slots=2)
         assert future.result(BOUND) == gpu.pid

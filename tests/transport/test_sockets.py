@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jobrunner.errors import ConfigError
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.codec import INLINE_LIMIT
+from jobrunner.protocol.effects import Received, Rejected, Send, Unreachable
+from jobrunner.transport.sockets import RECEIVE_LIMIT, DealerWire, RouterWire, check_address, is_loopback
+
+BOUND = 30.0
+"""Seconds after which a wait has failed; passing takes a fraction of that."""
+
+
+@pytest.fixture
+def router():
+    wire = RouterWire("tcp://127.0.0.1:0")
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def dealer(router):
+    wire = DealerWire(router.address)
+    yield wire
+    wire.close()
+
+
+def receive(wire: Any, count: int = 1) -> list[Any]:
+    """That many events, as they come."""
+    events: list[Any] = []
+    deadline = time.monotonic() + BOUND
+    while len(events) < count:
+        assert time.monotonic() < deadline, events
+        wire.wait(0.1)
+        events += wire.receive(0.0)
+    assert len(events) == count
+    return events
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + BOUND
+    while not (value := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return value
+
+
+def numbered(number: int) -> m.Envelope:
+    return m.Envelope("s", number, 0, m.Capacity(number))
+
+
+def greet(router: RouterWire, dealer: DealerWire) -> bytes:
+    """The source under which the router knows the dealer."""
+    assert dealer.send(Send(b"", numbered(1))) is None
+    (event,) = receive(router)
+    return event.source
+
+
+def test_messages_travel_both_ways(router, dealer):
+    assert dealer.send(Send(b"", numbered(1))) is None
+    (event,) = receive(router)
+    assert event == Received(event.source, numbered(1))
+    assert event.source != b""
+    assert router.send(Send(event.source, numbered(2))) is None
+    assert receive(dealer) == [Received(b"", numbered(2))]
+
+
+@pytest.mark.parametrize("size", [0, INLINE_LIMIT, INLINE_LIMIT + 1, 5_000_000])
+def test_payloads_of_any_size_arrive(router, dealer, size):
+    parts = (bytes(range(256)), os.urandom(size), memoryview(bytearray(b"end")))
+    source = greet(router, dealer)
+    outcomes = m.Outcomes([m.Outcome("c-1", 1, m.OK, parts, 1.0), m.Outcome("c-2", 1, m.OK, parts[1], 1.0)])
+    for sender, receiver, destination in ((router, dealer, source), (dealer, router, b"")):
+        sender.send(Send(destination, m.Envelope("s", 1, 0, outcomes)))
+        (event,) = receive(receiver)
+        one, two = event.envelope.message.outcomes
+        assert tuple(map(bytes, one.payload)) == tuple(map(bytes, parts))
+        assert (two.payload if isinstance(two.payload, bytes) else bytes(two.payload[0])) == parts[1]
+
+
+def test_a_peer_without_a_connection_is_unreachable(router, dealer):
+    assert router.send(Send(b"nobody", numbered(1))) == Unreachable(b"nobody")
+    source = greet(router, dealer)
+    dealer.close()
+    until(lambda: router.send(Send(source, numbered(1))) == Unreachable(source))
+
+
+def test_a_dealer_may_send_before_anybody_listens():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{found.getsockname()[1]}"
+    dealer = DealerWire(address)
+    for number in range(100):
+        assert dealer.send(Send(b"", numbered(number))) is None
+    router = RouterWire(address)
+    assert [event.envelope for event in receive(router, 100)] == [numbered(n) for n in range(100)]
+    router.close()
+    dealer.close()
+
+
+def test_no_water_mark_drops_or_blocks(router, dealer):
+    source = greet(router, dealer)
+    for number in range(5000):
+        assert router.send(Send(source, numbered(number))) is None
+    assert [event.envelope.seq for event in receive(dealer, 5000)] == list(range(5000))
+
+
+def test_a_turn_takes_a_bounded_number_of_messages(router, dealer):
+    for number in range(RECEIVE_LIMIT + 10):
+        dealer.send(Send(b"", numbered(number)))
+    counts: list[int] = []
+    while sum(counts) < RECEIVE_LIMIT + 10:
+        router.wait(BOUND)
+        time.sleep(0.05)  # for more of them to gather; without it the test would pass too easily
+        counts.append(len(router.receive(0.0)))
+    assert max(counts) <= RECEIVE_LIMIT
+
+
+def test_garbage_is_rejected_and_the_next_message_is_not(router, dealer):
+    raw = dealer._socket
+    raw.send(b"\xc1 garbage")
+    raw.send_multipart([b"", b""])
+    dealer.send(Send(b"", numbered(3)))
+    first, second, third = receive(router, 3)
+    assert isinstance(first, Rejected)
+    assert isinstance(second, Rejected)
+    assert not first.version_mismatch
+    assert third.envelope == numbered(3)
+
+
+def test_another_version_is_told_apart(router, dealer):
+    dealer._socket.send(b"\x96\x63\xa1s\x01\x00\x00\x00")
+    (event,) = receive(router)
+    assert isinstance(event, Rejected)
+    assert event.version_mismatch
+
+
+def test_wait_names_the_descriptors_that_are_ready(router):
+    reader, writer = os.pipe()
+    router.register(reader)
+    assert router.wait(0) == set()
+    os.write(writer, b"x")
+    assert router.wait(BOUND) == {reader}
+    router.unregister(reader)
+    assert router.wait(0) == set()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_wait_rounds_up_so_that_a_deadline_has_come_when_it_ends(router):
+    began = time.monotonic()
+    router.wait(0.0123)
+    assert time.monotonic() - began >= 0.0123
+
+
+def test_an_orderly_end_lets_the_last_messages_leave(router):
+    dealer = DealerWire(router.address)
+    dealer.send(
+        Send(b"", m.Envelope("s", 1, 0, m.Outcomes([m.Outcome("c", 1, 0, (bytes(3_000_000),), 1.0)])))
+    )
+    dealer.close(orderly=True)
+    (event,) = receive(router)
+    assert event.envelope.seq == 1
+
+
+def test_closing_with_nobody_at_the_other_end_is_bounded():
+    dealer = DealerWire("tcp://127.0.0.1:9")
+    dealer.send(Send(b"", numbered(1)))
+    began = time.monotonic()
+    dealer.close(orderly=True)
+    assert time.monotonic() - began < 10
+
+
+def test_a_coordinator_comes_back_on_the_same_port_and_the_dealer_finds_it(router, dealer):
+    greet(router, dealer)
+    router.close()
+    again = RouterWire(router.address)
+
+    def arrived() -> bool:
+        dealer.send(Send(b"", numbered(9)))
+        again.wait(0.1)
+        return bool(again.receive(0.0))
+
+    until(arrived)
+    again.close()
+
+
+def test_a_port_that_is_taken_is_a_config_error(router):
+    with pytest.raises(ConfigError, match=r"cannot listen on .*another coordinator"):
+        RouterWire(router.address)
+
+
+def test_unix_sockets_work_and_their_descriptor_can_be_polled(tmp_path):
+    address = f"ipc://{tmp_path}/socket"
+    router, dealer = RouterWire(address), DealerWire(address)
+    greet(router, dealer)
+    assert not router.pending()
+    dealer.send(Send(b"", numbered(2)))
+    until(router.pending)
+    assert isinstance(router.fileno(), int)
+    assert len(receive(router)) == 1
+    router.close()
+    dealer.close()
+
+
+def test_ipv6_where_there_is_any():
+    try:
+        router = RouterWire("tcp://[::1]:0")
+    except ConfigError:
+        pytest.skip("this host has no IPv6")
+    dealer = DealerWire(router.address)
+    greet(router, dealer)
+    dealer.close()
+    router.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "full"),
+    [
+        ("10.0.0.5:7077", "tcp://10.0.0.5:7077"),
+        ("tcp://host:1", "tcp://host:1"),
+        ("ipc:///run/x", "ipc:///run/x"),
+        ("tcp://[::1]:7077", "tcp://[::1]:7077"),
+    ],
+)
+def test_addresses(given, full):
+    assert check_address(given) == full
+
+
+@pytest.mark.parametrize(
+    "bad", ["host", "host:", ":7077", "host:0", "host:70770", "host:x", "udp://h:1", "ipc://", ""]
+)
+def test_addresses_that_are_none(bad):
+    with pytest.raises(ConfigError, match="must look like tcp://"):
+        check_address(bad)
+
+
+def test_loopback():
+    assert all(is_loopback(host) for host in ("localhost", "127.0.0.1", "127.8.8.8", "::1", "[::1]"))
+    assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", "*", ""))
