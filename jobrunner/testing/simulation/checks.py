@@ -179,7 +179,7 @@ class Truth:
             return
         self.check(detail.get("limit") == limit, f"{what}, not because of the crash limit: {detail}")
         self.check(len(detail["attempts"]) >= limit, f"{what} without its story: {detail}")
-        if world.scenario.workers_are_safe:
+        if world.workers_are_safe:
             told = f"{what} after {len(crashes)} crashes; the limit is {limit}"
             self.check(len(crashes) == limit, told)
 

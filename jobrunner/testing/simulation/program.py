@@ -26,7 +26,7 @@ def function(number: int) -> m.FunctionDef:
 def start_program(world: World, client: ClientNode, tasks: int) -> None:
     """Plan all that this client will do."""
     rng, scenario = world.rng, world.scenario
-    kind = rng.choice(("tiny", "mixed", "mixed", "long"))
+    kind = rng.choice(("tiny", "mixed", "long", "long"))
     left = tasks
     while left > 0:
         count = min(left, rng.choice((1, 3, 10, 40)))

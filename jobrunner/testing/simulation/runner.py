@@ -28,14 +28,14 @@ def run_seed(seed: int, *, steps: int = TRACE_LENGTH, profile: str | None = None
     except Exception as exc:
         where = traceback.extract_tb(exc.__traceback__)[-1]
         what = f"{type(exc).__name__}: {exc} ({where.filename}:{where.lineno})"
-        text = f"{what}\nscenario: {world.scenario}\nthe last steps of {world.steps}:\n{world.trace()}\n{what}"
+        text = (
+            f"{what}\nscenario: {world.scenario}\nthe last steps of {world.steps}:\n{world.trace()}\n{what}"
+        )
         return Failure(seed, text)
     return None
 
 
-def run_seeds(
-    first: int, count: int, *, on_progress: Callable[[int], None] | None = None
-) -> list[Failure]:
+def run_seeds(first: int, count: int, *, on_progress: Callable[[int], None] | None = None) -> list[Failure]:
     """Run `count` seeds from `first`; `on_progress` is called with the number done, after each."""
     failures = []
     for done, seed in enumerate(range(first, first + count), 1):

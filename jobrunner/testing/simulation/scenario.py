@@ -76,12 +76,12 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     """A scenario of one of PROFILES."""
     scenario = Scenario(
         profile=profile or rng.choice(PROFILES),
-        workers=[rng.randint(1, 4) for _ in range(rng.randint(1, 3))],
+        workers=[rng.randint(1, 4) for _ in range(rng.randint(1, 4))],
         clients=rng.randint(1, 3),
         tasks=rng.choice((5, 20, 40, 80)),
-        faults_until=rng.uniform(3, 15),
+        faults_until=rng.uniform(3, 25),
         client_grace=rng.uniform(2, 10),
-        peer_timeout=rng.choice((4.0, 10.0)),
+        peer_timeout=rng.choice((1.0, 1.0, 3.0, 10.0)),
         resources=rng.choice(({}, {}, {"gpu": 1.0}, {"gpu": 2.0, "licence": 1.0})),
         slot_start=rng.choice((0.01, 0.05, 0.3)),
         blocking=rng.random() < 0.3,
@@ -117,7 +117,7 @@ def _draw_faults(rng: random.Random, scenario: Scenario) -> None:
     if profile in ("crashes", "everything"):
         kinds += PROCESS_INCIDENTS
         scenario.start_failures = rng.choice((0.0, 0.1))
-    for _ in range(rng.randint(1, 8) if kinds else 0):
-        longest = rng.choice((0.5, 3.0, 2 * scenario.peer_timeout))
+    for _ in range(rng.randint(1, 15) if kinds else 0):
+        longest = rng.choice((0.5, 3.0, 3 * scenario.peer_timeout, 3 * scenario.peer_timeout))
         at = rng.uniform(0.0, scenario.faults_until)
         scenario.incidents.append(Incident(at, rng.choice(kinds), rng.uniform(0, longest)))

@@ -50,6 +50,7 @@ class World:
         self.epoch = 0
         """Counts the coordinators that came and went."""
         self.calm_now = self.scenario.profile == "calm"
+        self.workers_are_safe = self.scenario.workers_are_safe
         self.workers: list[WorkerNode] = []
         """All that ever were, in the order in which they started."""
         self.clients: list[ClientNode] = []
@@ -116,7 +117,7 @@ class World:
         for client in self.clients:
             if client.alive:
                 self.run_until(
-                    lambda client=client: not client.leftovers(),  # type: ignore[misc]
+                    lambda client=client: not (client.alive and client.leftovers()),  # type: ignore[misc]
                     SETTLE_SECONDS,
                     lambda client=client: f"left behind: {client.leftovers()}",  # type: ignore[misc]
                 )
