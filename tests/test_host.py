@@ -4,9 +4,9 @@ import os
 import sys
 
 import pytest
-from jobrunner.host import cgroup_limit, module_path, own_cgroup, own_host, python_version, usable_cpus
 
 from jobrunner import host
+from jobrunner.host import cgroup_limit, module_path, own_cgroup, own_host, python_version, usable_cpus
 
 
 @pytest.fixture
