@@ -135,14 +135,14 @@ def test_it_does_not_sleep_while_something_is_posted(parts):
 
 def test_an_event_posted_while_it_sleeps_wakes_it(parts):
     driver, core, _, _ = parts
-    thread = threading.Thread(target=driver.turn)
+    core.answers[QueryRequested] = [Stop()]
+    thread = threading.Thread(target=driver.run)
     thread.start()
     while not driver._asleep:
         pass
     driver.post(QueryRequested(1, "x"))
     thread.join(BOUND)
     assert not thread.is_alive()
-    driver.turn()
     assert QueryRequested(1, "x") in core.seen
 
 
