@@ -223,6 +223,12 @@ def test_frames_that_no_payload_names_are_an_error():
         decode(frames[:-1])
 
 
+@pytest.mark.parametrize("span", [(3, 3), (4, 3), (-1, 3), (0, 0)])
+def test_a_span_holds_an_element(span):
+    with pytest.raises(ProtocolError):
+        decode(encode(m.Envelope("s", 1, 0, m.Submit([spec(1, span=span)]))))
+
+
 @pytest.mark.parametrize("text", ["\ud800", "name \udcff"])
 def test_texts_that_are_not_unicode_arrive_too(text):
     """Such texts come from file names and from what tasks print; they must not stop a daemon."""

@@ -55,6 +55,7 @@ def test_a_doubled_message_is_dropped_and_acknowledged_again():
     assert there.receive(envelope, 1.0) == ([], [])
     assert there.due(1.0) == []
     assert [(e.seq, e.ack) for e in there.due(1.0 + ACK_DELAY)] == [(0, 1)]
+    assert not there._early, "it is not kept either"
 
 
 def test_early_messages_wait_for_the_missing_one():

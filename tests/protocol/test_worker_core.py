@@ -151,6 +151,17 @@ def test_short_calls_go_into_a_slot_in_batches_evenly():
     assert ids(world.heard_one(m.Outcomes).outcomes) == first[1][:3]
 
 
+def test_the_emptiest_slot_comes_first():
+    world = worker(slots=2)
+    teach(world, 0.0005)
+    assign(world, assignment(1), assignment(2))
+    assert started(world) == {1: ["c-1"], 2: ["c-2"]}
+    finish(world, 2, 1, duration=0.0005)
+    assert started(world) == {}
+    assign(world, assignment(3))
+    assert started(world) == {2: ["c-3"]}
+
+
 def test_a_batch_is_bounded_in_number():
     world = worker()
     teach(world, 0.0)
