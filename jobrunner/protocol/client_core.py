@@ -206,9 +206,8 @@ class ClientCore:
             return [ShowOutput(message.chunks)]
         if isinstance(message, m.Capacity):
             return [CapacityChanged(message.slots)]
-        if isinstance(message, m.Reply):
-            if self._queries.pop(message.number, None) is not None:
-                return [AnswerQuery(message.number, message.data, message.error)]
+        if isinstance(message, m.Reply) and self._queries.pop(message.number, None) is not None:
+            return [AnswerQuery(message.number, message.data, message.error)]
         return []
 
     def _opened(self, welcome: m.Welcome, now: float) -> list[Effect]:
@@ -295,9 +294,11 @@ class ClientCore:
             if full and not unlimited:
                 break
             self._outbox.pop()
-            for key in (spec.function, spec.setup):
-                if key is not None and self._known.use(key):
-                    functions.append(self._functions[key])
+            functions += [
+                self._functions[key]
+                for key in (spec.function, spec.setup)
+                if key is not None and self._known.use(key)
+            ]
             self._sent.add(spec.id)
             self._sent_bytes += bytes_
             size += bytes_

@@ -47,8 +47,8 @@ def welcomed(session: str, coordinator: str) -> str:
 class Link:
     """Both directions of one session, seen from one end.
 
-    `peer_timeout` is the silence, in seconds, after which the peer counts as lost; 0 where it cannot get lost because it
-    is in this process. Heartbeats go out several times in that time.
+    `peer_timeout` is the silence, in seconds, after which the peer counts as lost; 0 where it cannot get lost because
+    it is in this process. Heartbeats go out several times in that time.
     """
 
     __slots__ = (

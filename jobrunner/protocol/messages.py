@@ -76,7 +76,8 @@ class TaskSpec(NamedTuple):
     options: TaskOptions = DEFAULT_OPTIONS
     setup: FunctionKey | None = None
     depth: int = 0
-    """0 for a call of a program, n + 1 for one that a task of depth n submits. Deeper ones go first: a task waits for them."""
+    """0 for a call of a program, n + 1 for one that a task of depth n submits. Deeper ones go first, for a task waits
+    for them."""
 
 
 class Assignment(NamedTuple):

@@ -246,7 +246,11 @@ class Scheduler:
         record = self.tasks.get(entry.id)
         if record is None:
             self._adopt_unknown(worker, entry, now)
-        elif record.state in (QUEUED, WAITING) and entry.attempt >= record.attempt and entry.attempt > record.ended:
+        elif (
+            record.state in (QUEUED, WAITING)
+            and entry.attempt >= record.attempt
+            and entry.attempt > record.ended
+        ):
             self._claim(record, Unclaimed(worker, entry.attempt, now), now)
         elif record.worker is not worker or record.attempt != entry.attempt:
             self._fence(worker, entry.id)

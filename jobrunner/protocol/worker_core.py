@@ -148,8 +148,7 @@ class WorkerCore:
         times = [self.session.next_deadline(), self._drain_until]
         if self.queue:
             times.append(self._queue_moved + RETURN_AFTER)
-        for task in self._stops.values():
-            times.append(task.stop_at)
+        times += [task.stop_at for task in self._stops.values()]
         for slot in self.slots.values():
             running = slot.running()
             if running is None:
@@ -542,11 +541,12 @@ class WorkerCore:
                 slot.forgets(key)
 
     def _run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
-        functions = []
-        for task in tasks:
-            for key in (task.function, task.setup):
-                if key is not None and slot.learns(key):
-                    functions.append(self.functions[key])
+        functions = [
+            self.functions[key]
+            for task in tasks
+            for key in (task.function, task.setup)
+            if key is not None and slot.learns(key)
+        ]
         forget, slot.forget = slot.forget, []
         return RunTasks(slot.id, tasks, functions, forget)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from jobrunner.ids import ClientId, TaskId
+from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import SlotTask
 from jobrunner.testing.simulation.calls import (
@@ -253,5 +254,5 @@ class Truth:
                 yield f"{node.name}: slot {slot.id} knows {sorted(slot.known)[:3]}"
 
 
-def flat(payload: m.Payload) -> bytes:
+def flat(payload: Payload) -> bytes:
     return payload if isinstance(payload, bytes) else b"".join(bytes(part) for part in payload)

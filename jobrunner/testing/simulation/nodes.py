@@ -41,7 +41,7 @@ from jobrunner.testing.simulation.slots import SimulatedSlots
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
-C = TypeVar("C", CoordinatorCore, WorkerCore, ClientCore)
+C = TypeVar("C", bound="CoordinatorCore | WorkerCore | ClientCore")
 
 TURN_DELAY = 0.00002
 """Seconds from an event's arrival to the turn that takes it, and whatever else has arrived by then."""

@@ -249,7 +249,8 @@ class World:
 
     def _partition(self, one_way: bool, until: float) -> None:
         """Some peers are cut off."""
-        sources = [node.source for node in (*self.seats, *self.clients) if node.alive]
+        nodes: list[PeerNode[Any]] = [*self.seats, *self.clients]
+        sources = [node.source for node in nodes if node.alive]
         rng = self.rng
         chosen = [source for source in sources if rng.random() < 0.5] or sources[:1]
         up = not one_way or rng.random() < 0.5
