@@ -13,7 +13,7 @@ from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.transport.driver import Driver
-from jobrunner.transport.service import Service, set_up_logging
+from jobrunner.transport.service import LEFT_AT_ONCE, Service, set_up_logging
 from jobrunner.transport.sockets import RouterWire, is_loopback
 from jobrunner.version import __version__
 
@@ -78,9 +78,10 @@ def announce(address: str, config: CoordinatorConfig) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """For `local_cluster`: one argument, a JSON object. "folder" is removed at the end, "lifeline" a descriptor."""
+    """For `local_cluster`: one argument, a JSON object. "folder" is removed when "lifeline", a descriptor, is cut."""
     given = json.loads(arguments[0])
     config = CoordinatorConfig(log_level="error", crash_limit=given["crash_limit"])
     code = run(config, address=given["address"], lifeline=given["lifeline"])
-    shutil.rmtree(given["folder"], ignore_errors=True)
+    if code == LEFT_AT_ONCE:  # else it will be started again, and needs the folder
+        shutil.rmtree(given["folder"], ignore_errors=True)
     return code

@@ -55,6 +55,18 @@ def connected(address: str) -> Iterator[Executor]:
         executor._lifetime.kill()
 
 
+GUARD = """\
+import os, signal, sys
+left = set()
+for line in sys.stdin:
+    sign, pid = line[0], int(line[1:])
+    left.add(pid) if sign == "+" else left.discard(pid)
+for pid in left:
+    os.kill(pid, signal.SIGKILL)
+"""
+"""A process that ends the daemons of a test whose own process was killed."""
+
+
 class Daemon:
     """A process of ours: its lines, its signals, its end."""
 
@@ -119,11 +131,19 @@ class Cluster:
     def __init__(self) -> None:
         self.started: list[Daemon] = []
         self.environment = {"JOBRUNNER_PEER_TIMEOUT": "2"}
+        self._guard = subprocess.Popen(
+            [sys.executable, "-c", GUARD], stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def _tell_guard(self, line: str) -> None:
+        assert self._guard.stdin is not None
+        print(line, file=self._guard.stdin, flush=True)
 
     def run(self, *arguments: str, **environment: str) -> Daemon:
         """Any program in Python."""
         daemon = Daemon(list(arguments), {**self.environment, **environment})
         self.started.append(daemon)
+        self._tell_guard(f"+{daemon.pid}")
         return daemon
 
     def coordinator(self, *options: str, port: int = 0, **environment: str) -> Daemon:
@@ -142,7 +162,11 @@ class Cluster:
 
     def end(self) -> None:
         for daemon in reversed(self.started):
+            self._tell_guard(f"-{daemon.pid}")  # before the end, after which its number may be another's
             daemon.end()
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        assert self._guard.wait(BOUND) == 0
 
 
 @pytest.fixture(autouse=True)

@@ -114,8 +114,8 @@ def test_a_daemon_of_an_embedded_cluster_that_dies_is_started_again():
         me = psutil.Process()
         daemons = [child for child in me.children() if "-c" in child.cmdline()]
         assert len(daemons) == 2
-        for daemon in daemons:
-            daemon.kill()
+        for daemon, number in zip(daemons, (signal.SIGTERM, signal.SIGKILL), strict=True):
+            daemon.send_signal(number)
             assert executor.submit(calls.square, 5).result(BOUND) == 25
 
 
