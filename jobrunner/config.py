@@ -32,6 +32,9 @@ DEFAULT_PORT = 7077
 PEER_TIMEOUT = 10.0
 """Seconds of silence after which a peer counts as lost."""
 
+LONGEST_PEER_TIMEOUT = 3600.0
+"""Seconds; a peer that asked for more could leave its traces at the coordinator for ever."""
+
 HEARTBEATS_PER_TIMEOUT = 10
 """Signs of life on an otherwise quiet connection, per `PEER_TIMEOUT`."""
 
@@ -39,9 +42,17 @@ UNREACHABLE_GRACE = 2.0
 """Seconds that a peer has to come back once the transport says that its connection is gone."""
 
 
-def setting(default: Any, *, env: str, unit: str = "", doc: str, minimum: float | None = None) -> Any:
+def setting(
+    default: Any,
+    *,
+    env: str,
+    doc: str,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
     """A dataclass field that knows its environment variable, unit, help text and smallest value."""
-    metadata = {"env": env, "unit": unit, "doc": doc, "minimum": minimum}
+    metadata = {"env": env, "unit": unit, "doc": doc, "minimum": minimum, "maximum": maximum}
     return field(default=default, metadata=metadata)
 
 
@@ -64,6 +75,7 @@ class ClientConfig:
         unit="s",
         doc="silence after which client and coordinator take each other for lost",
         minimum=0.5,
+        maximum=LONGEST_PEER_TIMEOUT,
     )
     max_workers: int | None = setting(
         None, env="JOBRUNNER_MAX_WORKERS", doc="slots of a local pool; default: usable CPUs", minimum=1
@@ -96,7 +108,9 @@ class CoordinatorConfig:
     """What a coordinator needs to know. The config file's table is [coordinator]."""
 
     host: str = setting("127.0.0.1", env="JOBRUNNER_HOST", doc="the interface to listen on")
-    port: int = setting(DEFAULT_PORT, env="JOBRUNNER_PORT", doc="the TCP port; 0 takes a free one", minimum=0)
+    port: int = setting(
+        DEFAULT_PORT, env="JOBRUNNER_PORT", doc="the TCP port; 0 takes a free one", minimum=0, maximum=65535
+    )
     insecure: bool = setting(
         False, env="JOBRUNNER_INSECURE", doc="listen beyond loopback without authentication"
     )
@@ -145,6 +159,7 @@ class WorkerConfig:
         unit="s",
         doc="silence after which worker and coordinator take each other for lost",
         minimum=0.5,
+        maximum=LONGEST_PEER_TIMEOUT,
     )
     drain_timeout: float = setting(
         60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="longest wait for running tasks", minimum=0
@@ -238,8 +253,8 @@ def convert(value: Any, spec: dataclasses.Field[Any], where: str) -> Any:
     if kind.startswith("bool"):
         return to_bool(value, where)
     if kind.startswith(("int", "float")):
-        minimum = spec.metadata["minimum"]
-        return to_number(value, where, whole=kind.startswith("int"), minimum=minimum)
+        bounds = {name: spec.metadata[name] for name in ("minimum", "maximum")}
+        return to_number(value, where, whole=kind.startswith("int"), **bounds)
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{where}: {value!r} is not a text")
     return value
@@ -256,7 +271,9 @@ def to_bool(value: Any, where: str) -> bool:
     raise ConfigError(f"{where}: {value!r} is neither yes nor no; use 1 or 0")
 
 
-def to_number(value: Any, where: str, *, whole: bool, minimum: float | None) -> int | float:
+def to_number(
+    value: Any, where: str, *, whole: bool, minimum: float | None, maximum: float | None = None
+) -> int | float:
     kind = "a whole number" if whole else "a number"
     if isinstance(value, (bool, bytes)):
         raise ConfigError(f"{where}: {value!r} is not {kind}")
@@ -269,6 +286,8 @@ def to_number(value: Any, where: str, *, whole: bool, minimum: float | None) -> 
         raise ConfigError(f"{where}: {value!r} is not {kind}") from None
     if minimum is not None and number < minimum:
         raise ConfigError(f"{where}: {value!r} is too small; the smallest is {minimum:g}")
+    if maximum is not None and number > maximum:
+        raise ConfigError(f"{where}: {value!r} is too large; the largest is {maximum:g}")
     return number
 
 

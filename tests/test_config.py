@@ -154,3 +154,14 @@ def test_resources(value, resources):
 def test_bad_resources(value):
     with pytest.raises(ConfigError):
         parse_resources(value)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("port", 65536), ("port", -1)])
+def test_ports_are_those_that_exist(setting, value):
+    with pytest.raises(ConfigError, match=r"port: .* is too (large|small)"):
+        load(CoordinatorConfig, **{setting: value})
+
+
+def test_a_peer_timeout_is_one_that_the_coordinator_accepts():
+    with pytest.raises(ConfigError, match="the largest is 3600"):
+        load(ClientConfig, peer_timeout=3601)

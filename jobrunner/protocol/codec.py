@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 
+from jobrunner.config import LONGEST_PEER_TIMEOUT
 from jobrunner.errors import ProtocolError
 from jobrunner.payloads import Buffer, Payload
 from jobrunner.protocol import messages as m
@@ -20,9 +21,6 @@ VERSION = 1
 
 INLINE_LIMIT = 16 * 1024
 """Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
-
-LONGEST_PEER_TIMEOUT = 3600.0
-"""Seconds; a peer that asked for more could leave its traces here for ever."""
 
 Frames = list[Buffer]
 

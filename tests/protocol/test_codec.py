@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from protocol.support import DOUBLE, spec
 
+from jobrunner.config import LONGEST_PEER_TIMEOUT
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import (
     INLINE_LIMIT,
-    LONGEST_PEER_TIMEOUT,
     NUMBERS,
     REFUSED,
     VERSION,
