@@ -19,7 +19,9 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").g
 def snippets() -> list[tuple[str, str]]:
     """Python blocks that an HTML comment marks with a name."""
     marked = re.compile(r"<!-- test: ([\w-]+) -->\n```python\n(.*?)```", re.DOTALL)
-    return [(f"{page.name}:{name}", code) for page in PAGES for name, code in marked.findall(page.read_text())]
+    return [
+        (f"{page.name}:{name}", code) for page in PAGES for name, code in marked.findall(page.read_text())
+    ]
 
 
 def test_the_readme_has_a_tested_quickstart() -> None:
@@ -28,7 +30,9 @@ def test_the_readme_has_a_tested_quickstart() -> None:
 
 @pytest.mark.parametrize("backend", ["threads", "processes", "cluster"])
 @pytest.mark.parametrize(("name", "code"), snippets(), ids=[name for name, _ in snippets()])
-def test_snippets_run(name: str, code: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snippets_run(
+    name: str, code: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JOBRUNNER_BACKEND", backend)
     script = tmp_path / "snippet.py"
     script.write_text(code.replace("timeout=60, ", "") if backend == "threads" else code)
@@ -41,7 +45,11 @@ def test_snippets_run(name: str, code: str, backend: str, tmp_path: Path, monkey
 
 
 def test_every_setting_is_documented() -> None:
-    rows = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE))
+    rows = set(
+        re.findall(
+            r"^\| `(\w+)` \| `(\w+)` \|", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE
+        )
+    )
     settings = {(f.name, f.metadata["env"]) for cls in config.TABLES for f in dataclasses.fields(cls)}
     assert rows == settings
 

@@ -1,8 +1,8 @@
 """Prints what tasks print, without letting a stuck terminal hold up anything else.
 
 The I/O thread hands text to a thread of its own and waits for it, so that a task's words come before its result; but
-only while that thread makes progress. When the reader of our stdout has stopped (a pager, a full pipe), text gathers up to a
-limit, and what exceeds that is dropped and counted.
+only while that thread makes progress. When the reader of our stdout has stopped (a pager, a full pipe), text gathers up
+to a limit, and what exceeds that is dropped and counted.
 """
 
 from __future__ import annotations
