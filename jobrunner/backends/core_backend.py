@@ -297,6 +297,7 @@ class CoreBackend(Backend):
                 **self._timeouts(),
             )
             self._driver = Driver(core, wire, self._effects(), collect=self._collect)
+            self._printer.start()
         except BaseException as exc:
             self._start_error = exc
             return

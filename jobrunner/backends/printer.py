@@ -21,22 +21,23 @@ LIMIT = 1000
 
 
 class Printer:
-    """Used by one thread. Its own thread starts with the first text."""
+    """Used by one thread: start, any number of shows, close."""
 
     def __init__(self) -> None:
         self._texts: deque[tuple[int, str]] = deque()
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name="jobrunner-printer", daemon=True)
         self._closed = False
         self._stuck = False
         self._dropped = 0
 
+    def start(self) -> None:
+        """Not with the first text, which may come while the interpreter ends: Python 3.12 starts no thread then."""
+        self._thread.start()
+
     def show(self, texts: list[tuple[int, str]]) -> None:
         """Pairs of stream and text, for sys.stdout and sys.stderr as they are at the time of writing."""
         with self._changed:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="jobrunner-printer", daemon=True)
-                self._thread.start()
             room = LIMIT - len(self._texts)
             self._texts.extend(texts[:room])
             self._dropped += max(0, len(texts) - room)
@@ -49,8 +50,7 @@ class Printer:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(PATIENCE)
+        self._thread.join(PATIENCE)
 
     def _run(self) -> None:
         while True:
