@@ -144,3 +144,19 @@ def test_a_restarted_coordinator_waits_for_the_workers_before_it_gives_their_wor
     world.network.mend(running.source)
     finish(world)
     assert world.truth.runs_of(task) == 1
+
+
+def test_a_task_whose_outcome_was_forgotten_with_its_client_runs_again_as_a_new_one():
+    world = make(workers=[1], peer_timeout=1.0, client_grace=2.0)
+    client = world.clients[0]
+    [task] = submit(world, 0, Call((0.5,)))
+    world.run_for(0.3)
+    world.network.cut(client.source, up=False, down=True, how="drop")
+    world.run_for(1.0)
+    assert world.truth.runs_of(task) == 1
+    world.network.cut(client.source, up=True, down=True, how="drop")
+    world.run_for(15.0)
+    assert not world.coordinator.core.scheduler.clients
+    world.network.mend(client.source)
+    finish(world)
+    assert world.truth.runs_of(task) == 2

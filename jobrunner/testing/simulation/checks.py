@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
-from jobrunner.ids import ClientId, TaskId
+from jobrunner.ids import ClientId, TaskId, client_of
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import SlotTask
@@ -99,6 +99,10 @@ class Truth:
         execution = Execution(task.id, task.attempt, node.name)
         self.executions.setdefault(task.id, []).append(execution)
         return execution
+
+    def forgotten(self, client: ClientId, kept: Container[TaskId]) -> None:
+        """The coordinator forgets a client, but for the tasks `kept`. Others that it names again are new ones."""
+        self._begun = {key for key in self._begun if client_of(key[1]) != client or key[1] in kept}
 
     def ended(self, execution: Execution, ending: str, element: int = -1) -> None:
         if not execution.ending:

@@ -32,7 +32,7 @@ from jobrunner.protocol.effects import (
     Tick,
     Unreachable,
 )
-from jobrunner.protocol.membership import WorkerPeer
+from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 from jobrunner.protocol.task import ACTIVE
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 from jobrunner.testing.simulation.checks import Violation
@@ -189,6 +189,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
     def _watch(self, core: CoordinatorCore) -> None:
         scheduler = core.scheduler
         outcome, adopt, worker_lost = scheduler.outcome, scheduler.adopt, scheduler.worker_lost
+        client_gone = scheduler.client_gone
 
         def watched_outcome(worker: WorkerPeer, arrived: m.Outcome, now: float) -> None:
             record = scheduler.tasks.get(arrived.id)
@@ -211,6 +212,10 @@ class CoordinatorNode(Node[CoordinatorCore]):
                 if record is None or record.worker is not worker:
                     self._detach(worker, [task])
 
+        def watched_departure(client: ClientPeer, now: float) -> None:
+            client_gone(client, now)
+            self.world.truth.forgotten(client.id, scheduler.tasks.keys())
+
         def watched_loss(worker: WorkerPeer, reason: str, now: float) -> None:
             self._detach(worker, [*worker.tasks, *self._tasks_at(worker)])
             worker_lost(worker, reason, now)
@@ -219,6 +224,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             ("outcome", watched_outcome),
             ("adopt", watched_adopt),
             ("worker_lost", watched_loss),
+            ("client_gone", watched_departure),
         ):
             setattr(scheduler, name, method)
 
