@@ -58,7 +58,7 @@ def test_the_program_does_not_end_before_its_work(run_program, how, tmp_path):
                 executor.submit(work, number)
             {how}
             open({str(tmp_path / "go")!r}, "w").close()
-            print("end of main", flush=True)
+            print("end of main\\n", end="", flush=True)
     """
     lines = run_program(text).splitlines()
     assert sorted(lines) == ["call 0", "call 1", "call 2", "call 3", "end of main"]
