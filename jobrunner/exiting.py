@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable
 
 
-def finish_before_exit(method: Callable[[], None]) -> None:
+def finish_before_exit(finish: Callable[[], None], give_up: Callable[[], None]) -> None:
     """Call a bound method when the interpreter exits, while threads can still be started; waits belong there.
 
-    The object is not kept alive by this. What was registered last is called first, and the standard pools
+    `give_up`, a method of the same object, is called instead when Ctrl-C ends the program: nobody waits for the
+    work then. The object is not kept alive by this. What was registered last is called first, and the standard pools
     register when they are imported, so they still take work then. `atexit` comes too late for both. Does
     nothing when the exit has begun.
     """
-    reference = weakref.WeakMethod(method)
+    finish_reference, give_up_reference = weakref.WeakMethod(finish), weakref.WeakMethod(give_up)
 
-    def finish() -> None:
-        alive = reference()
-        if alive is not None:
-            alive()
+    def at_exit() -> None:
+        method = give_up_reference() if ended_by_ctrl_c() else finish_reference()
+        if method is not None:
+            method()
 
     try:  # private, and what the standard pools use themselves
-        threading._register_atexit(finish)  # type: ignore[attr-defined]
+        threading._register_atexit(at_exit)  # type: ignore[attr-defined]
     except RuntimeError:
         pass
+
+
+def ended_by_ctrl_c() -> bool:
+    """Whether an uncaught KeyboardInterrupt ends the program. In a REPL, which goes on after one, it never does."""
+    uncaught = getattr(sys, "last_type", None)
+    return uncaught is not None and issubclass(uncaught, KeyboardInterrupt) and not hasattr(sys, "ps1")

@@ -53,7 +53,7 @@ class Lifetime:
             self._exit_registered = True
         if register:
             # Called before the backend's own hook, which is older: the backend still takes work.
-            finish_before_exit(self.wait_idle)
+            finish_before_exit(self.wait_idle, self.kill)
 
     def end(self) -> None:
         """A map has no unfinished elements any more."""

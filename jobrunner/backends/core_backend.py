@@ -106,7 +106,7 @@ class CoreBackend(Backend):
         self._started.wait()
         if self._start_error is not None:
             raise self._start_error
-        finish_before_exit(self.shutdown)
+        finish_before_exit(self.shutdown, self.kill)
 
     # --- for subclasses ---
 
@@ -239,6 +239,8 @@ class CoreBackend(Backend):
             self._thread.join()
 
     def kill(self) -> None:
+        if os.getpid() != self._pid:
+            return  # as in shutdown
         with self._lock:
             self._shut_down = True
         self._driver.post(DrainRequested())

@@ -69,7 +69,7 @@ class ThreadsBackend(Backend):
         self._runners = 0
         self._waiting = 0
         self._closed = False
-        finish_before_exit(self._wait_idle)
+        finish_before_exit(self._wait_idle, self.kill)
 
     @property
     def max_workers(self) -> int:

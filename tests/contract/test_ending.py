@@ -90,15 +90,17 @@ def test_a_script_without_a_main_guard(run_program):
     assert run_program(text) == "[0, 2, 4, 6, 8]\n"
 
 
-def test_ctrl_c_ends_the_program_soon(start_program, isolated, tmp_path, eventually):
+@pytest.mark.parametrize("how", ["in a with block", "without one"])
+def test_ctrl_c_ends_the_program_soon(start_program, isolated, how, tmp_path, eventually):
     started, go = tmp_path / "started", tmp_path / "go"
-    text = """
-        import sys, time
+    text = f"""
+        import contextlib, sys, time
         from jobrunner import Executor
         from zoo import announce_and_wait
 
         if __name__ == "__main__":
-            with Executor() as executor:
+            executor = Executor()
+            with executor if {how == "in a with block"} else contextlib.nullcontext():
                 futures = [executor.submit(announce_and_wait, *sys.argv[1:3]) for _ in range(6)]
                 time.sleep(100)
     """
@@ -111,6 +113,29 @@ def test_ctrl_c_ends_the_program_soon(start_program, isolated, tmp_path, eventua
     assert program.returncode != 0
     assert err.rstrip().endswith("KeyboardInterrupt")
     assert len(started.read_text().split()) == 2  # those that waited never started
+
+
+def test_ctrl_c_does_not_wait_for_a_map(start_program, isolated, tmp_path, eventually):
+    started, go = tmp_path / "started", tmp_path / "go"
+    text = """
+        import sys, time
+        from jobrunner import Executor
+        from zoo import announce_and_wait
+
+        if __name__ == "__main__":
+            executor = Executor()
+            results = executor.map(announce_and_wait, sys.argv[1:2] * 500, sys.argv[2:3] * 500, chunksize=1)
+            time.sleep(100)
+    """
+    program = start_program(text, started, go)
+    eventually(lambda: started.exists() and len(started.read_text().split()) == 2)
+    program.send_signal(signal.SIGINT)
+    if not isolated:
+        go.touch()
+    _, err = program.communicate(timeout=30)
+    assert program.returncode != 0
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert len(started.read_text().split()) < 500
 
 
 def test_an_executor_that_nobody_holds_goes_away(make_executor, run_program):
