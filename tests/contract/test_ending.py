@@ -125,10 +125,12 @@ def test_ctrl_c_does_not_wait_for_a_map(start_program, isolated, tmp_path, event
         if __name__ == "__main__":
             executor = Executor()
             results = executor.map(announce_and_wait, sys.argv[1:2] * 500, sys.argv[2:3] * 500, chunksize=1)
+            open(sys.argv[3], "w").close()
             time.sleep(100)
     """
-    program = start_program(text, started, go)
+    program = start_program(text, started, go, tmp_path / "mapped")
     eventually(lambda: started.exists() and len(started.read_text().split()) == 2)
+    eventually((tmp_path / "mapped").exists)
     program.send_signal(signal.SIGINT)
     if not isolated:
         go.touch()
