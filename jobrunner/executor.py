@@ -145,7 +145,7 @@ class Executor(concurrent.futures.Executor):
             else:
                 results = run.buffered_results(elements, buffersize, deadline)
         except BaseException:
-            run.cancel()
+            run.abandon()
             raise
         if progress:
             from jobrunner.progress_bar import map_progress  # here: rich is slow to load

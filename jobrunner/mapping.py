@@ -98,6 +98,7 @@ class MapRun:
         self._results: dict[int, list[ElementResult]] = {}
         self._feeding = False
         self._cancelled = False
+        self._abandoned = False
         self._refusal: NotSupportedError | None = None
 
     # --- the caller's thread: taking the input --------------------------------------------------------------
@@ -280,7 +281,7 @@ class MapRun:
         with self._lock:
             self._results[position] = results
             self.done += len(results)
-            is_idle = self.done == self.taken
+            is_idle = self.done == self.taken and not self._abandoned
             if self._awaited == position:
                 self._arrived.notify_all()
         on_progress = self.on_progress
@@ -303,6 +304,15 @@ class MapRun:
             self._record(span.position, [(False, CancelledError())] * len(span))
         if futures:
             self._backend.cancel_all(futures)
+
+    def abandon(self) -> None:
+        """Cancel, and let nobody wait for the rest: an interrupt may have torn elements out of the books."""
+        self.cancel()
+        with self._lock:
+            is_busy = self.done < self.taken and not self._abandoned
+            self._abandoned = True
+        if is_busy:
+            self._lifetime.end()
 
     # --- the consumer ---------------------------------------------------------------------------------------
 

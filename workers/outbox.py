@@ -142,8 +142,11 @@ class SlotWriter(io.TextIOBase):
         with self._lock:
             whole = text.rfind("\n") + 1
             if whole:
-                self._emit(self._partial + text[:whole])
-                self._partial = text[whole:]
+                # Taken before it is emitted, and without making an object in between that the garbage
+                # collector counts: a destructor that prints comes in here again.
+                ended, rest = text[:whole], text[whole:]
+                lines, self._partial = self._partial + ended, rest
+                self._emit(lines)
             else:
                 self._partial += text
             if len(self._partial) >= LONGEST_PART:

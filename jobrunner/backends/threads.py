@@ -44,6 +44,15 @@ class _Call(NamedTuple):
     work: Callable[[], Any]
 
 
+class _Runner:
+    """A job of the pool. It is not counted, and does nothing, if an exception interrupted its submission."""
+
+    __slots__ = ("void",)
+
+    def __init__(self) -> None:
+        self.void = False
+
+
 class ThreadsBackend(Backend):
     """Calls run in threads of this process."""
 
@@ -120,15 +129,21 @@ class ThreadsBackend(Backend):
     def _start_runner(self) -> None:
         """With the lock held: start a runner if there is a call for it and it would not be one too many."""
         if self._calls and self._runners - self._waiting < self._max_workers:
+            runner = _Runner()
             self._runners += 1
             try:
-                self._pool.submit(self._run_calls)
-            except RuntimeError:  # at its end the interpreter starts no thread; those that run go on
+                self._pool.submit(self._run_calls, runner)
+            except BaseException as exc:
+                runner.void = True  # Ctrl-C may come after the pool has taken it
                 self._runners -= 1
-                if self._runners == 0:
+                # At its end the interpreter starts no thread; those that run go on.
+                if not isinstance(exc, RuntimeError) or self._runners == 0:
                     raise
 
-    def _run_calls(self) -> None:
+    def _run_calls(self, runner: _Runner) -> None:
+        with self._lock:
+            if runner.void:
+                return
         blocking.install(self._while_waiting)
         try:
             while True:
@@ -211,6 +226,9 @@ class ThreadsBackend(Backend):
     def kill(self) -> None:
         """Cancel what waits. A thread cannot be stopped: what runs goes on, and is not waited for."""
         self.shutdown(wait=False, cancel_futures=True)
+        # Also where runners are left, so that the idle threads end: a pool whose `submit` was interrupted by
+        # Ctrl-C has threads that it would not end at the interpreter's exit, which would wait for them.
+        self._pool.shutdown(wait=False)
 
     def status(self) -> dict[str, Any]:
         with self._lock:
