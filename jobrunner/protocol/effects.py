@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
+from jobrunner.protocol.journal import JournalEntry
 from jobrunner.protocol.messages import (
     Envelope,
     FunctionDef,
@@ -164,6 +165,21 @@ class QueryRequested:
     argument: str = ""
 
 
+@dataclass(slots=True)
+class JournalWritten:
+    """The entry of that WriteJournal, and all before it, will survive this process."""
+
+    number: int
+
+
+@dataclass(slots=True)
+class JournalFailed:
+    """The entry of that WriteJournal is not in the journal (a full disk, say); later ones may be."""
+
+    number: int
+    error: str
+
+
 # --- effects ------------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +294,14 @@ class Stop:
 
 
 @dataclass(slots=True)
+class WriteJournal:
+    """Keep this; a JournalWritten or a JournalFailed with the same number answers it."""
+
+    number: int
+    entry: JournalEntry
+
+
+@dataclass(slots=True)
 class Log:
     """A line for the log; `level` is "debug", "info", "warning" or "error"."""
 
@@ -288,8 +312,10 @@ class Log:
 Event: TypeAlias = (
     "Received | Unreachable | Rejected | Tick | DrainRequested | SubmitRequested | CancelRequested | QueryRequested"
     " | SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotExited"
+    " | JournalWritten | JournalFailed"
 )
 Effect: TypeAlias = (
     "Send | SpawnSlot | RunTasks | RecallTasks | InterruptTask | SignalSlot | ResolveTasks | AnnounceRunning"
     " | AnswerCancel | AnswerQuery | ShowOutput | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
+    " | WriteJournal"
 )

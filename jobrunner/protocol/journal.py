@@ -1,0 +1,76 @@
+"""What a coordinator has kept so that accepted work survives its own death; the records, not the file.
+
+The core says what is to be kept (`effects.WriteJournal`), its driver writes it in one transaction and answers with
+`JournalWritten` or `JournalFailed`. A client's message is acknowledged only once the tasks in it are written.
+
+A task is kept from its acceptance until it is `gone`: ended, with nobody who could still ask for its outcome. The
+outcome of a detached task is kept in its place, until it is forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jobrunner.ids import TaskId
+from jobrunner.protocol.messages import FunctionDef, FunctionKey, Outcome, TaskSpec
+
+
+class Progress(NamedTuple):
+    """The counts of a task that no restart may reset, and its story."""
+
+    attempt: int = 0
+    failures: int = 0
+    crashes: int = 0
+    history: tuple[str, ...] = ()
+
+
+class KeptOutcome(NamedTuple):
+    """How a detached task ended. `age` is in seconds, 0 when it is written."""
+
+    name: str
+    outcome: Outcome
+    age: float = 0.0
+
+
+@dataclass(slots=True)
+class JournalEntry:
+    """One transaction. A function is named again by later tasks without being written again."""
+
+    functions: list[FunctionDef] = field(default_factory=list)
+    accepted: list[TaskSpec] = field(default_factory=list)
+    progress: list[tuple[TaskId, Progress]] = field(default_factory=list)
+    outcomes: list[KeptOutcome] = field(default_factory=list)
+    """Each takes the place of its task."""
+    gone: list[TaskId] = field(default_factory=list)
+    """Tasks and kept outcomes that nobody needs any more."""
+
+    def __bool__(self) -> bool:
+        return bool(self.accepted or self.progress or self.outcomes or self.gone)
+
+
+@dataclass(slots=True)
+class JournalState:
+    """All that a journal holds: what a coordinator starts with. Tasks are in the order of their acceptance."""
+
+    functions: dict[FunctionKey, FunctionDef] = field(default_factory=dict)
+    """At least those that the tasks name, as `function` or `setup`."""
+    tasks: dict[TaskId, tuple[TaskSpec, Progress]] = field(default_factory=dict)
+    outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
+
+    def apply(self, entry: JournalEntry) -> None:
+        """What holds after one more entry."""
+        for definition in entry.functions:
+            self.functions[definition.key] = definition
+        for spec in entry.accepted:
+            self.tasks[spec.id] = (spec, Progress())
+        for task_id, progress in entry.progress:
+            known = self.tasks.get(task_id)
+            if known is not None:
+                self.tasks[task_id] = (known[0], progress)
+        for kept in entry.outcomes:
+            self.tasks.pop(kept.outcome.id, None)
+            self.outcomes[kept.outcome.id] = kept
+        for task_id in entry.gone:
+            self.tasks.pop(task_id, None)
+            self.outcomes.pop(task_id, None)
