@@ -7,6 +7,8 @@
     +-- AuthenticationError         a peer that may not do what it asked
     +-- NotSupportedError           this backend cannot do that, and says so rather than pretend
     +-- TaskTimeoutError            (TimeoutError) the task ran longer than its `timeout`
+    +-- DependencyError             a task that this one needs did not succeed, so it was not run
+    +-- JournalError                the coordinator cannot write down what it is given, so it does not take it
     +-- InitializerError            (BrokenExecutor) the initializer failed in the slot
     +-- TaskLostError               (BrokenExecutor) the task's process died
     |   +-- WorkerLostError         ... with its whole worker
@@ -66,6 +68,14 @@ class NotSupportedError(JobRunnerError, NotImplementedError):
 
 class TaskTimeoutError(JobRunnerError, WaitTimeoutError):
     """The task ran longer than its `timeout` and was stopped."""
+
+
+class DependencyError(JobRunnerError):
+    """A call was not run, since a Future among its arguments failed; the `__cause__` is that one's exception."""
+
+
+class JournalError(JobRunnerError):
+    """The coordinator could not write to its journal, and therefore refused the call."""
 
 
 class InitializerError(JobRunnerError, BrokenExecutor):

@@ -90,7 +90,9 @@ class Executor(concurrent.futures.Executor):
         """Start `fn(*args, **kwargs)` and return its Future at once.
 
         The arguments are fixed as they are now (threads share them instead). What cannot be pickled fails in
-        the Future. Raises RuntimeError after `shutdown`.
+        the Future. A Future among the arguments, or in a list, tuple or dict there, stands for its result:
+        the call waits for it, and fails with DependencyError if that one fails. Raises RuntimeError after
+        `shutdown`.
         """
         lifetime = self._lifetime
         lifetime.check_open()
@@ -161,6 +163,8 @@ class Executor(concurrent.futures.Executor):
         retries: int | None = None,
         timeout: float | None = None,
         resources: Mapping[str, float] | None = None,
+        at_most_once: bool | None = None,
+        detach: bool | None = None,
     ) -> Executor:
         """This executor, with options for the calls made through what is returned; None leaves one as it is.
 
@@ -170,6 +174,12 @@ class Executor(concurrent.futures.Executor):
             retries: attempts after the first, where a call raises. Default 0.
             timeout: seconds of execution, after which the call is stopped and fails with TaskTimeoutError.
             resources: what a worker must have free, by name, e.g. {"gpu": 1}.
+            at_most_once: where the process or the worker dies, fail (TaskLostError, WorkerLostError) rather
+            than
+                run the call again. Default: calls run at least once, see docs/guarantees.md.
+            detach: the call outlives this program, on a cluster that does. `Executor.future(id)` gives its
+            Future
+                to whoever knows the id; its outcome is kept until `forget(id)`, or for `keep_detached`.
 
         Raises ConfigError (a ValueError). An option that the backend cannot honour raises NotSupportedError
         when a call is submitted.
@@ -183,8 +193,27 @@ class Executor(concurrent.futures.Executor):
             retries=retries,
             timeout=timeout,
             resources=resources,
+            at_most_once=at_most_once,
+            detach=detach,
         )
         return view
+
+    # --- calls that were submitted elsewhere, or earlier ----------------------------------------------------
+
+    def future(self, task_id: str) -> Future[Any]:
+        """A Future for the call with that id (`Future.id`), whoever submitted it, on any host.
+
+        It fails with TaskLostError if the cluster knows no such call, or does not keep its outcome any more: that of a
+        detached call is kept until it is forgotten, others as long as there is room.
+        """
+        self._lifetime.check_open()
+        if not isinstance(task_id, str) or not task_id:
+            raise ConfigError(f"{task_id!r} is not the id of a call; Future.id is")
+        return self._lifetime.backend.future(task_id)
+
+    def forget(self, task_id: str) -> None:
+        """Drop the outcome of a detached call. Raises JobRunnerError if none is kept under that id."""
+        self._lifetime.backend.forget(task_id)
 
     # --- the end --------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any, TypeVar
 
 from jobrunner.blocking import waiting
-from jobrunner.errors import WaitTimeoutError
+from jobrunner.errors import NotSupportedError, WaitTimeoutError
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future", "as_completed", "gather", "wait"]
 
@@ -40,6 +40,9 @@ class Future(concurrent.futures.Future[T]):
     """Seconds of execution, measured where the task ran; None until it is done, or if it never ran."""
 
     _canceller: Canceller | None = None
+
+    _home: Any = None
+    """The backend that made it, where other processes can ask for it by its id."""
 
     def result(self, timeout: float | None = None) -> T:
         """The value, or what the call raised, after waiting for at most `timeout` seconds.
@@ -82,6 +85,15 @@ class Future(concurrent.futures.Future[T]):
             return super().cancel()
         return self._canceller(self, running)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        address = None if self._home is None else self._home.connection()
+        if address is None:
+            raise NotSupportedError(
+                "this Future cannot be sent to another process, where nothing could be asked for it;"
+                ' those of the "cluster" and "processes" backends can'
+            )
+        return connect, (address, self.id, self.name)
+
     def confirm_cancelled(self) -> None:
         """For backends: the task will not run any more. From any state but a finished one, and once only."""
         self._to_cancelled(("PENDING", "RUNNING", "CANCELLED"))
@@ -113,6 +125,15 @@ class Future(concurrent.futures.Future[T]):
     _waiters: list[Any]
     _condition: Any
     _invoke_callbacks: Callable[[], None]
+
+
+def connect(address: str, task_id: str, name: str) -> Future[Any]:
+    """What a Future becomes when it is unpickled: one for the same call, through a connection of this process."""
+    from jobrunner.backends.shared import connection_to  # here: it needs ZeroMQ, a Future may not
+
+    future = connection_to(address).future(task_id)
+    future.name = future.name or name
+    return future
 
 
 def wait(

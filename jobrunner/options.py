@@ -18,6 +18,8 @@ def merged(
     retries: int | None = None,
     timeout: float | None = None,
     resources: Mapping[str, float] | None = None,
+    at_most_once: bool | None = None,
+    detach: bool | None = None,
 ) -> TaskOptions:
     """`options` with those given replaced; None leaves one as it is, resources are added by name.
 
@@ -37,6 +39,12 @@ def merged(
         options = options._replace(timeout=_positive("timeout", timeout, "seconds"))
     if resources is not None:
         options = options._replace(resources=_resources(dict(options.resources), resources))
+    if at_most_once is not None:
+        options = options._replace(at_most_once=_flag("at_most_once", at_most_once))
+    if detach is not None:
+        options = options._replace(detach=_flag("detach", detach))
+    if options.at_most_once and options.retries:
+        raise ConfigError(f"at_most_once=True and retries={options.retries} contradict each other")
     return options
 
 
@@ -45,6 +53,12 @@ def _whole(name: str, value: Any) -> int:
         raise ConfigError(f"{name}={value!r}: must be a whole number")
     if not -(2**31) <= value < 2**31:
         raise ConfigError(f"{name}={value!r}: must fit into 32 bits")
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r}: must be True or False")
     return value
 
 

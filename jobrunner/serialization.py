@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import pickle
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from types import BuiltinFunctionType, FunctionType
@@ -143,6 +144,34 @@ def _registered_by_value(module: str) -> bool:
 # --- calls ----------------------------------------------------------------------------------------------
 
 
+class Need:
+    """Stands, among the arguments of a call, for the result of another task; unpickled, it is that result."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        """Which of the results that are given to `load_call`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _take_value, (self.index,)
+
+
+class _Values(threading.local):
+    """What `Need`s become in the thread that unpickles a call."""
+
+    def __init__(self) -> None:
+        self.payloads: Sequence[Payload] = ()
+        self.loaded: dict[int, Any] = {}
+
+
+_values = _Values()
+
+
+def _take_value(index: int) -> Any:
+    if index not in _values.loaded:
+        _values.loaded[index] = load_result(_values.payloads[index])
+    return _values.loaded[index]
+
+
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, snapshot: bool) -> Payload:
     """The arguments of a call. `snapshot` copies large buffers: the caller may change them afterwards.
 
@@ -156,13 +185,19 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, snapshot: bool) 
         raise _error(f"cannot pickle {_culprit(named, 'the arguments')}: {describe(exc)}") from exc
 
 
-def load_call(payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """(args, kwargs). Raises SerializationError."""
+def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(args, kwargs), with the results `values` in place of the `Need`s. Raises SerializationError."""
     try:
-        call: tuple[tuple[Any, ...], dict[str, Any]] = _load(payload)
+        if not values:
+            return _load(payload)  # type: ignore[no-any-return]
+        before = _values.payloads, _values.loaded
+        _values.payloads, _values.loaded = values, {}
+        try:
+            return _load(payload)  # type: ignore[no-any-return]
+        finally:
+            _values.payloads, _values.loaded = before
     except Exception as exc:
         raise _load_error("the arguments", exc) from exc
-    return call
 
 
 def dump_elements(elements: Sequence[tuple[Any, ...]], *, snapshot: bool) -> Payload:

@@ -74,9 +74,8 @@ class Slot:
         self.outbox = Outbox(board, data, self.wake_writer)
         self.stdout = SlotWriter(1, self.outbox, self.current)
         self.stderr = SlotWriter(2, self.outbox, self.current)
-        self.queue: deque[tuple[Any, Payload]] = (
-            deque()
-        )  # its operations are atomic; each task goes to one thread
+        # Its operations are atomic; each task goes to one thread. With the payloads of the results it needs.
+        self.queue: deque[tuple[Any, Payload, list[Payload]]] = deque()
         self.data_poller = select.poll()
         self.data_poller.register(data.fileno(), select.POLLIN)
         self.receive_lock = threading.Lock()
@@ -102,14 +101,14 @@ class Slot:
         self.outbox.put([READY, os.getpid()])
         while True:
             try:
-                fields, payload = self.queue.popleft()
+                fields, payload, values = self.queue.popleft()
             except IndexError:
                 self.flush()
                 if not self.wait_for_tasks():
                     return
                 continue
             self.restore()
-            self.execute(fields, payload)
+            self.execute(fields, payload, values)
 
     def wait_for_tasks(self) -> bool:
         """Wait for a message, and take it unless the attendant did. False at the end."""
@@ -132,7 +131,8 @@ class Slot:
             for key, name, blob in functions:
                 self.blobs[key] = name, blob
             for fields in tasks:
-                self.queue.append((fields, attach(fields[5], parts)))
+                payload = attach(fields[5], parts)
+                self.queue.append((fields, payload, [attach(value, parts) for value in fields[9]]))
         self.received += 1
         return True
 
@@ -144,9 +144,9 @@ class Slot:
         if getsignal(signal.SIGINT) is not self.sigint_handler:
             signal.signal(signal.SIGINT, self.sigint_handler)
 
-    def execute(self, fields: list[Any], payload: Payload) -> None:
+    def execute(self, fields: list[Any], payload: Payload, values: list[Payload]) -> None:
         """Run one task, and put its outcome into the outbox."""
-        number, _id, _name, _attempt, function, _payload, span, setup, depth = fields
+        number, _id, _name, _attempt, function, _payload, span, setup, depth, _values = fields
         self.board.start(number)
         blocking.set_depth(depth + 1)
         self.interrupted = False
@@ -159,7 +159,7 @@ class Slot:
                     self.set_up(setup)
                     started = perf_counter()
                 if span is None:
-                    args, kwargs = serialization.load_call(payload)
+                    args, kwargs = serialization.load_call(payload, values)
                     value = self.function(function)(*args, **kwargs)
                 else:
                     value = self.run_chunk(self.function(function), payload, *span)

@@ -121,7 +121,10 @@ class SlotPool:
         if process is None:
             return
         buffers: list[Buffer] = []
-        entries = [(*task[:5], detach(task.payload, buffers), *task[6:]) for task in tasks]
+        entries = [
+            (*task[:5], detach(task.payload, buffers), *task[6:9], [detach(v, buffers) for v in task.values])
+            for task in tasks
+        ]
         process.runs += 1
         process.data.send(header(pack([RUN, list(functions), list(forget), entries])), buffers)
         if process.data.pending:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from jobrunner.config import ClientConfig
-from jobrunner.errors import ConfigError
+from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.futures import Future
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
 from jobrunner.serialization import function_name as function_name  # what a call is named, for the front too
@@ -101,6 +101,16 @@ class Backend(ABC):
         """
         for future in futures:
             future.cancel()
+
+    def future(self, task_id: str) -> Future[Any]:
+        """A Future for a call that somebody has submitted. Raises NotSupportedError where that is not known."""
+        raise NotSupportedError(
+            f'the "{self.name}" backend finds no calls by their id; use "cluster" or "processes"'
+        )
+
+    def forget(self, task_id: str) -> None:
+        """Drop the outcome of a detached call. Raises NotSupportedError where there are none."""
+        raise NotSupportedError(f'the "{self.name}" backend has no detached calls; use "cluster"')
 
     def connection(self) -> str | None:
         """The address at which another process can join; None where there is nothing to join."""

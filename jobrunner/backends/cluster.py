@@ -46,6 +46,14 @@ class ClusterBackend(CoreBackend):
     def connection(self) -> str | None:
         return self._address
 
+    @property
+    def cluster(self) -> str:
+        return self._address
+
+    def _check_detach(self) -> None:
+        if self._local is not None:
+            super()._check_detach()
+
     def _make_wire(self) -> Wire:
         return DealerWire(self._address)
 

@@ -7,6 +7,7 @@ other end are processes of a cluster, or cores in this process.
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import random
 import threading
@@ -17,10 +18,12 @@ from typing import Any, NamedTuple
 
 from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings, ElementResult
-from jobrunner.backends.failures import error_for
+from jobrunner.backends.failures import exception_of
 from jobrunner.backends.printer import Printer
+from jobrunner.backends.supplies import Supplies
 from jobrunner.blocking import depth
-from jobrunner.errors import CoordinatorLostError, JobRunnerError, SerializationError
+from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
+from jobrunner.errors import CoordinatorLostError, JobRunnerError, NotSupportedError, SerializationError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
 from jobrunner.host import own_host, python_version
@@ -29,6 +32,7 @@ from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.effects import (
+    Accepted,
     AnnounceRunning,
     AnswerCancel,
     AnswerQuery,
@@ -41,9 +45,12 @@ from jobrunner.protocol.effects import (
     GiveUp,
     Log,
     QueryRequested,
+    RecallResults,
     ResolveTasks,
     ShowOutput,
     SubmitRequested,
+    SupplyRequested,
+    WatchRequested,
 )
 from jobrunner.transport.driver import Driver, Wire
 from jobrunner.transport.service import error_named
@@ -85,6 +92,10 @@ class CoreBackend(Backend):
         self._outgoing: list[m.TaskSpec] = []
         self._definitions: dict[m.FunctionKey, m.FunctionDef] = {}
         """The functions of `_outgoing`."""
+        self._loose: set[TaskId] = set()
+        """Of `_futures`, those that nobody waits for at the end: others' calls, and detached ones."""
+        self._supplies = Supplies(self._supply, self)
+        self._needs_of: dict[TaskId, tuple[TaskId, ...]] = {}
         self._waits: dict[TaskId, threading.Event] = {}
         self._queries: dict[int, QueryWait] = {}
         self._number = 0
@@ -125,6 +136,11 @@ class CoreBackend(Backend):
     def _closed(self) -> None:
         """The I/O thread has ended; called on it."""
 
+    @property
+    def cluster(self) -> str | None:
+        """What tells a cluster that others can join from others; None where nobody can."""
+        return None
+
     # --- submitting ---
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
@@ -137,14 +153,20 @@ class CoreBackend(Backend):
         kwargs: dict[str, Any],
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[Any]:
+        needs: tuple[TaskId, ...] = ()
+        futures: list[AnyFuture] = []
         try:
+            if may_hold_futures(args, kwargs):
+                args, kwargs, futures = self._with_needs(args, kwargs)
             payload = serialization.dump_call(args, kwargs, snapshot=True)
         except SerializationError as exc:
             self._check_open()
             future: Future[Any] = Future()
             future.set_exception(exc)
             return future
-        return self._send(prepared, payload, None, options)
+        if futures:
+            needs = self._supplies.add(futures, self._new_id)
+        return self._send(prepared, payload, None, options, needs)
 
     def pack(self, elements: Sequence[tuple[Any, ...]]) -> Payload:
         return serialization.dump_elements(elements, snapshot=True)
@@ -160,26 +182,98 @@ class CoreBackend(Backend):
         return self._send(prepared, packed, (start, stop), options)
 
     def _send(
-        self, prepared: Prepared, payload: Payload, span: tuple[int, int] | None, options: m.TaskOptions
+        self,
+        prepared: Prepared,
+        payload: Payload,
+        span: tuple[int, int] | None,
+        options: m.TaskOptions,
+        needs: tuple[TaskId, ...] = (),
     ) -> Future[Any]:
+        if options.detach:
+            self._check_detach()
         definition = prepared.definition
         setup = self._setup
         future: Future[Any] = Future()
         future.name = options.name or definition.name
         future._canceller = self._cancel
+        future._home = self
         with self._lock:
             self._check_open()
-            self._number += 1
-            task = task_id(self._client, self._number)
+            task = self._new_id()
             future.id = task
             self._futures[task] = future
             if span is not None:
                 self._chunks.add(task)
             key = None if setup is None else setup.key
-            self._outgoing.append(m.TaskSpec(task, definition.key, payload, span, options, key, depth()))
+            self._outgoing.append(
+                m.TaskSpec(task, definition.key, payload, span, options, key, depth(), needs)
+            )
+            if needs:
+                self._needs_of[task] = needs
             self._definitions[definition.key] = definition
         self._driver.wake()
         return future
+
+    def _new_id(self) -> TaskId:
+        with self._lock:
+            self._number += 1
+            return task_id(self._client, self._number)
+
+    def _check_detach(self) -> None:
+        """Raises NotSupportedError unless what runs the calls outlives this program."""
+        raise NotSupportedError(
+            f'detach=True: nothing of the "{self.name}" backend outlives this program; use the address of a'
+            " cluster, see `jobrunner coordinator start`"
+        )
+
+    def _with_needs(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], list[AnyFuture]]:
+        """The arguments with a `serialization.Need` in place of each Future, and these Futures."""
+        needs: dict[int, serialization.Need] = {}
+        futures: list[AnyFuture] = []
+
+        def need(future: AnyFuture) -> serialization.Need:
+            if id(future) not in needs:
+                needs[id(future)] = serialization.Need(len(futures))
+                futures.append(future)
+            return needs[id(future)]
+
+        try:
+            return replace_futures(args, need), replace_futures(kwargs, need), futures
+        except RecursionError as exc:
+            raise SerializationError(
+                "the arguments hold a Future, and lists, tuples or dicts that are nested too deeply or hold"
+                " themselves"
+            ) from exc
+
+    # --- calls that others have submitted ---
+
+    def future(self, task_id: str) -> Future[Any]:
+        task = TaskId(task_id)
+        with self._lock:
+            self._check_open()
+            present = self._futures.get(task)
+            if present is not None:
+                return present
+            future: Future[Any] = Future()
+            future.id = task_id
+            future._canceller = self._cancel_elsewhere
+            future._home = self
+            self._futures[task] = future
+            self._loose.add(task)
+        self._driver.post(WatchRequested([task]))
+        return future
+
+    def forget(self, task_id: str) -> None:
+        self.query("forget", task_id)
+
+    def _cancel_elsewhere(self, future: Future[Any], running: bool) -> bool:
+        if future.running() and not running:
+            return False
+        self.query("cancel", future.id if running else f"{future.id} queued")
+        concurrent.futures.wait([future], STOP_WAIT if running else self._config.cancel_wait)
+        return future.cancelled()
 
     def _collect(self) -> list[Event]:
         """All calls that have gathered since the last turn."""
@@ -232,8 +326,9 @@ class CoreBackend(Backend):
         with self._lock:
             self._shut_down = True
             if cancel_futures:
-                self._driver.post(CancelRequested(list(self._futures), False))
-            if not self._futures:
+                cancelled = [task for task in self._futures if task not in self._loose]
+                self._driver.post(CancelRequested(cancelled, False))
+            if len(self._futures) == len(self._loose):
                 self._driver.post(DrainRequested())
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
@@ -321,6 +416,8 @@ class CoreBackend(Backend):
             AnswerCancel: self._answer_cancel,
             AnswerQuery: self._answer_query,
             ShowOutput: self._show_output,
+            RecallResults: lambda effect: self._supplies.recalled(effect.ids),
+            Accepted: self._on_accepted,
             Connected: self._on_connected,
             CapacityChanged: self._on_capacity,
             ConnectionLost: lambda effect: None,
@@ -332,15 +429,22 @@ class CoreBackend(Backend):
         """Whatever happened: no Future stays pending, nothing that was started stays behind."""
         with self._lock:
             self._shut_down = True
-            left, self._futures = list(self._futures.values()), {}
+            left, self._futures = self._futures, {}
         self._driver.close(orderly=finished)
         self._closed()
         self._printer.close()
-        for future in left:
-            if self._failure is None:
-                future.confirm_cancelled()
-            else:
+        for task, future in left.items():
+            if self._failure is not None:
                 future.set_exception(self._failure)
+            elif task in self._loose:
+                future.set_exception(
+                    JobRunnerError(
+                        f"this Executor was shut down before call {task} was done, which goes on without it; ask"
+                        " another Executor on the same cluster for it, with future(id)"
+                    )
+                )
+            else:
+                future.confirm_cancelled()
         for wait in list(self._waits.values()):
             wait.set()
         for query in list(self._queries.values()):
@@ -366,10 +470,24 @@ class CoreBackend(Backend):
         for outcome in effect.outcomes:
             with self._lock:
                 future = self._futures.pop(outcome.id, None)
+                self._loose.discard(outcome.id)
+            if self._needs_of:
+                self._supplies.release(self._needs_of.pop(outcome.id, ()))
             if future is not None:
                 self._settle(future, outcome)
-        if self._shut_down and not self._futures:
+        self._maybe_drain()
+
+    def _maybe_drain(self) -> None:
+        if self._shut_down and len(self._futures) == len(self._loose):
             self._driver.post(DrainRequested())
+
+    def _on_accepted(self, effect: Accepted) -> None:
+        with self._lock:
+            self._loose.update(task for task in effect.ids if task in self._futures)
+        self._maybe_drain()
+
+    def _supply(self, outcomes: list[m.Outcome], unknown: list[TaskId]) -> None:
+        self._driver.post(SupplyRequested(outcomes, unknown))
 
     def _settle(self, future: Future[Any], outcome: m.Outcome) -> None:
         status = outcome.status
@@ -397,9 +515,7 @@ class CoreBackend(Backend):
             if outcome.status == m.OK:
                 load = serialization.load_element_results if chunk else serialization.load_result
                 return load(outcome.payload), None
-            if outcome.status == m.ERROR:
-                return None, serialization.load_exception(outcome.payload)
-            return None, error_for(outcome, name)
+            return None, exception_of(outcome, name)
         except BaseException as exc:
             return None, exc
 

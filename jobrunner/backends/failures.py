@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
 from typing import Any
 
-from jobrunner.errors import CrashLimitError, JobRunnerError, TaskLostError, TaskTimeoutError, WorkerLostError
+from jobrunner import serialization
+from jobrunner.errors import (
+    CrashLimitError,
+    DependencyError,
+    JobRunnerError,
+    JournalError,
+    TaskLostError,
+    TaskTimeoutError,
+    WorkerLostError,
+)
+from jobrunner.protocol import messages as m
 from jobrunner.protocol.messages import CRASHED, LOST, TIMED_OUT, Outcome
 
 
+def exception_of(outcome: Outcome, name: str) -> BaseException:
+    """What a Future raises for an outcome that is not OK."""
+    if outcome.status == m.ERROR:
+        return serialization.load_exception(outcome.payload)
+    if outcome.status == m.CANCELLED:
+        return CancelledError()
+    return error_for(outcome, name)
+
+
 def error_for(outcome: Outcome, name: str) -> JobRunnerError:
-    """The error of an outcome whose status is CRASHED, TIMED_OUT or LOST.
+    """The error of an outcome that is neither a result nor an exception of the user's function, nor cancelled.
 
     The facts are its attributes `element` and `detail` too.
     """
     detail = outcome.detail or {}
     text = f"task {outcome.id} ({name}): {detail.get('error', 'it was lost')}"
     error: JobRunnerError
-    if outcome.status == TIMED_OUT:
+    if outcome.status == m.UNMET:
+        error = DependencyError(text)
+        need = Outcome(
+            detail["need"], 0, detail["need_status"], outcome.payload, 0.0, detail.get("need_detail")
+        )
+        error.__cause__ = exception_of(need, detail.get("need_name", ""))
+    elif outcome.status == m.REFUSED:
+        error = JournalError(text)
+    elif outcome.status == TIMED_OUT:
         error = TaskTimeoutError(text + where(detail))
     elif "limit" in detail:
         error = CrashLimitError(
@@ -24,7 +52,8 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
             f"tried again{story(detail)}"
         )
     elif outcome.status == CRASHED:
-        error = TaskLostError(text + where(detail) + story(detail))
+        once = "; it is to run at most once, so it is not tried again" if "at_most_once" in detail else ""
+        error = TaskLostError(text + where(detail) + once + story(detail))
     else:
         assert outcome.status == LOST
         error = WorkerLostError(text + story(detail))

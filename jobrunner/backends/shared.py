@@ -72,6 +72,13 @@ class SharedBackend(Backend):
         self._check_open()
         return self._own(self._backend.submit_chunk(prepared, packed, start, stop, options))
 
+    def future(self, task_id: str) -> Future[Any]:
+        self._check_open()
+        return self._backend.future(task_id)
+
+    def forget(self, task_id: str) -> None:
+        self._backend.forget(task_id)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._closed = True
         if cancel_futures:

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from jobrunner import blocking
 from jobrunner.backends.base import Backend, BackendSettings, ElementResult
-from jobrunner.errors import ConfigError, InitializerError, NotSupportedError
+from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
+from jobrunner.errors import ConfigError, DependencyError, InitializerError, NotSupportedError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
 from jobrunner.host import usable_cpus
@@ -75,6 +76,8 @@ class ThreadsBackend(Backend):
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._calls: list[_Call] = []
+        self._held: dict[int, _Call] = {}
+        """Those that wait for the Futures among their arguments."""
         self._runners = 0
         self._waiting = 0
         self._closed = False
@@ -95,7 +98,21 @@ class ThreadsBackend(Backend):
         options: TaskOptions = DEFAULT_OPTIONS,
     ) -> Future[Any]:
         refuse_options(options)
-        return self._add(lambda: attempt(options.retries, prepared, *args, **kwargs), prepared, options)
+        if not may_hold_futures(args, kwargs):
+            return self._add(lambda: attempt(options.retries, prepared, *args, **kwargs), prepared, options)
+        needs: dict[int, AnyFuture] = {}
+
+        def need(future: AnyFuture) -> AnyFuture:
+            needs[id(future)] = future
+            return future
+
+        replace_futures((args, kwargs), need)
+
+        def work() -> Any:
+            values, named = replace_futures((args, kwargs), result_of_need)
+            return attempt(options.retries, prepared, *values, **named)
+
+        return self._add(work, prepared, options, list(needs.values()))
 
     def pack(self, elements: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
         return elements
@@ -111,7 +128,13 @@ class ThreadsBackend(Backend):
         refuse_options(options)
         return self._add(lambda: element_results(prepared, packed[start:stop]), prepared, options)
 
-    def _add(self, work: Callable[[], Any], fn: Callable[..., Any], options: TaskOptions) -> Future[Any]:
+    def _add(
+        self,
+        work: Callable[[], Any],
+        fn: Callable[..., Any],
+        options: TaskOptions,
+        needs: Sequence[AnyFuture] = (),
+    ) -> Future[Any]:
         future: Future[Any] = Future()
         number = next(self._numbers)
         future.id = task_id(self._client, number)
@@ -120,9 +143,30 @@ class ThreadsBackend(Backend):
         with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            heapq.heappush(self._calls, _Call(-options.priority, number, future, work))
-            self._start_runner()
+            call = _Call(-options.priority, number, future, work)
+            if needs:
+                self._held[number] = call
+            else:
+                heapq.heappush(self._calls, call)
+                self._start_runner()
+        if needs:
+            self._run_after(call, needs)
         return future
+
+    def _run_after(self, call: _Call, needs: Sequence[AnyFuture]) -> None:
+        """Queue a call once all that it needs is done. One that failed makes it fail when its turn comes."""
+        left = itertools.count(len(needs) - 1, -1)
+
+        def one_is_done(_: AnyFuture) -> None:
+            if next(left):  # an atomic step
+                return
+            with self._lock:
+                if self._held.pop(call.number, None) is not None:
+                    heapq.heappush(self._calls, call)
+                    self._start_runner()
+
+        for future in needs:
+            future.add_done_callback(one_is_done)
 
     # --- runners --------------------------------------------------------------------------------------------
 
@@ -161,7 +205,7 @@ class ThreadsBackend(Backend):
         self._runners -= 1
         if self._runners == 0:
             self._idle.notify_all()
-            if self._closed:
+            if self._closed and not self._held:
                 self._pool.shutdown(wait=False)
 
     def _run(self, call: _Call) -> None:
@@ -207,10 +251,11 @@ class ThreadsBackend(Backend):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         with self._lock:
             self._closed = True
-            dropped = self._calls if cancel_futures else []
+            dropped = [*self._calls, *self._held.values()] if cancel_futures else []
             if cancel_futures:
                 self._calls = []
-            if self._runners == 0:
+                self._held.clear()
+            if self._runners == 0 and not self._held:
                 self._pool.shutdown(wait=False)
         for call in dropped:
             call.future.cancel_pending()
@@ -220,7 +265,7 @@ class ThreadsBackend(Backend):
 
     def _wait_idle(self) -> None:
         with blocking.waiting(), self._lock:
-            while self._runners:
+            while self._runners or self._held:
                 self._idle.wait()
 
     def kill(self) -> None:
@@ -232,7 +277,7 @@ class ThreadsBackend(Backend):
 
     def status(self) -> dict[str, Any]:
         with self._lock:
-            queued = sum(call.future._state == "PENDING" for call in self._calls)
+            queued = sum(call.future._state == "PENDING" for call in (*self._calls, *self._held.values()))
             return {
                 "backend": self.name,
                 "max_workers": self._max_workers,
@@ -249,6 +294,8 @@ def refuse_options(options: TaskOptions) -> None:
             'a thread cannot be stopped, so the "threads" backend has no timeout;'
             ' use "processes" or "cluster"'
         )
+    if options.detach:
+        raise NotSupportedError('nothing of the "threads" backend outlives this program; use a cluster')
     if options.resources:
         raise NotSupportedError('the "threads" backend knows no resources; use "cluster"')
 
@@ -263,6 +310,16 @@ def cancel(future: Future[Any], running: bool) -> bool:
             ' "processes" or "cluster" backend to cancel running calls'
         )
     return False
+
+
+def result_of_need(future: AnyFuture) -> Any:
+    """The result of a Future that is done. Raises DependencyError where it failed."""
+    try:
+        return future.result()
+    except BaseException as exc:
+        cause = exc.__cause__ if isinstance(exc, DependencyError) and exc.__cause__ is not None else exc
+        name = getattr(future, "name", "") or repr(future)
+        raise DependencyError(f"it was not run: {name}, whose result it needs, failed: {cause!r}") from cause
 
 
 def attempt(retries: int, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -15,6 +15,7 @@ from jobrunner.ids import TaskId
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
+    Accepted,
     AnnounceRunning,
     AnswerCancel,
     AnswerQuery,
@@ -27,13 +28,16 @@ from jobrunner.protocol.effects import (
     Event,
     GiveUp,
     QueryRequested,
+    RecallResults,
     Received,
     ResolveTasks,
     ShowOutput,
     Stop,
     SubmitRequested,
+    SupplyRequested,
     Tick,
     Unreachable,
+    WatchRequested,
 )
 from jobrunner.protocol.functions import KnownFunctions
 from jobrunner.protocol.session import Session
@@ -91,6 +95,12 @@ class ClientCore:
         self._sent: set[TaskId] = set()
         """Those of `pending` that the coordinator has in this session."""
         self._sent_bytes = 0
+        self._followers: dict[TaskId, list[m.TaskSpec]] = {}
+        """By a task that waits to be sent, those that need it: they are sent after it, lest they fill the window."""
+        self._watched: dict[TaskId, None] = {}
+        """Tasks, of others maybe, whose outcome the program wants to know."""
+        self._watches: list[TaskId] = []
+        """Those that have not been sent in this session."""
         self._known = KnownFunctions()
         self._functions: dict[m.FunctionKey, m.FunctionDef] = {}
         self._users: dict[m.FunctionKey, int] = {}
@@ -119,6 +129,13 @@ class ClientCore:
             return self._cancel(event)
         if type(event) is QueryRequested:
             return self._query(event, now)
+        if type(event) is WatchRequested:
+            return self._watch(event)
+        if type(event) is SupplyRequested:
+            if not self.session.open:
+                return []  # it will be asked again
+            size = sum(payload_size(outcome.payload) for outcome in event.outcomes)
+            return [self.session.send(m.Supply(event.outcomes, event.unknown), now, size)]
         if type(event) is Unreachable:
             self.session.unreachable(now)
         elif type(event) is DrainRequested:
@@ -150,10 +167,30 @@ class ClientCore:
         for spec in event.tasks:
             self.pending[spec.id] = spec
             self._count(spec, +1)
-            self._outbox.push(spec)
+            self._enqueue(spec)
         for definition in event.functions:
             if definition.key not in self._users:
                 self._functions.pop(definition.key, None)
+
+    def _enqueue(self, spec: m.TaskSpec) -> None:
+        """Have it sent when its turn comes; after the tasks that it needs."""
+        for need in spec.needs:
+            if need in self.pending and need not in self._sent:
+                self._followers.setdefault(need, []).append(spec)
+                return
+        self._outbox.push(spec)
+
+    def _let_follow(self, task_id: TaskId) -> None:
+        for spec in self._followers.pop(task_id, ()):
+            if spec.id in self.pending:
+                self._enqueue(spec)
+
+    def _watch(self, event: WatchRequested) -> list[Effect]:
+        for task_id in event.ids:
+            if task_id not in self.pending and task_id not in self._watched:
+                self._watched[task_id] = None
+                self._watches.append(task_id)
+        return []
 
     def _cancel(self, event: CancelRequested) -> list[Effect]:
         outcomes = []
@@ -177,8 +214,13 @@ class ClientCore:
 
     def _receive(self, envelope: m.Envelope, now: float) -> list[Effect]:
         was_open = self.session.open
-        messages, _ = self.session.receive(envelope, now)
+        messages, acked = self.session.receive(envelope, now)
         effects: list[Effect] = []
+        accepted = [
+            spec.id for sent in acked if type(sent) is m.Submit for spec in sent.tasks if spec.options.detach
+        ]
+        if accepted:
+            effects.append(Accepted(accepted))
         for message in messages:
             effects += self._message(message, now)
         if was_open and not self.session.open:
@@ -189,12 +231,12 @@ class ClientCore:
         kind = type(message)
         if kind is m.Outcomes:
             assert isinstance(message, m.Outcomes)
-            fresh = [outcome for outcome in message.outcomes if self._forget(outcome.id)]
+            fresh = [outcome for outcome in message.outcomes if self._settled(outcome.id)]
             return [ResolveTasks(fresh)] if fresh else []
         if isinstance(message, m.Welcome):
             return self._opened(message, now)
         if isinstance(message, m.Running):
-            running = [t for t in message.ids if t in self.pending]
+            running = [t for t in message.ids if t in self.pending or t in self._watched]
             return [AnnounceRunning(running)] if running else []
         if isinstance(message, m.CancelRefused):
             # A later request that stops running tasks too is still to be answered.
@@ -202,6 +244,8 @@ class ClientCore:
             for task_id in refused:
                 self._cancelling.pop(task_id, None)
             return [AnswerCancel(refused)] if refused else []
+        if isinstance(message, m.Recall):
+            return [RecallResults(message.ids)]
         if isinstance(message, m.Output):
             return [ShowOutput(message.chunks)]
         if isinstance(message, m.Capacity):
@@ -217,6 +261,7 @@ class ClientCore:
         self._sent_bytes = 0
         self._known.clear()
         self._outbox.clear()
+        self._followers.clear()
         later = []
         for spec in self.pending.values():
             if spec.id in sent_before:
@@ -228,7 +273,8 @@ class ClientCore:
         effects.append(self.session.send(m.Reconciled(), now))
         effects += [self.session.send(query, now) for query in self._queries.values()]
         for spec in later:
-            self._outbox.push(spec)
+            self._enqueue(spec)
+        self._watches = list(self._watched)
         self._cancels = [m.CancelRequest(t, running) for t, running in self._cancelling.items()]
         return effects
 
@@ -247,6 +293,9 @@ class ClientCore:
             if self._cancels:
                 requests, self._cancels = self._cancels, []
                 effects.append(session.send(m.Cancel(requests), now))
+            if self._watches:
+                watches, self._watches = self._watches, []
+                effects.append(session.send(m.Watch(watches), now))
             if self._leaving:
                 effects += [session.send(m.Goodbye(), now), Stop()]
                 self._given_up = True
@@ -303,12 +352,21 @@ class ClientCore:
             self._sent_bytes += bytes_
             size += bytes_
             tasks.append(spec)
+            if spec.id in self._followers:
+                self._let_follow(spec.id)
             spec = self._outbox.peek()
         if not tasks:
             return []
         return [self.session.send(m.Submit(tasks, functions, self._known.overflow()), now, size)]
 
     # --- accounts ---
+
+    def _settled(self, task_id: TaskId) -> bool:
+        """Take note of an outcome; False if nobody here waits for it."""
+        watched = task_id in self._watched
+        if watched:
+            del self._watched[task_id]
+        return self._forget(task_id) or watched
 
     def _forget(self, task_id: TaskId) -> bool:
         """Drop a task that is done; False if it was done before."""
@@ -320,6 +378,8 @@ class ClientCore:
             self._sent_bytes -= payload_size(spec.payload)
         self._cancelling.pop(task_id, None)
         self._count(spec, -1)
+        if task_id in self._followers:
+            self._let_follow(task_id)
         return True
 
     def _count(self, spec: m.TaskSpec, step: int) -> None:

@@ -138,6 +138,10 @@ def texts(value: Any) -> list[Any]:
     return [text(item) for item in sequence(value)]
 
 
+def names(value: Any) -> tuple[Any, ...]:
+    return tuple(map(text, value)) if value else sequence(value)
+
+
 def keys(value: Any) -> list[bytes]:
     return [key(item) for item in sequence(value)]
 
@@ -145,7 +149,7 @@ def keys(value: Any) -> list[bytes]:
 def options(value: Any) -> m.TaskOptions:
     if value is None:
         return m.DEFAULT_OPTIONS
-    name, priority, retries, limit, resources = sequence(value)
+    name, priority, retries, limit, resources, at_most_once, detach = sequence(value)
     if name is not None:
         text(name)
     if type(priority) is not int:
@@ -153,7 +157,7 @@ def options(value: Any) -> m.TaskOptions:
     if limit is not None:
         number(limit)
     amounts = tuple((text(what), number(amount)) for what, amount in map(sequence, sequence(resources)))
-    return m.TaskOptions(name, priority, integer(retries), limit, amounts)
+    return m.TaskOptions(name, priority, integer(retries), limit, amounts, flag(at_most_once), flag(detach))
 
 
 # --- entries ------------------------------------------------------------------------------------------------------
@@ -172,29 +176,40 @@ def read_functions(value: Any) -> list[m.FunctionDef]:
 
 def write_tasks(tasks: list[m.TaskSpec], w: Writer) -> list[Any]:
     payload = w.payload
-    return [(t[0], t[1], payload(t[2]), t[3], write_options(t[4]), t[5], t[6]) for t in tasks]
+    return [(t[0], t[1], payload(t[2]), t[3], write_options(t[4]), t[5], t[6], t[7]) for t in tasks]
 
 
 def read_tasks(value: Any, r: Reader) -> list[m.TaskSpec]:
     payload = r.payload
     return [
-        m.TaskSpec(text(a), key(b), payload(c), span(d), options(e), optional_key(f), integer(g))
-        for a, b, c, d, e, f, g in map(sequence, sequence(value))
+        m.TaskSpec(text(a), key(b), payload(c), span(d), options(e), optional_key(f), integer(g), names(h))
+        for a, b, c, d, e, f, g, h in map(sequence, sequence(value))
     ]
 
 
 def write_assignments(tasks: list[m.Assignment], w: Writer) -> list[Any]:
     payload = w.payload
-    return [(t[0], t[1], t[2], payload(t[3]), t[4], write_options(t[5]), t[6], t[7]) for t in tasks]
+    return [
+        (t[0], t[1], t[2], payload(t[3]), t[4], write_options(t[5]), t[6], t[7], [payload(v) for v in t[8]])
+        for t in tasks
+    ]
 
 
 def read_assignments(value: Any, r: Reader) -> list[m.Assignment]:
     payload = r.payload
     return [
         m.Assignment(
-            text(a), integer(n, 1), key(b), payload(c), span(d), options(e), optional_key(f), integer(g)
+            text(a),
+            integer(n, 1),
+            key(b),
+            payload(c),
+            span(d),
+            options(e),
+            optional_key(f),
+            integer(g),
+            tuple(map(payload, sequence(h))),
         )
-        for a, n, b, c, d, e, f, g in map(sequence, sequence(value))
+        for a, n, b, c, d, e, f, g, h in map(sequence, sequence(value))
     ]
 
 
@@ -334,8 +349,15 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (m.Heartbeat, lambda x, w: (), lambda f, r: m.Heartbeat()),
     (m.Reset, lambda x, w: (), lambda f, r: m.Reset()),
     (m.Refused, lambda x, w: (x.error,), lambda f, r: m.Refused(text(f[0]))),
+    (m.Watch, lambda x, w: (x.ids,), lambda f, r: m.Watch(texts(f[0]))),
+    (m.Recall, lambda x, w: (x.ids,), lambda f, r: m.Recall(texts(f[0]))),
+    (
+        m.Supply,
+        lambda x, w: (write_outcomes(x.outcomes, w), x.unknown),
+        lambda f, r: m.Supply(read_outcomes(f[0], r), texts(f[1])),
+    ),
 ]  # fmt: skip
-REFUSED = len(TABLE) - 1
+REFUSED = next(number for number, row in enumerate(TABLE) if row[0] is m.Refused)
 """This type keeps its number and shape in every version, so that a refusal can be read by the refused."""
 
 NUMBERS = {cls: (index, write) for index, (cls, write, _) in enumerate(TABLE)}

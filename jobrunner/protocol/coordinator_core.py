@@ -6,17 +6,20 @@ and leave at the turn's `Tick`: one message per peer, kind and turn, however man
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from jobrunner.ids import ClientId, WorkerId
-from jobrunner.payloads import payload_size
+from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
     DrainRequested,
     Effect,
     Event,
+    JournalFailed,
+    JournalWritten,
     Log,
     Received,
     Rejected,
@@ -25,7 +28,9 @@ from jobrunner.protocol.effects import (
     Stop,
     Tick,
     Unreachable,
+    WriteJournal,
 )
+from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.reports import answer
@@ -59,16 +64,32 @@ class CoordinatorSettings:
     drain_timeout: float = 60.0
     window_tasks: int = 100_000
     window_bytes: int = 256 * 1024 * 1024
+    result_cache: int = 64 * 1024 * 1024
+    keep_detached: float = 7 * 24 * 3600.0
 
 
 class CoordinatorCore:
-    """See the module. Peers are known by the transport's `source` and by the session that they opened."""
+    """See the module. Peers are known by the transport's `source` and by the session that they opened.
 
-    def __init__(self, settings: CoordinatorSettings, now: float) -> None:
+    With a `journal` (what it holds at the start), everything accepted is written to it: `effects.WriteJournal`.
+    """
+
+    def __init__(
+        self, settings: CoordinatorSettings, now: float, journal: JournalState | None = None
+    ) -> None:
         self.settings = settings
         self.started = now
-        self.scheduler = Scheduler(crash_limit=settings.crash_limit)
+        self.scheduler = Scheduler(
+            crash_limit=settings.crash_limit,
+            result_cache=settings.result_cache,
+            journaling=journal is not None,
+        )
         self.scheduler.settled_at = now + REATTACH_SECONDS
+        self._writes = 0
+        self._unwritten: deque[tuple[int, JournalEntry, list[Link]]] = deque()
+        """Entries on their way into the journal, with the links that wait for them to acknowledge something."""
+        self._waiting_links: list[Link] = []
+        """Those that wait for the entry of this turn."""
         self.draining = False
         self._drain_until: float | None = None
         self.rejected = 0
@@ -77,11 +98,17 @@ class CoordinatorCore:
         self._last_tick = now
         self._next_sweep: float | None = None
         self._announced_slots = 0
+        if journal is not None:
+            self.scheduler.restore(journal, now)
+            if journal.tasks or journal.outcomes:
+                self._next_sweep = now
         self._handlers: dict[type, Callable[[Any, Any, float], None]] = {
             m.Submit: self._on_submit,
             m.Reconciled: self._on_reconciled,
             m.Cancel: self._on_cancel,
             m.Query: self._on_query,
+            m.Watch: self._on_watch,
+            m.Supply: self._on_supply,
             m.Outcomes: self._on_outcomes,
             m.Running: self._on_running,
             m.Returned: self._on_returned,
@@ -93,7 +120,18 @@ class CoordinatorCore:
             m.Heartbeat: self._on_heartbeat,
         }
         self._roles = {
-            ClientPeer: frozenset((m.Submit, m.Reconciled, m.Cancel, m.Query, m.Goodbye, m.Heartbeat)),
+            ClientPeer: frozenset(
+                (
+                    m.Submit,
+                    m.Reconciled,
+                    m.Watch,
+                    m.Supply,
+                    m.Cancel,
+                    m.Query,
+                    m.Goodbye,
+                    m.Heartbeat,
+                )
+            ),
             WorkerPeer: frozenset(
                 (
                     m.Outcomes,
@@ -121,6 +159,8 @@ class CoordinatorCore:
             self._unreachable(event.source, now)
         elif type(event) is Rejected:
             self._reject(event, now)
+        elif isinstance(event, (JournalWritten, JournalFailed)):
+            self._journal_answered(event, now)
         elif type(event) is DrainRequested:
             self._drain(now)
         return self._effects
@@ -136,7 +176,7 @@ class CoordinatorCore:
         for worker in self.scheduler.workers.values():
             assert self._peers.get(worker.source) is worker
         for client in self.scheduler.clients.values():
-            assert self._peers.get(client.source) is client
+            assert self._peers.get(client.source) is client or not client.source
 
     # --- sessions ---
 
@@ -195,10 +235,13 @@ class CoordinatorCore:
         if client is None:
             client = self.scheduler.clients[hello.client] = ClientPeer(hello, source, link)
         else:
+            client.is_new = not client.source  # it is known only from the journal
             self._move_peer(client, source, link)
+            client.hello = hello
             client.lost_at = None
             client.reconciled = False
             client.outcomes.clear()
+            client.recalls.clear()
             for key in sorted(client.pins):
                 self.scheduler.functions.unpin(key)
             client.pins.clear()
@@ -273,6 +316,7 @@ class CoordinatorCore:
             if definition.key not in client.pins:
                 client.pins.add(definition.key)
                 scheduler.functions.define(definition).pins += 1
+        accepted = len(scheduler.entry.accepted)
         for spec in message.tasks:
             if not scheduler.submit(client, spec, now):
                 self._log(
@@ -280,10 +324,19 @@ class CoordinatorCore:
                 )
                 self._reset(client)
                 return
+        if len(scheduler.entry.accepted) > accepted:
+            self._acknowledge_once_written(client)
         for key in message.forget:
             if key in client.pins:
                 client.pins.remove(key)
                 scheduler.functions.unpin(key)
+
+    def _on_watch(self, client: ClientPeer, message: m.Watch, now: float) -> None:
+        for task_id in message.ids:
+            self.scheduler.watch(client, task_id, now)
+
+    def _on_supply(self, client: ClientPeer, message: m.Supply, now: float) -> None:
+        self.scheduler.supplied(client, message.outcomes, message.unknown, now)
 
     def _on_reconciled(self, client: ClientPeer, message: m.Reconciled, now: float) -> None:
         self.scheduler.reconciled(client.id)
@@ -306,8 +359,11 @@ class CoordinatorCore:
     # --- messages from workers ---
 
     def _on_outcomes(self, worker: WorkerPeer, message: m.Outcomes, now: float) -> None:
+        kept = len(self.scheduler.entry.outcomes)
         for outcome in message.outcomes:
             self.scheduler.outcome(worker, outcome, now)
+        if len(self.scheduler.entry.outcomes) > kept:
+            self._acknowledge_once_written(worker)
 
     def _on_running(self, worker: WorkerPeer, message: m.Running, now: float) -> None:
         for task_id in message.ids:
@@ -327,7 +383,10 @@ class CoordinatorCore:
     def _on_output(self, worker: WorkerPeer, message: m.Output, now: float) -> None:
         for chunk in message.chunks:
             record = self.scheduler.tasks.get(chunk.id)
-            if record is not None and record.worker is worker and record.client.hello.show_output:
+            if record is None or record.worker is not worker:
+                continue
+            here = self.scheduler.clients.get(record.client.id) is record.client
+            if here and record.client.hello.show_output:
                 record.client.output.append(chunk)
                 self.scheduler.dirty[record.client] = None
 
@@ -367,12 +426,56 @@ class CoordinatorCore:
         self.scheduler.due(now)
         if not self.draining:
             self.scheduler.place(now)
+        self._write_journal()
         self._flush(now)
         self._announce_capacity(now)
         if self._drain_until is not None:
             idle = not any(worker.tasks for worker in self.scheduler.workers.values())
             if idle or now >= self._drain_until:
                 self._leave(now)
+
+    # --- the journal ---
+
+    def _acknowledge_once_written(self, peer: Peer) -> None:
+        """What was just received from the peer is its own business until the journal has it."""
+        peer.link.hold(self._writes + 1)
+        self._waiting_links.append(peer.link)
+
+    def _write_journal(self) -> None:
+        """All that this turn has to keep, as one entry; before anything of it leaves."""
+        entry = self.scheduler.entry
+        if not entry:
+            return
+        self.scheduler.entry = JournalEntry()
+        defined: dict[m.FunctionKey, None] = {}
+        for spec in entry.accepted:
+            defined[spec.function] = None
+            if spec.setup is not None:
+                defined[spec.setup] = None
+        for key in defined:
+            function = self.scheduler.functions.get(key)
+            if function is not None and not function.journaled:
+                function.journaled = True
+                entry.functions.append(function.definition)
+        self._writes += 1
+        self._unwritten.append((self._writes, entry, self._waiting_links))
+        self._waiting_links = []
+        self._effects.append(WriteJournal(self._writes, entry))
+
+    def _journal_answered(self, event: JournalWritten | JournalFailed, now: float) -> None:
+        number, entry, links = self._unwritten.popleft()
+        assert number == event.number
+        for link in links:
+            link.release(number, now)
+        if isinstance(event, JournalFailed):
+            self._log("error", event.error)
+            for definition in entry.functions:
+                function = self.scheduler.functions.get(definition.key)
+                if function is not None:
+                    function.journaled = False
+            self.scheduler.refuse([spec.id for spec in entry.accepted], event.error, now)
+        elif any(spec.options.detach for spec in entry.accepted):
+            self._next_sweep = now  # their client waits for the acknowledgement
 
     def _flush(self, now: float) -> None:
         scheduler = self.scheduler
@@ -390,6 +493,14 @@ class CoordinatorCore:
                 self._flush_client(peer, now)
 
     def _flush_client(self, client: ClientPeer, now: float) -> None:
+        if not client.source:  # not back yet; it will name what it waits for
+            client.outcomes, client.running, client.refused, client.recalls = [], [], [], []
+            return
+        if client.recalls:
+            sought = [need for need in client.recalls if need in self.scheduler.results.sought]
+            client.recalls = []
+            if sought:
+                self._send(client, m.Recall(sought), now)
         if client.output:
             if client.link.unacked_bytes < OUTPUT_WINDOW:
                 size = sum(len(chunk.text) for chunk in client.output)
@@ -424,6 +535,11 @@ class CoordinatorCore:
                         size += len(entry.definition.blob)
                 payload = record.payload
                 size += payload_size(payload)
+                values: tuple[Payload, ...] = ()
+                if record.needs:
+                    assert record.values is not None
+                    values = tuple([record.values[need] for need in record.needs])
+                    size += sum(map(payload_size, values))
                 tasks.append(
                     m.Assignment(
                         record.id,
@@ -434,6 +550,7 @@ class CoordinatorCore:
                         record.options,
                         None if record.setup is None else record.setup.definition.key,
                         record.depth,
+                        values,
                     )
                 )
             self._send(worker, m.Assign(tasks, functions), now, size)
@@ -446,7 +563,8 @@ class CoordinatorCore:
         if slots != self._announced_slots:
             self._announced_slots = slots
             for client in self.scheduler.clients.values():
-                self._send(client, m.Capacity(slots), now)
+                if client.source:
+                    self._send(client, m.Capacity(slots), now)
 
     def _send(self, peer: Peer, message: m.Message, now: float, size: int = 0) -> None:
         self._effects.append(Send(peer.source, peer.link.send(message, now, size)))
@@ -465,9 +583,18 @@ class CoordinatorCore:
                 continue
             for envelope in peer.link.due(now):
                 self._effects.append(Send(source, envelope))
-        self.scheduler.forget_unclaimed(now - self.settings.client_grace)
-        busy = self.scheduler.unclaimed or any(
-            peer.link.next_deadline() is not None for peer in self._peers.values()
+        scheduler = self.scheduler
+        for client in [c for c in scheduler.clients.values() if not c.source]:
+            self._lose_client(client, now)
+        scheduler.forget_unclaimed(now - self.settings.client_grace)
+        scheduler.forget_outdated(now - self.settings.keep_detached)
+        scheduler.give_up_sought(now)
+        # Kept outcomes are looked at whenever something else is; they need no timer of their own.
+        busy = (
+            scheduler.unclaimed
+            or scheduler.results.sought
+            or any(not client.source for client in scheduler.clients.values())
+            or any(peer.link.next_deadline() is not None for peer in self._peers.values())
         )
         self._next_sweep = now + SWEEP_INTERVAL if busy else None
 

@@ -39,6 +39,7 @@ class SlotTask(NamedTuple):
     span: tuple[int, int] | None
     setup: FunctionKey | None
     depth: int = 0
+    values: tuple[Payload, ...] = ()
 
 
 class SlotOutcome(NamedTuple):
@@ -159,6 +160,21 @@ class CancelRequested:
 
 
 @dataclass(slots=True)
+class WatchRequested:
+    """The program wants to know how these tasks end, which others may have submitted."""
+
+    ids: list[TaskId]
+
+
+@dataclass(slots=True)
+class SupplyRequested:
+    """The program's answer to `RecallResults`, or a part of it: outcomes, and what it cannot tell."""
+
+    outcomes: list[Outcome]
+    unknown: list[TaskId] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class QueryRequested:
     number: int
     kind: str
@@ -232,6 +248,20 @@ class ResolveTasks:
     """To the client's program: these tasks are done, once and for all."""
 
     outcomes: list[Outcome]
+
+
+@dataclass(slots=True)
+class RecallResults:
+    """To the client's program: the coordinator needs the results of these again."""
+
+    ids: list[TaskId]
+
+
+@dataclass(slots=True)
+class Accepted:
+    """To the client's program: these detached tasks will be done, whatever becomes of the client."""
+
+    ids: list[TaskId]
 
 
 @dataclass(slots=True)
@@ -311,11 +341,12 @@ class Log:
 
 Event: TypeAlias = (
     "Received | Unreachable | Rejected | Tick | DrainRequested | SubmitRequested | CancelRequested | QueryRequested"
+    " | WatchRequested | SupplyRequested"
     " | SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotExited"
     " | JournalWritten | JournalFailed"
 )
 Effect: TypeAlias = (
     "Send | SpawnSlot | RunTasks | RecallTasks | InterruptTask | SignalSlot | ResolveTasks | AnnounceRunning"
     " | AnswerCancel | AnswerQuery | ShowOutput | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
-    " | WriteJournal"
+    " | WriteJournal | RecallResults | Accepted"
 )

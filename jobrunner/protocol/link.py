@@ -55,6 +55,7 @@ class Link:
         "_ack_due",
         "_early",
         "_heartbeat",
+        "_held",
         "_last_sent",
         "_next_seq",
         "_retransmit_at",
@@ -78,6 +79,7 @@ class Link:
         self._unacked: deque[tuple[int, Message, int]] = deque()
         self._early: dict[int, Message] = {}
         self._ack_due: float | None = None
+        self._held: deque[tuple[int, int]] = deque()
         self._last_sent = now
         self._retransmit_wait = RETRANSMIT_AFTER
         self._retransmit_at: float | None = None
@@ -118,6 +120,20 @@ class Link:
             messages.append(early)
         return messages, acked
 
+    def hold(self, reason: int) -> None:
+        """Do not acknowledge the message that was received last, nor later ones, before `release` of `reason`.
+
+        Reasons rise. The sender keeps, and may repeat, what is not acknowledged.
+        """
+        if not self._held or self._held[-1][1] != reason:
+            self._held.append((self.received - 1, reason))
+
+    def release(self, reason: int, now: float) -> None:
+        """Acknowledge what was held for this reason or an earlier one, and say so at the next opportunity."""
+        while self._held and self._held[0][1] <= reason:
+            self._held.popleft()
+            self._ack_due = now
+
     def due(self, now: float) -> list[Envelope]:
         """What must be sent now though nobody asked: lost messages, a late acknowledgement, a heartbeat."""
         envelopes = []
@@ -157,7 +173,8 @@ class Link:
     def _envelope(self, seq: int, message: Message, now: float) -> Envelope:
         self._ack_due = None
         self._last_sent = now
-        return Envelope(self.session, seq, self.received, message)
+        ack = self._held[0][0] if self._held else self.received
+        return Envelope(self.session, seq, ack, message)
 
     def _drop_acked(self, ack: int, now: float) -> list[Message]:
         unacked = self._unacked

@@ -53,10 +53,12 @@ class ClientPeer(Peer):
         "done",
         "hello",
         "id",
+        "is_new",
         "lost_at",
         "outcomes",
         "output",
         "pins",
+        "recalls",
         "reconciled",
         "refused",
         "running",
@@ -72,6 +74,8 @@ class ClientPeer(Peer):
         """Calls that it has ever submitted; 0 for who only looks."""
         self.unfinished = 0
         self.pins: set[FunctionKey] = set()
+        self.is_new = True
+        """This is its first session here: it may have submitted, to another coordinator, what is not known here."""
         self.reconciled = False
         """It has named, in this session, all that it still waits for."""
         self.lost_at: float | None = None
@@ -80,6 +84,7 @@ class ClientPeer(Peer):
         self.running: list[TaskId] = []
         self.refused: list[TaskId] = []
         self.output: list[OutputChunk] = []
+        self.recalls: list[TaskId] = []
         self.done: dict[TaskId, TaskRecord] = {}
         """Finished tasks whose outcome the client has not acknowledged."""
 

@@ -2,9 +2,9 @@
 
 A message is a plain record; `codec` turns it into frames and back. Who sends what:
 
-    client -> coordinator       ClientHello, Submit, Cancel, Reconciled, Query, Goodbye
+    client -> coordinator       ClientHello, Submit, Cancel, Reconciled, Watch, Supply, Query, Goodbye
     worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Output, Goodbye
-    coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Reply, Goodbye
+    coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Recall, Reply, Goodbye
     coordinator -> worker       Welcome, Assign, Forget, Cancel, Drain, Goodbye
     anyone, outside a session   Heartbeat, Reset, Refused
 
@@ -34,8 +34,21 @@ CRASHED = 2
 TIMED_OUT = 3
 CANCELLED = 4
 LOST = 5
-"""The worker is gone; only the coordinator says so."""
-STATUS_NAMES = ("succeeded", "failed", "crashed", "timed out", "cancelled", "lost")
+"""The worker is gone, or the task itself is unknown; only the coordinator says so."""
+UNMET = 6
+"""A task that it needs did not succeed, so it was not run; the payload is that task's."""
+REFUSED = 7
+"""The coordinator could not write it down."""
+STATUS_NAMES = (
+    "succeeded",
+    "failed",
+    "crashed",
+    "timed out",
+    "cancelled",
+    "lost",
+    "not run",
+    "refused",
+)
 
 STDOUT = 1
 STDERR = 2
@@ -49,6 +62,10 @@ class TaskOptions(NamedTuple):
     retries: int = 0
     timeout: float | None = None
     resources: tuple[tuple[str, float], ...] = ()
+    at_most_once: bool = False
+    """It fails where it would otherwise run again without its client's wish."""
+    detach: bool = False
+    """It outlives its client, and its outcome is kept until somebody has it forgotten."""
 
 
 DEFAULT_OPTIONS = TaskOptions()
@@ -78,6 +95,8 @@ class TaskSpec(NamedTuple):
     depth: int = 0
     """0 for a call of a program, n + 1 for one that a task of depth n submits. Deeper ones go first, for a task waits
     for them."""
+    needs: tuple[TaskId, ...] = ()
+    """Tasks whose results are among its arguments: it waits for them."""
 
 
 class Assignment(NamedTuple):
@@ -91,6 +110,8 @@ class Assignment(NamedTuple):
     options: TaskOptions
     setup: FunctionKey | None
     depth: int = 0
+    values: tuple[Payload, ...] = ()
+    """The results of the tasks that it needs, in the order of TaskSpec.needs."""
 
 
 class Outcome(NamedTuple):
@@ -99,7 +120,8 @@ class Outcome(NamedTuple):
     Detail keys (all optional): "error" the text of the failure, "exit_code", "signal" (its name), "host", "worker",
     "pid", "peak_memory" (bytes), "stderr" (last lines), "element" (absolute index in the span that was running when
     the process died), "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
-    "timeout" (seconds).
+    "timeout" (seconds), "unknown" (true: there is no such task here), and where the status is UNMET "need" (the id of
+    the task that did not succeed), "need_name", "need_status" and "need_detail" (of its outcome).
     """
 
     id: TaskId
@@ -190,6 +212,28 @@ class Reconciled:
 
 
 @dataclass(slots=True)
+class Watch:
+    """Say how these tasks end, whoever has submitted them; an Outcome each is the answer."""
+
+    ids: list[TaskId]
+
+
+@dataclass(slots=True)
+class Recall:
+    """To a client: tasks of yours need the results of these, which are not known here (any more)."""
+
+    ids: list[TaskId]
+
+
+@dataclass(slots=True)
+class Supply:
+    """How tasks ended that were recalled. `unknown` are those that the client cannot tell; others come later."""
+
+    outcomes: list[Outcome]
+    unknown: list[TaskId] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Cancel:
     """Client to coordinator, and on to the worker. Each request is answered by an Outcome or a CancelRefused."""
 
@@ -205,7 +249,7 @@ class CancelRefused:
 
 @dataclass(slots=True)
 class Query:
-    """A question; `kind` is one of "status", "workers", "tasks", "task", or a command "cancel", "drain"."""
+    """A question; `kind` is one of "status", "workers", "tasks", "task", or a command "cancel", "drain", "forget"."""
 
     number: int
     kind: str
@@ -298,7 +342,8 @@ class Refused:
 
 
 Message: TypeAlias = (
-    "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Cancel | CancelRefused | Query | Reply | Assign"
+    "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Recall | Supply | Cancel | CancelRefused"
+    " | Query | Reply | Assign"
     " | Forget | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
 )
 

@@ -40,6 +40,7 @@ def status(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
             "draining": core.draining,
             "rejected_messages": core.rejected,
             "stale_outcomes": scheduler.stale_outcomes,
+            "kept_outcomes": len(scheduler.results.kept),
         },
         "workers": [describe_worker(worker, now) for worker in workers],
         "clients": [describe_client(c) for c in scheduler.clients.values() if c.submitted],
@@ -74,8 +75,10 @@ def task(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
 
 
 def cancel(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
-    record = find_task(core, argument)
-    core.scheduler.cancel(record.id, True, now)
+    """`argument` is an id, and "queued" after it to leave a task alone that runs."""
+    task_id, _, only = argument.partition(" ")
+    record = find_task(core, task_id)
+    core.scheduler.cancel(record.id, only != "queued", now)
     state = STATE_NAMES[record.state]
     return {"id": record.id, "cancelled": state == "cancelled", "state": state}
 
@@ -89,6 +92,14 @@ def drain(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
     return describe_worker(worker, now)
 
 
+def forget(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
+    if TaskId(argument) in core.scheduler.tasks:
+        raise UnknownName(f"task {argument} is not done; `jobrunner cancel {argument}` ends it")
+    if not core.scheduler.forget(TaskId(argument)):
+        raise UnknownName(f"no outcome of a detached task {argument!r} is kept here")
+    return {"id": argument, "forgotten": True}
+
+
 ANSWERS = {
     "status": status,
     "workers": workers,
@@ -96,6 +107,7 @@ ANSWERS = {
     "task": task,
     "cancel": cancel,
     "drain": drain,
+    "forget": forget,
 }
 
 
@@ -173,6 +185,9 @@ def describe_task(record: TaskRecord, now: float) -> dict[str, Any]:
 def why(core: CoordinatorCore, record: TaskRecord) -> str:
     """In words: what the task is waiting for."""
     scheduler = core.scheduler
+    if record.state == WAITING and record.lacks:
+        missing = [need for need in record.needs if need not in (record.values or ())]
+        return f"needs the results of {record.lacks} other tasks, e.g. of {missing[0]}"
     if record.state == WAITING:
         if record.attempt == 0:
             return "may be with a worker that has not come back since the coordinator was started again"

@@ -35,7 +35,7 @@ def verdict(record: TaskRecord, status: int, crash_limit: int) -> int:
     A chunk of several elements is not run again after its process died: the client splits it around the element that
     was running, which costs the others one repetition instead of three.
     """
-    if record.cancel_asked:
+    if record.cancel_asked or record.options.at_most_once:
         return FINISH
     if status in (ERROR, TIMED_OUT):
         return RETRY if record.failures <= record.options.retries else FINISH

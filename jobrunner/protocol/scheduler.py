@@ -14,8 +14,11 @@ from jobrunner.ids import ClientId, TaskId, WorkerId, client_of
 from jobrunner.protocol import messages as m
 from jobrunner.protocol import retry
 from jobrunner.protocol.functions import UNKNOWN, FunctionTable, updated_estimate
+from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
+from jobrunner.protocol.link import Link
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.placement import PREFETCH_SECONDS, ReadyQueue, room
+from jobrunner.protocol.results import Ended, Results, unmet
 from jobrunner.protocol.task import (
     ACTIVE,
     ASSIGNED,
@@ -27,6 +30,7 @@ from jobrunner.protocol.task import (
     STATE_NAMES,
     SUCCEEDED,
     WAITING,
+    Interest,
     TaskRecord,
 )
 
@@ -49,8 +53,17 @@ class Unclaimed:
 class Scheduler:
     """All unfinished tasks and where they are."""
 
-    def __init__(self, *, crash_limit: int) -> None:
+    def __init__(
+        self, *, crash_limit: int, result_cache: int = 64 * 1024 * 1024, journaling: bool = False
+    ) -> None:
         self.crash_limit = crash_limit
+        self.results = Results(result_cache)
+        self.journaling = journaling
+        self.entry = JournalEntry()
+        """What is to be kept of this turn."""
+        self._journaled_values: dict[TaskId, int] = {}
+        """Results that the journal keeps for so many unfinished detached tasks that need them."""
+        self._news: deque[tuple[Interest, Ended]] = deque()
         self.tasks: dict[TaskId, TaskRecord] = {}
         self.clients: dict[ClientId, ClientPeer] = {}
         self.workers: dict[WorkerId, WorkerPeer] = {}
@@ -90,19 +103,52 @@ class Scheduler:
         client.submitted += 1
         client.unfinished += 1
         self.tasks[spec.id] = record
+        if self.journaling:
+            self.entry.accepted.append(spec)
+        if self.results.sought:
+            record.interest = self.results.sought.pop(spec.id, None)
+        if spec.needs:
+            self._seek_needs(record, spec.needs, now)
         held = self.unclaimed.pop(spec.id, None) if self.unclaimed else None
-        if held is None and not client.reconciled and now < self.settled_at:
-            # Sent to an earlier coordinator: it may be with a worker that is on its way back.
-            record.state = WAITING
-            self.counts[WAITING] += 1
-            self._delay(record, self.settled_at)
-            return True
-        self.counts[QUEUED] += 1
+        record.may_have_run = spec.options.at_most_once and client.is_new and not client.reconciled
+        # Sent to an earlier coordinator: it may be with a worker that is on its way back.
+        settling = held is None and not client.reconciled and now < self.settled_at
+        record.state = WAITING if settling or record.lacks or record.may_have_run else QUEUED
+        self.counts[record.state] += 1
         if held is not None:
             self._claim(record, held, now)
-        else:
+        elif record.unmet is not None:
+            self._finish(record, record.unmet, FAILED, now)
+        elif settling or record.may_have_run:
+            self._delay(record, self.settled_at)
+        elif record.state == QUEUED:
             self.queue.push(record)
         return True
+
+    def restore(self, state: JournalState, now: float) -> None:
+        """Take over what a coordinator before this one has kept. The clients are not here yet, nor the workers."""
+        for kept in state.outcomes.values():
+            self.results.keep(Ended(kept.name, kept.outcome, now - kept.age))
+        for spec, progress in state.tasks.values():
+            client = self.clients.get(client_of(spec.id)) or self._absent(client_of(spec.id), now)
+            for key in (spec.function, spec.setup):
+                if key is not None:
+                    self.functions.define(state.functions[key]).journaled = True
+            self.submit(client, spec, now)
+            record = self.tasks.get(spec.id)
+            if record is None:
+                continue  # what it needs did not succeed
+            record.attempt, record.failures, record.crashes, _ = progress
+            record.history = list(progress.history) or None
+            record.may_have_run = spec.options.at_most_once and progress.attempt > 0
+        self.entry = JournalEntry()
+
+    def _absent(self, client_id: ClientId, now: float) -> ClientPeer:
+        """A client of before, that may come back."""
+        hello = m.ClientHello(client_id, "", "", "unknown, since the coordinator was started again", 0, 0.0)
+        client = self.clients[client_id] = ClientPeer(hello, b"", Link("", now, 0.0))
+        client.lost_at = now
+        return client
 
     def _known(self, client: ClientPeer, task_id: TaskId) -> bool:
         """Whether a submitted task is here already; its client learns again what it may have missed."""
@@ -113,11 +159,17 @@ class Scheduler:
             if record.state == RUNNING:
                 client.running.append(task_id)
                 self.dirty[client] = None
+            if record.lacks:
+                self._recall(client, [n for n in record.needs if n in self.results.sought])
             return True
         record = client.done.get(task_id)
-        if record is None or record.outcome is None:
+        if record is not None and record.outcome is not None:
+            self._tell_client(client, record.outcome)
+            return True
+        ended = self.results.find(task_id)
+        if ended is None:
             return False
-        self._tell_client(client, record.outcome)
+        self._tell_client(client, ended.outcome)
         return True
 
     def _take_back(self, record: TaskRecord, client: ClientPeer) -> None:
@@ -150,8 +202,8 @@ class Scheduler:
             self.dirty[record.worker] = None
 
     def client_gone(self, client: ClientPeer, now: float) -> None:
-        """The client will not come back: cancel all that it has here."""
-        for record in [r for r in self.tasks.values() if r.client is client]:
+        """The client will not come back: cancel all that it has here, but for what it has detached."""
+        for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
             self.cancel(record.id, True, now)
         for key in sorted(client.pins):
             self.functions.unpin(key)
@@ -178,6 +230,179 @@ class Scheduler:
         """Give up on clients that have not come back since `before`."""
         for task_id in [t for t, held in self.unclaimed.items() if held.since < before]:
             self._drop_unclaimed(task_id)
+
+    # --- what tasks and clients want to know of other tasks ---
+
+    def watch(self, client: ClientPeer, task_id: TaskId, now: float) -> None:
+        """Tell the client how that task ends, whoever has submitted it."""
+        record = self.tasks.get(task_id)
+        if record is not None:
+            self._interest_in(record, now).watchers[client.id] = None
+            if record.state == RUNNING:
+                client.running.append(task_id)
+                self.dirty[client] = None
+            return
+        ended = self._ended_before(task_id)
+        if ended is not None:
+            self._tell_client(client, ended.outcome)
+        else:
+            self.results.seek(task_id, now).watchers[client.id] = None
+
+    def supplied(
+        self, client: ClientPeer, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
+    ) -> None:
+        """A client tells how tasks ended that were sought, or that it cannot."""
+        for outcome in outcomes:
+            interest = self.results.sought.pop(outcome.id, None)
+            if interest is not None:
+                ended = Ended("", outcome, now)
+                self.results.add(ended)
+                self._spread(interest, ended, now)
+        for task_id in unknown:
+            interest = self.results.sought.get(task_id)
+            if interest is not None and interest.asked == client.id:
+                interest.asked = None
+
+    def give_up_sought(self, now: float) -> None:
+        """End the search for tasks that nobody can name any more."""
+        for task_id, interest in list(self.results.sought.items()):
+            for client_id in [c for c in interest.watchers if c not in self.clients]:
+                del interest.watchers[client_id]
+            interest.dependents = [r for r in interest.dependents if self.tasks.get(r.id) is r]
+            if not interest.watchers and not interest.dependents:
+                del self.results.sought[task_id]
+                continue
+            if interest.asked in self.clients:
+                continue
+            owner = self.clients.get(client_of(task_id))
+            if owner.reconciled if owner is not None else now >= self.settled_at:
+                del self.results.sought[task_id]
+                error = (
+                    f"there is no task {task_id} here: the id is wrong, or its outcome is not kept any more"
+                )
+                outcome = m.Outcome(task_id, 0, m.LOST, detail={"error": error, "unknown": True})
+                self._spread(interest, Ended("", outcome, now), now)
+
+    def _interest_in(self, record: TaskRecord, now: float) -> Interest:
+        if record.interest is None:
+            record.interest = Interest(now)
+        return record.interest
+
+    def _ended_before(self, task_id: TaskId) -> Ended | None:
+        """How a task ended that is not unfinished here."""
+        owner = self.clients.get(client_of(task_id))
+        record = None if owner is None else owner.done.get(task_id)
+        if record is not None and record.outcome is not None:
+            return Ended(record.name, record.outcome, record.since)
+        return self.results.find(task_id)
+
+    def _seek_needs(self, record: TaskRecord, needs: tuple[TaskId, ...], now: float) -> None:
+        """Collect the results that a new task needs, as far as they are known."""
+        record.needs, record.values = needs, {}
+        unknown = []
+        for need in dict.fromkeys(needs):
+            other = self.tasks.get(need)
+            ended = None if other is not None else self._ended_before(need)
+            if ended is None:
+                record.lacks += 1
+                interest = self.results.seek(need, now) if other is None else self._interest_in(other, now)
+                interest.dependents.append(record)
+                if other is None:
+                    unknown.append(need)
+            elif ended.outcome.status == m.OK:
+                self._take_value(record, ended)
+            elif record.unmet is None:
+                record.unmet = unmet(record, ended.outcome, ended.name)
+        if unknown:
+            self._recall(record.client, unknown)
+
+    def _recall(self, client: ClientPeer, needs: list[TaskId]) -> None:
+        for need in needs:
+            self.results.sought[need].asked = client.id
+        client.recalls += needs
+        self.dirty[client] = None
+
+    def _spread(self, interest: Interest, ended: Ended, now: float) -> None:
+        """Tell everybody who wants to know. A chain of tasks, however long, is no recursion here."""
+        self._news.append((interest, ended))
+        if len(self._news) > 1:
+            return  # the loop below, further up, will come to it
+        while self._news:
+            interest, ended = self._news[0]
+            for client_id in interest.watchers:
+                client = self.clients.get(client_id)
+                if client is not None:
+                    self._tell_client(client, ended.outcome)
+            for record in interest.dependents:
+                if self.tasks.get(record.id) is record:
+                    self._need_ended(record, ended, now)
+            self._news.popleft()
+
+    def _need_ended(self, record: TaskRecord, ended: Ended, now: float) -> None:
+        outcome = ended.outcome
+        if outcome.status == m.OK:
+            assert record.values is not None
+            if outcome.id not in record.values:
+                self._take_value(record, ended)
+                record.lacks -= 1
+            if not record.lacks and record.state == WAITING and not record.delayed:
+                self._move(record, QUEUED, now)
+                self.queue.push(record)
+        elif record.unmet is None:
+            record.unmet = unmet(record, outcome, ended.name)
+            if record.state in (QUEUED, WAITING):
+                self._finish(record, record.unmet, FAILED, now)
+
+    def _take_value(self, record: TaskRecord, ended: Ended) -> None:
+        """Give a task one of the results that it needs."""
+        assert record.values is not None
+        need = ended.outcome.id
+        record.values[need] = ended.outcome.payload
+        if self.journaling and record.options.detach and need not in self.results.kept:
+            # Who could supply it after a restart may be gone by then.
+            count = self._journaled_values.get(need, 0)
+            self._journaled_values[need] = count + 1
+            if not count:
+                self.entry.outcomes.append(KeptOutcome(ended.name, ended.outcome))
+
+    def _drop_values(self, record: TaskRecord) -> None:
+        """A task that needed results has ended."""
+        for need in record.values or ():
+            count = self._journaled_values.get(need, 0)
+            if count > 1:
+                self._journaled_values[need] = count - 1
+            elif count:
+                del self._journaled_values[need]
+                self.entry.gone.append(need)
+        record.values = None
+
+    # --- detached tasks, and the journal ---
+
+    def forget(self, task_id: TaskId) -> bool:
+        """Drop the outcome of a detached task; False if there is none."""
+        if not self.results.forget(task_id):
+            return False
+        if self.journaling:
+            self.entry.gone.append(task_id)
+        return True
+
+    def forget_outdated(self, before: float) -> None:
+        for task_id in self.results.outdated(before):
+            self.forget(task_id)
+
+    def refuse(self, task_ids: list[TaskId], error: str, now: float) -> None:
+        """These could not be written down. Those that run already go on."""
+        for task_id in task_ids:
+            record = self.tasks.get(task_id)
+            if record is not None and record.state in (QUEUED, WAITING):
+                outcome = m.Outcome(task_id, record.attempt, m.REFUSED, detail={"error": error})
+                self._finish(record, outcome, FAILED, now)
+
+    def _note_progress(self, record: TaskRecord) -> None:
+        if self.journaling:
+            story = tuple(record.history or ())
+            progress = Progress(record.attempt, record.failures, record.crashes, story)
+            self.entry.progress.append((record.id, progress))
 
     # --- from workers ---
 
@@ -290,7 +515,10 @@ class Scheduler:
                 "host": worker.hello.host,
             }
             outcome = m.Outcome(record.id, record.attempt, m.LOST, detail=detail)
-            if retry.verdict(record, m.LOST, self.crash_limit) == retry.REQUEUE or not suspect:
+            verdict = retry.verdict(record, m.LOST, self.crash_limit)
+            if verdict == retry.REQUEUE or not (suspect or record.options.at_most_once):
+                if suspect:
+                    self._note_progress(record)
                 self._again(record, now)
             else:
                 self._finish_lost(record, outcome, now)
@@ -312,7 +540,16 @@ class Scheduler:
         """Queue the tasks that wait for a time which has come."""
         while self.delayed and self.delayed[0][0] <= now:
             record = heapq.heappop(self.delayed)[2]
-            if record.state == WAITING:
+            record.delayed = False
+            if record.state != WAITING:
+                continue
+            if record.may_have_run:
+                error = (
+                    "the coordinator was started again, and it may have run before: it is to run at most once"
+                )
+                outcome = m.Outcome(record.id, record.attempt, m.LOST, detail={"error": error})
+                self._finish_lost(record, outcome, now)
+            elif not record.lacks:
                 self._move(record, QUEUED, now)
                 self.queue.push(record)
 
@@ -359,6 +596,8 @@ class Scheduler:
 
     def _assign(self, record: TaskRecord, worker: WorkerPeer, now: float) -> None:
         record.attempt += 1
+        if record.options.at_most_once:
+            self._note_progress(record)
         self._bind(record, worker, now)
         worker.assigned.append(record)
         self.dirty[worker] = None
@@ -397,6 +636,8 @@ class Scheduler:
         else:
             record.failures += 1
         verdict = retry.verdict(record, status, self.crash_limit)
+        if verdict != retry.FINISH:
+            self._note_progress(record)
         if verdict == retry.REQUEUE:
             self._again(record, now)
         elif verdict == retry.RETRY:
@@ -409,6 +650,7 @@ class Scheduler:
 
     def _delay(self, record: TaskRecord, until: float) -> None:
         self._tie_breaker += 1
+        record.delayed = True
         heapq.heappush(self.delayed, (until, self._tie_breaker, record))
 
     def _again(self, record: TaskRecord, now: float) -> None:
@@ -416,8 +658,13 @@ class Scheduler:
         if record.cancel_asked:
             self._finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
-        self._move(record, QUEUED, now)
-        self.queue.push(record, front=True)
+        if record.unmet is not None:
+            self._finish(record, record.unmet, FAILED, now)
+        elif record.lacks:
+            self._move(record, WAITING, now)
+        else:
+            self._move(record, QUEUED, now)
+            self.queue.push(record, front=True)
 
     def _finish_lost(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         """The process or worker died once too often, or died under a task that was to be cancelled."""
@@ -426,7 +673,9 @@ class Scheduler:
             return
         detail = dict(outcome.detail or {})
         detail["attempts"] = list(record.history or ())
-        if record.crashes >= self.crash_limit:
+        if record.options.at_most_once:
+            detail["at_most_once"] = True
+        elif record.crashes >= self.crash_limit:
             detail["limit"] = self.crash_limit
         self._finish(record, outcome._replace(detail=detail), FAILED, now)
 
@@ -434,6 +683,7 @@ class Scheduler:
         self._move(record, state, now)
         client = record.client
         record.payload = b""
+        self._drop_values(record)
         record.outcome = outcome
         self.functions.release(record.function)
         if record.setup is not None:
@@ -443,6 +693,23 @@ class Scheduler:
         client.done[record.id] = record
         self.recent.append(record)
         self._tell_client(client, outcome)
+        self._remember(record, outcome, now)
+
+    def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
+        """For those who want to know now, and those who may ask later."""
+        ended = Ended(record.name, outcome, now)
+        if record.options.detach:
+            self.results.keep(ended)
+        elif outcome.status != m.CANCELLED:
+            self.results.add(ended)
+        if self.journaling:
+            if record.options.detach:
+                self.entry.outcomes.append(KeptOutcome(record.name, outcome))
+            else:
+                self.entry.gone.append(record.id)
+        interest, record.interest = record.interest, None
+        if interest is not None:
+            self._spread(interest, ended, now)
 
     def _tell_client(self, client: ClientPeer, outcome: m.Outcome) -> None:
         client.outcomes.append(outcome)
@@ -462,6 +729,7 @@ class Scheduler:
         if record.suspected == held.attempt:
             record.crashes -= 1  # it was alive all the time
             record.suspected = 0
+        record.may_have_run = False  # it did, and here it is
         record.attempt = held.attempt
         self._bind(record, held.worker, now)
         if held.outcome is not None:

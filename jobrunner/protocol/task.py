@@ -14,11 +14,12 @@ from jobrunner.payloads import Payload
 from jobrunner.protocol.messages import Outcome, TaskOptions
 
 if TYPE_CHECKING:
+    from jobrunner.ids import ClientId
     from jobrunner.protocol.functions import FunctionEntry
     from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 
 WAITING: Final = 0
-"""Not to be run yet: a retry that waits for its time, or a task that some worker may turn out to have already."""
+"""Not to be run yet: it needs other tasks, waits for the time of its retry, or some worker may have it already."""
 QUEUED: Final = 1
 ASSIGNED: Final = 2
 """With a worker, which may or may not have started it."""
@@ -36,8 +37,9 @@ ACTIVE = frozenset((ASSIGNED, RUNNING, CANCELLING))
 """States in which a worker has the task."""
 
 TRANSITIONS: dict[int, frozenset[int]] = {
-    WAITING: frozenset((QUEUED, ASSIGNED, CANCELLED)),  # ASSIGNED: a worker turns out to have it
-    QUEUED: frozenset((ASSIGNED, CANCELLED)),
+    # ASSIGNED: a worker turns out to have it; FAILED: what it needs did not succeed, or it may not run (again)
+    WAITING: frozenset((QUEUED, ASSIGNED, FAILED, CANCELLED)),
+    QUEUED: frozenset((ASSIGNED, FAILED, CANCELLED)),  # FAILED: it could not be written down
     ASSIGNED: frozenset((RUNNING, CANCELLING, QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),
     RUNNING: frozenset((CANCELLING, QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),
     CANCELLING: frozenset((QUEUED, WAITING, SUCCEEDED, FAILED, CANCELLED)),  # back, if the wish was withdrawn
@@ -51,6 +53,20 @@ class IllegalTransition(AssertionError):
     """A core tried a move that the table does not allow: a bug in jobrunner."""
 
 
+class Interest:
+    """Who wants to know how a task ends, beside its own client."""
+
+    __slots__ = ("asked", "dependents", "since", "watchers")
+
+    def __init__(self, now: float) -> None:
+        self.dependents: list[TaskRecord] = []
+        """Unfinished tasks that need its result."""
+        self.watchers: dict[ClientId, None] = {}
+        self.since = now
+        self.asked: ClientId | None = None
+        """The client that was asked for its result and has not said that it cannot tell."""
+
+
 class TaskRecord:
     """What the coordinator knows of one task. A hundred thousand of these must be cheap."""
 
@@ -59,6 +75,7 @@ class TaskRecord:
         "cancel_asked",
         "client",
         "crashes",
+        "delayed",
         "depth",
         "ended",
         "estimate",
@@ -66,6 +83,10 @@ class TaskRecord:
         "function",
         "history",
         "id",
+        "interest",
+        "lacks",
+        "may_have_run",
+        "needs",
         "options",
         "outcome",
         "payload",
@@ -75,6 +96,8 @@ class TaskRecord:
         "state",
         "submitted",
         "suspected",
+        "unmet",
+        "values",
         "worker",
     )
 
@@ -117,6 +140,18 @@ class TaskRecord:
         """When it entered its present state."""
         self.outcome: Outcome | None = None
         self.history: list[str] | None = None
+        self.delayed = False
+        """It waits for a time, see Scheduler.delayed."""
+        self.needs: tuple[TaskId, ...] = ()
+        self.values: dict[TaskId, Payload] | None = None
+        """The results of the tasks that it needs, as far as they are known."""
+        self.lacks = 0
+        """How many of these are not known yet."""
+        self.unmet: Outcome | None = None
+        """What it ends with, since a task that it needs did not succeed."""
+        self.interest: Interest | None = None
+        self.may_have_run = False
+        """Some coordinator before this one may have had it run."""
 
     @property
     def name(self) -> str:

@@ -525,7 +525,9 @@ class WorkerCore:
             task.stop_at = now + a.options.timeout
             self._stops[task.id] = task
         name = self._name(task)
-        entry = SlotTask(task.number, a.id, name, a.attempt, a.function, a.payload, a.span, a.setup, a.depth)
+        entry = SlotTask(
+            task.number, a.id, name, a.attempt, a.function, a.payload, a.span, a.setup, a.depth, a.values
+        )
         batches.setdefault(slot.id, []).append(entry)
         self._queue_moved = now
         return True
@@ -624,7 +626,12 @@ class WorkerCore:
             return
         if self.tasks and self.session.open:
             self._log("warning", f"{len(self.tasks)} tasks did not finish in time; they run again elsewhere")
-            pairs = [(task.id, task.assignment.attempt) for task in self.tasks.values()]
+            # One that runs and may run but once is not given back: it is lost.
+            pairs = [
+                (task.id, task.assignment.attempt)
+                for task in self.tasks.values()
+                if task.slot is None or not task.assignment.options.at_most_once
+            ]
             self._effects.append(self.session.send(m.Returned(pairs), now))
         if self.session.open:
             self._effects.append(self.session.send(m.Goodbye(), now))

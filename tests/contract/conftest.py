@@ -26,6 +26,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPA
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "crashes: processes die in this test, so it cannot run on threads")
+    config.addinivalue_line("markers", "shared: needs calls that other processes can ask for; not on threads")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -33,7 +34,8 @@ def pytest_collection_modifyitems(config, items):
     left_out = [
         item
         for item in items
-        if item.get_closest_marker("crashes") and item.callspec.params.get("kind") == "threads"
+        if "[threads" in item.name
+        and (item.get_closest_marker("crashes") or item.get_closest_marker("shared"))
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

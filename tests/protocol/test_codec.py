@@ -46,6 +46,8 @@ options = st.builds(
     count,
     st.one_of(st.none(), seconds),
     st.lists(st.tuples(words, seconds), max_size=3).map(tuple),
+    st.booleans(),
+    st.booleans(),
 )
 optional_keys = st.one_of(st.none(), keys)
 functions = st.lists(st.builds(m.FunctionDef, keys, words, st.binary(max_size=50)), max_size=3)
@@ -58,8 +60,12 @@ plain = st.recursive(
 )
 details = st.one_of(st.none(), st.dictionaries(words, plain, max_size=4))
 statuses = st.integers(0, len(m.STATUS_NAMES) - 1)
-tasks = st.builds(m.TaskSpec, words, keys, payloads, spans, options, optional_keys, count)
-assignments = st.builds(m.Assignment, words, positive, keys, payloads, spans, options, optional_keys, count)
+needs = st.lists(words, max_size=3).map(tuple)
+values = st.lists(payloads, max_size=3).map(tuple)
+tasks = st.builds(m.TaskSpec, words, keys, payloads, spans, options, optional_keys, count, needs)
+assignments = st.builds(
+    m.Assignment, words, positive, keys, payloads, spans, options, optional_keys, count, values
+)
 outcomes = st.builds(m.Outcome, words, count, statuses, payloads, seconds, details)
 held = st.builds(m.Held, words, positive, st.booleans())
 chunks = st.builds(m.OutputChunk, words, words, st.sampled_from([m.STDOUT, m.STDERR]), words)
@@ -100,17 +106,26 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Heartbeat: st.builds(m.Heartbeat),
     m.Reset: st.builds(m.Reset),
     m.Refused: st.builds(m.Refused, words),
+    m.Watch: st.builds(m.Watch, lists(words)),
+    m.Recall: st.builds(m.Recall, lists(words)),
+    m.Supply: st.builds(m.Supply, lists(outcomes), lists(words)),
 }
 any_message = st.one_of(*MESSAGES.values())
 envelopes = st.builds(m.Envelope, words, count, count, any_message)
 
 
+def one_form(payload: Any) -> tuple[bytes, ...]:
+    return (payload,) if isinstance(payload, bytes) else tuple(bytes(part) for part in payload)
+
+
 def comparable(value: Any) -> Any:
     """With every payload as a tuple of bytes: which of its two forms it has depends on its size alone."""
     if isinstance(value, (m.TaskSpec, m.Assignment, m.Outcome)):
-        payload = value.payload
-        parts = (payload,) if isinstance(payload, bytes) else tuple(bytes(part) for part in payload)
-        return value._replace(payload=parts)
+        parts = one_form(value.payload)
+        value = value._replace(payload=parts)
+        if isinstance(value, m.Assignment):
+            value = value._replace(values=tuple(map(one_form, value.values)))
+        return value
     if isinstance(value, list):
         return [comparable(item) for item in value]
     if hasattr(value, "__dataclass_fields__"):

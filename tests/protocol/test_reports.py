@@ -41,6 +41,7 @@ def test_status_tells_of_everything(world, admin):
         "draining": False,
         "rejected_messages": 0,
         "stale_outcomes": 0,
+        "kept_outcomes": 0,
     }
     assert (status["slots"], status["busy"]) == (2, 2)
     assert {name: count for name, count in status["tasks"].items() if count} == {"assigned": 2, "queued": 3}

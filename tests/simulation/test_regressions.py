@@ -147,7 +147,7 @@ def test_a_restarted_coordinator_waits_for_the_workers_before_it_gives_their_wor
 
 
 def test_a_task_whose_outcome_was_forgotten_with_its_client_runs_again_as_a_new_one():
-    world = make(workers=[1], peer_timeout=1.0, client_grace=2.0)
+    world = make(workers=[1], peer_timeout=1.0, client_grace=2.0, result_cache=0)
     client = world.clients[0]
     [task] = submit(world, 0, Call((0.5,)))
     world.run_for(0.3)

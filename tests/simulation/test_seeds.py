@@ -144,7 +144,9 @@ def test_a_cancel_that_is_lost_with_its_session_is_found(monkeypatch):
 def test_a_crash_limit_that_is_one_too_high_is_found(monkeypatch):
     real = Scheduler.__init__
     monkeypatch.setattr(
-        Scheduler, "__init__", lambda self, *, crash_limit: real(self, crash_limit=crash_limit + 1)
+        Scheduler,
+        "__init__",
+        lambda self, *, crash_limit, **rest: real(self, crash_limit=crash_limit + 1, **rest),
     )
     find()
 

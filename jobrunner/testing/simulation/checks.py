@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jobrunner.ids import ClientId, TaskId, client_of
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.effects import SlotTask
+from jobrunner.protocol.effects import SlotTask, Tick
 from jobrunner.testing.simulation.calls import (
     CRASH,
     RAISE,
@@ -67,6 +67,8 @@ class Truth:
         self.expected: dict[TaskId, Expected] = {}
         self.abandoned: set[ClientId] = set()
         """Clients that have crashed: nothing is expected for them."""
+        self.accepted: set[TaskId] = set()
+        """Detached tasks that their client was told are safe."""
         self._begun: set[tuple[str, TaskId, int, int]] = set()
 
     def check(self, holds: bool, law: str) -> None:
@@ -86,8 +88,8 @@ class Truth:
         limit = node.core.settings.slots
         if not node.stand_ins and not self.world.scenario.blocking:
             self.check(node.slots.executing() <= limit, f"{where}, which has only {limit} slots")
+        expected = self.expected.get(task.id)
         if task.id not in node.detached:
-            expected = self.expected.get(task.id)
             done = expected is not None and expected.outcome is not None
             self.check(not done, f"{where}, after its client was told how it ended")
             key = (node.name, task.id, task.attempt, self.world.epoch)
@@ -96,9 +98,23 @@ class Truth:
             for other in self.executions.get(task.id, ()):
                 attached = not self.world.is_detached(other.worker, task.id)
                 self.check(bool(other.ending) or not attached, f"{where} while it runs on {other.worker}")
+            self._has_what_it_needs(expected, task, where)
+        once = expected is not None and expected.spec.options.at_most_once
+        if once and self.world.progress_is_safe:
+            self.check(not self.executions.get(task.id), f"{where}, though it ran before")
         execution = Execution(task.id, task.attempt, node.name)
         self.executions.setdefault(task.id, []).append(execution)
         return execution
+
+    def _has_what_it_needs(self, expected: Expected | None, task: SlotTask, where: str) -> None:
+        needs = () if expected is None else expected.spec.needs
+        self.check(len(task.values) == len(needs), f"{where} with {len(task.values)} of {len(needs)} results")
+        for need, value in zip(needs, task.values, strict=True):
+            other = self.expected[need]
+            right = result_of(need, other.spec.span, other.call)
+            self.check(flat(value) == flat(right), f"{where} with the wrong result of {need}")
+            endings = [execution.ending for execution in self.executions.get(need, ())]
+            self.check(RETURN in endings, f"{where} before {need} has returned")
 
     def forgotten(self, client: ClientId, kept: Container[TaskId]) -> None:
         """The coordinator forgets a client, but for the tasks `kept`. Others that it names again are new ones."""
@@ -143,6 +159,13 @@ class Truth:
                 name = m.STATUS_NAMES[outcome.status]
                 raise Violation(f"{outcome.id} {name}, but still runs on {execution.worker}")
 
+    def watched(self, outcome: m.Outcome) -> None:
+        """A client is told how somebody else's task ended."""
+        expected = self.expected[outcome.id]
+        if outcome.status == m.LOST and (outcome.detail or {}).get("unknown"):
+            return  # it was forgotten, with its client or for want of room
+        self._status(expected, outcome)
+
     def _status(self, expected: Expected, outcome: m.Outcome) -> None:
         spec, call, status = expected.spec, expected.call, outcome.status
         endings = [execution.ending for execution in self.executions.get(spec.id, ())]
@@ -159,7 +182,15 @@ class Truth:
             self.check(spec.options.timeout is not None, f"{what}, but has no timeout")
             self.check(bool(endings), f"{what}, but never ran")
         elif status == m.CANCELLED:
-            self.check(expected.cancelled_at is not None, f"{what}, but nobody asked for that")
+            gone = client_of(spec.id) in self.abandoned
+            self.check(expected.cancelled_at is not None or gone, f"{what}, but nobody asked for that")
+        elif status == m.UNMET:
+            self._unmet(expected, outcome, what)
+        elif status == m.REFUSED:
+            self.check(
+                self.world.scenario.journal_failures > 0, f"{what}, though the journal takes everything"
+            )
+            self.check(spec.id not in self.accepted, f"{what} after it was accepted")
         else:
             self._crashed(expected, outcome, what)
 
@@ -168,6 +199,22 @@ class Truth:
             allowed = expected.spec.options.retries + 1
             self.check(endings.count(RAISE) >= allowed, f"{what} after {len(endings)} of {allowed} attempts")
 
+    def _unmet(self, expected: Expected, outcome: m.Outcome, what: str) -> None:
+        """Some task that it needs, directly or not, must have come to a bad end."""
+        detail = outcome.detail or {}
+        todo, seen = list(expected.spec.needs), set()
+        while todo:
+            task = todo.pop()
+            if task not in seen:
+                seen.add(task)
+                todo += self.expected[task].spec.needs
+        self.check(detail["need"] in seen, f"{what} because of {detail['need']}, which it does not need")
+        need, status = self.expected[detail["need"]], detail["need_status"]
+        self.check(status not in (m.OK, m.UNMET), f"{what} because {need.spec.id} {m.STATUS_NAMES[status]}")
+        if need.outcome is not None:
+            lost = status == m.LOST and client_of(need.spec.id) != client_of(expected.spec.id)
+            self.check(need.outcome.status == status or lost, f"{what}: {detail}, but {need.outcome!r:.200}")
+
     def _crashed(self, expected: Expected, outcome: m.Outcome, what: str) -> None:
         """Crashed too often, or lost with its worker too often."""
         world, spec = self.world, expected.spec
@@ -175,6 +222,8 @@ class Truth:
         crashes = [execution for execution in executions if execution.ending == CRASH]
         limit = world.scenario.crash_limit
         detail = outcome.detail or {}
+        if spec.options.at_most_once:
+            return  # the first crash is the last; so is whatever makes one doubt whether it ran
         chunk = spec.span is not None and spec.span[1] - spec.span[0] > 1
         if outcome.status == m.CRASHED and chunk:
             elements = {execution.element for execution in crashes}
@@ -189,6 +238,39 @@ class Truth:
             self.check(len(crashes) == limit, told)
 
     # --- the end ---
+
+    def detached_left(self) -> list[TaskId]:
+        """Detached tasks that were accepted, and whose outcome neither their client nor the coordinator has."""
+        coordinator = self.world.coordinator
+        kept = {} if coordinator is None else coordinator.core.scheduler.results.kept
+        if not self.world.detached_are_safe:
+            return []
+        return [t for t in sorted(self.accepted) if self.expected[t].outcome is None and t not in kept]
+
+    def detached_are_done(self) -> bool:
+        coordinator = self.world.coordinator
+        return not self.detached_left() and coordinator is not None and not coordinator.core.scheduler.tasks
+
+    def describe_detached(self) -> str:
+        coordinator = self.world.coordinator
+        tasks = [] if coordinator is None else list(coordinator.core.scheduler.tasks)
+        return f"detached tasks are not done: {self.detached_left()[:5]}; unfinished tasks: {tasks[:5]}"
+
+    def check_kept(self) -> None:
+        """What is kept of detached tasks is right; then it is forgotten, as by those who fetched it."""
+        assert self.world.coordinator is not None
+        scheduler = self.world.coordinator.core.scheduler
+        for task, ended in list(scheduler.results.kept.items()):
+            expected = self.expected[task]
+            first = expected.outcome
+            if first is not None:
+                same = first.status == ended.outcome.status or client_of(task) in self.abandoned
+                self.check(
+                    same, f"{task} is kept as {ended.outcome!r:.200}, its client was told {first!r:.200}"
+                )
+            self._status(expected, ended.outcome)
+            scheduler.forget(task)
+        self.world.coordinator.post(Tick())
 
     def unresolved(self) -> list[TaskId]:
         """What living clients still wait for."""
@@ -210,6 +292,15 @@ class Truth:
         for name in ("tasks", "clients", "unclaimed", "delayed", "dirty"):
             if getattr(scheduler, name):
                 yield f"coordinator: {name} {list(getattr(scheduler, name))[:5]}"
+        results = scheduler.results
+        if results.sought or results.kept or scheduler._journaled_values:
+            left = (list(results.sought), list(results.kept), scheduler._journaled_values)
+            yield f"coordinator: sought, kept, values in the journal: {left!r:.200}"
+        if results.size > results.limit:
+            yield f"coordinator: {results.size} bytes of outcomes, of at most {results.limit}"
+        journal = world.journal.state
+        if journal.tasks or journal.outcomes:
+            yield f"journal: tasks {list(journal.tasks)[:5]}, outcomes {list(journal.outcomes)[:5]}"
         if len(scheduler.functions):
             users = [(e.definition.key, e.users, e.pins) for e in scheduler.functions.entries()]
             yield f"coordinator: functions (key, users, pins) {users[:5]}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from jobrunner.ids import ClientId, TaskId, WorkerId, task_id
+from jobrunner.ids import ClientId, TaskId, WorkerId, client_of, task_id
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import (
+    Accepted,
     AnswerCancel,
     AnswerQuery,
     CancelRequested,
@@ -18,7 +19,10 @@ from jobrunner.protocol.effects import (
     Event,
     GiveUp,
     InterruptTask,
+    JournalFailed,
+    JournalWritten,
     QueryRequested,
+    RecallResults,
     RecallTasks,
     Received,
     ResolveTasks,
@@ -29,9 +33,13 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     Stop,
     SubmitRequested,
+    SupplyRequested,
     Tick,
     Unreachable,
+    WatchRequested,
+    WriteJournal,
 )
+from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 from jobrunner.protocol.task import ACTIVE
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
@@ -171,13 +179,19 @@ class CoordinatorNode(Node[CoordinatorCore]):
             client_grace=scenario.client_grace,
             window_tasks=scenario.window_tasks,
             window_bytes=scenario.window_bytes,
+            result_cache=scenario.result_cache,
         )
-        core = CoordinatorCore(settings, world.now)
+        journal = world.journal if scenario.journal else None
+        core = CoordinatorCore(settings, world.now, None if journal is None else journal.load())
         self._watch(core)
         super().__init__(world, f"coordinator{number}", core)
 
     def send(self, effect: Send) -> bool:
         return self.world.network.to_peer(effect.destination, effect.envelope)
+
+    def perform(self, effect: Any) -> None:
+        if isinstance(effect, WriteJournal):
+            self.world.journal.write(self, effect)
 
     def crash(self) -> None:
         scheduler = self.core.scheduler
@@ -281,6 +295,37 @@ class WorkerNode(PeerNode[WorkerCore]):
         self.detached.update(tasks)
 
 
+class SimulatedJournal:
+    """What outlives the coordinators. A write takes its time, or fails; what a dead one had ordered is lost."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.state = JournalState()
+        self._written_at = 0.0
+
+    def load(self) -> JournalState:
+        state = self.state
+        return JournalState(dict(state.functions), dict(state.tasks), dict(state.outcomes))
+
+    def write(self, node: CoordinatorNode, effect: WriteJournal) -> None:
+        scenario, rng, now = self.world.scenario, self.world.rng, self.world.now
+        if not scenario.journal_delay:
+            self._answer(node, effect)
+            return
+        self._written_at = max(self._written_at, now + rng.random() * scenario.journal_delay)
+        self.world.at(self._written_at, lambda: self._answer(node, effect) if node.alive else None)
+
+    def _answer(self, node: CoordinatorNode, effect: WriteJournal) -> None:
+        world, entry = self.world, effect.entry
+        fails = world.rng.random() < world.scenario.journal_failures and not world.calm_now
+        world.note("journal", "fails" if fails else "keeps", entry)
+        if fails:
+            # As the real one: what is not new is written with the next entry at the latest.
+            entry = JournalEntry([], [], entry.progress, entry.outcomes, entry.gone)
+        self.state.apply(entry)
+        node.post(JournalFailed(effect.number, "no space left") if fails else JournalWritten(effect.number))
+
+
 class ClientNode(PeerNode[ClientCore]):
     """A client and the program that uses it."""
 
@@ -292,6 +337,8 @@ class ClientNode(PeerNode[ClientCore]):
         self._queries: set[int] = set()
         self._query_number = 0
         self.answers = 0
+        self.watching: dict[TaskId, int] = {}
+        """How often others' tasks were asked for, without an answer yet."""
         super().__init__(world, name, core)
 
     # --- what a program does ---
@@ -312,6 +359,11 @@ class ClientNode(PeerNode[ClientCore]):
         if wanted:
             self.post(CancelRequested(wanted, running))
 
+    def watch(self, task: TaskId) -> None:
+        if client_of(task) != self.id and task not in self.watching:
+            self.watching[task] = 1
+            self.post(WatchRequested([task]))
+
     def ask(self, kind: str, argument: str = "") -> None:
         self._query_number += 1
         self._queries.add(self._query_number)
@@ -331,7 +383,15 @@ class ClientNode(PeerNode[ClientCore]):
         if isinstance(effect, ResolveTasks):
             for outcome in effect.outcomes:
                 self.world.note(self.name, "resolves", outcome)
-                truth.resolved(outcome)
+                if outcome.id in self.watching:
+                    del self.watching[outcome.id]
+                    truth.watched(outcome)
+                else:
+                    truth.resolved(outcome)
+        elif isinstance(effect, Accepted):
+            truth.accepted.update(effect.ids)
+        elif isinstance(effect, RecallResults):
+            self._supply(effect.ids)
         elif isinstance(effect, AnswerCancel):
             for task in effect.refused:
                 if truth.expected[task].outcome is None:
@@ -341,8 +401,19 @@ class ClientNode(PeerNode[ClientCore]):
             self._queries.remove(effect.number)
             self.answers += 1
 
+    def _supply(self, ids: list[TaskId]) -> None:
+        told: list[m.Outcome] = []
+        unknown: list[TaskId] = []
+        for task in ids:
+            expected = self.world.truth.expected.get(task)
+            if expected is not None and expected.outcome is not None and client_of(task) == self.id:
+                told.append(expected.outcome)
+            else:
+                unknown.append(task)
+        self.post(SupplyRequested(told, unknown))
+
     def waits_for_answers(self) -> bool:
-        return bool(self._queries)
+        return bool(self._queries or self.watching)
 
     def leftovers(self) -> list[str]:
         core = self.core
@@ -355,6 +426,9 @@ class ClientNode(PeerNode[ClientCore]):
             "_cancelling",
             "_cancels",
             "_queries",
+            "_followers",
+            "_watched",
+            "_watches",
         )
         left = [f"{self.name}: {name} {getattr(core, name)!r:.200}" for name in names if getattr(core, name)]
         if core._outbox.peek() is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from jobrunner.ids import TaskId
+from jobrunner.ids import TaskId, client_of
 from jobrunner.protocol import messages as m
 from jobrunner.testing.simulation.calls import CRASH, RAISE, RETURN, SIGINT, SIGKILL, SIGTERM, Call
 
@@ -60,9 +60,39 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
             functions[setup.key] = setup
         options = draw_options(world, call)
         key = None if setup is None else setup.key
-        specs.append(m.TaskSpec(task, definition.key, call.payload(), span, options, key))
+        needs = draw_needs(world, client, specs) if world.scenario.needs else ()
+        specs.append(m.TaskSpec(task, definition.key, call.payload(), span, options, key, 0, needs))
     client.submit(specs, list(functions.values()))
+    if world.scenario.needs and rng.random() < 0.3:
+        plan_watch(world, client)
     plan_cancels(world, client, [spec.id for spec in specs], endless)
+
+
+def draw_needs(world: World, client: ClientNode, burst: list[m.TaskSpec]) -> tuple[TaskId, ...]:
+    """Some tasks that were submitted before: mostly this client's own, of this burst or an earlier one."""
+    rng = world.rng
+    if rng.random() < 0.6:
+        return ()
+    known = list(world.truth.expected)
+    own = [task for task in known if client_of(task) == client.id]
+    sources = [[spec.id for spec in burst], own]
+    if rng.random() < 0.1:
+        sources.append(known)
+    candidates = rng.choice([source for source in sources if source] or [[]])
+    count = min(len(candidates), rng.choice((1, 1, 2, 4)))
+    return tuple(rng.sample(candidates, count))
+
+
+def plan_watch(world: World, client: ClientNode) -> None:
+    """Have the client ask, some time, how somebody's task ends."""
+    at = world.now + world.rng.uniform(0, world.scenario.faults_until)
+
+    def watch() -> None:
+        known = list(world.truth.expected)
+        if client.alive and client.id not in world.truth.abandoned and known:
+            client.watch(world.rng.choice(known))
+
+    world.at(at, watch)
 
 
 def plan_cancels(world: World, client: ClientNode, tasks: list[TaskId], endless: list[TaskId]) -> None:
@@ -129,4 +159,8 @@ def draw_options(world: World, call: Call) -> m.TaskOptions:
     timeout = None
     if rng.random() < 0.3:
         timeout = rng.choice((0.01, 0.5, 3.0))
-    return m.TaskOptions(None, rng.randint(-1, 1), rng.choice((0, 0, 1, 2)), timeout, resources)
+    retries = rng.choice((0, 0, 1, 2))
+    once = retries == 0 and rng.random() < 0.3
+    # One that never ends would have to be cancelled by its client, which may be gone.
+    detach = world.scenario.detached and call.seconds[0] != ENDLESS and rng.random() < 0.5
+    return m.TaskOptions(None, rng.randint(-1, 1), retries, timeout, resources, once, detach)

@@ -62,6 +62,16 @@ class Scenario:
     blocking: bool = False
     remembered: int = 256
     """Functions that a client takes the coordinator to know."""
+    result_cache: int = 1 << 20
+    needs: bool = False
+    """Tasks need the results of others, and clients watch each other's tasks."""
+    detached: bool = False
+    """Some tasks outlive their clients."""
+    journal: bool = False
+    journal_delay: float = 0.0
+    """Seconds from the order to write until it is done, at most; 0: it is done at once, as in production."""
+    journal_failures: float = 0.0
+    """The share of entries that do not get into the journal."""
     functions: int = 4
     """Different functions that all clients call; 0: each call has one of its own."""
 
@@ -93,6 +103,13 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
         scenario.window_tasks = rng.randint(1, 10)
     if rng.random() < 0.1:
         scenario.window_bytes = rng.randint(100, 50_000)
+    scenario.needs = rng.random() < 0.5
+    scenario.detached = rng.random() < 0.4
+    scenario.result_cache = rng.choice((0, 2_000, 1 << 20))
+    scenario.journal = rng.random() < 0.5
+    if scenario.journal and scenario.profile != "calm":
+        scenario.journal_delay = rng.choice((0.0, 0.0, 0.05))
+        scenario.journal_failures = rng.choice((0.0, 0.0, 0.1))
     scenario.conditions.latency = rng.choice((0.0001, 0.001, 0.02))
     scenario.conditions.jitter = rng.choice((0.0, 0.0002, 0.005))
     if scenario.profile != "calm":

@@ -19,7 +19,13 @@ from jobrunner.protocol.membership import CLIENT_PATIENCE
 from jobrunner.protocol.messages import Envelope
 from jobrunner.testing.simulation.checks import Truth, Violation
 from jobrunner.testing.simulation.network import Network
-from jobrunner.testing.simulation.nodes import ClientNode, CoordinatorNode, PeerNode, WorkerNode
+from jobrunner.testing.simulation.nodes import (
+    ClientNode,
+    CoordinatorNode,
+    PeerNode,
+    SimulatedJournal,
+    WorkerNode,
+)
 from jobrunner.testing.simulation.program import start_program
 from jobrunner.testing.simulation.scenario import KILL_SLOT, Incident, Scenario, draw_scenario
 
@@ -47,6 +53,7 @@ class World:
         self.network = Network(self, self.scenario.conditions)
         self.peers: dict[Source, PeerNode[Any]] = {}
         self.coordinator: CoordinatorNode | None = None
+        self.journal = SimulatedJournal(self)
         self.epoch = 0
         """Counts the coordinators that came and went."""
         self.calm_now = self.scenario.profile == "calm"
@@ -124,6 +131,8 @@ class World:
                 client.leave()
         silence = CLIENT_PATIENCE * self.scenario.peer_timeout
         within = SETTLE_SECONDS + self.scenario.client_grace + silence
+        self.run_until(self.truth.detached_are_done, within, self.truth.describe_detached)
+        self.truth.check_kept()
         self.run_until(
             lambda: next(iter(self.truth.leftovers()), None) is None,
             within,
@@ -182,6 +191,16 @@ class World:
     def serial(self) -> int:
         self._serial += 1
         return self._serial
+
+    @property
+    def progress_is_safe(self) -> bool:
+        """Whether what a coordinator knew of attempts cannot be lost by an unlucky crash."""
+        return not (self.scenario.journal_delay or self.scenario.journal_failures)
+
+    @property
+    def detached_are_safe(self) -> bool:
+        """Whether nothing that was accepted may be lost: there is a journal, or the coordinator never died."""
+        return self.scenario.journal or self.epoch == 1
 
     def is_detached(self, worker: str, task: TaskId) -> bool:
         """Whether the coordinator lost sight of a task at this worker, which may then run it in spite of all."""

@@ -1,0 +1,93 @@
+"""The Futures that calls of this client have got as arguments, for as long as the cluster may ask for their results.
+
+The coordinator takes the result of a needed task from what it remembers. Where it does not (any more), and for Futures
+that are not this cluster's at all, it asks here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
+
+from jobrunner import serialization
+from jobrunner.dependencies import AnyFuture
+from jobrunner.errors import SerializationError
+from jobrunner.futures import Future
+from jobrunner.ids import TaskId
+from jobrunner.protocol import messages as m
+
+if TYPE_CHECKING:
+    from jobrunner.backends.core_backend import CoreBackend
+
+
+class Supplies:
+    """Thread-safe. `supply` sends outcomes, and the ids of tasks whose outcome cannot be told."""
+
+    def __init__(self, supply: Callable[[list[m.Outcome], list[TaskId]], None], home: CoreBackend) -> None:
+        self._supply = supply
+        self._home = home
+        self._lock = threading.Lock()
+        self._futures: dict[TaskId, AnyFuture] = {}
+        self._users: dict[TaskId, int] = {}
+
+    def add(self, futures: Sequence[AnyFuture], new_id: Callable[[], TaskId]) -> tuple[TaskId, ...]:
+        """Ids under which a call that needs them names these Futures: their own, where they are this cluster's."""
+        ids = []
+        for future in futures:
+            own = isinstance(future, Future) and self._is_here(future)
+            task = TaskId(future.id) if own and isinstance(future, Future) else new_id()
+            with self._lock:
+                self._futures[task] = future
+                self._users[task] = self._users.get(task, 0) + 1
+            ids.append(task)
+        return tuple(ids)
+
+    def release(self, ids: Iterable[TaskId]) -> None:
+        """A call that needed these is done."""
+        with self._lock:
+            for task in ids:
+                self._users[task] -= 1
+                if not self._users[task]:
+                    del self._users[task], self._futures[task]
+
+    def recalled(self, ids: list[TaskId]) -> None:
+        """Say how these ended; what is not done is told when it is."""
+        outcomes: list[m.Outcome] = []
+        unknown: list[TaskId] = []
+        for task in ids:
+            with self._lock:
+                future = self._futures.get(task)
+            if future is None:
+                unknown.append(task)
+            elif future.done():
+                outcomes.append(outcome_of(task, future))
+            elif isinstance(future, Future) and future.id == task:
+                unknown.append(task)  # not done as far as we know, and it is the cluster that tells us
+            else:
+                future.add_done_callback(lambda done, task=task: self._supply([outcome_of(task, done)], []))  # type: ignore[misc]
+        if outcomes or unknown:
+            self._supply(outcomes, unknown)
+
+    def _is_here(self, future: Future[Any]) -> bool:
+        home = future._home
+        if home is self._home:
+            return True
+        address = None if home is None else getattr(home, "cluster", None)
+        return address is not None and address == self._home.cluster
+
+
+def outcome_of(task: TaskId, future: AnyFuture) -> m.Outcome:
+    """The outcome of a Future that is done."""
+    try:
+        failure = future.exception()
+    except CancelledError:
+        return m.Outcome(task, 0, m.CANCELLED)
+    if failure is None:
+        try:
+            return m.Outcome(task, 0, m.OK, serialization.dump_result(future.result()))
+        except SerializationError as exc:
+            failure = exc
+    detail = {"error": serialization.describe(failure)}
+    return m.Outcome(task, 0, m.ERROR, serialization.dump_exception(failure), detail=detail)

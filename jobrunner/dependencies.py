@@ -1,0 +1,63 @@
+"""Futures among the arguments of a call: found, and replaced by what they stand for.
+
+Looked for in the arguments themselves and in lists, tuples and dicts (of exactly these types) inside them, to any
+depth. A Future anywhere else, in an object of a class of yours say, is an ordinary argument.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+AnyFuture: TypeAlias = "concurrent.futures.Future[Any]"
+
+CONTAINERS = frozenset((list, tuple, dict))
+
+
+def may_hold_futures(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """A quick look that never misses one: False for most calls, at little cost."""
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if type(value) in CONTAINERS:
+            if _holds_future(value):
+                return True
+        elif isinstance(value, concurrent.futures.Future):
+            return True
+    return False
+
+
+def _holds_future(container: Any) -> bool:
+    """Without recursion, and by the types of the items, which a set finds quickly even in long lists."""
+    todo = [container]
+    seen: set[int] = set()
+    while todo:
+        items: Iterable[Any] = todo.pop()
+        if id(items) in seen:
+            continue
+        seen.add(id(items))
+        if type(items) is dict:
+            items = items.values()
+        types = set(map(type, items))
+        if any(issubclass(kind, concurrent.futures.Future) for kind in types):
+            return True
+        if types & CONTAINERS:
+            todo += [item for item in items if type(item) in CONTAINERS]
+    return False
+
+
+def replace_futures(value: Any, replace: Callable[[AnyFuture], Any]) -> Any:
+    """`value` with each Future replaced; containers that hold one are copied, all else stays the same object.
+
+    Raises RecursionError for containers nested very deeply, and for those that hold themselves.
+    """
+    if isinstance(value, concurrent.futures.Future):
+        return replace(value)
+    kind = type(value)
+    if kind is list or kind is tuple:
+        items = [replace_futures(item, replace) for item in value]
+        same = all(new is old for new, old in zip(items, value, strict=True))
+        return value if same else kind(items)
+    if kind is dict:
+        pairs = {key: replace_futures(item, replace) for key, item in value.items()}
+        return value if all(pairs[key] is item for key, item in value.items()) else pairs
+    return value

@@ -1,0 +1,103 @@
+"""How tasks ended, for whom it may still concern: tasks that need their results, and clients that ask for them.
+
+A client gets the outcomes of its own tasks without this. Beyond that an outcome stays here for a while, the oldest
+going first when there is no more room; that of a detached task stays until it is forgotten, or too old.
+
+A task that is not known here may yet be named: by its client, on its way back to a coordinator that was started again,
+or by a client that still has its result. Until that is out of the question it is *sought*.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from jobrunner.ids import TaskId
+from jobrunner.payloads import payload_size
+from jobrunner.protocol.messages import OK, STATUS_NAMES, UNMET, Outcome
+from jobrunner.protocol.task import Interest, TaskRecord
+
+OVERHEAD = 500
+"""Bytes that an outcome takes beside its payload."""
+
+
+class Ended(NamedTuple):
+    """An outcome and its task's name; `at` is the time at which it came."""
+
+    name: str
+    outcome: Outcome
+    at: float
+
+
+class Results:
+    """See the module. `limit` is in bytes, for the outcomes that nobody has asked to keep."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.kept: OrderedDict[TaskId, Ended] = OrderedDict()
+        """Of detached tasks, the oldest first."""
+        self.sought: dict[TaskId, Interest] = {}
+        self.size = 0
+        """Bytes of those below."""
+        self._recent: OrderedDict[TaskId, Ended] = OrderedDict()
+
+    def find(self, task_id: TaskId) -> Ended | None:
+        return self._recent.get(task_id) or self.kept.get(task_id)
+
+    def add(self, ended: Ended) -> None:
+        """Remember an outcome for a while."""
+        size = payload_size(ended.outcome.payload) + OVERHEAD
+        if size > self.limit or ended.outcome.id in self._recent:
+            return
+        self._recent[ended.outcome.id] = ended
+        self.size += size
+        while self.size > self.limit:
+            self._drop(next(iter(self._recent)))
+
+    def keep(self, ended: Ended) -> None:
+        """Remember the outcome of a detached task until `forget`."""
+        self.kept[ended.outcome.id] = ended
+
+    def forget(self, task_id: TaskId) -> bool:
+        """Drop what is remembered; False if nothing is kept of that task."""
+        if task_id in self._recent:
+            self._drop(task_id)
+        return self.kept.pop(task_id, None) is not None
+
+    def outdated(self, before: float) -> list[TaskId]:
+        """Detached tasks that ended before that time."""
+        old = []
+        for task_id, ended in self.kept.items():
+            if ended.at >= before:
+                break
+            old.append(task_id)
+        return old
+
+    def seek(self, task_id: TaskId, now: float) -> Interest:
+        """The interest in a task that is not known here."""
+        interest = self.sought.get(task_id)
+        if interest is None:
+            interest = self.sought[task_id] = Interest(now)
+        return interest
+
+    def _drop(self, task_id: TaskId) -> None:
+        ended = self._recent.pop(task_id)
+        self.size -= payload_size(ended.outcome.payload) + OVERHEAD
+
+
+def unmet(record: TaskRecord, need: Outcome, name: str) -> Outcome:
+    """How a task ends that needs one which did not succeed; along a chain, the first failure is the cause of all."""
+    assert need.status != OK
+    if need.status == UNMET:
+        return need._replace(id=record.id, attempt=record.attempt)
+    how = STATUS_NAMES[need.status]
+    why = (need.detail or {}).get("error")
+    detail = {
+        "error": f"it was not run: task {need.id} ({name}), whose result it needs, {how}"
+        + (f": {why}" if why else ""),
+        "need": need.id,
+        "need_name": name,
+        "need_status": need.status,
+        "need_detail": need.detail,
+    }
+    return Outcome(record.id, record.attempt, UNMET, need.payload, 0.0, detail)
