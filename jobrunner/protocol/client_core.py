@@ -214,13 +214,8 @@ class ClientCore:
 
     def _receive(self, envelope: m.Envelope, now: float) -> list[Effect]:
         was_open = self.session.open
-        messages, acked = self.session.receive(envelope, now)
+        messages, _ = self.session.receive(envelope, now)
         effects: list[Effect] = []
-        accepted = [
-            spec.id for sent in acked if type(sent) is m.Submit for spec in sent.tasks if spec.options.detach
-        ]
-        if accepted:
-            effects.append(Accepted(accepted))
         for message in messages:
             effects += self._message(message, now)
         if was_open and not self.session.open:
@@ -244,6 +239,8 @@ class ClientCore:
             for task_id in refused:
                 self._cancelling.pop(task_id, None)
             return [AnswerCancel(refused)] if refused else []
+        if isinstance(message, m.Accepted):
+            return [Accepted([t for t in message.ids if t in self.pending])]
         if isinstance(message, m.Recall):
             return [RecallResults(message.ids)]
         if isinstance(message, m.Output):

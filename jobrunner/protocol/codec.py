@@ -350,6 +350,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (m.Reset, lambda x, w: (), lambda f, r: m.Reset()),
     (m.Refused, lambda x, w: (x.error,), lambda f, r: m.Refused(text(f[0]))),
     (m.Watch, lambda x, w: (x.ids,), lambda f, r: m.Watch(texts(f[0]))),
+    (m.Accepted, lambda x, w: (x.ids,), lambda f, r: m.Accepted(texts(f[0]))),
     (m.Recall, lambda x, w: (x.ids,), lambda f, r: m.Recall(texts(f[0]))),
     (
         m.Supply,

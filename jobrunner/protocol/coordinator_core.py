@@ -242,6 +242,7 @@ class CoordinatorCore:
             client.reconciled = False
             client.outcomes.clear()
             client.recalls.clear()
+            client.accepted.clear()
             for key in sorted(client.pins):
                 self.scheduler.functions.unpin(key)
             client.pins.clear()
@@ -316,7 +317,6 @@ class CoordinatorCore:
             if definition.key not in client.pins:
                 client.pins.add(definition.key)
                 scheduler.functions.define(definition).pins += 1
-        accepted = len(scheduler.entry.accepted)
         for spec in message.tasks:
             if not scheduler.submit(client, spec, now):
                 self._log(
@@ -324,8 +324,6 @@ class CoordinatorCore:
                 )
                 self._reset(client)
                 return
-        if len(scheduler.entry.accepted) > accepted:
-            self._acknowledge_once_written(client)
         for key in message.forget:
             if key in client.pins:
                 client.pins.remove(key)
@@ -436,10 +434,10 @@ class CoordinatorCore:
 
     # --- the journal ---
 
-    def _acknowledge_once_written(self, peer: Peer) -> None:
-        """What was just received from the peer is its own business until the journal has it."""
-        peer.link.hold(self._writes + 1)
-        self._waiting_links.append(peer.link)
+    def _acknowledge_once_written(self, worker: WorkerPeer) -> None:
+        """What was just received, an outcome to be kept, stays the worker's until the journal has it."""
+        worker.link.hold(self._writes + 1)
+        self._waiting_links.append(worker.link)
 
     def _write_journal(self) -> None:
         """All that this turn has to keep, as one entry; before anything of it leaves."""
@@ -474,8 +472,8 @@ class CoordinatorCore:
                 if function is not None:
                     function.journaled = False
             self.scheduler.refuse([spec.id for spec in entry.accepted], event.error, now)
-        elif any(spec.options.detach for spec in entry.accepted):
-            self._next_sweep = now  # their client waits for the acknowledgement
+        else:
+            self.scheduler.written([spec.id for spec in entry.accepted if spec.options.detach])
 
     def _flush(self, now: float) -> None:
         scheduler = self.scheduler
@@ -494,8 +492,12 @@ class CoordinatorCore:
 
     def _flush_client(self, client: ClientPeer, now: float) -> None:
         if not client.source:  # not back yet; it will name what it waits for
-            client.outcomes, client.running, client.refused, client.recalls = [], [], [], []
+            for waiting in (client.outcomes, client.running, client.refused, client.recalls, client.accepted):
+                waiting.clear()
             return
+        if client.accepted:
+            self._send(client, m.Accepted(client.accepted), now)
+            client.accepted = []
         if client.recalls:
             sought = [need for need in client.recalls if need in self.scheduler.results.sought]
             client.recalls = []

@@ -53,6 +53,7 @@ class Link:
 
     __slots__ = (
         "_ack_due",
+        "_before",
         "_early",
         "_heartbeat",
         "_held",
@@ -80,6 +81,8 @@ class Link:
         self._early: dict[int, Message] = {}
         self._ack_due: float | None = None
         self._held: deque[tuple[int, int]] = deque()
+        self._before = 0
+        """The last message before those that `receive` gave last."""
         self._last_sent = now
         self._retransmit_wait = RETRANSMIT_AFTER
         self._retransmit_at: float | None = None
@@ -111,6 +114,7 @@ class Link:
             if seq > self.received and len(self._early) < EARLY_LIMIT:
                 self._early[seq] = envelope.message
             return [], acked
+        self._before = self.received
         self.received = seq
         if not self._early:
             return [envelope.message], acked
@@ -121,12 +125,12 @@ class Link:
         return messages, acked
 
     def hold(self, reason: int) -> None:
-        """Do not acknowledge the message that was received last, nor later ones, before `release` of `reason`.
+        """Do not acknowledge what the last `receive` gave, nor later messages, before `release` of `reason`.
 
         Reasons rise. The sender keeps, and may repeat, what is not acknowledged.
         """
         if not self._held or self._held[-1][1] != reason:
-            self._held.append((self.received - 1, reason))
+            self._held.append((self._before, reason))
 
     def release(self, reason: int, now: float) -> None:
         """Acknowledge what was held for this reason or an earlier one, and say so at the next opportunity."""

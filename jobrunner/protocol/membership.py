@@ -50,6 +50,7 @@ class ClientPeer(Peer):
     """A client, and what waits to be sent to it at the end of the turn."""
 
     __slots__ = (
+        "accepted",
         "done",
         "hello",
         "id",
@@ -84,6 +85,7 @@ class ClientPeer(Peer):
         self.running: list[TaskId] = []
         self.refused: list[TaskId] = []
         self.output: list[OutputChunk] = []
+        self.accepted: list[TaskId] = []
         self.recalls: list[TaskId] = []
         self.done: dict[TaskId, TaskRecord] = {}
         """Finished tasks whose outcome the client has not acknowledged."""

@@ -4,7 +4,8 @@ A message is a plain record; `codec` turns it into frames and back. Who sends wh
 
     client -> coordinator       ClientHello, Submit, Cancel, Reconciled, Watch, Supply, Query, Goodbye
     worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Output, Goodbye
-    coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Recall, Reply, Goodbye
+    coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Accepted, Recall, Reply,
+                                Goodbye
     coordinator -> worker       Welcome, Assign, Forget, Cancel, Drain, Goodbye
     anyone, outside a session   Heartbeat, Reset, Refused
 
@@ -219,6 +220,13 @@ class Watch:
 
 
 @dataclass(slots=True)
+class Accepted:
+    """To a client: these detached tasks are safe, whatever becomes of it (and with a journal, of the coordinator)."""
+
+    ids: list[TaskId]
+
+
+@dataclass(slots=True)
 class Recall:
     """To a client: tasks of yours need the results of these, which are not known here (any more)."""
 
@@ -342,7 +350,7 @@ class Refused:
 
 
 Message: TypeAlias = (
-    "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Recall | Supply | Cancel | CancelRefused"
+    "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Accepted | Recall | Supply | Cancel | CancelRefused"
     " | Query | Reply | Assign"
     " | Forget | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
 )

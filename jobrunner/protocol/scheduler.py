@@ -61,6 +61,8 @@ class Scheduler:
         self.journaling = journaling
         self.entry = JournalEntry()
         """What is to be kept of this turn."""
+        self.unwritten: set[TaskId] = set()
+        """Detached tasks that the journal does not have yet."""
         self._journaled_values: dict[TaskId, int] = {}
         """Results that the journal keeps for so many unfinished detached tasks that need them."""
         self._news: deque[tuple[Interest, Ended]] = deque()
@@ -105,6 +107,10 @@ class Scheduler:
         self.tasks[spec.id] = record
         if self.journaling:
             self.entry.accepted.append(spec)
+            if spec.options.detach:
+                self.unwritten.add(spec.id)
+        elif spec.options.detach:
+            self._tell_accepted(record)
         if self.results.sought:
             record.interest = self.results.sought.pop(spec.id, None)
         if spec.needs:
@@ -135,12 +141,15 @@ class Scheduler:
                 if key is not None:
                     self.functions.define(state.functions[key]).journaled = True
             self.submit(client, spec, now)
+            self.unwritten.discard(spec.id)
             record = self.tasks.get(spec.id)
             if record is None:
                 continue  # what it needs did not succeed
             record.attempt, record.failures, record.crashes, _ = progress
             record.history = list(progress.history) or None
             record.may_have_run = spec.options.at_most_once and progress.attempt > 0
+            # Written when that attempt had ended; only of those that run at most once it is when they begin.
+            record.ended = 0 if spec.options.at_most_once else progress.attempt
         self.entry = JournalEntry()
 
     def _absent(self, client_id: ClientId, now: float) -> ClientPeer:
@@ -159,6 +168,8 @@ class Scheduler:
             if record.state == RUNNING:
                 client.running.append(task_id)
                 self.dirty[client] = None
+            if record.options.detach and task_id not in self.unwritten:
+                self._tell_accepted(record)
             if record.lacks:
                 self._recall(client, [n for n in record.needs if n in self.results.sought])
             return True
@@ -260,8 +271,8 @@ class Scheduler:
                 self._spread(interest, ended, now)
         for task_id in unknown:
             interest = self.results.sought.get(task_id)
-            if interest is not None and interest.asked == client.id:
-                interest.asked = None
+            if interest is not None:
+                interest.asked.pop(client.id, None)
 
     def give_up_sought(self, now: float) -> None:
         """End the search for tasks that nobody can name any more."""
@@ -272,7 +283,7 @@ class Scheduler:
             if not interest.watchers and not interest.dependents:
                 del self.results.sought[task_id]
                 continue
-            if interest.asked in self.clients:
+            if any(client_id in self.clients for client_id in interest.asked):
                 continue
             owner = self.clients.get(client_of(task_id))
             if owner.reconciled if owner is not None else now >= self.settled_at:
@@ -318,7 +329,7 @@ class Scheduler:
 
     def _recall(self, client: ClientPeer, needs: list[TaskId]) -> None:
         for need in needs:
-            self.results.sought[need].asked = client.id
+            self.results.sought[need].asked[client.id] = None
         client.recalls += needs
         self.dirty[client] = None
 
@@ -390,9 +401,22 @@ class Scheduler:
         for task_id in self.results.outdated(before):
             self.forget(task_id)
 
+    def written(self, task_ids: list[TaskId]) -> None:
+        """These detached tasks are in the journal."""
+        for task_id in task_ids:
+            self.unwritten.discard(task_id)
+            record = self.tasks.get(task_id)
+            if record is not None:
+                self._tell_accepted(record)
+
+    def _tell_accepted(self, record: TaskRecord) -> None:
+        record.client.accepted.append(record.id)
+        self.dirty[record.client] = None
+
     def refuse(self, task_ids: list[TaskId], error: str, now: float) -> None:
         """These could not be written down. Those that run already go on."""
         for task_id in task_ids:
+            self.unwritten.discard(task_id)
             record = self.tasks.get(task_id)
             if record is not None and record.state in (QUEUED, WAITING):
                 outcome = m.Outcome(task_id, record.attempt, m.REFUSED, detail={"error": error})
@@ -443,8 +467,11 @@ class Scheduler:
         record = self.tasks.get(task_id)
         if record is not None and record.worker is worker and record.state == ASSIGNED:
             self._move(record, RUNNING, now)
-            record.client.running.append(task_id)
-            self.dirty[record.client] = None
+            watchers = () if record.interest is None else record.interest.watchers
+            others = [self.clients[client] for client in watchers if client in self.clients]
+            for client in (record.client, *others):
+                client.running.append(task_id)
+                self.dirty[client] = None
 
     def cancel_refused(self, worker: WorkerPeer, task_id: TaskId) -> None:
         record = self.tasks.get(task_id)

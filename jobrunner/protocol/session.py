@@ -93,9 +93,10 @@ class Session:
         """Greetings, heartbeats, repetitions."""
         if self.open:
             if self.link.silent(now):
+                # The greeting comes with the next turn: before, its author takes back what was not acknowledged.
                 self._lose(f"it has been silent for {now - self.link.last_heard:.0f} s", now)
-            else:
-                return [Send(COORDINATOR, envelope) for envelope in self.link.due(now)]
+                return []
+            return [Send(COORDINATOR, envelope) for envelope in self.link.due(now)]
         if now < self._greet_at or self.refusal:
             return []
         if not self.link.session:

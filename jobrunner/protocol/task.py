@@ -63,8 +63,8 @@ class Interest:
         """Unfinished tasks that need its result."""
         self.watchers: dict[ClientId, None] = {}
         self.since = now
-        self.asked: ClientId | None = None
-        """The client that was asked for its result and has not said that it cannot tell."""
+        self.asked: dict[ClientId, None] = {}
+        """Clients that were asked for its result and have not said that they cannot tell."""
 
 
 class TaskRecord:

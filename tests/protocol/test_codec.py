@@ -107,6 +107,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Reset: st.builds(m.Reset),
     m.Refused: st.builds(m.Refused, words),
     m.Watch: st.builds(m.Watch, lists(words)),
+    m.Accepted: st.builds(m.Accepted, lists(words)),
     m.Recall: st.builds(m.Recall, lists(words)),
     m.Supply: st.builds(m.Supply, lists(outcomes), lists(words)),
 }
