@@ -429,7 +429,7 @@ class CoordinatorCore:
         self._announce_capacity(now)
         if self._drain_until is not None:
             idle = not any(worker.tasks for worker in self.scheduler.workers.values())
-            if idle or now >= self._drain_until:
+            if (idle and not self._unwritten) or now >= self._drain_until:
                 self._leave(now)
 
     # --- the journal ---

@@ -350,8 +350,8 @@ class Refused:
 
 
 Message: TypeAlias = (
-    "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Accepted | Recall | Supply | Cancel | CancelRefused"
-    " | Query | Reply | Assign"
+    "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Accepted | Recall | Supply | Cancel"
+    " | CancelRefused | Query | Reply | Assign"
     " | Forget | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
 )
 

@@ -132,12 +132,12 @@ class World:
         silence = CLIENT_PATIENCE * self.scenario.peer_timeout
         within = SETTLE_SECONDS + self.scenario.client_grace + silence
         self.run_until(self.truth.detached_are_done, within, self.truth.describe_detached)
+        self.run_until(self._is_empty, within, lambda: f"left behind: {list(self.truth.leftovers())}")
+
+    def _is_empty(self) -> bool:
+        """After those who have detached something fetched it, and had it forgotten."""
         self.truth.check_kept()
-        self.run_until(
-            lambda: next(iter(self.truth.leftovers()), None) is None,
-            within,
-            lambda: f"left behind: {list(self.truth.leftovers())}",
-        )
+        return next(iter(self.truth.leftovers()), None) is None
 
     def _work_is_done(self) -> bool:
         if any(client.alive and client.waits_for_answers() for client in self.clients):
