@@ -15,7 +15,6 @@ LEAVES = {"errors", "ids", "version", "payloads", "blocking", "exiting", "host"}
 
 RULES = {
     "config": set(),
-    "futures": set(),
     "chunking": set(),
     "serialization": set(),
     "protocol": {"config"},
@@ -29,9 +28,12 @@ RULES = {
         "serialization",
         "config",
         "futures",
+        "dependencies",
         "local_cluster",
         "workers",
     },
+    "dependencies": set(),
+    "futures": {"backends"},
     "admin": {"backends", "config"},
     "options": {"protocol"},
     "lifetime": {"backends"},

@@ -269,9 +269,10 @@ def test_silence_ends_the_session_and_the_greetings_begin():
     world = client()
     sent(world, spec(1))
     world.now += 10.0
+    assert world.heard() == []
+    assert world.take() == [ConnectionLost("it has been silent for 10 s")]
     (hello,) = world.heard()
     assert type(hello) is m.ClientHello
-    assert world.take() == [ConnectionLost("it has been silent for 10 s")]
     world.open()
     assert [type(x) for x in world.heard()] == [m.Submit, m.Reconciled]
 

@@ -159,9 +159,11 @@ def test_silence_ends_it():
     assert session.next_deadline() == 10.0 / HEARTBEATS_PER_TIMEOUT
     assert [e.message for e in due(session, 12.9)] == [m.Heartbeat()]
     assert session.next_deadline() == 13.0
+    assert due(session, 13.0) == []  # the author of the next greeting must know first
+    assert not session.open
+    assert session.next_deadline() == 13.0
     (hello,) = due(session, 13.0)
     assert isinstance(hello.message, m.Goodbye)
-    assert not session.open
     assert session.loss == "it has been silent for 10 s"
 
 
