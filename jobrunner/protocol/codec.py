@@ -268,6 +268,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
             x.pid,
             x.peer_timeout,
             x.show_output,
+            x.serial,
         ),
         lambda f, r: m.ClientHello(
             text(f[0]),
@@ -277,6 +278,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
             integer(f[4]),
             timeout(f[5]),
             flag(f[6]),
+            integer(f[7]),
         ),
     ),
     (
@@ -292,6 +294,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
             x.slots,
             dict(x.resources),
             x.held,
+            x.serial,
         ),
         lambda f, r: m.WorkerHello(
             text(f[0]),
@@ -304,12 +307,15 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
             integer(f[7], 1),
             {name: number(amount) for name, amount in mapping(f[8]).items()},
             read_held(f[9]),
+            integer(f[10]),
         ),
     ),
     (
         m.Welcome,
-        lambda x, w: (x.coordinator, x.version, x.slots, x.window_tasks, x.window_bytes),
-        lambda f, r: m.Welcome(text(f[0]), text(f[1]), integer(f[2]), integer(f[3], 1), integer(f[4], 1)),
+        lambda x, w: (x.coordinator, x.version, x.slots, x.window_tasks, x.window_bytes, x.session),
+        lambda f, r: m.Welcome(
+            text(f[0]), text(f[1]), integer(f[2]), integer(f[3], 1), integer(f[4], 1), text(f[5])
+        ),
     ),
     (
         m.Submit,

@@ -85,6 +85,7 @@ class CoordinatorCore:
             journaling=journal is not None,
         )
         self.scheduler.settled_at = now + REATTACH_SECONDS
+        self._sessions = 0
         self._writes = 0
         self._unwritten: deque[tuple[int, JournalEntry, list[Link]]] = deque()
         """Entries on their way into the journal, with the links that wait for them to acknowledge something."""
@@ -213,22 +214,41 @@ class CoordinatorCore:
 
     def _greet(self, source: Source, envelope: m.Envelope, peer: Peer | None, now: float) -> None:
         hello: Any = envelope.message
-        session = welcomed(envelope.session, self.settings.id)
-        if peer is not None and peer.link.session == session:
+        if peer is not None and peer.greeting == envelope.session and peer.link.session:
             peer.link.last_heard = now
             self._heard(peer)
+        elif hello.serial < self._known_serial(hello):
+            return  # delivered late: what it says, of the tasks that a worker has say, is not true any more
         else:
+            self._sessions += 1
+            session = welcomed(envelope.session, self.settings.id, self._sessions)
             link = Link(session, now, hello.peer_timeout)
             if type(hello) is m.ClientHello:
                 peer = self._client_session(hello, source, link)
             else:
                 peer = self._worker_session(hello, source, link, now)
+            peer.greeting, peer.serial = envelope.session, hello.serial
         slots = self.slots()
         settings = self.settings
         welcome = m.Welcome(
-            settings.id, settings.version, slots, settings.window_tasks, settings.window_bytes
+            settings.id,
+            settings.version,
+            slots,
+            settings.window_tasks,
+            settings.window_bytes,
+            peer.link.session,
         )
         self._effects.append(Send(source, m.Envelope(envelope.session, 0, 0, welcome)))
+
+    def _known_serial(self, hello: m.ClientHello | m.WorkerHello) -> int:
+        """That of the latest greeting of the same process."""
+        peer: Peer | None
+        if type(hello) is m.ClientHello:
+            peer = self.scheduler.clients.get(hello.client)
+        else:
+            assert isinstance(hello, m.WorkerHello)
+            peer = self.scheduler.workers.get(hello.worker)
+        return 0 if peer is None else peer.serial
 
     def _client_session(self, hello: m.ClientHello, source: Source, link: Link) -> ClientPeer:
         client = self.scheduler.clients.get(hello.client)

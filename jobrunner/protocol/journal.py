@@ -40,10 +40,18 @@ class JournalEntry:
     functions: list[FunctionDef] = field(default_factory=list)
     accepted: list[TaskSpec] = field(default_factory=list)
     progress: list[tuple[TaskId, Progress]] = field(default_factory=list)
-    outcomes: list[KeptOutcome] = field(default_factory=list)
+    outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
     """Each takes the place of its task."""
-    gone: list[TaskId] = field(default_factory=list)
-    """Tasks and kept outcomes that nobody needs any more."""
+    gone: dict[TaskId, None] = field(default_factory=dict)
+    """Tasks and kept outcomes that nobody needs any more; none that is in `outcomes`."""
+
+    def keep(self, kept: KeptOutcome) -> None:
+        self.gone.pop(kept.outcome.id, None)
+        self.outcomes[kept.outcome.id] = kept
+
+    def drop(self, task_id: TaskId) -> None:
+        self.outcomes.pop(task_id, None)
+        self.gone[task_id] = None
 
     def __bool__(self) -> bool:
         return bool(self.accepted or self.progress or self.outcomes or self.gone)
@@ -68,9 +76,9 @@ class JournalState:
             known = self.tasks.get(task_id)
             if known is not None:
                 self.tasks[task_id] = (known[0], progress)
-        for kept in entry.outcomes:
-            self.tasks.pop(kept.outcome.id, None)
-            self.outcomes[kept.outcome.id] = kept
+        for task_id, kept in entry.outcomes.items():
+            self.tasks.pop(task_id, None)
+            self.outcomes[task_id] = kept
         for task_id in entry.gone:
             self.tasks.pop(task_id, None)
             self.outcomes.pop(task_id, None)

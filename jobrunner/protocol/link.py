@@ -35,13 +35,13 @@ EARLY_LIMIT = 256
 """Messages held back because an earlier one is missing; beyond that they are dropped and sent again."""
 
 
-def welcomed(session: str, coordinator: str) -> str:
-    """The name of a session from its Welcome on.
+def welcomed(greeting: str, coordinator: str, number: int) -> str:
+    """The name of a session from its Welcome on. `number` counts the sessions of that coordinator.
 
-    With the coordinator's id in it, a greeting that was delivered late, to a coordinator that has been restarted
-    meanwhile, cannot open a second stream under the name of one that goes on.
+    So a greeting that is delivered late or twice, to a coordinator that has been restarted meanwhile or has given the
+    peer up, cannot open a second stream under the name of one that goes on.
     """
-    return f"{session}/{coordinator}"
+    return f"{greeting}/{coordinator}/{number}"
 
 
 class Link:

@@ -29,9 +29,13 @@ CLIENT_PATIENCE = 6
 class Peer:
     """The other end of a session, seen from the coordinator."""
 
-    __slots__ = ("link", "source", "unreachable_since")
+    __slots__ = ("greeting", "link", "serial", "source", "unreachable_since")
 
     def __init__(self, source: Source, link: Link) -> None:
+        self.greeting = ""
+        """The name under which the present session was asked for."""
+        self.serial = 0
+        """Of that greeting."""
         self.source = source
         self.link = link
         self.unreachable_since: float | None = None

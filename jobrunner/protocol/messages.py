@@ -169,6 +169,8 @@ class ClientHello:
     peer_timeout: float
     """Seconds of silence after which each end takes the other for lost; 0: the two are one process."""
     show_output: bool = True
+    serial: int = 0
+    """Counts the sessions that this process has asked for: a greeting that comes late tells of what is past."""
 
 
 @dataclass(slots=True)
@@ -185,6 +187,8 @@ class WorkerHello:
     slots: int
     resources: Mapping[str, float]
     held: list[Held] = field(default_factory=list)
+    serial: int = 0
+    """As that of a ClientHello."""
 
 
 @dataclass(slots=True)
@@ -196,6 +200,8 @@ class Welcome:
     slots: int
     window_tasks: int
     window_bytes: int
+    session: str
+    """The name of the session from now on."""
 
 
 @dataclass(slots=True)

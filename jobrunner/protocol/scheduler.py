@@ -168,7 +168,7 @@ class Scheduler:
             if record.state == RUNNING:
                 client.running.append(task_id)
                 self.dirty[client] = None
-            if record.options.detach and task_id not in self.unwritten:
+            if record.options.detach:
                 self._tell_accepted(record)
             if record.lacks:
                 self._recall(client, [n for n in record.needs if n in self.results.sought])
@@ -356,6 +356,8 @@ class Scheduler:
             if outcome.id not in record.values:
                 self._take_value(record, ended)
                 record.lacks -= 1
+                if record.options.detach:
+                    self._tell_accepted(record)
             if not record.lacks and record.state == WAITING and not record.delayed:
                 self._move(record, QUEUED, now)
                 self.queue.push(record)
@@ -374,7 +376,7 @@ class Scheduler:
             count = self._journaled_values.get(need, 0)
             self._journaled_values[need] = count + 1
             if not count:
-                self.entry.outcomes.append(KeptOutcome(ended.name, ended.outcome))
+                self.entry.keep(KeptOutcome(ended.name, ended.outcome))
 
     def _drop_values(self, record: TaskRecord) -> None:
         """A task that needed results has ended."""
@@ -384,7 +386,7 @@ class Scheduler:
                 self._journaled_values[need] = count - 1
             elif count:
                 del self._journaled_values[need]
-                self.entry.gone.append(need)
+                self.entry.drop(need)
         record.values = None
 
     # --- detached tasks, and the journal ---
@@ -394,7 +396,7 @@ class Scheduler:
         if not self.results.forget(task_id):
             return False
         if self.journaling:
-            self.entry.gone.append(task_id)
+            self.entry.drop(task_id)
         return True
 
     def forget_outdated(self, before: float) -> None:
@@ -410,6 +412,9 @@ class Scheduler:
                 self._tell_accepted(record)
 
     def _tell_accepted(self, record: TaskRecord) -> None:
+        """Not as long as it needs what only its client may have."""
+        if record.id in self.unwritten or any(need in self.results.sought for need in record.needs):
+            return
         record.client.accepted.append(record.id)
         self.dirty[record.client] = None
 
@@ -731,9 +736,9 @@ class Scheduler:
             self.results.add(ended)
         if self.journaling:
             if record.options.detach:
-                self.entry.outcomes.append(KeptOutcome(record.name, outcome))
+                self.entry.keep(KeptOutcome(record.name, outcome))
             else:
-                self.entry.gone.append(record.id)
+                self.entry.drop(record.id)
         interest, record.interest = record.interest, None
         if interest is not None:
             self._spread(interest, ended, now)

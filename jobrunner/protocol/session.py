@@ -7,12 +7,22 @@ not all knock at the same moment.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 
 from jobrunner.protocol.effects import Effect, Send
-from jobrunner.protocol.link import Link, welcomed
-from jobrunner.protocol.messages import Envelope, Goodbye, Message, Refused, Reset, Welcome
+from jobrunner.protocol.link import Link
+from jobrunner.protocol.messages import (
+    ClientHello,
+    Envelope,
+    Goodbye,
+    Message,
+    Refused,
+    Reset,
+    Welcome,
+    WorkerHello,
+)
 
 FIRST_RETRY = 0.25
 """Seconds until the second greeting."""
@@ -29,7 +39,7 @@ class Session:
 
     def __init__(
         self,
-        hello: Callable[[], Message],
+        hello: Callable[[], ClientHello | WorkerHello],
         rng: random.Random,
         now: float,
         peer_timeout: float,
@@ -47,12 +57,14 @@ class Session:
         self.loss = "it has not answered yet"
         self._pause = FIRST_RETRY
         self._greet_at = now
+        self._serial = 0
 
     def begin(self, now: float) -> None:
         """Give up the present session, if any, and greet as soon as `due` is asked."""
         if self.open:
             self.seeking_since = now
         self.open = False
+        self._serial += 1
         self.link = Link(f"{self._rng.getrandbits(64):016x}", now, self._peer_timeout)
         self._pause = FIRST_RETRY
         self._greet_at = now
@@ -77,7 +89,7 @@ class Session:
                 return [], []  # sent again, after the Welcome
             self.open = True
             self.welcome = message
-            self.link.session = welcomed(self.link.session, message.coordinator)
+            self.link.session = message.session
         elif type(message) is Welcome:
             return [], []
         messages, acked = self.link.receive(envelope, now)
@@ -103,7 +115,8 @@ class Session:
             self.begin(now)
         self._greet_at = now + self._jittered(self._pause)
         self._pause = min(self._pause * 2, RETRY_LIMIT)
-        return [Send(COORDINATOR, self.link.outside(self._hello(), now))]
+        greeting = dataclasses.replace(self._hello(), serial=self._serial)
+        return [Send(COORDINATOR, self.link.outside(greeting, now))]
 
     def next_deadline(self) -> float | None:
         if not self.open:

@@ -102,7 +102,7 @@ class Remote:
 
     def deliver(self, envelope: m.Envelope) -> None:
         if type(envelope.message) is m.Welcome and envelope.session == self.link.session:
-            self.link.session = welcomed(envelope.session, envelope.message.coordinator)
+            self.link.session = envelope.message.session
             self.arrived.append(envelope.message)
             return
         if envelope.session != self.link.session:
@@ -251,9 +251,11 @@ class Upstream:
         self.turn()
         self.arrived = [x for x in self.arrived if type(x) not in HELLOS]
         assert self.hello is not None, "no greeting has arrived"
-        self.give(self.link.outside(m.Welcome("coo", "1.0", slots, window_tasks, window_bytes), self.now))
+        session = welcomed(self.link.session, "coo", 1)
+        welcome = m.Welcome("coo", "1.0", slots, window_tasks, window_bytes, session)
+        self.give(self.link.outside(welcome, self.now))
         if "/" not in self.link.session:
-            self.link.session = welcomed(self.link.session, "coo")
+            self.link.session = session
 
     def lose(self) -> None:
         """The coordinator does not know this session any more."""

@@ -77,7 +77,9 @@ def lists(entries: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
 
 
 MESSAGES: dict[type, st.SearchStrategy[Any]] = {
-    m.ClientHello: st.builds(m.ClientHello, words, words, words, words, count, patience, st.booleans()),
+    m.ClientHello: st.builds(
+        m.ClientHello, words, words, words, words, count, patience, st.booleans(), count
+    ),
     m.WorkerHello: st.builds(
         m.WorkerHello,
         *[words] * 5,
@@ -86,8 +88,9 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
         positive,
         st.dictionaries(words, seconds, max_size=3),
         lists(held),
+        count,
     ),
-    m.Welcome: st.builds(m.Welcome, words, words, count, positive, positive),
+    m.Welcome: st.builds(m.Welcome, words, words, count, positive, positive, words),
     m.Submit: st.builds(m.Submit, lists(tasks), functions, lists(keys)),
     m.Reconciled: st.builds(m.Reconciled),
     m.Cancel: st.builds(m.Cancel, lists(st.builds(m.CancelRequest, words, st.booleans()))),

@@ -38,7 +38,7 @@ def test_a_client_is_welcomed_and_told_the_size_of_the_cluster():
     world.worker(slots=3)
     client = world.client()
     client.greet("again")
-    assert client.heard() == [m.Welcome("coo", "1.0", 3, 7, 70)]
+    assert client.heard() == [m.Welcome("coo", "1.0", 3, 7, 70, client.link.session)]
 
 
 def test_the_same_greeting_again_is_answered_and_changes_nothing(world):
@@ -48,7 +48,7 @@ def test_the_same_greeting_again_is_answered_and_changes_nothing(world):
     for remote in (client, worker):
         greeting = remote.link.session.partition("/")[0]
         world.give(remote.source, m.Envelope(greeting, 0, 0, remote.hello))
-        assert remote.heard() == [m.Welcome("coo", "1.0", 1, 100_000, 256 << 20)]
+        assert remote.heard() == [m.Welcome("coo", "1.0", 1, 100_000, 256 << 20, remote.link.session)]
     assert len(world.core.scheduler.workers) == len(world.core.scheduler.clients) == 1
     worker.say(m.Outcomes([ok("c-1")]))
     assert resolved(client) == [("c-1", m.OK)]
@@ -81,7 +81,7 @@ def test_a_message_of_an_old_session_is_reset_without_harm_to_the_new_one(world)
         m.Outcomes([ok("c-1")]),
         m.Capacity(5),
         m.Assign([assignment(1)]),
-        m.Welcome("x", "1", 1, 1, 1),
+        m.Welcome("x", "1", 1, 1, 1, "s"),
         m.Returned([]),
     ],
     ids=lambda x: type(x).__name__,

@@ -7,10 +7,10 @@ from protocol.support import through_the_codec
 from jobrunner.config import HEARTBEATS_PER_TIMEOUT
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import Send
-from jobrunner.protocol.link import ACK_DELAY, Link, welcomed
+from jobrunner.protocol.link import ACK_DELAY, Link
 from jobrunner.protocol.session import COORDINATOR, FIRST_RETRY, RETRY_LIMIT, Session
 
-WELCOME = m.Welcome("coo", "1.0", 4, 10, 1000)
+WELCOME = m.Welcome("coo", "1.0", 4, 10, 1000, "name")
 
 
 class Greeting:
@@ -40,7 +40,7 @@ def opened(seed: int = 1, peer_timeout: float = 10.0) -> tuple[Session, Link]:
     (hello,) = due(session, 0.0)
     there = Link(hello.session, 0.0, 0.0)
     session.receive(there.outside(WELCOME, 0.0), 0.0)
-    there.session = welcomed(hello.session, "coo")
+    there.session = "name"
     return session, there
 
 
@@ -88,7 +88,7 @@ def test_a_welcome_opens_it_once():
     assert session.open
     assert session.welcome == WELCOME
     assert due(session, 0.0) == []
-    again = through_the_codec(there.outside(m.Welcome("other", "1", 1, 1, 1), 0.0))
+    again = through_the_codec(there.outside(m.Welcome("other", "1", 1, 1, 1, "x"), 0.0))
     assert session.receive(again, 0.1) == ([], [])
     assert session.welcome == WELCOME
 
@@ -105,7 +105,7 @@ def test_what_comes_before_the_welcome_waits_for_being_sent_again():
     (hello,) = due(session, 0.0)
     there = Link(hello.session, 0.0, 0.0)
     welcome = there.outside(WELCOME, 0.0)
-    there.session = welcomed(hello.session, "coo")
+    there.session = "name"
     early = there.send(m.Capacity(3), 0.0)
     assert session.receive(early, 0.0) == ([], [])
     assert not session.open

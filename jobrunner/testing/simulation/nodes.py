@@ -223,7 +223,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             adopt(worker, held, now)
             for task in tasks:
                 record = scheduler.tasks.get(task)
-                if record is None or record.worker is not worker:
+                if record is None or record.worker is not worker or record.state not in ACTIVE:
                     self._detach(worker, [task])
 
         def watched_departure(client: ClientPeer, now: float) -> None:
