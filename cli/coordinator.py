@@ -55,6 +55,11 @@ def start(
     drain_timeout: Annotated[
         float | None, typer.Option("--drain-timeout", metavar="SECONDS", help=_help("drain_timeout"))
     ] = None,
+    journal: Annotated[str | None, typer.Option("--journal", metavar="PATH", help=_help("journal"))] = None,
+    no_journal: Annotated[bool, typer.Option("--no-journal", help=_help("no_journal"))] = False,
+    keep_detached: Annotated[
+        float | None, typer.Option("--keep-detached", metavar="SECONDS", help=_help("keep_detached"))
+    ] = None,
     log_level: options.CoordinatorLogLevel = None,
 ) -> None:
     """Start a coordinator in the foreground. It prints the line that starts a worker on another host.
@@ -69,6 +74,9 @@ def start(
         client_grace=client_grace,
         crash_limit=crash_limit,
         drain_timeout=drain_timeout,
+        journal=journal,
+        no_journal=no_journal or None,
+        keep_detached=keep_detached,
         log_level=log_level.value if log_level else None,
     )
     from jobrunner import coordinator

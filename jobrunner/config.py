@@ -136,6 +136,28 @@ class CoordinatorConfig:
     drain_timeout: float = setting(
         60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="longest wait for running tasks", minimum=0
     )
+    journal: str | None = setting(
+        None,
+        env="JOBRUNNER_JOURNAL",
+        doc="the file that keeps accepted calls; default: one per port, in the user's state directory",
+    )
+    no_journal: bool = setting(
+        False, env="JOBRUNNER_NO_JOURNAL", doc="keep nothing: accepted calls die with coordinator and client"
+    )
+    keep_detached: float = setting(
+        7 * 24 * 3600.0,
+        env="JOBRUNNER_KEEP_DETACHED",
+        unit="s",
+        doc="how long the outcome of a detached call is kept for somebody to fetch it",
+        minimum=0,
+    )
+    result_cache: int = setting(
+        64 * 1024 * 1024,
+        env="JOBRUNNER_RESULT_CACHE",
+        unit="bytes",
+        doc="outcomes remembered for calls that need them and clients that ask for them",
+        minimum=0,
+    )
     log_level: str = setting("info", env="JOBRUNNER_LOG_LEVEL", doc="debug, info, warning or error")
 
 

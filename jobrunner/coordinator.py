@@ -8,10 +8,12 @@ import shutil
 import time
 
 from jobrunner.config import CoordinatorConfig
-from jobrunner.errors import ConfigError
+from jobrunner.errors import ConfigError, JournalError
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
+from jobrunner.journal import Journal, default_journal
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.effects import JournalFailed, JournalWritten, WriteJournal
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import LEFT_AT_ONCE, Service, set_up_logging
 from jobrunner.transport.sockets import RouterWire, is_loopback
@@ -44,8 +46,29 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
         window_tasks=config.client_window_tasks,
         window_bytes=config.client_window_bytes,
         drain_timeout=config.drain_timeout,
+        result_cache=config.result_cache,
+        keep_detached=config.keep_detached,
     )
-    driver = Driver(CoordinatorCore(settings, time.monotonic()), wire, service.perform_common)
+    journal = None
+    try:
+        if lifeline is None:
+            journal = open_journal(config, wire.address, service)
+        state = None if journal is None else journal.state.copy()
+        core = CoordinatorCore(settings, time.monotonic(), state)
+        driver = Driver(core, wire, {**service.perform_common, WriteJournal: lambda effect: write(effect)})
+    except BaseException:
+        wire.close()
+        raise
+
+    def write(effect: WriteJournal) -> None:
+        assert journal is not None
+        try:
+            journal.write(effect.entry)
+        except JournalError as exc:
+            driver.post(JournalFailed(effect.number, str(exc)))
+        else:
+            driver.post(JournalWritten(effect.number))
+
     if lifeline is None:
         announce(wire.address, config)
     finished = False
@@ -55,6 +78,28 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
         return code
     finally:
         driver.close(orderly=finished)
+        if journal is not None:
+            journal.close()
+
+
+def open_journal(config: CoordinatorConfig, address: str, service: Service) -> Journal | None:
+    """The journal that the configuration asks for; by default one per port, in the user's state directory."""
+    if config.no_journal:
+        return None
+    path = config.journal
+    if path is None and config.port == 0:
+        service.log.info("no journal, since the port is any free one: --journal PATH keeps one")
+        return None
+    journal = Journal(path or default_journal(config.port))
+    state = journal.state
+    service.log.info(
+        "journal %s: %s; %d tasks to do, %d outcomes kept",
+        journal.path,
+        journal.recovery,
+        len(state.tasks),
+        len(state.outcomes),
+    )
+    return journal
 
 
 def tcp_address(config: CoordinatorConfig, service: Service) -> str:

@@ -19,7 +19,8 @@ RULES = {
     "serialization": set(),
     "protocol": {"config"},
     "transport": {"protocol", "config"},
-    "coordinator": {"protocol", "transport", "config"},
+    "coordinator": {"protocol", "transport", "config", "journal"},
+    "journal": {"protocol"},
     "local_cluster": {"config"},
     "workers": {"protocol", "transport", "config", "serialization"},
     "backends": {

@@ -7,6 +7,7 @@ id: the coordinator joins what it already has.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import random
 from collections import deque
@@ -88,7 +89,9 @@ class ClientCore:
         connect_timeout: float | None = None,
         reconnect_timeout: float | None = None,
     ) -> None:
-        self.session = Session(lambda: hello, rng, now, hello.peer_timeout)
+        self.session = Session(
+            lambda serial: dataclasses.replace(hello, serial=serial), rng, now, hello.peer_timeout
+        )
         self.pending: dict[TaskId, m.TaskSpec] = {}
         """Everything that has no outcome yet, in the order of submission."""
         self._outbox = Outbox()

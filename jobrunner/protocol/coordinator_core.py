@@ -472,8 +472,7 @@ class CoordinatorCore:
                 defined[spec.setup] = None
         for key in defined:
             function = self.scheduler.functions.get(key)
-            if function is not None and not function.journaled:
-                function.journaled = True
+            if function is not None:  # else all tasks that name it have ended within this turn
                 entry.functions.append(function.definition)
         self._writes += 1
         self._unwritten.append((self._writes, entry, self._waiting_links))
@@ -487,10 +486,6 @@ class CoordinatorCore:
             link.release(number, now)
         if isinstance(event, JournalFailed):
             self._log("error", event.error)
-            for definition in entry.functions:
-                function = self.scheduler.functions.get(definition.key)
-                if function is not None:
-                    function.journaled = False
             self.scheduler.refuse([spec.id for spec in entry.accepted], event.error, now)
         else:
             self.scheduler.written([spec.id for spec in entry.accepted if spec.options.detach])

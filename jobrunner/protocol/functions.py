@@ -29,7 +29,7 @@ def updated_estimate(estimate: float, duration: float) -> float:
 class FunctionEntry:
     """A function at the coordinator: its bytes, who needs it, which workers have it, how long its calls take."""
 
-    __slots__ = ("definition", "estimate", "journaled", "known_by", "pins", "users")
+    __slots__ = ("definition", "estimate", "known_by", "pins", "users")
 
     def __init__(self, definition: FunctionDef) -> None:
         self.definition = definition
@@ -39,8 +39,6 @@ class FunctionEntry:
         """Clients that may name it without sending it again."""
         self.known_by: set[WorkerId] = set()
         self.estimate = UNKNOWN
-        self.journaled = False
-        """The journal has it, or is about to."""
 
 
 class FunctionTable:

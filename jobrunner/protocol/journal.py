@@ -35,9 +35,10 @@ class KeptOutcome(NamedTuple):
 
 @dataclass(slots=True)
 class JournalEntry:
-    """One transaction. A function is named again by later tasks without being written again."""
+    """One transaction."""
 
     functions: list[FunctionDef] = field(default_factory=list)
+    """All that `accepted` names; those that the journal has already it need not write again."""
     accepted: list[TaskSpec] = field(default_factory=list)
     progress: list[tuple[TaskId, Progress]] = field(default_factory=list)
     outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
@@ -65,6 +66,10 @@ class JournalState:
     """At least those that the tasks name, as `function` or `setup`."""
     tasks: dict[TaskId, tuple[TaskSpec, Progress]] = field(default_factory=dict)
     outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
+
+    def copy(self) -> JournalState:
+        """One that does not change with this one."""
+        return JournalState(dict(self.functions), dict(self.tasks), dict(self.outcomes))
 
     def apply(self, entry: JournalEntry) -> None:
         """What holds after one more entry."""

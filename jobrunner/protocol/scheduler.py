@@ -139,7 +139,7 @@ class Scheduler:
             client = self.clients.get(client_of(spec.id)) or self._absent(client_of(spec.id), now)
             for key in (spec.function, spec.setup):
                 if key is not None:
-                    self.functions.define(state.functions[key]).journaled = True
+                    self.functions.define(state.functions[key])
             self.submit(client, spec, now)
             self.unwritten.discard(spec.id)
             record = self.tasks.get(spec.id)

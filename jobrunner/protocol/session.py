@@ -7,21 +7,18 @@ not all knock at the same moment.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable
 
 from jobrunner.protocol.effects import Effect, Send
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.messages import (
-    ClientHello,
     Envelope,
     Goodbye,
     Message,
     Refused,
     Reset,
     Welcome,
-    WorkerHello,
 )
 
 FIRST_RETRY = 0.25
@@ -35,11 +32,11 @@ COORDINATOR = b""
 
 
 class Session:
-    """`hello` makes the greeting, from what is true at that moment."""
+    """`hello` makes the greeting, from what is true at that moment and the number of the session that it asks for."""
 
     def __init__(
         self,
-        hello: Callable[[], ClientHello | WorkerHello],
+        hello: Callable[[int], Message],
         rng: random.Random,
         now: float,
         peer_timeout: float,
@@ -115,8 +112,7 @@ class Session:
             self.begin(now)
         self._greet_at = now + self._jittered(self._pause)
         self._pause = min(self._pause * 2, RETRY_LIMIT)
-        greeting = dataclasses.replace(self._hello(), serial=self._serial)
-        return [Send(COORDINATOR, self.link.outside(greeting, now))]
+        return [Send(COORDINATOR, self.link.outside(self._hello(self._serial), now))]
 
     def next_deadline(self) -> float | None:
         if not self.open:

@@ -174,7 +174,7 @@ class WorkerCore:
 
     # --- sessions ---
 
-    def _hello(self) -> m.WorkerHello:
+    def _hello(self, serial: int) -> m.WorkerHello:
         s = self.settings
         held = [
             m.Held(task.id, task.assignment.attempt, task.slot is not None) for task in self.tasks.values()
@@ -197,6 +197,7 @@ class WorkerCore:
             capacity,
             s.resources,
             held,
+            serial,
         )
 
     def _receive(self, envelope: m.Envelope, now: float) -> None:

@@ -46,7 +46,7 @@ def test_nothing_but_the_greeting_leaves_before_the_session_is_open():
     world = client(opened=False)
     submit(world, spec(1))
     (hello,) = world.heard()
-    assert hello == m.ClientHello("c", "1.0", "3.11", "host", 1, 10.0)
+    assert hello == m.ClientHello("c", "1.0", "3.11", "host", 1, 10.0, serial=1)
     world.open(slots=6)
     assert world.take() == [Connected(6)]
     assert world.heard() == [m.Reconciled(), m.Submit([spec(1)], [DOUBLE])]

@@ -19,7 +19,7 @@ class Greeting:
     def __init__(self) -> None:
         self.made = 0
 
-    def __call__(self) -> m.Goodbye:
+    def __call__(self, serial: int) -> m.Goodbye:
         self.made += 1
         return m.Goodbye(str(self.made))  # any message will do
 

@@ -88,7 +88,7 @@ def test_it_starts_its_slots_and_greets():
     )
     world = Upstream(core)
     assert world.heard() == [
-        m.WorkerHello("id of w", "1.0", "3.11", "w", "host", 2, 7.0, 3, {"gpu": 1.0}, [])
+        m.WorkerHello("id of w", "1.0", "3.11", "w", "host", 2, 7.0, 3, {"gpu": 1.0}, [], serial=1)
     ]
     assert world.take() == [SpawnSlot(SlotId(n)) for n in (1, 2, 3)]
     world.open()

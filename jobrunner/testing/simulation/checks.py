@@ -220,7 +220,8 @@ class Truth:
             need.outcome is not None and self.world.epoch == 1
         ):  # a later coordinator may have seen it run again
             others = any(client_of(task) != client_of(need.spec.id) for task in (expected.spec.id, *seen))
-            lost = status == m.LOST and others
+            gone = client_of(need.spec.id) in self.abandoned  # with what only it knew
+            lost = status == m.LOST and (others or gone)
             self.check(need.outcome.status == status or lost, f"{what}: {detail}, but {need.outcome!r:.200}")
 
     def _crashed(self, expected: Expected, outcome: m.Outcome, what: str) -> None:

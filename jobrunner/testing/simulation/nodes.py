@@ -304,8 +304,7 @@ class SimulatedJournal:
         self._written_at = 0.0
 
     def load(self) -> JournalState:
-        state = self.state
-        return JournalState(dict(state.functions), dict(state.tasks), dict(state.outcomes))
+        return self.state.copy()
 
     def write(self, node: CoordinatorNode, effect: WriteJournal) -> None:
         scenario, rng, now = self.world.scenario, self.world.rng, self.world.now

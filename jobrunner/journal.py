@@ -1,0 +1,404 @@
+"""The coordinator's journal on disk: an append-only log of entries in an SQLite database (WAL mode).
+
+One entry, which is all that one turn of the coordinator has to keep, is one row and one transaction: with a row per
+task the cost would be many times that of everything else. What the log says in the end is `JournalState`; when most of
+the log is about tasks that are gone, that state is written anew as one entry and takes the log's place.
+
+A commit survives the death of the process. That of the host it survives once the operating system has written it out
+(synchronous=NORMAL): SQLite's checksums cut off what was written in part.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+
+from jobrunner.errors import ConfigError, JournalError, ProtocolError
+from jobrunner.payloads import Payload, payload_size
+from jobrunner.protocol import codec
+from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
+from jobrunner.protocol.messages import FunctionDef, Outcome, TaskSpec
+
+FORMAT = 1
+
+APPLICATION_ID = 0x4A4F4252
+"""Marks the file as ours ("JOBR") in SQLite's header."""
+
+COMPACT_FROM = 4 * 1024 * 1024
+"""Bytes of log beyond twice the live state at which it is written anew: some hundred entries of a busy turn, so that
+the cost of rewriting stays a small share, and little enough to be read in an instant at the next start."""
+
+TASK_BYTES = 200
+"""About what a task takes in the log beside its payload."""
+
+WAL_HEADER = 32
+FRAME_HEADER = 24
+
+
+class Recovery(NamedTuple):
+    """How a journal was found."""
+
+    existed: bool
+    clean: bool
+    """The coordinator before had closed it."""
+    torn_bytes: int
+    """Of an entry that was being written when the process or the host died; cut off."""
+
+    def __str__(self) -> str:
+        if not self.existed:
+            return "new"
+        if self.clean:
+            return "closed in an orderly way"
+        torn = f"; {self.torn_bytes} bytes of an unfinished entry were cut off" if self.torn_bytes else ""
+        return f"not closed in an orderly way, recovered to the last whole entry{torn}"
+
+
+class Journal:
+    """One coordinator's journal; used by one thread.
+
+    Raises ConfigError where the file cannot be used: another coordinator has it, it is no journal, of another format,
+    or damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            raise ConfigError(f"cannot keep a journal at {self.path}: {exc.strerror}") from exc
+        try:
+            self._take_lock()
+            self.recovery = inspect_files(self.path)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._database = connect(self.path)
+            self._prepare()
+            self.state = read_state(self._database, self.path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._owed = JournalEntry()
+        """What could not be written yet, though it must be: the disk was full."""
+        self._log_bytes = int(self._one("SELECT coalesce(sum(length(data)), 0) FROM entries"))
+        self._live_bytes = sum(size_of(spec) for spec, _ in self.state.tasks.values())
+        self._live_bytes += sum(payload_size(k.outcome.payload) for k in self.state.outcomes.values())
+
+    def write(self, entry: JournalEntry) -> None:
+        """Keep an entry for good. Raises JournalError if that is not possible now.
+
+        Then none of its new tasks is in the journal; the rest of it will be written with the next entry.
+        """
+        fresh = [d for d in entry.functions if d.key not in self.state.functions]
+        whole = JournalEntry(
+            fresh,
+            entry.accepted,
+            self._owed.progress + entry.progress,
+            {**self._owed.outcomes, **entry.outcomes},
+            {**self._owed.gone, **entry.gone},
+        )
+        for task_id in entry.gone:
+            whole.outcomes.pop(task_id, None)
+        for task_id in entry.outcomes:
+            whole.gone.pop(task_id, None)
+        try:
+            self._append(whole)
+        except sqlite3.Error as exc:
+            self._owed = JournalEntry([], [], whole.progress, whole.outcomes, whole.gone)
+            raise JournalError(
+                f"the journal {self.path} cannot be written ({exc}): new calls are refused until it can, what has been"
+                " accepted goes on. Is the disk full?"
+            ) from exc
+        self._owed = JournalEntry()
+        self._account(whole)
+        if self._log_bytes > COMPACT_FROM + 2 * self._live_bytes:
+            self._compact()
+
+    def close(self) -> None:
+        """After this another coordinator may open it."""
+        try:
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:
+            pass  # it stays in the other file, where the next one finds it
+        self._database.close()
+        os.close(self._lock)
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._lock, 20).decode(errors="replace").strip() or "unknown"
+            raise ConfigError(
+                f"the journal {self.path} is in use by another coordinator (pid {holder}): end that one, or give this"
+                " one a file of its own with --journal PATH"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _prepare(self) -> None:
+        check_format(self._database, self.path)
+        try:
+            self._database.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            self._database.execute(f"PRAGMA journal_size_limit={COMPACT_FROM}")
+            self._database.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            self._database.execute(f"PRAGMA user_version={FORMAT}")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, crc INTEGER, data BLOB)"
+            )
+        except sqlite3.Error as exc:
+            raise ConfigError(f"cannot keep a journal at {self.path}: {exc}") from exc
+
+    def _one(self, query: str) -> Any:
+        return self._database.execute(query).fetchone()[0]
+
+    def _append(self, entry: JournalEntry) -> None:
+        data = dump_entry(entry, time.time())
+        self._database.execute("INSERT INTO entries (crc, data) VALUES (?, ?)", (zlib.crc32(data), data))
+        self._log_bytes += len(data)
+
+    def _account(self, entry: JournalEntry) -> None:
+        state = self.state
+        for task_id in (*entry.gone, *entry.outcomes):
+            known = state.tasks.get(task_id)
+            if known is not None:
+                self._live_bytes -= size_of(known[0])
+            kept = state.outcomes.get(task_id)
+            if kept is not None:
+                self._live_bytes -= payload_size(kept.outcome.payload)
+        gone = entry.gone
+        for spec in entry.accepted:
+            if spec.id not in gone and spec.id not in entry.outcomes:
+                self._live_bytes += size_of(spec)
+        for kept in entry.outcomes.values():
+            self._live_bytes += payload_size(kept.outcome.payload)
+        state.apply(entry)
+
+    def _compact(self) -> None:
+        """Write the state anew, and drop the log that led to it. Where that fails, the log stays as it is."""
+        state = self.state
+        needed = {
+            key for spec, _ in state.tasks.values() for key in (spec.function, spec.setup) if key is not None
+        }
+        state.functions = {key: definition for key, definition in state.functions.items() if key in needed}
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            last = self._one("SELECT coalesce(max(seq), 0) FROM entries")
+            before, self._log_bytes = self._log_bytes, 0
+            now = time.time()
+            for entry in snapshot(state):
+                data = dump_entry(entry, now)
+                self._database.execute(
+                    "INSERT INTO entries (crc, data) VALUES (?, ?)", (zlib.crc32(data), data)
+                )
+                self._log_bytes += len(data)
+            self._database.execute("DELETE FROM entries WHERE seq <= ?", (last,))
+            self._database.execute("COMMIT")
+        except sqlite3.Error:
+            self._log_bytes = before
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            return
+        try:
+            self._database.execute("PRAGMA incremental_vacuum")
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:
+            pass  # the space is given back next time
+
+
+def size_of(spec: TaskSpec) -> int:
+    return payload_size(spec.payload) + TASK_BYTES
+
+
+def snapshot(state: JournalState) -> Iterator[JournalEntry]:
+    """The state as entries of moderate size. Ages of kept outcomes are as they were when they were read."""
+    entry = JournalEntry(list(state.functions.values()))
+    size = 0
+    for spec, progress in state.tasks.values():
+        entry.accepted.append(spec)
+        if progress != Progress():
+            entry.progress.append((spec.id, progress))
+        size += size_of(spec)
+        if size > COMPACT_FROM:
+            yield entry
+            entry, size = JournalEntry(), 0
+    for task_id, kept in state.outcomes.items():
+        entry.outcomes[task_id] = kept
+        size += payload_size(kept.outcome.payload)
+        if size > COMPACT_FROM:
+            yield entry
+            entry, size = JournalEntry(), 0
+    yield entry
+
+
+def default_journal(port: int) -> Path:
+    """Where the coordinator on that port keeps its journal."""
+    import platformdirs  # here: a coordinator that is told where need not load it
+
+    return Path(platformdirs.user_state_dir("jobrunner")) / f"coordinator-{port}.journal"
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    mode = "ro" if read_only else "rw"
+    try:
+        return sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=5.0
+        )
+    except sqlite3.Error as exc:
+        raise ConfigError(f"cannot open the journal {path}: {exc}") from exc
+
+
+def check_format(database: sqlite3.Connection, path: Path) -> None:
+    """Raises ConfigError for what is no journal that can be read here; an empty file is a new one."""
+    elsewhere = "give another file with --journal PATH, or none with --no-journal"
+    try:
+        mark = database.execute("PRAGMA application_id").fetchone()[0]
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except sqlite3.DatabaseError as exc:
+        raise ConfigError(
+            f"{path} is no journal of a coordinator, or is damaged ({exc}); {elsewhere}"
+        ) from exc
+    if mark == 0 and not tables:
+        return
+    if mark != APPLICATION_ID:
+        raise ConfigError(f"{path} is a database of something else; {elsewhere}")
+    if version != FORMAT:
+        raise ConfigError(
+            f"the journal {path} has format {version}, and this jobrunner reads format {FORMAT}: let the version that"
+            f" wrote it finish its work, or {elsewhere}"
+        )
+
+
+def read_state(database: sqlite3.Connection, path: Path) -> JournalState:
+    """What all entries say. A last one that is damaged counts as torn; raises ConfigError for any other."""
+    state = JournalState()
+    advice = (
+        "`jobrunner journal check` says more. Move the file away to start without what it holds: programs that still"
+        " run lose nothing, detached calls are lost"
+    )
+    try:
+        last = database.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0]
+        for seq, crc, data in database.execute("SELECT seq, crc, data FROM entries ORDER BY seq"):
+            if type(data) is not bytes or zlib.crc32(data) != crc:
+                if seq == last:
+                    break
+                raise ConfigError(f"the journal {path} is damaged in entry {seq} of {last}; {advice}")
+            state.apply(load_entry(data, time.time()))
+    except sqlite3.OperationalError as exc:
+        if "no such table" in str(exc):
+            return state
+        raise ConfigError(f"the journal {path} cannot be read: {exc}; {advice}") from exc
+    except sqlite3.DatabaseError as exc:
+        raise ConfigError(f"the journal {path} is damaged: {exc}; {advice}") from exc
+    except (ProtocolError, ValueError, TypeError, LookupError) as exc:
+        raise ConfigError(f"the journal {path} holds what no jobrunner has written: {exc}; {advice}") from exc
+    return state
+
+
+def inspect_files(path: Path) -> Recovery:
+    """How the journal was left, from its files; before SQLite opens it and recovers."""
+    if not path.exists() or not path.stat().st_size:
+        return Recovery(False, True, 0)
+    try:
+        log = Path(f"{path}-wal").read_bytes()
+    except OSError:
+        log = b""
+    return Recovery(True, not log, torn_bytes(log))
+
+
+def torn_bytes(log: bytes) -> int:
+    """Bytes at the end of SQLite's write-ahead log that belong to no whole transaction.
+
+    The format is described at https://www.sqlite.org/fileformat2.html#walformat
+    """
+    if len(log) < WAL_HEADER:
+        return len(log)
+    magic, _, page_size, _, *salt = struct.unpack(">IIIIII", log[:24])
+    if magic not in (0x377F0682, 0x377F0683):
+        return len(log)
+    order = "<" if magic == 0x377F0682 else ">"
+    sums = checksum(log[:24], order, (0, 0))
+    if sums != struct.unpack(">II", log[24:32]):
+        return len(log)
+    good = position = WAL_HEADER
+    while position < len(log):
+        frame = log[position : position + FRAME_HEADER + page_size]
+        if len(frame) < FRAME_HEADER:
+            break
+        _, commit, *frame_salt = struct.unpack(">IIII", frame[:16])
+        if frame_salt != salt:
+            return 0 if position == good and any(frame_salt) else len(log) - good  # older frames, used again
+        if len(frame) < FRAME_HEADER + page_size:
+            break
+        sums = checksum(frame[:8] + frame[FRAME_HEADER:], order, sums)
+        if sums != struct.unpack(">II", frame[16:24]):
+            break
+        position += len(frame)
+        if commit:
+            good = position
+    return len(log) - good
+
+
+def checksum(data: bytes, order: str, sums: tuple[int, int]) -> tuple[int, int]:
+    """SQLite's checksum over 32-bit words."""
+    first, second = sums
+    words = struct.unpack(f"{order}{len(data) // 4}I", data)
+    for index in range(0, len(words), 2):
+        first = (first + words[index] + second) & 0xFFFFFFFF
+        second = (second + words[index + 1] + first) & 0xFFFFFFFF
+    return first, second
+
+
+# --- entries to bytes ---------------------------------------------------------------------------------------------
+
+
+def dump_entry(entry: JournalEntry, now: float) -> bytes:
+    packed: bytes = msgpack.packb(
+        (
+            now,
+            entry.functions,
+            [(*t[:2], flat(t[2]), t[3], codec.write_options(t[4]), *t[5:]) for t in entry.accepted],
+            entry.progress,
+            [
+                (kept.name, (*kept.outcome[:3], flat(kept.outcome[3]), *kept.outcome[4:]), kept.age)
+                for kept in entry.outcomes.values()
+            ],
+            list(entry.gone),
+        ),
+        unicode_errors="surrogatepass",
+    )
+    return packed
+
+
+def load_entry(data: bytes, now: float) -> JournalEntry:
+    """Raises ProtocolError, ValueError or TypeError for what `dump_entry` has not made."""
+    written, functions, accepted, progress, outcomes, gone = msgpack.unpackb(
+        data, use_list=False, unicode_errors="surrogatepass"
+    )
+    entry = JournalEntry([FunctionDef(*definition) for definition in functions])
+    for fields in accepted:
+        spec = TaskSpec(*fields)
+        entry.accepted.append(spec._replace(options=codec.options(spec.options)))
+    entry.progress += [(task_id, Progress(*counts)) for task_id, counts in progress]
+    for name, fields, age in outcomes:
+        kept = KeptOutcome(name, Outcome(*fields), age + max(0.0, now - written))
+        entry.outcomes[kept.outcome.id] = kept
+    entry.gone.update(dict.fromkeys(gone))
+    return entry
+
+
+def flat(payload: Payload) -> Any:
+    return payload if isinstance(payload, bytes) else [bytes(part) for part in payload]

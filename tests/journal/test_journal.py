@@ -1,0 +1,311 @@
+"""The journal on disk: what is confirmed stays, whatever becomes of the process, the file or the disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobrunner.errors import ConfigError, JournalError
+from jobrunner.ids import TaskId
+from jobrunner.journal import COMPACT_FROM, Journal, torn_bytes
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
+
+DOUBLE = m.FunctionDef(b"double", "double", b"bytes of double")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "deep" / "coordinator.journal"
+
+
+def spec(number, payload=b"arguments", **options):
+    return m.TaskSpec(TaskId(f"c-{number}"), DOUBLE.key, payload, options=m.TaskOptions(**options))
+
+
+def accept(*specs):
+    return JournalEntry([DOUBLE], list(specs))
+
+
+def drop(*numbers):
+    return JournalEntry(gone=dict.fromkeys(TaskId(f"c-{n}") for n in numbers))
+
+
+def ended(number, payload=b"result"):
+    kept = KeptOutcome("double", m.Outcome(TaskId(f"c-{number}"), 1, m.OK, payload, 0.5, {"worker": "w"}))
+    return JournalEntry(outcomes={kept.outcome.id: kept})
+
+
+def reopened(journal, path):
+    journal.close()
+    return Journal(path)
+
+
+def total_size(path):
+    return sum(file.stat().st_size for file in path.parent.iterdir())
+
+
+def test_what_is_written_is_there_again(path):
+    journal = Journal(path)
+    assert not journal.recovery.existed
+    full = m.TaskSpec(
+        TaskId("c-1"),
+        DOUBLE.key,
+        (b"head", memoryview(b"x" * 100_000)),
+        (2, 5),
+        m.TaskOptions("name", 3, 1, 2.5, (("gpu", 1.0),), False, True),
+        b"setup",
+        4,
+        (TaskId("c-0"), TaskId("d-7")),
+    )
+    setup = m.FunctionDef(b"setup", "setup", b"bytes of setup")
+    journal.write(JournalEntry([DOUBLE, setup], [full, spec(2), spec(3)]))
+    journal.write(JournalEntry(progress=[(TaskId("c-2"), Progress(2, 1, 1, ("attempt 1: died",)))]))
+    journal.write(ended(3))
+    again = reopened(journal, path)
+    assert again.recovery.existed
+    assert again.recovery.clean
+    first, second = again.state.tasks.values()
+    assert first == (full._replace(payload=(b"head", b"x" * 100_000)), Progress())
+    assert second == (spec(2), Progress(2, 1, 1, ("attempt 1: died",)))
+    assert again.state.functions == {b"double": DOUBLE, b"setup": setup}
+    (kept,) = again.state.outcomes.values()
+    assert kept.outcome == m.Outcome(TaskId("c-3"), 1, m.OK, b"result", 0.5, {"worker": "w"})
+    assert 0 <= kept.age < 60
+    again.close()
+    assert os.stat(path).st_mode & 0o077 == 0
+
+
+def test_what_is_gone_stays_away(path):
+    journal = Journal(path)
+    journal.write(accept(spec(1), spec(2)))
+    journal.write(ended(2))
+    journal.write(drop(1))
+    again = reopened(journal, path)
+    assert list(again.state.tasks) == []
+    assert list(again.state.outcomes) == ["c-2"]
+    again.close()
+
+
+def test_the_log_stays_small_however_much_passes_through(path):
+    journal = Journal(path)
+    journal.write(accept(spec("stays", b"s" * 1000)))
+    for batch in range(300):
+        numbers = range(batch * 1000, batch * 1000 + 1000)
+        journal.write(accept(*[spec(n) for n in numbers]))
+        journal.write(drop(*numbers))
+    assert total_size(path) < 4 * COMPACT_FROM
+    again = reopened(journal, path)
+    assert list(again.state.tasks) == ["c-stays"]
+    assert total_size(path) < 4 * COMPACT_FROM
+    again.close()
+
+
+def test_functions_go_with_the_tasks_that_named_them(path):
+    journal = Journal(path)
+    for number in range(200):
+        definition = m.FunctionDef(b"f%d" % number, "f", b"b" * 100_000)
+        task = m.TaskSpec(TaskId(f"c-{number}"), definition.key, b"")
+        journal.write(JournalEntry([definition], [task]))
+        journal.write(drop(number))
+    assert total_size(path) < 4 * COMPACT_FROM
+    journal.write(accept(spec(1)))
+    again = reopened(journal, path)
+    assert again.state.functions[DOUBLE.key] == DOUBLE
+    again.close()
+
+
+numbers = st.integers(0, 5)
+entries = st.one_of(
+    st.lists(numbers, min_size=1, max_size=3, unique=True).map(lambda ns: accept(*[spec(n) for n in ns])),
+    numbers.map(drop),
+    numbers.map(ended),
+    numbers.map(lambda n: JournalEntry(progress=[(TaskId(f"c-{n}"), Progress(n + 1))])),
+    st.just(None),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(entries, max_size=12))
+def test_it_says_what_its_entries_say(tmp_path_factory, written):
+    path = tmp_path_factory.mktemp("journal") / "j"
+    journal, expected = Journal(path), JournalState()
+    for entry in written:
+        if entry is None:
+            journal = reopened(journal, path)
+        else:
+            journal.write(entry)
+            expected.apply(entry)
+    journal = reopened(journal, path)
+    assert journal.state.tasks == expected.tasks
+    assert {k: v.outcome for k, v in journal.state.outcomes.items()} == {
+        k: v.outcome for k, v in expected.outcomes.items()
+    }
+    journal.close()
+
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_journal import Journal, accept, spec
+journal = Journal(sys.argv[1])
+number = 0
+while True:
+    journal.write(accept(*[spec(number + i, b"p" * 500) for i in range(7)]))
+    number += 7
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("confirmed", [1, 20, 150])
+def test_what_was_confirmed_survives_a_kill(path, confirmed):
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for _ in range(confirmed):
+            number = int(writer.stdout.readline())
+        writer.send_signal(signal.SIGKILL)
+        number = max([number, *map(int, writer.stdout.read().splitlines())])
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+    journal = Journal(path)
+    assert not journal.recovery.clean
+    assert "not closed in an orderly way" in str(journal.recovery)
+    assert len(journal.state.tasks) in (number, number + 7)
+    journal.close()
+
+
+def left_by_a_crash(path, entries):
+    """The files as they are while a journal is open, which is how a kill leaves them."""
+    journal = Journal(path)
+    for entry in entries:
+        journal.write(entry)
+    left = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    journal.close()
+    for name, content in left.items():
+        (path.parent / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", ["cut", "zeroed", "flipped"])
+def test_a_torn_tail_is_cut_off(path, harm):
+    left_by_a_crash(path, [accept(spec(n, b"p" * 3000)) for n in range(5)])
+    log = Path(f"{path}-wal")
+    data = bytearray(log.read_bytes())
+    assert torn_bytes(bytes(data)) == 0
+    if harm == "cut":
+        del data[-1000:]
+    elif harm == "zeroed":
+        data[-1000:] = bytes(1000)
+    else:
+        data[-1000] ^= 1
+    log.write_bytes(data)
+    journal = Journal(path)
+    assert list(journal.state.tasks) == ["c-0", "c-1", "c-2", "c-3"]
+    assert journal.recovery.torn_bytes > 0
+    assert f"{journal.recovery.torn_bytes} bytes of an unfinished entry were cut off" in str(journal.recovery)
+    journal.write(accept(spec(9)))
+    journal.close()
+
+
+def test_a_damaged_entry_is_told_and_nothing_is_touched(path):
+    journal = Journal(path)
+    for n in range(3):
+        journal.write(accept(spec(n)))
+    journal.close()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE entries SET data = x'00' WHERE seq = 2")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=r"damaged in entry 2 of 3.*journal check"):
+        Journal(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: p.write_bytes(b"something else entirely" * 100), "is no journal"),
+        (lambda p: foreign(p, "CREATE TABLE theirs (x)"), "database of something else"),
+        (lambda p: foreign(p, "PRAGMA user_version=99"), "has format 99, and this jobrunner reads format 1"),
+    ],
+)
+def test_a_file_of_another_kind_is_left_alone(path, make, words):
+    if "format" in words:
+        Journal(path).close()
+    path.parent.mkdir(exist_ok=True)
+    make(path)
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=words):
+        Journal(path)
+    assert path.read_bytes() == before
+
+
+def foreign(path, statement):
+    database = sqlite3.connect(path)
+    database.execute(statement)
+    database.commit()
+    database.close()
+
+
+def test_two_coordinators_never_share_one(path):
+    journal = Journal(path)
+    with pytest.raises(ConfigError, match=rf"in use by another coordinator \(pid {os.getpid()}\)"):
+        Journal(path)
+    journal.close()
+    Journal(path).close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_refuses_what_is_new_and_loses_nothing(small_disk):
+    path = small_disk / "journal"
+    journal = Journal(path)
+    journal.write(accept(*[spec(n) for n in range(10)]))
+    (small_disk / "ballast").write_bytes(bytes(300_000))
+    refused = []
+    for number in range(100, 200):
+        try:
+            journal.write(accept(spec(number, os.urandom(50_000))))
+        except JournalError as exc:
+            assert "new calls are refused until it can" in str(exc)
+            refused.append(number)
+    assert refused
+    for entry in (ended(1), drop(2), JournalEntry(progress=[(TaskId("c-3"), Progress(5))])):
+        try:
+            journal.write(entry)
+        except JournalError:
+            pass
+    (small_disk / "ballast").unlink()
+    journal.write(accept(spec("after")))
+    again = reopened(journal, path)
+    assert "c-after" in again.state.tasks
+    assert "c-1" in again.state.outcomes
+    assert "c-2" not in again.state.tasks
+    assert again.state.tasks["c-3"][1] == Progress(5)
+    assert not {f"c-{number}" for number in refused} & again.state.tasks.keys()
+    again.close()
