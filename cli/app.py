@@ -16,7 +16,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from jobrunner.cli import coordinator, demo, options, sim, status, tasks, text, version, worker
+from jobrunner.cli import (
+    coordinator,
+    demo,
+    detached,
+    journal,
+    options,
+    sim,
+    status,
+    tasks,
+    text,
+    version,
+    worker,
+)
 from jobrunner.errors import ConfigError, JobRunnerError
 from jobrunner.version import __version__
 
@@ -24,7 +36,22 @@ FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
 
-COMMANDS = ("demo", "coordinator", "worker", "status", "workers", "tasks", "task", "cancel", "version", "sim")
+COMMANDS = (
+    "demo",
+    "coordinator",
+    "worker",
+    "status",
+    "workers",
+    "tasks",
+    "task",
+    "cancel",
+    "submit",
+    "result",
+    "forget",
+    "journal",
+    "version",
+    "sim",
+)
 
 
 class InOrder(TyperGroup):
@@ -56,6 +83,14 @@ app.command(epilog=options.examples("jobrunner tasks --state running", "jobrunne
 )
 app.command(epilog=options.examples("jobrunner task 9f3ac2e1b7d0-42"))(tasks.task)
 app.command(epilog=options.examples("jobrunner cancel 9f3ac2e1b7d0-42 9f3ac2e1b7d0-43"))(tasks.cancel)
+app.command(
+    epilog=options.examples(
+        "jobrunner submit math:sqrt [2]", "jobrunner submit jobs:train '{\"epochs\": 10}'"
+    )
+)(detached.submit)
+app.command(epilog=options.examples("jobrunner result 9f3ac2e1b7d0-1 --wait"))(detached.result)
+app.command(epilog=options.examples("jobrunner forget 9f3ac2e1b7d0-1"))(detached.forget)
+app.add_typer(journal.app, name="journal")
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command()(version.version)
 app.command(hidden=True)(sim.sim)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from jobrunner.version import __version__
 
 if TYPE_CHECKING:
+    from jobrunner.context import Task, current_executor, current_task
     from jobrunner.errors import (
         AuthenticationError,
         ConfigError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from jobrunner.progress_bar import progress
 
 _MODULES = {
+    "jobrunner.context": ("Task", "current_executor", "current_task"),
     "jobrunner.errors": (
         "AuthenticationError",
         "ConfigError",
@@ -94,11 +96,14 @@ __all__ = [
     "NotSupportedError",
     "ProtocolError",
     "SerializationError",
+    "Task",
     "TaskLostError",
     "TaskTimeoutError",
     "WorkerLostError",
     "__version__",
     "as_completed",
+    "current_executor",
+    "current_task",
     "gather",
     "progress",
     "wait",

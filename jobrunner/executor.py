@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from jobrunner import backends, options
 from jobrunner.backends.base import Backend, BackendSettings, function_name
+from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.config import ClientConfig, load
 from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.futures import Future
@@ -283,9 +284,9 @@ class Executor(concurrent.futures.Executor):
 
 def connect(address: str, task_options: TaskOptions) -> Executor:
     """What an Executor becomes when it is unpickled: a connection to the same cluster, with the same options."""
-    from jobrunner.backends.shared import SharedBackend  # here: it needs ZeroMQ, an Executor may not
+    from jobrunner.backends.shared import connection_to  # here: it needs ZeroMQ, an Executor may not
 
-    executor = Executor(SharedBackend(address))
+    executor = Executor(BorrowedBackend(connection_to(address)))
     executor._options = task_options
     return executor
 

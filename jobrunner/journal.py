@@ -240,6 +240,35 @@ def snapshot(state: JournalState) -> Iterator[JournalEntry]:
     yield entry
 
 
+def examine(path: Path) -> dict[str, Any]:
+    """What `jobrunner journal check` tells: nothing is changed, and "damage" is empty where all is well."""
+    report: dict[str, Any] = {
+        "path": str(path),
+        "bytes": sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists()),
+        "format": FORMAT,
+        "tasks": 0,
+        "kept_outcomes": 0,
+        "functions": 0,
+        "torn_bytes": inspect_files(path).torn_bytes,
+        "damage": "",
+    }
+    database = connect(path, read_only=True)
+    try:
+        check_format(database, path)
+        verdict = database.execute("PRAGMA quick_check").fetchone()[0]
+        state = read_state(database, path)
+        report.update(
+            tasks=len(state.tasks), kept_outcomes=len(state.outcomes), functions=len(state.functions)
+        )
+        if verdict != "ok":
+            report["damage"] = str(verdict)
+    except (ConfigError, sqlite3.Error) as exc:
+        report["damage"] = str(exc)
+    finally:
+        database.close()
+    return report
+
+
 def default_journal(port: int) -> Path:
     """Where the coordinator on that port keeps its journal."""
     import platformdirs  # here: a coordinator that is told where need not load it

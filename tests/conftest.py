@@ -14,3 +14,4 @@ def no_settings_of_the_user(monkeypatch, tmp_path_factory):
         if name.startswith("JOBRUNNER_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))

@@ -14,7 +14,8 @@ The items, lists that start with one of the numbers below:
     worker -> slot, data       [RUN, functions, forget, tasks]; the lists hold FunctionDefs, keys, SlotTasks
     worker -> slot, control    [RECALL, count of RUN messages sent so far], [INTERRUPT, number]
     slot -> worker, data       [READY, pid], [OUTCOME, number, status, payload, duration],
-                               [PRINTED, number, stream, text], [RETURNED, numbers], [BLOCKED, 0 or 1]
+                               [PRINTED, number, stream, text], [RETURNED, numbers], [BLOCKED, 0 or 1],
+                               [CONNECT, 1]
 
 In an item, a payload of several buffers is replaced by their count (`detach`, `attach`).
 """
@@ -40,6 +41,7 @@ OUTCOME = 4
 PRINTED = 5
 RETURNED = 6
 BLOCKED = 7
+CONNECT = 8
 
 Message: TypeAlias = "tuple[bytes, list[bytearray]]"
 """A header and its buffers."""

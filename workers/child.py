@@ -33,11 +33,12 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn
 
-from jobrunner import blocking, serialization
+from jobrunner import blocking, context, serialization
 from jobrunner.payloads import Payload
 from jobrunner.workers.board import Board
 from jobrunner.workers.channel import (
     BLOCKED,
+    CONNECT,
     INTERRUPT,
     OUTCOME,
     READY,
@@ -86,6 +87,8 @@ class Slot:
         self.running = 0  # the task that may be interrupted; main thread
         self.target = 0  # the task that the attendant wants to interrupt
         self.interrupted = False  # once per task, so that the except clauses below are safe; main thread
+        self.fields: list[Any] = []  # the task that runs
+        self.asked_to_stop = 0  # the last one that the worker wanted to be interrupted; attendant
         self.forked = False
         self.blocked = 0  # nested waits; main thread
         self.last_flush = 0.0
@@ -93,6 +96,23 @@ class Slot:
 
     def current(self) -> int:
         return self.board.number
+
+    # --- what a task may ask, see `context` ---------------------------------------------------------------
+
+    def task(self) -> context.Task | None:
+        number, fields = self.board.number, self.fields
+        if not number or self.forked:
+            return None
+        worker = os.environ.get(context.TASK_WORKER, "")
+        return context.Task(fields[1], fields[2], fields[3], worker, lambda: self.asked_to_stop == number)
+
+    def executor(self) -> Any:
+        from jobrunner.executor import connect
+        from jobrunner.protocol.messages import DEFAULT_OPTIONS
+
+        self.outbox.put([CONNECT, 1])
+        self.flush()
+        return connect(os.environ[context.TASK_ADDRESS], DEFAULT_OPTIONS)
 
     # --- main thread -------------------------------------------------------------------------------------
 
@@ -147,6 +167,7 @@ class Slot:
     def execute(self, fields: list[Any], payload: Payload, values: list[Payload]) -> None:
         """Run one task, and put its outcome into the outbox."""
         number, _id, _name, _attempt, function, _payload, span, setup, depth, _values = fields
+        self.fields = fields
         self.board.start(number)
         blocking.set_depth(depth + 1)
         self.interrupted = False
@@ -319,7 +340,7 @@ class Slot:
             if kind == RECALL:
                 self.recall(argument)
             elif kind == INTERRUPT and argument == self.running:
-                self.target = argument
+                self.target = self.asked_to_stop = argument
                 signal.pthread_kill(self.main_thread, signal.SIGINT)
 
     def recall(self, count: int) -> None:
@@ -366,6 +387,7 @@ def main(arguments: list[str]) -> NoReturn:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         os.register_at_fork(after_in_child=slot.after_fork)
         blocking.install(slot.waiting)
+        context.install_in_process(slot)
         slot.restore()
         threading.Thread(target=slot.attend, args=(parent,), name="jobrunner-attendant", daemon=True).start()
         slot.serve()

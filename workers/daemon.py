@@ -8,6 +8,7 @@ import random
 import time
 
 from jobrunner.config import WorkerConfig
+from jobrunner.context import TASK_ADDRESS, TASK_WORKER
 from jobrunner.host import own_host, python_version, usable_cpus
 from jobrunner.ids import WorkerId, random_token
 from jobrunner.protocol.effects import ConnectionLost
@@ -25,9 +26,10 @@ def run(config: WorkerConfig, *, lifeline: int | None = None) -> int:
     set_up_logging(config.log_level)
     address = check_address(config.address)
     service = Service("worker")
-    core = WorkerCore(settings_for(config), random.Random(), time.monotonic())
+    settings = settings_for(config)
+    core = WorkerCore(settings, random.Random(), time.monotonic())
     wire = DealerWire(address)
-    pool = SlotPool()
+    pool = SlotPool(environment={TASK_ADDRESS: address, TASK_WORKER: settings.name})
 
     def connection_lost(effect: ConnectionLost) -> None:
         service.log.warning("lost the coordinator: %s; waiting for it at %s", effect.reason, address)

@@ -17,6 +17,7 @@ from jobrunner.host import module_path
 from jobrunner.ids import SlotId
 from jobrunner.protocol.effects import (
     SlotBlocked,
+    SlotConnects,
     SlotEvent,
     SlotExited,
     SlotFinished,
@@ -29,6 +30,7 @@ from jobrunner.protocol.messages import STDERR, STDOUT
 from jobrunner.workers.board import Board, create_board_file
 from jobrunner.workers.channel import (
     BLOCKED,
+    CONNECT,
     OUTCOME,
     PRINTED,
     READY,
@@ -199,6 +201,8 @@ class SlotProcess:
             return SlotReturned(self.slot, argument)
         if kind == BLOCKED:
             return SlotBlocked(self.slot, bool(argument))
+        if kind == CONNECT:
+            return SlotConnects(self.slot)
         raise ChannelError(f"an item of unknown kind {kind}")
 
     def _note(self, number: int, stream: int, text: str) -> None:

@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from jobrunner.context import TASK_ADDRESS, TASK_WORKER
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import WorkerId, random_token
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
-from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, Source, Tick
+from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, SlotConnects, Source, Tick
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 from jobrunner.version import __version__
@@ -30,7 +31,15 @@ WORKER: Source = b"worker"
 class LocalWire:
     """Seen from the client's driver a wire like any other; made and used by the I/O thread alone."""
 
-    def __init__(self, slots: int, *, crash_limit: int, on_give_up: Callable[[GiveUp], None]) -> None:
+    def __init__(
+        self,
+        slots: int,
+        *,
+        crash_limit: int,
+        on_give_up: Callable[[GiveUp], None],
+        address: str,
+        on_connect: Callable[[], object],
+    ) -> None:
         now = time.monotonic()
         host, pid = own_host(), os.getpid()
         self._coordinator = CoordinatorCore(
@@ -60,7 +69,8 @@ class LocalWire:
             random.Random(),
             now,
         )
-        self._pool = SlotPool()
+        self._pool = SlotPool(environment={TASK_ADDRESS: address, TASK_WORKER: "local"})
+        self._on_connect = on_connect
         self._slot_effects = slot_effects(self._pool)
         self._on_give_up = on_give_up
         self._to_coordinator: deque[Event] = deque()
@@ -94,7 +104,11 @@ class LocalWire:
 
     def receive(self, now: float) -> list[Event]:
         if self._slots_ready:
-            self._to_worker.extend(self._pool.poll())
+            for event in self._pool.poll():
+                if type(event) is SlotConnects:
+                    self._on_connect()
+                else:
+                    self._to_worker.append(event)
         if self._router is not None:
             self._to_coordinator.extend(self._router.receive(now))
         elif self.listen_at is not None:

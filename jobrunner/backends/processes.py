@@ -7,6 +7,8 @@ cancel, time out and recover exactly as a cluster does.
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
 import tempfile
 
@@ -26,7 +28,8 @@ class ProcessesBackend(CoreBackend):
     def __init__(self, settings: BackendSettings) -> None:
         settings.refuse_unknown(self.name)
         self._size = settings.max_workers or settings.config.max_workers or usable_cpus()
-        self._folder: str | None = None
+        self._folder = f"{tempfile.gettempdir()}/jobrunner-{secrets.token_hex(12)}"
+        self._listens = False
         super().__init__(settings)
 
     @property
@@ -36,20 +39,29 @@ class ProcessesBackend(CoreBackend):
     def connection(self) -> str:
         """Lets tasks (which get the pickled Executor) connect, through a Unix socket in a folder of this user's."""
         with self._lock:
-            if self._folder is None:
-                self._folder = tempfile.mkdtemp(prefix="jobrunner-")
-                self._wire.listen_at = f"ipc://{self._folder}/coordinator"
+            if not self._listens:
+                os.mkdir(self._folder, 0o700)
+                self._listens = True
+                self._wire.listen_at = self._join_address
                 self._driver.post(Tick())
+        return self._join_address
+
+    @property
+    def _join_address(self) -> str:
         return f"ipc://{self._folder}/coordinator"
 
     def _make_wire(self) -> Wire:
         self._wire = LocalWire(
-            self._size, crash_limit=self._config.crash_limit, on_give_up=self._slots_failed
+            self._size,
+            crash_limit=self._config.crash_limit,
+            on_give_up=self._slots_failed,
+            address=self._join_address,
+            on_connect=self.connection,
         )
         return self._wire
 
     def _closed(self) -> None:
-        if self._folder is not None:
+        if self._listens:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     @property

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobrunner import blocking
+from jobrunner import blocking, context
 from jobrunner.backends.base import Backend, BackendSettings, ElementResult
+from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
 from jobrunner.errors import ConfigError, DependencyError, InitializerError, NotSupportedError
 from jobrunner.exiting import finish_before_exit
@@ -28,6 +29,9 @@ from jobrunner.host import usable_cpus
 from jobrunner.ids import ClientId, random_token, task_id
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
 from jobrunner.serialization import function_name
+
+if TYPE_CHECKING:
+    from jobrunner.executor import Executor
 
 MOST_THREADS = 1_000_000
 """What the pool is told; how many there really are follows from the number of runners."""
@@ -54,6 +58,38 @@ class _Runner:
         self.void = False
 
 
+class _Place(threading.local):
+    """What runs in a thread of the pool, see `context`."""
+
+    future: Future[Any] | None = None
+    attempt = 1
+
+    def __init__(self, backend: ThreadsBackend) -> None:
+        self._backend = backend
+
+    def begin(self, future: Future[Any]) -> None:
+        self.future, self.attempt = future, 1
+
+    def again(self) -> None:
+        self.attempt += 1
+
+    def end(self) -> None:
+        self.future = None
+
+    def task(self) -> context.Task | None:
+        future = self.future
+        return None if future is None else context.Task(future.id, future.name, self.attempt, "threads")
+
+    def executor(self) -> Executor:
+        from jobrunner.executor import Executor
+
+        return Executor(_NestedThreads(self._backend))
+
+
+class _NestedThreads(BorrowedBackend):
+    name = "threads"
+
+
 class ThreadsBackend(Backend):
     """Calls run in threads of this process."""
 
@@ -71,6 +107,7 @@ class ThreadsBackend(Backend):
         self._client = ClientId(random_token())
         self._numbers = itertools.count(1)
         self._thread = threading.local()
+        self._place = _Place(self)
         # Reentrant: the garbage collector may shut down another executor, or cancel a map, in a thread that
         # is in here.
         self._lock = threading.RLock()
@@ -99,7 +136,9 @@ class ThreadsBackend(Backend):
     ) -> Future[Any]:
         refuse_options(options)
         if not may_hold_futures(args, kwargs):
-            return self._add(lambda: attempt(options.retries, prepared, *args, **kwargs), prepared, options)
+            return self._add(
+                lambda: self._attempt(options.retries, prepared, *args, **kwargs), prepared, options
+            )
         needs: dict[int, AnyFuture] = {}
 
         def need(future: AnyFuture) -> AnyFuture:
@@ -110,7 +149,7 @@ class ThreadsBackend(Backend):
 
         def work() -> Any:
             values, named = replace_futures((args, kwargs), result_of_need)
-            return attempt(options.retries, prepared, *values, **named)
+            return self._attempt(options.retries, prepared, *values, **named)
 
         return self._add(work, prepared, options, list(needs.values()))
 
@@ -189,6 +228,7 @@ class ThreadsBackend(Backend):
             if runner.void:
                 return
         blocking.install(self._while_waiting)
+        context.install_in_thread(self._place)
         try:
             while True:
                 with self._lock:
@@ -200,6 +240,7 @@ class ThreadsBackend(Backend):
                 del call  # its result must not live until the next call comes
         finally:
             blocking.install(None)
+            context.install_in_thread(None)
 
     def _leave(self) -> None:
         self._runners -= 1
@@ -214,6 +255,7 @@ class ThreadsBackend(Backend):
         if not future.running():
             return  # cancelled in the meantime
         started = time.perf_counter()
+        self._place.begin(future)
         try:
             self._initialize()
             result = call.work()
@@ -224,6 +266,17 @@ class ThreadsBackend(Backend):
         else:
             future.duration = time.perf_counter() - started
             future.set_result(result)
+        finally:
+            self._place.end()
+
+    def _attempt(self, retries: int, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call `fn`, again up to `retries` times where it raises."""
+        for _ in range(retries):
+            try:
+                return fn(*args, **kwargs)
+            except Exception:
+                self._place.again()  # the last attempt's exception is the one that counts
+        return fn(*args, **kwargs)
 
     def _initialize(self) -> None:
         """Run the initializer once per thread; where it fails, its call fails, and the next tries again."""
@@ -320,16 +373,6 @@ def result_of_need(future: AnyFuture) -> Any:
         cause = exc.__cause__ if isinstance(exc, DependencyError) and exc.__cause__ is not None else exc
         name = getattr(future, "name", "") or repr(future)
         raise DependencyError(f"it was not run: {name}, whose result it needs, failed: {cause!r}") from cause
-
-
-def attempt(retries: int, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call `fn`, again up to `retries` times where it raises."""
-    for _ in range(retries):
-        try:
-            return fn(*args, **kwargs)
-        except Exception:
-            pass  # the last attempt's exception is the one that counts
-    return fn(*args, **kwargs)
 
 
 def element_results(fn: Callable[..., Any], elements: Sequence[tuple[Any, ...]]) -> list[ElementResult]:

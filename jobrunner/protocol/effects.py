@@ -90,6 +90,13 @@ class SlotBlocked:
 
 
 @dataclass(slots=True)
+class SlotConnects:
+    """The slot's task is about to connect to the cluster that it belongs to."""
+
+    slot: SlotId
+
+
+@dataclass(slots=True)
 class SlotExited:
     """The slot's process is gone and reaped.
 
@@ -107,7 +114,9 @@ class SlotExited:
     element: int
 
 
-SlotEvent: TypeAlias = "SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotExited"
+SlotEvent: TypeAlias = (
+    "SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects | SlotExited"
+)
 
 
 # --- other events -------------------------------------------------------------------------------------------------
@@ -342,7 +351,7 @@ class Log:
 Event: TypeAlias = (
     "Received | Unreachable | Rejected | Tick | DrainRequested | SubmitRequested | CancelRequested | QueryRequested"
     " | WatchRequested | SupplyRequested"
-    " | SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotExited"
+    " | SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects | SlotExited"
     " | JournalWritten | JournalFailed"
 )
 Effect: TypeAlias = (

@@ -1,0 +1,161 @@
+"""`jobrunner submit`, `result ID` and `forget ID`: calls that outlive the shell that made them."""
+
+from __future__ import annotations
+
+import importlib
+import json as json_module
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobrunner.cli import options
+from jobrunner.cli.output import write
+from jobrunner.cli.status import connect
+from jobrunner.errors import ConfigError, CoordinatorLostError, JobRunnerError, JournalError
+from jobrunner.serialization import describe
+
+if TYPE_CHECKING:
+    from jobrunner.executor import Executor
+
+NOT_DONE = 3
+"""Exit code of `result` for a call that is not done yet."""
+
+
+def submit(
+    function: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:FUNCTION", help="What to call; the workers must be able to import it."
+        ),
+    ],
+    arguments: Annotated[
+        str,
+        typer.Argument(
+            metavar="[JSON]",
+            help="The arguments: a list for positional ones, an object for named ones, e.g. '[3, \"x\"]'.",
+        ),
+    ] = "[]",
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Shown in the status.")] = None,
+    priority: Annotated[int | None, typer.Option("--priority", help="A higher one starts first.")] = None,
+    retries: Annotated[
+        int | None, typer.Option("--retries", metavar="N", help="Attempts after the first, where it raises.")
+    ] = None,
+    limit: Annotated[
+        float | None, typer.Option("--limit", metavar="SECONDS", help="Seconds that it may run.")
+    ] = None,
+    address: options.Address = None,
+) -> None:
+    """Have a cluster run a call, and print its id as soon as it is accepted. It outlives this command."""
+    fn = find_function(function)
+    args, kwargs = parse_arguments(arguments)
+    with executor_at(address) as executor:
+        view = executor.with_options(
+            name=name, priority=priority, retries=retries, timeout=limit, detach=True
+        )
+        future = view.submit(fn, *args, **kwargs)
+        if not future.id:
+            raise future.exception() or JobRunnerError("the call could not be made")
+        executor.shutdown()  # waits until it is accepted, not until it is done
+        if isinstance(future.exception(), (JournalError, CoordinatorLostError)):
+            raise future.exception() or JobRunnerError("the call was refused")
+    write(future.id)
+
+
+def result(
+    task_id: Annotated[str, typer.Argument(metavar="ID", help="The id that `jobrunner submit` printed.")],
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until the call is done.")] = False,
+    address: options.Address = None,
+) -> None:
+    """Print the result of a call as JSON (or as Python shows it, where JSON cannot).
+
+    Exit code 1 if the call failed, with its error on standard error; 3 if it is not done yet.
+    """
+    if not wait:
+        _check_done(task_id, address)
+    with executor_at(address) as executor:
+        try:
+            value = executor.future(task_id).result()
+        except CancelledError:
+            raise JobRunnerError(f"call {task_id} was cancelled") from None
+        except JobRunnerError:
+            raise
+        except Exception as exc:
+            raise JobRunnerError(f"call {task_id} raised {describe(exc)}\n{exc.__cause__ or ''}") from exc
+    try:
+        write(json_module.dumps(value))
+    except (TypeError, ValueError):
+        write(repr(value))
+
+
+def forget(
+    task_ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="Calls whose outcome is not needed.")
+    ],
+    address: options.Address = None,
+) -> None:
+    """Have the cluster drop the outcomes of detached calls that are done."""
+    with executor_at(address) as executor:
+        for task_id in task_ids:
+            executor.forget(task_id)
+
+
+def executor_at(address: str | None) -> Executor:
+    """A connection to the cluster that the options name."""
+    from jobrunner.executor import Executor
+
+    return Executor(
+        "cluster",
+        address=options.cluster_address(address),
+        show_output=False,
+        connect_timeout=options.QUERY_TIMEOUT,
+    )
+
+
+def find_function(text: str) -> Callable[..., Any]:
+    """The function that "package.module:function" names. Raises ConfigError."""
+    module, colon, path = text.partition(":")
+    if not (module and colon and path):
+        raise ConfigError(f"{text!r} does not name a function: write MODULE:FUNCTION, as in math:sqrt")
+    sys.path.insert(0, os.getcwd())  # as with `python -m`
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception as exc:
+        raise ConfigError(f"cannot import {text}: {describe(exc)}") from exc
+    finally:
+        sys.path.remove(os.getcwd())
+    if not callable(found):
+        raise ConfigError(f"{text} is not a function but {found!r:.80}")
+    return found  # type: ignore[no-any-return]
+
+
+def parse_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and named arguments from JSON. Raises ConfigError."""
+    try:
+        value = json_module.loads(text)
+    except ValueError as exc:
+        raise ConfigError(
+            f"the arguments are not JSON ({exc}): write a list or an object, as in '[3, \"x\"]'"
+        ) from exc
+    if isinstance(value, dict):
+        return [], value
+    return (value, {}) if isinstance(value, list) else ([value], {})
+
+
+def _check_done(task_id: str, address: str | None) -> None:
+    """Leave with NOT_DONE where the call is under way."""
+    with connect(address, options.QUERY_TIMEOUT) as admin:
+        try:
+            state = admin.task(task_id)["state"]
+        except JobRunnerError as exc:
+            if type(exc) is not JobRunnerError:
+                raise
+            return  # long done, or unknown: the cluster tells when it is asked for the outcome
+    if state not in ("succeeded", "failed", "cancelled"):
+        typer.echo(f"{task_id} is {state}; --wait waits until it is done", err=True)
+        raise typer.Exit(NOT_DONE)

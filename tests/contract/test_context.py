@@ -1,0 +1,98 @@
+"""What a task can find out about itself, and calls that calls make."""
+
+from __future__ import annotations
+
+import pytest
+import zoo
+
+from jobrunner import current_executor, current_task
+
+
+def about_itself():
+    task = current_task()
+    return task.id, task.name, task.attempt, task.worker, task.cancel_requested
+
+
+def fail_until(path, attempts):
+    zoo.append_line(path, str(current_task().attempt))
+    if current_task().attempt < attempts:
+        raise ValueError("not yet")
+    return current_task().attempt
+
+
+def fibonacci(n):
+    if n < 2:
+        return n
+    with current_executor() as executor:
+        left, right = executor.submit(fibonacci, n - 1), executor.submit(fibonacci, n - 2)
+        return left.result() + right.result()
+
+
+def quicksort(values):
+    if len(values) < 20:
+        return sorted(values)
+    pivot, *rest = values
+    executor = current_executor()
+    low = executor.submit(quicksort, [value for value in rest if value < pivot])
+    high = executor.submit(quicksort, [value for value in rest if value >= pivot])
+    return [*low.result(), pivot, *high.result()]
+
+
+def stop_when_asked(started):
+    zoo.append_line(started, "started")
+    try:
+        zoo.wait_for("/never")
+    except KeyboardInterrupt:
+        zoo.append_line(started, str(current_task().cancel_requested))
+        raise
+
+
+def test_a_task_knows_itself(executor, kind):
+    future = executor.with_options(name="mine").submit(about_itself)
+    task_id, name, attempt, worker, cancelled = future.result()
+    assert (task_id, name, attempt, cancelled) == (future.id, "mine", 1, False)
+    assert worker if kind == "cluster" else worker == {"threads": "threads", "processes": "local"}[kind]
+
+
+def test_outside_of_tasks_there_is_none():
+    assert current_task() is None
+    with pytest.raises(RuntimeError, match="is for tasks"):
+        current_executor()
+
+
+def test_attempts_are_counted(executor, tmp_path):
+    trace = tmp_path / "trace"
+    future = executor.with_options(retries=3).submit(fail_until, str(trace), 3)
+    assert future.result() == 3
+    assert trace.read_text().split() == ["1", "2", "3"]
+
+
+def test_in_a_map(executor):
+    tasks = list(executor.map(lambda _: current_task() is not None, range(10)))
+    assert tasks == [True] * 10
+
+
+@pytest.mark.crashes
+def test_a_task_sees_that_it_is_to_stop(make_executor, tmp_path, eventually):
+    executor = make_executor(max_workers=1)
+    started = tmp_path / "started"
+    future = executor.submit(stop_when_asked, str(started))
+    eventually(started.exists)
+    assert future.cancel(running=True)
+    assert started.read_text().split() == ["started", "True"]
+
+
+def test_a_tree_of_calls_is_deeper_than_the_pool(make_executor):
+    assert make_executor(max_workers=2).submit(fibonacci, 7).result() == 13
+
+
+def test_a_parallel_quicksort(make_executor):
+    values = [(7919 * i) % 1009 for i in range(300)]
+    assert make_executor(max_workers=2).submit(quicksort, values).result() == sorted(values)
+
+
+def test_calls_of_calls_are_this_executor_s(executor):
+    def inner():
+        return list(current_executor().map(zoo.add, range(5), range(5)))
+
+    assert executor.submit(inner).result() == [0, 2, 4, 6, 8]
