@@ -84,7 +84,8 @@ def result(
         except JobRunnerError:
             raise
         except Exception as exc:
-            raise JobRunnerError(f"call {task_id} raised {describe(exc)}\n{exc.__cause__ or ''}") from exc
+            typer.echo(str(exc.__cause__ or "").strip(), err=True)  # the traceback, from where it was raised
+            raise JobRunnerError(f"call {task_id} raised {describe(exc)}") from exc
     try:
         write(json_module.dumps(value))
     except (TypeError, ValueError):

@@ -61,3 +61,10 @@ def wait_for_file(path: str) -> str:
 
 def die(code: int) -> None:
     os._exit(code)
+
+
+def append_and_wait(trace: str, path: str) -> str:
+    """Leaves a line of having run, then waits for a file."""
+    with open(trace, "a") as file:
+        file.write("ran\n")
+    return wait_for_file(path)
