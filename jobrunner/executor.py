@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
@@ -165,6 +165,8 @@ class Executor(concurrent.futures.Executor):
         timeout: float | None = None,
         resources: Mapping[str, float] | None = None,
         at_most_once: bool | None = None,
+        retry_on: type[BaseException] | Sequence[type[BaseException]] | None = None,
+        backoff: float | None = None,
         detach: bool | None = None,
     ) -> Executor:
         """This executor, with options for the calls made through what is returned; None leaves one as it is.
@@ -173,6 +175,8 @@ class Executor(concurrent.futures.Executor):
             name: shown in the status, in errors and in `Future.name`.
             priority: calls with a higher one start first. Default 0.
             retries: attempts after the first, where a call raises. Default 0.
+            retry_on: only after exceptions of this class, or of one of these. Default: any Exception.
+            backoff: seconds before the second attempt, doubled for each further one up to 30. Default 0.1.
             timeout: seconds of execution, after which the call is stopped and fails with TaskTimeoutError.
             resources: what a worker must have free, by name, e.g. {"gpu": 1}.
             at_most_once: where the process or the worker dies, fail (TaskLostError, WorkerLostError) rather
@@ -195,6 +199,8 @@ class Executor(concurrent.futures.Executor):
             timeout=timeout,
             resources=resources,
             at_most_once=at_most_once,
+            retry_on=retry_on,
+            backoff=backoff,
             detach=detach,
         )
         return view

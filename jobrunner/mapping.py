@@ -34,6 +34,7 @@ from jobrunner.futures import Future
 from jobrunner.lifetime import Lifetime
 from jobrunner.payloads import payload_size
 from jobrunner.protocol.messages import TaskOptions
+from jobrunner.serialization import is_one_of
 
 Elements = list[tuple[Any, ...]]
 
@@ -257,8 +258,8 @@ class MapRun:
             self._record(span.position, results)
             return
         kept = 0
-        for index, (ok, _) in enumerate(results):
-            if ok:
+        for index, (ok, value) in enumerate(results):
+            if ok or not self._may_retry(value):
                 continue
             if kept < index:
                 self._record(span.position + kept, results[kept:index])
@@ -267,6 +268,10 @@ class MapRun:
             self._run_again(span, [(begin, begin + 1)], span.retries - 1)
         if kept < len(results):
             self._record(span.position + kept, results[kept:])
+
+    def _may_retry(self, exc: Any) -> bool:
+        classes = self._options.retry_on
+        return classes is None or is_one_of(exc, classes)
 
     def _run_again(self, span: Span, parts: list[tuple[int, int]], retries: int) -> None:
         spans = [Span(span.pack, start, stop, retries) for start, stop in parts]

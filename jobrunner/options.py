@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobrunner.errors import ConfigError
+from jobrunner.errors import ConfigError, TaskTimeoutError
 from jobrunner.protocol.messages import TaskOptions
+from jobrunner.serialization import dump_classes
 
 
 def merged(
@@ -19,6 +20,8 @@ def merged(
     timeout: float | None = None,
     resources: Mapping[str, float] | None = None,
     at_most_once: bool | None = None,
+    retry_on: type[BaseException] | Sequence[type[BaseException]] | None = None,
+    backoff: float | None = None,
     detach: bool | None = None,
 ) -> TaskOptions:
     """`options` with those given replaced; None leaves one as it is, resources are added by name.
@@ -41,6 +44,13 @@ def merged(
         options = options._replace(resources=_resources(dict(options.resources), resources))
     if at_most_once is not None:
         options = options._replace(at_most_once=_flag("at_most_once", at_most_once))
+    if retry_on is not None:
+        classes = _exceptions(retry_on)
+        options = options._replace(
+            retry_on=dump_classes(classes), retry_timeouts=issubclass(TaskTimeoutError, classes)
+        )
+    if backoff is not None:
+        options = options._replace(backoff=0.0 if backoff == 0 else _positive("backoff", backoff, "seconds"))
     if detach is not None:
         options = options._replace(detach=_flag("detach", detach))
     if options.at_most_once and options.retries:
@@ -54,6 +64,15 @@ def _whole(name: str, value: Any) -> int:
     if not -(2**31) <= value < 2**31:
         raise ConfigError(f"{name}={value!r}: must fit into 32 bits")
     return value
+
+
+def _exceptions(given: Any) -> tuple[type[BaseException], ...]:
+    classes = (
+        (given,) if isinstance(given, type) else tuple(given) if isinstance(given, (tuple, list)) else ()
+    )
+    if not classes or not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
+        raise ConfigError(f"retry_on={given!r}: must be a class of exceptions, or a tuple of them")
+    return classes
 
 
 def _flag(name: str, value: Any) -> bool:

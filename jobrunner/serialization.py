@@ -280,6 +280,29 @@ def load_exception(payload: Payload) -> BaseException:
         return _load_error("the exception", exc)
 
 
+def dump_classes(classes: tuple[type[BaseException], ...]) -> bytes:
+    """Classes of exceptions, for `is_one_of`. Raises SerializationError."""
+    try:
+        return _pickle(classes, None)[0]
+    except Exception as exc:
+        raise _error(f"cannot pickle these classes of exceptions: {describe(exc)}") from exc
+
+
+@functools.lru_cache(maxsize=64)
+def load_classes(stream: bytes) -> tuple[type[BaseException], ...]:
+    """What `dump_classes` was given. Raises whatever unpickling raises."""
+    classes: tuple[type[BaseException], ...] = pickle.loads(stream)
+    return classes
+
+
+def is_one_of(exc: BaseException, stream: bytes) -> bool:
+    """Whether it is an instance of the classes that `dump_classes` was given; True if they cannot be had here."""
+    try:
+        return isinstance(exc, load_classes(stream))
+    except Exception:
+        return True
+
+
 def _encode_exception(exc: BaseException) -> tuple[bytes | None, str, str]:
     """Pickle (None if it cannot be unpickled again), description, and text of the traceback."""
     import traceback  # here: a slot whose tasks succeed never needs it

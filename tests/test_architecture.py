@@ -37,9 +37,9 @@ RULES = {
     "dependencies": set(),
     "futures": {"backends"},  # inside functions: a Future, or an Executor, that arrives somewhere connects
     "admin": {"backends", "config"},
-    "options": {"protocol"},
+    "options": {"protocol", "serialization"},
     "lifetime": {"backends"},
-    "mapping": {"backends", "chunking", "lifetime", "futures", "protocol"},
+    "mapping": {"backends", "chunking", "lifetime", "futures", "protocol", "serialization"},
     "progress_bar": {"futures", "mapping"},
     "executor": {
         "backends",

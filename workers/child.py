@@ -54,7 +54,8 @@ from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, t
 
 OK = 0
 ERROR = 1
-"""As in protocol.messages, which would take longer to import than all the rest."""
+FINAL_ERROR = 9
+"""As in protocol.messages and .effects, which would take longer to import than all the rest."""
 
 FLUSH_INTERVAL = 0.001
 """Seconds for which outcomes may wait for others while there are more tasks to run."""
@@ -166,7 +167,7 @@ class Slot:
 
     def execute(self, fields: list[Any], payload: Payload, values: list[Payload]) -> None:
         """Run one task, and put its outcome into the outbox."""
-        number, _id, _name, _attempt, function, _payload, span, setup, depth, _values = fields
+        number, _id, _name, _attempt, function, _payload, span, setup, depth, _values, retry_on = fields
         self.fields = fields
         self.board.start(number)
         blocking.set_depth(depth + 1)
@@ -191,7 +192,11 @@ class Slot:
             status, result = OK, dump(value)
         except BaseException as exc:
             self.running = 0
-            status, result = ERROR, serialization.dump_exception(without_own_frames(exc))
+            final = retry_on is not None and not serialization.is_one_of(exc, retry_on)
+            status, result = (
+                FINAL_ERROR if final else ERROR,
+                serialization.dump_exception(without_own_frames(exc)),
+            )
         if self.forked:
             self.leave_fork(status)
         self.stdout.flush_partial()

@@ -122,7 +122,13 @@ class SlotPool:
             return
         buffers: list[Buffer] = []
         entries = [
-            (*task[:5], detach(task.payload, buffers), *task[6:9], [detach(v, buffers) for v in task.values])
+            (
+                *task[:5],
+                detach(task.payload, buffers),
+                *task[6:9],
+                [detach(value, buffers) for value in task.values],
+                task.retry_on,
+            )
             for task in tasks
         ]
         process.runs += 1

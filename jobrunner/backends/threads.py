@@ -28,7 +28,8 @@ from jobrunner.futures import Future
 from jobrunner.host import usable_cpus
 from jobrunner.ids import ClientId, random_token, task_id
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
-from jobrunner.serialization import function_name
+from jobrunner.protocol.retry import backoff
+from jobrunner.serialization import function_name, is_one_of
 
 if TYPE_CHECKING:
     from jobrunner.executor import Executor
@@ -118,6 +119,7 @@ class ThreadsBackend(Backend):
         self._runners = 0
         self._waiting = 0
         self._closed = False
+        self._killed = threading.Event()
         finish_before_exit(self._wait_idle, self.kill)
 
     @property
@@ -136,9 +138,7 @@ class ThreadsBackend(Backend):
     ) -> Future[Any]:
         refuse_options(options)
         if not may_hold_futures(args, kwargs):
-            return self._add(
-                lambda: self._attempt(options.retries, prepared, *args, **kwargs), prepared, options
-            )
+            return self._add(lambda: self._attempt(options, prepared, *args, **kwargs), prepared, options)
         needs: dict[int, AnyFuture] = {}
 
         def need(future: AnyFuture) -> AnyFuture:
@@ -149,7 +149,7 @@ class ThreadsBackend(Backend):
 
         def work() -> Any:
             values, named = replace_futures((args, kwargs), result_of_need)
-            return self._attempt(options.retries, prepared, *values, **named)
+            return self._attempt(options, prepared, *values, **named)
 
         return self._add(work, prepared, options, list(needs.values()))
 
@@ -269,13 +269,18 @@ class ThreadsBackend(Backend):
         finally:
             self._place.end()
 
-    def _attempt(self, retries: int, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call `fn`, again up to `retries` times where it raises."""
-        for _ in range(retries):
+    def _attempt(self, options: TaskOptions, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call `fn`, and again where it raises, as the options allow."""
+        for failures in range(1, options.retries + 1):
             try:
                 return fn(*args, **kwargs)
-            except Exception:
-                self._place.again()  # the last attempt's exception is the one that counts
+            except Exception as exc:
+                if options.retry_on is not None and not is_one_of(exc, options.retry_on):
+                    raise
+                with blocking.waiting():
+                    if self._killed.wait(backoff(failures, options.backoff)):
+                        raise
+            self._place.again()
         return fn(*args, **kwargs)
 
     def _initialize(self) -> None:
@@ -323,6 +328,7 @@ class ThreadsBackend(Backend):
 
     def kill(self) -> None:
         """Cancel what waits. A thread cannot be stopped: what runs goes on, and is not waited for."""
+        self._killed.set()
         self.shutdown(wait=False, cancel_futures=True)
         # Also where runners are left, so that the idle threads end: a pool whose `submit` was interrupted by
         # Ctrl-C has threads that it would not end at the interpreter's exit, which would wait for them.

@@ -149,7 +149,7 @@ def keys(value: Any) -> list[bytes]:
 def options(value: Any) -> m.TaskOptions:
     if value is None:
         return m.DEFAULT_OPTIONS
-    name, priority, retries, limit, resources, at_most_once, detach = sequence(value)
+    name, priority, retries, limit, resources, once, retry_on, on_timeouts, backoff, detach = sequence(value)
     if name is not None:
         text(name)
     if type(priority) is not int:
@@ -157,7 +157,20 @@ def options(value: Any) -> m.TaskOptions:
     if limit is not None:
         number(limit)
     amounts = tuple((text(what), number(amount)) for what, amount in map(sequence, sequence(resources)))
-    return m.TaskOptions(name, priority, integer(retries), limit, amounts, flag(at_most_once), flag(detach))
+    if backoff is not None:
+        number(backoff)
+    return m.TaskOptions(
+        name,
+        priority,
+        integer(retries),
+        limit,
+        amounts,
+        flag(once),
+        optional_key(retry_on),
+        flag(on_timeouts),
+        backoff,
+        flag(detach),
+    )
 
 
 # --- entries ------------------------------------------------------------------------------------------------------

@@ -40,10 +40,15 @@ class SlotTask(NamedTuple):
     setup: FunctionKey | None
     depth: int = 0
     values: tuple[Payload, ...] = ()
+    retry_on: bytes | None = None
+
+
+FINAL_ERROR = 9
+"""A SlotOutcome's status: as messages.ERROR, with an exception that is not in the task's `retry_on`."""
 
 
 class SlotOutcome(NamedTuple):
-    """How a task ended in its slot: status is messages.OK or messages.ERROR; `duration` in seconds."""
+    """How a task ended in its slot: status is messages.OK, messages.ERROR or FINAL_ERROR; `duration` in seconds."""
 
     number: int
     status: int

@@ -65,6 +65,11 @@ class TaskOptions(NamedTuple):
     resources: tuple[tuple[str, float], ...] = ()
     at_most_once: bool = False
     """It fails where it would otherwise run again without its client's wish."""
+    retry_on: bytes | None = None
+    """The pickled classes of exceptions after which it may run again; None: all. Opaque to all but slots."""
+    retry_timeouts: bool = True
+    backoff: float | None = None
+    """Seconds before the second attempt, doubled for each further one; None: the usual."""
     detach: bool = False
     """It outlives its client, and its outcome is kept until somebody has it forgotten."""
 
@@ -118,7 +123,8 @@ class Assignment(NamedTuple):
 class Outcome(NamedTuple):
     """How one attempt ended. `duration` is in seconds, measured in the slot.
 
-    Detail keys (all optional): "error" the text of the failure, "exit_code", "signal" (its name), "host", "worker",
+    Detail keys (all optional): "final" (true: the exception is not in retry_on),
+    "error" the text of the failure, "exit_code", "signal" (its name), "host", "worker",
     "pid", "peak_memory" (bytes), "stderr" (last lines), "element" (absolute index in the span that was running when
     the process died), "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
     "timeout" (seconds), "unknown" (true: there is no such task here), and where the status is UNMET "need" (the id of

@@ -24,18 +24,24 @@ BACKOFF_START = 0.1
 BACKOFF_LIMIT = 30.0
 
 
-def backoff(failures: int) -> float:
-    """Seconds to wait after the given number of failures (from 1)."""
-    return float(min(BACKOFF_START * 2 ** min(failures - 1, 20), BACKOFF_LIMIT))
+def backoff(failures: int, start: float | None = None) -> float:
+    """Seconds to wait after the given number of failures (from 1); `start` after the first of them."""
+    if start is None:
+        start = BACKOFF_START
+    return min(start * 2.0 ** min(failures - 1, 20), max(start, BACKOFF_LIMIT))
 
 
-def verdict(record: TaskRecord, status: int, crash_limit: int) -> int:
+def verdict(record: TaskRecord, status: int, crash_limit: int, *, final: bool = False) -> int:
     """Whether the task ends with this outcome; the record's counts already include it.
+
+    `final`: the exception is none after which it may be tried again.
 
     A chunk of several elements is not run again after its process died: the client splits it around the element that
     was running, which costs the others one repetition instead of three.
     """
-    if record.cancel_asked or record.options.at_most_once:
+    if record.cancel_asked or record.options.at_most_once or final:
+        return FINISH
+    if status == TIMED_OUT and not record.options.retry_timeouts:
         return FINISH
     if status in (ERROR, TIMED_OUT):
         return RETRY if record.failures <= record.options.retries else FINISH

@@ -667,14 +667,15 @@ class Scheduler:
             record.crashes += 1
         else:
             record.failures += 1
-        verdict = retry.verdict(record, status, self.crash_limit)
+        final = bool(outcome.detail and outcome.detail.get("final"))
+        verdict = retry.verdict(record, status, self.crash_limit, final=final)
         if verdict != retry.FINISH:
             self._note_progress(record)
         if verdict == retry.REQUEUE:
             self._again(record, now)
         elif verdict == retry.RETRY:
             self._move(record, WAITING, now)
-            self._delay(record, now + retry.backoff(record.failures))
+            self._delay(record, now + retry.backoff(record.failures, record.options.backoff))
         elif status == m.CRASHED:
             self._finish_lost(record, outcome, now)
         else:

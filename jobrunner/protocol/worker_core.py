@@ -18,6 +18,7 @@ from jobrunner.ids import SlotId, TaskId, WorkerId
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
+    FINAL_ERROR,
     ConnectionLost,
     DrainRequested,
     Effect,
@@ -386,11 +387,13 @@ class WorkerCore:
             each = duration / task.elements
             self._estimates[function] = updated_estimate(self._estimates.get(function, UNKNOWN), each)
             attempt = task.assignment.attempt
-            if task.stop_reason is not None and status == m.ERROR:
+            if task.stop_reason is not None and status in (m.ERROR, FINAL_ERROR):
                 outcome = self._stopped_outcome(task, duration, None)
             else:
                 outcome = m.Outcome(task.id, attempt, status, payload, duration)
-                if status == m.ERROR:
+                if status == FINAL_ERROR:
+                    outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "final": True})
+                elif status == m.ERROR:
                     outcome = outcome._replace(detail=self._place())
             self._end(task, outcome)
 
@@ -527,7 +530,17 @@ class WorkerCore:
             self._stops[task.id] = task
         name = self._name(task)
         entry = SlotTask(
-            task.number, a.id, name, a.attempt, a.function, a.payload, a.span, a.setup, a.depth, a.values
+            task.number,
+            a.id,
+            name,
+            a.attempt,
+            a.function,
+            a.payload,
+            a.span,
+            a.setup,
+            a.depth,
+            a.values,
+            a.options.retry_on,
         )
         batches.setdefault(slot.id, []).append(entry)
         self._queue_moved = now

@@ -15,7 +15,9 @@ import pytest
 from jobrunner.cli.app import Settings, exit_code
 from jobrunner.errors import ConfigError, CoordinatorLostError, JobRunnerError
 
-COMMANDS = ["demo", "coordinator", "worker", "status", "workers", "tasks", "task", "cancel", "version"]
+COMMANDS = (
+    "demo coordinator worker status workers tasks task cancel submit result forget journal version".split()
+)
 SUBCOMMANDS = [
     *([name] for name in COMMANDS),
     ["coordinator", "start"],

@@ -61,7 +61,7 @@ def test_what_is_written_is_there_again(path):
         DOUBLE.key,
         (b"head", memoryview(b"x" * 100_000)),
         (2, 5),
-        m.TaskOptions("name", 3, 1, 2.5, (("gpu", 1.0),), False, True),
+        m.TaskOptions("name", 3, 1, 2.5, (("gpu", 1.0),), detach=True),
         b"setup",
         4,
         (TaskId("c-0"), TaskId("d-7")),

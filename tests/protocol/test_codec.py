@@ -47,6 +47,9 @@ options = st.builds(
     st.one_of(st.none(), seconds),
     st.lists(st.tuples(words, seconds), max_size=3).map(tuple),
     st.booleans(),
+    st.one_of(st.none(), st.binary(max_size=9)),
+    st.booleans(),
+    st.one_of(st.none(), seconds),
     st.booleans(),
 )
 optional_keys = st.one_of(st.none(), keys)

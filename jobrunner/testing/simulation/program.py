@@ -163,4 +163,4 @@ def draw_options(world: World, call: Call) -> m.TaskOptions:
     once = retries == 0 and rng.random() < 0.3
     # One that never ends would have to be cancelled by its client, which may be gone.
     detach = world.scenario.detached and call.seconds[0] != ENDLESS and rng.random() < 0.5
-    return m.TaskOptions(None, rng.randint(-1, 1), retries, timeout, resources, once, detach)
+    return m.TaskOptions(None, rng.randint(-1, 1), retries, timeout, resources, once, detach=detach)
