@@ -148,9 +148,8 @@ def test_a_client_is_stopped_for_longer_than_the_timeout(cluster, notes, count):
     environment = {"JOBRUNNER_PEER_TIMEOUT": "0.5"}  # a client may be silent for some times that
     client = cluster.run(work_program(), coordinator.address, notes, str(count), str(SECONDS), **environment)
     client.wait_for("done 20 %")
-    with stopped(client.pid):
-        with ClusterAdmin(coordinator.address, BOUND) as admin:
-            until(lambda: [c["state"] for c in admin.status()["clients"]] == ["lost"])
+    with stopped(client.pid), ClusterAdmin(coordinator.address, BOUND) as admin:
+        until(lambda: [c["state"] for c in admin.status()["clients"]] == ["lost"])
     until_ended(client)
     assert f"right {count}" in client.output
     assert executions(notes).total() == count

@@ -209,19 +209,24 @@ def test_closing_hands_on_whether_the_end_was_orderly():
         assert wire.closed is orderly
 
 
-def test_a_process_that_was_stopped_hears_what_came_meanwhile_before_its_core_judges_the_silence():
+def test_a_process_that_was_stopped_hears_what_came_meanwhile_before_its_core_judges_the_silence(monkeypatch):
     """Stopped in `wait`, it wakes up at the same time as ZeroMQ's thread, which has yet to read the sockets."""
     core, wire = Core(), Wire()
-    core.deadline = 1000.1
+    core.deadline = 1000.0
     times = iter([1000.0, 1000.0, 1005.0, 1005.1])  # made; the timeout; after the wait; after the pause
     driver = Driver(core, wire, {}, clock=lambda: next(times))
     late = Received(b"", ENVELOPE)
-    reader = threading.Timer(0.1 + CATCH_UP / 4, wire.incoming.append, [late])
-    reader.start()
+    pauses = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        wire.incoming.append(late)
+
+    monkeypatch.setattr("jobrunner.transport.driver.time.sleep", pause)
     driver.turn()
-    reader.join()
     driver.close()
     assert core.seen == [late, Tick()]
+    assert pauses == [CATCH_UP]
 
 
 def test_a_turn_in_time_does_not_pause():
