@@ -5,13 +5,13 @@ A cut cable says nothing: no connection is closed, packets just do not arrive. E
 
 from __future__ import annotations
 
-import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemons import BOUND, Cluster, Daemon, until
+from daemons import Cluster, Daemon, until
 from hosts import Hosts, why_not
 from work import executions
 
@@ -42,7 +42,7 @@ class Site:
             worker.wait_for("joined coordinator")
 
     def start(self, host: str, *arguments: str) -> Daemon:
-        command = [*self.hosts.command(host), os.sys.executable, *arguments]
+        command = [*self.hosts.command(host), sys.executable, *arguments]
         return self._cluster.run("-c", IN_A_NAMESPACE, *command)
 
     def jobrunner(self, host: str, *arguments: str) -> Daemon:
@@ -124,7 +124,7 @@ def test_a_host_vanishes_without_a_word(site, notes):
     site.wait_lost("two")
 
 
-def test_packets_are_lost_and_late(cluster, notes, monkeypatch):
+def test_packets_are_lost_and_late(cluster, notes):
     """A fifth of the packets, and 200 ms: TCP falters for seconds, so that peers are lost and come back."""
     cluster.environment["JOBRUNNER_PEER_TIMEOUT"] = "2"
     hosts = Hosts(["coordinator", *WORKERS, "client"])
@@ -137,6 +137,3 @@ def test_packets_are_lost_and_late(cluster, notes, monkeypatch):
         check(client, notes, 200, repeats=True)
     finally:
         hosts.end()
-
-
-assert BOUND
