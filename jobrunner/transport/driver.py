@@ -15,6 +15,12 @@ from typing import Any, Protocol
 from jobrunner.protocol.effects import Effect, Event, Send, Stop, Tick
 from jobrunner.transport.wakeup import Wakeup
 
+LATE = 0.5
+"""Seconds by which a turn may come later than planned before this process counts as having been stopped."""
+
+CATCH_UP = 0.1
+"""Seconds that the transport then gets to bring what has arrived meanwhile."""
+
 
 class Core(Protocol):
     """A sans-IO state machine."""
@@ -62,6 +68,7 @@ class Driver:
         self._woken = False
         self._aborted = False
         self._stopped = False
+        self._turned = clock()
         wire.register(self._wakeup.fileno())
 
     def add_source(self, fd: int, read: Callable[[], Iterable[Event]]) -> None:
@@ -94,11 +101,18 @@ class Driver:
 
     def turn(self) -> None:
         """Wait for something to do, then do all of it."""
-        ready = self._wire.wait(self._timeout())
+        timeout = self._timeout()
+        ready = self._wire.wait(timeout)
         self._asleep = self._woken = False
         if self._wakeup.fileno() in ready:
             self._wakeup.clear()
         now = self._clock()
+        if timeout is not None and now - self._turned > timeout + LATE:
+            # Stopped, suspended or starved. Peers have spoken meanwhile, but ZeroMQ's thread was asleep as well and
+            # has not read them yet; without a pause the core would take them all for silent, and so for lost.
+            time.sleep(CATCH_UP)
+            now = self._clock()
+        self._turned = now
         handle = self._core.handle
         effects: list[Effect] = []
         posted = len(

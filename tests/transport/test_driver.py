@@ -10,7 +10,7 @@ import pytest
 
 from jobrunner.protocol.effects import Log, QueryRequested, Received, Send, Stop, Tick, Unreachable
 from jobrunner.protocol.messages import Envelope, Heartbeat
-from jobrunner.transport.driver import Driver
+from jobrunner.transport.driver import CATCH_UP, LATE, Driver
 
 ENVELOPE = Envelope("s", 1, 0, Heartbeat())
 BOUND = 30.0
@@ -207,3 +207,33 @@ def test_closing_hands_on_whether_the_end_was_orderly():
         wire = Wire()
         Driver(Core(), wire, {}).close(orderly=orderly)
         assert wire.closed is orderly
+
+
+def test_a_process_that_was_stopped_hears_what_came_meanwhile_before_its_core_judges_the_silence(monkeypatch):
+    """Stopped in `wait`, it wakes up at the same time as ZeroMQ's thread, which has yet to read the sockets."""
+    core, wire = Core(), Wire()
+    core.deadline = 1000.0
+    times = iter([1000.0, 1000.0, 1005.0, 1005.1])  # made; the timeout; after the wait; after the pause
+    driver = Driver(core, wire, {}, clock=lambda: next(times))
+    late = Received(b"", ENVELOPE)
+    pauses = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        wire.incoming.append(late)
+
+    monkeypatch.setattr("jobrunner.transport.driver.time.sleep", pause)
+    driver.turn()
+    driver.close()
+    assert core.seen == [late, Tick()]
+    assert pauses == [CATCH_UP]
+
+
+def test_a_turn_in_time_does_not_pause():
+    core, wire = Core(), Wire()
+    core.deadline = 1000.0
+    times = iter([1000.0, 1000.0, 1000.0 + LATE])
+    driver = Driver(core, wire, {}, clock=lambda: next(times))
+    driver.turn()  # a further look at the clock would raise StopIteration
+    driver.close()
+    assert core.seen == [Tick()]
