@@ -51,6 +51,9 @@ def start(
     stop_grace: Annotated[
         float | None, typer.Option("--stop-grace", metavar="SECONDS", help=_help("stop_grace"))
     ] = None,
+    slot_memory: Annotated[
+        str | None, typer.Option("--slot-memory", metavar="SIZE", help=_help("slot_memory"))
+    ] = None,
     log_level: options.WorkerLogLevel = None,
 ) -> None:
     """Start a worker in the foreground. It waits for its coordinator, so either may be started first.
@@ -66,6 +69,7 @@ def start(
         resources=resources,
         drain_timeout=drain_timeout,
         stop_grace=stop_grace,
+        slot_memory=slot_memory,
         log_level=log_level.value if log_level else None,
     )
     config = options.with_full_address(config)

@@ -42,6 +42,10 @@ UNREACHABLE_GRACE = 2.0
 """Seconds that a peer has to come back once the transport says that its connection is gone."""
 
 
+SIZES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+"""Suffixes of whole numbers, as in 512M."""
+
+
 def setting(
     default: Any,
     *,
@@ -200,6 +204,13 @@ class WorkerConfig:
         doc="outcomes kept before new tasks wait",
         minimum=1,
     )
+    slot_memory: int | None = setting(
+        None,
+        env="JOBRUNNER_SLOT_MEMORY",
+        unit="bytes",
+        doc="memory of each slot, e.g. 512M; a call that needs more gets MemoryError; default: no limit",
+        minimum=64 * 2**20,
+    )
     log_level: str = setting("info", env="JOBRUNNER_LOG_LEVEL", doc="debug, info, warning or error")
 
 
@@ -297,6 +308,8 @@ def to_number(
     value: Any, where: str, *, whole: bool, minimum: float | None, maximum: float | None = None
 ) -> int | float:
     kind = "a whole number" if whole else "a number"
+    if whole and isinstance(value, str) and value[-1:].upper() in SIZES and value[:-1].strip().isdigit():
+        value = int(value[:-1]) * SIZES[value[-1:].upper()]
     if isinstance(value, (bool, bytes)):
         raise ConfigError(f"{where}: {value!r} is not {kind}")
     try:

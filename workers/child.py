@@ -35,6 +35,7 @@ from typing import Any, NoReturn
 
 from jobrunner import blocking, context, serialization
 from jobrunner.payloads import Payload
+from jobrunner.workers import memory
 from jobrunner.workers.board import Board
 from jobrunner.workers.channel import (
     BLOCKED,
@@ -90,6 +91,7 @@ class Slot:
         self.interrupted = False  # once per task, so that the except clauses below are safe; main thread
         self.fields: list[Any] = []  # the task that runs
         self.asked_to_stop = 0  # the last one that the worker wanted to be interrupted; attendant
+        self.memory_limit = memory.limit_from_environment()
         self.forked = False
         self.blocked = 0  # nested waits; main thread
         self.last_flush = 0.0
@@ -192,6 +194,8 @@ class Slot:
             status, result = OK, dump(value)
         except BaseException as exc:
             self.running = 0
+            if self.memory_limit and isinstance(exc, MemoryError):
+                memory.explain(exc, self.memory_limit)
             final = retry_on is not None and not serialization.is_one_of(exc, retry_on)
             status, result = (
                 FINAL_ERROR if final else ERROR,
@@ -394,6 +398,8 @@ def main(arguments: list[str]) -> NoReturn:
         blocking.install(slot.waiting)
         context.install_in_process(slot)
         slot.restore()
+        if slot.memory_limit:
+            memory.apply_limit(slot.memory_limit)
         threading.Thread(target=slot.attend, args=(parent,), name="jobrunner-attendant", daemon=True).start()
         slot.serve()
         die()

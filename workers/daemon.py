@@ -17,6 +17,7 @@ from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import Service, set_up_logging
 from jobrunner.transport.sockets import DealerWire, check_address
 from jobrunner.version import __version__
+from jobrunner.workers.memory import TASK_MEMORY
 from jobrunner.workers.pool import SlotPool
 from jobrunner.workers.slot_effects import slot_effects
 
@@ -29,7 +30,10 @@ def run(config: WorkerConfig, *, lifeline: int | None = None) -> int:
     settings = settings_for(config)
     core = WorkerCore(settings, random.Random(), time.monotonic())
     wire = DealerWire(address)
-    pool = SlotPool(environment={TASK_ADDRESS: address, TASK_WORKER: settings.name})
+    environment = {TASK_ADDRESS: address, TASK_WORKER: settings.name}
+    if config.slot_memory:
+        environment[TASK_MEMORY] = str(config.slot_memory)
+    pool = SlotPool(environment=environment)
 
     def connection_lost(effect: ConnectionLost) -> None:
         service.log.warning("lost the coordinator: %s; waiting for it at %s", effect.reason, address)
@@ -63,6 +67,7 @@ def settings_for(config: WorkerConfig) -> WorkerSettings:
         stop_grace=config.stop_grace,
         drain_timeout=config.drain_timeout,
         unacknowledged_bytes=config.unacknowledged_bytes,
+        slot_memory=config.slot_memory,
     )
 
 

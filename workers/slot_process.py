@@ -27,6 +27,7 @@ from jobrunner.protocol.effects import (
     SlotReturned,
 )
 from jobrunner.protocol.messages import STDERR, STDOUT
+from jobrunner.workers import memory
 from jobrunner.workers.board import Board, create_board_file
 from jobrunner.workers.channel import (
     BLOCKED,
@@ -53,8 +54,13 @@ main(arguments)
 """
 
 STDERR_LINES = 20
-STDERR_CHARACTERS = 4096
+STDERR_CHARACTERS = 16 * 1024
 """How much of a slot's last words is kept."""
+
+TRACEBACK_LINES = 30
+
+FATAL = "Fatal Python error: "
+"""With this faulthandler begins to tell where a dying process was."""
 
 PIPE_READ = 64 * 1024
 PIPE_TURN = 16
@@ -89,6 +95,7 @@ class SlotProcess:
         self._last_finished = 0
         self._stderr = ""
         self._stderr_number = 0
+        self._oom_kills = memory.oom_kills()
         with ExitStack() as theirs, ExitStack() as ours:
             board = create_board_file()
             theirs.callback(os.close, board)
@@ -240,7 +247,9 @@ class SlotProcess:
         if number <= self._last_finished:
             number = 0
         element = self._board.element if number else -1
-        stderr = "".join(self._stderr.splitlines(keepends=True)[-STDERR_LINES:])
+        words, found, trace = self._stderr.partition(FATAL)
+        stderr = "".join(words.splitlines(keepends=True)[-STDERR_LINES:])
+        traceback = "".join((found + trace).splitlines(keepends=True)[:TRACEBACK_LINES])
         self._resources.close()
         events.append(
             SlotExited(
@@ -252,6 +261,8 @@ class SlotProcess:
                 stderr,
                 number,
                 element,
+                traceback,
+                ending.signal == "SIGKILL" and memory.oom_kills() > self._oom_kills,
             )
         )
         return events

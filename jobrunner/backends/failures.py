@@ -74,6 +74,9 @@ def story(detail: dict[str, Any]) -> str:
     lines = [f"  {line}" for line in detail.get("attempts", ())]
     if lines:
         lines.insert(0, "attempts:")
+    trace = (detail.get("traceback") or "").strip()
+    if trace:
+        lines += ["where it was:", *(f"  {line}" for line in trace.splitlines())]
     stderr = (detail.get("stderr") or "").strip()
     if stderr:
         lines += ["last lines of stderr:", *(f"  {line}" for line in stderr.splitlines())]

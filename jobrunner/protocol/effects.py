@@ -117,6 +117,10 @@ class SlotExited:
     stderr: str
     number: int
     element: int
+    traceback: str = ""
+    """Where each thread was when it died, as far as Python could still tell."""
+    oom_kill: bool = False
+    """The kernel says that it has killed a process of this worker for want of memory."""
 
 
 SlotEvent: TypeAlias = (

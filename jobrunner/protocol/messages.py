@@ -125,7 +125,8 @@ class Outcome(NamedTuple):
 
     Detail keys (all optional): "final" (true: the exception is not in retry_on),
     "error" the text of the failure, "exit_code", "signal" (its name), "host", "worker",
-    "pid", "peak_memory" (bytes), "stderr" (last lines), "element" (absolute index in the span that was running when
+    "pid", "peak_memory" (bytes), "stderr" (last lines), "traceback" (where it died), "out_of_memory" (true),
+    "element" (absolute index in the span that was running when
     the process died), "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
     "timeout" (seconds), "unknown" (true: there is no such task here), and where the status is UNMET "need" (the id of
     the task that did not succeed), "need_name", "need_status" and "need_detail" (of its outcome).

@@ -58,6 +58,9 @@ OUTPUT_LIMIT = 1000
 
 STOP_STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
 
+NEARLY_ALL = 0.8
+"""Share of its slot's memory from which on a death is put down to it."""
+
 START_FAILURES = 5
 """Slots that may die in a row before they were ready; then the worker gives up, with what they said."""
 
@@ -77,6 +80,8 @@ class WorkerSettings:
     stop_grace: float = 5.0
     drain_timeout: float = 60.0
     unacknowledged_bytes: int = 256 * 1024 * 1024
+    slot_memory: int | None = None
+    """Bytes that each slot may take."""
     peer_timeout: float = PEER_TIMEOUT
     """0: the coordinator is in this process."""
 
@@ -439,6 +444,15 @@ class WorkerCore:
             "peak_memory": event.peak_memory,
             "stderr": event.stderr,
         }
+        if event.traceback:
+            detail["traceback"] = event.traceback
+        limit = self.settings.slot_memory
+        if limit and event.peak_memory >= NEARLY_ALL * limit:
+            detail["out_of_memory"] = True
+            detail["error"] += f"; it had taken nearly all of its slot's memory, {limit / 2**20:.0f} MiB"
+        elif event.oom_kill:
+            detail["out_of_memory"] = True
+            detail["error"] += "; the kernel killed for want of memory"
         if event.element >= 0:
             detail["element"] = event.element
         return detail

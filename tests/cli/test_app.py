@@ -15,14 +15,14 @@ import pytest
 from jobrunner.cli.app import Settings, exit_code
 from jobrunner.errors import ConfigError, CoordinatorLostError, JobRunnerError
 
-COMMANDS = (
-    "demo coordinator worker status workers tasks task cancel submit result forget journal version".split()
-)
+COMMANDS = ["demo", "coordinator", "worker", "status", "workers", "tasks", "task", "cancel"]
+COMMANDS += ["submit", "result", "forget", "journal", "version"]
 SUBCOMMANDS = [
     *([name] for name in COMMANDS),
     ["coordinator", "start"],
     ["worker", "start"],
     ["worker", "drain"],
+    ["journal", "check"],
 ]
 
 

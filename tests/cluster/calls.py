@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -68,3 +70,20 @@ def append_and_wait(trace: str, path: str) -> str:
     with open(trace, "a") as file:
         file.write("ran\n")
     return wait_for_file(path)
+
+
+def take_memory(megabytes: int) -> int:
+    return len(bytearray(megabytes << 20)) >> 20
+
+
+def die_without_memory(megabytes: int) -> None:
+    """As C code does where an allocation fails that it cannot do without."""
+    held = b"x" * (megabytes << 20)
+    os.abort() if held else None
+
+
+def crash_deep_down(depth: int) -> None:
+    if depth:
+        crash_deep_down(depth - 1)
+    print("a last word", file=sys.stderr)
+    faulthandler._sigsegv()  # type: ignore[attr-defined]
