@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from protocol.support import DOUBLE, HALVE, KEY, OTHER_KEY, Coordinator, assignment, ended, ids, ok, spec
 
@@ -52,6 +54,29 @@ def test_the_same_greeting_again_is_answered_and_changes_nothing(world):
     assert len(world.core.scheduler.workers) == len(world.core.scheduler.clients) == 1
     worker.say(m.Outcomes([ok("c-1")]))
     assert resolved(client) == [("c-1", m.OK)]
+
+
+def test_a_greeting_that_comes_late_is_ignored(world):
+    worker = world.worker(serial=2)
+    submit(world.client(), spec(1))
+    assert given(worker) == [("c-1", 1)]
+    late = dataclasses.replace(worker.hello, serial=1)
+    world.give(worker.source, m.Envelope("late", 0, 0, late))
+    assert worker.heard() == []
+    worker.say(m.Outcomes([ok("c-1")]))
+    assert worker.heard() == []
+    assert not world.core.scheduler.tasks  # so the session goes on, and its outcomes count
+
+
+def test_a_greeting_that_is_delivered_twice_never_opens_two_sessions_of_one_name(world):
+    worker = world.worker(peer_timeout=1.0)
+    name = worker.link.session
+    greeting = name.partition("/")[0]
+    world.turn(3.0)  # it is silent, and lost
+    assert not world.core.scheduler.workers
+    world.give(worker.source, m.Envelope(greeting, 0, 0, worker.hello))
+    (welcome,) = [message for message in worker.heard() if type(message) is m.Welcome]
+    assert welcome.session != name
 
 
 def test_whoever_is_unknown_is_reset_and_a_reset_is_not_answered(world):

@@ -9,9 +9,13 @@ import sys
 
 import pytest
 
+from jobrunner.protocol import retry
+from jobrunner.protocol.journal import JournalEntry
 from jobrunner.protocol.link import Link
+from jobrunner.protocol.messages import OK
 from jobrunner.protocol.placement import ReadyQueue
 from jobrunner.protocol.scheduler import Scheduler
+from jobrunner.protocol.task import TaskRecord
 from jobrunner.protocol.worker_core import STOP_STEPS, WorkerCore
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
 from jobrunner.testing.simulation.runner import TRACE_LENGTH
@@ -72,9 +76,9 @@ def test_no_story_depends_on_how_strings_are_hashed():
 # --- the laws can be broken, and that is seen ---------------------------------------------------------------------
 
 
-def find(profile: str | None = None, limit: int = 300) -> int:
-    """The first seed that fails."""
-    for seed in range(limit):
+def find(profile: str | None = None, first: int = 0, limit: int = 500) -> int:
+    """The first seed that fails. `first` saves the time of those before, that are known not to find it."""
+    for seed in range(first, limit):
         if run_seed(seed, profile=profile) is not None:
             return seed
     pytest.fail(f"{limit} seeds have not found the planted bug")
@@ -153,6 +157,82 @@ def test_a_crash_limit_that_is_one_too_high_is_found(monkeypatch):
 
 def test_functions_that_are_never_dropped_are_found(monkeypatch):
     monkeypatch.setattr(WorkerCore, "_forget_functions", lambda self: None)
+    find()
+
+
+def test_a_repetition_of_what_may_run_once_is_found(monkeypatch):
+    real = retry.verdict
+
+    def verdict(record, status, crash_limit, **rest):
+        options, record.options = record.options, record.options._replace(at_most_once=False)
+        try:
+            return real(record, status, crash_limit, **rest)
+        finally:
+            record.options = options
+
+    monkeypatch.setattr(retry, "verdict", verdict)
+    find()
+
+
+def test_a_doubt_about_what_has_run_that_is_ignored_is_found(monkeypatch):
+    monkeypatch.setattr(TaskRecord, "may_have_run", property(lambda self: False, lambda self, value: None))
+    find("crashes", first=375)
+
+
+def test_a_task_that_starts_before_what_it_needs_is_found(monkeypatch):
+    real = Scheduler._seek_needs
+
+    def seek_needs(self, record, needs, now):
+        real(self, record, needs, now)
+        record.lacks = 0
+
+    monkeypatch.setattr(Scheduler, "_seek_needs", seek_needs)
+    find()
+
+
+def test_a_failure_that_does_not_reach_what_needs_it_is_found(monkeypatch):
+    real = Scheduler._need_ended
+
+    def need_ended(self, record, ended, now):
+        if ended.outcome.status == OK:
+            real(self, record, ended, now)
+
+    monkeypatch.setattr(Scheduler, "_need_ended", need_ended)
+    find()
+
+
+def test_an_acceptance_before_the_journal_has_it_is_found(monkeypatch):
+    def tell_accepted(self, record):
+        record.client.accepted.append(record.id)
+        self.dirty[record.client] = None
+
+    real = Scheduler.submit
+
+    def submit(self, client, spec, now):
+        done = real(self, client, spec, now)
+        record = self.tasks.get(spec.id)
+        if record is not None and spec.options.detach and client.source:
+            tell_accepted(self, record)
+        return done
+
+    monkeypatch.setattr(Scheduler, "submit", submit)
+    find("crashes", first=60)
+
+
+def test_detached_tasks_that_go_with_their_client_are_found(monkeypatch):
+    real = Scheduler.client_gone
+
+    def client_gone(self, client, now):
+        for record in [r for r in self.tasks.values() if r.client is client]:
+            self.cancel(record.id, True, now)
+        real(self, client, now)
+
+    monkeypatch.setattr(Scheduler, "client_gone", client_gone)
+    find("crashes", first=455)
+
+
+def test_a_journal_that_is_never_told_what_is_gone_is_found(monkeypatch):
+    monkeypatch.setattr(JournalEntry, "drop", lambda self, task_id: None)
     find()
 
 
