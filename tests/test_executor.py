@@ -12,6 +12,7 @@ from jobrunner import ConfigError, Executor, NotSupportedError, backends
 from jobrunner.backends import shared
 from jobrunner.config import ClientConfig, load
 from jobrunner.executor import choose
+from jobrunner.protocol.messages import TaskOptions
 from jobrunner.testing.stub_backend import StubBackend
 
 
@@ -168,10 +169,10 @@ def test_options_reach_the_call_and_nest(backend, executor):
     view = executor.with_options(retries=3, resources={"gpu": 1})
     view.with_options(timeout=5, name="n", priority=-2, resources={"disk": 0.5}).submit(print)
     options = backend.calls[0].options
-    assert options == ("n", -2, 3, 5.0, (("disk", 0.5), ("gpu", 1.0)))
+    assert options == TaskOptions("n", -2, 3, 5.0, (("disk", 0.5), ("gpu", 1.0)))
     assert isinstance(view, Executor)
     executor.submit(print)
-    assert backend.calls[1].options == (None, 0, 0, None, ())
+    assert backend.calls[1].options == TaskOptions()
 
 
 @pytest.mark.parametrize(
@@ -311,7 +312,7 @@ def test_pickling_is_a_connection_with_the_same_options(executor, backend, monke
         joined.append(address)
         return StubBackend(slots=7)
 
-    monkeypatch.setattr(shared, "SharedBackend", join)
+    monkeypatch.setattr(shared, "connection_to", join)
     backend.connection = lambda: "tcp://h:1"
     copy = pickle.loads(pickle.dumps(executor.with_options(retries=2)))
     assert joined == ["tcp://h:1"]
