@@ -89,13 +89,19 @@ class Session:
     def unreachable(self, now: float) -> None:
         self.link.retransmit_soon(now)
 
+    def check_silence(self, now: float) -> None:
+        """End the session if the coordinator has said nothing for too long.
+
+        An owner whose greeting names what it has, calls this before `due`, and takes back what was not acknowledged.
+        """
+        if self.open and self.link.silent(now):
+            self._lose(f"it has been silent for {now - self.link.last_heard:.0f} s", now)
+
     def due(self, now: float) -> list[Effect]:
         """Greetings, heartbeats, repetitions."""
+        self.check_silence(now)
         if self.open:
-            if self.link.silent(now):
-                self._lose(f"it has been silent for {now - self.link.last_heard:.0f} s", now)
-            else:
-                return [Send(COORDINATOR, envelope) for envelope in self.link.due(now)]
+            return [Send(COORDINATOR, envelope) for envelope in self.link.due(now)]
         if now < self._greet_at or self.refusal:
             return []
         if not self.link.session:

@@ -577,9 +577,10 @@ class WorkerCore:
     def _send_all(self, now: float) -> None:
         session = self.session
         link, was_open = session.link, session.open
-        self._effects += session.due(now)
+        session.check_silence(now)
         if was_open and not session.open:
-            self._session_lost(link.unacked())
+            self._session_lost(link.unacked())  # before the greeting, which must name the outcomes among it
+        self._effects += session.due(now)
         if not session.open:
             return
         if self._output:
