@@ -43,7 +43,7 @@ class Crowd:
             dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
             dealer.connect(address)
             hello = ClientHello(ClientId(random_token()), __version__, "3", "here", os.getpid(), 2.0)
-            self._peers.append((dealer, Session(lambda h=hello: h, random.Random(number), now, 2.0)))
+            self._peers.append((dealer, Session(lambda serial, h=hello: h, random.Random(number), now, 2.0)))
 
     def turn(self) -> None:
         now = time.monotonic()

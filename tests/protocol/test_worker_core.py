@@ -620,6 +620,19 @@ def test_a_new_session_opens_with_what_is_held_and_the_outcomes_that_may_be_lost
     assert ids(world.hello.held) == ["c-1", "c-4"]
 
 
+def test_the_first_greeting_after_a_silence_names_the_outcomes_that_may_be_lost():
+    """Later greetings of that session count for nothing, and an outcome that no greeting named is dropped."""
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    finish(world, 1, 1)
+    world.turn()
+    assert ids(world.heard_one(m.Outcomes).outcomes) == ["c-1"]  # and nobody acknowledges it
+    world.turn(10.0)
+    world.turn()
+    assert ids(world.hello.held) == ["c-1"]
+
+
 def test_acknowledged_outcomes_are_not_sent_again():
     world = worker()
     assign(world, assignment(1))
