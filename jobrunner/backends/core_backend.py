@@ -20,9 +20,9 @@ from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings, ElementResult
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.printer import Printer
-from jobrunner.backends.supplies import Supplies
+from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
-from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
+from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.errors import CoordinatorLostError, JobRunnerError, NotSupportedError, SerializationError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
@@ -157,7 +157,7 @@ class CoreBackend(Backend):
         futures: list[AnyFuture] = []
         try:
             if may_hold_futures(args, kwargs):
-                args, kwargs, futures = self._with_needs(args, kwargs)
+                args, kwargs, futures = with_needs(args, kwargs)
             payload = serialization.dump_call(args, kwargs, snapshot=True)
         except SerializationError as exc:
             self._check_open()
@@ -225,27 +225,6 @@ class CoreBackend(Backend):
             f'detach=True: nothing of the "{self.name}" backend outlives this program; use the address of a'
             " cluster, see `jobrunner coordinator start`"
         )
-
-    def _with_needs(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any], list[AnyFuture]]:
-        """The arguments with a `serialization.Need` in place of each Future, and these Futures."""
-        needs: dict[int, serialization.Need] = {}
-        futures: list[AnyFuture] = []
-
-        def need(future: AnyFuture) -> serialization.Need:
-            if id(future) not in needs:
-                needs[id(future)] = serialization.Need(len(futures))
-                futures.append(future)
-            return needs[id(future)]
-
-        try:
-            return replace_futures(args, need), replace_futures(kwargs, need), futures
-        except RecursionError as exc:
-            raise SerializationError(
-                "the arguments hold a Future, and lists, tuples or dicts that are nested too deeply or hold"
-                " themselves"
-            ) from exc
 
     # --- calls that others have submitted ---
 

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from jobrunner import serialization
-from jobrunner.dependencies import AnyFuture
+from jobrunner.dependencies import AnyFuture, replace_futures
 from jobrunner.errors import SerializationError
 from jobrunner.futures import Future
 from jobrunner.ids import TaskId
@@ -20,6 +20,30 @@ from jobrunner.protocol import messages as m
 
 if TYPE_CHECKING:
     from jobrunner.backends.core_backend import CoreBackend
+
+
+def with_needs(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], list[AnyFuture]]:
+    """The arguments with a `serialization.Need` in place of each Future, and these Futures.
+
+    Raises SerializationError for containers that are nested very deeply or hold themselves.
+    """
+    needs: dict[int, serialization.Need] = {}
+    futures: list[AnyFuture] = []
+
+    def need(future: AnyFuture) -> serialization.Need:
+        if id(future) not in needs:
+            needs[id(future)] = serialization.Need(len(futures))
+            futures.append(future)
+        return needs[id(future)]
+
+    try:
+        return replace_futures(args, need), replace_futures(kwargs, need), futures
+    except RecursionError as exc:
+        raise SerializationError(
+            "the arguments hold a Future, and lists, tuples or dicts that are nested too deeply or hold themselves"
+        ) from exc
 
 
 class Supplies:

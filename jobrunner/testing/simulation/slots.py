@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jobrunner.ids import SlotId
+from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
     Effect,
@@ -121,6 +122,18 @@ class SlotProcess:
         self._turn += 1  # whatever runs will not end by itself any more
         self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_DEATH), lambda: self.die(None, name))
 
+    # --- what a task does; symbolic here ---
+
+    def read(self, task: SlotTask) -> Call:
+        """What is to happen in the task that begins now."""
+        return read_call(task.payload)
+
+    def outcome(self, task: SlotTask, ending: str) -> tuple[int, Payload]:
+        """Status and payload of the task that ends now."""
+        if ending == RETURN:
+            return m.OK, result_of(task.id, task.span, self.call)
+        return m.ERROR, error_of(task.id)
+
     # --- running ---
 
     def _next(self) -> None:
@@ -131,7 +144,7 @@ class SlotProcess:
             return
         task = self._queue.popleft()
         self.task = task
-        self.call = call = read_call(task.payload)
+        self.call = call = self.read(task)
         self._turn += 1
         self._began = self.world.now
         truth = self.world.truth
@@ -173,8 +186,7 @@ class SlotProcess:
             self._block(task, False)
         assert self.execution is not None
         self.world.truth.ended(self.execution, ending)
-        payload = result_of(task.id, task.span, self.call) if ending == RETURN else error_of(task.id)
-        status = m.OK if ending == RETURN else m.ERROR
+        status, payload = self.outcome(task, ending)
         self._outcomes.append(SlotOutcome(task.number, status, payload, self.world.now - self._began))
         self.task = self.execution = None
         if self.world.now - self._last_flush >= FLUSH_INTERVAL:
@@ -242,7 +254,7 @@ class SimulatedSlots:
         world = self.node.world
         if isinstance(effect, SpawnSlot):
             self._pid += 1
-            process = self.processes[effect.slot] = SlotProcess(self, effect.slot, self._pid)
+            process = self.processes[effect.slot] = world.slot_class(self, effect.slot, self._pid)
             delay = world.rng.uniform(0.5, 1.5) * world.scenario.slot_start
             if world.rng.random() < world.scenario.start_failures and not world.calm_now:
                 world.at(world.now + delay, lambda: process.die(70, None))

@@ -28,6 +28,7 @@ from jobrunner.testing.simulation.nodes import (
 )
 from jobrunner.testing.simulation.program import start_program
 from jobrunner.testing.simulation.scenario import KILL_SLOT, Incident, Scenario, draw_scenario
+from jobrunner.testing.simulation.slots import SlotProcess
 
 LOOK_INTERVAL = 0.25
 """Virtual seconds between two looks at whether all is done."""
@@ -42,6 +43,10 @@ TRACE_LENGTH = 300
 class World:
     """See the module. Without a scenario it draws one; `trace_length` None keeps the whole story."""
 
+    truth_class = Truth
+    slot_class = SlotProcess
+    client_class = ClientNode
+
     def __init__(
         self, seed: int, scenario: Scenario | None = None, *, trace_length: int | None = TRACE_LENGTH
     ) -> None:
@@ -49,7 +54,7 @@ class World:
         self.rng = random.Random(seed)
         self.scenario = draw_scenario(self.rng) if scenario is None else scenario
         self.now = 1000.0
-        self.truth = Truth(self)
+        self.truth = self.truth_class(self)
         self.network = Network(self, self.scenario.conditions)
         self.peers: dict[Source, PeerNode[Any]] = {}
         self.coordinator: CoordinatorNode | None = None
@@ -182,7 +187,7 @@ class World:
         return node
 
     def start_client(self, tasks: int = 0) -> ClientNode:
-        client = ClientNode(self, f"c{len(self.clients)}")
+        client = self.client_class(self, f"c{len(self.clients)}")
         client.core._known = KnownFunctions(self.scenario.remembered)
         self.clients.append(client)
         start_program(self, client, tasks)

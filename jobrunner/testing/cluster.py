@@ -1,0 +1,366 @@
+"""A cluster for tests of your own code: real state machines, simulated time, network and processes, and your functions.
+
+    from jobrunner.testing import SimulatedCluster
+
+    with SimulatedCluster(seed=7, duplicate=0.1, late=0.1, kill_workers=3) as cluster:
+        assert my_pipeline(cluster.executor()) == expected
+    assert cluster.executions("send_invoice") >= 1
+
+Calls really run, in this thread, one after the other, when their simulated slot begins them; a call whose worker is
+killed meanwhile has run all the same, and runs again, as on a real cluster. So this shows what your functions do when
+they are executed more than once, in another order, or late; a seed decides everything, and takes milliseconds.
+
+Time passes while you wait for Futures (`result`, `wait`, `as_completed`, `map`, `shutdown`), in this thread only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from jobrunner import blocking, serialization
+from jobrunner.backends.base import Backend, ElementResult
+from jobrunner.backends.failures import exception_of
+from jobrunner.backends.supplies import outcome_of, with_needs
+from jobrunner.dependencies import AnyFuture, may_hold_futures
+from jobrunner.errors import JobRunnerError, NotSupportedError, SerializationError
+from jobrunner.executor import Executor
+from jobrunner.futures import Future
+from jobrunner.ids import TaskId
+from jobrunner.payloads import Payload
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.effects import (
+    AnnounceRunning,
+    CancelRequested,
+    RecallResults,
+    ResolveTasks,
+    RunTasks,
+    SlotTask,
+    SubmitRequested,
+    SupplyRequested,
+)
+from jobrunner.testing.simulation.calls import RETURN, Call
+from jobrunner.testing.simulation.checks import Execution, Truth
+from jobrunner.testing.simulation.network import Conditions
+from jobrunner.testing.simulation.nodes import ClientNode, WorkerNode
+from jobrunner.testing.simulation.scenario import KILL_SLOT, Incident, Scenario
+from jobrunner.testing.simulation.slots import SimulatedSlots, SlotProcess
+from jobrunner.testing.simulation.world import World
+
+LONGEST = 100_000.0
+"""Simulated seconds after which calls that are not done count as hanging."""
+
+
+class SimulatedCluster:
+    """See the module.
+
+    Args:
+        seed: decides when what goes wrong.
+        workers: the numbers of slots of the workers.
+        seconds: simulated seconds that each call takes.
+        drop, duplicate, late: the share of messages that are lost, come twice, or up to `latest` seconds late.
+        kill_workers, kill_slots, kill_coordinator: how often each is killed in the first `faults_until` simulated
+            seconds; workers and coordinators are started again.
+        crash_limit: deaths under a call after which it fails.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        workers: Sequence[int] = (2, 2),
+        seconds: float = 0.1,
+        drop: float = 0.0,
+        duplicate: float = 0.0,
+        late: float = 0.0,
+        latest: float = 5.0,
+        kill_workers: int = 0,
+        kill_slots: int = 0,
+        kill_coordinator: int = 0,
+        faults_until: float = 5.0,
+        crash_limit: int = 10,
+    ) -> None:
+        rng = random.Random(seed)
+        kinds = ["crash worker"] * kill_workers + [KILL_SLOT] * kill_slots
+        kinds += ["crash coordinator"] * kill_coordinator
+        scenario = Scenario(
+            profile="test",
+            workers=list(workers),
+            clients=0,
+            conditions=Conditions(drop=drop, duplicate=duplicate, late=late, latest=latest),
+            incidents=[
+                Incident(rng.uniform(0.0, faults_until), kind, rng.uniform(0.1, 1.0)) for kind in kinds
+            ],
+            faults_until=faults_until,
+            crash_limit=crash_limit,
+            peer_timeout=2.0,
+        )
+        self.counts: Counter[str] = Counter()
+        """Executions, by the name of the call."""
+        self.world = _World(self, seed, scenario, seconds)
+        self._executors: list[Executor] = []
+
+    def executor(self) -> Executor:
+        """An Executor on this cluster: a client of its own."""
+        node = self.world.start_client()
+        assert isinstance(node, _Client)
+        self._executors.append(Executor(_Backend(self, node)))
+        return self._executors[-1]
+
+    def executions(self, name: str) -> int:
+        """How often calls of that name (the function's, or the option's) have begun."""
+        return self.counts[name]
+
+    @property
+    def now(self) -> float:
+        """Simulated seconds since the start."""
+        return self.world.now - self.world.started
+
+    def run_until(self, done: Callable[[], bool]) -> None:
+        """Let time pass. Raises JobRunnerError where `done` does not come true."""
+        end = self.world.now + LONGEST
+        while not done():
+            if self.world.now > end:
+                raise JobRunnerError(f"not done after {LONGEST:g} simulated seconds:\n{self.world.trace()}")
+            self.world.step()
+
+    def __enter__(self) -> SimulatedCluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for executor in self._executors:
+            if kind is None:
+                executor.shutdown()
+            else:
+                executor._lifetime.kill()
+        blocking.install(None)
+
+
+class _Witness(Truth):
+    """Counts, and expects nothing."""
+
+    def started(self, node: WorkerNode, slot: SlotProcess, task: SlotTask) -> Execution:
+        return Execution(task.id, task.attempt, node.name)
+
+    def check(self, holds: bool, law: str) -> None:
+        """These laws are about symbolic calls."""
+
+
+class _Slot(SlotProcess):
+    """Runs calls for real, when they begin."""
+
+    world: _World
+
+    def __init__(self, slots: SimulatedSlots, slot: Any, pid: int) -> None:
+        super().__init__(slots, slot, pid)
+        self._definitions: dict[bytes, m.FunctionDef] = {}
+        self._result: tuple[int, Payload] = (m.OK, b"")
+
+    def run(self, effect: RunTasks) -> None:
+        self._definitions.update((definition.key, definition) for definition in effect.functions)
+        super().run(effect)
+
+    def read(self, task: SlotTask) -> Call:
+        self.world.cluster.counts[task.name] += 1
+        self._result = self._execute(task)
+        return Call((self.world.seconds,) * (task.span or (0, 1))[1])
+
+    def outcome(self, task: SlotTask, ending: str) -> tuple[int, Payload]:
+        if ending == RETURN:
+            return self._result
+        return m.ERROR, serialization.dump_exception(KeyboardInterrupt())
+
+    def _execute(self, task: SlotTask) -> tuple[int, Payload]:
+        # The wait of a call inside a call would let time pass in the middle of a step.
+        blocking.install(None)
+        try:
+            fn = serialization.load_function(self._definitions[task.function].blob)
+            if task.span is None:
+                args, kwargs = serialization.load_call(task.payload, task.values)
+                return m.OK, serialization.dump_result(fn(*args, **kwargs))
+            results: list[ElementResult] = []
+            for element in serialization.load_elements(task.payload, *task.span):
+                try:
+                    results.append((True, fn(*element)))
+                except Exception as exc:
+                    results.append((False, exc))
+            return m.OK, serialization.dump_element_results(results)
+        except Exception as exc:
+            return m.ERROR, serialization.dump_exception(exc)
+        finally:
+            blocking.install(self.world.cluster_hook)
+
+
+class _Client(ClientNode):
+    """Tells its backend."""
+
+    backend: _Backend
+
+    def perform(self, effect: Any) -> None:
+        if isinstance(effect, ResolveTasks):
+            for outcome in effect.outcomes:
+                self.backend.resolve(outcome)
+        elif isinstance(effect, RecallResults):
+            needed = self.backend.needed
+            told = [outcome_of(t, needed[t]) for t in effect.ids if t in needed and needed[t].done()]
+            answered = {outcome.id for outcome in told}
+            self.post(SupplyRequested(told, [t for t in effect.ids if t not in answered]))
+        elif isinstance(effect, AnnounceRunning):
+            for task in effect.ids:
+                self.backend.pending[task].confirm_running()
+
+
+class _Backend(Backend):
+    """Where the calls of one simulated client go."""
+
+    name = "simulated"
+
+    def __init__(self, cluster: SimulatedCluster, node: _Client) -> None:
+        self.pending: dict[TaskId, Future[Any]] = {}
+        self.needed: dict[TaskId, Future[Any]] = {}
+        """Those that are arguments of others."""
+        self._chunks: set[TaskId] = set()
+        self._cluster = cluster
+        self._node = node
+        self._closed = False
+        node.backend = self
+        blocking.install(cluster.world.cluster_hook)
+
+    @property
+    def max_workers(self) -> int:
+        return sum(self._cluster.world.scenario.workers)
+
+    def prepare(self, fn: Callable[..., Any]) -> m.FunctionDef:
+        return m.FunctionDef(*serialization.dump_function(fn))
+
+    def submit(
+        self,
+        prepared: m.FunctionDef,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: m.TaskOptions = m.DEFAULT_OPTIONS,
+    ) -> Future[Any]:
+        needs: list[AnyFuture] = []
+        try:
+            if may_hold_futures(args, kwargs):
+                args, kwargs, needs = with_needs(args, kwargs)
+            payload = serialization.dump_call(args, kwargs, snapshot=True)
+        except SerializationError as exc:
+            failed: Future[Any] = Future()
+            failed.set_exception(exc)
+            return failed
+        return self._send(prepared, payload, None, options, self._ids_of(needs))
+
+    def _ids_of(self, futures: Sequence[AnyFuture]) -> tuple[TaskId, ...]:
+        ids = []
+        for future in futures:
+            if not isinstance(future, Future) or future._canceller != self._cancel:
+                raise NotSupportedError(
+                    "on a simulated cluster only Futures of the same executor can be arguments"
+                )
+            ids.append(TaskId(future.id))
+            self.needed[ids[-1]] = future
+        return tuple(ids)
+
+    def pack(self, elements: Sequence[tuple[Any, ...]]) -> Payload:
+        return serialization.dump_elements(elements, snapshot=True)
+
+    def submit_chunk(
+        self,
+        prepared: m.FunctionDef,
+        packed: Payload,
+        start: int,
+        stop: int,
+        options: m.TaskOptions = m.DEFAULT_OPTIONS,
+    ) -> Future[list[ElementResult]]:
+        return self._send(prepared, packed, (start, stop), options)
+
+    def _send(
+        self,
+        prepared: m.FunctionDef,
+        payload: Payload,
+        span: tuple[int, int] | None,
+        options: m.TaskOptions,
+        needs: tuple[TaskId, ...] = (),
+    ) -> Future[Any]:
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if options.detach:
+            raise NotSupportedError("a simulated cluster ends with its test: it has no detached calls")
+        future: Future[Any] = Future()
+        task = self._node.new_id()
+        future.id, future.name = task, options.name or prepared.name
+        future._canceller = self._cancel
+        self.pending[task] = future
+        if span is not None:
+            self._chunks.add(task)
+        spec = m.TaskSpec(task, prepared.key, payload, span, options, needs=needs)
+        self._node.post(SubmitRequested([spec], [prepared]))
+        return future
+
+    def resolve(self, outcome: m.Outcome) -> None:
+        future = self.pending.pop(outcome.id)
+        if outcome.status == m.CANCELLED:
+            future.confirm_cancelled()
+        elif outcome.status == m.OK:
+            chunk = outcome.id in self._chunks
+            load = serialization.load_element_results if chunk else serialization.load_result
+            future.duration = outcome.duration
+            future.set_result(load(outcome.payload))
+        else:
+            future.set_exception(exception_of(outcome, future.name))
+        self._chunks.discard(outcome.id)
+
+    def _cancel(self, future: Future[Any], running: bool) -> bool:
+        self._node.post(CancelRequested([TaskId(future.id)], running))
+        answered = self._cluster.now + 1.0
+        self._cluster.run_until(lambda: future.done() or (not running and self._cluster.now > answered))
+        return future.cancelled()
+
+    def cancel_all(self, futures: Sequence[Future[Any]]) -> None:
+        self._node.post(CancelRequested([TaskId(future.id) for future in futures], False))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._closed = True
+        if cancel_futures:
+            self.cancel_all(list(self.pending.values()))
+        if wait:
+            self._cluster.run_until(lambda: not self.pending)
+
+    def kill(self) -> None:
+        self._closed = True
+        for future in list(self.pending.values()):
+            future.confirm_cancelled()
+        self.pending.clear()
+
+    def status(self) -> dict[str, Any]:
+        return {"backend": self.name, "pending": len(self.pending), "now": self._cluster.now}
+
+
+class _World(World):
+    """Calls of users instead of symbolic ones, and nobody who compares."""
+
+    truth_class = _Witness
+    slot_class = _Slot
+    client_class = _Client
+
+    def __init__(self, cluster: SimulatedCluster, seed: int, scenario: Scenario, seconds: float) -> None:
+        self.cluster = cluster
+        self.seconds = seconds
+        self.cluster_hook = lambda: _let_time_pass(self)
+        super().__init__(seed, scenario)
+        self.started = self.now
+
+
+@contextmanager
+def _let_time_pass(world: _World) -> Iterator[None]:
+    """While somebody waits: until there is nothing left to wait for."""
+    backends = [client.backend for client in world.clients if isinstance(client, _Client)]
+    world.cluster.run_until(lambda: not any(backend.pending for backend in backends))
+    yield
