@@ -38,10 +38,11 @@ def test_snippets_run(
     script.write_text(code.replace("timeout=60, ", "") if backend == "threads" else code)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert sorted(map(int, lines[:10])) == [x * x for x in range(10)]
-    assert lines[10:] == [str(99_999**2), "144", "49"]
-    assert done.stderr == ""
+    if name == "README.md:quickstart":
+        lines = done.stdout.splitlines()
+        assert sorted(map(int, lines[:10])) == [x * x for x in range(10)]
+        assert lines[10:] == [str(99_999**2), "144", "49"]
+        assert done.stderr == ""
 
 
 def test_every_setting_is_documented() -> None:
