@@ -247,7 +247,10 @@ class MapRun:
             self._settle(span, future.result())
         elif len(span) > 1 and not self._cancelled and isinstance(failure, (TaskLostError, TaskTimeoutError)):
             guilty = getattr(failure, "element", None)
-            self._run_again(span, around(guilty, span.start, span.stop), span.retries)
+            if self._options.at_most_once:
+                self._fail_begun(span, guilty, failure)
+            else:
+                self._run_again(span, around(guilty, span.start, span.stop), span.retries)
         else:
             self._record(span.position, [(False, failure)] * len(span))
         self._feed()
@@ -268,6 +271,13 @@ class MapRun:
             self._run_again(span, [(begin, begin + 1)], span.retries - 1)
         if kept < len(results):
             self._record(span.position + kept, results[kept:])
+
+    def _fail_begun(self, span: Span, guilty: int | None, failure: BaseException) -> None:
+        """Elements that may have run must not run again; those after the guilty one have not begun."""
+        begun = span.stop if guilty is None else guilty + 1
+        if begun < span.stop:
+            self._run_again(span, [(begun, span.stop)], span.retries)
+        self._record(span.position, [(False, failure)] * (begun - span.start))
 
     def _may_retry(self, exc: Any) -> bool:
         classes = self._options.retry_on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import zoo
 
-from jobrunner import ConfigError, TaskTimeoutError
+from jobrunner import ConfigError, TaskLostError, TaskTimeoutError
 
 
 class Flaky(ValueError):
@@ -93,3 +93,22 @@ def test_at_most_once_is_not_tried_again_after_a_crash(executor, trace):
     assert "exited with code 3" in str(failure)
     assert "it is to run at most once" in str(failure)
     assert runs(trace) == 1
+
+
+@pytest.mark.crashes
+def test_elements_of_a_map_that_may_run_once_do(executor, tmp_path):
+    def die_at_three(number, folder):
+        zoo.append_line(f"{folder}/{number}", "ran")
+        if number == 3:
+            zoo.exit_hard(3)
+        return number
+
+    results = executor.with_options(at_most_once=True).map(
+        die_at_three, range(8), [str(tmp_path)] * 8, chunksize=8
+    )
+    with pytest.raises(TaskLostError):
+        list(results)
+    for number in range(4):
+        assert runs(tmp_path / str(number)) == 1
+    for number in range(4, 8):  # given up with the map, or run, but once
+        assert not (tmp_path / str(number)).exists() or runs(tmp_path / str(number)) == 1
