@@ -11,7 +11,9 @@ COPY . .
 RUN /opt/jobrunner/bin/python -m pip install --no-cache-dir --disable-pip-version-check .
 
 FROM ${PYTHON_IMAGE}
-RUN useradd --create-home --uid 1000 jobrunner
+# The folder of the coordinator's journal is made here, so that a volume over it belongs to the user, too.
+RUN useradd --create-home --uid 1000 jobrunner \
+    && install -d -o jobrunner -g jobrunner /home/jobrunner/.local /home/jobrunner/.local/state
 COPY --from=build /opt/jobrunner /opt/jobrunner
 ENV PATH="/opt/jobrunner/bin:$PATH" \
     PYTHONUNBUFFERED=1

@@ -75,7 +75,10 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
-            raise ConfigError(f"cannot keep a journal at {self.path}: {exc.strerror}") from exc
+            raise ConfigError(
+                f"cannot keep a journal at {self.path}: {exc.strerror}; --journal PATH keeps it elsewhere,"
+                " --no-journal keeps none"
+            ) from exc
         try:
             self._take_lock()
             self.recovery = inspect_files(self.path)

@@ -309,3 +309,9 @@ def test_a_full_disk_refuses_what_is_new_and_loses_nothing(small_disk):
     assert again.state.tasks["c-3"][1] == Progress(5)
     assert not {f"c-{number}" for number, _ in refused} & again.state.tasks.keys()
     again.close()
+
+
+def test_a_folder_that_cannot_be_is_an_error_that_helps(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot keep a journal at .*--no-journal keeps none"):
+        Journal(tmp_path / "file" / "journal")
