@@ -34,7 +34,8 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
     The facts are its attributes `element` and `detail` too.
     """
     detail = outcome.detail or {}
-    text = f"task {outcome.id} ({name}): {detail.get('error', 'it was lost')}"
+    named = f" ({name})" if name else ""
+    text = f"task {outcome.id}{named}: {detail.get('error', 'it was lost')}"
     error: JobRunnerError
     if outcome.status == m.UNMET:
         error = DependencyError(text)

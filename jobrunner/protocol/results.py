@@ -91,9 +91,10 @@ def unmet(record: TaskRecord, need: Outcome, name: str) -> Outcome:
     if need.status == UNMET:
         return need._replace(id=record.id, attempt=record.attempt)
     how = STATUS_NAMES[need.status]
+    named = f" ({name})" if name else ""
     why = (need.detail or {}).get("error")
     detail = {
-        "error": f"it was not run: task {need.id} ({name}), whose result it needs, {how}"
+        "error": f"it was not run: task {need.id}{named}, whose result it needs, {how}"
         + (f": {why}" if why else ""),
         "need": need.id,
         "need_name": name,
