@@ -115,7 +115,7 @@ def test_a_death_names_the_guilty_task(owner, slot, fn, exit_code, name):
     assert after not in owner.outcomes
     assert exited.peak_memory > 1_000_000
     if name == "SIGSEGV":
-        assert "Segmentation fault" in exited.stderr
+        assert "Segmentation fault" in exited.traceback
         assert "in segfault" in exited.stderr
     assert gone(exited.pid)
 
