@@ -249,6 +249,7 @@ class SlotProcess:
         element = self._board.element if number else -1
         words, found, trace = self._stderr.partition(FATAL)
         stderr = "".join(words.splitlines(keepends=True)[-STDERR_LINES:])
+        trace = trace.partition("\nExtension modules: ")[0].rstrip()
         traceback = "".join((found + trace).splitlines(keepends=True)[:TRACEBACK_LINES])
         self._resources.close()
         events.append(
