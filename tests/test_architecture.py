@@ -146,3 +146,13 @@ def test_the_coordinator_never_unpickles():
         if part_of(name) in ("coordinator", "protocol", "transport"):
             tops = {imported.split(".")[0] for imported in imports(path)}
             assert not tops & {"pickle", "cloudpickle", "marshal", "shelve"}, name
+
+
+WALL_CLOCKS = ("time.time(", "time.time_ns(", "datetime.now", "datetime.utcnow", "date.today")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_only_what_outlives_the_process_asks_for_the_time_of_day(name):
+    """A clock that is set must not make anybody wait, or give anybody up: all else is measured monotonically."""
+    used = [clock for clock in WALL_CLOCKS if clock in SOURCES[name].read_text()]
+    assert not used or name == "journal.py", f"{name} uses {used}"

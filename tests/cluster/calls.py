@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import sys
@@ -87,3 +88,9 @@ def crash_deep_down(depth: int) -> None:
         crash_deep_down(depth - 1)
     print("a last word", file=sys.stderr)
     faulthandler._sigsegv()  # type: ignore[attr-defined]
+
+
+def hold_gil(seconds: int) -> int:
+    """Gives no other thread of its process a turn."""
+    ctypes.PyDLL(None).sleep(seconds)
+    return seconds

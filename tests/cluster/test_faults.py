@@ -233,3 +233,12 @@ def test_listening_beyond_loopback_must_be_called_insecure(cluster):
     )
     allowed.wait_for("without authentication")
     allowed.wait_for(r"worker start tcp://")
+
+
+def test_a_task_that_holds_the_gil_is_not_taken_for_a_lost_worker(cluster, address, admin):
+    worker = cluster.worker(address, "w")
+    with connected(address) as executor:
+        future = executor.submit(calls.hold_gil, 5)  # more than twice the peer timeout
+        assert future.result(BOUND) == 5
+        assert admin.task(future.id)["attempt"] == 1
+    assert "lost" not in worker.output
