@@ -68,7 +68,11 @@ class Processes:
         )
 
     def start(self, role: str, *arguments: str) -> None:
-        environment = {"JOBRUNNER_PEER_TIMEOUT": str(PEER_TIMEOUT), "PYTHONPATH": str(HERE)}
+        environment = {
+            "JOBRUNNER_PEER_TIMEOUT": str(PEER_TIMEOUT),
+            "JOBRUNNER_RESULT_CACHE": "4M",  # full, and so of its final size, within seconds
+            "PYTHONPATH": str(HERE),
+        }
         with open(self.output_of(role), "ab") as output:
             process = subprocess.Popen(
                 [sys.executable, *arguments],
@@ -133,10 +137,15 @@ class Soak:
         return self.reports() + self.not_flat()
 
     def start_coordinator(self) -> None:
-        limit = ["--crash-limit", CRASH_LIMIT]
-        self.processes.start(
-            "coordinator", "-m", "jobrunner", "coordinator", "start", "--port", self.port, *limit
-        )
+        options = [
+            "--port",
+            self.port,
+            "--crash-limit",
+            CRASH_LIMIT,
+            "--journal",
+            str(self.folder / "journal"),
+        ]
+        self.processes.start("coordinator", "-m", "jobrunner", "coordinator", "start", *options)
 
     def start_worker(self, name: str) -> None:
         options = ["--name", name, "--slots", str(SLOTS), "--stop-grace", "0.5"]

@@ -20,7 +20,8 @@ task), then `scheduler` (the coordinator's decisions). Beside them:
     placement, retry   which task goes where; what follows the end of an attempt; both pure
     membership         the coordinator's accounts of its peers, and when they are lost
     functions          functions by the hash of their bytes; each travels once
-    results            how tasks ended, for tasks that need them and clients that ask
+    needs              tasks that wait for others' results, and clients that ask for them
+    results            how tasks ended, as long as there is room or somebody wants it kept
     journal            what a coordinator keeps in case it dies: the records, not the file
     reports            what operators are told, and may command
     client_core        what was submitted is kept until its outcome has arrived

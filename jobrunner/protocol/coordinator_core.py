@@ -351,10 +351,10 @@ class CoordinatorCore:
 
     def _on_watch(self, client: ClientPeer, message: m.Watch, now: float) -> None:
         for task_id in message.ids:
-            self.scheduler.watch(client, task_id, now)
+            self.scheduler.needs.watch(client, task_id, now)
 
     def _on_supply(self, client: ClientPeer, message: m.Supply, now: float) -> None:
-        self.scheduler.supplied(client, message.outcomes, message.unknown, now)
+        self.scheduler.needs.supplied(client, message.outcomes, message.unknown, now)
 
     def _on_reconciled(self, client: ClientPeer, message: m.Reconciled, now: float) -> None:
         self.scheduler.reconciled(client.id)
@@ -605,7 +605,7 @@ class CoordinatorCore:
             self._lose_client(client, now)
         scheduler.forget_unclaimed(now - self.settings.client_grace)
         scheduler.forget_outdated(now - self.settings.keep_detached)
-        scheduler.give_up_sought(now)
+        scheduler.needs.give_up_sought(now)
         # Kept outcomes are looked at whenever something else is; they need no timer of their own.
         busy = (
             scheduler.unclaimed

@@ -17,8 +17,9 @@ from jobrunner.protocol.functions import UNKNOWN, FunctionTable, updated_estimat
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
+from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import PREFETCH_SECONDS, ReadyQueue, room
-from jobrunner.protocol.results import Ended, Results, unmet
+from jobrunner.protocol.results import Ended, Results
 from jobrunner.protocol.task import (
     ACTIVE,
     ASSIGNED,
@@ -30,7 +31,6 @@ from jobrunner.protocol.task import (
     STATE_NAMES,
     SUCCEEDED,
     WAITING,
-    Interest,
     TaskRecord,
 )
 
@@ -63,9 +63,7 @@ class Scheduler:
         """What is to be kept of this turn."""
         self.unwritten: set[TaskId] = set()
         """Detached tasks that the journal does not have yet."""
-        self._journaled_values: dict[TaskId, int] = {}
-        """Results that the journal keeps for so many unfinished detached tasks that need them."""
-        self._news: deque[tuple[Interest, Ended]] = deque()
+        self.needs = Needs(self)
         self.tasks: dict[TaskId, TaskRecord] = {}
         self.clients: dict[ClientId, ClientPeer] = {}
         self.workers: dict[WorkerId, WorkerPeer] = {}
@@ -110,11 +108,11 @@ class Scheduler:
             if spec.options.detach:
                 self.unwritten.add(spec.id)
         elif spec.options.detach:
-            self._tell_accepted(record)
+            self.tell_accepted(record)
         if self.results.sought:
             record.interest = self.results.sought.pop(spec.id, None)
         if spec.needs:
-            self._seek_needs(record, spec.needs, now)
+            self.needs.collect(record, spec.needs, now)
         held = self.unclaimed.pop(spec.id, None) if self.unclaimed else None
         record.may_have_run = spec.options.at_most_once and client.is_new and not client.reconciled
         # Sent to an earlier coordinator: it may be with a worker that is on its way back.
@@ -124,7 +122,7 @@ class Scheduler:
         if held is not None:
             self._claim(record, held, now)
         elif record.unmet is not None:
-            self._finish(record, record.unmet, FAILED, now)
+            self.finish(record, record.unmet, FAILED, now)
         elif settling or record.may_have_run:
             self._delay(record, self.settled_at)
         elif record.state == QUEUED:
@@ -169,18 +167,18 @@ class Scheduler:
                 client.running.append(task_id)
                 self.dirty[client] = None
             if record.options.detach:
-                self._tell_accepted(record)
+                self.tell_accepted(record)
             if record.lacks:
-                self._recall(client, [n for n in record.needs if n in self.results.sought])
+                self.needs.recall(client, [n for n in record.needs if n in self.results.sought])
             return True
         record = client.done.get(task_id)
         if record is not None and record.outcome is not None:
-            self._tell_client(client, record.outcome)
+            self.tell_client(client, record.outcome)
             return True
         ended = self.results.find(task_id)
         if ended is None:
             return False
-        self._tell_client(client, ended.outcome)
+        self.tell_client(client, ended.outcome)
         return True
 
     def _take_back(self, record: TaskRecord, client: ClientPeer) -> None:
@@ -200,7 +198,7 @@ class Scheduler:
                 self.dirty[client] = None
             return
         if record.state in (QUEUED, WAITING):
-            self._finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
+            self.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
         elif record.state == RUNNING and not running:
             record.client.refused.append(task_id)
             self.dirty[record.client] = None
@@ -208,7 +206,7 @@ class Scheduler:
             assert record.worker is not None
             record.cancel_asked = True
             if running and record.state != CANCELLING:
-                self._move(record, CANCELLING, now)
+                self.move(record, CANCELLING, now)
             record.worker.cancels.append(m.CancelRequest(task_id, running))
             self.dirty[record.worker] = None
 
@@ -242,153 +240,6 @@ class Scheduler:
         for task_id in [t for t, held in self.unclaimed.items() if held.since < before]:
             self._drop_unclaimed(task_id)
 
-    # --- what tasks and clients want to know of other tasks ---
-
-    def watch(self, client: ClientPeer, task_id: TaskId, now: float) -> None:
-        """Tell the client how that task ends, whoever has submitted it."""
-        record = self.tasks.get(task_id)
-        if record is not None:
-            self._interest_in(record, now).watchers[client.id] = None
-            if record.state == RUNNING:
-                client.running.append(task_id)
-                self.dirty[client] = None
-            return
-        ended = self._ended_before(task_id)
-        if ended is not None:
-            self._tell_client(client, ended.outcome)
-        else:
-            self.results.seek(task_id, now).watchers[client.id] = None
-
-    def supplied(
-        self, client: ClientPeer, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
-    ) -> None:
-        """A client tells how tasks ended that were sought, or that it cannot."""
-        for outcome in outcomes:
-            interest = self.results.sought.pop(outcome.id, None)
-            if interest is not None:
-                ended = Ended("", outcome, now)
-                self.results.add(ended)
-                self._spread(interest, ended, now)
-        for task_id in unknown:
-            interest = self.results.sought.get(task_id)
-            if interest is not None:
-                interest.asked.pop(client.id, None)
-
-    def give_up_sought(self, now: float) -> None:
-        """End the search for tasks that nobody can name any more."""
-        for task_id, interest in list(self.results.sought.items()):
-            for client_id in [c for c in interest.watchers if c not in self.clients]:
-                del interest.watchers[client_id]
-            interest.dependents = [r for r in interest.dependents if self.tasks.get(r.id) is r]
-            if not interest.watchers and not interest.dependents:
-                del self.results.sought[task_id]
-                continue
-            if any(client_id in self.clients for client_id in interest.asked):
-                continue
-            owner = self.clients.get(client_of(task_id))
-            if owner.reconciled if owner is not None else now >= self.settled_at:
-                del self.results.sought[task_id]
-                error = (
-                    f"there is no task {task_id} here: the id is wrong, or its outcome is not kept any more"
-                )
-                outcome = m.Outcome(task_id, 0, m.LOST, detail={"error": error, "unknown": True})
-                self._spread(interest, Ended("", outcome, now), now)
-
-    def _interest_in(self, record: TaskRecord, now: float) -> Interest:
-        if record.interest is None:
-            record.interest = Interest(now)
-        return record.interest
-
-    def _ended_before(self, task_id: TaskId) -> Ended | None:
-        """How a task ended that is not unfinished here."""
-        owner = self.clients.get(client_of(task_id))
-        record = None if owner is None else owner.done.get(task_id)
-        if record is not None and record.outcome is not None:
-            return Ended(record.name, record.outcome, record.since)
-        return self.results.find(task_id)
-
-    def _seek_needs(self, record: TaskRecord, needs: tuple[TaskId, ...], now: float) -> None:
-        """Collect the results that a new task needs, as far as they are known."""
-        record.needs, record.values = needs, {}
-        unknown = []
-        for need in dict.fromkeys(needs):
-            other = self.tasks.get(need)
-            ended = None if other is not None else self._ended_before(need)
-            if ended is None:
-                record.lacks += 1
-                interest = self.results.seek(need, now) if other is None else self._interest_in(other, now)
-                interest.dependents.append(record)
-                if other is None:
-                    unknown.append(need)
-            elif ended.outcome.status == m.OK:
-                self._take_value(record, ended)
-            elif record.unmet is None:
-                record.unmet = unmet(record, ended.outcome, ended.name)
-        if unknown:
-            self._recall(record.client, unknown)
-
-    def _recall(self, client: ClientPeer, needs: list[TaskId]) -> None:
-        for need in needs:
-            self.results.sought[need].asked[client.id] = None
-        client.recalls += needs
-        self.dirty[client] = None
-
-    def _spread(self, interest: Interest, ended: Ended, now: float) -> None:
-        """Tell everybody who wants to know. A chain of tasks, however long, is no recursion here."""
-        self._news.append((interest, ended))
-        if len(self._news) > 1:
-            return  # the loop below, further up, will come to it
-        while self._news:
-            interest, ended = self._news[0]
-            for client_id in interest.watchers:
-                client = self.clients.get(client_id)
-                if client is not None:
-                    self._tell_client(client, ended.outcome)
-            for record in interest.dependents:
-                if self.tasks.get(record.id) is record:
-                    self._need_ended(record, ended, now)
-            self._news.popleft()
-
-    def _need_ended(self, record: TaskRecord, ended: Ended, now: float) -> None:
-        outcome = ended.outcome
-        if outcome.status == m.OK:
-            assert record.values is not None
-            if outcome.id not in record.values:
-                self._take_value(record, ended)
-                record.lacks -= 1
-                if record.options.detach:
-                    self._tell_accepted(record)
-            if not record.lacks and record.state == WAITING and not record.delayed:
-                self._move(record, QUEUED, now)
-                self.queue.push(record)
-        elif record.unmet is None:
-            record.unmet = unmet(record, outcome, ended.name)
-            if record.state in (QUEUED, WAITING):
-                self._finish(record, record.unmet, FAILED, now)
-
-    def _take_value(self, record: TaskRecord, ended: Ended) -> None:
-        """Give a task one of the results that it needs."""
-        assert record.values is not None
-        need = ended.outcome.id
-        record.values[need] = ended.outcome.payload
-        if self.journaling and record.options.detach and need not in self.results.kept:
-            # Who could supply it after a restart may be gone by then.
-            count = self._journaled_values.get(need, 0)
-            self._journaled_values[need] = count + 1
-            if not count:
-                self.entry.keep(KeptOutcome(ended.name, ended.outcome))
-
-    def _drop_values(self, record: TaskRecord) -> None:
-        """A task that needed results has ended."""
-        for need in record.values or ():
-            count = self._journaled_values.get(need, 0)
-            if count > 1:
-                self._journaled_values[need] = count - 1
-            elif count:
-                del self._journaled_values[need]
-                self.entry.drop(need)
-        record.values = None
-
     # --- detached tasks, and the journal ---
 
     def forget(self, task_id: TaskId) -> bool:
@@ -409,9 +260,9 @@ class Scheduler:
             self.unwritten.discard(task_id)
             record = self.tasks.get(task_id)
             if record is not None:
-                self._tell_accepted(record)
+                self.tell_accepted(record)
 
-    def _tell_accepted(self, record: TaskRecord) -> None:
+    def tell_accepted(self, record: TaskRecord) -> None:
         """Not as long as it needs what only its client may have."""
         if record.id in self.unwritten or any(need in self.results.sought for need in record.needs):
             return
@@ -425,7 +276,7 @@ class Scheduler:
             record = self.tasks.get(task_id)
             if record is not None and record.state in (QUEUED, WAITING):
                 outcome = m.Outcome(task_id, record.attempt, m.REFUSED, detail={"error": error})
-                self._finish(record, outcome, FAILED, now)
+                self.finish(record, outcome, FAILED, now)
 
     def _note_progress(self, record: TaskRecord) -> None:
         if self.journaling:
@@ -471,7 +322,7 @@ class Scheduler:
     def started(self, worker: WorkerPeer, task_id: TaskId, now: float) -> None:
         record = self.tasks.get(task_id)
         if record is not None and record.worker is worker and record.state == ASSIGNED:
-            self._move(record, RUNNING, now)
+            self.move(record, RUNNING, now)
             watchers = () if record.interest is None else record.interest.watchers
             others = [self.clients[client] for client in watchers if client in self.clients]
             for client in (record.client, *others):
@@ -582,7 +433,7 @@ class Scheduler:
                 outcome = m.Outcome(record.id, record.attempt, m.LOST, detail={"error": error})
                 self._finish_lost(record, outcome, now)
             elif not record.lacks:
-                self._move(record, QUEUED, now)
+                self.move(record, QUEUED, now)
                 self.queue.push(record)
 
     def place(self, now: float) -> None:
@@ -621,7 +472,7 @@ class Scheduler:
 
     # --- the steps that all of these share ---
 
-    def _move(self, record: TaskRecord, state: int, now: float) -> None:
+    def move(self, record: TaskRecord, state: int, now: float) -> None:
         self.counts[record.state] -= 1
         record.move(state, now)
         self.counts[state] += 1
@@ -637,7 +488,7 @@ class Scheduler:
     def _bind(self, record: TaskRecord, worker: WorkerPeer, now: float) -> None:
         estimate = record.function.estimate
         record.estimate = PREFETCH_SECONDS if estimate == UNKNOWN else estimate * record.elements
-        self._move(record, ASSIGNED, now)
+        self.move(record, ASSIGNED, now)
         worker.take(record)
 
     def _release(self, record: TaskRecord) -> None:
@@ -653,11 +504,11 @@ class Scheduler:
         if status == m.OK:
             function = record.function
             function.estimate = updated_estimate(function.estimate, outcome.duration / record.elements)
-            self._finish(record, outcome, SUCCEEDED, now)
+            self.finish(record, outcome, SUCCEEDED, now)
             return
         if status == m.CANCELLED:
             if record.cancel_asked:
-                self._finish(record, outcome, CANCELLED, now)
+                self.finish(record, outcome, CANCELLED, now)
             else:
                 self._again(record, now)
             return
@@ -674,12 +525,12 @@ class Scheduler:
         if verdict == retry.REQUEUE:
             self._again(record, now)
         elif verdict == retry.RETRY:
-            self._move(record, WAITING, now)
+            self.move(record, WAITING, now)
             self._delay(record, now + retry.backoff(record.failures, record.options.backoff))
         elif status == m.CRASHED:
             self._finish_lost(record, outcome, now)
         else:
-            self._finish(record, outcome, FAILED, now)
+            self.finish(record, outcome, FAILED, now)
 
     def _delay(self, record: TaskRecord, until: float) -> None:
         self._tie_breaker += 1
@@ -689,20 +540,20 @@ class Scheduler:
     def _again(self, record: TaskRecord, now: float) -> None:
         """Back to the head of the queue, unless it was to be cancelled."""
         if record.cancel_asked:
-            self._finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+            self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
         if record.unmet is not None:
-            self._finish(record, record.unmet, FAILED, now)
+            self.finish(record, record.unmet, FAILED, now)
         elif record.lacks:
-            self._move(record, WAITING, now)
+            self.move(record, WAITING, now)
         else:
-            self._move(record, QUEUED, now)
+            self.move(record, QUEUED, now)
             self.queue.push(record, front=True)
 
     def _finish_lost(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         """The process or worker died once too often, or died under a task that was to be cancelled."""
         if record.cancel_asked:
-            self._finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+            self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
         detail = dict(outcome.detail or {})
         detail["attempts"] = list(record.history or ())
@@ -710,13 +561,13 @@ class Scheduler:
             detail["at_most_once"] = True
         elif record.crashes >= self.crash_limit:
             detail["limit"] = self.crash_limit
-        self._finish(record, outcome._replace(detail=detail), FAILED, now)
+        self.finish(record, outcome._replace(detail=detail), FAILED, now)
 
-    def _finish(self, record: TaskRecord, outcome: m.Outcome, state: int, now: float) -> None:
-        self._move(record, state, now)
+    def finish(self, record: TaskRecord, outcome: m.Outcome, state: int, now: float) -> None:
+        self.move(record, state, now)
         client = record.client
         record.payload = b""
-        self._drop_values(record)
+        self.needs.drop(record)
         record.outcome = outcome
         self.functions.release(record.function)
         if record.setup is not None:
@@ -725,7 +576,7 @@ class Scheduler:
         client.unfinished -= 1
         client.done[record.id] = record
         self.recent.append(record)
-        self._tell_client(client, outcome)
+        self.tell_client(client, outcome)
         self._remember(record, outcome, now)
 
     def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
@@ -742,9 +593,9 @@ class Scheduler:
                 self.entry.drop(record.id)
         interest, record.interest = record.interest, None
         if interest is not None:
-            self._spread(interest, ended, now)
+            self.needs.spread(interest, ended, now)
 
-    def _tell_client(self, client: ClientPeer, outcome: m.Outcome) -> None:
+    def tell_client(self, client: ClientPeer, outcome: m.Outcome) -> None:
         client.outcomes.append(outcome)
         self.dirty[client] = None
 

@@ -13,6 +13,7 @@ from jobrunner.protocol import retry
 from jobrunner.protocol.journal import JournalEntry
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.messages import OK
+from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import ReadyQueue
 from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.task import TaskRecord
@@ -180,24 +181,24 @@ def test_a_doubt_about_what_has_run_that_is_ignored_is_found(monkeypatch):
 
 
 def test_a_task_that_starts_before_what_it_needs_is_found(monkeypatch):
-    real = Scheduler._seek_needs
+    real = Needs.collect
 
     def seek_needs(self, record, needs, now):
         real(self, record, needs, now)
         record.lacks = 0
 
-    monkeypatch.setattr(Scheduler, "_seek_needs", seek_needs)
+    monkeypatch.setattr(Needs, "collect", seek_needs)
     find()
 
 
 def test_a_failure_that_does_not_reach_what_needs_it_is_found(monkeypatch):
-    real = Scheduler._need_ended
+    real = Needs._need_ended
 
     def need_ended(self, record, ended, now):
         if ended.outcome.status == OK:
             real(self, record, ended, now)
 
-    monkeypatch.setattr(Scheduler, "_need_ended", need_ended)
+    monkeypatch.setattr(Needs, "_need_ended", need_ended)
     find()
 
 

@@ -304,8 +304,8 @@ class Truth:
             if getattr(scheduler, name):
                 yield f"coordinator: {name} {list(getattr(scheduler, name))[:5]}"
         results = scheduler.results
-        if results.sought or results.kept or scheduler._journaled_values:
-            left = (list(results.sought), list(results.kept), scheduler._journaled_values)
+        if results.sought or results.kept or scheduler.needs.journaled:
+            left = (list(results.sought), list(results.kept), scheduler.needs.journaled)
             yield f"coordinator: sought, kept, values in the journal: {left!r:.200}"
         if results.size > results.limit:
             yield f"coordinator: {results.size} bytes of outcomes, of at most {results.limit}"

@@ -1,0 +1,176 @@
+"""Tasks that need the results of others, and clients that ask how somebody's task ends.
+
+What is known of ended tasks is in `results`; here is who waits for what. A task that lacks a result is in the state
+WAITING, and is queued when the last one has come; one whose need did not succeed ends at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from jobrunner.ids import TaskId, client_of
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.journal import KeptOutcome
+from jobrunner.protocol.membership import ClientPeer
+from jobrunner.protocol.results import Ended, unmet
+from jobrunner.protocol.task import FAILED, QUEUED, RUNNING, WAITING, Interest, TaskRecord
+
+if TYPE_CHECKING:
+    from jobrunner.protocol.scheduler import Scheduler
+
+
+class Needs:
+    """Part of one Scheduler."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.results = scheduler.results
+        self.journaled: dict[TaskId, int] = {}
+        """Results that the journal keeps for so many unfinished detached tasks that need them."""
+        self._news: deque[tuple[Interest, Ended]] = deque()
+
+    def watch(self, client: ClientPeer, task_id: TaskId, now: float) -> None:
+        """Tell the client how that task ends, whoever has submitted it."""
+        record = self._scheduler.tasks.get(task_id)
+        if record is not None:
+            self._interest_in(record, now).watchers[client.id] = None
+            if record.state == RUNNING:
+                client.running.append(task_id)
+                self._scheduler.dirty[client] = None
+            return
+        ended = self._ended_before(task_id)
+        if ended is not None:
+            self._scheduler.tell_client(client, ended.outcome)
+        else:
+            self.results.seek(task_id, now).watchers[client.id] = None
+
+    def supplied(
+        self, client: ClientPeer, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
+    ) -> None:
+        """A client tells how tasks ended that were sought, or that it cannot."""
+        for outcome in outcomes:
+            interest = self.results.sought.pop(outcome.id, None)
+            if interest is not None:
+                ended = Ended("", outcome, now)
+                self.results.add(ended)
+                self.spread(interest, ended, now)
+        for task_id in unknown:
+            interest = self.results.sought.get(task_id)
+            if interest is not None:
+                interest.asked.pop(client.id, None)
+
+    def give_up_sought(self, now: float) -> None:
+        """End the search for tasks that nobody can name any more."""
+        for task_id, interest in list(self.results.sought.items()):
+            for client_id in [c for c in interest.watchers if c not in self._scheduler.clients]:
+                del interest.watchers[client_id]
+            interest.dependents = [r for r in interest.dependents if self._scheduler.tasks.get(r.id) is r]
+            if not interest.watchers and not interest.dependents:
+                del self.results.sought[task_id]
+                continue
+            if any(client_id in self._scheduler.clients for client_id in interest.asked):
+                continue
+            owner = self._scheduler.clients.get(client_of(task_id))
+            if owner.reconciled if owner is not None else now >= self._scheduler.settled_at:
+                del self.results.sought[task_id]
+                error = (
+                    f"there is no task {task_id} here: the id is wrong, or its outcome is not kept any more"
+                )
+                outcome = m.Outcome(task_id, 0, m.LOST, detail={"error": error, "unknown": True})
+                self.spread(interest, Ended("", outcome, now), now)
+
+    def _interest_in(self, record: TaskRecord, now: float) -> Interest:
+        if record.interest is None:
+            record.interest = Interest(now)
+        return record.interest
+
+    def _ended_before(self, task_id: TaskId) -> Ended | None:
+        """How a task ended that is not unfinished here."""
+        owner = self._scheduler.clients.get(client_of(task_id))
+        record = None if owner is None else owner.done.get(task_id)
+        if record is not None and record.outcome is not None:
+            return Ended(record.name, record.outcome, record.since)
+        return self.results.find(task_id)
+
+    def collect(self, record: TaskRecord, needs: tuple[TaskId, ...], now: float) -> None:
+        """Collect the results that a new task needs, as far as they are known."""
+        record.needs, record.values = needs, {}
+        unknown = []
+        for need in dict.fromkeys(needs):
+            other = self._scheduler.tasks.get(need)
+            ended = None if other is not None else self._ended_before(need)
+            if ended is None:
+                record.lacks += 1
+                interest = self.results.seek(need, now) if other is None else self._interest_in(other, now)
+                interest.dependents.append(record)
+                if other is None:
+                    unknown.append(need)
+            elif ended.outcome.status == m.OK:
+                self._take(record, ended)
+            elif record.unmet is None:
+                record.unmet = unmet(record, ended.outcome, ended.name)
+        if unknown:
+            self.recall(record.client, unknown)
+
+    def recall(self, client: ClientPeer, needs: list[TaskId]) -> None:
+        for need in needs:
+            self.results.sought[need].asked[client.id] = None
+        client.recalls += needs
+        self._scheduler.dirty[client] = None
+
+    def spread(self, interest: Interest, ended: Ended, now: float) -> None:
+        """Tell everybody who wants to know. A chain of tasks, however long, is no recursion here."""
+        self._news.append((interest, ended))
+        if len(self._news) > 1:
+            return  # the loop below, further up, will come to it
+        while self._news:
+            interest, ended = self._news[0]
+            for client_id in interest.watchers:
+                client = self._scheduler.clients.get(client_id)
+                if client is not None:
+                    self._scheduler.tell_client(client, ended.outcome)
+            for record in interest.dependents:
+                if self._scheduler.tasks.get(record.id) is record:
+                    self._need_ended(record, ended, now)
+            self._news.popleft()
+
+    def _need_ended(self, record: TaskRecord, ended: Ended, now: float) -> None:
+        outcome = ended.outcome
+        if outcome.status == m.OK:
+            assert record.values is not None
+            if outcome.id not in record.values:
+                self._take(record, ended)
+                record.lacks -= 1
+                if record.options.detach:
+                    self._scheduler.tell_accepted(record)
+            if not record.lacks and record.state == WAITING and not record.delayed:
+                self._scheduler.move(record, QUEUED, now)
+                self._scheduler.queue.push(record)
+        elif record.unmet is None:
+            record.unmet = unmet(record, outcome, ended.name)
+            if record.state in (QUEUED, WAITING):
+                self._scheduler.finish(record, record.unmet, FAILED, now)
+
+    def _take(self, record: TaskRecord, ended: Ended) -> None:
+        """Give a task one of the results that it needs."""
+        assert record.values is not None
+        need = ended.outcome.id
+        record.values[need] = ended.outcome.payload
+        if self._scheduler.journaling and record.options.detach and need not in self.results.kept:
+            # Who could supply it after a restart may be gone by then.
+            count = self.journaled.get(need, 0)
+            self.journaled[need] = count + 1
+            if not count:
+                self._scheduler.entry.keep(KeptOutcome(ended.name, ended.outcome))
+
+    def drop(self, record: TaskRecord) -> None:
+        """A task that needed results has ended."""
+        for need in record.values or ():
+            count = self.journaled.get(need, 0)
+            if count > 1:
+                self.journaled[need] = count - 1
+            elif count:
+                del self.journaled[need]
+                self._scheduler.entry.drop(need)
+        record.values = None
