@@ -272,6 +272,11 @@ def read_file(table: str) -> tuple[Path, dict[str, Any]]:
         content = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
+    for name in content:
+        if name not in TABLES.values():
+            raise ConfigError(
+                f"{path} has no table [{name}]; it knows {', '.join(f'[{t}]' for t in TABLES.values())}"
+            )
     part = content.get(table, {})
     if not isinstance(part, dict):
         raise ConfigError(f"{path}: {table} must be a table, [{table}]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -76,3 +77,16 @@ def quota_v1(folder: Path) -> list[float]:
     except (OSError, ValueError):
         return []
     return [amount / period] if amount > 0 and period > 0 else []
+
+
+def unknown_host(address: str) -> str:
+    """Why the host in "tcp://HOST:PORT" cannot be found; empty if it can."""
+    scheme, _, rest = address.partition("://")
+    host = rest.rpartition(":")[0].strip("[]")
+    if scheme != "tcp":
+        return ""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as exc:
+        return f"there is no host {host!r} ({exc.strerror})"
+    return ""

@@ -70,6 +70,7 @@ def test_the_users_own_file(tmp_path, monkeypatch):
     ("text", "message"),
     [
         ("[client]\nbakend = 'x'\n", "no setting 'bakend'"),
+        ("[clients]\nbackend = 'x'\n", r"no table \[clients\]; it knows \[client\]"),
         ("[client]\nmax_workers = 'many'\n", "client.max_workers"),
         ("[client]\nmax_workers = true\n", "not a whole number"),
         ("client = 3\n", "must be a table"),

@@ -9,7 +9,7 @@ import time
 
 from jobrunner.config import WorkerConfig
 from jobrunner.context import TASK_ADDRESS, TASK_WORKER
-from jobrunner.host import own_host, python_version, usable_cpus
+from jobrunner.host import own_host, python_version, unknown_host, usable_cpus
 from jobrunner.ids import WorkerId, random_token
 from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
@@ -42,6 +42,9 @@ def run(config: WorkerConfig, *, lifeline: int | None = None) -> int:
     driver = Driver(core, wire, perform)
     driver.add_source(pool.fileno(), pool.poll)
     service.log.info("waiting for the coordinator at %s", address)
+    unknown = unknown_host(address)
+    if unknown:
+        service.log.warning("%s; is the address right? It is tried again and again", unknown)
     finished = False
     try:
         code = service.run(driver, lifeline)

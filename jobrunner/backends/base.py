@@ -8,6 +8,7 @@ thread, so that later changes to an argument cannot leak in.
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,17 @@ class BackendSettings:
         """For backends: raise ConfigError for a keyword argument that is not in `known`."""
         for name in self.extra:
             if name not in known:
-                also = f"; this backend knows {', '.join(known)}" if known else ""
+                everywhere = (
+                    "max_workers",
+                    "initializer",
+                    "initargs",
+                    "address",
+                    "show_output",
+                    "connect_timeout",
+                )
+                close = difflib.get_close_matches(name, [*known, *everywhere], n=1, cutoff=0.5)
+                also = f"; did you mean {close[0]!r}?" if close else ""
+                also += f"; this backend knows {', '.join(known)}" if known else ""
                 raise ConfigError(f"Executor({backend!r}) has no option {name!r}{also}")
 
 

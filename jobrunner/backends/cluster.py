@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
-from jobrunner.errors import JobRunnerError
+from jobrunner.errors import JobRunnerError, NotSupportedError
 from jobrunner.local_cluster import LocalCluster
 from jobrunner.transport.driver import Wire
 from jobrunner.transport.sockets import DealerWire, check_address
@@ -49,6 +49,12 @@ class ClusterBackend(CoreBackend):
     @property
     def cluster(self) -> str:
         return self._address
+
+    def _check_resources(self) -> None:
+        if self._local is not None:
+            raise NotSupportedError(
+                "the cluster that this program embeds offers no resources; `jobrunner worker start --resources` does"
+            )
 
     def _check_detach(self) -> None:
         if self._local is not None:

@@ -191,6 +191,8 @@ class CoreBackend(Backend):
     ) -> Future[Any]:
         if options.detach:
             self._check_detach()
+        if options.resources:
+            self._check_resources()
         definition = prepared.definition
         setup = self._setup
         future: Future[Any] = Future()
@@ -218,6 +220,9 @@ class CoreBackend(Backend):
         with self._lock:
             self._number += 1
             return task_id(self._client, self._number)
+
+    def _check_resources(self) -> None:
+        """Raises NotSupportedError where no worker can ever offer a named resource: the call would wait for ever."""
 
     def _check_detach(self) -> None:
         """Raises NotSupportedError unless what runs the calls outlives this program."""

@@ -15,6 +15,7 @@ import tempfile
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.backends.local_wire import LocalWire
+from jobrunner.errors import NotSupportedError
 from jobrunner.host import usable_cpus
 from jobrunner.protocol.effects import GiveUp, Tick
 from jobrunner.transport.driver import Wire
@@ -67,6 +68,9 @@ class ProcessesBackend(CoreBackend):
     @property
     def _peer_timeout(self) -> float:
         return 0.0
+
+    def _check_resources(self) -> None:
+        raise NotSupportedError('the "processes" backend knows no resources; use "cluster"')
 
     def _slots_failed(self, effect: GiveUp) -> None:
         self._give_up(effect)

@@ -21,6 +21,7 @@ from typing import TypeAlias
 
 import zmq
 
+from jobrunner.config import DEFAULT_PORT
 from jobrunner.errors import ConfigError, ProtocolError
 from jobrunner.payloads import Buffer
 from jobrunner.protocol.codec import VersionMismatch, decode, encode
@@ -58,7 +59,8 @@ def check_address(address: str) -> str:
     host, colon, port = rest.rpartition(":")
     if scheme == "tcp" and colon and host and port.isdigit() and 0 < int(port) < 65536:
         return full
-    raise ConfigError(f"{address!r} is not an address; it must look like tcp://10.0.0.5:7077")
+    missing = "" if colon or scheme != "tcp" else f" (the port is missing; {DEFAULT_PORT} is the usual one)"
+    raise ConfigError(f"{address!r} is not an address{missing}; it must look like tcp://10.0.0.5:7077")
 
 
 def is_loopback(host: str) -> bool:

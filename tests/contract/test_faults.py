@@ -73,10 +73,12 @@ def test_a_timeout_in_map_costs_its_element(make_executor, isolated, tmp_path):
             next(results)
 
 
-def test_resources_that_cannot_be_had(make_executor, isolated):
-    if not isolated:
-        with pytest.raises(NotSupportedError, match="resources"):
-            make_executor().with_options(resources={"gpu": 1}).submit(zoo.nothing)
+def test_resources_that_can_never_be_had_are_refused(executor):
+    view = executor.with_options(resources={"gpu": 1})
+    with pytest.raises(NotSupportedError, match="resources"):
+        view.submit(zoo.nothing)
+    with pytest.raises(NotSupportedError, match="resources"):
+        list(view.map(zoo.echo, [1]))
 
 
 def test_priority(make_executor, tmp_path, eventually):
