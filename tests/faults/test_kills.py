@@ -26,7 +26,7 @@ LONG = 300.0
 """Seconds that a heavy test may take."""
 
 sizes = pytest.mark.parametrize(
-    "count", [1500, pytest.param(20_000, marks=[pytest.mark.heavy, pytest.mark.timeout(LONG)])]
+    "count", [1200, pytest.param(20_000, marks=[pytest.mark.heavy, pytest.mark.timeout(LONG)])]
 )
 SECONDS = 0.004
 """What one task takes: the tasks of a test must not be done before its faults are."""
