@@ -130,10 +130,10 @@ def test_packets_are_lost_and_late(cluster, notes):
     hosts = Hosts(["coordinator", *WORKERS, "client"])
     try:
         site = Site(cluster, hosts)
-        client = site.client(notes, 120, 0.05)
+        client = site.client(notes, 80, 0.05)
         client.wait_for("done 5 %")
         for name in ("one", "two"):
             hosts.make_bad(name, loss=0.2, delay=0.2)
-        check(client, notes, 120, repeats=True)
+        check(client, notes, 80, repeats=True)
     finally:
         hosts.end()

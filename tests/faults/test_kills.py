@@ -26,7 +26,7 @@ LONG = 300.0
 """Seconds that a heavy test may take."""
 
 sizes = pytest.mark.parametrize(
-    "count", [1500, pytest.param(20_000, marks=[pytest.mark.heavy, pytest.mark.timeout(LONG)])]
+    "count", [1200, pytest.param(20_000, marks=[pytest.mark.heavy, pytest.mark.timeout(LONG)])]
 )
 SECONDS = 0.004
 """What one task takes: the tasks of a test must not be done before its faults are."""
@@ -163,7 +163,7 @@ def test_a_client_is_killed_and_another_goes_on(cluster, notes, tmp_path, count)
     victims = str(tmp_path / "victims")
     with connected(address) as executor, ClusterAdmin(address, BOUND) as admin:
         run = Run(executor, notes, count)
-        client = cluster.run(work_program(), address, victims, "100000", "0.05", JOBRUNNER_PEER_TIMEOUT="0.5")
+        client = cluster.run(work_program(), address, victims, "5000", "0.05", JOBRUNNER_PEER_TIMEOUT="0.5")
         client.wait_for("submitted")
         until(lambda: os.path.exists(victims))
         client.send(signal.SIGKILL)

@@ -8,7 +8,7 @@ SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
 
 def test_a_short_soak(cluster):
-    soak = cluster.run(str(SOAK), "--minutes", "0.2", "--sample", "0.5", "--fault-every", "1.5")
+    soak = cluster.run(str(SOAK), "--minutes", "0.15", "--sample", "0.4", "--fault-every", "1.2")
     assert soak.popen.wait(55) == 0, soak.output
     soak.wait()
     assert "nothing was lost" in soak.output
