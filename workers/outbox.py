@@ -9,6 +9,7 @@ import io
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
@@ -27,8 +28,10 @@ class Outbox:
         self._board = board
         self._channel = channel
         self._wake = wake
-        self._lock = threading.RLock()
-        self._late: list[bytes] = []
+        self.lock = threading.RLock()
+        """One for all that leads here. A destructor that prints may be called anywhere in any thread, also
+        while it sends: with a lock of their own, the text streams would be locked in both orders."""
+        self._waiting: deque[bytes] = deque()
         self._main = threading.get_ident()
         self._postponed = False
         self.busy = False
@@ -43,16 +46,13 @@ class Outbox:
     def put(self, item: list[Any]) -> None:
         """Add an item without buffers."""
         entry = pack(item)
-        with self._lock:
+        with self.lock:
+            self._waiting.append(entry)
             if self.busy:
-                # A destructor that prints, called by the garbage collector from inside this very method.
-                self._late.append(entry)
-                return
+                return  # a destructor that prints, called from inside one of these methods, which goes on
             self.busy = True
             try:
-                self._store(entry)
-                while self._late:
-                    self._store(self._late.pop(0))
+                self._store_waiting()
             finally:
                 self._leave()
 
@@ -71,7 +71,7 @@ class Outbox:
             os.write(self._wake, b"\0")
 
     def _send(self, entry: bytes, buffers: Sequence[Buffer]) -> None:
-        with self._lock:
+        with self.lock:
             if self.busy:
                 return
             self.busy = True
@@ -79,6 +79,9 @@ class Outbox:
                 self._send_board()
                 if entry:
                     self._channel.send(header(entry), buffers)
+                while self._waiting:
+                    self._store_waiting()
+                    self._send_board()
             finally:
                 self._leave()
 
@@ -88,11 +91,13 @@ class Outbox:
             self._postponed = False
             signal.pthread_kill(self._main, signal.SIGINT)
 
-    def _store(self, entry: bytes) -> None:
-        if not self._board.add(entry):
-            self._send_board()
+    def _store_waiting(self) -> None:
+        while self._waiting:
+            entry = self._waiting.popleft()
             if not self._board.add(entry):
-                self._channel.send(header(entry))
+                self._send_board()
+                if not self._board.add(entry):
+                    self._channel.send(header(entry))
 
     def _send_board(self) -> None:
         count = self._board.count
@@ -111,7 +116,6 @@ class SlotWriter(io.TextIOBase):
         self._stream = stream
         self._outbox = outbox
         self._current = current
-        self._lock = threading.RLock()
         self._partial = ""
         self.buffer: BinaryIO = open(stream, "wb", buffering=0, closefd=False)  # noqa: SIM115
         """For those who write bytes: they go through the pipe of that descriptor."""
@@ -139,7 +143,7 @@ class SlotWriter(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        with self._lock:
+        with self._outbox.lock:
             whole = text.rfind("\n") + 1
             if whole:
                 # Taken before it is emitted, and without making an object in between that the garbage
@@ -159,7 +163,7 @@ class SlotWriter(io.TextIOBase):
     def flush_partial(self) -> None:
         """Let go of a line that has not ended."""
         if self._partial:
-            with self._lock:
+            with self._outbox.lock:
                 text, self._partial = self._partial, ""
                 self._emit(text)
 
