@@ -20,7 +20,9 @@ from jobrunner.cli import (
     coordinator,
     demo,
     detached,
+    joining,
     journal,
+    keys,
     options,
     sim,
     status,
@@ -40,6 +42,8 @@ COMMANDS = (
     "demo",
     "coordinator",
     "worker",
+    "join",
+    "keys",
     "status",
     "workers",
     "tasks",
@@ -70,12 +74,19 @@ app = typer.Typer(
     epilog=options.examples(
         "jobrunner demo                        try it: local pools, and a small cluster on this host",
         "jobrunner coordinator start           on one host; prints what to type on the others",
-        "jobrunner worker start 10.0.0.5:7077  on every host that shall run calls",
+        "jobrunner worker start JOIN           on every host that shall run calls",
         "jobrunner status --watch              anywhere",
     ),
 )
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(worker.app, name="worker")
+app.command(
+    epilog=options.examples(
+        "jobrunner join jobrunner://10.0.0.5:7077/KEY.SECRET",
+        "jobrunner join jobrunner://10.0.0.5:7077/KEY.SECRET --as observer",
+    )
+)(joining.join)
+app.add_typer(keys.app, name="keys")
 app.command(epilog=options.examples("jobrunner status", "jobrunner status --watch --json"))(status.status)
 app.command(epilog=options.examples("jobrunner workers", "jobrunner workers --quiet"))(status.workers)
 app.command(epilog=options.examples("jobrunner tasks --state running", "jobrunner tasks -n 1000 --json"))(

@@ -29,7 +29,7 @@ def group() -> None:
     epilog=options.examples(
         "jobrunner coordinator start",
         "jobrunner coordinator start --port 8000",
-        "jobrunner coordinator start --host 0.0.0.0 --insecure",
+        "jobrunner coordinator start --host 0.0.0.0",
     )
 )
 def start(
@@ -41,11 +41,18 @@ def start(
         bool,
         typer.Option(
             "--insecure",
-            help="Listen beyond this host although nobody is authenticated: whoever reaches the port can run "
-            "any code on every worker, and on the hosts of programs that use this cluster. Only for networks "
-            "where you trust every host (environment: JOBRUNNER_INSECURE).",
+            help="Do without keys: whoever reaches the port can run any code on every worker, and on the hosts of "
+            "programs that use this cluster. With a --host that others reach, JOBRUNNER_ALLOW_INSECURE_NETWORK=1 "
+            "has to be set as well (environment: JOBRUNNER_INSECURE).",
         ),
     ] = False,
+    keys: Annotated[str | None, typer.Option("--keys", metavar="FOLDER", help=_help("keys"))] = None,
+    invitation_time: Annotated[
+        float | None, typer.Option("--invitation-time", metavar="SECONDS", help=_help("invitation_time"))
+    ] = None,
+    invitation_uses: Annotated[
+        int | None, typer.Option("--invitation-uses", metavar="N", help=_help("invitation_uses"))
+    ] = None,
     client_grace: Annotated[
         float | None, typer.Option("--client-grace", metavar="SECONDS", help=_help("client_grace"))
     ] = None,
@@ -70,6 +77,9 @@ def start(
         CoordinatorConfig,
         host=host,
         port=port,
+        keys=keys,
+        invitation_time=invitation_time,
+        invitation_uses=invitation_uses,
         insecure=insecure or None,  # a flag that is not given must not override the environment
         client_grace=client_grace,
         crash_limit=crash_limit,

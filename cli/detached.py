@@ -15,11 +15,21 @@ import typer
 from jobrunner.cli import options
 from jobrunner.cli.output import write
 from jobrunner.cli.status import connect
-from jobrunner.errors import ConfigError, CoordinatorLostError, JobRunnerError, JournalError
+from jobrunner.errors import (
+    AuthenticationError,
+    ConfigError,
+    CoordinatorLostError,
+    JobRunnerError,
+    JournalError,
+    ProtocolError,
+)
 from jobrunner.serialization import describe
 
 if TYPE_CHECKING:
     from jobrunner.executor import Executor
+
+NOT_TAKEN = (AuthenticationError, CoordinatorLostError, JournalError, ProtocolError)
+"""Errors of a call that the cluster has not accepted."""
 
 NOT_DONE = 3
 """Exit code of `result` for a call that is not done yet."""
@@ -60,7 +70,7 @@ def submit(
         if not future.id:
             raise future.exception() or JobRunnerError("the call could not be made")
         executor.shutdown()  # waits until it is accepted, not until it is done
-        if isinstance(future.exception(), (JournalError, CoordinatorLostError)):
+        if isinstance(future.exception(), NOT_TAKEN):
             raise future.exception() or JobRunnerError("the call was refused")
     write(future.id)
 

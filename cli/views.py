@@ -242,3 +242,23 @@ DRAIN = View(
     ),
     lambda answer: [answer["name"]],
 )
+
+
+# --- keys --------------------------------------------------------------------------------------------
+
+
+def keys_table(data: Mapping[str, Any]) -> RenderableType:
+    """`data`: "keys" and "invitations", see `keys list`."""
+    listed = columns(
+        ("NAME", "ROLE", "KEY", "AGE"),
+        [(key["name"], key["role"], key["key"][:12], duration(key["age"])) for key in data["keys"]],
+        right=("AGE",),
+    )
+    texts = [
+        f"{i['uses']} can join as {', '.join(i['roles'])} within {duration(i['seconds'])}"
+        for i in data["invitations"]
+    ]
+    return group(listed, fields([("invitation", text) for text in texts]))
+
+
+KEYS = View(keys_table, lambda data: [key["name"] for key in data["keys"]])

@@ -11,6 +11,8 @@ from jobrunner.cli.output import Output
 from jobrunner.cli.status import connect
 from jobrunner.cli.views import DRAIN
 from jobrunner.config import WorkerConfig, load
+from jobrunner.host import own_host
+from jobrunner.invitation import is_line
 
 app = typer.Typer(
     help="Run calls on this host, or take a host out of the cluster.",
@@ -26,14 +28,19 @@ def _help(name: str, text: str | None = None) -> str:
 @app.command(
     epilog=options.examples(
         "jobrunner worker start",
-        "jobrunner worker start tcp://10.0.0.5:7077 --slots 8",
+        "jobrunner worker start jobrunner://10.0.0.5:7077/KEY.SECRET --slots 8",
         "jobrunner worker start 10.0.0.5:7077 --name left --resources gpu=2,licence=1",
     )
 )
 def start(
     join: Annotated[
         str | None,
-        typer.Argument(metavar="JOIN", help=_help("address", "the coordinator's tcp://HOST:PORT")),
+        typer.Argument(
+            metavar="JOIN",
+            help=_help(
+                "address", "the line that the coordinator printed, or its tcp://HOST:PORT once joined"
+            ),
+        ),
     ] = None,
     slots: Annotated[int | None, typer.Option("--slots", "-s", metavar="N", help=_help("slots"))] = None,
     name: Annotated[
@@ -54,16 +61,36 @@ def start(
     slot_memory: Annotated[
         str | None, typer.Option("--slot-memory", metavar="SIZE", help=_help("slot_memory"))
     ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Talk to a coordinator that has no keys: whoever answers at that address can run any code here "
+            "(environment: JOBRUNNER_INSECURE).",
+        ),
+    ] = False,
     log_level: options.WorkerLogLevel = None,
 ) -> None:
     """Start a worker in the foreground. It waits for its coordinator, so either may be started first.
 
+    JOIN is the line that the coordinator printed at its start; from then on this host has a key of its own, and the
+    address alone will do. On the coordinator's own host nothing is needed.
+
     Ctrl-C or SIGTERM: running tasks finish, the others go to other workers, then it leaves. A second Ctrl-C:
     it leaves at once.
     """
+    identity = None
+    if join is not None and is_line(join):
+        from jobrunner import joining
+        from jobrunner.identity import path_of
+
+        joined = joining.join(join, "worker", name or own_host())
+        join, identity = joined.addresses[-1], str(path_of(joined))
     config = load(
         WorkerConfig,
         address=join,
+        identity=identity,
+        insecure=insecure or None,
         slots=slots,
         name=name,
         resources=resources,

@@ -102,6 +102,14 @@ class ClientConfig:
     crash_limit: int = setting(
         3, env="JOBRUNNER_CRASH_LIMIT", doc="deaths of its process after which a task fails", minimum=1
     )
+    identity: str | None = setting(
+        None,
+        env="JOBRUNNER_IDENTITY",
+        doc="the key to show to the cluster: a file's path, or its text; default: the one that knows the address",
+    )
+    insecure: bool = setting(
+        False, env="JOBRUNNER_INSECURE", doc="talk to a coordinator without keys, and trust whoever answers"
+    )
     cancel_wait: float = setting(
         5.0, env="JOBRUNNER_CANCEL_WAIT", unit="s", doc="longest wait of cancel() for an answer", minimum=0
     )
@@ -116,7 +124,25 @@ class CoordinatorConfig:
         DEFAULT_PORT, env="JOBRUNNER_PORT", doc="the TCP port; 0 takes a free one", minimum=0, maximum=65535
     )
     insecure: bool = setting(
-        False, env="JOBRUNNER_INSECURE", doc="listen beyond loopback without authentication"
+        False, env="JOBRUNNER_INSECURE", doc="listen without keys: whoever reaches the port can run any code"
+    )
+    keys: str | None = setting(
+        None,
+        env="JOBRUNNER_KEYS",
+        doc="the folder of the cluster's keys; default: in the user's config directory",
+    )
+    invitation_time: float = setting(
+        3600.0,
+        env="JOBRUNNER_INVITATION_TIME",
+        unit="s",
+        doc="how long the line can be used that a coordinator prints at its start",
+        minimum=0,
+    )
+    invitation_uses: int = setting(
+        100,
+        env="JOBRUNNER_INVITATION_USES",
+        doc="how many can join with that line; 0: it prints none",
+        minimum=0,
     )
     crash_limit: int = setting(
         3, env="JOBRUNNER_CRASH_LIMIT", doc="deaths of its process after which a task fails", minimum=1
@@ -204,6 +230,14 @@ class WorkerConfig:
         doc="outcomes kept before new tasks wait",
         minimum=1,
     )
+    identity: str | None = setting(
+        None,
+        env="JOBRUNNER_IDENTITY",
+        doc="the key to show to the cluster: a file's path, or its text; default: the one that knows the address",
+    )
+    insecure: bool = setting(
+        False, env="JOBRUNNER_INSECURE", doc="talk to a coordinator without keys, and run whatever it sends"
+    )
     slot_memory: int | None = setting(
         None,
         env="JOBRUNNER_SLOT_MEMORY",
@@ -248,9 +282,14 @@ def file_path() -> Path:
     named = os.environ.get("JOBRUNNER_CONFIG")
     if named:
         return Path(named)
+    return config_folder() / "jobrunner.toml"
+
+
+def config_folder() -> Path:
+    """The user's config directory: the config file, and the keys."""
     import platformdirs  # here: a program that has its settings elsewhere need not load it
 
-    return Path(platformdirs.user_config_dir("jobrunner")) / "jobrunner.toml"
+    return Path(platformdirs.user_config_dir("jobrunner"))
 
 
 def read_file(table: str) -> tuple[Path, dict[str, Any]]:

@@ -6,35 +6,52 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from jobrunner.config import CoordinatorConfig
-from jobrunner.errors import ConfigError, JournalError
+from jobrunner.errors import AuthenticationError, ConfigError, JournalError
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
+from jobrunner.invitation import Invitation
 from jobrunner.journal import Journal, default_journal
+from jobrunner.keyring import INVITED_ROLES, Keyring, default_folder, open_keyring
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
-from jobrunner.protocol.effects import JournalFailed, JournalWritten, WriteJournal
+from jobrunner.protocol.effects import (
+    JoinAnswered,
+    JoinRequested,
+    JournalFailed,
+    JournalWritten,
+    WriteJournal,
+)
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import LEFT_AT_ONCE, Service, set_up_logging
 from jobrunner.transport.sockets import RouterWire, is_loopback
 from jobrunner.version import __version__
 
 INSECURE_WARNING = (
-    "listening on {host} without authentication: whoever can reach this port can run any code here and on every "
-    "worker. Use this only on a network where everybody may do that"
+    "listening on {host} without keys: whoever can reach this port can run any code on every worker and in every "
+    "client, and read what they send. Use this only where everybody may do that"
 )
+
+ALLOW_INSECURE = "JOBRUNNER_ALLOW_INSECURE_NETWORK"
+"""Has to be 1 as well for a port that other hosts reach, so that one word in a script does not open a network."""
 
 
 def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int | None = None) -> int:
     """Serve until drained; the exit code. `address` overrides host and port.
 
-    Raises ConfigError where the address cannot be listened on, or may not be without `insecure`.
+    Raises ConfigError where the address cannot be listened on, or the keys cannot be used.
     """
     set_up_logging(config.log_level)
     service = Service("coordinator")
+    keyring = None
     if address is None:
         address = tcp_address(config, service)
-    wire = RouterWire(address)
+        if not config.insecure:
+            keyring = open_keyring(Path(config.keys) if config.keys else default_folder())
+    wire = RouterWire(address, keyring)
     settings = CoordinatorSettings(
         id=random_token(),
         version=__version__,
@@ -55,10 +72,18 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
             journal = open_journal(config, wire.address, service)
         state = None if journal is None else journal.state.copy()
         core = CoordinatorCore(settings, time.monotonic(), state)
-        driver = Driver(core, wire, {**service.perform_common, WriteJournal: lambda effect: write(effect)})
+        perform: dict[type, Callable[[Any], None]] = {
+            **service.perform_common,
+            WriteJournal: lambda effect: write(effect),
+            JoinRequested: lambda effect: join(effect),
+        }
+        driver = Driver(core, wire, perform)
     except BaseException:
         wire.close()
         raise
+
+    def join(effect: JoinRequested) -> None:
+        driver.post(admitted(keyring, effect))
 
     def write(effect: WriteJournal) -> None:
         assert journal is not None
@@ -70,7 +95,7 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
             driver.post(JournalWritten(effect.number))
 
     if lifeline is None:
-        announce(wire.address, config)
+        announce(wire.address, config, keyring)
     finished = False
     try:
         code = service.run(driver, lifeline)
@@ -103,23 +128,42 @@ def open_journal(config: CoordinatorConfig, address: str, service: Service) -> J
 
 
 def tcp_address(config: CoordinatorConfig, service: Service) -> str:
-    if not is_loopback(config.host):
-        if not config.insecure:
+    if config.insecure:
+        if not is_loopback(config.host) and os.environ.get(ALLOW_INSECURE) != "1":
             raise ConfigError(
-                f"--host {config.host} would let anybody who can reach it run code here and on every worker. "
-                "Listen on 127.0.0.1, or add --insecure if everybody on that network may do that"
+                f"--insecure with --host {config.host} would let anybody who can reach that port run code on every"
+                " worker. Without --insecure the cluster has keys, and nothing else changes; to do it all the same,"
+                f" set {ALLOW_INSECURE}=1"
             )
         service.log.warning(INSECURE_WARNING.format(host=config.host))
     host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
     return f"tcp://{host}:{config.port}"
 
 
-def announce(address: str, config: CoordinatorConfig) -> None:
+def admitted(keyring: Keyring | None, effect: JoinRequested) -> JoinAnswered:
+    """What becomes of somebody's wish to join."""
+    source, session = effect.source, effect.session
+    try:
+        if keyring is None:
+            raise AuthenticationError(
+                "this coordinator has no keys (--insecure), so there is nothing to join"
+            )
+        member = keyring.admit(effect.who.key, effect.key, effect.name, effect.role)
+    except (AuthenticationError, ConfigError) as exc:
+        return JoinAnswered(source, session, "", str(exc))
+    return JoinAnswered(source, session, member.name)
+
+
+def announce(address: str, config: CoordinatorConfig, keyring: Keyring | None) -> None:
     """The line to paste on the other hosts."""
     if config.host in ("0.0.0.0", "::"):
         address = f"tcp://{own_host()}:{address.rpartition(':')[2]}"
+    join = address
+    if keyring is not None and config.invitation_uses:
+        secret = keyring.invite(INVITED_ROLES, config.invitation_time, config.invitation_uses)
+        join = Invitation(address, keyring.server.public, secret).to_line()
     print(f"coordinator at {address}", flush=True)
-    print(f"start a worker with:  jobrunner worker start {address}", flush=True)
+    print(f"start a worker with:  jobrunner worker start {join}", flush=True)
 
 
 def main(arguments: list[str]) -> int:

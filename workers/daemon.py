@@ -9,6 +9,7 @@ import time
 
 from jobrunner.config import WorkerConfig
 from jobrunner.context import TASK_ADDRESS, TASK_WORKER
+from jobrunner.credentials import WORKER_ROLES, credentials_for
 from jobrunner.host import own_host, python_version, unknown_host, usable_cpus
 from jobrunner.ids import WorkerId, random_token
 from jobrunner.protocol.effects import ConnectionLost
@@ -29,7 +30,10 @@ def run(config: WorkerConfig, *, lifeline: int | None = None) -> int:
     service = Service("worker")
     settings = settings_for(config)
     core = WorkerCore(settings, random.Random(), time.monotonic())
-    wire = DealerWire(address)
+    wire = DealerWire(
+        address,
+        credentials_for(address, WORKER_ROLES, configured=config.identity, insecure=config.insecure),
+    )
     environment = {TASK_ADDRESS: address, TASK_WORKER: settings.name}
     if config.slot_memory:
         environment[TASK_MEMORY] = str(config.slot_memory)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
-from jobrunner.errors import JobRunnerError, NotSupportedError
+from jobrunner.credentials import CLIENT_ROLES, credentials_for
+from jobrunner.errors import CoordinatorLostError, JobRunnerError, NotSupportedError
 from jobrunner.local_cluster import LocalCluster
 from jobrunner.transport.driver import Wire
 from jobrunner.transport.sockets import DealerWire, check_address
@@ -13,7 +14,8 @@ from jobrunner.transport.sockets import DealerWire, check_address
 class ClusterBackend(CoreBackend):
     """Connects to `settings.address`; without one it starts a coordinator and a worker on this host.
 
-    Raises CoordinatorLostError when nobody answers at the address within `connect_timeout`.
+    Raises AuthenticationError without a key for the cluster at the address, CoordinatorLostError when nobody answers
+    there within `connect_timeout`.
     """
 
     name = "cluster"
@@ -26,6 +28,12 @@ class ClusterBackend(CoreBackend):
             self._address = self._local.address
         else:
             self._address = check_address(settings.address)
+        self._credentials = credentials_for(
+            self._address,
+            CLIENT_ROLES,
+            configured=settings.config.identity,
+            insecure=settings.config.insecure,
+        )
         try:
             super().__init__(settings)
         except BaseException:
@@ -61,7 +69,7 @@ class ClusterBackend(CoreBackend):
             super()._check_detach()
 
     def _make_wire(self) -> Wire:
-        return DealerWire(self._address)
+        return DealerWire(self._address, self._credentials)
 
     def _timeouts(self) -> dict[str, float | None]:
         return {
@@ -69,10 +77,13 @@ class ClusterBackend(CoreBackend):
             "reconnect_timeout": self._config.reconnect_timeout,
         }
 
-    def _describe_failure(self, error: str) -> str:
+    def _describe_failure(self, kind: str, error: str) -> str:
+        described = f"the coordinator at {self._address}: {error}"
+        if kind != CoordinatorLostError.__name__:
+            return described
         return (
-            f"the coordinator at {self._address}: {error}. Is it running, and reachable from here? "
-            "`jobrunner coordinator start` starts one; JOBRUNNER_ADDRESS or Executor(ADDRESS) says where it is"
+            f"{described}. Is it running, and reachable from here? `jobrunner coordinator start` starts one;"
+            " JOBRUNNER_ADDRESS or Executor(ADDRESS) says where it is"
         )
 
     def _closed(self) -> None:

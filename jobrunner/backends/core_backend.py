@@ -437,10 +437,10 @@ class CoreBackend(Backend):
         self._connected.set()
 
     def _give_up(self, effect: GiveUp) -> None:
-        self._failure = error_named(effect.kind, self._describe_failure(effect.error))
+        self._failure = error_named(effect.kind, self._describe_failure(effect.kind, effect.error))
         self._driver.abort()
 
-    def _describe_failure(self, error: str) -> str:
+    def _describe_failure(self, kind: str, error: str) -> str:
         return error
 
     def _on_connected(self, effect: Connected) -> None:

@@ -28,6 +28,7 @@ from jobrunner.protocol.effects import (
     Effect,
     Event,
     GiveUp,
+    HandshakeFailed,
     QueryRequested,
     RecallResults,
     Received,
@@ -141,6 +142,8 @@ class ClientCore:
             return [self.session.send(m.Supply(event.outcomes, event.unknown), now, size)]
         if type(event) is Unreachable:
             self.session.unreachable(now)
+        elif type(event) is HandshakeFailed:
+            self.session.handshake_failed(event)
         elif type(event) is DrainRequested:
             self._leaving = True
         return []
@@ -314,7 +317,7 @@ class ClientCore:
     def _maybe_give_up(self, now: float) -> list[Effect]:
         if self.session.refusal:
             self._given_up = True
-            return [GiveUp(self.session.refusal, "ProtocolError")]
+            return [GiveUp(self.session.refusal, self.session.refusal_kind)]
         at = self._give_up_at()
         if at is None or now < at:
             return []

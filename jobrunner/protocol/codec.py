@@ -245,6 +245,11 @@ def status(value: Any) -> int:
     return value  # type: ignore[no-any-return]
 
 
+def refusal_kind(rest: Sequence[Any]) -> str:
+    """Of a refusal, which other versions may send without."""
+    return rest[0] if rest and rest[0] in m.REFUSAL_KINDS else m.REFUSAL_KINDS[0]
+
+
 def read_held(value: Any) -> list[m.Held]:
     return [m.Held(text(a), integer(n, 1), flag(r)) for a, n, r in map(sequence, sequence(value))]
 
@@ -367,7 +372,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (m.Goodbye, lambda x, w: (x.reason,), lambda f, r: m.Goodbye(text(f[0]))),
     (m.Heartbeat, lambda x, w: (), lambda f, r: m.Heartbeat()),
     (m.Reset, lambda x, w: (), lambda f, r: m.Reset()),
-    (m.Refused, lambda x, w: (x.error,), lambda f, r: m.Refused(text(f[0]))),
+    (m.Refused, lambda x, w: (x.error, x.kind), lambda f, r: m.Refused(text(f[0]), refusal_kind(f[1:]))),
     (m.Watch, lambda x, w: (x.ids,), lambda f, r: m.Watch(texts(f[0]))),
     (m.Accepted, lambda x, w: (x.ids,), lambda f, r: m.Accepted(texts(f[0]))),
     (m.Recall, lambda x, w: (x.ids,), lambda f, r: m.Recall(texts(f[0]))),
@@ -376,6 +381,12 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
         lambda x, w: (write_outcomes(x.outcomes, w), x.unknown),
         lambda f, r: m.Supply(read_outcomes(f[0], r), texts(f[1])),
     ),
+    (
+        m.Join,
+        lambda x, w: (x.key, x.name, x.role),
+        lambda f, r: m.Join(text(f[0]), text(f[1]), text(f[2])),
+    ),
+    (m.Joined, lambda x, w: (x.name,), lambda f, r: m.Joined(text(f[0]))),
 ]  # fmt: skip
 REFUSED = next(number for number, row in enumerate(TABLE) if row[0] is m.Refused)
 """This type keeps its number and shape in every version, so that a refusal can be read by the refused."""

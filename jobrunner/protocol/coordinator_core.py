@@ -18,11 +18,14 @@ from jobrunner.protocol.effects import (
     DrainRequested,
     Effect,
     Event,
+    JoinAnswered,
+    JoinRequested,
     JournalFailed,
     JournalWritten,
     Log,
     Received,
     Rejected,
+    Revoked,
     Send,
     Source,
     Stop,
@@ -33,9 +36,17 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
+from jobrunner.protocol.principals import INVITED, OPERATOR, WORKER, Principal
 from jobrunner.protocol.reports import answer
 from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.session import RETRY_LIMIT
+
+OBSERVING = frozenset((m.Query, m.Reconciled, m.Goodbye, m.Heartbeat))
+"""What an observer may send."""
+
+OBSERVER_SUBMITS = (
+    "the key {name!r} is an observer's: it sees the status, and may not submit, cancel or fetch"
+)
 
 SWEEP_INTERVAL = 0.25
 """Seconds between two looks at every peer: late acknowledgements, heartbeats, losses."""
@@ -153,7 +164,7 @@ class CoordinatorCore:
     def handle(self, event: Event, now: float) -> list[Effect]:
         self._effects = []
         if type(event) is Received:
-            self._receive(event.source, event.envelope, now)
+            self._receive(event, now)
         elif type(event) is Tick:
             self._tick(now)
         elif type(event) is Unreachable:
@@ -164,6 +175,10 @@ class CoordinatorCore:
             self._journal_answered(event, now)
         elif type(event) is DrainRequested:
             self._drain(now)
+        elif type(event) is Revoked:
+            self._revoke(event.key, now)
+        elif type(event) is JoinAnswered:
+            self._answer_join(event)
         return self._effects
 
     def next_deadline(self) -> float | None:
@@ -181,14 +196,26 @@ class CoordinatorCore:
 
     # --- sessions ---
 
-    def _receive(self, source: Source, envelope: m.Envelope, now: float) -> None:
+    def _receive(self, event: Received, now: float) -> None:
+        source, envelope, who = event.source, event.envelope, event.who
         message = envelope.message
         kind = type(message)
         peer = self._peers.get(source)
         if self._next_sweep is None:
             self._next_sweep = now + SWEEP_INTERVAL
         if kind is m.ClientHello or kind is m.WorkerHello:
-            self._greet(source, envelope, peer, now)
+            refusal = self._may_not_greet(message, who)
+            if refusal:
+                self._refuse(source, envelope.session, refusal)
+            else:
+                self._greet(source, envelope, peer, who, now)
+            return
+        if kind is m.Join:
+            assert isinstance(message, m.Join)
+            self._join(source, envelope.session, who, message)
+            return
+        if peer is not None and peer.who.key != who.key:
+            self.rejected += 1  # whatever its connection is called, it is not that peer
             return
         if peer is None or peer.link.session != envelope.session:
             if kind is not m.Reset and kind is not m.Goodbye:
@@ -199,6 +226,10 @@ class CoordinatorCore:
         if acked and type(peer) is ClientPeer:
             self._on_acked(peer, acked)
         for message in messages:
+            if not peer.who.submits and type(message) not in OBSERVING:
+                self._refuse(source, envelope.session, OBSERVER_SUBMITS.format(name=peer.who.name))
+                self._end(peer, now)
+                return
             if type(message) not in self._roles[type(peer)]:
                 self._log("warning", f"{kind.__name__} from a peer that may not send it; its session ends")
                 self._reset(peer)
@@ -207,12 +238,63 @@ class CoordinatorCore:
             if peer.link.session != envelope.session:
                 return  # it was reset meanwhile, and will say all this again
 
+    def _may_not_greet(self, hello: Any, who: Principal) -> str:
+        """Why a key may not open that session; empty: it may."""
+        present: Peer | None
+        if type(hello) is m.WorkerHello:
+            if who.role not in (WORKER, OPERATOR):
+                return f"the key {who.name!r} is a {who.role}'s, and may not run calls: join as a worker"
+            present = self.scheduler.workers.get(hello.worker)
+        else:
+            if who.role == INVITED:
+                return "an invitation is no key: join with it first"
+            present = self.scheduler.clients.get(hello.client)
+        if present is not None and present.who.key != who.key:
+            return "a session of that name belongs to somebody else's key"
+        return ""
+
+    def _join(self, source: Source, session: str, who: Principal, message: m.Join) -> None:
+        if who.role != INVITED:
+            self._refuse(source, session, "only who holds an invitation can join; this is a key already")
+            return
+        self._effects.append(JoinRequested(source, session, who, message.key, message.name, message.role))
+
+    def _answer_join(self, event: JoinAnswered) -> None:
+        if event.error:
+            self._refuse(event.source, event.session, event.error)
+        else:
+            self._log("info", f"{event.name} has joined: its key is known from now on")
+            self._effects.append(Send(event.source, m.Envelope(event.session, 0, 0, m.Joined(event.name))))
+
+    def _refuse(self, source: Source, session: str, error: str) -> None:
+        self.rejected += 1
+        self._log("warning", f"refused somebody: {error}")
+        self._effects.append(Send(source, m.Envelope(session, 0, 0, m.Refused(error, "AuthenticationError"))))
+
+    def _revoke(self, key: str, now: float) -> None:
+        """End the sessions of a key, and what it has under way."""
+        for peer in [*self.scheduler.workers.values(), *self.scheduler.clients.values()]:
+            if peer.who.key == key:
+                if peer.source:
+                    self._refuse(peer.source, peer.link.session, f"the key {peer.who.name!r} was revoked")
+                self._end(peer, now)
+
+    def _end(self, peer: Peer, now: float) -> None:
+        """Of a peer that may not come back: as if it had left."""
+        self._peers.pop(peer.source, None)
+        if isinstance(peer, WorkerPeer):
+            self.scheduler.worker_lost(peer, "was shut out", now)
+        elif isinstance(peer, ClientPeer):
+            self.scheduler.client_gone(peer, now)
+
     def _heard(self, peer: Peer) -> None:
         peer.unreachable_since = None
         if type(peer) is ClientPeer:
             peer.lost_at = None
 
-    def _greet(self, source: Source, envelope: m.Envelope, peer: Peer | None, now: float) -> None:
+    def _greet(
+        self, source: Source, envelope: m.Envelope, peer: Peer | None, who: Principal, now: float
+    ) -> None:
         hello: Any = envelope.message
         if peer is not None and peer.greeting == envelope.session and peer.link.session:
             peer.link.last_heard = now
@@ -224,9 +306,9 @@ class CoordinatorCore:
             session = welcomed(envelope.session, self.settings.id, self._sessions)
             link = Link(session, now, hello.peer_timeout)
             if type(hello) is m.ClientHello:
-                peer = self._client_session(hello, source, link)
+                peer = self._client_session(hello, source, link, who)
             else:
-                peer = self._worker_session(hello, source, link, now)
+                peer = self._worker_session(hello, source, link, who, now)
             peer.greeting, peer.serial = envelope.session, hello.serial
         slots = self.slots()
         settings = self.settings
@@ -250,13 +332,14 @@ class CoordinatorCore:
             peer = self.scheduler.workers.get(hello.worker)
         return 0 if peer is None else peer.serial
 
-    def _client_session(self, hello: m.ClientHello, source: Source, link: Link) -> ClientPeer:
+    def _client_session(self, hello: m.ClientHello, source: Source, link: Link, who: Principal) -> ClientPeer:
         client = self.scheduler.clients.get(hello.client)
         if client is None:
-            client = self.scheduler.clients[hello.client] = ClientPeer(hello, source, link)
+            client = self.scheduler.clients[hello.client] = ClientPeer(hello, source, link, who)
         else:
             client.is_new = not client.source  # it is known only from the journal
             self._move_peer(client, source, link)
+            client.who = who
             client.hello = hello
             client.lost_at = None
             client.reconciled = False
@@ -270,12 +353,14 @@ class CoordinatorCore:
         self._peers[source] = client
         return client
 
-    def _worker_session(self, hello: m.WorkerHello, source: Source, link: Link, now: float) -> WorkerPeer:
+    def _worker_session(
+        self, hello: m.WorkerHello, source: Source, link: Link, who: Principal, now: float
+    ) -> WorkerPeer:
         scheduler = self.scheduler
         worker = scheduler.workers.get(hello.worker)
         if worker is None:
             name = self._unused_name(hello.name)
-            worker = scheduler.workers[hello.worker] = WorkerPeer(hello, name, source, link)
+            worker = scheduler.workers[hello.worker] = WorkerPeer(hello, name, source, link, who)
             self._log(
                 "info", f"worker {name} joined from {hello.host} (pid {hello.pid}) with {hello.slots} slots"
             )

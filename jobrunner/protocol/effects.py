@@ -19,6 +19,7 @@ from jobrunner.protocol.messages import (
     Outcome,
     TaskSpec,
 )
+from jobrunner.protocol.principals import ANYONE, Principal
 
 Source: TypeAlias = bytes
 """The transport's name of a peer's connection (a ROUTER's routing id); b"" for the coordinator, seen from a peer."""
@@ -124,7 +125,10 @@ class SlotExited:
 
 
 SlotEvent: TypeAlias = (
-    "SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects | SlotExited"
+    "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested"
+    " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | SupplyRequested"
+    " | SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects | SlotExited"
+    " | JournalWritten | JournalFailed"
 )
 
 
@@ -135,6 +139,8 @@ SlotEvent: TypeAlias = (
 class Received:
     source: Source
     envelope: Envelope
+    who: Principal = ANYONE
+    """As the transport has proved it."""
 
 
 @dataclass(slots=True)
@@ -156,6 +162,31 @@ class Rejected:
     source: Source
     reason: str
     version_mismatch: bool = False
+
+
+@dataclass(slots=True)
+class HandshakeFailed:
+    """The coordinator did not take this end's key (`refused`), or is not the one whose key is known here."""
+
+    reason: str
+    refused: bool
+
+
+@dataclass(slots=True)
+class Revoked:
+    """This public key may not connect any more."""
+
+    key: str
+
+
+@dataclass(slots=True)
+class JoinAnswered:
+    """The answer to a JoinRequested: the name under which the key is known now, or why it is not."""
+
+    source: Source
+    session: str
+    name: str
+    error: str = ""
 
 
 @dataclass(slots=True)
@@ -357,8 +388,20 @@ class Log:
     text: str
 
 
+@dataclass(slots=True)
+class JoinRequested:
+    """Who holds an invitation wants a key of its own to be known; JoinAnswered is the answer."""
+
+    source: Source
+    session: str
+    who: Principal
+    key: str
+    name: str
+    role: str
+
+
 Event: TypeAlias = (
-    "Received | Unreachable | Rejected | Tick | DrainRequested | SubmitRequested | CancelRequested | QueryRequested"
+    "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested | SubmitRequested | CancelRequested | QueryRequested"
     " | WatchRequested | SupplyRequested"
     " | SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects | SlotExited"
     " | JournalWritten | JournalFailed"
@@ -366,5 +409,5 @@ Event: TypeAlias = (
 Effect: TypeAlias = (
     "Send | SpawnSlot | RunTasks | RecallTasks | InterruptTask | SignalSlot | ResolveTasks | AnnounceRunning"
     " | AnswerCancel | AnswerQuery | ShowOutput | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
-    " | WriteJournal | RecallResults | Accepted"
+    " | WriteJournal | RecallResults | Accepted | JoinRequested"
 )

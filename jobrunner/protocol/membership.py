@@ -20,6 +20,7 @@ from jobrunner.protocol.messages import (
     WorkerHello,
 )
 from jobrunner.protocol.placement import Resources
+from jobrunner.protocol.principals import ANYONE, Principal
 from jobrunner.protocol.task import TaskRecord
 
 CLIENT_PATIENCE = 6
@@ -29,15 +30,16 @@ CLIENT_PATIENCE = 6
 class Peer:
     """The other end of a session, seen from the coordinator."""
 
-    __slots__ = ("greeting", "link", "serial", "source", "unreachable_since")
+    __slots__ = ("greeting", "link", "serial", "source", "unreachable_since", "who")
 
-    def __init__(self, source: Source, link: Link) -> None:
+    def __init__(self, source: Source, link: Link, who: Principal) -> None:
         self.greeting = ""
         """The name under which the present session was asked for."""
         self.serial = 0
         """Of that greeting."""
         self.source = source
         self.link = link
+        self.who = who
         self.unreachable_since: float | None = None
 
     def silent(self, now: float) -> bool:
@@ -71,8 +73,8 @@ class ClientPeer(Peer):
         "unfinished",
     )
 
-    def __init__(self, hello: ClientHello, source: Source, link: Link) -> None:
-        super().__init__(source, link)
+    def __init__(self, hello: ClientHello, source: Source, link: Link, who: Principal = ANYONE) -> None:
+        super().__init__(source, link, who)
         self.id: ClientId = hello.client
         self.hello = hello
         self.submitted = 0
@@ -122,8 +124,10 @@ class WorkerPeer(Peer):
         "tasks",
     )
 
-    def __init__(self, hello: WorkerHello, name: str, source: Source, link: Link) -> None:
-        super().__init__(source, link)
+    def __init__(
+        self, hello: WorkerHello, name: str, source: Source, link: Link, who: Principal = ANYONE
+    ) -> None:
+        super().__init__(source, link, who)
         self.id: WorkerId = hello.worker
         self.hello = hello
         self.name = name

@@ -7,7 +7,7 @@ A message is a plain record; `codec` turns it into frames and back. Who sends wh
     coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Accepted, Recall, Reply,
                                 Goodbye
     coordinator -> worker       Welcome, Assign, Forget, Cancel, Drain, Goodbye
-    anyone, outside a session   Heartbeat, Reset, Refused
+    anyone, outside a session   Heartbeat, Reset, Refused, Join, Joined
 
 A payload is opaque to everything that routes it: `bytes` when it is small (it then rides inside the message), else a
 tuple of buffers (each a frame of its own, sent without a copy). Entries are NamedTuples, in the order of the wire.
@@ -50,6 +50,8 @@ STATUS_NAMES = (
     "not run",
     "refused",
 )
+
+REFUSAL_KINDS = ("ProtocolError", "AuthenticationError")
 
 STDOUT = 1
 STDERR = 2
@@ -357,15 +359,34 @@ class Reset:
 
 @dataclass(slots=True)
 class Refused:
-    """The session cannot be opened, and trying again will not help."""
+    """The session cannot be opened, or may not go on, and trying again will not help."""
 
     error: str
+    kind: str = "ProtocolError"
+    """The name of the error, one of REFUSAL_KINDS."""
+
+
+@dataclass(slots=True)
+class Join:
+    """From the holder of an invitation: let this public key in from now on, as this role."""
+
+    key: str
+    name: str
+    role: str
+
+
+@dataclass(slots=True)
+class Joined:
+    """The key is known from now on, under this name."""
+
+    name: str
 
 
 Message: TypeAlias = (
     "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Accepted | Recall | Supply | Cancel"
     " | CancelRefused | Query | Reply | Assign"
     " | Forget | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
+    " | Join | Joined"
 )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from jobrunner.protocol.effects import Effect, Send
+from jobrunner.protocol.effects import Effect, HandshakeFailed, Send
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.messages import (
     Envelope,
@@ -49,6 +49,8 @@ class Session:
         self.welcome: Welcome | None = None
         self.refusal = ""
         """Why the coordinator will never accept this peer; empty if it might."""
+        self.refusal_kind = "ProtocolError"
+        """The name of the error for that."""
         self.seeking_since = now
         """Since when there has been no session."""
         self.loss = "it has not answered yet"
@@ -74,7 +76,7 @@ class Session:
         """Messages in order, and ours that were acknowledged. A Welcome among them means: newly open."""
         message = envelope.message
         if type(message) is Refused:
-            self.refusal = message.error
+            self._refuse(message.error, message.kind)
             return [], []
         if envelope.session != self.link.session:
             return [], []
@@ -94,6 +96,16 @@ class Session:
             self._lose("it has stopped", now)
             self._greet_at = now + self._jittered(RETRY_LIMIT / 2)
         return messages, acked
+
+    def handshake_failed(self, event: HandshakeFailed) -> None:
+        """There is no connection, and will be none unless something changes there."""
+        if event.refused:
+            self._refuse(event.reason, "AuthenticationError")
+        elif not self.open:
+            self.loss = event.reason
+
+    def _refuse(self, reason: str, kind: str) -> None:
+        self.refusal, self.refusal_kind = reason, kind
 
     def unreachable(self, now: float) -> None:
         self.link.retransmit_soon(now)

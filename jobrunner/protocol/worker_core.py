@@ -24,6 +24,7 @@ from jobrunner.protocol.effects import (
     Effect,
     Event,
     GiveUp,
+    HandshakeFailed,
     InterruptTask,
     Log,
     RecallTasks,
@@ -144,6 +145,8 @@ class WorkerCore:
             self._slot_exited(event, now)
         elif isinstance(event, Unreachable):
             self.session.unreachable(now)
+        elif isinstance(event, HandshakeFailed):
+            self._handshake_failed(event)
         elif kind is DrainRequested:
             self._drain(now)
         return self._effects
@@ -212,9 +215,16 @@ class WorkerCore:
         for message in messages:
             self._message(message, now)
         if self.session.refusal:
-            self._give_up(self.session.refusal, "ProtocolError")
+            self._give_up(self.session.refusal, self.session.refusal_kind)
         if was_open and not self.session.open:
             self._session_lost(link.unacked())
+
+    def _handshake_failed(self, event: HandshakeFailed) -> None:
+        self.session.handshake_failed(event)
+        if self.session.refusal:
+            self._give_up(self.session.refusal, self.session.refusal_kind)
+        else:
+            self._effects.append(Log("warning", event.reason))
 
     def _session_lost(self, unacked: list[m.Message]) -> None:
         """Keep what the coordinator may not have: it is the only copy."""

@@ -17,15 +17,27 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from jobrunner.config import DEFAULT_PORT
 from jobrunner.errors import ConfigError, ProtocolError
 from jobrunner.payloads import Buffer
 from jobrunner.protocol.codec import VersionMismatch, decode, encode
-from jobrunner.protocol.effects import Event, Received, Rejected, Send, Source, Unreachable
+from jobrunner.protocol.effects import (
+    Event,
+    HandshakeFailed,
+    Received,
+    Rejected,
+    Revoked,
+    Send,
+    Source,
+    Unreachable,
+)
+from jobrunner.protocol.principals import ANYONE, Principal
+from jobrunner.transport.curve import Credentials, to_text, to_z85
 
 RECONNECT_MS = 20
 RECONNECT_LIMIT_MS = 2000
@@ -38,7 +50,37 @@ RECEIVE_LIMIT = 256
 ZMQ_HEARTBEAT_MS = 5000
 """ZeroMQ's own pings: they close connections that are dead on the network's side, so that they reconnect."""
 
+ZAP = "inproc://zeromq.zap.01"
+"""Where libzmq asks who may connect (RFC 27 of ZeroMQ)."""
+
+REFUSED_KEY = (
+    "it does not know this key: it was revoked, or the keys there were rotated, or the invitation is used up or old."
+    " `jobrunner keys invite` on the coordinator's host prints a new line to join with"
+)
+OTHER_KEYS = (
+    "something answers there, but not with the key that this cluster had when it was joined: another coordinator,"
+    " one without keys (--insecure), or none at all"
+)
+WANTS_KEYS = (
+    "something answers there, but it wants a key, and this end has JOBRUNNER_INSECURE set and shows none"
+)
+
+HANDSHAKE_MS = 10_000
+"""How long a connection may take to prove its key before it is closed."""
+
 Ready: TypeAlias = "set[int]"
+
+
+class Gate(Protocol):
+    """Who may connect to a coordinator."""
+
+    @property
+    def secret(self) -> str:
+        """Of the coordinator's own pair."""
+
+    def principal(self, key: str) -> Principal | None: ...
+    def next_look(self) -> float: ...
+    def refresh(self, now: float) -> list[str]: ...
 
 
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
@@ -119,14 +161,17 @@ class Wire:
         events: list[Event] = []
         for _ in range(RECEIVE_LIMIT):
             try:
-                source, frames = self._receive_frames()
+                source, who, frames = self._receive_frames()
             except zmq.Again:
                 break
+            if who is None:
+                events.append(Rejected(source, "its key may not connect (any more)"))
+                continue
             if not frames:
                 events.append(Rejected(source, "an empty message"))
                 continue
             try:
-                events.append(Received(source, decode(frames)))
+                events.append(Received(source, decode(frames), who))
             except ProtocolError as exc:
                 events.append(Rejected(source, str(exc), isinstance(exc, VersionMismatch)))
         return events
@@ -146,7 +191,8 @@ class Wire:
         self._socket.close(linger=FAREWELL_MS if orderly else 0)
         self._context.term()
 
-    def _receive_frames(self) -> tuple[Source, Sequence[Buffer]]:
+    def _receive_frames(self) -> tuple[Source, Principal | None, Sequence[Buffer]]:
+        """One message, and who sent it; None: somebody who may not."""
         raise NotImplementedError
 
     def _send_frames(self, destination: Source, frames: Sequence[Buffer]) -> None:
@@ -163,10 +209,21 @@ class Wire:
 
 
 class RouterWire(Wire):
-    """The coordinator's end."""
+    """The coordinator's end. Without a `gate` it lets everybody in, as everything."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, gate: Gate | None = None) -> None:
         super().__init__(zmq.ROUTER)
+        self._gate = gate
+        self._zap: zmq.Socket[bytes] | None = None
+        if gate is not None:
+            self._zap = self._context.socket(zmq.REP)
+            self._zap.setsockopt(zmq.LINGER, 0)
+            self._zap.bind(ZAP)
+            self._poller.register(self._zap, zmq.POLLIN)
+            self._socket.setsockopt(zmq.CURVE_SERVER, 1)
+            self._socket.setsockopt(zmq.CURVE_SECRETKEY, to_z85(gate.secret))
+            self._socket.setsockopt(zmq.ZAP_DOMAIN, b"jobrunner")
+        self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.setsockopt(zmq.IPV6, int("[" in address))  # else 127.0.0.1 is shown as an IPv6 address
@@ -182,19 +239,65 @@ class RouterWire(Wire):
         assert isinstance(endpoint, bytes)
         self.address = endpoint.rstrip(b"\0").decode()
 
-    def _receive_frames(self) -> tuple[Source, Sequence[Buffer]]:
-        source = self._socket.recv(zmq.NOBLOCK)
-        return source, self._rest_of_message()
+    def next_deadline(self) -> float | None:
+        """When to look whether the keys have changed."""
+        return None if self._gate is None else self._gate.next_look()
+
+    def receive(self, now: float) -> list[Event]:
+        events: list[Event] = []
+        if self._gate is not None:
+            events += [Revoked(key) for key in self._gate.refresh(now)]
+            self._answer_zap(self._gate)
+        return events + super().receive(now)
+
+    def close(self, *, orderly: bool = False) -> None:
+        if self._zap is not None:
+            self._zap.close()
+        super().close(orderly=orderly)
+
+    def _answer_zap(self, gate: Gate) -> None:
+        """Tell libzmq who may connect: version, id, domain, address, identity, mechanism and key are its question."""
+        assert self._zap is not None
+        while True:
+            try:
+                version, number, _domain, _address, _identity, mechanism, *keys = self._zap.recv_multipart(
+                    zmq.NOBLOCK
+                )
+            except zmq.Again:
+                return
+            known = mechanism == b"CURVE" and len(keys) == 1 and gate.principal(to_text(keys[0])) is not None
+            user = to_text(keys[0]).encode() if known else b""
+            verdict = (b"200", b"OK") if known else (b"400", b"unknown key")
+            self._zap.send_multipart([version, number, *verdict, user, b""])
+
+    def _receive_frames(self) -> tuple[Source, Principal | None, Sequence[Buffer]]:
+        if self._gate is None:
+            return self._socket.recv(zmq.NOBLOCK), ANYONE, self._rest_of_message()
+        first = self._socket.recv(zmq.NOBLOCK, copy=False)
+        user = first.get("User-Id")
+        assert isinstance(user, str)
+        return first.bytes, self._gate.principal(user), self._rest_of_message()
 
     def _send_frames(self, destination: Source, frames: Sequence[Buffer]) -> None:
         self._socket.send_multipart([destination, *frames], zmq.NOBLOCK, copy=len(frames) == 1)
 
 
 class DealerWire(Wire):
-    """The end of a client or a worker."""
+    """The end of a client or a worker. Without `credentials` it talks to whoever answers, in the clear."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: Credentials | None = None) -> None:
         super().__init__(zmq.DEALER)
+        self._mismatch = WANTS_KEYS if credentials is None else OTHER_KEYS
+        if credentials is not None:
+            self._socket.setsockopt(zmq.CURVE_SERVERKEY, to_z85(credentials.server))
+            self._socket.setsockopt(zmq.CURVE_PUBLICKEY, to_z85(credentials.pair.public))
+            self._socket.setsockopt(zmq.CURVE_SECRETKEY, to_z85(credentials.pair.secret))
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        )
+        self._poller.register(self._monitor, zmq.POLLIN)
         self._socket.setsockopt(zmq.IDENTITY, os.urandom(12))
         self._socket.setsockopt(zmq.IPV6, 1)  # names may lead to either
         self._socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
@@ -205,12 +308,31 @@ class DealerWire(Wire):
             self.close()
             raise ConfigError(f"cannot connect to {address}: {exc.strerror}") from exc
 
-    def _receive_frames(self) -> tuple[Source, Sequence[Buffer]]:
+    def receive(self, now: float) -> list[Event]:
+        return self._failures() + super().receive(now)
+
+    def close(self, *, orderly: bool = False) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        super().close(orderly=orderly)
+
+    def _failures(self) -> list[Event]:
+        """Handshakes that came to nothing."""
+        events: list[Event] = []
+        while True:
+            try:
+                message = self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return events
+            refused = parse_monitor_message(message)["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            events.append(HandshakeFailed(REFUSED_KEY if refused else self._mismatch, refused))
+
+    def _receive_frames(self) -> tuple[Source, Principal | None, Sequence[Buffer]]:
         first: Buffer = self._socket.recv(zmq.NOBLOCK)
         frames: list[Buffer] = [first]
         while self._socket.getsockopt(zmq.RCVMORE):
             frames.append(self._socket.recv(copy=False).buffer)
-        return b"", frames
+        return b"", ANYONE, frames
 
     def _send_frames(self, destination: Source, frames: Sequence[Buffer]) -> None:
         if len(frames) == 1:

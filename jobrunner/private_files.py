@@ -1,0 +1,70 @@
+"""Files that only their user may read: keys, and what holds keys."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobrunner.errors import ConfigError
+
+
+def read_private(path: Path) -> str:
+    """The text of a file that nobody else may read or write. Raises ConfigError where others may.
+
+    Raises FileNotFoundError where there is none.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            state = os.fstat(file.fileno())
+            if state.st_uid not in (os.geteuid(), 0) or stat.S_IMODE(state.st_mode) & 0o077:
+                mode = stat.S_IMODE(state.st_mode)
+                raise ConfigError(
+                    f"{path} holds a secret, and others may read or change it (mode {mode:04o}, user {state.st_uid});"
+                    f" `chmod 600 {path}` makes it private. If somebody may have read it: `jobrunner keys rotate`"
+                )
+            return file.read()
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"cannot read {path}: {exc}") from exc
+
+
+def write_private(path: Path, text: str) -> None:
+    """Put `text` there, whole or not at all, readable by its user alone. Raises ConfigError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        private_folder(path.parent)
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(fd)
+        os.replace(draft, path)
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise ConfigError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that only its user may enter."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time; for a change of what is in `folder`. Raises ConfigError."""
+    try:
+        private_folder(folder)
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise ConfigError(f"cannot write to {folder}: {exc.strerror}") from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,68 @@
+"""CurveZMQ keys: pairs of 32 bytes, written as 43 characters that need no quoting anywhere (base64url).
+
+CurveZMQ (RFC 26 of ZeroMQ) encrypts a connection, and proves to each end that the other holds the secret of its key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from typing import NamedTuple
+
+import zmq
+from zmq.utils import z85
+
+from jobrunner.errors import ConfigError
+
+KEY_BYTES = 32
+
+
+class KeyPair(NamedTuple):
+    public: str
+    secret: str
+
+
+class Credentials(NamedTuple):
+    """What one end of a connection needs: its own keys, and the public key of the coordinator."""
+
+    server: str
+    pair: KeyPair
+
+
+def new_pair() -> KeyPair:
+    """A fresh pair. Raises ConfigError where ZeroMQ was built without CURVE."""
+    return pair_of(to_text(os.urandom(KEY_BYTES)))
+
+
+def pair_of(secret: str) -> KeyPair:
+    """The pair that belongs to a secret; any 32 bytes are one. Raises ConfigError."""
+    if not zmq.has("curve"):
+        raise ConfigError(
+            "this build of ZeroMQ knows no encryption; `pip install pyzmq` brings one that does (or use --insecure)"
+        )
+    return KeyPair(from_z85(zmq.curve_public(to_z85(secret))), secret)
+
+
+def to_text(key: bytes) -> str:
+    return base64.urlsafe_b64encode(key).rstrip(b"=").decode()
+
+
+def from_text(text: str) -> bytes:
+    """Raises ConfigError for what is not a key."""
+    try:
+        key = base64.urlsafe_b64decode(text + "=")
+    except (ValueError, binascii.Error):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ConfigError(f"{text[:6]}... is not a key: {KEY_BYTES} bytes, as 43 letters, digits, - and _")
+    return key
+
+
+def to_z85(text: str) -> bytes:
+    """As ZeroMQ wants it."""
+    return z85.encode(from_text(text))
+
+
+def from_z85(key: bytes) -> str:
+    return to_text(z85.decode(key))
