@@ -10,9 +10,8 @@ from jobrunner.cli import options
 from jobrunner.cli.output import Output
 from jobrunner.cli.status import connect
 from jobrunner.cli.views import DRAIN
-from jobrunner.config import WorkerConfig, load
+from jobrunner.config import JOIN_SCHEME, WorkerConfig, load
 from jobrunner.host import own_host
-from jobrunner.invitation import is_line
 
 app = typer.Typer(
     help="Run calls on this host, or take a host out of the cluster.",
@@ -80,7 +79,7 @@ def start(
     it leaves at once.
     """
     identity = None
-    if join is not None and is_line(join):
+    if join is not None and join.strip().startswith(JOIN_SCHEME):
         from jobrunner import joining
         from jobrunner.identity import path_of
 

@@ -29,6 +29,9 @@ from jobrunner.errors import ConfigError
 
 DEFAULT_PORT = 7077
 
+JOIN_SCHEME = "jobrunner://"
+"""What a line to join a cluster with starts with, see `invitation`."""
+
 PEER_TIMEOUT = 10.0
 """Seconds of silence after which a peer counts as lost."""
 

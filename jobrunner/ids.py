@@ -2,7 +2,8 @@
 
 Ids are short strings everywhere (in memory, on the wire, in logs and on the command line), so that what an
 operator reads in a log is what a program holds. A task's id starts with its client's id and is therefore unique in
-the cluster without asking anyone.
+the cluster without asking anyone. It ends in random digits: whoever holds the whole id may watch, need, cancel and
+fetch that one task, so only those who may do that anyway are ever shown it; the others see it without them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ SlotId = NewType("SlotId", int)
 """A slot of one worker; a replaced process gets a new number, so that a late word of the old one is told apart."""
 
 ID_BYTES = 6
+RIGHT_BYTES = 8
 
 
 def random_token() -> str:
@@ -24,11 +26,16 @@ def random_token() -> str:
     return os.urandom(ID_BYTES).hex()
 
 
-def task_id(client: ClientId, number: int) -> TaskId:
-    """The id of the client's task number `number`: "9f3ac2e1b7d0-42"."""
-    return TaskId(f"{client}-{number}")
+def task_id(client: ClientId, number: int, right: str | None = None) -> TaskId:
+    """The id of the client's task number `number`: "9f3ac2e1b7d0-42-c5d20e9a7b13f046"."""
+    return TaskId(f"{client}-{number}-{os.urandom(RIGHT_BYTES).hex() if right is None else right}")
+
+
+def short_id(task: TaskId) -> str:
+    """What of an id is no secret: "9f3ac2e1b7d0-42"."""
+    return "-".join(task.split("-", 2)[:2])
 
 
 def client_of(task: TaskId) -> ClientId:
     """The client that submitted `task`."""
-    return ClientId(task.rpartition("-")[0])
+    return ClientId(task.partition("-")[0])

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from jobrunner.config import JOIN_SCHEME
 from jobrunner.errors import ConfigError
 from jobrunner.transport.curve import Credentials, from_text, pair_of
-
-SCHEME = "jobrunner://"
 
 
 class Invitation(NamedTuple):
@@ -22,22 +21,18 @@ class Invitation(NamedTuple):
     secret: str
 
     def to_line(self) -> str:
-        return f"{SCHEME}{self.address.removeprefix('tcp://')}/{self.server}.{self.secret}"
+        return f"{JOIN_SCHEME}{self.address.removeprefix('tcp://')}/{self.server}.{self.secret}"
 
     @property
     def credentials(self) -> Credentials:
         return Credentials(self.server, pair_of(self.secret))
 
 
-def is_line(text: str) -> bool:
-    return text.strip().startswith(SCHEME)
-
-
 def parse_line(text: str) -> Invitation:
     """Raises ConfigError for what is not such a line, without showing what may be a secret."""
-    place, slash, keys = text.strip().removeprefix(SCHEME).partition("/")
+    place, slash, keys = text.strip().removeprefix(JOIN_SCHEME).partition("/")
     server, dot, secret = keys.partition(".")
-    if not (is_line(text) and place and slash and dot):
+    if not (text.strip().startswith(JOIN_SCHEME) and place and slash and dot):
         raise ConfigError(
             "this is not a line to join with: it must look like jobrunner://HOST:PORT/KEY.SECRET, as"
             " `jobrunner keys invite` prints it"

@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 import msgpack
 
 from jobrunner.errors import ConfigError, JournalError, ProtocolError
+from jobrunner.ids import client_of
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import codec
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.messages import FunctionDef, Outcome, TaskSpec
 
-FORMAT = 1
+FORMAT = 2
 
 APPLICATION_ID = 0x4A4F4252
 """Marks the file as ours ("JOBR") in SQLite's header."""
@@ -107,6 +108,7 @@ class Journal:
             self._owed.progress + entry.progress,
             {**self._owed.outcomes, **entry.outcomes},
             {**self._owed.gone, **entry.gone},
+            entry.owners,
         )
         for task_id in entry.gone:
             whole.outcomes.pop(task_id, None)
@@ -193,6 +195,8 @@ class Journal:
             key for spec, _ in state.tasks.values() for key in (spec.function, spec.setup) if key is not None
         }
         state.functions = {key: definition for key, definition in state.functions.items() if key in needed}
+        clients = {client_of(task_id) for task_id in state.tasks}
+        state.owners = {client: key for client, key in state.owners.items() if client in clients}
         try:
             self._database.execute("BEGIN IMMEDIATE")
             last = self._one("SELECT coalesce(max(seq), 0) FROM entries")
@@ -224,7 +228,7 @@ def size_of(spec: TaskSpec) -> int:
 
 def snapshot(state: JournalState) -> Iterator[JournalEntry]:
     """The state as entries of moderate size. Ages of kept outcomes are as they were when they were read."""
-    entry = JournalEntry(list(state.functions.values()))
+    entry = JournalEntry(list(state.functions.values()), owners=dict(state.owners))
     size = 0
     for spec, progress in state.tasks.values():
         entry.accepted.append(spec)
@@ -409,6 +413,7 @@ def dump_entry(entry: JournalEntry, now: float) -> bytes:
                 for kept in entry.outcomes.values()
             ],
             list(entry.gone),
+            entry.owners,
         ),
         unicode_errors="surrogatepass",
     )
@@ -417,7 +422,7 @@ def dump_entry(entry: JournalEntry, now: float) -> bytes:
 
 def load_entry(data: bytes, now: float) -> JournalEntry:
     """Raises ProtocolError, ValueError or TypeError for what `dump_entry` has not made."""
-    written, functions, accepted, progress, outcomes, gone = msgpack.unpackb(
+    written, functions, accepted, progress, outcomes, gone, owners = msgpack.unpackb(
         data, use_list=False, unicode_errors="surrogatepass"
     )
     entry = JournalEntry([FunctionDef(*definition) for definition in functions])
@@ -429,6 +434,7 @@ def load_entry(data: bytes, now: float) -> JournalEntry:
         kept = KeptOutcome(name, Outcome(*fields), age + max(0.0, now - written))
         entry.outcomes[kept.outcome.id] = kept
     entry.gone.update(dict.fromkeys(gone))
+    entry.owners.update(owners)
     return entry
 
 

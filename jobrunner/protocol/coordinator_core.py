@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jobrunner.ids import ClientId, WorkerId
+from jobrunner.ids import ClientId, WorkerId, client_of
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
@@ -249,7 +249,7 @@ class CoordinatorCore:
             if who.role == INVITED:
                 return "an invitation is no key: join with it first"
             present = self.scheduler.clients.get(hello.client)
-        if present is not None and present.who.key != who.key:
+        if present is not None and present.who.key and present.who.key != who.key:
             return "a session of that name belongs to somebody else's key"
         return ""
 
@@ -423,6 +423,10 @@ class CoordinatorCore:
                 client.pins.add(definition.key)
                 scheduler.functions.define(definition).pins += 1
         for spec in message.tasks:
+            if client_of(spec.id) != client.id:
+                self._log("warning", f"client {client.id} submits under another's name; its session ends")
+                self._reset(client)
+                return
             if not scheduler.submit(client, spec, now):
                 self._log(
                     "warning", f"task {spec.id} names a function that was never sent; resetting its client"
@@ -449,7 +453,7 @@ class CoordinatorCore:
             self.scheduler.cancel(request.id, request.running, now)
 
     def _on_query(self, client: ClientPeer, message: m.Query, now: float) -> None:
-        reply = answer(self, message, now)
+        reply = answer(self, client.who, message, now)
         self._effects.append(Send(client.source, client.link.send(reply, now)))
 
     def _on_acked(self, client: ClientPeer, acked: list[m.Message]) -> None:

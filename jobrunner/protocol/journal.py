@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jobrunner.ids import TaskId
+from jobrunner.ids import ClientId, TaskId
 from jobrunner.protocol.messages import FunctionDef, FunctionKey, Outcome, TaskSpec
 
 
@@ -45,6 +45,8 @@ class JournalEntry:
     """Each takes the place of its task."""
     gone: dict[TaskId, None] = field(default_factory=dict)
     """Tasks and kept outcomes that nobody needs any more; none that is in `outcomes`."""
+    owners: dict[ClientId, str] = field(default_factory=dict)
+    """The public keys of those who submitted `accepted`."""
 
     def keep(self, kept: KeptOutcome) -> None:
         self.gone.pop(kept.outcome.id, None)
@@ -66,13 +68,16 @@ class JournalState:
     """At least those that the tasks name, as `function` or `setup`."""
     tasks: dict[TaskId, tuple[TaskSpec, Progress]] = field(default_factory=dict)
     outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
+    owners: dict[ClientId, str] = field(default_factory=dict)
+    """At least those of the clients of `tasks`, as far as they have keys."""
 
     def copy(self) -> JournalState:
         """One that does not change with this one."""
-        return JournalState(dict(self.functions), dict(self.tasks), dict(self.outcomes))
+        return JournalState(dict(self.functions), dict(self.tasks), dict(self.outcomes), dict(self.owners))
 
     def apply(self, entry: JournalEntry) -> None:
         """What holds after one more entry."""
+        self.owners.update(entry.owners)
         for definition in entry.functions:
             self.functions[definition.key] = definition
         for spec in entry.accepted:

@@ -5,27 +5,32 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from jobrunner.ids import TaskId
+from jobrunner.ids import TaskId, short_id
 from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 from jobrunner.protocol.messages import STATUS_NAMES, Query, Reply
+from jobrunner.protocol.principals import Principal
 from jobrunner.protocol.task import ACTIVE, QUEUED, STATE_NAMES, TERMINAL, WAITING, TaskRecord
 
 if TYPE_CHECKING:
     from jobrunner.protocol.coordinator_core import CoordinatorCore
 
 
-def answer(core: CoordinatorCore, query: Query, now: float) -> Reply:
-    """The reply to a query; unknown names and kinds give its `error`."""
+def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> Reply:
+    """The reply to a query of `who`; unknown names and kinds, and what it may not do, give its `error`."""
     describe = ANSWERS.get(query.kind)
     if describe is None:
         return Reply(query.number, None, f"the coordinator knows no query {query.kind!r}")
+    if query.kind in COMMANDS and not who.submits:
+        return Reply(
+            query.number, None, f"the key {who.name!r} is an observer's, and may not {query.kind} anything"
+        )
     try:
-        return Reply(query.number, describe(core, query.argument, now))
+        return Reply(query.number, describe(core, who, query.argument, now))
     except (UnknownName, ValueError) as exc:
         return Reply(query.number, None, str(exc))
 
 
-def status(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
+def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     settings, scheduler = core.settings, core.scheduler
     workers = list(scheduler.workers.values())
     counts = {name: scheduler.counts[state] for state, name in enumerate(STATE_NAMES)}
@@ -43,18 +48,22 @@ def status(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
             "kept_outcomes": len(scheduler.results.kept),
         },
         "workers": [describe_worker(worker, now) for worker in workers],
-        "clients": [describe_client(c) for c in scheduler.clients.values() if c.submitted],
+        "clients": [
+            describe_client(c)
+            for c in scheduler.clients.values()
+            if c.submitted and (who.sees_all or c.who.key == who.key)
+        ],
         "tasks": counts,
         "slots": core.slots(),
         "busy": sum(min(len(worker.tasks), worker.slots) for worker in workers),
     }
 
 
-def workers(core: CoordinatorCore, argument: str, now: float) -> list[dict[str, Any]]:
+def workers(core: CoordinatorCore, who: Principal, argument: str, now: float) -> list[dict[str, Any]]:
     return [describe_worker(worker, now) for worker in core.scheduler.workers.values()]
 
 
-def tasks(core: CoordinatorCore, argument: str, now: float) -> list[dict[str, Any]]:
+def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> list[dict[str, Any]]:
     """`argument` is "STATE LIMIT"; an empty state means all."""
     state, _, limit = argument.rpartition(" ")
     if state and state not in STATE_NAMES:
@@ -63,27 +72,30 @@ def tasks(core: CoordinatorCore, argument: str, now: float) -> list[dict[str, An
         record
         for source in (core.scheduler.tasks.values(), reversed(core.scheduler.recent))
         for record in source
-        if not state or STATE_NAMES[record.state] == state
+        if (not state or STATE_NAMES[record.state] == state) and (who.sees_all or owns(who, record))
     )
-    return [describe_task(record, now) for record in islice(found, int(limit or 100))]
+    return [describe_task(record, who, now) for record in islice(found, int(limit or 100))]
 
 
-def task(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
-    described = describe_task(find_task(core, argument), now)
-    described["why"] = why(core, find_task(core, argument))
+def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
+    record = find_task(core, who, argument)
+    described = describe_task(record, who, now)
+    described["why"] = why(core, record)
     return described
 
 
-def cancel(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
+def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     """`argument` is an id, and "queued" after it to leave a task alone that runs."""
     task_id, _, only = argument.partition(" ")
-    record = find_task(core, task_id)
+    record = find_task(core, who, task_id)
     core.scheduler.cancel(record.id, only != "queued", now)
     state = STATE_NAMES[record.state]
     return {"id": record.id, "cancelled": state == "cancelled", "state": state}
 
 
-def drain(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
+def drain(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
+    if not who.operates:
+        raise UnknownName(f"the key {who.name!r} is a {who.role}'s; only an operator may drain workers")
     worker = core.worker_named(argument)
     if worker is None:
         names = ", ".join(sorted(w.name for w in core.scheduler.workers.values())) or "none"
@@ -92,7 +104,7 @@ def drain(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
     return describe_worker(worker, now)
 
 
-def forget(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
+def forget(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     if TaskId(argument) in core.scheduler.tasks:
         raise UnknownName(f"task {argument} is not done; `jobrunner cancel {argument}` ends it")
     if not core.scheduler.forget(TaskId(argument)):
@@ -111,18 +123,31 @@ ANSWERS = {
 }
 
 
+COMMANDS = ("cancel", "drain", "forget")
+"""Those of ANSWERS that change something."""
+
+
 class UnknownName(LookupError):
     """A name that the coordinator does not know; the text is for the one who asked."""
 
 
-def find_task(core: CoordinatorCore, argument: str) -> TaskRecord:
+def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecord:
+    """By its whole id, which is a right to it; or by the part that is no secret, for who sees it anyway."""
     record = core.scheduler.tasks.get(TaskId(argument))
     if record is not None:
         return record
-    for finished in reversed(core.scheduler.recent):
-        if finished.id == argument:
-            return finished
+    for source in (reversed(core.scheduler.recent), core.scheduler.tasks.values()):
+        for record in source:
+            if record.id == argument:
+                return record
+            known = who.sees_all or owns(who, record)
+            if known and record.id.startswith(argument) and short_id(record.id) == argument:
+                return record
     raise UnknownName(f"the coordinator knows no task {argument!r}: the id is wrong, or it finished long ago")
+
+
+def owns(who: Principal, record: TaskRecord) -> bool:
+    return who.operates or record.client.who.key == who.key
 
 
 def describe_worker(worker: WorkerPeer, now: float) -> dict[str, Any]:
@@ -158,14 +183,14 @@ def describe_client(client: ClientPeer) -> dict[str, Any]:
     }
 
 
-def describe_task(record: TaskRecord, now: float) -> dict[str, Any]:
+def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, Any]:
     outcome = record.outcome
     finished = record.state in TERMINAL
     error = ""
     if outcome is not None and outcome.status != 0:
         error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])
     return {
-        "id": record.id,
+        "id": record.id if owns(who, record) else short_id(record.id),
         "name": record.name,
         "state": STATE_NAMES[record.state],
         "client": record.client.id,
@@ -187,7 +212,7 @@ def why(core: CoordinatorCore, record: TaskRecord) -> str:
     scheduler = core.scheduler
     if record.state == WAITING and record.lacks:
         missing = [need for need in record.needs if need not in (record.values or ())]
-        return f"needs the results of {record.lacks} other tasks, e.g. of {missing[0]}"
+        return f"needs the results of {record.lacks} other tasks, e.g. of {short_id(missing[0])}"
     if record.state == WAITING:
         if record.attempt == 0:
             return "may be with a worker that has not come back since the coordinator was started again"

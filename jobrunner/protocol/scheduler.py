@@ -19,6 +19,7 @@ from jobrunner.protocol.link import Link
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import PREFETCH_SECONDS, ReadyQueue, room
+from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
 from jobrunner.protocol.results import Ended, Results
 from jobrunner.protocol.task import (
     ACTIVE,
@@ -105,6 +106,8 @@ class Scheduler:
         self.tasks[spec.id] = record
         if self.journaling:
             self.entry.accepted.append(spec)
+            if client.who.key:
+                self.entry.owners[client.id] = client.who.key
             if spec.options.detach:
                 self.unwritten.add(spec.id)
         elif spec.options.detach:
@@ -134,7 +137,8 @@ class Scheduler:
         for kept in state.outcomes.values():
             self.results.keep(Ended(kept.name, kept.outcome, now - kept.age))
         for spec, progress in state.tasks.values():
-            client = self.clients.get(client_of(spec.id)) or self._absent(client_of(spec.id), now)
+            owner = client_of(spec.id)
+            client = self.clients.get(owner) or self._absent(owner, state.owners.get(owner, ""), now)
             for key in (spec.function, spec.setup):
                 if key is not None:
                     self.functions.define(state.functions[key])
@@ -150,10 +154,11 @@ class Scheduler:
             record.ended = 0 if spec.options.at_most_once else progress.attempt
         self.entry = JournalEntry()
 
-    def _absent(self, client_id: ClientId, now: float) -> ClientPeer:
+    def _absent(self, client_id: ClientId, key: str, now: float) -> ClientPeer:
         """A client of before, that may come back."""
         hello = m.ClientHello(client_id, "", "", "unknown, since the coordinator was started again", 0, 0.0)
-        client = self.clients[client_id] = ClientPeer(hello, b"", Link("", now, 0.0))
+        who = Principal(key, "", CLIENT) if key else ANYONE
+        client = self.clients[client_id] = ClientPeer(hello, b"", Link("", now, 0.0), who)
         client.lost_at = now
         return client
 

@@ -344,7 +344,7 @@ class ClientNode(PeerNode[ClientCore]):
 
     def new_id(self) -> TaskId:
         self._number += 1
-        return task_id(self.id, self._number)
+        return task_id(self.id, self._number, "0")
 
     def submit(self, specs: list[m.TaskSpec], functions: list[m.FunctionDef]) -> None:
         for spec in specs:
