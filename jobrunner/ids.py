@@ -33,9 +33,9 @@ def task_id(client: ClientId, number: int, right: str | None = None) -> TaskId:
 
 def short_id(task: TaskId) -> str:
     """What of an id is no secret: "9f3ac2e1b7d0-42"."""
-    return "-".join(task.split("-", 2)[:2])
+    return task.rpartition("-")[0]
 
 
 def client_of(task: TaskId) -> ClientId:
     """The client that submitted `task`."""
-    return ClientId(task.partition("-")[0])
+    return ClientId(task.rsplit("-", 2)[0])

@@ -162,4 +162,4 @@ WALL_CLOCKS = ("time.time(", "time.time_ns(", "datetime.now", "datetime.utcnow",
 def test_only_what_outlives_the_process_asks_for_the_time_of_day(name):
     """A clock that is set must not make anybody wait, or give anybody up: all else is measured monotonically."""
     used = [clock for clock in WALL_CLOCKS if clock in SOURCES[name].read_text()]
-    assert not used or name == "journal.py", f"{name} uses {used}"
+    assert not used or name in ("journal.py", "keyring.py", "cli/keys.py"), f"{name} uses {used}"

@@ -245,6 +245,11 @@ def status(value: Any) -> int:
     return value  # type: ignore[no-any-return]
 
 
+def write_refusal(refusal: m.Refused) -> tuple[str, ...]:
+    """Its kind only where there is one to tell: other versions do without."""
+    return (refusal.error,) if refusal.kind == m.REFUSAL_KINDS[0] else (refusal.error, refusal.kind)
+
+
 def refusal_kind(rest: Sequence[Any]) -> str:
     """Of a refusal, which other versions may send without."""
     return rest[0] if rest and rest[0] in m.REFUSAL_KINDS else m.REFUSAL_KINDS[0]
@@ -372,7 +377,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (m.Goodbye, lambda x, w: (x.reason,), lambda f, r: m.Goodbye(text(f[0]))),
     (m.Heartbeat, lambda x, w: (), lambda f, r: m.Heartbeat()),
     (m.Reset, lambda x, w: (), lambda f, r: m.Reset()),
-    (m.Refused, lambda x, w: (x.error, x.kind), lambda f, r: m.Refused(text(f[0]), refusal_kind(f[1:]))),
+    (m.Refused, lambda x, w: write_refusal(x), lambda f, r: m.Refused(text(f[0]), refusal_kind(f[1:]))),
     (m.Watch, lambda x, w: (x.ids,), lambda f, r: m.Watch(texts(f[0]))),
     (m.Accepted, lambda x, w: (x.ids,), lambda f, r: m.Accepted(texts(f[0]))),
     (m.Recall, lambda x, w: (x.ids,), lambda f, r: m.Recall(texts(f[0]))),

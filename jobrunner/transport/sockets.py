@@ -312,8 +312,9 @@ class DealerWire(Wire):
         return self._failures() + super().receive(now)
 
     def close(self, *, orderly: bool = False) -> None:
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+            self._monitor.close(linger=0)
         super().close(orderly=orderly)
 
     def _failures(self) -> list[Event]:
