@@ -125,10 +125,7 @@ class SlotExited:
 
 
 SlotEvent: TypeAlias = (
-    "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested"
-    " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | SupplyRequested"
-    " | SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects | SlotExited"
-    " | JournalWritten | JournalFailed"
+    "SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects | SlotExited"
 )
 
 
@@ -401,8 +398,8 @@ class JoinRequested:
 
 
 Event: TypeAlias = (
-    "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested | SubmitRequested | CancelRequested | QueryRequested"
-    " | WatchRequested | SupplyRequested"
+    "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested"
+    " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | SupplyRequested"
     " | SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects | SlotExited"
     " | JournalWritten | JournalFailed"
 )

@@ -25,7 +25,7 @@ LONG = 40.0
 @pytest.fixture
 def address(start: Any) -> Any:
     """A coordinator's address, taken from the line that it prints for the other hosts."""
-    return start("coordinator", "start", "--port", "0").wait_for(r"worker start (tcp://\S+)")[1]
+    return start("coordinator", "start", "--port", "0").wait_for(r"coordinator at (tcp://\S+)")[1]
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -104,7 +104,7 @@ def test_a_drained_worker_leaves_with_exit_code_0(cli: Any, address: str, worker
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_worker_and_coordinator_leave_on_a_signal(start: Any, number: int) -> None:
     coordinator = start("coordinator", "start", "--port", "0")
-    address = coordinator.wait_for(r"worker start (tcp://\S+)")[1]
+    address = coordinator.wait_for(r"coordinator at (tcp://\S+)")[1]
     worker = start("worker", "start", address, "--slots", "1", "--name", "left")
     with connect(address, BOUND) as admin:
         until(admin.workers)

@@ -150,7 +150,7 @@ class Cluster:
         daemon = self.run(
             "-m", "jobrunner", "coordinator", "start", "--port", str(port), *options, **environment
         )
-        daemon.address = daemon.wait_for(r"worker start (tcp://\S+)")[1]
+        daemon.address = daemon.wait_for(r"coordinator at (tcp://\S+)")[1]
         return daemon
 
     def worker(self, address: str, name: str, *options: str, slots: int = 1, joined: bool = True) -> Daemon:
