@@ -288,7 +288,7 @@ class Truth:
         return [
             task
             for task, expected in self.expected.items()
-            if expected.outcome is None and task.rpartition("-")[0] not in self.abandoned
+            if expected.outcome is None and client_of(task) not in self.abandoned
         ]
 
     def leftovers(self) -> Iterable[str]:
