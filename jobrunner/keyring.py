@@ -92,6 +92,8 @@ class Keyring:
         self._stamp: tuple[int, int] | None = None
         self._allowed = Allowed()
         self._principals: dict[str, Principal] = {}
+        self._gone: list[str] = []
+        """Keys that were known, and that `refresh` has not told of."""
         self._next_look = 0.0
         self._load()
 
@@ -104,6 +106,9 @@ class Keyring:
     def principal(self, key: str) -> Principal | None:
         """Who holds this public key; None: nobody who may connect."""
         found = self._principals.get(key)
+        if found is None and self._stamp_now() != self._stamp:
+            self._load()  # known since a moment ago
+            found = self._principals.get(key)
         if found is None or found.role != INVITED:
             return found
         return found if any(i.key == key and usable(i) for i in self._allowed.invitations) else None
@@ -117,11 +122,10 @@ class Keyring:
         if now < self._next_look:
             return []
         self._next_look = now + REFRESH_INTERVAL
-        if self._stamp_now() == self._stamp:
-            return []
-        before = set(self._principals)
-        self._load()
-        return sorted(before - set(self._principals))
+        if self._stamp_now() != self._stamp:
+            self._load()
+        gone, self._gone = self._gone, []
+        return gone
 
     # --- changes ---
 
@@ -227,9 +231,11 @@ class Keyring:
 
     def _index(self, stamp: tuple[int, int] | None) -> None:
         self._stamp = stamp
+        before = self._principals
         self._principals = {i.key: Principal(i.key, "", INVITED) for i in self._allowed.invitations}
         for member in self._allowed.members:
             self._principals[member.key] = Principal(member.key, member.name, member.role)
+        self._gone += sorted(before.keys() - self._principals.keys())
 
     def _stamp_now(self) -> tuple[int, int] | None:
         try:

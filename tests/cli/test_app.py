@@ -15,7 +15,7 @@ import pytest
 from jobrunner.cli.app import Settings, exit_code
 from jobrunner.errors import ConfigError, CoordinatorLostError, JobRunnerError
 
-COMMANDS = ["demo", "coordinator", "worker", "status", "workers", "tasks", "task", "cancel"]
+COMMANDS = ["demo", "coordinator", "worker", "join", "keys", "status", "workers", "tasks", "task", "cancel"]
 COMMANDS += ["submit", "result", "forget", "journal", "version"]
 SUBCOMMANDS = [
     *([name] for name in COMMANDS),
@@ -23,6 +23,7 @@ SUBCOMMANDS = [
     ["worker", "start"],
     ["worker", "drain"],
     ["journal", "check"],
+    *(["keys", name] for name in ("list", "invite", "issue", "revoke", "rotate")),
 ]
 
 

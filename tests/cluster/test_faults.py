@@ -242,5 +242,7 @@ def test_a_task_that_holds_the_gil_is_not_taken_for_a_lost_worker(cluster, addre
 
 
 def test_a_worker_says_that_it_cannot_find_the_host(cluster):
-    worker = cluster.run("-m", "jobrunner", "worker", "start", "tcp://no-such-host.invalid:7077", "--insecure")
+    worker = cluster.run(
+        "-m", "jobrunner", "worker", "start", "tcp://no-such-host.invalid:7077", "--insecure"
+    )
     worker.wait_for("there is no host 'no-such-host.invalid'")

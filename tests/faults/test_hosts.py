@@ -34,7 +34,7 @@ class Site:
         self.address = f"tcp://{hosts.address('coordinator')}:{PORT}"
         own = hosts.address("coordinator")
         self.coordinator = self.jobrunner(
-            "coordinator", "coordinator", "start", "--host", own, "--port", str(PORT), "--insecure"
+            "coordinator", "coordinator", "start", "--host", own, "--port", str(PORT)
         )
         self.coordinator.wait_for("worker start")
         self.workers = {name: self.start_worker(name) for name in WORKERS}

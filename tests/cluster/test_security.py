@@ -1,0 +1,289 @@
+"""Who gets in, as what, and what others see of it; with real processes on loopback."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import threading
+
+import calls
+import psutil
+import pytest
+from conftest import BOUND, connected, free_port, until
+
+from jobrunner import Executor, identity, joining, keyring
+from jobrunner.admin import ClusterAdmin
+from jobrunner.errors import AuthenticationError, ConfigError, CoordinatorLostError, JobRunnerError
+from jobrunner.ids import short_id
+from jobrunner.transport.curve import new_pair
+
+NOW = 0.3
+"""Seconds within which somebody who is refused is to hear of it; else the reason for a lost coordinator is shown."""
+
+
+@pytest.fixture
+def ring(address):
+    """The keys of the coordinator."""
+    return keyring.open_keyring(keyring.default_folder())
+
+
+@pytest.fixture
+def become(monkeypatch):
+    """Connect as somebody else from now on."""
+    return lambda someone: monkeypatch.setenv("JOBRUNNER_IDENTITY", someone.to_text())
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """Another user's config directory, or another host's."""
+
+    def go():
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
+
+    return go
+
+
+@pytest.fixture
+def line(coordinator):
+    return coordinator.wait_for(r"worker start (jobrunner://\S+)")[1]
+
+
+def test_the_operating_system_says_that_only_loopback_is_listened_on(cluster, coordinator):
+    worker = cluster.worker(coordinator.address, "w")
+    for daemon in (coordinator, worker):
+        listening = [c for c in psutil.Process(daemon.pid).net_connections() if c.status == "LISTEN"]
+        assert {c.laddr.ip for c in listening} <= {"127.0.0.1"}
+        assert bool(listening) == (daemon is coordinator)
+
+
+def test_who_has_no_key_gets_no_answer_but_the_reason(address, monkeypatch):
+    monkeypatch.setenv("JOBRUNNER_INSECURE", "1")
+    with pytest.raises(CoordinatorLostError, match="it wants a key"):
+        ClusterAdmin(address, NOW)
+
+
+def test_a_wrong_key_is_refused_with_a_word(address, ring, become):
+    pair = new_pair()
+    become(identity.Identity("mallory", "operator", ring.server.public, pair.public, pair.secret))
+    with pytest.raises(AuthenticationError, match="does not know this key"):
+        ClusterAdmin(address, BOUND)
+
+
+def test_another_coordinator_at_the_address_is_not_trusted(address, become):
+    pair, other = new_pair(), new_pair()
+    become(identity.Identity("alice", "client", other.public, pair.public, pair.secret))
+    with pytest.raises(CoordinatorLostError, match="not with the key that this cluster had"):
+        ClusterAdmin(address, NOW)
+
+
+def test_a_user_without_keys_is_told_how_to_get_one(elsewhere):
+    elsewhere()
+    with pytest.raises(AuthenticationError, match="jobrunner join LINE"):
+        Executor("tcp://192.0.2.1:7077")
+
+
+def test_a_host_joins_as_worker_and_as_client_with_the_printed_line(cluster, line, address, elsewhere):
+    elsewhere()
+    worker = cluster.run("-m", "jobrunner", "worker", "start", line, "--name", "far", "--slots", "1")
+    worker.wait_for("joined coordinator")
+    joining.join(line, "client", "alice")
+    with connected(address) as executor:
+        assert executor.submit(calls.square, 12).result(BOUND) == 144
+    again = cluster.run("-m", "jobrunner", "worker", "start", address, "--name", "again", "--slots", "1")
+    again.wait_for("joined coordinator")
+    files = [path for path in identity.folder().iterdir() if path.is_file()]
+    assert len(files) == 2
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_an_invitation_ends_with_its_uses(ring, address, elsewhere):
+    secret = ring.invite(["observer"], 60.0, 1)
+    line = f"jobrunner://{address.removeprefix('tcp://')}/{ring.server.public}.{secret}"
+    elsewhere()
+    with pytest.raises(AuthenticationError, match="is for observer"):
+        joining.join(line, "client", "alice")
+    first = joining.join(line, "observer", "alice")
+    assert joining.join(line, "observer", "alice") == first, "who has a key already needs no invitation"
+    identity.path_of(first).unlink()
+    with pytest.raises(AuthenticationError, match="does not know this key"):
+        joining.join(line, "observer", "eve")
+
+
+def test_an_invitation_ends_with_its_time(ring, address, elsewhere):
+    secret = ring.invite(["client"], 0.05, 9)
+    line = f"jobrunner://{address.removeprefix('tcp://')}/{ring.server.public}.{secret}"
+    until(lambda: not any(i.uses == 9 for i in ring.invitations()), "the end of its time")
+    elsewhere()
+    with pytest.raises(AuthenticationError, match="does not know this key"):
+        joining.join(line, "client", "eve")
+
+
+def test_an_invitation_is_no_key(ring, address, become):
+    secret = ring.invite(["client"], 60.0, 9)
+    pair = keyring.pair_of(secret)
+    become(identity.Identity("eve", "operator", ring.server.public, pair.public, pair.secret))
+    with pytest.raises(AuthenticationError, match="an invitation is no key"):
+        ClusterAdmin(address, BOUND)
+
+
+def test_an_observer_sees_and_does_nothing(cluster, address, ring, become):
+    cluster.worker(address, "w")
+    with connected(address) as owner, ClusterAdmin(address, BOUND) as operator:
+        future = owner.submit(calls.nap, 30.0)
+        until(future.running)
+        become(ring.issue("olga", "observer"))
+        with ClusterAdmin(address, BOUND) as observer:
+            assert [worker["name"] for worker in observer.workers()] == ["w"]
+            (task,) = observer.tasks()
+            assert task["state"] == "running"
+            assert task["id"] == short_id(future.id), "the right to it is not shown"
+            for forbidden in (lambda: observer.cancel(future.id), lambda: observer.drain("w")):
+                with pytest.raises(JobRunnerError, match="is an observer's"):
+                    forbidden()
+        with connected(address) as executor, pytest.raises(AuthenticationError, match="is an observer's"):
+            executor.submit(calls.square, 1).result(BOUND)
+        with connected(address) as executor, pytest.raises(AuthenticationError, match="is an observer's"):
+            executor.future(future.id).result(BOUND)
+        assert operator.cancel(future.id.rpartition("-")[0])["id"] == future.id, "an operator may"
+
+
+def test_a_client_sees_its_own_work_and_what_it_was_handed(cluster, address, ring, become):
+    cluster.worker(address, "w", slots=2)
+    become(ring.issue("alice", "client"))
+    with connected(address) as alice:
+        secret = alice.submit(calls.square, 5)
+        assert secret.result(BOUND) == 25
+        napping = alice.submit(calls.nap, 30.0)
+        until(napping.running)
+        become(ring.issue("bob", "client"))
+        with connected(address) as bob, ClusterAdmin(address, BOUND) as eyes:
+            assert bob.submit(calls.square, 2).result(BOUND) == 4
+            assert [task["name"] for task in eyes.tasks()] == ["square"]
+            assert len(eyes.status()["clients"]) == 1
+            for forbidden in (eyes.task, eyes.cancel):
+                with pytest.raises(JobRunnerError, match="knows no task"):
+                    forbidden(napping.id.rpartition("-")[0])
+            with pytest.raises(JobRunnerError, match="only an operator"):
+                eyes.drain("w")
+            guess = f"{secret.id.rpartition('-')[0]}-{'0' * 16}"
+            assert not bob.future(guess).done()
+            assert bob.future(secret.id).result(BOUND) == 25, "the whole id is a right to that one call"
+            assert bob.future(napping.id).cancel(running=True)
+
+
+def test_a_clients_key_runs_no_calls(cluster, address, ring):
+    client = ring.issue("carol", "client").to_text()
+    worker = cluster.run("-m", "jobrunner", "worker", "start", address, JOBRUNNER_IDENTITY=client)
+    worker.wait_for("is a client's, and may not run calls")
+    assert worker.wait() == 1
+
+
+def test_revoking_shuts_out_who_is_connected(cluster, coordinator, address, ring, become):
+    key = ring.issue("shaky", "worker").to_text()
+    shaky = cluster.run(
+        "-m",
+        "jobrunner",
+        "worker",
+        "start",
+        address,
+        "--slots",
+        "1",
+        "--name",
+        "shaky",
+        JOBRUNNER_IDENTITY=key,
+    )
+    shaky.wait_for("joined coordinator")
+    become(ring.issue("alice", "client"))
+    with connected(address) as alice:
+        future = alice.submit(calls.nap, 60.0)
+        until(future.running)
+        ring.revoke("shaky")
+        shaky.wait_for("was revoked")
+        assert shaky.wait() == 1
+        ring.revoke("alice")
+        with pytest.raises(AuthenticationError, match="was revoked"):
+            future.result(BOUND)
+    with pytest.raises(AuthenticationError, match="does not know this key"):
+        ClusterAdmin(address, BOUND)
+    assert "Traceback" not in coordinator.output
+
+
+def test_rotated_keys_let_nobody_in_but_their_user(cluster, ring, elsewhere):
+    port = free_port()
+    first = cluster.coordinator(port=port)
+    line = first.wait_for(r"worker start (jobrunner://\S+)")[1]
+    first.end()
+    keyring.rotate(ring.folder)
+    second = cluster.coordinator(port=port)
+    with ClusterAdmin(second.address, BOUND) as admin:
+        assert admin.workers() == []
+    elsewhere()
+    with pytest.raises(CoordinatorLostError, match="not with the key"):
+        joining.join(line, "client", "alice", timeout=NOW)
+
+
+@pytest.mark.parametrize("name", ["server.json", "allowed.json", "operator.json"])
+def test_key_files_that_others_may_read_are_refused(ring, name):
+    path = ring.folder / name
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match=f"chmod 600 {path}"):  # noqa: PT012  (whichever of them reads the file)
+        keyring.open_keyring(ring.folder)
+        keyring.local_identity(ring.folder, "operator")
+
+
+def test_what_crosses_the_network_is_encrypted(cluster, coordinator, address):
+    """A relay between client and coordinator sees no word of a call."""
+    relay, seen = Relay(address), bytearray()
+    cluster.worker(address, "w")
+    try:
+        with connected(relay.serve(seen)) as executor:
+            word = "confidential" * 100
+            assert executor.submit(str.upper, word).result(BOUND) == word.upper()
+    finally:
+        relay.close()
+    assert len(seen) > 1000
+    assert b"CURVE" in seen
+    assert b"confidential" not in seen.lower()
+
+
+class Relay:
+    """Passes bytes on between a listening socket and the coordinator, and keeps them."""
+
+    def __init__(self, address):
+                self._listener = socket.create_server(("127.0.0.1", 0))
+        host, port = address.removeprefix("tcp://").split(":")
+        self._target = host, int(port)
+        self._sockets = [self._listener]
+
+    def serve(self, seen):
+        threading.Thread(target=self._accept, args=(seen,), daemon=True).start()
+        return f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def _accept(self, seen):
+        try:
+            while True:
+                near = self._listener.accept()[0]
+                far = socket.create_connection(self._target)
+                self._sockets += [near, far]
+                for source, target in ((near, far), (far, near)):
+                    threading.Thread(
+                        target=self._pass, args=(source, target, seen), daemon=True
+                    ).start()
+        except OSError:
+            return
+
+    def _pass(self, source, target, seen):
+        try:
+            while data := source.recv(65536):
+                seen += data
+                target.sendall(data)
+        except OSError:
+            pass
+
+    def close(self):
+        for one in self._sockets:
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # its other end has gone
+            one.close()

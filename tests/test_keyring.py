@@ -1,0 +1,147 @@
+"""The coordinator's keys, invitations, and the files that hold them."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+
+from jobrunner import credentials, identity, keyring
+from jobrunner.errors import AuthenticationError, ConfigError
+from jobrunner.invitation import Invitation, parse_line
+from jobrunner.keyring import open_keyring
+from jobrunner.transport.curve import from_text, new_pair, pair_of
+
+ANY = ("worker", "client")
+
+
+@pytest.fixture
+def ring(tmp_path):
+    return open_keyring(tmp_path / "keys")
+
+
+def test_everything_in_the_folder_is_private(ring):
+    assert stat.S_IMODE(ring.folder.stat().st_mode) == 0o700
+    files = list(ring.folder.iterdir())
+    assert {"server.json", "allowed.json", "operator.json", "worker.json"} <= {path.name for path in files}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_the_keys_are_made_once(ring):
+    assert open_keyring(ring.folder).server == ring.server
+
+
+def test_a_secret_has_one_public_key_and_a_text_that_needs_no_quoting():
+    pair = new_pair()
+    assert pair_of(pair.secret) == pair
+    assert all(c.isalnum() or c in "-_" for c in pair.public + pair.secret)
+    with pytest.raises(ConfigError, match="is not a key"):
+        from_text(pair.secret[:-4])
+
+
+def test_a_line_is_read_as_it_was_written():
+    invitation = Invitation("tcp://10.0.0.5:7077", new_pair().public, new_pair().secret)
+    assert parse_line(f" {invitation.to_line()}\n") == invitation
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tcp://10.0.0.5:7077", "jobrunner://10.0.0.5:7077", "jobrunner://h:1/a.b"]
+)
+def test_what_is_no_line_to_join_with_is_told_without_its_secret(text):
+    with pytest.raises(ConfigError, match="join with") as caught:
+        parse_line(text)
+    assert "a.b" not in str(caught.value)
+
+
+def test_an_invitation_is_traded_for_a_key(ring):
+    invited, pair = pair_of(ring.invite(ANY, 60.0, 1)), new_pair()
+    assert ring.principal(invited.public).role == "invited"
+    assert ring.principal(pair.public) is None
+    member = ring.admit(invited.public, pair.public, "node 7", "worker")
+    assert (member.name, member.role) == ("node-7", "worker")
+    assert ring.principal(pair.public)[1:] == ("node-7", "worker")
+    assert ring.admit(invited.public, pair.public, "node 7", "worker") == member, (
+        "asked again, it is the same"
+    )
+    assert ring.principal(invited.public) is None, "its uses are over"
+    with pytest.raises(AuthenticationError, match="uses are over"):
+        ring.admit(invited.public, new_pair().public, "eve", "worker")
+
+
+def test_nobody_is_invited_as_an_operator(ring):
+    invited = pair_of(ring.invite(ANY, 60.0, 1))
+    with pytest.raises(AuthenticationError, match="is for worker or client"):
+        ring.admit(invited.public, new_pair().public, "eve", "operator")
+
+
+def test_names_are_told_apart(ring):
+    invited = pair_of(ring.invite(ANY, 60.0, 2))
+    names = [ring.admit(invited.public, new_pair().public, "node", "worker").name for _ in range(2)]
+    assert names == ["node", "node-2"]
+
+
+def test_what_another_process_changes_is_seen(ring):
+    other = open_keyring(ring.folder)
+    member = other.issue("alice", "client")
+    assert ring.principal(member.public).name == "alice", "at once: it may connect the next moment"
+    other.revoke("alice")
+    assert ring.refresh(now=1.0) == [member.public]
+    assert ring.principal(member.public) is None
+    assert ring.refresh(now=9.0) == []
+
+
+def test_a_revoked_key_is_told_even_if_something_else_looked_first(ring):
+    other = open_keyring(ring.folder)
+    alice = other.issue("alice", "client")
+    assert ring.principal(alice.public)
+    other.revoke("alice")
+    ring.invite(ANY, 60.0, 1)
+    assert alice.public in ring.refresh(now=1.0)
+
+
+def test_rotation_forgets_everybody(ring):
+    alice = ring.issue("alice", "client")
+    fresh = keyring.rotate(ring.folder)
+    assert fresh.server != ring.server
+    assert fresh.principal(alice.public) is None
+    assert {member.name for member in fresh.members()} == {"local-operator", "local-worker"}
+
+
+@pytest.mark.parametrize("name", ["server.json", "allowed.json"])
+def test_damage_is_named(ring, name):
+    (ring.folder / name).write_text("{")
+    with pytest.raises(ConfigError, match=f"{name} is damaged"):
+        open_keyring(ring.folder)
+
+
+def test_whoever_comes_first_on_this_host_makes_the_keys():
+    found = credentials.credentials_for("tcp://127.0.0.1:7077", credentials.WORKER_ROLES)
+    assert found.server == open_keyring(keyring.default_folder()).server.public
+
+
+def test_the_address_chooses_among_several_clusters():
+    ids = [identity.Identity("me", "client", *new_ids(), (f"tcp://10.0.0.{n}:7077",)) for n in range(2)]
+    for one in ids:
+        identity.save(one)
+    for one in ids:
+        assert credentials.find(one.addresses[0], credentials.CLIENT_ROLES) == one
+    assert credentials.find("tcp://10.0.0.9:7077", credentials.CLIENT_ROLES) is None, "it may be either"
+    identity.path_of(ids[0]).unlink()
+    assert credentials.find("tcp://10.0.0.9:7077", credentials.CLIENT_ROLES) == ids[1]
+
+
+def new_ids():
+    return new_pair().public, *new_pair()
+
+
+def test_a_unix_socket_needs_no_key():
+    assert credentials.credentials_for("ipc:///tmp/x", credentials.CLIENT_ROLES) is None
+
+
+def test_only_some_addresses_are_remembered():
+    one = identity.Identity("me", "client", *new_ids())
+    for number in range(100):
+        one = one.met_at(f"tcp://127.0.0.1:{number % 40 + 1}")
+    assert len(one.addresses) == identity.ADDRESSES_KEPT
+    assert one.addresses[-1] == "tcp://127.0.0.1:20"
+    assert identity.parse(one.to_text(), "here") == one
