@@ -250,7 +250,7 @@ class Relay:
     """Passes bytes on between a listening socket and the coordinator, and keeps them."""
 
     def __init__(self, address):
-                self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", 0))
         host, port = address.removeprefix("tcp://").split(":")
         self._target = host, int(port)
         self._sockets = [self._listener]
@@ -266,9 +266,7 @@ class Relay:
                 far = socket.create_connection(self._target)
                 self._sockets += [near, far]
                 for source, target in ((near, far), (far, near)):
-                    threading.Thread(
-                        target=self._pass, args=(source, target, seen), daemon=True
-                    ).start()
+                    threading.Thread(target=self._pass, args=(source, target, seen), daemon=True).start()
         except OSError:
             return
 

@@ -7,9 +7,17 @@ from protocol.support import DOUBLE, HALVE, KEY, OTHER_KEY, Coordinator, assignm
 
 from jobrunner.config import UNREACHABLE_GRACE
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.coordinator_core import OUTCOME_WINDOW, OUTPUT_WINDOW, SWEEP_INTERVAL
-from jobrunner.protocol.effects import DrainRequested, Send, Stop, Unreachable
+from jobrunner.protocol.coordinator_core import (
+    OUTCOME_WINDOW,
+    OUTPUT_WINDOW,
+    SWEEP_INTERVAL,
+    CoordinatorCore,
+    CoordinatorSettings,
+)
+from jobrunner.protocol.effects import DrainRequested, Received, Send, Stop, Tick, Unreachable, WriteJournal
+from jobrunner.protocol.journal import JournalState, Progress
 from jobrunner.protocol.membership import CLIENT_PATIENCE
+from jobrunner.protocol.principals import Principal
 
 
 def submit(client, *tasks, functions=(DOUBLE,)):
@@ -864,3 +872,64 @@ def test_the_sweep_sets_the_pace_of_an_idle_coordinator(world):
     assert world.core.next_deadline() is None
     world.client()
     assert world.core.next_deadline() == world.now + SWEEP_INTERVAL
+
+
+# --- who may do what ----------------------------------------------------------------------------------------------
+
+ALICE = Principal("key of alice", "alice", "client")
+BOB = Principal("key of bob", "bob", "client")
+
+
+def answers(world, source, hello, who, session="greeting"):
+    """What somebody gets who greets."""
+    effects = world.core.handle(Received(source, m.Envelope(session, 0, 0, hello), who), world.now)
+    return [effect.envelope.message for effect in effects if type(effect) is Send]
+
+
+def greeting(client="c", serial=1):
+    return m.ClientHello(client, "1.0", "3.11", "host", 1, 10.0, serial=serial)
+
+
+def test_a_client_that_greets_under_anothers_name_is_refused(world):
+    (welcome,) = answers(world, b"a", greeting(), ALICE)
+    assert type(welcome) is m.Welcome
+    (refused,) = answers(world, b"b", greeting(serial=2), BOB)
+    assert refused.kind == "AuthenticationError"
+    assert "somebody else's key" in refused.error
+    (again,) = answers(world, b"a2", greeting(serial=2), ALICE, "another")
+    assert type(again) is m.Welcome
+
+
+def test_a_message_in_anothers_session_counts_as_rejected_and_changes_nothing(world):
+    (welcome,) = answers(world, b"a", greeting(), ALICE)
+    submit = m.Envelope(welcome.session, 1, 0, m.Submit([spec(1)], [DOUBLE]))
+    assert world.core.handle(Received(b"a", submit, BOB), world.now) == []
+    assert world.core.rejected == 1
+    assert not world.core.scheduler.tasks
+    world.core.handle(Received(b"a", submit, ALICE), world.now)
+    assert list(world.core.scheduler.tasks) == ["c-1"]
+
+
+def test_a_task_under_anothers_name_is_not_taken(world):
+    client = world.client()
+    submit(client, spec("d-1"))
+    assert not world.core.scheduler.tasks
+    assert any(type(message) is m.Reset for message in client.heard())
+
+
+def test_after_a_restart_a_client_known_from_the_journal_keeps_its_name():
+    state = JournalState({KEY: DOUBLE}, {"c-1": (spec(1), Progress())}, {}, {"c": ALICE.key})
+    core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), 0.0, state)
+    for who, kind in ((BOB, m.Refused), (ALICE, m.Welcome)):
+        effects = core.handle(Received(who.key.encode(), m.Envelope("g", 0, 0, greeting()), who), 1.0)
+        assert [type(e.envelope.message) for e in effects if type(e) is Send] == [kind]
+
+
+def test_what_is_journaled_says_whose_it_is():
+    core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), 0.0, JournalState())
+    effects = core.handle(Received(b"a", m.Envelope("g", 0, 0, greeting()), ALICE), 0.0)
+    session = next(e.envelope.message.session for e in effects if type(e) is Send)
+    submit = m.Envelope(session, 1, 0, m.Submit([spec(1)], [DOUBLE]))
+    core.handle(Received(b"a", submit, ALICE), 0.0)
+    (written,) = [e for e in core.handle(Tick(), 0.0) if type(e) is WriteJournal]
+    assert written.entry.owners == {"c": ALICE.key}
