@@ -11,9 +11,10 @@ COPY . .
 RUN /opt/jobrunner/bin/python -m pip install --no-cache-dir --disable-pip-version-check .
 
 FROM ${PYTHON_IMAGE}
-# The folder of the coordinator's journal is made here, so that a volume over it belongs to the user, too.
+# The folders of the coordinator's journal and of keys are made here, so that volumes over them belong to the user, too.
 RUN useradd --create-home --uid 1000 jobrunner \
-    && install -d -o jobrunner -g jobrunner /home/jobrunner/.local /home/jobrunner/.local/state
+    && install -d -o jobrunner -g jobrunner /home/jobrunner/.local /home/jobrunner/.local/state \
+    && install -d -o jobrunner -g jobrunner -m 700 /keys /keys/coordinator /keys/worker /keys/client
 COPY --from=build /opt/jobrunner /opt/jobrunner
 ENV PATH="/opt/jobrunner/bin:$PATH" \
     PYTHONUNBUFFERED=1

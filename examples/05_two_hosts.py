@@ -6,14 +6,14 @@ Without a cluster it shows this host alone:
 
 With one, first on host A (its address is 10.0.0.5 here), then on A, B and any other:
 
-    jobrunner coordinator start --host 10.0.0.5 --insecure
-    jobrunner worker start tcp://10.0.0.5:7077
+    jobrunner coordinator start --host 10.0.0.5
+    jobrunner worker start LINE          # the line that the coordinator printed
 
-and from any of them:
+and from any of them (other hosts: after `jobrunner join LINE`):
 
     JOBRUNNER_BACKEND=tcp://10.0.0.5:7077 python examples/05_two_hosts.py
 
-README.md beside this file says what --insecure means, and how to try it with two terminals on one machine.
+README.md beside this file says more, and how to try it with three terminals on one machine.
 """
 
 from __future__ import annotations

@@ -912,7 +912,7 @@ def test_a_message_in_anothers_session_counts_as_rejected_and_changes_nothing(wo
 
 def test_a_task_under_anothers_name_is_not_taken(world):
     client = world.client()
-    submit(client, spec("d-1"))
+    submit(client, spec(1)._replace(id="d-1"))
     assert not world.core.scheduler.tasks
     assert any(type(message) is m.Reset for message in client.heard())
 
