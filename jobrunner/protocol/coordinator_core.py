@@ -14,6 +14,7 @@ from typing import Any
 from jobrunner.ids import ClientId, WorkerId
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.batches import batches, of_outcome
 from jobrunner.protocol.effects import (
     DrainRequested,
     Effect,
@@ -33,6 +34,7 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
+from jobrunner.protocol.rejections import Rejections
 from jobrunner.protocol.reports import answer
 from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.session import RETRY_LIMIT
@@ -93,7 +95,7 @@ class CoordinatorCore:
         """Those that wait for the entry of this turn."""
         self.draining = False
         self._drain_until: float | None = None
-        self.rejected = 0
+        self.rejections = Rejections()
         self._peers: dict[Source, Peer] = {}
         self._effects: list[Effect] = []
         self._last_tick = now
@@ -167,10 +169,15 @@ class CoordinatorCore:
         return self._effects
 
     def next_deadline(self) -> float | None:
-        times = [self._next_sweep, self._drain_until]
+        times = [self._next_sweep, self._drain_until, self.rejections.next_deadline()]
         if self.scheduler.delayed:
             times.append(self.scheduler.delayed[0][0])
         return min((t for t in times if t is not None), default=None)
+
+    @property
+    def rejected(self) -> int:
+        """Messages that could not be taken: malformed, or not what their author may send."""
+        return self.rejections.count
 
     def check_invariants(self) -> None:
         self.scheduler.check_invariants()
@@ -200,8 +207,9 @@ class CoordinatorCore:
             self._on_acked(peer, acked)
         for message in messages:
             if type(message) not in self._roles[type(peer)]:
-                self._log("warning", f"{kind.__name__} from a peer that may not send it; its session ends")
-                self._reset(peer)
+                self._unexpected(
+                    peer, f"{type(message).__name__} from a peer that may not send it; its session ends", now
+                )
                 return
             self._handlers[type(message)](peer, message, now)
             if peer.link.session != envelope.session:
@@ -307,6 +315,11 @@ class CoordinatorCore:
             candidate = f"{name}-{number}"
         return candidate
 
+    def _unexpected(self, peer: Peer, reason: str, now: float) -> None:
+        """Well-formed, but nothing that this peer could have meant: start again with it."""
+        self._note_rejection(peer.source, reason, now)
+        self._reset(peer)
+
     def _reset(self, peer: Peer) -> None:
         """End a session from this side; the peer opens a new one and says what it has."""
         self._effects.append(Send(peer.source, m.Envelope(peer.link.session, 0, 0, m.Reset())))
@@ -320,12 +333,23 @@ class CoordinatorCore:
                 peer.unreachable_since = now
 
     def _reject(self, event: Rejected, now: float) -> None:
-        self.rejected += 1
+        self._note_rejection(event.source, event.reason, now)
         if event.version_mismatch:
             text = (
                 f"{event.reason}; this coordinator is jobrunner {self.settings.version}: use the same version"
             )
             self._effects.append(Send(event.source, m.Envelope("", 0, 0, m.Refused(text))))
+
+    def _note_rejection(self, source: Source, reason: str, now: float) -> None:
+        peer = self._peers.get(source)
+        if isinstance(peer, WorkerPeer):
+            who = f"worker {peer.name} on {peer.hello.host}"
+        elif isinstance(peer, ClientPeer):
+            who = f"client {peer.id} on {peer.hello.host}"
+        else:
+            who = f"connection {source.hex()}"
+        for line in self.rejections.note(source, who, reason, now):
+            self._log("warning", line)
 
     # --- messages from clients ---
 
@@ -339,10 +363,9 @@ class CoordinatorCore:
                 scheduler.functions.define(definition).pins += 1
         for spec in message.tasks:
             if not scheduler.submit(client, spec, now):
-                self._log(
-                    "warning", f"task {spec.id} names a function that was never sent; resetting its client"
+                self._unexpected(
+                    client, f"task {spec.id} names a function that was never sent; its session ends", now
                 )
-                self._reset(client)
                 return
         for key in message.forget:
             if key in client.pins:
@@ -404,8 +427,9 @@ class CoordinatorCore:
             if record is None or record.worker is not worker:
                 continue
             here = self.scheduler.clients.get(record.client.id) is record.client
-            if here and record.client.hello.show_output:
+            if here and record.client.hello.show_output and record.client.output_characters < OUTPUT_WINDOW:
                 record.client.output.append(chunk)
+                record.client.output_characters += len(chunk.text)
                 self.scheduler.dirty[record.client] = None
 
     def _on_draining(self, worker: WorkerPeer, message: m.Drain, now: float) -> None:
@@ -441,6 +465,8 @@ class CoordinatorCore:
         self._last_tick = now
         if self._next_sweep is not None and now >= self._next_sweep:
             self._sweep(now)
+        for line in self.rejections.due(now):
+            self._log("warning", line)
         self.scheduler.due(now)
         if not self.draining:
             self.scheduler.place(now)
@@ -509,6 +535,7 @@ class CoordinatorCore:
         if not client.source:  # not back yet; it will name what it waits for
             for waiting in (client.outcomes, client.running, client.refused, client.recalls, client.accepted):
                 waiting.clear()
+            client.output, client.output_characters = [], 0
             return
         if client.accepted:
             self._send(client, m.Accepted(client.accepted), now)
@@ -522,13 +549,14 @@ class CoordinatorCore:
             if client.link.unacked_bytes < OUTPUT_WINDOW:
                 size = sum(len(chunk.text) for chunk in client.output)
                 self._send(client, m.Output(client.output), now, size)
-            client.output = []
+            client.output, client.output_characters = [], 0
         if client.running:
             self._send(client, m.Running(client.running), now)
             client.running = []
         if client.outcomes:
-            size = sum(payload_size(outcome.payload) for outcome in client.outcomes)
-            self._send(client, m.Outcomes(client.outcomes), now, size)
+            for batch in batches(client.outcomes, of_outcome):
+                size = sum(payload_size(outcome.payload) for outcome in batch)
+                self._send(client, m.Outcomes(batch), now, size)
             client.outcomes = []
             if client.link.unacked_bytes >= OUTCOME_WINDOW:
                 self.scheduler.queue.parked.add(client.id)
