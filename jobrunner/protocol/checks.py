@@ -29,8 +29,8 @@ LARGEST_MAP = 4096
 """Entries of one map."""
 
 DEEPEST = 32
-"""Levels of what may hold anything (details, replies). msgpack reads 1,024 levels but writes only 511, so without
-this limit a message could arrive that cannot be sent on."""
+"""Levels of what may hold anything (details, replies). msgpack reads about a thousand levels, but its older versions
+write only 511, and what is sent on may become a part of something deeper."""
 
 LARGEST = 2**53
 """The largest whole number; sums of many still fit into the 64 bits that msgpack has."""

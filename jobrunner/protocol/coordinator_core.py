@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jobrunner.ids import ClientId, WorkerId
+from jobrunner.config import MOST_SLOTS
+from jobrunner.ids import ClientId, WorkerId, client_of
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import batches, of_outcome
@@ -228,6 +229,8 @@ class CoordinatorCore:
         elif hello.serial < self._known_serial(hello):
             return  # delivered late: what it says, of the tasks that a worker has say, is not true any more
         else:
+            if peer is not None and peer is not self._known_peer(hello):
+                self._replaced(peer, now)
             self._sessions += 1
             session = welcomed(envelope.session, self.settings.id, self._sessions)
             link = Link(session, now, hello.peer_timeout)
@@ -250,13 +253,24 @@ class CoordinatorCore:
 
     def _known_serial(self, hello: m.ClientHello | m.WorkerHello) -> int:
         """That of the latest greeting of the same process."""
-        peer: Peer | None
-        if type(hello) is m.ClientHello:
-            peer = self.scheduler.clients.get(hello.client)
-        else:
-            assert isinstance(hello, m.WorkerHello)
-            peer = self.scheduler.workers.get(hello.worker)
+        peer = self._known_peer(hello)
         return 0 if peer is None else peer.serial
+
+    def _known_peer(self, hello: m.ClientHello | m.WorkerHello) -> Peer | None:
+        if isinstance(hello, m.ClientHello):
+            return self.scheduler.clients.get(hello.client)
+        return self.scheduler.workers.get(hello.worker)
+
+    def _replaced(self, peer: Peer, now: float) -> None:
+        """Another one greets on its connection. No jobrunner does that; who was there before cannot be reached."""
+        self._note_rejection(peer.source, "a greeting under another name on the same connection", now)
+        del self._peers[peer.source]
+        peer.link.session = ""
+        if isinstance(peer, WorkerPeer):
+            self.scheduler.worker_lost(peer, "was replaced on its connection", now)
+        elif isinstance(peer, ClientPeer):
+            peer.source = b""
+            self._lose_client(peer, now)
 
     def _client_session(self, hello: m.ClientHello, source: Source, link: Link) -> ClientPeer:
         client = self.scheduler.clients.get(hello.client)
@@ -362,6 +376,9 @@ class CoordinatorCore:
                 client.pins.add(definition.key)
                 scheduler.functions.define(definition).pins += 1
         for spec in message.tasks:
+            if client_of(spec.id) != client.id:
+                self._unexpected(client, f"task {spec.id} is not its own; its session ends", now)
+                return
             if not scheduler.submit(client, spec, now):
                 self._unexpected(
                     client, f"task {spec.id} names a function that was never sent; its session ends", now
@@ -401,6 +418,9 @@ class CoordinatorCore:
 
     def _on_outcomes(self, worker: WorkerPeer, message: m.Outcomes, now: float) -> None:
         kept = len(self.scheduler.entry.outcomes)
+        if any(outcome.status not in m.OF_WORKERS for outcome in message.outcomes):
+            self._unexpected(worker, "an outcome that only a coordinator can know; its session ends", now)
+            return
         for outcome in message.outcomes:
             self.scheduler.outcome(worker, outcome, now)
         if len(self.scheduler.entry.outcomes) > kept:
@@ -419,7 +439,8 @@ class CoordinatorCore:
             self.scheduler.cancel_refused(worker, task_id)
 
     def _on_capacity(self, worker: WorkerPeer, message: m.Capacity, now: float) -> None:
-        self.scheduler.capacity(worker, message.slots)
+        if not worker.draining:
+            self.scheduler.capacity(worker, min(message.slots, MOST_SLOTS))
 
     def _on_output(self, worker: WorkerPeer, message: m.Output, now: float) -> None:
         for chunk in message.chunks:
@@ -446,6 +467,7 @@ class CoordinatorCore:
 
     def _on_goodbye(self, peer: Peer, message: m.Goodbye, now: float) -> None:
         self._peers.pop(peer.source, None)
+        peer.link.session = ""  # whatever it may have said after that, nobody is here to mean it
         if isinstance(peer, WorkerPeer):
             self._log("info", f"worker {peer.name} has left")
             self.scheduler.worker_lost(peer, "has left", now)

@@ -261,6 +261,10 @@ class WorkerCore:
                 # Assigned again while the earlier attempt is still here: join it, under the new number.
                 present.assignment = present.assignment._replace(attempt=assignment.attempt)
                 continue
+            if not self._knows_functions_of(assignment):
+                self._log("warning", f"task {assignment.id} names a function that was never sent")
+                self.session.abandon("it named a function that it had not sent", now)
+                return
             task = WorkerTask(assignment)
             self.tasks[assignment.id] = task
             if not self.queue:
@@ -268,6 +272,11 @@ class WorkerCore:
             self.queue.append(task)
         if self.draining:
             self._return_queue(now)
+
+    def _knows_functions_of(self, assignment: m.Assignment) -> bool:
+        return assignment.function in self.functions and (
+            assignment.setup is None or assignment.setup in self.functions
+        )
 
     # --- cancelling and time limits ---
 
