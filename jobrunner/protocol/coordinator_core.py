@@ -361,7 +361,7 @@ class CoordinatorCore:
         elif isinstance(peer, ClientPeer):
             who = f"client {peer.id} on {peer.hello.host}"
         else:
-            who = f"connection {source.hex()}"
+            who = f"connection {source[:12].hex()}"
         for line in self.rejections.note(source, who, reason, now):
             self._log("warning", line)
 

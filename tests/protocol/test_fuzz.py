@@ -21,14 +21,16 @@ _spec.loader.exec_module(fuzz)
 ROUNDS = 16
 
 
+def run(number: int) -> Counter[str]:
+    """What became of the messages of that round."""
+    round_ = fuzz.Round(f"test/{number}", every=10)
+    round_.run()
+    return round_.taken
+
+
 @pytest.fixture(scope="module")
 def rounds() -> list[Counter[str]]:
-    taken = []
-    for number in range(ROUNDS):
-        round_ = fuzz.Round(f"test/{number}", every=10)
-        round_.run()
-        taken.append(round_.taken)
-    return taken
+    return [run(number) for number in range(ROUNDS)]
 
 
 def test_nonsense_is_refused_or_taken_without_harm(rounds):
@@ -42,14 +44,11 @@ def test_nonsense_is_refused_or_taken_without_harm(rounds):
 
 
 def test_a_round_is_the_same_for_the_same_seed(rounds):
-    again = fuzz.Round("test/0", every=10)
-    again.run()
-    assert again.taken == rounds[0]
+    assert run(0) == rounds[0]
 
 
 def test_what_breaks_the_law_is_found(monkeypatch):
     """With one of the checks left out, some of the messages do harm."""
     monkeypatch.setattr("jobrunner.protocol.worker_core.WorkerCore._knows_functions_of", lambda *_: True)
     with pytest.raises(fuzz.LawBroken, match="WorkerVictim: Envelope"):
-        for number in range(ROUNDS):
-            fuzz.Round(f"test/{number}", every=10).run()
+        list(map(run, range(ROUNDS)))
