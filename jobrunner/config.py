@@ -38,11 +38,23 @@ PEER_TIMEOUT = 10.0
 LONGEST_PEER_TIMEOUT = 3600.0
 """Seconds; a peer that asked for more could leave its traces at the coordinator for ever."""
 
+SHORTEST_PEER_TIMEOUT = 0.05
+"""Seconds; of a peer that comes over a network. Settings ask for more."""
+
 HEARTBEATS_PER_TIMEOUT = 10
 """Signs of life on an otherwise quiet connection, per `PEER_TIMEOUT`."""
 
 UNREACHABLE_GRACE = 2.0
 """Seconds that a peer has to come back once the transport says that its connection is gone."""
+
+LONGEST_NAME = 256
+"""Characters of the name of a call, worker, host or resource, and of every id."""
+
+MOST_SLOTS = 2**20
+"""Of one worker."""
+
+MOST_WINDOW = 2**50
+"""Tasks or bytes; as good as no limit."""
 
 
 SIZES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -58,7 +70,7 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
 ) -> Any:
-    """A dataclass field that knows its environment variable, unit, help text and smallest value."""
+    """A dataclass field that knows its environment variable, unit, help text and bounds (of a text: its length)."""
     metadata = {"env": env, "unit": unit, "doc": doc, "minimum": minimum, "maximum": maximum}
     return field(default=default, metadata=metadata)
 
@@ -158,6 +170,7 @@ class CoordinatorConfig:
         env="JOBRUNNER_CLIENT_WINDOW_TASKS",
         doc="unfinished tasks a client may have here",
         minimum=1,
+        maximum=MOST_WINDOW,
     )
     client_window_bytes: int = setting(
         256 * 1024 * 1024,
@@ -165,6 +178,7 @@ class CoordinatorConfig:
         unit="bytes",
         doc="payload of unfinished tasks a client may have here",
         minimum=1,
+        maximum=MOST_WINDOW,
     )
     drain_timeout: float = setting(
         60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="longest wait for running tasks", minimum=0
@@ -202,9 +216,15 @@ class WorkerConfig:
         f"tcp://127.0.0.1:{DEFAULT_PORT}", env="JOBRUNNER_ADDRESS", doc="the coordinator's address"
     )
     slots: int | None = setting(
-        None, env="JOBRUNNER_SLOTS", doc="tasks at a time; default: usable CPUs", minimum=1
+        None,
+        env="JOBRUNNER_SLOTS",
+        doc="tasks at a time; default: usable CPUs",
+        minimum=1,
+        maximum=MOST_SLOTS,
     )
-    name: str | None = setting(None, env="JOBRUNNER_WORKER_NAME", doc="default: the host's name")
+    name: str | None = setting(
+        None, env="JOBRUNNER_WORKER_NAME", doc="default: the host's name", maximum=LONGEST_NAME
+    )
     resources: Mapping[str, float] = setting(
         None, env="JOBRUNNER_RESOURCES", doc="what tasks may ask for, e.g. gpu=2,licence=1"
     )
@@ -337,6 +357,9 @@ def convert(value: Any, spec: dataclasses.Field[Any], where: str) -> Any:
         return to_number(value, where, whole=kind.startswith("int"), **bounds)
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{where}: {value!r} is not a text")
+    longest = spec.metadata["maximum"]
+    if longest is not None and len(value) > longest:
+        raise ConfigError(f"{where}: a name of {len(value)} characters is too long; at most {longest} may be")
     return value
 
 
@@ -384,5 +407,7 @@ def parse_resources(value: Any, where: str = "resources") -> dict[str, float]:
     for name, amount in value.items():
         if not isinstance(name, str) or not name:
             raise ConfigError(f"{where}: {name!r} is not the name of a resource")
+        if len(name) > LONGEST_NAME:
+            raise ConfigError(f"{where}: the name of a resource has at most {LONGEST_NAME} characters")
         resources[name] = float(to_number(amount, f"{where}: {name}", whole=False, minimum=0))
     return resources

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -47,6 +48,7 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
     set_up_logging(config.log_level)
     service = Service("coordinator")
     keyring = None
+    raise_descriptor_limit()
     if address is None:
         address = tcp_address(config, service)
         if not config.insecure:
@@ -105,6 +107,18 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
         driver.close(orderly=finished)
         if journal is not None:
             journal.close()
+
+
+def raise_descriptor_limit() -> int:
+    """Allow as many descriptors as the system lets us; the limit. Each peer takes one, and the usual one is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            return soft  # some systems say "unlimited", and allow less
+        soft = hard
+    return soft
 
 
 def open_journal(config: CoordinatorConfig, address: str, service: Service) -> Journal | None:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from jobrunner import backends, options
 from jobrunner.backends.base import Backend, BackendSettings, function_name
 from jobrunner.backends.borrowed import BorrowedBackend
-from jobrunner.config import ClientConfig, load
+from jobrunner.config import LONGEST_NAME, ClientConfig, load
 from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.futures import Future
 from jobrunner.lifetime import Lifetime
@@ -214,7 +214,7 @@ class Executor(concurrent.futures.Executor):
         detached call is kept until it is forgotten, others as long as there is room.
         """
         self._lifetime.check_open()
-        if not isinstance(task_id, str) or not task_id:
+        if not isinstance(task_id, str) or not 0 < len(task_id) <= LONGEST_NAME:
             raise ConfigError(f"{task_id!r} is not the id of a call; Future.id is")
         return self._lifetime.backend.future(task_id)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jobrunner.config import LONGEST_NAME
 from jobrunner.errors import ConfigError, TaskTimeoutError
 from jobrunner.protocol.messages import TaskOptions
 from jobrunner.serialization import dump_classes
@@ -31,6 +32,10 @@ def merged(
     if name is not None:
         if not isinstance(name, str) or not name:
             raise ConfigError(f"name={name!r}: must be a text that is not empty")
+        if len(name) > LONGEST_NAME:
+            raise ConfigError(
+                f"name={name[:40]!r}...: has {len(name)} characters, at most {LONGEST_NAME} may be"
+            )
         options = options._replace(name=name)
     if priority is not None:
         options = options._replace(priority=_whole("priority", priority))
@@ -99,5 +104,7 @@ def _resources(known: dict[str, float], added: Any) -> tuple[tuple[str, float], 
     for name, amount in added.items():
         if not isinstance(name, str) or not name:
             raise ConfigError(f"resources: {name!r} is not the name of a resource")
+        if len(name) > LONGEST_NAME:
+            raise ConfigError(f"resources: {name[:40]!r}... has more than {LONGEST_NAME} characters")
         known[name] = _positive(f"resources[{name!r}]", amount, "units")
     return tuple(sorted(known.items()))

@@ -44,7 +44,7 @@ RULES = {
     "dependencies": set(),
     "futures": {"backends"},  # inside functions: a Future, or an Executor, that arrives somewhere connects
     "admin": {"backends", "config"},
-    "options": {"protocol", "serialization"},
+    "options": {"config", "protocol", "serialization"},
     "lifetime": {"backends"},
     "mapping": {"backends", "chunking", "lifetime", "futures", "protocol", "serialization"},
     "progress_bar": {"futures", "mapping"},

@@ -166,3 +166,13 @@ def test_ports_are_those_that_exist(setting, value):
 def test_a_peer_timeout_is_one_that_the_coordinator_accepts():
     with pytest.raises(ConfigError, match="the largest is 3600"):
         load(ClientConfig, peer_timeout=3601)
+
+
+def test_names_and_slots_are_those_that_fit_into_a_message():
+    assert load(WorkerConfig, name="n" * 256).name == "n" * 256
+    with pytest.raises(ConfigError, match=r"a name of 257 characters is too long; at most 256"):
+        load(WorkerConfig, name="n" * 257)
+    with pytest.raises(ConfigError, match="at most 256 characters"):
+        parse_resources("n" * 257 + "=1")
+    with pytest.raises(ConfigError, match="too large"):
+        load(WorkerConfig, slots=2**20 + 1)

@@ -191,9 +191,11 @@ def test_options_reach_the_call_and_nest(backend, executor):
         {"priority": 2**40},
         {"name": ""},
         {"name": 3},
+        {"name": "n" * 257},
         {"resources": {"gpu": 0}},
         {"resources": {"gpu": "x"}},
         {"resources": {1: 1}},
+        {"resources": {"n" * 257: 1}},
         {"resources": ["gpu"]},
     ],
 )

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from jobrunner.config import MOST_WINDOW
 from jobrunner.context import TASK_ADDRESS, TASK_WORKER
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import WorkerId, random_token
@@ -50,8 +51,8 @@ class LocalWire:
                 host=host,
                 pid=pid,
                 crash_limit=crash_limit,
-                window_bytes=1
-                << 62,  # the payloads are the client's own objects: a window would save nothing
+                # The payloads are the client's own objects: a window would save nothing.
+                window_bytes=MOST_WINDOW,
             ),
             now,
         )

@@ -14,6 +14,8 @@ Where to start reading: `messages` (what is said), `effects` (what a core hears 
 task), then `scheduler` (the coordinator's decisions). Beside them:
 
     codec              a message to frames and back; whatever is off is a ProtocolError
+    checks             what a field may hold: the limits of everything that comes over a wire
+    batches            what has gathered, cut into messages within these limits
     link               a numbered stream: each message arrives once and in order, or the session ends
     session            the opening side: greet, stay in touch, notice the loss, greet again
     coordinator_core   sessions around one Scheduler; one message per peer, kind and turn
@@ -22,6 +24,7 @@ task), then `scheduler` (the coordinator's decisions). Beside them:
     functions          functions by the hash of their bytes; each travels once
     needs              tasks that wait for others' results, and clients that ask for them
     results            how tasks ended, as long as there is room or somebody wants it kept
+    rejections         what could not be taken, told to the log without flooding it
     journal            what a coordinator keeps in case it dies: the records, not the file
     reports            what operators are told, and may command
     client_core        what was submitted is kept until its outcome has arrived

@@ -15,6 +15,7 @@ from collections import deque
 from jobrunner.ids import TaskId
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.batches import BATCH_BYTES, BATCH_ENTRIES, batches, of_id, of_task
 from jobrunner.protocol.effects import (
     Accepted,
     AnnounceRunning,
@@ -295,10 +296,12 @@ class ClientCore:
             effects += self._send_tasks(now)
             if self._cancels:
                 requests, self._cancels = self._cancels, []
-                effects.append(session.send(m.Cancel(requests), now))
+                for some in batches(requests, lambda request: of_id(request.id)):
+                    effects.append(session.send(m.Cancel(some), now))
             if self._watches:
                 watches, self._watches = self._watches, []
-                effects.append(session.send(m.Watch(watches), now))
+                for ids in batches(watches, of_id):
+                    effects.append(session.send(m.Watch(ids), now))
             if self._leaving:
                 effects += [session.send(m.Goodbye(), now), Stop()]
                 self._given_up = True
@@ -326,15 +329,29 @@ class ClientCore:
         return [GiveUp(f"no answer for {waited:.0f} s: {self.session.loss}", "CoordinatorLostError")]
 
     def _send_tasks(self, now: float, *, unlimited: bool = False) -> list[Effect]:
-        """All that the window has room for, in one message; a task larger than the window goes alone."""
+        """All that the window has room for, in one message if it can be; a task larger than the window goes alone."""
+        effects = []
+        while tasks := self._take_tasks(unlimited):
+            functions = [
+                self._functions[key]
+                for spec in tasks
+                for key in (spec.function, spec.setup)
+                if key is not None and self._known.use(key)
+            ]
+            size = sum([payload_size(spec.payload) for spec in tasks])
+            message = m.Submit(tasks, functions, self._known.overflow())
+            effects.append(self.session.send(message, now, size))
+        return effects
+
+    def _take_tasks(self, unlimited: bool) -> list[m.TaskSpec]:
+        """The next message's worth of what waits and has room in the window."""
         welcome = self.session.welcome
         spec = self._outbox.peek()
         if spec is None or welcome is None:
             return []
         tasks: list[m.TaskSpec] = []
-        functions: list[m.FunctionDef] = []
-        size = 0
-        while spec is not None:
+        header = 0
+        while spec is not None and header < BATCH_BYTES and len(tasks) < BATCH_ENTRIES:
             if spec.id not in self.pending or spec.id in self._sent:
                 self._outbox.pop()
                 spec = self._outbox.peek()
@@ -346,21 +363,14 @@ class ClientCore:
             if full and not unlimited:
                 break
             self._outbox.pop()
-            functions += [
-                self._functions[key]
-                for key in (spec.function, spec.setup)
-                if key is not None and self._known.use(key)
-            ]
             self._sent.add(spec.id)
             self._sent_bytes += bytes_
-            size += bytes_
+            header += of_task(spec)
             tasks.append(spec)
             if spec.id in self._followers:
                 self._let_follow(spec.id)
             spec = self._outbox.peek()
-        if not tasks:
-            return []
-        return [self.session.send(m.Submit(tasks, functions, self._known.overflow()), now, size)]
+        return tasks
 
     # --- accounts ---
 

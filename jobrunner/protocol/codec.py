@@ -1,8 +1,9 @@
 """A message to a list of frames, and back.
 
 Frame 0 is msgpack: [version, session, seq, ack, type, field, field, ...]. A payload in it is either a bin (small: it
-rides inside) or the number of frames that it takes; those follow in order, and are never copied here. Decoding checks
-the shape and the types of everything, so that a core may trust what it gets; whatever is off raises ProtocolError.
+rides inside) or the number of frames that it takes; those follow in order, and are never copied here. The bytes of a
+function are written in the same way. Decoding checks the shape, the types and the limits (see `checks`) of everything,
+so that a core may trust what it gets; whatever is off raises ProtocolError.
 """
 
 from __future__ import annotations
@@ -12,15 +13,52 @@ from typing import Any
 
 import msgpack
 
-from jobrunner.config import LONGEST_PEER_TIMEOUT
+from jobrunner.config import LONGEST_NAME
 from jobrunner.errors import ProtocolError
 from jobrunner.payloads import Buffer, Payload
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.checks import (
+    LARGEST_32,
+    LARGEST_HEADER,
+    LARGEST_MAP,
+    MOST_FRAMES,
+    amounts,
+    attempt,
+    binary,
+    detail,
+    flag,
+    integer,
+    key,
+    keys,
+    name,
+    name_list,
+    names,
+    number,
+    plain,
+    sequence,
+    shown,
+    slots,
+    span,
+    text,
+    timeout,
+)
 
 VERSION = 1
 
 INLINE_LIMIT = 16 * 1024
 """Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
+
+LARGE_HEADER = 16 * 1024 * 1024
+"""Bytes of a header beyond which it is written again with the limit below."""
+
+SMALL_INLINE_LIMIT = 512
+"""As INLINE_LIMIT, in a message of very many payloads: so no header comes near to LARGEST_HEADER."""
+
+CLAIMS_FROM = 1024
+"""Bytes of a header from which on its claims are checked before it is unpacked. Below, even 1,023 nested lists that
+all claim to fill the rest of it take no more than 8 MiB, for an instant."""
+
+STATUSES = len(m.STATUS_NAMES)
 
 Frames = list[Buffer]
 
@@ -32,14 +70,15 @@ class VersionMismatch(ProtocolError):
 class Writer:
     """Collects the frames of large payloads while a message's fields are listed."""
 
-    __slots__ = ("frames",)
+    __slots__ = ("frames", "inline_limit")
 
-    def __init__(self) -> None:
+    def __init__(self, inline_limit: int) -> None:
         self.frames: Frames = []
+        self.inline_limit = inline_limit
 
     def payload(self, payload: Payload) -> bytes | int:
         if isinstance(payload, bytes):
-            if len(payload) <= INLINE_LIMIT:
+            if len(payload) <= self.inline_limit:
                 return payload
             self.frames.append(payload)
             return 1
@@ -65,125 +104,55 @@ class Reader:
             raise ProtocolError(f"a payload names {count} frames, which the message does not have")
         return tuple(self._frames[start : start + count])
 
+    def blob(self, value: Any) -> bytes:
+        """The bytes of a function."""
+        payload = self.payload(value)
+        if type(payload) is bytes:
+            return payload
+        if len(payload) != 1:
+            raise ProtocolError(f"a function takes one frame, not {len(payload)}")
+        return bytes(payload[0])
+
     def finish(self) -> None:
         if self._next != len(self._frames):
             raise ProtocolError(f"{len(self._frames) - self._next} frames belong to no payload")
 
 
-# --- checks -------------------------------------------------------------------------------------------------------
-
-
-def text(value: Any) -> Any:
-    if type(value) is not str:
-        raise ProtocolError(f"expected a text, got {type(value).__name__}")
-    return value
-
-
-def integer(value: Any, minimum: int = 0) -> int:
-    if type(value) is not int or value < minimum:
-        raise ProtocolError(f"expected a whole number from {minimum}, got {value!r:.40}")
-    return value
-
-
-def number(value: Any) -> float:
-    if type(value) is not float and type(value) is not int:
-        raise ProtocolError(f"expected a number, got {type(value).__name__}")
-    return value
-
-
-def timeout(value: Any) -> float:
-    if not 0 <= number(value) <= LONGEST_PEER_TIMEOUT:
-        raise ProtocolError(f"a peer timeout must be 0 to {LONGEST_PEER_TIMEOUT:g} s, got {value!r:.40}")
-    return float(value)
-
-
-def flag(value: Any) -> bool:
-    if type(value) is not bool:
-        raise ProtocolError(f"expected true or false, got {type(value).__name__}")
-    return value
-
-
-def key(value: Any) -> bytes:
-    if type(value) is not bytes:
-        raise ProtocolError(f"expected bytes, got {type(value).__name__}")
-    return value
-
-
-def optional_key(value: Any) -> bytes | None:
-    return None if value is None else key(value)
-
-
-def sequence(value: Any) -> tuple[Any, ...]:
-    if type(value) is not tuple:
-        raise ProtocolError(f"expected a list, got {type(value).__name__}")
-    return value
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    if type(value) is not dict or not all(type(name) is str for name in value):
-        raise ProtocolError("expected a map with texts as keys")
-    return value
-
-
-def span(value: Any) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    start, stop = sequence(value)
-    if integer(stop, 1) <= integer(start):
-        raise ProtocolError(f"a span from {start} to {stop} is empty")
-    return start, stop
-
-
-def texts(value: Any) -> list[Any]:
-    return [text(item) for item in sequence(value)]
-
-
-def names(value: Any) -> tuple[Any, ...]:
-    return tuple(map(text, value)) if value else sequence(value)
-
-
-def keys(value: Any) -> list[bytes]:
-    return [key(item) for item in sequence(value)]
+# --- entries ---------------------------------------------------------------------------------------------------------
 
 
 def options(value: Any) -> m.TaskOptions:
     if value is None:
         return m.DEFAULT_OPTIONS
-    name, priority, retries, limit, resources, once, retry_on, on_timeouts, backoff, detach = sequence(value)
-    if name is not None:
-        text(name)
-    if type(priority) is not int:
-        raise ProtocolError("a priority must be a whole number")
-    if limit is not None:
-        number(limit)
-    amounts = tuple((text(what), number(amount)) for what, amount in map(sequence, sequence(resources)))
-    if backoff is not None:
-        number(backoff)
+    called, priority, retries, limit, resources, once, retry_on, on_timeouts, backoff, detach = sequence(
+        value
+    )
     return m.TaskOptions(
-        name,
-        priority,
-        integer(retries),
-        limit,
-        amounts,
+        None if called is None else name(called),
+        integer(priority, -LARGEST_32 - 1, LARGEST_32),
+        integer(retries, 0, LARGEST_32),
+        None if limit is None else number(limit),
+        tuple([(name(what), number(amount)) for what, amount in map(sequence, sequence(resources))]),
         flag(once),
-        optional_key(retry_on),
+        None if retry_on is None else binary(retry_on),
         flag(on_timeouts),
-        backoff,
+        None if backoff is None else number(backoff),
         flag(detach),
     )
-
-
-# --- entries ------------------------------------------------------------------------------------------------------
 
 
 def write_options(value: m.TaskOptions) -> m.TaskOptions | None:
     return None if value is m.DEFAULT_OPTIONS or value == m.DEFAULT_OPTIONS else value
 
 
-def read_functions(value: Any) -> list[m.FunctionDef]:
+def write_functions(functions: list[m.FunctionDef], w: Writer) -> list[Any]:
+    # Its name is for people; Python sets no limit to that of a class within a class within a class.
+    return [(f[0], f[1][:LONGEST_NAME], w.payload(f[2])) for f in functions]
+
+
+def read_functions(value: Any, r: Reader) -> list[m.FunctionDef]:
     return [
-        m.FunctionDef(key(name), text(title), key(blob))
-        for name, title, blob in map(sequence, sequence(value))
+        m.FunctionDef(key(k), name(title), r.blob(blob)) for k, title, blob in map(sequence, sequence(value))
     ]
 
 
@@ -193,9 +162,19 @@ def write_tasks(tasks: list[m.TaskSpec], w: Writer) -> list[Any]:
 
 
 def read_tasks(value: Any, r: Reader) -> list[m.TaskSpec]:
+    # What most calls leave out is looked at here: a call of a function costs more than the rest of its check.
     payload = r.payload
     return [
-        m.TaskSpec(text(a), key(b), payload(c), span(d), options(e), optional_key(f), integer(g), names(h))
+        m.TaskSpec(
+            name(a),
+            key(b),
+            c if type(c) is bytes else payload(c),
+            None if d is None else span(d),
+            m.DEFAULT_OPTIONS if e is None else options(e),
+            None if f is None else key(f),
+            integer(g),
+            () if h == () else names(h),
+        )
         for a, b, c, d, e, f, g, h in map(sequence, sequence(value))
     ]
 
@@ -212,15 +191,15 @@ def read_assignments(value: Any, r: Reader) -> list[m.Assignment]:
     payload = r.payload
     return [
         m.Assignment(
-            text(a),
-            integer(n, 1),
+            name(a),
+            attempt(n),
             key(b),
-            payload(c),
-            span(d),
-            options(e),
-            optional_key(f),
+            c if type(c) is bytes else payload(c),
+            None if d is None else span(d),
+            m.DEFAULT_OPTIONS if e is None else options(e),
+            None if f is None else key(f),
             integer(g),
-            tuple(map(payload, sequence(h))),
+            () if h == () else tuple(map(payload, sequence(h))),
         )
         for a, n, b, c, d, e, f, g, h in map(sequence, sequence(value))
     ]
@@ -234,15 +213,22 @@ def write_outcomes(outcomes: list[m.Outcome], w: Writer) -> list[Any]:
 def read_outcomes(value: Any, r: Reader) -> list[m.Outcome]:
     payload = r.payload
     return [
-        m.Outcome(text(a), integer(n), status(s), payload(p), number(t), None if d is None else mapping(d))
+        m.Outcome(
+            name(a),
+            integer(n, 0, LARGEST_32),
+            status(s),
+            p if type(p) is bytes else payload(p),
+            number(t),
+            None if d is None else detail(d),
+        )
         for a, n, s, p, t, d in map(sequence, sequence(value))
     ]
 
 
 def status(value: Any) -> int:
-    if integer(value) >= len(m.STATUS_NAMES):
-        raise ProtocolError(f"there is no status {value}")
-    return value  # type: ignore[no-any-return]
+    if type(value) is not int or not 0 <= value < STATUSES:
+        raise ProtocolError(f"there is no status {shown(value)}")
+    return value
 
 
 def write_refusal(refusal: m.Refused) -> tuple[str, ...]:
@@ -256,22 +242,22 @@ def refusal_kind(rest: Sequence[Any]) -> str:
 
 
 def read_held(value: Any) -> list[m.Held]:
-    return [m.Held(text(a), integer(n, 1), flag(r)) for a, n, r in map(sequence, sequence(value))]
+    return [m.Held(name(a), attempt(n), flag(r)) for a, n, r in map(sequence, sequence(value))]
 
 
 def read_chunks(value: Any) -> list[m.OutputChunk]:
     return [
-        m.OutputChunk(text(a), text(name), integer(stream, 1), text(words))
-        for a, name, stream, words in map(sequence, sequence(value))
+        m.OutputChunk(name(a), name(title), integer(stream, m.STDOUT, m.STDERR), text(words))
+        for a, title, stream, words in map(sequence, sequence(value))
     ]
 
 
 def read_requests(value: Any) -> list[m.CancelRequest]:
-    return [m.CancelRequest(text(a), flag(running)) for a, running in map(sequence, sequence(value))]
+    return [m.CancelRequest(name(a), flag(running)) for a, running in map(sequence, sequence(value))]
 
 
 def read_returned(value: Any) -> list[tuple[Any, int]]:
-    return [(text(a), integer(n, 1)) for a, n in map(sequence, sequence(value))]
+    return [(name(a), attempt(n)) for a, n in map(sequence, sequence(value))]
 
 
 # --- messages -----------------------------------------------------------------------------------------------------
@@ -294,10 +280,10 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
             x.serial,
         ),
         lambda f, r: m.ClientHello(
-            text(f[0]),
-            text(f[1]),
-            text(f[2]),
-            text(f[3]),
+            name(f[0]),
+            name(f[1]),
+            name(f[2]),
+            name(f[3]),
             integer(f[4]),
             timeout(f[5]),
             flag(f[6]),
@@ -320,15 +306,15 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
             x.serial,
         ),
         lambda f, r: m.WorkerHello(
-            text(f[0]),
-            text(f[1]),
-            text(f[2]),
-            text(f[3]),
-            text(f[4]),
+            name(f[0]),
+            name(f[1]),
+            name(f[2]),
+            name(f[3]),
+            name(f[4]),
             integer(f[5]),
             timeout(f[6]),
-            integer(f[7], 1),
-            {name: number(amount) for name, amount in mapping(f[8]).items()},
+            slots(f[7]),
+            amounts(f[8]),
             read_held(f[9]),
             integer(f[10]),
         ),
@@ -337,31 +323,31 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
         m.Welcome,
         lambda x, w: (x.coordinator, x.version, x.slots, x.window_tasks, x.window_bytes, x.session),
         lambda f, r: m.Welcome(
-            text(f[0]), text(f[1]), integer(f[2]), integer(f[3], 1), integer(f[4], 1), text(f[5])
+            name(f[0]), name(f[1]), integer(f[2]), integer(f[3], 1), integer(f[4], 1), name(f[5])
         ),
     ),
     (
         m.Submit,
-        lambda x, w: (write_tasks(x.tasks, w), x.functions, x.forget),
-        lambda f, r: m.Submit(read_tasks(f[0], r), read_functions(f[1]), keys(f[2])),
+        lambda x, w: (write_tasks(x.tasks, w), write_functions(x.functions, w), x.forget),
+        lambda f, r: m.Submit(read_tasks(f[0], r), read_functions(f[1], r), keys(f[2])),
     ),
     (m.Reconciled, lambda x, w: (), lambda f, r: m.Reconciled()),
     (m.Cancel, lambda x, w: (x.requests,), lambda f, r: m.Cancel(read_requests(f[0]))),
-    (m.CancelRefused, lambda x, w: (x.ids,), lambda f, r: m.CancelRefused(texts(f[0]))),
+    (m.CancelRefused, lambda x, w: (x.ids,), lambda f, r: m.CancelRefused(name_list(f[0]))),
     (
         m.Query,
         lambda x, w: (x.number, x.kind, x.argument),
-        lambda f, r: m.Query(integer(f[0]), text(f[1]), text(f[2])),
+        lambda f, r: m.Query(integer(f[0]), name(f[1]), text(f[2])),
     ),
     (
         m.Reply,
         lambda x, w: (x.number, x.data, x.error),
-        lambda f, r: m.Reply(integer(f[0]), f[1], text(f[2])),
+        lambda f, r: m.Reply(integer(f[0]), plain(f[1]), text(f[2])),
     ),
     (
         m.Assign,
-        lambda x, w: (write_assignments(x.tasks, w), x.functions),
-        lambda f, r: m.Assign(read_assignments(f[0], r), read_functions(f[1])),
+        lambda x, w: (write_assignments(x.tasks, w), write_functions(x.functions, w)),
+        lambda f, r: m.Assign(read_assignments(f[0], r), read_functions(f[1], r)),
     ),
     (m.Forget, lambda x, w: (x.functions,), lambda f, r: m.Forget(keys(f[0]))),
     (
@@ -369,7 +355,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
         lambda x, w: (write_outcomes(x.outcomes, w),),
         lambda f, r: m.Outcomes(read_outcomes(f[0], r)),
     ),
-    (m.Running, lambda x, w: (x.ids,), lambda f, r: m.Running(texts(f[0]))),
+    (m.Running, lambda x, w: (x.ids,), lambda f, r: m.Running(name_list(f[0]))),
     (m.Returned, lambda x, w: (x.tasks,), lambda f, r: m.Returned(read_returned(f[0]))),
     (m.Capacity, lambda x, w: (x.slots,), lambda f, r: m.Capacity(integer(f[0]))),
     (m.Output, lambda x, w: (x.chunks,), lambda f, r: m.Output(read_chunks(f[0]))),
@@ -378,20 +364,20 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (m.Heartbeat, lambda x, w: (), lambda f, r: m.Heartbeat()),
     (m.Reset, lambda x, w: (), lambda f, r: m.Reset()),
     (m.Refused, lambda x, w: write_refusal(x), lambda f, r: m.Refused(text(f[0]), refusal_kind(f[1:]))),
-    (m.Watch, lambda x, w: (x.ids,), lambda f, r: m.Watch(texts(f[0]))),
-    (m.Accepted, lambda x, w: (x.ids,), lambda f, r: m.Accepted(texts(f[0]))),
-    (m.Recall, lambda x, w: (x.ids,), lambda f, r: m.Recall(texts(f[0]))),
+    (m.Watch, lambda x, w: (x.ids,), lambda f, r: m.Watch(name_list(f[0]))),
+    (m.Accepted, lambda x, w: (x.ids,), lambda f, r: m.Accepted(name_list(f[0]))),
+    (m.Recall, lambda x, w: (x.ids,), lambda f, r: m.Recall(name_list(f[0]))),
     (
         m.Supply,
         lambda x, w: (write_outcomes(x.outcomes, w), x.unknown),
-        lambda f, r: m.Supply(read_outcomes(f[0], r), texts(f[1])),
+        lambda f, r: m.Supply(read_outcomes(f[0], r), name_list(f[1])),
     ),
     (
         m.Join,
         lambda x, w: (x.key, x.name, x.role),
-        lambda f, r: m.Join(text(f[0]), text(f[1]), text(f[2])),
+        lambda f, r: m.Join(name(f[0]), name(f[1]), name(f[2])),
     ),
-    (m.Joined, lambda x, w: (x.name,), lambda f, r: m.Joined(text(f[0]))),
+    (m.Joined, lambda x, w: (x.name,), lambda f, r: m.Joined(name(f[0]))),
 ]  # fmt: skip
 REFUSED = next(number for number, row in enumerate(TABLE) if row[0] is m.Refused)
 """This type keeps its number and shape in every version, so that a refusal can be read by the refused."""
@@ -399,27 +385,50 @@ REFUSED = next(number for number, row in enumerate(TABLE) if row[0] is m.Refused
 NUMBERS = {cls: (index, write) for index, (cls, write, _) in enumerate(TABLE)}
 
 
-def encode(envelope: m.Envelope) -> Frames:
+def encode(envelope: m.Envelope, inline_limit: int = INLINE_LIMIT) -> Frames:
     """The frames of a message: the header, then those of its large payloads."""
     message = envelope.message
     kind, write = NUMBERS[type(message)]
-    writer = Writer()
+    writer = Writer(inline_limit)
     head = (VERSION, envelope.session, envelope.seq, envelope.ack, kind, *write(message, writer))
     try:
-        return [msgpack.packb(head), *writer.frames]
+        header = msgpack.packb(head)
     except UnicodeEncodeError:  # half a surrogate pair, from a file name or from what a task prints
-        return [msgpack.packb(head, unicode_errors="surrogatepass"), *writer.frames]
+        header = msgpack.packb(head, unicode_errors="surrogatepass")
+    if len(header) > LARGE_HEADER and inline_limit > SMALL_INLINE_LIMIT:
+        return encode(envelope, SMALL_INLINE_LIMIT)
+    return [header, *writer.frames]
+
+
+def check_claims(header: Buffer) -> None:
+    """Raises an error where the header claims to hold more than it does, or is too large.
+
+    Going through it makes nothing, so that this comes before anything is allocated for what it claims.
+    """
+    size = len(header)
+    if size > LARGEST_HEADER:
+        raise ProtocolError(f"a header of {size} bytes; at most {LARGEST_HEADER} are allowed")
+    walk = msgpack.Unpacker(max_buffer_size=size)
+    walk.feed(header)
+    walk.skip()
 
 
 def decode(frames: Sequence[Buffer]) -> m.Envelope:
     """The message that these frames hold. Raises ProtocolError for anything that `encode` would not have made."""
     try:
-        head = msgpack.unpackb(frames[0], use_list=False, unicode_errors="surrogatepass")
+        if len(frames) > MOST_FRAMES:
+            raise ProtocolError(f"more than {MOST_FRAMES} frames")
+        header = frames[0]
+        if len(header) > CLAIMS_FROM:
+            check_claims(header)
+        head = msgpack.unpackb(
+            header, use_list=False, unicode_errors="surrogatepass", max_map_len=LARGEST_MAP, max_ext_len=0
+        )
         if type(head) is not tuple or len(head) < 5:
             raise ProtocolError("not a jobrunner message")
         if head[0] != VERSION and head[4] != REFUSED:
             raise VersionMismatch(
-                f"the peer speaks protocol version {head[0]!r:.20}, this is version {VERSION}"
+                f"the peer speaks protocol version {shown(head[0])}, this is version {VERSION}"
             )
         reader = Reader(frames)
         kind = integer(head[4])
@@ -427,8 +436,8 @@ def decode(frames: Sequence[Buffer]) -> m.Envelope:
             raise ProtocolError(f"there is no message type {kind}")
         message = TABLE[kind][2](head[5:], reader)
         reader.finish()
-        return m.Envelope(text(head[1]), integer(head[2]), integer(head[3]), message)
+        return m.Envelope(name(head[1]), integer(head[2]), integer(head[3]), message)
     except ProtocolError:
         raise
     except (ValueError, TypeError, IndexError, OverflowError, RecursionError, msgpack.UnpackException) as exc:
-        raise ProtocolError(f"malformed message: {exc}") from exc
+        raise ProtocolError(f"malformed message: {str(exc) or type(exc).__name__:.200}") from exc

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jobrunner.config import MOST_SLOTS
 from jobrunner.ids import ClientId, WorkerId, client_of
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.batches import batches, of_outcome
 from jobrunner.protocol.effects import (
     DrainRequested,
     Effect,
@@ -37,6 +39,7 @@ from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.principals import INVITED, OPERATOR, WORKER, Principal
+from jobrunner.protocol.rejections import Rejections
 from jobrunner.protocol.reports import answer
 from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.session import RETRY_LIMIT
@@ -104,7 +107,7 @@ class CoordinatorCore:
         """Those that wait for the entry of this turn."""
         self.draining = False
         self._drain_until: float | None = None
-        self.rejected = 0
+        self.rejections = Rejections()
         self._peers: dict[Source, Peer] = {}
         self._effects: list[Effect] = []
         self._last_tick = now
@@ -178,14 +181,19 @@ class CoordinatorCore:
         elif type(event) is Revoked:
             self._revoke(event.key, now)
         elif type(event) is JoinAnswered:
-            self._answer_join(event)
+            self._answer_join(event, now)
         return self._effects
 
     def next_deadline(self) -> float | None:
-        times = [self._next_sweep, self._drain_until]
+        times = [self._next_sweep, self._drain_until, self.rejections.next_deadline()]
         if self.scheduler.delayed:
             times.append(self.scheduler.delayed[0][0])
         return min((t for t in times if t is not None), default=None)
+
+    @property
+    def rejected(self) -> int:
+        """Messages that could not be taken: malformed, or not what their author may send."""
+        return self.rejections.count
 
     def check_invariants(self) -> None:
         self.scheduler.check_invariants()
@@ -203,19 +211,20 @@ class CoordinatorCore:
         peer = self._peers.get(source)
         if self._next_sweep is None:
             self._next_sweep = now + SWEEP_INTERVAL
+        if peer is not None and peer.who.key != who.key:
+            # Whatever its connection is called, it is not that peer.
+            self._note_rejection(source, "a message under the name of somebody else's connection", now)
+            return
         if kind is m.ClientHello or kind is m.WorkerHello:
             refusal = self._may_not_greet(message, who)
             if refusal:
-                self._refuse(source, envelope.session, refusal)
+                self._refuse(source, envelope.session, refusal, now)
             else:
                 self._greet(source, envelope, peer, who, now)
             return
         if kind is m.Join:
             assert isinstance(message, m.Join)
-            self._join(source, envelope.session, who, message)
-            return
-        if peer is not None and peer.who.key != who.key:
-            self.rejected += 1  # whatever its connection is called, it is not that peer
+            self._join(source, envelope.session, who, message, now)
             return
         if peer is None or peer.link.session != envelope.session:
             if kind is not m.Reset and kind is not m.Goodbye:
@@ -227,12 +236,13 @@ class CoordinatorCore:
             self._on_acked(peer, acked)
         for message in messages:
             if not peer.who.submits and type(message) not in OBSERVING:
-                self._refuse(source, envelope.session, OBSERVER_SUBMITS.format(name=peer.who.name))
+                self._refuse(source, envelope.session, OBSERVER_SUBMITS.format(name=peer.who.name), now)
                 self._end(peer, now)
                 return
             if type(message) not in self._roles[type(peer)]:
-                self._log("warning", f"{kind.__name__} from a peer that may not send it; its session ends")
-                self._reset(peer)
+                self._unexpected(
+                    peer, f"{type(message).__name__} from a peer that may not send it; its session ends", now
+                )
                 return
             self._handlers[type(message)](peer, message, now)
             if peer.link.session != envelope.session:
@@ -253,22 +263,21 @@ class CoordinatorCore:
             return "a session of that name belongs to somebody else's key"
         return ""
 
-    def _join(self, source: Source, session: str, who: Principal, message: m.Join) -> None:
+    def _join(self, source: Source, session: str, who: Principal, message: m.Join, now: float) -> None:
         if who.role != INVITED:
-            self._refuse(source, session, "only who holds an invitation can join; this is a key already")
+            self._refuse(source, session, "only who holds an invitation can join; this is a key already", now)
             return
         self._effects.append(JoinRequested(source, session, who, message.key, message.name, message.role))
 
-    def _answer_join(self, event: JoinAnswered) -> None:
+    def _answer_join(self, event: JoinAnswered, now: float) -> None:
         if event.error:
-            self._refuse(event.source, event.session, event.error)
+            self._refuse(event.source, event.session, event.error, now)
         else:
             self._log("info", f"{event.name} has joined: its key is known from now on")
             self._effects.append(Send(event.source, m.Envelope(event.session, 0, 0, m.Joined(event.name))))
 
-    def _refuse(self, source: Source, session: str, error: str) -> None:
-        self.rejected += 1
-        self._log("warning", f"refused somebody: {error}")
+    def _refuse(self, source: Source, session: str, error: str, now: float) -> None:
+        self._note_rejection(source, error, now)
         self._effects.append(Send(source, m.Envelope(session, 0, 0, m.Refused(error, "AuthenticationError"))))
 
     def _revoke(self, key: str, now: float) -> None:
@@ -276,7 +285,9 @@ class CoordinatorCore:
         for peer in [*self.scheduler.workers.values(), *self.scheduler.clients.values()]:
             if peer.who.key == key:
                 if peer.source:
-                    self._refuse(peer.source, peer.link.session, f"the key {peer.who.name!r} was revoked")
+                    self._refuse(
+                        peer.source, peer.link.session, f"the key {peer.who.name!r} was revoked", now
+                    )
                 self._end(peer, now)
 
     def _end(self, peer: Peer, now: float) -> None:
@@ -302,6 +313,8 @@ class CoordinatorCore:
         elif hello.serial < self._known_serial(hello):
             return  # delivered late: what it says, of the tasks that a worker has say, is not true any more
         else:
+            if peer is not None and peer is not self._known_peer(hello):
+                self._replaced(peer, now)
             self._sessions += 1
             session = welcomed(envelope.session, self.settings.id, self._sessions)
             link = Link(session, now, hello.peer_timeout)
@@ -324,13 +337,24 @@ class CoordinatorCore:
 
     def _known_serial(self, hello: m.ClientHello | m.WorkerHello) -> int:
         """That of the latest greeting of the same process."""
-        peer: Peer | None
-        if type(hello) is m.ClientHello:
-            peer = self.scheduler.clients.get(hello.client)
-        else:
-            assert isinstance(hello, m.WorkerHello)
-            peer = self.scheduler.workers.get(hello.worker)
+        peer = self._known_peer(hello)
         return 0 if peer is None else peer.serial
+
+    def _known_peer(self, hello: m.ClientHello | m.WorkerHello) -> Peer | None:
+        if isinstance(hello, m.ClientHello):
+            return self.scheduler.clients.get(hello.client)
+        return self.scheduler.workers.get(hello.worker)
+
+    def _replaced(self, peer: Peer, now: float) -> None:
+        """Another one greets on its connection. No jobrunner does that; who was there before cannot be reached."""
+        self._note_rejection(peer.source, "a greeting under another name on the same connection", now)
+        del self._peers[peer.source]
+        peer.link.session = ""
+        if isinstance(peer, WorkerPeer):
+            self.scheduler.worker_lost(peer, "was replaced on its connection", now)
+        elif isinstance(peer, ClientPeer):
+            peer.source = b""
+            self._lose_client(peer, now)
 
     def _client_session(self, hello: m.ClientHello, source: Source, link: Link, who: Principal) -> ClientPeer:
         client = self.scheduler.clients.get(hello.client)
@@ -392,6 +416,11 @@ class CoordinatorCore:
             candidate = f"{name}-{number}"
         return candidate
 
+    def _unexpected(self, peer: Peer, reason: str, now: float) -> None:
+        """Well-formed, but nothing that this peer could have meant: start again with it."""
+        self._note_rejection(peer.source, reason, now)
+        self._reset(peer)
+
     def _reset(self, peer: Peer) -> None:
         """End a session from this side; the peer opens a new one and says what it has."""
         self._effects.append(Send(peer.source, m.Envelope(peer.link.session, 0, 0, m.Reset())))
@@ -405,12 +434,23 @@ class CoordinatorCore:
                 peer.unreachable_since = now
 
     def _reject(self, event: Rejected, now: float) -> None:
-        self.rejected += 1
+        self._note_rejection(event.source, event.reason, now)
         if event.version_mismatch:
             text = (
                 f"{event.reason}; this coordinator is jobrunner {self.settings.version}: use the same version"
             )
             self._effects.append(Send(event.source, m.Envelope("", 0, 0, m.Refused(text))))
+
+    def _note_rejection(self, source: Source, reason: str, now: float) -> None:
+        peer = self._peers.get(source)
+        if isinstance(peer, WorkerPeer):
+            who = f"worker {peer.name} on {peer.hello.host}"
+        elif isinstance(peer, ClientPeer):
+            who = f"client {peer.id} on {peer.hello.host}"
+        else:
+            who = f"connection {source[:12].hex()}"
+        for line in self.rejections.note(source, who, reason, now):
+            self._log("warning", line)
 
     # --- messages from clients ---
 
@@ -424,14 +464,12 @@ class CoordinatorCore:
                 scheduler.functions.define(definition).pins += 1
         for spec in message.tasks:
             if client_of(spec.id) != client.id:
-                self._log("warning", f"client {client.id} submits under another's name; its session ends")
-                self._reset(client)
+                self._unexpected(client, f"task {spec.id} is not its own; its session ends", now)
                 return
             if not scheduler.submit(client, spec, now):
-                self._log(
-                    "warning", f"task {spec.id} names a function that was never sent; resetting its client"
+                self._unexpected(
+                    client, f"task {spec.id} names a function that was never sent; its session ends", now
                 )
-                self._reset(client)
                 return
         for key in message.forget:
             if key in client.pins:
@@ -467,6 +505,9 @@ class CoordinatorCore:
 
     def _on_outcomes(self, worker: WorkerPeer, message: m.Outcomes, now: float) -> None:
         kept = len(self.scheduler.entry.outcomes)
+        if any(outcome.status not in m.OF_WORKERS for outcome in message.outcomes):
+            self._unexpected(worker, "an outcome that only a coordinator can know; its session ends", now)
+            return
         for outcome in message.outcomes:
             self.scheduler.outcome(worker, outcome, now)
         if len(self.scheduler.entry.outcomes) > kept:
@@ -485,7 +526,8 @@ class CoordinatorCore:
             self.scheduler.cancel_refused(worker, task_id)
 
     def _on_capacity(self, worker: WorkerPeer, message: m.Capacity, now: float) -> None:
-        self.scheduler.capacity(worker, message.slots)
+        if not worker.draining:
+            self.scheduler.capacity(worker, min(message.slots, MOST_SLOTS))
 
     def _on_output(self, worker: WorkerPeer, message: m.Output, now: float) -> None:
         for chunk in message.chunks:
@@ -493,8 +535,9 @@ class CoordinatorCore:
             if record is None or record.worker is not worker:
                 continue
             here = self.scheduler.clients.get(record.client.id) is record.client
-            if here and record.client.hello.show_output:
+            if here and record.client.hello.show_output and record.client.output_characters < OUTPUT_WINDOW:
                 record.client.output.append(chunk)
+                record.client.output_characters += len(chunk.text)
                 self.scheduler.dirty[record.client] = None
 
     def _on_draining(self, worker: WorkerPeer, message: m.Drain, now: float) -> None:
@@ -511,6 +554,7 @@ class CoordinatorCore:
 
     def _on_goodbye(self, peer: Peer, message: m.Goodbye, now: float) -> None:
         self._peers.pop(peer.source, None)
+        peer.link.session = ""  # whatever it may have said after that, nobody is here to mean it
         if isinstance(peer, WorkerPeer):
             self._log("info", f"worker {peer.name} has left")
             self.scheduler.worker_lost(peer, "has left", now)
@@ -530,6 +574,8 @@ class CoordinatorCore:
         self._last_tick = now
         if self._next_sweep is not None and now >= self._next_sweep:
             self._sweep(now)
+        for line in self.rejections.due(now):
+            self._log("warning", line)
         self.scheduler.due(now)
         if not self.draining:
             self.scheduler.place(now)
@@ -598,6 +644,7 @@ class CoordinatorCore:
         if not client.source:  # not back yet; it will name what it waits for
             for waiting in (client.outcomes, client.running, client.refused, client.recalls, client.accepted):
                 waiting.clear()
+            client.output, client.output_characters = [], 0
             return
         if client.accepted:
             self._send(client, m.Accepted(client.accepted), now)
@@ -611,13 +658,14 @@ class CoordinatorCore:
             if client.link.unacked_bytes < OUTPUT_WINDOW:
                 size = sum(len(chunk.text) for chunk in client.output)
                 self._send(client, m.Output(client.output), now, size)
-            client.output = []
+            client.output, client.output_characters = [], 0
         if client.running:
             self._send(client, m.Running(client.running), now)
             client.running = []
         if client.outcomes:
-            size = sum(payload_size(outcome.payload) for outcome in client.outcomes)
-            self._send(client, m.Outcomes(client.outcomes), now, size)
+            for batch in batches(client.outcomes, of_outcome):
+                size = sum(payload_size(outcome.payload) for outcome in batch)
+                self._send(client, m.Outcomes(batch), now, size)
             client.outcomes = []
             if client.link.unacked_bytes >= OUTCOME_WINDOW:
                 self.scheduler.queue.parked.add(client.id)

@@ -64,6 +64,7 @@ class ClientPeer(Peer):
         "lost_at",
         "outcomes",
         "output",
+        "output_characters",
         "pins",
         "recalls",
         "reconciled",
@@ -91,6 +92,7 @@ class ClientPeer(Peer):
         self.running: list[TaskId] = []
         self.refused: list[TaskId] = []
         self.output: list[OutputChunk] = []
+        self.output_characters = 0
         self.accepted: list[TaskId] = []
         self.recalls: list[TaskId] = []
         self.done: dict[TaskId, TaskRecord] = {}

@@ -40,6 +40,8 @@ UNMET = 6
 """A task that it needs did not succeed, so it was not run; the payload is that task's."""
 REFUSED = 7
 """The coordinator could not write it down."""
+OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED))
+"""What a worker can know of the end of an attempt."""
 STATUS_NAMES = (
     "succeeded",
     "failed",

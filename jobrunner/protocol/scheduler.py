@@ -39,6 +39,10 @@ RECENT = 1000
 """Finished tasks that `jobrunner tasks` still shows."""
 
 
+LATEST_ADOPTED = 2**30
+"""Attempts go on from the number that a worker comes back with, so it must leave room for them in a message."""
+
+
 class Unclaimed:
     """A task that a worker has though no client has named it since this coordinator started."""
 
@@ -357,7 +361,9 @@ class Scheduler:
 
     def _adopt_one(self, worker: WorkerPeer, entry: m.Held, now: float) -> None:
         record = self.tasks.get(entry.id)
-        if record is None:
+        if entry.attempt > LATEST_ADOPTED:
+            self._fence(worker, entry.id)
+        elif record is None:
             self._adopt_unknown(worker, entry, now)
         elif (
             record.state in (QUEUED, WAITING)
@@ -646,10 +652,14 @@ class Scheduler:
             assert record.id == task_id
             assert record.state not in (SUCCEEDED, FAILED, CANCELLED), record.id
             counted[record.state] += 1
+            here = self.clients.get(record.client.id) is record.client
+            assert here or record.cancel_asked or record.options.detach, f"{task_id} is nobody's"
             with_worker = record.worker is not None and task_id in record.worker.tasks
             assert with_worker == (record.state in ACTIVE), (task_id, STATE_NAMES[record.state])
         for state in (WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING):
             assert counted[state] == self.counts[state], STATE_NAMES[state]
+        for worker in self.open:
+            assert self.workers.get(worker.id) is worker, f"{worker.name} is gone, and may be given tasks"
         for worker in self.workers.values():
             for record in worker.tasks.values():
                 assert self.tasks.get(record.id) is record

@@ -84,8 +84,8 @@ class Session:
             self._lose("it does not know this session (it was restarted, or took this peer for lost)", now)
             return [], []
         if not self.open:
-            if type(message) is not Welcome:
-                return [], []  # sent again, after the Welcome
+            if type(message) is not Welcome or envelope.seq:
+                return [], []  # sent again, after the Welcome, which is outside the stream
             self.open = True
             self.welcome = message
             self.link.session = message.session
@@ -106,6 +106,11 @@ class Session:
 
     def _refuse(self, reason: str, kind: str) -> None:
         self.refusal, self.refusal_kind = reason, kind
+
+    def abandon(self, reason: str, now: float) -> None:
+        """What the coordinator says makes no sense in this session. A new one may; but not at once, over and over."""
+        self._lose(reason, now)
+        self._greet_at = now + self._jittered(RETRY_LIMIT / 2)
 
     def unreachable(self, now: float) -> None:
         self.link.retransmit_soon(now)

@@ -17,6 +17,7 @@ from jobrunner.config import PEER_TIMEOUT
 from jobrunner.ids import SlotId, TaskId, WorkerId
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.batches import batches, of_outcome
 from jobrunner.protocol.effects import (
     FINAL_ERROR,
     ConnectionLost,
@@ -56,6 +57,9 @@ RETURN_AFTER = 0.1
 
 OUTPUT_LIMIT = 1000
 """Pieces of text kept while there is no session; later ones are dropped."""
+
+OUTPUT_CHARACTERS = 4 * 1024 * 1024
+"""Characters of text that leave in one message; what exceeds that is dropped."""
 
 STOP_STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
 
@@ -109,6 +113,7 @@ class WorkerCore:
         """The payload of these two, which no link counts."""
         self._running: list[TaskId] = []
         self._output: list[m.OutputChunk] = []
+        self._output_characters = 0
         self._queue_moved = now
         self._next_slot = 0
         self._announced = settings.slots
@@ -233,7 +238,7 @@ class WorkerCore:
                 self._unsent += message.outcomes
                 self._outcome_bytes += sum(payload_size(outcome.payload) for outcome in message.outcomes)
         self._running.clear()
-        self._output.clear()
+        self._take_output()
         for task in self.tasks.values():
             task.announced = False
         self._effects.append(ConnectionLost(self.session.loss))
@@ -266,6 +271,10 @@ class WorkerCore:
                 # Assigned again while the earlier attempt is still here: join it, under the new number.
                 present.assignment = present.assignment._replace(attempt=assignment.attempt)
                 continue
+            if not self._knows_functions_of(assignment):
+                self._log("warning", f"task {assignment.id} names a function that was never sent")
+                self.session.abandon("it named a function that it had not sent", now)
+                return
             task = WorkerTask(assignment)
             self.tasks[assignment.id] = task
             if not self.queue:
@@ -273,6 +282,11 @@ class WorkerCore:
             self.queue.append(task)
         if self.draining:
             self._return_queue(now)
+
+    def _knows_functions_of(self, assignment: m.Assignment) -> bool:
+        return assignment.function in self.functions and (
+            assignment.setup is None or assignment.setup in self.functions
+        )
 
     # --- cancelling and time limits ---
 
@@ -486,8 +500,13 @@ class WorkerCore:
             return
         for number, stream, text in event.printed:
             task = slot.queue.get(number) or slot.running()
-            if task is not None:
+            if task is not None and self._output_characters < OUTPUT_CHARACTERS:
                 self._output.append(m.OutputChunk(task.id, self._name(task), stream, text))
+                self._output_characters += len(text)
+
+    def _take_output(self) -> list[m.OutputChunk]:
+        chunks, self._output, self._output_characters = self._output, [], 0
+        return chunks
 
     def _name(self, task: WorkerTask) -> str:
         return task.assignment.options.name or self.functions[task.assignment.function].name
@@ -623,7 +642,7 @@ class WorkerCore:
         if not session.open:
             return
         if self._output:
-            chunks, self._output = self._output, []
+            chunks = self._take_output()
             size = sum(len(chunk.text) for chunk in chunks)
             self._effects.append(session.send(m.Output(chunks), now, size))
         if self._running:
@@ -632,8 +651,10 @@ class WorkerCore:
                 self._effects.append(session.send(m.Running(running), now))
         if self._outcomes:
             outcomes, self._outcomes = self._outcomes, []
-            size, self._outcome_bytes = self._outcome_bytes, 0
-            self._effects.append(session.send(m.Outcomes(outcomes), now, size))
+            self._outcome_bytes = 0
+            for batch in batches(outcomes, of_outcome):
+                size = sum([payload_size(outcome.payload) for outcome in batch])
+                self._effects.append(session.send(m.Outcomes(batch), now, size))
         capacity = self.capacity()
         if capacity != self._announced and not self.draining:
             self._announced = capacity

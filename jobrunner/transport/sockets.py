@@ -2,10 +2,16 @@
 
 ROUTER at the coordinator, DEALER at everyone else. What is set here and why:
 
-- Water marks are 0 (no limit). A ROUTER drops silently at its mark; memory is bounded by windows above, not here.
+- The sending water mark is 0 (no limit). A ROUTER drops silently at its mark; what is sent is bounded by windows above,
+  not here. Receiving has one: nothing is dropped there, but ZeroMQ stops reading a connection that sends faster than we
+  take it, and who floods us is held up by TCP instead of filling our memory.
 - ROUTER_MANDATORY: a message to a peer whose connection is gone raises instead of vanishing.
 - ROUTER_HANDOVER with an identity that is fresh per process: a peer that reconnects takes over its own connection,
   and nobody else's.
+- ZAP_DOMAIN, even if nobody handles ZAP: ZeroMQ then refuses peers that speak its protocol of before 2013. That has
+  no greeting, so that any bytes at all are messages: a stray program would fill the memory with one small queue per
+  connection, faster than we can empty them.
+- BACKLOG is larger than usual: when everybody connects at once, whom the queue has no room for waits for a second.
 - Reconnecting backs off to RECONNECT_LIMIT_MS, so that peers of a dead coordinator do not hammer its host.
 - LINGER is 0 except for an orderly end: closing must never hang.
 
@@ -25,6 +31,7 @@ from zmq.utils.monitor import parse_monitor_message
 from jobrunner.config import DEFAULT_PORT
 from jobrunner.errors import ConfigError, ProtocolError
 from jobrunner.payloads import Buffer
+from jobrunner.protocol.checks import MOST_FRAMES
 from jobrunner.protocol.codec import VersionMismatch, decode, encode
 from jobrunner.protocol.effects import (
     Event,
@@ -46,6 +53,12 @@ FAREWELL_MS = 2000
 
 RECEIVE_LIMIT = 256
 """Messages taken per turn, so that a flood cannot keep the loop from its deadlines."""
+
+RECEIVE_MARK = 1000
+"""Messages of one connection that wait to be taken, before no more of it is read."""
+
+BACKLOG = 1024
+"""Connections that wait to be accepted; the system may set a lower limit."""
 
 ZMQ_HEARTBEAT_MS = 5000
 """ZeroMQ's own pings: they close connections that are dead on the network's side, so that they reconnect."""
@@ -120,8 +133,9 @@ class Wire:
     def __init__(self, kind: int) -> None:
         self._context = new_context()
         self._socket = self._context.socket(kind)
-        for option in (zmq.SNDHWM, zmq.RCVHWM, zmq.LINGER):
+        for option in (zmq.SNDHWM, zmq.LINGER):
             self._socket.setsockopt(option, 0)
+        self._socket.setsockopt(zmq.RCVHWM, RECEIVE_MARK)
         self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, ZMQ_HEARTBEAT_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * ZMQ_HEARTBEAT_MS)
@@ -198,13 +212,12 @@ class Wire:
     def _send_frames(self, destination: Source, frames: Sequence[Buffer]) -> None:
         raise NotImplementedError
 
-    def _rest_of_message(self) -> list[Buffer]:
-        """The frames after the present one; large ones are not copied."""
-        frames: list[Buffer] = []
+    def _rest_of_message(self, frames: list[Buffer]) -> list[Buffer]:
+        """`frames`, and those after the present one, not copied if large; beyond MOST_FRAMES + 1 none is kept."""
         while self._socket.getsockopt(zmq.RCVMORE):
-            frames.append(
-                self._socket.recv(zmq.NOBLOCK) if not frames else self._socket.recv(copy=False).buffer
-            )
+            frame = self._socket.recv(zmq.NOBLOCK) if not frames else self._socket.recv(copy=False).buffer
+            if len(frames) <= MOST_FRAMES:
+                frames.append(frame)
         return frames
 
 
@@ -222,10 +235,11 @@ class RouterWire(Wire):
             self._poller.register(self._zap, zmq.POLLIN)
             self._socket.setsockopt(zmq.CURVE_SERVER, 1)
             self._socket.setsockopt(zmq.CURVE_SECRETKEY, to_z85(gate.secret))
-            self._socket.setsockopt(zmq.ZAP_DOMAIN, b"jobrunner")
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._socket.setsockopt(zmq.ZAP_DOMAIN, b"jobrunner")
+        self._socket.setsockopt(zmq.BACKLOG, BACKLOG)
         self._socket.setsockopt(zmq.IPV6, int("[" in address))  # else 127.0.0.1 is shown as an IPv6 address
         try:
             self._socket.bind(address)
@@ -272,11 +286,11 @@ class RouterWire(Wire):
 
     def _receive_frames(self) -> tuple[Source, Principal | None, Sequence[Buffer]]:
         if self._gate is None:
-            return self._socket.recv(zmq.NOBLOCK), ANYONE, self._rest_of_message()
+            return self._socket.recv(zmq.NOBLOCK), ANYONE, self._rest_of_message([])
         first = self._socket.recv(zmq.NOBLOCK, copy=False)
         user = first.get("User-Id")
         assert isinstance(user, str)
-        return first.bytes, self._gate.principal(user), self._rest_of_message()
+        return first.bytes, self._gate.principal(user), self._rest_of_message([])
 
     def _send_frames(self, destination: Source, frames: Sequence[Buffer]) -> None:
         self._socket.send_multipart([destination, *frames], zmq.NOBLOCK, copy=len(frames) == 1)
@@ -330,10 +344,7 @@ class DealerWire(Wire):
 
     def _receive_frames(self) -> tuple[Source, Principal | None, Sequence[Buffer]]:
         first: Buffer = self._socket.recv(zmq.NOBLOCK)
-        frames: list[Buffer] = [first]
-        while self._socket.getsockopt(zmq.RCVMORE):
-            frames.append(self._socket.recv(copy=False).buffer)
-        return b"", ANYONE, frames
+        return b"", ANYONE, self._rest_of_message([first])
 
     def _send_frames(self, destination: Source, frames: Sequence[Buffer]) -> None:
         if len(frames) == 1:

@@ -41,6 +41,8 @@ HALVE = m.FunctionDef(OTHER_KEY, "halve", b"the bytes of halve")
 
 def through_the_codec(envelope: m.Envelope) -> m.Envelope:
     """What arrives at the other end, which is what was sent; large payloads become tuples of frames."""
+    if isinstance(envelope.message, HELLOS) and not envelope.message.peer_timeout:
+        return envelope  # its author is in the coordinator's own process: there is no wire between them
     arrived = decode(encode(envelope))
     assert encode(arrived) == encode(envelope)
     return arrived

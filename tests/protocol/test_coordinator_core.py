@@ -14,7 +14,16 @@ from jobrunner.protocol.coordinator_core import (
     CoordinatorCore,
     CoordinatorSettings,
 )
-from jobrunner.protocol.effects import DrainRequested, Received, Send, Stop, Tick, Unreachable, WriteJournal
+from jobrunner.protocol.effects import (
+    DrainRequested,
+    Log,
+    Received,
+    Send,
+    Stop,
+    Tick,
+    Unreachable,
+    WriteJournal,
+)
 from jobrunner.protocol.journal import JournalState, Progress
 from jobrunner.protocol.membership import CLIENT_PATIENCE
 from jobrunner.protocol.principals import Principal
@@ -903,7 +912,8 @@ def test_a_client_that_greets_under_anothers_name_is_refused(world):
 def test_a_message_in_anothers_session_counts_as_rejected_and_changes_nothing(world):
     (welcome,) = answers(world, b"a", greeting(), ALICE)
     submit = m.Envelope(welcome.session, 1, 0, m.Submit([spec(1)], [DOUBLE]))
-    assert world.core.handle(Received(b"a", submit, BOB), world.now) == []
+    effects = world.core.handle(Received(b"a", submit, BOB), world.now)
+    assert [type(effect) for effect in effects] == [Log]
     assert world.core.rejected == 1
     assert not world.core.scheduler.tasks
     world.core.handle(Received(b"a", submit, ALICE), world.now)

@@ -7,12 +7,22 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import zmq
 
 from jobrunner.errors import ConfigError
+from jobrunner.protocol import codec
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import INLINE_LIMIT
+from jobrunner.protocol.codec import INLINE_LIMIT, encode
 from jobrunner.protocol.effects import Received, Rejected, Send, Unreachable
-from jobrunner.transport.sockets import RECEIVE_LIMIT, DealerWire, RouterWire, check_address, is_loopback
+from jobrunner.transport import sockets
+from jobrunner.transport.sockets import (
+    RECEIVE_LIMIT,
+    RECEIVE_MARK,
+    DealerWire,
+    RouterWire,
+    check_address,
+    is_loopback,
+)
 
 BOUND = 30.0
 """Seconds after which a wait has failed; passing takes a fraction of that."""
@@ -133,6 +143,53 @@ def test_garbage_is_rejected_and_the_next_message_is_not(router, dealer):
     assert isinstance(second, Rejected)
     assert not first.version_mismatch
     assert third.envelope == numbered(3)
+
+
+def test_a_peer_of_zeromqs_first_protocol_is_not_heard(router, dealer):
+    """It has no greeting, so whatever a stray program sends would be messages."""
+    with socket.create_connection(("127.0.0.1", int(router.address.rpartition(":")[2])), BOUND) as stranger:
+        stranger.settimeout(BOUND)
+        stranger.sendall(b"\x01\x00" + b"\x05\x00noise" * 10)
+        try:
+            while stranger.recv(1000):
+                pass
+        except ConnectionResetError:
+            pass
+    dealer.send(Send(b"", numbered(1)))
+    (event,) = receive(router)
+    assert event.envelope == numbered(1)
+
+
+def test_who_sends_faster_than_is_received_is_held_up(router):
+    """Otherwise the memory here would fill with what has not been taken; nothing is lost by it."""
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.LINGER, 0)
+    dealer.setsockopt(zmq.SNDHWM, 10)
+    dealer.connect(router.address)
+    sent = 0
+    frame = encode(m.Envelope("s", 1, 0, m.Goodbye("x" * 20_000)))[0]
+    try:
+        while dealer.poll(500, zmq.POLLOUT):
+            dealer.send(frame)
+            sent += 1
+            assert sent < 20 * RECEIVE_MARK
+        assert sent > RECEIVE_MARK
+        assert len(receive(router, sent)) == sent
+    finally:
+        dealer.close()
+        context.term()
+
+
+def test_frames_without_end_are_counted_but_not_kept(router, dealer, monkeypatch):
+    monkeypatch.setattr(sockets, "MOST_FRAMES", 5)
+    monkeypatch.setattr(codec, "MOST_FRAMES", 5)
+    dealer._socket.send_multipart([b"head", *[b"x"] * 1000])
+    dealer.send(Send(b"", numbered(2)))
+    first, second = receive(router, 2)
+    assert isinstance(first, Rejected)
+    assert first.reason == "more than 5 frames"
+    assert second.envelope == numbered(2)
 
 
 def test_another_version_is_told_apart(router, dealer):

@@ -1,0 +1,68 @@
+"""Cuts what has gathered into messages of a size that every peer takes (`checks.LARGEST_HEADER`); pure.
+
+Counted is what stays in the header whatever it holds: ids, options, details. Payloads and functions do not count, since
+`codec` makes frames of their own of them where there are many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from jobrunner.protocol.messages import Detail, Outcome, TaskSpec
+
+BATCH_BYTES = 8 * 1024 * 1024
+"""Header bytes from which on a message is full; a single entry may have more."""
+
+BATCH_ENTRIES = 20_000
+
+ENTRY_BYTES = 400
+"""Of an entry beside what is counted; more than most take. Small payloads (`codec.SMALL_INLINE_LIMIT`) are within."""
+
+Entry = TypeVar("Entry")
+
+
+def batches(entries: Iterable[Entry], size: Callable[[Entry], int]) -> Iterator[list[Entry]]:
+    """The entries in order, in lists that are each a message's worth."""
+    batch: list[Entry] = []
+    total = 0
+    for entry in entries:
+        total += size(entry)
+        batch.append(entry)
+        if total >= BATCH_BYTES or len(batch) >= BATCH_ENTRIES:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+
+
+def of_id(task_id: str) -> int:
+    return len(task_id) + 8
+
+
+def of_task(spec: TaskSpec) -> int:
+    size = ENTRY_BYTES
+    if spec.needs:
+        size += sum(map(of_id, spec.needs))
+    if spec.options.retry_on:
+        size += len(spec.options.retry_on)
+    return size
+
+
+def of_outcome(outcome: Outcome) -> int:
+    return ENTRY_BYTES if outcome.detail is None else ENTRY_BYTES + of_detail(outcome.detail)
+
+
+def of_detail(detail: Detail) -> int:
+    return sum(16 + of_value(value) for value in detail.values())
+
+
+def of_value(value: Any) -> int:
+    """Roughly; a character may take up to four bytes."""
+    if isinstance(value, (str, bytes)):
+        return 2 * len(value)
+    if isinstance(value, dict):
+        return of_detail(value)
+    if isinstance(value, (list, tuple)):
+        return sum(8 + of_value(item) for item in value)
+    return 8

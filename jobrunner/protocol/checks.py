@@ -1,0 +1,212 @@
+"""What a field of a message may hold: the limits, and the checks that `codec` decodes with.
+
+The law: nothing is made because a peer says so. What a number on the wire announces (frames, entries, bytes) is
+compared with what has really arrived before anything is allocated for it; a number that later code adds to, multiplies
+or sleeps for has bounds; and what passes can be sent on as it is. A violation raises ProtocolError.
+
+Senders keep to the same limits, else a peer that follows them would be taken for a broken one: long names are refused
+or cut where they are given, and `batches` cuts what has gathered into messages that fit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobrunner.config import LONGEST_NAME, LONGEST_PEER_TIMEOUT, MOST_SLOTS, SHORTEST_PEER_TIMEOUT
+from jobrunner.errors import ProtocolError
+
+LARGEST_HEADER = 64 * 1024 * 1024
+"""Bytes of a message's first frame. Real ones stay below half of it: `batches` cuts at 8 MiB, and from
+`codec.LARGE_HEADER` on payloads and functions are frames of their own."""
+
+MOST_FRAMES = 2**20
+"""Of one message. A payload takes one, and one more per out-of-band buffer (each numpy array in it, say)."""
+
+LONGEST_KEY = 256
+"""Bytes of a function's key, which is a hash."""
+
+LARGEST_MAP = 4096
+"""Entries of one map."""
+
+DEEPEST = 32
+"""Levels of what may hold anything (details, replies). msgpack reads about a thousand levels, but its older versions
+write only 511, and what is sent on may become a part of something deeper."""
+
+LARGEST = 2**53
+"""The largest whole number; sums of many still fit into the 64 bits that msgpack has."""
+
+LARGEST_32 = 2**31 - 1
+"""The largest number of an attempt, of retries, and of a priority (which may be as far below 0)."""
+
+INFINITY = float("inf")
+
+SCALARS = frozenset((type(None), bool, int, float, str, bytes))
+
+
+def shown(value: Any) -> str:
+    """A value in an error's text; without making one of a whole message that is in the wrong place."""
+    if type(value) in (str, bytes):
+        value = value[:20]
+    elif type(value) not in (int, float, bool, type(None)):
+        return f"a {type(value).__name__}"
+    return f"{value!r:.40}"
+
+
+def text(value: Any) -> Any:
+    if type(value) is not str:
+        raise ProtocolError(f"expected a text, got {type(value).__name__}")
+    return value
+
+
+def name(value: Any) -> Any:
+    """The name or id of anything."""
+    if type(value) is not str or len(value) > LONGEST_NAME:
+        text(value)
+        raise ProtocolError(f"a name or id has {len(value)} characters, at most {LONGEST_NAME} are allowed")
+    return value
+
+
+def integer(value: Any, minimum: int = 0, maximum: int = LARGEST) -> int:
+    if type(value) is not int or not minimum <= value <= maximum:
+        raise ProtocolError(f"expected a whole number from {minimum} to {maximum}, got {shown(value)}")
+    return value
+
+
+def attempt(value: Any) -> int:
+    """The number of an attempt."""
+    return integer(value, 1, LARGEST_32)
+
+
+def number(value: Any) -> float:
+    """Seconds, or an amount: not negative, not infinite, not NaN (for which every comparison is false)."""
+    if (type(value) is not float and type(value) is not int) or not 0 <= value < INFINITY:
+        raise ProtocolError(f"expected a finite number from 0, got {shown(value)}")
+    return value
+
+
+def timeout(value: Any) -> float:
+    """A shorter one would be silent between two heartbeats, a longer one leaves its traces here for very long."""
+    if not SHORTEST_PEER_TIMEOUT <= number(value) <= LONGEST_PEER_TIMEOUT:
+        raise ProtocolError(
+            f"a peer timeout must be {SHORTEST_PEER_TIMEOUT:g} to {LONGEST_PEER_TIMEOUT:g} s, got {shown(value)}"
+        )
+    return float(value)
+
+
+def slots(value: Any) -> int:
+    return integer(value, 1, MOST_SLOTS)
+
+
+def flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ProtocolError(f"expected true or false, got {type(value).__name__}")
+    return value
+
+
+def binary(value: Any) -> bytes:
+    if type(value) is not bytes:
+        raise ProtocolError(f"expected bytes, got {type(value).__name__}")
+    return value
+
+
+def key(value: Any) -> bytes:
+    """The key of a function."""
+    if type(value) is not bytes or len(value) > LONGEST_KEY:
+        binary(value)
+        raise ProtocolError(f"a function's key has {len(value)} bytes, at most {LONGEST_KEY} are allowed")
+    return value
+
+
+def sequence(value: Any) -> tuple[Any, ...]:
+    if type(value) is not tuple:
+        raise ProtocolError(f"expected a list, got {type(value).__name__}")
+    return value
+
+
+def amounts(value: Any) -> dict[str, float]:
+    """Of resources, by name."""
+    if type(value) is not dict:
+        raise ProtocolError(f"expected a map, got {type(value).__name__}")
+    return {name(what): number(amount) for what, amount in value.items()}
+
+
+def span(value: Any) -> tuple[int, int]:
+    start, stop = sequence(value)
+    if integer(stop, 1) <= integer(start):
+        raise ProtocolError(f"a span from {start} to {stop} is empty")
+    return start, stop
+
+
+def names(value: Any) -> tuple[Any, ...]:
+    return tuple(map(name, sequence(value))) if value else sequence(value)
+
+
+def name_list(value: Any) -> list[Any]:
+    return [name(item) for item in sequence(value)]
+
+
+def keys(value: Any) -> list[bytes]:
+    return [key(item) for item in sequence(value)]
+
+
+# --- what may hold anything ---------------------------------------------------------------------------------------
+
+
+def plain(value: Any, room: int = DEEPEST) -> Any:
+    """Anything that msgpack knows without extensions, of bounded depth."""
+    kind = type(value)
+    if kind in SCALARS:
+        return value
+    if kind is not tuple and kind is not dict:
+        raise ProtocolError(f"a {kind.__name__} has no place in a message")
+    if not room:
+        raise ProtocolError(f"lists and maps are nested more than {DEEPEST} levels deep")
+    if kind is dict:
+        for what, item in value.items():
+            text(what)
+            plain(item, room - 1)
+    else:
+        for item in value:
+            plain(item, room - 1)
+    return value
+
+
+TEXT = (str,)
+COUNT = (int,)
+SECONDS = (int, float)
+MAYBE_TEXT = (str, type(None))
+MAYBE_COUNT = (int, type(None))
+DETAIL_TYPES: dict[str, tuple[type, ...]] = {
+    "error": TEXT,
+    "exit_code": MAYBE_COUNT,
+    "signal": MAYBE_TEXT,
+    "host": TEXT,
+    "worker": TEXT,
+    "pid": COUNT,
+    "peak_memory": COUNT,
+    "stderr": TEXT,
+    "traceback": TEXT,
+    "element": COUNT,
+    "attempts": (tuple,),
+    "limit": COUNT,
+    "timeout": (*SECONDS, type(None)),
+    "need": TEXT,
+    "need_name": TEXT,
+    "need_status": COUNT,
+    "need_detail": (dict, type(None)),
+}
+"""What is read of an Outcome's detail somewhere; further facts may be anything."""
+
+
+def detail(value: Any, room: int = DEEPEST) -> dict[str, Any]:
+    """The detail of an Outcome, see there."""
+    if type(value) is not dict:
+        raise ProtocolError(f"expected a map, got {type(value).__name__}")
+    plain(value, room)
+    for what, item in value.items():
+        types = DETAIL_TYPES.get(what)
+        if types is not None and type(item) not in types:
+            raise ProtocolError(f"a detail {what!r} may not be of type {type(item).__name__}")
+    if value.get("need_detail") is not None:
+        detail(value["need_detail"], room - 1)
+    return value

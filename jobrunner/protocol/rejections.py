@@ -1,0 +1,97 @@
+"""What peers sent that could not be taken: counted, and told to the log without flooding it.
+
+A peer's first such message is logged at once; what follows within a minute is only counted, and told together when the
+minute is over. Only so many peers are remembered at a time: a flood of fresh connections is one peer, "others".
+"""
+
+from __future__ import annotations
+
+from jobrunner.protocol.effects import Source
+
+QUIET = 60.0
+"""Seconds between two lines about one peer."""
+
+REMEMBERED = 64
+"""Peers told apart within that time."""
+
+LONGEST_REASON = 200
+"""Characters of a reason that are logged; some of it is the peer's own words."""
+
+OTHERS = b""
+"""Stands for all peers beyond REMEMBERED; no connection has this name."""
+
+
+class Offender:
+    """A peer within the minute after its last line in the log."""
+
+    __slots__ = ("count", "reason", "until", "who")
+
+    def __init__(self, who: str, until: float) -> None:
+        self.who = who
+        self.until = until
+        self.count = 0
+        """Messages since the last line."""
+        self.reason = ""
+        """Of the last of these."""
+
+
+class Rejections:
+    """See the module. `who` names a peer for people."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Of all messages that were ever rejected."""
+        self._offenders: dict[Source, Offender] = {}
+        """In the order of `until`, since every line puts its peer at the end."""
+
+    def __len__(self) -> int:
+        return len(self._offenders)
+
+    def note(self, source: Source, who: str, reason: str, now: float) -> list[str]:
+        """Count a rejected message; the lines to log now."""
+        lines = self.due(now)
+        self.count += 1
+        known = self._offenders.get(source)
+        if known is None and len(self._offenders) >= REMEMBERED:
+            source, who = OTHERS, "other connections"
+            known = self._offenders.get(source)
+        if known is None:
+            self._offenders[source] = Offender(who, now + QUIET)
+            lines.append(printable(f"rejected a message from {who}: {shortened(reason)}"))
+        else:
+            known.count += 1
+            known.reason = shortened(reason)
+        return lines
+
+    def due(self, now: float) -> list[str]:
+        """The lines about peers whose minute is over."""
+        lines = []
+        while self._offenders:
+            source = next(iter(self._offenders))
+            offender = self._offenders[source]
+            if now < offender.until:
+                break
+            del self._offenders[source]
+            if offender.count:
+                count = f"{offender.count} more messages"
+                lines.append(
+                    printable(
+                        f"rejected {count} from {offender.who} within {QUIET:g} s; the last: {offender.reason}"
+                    )
+                )
+                offender.count, offender.until = 0, now + QUIET
+                self._offenders[source] = offender
+        return lines
+
+    def next_deadline(self) -> float | None:
+        """When `due` has something to do."""
+        return next((offender.until for offender in self._offenders.values()), None)
+
+
+def shortened(reason: str) -> str:
+    return reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + "..."
+
+
+def printable(line: str) -> str:
+    """Without control characters, for some of it is the peer's own words, and might pass for a line of its own."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)

@@ -1,0 +1,280 @@
+"""Each limit of what may come over a wire: just within it is a message, just beyond it a ProtocolError that says so."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import msgpack
+import pytest
+from protocol.support import spec
+
+from jobrunner.config import LONGEST_NAME, MOST_SLOTS
+from jobrunner.errors import ProtocolError
+from jobrunner.protocol import checks, codec
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.codec import NUMBERS, VERSION, decode, encode
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+def sent(message: m.Message, seq: int = 1, ack: int = 0, session: str = "s") -> m.Message:
+    return decode(encode(m.Envelope(session, seq, ack, message))).message
+
+
+def rejected(message: m.Message, match: str) -> None:
+    with pytest.raises(ProtocolError, match=match):
+        sent(message)
+
+
+def header(kind: type, *fields: Any) -> bytes:
+    packed: bytes = msgpack.packb([VERSION, "s", 1, 0, NUMBERS[kind][0], *fields])
+    return packed
+
+
+def nested(levels: int) -> Any:
+    value: Any = None
+    for _ in range(levels):
+        value = (value,)
+    return value
+
+
+def outcome(**fields: Any) -> m.Outcomes:
+    return m.Outcomes([m.Outcome("c-1", 1, m.ERROR)._replace(**fields)])
+
+
+def worker_hello(**fields: Any) -> m.WorkerHello:
+    given = {"slots": 1, "resources": {}, **fields}
+    return m.WorkerHello("w", "1", "3.11", "w", "host", 1, 10.0, **given)
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("amount", [NAN, INFINITY, -INFINITY, -1, -0.5])
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda amount: m.Submit([spec(1, timeout=amount)]),
+        lambda amount: m.Submit([spec(1, backoff=amount)]),
+        lambda amount: m.Submit([spec(1, resources=(("gpu", amount),))]),
+        lambda amount: outcome(duration=amount),
+        lambda amount: worker_hello(resources={"gpu": amount}),
+        lambda amount: m.ClientHello("c", "1", "3.11", "host", 1, amount),
+    ],
+    ids=["timeout", "backoff", "resource of a call", "duration", "resource of a worker", "peer timeout"],
+)
+def test_seconds_and_amounts_are_finite_and_not_negative(message, amount):
+    rejected(message(amount), r"expected a finite number from 0")
+
+
+@pytest.mark.parametrize(
+    ("message", "largest"),
+    [
+        (lambda n: m.Outcomes([m.Outcome("c-1", n, m.OK)]), checks.LARGEST_32),
+        (lambda n: worker_hello(held=[m.Held("c-1", n, True)]), checks.LARGEST_32),
+        (lambda n: m.Returned([("c-1", n)]), checks.LARGEST_32),
+        (lambda n: m.Submit([spec(1, retries=n)]), checks.LARGEST_32),
+        (lambda n: m.Submit([spec(1, priority=n)]), checks.LARGEST_32),
+        (lambda n: m.Submit([spec(1)._replace(depth=n)]), checks.LARGEST),
+        (lambda n: m.Submit([spec(1, span=(0, n))]), checks.LARGEST),
+        (lambda n: worker_hello(slots=n), MOST_SLOTS),
+        (lambda n: m.Capacity(n), checks.LARGEST),
+        (lambda n: m.Query(n, "status"), checks.LARGEST),
+        (lambda n: m.Output([m.OutputChunk("c-1", "f", n, "text")]), m.STDERR),
+    ],
+    ids=[
+        "attempt",
+        "held attempt",
+        "returned attempt",
+        "retries",
+        "priority",
+        "depth",
+        "span",
+        "slots",
+        "capacity",
+        "query",
+        "stream",
+    ],
+)
+def test_whole_numbers_have_an_end(message, largest):
+    assert sent(message(largest)) == message(largest)
+    rejected(message(largest + 1), rf"expected a whole number from [-\d]+ to {largest}, got {largest + 1}")
+
+
+@pytest.mark.parametrize("field", ["seq", "ack"])
+def test_the_numbers_of_a_link_have_an_end(field):
+    sent(m.Heartbeat(), **{field: checks.LARGEST})
+    with pytest.raises(ProtocolError, match="whole number"):
+        sent(m.Heartbeat(), **{field: checks.LARGEST + 1})
+
+
+# --- lengths ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda text: m.Submit([spec(1)._replace(id=text)]),
+        lambda text: m.Submit([spec(1)._replace(needs=("c-1", text))]),
+        lambda text: m.Submit([spec(1, name=text)]),
+        lambda text: m.Submit([spec(1, resources=((text, 1.0),))]),
+        lambda text: worker_hello(resources={text: 1.0}),
+        lambda text: worker_hello(held=[m.Held(text, 1, True)]),
+        lambda text: m.ClientHello(text, "1", "3.11", "host", 1, 10.0),
+        lambda text: m.ClientHello("c", "1", "3.11", text, 1, 10.0),
+        lambda text: m.Watch([text]),
+        lambda text: m.Cancel([m.CancelRequest(text, True)]),
+        lambda text: m.Output([m.OutputChunk("c-1", text, m.STDOUT, "")]),
+        lambda text: outcome(id=text),
+    ],
+)
+def test_names_and_ids_have_a_longest(message):
+    longest = "n" * LONGEST_NAME
+    assert sent(message(longest)) == message(longest)
+    rejected(message(longest + "n"), f"{LONGEST_NAME + 1} characters, at most {LONGEST_NAME} are allowed")
+
+
+def test_the_name_of_a_function_is_cut_when_it_is_sent():
+    """Nobody has chosen it, so nobody can be asked for a shorter one."""
+    long = m.FunctionDef(b"key", "n" * (LONGEST_NAME + 1), b"")
+    assert sent(m.Submit([], [long])) == m.Submit([], [long._replace(name="n" * LONGEST_NAME)])
+    with pytest.raises(ProtocolError, match="257 characters"):
+        decode([header(m.Submit, (), (long,), ())])
+
+
+def test_a_session_has_a_longest_name():
+    with pytest.raises(ProtocolError, match="characters"):
+        sent(m.Heartbeat(), session="s" * (LONGEST_NAME + 1))
+
+
+def test_the_key_of_a_function_has_a_longest():
+    longest = b"k" * checks.LONGEST_KEY
+    assert sent(m.Forget([longest])) == m.Forget([longest])
+    rejected(m.Forget([longest + b"k"]), "a function's key has 257 bytes, at most 256 are allowed")
+
+
+def test_a_map_has_so_many_entries():
+    most = {str(n): 1.0 for n in range(checks.LARGEST_MAP)}
+    assert sent(worker_hello(resources=most)) == worker_hello(resources=most)
+    rejected(worker_hello(resources={**most, "one more": 1.0}), "exceeds max_map_len")
+
+
+def test_a_header_has_a_largest_size_whatever_is_in_it():
+    with pytest.raises(ProtocolError, match=r"a header of 67108865 bytes; at most 67108864 are allowed"):
+        decode([bytes(checks.LARGEST_HEADER + 1)])
+
+
+def test_a_message_has_so_many_frames():
+    with pytest.raises(ProtocolError, match="more than 1048576 frames"):
+        decode([header(m.Heartbeat), *[b""] * checks.MOST_FRAMES])
+
+
+# --- shapes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "message",
+    [lambda value: outcome(detail={"new": value}), lambda value: m.Reply(1, value)],
+    ids=["detail", "reply"],
+)
+def test_what_may_hold_anything_is_not_deep(message):
+    rejected(message(nested(checks.DEEPEST + 1)), "nested more than 32 levels deep")
+    rejected(message(nested(500)), "nested more than 32 levels deep")
+    sent(message(nested(checks.DEEPEST - 1)))
+
+
+def test_details_within_details_are_not_deep_either():
+    detail: dict[str, Any] = {"error": "it failed"}
+    for _ in range(checks.DEEPEST):
+        detail = {"need": "c-1", "need_status": m.UNMET, "need_detail": detail}
+    rejected(outcome(detail=detail), "nested more than 32 levels deep")
+
+
+@pytest.mark.parametrize("levels", [400, 1000, 1100, 5000, 100_000])
+def test_a_header_of_brackets_is_rejected_however_many_there_are(levels):
+    for bracket in (b"\x91", b"\xdd\x00\x00\x00\x01", b"\x81\xa1a"):
+        with pytest.raises(ProtocolError):
+            decode([bracket * levels + b"\xc0"])
+
+
+def test_extension_types_are_not_for_us():
+    for extension in (msgpack.ExtType(5, b"x"), msgpack.Timestamp(1), msgpack.ExtType(5, b"")):
+        with pytest.raises(ProtocolError):
+            decode([header(m.Reply, 1, {"at": extension}, "")])
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"error": b"bytes"},
+        {"stderr": 1},
+        {"element": "first"},
+        {"peak_memory": "much"},
+        {"attempts": "one"},
+        {"need_detail": {"error": None}},
+        {"need_detail": ()},
+    ],
+)
+def test_the_facts_of_an_outcome_have_their_types(facts):
+    rejected(outcome(detail=facts), r"may not be of type|expected a map")
+
+
+def test_a_function_is_one_frame():
+    large = m.FunctionDef(b"key", "f", bytes(codec.INLINE_LIMIT + 1))
+    frames = encode(m.Envelope("s", 1, 0, m.Submit([], [large])))
+    assert [len(frame) for frame in frames][1:] == [codec.INLINE_LIMIT + 1]
+    assert decode(frames).message == m.Submit([], [large])
+    with pytest.raises(ProtocolError, match="a function takes one frame, not 2"):
+        decode([header(m.Submit, (), ((b"key", "f", 2),), ()), b"a", b"b"])
+
+
+def test_an_error_does_not_show_a_whole_message():
+    for wrong in ("x" * 10_000, b"x" * 10_000, ("x",) * 10_000, {"x": "x" * 10_000}):
+        with pytest.raises(ProtocolError) as caught:
+            decode([header(m.Capacity, wrong)])
+        assert len(str(caught.value)) < 150
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+CLAIMS = {
+    "a list": b"\xdd\xff\xff\xff\xff",
+    "a short list": b"\xdc\xff\xff",
+    "a map": b"\xdf\xff\xff\xff\xff",
+    "a text": b"\xdb\xff\xff\xff\xff",
+    "bytes": b"\xc6\xff\xff\xff\xff",
+    "an extension": b"\xc9\xff\xff\xff\xff\x01",
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+@pytest.mark.parametrize("times", [1, 300, 1000])
+def test_nothing_is_allocated_for_what_is_only_claimed(claim, times):
+    """Lists within lists, each of which claims to fill the rest: with msgpack alone that is gigabytes."""
+    frame = CLAIMS[claim] * times + bytes(300_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError):
+            decode([frame])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * len(frame)
+
+
+def test_a_payload_that_names_frames_that_are_not_there_costs_nothing():
+    with pytest.raises(ProtocolError, match="names 9007199254740992 frames, which the message does not have"):
+        decode([header(m.Outcomes, (("c-1", 1, 0, 2**53, 0.0, None),))])
+
+
+def test_very_many_small_payloads_leave_the_header():
+    count = codec.LARGE_HEADER // codec.INLINE_LIMIT + 1
+    submit = m.Submit([spec(n, payload=bytes(codec.INLINE_LIMIT)) for n in range(count)])
+    frames = encode(m.Envelope("s", 1, 0, submit))
+    assert len(frames) == 1 + count
+    assert len(frames[0]) < 100 * count
+    arrived = decode(frames).message
+    assert isinstance(arrived, m.Submit)
+    assert [task.payload for task in arrived.tasks] == [(task.payload,) for task in submit.tasks]

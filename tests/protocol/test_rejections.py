@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+from protocol import support
+from protocol.support import DOUBLE, spec
+
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.rejections import LONGEST_REASON, QUIET, REMEMBERED, Rejections
+
+
+def test_the_first_is_told_at_once_and_the_rest_of_the_minute_together():
+    rejections = Rejections()
+    assert rejections.note(b"x", "peer x", "too long", 0.0) == ["rejected a message from peer x: too long"]
+    for n in range(1, 1000):
+        assert rejections.note(b"x", "peer x", f"reason {n}", n * QUIET / 1000) == []
+    assert rejections.next_deadline() == QUIET
+    assert rejections.due(QUIET - 0.1) == []
+    assert rejections.due(QUIET) == [
+        "rejected 999 more messages from peer x within 60 s; the last: reason 999"
+    ]
+    assert rejections.count == 1000
+    assert rejections.due(QUIET) == []
+
+
+def test_a_flood_that_goes_on_is_told_once_a_minute():
+    rejections = Rejections()
+    lines = [line for n in range(10_000) for line in rejections.note(b"x", "peer x", "bad", n * 0.06)]
+    assert len(lines) == 10
+    assert lines[1] == "rejected 999 more messages from peer x within 60 s; the last: bad"
+
+
+def test_who_has_been_quiet_for_a_minute_is_forgotten():
+    rejections = Rejections()
+    rejections.note(b"x", "peer x", "bad", 0.0)
+    assert len(rejections) == 1
+    assert rejections.due(QUIET) == []
+    assert len(rejections) == 0
+    assert rejections.next_deadline() is None
+    assert rejections.note(b"x", "peer x", "bad", QUIET + 1) == ["rejected a message from peer x: bad"]
+
+
+def test_each_peer_has_a_minute_of_its_own():
+    rejections = Rejections()
+    assert rejections.note(b"x", "peer x", "bad", 0.0)
+    assert rejections.note(b"y", "peer y", "bad", 30.0)
+    assert not rejections.note(b"x", "peer x", "bad", 31.0)
+    assert not rejections.note(b"y", "peer y", "bad", 31.0)
+    assert rejections.next_deadline() == 60.0
+    assert rejections.due(61.0) == ["rejected 1 more messages from peer x within 60 s; the last: bad"]
+    assert rejections.next_deadline() == 90.0
+
+
+def test_fresh_connections_without_end_are_one_peer():
+    rejections = Rejections()
+    lines = []
+    for n in range(20_000):
+        lines += rejections.note(b"%d" % n, f"connection {n}", "bad", n * 0.0025)
+        assert len(rejections) <= REMEMBERED + 1
+    assert len(lines) == REMEMBERED + 1
+    assert lines[-1] == "rejected a message from other connections: bad"
+    assert rejections.count == 20_000
+    (told,) = rejections.due(QUIET + 1.0)
+    assert told.startswith(f"rejected {20_000 - REMEMBERED - 1} more messages from other connections")
+
+
+def test_a_reason_is_one_line_of_bounded_length():
+    rejections = Rejections()
+    (line,) = rejections.note(b"x", "peer x", "a\nb\x1b[31m" + "c" * 10_000, 0.0)
+    assert line.startswith("rejected a message from peer x: a?b?[31mccc")
+    assert len(line) < LONGEST_REASON + 50
+    assert line.isprintable()
+
+
+# --- in the coordinator -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def world() -> support.Coordinator:
+    return support.Coordinator()
+
+
+def rejected(world: support.Coordinator) -> list[str]:
+    """The lines about it since the last call."""
+    lines = [line for line in world.logs if line.startswith("rejected")]
+    world.logs.clear()
+    return lines
+
+
+def test_garbage_is_logged_once_a_minute_and_counted(world):
+    for _ in range(500):
+        world.reject(b"\x00ab", "malformed message")
+    assert rejected(world) == ["rejected a message from connection 006162: malformed message"]
+    assert world.core.rejected == 500
+    deadline = world.core.next_deadline()
+    assert deadline == world.now + QUIET
+    world.turn(QUIET)
+    assert rejected(world) == [
+        "rejected 499 more messages from connection 006162 within 60 s; the last: malformed message"
+    ]
+    world.turn(QUIET)
+    assert rejected(world) == []
+    assert world.core.next_deadline() is None, "nothing is left of it"
+
+
+def test_peers_are_named(world):
+    client, worker = world.client(), world.worker()
+    world.reject(client.source, "bad")
+    world.reject(worker.source, "bad")
+    assert rejected(world) == [
+        "rejected a message from client c on host: bad",
+        "rejected a message from worker w on host: bad",
+    ]
+
+
+def test_what_a_peer_may_not_say_counts_and_does_not_flood_the_log_either(world):
+    client, worker = world.client(), world.worker()
+    for _ in range(20):
+        client.say(m.Running(["c-1"]))
+        worker.say(m.Submit([spec(1)], [DOUBLE]))
+        assert client.heard() == [m.Reset()]
+        assert worker.heard() == [m.Reset()]
+        world.reopen(client)
+        world.reopen(worker)
+    assert world.core.rejected == 40
+    assert len(rejected(world)) == 2
