@@ -164,7 +164,7 @@ def rotate(
 ) -> None:
     """New keys for the cluster: nobody is known any more but this user; all must join again.
 
-    The coordinator takes them when it is started again.
+    A running coordinator shuts everybody out at once, and takes the new keys when it is started again.
     """
     from jobrunner import keyring
 

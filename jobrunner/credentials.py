@@ -13,7 +13,7 @@ from jobrunner.protocol.principals import CLIENT, OBSERVER, OPERATOR, WORKER
 from jobrunner.transport.curve import Credentials
 from jobrunner.transport.sockets import is_loopback
 
-CLIENT_ROLES = (OPERATOR, CLIENT, OBSERVER, WORKER)
+CLIENT_ROLES = (OPERATOR, CLIENT, WORKER, OBSERVER)
 """What a program may connect as, the best first."""
 
 WORKER_ROLES = (WORKER,)

@@ -25,6 +25,7 @@ import msgpack
 from jobrunner.errors import ConfigError, JournalError, ProtocolError
 from jobrunner.ids import client_of
 from jobrunner.payloads import Payload, payload_size
+from jobrunner.private_files import check_private
 from jobrunner.protocol import codec
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.messages import FunctionDef, Outcome, TaskSpec
@@ -83,7 +84,7 @@ class Journal:
         try:
             self._take_lock()
             self.recovery = inspect_files(self.path)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._make_private()
             self._database = connect(self.path)
             self._prepare()
             self.state = read_state(self._database, self.path)
@@ -147,6 +148,14 @@ class Journal:
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _make_private(self) -> None:
+        """It holds calls and their results: nobody else's business."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            check_private(fd, self.path)
+        finally:
+            os.close(fd)
 
     def _prepare(self) -> None:
         check_format(self._database, self.path)

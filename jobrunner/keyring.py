@@ -13,6 +13,7 @@ changes of others by the file's stamp.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from jobrunner.identity import Identity, read
 from jobrunner.private_files import locked, read_private, write_private
 from jobrunner.protocol.principals import CLIENT, INVITED, OBSERVER, OPERATOR, ROLES, WORKER, Principal
 from jobrunner.transport.curve import KeyPair, from_text, new_pair, pair_of
+
+log = logging.getLogger("jobrunner.coordinator")
 
 INVITED_ROLES = (WORKER, CLIENT, OBSERVER)
 """What one may join as with a line that does not say; never an operator."""
@@ -106,8 +109,8 @@ class Keyring:
     def principal(self, key: str) -> Principal | None:
         """Who holds this public key; None: nobody who may connect."""
         found = self._principals.get(key)
-        if found is None and self._stamp_now() != self._stamp:
-            self._load()  # known since a moment ago
+        if found is None:
+            self._look()  # it may be known since a moment ago
             found = self._principals.get(key)
         if found is None or found.role != INVITED:
             return found
@@ -122,8 +125,7 @@ class Keyring:
         if now < self._next_look:
             return []
         self._next_look = now + REFRESH_INTERVAL
-        if self._stamp_now() != self._stamp:
-            self._load()
+        self._look()
         gone, self._gone = self._gone, []
         return gone
 
@@ -216,12 +218,23 @@ class Keyring:
 
     # --- the file ---
 
+    def _look(self) -> None:
+        """Take over what others have changed. What cannot be read changes nothing: a running cluster goes on."""
+        stamp = self._stamp_now()
+        if stamp == self._stamp:
+            return
+        try:
+            self._load()
+        except ConfigError as exc:
+            self._stamp = stamp
+            log.warning("the keys stay as they were: %s", exc)
+
     def _load(self) -> None:
         stamp = self._stamp_now()
         try:
             self._allowed = Allowed.parse(read_private(self._file), self._file)
         except FileNotFoundError:
-            self._allowed = Allowed()
+            raise ConfigError(f"{self._file} is gone; `jobrunner keys rotate` starts afresh") from None
         self._index(stamp)
 
     def _save(self) -> None:

@@ -19,18 +19,23 @@ def read_private(path: Path) -> str:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            state = os.fstat(file.fileno())
-            if state.st_uid not in (os.geteuid(), 0) or stat.S_IMODE(state.st_mode) & 0o077:
-                mode = stat.S_IMODE(state.st_mode)
-                raise ConfigError(
-                    f"{path} holds a secret, and others may read or change it (mode {mode:04o}, user {state.st_uid});"
-                    f" `chmod 600 {path}` makes it private. If somebody may have read it: `jobrunner keys rotate`"
-                )
+            check_private(file.fileno(), path)
             return file.read()
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"cannot read {path}: {exc}") from exc
+
+
+def check_private(fd: int, path: Path) -> None:
+    """Raises ConfigError where others may read or change the open file, or own it."""
+    state = os.fstat(fd)
+    mode = stat.S_IMODE(state.st_mode)
+    if state.st_uid not in (os.geteuid(), 0) or mode & 0o077:
+        raise ConfigError(
+            f"{path} is for its user alone, and others may read or change it (mode {mode:04o}, user {state.st_uid});"
+            f" `chmod 600 {path}` makes it private. If it holds keys that somebody may have read: `jobrunner keys rotate`"
+        )
 
 
 def write_private(path: Path, text: str) -> None:

@@ -26,7 +26,7 @@ RULES = {
     "keyring": {"config", "identity", "private_files", "protocol", "transport"},
     "credentials": {"identity", "keyring", "protocol", "transport"},
     "joining": {"config", "identity", "invitation", "protocol", "transport"},
-    "journal": {"protocol"},
+    "journal": {"private_files", "protocol"},
     "local_cluster": {"config"},
     "workers": {"protocol", "transport", "config", "credentials", "serialization", "executor"},
     "backends": {
@@ -153,6 +153,20 @@ def test_the_coordinator_never_unpickles():
         if part_of(name) in ("coordinator", "protocol", "transport"):
             tops = {imported.split(".")[0] for imported in imports(path)}
             assert not tops & {"pickle", "cloudpickle", "marshal", "shelve"}, name
+
+
+def test_only_clients_and_slots_unpickle():
+    """`serialization` has all of it, and is imported by what runs calls and what takes their results."""
+    unpickling = {
+        name
+        for name, path in SOURCES.items()
+        if any(f"pickle.{way}(" in path.read_text() for way in ("load", "loads", "Unpickler"))
+    }
+    assert unpickling == {"serialization.py"}
+    importing = {
+        part_of(name) for name, path in SOURCES.items() if "jobrunner.serialization" in imports(path)
+    }
+    assert importing <= {"backends", "workers", "mapping", "options", "cli", "testing"}
 
 
 WALL_CLOCKS = ("time.time(", "time.time_ns(", "datetime.now", "datetime.utcnow", "date.today")

@@ -99,6 +99,17 @@ def test_a_revoked_key_is_told_even_if_something_else_looked_first(ring):
     assert alice.public in ring.refresh(now=1.0)
 
 
+def test_a_running_coordinator_keeps_the_keys_that_it_knows_if_the_file_cannot_be_used(ring, caplog):
+    alice = ring.issue("alice", "client")
+    path = ring.folder / "allowed.json"
+    for harm in (lambda: path.write_text("{"), lambda: path.chmod(0o644), path.unlink):
+        harm()
+        assert ring.refresh(now=ring.next_look()) == []
+        assert ring.principal(alice.public).name == "alice"
+    assert "damaged" in caplog.text
+    assert "is gone" in caplog.text
+
+
 def test_rotation_forgets_everybody(ring):
     alice = ring.issue("alice", "client")
     fresh = keyring.rotate(ring.folder)

@@ -35,6 +35,10 @@ def run(config: WorkerConfig, *, lifeline: int | None = None) -> int:
         credentials_for(address, WORKER_ROLES, configured=config.identity, insecure=config.insecure),
     )
     environment = {TASK_ADDRESS: address, TASK_WORKER: settings.name}
+    if config.identity is not None:  # the calls that a task makes go out under the worker's key
+        environment["JOBRUNNER_IDENTITY"] = config.identity
+    if config.insecure:
+        environment["JOBRUNNER_INSECURE"] = "1"
     if config.slot_memory:
         environment[TASK_MEMORY] = str(config.slot_memory)
     pool = SlotPool(environment=environment)

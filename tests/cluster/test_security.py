@@ -171,6 +171,28 @@ def test_a_client_sees_its_own_work_and_what_it_was_handed(cluster, address, rin
             assert bob.future(napping.id).cancel(running=True)
 
 
+def test_a_call_that_makes_calls_does_so_under_its_workers_key(cluster, address, ring, become):
+    key = ring.issue("node", "worker").to_text()
+    arguments = ["--slots", "2", "--name", "node"]
+    worker = cluster.run("-m", "jobrunner", "worker", "start", address, *arguments, JOBRUNNER_IDENTITY=key)
+    worker.wait_for("joined coordinator")
+    become(ring.issue("alice", "client"))
+    with connected(address) as alice:
+        assert alice.submit(calls.square_elsewhere, 6).result(BOUND) == 36
+
+
+def test_without_keys_calls_make_calls_too(cluster, monkeypatch):
+    coordinator = cluster.coordinator("--insecure")
+    worker = cluster.run(
+        "-m", "jobrunner", "worker", "start", coordinator.address, "--insecure", "--slots", "2"
+    )
+    worker.wait_for("joined coordinator")
+    coordinator.wait_for("without keys: whoever can reach this port")
+    monkeypatch.setenv("JOBRUNNER_INSECURE", "1")
+    with connected(coordinator.address) as executor:
+        assert executor.submit(calls.square_elsewhere, 6).result(BOUND) == 36
+
+
 def test_a_clients_key_runs_no_calls(cluster, address, ring):
     client = ring.issue("carol", "client").to_text()
     worker = cluster.run("-m", "jobrunner", "worker", "start", address, JOBRUNNER_IDENTITY=client)

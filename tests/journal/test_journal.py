@@ -315,3 +315,14 @@ def test_a_folder_that_cannot_be_is_an_error_that_helps(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"cannot keep a journal at .*--no-journal keeps none"):
         Journal(tmp_path / "file" / "journal")
+
+
+def test_a_journal_that_others_may_read_is_refused(tmp_path):
+    path = tmp_path / "journal"
+    Journal(path).close()
+    assert path.stat().st_mode & 0o077 == 0
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match=f"chmod 600 {path}"):
+        Journal(path)
+    path.chmod(0o600)
+    Journal(path).close()
