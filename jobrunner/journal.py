@@ -84,7 +84,7 @@ class Journal:
         try:
             self._take_lock()
             self.recovery = inspect_files(self.path)
-            self._make_private()
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self._database = connect(self.path)
             self._prepare()
             self.state = read_state(self._database, self.path)
@@ -149,9 +149,9 @@ class Journal:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
-    def _make_private(self) -> None:
+    def _check_private(self) -> None:
         """It holds calls and their results: nobody else's business."""
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        fd = os.open(self.path, os.O_RDONLY)
         try:
             check_private(fd, self.path)
         finally:
@@ -159,6 +159,7 @@ class Journal:
 
     def _prepare(self) -> None:
         check_format(self._database, self.path)
+        self._check_private()
         try:
             self._database.execute("PRAGMA auto_vacuum=INCREMENTAL")
             self._database.execute("PRAGMA journal_mode=WAL")

@@ -34,7 +34,7 @@ def check_private(fd: int, path: Path) -> None:
     if state.st_uid not in (os.geteuid(), 0) or mode & 0o077:
         raise ConfigError(
             f"{path} is for its user alone, and others may read or change it (mode {mode:04o}, user {state.st_uid});"
-            f" `chmod 600 {path}` makes it private. If it holds keys that somebody may have read: `jobrunner keys rotate`"
+            f" `chmod 600 {path}` makes it private. Keys that somebody may have read: `jobrunner keys rotate`"
         )
 
 
