@@ -149,17 +149,9 @@ class Journal:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
-    def _check_private(self) -> None:
-        """It holds calls and their results: nobody else's business."""
-        fd = os.open(self.path, os.O_RDONLY)
-        try:
-            check_private(fd, self.path)
-        finally:
-            os.close(fd)
-
     def _prepare(self) -> None:
         check_format(self._database, self.path)
-        self._check_private()
+        check_private(self.path.stat(), self.path)  # calls and results are nobody else's business
         try:
             self._database.execute("PRAGMA auto_vacuum=INCREMENTAL")
             self._database.execute("PRAGMA journal_mode=WAL")

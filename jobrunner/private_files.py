@@ -19,7 +19,7 @@ def read_private(path: Path) -> str:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            check_private(file.fileno(), path)
+            check_private(os.fstat(file.fileno()), path)
             return file.read()
     except FileNotFoundError:
         raise
@@ -27,9 +27,8 @@ def read_private(path: Path) -> str:
         raise ConfigError(f"cannot read {path}: {exc}") from exc
 
 
-def check_private(fd: int, path: Path) -> None:
-    """Raises ConfigError where others may read or change the open file, or own it."""
-    state = os.fstat(fd)
+def check_private(state: os.stat_result, path: Path) -> None:
+    """Raises ConfigError where others may read or change a file, or own it."""
     mode = stat.S_IMODE(state.st_mode)
     if state.st_uid not in (os.geteuid(), 0) or mode & 0o077:
         raise ConfigError(
