@@ -17,11 +17,13 @@ from daemons import BOUND, Daemon, connected, free_port, until
 from work import noted_square
 
 from jobrunner.admin import ClusterAdmin
+from jobrunner.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.ids import ClientId, random_token
 from jobrunner.protocol.codec import decode, encode
 from jobrunner.protocol.effects import Send
 from jobrunner.protocol.messages import ClientHello
 from jobrunner.protocol.session import Session
+from jobrunner.transport.curve import to_z85
 from jobrunner.version import __version__
 
 PEERS = 200
@@ -41,6 +43,10 @@ class Crowd:
             dealer.setsockopt(zmq.LINGER, 0)
             dealer.setsockopt(zmq.RECONNECT_IVL, 20)
             dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+            keys = credentials_for(address, CLIENT_ROLES)
+            assert keys is not None
+            dealer.curve_serverkey = to_z85(keys.server)
+            dealer.curve_publickey, dealer.curve_secretkey = map(to_z85, keys.pair)
             dealer.connect(address)
             hello = ClientHello(ClientId(random_token()), __version__, "3", "here", os.getpid(), 2.0)
             self._peers.append((dealer, Session(lambda serial, h=hello: h, random.Random(number), now, 2.0)))

@@ -220,7 +220,7 @@ def own_limit_raised(to: int) -> Iterator[None]:
 def test_very_many_idle_connections_do_not_disturb_work(cluster, notes, count):
     with own_limit_raised(count + 500):
         coordinator = cluster.run("-c", LOW_LIMIT, "coordinator", "start", "--port", "0")
-        coordinator.address = coordinator.wait_for(r"worker start (tcp://\S+)")[1]
+        coordinator.address = coordinator.wait_for(r"coordinator at (tcp://\S+)")[1]
         cluster.worker(coordinator.address, "w")
         idle: list[socket.socket] = []
         try:
