@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from jobrunner.protocol.coordinator_core import CoordinatorCore
 
 
+MOST_ROWS = 50_000
+"""Tasks in one reply, which must fit into a message."""
+
+
 def answer(core: CoordinatorCore, query: Query, now: float) -> Reply:
     """The reply to a query; unknown names and kinds give its `error`."""
     describe = ANSWERS.get(query.kind)
@@ -59,13 +63,16 @@ def tasks(core: CoordinatorCore, argument: str, now: float) -> list[dict[str, An
     state, _, limit = argument.rpartition(" ")
     if state and state not in STATE_NAMES:
         raise ValueError(f"there is no state {state!r}; the states are {', '.join(STATE_NAMES)}")
+    rows = int(limit or 100)
+    if rows > MOST_ROWS:
+        raise ValueError(f"at most {MOST_ROWS} tasks can be told at a time")
     found = (
         record
         for source in (core.scheduler.tasks.values(), reversed(core.scheduler.recent))
         for record in source
         if not state or STATE_NAMES[record.state] == state
     )
-    return [describe_task(record, now) for record in islice(found, int(limit or 100))]
+    return [describe_task(record, now) for record in islice(found, rows)]
 
 
 def task(core: CoordinatorCore, argument: str, now: float) -> dict[str, Any]:
