@@ -26,7 +26,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +35,7 @@ import psutil
 
 from jobrunner.errors import ProtocolError
 from jobrunner.ids import ClientId, task_id
+from jobrunner.journal import dump_entry, load_entry
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.codec import INLINE_LIMIT, NUMBERS, VERSION, decode, encode
@@ -53,6 +54,7 @@ from jobrunner.protocol.effects import (
     RunTasks,
     Send,
     SignalSlot,
+    SlotBlocked,
     SlotExited,
     SlotFinished,
     SlotOutcome,
@@ -62,6 +64,7 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     Stop,
     SubmitRequested,
+    SupplyRequested,
     Tick,
     Unreachable,
     WatchRequested,
@@ -106,6 +109,8 @@ class Author:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
+        self.assigned: deque[tuple[Any, int]] = deque(maxlen=8)
+        """Tasks that the coordinator has given away, and the attempts."""
 
     def many(self, make: Callable[[], Any], most: int = 4) -> list[Any]:
         return [make() for _ in range(self.rng.randrange(most + 1))]
@@ -195,8 +200,11 @@ class Author:
     def outcome(self) -> m.Outcome:
         rng = self.rng
         detail = self.detail() if rng.random() < 0.4 else None
-        status = rng.choice((0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7))
-        return m.Outcome(self.id(), self.attempt(), status, self.payload(), self.seconds(), detail)
+        status = rng.choices(range(8), (6, 6, 3, 3, 3, 0.2, 0.2, 0.2))[0]
+        task, attempt = self.id(), self.attempt()
+        if self.assigned and rng.random() < 0.4:
+            task, attempt = rng.choice(self.assigned)
+        return m.Outcome(task, attempt, status, self.payload(), self.seconds(), detail)
 
     def client_hello(self) -> m.ClientHello:
         who: Any = self.rng.choice(CLIENTS)
@@ -421,9 +429,9 @@ class Victim:
 
     core: Any
 
-    def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
-        self.author = Author(rng)
+    def __init__(self, author: Author) -> None:
+        self.rng = author.rng
+        self.author = author
         self.now = 100.0
         self.ended = False
         self.pending: list[Event] = []
@@ -479,8 +487,9 @@ class Victim:
 class CoordinatorVictim(Victim):
     """Two clients and two workers, on four connections, and a journal."""
 
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__(rng)
+    def __init__(self, author: Author) -> None:
+        super().__init__(author)
+        rng = author.rng
         settings = CoordinatorSettings("coo", "1", client_grace=2.0, result_cache=100_000)
         self.core = CoordinatorCore(settings, self.now, JournalState() if rng.random() < 0.5 else None)
         self.peers = {source: Peer(source) for source in (b"c", b"d", b"w", b"v")}
@@ -526,6 +535,8 @@ class CoordinatorVictim(Victim):
             peer.link.session = "lost"
         else:
             peer.link.receive(envelope, self.now)
+            if isinstance(envelope.message, m.Assign):
+                self.author.assigned.extend((task.id, task.attempt) for task in envelope.message.tasks)
 
     def turn(self, after: float = 0.0) -> None:
         super().turn(after)
@@ -535,6 +546,7 @@ class CoordinatorVictim(Victim):
 
     def perform(self, effect: Effect) -> None:
         if isinstance(effect, WriteJournal):
+            load_entry(dump_entry(effect.entry, 0.0), 0.0)
             good = self.rng.random() < 0.9
             number = effect.number
             self.pending.append(JournalWritten(number) if good else JournalFailed(number, "full"))
@@ -546,13 +558,15 @@ class CoordinatorVictim(Victim):
         )
         if self.rng.random() < 0.05:
             self.now += 40.0  # everybody is lost
+        elif self.rng.random() < 0.01:
+            self.handle(DrainRequested())
 
 
 class Upstream(Victim):
     """What a client and a worker have in common: one session, with a coordinator."""
 
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__(rng)
+    def __init__(self, author: Author) -> None:
+        super().__init__(author)
         self.peer = Peer()
         self.number = 0
 
@@ -573,10 +587,10 @@ class Upstream(Victim):
 
 
 class ClientVictim(Upstream):
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__(rng)
+    def __init__(self, author: Author) -> None:
+        super().__init__(author)
         hello = dataclasses.replace(self.author.client_hello(), peer_timeout=10.0)
-        self.core = ClientCore(hello, rng, self.now)
+        self.core = ClientCore(hello, self.rng, self.now, reconnect_timeout=100.0)
         self.submitted = 0
         self.disturb()
         self.turn()
@@ -591,15 +605,19 @@ class ClientVictim(Upstream):
         self.handle(WatchRequested([self.author.id()]))
         self.handle(CancelRequested([self.author.id()], self.rng.random() < 0.5))
         self.handle(QueryRequested(self.submitted, "status"))
+        self.handle(SupplyRequested(self.author.many(self.author.outcome), self.author.many(self.author.id)))
+        self.handle(Unreachable(b""))
+        if self.rng.random() < 0.02:
+            self.handle(DrainRequested())
 
 
 class WorkerVictim(Upstream):
     """Its slots come up, run what they are given, and die now and then."""
 
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__(rng)
+    def __init__(self, author: Author) -> None:
+        super().__init__(author)
         settings: Any = WorkerSettings("w", "w", "1", "3", "host", 1, 2, {"gpu": 1.0}, stop_grace=0.5)  # type: ignore[arg-type]
-        self.core = WorkerCore(settings, rng, self.now)
+        self.core = WorkerCore(settings, self.rng, self.now)
         self.turn()
         self.turn()
 
@@ -624,6 +642,7 @@ class WorkerVictim(Upstream):
                 SlotExited(slot, 1, None, "SIGKILL", 1, "", 0, -1),
                 SlotReturned(slot, [1, 2, 3]),
                 SlotPrinted(slot, [(1, 1, "text")]),
+                SlotBlocked(slot, rng.random() < 0.5),
                 Unreachable(b""),
                 DrainRequested() if rng.random() < 0.1 else Tick(),
             )
@@ -648,7 +667,7 @@ class Round:
         self.author = Author(self.rng)
         self.vandal = Vandal(self.rng)
         self.kinds: list[type[Victim]] = [CoordinatorVictim, ClientVictim, WorkerVictim]
-        self.victims = [kind(self.rng) for kind in self.kinds]
+        self.victims = [kind(self.author) for kind in self.kinds]
         self.taken: Counter[str] = Counter()
         """What was done with the messages."""
 
@@ -674,7 +693,7 @@ class Round:
                         victim.turn()
                         victim.core.check_invariants()
                     if victim.ended:
-                        self.victims[index] = self.kinds[index](self.rng)
+                        self.victims[index] = self.kinds[index](self.author)
                         self.taken["cores that ended"] += 1
                 except BaseException as exc:
                     who = type(victim).__name__

@@ -53,6 +53,9 @@ LONGEST_NAME = 256
 MOST_SLOTS = 2**20
 """Of one worker."""
 
+MAX_PAYLOAD = 2**30
+"""Bytes of the arguments of one call, and of its result, that a coordinator takes by default."""
+
 MOST_WINDOW = 2**50
 """Tasks or bytes; as good as no limit."""
 
@@ -178,6 +181,14 @@ class CoordinatorConfig:
         unit="bytes",
         doc="payload of unfinished tasks a client may have here",
         minimum=1,
+        maximum=MOST_WINDOW,
+    )
+    max_payload: int = setting(
+        MAX_PAYLOAD,
+        env="JOBRUNNER_MAX_PAYLOAD",
+        unit="bytes",
+        doc="the arguments of one call, and its result, pickled, that are taken at most; more fails with QuotaError",
+        minimum=2**16,
         maximum=MOST_WINDOW,
     )
     drain_timeout: float = setting(

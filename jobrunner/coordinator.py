@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jobrunner.config import CoordinatorConfig
+from jobrunner.config import MOST_WINDOW, CoordinatorConfig
 from jobrunner.errors import AuthenticationError, ConfigError, JournalError
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.invitation import Invitation
 from jobrunner.journal import Journal, default_journal
 from jobrunner.keyring import INVITED_ROLES, Keyring, default_folder, open_keyring
+from jobrunner.protocol.checks import LARGEST_HEADER
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import (
     JoinAnswered,
@@ -53,7 +54,7 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
         address = tcp_address(config, service)
         if not config.insecure:
             keyring = open_keyring(Path(config.keys) if config.keys else default_folder())
-    wire = RouterWire(address, keyring)
+    wire = RouterWire(address, keyring, largest_frame=max(config.max_payload, LARGEST_HEADER))
     settings = CoordinatorSettings(
         id=random_token(),
         version=__version__,
@@ -64,6 +65,7 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
         client_grace=config.client_grace,
         window_tasks=config.client_window_tasks,
         window_bytes=config.client_window_bytes,
+        max_payload=config.max_payload,
         drain_timeout=config.drain_timeout,
         result_cache=config.result_cache,
         keep_detached=config.keep_detached,
@@ -183,7 +185,11 @@ def announce(address: str, config: CoordinatorConfig, keyring: Keyring | None) -
 def main(arguments: list[str]) -> int:
     """For `local_cluster`: one argument, a JSON object. "folder" is removed when "lifeline", a descriptor, is cut."""
     given = json.loads(arguments[0])
-    config = CoordinatorConfig(log_level="error", crash_limit=given["crash_limit"])
+    config = CoordinatorConfig(
+        log_level="error",
+        crash_limit=given["crash_limit"],
+        max_payload=MOST_WINDOW,  # what is large enough to harm this host is the program's own
+    )
     code = run(config, address=given["address"], lifeline=given["lifeline"])
     if code == LEFT_AT_ONCE:  # else it will be started again, and needs the folder
         shutil.rmtree(given["folder"], ignore_errors=True)

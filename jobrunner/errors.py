@@ -8,6 +8,7 @@
     +-- NotSupportedError           this backend cannot do that, and says so rather than pretend
     +-- TaskTimeoutError            (TimeoutError) the task ran longer than its `timeout`
     +-- DependencyError             a task that this one needs did not succeed, so it was not run
+    +-- QuotaError                  a call or its result is larger than the cluster takes
     +-- JournalError                the coordinator cannot write down what it is given, so it does not take it
     +-- InitializerError            (BrokenExecutor) the initializer failed in the slot
     +-- TaskLostError               (BrokenExecutor) the task's process died
@@ -72,6 +73,10 @@ class TaskTimeoutError(JobRunnerError, WaitTimeoutError):
 
 class DependencyError(JobRunnerError):
     """A call was not run, since a Future among its arguments failed; the `__cause__` is that one's exception."""
+
+
+class QuotaError(JobRunnerError):
+    """The arguments of a call, or its result, are larger than the coordinator's `max_payload`."""
 
 
 class JournalError(JobRunnerError):

@@ -11,6 +11,7 @@ from jobrunner.errors import (
     DependencyError,
     JobRunnerError,
     JournalError,
+    QuotaError,
     TaskLostError,
     TaskTimeoutError,
     WorkerLostError,
@@ -21,7 +22,7 @@ from jobrunner.protocol.messages import CRASHED, LOST, TIMED_OUT, Outcome
 
 def exception_of(outcome: Outcome, name: str) -> BaseException:
     """What a Future raises for an outcome that is not OK."""
-    if outcome.status == m.ERROR:
+    if outcome.status == m.ERROR and not (outcome.detail and "too_large" in outcome.detail):
         return serialization.load_exception(outcome.payload)
     if outcome.status == m.CANCELLED:
         return CancelledError()
@@ -43,6 +44,8 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
             detail["need"], 0, detail["need_status"], outcome.payload, 0.0, detail.get("need_detail")
         )
         error.__cause__ = exception_of(need, detail.get("need_name", ""))
+    elif outcome.status == m.ERROR:
+        error = QuotaError(text)
     elif outcome.status == m.REFUSED:
         error = JournalError(text)
     elif outcome.status == TIMED_OUT:

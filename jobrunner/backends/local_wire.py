@@ -52,6 +52,7 @@ class LocalWire:
                 pid=pid,
                 crash_limit=crash_limit,
                 # The payloads are the client's own objects: a window would save nothing.
+                max_payload=MOST_WINDOW,
                 window_bytes=MOST_WINDOW,
             ),
             now,

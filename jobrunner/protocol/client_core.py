@@ -330,8 +330,9 @@ class ClientCore:
 
     def _send_tasks(self, now: float, *, unlimited: bool = False) -> list[Effect]:
         """All that the window has room for, in one message if it can be; a task larger than the window goes alone."""
-        effects = []
-        while tasks := self._take_tasks(unlimited):
+        effects: list[Effect] = []
+        too_large: list[m.Outcome] = []
+        while tasks := self._take_tasks(unlimited, too_large):
             functions = [
                 self._functions[key]
                 for spec in tasks
@@ -341,10 +342,12 @@ class ClientCore:
             size = sum([payload_size(spec.payload) for spec in tasks])
             message = m.Submit(tasks, functions, self._known.overflow())
             effects.append(self.session.send(message, now, size))
+        if too_large:
+            effects.append(ResolveTasks(too_large))
         return effects
 
-    def _take_tasks(self, unlimited: bool) -> list[m.TaskSpec]:
-        """The next message's worth of what waits and has room in the window."""
+    def _take_tasks(self, unlimited: bool, too_large: list[m.Outcome]) -> list[m.TaskSpec]:
+        """The next message's worth of what waits and has room in the window; what is too large ends here."""
         welcome = self.session.welcome
         spec = self._outbox.peek()
         if spec is None or welcome is None:
@@ -357,6 +360,12 @@ class ClientCore:
                 spec = self._outbox.peek()
                 continue
             bytes_ = payload_size(spec.payload)
+            if bytes_ > welcome.max_payload:
+                self._outbox.pop()
+                self._forget(spec.id)
+                too_large.append(m.quota_exceeded(spec.id, 0, "arguments have", bytes_, welcome.max_payload))
+                spec = self._outbox.peek()
+                continue
             full = len(self._sent) >= welcome.window_tasks or (
                 self._sent and self._sent_bytes + bytes_ > welcome.window_bytes
             )

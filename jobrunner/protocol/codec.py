@@ -43,7 +43,7 @@ from jobrunner.protocol.checks import (
     timeout,
 )
 
-VERSION = 1
+VERSION = 2
 
 INLINE_LIMIT = 16 * 1024
 """Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
@@ -321,9 +321,9 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     ),
     (
         m.Welcome,
-        lambda x, w: (x.coordinator, x.version, x.slots, x.window_tasks, x.window_bytes, x.session),
+        lambda x, w: (x.coordinator, x.version, x.slots, x.window_tasks, x.window_bytes, x.session, x.max_payload),
         lambda f, r: m.Welcome(
-            name(f[0]), name(f[1]), integer(f[2]), integer(f[3], 1), integer(f[4], 1), name(f[5])
+            name(f[0]), name(f[1]), integer(f[2]), integer(f[3], 1), integer(f[4], 1), name(f[5]), integer(f[6], 1)
         ),
     ),
     (

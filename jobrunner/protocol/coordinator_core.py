@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jobrunner.config import MOST_SLOTS
+from jobrunner.config import MAX_PAYLOAD, MOST_SLOTS
 from jobrunner.ids import ClientId, WorkerId, client_of
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
@@ -78,6 +78,7 @@ class CoordinatorSettings:
     drain_timeout: float = 60.0
     window_tasks: int = 100_000
     window_bytes: int = 256 * 1024 * 1024
+    max_payload: int = MAX_PAYLOAD
     result_cache: int = 64 * 1024 * 1024
     keep_detached: float = 7 * 24 * 3600.0
 
@@ -332,6 +333,7 @@ class CoordinatorCore:
             settings.window_tasks,
             settings.window_bytes,
             peer.link.session,
+            settings.max_payload,
         )
         self._effects.append(Send(source, m.Envelope(envelope.session, 0, 0, welcome)))
 
@@ -466,6 +468,9 @@ class CoordinatorCore:
             if client_of(spec.id) != client.id:
                 self._unexpected(client, f"task {spec.id} is not its own; its session ends", now)
                 return
+            if payload_size(spec.payload) > self.settings.max_payload:
+                self._unexpected(client, f"task {spec.id} is larger than max_payload; its session ends", now)
+                return
             if not scheduler.submit(client, spec, now):
                 self._unexpected(
                     client, f"task {spec.id} names a function that was never sent; its session ends", now
@@ -507,6 +512,9 @@ class CoordinatorCore:
         kept = len(self.scheduler.entry.outcomes)
         if any(outcome.status not in m.OF_WORKERS for outcome in message.outcomes):
             self._unexpected(worker, "an outcome that only a coordinator can know; its session ends", now)
+            return
+        if any(payload_size(outcome.payload) > self.settings.max_payload for outcome in message.outcomes):
+            self._unexpected(worker, "a result larger than max_payload; its session ends", now)
             return
         for outcome in message.outcomes:
             self.scheduler.outcome(worker, outcome, now)

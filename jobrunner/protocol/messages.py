@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from jobrunner.config import MAX_PAYLOAD
 from jobrunner.ids import ClientId, TaskId, WorkerId
 from jobrunner.payloads import Payload
 
@@ -128,6 +129,7 @@ class Outcome(NamedTuple):
     """How one attempt ended. `duration` is in seconds, measured in the slot.
 
     Detail keys (all optional): "final" (true: the exception is not in retry_on),
+    "too_large" (true, with ERROR and no payload: there is a QuotaError instead),
     "error" the text of the failure, "exit_code", "signal" (its name), "host", "worker",
     "pid", "peak_memory" (bytes), "stderr" (last lines), "traceback" (where it died), "out_of_memory" (true),
     "element" (absolute index in the span that was running when
@@ -142,6 +144,18 @@ class Outcome(NamedTuple):
     payload: Payload = b""
     duration: float = 0.0
     detail: Detail | None = None
+
+
+def quota_exceeded(
+    task: TaskId, attempt: int, what: str, size: int, most: int, place: Detail | None = None
+) -> Outcome:
+    """What becomes of a call whose arguments or result are more than the coordinator takes."""
+    error = (
+        f"its {what} {size:,} bytes, and the coordinator takes {most:,} at most (max_payload): pass a file's path"
+        " instead, or cut the work into smaller parts"
+    )
+    detail = {**(place or {}), "too_large": True, "final": True, "error": error}
+    return Outcome(task, attempt, ERROR, detail=detail)
 
 
 class Held(NamedTuple):
@@ -213,6 +227,8 @@ class Welcome:
     window_bytes: int
     session: str
     """The name of the session from now on."""
+    max_payload: int = MAX_PAYLOAD
+    """Bytes of the largest payload that is taken."""
 
 
 @dataclass(slots=True)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from jobrunner.protocol.coordinator_core import CoordinatorCore
 
 
+MOST_ROWS = 50_000
+"""Tasks in one reply, which must fit into a message."""
+
+
 def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> Reply:
     """The reply to a query of `who`; unknown names and kinds, and what it may not do, give its `error`."""
     describe = ANSWERS.get(query.kind)
@@ -68,13 +72,16 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
     state, _, limit = argument.rpartition(" ")
     if state and state not in STATE_NAMES:
         raise ValueError(f"there is no state {state!r}; the states are {', '.join(STATE_NAMES)}")
+    rows = int(limit or 100)
+    if rows > MOST_ROWS:
+        raise ValueError(f"at most {MOST_ROWS} tasks can be told at a time")
     found = (
         record
         for source in (core.scheduler.tasks.values(), reversed(core.scheduler.recent))
         for record in source
         if (not state or STATE_NAMES[record.state] == state) and (who.sees_all or owns(who, record))
     )
-    return [describe_task(record, who, now) for record in islice(found, int(limit or 100))]
+    return [describe_task(record, who, now) for record in islice(found, rows)]
 
 
 def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:

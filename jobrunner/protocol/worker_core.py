@@ -424,6 +424,10 @@ class WorkerCore:
                     outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "final": True})
                 elif status == m.ERROR:
                     outcome = outcome._replace(detail=self._place())
+                welcome = self.session.welcome
+                if welcome is not None and payload_size(payload) > welcome.max_payload:
+                    size, most = payload_size(payload), welcome.max_payload
+                    outcome = m.quota_exceeded(task.id, attempt, "result has", size, most, self._place())
             self._end(task, outcome)
 
     def _slot_exited(self, event: SlotExited, now: float) -> None:

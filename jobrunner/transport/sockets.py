@@ -78,6 +78,9 @@ WANTS_KEYS = (
     "something answers there, but it wants a key, and this end has JOBRUNNER_INSECURE set and shows none"
 )
 
+FRAME_OVERHEAD = 1024
+"""Bytes that encryption adds to a frame, and then some."""
+
 HANDSHAKE_MS = 10_000
 """How long a connection may take to prove its key before it is closed."""
 
@@ -224,8 +227,11 @@ class Wire:
 class RouterWire(Wire):
     """The coordinator's end. Without a `gate` it lets everybody in, as everything."""
 
-    def __init__(self, address: str, gate: Gate | None = None) -> None:
+    def __init__(self, address: str, gate: Gate | None = None, largest_frame: int = -1) -> None:
         super().__init__(zmq.ROUTER)
+        if largest_frame >= 0:
+            # A peer that announces a larger one is disconnected before anything is allocated for it.
+            self._socket.setsockopt(zmq.MAXMSGSIZE, largest_frame + FRAME_OVERHEAD)
         self._gate = gate
         self._zap: zmq.Socket[bytes] | None = None
         if gate is not None:

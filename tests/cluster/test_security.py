@@ -13,7 +13,14 @@ from conftest import BOUND, connected, free_port, until
 
 from jobrunner import Executor, identity, joining, keyring
 from jobrunner.admin import ClusterAdmin
-from jobrunner.errors import AuthenticationError, ConfigError, CoordinatorLostError, JobRunnerError
+from jobrunner.errors import (
+    AuthenticationError,
+    ConfigError,
+    CoordinatorLostError,
+    DependencyError,
+    JobRunnerError,
+    QuotaError,
+)
 from jobrunner.ids import short_id
 from jobrunner.transport.curve import new_pair
 
@@ -251,6 +258,26 @@ def test_key_files_that_others_may_read_are_refused(ring, name):
     with pytest.raises(ConfigError, match=f"chmod 600 {path}"):  # noqa: PT012  (whichever of them reads the file)
         keyring.open_keyring(ring.folder)
         keyring.local_identity(ring.folder, "operator")
+
+
+def test_what_is_larger_than_the_quota_fails_alone_and_says_so(cluster):
+    coordinator = cluster.coordinator(JOBRUNNER_MAX_PAYLOAD="64K")
+    cluster.worker(coordinator.address, "w")
+    with connected(coordinator.address) as executor:
+        before = executor.submit(calls.square, 3)
+        large = executor.submit(len, bytes(100_000))
+        follower = executor.submit(calls.square, large)
+        with pytest.raises(
+            QuotaError, match=r"arguments have 100,\d\d\d bytes, and the coordinator takes 65,536"
+        ):
+            large.result(BOUND)
+        with pytest.raises(DependencyError):
+            follower.result(BOUND)
+        with pytest.raises(QuotaError, match=r"its result has 100,\d\d\d bytes.* on worker w"):
+            executor.with_options(retries=3).submit(bytes, 100_000).result(BOUND)
+        assert before.result(BOUND) == 9
+        assert executor.submit(len, bytes(60_000)).result(BOUND) == 60_000
+    assert "session ends" not in coordinator.output
 
 
 def test_what_crosses_the_network_is_encrypted(cluster, coordinator, address):

@@ -224,7 +224,7 @@ def test_default_options_cost_a_byte():
     assert len(plain_call) < 60
 
 
-@pytest.mark.parametrize("number", [0, 2, "1", None])
+@pytest.mark.parametrize("number", [0, VERSION + 1, "1", None])
 def test_another_version_is_named(number):
     head = msgpack.unpackb(encode(m.Envelope("s", 0, 0, m.Heartbeat()))[0])
     head[0] = number

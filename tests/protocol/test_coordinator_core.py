@@ -943,3 +943,16 @@ def test_what_is_journaled_says_whose_it_is():
     core.handle(Received(b"a", submit, ALICE), 0.0)
     (written,) = [e for e in core.handle(Tick(), 0.0) if type(e) is WriteJournal]
     assert written.entry.owners == {"c": ALICE.key}
+
+
+def test_who_ignores_the_quota_is_sent_away():
+    world = Coordinator(max_payload=100)
+    client, worker = world.client(), world.worker()
+    submit(client, spec(1, payload=bytes(101)))
+    assert not world.core.scheduler.tasks
+    assert [type(message) for message in client.heard()] == [m.Reset]
+    client.greet("again")
+    submit(client, spec(1, payload=bytes(100)))
+    assert given(worker) == [("c-1", 1)]
+    worker.say(m.Outcomes([ok("c-1", payload=bytes(101))]))
+    assert [type(message) for message in worker.heard()] == [m.Reset]

@@ -69,6 +69,7 @@ def test_tasks_are_listed_unfinished_first_then_the_latest(world, admin):
         ("tasks", "odd 100", "there is no state 'odd'; the states are waiting, queued"),
         ("tasks", " many", "many"),
         ("tasks", " -1", ""),
+        ("tasks", " 50001", "at most 50000 tasks can be told at a time"),
         ("task", "c-9", "knows no task 'c-9'"),
         ("cancel", "c-9", "knows no task 'c-9'"),
         ("drain", "right", "there is no worker 'right' here; workers: left"),
