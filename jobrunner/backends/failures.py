@@ -45,7 +45,7 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
         )
         error.__cause__ = exception_of(need, detail.get("need_name", ""))
     elif outcome.status == m.ERROR:
-        error = QuotaError(text)
+        error = QuotaError(text + where(detail))
     elif outcome.status == m.REFUSED:
         error = JournalError(text)
     elif outcome.status == TIMED_OUT:
