@@ -94,6 +94,8 @@ class SlotProcess:
         """RUN messages sent."""
         self._last_finished = 0
         self._stderr = ""
+        self._fault = ""
+        """From where faulthandler began to tell of the end."""
         self._stderr_number = 0
         self._oom_kills = memory.oom_kills()
         with ExitStack() as theirs, ExitStack() as ours:
@@ -154,7 +156,7 @@ class SlotProcess:
         number = self._board.number or self._board.last
         if number <= self._last_finished:
             number = 0
-        self._note(number, stream, text)
+        self._note(number, stream, text, piped=True)
         return [SlotPrinted(self.slot, [(number, stream, text)])], open_still
 
     def read_data(self) -> list[SlotEvent]:
@@ -212,12 +214,17 @@ class SlotProcess:
             return SlotConnects(self.slot)
         raise ChannelError(f"an item of unknown kind {kind}")
 
-    def _note(self, number: int, stream: int, text: str) -> None:
+    def _note(self, number: int, stream: int, text: str, piped: bool = False) -> None:
         """Keep the last words of the task that runs."""
-        if stream == STDERR:
-            if number != self._stderr_number:
-                self._stderr, self._stderr_number = "", number
-            self._stderr = (self._stderr + text)[-STDERR_CHARACTERS:]
+        if stream != STDERR:
+            return
+        if number != self._stderr_number:
+            self._stderr, self._fault, self._stderr_number = "", "", number
+        if piped:
+            # faulthandler writes in many pieces, and what the task has printed may come in between on its own way.
+            text, found, fault = ("", "", text) if self._fault else text.partition(FATAL)
+            self._fault = (self._fault + found + fault)[:STDERR_CHARACTERS]
+        self._stderr = (self._stderr + text)[-STDERR_CHARACTERS:]
 
     # --- its end -----------------------------------------------------------------------------------------
 
@@ -247,10 +254,9 @@ class SlotProcess:
         if number <= self._last_finished:
             number = 0
         element = self._board.element if number else -1
-        words, found, trace = self._stderr.partition(FATAL)
-        stderr = "".join(words.splitlines(keepends=True)[-STDERR_LINES:])
-        trace = trace.partition("\nExtension modules: ")[0].rstrip()
-        traceback = "".join((found + trace).splitlines(keepends=True)[:TRACEBACK_LINES])
+        stderr = "".join(self._stderr.splitlines(keepends=True)[-STDERR_LINES:])
+        trace = self._fault.partition("\nExtension modules: ")[0].rstrip()
+        traceback = "".join(trace.splitlines(keepends=True)[:TRACEBACK_LINES])
         self._resources.close()
         events.append(
             SlotExited(

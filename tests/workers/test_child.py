@@ -236,6 +236,30 @@ def test_a_destructor_that_prints_inside_a_print_does_no_harm(owner, slot):
     assert text.replace("gone", " ").split() == [str(i) for i in range(500)]
 
 
+def test_last_words_that_come_in_the_middle_of_faulthandlers_are_kept(owner, slot, tmp_path):
+    gate = str(tmp_path / "gate")
+
+    def die_talking():
+        import os
+        import signal
+        import sys
+        import time
+
+        os.write(2, b"Fatal Python error: made up\n\nCurrent thread 0x1 (most recent call first):\n  Fi")
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+        print("a last word", file=sys.stderr)
+        os.write(2, b'le "x.py", line 1 in f\n\nExtension modules: none\n')
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    number = owner.run(slot, die_talking)
+    owner.until(lambda: "Fatal" in owner.text(number, 2))
+    open(gate, "w").close()
+    exited = owner.exited(slot)
+    assert exited.stderr == "a last word\n"
+    assert exited.traceback.endswith('  File "x.py", line 1 in f')
+
+
 # --- interrupts -------------------------------------------------------------------------------------------
 
 
