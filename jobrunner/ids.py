@@ -9,6 +9,7 @@ fetch that one task, so only those who may do that anyway are ever shown it; the
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from typing import NewType
 
 ClientId = NewType("ClientId", str)
@@ -39,3 +40,12 @@ def short_id(task: TaskId) -> str:
 def client_of(task: TaskId) -> ClientId:
     """The client that submitted `task`."""
     return ClientId(task.rsplit("-", 2)[0])
+
+
+def unused_name(name: str, taken: Container[str]) -> str:
+    """`name`, or with a number behind it that tells it from those `taken`: "node", "node-2"."""
+    candidate, number = name, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate

@@ -24,6 +24,7 @@ from typing import Any
 from jobrunner.config import config_folder
 from jobrunner.errors import AuthenticationError, ConfigError
 from jobrunner.identity import Identity, read
+from jobrunner.ids import unused_name
 from jobrunner.private_files import locked, read_private, write_private
 from jobrunner.protocol.principals import CLIENT, INVITED, OBSERVER, OPERATOR, ROLES, WORKER, Principal
 from jobrunner.transport.curve import KeyPair, from_text, new_pair, pair_of
@@ -259,12 +260,7 @@ class Keyring:
 
     def _unused(self, name: str) -> str:
         name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:LONGEST_NAME] or "unnamed"
-        taken = {member.name for member in self._allowed.members}
-        candidate, number = name, 1
-        while candidate in taken:
-            number += 1
-            candidate = f"{name}-{number}"
-        return candidate
+        return unused_name(name, {member.name for member in self._allowed.members})
 
 
 def usable(invitation: OpenInvitation) -> bool:
@@ -289,11 +285,7 @@ def open_keyring(folder: Path) -> Keyring:
         try:
             server = pair_of(json.loads(read_private(path))["secret"])
         except FileNotFoundError:
-            server = new_pair()
-            _make(folder, server)
-            write_private(
-                path, json.dumps(server._asdict(), indent=1) + "\n"
-            )  # last: from here on it is whole
+            server = _make(folder)
         except (ValueError, TypeError, KeyError) as exc:
             raise ConfigError(f"{path} is damaged ({exc}); `jobrunner keys rotate` starts afresh") from exc
     return Keyring(folder, server)
@@ -302,14 +294,13 @@ def open_keyring(folder: Path) -> Keyring:
 def rotate(folder: Path) -> Keyring:
     """New keys for the coordinator and the folder's user; nobody else is known any more, all must join again."""
     with locked(folder):
-        server = new_pair()
-        _make(folder, server)
-        write_private(folder / "server.json", json.dumps(server._asdict(), indent=1) + "\n")
+        server = _make(folder)
     return Keyring(folder, server)
 
 
-def _make(folder: Path, server: KeyPair) -> None:
-    allowed = Allowed()
+def _make(folder: Path) -> KeyPair:
+    """New files; that with the coordinator's own pair comes last, for with it the folder is whole."""
+    server, allowed = new_pair(), Allowed()
     for role in LOCAL_ROLES:
         pair = new_pair()
         name = f"local-{role}"
@@ -317,3 +308,5 @@ def _make(folder: Path, server: KeyPair) -> None:
         write_private(folder / f"{role}.json", identity.to_text())
         allowed.members.append(Member(name, role, pair.public, time.time()))
     write_private(folder / "allowed.json", allowed.to_text())
+    write_private(folder / "server.json", json.dumps(server._asdict(), indent=1) + "\n")
+    return server

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobrunner.config import MAX_PAYLOAD, MOST_SLOTS
-from jobrunner.ids import ClientId, WorkerId, client_of
+from jobrunner.ids import ClientId, WorkerId, client_of, unused_name
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import batches, of_outcome
@@ -238,7 +238,7 @@ class CoordinatorCore:
         for message in messages:
             if not peer.who.submits and type(message) not in OBSERVING:
                 self._refuse(source, envelope.session, OBSERVER_SUBMITS.format(name=peer.who.name), now)
-                self._end(peer, now)
+                self._end(peer, "was shut out", now)
                 return
             if type(message) not in self._roles[type(peer)]:
                 self._unexpected(
@@ -251,15 +251,12 @@ class CoordinatorCore:
 
     def _may_not_greet(self, hello: Any, who: Principal) -> str:
         """Why a key may not open that session; empty: it may."""
-        present: Peer | None
         if type(hello) is m.WorkerHello:
             if who.role not in (WORKER, OPERATOR):
                 return f"the key {who.name!r} is a {who.role}'s, and may not run calls: join as a worker"
-            present = self.scheduler.workers.get(hello.worker)
-        else:
-            if who.role == INVITED:
-                return "an invitation is no key: join with it first"
-            present = self.scheduler.clients.get(hello.client)
+        elif who.role == INVITED:
+            return "an invitation is no key: join with it first"
+        present = self._known_peer(hello)
         if present is not None and present.who.key and present.who.key != who.key:
             return "a session of that name belongs to somebody else's key"
         return ""
@@ -289,13 +286,14 @@ class CoordinatorCore:
                     self._refuse(
                         peer.source, peer.link.session, f"the key {peer.who.name!r} was revoked", now
                     )
-                self._end(peer, now)
+                self._end(peer, "was shut out", now)
 
-    def _end(self, peer: Peer, now: float) -> None:
-        """Of a peer that may not come back: as if it had left."""
+    def _end(self, peer: Peer, how: str, now: float) -> None:
+        """A peer has left, or may not come back."""
         self._peers.pop(peer.source, None)
+        peer.link.session = ""  # whatever it may have said after that, nobody is here to mean it
         if isinstance(peer, WorkerPeer):
-            self.scheduler.worker_lost(peer, "was shut out", now)
+            self.scheduler.worker_lost(peer, how, now)
         elif isinstance(peer, ClientPeer):
             self.scheduler.client_gone(peer, now)
 
@@ -385,7 +383,7 @@ class CoordinatorCore:
         scheduler = self.scheduler
         worker = scheduler.workers.get(hello.worker)
         if worker is None:
-            name = self._unused_name(hello.name)
+            name = unused_name(hello.name, {worker.name for worker in scheduler.workers.values()})
             worker = scheduler.workers[hello.worker] = WorkerPeer(hello, name, source, link, who)
             self._log(
                 "info", f"worker {name} joined from {hello.host} (pid {hello.pid}) with {hello.slots} slots"
@@ -409,14 +407,6 @@ class CoordinatorCore:
         peer.source = source
         peer.link = link
         peer.unreachable_since = None
-
-    def _unused_name(self, name: str) -> str:
-        taken = {worker.name for worker in self.scheduler.workers.values()}
-        candidate, number = name, 1
-        while candidate in taken:
-            number += 1
-            candidate = f"{name}-{number}"
-        return candidate
 
     def _unexpected(self, peer: Peer, reason: str, now: float) -> None:
         """Well-formed, but nothing that this peer could have meant: start again with it."""
@@ -561,15 +551,11 @@ class CoordinatorCore:
         """Its arrival was noted with the envelope."""
 
     def _on_goodbye(self, peer: Peer, message: m.Goodbye, now: float) -> None:
-        self._peers.pop(peer.source, None)
-        peer.link.session = ""  # whatever it may have said after that, nobody is here to mean it
         if isinstance(peer, WorkerPeer):
             self._log("info", f"worker {peer.name} has left")
-            self.scheduler.worker_lost(peer, "has left", now)
-        elif isinstance(peer, ClientPeer):
-            if peer.submitted:
-                self._log("info", f"client {peer.id} has left after {peer.submitted} tasks")
-            self.scheduler.client_gone(peer, now)
+        elif isinstance(peer, ClientPeer) and peer.submitted:
+            self._log("info", f"client {peer.id} has left after {peer.submitted} tasks")
+        self._end(peer, "has left", now)
 
     # --- the end of a turn ---
 
