@@ -8,6 +8,7 @@ from typing import Any
 
 from jobrunner.ids import ClientId, SlotId, TaskId, WorkerId
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.codec import decode, encode
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
@@ -389,7 +390,7 @@ def die(world: Upstream, slot: int, number: int = 0, *, element: int = -1, code:
 
 def client_peer(name: str = "c") -> ClientPeer:
     hello = m.ClientHello(ClientId(name), "1.0", "3.11", "host", 1, 10.0)
-    return ClientPeer(hello, name.encode(), Link("s", 0.0, 0.0))
+    return ClientPeer(hello, name.encode(), Link("s", 0.0, 0.0), Account(name, "", name))
 
 
 def worker_peer(name: str = "w", slots: int = 1, **resources: float) -> WorkerPeer:

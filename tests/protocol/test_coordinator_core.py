@@ -885,8 +885,8 @@ def test_the_sweep_sets_the_pace_of_an_idle_coordinator(world):
 
 # --- who may do what ----------------------------------------------------------------------------------------------
 
-ALICE = Principal("key of alice", "alice", "client")
-BOB = Principal("key of bob", "bob", "client")
+ALICE = Principal("key-of-alice", "alice", "client")
+BOB = Principal("key-of-bob", "bob", "client")
 
 
 def answers(world, source, hello, who, session="greeting"):
