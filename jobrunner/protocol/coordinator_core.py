@@ -16,7 +16,7 @@ from jobrunner.ids import ClientId, WorkerId, client_of, unused_name
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Quota
-from jobrunner.protocol.batches import batches, of_outcome
+from jobrunner.protocol.batches import batches, of_outcome, of_value
 from jobrunner.protocol.effects import (
     Disconnect,
     DrainRequested,
@@ -63,6 +63,10 @@ REATTACH_SECONDS = 1.4 * RETRY_LIMIT
 OUTCOME_WINDOW = 64 * 1024 * 1024
 """Bytes of outcomes that a client may leave unacknowledged before its further tasks wait."""
 
+UNTAKEN_BYTES = 16 * OUTCOME_WINDOW
+"""Bytes unacknowledged by a client beyond which it is not answered any more. Calls that run when the window is full may
+end, and their results add to it."""
+
 OUTPUT_WINDOW = 4 * 1024 * 1024
 """Bytes unacknowledged by a client beyond which what its tasks print is dropped rather than kept."""
 
@@ -82,6 +86,7 @@ class CoordinatorSettings:
     window_tasks: int = 100_000
     window_bytes: int = 256 * 1024 * 1024
     max_payload: int = MAX_PAYLOAD
+    untaken_outcomes: int = 1_000_000
     quota: Quota = NO_QUOTA
     result_cache: int = 64 * 1024 * 1024
     keep_detached: float = 7 * 24 * 3600.0
@@ -486,6 +491,8 @@ class CoordinatorCore:
             if definition.key not in client.pins:
                 client.pins.add(definition.key)
                 scheduler.functions.define(definition).pins += 1
+        if self._takes_no_answers(client, now):
+            return
         for spec in message.tasks:
             if client_of(spec.id) != client.id:
                 self._unexpected(client, f"task {spec.id} is not its own; its session ends", now)
@@ -518,8 +525,24 @@ class CoordinatorCore:
             self.scheduler.cancel(request.id, request.running, now)
 
     def _on_query(self, client: ClientPeer, message: m.Query, now: float) -> None:
+        if self._takes_no_answers(client, now):
+            return
         reply = answer(self, client.who, message, now)
-        self._effects.append(Send(client.source, client.link.send(reply, now)))
+        self._send(client, reply, now, of_value(reply.data))
+
+    def _takes_no_answers(self, client: ClientPeer, now: float) -> bool:
+        """Whether it asks for more while it leaves too much of what it was told unacknowledged; then it is reset.
+
+        No jobrunner does: acknowledgements come from its I/O thread. Its answers would fill this host's memory.
+        """
+        left = len(client.done)
+        if left <= self.settings.untaken_outcomes and client.link.unacked_bytes <= UNTAKEN_BYTES:
+            return False
+        self._unexpected(
+            client, f"it does not acknowledge what it is told ({left} outcomes); its session ends", now
+        )
+        client.done.clear()
+        return True
 
     def _on_acked(self, client: ClientPeer, acked: list[m.Message]) -> None:
         for message in acked:
