@@ -21,6 +21,7 @@ task), then `scheduler` (the coordinator's decisions). Beside them:
     coordinator_core   sessions around one Scheduler; one message per peer, kind and turn
     placement, retry   which task goes where; what follows the end of an attempt; both pure
     membership         the coordinator's accounts of its peers, and when they are lost
+    accounts           whose tasks they are, and how much one owner may have here
     functions          functions by the hash of their bytes; each travels once
     needs              tasks that wait for others' results, and clients that ask for them
     results            how tasks ended, as long as there is room or somebody wants it kept
@@ -53,6 +54,7 @@ Words:
 
     client       submits tasks, and waits for their outcomes
     coordinator  routes; never runs user code
+    owner        whose key a task was submitted with; no slot runs tasks of two
     worker       a daemon on a host, which offers slots
     slot         one process of a worker; runs one task at a time
     task         one submitted call, or the elements of a chunk of `map`

@@ -16,6 +16,7 @@ from jobrunner.protocol.messages import OK
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import ReadyQueue
 from jobrunner.protocol.scheduler import Scheduler
+from jobrunner.protocol.slots import LocalQueue
 from jobrunner.protocol.task import TaskRecord
 from jobrunner.protocol.worker_core import STOP_STEPS, WorkerCore
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
@@ -229,7 +230,23 @@ def test_detached_tasks_that_go_with_their_client_are_found(monkeypatch):
         real(self, client, now)
 
     monkeypatch.setattr(Scheduler, "client_gone", client_gone)
-    find("crashes", first=455)
+    find("crashes", first=1075, limit=1200)
+
+
+def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
+    def pop(self, owner):
+        task = next(iter(self))
+        self.remove(task)
+        return task
+
+    monkeypatch.setattr(LocalQueue, "first", lambda self, owner: next(iter(self), None))
+    monkeypatch.setattr(LocalQueue, "pop", pop)
+    find()
+
+
+def test_an_owner_for_whom_no_slot_makes_way_is_found(monkeypatch):
+    monkeypatch.setattr(WorkerCore, "_make_way", lambda self, now: None)
+    find()
 
 
 def test_a_journal_that_is_never_told_what_is_gone_is_found(monkeypatch):

@@ -136,7 +136,7 @@ def _draw_faults(rng: random.Random, scenario: Scenario) -> None:
         kinds += NETWORK_INCIDENTS
     if profile in ("crashes", "everything"):
         kinds += PROCESS_INCIDENTS
-        scenario.start_failures = rng.choice((0.0, 0.1))
+        scenario.start_failures = rng.choice((0.0, 0.03))
     for _ in range(rng.randint(1, 15) if kinds else 0):
         longest = rng.choice((0.5, 3.0, 3 * scenario.peer_timeout, 3 * scenario.peer_timeout))
         at = rng.uniform(0.0, scenario.faults_until)
