@@ -6,7 +6,8 @@
     python -m benchmarks.peers --report results.jsonl                 # the tables of an earlier run
 
 Run it from the checkout's folder, with any Python from 3.10. Each peer gets a virtual environment below --venvs, made
-once; each figure a fresh process, two workers, and loopback only. In each round every workload goes over all peers in
+once; each figure a fresh process, two workers, and loopback only: all of it runs in a network namespace that has
+nothing else. In each round every workload goes over all peers in
 turn, so that the machine's drift hits all alike; a figure is the median of the rounds. Progress goes to stderr, the
 Markdown to stdout, and every single figure to --results. Needs Linux.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from benchmarks.peers.adapters import PEERS
 from benchmarks.peers.environments import Environment, InstallError, default_folder, environment
 from benchmarks.peers.floor import FLOOR, FLOOR_WORKLOADS
+from benchmarks.peers.loopback import only_loopback
 from benchmarks.peers.report import Machine, Measurement, markdown, read, short
 from benchmarks.peers.runner import run
 from benchmarks.peers.workloads import WORKLOADS
@@ -61,6 +63,12 @@ def environment_of(row: str) -> str:
 def measure_all(options: argparse.Namespace, rows: list[str], workloads: list[str]) -> list[Measurement]:
     """Round by round, workload by workload, peer by peer. What failed once is not tried again."""
     found = environments(rows, options.venvs)
+    refusal = only_loopback()
+    if refusal:
+        print(f"no network namespace ({refusal}): some peers are left out", file=sys.stderr, flush=True)
+        for row in rows:
+            if row in PEERS and PEERS[row].listens_everywhere:
+                found[row] = "listens beyond loopback"
     measurements: list[Measurement] = []
     failed: set[tuple[str, str]] = set()
     with options.results.open("w") as results:

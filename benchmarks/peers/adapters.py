@@ -277,6 +277,8 @@ class Peer:
     launcher: tuple[str, ...] = ()
     """What starts the interpreter, by programs of the environment; and what is put before the module."""
     before_module: tuple[str, ...] = ()
+    listens_everywhere: bool = False
+    """Some of its ports are open on every interface, whatever it is told: see `loopback`."""
 
 
 PEERS: dict[str, Peer] = {
@@ -286,17 +288,18 @@ PEERS: dict[str, Peer] = {
     "loky": Peer("loky", loky, "loky"),
     "joblib": Peer("joblib", JoblibPool, "joblib"),
     "dask.distributed": Peer("dask", DaskPool, "distributed"),
-    "ray": Peer("ray", RayPool, "ray"),
+    "ray": Peer("ray", RayPool, "ray", listens_everywhere=True),
     "ipyparallel": Peer("ipyparallel", IpyparallelPool, "ipyparallel"),
     "parsl": Peer("parsl", parsl, "parsl"),
     "scaler": Peer("scaler", ScalerPool, "opengris-scaler"),
-    "executorlib": Peer("executorlib", executorlib, "executorlib"),
+    "executorlib": Peer("executorlib", executorlib, "executorlib", listens_everywhere=True),
     "mpi4py.futures": Peer(
         "mpi",
         mpi,
         "mpi4py",
         launcher=("mpiexec", "-iface", "lo", "-n", str(WORKERS + 1)),
         before_module=("-m", "mpi4py.futures"),
+        listens_everywhere=True,
     ),
     "jobrunner threads": Peer("jobrunner", lambda: jobrunner("threads"), "jobrunner"),
     "jobrunner processes": Peer("jobrunner", lambda: jobrunner("processes"), "jobrunner"),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.peers.functions import hold, nap, pi, same
-from benchmarks.peers.pools import WORKERS, Pool
+from benchmarks.peers.pools import WORKERS, Pool, Unsupported
 from benchmarks.peers.processes import resident, resident_elsewhere
 
 WARM_UP = 200
@@ -47,11 +47,11 @@ def started(start: Start, warm_up: int = WARM_UP) -> Iterator[tuple[Pool, float]
         pool.close()
 
 
-def affordable(wanted: float, rate: float, scale: float) -> int:
-    """As many calls as wanted, or fewer of a slow runner."""
+def affordable(wanted: float, rate: float, scale: float, least: int = 20) -> int:
+    """As many calls as wanted, or fewer of a slow runner, but at least so many."""
     if rate < SLOW:
         wanted = min(wanted, rate * SLOW_SECONDS)
-    return max(20, round(wanted * scale))
+    return max(least, round(wanted * scale))
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -95,6 +95,7 @@ def _map(start: Start, scale: float, run: Callable[[Pool, list[int]], list[Any]]
     with started(start) as (pool, _):
         # The runners that make a call of each element are the slow ones: how slow, only a map can tell.
         probe = list(range(512))
+        run(pool, probe[: 2 * WORKERS])
         rate = len(probe) / timed(lambda: run(pool, probe))
         values = list(range(affordable(100_000, rate, scale)))
         began = time.perf_counter()
@@ -121,6 +122,8 @@ def _arrays(start: Start, size: int, count: int, ahead: int) -> dict[str, float]
         began = time.perf_counter()
         done = pool.stream(same, (array for _ in range(count)), ahead)
         seconds = time.perf_counter() - began
+        if done[0] is array:
+            raise Unsupported("copies nothing")
         if len(done) != count or any(len(a) != len(array) or a[-1] != array[-1] for a in done):
             raise RuntimeError("wrong results")
         return {"rate": 2 * size * count / seconds}
@@ -134,6 +137,7 @@ def cpu(start: Start, scale: float) -> dict[str, float]:
     values = [factors] * 8
     alone = timed(lambda: list(map(pi, values)))
     with started(start) as (pool, _):
+        pool.map(same, range(2 * WORKERS))
         together = timed(lambda: pool.map(pi, values))
     alone = (alone + timed(lambda: list(map(pi, values)))) / 2
     return {"speed-up": alone / together, "seconds": alone}
@@ -163,6 +167,7 @@ def _stragglers(
 ) -> dict[str, float]:
     values = [2.0 * scale, *[0.01] * max(2, round(200 * scale))]
     with started(start) as (pool, _):
+        run(pool, [0.0] * (2 * WORKERS))
         seconds = timed(lambda: check(run(pool, values), values))
     return {"of ideal": seconds / (sum(values) / WORKERS)}
 
@@ -180,7 +185,7 @@ def start_up(start: Start, scale: float) -> dict[str, float]:
 def backlog(start: Start, scale: float) -> dict[str, float]:
     """Calls that queue behind two busy workers: what they cost where, how fast they come in, how fast they leave."""
     with started(start) as (pool, rate), tempfile.TemporaryDirectory() as folder:
-        count = affordable(100_000, rate, scale)
+        count = affordable(100_000, rate, scale, least=1_000)
         gate = os.path.join(folder, "gate")
         held = [pool.submit(hold, gate) for _ in range(WORKERS)]
         time.sleep(0.5)
