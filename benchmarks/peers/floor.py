@@ -262,10 +262,10 @@ def pickles(workload: str, scale: float) -> dict[str, float]:
 FLOOR: dict[str, Callable[[str, float], dict[str, float]]] = {
     "bare pipe": over(PipeChannel),
     "bare TCP": over(SocketChannel),
-    "bare ZeroMQ, 2 hops": over(lambda: TwoHops(curve=False)),
-    "bare ZeroMQ, 2 hops, 64 a message": over(lambda: TwoHops(curve=False), 64),
-    "bare ZeroMQ, 2 hops, CURVE": over(lambda: TwoHops(curve=True)),
-    "bare ZeroMQ, 2 hops, CURVE, 64 a message": over(lambda: TwoHops(curve=True), 64),
+    "bare ZeroMQ 2 hops": over(lambda: TwoHops(curve=False)),
+    "bare ZeroMQ 2 hops 64/message": over(lambda: TwoHops(curve=False), 64),
+    "bare ZeroMQ 2 hops CURVE": over(lambda: TwoHops(curve=True)),
+    "bare ZeroMQ 2 hops CURVE 64/message": over(lambda: TwoHops(curve=True), 64),
     "pickle + Future alone": pickles,
 }
 """By the name of their rows; each takes a workload and a scale."""

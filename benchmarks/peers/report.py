@@ -15,7 +15,7 @@ from benchmarks.peers.adapters import PEERS
 from benchmarks.peers.floor import FLOOR
 from benchmarks.peers.workloads import TABLES, Column
 
-LONGEST_ERROR = 60
+LONGEST_ERROR = 44
 """Characters of what a peer said that a table has room for."""
 
 FULL = {"submit": 20_000, "map": 100_000, "map-256": 100_000, "closures": 5_000, "backlog": 100_000}
@@ -87,7 +87,8 @@ def markdown(machine: Machine, measurements: list[Measurement]) -> str:
         versions.update(measurement.versions)
     said = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     parts = [head, f"Versions: {said}." if said else ""]
-    rows = list(dict.fromkeys(measurement.row for measurement in measurements))
+    measured = {measurement.row for measurement in measurements}
+    rows = [row for row in (*PEERS, *FLOOR) if row in measured]
     floor = [row for row in rows if row in FLOOR]
     for title, columns in TABLES.items():
         parts.append(table(title, columns, [row for row in rows if row in PEERS], measurements, machine))

@@ -19,6 +19,14 @@ from benchmarks.peers.processes import MARK, kill_marked
 LEAVE_WAIT = 15.0
 """Seconds that a process has to end by itself once its figure is there."""
 
+AS_ROOT = (
+    "OMPI_ALLOW_RUN_AS_ROOT",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM",
+    "PRTE_ALLOW_RUN_AS_ROOT",
+    "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM",
+)
+"""In a container one often is, and Open MPI refuses without these."""
+
 SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -72,7 +80,7 @@ def clean_environment(place: Environment, folder: str, mark: str) -> dict[str, s
     return {
         **kept,
         **dict.fromkeys(homes, folder),
-        **dict.fromkeys(SINGLE_THREADED, "1"),
+        **dict.fromkeys((*SINGLE_THREADED, *AS_ROOT), "1"),
         "PATH": os.pathsep.join([str(place.python.parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": str(CHECKOUT),
         "RAY_USAGE_STATS_ENABLED": "0",
