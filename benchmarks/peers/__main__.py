@@ -3,7 +3,7 @@
     python -m benchmarks.peers                                        # everything: more than an hour
     python -m benchmarks.peers --scale 0.1 --rounds 1                 # a look
     python -m benchmarks.peers --peers jobrunner,loky --workloads submit,latency
-    python -m benchmarks.peers --report results.jsonl                 # the tables of an earlier run
+    python -m benchmarks.peers --report RESULTS                       # the tables of an earlier run
 
 Run it from the checkout's folder, with any Python from 3.10. Each peer gets a virtual environment below --venvs, made
 once; each figure a fresh process, two workers, and loopback only: all of it runs in a network namespace that has
@@ -71,6 +71,7 @@ def measure_all(options: argparse.Namespace, rows: list[str], workloads: list[st
                 found[row] = "listens beyond loopback"
     measurements: list[Measurement] = []
     failed: set[tuple[str, str]] = set()
+    options.results.parent.mkdir(parents=True, exist_ok=True)
     with options.results.open("w") as results:
         print(json.dumps({"machine": Machine.here(options.scale, options.rounds).to_json()}), file=results)
         for round_ in range(options.rounds):
@@ -106,7 +107,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="shrinks all counts and durations")
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds for one figure")
     parser.add_argument("--venvs", type=Path, default=default_folder(), help="default: %(default)s")
-    parser.add_argument("--results", type=Path, default=Path("results.jsonl"), help="default: %(default)s")
+    results = default_folder() / "results.jsonl"
+    parser.add_argument("--results", type=Path, default=results, help="default: %(default)s")
     parser.add_argument(
         "--report", type=Path, metavar="RESULTS", help="measure nothing: print the tables again"
     )
