@@ -39,7 +39,7 @@ from jobrunner.protocol.rejections import QUIET, REMEMBERED
 BURST = 8
 """Messages of an insider between two looks at what became of them."""
 
-GROWTH = 40.0
+GROWTH = 30.0
 """Megabytes that the coordinator may grow by, once a tenth of the messages have been sent."""
 
 LONGEST_LINE = 1000
@@ -78,9 +78,9 @@ class Siege:
         per_turn = BURST * len(self.insiders)
         turns = -(-messages // per_turn)
         for turn in range(turns):
+            if not self.cluster.alive():
+                break
             if turn % max(1, turns // 100) == 0:
-                if self.cluster.problems():
-                    break
                 self.memory.append(self.cluster.megabytes())
             self._until_all(Insider.ready)
             for insider in self.insiders:
@@ -96,8 +96,8 @@ class Siege:
         deadline = time.monotonic() + BOUND
         waiting = self.insiders
         while waiting := [insider for insider in waiting if not done(insider)]:
-            if time.monotonic() > deadline:
-                return  # the next look at the processes tells why
+            if not self.cluster.alive() or time.monotonic() > deadline:
+                return
             zmq.select([insider.socket for insider in waiting], [], [], 0.05)
 
     def close(self) -> None:
@@ -109,9 +109,9 @@ class Siege:
 def broken(siege: Siege, honest: Honest, usual: int) -> list[str]:
     """What of the law, once all is over; and prints the figures."""
     cluster = siege.cluster
-    found = [f"the honest client: {wrong}" for wrong in honest.wrong]
     if problems := cluster.problems():
-        return found + problems
+        return problems
+    found = [f"the honest client: {wrong}" for wrong in honest.wrong]
     with ClusterAdmin(cluster.address) as admin:
         status = admin.status()
     rejected = status["coordinator"]["rejected_messages"]
@@ -134,7 +134,7 @@ def broken(siege: Siege, honest: Honest, usual: int) -> list[str]:
     most = (REMEMBERED + 1) * (2 + int(siege.seconds / QUIET))
     if len(about) > most:
         found.append(f"{len(about)} lines about rejected messages in the log, more than {most}")
-    if longest := max(map(len, log)) > LONGEST_LINE:
+    if (longest := max(map(len, log))) > LONGEST_LINE:
         found.append(f"a line of {longest} characters in the log")
     print(f"honest client: {honest.calls:,} calls, the slowest 220 in {honest.slowest:.1f} s")
     print(
@@ -176,7 +176,7 @@ def main() -> int:
             siege.run(arguments.messages)
         finally:
             siege.close()
-            honest.stop()
+            honest.stop(at_once=not cluster.alive())
         print_figures(siege)
         problems = broken(siege, honest, usual)
     for problem in problems:

@@ -51,9 +51,14 @@ class Honest:
             self.wrong.append(f"of map: {results}")
         self.calls += 220
 
-    def stop(self) -> None:
+    def stop(self, *, at_once: bool = False) -> None:
+        """After the present round, or `at_once`, where nobody is there any more to end it."""
         self._over.set()
-        self._thread.join(2 * BOUND)
-        if self._thread.is_alive():
-            self.wrong.append("it hangs")
-        self._executor.shutdown(wait=not self.wrong, cancel_futures=bool(self.wrong))
+        if not at_once:
+            self._thread.join(2 * BOUND)
+            if self._thread.is_alive():
+                self.wrong.append("it hangs")
+        if at_once or self.wrong:
+            self._executor._lifetime.kill()
+        else:
+            self._executor.shutdown()

@@ -78,6 +78,10 @@ class RealCluster(AbstractContextManager["RealCluster"]):
     def log(self, role: str) -> list[str]:
         return self.processes.output_of(role).read_text(errors="replace").splitlines()
 
+    def alive(self) -> bool:
+        """All of it."""
+        return all(process.poll() is None for process in self.processes.of.values())
+
     def problems(self) -> list[str]:
         """Who of them has ended, or wrote of an error of its own."""
         found = []

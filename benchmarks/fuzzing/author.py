@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from jobrunner.ids import ClientId, task_id
+from jobrunner.ids import TaskId
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import INLINE_LIMIT, NUMBERS
 
@@ -104,7 +104,11 @@ class Author:
         tasks, client = self.many(self.task), self.rng.choice(CLIENTS[:2])
         if self.rng.random() < 0.1:
             return tasks
-        return [t._replace(id=task_id(ClientId(client), self.rng.randrange(8))) for t in tasks]
+        return [t._replace(id=self.new_id(client)) for t in tasks]
+
+    def new_id(self, client: str) -> TaskId:
+        """As `ids.task_id` makes them, but by the seed."""
+        return TaskId(f"{client}-{self.rng.randrange(8)}-{self.rng.getrandbits(64):016x}")
 
     def assignment(self) -> m.Assignment:
         t = self.task()

@@ -30,8 +30,9 @@ from jobrunner.transport.curve import Credentials, to_z85
 LATEST = 2**53
 """Of greetings: none is taken for one that was delivered late."""
 
-PATIENCE = 2.0
-"""Seconds after which what should have been answered never will be."""
+PATIENCE = 0.5
+"""Seconds after which what should have been answered counts as lost: a connection that is cut may lose the reason. If
+it was only late, nothing is lost but a connection."""
 
 FITTING: dict[str, dict[type, float]] = {
     "client": {
@@ -135,8 +136,6 @@ class Insider:
     def burst(self, count: int) -> None:
         self._refusable = 0
         for _ in range(count):
-            self._number += 1
-            self._rng.seed(f"{self._seed}/{self._number}")
             self._send(self._dressed(*self.next_message()))
         self.taken["messages"] += count
         self._echo = f"echo {self._number} {os.urandom(4).hex()}"
@@ -146,6 +145,8 @@ class Insider:
 
     def next_message(self) -> tuple[Frames, m.Envelope | None]:
         """Its frames, and what they mean; None: nothing."""
+        self._number += 1
+        self._rng.seed(f"{self._seed}/{self._number}")
         weights = FITTING[self.role]
         if self._rng.random() < 0.05:
             weights = dict.fromkeys(NUMBERS, 1.0)
