@@ -34,6 +34,9 @@ PATIENCE = 0.5
 """Seconds after which what should have been answered counts as lost: a connection that is cut may lose the reason. If
 it was only late, nothing is lost but a connection."""
 
+SLOWEST_MS = 500
+"""How long a message may wait for room."""
+
 FITTING: dict[str, dict[type, float]] = {
     "client": {
         m.Submit: 6, m.Cancel: 2, m.Query: 2, m.Watch: 2, m.Supply: 2, m.Reconciled: 1, m.Heartbeat: 1,
@@ -53,11 +56,19 @@ NAMES = {"client": CLIENTS, "worker": WORKERS, "observer": ["o", "p", "q"]}
 class Insider:
     """One connection at a time, in a session whenever the coordinator lets it have one.
 
-    `damage` is the share of messages that are damaged; the others are well-formed nonsense.
+    `damage` is the share of messages that are damaged; the others are well-formed nonsense. With a `mark`, no more
+    messages than that wait to be sent.
     """
 
     def __init__(
-        self, address: str, credentials: Credentials, role: str, number: int, seed: str, damage: float = 0.7
+        self,
+        address: str,
+        credentials: Credentials,
+        role: str,
+        number: int,
+        seed: str,
+        damage: float = 0.7,
+        mark: int = 0,
     ) -> None:
         self.role = role
         self.taken: Counter[str] = Counter()
@@ -70,6 +81,7 @@ class Insider:
         self._credentials = credentials
         self._seed = f"{seed}/{role}/{number}"
         self._damage = damage
+        self._mark = mark
         self._names = NAMES[role][number:] + NAMES[role][:number]
         self._rng = random.Random()
         self._author = Author(self._rng)
@@ -87,8 +99,10 @@ class Insider:
     def _connect(self) -> None:
         """With an identity of its own, so that the coordinator knows nothing of it."""
         self.socket = self._context.socket(zmq.DEALER)
-        for option in (zmq.LINGER, zmq.SNDHWM, zmq.RCVHWM):
+        for option in (zmq.LINGER, zmq.RCVHWM):
             self.socket.setsockopt(option, 0)
+        self.socket.setsockopt(zmq.SNDHWM, self._mark)
+        self.socket.setsockopt(zmq.SNDTIMEO, SLOWEST_MS)
         self.socket.setsockopt(zmq.IDENTITY, os.urandom(12))
         self.socket.curve_serverkey = to_z85(self._credentials.server)
         self.socket.curve_publickey, self.socket.curve_secretkey = map(to_z85, self._credentials.pair)
@@ -143,6 +157,12 @@ class Insider:
         self._asked = time.monotonic()
         self._send(encode(m.Envelope(self._echo, 0, 0, m.Heartbeat())))
 
+    def flood(self, messages: list[m.Message]) -> None:
+        """As fast as they are taken, and without a look at what becomes of them."""
+        for message in messages:
+            self._send(encode(self.link.send(message, 0.0)))
+        self.taken["messages"] += len(messages)
+
     def next_message(self) -> tuple[Frames, m.Envelope | None]:
         """Its frames, and what they mean; None: nothing."""
         self._number += 1
@@ -195,7 +215,10 @@ class Insider:
         return outcome._replace(id=task, attempt=attempt)
 
     def _send(self, frames: Frames) -> None:
-        self.socket.send_multipart(frames or [b""], zmq.NOBLOCK)
+        try:
+            self.socket.send_multipart(frames or [b""])
+        except zmq.Again:  # it is not read from any more
+            self.taken["not sent"] += 1
 
     # --- what the coordinator says ---
 
