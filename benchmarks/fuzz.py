@@ -30,7 +30,7 @@ from pathlib import Path
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parent))  # for a test, which loads this file by its path
+sys.path.append(str(Path(__file__).parent))  # for tests, which load this file by its path
 from fuzzing.author import Author
 from fuzzing.vandal import Frames, Vandal
 from fuzzing.victims import ClientVictim, CoordinatorVictim, Victim, WorkerVictim

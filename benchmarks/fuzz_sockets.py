@@ -27,7 +27,7 @@ from pathlib import Path
 
 import zmq
 
-sys.path.insert(0, str(Path(__file__).parent))  # for a test, which loads this file by its path
+sys.path.append(str(Path(__file__).parent))  # for tests, which load this file by its path
 from fuzzing.insiders import Insider
 from fuzzing.strangers import Strangers
 from honest import Honest

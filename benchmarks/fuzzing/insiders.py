@@ -57,7 +57,7 @@ class Insider:
     """One connection at a time, in a session whenever the coordinator lets it have one.
 
     `damage` is the share of messages that are damaged; the others are well-formed nonsense. With a `mark`, no more
-    messages than that wait to be sent.
+    messages than that wait here to be sent, or to be read.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class Insider:
     def _connect(self) -> None:
         """With an identity of its own, so that the coordinator knows nothing of it."""
         self.socket = self._context.socket(zmq.DEALER)
-        for option in (zmq.LINGER, zmq.RCVHWM):
-            self.socket.setsockopt(option, 0)
-        self.socket.setsockopt(zmq.SNDHWM, self._mark)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        for option in (zmq.SNDHWM, zmq.RCVHWM):
+            self.socket.setsockopt(option, self._mark)
         self.socket.setsockopt(zmq.SNDTIMEO, SLOWEST_MS)
         self.socket.setsockopt(zmq.IDENTITY, os.urandom(12))
         self.socket.curve_serverkey = to_z85(self._credentials.server)
@@ -134,7 +134,7 @@ class Insider:
         self.link = Link(f"greeting {self._greetings} {os.urandom(4).hex()}", now, 0.0)
         self.open = False
         self._asked = now
-        self._send(encode(self.link.outside(hello, now)))
+        self.send(encode(self.link.outside(hello, now)))
 
     def ready(self) -> bool:
         """Whether the session is open. If it does not come, ask again under another name: some are taken."""
@@ -150,17 +150,17 @@ class Insider:
     def burst(self, count: int) -> None:
         self._refusable = 0
         for _ in range(count):
-            self._send(self._dressed(*self.next_message()))
+            self.send(self._dressed(*self.next_message()))
         self.taken["messages"] += count
         self._echo = f"echo {self._number} {os.urandom(4).hex()}"
         self._settled = False
         self._asked = time.monotonic()
-        self._send(encode(m.Envelope(self._echo, 0, 0, m.Heartbeat())))
+        self.send(encode(m.Envelope(self._echo, 0, 0, m.Heartbeat())))
 
     def flood(self, messages: list[m.Message]) -> None:
         """As fast as they are taken, and without a look at what becomes of them."""
         for message in messages:
-            self._send(encode(self.link.send(message, 0.0)))
+            self.send(encode(self.link.send(message, 0.0)))
         self.taken["messages"] += len(messages)
 
     def next_message(self) -> tuple[Frames, m.Envelope | None]:
@@ -214,7 +214,7 @@ class Insider:
         task, attempt = self._rng.choice(self._assigned)
         return outcome._replace(id=task, attempt=attempt)
 
-    def _send(self, frames: Frames) -> None:
+    def send(self, frames: Frames) -> None:
         try:
             self.socket.send_multipart(frames or [b""])
         except zmq.Again:  # it is not read from any more
