@@ -60,6 +60,9 @@ REATTACH_SECONDS = 1.4 * RETRY_LIMIT
 OUTCOME_WINDOW = 64 * 1024 * 1024
 """Bytes of outcomes that a client may leave unacknowledged before its further tasks wait."""
 
+MOST_UNREAD = 1000
+"""Answers that a client may leave unacknowledged; who asks on does not read them."""
+
 OUTPUT_WINDOW = 4 * 1024 * 1024
 """Bytes unacknowledged by a client beyond which what its tasks print is dropped rather than kept."""
 
@@ -367,6 +370,7 @@ class CoordinatorCore:
             client.hello = hello
             client.lost_at = None
             client.reconciled = False
+            client.unread = 0
             client.outcomes.clear()
             client.recalls.clear()
             client.accepted.clear()
@@ -486,6 +490,10 @@ class CoordinatorCore:
             self.scheduler.cancel(request.id, request.running, now)
 
     def _on_query(self, client: ClientPeer, message: m.Query, now: float) -> None:
+        if client.unread >= MOST_UNREAD:
+            self._unexpected(client, f"{MOST_UNREAD} answers wait for it already; its session ends", now)
+            return
+        client.unread += 1
         reply = answer(self, client.who, message, now)
         self._effects.append(Send(client.source, client.link.send(reply, now)))
 
@@ -493,6 +501,8 @@ class CoordinatorCore:
         for message in acked:
             if type(message) is m.Outcomes:
                 self.scheduler.acknowledged(client, message.outcomes)
+            elif type(message) is m.Reply:
+                client.unread -= 1
         if client.link.unacked_bytes < OUTCOME_WINDOW:
             self.scheduler.queue.parked.discard(client.id)
 

@@ -72,6 +72,7 @@ class ClientPeer(Peer):
         "running",
         "submitted",
         "unfinished",
+        "unread",
     )
 
     def __init__(self, hello: ClientHello, source: Source, link: Link, who: Principal = ANYONE) -> None:
@@ -95,6 +96,8 @@ class ClientPeer(Peer):
         self.output_characters = 0
         self.accepted: list[TaskId] = []
         self.recalls: list[TaskId] = []
+        self.unread = 0
+        """Answers that it has not acknowledged in this session."""
         self.done: dict[TaskId, TaskRecord] = {}
         """Finished tasks whose outcome the client has not acknowledged."""
 
