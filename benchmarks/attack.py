@@ -58,9 +58,10 @@ class Figures(NamedTuple):
 class Attack:
     """An attacker's process, from its being ready to its end."""
 
-    def __init__(self, cluster: RealCluster, kind: str, count: int, keys: Path) -> None:
+    def __init__(self, cluster: RealCluster, usual: int, kind: str, count: int, keys: Path) -> None:
         self._cluster = cluster
-        self._usual = cluster.descriptors()
+        self._usual = usual
+        """The coordinator's descriptors, without an attack."""
         self.deeds = 0
         self.popen: subprocess.Popen[str] | None = None
         if not kind:
@@ -88,7 +89,10 @@ class Attack:
         if self.popen is not None:
             output, _ = self.popen.communicate("", timeout=BOUND)
             self.deeds = int(output)
-            until(lambda: self._cluster.descriptors() <= self._usual + 5, "the end of the connections")
+            until(
+                lambda: self._cluster.descriptors() <= self._usual + 2,
+                "the end of the connections",
+            )
 
 
 def calls(executor: Executor, seconds: float) -> float:
@@ -108,6 +112,14 @@ def elements(executor: Executor, seconds: float) -> float:
         assert sum(executor.map(square, range(20_000), timeout=BOUND)) == 2_666_466_670_000
         count += 20_000
     return count / (time.perf_counter() - began)
+
+
+def warm_up(executor: Executor) -> None:
+    """At its first large message, pyzmq opens a few descriptors for good."""
+    assert executor.submit(len, bytes(1_000_000)).result(BOUND) == 1_000_000
+    assert len(executor.submit(bytes, 1_000_000).result(BOUND)) == 1_000_000
+    calls(executor, 0.5)
+    elements(executor, 0.5)
 
 
 def measure(cluster: RealCluster, executor: Executor, attack: Attack, seconds: float) -> Figures:
@@ -156,11 +168,11 @@ def main() -> int:
         keys.touch(0o600)
         keys.write_text(cluster.identity("attacker", "client").to_text())
         with Executor(cluster.address) as executor:
-            measure(cluster, executor, Attack(cluster, "", 0, keys), 0.5)  # to be warm
-            before = cluster.megabytes()
+            warm_up(executor)
+            before, usual = cluster.megabytes(), cluster.descriptors()
             for number in range(options.rounds):
                 for name, (kind, count) in chosen.items():
-                    attack = Attack(cluster, kind, count, keys)
+                    attack = Attack(cluster, usual, kind, count, keys)
                     figures[name].append(measure(cluster, executor, attack, options.seconds))
                 print(f"round {number + 1} of {options.rounds}: {cluster.megabytes():.0f} MB", flush=True)
         problems = cluster.problems()

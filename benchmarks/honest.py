@@ -30,6 +30,10 @@ class Honest:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="honest", daemon=True)
         self._round()  # so that the connection stands, and the slots are warm
+        # At its first large message, pyzmq opens a few descriptors in the coordinator for good.
+        executor = self._executor.with_options(resources={"honest": 1})
+        assert executor.submit(len, bytes(1_000_000)).result(BOUND) == 1_000_000
+        assert len(executor.submit(bytes, 1_000_000).result(BOUND)) == 1_000_000
         self._thread.start()
 
     def _run(self) -> None:
