@@ -126,7 +126,7 @@ def broken(siege: Siege, honest: Honest, usual: int) -> list[str]:
     if memory[-1] > warm + GROWTH:
         found.append(f"the coordinator's memory grew from {warm:.0f} to {memory[-1]:.0f} MB")
     try:
-        until(lambda: cluster.descriptors() <= usual + "the end of the connections", 20.0)
+        until(lambda: cluster.descriptors() <= usual + 2, "the end of the connections", 20.0)
     except TimeoutError as exc:
         found.append(f"{exc}: {usual} descriptors before, {cluster.descriptors()} now")
     log = cluster.log("coordinator")

@@ -191,6 +191,22 @@ class CoordinatorConfig:
         minimum=2**16,
         maximum=MOST_WINDOW,
     )
+    quota_tasks: int = setting(
+        2_000_000,
+        env="JOBRUNNER_QUOTA_TASKS",
+        doc="calls that all clients of one key may have here, unfinished or with results kept; more fail with"
+        " QuotaError; 0: no limit",
+        minimum=0,
+        maximum=MOST_WINDOW,
+    )
+    quota_bytes: int = setting(
+        8 * 1024**3,
+        env="JOBRUNNER_QUOTA_BYTES",
+        unit="bytes",
+        doc="their arguments and kept results; 0: no limit",
+        minimum=0,
+        maximum=MOST_WINDOW,
+    )
     drain_timeout: float = setting(
         60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="longest wait for running tasks", minimum=0
     )

@@ -18,9 +18,11 @@ from jobrunner.ids import random_token
 from jobrunner.invitation import Invitation
 from jobrunner.journal import Journal, default_journal
 from jobrunner.keyring import INVITED_ROLES, Keyring, default_folder, open_keyring
+from jobrunner.protocol.accounts import Quota
 from jobrunner.protocol.checks import LARGEST_HEADER
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import (
+    Disconnect,
     JoinAnswered,
     JoinRequested,
     JournalFailed,
@@ -66,6 +68,7 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
         window_tasks=config.client_window_tasks,
         window_bytes=config.client_window_bytes,
         max_payload=config.max_payload,
+        quota=Quota(config.quota_tasks, config.quota_bytes),
         drain_timeout=config.drain_timeout,
         result_cache=config.result_cache,
         keep_detached=config.keep_detached,
@@ -80,6 +83,7 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
             **service.perform_common,
             WriteJournal: lambda effect: write(effect),
             JoinRequested: lambda effect: join(effect),
+            Disconnect: lambda effect: wire.disconnect(effect.source),
         }
         driver = Driver(core, wire, perform)
     except BaseException:
@@ -189,6 +193,8 @@ def main(arguments: list[str]) -> int:
         log_level="error",
         crash_limit=given["crash_limit"],
         max_payload=MOST_WINDOW,  # what is large enough to harm this host is the program's own
+        quota_tasks=0,
+        quota_bytes=0,
     )
     code = run(config, address=given["address"], lifeline=given["lifeline"])
     if code == LEFT_AT_ONCE:  # else it will be started again, and needs the folder

@@ -30,7 +30,7 @@ from jobrunner.protocol import codec
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.messages import FunctionDef, Outcome, TaskSpec
 
-FORMAT = 2
+FORMAT = 3
 
 APPLICATION_ID = 0x4A4F4252
 """Marks the file as ours ("JOBR") in SQLite's header."""
@@ -197,7 +197,7 @@ class Journal:
             key for spec, _ in state.tasks.values() for key in (spec.function, spec.setup) if key is not None
         }
         state.functions = {key: definition for key, definition in state.functions.items() if key in needed}
-        clients = {client_of(task_id) for task_id in state.tasks}
+        clients = {client_of(task_id) for task_id in (*state.tasks, *state.outcomes)}
         state.owners = {client: key for client, key in state.owners.items() if client in clients}
         try:
             self._database.execute("BEGIN IMMEDIATE")

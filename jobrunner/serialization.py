@@ -61,6 +61,8 @@ class DumpedFunction(NamedTuple):
     key: bytes
     name: str
     blob: bytes
+    python: str
+    """Where it goes by value, the version that it needs, "3.11"; else empty."""
 
 
 _references: WeakKeyDictionary[Any, tuple[str, str, DumpedFunction]] = WeakKeyDictionary()
@@ -116,7 +118,8 @@ def function_name(fn: Callable[..., Any]) -> str:
 
 def _dumped(fn: Callable[..., Any], stream: bytes, kind: int) -> DumpedFunction:
     blob = bytes((kind, *sys.version_info[:2])) + stream
-    return DumpedFunction(blake2b(blob, digest_size=KEY_BYTES).digest(), function_name(fn), blob)
+    python = ".".join(map(str, sys.version_info[:2])) if kind == BY_VALUE else ""
+    return DumpedFunction(blake2b(blob, digest_size=KEY_BYTES).digest(), function_name(fn), blob, python)
 
 
 def _importable_place(fn: Any) -> tuple[str, str] | None:

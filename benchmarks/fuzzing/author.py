@@ -89,7 +89,8 @@ class Author:
         )
 
     def function(self) -> m.FunctionDef:
-        return m.FunctionDef(self.key(), self.word(), b"blob")
+        python = self.rng.choice(("", "", "", "3", "3.11", "3.99", "x"))
+        return m.FunctionDef(self.key(), self.word(), b"blob", python)
 
     def task(self) -> m.TaskSpec:
         rng = self.rng
@@ -141,7 +142,12 @@ class Author:
 
     def client_hello(self) -> m.ClientHello:
         who: Any = self.rng.choice(CLIENTS)
-        return m.ClientHello(who, "1", "3", self.word(), 1, self.rng.choice((0.05, 1.0, 3600.0)), True, 0)
+        return m.ClientHello(
+            who, "1", "3", self.word(), 1, self.rng.choice((0.05, 1.0, 3600.0)), True, 0, self.within()
+        )
+
+    def within(self) -> Any:
+        return self.id() if self.rng.random() < 0.2 else None
 
     def worker_hello(self) -> m.WorkerHello:
         rng = self.rng
@@ -177,7 +183,7 @@ class Author:
             m.CancelRefused: lambda: m.CancelRefused(ids),
             m.Query: lambda: m.Query(self.count(), self.word(), rng.choice(ARGUMENTS)),
             m.Reply: lambda: m.Reply(self.count(), self.detail(), self.word()),
-            m.Assign: lambda: m.Assign(self.many(self.assignment), functions),
+            m.Assign: lambda: m.Assign(self.many(self.assignment), functions, self.word()),
             m.Forget: lambda: m.Forget(self.many(self.key)),
             m.Outcomes: lambda: m.Outcomes(self.many(self.outcome)),
             m.Running: lambda: m.Running(ids),

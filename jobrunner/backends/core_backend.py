@@ -22,6 +22,7 @@ from jobrunner.backends.failures import exception_of
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
+from jobrunner.context import current_task
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.errors import CoordinatorLostError, JobRunnerError, NotSupportedError, SerializationError
 from jobrunner.exiting import finish_before_exit
@@ -85,6 +86,8 @@ class CoreBackend(Backend):
         self._config = settings.config
         self._client = ClientId(random_token())
         self._pid = os.getpid()
+        task = current_task()
+        self._within = None if task is None else TaskId(task.id)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
         self._lock = threading.RLock()
         self._futures: dict[TaskId, Future[Any]] = {}
@@ -372,6 +375,7 @@ class CoreBackend(Backend):
                     os.getpid(),
                     self._peer_timeout,
                     self._config.show_output,
+                    within=self._within,
                 ),
                 random.Random(),
                 time.monotonic(),

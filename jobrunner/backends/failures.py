@@ -12,6 +12,7 @@ from jobrunner.errors import (
     JobRunnerError,
     JournalError,
     QuotaError,
+    SerializationError,
     TaskLostError,
     TaskTimeoutError,
     WorkerLostError,
@@ -47,7 +48,7 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
     elif outcome.status == m.ERROR:
         error = QuotaError(text + where(detail))
     elif outcome.status == m.REFUSED:
-        error = JournalError(text)
+        error = refusal(text, detail)
     elif outcome.status == TIMED_OUT:
         error = TaskTimeoutError(text + where(detail))
     elif "limit" in detail:
@@ -64,6 +65,13 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
     error.element = detail.get("element")
     error.detail = detail
     return error
+
+
+def refusal(text: str, detail: dict[str, Any]) -> JobRunnerError:
+    """Of a call that the coordinator has not taken."""
+    if "quota" in detail:
+        return QuotaError(text)
+    return SerializationError(text) if "python" in detail else JournalError(text)
 
 
 def where(detail: dict[str, Any]) -> str:

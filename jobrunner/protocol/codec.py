@@ -43,7 +43,7 @@ from jobrunner.protocol.checks import (
     timeout,
 )
 
-VERSION = 2
+VERSION = 3
 
 INLINE_LIMIT = 16 * 1024
 """Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
@@ -147,12 +147,13 @@ def write_options(value: m.TaskOptions) -> m.TaskOptions | None:
 
 def write_functions(functions: list[m.FunctionDef], w: Writer) -> list[Any]:
     # Its name is for people; Python sets no limit to that of a class within a class within a class.
-    return [(f[0], f[1][:LONGEST_NAME], w.payload(f[2])) for f in functions]
+    return [(f[0], f[1][:LONGEST_NAME], w.payload(f[2]), f[3]) for f in functions]
 
 
 def read_functions(value: Any, r: Reader) -> list[m.FunctionDef]:
     return [
-        m.FunctionDef(key(k), name(title), r.blob(blob)) for k, title, blob in map(sequence, sequence(value))
+        m.FunctionDef(key(k), name(title), r.blob(blob), name(python))
+        for k, title, blob, python in map(sequence, sequence(value))
     ]
 
 
@@ -278,6 +279,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
             x.peer_timeout,
             x.show_output,
             x.serial,
+            x.within,
         ),
         lambda f, r: m.ClientHello(
             name(f[0]),
@@ -288,6 +290,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
             timeout(f[5]),
             flag(f[6]),
             integer(f[7]),
+            None if f[8] is None else name(f[8]),
         ),
     ),
     (
@@ -346,8 +349,8 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     ),
     (
         m.Assign,
-        lambda x, w: (write_assignments(x.tasks, w), write_functions(x.functions, w)),
-        lambda f, r: m.Assign(read_assignments(f[0], r), read_functions(f[1], r)),
+        lambda x, w: (write_assignments(x.tasks, w), write_functions(x.functions, w), x.owner),
+        lambda f, r: m.Assign(read_assignments(f[0], r), read_functions(f[1], r), name(f[2])),
     ),
     (m.Forget, lambda x, w: (x.functions,), lambda f, r: m.Forget(keys(f[0]))),
     (

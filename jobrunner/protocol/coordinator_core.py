@@ -15,8 +15,10 @@ from jobrunner.config import MAX_PAYLOAD, MOST_SLOTS
 from jobrunner.ids import ClientId, WorkerId, client_of, unused_name
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.batches import batches, of_outcome
+from jobrunner.protocol.accounts import NO_QUOTA, Account, Quota
+from jobrunner.protocol.batches import batches, of_outcome, of_value
 from jobrunner.protocol.effects import (
+    Disconnect,
     DrainRequested,
     Effect,
     Event,
@@ -39,10 +41,11 @@ from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.principals import INVITED, OPERATOR, WORKER, Principal
-from jobrunner.protocol.rejections import Rejections
+from jobrunner.protocol.rejections import QUIET, TOLERATED, Rejections
 from jobrunner.protocol.reports import answer
 from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.session import RETRY_LIMIT
+from jobrunner.protocol.task import TaskRecord
 
 OBSERVING = frozenset((m.Query, m.Reconciled, m.Goodbye, m.Heartbeat))
 """What an observer may send."""
@@ -61,7 +64,11 @@ OUTCOME_WINDOW = 64 * 1024 * 1024
 """Bytes of outcomes that a client may leave unacknowledged before its further tasks wait."""
 
 MOST_UNREAD = 1000
-"""Answers that a client may leave unacknowledged; who asks on does not read them."""
+"""Answers that a client may leave unacknowledged before it gets no more."""
+
+UNTAKEN_BYTES = 16 * OUTCOME_WINDOW
+"""Bytes unacknowledged by a client beyond which it is not answered any more. Calls that run when the window is full may
+end, and their results add to it."""
 
 OUTPUT_WINDOW = 4 * 1024 * 1024
 """Bytes unacknowledged by a client beyond which what its tasks print is dropped rather than kept."""
@@ -82,6 +89,8 @@ class CoordinatorSettings:
     window_tasks: int = 100_000
     window_bytes: int = 256 * 1024 * 1024
     max_payload: int = MAX_PAYLOAD
+    untaken_outcomes: int = 1_000_000
+    quota: Quota = NO_QUOTA
     result_cache: int = 64 * 1024 * 1024
     keep_detached: float = 7 * 24 * 3600.0
 
@@ -101,6 +110,7 @@ class CoordinatorCore:
             crash_limit=settings.crash_limit,
             result_cache=settings.result_cache,
             journaling=journal is not None,
+            quota=settings.quota,
         )
         self.scheduler.settled_at = now + REATTACH_SECONDS
         self._sessions = 0
@@ -112,6 +122,7 @@ class CoordinatorCore:
         self.draining = False
         self._drain_until: float | None = None
         self.rejections = Rejections()
+        self._intolerable: dict[Source, None] = {}
         self._peers: dict[Source, Peer] = {}
         self._effects: list[Effect] = []
         self._last_tick = now
@@ -186,6 +197,9 @@ class CoordinatorCore:
             self._revoke(event.key, now)
         elif type(event) is JoinAnswered:
             self._answer_join(event, now)
+        for source in self._intolerable:
+            self._cut_off(source, now)
+        self._intolerable.clear()
         return self._effects
 
     def next_deadline(self) -> float | None:
@@ -362,7 +376,8 @@ class CoordinatorCore:
     def _client_session(self, hello: m.ClientHello, source: Source, link: Link, who: Principal) -> ClientPeer:
         client = self.scheduler.clients.get(hello.client)
         if client is None:
-            client = self.scheduler.clients[hello.client] = ClientPeer(hello, source, link, who)
+            account = self._account_for(hello, who)
+            client = self.scheduler.clients[hello.client] = ClientPeer(hello, source, link, account, who)
         else:
             client.is_new = not client.source  # it is known only from the journal
             self._move_peer(client, source, link)
@@ -380,6 +395,15 @@ class CoordinatorCore:
             self.scheduler.queue.parked.discard(client.id)
         self._peers[source] = client
         return client
+
+    def _account_for(self, hello: m.ClientHello, who: Principal) -> Account:
+        """Calls of a call count as those of who submitted it, if the worker that runs it says so."""
+        owner = ""
+        if hello.within is not None and who.role == WORKER:
+            record = self.scheduler.tasks.get(hello.within)
+            if record is not None and record.worker is not None and record.worker.who.key == who.key:
+                owner = record.client.account.owner
+        return self.scheduler.accounts.open(hello.client, who, owner)
 
     def _worker_session(
         self, hello: m.WorkerHello, source: Source, link: Link, who: Principal, now: float
@@ -404,6 +428,7 @@ class CoordinatorCore:
         scheduler.open[worker] = None
         scheduler.resized = True
         scheduler.adopt(worker, hello.held, now)
+        scheduler.refuse_other_pythons(now)
         return worker
 
     def _move_peer(self, peer: Peer, source: Source, link: Link) -> None:
@@ -447,6 +472,18 @@ class CoordinatorCore:
             who = f"connection {source[:12].hex()}"
         for line in self.rejections.note(source, who, reason, now):
             self._log("warning", line)
+        if self.rejections.intolerable(source):
+            self._intolerable[source] = None
+
+    def _cut_off(self, source: Source, now: float) -> None:
+        """It went on sending what cannot be taken."""
+        peer = self._peers.get(source)
+        session = "" if peer is None else peer.link.session
+        error = f"{TOLERATED} messages of this peer within {QUIET:g} s made no sense here; it is disconnected"
+        self._effects.append(Send(source, m.Envelope(session, 0, 0, m.Refused(error))))
+        if peer is not None:
+            self._end(peer, "was disconnected", now)
+        self._effects.append(Disconnect(source))
 
     # --- messages from clients ---
 
@@ -458,6 +495,8 @@ class CoordinatorCore:
             if definition.key not in client.pins:
                 client.pins.add(definition.key)
                 scheduler.functions.define(definition).pins += 1
+        if self._takes_no_answers(client, now):
+            return
         for spec in message.tasks:
             if client_of(spec.id) != client.id:
                 self._unexpected(client, f"task {spec.id} is not its own; its session ends", now)
@@ -490,12 +529,28 @@ class CoordinatorCore:
             self.scheduler.cancel(request.id, request.running, now)
 
     def _on_query(self, client: ClientPeer, message: m.Query, now: float) -> None:
-        if client.unread >= MOST_UNREAD:
-            self._unexpected(client, f"{MOST_UNREAD} answers wait for it already; its session ends", now)
+        if self._takes_no_answers(client, now):
             return
         client.unread += 1
         reply = answer(self, client.who, message, now)
-        self._effects.append(Send(client.source, client.link.send(reply, now)))
+        self._send(client, reply, now, of_value(reply.data))
+
+    def _takes_no_answers(self, client: ClientPeer, now: float) -> bool:
+        """Whether it asks for more while it leaves too much of what it was told unacknowledged; then it is reset.
+
+        No jobrunner does: acknowledgements come from its I/O thread. Its answers would fill this host's memory.
+        """
+        left = len(client.done)
+        if (
+            left <= self.settings.untaken_outcomes
+            and client.unread <= MOST_UNREAD
+            and client.link.unacked_bytes <= UNTAKEN_BYTES
+        ):
+            return False
+        told = f"{left} outcomes, {client.unread} answers"
+        self._unexpected(client, f"it does not acknowledge what it is told ({told}); its session ends", now)
+        client.done.clear()
+        return True
 
     def _on_acked(self, client: ClientPeer, acked: list[m.Message]) -> None:
         for message in acked:
@@ -682,36 +737,42 @@ class CoordinatorCore:
         if worker.cancels:
             self._send(worker, m.Cancel(worker.cancels), now)
             worker.cancels = []
-        if worker.assigned:
-            records, worker.assigned = worker.assigned, []
-            tasks, functions, size = [], [], 0
-            for record in records:
-                for entry in (record.function, record.setup):
-                    if entry is not None and worker.id not in entry.known_by:
-                        entry.known_by.add(worker.id)
-                        functions.append(entry.definition)
-                        size += len(entry.definition.blob)
-                payload = record.payload
-                size += payload_size(payload)
-                values: tuple[Payload, ...] = ()
-                if record.needs:
-                    assert record.values is not None
-                    values = tuple([record.values[need] for need in record.needs])
-                    size += sum(map(payload_size, values))
-                tasks.append(
-                    m.Assignment(
-                        record.id,
-                        record.attempt,
-                        record.function.definition.key,
-                        payload,
-                        record.span,
-                        record.options,
-                        None if record.setup is None else record.setup.definition.key,
-                        record.depth,
-                        values,
-                    )
+        assigned, worker.assigned = worker.assigned, []
+        groups: dict[str, list[TaskRecord]] = {}
+        for record in assigned:
+            groups.setdefault(record.client.account.owner, []).append(record)
+        for owner, records in groups.items():
+            self._send_assigned(worker, owner, records, now)
+
+    def _send_assigned(self, worker: WorkerPeer, owner: str, records: list[TaskRecord], now: float) -> None:
+        tasks, functions, size = [], [], 0
+        for record in records:
+            for entry in (record.function, record.setup):
+                if entry is not None and worker.id not in entry.known_by:
+                    entry.known_by.add(worker.id)
+                    functions.append(entry.definition)
+                    size += len(entry.definition.blob)
+            payload = record.payload
+            size += payload_size(payload)
+            values: tuple[Payload, ...] = ()
+            if record.needs:
+                assert record.values is not None
+                values = tuple([record.values[need] for need in record.needs])
+                size += sum(map(payload_size, values))
+            tasks.append(
+                m.Assignment(
+                    record.id,
+                    record.attempt,
+                    record.function.definition.key,
+                    payload,
+                    record.span,
+                    record.options,
+                    None if record.setup is None else record.setup.definition.key,
+                    record.depth,
+                    values,
                 )
-            self._send(worker, m.Assign(tasks, functions), now, size)
+            )
+        self._send(worker, m.Assign(tasks, functions, owner), now, size)
 
     def _announce_capacity(self, now: float) -> None:
         if not self.scheduler.resized:

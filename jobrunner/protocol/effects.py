@@ -378,6 +378,13 @@ class WriteJournal:
 
 
 @dataclass(slots=True)
+class Disconnect:
+    """Close this peer's connection; whatever it sends is dropped."""
+
+    source: Source
+
+
+@dataclass(slots=True)
 class Log:
     """A line for the log; `level` is "debug", "info", "warning" or "error"."""
 
@@ -406,5 +413,5 @@ Event: TypeAlias = (
 Effect: TypeAlias = (
     "Send | SpawnSlot | RunTasks | RecallTasks | InterruptTask | SignalSlot | ResolveTasks | AnnounceRunning"
     " | AnswerCancel | AnswerQuery | ShowOutput | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
-    " | WriteJournal | RecallResults | Accepted | JoinRequested"
+    " | WriteJournal | RecallResults | Accepted | JoinRequested | Disconnect"
 )

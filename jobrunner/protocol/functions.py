@@ -10,9 +10,7 @@ from collections.abc import Iterable
 
 from jobrunner.ids import WorkerId
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
-
-UNKNOWN = -1.0
-"""The estimate of a function that has not finished a call yet."""
+from jobrunner.protocol.placement import UNKNOWN, Resources, python_demand
 
 ESTIMATE_DECAY = 0.9
 """How fast a long call is forgotten: an estimate is the largest recent duration, shrunk by this per shorter call."""
@@ -29,10 +27,11 @@ def updated_estimate(estimate: float, duration: float) -> float:
 class FunctionEntry:
     """A function at the coordinator: its bytes, who needs it, which workers have it, how long its calls take."""
 
-    __slots__ = ("definition", "estimate", "known_by", "pins", "users")
+    __slots__ = ("definition", "demands", "estimate", "known_by", "pins", "users")
 
     def __init__(self, definition: FunctionDef) -> None:
         self.definition = definition
+        self.demands: Resources = (python_demand(definition.python),) if definition.python else ()
         self.users = 0
         """Unfinished tasks that call it."""
         self.pins = 0

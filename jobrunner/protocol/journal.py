@@ -46,7 +46,7 @@ class JournalEntry:
     gone: dict[TaskId, None] = field(default_factory=dict)
     """Tasks and kept outcomes that nobody needs any more; none that is in `outcomes`."""
     owners: dict[ClientId, str] = field(default_factory=dict)
-    """The public keys of those who submitted `accepted`."""
+    """The public keys of those who submitted `accepted`; behind a space, that of whom they did it for, if another's."""
 
     def keep(self, kept: KeptOutcome) -> None:
         self.gone.pop(kept.outcome.id, None)
@@ -69,7 +69,7 @@ class JournalState:
     tasks: dict[TaskId, tuple[TaskSpec, Progress]] = field(default_factory=dict)
     outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
     owners: dict[ClientId, str] = field(default_factory=dict)
-    """At least those of the clients of `tasks`, as far as they have keys."""
+    """At least those of the clients of `tasks` and `outcomes`, as far as they have keys; as in a JournalEntry."""
 
     def copy(self) -> JournalState:
         """One that does not change with this one."""

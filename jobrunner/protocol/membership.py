@@ -6,8 +6,11 @@ connection is gone. A lost worker's tasks run elsewhere at once; a lost client's
 
 from __future__ import annotations
 
+import math
+
 from jobrunner.config import UNREACHABLE_GRACE
 from jobrunner.ids import ClientId, TaskId, WorkerId
+from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.effects import Source
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.messages import (
@@ -19,7 +22,7 @@ from jobrunner.protocol.messages import (
     TaskOptions,
     WorkerHello,
 )
-from jobrunner.protocol.placement import Resources
+from jobrunner.protocol.placement import Resources, python_demand
 from jobrunner.protocol.principals import ANYONE, Principal
 from jobrunner.protocol.task import TaskRecord
 
@@ -57,6 +60,7 @@ class ClientPeer(Peer):
 
     __slots__ = (
         "accepted",
+        "account",
         "done",
         "hello",
         "id",
@@ -75,9 +79,12 @@ class ClientPeer(Peer):
         "unread",
     )
 
-    def __init__(self, hello: ClientHello, source: Source, link: Link, who: Principal = ANYONE) -> None:
+    def __init__(
+        self, hello: ClientHello, source: Source, link: Link, account: Account, who: Principal = ANYONE
+    ) -> None:
         super().__init__(source, link, who)
         self.id: ClientId = hello.client
+        self.account = account
         self.hello = hello
         self.submitted = 0
         """Calls that it has ever submitted; 0 for who only looks."""
@@ -124,6 +131,7 @@ class WorkerPeer(Peer):
         "hello",
         "id",
         "name",
+        "offers",
         "prefetch",
         "slots",
         "tasks",
@@ -137,8 +145,10 @@ class WorkerPeer(Peer):
         self.hello = hello
         self.name = name
         self.slots = hello.slots
-        self.free = dict(hello.resources)
-        """Amounts of the named resources that no task holds."""
+        python, without_end = python_demand(hello.python)[0], math.inf
+        self.offers = {**hello.resources, python: without_end}
+        self.free = dict(self.offers)
+        """Amounts of what it offers that no task holds."""
         self.draining = False
         self.prefetch = True
         """False from the moment it gave tasks back until it finishes one: our estimates were wrong for it."""

@@ -40,7 +40,7 @@ LOST = 5
 UNMET = 6
 """A task that it needs did not succeed, so it was not run; the payload is that task's."""
 REFUSED = 7
-"""The coordinator could not write it down."""
+"""The coordinator does not take it: it could not write it down, its owner's quota is used up, or it can run nowhere."""
 OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED))
 """What a worker can know of the end of an attempt."""
 STATUS_NAMES = (
@@ -88,6 +88,8 @@ class FunctionDef(NamedTuple):
     key: FunctionKey
     name: str
     blob: bytes
+    python: str = ""
+    """Where it goes by value, the version that it needs: major and minor, "3.11"."""
 
 
 class TaskSpec(NamedTuple):
@@ -132,6 +134,8 @@ class Outcome(NamedTuple):
     "too_large" (true, with ERROR and no payload: there is a QuotaError instead),
     "error" the text of the failure, "exit_code", "signal" (its name), "host", "worker",
     "pid", "peak_memory" (bytes), "stderr" (last lines), "traceback" (where it died), "out_of_memory" (true),
+    "quota" (true, with REFUSED: its owner has too much here already),
+    "python" (true, with REFUSED: no worker has the version of Python that its function needs),
     "element" (absolute index in the span that was running when
     the process died), "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
     "timeout" (seconds), "unknown" (true: there is no such task here), and where the status is UNMET "need" (the id of
@@ -196,6 +200,8 @@ class ClientHello:
     show_output: bool = True
     serial: int = 0
     """Counts the sessions that this process has asked for: a greeting that comes late tells of what is past."""
+    within: TaskId | None = None
+    """The task inside of which this client is: its calls are those of that task's owner."""
 
 
 @dataclass(slots=True)
@@ -308,10 +314,12 @@ class Reply:
 
 @dataclass(slots=True)
 class Assign:
-    """Tasks for a worker, and the functions that it does not know yet."""
+    """Tasks for a worker, all of one owner, and the functions that it does not know yet."""
 
     tasks: list[Assignment]
     functions: list[FunctionDef] = field(default_factory=list)
+    owner: str = ""
+    """The public key of those who submitted them; empty: nobody's in particular. No slot serves two owners."""
 
 
 @dataclass(slots=True)

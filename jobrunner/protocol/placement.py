@@ -17,8 +17,10 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from jobrunner.ids import ClientId
-from jobrunner.protocol.functions import UNKNOWN
 from jobrunner.protocol.task import QUEUED, TaskRecord
+
+UNKNOWN = -1.0
+"""The estimate of a function that has not finished a call yet."""
 
 PREFETCH_SECONDS = 0.02
 """Work that a worker may hold beyond what its slots run, per slot."""
@@ -30,6 +32,8 @@ LEAST_ESTIMATE = 20e-6
 """Seconds that a call costs at the least, whatever was measured inside it."""
 
 Resources: TypeAlias = "tuple[tuple[str, float], ...]"
+"""Pairs of a name and an amount. A function that goes by value needs a version of Python too, see `python_demand`."""
+
 Accept: TypeAlias = "Callable[[TaskRecord], bool]"
 
 
@@ -87,7 +91,7 @@ class ReadyQueue:
         """Clients that get nothing new for now, because they do not take their outcomes."""
 
     def push(self, record: TaskRecord, *, front: bool = False) -> None:
-        needs = record.options.resources
+        needs = record.demands
         rank = (-record.options.priority, -record.depth)
         lanes = self._lanes.get(needs)
         if lanes is None:
@@ -147,6 +151,11 @@ class ReadyQueue:
         if not lanes:
             del self._lanes[needs], self._order[needs]
         return found
+
+
+def python_demand(version: str) -> tuple[str, float]:
+    """What a worker of that version has without end, and others do not have at all."""
+    return f"Python {version}", 1.0
 
 
 def room(slots: int, held: int, held_seconds: float, estimate: float) -> bool:

@@ -1,7 +1,8 @@
-"""What peers sent that could not be taken: counted, and told to the log without flooding it.
+"""What peers sent that could not be taken: counted, told to the log without flooding it, tolerated for a while.
 
 A peer's first such message is logged at once; what follows within a minute is only counted, and told together when the
-minute is over. Only so many peers are remembered at a time: a flood of fresh connections is one peer, "others".
+minute is over. Only so many peers are remembered at a time: a flood of fresh connections is one peer, "others". From
+`TOLERATED` messages within the minute on a peer is intolerable, and is to be disconnected.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ QUIET = 60.0
 
 REMEMBERED = 64
 """Peers told apart within that time."""
+
+TOLERATED = 100
+"""Messages of one peer within that time; a peer of another version, which greets again and again, sends fewer."""
 
 LONGEST_REASON = 200
 """Characters of a reason that are logged; some of it is the peer's own words."""
@@ -62,6 +66,11 @@ class Rejections:
             known.count += 1
             known.reason = shortened(reason)
         return lines
+
+    def intolerable(self, source: Source) -> bool:
+        """Whether it went on for too long; of a crowd, whoever comes after the first ones."""
+        offender = self._offenders.get(source) or self._offenders.get(OTHERS)
+        return offender is not None and offender.count >= TOLERATED
 
     def due(self, now: float) -> list[str]:
         """The lines about peers whose minute is over."""

@@ -55,7 +55,7 @@ def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
         "clients": [
             describe_client(c)
             for c in scheduler.clients.values()
-            if c.submitted and (who.sees_all or c.who.key == who.key)
+            if c.submitted and (who.sees_all or is_of(c, who))
         ],
         "tasks": counts,
         "slots": core.slots(),
@@ -154,7 +154,12 @@ def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecor
 
 
 def owns(who: Principal, record: TaskRecord) -> bool:
-    return who.operates or record.client.who.key == who.key
+    return who.operates or is_of(record.client, who)
+
+
+def is_of(client: ClientPeer, who: Principal) -> bool:
+    """Whether it connects under that key, or acts for it inside of a task."""
+    return who.key in (client.who.key, client.account.owner)
 
 
 def describe_worker(worker: WorkerPeer, now: float) -> dict[str, Any]:
@@ -228,10 +233,9 @@ def why(core: CoordinatorCore, record: TaskRecord) -> str:
         return ""
     if not scheduler.workers:
         return "no worker has joined the cluster"
-    needs = record.options.resources
+    needs = record.demands
     if not any(
-        all(w.hello.resources.get(name, 0.0) >= amount for name, amount in needs)
-        for w in scheduler.workers.values()
+        all(w.offers.get(name, 0.0) >= amount for name, amount in needs) for w in scheduler.workers.values()
     ):
         wanted = ", ".join(f"{name}={amount:g}" for name, amount in needs)
         return f"no worker offers {wanted}"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from jobrunner.ids import TaskId
 from jobrunner.payloads import payload_size
+from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.messages import OK, STATUS_NAMES, UNMET, Outcome
 from jobrunner.protocol.task import Interest, TaskRecord
 
@@ -27,6 +28,13 @@ class Ended(NamedTuple):
     name: str
     outcome: Outcome
     at: float
+    account: Account | None = None
+    """Where it is kept at somebody's expense."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        return payload_size(self.outcome.payload) + OVERHEAD
 
 
 class Results:
@@ -46,7 +54,7 @@ class Results:
 
     def add(self, ended: Ended) -> None:
         """Remember an outcome for a while."""
-        size = payload_size(ended.outcome.payload) + OVERHEAD
+        size = ended.size
         if size > self.limit or ended.outcome.id in self._recent:
             return
         self._recent[ended.outcome.id] = ended
@@ -56,13 +64,19 @@ class Results:
 
     def keep(self, ended: Ended) -> None:
         """Remember the outcome of a detached task until `forget`."""
+        self.forget(ended.outcome.id)
         self.kept[ended.outcome.id] = ended
+        if ended.account is not None:
+            ended.account.add(ended.size)
 
-    def forget(self, task_id: TaskId) -> bool:
-        """Drop what is remembered; False if nothing is kept of that task."""
+    def forget(self, task_id: TaskId) -> Ended | None:
+        """Drop what is remembered; what was kept of that task, if it was."""
         if task_id in self._recent:
             self._drop(task_id)
-        return self.kept.pop(task_id, None) is not None
+        ended = self.kept.pop(task_id, None)
+        if ended is not None and ended.account is not None:
+            ended.account.remove(ended.size)
+        return ended
 
     def outdated(self, before: float) -> list[TaskId]:
         """Detached tasks that ended before that time."""
@@ -81,8 +95,7 @@ class Results:
         return interest
 
     def _drop(self, task_id: TaskId) -> None:
-        ended = self._recent.pop(task_id)
-        self.size -= payload_size(ended.outcome.payload) + OVERHEAD
+        self.size -= self._recent.pop(task_id).size
 
 
 def unmet(record: TaskRecord, need: Outcome, name: str) -> Outcome:

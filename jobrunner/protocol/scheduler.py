@@ -11,14 +11,16 @@ import heapq
 from collections import deque
 
 from jobrunner.ids import ClientId, TaskId, WorkerId, client_of
+from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol import retry
-from jobrunner.protocol.functions import UNKNOWN, FunctionTable, updated_estimate
+from jobrunner.protocol.accounts import NO_QUOTA, Accounts, Quota
+from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.needs import Needs
-from jobrunner.protocol.placement import PREFETCH_SECONDS, ReadyQueue, room
+from jobrunner.protocol.placement import PREFETCH_SECONDS, UNKNOWN, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
 from jobrunner.protocol.results import Ended, Results
 from jobrunner.protocol.task import (
@@ -43,6 +45,18 @@ LATEST_ADOPTED = 2**30
 """Attempts go on from the number that a worker comes back with, so it must leave room for them in a message."""
 
 
+def written_owner(client: ClientPeer) -> str:
+    """As the journal has it."""
+    key, owner = client.who.key, client.account.owner
+    return key if key == owner else f"{key} {owner}"
+
+
+def read_owner(state: JournalState, client: ClientId) -> tuple[str, str]:
+    """The key under which that client came, and that of the owner of its calls; empty, where nobody knows."""
+    key, _, owner = state.owners.get(client, "").partition(" ")
+    return key, owner or key
+
+
 class Unclaimed:
     """A task that a worker has though no client has named it since this coordinator started."""
 
@@ -59,9 +73,16 @@ class Scheduler:
     """All unfinished tasks and where they are."""
 
     def __init__(
-        self, *, crash_limit: int, result_cache: int = 64 * 1024 * 1024, journaling: bool = False
+        self,
+        *,
+        crash_limit: int,
+        result_cache: int = 64 * 1024 * 1024,
+        journaling: bool = False,
+        quota: Quota = NO_QUOTA,
     ) -> None:
         self.crash_limit = crash_limit
+        self.quota = quota
+        self.accounts = Accounts()
         self.results = Results(result_cache)
         self.journaling = journaling
         self.entry = JournalEntry()
@@ -99,6 +120,16 @@ class Scheduler:
         setup = None if spec.setup is None else self.functions.get(spec.setup)
         if function is None or (spec.setup is not None and setup is None):
             return False
+        size = payload_size(spec.payload)
+        excess = client.account.excess(size, self.quota)
+        if excess:
+            detail = {"error": excess, "quota": True}
+            self.tell_client(client, m.Outcome(spec.id, 0, m.REFUSED, detail=detail))
+            return True
+        if function.demands and self.workers and not self._offered(function):
+            self.tell_client(client, self._wrong_python(spec.id, function))
+            return True
+        client.account.add(size)
         record = TaskRecord(
             spec.id, client, function, spec.payload, spec.span, spec.options, setup, spec.depth, now
         )
@@ -111,7 +142,7 @@ class Scheduler:
         if self.journaling:
             self.entry.accepted.append(spec)
             if client.who.key:
-                self.entry.owners[client.id] = client.who.key
+                self.entry.owners[client.id] = written_owner(client)
             if spec.options.detach:
                 self.unwritten.add(spec.id)
         elif spec.options.detach:
@@ -136,13 +167,38 @@ class Scheduler:
             self.queue.push(record)
         return True
 
+    def _offered(self, function: FunctionEntry) -> bool:
+        """Whether any worker has the version of Python that a function needs."""
+        return any(name in worker.offers for worker in self.workers.values() for name, _ in function.demands)
+
+    def _wrong_python(self, task_id: TaskId, function: FunctionEntry) -> m.Outcome:
+        there = sorted({worker.hello.python for worker in self.workers.values()})
+        definition = function.definition
+        error = (
+            f"the function {definition.name} is sent by value, from Python {definition.python}, and the workers have"
+            f" {', '.join(there)}: use the same version on both sides, or put the function in a module that is"
+            " installed on the workers"
+        )
+        return m.Outcome(task_id, 0, m.REFUSED, detail={"error": error, "python": True})
+
+    def refuse_other_pythons(self, now: float) -> None:
+        """A worker has come: end what waits for a version of Python that none of those who are here has."""
+        strange = [f for f in self.functions.entries() if f.demands and not self._offered(f)]
+        if not strange:
+            return
+        for record in list(self.tasks.values()):
+            if record.function in strange and record.state in (QUEUED, WAITING):
+                self.finish(record, self._wrong_python(record.id, record.function), FAILED, now)
+
     def restore(self, state: JournalState, now: float) -> None:
         """Take over what a coordinator before this one has kept. The clients are not here yet, nor the workers."""
         for kept in state.outcomes.values():
-            self.results.keep(Ended(kept.name, kept.outcome, now - kept.age))
+            client_id = client_of(kept.outcome.id)
+            account = self.accounts.of(client_id, read_owner(state, client_id)[1])
+            self.results.keep(Ended(kept.name, kept.outcome, now - kept.age, account))
         for spec, progress in state.tasks.values():
             owner = client_of(spec.id)
-            client = self.clients.get(owner) or self._absent(owner, state.owners.get(owner, ""), now)
+            client = self.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
             for key in (spec.function, spec.setup):
                 if key is not None:
                     self.functions.define(state.functions[key])
@@ -158,11 +214,12 @@ class Scheduler:
             record.ended = 0 if spec.options.at_most_once else progress.attempt
         self.entry = JournalEntry()
 
-    def _absent(self, client_id: ClientId, key: str, now: float) -> ClientPeer:
+    def _absent(self, client_id: ClientId, key: str, owner: str, now: float) -> ClientPeer:
         """A client of before, that may come back."""
         hello = m.ClientHello(client_id, "", "", "unknown, since the coordinator was started again", 0, 0.0)
         who = Principal(key, "", CLIENT) if key else ANYONE
-        client = self.clients[client_id] = ClientPeer(hello, b"", Link("", now, 0.0), who)
+        account = self.accounts.open(client_id, who, owner)
+        client = self.clients[client_id] = ClientPeer(hello, b"", Link("", now, 0.0), account, who)
         client.lost_at = now
         return client
 
@@ -192,6 +249,9 @@ class Scheduler:
 
     def _take_back(self, record: TaskRecord, client: ClientPeer) -> None:
         """Its client, taken for dead, has come back before the task could be stopped: it is wanted after all."""
+        size = payload_size(record.payload)
+        record.client.account.remove(size)
+        client.account.add(size)
         record.client.unfinished -= 1
         client.unfinished += 1
         record.client = client
@@ -228,7 +288,8 @@ class Scheduler:
         client.pins.clear()
         client.done.clear()
         self.queue.parked.discard(client.id)
-        self.clients.pop(client.id, None)
+        if self.clients.pop(client.id, None) is not None:
+            self.accounts.close(client.account)
 
     def reconciled(self, client_id: ClientId) -> None:
         """The client has named all that it waits for; what is held for it beyond that, nobody wants."""
@@ -253,8 +314,11 @@ class Scheduler:
 
     def forget(self, task_id: TaskId) -> bool:
         """Drop the outcome of a detached task; False if there is none."""
-        if not self.results.forget(task_id):
+        kept = self.results.forget(task_id)
+        if kept is None:
             return False
+        if kept.account is not None:
+            self.accounts.drop_idle(kept.account)
         if self.journaling:
             self.entry.drop(task_id)
         return True
@@ -577,6 +641,7 @@ class Scheduler:
     def finish(self, record: TaskRecord, outcome: m.Outcome, state: int, now: float) -> None:
         self.move(record, state, now)
         client = record.client
+        client.account.remove(payload_size(record.payload))
         record.payload = b""
         self.needs.drop(record)
         record.outcome = outcome
@@ -592,7 +657,8 @@ class Scheduler:
 
     def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         """For those who want to know now, and those who may ask later."""
-        ended = Ended(record.name, outcome, now)
+        account = record.client.account
+        ended = Ended(record.name, outcome, now, account)
         if record.options.detach:
             self.results.keep(ended)
         elif outcome.status != m.CANCELLED:
@@ -602,6 +668,8 @@ class Scheduler:
                 self.entry.keep(KeptOutcome(record.name, outcome))
             else:
                 self.entry.drop(record.id)
+        if not account.clients:
+            self.accounts.drop_idle(account)
         interest, record.interest = record.interest, None
         if interest is not None:
             self.needs.spread(interest, ended, now)

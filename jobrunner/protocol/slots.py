@@ -2,15 +2,21 @@
 
 Short tasks go into a slot several at a time, so that a call costs no message of its own. What a slot has not started
 can be recalled, so a wrong guess costs `RECALL_AFTER`, not the length of the task in front.
+
+A slot serves one owner in its life: what a task leaves behind in its process (environment variables, modules, open
+files) is met by tasks of the same owner alone. Where more owners have tasks here than there are slots, a slot that has
+served its owner for `QUANTUM` makes way for a new process.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
+
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
-from jobrunner.protocol.functions import UNKNOWN
 from jobrunner.protocol.messages import Assignment, FunctionKey
-from jobrunner.protocol.placement import LEAST_ESTIMATE
+from jobrunner.protocol.placement import LEAST_ESTIMATE, UNKNOWN
 
 SLOT_SECONDS = 0.005
 """Estimated work that a slot may hold, the running task included, before it gets no further one."""
@@ -20,6 +26,9 @@ SLOT_LIMIT = 256
 
 RECALL_AFTER = 0.02
 """Seconds without a finished task after which a slot gives back what it has not started."""
+
+QUANTUM = 0.5
+"""Seconds that a slot is left to an owner who has more tasks while another one has none; to start one takes a fifth."""
 
 STARTING = "starting"
 READY = "ready"
@@ -35,14 +44,16 @@ class WorkerTask:
         "assignment",
         "estimate",
         "number",
+        "owner",
         "slot",
         "stop_at",
         "stop_reason",
         "stop_stage",
     )
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, owner: str = "") -> None:
         self.assignment = assignment
+        self.owner = owner
         self.slot: Slot | None = None
         self.number = 0
         self.estimate = 0.0
@@ -69,6 +80,73 @@ class WorkerTask:
         return self.assignment.payload
 
 
+class LocalQueue:
+    """The tasks that wait for a slot: in order, for each owner. Owners are in the order in which they came."""
+
+    __slots__ = ("_queues", "_size")
+
+    def __init__(self) -> None:
+        self._queues: dict[str, deque[WorkerTask]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[WorkerTask]:
+        for queue in self._queues.values():
+            yield from queue
+
+    @property
+    def owners(self) -> Iterable[str]:
+        return self._queues.keys()
+
+    def push(self, task: WorkerTask, *, front: bool = False) -> None:
+        queue = self._queues.get(task.owner)
+        if queue is None:
+            queue = self._queues[task.owner] = deque()
+        if front:
+            queue.appendleft(task)
+        else:
+            queue.append(task)
+        self._size += 1
+
+    def first(self, owner: str) -> WorkerTask | None:
+        """The next task of that owner."""
+        queue = self._queues.get(owner)
+        return queue[0] if queue else None
+
+    def pop(self, owner: str) -> WorkerTask:
+        """Take what `first` gives."""
+        task = self._queues[owner].popleft()
+        self._taken(owner)
+        return task
+
+    def remove(self, task: WorkerTask) -> None:
+        self._queues[task.owner].remove(task)
+        self._taken(task.owner)
+
+    def cut(self, keep: int) -> list[WorkerTask]:
+        """Take all but the first `keep`."""
+        tasks = list(self)
+        self._queues.clear()
+        self._size = 0
+        for task in tasks[:keep]:
+            self.push(task)
+        return tasks[keep:]
+
+    def neediest(self, slots: Iterable[Slot]) -> str:
+        """The owner whom the fewest of these slots serve; the one that came first, of several."""
+        if len(self._queues) == 1:
+            return next(iter(self._queues))
+        served = [slot.owner for slot in slots if slot.stays]
+        return min(self._queues, key=served.count)
+
+    def _taken(self, owner: str) -> None:
+        self._size -= 1
+        if not self._queues[owner]:
+            del self._queues[owner]
+
+
 class Slot:
     """One process of the worker."""
 
@@ -77,6 +155,9 @@ class Slot:
         "forget",
         "id",
         "known",
+        "leaving",
+        "owned_since",
+        "owner",
         "progress",
         "queue",
         "recalled",
@@ -99,6 +180,11 @@ class Slot:
         self.progress = 0.0
         """When it last began or finished something."""
         self.recalled = False
+        self.owner: str | None = None
+        """Whose tasks it has run, once it has run one."""
+        self.owned_since = 0.0
+        self.leaving = False
+        """It gets no more tasks, and ends when it is idle."""
         self.blocked = False
         """Its task waits for other tasks, so another slot stands in for it."""
 
@@ -117,6 +203,8 @@ class Slot:
             self.forget.append(key)
 
     def put(self, task: WorkerTask, now: float) -> None:
+        if self.owner is None:
+            self.owner, self.owned_since = task.owner, now
         self.sent += 1
         task.number = self.sent
         task.slot = self
@@ -133,6 +221,11 @@ class Slot:
         return task
 
     @property
+    def stays(self) -> bool:
+        """Neither dying nor about to."""
+        return self.state != KILLED and not self.leaving
+
+    @property
     def idle(self) -> bool:
         return self.state == READY and not self.queue
 
@@ -146,7 +239,7 @@ class Slot:
 
     def room(self, estimate: float, alone: bool) -> bool:
         """Whether one more task may be put behind the ones that it has."""
-        if self.state != READY or self.blocked:
+        if self.state != READY or self.blocked or self.leaving:
             return False
         if not self.queue:
             return True

@@ -81,6 +81,7 @@ class TaskRecord:
         "client",
         "crashes",
         "delayed",
+        "demands",
         "depth",
         "ended",
         "estimate",
@@ -124,6 +125,10 @@ class TaskRecord:
         self.payload = payload
         self.span = span
         self.options = options
+        self.demands = options.resources
+        """What its worker must have."""
+        if function.demands:
+            self.demands += function.demands
         self.setup = setup
         self.depth = depth
         self.state = QUEUED

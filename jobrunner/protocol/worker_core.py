@@ -8,7 +8,6 @@ message was acknowledged; when a session is lost, the unacknowledged outcomes op
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,10 +43,20 @@ from jobrunner.protocol.effects import (
     Tick,
     Unreachable,
 )
-from jobrunner.protocol.functions import UNKNOWN, updated_estimate
+from jobrunner.protocol.functions import updated_estimate
 from jobrunner.protocol.link import Link
+from jobrunner.protocol.placement import UNKNOWN
 from jobrunner.protocol.session import Session
-from jobrunner.protocol.slots import KILLED, READY, RECALL_AFTER, STARTING, Slot, WorkerTask
+from jobrunner.protocol.slots import (
+    KILLED,
+    QUANTUM,
+    READY,
+    RECALL_AFTER,
+    STARTING,
+    LocalQueue,
+    Slot,
+    WorkerTask,
+)
 
 RUNNING_AFTER = 0.05
 """Seconds after which a task that still runs is announced as running."""
@@ -98,7 +107,7 @@ class WorkerCore:
         self.settings = settings
         self.session = Session(self._hello, rng, now, settings.peer_timeout)
         self.tasks: dict[TaskId, WorkerTask] = {}
-        self.queue: deque[WorkerTask] = deque()
+        self.queue = LocalQueue()
         self.slots: dict[SlotId, Slot] = {}
         self.functions: dict[m.FunctionKey, m.FunctionDef] = {}
         self._lingering: dict[m.FunctionKey, None] = {}
@@ -115,6 +124,8 @@ class WorkerCore:
         self._output: list[m.OutputChunk] = []
         self._output_characters = 0
         self._queue_moved = now
+        self._make_way_at: float | None = None
+        """When a slot will have served its owner for long enough, where another one waits."""
         self._next_slot = 0
         self._announced = settings.slots
         """The capacity that the coordinator knows."""
@@ -159,7 +170,7 @@ class WorkerCore:
     def next_deadline(self) -> float | None:
         if self._stopped:
             return None
-        times = [self.session.next_deadline(), self._drain_until]
+        times = [self.session.next_deadline(), self._drain_until, self._make_way_at]
         if self.queue:
             times.append(self._queue_moved + RETURN_AFTER)
         times += [task.stop_at for task in self._stops.values()]
@@ -178,6 +189,7 @@ class WorkerCore:
         for slot in self.slots.values():
             for task in slot.queue.values():
                 assert task.slot is slot
+                assert task.owner == slot.owner, f"{task.id} of {task.owner} is in a slot of {slot.owner}"
                 assert task.id not in seen, f"{task.id} is in two places"
                 seen.add(task.id)
         for task in self.queue:
@@ -275,11 +287,11 @@ class WorkerCore:
                 self._log("warning", f"task {assignment.id} names a function that was never sent")
                 self.session.abandon("it named a function that it had not sent", now)
                 return
-            task = WorkerTask(assignment)
+            task = WorkerTask(assignment, message.owner)
             self.tasks[assignment.id] = task
             if not self.queue:
                 self._queue_moved = now
-            self.queue.append(task)
+            self.queue.push(task)
         if self.draining:
             self._return_queue(now)
 
@@ -400,7 +412,7 @@ class WorkerCore:
             self._end(task, m.Outcome(task.id, task.assignment.attempt, m.CANCELLED))
         else:
             task.stop_reason, task.stop_stage = None, 0
-            self.queue.appendleft(task)
+            self.queue.push(task, front=True)
 
     def _finished(self, event: SlotFinished, now: float) -> None:
         slot = self.slots.get(event.slot)
@@ -531,6 +543,7 @@ class WorkerCore:
         if not self.draining:
             self._adjust_slots()
         self._feed(now)
+        self._make_way(now)
         self._watch_slots(now)
         if self._lingering:
             self._forget_functions()
@@ -561,14 +574,17 @@ class WorkerCore:
             self._effects.append(self._run_tasks(self.slots[slot_id], tasks))
 
     def _feed_one(self, slot: Slot, batches: dict[SlotId, list[SlotTask]], now: float) -> bool:
-        task = self.queue[0]
+        owner = self.queue.neediest(self.slots.values()) if slot.owner is None else slot.owner
+        task = self.queue.first(owner)
+        if task is None:
+            return False
         a = task.assignment
         estimate = self._estimates.get(a.function, UNKNOWN)
         if estimate != UNKNOWN:
             estimate *= task.elements
         if not slot.room(estimate, a.options.timeout is not None):
             return False
-        self.queue.popleft()
+        self.queue.pop(owner)
         task.estimate = max(estimate, 0.0)
         task.announced = False
         slot.put(task, now)
@@ -592,6 +608,41 @@ class WorkerCore:
         batches.setdefault(slot.id, []).append(entry)
         self._queue_moved = now
         return True
+
+    def _make_way(self, now: float) -> None:
+        """Have slots replaced where somebody's tasks wait and no slot serves them, or will as soon as it is up."""
+        self._make_way_at = None
+        staying = [slot for slot in self.slots.values() if slot.stays]
+        leaving = [slot for slot in self.slots.values() if slot.leaving and slot.state != KILLED]
+        if self.queue and not self.draining:
+            served = {slot.owner for slot in staying}
+            unserved = sum(owner not in served for owner in self.queue.owners)
+            unserved -= len(leaving) + sum(slot.owner is None for slot in staying)
+            if unserved > 0:
+                leaving += self._dismissed(staying, unserved, now)
+        ended = [slot for slot in leaving if slot.idle]
+        for slot in ended:
+            slot.state = KILLED
+            self._effects.append(SignalSlot(slot.id, "SIGKILL"))
+        if ended and not self.draining:
+            self._adjust_slots()
+
+    def _dismissed(self, slots: list[Slot], wanted: int, now: float) -> list[Slot]:
+        """Slots that are to end, at most `wanted`: those whose owner has nothing more, then those whose time is up."""
+        taken = [slot for slot in slots if slot.owner is not None and not slot.blocked]
+        unneeded = [slot for slot in taken if slot.idle and self.queue.first(str(slot.owner)) is None]
+        rest = sorted((slot for slot in taken if slot not in unneeded), key=lambda slot: slot.owned_since)
+        dismissed = unneeded[:wanted]
+        for slot in rest:
+            if len(dismissed) == wanted:
+                break
+            if now < slot.owned_since + QUANTUM:
+                self._make_way_at = slot.owned_since + QUANTUM
+                break
+            dismissed.append(slot)
+        for slot in dismissed:
+            slot.leaving = True
+        return dismissed
 
     def _forget_functions(self) -> None:
         """Drop those that linger and that no task needs any more."""
@@ -630,11 +681,10 @@ class WorkerCore:
         self._queue_moved = now
         if not self.session.open or len(self.queue) <= keep:
             return
-        tasks = list(self.queue)
-        self.queue = deque(tasks[:keep])
-        for task in tasks[keep:]:
+        returned = self.queue.cut(keep)
+        for task in returned:
             del self.tasks[task.id]
-        pairs = [(task.id, task.assignment.attempt) for task in tasks[keep:]]
+        pairs = [(task.id, task.assignment.attempt) for task in returned]
         self._effects.append(self.session.send(m.Returned(pairs), now))
 
     def _send_all(self, now: float) -> None:

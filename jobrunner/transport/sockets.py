@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
@@ -88,7 +89,12 @@ FRAME_OVERHEAD = 1024
 HANDSHAKE_MS = 10_000
 """How long a connection may take to prove its key before it is closed."""
 
+MOST_UNWANTED = 1000
+"""Connections to be closed that are remembered; of more, those that were named first are forgotten."""
+
 Ready: TypeAlias = "set[int]"
+Taken: TypeAlias = "tuple[Source, Principal | None, Sequence[Buffer]]"
+"""A message, and who sent it; without a principal: somebody who may not."""
 
 
 class Gate(Protocol):
@@ -182,9 +188,12 @@ class Wire:
         events: list[Event] = []
         for _ in range(RECEIVE_LIMIT):
             try:
-                source, who, frames = self._receive_frames()
+                taken = self._receive_frames()
             except zmq.Again:
                 break
+            if taken is None:
+                continue
+            source, who, frames = taken
             if who is None:
                 events.append(Rejected(source, "its key may not connect (any more)"))
                 continue
@@ -212,8 +221,8 @@ class Wire:
         self._socket.close(linger=FAREWELL_MS if orderly else 0)
         self._context.term()
 
-    def _receive_frames(self) -> tuple[Source, Principal | None, Sequence[Buffer]]:
-        """One message, and who sent it; None: somebody who may not."""
+    def _receive_frames(self) -> Taken | None:
+        """One message; None: it was dropped."""
         raise NotImplementedError
 
     def _send_frames(self, destination: Source, frames: Sequence[Buffer]) -> None:
@@ -237,6 +246,7 @@ class RouterWire(Wire):
             # A peer that announces a larger one is disconnected before anything is allocated for it.
             self._socket.setsockopt(zmq.MAXMSGSIZE, largest_frame + FRAME_OVERHEAD)
         self._gate = gate
+        self._unwanted: dict[Source, None] = {}
         self._zap: zmq.Socket[bytes] | None = None
         if gate is not None:
             self._zap = self._context.socket(zmq.REP)
@@ -275,6 +285,12 @@ class RouterWire(Wire):
             self._answer_zap(self._gate)
         return events + super().receive(now)
 
+    def disconnect(self, source: Source) -> None:
+        """Close a peer's connection as soon as it sends something more, and take nothing of it."""
+        self._unwanted[source] = None
+        if len(self._unwanted) > MOST_UNWANTED:
+            del self._unwanted[next(iter(self._unwanted))]
+
     def close(self, *, orderly: bool = False) -> None:
         if self._zap is not None:
             self._zap.close()
@@ -295,13 +311,18 @@ class RouterWire(Wire):
             verdict = (b"200", b"OK") if known else (b"400", b"unknown key")
             self._zap.send_multipart([version, number, *verdict, user, b""])
 
-    def _receive_frames(self) -> tuple[Source, Principal | None, Sequence[Buffer]]:
-        if self._gate is None:
-            return self._socket.recv(zmq.NOBLOCK), ANYONE, self._rest_of_message([])
+    def _receive_frames(self) -> Taken | None:
         first = self._socket.recv(zmq.NOBLOCK, copy=False)
+        source = first.bytes
+        if source in self._unwanted:
+            shut_down(int(first.get(zmq.SRCFD)), self.address)
+            self._rest_of_message([])
+            return None
+        if self._gate is None:
+            return source, ANYONE, self._rest_of_message([])
         user = first.get("User-Id")
         assert isinstance(user, str)
-        return first.bytes, self._gate.principal(user), self._rest_of_message([])
+        return source, self._gate.principal(user), self._rest_of_message([])
 
     def _send_frames(self, destination: Source, frames: Sequence[Buffer]) -> None:
         self._socket.send_multipart([destination, *frames], zmq.NOBLOCK, copy=len(frames) == 1)
@@ -353,7 +374,7 @@ class DealerWire(Wire):
             refused = parse_monitor_message(message)["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH
             events.append(HandshakeFailed(REFUSED_KEY if refused else self._mismatch, refused))
 
-    def _receive_frames(self) -> tuple[Source, Principal | None, Sequence[Buffer]]:
+    def _receive_frames(self) -> Taken | None:
         first: Buffer = self._socket.recv(zmq.NOBLOCK)
         return b"", ANYONE, self._rest_of_message([first])
 
@@ -362,3 +383,19 @@ class DealerWire(Wire):
             self._socket.send(frames[0], zmq.NOBLOCK)
         else:
             self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+
+
+def shut_down(descriptor: int, address: str) -> None:
+    """Shut down a connection that was accepted at `address`, so that ZeroMQ, which owns it, finds it at its end.
+
+    ZeroMQ has no call for that. The descriptor, which a message brought, may be another's by now: then either it is
+    nothing that was accepted here, or a peer loses its connection and makes a new one.
+    """
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            here = connection.getsockname()
+            name = here if isinstance(here, str) else f":{here[1]}"
+            if name and address.endswith(name):
+                connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it is closed already

@@ -101,3 +101,17 @@ def hold_gil(seconds: int) -> int:
     """Gives no other thread of its process a turn."""
     ctypes.PyDLL(None).sleep(seconds)
     return seconds
+
+
+def set_secret(value: str) -> int:
+    """Leaves something behind in its process, as a library does that keeps a token in the environment."""
+    os.environ["JOBRUNNER_TEST_SECRET"] = value
+    return os.getpid()
+
+
+def seen_secret() -> str | None:
+    return os.environ.get("JOBRUNNER_TEST_SECRET")
+
+
+def seen_secret_inside() -> str | None:
+    return jobrunner.current_executor().submit(seen_secret).result()

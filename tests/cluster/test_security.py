@@ -13,6 +13,7 @@ from conftest import BOUND, connected, free_port, until
 
 from jobrunner import Executor, identity, joining, keyring
 from jobrunner.admin import ClusterAdmin
+from jobrunner.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.errors import (
     AuthenticationError,
     ConfigError,
@@ -22,7 +23,10 @@ from jobrunner.errors import (
     QuotaError,
 )
 from jobrunner.ids import short_id
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.effects import Received
 from jobrunner.transport.curve import new_pair
+from jobrunner.transport.sockets import DealerWire
 
 NOW = 0.3
 """Seconds within which somebody who is refused is to hear of it; else the reason for a lost coordinator is shown."""
@@ -334,3 +338,84 @@ class Relay:
             except OSError:
                 pass  # its other end has gone
             one.close()
+
+
+# --- one client's secrets are not another's ------------------------------------------------------------------------
+
+
+def test_what_a_call_leaves_in_its_process_reaches_no_call_of_another_key(cluster, address, ring, become):
+    cluster.worker(address, "w", slots=2)
+    become(ring.issue("alice", "client"))
+    with connected(address) as alice:
+        alices = {alice.submit(calls.set_secret, "of alice").result(BOUND) for _ in range(8)}
+        become(ring.issue("bob", "client"))
+        with connected(address) as bob:
+            assert bob.submit(calls.seen_secret).result(BOUND) is None
+            assert bob.submit(calls.seen_secret_inside).result(BOUND) is None
+            bobs = {bob.submit(calls.set_secret, "of bob").result(BOUND) for _ in range(8)}
+        assert not alices & bobs
+        assert alice.submit(calls.seen_secret).result(BOUND) in (None, "of alice")
+
+
+def test_calls_of_a_call_run_among_those_of_their_owner(cluster, address, ring, become):
+    key = ring.issue("node", "worker").to_text()
+    worker = cluster.run(
+        "-m", "jobrunner", "worker", "start", address, "--slots", "2", "--name", "w", JOBRUNNER_IDENTITY=key
+    )
+    worker.wait_for("joined coordinator")
+    become(ring.issue("alice", "client"))
+    with connected(address) as alice:
+        assert alice.submit(calls.set_secret, "of alice").result(BOUND)
+        become(ring.issue("bob", "client"))
+        with connected(address) as bob:
+            for executor, name in ((alice, "alice"), (bob, "bob")):
+                outer = executor.submit(calls.seen_secret_inside)
+                assert outer.result(BOUND) in (None, f"of {name}")
+
+
+# --- quotas, and who goes on sending nonsense -----------------------------------------------------------------------
+
+
+def test_calls_beyond_the_quota_fail_with_an_error_that_says_so(cluster):
+    coordinator = cluster.coordinator(JOBRUNNER_QUOTA_TASKS="5", JOBRUNNER_QUOTA_BYTES="1000000")
+    with connected(coordinator.address) as executor:
+        large = executor.submit(len, bytes(2_000_000))
+        with pytest.raises(QuotaError, match="quota_bytes"):
+            large.result(BOUND)
+        waiting = [executor.submit(calls.square, n) for n in range(5)]
+        with pytest.raises(QuotaError, match=r"may have 5 \(quota_tasks\)"):
+            executor.submit(calls.square, 5).result(BOUND)
+        cluster.worker(coordinator.address, "w")
+        assert [future.result(BOUND) for future in waiting] == [n * n for n in range(5)]
+        assert executor.submit(calls.square, 6).result(BOUND) == 36
+
+
+def ports_to(address):
+    """Of this process's connections to it."""
+    port = int(address.rpartition(":")[2])
+    mine = psutil.Process().net_connections()
+    return {c.laddr.port for c in mine if c.raddr and c.raddr.port == port and c.status == "ESTABLISHED"}
+
+
+def test_who_goes_on_sending_nonsense_is_disconnected_and_others_are_not(cluster, coordinator, address):
+    cluster.worker(address, "w")
+    with connected(address) as executor:
+        wire = DealerWire(address, credentials_for(address, CLIENT_ROLES, configured=None, insecure=False))
+        try:
+            answered: list[object] = []
+
+            def refused() -> bool:
+                for _ in range(20):
+                    wire._send_frames(b"", [b"nonsense"])
+                wire.wait(0.01)
+                answered.extend(e for e in wire.receive(0.0) if isinstance(e, Received))
+                return any(isinstance(e.envelope.message, m.Refused) for e in answered)
+
+            until(refused)
+            coordinator.wait_for("rejected a message from connection")
+            before = ports_to(address)
+            wire._send_frames(b"", [b"nonsense"])
+            until(lambda: before - ports_to(address), "the end of its connection")
+        finally:
+            wire.close()
+        assert executor.submit(calls.square, 5).result(BOUND) == 25

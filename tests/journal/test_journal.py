@@ -239,7 +239,7 @@ def test_a_damaged_entry_is_told_and_nothing_is_touched(path):
     [
         (lambda p: p.write_bytes(b"something else entirely" * 100), "is no journal"),
         (lambda p: foreign(p, "CREATE TABLE theirs (x)"), "database of something else"),
-        (lambda p: foreign(p, "PRAGMA user_version=99"), "has format 99, and this jobrunner reads format 2"),
+        (lambda p: foreign(p, "PRAGMA user_version=99"), "has format 99, and this jobrunner reads format 3"),
     ],
 )
 def test_a_file_of_another_kind_is_left_alone(path, make, words):

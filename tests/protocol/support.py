@@ -8,6 +8,7 @@ from typing import Any
 
 from jobrunner.ids import ClientId, SlotId, TaskId, WorkerId
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.codec import decode, encode
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
@@ -29,6 +30,7 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.functions import FunctionEntry
 from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, WorkerPeer
+from jobrunner.protocol.principals import ANYONE, Principal
 from jobrunner.protocol.task import TaskRecord
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 
@@ -80,8 +82,11 @@ def ids(tasks: Iterable[Any]) -> list[str]:
 class Remote:
     """A client or worker of a `Coordinator`: says messages, and hears what the coordinator has sent since."""
 
-    def __init__(self, world: Coordinator, source: bytes, hello: m.ClientHello | m.WorkerHello) -> None:
+    def __init__(
+        self, world: Coordinator, source: bytes, hello: m.ClientHello | m.WorkerHello, who: Principal
+    ) -> None:
         self.world = world
+        self.who = who
         self.source = source
         self.hello = hello
         self.link = Link("", world.now, 0.0)
@@ -92,15 +97,15 @@ class Remote:
     def greet(self, session: str) -> None:
         """Open a new session; the Welcome is the next thing heard."""
         self.link = Link(session, self.world.now, 0.0)
-        self.world.give(self.source, self.link.outside(self.hello, self.world.now))
+        self.world.give(self.source, self.link.outside(self.hello, self.world.now), self.who)
 
     def say(self, *messages: m.Message) -> None:
         for message in messages:
-            self.world.give(self.source, self.link.send(message, self.world.now))
+            self.world.give(self.source, self.link.send(message, self.world.now), self.who)
 
     def acknowledge(self) -> None:
         """A bare heartbeat, which covers all that has arrived."""
-        self.world.give(self.source, self.link.outside(m.Heartbeat(), self.world.now))
+        self.world.give(self.source, self.link.outside(m.Heartbeat(), self.world.now), self.who)
 
     def deliver(self, envelope: m.Envelope) -> None:
         if type(envelope.message) is m.Welcome and envelope.session == self.link.session:
@@ -143,27 +148,39 @@ class Coordinator:
         self.logs: list[str] = []
         self._sessions = 0
 
-    def client(self, name: str = "c", peer_timeout: float = 10.0, **hello: Any) -> Remote:
+    def client(
+        self, name: str = "c", peer_timeout: float = 10.0, *, who: Principal = ANYONE, **hello: Any
+    ) -> Remote:
         """A client with an open session."""
         return self._join(
-            m.ClientHello(ClientId(name), "1.0", "3.11", "host", 1, peer_timeout, **hello), name
+            m.ClientHello(ClientId(name), "1.0", "3.11", "host", 1, peer_timeout, **hello), name, who
         )
 
-    def worker(self, name: str = "w", slots: int = 1, peer_timeout: float = 10.0, **hello: Any) -> Remote:
+    def worker(
+        self,
+        name: str = "w",
+        slots: int = 1,
+        peer_timeout: float = 10.0,
+        *,
+        who: Principal = ANYONE,
+        python: str = "3.11",
+        **hello: Any,
+    ) -> Remote:
         """A worker with an open session; its id is "id of NAME"."""
         hello.setdefault("resources", {})
         return self._join(
             m.WorkerHello(
-                WorkerId(f"id of {name}"), "1.0", "3.11", name, "host", 2, peer_timeout, slots, **hello
+                WorkerId(f"id of {name}"), "1.0", python, name, "host", 2, peer_timeout, slots, **hello
             ),
             name,
+            who,
         )
 
-    def _join(self, hello: m.ClientHello | m.WorkerHello, name: str) -> Remote:
+    def _join(self, hello: m.ClientHello | m.WorkerHello, name: str, who: Principal) -> Remote:
         source = name.encode()
         while source in self.remotes:
             source += b"'"
-        remote = self.remotes[source] = Remote(self, source, hello)
+        remote = self.remotes[source] = Remote(self, source, hello, who)
         self.reopen(remote)
         return remote
 
@@ -182,8 +199,8 @@ class Coordinator:
     def _skip_capacity(remote: Remote) -> None:
         remote.arrived = [message for message in remote.arrived if type(message) is not m.Capacity]
 
-    def give(self, source: bytes, envelope: m.Envelope) -> None:
-        self.handle(Received(source, through_the_codec(envelope)))
+    def give(self, source: bytes, envelope: m.Envelope, who: Principal = ANYONE) -> None:
+        self.handle(Received(source, through_the_codec(envelope), who))
 
     def handle(self, event: Event) -> None:
         self._sort(self.core.handle(event, self.now))
@@ -354,8 +371,10 @@ def assignment(number: int | str, attempt: int = 1, **call: Any) -> m.Assignment
     return m.Assignment(task.id, attempt, task.function, task.payload, task.span, task.options, task.setup)
 
 
-def assign(world: Upstream, *tasks: m.Assignment, functions: Sequence[m.FunctionDef] = (DOUBLE,)) -> None:
-    world.say(m.Assign(list(tasks), list(functions)))
+def assign(
+    world: Upstream, *tasks: m.Assignment, functions: Sequence[m.FunctionDef] = (DOUBLE,), owner: str = ""
+) -> None:
+    world.say(m.Assign(list(tasks), list(functions), owner))
 
 
 def started(world: Upstream) -> dict[int, list[str]]:
@@ -389,7 +408,7 @@ def die(world: Upstream, slot: int, number: int = 0, *, element: int = -1, code:
 
 def client_peer(name: str = "c") -> ClientPeer:
     hello = m.ClientHello(ClientId(name), "1.0", "3.11", "host", 1, 10.0)
-    return ClientPeer(hello, name.encode(), Link("s", 0.0, 0.0))
+    return ClientPeer(hello, name.encode(), Link("s", 0.0, 0.0), Account(name, "", name))
 
 
 def worker_peer(name: str = "w", slots: int = 1, **resources: float) -> WorkerPeer:

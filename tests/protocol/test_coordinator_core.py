@@ -26,7 +26,7 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.journal import JournalState, Progress
 from jobrunner.protocol.membership import CLIENT_PATIENCE
-from jobrunner.protocol.principals import Principal
+from jobrunner.protocol.principals import ANYONE, Principal
 
 
 def submit(client, *tasks, functions=(DOUBLE,)):
@@ -175,7 +175,7 @@ def test_two_workers_of_one_name_are_told_apart(world):
     client = world.client()
     first = world.worker("w")
     second = m.WorkerHello("another id", "1.0", "3.11", "w", "host", 3, 10.0, 1, {})
-    world._join(second, "w")
+    world._join(second, "w", ANYONE)
     assert [worker["name"] for worker in world.query(client, "workers")] == ["w", "w-2"]
     world.reopen(first)
     assert [worker["name"] for worker in world.query(client, "workers")] == ["w", "w-2"]
@@ -885,8 +885,8 @@ def test_the_sweep_sets_the_pace_of_an_idle_coordinator(world):
 
 # --- who may do what ----------------------------------------------------------------------------------------------
 
-ALICE = Principal("key of alice", "alice", "client")
-BOB = Principal("key of bob", "bob", "client")
+ALICE = Principal("key-of-alice", "alice", "client")
+BOB = Principal("key-of-bob", "bob", "client")
 
 
 def answers(world, source, hello, who, session="greeting"):

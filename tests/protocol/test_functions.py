@@ -5,11 +5,11 @@ from protocol.support import DOUBLE, HALVE, KEY, OTHER_KEY
 from jobrunner.ids import WorkerId
 from jobrunner.protocol.functions import (
     ESTIMATE_DECAY,
-    UNKNOWN,
     FunctionTable,
     KnownFunctions,
     updated_estimate,
 )
+from jobrunner.protocol.placement import UNKNOWN
 
 LEFT, RIGHT = WorkerId("left"), WorkerId("right")
 

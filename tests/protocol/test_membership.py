@@ -41,7 +41,7 @@ def test_a_worker_counts_its_tasks_time_and_resources():
     assert not worker.fits((("licence", 1.0),))
     worker.take(task)
     assert task.worker is worker
-    assert (worker.assigned_seconds, worker.free) == (0.5, {"gpu": 0.0})
+    assert (worker.assigned_seconds, worker.free["gpu"]) == (0.5, 0.0)
     assert not worker.fits(task.options.resources)
     worker.release(task)
-    assert (worker.tasks, worker.assigned_seconds, worker.free) == ({}, 0.0, {"gpu": 1.0})
+    assert (worker.tasks, worker.assigned_seconds, worker.free["gpu"]) == ({}, 0.0, 1.0)

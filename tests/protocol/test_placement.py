@@ -6,8 +6,7 @@ import sys
 import pytest
 from protocol.support import client_peer, record
 
-from jobrunner.protocol.functions import UNKNOWN
-from jobrunner.protocol.placement import PREFETCH_LIMIT, PREFETCH_SECONDS, ReadyQueue, room
+from jobrunner.protocol.placement import PREFETCH_LIMIT, PREFETCH_SECONDS, UNKNOWN, ReadyQueue, room
 from jobrunner.protocol.task import CANCELLED
 
 

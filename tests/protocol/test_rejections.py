@@ -5,7 +5,8 @@ from protocol import support
 from protocol.support import DOUBLE, spec
 
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.rejections import LONGEST_REASON, QUIET, REMEMBERED, Rejections
+from jobrunner.protocol.effects import Disconnect, Send
+from jobrunner.protocol.rejections import LONGEST_REASON, QUIET, REMEMBERED, TOLERATED, Rejections
 
 
 def test_the_first_is_told_at_once_and_the_rest_of_the_minute_together():
@@ -123,3 +124,59 @@ def test_what_a_peer_may_not_say_counts_and_does_not_flood_the_log_either(world)
         world.reopen(worker)
     assert world.core.rejected == 40
     assert len(rejected(world)) == 2
+
+
+# --- who goes on --------------------------------------------------------------------------------------------------
+
+
+def cut(world: support.Coordinator) -> list[bytes]:
+    """Whose connections were to be closed since the last call."""
+    return [effect.source for effect in world.take() if type(effect) is Disconnect]
+
+
+def test_a_stranger_who_goes_on_is_told_so_and_disconnected(world):
+    for _ in range(TOLERATED):
+        world.reject(b"x", "bad")
+    assert world.take() == []
+    world.reject(b"x", "bad")
+    told, disconnected = world.take()
+    assert disconnected == Disconnect(b"x")
+    assert type(told) is Send
+    assert type(told.envelope.message) is m.Refused
+    assert "made no sense" in told.envelope.message.error
+    world.reject(b"x", "bad")
+    assert cut(world) == [b"x"], "should it come again, at once"
+
+
+def test_after_a_quiet_minute_it_may_err_again(world):
+    for _ in range(TOLERATED):
+        world.reject(b"x", "bad")
+    world.turn(QUIET)
+    world.turn(QUIET)
+    world.reject(b"x", "bad")
+    assert cut(world) == []
+
+
+def test_a_peer_that_goes_on_loses_its_session_and_what_it_had(world):
+    client, worker, honest = world.client("c"), world.worker("w"), world.client("d")
+    client.say(m.Submit([spec(1)], [DOUBLE]))
+    assert support.ids(worker.heard_one(m.Assign).tasks) == ["c-1"]
+    honest.say(m.Submit([spec(1, client="d")], [DOUBLE]))
+    for _ in range(TOLERATED + 1):
+        world.reject(client.source, "bad")
+    assert cut(world) == [client.source]
+    (refused,) = client.heard()
+    assert type(refused) is m.Refused
+    assert list(world.core.scheduler.clients) == ["d"]
+    assert worker.heard_one(m.Cancel).requests == [m.CancelRequest("c-1", True)]
+    assert worker.source in world.core._peers
+
+
+def test_of_a_crowd_those_who_come_late_are_disconnected_at_once(world):
+    for number in range(REMEMBERED + TOLERATED):
+        world.reject(b"%d" % number, "bad")
+    assert cut(world) == []
+    world.reject(b"late", "bad")
+    assert cut(world) == [b"late"]
+    world.reject(b"0", "bad")
+    assert cut(world) == [], "those who came first still have their hundred"

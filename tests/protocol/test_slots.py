@@ -4,8 +4,7 @@ import pytest
 from protocol.support import KEY, OTHER_KEY, assignment
 
 from jobrunner.ids import SlotId
-from jobrunner.protocol.functions import UNKNOWN
-from jobrunner.protocol.placement import LEAST_ESTIMATE
+from jobrunner.protocol.placement import LEAST_ESTIMATE, UNKNOWN
 from jobrunner.protocol.slots import KILLED, READY, SLOT_LIMIT, SLOT_SECONDS, STARTING, Slot, WorkerTask
 
 

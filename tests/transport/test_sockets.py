@@ -302,3 +302,48 @@ def test_addresses_that_are_none(bad):
 def test_loopback():
     assert all(is_loopback(host) for host in ("localhost", "127.0.0.1", "127.8.8.8", "::1", "[::1]"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", "*", ""))
+
+
+# --- closing somebody's connection --------------------------------------------------------------------------------
+
+
+def hello(text: str) -> m.Envelope:
+    return m.Envelope(text, 0, 0, m.Goodbye(text))
+
+
+@pytest.mark.parametrize("kind", ["tcp", "ipc"])
+def test_an_unwanted_peer_is_disconnected_when_it_speaks_and_others_are_not(kind, tmp_path):
+    router = RouterWire("tcp://127.0.0.1:0" if kind == "tcp" else f"ipc://{tmp_path}/socket")
+    bad, good = DealerWire(router.address), DealerWire(router.address)
+    closed = router._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    try:
+        for dealer, name in ((bad, "bad"), (good, "good")):
+            dealer.send(Send(b"", hello(name)))
+        source = next(e.source for e in receive(router, 2) if e.envelope.session == "bad")
+        router.disconnect(source)
+        bad.send(Send(b"", hello("bad")))
+        good.send(Send(b"", hello("good")))
+        assert [event.envelope.session for event in receive(router)] == ["good"]
+        until(lambda: router.receive(0.0) == [] and closed.poll(10))
+        good.send(Send(b"", hello("good")))
+        assert [event.envelope.session for event in receive(router)] == ["good"]
+    finally:
+        router._socket.disable_monitor()
+        closed.close()
+        for wire in (bad, good, router):
+            wire.close()
+
+
+def test_a_descriptor_that_is_no_connection_of_ours_is_left_alone(router):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        sockets.shut_down(ours.fileno(), router.address)
+        theirs.sendall(b"x")
+        assert ours.recv(1) == b"x"
+    reader, writer = os.pipe()
+    sockets.shut_down(reader, router.address)
+    sockets.shut_down(10_000, router.address)
+    os.write(writer, b"x")
+    assert os.read(reader, 1) == b"x"
+    os.close(reader)
+    os.close(writer)

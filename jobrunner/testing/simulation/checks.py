@@ -317,6 +317,8 @@ class Truth:
             yield f"coordinator: functions (key, users, pins) {users[:5]}"
         if scheduler.queue._lanes or scheduler.queue.parked:
             yield "coordinator: the queue is not empty"
+        if len(scheduler.accounts):
+            yield f"coordinator: {len(scheduler.accounts)} accounts"
         if any(scheduler.counts[:5]):
             yield f"coordinator: counts {scheduler.counts}"
         alive = {node.core.settings.id for node in world.workers if node.alive}
@@ -327,8 +329,8 @@ class Truth:
         for worker in scheduler.workers.values():
             if worker.tasks or worker.assigned or worker.cancels or worker.assigned_seconds:
                 yield f"coordinator: {worker.name} has tasks"
-            if worker.free != dict(worker.hello.resources):
-                yield f"coordinator: {worker.name} has {worker.free} of {worker.hello.resources}"
+            if worker.free != worker.offers:
+                yield f"coordinator: {worker.name} has {worker.free} of {worker.offers}"
             if worker.link.unacked() or worker.link.unacked_bytes:
                 yield f"coordinator: unacknowledged by {worker.name}: {worker.link.unacked()!r:.200}"
         for node in world.workers:

@@ -154,7 +154,8 @@ class Network:
             if self.world.rng.random() < 0.5:
                 self._waiting.append((source, frames))
             return
-        coordinator.post(Received(source, decode(frames)))
+        who = self.world.peers[source].who
+        coordinator.post(Received(source, decode(frames), who))
 
     def _arrive_down(self, source: Source, frames: Frames) -> None:
         node = self.world.peers.get(source)

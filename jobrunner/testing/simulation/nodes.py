@@ -41,6 +41,7 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.membership import ClientPeer, WorkerPeer
+from jobrunner.protocol.principals import ANYONE, CLIENT, WORKER, Principal
 from jobrunner.protocol.task import ACTIVE
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 from jobrunner.testing.simulation.checks import Violation
@@ -157,8 +158,9 @@ class Node(Generic[C]):
 class PeerNode(Node[C]):
     """A worker or a client, which reach the coordinator through their `source`."""
 
-    def __init__(self, world: World, name: str, core: C) -> None:
+    def __init__(self, world: World, name: str, core: C, who: Principal) -> None:
         self.source: Source = name.encode()
+        self.who = who if world.scenario.owners else ANYONE
         super().__init__(world, name, core)
         world.peers[self.source] = self
 
@@ -281,7 +283,7 @@ class WorkerNode(PeerNode[WorkerCore]):
         self.detached: set[TaskId] = set()
         """Tasks that the coordinator has lost sight of here; they may run on, and elsewhere too."""
         core = WorkerCore(settings, random.Random(world.rng.getrandbits(64)), world.now)
-        super().__init__(world, name, core)
+        super().__init__(world, name, core, Principal("key-of-workers", "workers", WORKER))
 
     def perform(self, effect: Any) -> None:
         if isinstance(effect, (SpawnSlot, RunTasks, RecallTasks, InterruptTask, SignalSlot)):
@@ -338,7 +340,8 @@ class ClientNode(PeerNode[ClientCore]):
         self.answers = 0
         self.watching: dict[TaskId, int] = {}
         """How often others' tasks were asked for, without an answer yet."""
-        super().__init__(world, name, core)
+        owner = len(world.clients) % max(1, world.scenario.owners)
+        super().__init__(world, name, core, Principal(f"key-{owner}", f"owner {owner}", CLIENT))
 
     # --- what a program does ---
 

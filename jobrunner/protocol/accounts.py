@@ -1,0 +1,94 @@
+"""Whose calls they are: an account per owner, and how much an owner may have at the coordinator; pure.
+
+The owner of a call is the key under which its client connects. A client inside of a task acts for the owner of that
+task. Where nothing proves who somebody is, each client is an account of its own, without an owner to keep apart.
+
+Counted are unfinished calls with their arguments, and the kept results of detached ones. An honest client waits at its
+window long before; the quota is what all clients of one owner may have together.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jobrunner.ids import ClientId
+from jobrunner.protocol.principals import Principal
+
+
+class Quota(NamedTuple):
+    """Of each account; 0 sets no limit."""
+
+    tasks: int = 0
+    bytes: int = 0
+
+
+NO_QUOTA = Quota()
+
+
+class Account:
+    """What one owner has here."""
+
+    __slots__ = ("bytes", "clients", "label", "name", "owner", "tasks")
+
+    def __init__(self, label: str, owner: str, name: str) -> None:
+        self.label = label
+        self.owner = owner
+        """A public key; empty: whoever it is, nobody has proved it."""
+        self.name = name
+        """For people."""
+        self.clients = 0
+        self.tasks = 0
+        self.bytes = 0
+
+    def add(self, size: int) -> None:
+        self.tasks += 1
+        self.bytes += size
+
+    def remove(self, size: int) -> None:
+        self.tasks -= 1
+        self.bytes -= size
+
+    def excess(self, size: int, quota: Quota) -> str:
+        """Why one more call with so many bytes is too much; empty: it is not."""
+        if quota.tasks and self.tasks >= quota.tasks:
+            return (
+                f"{self.name} has {self.tasks:,} calls at the coordinator, unfinished or with results kept, and may"
+                f" have {quota.tasks:,} (quota_tasks): wait for some of them, or forget detached ones"
+            )
+        if quota.bytes and self.bytes + size > quota.bytes:
+            return (
+                f"{self.name} has {self.bytes:,} bytes of arguments and kept results at the coordinator, and may have"
+                f" {quota.bytes:,} (quota_bytes): wait for some of its calls, or forget detached ones"
+            )
+        return ""
+
+
+class Accounts:
+    """Those of all owners that are here or have something here."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, Account] = {}
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def open(self, client: ClientId, who: Principal, owner: str = "") -> Account:
+        """For one more client of `owner`, or else of `who`; `close` when it is gone."""
+        account = self.of(client, owner or who.key, who.name)
+        account.clients += 1
+        return account
+
+    def of(self, client: ClientId, owner: str, name: str = "") -> Account:
+        label = owner or f"client {client}"
+        account = self._accounts.get(label)
+        if account is None:
+            account = self._accounts[label] = Account(label, owner, name or label)
+        return account
+
+    def close(self, account: Account) -> None:
+        account.clients -= 1
+        self.drop_idle(account)
+
+    def drop_idle(self, account: Account) -> None:
+        if not account.clients and not account.tasks:
+            self._accounts.pop(account.label, None)

@@ -1,0 +1,252 @@
+"""Whose calls they are, and how many one owner may have: the accounts, and what the coordinator does by them."""
+
+from __future__ import annotations
+
+from protocol.support import DOUBLE, Coordinator, ids, ok, spec
+
+from jobrunner.ids import ClientId
+from jobrunner.protocol import coordinator_core
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
+from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.journal import JournalState, KeptOutcome, Progress
+from jobrunner.protocol.principals import ANYONE, Principal
+
+ALICE = Principal("key-of-alice", "alice", "client")
+BOB = Principal("key-of-bob", "bob", "client")
+NODE = Principal("key-of-node", "node", "worker")
+
+
+def submit(client, *tasks):
+    client.say(m.Submit(list(tasks), [DOUBLE]))
+
+
+def refused(client):
+    """The ids and errors of the calls that were not taken, since the last call."""
+    outcomes = [o for message in client.heard_of(m.Outcomes) for o in message.outcomes]
+    return {o.id: o.detail["error"] for o in outcomes if o.status == m.REFUSED and o.detail["quota"]}
+
+
+# --- accounts -----------------------------------------------------------------------------------------------------
+
+
+def test_clients_of_a_key_share_an_account_and_others_have_their_own():
+    accounts = Accounts()
+    one, two = (accounts.open(ClientId(name), ALICE) for name in "ab")
+    assert one is two
+    assert one.owner == ALICE.key
+    nobody, else_ = (accounts.open(ClientId(name), ANYONE) for name in "cd")
+    assert nobody is not else_
+    assert nobody.owner == ""
+    assert len(accounts) == 3
+
+
+def test_an_account_goes_with_its_last_client_and_what_it_has():
+    accounts = Accounts()
+    account = accounts.open(ClientId("a"), ALICE)
+    accounts.open(ClientId("b"), ALICE)
+    account.add(10)
+    accounts.close(account)
+    accounts.close(account)
+    assert len(accounts) == 1, "it has a call here"
+    account.remove(10)
+    accounts.drop_idle(account)
+    assert len(accounts) == 0
+
+
+def test_what_is_too_much():
+    account = Account("x", "x", "alice")
+    account.add(60)
+    assert account.excess(10**12, NO_QUOTA) == ""
+    assert account.excess(40, Quota(2, 100)) == ""
+    assert "alice has 1 calls" in account.excess(0, Quota(1, 100))
+    assert "quota_bytes" in account.excess(41, Quota(2, 100))
+
+
+# --- quotas -------------------------------------------------------------------------------------------------------
+
+
+def test_calls_beyond_the_quota_fail_and_the_others_go_on():
+    world = Coordinator(quota=Quota(2, 0))
+    client = world.client(who=ALICE)
+    submit(client, spec(1), spec(2), spec(3))
+    assert list(refused(client)) == ["c-3"]
+    assert list(world.core.scheduler.tasks) == ["c-1", "c-2"]
+    worker = world.worker(slots=2)
+    assert ids(worker.heard_one(m.Assign).tasks) == ["c-1", "c-2"]
+    worker.say(m.Outcomes([ok("c-1")]))
+    submit(client, spec(4), spec(5))
+    assert list(refused(client)) == ["c-5"], "one has made room"
+
+
+def test_all_clients_of_a_key_share_its_quota():
+    world = Coordinator(quota=Quota(2, 0))
+    one, two, other = world.client("c", who=ALICE), world.client("d", who=ALICE), world.client("e", who=BOB)
+    submit(one, spec(1), spec(2))
+    submit(two, spec(1, client="d"))
+    submit(other, spec(1, client="e"))
+    assert refused(one) == {}
+    assert "alice has 2 calls" in refused(two)["d-1"]
+    assert refused(other) == {}
+
+
+def test_bytes_count_until_the_call_has_ended():
+    world = Coordinator(quota=Quota(0, 100))
+    client = world.client(who=ALICE)
+    submit(client, spec(1, payload=bytes(60)), spec(2, payload=bytes(60)))
+    assert "60 bytes" in refused(client)["c-2"]
+    client.say(m.Cancel([m.CancelRequest("c-1", False)]))
+    submit(client, spec(3, payload=bytes(100)))
+    assert refused(client) == {}
+
+
+def test_kept_results_count_until_they_are_forgotten():
+    world = Coordinator(quota=Quota(1, 0))
+    client, worker = world.client(who=ALICE), world.worker()
+    submit(client, spec(1, detach=True))
+    worker.heard()
+    worker.say(m.Outcomes([ok("c-1")]))
+    submit(client, spec(2))
+    assert list(refused(client)) == ["c-2"]
+    world.query(client, "forget", "c-1")
+    submit(client, spec(3))
+    assert refused(client) == {}
+
+
+def test_a_refused_detached_call_is_not_kept():
+    world = Coordinator(quota=Quota(1, 0))
+    client = world.client(who=ALICE)
+    submit(client, spec(1), spec(2, detach=True))
+    assert list(refused(client)) == ["c-2"]
+    assert not world.core.scheduler.results.kept
+
+
+def test_what_clients_of_before_have_here_counts_too():
+    kept = {"d-1": KeptOutcome("f", ok("d-1"))}
+    state = JournalState(
+        {DOUBLE.key: DOUBLE},
+        {"c-1": (spec(1), Progress())},
+        kept,
+        {"c": ALICE.key, "d": f"{NODE.key} {ALICE.key}"},
+    )
+    core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), 0.0, state)
+    account = core.scheduler.accounts.of(ClientId("x"), ALICE.key)
+    assert account.tasks == 2
+    assert account.bytes > 0
+    core.check_invariants()
+
+
+def test_who_asks_for_the_impossible_and_takes_no_answer_is_sent_away():
+    world = Coordinator(untaken_outcomes=50)
+    client = world.client(who=ALICE)
+    for number in range(60):
+        submit(client, spec(number))
+        client.say(m.Cancel([m.CancelRequest(f"c-{number}", False)]))
+    assert any(type(message) is m.Reset for message in client.heard())
+    assert world.core.rejected == 1
+    assert not world.core.scheduler.clients["c"].done
+
+
+def test_the_bytes_of_answers_count_too(monkeypatch):
+    monkeypatch.setattr(coordinator_core, "UNTAKEN_BYTES", 10_000)
+    world = Coordinator()
+    client = world.client(who=ALICE)
+    for number in range(100):
+        client.say(m.Query(number, "status"))
+        client.link.received = 0  # it acknowledges nothing
+    assert m.Reset() in client.heard()
+    assert world.core.rejected == 1
+
+
+# --- owners -------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_to_a_worker_holds_calls_of_one_owner():
+    world = Coordinator()
+    alice, bob = world.client("c", who=ALICE), world.client("d", who=BOB)
+    submit(alice, spec(1), spec(2))
+    submit(bob, spec(1, client="d"))
+    worker = world.worker(slots=3)
+    assigned = {message.owner: ids(message.tasks) for message in worker.heard_of(m.Assign)}
+    assert assigned == {ALICE.key: ["c-1", "c-2"], BOB.key: ["d-1"]}
+
+
+def test_calls_of_a_call_are_its_owners():
+    world = Coordinator()
+    alice, worker = world.client("c", who=ALICE), world.worker(slots=2, who=NODE)
+    submit(alice, spec(1))
+    assert ids(worker.heard_one(m.Assign).tasks) == ["c-1"]
+    inside = world.client("i", who=NODE, within="c-1")
+    submit(inside, spec(1, client="i"))
+    assert worker.heard_one(m.Assign).owner == ALICE.key
+
+
+def test_only_the_worker_that_runs_a_call_can_act_for_its_owner():
+    world = Coordinator()
+    alice, worker = world.client("c", who=ALICE), world.worker(slots=2, who=NODE)
+    submit(alice, spec(1))
+    worker.heard()
+    for number, who in enumerate(
+        (BOB, NODE._replace(key="key-of-another-node"), NODE._replace(role="client"))
+    ):
+        name = f"i{number}"
+        liar = world.client(name, who=who, within="c-1")
+        submit(liar, spec(1, client=name))
+        assert world.core.scheduler.clients[name].account.owner == who.key
+
+
+def test_the_journal_says_for_whom_a_call_is_made():
+    core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), 0.0, JournalState())
+    world = Coordinator()
+    world.core = core
+    alice, worker = world.client("c", who=ALICE), world.worker(slots=2, who=NODE)
+    submit(alice, spec(1))
+    worker.heard()
+    inside = world.client("i", who=NODE, within="c-1")
+    submit(inside, spec(1, client="i"))
+    assert core.scheduler.entry.owners == {"i": f"{NODE.key} {ALICE.key}"}
+
+
+# --- versions of Python -------------------------------------------------------------------------------------------
+
+
+BY_VALUE = m.FunctionDef(b"by value", "f", b"blob", "3.11")
+
+
+def by_value(number, **options):
+    return spec(number, function=BY_VALUE.key, **options)
+
+
+def test_a_function_by_value_goes_where_its_python_is():
+    world = Coordinator()
+    client = world.client()
+    old, new = world.worker("old", slots=4, python="3.10"), world.worker("new", slots=1, python="3.11")
+    client.say(m.Submit([by_value(1), by_value(2), spec(3)], [BY_VALUE, DOUBLE]))
+    assert ids(new.heard_one(m.Assign).tasks) == ["c-1"]
+    assert ids(old.heard_one(m.Assign).tasks) == ["c-3"]
+    new.say(m.Outcomes([ok("c-1")]))
+    assert ids(new.heard_one(m.Assign).tasks) == ["c-2"]
+
+
+def test_where_no_worker_has_it_the_call_is_refused_with_both_versions():
+    world = Coordinator()
+    client = world.client()
+    world.worker(python="3.12")
+    client.say(m.Submit([by_value(1), spec(2)], [BY_VALUE, DOUBLE]))
+    (outcome,) = client.heard_one(m.Outcomes).outcomes
+    assert (outcome.id, outcome.status) == ("c-1", m.REFUSED)
+    assert "from Python 3.11, and the workers have 3.12" in outcome.detail["error"]
+    assert list(world.core.scheduler.tasks) == ["c-2"]
+
+
+def test_what_was_submitted_before_a_worker_came_is_refused_then():
+    world = Coordinator()
+    client = world.client()
+    client.say(m.Submit([by_value(1), spec(2)], [BY_VALUE, DOUBLE]))
+    assert client.heard() == []
+    world.worker(python="3.12", slots=2)
+    (outcome,) = client.heard_one(m.Outcomes).outcomes
+    assert outcome.detail["python"]
+    world.worker("right", python="3.11")
+    client.say(m.Submit([by_value(3)], []))
+    assert client.heard() == []

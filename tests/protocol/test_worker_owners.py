@@ -1,0 +1,126 @@
+"""A slot serves one owner in its life, and nobody waits for ever for a slot of his own."""
+
+from __future__ import annotations
+
+from protocol.support import assign, assignment, finish, ids, worker
+
+from jobrunner.ids import SlotId
+from jobrunner.protocol.effects import RunTasks, SignalSlot, SlotExited, SlotReady, SpawnSlot
+from jobrunner.protocol.slots import QUANTUM
+
+ALICE, BOB, CAROL = "key-of-alice", "key-of-bob", "key-of-carol"
+
+
+def did(world):
+    """What was done since the last call, for short: what runs where, what was started and ended."""
+    told = []
+    for effect in world.take():
+        if isinstance(effect, RunTasks):
+            told.append(("run", effect.slot, *ids(effect.tasks)))
+        elif isinstance(effect, SpawnSlot):
+            told.append(("start", effect.slot))
+        else:
+            assert isinstance(effect, SignalSlot)
+            assert effect.signal == "SIGKILL"
+            told.append(("end", effect.slot))
+    return told
+
+
+def up(world, slot):
+    world.handle(SlotReady(SlotId(slot), 50 + slot))
+
+
+def gone(world, slot):
+    world.handle(SlotExited(SlotId(slot), 77, None, "SIGKILL", 1024, "", 0, -1))
+
+
+def test_an_idle_slot_of_another_owner_makes_way_at_once():
+    world = worker(slots=1)
+    assign(world, assignment(1), owner=ALICE)
+    assert did(world) == [("run", 1, "c-1")]
+    finish(world, 1, 1)
+    assign(world, assignment(2), owner=BOB)
+    assert did(world) == [("end", 1), ("start", 2)]
+    gone(world, 1)
+    assert did(world) == []
+    up(world, 2)
+    assert did(world) == [("run", 2, "c-2")]
+
+
+def test_the_slot_of_an_owner_is_used_again():
+    world = worker(slots=2)
+    assign(world, assignment(1), owner=ALICE)
+    assign(world, assignment(2), owner=BOB)
+    assert did(world) == [("run", 1, "c-1"), ("run", 2, "c-2")]
+    finish(world, 1, 1)
+    finish(world, 2, 1)
+    assign(world, assignment(3), owner=BOB)
+    assign(world, assignment(4), owner=ALICE)
+    assert did(world) == [("run", 1, "c-4"), ("run", 2, "c-3")]
+
+
+def test_a_task_overtakes_those_of_owners_who_have_no_slot():
+    world = worker(slots=1)
+    assign(world, assignment(1), owner=ALICE)
+    did(world)
+    assign(world, assignment(2), owner=BOB)
+    assign(world, assignment(3), owner=ALICE)
+    assert did(world) == []
+    finish(world, 1, 1)
+    assert did(world) == [("run", 1, "c-3")], "its time is not up yet"
+
+
+def test_a_slot_makes_way_when_it_has_served_its_owner_for_long_enough():
+    world = worker(slots=1)
+    assign(world, assignment(1), owner=ALICE)
+    did(world)
+    assign(world, assignment(2), owner=BOB)
+    assign(world, assignment(3), owner=ALICE)
+    world.turn()
+    began = world.now
+    while world.now < began + QUANTUM:  # its queue moves, so nothing is given back
+        slot = world.core.slots[SlotId(1)]
+        finish(world, 1, slot.running().number, duration=0.09)
+        assign(world, assignment(f"more{world.now}"), owner=ALICE)
+        did(world)
+        assert world.core.next_deadline() <= began + QUANTUM
+        world.turn(0.09)
+    slot = world.core.slots[SlotId(1)]
+    assert slot.leaving
+    finish(world, 1, slot.running().number, duration=0.09)
+    assert did(world) == [("end", 1), ("start", 2)]
+    up(world, 2)
+    assert did(world)[0][:3] == ("run", 2, "c-2")
+
+
+def test_of_three_owners_and_two_slots_each_gets_a_turn():
+    world = worker(slots=2)
+    for number, owner in enumerate((ALICE, BOB, CAROL)):
+        assign(world, assignment(number), owner=owner)
+    assert did(world) == [("run", 1, "c-0"), ("run", 2, "c-1")]
+    finish(world, 2, 1)
+    assert did(world) == [("end", 2), ("start", 3)], "Bob has nothing more"
+    up(world, 3)
+    assert did(world) == [("run", 3, "c-2")]
+
+
+def test_fresh_slots_go_to_those_who_have_the_fewest():
+    world = worker(slots=3)
+    assign(world, assignment(1), assignment(2), assignment(3), owner=ALICE)
+    assign(world, assignment(4), owner=BOB)
+    assert did(world) == [("run", 1, "c-1"), ("run", 2, "c-4"), ("run", 3, "c-2")]
+
+
+def test_tasks_wait_for_a_slot_that_starts_and_are_not_given_back():
+    world = worker(slots=1)
+    assign(world, assignment(1), owner=ALICE)
+    did(world)
+    finish(world, 1, 1)
+    assign(world, assignment(2), owner=BOB)
+    did(world)
+    gone(world, 1)
+    world.heard()
+    for _ in range(10):
+        world.turn(0.1)
+    assert ids(world.core.queue) == ["c-2"]
+    assert [type(message).__name__ for message in world.heard() if type(message).__name__ == "Returned"] == []
