@@ -20,7 +20,6 @@ import random
 import signal
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,27 +27,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from processes import Processes
 
 HERE = Path(__file__).parent
 PEER_TIMEOUT = 2.0
 STOPPED = 1.5 * PEER_TIMEOUT
 SLOTS = 2
 CRASH_LIMIT = "5"  # a kill must not be the last straw for a call that others have hit already
+ENVIRONMENT = {
+    "JOBRUNNER_PEER_TIMEOUT": str(PEER_TIMEOUT),
+    "JOBRUNNER_RESULT_CACHE": "4M",  # full, and so of its final size, within seconds
+    "PYTHONPATH": str(HERE),
+}
 LAST_ROUND = 180.0
 """Seconds that the clients have to finish, beyond the time that they were given."""
-
-GUARD = """\
-import os, signal, sys
-left = set()
-for line in sys.stdin:
-    left.add(int(line))
-for pid in left:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-"""
-"""Ends all processes when the soak has ended, however that was."""
 
 
 class Sample(NamedTuple):
@@ -57,60 +49,12 @@ class Sample(NamedTuple):
     descriptors: int
 
 
-class Processes:
-    """What the soak has started; each role's output is in a file of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.of: dict[str, subprocess.Popen[bytes]] = {}
-        self._guard = subprocess.Popen(
-            [sys.executable, "-c", GUARD], stdin=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def start(self, role: str, *arguments: str) -> None:
-        environment = {
-            "JOBRUNNER_PEER_TIMEOUT": str(PEER_TIMEOUT),
-            "JOBRUNNER_RESULT_CACHE": "4M",  # full, and so of its final size, within seconds
-            "PYTHONPATH": str(HERE),
-        }
-        with open(self.output_of(role), "ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
-                start_new_session=True,
-            )
-        self.of[role] = process
-        assert self._guard.stdin is not None
-        print(process.pid, file=self._guard.stdin, flush=True)
-
-    def output_of(self, role: str) -> Path:
-        return self.folder / f"{role}.log"
-
-    def send(self, role: str, number: int) -> None:
-        self.of[role].send_signal(number)
-
-    def slots(self, role: str) -> list[int]:
-        return [child.pid for child in psutil.Process(self.of[role].pid).children()]
-
-    def end(self) -> None:
-        for process in self.of.values():
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()
-        self._guard.wait()
-
-
 class Soak:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options = options
         self.rng = random.Random(options.seed)
         self.folder = folder
-        self.processes = Processes(folder)
+        self.processes = Processes(folder, ENVIRONMENT)
         self.samples: dict[str, list[Sample]] = {}
         self.faults: dict[str, int] = {}
         self.clients = [f"client-{number}" for number in range(1, options.clients + 1)]

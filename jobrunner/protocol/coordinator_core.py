@@ -63,6 +63,9 @@ REATTACH_SECONDS = 1.4 * RETRY_LIMIT
 OUTCOME_WINDOW = 64 * 1024 * 1024
 """Bytes of outcomes that a client may leave unacknowledged before its further tasks wait."""
 
+MOST_UNREAD = 1000
+"""Answers that a client may leave unacknowledged before it gets no more."""
+
 UNTAKEN_BYTES = 16 * OUTCOME_WINDOW
 """Bytes unacknowledged by a client beyond which it is not answered any more. Calls that run when the window is full may
 end, and their results add to it."""
@@ -382,6 +385,7 @@ class CoordinatorCore:
             client.hello = hello
             client.lost_at = None
             client.reconciled = False
+            client.unread = 0
             client.outcomes.clear()
             client.recalls.clear()
             client.accepted.clear()
@@ -527,6 +531,7 @@ class CoordinatorCore:
     def _on_query(self, client: ClientPeer, message: m.Query, now: float) -> None:
         if self._takes_no_answers(client, now):
             return
+        client.unread += 1
         reply = answer(self, client.who, message, now)
         self._send(client, reply, now, of_value(reply.data))
 
@@ -536,11 +541,14 @@ class CoordinatorCore:
         No jobrunner does: acknowledgements come from its I/O thread. Its answers would fill this host's memory.
         """
         left = len(client.done)
-        if left <= self.settings.untaken_outcomes and client.link.unacked_bytes <= UNTAKEN_BYTES:
+        if (
+            left <= self.settings.untaken_outcomes
+            and client.unread <= MOST_UNREAD
+            and client.link.unacked_bytes <= UNTAKEN_BYTES
+        ):
             return False
-        self._unexpected(
-            client, f"it does not acknowledge what it is told ({left} outcomes); its session ends", now
-        )
+        told = f"{left} outcomes, {client.unread} answers"
+        self._unexpected(client, f"it does not acknowledge what it is told ({told}); its session ends", now)
         client.done.clear()
         return True
 
@@ -548,6 +556,8 @@ class CoordinatorCore:
         for message in acked:
             if type(message) is m.Outcomes:
                 self.scheduler.acknowledged(client, message.outcomes)
+            elif type(message) is m.Reply:
+                client.unread -= 1
         if client.link.unacked_bytes < OUTCOME_WINDOW:
             self.scheduler.queue.parked.discard(client.id)
 

@@ -76,6 +76,7 @@ class ClientPeer(Peer):
         "running",
         "submitted",
         "unfinished",
+        "unread",
     )
 
     def __init__(
@@ -102,6 +103,8 @@ class ClientPeer(Peer):
         self.output_characters = 0
         self.accepted: list[TaskId] = []
         self.recalls: list[TaskId] = []
+        self.unread = 0
+        """Answers that it has not acknowledged in this session."""
         self.done: dict[TaskId, TaskRecord] = {}
         """Finished tasks whose outcome the client has not acknowledged."""
 

@@ -48,6 +48,11 @@ TRANSITIONS: dict[int, frozenset[int]] = {
     CANCELLED: frozenset(),
 }
 
+MOST_HISTORY = 100
+"""Lines of a task's story that are kept: the first ones, and the latest."""
+
+FIRST_HISTORY = 10
+
 
 class IllegalTransition(AssertionError):
     """A core tried a move that the table does not allow: a bug in jobrunner."""
@@ -181,4 +186,6 @@ class TaskRecord:
         """Add to the story that errors and `jobrunner task` tell."""
         if self.history is None:
             self.history = []
+        if len(self.history) >= MOST_HISTORY:
+            del self.history[FIRST_HISTORY]
         self.history.append(line)

@@ -2,8 +2,9 @@
 
 ROUTER at the coordinator, DEALER at everyone else. What is set here and why:
 
-- The sending water mark is 0 (no limit). A ROUTER drops silently at its mark; what is sent is bounded by windows above,
-  not here. Receiving has one: nothing is dropped there, but ZeroMQ stops reading a connection that sends faster than we
+- The sending water mark of a DEALER is 0 (no limit): what is sent is bounded by windows above, not here. That of the
+  ROUTER is high, and for those who ask and ask and read no answer; with ROUTER_MANDATORY it drops nothing silently.
+  Receiving has one: nothing is dropped there, but ZeroMQ stops reading a connection that sends faster than we
   take it, and who floods us is held up by TCP instead of filling our memory.
 - ROUTER_MANDATORY: a message to a peer whose connection is gone raises instead of vanishing.
 - ROUTER_HANDOVER with an identity that is fresh per process: a peer that reconnects takes over its own connection,
@@ -57,6 +58,9 @@ RECEIVE_LIMIT = 256
 
 RECEIVE_MARK = 1000
 """Messages of one connection that wait to be taken, before no more of it is read."""
+
+SEND_MARK = 20_000
+"""Messages from a coordinator to one peer that wait to be sent; whoever leaves more unread is unreachable."""
 
 BACKLOG = 1024
 """Connections that wait to be accepted; the system may set a lower limit."""
@@ -252,6 +256,7 @@ class RouterWire(Wire):
             self._socket.setsockopt(zmq.CURVE_SERVER, 1)
             self._socket.setsockopt(zmq.CURVE_SECRETKEY, to_z85(gate.secret))
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        self._socket.setsockopt(zmq.SNDHWM, SEND_MARK)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.setsockopt(zmq.ZAP_DOMAIN, b"jobrunner")

@@ -25,6 +25,10 @@ def noted_square(path: str, n: int, seconds: float) -> int:
     return n * n
 
 
+def fail() -> None:
+    raise ValueError("as always")
+
+
 def executions(path: str) -> Counter[int]:
     """How often each task was started."""
     return Counter(map(int, Path(path).read_text().split()))
