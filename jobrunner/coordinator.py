@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jobrunner.config import MOST_WINDOW, CoordinatorConfig
+from jobrunner.config import CoordinatorConfig
 from jobrunner.errors import AuthenticationError, ConfigError, JournalError
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
@@ -30,7 +28,7 @@ from jobrunner.protocol.effects import (
     WriteJournal,
 )
 from jobrunner.transport.driver import Driver
-from jobrunner.transport.service import LEFT_AT_ONCE, Service, set_up_logging
+from jobrunner.transport.service import Service, set_up_logging
 from jobrunner.transport.sockets import RouterWire, is_loopback
 from jobrunner.version import __version__
 
@@ -43,8 +41,8 @@ ALLOW_INSECURE = "JOBRUNNER_ALLOW_INSECURE_NETWORK"
 """Has to be 1 as well for a port that other hosts reach, so that one word in a script does not open a network."""
 
 
-def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int | None = None) -> int:
-    """Serve until drained; the exit code. `address` overrides host and port.
+def run(config: CoordinatorConfig) -> int:
+    """Serve until drained; the exit code.
 
     Raises ConfigError where the address cannot be listened on, or the keys cannot be used.
     """
@@ -52,10 +50,9 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
     service = Service("coordinator")
     keyring = None
     raise_descriptor_limit()
-    if address is None:
-        address = tcp_address(config, service)
-        if not config.insecure:
-            keyring = open_keyring(Path(config.keys) if config.keys else default_folder())
+    address = tcp_address(config, service)
+    if not config.insecure:
+        keyring = open_keyring(Path(config.keys) if config.keys else default_folder())
     wire = RouterWire(address, keyring, largest_frame=max(config.max_payload, LARGEST_HEADER))
     settings = CoordinatorSettings(
         id=random_token(),
@@ -75,8 +72,7 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
     )
     journal = None
     try:
-        if lifeline is None:
-            journal = open_journal(config, wire.address, service)
+        journal = open_journal(config, wire.address, service)
         state = None if journal is None else journal.state.copy()
         core = CoordinatorCore(settings, time.monotonic(), state)
         perform: dict[type, Callable[[Any], None]] = {
@@ -102,11 +98,10 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
         else:
             driver.post(JournalWritten(effect.number))
 
-    if lifeline is None:
-        announce(wire.address, config, keyring)
+    announce(wire.address, config, keyring)
     finished = False
     try:
-        code = service.run(driver, lifeline)
+        code = service.run(driver)
         finished = code == 0
         return code
     finally:
@@ -184,19 +179,3 @@ def announce(address: str, config: CoordinatorConfig, keyring: Keyring | None) -
         join = Invitation(address, keyring.server.public, secret).to_line()
     print(f"coordinator at {address}", flush=True)
     print(f"start a worker with:  jobrunner worker start {join}", flush=True)
-
-
-def main(arguments: list[str]) -> int:
-    """For `local_cluster`: one argument, a JSON object. "folder" is removed when "lifeline", a descriptor, is cut."""
-    given = json.loads(arguments[0])
-    config = CoordinatorConfig(
-        log_level="error",
-        crash_limit=given["crash_limit"],
-        max_payload=MOST_WINDOW,  # what is large enough to harm this host is the program's own
-        quota_tasks=0,
-        quota_bytes=0,
-    )
-    code = run(config, address=given["address"], lifeline=given["lifeline"])
-    if code == LEFT_AT_ONCE:  # else it will be started again, and needs the folder
-        shutil.rmtree(given["folder"], ignore_errors=True)
-    return code

@@ -1,8 +1,8 @@
-"""A coordinator and a worker on this host, for one executor: started and stopped with it.
+"""A cluster on this host, for one executor: the process of `embedded`, started and stopped with it.
 
-They talk through a Unix socket in a folder that only this user may enter, so nobody else on the machine can reach
-them. Both hold the end of a pipe whose other end is here: however this process dies, they notice and leave.
-A worker or coordinator that dies is started again.
+It listens at a Unix socket in a folder that only this user may enter, so nobody else on the machine can reach it. It
+holds the end of a pipe whose other end is here: however this process dies, it notices and leaves. Should it die, it is
+started again.
 """
 
 from __future__ import annotations
@@ -14,25 +14,23 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from typing import Any
 
 from jobrunner.config import ClientConfig, load
 from jobrunner.host import module_path, usable_cpus
 
 BOOT = """
 import sys
-module, argument, sys.path[:] = sys.argv[1], sys.argv[2], sys.argv[3:]
-from importlib import import_module
-sys.exit(import_module(module).main([argument]))
+argument, sys.path[:] = sys.argv[1], sys.argv[2:]
+from jobrunner.embedded import main
+sys.exit(main([argument]))
 """
-"""What a daemon's interpreter starts with: what this program can import, its tasks can too."""
+"""What its interpreter starts with: what this program can import, its tasks can too."""
 
 STOP_WAIT = 5.0
-"""Seconds that the daemons have to leave before they are killed."""
+"""Seconds that it has to leave before it is killed."""
 
 RESTART_PAUSE = 1.0
-"""Seconds before a daemon that died is started again, so that a broken one does not spin."""
+"""Seconds before it is started again, so that a broken one does not spin."""
 
 
 class LocalCluster:
@@ -44,60 +42,52 @@ class LocalCluster:
         self.address = f"ipc://{self._folder}/coordinator"
         self._lifeline, self._hold = os.pipe()
         self._stopping = threading.Event()
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._argument = json.dumps(
+            {
+                "address": self.address,
+                "slots": self.slots,
+                "crash_limit": crash_limit,
+                "lifeline": self._lifeline,
+                "folder": self._folder,
+            }
+        )
         self._lock = threading.Lock()
-        self._watchers = [
-            self._watch("jobrunner.coordinator", {"crash_limit": crash_limit, "folder": self._folder}),
-            self._watch("jobrunner.workers.daemon", {"slots": self.slots}),
-        ]
+        self._process = self._start()
+        self._watcher = threading.Thread(target=self._keep_alive, name="jobrunner-watch", daemon=True)
+        self._watcher.start()
 
     def stop(self) -> None:
-        """End both daemons, within a bound; may be called again."""
+        """End it, within a bound; may be called again."""
         if self._stopping.is_set():
             return
         self._stopping.set()
         os.close(self._hold)
-        deadline = time.monotonic() + STOP_WAIT
         with self._lock:
-            processes = list(self._processes)
-        for process in processes:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        for watcher in self._watchers:
-            watcher.join()
+            process = self._process
+        try:
+            process.wait(STOP_WAIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._watcher.join()
         os.close(self._lifeline)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _watch(self, module: str, extra: dict[str, Any]) -> threading.Thread:
-        """Start a daemon, and a thread that starts it again whenever it ends."""
-        first = self._start(module, extra)
-        watcher = threading.Thread(
-            target=self._keep_alive, args=(first, module, extra), name=f"watch-{module}", daemon=True
-        )
-        watcher.start()
-        return watcher
-
-    def _keep_alive(self, process: subprocess.Popen[bytes], module: str, extra: dict[str, Any]) -> None:
+    def _keep_alive(self) -> None:
+        """Start it again whenever it ends."""
         while True:
-            process.wait()
+            self._process.wait()
             if self._stopping.wait(RESTART_PAUSE):
                 return
             with self._lock:
                 if self._stopping.is_set():
                     return
-                self._processes.remove(process)
-                process = self._start(module, extra)
+                self._process = self._start()
 
-    def _start(self, module: str, extra: dict[str, Any]) -> subprocess.Popen[bytes]:
-        argument = json.dumps({"address": self.address, "lifeline": self._lifeline, **extra})
-        process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, module, argument, *module_path()],
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-c", BOOT, self._argument, *module_path()],
             stdin=subprocess.DEVNULL,
             pass_fds=[self._lifeline],
-            start_new_session=True,  # Ctrl-C at the terminal is for the program, which then stops these
+            start_new_session=True,  # Ctrl-C at the terminal is for the program, which then stops it
         )
-        self._processes.append(process)
-        return process

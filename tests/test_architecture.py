@@ -28,6 +28,7 @@ RULES = {
     "joining": {"config", "identity", "invitation", "protocol", "transport"},
     "journal": {"private_files", "protocol"},
     "local_cluster": {"config"},
+    "embedded": {"config", "protocol", "transport", "workers"},
     "workers": {"protocol", "transport", "config", "credentials", "serialization", "executor"},
     "backends": {
         "protocol",

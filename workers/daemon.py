@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
@@ -23,7 +22,7 @@ from jobrunner.workers.pool import SlotPool
 from jobrunner.workers.slot_effects import slot_effects
 
 
-def run(config: WorkerConfig, *, lifeline: int | None = None) -> int:
+def run(config: WorkerConfig) -> int:
     """Serve until drained; the exit code. Raises JobRunnerError when it can never serve."""
     set_up_logging(config.log_level)
     address = check_address(config.address)
@@ -55,7 +54,7 @@ def run(config: WorkerConfig, *, lifeline: int | None = None) -> int:
         service.log.warning("%s; is the address right? It is tried again and again", unknown)
     finished = False
     try:
-        code = service.run(driver, lifeline)
+        code = service.run(driver)
         finished = code == 0
         return code
     finally:
@@ -80,10 +79,3 @@ def settings_for(config: WorkerConfig) -> WorkerSettings:
         unacknowledged_bytes=config.unacknowledged_bytes,
         slot_memory=config.slot_memory,
     )
-
-
-def main(arguments: list[str]) -> int:
-    """For `local_cluster`: one argument, a JSON object with "address", "slots" and "lifeline"."""
-    given = json.loads(arguments[0])
-    config = WorkerConfig(address=given["address"], slots=given["slots"], resources={}, log_level="error")
-    return run(config, lifeline=given["lifeline"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import select
 import time
 from collections import deque
@@ -11,22 +10,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jobrunner.config import MOST_WINDOW
-from jobrunner.context import TASK_ADDRESS, TASK_WORKER
-from jobrunner.host import own_host, python_version
-from jobrunner.ids import WorkerId, random_token
+from jobrunner.context import TASK_ADDRESS
+from jobrunner.host import own_host
+from jobrunner.ids import random_token
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
-from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, SlotConnects, Source, Tick
+from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, Source, Tick
 from jobrunner.protocol.session import COORDINATOR
-from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 from jobrunner.version import __version__
-from jobrunner.workers.pool import SlotPool
-from jobrunner.workers.slot_effects import slot_effects
+from jobrunner.workers.inside import INSIDE, InsideWorker
 
 if TYPE_CHECKING:
     from jobrunner.transport.sockets import RouterWire
 
 CLIENT: Source = b"client"
-WORKER: Source = b"worker"
 
 
 class LocalWire:
@@ -41,49 +37,31 @@ class LocalWire:
         address: str,
         on_connect: Callable[[], object],
     ) -> None:
-        now = time.monotonic()
-        host, pid = own_host(), os.getpid()
         self._coordinator = CoordinatorCore(
             CoordinatorSettings(
                 id=random_token(),
                 version=__version__,
                 address="(in this process)",
-                host=host,
-                pid=pid,
+                host=own_host(),
+                pid=os.getpid(),
                 crash_limit=crash_limit,
                 # The payloads are the client's own objects: a window would save nothing.
                 max_payload=MOST_WINDOW,
                 window_bytes=MOST_WINDOW,
             ),
-            now,
+            time.monotonic(),
         )
-        self._worker = WorkerCore(
-            WorkerSettings(
-                id=WorkerId(random_token()),
-                name="local",
-                version=__version__,
-                python=python_version(),
-                host=host,
-                pid=pid,
-                slots=slots,
-                peer_timeout=0.0,
-            ),
-            random.Random(),
-            now,
+        self._worker = InsideWorker(
+            slots, {TASK_ADDRESS: address}, on_give_up=on_give_up, on_connect=on_connect
         )
-        self._pool = SlotPool(environment={TASK_ADDRESS: address, TASK_WORKER: "local"})
-        self._on_connect = on_connect
-        self._slot_effects = slot_effects(self._pool)
-        self._on_give_up = on_give_up
         self._to_coordinator: deque[Event] = deque()
-        self._to_worker: deque[Event] = deque()
         self._to_client: list[Event] = []
         self._poll = select.poll()
         self._slots_ready = False
         self._router: RouterWire | None = None
         self.listen_at: str | None = None
         """Set to an address, from any thread, to let other processes in; before the next turn ends, they can come."""
-        self.register(self._pool.fileno())
+        self.register(self._worker.fileno())
 
     # --- the interface of a wire ---
 
@@ -91,7 +69,7 @@ class LocalWire:
         self._poll.register(fd, select.POLLIN)
 
     def next_deadline(self) -> float | None:
-        if self._to_coordinator or self._to_worker or self._to_client:
+        if self._to_coordinator or self._worker.pending or self._to_client:
             return 0.0
         if self._router is not None and self._router.pending():
             return 0.0
@@ -101,16 +79,12 @@ class LocalWire:
     def wait(self, timeout: float | None) -> set[int]:
         milliseconds = None if timeout is None else int(timeout * 1000 + 0.999)
         ready = {fd for fd, _ in self._poll.poll(milliseconds)}
-        self._slots_ready = self._pool.fileno() in ready
+        self._slots_ready = self._worker.fileno() in ready
         return ready
 
     def receive(self, now: float) -> list[Event]:
         if self._slots_ready:
-            for event in self._pool.poll():
-                if type(event) is SlotConnects:
-                    self._on_connect()
-                else:
-                    self._to_worker.append(event)
+            self._worker.poll()
         if self._router is not None:
             self._to_coordinator.extend(self._router.receive(now))
         elif self.listen_at is not None:
@@ -124,7 +98,7 @@ class LocalWire:
         return None
 
     def close(self, *, orderly: bool = False) -> None:
-        self._pool.close()
+        self._worker.close()
         if self._router is not None:
             self._router.close()
 
@@ -139,23 +113,10 @@ class LocalWire:
     def _settle(self, now: float) -> None:
         """Turn both cores until neither has anything to say to the other."""
         while True:
-            self._turn_worker(now)
+            self._to_coordinator.extend(self._worker.turn(now))
             self._turn_coordinator(now)
-            if not self._to_worker and not self._to_coordinator:
+            if not self._worker.pending and not self._to_coordinator:
                 return
-
-    def _turn_worker(self, now: float) -> None:
-        effects: list[Effect] = []
-        while self._to_worker:
-            effects += self._worker.handle(self._to_worker.popleft(), now)
-        effects += self._worker.handle(Tick(), now)
-        for effect in effects:
-            if type(effect) is Send:
-                self._to_coordinator.append(Received(WORKER, effect.envelope))
-            elif type(effect) is GiveUp:
-                self._on_give_up(effect)
-            elif type(effect) in self._slot_effects:
-                self._slot_effects[type(effect)](effect)
 
     def _turn_coordinator(self, now: float) -> None:
         effects: list[Effect] = []
@@ -168,8 +129,8 @@ class LocalWire:
 
     def _deliver(self, effect: Send) -> None:
         """From the coordinator to whom it may concern."""
-        if effect.destination == WORKER:
-            self._to_worker.append(Received(COORDINATOR, effect.envelope))
+        if effect.destination == INSIDE:
+            self._worker.post(effect.envelope)
         elif effect.destination == CLIENT:
             self._to_client.append(Received(COORDINATOR, effect.envelope))
         else:

@@ -52,7 +52,7 @@ class Service:
 
     @property
     def perform_common(self) -> dict[type, Callable[[Any], None]]:
-        return {Log: self._write_log, GiveUp: self._give_up}
+        return {Log: self._write_log, GiveUp: self.give_up}
 
     def run(self, driver: Driver, lifeline: int | None = None) -> int:
         """Turn until all is done; the exit code. Raises the error with which the core gave up."""
@@ -87,7 +87,8 @@ class Service:
     def _write_log(self, effect: Log) -> None:
         self.log.log(LEVELS[effect.level], effect.text)
 
-    def _give_up(self, effect: GiveUp) -> None:
+    def give_up(self, effect: GiveUp) -> None:
+        """Have `run` raise the error, soon."""
         assert self._driver is not None
         self._failure = error_named(effect.kind, effect.error)
         self._driver.abort()

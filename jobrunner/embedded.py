@@ -1,0 +1,96 @@
+"""The embedded cluster: a coordinator and a worker in one process, for one executor on this host.
+
+They are the cores of the two daemons, with the coordinator's socket and the worker's slots, in one loop: what they say
+to each other takes no socket, no encoding and no other process's turn. Clients (the executor's own, and those inside of
+tasks) and further workers come through the socket as to any coordinator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+
+from jobrunner.config import MOST_WINDOW
+from jobrunner.context import TASK_ADDRESS
+from jobrunner.host import own_host
+from jobrunner.ids import random_token
+from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.effects import Disconnect, Event, Send
+from jobrunner.transport.driver import Driver
+from jobrunner.transport.service import LEFT_AT_ONCE, Service, set_up_logging
+from jobrunner.transport.sockets import Ready, RouterWire
+from jobrunner.version import __version__
+from jobrunner.workers.inside import INSIDE, InsideWorker
+
+
+class EmbeddedWire(RouterWire):
+    """A coordinator's wire with a worker inside."""
+
+    def __init__(self, address: str, slots: int, service: Service) -> None:
+        super().__init__(address)
+        self._worker = InsideWorker(
+            slots, {TASK_ADDRESS: address}, on_give_up=service.give_up, on_connect=lambda: None
+        )
+        self._slots_ready = False
+        self._said: list[Event] = []
+        self.register(self._worker.fileno())
+
+    def next_deadline(self) -> float | None:
+        return 0.0 if self._said else self._worker.next_deadline()
+
+    def wait(self, timeout: float | None) -> Ready:
+        ready = super().wait(timeout)
+        self._slots_ready = self._worker.fileno() in ready
+        return ready
+
+    def receive(self, now: float) -> list[Event]:
+        if self._slots_ready:
+            self._worker.poll()
+        said, self._said = self._said, []
+        return said + self._worker.turn(now) + super().receive(now)
+
+    def send(self, effect: Send) -> Event | None:
+        if effect.destination != INSIDE:
+            return super().send(effect)
+        self._worker.post(effect.envelope)
+        # At once, so that its slots begin before this turn is over.
+        self._said += self._worker.turn(time.monotonic())
+        return None
+
+    def close(self, *, orderly: bool = False) -> None:
+        self._worker.close()
+        super().close(orderly=orderly)
+
+
+def main(arguments: list[str]) -> int:
+    """For `local_cluster`: one argument, a JSON object with "address", "slots", "crash_limit", "lifeline" and "folder".
+
+    The folder is removed when the lifeline, a descriptor, is cut.
+    """
+    given = json.loads(arguments[0])
+    set_up_logging("error")
+    service = Service("cluster")
+    wire = EmbeddedWire(given["address"], given["slots"], service)
+    settings = CoordinatorSettings(
+        id=random_token(),
+        version=__version__,
+        address=wire.address,
+        host=own_host(),
+        pid=os.getpid(),
+        crash_limit=given["crash_limit"],
+        max_payload=MOST_WINDOW,  # what is large enough to harm this host is the program's own
+    )
+    core = CoordinatorCore(settings, time.monotonic())
+    perform = service.perform_common | {Disconnect: lambda effect: wire.disconnect(effect.source)}
+    driver = Driver(core, wire, perform)
+    finished = False
+    try:
+        code = service.run(driver, given["lifeline"])
+        finished = code == 0
+    finally:
+        driver.close(orderly=finished)
+    if code == LEFT_AT_ONCE:  # else it will be started again, and needs the folder
+        shutil.rmtree(given["folder"], ignore_errors=True)
+    return code

@@ -1,0 +1,99 @@
+"""A worker inside of another process: its core and its slots, for a coordinator's core on the same thread.
+
+Messages go over as objects; nothing is encoded, and nobody waits for anybody. Who owns it calls `turn` after `poll`
+and `post`, and hands what that returns to the coordinator.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jobrunner.context import TASK_WORKER
+from jobrunner.host import own_host, python_version
+from jobrunner.ids import WorkerId, random_token
+from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, SlotConnects, Source, Tick
+from jobrunner.protocol.messages import Envelope
+from jobrunner.protocol.session import COORDINATOR
+from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
+from jobrunner.version import __version__
+from jobrunner.workers.pool import SlotPool
+from jobrunner.workers.slot_effects import slot_effects
+
+INSIDE: Source = b"inside"
+"""What the coordinator calls it. No connection has this name: those of ZeroMQ are longer."""
+
+NAME = "local"
+
+
+class InsideWorker:
+    """See the module. `on_give_up` is told when no slot can be started, `on_connect` when a task wants to connect."""
+
+    def __init__(
+        self,
+        slots: int,
+        environment: Mapping[str, str],
+        *,
+        on_give_up: Callable[[GiveUp], None],
+        on_connect: Callable[[], object],
+    ) -> None:
+        settings = WorkerSettings(
+            id=WorkerId(random_token()),
+            name=NAME,
+            version=__version__,
+            python=python_version(),
+            host=own_host(),
+            pid=os.getpid(),
+            slots=slots,
+            peer_timeout=0.0,
+        )
+        self._core = WorkerCore(settings, random.Random(), time.monotonic())
+        self._pool = SlotPool(environment={**environment, TASK_WORKER: NAME})
+        self._on_connect = on_connect
+        self._perform: dict[type, Callable[[Any], None]] = {**slot_effects(self._pool), GiveUp: on_give_up}
+        self._inbox: deque[Event] = deque()
+
+    def fileno(self) -> int:
+        """Becomes readable when `poll` has something to do."""
+        return self._pool.fileno()
+
+    @property
+    def pending(self) -> bool:
+        """Whether `turn` has something to do."""
+        return bool(self._inbox)
+
+    def next_deadline(self) -> float | None:
+        return self._core.next_deadline()
+
+    def post(self, envelope: Envelope) -> None:
+        """What the coordinator says."""
+        self._inbox.append(Received(COORDINATOR, envelope))
+
+    def poll(self) -> None:
+        """Take what the slots have said."""
+        for event in self._pool.poll():
+            if type(event) is SlotConnects:
+                self._on_connect()
+            else:
+                self._inbox.append(event)
+
+    def turn(self, now: float) -> list[Event]:
+        """Handle all that has come; what the coordinator is told."""
+        effects: list[Effect] = []
+        while self._inbox:
+            effects += self._core.handle(self._inbox.popleft(), now)
+        effects += self._core.handle(Tick(), now)
+        said: list[Event] = []
+        for effect in effects:
+            if type(effect) is Send:
+                said.append(Received(INSIDE, effect.envelope))
+            elif type(effect) in self._perform:
+                self._perform[type(effect)](effect)
+        return said
+
+    def close(self) -> None:
+        self._pool.close()
