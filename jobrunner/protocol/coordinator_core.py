@@ -470,7 +470,7 @@ class CoordinatorCore:
             who = f"client {peer.id} on {peer.hello.host}"
         else:
             who = f"connection {source[:12].hex()}"
-        for line in self.rejections.note(source, who, reason, now):
+        for line in self.rejections.note(source, who, reason, now, known=peer is not None):
             self._log("warning", line)
         if self.rejections.intolerable(source):
             self._intolerable[source] = None

@@ -379,7 +379,7 @@ class WriteJournal:
 
 @dataclass(slots=True)
 class Disconnect:
-    """Close this peer's connection; whatever it sends is dropped."""
+    """Close this peer's connection, once it has had time to take what it was told; whatever it sends is dropped."""
 
     source: Source
 

@@ -51,20 +51,20 @@ class Rejections:
     def __len__(self) -> int:
         return len(self._offenders)
 
-    def note(self, source: Source, who: str, reason: str, now: float) -> list[str]:
-        """Count a rejected message; the lines to log now."""
+    def note(self, source: Source, who: str, reason: str, now: float, *, known: bool = False) -> list[str]:
+        """Count a rejected message; the lines to log now. Who is `known`, by a session, is never one of a crowd."""
         lines = self.due(now)
         self.count += 1
-        known = self._offenders.get(source)
-        if known is None and len(self._offenders) >= REMEMBERED:
+        offender = self._offenders.get(source)
+        if offender is None and len(self._offenders) >= REMEMBERED and not known:
             source, who = OTHERS, "other connections"
-            known = self._offenders.get(source)
-        if known is None:
+            offender = self._offenders.get(source)
+        if offender is None:
             self._offenders[source] = Offender(who, now + QUIET)
             lines.append(printable(f"rejected a message from {who}: {shortened(reason)}"))
         else:
-            known.count += 1
-            known.reason = shortened(reason)
+            offender.count += 1
+            offender.reason = shortened(reason)
         return lines
 
     def intolerable(self, source: Source) -> bool:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
@@ -88,6 +89,9 @@ FRAME_OVERHEAD = 1024
 
 HANDSHAKE_MS = 10_000
 """How long a connection may take to prove its key before it is closed."""
+
+LAST_WORD_SECONDS = 0.5
+"""How long a connection that is to be closed may take to bring its peer the reason."""
 
 MOST_UNWANTED = 1000
 """Connections to be closed that are remembered; of more, those that were named first are forgotten."""
@@ -246,7 +250,8 @@ class RouterWire(Wire):
             # A peer that announces a larger one is disconnected before anything is allocated for it.
             self._socket.setsockopt(zmq.MAXMSGSIZE, largest_frame + FRAME_OVERHEAD)
         self._gate = gate
-        self._unwanted: dict[Source, None] = {}
+        self._unwanted: dict[Source, float] = {}
+        """When the connections that are to be closed have had time to take the last word."""
         self._zap: zmq.Socket[bytes] | None = None
         if gate is not None:
             self._zap = self._context.socket(zmq.REP)
@@ -286,8 +291,8 @@ class RouterWire(Wire):
         return events + super().receive(now)
 
     def disconnect(self, source: Source) -> None:
-        """Close a peer's connection as soon as it sends something more, and take nothing of it."""
-        self._unwanted[source] = None
+        """Take nothing more of a peer, and close its connection if it goes on sending after LAST_WORD_SECONDS."""
+        self._unwanted[source] = time.monotonic() + LAST_WORD_SECONDS
         if len(self._unwanted) > MOST_UNWANTED:
             del self._unwanted[next(iter(self._unwanted))]
 
@@ -315,7 +320,8 @@ class RouterWire(Wire):
         first = self._socket.recv(zmq.NOBLOCK, copy=False)
         source = first.bytes
         if source in self._unwanted:
-            shut_down(int(first.get(zmq.SRCFD)), self.address)
+            if time.monotonic() >= self._unwanted[source]:
+                shut_down(int(first.get(zmq.SRCFD)), self.address)
             self._rest_of_message([])
             return None
         if self._gate is None:

@@ -414,8 +414,12 @@ def test_who_goes_on_sending_nonsense_is_disconnected_and_others_are_not(cluster
             until(refused)
             coordinator.wait_for("rejected a message from connection")
             before = ports_to(address)
-            wire._send_frames(b"", [b"nonsense"])
-            until(lambda: before - ports_to(address), "the end of its connection")
+
+            def cut() -> bool:
+                wire._send_frames(b"", [b"nonsense"])
+                return bool(before - ports_to(address))
+
+            until(cut, "the end of its connection")
         finally:
             wire.close()
         assert executor.submit(calls.square, 5).result(BOUND) == 25

@@ -180,3 +180,15 @@ def test_of_a_crowd_those_who_come_late_are_disconnected_at_once(world):
     assert cut(world) == [b"late"]
     world.reject(b"0", "bad")
     assert cut(world) == [], "those who came first still have their hundred"
+
+
+def test_a_peer_with_a_session_is_never_one_of_the_crowd(world):
+    client = world.client()
+    for number in range(REMEMBERED + TOLERATED + 5):
+        world.reject(b"%d" % number, "bad")
+    cut(world)
+    world.reject(client.source, "bad")
+    assert cut(world) == []
+    for _ in range(TOLERATED):
+        world.reject(client.source, "bad")
+    assert cut(world) == [client.source]
