@@ -48,8 +48,10 @@ class EmbeddedWire(RouterWire):
     def receive(self, now: float) -> list[Event]:
         if self._slots_ready:
             self._worker.poll()
+        if self._worker.has_work(now):
+            self._said += self._worker.turn(now)
         said, self._said = self._said, []
-        return said + self._worker.turn(now) + super().receive(now)
+        return said + super().receive(now)
 
     def send(self, effect: Send) -> Event | None:
         if effect.destination != INSIDE:

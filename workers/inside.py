@@ -16,6 +16,7 @@ from typing import Any
 from jobrunner.context import TASK_WORKER
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import WorkerId, random_token
+from jobrunner.protocol.coordinator_core import CoordinatorCore
 from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, SlotConnects, Source, Tick
 from jobrunner.protocol.messages import Envelope
 from jobrunner.protocol.session import COORDINATOR
@@ -28,6 +29,12 @@ INSIDE: Source = b"inside"
 """What the coordinator calls it. No connection has this name: those of ZeroMQ are longer."""
 
 NAME = "local"
+
+
+def is_due(core: WorkerCore | CoordinatorCore, now: float) -> bool:
+    """Whether a core that has heard nothing new has something to do."""
+    deadline = core.next_deadline()
+    return deadline is not None and deadline <= now
 
 
 class InsideWorker:
@@ -61,13 +68,13 @@ class InsideWorker:
         """Becomes readable when `poll` has something to do."""
         return self._pool.fileno()
 
-    @property
-    def pending(self) -> bool:
+    def has_work(self, now: float) -> bool:
         """Whether `turn` has something to do."""
-        return bool(self._inbox)
+        return bool(self._inbox) or is_due(self._core, now)
 
     def next_deadline(self) -> float | None:
-        return self._core.next_deadline()
+        """0: at once."""
+        return 0.0 if self._inbox else self._core.next_deadline()
 
     def post(self, envelope: Envelope) -> None:
         """What the coordinator says."""

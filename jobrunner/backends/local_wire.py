@@ -17,7 +17,7 @@ from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSett
 from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, Source, Tick
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.version import __version__
-from jobrunner.workers.inside import INSIDE, InsideWorker
+from jobrunner.workers.inside import INSIDE, InsideWorker, is_due
 
 if TYPE_CHECKING:
     from jobrunner.transport.sockets import RouterWire
@@ -69,7 +69,7 @@ class LocalWire:
         self._poll.register(fd, select.POLLIN)
 
     def next_deadline(self) -> float | None:
-        if self._to_coordinator or self._worker.pending or self._to_client:
+        if self._to_client:
             return 0.0
         if self._router is not None and self._router.pending():
             return 0.0
@@ -95,6 +95,7 @@ class LocalWire:
 
     def send(self, effect: Send) -> Event | None:
         self._to_coordinator.append(Received(CLIENT, effect.envelope))
+        self._settle(time.monotonic())  # at once, so that the slots begin before this turn is over
         return None
 
     def close(self, *, orderly: bool = False) -> None:
@@ -111,12 +112,13 @@ class LocalWire:
     # --- the cluster inside ---
 
     def _settle(self, now: float) -> None:
-        """Turn both cores until neither has anything to say to the other."""
+        """Turn both cores until neither has anything to do."""
         while True:
-            self._to_coordinator.extend(self._worker.turn(now))
-            self._turn_coordinator(now)
-            if not self._worker.pending and not self._to_coordinator:
+            if self._worker.has_work(now):
+                self._to_coordinator.extend(self._worker.turn(now))
+            elif not self._to_coordinator and not is_due(self._coordinator, now):
                 return
+            self._turn_coordinator(now)
 
     def _turn_coordinator(self, now: float) -> None:
         effects: list[Effect] = []

@@ -158,6 +158,9 @@ class Wire:
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * ZMQ_HEARTBEAT_MS)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
+        self._ready: set[object] | None = None
+        """What `wait` has found; None: nobody has waited since the last look. To ask a socket that has nothing costs an
+        exception, more than all else that a turn without messages costs."""
 
     def register(self, fd: int) -> None:
         """Let `wait` also wake up when this descriptor is readable."""
@@ -185,11 +188,15 @@ class Wire:
     def wait(self, timeout: float | None) -> Ready:
         """Sleep until a message or a descriptor is ready, at most `timeout` seconds; the ready descriptors."""
         milliseconds = None if timeout is None else max(0, int(timeout * 1000 + 0.999))
-        return {fd for fd, _ in self._poller.poll(milliseconds) if isinstance(fd, int)}
+        self._ready = {where for where, _ in self._poller.poll(milliseconds)}
+        return {where for where in self._ready if isinstance(where, int)}
 
     def receive(self, now: float) -> list[Event]:
         """What has arrived, up to RECEIVE_LIMIT messages."""
         events: list[Event] = []
+        may_have, self._ready = self._may_have(self._socket), None
+        if not may_have:
+            return events
         for _ in range(RECEIVE_LIMIT):
             try:
                 taken = self._receive_frames()
@@ -209,6 +216,10 @@ class Wire:
             except ProtocolError as exc:
                 events.append(Rejected(source, str(exc), isinstance(exc, VersionMismatch)))
         return events
+
+    def _may_have(self, where: object) -> bool:
+        """Whether that socket has something to take, as far as is known."""
+        return self._ready is None or where in self._ready
 
     def send(self, effect: Send) -> Event | None:
         """Hand a message to ZeroMQ; Unreachable if the peer has no connection."""
@@ -287,7 +298,8 @@ class RouterWire(Wire):
         events: list[Event] = []
         if self._gate is not None:
             events += [Revoked(key) for key in self._gate.refresh(now)]
-            self._answer_zap(self._gate)
+            if self._may_have(self._zap):
+                self._answer_zap(self._gate)
         return events + super().receive(now)
 
     def disconnect(self, source: Source) -> None:
@@ -361,7 +373,8 @@ class DealerWire(Wire):
             raise ConfigError(f"cannot connect to {address}: {exc.strerror}") from exc
 
     def receive(self, now: float) -> list[Event]:
-        return self._failures() + super().receive(now)
+        failures = self._failures() if self._may_have(self._monitor) else []
+        return failures + super().receive(now)
 
     def close(self, *, orderly: bool = False) -> None:
         if not self._socket.closed:
