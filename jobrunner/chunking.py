@@ -24,8 +24,9 @@ GROWTH = 8
 """A chunk is at most this many times longer than the longest measured: the first calls may be untypical."""
 
 PACK_BYTES = 32 * 1024
-PACK_UNMEASURED = 256
-"""Elements of a pack while nothing is known about their duration: it may have to be cut into single calls."""
+PACK_UNMEASURED = 2048
+"""Elements of a pack while nothing is known about their duration. It may have to be cut into single calls, which then
+all carry the pack; but those are slow calls."""
 PACK_LARGEST = 4096
 
 NEWEST_WEIGHT = 0.4
@@ -70,7 +71,7 @@ class Chunking:
         The first packs are small, so that large elements are noticed and the slots get to work at once.
         """
         if self.per_call is None:
-            size = min(1 + self.taken // 8, PACK_UNMEASURED)
+            size = min(1 + self.taken // 2, PACK_UNMEASURED)
         else:
             size = min(int(TARGET_SECONDS / self.per_call), PACK_LARGEST, 16 + self.taken)
         if self.element_bytes > 0:

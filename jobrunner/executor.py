@@ -16,6 +16,7 @@ from jobrunner import backends, options
 from jobrunner.backends.base import Backend, BackendSettings, function_name
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.config import LONGEST_NAME, ClientConfig, load
+from jobrunner.elements import Input
 from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.futures import Future
 from jobrunner.lifetime import Lifetime
@@ -132,12 +133,12 @@ class Executor(concurrent.futures.Executor):
         lifetime = self._lifetime
         lifetime.check_open()
         deadline = None if timeout is None else time.monotonic() + timeout
-        elements = zip(*iterables)  # noqa: B905  # as in the built-in map, the shortest decides
         try:
             prepared = lifetime.backend.prepare(fn)
         except Exception as exc:
             failure = exc  # `exc` is gone when the block is left
-            return (fail(failure) for _ in elements)
+            return (fail(failure) for _ in zip(*iterables))  # noqa: B905
+        elements = Input(iterables)
         if chunksize is not None and buffersize is not None:
             chunksize = min(chunksize, buffersize)
         run = MapRun(lifetime, prepared, self._options, chunksize)

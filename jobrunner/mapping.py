@@ -23,20 +23,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
-from jobrunner.backends.base import Backend, ElementResult
+from jobrunner.backends.base import Backend
 from jobrunner.blocking import waiting
 from jobrunner.chunking import Chunking, around, halves, window
+from jobrunner.elements import Columns, ElementResults, Input, all_failed
 from jobrunner.errors import NotSupportedError, TaskLostError, TaskTimeoutError, WaitTimeoutError
 from jobrunner.futures import Future
 from jobrunner.lifetime import Lifetime
 from jobrunner.payloads import payload_size
 from jobrunner.protocol.messages import TaskOptions
 from jobrunner.serialization import is_one_of
-
-Elements = list[tuple[Any, ...]]
 
 
 @dataclass(slots=True, eq=False)
@@ -95,8 +93,8 @@ class MapRun:
         self._ready: deque[Span] = deque()
         """Chunks that wait for no window: of a fixed size, or to be run again."""
         self._flying = 0
-        self._futures: set[Future[list[ElementResult]]] = set()
-        self._results: dict[int, list[ElementResult]] = {}
+        self._futures: set[Future[ElementResults]] = set()
+        self._results: dict[int, ElementResults] = {}
         self._feeding = False
         self._cancelled = False
         self._abandoned = False
@@ -104,56 +102,58 @@ class MapRun:
 
     # --- the caller's thread: taking the input --------------------------------------------------------------
 
-    def take_from(self, elements: Iterator[tuple[Any, ...]], limit: int) -> int:
+    def take_from(self, elements: Input, limit: int) -> int:
         """Take up to `limit` elements as one pack and set them on their way; the number taken.
 
         Raises what the input raises, RuntimeError after shutdown, NotSupportedError for an option that the
         backend refuses.
         """
-        batch = list(islice(elements, limit))
-        if len(batch) < limit:
+        batch = elements.take(limit)
+        count = len(batch[0]) if batch else 0
+        if count < limit:
             self.complete = True
-        if not batch:
+        if not count:
             return 0
         with self._lock:
             base, was_idle = self.taken, self.taken == self.done
             if was_idle:
                 self._lifetime.begin(self)
-            self.taken += len(batch)
+            self.taken += count
         self._pack(batch, base)
         self._feed()
         if self._refusal is not None:
             raise self._refusal
-        return len(batch)
+        return count
 
-    def take_all(self, elements: Iterator[tuple[Any, ...]]) -> None:
+    def take_all(self, elements: Input) -> None:
         """Take the whole input."""
         while not self.complete:
             self.take_from(elements, self._chunksize or self.chunking.pack_size())
         self._feed()  # the end of the input is known now, and the last chunks are cut accordingly
 
-    def _pack(self, batch: Elements, base: int) -> None:
+    def _pack(self, batch: Columns, base: int) -> None:
         """Pickle `batch`; where that fails, its halves, so that in the end only the guilty elements fail."""
+        count = len(batch[0])
         try:
             packed = self._backend.pack(batch)
         except Exception as exc:
-            if len(batch) == 1:
-                self._record(base, [(False, exc)])
+            if count == 1:
+                self._record(base, all_failed(exc, 1))
                 return
-            for start, stop in halves(0, len(batch)):
-                self._pack(batch[start:stop], base + start)
+            for start, stop in halves(0, count):
+                self._pack([column[start:stop] for column in batch], base + start)
             return
-        pack = Pack(packed, base, len(batch))
+        pack = Pack(packed, base, count)
         size = payload_size(packed) if isinstance(packed, (bytes, tuple)) else 0
         with self._lock:
-            self.chunking.packed(len(batch), size)
+            self.chunking.packed(count, size)
             cancelled = self._cancelled
             if self._chunksize is None and not cancelled:
                 self._packs.append(pack)
             elif not cancelled:
                 self._ready.append(Span(pack, 0, pack.count, self._options.retries))
         if cancelled:
-            self._record(base, [(False, CancelledError())] * len(batch))
+            self._record(base, all_failed(CancelledError(), count))
 
     # --- any thread: feeding chunks -------------------------------------------------------------------------
 
@@ -211,7 +211,7 @@ class MapRun:
                 self._flying -= 1
                 if isinstance(exc, NotSupportedError):
                     self._refusal = exc
-            self._record(span.position, [(False, exc)] * len(span))
+            self._record(span.position, all_failed(exc, len(span)))
             return
         with self._lock:
             self._futures.add(future)
@@ -252,32 +252,32 @@ class MapRun:
             else:
                 self._run_again(span, around(guilty, span.start, span.stop), span.retries)
         else:
-            self._record(span.position, [(False, failure)] * len(span))
+            self._record(span.position, all_failed(failure, len(span)))
         self._feed()
 
-    def _settle(self, span: Span, results: list[ElementResult]) -> None:
+    def _settle(self, span: Span, results: ElementResults) -> None:
         """Keep the results; elements that raised run again, each alone, if they have retries left."""
-        if span.retries == 0 or self._cancelled or all(ok for ok, _ in results):
+        if not results.failures or span.retries == 0 or self._cancelled:
             self._record(span.position, results)
             return
         kept = 0
-        for index, (ok, value) in enumerate(results):
-            if ok or not self._may_retry(value):
+        for index, failure in sorted(results.failures.items()):
+            if not self._may_retry(failure):
                 continue
             if kept < index:
-                self._record(span.position + kept, results[kept:index])
+                self._record(span.position + kept, results.part(kept, index))
             kept = index + 1
             begin = span.start + index
             self._run_again(span, [(begin, begin + 1)], span.retries - 1)
         if kept < len(results):
-            self._record(span.position + kept, results[kept:])
+            self._record(span.position + kept, results.part(kept, len(results)))
 
     def _fail_begun(self, span: Span, guilty: int | None, failure: BaseException) -> None:
         """Elements that may have run must not run again; those after the guilty one have not begun."""
         begun = span.stop if guilty is None else guilty + 1
         if begun < span.stop:
             self._run_again(span, [(begun, span.stop)], span.retries)
-        self._record(span.position, [(False, failure)] * (begun - span.start))
+        self._record(span.position, all_failed(failure, begun - span.start))
 
     def _may_retry(self, exc: Any) -> bool:
         classes = self._options.retry_on
@@ -290,9 +290,9 @@ class MapRun:
                 self._ready.extend(spans)
                 return
         for part in spans:
-            self._record(part.position, [(False, CancelledError())] * len(part))
+            self._record(part.position, all_failed(CancelledError(), len(part)))
 
-    def _record(self, position: int, results: list[ElementResult]) -> None:
+    def _record(self, position: int, results: ElementResults) -> None:
         with self._lock:
             self._results[position] = results
             self.done += len(results)
@@ -316,7 +316,7 @@ class MapRun:
             self._packs.clear()
             futures = list(self._futures)
         for span in spans:
-            self._record(span.position, [(False, CancelledError())] * len(span))
+            self._record(span.position, all_failed(CancelledError(), len(span)))
         if futures:
             self._backend.cancel_all(futures)
 
@@ -346,20 +346,24 @@ class MapRun:
                         return
                     self._await(position, deadline)
                     continue
-                chunk.reverse()
-                while chunk:
+                values, failures = chunk.values, chunk.failures
+                values.reverse()  # each is let go of when it is handed out
+                if refill is None and not failures:
+                    position += len(values)
+                    while values:
+                        yield values.pop()
+                    continue
+                for index in range(len(values)):
                     position += 1
-                    if not chunk[-1][0]:
-                        raise chunk.pop()[1]
+                    if index in failures:
+                        raise failures.pop(index)
                     if refill is not None:
                         refill(position)
-                    yield chunk.pop()[1]
+                    yield values.pop()
         finally:
             self.cancel()
 
-    def buffered_results(
-        self, elements: Iterator[tuple[Any, ...]], buffersize: int, deadline: float | None
-    ) -> Iterator[Any]:
+    def buffered_results(self, elements: Input, buffersize: int, deadline: float | None) -> Iterator[Any]:
         """`results`, with no more than `buffersize` elements taken beyond those handed out.
 
         Takes the first `buffersize` at once. Raises what the input raises, then and while iterating.
@@ -376,10 +380,10 @@ class MapRun:
         refill(0)
         return self._until_closed(elements, self.results(deadline, refill))
 
-    def _until_closed(self, elements: Iterator[tuple[Any, ...]], results: Iterator[Any]) -> Iterator[Any]:
+    def _until_closed(self, elements: Input, results: Iterator[Any]) -> Iterator[Any]:
         """Yield the results; raise where the executor was shut down before the input ended."""
         yield from results
-        if not self.complete and next(elements, None) is not None:
+        if not self.complete and elements.take(1):
             self._lifetime.check_open()
 
     def _await(self, position: int, deadline: float | None) -> None:

@@ -25,6 +25,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from jobrunner.elements import Columns, ElementResults
 from jobrunner.payloads import Payload
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ HEADER_BYTES = 3
 """A function's blob starts with BY_REFERENCE or BY_VALUE, and Python's major and minor version."""
 
 MAIN_MODULES = ("__main__", "__mp_main__")
-
-ElementResult = tuple[bool, Any]
 
 
 class RemoteTraceback(Exception):
@@ -203,25 +202,25 @@ def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[A
         raise _load_error("the arguments", exc) from exc
 
 
-def dump_elements(elements: Sequence[tuple[Any, ...]], *, snapshot: bool) -> Payload:
-    """The argument tuples of a chunk of `map`; objects that several of them share stay shared.
+def dump_elements(columns: Columns, *, snapshot: bool) -> Payload:
+    """The arguments of a chunk of `map`; objects that several of them share stay shared.
 
     Raises SerializationError, which names the argument and its type.
     """
     try:
-        return _dump(list(elements), snapshot)
+        return _dump(columns, snapshot)
     except Exception as exc:
-        named = [(f"argument {i}", value) for element in elements for i, value in enumerate(element)]
+        named = [(f"argument {i}", value) for i, column in enumerate(columns) for value in column]
         raise _error(f"cannot pickle {_culprit(named, 'the elements')}: {describe(exc)}") from exc
 
 
-def load_elements(payload: Payload, start: int, stop: int) -> list[tuple[Any, ...]]:
-    """The argument tuples [start, stop) of a chunk. Raises SerializationError."""
+def load_elements(payload: Payload) -> Columns:
+    """What `dump_elements` was given. Raises SerializationError."""
     try:
-        elements: list[tuple[Any, ...]] = _load(payload)
+        columns: Columns = _load(payload)
     except Exception as exc:
         raise _load_error("the elements of a chunk", exc) from exc
-    return elements[start:stop]
+    return columns
 
 
 # --- results --------------------------------------------------------------------------------------------
@@ -243,27 +242,25 @@ def load_result(payload: Payload) -> Any:
         raise _load_error("the result", exc) from exc
 
 
-def dump_element_results(results: Sequence[ElementResult]) -> Payload:
-    """Pairs of (True, value) or (False, exception); a value that cannot be pickled costs only its element."""
-    encoded = [pair if pair[0] else (False, _encode_exception(pair[1])) for pair in results]
+def dump_element_results(results: ElementResults) -> Payload:
+    """A value that cannot be pickled costs only its element."""
+    failures = {index: _encode_exception(failure) for index, failure in results.failures.items()}
     try:
-        return _dump(encoded, snapshot=False)
+        return _dump((results.values, failures), snapshot=False)
     except Exception:
-        return _dump([_picklable(pair) for pair in encoded], snapshot=False)
+        values = list(results.values)
+    for index, value in enumerate(values):
+        try:
+            dump_result(value)
+        except Exception as exc:  # a SerializationError
+            values[index], failures[index] = None, _encode_exception(exc)
+    return _dump((values, failures), snapshot=False)
 
 
-def load_element_results(payload: Payload) -> list[ElementResult]:
+def load_element_results(payload: Payload) -> ElementResults:
     """What `dump_element_results` was given. Raises SerializationError."""
-    encoded: list[ElementResult] = load_result(payload)
-    return [pair if pair[0] else (False, _decode_exception(*pair[1])) for pair in encoded]
-
-
-def _picklable(pair: ElementResult) -> ElementResult:
-    try:
-        dump_result(pair[1])
-    except Exception as exc:  # a SerializationError
-        return False, _encode_exception(exc)
-    return pair
+    values, failures = load_result(payload)
+    return ElementResults(values, {index: _decode_exception(*encoded) for index, encoded in failures.items()})
 
 
 # --- exceptions -----------------------------------------------------------------------------------------

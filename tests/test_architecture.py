@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "jobrunner"
 
-LEAVES = {"errors", "ids", "version", "payloads", "blocking", "exiting", "host", "context"}
+LEAVES = {"errors", "ids", "version", "payloads", "blocking", "exiting", "host", "context", "elements"}
 """Over the standard library only; everything may import them."""
 
 RULES = {

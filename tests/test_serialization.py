@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import zoo
 
 from jobrunner import serialization as s
+from jobrunner.elements import ElementResults
 from jobrunner.errors import SerializationError
 from jobrunner.payloads import payload_size
 
@@ -235,7 +236,7 @@ def test_the_argument_that_cannot_be_pickled_is_named():
     with pytest.raises(SerializationError, match=r"argument 'bad', of type zoo\.FailsOnPickle.*will not be"):
         s.dump_call((), {"bad": zoo.FailsOnPickle()}, snapshot=True)
     with pytest.raises(SerializationError, match=r"argument 0, of type _thread\.lock"):
-        s.dump_elements([(1,), (2,), (threading.Lock(),)], snapshot=True)
+        s.dump_elements([[1, 2, threading.Lock()]], snapshot=True)
     with pytest.raises(SerializationError, match=r"result, of type _thread\.lock"):
         s.dump_result(threading.Lock())
 
@@ -250,22 +251,21 @@ def test_unpickling_failures_say_where():
         s.load_result(s.dump_result(zoo.FailsOnUnpickle()))
 
 
-def test_elements_are_sliced_and_shared_objects_stay_shared():
+def test_objects_that_elements_share_stay_shared():
     shared = [1]
-    payload = s.dump_elements([(i, shared) for i in range(10)], snapshot=True)
-    loaded = s.load_elements(payload, 3, 6)
-    assert [element[0] for element in loaded] == [3, 4, 5]
-    assert loaded[0][1] is loaded[1][1]
+    numbers, same = s.load_elements(s.dump_elements([[0, 1, 2], [shared] * 3], snapshot=True))
+    assert numbers == [0, 1, 2]
+    assert same[0] is same[1]
 
 
 def test_one_unpicklable_element_costs_only_itself():
-    results = [(True, 1), (True, threading.Lock()), (False, ValueError("no")), (True, 4)]
+    results = ElementResults([1, threading.Lock(), None, 4], {2: ValueError("no")})
     loaded = s.load_element_results(s.dump_element_results(results))
-    assert [ok for ok, _ in loaded] == [True, False, False, True]
-    assert loaded[0][1] == 1
-    assert isinstance(loaded[1][1], SerializationError)
-    assert isinstance(loaded[2][1], ValueError)
-    assert isinstance(loaded[2][1].__cause__, s.RemoteTraceback)
+    assert loaded.values == [1, None, None, 4]
+    assert sorted(loaded.failures) == [1, 2]
+    assert isinstance(loaded.failures[1], SerializationError)
+    assert isinstance(loaded.failures[2], ValueError)
+    assert isinstance(loaded.failures[2].__cause__, s.RemoteTraceback)
 
 
 # --- exceptions -------------------------------------------------------------------------------------------

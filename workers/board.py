@@ -18,7 +18,7 @@ from typing import ClassVar
 
 OUTBOX_BYTES = 256 * 1024
 
-_NUMBER, _ELEMENT, _LAST, _COUNT, _USED = range(5)
+_NUMBER, ELEMENT, _LAST, _COUNT, _USED = range(5)
 _FIELDS_BYTES = 40
 
 
@@ -29,47 +29,44 @@ class Board:
 
     def __init__(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, self.SIZE)
-        self._fields = memoryview(self._memory)[:_FIELDS_BYTES].cast("q")
+        self.fields = memoryview(self._memory)[:_FIELDS_BYTES].cast("q")
+        """At ELEMENT the index of the element that a chunk has come to (an absolute one). Others have methods."""
 
     def close(self) -> None:
-        self._fields.release()
+        self.fields.release()
         self._memory.close()
 
     def start(self, number: int) -> None:
         """Task `number` starts."""
-        fields = self._fields
-        fields[_ELEMENT] = -1
+        fields = self.fields
+        fields[ELEMENT] = -1
         fields[_LAST] = number
         fields[_NUMBER] = number
 
-    def start_element(self, index: int) -> None:
-        """The running task comes to this element of its chunk (an absolute index)."""
-        self._fields[_ELEMENT] = index
-
     def finish(self) -> None:
         """The outcome of the running task is in the outbox, or sent."""
-        self._fields[_NUMBER] = 0
+        self.fields[_NUMBER] = 0
 
     @property
     def number(self) -> int:
-        return self._fields[_NUMBER]
+        return self.fields[_NUMBER]
 
     @property
     def last(self) -> int:
-        return self._fields[_LAST]
+        return self.fields[_LAST]
 
     @property
     def element(self) -> int:
-        return self._fields[_ELEMENT]
+        return self.fields[ELEMENT]
 
     @property
     def count(self) -> int:
         """Entries in the outbox."""
-        return self._fields[_COUNT]
+        return self.fields[_COUNT]
 
     def add(self, entry: bytes) -> bool:
         """Put an entry into the outbox; False if it has no room for it."""
-        fields = self._fields
+        fields = self.fields
         used = fields[_USED]
         end = used + len(entry)
         if end > OUTBOX_BYTES:
@@ -81,12 +78,12 @@ class Board:
 
     def outbox(self) -> bytes:
         """All entries, one after the other."""
-        return self._memory[_FIELDS_BYTES : _FIELDS_BYTES + min(self._fields[_USED], OUTBOX_BYTES)]
+        return self._memory[_FIELDS_BYTES : _FIELDS_BYTES + min(self.fields[_USED], OUTBOX_BYTES)]
 
     def empty(self) -> None:
         """The entries have been sent."""
-        self._fields[_COUNT] = 0
-        self._fields[_USED] = 0
+        self.fields[_COUNT] = 0
+        self.fields[_USED] = 0
 
 
 def create_board_file() -> int:

@@ -34,9 +34,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from jobrunner import blocking, context, serialization
+from jobrunner.elements import ElementResults, rows
 from jobrunner.payloads import Payload
 from jobrunner.workers import memory
-from jobrunner.workers.board import Board
+from jobrunner.workers.board import ELEMENT, Board
 from jobrunner.workers.channel import (
     BLOCKED,
     CONNECT,
@@ -208,18 +209,23 @@ class Slot:
         self.put_outcome(number, status, result, finished - started)
         self.board.finish()
 
-    def run_chunk(
-        self, fn: Callable[..., Any], payload: Payload, start: int, stop: int
-    ) -> list[tuple[bool, Any]]:
-        results: list[tuple[bool, Any]] = []
-        for index, element in enumerate(serialization.load_elements(payload, start, stop), start):
-            self.board.start_element(index)
+    def run_chunk(self, fn: Callable[..., Any], payload: Payload, start: int, stop: int) -> ElementResults:
+        columns = serialization.load_elements(payload)
+        results = ElementResults([])
+        keep = results.values.append
+        fields = self.board.fields  # one access less per element, of which there may be a million a second
+        if len(columns) == 1:
+            elements, call = columns[0][start:stop], fn
+        else:
+            elements, call = list(rows(columns, start, stop)), lambda element: fn(*element)
+        for index, element in enumerate(elements, start):
+            fields[ELEMENT] = index
             try:
-                results.append((True, fn(*element)))
+                keep(call(element))
             except BaseException as exc:
                 if self.interrupted and isinstance(exc, KeyboardInterrupt):
                     raise  # it is the task that was interrupted, not this element
-                results.append((False, without_own_frames(exc)))
+                results.add_failure(without_own_frames(exc))
         return results
 
     def set_up(self, key: bytes) -> None:

@@ -15,13 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from jobrunner.config import ClientConfig
+from jobrunner.elements import Columns, ElementResults
 from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.futures import Future
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
 from jobrunner.serialization import function_name as function_name  # what a call is named, for the front too
-
-ElementResult = tuple[bool, Any]
-"""What one element of a chunk gave: (True, value) or (False, exception)."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +83,16 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def pack(self, elements: Sequence[tuple[Any, ...]]) -> Any:
-        """Argument tuples, fixed as they are now, for `submit_chunk`. Raises what pickling raised."""
+    def pack(self, columns: Columns) -> Any:
+        """The arguments of elements, fixed as they are now, for `submit_chunk`. Raises what pickling raised."""
 
     @abstractmethod
     def submit_chunk(
         self, prepared: Any, packed: Any, start: int, stop: int, options: TaskOptions = DEFAULT_OPTIONS
-    ) -> Future[list[ElementResult]]:
+    ) -> Future[ElementResults]:
         """Call the function on the elements [start, stop) of `packed`, in one task.
 
-        The Future's result is a list of stop - start ElementResults. Where the process dies in the middle of
+        The Future's result holds those of stop - start elements. Where the process dies in the middle of
         more than one element, the Future fails at once with a TaskLostError whose `element` (absolute index)
         is the guilty one if it is known, so that the front can split the chunk there. An element that raised
         is not tried again here: `options.retries` counts for what befalls the task as a whole.

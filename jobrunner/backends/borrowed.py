@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobrunner.backends.base import Backend, ElementResult
+from jobrunner.backends.base import Backend
+from jobrunner.elements import Columns, ElementResults
 from jobrunner.futures import Future, wait
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
 
@@ -43,12 +44,12 @@ class BorrowedBackend(Backend):
         self._check_open()
         return self._own(self._backend.submit(prepared, args, kwargs, options))
 
-    def pack(self, elements: Sequence[tuple[Any, ...]]) -> Any:
-        return self._backend.pack(elements)
+    def pack(self, columns: Columns) -> Any:
+        return self._backend.pack(columns)
 
     def submit_chunk(
         self, prepared: Any, packed: Any, start: int, stop: int, options: TaskOptions = DEFAULT_OPTIONS
-    ) -> Future[list[ElementResult]]:
+    ) -> Future[ElementResults]:
         self._check_open()
         return self._own(self._backend.submit_chunk(prepared, packed, start, stop, options))
 

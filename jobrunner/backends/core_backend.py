@@ -17,13 +17,14 @@ from concurrent.futures import InvalidStateError
 from typing import Any, NamedTuple
 
 from jobrunner import serialization
-from jobrunner.backends.base import Backend, BackendSettings, ElementResult
+from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
 from jobrunner.context import current_task
 from jobrunner.dependencies import AnyFuture, may_hold_futures
+from jobrunner.elements import Columns, ElementResults
 from jobrunner.errors import CoordinatorLostError, JobRunnerError, NotSupportedError, SerializationError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
@@ -171,8 +172,8 @@ class CoreBackend(Backend):
             needs = self._supplies.add(futures, self._new_id)
         return self._send(prepared, payload, None, options, needs)
 
-    def pack(self, elements: Sequence[tuple[Any, ...]]) -> Payload:
-        return serialization.dump_elements(elements, snapshot=True)
+    def pack(self, columns: Columns) -> Payload:
+        return serialization.dump_elements(columns, snapshot=True)
 
     def submit_chunk(
         self,
@@ -181,7 +182,7 @@ class CoreBackend(Backend):
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
-    ) -> Future[list[ElementResult]]:
+    ) -> Future[ElementResults]:
         return self._send(prepared, packed, (start, stop), options)
 
     def _send(

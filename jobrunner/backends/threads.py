@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobrunner import blocking, context
-from jobrunner.backends.base import Backend, BackendSettings, ElementResult
+from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
+from jobrunner.elements import Columns, ElementResults, rows, run_elements
 from jobrunner.errors import ConfigError, DependencyError, InitializerError, NotSupportedError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
@@ -153,19 +154,19 @@ class ThreadsBackend(Backend):
 
         return self._add(work, prepared, options, list(needs.values()))
 
-    def pack(self, elements: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
-        return elements
+    def pack(self, columns: Columns) -> Columns:
+        return columns
 
     def submit_chunk(
         self,
         prepared: Callable[..., Any],
-        packed: Sequence[tuple[Any, ...]],
+        packed: Columns,
         start: int,
         stop: int,
         options: TaskOptions = DEFAULT_OPTIONS,
-    ) -> Future[list[ElementResult]]:
+    ) -> Future[ElementResults]:
         refuse_options(options)
-        return self._add(lambda: element_results(prepared, packed[start:stop]), prepared, options)
+        return self._add(lambda: run_elements(prepared, rows(packed, start, stop)), prepared, options)
 
     def _add(
         self,
@@ -379,14 +380,3 @@ def result_of_need(future: AnyFuture) -> Any:
         cause = exc.__cause__ if isinstance(exc, DependencyError) and exc.__cause__ is not None else exc
         name = getattr(future, "name", "") or repr(future)
         raise DependencyError(f"it was not run: {name}, whose result it needs, failed: {cause!r}") from cause
-
-
-def element_results(fn: Callable[..., Any], elements: Sequence[tuple[Any, ...]]) -> list[ElementResult]:
-    """What `fn` gives for each element; one that raises costs the others nothing."""
-    results: list[ElementResult] = []
-    for args in elements:
-        try:
-            results.append((True, fn(*args)))
-        except BaseException as exc:
-            results.append((False, exc))
-    return results

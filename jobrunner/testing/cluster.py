@@ -23,10 +23,11 @@ from types import TracebackType
 from typing import Any
 
 from jobrunner import blocking, serialization
-from jobrunner.backends.base import Backend, ElementResult
+from jobrunner.backends.base import Backend
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.supplies import outcome_of, with_needs
 from jobrunner.dependencies import AnyFuture, may_hold_futures
+from jobrunner.elements import Columns, ElementResults, rows, run_elements
 from jobrunner.errors import JobRunnerError, NotSupportedError, SerializationError
 from jobrunner.executor import Executor
 from jobrunner.futures import Future
@@ -184,13 +185,8 @@ class _Slot(SlotProcess):
             if task.span is None:
                 args, kwargs = serialization.load_call(task.payload, task.values)
                 return m.OK, serialization.dump_result(fn(*args, **kwargs))
-            results: list[ElementResult] = []
-            for element in serialization.load_elements(task.payload, *task.span):
-                try:
-                    results.append((True, fn(*element)))
-                except Exception as exc:
-                    results.append((False, exc))
-            return m.OK, serialization.dump_element_results(results)
+            columns = serialization.load_elements(task.payload)
+            return m.OK, serialization.dump_element_results(run_elements(fn, rows(columns, *task.span)))
         except Exception as exc:
             return m.ERROR, serialization.dump_exception(exc)
         finally:
@@ -268,8 +264,8 @@ class _Backend(Backend):
             self.needed[ids[-1]] = future
         return tuple(ids)
 
-    def pack(self, elements: Sequence[tuple[Any, ...]]) -> Payload:
-        return serialization.dump_elements(elements, snapshot=True)
+    def pack(self, columns: Columns) -> Payload:
+        return serialization.dump_elements(columns, snapshot=True)
 
     def submit_chunk(
         self,
@@ -278,7 +274,7 @@ class _Backend(Backend):
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
-    ) -> Future[list[ElementResult]]:
+    ) -> Future[ElementResults]:
         return self._send(prepared, packed, (start, stop), options)
 
     def _send(

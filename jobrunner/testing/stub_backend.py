@@ -6,11 +6,12 @@ Calls are pickled as on a real backend, and then wait until the test lets them r
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobrunner.backends.base import Backend, ElementResult
+from jobrunner.backends.base import Backend
+from jobrunner.elements import Columns, ElementResults, rows, run_elements
 from jobrunner.futures import Future
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
 
@@ -75,9 +76,9 @@ class StubBackend(Backend):
     ) -> Future[Any]:
         return self._add(StubCall(lambda: prepared(*args, **kwargs), options, None))
 
-    def pack(self, elements: Sequence[tuple[Any, ...]]) -> bytes:
-        packed = pickle.dumps(list(elements))
-        self.packs.append(len(elements))
+    def pack(self, columns: Columns) -> bytes:
+        packed = pickle.dumps(columns)
+        self.packs.append(len(columns[0]))
         return packed
 
     def submit_chunk(
@@ -87,9 +88,9 @@ class StubBackend(Backend):
         start: int,
         stop: int,
         options: TaskOptions = DEFAULT_OPTIONS,
-    ) -> Future[list[ElementResult]]:
-        def work() -> list[ElementResult]:
-            return [one_result(prepared, args) for args in pickle.loads(packed)[start:stop]]
+    ) -> Future[ElementResults]:
+        def work() -> ElementResults:
+            return run_elements(prepared, rows(pickle.loads(packed), start, stop))
 
         return self._add(StubCall(work, options, (start, stop)))
 
@@ -126,11 +127,3 @@ class StubBackend(Backend):
 
     def status(self) -> dict[str, Any]:
         return {"backend": self.name, "queued": len(self.calls)}
-
-
-def one_result(fn: Callable[..., Any], args: tuple[Any, ...]) -> ElementResult:
-    """What one element of a chunk gives."""
-    try:
-        return True, fn(*args)
-    except Exception as exc:
-        return False, exc

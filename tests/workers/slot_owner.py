@@ -58,7 +58,8 @@ class Owner:
         return [task.number for task, _ in pairs]
 
     def chunk(self, slot, fn, elements, start=0, stop=None, **options):
-        payload = serialization.dump_elements(elements, snapshot=True)
+        columns = [list(column) for column in zip(*elements, strict=True)]
+        payload = serialization.dump_elements(columns, snapshot=True)
         span = (start, len(elements) if stop is None else stop)
         return self.run(slot, fn, payload=payload, span=span, **options)
 

@@ -89,18 +89,18 @@ def test_a_function_that_cannot_be_loaded_costs_only_its_task(owner, slot):
 
 def test_a_chunk_runs_its_span_and_catches_per_element(owner, slot):
     results = owner.value(owner.chunk(slot, zoo.fail_below, [(i, 5) for i in range(10)], 3, 8))
-    assert [ok for ok, _ in results] == [False, False, True, True, True]
-    assert [value for ok, value in results if ok] == [5, 6, 7]
-    assert str(results[0][1]) == "3 is below 5"
-    assert "in fail_below" in str(results[0][1].__cause__)
+    assert results.values == [None, None, 5, 6, 7]
+    assert sorted(results.failures) == [0, 1]
+    assert str(results.failures[0]) == "3 is below 5"
+    assert "in fail_below" in str(results.failures[0].__cause__)
 
 
 def test_an_element_that_exits_or_cannot_be_pickled_costs_only_itself(owner, slot):
     results = owner.value(owner.chunk(slot, zoo.make_lock_if, [(1, 2), (2, 2), (3, 2)]))
-    assert [ok for ok, _ in results] == [True, False, True]
-    assert isinstance(results[1][1], SerializationError)
+    assert list(results.failures) == [1]
+    assert isinstance(results.failures[1], SerializationError)
     results = owner.value(owner.chunk(slot, zoo.exit_with, [(1,), (2,)]))
-    assert [type(value) for _, value in results] == [SystemExit, SystemExit]
+    assert [type(failure) for failure in results.failures.values()] == [SystemExit, SystemExit]
 
 
 # --- initializers -----------------------------------------------------------------------------------------
