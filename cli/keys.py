@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from jobrunner.cli.output import Output, write
 from jobrunner.cli.views import KEYS
 from jobrunner.errors import ConfigError
 from jobrunner.host import own_host
+
+if TYPE_CHECKING:
+    from jobrunner.keyring import Keyring
 
 app = typer.Typer(
     help="Say who may connect to this host's coordinator.", rich_markup_mode=None, no_args_is_help=True
@@ -50,7 +53,7 @@ Own = Annotated[
         "--address",
         "-a",
         metavar="ADDRESS",
-        help="The coordinator's address as the others see it (default: this host, the usual port).",
+        help="The coordinator's address as the others see it (default: where it was started last).",
     ),
 ]
 
@@ -58,9 +61,9 @@ Own = Annotated[
 @app.command("list", epilog=options.examples("jobrunner keys list", "jobrunner keys list --json"))
 def list_keys(keys: Keys = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
     """List the keys that may connect, and how many invitations are open."""
-    from jobrunner.keyring import Keyring, open_keyring
+    from jobrunner.keyring import require
 
-    ring: Keyring = open_keyring(_folder(keys))
+    ring = require(_folder(keys))
     now = time.time()
     Output(json=json, quiet=quiet).show(
         {
@@ -99,7 +102,7 @@ def invite(
 
     ring = open_keyring(_folder(keys))
     secret = ring.invite([role.value] if role else INVITED_ROLES, seconds, uses)
-    write(Invitation(_address(address), ring.server.public, secret).to_line())
+    write(Invitation(_address(address, ring), ring.server.public, secret).to_line())
 
 
 @app.command(
@@ -127,7 +130,8 @@ def issue(
     from jobrunner.keyring import open_keyring
     from jobrunner.private_files import write_private
 
-    text = open_keyring(_folder(keys)).issue(name, role.value, [_address(address)]).to_text()
+    ring = open_keyring(_folder(keys))
+    text = ring.issue(name, role.value, [_address(address, ring)]).to_text()
     if output is None:
         write(text.rstrip("\n"))
     else:
@@ -145,9 +149,9 @@ def revoke(
     keys: Keys = None,
 ) -> None:
     """End a key. A running coordinator shuts out whoever holds it within a second, and ends its calls."""
-    from jobrunner.keyring import open_keyring
+    from jobrunner.keyring import require
 
-    ring = open_keyring(_folder(keys))
+    ring = require(_folder(keys))
     if (name is None) != invitations:
         raise ConfigError("say which key to revoke, or --invitations")
     if name is None:
@@ -182,5 +186,6 @@ def _folder(keys: Path | None) -> Path:
     return keys if keys is not None else default_folder()
 
 
-def _address(address: str | None) -> str:
-    return options.full_address(address if address is not None else own_host())
+def _address(address: str | None, ring: Keyring) -> str:
+    """What is said, else where the coordinator was last, else where it will be by default."""
+    return options.full_address(address or ring.address or own_host())

@@ -174,6 +174,8 @@ def announce(address: str, config: CoordinatorConfig, keyring: Keyring | None) -
     if config.host in ("0.0.0.0", "::"):
         address = f"tcp://{own_host()}:{address.rpartition(':')[2]}"
     join = address
+    if keyring is not None:
+        keyring.note_address(address)
     if keyring is not None and config.invitation_uses:
         secret = keyring.invite(INVITED_ROLES, config.invitation_time, config.invitation_uses)
         join = Invitation(address, keyring.server.public, secret).to_line()

@@ -8,11 +8,11 @@ from jobrunner import identity
 from jobrunner.config import PEER_TIMEOUT
 from jobrunner.errors import AuthenticationError, CoordinatorLostError, JobRunnerError
 from jobrunner.identity import Identity
-from jobrunner.invitation import parse_line
+from jobrunner.invitation import Invitation, parse_line
 from jobrunner.protocol.effects import HandshakeFailed, Received, Send
 from jobrunner.protocol.messages import Envelope, Join, Joined, Refused
 from jobrunner.protocol.session import COORDINATOR
-from jobrunner.transport.curve import new_pair
+from jobrunner.transport.curve import Credentials, new_pair
 from jobrunner.transport.service import error_named
 from jobrunner.transport.sockets import DealerWire
 
@@ -21,30 +21,49 @@ REPEAT_AFTER = 1.0
 
 
 def join(line: str, role: str, name: str, timeout: float = PEER_TIMEOUT) -> Identity:
-    """This user's identity in the cluster of that line; a new one where it has none for the role.
+    """This user's identity in the cluster of that line; a new one where it has none for the role that is still known.
 
     Raises ConfigError for a line that is none, AuthenticationError where it is not valid (any more), and
     CoordinatorLostError when nobody answers within `timeout` seconds.
     """
     invitation = parse_line(line)
     for known in identity.known():
-        if known.server == invitation.server and known.role == role:
+        if (
+            known.server == invitation.server
+            and known.role == role
+            and still_known(known, invitation, timeout)
+        ):
             known = known.met_at(invitation.address)
             identity.save(known)
             return known
     pair = new_pair()
-    wire = DealerWire(invitation.address, invitation.credentials)
-    try:
-        given = ask(wire, Join(pair.public, name, role), invitation.address, timeout)
-    finally:
-        wire.close()
+    given = ask(invitation.credentials, Join(pair.public, name, role), invitation.address, timeout)
     joined = Identity(given, role, invitation.server, pair.public, pair.secret, (invitation.address,))
     identity.save(joined)
     return joined
 
 
-def ask(wire: DealerWire, message: Join, address: str, timeout: float) -> str:
+def still_known(own: Identity, invitation: Invitation, timeout: float) -> bool:
+    """Whether the cluster lets this key in, for it may have been revoked; True also where nobody answers."""
+    try:
+        ask(own.credentials, Join(own.public, own.name, own.role), invitation.address, timeout)
+    except AuthenticationError:
+        return False
+    except CoordinatorLostError:
+        pass  # it may come yet
+    return True
+
+
+def ask(credentials: Credentials, message: Join, address: str, timeout: float) -> str:
     """The name under which the cluster now knows the key."""
+    wire = DealerWire(address, credentials)
+    try:
+        return answer(wire, message, address, timeout)
+    finally:
+        wire.close()
+
+
+def answer(wire: DealerWire, message: Join, address: str, timeout: float) -> str:
     deadline = time.monotonic() + timeout
     problem = "it does not answer"
     send_at = 0.0
@@ -59,11 +78,11 @@ def ask(wire: DealerWire, message: Join, address: str, timeout: float) -> str:
                     raise AuthenticationError(f"the coordinator at {address}: {event.reason}")
                 problem = event.reason
             elif isinstance(event, Received):
-                answer = event.envelope.message
-                if isinstance(answer, Joined):
-                    return answer.name
-                if isinstance(answer, Refused):
-                    failure: JobRunnerError = error_named(answer.kind, answer.error)
+                said = event.envelope.message
+                if isinstance(said, Joined):
+                    return said.name
+                if isinstance(said, Refused):
+                    failure: JobRunnerError = error_named(said.kind, said.error)
                     raise failure
     raise CoordinatorLostError(
         f"the coordinator at {address}: {problem}. Is it running, and reachable from here?"

@@ -3,6 +3,7 @@
 A folder (0700) with files of mode 0600:
 
     server.json     the coordinator's own pair
+    address         where the coordinator was last
     allowed.json    public keys, names and roles; invitations (public keys as well), with their time and uses
     operator.json, worker.json     identities of the user who owns the folder, so that programs on this host just work
 
@@ -111,7 +112,7 @@ class Keyring:
         """Who holds this public key; None: nobody who may connect."""
         found = self._principals.get(key)
         if found is None:
-            self._look()  # it may be known since a moment ago
+            self.look()  # it may be known since a moment ago
             found = self._principals.get(key)
         if found is None or found.role != INVITED:
             return found
@@ -126,7 +127,7 @@ class Keyring:
         if now < self._next_look:
             return []
         self._next_look = now + REFRESH_INTERVAL
-        self._look()
+        self.look()
         gone, self._gone = self._gone, []
         return gone
 
@@ -217,9 +218,20 @@ class Keyring:
         """Those that can still be used."""
         return [invitation for invitation in self._allowed.invitations if usable(invitation)]
 
+    @property
+    def address(self) -> str | None:
+        """Where the coordinator was last, as others see it; None: it has not been started."""
+        try:
+            return read_private(self.folder / "address").strip()
+        except FileNotFoundError:
+            return None
+
+    def note_address(self, address: str) -> None:
+        write_private(self.folder / "address", address + "\n")
+
     # --- the file ---
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Take over what others have changed. What cannot be read changes nothing: a running cluster goes on."""
         stamp = self._stamp_now()
         if stamp == self._stamp:
@@ -270,6 +282,16 @@ def usable(invitation: OpenInvitation) -> bool:
 def default_folder() -> Path:
     """Where a coordinator of this user has its keys."""
     return Path(os.environ.get("JOBRUNNER_KEYS") or config_folder() / "coordinator")
+
+
+def require(folder: Path) -> Keyring:
+    """The keys in that folder. Raises ConfigError where no coordinator has any there."""
+    if not (folder / "server.json").exists():
+        raise ConfigError(
+            f"there are no keys of a coordinator in {folder}: `jobrunner keys` is for its host and its user. `jobrunner"
+            " coordinator start` makes keys; --keys FOLDER or JOBRUNNER_KEYS says where they are"
+        )
+    return open_keyring(folder)
 
 
 def local_identity(folder: Path, role: str) -> Identity | None:

@@ -72,6 +72,9 @@ OUTPUT_CHARACTERS = 4 * 1024 * 1024
 
 STOP_STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
 
+COMPLAIN_EVERY = 60.0
+"""Seconds between two lines about the same trouble."""
+
 NEARLY_ALL = 0.8
 """Share of its slot's memory from which on a death is put down to it."""
 
@@ -132,6 +135,8 @@ class WorkerCore:
         self._greeted: Link | None = None
         """The session that `_announced` is about."""
         self._start_failures = 0
+        self._complaint, self._complain_again = "", now
+        """Of a handshake, as last logged."""
         self._stopped = False
         self._effects: list[Effect] = []
         self._stops: dict[TaskId, WorkerTask] = {}
@@ -162,7 +167,7 @@ class WorkerCore:
         elif isinstance(event, Unreachable):
             self.session.unreachable(now)
         elif isinstance(event, HandshakeFailed):
-            self._handshake_failed(event)
+            self._handshake_failed(event, now)
         elif kind is DrainRequested:
             self._drain(now)
         return self._effects
@@ -236,12 +241,14 @@ class WorkerCore:
         if was_open and not self.session.open:
             self._session_lost(link.unacked())
 
-    def _handshake_failed(self, event: HandshakeFailed) -> None:
+    def _handshake_failed(self, event: HandshakeFailed, now: float) -> None:
         self.session.handshake_failed(event)
         if self.session.refusal:
             self._give_up(self.session.refusal, self.session.refusal_kind)
-        else:
-            self._effects.append(Log("warning", event.reason))
+        elif event.reason != self._complaint or now >= self._complain_again:
+            # ZeroMQ tries again many times a second.
+            self._complaint, self._complain_again = event.reason, now + COMPLAIN_EVERY
+            self._log("warning", event.reason)
 
     def _session_lost(self, unacked: list[m.Message]) -> None:
         """Keep what the coordinator may not have: it is the only copy."""

@@ -111,6 +111,7 @@ class Gate(Protocol):
     def principal(self, key: str) -> Principal | None: ...
     def next_look(self) -> float: ...
     def refresh(self, now: float) -> list[str]: ...
+    def look(self) -> None: ...
 
 
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
@@ -323,6 +324,7 @@ class RouterWire(Wire):
                 )
             except zmq.Again:
                 return
+            gate.look()  # so that a key that was revoked a moment ago opens nothing new
             known = mechanism == b"CURVE" and len(keys) == 1 and gate.principal(to_text(keys[0])) is not None
             user = to_text(keys[0]).encode() if known else b""
             verdict = (b"200", b"OK") if known else (b"400", b"unknown key")

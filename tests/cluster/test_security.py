@@ -423,3 +423,39 @@ def test_who_goes_on_sending_nonsense_is_disconnected_and_others_are_not(cluster
         finally:
             wire.close()
         assert executor.submit(calls.square, 5).result(BOUND) == 25
+
+
+# --- a key that was revoked can be replaced -------------------------------------------------------------------------
+
+
+def test_who_was_revoked_joins_again_with_a_new_line(ring, address, elsewhere):
+    def line():
+        secret = ring.invite(["client"], 60.0, 1)
+        return f"jobrunner://{address.removeprefix('tcp://')}/{ring.server.public}.{secret}"
+
+    first_line, second_line = line(), line()
+    elsewhere()
+    first = joining.join(first_line, "client", "alice")
+    assert joining.join(second_line, "client", "alice").public == first.public, (
+        "it is known, so no use is spent"
+    )
+    ring.revoke("alice")
+    second = joining.join(second_line, "client", "alice")
+    assert second.public != first.public
+    with ClusterAdmin(address, BOUND) as admin:
+        assert admin.status()
+    ring.revoke("alice")
+    with pytest.raises(AuthenticationError, match="does not know this key"):
+        joining.join(second_line, "client", "alice")
+
+
+def test_a_client_hears_at_once_that_its_key_was_revoked(monkeypatch, cluster, address, ring, become):
+    monkeypatch.setenv("JOBRUNNER_PEER_TIMEOUT", "300")  # silence must not be what tells
+    cluster.worker(address, "w")
+    become(ring.issue("frieda", "client"))
+    with connected(address) as frieda:
+        future = frieda.submit(calls.nap, 60.0)
+        until(future.running)
+        ring.revoke("frieda")
+        with pytest.raises(AuthenticationError, match="'frieda' was revoked"):
+            future.result(BOUND)

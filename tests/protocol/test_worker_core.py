@@ -26,6 +26,7 @@ from jobrunner.protocol.effects import (
     ConnectionLost,
     DrainRequested,
     GiveUp,
+    HandshakeFailed,
     InterruptTask,
     RecallTasks,
     RunTasks,
@@ -40,6 +41,7 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.slots import RECALL_AFTER, SLOT_LIMIT
 from jobrunner.protocol.worker_core import (
+    COMPLAIN_EVERY,
     OUTPUT_LIMIT,
     RETURN_AFTER,
     RUNNING_AFTER,
@@ -763,3 +765,16 @@ def test_a_draining_worker_says_so_in_each_new_session():
     world.lose()
     world.open()
     assert world.heard() == [m.Drain()]
+
+
+def test_a_coordinator_with_other_keys_is_complained_of_once_a_minute():
+    world = worker()
+    world.logs.clear()
+    for _ in range(100):
+        world.handle(HandshakeFailed("other keys", refused=False))
+    assert world.logs == ["other keys"]
+    world.handle(HandshakeFailed("no keys", refused=False))
+    assert world.logs == ["other keys", "no keys"]
+    world.now += COMPLAIN_EVERY
+    world.handle(HandshakeFailed("no keys", refused=False))
+    assert world.logs == ["other keys", "no keys", "no keys"]
