@@ -3,8 +3,8 @@
 The owner of a call is the key under which its client connects. A client inside of a task acts for the owner of that
 task. Where nothing proves who somebody is, each client is an account of its own, without an owner to keep apart.
 
-Counted are unfinished calls with their arguments, and the kept results of detached ones. An honest client waits at its
-window long before; the quota is what all clients of one owner may have together.
+Counted are unfinished calls with their arguments, functions, and the kept results of detached ones. An honest client
+waits at its window long before; the quota is what all clients of one owner may have together.
 """
 
 from __future__ import annotations
@@ -55,10 +55,14 @@ class Account:
                 f"{self.name} has {self.tasks:,} calls at the coordinator, unfinished or with results kept, and may"
                 f" have {quota.tasks:,} (quota_tasks): wait for some of them, or forget detached ones"
             )
+        return self.bytes_excess(size, quota)
+
+    def bytes_excess(self, size: int, quota: Quota) -> str:
+        """Why so many bytes more are too much; empty: they are not."""
         if quota.bytes and self.bytes + size > quota.bytes:
             return (
-                f"{self.name} has {self.bytes:,} bytes of arguments and kept results at the coordinator, and may have"
-                f" {quota.bytes:,} (quota_bytes): wait for some of its calls, or forget detached ones"
+                f"{self.name} has {self.bytes:,} bytes of arguments, functions and kept results at the coordinator, and"
+                f" may have {quota.bytes:,} (quota_bytes): wait for some of its calls, or forget detached ones"
             )
         return ""
 

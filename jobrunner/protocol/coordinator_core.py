@@ -37,6 +37,7 @@ from jobrunner.protocol.effects import (
     Unreachable,
     WriteJournal,
 )
+from jobrunner.protocol.functions import key_of
 from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
@@ -385,7 +386,7 @@ class CoordinatorCore:
             client.outcomes.clear()
             client.recalls.clear()
             client.accepted.clear()
-            for key in sorted(client.pins):
+            for key in sorted(client.pins.values()):
                 self.scheduler.functions.unpin(key)
             client.pins.clear()
             self.scheduler.queue.parked.discard(client.id)
@@ -487,12 +488,13 @@ class CoordinatorCore:
         scheduler = self.scheduler
         if not client.submitted:
             self._log("info", f"client {client.id} on {client.hello.host} (pid {client.hello.pid}) submits")
-        for definition in message.functions:
-            if definition.key not in client.pins:
-                client.pins.add(definition.key)
-                scheduler.functions.define(definition).pins += 1
         if self._takes_no_answers(client, now):
             return
+        refused: dict[m.FunctionKey, str] = {}
+        for definition in message.functions:
+            excess = self._define(client, definition)
+            if excess:
+                refused[definition.key] = excess
         for spec in message.tasks:
             if client_of(spec.id) != client.id:
                 self._unexpected(client, f"task {spec.id} is not its own; its session ends", now)
@@ -500,15 +502,39 @@ class CoordinatorCore:
             if payload_size(spec.payload) > self.settings.max_payload:
                 self._unexpected(client, f"task {spec.id} is larger than max_payload; its session ends", now)
                 return
+            if refused and (spec.function in refused or spec.setup in refused):
+                scheduler.refuse_new(
+                    client, spec.id, refused.get(spec.function) or refused[spec.setup or b""]
+                )
+                continue
+            if client.account.owner:
+                spec = of_owner(client, spec)
             if not scheduler.submit(client, spec, now):
                 self._unexpected(
                     client, f"task {spec.id} names a function that was never sent; its session ends", now
                 )
                 return
         for key in message.forget:
-            if key in client.pins:
-                client.pins.remove(key)
-                scheduler.functions.unpin(key)
+            here = client.pins.pop(key, None)
+            if here is not None:
+                scheduler.functions.unpin(here)
+
+    def _define(self, client: ClientPeer, definition: m.FunctionDef) -> str:
+        """Keep a function for a client's calls. Why that is too much; empty: it is not."""
+        if definition.key in client.pins:
+            return ""
+        functions = self.scheduler.functions
+        key = key_of(client.account.owner, definition.key)
+        if functions.get(key) is None:
+            size = len(definition.blob)
+            if size > self.settings.max_payload:
+                return f"its function has {size:,} bytes, and may have {self.settings.max_payload:,} (max_payload)"
+            excess = client.account.bytes_excess(size, self.settings.quota)
+            if excess:
+                return excess
+        functions.define(definition._replace(key=key), client.account).pins += 1
+        client.pins[definition.key] = key
+        return ""
 
     def _on_watch(self, client: ClientPeer, message: m.Watch, now: float) -> None:
         for task_id in message.ids:
@@ -856,3 +882,14 @@ class CoordinatorCore:
 
     def _log(self, level: str, text: str) -> None:
         self._effects.append(Log(level, text))
+
+
+UNKNOWN_FUNCTION = b""
+"""The key of none."""
+
+
+def of_owner(client: ClientPeer, spec: m.TaskSpec) -> m.TaskSpec:
+    """A call of functions that this client has sent, under the keys that these have here."""
+    function = client.pins.get(spec.function, UNKNOWN_FUNCTION)
+    setup = None if spec.setup is None else client.pins.get(spec.setup, UNKNOWN_FUNCTION)
+    return spec._replace(function=function, setup=setup)

@@ -88,7 +88,8 @@ class ClientPeer(Peer):
         self.submitted = 0
         """Calls that it has ever submitted; 0 for who only looks."""
         self.unfinished = 0
-        self.pins: set[FunctionKey] = set()
+        self.pins: dict[FunctionKey, FunctionKey] = {}
+        """Functions that it may name without sending them again: as it calls them, and as they are called here."""
         self.is_new = True
         """This is its first session here: it may have submitted, to another coordinator, what is not known here."""
         self.reconciled = False

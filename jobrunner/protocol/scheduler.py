@@ -57,6 +57,10 @@ def read_owner(state: JournalState, client: ClientId) -> tuple[str, str]:
     return key, owner or key
 
 
+def beyond_quota(task_id: TaskId, excess: str) -> m.Outcome:
+    return m.Outcome(task_id, 0, m.REFUSED, detail={"error": excess, "quota": True})
+
+
 class Unclaimed:
     """A task that a worker has though no client has named it since this coordinator started."""
 
@@ -123,8 +127,7 @@ class Scheduler:
         size = payload_size(spec.payload)
         excess = client.account.excess(size, self.quota)
         if excess:
-            detail = {"error": excess, "quota": True}
-            self.tell_client(client, m.Outcome(spec.id, 0, m.REFUSED, detail=detail))
+            self.tell_client(client, beyond_quota(spec.id, excess))
             return True
         if function.demands and self.workers and not self._offered(function):
             self.tell_client(client, self._wrong_python(spec.id, function))
@@ -167,6 +170,11 @@ class Scheduler:
             self.queue.push(record)
         return True
 
+    def refuse_new(self, client: ClientPeer, task_id: TaskId, excess: str) -> None:
+        """Something of that call is too much; unless it is here already."""
+        if not self._known(client, task_id):
+            self.tell_client(client, beyond_quota(task_id, excess))
+
     def _offered(self, function: FunctionEntry) -> bool:
         """Whether any worker has the version of Python that a function needs."""
         return any(name in worker.offers for worker in self.workers.values() for name, _ in function.demands)
@@ -201,7 +209,7 @@ class Scheduler:
             client = self.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
             for key in (spec.function, spec.setup):
                 if key is not None:
-                    self.functions.define(state.functions[key])
+                    self.functions.define(state.functions[key], client.account)
             self.submit(client, spec, now)
             self.unwritten.discard(spec.id)
             record = self.tasks.get(spec.id)
@@ -283,7 +291,7 @@ class Scheduler:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
         for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
             self.cancel(record.id, True, now)
-        for key in sorted(client.pins):
+        for key in sorted(client.pins.values()):
             self.functions.unpin(key)
         client.pins.clear()
         client.done.clear()

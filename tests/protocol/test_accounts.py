@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from protocol.support import DOUBLE, Coordinator, ids, ok, spec
+import pytest
+from protocol.support import DOUBLE, HALVE, Coordinator, ids, ok, spec
 
 from jobrunner.ids import ClientId
 from jobrunner.protocol import coordinator_core
@@ -91,13 +92,46 @@ def test_all_clients_of_a_key_share_its_quota():
 
 
 def test_bytes_count_until_the_call_has_ended():
-    world = Coordinator(quota=Quota(0, 100))
+    world = Coordinator(quota=Quota(0, 10_000))
     client = world.client(who=ALICE)
-    submit(client, spec(1, payload=bytes(60)), spec(2, payload=bytes(60)))
-    assert "60 bytes" in refused(client)["c-2"]
+    submit(client, spec(1, payload=bytes(6000)), spec(2, payload=bytes(6000)))
+    assert "bytes of arguments" in refused(client)["c-2"]
     client.say(m.Cancel([m.CancelRequest("c-1", False)]))
     submit(client, spec(3, payload=bytes(100)))
     assert refused(client) == {}
+
+
+def test_functions_count_while_they_are_known():
+    world = Coordinator(quota=Quota(0, 10_000))
+    client = world.client(who=ALICE)
+    account = world.core.scheduler.clients["c"].account
+    large = HALVE._replace(blob=bytes(8000))
+    client.say(m.Submit([spec(1, function=large.key)], [large]))
+    client.say(m.Submit([spec(2)], [DOUBLE._replace(blob=bytes(8000))]))
+    assert list(refused(client)) == ["c-2"]
+    client.say(m.Cancel([m.CancelRequest("c-1", False)]), m.Submit([], [], [large.key]))
+    assert account.bytes == 0
+    client.say(m.Submit([spec(3)], [DOUBLE._replace(blob=bytes(8000))]))
+    assert refused(client) == {}
+
+
+def test_a_function_is_no_larger_than_a_payload():
+    world = Coordinator(max_payload=1000)
+    client = world.client(who=ALICE)
+    client.say(m.Submit([spec(1), spec(2, setup=HALVE.key)], [DOUBLE, HALVE._replace(blob=bytes(2000))]))
+    assert list(refused(client)) == ["c-2"]
+
+
+def test_a_call_that_is_here_already_is_not_refused_for_its_function():
+    world = Coordinator(quota=Quota(0, 20_000))
+    client, worker = world.client(who=ALICE), world.worker()
+    submit(client, spec(1, detach=True))
+    worker.heard()
+    worker.say(m.Outcomes([ok("c-1", payload=bytes(18_000))]))
+    client.heard()
+    world.reopen(client)
+    client.say(m.Submit([spec(1, detach=True)], [DOUBLE._replace(blob=bytes(5000))]))
+    assert [o.status for message in client.heard_of(m.Outcomes) for o in message.outcomes] == [m.OK]
 
 
 def test_kept_results_count_until_they_are_forgotten():
@@ -169,6 +203,27 @@ def test_a_message_to_a_worker_holds_calls_of_one_owner():
     worker = world.worker(slots=3)
     assigned = {message.owner: ids(message.tasks) for message in worker.heard_of(m.Assign)}
     assert assigned == {ALICE.key: ["c-1", "c-2"], BOB.key: ["d-1"]}
+
+
+def test_what_somebody_sends_under_the_key_of_anothers_function_stays_its_own():
+    world = Coordinator()
+    bob, alice, worker = world.client("b", who=BOB), world.client("a", who=ALICE), world.worker(slots=2)
+    bob.say(m.Submit([], [DOUBLE._replace(blob=b"the bytes of theft", python="9.9")]))
+    alice.say(m.Submit([spec(1, client="a")], [DOUBLE]))
+    (assign,) = worker.heard_of(m.Assign)
+    (definition,) = assign.functions
+    assert definition.blob == DOUBLE.blob
+    assert assign.tasks[0].function == definition.key
+
+
+@pytest.mark.parametrize("field", ["function", "setup"])
+def test_nobody_can_name_a_function_that_only_somebody_else_has_sent(field):
+    world = Coordinator()
+    alice, bob = world.client("a", who=ALICE), world.client("b", who=BOB)
+    alice.say(m.Submit([spec(1, client="a")], [DOUBLE]))
+    bob.say(m.Submit([spec(1, client="b", function=HALVE.key)._replace(**{field: DOUBLE.key})], [HALVE]))
+    assert m.Reset() in bob.heard()
+    assert list(world.core.scheduler.tasks) == ["a-1"]
 
 
 def test_calls_of_a_call_are_its_owners():
