@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from jobrunner.ids import TaskId, client_of
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.journal import KeptOutcome
 from jobrunner.protocol.membership import ClientPeer
 from jobrunner.protocol.results import Ended, unmet
@@ -48,17 +49,33 @@ class Needs:
     def supplied(
         self, client: ClientPeer, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
     ) -> None:
-        """A client tells how tasks ended that were sought, or that it cannot."""
+        """A client tells how tasks ended that were sought, or that it cannot.
+
+        Everybody believes it of its own tasks. Of others' it may tell its own tasks what it likes, and nobody else.
+        """
         for outcome in outcomes:
-            interest = self.results.sought.pop(outcome.id, None)
-            if interest is not None:
-                ended = Ended("", outcome, now)
+            interest = self.results.sought.get(outcome.id)
+            if interest is None:
+                continue
+            ended = Ended("", outcome, now, client.account)
+            if client_of(outcome.id) == client.id:
+                del self.results.sought[outcome.id]
                 self.results.add(ended)
-                self.spread(interest, ended, now)
+            else:
+                interest.asked.pop(client.id, None)
+                interest = self._part_of(interest, client.account, now)
+            self.spread(interest, ended, now)
         for task_id in unknown:
             interest = self.results.sought.get(task_id)
             if interest is not None:
                 interest.asked.pop(client.id, None)
+
+    def _part_of(self, interest: Interest, account: Account, now: float) -> Interest:
+        """That of tasks at the expense of one account, which is satisfied with this."""
+        part = Interest(now)
+        part.dependents = [r for r in interest.dependents if r.client.account is account]
+        interest.dependents = [r for r in interest.dependents if r.client.account is not account]
+        return part
 
     def give_up_sought(self, now: float) -> None:
         """End the search for tasks that nobody can name any more."""

@@ -29,12 +29,16 @@ class Ended(NamedTuple):
     outcome: Outcome
     at: float
     account: Account | None = None
-    """Where it is kept at somebody's expense."""
+    """Whose task it was; where it is kept, at whose expense."""
 
     @property
     def size(self) -> int:
         """Bytes, about."""
         return payload_size(self.outcome.payload) + OVERHEAD
+
+    def is_of(self, account: Account) -> bool:
+        """Whether it was said to those of that account, or by them."""
+        return self.account is not None and self.account.label == account.label
 
 
 class Results:
@@ -55,7 +59,9 @@ class Results:
     def add(self, ended: Ended) -> None:
         """Remember an outcome for a while."""
         size = ended.size
-        if size > self.limit or ended.outcome.id in self._recent:
+        if ended.outcome.id in self._recent:
+            self._drop(ended.outcome.id)
+        if size > self.limit:
             return
         self._recent[ended.outcome.id] = ended
         self.size += size

@@ -250,7 +250,7 @@ class Scheduler:
             self.tell_client(client, record.outcome)
             return True
         ended = self.results.find(task_id)
-        if ended is None:
+        if ended is None or not (task_id in self.results.kept or ended.is_of(client.account)):
             return False
         self.tell_client(client, ended.outcome)
         return True

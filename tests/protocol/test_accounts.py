@@ -15,6 +15,7 @@ from jobrunner.protocol.principals import ANYONE, Principal
 
 ALICE = Principal("key-of-alice", "alice", "client")
 BOB = Principal("key-of-bob", "bob", "client")
+CAROL = Principal("key-of-carol", "carol", "client")
 NODE = Principal("key-of-node", "node", "worker")
 
 
@@ -224,6 +225,41 @@ def test_nobody_can_name_a_function_that_only_somebody_else_has_sent(field):
     bob.say(m.Submit([spec(1, client="b", function=HALVE.key)._replace(**{field: DOUBLE.key})], [HALVE]))
     assert m.Reset() in bob.heard()
     assert list(world.core.scheduler.tasks) == ["a-1"]
+
+
+FORGED = ok("a-1", payload=b"forged")
+
+
+def payloads(client):
+    return [o.payload for message in client.heard_of(m.Outcomes) for o in message.outcomes]
+
+
+@pytest.mark.parametrize("name", ["b", "a"])
+def test_nobody_can_say_how_a_call_ends_that_another_key_will_make(name):
+    """Not even under the name of a client that is not here yet, or not at the moment."""
+    world = Coordinator()
+    bob, worker = world.client(name, who=BOB), world.worker()
+    bob.say(m.Watch(["a-1"]), m.Supply([FORGED]))
+    bob.say(m.Goodbye())
+    bob.heard()
+    alice = world.client("a", who=ALICE)
+    submit(alice, spec(1, client="a"))
+    worker.heard_one(m.Assign)
+    worker.say(m.Outcomes([ok("a-1")]))
+    assert payloads(alice) == [b"result"]
+
+
+def test_what_a_client_says_of_anothers_call_is_for_its_own_tasks_alone():
+    world = Coordinator()
+    bob, carol, worker = world.client("b", who=BOB), world.client("x", who=CAROL), world.worker(slots=2)
+    for client, name in ((bob, "b"), (carol, "x")):
+        client.say(m.Submit([spec(1, client=name)._replace(needs=("a-1",))], [DOUBLE]))
+        assert client.heard_of(m.Recall) == [m.Recall(["a-1"])]
+    bob.say(m.Supply([FORGED]))
+    assert [task.id for assign in worker.heard_of(m.Assign) for task in assign.tasks] == ["b-1"]
+    carol.say(m.Supply([ok("a-1")]))
+    (assign,) = worker.heard_of(m.Assign)
+    assert assign.tasks[0].values == (b"result",)
 
 
 def test_calls_of_a_call_are_its_owners():
