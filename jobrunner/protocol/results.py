@@ -15,11 +15,12 @@ from typing import NamedTuple
 from jobrunner.ids import TaskId
 from jobrunner.payloads import payload_size
 from jobrunner.protocol.accounts import Account
+from jobrunner.protocol.batches import of_outcome
 from jobrunner.protocol.messages import OK, STATUS_NAMES, UNMET, Outcome
 from jobrunner.protocol.task import Interest, TaskRecord
 
-OVERHEAD = 500
-"""Bytes that an outcome takes beside its payload."""
+OVERHEAD = 100
+"""Bytes that an outcome takes beside its payload and what `of_outcome` counts."""
 
 
 class Ended(NamedTuple):
@@ -34,7 +35,7 @@ class Ended(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes, about."""
-        return payload_size(self.outcome.payload) + OVERHEAD
+        return payload_size(self.outcome.payload) + of_outcome(self.outcome) + OVERHEAD
 
     def is_of(self, account: Account) -> bool:
         """Whether it was said to those of that account, or by them."""

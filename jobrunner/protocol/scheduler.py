@@ -11,7 +11,6 @@ import heapq
 from collections import deque
 
 from jobrunner.ids import ClientId, TaskId, WorkerId, client_of
-from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol import retry
 from jobrunner.protocol.accounts import NO_QUOTA, Accounts, Quota
@@ -35,6 +34,7 @@ from jobrunner.protocol.task import (
     SUCCEEDED,
     WAITING,
     TaskRecord,
+    call_size,
 )
 
 RECENT = 1000
@@ -124,7 +124,7 @@ class Scheduler:
         setup = None if spec.setup is None else self.functions.get(spec.setup)
         if function is None or (spec.setup is not None and setup is None):
             return False
-        size = payload_size(spec.payload)
+        size = call_size(spec.payload, spec.options, spec.needs)
         excess = client.account.excess(size, self.quota)
         if excess:
             self.tell_client(client, beyond_quota(spec.id, excess))
@@ -257,7 +257,7 @@ class Scheduler:
 
     def _take_back(self, record: TaskRecord, client: ClientPeer) -> None:
         """Its client, taken for dead, has come back before the task could be stopped: it is wanted after all."""
-        size = payload_size(record.payload)
+        size = record.size
         record.client.account.remove(size)
         client.account.add(size)
         record.client.unfinished -= 1
@@ -649,7 +649,7 @@ class Scheduler:
     def finish(self, record: TaskRecord, outcome: m.Outcome, state: int, now: float) -> None:
         self.move(record, state, now)
         client = record.client
-        client.account.remove(payload_size(record.payload))
+        client.account.remove(record.size)
         record.payload = b""
         self.needs.drop(record)
         record.outcome = outcome

@@ -116,6 +116,31 @@ def test_functions_count_while_they_are_known():
     assert refused(client) == {}
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        spec(1)._replace(needs=tuple(f"x-{n}" for n in range(40))),
+        spec(1, retry_on=bytes(12_000)),
+        spec(1, resources=tuple((f"r{n}", 1.0) for n in range(40))),
+    ],
+    ids=["needs", "retry_on", "resources"],
+)
+def test_all_that_a_call_brings_counts(call):
+    world = Coordinator(quota=Quota(0, 10_000))
+    client = world.client(who=ALICE)
+    submit(client, call)
+    assert list(refused(client)) == ["c-1"]
+    account = world.core.scheduler.clients["c"].account
+    before = account.bytes
+    submit(
+        client,
+        spec(2)._replace(needs=("x-1",), options=m.TaskOptions(retry_on=b"some", resources=(("gpu", 1.0),))),
+    )
+    assert account.bytes > before + 1000
+    client.say(m.Cancel([m.CancelRequest("c-2", False)]))
+    assert account.bytes == before
+
+
 def test_a_function_is_no_larger_than_a_payload():
     world = Coordinator(max_payload=1000)
     client = world.client(who=ALICE)
