@@ -42,7 +42,7 @@ from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.principals import INVITED, OPERATOR, WORKER, Principal
-from jobrunner.protocol.rejections import QUIET, TOLERATED, Rejections
+from jobrunner.protocol.rejections import QUIET, TOLERATED, Rejections, printable
 from jobrunner.protocol.reports import answer
 from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.session import RETRY_LIMIT
@@ -881,7 +881,7 @@ class CoordinatorCore:
         return list(self.scheduler.workers)
 
     def _log(self, level: str, text: str) -> None:
-        self._effects.append(Log(level, text))
+        self._effects.append(Log(level, printable(text)))
 
 
 UNKNOWN_FUNCTION = b""
