@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from jobrunner.ids import TaskId, client_of
+from jobrunner.ids import TaskId, client_of, short_id
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.journal import KeptOutcome
@@ -92,7 +92,8 @@ class Needs:
             if owner.reconciled if owner is not None else now >= self._scheduler.settled_at:
                 del self.results.sought[task_id]
                 error = (
-                    f"there is no task {task_id} here: the id is wrong, or its outcome is not kept any more"
+                    f"there is no task {short_id(task_id) or task_id} here: the id is wrong, or its outcome is not"
+                    " kept any more"
                 )
                 outcome = m.Outcome(task_id, 0, m.LOST, detail={"error": error, "unknown": True})
                 self.spread(interest, Ended("", outcome, now), now)

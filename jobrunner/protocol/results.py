@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-from jobrunner.ids import TaskId
+from jobrunner.ids import TaskId, short_id
 from jobrunner.payloads import payload_size
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.batches import of_outcome
@@ -114,7 +114,7 @@ def unmet(record: TaskRecord, need: Outcome, name: str) -> Outcome:
     named = f" ({name})" if name else ""
     why = (need.detail or {}).get("error")
     detail = {
-        "error": f"it was not run: task {need.id}{named}, whose result it needs, {how}"
+        "error": f"it was not run: task {short_id(need.id)}{named}, whose result it needs, {how}"
         + (f": {why}" if why else ""),
         "need": need.id,
         "need_name": name,
