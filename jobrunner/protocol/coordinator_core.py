@@ -16,7 +16,7 @@ from jobrunner.ids import ClientId, WorkerId, client_of, unused_name
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Quota
-from jobrunner.protocol.batches import batches, of_outcome, of_value
+from jobrunner.protocol.batches import batches, of_ids, of_outcome, of_value
 from jobrunner.protocol.effects import (
     Disconnect,
     DrainRequested,
@@ -384,6 +384,7 @@ class CoordinatorCore:
             client.lost_at = None
             client.reconciled = False
             client.outcomes.clear()
+            client.told_again.clear()
             client.recalls.clear()
             client.accepted.clear()
             for key in sorted(client.pins.values()):
@@ -537,7 +538,9 @@ class CoordinatorCore:
         return ""
 
     def _on_watch(self, client: ClientPeer, message: m.Watch, now: float) -> None:
-        for task_id in message.ids:
+        if self._takes_no_answers(client, now):
+            return
+        for task_id in dict.fromkeys(message.ids):
             self.scheduler.needs.watch(client, task_id, now)
 
     def _on_supply(self, client: ClientPeer, message: m.Supply, now: float) -> None:
@@ -547,8 +550,10 @@ class CoordinatorCore:
         self.scheduler.reconciled(client.id)
 
     def _on_cancel(self, client: ClientPeer, message: m.Cancel, now: float) -> None:
-        for request in message.requests:
-            self.scheduler.cancel(request.id, request.running, now)
+        if self._takes_no_answers(client, now):
+            return
+        for request in dict.fromkeys(message.requests):
+            self.scheduler.cancel(request.id, request.running, now, client)
 
     def _on_query(self, client: ClientPeer, message: m.Query, now: float) -> None:
         if self._takes_no_answers(client, now):
@@ -561,7 +566,7 @@ class CoordinatorCore:
 
         No jobrunner does: acknowledgements come from its I/O thread. Its answers would fill this host's memory.
         """
-        left = len(client.done)
+        left = max(len(client.done), len(client.outcomes))
         if left <= self.settings.untaken_outcomes and client.link.unacked_bytes <= UNTAKEN_BYTES:
             return False
         self._unexpected(
@@ -716,36 +721,37 @@ class CoordinatorCore:
                 self._flush_client(peer, now)
 
     def _flush_client(self, client: ClientPeer, now: float) -> None:
+        client.told_again.clear()
         if not client.source:  # not back yet; it will name what it waits for
             for waiting in (client.outcomes, client.running, client.refused, client.recalls, client.accepted):
                 waiting.clear()
             client.output, client.output_characters = [], 0
             return
         if client.accepted:
-            self._send(client, m.Accepted(client.accepted), now)
+            self._send(client, m.Accepted(client.accepted), now, of_ids(client.accepted))
             client.accepted = []
         if client.recalls:
             sought = [need for need in client.recalls if need in self.scheduler.results.sought]
             client.recalls = []
             if sought:
-                self._send(client, m.Recall(sought), now)
+                self._send(client, m.Recall(sought), now, of_ids(sought))
         if client.output:
             if client.link.unacked_bytes < OUTPUT_WINDOW:
                 size = sum(len(chunk.text) for chunk in client.output)
                 self._send(client, m.Output(client.output), now, size)
             client.output, client.output_characters = [], 0
         if client.running:
-            self._send(client, m.Running(client.running), now)
+            self._send(client, m.Running(client.running), now, of_ids(client.running))
             client.running = []
         if client.outcomes:
             for batch in batches(client.outcomes, of_outcome):
-                size = sum(payload_size(outcome.payload) for outcome in batch)
+                size = sum(payload_size(o.payload) + (of_outcome(o) if o.detail else 0) for o in batch)
                 self._send(client, m.Outcomes(batch), now, size)
             client.outcomes = []
             if client.link.unacked_bytes >= OUTCOME_WINDOW:
                 self.scheduler.queue.parked.add(client.id)
         if client.refused:
-            self._send(client, m.CancelRefused(client.refused), now)
+            self._send(client, m.CancelRefused(client.refused), now, of_ids(client.refused))
             client.refused = []
 
     def _flush_worker(self, worker: WorkerPeer, now: float) -> None:

@@ -75,7 +75,9 @@ class ClientPeer(Peer):
         "refused",
         "running",
         "submitted",
+        "told_again",
         "unfinished",
+        "watching",
     )
 
     def __init__(
@@ -97,6 +99,10 @@ class ClientPeer(Peer):
         self.lost_at: float | None = None
         """When the client was found to be gone; its tasks end after a grace."""
         self.outcomes: list[Outcome] = []
+        self.told_again: set[TaskId] = set()
+        """Of `outcomes`, those that were known before, and that it has asked for in this turn."""
+        self.watching = 0
+        """Calls that it watches and that have not ended."""
         self.running: list[TaskId] = []
         self.refused: list[TaskId] = []
         self.output: list[OutputChunk] = []

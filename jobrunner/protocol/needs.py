@@ -14,11 +14,15 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.journal import KeptOutcome
 from jobrunner.protocol.membership import ClientPeer
-from jobrunner.protocol.results import Ended, unmet
+from jobrunner.protocol.results import Ended, beyond_quota, unmet
 from jobrunner.protocol.task import FAILED, QUEUED, RUNNING, WAITING, Interest, TaskRecord
 
 if TYPE_CHECKING:
     from jobrunner.protocol.scheduler import Scheduler
+
+
+WATCH_BYTES = 1000
+"""What it takes here to watch a call, about."""
 
 
 class Needs:
@@ -34,17 +38,31 @@ class Needs:
     def watch(self, client: ClientPeer, task_id: TaskId, now: float) -> None:
         """Tell the client how that task ends, whoever has submitted it."""
         record = self._scheduler.tasks.get(task_id)
-        if record is not None:
-            self._interest_in(record, now).watchers[client.id] = None
-            if record.state == RUNNING:
-                client.running.append(task_id)
-                self._scheduler.dirty[client] = None
-            return
-        ended = self._ended_before(task_id)
+        ended = None if record is not None else self._ended_before(task_id)
         if ended is not None:
-            self._scheduler.tell_client(client, ended.outcome)
-        else:
-            self.results.seek(task_id, now).watchers[client.id] = None
+            self._scheduler.tell_again(client, ended.outcome)
+            return
+        known = record.interest if record is not None else self.results.sought.get(task_id)
+        if known is None or client.id not in known.watchers:
+            excess = client.account.bytes_excess(WATCH_BYTES, self._scheduler.quota)
+            if excess:
+                self._scheduler.tell_client(client, beyond_quota(task_id, excess))
+                return
+            interest = self.results.seek(task_id, now) if record is None else self._interest_in(record, now)
+            interest.watchers[client.id] = None
+            client.watching += 1
+            client.account.bytes += WATCH_BYTES
+        if record is not None and record.state == RUNNING:
+            client.running.append(task_id)
+            self._scheduler.dirty[client] = None
+
+    def _unwatch(self, client: ClientPeer, count: int) -> None:
+        client.watching -= count
+        client.account.bytes -= count * WATCH_BYTES
+
+    def watches_no_more(self, client: ClientPeer) -> None:
+        """It has gone."""
+        self._unwatch(client, client.watching)
 
     def supplied(
         self, client: ClientPeer, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
@@ -147,6 +165,7 @@ class Needs:
             for client_id in interest.watchers:
                 client = self._scheduler.clients.get(client_id)
                 if client is not None:
+                    self._unwatch(client, min(1, client.watching))
                     self._scheduler.tell_client(client, ended.outcome)
             for record in interest.dependents:
                 if self._scheduler.tasks.get(record.id) is record:

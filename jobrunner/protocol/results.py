@@ -16,7 +16,7 @@ from jobrunner.ids import TaskId, short_id
 from jobrunner.payloads import payload_size
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.batches import of_outcome
-from jobrunner.protocol.messages import OK, STATUS_NAMES, UNMET, Outcome
+from jobrunner.protocol.messages import OK, REFUSED, STATUS_NAMES, UNMET, Outcome
 from jobrunner.protocol.task import Interest, TaskRecord
 
 OVERHEAD = 100
@@ -103,6 +103,10 @@ class Results:
 
     def _drop(self, task_id: TaskId) -> None:
         self.size -= self._recent.pop(task_id).size
+
+
+def beyond_quota(task_id: TaskId, excess: str) -> Outcome:
+    return Outcome(task_id, 0, REFUSED, detail={"error": excess, "quota": True})
 
 
 def unmet(record: TaskRecord, need: Outcome, name: str) -> Outcome:

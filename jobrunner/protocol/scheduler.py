@@ -21,7 +21,7 @@ from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import PREFETCH_SECONDS, UNKNOWN, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
-from jobrunner.protocol.results import Ended, Results
+from jobrunner.protocol.results import Ended, Results, beyond_quota
 from jobrunner.protocol.task import (
     ACTIVE,
     ASSIGNED,
@@ -55,10 +55,6 @@ def read_owner(state: JournalState, client: ClientId) -> tuple[str, str]:
     """The key under which that client came, and that of the owner of its calls; empty, where nobody knows."""
     key, _, owner = state.owners.get(client, "").partition(" ")
     return key, owner or key
-
-
-def beyond_quota(task_id: TaskId, excess: str) -> m.Outcome:
-    return m.Outcome(task_id, 0, m.REFUSED, detail={"error": excess, "quota": True})
 
 
 class Unclaimed:
@@ -247,12 +243,12 @@ class Scheduler:
             return True
         record = client.done.get(task_id)
         if record is not None and record.outcome is not None:
-            self.tell_client(client, record.outcome)
+            self.tell_again(client, record.outcome)
             return True
         ended = self.results.find(task_id)
         if ended is None or not (task_id in self.results.kept or ended.is_of(client.account)):
             return False
-        self.tell_client(client, ended.outcome)
+        self.tell_again(client, ended.outcome)
         return True
 
     def _take_back(self, record: TaskRecord, client: ClientPeer) -> None:
@@ -265,14 +261,13 @@ class Scheduler:
         record.client = client
         record.cancel_asked = False
 
-    def cancel(self, task_id: TaskId, running: bool, now: float) -> None:
+    def cancel(self, task_id: TaskId, running: bool, now: float, asker: ClientPeer | None = None) -> None:
         """Cancel a task for its client, which gets an Outcome or a CancelRefused."""
         record = self.tasks.get(task_id)
         if record is None:
-            client = self.clients.get(client_of(task_id))
-            if client is not None and task_id not in client.done:
-                client.refused.append(task_id)
-                self.dirty[client] = None
+            if asker is not None and task_id not in asker.done:
+                asker.refused.append(task_id)
+                self.dirty[asker] = None
             return
         if record.state in (QUEUED, WAITING):
             self.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
@@ -281,6 +276,8 @@ class Scheduler:
             self.dirty[record.client] = None
         else:
             assert record.worker is not None
+            if record.cancel_asked and (record.state == CANCELLING or not running):
+                return  # the worker has been told; if it forgets, it will be told again when it comes back
             record.cancel_asked = True
             if running and record.state != CANCELLING:
                 self.move(record, CANCELLING, now)
@@ -295,6 +292,7 @@ class Scheduler:
             self.functions.unpin(key)
         client.pins.clear()
         client.done.clear()
+        self.needs.watches_no_more(client)
         self.queue.parked.discard(client.id)
         if self.clients.pop(client.id, None) is not None:
             self.accounts.close(client.account)
@@ -685,6 +683,12 @@ class Scheduler:
     def tell_client(self, client: ClientPeer, outcome: m.Outcome) -> None:
         client.outcomes.append(outcome)
         self.dirty[client] = None
+
+    def tell_again(self, client: ClientPeer, outcome: m.Outcome) -> None:
+        """Once in a turn, however often it asks: a few bytes ask for something large."""
+        if outcome.id not in client.told_again:
+            client.told_again.add(outcome.id)
+            self.tell_client(client, outcome)
 
     def acknowledged(self, client: ClientPeer, outcomes: list[m.Outcome]) -> None:
         """The client has these outcomes: nothing more needs to be kept, but a trace for the curious."""

@@ -218,6 +218,74 @@ def test_the_bytes_of_answers_count_too(monkeypatch):
     assert world.core.rejected == 1
 
 
+# --- few bytes that ask for many --------------------------------------------------------------------------------------
+
+
+def test_what_is_watched_counts_until_it_has_ended_or_its_watcher_has_gone():
+    world = Coordinator(quota=Quota(0, 10_000))
+    alice, bob, worker = world.client("a", who=ALICE), world.client("b", who=BOB), world.worker()
+    account = world.core.scheduler.clients["b"].account
+    submit(alice, spec(1, client="a"))
+    bob.say(m.Watch(["a-1", "a-1"]), m.Watch(["a-1"]))
+    one = account.bytes
+    assert one > 0
+    bob.say(m.Watch([f"a-{n}" for n in range(2, 100)]))
+    assert len(refused(bob)) > 80
+    assert account.bytes <= 10_000
+    assert len(world.core.scheduler.results.sought) < 20
+    before = account.bytes
+    worker.heard()
+    worker.say(m.Outcomes([ok("a-1")]))
+    assert account.bytes == before - one
+    bob.say(m.Goodbye())
+    world.turn()
+    assert account.bytes == 0
+
+
+def test_who_asks_a_thousand_times_in_a_turn_is_told_once():
+    world = Coordinator()
+    client, worker = world.client(who=ALICE), world.worker()
+    submit(client, spec(1))
+    worker.heard()
+    worker.say(m.Outcomes([ok("c-1")]))
+    client.heard()
+    for _ in range(3):
+        client.say(m.Submit([spec(1)] * 500, []), m.Watch(["c-1"] * 500))
+    assert payloads(client) == [b"result"]
+    client.say(m.Watch(["c-1"]))
+    assert payloads(client) == [b"result"], "in the next turn again"
+
+
+def test_refused_cancels_are_answers_that_must_be_taken(monkeypatch):
+    monkeypatch.setattr(coordinator_core, "UNTAKEN_BYTES", 10_000)
+    world = Coordinator()
+    client = world.client(who=ALICE)
+    for turn in range(20):
+        client.say(m.Cancel([m.CancelRequest(f"c-{turn}-{n}", True) for n in range(100)]))
+        world.turn()
+        client.link.received = 0  # it acknowledges nothing
+    assert m.Reset() in client.heard()
+
+
+def test_a_cancel_of_what_is_not_here_is_answered_to_who_asked():
+    world = Coordinator()
+    alice, bob = world.client("a", who=ALICE), world.client("b", who=BOB)
+    bob.say(m.Cancel([m.CancelRequest("a-77", True)]))
+    assert alice.heard() == []
+    assert bob.heard() == [m.CancelRefused(["a-77"])]
+
+
+def test_a_worker_is_asked_once_to_stop_a_call():
+    world = Coordinator()
+    client, worker = world.client(who=ALICE), world.worker()
+    submit(client, spec(1))
+    worker.heard()
+    for _ in range(3):
+        client.say(m.Cancel([m.CancelRequest("c-1", True)] * 100))
+        world.turn()
+    assert worker.heard() == [m.Cancel([m.CancelRequest("c-1", True)])]
+
+
 # --- owners -------------------------------------------------------------------------------------------------------
 
 
