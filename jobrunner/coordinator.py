@@ -8,6 +8,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from jobrunner.errors import AuthenticationError, ConfigError, JournalError
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.invitation import Invitation
-from jobrunner.journal import Journal, default_journal
+from jobrunner.journal import LARGEST_PAYLOAD, Journal, default_journal
 from jobrunner.keyring import INVITED_ROLES, Keyring, default_folder, open_keyring
 from jobrunner.protocol.accounts import Quota
 from jobrunner.protocol.checks import LARGEST_HEADER
@@ -77,6 +78,8 @@ def run(config: CoordinatorConfig, *, address: str | None = None, lifeline: int 
     try:
         if lifeline is None:
             journal = open_journal(config, wire.address, service)
+        if journal is not None and settings.max_payload > LARGEST_PAYLOAD:
+            settings = replace(settings, max_payload=LARGEST_PAYLOAD)
         state = None if journal is None else journal.state.copy()
         core = CoordinatorCore(settings, time.monotonic(), state)
         perform: dict[type, Callable[[Any], None]] = {
