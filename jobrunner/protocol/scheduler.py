@@ -121,14 +121,15 @@ class Scheduler:
         if function is None or (spec.setup is not None and setup is None):
             return False
         size = call_size(spec.payload, spec.options, spec.needs)
-        excess = client.account.excess(size, self.quota)
+        resources = spec.options.resources
+        excess = client.account.excess(size, self.quota) or client.account.kinds_excess(resources)
         if excess:
             self.tell_client(client, beyond_quota(spec.id, excess))
             return True
         if function.demands and self.workers and not self._offered(function):
             self.tell_client(client, self._wrong_python(spec.id, function))
             return True
-        client.account.add(size)
+        client.account.add_call(size, resources)
         record = TaskRecord(
             spec.id, client, function, spec.payload, spec.span, spec.options, setup, spec.depth, now
         )
@@ -254,8 +255,8 @@ class Scheduler:
     def _take_back(self, record: TaskRecord, client: ClientPeer) -> None:
         """Its client, taken for dead, has come back before the task could be stopped: it is wanted after all."""
         size = record.size
-        record.client.account.remove(size)
-        client.account.add(size)
+        record.client.account.remove_call(size, record.options.resources)
+        client.account.add_call(size, record.options.resources)
         record.client.unfinished -= 1
         client.unfinished += 1
         record.client = client
@@ -647,7 +648,7 @@ class Scheduler:
     def finish(self, record: TaskRecord, outcome: m.Outcome, state: int, now: float) -> None:
         self.move(record, state, now)
         client = record.client
-        client.account.remove(record.size)
+        client.account.remove_call(record.size, record.options.resources)
         record.payload = b""
         self.needs.drop(record)
         record.outcome = outcome

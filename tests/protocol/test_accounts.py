@@ -6,6 +6,7 @@ import pytest
 from protocol.support import DOUBLE, HALVE, Coordinator, ids, ok, spec
 
 from jobrunner.ids import ClientId
+from jobrunner.protocol import accounts as accounts_module
 from jobrunner.protocol import coordinator_core
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
@@ -139,6 +140,25 @@ def test_all_that_a_call_brings_counts(call):
     assert account.bytes > before + 1000
     client.say(m.Cancel([m.CancelRequest("c-2", False)]))
     assert account.bytes == before
+
+
+def test_the_kinds_of_demands_are_limited(monkeypatch):
+    monkeypatch.setattr(accounts_module, "MOST_KINDS", 3)
+    world = Coordinator()
+    client = world.client(who=ALICE)
+    submit(
+        client,
+        *[spec(n, resources=(("r", float(n)),)) for n in range(1, 5)],
+        spec(5),
+        spec(6, resources=(("r", 1.0),)),
+    )
+    assert list(refused(client)) == ["c-4"]
+    client.say(m.Cancel([m.CancelRequest("c-2", False)]))
+    submit(client, spec(7, resources=(("r", 4.0),)))
+    assert refused(client) == {}
+    client.say(m.Goodbye())
+    world.turn()
+    assert not world.core.scheduler.accounts
 
 
 def test_a_function_is_no_larger_than_a_payload():
