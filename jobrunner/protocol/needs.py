@@ -109,10 +109,10 @@ class Needs:
             owner = self._scheduler.clients.get(client_of(task_id))
             if owner.reconciled if owner is not None else now >= self._scheduler.settled_at:
                 del self.results.sought[task_id]
-                error = (
-                    f"there is no task {short_id(task_id) or task_id} here: the id is wrong, or its outcome is not"
-                    " kept any more"
-                )
+                shown = (
+                    short_id(task_id) if task_id.count("-") > 1 else task_id
+                )  # others see it in the status
+                error = f"there is no task {shown} here: the id is wrong, or its outcome is not kept any more"
                 outcome = m.Outcome(task_id, 0, m.LOST, detail={"error": error, "unknown": True})
                 self.spread(interest, Ended("", outcome, now), now)
 
