@@ -68,6 +68,9 @@ UNTAKEN_BYTES = 16 * OUTCOME_WINDOW
 """Bytes unacknowledged by a client beyond which it is not answered any more. Calls that run when the window is full may
 end, and their results add to it."""
 
+UNTAKEN_REPLIES = 16 * 1024 * 1024
+"""As UNTAKEN_BYTES, of an observer, who gets nothing but replies and a number of slots."""
+
 OUTPUT_WINDOW = 4 * 1024 * 1024
 """Bytes unacknowledged by a client beyond which what its tasks print is dropped rather than kept."""
 
@@ -567,12 +570,14 @@ class CoordinatorCore:
         No jobrunner does: acknowledgements come from its I/O thread. Its answers would fill this host's memory.
         """
         left = max(len(client.done), len(client.outcomes))
-        if left <= self.settings.untaken_outcomes and client.link.unacked_bytes <= UNTAKEN_BYTES:
+        most = UNTAKEN_BYTES if client.who.submits else UNTAKEN_REPLIES
+        if left <= self.settings.untaken_outcomes and client.link.unacked_bytes <= most:
             return False
         self._unexpected(
             client, f"it does not acknowledge what it is told ({left} outcomes); its session ends", now
         )
         client.done.clear()
+        client.link = Link("", now, client.link.peer_timeout)  # with all that is not taken
         return True
 
     def _on_acked(self, client: ClientPeer, acked: list[m.Message]) -> None:

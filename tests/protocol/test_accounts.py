@@ -238,6 +238,17 @@ def test_the_bytes_of_answers_count_too(monkeypatch):
     assert world.core.rejected == 1
 
 
+def test_an_observer_may_leave_less_and_nothing_of_it_stays(monkeypatch):
+    monkeypatch.setattr(coordinator_core, "UNTAKEN_REPLIES", 10_000)
+    world = Coordinator()
+    olga = world.client(who=Principal("key-of-olga", "olga", "observer"))
+    for number in range(100):
+        olga.say(m.Query(number, "status"))
+        olga.link.received = 0  # it acknowledges nothing
+    assert m.Reset() in olga.heard()
+    assert world.core.scheduler.clients["c"].link.unacked_bytes == 0
+
+
 # --- few bytes that ask for many --------------------------------------------------------------------------------------
 
 
