@@ -69,7 +69,7 @@ def test_tasks_are_listed_unfinished_first_then_the_latest(world, admin):
         ("weather", "", "knows no query 'weather'"),
         ("tasks", "odd 100", "there is no state 'odd'; the states are waiting, queued"),
         ("tasks", " many", "many"),
-        ("tasks", " -1", ""),
+        ("tasks", " -1", "at most 50000 tasks can be told at a time, not -1"),
         ("tasks", " 50001", "at most 50000 tasks can be told at a time"),
         ("task", "c-9", "knows no task 'c-9'"),
         ("cancel", "c-9", "knows no task 'c-9'"),
