@@ -6,6 +6,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jobrunner.errors import AuthenticationError, ConfigError, JournalError
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.invitation import Invitation
-from jobrunner.journal import Journal, default_journal
+from jobrunner.journal import LARGEST_PAYLOAD, Journal, default_journal
 from jobrunner.keyring import INVITED_ROLES, Keyring, default_folder, open_keyring
 from jobrunner.protocol.accounts import Quota
 from jobrunner.protocol.checks import LARGEST_HEADER
@@ -73,6 +74,8 @@ def run(config: CoordinatorConfig) -> int:
     journal = None
     try:
         journal = open_journal(config, wire.address, service)
+        if journal is not None and settings.max_payload > LARGEST_PAYLOAD:
+            settings = replace(settings, max_payload=LARGEST_PAYLOAD)
         state = None if journal is None else journal.state.copy()
         core = CoordinatorCore(settings, time.monotonic(), state)
         perform: dict[type, Callable[[Any], None]] = {

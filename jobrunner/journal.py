@@ -39,6 +39,12 @@ COMPACT_FROM = 4 * 1024 * 1024
 """Bytes of log beyond twice the live state at which it is written anew: some hundred entries of a busy turn, so that
 the cost of rewriting stays a small share, and little enough to be read in an instant at the next start."""
 
+ROW_BYTES = 64 * 1024 * 1024
+"""Of an entry beyond which it becomes several rows, in one transaction: SQLite takes no row of a billion bytes."""
+
+LARGEST_PAYLOAD = 900_000_000
+"""Bytes of arguments, of a result or of a function that a journal takes: a row, with all that comes with them."""
+
 TASK_BYTES = 200
 """About what a task takes in the log beside its payload."""
 
@@ -115,9 +121,13 @@ class Journal:
             whole.outcomes.pop(task_id, None)
         for task_id in entry.outcomes:
             whole.gone.pop(task_id, None)
+        before = self._log_bytes
         try:
             self._append(whole)
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, OverflowError, ValueError) as exc:
+            self._log_bytes = before
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
             self._owed = JournalEntry([], [], whole.progress, whole.outcomes, whole.gone)
             raise JournalError(
                 f"the journal {self.path} cannot be written ({exc}): new calls are refused until it can, what has been"
@@ -169,7 +179,16 @@ class Journal:
         return self._database.execute(query).fetchone()[0]
 
     def _append(self, entry: JournalEntry) -> None:
-        data = dump_entry(entry, time.time())
+        now = time.time()
+        first, *others = rows(entry)
+        if others:
+            self._database.execute("BEGIN IMMEDIATE")
+        for part in (first, *others):
+            self._insert(dump_entry(part, now))
+        if others:
+            self._database.execute("COMMIT")
+
+    def _insert(self, data: bytes) -> None:
         self._database.execute("INSERT INTO entries (crc, data) VALUES (?, ?)", (zlib.crc32(data), data))
         self._log_bytes += len(data)
 
@@ -205,11 +224,8 @@ class Journal:
             before, self._log_bytes = self._log_bytes, 0
             now = time.time()
             for entry in snapshot(state):
-                data = dump_entry(entry, now)
-                self._database.execute(
-                    "INSERT INTO entries (crc, data) VALUES (?, ?)", (zlib.crc32(data), data)
-                )
-                self._log_bytes += len(data)
+                for part in rows(entry):
+                    self._insert(dump_entry(part, now))
             self._database.execute("DELETE FROM entries WHERE seq <= ?", (last,))
             self._database.execute("COMMIT")
         except sqlite3.Error:
@@ -226,6 +242,35 @@ class Journal:
 
 def size_of(spec: TaskSpec) -> int:
     return payload_size(spec.payload) + TASK_BYTES
+
+
+def rows(entry: JournalEntry) -> list[JournalEntry]:
+    """The same in parts that each fit into a row, in an order in which they say what it says; mostly one."""
+    sizes = [len(definition.blob) for definition in entry.functions]
+    sizes += [size_of(spec) for spec in entry.accepted]
+    sizes += [payload_size(kept.outcome.payload) for kept in entry.outcomes.values()]
+    if sum(sizes) <= ROW_BYTES:
+        return [entry]
+    parts = [JournalEntry(owners=entry.owners)]
+    size = 0
+
+    def part(more: int) -> JournalEntry:
+        nonlocal size
+        if size and size + more > ROW_BYTES:
+            parts.append(JournalEntry())
+            size = 0
+        size += more
+        return parts[-1]
+
+    for definition in entry.functions:
+        part(len(definition.blob)).functions.append(definition)
+    for spec in entry.accepted:
+        part(size_of(spec)).accepted.append(spec)
+    part(0).progress += entry.progress
+    for kept in entry.outcomes.values():
+        part(payload_size(kept.outcome.payload)).keep(kept)
+    part(0).gone.update(entry.gone)
+    return parts
 
 
 def snapshot(state: JournalState) -> Iterator[JournalEntry]:

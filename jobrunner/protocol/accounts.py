@@ -3,8 +3,8 @@
 The owner of a call is the key under which its client connects. A client inside of a task acts for the owner of that
 task. Where nothing proves who somebody is, each client is an account of its own, without an owner to keep apart.
 
-Counted are unfinished calls with their arguments, and the kept results of detached ones. An honest client waits at its
-window long before; the quota is what all clients of one owner may have together.
+Counted are unfinished calls with their arguments, functions, and the kept results of detached ones. An honest client
+waits at its window long before; the quota is what all clients of one owner may have together.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jobrunner.ids import ClientId
+from jobrunner.protocol.placement import Resources
 from jobrunner.protocol.principals import Principal
 
 
@@ -25,10 +26,14 @@ class Quota(NamedTuple):
 NO_QUOTA = Quota()
 
 
+MOST_KINDS = 1000
+"""Different demands for resources that one owner's calls may have: each is looked at whenever a slot is idle."""
+
+
 class Account:
     """What one owner has here."""
 
-    __slots__ = ("bytes", "clients", "label", "name", "owner", "tasks")
+    __slots__ = ("bytes", "clients", "kinds", "label", "name", "owner", "tasks")
 
     def __init__(self, label: str, owner: str, name: str) -> None:
         self.label = label
@@ -39,6 +44,8 @@ class Account:
         self.clients = 0
         self.tasks = 0
         self.bytes = 0
+        self.kinds: dict[Resources, int] = {}
+        """What its unfinished calls ask of workers, and how many of them."""
 
     def add(self, size: int) -> None:
         self.tasks += 1
@@ -48,6 +55,27 @@ class Account:
         self.tasks -= 1
         self.bytes -= size
 
+    def add_call(self, size: int, resources: Resources) -> None:
+        self.add(size)
+        if resources:
+            self.kinds[resources] = self.kinds.get(resources, 0) + 1
+
+    def remove_call(self, size: int, resources: Resources) -> None:
+        self.remove(size)
+        if resources:
+            self.kinds[resources] -= 1
+            if not self.kinds[resources]:
+                del self.kinds[resources]
+
+    def kinds_excess(self, resources: Resources) -> str:
+        """Why calls with these demands are too much; empty: they are not."""
+        if self.owner and resources and resources not in self.kinds and len(self.kinds) >= MOST_KINDS:
+            return (
+                f"{self.name} has calls here with {MOST_KINDS:,} different demands for resources, and may have no more"
+                " kinds of them: wait for some of its calls, or ask for the same amounts more often"
+            )
+        return ""
+
     def excess(self, size: int, quota: Quota) -> str:
         """Why one more call with so many bytes is too much; empty: it is not."""
         if quota.tasks and self.tasks >= quota.tasks:
@@ -55,10 +83,14 @@ class Account:
                 f"{self.name} has {self.tasks:,} calls at the coordinator, unfinished or with results kept, and may"
                 f" have {quota.tasks:,} (quota_tasks): wait for some of them, or forget detached ones"
             )
+        return self.bytes_excess(size, quota)
+
+    def bytes_excess(self, size: int, quota: Quota) -> str:
+        """Why so many bytes more are too much; empty: they are not."""
         if quota.bytes and self.bytes + size > quota.bytes:
             return (
-                f"{self.name} has {self.bytes:,} bytes of arguments and kept results at the coordinator, and may have"
-                f" {quota.bytes:,} (quota_bytes): wait for some of its calls, or forget detached ones"
+                f"{self.name} has {self.bytes:,} bytes of arguments, functions and kept results at the coordinator, and"
+                f" may have {quota.bytes:,} (quota_bytes): wait for some of its calls, or forget detached ones"
             )
         return ""
 

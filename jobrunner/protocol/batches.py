@@ -40,6 +40,10 @@ def of_id(task_id: str) -> int:
     return len(task_id) + 8
 
 
+def of_ids(ids: Iterable[str]) -> int:
+    return sum(map(of_id, ids))
+
+
 def of_task(spec: TaskSpec) -> int:
     size = ENTRY_BYTES
     if spec.needs:

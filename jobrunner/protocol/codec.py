@@ -15,7 +15,7 @@ import msgpack
 
 from jobrunner.config import LONGEST_NAME
 from jobrunner.errors import ProtocolError
-from jobrunner.payloads import Buffer, Payload
+from jobrunner.payloads import Buffer, Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.checks import (
     LARGEST_32,
@@ -439,7 +439,8 @@ def decode(frames: Sequence[Buffer]) -> m.Envelope:
             raise ProtocolError(f"there is no message type {kind}")
         message = TABLE[kind][2](head[5:], reader)
         reader.finish()
-        return m.Envelope(name(head[1]), integer(head[2]), integer(head[3]), message)
+        size = len(header) if len(frames) == 1 else payload_size(tuple(frames))
+        return m.Envelope(name(head[1]), integer(head[2]), integer(head[3]), message, size)
     except ProtocolError:
         raise
     except (ValueError, TypeError, IndexError, OverflowError, RecursionError, msgpack.UnpackException) as exc:

@@ -16,7 +16,7 @@ from jobrunner.ids import ClientId, WorkerId, client_of, unused_name
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Quota
-from jobrunner.protocol.batches import batches, of_outcome, of_value
+from jobrunner.protocol.batches import batches, of_ids, of_outcome, of_value
 from jobrunner.protocol.effects import (
     Disconnect,
     DrainRequested,
@@ -37,11 +37,12 @@ from jobrunner.protocol.effects import (
     Unreachable,
     WriteJournal,
 )
+from jobrunner.protocol.functions import key_of
 from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.principals import INVITED, OPERATOR, WORKER, Principal
-from jobrunner.protocol.rejections import QUIET, TOLERATED, Rejections
+from jobrunner.protocol.rejections import QUIET, TOLERATED, Rejections, printable
 from jobrunner.protocol.reports import answer
 from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.session import RETRY_LIMIT
@@ -69,6 +70,9 @@ MOST_UNREAD = 1000
 UNTAKEN_BYTES = 16 * OUTCOME_WINDOW
 """Bytes unacknowledged by a client beyond which it is not answered any more. Calls that run when the window is full may
 end, and their results add to it."""
+
+UNTAKEN_REPLIES = 16 * 1024 * 1024
+"""As UNTAKEN_BYTES, of an observer, who gets nothing but replies and a number of slots."""
 
 OUTPUT_WINDOW = 4 * 1024 * 1024
 """Bytes unacknowledged by a client beyond which what its tasks print is dropped rather than kept."""
@@ -390,9 +394,10 @@ class CoordinatorCore:
             client.reconciled = False
             client.unread = 0
             client.outcomes.clear()
+            client.told_again.clear()
             client.recalls.clear()
             client.accepted.clear()
-            for key in sorted(client.pins):
+            for key in sorted(client.pins.values()):
                 self.scheduler.functions.unpin(key)
             client.pins.clear()
             self.scheduler.queue.parked.discard(client.id)
@@ -494,12 +499,13 @@ class CoordinatorCore:
         scheduler = self.scheduler
         if not client.submitted:
             self._log("info", f"client {client.id} on {client.hello.host} (pid {client.hello.pid}) submits")
-        for definition in message.functions:
-            if definition.key not in client.pins:
-                client.pins.add(definition.key)
-                scheduler.functions.define(definition).pins += 1
         if self._takes_no_answers(client, now):
             return
+        refused: dict[m.FunctionKey, str] = {}
+        for definition in message.functions:
+            excess = self._define(client, definition)
+            if excess:
+                refused[definition.key] = excess
         for spec in message.tasks:
             if client_of(spec.id) != client.id:
                 self._unexpected(client, f"task {spec.id} is not its own; its session ends", now)
@@ -507,18 +513,44 @@ class CoordinatorCore:
             if payload_size(spec.payload) > self.settings.max_payload:
                 self._unexpected(client, f"task {spec.id} is larger than max_payload; its session ends", now)
                 return
+            if refused and (spec.function in refused or spec.setup in refused):
+                scheduler.refuse_new(
+                    client, spec.id, refused.get(spec.function) or refused[spec.setup or b""]
+                )
+                continue
+            if client.account.owner:
+                spec = of_owner(client, spec)
             if not scheduler.submit(client, spec, now):
                 self._unexpected(
                     client, f"task {spec.id} names a function that was never sent; its session ends", now
                 )
                 return
         for key in message.forget:
-            if key in client.pins:
-                client.pins.remove(key)
-                scheduler.functions.unpin(key)
+            here = client.pins.pop(key, None)
+            if here is not None:
+                scheduler.functions.unpin(here)
+
+    def _define(self, client: ClientPeer, definition: m.FunctionDef) -> str:
+        """Keep a function for a client's calls. Why that is too much; empty: it is not."""
+        if definition.key in client.pins:
+            return ""
+        functions = self.scheduler.functions
+        key = key_of(client.account.owner, definition.key)
+        if functions.get(key) is None:
+            size = len(definition.blob)
+            if size > self.settings.max_payload:
+                return f"its function has {size:,} bytes, and may have {self.settings.max_payload:,} (max_payload)"
+            excess = client.account.bytes_excess(size, self.settings.quota)
+            if excess:
+                return excess
+        functions.define(definition._replace(key=key), client.account).pins += 1
+        client.pins[definition.key] = key
+        return ""
 
     def _on_watch(self, client: ClientPeer, message: m.Watch, now: float) -> None:
-        for task_id in message.ids:
+        if self._takes_no_answers(client, now):
+            return
+        for task_id in dict.fromkeys(message.ids):
             self.scheduler.needs.watch(client, task_id, now)
 
     def _on_supply(self, client: ClientPeer, message: m.Supply, now: float) -> None:
@@ -528,8 +560,10 @@ class CoordinatorCore:
         self.scheduler.reconciled(client.id)
 
     def _on_cancel(self, client: ClientPeer, message: m.Cancel, now: float) -> None:
-        for request in message.requests:
-            self.scheduler.cancel(request.id, request.running, now)
+        if self._takes_no_answers(client, now):
+            return
+        for request in dict.fromkeys(message.requests):
+            self.scheduler.cancel(request.id, request.running, now, client)
 
     def _on_query(self, client: ClientPeer, message: m.Query, now: float) -> None:
         if self._takes_no_answers(client, now):
@@ -543,16 +577,17 @@ class CoordinatorCore:
 
         No jobrunner does: acknowledgements come from its I/O thread. Its answers would fill this host's memory.
         """
-        left = len(client.done)
+        left = max(len(client.done), len(client.outcomes))
         if (
             left <= self.settings.untaken_outcomes
             and client.unread <= MOST_UNREAD
-            and client.link.unacked_bytes <= UNTAKEN_BYTES
+            and client.link.unacked_bytes <= (UNTAKEN_BYTES if client.who.submits else UNTAKEN_REPLIES)
         ):
             return False
         told = f"{left} outcomes, {client.unread} answers"
         self._unexpected(client, f"it does not acknowledge what it is told ({told}); its session ends", now)
         client.done.clear()
+        client.link = Link("", now, client.link.peer_timeout)  # with all that is not taken
         return True
 
     def _on_acked(self, client: ClientPeer, acked: list[m.Message]) -> None:
@@ -703,36 +738,37 @@ class CoordinatorCore:
                 self._flush_client(peer, now)
 
     def _flush_client(self, client: ClientPeer, now: float) -> None:
+        client.told_again.clear()
         if not client.source:  # not back yet; it will name what it waits for
             for waiting in (client.outcomes, client.running, client.refused, client.recalls, client.accepted):
                 waiting.clear()
             client.output, client.output_characters = [], 0
             return
         if client.accepted:
-            self._send(client, m.Accepted(client.accepted), now)
+            self._send(client, m.Accepted(client.accepted), now, of_ids(client.accepted))
             client.accepted = []
         if client.recalls:
             sought = [need for need in client.recalls if need in self.scheduler.results.sought]
             client.recalls = []
             if sought:
-                self._send(client, m.Recall(sought), now)
+                self._send(client, m.Recall(sought), now, of_ids(sought))
         if client.output:
             if client.link.unacked_bytes < OUTPUT_WINDOW:
                 size = sum(len(chunk.text) for chunk in client.output)
                 self._send(client, m.Output(client.output), now, size)
             client.output, client.output_characters = [], 0
         if client.running:
-            self._send(client, m.Running(client.running), now)
+            self._send(client, m.Running(client.running), now, of_ids(client.running))
             client.running = []
         if client.outcomes:
             for batch in batches(client.outcomes, of_outcome):
-                size = sum(payload_size(outcome.payload) for outcome in batch)
+                size = sum(payload_size(o.payload) + (of_outcome(o) if o.detail else 0) for o in batch)
                 self._send(client, m.Outcomes(batch), now, size)
             client.outcomes = []
             if client.link.unacked_bytes >= OUTCOME_WINDOW:
                 self.scheduler.queue.parked.add(client.id)
         if client.refused:
-            self._send(client, m.CancelRefused(client.refused), now)
+            self._send(client, m.CancelRefused(client.refused), now, of_ids(client.refused))
             client.refused = []
 
     def _flush_worker(self, worker: WorkerPeer, now: float) -> None:
@@ -868,4 +904,15 @@ class CoordinatorCore:
         return list(self.scheduler.workers)
 
     def _log(self, level: str, text: str) -> None:
-        self._effects.append(Log(level, text))
+        self._effects.append(Log(level, printable(text)))
+
+
+UNKNOWN_FUNCTION = b""
+"""The key of none."""
+
+
+def of_owner(client: ClientPeer, spec: m.TaskSpec) -> m.TaskSpec:
+    """A call of functions that this client has sent, under the keys that these have here."""
+    function = client.pins.get(spec.function, UNKNOWN_FUNCTION)
+    setup = None if spec.setup is None else client.pins.get(spec.setup, UNKNOWN_FUNCTION)
+    return spec._replace(function=function, setup=setup)

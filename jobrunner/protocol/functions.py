@@ -1,14 +1,19 @@
 """Functions, by the hash of their bytes: each travels once per connection and is kept while somebody needs it.
 
 The one who sends decides what the other end knows, and says so (`forget`), so both ends agree without asking.
+
+The coordinator does not believe a hash that it is told: who sends other bytes under the key of somebody's function
+would have them run among that one's calls. So each owner's functions have keys of their own there (`key_of`).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from hashlib import blake2b
 
 from jobrunner.ids import WorkerId
+from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
 from jobrunner.protocol.placement import UNKNOWN, Resources, python_demand
 
@@ -19,6 +24,17 @@ REMEMBERED = 256
 """Functions that a sender takes the other end to know although no task needs them at the moment."""
 
 
+KEY_BYTES = 32
+
+FUNCTION_BYTES = 1000
+"""What a function takes at the coordinator beside its own bytes, about."""
+
+
+def key_of(owner: str, key: FunctionKey) -> FunctionKey:
+    """Under which key a function that `owner` names so is known from the coordinator on."""
+    return blake2b(owner.encode() + key, digest_size=KEY_BYTES).digest() if owner else key
+
+
 def updated_estimate(estimate: float, duration: float) -> float:
     """The next estimate of a call's seconds. Deliberately high: one long call stops the batching of short ones."""
     return max(duration, estimate * ESTIMATE_DECAY)
@@ -27,10 +43,12 @@ def updated_estimate(estimate: float, duration: float) -> float:
 class FunctionEntry:
     """A function at the coordinator: its bytes, who needs it, which workers have it, how long its calls take."""
 
-    __slots__ = ("definition", "demands", "estimate", "known_by", "pins", "users")
+    __slots__ = ("account", "definition", "demands", "estimate", "known_by", "pins", "users")
 
-    def __init__(self, definition: FunctionDef) -> None:
+    def __init__(self, definition: FunctionDef, account: Account | None = None) -> None:
         self.definition = definition
+        self.account = account
+        """At whose expense it is kept."""
         self.demands: Resources = (python_demand(definition.python),) if definition.python else ()
         self.users = 0
         """Unfinished tasks that call it."""
@@ -38,6 +56,11 @@ class FunctionEntry:
         """Clients that may name it without sending it again."""
         self.known_by: set[WorkerId] = set()
         self.estimate = UNKNOWN
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        return len(self.definition.blob) + FUNCTION_BYTES
 
 
 class FunctionTable:
@@ -50,10 +73,12 @@ class FunctionTable:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def define(self, definition: FunctionDef) -> FunctionEntry:
+    def define(self, definition: FunctionDef, account: Account | None = None) -> FunctionEntry:
         entry = self._entries.get(definition.key)
         if entry is None:
-            entry = self._entries[definition.key] = FunctionEntry(definition)
+            entry = self._entries[definition.key] = FunctionEntry(definition, account)
+            if account is not None:
+                account.bytes += entry.size
         return entry
 
     def get(self, key: FunctionKey) -> FunctionEntry | None:
@@ -88,6 +113,8 @@ class FunctionTable:
         if entry.users > 0 or entry.pins > 0:
             return
         del self._entries[entry.definition.key]
+        if entry.account is not None:
+            entry.account.bytes -= entry.size
         for worker in sorted(entry.known_by):  # in the same order in every process
             self._forgotten.setdefault(worker, []).append(entry.definition.key)
 

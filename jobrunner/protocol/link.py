@@ -34,6 +34,9 @@ ACK_DELAY = 0.1
 EARLY_LIMIT = 256
 """Messages held back because an earlier one is missing; beyond that they are dropped and sent again."""
 
+EARLY_BYTES = 64 * 1024 * 1024
+"""As EARLY_LIMIT, for their bytes together."""
+
 
 def welcomed(greeting: str, coordinator: str, number: int) -> str:
     """The name of a session from its Welcome on. `number` counts the sessions of that coordinator.
@@ -55,6 +58,7 @@ class Link:
         "_ack_due",
         "_before",
         "_early",
+        "_early_bytes",
         "_heartbeat",
         "_held",
         "_last_sent",
@@ -79,6 +83,8 @@ class Link:
         self._next_seq = 1
         self._unacked: deque[tuple[int, Message, int]] = deque()
         self._early: dict[int, Message] = {}
+        self._early_bytes = 0
+        """At least those of the ones in it."""
         self._ack_due: float | None = None
         self._held: deque[tuple[int, int]] = deque()
         self._before = 0
@@ -111,8 +117,10 @@ class Link:
         if self._ack_due is None:
             self._ack_due = now + ACK_DELAY
         if seq != self.received + 1:
-            if seq > self.received and len(self._early) < EARLY_LIMIT:
+            full = len(self._early) >= EARLY_LIMIT or self._early_bytes + envelope.size > EARLY_BYTES
+            if seq > self.received and seq not in self._early and not full:
                 self._early[seq] = envelope.message
+                self._early_bytes += envelope.size
             return [], acked
         self._before = self.received
         self.received = seq
@@ -122,6 +130,8 @@ class Link:
         while (early := self._early.pop(self.received + 1, None)) is not None:
             self.received += 1
             messages.append(early)
+        if not self._early:
+            self._early_bytes = 0
         return messages, acked
 
     def hold(self, reason: int) -> None:

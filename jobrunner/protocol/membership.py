@@ -75,8 +75,10 @@ class ClientPeer(Peer):
         "refused",
         "running",
         "submitted",
+        "told_again",
         "unfinished",
         "unread",
+        "watching",
     )
 
     def __init__(
@@ -89,7 +91,8 @@ class ClientPeer(Peer):
         self.submitted = 0
         """Calls that it has ever submitted; 0 for who only looks."""
         self.unfinished = 0
-        self.pins: set[FunctionKey] = set()
+        self.pins: dict[FunctionKey, FunctionKey] = {}
+        """Functions that it may name without sending them again: as it calls them, and as they are called here."""
         self.is_new = True
         """This is its first session here: it may have submitted, to another coordinator, what is not known here."""
         self.reconciled = False
@@ -97,6 +100,10 @@ class ClientPeer(Peer):
         self.lost_at: float | None = None
         """When the client was found to be gone; its tasks end after a grace."""
         self.outcomes: list[Outcome] = []
+        self.told_again: set[TaskId] = set()
+        """Of `outcomes`, those that were known before, and that it has asked for in this turn."""
+        self.watching = 0
+        """Calls that it watches and that have not ended."""
         self.running: list[TaskId] = []
         self.refused: list[TaskId] = []
         self.output: list[OutputChunk] = []

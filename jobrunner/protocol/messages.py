@@ -424,3 +424,5 @@ class Envelope:
     seq: int
     ack: int
     message: Message
+    size: int = field(default=0, compare=False)
+    """Bytes that it came in; 0: it did not come over a wire."""

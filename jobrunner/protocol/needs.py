@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from jobrunner.ids import TaskId, client_of
+from jobrunner.ids import TaskId, client_of, short_id
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.journal import KeptOutcome
 from jobrunner.protocol.membership import ClientPeer
-from jobrunner.protocol.results import Ended, unmet
+from jobrunner.protocol.results import Ended, beyond_quota, unmet
 from jobrunner.protocol.task import FAILED, QUEUED, RUNNING, WAITING, Interest, TaskRecord
 
 if TYPE_CHECKING:
     from jobrunner.protocol.scheduler import Scheduler
+
+
+WATCH_BYTES = 1000
+"""What it takes here to watch a call, about."""
 
 
 class Needs:
@@ -33,32 +38,62 @@ class Needs:
     def watch(self, client: ClientPeer, task_id: TaskId, now: float) -> None:
         """Tell the client how that task ends, whoever has submitted it."""
         record = self._scheduler.tasks.get(task_id)
-        if record is not None:
-            self._interest_in(record, now).watchers[client.id] = None
-            if record.state == RUNNING:
-                client.running.append(task_id)
-                self._scheduler.dirty[client] = None
-            return
-        ended = self._ended_before(task_id)
+        ended = None if record is not None else self._ended_before(task_id)
         if ended is not None:
-            self._scheduler.tell_client(client, ended.outcome)
-        else:
-            self.results.seek(task_id, now).watchers[client.id] = None
+            self._scheduler.tell_again(client, ended.outcome)
+            return
+        known = record.interest if record is not None else self.results.sought.get(task_id)
+        if known is None or client.id not in known.watchers:
+            excess = client.account.bytes_excess(WATCH_BYTES, self._scheduler.quota)
+            if excess:
+                self._scheduler.tell_client(client, beyond_quota(task_id, excess))
+                return
+            interest = self.results.seek(task_id, now) if record is None else self._interest_in(record, now)
+            interest.watchers[client.id] = None
+            client.watching += 1
+            client.account.bytes += WATCH_BYTES
+        if record is not None and record.state == RUNNING:
+            client.running.append(task_id)
+            self._scheduler.dirty[client] = None
+
+    def _unwatch(self, client: ClientPeer, count: int) -> None:
+        client.watching -= count
+        client.account.bytes -= count * WATCH_BYTES
+
+    def watches_no_more(self, client: ClientPeer) -> None:
+        """It has gone."""
+        self._unwatch(client, client.watching)
 
     def supplied(
         self, client: ClientPeer, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
     ) -> None:
-        """A client tells how tasks ended that were sought, or that it cannot."""
+        """A client tells how tasks ended that were sought, or that it cannot.
+
+        Everybody believes it of its own tasks. Of others' it may tell its own tasks what it likes, and nobody else.
+        """
         for outcome in outcomes:
-            interest = self.results.sought.pop(outcome.id, None)
-            if interest is not None:
-                ended = Ended("", outcome, now)
+            interest = self.results.sought.get(outcome.id)
+            if interest is None:
+                continue
+            ended = Ended("", outcome, now, client.account)
+            if client_of(outcome.id) == client.id:
+                del self.results.sought[outcome.id]
                 self.results.add(ended)
-                self.spread(interest, ended, now)
+            else:
+                interest.asked.pop(client.id, None)
+                interest = self._part_of(interest, client.account, now)
+            self.spread(interest, ended, now)
         for task_id in unknown:
             interest = self.results.sought.get(task_id)
             if interest is not None:
                 interest.asked.pop(client.id, None)
+
+    def _part_of(self, interest: Interest, account: Account, now: float) -> Interest:
+        """That of tasks at the expense of one account, which is satisfied with this."""
+        part = Interest(now)
+        part.dependents = [r for r in interest.dependents if r.client.account is account]
+        interest.dependents = [r for r in interest.dependents if r.client.account is not account]
+        return part
 
     def give_up_sought(self, now: float) -> None:
         """End the search for tasks that nobody can name any more."""
@@ -74,9 +109,10 @@ class Needs:
             owner = self._scheduler.clients.get(client_of(task_id))
             if owner.reconciled if owner is not None else now >= self._scheduler.settled_at:
                 del self.results.sought[task_id]
-                error = (
-                    f"there is no task {task_id} here: the id is wrong, or its outcome is not kept any more"
-                )
+                shown = (
+                    short_id(task_id) if task_id.count("-") > 1 else task_id
+                )  # others see it in the status
+                error = f"there is no task {shown} here: the id is wrong, or its outcome is not kept any more"
                 outcome = m.Outcome(task_id, 0, m.LOST, detail={"error": error, "unknown": True})
                 self.spread(interest, Ended("", outcome, now), now)
 
@@ -129,6 +165,7 @@ class Needs:
             for client_id in interest.watchers:
                 client = self._scheduler.clients.get(client_id)
                 if client is not None:
+                    self._unwatch(client, min(1, client.watching))
                     self._scheduler.tell_client(client, ended.outcome)
             for record in interest.dependents:
                 if self._scheduler.tasks.get(record.id) is record:

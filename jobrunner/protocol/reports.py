@@ -73,8 +73,8 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
     if state and state not in STATE_NAMES:
         raise ValueError(f"there is no state {state!r}; the states are {', '.join(STATE_NAMES)}")
     rows = int(limit or 100)
-    if rows > MOST_ROWS:
-        raise ValueError(f"at most {MOST_ROWS} tasks can be told at a time")
+    if not 0 <= rows <= MOST_ROWS:
+        raise ValueError(f"at most {MOST_ROWS} tasks can be told at a time, not {rows}")
     found = (
         record
         for source in (core.scheduler.tasks.values(), reversed(core.scheduler.recent))

@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-from jobrunner.ids import TaskId
+from jobrunner.ids import TaskId, short_id
 from jobrunner.payloads import payload_size
 from jobrunner.protocol.accounts import Account
-from jobrunner.protocol.messages import OK, STATUS_NAMES, UNMET, Outcome
+from jobrunner.protocol.batches import of_outcome
+from jobrunner.protocol.messages import OK, REFUSED, STATUS_NAMES, UNMET, Outcome
 from jobrunner.protocol.task import Interest, TaskRecord
 
-OVERHEAD = 500
-"""Bytes that an outcome takes beside its payload."""
+OVERHEAD = 100
+"""Bytes that an outcome takes beside its payload and what `of_outcome` counts."""
 
 
 class Ended(NamedTuple):
@@ -29,12 +30,16 @@ class Ended(NamedTuple):
     outcome: Outcome
     at: float
     account: Account | None = None
-    """Where it is kept at somebody's expense."""
+    """Whose task it was; where it is kept, at whose expense."""
 
     @property
     def size(self) -> int:
         """Bytes, about."""
-        return payload_size(self.outcome.payload) + OVERHEAD
+        return payload_size(self.outcome.payload) + of_outcome(self.outcome) + OVERHEAD
+
+    def is_of(self, account: Account) -> bool:
+        """Whether it was said to those of that account, or by them."""
+        return self.account is not None and self.account.label == account.label
 
 
 class Results:
@@ -55,7 +60,9 @@ class Results:
     def add(self, ended: Ended) -> None:
         """Remember an outcome for a while."""
         size = ended.size
-        if size > self.limit or ended.outcome.id in self._recent:
+        if ended.outcome.id in self._recent:
+            self._drop(ended.outcome.id)
+        if size > self.limit:
             return
         self._recent[ended.outcome.id] = ended
         self.size += size
@@ -98,6 +105,10 @@ class Results:
         self.size -= self._recent.pop(task_id).size
 
 
+def beyond_quota(task_id: TaskId, excess: str) -> Outcome:
+    return Outcome(task_id, 0, REFUSED, detail={"error": excess, "quota": True})
+
+
 def unmet(record: TaskRecord, need: Outcome, name: str) -> Outcome:
     """How a task ends that needs one which did not succeed; along a chain, the first failure is the cause of all."""
     assert need.status != OK
@@ -107,7 +118,7 @@ def unmet(record: TaskRecord, need: Outcome, name: str) -> Outcome:
     named = f" ({name})" if name else ""
     why = (need.detail or {}).get("error")
     detail = {
-        "error": f"it was not run: task {need.id}{named}, whose result it needs, {how}"
+        "error": f"it was not run: task {short_id(need.id)}{named}, whose result it needs, {how}"
         + (f": {why}" if why else ""),
         "need": need.id,
         "need_name": name,

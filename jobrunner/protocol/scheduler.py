@@ -11,7 +11,6 @@ import heapq
 from collections import deque
 
 from jobrunner.ids import ClientId, TaskId, WorkerId, client_of
-from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol import retry
 from jobrunner.protocol.accounts import NO_QUOTA, Accounts, Quota
@@ -22,7 +21,7 @@ from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import PREFETCH_SECONDS, UNKNOWN, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
-from jobrunner.protocol.results import Ended, Results
+from jobrunner.protocol.results import Ended, Results, beyond_quota
 from jobrunner.protocol.task import (
     ACTIVE,
     ASSIGNED,
@@ -35,6 +34,7 @@ from jobrunner.protocol.task import (
     SUCCEEDED,
     WAITING,
     TaskRecord,
+    call_size,
 )
 
 RECENT = 1000
@@ -120,16 +120,16 @@ class Scheduler:
         setup = None if spec.setup is None else self.functions.get(spec.setup)
         if function is None or (spec.setup is not None and setup is None):
             return False
-        size = payload_size(spec.payload)
-        excess = client.account.excess(size, self.quota)
+        size = call_size(spec.payload, spec.options, spec.needs)
+        resources = spec.options.resources
+        excess = client.account.excess(size, self.quota) or client.account.kinds_excess(resources)
         if excess:
-            detail = {"error": excess, "quota": True}
-            self.tell_client(client, m.Outcome(spec.id, 0, m.REFUSED, detail=detail))
+            self.tell_client(client, beyond_quota(spec.id, excess))
             return True
         if function.demands and self.workers and not self._offered(function):
             self.tell_client(client, self._wrong_python(spec.id, function))
             return True
-        client.account.add(size)
+        client.account.add_call(size, resources)
         record = TaskRecord(
             spec.id, client, function, spec.payload, spec.span, spec.options, setup, spec.depth, now
         )
@@ -167,6 +167,11 @@ class Scheduler:
             self.queue.push(record)
         return True
 
+    def refuse_new(self, client: ClientPeer, task_id: TaskId, excess: str) -> None:
+        """Something of that call is too much; unless it is here already."""
+        if not self._known(client, task_id):
+            self.tell_client(client, beyond_quota(task_id, excess))
+
     def _offered(self, function: FunctionEntry) -> bool:
         """Whether any worker has the version of Python that a function needs."""
         return any(name in worker.offers for worker in self.workers.values() for name, _ in function.demands)
@@ -201,7 +206,7 @@ class Scheduler:
             client = self.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
             for key in (spec.function, spec.setup):
                 if key is not None:
-                    self.functions.define(state.functions[key])
+                    self.functions.define(state.functions[key], client.account)
             self.submit(client, spec, now)
             self.unwritten.discard(spec.id)
             record = self.tasks.get(spec.id)
@@ -239,32 +244,31 @@ class Scheduler:
             return True
         record = client.done.get(task_id)
         if record is not None and record.outcome is not None:
-            self.tell_client(client, record.outcome)
+            self.tell_again(client, record.outcome)
             return True
         ended = self.results.find(task_id)
-        if ended is None:
+        if ended is None or not (task_id in self.results.kept or ended.is_of(client.account)):
             return False
-        self.tell_client(client, ended.outcome)
+        self.tell_again(client, ended.outcome)
         return True
 
     def _take_back(self, record: TaskRecord, client: ClientPeer) -> None:
         """Its client, taken for dead, has come back before the task could be stopped: it is wanted after all."""
-        size = payload_size(record.payload)
-        record.client.account.remove(size)
-        client.account.add(size)
+        size = record.size
+        record.client.account.remove_call(size, record.options.resources)
+        client.account.add_call(size, record.options.resources)
         record.client.unfinished -= 1
         client.unfinished += 1
         record.client = client
         record.cancel_asked = False
 
-    def cancel(self, task_id: TaskId, running: bool, now: float) -> None:
+    def cancel(self, task_id: TaskId, running: bool, now: float, asker: ClientPeer | None = None) -> None:
         """Cancel a task for its client, which gets an Outcome or a CancelRefused."""
         record = self.tasks.get(task_id)
         if record is None:
-            client = self.clients.get(client_of(task_id))
-            if client is not None and task_id not in client.done:
-                client.refused.append(task_id)
-                self.dirty[client] = None
+            if asker is not None and task_id not in asker.done:
+                asker.refused.append(task_id)
+                self.dirty[asker] = None
             return
         if record.state in (QUEUED, WAITING):
             self.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
@@ -273,6 +277,8 @@ class Scheduler:
             self.dirty[record.client] = None
         else:
             assert record.worker is not None
+            if record.cancel_asked and (record.state == CANCELLING or not running):
+                return  # the worker has been told; if it forgets, it will be told again when it comes back
             record.cancel_asked = True
             if running and record.state != CANCELLING:
                 self.move(record, CANCELLING, now)
@@ -283,10 +289,11 @@ class Scheduler:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
         for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
             self.cancel(record.id, True, now)
-        for key in sorted(client.pins):
+        for key in sorted(client.pins.values()):
             self.functions.unpin(key)
         client.pins.clear()
         client.done.clear()
+        self.needs.watches_no_more(client)
         self.queue.parked.discard(client.id)
         if self.clients.pop(client.id, None) is not None:
             self.accounts.close(client.account)
@@ -641,7 +648,7 @@ class Scheduler:
     def finish(self, record: TaskRecord, outcome: m.Outcome, state: int, now: float) -> None:
         self.move(record, state, now)
         client = record.client
-        client.account.remove(payload_size(record.payload))
+        client.account.remove_call(record.size, record.options.resources)
         record.payload = b""
         self.needs.drop(record)
         record.outcome = outcome
@@ -677,6 +684,12 @@ class Scheduler:
     def tell_client(self, client: ClientPeer, outcome: m.Outcome) -> None:
         client.outcomes.append(outcome)
         self.dirty[client] = None
+
+    def tell_again(self, client: ClientPeer, outcome: m.Outcome) -> None:
+        """Once in a turn, however often it asks: a few bytes ask for something large."""
+        if outcome.id not in client.told_again:
+            client.told_again.add(outcome.id)
+            self.tell_client(client, outcome)
 
     def acknowledged(self, client: ClientPeer, outcomes: list[m.Outcome]) -> None:
         """The client has these outcomes: nothing more needs to be kept, but a trace for the curious."""

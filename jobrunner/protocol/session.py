@@ -106,6 +106,7 @@ class Session:
 
     def _refuse(self, reason: str, kind: str) -> None:
         self.refusal, self.refusal_kind = reason, kind
+        self.open, self.loss = False, reason  # also where it had accepted this peer before
 
     def abandon(self, reason: str, now: float) -> None:
         """What the coordinator says makes no sense in this session. A new one may; but not at once, over and over."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from jobrunner.ids import TaskId
-from jobrunner.payloads import Payload
+from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol.messages import Outcome, TaskOptions
 
 if TYPE_CHECKING:
@@ -48,14 +48,31 @@ TRANSITIONS: dict[int, frozenset[int]] = {
     CANCELLED: frozenset(),
 }
 
-MOST_HISTORY = 100
-"""Lines of a task's story that are kept: the first ones, and the latest."""
-
-FIRST_HISTORY = 10
-
 
 class IllegalTransition(AssertionError):
     """A core tried a move that the table does not allow: a bug in jobrunner."""
+
+
+STORY_LINES = 40
+"""Of one task's story; of more, those in the middle are left out. It is written to the journal with each attempt."""
+
+STORY_CHARACTERS = 2000
+"""Of one line."""
+
+NEED_BYTES = 500
+"""What a call takes here for each call whose result it needs, about."""
+
+
+def call_size(payload: Payload, options: TaskOptions, needs: tuple[TaskId, ...]) -> int:
+    """Bytes of a call that its client determines."""
+    size = payload_size(payload)
+    if options.retry_on:
+        size += len(options.retry_on)
+    if options.resources:
+        size += NEED_BYTES * len(options.resources)
+    if needs:
+        size += NEED_BYTES * len(needs)
+    return size
 
 
 class Interest:
@@ -168,6 +185,11 @@ class TaskRecord:
         return self.options.name or self.function.definition.name
 
     @property
+    def size(self) -> int:
+        """Bytes that its owner is charged with."""
+        return call_size(self.payload, self.options, self.needs)
+
+    @property
     def elements(self) -> int:
         """Calls in it: 1, or those of a chunk."""
         return 1 if self.span is None else self.span[1] - self.span[0]
@@ -186,6 +208,6 @@ class TaskRecord:
         """Add to the story that errors and `jobrunner task` tell."""
         if self.history is None:
             self.history = []
-        if len(self.history) >= MOST_HISTORY:
-            del self.history[FIRST_HISTORY]
-        self.history.append(line)
+        elif len(self.history) == STORY_LINES:
+            del self.history[STORY_LINES // 2]
+        self.history.append(line if len(line) <= STORY_CHARACTERS else line[:STORY_CHARACTERS] + "...")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobrunner import journal as journal_module
 from jobrunner.errors import ConfigError, JournalError
 from jobrunner.ids import TaskId
 from jobrunner.journal import COMPACT_FROM, Journal, torn_bytes
@@ -309,6 +310,46 @@ def test_a_full_disk_refuses_what_is_new_and_loses_nothing(small_disk):
     assert again.state.tasks["c-3"][1] == Progress(5)
     assert not {f"c-{number}" for number, _ in refused} & again.state.tasks.keys()
     again.close()
+
+
+def test_what_is_too_much_for_one_row_is_written_in_several(path, monkeypatch):
+    """SQLite takes no row of a billion bytes, and what cannot be written would keep all else from being written."""
+    monkeypatch.setattr(journal_module, "ROW_BYTES", 1000)
+    journal = Journal(path)
+    if sys.version_info >= (3, 11):
+        journal._database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2500)
+    entry = accept(*[spec(n, bytes(700)) for n in range(20)])
+    entry.progress.append((TaskId("c-1"), Progress(1, 1, 0)))
+    for number in range(20, 40):
+        entry.outcomes.update(ended(number, bytes(700)).outcomes)
+    journal.write(entry)
+    expected = JournalState()
+    expected.apply(entry)
+    journal = reopened(journal, path)
+    assert journal.state.tasks == expected.tasks
+    assert journal.state.functions == expected.functions
+    assert {k: v.outcome for k, v in journal.state.outcomes.items()} == {
+        k: v.outcome for k, v in expected.outcomes.items()
+    }
+    journal.close()
+
+
+def test_what_cannot_be_written_at_all_is_not_half_there(path, monkeypatch):
+    journal = Journal(path)
+    monkeypatch.setattr(journal_module, "ROW_BYTES", 1000)
+    insert = journal._insert
+
+    def fail_late(data):
+        if b"last" in data:
+            raise OverflowError("too large")
+        insert(data)
+
+    monkeypatch.setattr(journal, "_insert", fail_late)
+    with pytest.raises(JournalError, match="too large"):
+        journal.write(accept(spec(1, bytes(900)), spec(2, bytes(900)), spec(3, b"last")))
+    journal = reopened(journal, path)
+    assert not journal.state.tasks
+    journal.close()
 
 
 def test_a_folder_that_cannot_be_is_an_error_that_helps(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from protocol.support import DOUBLE, Coordinator, ids, ok, spec
+import pytest
+from protocol.support import DOUBLE, HALVE, Coordinator, ids, ok, spec
 
 from jobrunner.ids import ClientId
+from jobrunner.protocol import accounts as accounts_module
 from jobrunner.protocol import coordinator_core
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
@@ -14,6 +16,7 @@ from jobrunner.protocol.principals import ANYONE, Principal
 
 ALICE = Principal("key-of-alice", "alice", "client")
 BOB = Principal("key-of-bob", "bob", "client")
+CAROL = Principal("key-of-carol", "carol", "client")
 NODE = Principal("key-of-node", "node", "worker")
 
 
@@ -91,13 +94,90 @@ def test_all_clients_of_a_key_share_its_quota():
 
 
 def test_bytes_count_until_the_call_has_ended():
-    world = Coordinator(quota=Quota(0, 100))
+    world = Coordinator(quota=Quota(0, 10_000))
     client = world.client(who=ALICE)
-    submit(client, spec(1, payload=bytes(60)), spec(2, payload=bytes(60)))
-    assert "60 bytes" in refused(client)["c-2"]
+    submit(client, spec(1, payload=bytes(6000)), spec(2, payload=bytes(6000)))
+    assert "bytes of arguments" in refused(client)["c-2"]
     client.say(m.Cancel([m.CancelRequest("c-1", False)]))
     submit(client, spec(3, payload=bytes(100)))
     assert refused(client) == {}
+
+
+def test_functions_count_while_they_are_known():
+    world = Coordinator(quota=Quota(0, 10_000))
+    client = world.client(who=ALICE)
+    account = world.core.scheduler.clients["c"].account
+    large = HALVE._replace(blob=bytes(8000))
+    client.say(m.Submit([spec(1, function=large.key)], [large]))
+    client.say(m.Submit([spec(2)], [DOUBLE._replace(blob=bytes(8000))]))
+    assert list(refused(client)) == ["c-2"]
+    client.say(m.Cancel([m.CancelRequest("c-1", False)]), m.Submit([], [], [large.key]))
+    assert account.bytes == 0
+    client.say(m.Submit([spec(3)], [DOUBLE._replace(blob=bytes(8000))]))
+    assert refused(client) == {}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        spec(1)._replace(needs=tuple(f"x-{n}" for n in range(40))),
+        spec(1, retry_on=bytes(12_000)),
+        spec(1, resources=tuple((f"r{n}", 1.0) for n in range(40))),
+    ],
+    ids=["needs", "retry_on", "resources"],
+)
+def test_all_that_a_call_brings_counts(call):
+    world = Coordinator(quota=Quota(0, 10_000))
+    client = world.client(who=ALICE)
+    submit(client, call)
+    assert list(refused(client)) == ["c-1"]
+    account = world.core.scheduler.clients["c"].account
+    before = account.bytes
+    submit(
+        client,
+        spec(2)._replace(needs=("x-1",), options=m.TaskOptions(retry_on=b"some", resources=(("gpu", 1.0),))),
+    )
+    assert account.bytes > before + 1000
+    client.say(m.Cancel([m.CancelRequest("c-2", False)]))
+    assert account.bytes == before
+
+
+def test_the_kinds_of_demands_are_limited(monkeypatch):
+    monkeypatch.setattr(accounts_module, "MOST_KINDS", 3)
+    world = Coordinator()
+    client = world.client(who=ALICE)
+    submit(
+        client,
+        *[spec(n, resources=(("r", float(n)),)) for n in range(1, 5)],
+        spec(5),
+        spec(6, resources=(("r", 1.0),)),
+    )
+    assert list(refused(client)) == ["c-4"]
+    client.say(m.Cancel([m.CancelRequest("c-2", False)]))
+    submit(client, spec(7, resources=(("r", 4.0),)))
+    assert refused(client) == {}
+    client.say(m.Goodbye())
+    world.turn()
+    assert not world.core.scheduler.accounts
+
+
+def test_a_function_is_no_larger_than_a_payload():
+    world = Coordinator(max_payload=1000)
+    client = world.client(who=ALICE)
+    client.say(m.Submit([spec(1), spec(2, setup=HALVE.key)], [DOUBLE, HALVE._replace(blob=bytes(2000))]))
+    assert list(refused(client)) == ["c-2"]
+
+
+def test_a_call_that_is_here_already_is_not_refused_for_its_function():
+    world = Coordinator(quota=Quota(0, 20_000))
+    client, worker = world.client(who=ALICE), world.worker()
+    submit(client, spec(1, detach=True))
+    worker.heard()
+    worker.say(m.Outcomes([ok("c-1", payload=bytes(18_000))]))
+    client.heard()
+    world.reopen(client)
+    client.say(m.Submit([spec(1, detach=True)], [DOUBLE._replace(blob=bytes(5000))]))
+    assert [o.status for message in client.heard_of(m.Outcomes) for o in message.outcomes] == [m.OK]
 
 
 def test_kept_results_count_until_they_are_forgotten():
@@ -158,6 +238,85 @@ def test_the_bytes_of_answers_count_too(monkeypatch):
     assert world.core.rejected == 1
 
 
+def test_an_observer_may_leave_less_and_nothing_of_it_stays(monkeypatch):
+    monkeypatch.setattr(coordinator_core, "UNTAKEN_REPLIES", 10_000)
+    world = Coordinator()
+    olga = world.client(who=Principal("key-of-olga", "olga", "observer"))
+    for number in range(100):
+        olga.say(m.Query(number, "status"))
+        olga.link.received = 0  # it acknowledges nothing
+    assert m.Reset() in olga.heard()
+    assert world.core.scheduler.clients["c"].link.unacked_bytes == 0
+
+
+# --- few bytes that ask for many --------------------------------------------------------------------------------------
+
+
+def test_what_is_watched_counts_until_it_has_ended_or_its_watcher_has_gone():
+    world = Coordinator(quota=Quota(0, 10_000))
+    alice, bob, worker = world.client("a", who=ALICE), world.client("b", who=BOB), world.worker()
+    account = world.core.scheduler.clients["b"].account
+    submit(alice, spec(1, client="a"))
+    bob.say(m.Watch(["a-1", "a-1"]), m.Watch(["a-1"]))
+    one = account.bytes
+    assert one > 0
+    bob.say(m.Watch([f"a-{n}" for n in range(2, 100)]))
+    assert len(refused(bob)) > 80
+    assert account.bytes <= 10_000
+    assert len(world.core.scheduler.results.sought) < 20
+    before = account.bytes
+    worker.heard()
+    worker.say(m.Outcomes([ok("a-1")]))
+    assert account.bytes == before - one
+    bob.say(m.Goodbye())
+    world.turn()
+    assert account.bytes == 0
+
+
+def test_who_asks_a_thousand_times_in_a_turn_is_told_once():
+    world = Coordinator()
+    client, worker = world.client(who=ALICE), world.worker()
+    submit(client, spec(1))
+    worker.heard()
+    worker.say(m.Outcomes([ok("c-1")]))
+    client.heard()
+    for _ in range(3):
+        client.say(m.Submit([spec(1)] * 500, []), m.Watch(["c-1"] * 500))
+    assert payloads(client) == [b"result"]
+    client.say(m.Watch(["c-1"]))
+    assert payloads(client) == [b"result"], "in the next turn again"
+
+
+def test_refused_cancels_are_answers_that_must_be_taken(monkeypatch):
+    monkeypatch.setattr(coordinator_core, "UNTAKEN_BYTES", 10_000)
+    world = Coordinator()
+    client = world.client(who=ALICE)
+    for turn in range(20):
+        client.say(m.Cancel([m.CancelRequest(f"c-{turn}-{n}", True) for n in range(100)]))
+        world.turn()
+        client.link.received = 0  # it acknowledges nothing
+    assert m.Reset() in client.heard()
+
+
+def test_a_cancel_of_what_is_not_here_is_answered_to_who_asked():
+    world = Coordinator()
+    alice, bob = world.client("a", who=ALICE), world.client("b", who=BOB)
+    bob.say(m.Cancel([m.CancelRequest("a-77", True)]))
+    assert alice.heard() == []
+    assert bob.heard() == [m.CancelRefused(["a-77"])]
+
+
+def test_a_worker_is_asked_once_to_stop_a_call():
+    world = Coordinator()
+    client, worker = world.client(who=ALICE), world.worker()
+    submit(client, spec(1))
+    worker.heard()
+    for _ in range(3):
+        client.say(m.Cancel([m.CancelRequest("c-1", True)] * 100))
+        world.turn()
+    assert worker.heard() == [m.Cancel([m.CancelRequest("c-1", True)])]
+
+
 # --- owners -------------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +328,62 @@ def test_a_message_to_a_worker_holds_calls_of_one_owner():
     worker = world.worker(slots=3)
     assigned = {message.owner: ids(message.tasks) for message in worker.heard_of(m.Assign)}
     assert assigned == {ALICE.key: ["c-1", "c-2"], BOB.key: ["d-1"]}
+
+
+def test_what_somebody_sends_under_the_key_of_anothers_function_stays_its_own():
+    world = Coordinator()
+    bob, alice, worker = world.client("b", who=BOB), world.client("a", who=ALICE), world.worker(slots=2)
+    bob.say(m.Submit([], [DOUBLE._replace(blob=b"the bytes of theft", python="9.9")]))
+    alice.say(m.Submit([spec(1, client="a")], [DOUBLE]))
+    (assign,) = worker.heard_of(m.Assign)
+    (definition,) = assign.functions
+    assert definition.blob == DOUBLE.blob
+    assert assign.tasks[0].function == definition.key
+
+
+@pytest.mark.parametrize("field", ["function", "setup"])
+def test_nobody_can_name_a_function_that_only_somebody_else_has_sent(field):
+    world = Coordinator()
+    alice, bob = world.client("a", who=ALICE), world.client("b", who=BOB)
+    alice.say(m.Submit([spec(1, client="a")], [DOUBLE]))
+    bob.say(m.Submit([spec(1, client="b", function=HALVE.key)._replace(**{field: DOUBLE.key})], [HALVE]))
+    assert m.Reset() in bob.heard()
+    assert list(world.core.scheduler.tasks) == ["a-1"]
+
+
+FORGED = ok("a-1", payload=b"forged")
+
+
+def payloads(client):
+    return [o.payload for message in client.heard_of(m.Outcomes) for o in message.outcomes]
+
+
+@pytest.mark.parametrize("name", ["b", "a"])
+def test_nobody_can_say_how_a_call_ends_that_another_key_will_make(name):
+    """Not even under the name of a client that is not here yet, or not at the moment."""
+    world = Coordinator()
+    bob, worker = world.client(name, who=BOB), world.worker()
+    bob.say(m.Watch(["a-1"]), m.Supply([FORGED]))
+    bob.say(m.Goodbye())
+    bob.heard()
+    alice = world.client("a", who=ALICE)
+    submit(alice, spec(1, client="a"))
+    worker.heard_one(m.Assign)
+    worker.say(m.Outcomes([ok("a-1")]))
+    assert payloads(alice) == [b"result"]
+
+
+def test_what_a_client_says_of_anothers_call_is_for_its_own_tasks_alone():
+    world = Coordinator()
+    bob, carol, worker = world.client("b", who=BOB), world.client("x", who=CAROL), world.worker(slots=2)
+    for client, name in ((bob, "b"), (carol, "x")):
+        client.say(m.Submit([spec(1, client=name)._replace(needs=("a-1",))], [DOUBLE]))
+        assert client.heard_of(m.Recall) == [m.Recall(["a-1"])]
+    bob.say(m.Supply([FORGED]))
+    assert [task.id for assign in worker.heard_of(m.Assign) for task in assign.tasks] == ["b-1"]
+    carol.say(m.Supply([ok("a-1")]))
+    (assign,) = worker.heard_of(m.Assign)
+    assert assign.tasks[0].values == (b"result",)
 
 
 def test_calls_of_a_call_are_its_owners():

@@ -349,6 +349,14 @@ def test_a_refusal_is_the_end():
     assert world.core.next_deadline() is None
 
 
+def test_who_is_shut_out_in_the_middle_hears_of_it_at_once():
+    """Not when the coordinator has been silent for long enough."""
+    world = client()
+    world.give(m.Envelope(world.link.session, 0, 0, m.Refused("the key was revoked", "AuthenticationError")))
+    assert world.take()[-1] == GiveUp("the key was revoked", "AuthenticationError")
+    assert world.core.next_deadline() is None
+
+
 # --- queries and the end ------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import pytest
 from jobrunner.config import HEARTBEATS_PER_TIMEOUT
 from jobrunner.protocol.link import (
     ACK_DELAY,
+    EARLY_BYTES,
     EARLY_LIMIT,
     RETRANSMIT_AFTER,
     RETRANSMIT_LIMIT,
@@ -82,6 +83,20 @@ def test_too_many_early_messages_are_dropped_and_come_again():
         [Capacity(EARLY_LIMIT + 1)],
         [Capacity(EARLY_LIMIT + 2)],
     ]
+
+
+def test_early_messages_are_few_if_they_are_large():
+    here, there = pair()
+    one, two, three = [here.send(Capacity(n), 0.0) for n in (1, 2, 3)]
+    for early in (three, two):
+        early.size = EARLY_BYTES - 1
+        assert there.receive(early, 0.0) == ([], [])
+    assert there.receive(one, 0.0)[0] == [Capacity(1)]
+    assert there.receive(two, 0.0)[0] == [Capacity(2), Capacity(3)]
+    four, five = [here.send(Capacity(n), 0.0) for n in (4, 5)]
+    five.size = EARLY_BYTES
+    there.receive(five, 0.0)
+    assert there.receive(four, 0.0)[0] == [Capacity(4), Capacity(5)], "there is room again"
 
 
 def test_what_is_outside_the_stream_is_neither_numbered_nor_kept():

@@ -4,6 +4,7 @@ import pytest
 from protocol.support import DOUBLE, Coordinator, ended, ids, ok, spec
 
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.principals import Principal
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_tasks_are_listed_unfinished_first_then_the_latest(world, admin):
         ("weather", "", "knows no query 'weather'"),
         ("tasks", "odd 100", "there is no state 'odd'; the states are waiting, queued"),
         ("tasks", " many", "many"),
-        ("tasks", " -1", ""),
+        ("tasks", " -1", "at most 50000 tasks can be told at a time, not -1"),
         ("tasks", " 50001", "at most 50000 tasks can be told at a time"),
         ("task", "c-9", "knows no task 'c-9'"),
         ("cancel", "c-9", "knows no task 'c-9'"),
@@ -140,3 +141,29 @@ def test_an_operator_drains_a_worker(world, admin):
     assert world.query(admin, "drain", "left")["name"] == "left"
     assert worker.heard() == [m.Drain()]
     assert world.query(admin, "drain", "id of left")["name"] == "left"
+
+
+OLGA = Principal("key-of-olga", "olga", "observer")
+
+
+def test_no_text_that_an_observer_sees_holds_a_whole_id(world):
+    client, worker, olga = world.client("c"), world.worker("w", slots=4), world.client("o", who=OLGA)
+    right = "0123456789abcdef"
+    needy = spec(f"2-{right}")._replace(needs=(f"c-1-{right}",))
+    lost = spec(f"3-{right}")._replace(needs=(f"c-9-{right}",))
+    submit(client, spec(f"1-{right}"), needy, lost)
+    client.say(m.Reconciled(), m.Supply([], [f"c-9-{right}"]))
+    world.turn()
+    worker.say(m.Outcomes([ended(f"c-1-{right}", m.ERROR)]))
+    world.run(1.0, client, worker, olga)
+    rows = world.query(olga, "tasks")
+    assert [row["state"] for row in rows] == ["failed"] * 3
+    assert "needs" in str(rows)
+    for seen in (rows, world.query(olga, "status"), [world.query(olga, "task", row["id"]) for row in rows]):
+        assert right not in str(seen)
+
+
+def test_a_name_makes_no_line_of_the_log(world):
+    world.worker("w\n12:00:00 INFO jobrunner.coordinator: all is well")
+    assert world.logs
+    assert all(line.isprintable() for line in world.logs)

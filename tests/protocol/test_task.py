@@ -63,3 +63,14 @@ def test_a_record_knows_its_name_and_its_elements():
     assert record(name="mine").name == "mine"
     assert record().elements == 1
     assert record(span=(3, 10)).elements == 7
+
+
+def test_a_long_story_leaves_out_its_middle():
+    task = record(retries=10**6)
+    for number in range(10_000):
+        task.remember(f"attempt {number}: " + "x" * 3 * t.STORY_CHARACTERS)
+    assert task.history is not None
+    assert len(task.history) == t.STORY_LINES
+    assert task.history[0].startswith("attempt 0:")
+    assert task.history[-1].startswith("attempt 9999:")
+    assert sum(map(len, task.history)) < 2 * t.STORY_LINES * t.STORY_CHARACTERS
