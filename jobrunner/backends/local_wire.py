@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 CLIENT: Source = b"client"
 
+LONGEST_WAIT = 3600.0
+"""Seconds of one poll, which takes only so large a number; a deadline may be further away."""
+
 
 class LocalWire:
     """Seen from the client's driver a wire like any other; made and used by the I/O thread alone."""
@@ -77,7 +80,7 @@ class LocalWire:
         return min((t for t in times if t is not None), default=None)
 
     def wait(self, timeout: float | None) -> set[int]:
-        milliseconds = None if timeout is None else int(timeout * 1000 + 0.999)
+        milliseconds = None if timeout is None else int(min(timeout, LONGEST_WAIT) * 1000 + 0.999)
         ready = {fd for fd, _ in self._poll.poll(milliseconds)}
         self._slots_ready = self._worker.fileno() in ready
         return ready

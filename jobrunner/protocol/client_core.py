@@ -288,8 +288,6 @@ class ClientCore:
         if self._given_up:
             return []
         session = self.session
-        if session.refusal:
-            return self._maybe_give_up(now)
         was_open = session.open
         effects = session.due(now)
         if was_open and not session.open:

@@ -54,6 +54,9 @@ RECONNECT_LIMIT_MS = 2000
 FAREWELL_MS = 2000
 """How long an orderly end waits for the last messages to leave."""
 
+LONGEST_WAIT = 3600.0
+"""Seconds of one poll, which takes only so large a number; a deadline may be further away."""
+
 RECEIVE_LIMIT = 256
 """Messages taken per turn, so that a flood cannot keep the loop from its deadlines."""
 
@@ -188,7 +191,7 @@ class Wire:
 
     def wait(self, timeout: float | None) -> Ready:
         """Sleep until a message or a descriptor is ready, at most `timeout` seconds; the ready descriptors."""
-        milliseconds = None if timeout is None else max(0, int(timeout * 1000 + 0.999))
+        milliseconds = None if timeout is None else max(0, int(min(timeout, LONGEST_WAIT) * 1000 + 0.999))
         self._ready = {where for where, _ in self._poller.poll(milliseconds)}
         return {where for where in self._ready if isinstance(where, int)}
 

@@ -401,9 +401,3 @@ def test_an_idle_client_sends_heartbeats_and_nothing_else():
         world.acknowledge()
         world.turn(0.5)
     assert world.heard() == [m.Heartbeat()] * 20
-
-
-def test_a_refusal_in_the_middle_of_a_session_is_heard_at_once():
-    world = client()
-    world.give(m.Envelope(world.link.session, 0, 0, m.Refused("the key was revoked", "AuthenticationError")))
-    assert world.take() == [GiveUp("the key was revoked", "AuthenticationError")]

@@ -358,3 +358,10 @@ def test_a_descriptor_that_is_no_connection_of_ours_is_left_alone(router):
     assert os.read(reader, 1) == b"x"
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.parametrize("seconds", [1e300, float("inf")])
+def test_a_deadline_may_be_further_away_than_a_poll_can_say(router, dealer, seconds):
+    dealer.send(Send(b"", hello("x")))
+    router.wait(seconds)
+    assert [event.envelope.session for event in router.receive(0.0)] == ["x"]
