@@ -187,8 +187,8 @@ class CoordinatorConfig:
         MAX_PAYLOAD,
         env="JOBRUNNER_MAX_PAYLOAD",
         unit="bytes",
-        doc="the arguments of one call, and its result, pickled, that are taken at most; more fails with QuotaError; with"
-        " a journal 900 MB at most",
+        doc="the arguments of one call, and its result, pickled, that are taken at most; more fails with QuotaError;"
+        " with a journal 900 MB at most",
         minimum=2**16,
         maximum=MOST_WINDOW,
     )
