@@ -419,14 +419,15 @@ class CoordinatorCore:
         scheduler = self.scheduler
         worker = scheduler.workers.get(hello.worker)
         if worker is None:
-            name = unused_name(hello.name, {worker.name for worker in scheduler.workers.values()})
-            worker = scheduler.workers[hello.worker] = WorkerPeer(hello, name, source, link, who)
+            name = unused_name(hello.name, scheduler.worker_names)
+            worker = WorkerPeer(hello, name, source, link, who)
+            scheduler.add_worker(worker)
             self._log(
                 "info", f"worker {name} joined from {hello.host} (pid {hello.pid}) with {hello.slots} slots"
             )
         else:
             self._move_peer(worker, source, link)
-            worker.slots = hello.slots
+            scheduler.resize(worker, hello.slots)
             worker.assigned.clear()
             worker.cancels.clear()
             scheduler.functions.worker_gone(worker.id)
@@ -434,7 +435,6 @@ class CoordinatorCore:
         self._peers[source] = worker
         worker.draining = False
         scheduler.open[worker] = None
-        scheduler.resized = True
         scheduler.adopt(worker, hello.held, now)
         scheduler.refuse_other_pythons(now)
         return worker
@@ -643,8 +643,7 @@ class CoordinatorCore:
 
     def _on_draining(self, worker: WorkerPeer, message: m.Drain, now: float) -> None:
         worker.draining = True
-        worker.slots = 0
-        self.scheduler.resized = True
+        self.scheduler.resize(worker, 0)
         self.scheduler.open.pop(worker, None)
         self._log("info", f"worker {worker.name} drains: {len(worker.tasks)} tasks with it")
 
@@ -885,7 +884,7 @@ class CoordinatorCore:
 
     def slots(self) -> int:
         """The size of the cluster."""
-        return sum(worker.slots for worker in self.scheduler.workers.values())
+        return self.scheduler.slots
 
     def drain_worker(self, worker: WorkerPeer, now: float) -> None:
         """An operator asked for it."""

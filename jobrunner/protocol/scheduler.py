@@ -93,6 +93,9 @@ class Scheduler:
         self.tasks: dict[TaskId, TaskRecord] = {}
         self.clients: dict[ClientId, ClientPeer] = {}
         self.workers: dict[WorkerId, WorkerPeer] = {}
+        self.worker_names: set[str] = set()
+        self.slots = 0
+        """Of all workers. Names and slots are kept account of, for thousands of workers may join at once."""
         self.functions = FunctionTable()
         self.queue = ReadyQueue()
         self.counts = [0] * len(STATE_NAMES)
@@ -487,16 +490,28 @@ class Scheduler:
                 self._again(record, now)
             else:
                 self._finish_lost(record, outcome, now)
-        self.workers.pop(worker.id, None)
+        if self.workers.pop(worker.id, None) is not None:
+            self.resize(worker, 0)
+            self.worker_names.discard(worker.name)
         self.open.pop(worker, None)
         self.dirty.pop(worker, None)
         self.functions.worker_gone(worker.id)
         self._drop_unclaimed_of(worker)
         self.resized = True
 
-    def capacity(self, worker: WorkerPeer, slots: int) -> None:
+    def add_worker(self, worker: WorkerPeer) -> None:
+        self.workers[worker.id] = worker
+        self.worker_names.add(worker.name)
+        self.slots += worker.slots
+        self.resized = True
+
+    def resize(self, worker: WorkerPeer, slots: int) -> None:
+        self.slots += slots - worker.slots
         worker.slots = slots
         self.resized = True
+
+    def capacity(self, worker: WorkerPeer, slots: int) -> None:
+        self.resize(worker, slots)
         self.open[worker] = None
 
     # --- each turn ---
@@ -739,6 +754,8 @@ class Scheduler:
             assert with_worker == (record.state in ACTIVE), (task_id, STATE_NAMES[record.state])
         for state in (WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING):
             assert counted[state] == self.counts[state], STATE_NAMES[state]
+        assert self.slots == sum(worker.slots for worker in self.workers.values())
+        assert self.worker_names == {worker.name for worker in self.workers.values()}
         for worker in self.open:
             assert self.workers.get(worker.id) is worker, f"{worker.name} is gone, and may be given tasks"
         for worker in self.workers.values():

@@ -90,7 +90,7 @@ WANTS_KEYS = (
 FRAME_OVERHEAD = 1024
 """Bytes that encryption adds to a frame, and then some."""
 
-HANDSHAKE_MS = 10_000
+HANDSHAKE_MS = 5_000
 """How long a connection may take to prove its key before it is closed."""
 
 LAST_WORD_SECONDS = 0.5

@@ -24,7 +24,7 @@ class Desk:
 
     def add_worker(self, name="w", slots=1, **resources):
         worker = worker_peer(name, slots, **resources)
-        self.scheduler.workers[worker.id] = worker
+        self.scheduler.add_worker(worker)
         self.scheduler.open[worker] = None
         return worker
 
