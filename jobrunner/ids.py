@@ -20,6 +20,7 @@ SlotId = NewType("SlotId", int)
 
 ID_BYTES = 6
 RIGHT_BYTES = 8
+RIGHTS_DRAWN = 256
 
 
 def random_token() -> str:
@@ -29,7 +30,23 @@ def random_token() -> str:
 
 def task_id(client: ClientId, number: int, right: str | None = None) -> TaskId:
     """The id of the client's task number `number`: "9f3ac2e1b7d0-42-c5d20e9a7b13f046"."""
-    return TaskId(f"{client}-{number}-{os.urandom(RIGHT_BYTES).hex() if right is None else right}")
+    return TaskId(f"{client}-{number}-{_right() if right is None else right}")
+
+
+_rights: list[str] = []
+"""Drawn from the operating system in advance: a call of it lets another thread have the interpreter, and where one
+submits while another handles results, that would cost more than all else that makes an id."""
+
+os.register_at_fork(after_in_child=_rights.clear)
+
+
+def _right() -> str:
+    while True:
+        try:
+            return _rights.pop()
+        except IndexError:
+            digits = os.urandom(RIGHT_BYTES * RIGHTS_DRAWN).hex()
+            _rights.extend(digits[i : i + 2 * RIGHT_BYTES] for i in range(0, len(digits), 2 * RIGHT_BYTES))
 
 
 def short_id(task: TaskId) -> str:
