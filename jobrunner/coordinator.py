@@ -184,3 +184,10 @@ def announce(address: str, config: CoordinatorConfig, keyring: Keyring | None) -
         join = Invitation(address, keyring.server.public, secret).to_line()
     print(f"coordinator at {address}", flush=True)
     print(f"start a worker with:  jobrunner worker start {join}", flush=True)
+    if join != address:
+        uses, minutes = config.invitation_uses, config.invitation_time / 60
+        print(f"where programs run:   jobrunner join {join}", flush=True)
+        print(
+            f"(good for {uses} uses within {minutes:g} minutes; `jobrunner keys invite` prints another one)",
+            flush=True,
+        )
