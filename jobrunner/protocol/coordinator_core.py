@@ -41,7 +41,7 @@ from jobrunner.protocol.functions import key_of
 from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
-from jobrunner.protocol.principals import INVITED, OPERATOR, WORKER, Principal
+from jobrunner.protocol.principals import ANYONE, INVITED, OPERATOR, WORKER, Principal
 from jobrunner.protocol.rejections import QUIET, TOLERATED, Rejections, printable
 from jobrunner.protocol.reports import answer
 from jobrunner.protocol.scheduler import Scheduler
@@ -127,6 +127,8 @@ class CoordinatorCore:
         self._drain_until: float | None = None
         self.rejections = Rejections()
         self._intolerable: dict[Source, None] = {}
+        self._speaker = ANYONE
+        """Who sent what is being handled."""
         self._peers: dict[Source, Peer] = {}
         self._effects: list[Effect] = []
         self._last_tick = now
@@ -186,6 +188,7 @@ class CoordinatorCore:
     def handle(self, event: Event, now: float) -> list[Effect]:
         self._effects = []
         if type(event) is Received:
+            self._speaker = event.who
             self._receive(event, now)
         elif type(event) is Tick:
             self._tick(now)
@@ -463,6 +466,7 @@ class CoordinatorCore:
                 peer.unreachable_since = now
 
     def _reject(self, event: Rejected, now: float) -> None:
+        self._speaker = event.who
         self._note_rejection(event.source, event.reason, now)
         if event.version_mismatch:
             text = (
@@ -478,9 +482,11 @@ class CoordinatorCore:
             who = f"client {peer.id} on {peer.hello.host}"
         else:
             who = f"connection {source[:12].hex()}"
-        for line in self.rejections.note(source, who, reason, now, known=peer is not None):
+        key = self._speaker.key if peer is None else peer.who.key
+        label = key.encode() or source
+        for line in self.rejections.note(label, who, reason, now, known=bool(key)):
             self._log("warning", line)
-        if self.rejections.intolerable(source):
+        if self.rejections.intolerable(label):
             self._intolerable[source] = None
 
     def _cut_off(self, source: Source, now: float) -> None:

@@ -159,6 +159,7 @@ class Rejected:
     source: Source
     reason: str
     version_mismatch: bool = False
+    who: Principal = ANYONE
 
 
 @dataclass(slots=True)

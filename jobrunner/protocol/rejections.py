@@ -1,8 +1,9 @@
 """What peers sent that could not be taken: counted, told to the log without flooding it, tolerated for a while.
 
 A peer's first such message is logged at once; what follows within a minute is only counted, and told together when the
-minute is over. Only so many peers are remembered at a time: a flood of fresh connections is one peer, "others". From
-`TOLERATED` messages within the minute on a peer is intolerable, and is to be disconnected.
+minute is over. All connections of a key are one peer; without keys each is one, yet only so many are remembered at a
+time: a flood of fresh connections is one peer, "others". From `TOLERATED` messages within the minute on a peer is
+intolerable, and whichever of its connections sends another one is to be closed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Rejections:
         return len(self._offenders)
 
     def note(self, source: Source, who: str, reason: str, now: float, *, known: bool = False) -> list[str]:
-        """Count a rejected message; the lines to log now. Who is `known`, by a session, is never one of a crowd."""
+        """Count a rejected message; the lines to log now. Who is `known`, by a key, is never one of a crowd."""
         lines = self.due(now)
         self.count += 1
         offender = self._offenders.get(source)

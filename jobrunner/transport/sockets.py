@@ -213,12 +213,12 @@ class Wire:
                 events.append(Rejected(source, "its key may not connect (any more)"))
                 continue
             if not frames:
-                events.append(Rejected(source, "an empty message"))
+                events.append(Rejected(source, "an empty message", who=who))
                 continue
             try:
                 events.append(Received(source, decode(frames), who))
             except ProtocolError as exc:
-                events.append(Rejected(source, str(exc), isinstance(exc, VersionMismatch)))
+                events.append(Rejected(source, str(exc), isinstance(exc, VersionMismatch), who))
         return events
 
     def _may_have(self, where: object) -> bool:

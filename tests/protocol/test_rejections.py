@@ -5,7 +5,8 @@ from protocol import support
 from protocol.support import DOUBLE, spec
 
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.effects import Disconnect, Send
+from jobrunner.protocol.effects import Disconnect, Rejected, Send
+from jobrunner.protocol.principals import Principal
 from jobrunner.protocol.rejections import LONGEST_REASON, QUIET, REMEMBERED, TOLERATED, Rejections
 
 
@@ -182,8 +183,11 @@ def test_of_a_crowd_those_who_come_late_are_disconnected_at_once(world):
     assert cut(world) == [], "those who came first still have their hundred"
 
 
-def test_a_peer_with_a_session_is_never_one_of_the_crowd(world):
-    client = world.client()
+ALICE = Principal("key-of-alice", "alice", "client")
+
+
+def test_who_has_a_key_is_never_one_of_the_crowd(world):
+    client = world.client(who=ALICE)
     for number in range(REMEMBERED + TOLERATED + 5):
         world.reject(b"%d" % number, "bad")
     cut(world)
@@ -192,3 +196,15 @@ def test_a_peer_with_a_session_is_never_one_of_the_crowd(world):
     for _ in range(TOLERATED):
         world.reject(client.source, "bad")
     assert cut(world) == [client.source]
+
+
+def test_all_connections_of_a_key_are_one_peer(world):
+    for number in range(TOLERATED):
+        world.handle(Rejected(b"%d" % number, "bad", who=ALICE))
+    assert cut(world) == []
+    assert len(rejected(world)) == 1, "one line, not one for each of its connections"
+    world.handle(Rejected(b"another", "bad", who=ALICE))
+    assert cut(world) == [b"another"]
+    honest = world.client("d", who=ALICE)
+    honest.say(m.Submit([spec(1, client="d")], [DOUBLE]))
+    assert list(world.core.scheduler.tasks) == ["d-1"], "who sends nothing wrong is not disturbed"
