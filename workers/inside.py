@@ -26,7 +26,7 @@ from jobrunner.workers.pool import SlotPool
 from jobrunner.workers.slot_effects import slot_effects
 
 INSIDE: Source = b"inside"
-"""What the coordinator calls it. No connection has this name: those of ZeroMQ are longer."""
+"""What the coordinator calls it. The names of connections are longer, those that are `DealerWire`s."""
 
 NAME = "local"
 

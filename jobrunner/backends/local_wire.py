@@ -16,6 +16,7 @@ from jobrunner.ids import random_token
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, Source, Tick
 from jobrunner.protocol.session import COORDINATOR
+from jobrunner.transport.driver import milliseconds
 from jobrunner.version import __version__
 from jobrunner.workers.inside import INSIDE, InsideWorker, is_due
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from jobrunner.transport.sockets import RouterWire
 
 CLIENT: Source = b"client"
-
-LONGEST_WAIT = 3600.0
-"""Seconds of one poll, which takes only so large a number; a deadline may be further away."""
 
 
 class LocalWire:
@@ -80,8 +78,7 @@ class LocalWire:
         return min((t for t in times if t is not None), default=None)
 
     def wait(self, timeout: float | None) -> set[int]:
-        milliseconds = None if timeout is None else int(min(timeout, LONGEST_WAIT) * 1000 + 0.999)
-        ready = {fd for fd, _ in self._poll.poll(milliseconds)}
+        ready = {fd for fd, _ in self._poll.poll(milliseconds(timeout))}
         self._slots_ready = self._worker.fileno() in ready
         return ready
 

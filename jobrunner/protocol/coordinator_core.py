@@ -128,7 +128,7 @@ class CoordinatorCore:
         self.rejections = Rejections()
         self._intolerable: dict[Source, None] = {}
         self._speaker = ANYONE
-        """Who sent what is being handled."""
+        """Who sent what is being handled; ANYONE where it is no message."""
         self._peers: dict[Source, Peer] = {}
         self._effects: list[Effect] = []
         self._last_tick = now
@@ -187,8 +187,8 @@ class CoordinatorCore:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         self._effects = []
+        self._speaker = event.who if isinstance(event, (Received, Rejected)) else ANYONE
         if type(event) is Received:
-            self._speaker = event.who
             self._receive(event, now)
         elif type(event) is Tick:
             self._tick(now)
@@ -466,7 +466,6 @@ class CoordinatorCore:
                 peer.unreachable_since = now
 
     def _reject(self, event: Rejected, now: float) -> None:
-        self._speaker = event.who
         self._note_rejection(event.source, event.reason, now)
         if event.version_mismatch:
             text = (

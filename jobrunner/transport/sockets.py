@@ -48,14 +48,12 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.principals import ANYONE, Principal
 from jobrunner.transport.curve import Credentials, to_text, to_z85
+from jobrunner.transport.driver import milliseconds
 
 RECONNECT_MS = 20
 RECONNECT_LIMIT_MS = 2000
 FAREWELL_MS = 2000
 """How long an orderly end waits for the last messages to leave."""
-
-LONGEST_WAIT = 3600.0
-"""Seconds of one poll, which takes only so large a number; a deadline may be further away."""
 
 RECEIVE_LIMIT = 256
 """Messages taken per turn, so that a flood cannot keep the loop from its deadlines."""
@@ -191,8 +189,7 @@ class Wire:
 
     def wait(self, timeout: float | None) -> Ready:
         """Sleep until a message or a descriptor is ready, at most `timeout` seconds; the ready descriptors."""
-        milliseconds = None if timeout is None else max(0, int(min(timeout, LONGEST_WAIT) * 1000 + 0.999))
-        self._ready = {where for where, _ in self._poller.poll(milliseconds)}
+        self._ready = {where for where, _ in self._poller.poll(milliseconds(timeout))}
         return {where for where in self._ready if isinstance(where, int)}
 
     def receive(self, now: float) -> list[Event]:

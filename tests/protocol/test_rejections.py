@@ -5,7 +5,7 @@ from protocol import support
 from protocol.support import DOUBLE, spec
 
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.effects import Disconnect, Rejected, Send
+from jobrunner.protocol.effects import Disconnect, JoinAnswered, Rejected, Send
 from jobrunner.protocol.principals import Principal
 from jobrunner.protocol.rejections import LONGEST_REASON, QUIET, REMEMBERED, TOLERATED, Rejections
 
@@ -208,3 +208,13 @@ def test_all_connections_of_a_key_are_one_peer(world):
     honest = world.client("d", who=ALICE)
     honest.say(m.Submit([spec(1, client="d")], [DOUBLE]))
     assert list(world.core.scheduler.tasks) == ["d-1"], "who sends nothing wrong is not disturbed"
+
+
+def test_a_join_that_comes_to_nothing_is_nobody_elses_fault(world):
+    innocent = world.client(who=ALICE)
+    innocent.acknowledge()  # the last to speak
+    for _ in range(TOLERATED + 1):
+        world.handle(JoinAnswered(b"joiner", "session", "", "the invitation is for observer"))
+    assert cut(world) == [b"joiner"]
+    world.reject(innocent.source, "bad")
+    assert cut(world) == []
