@@ -16,7 +16,7 @@ import concurrent.futures
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from jobrunner.blocking import waiting
 from jobrunner.errors import NotSupportedError, WaitTimeoutError
@@ -34,18 +34,24 @@ UNFINISHED = ("PENDING", "RUNNING", "CANCELLED")
 
 DONE = ("FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED")
 
+
+class Batch(Protocol):
+    """What calls have in common that were submitted one after the other."""
+
+    name: str
+    home: Any
+    """A backend, with `cancel` as a Canceller."""
+
+    def id_of(self, index: int) -> str:
+        """The id of the call with that index."""
+
+
 _unwatched = threading.Lock()
 """Held while a condition is made or the state of a Future changes that has none; never while anything is called."""
 
 
 class Future(concurrent.futures.Future[T]):
     """The outcome of one call, wherever it runs."""
-
-    id: str = ""
-    """Unique among all tasks of the cluster; what `jobrunner task ID` takes."""
-
-    name: str = ""
-    """The option `name`, else the function's qualified name."""
 
     duration: float | None = None
     """Seconds of execution, measured where the task ran; None until it is done, or if it never ran."""
@@ -54,6 +60,13 @@ class Future(concurrent.futures.Future[T]):
 
     _home: Any = None
     """The backend that made it, where other processes can ask for it by its id."""
+
+    _id: str = ""
+    _name: str = ""
+    _batch: Batch | None = None
+    """What it shares with others that were submitted with it: all of the four above, which it then has not itself."""
+    _index: int = 0
+    """In its batch."""
 
     _state: str = "PENDING"
     _result: Any = None
@@ -66,6 +79,29 @@ class Future(concurrent.futures.Future[T]):
 
     def __init__(self) -> None:
         """Nothing is made here, see the module; what the standard library's makes are the class's attributes."""
+
+    @property
+    def id(self) -> str:
+        """Unique among all tasks of the cluster; what `jobrunner task ID` takes. Empty: it has none."""
+        return self._batch.id_of(self._index) if self._batch is not None else self._id
+
+    @id.setter
+    def id(self, value: str) -> None:
+        self._id = value
+
+    @property
+    def name(self) -> str:
+        """The option `name`, else the function's qualified name."""
+        return self._batch.name if self._batch is not None else self._name
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._name = value
+
+    @property
+    def home(self) -> Any:
+        """For backends: the one that made it, where other processes can ask for it by its id; else None."""
+        return self._batch.home if self._batch is not None else self._home
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
@@ -149,12 +185,14 @@ class Future(concurrent.futures.Future[T]):
         """
         if self.done():
             return self.cancelled()
+        if self._batch is not None:
+            return self._batch.home.cancel(self, running)  # type: ignore[no-any-return]
         if self._canceller is None:
             return super().cancel()
         return self._canceller(self, running)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        address = None if self._home is None else self._home.connection()
+        address = None if self.home is None else self.home.connection()
         if address is None:
             raise NotSupportedError(
                 "this Future cannot be sent to another process, where nothing could be asked for it;"

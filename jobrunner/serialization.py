@@ -234,6 +234,14 @@ def dump_result(value: Any) -> Payload:
         raise _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}") from exc
 
 
+def dump_small_result(value: Any) -> bytes:
+    """As `dump_result`, in one piece however large it is. Raises SerializationError."""
+    try:
+        return _pickle(value, None)[0]
+    except Exception as exc:
+        raise _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}") from exc
+
+
 def load_result(payload: Payload) -> Any:
     """Raises SerializationError."""
     try:
@@ -268,8 +276,13 @@ def load_element_results(payload: Payload) -> ElementResults:
 
 def dump_exception(exc: BaseException) -> Payload:
     """Never fails: what cannot make the journey arrives as a SerializationError with its type and text."""
-    stream = pickle.dumps(_encode_exception(exc), PROTOCOL)
+    stream = dump_small_exception(exc)
     return stream if len(stream) < OUT_OF_BAND else (stream,)
+
+
+def dump_small_exception(exc: BaseException) -> bytes:
+    """As `dump_exception`, in one piece however large it is."""
+    return pickle.dumps(_encode_exception(exc), PROTOCOL)
 
 
 def load_exception(payload: Payload) -> BaseException:
@@ -345,12 +358,16 @@ def _pickle(value: Any, buffers: list[memoryview] | None) -> tuple[bytes, bool]:
     `buffers` takes the large buffers; None keeps all in the pickle.
     """
 
-    def in_band(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if buffers is None or raw.nbytes < OUT_OF_BAND:
-            return True
-        buffers.append(raw)
-        return False
+    in_band: Callable[[pickle.PickleBuffer], bool] | None = None
+    if buffers is not None:
+        large = buffers
+
+        def in_band(buffer: pickle.PickleBuffer) -> bool:
+            raw = buffer.raw()
+            if raw.nbytes < OUT_OF_BAND:
+                return True
+            large.append(raw)
+            return False
 
     try:
         stream = pickle.dumps(value, PROTOCOL, buffer_callback=in_band)

@@ -15,7 +15,7 @@ The items, lists that start with one of the numbers below:
     worker -> slot, control    [RECALL, count of RUN messages sent so far], [INTERRUPT, number]
     slot -> worker, data       [READY, pid], [OUTCOME, number, status, payload, duration],
                                [PRINTED, number, stream, text], [RETURNED, numbers], [BLOCKED, 0 or 1],
-                               [CONNECT, 1]
+                               [CONNECT, 1], [SPLIT, [number, results, index of the call that runs]]
 
 In an item, a payload of several buffers is replaced by their count (`detach`, `attach`).
 """
@@ -42,6 +42,7 @@ PRINTED = 5
 RETURNED = 6
 BLOCKED = 7
 CONNECT = 8
+SPLIT = 9
 
 Message: TypeAlias = "tuple[bytes, list[bytearray]]"
 """A header and its buffers."""

@@ -38,6 +38,7 @@ from jobrunner.elements import ElementResults, rows
 from jobrunner.payloads import Payload
 from jobrunner.workers import memory
 from jobrunner.workers.board import ELEMENT, Board
+from jobrunner.workers.bundle import Bundle
 from jobrunner.workers.channel import (
     BLOCKED,
     CONNECT,
@@ -46,6 +47,7 @@ from jobrunner.workers.channel import (
     READY,
     RECALL,
     RETURNED,
+    SPLIT,
     BlockingChannel,
     attach,
     detach,
@@ -91,6 +93,7 @@ class Slot:
         self.target = 0  # the task that the attendant wants to interrupt
         self.interrupted = False  # once per task, so that the except clauses below are safe; main thread
         self.fields: list[Any] = []  # the task that runs
+        self.bundle: Bundle | None = None  # if it is one; set by the main thread
         self.asked_to_stop = 0  # the last one that the worker wanted to be interrupted; attendant
         self.memory_limit = memory.limit_from_environment()
         self.forked = False
@@ -108,7 +111,9 @@ class Slot:
         if not number or self.forked:
             return None
         worker = os.environ.get(context.TASK_WORKER, "")
-        return context.Task(fields[1], fields[2], fields[3], worker, lambda: self.asked_to_stop == number)
+        bundle = self.bundle
+        task = fields[1] if bundle is None else f"{fields[1]}/{bundle.index}"
+        return context.Task(task, fields[2], fields[3], worker, lambda: self.asked_to_stop == number)
 
     def executor(self) -> Any:
         from jobrunner.executor import connect
@@ -183,7 +188,10 @@ class Slot:
                 if setup is not None:
                     self.set_up(setup)
                     started = perf_counter()
-                if span is None:
+                if isinstance(span, int):
+                    self.bundle = Bundle(number, payload)
+                    status, result = self.run_bundle(self.function(function), self.bundle)
+                elif span is None:
                     args, kwargs = serialization.load_call(payload, values)
                     value = self.function(function)(*args, **kwargs)
                 else:
@@ -191,8 +199,9 @@ class Slot:
             finally:
                 self.running = 0
                 finished = perf_counter()
-            dump = serialization.dump_result if span is None else serialization.dump_element_results
-            status, result = OK, dump(value)
+            if self.bundle is None:
+                dump = serialization.dump_result if span is None else serialization.dump_element_results
+                status, result = OK, dump(value)
         except BaseException as exc:
             self.running = 0
             if self.memory_limit and isinstance(exc, MemoryError):
@@ -202,6 +211,7 @@ class Slot:
                 FINAL_ERROR if final else ERROR,
                 serialization.dump_exception(without_own_frames(exc)),
             )
+        self.bundle = None
         if self.forked:
             self.leave_fork(status)
         self.stdout.flush_partial()
@@ -227,6 +237,39 @@ class Slot:
                     raise  # it is the task that was interrupted, not this element
                 results.add_failure(without_own_frames(exc))
         return results
+
+    def run_bundle(self, fn: Callable[..., Any], bundle: Bundle) -> tuple[int, Payload]:
+        """Run its calls, as long as nobody takes them away. Status and payload of its outcome."""
+        board = self.board.fields
+        status, result = OK, b""
+        while bundle.calls:
+            try:
+                call = bundle.calls.popleft()
+            except IndexError:  # the attendant took the last one
+                break
+            bundle.index += 1
+            board[ELEMENT] = bundle.index
+            started = perf_counter()
+            try:
+                args, kwargs = serialization.load_call(call)
+                status, result = OK, serialization.dump_small_result(fn(*args, **kwargs))
+            except BaseException as exc:
+                if self.interrupted and isinstance(exc, KeyboardInterrupt):
+                    raise  # it is the task that was interrupted, not this call
+                status, result = ERROR, serialization.dump_small_exception(without_own_frames(exc))
+            bundle.add(result, perf_counter() - started, status == ERROR)
+            if bundle.full:
+                self.give_up(bundle)
+        if bundle.end():
+            return OK, bundle.results()
+        return status, result if len(result) < serialization.OUT_OF_BAND else (result,)
+
+    def give_up(self, bundle: Bundle) -> None:
+        """Send the results so far, and have the calls that have not started run elsewhere; from both threads."""
+        given_up = bundle.give_up()
+        if given_up is not None:
+            self.outbox.put([SPLIT, [bundle.number, *given_up]])
+            self.outbox.flush()
 
     def set_up(self, key: bytes) -> None:
         """Run an initializer, the first time that a task names it. Raises InitializerError, each time."""
@@ -374,6 +417,9 @@ class Slot:
                 break
         self.outbox.put([RETURNED, numbers])
         self.outbox.flush()
+        bundle = self.bundle
+        if bundle is not None:
+            self.give_up(bundle)
 
 
 def without_own_frames(exc: BaseException) -> BaseException:

@@ -25,6 +25,7 @@ from jobrunner.protocol.effects import (
     SlotPrinted,
     SlotReady,
     SlotReturned,
+    SlotSplit,
 )
 from jobrunner.protocol.messages import STDERR, STDOUT
 from jobrunner.workers import memory
@@ -36,6 +37,7 @@ from jobrunner.workers.channel import (
     PRINTED,
     READY,
     RETURNED,
+    SPLIT,
     BufferedChannel,
     ChannelError,
     Message,
@@ -208,6 +210,8 @@ class SlotProcess:
             return SlotReady(self.slot, argument)
         if kind == RETURNED:
             return SlotReturned(self.slot, argument)
+        if kind == SPLIT:
+            return SlotSplit(self.slot, *argument)
         if kind == BLOCKED:
             return SlotBlocked(self.slot, bool(argument))
         if kind == CONNECT:

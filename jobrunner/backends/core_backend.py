@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings
+from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import Supplies, with_needs
@@ -25,19 +26,28 @@ from jobrunner.blocking import depth
 from jobrunner.context import current_task
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import Columns, ElementResults
-from jobrunner.errors import CoordinatorLostError, JobRunnerError, NotSupportedError, SerializationError
+from jobrunner.errors import (
+    CoordinatorLostError,
+    JobRunnerError,
+    NotSupportedError,
+    ProtocolError,
+    SerializationError,
+)
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
+from jobrunner.protocol import bundles
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.bundles import Limits
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.effects import (
     Accepted,
     AnnounceRunning,
     AnswerCancel,
     AnswerQuery,
+    BundleSplit,
     CancelRequested,
     CapacityChanged,
     Connected,
@@ -91,9 +101,12 @@ class CoreBackend(Backend):
         self._within = None if task is None else TaskId(task.id)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
         self._lock = threading.RLock()
-        self._futures: dict[TaskId, Future[Any]] = {}
+        self._futures: dict[TaskId, Future[Any] | CallBatch] = {}
         self._chunks: set[TaskId] = set()
-        self._outgoing: list[m.TaskSpec] = []
+        self._outgoing: list[m.TaskSpec | CallBatch] = []
+        self._batch: CallBatch | None = None
+        """The last of `_outgoing`, if that is one."""
+        self._limits: Limits
         self._definitions: dict[m.FunctionKey, m.FunctionDef] = {}
         """The functions of `_outgoing`."""
         self._loose: set[TaskId] = set()
@@ -170,6 +183,10 @@ class CoreBackend(Backend):
             return future
         if futures:
             needs = self._supplies.add(futures, self._new_id)
+        elif type(payload) is bytes and len(payload) <= bundles.SMALL_CALL and bundles.permits(options):
+            limit = self._limits.of(prepared.definition.key)
+            if limit > 1:
+                return self._send_with_others(prepared.definition, payload, options, limit)
         return self._send(prepared, payload, None, options, needs)
 
     def pack(self, columns: Columns) -> Payload:
@@ -201,12 +218,13 @@ class CoreBackend(Backend):
         setup = self._setup
         future: Future[Any] = Future()
         future.name = options.name or definition.name
-        future._canceller = self._cancel
+        future._canceller = self.cancel
         future._home = self
         with self._lock:
             self._check_open()
             task = self._new_id()
             future.id = task
+            self._batch = None
             self._futures[task] = future
             if span is not None:
                 self._chunks.add(task)
@@ -217,6 +235,24 @@ class CoreBackend(Backend):
             if needs:
                 self._needs_of[task] = needs
             self._definitions[definition.key] = definition
+        self._driver.wake()
+        return future
+
+    def _send_with_others(
+        self, definition: m.FunctionDef, payload: bytes, options: m.TaskOptions, limit: int
+    ) -> Future[Any]:
+        """Have a short call travel with others like it that are on their way to the I/O thread."""
+        nested = depth()
+        with self._lock:
+            self._check_open()
+            batch = self._batch
+            if batch is None or not batch.takes(definition, options, nested):
+                task = self._new_id()
+                batch = self._batch = CallBatch(self, task, definition, options, nested, limit)
+                self._futures[task] = batch
+                self._outgoing.append(batch)
+                self._definitions[definition.key] = definition
+            future = batch.add(payload)
         self._driver.wake()
         return future
 
@@ -241,7 +277,7 @@ class CoreBackend(Backend):
         task = TaskId(task_id)
         with self._lock:
             self._check_open()
-            present = self._futures.get(task)
+            present = self._future_of(task)
             if present is not None:
                 return present
             future: Future[Any] = Future()
@@ -268,9 +304,11 @@ class CoreBackend(Backend):
         if not self._outgoing:
             return []
         with self._lock:
-            tasks, self._outgoing = self._outgoing, []
+            outgoing, self._outgoing, self._batch = self._outgoing, [], None
             definitions, self._definitions = self._definitions, {}
         functions = list(definitions.values())
+        setup = None if self._setup is None else self._setup.key
+        tasks = [entry.spec(setup) if isinstance(entry, CallBatch) else entry for entry in outgoing]
         if self._setup is not None:
             functions.append(self._setup)
         return [SubmitRequested(tasks, functions)]
@@ -287,7 +325,8 @@ class CoreBackend(Backend):
 
     # --- cancelling ---
 
-    def _cancel(self, future: Future[Any], running: bool) -> bool:
+    def cancel(self, future: Future[Any], running: bool) -> bool:
+        """What `Future.cancel` of this backend's calls does."""
         task = TaskId(future.id)
         if future.running() and not running:
             return False
@@ -382,6 +421,7 @@ class CoreBackend(Backend):
                 time.monotonic(),
                 **self._timeouts(),
             )
+            self._limits = core.limits
             self._driver = Driver(core, wire, self._effects(), collect=self._collect)
             self._printer.start()
         except BaseException as exc:
@@ -401,6 +441,7 @@ class CoreBackend(Backend):
     def _effects(self) -> dict[type, Callable[[Any], None]]:
         return {
             ResolveTasks: self._resolve,
+            BundleSplit: self._on_split,
             AnnounceRunning: self._announce_running,
             AnswerCancel: self._answer_cancel,
             AnswerQuery: self._answer_query,
@@ -422,7 +463,11 @@ class CoreBackend(Backend):
         self._driver.close(orderly=finished)
         self._closed()
         self._printer.close()
-        for task, future in left.items():
+        for task, future in [
+            (task, future)
+            for task, entry in left.items()
+            for future in (entry.futures if isinstance(entry, CallBatch) else [entry])
+        ]:
             if self._failure is not None:
                 future.set_exception(self._failure)
             elif task in self._loose:
@@ -458,17 +503,74 @@ class CoreBackend(Backend):
     def _resolve(self, effect: ResolveTasks) -> None:
         for outcome in effect.outcomes:
             with self._lock:
-                future = self._futures.pop(outcome.id, None)
+                entry = self._futures.pop(outcome.id, None)
                 self._loose.discard(outcome.id)
             if self._needs_of:
                 self._supplies.release(self._needs_of.pop(outcome.id, ()))
-            if future is not None:
-                self._settle(future, outcome)
+            if isinstance(entry, CallBatch):
+                self._settle_batch(entry, outcome)
+            elif entry is not None:
+                self._settle(entry, outcome)
         self._maybe_drain()
 
     def _maybe_drain(self) -> None:
         if self._shut_down and len(self._futures) == len(self._loose):
             self._driver.post(DrainRequested())
+
+    def _settle_batch(self, batch: CallBatch, outcome: m.Outcome) -> None:
+        futures, batch.futures = batch.futures, []
+        if outcome.status == m.OK:
+            self._settle_calls(batch.id, futures, outcome.payload, bundles.place_of(outcome))
+            return
+        for index, future in enumerate(futures):
+            self._settle(future, outcome._replace(id=batch.id_of(index)))
+
+    def _on_split(self, effect: BundleSplit) -> None:
+        with self._lock:
+            batch = self._futures.pop(effect.id, None)
+            if not isinstance(batch, CallBatch):
+                return
+            futures, batch.futures = batch.futures, []
+            for index in range(effect.start, len(futures)):
+                self._futures[batch.id_of(index)] = futures[index]
+        if effect.start:
+            self._settle_calls(batch.id, futures[: effect.start], effect.results, None)
+
+    def _settle_calls(
+        self, bundle: TaskId, futures: list[Future[Any]], payload: Payload, place: m.Detail | None
+    ) -> None:
+        """End calls of a bundle, those that did not raise by the shortest way."""
+        try:
+            payloads, durations, failed = bundles.unpack_results(payload)
+            calls = list(zip(futures, payloads, durations, strict=True))
+        except Exception as exc:
+            error = ProtocolError(f"the results of bundle {bundle} make no sense: {exc}")
+            for future in futures:
+                future.set_exception(error)
+            return
+        raised = set(failed)
+        for index, (future, stream, duration) in enumerate(calls):
+            if index in raised or self._waits:
+                status = m.ERROR if index in raised else m.OK
+                task = bundles.call_id(bundle, index)
+                self._settle(future, m.Outcome(task, 1, status, stream, duration, place))
+                continue
+            future.duration = duration
+            try:
+                future.set_result(serialization.load_result(stream))
+            except InvalidStateError:
+                pass  # as in `_settle`
+            except BaseException as exc:  # as in `_decode`
+                future.set_exception(exc)
+
+    def _future_of(self, task: TaskId) -> Future[Any] | None:
+        """That of an unfinished call."""
+        entry = self._futures.get(task)
+        if entry is None:
+            bundle = bundles.bundle_of(task)
+            entry = None if bundle is None else self._futures.get(bundle[0])
+            return entry.future_of(bundle[1]) if bundle and isinstance(entry, CallBatch) else None
+        return None if isinstance(entry, CallBatch) else entry
 
     def _on_accepted(self, effect: Accepted) -> None:
         with self._lock:
@@ -510,13 +612,13 @@ class CoreBackend(Backend):
 
     def _announce_running(self, effect: AnnounceRunning) -> None:
         for task in effect.ids:
-            future = self._futures.get(task)
+            future = self._future_of(task)
             if future is not None:
                 future.confirm_running()
 
     def _answer_cancel(self, effect: AnswerCancel) -> None:
         for task in effect.refused:
-            future = self._futures.get(task)
+            future = self._future_of(task)
             if future is not None:
                 future.confirm_running()
             wait = self._waits.pop(task, None)

@@ -17,6 +17,7 @@ from jobrunner.errors import SerializationError
 from jobrunner.futures import Future
 from jobrunner.ids import TaskId
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.bundles import bundle_of
 
 if TYPE_CHECKING:
     from jobrunner.backends.core_backend import CoreBackend
@@ -60,7 +61,10 @@ class Supplies:
         """Ids under which a call that needs them names these Futures: their own, where they are this cluster's."""
         ids = []
         for future in futures:
-            own = isinstance(future, Future) and self._is_here(future)
+            # One that may travel in a bundle is no task that others could wait for: its result goes from here.
+            own = (
+                isinstance(future, Future) and self._is_here(future) and bundle_of(TaskId(future.id)) is None
+            )
             task = TaskId(future.id) if own and isinstance(future, Future) else new_id()
             with self._lock:
                 self._futures[task] = future
@@ -95,7 +99,7 @@ class Supplies:
             self._supply(outcomes, unknown)
 
     def _is_here(self, future: Future[Any]) -> bool:
-        home = future._home
+        home = future.home
         if home is self._home:
             return True
         address = None if home is None else getattr(home, "cluster", None)

@@ -25,6 +25,9 @@ MOST_FRAMES = 2**20
 LONGEST_KEY = 256
 """Bytes of a function's key, which is a hash."""
 
+MOST_BUNDLED = 4096
+"""Calls in one bundle."""
+
 LARGEST_MAP = 4096
 """Entries of one map."""
 
@@ -130,7 +133,10 @@ def amounts(value: Any) -> dict[str, float]:
     return {name(what): number(amount) for what, amount in value.items()}
 
 
-def span(value: Any) -> tuple[int, int]:
+def span(value: Any) -> tuple[int, int] | int:
+    """Of a chunk, or the number of calls in a bundle."""
+    if type(value) is int:
+        return integer(value, 1, MOST_BUNDLED)
     start, stop = sequence(value)
     if integer(stop, 1) <= integer(start):
         raise ProtocolError(f"a span from {start} to {stop} is empty")
@@ -187,6 +193,7 @@ DETAIL_TYPES: dict[str, tuple[type, ...]] = {
     "stderr": TEXT,
     "traceback": TEXT,
     "element": COUNT,
+    "running": COUNT,
     "attempts": (tuple,),
     "limit": COUNT,
     "timeout": (*SECONDS, type(None)),

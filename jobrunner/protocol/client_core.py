@@ -16,6 +16,8 @@ from jobrunner.ids import TaskId
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import BATCH_BYTES, BATCH_ENTRIES, batches, of_id, of_task
+from jobrunner.protocol.bundles import Limits, bundle_of
+from jobrunner.protocol.client_bundles import Bundles
 from jobrunner.protocol.effects import (
     Accepted,
     AnnounceRunning,
@@ -96,6 +98,9 @@ class ClientCore:
         )
         self.pending: dict[TaskId, m.TaskSpec] = {}
         """Everything that has no outcome yet, in the order of submission."""
+        self.limits = Limits()
+        """How many calls the program may put into a bundle; read by its other threads too."""
+        self._bundles = Bundles(self)
         self._outbox = Outbox()
         self._sent: set[TaskId] = set()
         """Those of `pending` that the coordinator has in this session."""
@@ -172,12 +177,16 @@ class ClientCore:
         for definition in event.functions:
             self._functions.setdefault(definition.key, definition)
         for spec in event.tasks:
-            self.pending[spec.id] = spec
-            self._count(spec, +1)
-            self._enqueue(spec)
+            self.add(spec)
         for definition in event.functions:
             if definition.key not in self._users:
                 self._functions.pop(definition.key, None)
+
+    def add(self, spec: m.TaskSpec) -> None:
+        """Take charge of a task, whose functions are known."""
+        self.pending[spec.id] = spec
+        self._count(spec, +1)
+        self._enqueue(spec)
 
     def _enqueue(self, spec: m.TaskSpec) -> None:
         """Have it sent when its turn comes; after the tasks that it needs."""
@@ -201,16 +210,32 @@ class ClientCore:
 
     def _cancel(self, event: CancelRequested) -> list[Effect]:
         outcomes = []
+        effects: list[Effect] = []
         for task_id in event.ids:
-            if task_id not in self.pending:
-                continue
-            if task_id in self._sent:
-                self._cancelling[task_id] = event.running or self._cancelling.get(task_id, False)
-                self._cancels.append(m.CancelRequest(task_id, event.running))
+            spec = self.pending.get(task_id)
+            if spec is None:
+                bundle = bundle_of(task_id)
+                if bundle is not None and bundle[0] in self.pending:
+                    effects += self._bundles.cancel(*bundle, event.running)
+            elif task_id in self._sent:
+                self.request_cancel(task_id, event.running)
+                if isinstance(spec.span, int):
+                    self._bundles.cancel_whole(task_id)
             else:
-                self._forget(task_id)
+                self.forget(task_id)
                 outcomes.append(m.Outcome(task_id, 0, m.CANCELLED))
-        return [ResolveTasks(outcomes)] if outcomes else []
+        if outcomes:
+            effects.append(ResolveTasks(outcomes))
+        return effects
+
+    def request_cancel(self, task_id: TaskId, running: bool) -> None:
+        """Ask the coordinator, in this turn."""
+        self._cancelling[task_id] = running or self._cancelling.get(task_id, False)
+        self._cancels.append(m.CancelRequest(task_id, running))
+
+    def is_sent(self, task_id: TaskId) -> bool:
+        """Whether the coordinator has it, in this session."""
+        return task_id in self._sent
 
     def _query(self, event: QueryRequested, now: float) -> list[Effect]:
         query = m.Query(event.number, event.kind, event.argument)
@@ -233,18 +258,18 @@ class ClientCore:
         kind = type(message)
         if kind is m.Outcomes:
             assert isinstance(message, m.Outcomes)
-            fresh = [outcome for outcome in message.outcomes if self._settled(outcome.id)]
-            return [ResolveTasks(fresh)] if fresh else []
+            return self._outcomes(message.outcomes)
         if isinstance(message, m.Welcome):
             return self._opened(message, now)
         if isinstance(message, m.Running):
-            running = [t for t in message.ids if t in self.pending or t in self._watched]
+            running = [t for t in message.ids if t in self._watched or self._is_call(t)]
             return [AnnounceRunning(running)] if running else []
         if isinstance(message, m.CancelRefused):
             # A later request that stops running tasks too is still to be answered.
             refused = [t for t in message.ids if not self._cancelling.get(t, False)]
-            for task_id in refused:
+            for task_id in refused.copy():
                 self._cancelling.pop(task_id, None)
+                refused += self._bundles.refused(task_id)
             return [AnswerCancel(refused)] if refused else []
         if isinstance(message, m.Accepted):
             return [Accepted([t for t in message.ids if t in self.pending])]
@@ -257,6 +282,26 @@ class ClientCore:
         if isinstance(message, m.Reply) and self._queries.pop(message.number, None) is not None:
             return [AnswerQuery(message.number, message.data, message.error)]
         return []
+
+    def _outcomes(self, outcomes: list[m.Outcome]) -> list[Effect]:
+        fresh: list[m.Outcome] = []
+        effects: list[Effect] = []
+        for outcome in outcomes:
+            spec = self.pending.get(outcome.id)
+            if spec is not None:
+                self.limits.learn(spec, outcome)
+            if spec is not None and isinstance(spec.span, int):
+                effects += self._bundles.ended(spec, outcome)
+            elif self._settled(outcome.id):
+                fresh.append(outcome)
+        if fresh:
+            effects.append(ResolveTasks(fresh))
+        return effects
+
+    def _is_call(self, task_id: TaskId) -> bool:
+        """Whether it is pending, and no bundle, of whose calls only one can have started."""
+        spec = self.pending.get(task_id)
+        return spec is not None and not isinstance(spec.span, int)
 
     def _opened(self, welcome: m.Welcome, now: float) -> list[Effect]:
         """Name all that the coordinator may have from before, then go on as the window permits."""
@@ -362,7 +407,7 @@ class ClientCore:
             bytes_ = payload_size(spec.payload)
             if bytes_ > welcome.max_payload:
                 self._outbox.pop()
-                self._forget(spec.id)
+                self.forget(spec.id)
                 too_large.append(m.quota_exceeded(spec.id, 0, "arguments have", bytes_, welcome.max_payload))
                 spec = self._outbox.peek()
                 continue
@@ -388,9 +433,9 @@ class ClientCore:
         watched = task_id in self._watched
         if watched:
             del self._watched[task_id]
-        return self._forget(task_id) or watched
+        return self.forget(task_id) or watched
 
-    def _forget(self, task_id: TaskId) -> bool:
+    def forget(self, task_id: TaskId) -> bool:
         """Drop a task that is done; False if it was done before."""
         spec = self.pending.pop(task_id, None)
         if spec is None:

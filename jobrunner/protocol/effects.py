@@ -17,6 +17,7 @@ from jobrunner.protocol.messages import (
     FunctionDef,
     FunctionKey,
     Outcome,
+    Span,
     TaskSpec,
 )
 from jobrunner.protocol.principals import ANYONE, Principal
@@ -37,7 +38,7 @@ class SlotTask(NamedTuple):
     attempt: int
     function: FunctionKey
     payload: Payload
-    span: tuple[int, int] | None
+    span: Span
     setup: FunctionKey | None
     depth: int = 0
     values: tuple[Payload, ...] = ()
@@ -69,6 +70,16 @@ class SlotReady:
 class SlotFinished:
     slot: SlotId
     outcomes: list[SlotOutcome]
+
+
+@dataclass(slots=True)
+class SlotSplit:
+    """The slot has given up a bundle: the results so far, and the index of the call that it goes on with."""
+
+    slot: SlotId
+    number: int
+    payload: bytes
+    running: int
 
 
 @dataclass(slots=True)
@@ -125,7 +136,8 @@ class SlotExited:
 
 
 SlotEvent: TypeAlias = (
-    "SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects | SlotExited"
+    "SlotReady | SlotFinished | SlotSplit | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects"
+    " | SlotExited"
 )
 
 
@@ -317,6 +329,15 @@ class AnnounceRunning:
 
 
 @dataclass(slots=True)
+class BundleSplit:
+    """The calls of a bundle are tasks of their own from index `start` on; `results` tells of those before it."""
+
+    id: TaskId
+    results: Payload
+    start: int
+
+
+@dataclass(slots=True)
 class AnswerCancel:
     """To the client's program: these tasks could not be cancelled; they run."""
 
@@ -408,11 +429,12 @@ class JoinRequested:
 Event: TypeAlias = (
     "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested"
     " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | SupplyRequested"
-    " | SlotReady | SlotFinished | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects | SlotExited"
+    " | SlotReady | SlotFinished | SlotSplit | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects | SlotExited"
     " | JournalWritten | JournalFailed"
 )
 Effect: TypeAlias = (
-    "Send | SpawnSlot | RunTasks | RecallTasks | InterruptTask | SignalSlot | ResolveTasks | AnnounceRunning"
-    " | AnswerCancel | AnswerQuery | ShowOutput | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
+    "Send | SpawnSlot | RunTasks | RecallTasks | InterruptTask | SignalSlot | ResolveTasks | BundleSplit"
+    " | AnnounceRunning | AnswerCancel | AnswerQuery | ShowOutput"
+    " | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
     " | WriteJournal | RecallResults | Accepted | JoinRequested | Disconnect"
 )

@@ -41,7 +41,9 @@ UNMET = 6
 """A task that it needs did not succeed, so it was not run; the payload is that task's."""
 REFUSED = 7
 """The coordinator does not take it: it could not write it down, its owner's quota is used up, or it can run nowhere."""
-OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED))
+SPLIT = 8
+"""A bundle that its slot has given up, see `bundles`; the payload holds the results so far."""
+OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED, SPLIT))
 """What a worker can know of the end of an attempt."""
 STATUS_NAMES = (
     "succeeded",
@@ -52,6 +54,7 @@ STATUS_NAMES = (
     "lost",
     "not run",
     "refused",
+    "split",
 )
 
 REFUSAL_KINDS = ("ProtocolError", "AuthenticationError")
@@ -92,17 +95,29 @@ class FunctionDef(NamedTuple):
     """Where it goes by value, the version that it needs: major and minor, "3.11"."""
 
 
-class TaskSpec(NamedTuple):
-    """One submitted call. The payload holds (args, kwargs), or the argument tuples of a chunk of `map`.
+Span: TypeAlias = "tuple[int, int] | int | None"
+"""What a task is: None for a plain call; (start, stop) for the elements of a chunk of `map` that are to run, so that a
+chunk can be split without unpickling it; the number of its calls for a bundle, see `bundles`."""
 
-    `span` is None for a plain call; (start, stop) says which elements of the chunk to run, so that a chunk can be
-    split without unpickling it. `setup` is the function key of the executor's initializer.
+
+def calls_in(span: Span) -> int:
+    """How many calls of the user's function a task makes."""
+    if span is None:
+        return 1
+    return span if isinstance(span, int) else span[1] - span[0]
+
+
+class TaskSpec(NamedTuple):
+    """One submitted call, chunk or bundle. The payload holds (args, kwargs), the columns of a chunk of `map`, or the
+    payloads of a bundle's calls.
+
+    `setup` is the function key of the executor's initializer.
     """
 
     id: TaskId
     function: FunctionKey
     payload: Payload
-    span: tuple[int, int] | None = None
+    span: Span = None
     options: TaskOptions = DEFAULT_OPTIONS
     setup: FunctionKey | None = None
     depth: int = 0
@@ -119,7 +134,7 @@ class Assignment(NamedTuple):
     attempt: int
     function: FunctionKey
     payload: Payload
-    span: tuple[int, int] | None
+    span: Span
     options: TaskOptions
     setup: FunctionKey | None
     depth: int = 0
@@ -136,8 +151,9 @@ class Outcome(NamedTuple):
     "pid", "peak_memory" (bytes), "stderr" (last lines), "traceback" (where it died), "out_of_memory" (true),
     "quota" (true, with REFUSED: its owner has too much here already),
     "python" (true, with REFUSED: no worker has the version of Python that its function needs),
-    "element" (absolute index in the span that was running when
-    the process died), "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
+    "element" (absolute index in the span that was running when the process died),
+    "running" (with SPLIT: the index of the call that goes on as a task of its own),
+    "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
     "timeout" (seconds), "unknown" (true: there is no such task here), and where the status is UNMET "need" (the id of
     the task that did not succeed), "need_name", "need_status" and "need_detail" (of its outcome).
     """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jobrunner.ids import TaskId, client_of, short_id
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Account
+from jobrunner.protocol.bundles import bundle_of, outcome_of_call
 from jobrunner.protocol.journal import KeptOutcome
 from jobrunner.protocol.membership import ClientPeer
 from jobrunner.protocol.results import Ended, beyond_quota, unmet
@@ -25,6 +26,10 @@ WATCH_BYTES = 1000
 """What it takes here to watch a call, about."""
 
 
+NAMED_AGAIN_WITHIN = 10.0
+"""Seconds in which a client submits the calls of a bundle again that has ended without their results."""
+
+
 class Needs:
     """Part of one Scheduler."""
 
@@ -33,6 +38,8 @@ class Needs:
         self.results = scheduler.results
         self.journaled: dict[TaskId, int] = {}
         """Results that the journal keeps for so many unfinished detached tasks that need them."""
+        self.calls_sought: dict[TaskId, dict[TaskId, None]] = {}
+        """By an unfinished bundle, those of its calls that are sought."""
         self._news: deque[tuple[Interest, Ended]] = deque()
 
     def watch(self, client: ClientPeer, task_id: TaskId, now: float) -> None:
@@ -48,7 +55,7 @@ class Needs:
             if excess:
                 self._scheduler.tell_client(client, beyond_quota(task_id, excess))
                 return
-            interest = self.results.seek(task_id, now) if record is None else self._interest_in(record, now)
+            interest = self._seek(task_id, now) if record is None else self._interest_in(record, now)
             interest.watchers[client.id] = None
             client.watching += 1
             client.account.bytes += WATCH_BYTES
@@ -107,6 +114,8 @@ class Needs:
             if any(client_id in self._scheduler.clients for client_id in interest.asked):
                 continue
             owner = self._scheduler.clients.get(client_of(task_id))
+            if owner is not None and self._is_named_soon(task_id, interest.since, now):
+                continue
             if owner.reconciled if owner is not None else now >= self._scheduler.settled_at:
                 del self.results.sought[task_id]
                 shown = (
@@ -115,6 +124,37 @@ class Needs:
                 error = f"there is no task {shown} here: the id is wrong, or its outcome is not kept any more"
                 outcome = m.Outcome(task_id, 0, m.LOST, detail={"error": error, "unknown": True})
                 self.spread(interest, Ended("", outcome, now), now)
+
+    def _seek(self, task_id: TaskId, now: float) -> Interest:
+        """The interest in a task that is not known here, unless it is one of a bundle's calls."""
+        bundle = bundle_of(task_id)
+        if bundle is not None and bundle[0] in self._scheduler.tasks:
+            self.calls_sought.setdefault(bundle[0], {})[task_id] = None
+        return self.results.seek(task_id, now)
+
+    def bundle_ended(self, ended: Ended, now: float) -> None:
+        """Tell those who seek its calls; of some nothing is known yet, where their client submits them again."""
+        for task_id in self.calls_sought.pop(ended.outcome.id, ()):
+            interest = self.results.sought.get(task_id)
+            call = self._call_of(ended, task_id)
+            if interest is None:
+                continue
+            if call is None:
+                interest.since = now
+            else:
+                del self.results.sought[task_id]
+                self.spread(interest, call, now)
+
+    def _call_of(self, ended: Ended, task_id: TaskId) -> Ended | None:
+        """What the end of a bundle tells of one of its calls."""
+        bundle = bundle_of(task_id)
+        outcome = None if bundle is None else outcome_of_call(ended.outcome, bundle[1])
+        return None if outcome is None else ended._replace(outcome=outcome)
+
+    def _is_named_soon(self, task_id: TaskId, since: float, now: float) -> bool:
+        """Whether it is a call of a bundle that is here, or that has ended lately without its result."""
+        bundle = bundle_of(task_id)
+        return bundle is not None and (bundle[0] in self.calls_sought or now < since + NAMED_AGAIN_WITHIN)
 
     def _interest_in(self, record: TaskRecord, now: float) -> Interest:
         if record.interest is None:
@@ -127,7 +167,12 @@ class Needs:
         record = None if owner is None else owner.done.get(task_id)
         if record is not None and record.outcome is not None:
             return Ended(record.name, record.outcome, record.since)
-        return self.results.find(task_id)
+        ended = self.results.find(task_id)
+        bundle = bundle_of(task_id) if ended is None else None
+        if bundle is None or bundle[0] in self._scheduler.tasks:
+            return ended
+        whole = self._ended_before(bundle[0])
+        return None if whole is None else self._call_of(whole, task_id)
 
     def collect(self, record: TaskRecord, needs: tuple[TaskId, ...], now: float) -> None:
         """Collect the results that a new task needs, as far as they are known."""
@@ -138,7 +183,7 @@ class Needs:
             ended = None if other is not None else self._ended_before(need)
             if ended is None:
                 record.lacks += 1
-                interest = self.results.seek(need, now) if other is None else self._interest_in(other, now)
+                interest = self._seek(need, now) if other is None else self._interest_in(other, now)
                 interest.dependents.append(record)
                 if other is None:
                     unknown.append(need)

@@ -37,7 +37,7 @@ def verdict(record: TaskRecord, status: int, crash_limit: int, *, final: bool = 
     `final`: the exception is none after which it may be tried again.
 
     A chunk of several elements is not run again after its process died: the client splits it around the element that
-    was running, which costs the others one repetition instead of three.
+    was running, which costs the others one repetition instead of three. A bundle is not run again as one either.
     """
     if record.cancel_asked or record.options.at_most_once or final:
         return FINISH
@@ -45,7 +45,7 @@ def verdict(record: TaskRecord, status: int, crash_limit: int, *, final: bool = 
         return FINISH
     if status in (ERROR, TIMED_OUT):
         return RETRY if record.failures <= record.options.retries else FINISH
-    if status == CRASHED and record.elements > 1:
+    if record.elements > 1 and (status == CRASHED or isinstance(record.span, int)):
         return FINISH
     if status in (CRASHED, LOST):
         return REQUEUE if record.crashes < crash_limit else FINISH

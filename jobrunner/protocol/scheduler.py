@@ -14,6 +14,7 @@ from jobrunner.ids import ClientId, TaskId, WorkerId, client_of
 from jobrunner.protocol import messages as m
 from jobrunner.protocol import retry
 from jobrunner.protocol.accounts import NO_QUOTA, Accounts, Quota
+from jobrunner.protocol.bundles import bundle_of, call_id
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.link import Link
@@ -385,7 +386,10 @@ class Scheduler:
         self._release(record)
         worker.completed += 1
         worker.prefetch = True
-        self._ended(record, outcome, now)
+        if outcome.status == m.SPLIT:
+            self._split(record, outcome, worker, now)
+        else:
+            self._ended(record, outcome, now)
 
     def returned(self, worker: WorkerPeer, task_id: TaskId, attempt: int, now: float) -> None:
         """The worker gives back a task that it has not started."""
@@ -455,7 +459,8 @@ class Scheduler:
     def _adopt_unknown(self, worker: WorkerPeer, entry: m.Held, now: float) -> None:
         """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
         client = self.clients.get(client_of(entry.id))
-        if client is not None and client.reconciled:
+        bundle = bundle_of(entry.id)
+        if client is not None and client.reconciled and (bundle is None or bundle[0] not in self.tasks):
             self._fence(worker, entry.id)
             return
         other = self.unclaimed.get(entry.id)
@@ -595,6 +600,21 @@ class Scheduler:
         if self.workers.get(worker.id) is worker:  # it may be lost, and only its outcome be here
             self.open[worker] = None
 
+    def _split(self, record: TaskRecord, outcome: m.Outcome, worker: WorkerPeer, now: float) -> None:
+        """A bundle was given up: its client names the call that runs on as soon as it knows, and then the others."""
+        running = (outcome.detail or {}).get("running", -1)
+        if not isinstance(record.span, int) or not 0 <= running < record.span:
+            detail = {"error": f"worker {worker.name} gave up a bundle that it did not have"}
+            self.finish(record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now)
+            return
+        call = call_id(record.id, running)
+        if record.state == CANCELLING:
+            self._fence(worker, call)
+            self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+            return
+        self.unclaimed[call] = Unclaimed(worker, 1, now)
+        self.finish(record, outcome, SUCCEEDED, now)
+
     def _ended(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         status = outcome.status
         record.ended = record.attempt
@@ -695,6 +715,8 @@ class Scheduler:
         interest, record.interest = record.interest, None
         if interest is not None:
             self.needs.spread(interest, ended, now)
+        if self.needs.calls_sought:
+            self.needs.bundle_ended(ended, now)
 
     def tell_client(self, client: ClientPeer, outcome: m.Outcome) -> None:
         client.outcomes.append(outcome)

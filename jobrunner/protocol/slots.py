@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
-from jobrunner.protocol.messages import Assignment, FunctionKey
+from jobrunner.protocol.messages import Assignment, FunctionKey, calls_in
 from jobrunner.protocol.placement import LEAST_ESTIMATE, UNKNOWN
 
 SLOT_SECONDS = 0.005
@@ -43,6 +43,7 @@ class WorkerTask:
         "announced",
         "assignment",
         "estimate",
+        "given_up",
         "number",
         "owner",
         "slot",
@@ -59,6 +60,8 @@ class WorkerTask:
         self.estimate = 0.0
         self.announced = False
         """The coordinator was told that it runs."""
+        self.given_up = False
+        """A bundle that is being stopped, and that its slot has given up meanwhile."""
         self.stop_reason: int | None = None
         """The status that it will end with (CANCELLED or TIMED_OUT) once it is being stopped."""
         self.stop_stage = 0
@@ -72,8 +75,12 @@ class WorkerTask:
 
     @property
     def elements(self) -> int:
-        span = self.assignment.span
-        return 1 if span is None else span[1] - span[0]
+        return calls_in(self.assignment.span)
+
+    @property
+    def bundled(self) -> bool:
+        """Whether its slot can give it up."""
+        return isinstance(self.assignment.span, int)
 
     @property
     def payload(self) -> Payload:
@@ -231,6 +238,14 @@ class Slot:
 
     def running(self) -> WorkerTask | None:
         return next(iter(self.queue.values()), None)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether there are calls in it that wait for the one that runs."""
+        if len(self.queue) > 1:
+            return True
+        running = self.running()
+        return running is not None and running.bundled and not running.given_up
 
     def stalled(self, now: float) -> bool:
         """Whether its task takes longer than was thought, or is being stopped: then nothing is to wait behind it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from jobrunner.ids import TaskId
 from jobrunner.payloads import Payload, payload_size
-from jobrunner.protocol.messages import Outcome, TaskOptions
+from jobrunner.protocol.messages import Outcome, Span, TaskOptions, calls_in
 
 if TYPE_CHECKING:
     from jobrunner.ids import ClientId
@@ -130,7 +130,7 @@ class TaskRecord:
         client: ClientPeer,
         function: FunctionEntry,
         payload: Payload,
-        span: tuple[int, int] | None,
+        span: Span,
         options: TaskOptions,
         setup: FunctionEntry | None,
         depth: int,
@@ -191,8 +191,8 @@ class TaskRecord:
 
     @property
     def elements(self) -> int:
-        """Calls in it: 1, or those of a chunk."""
-        return 1 if self.span is None else self.span[1] - self.span[0]
+        """Calls in it: 1, or those of a chunk or a bundle."""
+        return calls_in(self.span)
 
     def move(self, state: int, now: float) -> None:
         """Enter `state`. Raises IllegalTransition for a move that the table does not list."""

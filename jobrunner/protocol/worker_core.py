@@ -17,6 +17,7 @@ from jobrunner.ids import SlotId, TaskId, WorkerId
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import batches, of_outcome
+from jobrunner.protocol.bundles import call_id
 from jobrunner.protocol.effects import (
     FINAL_ERROR,
     ConnectionLost,
@@ -37,6 +38,7 @@ from jobrunner.protocol.effects import (
     SlotPrinted,
     SlotReady,
     SlotReturned,
+    SlotSplit,
     SlotTask,
     SpawnSlot,
     Stop,
@@ -158,6 +160,8 @@ class WorkerCore:
             self._slot_ready(event, now)
         elif isinstance(event, SlotReturned):
             self._slot_returned(event, now)
+        elif isinstance(event, SlotSplit):
+            self._slot_split(event)
         elif isinstance(event, SlotPrinted):
             self._printed(event)
         elif isinstance(event, SlotBlocked):
@@ -183,7 +187,7 @@ class WorkerCore:
             running = slot.running()
             if running is None:
                 continue
-            if len(slot.queue) > 1 and not slot.recalled:
+            if slot.holds_back and not slot.recalled:
                 times.append(slot.progress + RECALL_AFTER)
             if not running.announced:
                 times.append(slot.progress + RUNNING_AFTER)
@@ -390,7 +394,7 @@ class WorkerCore:
         slot = self.slots.get(event.slot)
         if slot is not None and slot.blocked != event.blocked:
             slot.blocked = event.blocked
-            if slot.blocked and len(slot.queue) > 1:
+            if slot.blocked and slot.holds_back:
                 self._recall(slot)
 
     def _recall(self, slot: Slot) -> None:
@@ -410,6 +414,24 @@ class WorkerCore:
         if running is not None and running.stop_reason is not None and running.stop_stage == 1:
             # It may have begun after its interrupt had found another one running.
             self._effects.append(InterruptTask(slot.id, running.number))
+
+    def _slot_split(self, event: SlotSplit) -> None:
+        """A bundle ends here; the call that runs goes on as a task of its own, which its client will name."""
+        slot = self.slots.get(event.slot)
+        task = None if slot is None else slot.queue.get(event.number)
+        if task is None or not task.bundled:
+            return
+        if task.stop_reason is not None:
+            task.given_up = True
+            return
+        bundle = task.assignment
+        detail = {**self._place(), "running": event.running}
+        self._end(task, m.Outcome(bundle.id, bundle.attempt, m.SPLIT, event.payload, 0.0, detail))
+        task.assignment = bundle._replace(
+            id=call_id(bundle.id, event.running), attempt=1, payload=b"", span=None
+        )
+        task.announced = False
+        self.tasks[task.id] = task
 
     def _requeue(self, task: WorkerTask) -> None:
         """Back to the head of the local queue; it has not started (or is taken not to have)."""
@@ -435,7 +457,7 @@ class WorkerCore:
             each = duration / task.elements
             self._estimates[function] = updated_estimate(self._estimates.get(function, UNKNOWN), each)
             attempt = task.assignment.attempt
-            if task.stop_reason is not None and status in (m.ERROR, FINAL_ERROR):
+            if task.given_up or (task.stop_reason is not None and status in (m.ERROR, FINAL_ERROR)):
                 outcome = self._stopped_outcome(task, duration, None)
             else:
                 outcome = m.Outcome(task.id, attempt, status, payload, duration)
@@ -677,7 +699,7 @@ class WorkerCore:
             running = slot.running()
             if running is None:
                 continue
-            if len(slot.queue) > 1 and not slot.recalled and now >= slot.progress + RECALL_AFTER:
+            if slot.holds_back and not slot.recalled and now >= slot.progress + RECALL_AFTER:
                 self._recall(slot)
             if not running.announced and now >= slot.progress + RUNNING_AFTER:
                 running.announced = True

@@ -1,0 +1,68 @@
+"""Short calls that are submitted one after the other, on their way into one bundle (see `protocol.bundles`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jobrunner.futures import Future
+from jobrunner.ids import TaskId
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.bundles import call_id, pack_calls
+
+if TYPE_CHECKING:
+    from jobrunner.backends.core_backend import CoreBackend
+
+
+class CallBatch:
+    """What these calls have in common, and what tells them apart: a Future and a payload each."""
+
+    __slots__ = ("definition", "depth", "futures", "home", "id", "limit", "name", "options", "payloads")
+
+    def __init__(
+        self,
+        home: CoreBackend,
+        task: TaskId,
+        definition: m.FunctionDef,
+        options: m.TaskOptions,
+        depth: int,
+        limit: int,
+    ) -> None:
+        self.home = home
+        self.id = task
+        self.definition = definition
+        self.options = options
+        self.depth = depth
+        self.limit = limit
+        self.name = options.name or definition.name
+        self.futures: list[Future[Any]] = []
+        """Let go of once it has ended: each of them holds this batch."""
+        self.payloads: list[bytes] = []
+
+    def takes(self, definition: m.FunctionDef, options: m.TaskOptions, depth: int) -> bool:
+        """Whether one more call can go with these."""
+        return (
+            definition.key == self.definition.key
+            and (options is self.options or options == self.options)
+            and depth == self.depth
+            and len(self.futures) < self.limit
+        )
+
+    def add(self, payload: bytes) -> Future[Any]:
+        future: Future[Any] = Future()
+        future._batch, future._index = self, len(self.futures)
+        self.futures.append(future)
+        self.payloads.append(payload)
+        return future
+
+    def spec(self, setup: m.FunctionKey | None) -> m.TaskSpec:
+        """The bundle. From now on no call is added."""
+        payload, self.payloads = pack_calls(self.payloads), []
+        return m.TaskSpec(
+            self.id, self.definition.key, payload, len(self.futures), self.options, setup, self.depth
+        )
+
+    def id_of(self, index: int) -> TaskId:
+        return call_id(self.id, index)
+
+    def future_of(self, index: int) -> Future[Any] | None:
+        return self.futures[index] if index < len(self.futures) else None

@@ -1,0 +1,158 @@
+"""Bundles: short calls of one function that a client submits one by one, and that travel as one task.
+
+What a task costs on its way (its record in three cores, its entry in each message) is many times what a call takes that
+does next to nothing. So calls that wait at the client together, of one function and with the same plain options, become
+one task, if each is expected to be over in no time. Its `span` is the number of its calls, its payload those of the
+calls; its outcome is that of all. The Future of each call knows nothing of it: a call has an id of its own, the
+bundle's with its index behind it, and is cancelled, watched and needed under that.
+
+A bundle is no promise. When one of its calls turns out to take long, the slot gives the bundle up (SPLIT): it tells the
+results so far, goes on with the call that runs under that call's own id, and the client submits the rest one by one.
+It does the same with all calls when the process dies under a bundle, or the worker is lost, and with the others when
+some are cancelled before it has started.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgpack
+
+from jobrunner.ids import TaskId
+from jobrunner.payloads import Payload, payload_size
+from jobrunner.protocol.functions import updated_estimate
+from jobrunner.protocol.messages import (
+    ERROR,
+    OK,
+    SPLIT,
+    Detail,
+    FunctionKey,
+    Outcome,
+    TaskOptions,
+    TaskSpec,
+    calls_in,
+)
+
+MOST_CALLS = 128
+
+BUNDLE_SECONDS = 0.001
+"""What the calls of a bundle may be expected to take, one after the other: for so long a slot may be idle beside it."""
+
+SMALL_CALL = 1024
+"""Bytes of arguments up to which a call goes into a bundle, and of a result up to which others like it do."""
+
+MOST_FUNCTIONS = 10_000
+"""Whose durations a client remembers."""
+
+SEPARATOR = "/"
+"""Between a bundle's id and the index of one of its calls."""
+
+
+class Results(NamedTuple):
+    """What a slot tells of a bundle's calls, in their order; of the first of them, if it has given up the bundle."""
+
+    payloads: list[bytes]
+    """A result, or the exception, each."""
+    durations: list[float]
+    """Seconds, each."""
+    failed: list[int]
+    """The indices of those that raised."""
+
+
+def permits(options: TaskOptions) -> bool:
+    """Whether calls with these options may be bundled: nothing that concerns one task alone."""
+    return options[2:] == _PLAIN
+
+
+_PLAIN = TaskOptions()[2:]
+"""All but name and priority."""
+
+
+def limit(seconds: float) -> int:
+    """How many calls of so many seconds each make a bundle; 1: they are too long."""
+    return min(MOST_CALLS, max(1, int(BUNDLE_SECONDS / max(seconds, 1e-9))))
+
+
+class Limits:
+    """By function, how many of its calls go into a bundle: as many as its last ones, and their results, permit."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[FunctionKey, float] = {}
+        self._calls: dict[FunctionKey, int] = {}
+
+    def of(self, function: FunctionKey) -> int:
+        """1: it is not known, or its calls are no short ones. From any thread."""
+        return self._calls.get(function, 1)
+
+    def learn(self, spec: TaskSpec, outcome: Outcome) -> None:
+        calls = calls_in(spec.span)
+        function = spec.function
+        if outcome.status == OK and payload_size(outcome.payload) <= calls * SMALL_CALL:
+            each = outcome.duration / calls
+        else:
+            each = BUNDLE_SECONDS  # whatever it was, calls like it had better travel alone for a while
+        if len(self._seconds) >= MOST_FUNCTIONS:
+            self._seconds.clear()
+            self._calls.clear()
+        seconds = updated_estimate(self._seconds.get(function, 0.0), each)
+        self._seconds[function] = seconds
+        self._calls[function] = limit(seconds)
+
+
+def call_id(bundle: TaskId, index: int) -> TaskId:
+    return TaskId(f"{bundle}{SEPARATOR}{index}")
+
+
+def bundle_of(task: TaskId) -> tuple[TaskId, int] | None:
+    """The bundle and the index in it that an id names; None for the id of a task of its own."""
+    bundle, separator, index = task.rpartition(SEPARATOR)
+    if not separator or not index.isdecimal() or len(index) > len(str(MOST_CALLS)):
+        return None
+    return TaskId(bundle), int(index)
+
+
+def pack_calls(payloads: list[bytes]) -> bytes:
+    packed: bytes = msgpack.packb(payloads)
+    return packed
+
+
+def unpack_calls(payload: Payload) -> list[bytes]:
+    """Raises ValueError, or what msgpack raises, for what is no bundle's payload."""
+    calls: list[bytes] = msgpack.unpackb(whole(payload))
+    return calls
+
+
+def pack_results(results: Results) -> bytes:
+    packed: bytes = msgpack.packb(results)
+    return packed
+
+
+def unpack_results(payload: Payload) -> Results:
+    """As `unpack_calls`."""
+    return Results(*msgpack.unpackb(whole(payload)))
+
+
+def whole(payload: Payload) -> bytes:
+    """A payload in one piece: a wire may make a frame of its own of a small one."""
+    return payload if isinstance(payload, bytes) else b"".join(payload)
+
+
+def outcome_of_call(outcome: Outcome, index: int) -> Outcome | None:
+    """How one call of a bundle ended; None if the bundle's outcome does not tell."""
+    task, detail = call_id(outcome.id, index), place_of(outcome)
+    if outcome.status not in (OK, SPLIT):
+        return outcome._replace(id=task) if outcome.status == ERROR else None
+    try:
+        results = unpack_results(outcome.payload)
+        status = ERROR if index in results.failed else OK
+        return Outcome(
+            task, outcome.attempt, status, results.payloads[index], results.durations[index], detail
+        )
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException):
+        return None  # a worker has sent nonsense
+
+
+def place_of(outcome: Outcome) -> Detail | None:
+    """Of a detail, where it ran."""
+    detail = outcome.detail or {}
+    return {name: detail[name] for name in ("worker", "host") if name in detail} or None
