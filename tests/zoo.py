@@ -31,6 +31,26 @@ def add(left: int, right: int = 0) -> int:
     return left + right
 
 
+def zeros(count: int) -> bytes:
+    return bytes(count)
+
+
+_shared = [1, 2, 3]
+
+
+def shared_list() -> list[int]:
+    """The same object each time."""
+    return _shared
+
+
+def task_id(_: Any = None) -> str:
+    import jobrunner
+
+    task = jobrunner.current_task()
+    assert task is not None
+    return task.id
+
+
 def pid(_: Any = None) -> int:
     return os.getpid()
 
@@ -64,6 +84,11 @@ def wait_for(path: str, value: Any = None) -> Any:
             raise TimeoutError(f"{path} never appeared")
         time.sleep(0.002)
     return value
+
+
+def wait_if(path: str | None, value: Any = None) -> Any:
+    """Returns at once, unless there is a path to wait for."""
+    return value if path is None else wait_for(path, value)
 
 
 def announce_and_wait(started: str, path: str, value: Any = None) -> Any:

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from jobrunner.ids import TaskId, short_id
+from jobrunner.protocol.bundles import bundle_of
 from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 from jobrunner.protocol.messages import STATUS_NAMES, Query, Reply
 from jobrunner.protocol.principals import Principal
@@ -95,7 +96,8 @@ def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
     """`argument` is an id, and "queued" after it to leave a task alone that runs."""
     task_id, _, only = argument.partition(" ")
     record = find_task(core, who, task_id)
-    core.scheduler.cancel(record.id, only != "queued", now)
+    if record.id != bundled_in(task_id):  # else the others of its bundle would be cancelled with it
+        core.scheduler.cancel(record.id, only != "queued", now)
     state = STATE_NAMES[record.state]
     return {"id": record.id, "cancelled": state == "cancelled", "state": state}
 
@@ -143,14 +145,24 @@ def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecor
     record = core.scheduler.tasks.get(TaskId(argument))
     if record is not None:
         return record
+    named = (argument, bundled_in(argument))
+    bundle = core.scheduler.tasks.get(TaskId(named[1]))
+    if bundle is not None:
+        return bundle
     for source in (reversed(core.scheduler.recent), core.scheduler.tasks.values()):
         for record in source:
-            if record.id == argument:
+            if record.id in named:
                 return record
             known = who.sees_all or owns(who, record)
             if known and record.id.startswith(argument) and short_id(record.id) == argument:
                 return record
     raise UnknownName(f"the coordinator knows no task {argument!r}: the id is wrong, or it finished long ago")
+
+
+def bundled_in(argument: str) -> str:
+    """The id of the bundle in which that short call travels, unless it is a task of its own."""
+    bundle = bundle_of(TaskId(argument))
+    return "" if bundle is None else bundle[0]
 
 
 def owns(who: Principal, record: TaskRecord) -> bool:

@@ -140,8 +140,8 @@ class Scheduler:
         function.users += 1
         if setup is not None:
             setup.users += 1
-        client.submitted += 1
-        client.unfinished += 1
+        client.submitted += record.weight
+        client.unfinished += record.weight
         self.tasks[spec.id] = record
         if self.journaling:
             self.entry.accepted.append(spec)
@@ -160,7 +160,7 @@ class Scheduler:
         # Sent to an earlier coordinator: it may be with a worker that is on its way back.
         settling = held is None and not client.reconciled and now < self.settled_at
         record.state = WAITING if settling or record.lacks or record.may_have_run else QUEUED
-        self.counts[record.state] += 1
+        self.counts[record.state] += record.weight
         if held is not None:
             self._claim(record, held, now)
         elif record.unmet is not None:
@@ -261,8 +261,8 @@ class Scheduler:
         size = record.size
         record.client.account.remove_call(size, record.options.resources)
         client.account.add_call(size, record.options.resources)
-        record.client.unfinished -= 1
-        client.unfinished += 1
+        record.client.unfinished -= record.weight
+        client.unfinished += record.weight
         record.client = client
         record.cancel_asked = False
 
@@ -384,7 +384,7 @@ class Scheduler:
             self.stale_outcomes += 1
             return
         self._release(record)
-        worker.completed += 1
+        worker.completed += record.weight
         worker.prefetch = True
         if outcome.status == m.SPLIT:
             self._split(record, outcome, worker, now)
@@ -575,9 +575,9 @@ class Scheduler:
     # --- the steps that all of these share ---
 
     def move(self, record: TaskRecord, state: int, now: float) -> None:
-        self.counts[record.state] -= 1
+        self.counts[record.state] -= record.weight
         record.move(state, now)
-        self.counts[state] += 1
+        self.counts[state] += record.weight
 
     def _assign(self, record: TaskRecord, worker: WorkerPeer, now: float) -> None:
         record.attempt += 1
@@ -613,7 +613,15 @@ class Scheduler:
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
         self.unclaimed[call] = Unclaimed(worker, 1, now)
+        self._leave_to_client(record, record.span - running)
         self.finish(record, outcome, SUCCEEDED, now)
+
+    def _leave_to_client(self, record: TaskRecord, calls: int) -> None:
+        """So many calls of a bundle will be submitted again: they do not count as ended, nor twice as submitted."""
+        record.client.unfinished -= calls
+        record.client.submitted -= calls
+        self.counts[record.state] -= calls
+        record.weight -= calls
 
     def _ended(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         status = outcome.status
@@ -672,6 +680,8 @@ class Scheduler:
         if record.cancel_asked:
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
+        if isinstance(record.span, int):
+            self._leave_to_client(record, record.weight)
         detail = dict(outcome.detail or {})
         detail["attempts"] = list(record.history or ())
         if record.options.at_most_once:
@@ -691,7 +701,7 @@ class Scheduler:
         if record.setup is not None:
             self.functions.release(record.setup)
         del self.tasks[record.id]
-        client.unfinished -= 1
+        client.unfinished -= record.weight
         client.done[record.id] = record
         self.recent.append(record)
         self.tell_client(client, outcome)
@@ -769,7 +779,7 @@ class Scheduler:
         for task_id, record in self.tasks.items():
             assert record.id == task_id
             assert record.state not in (SUCCEEDED, FAILED, CANCELLED), record.id
-            counted[record.state] += 1
+            counted[record.state] += record.weight
             here = self.clients.get(record.client.id) is record.client
             assert here or record.cancel_asked or record.options.detach, f"{task_id} is nobody's"
             with_worker = record.worker is not None and task_id in record.worker.tasks
@@ -785,4 +795,4 @@ class Scheduler:
                 assert self.tasks.get(record.id) is record
                 assert record.worker is worker
         for client in self.clients.values():
-            assert client.unfinished == sum(r.client is client for r in self.tasks.values())
+            assert client.unfinished == sum(r.weight for r in self.tasks.values() if r.client is client)

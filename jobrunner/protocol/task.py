@@ -121,6 +121,7 @@ class TaskRecord:
         "suspected",
         "unmet",
         "values",
+        "weight",
         "worker",
     )
 
@@ -141,6 +142,8 @@ class TaskRecord:
         self.function = function
         self.payload = payload
         self.span = span
+        self.weight = span if isinstance(span, int) else 1
+        """What it counts for in all numbers that are shown: a bundle is as many calls."""
         self.options = options
         self.demands = options.resources
         """What its worker must have."""

@@ -1,0 +1,181 @@
+"""Many short calls in a row, which backends may well run several at a time: nobody can tell."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import weakref
+
+import pytest
+import zoo
+
+from jobrunner import TaskLostError, gather
+
+MANY = 300
+
+
+@pytest.fixture
+def known_to_be_short(executor):
+    """Has the executor learn that calls of a function take next to no time."""
+
+    def learn(fn, *args):
+        for _ in range(3):
+            gather([executor.submit(fn, *args) for _ in range(MANY)])
+
+    return learn
+
+
+@pytest.fixture
+def hold_slots(executor, tmp_path, eventually):
+    """Occupies both slots until it is called a second time."""
+    files = [(str(tmp_path / f"started-{i}"), str(tmp_path / "go on")) for i in range(2)]
+    holding = []
+
+    def toggle():
+        if holding:
+            (tmp_path / "go on").touch()
+            gather(holding)
+            return
+        holding.extend(executor.submit(zoo.announce_and_wait, *pair) for pair in files)
+        eventually(lambda: all((tmp_path / f"started-{i}").exists() for i in range(2)))
+
+    yield toggle
+    (tmp_path / "go on").touch()
+
+
+def test_every_call_has_its_own_result(executor, known_to_be_short):
+    known_to_be_short(zoo.echo, 0)
+    futures = [executor.submit(zoo.echo, i) for i in range(5 * MANY)]
+    assert gather(futures) == list(range(5 * MANY))
+    assert all(future.duration >= 0 for future in futures)
+    assert {future.name for future in futures} == {"echo"}
+
+
+def test_every_call_raises_for_itself(executor, known_to_be_short):
+    known_to_be_short(zoo.divide, 1, 1)
+    futures = [executor.submit(zoo.divide, 6, i % 4) for i in range(MANY)]
+    for i, future in enumerate(futures):
+        if i % 4:
+            assert future.result() == 6 / (i % 4)
+        else:
+            with pytest.raises(ZeroDivisionError) as caught:
+                future.result()
+            assert "divide" in str(caught.value.__cause__ or caught.getrepr())
+
+
+def test_results_of_different_calls_share_nothing(executor, isolated, known_to_be_short):
+    known_to_be_short(zoo.shared_list)
+    first, *others = gather([executor.submit(zoo.shared_list) for _ in range(MANY)])
+    assert not isolated or all(other is not first for other in others)
+
+
+def test_a_call_that_turns_out_long_holds_nobody_up(executor, known_to_be_short, tmp_path):
+    known_to_be_short(zoo.wait_if, None)
+    path = tmp_path / "go on"
+    futures = [executor.submit(zoo.wait_if, str(path) if i == 50 else None, i) for i in range(MANY)]
+    long = futures.pop(50)
+    try:
+        gather(futures, timeout=30)
+        assert not long.done()
+    finally:
+        path.touch()
+    assert long.result(30) == 50
+
+
+@pytest.mark.crashes
+def test_a_long_one_among_them_can_be_stopped(executor, known_to_be_short, tmp_path, eventually):
+    known_to_be_short(zoo.wait_if, None)
+    path = tmp_path / "never"
+    futures = [executor.submit(zoo.wait_if, str(path) if i == 50 else None, i) for i in range(MANY)]
+    long = futures.pop(50)
+    gather(futures, timeout=30)
+    eventually(long.running)
+    assert long.cancel(running=True)
+    assert executor.submit(zoo.echo, 1).result() == 1
+
+
+def test_large_results_among_small_ones(executor, known_to_be_short):
+    known_to_be_short(zoo.zeros, 1)
+    sizes = [1_000_000 if i % 60 == 30 else i for i in range(MANY)]
+    futures = [executor.submit(zoo.zeros, size) for size in sizes]
+    assert [len(result) for result in gather(futures, timeout=60)] == sizes
+
+
+@pytest.mark.crashes
+def test_a_crash_costs_only_the_guilty_call(executor, known_to_be_short):
+    known_to_be_short(zoo.exit_hard_if, 0, -1)
+    futures = [executor.submit(zoo.exit_hard_if, i, 70) for i in range(MANY)]
+    guilty = futures.pop(70)
+    with pytest.raises(TaskLostError, match="exited with code"):
+        guilty.result(60)
+    assert gather(futures, timeout=60) == [i for i in range(MANY) if i != 70]
+
+
+def test_any_of_those_that_wait_can_be_cancelled(executor, known_to_be_short, hold_slots, tmp_path):
+    lines = tmp_path / "lines"
+    lines.touch()
+    known_to_be_short(zoo.append_line, str(lines), "learning")
+    lines.write_text("")
+    hold_slots()
+    futures = [executor.submit(zoo.append_line, str(lines), str(i)) for i in range(MANY)]
+    cancelled = [i for i in range(MANY) if i % 7 == 3]
+    assert all(futures[i].cancel() for i in cancelled)
+    assert all(futures[i].cancelled() for i in cancelled)
+    hold_slots()
+    rest = [i for i in range(MANY) if i % 7 != 3]
+    gather([futures[i] for i in rest], timeout=60)
+    assert sorted(map(int, lines.read_text().split())) == rest
+
+
+def test_all_of_those_that_wait_can_be_cancelled_at_the_end(make_executor, tmp_path, eventually):
+    executor = make_executor()
+    for _ in range(3):
+        gather([executor.submit(zoo.echo, i) for i in range(MANY)])
+    started = [str(tmp_path / f"started-{i}") for i in range(2)]
+    holding = [executor.submit(zoo.announce_and_wait, one, str(tmp_path / "go on")) for one in started]
+    eventually(lambda: all((tmp_path / f"started-{i}").exists() for i in range(2)))
+    futures = [executor.submit(zoo.echo, i) for i in range(MANY)]
+    executor.shutdown(wait=False, cancel_futures=True)
+    (tmp_path / "go on").touch()
+    gather(holding, timeout=30)
+    executor.shutdown()
+    assert all(future.cancelled() for future in futures)
+
+
+def test_ids_are_unique_and_known_to_the_calls(executor, known_to_be_short):
+    known_to_be_short(zoo.task_id)
+    futures = [executor.submit(zoo.task_id) for _ in range(MANY)]
+    assert gather(futures) == [future.id for future in futures]
+    assert len({future.id for future in futures}) == MANY
+
+
+def test_they_can_be_arguments_of_others(executor, known_to_be_short, hold_slots):
+    known_to_be_short(zoo.echo, 0)
+    hold_slots()
+    futures = [executor.submit(zoo.echo, i) for i in range(MANY)]
+    sums = [executor.submit(zoo.add, future, future) for future in futures[::50]]
+    hold_slots()
+    assert gather(sums, timeout=30) == [2 * i for i in range(0, MANY, 50)]
+
+
+@pytest.mark.shared
+def test_another_process_can_wait_for_one_of_them(executor, known_to_be_short, hold_slots):
+    known_to_be_short(zoo.echo, 0)
+    hold_slots()
+    futures = [executor.submit(zoo.echo, i) for i in range(MANY)]
+    waiting = pickle.loads(pickle.dumps(futures[123]))
+    hold_slots()
+    assert waiting.result(30) == 123
+    afterwards = pickle.loads(pickle.dumps(futures[45]))
+    assert afterwards.result(30) == 45
+
+
+def test_one_of_them_does_not_keep_the_others_in_memory(executor, known_to_be_short):
+    known_to_be_short(zoo.echo, 0)
+    futures = [executor.submit(zoo.echo, i) for i in range(MANY)]
+    gather(futures)
+    kept, gone = futures[10], weakref.ref(futures[11])
+    del futures
+    gc.collect()
+    assert kept.done()
+    assert gone() is None
