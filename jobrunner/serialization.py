@@ -3,8 +3,8 @@
 What travels how:
 
     importable functions     by reference (module and qualified name)
-    lambdas, closures, and   by value, through cloudpickle, pickled anew at every call: a changed closure or a
-    all that is __main__'s   function defined again under the same name never runs stale
+    lambdas, closures, and   by value, through cloudpickle, pickled anew at every call unless nothing in them can have
+    all that is __main__'s   changed (see `facts`): a changed closure or a function defined again never runs stale
     arguments and results    plain pickle, protocol 5; cloudpickle where that fails or __main__ is involved
     buffers >= 64 KiB        beside the pickle, not in it, so that nobody copies them
     exceptions               as raised, with the text of the remote traceback as their cause
@@ -23,9 +23,9 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from jobrunner.elements import Columns, ElementResults
+from jobrunner.facts import Facts, facts_of, is_importable, same
 from jobrunner.payloads import Payload
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ BY_REFERENCE = ord("r")
 BY_VALUE = ord("v")
 HEADER_BYTES = 3
 """A function's blob starts with BY_REFERENCE or BY_VALUE, and Python's major and minor version."""
-
-MAIN_MODULES = ("__main__", "__mp_main__")
 
 
 class RemoteTraceback(Exception):
@@ -64,27 +62,49 @@ class DumpedFunction(NamedTuple):
     """Where it goes by value, the version that it needs, "3.11"; else empty."""
 
 
-_references: WeakKeyDictionary[Any, tuple[str, str, DumpedFunction]] = WeakKeyDictionary()
+_references: dict[Any, tuple[str, str, DumpedFunction]] = {}
 """Importable functions that were dumped before, with the module and name that they had then."""
+
+MOST_REFERENCES = 1000
+"""Functions in there; a function that was defined again is let go of when it is full."""
+
+_values_sent: dict[int, tuple[Facts, DumpedFunction]] = {}
+"""By the id of their code, which is among the facts and so stays alive: functions that went by value."""
+
+MOST_VALUES = 256
 
 
 def dump_function(fn: Callable[..., Any]) -> DumpedFunction:
     """`fn` with its closure and globals as they are now. Raises SerializationError."""
     kind = type(fn)
-    if kind is FunctionType or kind is BuiltinFunctionType:
-        place = _importable_place(fn)
-        if place is not None:
+    facts = None
+    if isinstance(fn, (FunctionType, BuiltinFunctionType)):
+        by_value = _registered_by_value()
+        if is_importable(fn, by_value):
+            place = fn.__module__, fn.__qualname__
             known = _references.get(fn)
             if known is not None and known[:2] == place:
                 return known[2]
             dumped = _dumped(fn, pickle.dumps(fn, PROTOCOL), BY_REFERENCE)
+            if len(_references) >= MOST_REFERENCES:
+                _references.clear()
             _references[fn] = (*place, dumped)
             return dumped
+        if isinstance(fn, FunctionType):
+            facts = facts_of(fn, by_value)
+            before = _values_sent.get(id(fn.__code__))
+            if facts is not None and before is not None and same(facts, before[0]):
+                return before[1]
     try:
-        stream, by_value = (_pickle_by_value(fn), True) if kind is FunctionType else _pickle(fn, None)
+        stream, goes_by_value = (_pickle_by_value(fn), True) if kind is FunctionType else _pickle(fn, None)
     except Exception as exc:
         raise _error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}") from exc
-    return _dumped(fn, stream, BY_VALUE if by_value else BY_REFERENCE)
+    dumped = _dumped(fn, stream, BY_VALUE if goes_by_value else BY_REFERENCE)
+    if facts is not None and len(stream) < OUT_OF_BAND:
+        if len(_values_sent) >= MOST_VALUES:
+            _values_sent.clear()
+        _values_sent[id(fn.__code__)] = facts, dumped
+    return dumped
 
 
 def dump_setup(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> DumpedFunction:
@@ -121,26 +141,10 @@ def _dumped(fn: Callable[..., Any], stream: bytes, kind: int) -> DumpedFunction:
     return DumpedFunction(blake2b(blob, digest_size=KEY_BYTES).digest(), function_name(fn), blob, python)
 
 
-def _importable_place(fn: Any) -> tuple[str, str] | None:
-    """Module and name under which another process finds this very function; None if it must go by value."""
-    module, name = fn.__module__, fn.__qualname__
-    if module is None or module in MAIN_MODULES or module not in sys.modules:
-        return None
-    found: Any = sys.modules[module]
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if found is not fn or _registered_by_value(module):
-        return None
-    return module, name
-
-
-def _registered_by_value(module: str) -> bool:
-    """Whether the program told cloudpickle that the workers do not have this module."""
+def _registered_by_value() -> frozenset[str]:
+    """The modules of which the program told cloudpickle that the workers do not have them."""
     cloudpickle = sys.modules.get("cloudpickle")
-    if cloudpickle is None:
-        return False
-    registered: set[str] = cloudpickle.list_registry_pickle_by_value()
-    return any(module == name or module.startswith(f"{name}.") for name in registered)
+    return frozenset(() if cloudpickle is None else cloudpickle.list_registry_pickle_by_value())
 
 
 # --- calls ----------------------------------------------------------------------------------------------
