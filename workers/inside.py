@@ -31,10 +31,26 @@ INSIDE: Source = b"inside"
 NAME = "local"
 
 
-def is_due(core: WorkerCore | CoordinatorCore, now: float) -> bool:
-    """Whether a core that has heard nothing new has something to do."""
-    deadline = core.next_deadline()
-    return deadline is not None and deadline <= now
+class Alarm:
+    """When a core has something to do though it hears nothing new. To find out takes a while, so it is remembered."""
+
+    def __init__(self, core: WorkerCore | CoordinatorCore) -> None:
+        self._core = core
+        self._known = False
+        self._deadline: float | None = None
+
+    def reset(self) -> None:
+        """The core has had an event."""
+        self._known = False
+
+    def next_deadline(self) -> float | None:
+        if not self._known:
+            self._deadline, self._known = self._core.next_deadline(), True
+        return self._deadline
+
+    def rings(self, now: float) -> bool:
+        deadline = self.next_deadline()
+        return deadline is not None and deadline <= now
 
 
 class InsideWorker:
@@ -59,6 +75,7 @@ class InsideWorker:
             peer_timeout=0.0,
         )
         self._core = WorkerCore(settings, random.Random(), time.monotonic())
+        self._alarm = Alarm(self._core)
         self._pool = SlotPool(environment={**environment, TASK_WORKER: NAME})
         self._on_connect = on_connect
         self._perform: dict[type, Callable[[Any], None]] = {**slot_effects(self._pool), GiveUp: on_give_up}
@@ -70,11 +87,11 @@ class InsideWorker:
 
     def has_work(self, now: float) -> bool:
         """Whether `turn` has something to do."""
-        return bool(self._inbox) or is_due(self._core, now)
+        return bool(self._inbox) or self._alarm.rings(now)
 
     def next_deadline(self) -> float | None:
         """0: at once."""
-        return 0.0 if self._inbox else self._core.next_deadline()
+        return 0.0 if self._inbox else self._alarm.next_deadline()
 
     def post(self, envelope: Envelope) -> None:
         """What the coordinator says."""
@@ -94,6 +111,7 @@ class InsideWorker:
         while self._inbox:
             effects += self._core.handle(self._inbox.popleft(), now)
         effects += self._core.handle(Tick(), now)
+        self._alarm.reset()
         said: list[Event] = []
         for effect in effects:
             if type(effect) is Send:

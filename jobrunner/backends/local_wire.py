@@ -18,7 +18,7 @@ from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, So
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.transport.driver import milliseconds
 from jobrunner.version import __version__
-from jobrunner.workers.inside import INSIDE, InsideWorker, is_due
+from jobrunner.workers.inside import INSIDE, Alarm, InsideWorker
 
 if TYPE_CHECKING:
     from jobrunner.transport.sockets import RouterWire
@@ -52,6 +52,7 @@ class LocalWire:
             ),
             time.monotonic(),
         )
+        self._alarm = Alarm(self._coordinator)
         self._worker = InsideWorker(
             slots, {TASK_ADDRESS: address}, on_give_up=on_give_up, on_connect=on_connect
         )
@@ -74,7 +75,7 @@ class LocalWire:
             return 0.0
         if self._router is not None and self._router.pending():
             return 0.0
-        times = (self._coordinator.next_deadline(), self._worker.next_deadline())
+        times = (self._alarm.next_deadline(), self._worker.next_deadline())
         return min((t for t in times if t is not None), default=None)
 
     def wait(self, timeout: float | None) -> set[int]:
@@ -116,7 +117,7 @@ class LocalWire:
         while True:
             if self._worker.has_work(now):
                 self._to_coordinator.extend(self._worker.turn(now))
-            elif not self._to_coordinator and not is_due(self._coordinator, now):
+            elif not self._to_coordinator and not self._alarm.rings(now):
                 return
             self._turn_coordinator(now)
 
@@ -125,6 +126,7 @@ class LocalWire:
         while self._to_coordinator:
             effects += self._coordinator.handle(self._to_coordinator.popleft(), now)
         effects += self._coordinator.handle(Tick(), now)
+        self._alarm.reset()
         for effect in effects:
             if type(effect) is Send:
                 self._deliver(effect)
