@@ -184,9 +184,16 @@ class CoreBackend(Backend):
         if futures:
             needs = self._supplies.add(futures, self._new_id)
         elif type(payload) is bytes and len(payload) <= bundles.SMALL_CALL and bundles.permits(options):
-            limit = self._limits.of(prepared.definition.key)
+            function = prepared.definition.key
+            limit = self._limits.of(function)
             if limit > 1:
                 return self._send_with_others(prepared.definition, payload, options, limit)
+            future = self._send(prepared, payload, None, options)
+            if self._limits.is_new(function):
+                # Let the I/O thread run, which would otherwise wait for milliseconds while a loop submits hundreds of
+                # calls: the sooner some have been made, the sooner it is known whether the rest can go in bundles.
+                time.sleep(0)
+            return future
         return self._send(prepared, payload, None, options, needs)
 
     def pack(self, columns: Columns) -> Payload:

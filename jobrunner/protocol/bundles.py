@@ -41,6 +41,9 @@ BUNDLE_SECONDS = 0.001
 SMALL_CALL = 1024
 """Bytes of arguments up to which a call goes into a bundle, and of a result up to which others like it do."""
 
+FIRST_CALLS = 64
+"""Of a function, that may show how long it takes before many more are submitted."""
+
 MOST_FUNCTIONS = 10_000
 """Whose durations a client remembers."""
 
@@ -79,6 +82,16 @@ class Limits:
     def __init__(self) -> None:
         self._seconds: dict[FunctionKey, float] = {}
         self._calls: dict[FunctionKey, int] = {}
+        self._tries: dict[FunctionKey, int] = {}
+
+    def is_new(self, function: FunctionKey) -> bool:
+        """Whether nothing is known of it, and few have asked yet. From any thread."""
+        if function in self._calls:
+            return False
+        if len(self._tries) >= MOST_FUNCTIONS:
+            self._tries.clear()
+        tries = self._tries[function] = self._tries.get(function, 0) + 1
+        return tries <= FIRST_CALLS
 
     def of(self, function: FunctionKey) -> int:
         """1: it is not known, or its calls are no short ones. From any thread."""
