@@ -114,12 +114,14 @@ class LocalWire:
 
     def _settle(self, now: float) -> None:
         """Turn both cores until neither has anything to do."""
-        while True:
-            if self._worker.has_work(now):
+        busy = True
+        while busy:
+            busy = self._worker.has_work(now)
+            if busy:
                 self._to_coordinator.extend(self._worker.turn(now))
-            elif not self._to_coordinator and not self._alarm.rings(now):
-                return
-            self._turn_coordinator(now)
+            if self._to_coordinator or self._alarm.rings(now):
+                self._turn_coordinator(now)
+                busy = True
 
     def _turn_coordinator(self, now: float) -> None:
         effects: list[Effect] = []
