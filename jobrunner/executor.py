@@ -130,14 +130,30 @@ class Executor(concurrent.futures.Executor):
         Iterating raises what the first failed call raised. Closing the iterator cancels what has not started.
         """
         check_sizes(chunksize, buffersize)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        run, results = self._begin_map(fn, iterables, deadline, chunksize, buffersize)
+        if progress and run is not None:
+            from jobrunner.progress_bar import map_progress  # here: rich is slow to load
+
+            return map_progress(run, results, self._options.name or function_name(fn))
+        return results
+
+    def _begin_map(
+        self,
+        fn: Callable[..., T],
+        iterables: Sequence[Iterable[Any]],
+        deadline: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+    ) -> tuple[MapRun | None, Iterator[T]]:
+        """The results of a map, and what brings them; nothing does where the function cannot be sent."""
         lifetime = self._lifetime
         lifetime.check_open()
-        deadline = None if timeout is None else time.monotonic() + timeout
         try:
             prepared = lifetime.backend.prepare(fn)
         except Exception as exc:
             failure = exc  # `exc` is gone when the block is left
-            return (fail(failure) for _ in zip(*iterables))  # noqa: B905
+            return None, (fail(failure) for _ in zip(*iterables))  # noqa: B905
         elements = Input(iterables)
         if chunksize is not None and buffersize is not None:
             chunksize = min(chunksize, buffersize)
@@ -151,11 +167,7 @@ class Executor(concurrent.futures.Executor):
         except BaseException:
             run.abandon()
             raise
-        if progress:
-            from jobrunner.progress_bar import map_progress  # here: rich is slow to load
-
-            return map_progress(run, results, self._options.name or function_name(fn))
-        return results
+        return run, results
 
     def with_options(
         self,

@@ -59,6 +59,7 @@ RULES = {
         "progress_bar",
         "protocol",
     },
+    "async_executor": {"dependencies", "executor", "futures", "mapping"},
     "workload": set(),
 }
 """Part of the package -> parts that it may import beside the leaves and itself."""

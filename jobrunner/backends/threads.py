@@ -127,6 +127,14 @@ class ThreadsBackend(Backend):
     def max_workers(self) -> int:
         return self._max_workers
 
+    @property
+    def same_host(self) -> bool:
+        return True
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._calls) + len(self._held) + self._runners
+
     def prepare(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         return fn
 
