@@ -60,6 +60,7 @@ RULES = {
         "protocol",
     },
     "async_executor": {"dependencies", "executor", "futures", "mapping"},
+    "integrations": {"backends", "config", "dependencies", "executor", "futures"},
     "workload": set(),
 }
 """Part of the package -> parts that it may import beside the leaves and itself."""

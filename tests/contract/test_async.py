@@ -125,14 +125,12 @@ def test_map_takes_no_more_than_the_buffer_of_an_endless_input(run):
 
 def test_map_raises_what_the_first_failed_call_raised(run):
     async def main(ex):
-        seen = []
+        results = ex.map(zoo.divide, [1, 2, 3], [1, 0, 1], chunksize=1)
+        assert await anext(results) == 1
         with pytest.raises(ZeroDivisionError):
-            async for result in ex.map(zoo.divide, [1, 2, 3], [1, 0, 1], chunksize=1):
-                seen.append(result)
-        assert seen == [1]
+            await anext(results)
         with pytest.raises((SerializationError, TypeError)):
-            async for _ in ex.map(None, [1]):
-                pass
+            await anext(ex.map(None, [1]))
 
     run(main)
 
