@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import glob
 import os
 import threading
@@ -153,11 +152,17 @@ def test_a_pool_that_is_kept(processes):
         assert [parallel(delayed(zoo.echo)(i) for i in range(3)) for _ in range(3)] == [[0, 1, 2]] * 3
 
 
-def test_an_executor_that_is_shut_down_is_an_error_and_no_hang():
-    executor = Executor("threads")
-    executor.shutdown()
-    with on(executor, n_jobs=2), pytest.raises(RuntimeError, match="after shutdown"):
-        Parallel()(delayed(zoo.echo)(i) for i in range(3))
+def test_an_executor_that_is_shut_down_is_an_error_and_no_hang(kind):
+    """Here in a thread of the Executor's own, where joblib asks for more calls and nobody would see an exception."""
+
+    def calls():
+        yield from [delayed(zoo.echo)(i) for i in range(2)]
+        executor.shutdown(wait=False)
+        yield delayed(zoo.echo)(2)
+
+    executor = Executor(kind, max_workers=2)
+    with on(executor), pytest.raises(RuntimeError, match="after shutdown"):
+        Parallel(batch_size=1, pre_dispatch=2)(calls())
 
 
 # --- how many -----------------------------------------------------------------------------------------------
@@ -214,7 +219,6 @@ def test_its_own_executor_has_n_jobs_slots_and_ends_with_it():
         assert first._lifetime.closed
         runner = backend._executor._lifetime.backend
     del config, backend, first
-    gc.collect()
     wait_until(lambda: not runner.usable)
 
 
