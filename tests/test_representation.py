@@ -123,3 +123,7 @@ def test_the_calls_under_way(kind, tmp_path):
         go.touch()
         assert under_way == 3
         gather(futures)
+        deadline = time.monotonic() + 30
+        while executor._lifetime.backend.unfinished:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
