@@ -35,6 +35,7 @@ except ModuleNotFoundError as exc:
 from jobrunner.backends.base import function_name
 from jobrunner.blocking import waiting
 from jobrunner.config import ClientConfig, load
+from jobrunner.context import current_executor, current_task
 from jobrunner.errors import ConfigError, WaitTimeoutError
 from jobrunner.executor import Executor, choose
 from jobrunner.futures import Future
@@ -51,7 +52,8 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     Args:
         executor: an open Executor, which stays open; or what Executor takes first ("threads", "processes", "cluster",
-            an address). Default: what JOBRUNNER_BACKEND, JOBRUNNER_ADDRESS or the config file say.
+            an address). Default: inside a call, the Executor that runs the call; else what JOBRUNNER_BACKEND,
+            JOBRUNNER_ADDRESS or the config file say.
         settings: of the Executor that is opened then, for as long as this object lives: `address`, `max_workers`, ...
 
     `n_jobs` is the number of batches under way at a time; -1, the default, means all slots. On this host the Executor
@@ -85,6 +87,8 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
     def _use(self, executor: Executor | str | None, settings: dict[str, Any]) -> None:
         if isinstance(executor, Executor) and settings:
             raise ConfigError(f"executor= is open already: {', '.join(settings)} must be given to it")
+        if executor is None and not settings and current_task() is not None:
+            executor = current_executor()
         self._settings = settings
         self._executor = executor if isinstance(executor, Executor) else None
         self._opened_for: int | None = None

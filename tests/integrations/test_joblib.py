@@ -274,7 +274,8 @@ def test_nested_calls_go_to_threads_and_then_one_by_one(executor):
 
 
 def spread(count):
-    with parallel_config(backend="jobrunner", executor=jobrunner.current_executor(), n_jobs=2):
+    with parallel_config(backend="jobrunner", n_jobs=2) as config:
+        assert type(config["backend"]._executor._lifetime.backend).__name__ == "BorrowedBackend"
         return sum(Parallel()(delayed(zoo.echo)(i) for i in range(count)))
 
 
