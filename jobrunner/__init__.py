@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from jobrunner.version import __version__
 
 if TYPE_CHECKING:
+    from jobrunner.async_executor import AsyncExecutor, AsyncFuture
     from jobrunner.context import Task, current_executor, current_task
     from jobrunner.errors import (
         AuthenticationError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from jobrunner.progress_bar import progress
 
 _MODULES = {
+    "jobrunner.async_executor": ("AsyncExecutor", "AsyncFuture"),
     "jobrunner.context": ("Task", "current_executor", "current_task"),
     "jobrunner.errors": (
         "AuthenticationError",
@@ -86,6 +88,8 @@ __all__ = [
     "ALL_COMPLETED",
     "FIRST_COMPLETED",
     "FIRST_EXCEPTION",
+    "AsyncExecutor",
+    "AsyncFuture",
     "AuthenticationError",
     "ConfigError",
     "CoordinatorLostError",

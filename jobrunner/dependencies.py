@@ -15,18 +15,20 @@ AnyFuture: TypeAlias = "concurrent.futures.Future[Any]"
 CONTAINERS = frozenset((list, tuple, dict))
 
 
-def may_hold_futures(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """A quick look that never misses one: False for most calls, at little cost."""
+def may_hold_futures(
+    args: tuple[Any, ...], kwargs: dict[str, Any], wanted: type = concurrent.futures.Future
+) -> bool:
+    """A quick look that never misses one: False for most calls, at little cost. `wanted` is what counts as a Future."""
     for value in (*args, *kwargs.values()) if kwargs else args:
         if type(value) in CONTAINERS:
-            if _holds_future(value):
+            if _holds_future(value, wanted):
                 return True
-        elif isinstance(value, concurrent.futures.Future):
+        elif isinstance(value, wanted):
             return True
     return False
 
 
-def _holds_future(container: Any) -> bool:
+def _holds_future(container: Any, wanted: type) -> bool:
     """Without recursion, and by the types of the items, which a set finds quickly even in long lists."""
     todo = [container]
     seen: set[int] = set()
@@ -38,26 +40,28 @@ def _holds_future(container: Any) -> bool:
         if type(items) is dict:
             items = items.values()
         types = set(map(type, items))
-        if any(issubclass(kind, concurrent.futures.Future) for kind in types):
+        if any(issubclass(kind, wanted) for kind in types):
             return True
         if types & CONTAINERS:
             todo += [item for item in items if type(item) in CONTAINERS]
     return False
 
 
-def replace_futures(value: Any, replace: Callable[[AnyFuture], Any]) -> Any:
+def replace_futures(
+    value: Any, replace: Callable[[Any], Any], wanted: type = concurrent.futures.Future
+) -> Any:
     """`value` with each Future replaced; containers that hold one are copied, all else stays the same object.
 
     Raises RecursionError for containers nested very deeply, and for those that hold themselves.
     """
-    if isinstance(value, concurrent.futures.Future):
+    if isinstance(value, wanted):
         return replace(value)
     kind = type(value)
     if kind is list or kind is tuple:
-        items = [replace_futures(item, replace) for item in value]
+        items = [replace_futures(item, replace, wanted) for item in value]
         same = all(new is old for new, old in zip(items, value, strict=True))
         return value if same else kind(items)
     if kind is dict:
-        pairs = {key: replace_futures(item, replace) for key, item in value.items()}
+        pairs = {key: replace_futures(item, replace, wanted) for key, item in value.items()}
         return value if all(pairs[key] is item for key, item in value.items()) else pairs
     return value

@@ -22,6 +22,7 @@ from jobrunner.futures import Future
 from jobrunner.lifetime import Lifetime
 from jobrunner.mapping import MapRun
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
+from jobrunner.representation import Fact, html_table, present, quietly, shown
 
 T = TypeVar("T")
 
@@ -130,14 +131,30 @@ class Executor(concurrent.futures.Executor):
         Iterating raises what the first failed call raised. Closing the iterator cancels what has not started.
         """
         check_sizes(chunksize, buffersize)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        run, results = self._begin_map(fn, iterables, deadline, chunksize, buffersize)
+        if progress and run is not None:
+            from jobrunner.progress_bar import map_progress  # here: rich is slow to load
+
+            return map_progress(run, results, self._options.name or function_name(fn))
+        return results
+
+    def _begin_map(
+        self,
+        fn: Callable[..., T],
+        iterables: Sequence[Iterable[Any]],
+        deadline: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+    ) -> tuple[MapRun | None, Iterator[T]]:
+        """The results of a map, and what brings them; nothing does where the function cannot be sent."""
         lifetime = self._lifetime
         lifetime.check_open()
-        deadline = None if timeout is None else time.monotonic() + timeout
         try:
             prepared = lifetime.backend.prepare(fn)
         except Exception as exc:
             failure = exc  # `exc` is gone when the block is left
-            return (fail(failure) for _ in zip(*iterables))  # noqa: B905
+            return None, (fail(failure) for _ in zip(*iterables))  # noqa: B905
         elements = Input(iterables)
         if chunksize is not None and buffersize is not None:
             chunksize = min(chunksize, buffersize)
@@ -151,11 +168,7 @@ class Executor(concurrent.futures.Executor):
         except BaseException:
             run.abandon()
             raise
-        if progress:
-            from jobrunner.progress_bar import map_progress  # here: rich is slow to load
-
-            return map_progress(run, results, self._options.name or function_name(fn))
-        return results
+        return run, results
 
     def with_options(
         self,
@@ -268,15 +281,42 @@ class Executor(concurrent.futures.Executor):
         """What runs where, as `jobrunner status --json` prints it."""
         return self._lifetime.backend.status()
 
-    def __repr__(self) -> str:
-        backend = self._lifetime.backend
-        state = "shut down" if self._lifetime.closed else f"max_workers={backend.max_workers}"
-        changed = [
-            f"{name}={value!r}"
+    def _facts(self) -> list[Fact]:
+        """Without asking anybody: what is known here."""
+        lifetime = self._lifetime
+        backend = lifetime.backend
+        closed = lifetime.closed
+        changed = {
+            name: value
             for name, value in self._options._asdict().items()
             if value != getattr(DEFAULT_OPTIONS, name)
-        ]
-        return f"<{type(self).__name__} {backend.name!r} {', '.join([state, *changed])}>"
+        }
+        return present(
+            [
+                ("backend", backend.name),
+                ("state", "shut down" if closed else "open"),
+                ("cluster", quietly(lambda: backend.cluster)),  # type: ignore[attr-defined]
+                ("max_workers", None if closed else quietly(lambda: backend.max_workers)),
+                ("unfinished", quietly(lambda: backend.unfinished)),
+                *changed.items(),
+            ]
+        )
+
+    def __repr__(self) -> str:
+        facts = {
+            name: value for name, value in self._facts() if name not in ("backend", "unfinished", "cluster")
+        }
+        state = facts.pop("state")
+        words = [state] if state != "open" else []
+        words += [f"{name}={shown(repr(value))}" for name, value in facts.items()]
+        return f"<{type(self).__name__} {self._lifetime.backend.name!r} {', '.join(words)}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(type(self).__name__, self._facts())
+
+    def __rich_repr__(self) -> Iterator[Fact]:
+        for name, value in self._facts():
+            yield name, value if isinstance(value, int) else shown(value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         backend = self._lifetime.backend

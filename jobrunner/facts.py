@@ -92,7 +92,11 @@ def _add(value: Any, facts: Facts, inside: tuple[Any, ...], by_value: frozenset[
     if kind in ATOMS or value is _MISSING:
         facts.append(value)
     elif isinstance(value, ModuleType):
-        if kind is not ModuleType or sys.modules.get(value.__name__) is not value or _is_in(value.__name__, by_value):
+        if (
+            kind is not ModuleType
+            or sys.modules.get(value.__name__) is not value
+            or _is_in(value.__name__, by_value)
+        ):
             raise _Changeable
         facts.append(value)
     elif kind is BuiltinFunctionType:

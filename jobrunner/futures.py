@@ -19,7 +19,8 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any, Protocol, TypeVar
 
 from jobrunner.blocking import waiting
-from jobrunner.errors import NotSupportedError, WaitTimeoutError
+from jobrunner.errors import JobRunnerError, NotSupportedError, WaitTimeoutError
+from jobrunner.representation import Fact, html_table, present, shown
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future", "as_completed", "gather", "wait"]
 
@@ -45,6 +46,15 @@ class Batch(Protocol):
     def id_of(self, index: int) -> str:
         """The id of the call with that index."""
 
+
+STATES = {
+    "PENDING": "pending",
+    "RUNNING": "running",
+    "CANCELLED": "cancelled",
+    "CANCELLED_AND_NOTIFIED": "cancelled",
+    "FINISHED": "succeeded",
+}
+"""What a person is shown; a Future that finished with an exception has failed."""
 
 _unwatched = threading.Lock()
 """Held while a condition is made or the state of a Future changes that has none; never while anything is called."""
@@ -190,6 +200,31 @@ class Future(concurrent.futures.Future[T]):
         if self._canceller is None:
             return super().cancel()
         return self._canceller(self, running)
+
+    def _facts(self) -> list[Fact]:
+        state = self._state
+        failure = self._exception if state == "FINISHED" else None
+        detail = failure.detail if isinstance(failure, JobRunnerError) else {}
+        succeeded = state == "FINISHED" and failure is None
+        return present(
+            [
+                ("name", self.name),
+                ("state", STATES[state] if failure is None else "failed"),
+                ("id", self.id),
+                ("result", type(self._result).__qualname__ if succeeded else None),
+                ("exception", failure),
+                ("worker", detail.get("worker")),
+                ("host", detail.get("host")),
+                ("duration", None if self.duration is None else f"{self.duration:.3g} s"),
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        return html_table(type(self).__name__, self._facts())
+
+    def __rich_repr__(self) -> Iterator[Fact]:
+        for name, value in self._facts():
+            yield name, shown(value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         address = None if self.home is None else self.home.connection()

@@ -89,6 +89,8 @@ class MapRun:
         self._lock = threading.RLock()
         self._arrived = threading.Condition(self._lock)
         self._awaited = -1
+        self._taken_out = 0
+        """Where the chunk ends whose results are being handed out."""
         self._packs: deque[Pack] = deque()
         self._ready: deque[Span] = deque()
         """Chunks that wait for no window: of a fixed size, or to be run again."""
@@ -346,6 +348,7 @@ class MapRun:
                         return
                     self._await(position, deadline)
                     continue
+                self._taken_out = position + len(chunk)
                 values, failures = chunk.values, chunk.failures
                 values.reverse()  # each is let go of when it is handed out
                 if refill is None and not failures:
@@ -362,6 +365,14 @@ class MapRun:
                     yield values.pop()
         finally:
             self.cancel()
+
+    def ready(self, position: int) -> bool:
+        """Whether `results`, having handed out `position` elements, goes on without a wait."""
+        return position < self._taken_out or position >= self.taken or position in self._results
+
+    def at_end_of_chunk(self, position: int) -> bool:
+        """Whether `position` elements are all that the chunks had which were handed out."""
+        return position == self._taken_out
 
     def buffered_results(self, elements: Input, buffersize: int, deadline: float | None) -> Iterator[Any]:
         """`results`, with no more than `buffersize` elements taken beyond those handed out.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import importlib.util
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -57,5 +58,8 @@ def bar() -> Iterator[rich.progress.Progress]:
         rich.progress.TimeElapsedColumn(),
         rich.progress.TimeRemainingColumn(),
     )
-    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True)) as drawn:
+    # In a notebook rich draws with ipywidgets, and warns where they are missing: without them, a line at the end.
+    in_notebook = None if importlib.util.find_spec("ipywidgets") else False
+    console = rich.console.Console(stderr=True, force_jupyter=in_notebook)
+    with rich.progress.Progress(*columns, console=console) as drawn:
         yield drawn

@@ -21,6 +21,7 @@ LEAVES = {
     "context",
     "elements",
     "facts",
+    "representation",
 }
 """Over the standard library only; everything may import them."""
 
@@ -70,6 +71,8 @@ RULES = {
         "progress_bar",
         "protocol",
     },
+    "async_executor": {"dependencies", "executor", "futures", "mapping"},
+    "integrations": {"backends", "config", "dependencies", "executor", "futures"},
     "workload": set(),
 }
 """Part of the package -> parts that it may import beside the leaves and itself."""

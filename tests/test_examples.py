@@ -46,6 +46,8 @@ def seconds_of(lines: list[str]) -> list[int]:
 
 def test_every_example_is_tested() -> None:
     tested = {"01_order.py", "02_pi_wallis.py", "03_polling.py", "04_benchmark.py", "05_two_hosts.py"}
+    with_libraries = (Path(__file__).parent / "integrations" / "test_library_examples.py").read_text()
+    tested |= set(re.findall(r'run\("(\w+\.py)"', with_libraries))
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
 

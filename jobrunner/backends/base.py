@@ -102,11 +102,12 @@ class Backend(ABC):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As `concurrent.futures.Executor.shutdown`. May be called again, and from any thread."""
 
-    def cancel_all(self, futures: Sequence[Future[Any]]) -> None:
+    def cancel_all(self, futures: Sequence[Future[Any]], *, running: bool = False) -> None:
         """Ask that these calls not run, unless they have started. Called from any thread, callbacks included.
 
-        Where `Future.cancel` waits for an answer, override this so that it sends one request and does not
-        wait.
+        `running=True` asks that those which have started be stopped, too, where that is possible; the Futures are
+        cancelled when they have. Where `Future.cancel` waits for an answer, override this so that it sends one
+        request and does not wait.
         """
         for future in futures:
             future.cancel()
@@ -120,6 +121,16 @@ class Backend(ABC):
     def forget(self, task_id: str) -> None:
         """Drop the outcome of a detached call. Raises NotSupportedError where there are none."""
         raise NotSupportedError(f'the "{self.name}" backend has no detached calls; use "cluster"')
+
+    @property
+    def same_host(self) -> bool:
+        """Whether all calls run on this host for certain, so that they find this program's files."""
+        return False
+
+    @property
+    def unfinished(self) -> int | None:
+        """Calls of this program (chunks, in `map`) that are not done, as known here; None where nobody counts."""
+        return None
 
     def connection(self) -> str | None:
         """The address at which another process can join; None where there is nothing to join."""

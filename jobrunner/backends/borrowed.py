@@ -28,6 +28,14 @@ class BorrowedBackend(Backend):
     def max_workers(self) -> int:
         return self._backend.max_workers
 
+    @property
+    def same_host(self) -> bool:
+        return self._backend.same_host
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._pending)
+
     def connection(self) -> str | None:
         return self._backend.connection()
 
@@ -67,8 +75,8 @@ class BorrowedBackend(Backend):
         if wait:
             self._wait()
 
-    def cancel_all(self, futures: Sequence[Future[Any]]) -> None:
-        self._backend.cancel_all(futures)
+    def cancel_all(self, futures: Sequence[Future[Any]], *, running: bool = False) -> None:
+        self._backend.cancel_all(futures, running=running)
 
     def kill(self) -> None:
         self._closed = True

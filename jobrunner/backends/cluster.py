@@ -51,6 +51,10 @@ class ClusterBackend(CoreBackend):
             return self._local.slots
         return super().max_workers
 
+    @property
+    def same_host(self) -> bool:
+        return self._local is not None
+
     def connection(self) -> str | None:
         return self._address
 

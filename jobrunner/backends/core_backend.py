@@ -349,8 +349,8 @@ class CoreBackend(Backend):
         self._waits.pop(task, None)
         return future.cancelled()
 
-    def cancel_all(self, futures: Sequence[Future[Any]]) -> None:
-        self._driver.post(CancelRequested([TaskId(future.id) for future in futures], False))
+    def cancel_all(self, futures: Sequence[Future[Any]], *, running: bool = False) -> None:
+        self._driver.post(CancelRequested([TaskId(future.id) for future in futures], running))
 
     # --- the end ---
 
@@ -383,6 +383,10 @@ class CoreBackend(Backend):
     @property
     def max_workers(self) -> int:
         return max(1, self._slots)
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._futures)
 
     def query(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
         """Ask the coordinator. Raises JobRunnerError with its words, CoordinatorLostError after `timeout` s."""

@@ -37,6 +37,10 @@ class ProcessesBackend(CoreBackend):
     def max_workers(self) -> int:
         return self._size
 
+    @property
+    def same_host(self) -> bool:
+        return True
+
     def connection(self) -> str:
         """Lets tasks (which get the pickled Executor) connect, through a Unix socket in a folder of this user's."""
         with self._lock:

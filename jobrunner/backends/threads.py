@@ -118,6 +118,8 @@ class ThreadsBackend(Backend):
         self._held: dict[int, _Call] = {}
         """Those that wait for the Futures among their arguments."""
         self._runners = 0
+        self._running = 0
+        """Calls that runners have taken."""
         self._waiting = 0
         self._closed = False
         self._killed = threading.Event()
@@ -126,6 +128,14 @@ class ThreadsBackend(Backend):
     @property
     def max_workers(self) -> int:
         return self._max_workers
+
+    @property
+    def same_host(self) -> bool:
+        return True
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._calls) + len(self._held) + self._running
 
     def prepare(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         return fn
@@ -230,13 +240,17 @@ class ThreadsBackend(Backend):
                 return
         blocking.install(self._while_waiting)
         context.install_in_thread(self._place)
+        busy = 0
         try:
             while True:
                 with self._lock:
+                    self._running -= busy
                     if not self._calls or self._runners - self._waiting > self._max_workers:
                         self._leave()
                         return
                     call = heapq.heappop(self._calls)
+                    busy = 1
+                    self._running += busy
                 self._run(call)
                 del call  # its result must not live until the next call comes
         finally:

@@ -319,8 +319,8 @@ class _Backend(Backend):
         self._cluster.run_until(lambda: future.done() or (not running and self._cluster.now > answered))
         return future.cancelled()
 
-    def cancel_all(self, futures: Sequence[Future[Any]]) -> None:
-        self._node.post(CancelRequested([TaskId(future.id) for future in futures], False))
+    def cancel_all(self, futures: Sequence[Future[Any]], *, running: bool = False) -> None:
+        self._node.post(CancelRequested([TaskId(future.id) for future in futures], running))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._closed = True

@@ -64,6 +64,27 @@ def test_asyncio(executor):
     assert asyncio.run(main()) == [1, 2]
 
 
+def test_asyncio_cancels_a_call_that_waits(make_executor, tmp_path):
+    executor = make_executor(max_workers=1)
+    started, go = str(tmp_path / "started"), str(tmp_path / "go")
+
+    async def main():
+        running = executor.submit(zoo.announce_and_wait, started, go)
+        while not (tmp_path / "started").exists():
+            await asyncio.sleep(0.005)
+        waiting = executor.submit(zoo.echo)
+        wrapped = asyncio.wrap_future(waiting)
+        wrapped.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await wrapped
+        await asyncio.sleep(0)  # asyncio passes it on in the loop's next turn
+        (tmp_path / "go").touch()
+        await asyncio.wrap_future(running)
+        return waiting
+
+    assert asyncio.run(main()).cancelled()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_call_may_submit_calls_and_wait_for_them(run_program, workers):
     text = """

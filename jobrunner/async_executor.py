@@ -1,0 +1,346 @@
+"""AsyncExecutor: an Executor whose calls are awaited, with `async` forms of everything that waits.
+
+The event loop never blocks here: calls are handed over as by Executor, which does not wait for their work; opening and
+shutting down happen in a thread. Outcomes arrive in the backend's threads and are *delivered* to the loop: those that
+come while it is busy all arrive with one wake-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
+
+from jobrunner.blocking import waiting
+from jobrunner.dependencies import may_hold_futures, replace_futures
+from jobrunner.errors import ConfigError, WaitTimeoutError
+from jobrunner.executor import Executor, check_sizes
+from jobrunner.futures import Future
+from jobrunner.mapping import MapRun
+
+T = TypeVar("T")
+F = TypeVar("F", bound="asyncio.Future[Any]")
+
+ENDED_BY = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
+"""When one of these leaves the block, nobody waits for the calls any more."""
+
+
+class AsyncFuture(asyncio.Future[T]):
+    """The outcome of one call, to be awaited in the event loop that submitted it.
+
+    To cancel it, or a task that awaits it, cancels the call: if it runs, its process is stopped (a thread goes on).
+    This does not wait for the stop; leaving the executor's block does.
+    """
+
+    def __init__(
+        self, call: Future[T], loop: asyncio.AbstractEventLoop, stop: Callable[[Future[T]], None] | None
+    ) -> None:
+        super().__init__(loop=loop)
+        self.id = call.id
+        self.name = call.name
+        self.duration: float | None = None
+        """Seconds of execution, measured where the task ran; None until it is done, or if it never ran."""
+        self._call: Future[T] | None = call
+        self._stop = stop
+
+    def cancel(self, msg: Any = None) -> bool:
+        call, stop = self._call, self._stop
+        if not super().cancel(msg):
+            return False
+        if call is not None and stop is not None and not call.done():
+            stop(call)
+        return True
+
+    @property
+    def call(self) -> Future[T]:
+        """The same outcome as a Future of the plain Executor."""
+        if self._call is not None:
+            return self._call
+        outcome: Future[T] = Future()
+        outcome.id, outcome.name, outcome.duration = self.id, self.name, self.duration
+        if self.cancelled():
+            outcome.cancel_pending()
+        elif (failure := self.exception()) is not None:
+            outcome.set_exception(failure)
+        else:
+            outcome.set_result(self.result())
+        return outcome
+
+    def _settle(self) -> None:
+        """The call is done. It is let go of, since it refers to this Future."""
+        call, self._call = self._call, None
+        if call is None or self.done():
+            return
+        self.duration = call.duration
+        if call.cancelled():
+            super().cancel()
+            return
+        failure = call.exception()
+        if failure is None:
+            self.set_result(call.result())
+        elif isinstance(failure, StopIteration):  # which asyncio refuses: an `await` would swallow it
+            raised = RuntimeError(f"the call raised {failure!r}")
+            raised.__cause__ = failure
+            self.set_exception(raised)
+        else:
+            self.set_exception(failure)
+
+
+class Deliveries:
+    """Brings news from any thread to one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        # Reentrant: an iterator that the garbage collector closes may have news in a thread that is in here.
+        self._lock = threading.RLock()
+        self._waiting: list[Callable[[], object]] = []
+
+    def post(self, deliver: Callable[[], object]) -> None:
+        """Have it called in the loop's thread; the first that waits wakes the loop, for all that join it."""
+        with self._lock:
+            self._waiting.append(deliver)
+            if len(self._waiting) > 1:
+                return
+        try:
+            self.loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            pass  # the loop is closed, so nobody waits for this any more
+
+    def _deliver(self) -> None:
+        with self._lock:
+            arrived, self._waiting = self._waiting, []
+        for deliver in arrived:
+            deliver()
+
+
+class AsyncExecutor:
+    """`Executor` for programs on asyncio.
+
+        async with AsyncExecutor("processes") as ex:
+            print(await ex.submit(f, x))
+            async for result in ex.map(f, xs):
+                print(result)
+
+    Takes what Executor takes, and opens that when the block is entered. Or takes an Executor that is open already: this
+    can be used without a block, and lives as long as its owner says; a block ends it.
+
+    The block is left when every call is done; when it is left because its task was cancelled, or by KeyboardInterrupt
+    or SystemExit, calls that wait are cancelled and those that run are stopped instead. Everything is used in the
+    event loop that it was first used in.
+    """
+
+    def __init__(self, backend: Any = None, **settings: Any) -> None:
+        if isinstance(backend, Executor) and settings:
+            raise ConfigError(f"an Executor is open already: {', '.join(settings)} must be given to it")
+        self._settings = {"backend": backend, **settings}
+        self._executor: Executor | None = backend if isinstance(backend, Executor) else None
+        self._deliveries: Deliveries | None = None
+        self._lent = ExitStack()
+
+    @property
+    def executor(self) -> Executor:
+        """The plain one beneath. Raises RuntimeError before the block is entered."""
+        if self._executor is None:
+            raise RuntimeError(
+                "this AsyncExecutor is not open yet: use it in `async with AsyncExecutor(...)`"
+            )
+        return self._executor
+
+    # --- calls ----------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> AsyncFuture[T]:
+        """Start `fn(*args, **kwargs)`, as `Executor.submit` does; an AsyncFuture to await.
+
+        AsyncFutures among the arguments, or in a list, tuple or dict there, stand for their results too.
+        """
+        if may_hold_futures(args, kwargs, AsyncFuture):
+            args, kwargs = replace_futures((args, kwargs), lambda future: future.call, AsyncFuture)
+        backend = self.executor._lifetime.backend
+        deliveries = self._bound()
+        return self._awaitable(
+            self.executor.submit(fn, *args, **kwargs),
+            deliveries,
+            lambda call: backend.cancel_all([call], running=True),
+        )
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[T]:
+        """As `Executor.map`, to be iterated over with `async for`.
+
+        The iterables are ordinary ones, read in the event loop's thread: at once, or with `buffersize` as results are
+        taken. Where iterating is cancelled or its iterator closed, what has not started is cancelled.
+        """
+        check_sizes(chunksize, buffersize)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        deliveries = self._bound()
+        run, results = self.executor._begin_map(fn, iterables, deadline, chunksize, buffersize)
+        return _iterate(run, results, deliveries, deadline)
+
+    def with_options(self, **options: Any) -> AsyncExecutor:
+        """This executor with options for its calls, those of `Executor.with_options`."""
+        view = type(self).__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view._executor = self.executor.with_options(**options)
+        return view
+
+    async def as_completed(self, futures: Iterable[F], timeout: float | None = None) -> AsyncIterator[F]:
+        """Yield the very Futures, each once, in the order in which they finish.
+
+        Raises TimeoutError when the last is not there `timeout` seconds after the first was asked for.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        left = set(futures)
+        finished: deque[F] = deque()
+        news = asyncio.Event()
+
+        def is_done(future: Any) -> None:
+            finished.append(future)
+            news.set()
+
+        for future in left:
+            future.add_done_callback(is_done)
+        try:
+            while left:
+                news.clear()
+                if not finished and not await in_time(news, deadline):
+                    raise WaitTimeoutError(f"{len(left)} futures are not done after {timeout} s")
+                while finished:
+                    left.remove(finished[0])
+                    yield finished.popleft()
+        finally:
+            for future in left:
+                future.remove_done_callback(is_done)
+
+    def future(self, task_id: str) -> AsyncFuture[Any]:
+        """One for the call with that id, see `Executor.future`; cancelling it leaves the call alone."""
+        return self._awaitable(self.executor.future(task_id), self._bound(), None)
+
+    async def forget(self, task_id: str) -> None:
+        """See `Executor.forget`."""
+        await asyncio.to_thread(self.executor.forget, task_id)
+
+    async def status(self) -> dict[str, Any]:
+        """What runs where, as `jobrunner status --json` prints it."""
+        return await asyncio.to_thread(self.executor.status)
+
+    @property
+    def max_workers(self) -> int:
+        """Calls that can run at the same time now; a cluster's number changes."""
+        return self.executor.max_workers
+
+    def _awaitable(
+        self, call: Future[T], deliveries: Deliveries, stop: Callable[[Future[T]], None] | None
+    ) -> AsyncFuture[T]:
+        future = AsyncFuture(call, deliveries.loop, stop)
+        call.add_done_callback(lambda _: deliveries.post(future._settle))
+        return future
+
+    def _bound(self) -> Deliveries:
+        """Raises RuntimeError outside of an event loop, and in another one than before."""
+        loop = asyncio.get_running_loop()
+        if self._deliveries is None:
+            self._deliveries = Deliveries(loop)
+        elif self._deliveries.loop is not loop:
+            raise RuntimeError("this AsyncExecutor belongs to another event loop; make one per loop")
+        return self._deliveries
+
+    # --- its life -------------------------------------------------------------------------------------------
+
+    async def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `Executor.shutdown`, and the event loop goes on meanwhile. Where this wait is cancelled, calls that run
+        are stopped."""
+        end = partial(self.executor.shutdown, wait, cancel_futures=cancel_futures)
+        ending = asyncio.ensure_future(asyncio.to_thread(end))
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            await self._kill()
+            await ending
+            raise
+
+    async def _kill(self) -> None:
+        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.executor._lifetime.kill)))
+
+    async def __aenter__(self) -> AsyncExecutor:
+        self._bound()
+        if self._executor is None:
+            opening = asyncio.ensure_future(asyncio.to_thread(partial(Executor, **self._settings)))
+            try:
+                self._executor = await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                opening.add_done_callback(_shut_down_what_was_opened)
+                raise
+        self._lent.enter_context(waiting())  # in a task, whose slot would lie idle while it awaits its calls
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        with self._lent:
+            if exc_type is not None and issubclass(exc_type, ENDED_BY):
+                await self._kill()
+            else:
+                await self.shutdown()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._executor!r}>"
+
+
+def _shut_down_what_was_opened(opening: asyncio.Future[Executor]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().shutdown(wait=False)
+
+
+async def _iterate(
+    run: MapRun | None, results: Iterator[T], deliveries: Deliveries, deadline: float | None
+) -> AsyncIterator[T]:
+    """Take `results` whenever that needs no wait, and await news of the map otherwise."""
+    if run is None:  # the function cannot be sent, and iterating says so
+        for value in results:
+            yield value
+        return
+    news = asyncio.Event()
+    run.on_progress = lambda _: deliveries.post(news.set)
+    handed_out = 0
+    try:
+        while True:
+            while not run.ready(handed_out):
+                news.clear()
+                if not run.ready(handed_out) and not await in_time(news, deadline):
+                    break  # `results` raises that the time is over
+            try:
+                value = next(results)
+            except StopIteration:
+                return
+            handed_out += 1
+            yield value
+            if run.at_end_of_chunk(handed_out):
+                await asyncio.sleep(0)  # results that are all there must not keep others from their turn
+    finally:
+        run.on_progress = None
+        run.cancel()
+
+
+async def in_time(event: asyncio.Event, deadline: float | None) -> bool:
+    """Wait for it; False where time.monotonic() reaches the deadline first."""
+    if deadline is None:
+        return await event.wait()
+    try:
+        return await asyncio.wait_for(event.wait(), max(0.0, deadline - time.monotonic()))
+    except asyncio.TimeoutError:
+        return event.is_set()

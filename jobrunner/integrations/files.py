@@ -1,0 +1,178 @@
+"""Large numpy arrays among the arguments of calls: on one host they go as files, which the slots map into memory.
+
+An array is written once, however many calls have it among their arguments; its file goes when the array does, or the
+ArrayFiles. An array that is a file's already (`numpy.memmap`, or a view of one) goes by the file's name, so that what a
+call writes into it arrives. They are looked for in lists, tuples and dicts, to any depth; anywhere else an array is
+copied, as everything is.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import tempfile
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jobrunner.dependencies import may_hold_futures, replace_futures
+from jobrunner.ids import random_token
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+SHARED_MEMORY = "/dev/shm"
+"""A folder in memory, on Linux."""
+
+SHARE_OF_MEMORY = 4
+"""An array goes there if at least this many of its size would fit."""
+
+
+class MappedArray(NamedTuple):
+    """Where an array is in a file. Unpickled, it is the array itself, mapped into memory."""
+
+    path: str
+    mode: str
+    dtype: Any
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None
+    """None: contiguous, in the order `order`."""
+    order: str
+    start: int
+    """Byte of the file at which the array's memory begins."""
+    first: int
+    """Bytes from there to its first element: 0 unless a stride is negative."""
+    size: int
+    """Bytes of its memory."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_array, tuple(self)
+
+
+def open_array(*place: Any) -> Any:
+    """The array of a MappedArray. Raises OSError where there is no such file."""
+    import numpy as np
+
+    path, mode, dtype, shape, strides, order, start, first, size = place
+    if strides is None:
+        return np.memmap(path, dtype, mode, start, shape, order)
+    return np.ndarray(shape, dtype, np.memmap(path, np.uint8, mode, start, (size,)), first, strides)
+
+
+class ArrayFiles:
+    """Replaces the large arrays of calls by MappedArrays. Whoever uses it keeps it, and the arrays, until the calls are
+    done.
+
+    Args:
+        smallest: bytes from which an array is written to a file. None: none is.
+        mode: how slots map what was written: "r" (read-only), "c" (what a call changes stays its own) or "r+".
+        folder: where the files go. Default: a folder in memory while there is room, else that for temporary files.
+        same_host: False: the slots may be elsewhere. Then nothing is written, and of the arrays that are files' only
+            those go by name that the program may write to; the slots must find the file under that name.
+    """
+
+    def __init__(
+        self, smallest: int | None, *, mode: str = "r", folder: str | None = None, same_host: bool = True
+    ) -> None:
+        self._smallest = smallest
+        self._mode = "r+" if mode == "w+" else mode
+        self._folder = folder
+        self._same_host = same_host
+        self._written: dict[int, tuple[weakref.finalize[Any, Any], MappedArray]] = {}
+        weakref.finalize(self, _remove_all, self._written)
+
+    def replace(self, value: Any) -> Any:
+        """`value` with its large arrays replaced; containers that hold one are copied. Raises OSError."""
+        numpy = sys.modules.get("numpy")
+        if numpy is None or not may_hold_futures((value,), {}, numpy.ndarray):
+            return value
+        return replace_futures(value, self._replaced, numpy.ndarray)
+
+    def _replaced(self, array: Array) -> Any:
+        if array.nbytes == 0 or array.dtype.hasobject:
+            return array
+        file = file_behind(array)
+        if file is not None:
+            by_name = self._same_host or (file.mode != "r" and array.flags.writeable)
+            return place_in(file, array) if by_name else array
+        plain = type(array) is sys.modules["numpy"].ndarray  # a subclass may have more than its elements
+        if not self._same_host or not plain or self._smallest is None or array.nbytes < self._smallest:
+            return array
+        known = self._written.get(id(array))
+        return self._write(array) if known is None else known[1]
+
+    def _write(self, array: Array) -> MappedArray:
+        import numpy as np
+
+        folder = self._folder or folder_for(array.nbytes)
+        path = os.path.join(folder, f"jobrunner-{os.getpid()}-{random_token()}.array")
+        order: Any = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        key = id(array)
+        removal = weakref.finalize(array, _remove, self._written, key, path)
+        np.memmap(path, array.dtype, "r+", 0, array.shape, order)[...] = array
+        place = MappedArray(path, self._mode, array.dtype, array.shape, None, order, 0, 0, array.nbytes)
+        self._written[key] = removal, place
+        return place
+
+
+def _remove(written: dict[int, Any], key: int, path: str) -> None:
+    """The array is gone. Slots that have mapped the file keep what they have."""
+    written.pop(key, None)
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # removed by somebody who tidies up
+
+
+def _remove_all(written: dict[int, tuple[weakref.finalize[Any, Any], MappedArray]]) -> None:
+    for removal, _ in list(written.values()):
+        removal()
+
+
+def folder_for(size: int) -> str:
+    """Where a file of `size` bytes goes by default."""
+    try:
+        memory = os.statvfs(SHARED_MEMORY)
+        if os.access(SHARED_MEMORY, os.W_OK) and memory.f_bavail * memory.f_frsize >= SHARE_OF_MEMORY * size:
+            return SHARED_MEMORY
+    except OSError:
+        pass  # there is none
+    return tempfile.gettempdir()
+
+
+def file_behind(array: Array) -> np.memmap[Any, Any] | None:
+    """The numpy.memmap that `array` is, or is a view of; None where its file does not have all that the array shows."""
+    import numpy as np
+
+    owner: Any = array
+    while owner is not None and not isinstance(getattr(owner, "base", None), mmap.mmap):
+        owner = getattr(owner, "base", None)
+    if not isinstance(owner, np.memmap) or owner.filename is None or owner.mode == "c":
+        return None
+    return owner
+
+
+def place_in(file: np.memmap[Any, Any], array: Array) -> MappedArray:
+    """Where `array`, a view of `file` or itself, has its elements."""
+    first = low = array.__array_interface__["data"][0]
+    high = low + array.itemsize
+    for count, stride in zip(array.shape, array.strides, strict=True):
+        low += min(0, (count - 1) * stride)
+        high += max(0, (count - 1) * stride)
+    mode = "r" if file.mode == "r" or not array.flags.writeable else "r+"
+    start = file.offset + low - file.__array_interface__["data"][0]
+    contiguous = array.flags.c_contiguous or array.flags.f_contiguous
+    return MappedArray(
+        str(file.filename),
+        mode,
+        array.dtype,
+        array.shape,
+        None if contiguous else array.strides,
+        "C" if array.flags.c_contiguous else "F",
+        start,
+        first - low,
+        high - low,
+    )

@@ -1,0 +1,299 @@
+"""joblib on an Executor: importing this module registers the backend "jobrunner".
+
+    import jobrunner.integrations.joblib
+
+    with joblib.parallel_config(backend="jobrunner"):
+        GridSearchCV(...).fit(X, y)
+
+joblib decides what a batch of calls is, how many are under way, and when a result is handed out; this module opens the
+Executor, sends it the batches and brings the outcomes back. (joblib has no way to find a backend that nobody imported.)
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+try:
+    from joblib.parallel import (
+        AutoBatchingMixin,
+        FallbackToBackend,
+        ParallelBackendBase,
+        SequentialBackend,
+        register_parallel_backend,
+    )
+except ModuleNotFoundError as exc:
+    raise ModuleNotFoundError("this needs joblib: pip install 'jobrunner[joblib]'", name=exc.name) from exc
+
+from jobrunner.backends.base import function_name
+from jobrunner.blocking import waiting
+from jobrunner.config import ClientConfig, load
+from jobrunner.context import current_executor, current_task
+from jobrunner.errors import ConfigError, WaitTimeoutError
+from jobrunner.executor import Executor, choose
+from jobrunner.futures import Future
+from jobrunner.integrations.files import ArrayFiles
+from jobrunner.integrations.thread_limits import limit_threads
+
+NAME = "jobrunner"
+
+Callback = Callable[[Any], object]
+
+
+class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+    """What joblib calls `backend="jobrunner"`.
+
+    Args:
+        executor: an open Executor, which stays open; or what Executor takes first ("threads", "processes", "cluster",
+            an address). Default: inside a call, the Executor that runs the call; else what JOBRUNNER_BACKEND,
+            JOBRUNNER_ADDRESS or the config file say.
+        settings: of the Executor that is opened then, for as long as this object lives: `address`, `max_workers`, ...
+
+    `n_jobs` is the number of batches under way at a time; -1, the default, means all slots. On this host the Executor
+    is opened with as many slots, unless `max_workers` says otherwise.
+    """
+
+    supports_retrieve_callback = True
+    default_n_jobs = -1
+
+    def __init__(
+        self,
+        executor: Executor | str | None = None,
+        *,
+        nesting_level: int | None = None,
+        inner_max_num_threads: int | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
+        self._lock = threading.Lock()
+        self._queued: deque[tuple[Any, Callback | None]] = deque()
+        """Batches beyond the limit."""
+        self._under_way: set[Future[Any]] = set()
+        self._started = 0
+        """Batches that count against the limit."""
+        self._limit: int | None = None
+        self._array_settings: dict[str, Any] = {}
+        self._files: ArrayFiles | None = None
+        self._caller: Callable[[], Any] = lambda: None
+        self._use(executor, settings)
+
+    def _use(self, executor: Executor | str | None, settings: dict[str, Any]) -> None:
+        if isinstance(executor, Executor) and settings:
+            raise ConfigError(f"executor= is open already: {', '.join(settings)} must be given to it")
+        if executor is None and not settings and current_task() is not None:
+            executor = current_executor()
+        self._settings = settings
+        self._executor = executor if isinstance(executor, Executor) else None
+        self._opened_for: int | None = None
+        """The number of slots that our own Executor was opened with; None: the default."""
+        if self._executor is not None:
+            self._owned, self._name, self._address = False, "", None
+            return
+        address = settings.get("address")
+        config = load(ClientConfig, address=address)
+        self._owned = True
+        self._name, self._address = choose(executor, address, config)  # type: ignore[arg-type]
+
+    # --- what joblib wants to know --------------------------------------------------------------------------
+
+    @property
+    def parallel(self) -> Any:
+        """The Parallel that uses it, which refers to it: so that both end when the program lets go of them."""
+        return self._caller()
+
+    @parallel.setter
+    def parallel(self, caller: Any) -> None:
+        self._caller = weakref.ref(caller) if caller is not None else lambda: None
+
+    @property
+    def uses_threads(self) -> bool:
+        return self._kind == "threads"
+
+    @property
+    def supports_sharedmem(self) -> bool:
+        return self.uses_threads
+
+    @property
+    def supports_inner_max_num_threads(self) -> bool:
+        """Where the processes are this object's own, before they load anything."""
+        return self._owned and self._address is None and not self.uses_threads
+
+    @property
+    def _kind(self) -> str:
+        return self._name if self._executor is None else self._executor._lifetime.backend.name
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """The number of batches under way at a time. Raises ValueError for 0."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None:
+            n_jobs = self.default_n_jobs
+        if n_jobs > 0:
+            return n_jobs
+        return max(1, self._slots() + 1 + n_jobs)
+
+    def _slots(self) -> int:
+        """Of the Executor. With 1, joblib runs the calls in this program, so a cluster elsewhere has at least 2."""
+        executor = self._open(None)
+        if self._is_here(executor):
+            return executor.max_workers
+        if executor.max_workers == 1:
+            seconds = load(
+                ClientConfig, connect_timeout=self._settings.get("connect_timeout")
+            ).connect_timeout
+            try:
+                executor.submit(int).result(timeout=seconds)  # until a worker is there
+            except WaitTimeoutError:
+                raise WaitTimeoutError(
+                    f"the cluster has had no free worker for {seconds:g} s; `jobrunner worker start` starts one, or"
+                    " give n_jobs= as a number, and calls wait until there are workers"
+                ) from None
+        return max(2, executor.max_workers)
+
+    # --- the Executor ---------------------------------------------------------------------------------------
+
+    def _open(self, n_jobs: int | None) -> Executor:
+        """The Executor, opened if need be; one on this host has `n_jobs` slots (None: the default number)."""
+        if "max_workers" in self._settings or self._address is not None:
+            n_jobs = None
+        if self._executor is None or (self._owned and n_jobs != self._opened_for):
+            settings = dict(self._settings)
+            if self._address is None:
+                settings.setdefault("max_workers", n_jobs)
+            else:
+                settings["address"] = self._address
+            if self.supports_inner_max_num_threads and "initializer" not in settings:
+                limits = self._prepare_worker_env(n_jobs=n_jobs or settings["max_workers"] or os.cpu_count())
+                settings |= {"initializer": limit_threads, "initargs": (limits,)}
+            former, self._executor = self._executor, Executor(self._name, **settings)
+            self._opened_for = n_jobs
+            if former is not None:
+                former.shutdown(wait=False)
+        return self._executor
+
+    @staticmethod
+    def _is_here(executor: Executor) -> bool:
+        return executor._lifetime.backend.same_host
+
+    def configure(
+        self,
+        n_jobs: int | None = 1,
+        parallel: Any = None,
+        prefer: str | None = None,
+        require: str | None = None,
+        **options: Any,
+    ) -> int:
+        """Called before the calls of a Parallel; `options` are Parallel's own, and those of `__init__`."""
+        arrays = {name: options.pop(name, None) for name in ("max_nbytes", "mmap_mode", "temp_folder")}
+        for name in ("verbose", "context"):
+            options.pop(name, None)
+        if options:
+            self._use(options.pop("executor", None), options)
+        count = self.effective_n_jobs(n_jobs)
+        if count == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        executor = self._open(n_jobs if n_jobs is not None and n_jobs > 0 else None)
+        self._limit = count if count < executor.max_workers else None
+        self._array_settings = arrays
+        self.parallel = parallel
+        return count
+
+    def start_call(self) -> None:
+        wanted = self._array_settings
+        mode = wanted["mmap_mode"]
+        self._files = ArrayFiles(
+            None if mode is None else wanted["max_nbytes"],
+            mode=mode or "r",
+            folder=wanted["temp_folder"] or os.environ.get("JOBLIB_TEMP_FOLDER"),
+            same_host=self._executor is not None and self._is_here(self._executor),
+        )
+
+    def stop_call(self) -> None:
+        self._files = None
+
+    def terminate(self) -> None:
+        """After the calls of a Parallel. The Executor stays open, for the next."""
+        self._files = None
+        self.reset_batch_stats()
+
+    @contextmanager
+    def retrieval_context(self) -> Iterator[None]:
+        """Inside a call of an Executor: that one's slot may do something else meanwhile."""
+        with waiting():
+            yield
+
+    # --- batches --------------------------------------------------------------------------------------------
+
+    def submit(self, func: Any, callback: Callback | None = None) -> None:
+        """Start a batch. `callback` gets its Future, when that is done."""
+        with self._lock:
+            self._queued.append((func, callback))
+        self._start_batches()
+
+    apply_async = submit  # joblib before 1.5
+
+    def _start_batches(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queued or (self._limit is not None and self._started >= self._limit):
+                    return
+                batch, callback = self._queued.popleft()
+                self._started += 1
+            files = self._files
+            future = self._send(batch, files)
+            with self._lock:
+                self._under_way.add(future)
+            # Not under the lock, since joblib's own is taken in there. The callback keeps the arrays and their files.
+            future.add_done_callback(partial(self._ended, callback, batch, files))
+
+    def _send(self, batch: Any, files: ArrayFiles | None) -> Future[Any]:
+        """Whatever goes wrong is the Future's: raised in a thread of the Executor's, it would be lost."""
+        executor = self._executor
+        assert executor is not None, "joblib calls configure() first"
+        try:
+            if not executor._options.name and batch.items:
+                executor = executor.with_options(name=function_name(batch.items[0][0]))
+            if files is None or self.uses_threads:
+                return executor.submit(call_batch, batch)
+            sent = copy.copy(batch)
+            sent.items = files.replace(batch.items)
+            return executor.submit(call_batch, sent)
+        except Exception as exc:
+            failed: Future[Any] = Future()
+            failed.set_exception(exc)
+            return failed
+
+    def _ended(self, callback: Callback | None, batch: Any, files: Any, future: Future[Any]) -> None:
+        with self._lock:
+            self._started -= 1
+            self._under_way.discard(future)
+        if callback is not None:
+            callback(future)
+        self._start_batches()
+
+    def retrieve_result_callback(self, out: Future[Any]) -> Any:
+        """The results of a batch that is done, or what a call of it raised."""
+        return out.result()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Cancel the batches that wait, and stop those that run, where that is possible; without waiting for it."""
+        with self._lock:
+            self._queued.clear()
+            left = list(self._under_way)
+        if left and self._executor is not None:
+            self._executor._lifetime.backend.cancel_all(left, running=True)
+
+
+def call_batch(batch: Any) -> Any:
+    """In the slot."""
+    return batch()
+
+
+register_parallel_backend(NAME, JobrunnerBackend)

@@ -1,0 +1,13 @@
+"""Keeps numerical libraries in the slots from starting a thread for every CPU in each of them.
+
+A module of its own: it has to run in a slot before numpy is imported there, so it imports nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+def limit_threads(variables: dict[str, str]) -> None:
+    """An initializer: set OMP_NUM_THREADS and its like, which those libraries read once, when they are loaded."""
+    os.environ.update(variables)

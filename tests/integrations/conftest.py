@@ -1,0 +1,57 @@
+"""Tests with the libraries that people use. They are many and large, so a plain test run does without.
+
+`scripts/test-integrations` installs them all and runs this folder, with nothing left out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobrunner import Executor
+
+TESTS = Path(__file__).resolve().parent.parent
+NEEDED = (
+    "adaptive",
+    "dask",
+    "emcee",
+    "IPython",
+    "ipykernel",
+    "joblib",
+    "jupyter_client",
+    "nevergrad",
+    "scipy",
+    "sklearn",
+    "tqdm",
+)
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+LEFT_OUT = (
+    f"tests/integrations was left out: {', '.join(MISSING)} missing; scripts/test-integrations has them"
+)
+
+collect_ignore_glob = ["test_*.py"] if MISSING else []
+
+sys.path.insert(0, str(TESTS))  # for `import zoo`, here
+os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])  # and in slots
+
+
+def pytest_terminal_summary(terminalreporter):
+    if MISSING:
+        terminalreporter.write_line(LEFT_OUT)
+
+
+@pytest.fixture(scope="session", params=("threads", "processes", "cluster"))
+def kind(request):
+    """The backend's name."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def executor(kind):
+    """Two workers, shared by tests that leave no trace."""
+    with Executor(kind, max_workers=2) as shared:
+        yield shared
