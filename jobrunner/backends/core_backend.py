@@ -386,7 +386,8 @@ class CoreBackend(Backend):
 
     @property
     def unfinished(self) -> int:
-        return len(self._futures)
+        entries = list(self._futures.values())
+        return sum(len(entry.futures) if isinstance(entry, CallBatch) else 1 for entry in entries)
 
     def query(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
         """Ask the coordinator. Raises JobRunnerError with its words, CoordinatorLostError after `timeout` s."""
