@@ -24,7 +24,7 @@ from distributed.scheduler import KilledWorker
 from distributed.threadpoolexecutor import rejoin
 
 from jobrunner.backends.base import BackendSettings
-from jobrunner.backends.engine import Died, EngineBackend, entry
+from jobrunner.backends.engine import Died, EngineBackend, entry, window_of
 from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_worker import copied
 from jobrunner.errors import ConfigError, CoordinatorLostError, NotSupportedError
@@ -61,7 +61,7 @@ class DaskBackend(EngineBackend):
         self._own_cluster: OwnCluster | None = None
         self._own_client = False
         self._limit = settings.max_workers
-        window = settings.extra.get("window")
+        window = window_of(settings)
         self._client_ = self._connect(settings)
         self._counted = (0.0, 0)
         self._entry = entry()
@@ -69,8 +69,6 @@ class DaskBackend(EngineBackend):
         self._fetcher = threading.Thread(target=self._fetch, name="jobrunner-dask-results", daemon=True)
         self._fetcher.start()
         nested = inside_worker()
-        if window is not None and (not isinstance(window, int) or window < 1):
-            raise ConfigError(f"window={window!r}: must be a whole number of calls above 0")
         extra: int | None = 0
         if nested:
             extra = None  # they wait for each other, so none may wait for its turn here

@@ -36,7 +36,7 @@ from jobrunner.backends.threads import result_of_need
 from jobrunner.blocking import depth
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import Columns, ElementResults
-from jobrunner.errors import JobRunnerError, NotSupportedError, SerializationError
+from jobrunner.errors import ConfigError, JobRunnerError, NotSupportedError, SerializationError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
 from jobrunner.ids import ClientId, random_token, task_id
@@ -73,6 +73,14 @@ def entry() -> Callable[..., Any]:
     exec(ENTRY, space)
     function: Callable[..., Any] = space["jobrunner_call"]
     return function
+
+
+def window_of(settings: BackendSettings) -> int | None:
+    """The option `window`. Raises ConfigError."""
+    window = settings.extra.get("window")
+    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
+        raise ConfigError(f"window={window!r}: must be a whole number of calls above 0")
+    return window
 
 
 class Died(NamedTuple):
@@ -147,6 +155,9 @@ class EngineBackend(Backend):
 
     def _let_go(self, call: Call) -> None:
         """The call is done: drop what is kept for it."""
+
+    def _turned(self) -> None:
+        """Events were handled and calls sent, as far as there were any."""
 
     @abstractmethod
     def _close(self, killed: bool) -> None:
@@ -351,6 +362,7 @@ class EngineBackend(Backend):
                 for event in self._next_events():
                     event()
                 self._dispatch()
+                self._turned()
         except BaseException as exc:
             failure = JobRunnerError(f"the thread of the backend failed: {exc!r}; this is a bug in jobrunner")
             failure.__cause__ = exc
