@@ -143,7 +143,7 @@ class DaskBackend(EngineBackend):
         def kind(call: Call) -> tuple[int, tuple[tuple[str, float], ...]]:
             return call.options.priority + call.depth * PER_DEPTH, call.options.resources
 
-        for (priority, resources), group in groupby(sorted(calls, key=kind), kind):
+        for (priority, resources), group in groupby(calls, kind):  # they come with the most urgent first
             batch = list(group)
             futures = self._client_.map(
                 self._entry,
@@ -251,7 +251,7 @@ class OwnCluster:
             n_workers=0,
             host=LOOPBACK,
             dashboard_address=f"{LOOPBACK}:0",
-            allowed_failures=0,  # we try again ourselves
+            scheduler_kwargs={"allowed_failures": 0},  # we try again ourselves
             silence_logs=logging.CRITICAL,
         )
         self.address: str = self._cluster.scheduler_address

@@ -18,7 +18,7 @@ from jobrunner.payloads import Payload
 from jobrunner.protocol.messages import TaskOptions
 from jobrunner.serialization import DumpedFunction
 
-PREFETCH_SECONDS = 0.02
+PREFETCH_SECONDS = 0.005
 """Work that an engine may have beyond what it runs, so that its workers do not wait for us between short calls."""
 
 PREFETCH_MOST = 32

@@ -27,7 +27,7 @@ from jobrunner.elements import ElementResults, rows
 from jobrunner.errors import InitializerError, NotSupportedError
 from jobrunner.host import own_host
 from jobrunner.payloads import Buffer, Payload
-from jobrunner.protocol.messages import CANCELLED, ERROR, LOST, OK, TIMED_OUT
+from jobrunner.protocol.messages import CANCELLED, CRASHED, ERROR, LOST, OK, TIMED_OUT
 
 if TYPE_CHECKING:
     from jobrunner.executor import Executor
@@ -116,7 +116,7 @@ def run(fields: tuple[Any, ...], parts: tuple[Any, ...], values: Sequence[tuple[
     here: Here = importlib.import_module(f"jobrunner.backends.{head.backend}").Here()
     if head.once and not here.begins(head.id):
         text = "the process of its first attempt died"
-        return LOST, 0.0, [], {"error": text, "at_most_once": True}, ()
+        return CRASHED, 0.0, [], {"error": text, "at_most_once": True}, ()
     stops = Stops(head.timeout) if here.interruptible else Stops.none()
     capture = Capture(head.show_output)
     context.install_in_thread(Place(head, here, stops))

@@ -64,6 +64,7 @@ def test_asyncio(executor):
     assert asyncio.run(main()) == [1, 2]
 
 
+@pytest.mark.nests
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_call_may_submit_calls_and_wait_for_them(run_program, workers):
     text = """
