@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 CAN = {
     "apart": "calls run in another process, so that nothing is shared with them",
     "crashes": "that process may die: its call fails, and the others go on",
@@ -12,7 +15,7 @@ CAN = {
     "shared": "a call can be asked for by its id, from other processes too",
     "once": "a call that is to run at most once is known to have begun",
     "tidy": "nothing of the backend is left once it is closed, threads included",
-    "signals": "a program is one process, which Ctrl-C reaches",
+    "alone": "the interpreter alone runs a program: interactively too, and Ctrl-C reaches it",
 }
 
 OWN = {*CAN}
@@ -23,13 +26,23 @@ CAPABILITIES = {
     "cluster": OWN,
     "dask": OWN - {"tells", "stops", "shared", "tidy"},
     "ray": OWN - {"tells", "shared", "tidy"},
-    "mpi": OWN - {"crashes", "tells", "stops", "ends", "nests", "shared", "signals"},
+    "mpi": OWN - {"crashes", "tells", "stops", "ends", "nests", "shared", "alone"},
 }
 
 BUILT_IN = ("threads", "processes", "cluster")
 
-PROGRAM = {"mpi": ("mpiexec", "-n", "3")}
-"""What starts a program, where the interpreter does not."""
+OWN_VARIABLES = ("PMI_", "HYDI_", "HYDRA_", "MPI_")
+"""What one `mpiexec` sets, and another must not find."""
 
-MODULE = {"mpi": ("-m", "mpi4py.futures")}
-"""What goes before the program's file."""
+
+def command(kind: str, *options: str) -> list[str]:
+    """What starts a program whose executors are of that kind; its file, or `-c` and its text, go behind it."""
+    if kind == "mpi":
+        return ["mpiexec", "-n", "3", sys.executable, *options, "-m", "mpi4py.futures"]
+    return [sys.executable, *options]
+
+
+def environment(kind: str) -> dict[str, str]:
+    """Its environment."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)}
+    return {**kept, "JOBRUNNER_BACKEND": kind, "JOBRUNNER_MAX_WORKERS": "2"}

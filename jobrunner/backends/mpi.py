@@ -12,14 +12,28 @@ from collections.abc import Sequence
 from typing import Any
 
 from mpi4py import MPI
-from mpi4py.futures import MPIPoolExecutor
+from mpi4py.futures import MPIPoolExecutor, _core
 
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.engine import Died, EngineBackend
 from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_worker import run, wrapped
 from jobrunner.errors import NotSupportedError
+from jobrunner.exiting import finish_now
 from jobrunner.protocol import messages as m
+
+
+class Finish:
+    """Stands among the threads of the pool that `python -m mpi4py.futures` ends once the program's file has run.
+
+    That comes before the interpreter's exit, and calls may still be waiting here: they are finished first.
+    """
+
+    def put(self, _: None) -> None:
+        finish_now()
+
+    def join(self) -> None:
+        """It is no thread."""
 
 
 class MpiBackend(EngineBackend):
@@ -33,6 +47,10 @@ class MpiBackend(EngineBackend):
         if MPI.COMM_WORLD.Get_rank() and MPI.Comm.Get_parent() != MPI.COMM_NULL:
             raise NotSupportedError('an MPI worker cannot have workers of its own; use "processes" there')
         self._limit = settings.max_workers
+        self._finish = Finish()
+        shared = getattr(_core, "SharedPool", None)
+        if shared is not None:
+            shared.threads[self._finish] = self._finish  # before the pool, whose queue would be closed first
         # Without `main`, the workers do not run the program's file: what it defines goes by value.
         self._pool = MPIPoolExecutor(settings.max_workers, main=False)
         self._pool.bootup()

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from capabilities import BUILT_IN, CAN, CAPABILITIES, MODULE, PROGRAM
+from capabilities import BUILT_IN, CAN, CAPABILITIES, command, environment
 
 from jobrunner import Executor
 
@@ -108,12 +108,8 @@ def start_program(kind, tmp_path):
         path = tmp_path / "program.py"
         path.write_text(textwrap.dedent(text))
         program = subprocess.Popen(
-            [
-                *PROGRAM.get(kind, ()),
-                *(sys.executable, "-W", "error", *MODULE.get(kind, ()), str(path)),
-                *map(str, arguments),
-            ],
-            env={**os.environ, "JOBRUNNER_BACKEND": kind, "JOBRUNNER_MAX_WORKERS": "2"},
+            [*command(kind, "-W", "error"), str(path), *map(str, arguments)],
+            env=environment(kind),
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -90,7 +90,7 @@ def test_a_script_without_a_main_guard(run_program):
     assert run_program(text) == "[0, 2, 4, 6, 8]\n"
 
 
-@pytest.mark.signals
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["in a with block", "without one"])
 def test_ctrl_c_ends_the_program_soon(start_program, can, how, tmp_path, eventually):
     started, go = tmp_path / "started", tmp_path / "go"
@@ -116,7 +116,7 @@ def test_ctrl_c_ends_the_program_soon(start_program, can, how, tmp_path, eventua
     assert len(started.read_text().split()) == 2  # those that waited never started
 
 
-@pytest.mark.signals
+@pytest.mark.alone
 def test_ctrl_c_does_not_wait_for_a_map(start_program, can, tmp_path, eventually):
     started, go = tmp_path / "started", tmp_path / "go"
     text = f"""
