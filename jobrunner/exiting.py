@@ -7,7 +7,6 @@ import threading
 import weakref
 from collections.abc import Callable
 
-
 _at_exit: list[Callable[[], None]] = []
 
 

@@ -86,7 +86,9 @@ def test_what_is_no_backend(backend):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"did you mean 'threads'.*cluster, processes, threads"):
+    with pytest.raises(
+        ConfigError, match=r"did you mean 'threads'.*cluster, dask, mpi, processes, ray, threads"
+    ):
         Executor("thread")
 
 

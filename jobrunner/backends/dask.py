@@ -96,7 +96,9 @@ class DaskBackend(EngineBackend):
         address: Any = settings.address
         if address is None and given["scheduler_file"] is None:
             self._limit = None
-            self._own_cluster = OwnCluster(settings.max_workers or settings.config.max_workers or usable_cpus())
+            self._own_cluster = OwnCluster(
+                settings.max_workers or settings.config.max_workers or usable_cpus()
+            )
             address = self._own_cluster.address
         self._own_client = True
         try:

@@ -39,7 +39,7 @@ from jobrunner.elements import Columns, ElementResults
 from jobrunner.errors import ConfigError, JobRunnerError, NotSupportedError, SerializationError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
-from jobrunner.ids import ClientId, random_token, task_id
+from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.retry import backoff
@@ -51,7 +51,7 @@ STOP_WAIT = 20.0
 KILL_WAIT = 10.0
 """Seconds that `kill` waits for this backend's thread, which ends what it started."""
 
-ENTRY = '''
+ENTRY = """
 def jobrunner_call(head, parts, values):
     try:
         from jobrunner.backends.engine_worker import run
@@ -63,7 +63,7 @@ def jobrunner_call(head, parts, values):
         )
         return 5, 0.0, [], {"error": text, "unable": True}, ()
     return run(head, parts, values)
-'''
+"""
 """Runs in the engine's workers. It goes by value, so that a worker without jobrunner can say so. 5 is `m.LOST`."""
 
 
@@ -89,7 +89,7 @@ class Died(NamedTuple):
     status: int
     """m.CRASHED, m.LOST, m.CANCELLED or m.TIMED_OUT."""
     text: str
-    detail: dict[str, Any] = {}  # noqa: RUF012
+    detail: dict[str, Any]
     """See `m.Outcome`; "unable": the engine cannot run it, however often it tries."""
 
 
@@ -306,7 +306,9 @@ class EngineBackend(Backend):
         stopped = self._stops.setdefault(future.id, threading.Event())
         self._post(partial(self._ask_to_stop, future.id))
         if threading.current_thread() is self._thread:
-            return False  # a callback: the answer comes through this very thread, so nobody can wait for it here
+            return (
+                False  # a callback: the answer comes through this very thread, so nobody can wait for it here
+            )
         stopped.wait(STOP_WAIT)
         return future.cancelled()
 
@@ -454,7 +456,8 @@ class EngineBackend(Backend):
         self._let_go(call)
         call.handle = None
         payload: Payload = b""
-        duration, detail = 0.0, {}
+        duration = 0.0
+        detail: dict[str, Any]
         if error is not None:
             status, text, detail = self._diagnose(call, error)
             detail = {"error": text, **detail}
@@ -466,7 +469,7 @@ class EngineBackend(Backend):
                 self._printer.show(output)
             line.measured(duration)
             call.future.duration = duration
-        self._judge(call, m.Outcome(m.TaskId(call.id), attempt, status, payload, duration, detail))
+        self._judge(call, m.Outcome(TaskId(call.id), attempt, status, payload, duration, detail))
 
     def _judge(self, call: Call, outcome: m.Outcome) -> None:
         """What follows the end of an attempt; compare `protocol.retry`."""
@@ -476,7 +479,9 @@ class EngineBackend(Backend):
         elif status == m.CANCELLED or call.stop:
             self._settle_cancelled(call)
         elif "unable" in detail:
-            self._settle(call, None, JobRunnerError(f"task {call.id} ({call.future.name}): {detail['error']}"))
+            self._settle(
+                call, None, JobRunnerError(f"task {call.id} ({call.future.name}): {detail['error']}")
+            )
         elif status in (m.ERROR, m.TIMED_OUT):
             call.failures += 1
             final = "final" in detail or (status == m.TIMED_OUT and not options.retry_timeouts)
@@ -554,5 +559,3 @@ class EngineBackend(Backend):
 
 def nothing() -> None:
     """Wakes a thread that waits for events."""
-
-

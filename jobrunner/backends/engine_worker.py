@@ -74,7 +74,7 @@ class Here(Protocol):
     waiting: blocking.Hook | None
     until: blocking.Until | None
     keeps_results: bool
-    """The engine keeps what `run` gives, and may send it later: then it must not share memory with the call's objects."""
+    """The engine keeps what `run` gives, and may send it later: it must not share memory with the call's objects."""
 
     interruptible: bool
     """Calls run in the main thread, where a signal can stop them."""
@@ -164,7 +164,9 @@ def _outcome(
                 started = perf_counter()
             fn = _function(*head.function)
             if head.span is None:
-                args, kwargs = serialization.load_call(unwrapped(parts), [unwrapped(value) for value in values])
+                args, kwargs = serialization.load_call(
+                    unwrapped(parts), [unwrapped(value) for value in values]
+                )
                 value = fn(*args, **kwargs)
             else:
                 value = _run_chunk(fn, unwrapped(parts), head.span, stops)
@@ -174,7 +176,12 @@ def _outcome(
     except BaseException as exc:
         duration = perf_counter() - started
         if stops.timed_out:
-            return TIMED_OUT, duration, {"error": f"it ran longer than its timeout of {head.timeout:g} s"}, b""
+            return (
+                TIMED_OUT,
+                duration,
+                {"error": f"it ran longer than its timeout of {head.timeout:g} s"},
+                b"",
+            )
         if stops.asked and isinstance(exc, KeyboardInterrupt):
             return CANCELLED, duration, {}, b""
         detail = {}
@@ -222,7 +229,9 @@ def _set_up(key: bytes, blob: bytes) -> None:
                 _function(key, blob)()
                 _setups[key] = None
             except Exception as exc:
-                failure = InitializerError(f"the initializer failed in this worker: {serialization.describe(exc)}")
+                failure = InitializerError(
+                    f"the initializer failed in this worker: {serialization.describe(exc)}"
+                )
                 failure.__cause__ = _without_own_frames(exc)
                 _setups[key] = failure
         known = _setups[key]

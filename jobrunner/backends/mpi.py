@@ -54,7 +54,7 @@ class MpiBackend(EngineBackend):
         # Without `main`, the workers do not run the program's file: what it defines goes by value.
         self._pool = MPIPoolExecutor(settings.max_workers, main=False)
         self._pool.bootup()
-        self._size = self._pool.num_workers
+        self._size: int = self._pool.num_workers
         super().__init__(settings)
 
     def _slots(self) -> int:

@@ -54,7 +54,7 @@ class Shared:
 
 
 class RayBackend(EngineBackend):
-    """`Executor("ray", address=...)`; without an address the Ray that this program has initialised, else one of its own.
+    """`Executor("ray", address=...)`; without one the Ray that this program has initialised, else one of its own.
 
     `window`: calls that the cluster has at one time. Raises CoordinatorLostError when there is no Ray at the address.
     """
@@ -137,7 +137,9 @@ class RayBackend(EngineBackend):
         for call in calls:
             remote = self._entry.options(name=call.future.name, **options_of(call)).remote
             reference = remote(
-                self.head(call), self._argument(call, [call.payload], 0), self._argument(call, call.values, None)
+                self.head(call),
+                self._argument(call, [call.payload], 0),
+                self._argument(call, call.values, None),
             )
             call.handle = reference
             attempt = call.attempt
@@ -189,9 +191,13 @@ class RayBackend(EngineBackend):
                     f"it ran longer than its timeout of {limit:g} s, and its process had to be killed",
                     {},
                 )
-            return Died(m.CRASHED, "its process (a Ray worker) died; Ray's log of that worker may say why", {})
+            return Died(
+                m.CRASHED, "its process (a Ray worker) died; Ray's log of that worker may say why", {}
+            )
         if isinstance(error, exceptions.OutOfMemoryError):
-            return Died(m.CRASHED, f"Ray killed its process for want of memory: {error}", {"out_of_memory": True})
+            return Died(
+                m.CRASHED, f"Ray killed its process for want of memory: {error}", {"out_of_memory": True}
+            )
         if isinstance(
             error, (exceptions.NodeDiedError, exceptions.LocalRayletDiedError, exceptions.ObjectLostError)
         ):
@@ -225,7 +231,7 @@ def options_of(call: Call) -> dict[str, Any]:
 
 def inside_worker() -> bool:
     """Whether this is a task of Ray's."""
-    return ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+    return bool(ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
 
 
 _nested: list[RayBackend] = []
@@ -245,11 +251,22 @@ def lend(ready: Callable[[], bool], timeout: float | None) -> None:
         if references:
             done, _ = ray.wait(references, num_returns=1, timeout=left, fetch_local=False)
         if done or not references:
-            for backend in _nested:
-                with backend._changed:
-                    backend._changed.wait_for(
-                        lambda: ready() or any(call.handle not in (*done, None) for call in calls), left
-                    )
+            wait_for_news(ready, calls, done, left)
+
+
+def wait_for_news(
+    ready: Callable[[], bool], calls: Sequence[Call], done: Sequence[Any], timeout: float
+) -> None:
+    """Wait until the calls that are done are settled, or where none is with Ray yet, until one is."""
+
+    def news() -> bool:
+        if done:
+            return ready() or not any(call.handle in done for call in calls)
+        return ready() or any(call.handle is not None for call in calls)
+
+    for backend in _nested:
+        with backend._changed:
+            backend._changed.wait_for(news, timeout)
 
 
 class Here:

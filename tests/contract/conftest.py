@@ -38,7 +38,9 @@ def pytest_collection_modifyitems(config, items):
         item
         for item in items
         if (kind := getattr(item, "callspec", None) and item.callspec.params.get("kind")) is not None
-        and any(marker.name in CAN and marker.name not in CAPABILITIES[kind] for marker in item.iter_markers())
+        and any(
+            marker.name in CAN and marker.name not in CAPABILITIES[kind] for marker in item.iter_markers()
+        )
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
