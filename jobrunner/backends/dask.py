@@ -24,8 +24,9 @@ from distributed.scheduler import KilledWorker
 from distributed.threadpoolexecutor import rejoin
 
 from jobrunner.backends.base import BackendSettings
-from jobrunner.backends.engine import Died, EngineBackend, entry, window_of
+from jobrunner.backends.engine import Died, EngineBackend, window_of
 from jobrunner.backends.engine_calls import Call
+from jobrunner.backends.engine_entry import entry
 from jobrunner.backends.engine_worker import copied
 from jobrunner.errors import ConfigError, CoordinatorLostError, NotSupportedError
 from jobrunner.host import usable_cpus
@@ -76,7 +77,7 @@ class DaskBackend(EngineBackend):
             extra = max(0, window - self.max_workers)
         elif self._own_cluster is None and self._limit is None:
             extra = self.max_workers  # so that a cluster that grows by demand sees some
-        super().__init__(settings, extra=extra)
+        super().__init__(settings, extra=extra, ahead=self._limit is None)
 
     def _connect(self, settings: BackendSettings) -> Any:
         given = {name: settings.extra.get(name) for name in ("client", "scheduler_file")}

@@ -14,9 +14,7 @@ Subclasses carry calls to their engine and say what the engine's errors mean.
 
 from __future__ import annotations
 
-import heapq
 import os
-import queue
 import threading
 import time
 from abc import abstractmethod
@@ -28,6 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.engine_calls import Call, Line
+from jobrunner.backends.engine_events import Events
 from jobrunner.backends.engine_worker import PROTOCOL, Head, unwrapped
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.printer import Printer
@@ -50,29 +49,6 @@ STOP_WAIT = 20.0
 
 KILL_WAIT = 10.0
 """Seconds that `kill` waits for this backend's thread, which ends what it started."""
-
-ENTRY = """
-def jobrunner_call(head, parts, values):
-    try:
-        from jobrunner.backends.engine_worker import run
-    except ImportError as exc:
-        import platform
-        text = (
-            f"the worker on {platform.node()} cannot run it: {exc}. Install jobrunner there, in the Python that the"
-            " engine's workers use"
-        )
-        return 5, 0.0, [], {"error": text, "unable": True}, ()
-    return run(head, parts, values)
-"""
-"""Runs in the engine's workers. It goes by value, so that a worker without jobrunner can say so. 5 is `m.LOST`."""
-
-
-def entry() -> Callable[..., Any]:
-    """`jobrunner_call`, as a function that every pickler sends by value."""
-    space: dict[str, Any] = {"__name__": "__main__"}
-    exec(ENTRY, space)
-    function: Callable[..., Any] = space["jobrunner_call"]
-    return function
 
 
 def window_of(settings: BackendSettings) -> int | None:
@@ -102,9 +78,13 @@ class EngineBackend(Backend):
     why_not: ClassVar[str] = ""
     """Why it cannot be, for the error."""
 
-    def __init__(self, settings: BackendSettings, *, extra: int | None = 0) -> None:
-        """`extra`: calls that the engine gets beyond its slots; None: as many as there are."""
+    def __init__(self, settings: BackendSettings, *, extra: int | None = 0, ahead: bool = True) -> None:
+        """`extra`: calls that the engine gets beyond its slots; None: as many as there are.
+
+        `ahead`: it gets more of short calls, which it must not run at the same time.
+        """
         self._extra = extra
+        self._ahead = ahead
         self._crash_limit = settings.config.crash_limit
         self._show_output = settings.config.show_output
         self._pid = os.getpid()
@@ -119,10 +99,8 @@ class EngineBackend(Backend):
         self._calls: dict[str, Call] = {}
         self._shut_down = False
         self._killed = False
-        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._events = Events()
         self._lines: dict[tuple[tuple[str, float], ...], Line] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._timer_number = 0
         self._stops: dict[str, threading.Event] = {}
         self._printer = Printer()
         self._printer.start()
@@ -168,7 +146,7 @@ class EngineBackend(Backend):
         self._post(partial(self._on_end, call, attempt, back, error))
 
     def head(self, call: Call) -> tuple[Any, ...]:
-        """For subclasses: the first argument of `entry()`."""
+        """For subclasses: the first argument of what `engine_entry` makes."""
         options = call.options
         return tuple(
             Head(
@@ -351,17 +329,13 @@ class EngineBackend(Backend):
     # --- this backend's thread ------------------------------------------------------------------------------
 
     def _post(self, event: Callable[[], None]) -> None:
-        self._events.put(event)
-
-    def _after(self, seconds: float, event: Callable[[], None]) -> None:
-        self._timer_number += 1
-        heapq.heappush(self._timers, (time.monotonic() + seconds, self._timer_number, event))
+        self._events.post(event)
 
     def _run(self) -> None:
         failure: BaseException | None = None
         try:
             while not self._killed and not (self._shut_down and not self._calls):
-                for event in self._next_events():
+                for event in self._events.take():
                     event()
                 self._dispatch()
                 self._turned()
@@ -371,27 +345,12 @@ class EngineBackend(Backend):
         finally:
             self._end(failure)
 
-    def _next_events(self) -> list[Callable[[], None]]:
-        """All that has gathered; waits for the first."""
-        events: list[Callable[[], None]] = []
-        wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-        try:
-            events.append(self._events.get(timeout=wait))
-            while True:
-                events.append(self._events.get_nowait())
-        except queue.Empty:
-            pass
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            events.append(heapq.heappop(self._timers)[2])
-        return events
-
     def _dispatch(self) -> None:
         taken: list[Call] = []
         slots = None if self._extra is None else self.max_workers
         for line in self._lines.values():
             if len(line):
-                taken += line.take(slots, self._extra or 0)
+                taken += line.take(slots, self._extra or 0, ahead=self._ahead)
         if not taken:
             return
         now = time.monotonic()
@@ -442,7 +401,7 @@ class EngineBackend(Backend):
                 self._settle_cancelled(call)  # it waits for its next attempt
             else:
                 self._stop(call, hard=False)
-                self._after(2.0, partial(self._stop_hard, call, call.attempt))
+                self._events.after(2.0, partial(self._stop_hard, call, call.attempt))
 
     def _stop_hard(self, call: Call, attempt: int) -> None:
         if call.id in self._calls and call.attempt == attempt and call.handle is not None:
@@ -488,7 +447,7 @@ class EngineBackend(Backend):
             if final or call.failures > options.retries:
                 self._settle(call, outcome, None)
             else:
-                self._after(backoff(call.failures, options.backoff), partial(self._enqueue, call))
+                self._events.after(backoff(call.failures, options.backoff), partial(self._enqueue, call))
         else:
             self._judge_death(call, outcome, detail)
 

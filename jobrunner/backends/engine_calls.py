@@ -75,10 +75,16 @@ class Line:
     def add(self, call: Call) -> None:
         heapq.heappush(self._heap, (-call.options.priority, call.number, call))
 
-    def take(self, slots: int | None, extra: int) -> list[Call]:
-        """The next calls for the engine, which is to have those of `slots`, and `extra` (None: all there are)."""
+    def take(self, slots: int | None, extra: int, *, ahead: bool) -> list[Call]:
+        """The next calls for the engine, which is to have those of `slots` (None: all there are), and `extra`.
+
+        `ahead`: and more where they are short, so that its workers do not wait for us.
+        """
         taken: list[Call] = []
-        room = len(self._heap) if slots is None else slots + extra + self._prefetch(slots) - self.flying
+        if slots is None:
+            room = len(self._heap)
+        else:
+            room = slots + extra + (self._prefetch(slots) if ahead else 0) - self.flying
         while self._heap and len(taken) < room:
             call = heapq.heappop(self._heap)[2]
             call.future.confirm_running()

@@ -55,7 +55,7 @@ class MpiBackend(EngineBackend):
         self._pool = MPIPoolExecutor(settings.max_workers, main=False)
         self._pool.bootup()
         self._size: int = self._pool.num_workers
-        super().__init__(settings)
+        super().__init__(settings, ahead=self._slots() == self._size)
 
     def _slots(self) -> int:
         return self._size if self._limit is None else min(self._limit, self._size)

@@ -16,8 +16,9 @@ import ray
 from ray import exceptions
 
 from jobrunner.backends.base import BackendSettings
-from jobrunner.backends.engine import Died, EngineBackend, entry, window_of
+from jobrunner.backends.engine import Died, EngineBackend, window_of
 from jobrunner.backends.engine_calls import Call
+from jobrunner.backends.engine_entry import entry
 from jobrunner.backends.engine_stops import AGAIN
 from jobrunner.backends.engine_worker import wrapped
 from jobrunner.errors import CoordinatorLostError, NotSupportedError
@@ -81,7 +82,7 @@ class RayBackend(EngineBackend):
             extra = max(0, window - self.max_workers)
         elif not self._own and self._limit is None:
             extra = self.max_workers  # so that a cluster that grows by demand sees some
-        super().__init__(settings, extra=extra)
+        super().__init__(settings, extra=extra, ahead=self._limit is None)
 
     def _connect(self, settings: BackendSettings) -> None:
         if ray.is_initialized():
