@@ -128,8 +128,11 @@ class DaskBackend(EngineBackend):
             return self._own_cluster.workers
         asked, count = self._counted
         now = time.monotonic()
-        if now - asked > SLOTS_KEPT:
-            count = sum(self._client_.nthreads().values())
+        if now - asked > SLOTS_KEPT and self._client_.status == "running":
+            try:
+                count = sum(self._client_.nthreads().values())
+            except OSError:
+                pass  # the scheduler is gone: its calls end with that
             self._counted = (now, count)
         return count if self._limit is None else min(self._limit, max(count, 1))
 
@@ -190,6 +193,8 @@ class DaskBackend(EngineBackend):
         if isinstance(error, distributed.client.FutureCancelledError):
             if self._client_.status == "running" and payload_size(call.payload) >= SCATTER_FROM:
                 return Died(m.LOST, f"the Dask worker that had its arguments is gone ({error})", {})
+            if "scheduler" in str(error) or self._client_.status != "running":
+                return Died(m.LOST, f"the Dask scheduler is lost: {error}", {"engine_lost": True})
             return Died(m.LOST, f"Dask has given it up: {error}", {"unable": True})
         return Died(m.LOST, f"Dask could not run it: {error!r}", {"unable": True})
 

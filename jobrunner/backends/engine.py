@@ -35,7 +35,13 @@ from jobrunner.backends.threads import result_of_need
 from jobrunner.blocking import depth
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import Columns, ElementResults
-from jobrunner.errors import ConfigError, JobRunnerError, NotSupportedError, SerializationError
+from jobrunner.errors import (
+    ConfigError,
+    CoordinatorLostError,
+    JobRunnerError,
+    NotSupportedError,
+    SerializationError,
+)
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
@@ -66,7 +72,7 @@ class Died(NamedTuple):
     """m.CRASHED, m.LOST, m.CANCELLED or m.TIMED_OUT."""
     text: str
     detail: dict[str, Any]
-    """See `m.Outcome`; "unable": the engine cannot run it, however often it tries."""
+    """See `m.Outcome`; "unable": the engine cannot run it, however often it tries; "engine_lost": nor anything else."""
 
 
 class EngineBackend(Backend):
@@ -151,6 +157,7 @@ class EngineBackend(Backend):
         return tuple(
             Head(
                 PROTOCOL,
+                type(self).__module__,
                 self.name,
                 (call.function.key, call.function.blob),
                 self._setup,
@@ -437,10 +444,9 @@ class EngineBackend(Backend):
             self._settle(call, outcome, None)
         elif status == m.CANCELLED or call.stop:
             self._settle_cancelled(call)
-        elif "unable" in detail:
-            self._settle(
-                call, None, JobRunnerError(f"task {call.id} ({call.future.name}): {detail['error']}")
-            )
+        elif "unable" in detail or "engine_lost" in detail:
+            kind = JobRunnerError if "unable" in detail else CoordinatorLostError
+            self._settle(call, None, kind(f"task {call.id} ({call.future.name}): {detail['error']}"))
         elif status in (m.ERROR, m.TIMED_OUT):
             call.failures += 1
             final = "final" in detail or (status == m.TIMED_OUT and not options.retry_timeouts)

@@ -93,12 +93,6 @@ class Line:
         self.flying += len(taken)
         return taken
 
-    def drain(self) -> list[Call]:
-        """All that wait; none does any more."""
-        calls = [entry[2] for entry in self._heap]
-        self._heap.clear()
-        return calls
-
     def measured(self, seconds: float) -> None:
         """A call ran that long."""
         if self._average is None:

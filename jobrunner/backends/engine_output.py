@@ -38,8 +38,8 @@ class Capture:
 
     def add(self, number: int, text: str) -> None:
         room = LIMIT - self._size
+        self._size += len(text)
         if room > 0:
-            self._size += len(text)
             self._pieces.append((number, text[:room]))
 
     def texts(self) -> list[tuple[int, str]]:

@@ -43,6 +43,8 @@ class Head(NamedTuple):
     """All of a call but its arguments."""
 
     protocol: int
+    module: str
+    """Where the class `Here` of the backend is."""
     backend: str
     function: tuple[bytes, bytes]
     """Key and blob, see `serialization.DumpedFunction`."""
@@ -113,7 +115,7 @@ def run(fields: tuple[Any, ...], parts: tuple[Any, ...], values: Sequence[tuple[
         text = f"the worker on {own_host()} has another version of jobrunner; install the same on both sides"
         return LOST, 0.0, [], {"error": text, "unable": True}, ()
     head = Head(*fields)
-    here: Here = importlib.import_module(f"jobrunner.backends.{head.backend}").Here()
+    here: Here = importlib.import_module(head.module).Here()
     if head.once and not here.begins(head.id):
         text = "the process of its first attempt died"
         return CRASHED, 0.0, [], {"error": text, "at_most_once": True}, ()

@@ -116,7 +116,7 @@ class RayBackend(EngineBackend):
     def _slots(self) -> int:
         asked, count = self._counted
         now = time.monotonic()
-        if now - asked > SLOTS_KEPT:
+        if now - asked > SLOTS_KEPT and ray.is_initialized():
             count = int(ray.cluster_resources().get("CPU", 0))
             self._counted = (now, count)
         return count if self._limit is None else min(self._limit, max(count, 1))
