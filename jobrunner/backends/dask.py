@@ -20,6 +20,7 @@ from itertools import groupby
 from typing import Any
 
 import distributed
+from distributed.comm import resolve_address
 from distributed.scheduler import KilledWorker
 from distributed.threadpoolexecutor import rejoin
 
@@ -61,6 +62,7 @@ class DaskBackend(EngineBackend):
         settings.refuse_unknown(self.name, "client", "scheduler_file", "window")
         self._own_cluster: OwnCluster | None = None
         self._own_client = False
+        self._nested = False
         self._limit = settings.max_workers
         window = window_of(settings)
         self._client_ = self._connect(settings)
@@ -69,9 +71,8 @@ class DaskBackend(EngineBackend):
         self._finished: queue.SimpleQueue[tuple[Call, int, Any] | None] = queue.SimpleQueue()
         self._fetcher = threading.Thread(target=self._fetch, name="jobrunner-dask-results", daemon=True)
         self._fetcher.start()
-        nested = inside_worker()
         extra: int | None = 0
-        if nested:
+        if self._nested:
             extra = None  # they wait for each other, so none may wait for its turn here
         elif window is not None:
             extra = max(0, window - self.max_workers)
@@ -92,7 +93,8 @@ class DaskBackend(EngineBackend):
             if client.asynchronous:
                 raise ConfigError("client: must not be an asynchronous one")
             return client
-        if inside_worker() and given["scheduler_file"] is None:
+        if given["scheduler_file"] is None and of_this_worker(settings.address):
+            self._nested = True
             return distributed.get_client()
         address: Any = settings.address
         if address is None and given["scheduler_file"] is None:
@@ -289,13 +291,13 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
         pass
 
 
-def inside_worker() -> bool:
-    """Whether this is a task of Dask's."""
+def of_this_worker(address: str | None) -> bool:
+    """Whether this is a task of Dask's, and the address (if any) that of its scheduler."""
     try:
-        distributed.get_worker()
+        own = distributed.get_worker().scheduler.address
     except ValueError:
         return False
-    return True
+    return address is None or resolve_address(address) == resolve_address(own)
 
 
 def begun(call: str) -> str:
