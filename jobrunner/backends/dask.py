@@ -202,13 +202,12 @@ class DaskBackend(EngineBackend):
 
     def _close(self, killed: bool) -> None:
         self._finished.put(None)
-        handles = [call.handle for call in self._calls.values() if call.handle is not None]
-        if handles:
-            self._client_.cancel(handles)
-        if self._own_client:
-            self._client_.close(timeout=LEAVE_WAIT)
-        if self._own_cluster is not None:
-            self._own_cluster.close(killed)
+        try:
+            if self._own_client:
+                self._client_.close(timeout=LEAVE_WAIT)
+        finally:
+            if self._own_cluster is not None:
+                self._own_cluster.close(killed)
 
     # --- the thread that fetches results ---
 
@@ -220,10 +219,11 @@ class DaskBackend(EngineBackend):
                     ended.append(self._finished.get_nowait())
             except queue.Empty:
                 pass
-            there = [entry for entry in ended if entry is not None]
-            self._fetch_all(there)
-            if len(there) < len(ended):
+            closed = None in ended
+            self._fetch_all([entry for entry in ended if entry is not None])
+            if closed:
                 return
+            del ended  # the results must not live until the next ones come
 
     def _fetch_all(self, ended: Sequence[tuple[Call, int, Any]]) -> None:
         done = [entry for entry in ended if entry[2].status == "finished"]

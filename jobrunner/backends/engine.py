@@ -344,6 +344,7 @@ class EngineBackend(Backend):
             while not self._killed and not (self._shut_down and not self._calls):
                 for event in self._events.take():
                     event()
+                    del event  # it may hold a result, which must not live until the next event comes
                 self._dispatch()
                 self._turned()
         except BaseException as exc:
@@ -514,10 +515,14 @@ class EngineBackend(Backend):
         finally:
             self._printer.close()
             for call in left:
-                if failure is not None:
-                    call.future.set_exception(failure)
-                else:
-                    call.future.confirm_cancelled()
+                call.handle = None
+                try:
+                    if failure is not None:
+                        call.future.set_exception(failure)
+                    else:
+                        call.future.confirm_cancelled()
+                except InvalidStateError:
+                    pass  # it was cancelled
             for event in list(self._stops.values()):
                 event.set()
 

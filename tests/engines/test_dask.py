@@ -196,6 +196,16 @@ def test_an_executor_that_a_call_opens_joins_the_same_cluster(address):
         assert {future.result() for future in futures} == {(20, "dask+" + address)}
 
 
+def test_a_call_that_names_another_cluster_gets_that_one(address):
+    def outer(other):
+        with Executor("dask", address=other) as executor:
+            return executor.submit(zoo.add, 1, 2).result(), executor.status()["address"]
+
+    with Executor("dask", address=address) as executor, Executor("dask", max_workers=1) as other:
+        elsewhere = other.status()["address"].removeprefix("dask+")
+        assert executor.submit(outer, elsewhere).result() == (3, "dask+" + elsewhere)
+
+
 def test_the_worker_has_the_name_that_dask_gave_it(address):
     with Executor("dask", address=address) as executor:
         assert executor.submit(lambda: current_task().worker).result().startswith("tcp://127.0.0.1")
