@@ -64,13 +64,19 @@ def test_at_most_once(make, status, kind):
 
 
 def test_a_chunk_that_dies_is_split_until_the_guilty_element_is_alone(make):
+    died = []
+
     def fate(call):
-        return EngineError() if call.span is not None and call.span[0] <= 5 < call.span[1] else None
+        if call.span is None or not call.span[0] <= 5 < call.span[1]:
+            return None
+        died.append(call.span)
+        return EngineError()
 
     results = make(fate=fate).map(abs, range(8), chunksize=8)
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(CrashLimitError):
         next(results)
+    assert died == [(0, 8), (4, 8), (4, 6), *[(5, 6)] * 3]  # only the last is tried again as it is
 
 
 def test_what_the_engine_cannot_run_is_not_tried_again(make):

@@ -42,7 +42,7 @@ def test_short_calls_are_sent_ahead_and_long_ones_are_not():
     line = full_line(*[0] * 100)
     line.measured(0.001)
     assert len(line.take(2, 0, ahead=True)) == 2 + 2 * 5
-    line.measured(1.0)
+    line.measured(0.02)
     line.flying = 0
     assert len(line.take(2, 0, ahead=True)) == 2
     line = full_line(*[0] * 100)
