@@ -8,6 +8,8 @@ slot (and a thread of the "threads" backend) installs a hook here, and every wai
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -16,6 +18,12 @@ class Hook(Protocol):
     """Called in the waiting thread; the context lasts as long as the wait."""
 
     def __call__(self) -> AbstractContextManager[None]: ...
+
+
+class Until(Protocol):
+    """Called in the waiting thread: returns when `ready()` holds, or after `timeout` seconds, or sooner."""
+
+    def __call__(self, ready: Callable[[], bool], timeout: float | None) -> None: ...
 
 
 _local = threading.local()
@@ -40,3 +48,21 @@ def waiting() -> AbstractContextManager[None]:
     """Wraps every wait; does nothing outside a task."""
     hook: Hook | None = getattr(_local, "hook", None)
     return hook() if hook is not None else nullcontext()
+
+
+def install_until(until: Until | None) -> None:
+    """For places whose scheduler sees that a task waits only where the task waits for what the scheduler knows."""
+    _local.until = until
+
+
+def wait_until(ready: Callable[[], bool], timeout: float | None = None) -> float | None:
+    """Inside of `waiting`, before the wait itself: lets the place wait in its own way, until it pleases to return.
+
+    What is left of `timeout`, in seconds, for the wait itself.
+    """
+    until: Until | None = getattr(_local, "until", None)
+    if until is None:
+        return timeout
+    started = time.monotonic()
+    until(ready, timeout)
+    return None if timeout is None else max(0.0, timeout - (time.monotonic() - started))

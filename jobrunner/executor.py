@@ -33,7 +33,8 @@ class Executor(concurrent.futures.Executor):
     Args:
         backend: "processes" (the default), "threads", "cluster", the address of a cluster
         ("tcp://10.0.0.5:7077"),
-            or a Backend. None takes what JOBRUNNER_BACKEND, JOBRUNNER_ADDRESS or the config file say.
+            "dask", "ray", "mpi" (see docs/backends.md), or a Backend. None takes what JOBRUNNER_BACKEND,
+            JOBRUNNER_ADDRESS or the config file say.
         max_workers: calls that run at the same time. Default: the usable CPUs; a cluster has what it has.
         initializer: called with `initargs` in each slot before its first call.
         address: for backends that join something.

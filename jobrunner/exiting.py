@@ -7,6 +7,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
+_at_exit: list[Callable[[], None]] = []
+
 
 def finish_before_exit(finish: Callable[[], None], give_up: Callable[[], None]) -> None:
     """Call a bound method when the interpreter exits, while threads can still be started; waits belong there.
@@ -23,10 +25,17 @@ def finish_before_exit(finish: Callable[[], None], give_up: Callable[[], None]) 
         if method is not None:
             method()
 
+    _at_exit.append(at_exit)
     try:  # private, and what the standard pools use themselves
         threading._register_atexit(at_exit)  # type: ignore[attr-defined]
     except RuntimeError:
         pass
+
+
+def finish_now() -> None:
+    """Do it: for programs at whose end something that the work needs is gone before the interpreter exits."""
+    while _at_exit:
+        _at_exit.pop()()
 
 
 def ended_by_ctrl_c() -> bool:

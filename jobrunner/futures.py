@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any, Protocol, TypeVar
 
-from jobrunner.blocking import waiting
+from jobrunner.blocking import wait_until, waiting
 from jobrunner.errors import JobRunnerError, NotSupportedError, WaitTimeoutError
 from jobrunner.representation import Fact, html_table, present, shown
 
@@ -178,7 +178,7 @@ class Future(concurrent.futures.Future[T]):
     def _wait(self, timeout: float | None) -> None:
         with waiting():
             try:
-                super().exception(timeout)
+                super().exception(wait_until(self.done, timeout))
             except concurrent.futures.CancelledError:
                 return  # the caller's own look at the outcome raises it
             except concurrent.futures.TimeoutError:
@@ -286,8 +286,15 @@ def wait(
 
     `return_when` is FIRST_COMPLETED, FIRST_EXCEPTION or ALL_COMPLETED. Does not raise TimeoutError.
     """
+    fs = list(fs)
+
+    def enough() -> bool:
+        if return_when == FIRST_COMPLETED:
+            return any(future.done() for future in fs)
+        return all(future.done() for future in fs)
+
     with waiting():
-        return concurrent.futures.wait(fs, timeout, return_when)
+        return concurrent.futures.wait(fs, wait_until(enough, timeout), return_when)
 
 
 def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
@@ -295,15 +302,18 @@ def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
 
     Raises TimeoutError when the last is not there `timeout` seconds after the first was asked for.
     """
-    finished: Iterator[Any] = concurrent.futures.as_completed(fs, timeout)
+    pending = set(fs)
+    finished: Iterator[Any] = concurrent.futures.as_completed(pending.copy(), timeout)
     while True:
         try:
             with waiting():
+                wait_until(lambda: not pending or any(future.done() for future in pending), timeout)
                 future = next(finished, None)
         except concurrent.futures.TimeoutError as exc:
             raise WaitTimeoutError(*exc.args) from None
         if future is None:
             return
+        pending.discard(future)
         yield future
         future = None  # its result need not live until the next one is done
 

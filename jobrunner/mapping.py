@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any
 
 from jobrunner.backends.base import Backend
-from jobrunner.blocking import waiting
+from jobrunner.blocking import wait_until, waiting
 from jobrunner.chunking import Chunking, around, halves, window
 from jobrunner.elements import Columns, ElementResults, Input, all_failed
 from jobrunner.errors import NotSupportedError, TaskLostError, TaskTimeoutError, WaitTimeoutError
@@ -398,7 +398,14 @@ class MapRun:
             self._lifetime.check_open()
 
     def _await(self, position: int, deadline: float | None) -> None:
-        with waiting(), self._lock:
+        with waiting():
+            wait_until(
+                lambda: position in self._results, None if deadline is None else deadline - time.monotonic()
+            )
+            self._wait(position, deadline)
+
+    def _wait(self, position: int, deadline: float | None) -> None:
+        with self._lock:
             self._awaited = position
             while position not in self._results:
                 remaining = None if deadline is None else deadline - time.monotonic()

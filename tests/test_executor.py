@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import gc
 import pickle
+import sys
 
 import pytest
 
@@ -86,8 +87,18 @@ def test_what_is_no_backend(backend):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"did you mean 'threads'.*cluster, processes, threads"):
+    with pytest.raises(
+        ConfigError, match=r"did you mean 'threads'.*cluster, dask, mpi, processes, ray, threads"
+    ):
         Executor("thread")
+
+
+@pytest.mark.parametrize(("name", "package"), [("dask", "distributed"), ("ray", "ray"), ("mpi", "mpi4py")])
+def test_an_engine_that_is_not_installed_says_how_to(monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"jobrunner.backends.{name}", raising=False)
+    with pytest.raises(ConfigError, match=rf"needs the package {package}: pip install 'jobrunner\[{name}\]'"):
+        Executor(name)
 
 
 def test_a_local_backend_takes_no_address():

@@ -19,9 +19,15 @@ BUILT_IN = {
     "threads": "jobrunner.backends.threads:ThreadsBackend",
     "processes": "jobrunner.backends.processes:ProcessesBackend",
     "cluster": "jobrunner.backends.cluster:ClusterBackend",
+    "dask": "jobrunner.backends.dask:DaskBackend",
+    "ray": "jobrunner.backends.ray:RayBackend",
+    "mpi": "jobrunner.backends.mpi:MpiBackend",
 }
-LOCAL = ("threads", "processes")
-"""Those that run in this host's own pool: an address has no meaning for them."""
+LOCAL = ("threads", "processes", "mpi")
+"""An address has no meaning for them."""
+
+EXTRAS = {"dask": "distributed", "ray": "ray", "mpi": "mpi4py"}
+"""The package that a backend is over, by the name of the backend and of the extra."""
 
 ENTRY_POINTS = "jobrunner.backends"
 
@@ -36,7 +42,7 @@ def open_backend(name: str, settings: BackendSettings) -> Backend:
     factory = _find(name)
     if settings.address is not None and name in LOCAL:
         raise ConfigError(
-            f"Executor({name!r}) runs on this host and takes no address (got {settings.address!r});"
+            f"Executor({name!r}) takes no address (got {settings.address!r});"
             ' use Executor("cluster", address=...)'
         )
     backend = factory(settings)
@@ -50,7 +56,14 @@ def open_backend(name: str, settings: BackendSettings) -> Backend:
 def _find(name: str) -> Callable[[BackendSettings], Any]:
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
-        factory: Callable[[BackendSettings], Any] = getattr(importlib.import_module(module), attribute)
+        try:
+            factory: Callable[[BackendSettings], Any] = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as exc:
+            if name not in EXTRAS or exc.name != EXTRAS[name]:
+                raise
+            raise ConfigError(
+                f"Executor({name!r}) needs the package {exc.name}: pip install 'jobrunner[{name}]'"
+            ) from exc
         return factory
     for point in _entry_points():
         if point.name == name:

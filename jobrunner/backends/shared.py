@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import threading
 
-from jobrunner.backends.base import BackendSettings
+from jobrunner.backends import open_backend
+from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.cluster import ClusterBackend
 from jobrunner.config import ClientConfig, load
 
 _lock = threading.Lock()
 _connections: dict[str, ClusterBackend] = {}
+_engines: dict[str, Backend] = {}
 
 
-def connection_to(address: str) -> ClusterBackend:
+def connection_to(address: str) -> Backend:
     """This process's connection; a new one where there is none, or where the last one failed.
 
     Raises CoordinatorLostError when nobody answers in time.
     """
+    engine, plus, within = address.partition("+")
     with _lock:
+        if plus:  # "dask+tcp://...": another engine's address
+            if address not in _engines:
+                _engines[address] = open_backend(
+                    engine, BackendSettings(load(ClientConfig, max_workers=None), address=within or None)
+                )
+            return _engines[address]
         present = _connections.get(address)
         if present is None or not present.usable:
             settings = BackendSettings(load(ClientConfig), address=address)

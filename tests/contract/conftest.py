@@ -13,11 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
+from capabilities import BUILT_IN, CAN, CAPABILITIES, command, environment
 
 from jobrunner import Executor
 
 TESTS = Path(__file__).resolve().parent.parent
-BACKENDS = ("threads", "processes", "cluster")
+BACKENDS = tuple(filter(None, os.environ.get("JOBRUNNER_CONTRACT", "").split(","))) or BUILT_IN
+"""The engines of other packages are tested only where they are installed: see scripts/test-engines."""
+
 PROGRAM_SECONDS = 50.0
 
 sys.path.insert(0, str(TESTS))  # for `import zoo`, here
@@ -25,17 +28,19 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPA
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "crashes: processes die in this test, so it cannot run on threads")
-    config.addinivalue_line("markers", "shared: needs calls that other processes can ask for; not on threads")
+    for name, meaning in CAN.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what would kill the test run itself."""
+    """Leave out what a backend cannot do, as its capabilities say."""
     left_out = [
         item
         for item in items
-        if "[threads" in item.name
-        and (item.get_closest_marker("crashes") or item.get_closest_marker("shared"))
+        if (kind := getattr(item, "callspec", None) and item.callspec.params.get("kind")) is not None
+        and any(
+            marker.name in CAN and marker.name not in CAPABILITIES[kind] for marker in item.iter_markers()
+        )
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -49,9 +54,15 @@ def kind(request):
 
 
 @pytest.fixture(scope="session")
-def isolated(kind):
-    """Whether each slot is a process, that can die or be stopped alone."""
-    return kind != "threads"
+def can(kind):
+    """What the backend can do: some of the words of `capabilities.CAN`."""
+    return CAPABILITIES[kind]
+
+
+@pytest.fixture(scope="session")
+def isolated(can):
+    """Whether calls run in other processes."""
+    return "apart" in can
 
 
 @pytest.fixture(scope="session")
@@ -99,8 +110,8 @@ def start_program(kind, tmp_path):
         path = tmp_path / "program.py"
         path.write_text(textwrap.dedent(text))
         program = subprocess.Popen(
-            [sys.executable, "-W", "error", str(path), *map(str, arguments)],
-            env={**os.environ, "JOBRUNNER_BACKEND": kind, "JOBRUNNER_MAX_WORKERS": "2"},
+            [*command(kind, "-W", "error"), str(path), *map(str, arguments)],
+            env=environment(kind),
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

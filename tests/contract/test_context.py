@@ -51,7 +51,7 @@ def test_a_task_knows_itself(executor, kind):
     future = executor.with_options(name="mine").submit(about_itself)
     task_id, name, attempt, worker, cancelled = future.result()
     assert (task_id, name, attempt, cancelled) == (future.id, "mine", 1, False)
-    assert worker if kind == "cluster" else worker == {"threads": "threads", "processes": "local"}[kind]
+    assert worker == {"threads": "threads", "processes": "local"}.get(kind, worker) != ""
 
 
 def test_outside_of_tasks_there_is_none():
@@ -72,7 +72,7 @@ def test_in_a_map(executor):
     assert tasks == [True] * 10
 
 
-@pytest.mark.crashes
+@pytest.mark.stops
 def test_a_task_sees_that_it_is_to_stop(make_executor, tmp_path, eventually):
     executor = make_executor(max_workers=1)
     started = tmp_path / "started"
@@ -82,15 +82,18 @@ def test_a_task_sees_that_it_is_to_stop(make_executor, tmp_path, eventually):
     assert started.read_text().split() == ["started", "True"]
 
 
+@pytest.mark.nests
 def test_a_tree_of_calls_is_deeper_than_the_pool(make_executor):
     assert make_executor(max_workers=2).submit(fibonacci, 7).result() == 13
 
 
+@pytest.mark.nests
 def test_a_parallel_quicksort(make_executor):
     values = [(7919 * i) % 1009 for i in range(300)]
     assert make_executor(max_workers=2).submit(quicksort, values).result() == sorted(values)
 
 
+@pytest.mark.nests
 def test_calls_of_calls_are_this_executor_s(executor):
     def inner():
         return list(current_executor().map(zoo.add, range(5), range(5)))

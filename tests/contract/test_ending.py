@@ -90,8 +90,9 @@ def test_a_script_without_a_main_guard(run_program):
     assert run_program(text) == "[0, 2, 4, 6, 8]\n"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["in a with block", "without one"])
-def test_ctrl_c_ends_the_program_soon(start_program, isolated, how, tmp_path, eventually):
+def test_ctrl_c_ends_the_program_soon(start_program, can, how, tmp_path, eventually):
     started, go = tmp_path / "started", tmp_path / "go"
     text = f"""
         import concurrent.futures.thread, contextlib, sys, threading, time
@@ -99,7 +100,7 @@ def test_ctrl_c_ends_the_program_soon(start_program, isolated, how, tmp_path, ev
         from zoo import announce_and_wait
 
         if __name__ == "__main__":
-            if {not isolated}:  # a thread cannot be stopped: the two that run may end once the rest is given up
+            if {"ends" not in can}:  # a thread cannot be stopped: the two that run may end once the rest is given up
                 threading._register_atexit(lambda: open(sys.argv[2], "w").close())
             executor = Executor()
             with executor if {how == "in a with block"} else contextlib.nullcontext():
@@ -115,7 +116,8 @@ def test_ctrl_c_ends_the_program_soon(start_program, isolated, how, tmp_path, ev
     assert len(started.read_text().split()) == 2  # those that waited never started
 
 
-def test_ctrl_c_does_not_wait_for_a_map(start_program, isolated, tmp_path, eventually):
+@pytest.mark.alone
+def test_ctrl_c_does_not_wait_for_a_map(start_program, can, tmp_path, eventually):
     started, go = tmp_path / "started", tmp_path / "go"
     text = f"""
         import concurrent.futures.thread, sys, threading, time
@@ -123,7 +125,7 @@ def test_ctrl_c_does_not_wait_for_a_map(start_program, isolated, tmp_path, event
         from zoo import announce_and_wait
 
         if __name__ == "__main__":
-            if {not isolated}:
+            if {"ends" not in can}:
                 threading._register_atexit(lambda: open(sys.argv[2], "w").close())
             executor = Executor()
             results = executor.map(announce_and_wait, sys.argv[1:2] * 500, sys.argv[2:3] * 500, chunksize=1)
@@ -165,6 +167,7 @@ def test_a_map_that_was_interrupted_is_waited_for_by_nobody(run_program):
     assert run_program(text) == "interrupted\n[0, 1, 2]\n"
 
 
+@pytest.mark.tidy
 def test_an_executor_that_nobody_holds_goes_away(make_executor, run_program):
     text = """
         import gc, threading

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
 import pytest
+from capabilities import command, environment
 
 SESSION = """
 from jobrunner import Executor
@@ -36,29 +35,30 @@ ex.shutdown()
 EXPECTED = ["first 10", "second 20", "third [0, -1, -2]", "fourth 3", "fifth 6"]
 
 
-@pytest.fixture
-def environment(kind):
-    return {**os.environ, "JOBRUNNER_BACKEND": kind}
-
-
-def run(arguments, environment, text=""):
+def run(arguments, kind, text=""):
     done = subprocess.run(
-        [sys.executable, *arguments], input=text, env=environment, capture_output=True, text=True, timeout=50
+        [*command(kind), *arguments],
+        input=text,
+        env=environment(kind),
+        capture_output=True,
+        text=True,
+        timeout=50,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return [line for line in done.stdout.splitlines() if line]
 
 
-def test_an_interactive_session(environment):
-    assert run(["-q", "-i", "-"], environment, SESSION) == EXPECTED
+@pytest.mark.alone
+def test_an_interactive_session(kind):
+    assert run(["-q", "-i", "-"], kind, SESSION) == EXPECTED
 
 
-def test_a_script_without_main_guard(environment, tmp_path):
+def test_a_script_without_main_guard(kind, tmp_path):
     script = tmp_path / "unguarded.py"
     script.write_text(SESSION)
-    assert run([script], environment) == EXPECTED
+    assert run([script], kind) == EXPECTED
 
 
-def test_a_command(environment):
-    assert run(["-c", SESSION], environment) == EXPECTED
+def test_a_command(kind):
+    assert run(["-c", SESSION], kind) == EXPECTED

@@ -62,7 +62,7 @@ def test_in_a_map_each_element_has_its_own_retries(executor, tmp_path):
     assert runs(tmp_path / "1") == 3
 
 
-@pytest.mark.crashes
+@pytest.mark.stops
 @pytest.mark.parametrize(("retry_on", "times"), [(OSError, 2), (ValueError, 1)])
 def test_a_time_limit_counts_as_a_timeout_error(executor, trace, tmp_path, retry_on, times):
     view = executor.with_options(retries=1, retry_on=retry_on, backoff=0, timeout=0.2)
@@ -84,13 +84,13 @@ def test_at_most_once_and_retries_contradict_each_other(executor):
 
 
 @pytest.mark.crashes
-def test_at_most_once_is_not_tried_again_after_a_crash(executor, trace):
+def test_at_most_once_is_not_tried_again_after_a_crash(executor, can, trace):
     def die():
         zoo.append_line(str(trace), "ran")
         zoo.exit_hard(3)
 
     failure = executor.with_options(at_most_once=True).submit(die).exception()
-    assert "exited with code 3" in str(failure)
+    assert "exited with code 3" in str(failure) or "tells" not in can
     assert "it is to run at most once" in str(failure)
     assert runs(trace) == 1
 

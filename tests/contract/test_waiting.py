@@ -85,6 +85,7 @@ def test_asyncio_cancels_a_call_that_waits(make_executor, tmp_path):
     assert asyncio.run(main()).cancelled()
 
 
+@pytest.mark.nests
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_call_may_submit_calls_and_wait_for_them(run_program, workers):
     text = """

@@ -1,0 +1,531 @@
+"""What the backends over other engines (Dask, Ray, MPI) share.
+
+The engine runs our calls as its own tasks, each through `engine_worker.run`. Everything else is decided here, on one
+thread of this process: which call goes to the engine when, what follows the end of an attempt, and when a Future is
+done. So retries, dependencies, cancelling and errors are the same on each engine, and nothing polls: the engine's
+callbacks, the callers and timers put events into one queue.
+
+    caller's threads                    this thread                        the engine's threads
+    submit, cancel -> _post ----->  handle events, take from the     <----- arrived
+                                    lines, `_send` what was taken
+
+Subclasses carry calls to their engine and say what the engine's errors mean.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import InvalidStateError
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+from jobrunner import serialization
+from jobrunner.backends.base import Backend, BackendSettings
+from jobrunner.backends.engine_calls import Call, Line
+from jobrunner.backends.engine_events import Events
+from jobrunner.backends.engine_worker import PROTOCOL, Head, unwrapped
+from jobrunner.backends.failures import exception_of
+from jobrunner.backends.printer import Printer
+from jobrunner.backends.supplies import with_needs
+from jobrunner.backends.threads import result_of_need
+from jobrunner.blocking import depth
+from jobrunner.dependencies import AnyFuture, may_hold_futures
+from jobrunner.elements import Columns, ElementResults
+from jobrunner.errors import (
+    ConfigError,
+    CoordinatorLostError,
+    JobRunnerError,
+    NotSupportedError,
+    SerializationError,
+)
+from jobrunner.exiting import finish_before_exit
+from jobrunner.futures import Future
+from jobrunner.ids import ClientId, TaskId, random_token, task_id
+from jobrunner.payloads import Payload
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.retry import backoff
+from jobrunner.serialization import DumpedFunction
+
+STOP_WAIT = 20.0
+"""Seconds that `cancel(running=True)` waits for the confirmed stop."""
+
+KILL_WAIT = 10.0
+"""Seconds that `kill` waits for this backend's thread, which ends what it started."""
+
+
+def window_of(settings: BackendSettings) -> int | None:
+    """The option `window`. Raises ConfigError."""
+    window = settings.extra.get("window")
+    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
+        raise ConfigError(f"window={window!r}: must be a whole number of calls above 0")
+    return window
+
+
+class Died(NamedTuple):
+    """What an engine's error says of the end of an attempt."""
+
+    status: int
+    """m.CRASHED, m.LOST, m.CANCELLED or m.TIMED_OUT."""
+    text: str
+    detail: dict[str, Any]
+    """See `m.Outcome`; "unable": the engine cannot run it, however often it tries; "engine_lost": nor anything else."""
+
+
+class EngineBackend(Backend):
+    """See the module. A subclass is ready to `_send` when it calls this class's `__init__`."""
+
+    name: ClassVar[str]
+    can_stop: ClassVar[bool] = False
+    """Whether a call that runs can be stopped: `cancel(running=True)`, and the option `timeout`."""
+    why_not: ClassVar[str] = ""
+    """Why it cannot be, for the error."""
+
+    def __init__(self, settings: BackendSettings, *, extra: int | None = 0, ahead: bool = True) -> None:
+        """`extra`: calls that the engine gets beyond its slots; None: as many as there are.
+
+        `ahead`: it gets more of short calls, which it must not run at the same time.
+        """
+        self._extra = extra
+        self._ahead = ahead
+        self._crash_limit = settings.config.crash_limit
+        self._show_output = settings.config.show_output
+        self._pid = os.getpid()
+        self._client = ClientId(random_token())
+        self._setup: tuple[bytes, bytes] | None = None
+        if settings.initializer is not None:
+            setup = serialization.dump_setup(settings.initializer, settings.initargs)
+            self._setup = setup.key, setup.blob
+        # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
+        self._lock = threading.RLock()
+        self._number = 0
+        self._calls: dict[str, Call] = {}
+        self._shut_down = False
+        self._killed = False
+        self._events = Events()
+        self._lines: dict[tuple[tuple[str, float], ...], Line] = {}
+        self._stops: dict[str, threading.Event] = {}
+        self._printer = Printer()
+        self._printer.start()
+        self._thread = threading.Thread(target=self._run, name=f"jobrunner-{self.name}", daemon=True)
+        self._thread.start()
+        finish_before_exit(self.shutdown, self.kill)
+
+    # --- for subclasses; all but `_slots` are called on this backend's thread -------------------------------
+
+    @abstractmethod
+    def _slots(self) -> int:
+        """Calls that the engine can run at the same time now."""
+
+    @abstractmethod
+    def _send(self, calls: Sequence[Call]) -> None:
+        """Hand these to the engine; each ends with `arrived`, which may be called on any thread.
+
+        Set `handle`. Raises whatever the engine raises; then none of `calls` whose `handle` is None was handed over.
+        """
+
+    def _stop(self, call: Call, hard: bool) -> None:
+        """Stop a call that the engine has; it ends with `arrived`. First softly, and then hard."""
+
+    @abstractmethod
+    def _diagnose(self, call: Call, error: BaseException) -> Died:
+        """What an error of the engine says."""
+
+    def _check_resources(self, resources: dict[str, float]) -> None:
+        """Raises NotSupportedError for those that can never be had. Called by callers."""
+
+    def _let_go(self, call: Call) -> None:
+        """The call is done: drop what is kept for it."""
+
+    def _turned(self) -> None:
+        """Events were handled and calls sent, as far as there were any."""
+
+    @abstractmethod
+    def _close(self, killed: bool) -> None:
+        """Close what this backend started, and only that."""
+
+    def arrived(self, call: Call, attempt: int, back: Any, error: BaseException | None) -> None:
+        """For subclasses, on any thread: the end of an attempt, what `engine_worker.run` gave or the engine's error."""
+        self._post(partial(self._on_end, call, attempt, back, error))
+
+    def head(self, call: Call) -> tuple[Any, ...]:
+        """For subclasses: the first argument of what `engine_entry` makes."""
+        options = call.options
+        return tuple(
+            Head(
+                PROTOCOL,
+                type(self).__module__,
+                self.name,
+                (call.function.key, call.function.blob),
+                self._setup,
+                call.id,
+                call.future.name,
+                call.attempt,
+                call.span,
+                call.depth,
+                options.retry_on,
+                options.timeout,
+                options.at_most_once,
+                self._show_output,
+            )
+        )
+
+    # --- submitting -----------------------------------------------------------------------------------------
+
+    @property
+    def max_workers(self) -> int:
+        return max(1, self._slots())
+
+    def prepare(self, fn: Callable[..., Any]) -> DumpedFunction:
+        return serialization.dump_function(fn)
+
+    def submit(
+        self,
+        prepared: DumpedFunction,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: m.TaskOptions = m.DEFAULT_OPTIONS,
+    ) -> Future[Any]:
+        self._check_options(options)
+        futures: list[AnyFuture] = []
+        try:
+            if may_hold_futures(args, kwargs):
+                args, kwargs, futures = with_needs(args, kwargs)
+            payload = serialization.dump_call(args, kwargs, snapshot=True)
+        except SerializationError as exc:
+            self._check_open()
+            failed: Future[Any] = Future()
+            failed.name = options.name or prepared.name
+            failed.set_exception(exc)
+            return failed
+        return self._add(prepared, payload, None, options, futures)
+
+    def pack(self, columns: Columns) -> Payload:
+        return serialization.dump_elements(columns, snapshot=True)
+
+    def submit_chunk(
+        self,
+        prepared: DumpedFunction,
+        packed: Payload,
+        start: int,
+        stop: int,
+        options: m.TaskOptions = m.DEFAULT_OPTIONS,
+    ) -> Future[ElementResults]:
+        self._check_options(options)
+        return self._add(prepared, packed, (start, stop), options)
+
+    def _add(
+        self,
+        prepared: DumpedFunction,
+        payload: Payload,
+        span: tuple[int, int] | None,
+        options: m.TaskOptions,
+        needs: Sequence[AnyFuture] = (),
+    ) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.name = options.name or prepared.name
+        future._canceller = self._cancel
+        with self._lock:
+            self._check_open()
+            self._number += 1
+            future.id = task_id(self._client, self._number)
+            call = Call(future.id, self._number, future, prepared, payload, span, options, depth(), needs)
+            self._calls[call.id] = call
+        if needs:
+            self._wait_for_needs(call)
+        else:
+            self._post(partial(self._enqueue, call))
+        return future
+
+    def _wait_for_needs(self, call: Call) -> None:
+        left = len(call.needs)
+        lock = threading.Lock()
+
+        def one_is_done(_: AnyFuture) -> None:
+            nonlocal left
+            with lock:
+                left -= 1
+                last = left == 0
+            if last:
+                self._post(partial(self._take_needs, call))
+
+        for need in call.needs:
+            need.add_done_callback(one_is_done)
+
+    def _check_options(self, options: m.TaskOptions) -> None:
+        if options.timeout is not None and not self.can_stop:
+            raise NotSupportedError(
+                f'{self.why_not}, so the "{self.name}" backend has no timeout; use "processes" or "cluster"'
+            )
+        if options.detach:
+            raise NotSupportedError(
+                f'detach=True: nothing of the "{self.name}" backend outlives this program; use "cluster"'
+            )
+        if options.resources:
+            self._check_resources(dict(options.resources))
+
+    def _check_open(self) -> None:
+        if self._shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                "this Executor belongs to the process that forked this one; make a new one here"
+            )
+
+    # --- cancelling -----------------------------------------------------------------------------------------
+
+    def _cancel(self, future: Future[Any], running: bool) -> bool:
+        if future.cancel_pending():
+            self._post(partial(self._drop, future.id))
+            return True
+        if not running or future.done():
+            return False
+        if not self.can_stop:
+            raise NotSupportedError(
+                f'{future.name} runs, and {self.why_not}; use the "processes" or "cluster" backend to cancel'
+                " running calls"
+            )
+        stopped = self._stops.setdefault(future.id, threading.Event())
+        self._post(partial(self._ask_to_stop, future.id))
+        if threading.current_thread() is self._thread:
+            return (
+                False  # a callback: the answer comes through this very thread, so nobody can wait for it here
+            )
+        stopped.wait(STOP_WAIT)
+        return future.cancelled()
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child has no thread to end
+        with self._lock:
+            self._shut_down = True
+            calls = list(self._calls.values()) if cancel_futures else []
+        for call in calls:
+            if call.future.cancel_pending():
+                self._post(partial(self._drop, call.id))
+        self._post(nothing)
+        if wait and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def kill(self) -> None:
+        """What runs is stopped where the engine can; nobody waits for it otherwise."""
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            self._shut_down = self._killed = True
+        self._post(nothing)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(KILL_WAIT)
+
+    def status(self) -> dict[str, Any]:
+        with self._lock:
+            states = [call.future._state for call in self._calls.values()]
+        return {
+            "backend": self.name,
+            "address": self.connection(),
+            "max_workers": self.max_workers,
+            "running": states.count("RUNNING"),
+            "queued": states.count("PENDING"),
+        }
+
+    # --- this backend's thread ------------------------------------------------------------------------------
+
+    def _post(self, event: Callable[[], None]) -> None:
+        self._events.post(event)
+
+    def _run(self) -> None:
+        failure: BaseException | None = None
+        try:
+            while not self._killed and not (self._shut_down and not self._calls):
+                for event in self._events.take():
+                    event()
+                    del event  # it may hold a result, which must not live until the next event comes
+                self._dispatch()
+                self._turned()
+        except BaseException as exc:
+            failure = JobRunnerError(f"the thread of the backend failed: {exc!r}; this is a bug in jobrunner")
+            failure.__cause__ = exc
+        finally:
+            self._end(failure)
+
+    def _dispatch(self) -> None:
+        taken: list[Call] = []
+        slots = None if self._extra is None else self.max_workers
+        for line in self._lines.values():
+            if len(line):
+                taken += line.take(slots, self._extra or 0, ahead=self._ahead)
+        if not taken:
+            return
+        now = time.monotonic()
+        for call in taken:
+            call.attempt += 1
+            call.handle = None
+            call.sent_at = now
+        try:
+            self._send(taken)
+        except Exception as exc:
+            for call in taken:
+                if call.handle is None:
+                    self.arrived(call, call.attempt, None, exc)
+
+    def _line(self, call: Call) -> Line:
+        return self._lines.setdefault(call.options.resources, Line())
+
+    def _enqueue(self, call: Call) -> None:
+        if call.id in self._calls:
+            self._line(call).add(call)
+
+    def _take_needs(self, call: Call) -> None:
+        """All that it needs is done: take the results, or fail."""
+        if call.future.done():  # cancelled
+            return
+        try:
+            call.values = [serialization.dump_result(result_of_need(need)) for need in call.needs]
+        except BaseException as exc:
+            call.future.confirm_running()
+            self._settle(call, None, exc)
+            return
+        call.needs = ()
+        self._enqueue(call)
+
+    def _drop(self, id: str) -> None:
+        """It was cancelled while it waited."""
+        call = self._calls.pop(id, None)
+        if call is not None:
+            self._let_go(call)
+
+    def _ask_to_stop(self, id: str) -> None:
+        call = self._calls.get(id)
+        if call is None:
+            self._answer_stop(id)
+        elif not call.stop:
+            call.stop = True
+            if call.handle is None:
+                self._settle_cancelled(call)  # it waits for its next attempt
+            else:
+                self._stop(call, hard=False)
+                self._events.after(2.0, partial(self._stop_hard, call, call.attempt))
+
+    def _stop_hard(self, call: Call, attempt: int) -> None:
+        if call.id in self._calls and call.attempt == attempt and call.handle is not None:
+            self._stop(call, hard=True)
+
+    def _on_end(self, call: Call, attempt: int, back: Any, error: BaseException | None) -> None:
+        if call.id not in self._calls or call.attempt != attempt:
+            return
+        line = self._line(call)
+        line.flying -= 1
+        self._let_go(call)
+        call.handle = None
+        payload: Payload = b""
+        duration = 0.0
+        detail: dict[str, Any]
+        if error is not None:
+            status, text, detail = self._diagnose(call, error)
+            detail = {"error": text, **detail}
+        else:
+            status, duration, output, detail, parts = back
+            if parts:
+                payload = unwrapped(parts)
+            if output:
+                self._printer.show(output)
+            line.measured(duration)
+            call.future.duration = duration
+        self._judge(call, m.Outcome(TaskId(call.id), attempt, status, payload, duration, detail))
+
+    def _judge(self, call: Call, outcome: m.Outcome) -> None:
+        """What follows the end of an attempt; compare `protocol.retry`."""
+        status, detail, options = outcome.status, outcome.detail or {}, call.options
+        if status == m.OK:
+            self._settle(call, outcome, None)
+        elif status == m.CANCELLED or call.stop:
+            self._settle_cancelled(call)
+        elif "unable" in detail or "engine_lost" in detail:
+            kind = JobRunnerError if "unable" in detail else CoordinatorLostError
+            self._settle(call, None, kind(f"task {call.id} ({call.future.name}): {detail['error']}"))
+        elif status in (m.ERROR, m.TIMED_OUT):
+            call.failures += 1
+            final = "final" in detail or (status == m.TIMED_OUT and not options.retry_timeouts)
+            if final or call.failures > options.retries:
+                self._settle(call, outcome, None)
+            else:
+                self._events.after(backoff(call.failures, options.backoff), partial(self._enqueue, call))
+        else:
+            self._judge_death(call, outcome, detail)
+
+    def _judge_death(self, call: Call, outcome: m.Outcome, detail: dict[str, Any]) -> None:
+        call.crashes += 1
+        call.story.append(f"{outcome.attempt}: {detail['error']}")
+        detail["attempts"] = call.story
+        if call.options.at_most_once:
+            detail["at_most_once"] = True
+        elif call.elements == 1 and call.crashes < self._crash_limit and "final" not in detail:
+            self._enqueue(call)
+            return
+        elif call.elements == 1:
+            detail["limit"] = call.crashes
+        self._settle(call, outcome, None)
+
+    def _settle(self, call: Call, outcome: m.Outcome | None, error: BaseException | None) -> None:
+        """The end of a call: unpickling runs code of the user's, which may raise anything."""
+        value: Any = None
+        if outcome is not None and outcome.status == m.OK:
+            load = serialization.load_result if call.span is None else serialization.load_element_results
+            try:
+                value = load(outcome.payload)
+            except BaseException as exc:
+                error = exc
+        elif outcome is not None:
+            error = exception_of(outcome, call.future.name)
+        del self._calls[call.id]
+        try:
+            if error is None:
+                call.future.set_result(value)
+            else:
+                call.future.set_exception(error)
+        except InvalidStateError:
+            pass  # somebody else has settled it; that is between them and the Future
+        self._answer_stop(call.id)
+
+    def _settle_cancelled(self, call: Call) -> None:
+        del self._calls[call.id]
+        call.future.confirm_cancelled()
+        self._answer_stop(call.id)
+
+    def _answer_stop(self, id: str) -> None:
+        event = self._stops.pop(id, None)
+        if event is not None:
+            event.set()
+
+    def _end(self, failure: BaseException | None) -> None:
+        """Whatever happened: no Future stays pending, nothing that was started stays behind."""
+        with self._lock:
+            self._shut_down = True
+            left, self._calls = list(self._calls.values()), {}
+        for call in left:
+            if call.handle is not None and self._killed and self.can_stop:
+                self._stop(call, hard=True)
+        try:
+            self._close(self._killed or failure is not None)
+        finally:
+            self._printer.close()
+            for call in left:
+                call.handle = None
+                try:
+                    if failure is not None:
+                        call.future.set_exception(failure)
+                    else:
+                        call.future.confirm_cancelled()
+                except InvalidStateError:
+                    pass  # it was cancelled
+            for event in list(self._stops.values()):
+                event.set()
+
+
+def nothing() -> None:
+    """Wakes a thread that waits for events."""

@@ -1,0 +1,249 @@
+"""What runs in the workers of somebody else's engine: one call, from our bytes to our bytes.
+
+The engine carries a tuple of plain values each way, so that it needs none of our classes to route it:
+
+    to the worker       (head, parts, values)            head: the fields of `Head`
+    back                (status, duration, output, detail, parts)
+
+`parts` are the buffers of a payload; `values` are those of the results that the call needs. A function is unpickled
+once per content hash and process. What is engine-specific is in the class `Here` of the backend's module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from jobrunner import blocking, context, serialization
+from jobrunner.backends.engine_output import Capture
+from jobrunner.backends.engine_stops import Stops
+from jobrunner.elements import ElementResults, rows
+from jobrunner.errors import InitializerError, NotSupportedError
+from jobrunner.host import own_host
+from jobrunner.payloads import Buffer, Payload
+from jobrunner.protocol.messages import CANCELLED, CRASHED, ERROR, LOST, OK, TIMED_OUT
+
+if TYPE_CHECKING:
+    from jobrunner.executor import Executor
+
+PROTOCOL = 1
+"""Of the tuples above. A worker that has another version of jobrunner may still speak the same."""
+
+FUNCTIONS_KEPT = 256
+"""Unpickled functions that a worker's process keeps."""
+
+
+class Head(NamedTuple):
+    """All of a call but its arguments."""
+
+    protocol: int
+    module: str
+    """Where the class `Here` of the backend is."""
+    backend: str
+    function: tuple[bytes, bytes]
+    """Key and blob, see `serialization.DumpedFunction`."""
+    setup: tuple[bytes, bytes] | None
+    id: str
+    name: str
+    attempt: int
+    span: tuple[int, int] | None
+    depth: int
+    retry_on: bytes | None
+    timeout: float | None
+    once: bool
+    """It must not begin a second time."""
+    show_output: bool
+
+
+Back = tuple[int, float, list[tuple[int, str]], dict[str, Any], tuple[Any, ...]]
+
+
+class Here(Protocol):
+    """The place of a call in an engine's worker."""
+
+    name: str
+    """Of the worker."""
+
+    address: str | None
+    """At which calls of the call reach the same engine, see `shared.connection_to`; None where they cannot."""
+
+    waiting: blocking.Hook | None
+    until: blocking.Until | None
+    keeps_results: bool
+    """The engine keeps what `run` gives, and may send it later: it must not share memory with the call's objects."""
+
+    interruptible: bool
+    """Calls run in the main thread, where a signal can stop them."""
+
+    def begins(self, call: str) -> bool:
+        """Note that a call begins that may do so once; False where it has begun before."""
+        ...
+
+
+class Place:
+    """See `context.Place`."""
+
+    def __init__(self, head: Head, here: Here, stops: Stops) -> None:
+        self._here = here
+        self._task = context.Task(head.id, head.name, head.attempt, here.name, lambda: stops.asked)
+        self._backend = head.backend
+
+    def task(self) -> context.Task:
+        return self._task
+
+    def executor(self) -> Executor:
+        from jobrunner.backends.borrowed import BorrowedBackend
+        from jobrunner.backends.shared import connection_to
+        from jobrunner.executor import Executor
+
+        if self._here.address is None:
+            raise NotSupportedError(
+                f'a call of the "{self._backend}" backend cannot submit calls; use "cluster", "dask" or "ray"'
+            )
+        return Executor(BorrowedBackend(connection_to(self._here.address)))
+
+
+def run(fields: tuple[Any, ...], parts: tuple[Any, ...], values: Sequence[tuple[Any, ...]]) -> Back:
+    """Run one call. Raises nothing of the call's own."""
+    if fields[0] != PROTOCOL:
+        text = f"the worker on {own_host()} has another version of jobrunner; install the same on both sides"
+        return LOST, 0.0, [], {"error": text, "unable": True}, ()
+    head = Head(*fields)
+    here: Here = importlib.import_module(head.module).Here()
+    if head.once and not here.begins(head.id):
+        text = "the process of its first attempt died"
+        return CRASHED, 0.0, [], {"error": text, "at_most_once": True}, ()
+    stops = Stops(head.timeout) if here.interruptible else Stops.none()
+    capture = Capture(head.show_output)
+    context.install_in_thread(Place(head, here, stops))
+    blocking.install(here.waiting)
+    blocking.install_until(here.until)
+    blocking.set_depth(head.depth + 1)
+    try:
+        with capture:
+            status, duration, detail, payload = _outcome(head, stops, parts, values)
+    finally:
+        context.install_in_thread(None)
+        blocking.install(None)
+        blocking.install_until(None)
+        blocking.set_depth(0)
+    detail |= {"host": own_host(), "worker": here.name, "pid": os.getpid()}
+    parts = copied(payload) if here.keeps_results else wrapped(payload)
+    return status, duration, capture.texts(), detail, parts
+
+
+def wrapped(payload: Payload) -> tuple[Any, ...]:
+    """The parts of a payload, so that an engine whose pickles have buffers beside them copies none."""
+    if isinstance(payload, bytes):
+        return (payload,)
+    return tuple(pickle.PickleBuffer(part) for part in payload)
+
+
+def copied(payload: Payload) -> tuple[bytes, ...]:
+    """The parts of a payload, none of them shared with anybody who may still change it."""
+    return (payload,) if isinstance(payload, bytes) else tuple(map(bytes, payload))
+
+
+def unwrapped(parts: Sequence[Buffer]) -> Payload:
+    """The payload of these parts, as they arrive."""
+    return tuple(parts)
+
+
+def _outcome(
+    head: Head, stops: Stops, parts: Sequence[Buffer], values: Sequence[Sequence[Buffer]]
+) -> tuple[int, float, dict[str, Any], Payload]:
+    started = perf_counter()
+    try:
+        with stops:
+            if head.setup is not None:
+                _set_up(*head.setup)
+                started = perf_counter()
+            fn = _function(*head.function)
+            if head.span is None:
+                args, kwargs = serialization.load_call(
+                    unwrapped(parts), [unwrapped(value) for value in values]
+                )
+                value = fn(*args, **kwargs)
+            else:
+                value = _run_chunk(fn, unwrapped(parts), head.span, stops)
+        duration = perf_counter() - started
+        dump = serialization.dump_result if head.span is None else serialization.dump_element_results
+        return OK, duration, {}, dump(value)
+    except BaseException as exc:
+        duration = perf_counter() - started
+        if stops.timed_out:
+            return (
+                TIMED_OUT,
+                duration,
+                {"error": f"it ran longer than its timeout of {head.timeout:g} s"},
+                b"",
+            )
+        if stops.asked and isinstance(exc, KeyboardInterrupt):
+            return CANCELLED, duration, {}, b""
+        detail = {}
+        if head.retry_on is not None and not serialization.is_one_of(exc, head.retry_on):
+            detail["final"] = True
+        return ERROR, duration, detail, serialization.dump_exception(_without_own_frames(exc))
+
+
+def _run_chunk(
+    fn: Callable[..., Any], payload: Payload, span: tuple[int, int], stops: Stops
+) -> ElementResults:
+    results = ElementResults([])
+    for args in rows(serialization.load_elements(payload), *span):
+        try:
+            results.values.append(fn(*args))
+        except BaseException as exc:
+            if stops.asked or stops.timed_out:
+                raise  # it is the chunk that was interrupted, not this element
+            results.add_failure(_without_own_frames(exc))
+    return results
+
+
+_loading = threading.Lock()
+
+
+@lru_cache(maxsize=FUNCTIONS_KEPT)
+def _load_function(key: bytes, blob: bytes) -> Callable[..., Any]:
+    return serialization.load_function(blob)
+
+
+def _function(key: bytes, blob: bytes) -> Callable[..., Any]:
+    with _loading:
+        return _load_function(key, blob)
+
+
+_setups: dict[bytes, InitializerError | None] = {}
+_setting_up = threading.Lock()
+
+
+def _set_up(key: bytes, blob: bytes) -> None:
+    """Run an initializer, the first time that a call of this process names it. Raises InitializerError, each time."""
+    with _setting_up:
+        if key not in _setups:
+            try:
+                _function(key, blob)()
+                _setups[key] = None
+            except Exception as exc:
+                failure = InitializerError(
+                    f"the initializer failed in this worker: {serialization.describe(exc)}"
+                )
+                failure.__cause__ = _without_own_frames(exc)
+                _setups[key] = failure
+        known = _setups[key]
+    if known is not None:
+        raise known.with_traceback(None)
+
+
+def _without_own_frames(exc: BaseException) -> BaseException:
+    """`exc` with a traceback that starts in the call's code, if it ever got there."""
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return exc if trace is None else exc.with_traceback(trace)

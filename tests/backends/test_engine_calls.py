@@ -1,0 +1,61 @@
+"""The line in which calls wait for an engine."""
+
+from __future__ import annotations
+
+from jobrunner.backends.engine_calls import Call, Line
+from jobrunner.futures import Future
+from jobrunner.protocol.messages import TaskOptions
+from jobrunner.serialization import dump_function
+
+
+def call(number, priority=0):
+    options = TaskOptions(priority=priority)
+    return Call(f"c-{number}", number, Future(), dump_function(abs), b"", None, options, 0)
+
+
+def numbers(calls):
+    return [one.number for one in calls]
+
+
+def full_line(*priorities):
+    line = Line()
+    for number, priority in enumerate(priorities):
+        line.add(call(number, priority))
+    return line
+
+
+def test_the_most_urgent_first_then_the_oldest():
+    line = full_line(0, 5, -1, 5)
+    assert numbers(line.take(10, 0, ahead=False)) == [1, 3, 0, 2]
+
+
+def test_no_more_than_the_slots_and_the_extra():
+    line = full_line(*[0] * 10)
+    assert numbers(line.take(2, 1, ahead=True)) == [0, 1, 2]
+    assert line.take(2, 1, ahead=True) == []
+    line.flying -= 1
+    assert numbers(line.take(2, 1, ahead=True)) == [3]
+    assert len(line.take(None, 0, ahead=False)) == 6
+
+
+def test_short_calls_are_sent_ahead_and_long_ones_are_not():
+    line = full_line(*[0] * 100)
+    line.measured(0.001)
+    assert len(line.take(2, 0, ahead=True)) == 2 + 2 * 5
+    line.measured(0.02)
+    line.flying = 0
+    assert len(line.take(2, 0, ahead=True)) == 2
+    line = full_line(*[0] * 100)
+    line.measured(0.001)
+    assert len(line.take(2, 0, ahead=False)) == 2
+
+
+def test_what_was_cancelled_is_passed_over():
+    line = full_line(0)
+    gone = call(7, priority=9)
+    line.add(gone)
+    assert gone.future.cancel_pending()
+    taken = line.take(1, 0, ahead=False)
+    assert numbers(taken) == [0]
+    assert taken[0].future.running()
+    assert line.flying == 1

@@ -1,0 +1,122 @@
+"""What runs in an engine's worker: outcomes, output, and stopping from within."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+import pytest
+import zoo
+
+from jobrunner import serialization
+from jobrunner.backends.engine_output import LIMIT, Capture
+from jobrunner.backends.engine_stops import Stops
+from jobrunner.backends.engine_worker import PROTOCOL, Head, run, unwrapped, wrapped
+from jobrunner.protocol.messages import ERROR, LOST, OK, STDERR, STDOUT
+
+
+def head(fn, **changes):
+    dumped = serialization.dump_function(fn)
+    function = (dumped.key, dumped.blob)
+    plain = Head(
+        PROTOCOL, "local_engine", "local", function, None, "c-1-x", "f", 1, None, 0, None, None, False, False
+    )
+    return tuple(plain._replace(**changes))
+
+
+def arguments(*args):
+    return wrapped(serialization.dump_call(args, {}, snapshot=True))
+
+
+def test_a_result_and_where_it_came_from():
+    status, duration, output, detail, parts = run(head(zoo.add), arguments(1, 2), [])
+    assert (status, output, detail["worker"], detail["pid"]) == (OK, [], "here", os.getpid())
+    assert duration >= 0
+    assert serialization.load_result(unwrapped(parts)) == 3
+
+
+def test_an_exception_and_whether_it_may_be_tried_again():
+    for retry_on, final in ((None, False), (ZeroDivisionError, False), (OSError, True)):
+        classes = None if retry_on is None else serialization.dump_classes((retry_on,))
+        status, _, _, detail, parts = run(head(zoo.divide, retry_on=classes), arguments(1, 0), [])
+        assert (status, "final" in detail) == (ERROR, final)
+        assert isinstance(serialization.load_exception(unwrapped(parts)), ZeroDivisionError)
+
+
+def test_another_version_is_told():
+    status, _, _, detail, _ = run(head(zoo.add, protocol=PROTOCOL + 1), arguments(1), [])
+    assert (status, detail["unable"]) == (LOST, True)
+    assert "another version of jobrunner" in detail["error"]
+
+
+def test_each_thread_s_output_is_its_own(capfd):
+    captures = [Capture(True), Capture(True)]
+    both = threading.Barrier(2, timeout=30)
+
+    def speak(number):
+        with captures[number]:
+            both.wait()
+            print("line", number)
+            print("error", number, file=sys.stderr)
+            both.wait()
+        print("not kept")
+
+    before = sys.stdout, sys.stderr
+    try:
+        threads = [threading.Thread(target=speak, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.stdout, sys.stderr = before
+    for number, capture in enumerate(captures):
+        assert capture.texts() == [(STDOUT, f"line {number}\n"), (STDERR, f"error {number}\n")]
+    assert capfd.readouterr().out == "not kept\nnot kept\n"
+
+
+def test_output_is_kept_up_to_a_limit():
+    capture = Capture(True)
+    capture.add(STDOUT, "x" * (LIMIT + 5))
+    capture.add(STDOUT, "y" * 3)
+    texts = capture.texts()
+    assert len(texts[0][1]) == LIMIT
+    assert "8 more characters" in texts[1][1]
+
+
+def test_a_time_limit_interrupts():
+    stops = Stops(0.01)
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(KeyboardInterrupt), stops:
+        zoo.wait_for("/never")
+    assert (stops.timed_out, stops.asked) == (True, True)
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_an_interrupt_is_noted():
+    stops = Stops()
+
+    def interrupted():
+        with stops:
+            os.kill(os.getpid(), signal.SIGINT)
+            zoo.wait_for("/never")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (stops.timed_out, stops.asked) == (False, True)
+
+
+def test_another_thread_than_the_main_one_is_left_alone():
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def work():
+        with Stops(0.01):
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -1,0 +1,244 @@
+"""The "dask" backend on clusters that somebody else has started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy
+import pytest
+import zoo
+
+from jobrunner import (
+    ConfigError,
+    CoordinatorLostError,
+    Executor,
+    JobRunnerError,
+    NotSupportedError,
+    TaskLostError,
+    current_task,
+)
+
+ENGINE = "dask"
+
+
+@pytest.fixture(scope="module")
+def scheduler(engine):
+    """A scheduler alone, on loopback; `distributed` allows it tasks whose worker died up to three times."""
+    import distributed
+
+    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def start_worker(scheduler):
+    started = []
+
+    def start(*options, **environment):
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler.scheduler_address]
+        command += ["--nthreads", "1", "--host", "127.0.0.1", "--no-dashboard", *options]
+        worker = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.terminate()
+        worker.wait(20)
+
+
+@pytest.fixture(scope="module")
+def address(scheduler, start_worker):
+    """Of a cluster with two workers, that has one licence in all."""
+    import distributed
+
+    start_worker("--resources", "licence=1")
+    start_worker()
+    with distributed.Client(scheduler.scheduler_address, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=30)
+    return scheduler.scheduler_address
+
+
+def test_a_cluster_by_its_address_stays_when_the_executor_goes(address):
+    for _ in range(2):
+        with Executor("dask", address=address) as executor:
+            assert executor.max_workers == 2
+            assert list(executor.map(zoo.add, range(5), range(5))) == [0, 2, 4, 6, 8]
+    assert executor.max_workers  # what is known of it, without asking it
+
+
+def test_the_settings_choose_it(address, monkeypatch):
+    monkeypatch.setenv("JOBRUNNER_BACKEND", "dask")
+    monkeypatch.setenv("JOBRUNNER_ADDRESS", address)
+    with Executor() as executor:
+        assert executor.status()["backend"] == "dask"
+        assert executor.submit(zoo.add, 1, 2).result() == 3
+
+
+def test_a_client_of_the_user_s_is_left_open(address):
+    import distributed
+
+    with distributed.Client(address, set_as_default=False) as client:
+        with Executor("dask", client=client) as executor:
+            assert executor.submit(zoo.add, 1, 2).result() == 3
+        assert client.submit(zoo.add, 1, 2).result() == 3
+
+
+def test_a_scheduler_file(scheduler, address, tmp_path):
+    import json
+
+    path = tmp_path / "scheduler.json"
+    path.write_text(json.dumps({"address": address}))
+    with Executor("dask", scheduler_file=str(path)) as executor:
+        assert executor.submit(zoo.add, 1, 2).result() == 3
+
+
+def test_nobody_at_the_address():
+    with pytest.raises(CoordinatorLostError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        Executor("dask", address="tcp://127.0.0.1:9", connect_timeout=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"client": 3}, r"must be a distributed.Client"),
+        ({"scheduler_file": "a", "client": 3}, "twice"),
+        ({"window": 0}, "window=0"),
+        ({"colour": 1}, "no option 'colour'"),
+    ],
+)
+def test_options_that_cannot_be(options, text):
+    with pytest.raises(ConfigError, match=text):
+        Executor("dask", **options)
+
+
+def test_arrays_go_and_come_and_can_be_written_to(address):
+    def grown(array):
+        array += 1
+        return array
+
+    with Executor("dask", address=address) as executor:
+        sent = numpy.arange(2_000_000)
+        assert (executor.submit(grown, sent).result() == numpy.arange(1, 2_000_001)).all()
+        sent_again = executor.submit(grown, executor.submit(grown, sent)).result()
+        assert sent_again[0] == 2
+        sent_again += 1
+        assert sent[0] == 0
+
+
+def test_max_workers_is_a_limit(address, tmp_path, eventually):
+    with Executor("dask", address=address, max_workers=1) as executor:
+        assert executor.max_workers == 1
+        started, go = tmp_path / "started", tmp_path / "go"
+        futures = [executor.submit(zoo.announce_and_wait, str(started), str(go)) for _ in range(3)]
+        eventually(started.exists)
+        assert [future.running() for future in futures] == [True, False, False]
+        assert futures[2].cancel()
+        go.touch()
+
+
+def test_a_window_lets_the_cluster_see_what_waits(address, tmp_path, eventually):
+    with Executor("dask", address=address, window=4) as executor:
+        go = tmp_path / "go"
+        futures = [executor.submit(zoo.wait_for, str(go)) for _ in range(6)]
+        eventually(lambda: executor.status()["running"] == 4)
+        assert not futures[3].cancel()
+        assert futures[5].cancel()
+        go.touch()
+
+
+def test_resources_are_dask_s_own(address, tmp_path, eventually):
+    with Executor("dask", address=address) as executor:
+        licensed = executor.with_options(resources={"licence": 1})
+        started, go = tmp_path / "started", tmp_path / "go"
+        futures = [licensed.submit(zoo.announce_and_wait, str(started), str(go)) for _ in range(2)]
+        eventually(started.exists)
+        assert executor.submit(zoo.echo, 1).result() == 1
+        assert len(started.read_text().split()) == 1  # there is one licence
+        go.touch()
+        assert [future.result() for future in futures] == [None, None]
+
+
+def test_what_runs_cannot_be_stopped(address, tmp_path, eventually):
+    with Executor("dask", address=address) as executor:
+        started, go = tmp_path / "started", tmp_path / "go"
+        future = executor.submit(zoo.announce_and_wait, str(started), str(go))
+        eventually(started.exists)
+        with pytest.raises(NotSupportedError, match='"processes" or "cluster"'):
+            future.cancel(running=True)
+        go.touch()
+
+
+def test_a_call_that_may_run_once_does_though_dask_would_repeat_it(address, tmp_path):
+    trace = tmp_path / "trace"
+
+    def die():
+        zoo.append_line(str(trace), "ran")
+        zoo.exit_hard(3)
+
+    with Executor("dask", address=address) as executor:
+        failure = executor.with_options(at_most_once=True).submit(die).exception()
+        assert isinstance(failure, TaskLostError)
+        assert "at most once" in str(failure)
+        assert trace.read_text().split() == ["ran"]
+        assert executor.submit(zoo.echo, 1).result() == 1
+
+
+def test_an_executor_that_a_call_opens_joins_the_same_cluster(address):
+    def outer(number):
+        with Executor("dask") as executor:
+            return sum(executor.map(zoo.add, range(number), range(number))), executor.status()["address"]
+
+    with Executor("dask", address=address) as executor:
+        futures = [executor.submit(outer, 5) for _ in range(6)]
+        assert {future.result() for future in futures} == {(20, "dask+" + address)}
+
+
+def test_a_call_that_names_another_cluster_gets_that_one(address):
+    def outer(other):
+        with Executor("dask", address=other) as executor:
+            return executor.submit(zoo.add, 1, 2).result(), executor.status()["address"]
+
+    with Executor("dask", address=address) as executor, Executor("dask", max_workers=1) as other:
+        elsewhere = other.status()["address"].removeprefix("dask+")
+        assert executor.submit(outer, elsewhere).result() == (3, "dask+" + elsewhere)
+
+
+def test_the_worker_has_the_name_that_dask_gave_it(address):
+    with Executor("dask", address=address) as executor:
+        assert executor.submit(lambda: current_task().worker).result().startswith("tcp://127.0.0.1")
+
+
+def test_a_worker_without_jobrunner_says_so(no_jobrunner):
+    import distributed
+
+    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
+        command += ["--nthreads", "1", "--host", "127.0.0.1", "--no-dashboard"]
+        bare = {**os.environ, "PYTHONPATH": str(no_jobrunner)}
+        worker = subprocess.Popen(command, env=bare, cwd=no_jobrunner, stderr=subprocess.DEVNULL)
+        try:
+            with Executor("dask", address=cluster.scheduler_address) as executor:
+                failure = executor.submit(zoo.echo, 1).exception(30)
+            assert type(failure) is JobRunnerError
+            assert "Install jobrunner there" in str(failure)
+        finally:
+            worker.terminate()
+            worker.wait(20)
+
+
+def test_kill_ends_what_was_started_here(tmp_path, eventually):
+    import psutil
+
+    executor = Executor("dask", max_workers=2)
+    started = tmp_path / "started"
+    futures = [
+        executor.submit(zoo.announce_and_wait, str(started), str(tmp_path / "never")) for _ in range(3)
+    ]
+    eventually(lambda: started.exists() and len(started.read_text().split()) == 2)
+    processes = [psutil.Process(int(pid)) for pid in started.read_text().split()]
+    executor._lifetime.kill()
+    assert all(future.cancelled() for future in futures)
+    assert not psutil.wait_procs(processes, timeout=10)[1]

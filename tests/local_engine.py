@@ -1,0 +1,75 @@
+"""The smallest engine: threads of this process, that does with a call what the test wants."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from jobrunner.backends.engine import Died, EngineBackend
+from jobrunner.backends.engine_entry import entry
+from jobrunner.backends.engine_worker import wrapped
+from jobrunner.protocol import messages as m
+
+
+class EngineError(Exception):
+    """What the engine says of a call that it has not run to its end; `died` is what that means."""
+
+    def __init__(self, status=m.CRASHED, **detail):
+        super().__init__("it met its fate")
+        self.died = Died(status, "it met its fate", detail)
+
+
+class LocalEngine(EngineBackend):
+    """`fate(call)` may return an EngineError, and that is all that becomes of the call."""
+
+    name = "local"
+    why_not = "nothing of the local engine is ever stopped"
+
+    def __init__(self, settings):
+        settings.refuse_unknown(self.name, "fate")
+        self._fate = settings.extra.get("fate", lambda call: None)
+        self._size = settings.max_workers or 2
+        self._entry = entry()
+        self._pool = ThreadPoolExecutor(self._size)
+        self.sent = []
+        super().__init__(settings)
+
+    def _slots(self):
+        return self._size
+
+    def _send(self, calls):
+        for call in calls:
+            self.sent.append(call.future.name)
+            fate = self._fate(call)
+            if isinstance(fate, OSError):
+                raise fate
+            values = [wrapped(value) for value in call.values]
+            call.handle = self._pool.submit(self._work, fate, self.head(call), wrapped(call.payload), values)
+            attempt = call.attempt
+            call.handle.add_done_callback(
+                lambda done, call=call, attempt=attempt: self.arrived(
+                    call, attempt, None if done.exception() else done.result(), done.exception()
+                )
+            )
+
+    def _work(self, fate, head, parts, values):
+        if fate is not None:
+            raise fate
+        return self._entry(head, parts, values)
+
+    def _diagnose(self, call, error):
+        return error.died
+
+    def _close(self, killed):
+        self._pool.shutdown(wait=not killed, cancel_futures=killed)
+
+
+class Here:
+    name = "here"
+    address = None
+    waiting = None
+    until = None
+    keeps_results = True
+    interruptible = False
+
+    def begins(self, call):
+        return True
