@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.failures import exception_of
+from jobrunner.backends.memory import SharedStore
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
@@ -108,6 +109,7 @@ class CoreBackend(Backend):
         self._failure: JobRunnerError | None = None
         self._slots = 0
         self._printer = Printer()
+        self._store = SharedStore(self._shares)
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
         self._setup: m.FunctionDef | None = None
@@ -137,6 +139,11 @@ class CoreBackend(Backend):
     def _peer_timeout(self) -> float:
         return self._config.peer_timeout
 
+    @property
+    def _shares(self) -> bool:
+        """Whether what runs the calls is on this host, and can take large arguments in shared memory."""
+        return False
+
     def _closed(self) -> None:
         """The I/O thread has ended; called on it."""
 
@@ -162,7 +169,7 @@ class CoreBackend(Backend):
         try:
             if may_hold_futures(args, kwargs):
                 args, kwargs, futures = with_needs(args, kwargs)
-            payload = serialization.dump_call(args, kwargs, snapshot=True)
+            payload = serialization.dump_call(args, kwargs, snapshot=True, store=self._store.store)
         except SerializationError as exc:
             self._check_open()
             future: Future[Any] = Future()
@@ -173,7 +180,7 @@ class CoreBackend(Backend):
         return self._send(prepared, payload, None, options, needs)
 
     def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True)
+        return serialization.dump_elements(columns, snapshot=True, store=self._store.store)
 
     def submit_chunk(
         self,
@@ -265,6 +272,7 @@ class CoreBackend(Backend):
 
     def _collect(self) -> list[Event]:
         """All calls that have gathered since the last turn."""
+        self._store.look_after()
         if not self._outgoing:
             return []
         with self._lock:
@@ -382,7 +390,7 @@ class CoreBackend(Backend):
                 time.monotonic(),
                 **self._timeouts(),
             )
-            self._driver = Driver(core, wire, self._effects(), collect=self._collect)
+            self._driver = Driver(core, wire, self._effects(), collect=self._collect, due=self._store.due)
             self._printer.start()
         except BaseException as exc:
             self._start_error = exc
@@ -421,6 +429,7 @@ class CoreBackend(Backend):
             left, self._futures = self._futures, {}
         self._driver.close(orderly=finished)
         self._closed()
+        self._store.close()
         self._printer.close()
         for task, future in left.items():
             if self._failure is not None:
