@@ -9,8 +9,8 @@ from jobrunner.shared_memory.payload import SharedPayload
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 Payload: TypeAlias = "bytes | tuple[Buffer, ...] | SharedPayload"
-"""`bytes` where everything is in one small pickle; else the pickle followed by its out-of-band buffers: here, or, between
-processes of one host, in memory that they share."""
+"""`bytes` where everything is in one small pickle; else the pickle followed by its out-of-band buffers: here, or
+between processes of one host in shared memory."""
 
 
 def payload_size(payload: Payload) -> int:

@@ -10,7 +10,18 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "jobrunner"
 
-LEAVES = {"errors", "ids", "version", "payloads", "blocking", "exiting", "host", "context", "elements"}
+LEAVES = {
+    "errors",
+    "ids",
+    "version",
+    "payloads",
+    "blocking",
+    "exiting",
+    "host",
+    "context",
+    "elements",
+    "shared_memory",
+}
 """Over the standard library only; everything may import them."""
 
 RULES = {

@@ -61,9 +61,9 @@ all claim to fill the rest of it take no more than 8 MiB, for an instant."""
 
 STATUSES = len(m.STATUS_NAMES)
 
+Frames = list[Buffer]
 Frame: TypeAlias = "Buffer | SharedPayload"
-Frames = list[Frame]
-"""A SharedPayload only between ends that have agreed on it."""
+"""The latter between ends that have agreed on it."""
 
 Share: TypeAlias = "Callable[[SharedPayload], bool]"
 
@@ -85,7 +85,7 @@ class Writer:
     __slots__ = ("frames", "inline_limit", "share")
 
     def __init__(self, inline_limit: int, share: Share | None = None) -> None:
-        self.frames: Frames = []
+        self.frames: list[Frame] = []
         self.inline_limit = inline_limit
         self.share = share
 
@@ -129,8 +129,10 @@ class Reader:
         payload = self.payload(value)
         if type(payload) is bytes:
             return payload
-        if isinstance(payload, SharedPayload) or len(payload) != 1:
-            raise ProtocolError("a function takes one frame")
+        if isinstance(payload, SharedPayload):
+            raise ProtocolError("a function in shared memory")
+        if len(payload) != 1:
+            raise ProtocolError(f"a function takes one frame, not {len(payload)}")
         return bytes(payload[0])
 
     def finish(self) -> None:
@@ -408,11 +410,15 @@ REFUSED = next(number for number, row in enumerate(TABLE) if row[0] is m.Refused
 NUMBERS = {cls: (index, write) for index, (cls, write, _) in enumerate(TABLE)}
 
 
-def encode(envelope: m.Envelope, inline_limit: int = INLINE_LIMIT, share: Share | None = None) -> Frames:
-    """The frames of a message: the header, then those of its large payloads.
+def encode(envelope: m.Envelope) -> Frames:
+    """The frames of a message: the header, then those of its large payloads."""
+    return encode_sharing(envelope, None)  # type: ignore[return-value]  # nothing is shared
 
-    A payload in shared memory is a frame as it is, if `share` says so; else its bytes are.
-    """
+
+def encode_sharing(
+    envelope: m.Envelope, share: Share | None, inline_limit: int = INLINE_LIMIT
+) -> list[Frame]:
+    """As `encode`; but a payload in shared memory is a frame as it is, if `share` says so."""
     message = envelope.message
     kind, write = NUMBERS[type(message)]
     writer = Writer(inline_limit, share)
@@ -422,7 +428,7 @@ def encode(envelope: m.Envelope, inline_limit: int = INLINE_LIMIT, share: Share 
     except UnicodeEncodeError:  # half a surrogate pair, from a file name or from what a task prints
         header = msgpack.packb(head, unicode_errors="surrogatepass")
     if len(header) > LARGE_HEADER and inline_limit > SMALL_INLINE_LIMIT:
-        return encode(envelope, SMALL_INLINE_LIMIT, share)
+        return encode_sharing(envelope, share, SMALL_INLINE_LIMIT)
     return [header, *writer.frames]
 
 

@@ -18,6 +18,6 @@ and who has mapped one keeps the map for the next time. The law that makes this 
 - Maps are private: what a reader writes is its own copy, page by page. A map that was written to is not used again.
 - A segment can never shrink (a seal), so that no reader is struck by SIGBUS; it is checked before it is mapped.
 
-All of it is an optimisation: wherever something is missing (memfd, /proc, descriptors, memory), `store` returns None, or
-`views` copies, and the payload goes the ordinary way.
+All of it is an optimisation: wherever something is missing (memfd, /proc, descriptors, memory), `store` returns None,
+or `views` copies, and the payload goes the ordinary way.
 """

@@ -46,7 +46,9 @@ class Attachment:
             header = os.pread(self.fd, HEADER.size, 0)
         except OSError:
             return False
-        return header == HEADER.pack(MAGIC, label.segment, label.fill) and offsets(label.sizes)[1] <= self.length
+        return (
+            header == HEADER.pack(MAGIC, label.segment, label.fill) and offsets(label.sizes)[1] <= self.length
+        )
 
     def forget_descriptor(self) -> None:
         os.close(self.fd)
@@ -80,7 +82,7 @@ class Attachments:
         starts, _ = offsets(payload.label.sizes)
         try:
             attachment = self._attach(payload)
-        except OSError:  # no descriptor, or no further map
+        except (OSError, ImportError):  # no descriptor, no further map, no ctypes
             return tuple(map(read_part, [payload.fileno()] * len(starts), starts, payload.label.sizes))
         attachment.forks = self._forks
         memory: Any = pages.memory(attachment.address, attachment.length)

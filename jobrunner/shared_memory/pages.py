@@ -1,14 +1,15 @@
-"""Maps of files, as Python's own `mmap` does not give them: without a descriptor each, and with a hook at their end."""
+"""Maps of files, as Python's own `mmap` does not give them: without a descriptor each, and with a hook at their end.
+
+ctypes is imported when the first map is made; a Python without it raises ImportError there.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import mmap
 import os
 from typing import Any
 
-MAP_FAILED = ctypes.c_void_p(-1).value
 MADV_POPULATE_READ = 22
 
 PRESENT_OR_SWAPPED = 0xC0
@@ -18,8 +19,10 @@ CLEAN = bytes(byte for byte in range(256) if not byte & PRESENT_OR_SWAPPED or by
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
-    """The C library. Raises OSError where it cannot be had."""
+def library() -> Any:
+    """The C library, through ctypes. Raises OSError where it cannot be had."""
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -30,9 +33,11 @@ def library() -> ctypes.CDLL:
 
 def map_private(fd: int, size: int) -> int:
     """The address of a private, writable map. Raises OSError."""
+    import ctypes
+
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     address: int | None = library().mmap(None, size, protection, mmap.MAP_PRIVATE, fd, 0)
-    if address is None or address == MAP_FAILED:
+    if address is None or address == ctypes.c_void_p(-1).value:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return address
@@ -49,6 +54,8 @@ def populate(address: int, size: int) -> None:
 
 def memory(address: int, size: int) -> Any:
     """An object that has this memory for a buffer, and can be referred to weakly."""
+    import ctypes
+
     return (ctypes.c_ubyte * size).from_address(address)
 
 

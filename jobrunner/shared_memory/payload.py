@@ -79,6 +79,7 @@ class SharedPayload:
 
     def close(self) -> None:
         """Be gone at once: nobody will ask for it any more. What `views` gave stays whole."""
+        self._fd = -1
         self._finalizer()
 
     def fileno(self) -> int:

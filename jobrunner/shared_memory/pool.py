@@ -56,7 +56,7 @@ class Segment:
         starts, end = offsets(sizes)
         self.fills += 1
         self._write(memoryview(HEADER.pack(MAGIC, self.id, self.fills)), 0)
-        if self._map is None and 0 < self.capacity:
+        if self._map is None and self.capacity > 0:
             self._map = mmap.mmap(self.fd, self.capacity)
         for part, start in zip(parts, starts, strict=True):
             for offset in range(0, part.nbytes, PIECE):
@@ -111,13 +111,16 @@ class SegmentPool:
         segment = self._take(size)
         if segment is None:
             return None
+        label = None
         try:
             label = segment.fill(views)
         except (OSError, ValueError, MemoryError):
-            with self._lock:
-                self._filled -= 1
-            segment.close()
             return None
+        finally:
+            if label is None:  # also after a Ctrl-C
+                with self._lock:
+                    self._filled -= 1
+                segment.close()
         return SharedPayload(segment.fd, label, self._give_back, segment)
 
     @property

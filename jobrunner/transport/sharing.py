@@ -1,15 +1,16 @@
-"""How payloads in shared memory cross a connection within one host: not at all. Messages name where to find them.
+"""How payloads in shared memory cross a connection within one host: not at all. Messages say where to find them.
 
-A message that names any, or a hello, starts with one more frame, the *manifest*. Its first byte begins no header:
+A message that says so, or a hello, starts with one more frame, the *manifest*. Its first byte begins no header:
 
-    0xC1 | msgpack [probe or None, [[index of the frame, place], ...]]     place: [pid, descriptor, segment, fill, sizes]
+    0xC1 | msgpack [probe or None, [[index of the frame, place], ...]]
+    place, probe: [pid, descriptor, segment, fill, sizes]
 
-The named frames are empty; the receiver opens /proc/PID/fd/DESCRIPTOR, which only this user's processes can, and makes
-sure that it is what was meant. Whether that works is tried first: a client's hello brings a probe, a few bytes in shared
-memory, and so does the answer of a coordinator that could read it.
+The frames at these places are empty; the receiver opens /proc/PID/fd/DESCRIPTOR, which only this user's processes can,
+and makes sure that it is what was meant. Whether that works is tried first: a client's hello brings a probe, a few
+bytes in shared memory, and so does the answer of a coordinator that could read it.
 
-Only ends that were told to (`Wire.share`) do this, and only on sockets in a folder of this user's. A payload goes by
-name once: when it must be sent again, something was wrong, and its bytes go.
+Only ends that were told to (`Wire.share`) do this, and only on sockets in a folder of this user's. A payload is pointed
+to once: when it must be sent again, something was wrong, and its bytes go.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import msgpack
 
 from jobrunner.payloads import Buffer
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import Frame, Frames, encode
+from jobrunner.protocol.codec import Frame, Frames, encode_sharing
 from jobrunner.protocol.effects import Source
 from jobrunner.shared_memory.payload import SharedMemoryError, SharedPayload, checked_label, opened
 from jobrunner.shared_memory.pool import SegmentPool
@@ -48,14 +49,16 @@ class Sharing:
         self._probe = SegmentPool(0, share_from=0).store([PROBE])
 
     def encode(self, destination: Source, envelope: m.Envelope) -> Frames:
-        """The frames of a message, none of them in shared memory."""
+        """The frames of a message, with a manifest if it needs one."""
         knows = destination in self._peers
-        frames = encode(envelope, share=self._may_name if knows else None)
+        frames: Frames = []
         entries = []
-        for index, frame in enumerate(frames):
+        for index, frame in enumerate(encode_sharing(envelope, self._may_point_to if knows else None)):
             if isinstance(frame, SharedPayload):
                 entries.append((index, place_of(frame)))
-                frames[index] = b""
+                frames.append(b"")
+            else:
+                frames.append(frame)
         opens = isinstance(envelope.message, OPENERS) and (knows or self._asks) and self._probe is not None
         if not entries and not opens:
             return frames
@@ -63,7 +66,7 @@ class Sharing:
         return [bytes((MANIFEST,)) + msgpack.packb((probe, entries)), *frames]
 
     def resolve(self, source: Source, frames: Sequence[Buffer]) -> Sequence[Frame] | None:
-        """The message without its manifest, and with the payloads that it names; None if one is not to be had (any
+        """The message without its manifest, and with the payloads that it points to; None if one is not to be had (any
         more): then the message counts as lost."""
         manifest = frames[0]
         if not len(manifest) or manifest[0] != MANIFEST:
@@ -79,7 +82,7 @@ class Sharing:
             return None
         return rest
 
-    def _may_name(self, payload: SharedPayload) -> bool:
+    def _may_point_to(self, payload: SharedPayload) -> bool:
         if payload in self._sent:
             return False
         self._sent.add(payload)

@@ -246,12 +246,9 @@ class Wire:
         self._context.term()
 
     def _encode(self, effect: Send) -> Sequence[Buffer]:
-        frames = (
-            encode(effect.envelope)
-            if self._sharing is None
-            else self._sharing.encode(effect.destination, effect.envelope)
-        )
-        return frames  # type: ignore[return-value]  # none of them in shared memory: nobody has asked for that
+        if self._sharing is None:
+            return encode(effect.envelope)
+        return self._sharing.encode(effect.destination, effect.envelope)
 
     def _receive_frames(self) -> Taken | None:
         """One message; None: it was dropped."""
