@@ -166,7 +166,7 @@ def attach(field: bytes | int | list[Any], buffers: Iterator[Received]) -> Paylo
     return parts  # type: ignore[return-value]  # no descriptors, as we have just seen
 
 
-def attach_shared(field: list[Any], descriptor: Received | None) -> SharedPayload:
+def attach_shared(field: list[Any], descriptor: Received | None) -> Payload:
     try:
         label = checked_label(*field)
         if not isinstance(descriptor, Descriptor):

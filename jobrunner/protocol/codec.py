@@ -62,8 +62,9 @@ all claim to fill the rest of it take no more than 8 MiB, for an instant."""
 STATUSES = len(m.STATUS_NAMES)
 
 Frames = list[Buffer]
-Frame: TypeAlias = "Buffer | SharedPayload"
-"""The latter between ends that have agreed on it."""
+Shared: TypeAlias = "SharedPayload | tuple[bytearray, ...]"
+Frame: TypeAlias = "Buffer | Shared"
+"""A whole payload, in shared memory or copied from there, is one frame between ends that have agreed on it."""
 
 Share: TypeAlias = "Callable[[SharedPayload], bool]"
 
@@ -74,8 +75,8 @@ class VersionMismatch(ProtocolError):
 
 def plain_frame(frame: Frame) -> Buffer:
     """A frame of a payload that has several, or of what is none."""
-    if isinstance(frame, SharedPayload):
-        raise ProtocolError("memory instead of bytes")
+    if isinstance(frame, (SharedPayload, tuple)):
+        raise ProtocolError("shared memory instead of bytes")
     return frame
 
 
@@ -120,7 +121,7 @@ class Reader:
         if self._next > len(self._frames):
             raise ProtocolError(f"a payload names {count} frames, which the message does not have")
         parts = self._frames[start : start + count]
-        if count == 1 and isinstance(parts[0], SharedPayload):
+        if count == 1 and isinstance(parts[0], (SharedPayload, tuple)):
             return parts[0]
         return tuple([plain_frame(part) for part in parts])
 
@@ -433,7 +434,7 @@ def encode_sharing(
 
 
 def frame_size(frame: Frame) -> int:
-    return payload_size(frame) if isinstance(frame, SharedPayload) else payload_size((frame,))
+    return payload_size(frame if isinstance(frame, (SharedPayload, tuple)) else (frame,))
 
 
 def check_claims(header: Buffer) -> None:

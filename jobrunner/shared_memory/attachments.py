@@ -9,7 +9,7 @@ import time
 import weakref
 from typing import Any
 
-from jobrunner.shared_memory import pages
+from jobrunner.shared_memory import system
 from jobrunner.shared_memory.limits import IDLE_SECONDS, most_descriptors
 from jobrunner.shared_memory.payload import (
     HEADER,
@@ -17,6 +17,7 @@ from jobrunner.shared_memory.payload import (
     Label,
     SharedMemoryError,
     SharedPayload,
+    copies,
     offsets,
 )
 
@@ -34,28 +35,26 @@ class Attachment:
         self.idle_since = 0.0
         try:
             self.length = os.fstat(fd).st_size
-            self.address = pages.map_private(fd, self.length)
-        except OSError:
+            self.address = system.map_private(fd, self.length)
+        except (OSError, ImportError):
             os.close(fd)
             raise
 
     def holds(self, label: Label) -> bool:
         """Whether it is locked now, and this payload is in it."""
-        try:
-            fcntl.flock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            header = os.pread(self.fd, HEADER.size, 0)
-        except OSError:
+        if not system.lock(self.fd, fcntl.LOCK_SH | fcntl.LOCK_NB):
             return False
+        header = system.read(self.address, HEADER.size)
         return (
             header == HEADER.pack(MAGIC, label.segment, label.fill) and offsets(label.sizes)[1] <= self.length
         )
 
     def forget_descriptor(self) -> None:
-        os.close(self.fd)
+        system.close_file(self.fd)
         self.fd = -1
 
     def close(self) -> None:
-        pages.unmap(self.address, self.length)
+        system.unmap(self.address, self.length)
         if self.fd >= 0:
             self.forget_descriptor()
 
@@ -83,9 +82,9 @@ class Attachments:
         try:
             attachment = self._attach(payload)
         except (OSError, ImportError):  # no descriptor, no further map, no ctypes
-            return tuple(map(read_part, [payload.fileno()] * len(starts), starts, payload.label.sizes))
+            return copies(payload.fileno(), payload.label)
         attachment.forks = self._forks
-        memory: Any = pages.memory(attachment.address, attachment.length)
+        memory: Any = system.memory(attachment.address, attachment.length)
         self._live.add(attachment)
         weakref.finalize(memory, self._release, attachment).atexit = False
         view = memoryview(memory).cast("B")
@@ -138,7 +137,7 @@ class Attachments:
             attachment.close()
             raise SharedMemoryError("this memory holds another payload by now")
         if self.populate:
-            pages.populate(attachment.address, attachment.length)
+            system.populate(attachment.address, attachment.length)
         if len(self._live) >= self._most:
             attachment.forget_descriptor()  # so that descriptors do not run out; the map has the lock
         return attachment
@@ -152,7 +151,7 @@ class Attachments:
             and attachment.fd >= 0
             and attachment.forks == self._forks  # else a child may have the map, and the lock with us
             and attachment.length <= self.most_idle
-            and pages.untouched(attachment.address, attachment.length)
+            and system.untouched(attachment.address, attachment.length)
         )
         if not worth_keeping or not self._lock.acquire(blocking=False):
             attachment.close()
@@ -163,7 +162,7 @@ class Attachments:
             self._lock.release()
 
     def _keep(self, attachment: Attachment) -> None:
-        fcntl.flock(attachment.fd, fcntl.LOCK_UN)
+        system.lock(attachment.fd, fcntl.LOCK_UN)
         attachment.idle_since = time.monotonic()
         replaced = self._idle.pop(attachment.segment, None)
         self._idle[attachment.segment] = attachment
@@ -185,18 +184,6 @@ class Attachments:
         self._lock = threading.Lock()
         self._idle = {}
         self._users = 0
-
-
-def read_part(fd: int, start: int, size: int) -> bytearray:
-    """A copy of a part. Raises OSError, MemoryError."""
-    part = bytearray(size)
-    view = memoryview(part)
-    while view:
-        count = os.preadv(fd, [view], start)
-        if not count:
-            raise SharedMemoryError("this memory is shorter than its payload")
-        view, start = view[count:], start + count
-    return part
 
 
 attachments = Attachments()

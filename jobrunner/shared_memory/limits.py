@@ -7,7 +7,7 @@ import os
 import resource
 from pathlib import Path
 
-SHARE_FROM = 256 * 1024
+SHARE_FROM = 512 * 1024
 """Bytes of a payload from which it goes through shared memory; below, a socket is as quick."""
 
 MOST_IDLE = 512 * 1024 * 1024
@@ -21,7 +21,8 @@ PART_OF_MEMORY = 16
 
 MOST_DESCRIPTORS = 256
 PART_OF_DESCRIPTORS = 8
-"""A pool's segments, and a process's maps, each take at most this many, and this part of those that are allowed."""
+"""A pool's segments, a process's maps, and the payloads that it was sent: each of the three takes at most so many, and
+this part of those that are allowed."""
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 

@@ -10,7 +10,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jobrunner.shared_memory.limits import placed
+from jobrunner.shared_memory import system
+from jobrunner.shared_memory.limits import most_descriptors, placed
 
 MAGIC = b"jobrunSM"
 HEADER = struct.Struct("<8s16sQ")
@@ -98,26 +99,58 @@ class SharedPayload:
 
 def locked(path: str) -> int:
     """Open a segment, with a lock. Raises OSError, BlockingIOError while it is filled."""
-    fd = placed(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    fd = placed(system.open_file(path))
+    if not system.lock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB):
         os.close(fd)
-        raise
+        raise BlockingIOError(f"{path} is being filled")
     return fd
 
 
-def received(fd: int, label: Label) -> SharedPayload:
-    """The payload whose locked descriptor has come from elsewhere; owns it. Raises SharedMemoryError."""
+_received: set[int] = set()
+"""Descriptors of payloads that have come from elsewhere."""
+
+
+def received(fd: int, label: Label) -> SharedPayload | tuple[bytearray, ...]:
+    """The payload whose locked descriptor has come from elsewhere; owns it. A copy, where there are very many already.
+
+    Raises SharedMemoryError, MemoryError.
+    """
     try:
         check(fd, label)
-    except (OSError, SharedMemoryError) as exc:
+        if len(_received) >= most_descriptors():
+            parts = copies(fd, label)
+            os.close(fd)
+            return parts
+    except (OSError, MemoryError, SharedMemoryError) as exc:
         os.close(fd)
-        raise SharedMemoryError(f"not the memory of this payload: {exc}") from exc
-    return SharedPayload(fd, label, os.close, fd)
+        raise SharedMemoryError(f"cannot have the memory of this payload: {exc}") from exc
+    _received.add(fd)
+    return SharedPayload(fd, label, close_received, fd)
 
 
-def opened(path: str, label: Label) -> SharedPayload:
+def close_received(fd: int) -> None:
+    _received.discard(fd)  # first: afterwards the number may be another's
+    system.close_file(fd)
+
+
+def copies(fd: int, label: Label) -> tuple[bytearray, ...]:
+    """The parts, copied. Raises OSError, MemoryError, SharedMemoryError."""
+    starts, _ = offsets(label.sizes)
+    return tuple(read_part(fd, start, size) for start, size in zip(starts, label.sizes, strict=True))
+
+
+def read_part(fd: int, start: int, size: int) -> bytearray:
+    part = bytearray(size)
+    view = memoryview(part)
+    while view:
+        count = os.preadv(fd, [view], start)
+        if not count:
+            raise SharedMemoryError("this memory is shorter than its payload")
+        view, start = view[count:], start + count
+    return part
+
+
+def opened(path: str, label: Label) -> SharedPayload | tuple[bytearray, ...]:
     """As `received`, by a path below /proc. Raises SharedMemoryError."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):

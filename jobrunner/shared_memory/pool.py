@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import mmap
 import os
 import sys
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from jobrunner.payloads import Buffer
+from jobrunner.shared_memory import system
 from jobrunner.shared_memory.limits import IDLE_SECONDS, SHARE_FROM, most_descriptors, placed
 from jobrunner.shared_memory.payload import HEADER, MAGIC, Label, SharedPayload, offsets
 
@@ -21,7 +23,12 @@ PIECE = 16 * 1024 * 1024
 
 def can_share() -> bool:
     """Whether this system has what segments need."""
-    return sys.platform == "linux" and hasattr(os, "memfd_create") and os.path.exists("/proc/self/fd")
+    return (
+        sys.platform == "linux"
+        and hasattr(os, "memfd_create")
+        and os.path.exists("/proc/self/fd")
+        and importlib.util.find_spec("_ctypes") is not None
+    )
 
 
 class Segment:
@@ -43,21 +50,17 @@ class Segment:
 
     def is_free(self) -> bool:
         """Whether nobody holds a lock."""
-        try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.flock(self.fd, fcntl.LOCK_UN)
-        except OSError:
-            return False
-        return True
+        free = system.lock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return free and system.lock(self.fd, fcntl.LOCK_UN)
 
     def fill(self, parts: Sequence[memoryview]) -> Label:
         """Copy the parts into it. Raises OSError or MemoryError when there is no memory for them."""
         sizes = tuple(part.nbytes for part in parts)
         starts, end = offsets(sizes)
         self.fills += 1
-        self._write(memoryview(HEADER.pack(MAGIC, self.id, self.fills)), 0)
         if self._map is None and self.capacity > 0:
             self._map = mmap.mmap(self.fd, self.capacity)
+        self._write(memoryview(HEADER.pack(MAGIC, self.id, self.fills)), 0)
         for part, start in zip(parts, starts, strict=True):
             for offset in range(0, part.nbytes, PIECE):
                 self._write(part[offset : offset + PIECE], start + offset)

@@ -22,9 +22,9 @@ from weakref import WeakSet
 
 import msgpack
 
-from jobrunner.payloads import Buffer
+from jobrunner.payloads import Buffer, buffers_of
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import Frame, Frames, encode_sharing
+from jobrunner.protocol.codec import Frame, Frames, Shared, encode_sharing, plain_frame
 from jobrunner.protocol.effects import Source
 from jobrunner.shared_memory.payload import SharedMemoryError, SharedPayload, checked_label, opened
 from jobrunner.shared_memory.pool import SegmentPool
@@ -58,7 +58,7 @@ class Sharing:
                 entries.append((index, place_of(frame)))
                 frames.append(b"")
             else:
-                frames.append(frame)
+                frames.append(plain_frame(frame))
         opens = isinstance(envelope.message, OPENERS) and (knows or self._asks) and self._probe is not None
         if not entries and not opens:
             return frames
@@ -90,7 +90,7 @@ class Sharing:
 
     def _try(self, source: Source, probe: Any) -> None:
         try:
-            found = bytes(open_place(probe).views()[0])
+            found = bytes(buffers_of(open_place(probe))[0])
         except (SharedMemoryError, ValueError, TypeError, MemoryError):
             found = b""
         if found == PROBE:
@@ -103,7 +103,7 @@ def place_of(payload: SharedPayload) -> tuple[Any, ...]:
     return os.getpid(), payload.fileno(), *payload.label
 
 
-def open_place(place: Any) -> SharedPayload:
+def open_place(place: Any) -> Shared:
     """Raises SharedMemoryError, ValueError or TypeError."""
     pid, fd, *label = place
     if type(pid) is not int or type(fd) is not int:
