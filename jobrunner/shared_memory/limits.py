@@ -10,7 +10,7 @@ from pathlib import Path
 SHARE_FROM = 512 * 1024
 """Bytes of a payload from which it goes through shared memory; below, a socket is as quick."""
 
-MOST_IDLE = 512 * 1024 * 1024
+MOST_IDLE = 1280 * 1024 * 1024
 """Bytes of segments, or of maps, that one process keeps for the next payload, on a host with plenty of memory."""
 
 IDLE_SECONDS = 5.0

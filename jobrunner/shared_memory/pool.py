@@ -133,9 +133,9 @@ class SegmentPool:
 
     def trim(self, seconds: float = IDLE_SECONDS) -> None:
         """Let go of what was idle for so long."""
-        before = time.monotonic() - seconds
         with self._lock:
             self._collect()
+            before = time.monotonic() - seconds
             while self._idle and self._idle[0].idle_since <= before:
                 self._idle.pop(0).close()
 
