@@ -106,8 +106,7 @@ class Attachments:
     def remove_user(self) -> None:
         with self._lock:
             self._users -= 1
-        if not self._users:
-            self.trim(0.0)
+        self.trim(0.0)  # most of it was this one's
 
     def trim(self, seconds: float = IDLE_SECONDS) -> None:
         """Let go of what was idle for so long."""

@@ -172,6 +172,7 @@ class SegmentPool:
             return segment
 
     def _give_back(self, segment: Segment) -> None:
+        segment.idle_since = time.monotonic()
         self._returned.append(segment)
         if self._closed and self._lock.acquire(blocking=False):
             try:
@@ -183,7 +184,6 @@ class SegmentPool:
         """Under the lock: take what was returned, and keep of all that as much as may be."""
         while self._returned:
             segment = self._returned.popleft()
-            segment.idle_since = time.monotonic()
             self._filled -= 1
             self._idle.append(segment)
         most = 0 if self._closed else self._most_idle

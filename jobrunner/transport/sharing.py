@@ -46,7 +46,9 @@ class Sharing:
         self._peers: set[Source] = set()
         """Those whose probe could be read."""
         self._sent: WeakSet[SharedPayload] = WeakSet()
-        self._probe = SegmentPool(0, share_from=0).store([PROBE])
+        pool = SegmentPool(0, share_from=0)
+        self._probe = pool.store([PROBE])
+        pool.close()  # of its only segment when the probe is gone
 
     def encode(self, destination: Source, envelope: m.Envelope) -> Frames:
         """The frames of a message, with a manifest if it needs one."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.shared_memory.attachments import attachments
+from jobrunner.shared_memory import attachments
 from jobrunner.shared_memory.pool import SegmentPool, can_share
 
 sys.path.insert(0, str(Path(__file__).parent))
-from counting import MIB  # noqa: E402
+from counting import MIB
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +39,19 @@ def pool(make_pool):
     return make_pool()
 
 
+@pytest.fixture(autouse=True)
+def own_maps(monkeypatch):
+    """Maps of this test's own: executors of other tests may still be open."""
+    maps = attachments.Attachments()
+    monkeypatch.setattr(attachments, "attachments", maps)
+    yield maps
+    gc.collect()
+    maps.trim(0.0)
+    assert maps.counts() == (0, 0)
+
+
 @pytest.fixture
-def keeper():
-    """Has idle maps kept, as an executor does; nothing may be left of them."""
-    gc.collect()
-    before = attachments.counts()
-    attachments.add_user(64 * MIB)
-    yield attachments
-    gc.collect()
-    attachments.remove_user()
-    assert attachments.counts()[0] == before[0]
+def keeper(own_maps):
+    """Has idle maps kept, as an executor does."""
+    own_maps.add_user(64 * MIB)
+    return own_maps

@@ -99,7 +99,7 @@ def test_what_is_kept_idle_is_bounded(make_pool):
     pool.trim(0.0)
     assert pool.counts() == (0, 0)
     assert not pool.in_use
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_memory_that_is_used_now_and_then_is_not_trimmed(pool):
@@ -116,7 +116,7 @@ def test_a_payload_outlives_its_pool(make_pool):
     assert parts_of(payload) == [b"x" * MIB]
     assert pool.store([b"y" * MIB]) is None
     del payload
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_payloads_that_are_very_many_go_the_ordinary_way(pool, monkeypatch):
@@ -148,7 +148,7 @@ def test_without_memory_nothing_is_stored(pool, small_files):
     before = descriptors()
     assert pool.store([b"x" * (2 * MIB)]) is None
     assert pool.counts() == (0, 0)
-    assert descriptors() == before
+    assert descriptors() <= before
     assert pool.store([b"x" * (MIB // 2)]) is not None
 
 
