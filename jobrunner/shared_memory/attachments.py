@@ -35,7 +35,7 @@ class Attachment:
         self.idle_since = 0.0
         try:
             self.length = os.fstat(fd).st_size
-            self.address = system.map_private(fd, self.length)
+            self.address = system.map_file(fd, self.length, private=True)
         except (OSError, ImportError):
             os.close(fd)
             raise

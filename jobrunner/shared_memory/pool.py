@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
-import mmap
 import os
 import sys
 import threading
@@ -46,7 +45,9 @@ class Segment:
         self.fills = 0
         self.capacity = 0
         self.idle_since = 0.0
-        self._map: mmap.mmap | None = None
+        self._address = 0
+        self._memory = memoryview(b"")
+        """What of it is mapped."""
 
     def is_free(self) -> bool:
         """Whether nobody holds a lock."""
@@ -58,8 +59,8 @@ class Segment:
         sizes = tuple(part.nbytes for part in parts)
         starts, end = offsets(sizes)
         self.fills += 1
-        if self._map is None and self.capacity > 0:
-            self._map = mmap.mmap(self.fd, self.capacity)
+        if self.capacity > len(self._memory):
+            self._map()
         self._write(memoryview(HEADER.pack(MAGIC, self.id, self.fills)), 0)
         for part, start in zip(parts, starts, strict=True):
             for offset in range(0, part.nbytes, PIECE):
@@ -67,22 +68,32 @@ class Segment:
         if end > self.capacity:
             os.ftruncate(self.fd, end)  # in case that the last part is empty
             self.capacity = end
-            self._map = None
         return Label(self.id, self.fills, sizes)
 
     def _write(self, piece: memoryview, offset: int) -> None:
         """Through the map where there is memory already, which is by far the quickest, else so that the kernel need
         not clear what it allots. That fails with an error, where a map would end the process, if there is none."""
-        if self._map is not None and offset + piece.nbytes <= len(self._map):
-            self._map[offset : offset + piece.nbytes] = piece
+        if offset + piece.nbytes <= len(self._memory):
+            self._memory[offset : offset + piece.nbytes] = piece
             return
         while piece:
             count = os.pwrite(self.fd, piece, offset)
             piece, offset = piece[count:], offset + count
 
+    def _map(self) -> None:
+        """Map what has been filled before."""
+        self._unmap()
+        self._address = system.map_file(self.fd, self.capacity, private=False)
+        self._memory = memoryview(system.memory(self._address, self.capacity)).cast("B")
+
+    def _unmap(self) -> None:
+        if self._address:
+            size, self._memory = len(self._memory), memoryview(b"")
+            system.unmap(self._address, size)
+            self._address = 0
+
     def close(self) -> None:
-        if self._map is not None:
-            self._map.close()
+        self._unmap()
         os.close(self.fd)
 
 

@@ -65,12 +65,13 @@ def lock(fd: int, operation: int) -> bool:
     return bool(library().flock(fd, operation) == 0)
 
 
-def map_private(fd: int, size: int) -> int:
-    """The address of a private, writable map. Raises OSError."""
+def map_file(fd: int, size: int, *, private: bool) -> int:
+    """The address of a writable map. Raises OSError."""
     import ctypes
 
     protection = mmap.PROT_READ | mmap.PROT_WRITE
-    address: int | None = library().mmap(None, size, protection, mmap.MAP_PRIVATE, fd, 0)
+    kind = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
+    address: int | None = library().mmap(None, size, protection, kind, fd, 0)
     if address is None or address == ctypes.c_void_p(-1).value:
         raise failure()
     return address

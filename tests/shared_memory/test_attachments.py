@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from counting import MIB, descriptors, maps
+from counting import MIB, descriptors, inode, maps
 
 from jobrunner.shared_memory.attachments import Attachments
 from jobrunner.shared_memory.payload import PART_START, Label, SharedMemoryError, SharedPayload
@@ -69,10 +69,11 @@ def test_a_map_follows_a_segment_that_grows(pool, keeper):
 
 
 def test_idle_maps_are_bounded_and_let_go_of(pool, keeper):
-    before = descriptors(), maps()
+    before = descriptors()
     payloads = [pool.store([b"x" * (8 * MIB)]) for _ in range(10)]
     arrays = [array_in(payload) for payload in payloads]
-    assert maps() >= before[1] + 10
+    inodes = [inode(payload) for payload in payloads]
+    assert maps(*inodes) == 10
     del arrays
     assert keeper.counts() == (0, 7)
     keeper.trim(60.0)
@@ -81,18 +82,16 @@ def test_idle_maps_are_bounded_and_let_go_of(pool, keeper):
     assert keeper.counts() == (0, 0)
     del payloads
     pool.trim(0.0)
-    assert descriptors() <= before[0]
-    assert maps() <= before[1]
+    assert descriptors() <= before
+    assert maps(*inodes) == 0
 
 
 def test_without_a_user_no_map_is_kept(pool):
-    gc.collect()
-    before = maps()
     payload = pool.store([b"x" * MIB])
     array = array_in(payload)
-    assert maps() == before + 1
+    assert maps(inode(payload)) == 1
     del array
-    assert maps() <= before
+    assert maps(inode(payload)) == 0
 
 
 def test_beyond_a_bound_views_need_no_descriptor(make_pool, keeper):
