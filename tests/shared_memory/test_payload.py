@@ -40,12 +40,11 @@ def test_a_payload_crosses_by_its_place(pool):
     assert [bytes(view) for view in other.views()] == [b"pickle", b"x" * MIB]
 
 
-def file_like_a_segment(label, size, seal=False):
+def file_like_a_segment(label, size, seal=fcntl.F_SEAL_SHRINK):
     fd = os.memfd_create("forged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size)
     os.pwrite(fd, HEADER.pack(MAGIC, label.segment, label.fill), 0)
-    if seal:
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seal)
     return fd
 
 
@@ -60,10 +59,11 @@ LABEL = Label(b"s" * 16, 3, (100, MIB))
         lambda: os.eventfd(0),
         lambda: socket.socket().detach(),
         lambda: os.open(__file__, os.O_RDONLY),
-        lambda: file_like_a_segment(LABEL, 2 * MIB),
-        lambda: file_like_a_segment(LABEL, MIB, seal=True),
-        lambda: file_like_a_segment(LABEL._replace(fill=2), 2 * MIB, seal=True),
-        lambda: file_like_a_segment(LABEL._replace(segment=b"t" * 16), 2 * MIB, seal=True),
+        lambda: file_like_a_segment(LABEL, 2 * MIB, 0),
+        lambda: file_like_a_segment(LABEL, 2 * MIB, fcntl.F_SEAL_GROW),
+        lambda: file_like_a_segment(LABEL, MIB),
+        lambda: file_like_a_segment(LABEL._replace(fill=2), 2 * MIB),
+        lambda: file_like_a_segment(LABEL._replace(segment=b"t" * 16), 2 * MIB),
     ],
     ids=[
         "null",
@@ -72,6 +72,7 @@ LABEL = Label(b"s" * 16, 3, (100, MIB))
         "socket",
         "file",
         "may shrink",
+        "other seal",
         "too short",
         "other fill",
         "other segment",

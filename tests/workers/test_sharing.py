@@ -228,17 +228,6 @@ def test_the_same_memory_goes_round(sharing, pool, monkeypatch):
     assert counts[-1][1:] == ((0, 1), (0, 1))
 
 
-def test_idle_memory_is_let_go_of(sharing, pool):
-    sharing.call(1, zoo.echo, payload=arguments(pool, np.zeros(MIB, dtype=np.int64)))
-    sharing.events.clear()
-    sharing.outcomes.clear()
-    gc.collect()
-    before = sharing.call(1, open_here)
-    assert before[1] > 0
-    after = sharing.until(lambda: (now := sharing.call(1, open_here))[1] == 0 and now)
-    assert after[0] < before[0]
-
-
 def write_into(array):
     before = array.copy()
     array[:] = 77
@@ -316,14 +305,29 @@ def test_a_slot_without_memory_for_results_sends_them(sharing, pool):
     assert isinstance(results(sharing)[0], tuple)
 
 
-def test_tasks_that_close_low_descriptors_do_no_harm(sharing, pool):
-    def close_low():
+def test_idle_memory_is_let_go_of_and_no_descriptor_of_a_task(sharing, pool):
+    def take_low():
+        import builtins
+
         os.closerange(3, 400)
+        builtins.taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(300)]
+        return builtins.taken[0], builtins.taken[-1]
+
+    def still_open():
+        import builtins
+
+        return {os.fstat(fd).st_rdev for fd in builtins.taken} == {os.stat(os.devnull).st_rdev}
 
     array = np.arange(MIB, dtype=np.int64)
     sharing.call(1, zoo.echo, payload=arguments(pool, array))
-    sharing.call(1, close_low)
+    first, last = sharing.call(1, take_low)
+    assert first == 3
+    assert last < 1000
     assert (sharing.call(1, zoo.echo, payload=arguments(pool, array)) == array).all()
+    sharing.events.clear()
+    sharing.outcomes.clear()
+    sharing.until(lambda: not sharing.call(1, open_here)[1])  # after it was idle for some seconds
+    assert sharing.call(1, still_open)
 
 
 def test_payloads_are_let_go_of_when_their_slot_dies(sharing, pool):
