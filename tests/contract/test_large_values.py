@@ -103,7 +103,6 @@ def test_a_retry_sees_the_argument_as_it_was(executor, tmp_path):
 
 def test_a_result_may_be_written_to(executor):
     first = executor.submit(zoo.echo, array_of(1)).result()
-    first = first.copy() if first.base is None and not first.flags.owndata else first
     first[:] = 5
     second = executor.submit(zoo.echo, array_of(1)).result()
     assert (first == 5).all()
@@ -114,7 +113,7 @@ def test_a_result_may_be_written_to(executor):
 def test_a_result_that_is_written_to_is_another_calls_argument_as_it_was(executor):
     future = executor.submit(zoo.echo, array_of(3))
     future.result()[:] = 9
-    assert int(executor.submit(np.sum, future).result()) in (3 * 2 * MIB // 8, 9 * 2 * MIB // 8)
+    assert int(executor.submit(np.sum, future).result()) == 3 * 2 * MIB // 8
 
 
 @pytest.mark.crashes
