@@ -181,6 +181,28 @@ def test_an_executor_inside_of_a_task(executor):
 
 
 @pytest.mark.crashes
+def test_an_embedded_cluster_that_dies_gets_the_arguments_again(kind, make_executor, tmp_path):
+    if kind != "cluster":
+        pytest.skip("only there it is another process")
+    executor = make_executor()
+
+    def wait_and_sum(array):
+        zoo.append_line(str(tmp_path / "started"), "x")
+        zoo.wait_for(str(tmp_path / "gate"))
+        array += 1
+        return array
+
+    kept = executor.submit(zoo.echo, array_of(8)).result()
+    futures = [executor.submit(wait_and_sum, array_of(number)) for number in range(5)]
+    zoo.wait_for(str(tmp_path / "started"))
+    os.kill(executor._lifetime.backend._local._process.pid, signal.SIGKILL)
+    (tmp_path / "gate").touch()
+    assert [int(future.result().max()) for future in futures] == [1, 2, 3, 4, 5]
+    assert (kept == 8).all()
+    assert (executor.submit(zoo.echo, array_of(6)).result() == 6).all()
+
+
+@pytest.mark.crashes
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nothing_is_left_behind(run_program):
     out = run_program(
