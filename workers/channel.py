@@ -1,27 +1,8 @@
-"""Messages between a worker and one of its slots, over a Unix stream socket.
-
-A message is a header (a msgpack array of items, small) and any number of large buffers, which are sent from
-where they lie and received into memory of their own. On the socket:
-
-    u32 bytes of the header | u32 number of buffers | u64 size of each buffer | header | buffers
-
-A payload in shared memory is a buffer without bytes here: its size is DESCRIPTOR, and its descriptor accompanies the
-first byte of the message.
+"""The two ends of the socket between a worker and one of its slots; `framing` says what goes over it.
 
 The slot's end blocks (`BlockingChannel`). The worker's end never does (`BufferedChannel`): it keeps what the
 slot does not read yet, and goes on reading meanwhile, so that large arguments one way and large results the
 other cannot wait for each other.
-
-The items, lists that start with one of the numbers below:
-
-    worker -> slot, data       [RUN, functions, forget, tasks]; the lists hold FunctionDefs, keys, SlotTasks
-    worker -> slot, control    [RECALL, count of RUN messages sent so far], [INTERRUPT, number]
-    slot -> worker, data       [READY, pid], [OUTCOME, number, status, payload, duration],
-                               [PRINTED, number, stream, text], [RETURNED, numbers], [BLOCKED, 0 or 1],
-                               [CONNECT, 1]
-
-In an item, a payload of several buffers is replaced by their count, and one in shared memory by its label (`detach`,
-`attach`).
 """
 
 from __future__ import annotations
@@ -32,63 +13,26 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
-from typing import Any, TypeAlias
 
-import msgpack
-
-from jobrunner.payloads import Buffer, Payload, buffers_of
 from jobrunner.shared_memory.limits import placed
-from jobrunner.shared_memory.payload import SharedMemoryError, SharedPayload, checked_label, received
-
-RUN = 0
-RECALL = 1
-INTERRUPT = 2
-READY = 3
-OUTCOME = 4
-PRINTED = 5
-RETURNED = 6
-BLOCKED = 7
-CONNECT = 8
-
-DESCRIPTOR = 1 << 63
-MOST_DESCRIPTORS = 200
-"""Of one message; Linux allows 253."""
-
-DESCRIPTOR_BYTES = struct.calcsize("i")
-
-
-class Descriptor:
-    """One that has come with a message; closed unless it is taken."""
-
-    __slots__ = ("_fd",)
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def take(self) -> int:
-        fd, self._fd = self._fd, -1
-        return fd
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-
-Received: TypeAlias = "bytearray | Descriptor"
-Message: TypeAlias = "tuple[bytes, list[Received]]"
-"""A header and its buffers."""
-
-PREFIX = struct.Struct("<II")
-SIZE_BYTES = 8
-ARRAY = struct.Struct(">BI")
-ARRAY_TYPE = 0xDD
-"""How msgpack starts an array of any length; a header is one of items."""
-
-MAX_HEADER = 1 << 30
-MAX_BUFFERS = 1 << 20
-"""Bounds of what a damaged prefix may make the reader allocate."""
+from jobrunner.shared_memory.payload import SharedPayload
+from jobrunner.workers.framing import (
+    DESCRIPTOR,
+    DESCRIPTOR_BYTES,
+    MAX_BUFFERS,
+    MAX_HEADER,
+    MOST_DESCRIPTORS,
+    PREFIX,
+    SIZE_BYTES,
+    ChannelError,
+    Descriptor,
+    Message,
+    Outgoing,
+    Received,
+    frame,
+)
 
 BUFFERS_PER_CALL = 256
 """Buffers given to one sendmsg; the system allows IOV_MAX, at least 1024."""
@@ -103,90 +47,12 @@ SOCKET_BUFFER = 256 * 1024
 """Bytes; what Linux gives anyway, and macOS only when asked."""
 
 
-class ChannelError(Exception):
-    """What arrived is not a message: the other end is broken and of no further use."""
-
-
-Outgoing: TypeAlias = "Buffer | SharedPayload"
-"""What may be given to `send` beside a header."""
-
-
 def channel_pair() -> tuple[socket.socket, socket.socket]:
     """Two connected sockets, for the two ends of a channel."""
     pair = socket.socketpair()
     for end in pair:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
     return pair
-
-
-def pack(item: Any) -> bytes:
-    """One item, for `header`. A lone surrogate in a text becomes "?"."""
-    packed: bytes = msgpack.packb(item, unicode_errors="replace")
-    return packed
-
-
-def header(packed: bytes, count: int = 1) -> bytes:
-    """The header of `count` packed items, one after the other."""
-    return ARRAY.pack(ARRAY_TYPE, count) + packed
-
-
-def unpack(header: Buffer) -> list[Any]:
-    """The items of a header. Raises ChannelError."""
-    try:
-        items = msgpack.unpackb(header, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException) as exc:
-        raise ChannelError(f"not a header: {exc}") from exc
-    if not isinstance(items, list):
-        raise ChannelError(f"not a header: {items!r:.100}")
-    return items
-
-
-def detach(payload: Payload, buffers: list[Outgoing]) -> bytes | int | tuple[Any, ...]:
-    """What stands for `payload` in an item; its buffers, if it has any, are added to `buffers`."""
-    if isinstance(payload, bytes):
-        return payload
-    if isinstance(payload, SharedPayload):
-        if sum(isinstance(buffer, SharedPayload) for buffer in buffers) < MOST_DESCRIPTORS:
-            buffers.append(payload)
-            return payload.label
-        payload = buffers_of(payload)
-    buffers.extend(payload)
-    return len(payload)
-
-
-def attach(field: bytes | int | list[Any], buffers: Iterator[Received]) -> Payload:
-    """The payload that `detach` replaced by `field`; takes its buffers from `buffers`. Raises ChannelError."""
-    if isinstance(field, bytes):
-        return field
-    if isinstance(field, list):
-        return attach_shared(field, next(buffers, None))
-    parts = tuple(islice(buffers, field))
-    if any(isinstance(part, Descriptor) for part in parts):
-        raise ChannelError("a descriptor instead of a buffer")
-    return parts  # type: ignore[return-value]  # no descriptors, as we have just seen
-
-
-def attach_shared(field: list[Any], descriptor: Received | None) -> Payload:
-    try:
-        label = checked_label(*field)
-        if not isinstance(descriptor, Descriptor):
-            raise SharedMemoryError("a payload in shared memory came without its descriptor")
-        return received(descriptor.take(), label)
-    except (SharedMemoryError, TypeError) as exc:
-        raise ChannelError(str(exc)) from exc
-
-
-def frame(header: bytes, buffers: Sequence[Outgoing] = ()) -> list[memoryview]:
-    """A message as the pieces to write."""
-    if not buffers:
-        return [memoryview(PREFIX.pack(len(header), 0) + header)]
-    views = [memoryview(b"" if isinstance(b, SharedPayload) else b).cast("B") for b in buffers]
-    sizes = (
-        DESCRIPTOR if isinstance(buffer, SharedPayload) else view.nbytes
-        for buffer, view in zip(buffers, views, strict=True)
-    )
-    start = PREFIX.pack(len(header), len(views)) + struct.pack(f"<{len(views)}Q", *sizes) + header
-    return [memoryview(start), *(view for view in views if view.nbytes)]
 
 
 class Reader:

@@ -39,7 +39,8 @@ from jobrunner.payloads import Payload
 from jobrunner.shared_memory.limits import keep_out_of_the_way
 from jobrunner.workers import memory
 from jobrunner.workers.board import ELEMENT, Board
-from jobrunner.workers.channel import (
+from jobrunner.workers.channel import BlockingChannel
+from jobrunner.workers.framing import (
     BLOCKED,
     CONNECT,
     INTERRUPT,
@@ -47,7 +48,6 @@ from jobrunner.workers.channel import (
     READY,
     RECALL,
     RETURNED,
-    BlockingChannel,
     attach,
     detach,
     unpack,

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from jobrunner.workers.board import Board
-from jobrunner.workers.channel import PRINTED, BlockingChannel, Outgoing, header, pack
+from jobrunner.workers.channel import BlockingChannel
+from jobrunner.workers.framing import PRINTED, Outgoing, header, pack
 
 LONGEST_PART = 16 * 1024
 """Characters of one PRINTED item; also of a line that is not waited for any longer."""

@@ -18,16 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from jobrunner.ids import SlotId
 from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotTask
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
-from jobrunner.workers.channel import (
-    INTERRUPT,
-    RECALL,
-    RUN,
-    ChannelError,
-    Outgoing,
-    detach,
-    header,
-    pack,
-)
+from jobrunner.workers.framing import INTERRUPT, RECALL, RUN, ChannelError, Outgoing, detach, header, pack
 from jobrunner.workers.memory import SHARED_IDLE
 from jobrunner.workers.slot_process import SlotProcess
 

@@ -29,19 +29,18 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.messages import STDERR, STDOUT
 from jobrunner.workers import memory
 from jobrunner.workers.board import Board, create_board_file
-from jobrunner.workers.channel import (
+from jobrunner.workers.channel import BufferedChannel, channel_pair
+from jobrunner.workers.framing import (
     BLOCKED,
     CONNECT,
     OUTCOME,
     PRINTED,
     READY,
     RETURNED,
-    BufferedChannel,
     ChannelError,
     Message,
     Received,
     attach,
-    channel_pair,
     header,
     unpack,
 )

@@ -17,19 +17,8 @@ from jobrunner.protocol.effects import SlotFinished
 from jobrunner.shared_memory import attachments
 from jobrunner.shared_memory.payload import SharedPayload
 from jobrunner.shared_memory.pool import SegmentPool, can_share
-from jobrunner.workers.channel import (
-    DESCRIPTOR,
-    PREFIX,
-    BlockingChannel,
-    BufferedChannel,
-    ChannelError,
-    attach,
-    channel_pair,
-    detach,
-    header,
-    pack,
-    unpack,
-)
+from jobrunner.workers.channel import BlockingChannel, BufferedChannel, channel_pair
+from jobrunner.workers.framing import DESCRIPTOR, PREFIX, ChannelError, attach, detach, header, pack, unpack
 
 pytestmark = pytest.mark.skipif(not can_share(), reason="no shared memory here")
 
