@@ -18,8 +18,10 @@ from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import Disconnect, Event, Send
+from jobrunner.shared_memory.pool import can_share
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import LEFT_AT_ONCE, Service, set_up_logging
+from jobrunner.transport.sharing import Sharing
 from jobrunner.transport.sockets import Ready, RouterWire
 from jobrunner.version import __version__
 from jobrunner.workers.inside import INSIDE, InsideWorker
@@ -33,6 +35,8 @@ class EmbeddedWire(RouterWire):
         self._worker = InsideWorker(
             slots, {TASK_ADDRESS: address}, on_give_up=service.give_up, on_connect=lambda: None
         )
+        if can_share():
+            self.share(Sharing(asks=False))
         self._slots_ready = False
         self._said: list[Event] = []
         self.register(self._worker.fileno())

@@ -24,7 +24,7 @@ import msgpack
 
 from jobrunner.errors import ConfigError, JournalError, ProtocolError
 from jobrunner.ids import client_of
-from jobrunner.payloads import Payload, payload_size
+from jobrunner.payloads import Payload, buffers_of, payload_size
 from jobrunner.private_files import check_private
 from jobrunner.protocol import codec
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
@@ -486,4 +486,4 @@ def load_entry(data: bytes, now: float) -> JournalEntry:
 
 
 def flat(payload: Payload) -> Any:
-    return payload if isinstance(payload, bytes) else [bytes(part) for part in payload]
+    return payload if isinstance(payload, bytes) else [bytes(part) for part in buffers_of(payload)]

@@ -22,11 +22,11 @@ import threading
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from types import BuiltinFunctionType, FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from jobrunner.elements import Columns, ElementResults
 from jobrunner.facts import Facts, facts_of, is_importable, same
-from jobrunner.payloads import Payload
+from jobrunner.payloads import Buffer, Payload, buffers_of
 
 if TYPE_CHECKING:
     from jobrunner.errors import SerializationError
@@ -178,13 +178,19 @@ def _take_value(index: int) -> Any:
     return _values.loaded[index]
 
 
-def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, snapshot: bool) -> Payload:
+Store: TypeAlias = "Callable[[Sequence[Buffer]], Payload | None]"
+"""Copies what is large to where it is wanted; None where it does not."""
+
+
+def dump_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], *, snapshot: bool, store: Store | None = None
+) -> Payload:
     """The arguments of a call. `snapshot` copies large buffers: the caller may change them afterwards.
 
     Raises SerializationError, which names the argument.
     """
     try:
-        return _dump((args, kwargs), snapshot)
+        return _dump((args, kwargs), snapshot, store)
     except Exception as exc:
         named: list[tuple[str, Any]] = [(f"argument {i}", value) for i, value in enumerate(args)]
         named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
@@ -206,13 +212,13 @@ def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[A
         raise _load_error("the arguments", exc) from exc
 
 
-def dump_elements(columns: Columns, *, snapshot: bool) -> Payload:
+def dump_elements(columns: Columns, *, snapshot: bool, store: Store | None = None) -> Payload:
     """The arguments of a chunk of `map`; objects that several of them share stay shared.
 
     Raises SerializationError, which names the argument and its type.
     """
     try:
-        return _dump(columns, snapshot)
+        return _dump(columns, snapshot, store)
     except Exception as exc:
         named = [(f"argument {i}", value) for i, column in enumerate(columns) for value in column]
         raise _error(f"cannot pickle {_culprit(named, 'the elements')}: {describe(exc)}") from exc
@@ -230,10 +236,10 @@ def load_elements(payload: Payload) -> Columns:
 # --- results --------------------------------------------------------------------------------------------
 
 
-def dump_result(value: Any) -> Payload:
-    """A function's result; its large buffers are referred to, not copied. Raises SerializationError."""
+def dump_result(value: Any, store: Store | None = None) -> Payload:
+    """A function's result; its large buffers are referred to, unless `store` copies. Raises SerializationError."""
     try:
-        return _dump(value, snapshot=False)
+        return _dump(value, False, store)
     except Exception as exc:
         raise _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}") from exc
 
@@ -254,11 +260,11 @@ def load_result(payload: Payload) -> Any:
         raise _load_error("the result", exc) from exc
 
 
-def dump_element_results(results: ElementResults) -> Payload:
+def dump_element_results(results: ElementResults, store: Store | None = None) -> Payload:
     """A value that cannot be pickled costs only its element."""
     failures = {index: _encode_exception(failure) for index, failure in results.failures.items()}
     try:
-        return _dump((results.values, failures), snapshot=False)
+        return _dump((results.values, failures), False, store)
     except Exception:
         values = list(results.values)
     for index, value in enumerate(values):
@@ -266,7 +272,7 @@ def dump_element_results(results: ElementResults) -> Payload:
             dump_result(value)
         except Exception as exc:  # a SerializationError
             values[index], failures[index] = None, _encode_exception(exc)
-    return _dump((values, failures), snapshot=False)
+    return _dump((values, failures), False, store)
 
 
 def load_element_results(payload: Payload) -> ElementResults:
@@ -393,18 +399,22 @@ def _pickle_by_value(value: Any, callback: Callable[[pickle.PickleBuffer], bool]
     return stream
 
 
-def _dump(value: Any, snapshot: bool) -> Payload:
+def _dump(value: Any, snapshot: bool, store: Store | None) -> Payload:
     buffers: list[memoryview] = []
     stream, _ = _pickle(value, buffers)
-    if not buffers:
-        return stream if len(stream) < OUT_OF_BAND else (stream,)
+    if not buffers and len(stream) < OUT_OF_BAND:
+        return stream
+    if store is not None:
+        stored = store((stream, *buffers))
+        if stored is not None:
+            return stored
     return (stream, *(bytes(raw) for raw in buffers)) if snapshot else (stream, *buffers)
 
 
 def _load(payload: Payload) -> Any:
     if isinstance(payload, bytes):
         return pickle.loads(payload)
-    stream, *buffers = payload
+    stream, *buffers = buffers_of(payload)
     # Pickle itself knows which objects were read-only; what it is given must be writable, as everything is
     # that was pickled in band.
     writable = [bytearray(part) if memoryview(part).readonly else part for part in buffers]

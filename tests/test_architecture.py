@@ -22,6 +22,7 @@ LEAVES = {
     "elements",
     "facts",
     "representation",
+    "shared_memory",
 }
 """Over the standard library only; everything may import them."""
 

@@ -10,7 +10,7 @@ from collections import deque
 
 import msgpack
 
-from jobrunner.payloads import Payload
+from jobrunner.payloads import Payload, buffers_of
 
 MOST_RESULTS = 256 * 1024
 """Bytes of results that are collected; what comes after them in the bundle goes back."""
@@ -21,7 +21,7 @@ class Bundle:
 
     def __init__(self, number: int, payload: Payload) -> None:
         self.number = number
-        packed = payload if isinstance(payload, bytes) else b"".join(payload)
+        packed = payload if isinstance(payload, bytes) else b"".join(buffers_of(payload))
         self.calls: deque[bytes] = deque(msgpack.unpackb(packed))
         """Those that have not started. Whoever takes one from it has it."""
         self.index = -1

@@ -1,61 +1,38 @@
-"""Messages between a worker and one of its slots, over a Unix stream socket.
-
-A message is a header (a msgpack array of items, small) and any number of large buffers, which are sent from
-where they lie and received into memory of their own. On the socket:
-
-    u32 bytes of the header | u32 number of buffers | u64 size of each buffer | header | buffers
+"""The two ends of the socket between a worker and one of its slots; `framing` says what goes over it.
 
 The slot's end blocks (`BlockingChannel`). The worker's end never does (`BufferedChannel`): it keeps what the
 slot does not read yet, and goes on reading meanwhile, so that large arguments one way and large results the
 other cannot wait for each other.
-
-The items, lists that start with one of the numbers below:
-
-    worker -> slot, data       [RUN, functions, forget, tasks]; the lists hold FunctionDefs, keys, SlotTasks
-    worker -> slot, control    [RECALL, count of RUN messages sent so far], [INTERRUPT, number]
-    slot -> worker, data       [READY, pid], [OUTCOME, number, status, payload, duration],
-                               [PRINTED, number, stream, text], [RETURNED, numbers], [BLOCKED, 0 or 1],
-                               [CONNECT, 1], [SPLIT, [number, results, index of the call that runs]]
-
-In an item, a payload of several buffers is replaced by their count (`detach`, `attach`).
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
-from typing import Any, TypeAlias
 
-import msgpack
-
-from jobrunner.payloads import Buffer, Payload
-
-RUN = 0
-RECALL = 1
-INTERRUPT = 2
-READY = 3
-OUTCOME = 4
-PRINTED = 5
-RETURNED = 6
-BLOCKED = 7
-CONNECT = 8
-SPLIT = 9
-
-Message: TypeAlias = "tuple[bytes, list[bytearray]]"
-"""A header and its buffers."""
-
-PREFIX = struct.Struct("<II")
-SIZE_BYTES = 8
-ARRAY = struct.Struct(">BI")
-ARRAY_TYPE = 0xDD
-"""How msgpack starts an array of any length; a header is one of items."""
-
-MAX_HEADER = 1 << 30
-MAX_BUFFERS = 1 << 20
-"""Bounds of what a damaged prefix may make the reader allocate."""
+from jobrunner.shared_memory.limits import placed
+from jobrunner.shared_memory.payload import SharedPayload
+from jobrunner.workers.framing import (
+    DESCRIPTOR,
+    DESCRIPTOR_BYTES,
+    MAX_BUFFERS,
+    MAX_HEADER,
+    MOST_DESCRIPTORS,
+    PREFIX,
+    SIZE_BYTES,
+    ChannelError,
+    Descriptor,
+    Message,
+    Outgoing,
+    Received,
+    frame,
+)
 
 BUFFERS_PER_CALL = 256
 """Buffers given to one sendmsg; the system allows IOV_MAX, at least 1024."""
@@ -63,12 +40,11 @@ BUFFERS_PER_CALL = 256
 READ_TURN = 16 * 1024 * 1024
 """Bytes after which a BufferedChannel lets others have their turn."""
 
+RETRY_SECONDS = 0.001
+"""After which a slot tries again to send when the system has no descriptors left."""
+
 SOCKET_BUFFER = 256 * 1024
 """Bytes; what Linux gives anyway, and macOS only when asked."""
-
-
-class ChannelError(Exception):
-    """What arrived is not a message: the other end is broken and of no further use."""
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
@@ -79,70 +55,25 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
     return pair
 
 
-def pack(item: Any) -> bytes:
-    """One item, for `header`. A lone surrogate in a text becomes "?"."""
-    packed: bytes = msgpack.packb(item, unicode_errors="replace")
-    return packed
-
-
-def header(packed: bytes, count: int = 1) -> bytes:
-    """The header of `count` packed items, one after the other."""
-    return ARRAY.pack(ARRAY_TYPE, count) + packed
-
-
-def unpack(header: Buffer) -> list[Any]:
-    """The items of a header. Raises ChannelError."""
-    try:
-        items = msgpack.unpackb(header, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException) as exc:
-        raise ChannelError(f"not a header: {exc}") from exc
-    if not isinstance(items, list):
-        raise ChannelError(f"not a header: {items!r:.100}")
-    return items
-
-
-def detach(payload: Payload, buffers: list[Buffer]) -> bytes | int:
-    """What stands for `payload` in an item; its buffers, if it has any, are added to `buffers`."""
-    if isinstance(payload, bytes):
-        return payload
-    buffers.extend(payload)
-    return len(payload)
-
-
-def attach(field: bytes | int, buffers: Iterator[bytearray]) -> Payload:
-    """The payload that `detach` replaced by `field`; takes its buffers from `buffers`."""
-    if isinstance(field, bytes):
-        return field
-    return tuple(islice(buffers, field))
-
-
-def frame(header: bytes, buffers: Sequence[Buffer] = ()) -> list[memoryview]:
-    """A message as the pieces to write."""
-    if not buffers:
-        return [memoryview(PREFIX.pack(len(header), 0) + header)]
-    views = [memoryview(buffer).cast("B") for buffer in buffers]
-    sizes = struct.pack(f"<{len(views)}Q", *(view.nbytes for view in views))
-    start = PREFIX.pack(len(header), len(views)) + sizes + header
-    return [memoryview(start), *(view for view in views if view.nbytes)]
-
-
 class Reader:
     """Puts messages together from pieces of any size, reading never more than it needs for the next step.
 
     So nothing of a later message waits in this process while the socket looks empty to a poll.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, shares: bool = False) -> None:
         self._sock = sock
+        self._shares = shares
         self._expect_prefix()
 
     def _expect_prefix(self) -> None:
+        self._descriptors: deque[Descriptor] = deque()
         self._part = b""
         self._need = PREFIX.size
         self._header_bytes = -1  # not known yet
         self._header: bytes | None = None
         self._sizes: tuple[int, ...] = ()
-        self._buffers: list[bytearray] = []
+        self._buffers: list[Received] = []
 
     def read(self) -> Message | None:
         """The next message; None at the end of the stream.
@@ -151,7 +82,11 @@ class Reader:
         """
         while self._header is None:
             while len(self._part) < self._need:
-                piece = self._sock.recv(self._need - len(self._part))
+                missing = self._need - len(self._part)
+                if self._shares and self._header_bytes < 0:
+                    piece = self._receive_with_descriptors(missing)
+                else:
+                    piece = self._sock.recv(missing)
                 if not piece:
                     return None
                 self._part = self._part + piece if self._part else piece
@@ -167,6 +102,17 @@ class Reader:
         self._expect_prefix()
         return message
 
+    def _receive_with_descriptors(self, size: int) -> bytes:
+        """A part of a prefix, with what came along."""
+        room = socket.CMSG_SPACE((MOST_DESCRIPTORS + 1) * DESCRIPTOR_BYTES)
+        piece, extra, _, _ = self._sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, data in extra:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                count = len(data) // DESCRIPTOR_BYTES
+                for fd in struct.unpack(f"{count}i", data[: count * DESCRIPTOR_BYTES]):
+                    self._descriptors.append(Descriptor(placed(fd)))
+        return piece
+
     def _take_prefix(self) -> None:
         self._header_bytes, count = PREFIX.unpack(self._part)
         if self._header_bytes > MAX_HEADER or count > MAX_BUFFERS:
@@ -178,6 +124,11 @@ class Reader:
         """False at the end of the stream."""
         for index, size in enumerate(self._sizes):
             if index == len(self._buffers):
+                if size == DESCRIPTOR:
+                    if not self._descriptors:
+                        raise ChannelError("a descriptor is missing")
+                    self._buffers.append(self._descriptors.popleft())
+                    continue
                 try:
                     self._buffers.append(bytearray(size))
                 except (MemoryError, OverflowError) as exc:
@@ -185,8 +136,9 @@ class Reader:
                 self._filled = 0
             elif index < len(self._buffers) - 1:
                 continue
-            while self._filled < size:
-                with memoryview(self._buffers[index]) as view:
+            buffer = self._buffers[index]
+            while self._filled < size and isinstance(buffer, bytearray):
+                with memoryview(buffer) as view:
                     count = self._sock.recv_into(view[self._filled :])
                 if count == 0:
                     return False
@@ -194,13 +146,69 @@ class Reader:
         return True
 
 
+class Unsent:
+    """What waits to be sent, in order; false when there is nothing."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[memoryview] = deque()
+        self._taken = 0  # pieces, ever, from the front
+        self._shared: deque[tuple[int, list[SharedPayload]]] = deque()
+        """Payloads whose descriptors go along with a piece, which is named by those that were before it."""
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    def clear(self) -> None:
+        self._pieces.clear()
+        self._shared.clear()
+
+    def add(self, header: bytes, buffers: Sequence[Outgoing]) -> None:
+        shared = [buffer for buffer in buffers if isinstance(buffer, SharedPayload)] if buffers else None
+        if shared:
+            self._shared.append((self._taken + len(self._pieces), shared))
+        self._pieces.extend(frame(header, buffers))
+
+    def send(self, sock: socket.socket) -> None:
+        """Have the system take some. Raises OSError, BlockingIOError when it does not take anything for now."""
+        count = BUFFERS_PER_CALL
+        shared: list[SharedPayload] = []
+        for place, payloads in islice(self._shared, 2):
+            if place == self._taken:
+                shared = payloads
+            else:
+                count = min(count, place - self._taken)
+        batch = list(islice(self._pieces, count))
+        sent = send_with_descriptors(sock, batch, shared) if shared else sock.sendmsg(batch)
+        if shared:
+            self._shared.popleft()
+        before = len(self._pieces)
+        consume(self._pieces, sent)
+        self._taken += before - len(self._pieces)
+
+
+def send_with_descriptors(sock: socket.socket, batch: list[memoryview], shared: list[SharedPayload]) -> int:
+    """As sendmsg; what runs out of descriptors can be tried again, and raises BlockingIOError too."""
+    fds: list[int] = []
+    try:
+        fds += [payload.locked() for payload in shared]
+        rights = struct.pack(f"{len(fds)}i", *fds)
+        return sock.sendmsg(batch, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    except OSError as exc:
+        if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ETOOMANYREFS):
+            raise BlockingIOError(exc.errno, exc.strerror) from exc
+        raise
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
 class BlockingChannel:
     """A slot's end. One thread may send while another receives; no two may do the same."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, shares: bool = False) -> None:
         sock.setblocking(True)
         self._sock = sock
-        self._reader = Reader(sock)
+        self._reader = Reader(sock, shares)
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -208,11 +216,15 @@ class BlockingChannel:
     def close(self) -> None:
         self._sock.close()
 
-    def send(self, header: bytes, buffers: Sequence[Buffer] = ()) -> None:
+    def send(self, header: bytes, buffers: Sequence[Outgoing] = ()) -> None:
         """Returns when all of it is in the system's hands. Raises OSError when the other end is gone."""
-        pieces = deque(frame(header, buffers))
-        while pieces:
-            consume(pieces, self._sock.sendmsg(list(islice(pieces, BUFFERS_PER_CALL))))
+        unsent = Unsent()
+        unsent.add(header, buffers)
+        while unsent:
+            try:
+                unsent.send(self._sock)
+            except BlockingIOError:
+                time.sleep(RETRY_SECONDS)
 
     def receive(self) -> Message | None:
         """The next message, waiting for it; None when the other end has closed."""
@@ -225,11 +237,11 @@ class BlockingChannel:
 class BufferedChannel:
     """The worker's end: never blocks, and keeps what could not be sent yet."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, shares: bool = False) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._reader = Reader(sock)
-        self._unsent: deque[memoryview] = deque()
+        self._reader = Reader(sock, shares)
+        self._unsent = Unsent()
         self.closed = False
         """Whether the other end is gone: nothing more arrives, and what is sent goes nowhere."""
 
@@ -246,12 +258,12 @@ class BufferedChannel:
         self._unsent.clear()
         self._sock.close()
 
-    def send(self, header: bytes, buffers: Sequence[Buffer] = ()) -> None:
+    def send(self, header: bytes, buffers: Sequence[Outgoing] = ()) -> None:
         """Send now what the system takes, and keep the rest."""
         if self.closed:
             return
         waiting = bool(self._unsent)
-        self._unsent.extend(frame(header, buffers))
+        self._unsent.add(header, buffers)
         if not waiting:
             self.flush()
 
@@ -259,7 +271,7 @@ class BufferedChannel:
         """Send of the rest what the system takes."""
         try:
             while self._unsent:
-                consume(self._unsent, self._sock.sendmsg(list(islice(self._unsent, BUFFERS_PER_CALL))))
+                self._unsent.send(self._sock)
         except BlockingIOError:
             pass
         except OSError:
@@ -284,7 +296,7 @@ class BufferedChannel:
                 self.closed = True
                 break
             messages.append(message)
-            size += len(message[0]) + sum(map(len, message[1]))
+            size += len(message[0]) + sum(len(part) for part in message[1] if isinstance(part, bytearray))
         return messages
 
 

@@ -36,10 +36,12 @@ from typing import Any, NoReturn
 from jobrunner import blocking, context, serialization
 from jobrunner.elements import ElementResults, rows
 from jobrunner.payloads import Payload
+from jobrunner.shared_memory.limits import keep_out_of_the_way
 from jobrunner.workers import memory
 from jobrunner.workers.board import ELEMENT, Board
 from jobrunner.workers.bundle import Bundle
-from jobrunner.workers.channel import (
+from jobrunner.workers.channel import BlockingChannel
+from jobrunner.workers.framing import (
     BLOCKED,
     CONNECT,
     INTERRUPT,
@@ -48,12 +50,12 @@ from jobrunner.workers.channel import (
     RECALL,
     RETURNED,
     SPLIT,
-    BlockingChannel,
     attach,
     detach,
     unpack,
 )
 from jobrunner.workers.outbox import Outbox, SlotWriter
+from jobrunner.workers.sharing import SlotSharing, let_go
 from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
 
 OK = 0
@@ -71,7 +73,9 @@ ATTENDANT_INTERVAL = 0.02
 class Slot:
     """The state that the two threads share. What only one of them touches is said so."""
 
-    def __init__(self, data: BlockingChannel, control: BlockingChannel, board: Board) -> None:
+    def __init__(
+        self, data: BlockingChannel, control: BlockingChannel, board: Board, shared_idle: int = 0
+    ) -> None:
         self.data = data
         self.control = control
         self.board = board
@@ -100,6 +104,7 @@ class Slot:
         self.blocked = 0  # nested waits; main thread
         self.last_flush = 0.0
         self.sigint_handler = self.on_sigint
+        self.sharing = SlotSharing(shared_idle, lambda: os.write(self.wake_writer, b"\0"))
 
     def current(self) -> int:
         return self.board.number
@@ -138,6 +143,7 @@ class Slot:
                 continue
             self.restore()
             self.execute(fields, payload, values)
+            del payload, values
 
     def wait_for_tasks(self) -> bool:
         """Wait for a message, and take it unless the attendant did. False at the end."""
@@ -180,11 +186,14 @@ class Slot:
         self.board.start(number)
         blocking.set_depth(depth + 1)
         self.interrupted = False
+        args = kwargs = value = None
         started = finished = perf_counter()
         try:
             # From here on a KeyboardInterrupt may come at any point, but only one.
             try:
                 self.running = number
+                for shared in (payload, *values):
+                    self.sharing.expect(shared)
                 if setup is not None:
                     self.set_up(setup)
                     started = perf_counter()
@@ -193,6 +202,7 @@ class Slot:
                     status, result = self.run_bundle(self.function(function), self.bundle)
                 elif span is None:
                     args, kwargs = serialization.load_call(payload, values)
+                    let_go(payload, *values)
                     value = self.function(function)(*args, **kwargs)
                 else:
                     value = self.run_chunk(self.function(function), payload, *span)
@@ -200,8 +210,8 @@ class Slot:
                 self.running = 0
                 finished = perf_counter()
             if self.bundle is None:
-                dump = serialization.dump_result if span is None else serialization.dump_element_results
-                status, result = OK, dump(value)
+                dump: Any = serialization.dump_result if span is None else serialization.dump_element_results
+                status, result = OK, dump(value, self.sharing.store)
         except BaseException as exc:
             self.running = 0
             if self.memory_limit and isinstance(exc, MemoryError):
@@ -212,6 +222,8 @@ class Slot:
                 serialization.dump_exception(without_own_frames(exc)),
             )
         self.bundle = None
+        # The memory of the arguments may be filled again from now on, unless the task has kept them.
+        args = kwargs = value = None
         if self.forked:
             self.leave_fork(status)
         self.stdout.flush_partial()
@@ -221,6 +233,7 @@ class Slot:
 
     def run_chunk(self, fn: Callable[..., Any], payload: Payload, start: int, stop: int) -> ElementResults:
         columns = serialization.load_elements(payload)
+        let_go(payload)
         results = ElementResults([])
         keep = results.values.append
         fields = self.board.fields  # one access less per element, of which there may be a million a second
@@ -375,7 +388,9 @@ class Slot:
         poller.register(self.control.fileno(), select.POLLIN)
         poller.register(self.wake_reader, select.POLLIN)
         while True:
-            for fd, _ in poller.poll(ATTENDANT_INTERVAL * 1000 if self.outbox.armed else None):
+            idle = self.sharing.look_after()
+            seconds = ATTENDANT_INTERVAL if self.outbox.armed else idle
+            for fd, _ in poller.poll(None if seconds is None else seconds * 1000):
                 if fd == self.wake_reader:
                     os.read(self.wake_reader, 64)
                 else:
@@ -438,10 +453,13 @@ def main(arguments: list[str]) -> NoReturn:
         # The worker's thread may have blocked signals, and that is inherited.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         tie_group_to(out_of_the_way(lifeline))
+        shared_idle = memory.shared_idle_from_environment()
+        keep_out_of_the_way()
         slot = Slot(
-            BlockingChannel(socket.socket(fileno=out_of_the_way(data))),
+            BlockingChannel(socket.socket(fileno=out_of_the_way(data)), shares=shared_idle > 0),
             BlockingChannel(socket.socket(fileno=out_of_the_way(control))),
             Board(board),
+            shared_idle,
         )
         os.close(board)
         for stream in (sys.__stdout__, sys.__stderr__):

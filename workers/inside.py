@@ -21,6 +21,8 @@ from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, Sl
 from jobrunner.protocol.messages import Envelope
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
+from jobrunner.shared_memory.limits import most_idle
+from jobrunner.shared_memory.pool import can_share
 from jobrunner.version import __version__
 from jobrunner.workers.pool import SlotPool
 from jobrunner.workers.slot_effects import slot_effects
@@ -76,7 +78,8 @@ class InsideWorker:
         )
         self._core = WorkerCore(settings, random.Random(), time.monotonic())
         self._alarm = Alarm(self._core)
-        self._pool = SlotPool(environment={**environment, TASK_WORKER: NAME})
+        shared_idle = most_idle(slots) if can_share() else 0
+        self._pool = SlotPool(environment={**environment, TASK_WORKER: NAME}, shared_idle=shared_idle)
         self._on_connect = on_connect
         self._perform: dict[type, Callable[[Any], None]] = {**slot_effects(self._pool), GiveUp: on_give_up}
         self._inbox: deque[Event] = deque()

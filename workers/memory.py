@@ -10,11 +10,19 @@ from pathlib import Path
 TASK_MEMORY = "JOBRUNNER_TASK_MEMORY"
 """Environment variable of a slot: its limit in bytes."""
 
+SHARED_IDLE = "JOBRUNNER_SHARED_IDLE"
+"""Environment variable of a slot: bytes of shared memory that it may keep idle; 0: it shares none."""
+
 
 def limit_from_environment() -> int | None:
     """The limit of this slot, in bytes."""
     text = os.environ.get(TASK_MEMORY)
     return int(text) if text else None
+
+
+def shared_idle_from_environment() -> int:
+    """What the worker allows; not for what this process starts itself."""
+    return int(os.environ.pop(SHARED_IDLE, "0"))
 
 
 def apply_limit(limit: int) -> None:

@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
-from jobrunner.payloads import Buffer
 from jobrunner.workers.board import Board
-from jobrunner.workers.channel import PRINTED, BlockingChannel, header, pack
+from jobrunner.workers.channel import BlockingChannel
+from jobrunner.workers.framing import PRINTED, Outgoing, header, pack
 
 LONGEST_PART = 16 * 1024
 """Characters of one PRINTED item; also of a line that is not waited for any longer."""
@@ -60,7 +60,7 @@ class Outbox:
         """Send all that was put."""
         self._send(b"", ())
 
-    def send(self, item: list[Any], buffers: Sequence[Buffer]) -> None:
+    def send(self, item: list[Any], buffers: Sequence[Outgoing]) -> None:
         """Send all that was put, then an item with its buffers."""
         self._send(pack(item), buffers)
 
@@ -70,7 +70,7 @@ class Outbox:
             self.armed = True
             os.write(self._wake, b"\0")
 
-    def _send(self, entry: bytes, buffers: Sequence[Buffer]) -> None:
+    def _send(self, entry: bytes, buffers: Sequence[Outgoing]) -> None:
         with self.lock:
             if self.busy:
                 return

@@ -16,18 +16,10 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 
 from jobrunner.ids import SlotId
-from jobrunner.payloads import Buffer
 from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotTask
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
-from jobrunner.workers.channel import (
-    INTERRUPT,
-    RECALL,
-    RUN,
-    ChannelError,
-    detach,
-    header,
-    pack,
-)
+from jobrunner.workers.framing import INTERRUPT, RECALL, RUN, ChannelError, Outgoing, detach, header, pack
+from jobrunner.workers.memory import SHARED_IDLE
 from jobrunner.workers.slot_process import SlotProcess
 
 THREAD_VARIABLES = (
@@ -56,9 +48,14 @@ class SlotPool:
     A slot that has exited is unknown from the `poll` on that says so; commands to unknown slots do nothing.
     """
 
-    def __init__(self, *, environment: Mapping[str, str] | None = None) -> None:
-        """`environment` is set in the slots on top of this process's own."""
-        self._environment = {**os.environ, **(environment or {})}
+    def __init__(self, *, environment: Mapping[str, str] | None = None, shared_idle: int = 0) -> None:
+        """`environment` is set in the slots on top of this process's own.
+
+        With `shared_idle` large payloads go to and from slots through shared memory, of which each slot may keep that
+        many bytes for the next ones.
+        """
+        self._environment = {**os.environ, **(environment or {}), SHARED_IDLE: str(shared_idle)}
+        self._shares = shared_idle > 0
         for name in THREAD_VARIABLES:
             self._environment.setdefault(name, "1")
         self._slots: dict[SlotId, SlotProcess] = {}
@@ -93,7 +90,7 @@ class SlotPool:
         if slot in self._slots:
             raise ValueError(f"slot {slot} exists")
         try:
-            process = SlotProcess(slot, self._environment)
+            process = SlotProcess(slot, self._environment, self._shares)
         except OSError as exc:
             why = f"cannot start a process for this slot: {exc}\n"
             self._events.append(SlotExited(slot, 0, CANNOT_START, None, 0, why, 0, -1))
@@ -120,7 +117,7 @@ class SlotPool:
         process = self._slots.get(slot)
         if process is None:
             return
-        buffers: list[Buffer] = []
+        buffers: list[Outgoing] = []
         entries = [
             (
                 *task[:5],

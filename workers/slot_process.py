@@ -30,7 +30,8 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.messages import STDERR, STDOUT
 from jobrunner.workers import memory
 from jobrunner.workers.board import Board, create_board_file
-from jobrunner.workers.channel import (
+from jobrunner.workers.channel import BufferedChannel, channel_pair
+from jobrunner.workers.framing import (
     BLOCKED,
     CONNECT,
     OUTCOME,
@@ -38,11 +39,10 @@ from jobrunner.workers.channel import (
     READY,
     RETURNED,
     SPLIT,
-    BufferedChannel,
     ChannelError,
     Message,
+    Received,
     attach,
-    channel_pair,
     header,
     unpack,
 )
@@ -90,7 +90,7 @@ class Ending:
 class SlotProcess:
     """A running slot. The constructor raises OSError when the process cannot be started."""
 
-    def __init__(self, slot: SlotId, environment: Mapping[str, str]) -> None:
+    def __init__(self, slot: SlotId, environment: Mapping[str, str], shares: bool = False) -> None:
         self.slot = slot
         self.runs = 0
         """RUN messages sent."""
@@ -105,7 +105,7 @@ class SlotProcess:
             theirs.callback(os.close, board)
             self._board = Board(board)
             ours.callback(self._board.close)
-            self.data, data = channel(ours, theirs)
+            self.data, data = channel(ours, theirs, shares)
             self.control, control = channel(ours, theirs)
             lifeline, end = os.pipe()
             theirs.callback(os.close, lifeline)
@@ -198,7 +198,7 @@ class SlotProcess:
         close_batch()
         return events
 
-    def _take_outcome(self, item: list[Any], parts: Iterator[bytearray], outcomes: list[SlotOutcome]) -> None:
+    def _take_outcome(self, item: list[Any], parts: Iterator[Received], outcomes: list[SlotOutcome]) -> None:
         _, number, status, payload, duration = item
         if number > self._last_finished:  # else the outbox was sent, yet not emptied before the process died
             self._last_finished = number
@@ -317,11 +317,11 @@ class SlotProcess:
             queue.close()
 
 
-def channel(ours: ExitStack, theirs: ExitStack) -> tuple[BufferedChannel, int]:
+def channel(ours: ExitStack, theirs: ExitStack, shares: bool = False) -> tuple[BufferedChannel, int]:
     """Our end of a new channel, and the descriptor of the other; each is closed with its stack."""
     here, there = channel_pair()
     theirs.callback(there.close)
-    end = BufferedChannel(here)
+    end = BufferedChannel(here, shares)
     ours.callback(end.close)
     return end, there.fileno()
 

@@ -7,7 +7,9 @@ from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.errors import CoordinatorLostError, JobRunnerError, NotSupportedError
 from jobrunner.local_cluster import LocalCluster
+from jobrunner.shared_memory.pool import can_share
 from jobrunner.transport.driver import Wire
+from jobrunner.transport.sharing import Sharing
 from jobrunner.transport.sockets import DealerWire, check_address
 
 
@@ -73,7 +75,14 @@ class ClusterBackend(CoreBackend):
             super()._check_detach()
 
     def _make_wire(self) -> Wire:
-        return DealerWire(self._address, self._credentials)
+        wire = DealerWire(self._address, self._credentials)
+        if self._shares and can_share():
+            wire.share(Sharing(asks=True))
+        return wire
+
+    @property
+    def _shares(self) -> bool:
+        return self._local is not None
 
     def _timeouts(self) -> dict[str, float | None]:
         return {

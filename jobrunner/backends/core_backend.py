@@ -20,6 +20,7 @@ from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
+from jobrunner.backends.memory import SharedStore
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
@@ -121,6 +122,7 @@ class CoreBackend(Backend):
         self._failure: JobRunnerError | None = None
         self._slots = 0
         self._printer = Printer()
+        self._store = SharedStore(self._shares)
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
         self._setup: m.FunctionDef | None = None
@@ -150,6 +152,11 @@ class CoreBackend(Backend):
     def _peer_timeout(self) -> float:
         return self._config.peer_timeout
 
+    @property
+    def _shares(self) -> bool:
+        """Whether what runs the calls is on this host, and can take large arguments in shared memory."""
+        return False
+
     def _closed(self) -> None:
         """The I/O thread has ended; called on it."""
 
@@ -175,7 +182,7 @@ class CoreBackend(Backend):
         try:
             if may_hold_futures(args, kwargs):
                 args, kwargs, futures = with_needs(args, kwargs)
-            payload = serialization.dump_call(args, kwargs, snapshot=True)
+            payload = serialization.dump_call(args, kwargs, snapshot=True, store=self._store.store)
         except SerializationError as exc:
             self._check_open()
             future: Future[Any] = Future()
@@ -197,7 +204,7 @@ class CoreBackend(Backend):
         return self._send(prepared, payload, None, options, needs)
 
     def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True)
+        return serialization.dump_elements(columns, snapshot=True, store=self._store.store)
 
     def submit_chunk(
         self,
@@ -308,6 +315,7 @@ class CoreBackend(Backend):
 
     def _collect(self) -> list[Event]:
         """All calls that have gathered since the last turn."""
+        self._store.look_after()
         if not self._outgoing:
             return []
         with self._lock:
@@ -434,7 +442,7 @@ class CoreBackend(Backend):
                 **self._timeouts(),
             )
             self._limits = core.limits
-            self._driver = Driver(core, wire, self._effects(), collect=self._collect)
+            self._driver = Driver(core, wire, self._effects(), collect=self._collect, due=self._store.due)
             self._printer.start()
         except BaseException as exc:
             self._start_error = exc
@@ -474,6 +482,7 @@ class CoreBackend(Backend):
             left, self._futures = self._futures, {}
         self._driver.close(orderly=finished)
         self._closed()
+        self._store.close()
         self._printer.close()
         for task, future in [
             (task, future)

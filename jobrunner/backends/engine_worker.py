@@ -26,7 +26,7 @@ from jobrunner.backends.engine_stops import Stops
 from jobrunner.elements import ElementResults, rows
 from jobrunner.errors import InitializerError, NotSupportedError
 from jobrunner.host import own_host
-from jobrunner.payloads import Buffer, Payload
+from jobrunner.payloads import Buffer, Payload, buffers_of
 from jobrunner.protocol.messages import CANCELLED, CRASHED, ERROR, LOST, OK, TIMED_OUT
 
 if TYPE_CHECKING:
@@ -142,12 +142,12 @@ def wrapped(payload: Payload) -> tuple[Any, ...]:
     """The parts of a payload, so that an engine whose pickles have buffers beside them copies none."""
     if isinstance(payload, bytes):
         return (payload,)
-    return tuple(pickle.PickleBuffer(part) for part in payload)
+    return tuple(pickle.PickleBuffer(part) for part in buffers_of(payload))
 
 
 def copied(payload: Payload) -> tuple[bytes, ...]:
     """The parts of a payload, none of them shared with anybody who may still change it."""
-    return (payload,) if isinstance(payload, bytes) else tuple(map(bytes, payload))
+    return (payload,) if isinstance(payload, bytes) else tuple(map(bytes, buffers_of(payload)))
 
 
 def unwrapped(parts: Sequence[Buffer]) -> Payload:

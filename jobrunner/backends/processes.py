@@ -73,6 +73,10 @@ class ProcessesBackend(CoreBackend):
     def _peer_timeout(self) -> float:
         return 0.0
 
+    @property
+    def _shares(self) -> bool:
+        return True
+
     def _check_resources(self) -> None:
         raise NotSupportedError('the "processes" backend knows no resources; use "cluster"')
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgpack
 
 from jobrunner.ids import TaskId
-from jobrunner.payloads import Payload, payload_size
+from jobrunner.payloads import Payload, buffers_of, payload_size
 from jobrunner.protocol.functions import updated_estimate
 from jobrunner.protocol.messages import (
     ERROR,
@@ -147,7 +147,7 @@ def unpack_results(payload: Payload) -> Results:
 
 def whole(payload: Payload) -> bytes:
     """A payload in one piece: a wire may make a frame of its own of a small one."""
-    return payload if isinstance(payload, bytes) else b"".join(payload)
+    return payload if isinstance(payload, bytes) else b"".join(buffers_of(payload))
 
 
 def outcome_of_call(outcome: Outcome, index: int) -> Outcome | None:

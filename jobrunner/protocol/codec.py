@@ -9,13 +9,13 @@ so that a core may trust what it gets; whatever is off raises ProtocolError.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgpack
 
 from jobrunner.config import LONGEST_NAME
 from jobrunner.errors import ProtocolError
-from jobrunner.payloads import Buffer, Payload, payload_size
+from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.checks import (
     LARGEST_32,
@@ -42,6 +42,7 @@ from jobrunner.protocol.checks import (
     text,
     timeout,
 )
+from jobrunner.shared_memory.payload import SharedPayload
 
 VERSION = 3
 
@@ -61,20 +62,33 @@ all claim to fill the rest of it take no more than 8 MiB, for an instant."""
 STATUSES = len(m.STATUS_NAMES)
 
 Frames = list[Buffer]
+Shared: TypeAlias = "SharedPayload | tuple[bytearray, ...]"
+Frame: TypeAlias = "Buffer | Shared"
+"""A whole payload, in shared memory or copied from there, is one frame between ends that have agreed on it."""
+
+Share: TypeAlias = "Callable[[SharedPayload], bool]"
 
 
 class VersionMismatch(ProtocolError):
     """The peer speaks another version of the protocol."""
 
 
+def plain_frame(frame: Frame) -> Buffer:
+    """A frame of a payload that has several, or of what is none."""
+    if isinstance(frame, (SharedPayload, tuple)):
+        raise ProtocolError("shared memory instead of bytes")
+    return frame
+
+
 class Writer:
     """Collects the frames of large payloads while a message's fields are listed."""
 
-    __slots__ = ("frames", "inline_limit")
+    __slots__ = ("frames", "inline_limit", "share")
 
-    def __init__(self, inline_limit: int) -> None:
-        self.frames: Frames = []
+    def __init__(self, inline_limit: int, share: Share | None = None) -> None:
+        self.frames: list[Frame] = []
         self.inline_limit = inline_limit
+        self.share = share
 
     def payload(self, payload: Payload) -> bytes | int:
         if isinstance(payload, bytes):
@@ -82,8 +96,12 @@ class Writer:
                 return payload
             self.frames.append(payload)
             return 1
-        self.frames.extend(payload)
-        return len(payload)
+        if isinstance(payload, SharedPayload) and self.share is not None and self.share(payload):
+            self.frames.append(payload)
+            return 1
+        parts = buffers_of(payload)
+        self.frames.extend(parts)
+        return len(parts)
 
 
 class Reader:
@@ -91,7 +109,7 @@ class Reader:
 
     __slots__ = ("_frames", "_next")
 
-    def __init__(self, frames: Sequence[Buffer]) -> None:
+    def __init__(self, frames: Sequence[Frame]) -> None:
         self._frames = frames
         self._next = 1
 
@@ -102,13 +120,18 @@ class Reader:
         self._next = start + count
         if self._next > len(self._frames):
             raise ProtocolError(f"a payload names {count} frames, which the message does not have")
-        return tuple(self._frames[start : start + count])
+        parts = self._frames[start : start + count]
+        if count == 1 and isinstance(parts[0], (SharedPayload, tuple)):
+            return parts[0]
+        return tuple([plain_frame(part) for part in parts])
 
     def blob(self, value: Any) -> bytes:
         """The bytes of a function."""
         payload = self.payload(value)
         if type(payload) is bytes:
             return payload
+        if isinstance(payload, SharedPayload):
+            raise ProtocolError("a function in shared memory")
         if len(payload) != 1:
             raise ProtocolError(f"a function takes one frame, not {len(payload)}")
         return bytes(payload[0])
@@ -388,19 +411,30 @@ REFUSED = next(number for number, row in enumerate(TABLE) if row[0] is m.Refused
 NUMBERS = {cls: (index, write) for index, (cls, write, _) in enumerate(TABLE)}
 
 
-def encode(envelope: m.Envelope, inline_limit: int = INLINE_LIMIT) -> Frames:
+def encode(envelope: m.Envelope) -> Frames:
     """The frames of a message: the header, then those of its large payloads."""
+    return encode_sharing(envelope, None)  # type: ignore[return-value]  # nothing is shared
+
+
+def encode_sharing(
+    envelope: m.Envelope, share: Share | None, inline_limit: int = INLINE_LIMIT
+) -> list[Frame]:
+    """As `encode`; but a payload in shared memory is a frame as it is, if `share` says so."""
     message = envelope.message
     kind, write = NUMBERS[type(message)]
-    writer = Writer(inline_limit)
+    writer = Writer(inline_limit, share)
     head = (VERSION, envelope.session, envelope.seq, envelope.ack, kind, *write(message, writer))
     try:
         header = msgpack.packb(head)
     except UnicodeEncodeError:  # half a surrogate pair, from a file name or from what a task prints
         header = msgpack.packb(head, unicode_errors="surrogatepass")
     if len(header) > LARGE_HEADER and inline_limit > SMALL_INLINE_LIMIT:
-        return encode(envelope, SMALL_INLINE_LIMIT)
+        return encode_sharing(envelope, share, SMALL_INLINE_LIMIT)
     return [header, *writer.frames]
+
+
+def frame_size(frame: Frame) -> int:
+    return payload_size(frame if isinstance(frame, (SharedPayload, tuple)) else (frame,))
 
 
 def check_claims(header: Buffer) -> None:
@@ -416,12 +450,12 @@ def check_claims(header: Buffer) -> None:
     walk.skip()
 
 
-def decode(frames: Sequence[Buffer]) -> m.Envelope:
+def decode(frames: Sequence[Frame]) -> m.Envelope:
     """The message that these frames hold. Raises ProtocolError for anything that `encode` would not have made."""
     try:
         if len(frames) > MOST_FRAMES:
             raise ProtocolError(f"more than {MOST_FRAMES} frames")
-        header = frames[0]
+        header = plain_frame(frames[0])
         if len(header) > CLAIMS_FROM:
             check_claims(header)
         head = msgpack.unpackb(
@@ -439,7 +473,7 @@ def decode(frames: Sequence[Buffer]) -> m.Envelope:
             raise ProtocolError(f"there is no message type {kind}")
         message = TABLE[kind][2](head[5:], reader)
         reader.finish()
-        size = len(header) if len(frames) == 1 else payload_size(tuple(frames))
+        size = len(header) if len(frames) == 1 else sum(map(frame_size, frames))
         return m.Envelope(name(head[1]), integer(head[2]), integer(head[3]), message, size)
     except ProtocolError:
         raise

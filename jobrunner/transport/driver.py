@@ -53,7 +53,8 @@ class Driver:
     """Runs one core on one wire.
 
     `perform` maps the type of an effect to what does it; Send and Stop are built in. `collect` is asked in each turn
-    for events that gather elsewhere, in batches; whoever adds to them calls `wake`.
+    for events that gather elsewhere, in batches; whoever adds to them calls `wake`. `due` is the time at which it wants
+    to be asked though nothing has happened.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class Driver:
         perform: Mapping[type, Callable[[Any], None]],
         *,
         collect: Callable[[], Iterable[Event]] = tuple,
+        due: Callable[[], float | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._core = core
         self._wire = wire
         self._perform = dict(perform)
         self._collect = collect
+        self._due = due
         self._clock = clock
         self._sources: dict[int, Callable[[], Iterable[Event]]] = {}
         self._inbox: deque[Event] = deque()
@@ -150,7 +153,7 @@ class Driver:
         self._asleep = True
         if self._woken or self._inbox or self._aborted:
             return 0.0
-        deadlines = [self._core.next_deadline(), self._wire.next_deadline()]
+        deadlines = [self._core.next_deadline(), self._wire.next_deadline(), self._due()]
         times = [t for t in deadlines if t is not None]
         return max(0.0, min(times) - self._clock()) if times else None
 

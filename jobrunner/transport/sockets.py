@@ -49,6 +49,7 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.principals import ANYONE, Principal
 from jobrunner.transport.curve import Credentials, to_text, to_z85
 from jobrunner.transport.driver import milliseconds
+from jobrunner.transport.sharing import Sharing
 
 RECONNECT_MS = 20
 RECONNECT_LIMIT_MS = 2000
@@ -163,6 +164,11 @@ class Wire:
         self._ready: set[object] | None = None
         """What `wait` has found; None: nobody has waited since the last look. To ask a socket that has nothing costs an
         exception, more than all else that a turn without messages costs."""
+        self._sharing: Sharing | None = None
+
+    def share(self, sharing: Sharing) -> None:
+        """Let large payloads go through shared memory, to and from those peers on this host that do so too."""
+        self._sharing = sharing
 
     def register(self, fd: int) -> None:
         """Let `wait` also wake up when this descriptor is readable."""
@@ -213,7 +219,9 @@ class Wire:
                 events.append(Rejected(source, "an empty message", who=who))
                 continue
             try:
-                events.append(Received(source, decode(frames), who))
+                whole = frames if self._sharing is None else self._sharing.resolve(source, frames)
+                if whole is not None:
+                    events.append(Received(source, decode(whole), who))
             except ProtocolError as exc:
                 events.append(Rejected(source, str(exc), isinstance(exc, VersionMismatch), who))
         return events
@@ -225,7 +233,7 @@ class Wire:
     def send(self, effect: Send) -> Event | None:
         """Hand a message to ZeroMQ; Unreachable if the peer has no connection."""
         try:
-            self._send_frames(effect.destination, encode(effect.envelope))
+            self._send_frames(effect.destination, self._encode(effect))
         except zmq.ZMQError as exc:
             if exc.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 return Unreachable(effect.destination)
@@ -236,6 +244,11 @@ class Wire:
         """Close within a bound; `orderly` lets the last messages leave first."""
         self._socket.close(linger=FAREWELL_MS if orderly else 0)
         self._context.term()
+
+    def _encode(self, effect: Send) -> Sequence[Buffer]:
+        if self._sharing is None:
+            return encode(effect.envelope)
+        return self._sharing.encode(effect.destination, effect.envelope)
 
     def _receive_frames(self) -> Taken | None:
         """One message; None: it was dropped."""

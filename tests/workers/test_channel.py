@@ -10,18 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobrunner.workers.channel import (
-    BlockingChannel,
-    BufferedChannel,
-    ChannelError,
-    attach,
-    channel_pair,
-    detach,
-    frame,
-    header,
-    pack,
-    unpack,
-)
+from jobrunner.workers.channel import BlockingChannel, BufferedChannel, channel_pair
+from jobrunner.workers.framing import ChannelError, attach, detach, frame, header, pack, unpack
 
 
 @pytest.fixture

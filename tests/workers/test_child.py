@@ -14,8 +14,9 @@ from jobrunner import serialization
 from jobrunner.errors import InitializerError, SerializationError
 from jobrunner.protocol.effects import SlotExited, SlotPrinted
 from jobrunner.workers.board import Board, create_board_file
-from jobrunner.workers.channel import BlockingChannel, channel_pair, header, unpack
+from jobrunner.workers.channel import BlockingChannel, channel_pair
 from jobrunner.workers.child import Slot
+from jobrunner.workers.framing import header, unpack
 
 # --- outcomes ---------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from jobrunner.workers.board import Board, create_board_file
-from jobrunner.workers.channel import PRINTED, unpack
+from jobrunner.workers.framing import PRINTED, unpack
 from jobrunner.workers.outbox import Outbox, SlotWriter
 
 

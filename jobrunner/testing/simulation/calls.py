@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgpack
 
 from jobrunner.ids import TaskId
-from jobrunner.payloads import Payload
+from jobrunner.payloads import Payload, buffers_of
 
 RETURN = "return"
 RAISE = "raise"
@@ -44,7 +44,7 @@ class Call(NamedTuple):
 
 
 def read_call(payload: Payload) -> Call:
-    head = payload if isinstance(payload, bytes) else payload[0]
+    head = payload if isinstance(payload, bytes) else buffers_of(payload)[0]
     return Call(*msgpack.unpackb(head, use_list=False))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
 from jobrunner.ids import ClientId, TaskId, client_of
-from jobrunner.payloads import Payload
+from jobrunner.payloads import Payload, buffers_of
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import SlotTask, Tick
 from jobrunner.testing.simulation.calls import (
@@ -363,4 +363,4 @@ class Truth:
 
 
 def flat(payload: Payload) -> bytes:
-    return payload if isinstance(payload, bytes) else b"".join(bytes(part) for part in payload)
+    return payload if isinstance(payload, bytes) else b"".join(map(bytes, buffers_of(payload)))

@@ -1,0 +1,124 @@
+"""What is asked of the system beyond what Python's own modules give: maps with a hook at their end that need no
+descriptor each, and calls that do not let go of the interpreter.
+
+The latter matters: they take a microsecond or so, but a thread that lets go of the interpreter for that long may wait
+for 5 ms until it has it again.
+
+ctypes is imported when the first of these is called. A Python without it raises ImportError there.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+from typing import Any
+
+MADV_POPULATE_READ = 22
+
+PRESENT_OR_SWAPPED = 0xC0
+OF_THE_FILE = 0x20
+CLEAN = bytes(byte for byte in range(256) if not byte & PRESENT_OR_SWAPPED or byte & OF_THE_FILE)
+"""Highest bytes of the entries in /proc/self/pagemap that stand for a page which was not written to."""
+
+
+@functools.cache
+def library() -> Any:
+    """The C library; its functions are called with the interpreter held."""
+    import ctypes
+
+    libc = ctypes.PyDLL(None, use_errno=True)
+    number, size, pointer = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
+    libc.open.argtypes = [ctypes.c_char_p, number]
+    libc.close.argtypes = [number]
+    libc.flock.argtypes = [number, number]
+    libc.pread.argtypes = [number, pointer, size, ctypes.c_long]
+    libc.pread.restype = ctypes.c_ssize_t
+    libc.mmap.argtypes = [pointer, size, number, number, number, ctypes.c_long]
+    libc.mmap.restype = pointer
+    libc.munmap.argtypes = [pointer, size]
+    return libc
+
+
+def failure() -> OSError:
+    """Of the call that has just failed."""
+    import ctypes
+
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+def open_file(path: str) -> int:
+    """A descriptor for reading. Raises OSError."""
+    fd: int = library().open(path.encode(), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        raise failure()
+    return fd
+
+
+def close_file(fd: int) -> None:
+    library().close(fd)
+
+
+def lock(fd: int, operation: int) -> bool:
+    """As fcntl.flock, with LOCK_NB; whether it has worked."""
+    return bool(library().flock(fd, operation) == 0)
+
+
+def map_file(fd: int, size: int, *, private: bool) -> int:
+    """The address of a writable map. Raises OSError."""
+    import ctypes
+
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    kind = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
+    address: int | None = library().mmap(None, size, protection, kind, fd, 0)
+    if address is None or address == ctypes.c_void_p(-1).value:
+        raise failure()
+    return address
+
+
+def unmap(address: int, size: int) -> None:
+    library().munmap(address, size)
+
+
+@functools.cache
+def patient_madvise() -> Any:
+    """It may take a while, and lets others have the interpreter."""
+    import ctypes
+
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return madvise
+
+
+def populate(address: int, size: int) -> None:
+    """Set up all pages at once, where the kernel can; else each is when it is first read, for twice the time."""
+    patient_madvise()(address, size, MADV_POPULATE_READ)
+
+
+def memory(address: int, size: int) -> Any:
+    """An object that has this memory for a buffer, and can be referred to weakly."""
+    import ctypes
+
+    return (ctypes.c_ubyte * size).from_address(address)
+
+
+def read(address: int, size: int) -> bytes:
+    import ctypes
+
+    return ctypes.string_at(address, size)
+
+
+def untouched(address: int, size: int) -> bool:
+    """Whether no page of a private map was written to; False where that is not known."""
+    import ctypes
+
+    first, last = address // mmap.PAGESIZE, (address + size - 1) // mmap.PAGESIZE
+    entries = ctypes.create_string_buffer((last - first + 1) * 8)
+    try:
+        fd = open_file("/proc/self/pagemap")
+    except OSError:
+        return False
+    count = library().pread(fd, entries, len(entries), first * 8)
+    close_file(fd)
+    return bool(count == len(entries)) and not entries.raw[7::8].translate(None, CLEAN)

@@ -1,0 +1,161 @@
+"""What a worker and one of its slots say to each other, over a Unix stream socket, and how it is framed.
+
+A message is a header (a msgpack array of items, small) and any number of large buffers, which are sent from
+where they lie and received into memory of their own. On the socket:
+
+    u32 bytes of the header | u32 number of buffers | u64 size of each buffer | header | buffers
+
+A payload in shared memory is a buffer without bytes here: its size is DESCRIPTOR, and its descriptor accompanies the
+first byte of the message.
+
+The items, lists that start with one of the numbers below:
+
+    worker -> slot, data       [RUN, functions, forget, tasks]; the lists hold FunctionDefs, keys, SlotTasks
+    worker -> slot, control    [RECALL, count of RUN messages sent so far], [INTERRUPT, number]
+    slot -> worker, data       [READY, pid], [OUTCOME, number, status, payload, duration],
+                               [PRINTED, number, stream, text], [RETURNED, numbers], [BLOCKED, 0 or 1],
+                               [CONNECT, 1], [SPLIT, [number, results, index of the call that runs]]
+
+In an item, a payload of several buffers is replaced by their count, and one in shared memory by its label (`detach`,
+`attach`).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeAlias
+
+import msgpack
+
+from jobrunner.payloads import Buffer, Payload, buffers_of
+from jobrunner.shared_memory.payload import SharedMemoryError, SharedPayload, checked_label, received
+
+RUN = 0
+RECALL = 1
+INTERRUPT = 2
+READY = 3
+OUTCOME = 4
+PRINTED = 5
+RETURNED = 6
+BLOCKED = 7
+CONNECT = 8
+SPLIT = 9
+
+DESCRIPTOR = 1 << 63
+MOST_DESCRIPTORS = 200
+"""Of one message; Linux allows 253."""
+
+DESCRIPTOR_BYTES = struct.calcsize("i")
+
+
+class Descriptor:
+    """One that has come with a message; closed unless it is taken."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def take(self) -> int:
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+Received: TypeAlias = "bytearray | Descriptor"
+Message: TypeAlias = "tuple[bytes, list[Received]]"
+"""A header and its buffers."""
+
+PREFIX = struct.Struct("<II")
+SIZE_BYTES = 8
+ARRAY = struct.Struct(">BI")
+ARRAY_TYPE = 0xDD
+"""How msgpack starts an array of any length; a header is one of items."""
+
+MAX_HEADER = 1 << 30
+MAX_BUFFERS = 1 << 20
+"""Bounds of what a damaged prefix may make the reader allocate."""
+
+
+class ChannelError(Exception):
+    """What arrived is not a message: the other end is broken and of no further use."""
+
+
+Outgoing: TypeAlias = "Buffer | SharedPayload"
+"""What may be given to `send` beside a header."""
+
+
+def pack(item: Any) -> bytes:
+    """One item, for `header`. A lone surrogate in a text becomes "?"."""
+    packed: bytes = msgpack.packb(item, unicode_errors="replace")
+    return packed
+
+
+def header(packed: bytes, count: int = 1) -> bytes:
+    """The header of `count` packed items, one after the other."""
+    return ARRAY.pack(ARRAY_TYPE, count) + packed
+
+
+def unpack(header: Buffer) -> list[Any]:
+    """The items of a header. Raises ChannelError."""
+    try:
+        items = msgpack.unpackb(header, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException) as exc:
+        raise ChannelError(f"not a header: {exc}") from exc
+    if not isinstance(items, list):
+        raise ChannelError(f"not a header: {items!r:.100}")
+    return items
+
+
+def detach(payload: Payload, buffers: list[Outgoing]) -> bytes | int | tuple[Any, ...]:
+    """What stands for `payload` in an item; its buffers, if it has any, are added to `buffers`."""
+    if isinstance(payload, bytes):
+        return payload
+    if isinstance(payload, SharedPayload):
+        if sum(isinstance(buffer, SharedPayload) for buffer in buffers) < MOST_DESCRIPTORS:
+            buffers.append(payload)
+            return payload.label
+        payload = buffers_of(payload)
+    buffers.extend(payload)
+    return len(payload)
+
+
+def attach(field: bytes | int | list[Any], buffers: Iterator[Received]) -> Payload:
+    """The payload that `detach` replaced by `field`; takes its buffers from `buffers`. Raises ChannelError."""
+    if isinstance(field, bytes):
+        return field
+    if isinstance(field, list):
+        return attach_shared(field, next(buffers, None))
+    parts = tuple(islice(buffers, field))
+    if any(isinstance(part, Descriptor) for part in parts):
+        raise ChannelError("a descriptor instead of a buffer")
+    return parts  # type: ignore[return-value]  # no descriptors, as we have just seen
+
+
+def attach_shared(field: list[Any], descriptor: Received | None) -> Payload:
+    try:
+        label = checked_label(*field)
+        if not isinstance(descriptor, Descriptor):
+            raise SharedMemoryError("a payload in shared memory came without its descriptor")
+        return received(descriptor.take(), label)
+    except (SharedMemoryError, TypeError) as exc:
+        raise ChannelError(str(exc)) from exc
+
+
+def frame(header: bytes, buffers: Sequence[Outgoing] = ()) -> list[memoryview]:
+    """A message as the pieces to write."""
+    if not buffers:
+        return [memoryview(PREFIX.pack(len(header), 0) + header)]
+    views = [memoryview(b"" if isinstance(b, SharedPayload) else b).cast("B") for b in buffers]
+    sizes = (
+        DESCRIPTOR if isinstance(buffer, SharedPayload) else view.nbytes
+        for buffer, view in zip(buffers, views, strict=True)
+    )
+    start = PREFIX.pack(len(header), len(views)) + struct.pack(f"<{len(views)}Q", *sizes) + header
+    return [memoryview(start), *(view for view in views if view.nbytes)]
