@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import types
-from pathlib import Path
 
 import cloudpickle
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import zoo
 
 from jobrunner import serialization as s

@@ -10,12 +10,9 @@ import sys
 import textwrap
 import threading
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import zoo
 
 from jobrunner import serialization as s

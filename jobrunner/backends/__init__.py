@@ -1,5 +1,7 @@
 """Backends by name: the built-in ones, then those of other packages (entry points "jobrunner.backends").
 
+What a package needs that brings one is here too: `Backend` or (for most) `EngineBackend`, and what goes with them.
+
 A name stands for "module:Class", and the module is imported when the backend is opened, so that a program
 pays for what it uses. The class is called with a BackendSettings.
 """
@@ -10,10 +12,35 @@ import difflib
 import importlib
 import importlib.metadata
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jobrunner.backends.base import Backend, BackendSettings
+from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jobrunner.backends.engine import Died, EngineBackend
+    from jobrunner.backends.engine_calls import Call
+    from jobrunner.backends.engine_worker import run, wrapped
+
+__all__ = [
+    "CAPABILITIES",
+    "Backend",
+    "BackendSettings",
+    "Call",
+    "Died",
+    "EngineBackend",
+    "run",
+    "wrapped",
+]
+"""For packages that bring a backend. Those that are not imported above are when they are asked for."""
+
+_HOME = {
+    "Call": "jobrunner.backends.engine_calls",
+    "Died": "jobrunner.backends.engine",
+    "EngineBackend": "jobrunner.backends.engine",
+    "run": "jobrunner.backends.engine_worker",
+    "wrapped": "jobrunner.backends.engine_worker",
+}
 
 BUILT_IN = {
     "threads": "jobrunner.backends.threads:ThreadsBackend",
@@ -32,9 +59,22 @@ EXTRAS = {"dask": "distributed", "ray": "ray", "mpi": "mpi4py"}
 ENTRY_POINTS = "jobrunner.backends"
 
 
+def __getattr__(name: str) -> Any:
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module 'jobrunner.backends' has no attribute {name!r}")
+    return getattr(importlib.import_module(module), name)
+
+
 def known() -> list[str]:
     """The names of all backends that are installed."""
     return sorted({*BUILT_IN, *(point.name for point in _entry_points())})
+
+
+def capabilities(name: str) -> frozenset[str]:
+    """What the backend of that name claims, see `base.CAPABILITIES`. Raises ConfigError for an unknown name."""
+    claimed: frozenset[str] = getattr(_find(name), "capabilities", frozenset())
+    return claimed
 
 
 def open_backend(name: str, settings: BackendSettings) -> Backend:

@@ -52,10 +52,37 @@ class BackendSettings:
                 raise ConfigError(f"Executor({backend!r}) has no option {name!r}{also}")
 
 
+CAPABILITIES = {
+    "apart": "calls run in another process, so that nothing is shared with them",
+    "crashes": "that process may die: its call fails, and the others go on",
+    "tells": "the error of a call that died says how its process ended",
+    "stops": "a call that runs can be stopped: cancel(running=True), timeout=, the end of the program",
+    "ends": "Ctrl-C stops what runs",
+    "nests": "calls can submit calls and wait for them, and take the Executor along",
+    "shared": "a call can be asked for by its id, from other processes too",
+    "once": "a call that is to run at most once is known to have begun",
+    "tidy": "nothing of the backend is left once it is closed, threads included",
+    "alone": "the interpreter alone runs a program: interactively too, and Ctrl-C reaches it",
+}
+"""What not every backend can do. All else that the contract says (`jobrunner.testing.backend_contract`), each must."""
+
+
 class Backend(ABC):
-    """Where calls run. Thread-safe; a submission never blocks on the work of others."""
+    """Where calls run. Thread-safe; a submission never blocks on the work of others.
+
+    A backend makes the Futures (`jobrunner.Future`) that it returns, and brings each to its end once, from any thread:
+    `set_result` or `set_exception`; `confirm_cancelled` where the call will not run, or was stopped. `confirm_running`
+    says that it has started. It sets `id` (unique), `name`, `duration` (seconds, once it is done) and, so that
+    `Future.cancel` comes to it, `_canceller`.
+
+    Whoever only has to get bytes to some other engine and back derives from `backends.engine.EngineBackend`, which
+    does all of this.
+    """
 
     name: ClassVar[str]
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    """Which of CAPABILITIES it claims: its contract is tested for these."""
 
     @property
     @abstractmethod

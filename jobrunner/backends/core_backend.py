@@ -17,7 +17,7 @@ from concurrent.futures import InvalidStateError
 from typing import Any, NamedTuple
 
 from jobrunner import serialization
-from jobrunner.backends.base import Backend, BackendSettings
+from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.memory import SharedStore
@@ -93,6 +93,8 @@ class QueryWait:
 
 class CoreBackend(Backend):
     """Subclasses make the wire (on the I/O thread), and end what they started in `_closed`."""
+
+    capabilities = frozenset(CAPABILITIES)
 
     def __init__(self, settings: BackendSettings) -> None:
         self._config = settings.config

@@ -24,7 +24,7 @@ from distributed.comm import resolve_address
 from distributed.scheduler import KilledWorker
 from distributed.threadpoolexecutor import rejoin
 
-from jobrunner.backends.base import BackendSettings
+from jobrunner.backends.base import CAPABILITIES, BackendSettings
 from jobrunner.backends.engine import Died, EngineBackend, window_of
 from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_entry import entry
@@ -56,6 +56,7 @@ class DaskBackend(EngineBackend):
     """
 
     name = "dask"
+    capabilities = frozenset(CAPABILITIES) - {"tells", "stops", "shared", "tidy"}
     why_not = "a Dask worker runs calls in threads, which cannot be stopped"
 
     def __init__(self, settings: BackendSettings) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from mpi4py import MPI
 from mpi4py.futures import MPIPoolExecutor, _core
 
-from jobrunner.backends.base import BackendSettings
+from jobrunner.backends.base import CAPABILITIES, BackendSettings
 from jobrunner.backends.engine import Died, EngineBackend
 from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_worker import run, wrapped
@@ -40,6 +40,7 @@ class MpiBackend(EngineBackend):
     """`Executor("mpi")`, at most `max_workers` of the job's processes."""
 
     name = "mpi"
+    capabilities = frozenset(CAPABILITIES) - {"crashes", "tells", "stops", "ends", "nests", "shared", "alone"}
     why_not = "a process of an MPI job cannot be stopped alone"
 
     def __init__(self, settings: BackendSettings) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray import exceptions
 
-from jobrunner.backends.base import BackendSettings
+from jobrunner.backends.base import CAPABILITIES, BackendSettings
 from jobrunner.backends.engine import Died, EngineBackend, window_of
 from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_entry import entry
@@ -61,6 +61,7 @@ class RayBackend(EngineBackend):
     """
 
     name = "ray"
+    capabilities = frozenset(CAPABILITIES) - {"tells", "shared", "tidy"}
     can_stop = True
 
     def __init__(self, settings: BackendSettings) -> None:

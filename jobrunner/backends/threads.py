@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobrunner import blocking, context
-from jobrunner.backends.base import Backend, BackendSettings
+from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
 from jobrunner.elements import Columns, ElementResults, rows, run_elements
@@ -96,6 +96,7 @@ class ThreadsBackend(Backend):
     """Calls run in threads of this process."""
 
     name = "threads"
+    capabilities = frozenset(CAPABILITIES) - {"apart", "crashes", "tells", "stops", "ends", "shared"}
 
     def __init__(self, settings: BackendSettings) -> None:
         settings.refuse_unknown(self.name, "thread_name_prefix")

@@ -13,22 +13,28 @@ import time
 from pathlib import Path
 
 import pytest
-from capabilities import BUILT_IN, CAN, CAPABILITIES, command, environment
 
-from jobrunner import Executor
+from jobrunner import Executor, backends
+from jobrunner.backends.base import CAPABILITIES
 
-TESTS = Path(__file__).resolve().parent.parent
-BACKENDS = tuple(filter(None, os.environ.get("JOBRUNNER_CONTRACT", "").split(","))) or BUILT_IN
-"""The engines of other packages are tested only where they are installed: see scripts/test-engines."""
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # for `import zoo`, here
+os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])  # and in slots
+
+from programs import command, environment  # noqa: E402
+
+BACKENDS = tuple(filter(None, os.environ.get("JOBRUNNER_CONTRACT", "").split(","))) or (
+    "threads",
+    "processes",
+    "cluster",
+)
+"""Others are tested where they are installed: see `jobrunner.testing.backend_contract`, and scripts/test-engines."""
 
 PROGRAM_SECONDS = 50.0
 
-sys.path.insert(0, str(TESTS))  # for `import zoo`, here
-os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])  # and in slots
-
 
 def pytest_configure(config):
-    for name, meaning in CAN.items():
+    for name, meaning in CAPABILITIES.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
@@ -39,7 +45,8 @@ def pytest_collection_modifyitems(config, items):
         for item in items
         if (kind := getattr(item, "callspec", None) and item.callspec.params.get("kind")) is not None
         and any(
-            marker.name in CAN and marker.name not in CAPABILITIES[kind] for marker in item.iter_markers()
+            marker.name in CAPABILITIES and marker.name not in backends.capabilities(kind)
+            for marker in item.iter_markers()
         )
     ]
     if left_out:
@@ -55,8 +62,8 @@ def kind(request):
 
 @pytest.fixture(scope="session")
 def can(kind):
-    """What the backend can do: some of the words of `capabilities.CAN`."""
-    return CAPABILITIES[kind]
+    """What the backend can do: some of the words of `backends.base.CAPABILITIES`."""
+    return backends.capabilities(kind)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from capabilities import command, environment
+from programs import command, environment
 
 SESSION = """
 from jobrunner import Executor

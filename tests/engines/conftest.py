@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent.parent
+CONTRACT = Path(__file__).resolve().parent.parent / "contract"
 PACKAGES = {"dask": "distributed", "ray": "ray", "mpi": "mpi4py"}
 WANTED = os.environ.get("JOBRUNNER_ENGINES", "").split(",")
 
-os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])  # for `import zoo`
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(CONTRACT), os.environ.get("PYTHONPATH", "")]
+)  # for `import zoo`
 
 
 @pytest.fixture(scope="module", autouse=True)

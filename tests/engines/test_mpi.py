@@ -6,7 +6,7 @@ import subprocess
 import textwrap
 
 import pytest
-from capabilities import command, environment
+from programs import command, environment
 
 ENGINE = "mpi"
 

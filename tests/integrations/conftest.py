@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 from jobrunner import Executor
 
-TESTS = Path(__file__).resolve().parent.parent
+CONTRACT = Path(__file__).resolve().parent.parent / "contract"
 NEEDED = (
     "adaptive",
     "dask",
@@ -35,8 +34,7 @@ LEFT_OUT = (
 
 collect_ignore_glob = ["test_*.py"] if MISSING else []
 
-sys.path.insert(0, str(TESTS))  # for `import zoo`, here
-os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])  # and in slots
+os.environ["PYTHONPATH"] = os.pathsep.join([str(CONTRACT), os.environ.get("PYTHONPATH", "")])  # and in slots
 
 
 def pytest_terminal_summary(terminalreporter):

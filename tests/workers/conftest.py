@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]  # child processes look there for `zoo` too
+sys.path[:0] = [str(HERE), str(HERE.parent / "contract")]  # child processes look there for `zoo` too
 from slot_owner import Owner  # noqa: E402
 
 

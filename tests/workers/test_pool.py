@@ -398,7 +398,7 @@ def test_no_orphans_when_the_worker_is_killed(fn, tmp_path):
     args = f"{started!r}, '/nonexistent/never'" if fn == "announce_and_wait" else f"{started!r},"
     script = textwrap.dedent(f"""
         import sys
-        sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "workers")!r}]
+        sys.path[:0] = [{str(TESTS / "contract")!r}, {str(TESTS / "workers")!r}]
         import zoo
         from slot_owner import Owner
         owner = Owner()
