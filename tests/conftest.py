@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "contract"))  # for `import zoo`
 
 # Where the tests run in the background (nohup, `&` in a script), SIGINT may be ignored, and the programs that they
 # start would inherit that; many of them are about what Ctrl-C does.

@@ -60,7 +60,6 @@ CAPABILITIES = {
     "ends": "Ctrl-C stops what runs",
     "nests": "calls can submit calls and wait for them, and take the Executor along",
     "shared": "a call can be asked for by its id, from other processes too",
-    "once": "a call that is to run at most once is known to have begun",
     "tidy": "nothing of the backend is left once it is closed, threads included",
     "alone": "the interpreter alone runs a program: interactively too, and Ctrl-C reaches it",
 }
