@@ -107,14 +107,24 @@ def _find(name: str) -> Callable[[BackendSettings], Any]:
         return factory
     for point in _entry_points():
         if point.name == name:
-            loaded: Callable[[BackendSettings], Any] = point.load()
-            return loaded
+            return _load(point)
     names = known()
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ConfigError(
         f"unknown backend {name!r}{hint} (known: {', '.join(names)}, or an address such as tcp://host:7077)"
     )
+
+
+def _load(point: importlib.metadata.EntryPoint) -> Callable[[BackendSettings], Any]:
+    try:
+        loaded: Callable[[BackendSettings], Any] = point.load()
+    except Exception as exc:
+        package = "" if point.dist is None else f" of the package {point.dist.name}"
+        raise ConfigError(
+            f"backend {point.name!r}{package} cannot be loaded from {point.value}: {exc!r}; install that package again"
+        ) from exc
+    return loaded
 
 
 def _entry_points() -> importlib.metadata.EntryPoints:

@@ -53,7 +53,8 @@ class BackendSettings:
 
 
 CAPABILITIES = {
-    "apart": "calls run in another process, so that nothing is shared with them",
+    "copies": "arguments and results are copied as they are then, so that nothing is shared with the call",
+    "apart": "calls run in another process",
     "crashes": "that process may die: its call fails, and the others go on",
     "tells": "the error of a call that died says how its process ended",
     "stops": "a call that runs can be stopped: cancel(running=True), timeout=, the end of the program",

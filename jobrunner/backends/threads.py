@@ -96,7 +96,15 @@ class ThreadsBackend(Backend):
     """Calls run in threads of this process."""
 
     name = "threads"
-    capabilities = frozenset(CAPABILITIES) - {"apart", "crashes", "tells", "stops", "ends", "shared"}
+    capabilities = frozenset(CAPABILITIES) - {
+        "copies",
+        "apart",
+        "crashes",
+        "tells",
+        "stops",
+        "ends",
+        "shared",
+    }
 
     def __init__(self, settings: BackendSettings) -> None:
         settings.refuse_unknown(self.name, "thread_name_prefix")

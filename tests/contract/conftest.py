@@ -67,6 +67,12 @@ def can(kind):
 
 
 @pytest.fixture(scope="session")
+def copies(can):
+    """Whether calls share no objects with the program."""
+    return "copies" in can
+
+
+@pytest.fixture(scope="session")
 def isolated(can):
     """Whether calls run in other processes."""
     return "apart" in can

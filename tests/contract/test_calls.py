@@ -66,12 +66,12 @@ def test_many_small_calls(executor):
     assert gather(futures) == list(range(2000))
 
 
-def test_an_exception_arrives_as_it_was_raised(executor, isolated):
+def test_an_exception_arrives_as_it_was_raised(executor, copies):
     future = executor.submit(zoo.divide, 1, 0)
     with pytest.raises(ZeroDivisionError) as caught:
         future.result()
     assert future.exception() is caught.value
-    if isolated:
+    if copies:
         assert "in divide" in str(caught.value.__cause__)
 
 
@@ -81,10 +81,10 @@ def test_a_function_that_is_none_fails_in_the_future_or_the_call(executor):
 
 
 @pytest.mark.parametrize("specimen", [zoo.FailsOnPickle, zoo.FailsOnUnpickle])
-def test_bad_arguments_cost_their_own_call(executor, isolated, specimen):
+def test_bad_arguments_cost_their_own_call(executor, copies, specimen):
     bad, good = executor.submit(zoo.echo, specimen()), executor.submit(zoo.echo, 1)
     assert good.result() == 1
-    if isolated:
+    if copies:
         with pytest.raises(SerializationError, match=r"will not be (un)?pickled"):
             bad.result()
     else:
@@ -92,10 +92,10 @@ def test_bad_arguments_cost_their_own_call(executor, isolated, specimen):
 
 
 @pytest.mark.parametrize("name", ["FailsOnPickle", "FailsOnUnpickle", "ExitsOnPickle"])
-def test_bad_results_cost_their_own_call(executor, isolated, name):
+def test_bad_results_cost_their_own_call(executor, copies, name):
     bad, good = executor.submit(zoo.make, name), executor.submit(zoo.echo, 1)
     assert good.result() == 1
-    if isolated:
+    if copies:
         assert isinstance(bad.exception(), (SerializationError, SystemExit))
     else:
         assert type(bad.result()).__name__ == name
@@ -157,7 +157,7 @@ def test_a_changed_global_is_seen_by_a_function_that_goes_by_value(executor):
     assert executor.submit(space["f"]).result() == 2
 
 
-def test_an_argument_is_fixed_at_submit(make_executor, isolated, tmp_path):
+def test_an_argument_is_fixed_at_submit(make_executor, copies, tmp_path):
     executor = make_executor(max_workers=1)
     gate = executor.submit(zoo.wait_for, str(tmp_path / "go"))
     data = [1]
@@ -165,7 +165,7 @@ def test_an_argument_is_fixed_at_submit(make_executor, isolated, tmp_path):
     data.append(2)
     (tmp_path / "go").touch()
     gate.result()
-    assert future.result() == ([1] if isolated else [1, 2])  # threads share, and say so
+    assert future.result() == ([1] if copies else [1, 2])  # threads share, and say so
 
 
 # --- states -------------------------------------------------------------------------------------------------

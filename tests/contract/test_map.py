@@ -57,10 +57,10 @@ def test_iteration_raises_what_the_call_raised(executor, chunksize):
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 10])
-def test_an_element_that_cannot_be_pickled(executor, isolated, chunksize):
+def test_an_element_that_cannot_be_pickled(executor, copies, chunksize):
     results = executor.map(zoo.echo, [1, zoo.FailsOnPickle(), 2], chunksize=chunksize)
     assert next(results) == 1
-    if isolated:
+    if copies:
         with pytest.raises(SerializationError, match="will not be pickled"):
             next(results)
     else:
@@ -68,10 +68,10 @@ def test_an_element_that_cannot_be_pickled(executor, isolated, chunksize):
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 10])
-def test_a_result_that_cannot_be_pickled(executor, isolated, chunksize):
+def test_a_result_that_cannot_be_pickled(executor, copies, chunksize):
     results = executor.map(zoo.make_lock_if, [1, 2, 3], [2] * 3, chunksize=chunksize)
     assert next(results) == 1
-    if isolated:
+    if copies:
         with pytest.raises(SerializationError):
             next(results)
     else:

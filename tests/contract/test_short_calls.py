@@ -63,10 +63,10 @@ def test_every_call_raises_for_itself(executor, known_to_be_short):
             assert "divide" in str(caught.value.__cause__ or caught.getrepr())
 
 
-def test_results_of_different_calls_share_nothing(executor, isolated, known_to_be_short):
+def test_results_of_different_calls_share_nothing(executor, copies, known_to_be_short):
     known_to_be_short(zoo.shared_list)
     first, *others = gather([executor.submit(zoo.shared_list) for _ in range(MANY)])
-    assert not isolated or all(other is not first for other in others)
+    assert not copies or all(other is not first for other in others)
 
 
 def test_a_call_that_turns_out_long_holds_nobody_up(executor, known_to_be_short, tmp_path):

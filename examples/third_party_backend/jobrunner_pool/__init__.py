@@ -37,7 +37,7 @@ class PoolBackend(EngineBackend):
         "nests",
         "shared",
     }
-    why_not = "a pool does not stop what it runs"
+    why_not = "what a pool runs cannot be stopped"
 
     def __init__(self, settings: BackendSettings) -> None:
         settings.refuse_unknown(self.name, "pool")
@@ -47,7 +47,7 @@ class PoolBackend(EngineBackend):
         self._own = given is None
         self._size = settings.max_workers or getattr(given, "_max_workers", DEFAULT_WORKERS)
         self._pool: concurrent.futures.Executor = given or ThreadPoolExecutor(self._size)
-        super().__init__(settings)  # last: from now on calls may come
+        super().__init__(settings, ahead=False)  # last: from now on calls may come
 
     def _slots(self) -> int:
         return self._size
