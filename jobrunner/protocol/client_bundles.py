@@ -65,6 +65,7 @@ class Bundles:
         """Go on with the calls from `start` on as tasks of their own; `runs`: the first of them does already."""
         wishes, unwanted = self._wishes.get(spec.id, {}), spec.id in self._unwanted
         effects: list[Effect] = [BundleSplit(spec.id, results, start)]
+        sent = self._core.is_sent(spec.id)
         cancelled, refused = [], []
         for index, payload in enumerate(unpack_calls(spec.payload)):
             if index < start:
@@ -75,15 +76,17 @@ class Bundles:
                 if unwanted or wish is not None:
                     cancelled.append(m.Outcome(call.id, 0, m.CANCELLED))
                 else:
-                    self._core.add(call)
+                    self._core.add(call, regained=sent)
                 continue
-            self._core.add(call)
+            self._core.add(call, regained=sent)
             if wish:
                 self._core.request_cancel(call.id, True)
             elif wish is not None or unwanted:
                 refused.append(call.id)
         self._forget(spec.id)
         if cancelled:
+            if sent:
+                self._core.tell_cancelled(cancelled)
             effects.append(ResolveTasks(cancelled))
         if refused:
             effects.append(AnswerCancel(refused))
