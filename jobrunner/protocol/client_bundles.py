@@ -55,6 +55,8 @@ class Bundles:
         """A pending bundle has ended."""
         whole = spec.id in self._unwanted or not self._wishes.get(spec.id)
         if outcome.status not in TAKEN_APART or (outcome.status == m.CANCELLED and whole):
+            if outcome.status == m.CANCELLED:
+                self._core.tell_cancelled([outcome])
             self._forget(spec.id)
             return [ResolveTasks([outcome])]
         if outcome.status == m.SPLIT:

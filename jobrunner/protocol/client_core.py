@@ -105,7 +105,7 @@ class ClientCore:
         self._regained: list[m.TaskSpec] = []
         """What the coordinator has had before as part of a bundle: sent in this turn, whatever the window."""
         self._cancelled_here: list[m.Outcome] = []
-        """Of calls that the coordinator has had in a bundle; who needs them there is to know in this turn."""
+        """What became of calls that the coordinator had in bundles, and of whole bundles; told in this turn."""
         self._sent: set[TaskId] = set()
         """Those of `pending` that the coordinator has in this session."""
         self._sent_bytes = 0
@@ -256,7 +256,7 @@ class ClientCore:
         self._cancels.append(m.CancelRequest(task_id, running))
 
     def tell_cancelled(self, outcomes: list[m.Outcome]) -> None:
-        """Let the coordinator know, in this turn, how calls ended that it has had in a bundle."""
+        """Let the coordinator know, in this turn, what calls, or all of which bundles, were cancelled and not had back."""
         self._cancelled_here += outcomes
 
     def is_sent(self, task_id: TaskId) -> bool:

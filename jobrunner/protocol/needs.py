@@ -79,6 +79,8 @@ class Needs:
         Everybody believes it of its own tasks. Of others' it may tell its own tasks what it likes, and nobody else.
         """
         for outcome in outcomes:
+            if outcome.status == m.CANCELLED and client_of(outcome.id) == client.id:
+                self._bundle_cancelled(client, outcome, now)
             interest = self.results.sought.get(outcome.id)
             if interest is None:
                 continue
@@ -131,6 +133,22 @@ class Needs:
         if bundle is not None and bundle[0] in self._scheduler.tasks:
             self.calls_sought.setdefault(bundle[0], {})[task_id] = None
         return self.results.seek(task_id, now)
+
+    def bundle_came(self, bundle: TaskId) -> None:
+        """Somebody may have asked for its calls before it was here."""
+        sought = self._sought_of(bundle)
+        if sought:
+            self.calls_sought[bundle] = dict.fromkeys(sought)
+
+    def _sought_of(self, bundle: TaskId) -> list[TaskId]:
+        """The calls of a bundle that are sought."""
+        return [t for t in self.results.sought if (bundle_of(t) or (None,))[0] == bundle]
+
+    def _bundle_cancelled(self, client: ClientPeer, outcome: m.Outcome, now: float) -> None:
+        """Its client wants none of the calls of a bundle any more, where it could also name them again."""
+        for task_id in self._sought_of(outcome.id):
+            interest = self.results.sought.pop(task_id)
+            self.spread(interest, Ended("", outcome._replace(id=task_id), now, client.account), now)
 
     def bundle_ended(self, ended: Ended, now: float) -> None:
         """Tell those who seek its calls; of some nothing is known yet, where their client submits them again."""
