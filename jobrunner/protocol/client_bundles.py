@@ -13,8 +13,13 @@ from jobrunner.protocol.effects import AnswerCancel, BundleSplit, Effect, Resolv
 if TYPE_CHECKING:
     from jobrunner.protocol.client_core import ClientCore
 
-TAKEN_APART = frozenset((m.SPLIT, m.CRASHED, m.LOST, m.CANCELLED))
+TAKEN_APART = frozenset((m.SPLIT, m.CRASHED, m.LOST, m.CANCELLED, m.REFUSED))
 """Outcomes of a bundle that say nothing about (all of) its calls."""
+
+
+def takes_apart(outcome: m.Outcome) -> bool:
+    """Whether one of them alone may end in another way: also where all of them together were too large."""
+    return outcome.status in TAKEN_APART or bool(outcome.detail and "too_large" in outcome.detail)
 
 
 class Bundles:
@@ -54,7 +59,7 @@ class Bundles:
     def ended(self, spec: m.TaskSpec, outcome: m.Outcome) -> list[Effect]:
         """A pending bundle has ended."""
         whole = spec.id in self._unwanted or not self._wishes.get(spec.id)
-        if outcome.status not in TAKEN_APART or (outcome.status == m.CANCELLED and whole):
+        if not takes_apart(outcome) or (outcome.status == m.CANCELLED and whole):
             if outcome.status == m.CANCELLED:
                 self._core.tell_cancelled([outcome])
             self._forget(spec.id)

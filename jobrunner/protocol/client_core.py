@@ -256,7 +256,7 @@ class ClientCore:
         self._cancels.append(m.CancelRequest(task_id, running))
 
     def tell_cancelled(self, outcomes: list[m.Outcome]) -> None:
-        """Let the coordinator know, in this turn, what calls, or all of which bundles, were cancelled and not had back."""
+        """Let the coordinator know, in this turn, which calls of bundles, or whole bundles, nobody wants any more."""
         self._cancelled_here += outcomes
 
     def is_sent(self, task_id: TaskId) -> bool:
@@ -410,12 +410,11 @@ class ClientCore:
         effects: list[Effect] = []
         too_large: list[m.Outcome] = []
         regained, self._regained = self._regained, []
-        for tasks in batches(regained, of_task):
-            effects.append(self._submission(tasks, now))
+        effects += [self._submission(tasks, now) for tasks in batches(regained, of_task)]
         while tasks := self._take_tasks(unlimited, too_large):
             effects.append(self._submission(tasks, now))
-        if too_large:
-            effects.append(ResolveTasks(too_large))
+        if too_large:  # maybe a bundle, whose calls go on their own
+            effects += self._outcomes(too_large) + self._send_tasks(now, unlimited=unlimited)
         return effects
 
     def _submission(self, tasks: list[m.TaskSpec], now: float) -> Effect:
@@ -445,7 +444,6 @@ class ClientCore:
             bytes_ = payload_size(spec.payload)
             if bytes_ > welcome.max_payload:
                 self._outbox.pop()
-                self.forget(spec.id)
                 too_large.append(m.quota_exceeded(spec.id, 0, "arguments have", bytes_, welcome.max_payload))
                 spec = self._outbox.peek()
                 continue

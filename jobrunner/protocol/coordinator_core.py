@@ -637,14 +637,13 @@ class CoordinatorCore:
 
     def _on_output(self, worker: WorkerPeer, message: m.Output, now: float) -> None:
         for chunk in message.chunks:
-            record = self.scheduler.tasks.get(chunk.id)
-            if record is None or record.worker is not worker:
+            client = self.scheduler.client_with_task_at(worker, chunk.id)
+            if client is None or not client.hello.show_output:
                 continue
-            here = self.scheduler.clients.get(record.client.id) is record.client
-            if here and record.client.hello.show_output and record.client.output_characters < OUTPUT_WINDOW:
-                record.client.output.append(chunk)
-                record.client.output_characters += len(chunk.text)
-                self.scheduler.dirty[record.client] = None
+            if client.output_characters < OUTPUT_WINDOW:
+                client.output.append(chunk)
+                client.output_characters += len(chunk.text)
+                self.scheduler.dirty[client] = None
 
     def _on_draining(self, worker: WorkerPeer, message: m.Drain, now: float) -> None:
         worker.draining = True

@@ -180,17 +180,20 @@ class Needs:
         return record.interest
 
     def _ended_before(self, task_id: TaskId) -> Ended | None:
-        """How a task ended that is not unfinished here."""
+        """How a task ended that is not unfinished here; of its own, or with the bundle that it was part of."""
+        ended = self._known_end(task_id)
+        bundle = bundle_of(task_id) if ended is None else None
+        if bundle is None or bundle[0] in self._scheduler.tasks:
+            return ended
+        whole = self._known_end(bundle[0])
+        return None if whole is None else self._call_of(whole, task_id)
+
+    def _known_end(self, task_id: TaskId) -> Ended | None:
         owner = self._scheduler.clients.get(client_of(task_id))
         record = None if owner is None else owner.done.get(task_id)
         if record is not None and record.outcome is not None:
             return Ended(record.name, record.outcome, record.since)
-        ended = self.results.find(task_id)
-        bundle = bundle_of(task_id) if ended is None else None
-        if bundle is None or bundle[0] in self._scheduler.tasks:
-            return ended
-        whole = self._ended_before(bundle[0])
-        return None if whole is None else self._call_of(whole, task_id)
+        return self.results.find(task_id)
 
     def collect(self, record: TaskRecord, needs: tuple[TaskId, ...], now: float) -> None:
         """Collect the results that a new task needs, as far as they are known."""

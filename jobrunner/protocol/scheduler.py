@@ -435,6 +435,15 @@ class Scheduler:
                 client.running.append(task_id)
                 self.dirty[client] = None
 
+    def client_with_task_at(self, worker: WorkerPeer, task_id: TaskId) -> ClientPeer | None:
+        """Whose task it is, if that worker has it and its client is here."""
+        client = self.clients.get(client_of(task_id))
+        record = self.tasks.get(task_id)
+        if record is not None:
+            return client if record.worker is worker and record.client is client else None
+        held = self.unclaimed.get(task_id)
+        return client if held is not None and held.worker is worker else None
+
     def cancel_refused(self, worker: WorkerPeer, task_id: TaskId) -> None:
         record = self.tasks.get(task_id)
         if record is None or record.worker is not worker or record.state == CANCELLING:

@@ -294,6 +294,8 @@ class Truth:
                 detail.get("element") in elements, f"{what} in {detail.get('element')}, not {elements}"
             )
             return
+        plain = spec.span is None
+        self.check(not (plain and "element" in detail), f"{what}, which has no elements: {detail}")
         self.check(detail.get("limit") == limit, f"{what}, not because of the crash limit: {detail}")
         self.check(len(detail["attempts"]) >= limit, f"{what} without its story: {detail}")
         if world.workers_are_safe:
