@@ -847,7 +847,7 @@ class CoordinatorCore:
         scheduler = self.scheduler
         for client in [c for c in scheduler.clients.values() if not c.source]:
             self._lose_client(client, now)
-        scheduler.forget_unclaimed(now - self.settings.client_grace)
+        scheduler.forget_unclaimed(now, self.settings.client_grace)
         scheduler.forget_outdated(now - self.settings.keep_detached)
         scheduler.needs.give_up_sought(now)
         # Kept outcomes are looked at whenever something else is; they need no timer of their own.

@@ -27,7 +27,7 @@ WATCH_BYTES = 1000
 
 
 NAMED_AGAIN_WITHIN = 10.0
-"""Seconds in which a client submits the calls of a bundle again that has ended without their results."""
+"""Seconds in which a client that has heard of a bundle's end submits those of its calls again that did not end."""
 
 
 class Needs:
@@ -116,7 +116,7 @@ class Needs:
             if any(client_id in self._scheduler.clients for client_id in interest.asked):
                 continue
             owner = self._scheduler.clients.get(client_of(task_id))
-            if owner is not None and self._is_named_soon(task_id, interest.since, now):
+            if owner is not None and self._is_named_soon(task_id, interest, now):
                 continue
             if owner.reconciled if owner is not None else now >= self._scheduler.settled_at:
                 del self.results.sought[task_id]
@@ -169,10 +169,11 @@ class Needs:
         outcome = None if bundle is None else outcome_of_call(ended.outcome, bundle[1])
         return None if outcome is None else ended._replace(outcome=outcome)
 
-    def _is_named_soon(self, task_id: TaskId, since: float, now: float) -> bool:
-        """Whether it is a call of a bundle that is here, or that has ended lately without its result."""
-        bundle = bundle_of(task_id)
-        return bundle is not None and (bundle[0] in self.calls_sought or now < since + NAMED_AGAIN_WITHIN)
+    def _is_named_soon(self, task_id: TaskId, interest: Interest, now: float) -> bool:
+        """Whether it is a call of a bundle that is here, or of whose end its client has heard only lately."""
+        if self._scheduler.named_later(task_id):
+            interest.since = now
+        return bundle_of(task_id) is not None and now < interest.since + NAMED_AGAIN_WITHIN
 
     def _interest_in(self, record: TaskRecord, now: float) -> Interest:
         if record.interest is None:

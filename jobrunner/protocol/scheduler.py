@@ -318,16 +318,18 @@ class Scheduler:
             for task_id in client.done.keys() - wanted:
                 del client.done[task_id]
         for task_id in [t for t in self.unclaimed if client_of(t) == client_id]:
-            if not self._named_later(task_id):
+            if not self.named_later(task_id):
                 self._drop_unclaimed(task_id)
 
-    def forget_unclaimed(self, before: float) -> None:
-        """Give up on clients that have not come back since `before`."""
-        for task_id in [t for t, held in self.unclaimed.items() if held.since < before]:
-            if not self._named_later(task_id):
+    def forget_unclaimed(self, now: float, grace: float) -> None:
+        """Give up on clients that have not come back for `grace` seconds."""
+        for task_id in [t for t, held in self.unclaimed.items() if held.since < now - grace]:
+            if self.named_later(task_id):
+                self.unclaimed[task_id].since = now
+            else:
                 self._drop_unclaimed(task_id)
 
-    def _named_later(self, task_id: TaskId) -> bool:
+    def named_later(self, task_id: TaskId) -> bool:
         """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call."""
         bundle = bundle_of(task_id)
         client = self.clients.get(client_of(task_id))
@@ -487,7 +489,7 @@ class Scheduler:
     def _adopt_unknown(self, worker: WorkerPeer, entry: m.Held, now: float) -> None:
         """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
         client = self.clients.get(client_of(entry.id))
-        if client is not None and client.reconciled and not self._named_later(entry.id):
+        if client is not None and client.reconciled and not self.named_later(entry.id):
             self._fence(worker, entry.id)
             return
         other = self.unclaimed.get(entry.id)
