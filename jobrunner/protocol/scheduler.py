@@ -161,6 +161,9 @@ class Scheduler:
             self.needs.collect(record, spec.needs, now)
         held = self.unclaimed.pop(spec.id, None) if self.unclaimed else None
         record.may_have_run = spec.options.at_most_once and client.is_new and not client.reconciled
+        if record.may_have_run and self.journaling:
+            # The doubt remains for a coordinator after this one, though it finds the task in the journal.
+            self.entry.progress.append((spec.id, Progress(1, 0, 0, ())))
         # Sent to an earlier coordinator: it may be with a worker that is on its way back.
         settling = held is None and not client.reconciled and now < self.settled_at
         record.state = WAITING if settling or record.lacks or record.may_have_run else QUEUED
