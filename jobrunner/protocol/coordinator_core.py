@@ -399,6 +399,7 @@ class CoordinatorCore:
             client.outcomes.clear()
             client.told_again.clear()
             client.recalls.clear()
+            client.promised.clear()
             client.accepted.clear()
             for key in sorted(client.pins.values()):
                 self.scheduler.functions.unpin(key)

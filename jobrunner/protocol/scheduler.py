@@ -120,6 +120,10 @@ class Scheduler:
 
     def submit(self, client: ClientPeer, spec: m.TaskSpec, now: float) -> bool:
         """Accept a call; False if it names a function that nobody has sent."""
+        if client.promised:
+            bundle = bundle_of(spec.id)
+            if bundle is not None:
+                client.promised.discard(bundle[0])
         if self._known(client, spec.id):
             return True
         function = self.functions.get(spec.function)
@@ -326,18 +330,20 @@ class Scheduler:
 
     def forget_unclaimed(self, now: float, grace: float) -> None:
         """Give up on clients that have not come back for `grace` seconds."""
-        for task_id in [t for t, held in self.unclaimed.items() if held.since < now - grace]:
+        for task_id, held in list(self.unclaimed.items()):
             if self.named_later(task_id):
-                self.unclaimed[task_id].since = now
-            else:
+                held.since = now
+            elif held.since < now - grace:
                 self._drop_unclaimed(task_id)
 
     def named_later(self, task_id: TaskId) -> bool:
         """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call."""
         bundle = bundle_of(task_id)
+        if bundle is None or bundle[0] in self.tasks:
+            return bundle is not None
         client = self.clients.get(client_of(task_id))
-        return bundle is not None and (
-            bundle[0] in self.tasks or (client is not None and bundle[0] in client.done)
+        return client is not None and (
+            not client.reconciled or bundle[0] in client.done or bundle[0] in client.promised
         )
 
     # --- detached tasks, and the journal ---
@@ -648,6 +654,7 @@ class Scheduler:
             self._fence(worker, call_id(record.id, running))
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
+        record.client.promised.add(record.id)
         self.finish(record, outcome, SUCCEEDED, now)
         if fresh:
             self._goes_on(worker, outcome, now)
@@ -768,6 +775,8 @@ class Scheduler:
         """Once in a turn, however often it asks: a few bytes ask for something large."""
         if outcome.id not in client.told_again:
             client.told_again.add(outcome.id)
+            if outcome.status == m.SPLIT and client_of(outcome.id) == client.id:
+                client.promised.add(outcome.id)
             self.tell_client(client, outcome)
 
     def acknowledged(self, client: ClientPeer, outcomes: list[m.Outcome]) -> None:

@@ -102,15 +102,34 @@ def test_it_may_have_ended_before_its_client_names_it(desk):
     assert not desk.scheduler.unclaimed
 
 
-def test_it_is_kept_as_long_as_its_client_has_not_heard(desk):
+def test_it_is_kept_until_its_client_names_it(desk):
+    """What acknowledges the split may arrive long before what names the call, and a Reconciled of before in between."""
     desk.outcome(split(BUNDLE, 1, results(b"x")))
+    desk.client.reconciled = False
     desk.scheduler.forget_unclaimed(100.0, 30.0)
-    desk.scheduler.reconciled(desk.client.id)
-    assert SECOND in desk.scheduler.unclaimed
+    desk.client.reconciled = True
     desk.scheduler.acknowledged(desk.client, desk.told())
-    desk.scheduler.forget_unclaimed(120.0, 30.0)
-    assert SECOND in desk.scheduler.unclaimed, "its client is about to name it"
-    desk.scheduler.forget_unclaimed(131.0, 30.0)
+    assert not desk.client.done
+    desk.scheduler.reconciled(desk.client.id)
+    desk.scheduler.forget_unclaimed(200.0, 30.0)
+    desk.name_call()
+    assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
+    assert not desk.client.promised
+
+
+def test_it_is_not_kept_for_a_client_that_is_gone(desk):
+    desk.outcome(split(BUNDLE, 1, results(b"x")))
+    desk.scheduler.client_gone(desk.client, 0.0)
+    desk.scheduler.forget_unclaimed(31.0, 30.0)
+    assert not desk.scheduler.unclaimed
+    assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
+
+
+def test_it_is_not_kept_for_a_client_that_has_come_again_and_does_not_name_it(desk):
+    desk.outcome(split(BUNDLE, 1, results(b"x")))
+    desk.client.promised.clear()  # as with each session
+    desk.client.outcomes.clear()
+    desk.scheduler.reconciled(desk.client.id)
     assert not desk.scheduler.unclaimed
     assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
 
