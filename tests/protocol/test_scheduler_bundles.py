@@ -117,6 +117,19 @@ def test_it_is_kept_until_its_client_names_it(desk):
     assert not desk.client.promised
 
 
+def test_it_is_kept_for_a_client_that_is_told_again_in_a_later_session(desk):
+    desk.outcome(split(BUNDLE, 1, results(b"x")))
+    desk.client.promised.clear()  # as with each session
+    desk.client.outcomes.clear()
+    desk.client.reconciled = False
+    desk.submit(bundle("1-0", *CALLS))
+    desk.told()
+    desk.client.done.clear()  # acknowledged, as soon as it is reconciled
+    desk.scheduler.reconciled(desk.client.id)
+    desk.name_call()
+    assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
+
+
 def test_it_is_not_kept_for_a_client_that_is_gone(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.scheduler.client_gone(desk.client, 0.0)
