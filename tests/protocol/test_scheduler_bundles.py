@@ -130,6 +130,16 @@ def test_it_is_kept_for_a_client_that_is_told_again_in_a_later_session(desk):
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
 
 
+def test_it_is_kept_until_a_client_that_has_come_again_has_said_what_it_waits_for(desk):
+    desk.outcome(split(BUNDLE, 1, results(b"x")))
+    desk.scheduler.acknowledged(desk.client, desk.told())
+    desk.client.promised.clear()  # as with each session
+    desk.client.reconciled = False
+    desk.scheduler.forget_unclaimed(200.0, 30.0)
+    desk.name_call()
+    assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
+
+
 def test_it_is_not_kept_for_a_client_that_is_gone(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.scheduler.client_gone(desk.client, 0.0)
