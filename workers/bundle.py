@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 import msgpack
 
@@ -44,18 +45,23 @@ class Bundle:
         self.payloads.append(payload)
 
     @property
+    def given_up(self) -> bool:
+        return self._given_up
+
+    @property
     def full(self) -> bool:
         """Whether its results are too large to go on collecting."""
         return self._size > MOST_RESULTS and bool(self.calls)
 
-    def give_up(self) -> tuple[bytes, int] | None:
-        """Let go of what has not started: the results so far, and the index of the call that goes on alone.
+    def give_up(self, tell: Callable[[bytes, int], None]) -> None:
+        """Let go of what has not started, and `tell` the results so far and the index of the call that goes on alone.
 
-        None if it has not begun, has ended, or was given up before.
+        Nothing happens if it has not begun, has ended, or was given up before. The outcome of the call that goes on
+        must not overtake what is told here, so `end` waits for it.
         """
         with self._lock:
             if self._ended or self._given_up or self.index < 0:
-                return None
+                return
             left = 0
             while self.calls:
                 try:
@@ -65,7 +71,7 @@ class Bundle:
                 left += 1
             self._given_up = True
             running = self._count - left - 1
-            return self._results(running), running
+            tell(self._results(running), running)
 
     def end(self) -> bool:
         """All calls that were left have run; False if it was given up, and only the last one's outcome is due."""

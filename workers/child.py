@@ -212,6 +212,8 @@ class Slot:
             if self.bundle is None:
                 dump: Any = serialization.dump_result if span is None else serialization.dump_element_results
                 status, result = OK, dump(value, self.sharing.store)
+            elif self.bundle.given_up:
+                started = finished - self.bundle.durations[-1]  # the others have been told of
         except BaseException as exc:
             self.running = 0
             if self.memory_limit and isinstance(exc, MemoryError):
@@ -279,10 +281,12 @@ class Slot:
 
     def give_up(self, bundle: Bundle) -> None:
         """Send the results so far, and have the calls that have not started run elsewhere; from both threads."""
-        given_up = bundle.give_up()
-        if given_up is not None:
-            self.outbox.put([SPLIT, [bundle.number, *given_up]])
+
+        def tell(results: bytes, running: int) -> None:
+            self.outbox.put([SPLIT, [bundle.number, results, running]])
             self.outbox.flush()
+
+        bundle.give_up(tell)
 
     def set_up(self, key: bytes) -> None:
         """Run an initializer, the first time that a task names it. Raises InitializerError, each time."""

@@ -14,12 +14,14 @@ some are cancelled before it has started.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import msgpack
 
 from jobrunner.ids import TaskId
 from jobrunner.payloads import Payload, buffers_of, payload_size
+from jobrunner.protocol.checks import MOST_BUNDLED
 from jobrunner.protocol.functions import updated_estimate
 from jobrunner.protocol.messages import (
     ERROR,
@@ -60,6 +62,9 @@ class Results(NamedTuple):
     """Seconds, each."""
     failed: list[int]
     """The indices of those that raised."""
+
+
+_LONGEST_INDEX = len(str(MOST_BUNDLED))
 
 
 def permits(options: TaskOptions) -> bool:
@@ -119,8 +124,10 @@ def call_id(bundle: TaskId, index: int) -> TaskId:
 def bundle_of(task: TaskId) -> tuple[TaskId, int] | None:
     """The bundle and the index in it that an id names; None for the id of a task of its own."""
     bundle, separator, index = task.rpartition(SEPARATOR)
-    if not separator or not index.isdecimal() or len(index) > len(str(MOST_CALLS)):
+    if not separator or len(index) > _LONGEST_INDEX or not (index.isascii() and index.isdecimal()):
         return None
+    if index[0] == "0" and index != "0":
+        return None  # one call, one id
     return TaskId(bundle), int(index)
 
 
@@ -142,7 +149,17 @@ def pack_results(results: Results) -> bytes:
 
 def unpack_results(payload: Payload) -> Results:
     """As `unpack_calls`."""
-    return Results(*msgpack.unpackb(whole(payload)))
+    results = Results(*msgpack.unpackb(whole(payload)))
+    sound = (
+        all(type(column) is list for column in results)
+        and len(results.payloads) == len(results.durations)
+        and all(type(payload) is bytes for payload in results.payloads)
+        and all(type(seconds) is float and math.isfinite(seconds) for seconds in results.durations)
+        and all(type(index) is int for index in results.failed)
+    )
+    if not sound:
+        raise ValueError("these are no results of calls")
+    return results
 
 
 def whole(payload: Payload) -> bytes:
@@ -154,7 +171,8 @@ def outcome_of_call(outcome: Outcome, index: int) -> Outcome | None:
     """How one call of a bundle ended; None if the bundle's outcome does not tell."""
     task, detail = call_id(outcome.id, index), place_of(outcome)
     if outcome.status not in (OK, SPLIT):
-        return outcome._replace(id=task) if outcome.status == ERROR else None
+        told = outcome.status == ERROR and "too_large" not in (outcome.detail or {})
+        return outcome._replace(id=task) if told else None
     try:
         results = unpack_results(outcome.payload)
         status = ERROR if index in results.failed else OK

@@ -13,8 +13,13 @@ from jobrunner.protocol.effects import AnswerCancel, BundleSplit, Effect, Resolv
 if TYPE_CHECKING:
     from jobrunner.protocol.client_core import ClientCore
 
-TAKEN_APART = frozenset((m.SPLIT, m.CRASHED, m.LOST, m.CANCELLED))
+TAKEN_APART = frozenset((m.SPLIT, m.CRASHED, m.LOST, m.CANCELLED, m.REFUSED))
 """Outcomes of a bundle that say nothing about (all of) its calls."""
+
+
+def takes_apart(outcome: m.Outcome) -> bool:
+    """Whether one of them alone may end in another way: also where all of them together were too large."""
+    return outcome.status in TAKEN_APART or bool(outcome.detail and "too_large" in outcome.detail)
 
 
 class Bundles:
@@ -54,7 +59,9 @@ class Bundles:
     def ended(self, spec: m.TaskSpec, outcome: m.Outcome) -> list[Effect]:
         """A pending bundle has ended."""
         whole = spec.id in self._unwanted or not self._wishes.get(spec.id)
-        if outcome.status not in TAKEN_APART or (outcome.status == m.CANCELLED and whole):
+        if not takes_apart(outcome) or (outcome.status == m.CANCELLED and whole):
+            if outcome.status == m.CANCELLED:
+                self._core.tell_cancelled([outcome])
             self._forget(spec.id)
             return [ResolveTasks([outcome])]
         if outcome.status == m.SPLIT:
@@ -65,6 +72,7 @@ class Bundles:
         """Go on with the calls from `start` on as tasks of their own; `runs`: the first of them does already."""
         wishes, unwanted = self._wishes.get(spec.id, {}), spec.id in self._unwanted
         effects: list[Effect] = [BundleSplit(spec.id, results, start)]
+        sent = self._core.is_sent(spec.id)
         cancelled, refused = [], []
         for index, payload in enumerate(unpack_calls(spec.payload)):
             if index < start:
@@ -75,15 +83,17 @@ class Bundles:
                 if unwanted or wish is not None:
                     cancelled.append(m.Outcome(call.id, 0, m.CANCELLED))
                 else:
-                    self._core.add(call)
+                    self._core.add(call, regained=sent)
                 continue
-            self._core.add(call)
+            self._core.add(call, regained=sent)
             if wish:
                 self._core.request_cancel(call.id, True)
             elif wish is not None or unwanted:
                 refused.append(call.id)
         self._forget(spec.id)
         if cancelled:
+            if sent:
+                self._core.tell_cancelled(cancelled)
             effects.append(ResolveTasks(cancelled))
         if refused:
             effects.append(AnswerCancel(refused))

@@ -15,7 +15,7 @@ from collections import deque
 from jobrunner.ids import TaskId
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.batches import BATCH_BYTES, BATCH_ENTRIES, batches, of_id, of_task
+from jobrunner.protocol.batches import BATCH_BYTES, BATCH_ENTRIES, batches, of_id, of_outcome, of_task
 from jobrunner.protocol.bundles import Limits, bundle_of
 from jobrunner.protocol.client_bundles import Bundles
 from jobrunner.protocol.effects import (
@@ -102,6 +102,10 @@ class ClientCore:
         """How many calls the program may put into a bundle; read by its other threads too."""
         self._bundles = Bundles(self)
         self._outbox = Outbox()
+        self._regained: list[m.TaskSpec] = []
+        """What the coordinator has had before as part of a bundle: sent in this turn, whatever the window."""
+        self._cancelled_here: list[m.Outcome] = []
+        """What became of calls that the coordinator had in bundles, and of whole bundles; told in this turn."""
         self._sent: set[TaskId] = set()
         """Those of `pending` that the coordinator has in this session."""
         self._sent_bytes = 0
@@ -182,19 +186,37 @@ class ClientCore:
             if definition.key not in self._users:
                 self._functions.pop(definition.key, None)
 
-    def add(self, spec: m.TaskSpec) -> None:
-        """Take charge of a task, whose functions are known."""
+    def add(self, spec: m.TaskSpec, *, regained: bool = False) -> None:
+        """Take charge of a task, whose functions are known; `regained`: the coordinator has had it in a bundle.
+
+        Somebody may need it there already, or it runs: it must not wait for a window that such tasks fill.
+        """
         self.pending[spec.id] = spec
         self._count(spec, +1)
-        self._enqueue(spec)
+        if not regained:
+            self._enqueue(spec)
+            return
+        self._sent.add(spec.id)
+        self._sent_bytes += payload_size(spec.payload)
+        self._regained.append(spec)
 
     def _enqueue(self, spec: m.TaskSpec) -> None:
         """Have it sent when its turn comes; after the tasks that it needs."""
         for need in spec.needs:
-            if need in self.pending and need not in self._sent:
-                self._followers.setdefault(need, []).append(spec)
+            unsent = self._unsent(need)
+            if unsent is not None:
+                self._followers.setdefault(unsent, []).append(spec)
                 return
         self._outbox.push(spec)
+
+    def _unsent(self, task_id: TaskId) -> TaskId | None:
+        """The task that brings this one to the coordinator, itself or its bundle, if it is still here."""
+        if task_id not in self.pending:
+            bundle = bundle_of(task_id)
+            if bundle is None or bundle[0] not in self.pending:
+                return None
+            task_id = bundle[0]
+        return None if task_id in self._sent else task_id
 
     def _let_follow(self, task_id: TaskId) -> None:
         for spec in self._followers.pop(task_id, ()):
@@ -232,6 +254,10 @@ class ClientCore:
         """Ask the coordinator, in this turn."""
         self._cancelling[task_id] = running or self._cancelling.get(task_id, False)
         self._cancels.append(m.CancelRequest(task_id, running))
+
+    def tell_cancelled(self, outcomes: list[m.Outcome]) -> None:
+        """Let the coordinator know, in this turn, which calls of bundles, or whole bundles, nobody wants any more."""
+        self._cancelled_here += outcomes
 
     def is_sent(self, task_id: TaskId) -> bool:
         """Whether the coordinator has it, in this session."""
@@ -310,6 +336,8 @@ class ClientCore:
         self._sent_bytes = 0
         self._known.clear()
         self._outbox.clear()
+        self._regained.clear()
+        self._cancelled_here.clear()  # who needs them is named again, and then asks
         self._followers.clear()
         later = []
         for spec in self.pending.values():
@@ -339,6 +367,10 @@ class ClientCore:
             effects.append(ConnectionLost(session.loss))
         if session.open:
             effects += self._send_tasks(now)
+            if self._cancelled_here:
+                outcomes, self._cancelled_here = self._cancelled_here, []
+                for told in batches(outcomes, of_outcome):
+                    effects.append(session.send(m.Supply(told, []), now))
             if self._cancels:
                 requests, self._cancels = self._cancels, []
                 for some in batches(requests, lambda request: of_id(request.id)):
@@ -377,19 +409,24 @@ class ClientCore:
         """All that the window has room for, in one message if it can be; a task larger than the window goes alone."""
         effects: list[Effect] = []
         too_large: list[m.Outcome] = []
+        regained, self._regained = self._regained, []
+        effects += [self._submission(tasks, now) for tasks in batches(regained, of_task)]
         while tasks := self._take_tasks(unlimited, too_large):
-            functions = [
-                self._functions[key]
-                for spec in tasks
-                for key in (spec.function, spec.setup)
-                if key is not None and self._known.use(key)
-            ]
-            size = sum([payload_size(spec.payload) for spec in tasks])
-            message = m.Submit(tasks, functions, self._known.overflow())
-            effects.append(self.session.send(message, now, size))
-        if too_large:
-            effects.append(ResolveTasks(too_large))
+            effects.append(self._submission(tasks, now))
+        if too_large:  # maybe a bundle, whose calls go on their own
+            effects += self._outcomes(too_large) + self._send_tasks(now, unlimited=unlimited)
         return effects
+
+    def _submission(self, tasks: list[m.TaskSpec], now: float) -> Effect:
+        """These tasks in one message, with what the coordinator does not know of their functions."""
+        functions = [
+            self._functions[key]
+            for spec in tasks
+            for key in (spec.function, spec.setup)
+            if key is not None and self._known.use(key)
+        ]
+        size = sum([payload_size(spec.payload) for spec in tasks])
+        return self.session.send(m.Submit(tasks, functions, self._known.overflow()), now, size)
 
     def _take_tasks(self, unlimited: bool, too_large: list[m.Outcome]) -> list[m.TaskSpec]:
         """The next message's worth of what waits and has room in the window; what is too large ends here."""
@@ -407,7 +444,6 @@ class ClientCore:
             bytes_ = payload_size(spec.payload)
             if bytes_ > welcome.max_payload:
                 self._outbox.pop()
-                self.forget(spec.id)
                 too_large.append(m.quota_exceeded(spec.id, 0, "arguments have", bytes_, welcome.max_payload))
                 spec = self._outbox.peek()
                 continue

@@ -399,6 +399,7 @@ class CoordinatorCore:
             client.outcomes.clear()
             client.told_again.clear()
             client.recalls.clear()
+            client.promised.clear()
             client.accepted.clear()
             for key in sorted(client.pins.values()):
                 self.scheduler.functions.unpin(key)
@@ -637,14 +638,13 @@ class CoordinatorCore:
 
     def _on_output(self, worker: WorkerPeer, message: m.Output, now: float) -> None:
         for chunk in message.chunks:
-            record = self.scheduler.tasks.get(chunk.id)
-            if record is None or record.worker is not worker:
+            client = self.scheduler.client_with_task_at(worker, chunk.id)
+            if client is None or not client.hello.show_output:
                 continue
-            here = self.scheduler.clients.get(record.client.id) is record.client
-            if here and record.client.hello.show_output and record.client.output_characters < OUTPUT_WINDOW:
-                record.client.output.append(chunk)
-                record.client.output_characters += len(chunk.text)
-                self.scheduler.dirty[record.client] = None
+            if client.output_characters < OUTPUT_WINDOW:
+                client.output.append(chunk)
+                client.output_characters += len(chunk.text)
+                self.scheduler.dirty[client] = None
 
     def _on_draining(self, worker: WorkerPeer, message: m.Drain, now: float) -> None:
         worker.draining = True
@@ -848,7 +848,7 @@ class CoordinatorCore:
         scheduler = self.scheduler
         for client in [c for c in scheduler.clients.values() if not c.source]:
             self._lose_client(client, now)
-        scheduler.forget_unclaimed(now - self.settings.client_grace)
+        scheduler.forget_unclaimed(now, self.settings.client_grace)
         scheduler.forget_outdated(now - self.settings.keep_detached)
         scheduler.needs.give_up_sought(now)
         # Kept outcomes are looked at whenever something else is; they need no timer of their own.

@@ -70,6 +70,7 @@ class ClientPeer(Peer):
         "output",
         "output_characters",
         "pins",
+        "promised",
         "recalls",
         "reconciled",
         "refused",
@@ -114,6 +115,9 @@ class ClientPeer(Peer):
         """Answers that it has not acknowledged in this session."""
         self.done: dict[TaskId, TaskRecord] = {}
         """Finished tasks whose outcome the client has not acknowledged."""
+        self.promised: set[TaskId] = set()
+        """Bundles that it was told, in this session, to have been given up, and of which it has named no call since:
+        it does so once it has heard, and what it said before that (Reconciled, say) knew nothing of them."""
 
     def silent(self, now: float) -> bool:
         """A client's program may keep it from speaking (a slow callback, say), so it is given more time.

@@ -27,7 +27,7 @@ WATCH_BYTES = 1000
 
 
 NAMED_AGAIN_WITHIN = 10.0
-"""Seconds in which a client submits the calls of a bundle again that has ended without their results."""
+"""Seconds in which a client that has heard of a bundle's end submits those of its calls again that did not end."""
 
 
 class Needs:
@@ -79,6 +79,8 @@ class Needs:
         Everybody believes it of its own tasks. Of others' it may tell its own tasks what it likes, and nobody else.
         """
         for outcome in outcomes:
+            if outcome.status == m.CANCELLED and client_of(outcome.id) == client.id:
+                self._bundle_cancelled(client, outcome, now)
             interest = self.results.sought.get(outcome.id)
             if interest is None:
                 continue
@@ -114,7 +116,7 @@ class Needs:
             if any(client_id in self._scheduler.clients for client_id in interest.asked):
                 continue
             owner = self._scheduler.clients.get(client_of(task_id))
-            if owner is not None and self._is_named_soon(task_id, interest.since, now):
+            if owner is not None and self._is_named_soon(task_id, interest, now):
                 continue
             if owner.reconciled if owner is not None else now >= self._scheduler.settled_at:
                 del self.results.sought[task_id]
@@ -131,6 +133,22 @@ class Needs:
         if bundle is not None and bundle[0] in self._scheduler.tasks:
             self.calls_sought.setdefault(bundle[0], {})[task_id] = None
         return self.results.seek(task_id, now)
+
+    def bundle_came(self, bundle: TaskId) -> None:
+        """Somebody may have asked for its calls before it was here."""
+        sought = self._sought_of(bundle)
+        if sought:
+            self.calls_sought[bundle] = dict.fromkeys(sought)
+
+    def _sought_of(self, bundle: TaskId) -> list[TaskId]:
+        """The calls of a bundle that are sought."""
+        return [t for t in self.results.sought if (bundle_of(t) or (None,))[0] == bundle]
+
+    def _bundle_cancelled(self, client: ClientPeer, outcome: m.Outcome, now: float) -> None:
+        """Its client wants none of the calls of a bundle any more, where it could also name them again."""
+        for task_id in self._sought_of(outcome.id):
+            interest = self.results.sought.pop(task_id)
+            self.spread(interest, Ended("", outcome._replace(id=task_id), now, client.account), now)
 
     def bundle_ended(self, ended: Ended, now: float) -> None:
         """Tell those who seek its calls; of some nothing is known yet, where their client submits them again."""
@@ -151,10 +169,11 @@ class Needs:
         outcome = None if bundle is None else outcome_of_call(ended.outcome, bundle[1])
         return None if outcome is None else ended._replace(outcome=outcome)
 
-    def _is_named_soon(self, task_id: TaskId, since: float, now: float) -> bool:
-        """Whether it is a call of a bundle that is here, or that has ended lately without its result."""
-        bundle = bundle_of(task_id)
-        return bundle is not None and (bundle[0] in self.calls_sought or now < since + NAMED_AGAIN_WITHIN)
+    def _is_named_soon(self, task_id: TaskId, interest: Interest, now: float) -> bool:
+        """Whether it is a call of a bundle that is here, or of whose end its client has heard only lately."""
+        if self._scheduler.named_later(task_id):
+            interest.since = now
+        return bundle_of(task_id) is not None and now < interest.since + NAMED_AGAIN_WITHIN
 
     def _interest_in(self, record: TaskRecord, now: float) -> Interest:
         if record.interest is None:
@@ -162,17 +181,20 @@ class Needs:
         return record.interest
 
     def _ended_before(self, task_id: TaskId) -> Ended | None:
-        """How a task ended that is not unfinished here."""
+        """How a task ended that is not unfinished here; of its own, or with the bundle that it was part of."""
+        ended = self._known_end(task_id)
+        bundle = bundle_of(task_id) if ended is None else None
+        if bundle is None or bundle[0] in self._scheduler.tasks:
+            return ended
+        whole = self._known_end(bundle[0])
+        return None if whole is None else self._call_of(whole, task_id)
+
+    def _known_end(self, task_id: TaskId) -> Ended | None:
         owner = self._scheduler.clients.get(client_of(task_id))
         record = None if owner is None else owner.done.get(task_id)
         if record is not None and record.outcome is not None:
             return Ended(record.name, record.outcome, record.since)
-        ended = self.results.find(task_id)
-        bundle = bundle_of(task_id) if ended is None else None
-        if bundle is None or bundle[0] in self._scheduler.tasks:
-            return ended
-        whole = self._ended_before(bundle[0])
-        return None if whole is None else self._call_of(whole, task_id)
+        return self.results.find(task_id)
 
     def collect(self, record: TaskRecord, needs: tuple[TaskId, ...], now: float) -> None:
         """Collect the results that a new task needs, as far as they are known."""

@@ -45,7 +45,7 @@ def verdict(record: TaskRecord, status: int, crash_limit: int, *, final: bool = 
         return FINISH
     if status in (ERROR, TIMED_OUT):
         return RETRY if record.failures <= record.options.retries else FINISH
-    if record.elements > 1 and (status == CRASHED or isinstance(record.span, int)):
+    if isinstance(record.span, int) or (record.elements > 1 and status == CRASHED):
         return FINISH
     if status in (CRASHED, LOST):
         return REQUEUE if record.crashes < crash_limit else FINISH

@@ -61,13 +61,15 @@ def read_owner(state: JournalState, client: ClientId) -> tuple[str, str]:
 class Unclaimed:
     """A task that a worker has though no client has named it since this coordinator started."""
 
-    __slots__ = ("attempt", "outcome", "since", "worker")
+    __slots__ = ("attempt", "outcome", "running", "since", "worker")
 
     def __init__(self, worker: WorkerPeer, attempt: int, now: float) -> None:
         self.worker = worker
         self.attempt = attempt
         self.since = now
         self.outcome: m.Outcome | None = None
+        self.running = False
+        """The worker has announced that it runs, which it does only once."""
 
 
 class Scheduler:
@@ -118,6 +120,10 @@ class Scheduler:
 
     def submit(self, client: ClientPeer, spec: m.TaskSpec, now: float) -> bool:
         """Accept a call; False if it names a function that nobody has sent."""
+        if client.promised:
+            bundle = bundle_of(spec.id)
+            if bundle is not None:
+                client.promised.discard(bundle[0])
         if self._known(client, spec.id):
             return True
         function = self.functions.get(spec.function)
@@ -153,10 +159,15 @@ class Scheduler:
             self.tell_accepted(record)
         if self.results.sought:
             record.interest = self.results.sought.pop(spec.id, None)
+            if isinstance(spec.span, int):
+                self.needs.bundle_came(spec.id)
         if spec.needs:
             self.needs.collect(record, spec.needs, now)
         held = self.unclaimed.pop(spec.id, None) if self.unclaimed else None
         record.may_have_run = spec.options.at_most_once and client.is_new and not client.reconciled
+        if record.may_have_run and self.journaling:
+            # The doubt remains for a coordinator after this one, though it finds the task in the journal.
+            self.entry.progress.append((spec.id, Progress(1, 0, 0, ())))
         # Sent to an earlier coordinator: it may be with a worker that is on its way back.
         settling = held is None and not client.reconciled and now < self.settled_at
         record.state = WAITING if settling or record.lacks or record.may_have_run else QUEUED
@@ -314,12 +325,26 @@ class Scheduler:
             for task_id in client.done.keys() - wanted:
                 del client.done[task_id]
         for task_id in [t for t in self.unclaimed if client_of(t) == client_id]:
-            self._drop_unclaimed(task_id)
+            if not self.named_later(task_id):
+                self._drop_unclaimed(task_id)
 
-    def forget_unclaimed(self, before: float) -> None:
-        """Give up on clients that have not come back since `before`."""
-        for task_id in [t for t, held in self.unclaimed.items() if held.since < before]:
-            self._drop_unclaimed(task_id)
+    def forget_unclaimed(self, now: float, grace: float) -> None:
+        """Give up on clients that have not come back for `grace` seconds."""
+        for task_id, held in list(self.unclaimed.items()):
+            if self.named_later(task_id):
+                held.since = now
+            elif held.since < now - grace:
+                self._drop_unclaimed(task_id)
+
+    def named_later(self, task_id: TaskId) -> bool:
+        """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call."""
+        bundle = bundle_of(task_id)
+        if bundle is None or bundle[0] in self.tasks:
+            return bundle is not None
+        client = self.clients.get(client_of(task_id))
+        return client is not None and (
+            not client.reconciled or bundle[0] in client.done or bundle[0] in client.promised
+        )
 
     # --- detached tasks, and the journal ---
 
@@ -377,15 +402,17 @@ class Scheduler:
             held = self.unclaimed.get(outcome.id)
             if held is not None and held.worker is worker and held.attempt == outcome.attempt:
                 held.outcome = outcome
+                if outcome.status == m.SPLIT:
+                    self._goes_on(worker, outcome, now)
             else:
                 self.stale_outcomes += 1
             return
         if record.worker is not worker or record.attempt != outcome.attempt or record.state not in ACTIVE:
             self.stale_outcomes += 1
             return
-        self._release(record)
         worker.completed += record.weight
         worker.prefetch = True
+        self._release(record)
         if outcome.status == m.SPLIT:
             self._split(record, outcome, worker, now)
         else:
@@ -408,6 +435,9 @@ class Scheduler:
 
     def started(self, worker: WorkerPeer, task_id: TaskId, now: float) -> None:
         record = self.tasks.get(task_id)
+        held = self.unclaimed.get(task_id) if record is None else None
+        if held is not None and held.worker is worker:
+            held.running = True
         if record is not None and record.worker is worker and record.state == ASSIGNED:
             self.move(record, RUNNING, now)
             watchers = () if record.interest is None else record.interest.watchers
@@ -415,6 +445,15 @@ class Scheduler:
             for client in (record.client, *others):
                 client.running.append(task_id)
                 self.dirty[client] = None
+
+    def client_with_task_at(self, worker: WorkerPeer, task_id: TaskId) -> ClientPeer | None:
+        """Whose task it is, if that worker has it and its client is here."""
+        client = self.clients.get(client_of(task_id))
+        record = self.tasks.get(task_id)
+        if record is not None:
+            return client if record.worker is worker and record.client is client else None
+        held = self.unclaimed.get(task_id)
+        return client if held is not None and held.worker is worker else None
 
     def cancel_refused(self, worker: WorkerPeer, task_id: TaskId) -> None:
         record = self.tasks.get(task_id)
@@ -459,8 +498,7 @@ class Scheduler:
     def _adopt_unknown(self, worker: WorkerPeer, entry: m.Held, now: float) -> None:
         """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
         client = self.clients.get(client_of(entry.id))
-        bundle = bundle_of(entry.id)
-        if client is not None and client.reconciled and (bundle is None or bundle[0] not in self.tasks):
+        if client is not None and client.reconciled and not self.named_later(entry.id):
             self._fence(worker, entry.id)
             return
         other = self.unclaimed.get(entry.id)
@@ -600,21 +638,32 @@ class Scheduler:
         if self.workers.get(worker.id) is worker:  # it may be lost, and only its outcome be here
             self.open[worker] = None
 
-    def _split(self, record: TaskRecord, outcome: m.Outcome, worker: WorkerPeer, now: float) -> None:
-        """A bundle was given up: its client names the call that runs on as soon as it knows, and then the others."""
+    def _split(
+        self, record: TaskRecord, outcome: m.Outcome, worker: WorkerPeer, now: float, *, fresh: bool = True
+    ) -> None:
+        """A bundle was given up: its client names the call that runs on as soon as it knows, and then the others.
+
+        Not `fresh`: the worker told it before the client named the bundle; what runs on may have ended since.
+        """
         running = (outcome.detail or {}).get("running", -1)
         if not isinstance(record.span, int) or not 0 <= running < record.span:
             detail = {"error": f"worker {worker.name} gave up a bundle that it did not have"}
             self.finish(record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now)
             return
-        call = call_id(record.id, running)
-        if record.state == CANCELLING:
-            self._fence(worker, call)
+        if record.state == CANCELLING and record.cancel_asked:
+            self._fence(worker, call_id(record.id, running))
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
-        self.unclaimed[call] = Unclaimed(worker, 1, now)
         self._leave_to_client(record, record.span - running)
+        record.client.promised.add(record.id)
         self.finish(record, outcome, SUCCEEDED, now)
+        if fresh:
+            self._goes_on(worker, outcome, now)
+
+    def _goes_on(self, worker: WorkerPeer, outcome: m.Outcome, now: float) -> None:
+        """Of a bundle that this worker has just given up, one call runs on."""
+        running = (outcome.detail or {}).get("running", -1)
+        self._adopt_one(worker, m.Held(call_id(outcome.id, running), 1, True), now)
 
     def _leave_to_client(self, record: TaskRecord, calls: int) -> None:
         """So many calls of a bundle will be submitted again: they do not count as ended, nor twice as submitted."""
@@ -736,6 +785,8 @@ class Scheduler:
         """Once in a turn, however often it asks: a few bytes ask for something large."""
         if outcome.id not in client.told_again:
             client.told_again.add(outcome.id)
+            if outcome.status == m.SPLIT and client_of(outcome.id) == client.id:
+                client.promised.add(outcome.id)
             self.tell_client(client, outcome)
 
     def acknowledged(self, client: ClientPeer, outcomes: list[m.Outcome]) -> None:
@@ -755,8 +806,13 @@ class Scheduler:
         record.may_have_run = False  # it did, and here it is
         record.attempt = held.attempt
         self._bind(record, held.worker, now)
-        if held.outcome is not None:
+        if held.outcome is not None and held.outcome.status == m.SPLIT:
+            self._release(record)
+            self._split(record, held.outcome, held.worker, now, fresh=False)
+        elif held.outcome is not None:
             self.outcome(held.worker, held.outcome, now)
+        elif held.running:
+            self.started(held.worker, record.id, now)
 
     def _drop_unclaimed(self, task_id: TaskId) -> None:
         held = self.unclaimed.pop(task_id)

@@ -10,6 +10,7 @@ served its owner for `QUANTUM` makes way for a new process.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 
@@ -168,6 +169,7 @@ class Slot:
         "progress",
         "queue",
         "recalled",
+        "recalled_at",
         "seconds",
         "sent",
         "state",
@@ -187,6 +189,7 @@ class Slot:
         self.progress = 0.0
         """When it last began or finished something."""
         self.recalled = False
+        self.recalled_at = -math.inf
         self.owner: str | None = None
         """Whose tasks it has run, once it has run one."""
         self.owned_since = 0.0
@@ -246,6 +249,13 @@ class Slot:
             return True
         running = self.running()
         return running is not None and running.bundled and not running.given_up
+
+    @property
+    def recall_at(self) -> float | None:
+        """When to take back what it holds back; again and again, where a bundle cannot be given up yet."""
+        if self.recalled or not self.holds_back:
+            return None
+        return max(self.progress, self.recalled_at) + RECALL_AFTER
 
     def stalled(self, now: float) -> bool:
         """Whether its task takes longer than was thought, or is being stopped: then nothing is to wait behind it."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from jobrunner.config import PEER_TIMEOUT
 from jobrunner.ids import SlotId, TaskId, WorkerId
-from jobrunner.payloads import payload_size
+from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import batches, of_outcome
 from jobrunner.protocol.bundles import call_id
@@ -53,7 +53,6 @@ from jobrunner.protocol.slots import (
     KILLED,
     QUANTUM,
     READY,
-    RECALL_AFTER,
     STARTING,
     LocalQueue,
     Slot,
@@ -161,11 +160,11 @@ class WorkerCore:
         elif isinstance(event, SlotReturned):
             self._slot_returned(event, now)
         elif isinstance(event, SlotSplit):
-            self._slot_split(event)
+            self._slot_split(event, now)
         elif isinstance(event, SlotPrinted):
             self._printed(event)
         elif isinstance(event, SlotBlocked):
-            self._slot_blocked(event)
+            self._slot_blocked(event, now)
         elif isinstance(event, SlotExited):
             self._slot_exited(event, now)
         elif isinstance(event, Unreachable):
@@ -187,8 +186,7 @@ class WorkerCore:
             running = slot.running()
             if running is None:
                 continue
-            if slot.holds_back and not slot.recalled:
-                times.append(slot.progress + RECALL_AFTER)
+            times.append(slot.recall_at)
             if not running.announced:
                 times.append(slot.progress + RUNNING_AFTER)
         return min((t for t in times if t is not None), default=None)
@@ -328,7 +326,7 @@ class WorkerCore:
             task.stop_reason = m.CANCELLED
             self._stops[task.id] = task
             if task.slot.running() is not task:
-                self._recall(task.slot)
+                self._recall(task.slot, now)
             self._stop_step(task, now)
 
     def _stop_step(self, task: WorkerTask, now: float) -> None:
@@ -390,15 +388,15 @@ class WorkerCore:
             slot.state = READY
             self._start_failures = 0
 
-    def _slot_blocked(self, event: SlotBlocked) -> None:
+    def _slot_blocked(self, event: SlotBlocked, now: float) -> None:
         slot = self.slots.get(event.slot)
         if slot is not None and slot.blocked != event.blocked:
             slot.blocked = event.blocked
             if slot.blocked and slot.holds_back:
-                self._recall(slot)
+                self._recall(slot, now)
 
-    def _recall(self, slot: Slot) -> None:
-        slot.recalled = True
+    def _recall(self, slot: Slot, now: float) -> None:
+        slot.recalled, slot.recalled_at = True, now
         self._effects.append(RecallTasks(slot.id))
 
     def _slot_returned(self, event: SlotReturned, now: float) -> None:
@@ -415,23 +413,37 @@ class WorkerCore:
             # It may have begun after its interrupt had found another one running.
             self._effects.append(InterruptTask(slot.id, running.number))
 
-    def _slot_split(self, event: SlotSplit) -> None:
+    def _slot_split(self, event: SlotSplit, now: float) -> None:
         """A bundle ends here; the call that runs goes on as a task of its own, which its client will name."""
         slot = self.slots.get(event.slot)
         task = None if slot is None else slot.queue.get(event.number)
         if task is None or not task.bundled:
             return
+        bundle = task.assignment
+        call = call_id(bundle.id, event.running)
+        if task.stop_reason is None and call in self.tasks:
+            # The bundle is of before, and its client has named its calls since: one of the two must end.
+            self._cancel(m.CancelRequest(bundle.id, True), now)
         if task.stop_reason is not None:
             task.given_up = True
             return
-        bundle = task.assignment
         detail = {**self._place(), "running": event.running}
-        self._end(task, m.Outcome(bundle.id, bundle.attempt, m.SPLIT, event.payload, 0.0, detail))
-        task.assignment = bundle._replace(
-            id=call_id(bundle.id, event.running), attempt=1, payload=b"", span=None
-        )
+        outcome = m.Outcome(bundle.id, bundle.attempt, m.SPLIT, event.payload, 0.0, detail)
+        excess = self._beyond_max_payload(bundle.id, bundle.attempt, event.payload)
+        self._end(task, excess or outcome)
+        task.assignment = bundle._replace(id=call, attempt=1, payload=b"", span=None)
         task.announced = False
         self.tasks[task.id] = task
+        if excess is not None:  # its client then begins anew with each of the calls
+            self._cancel(m.CancelRequest(call, True), now)
+
+    def _beyond_max_payload(self, task_id: TaskId, attempt: int, payload: Payload) -> m.Outcome | None:
+        """The outcome instead of one whose payload the coordinator would not take."""
+        welcome = self.session.welcome
+        size = payload_size(payload)
+        if welcome is None or size <= welcome.max_payload:
+            return None
+        return m.quota_exceeded(task_id, attempt, "result has", size, welcome.max_payload, self._place())
 
     def _requeue(self, task: WorkerTask) -> None:
         """Back to the head of the local queue; it has not started (or is taken not to have)."""
@@ -465,10 +477,7 @@ class WorkerCore:
                     outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "final": True})
                 elif status == m.ERROR:
                     outcome = outcome._replace(detail=self._place())
-                welcome = self.session.welcome
-                if welcome is not None and payload_size(payload) > welcome.max_payload:
-                    size, most = payload_size(payload), welcome.max_payload
-                    outcome = m.quota_exceeded(task.id, attempt, "result has", size, most, self._place())
+                outcome = self._beyond_max_payload(task.id, attempt, payload) or outcome
             self._end(task, outcome)
 
     def _slot_exited(self, event: SlotExited, now: float) -> None:
@@ -493,6 +502,8 @@ class WorkerCore:
                 self._end(guilty, self._stopped_outcome(guilty, now - slot.progress, event))
             else:
                 detail = self._crash_detail(event)
+                if event.element >= 0 and isinstance(guilty.assignment.span, tuple):
+                    detail["element"] = event.element
                 outcome = m.Outcome(
                     guilty.id, guilty.assignment.attempt, m.CRASHED, b"", now - slot.progress, detail
                 )
@@ -502,7 +513,7 @@ class WorkerCore:
     def _place(self) -> m.Detail:
         return {"worker": self.settings.name, "host": self.settings.host}
 
-    def _crash_detail(self, event: SlotExited) -> m.Detail:
+    def _crash_detail(self, event: SlotExited) -> dict[str, Any]:
         how = f"was killed by {event.signal}" if event.signal else f"exited with code {event.exit_code}"
         detail: dict[str, Any] = {
             **self._place(),
@@ -522,8 +533,6 @@ class WorkerCore:
         elif event.oom_kill:
             detail["out_of_memory"] = True
             detail["error"] += "; the kernel killed for want of memory"
-        if event.element >= 0:
-            detail["element"] = event.element
         return detail
 
     def _stopped_outcome(self, task: WorkerTask, duration: float, exited: SlotExited | None) -> m.Outcome:
@@ -699,8 +708,9 @@ class WorkerCore:
             running = slot.running()
             if running is None:
                 continue
-            if slot.holds_back and not slot.recalled and now >= slot.progress + RECALL_AFTER:
-                self._recall(slot)
+            recall_at = slot.recall_at
+            if recall_at is not None and now >= recall_at:
+                self._recall(slot, now)
             if not running.announced and now >= slot.progress + RUNNING_AFTER:
                 running.announced = True
                 self._running.append(running.id)
@@ -758,7 +768,7 @@ class WorkerCore:
                 self._return_queue(now)
         for slot in self.slots.values():
             if len(slot.queue) > 1:
-                self._recall(slot)
+                self._recall(slot, now)
 
     def _maybe_leave(self, now: float) -> None:
         if self.queue and self.session.open:

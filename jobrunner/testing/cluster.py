@@ -170,7 +170,7 @@ class _Slot(SlotProcess):
     def read(self, task: SlotTask) -> Call:
         self.world.cluster.counts[task.name] += 1
         self._result = self._execute(task)
-        return Call((self.world.seconds,) * (task.span or (0, 1))[1])
+        return Call((self.world.seconds,) * (task.span[1] if isinstance(task.span, tuple) else 1))
 
     def outcome(self, task: SlotTask, ending: str) -> tuple[int, Payload]:
         if ending == RETURN:
@@ -182,7 +182,7 @@ class _Slot(SlotProcess):
         blocking.install(None)
         try:
             fn = serialization.load_function(self._definitions[task.function].blob)
-            if task.span is None:
+            if not isinstance(task.span, tuple):
                 args, kwargs = serialization.load_call(task.payload, task.values)
                 return m.OK, serialization.dump_result(fn(*args, **kwargs))
             columns = serialization.load_elements(task.payload)

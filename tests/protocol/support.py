@@ -9,6 +9,7 @@ from typing import Any
 from jobrunner.ids import ClientId, SlotId, TaskId, WorkerId
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Account
+from jobrunner.protocol.bundles import Results, pack_calls, pack_results
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.codec import decode, encode
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
@@ -56,12 +57,27 @@ def spec(
     client: str = "c",
     function: bytes = KEY,
     payload: Any = b"args",
-    span: tuple[int, int] | None = None,
+    span: m.Span = None,
     setup: bytes | None = None,
     **options: Any,
 ) -> m.TaskSpec:
     """A call; its id is "c-1" for number 1."""
     return m.TaskSpec(TaskId(f"{client}-{number}"), function, payload, span, m.TaskOptions(**options), setup)
+
+
+def bundle(number: int | str, *calls: bytes, client: str = "c", **options: Any) -> m.TaskSpec:
+    """A bundle of these calls' payloads."""
+    return spec(number, client=client, payload=pack_calls(list(calls)), span=len(calls), **options)
+
+
+def results(*payloads: bytes, failed: Sequence[int] = ()) -> bytes:
+    """What a slot tells of the first calls of a bundle."""
+    return pack_results(Results(list(payloads), [0.5] * len(payloads), list(failed)))
+
+
+def split(task: str, running: int, payload: bytes, attempt: int = 1) -> m.Outcome:
+    """A bundle that was given up; the call with that index goes on."""
+    return m.Outcome(TaskId(task), attempt, m.SPLIT, payload, 0.0, {"running": running})
 
 
 def ok(task: str, attempt: int = 1, payload: bytes = b"result", duration: float = 1.0) -> m.Outcome:
@@ -420,7 +436,7 @@ def record(
     number: int | str = 1,
     *,
     of: ClientPeer | None = None,
-    span: tuple[int, int] | None = None,
+    span: m.Span = None,
     depth: int = 0,
     now: float = 0.0,
     **options: Any,

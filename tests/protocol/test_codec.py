@@ -11,7 +11,7 @@ from protocol.support import DOUBLE, spec
 from jobrunner.config import LONGEST_PEER_TIMEOUT, MOST_SLOTS, SHORTEST_PEER_TIMEOUT
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.checks import DETAIL_TYPES, LARGEST, LARGEST_32
+from jobrunner.protocol.checks import DETAIL_TYPES, LARGEST, LARGEST_32, MOST_BUNDLED
 from jobrunner.protocol.codec import (
     INLINE_LIMIT,
     NUMBERS,
@@ -39,7 +39,9 @@ payloads = st.one_of(
     st.lists(frames, min_size=1, max_size=4).map(tuple),
 )
 spans = st.one_of(
-    st.none(), st.tuples(st.integers(0, 99), st.integers(1, 99)).map(lambda t: (t[0], t[0] + t[1]))
+    st.none(),
+    st.integers(1, MOST_BUNDLED),
+    st.tuples(st.integers(0, 99), st.integers(1, 99)).map(lambda t: (t[0], t[0] + t[1])),
 )
 options = st.builds(
     m.TaskOptions,
@@ -254,7 +256,7 @@ def test_frames_that_no_payload_names_are_an_error():
         decode(frames[:-1])
 
 
-@pytest.mark.parametrize("span", [(3, 3), (4, 3), (-1, 3), (0, 0)])
+@pytest.mark.parametrize("span", [(3, 3), (4, 3), (-1, 3), (0, 0), 0, -1, 2**40, True, 1.0])
 def test_a_span_holds_an_element(span):
     with pytest.raises(ProtocolError):
         decode(encode(m.Envelope("s", 1, 0, m.Submit([spec(1, span=span)]))))

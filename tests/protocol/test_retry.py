@@ -62,3 +62,11 @@ def test_a_chunk_whose_process_died_goes_back_to_be_split():
     assert verdict(chunk, m.CRASHED, 3) == FINISH
     assert verdict(chunk, m.LOST, 3) == REQUEUE, "a lost worker says nothing about an element"
     assert verdict(record(span=(3, 4)), m.CRASHED, 3) == REQUEUE, "a chunk of one cannot be split"
+
+
+@pytest.mark.parametrize("status", [m.CRASHED, m.LOST])
+@pytest.mark.parametrize("calls", [1, 4])
+def test_a_bundle_goes_back_to_be_taken_apart(status, calls):
+    bundle = record(span=calls)
+    bundle.crashes = 1
+    assert verdict(bundle, status, 3) == FINISH

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from simulation.seeking import find
 
 from jobrunner.protocol import retry
 from jobrunner.protocol.journal import JournalEntry
@@ -76,14 +77,6 @@ def test_no_story_depends_on_how_strings_are_hashed():
 
 
 # --- the laws can be broken, and that is seen ---------------------------------------------------------------------
-
-
-def find(profile: str | None = None, first: int = 0, limit: int = 500) -> int:
-    """The first seed that fails. `first` saves the time of those before, that are known not to find it."""
-    for seed in range(first, limit):
-        if run_seed(seed, profile=profile) is not None:
-            return seed
-    pytest.fail(f"{limit} seeds have not found the planted bug")
 
 
 def test_a_missing_fence_is_found(monkeypatch):

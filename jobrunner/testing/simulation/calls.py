@@ -8,6 +8,7 @@ import msgpack
 
 from jobrunner.ids import TaskId
 from jobrunner.payloads import Payload, buffers_of
+from jobrunner.protocol.messages import Span
 
 RETURN = "return"
 RAISE = "raise"
@@ -48,7 +49,7 @@ def read_call(payload: Payload) -> Call:
     return Call(*msgpack.unpackb(head, use_list=False))
 
 
-def result_of(task: TaskId, span: tuple[int, int] | None, call: Call) -> Payload:
+def result_of(task: TaskId, span: Span, call: Call) -> Payload:
     """What the task returns; nothing else does."""
     head: bytes = msgpack.packb(("result of", task, span, call.seconds[:1]))
     return (head, bytes(BIG)) if call.big else head
@@ -58,3 +59,8 @@ def error_of(task: TaskId) -> bytes:
     """What the task raises."""
     packed: bytes = msgpack.packb(("error of", task))
     return packed
+
+
+def flat(payload: Payload) -> bytes:
+    """A payload in one piece."""
+    return payload if isinstance(payload, bytes) else b"".join(bytes(part) for part in buffers_of(payload))

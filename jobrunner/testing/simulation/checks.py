@@ -6,8 +6,16 @@ from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
 from jobrunner.ids import ClientId, TaskId, client_of
-from jobrunner.payloads import Payload, buffers_of
+from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.bundles import (
+    Results,
+    bundle_of,
+    call_id,
+    outcome_of_call,
+    unpack_calls,
+    unpack_results,
+)
 from jobrunner.protocol.effects import SlotTask, Tick
 from jobrunner.testing.simulation.calls import (
     CRASH,
@@ -15,6 +23,7 @@ from jobrunner.testing.simulation.calls import (
     RETURN,
     Call,
     error_of,
+    flat,
     read_call,
     result_of,
 )
@@ -32,12 +41,14 @@ class Violation(AssertionError):
 class Execution:
     """One run of a task in a slot."""
 
-    __slots__ = ("attempt", "element", "ending", "task", "worker")
+    __slots__ = ("attempt", "bundled", "element", "ending", "task", "worker")
 
-    def __init__(self, task: TaskId, attempt: int, worker: str) -> None:
+    def __init__(self, task: TaskId, attempt: int, worker: str, bundled: bool = False) -> None:
         self.task = task
         self.attempt = attempt
         self.worker = worker
+        self.bundled = bundled
+        """As one of a bundle that was not given up, so that nobody counts how it ended."""
         self.ending = ""
         """Empty while it runs."""
         self.element = -1
@@ -65,6 +76,8 @@ class Truth:
         self.world = world
         self.executions: dict[TaskId, list[Execution]] = {}
         self.expected: dict[TaskId, Expected] = {}
+        """Of bundles, each of their calls."""
+        self.bundles: dict[TaskId, m.TaskSpec] = {}
         self.abandoned: set[ClientId] = set()
         """Clients that have crashed: nothing is expected for them."""
         self.accepted: set[TaskId] = set()
@@ -91,11 +104,13 @@ class Truth:
         if not node.stand_ins and not self.world.scenario.blocking:
             self.check(node.slots.executing() <= limit, f"{where}, which has only {limit} slots")
         expected = self.expected.get(task.id)
-        if task.id not in node.detached:
+        bundled = slot.bundle is not None
+        if not node.lost_sight_of(task.id):
             done = expected is not None and expected.outcome is not None
             late = self.world.scenario.journal and not self.world.progress_is_safe
             self.check(not done or late, f"{where}, after its client was told how it ended")
-            key = (node.name, task.id, task.attempt, self.world.epoch)
+            attempt = -task.attempt if bundled else task.attempt
+            key = (node.name, task.id, attempt, self.world.epoch)
             fresh = key not in self._begun or client_of(task.id) in self._forgotten
             self.check(fresh, f"{where} a second time")
             self._begun.add(key)
@@ -106,7 +121,7 @@ class Truth:
         once = expected is not None and expected.spec.options.at_most_once
         if once and self.world.progress_is_safe:
             self.check(not self.executions.get(task.id), f"{where}, though it ran before")
-        execution = Execution(task.id, task.attempt, node.name)
+        execution = Execution(task.id, task.attempt, node.name, bundled)
         self.executions.setdefault(task.id, []).append(execution)
         return execution
 
@@ -122,7 +137,11 @@ class Truth:
 
     def forgotten(self, client: ClientId, kept: Container[TaskId]) -> None:
         """The coordinator forgets a client, but for the tasks `kept`. Others that it names again are new ones."""
-        self._begun = {key for key in self._begun if client_of(key[1]) != client or key[1] in kept}
+        self._begun = {
+            key
+            for key in self._begun
+            if client_of(key[1]) != client or any(n in kept for n in names_of(key[1]))
+        }
         self._forgotten.add(client)
 
     def ended(self, execution: Execution, ending: str, element: int = -1) -> None:
@@ -134,7 +153,16 @@ class Truth:
     # --- from the clients ---
 
     def submitted(self, spec: m.TaskSpec) -> None:
-        self.expected[spec.id] = Expected(spec)
+        if not isinstance(spec.span, int):
+            self.expected[spec.id] = Expected(spec)
+            return
+        self.bundles[spec.id] = spec
+        for index, payload in enumerate(unpack_calls(spec.payload)):
+            call = spec._replace(id=call_id(spec.id, index), payload=payload, span=None)
+            self.expected[call.id] = Expected(call)
+
+    def calls_of(self, bundle: TaskId) -> list[TaskId]:
+        return [call_id(bundle, index) for index in range(m.calls_in(self.bundles[bundle].span))]
 
     def cancel_asked(self, task: TaskId, running: bool) -> None:
         expected = self.expected[task]
@@ -151,7 +179,10 @@ class Truth:
         expected.refused += 1
 
     def resolved(self, outcome: m.Outcome) -> None:
-        """A client's program is told how a task ended."""
+        """A client's program is told how a task ended, or all calls of a bundle."""
+        if outcome.id in self.bundles:
+            self._all_resolved(outcome)
+            return
         expected = self.expected.get(outcome.id)
         if expected is None:
             raise Violation(f"{outcome.id} was never submitted")
@@ -163,6 +194,29 @@ class Truth:
             if not execution.ending and not self.world.is_detached(execution.worker, outcome.id):
                 name = m.STATUS_NAMES[outcome.status]
                 raise Violation(f"{outcome.id} {name}, but still runs on {execution.worker}")
+
+    def _all_resolved(self, outcome: m.Outcome) -> None:
+        told = f"bundle {outcome.id} {m.STATUS_NAMES[outcome.status]}"
+        if outcome.status == m.OK:
+            self.split(outcome.id, outcome.payload, m.calls_in(self.bundles[outcome.id].span))
+            return
+        self.check(outcome.status in (m.CANCELLED, m.REFUSED), f"{told}, which says nothing of its calls")
+        for call in self.calls_of(outcome.id):
+            self.resolved(outcome._replace(id=call))
+
+    def split(self, bundle: TaskId, payload: Payload, count: int) -> None:
+        """A client's program is told how the first `count` calls of a bundle ended."""
+        results = unpack_results(payload) if count else Results([], [], [])
+        told = {len(results.payloads), len(results.durations)}
+        self.check(
+            told == {count}, f"of bundle {bundle} {count} calls are over, but there are {told} results"
+        )
+        outcome = m.Outcome(bundle, 1, m.OK, payload)
+        for index in range(count):
+            call = outcome_of_call(outcome, index)
+            self.check(call is not None, f"nothing is told of call {index} of bundle {bundle}")
+            assert call is not None
+            self.resolved(call)
 
     def watched(self, outcome: m.Outcome) -> None:
         """A client is told how somebody else's task ended."""
@@ -228,18 +282,20 @@ class Truth:
         """Crashed too often, or lost with its worker too often."""
         world, spec = self.world, expected.spec
         executions = self.executions.get(spec.id, [])
-        crashes = [execution for execution in executions if execution.ending == CRASH]
+        crashes = [e for e in executions if e.ending == CRASH and not e.bundled]
         limit = world.scenario.crash_limit
         detail = outcome.detail or {}
         if spec.options.at_most_once:
             return  # the first crash is the last; so is whatever makes one doubt whether it ran
-        chunk = spec.span is not None and spec.span[1] - spec.span[0] > 1
+        chunk = m.calls_in(spec.span) > 1
         if outcome.status == m.CRASHED and chunk:
             elements = {execution.element for execution in crashes}
             self.check(
                 detail.get("element") in elements, f"{what} in {detail.get('element')}, not {elements}"
             )
             return
+        plain = spec.span is None
+        self.check(not (plain and "element" in detail), f"{what}, which has no elements: {detail}")
         self.check(detail.get("limit") == limit, f"{what}, not because of the crash limit: {detail}")
         self.check(len(detail["attempts"]) >= limit, f"{what} without its story: {detail}")
         if world.workers_are_safe:
@@ -304,6 +360,8 @@ class Truth:
             if getattr(scheduler, name):
                 yield f"coordinator: {name} {list(getattr(scheduler, name))[:5]}"
         results = scheduler.results
+        if scheduler.needs.calls_sought:
+            yield f"coordinator: sought of bundles {scheduler.needs.calls_sought!r:.200}"
         if results.sought or results.kept or scheduler.needs.journaled:
             left = (list(results.sought), list(results.kept), scheduler.needs.journaled)
             yield f"coordinator: sought, kept, values in the journal: {left!r:.200}"
@@ -362,5 +420,7 @@ class Truth:
                 yield f"{node.name}: slot {slot.id} knows {sorted(slot.known)[:3]}"
 
 
-def flat(payload: Payload) -> bytes:
-    return payload if isinstance(payload, bytes) else b"".join(map(bytes, buffers_of(payload)))
+def names_of(task: TaskId) -> tuple[TaskId, ...]:
+    """Under which it may be known: its own, and that of the bundle that it was or is part of."""
+    bundle = bundle_of(task)
+    return (task,) if bundle is None else (task, bundle[0])

@@ -13,6 +13,7 @@ from jobrunner.protocol.effects import (
     Accepted,
     AnswerCancel,
     AnswerQuery,
+    BundleSplit,
     CancelRequested,
     DrainRequested,
     Effect,
@@ -44,7 +45,7 @@ from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 from jobrunner.protocol.principals import ANYONE, CLIENT, WORKER, Principal
 from jobrunner.protocol.task import ACTIVE
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
-from jobrunner.testing.simulation.checks import Violation
+from jobrunner.testing.simulation.checks import Violation, names_of
 from jobrunner.testing.simulation.slots import SimulatedSlots
 
 if TYPE_CHECKING:
@@ -296,6 +297,10 @@ class WorkerNode(PeerNode[WorkerCore]):
     def detach(self, tasks: Any) -> None:
         self.detached.update(tasks)
 
+    def lost_sight_of(self, task: TaskId) -> bool:
+        """Whether the coordinator has, of this task or of the bundle that it comes from."""
+        return any(name in self.detached for name in names_of(task))
+
 
 class SimulatedJournal:
     """What outlives the coordinators. A write takes its time, or fails; what a dead one had ordered is lost."""
@@ -355,9 +360,13 @@ class ClientNode(PeerNode[ClientCore]):
         self.post(SubmitRequested(specs, functions))
 
     def cancel(self, tasks: list[TaskId], running: bool) -> None:
-        wanted = [t for t in tasks if self.world.truth.expected[t].outcome is None]
+        truth = self.world.truth
+        wanted = [t for t in tasks if t in self.core.pending or t not in truth.bundles]
+        wanted = [t for t in wanted if t in truth.bundles or truth.expected[t].outcome is None]
         for task in wanted:
-            self.world.truth.cancel_asked(task, running)
+            for call in truth.calls_of(task) if task in truth.bundles else [task]:
+                if truth.expected[call].outcome is None:
+                    truth.cancel_asked(call, running)
         if wanted:
             self.post(CancelRequested(wanted, running))
 
@@ -390,13 +399,16 @@ class ClientNode(PeerNode[ClientCore]):
                     truth.watched(outcome)
                 else:
                     truth.resolved(outcome)
+        elif isinstance(effect, BundleSplit):
+            self.world.note(self.name, "splits", effect)
+            truth.split(effect.id, effect.results, effect.start)
         elif isinstance(effect, Accepted):
             truth.accepted.update(effect.ids)
         elif isinstance(effect, RecallResults):
             self._supply(effect.ids)
         elif isinstance(effect, AnswerCancel):
             for task in effect.refused:
-                if truth.expected[task].outcome is None:
+                if task not in truth.bundles and truth.expected[task].outcome is None:
                     truth.cancel_refused(task)
         elif isinstance(effect, AnswerQuery):
             truth.check(effect.number in self._queries, f"{self.name}: query {effect.number} answered twice")
@@ -433,6 +445,9 @@ class ClientNode(PeerNode[ClientCore]):
             "_watches",
         )
         left = [f"{self.name}: {name} {getattr(core, name)!r:.200}" for name in names if getattr(core, name)]
+        bundles = core._bundles
+        if bundles._wishes or bundles._unwanted:
+            left.append(f"{self.name}: wishes {bundles._wishes}, unwanted {bundles._unwanted}")
         if core._outbox.peek() is not None:
             left.append(f"{self.name}: its outbox is not empty")
         if core.session.link.unacked() or core.session.link.unacked_bytes:

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 from jobrunner.ids import TaskId, client_of
 from jobrunner.protocol import messages as m
-from jobrunner.testing.simulation.calls import CRASH, RAISE, RETURN, SIGINT, SIGKILL, SIGTERM, Call
+from jobrunner.protocol.bundles import call_id, pack_calls
+from jobrunner.testing.simulation.calls import (
+    CRASH,
+    RAISE,
+    RETURN,
+    SIGINT,
+    SIGKILL,
+    SIGTERM,
+    Call,
+    flat,
+    read_call,
+)
 
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.nodes import ClientNode
@@ -46,36 +57,106 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
     rng = world.rng
     specs: list[m.TaskSpec] = []
     functions: dict[bytes, m.FunctionDef] = {}
+    names: list[TaskId] = []
     endless: list[TaskId] = []
     for _ in range(count):
         task = client.new_id()
-        call, span = draw_call(world, kind)
-        if call.seconds[0] == ENDLESS:
-            endless.append(task)
-        number = rng.randrange(world.scenario.functions) if world.scenario.functions else world.serial()
-        definition = functions[function(number).key] = function(number)
-        setup = None
-        if rng.random() < 0.05:
-            setup = m.FunctionDef(b"setup", "setup", b"blob of setup")
-            functions[setup.key] = setup
-        options = draw_options(world, call)
-        key = None if setup is None else setup.key
-        needs = draw_needs(world, client, specs) if world.scenario.needs else ()
-        specs.append(m.TaskSpec(task, definition.key, call.payload(), span, options, key, 0, needs))
+        if world.scenario.bundles and rng.random() < 0.15:
+            spec = draw_bundle(world, task, functions, names, endless)
+        else:
+            spec = draw_task(world, client, kind, task, functions, names)
+            names.append(task)
+            if read_call(spec.payload).seconds[0] == ENDLESS:
+                endless.append(task)
+        specs.append(spec)
     client.submit(specs, list(functions.values()))
     if world.scenario.needs and rng.random() < 0.3:
         plan_watch(world, client)
-    plan_cancels(world, client, [spec.id for spec in specs], endless)
+    plan_cancels(world, client, names, endless)
+    bundles = [spec.id for spec in specs if spec.id in world.truth.bundles]
+    if bundles and rng.random() < 0.2:
+        at = world.now + rng.choice((0.0, 0.001, 0.1)) * rng.random()
+        world.at(at, lambda: cancel(client, bundles, False))
 
 
-def draw_needs(world: World, client: ClientNode, burst: list[m.TaskSpec]) -> tuple[TaskId, ...]:
+def draw_task(
+    world: World,
+    client: ClientNode,
+    kind: str,
+    task: TaskId,
+    functions: dict[bytes, m.FunctionDef],
+    names: list[TaskId],
+) -> m.TaskSpec:
+    """A plain call or a chunk; `names` are those of its burst that it may need."""
+    call, span = draw_call(world, kind)
+    key, setup = draw_functions(world, functions)
+    options = draw_options(world, call)
+    needs = draw_needs(world, client, names) if world.scenario.needs else ()
+    return m.TaskSpec(task, key, call.payload(), span, options, setup, 0, needs)
+
+
+def draw_functions(
+    world: World, functions: dict[bytes, m.FunctionDef]
+) -> tuple[m.FunctionKey, m.FunctionKey | None]:
+    """A function and, seldom, an initializer; into `functions` too."""
+    rng = world.rng
+    number = rng.randrange(world.scenario.functions) if world.scenario.functions else world.serial()
+    definition = functions[function(number).key] = function(number)
+    if rng.random() >= 0.05:
+        return definition.key, None
+    setup = m.FunctionDef(b"setup", "setup", b"blob of setup")
+    functions[setup.key] = setup
+    return definition.key, setup.key
+
+
+def draw_bundle(
+    world: World,
+    task: TaskId,
+    functions: dict[bytes, m.FunctionDef],
+    names: list[TaskId],
+    endless: list[TaskId],
+) -> m.TaskSpec:
+    """Calls that travel together; their ids go to `names`, those of calls that never end to `endless` too."""
+    rng = world.rng
+    calls = [draw_bundled_call(world) for _ in range(rng.randint(1, 12))]
+    for index, call in enumerate(calls):
+        names.append(call_id(task, index))
+        if call.seconds[0] == ENDLESS:
+            endless.append(names[-1])
+    key, setup = draw_functions(world, functions)
+    options = m.TaskOptions(priority=rng.choice((0, 0, 0, 1)))
+    payload = pack_calls([flat(call.payload()) for call in calls])
+    return m.TaskSpec(task, key, payload, len(calls), options, setup)
+
+
+def draw_bundled_call(world: World) -> Call:
+    """Mostly a short one, as was expected."""
+    rng = world.rng
+    seconds = float(10 ** rng.uniform(-5, -3))
+    draw = rng.random()
+    ending = RETURN
+    if draw < 0.01:
+        seconds = ENDLESS
+    elif draw < 0.05:
+        seconds = rng.uniform(0.01, 3.0)
+    elif draw < 0.08:
+        ending = CRASH
+    elif draw < 0.15:
+        ending = RAISE
+    bad_runs = rng.choice((1, 2, 1_000_000))
+    stopped_by = rng.choice((SIGINT, SIGINT, SIGTERM, SIGKILL))
+    blocks = world.scenario.blocking and rng.random() < 0.1
+    return Call((seconds,), ending, 0, bad_runs, stopped_by, rng.random() < 0.05, blocks)
+
+
+def draw_needs(world: World, client: ClientNode, burst: list[TaskId]) -> tuple[TaskId, ...]:
     """Some tasks that were submitted before: mostly this client's own, of this burst or an earlier one."""
     rng = world.rng
     if rng.random() < 0.6:
         return ()
     known = list(world.truth.expected)
     own = [task for task in known if client_of(task) == client.id]
-    sources = [[spec.id for spec in burst], own]
+    sources = [burst, own]
     if rng.random() < 0.1:
         sources.append(known)
     candidates = rng.choice([source for source in sources if source] or [[]])

@@ -72,6 +72,8 @@ class Scenario:
     """Seconds from the order to write until it is done, at most; 0: it is done at once, as in production."""
     journal_failures: float = 0.0
     """The share of entries that do not get into the journal."""
+    bundles: bool = False
+    """Some calls travel in bundles."""
     owners: int = 0
     """Keys that the clients have, one after the other; 0: nobody proves anything."""
     functions: int = 4
@@ -117,6 +119,7 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     if scenario.profile != "calm":
         _draw_faults(rng, scenario)
     scenario.owners = rng.choice((0, 1, 2, 3))
+    scenario.bundles = rng.random() < 0.6
     return scenario
 
 

@@ -28,10 +28,12 @@ from jobrunner.protocol.effects import (
     SlotPrinted,
     SlotReady,
     SlotReturned,
+    SlotSplit,
     SlotTask,
     SpawnSlot,
 )
 from jobrunner.protocol.messages import FunctionKey
+from jobrunner.testing.simulation.bundled import BundleRun
 from jobrunner.testing.simulation.calls import (
     CRASH,
     RAISE,
@@ -40,6 +42,7 @@ from jobrunner.testing.simulation.calls import (
     SIGKILL,
     Call,
     error_of,
+    flat,
     read_call,
     result_of,
 )
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
 FLUSH_INTERVAL = 0.001
 ATTENDANT_INTERVAL = 0.02
 PIPE_DELAY = 0.00005
+
+FULL = 0.02
+"""How likely the results of a bundle's calls are too large to go on collecting, after each of them."""
 
 LONGEST_DEATH = 0.1
 """Seconds that a process may take to go once it was killed; until then it counts as running its task."""
@@ -69,6 +75,8 @@ class SlotProcess:
         self.ready = False
         self.dying = False
         self.task: SlotTask | None = None
+        """Of a bundle, the call that runs."""
+        self.bundle: BundleRun | None = None
         self.call = Call(())
         self.execution: Execution | None = None
         self.blocked = False
@@ -109,11 +117,19 @@ class SlotProcess:
         self._queue.clear()
         self._flush()
         self._tell(SlotReturned(self.id, numbers))
+        self._give_up()
+
+    def _give_up(self) -> None:
+        bundle = self.bundle
+        if bundle is None or bundle.given_up or self.execution is None:
+            return
+        self._tell(SlotSplit(self.id, bundle.task.number, bundle.give_up(), bundle.index))
+        self.execution.bundled = False
 
     def interrupt(self, number: int) -> None:
         running = self.task is not None and self.task.number == number and not self.dying
         if running and self.call.stopped_by == SIGINT:
-            self._end(self._turn, RAISE)
+            self._end(self._turn, RAISE, interrupted=True)
 
     def signal(self, name: str) -> None:
         if self.dying or (name == "SIGTERM" and self.task is not None and self.call.stopped_by == SIGKILL):
@@ -143,6 +159,12 @@ class SlotProcess:
             self._flush()
             return
         task = self._queue.popleft()
+        if isinstance(task.span, int):
+            self.bundle = BundleRun(task, self.world.now)
+            task = self.bundle.next()
+        self._begin(task)
+
+    def _begin(self, task: SlotTask) -> None:
         self.task = task
         self.call = call = self.read(task)
         self._turn += 1
@@ -152,7 +174,7 @@ class SlotProcess:
             truth.check(key is None or key in self.functions, f"{task.id}: its function was never sent")
         bad = truth.runs_of(task.id) < call.bad_runs
         self.execution = truth.started(self.node, self, task)
-        start, stop = task.span or (0, 1)
+        start, stop = task.span if isinstance(task.span, tuple) else (0, 1)
         seconds = call.seconds[start:stop]
         ending = call.ending if bad and start <= call.guilty < stop else RETURN
         lasts = sum(seconds)
@@ -172,7 +194,7 @@ class SlotProcess:
             self.blocked = blocked
             self._tell(SlotBlocked(self.id, blocked))
 
-    def _end(self, turn: int, ending: str) -> None:
+    def _end(self, turn: int, ending: str, *, interrupted: bool = False) -> None:
         task = self.task
         if not self.alive or turn != self._turn or task is None:
             return
@@ -187,8 +209,20 @@ class SlotProcess:
         assert self.execution is not None
         self.world.truth.ended(self.execution, ending)
         status, payload = self.outcome(task, ending)
-        self._outcomes.append(SlotOutcome(task.number, status, payload, self.world.now - self._began))
-        self.task = self.execution = None
+        duration = self.world.now - self._began
+        bundle = self.bundle
+        if bundle is not None and not interrupted:
+            if bundle.has_more() and self.world.rng.random() < FULL:
+                self._give_up()
+            if not bundle.given_up:
+                bundle.add(flat(payload), duration, status == m.ERROR)
+                self.task = self.execution = None
+                if bundle.has_more():
+                    self._begin(bundle.next())
+                    return
+                status, payload, duration = m.OK, bundle.results(), self.world.now - bundle.began
+        self._outcomes.append(SlotOutcome(task.number, status, payload, duration))
+        self.task = self.execution = self.bundle = None
         if self.world.now - self._last_flush >= FLUSH_INTERVAL:
             self._flush()
         elif len(self._outcomes) == 1 and self._queue:
@@ -213,12 +247,14 @@ class SlotProcess:
         self.alive = False
         if self.execution is not None:
             self.world.truth.ended(self.execution, CRASH)
-        self.task = self.execution = None
+        self.task = self.execution = self.bundle = None
         self._queue.clear()
 
     def _element(self) -> int:
         assert self.task is not None
-        if self.task.span is None:
+        if self.bundle is not None:
+            return self.bundle.index
+        if not isinstance(self.task.span, tuple):
             return -1
         start, stop = self.task.span
         left = self.world.now - self._began

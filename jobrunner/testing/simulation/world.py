@@ -209,7 +209,9 @@ class World:
 
     def is_detached(self, worker: str, task: TaskId) -> bool:
         """Whether the coordinator lost sight of a task at this worker, which may then run it in spite of all."""
-        return any(node.name == worker and (not node.alive or task in node.detached) for node in self.workers)
+        return any(
+            node.name == worker and (not node.alive or node.lost_sight_of(task)) for node in self.workers
+        )
 
     def revive(self) -> None:
         """Start what is missing; called some time after each crash and each orderly end."""

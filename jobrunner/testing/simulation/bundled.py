@@ -1,0 +1,47 @@
+"""A bundle in a simulated slot: what `workers.bundle` is in a real one."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from jobrunner.protocol.bundles import Results, call_id, pack_results, unpack_calls
+from jobrunner.protocol.effects import SlotTask
+
+
+class BundleRun:
+    """The calls of one bundle, which its slot runs one after the other."""
+
+    def __init__(self, task: SlotTask, began: float) -> None:
+        self.task = task
+        self.began = began
+        self.index = -1
+        """Of the call that runs."""
+        self.given_up = False
+        self._left = deque(unpack_calls(task.payload))
+        self._results = Results([], [], [])
+
+    def has_more(self) -> bool:
+        return bool(self._left)
+
+    def next(self) -> SlotTask:
+        """The next call, as if it were a task of its own."""
+        self.index += 1
+        return self.task._replace(
+            id=call_id(self.task.id, self.index), payload=self._left.popleft(), span=None
+        )
+
+    def add(self, payload: bytes, duration: float, failed: bool) -> None:
+        """The call that ran has ended."""
+        self._results.payloads.append(payload)
+        self._results.durations.append(duration)
+        if failed:
+            self._results.failed.append(self.index)
+
+    def give_up(self) -> bytes:
+        """Let go of what has not started. The results so far; the call that runs goes on alone."""
+        self.given_up = True
+        self._left.clear()
+        return self.results()
+
+    def results(self) -> bytes:
+        return pack_results(self._results)

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import msgpack
+import pytest
+from protocol.support import ended, ok, results, spec, split
+
+from jobrunner.protocol import bundles
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.bundles import (
+    BUNDLE_SECONDS,
+    MOST_CALLS,
+    SMALL_CALL,
+    Limits,
+    Results,
+    bundle_of,
+    call_id,
+    limit,
+    outcome_of_call,
+    pack_calls,
+    pack_results,
+    permits,
+    unpack_calls,
+    unpack_results,
+)
+from jobrunner.protocol.checks import MOST_BUNDLED
+
+
+def test_a_bundle_is_over_in_a_bounded_time_and_bounded_itself():
+    assert limit(BUNDLE_SECONDS / 10) == 10
+    assert limit(BUNDLE_SECONDS / 1.5) == 1
+    assert limit(0.0) == limit(1e-300) == MOST_CALLS
+    assert limit(1e9) == 1
+    assert MOST_CALLS <= MOST_BUNDLED, "what a client makes, a coordinator takes"
+
+
+def test_only_plain_calls_are_bundled():
+    assert permits(m.TaskOptions())
+    assert permits(m.TaskOptions(name="n", priority=3))
+    for option in ({"retries": 1}, {"timeout": 1.0}, {"resources": (("gpu", 1.0),)}, {"detach": True}):
+        assert not permits(m.TaskOptions(**option)), option
+
+
+# --- how many go together -----------------------------------------------------------------------------------------
+
+
+def learned(*outcomes: m.Outcome, span: m.Span = None) -> int:
+    limits = Limits()
+    for outcome in outcomes:
+        limits.learn(spec(1, span=span), outcome)
+    return limits.of(spec(1).function)
+
+
+def test_of_a_function_that_has_never_ended_calls_go_alone():
+    assert Limits().of(b"unknown") == 1
+
+
+def test_short_calls_go_together():
+    assert learned(*[ok("c-1", duration=1e-7)] * 20) == MOST_CALLS
+    assert learned(*[ok("c-1", duration=4e-6)] * 40, span=4) == limit(1e-6)
+    assert learned(*[ok("c-1", duration=1.0)] * 3) == 1
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        ended("c-1", m.CRASHED),
+        ended("c-1", m.ERROR),
+        split("c-1", 0, b""),
+        ok("c-1", duration=1e-7, payload=bytes(SMALL_CALL + 1)),
+    ],
+)
+def test_after_anything_else_calls_go_alone_for_a_while(outcome):
+    short = [ok("c-1", duration=1e-7)] * 20
+    assert learned(*short, outcome) < MOST_CALLS / 4
+    assert learned(*short, outcome, *[ok("c-1", duration=1e-7)] * 60) == MOST_CALLS
+
+
+def test_a_client_of_very_many_functions_forgets_their_durations(monkeypatch):
+    monkeypatch.setattr(bundles, "MOST_FUNCTIONS", 3)
+    limits = Limits()
+    for number in range(10):
+        for _ in range(20):
+            limits.learn(spec(1, function=b"%d" % number), ok("c-1", duration=1e-7))
+    assert len(limits._seconds) <= 3
+    assert limits.of(b"0") == 1
+
+
+# --- ids ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_of_a_bundle_has_an_id_that_tells_both():
+    for index in (0, 7, MOST_CALLS - 1, MOST_BUNDLED - 1):
+        assert bundle_of(call_id("c-1", index)) == ("c-1", index)
+
+
+@pytest.mark.parametrize(
+    "task", ["c-1", "", "/", "c-1/", "c-1/x", "c-1/-1", "c-1/1.0", "c-1/99999", "c-1/ 1"]
+)
+def test_other_ids_are_those_of_no_call_of_a_bundle(task):
+    assert bundle_of(task) is None
+
+
+@pytest.mark.parametrize("task", ["c-1/03", "c-1/00", "c-1/\u0663", "c-1/\u00b2"])
+def test_a_call_has_no_second_id(task):
+    """Its outcome would be told under the first, and whoever asked under the second would wait for ever."""
+    assert bundle_of(task) is None
+
+
+# --- what a bundle's payload and outcome say ------------------------------------------------------------------------
+
+
+def test_calls_and_results_come_back_as_they_were_also_out_of_frames():
+    packed = pack_calls([b"a", b"", b"c" * 1000])
+    assert unpack_calls(packed) == unpack_calls((packed[:5], packed[5:])) == [b"a", b"", b"c" * 1000]
+    told = Results([b"r", b"e"], [0.5, 0.25], [1])
+    packed = pack_results(told)
+    assert unpack_results(packed) == unpack_results((packed[:3], packed[3:])) == told
+
+
+def test_each_call_has_its_own_outcome():
+    whole = ok("c-1", payload=results(b"a", b"b", failed=[1]))._replace(detail={"worker": "w", "host": "h"})
+    place = {"worker": "w", "host": "h"}
+    assert outcome_of_call(whole, 0) == m.Outcome("c-1/0", 1, m.OK, b"a", 0.5, place)
+    assert outcome_of_call(whole, 1) == m.Outcome("c-1/1", 1, m.ERROR, b"b", 0.5, place)
+    assert outcome_of_call(whole, 2) is None
+
+
+def test_a_bundle_that_was_given_up_tells_of_the_first_calls_alone():
+    given_up = split("c-1", 1, results(b"a"))
+    assert outcome_of_call(given_up, 0).payload == b"a"
+    assert outcome_of_call(given_up, 1) is None
+
+
+def test_an_error_of_the_whole_is_that_of_each_unless_together_they_were_too_large():
+    error = ended("c-1", m.ERROR, error="no such module")
+    assert outcome_of_call(error, 5) == error._replace(id="c-1/5")
+    assert outcome_of_call(m.quota_exceeded("c-1", 1, "result has", 10, 5), 5) is None
+    for status in (m.CRASHED, m.LOST, m.CANCELLED, m.REFUSED):
+        assert outcome_of_call(ended("c-1", status), 5) is None
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"",
+        b"\xc1",
+        b"\x93",
+        b"\x91" * 5000,
+        msgpack.packb(7),
+        msgpack.packb([[b"a"], [0.5]]),
+        msgpack.packb([[b"a"], [0.5], [], []]),
+        msgpack.packb([["text"], [0.5], []]),
+        msgpack.packb([[7], [0.5], []]),
+        msgpack.packb([b"a", [0.5], []]),
+        msgpack.packb([{0: b"a"}, [0.5], []]),
+        msgpack.packb([[b"a"], ["text"], []]),
+        msgpack.packb([[b"a"], [float("nan")], []]),
+        msgpack.packb([[b"a", b"b"], [0.5], []]),
+        msgpack.packb([[b"a"], [0.5], 7]),
+        msgpack.packb([[b"a"], [0.5], ["0"]]),
+        msgpack.packb({"payloads": [], "durations": [], "failed": []}),
+        msgpack.packb([[b"a"], [0.5], []]) + b"more",
+    ],
+)
+def test_a_worker_that_sends_nonsense_tells_nothing(nonsense):
+    for status in (m.OK, m.SPLIT):
+        assert outcome_of_call(m.Outcome("c-1", 1, status, nonsense), 0) is None

@@ -1,0 +1,77 @@
+"""Bugs that bundles could have, planted: some seed finds each."""
+
+from __future__ import annotations
+
+from simulation.seeking import find
+
+from jobrunner.protocol.bundles import bundle_of
+from jobrunner.protocol.client_bundles import Bundles
+from jobrunner.protocol.client_core import ClientCore
+from jobrunner.protocol.needs import Needs
+from jobrunner.protocol.scheduler import Scheduler
+from jobrunner.protocol.worker_core import WorkerCore
+
+
+def test_a_client_that_forgets_the_rest_of_a_bundle_is_found(monkeypatch):
+    real = ClientCore.add
+
+    def add(self, spec, *, regained=False):
+        if not regained:
+            real(self, spec)
+
+    monkeypatch.setattr(ClientCore, "add", add)
+    find()
+
+
+def test_a_client_that_begins_again_with_what_has_ended_is_found(monkeypatch):
+    real = Bundles._take_apart
+
+    def take_apart(self, spec, results, start, runs=False):
+        return real(self, spec, results, max(0, start - 1), runs)
+
+    monkeypatch.setattr(Bundles, "_take_apart", take_apart)
+    find()
+
+
+def test_a_worker_that_goes_on_under_the_name_of_the_bundle_is_found(monkeypatch):
+    real = WorkerCore._slot_split
+
+    def slot_split(self, event, now):
+        real(self, event, now)
+        task = self.slots[event.slot].queue.get(event.number) if event.slot in self.slots else None
+        bundle = None if task is None else bundle_of(task.id)
+        if bundle is not None and task.id in self.tasks:
+            del self.tasks[task.id]
+            task.assignment = task.assignment._replace(id=bundle[0])
+            self.tasks[task.id] = task
+
+    monkeypatch.setattr(WorkerCore, "_slot_split", slot_split)
+    find()
+
+
+def test_a_call_that_runs_on_and_is_started_again_is_found(monkeypatch):
+    monkeypatch.setattr(Scheduler, "_goes_on", lambda self, worker, outcome, now: None)
+    find()
+
+
+def test_a_call_that_runs_on_and_is_given_up_before_its_client_names_it_is_found(monkeypatch):
+    monkeypatch.setattr(Scheduler, "named_later", lambda self, task_id: False)
+    find()
+
+
+def test_a_cancelled_call_that_others_wait_for_is_found(monkeypatch):
+    monkeypatch.setattr(ClientCore, "tell_cancelled", lambda self, outcomes: None)
+    find()
+
+
+def test_a_call_of_a_bundle_that_is_never_said_to_have_ended_is_found(monkeypatch):
+    monkeypatch.setattr(Needs, "bundle_ended", lambda self, ended, now: None)
+    find()
+
+
+def test_wishes_that_are_never_forgotten_are_found(monkeypatch):
+    def forget(self, bundle):
+        self._core.forget(bundle)
+
+    monkeypatch.setattr(Bundles, "_forget", forget)
+    find()
