@@ -411,7 +411,7 @@ def test_a_client_that_is_gone_takes_what_was_sought_of_its_bundles_with_it(desk
     assert not desk.scheduler.needs.calls_sought
     desk.scheduler.needs.give_up_sought(NAMED_AGAIN_WITHIN)
     assert [(o.id, o.status) for o in desk.told(other)] == [(SECOND, m.LOST)]
-    assert desk.scheduler.counts[CANCELLED] == 1
+    assert desk.scheduler.counts[CANCELLED] == 3
 
 
 # --- at most once ---------------------------------------------------------------------------------------------------
