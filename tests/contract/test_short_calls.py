@@ -127,7 +127,7 @@ def test_any_of_those_that_wait_can_be_cancelled(executor, known_to_be_short, ho
     assert sorted(map(int, lines.read_text().split())) == rest
 
 
-def test_all_of_those_that_wait_can_be_cancelled_at_the_end(make_executor, tmp_path, eventually):
+def test_those_that_wait_are_cancelled_at_the_end(make_executor, tmp_path, eventually):
     executor = make_executor()
     for _ in range(3):
         gather([executor.submit(zoo.echo, i) for i in range(MANY)])
@@ -139,7 +139,9 @@ def test_all_of_those_that_wait_can_be_cancelled_at_the_end(make_executor, tmp_p
     (tmp_path / "go on").touch()
     gather(holding, timeout=30)
     executor.shutdown()
-    assert all(future.cancelled() for future in futures)
+    # Some may have been on their way into a slot, as they may with the standard library's pool.
+    assert all(future.cancelled() or future.result() == i for i, future in enumerate(futures))
+    assert futures[-1].cancelled()
 
 
 def test_ids_are_unique_and_known_to_the_calls(executor, known_to_be_short):

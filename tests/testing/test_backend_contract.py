@@ -14,7 +14,7 @@ from jobrunner.testing.backend_contract import main, run, table
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "third_party_backend"
-SOME = ("-k", "test_map and chunks or test_calls and submit")
+SOME = ("-k", "buffersize or test_submit")
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def installed(tmp_path, monkeypatch):
 def test_what_is_kept_is_counted_by_promise():
     report = run("threads", SOME)
     assert report.kept, str(report)
-    assert report.counts["map, in order, in chunks"]["kept"] > 0
+    assert report.counts["submit, functions, arguments and results"]["kept"] > 0
     assert "threads:" in str(report)
     assert "| promise | threads |" in table([report])
 

@@ -1,10 +1,13 @@
 """A jobrunner backend over any `concurrent.futures.Executor`: a complete example of a backend in a package of its own.
 
     from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
     from jobrunner import Executor
 
-    with ProcessPoolExecutor(4) as pool, Executor("pool", pool=pool) as ex:
+    with ProcessPoolExecutor(4, get_context("spawn")) as pool, Executor("pool", pool=pool) as ex:
         ...
+
+Its processes must not be forked, since an Executor has threads.
 
 What the pool itself does not have comes from `EngineBackend`: options, chunks of `map`, Futures as arguments, lambdas,
 exceptions with the traceback of where they were raised. This module only carries calls there and back.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -16,7 +17,10 @@ def test_the_contract_is_kept():
 
 
 def test_any_pool_will_do():
-    with ProcessPoolExecutor(2) as pool, Executor("pool", pool=pool) as executor:
+    spawn = multiprocessing.get_context(
+        "spawn"
+    )  # the program has threads, and forking would copy their locks
+    with ProcessPoolExecutor(2, spawn) as pool, Executor("pool", pool=pool) as executor:
         assert executor.max_workers == 2
         assert list(executor.map(lambda x: x * x, range(100))) == [x * x for x in range(100)]
 
