@@ -27,7 +27,8 @@ LEAVES = {
 RULES = {
     "config": set(),
     "chunking": set(),
-    "serialization": set(),
+    "noting": set(),
+    "serialization": {"noting"},
     "protocol": {"config"},
     "transport": {"protocol", "config"},
     "coordinator": {"protocol", "transport", "config", "journal", "keyring", "invitation"},

@@ -157,7 +157,7 @@ class Slot:
             for key in forget:
                 self.blobs.pop(key, None)
                 self.functions.pop(key, None)
-            for key, name, blob, _ in functions:
+            for key, name, blob, *_ in functions:
                 self.blobs[key] = name, blob
             for fields in tasks:
                 payload = attach(fields[5], parts)
