@@ -442,8 +442,8 @@ def _load_error(what: str, exc: BaseException) -> SerializationError:
     where = f"{platform.node()} (Python {platform.python_version()})"
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         return _error(
-            f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or send it"
-            f" along with cloudpickle.register_pickle_by_value({exc.name.partition('.')[0]})"
+            f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or ship it with"
+            f" Executor(..., ship=[{exc.name.partition('.')[0]}])"
         )
     return _error(f"{what} could not be unpickled on {where}: {describe(exc)}")
 

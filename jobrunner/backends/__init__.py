@@ -6,10 +6,11 @@ pays for what it uses. The class is called with a BackendSettings.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jobrunner.backends.base import Backend, BackendSettings
@@ -31,20 +32,36 @@ def known() -> list[str]:
     return sorted({*BUILT_IN, *(point.name for point in _entry_points())})
 
 
-def open_backend(name: str, settings: BackendSettings) -> Backend:
-    """Open the backend of that name. Raises ConfigError for an unknown name."""
+def open_backend(name: str, settings: BackendSettings, ship: Iterable[Any] = ()) -> Backend:
+    """Open the backend of that name. Raises ConfigError for an unknown name, and for what cannot be shipped."""
     factory = _find(name)
     if settings.address is not None and name in LOCAL:
         raise ConfigError(
             f"Executor({name!r}) runs on this host and takes no address (got {settings.address!r});"
             ' use Executor("cluster", address=...)'
         )
-    backend = factory(settings)
+    backend = factory(_with_shipped(name, settings, ship) if ship else settings)
     if not isinstance(backend, Backend):
         raise ConfigError(
             f"backend {name!r} gave {backend!r}, which is not a jobrunner.backends.base.Backend"
         )
     return backend
+
+
+def _with_shipped(name: str, settings: BackendSettings, ship: Iterable[Any]) -> BackendSettings:
+    """Where calls run in children of this process, only what these do not find anyway has to travel."""
+    from jobrunner import shipping  # here: most programs ship nothing
+
+    parts = shipping.find(ship)
+    if name == "threads":
+        shipping.make_importable_here(parts)
+        return settings
+    if name in LOCAL or (name == "cluster" and settings.address is None):
+        parts = [part for part in parts if not shipping.is_on_path(part)]
+    if not parts:
+        return settings
+    shipment = shipping.pack_parts(parts, settings.initializer, settings.initargs)
+    return dataclasses.replace(settings, initializer=shipment, initargs=())
 
 
 def _find(name: str) -> Callable[[BackendSettings], Any]:

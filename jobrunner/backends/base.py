@@ -30,6 +30,8 @@ class BackendSettings:
     address: str | None = None
     max_workers: int | None = None
     initializer: Callable[..., object] | None = None
+    """Called with `initargs` where calls are to run, before the first of them is unpickled there. What the Executor
+    ships is in it: then it is a `Shipment`, which first makes the modules importable."""
     initargs: tuple[Any, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the Executor that only this backend knows; an unknown one is a ConfigError."""
@@ -42,6 +44,7 @@ class BackendSettings:
                     "max_workers",
                     "initializer",
                     "initargs",
+                    "ship",
                     "address",
                     "show_output",
                     "connect_timeout",

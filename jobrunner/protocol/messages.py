@@ -184,6 +184,16 @@ def quota_exceeded(
     return Outcome(task, attempt, ERROR, detail=detail)
 
 
+def shipment_exceeded(task: TaskId, definition: FunctionDef, most: int) -> Outcome:
+    """As `quota_exceeded`, because of the modules that the call brings along."""
+    names = ", ".join(definition.ships[:5]) + (", ..." if len(definition.ships) > 5 else "")
+    error = (
+        f"what is shipped with it ({names}) has {len(definition.blob):,} bytes, packed, and the coordinator takes"
+        f" {most:,} at most (max_payload): ship less, or install it on the workers"
+    )
+    return Outcome(task, 0, ERROR, detail={"too_large": True, "final": True, "error": error})
+
+
 class Held(NamedTuple):
     """A task that a reconnecting worker still has."""
 
