@@ -134,9 +134,6 @@ class Scheduler:
             self.tell_client(client, beyond_quota(spec.id, excess))
             return True
         refusal = self._refusal(spec, function, setup, now)
-        if refusal is not None:
-            self.tell_client(client, refusal)
-            return True
         client.account.add_call(size, resources)
         record = TaskRecord(
             spec.id, client, function, spec.payload, spec.span, spec.options, setup, spec.depth, now
@@ -173,6 +170,8 @@ class Scheduler:
             self.finish(record, record.unmet, FAILED, now)
         elif settling or record.may_have_run:
             self._delay(record, self.settled_at)
+        elif refusal is not None:
+            self.finish(record, refusal, FAILED, now)
         elif record.state == QUEUED:
             self.queue.push(record)
         return True

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jobrunner.ids import TaskId, client_of
 from jobrunner.protocol import messages as m
 from jobrunner.testing.simulation.calls import CRASH, RAISE, RETURN, SIGINT, SIGKILL, SIGTERM, Call
+from jobrunner.testing.simulation.scenario import MODULES
 
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.nodes import ClientNode
@@ -19,8 +20,14 @@ ENDLESS = 1e6
 QUERIES = ("status", "workers", "tasks", "task", "nonsense")
 
 
-def function(number: int) -> m.FunctionDef:
-    return m.FunctionDef(b"function %d" % number, f"f{number}", b"blob of %d" % number)
+def function(number: int, needy: bool = False) -> m.FunctionDef:
+    """`needy`: two of three need a module."""
+    modules = ((), *((module,) for module in MODULES))[number % 3] if needy else ()
+    return m.FunctionDef(b"function %d" % number, f"f{number}", b"blob of %d" % number, "", modules)
+
+
+SETUP = m.FunctionDef(b"setup", "setup", b"blob of setup")
+SHIPMENT = m.FunctionDef(b"shipment", "shipment", b"blob of shipment", ships=MODULES[:1])
 
 
 def start_program(world: World, client: ClientNode, tasks: int) -> None:
@@ -53,11 +60,13 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
         if call.seconds[0] == ENDLESS:
             endless.append(task)
         number = rng.randrange(world.scenario.functions) if world.scenario.functions else world.serial()
-        definition = functions[function(number).key] = function(number)
+        definition = function(number, bool(world.scenario.lacks))
+        functions[definition.key] = definition
         setup = None
         if rng.random() < 0.05:
-            setup = m.FunctionDef(b"setup", "setup", b"blob of setup")
-            functions[setup.key] = setup
+            setup = functions[SETUP.key] = SETUP
+        elif world.scenario.lacks and rng.random() < 0.2:
+            setup = functions[SHIPMENT.key] = SHIPMENT
         options = draw_options(world, call)
         key = None if setup is None else setup.key
         needs = draw_needs(world, client, specs) if world.scenario.needs else ()

@@ -12,6 +12,8 @@ PROFILES = ("calm", "lossy", "partitions", "crashes", "everything")
 
 KILL_SLOT = "kill slot"
 
+MODULES = ("m0", "m1")
+
 
 class Incident(NamedTuple):
     """Something that goes wrong `at` some time, and is over `duration` seconds later."""
@@ -76,6 +78,8 @@ class Scenario:
     """Keys that the clients have, one after the other; 0: nobody proves anything."""
     functions: int = 4
     """Different functions that all clients call; 0: each call has one of its own."""
+    lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of MODULES, those that the worker "w0", "w1" ... cannot import; where it is empty, functions need none."""
 
     @property
     def workers_are_safe(self) -> bool:
@@ -117,6 +121,9 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     if scenario.profile != "calm":
         _draw_faults(rng, scenario)
     scenario.owners = rng.choice((0, 1, 2, 3))
+    if rng.random() < 0.4:
+        for number in range(len(scenario.workers)):
+            scenario.lacks[f"w{number}"] = tuple(name for name in MODULES if rng.random() < 0.4)
     return scenario
 
 
