@@ -17,7 +17,7 @@ from jobrunner.ids import TaskId
 from jobrunner.protocol.functions import FunctionEntry
 from jobrunner.protocol.messages import REFUSED, Outcome
 from jobrunner.protocol.placement import Resources, module_demand
-from jobrunner.protocol.task import FAILED, QUEUED, WAITING, TaskRecord, demanded
+from jobrunner.protocol.task import ACTIVE, FAILED, QUEUED, WAITING, TaskRecord, demanded
 
 if TYPE_CHECKING:
     from jobrunner.protocol.membership import WorkerPeer
@@ -73,6 +73,7 @@ class Missing:
             if (record := scheduler.tasks.get(task_id)) is not None
             and record.worker is worker
             and record.attempt == attempt
+            and record.state in ACTIVE
         ]
         # Nothing is kept because a worker says so, but for what it was asked.
         asked = {name for record in records for name in needed(record.function, record.setup)}
