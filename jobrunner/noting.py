@@ -11,7 +11,7 @@ import functools
 import io
 import pickle
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -41,13 +41,18 @@ def pickle_noting(value: Any, noted: list[Any], *, plainly: bool) -> tuple[bytes
     return _dump(_by_value_pickler(), value, noted), True
 
 
-def modules_of(noted: Iterable[Any]) -> tuple[str, ...]:
-    """Top-level names of the modules that have to be imported for these, in order; without EVERYWHERE."""
+def modules_of(noted: Iterable[Any], by_value: Collection[str] = ()) -> tuple[str, ...]:
+    """Top-level names of the modules that have to be imported for these, in order; without EVERYWHERE.
+
+    `by_value` are modules that go by value themselves, with those inside of them.
+    """
     found: dict[str, None] = {}
     name: str | None
     for value in noted:
         if isinstance(value, ModuleType):
             name = value.__name__
+            if name not in sys.modules or any(f"{name}.".startswith(f"{module}.") for module in by_value):
+                continue  # it is in the pickle
         elif isinstance(value, (type, FunctionType, BuiltinFunctionType)):
             name = getattr(value, "__module__", None)
         else:

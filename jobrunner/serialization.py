@@ -153,7 +153,7 @@ def _dumped(fn: Callable[..., Any], stream: bytes, kind: int, noted: Sequence[An
     if modules is None:
         if len(_modules_needed) >= MOST_REFERENCES:
             _modules_needed.clear()
-        modules = _modules_needed[key] = modules_of(noted)
+        modules = _modules_needed[key] = modules_of(noted, _registered_by_value())
     return DumpedFunction(key, function_name(fn), blob, python, modules)
 
 
