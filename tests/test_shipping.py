@@ -167,11 +167,10 @@ def test_there_is_a_limit_that_is_named(package):
 
 
 def test_an_open_backend_takes_nothing_more(module):
-    with Executor("threads", max_workers=1) as executor:
-        backend = executor._lifetime.backend
-        pytest.raises(ConfigError, Executor, backend, ship=[module]).match(
-            "ship must be given to the Backend"
-        )
+    executor = Executor("threads", max_workers=1)
+    with pytest.raises(ConfigError, match="ship must be given to the Backend itself"):
+        Executor(executor._lifetime.backend, ship=[module])
+    executor.shutdown()
 
 
 # --- unpacking ------------------------------------------------------------------------------------------------------

@@ -185,7 +185,7 @@ class Missing:
             who = sorted(worker.name for worker in able if name in worker.lacks)
             if who:
                 user = function if name in function.definition.modules or setup is None else setup
-                parts.append(f"{lack(who)} the module {name!r}, which {user.definition.name} needs")
+                parts.append(f"{lack(who)} the module {name!r}, which {short_name(user)} needs")
         several = len(parts) > 1
         advice = f"install {'them' if several else 'it'} there, or ship {'them' if several else 'it'} with"
         return f"{', and '.join(parts)}: {advice} Executor(..., ship=[...])"
@@ -207,6 +207,11 @@ def needed(function: FunctionEntry, setup: FunctionEntry | None) -> tuple[str, .
 
 def demands_of(names: Iterable[str]) -> Resources:
     return tuple(module_demand(name) for name in names)
+
+
+def short_name(function: FunctionEntry) -> str:
+    """Without the functions inside of which it is defined."""
+    return function.definition.name.rpartition("<locals>.")[2]
 
 
 def lack(workers: list[str]) -> str:
