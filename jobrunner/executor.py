@@ -85,8 +85,9 @@ class Executor(concurrent.futures.Executor):
             name, address = choose(backend, address, config)
             opened = backends.open_backend(
                 name,
-                BackendSettings(config, address, config.max_workers, initializer, tuple(initargs), extra),
-                ship,
+                BackendSettings(
+                    config, address, config.max_workers, initializer, tuple(initargs), extra, ship
+                ),
             )
         self._lifetime = Lifetime(opened)
         self._options = DEFAULT_OPTIONS

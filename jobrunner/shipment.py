@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PREFIX = "jobrunner-slot-"
 """Begins the name of every such folder; they are in the folder for temporary files."""
 
-ABANDONED_AFTER = 24 * 3600.0
+ABANDONED_AFTER = 3600.0
 """Seconds between the making of two folders after which the older one is removed, if nobody holds its lock."""
 
 LENGTH = struct.Struct(">Q")

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from jobrunner.backends.base import Backend, BackendSettings
@@ -32,7 +32,7 @@ def known() -> list[str]:
     return sorted({*BUILT_IN, *(point.name for point in _entry_points())})
 
 
-def open_backend(name: str, settings: BackendSettings, ship: Iterable[Any] = ()) -> Backend:
+def open_backend(name: str, settings: BackendSettings) -> Backend:
     """Open the backend of that name. Raises ConfigError for an unknown name, and for what cannot be shipped."""
     factory = _find(name)
     if settings.address is not None and name in LOCAL:
@@ -40,7 +40,7 @@ def open_backend(name: str, settings: BackendSettings, ship: Iterable[Any] = ())
             f"Executor({name!r}) runs on this host and takes no address (got {settings.address!r});"
             ' use Executor("cluster", address=...)'
         )
-    backend = factory(_with_shipped(name, settings, ship) if ship else settings)
+    backend = factory(_with_shipped(name, settings) if settings.ship else settings)
     if not isinstance(backend, Backend):
         raise ConfigError(
             f"backend {name!r} gave {backend!r}, which is not a jobrunner.backends.base.Backend"
@@ -48,11 +48,11 @@ def open_backend(name: str, settings: BackendSettings, ship: Iterable[Any] = ())
     return backend
 
 
-def _with_shipped(name: str, settings: BackendSettings, ship: Iterable[Any]) -> BackendSettings:
+def _with_shipped(name: str, settings: BackendSettings) -> BackendSettings:
     """Where calls run in children of this process, only what these do not find anyway has to travel."""
     from jobrunner import shipping  # here: most programs ship nothing
 
-    parts = shipping.find(ship)
+    parts = shipping.find(settings.ship)
     if name == "threads":
         shipping.make_importable_here(parts)
         return settings

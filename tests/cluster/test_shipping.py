@@ -13,6 +13,14 @@ from conftest import BOUND, HERE, connected, until
 from jobrunner import Executor, QuotaError, SerializationError, current_executor
 
 
+@pytest.fixture(autouse=True)
+def _private_temporary_files(cluster, tmp_path):
+    """These workers are killed at the end, and what they leave must not stay."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    cluster.environment["TMPDIR"] = str(folder)
+
+
 @pytest.fixture
 def at_home(tmp_path, monkeypatch):
     """Writes packages that this process can import and workers cannot; they are unloaded at the end."""
