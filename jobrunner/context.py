@@ -21,6 +21,13 @@ TASK_WORKER = "JOBRUNNER_TASK_WORKER"
 """Environment variable of a slot: the name of its worker."""
 
 
+SLOT_FOLDER = "JOBRUNNER_SLOT_FOLDER"
+"""Environment variable of a slot that starts: the path of a folder that it may make, and that its worker removes."""
+
+slot_folder: str | None = None
+"""That path, in a slot."""
+
+
 @dataclass(frozen=True)
 class Task:
     """The task that asks. Inside `map` it is a chunk, which runs several calls one after the other."""

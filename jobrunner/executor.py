@@ -7,9 +7,10 @@ is the backend's affair, see `backends.base`.
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from jobrunner import backends, options
@@ -38,6 +39,8 @@ class Executor(concurrent.futures.Executor):
         max_workers: calls that run at the same time. Default: the usable CPUs; a cluster has what it has.
         initializer: called with `initargs` in each slot before its first call.
         address: for backends that join something.
+        ship: modules that exist only here and that the calls need: module objects, and paths of packages'
+            folders or of single files. A package's data files go along. See docs/shipping.md.
         show_output: print here what the calls print elsewhere. Default: yes.
         connect_timeout: seconds to wait for the cluster.
         extra: options that only one backend knows.
@@ -55,6 +58,7 @@ class Executor(concurrent.futures.Executor):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        ship: Iterable[ModuleType | str | os.PathLike[str]] = (),
         address: str | None = None,
         show_output: bool | None = None,
         connect_timeout: float | None = None,
@@ -74,8 +78,8 @@ class Executor(concurrent.futures.Executor):
         }
         if isinstance(backend, Backend):
             superfluous = [name for name, value in given.items() if value is not None] + list(extra)
-            if superfluous or initializer is not None:
-                named = ", ".join(superfluous) or "initializer"
+            if superfluous or initializer is not None or ship:
+                named = ", ".join(superfluous) or ("ship" if ship else "initializer")
                 raise ConfigError(f"a Backend is open already: {named} must be given to the Backend itself")
             opened = backend
         else:
@@ -83,7 +87,9 @@ class Executor(concurrent.futures.Executor):
             name, address = choose(backend, address, config)
             opened = backends.open_backend(
                 name,
-                BackendSettings(config, address, config.max_workers, initializer, tuple(initargs), extra),
+                BackendSettings(
+                    config, address, config.max_workers, initializer, tuple(initargs), extra, ship
+                ),
             )
         self._lifetime = Lifetime(opened)
         self._options = DEFAULT_OPTIONS

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.machinery
+import importlib.util
 import math
 import os
 import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -29,6 +33,26 @@ def module_path() -> list[str]:
     except FileNotFoundError:  # the folder was removed
         return path
     return path if here in path else [*path, here]
+
+
+def missing_modules(names: Iterable[str]) -> list[str]:
+    """Those of these top-level modules that a child process could not import; it is told without doing it."""
+    missing = [name for name in names if not _is_found(name)]
+    if missing:
+        importlib.invalidate_caches()  # one may have been installed a moment ago
+        missing = [name for name in missing if not _is_found(name)]
+    return missing
+
+
+def _is_found(name: str) -> bool:
+    try:
+        if importlib.util.find_spec(name) is not None:
+            return True
+    except ValueError:  # it is loaded, and does not say from where
+        return True
+    except Exception:  # whoever answers for it here cannot tell: the import will
+        return True
+    return importlib.machinery.PathFinder.find_spec(name, module_path()) is not None
 
 
 def usable_cpus() -> int:

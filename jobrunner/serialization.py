@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from jobrunner.elements import Columns, ElementResults
 from jobrunner.facts import Facts, facts_of, is_importable, same
+from jobrunner.noting import modules_of, pickle_noting
 from jobrunner.payloads import Buffer, Payload, buffers_of
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class DumpedFunction(NamedTuple):
     blob: bytes
     python: str
     """Where it goes by value, the version that it needs, "3.11"; else empty."""
+    modules: tuple[str, ...] = ()
+    """Top-level modules that are imported when it is unpickled; without those that are everywhere."""
+    ships: tuple[str, ...] = ()
+    """Top-level modules that it brings along, see `shipping`."""
 
 
 _references: dict[Any, tuple[str, str, DumpedFunction]] = {}
@@ -67,6 +72,9 @@ _references: dict[Any, tuple[str, str, DumpedFunction]] = {}
 
 MOST_REFERENCES = 1000
 """Functions in there; a function that was defined again is let go of when it is full."""
+
+_modules_needed: dict[bytes, tuple[str, ...]] = {}
+"""By key, what was found out for functions that were dumped before."""
 
 _values_sent: dict[int, tuple[Facts, DumpedFunction]] = {}
 """By the id of their code, which is among the facts and so stays alive: functions that went by value."""
@@ -85,7 +93,7 @@ def dump_function(fn: Callable[..., Any]) -> DumpedFunction:
             known = _references.get(fn)
             if known is not None and known[:2] == place:
                 return known[2]
-            dumped = _dumped(fn, pickle.dumps(fn, PROTOCOL), BY_REFERENCE)
+            dumped = _dumped(fn, pickle.dumps(fn, PROTOCOL), BY_REFERENCE, [fn])
             if len(_references) >= MOST_REFERENCES:
                 _references.clear()
             _references[fn] = (*place, dumped)
@@ -95,11 +103,12 @@ def dump_function(fn: Callable[..., Any]) -> DumpedFunction:
             before = _values_sent.get(id(fn.__code__))
             if facts is not None and before is not None and same(facts, before[0]):
                 return before[1]
+    noted: list[Any] = []
     try:
-        stream, goes_by_value = (_pickle_by_value(fn), True) if kind is FunctionType else _pickle(fn, None)
+        stream, goes_by_value = pickle_noting(fn, noted, plainly=kind is not FunctionType)
     except Exception as exc:
         raise _error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}") from exc
-    dumped = _dumped(fn, stream, BY_VALUE if goes_by_value else BY_REFERENCE)
+    dumped = _dumped(fn, stream, BY_VALUE if goes_by_value else BY_REFERENCE, noted)
     if facts is not None and len(stream) < OUT_OF_BAND:
         if len(_values_sent) >= MOST_VALUES:
             _values_sent.clear()
@@ -135,10 +144,17 @@ def function_name(fn: Callable[..., Any]) -> str:
     return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
 
 
-def _dumped(fn: Callable[..., Any], stream: bytes, kind: int) -> DumpedFunction:
+def _dumped(fn: Callable[..., Any], stream: bytes, kind: int, noted: Sequence[Any]) -> DumpedFunction:
+    """`noted` are the objects to which the pickle refers by name."""
     blob = bytes((kind, *sys.version_info[:2])) + stream
     python = ".".join(map(str, sys.version_info[:2])) if kind == BY_VALUE else ""
-    return DumpedFunction(blake2b(blob, digest_size=KEY_BYTES).digest(), function_name(fn), blob, python)
+    key = blake2b(blob, digest_size=KEY_BYTES).digest()
+    modules = _modules_needed.get(key)
+    if modules is None:
+        if len(_modules_needed) >= MOST_REFERENCES:
+            _modules_needed.clear()
+        modules = _modules_needed[key] = modules_of(noted, _registered_by_value())
+    return DumpedFunction(key, function_name(fn), blob, python, modules)
 
 
 def _registered_by_value() -> frozenset[str]:
@@ -436,8 +452,8 @@ def _load_error(what: str, exc: BaseException) -> SerializationError:
     where = f"{platform.node()} (Python {platform.python_version()})"
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         return _error(
-            f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or send it"
-            f" along with cloudpickle.register_pickle_by_value({exc.name.partition('.')[0]})"
+            f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or ship it with"
+            f" Executor(..., ship=[{exc.name.partition('.')[0]}])"
         )
     return _error(f"{what} could not be unpickled on {where}: {describe(exc)}")
 

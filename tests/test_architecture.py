@@ -29,7 +29,10 @@ LEAVES = {
 RULES = {
     "config": set(),
     "chunking": set(),
-    "serialization": set(),
+    "noting": set(),
+    "serialization": {"noting"},
+    "shipment": {"serialization"},
+    "shipping": {"config", "serialization", "shipment"},
     "protocol": {"config"},
     "transport": {"protocol", "config"},
     "coordinator": {"protocol", "transport", "config", "journal", "keyring", "invitation"},
@@ -42,11 +45,13 @@ RULES = {
     "journal": {"private_files", "protocol"},
     "local_cluster": {"config"},
     "embedded": {"config", "protocol", "transport", "workers"},
-    "workers": {"protocol", "transport", "config", "credentials", "serialization", "executor"},
+    "workers": {"protocol", "transport", "config", "credentials", "serialization", "shipment", "executor"},
     "backends": {
         "protocol",
         "transport",
         "serialization",
+        "shipment",
+        "shipping",
         "config",
         "credentials",
         "futures",
@@ -183,7 +188,16 @@ def test_only_clients_and_slots_unpickle():
     importing = {
         part_of(name) for name, path in SOURCES.items() if "jobrunner.serialization" in imports(path)
     }
-    assert importing <= {"backends", "workers", "mapping", "options", "cli", "testing"}
+    assert importing <= {
+        "backends",
+        "workers",
+        "mapping",
+        "options",
+        "shipment",
+        "shipping",
+        "cli",
+        "testing",
+    }
 
 
 WALL_CLOCKS = ("time.time(", "time.time_ns(", "datetime.now", "datetime.utcnow", "date.today")

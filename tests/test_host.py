@@ -6,7 +6,15 @@ import sys
 import pytest
 
 from jobrunner import host
-from jobrunner.host import cgroup_limit, module_path, own_cgroup, own_host, python_version, usable_cpus
+from jobrunner.host import (
+    cgroup_limit,
+    missing_modules,
+    module_path,
+    own_cgroup,
+    own_host,
+    python_version,
+    usable_cpus,
+)
 
 
 @pytest.fixture
@@ -86,3 +94,21 @@ def test_what_this_program_can_import_a_child_can_too(monkeypatch, tmp_path):
     assert "/b" in module_path()
     monkeypatch.chdir(tmp_path)
     assert {"", str(tmp_path)} & set(module_path())
+
+
+def test_a_missing_module_is_found_out_without_an_import(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert missing_modules(["json", "sys", "nowhere_at_all", "pytest"]) == ["nowhere_at_all"]
+    (tmp_path / "nowhere_at_all.py").write_text("raise SystemExit('it was imported')")
+    assert missing_modules(["nowhere_at_all"]) == [], "the current folder is searched by slots too"
+
+
+def test_who_cannot_tell_does_not_say_that_a_module_is_missing(monkeypatch):
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            raise RuntimeError(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Finder])
+    monkeypatch.setitem(sys.modules, "made_up", type(sys)("made_up"))
+    assert missing_modules(["no_such_thing", "made_up"]) == []

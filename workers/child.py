@@ -163,7 +163,7 @@ class Slot:
             for key in forget:
                 self.blobs.pop(key, None)
                 self.functions.pop(key, None)
-            for key, name, blob, _ in functions:
+            for key, name, blob, *_ in functions:
                 self.blobs[key] = name, blob
             for fields in tasks:
                 payload = attach(fields[5], parts)
@@ -294,6 +294,9 @@ class Slot:
             try:
                 self.function(key)()
                 self.setups[key] = None
+                # It is not called again, and what it ships may be large.
+                self.functions.pop(key, None)
+                self.blobs.pop(key, None)
             except BaseException as exc:
                 if self.interrupted and isinstance(exc, KeyboardInterrupt):
                     raise
@@ -454,6 +457,7 @@ def main(arguments: list[str]) -> NoReturn:
     faulthandler.enable(2)
     try:
         data, control, board, lifeline, parent = (int(argument) for argument in arguments)
+        context.slot_folder = os.environ.pop(context.SLOT_FOLDER, None)
         # The worker's thread may have blocked signals, and that is inherited.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         tie_group_to(out_of_the_way(lifeline))

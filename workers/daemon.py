@@ -9,7 +9,7 @@ import time
 from jobrunner.config import WorkerConfig
 from jobrunner.context import TASK_ADDRESS, TASK_WORKER
 from jobrunner.credentials import WORKER_ROLES, credentials_for
-from jobrunner.host import own_host, python_version, unknown_host, usable_cpus
+from jobrunner.host import missing_modules, own_host, python_version, unknown_host, usable_cpus
 from jobrunner.ids import WorkerId, random_token
 from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
@@ -78,4 +78,5 @@ def settings_for(config: WorkerConfig) -> WorkerSettings:
         drain_timeout=config.drain_timeout,
         unacknowledged_bytes=config.unacknowledged_bytes,
         slot_memory=config.slot_memory,
+        missing=missing_modules,
     )

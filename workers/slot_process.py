@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import codecs
 import os
+import secrets
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from jobrunner.context import SLOT_FOLDER
 from jobrunner.host import module_path
 from jobrunner.ids import SlotId
 from jobrunner.protocol.effects import (
@@ -28,6 +31,7 @@ from jobrunner.protocol.effects import (
     SlotSplit,
 )
 from jobrunner.protocol.messages import STDERR, STDOUT
+from jobrunner.shipment import PREFIX, remove
 from jobrunner.workers import memory
 from jobrunner.workers.board import Board, create_board_file
 from jobrunner.workers.channel import BufferedChannel, channel_pair
@@ -110,7 +114,12 @@ class SlotProcess:
             lifeline, end = os.pipe()
             theirs.callback(os.close, lifeline)
             ours.callback(os.close, end)
-            self._popen = start_process([data, control, board, lifeline], environment)
+            # The slot makes it when calls bring modules along. It is removed here, since slots are mostly killed.
+            folder = f"{tempfile.gettempdir()}/{PREFIX}{secrets.token_hex(8)}"
+            ours.callback(remove, folder)
+            self._popen = start_process(
+                [data, control, board, lifeline], {**environment, SLOT_FOLDER: folder}
+            )
             self._resources = ours.pop_all()
         self.pid = self._popen.pid
         self._streams: dict[int, tuple[int, codecs.IncrementalDecoder]] = {}

@@ -90,7 +90,9 @@ class Author:
 
     def function(self) -> m.FunctionDef:
         python = self.rng.choice(("", "", "", "3", "3.11", "3.99", "x"))
-        return m.FunctionDef(self.key(), self.word(), b"blob", python)
+        modules = self.rng.choice(((), (), ("numpy",), ("numpy", "torch"), (self.word(),)))
+        ships = self.rng.choice(((), (), (), ("numpy",), (self.word(),)))
+        return m.FunctionDef(self.key(), self.word(), b"blob", python, modules, ships)
 
     def task(self) -> m.TaskSpec:
         rng = self.rng
@@ -187,7 +189,9 @@ class Author:
             m.Forget: lambda: m.Forget(self.many(self.key)),
             m.Outcomes: lambda: m.Outcomes(self.many(self.outcome)),
             m.Running: lambda: m.Running(ids),
-            m.Returned: lambda: m.Returned(self.many(lambda: (self.id(), self.attempt()))),
+            m.Returned: lambda: m.Returned(
+                self.many(lambda: (self.id(), self.attempt())), rng.choice(([], [], ["numpy"], [self.word()]))
+            ),
             m.Capacity: lambda: m.Capacity(self.count()),
             m.Output: lambda: m.Output(
                 self.many(lambda: m.OutputChunk(self.id(), "f", rng.choice((1, 2)), self.word()))

@@ -8,6 +8,7 @@ pays for what it uses. The class is called with a BackendSettings.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import importlib.metadata
@@ -78,19 +79,35 @@ def capabilities(name: str) -> frozenset[str]:
 
 
 def open_backend(name: str, settings: BackendSettings) -> Backend:
-    """Open the backend of that name. Raises ConfigError for an unknown name."""
+    """Open the backend of that name. Raises ConfigError for an unknown name, and for what cannot be shipped."""
     factory = _find(name)
     if settings.address is not None and name in LOCAL:
         raise ConfigError(
             f"Executor({name!r}) takes no address (got {settings.address!r});"
             ' use Executor("cluster", address=...)'
         )
-    backend = factory(settings)
+    backend = factory(_with_shipped(name, settings) if settings.ship else settings)
     if not isinstance(backend, Backend):
         raise ConfigError(
             f"backend {name!r} gave {backend!r}, which is not a jobrunner.backends.base.Backend"
         )
     return backend
+
+
+def _with_shipped(name: str, settings: BackendSettings) -> BackendSettings:
+    """Where calls run in children of this process, only what these do not find anyway has to travel."""
+    from jobrunner import shipping  # here: most programs ship nothing
+
+    parts = shipping.find(settings.ship)
+    if name == "threads":
+        shipping.make_importable_here(parts)
+        return settings
+    if name in LOCAL or (name == "cluster" and settings.address is None):
+        parts = [part for part in parts if not shipping.is_on_path(part)]
+    if not parts:
+        return settings
+    shipment = shipping.pack_parts(parts, settings.initializer, settings.initargs)
+    return dataclasses.replace(settings, initializer=shipment, initargs=())
 
 
 def _find(name: str) -> Callable[[BackendSettings], Any]:

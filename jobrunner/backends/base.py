@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -30,9 +30,13 @@ class BackendSettings:
     address: str | None = None
     max_workers: int | None = None
     initializer: Callable[..., object] | None = None
+    """Called with `initargs` where calls are to run, before the first of them is unpickled there. What the Executor
+    ships is in it: then it is a `Shipment`, which first makes the modules importable."""
     initargs: tuple[Any, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the Executor that only this backend knows; an unknown one is a ConfigError."""
+    ship: Iterable[Any] = ()
+    """What the Executor was told to ship. A backend need not look at it, for `initializer` sees to it."""
 
     def refuse_unknown(self, backend: str, *known: str) -> None:
         """For backends: raise ConfigError for a keyword argument that is not in `known`."""
@@ -42,6 +46,7 @@ class BackendSettings:
                     "max_workers",
                     "initializer",
                     "initargs",
+                    "ship",
                     "address",
                     "show_output",
                     "connect_timeout",

@@ -65,6 +65,7 @@ from jobrunner.protocol.effects import (
     SupplyRequested,
     WatchRequested,
 )
+from jobrunner.shipment import Shipment
 from jobrunner.transport.driver import Driver, Wire
 from jobrunner.transport.service import error_named
 from jobrunner.version import __version__
@@ -128,8 +129,11 @@ class CoreBackend(Backend):
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
         self._setup: m.FunctionDef | None = None
-        if settings.initializer is not None:
-            self._setup = m.FunctionDef(*serialization.dump_setup(settings.initializer, settings.initargs))
+        initializer = settings.initializer
+        if isinstance(initializer, Shipment):
+            self._setup = m.FunctionDef(*initializer.dump())
+        elif initializer is not None:
+            self._setup = m.FunctionDef(*serialization.dump_setup(initializer, settings.initargs))
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._driver: Driver

@@ -71,7 +71,7 @@ def refusal(text: str, detail: dict[str, Any]) -> JobRunnerError:
     """Of a call that the coordinator has not taken."""
     if "quota" in detail:
         return QuotaError(text)
-    return SerializationError(text) if "python" in detail else JournalError(text)
+    return SerializationError(text) if "python" in detail or "modules" in detail else JournalError(text)
 
 
 def where(detail: dict[str, Any]) -> str:

@@ -1,17 +1,21 @@
 """One connection per cluster and process, for the Executors and Futures that arrive in tasks.
 
 A pickled Executor becomes a connection to the same cluster. Tasks that get one come by the thousand, so they share the
-connection of their process; it ends with the process.
+connection of their process; it ends with the process. What the tasks of this process brought along, their own calls on
+the same cluster bring along too.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 
+from jobrunner import shipment
 from jobrunner.backends import open_backend
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.cluster import ClusterBackend
 from jobrunner.config import ClientConfig, load
+from jobrunner.context import TASK_ADDRESS
 
 _lock = threading.Lock()
 _connections: dict[str, ClusterBackend] = {}
@@ -33,6 +37,9 @@ def connection_to(address: str) -> Backend:
             return _engines[address]
         present = _connections.get(address)
         if present is None or not present.usable:
-            settings = BackendSettings(load(ClientConfig), address=address)
+            inside = address == os.environ.get(TASK_ADDRESS)
+            settings = BackendSettings(
+                load(ClientConfig), address=address, initializer=shipment.installed if inside else None
+            )
             present = _connections[address] = ClusterBackend(settings)
         return present

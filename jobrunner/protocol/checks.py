@@ -28,6 +28,9 @@ LONGEST_KEY = 256
 MOST_BUNDLED = 4096
 """Calls in one bundle."""
 
+MOST_MODULES = 256
+"""Names of modules that come with one function."""
+
 LARGEST_MAP = 4096
 """Entries of one map."""
 
@@ -147,6 +150,13 @@ def names(value: Any) -> tuple[Any, ...]:
     return tuple(map(name, sequence(value))) if value else sequence(value)
 
 
+def modules(value: Any) -> tuple[str, ...]:
+    """Names of modules that a function needs or brings along."""
+    if len(sequence(value)) > MOST_MODULES:
+        raise ProtocolError(f"a function names {len(value)} modules, at most {MOST_MODULES} are allowed")
+    return names(value)
+
+
 def name_list(value: Any) -> list[Any]:
     return [name(item) for item in sequence(value)]
 
@@ -194,6 +204,7 @@ DETAIL_TYPES: dict[str, tuple[type, ...]] = {
     "traceback": TEXT,
     "element": COUNT,
     "running": COUNT,
+    "modules": (tuple,),
     "attempts": (tuple,),
     "limit": COUNT,
     "timeout": (*SECONDS, type(None)),

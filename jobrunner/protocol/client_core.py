@@ -117,6 +117,8 @@ class ClientCore:
         """Those that have not been sent in this session."""
         self._known = KnownFunctions()
         self._functions: dict[m.FunctionKey, m.FunctionDef] = {}
+        self._largest = 0
+        """Bytes of the largest function there was."""
         self._users: dict[m.FunctionKey, int] = {}
         self._cancelling: dict[TaskId, bool] = {}
         """Requests without an answer; the value says whether a running task is to be stopped too."""
@@ -180,6 +182,7 @@ class ClientCore:
     def _submit(self, event: SubmitRequested) -> None:
         for definition in event.functions:
             self._functions.setdefault(definition.key, definition)
+            self._largest = max(self._largest, len(definition.blob))
         for spec in event.tasks:
             self.add(spec)
         for definition in event.functions:
@@ -442,11 +445,14 @@ class ClientCore:
                 spec = self._outbox.peek()
                 continue
             bytes_ = payload_size(spec.payload)
-            if bytes_ > welcome.max_payload:
-                self._outbox.pop()
-                too_large.append(m.quota_exceeded(spec.id, 0, "arguments have", bytes_, welcome.max_payload))
-                spec = self._outbox.peek()
-                continue
+            most = welcome.max_payload
+            if bytes_ > most or self._largest > most:
+                excess = self._excess(spec, most)
+                if excess is not None:
+                    self._outbox.pop()
+                    too_large.append(excess)
+                    spec = self._outbox.peek()
+                    continue
             full = len(self._sent) >= welcome.window_tasks or (
                 self._sent and self._sent_bytes + bytes_ > welcome.window_bytes
             )
@@ -461,6 +467,18 @@ class ClientCore:
                 self._let_follow(spec.id)
             spec = self._outbox.peek()
         return tasks
+
+    def _excess(self, spec: m.TaskSpec, most: int) -> m.Outcome | None:
+        """How a call ends of which some part is larger than the coordinator takes."""
+        if payload_size(spec.payload) > most:
+            return m.quota_exceeded(spec.id, 0, "arguments have", payload_size(spec.payload), most)
+        for key in (spec.function, spec.setup):
+            definition = None if key is None else self._functions[key]
+            if definition is not None and len(definition.blob) > most:
+                if definition.ships:
+                    return m.shipment_exceeded(spec.id, definition, most)
+                return m.quota_exceeded(spec.id, 0, "function has", len(definition.blob), most)
+        return None
 
     # --- accounts ---
 

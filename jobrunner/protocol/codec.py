@@ -30,6 +30,7 @@ from jobrunner.protocol.checks import (
     integer,
     key,
     keys,
+    modules,
     name,
     name_list,
     names,
@@ -44,7 +45,7 @@ from jobrunner.protocol.checks import (
 )
 from jobrunner.shared_memory.payload import SharedPayload
 
-VERSION = 3
+VERSION = 4
 
 INLINE_LIMIT = 16 * 1024
 """Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
@@ -170,13 +171,20 @@ def write_options(value: m.TaskOptions) -> m.TaskOptions | None:
 
 def write_functions(functions: list[m.FunctionDef], w: Writer) -> list[Any]:
     # Its name is for people; Python sets no limit to that of a class within a class within a class.
-    return [(f[0], f[1][:LONGEST_NAME], w.payload(f[2]), f[3]) for f in functions]
+    return [(f[0], f[1][:LONGEST_NAME], w.payload(f[2]), f[3], f[4], f[5]) for f in functions]
 
 
 def read_functions(value: Any, r: Reader) -> list[m.FunctionDef]:
     return [
-        m.FunctionDef(key(k), name(title), r.blob(blob), name(python))
-        for k, title, blob, python in map(sequence, sequence(value))
+        m.FunctionDef(
+            key(k),
+            name(title),
+            r.blob(blob),
+            name(python),
+            () if needed == () else modules(needed),
+            () if brought == () else modules(brought),
+        )
+        for k, title, blob, python, needed, brought in map(sequence, sequence(value))
     ]
 
 
@@ -382,7 +390,11 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
         lambda f, r: m.Outcomes(read_outcomes(f[0], r)),
     ),
     (m.Running, lambda x, w: (x.ids,), lambda f, r: m.Running(name_list(f[0]))),
-    (m.Returned, lambda x, w: (x.tasks,), lambda f, r: m.Returned(read_returned(f[0]))),
+    (
+        m.Returned,
+        lambda x, w: (x.tasks, x.lacks),
+        lambda f, r: m.Returned(read_returned(f[0]), name_list(f[1])),
+    ),
     (m.Capacity, lambda x, w: (x.slots,), lambda f, r: m.Capacity(integer(f[0]))),
     (m.Output, lambda x, w: (x.chunks,), lambda f, r: m.Output(read_chunks(f[0]))),
     (m.Drain, lambda x, w: (), lambda f, r: m.Drain()),

@@ -625,6 +625,9 @@ class CoordinatorCore:
             self.scheduler.started(worker, task_id, now)
 
     def _on_returned(self, worker: WorkerPeer, message: m.Returned, now: float) -> None:
+        if message.lacks:
+            self.scheduler.missing.report(worker, message.tasks, message.lacks, now)
+            return
         for task_id, attempt in reversed(message.tasks):
             self.scheduler.returned(worker, task_id, attempt, now)
 

@@ -60,7 +60,9 @@ class FunctionEntry:
     @property
     def size(self) -> int:
         """Bytes, about."""
-        return len(self.definition.blob) + FUNCTION_BYTES
+        definition = self.definition
+        names = sum(map(len, definition.modules)) + sum(map(len, definition.ships))
+        return len(definition.blob) + FUNCTION_BYTES + names
 
 
 class FunctionTable:

@@ -22,7 +22,7 @@ from jobrunner.protocol.messages import (
     TaskOptions,
     WorkerHello,
 )
-from jobrunner.protocol.placement import Resources, python_demand
+from jobrunner.protocol.placement import MODULE, Resources, python_demand
 from jobrunner.protocol.principals import ANYONE, Principal
 from jobrunner.protocol.task import TaskRecord
 
@@ -141,6 +141,7 @@ class WorkerPeer(Peer):
         "free",
         "hello",
         "id",
+        "lacks",
         "name",
         "offers",
         "prefetch",
@@ -160,6 +161,8 @@ class WorkerPeer(Peer):
         self.offers = {**hello.resources, python: without_end}
         self.free = dict(self.offers)
         """Amounts of what it offers that no task holds."""
+        self.lacks: dict[str, float] = {}
+        """Modules that it cannot import, and when it said so; see `missing`."""
         self.draining = False
         self.prefetch = True
         """False from the moment it gave tasks back until it finishes one: our estimates were wrong for it."""
@@ -170,7 +173,14 @@ class WorkerPeer(Peer):
         self.cancels: list[CancelRequest] = []
 
     def fits(self, needs: Resources) -> bool:
-        return all(self.free.get(name, 0.0) >= amount for name, amount in needs)
+        return all(self.free.get(name, 0.0) >= amount or self._can_import(name) for name, amount in needs)
+
+    def offers_all(self, needs: Resources) -> bool:
+        """Whether it could run such a task if nothing else ran here."""
+        return all(self.offers.get(name, 0.0) >= amount or self._can_import(name) for name, amount in needs)
+
+    def _can_import(self, demand: str) -> bool:
+        return demand.startswith(MODULE) and demand[len(MODULE) :] not in self.lacks
 
     def take(self, record: TaskRecord) -> None:
         """Count a task that is now with this worker."""

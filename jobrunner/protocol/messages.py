@@ -93,6 +93,11 @@ class FunctionDef(NamedTuple):
     blob: bytes
     python: str = ""
     """Where it goes by value, the version that it needs: major and minor, "3.11"."""
+    modules: tuple[str, ...] = ()
+    """Top-level modules that its worker must be able to import; without the standard library's."""
+    ships: tuple[str, ...] = ()
+    """Of a setup, the top-level modules that it brings along: to the calls with it no worker lacks these, and no slot
+    serves calls with it and others."""
 
 
 Span: TypeAlias = "tuple[int, int] | int | None"
@@ -151,6 +156,7 @@ class Outcome(NamedTuple):
     "pid", "peak_memory" (bytes), "stderr" (last lines), "traceback" (where it died), "out_of_memory" (true),
     "quota" (true, with REFUSED: its owner has too much here already),
     "python" (true, with REFUSED: no worker has the version of Python that its function needs),
+    "modules" (with REFUSED: those that its function needs and no worker can import),
     "element" (absolute index in the span that was running when the process died),
     "running" (with SPLIT: the index of the call that goes on as a task of its own),
     "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
@@ -176,6 +182,16 @@ def quota_exceeded(
     )
     detail = {**(place or {}), "too_large": True, "final": True, "error": error}
     return Outcome(task, attempt, ERROR, detail=detail)
+
+
+def shipment_exceeded(task: TaskId, definition: FunctionDef, most: int) -> Outcome:
+    """As `quota_exceeded`, because of the modules that the call brings along."""
+    names = ", ".join(definition.ships[:5]) + (", ..." if len(definition.ships) > 5 else "")
+    error = (
+        f"what is shipped with it ({names}) has {len(definition.blob):,} bytes, packed, and the coordinator takes"
+        f" {most:,} at most (max_payload): ship less, or install it on the workers"
+    )
+    return Outcome(task, 0, ERROR, detail={"too_large": True, "final": True, "error": error})
 
 
 class Held(NamedTuple):
@@ -363,6 +379,8 @@ class Returned:
 
     tasks: list[tuple[TaskId, int]]
     """Pairs of id and attempt."""
+    lacks: list[str] = field(default_factory=list)
+    """Modules that these need and that cannot be imported there; each of them needs one at least."""
 
 
 @dataclass(slots=True)

@@ -40,9 +40,10 @@ Accept: TypeAlias = "Callable[[TaskRecord], bool]"
 class Lane:
     """The queued tasks of one priority and one kind of resources, taken in turn from their clients."""
 
-    __slots__ = ("clients", "turns")
+    __slots__ = ("clients", "needs", "turns")
 
-    def __init__(self) -> None:
+    def __init__(self, needs: Resources) -> None:
+        self.needs = needs
         self.clients: dict[ClientId, deque[TaskRecord]] = {}
         self.turns: deque[ClientId] = deque()
 
@@ -63,8 +64,8 @@ class Lane:
         for _ in range(len(turns)):
             client = turns[0]
             queue = self.clients[client]
-            while queue and queue[0].state != QUEUED:
-                queue.popleft()  # cancelled, or adopted by a worker, while it was in line
+            while queue and (queue[0].state != QUEUED or queue[0].demands != self.needs):
+                queue.popleft()  # cancelled, adopted by a worker, or moved to another line
             if not queue:
                 turns.popleft()
                 del self.clients[client]
@@ -99,7 +100,7 @@ class ReadyQueue:
             self._order[needs] = []
         lane = lanes.get(rank)
         if lane is None:
-            lane = lanes[rank] = Lane()
+            lane = lanes[rank] = Lane(needs)
             heapq.heappush(self._order[needs], rank)
         lane.push(record, front)
 
@@ -156,6 +157,15 @@ class ReadyQueue:
 def python_demand(version: str) -> tuple[str, float]:
     """What a worker of that version has without end, and others do not have at all."""
     return f"Python {version}", 1.0
+
+
+MODULE = "module "
+"""Begins the name of what a worker has that can import a module, see `missing`."""
+
+
+def module_demand(name: str) -> tuple[str, float]:
+    """What every worker has until it says that it does not."""
+    return MODULE + name, 1.0
 
 
 def room(slots: int, held: int, held_seconds: float, estimate: float) -> bool:

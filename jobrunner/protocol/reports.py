@@ -245,10 +245,11 @@ def why(core: CoordinatorCore, record: TaskRecord) -> str:
         return ""
     if not scheduler.workers:
         return "no worker has joined the cluster"
+    complaint = scheduler.missing.why(record)
+    if complaint:
+        return complaint
     needs = record.demands
-    if not any(
-        all(w.offers.get(name, 0.0) >= amount for name, amount in needs) for w in scheduler.workers.values()
-    ):
+    if not any(worker.offers_all(needs) for worker in scheduler.workers.values()):
         wanted = ", ".join(f"{name}={amount:g}" for name, amount in needs)
         return f"no worker offers {wanted}"
     if record.client.id in scheduler.queue.parked:

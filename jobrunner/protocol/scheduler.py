@@ -19,6 +19,7 @@ from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_e
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
+from jobrunner.protocol.missing import Missing
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import PREFETCH_SECONDS, UNKNOWN, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
@@ -36,6 +37,7 @@ from jobrunner.protocol.task import (
     WAITING,
     TaskRecord,
     call_size,
+    demanded,
 )
 
 RECENT = 1000
@@ -93,6 +95,7 @@ class Scheduler:
         self.unwritten: set[TaskId] = set()
         """Detached tasks that the journal does not have yet."""
         self.needs = Needs(self)
+        self.missing = Missing(self)
         self.tasks: dict[TaskId, TaskRecord] = {}
         self.clients: dict[ClientId, ClientPeer] = {}
         self.workers: dict[WorkerId, WorkerPeer] = {}
@@ -136,13 +139,13 @@ class Scheduler:
         if excess:
             self.tell_client(client, beyond_quota(spec.id, excess))
             return True
-        if function.demands and self.workers and not self._offered(function):
-            self.tell_client(client, self._wrong_python(spec.id, function))
-            return True
+        refusal = self._refusal(spec, function, setup, now)
         client.account.add_call(size, resources)
         record = TaskRecord(
             spec.id, client, function, spec.payload, spec.span, spec.options, setup, spec.depth, now
         )
+        if self.missing.scarce:
+            record.demands = self.missing.demands(record)
         function.users += 1
         if setup is not None:
             setup.users += 1
@@ -178,6 +181,8 @@ class Scheduler:
             self.finish(record, record.unmet, FAILED, now)
         elif settling or record.may_have_run:
             self._delay(record, self.settled_at)
+        elif refusal is not None:
+            self.finish(record, refusal, FAILED, now)
         elif record.state == QUEUED:
             self.queue.push(record)
         return True
@@ -186,6 +191,19 @@ class Scheduler:
         """Something of that call is too much; unless it is here already."""
         if not self._known(client, task_id):
             self.tell_client(client, beyond_quota(task_id, excess))
+
+    def _refusal(
+        self, spec: m.TaskSpec, function: FunctionEntry, setup: FunctionEntry | None, now: float
+    ) -> m.Outcome | None:
+        """How a new call ends that no worker who is here can run, for want of a version of Python or of modules."""
+        if self.workers:
+            for entry in (function, setup):
+                if entry is not None and entry.demands and not self._offered(entry):
+                    return self._wrong_python(spec.id, entry)
+        if not self.missing.scarce:
+            return None
+        base = demanded(spec.options.resources, function, setup)
+        return self.missing.refusal(spec.id, function, setup, base, now)
 
     def _offered(self, function: FunctionEntry) -> bool:
         """Whether any worker has the version of Python that a function needs."""
@@ -207,8 +225,9 @@ class Scheduler:
         if not strange:
             return
         for record in list(self.tasks.values()):
-            if record.function in strange and record.state in (QUEUED, WAITING):
-                self.finish(record, self._wrong_python(record.id, record.function), FAILED, now)
+            entry = record.function if record.function in strange else record.setup
+            if entry is not None and entry in strange and record.state in (QUEUED, WAITING):
+                self.finish(record, self._wrong_python(record.id, entry), FAILED, now)
 
     def restore(self, state: JournalState, now: float) -> None:
         """Take over what a coordinator before this one has kept. The clients are not here yet, nor the workers."""
@@ -418,8 +437,10 @@ class Scheduler:
         else:
             self._ended(record, outcome, now)
 
-    def returned(self, worker: WorkerPeer, task_id: TaskId, attempt: int, now: float) -> None:
-        """The worker gives back a task that it has not started."""
+    def returned(
+        self, worker: WorkerPeer, task_id: TaskId, attempt: int, now: float, *, prefetch: bool = False
+    ) -> None:
+        """The worker gives back a task that it has not started; `prefetch`: not because it had too many."""
         record = self.tasks.get(task_id)
         if record is None:
             held = self.unclaimed.get(task_id)
@@ -428,7 +449,7 @@ class Scheduler:
             return
         if record.worker is not worker or record.attempt != attempt or record.state not in ACTIVE:
             return
-        worker.prefetch = False
+        worker.prefetch = prefetch
         record.ended = attempt
         self._release(record)
         self._again(record, now)
@@ -539,6 +560,7 @@ class Scheduler:
         self.open.pop(worker, None)
         self.dirty.pop(worker, None)
         self.functions.worker_gone(worker.id)
+        self.missing.worker_gone(worker)
         self._drop_unclaimed_of(worker)
         self.resized = True
 
@@ -561,6 +583,7 @@ class Scheduler:
 
     def due(self, now: float) -> None:
         """Queue the tasks that wait for a time which has come."""
+        self.missing.due(now)
         while self.delayed and self.delayed[0][0] <= now:
             record = heapq.heappop(self.delayed)[2]
             record.delayed = False

@@ -4,8 +4,9 @@ Short tasks go into a slot several at a time, so that a call costs no message of
 can be recalled, so a wrong guess costs `RECALL_AFTER`, not the length of the task in front.
 
 A slot serves one owner in its life: what a task leaves behind in its process (environment variables, modules, open
-files) is met by tasks of the same owner alone. Where more owners have tasks here than there are slots, a slot that has
-served its owner for `QUANTUM` makes way for a new process.
+files) is met by tasks of the same owner alone. Calls that bring modules along (FunctionDef.ships) have an owner of
+their own here, so that nobody meets the modules of others, nor another version of his own. Where more owners have
+tasks here than there are slots, a slot that has served its owner for `QUANTUM` makes way for a new process.
 """
 
 from __future__ import annotations

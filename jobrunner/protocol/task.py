@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jobrunner.ids import ClientId
     from jobrunner.protocol.functions import FunctionEntry
     from jobrunner.protocol.membership import ClientPeer, WorkerPeer
+    from jobrunner.protocol.placement import Resources
 
 WAITING: Final = 0
 """Not to be run yet: it needs other tasks, waits for the time of its retry, or some worker may have it already."""
@@ -73,6 +74,14 @@ def call_size(payload: Payload, options: TaskOptions, needs: tuple[TaskId, ...])
     if needs:
         size += NEED_BYTES * len(needs)
     return size
+
+
+def demanded(resources: Resources, function: FunctionEntry, setup: FunctionEntry | None) -> Resources:
+    """What the worker of a call must offer, beside the modules."""
+    needs = resources + function.demands if function.demands else resources
+    if setup is not None and setup.demands:
+        needs += tuple(demand for demand in setup.demands if demand not in needs)
+    return needs
 
 
 class Interest:
@@ -145,10 +154,8 @@ class TaskRecord:
         self.weight = span if isinstance(span, int) else 1
         """What it counts for in all numbers that are shown: a bundle is as many calls."""
         self.options = options
-        self.demands = options.resources
+        self.demands = demanded(options.resources, function, setup)
         """What its worker must have."""
-        if function.demands:
-            self.demands += function.demands
         self.setup = setup
         self.depth = depth
         self.state = QUEUED

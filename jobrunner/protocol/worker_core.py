@@ -8,7 +8,7 @@ message was acknowledged; when a session is lost, the unacknowledged outcomes op
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,11 @@ START_FAILURES = 5
 """Slots that may die in a row before they were ready; then the worker gives up, with what they said."""
 
 
+def has_all(names: Iterable[str]) -> list[str]:
+    """The `missing` of a worker that can import whatever its clients can."""
+    return []
+
+
 @dataclass(frozen=True)
 class WorkerSettings:
     """What the core is told about itself. Times in seconds."""
@@ -102,6 +107,8 @@ class WorkerSettings:
     """Bytes that each slot may take."""
     peer_timeout: float = PEER_TIMEOUT
     """0: the coordinator is in this process."""
+    missing: Callable[[Iterable[str]], list[str]] = has_all
+    """Which of these top-level modules the slots cannot import; it looks for them, and imports nothing."""
 
 
 class WorkerCore:
@@ -116,6 +123,8 @@ class WorkerCore:
         self.functions: dict[m.FunctionKey, m.FunctionDef] = {}
         self._lingering: dict[m.FunctionKey, None] = {}
         """Functions that the coordinator takes to be forgotten here, though a task that is still here needs them."""
+        self._lacks: dict[m.FunctionKey, list[str]] = {}
+        """Of `functions`, those that need modules which were not found when they came, and these."""
         self.draining = False
         self._drain_until: float | None = None
         self._estimates: dict[m.FunctionKey, float] = {}
@@ -284,8 +293,9 @@ class WorkerCore:
 
     def _assigned(self, message: m.Assign, now: float) -> None:
         for definition in message.functions:
-            self.functions[definition.key] = definition
-            self._lingering.pop(definition.key, None)
+            self._learn(definition)
+        unable: list[tuple[TaskId, int]] = []
+        lacks: dict[str, None] = {}
         for assignment in message.tasks:
             present = self.tasks.get(assignment.id)
             if present is not None:
@@ -296,13 +306,45 @@ class WorkerCore:
                 self._log("warning", f"task {assignment.id} names a function that was never sent")
                 self.session.abandon("it named a function that it had not sent", now)
                 return
-            task = WorkerTask(assignment, message.owner)
+            missing = self._missing_for(assignment) if self._lacks else []
+            if missing:
+                unable.append((assignment.id, assignment.attempt))
+                lacks.update(dict.fromkeys(missing))
+                continue
+            task = WorkerTask(assignment, self._owner_of(assignment, message.owner))
             self.tasks[assignment.id] = task
             if not self.queue:
                 self._queue_moved = now
             self.queue.push(task)
+        if unable:
+            self._effects.append(self.session.send(m.Returned(unable, list(lacks)), now))
         if self.draining:
             self._return_queue(now)
+
+    def _learn(self, definition: m.FunctionDef) -> None:
+        self.functions[definition.key] = definition
+        self._lingering.pop(definition.key, None)
+        lacks = self.settings.missing(definition.modules) if definition.modules else []
+        if lacks:
+            self._lacks[definition.key] = lacks
+        else:
+            self._lacks.pop(definition.key, None)
+
+    def _missing_for(self, assignment: m.Assignment) -> list[str]:
+        """Modules that the call needs, does not bring along, and that cannot be imported now."""
+        suspects = list(self._lacks.get(assignment.function, ()))
+        if assignment.setup is not None:
+            suspects += self._lacks.get(assignment.setup, ())
+            ships = self.functions[assignment.setup].ships
+            suspects = [name for name in suspects if name not in ships]
+        return self.settings.missing(suspects) if suspects else []
+
+    def _owner_of(self, assignment: m.Assignment, owner: str) -> str:
+        """Calls that bring modules along are kept apart from others as those of different owners are."""
+        setup = assignment.setup
+        if setup is None or not self.functions[setup].ships:
+            return owner
+        return f"{owner} with {setup.hex()}"
 
     def _knows_functions_of(self, assignment: m.Assignment) -> bool:
         return assignment.function in self.functions and (
@@ -688,6 +730,7 @@ class WorkerCore:
         for key in [key for key in self._lingering if key not in needed]:
             del self._lingering[key]
             self.functions.pop(key, None)
+            self._lacks.pop(key, None)
             self._estimates.pop(key, None)
             for slot in self.slots.values():
                 slot.forgets(key)

@@ -228,7 +228,15 @@ def test_a_function_is_one_frame():
     assert [len(frame) for frame in frames][1:] == [codec.INLINE_LIMIT + 1]
     assert decode(frames).message == m.Submit([], [large])
     with pytest.raises(ProtocolError, match="a function takes one frame, not 2"):
-        decode([header(m.Submit, (), ((b"key", "f", 2, ""),), ()), b"a", b"b"])
+        decode([header(m.Submit, (), ((b"key", "f", 2, "", (), ()),), ()), b"a", b"b"])
+
+
+def test_a_function_names_a_bounded_number_of_modules():
+    few, many = ("m",) * 256, ("m",) * 257
+    good = m.FunctionDef(b"key", "f", b"", "", few, few)
+    assert sent(m.Submit([], [good])) == m.Submit([], [good])
+    for bad in (good._replace(modules=many), good._replace(ships=many)):
+        rejected(m.Submit([], [bad]), "a function names 257 modules, at most 256 are allowed")
 
 
 def test_an_error_does_not_show_a_whole_message():

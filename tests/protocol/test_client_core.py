@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from protocol.support import DOUBLE, HALVE, KEY, OTHER_KEY, client, ids, ok, spec
 
+from jobrunner.backends.failures import error_for
+from jobrunner.errors import QuotaError
 from jobrunner.ids import TaskId
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
@@ -69,6 +71,23 @@ def test_a_function_travels_once_even_if_it_was_not_needed_for_a_while():
     assert world.take() == [ResolveTasks([ok("c-1")])]
     submit(world, spec(2))
     assert world.heard_one(m.Submit) == m.Submit([spec(2)])
+
+
+def test_a_function_that_is_too_large_is_not_sent():
+    world = client(opened=False)
+    large, ships = (m.FunctionDef(b"%d" % n, "f", bytes(101), "", (), ("a",) * n) for n in (0, 1))
+    calls = [spec(1, function=large.key), spec(2, function=KEY, setup=ships.key), spec(3)]
+    submit(world, *calls, functions=[DOUBLE, large, ships])
+    world.heard()
+    world.open(max_payload=100)
+    (_, resolved) = world.take()
+    assert isinstance(resolved, ResolveTasks)
+    errors = {outcome.id: str(error_for(outcome, "f")) for outcome in resolved.outcomes}
+    assert "its function has 101 bytes, and the coordinator takes 100 at most" in errors["c-1"]
+    assert "what is shipped with it (a) has 101 bytes, packed, and the coordinator takes 100" in errors["c-2"]
+    assert {type(error_for(outcome, "f")) for outcome in resolved.outcomes} == {QuotaError}
+    assert world.heard() == [m.Reconciled(), m.Submit([spec(3)], [DOUBLE])]
+    assert list(world.core.pending) == ["c-3"]
 
 
 def test_functions_beyond_the_limit_are_forgotten_by_both_ends():

@@ -58,7 +58,8 @@ options = st.builds(
 )
 optional_keys = st.one_of(st.none(), keys)
 blobs = st.one_of(st.binary(max_size=50), st.integers(INLINE_LIMIT - 1, INLINE_LIMIT + 2).map(bytes))
-functions = st.lists(st.builds(m.FunctionDef, keys, words, blobs), max_size=3)
+names = st.lists(words, max_size=3).map(tuple)
+functions = st.lists(st.builds(m.FunctionDef, keys, words, blobs, words, names, names), max_size=3)
 plain = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), seconds, words, keys),
     lambda inner: st.one_of(
@@ -111,7 +112,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Forget: st.builds(m.Forget, lists(keys)),
     m.Outcomes: st.builds(m.Outcomes, lists(outcomes)),
     m.Running: st.builds(m.Running, lists(words)),
-    m.Returned: st.builds(m.Returned, lists(st.tuples(words, attempts))),
+    m.Returned: st.builds(m.Returned, lists(st.tuples(words, attempts)), lists(words)),
     m.Capacity: st.builds(m.Capacity, count),
     m.Output: st.builds(m.Output, lists(chunks)),
     m.Drain: st.builds(m.Drain),

@@ -78,6 +78,8 @@ class Truth:
         self.expected: dict[TaskId, Expected] = {}
         """Of bundles, each of their calls."""
         self.bundles: dict[TaskId, m.TaskSpec] = {}
+        self.definitions: dict[m.FunctionKey, m.FunctionDef] = {}
+        """By the keys that the clients know."""
         self.abandoned: set[ClientId] = set()
         """Clients that have crashed: nothing is expected for them."""
         self.accepted: set[TaskId] = set()
@@ -105,6 +107,8 @@ class Truth:
             self.check(node.slots.executing() <= limit, f"{where}, which has only {limit} slots")
         expected = self.expected.get(task.id)
         bundled = slot.bundle is not None
+        if expected is not None:
+            self._can_import(node, slot, expected.spec, where)
         if not node.lost_sight_of(task.id):
             done = expected is not None and expected.outcome is not None
             late = self.world.scenario.journal and not self.world.progress_is_safe
@@ -124,6 +128,21 @@ class Truth:
         execution = Execution(task.id, task.attempt, node.name, bundled)
         self.executions.setdefault(task.id, []).append(execution)
         return execution
+
+    def _can_import(self, node: WorkerNode, slot: SlotProcess, spec: m.TaskSpec, where: str) -> None:
+        """Its modules are there, and nobody else's."""
+        lacking = self.needed(spec) & set(node.lacks)
+        self.check(not lacking, f"{where}, which lacks {lacking}")
+        slot.serves.add(spec.setup if self._brings(spec) else None)
+        self.check(len(slot.serves) == 1, f"{where}, which has served {slot.serves}")
+
+    def needed(self, spec: m.TaskSpec) -> set[str]:
+        """The modules that its worker must have."""
+        functions = [self.definitions[key] for key in (spec.function, spec.setup) if key in self.definitions]
+        return {name for f in functions for name in f.modules} - self._brings(spec)
+
+    def _brings(self, spec: m.TaskSpec) -> set[str]:
+        return set(self.definitions[spec.setup].ships) if spec.setup in self.definitions else set()
 
     def _has_what_it_needs(self, expected: Expected | None, task: SlotTask, where: str) -> None:
         needs = () if expected is None else expected.spec.needs
@@ -245,6 +264,13 @@ class Truth:
             self.check(expected.cancelled_at is not None or gone, f"{what}, but nobody asked for that")
         elif status == m.UNMET:
             self._unmet(expected, outcome, what)
+        elif status == m.REFUSED and "modules" in (outcome.detail or {}):
+            missing = set((outcome.detail or {})["modules"])
+            lacked = {name for lacks in self.world.scenario.lacks.values() for name in lacks}
+            self.check(bool(missing), f"{what} for want of nothing")
+            self.check(
+                missing <= self.needed(spec) & lacked, f"{what} for want of {missing}, which are there"
+            )
         elif status == m.REFUSED:
             self.check(
                 self.world.scenario.journal_failures > 0, f"{what}, though the journal takes everything"
@@ -402,6 +428,7 @@ class Truth:
             "queue",
             "functions",
             "_estimates",
+            "_lacks",
             "_outcomes",
             "_unsent",
             "_running",

@@ -276,7 +276,9 @@ class WorkerNode(PeerNode[WorkerCore]):
             stop_grace=scenario.stop_grace,
             drain_timeout=scenario.drain_timeout,
             peer_timeout=scenario.peer_timeout,
+            missing=lambda names: [name for name in names if name in self.lacks],
         )
+        self.lacks = scenario.lacks.get(base, ())
         self.base = base
         self.slots = SimulatedSlots(self)
         self.stand_ins = False
@@ -355,6 +357,7 @@ class ClientNode(PeerNode[ClientCore]):
         return task_id(self.id, self._number, "0")
 
     def submit(self, specs: list[m.TaskSpec], functions: list[m.FunctionDef]) -> None:
+        self.world.truth.definitions.update((definition.key, definition) for definition in functions)
         for spec in specs:
             self.world.truth.submitted(spec)
         self.post(SubmitRequested(specs, functions))

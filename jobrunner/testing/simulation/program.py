@@ -19,6 +19,7 @@ from jobrunner.testing.simulation.calls import (
     flat,
     read_call,
 )
+from jobrunner.testing.simulation.scenario import MODULES
 
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.nodes import ClientNode
@@ -30,8 +31,14 @@ ENDLESS = 1e6
 QUERIES = ("status", "workers", "tasks", "task", "nonsense")
 
 
-def function(number: int) -> m.FunctionDef:
-    return m.FunctionDef(b"function %d" % number, f"f{number}", b"blob of %d" % number)
+def function(number: int, needy: bool = False) -> m.FunctionDef:
+    """`needy`: two of three need a module."""
+    modules = ((), *((module,) for module in MODULES))[number % 3] if needy else ()
+    return m.FunctionDef(b"function %d" % number, f"f{number}", b"blob of %d" % number, "", modules)
+
+
+SETUP = m.FunctionDef(b"setup", "setup", b"blob of setup")
+SHIPMENT = m.FunctionDef(b"shipment", "shipment", b"blob of shipment", ships=MODULES[:1])
 
 
 def start_program(world: World, client: ClientNode, tasks: int) -> None:
@@ -101,12 +108,14 @@ def draw_functions(
     """A function and, seldom, an initializer; into `functions` too."""
     rng = world.rng
     number = rng.randrange(world.scenario.functions) if world.scenario.functions else world.serial()
-    definition = functions[function(number).key] = function(number)
-    if rng.random() >= 0.05:
-        return definition.key, None
-    setup = m.FunctionDef(b"setup", "setup", b"blob of setup")
-    functions[setup.key] = setup
-    return definition.key, setup.key
+    definition = function(number, bool(world.scenario.lacks))
+    functions[definition.key] = definition
+    setup = None
+    if rng.random() < 0.05:
+        setup = functions[SETUP.key] = SETUP
+    elif world.scenario.lacks and rng.random() < 0.2:
+        setup = functions[SHIPMENT.key] = SHIPMENT
+    return definition.key, None if setup is None else setup.key
 
 
 def draw_bundle(

@@ -12,6 +12,8 @@ PROFILES = ("calm", "lossy", "partitions", "crashes", "everything")
 
 KILL_SLOT = "kill slot"
 
+MODULES = ("m0", "m1")
+
 
 class Incident(NamedTuple):
     """Something that goes wrong `at` some time, and is over `duration` seconds later."""
@@ -78,6 +80,8 @@ class Scenario:
     """Keys that the clients have, one after the other; 0: nobody proves anything."""
     functions: int = 4
     """Different functions that all clients call; 0: each call has one of its own."""
+    lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of MODULES, those that the worker "w0", "w1" ... cannot import; where it is empty, functions need none."""
 
     @property
     def workers_are_safe(self) -> bool:
@@ -120,6 +124,9 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
         _draw_faults(rng, scenario)
     scenario.owners = rng.choice((0, 1, 2, 3))
     scenario.bundles = rng.random() < 0.6
+    if rng.random() < 0.4:
+        for number in range(len(scenario.workers)):
+            scenario.lacks[f"w{number}"] = tuple(name for name in MODULES if rng.random() < 0.4)
     return scenario
 
 

@@ -81,6 +81,8 @@ class SlotProcess:
         self.execution: Execution | None = None
         self.blocked = False
         self.functions: set[FunctionKey] = set()
+        self.serves: set[FunctionKey | None] = set()
+        """The shipments of the tasks that have begun; None: there was one without."""
         self._queue: deque[SlotTask] = deque()
         self._outcomes: list[SlotOutcome] = []
         self._last_flush = 0.0

@@ -1,0 +1,224 @@
+"""Which worker cannot import what, as the workers have said, and what follows for the calls that need it.
+
+A function names the modules that it needs (`FunctionDef.modules`). A worker is taken to have them all until it gives a
+call back because it does not. From then on such calls go to others; where none of those that could run a call has its
+modules, the call ends. As long as nobody lacks anything, nothing here costs anything, and the queue knows no modules.
+
+An answer is not for ever, since the module may be installed meanwhile: in time, or when it would be the end of a new
+call, it is dropped, and the worker looks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from jobrunner.ids import TaskId
+from jobrunner.protocol.functions import FunctionEntry
+from jobrunner.protocol.messages import REFUSED, Outcome
+from jobrunner.protocol.placement import Resources, module_demand
+from jobrunner.protocol.task import ACTIVE, FAILED, QUEUED, WAITING, TaskRecord, demanded
+
+if TYPE_CHECKING:
+    from jobrunner.protocol.membership import WorkerPeer
+    from jobrunner.protocol.scheduler import Scheduler
+
+ANSWER_SECONDS = 30.0
+"""For which a worker's answer holds."""
+
+NEW_ANSWER_SECONDS = 1.0
+"""For which it holds where it would be the end of a new call."""
+
+MOST_WORKERS_NAMED = 5
+
+
+class Missing:
+    """Part of one Scheduler."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.scarce: frozenset[str] = frozenset()
+        """Modules that some worker lacks."""
+        self._oldest = 0.0
+        """When the first of the answers that still hold was given."""
+
+    def demands(self, record: TaskRecord) -> Resources:
+        """What its worker must have, the modules included that not every worker has."""
+        return base_demands(record) + demands_of(self._scarce(record.function, record.setup))
+
+    def refusal(
+        self,
+        task_id: TaskId,
+        function: FunctionEntry,
+        setup: FunctionEntry | None,
+        resources: Resources,
+        now: float,
+    ) -> Outcome | None:
+        """How a new call ends, if no worker can import what it needs."""
+        if not self._is_hopeless(function, setup, resources):
+            return None
+        names = self._scarce(function, setup)
+        if self._drop(names, now - NEW_ANSWER_SECONDS):
+            return None  # somebody looks again
+        return self._outcome(task_id, 0, function, setup, resources)
+
+    def report(
+        self, worker: WorkerPeer, returned: Iterable[tuple[TaskId, int]], names: Iterable[str], now: float
+    ) -> None:
+        """A worker has said that it cannot import these, and therefore gives back those tasks (with their attempts)."""
+        scheduler = self._scheduler
+        records = [
+            record
+            for task_id, attempt in returned
+            if (record := scheduler.tasks.get(task_id)) is not None
+            and record.worker is worker
+            and record.attempt == attempt
+            and record.state in ACTIVE
+        ]
+        # Nothing is kept because a worker says so, but for what it was asked.
+        asked = {name for record in records for name in needed(record.function, record.setup)}
+        lacks = asked.intersection(names)
+        if not self.scarce:
+            self._oldest = now
+        news = lacks - worker.lacks.keys()
+        worker.lacks.update(dict.fromkeys(sorted(lacks), now))
+        if lacks - self.scarce:
+            self._count()
+            self._sort_again()
+        else:
+            for record in records:
+                record.demands = self.demands(record)
+        for task_id, attempt in reversed(list(returned)):
+            scheduler.returned(worker, task_id, attempt, now, prefetch=worker.prefetch and bool(lacks))
+        self._end_hopeless(list(scheduler.tasks.values()) if news else records, now)
+
+    def worker_gone(self, worker: WorkerPeer) -> None:
+        if worker.lacks:
+            self._count()
+
+    def due(self, now: float) -> None:
+        """Drop the answers that have become old."""
+        if self.scarce and now > self._oldest + ANSWER_SECONDS:
+            self._drop(self.scarce, now - ANSWER_SECONDS)
+            answers = [at for worker in self._scheduler.workers.values() for at in worker.lacks.values()]
+            self._oldest = min(answers, default=now)
+
+    def why(self, record: TaskRecord) -> str:
+        """For who asks why a task waits: that no worker has its modules; else empty."""
+        base = base_demands(record)
+        if not self._is_hopeless(record.function, record.setup, base):
+            return ""
+        return self._complaint(record.function, record.setup, base)
+
+    def _scarce(self, function: FunctionEntry, setup: FunctionEntry | None) -> list[str]:
+        if not self.scarce:
+            return []
+        return [name for name in needed(function, setup) if name in self.scarce]
+
+    def _able(self, resources: Resources) -> list[WorkerPeer]:
+        """Workers that could run it, were it not for the modules."""
+        workers = self._scheduler.workers.values()
+        return [worker for worker in workers if not worker.draining and worker.offers_all(resources)]
+
+    def _is_hopeless(
+        self, function: FunctionEntry, setup: FunctionEntry | None, resources: Resources
+    ) -> bool:
+        names = self._scarce(function, setup)
+        if not names:
+            return False
+        able = self._able(resources)
+        return bool(able) and all(any(name in worker.lacks for name in names) for worker in able)
+
+    def _drop(self, names: Iterable[str], before: float) -> bool:
+        """Forget answers about these that were given before that time; whether there were any."""
+        dropped = False
+        for worker in self._scheduler.workers.values():
+            for name in names if worker.lacks else ():
+                if worker.lacks.get(name, before) < before:
+                    del worker.lacks[name]
+                    self._scheduler.open[worker] = None
+                    dropped = True
+        if dropped:
+            self._count()
+        return dropped
+
+    def _count(self) -> None:
+        self.scarce = frozenset(name for w in self._scheduler.workers.values() for name in w.lacks)
+
+    def _sort_again(self) -> None:
+        """Something has become scarce: what needs it waits in a line of its own from now on."""
+        scheduler = self._scheduler
+        for record in scheduler.tasks.values():
+            demands = self.demands(record)
+            if demands != record.demands:
+                record.demands = demands
+                if record.state == QUEUED:
+                    scheduler.queue.push(record)
+
+    def _end_hopeless(self, records: list[TaskRecord], now: float) -> None:
+        scheduler = self._scheduler
+        for record in records:
+            if record.state not in (QUEUED, WAITING):
+                continue
+            function, setup, resources = record.function, record.setup, base_demands(record)
+            if self._is_hopeless(function, setup, resources):
+                outcome = self._outcome(record.id, record.attempt, function, setup, resources)
+                scheduler.finish(record, outcome, FAILED, now)
+
+    def _outcome(
+        self,
+        task_id: TaskId,
+        attempt: int,
+        function: FunctionEntry,
+        setup: FunctionEntry | None,
+        resources: Resources,
+    ) -> Outcome:
+        names = self._scarce(function, setup)
+        error = self._complaint(function, setup, resources)
+        return Outcome(task_id, attempt, REFUSED, detail={"error": error, "modules": tuple(names)})
+
+    def _complaint(self, function: FunctionEntry, setup: FunctionEntry | None, resources: Resources) -> str:
+        names = self._scarce(function, setup)
+        able = self._able(resources)
+        parts = []
+        for name in names:
+            who = sorted(worker.name for worker in able if name in worker.lacks)
+            if who:
+                user = function if name in function.definition.modules or setup is None else setup
+                parts.append(f"{lack(who)} the module {name!r}, which {short_name(user)} needs")
+        several = len(parts) > 1
+        advice = f"install {'them' if several else 'it'} there, or ship {'them' if several else 'it'} with"
+        return f"{', and '.join(parts)}: {advice} Executor(..., ship=[...])"
+
+
+def base_demands(record: TaskRecord) -> Resources:
+    return demanded(record.options.resources, record.function, record.setup)
+
+
+def needed(function: FunctionEntry, setup: FunctionEntry | None) -> tuple[str, ...]:
+    """The modules that the worker of a call must have."""
+    own = function.definition.modules
+    if setup is None:
+        return own
+    definition = setup.definition
+    both = own + tuple(name for name in definition.modules if name not in own)
+    return tuple(name for name in both if name not in definition.ships) if definition.ships else both
+
+
+def demands_of(names: Iterable[str]) -> Resources:
+    return tuple(module_demand(name) for name in names)
+
+
+def short_name(function: FunctionEntry) -> str:
+    """Without the functions inside of which it is defined."""
+    return function.definition.name.rpartition("<locals>.")[2]
+
+
+def lack(workers: list[str]) -> str:
+    """ "worker a lacks", "workers a and b lack"; of many only some are named."""
+    if len(workers) == 1:
+        return f"worker {workers[0]} lacks"
+    if len(workers) > MOST_WORKERS_NAMED:
+        more = len(workers) - MOST_WORKERS_NAMED
+        return f"workers {', '.join(workers[:MOST_WORKERS_NAMED])} and {more} more lack"
+    return f"workers {', '.join(workers[:-1])} and {workers[-1]} lack"
