@@ -1,7 +1,8 @@
 """What the worker's core knows of one slot, and how many tasks to put into it at a time; pure.
 
-Short tasks go into a slot several at a time, so that a call costs no message of its own. What a slot has not started
-can be recalled, so a wrong guess costs `RECALL_AFTER`, not the length of the task in front.
+Short tasks go into a slot several at a time, so that a call costs no message of its own; of longer ones the next is at
+hand. What a slot has not started can be recalled, so a wrong guess costs `RECALL_AFTER`, not the length of the task in
+front; where another slot has nothing to do, `SPARE_AFTER`.
 
 A slot serves one owner in its life: what a task leaves behind in its process (environment variables, modules, open
 files) is met by tasks of the same owner alone. Where more owners have tasks here than there are slots, a slot that has
@@ -21,11 +22,18 @@ from jobrunner.protocol.placement import LEAST_ESTIMATE, UNKNOWN
 SLOT_SECONDS = 0.005
 """Estimated work that a slot may hold, the running task included, before it gets no further one."""
 
+AT_HAND_SECONDS = 0.015
+"""Estimate up to which one task may wait in a slot behind another one: else the slot would have nothing to do while its
+outcome goes to the worker, and the next task comes. Less than RECALL_AFTER."""
+
 SLOT_LIMIT = 256
 """Tasks that a slot may hold."""
 
 RECALL_AFTER = 0.02
 """Seconds without a finished task after which a slot gives back what it has not started."""
+
+SPARE_AFTER = 0.003
+"""As RECALL_AFTER, where another slot could run it at once. A slot reports short tasks more often than that."""
 
 QUANTUM = 0.5
 """Seconds that a slot is left to an owner who has more tasks while another one has none; to start one takes a fifth."""
@@ -248,4 +256,12 @@ class Slot:
         first = self.running()
         if first is not None and first.assignment.options.timeout is not None:
             return False
-        return self.seconds + max(estimate, LEAST_ESTIMATE) <= SLOT_SECONDS
+        if self.seconds + max(estimate, LEAST_ESTIMATE) <= SLOT_SECONDS:
+            return True
+        return len(self.queue) == 1 and max(self.seconds, estimate) <= AT_HAND_SECONDS
+
+    def recall_at(self, spare: bool) -> float | None:
+        """When to have it give back what waits in it, if anything; `spare`: another slot has nothing to do."""
+        if len(self.queue) < 2 or self.recalled:
+            return None
+        return self.progress + (SPARE_AFTER if spare else RECALL_AFTER)

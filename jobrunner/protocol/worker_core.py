@@ -51,7 +51,6 @@ from jobrunner.protocol.slots import (
     KILLED,
     QUANTUM,
     READY,
-    RECALL_AFTER,
     STARTING,
     LocalQueue,
     Slot,
@@ -179,12 +178,12 @@ class WorkerCore:
         if self.queue:
             times.append(self._queue_moved + RETURN_AFTER)
         times += [task.stop_at for task in self._stops.values()]
+        spare = self._spare_for()
         for slot in self.slots.values():
             running = slot.running()
             if running is None:
                 continue
-            if len(slot.queue) > 1 and not slot.recalled:
-                times.append(slot.progress + RECALL_AFTER)
+            times.append(slot.recall_at(slot.owner in spare))
             if not running.announced:
                 times.append(slot.progress + RUNNING_AFTER)
         return min((t for t in times if t is not None), default=None)
@@ -673,15 +672,24 @@ class WorkerCore:
 
     def _watch_slots(self, now: float) -> None:
         """Recall what waits behind a task that turns out long, and announce the tasks that run for a while."""
+        spare = self._spare_for()
         for slot in self.slots.values():
             running = slot.running()
             if running is None:
                 continue
-            if len(slot.queue) > 1 and not slot.recalled and now >= slot.progress + RECALL_AFTER:
+            recall_at = slot.recall_at(slot.owner in spare)
+            if recall_at is not None and now >= recall_at:
                 self._recall(slot)
             if not running.announced and now >= slot.progress + RUNNING_AFTER:
                 running.announced = True
                 self._running.append(running.id)
+
+    def _spare_for(self) -> set[str | None]:
+        """The owners whose tasks a slot could take that has nothing to do."""
+        if self.queue:
+            return set()
+        idle = {slot.owner for slot in self.slots.values() if slot.room(UNKNOWN, alone=True)}
+        return {slot.owner for slot in self.slots.values()} if None in idle else idle
 
     def _return_queue(self, now: float, keep: int = 0) -> None:
         """Let the coordinator find a better place for what has not started, but for the first `keep` tasks."""
