@@ -17,14 +17,10 @@ from collections.abc import Iterable, Iterator
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
 from jobrunner.protocol.messages import Assignment, FunctionKey
-from jobrunner.protocol.placement import LEAST_ESTIMATE, UNKNOWN
+from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
 
 SLOT_SECONDS = 0.005
 """Estimated work that a slot may hold, the running task included, before it gets no further one."""
-
-AT_HAND_SECONDS = 0.015
-"""Estimate up to which one task may wait in a slot behind another one: else the slot would have nothing to do while its
-outcome goes to the worker, and the next task comes. Less than RECALL_AFTER."""
 
 SLOT_LIMIT = 256
 """Tasks that a slot may hold."""

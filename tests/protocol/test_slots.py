@@ -4,9 +4,8 @@ import pytest
 from protocol.support import KEY, OTHER_KEY, assignment
 
 from jobrunner.ids import SlotId
-from jobrunner.protocol.placement import LEAST_ESTIMATE, UNKNOWN
+from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
 from jobrunner.protocol.slots import (
-    AT_HAND_SECONDS,
     KILLED,
     READY,
     RECALL_AFTER,
