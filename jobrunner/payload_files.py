@@ -16,7 +16,7 @@ from pathlib import Path
 import msgpack
 
 from jobrunner.ids import random_token
-from jobrunner.payloads import Payload, payload_size
+from jobrunner.payloads import Payload, buffers_of, payload_size
 from jobrunner.private_files import check_private, private_folder
 
 LARGE = 128 * 1024
