@@ -55,6 +55,9 @@ TEST_SECONDS = 120
 QUIET_SECONDS = 2.0 * TEST_SECONDS
 """Without a test that ends: then it hangs where no limit of a test's time reaches it."""
 
+STDERR = 2
+"""The descriptor, whatever `sys.stderr` is."""
+
 END_SECONDS = 30.0
 """What the process of the tests may take to end after the last one."""
 
@@ -149,7 +152,7 @@ def _pytest() -> list[str]:
 
 def _run_pytest(command: Sequence[str], environment: dict[str, str], told: Path) -> int:
     """Its exit code. All that it leaves behind is ended with it: it is one session."""
-    process = subprocess.Popen(command, env=environment, stdout=sys.stderr, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, stdout=STDERR, start_new_session=True)
     try:
         size, since = -1, time.monotonic()
         while process.poll() is None:

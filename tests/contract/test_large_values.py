@@ -84,6 +84,7 @@ def test_changes_after_submit_do_not_reach_the_task(executor, tmp_path):
     del blockers
 
 
+@pytest.mark.crashes
 @pytest.mark.copies
 def test_a_retry_sees_the_argument_as_it_was(executor, tmp_path):
     trace = tmp_path / "trace"
