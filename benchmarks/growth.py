@@ -37,6 +37,7 @@ from benchmarks.lone_core import LoneCore
 from benchmarks.peers.daemons import JobrunnerDaemons
 from jobrunner import Executor
 from jobrunner.admin import ClusterAdmin
+from jobrunner.transport.service import rare_collections
 
 PATIENCE = 300.0
 """Seconds for anything to come true."""
@@ -97,6 +98,7 @@ def journal_bytes(path: Path) -> int:
 # --- core ---------------------------------------------------------------------------------------------------------
 
 
+@rare_collections()  # as in a coordinator
 def core(scale: float) -> None:
     for workers in (10, 100, 1_000, 10_000):
         count = max(10, round(workers * min(1.0, scale * 10)))

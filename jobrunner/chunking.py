@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TARGET_SECONDS = 0.030
-"""Duration of a chunk. A hundred times what a task costs, and short to a person who waits."""
-
-SLOW_SECONDS = 0.015
-"""Calls that take this long travel one by one: there is nothing to save."""
+TARGET_SECONDS = 0.010
+"""Duration of a chunk. A hundred times what a task costs, and short enough that the next one is at hand where it runs
+(`protocol.placement.AT_HAND_SECONDS`), though calls take longer than was measured. Calls of that length travel one by
+one: there is nothing to save."""
 
 TAIL_SECONDS = 0.002
 """Near the end of the input chunks shrink, yet not below this duration."""
@@ -80,7 +79,7 @@ class Chunking:
 
     def chunk_size(self, slots: int, remaining: int | None = None) -> int:
         """Elements of the next chunk, at least 1; `remaining` is how many are left, None if unknown."""
-        if self.per_call is None or self.per_call >= SLOW_SECONDS:
+        if self.per_call is None:
             return 1
         size = min(int(TARGET_SECONDS / self.per_call), GROWTH * self.longest)
         if remaining is not None:

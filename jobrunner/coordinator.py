@@ -76,7 +76,7 @@ def run(config: CoordinatorConfig) -> int:
         journal = open_journal(config, wire.address, service)
         if journal is not None and settings.max_payload > LARGEST_PAYLOAD:
             settings = replace(settings, max_payload=LARGEST_PAYLOAD)
-        state = None if journal is None else journal.state.copy()
+        state = None if journal is None else journal.restored()
         core = CoordinatorCore(settings, time.monotonic(), state)
         perform: dict[type, Callable[[Any], None]] = {
             **service.perform_common,

@@ -2,14 +2,16 @@
 
 One entry, which is all that one turn of the coordinator has to keep, is one row and one transaction: with a row per
 task the cost would be many times that of everything else. What the log says in the end is `JournalState`; when most of
-the log is about tasks that are gone, that state is written anew as one entry and takes the log's place.
+the log is about tasks that are gone, that state is written anew as one entry and takes the log's place. Large payloads
+are in files of their own, and the log refers to them (`payload_files`).
 
 A commit survives the death of the process. That of the host it survives once the operating system has written it out
-(synchronous=NORMAL): SQLite's checksums cut off what was written in part.
+(synchronous=NORMAL): SQLite's checksums cut off what was written in part, and of a payload in a file its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -23,14 +25,17 @@ from typing import Any, NamedTuple
 import msgpack
 
 from jobrunner.errors import ConfigError, JournalError, ProtocolError
-from jobrunner.ids import client_of
+from jobrunner.ids import TaskId, client_of
+from jobrunner.payload_files import LARGE, UNSETTLED_BYTES, PayloadFiles, Reference
 from jobrunner.payloads import Payload, buffers_of, payload_size
 from jobrunner.private_files import check_private
 from jobrunner.protocol import codec
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.messages import FunctionDef, Outcome, TaskSpec
 
-FORMAT = 3
+FORMAT = 4
+OLDEST_FORMAT = 3
+"""Without files for large payloads; else the same."""
 
 APPLICATION_ID = 0x4A4F4252
 """Marks the file as ours ("JOBR") in SQLite's header."""
@@ -48,6 +53,9 @@ LARGEST_PAYLOAD = 900_000_000
 TASK_BYTES = 200
 """About what a task takes in the log beside its payload."""
 
+REFERENCE = 1
+"""Of msgpack's extensions: the payload is in a file."""
+
 WAL_HEADER = 32
 FRAME_HEADER = 24
 
@@ -60,14 +68,17 @@ class Recovery(NamedTuple):
     """The coordinator before had closed it."""
     torn_bytes: int
     """Of an entry that was being written when the process or the host died; cut off."""
+    lost_payloads: int = 0
+    """Calls, and outcomes, whose bytes the operating system had not written yet when the host died."""
 
     def __str__(self) -> str:
         if not self.existed:
             return "new"
+        lost = f"; {self.lost_payloads} payloads, not written out yet, are lost" if self.lost_payloads else ""
         if self.clean:
-            return "closed in an orderly way"
+            return f"closed in an orderly way{lost}"
         torn = f"; {self.torn_bytes} bytes of an unfinished entry were cut off" if self.torn_bytes else ""
-        return f"not closed in an orderly way, recovered to the last whole entry{torn}"
+        return f"not closed in an orderly way, recovered to the last whole entry{torn}{lost}"
 
 
 class Journal:
@@ -93,15 +104,38 @@ class Journal:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self._database = connect(self.path)
             self._prepare()
-            self.state = read_state(self._database, self.path)
+            self._files = files_of(self.path)
+            self.state, lost = read_state(self._database, self.path, self._files)
+            self.recovery = self.recovery._replace(lost_payloads=len(lost))
+            self._files.adopt(references(self.state))
+            if self._files.unsettled_bytes:
+                self._checkpoint("PASSIVE")
         except BaseException:
             os.close(self._lock)
             raise
         self._owed = JournalEntry()
         """What could not be written yet, though it must be: the disk was full."""
         self._log_bytes = int(self._one("SELECT coalesce(sum(length(data)), 0) FROM entries"))
+        self._unchecked_bytes = 0
+        """Of rows since the last checkpoint."""
         self._live_bytes = sum(size_of(spec) for spec, _ in self.state.tasks.values())
         self._live_bytes += sum(payload_size(k.outcome.payload) for k in self.state.outcomes.values())
+
+    def restored(self) -> JournalState:
+        """What is known at the start, with the payloads that are in files."""
+        state = self.state.copy()
+        for task_id, (spec, progress) in state.tasks.items():
+            state.tasks[task_id] = (spec._replace(payload=self._loaded(spec.payload)), progress)
+        for task_id, kept in state.outcomes.items():
+            payload = self._loaded(kept.outcome.payload)
+            state.outcomes[task_id] = kept._replace(outcome=kept.outcome._replace(payload=payload))
+        return state
+
+    def _loaded(self, payload: Payload) -> Payload:
+        whole = self._files.read(payload) if isinstance(payload, Reference) else payload
+        if whole is None:
+            raise ConfigError(f"a file of the journal {self.path} has gone since it was opened")
+        return whole
 
     def write(self, entry: JournalEntry) -> None:
         """Keep an entry for good. Raises JournalError if that is not possible now.
@@ -122,10 +156,14 @@ class Journal:
         for task_id in entry.outcomes:
             whole.gone.pop(task_id, None)
         before = self._log_bytes
+        stored = JournalEntry()
         try:
-            self._append(whole)
-        except (sqlite3.Error, OverflowError, ValueError) as exc:
+            self._store(whole, stored)
+            self._append(stored)
+        except (sqlite3.Error, OSError, OverflowError, ValueError) as exc:
             self._log_bytes = before
+            for reference in references(stored):
+                self._files.remove(reference)
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             self._owed = JournalEntry([], [], whole.progress, whole.outcomes, whole.gone)
@@ -134,16 +172,15 @@ class Journal:
                 " accepted goes on. Is the disk full?"
             ) from exc
         self._owed = JournalEntry()
-        self._account(whole)
+        self._account(stored)
         if self._log_bytes > COMPACT_FROM + 2 * self._live_bytes:
             self._compact()
+        elif self._unchecked_bytes > COMPACT_FROM or self._files.unsettled_bytes > UNSETTLED_BYTES:
+            self._checkpoint("PASSIVE")
 
     def close(self) -> None:
         """After this another coordinator may open it."""
-        try:
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error:
-            pass  # it stays in the other file, where the next one finds it
+        self._checkpoint("TRUNCATE")
         self._database.close()
         os.close(self._lock)
 
@@ -166,9 +203,11 @@ class Journal:
             self._database.execute("PRAGMA auto_vacuum=INCREMENTAL")
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
+            self._database.execute("PRAGMA wal_autocheckpoint=0")  # files come first: see _checkpoint
             self._database.execute(f"PRAGMA journal_size_limit={COMPACT_FROM}")
-            self._database.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            self._database.execute(f"PRAGMA user_version={FORMAT}")
+            if self._one("PRAGMA user_version") != FORMAT:  # else nothing is written: the disk may be full
+                self._database.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                self._database.execute(f"PRAGMA user_version={FORMAT}")
             self._database.execute(
                 "CREATE TABLE IF NOT EXISTS entries (seq INTEGER PRIMARY KEY, crc INTEGER, data BLOB)"
             )
@@ -177,6 +216,34 @@ class Journal:
 
     def _one(self, query: str) -> Any:
         return self._database.execute(query).fetchone()[0]
+
+    def _store(self, entry: JournalEntry, stored: JournalEntry) -> None:
+        """Make `stored` the same with large payloads in files; as far as it comes, where one cannot be written."""
+        stored.functions, stored.progress = entry.functions, entry.progress
+        stored.gone, stored.owners = entry.gone, entry.owners
+        for spec in entry.accepted:
+            if payload_size(spec.payload) >= LARGE:
+                spec = spec._replace(payload=self._files.write(spec.payload))
+            stored.accepted.append(spec)
+        for task_id, kept in entry.outcomes.items():
+            if payload_size(kept.outcome.payload) >= LARGE:
+                reference = self._files.write(kept.outcome.payload)
+                kept = kept._replace(outcome=kept.outcome._replace(payload=reference))
+            stored.outcomes[task_id] = kept
+
+    def _checkpoint(self, kind: str) -> None:
+        """Have SQLite move its log into the database, which makes the rows durable: what they name must be before.
+
+        Where that fails the log stays in the other file, where the next one finds it.
+        """
+        self._unchecked_bytes = 0
+        try:
+            self._files.sync()
+            _, frames, moved = self._database.execute(f"PRAGMA wal_checkpoint({kind})").fetchone()
+        except (sqlite3.Error, OSError):
+            return
+        if frames == moved:
+            self._files.settle()
 
     def _append(self, entry: JournalEntry) -> None:
         now = time.time()
@@ -191,6 +258,7 @@ class Journal:
     def _insert(self, data: bytes) -> None:
         self._database.execute("INSERT INTO entries (crc, data) VALUES (?, ?)", (zlib.crc32(data), data))
         self._log_bytes += len(data)
+        self._unchecked_bytes += len(data)
 
     def _account(self, entry: JournalEntry) -> None:
         state = self.state
@@ -198,16 +266,31 @@ class Journal:
             known = state.tasks.get(task_id)
             if known is not None:
                 self._live_bytes -= size_of(known[0])
-            kept = state.outcomes.get(task_id)
-            if kept is not None:
-                self._live_bytes -= payload_size(kept.outcome.payload)
+                self._drop_file(known[0])
+            before = state.outcomes.get(task_id)
+            if before is not None:
+                self._live_bytes -= payload_size(before.outcome.payload)
+                self._drop_file(before)
         gone = entry.gone
         for spec in entry.accepted:
             if spec.id not in gone and spec.id not in entry.outcomes:
                 self._live_bytes += size_of(spec)
+            else:
+                self._drop_file(spec)
         for kept in entry.outcomes.values():
             self._live_bytes += payload_size(kept.outcome.payload)
         state.apply(entry)
+
+    def _drop_file(self, kept: TaskSpec | KeptOutcome) -> None:
+        """Of what has gone. Were this row to be lost with the host, a client that still waits would submit it again;
+        but nobody may be there who would do that for a detached call."""
+        payload = kept.payload if isinstance(kept, TaskSpec) else kept.outcome.payload
+        if not isinstance(payload, Reference):
+            return
+        if isinstance(kept, TaskSpec) and not kept.options.detach:
+            self._files.remove(payload)
+        else:
+            self._files.condemn(payload)
 
     def _compact(self) -> None:
         """Write the state anew, and drop the log that led to it. Where that fails, the log stays as it is."""
@@ -233,11 +316,21 @@ class Journal:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             return
-        try:
+        with contextlib.suppress(sqlite3.Error):  # the space is given back next time
             self._database.execute("PRAGMA incremental_vacuum")
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error:
-            pass  # the space is given back next time
+        self._checkpoint("TRUNCATE")
+
+
+def references(kept: JournalState | JournalEntry) -> list[Reference]:
+    """What is in files."""
+    specs = kept.accepted if isinstance(kept, JournalEntry) else [spec for spec, _ in kept.tasks.values()]
+    payloads = [spec.payload for spec in specs]
+    payloads += [outcome.payload for _, outcome, _ in kept.outcomes.values()]
+    return [payload for payload in payloads if isinstance(payload, Reference)]
+
+
+def files_of(path: Path) -> PayloadFiles:
+    return PayloadFiles(Path(f"{path}.payloads"))
 
 
 def size_of(spec: TaskSpec) -> int:
@@ -306,16 +399,23 @@ def examine(path: Path) -> dict[str, Any]:
         "torn_bytes": inspect_files(path).torn_bytes,
         "damage": "",
     }
+    files = files_of(path)
+    report["bytes"] += files.size()
     database = connect(path, read_only=True)
     try:
         check_format(database, path)
         verdict = database.execute("PRAGMA quick_check").fetchone()[0]
-        state = read_state(database, path)
+        state, lost = read_state(database, path, files)
+        if lost:  # unless a coordinator has removed them meanwhile, together with the rows
+            state, still_lost = read_state(database, path, files)
+            lost &= still_lost
         report.update(
             tasks=len(state.tasks), kept_outcomes=len(state.outcomes), functions=len(state.functions)
         )
         if verdict != "ok":
             report["damage"] = str(verdict)
+        elif lost:
+            report["damage"] = f"the payloads of {len(lost)} calls or outcomes are not there, or not whole"
     except (ConfigError, sqlite3.Error) as exc:
         report["damage"] = str(exc)
     finally:
@@ -358,16 +458,22 @@ def check_format(database: sqlite3.Connection, path: Path) -> None:
         return
     if mark != APPLICATION_ID:
         raise ConfigError(f"{path} is a database of something else; {elsewhere}")
-    if version != FORMAT:
+    if not OLDEST_FORMAT <= version <= FORMAT:
         raise ConfigError(
             f"the journal {path} has format {version}, and this jobrunner reads format {FORMAT}: let the version that"
             f" wrote it finish its work, or {elsewhere}"
         )
 
 
-def read_state(database: sqlite3.Connection, path: Path) -> JournalState:
-    """What all entries say. A last one that is damaged counts as torn; raises ConfigError for any other."""
+def read_state(
+    database: sqlite3.Connection, path: Path, files: PayloadFiles
+) -> tuple[JournalState, set[TaskId]]:
+    """What all entries say, and the tasks of which a payload in a file is lost; that of an outcome leaves the task.
+
+    A last entry that is damaged counts as torn; raises ConfigError for any other.
+    """
     state = JournalState()
+    unread: set[TaskId] = set()
     advice = (
         "`jobrunner journal check` says more. Move the file away to start without what it holds: programs that still"
         " run lose nothing, detached calls are lost"
@@ -379,16 +485,29 @@ def read_state(database: sqlite3.Connection, path: Path) -> JournalState:
                 if seq == last:
                     break
                 raise ConfigError(f"the journal {path} is damaged in entry {seq} of {last}; {advice}")
-            state.apply(load_entry(data, time.time()))
+            entry = load_entry(data, time.time())
+            for task_id, kept in list(entry.outcomes.items()):
+                if is_lost(kept.outcome.payload, files):
+                    del entry.outcomes[task_id]
+                    unread.add(task_id)
+            state.apply(entry)
     except sqlite3.OperationalError as exc:
         if "no such table" in str(exc):
-            return state
+            return state, set()
         raise ConfigError(f"the journal {path} cannot be read: {exc}; {advice}") from exc
     except sqlite3.DatabaseError as exc:
         raise ConfigError(f"the journal {path} is damaged: {exc}; {advice}") from exc
     except (ProtocolError, ValueError, TypeError, LookupError) as exc:
         raise ConfigError(f"the journal {path} holds what no jobrunner has written: {exc}; {advice}") from exc
-    return state
+    lost = unread & state.tasks.keys()
+    for task_id in [t for t, (spec, _) in state.tasks.items() if is_lost(spec.payload, files)]:
+        del state.tasks[task_id]
+        lost.add(task_id)
+    return state, lost
+
+
+def is_lost(payload: Payload, files: PayloadFiles) -> bool:
+    return isinstance(payload, Reference) and files.read(payload) is None
 
 
 def inspect_files(path: Path) -> Recovery:
@@ -470,7 +589,7 @@ def dump_entry(entry: JournalEntry, now: float) -> bytes:
 def load_entry(data: bytes, now: float) -> JournalEntry:
     """Raises ProtocolError, ValueError or TypeError for what `dump_entry` has not made."""
     written, functions, accepted, progress, outcomes, gone, owners = msgpack.unpackb(
-        data, use_list=False, unicode_errors="surrogatepass"
+        data, use_list=False, unicode_errors="surrogatepass", ext_hook=read_extension
     )
     entry = JournalEntry([FunctionDef(*definition) for definition in functions])
     for fields in accepted:
@@ -486,4 +605,12 @@ def load_entry(data: bytes, now: float) -> JournalEntry:
 
 
 def flat(payload: Payload) -> Any:
+    if isinstance(payload, Reference):
+        return msgpack.ExtType(REFERENCE, payload)
     return payload if isinstance(payload, bytes) else [bytes(part) for part in buffers_of(payload)]
+
+
+def read_extension(code: int, data: bytes) -> Reference:
+    if code != REFERENCE:
+        raise ValueError(f"an extension {code}")
+    return Reference(data)

@@ -31,9 +31,10 @@ def check_private(state: os.stat_result, path: Path) -> None:
     """Raises ConfigError where others may read or change a file, or own it."""
     mode = stat.S_IMODE(state.st_mode)
     if state.st_uid not in (os.geteuid(), 0) or mode & 0o077:
+        private = "700" if stat.S_ISDIR(state.st_mode) else "600"
         raise ConfigError(
             f"{path} is for its user alone, and others may read or change it (mode {mode:04o}, user {state.st_uid});"
-            f" `chmod 600 {path}` makes it private. Keys that somebody may have read: `jobrunner keys rotate`"
+            f" `chmod {private} {path}` makes it private. Keys that somebody may have read: `jobrunner keys rotate`"
         )
 
 

@@ -11,7 +11,6 @@ from jobrunner.chunking import (
     PACK_BYTES,
     PACK_LARGEST,
     PACK_UNMEASURED,
-    SLOW_SECONDS,
     TARGET_SECONDS,
     Chunking,
     around,
@@ -29,7 +28,7 @@ def test_unmeasured_calls_are_probed_one_by_one():
 
 
 def test_slow_calls_travel_one_by_one():
-    assert measured(SLOW_SECONDS).chunk_size(slots=4) == 1
+    assert measured(TARGET_SECONDS).chunk_size(slots=4) == 1
     assert measured(10.0).chunk_size(slots=4, remaining=1_000_000) == 1
 
 

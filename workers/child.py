@@ -418,13 +418,16 @@ class Slot:
             die()
         for kind, argument in unpack(message[0]):
             if kind == RECALL:
-                self.recall(argument)
+                self.recall(*argument)
             elif kind == INTERRUPT and argument == self.running:
                 self.target = self.asked_to_stop = argument
                 signal.pthread_kill(self.main_thread, signal.SIGINT)
 
-    def recall(self, count: int) -> None:
-        """Give back what has not started, of all that was sent before it was asked: `count` RUN messages."""
+    def recall(self, count: int, give_up: bool) -> None:
+        """Give back what has not started, of all that was sent before it was asked: `count` RUN messages.
+
+        `give_up`: of the bundle that runs, too.
+        """
         while True:
             with self.receive_lock:
                 if self.received >= count:
@@ -440,7 +443,7 @@ class Slot:
         self.outbox.put([RETURNED, numbers])
         self.outbox.flush()
         bundle = self.bundle
-        if bundle is not None:
+        if give_up and bundle is not None:
             self.give_up(bundle)
 
 

@@ -14,6 +14,7 @@ import os
 import selectors
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from jobrunner.ids import SlotId
 from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotTask
@@ -133,11 +134,14 @@ class SlotPool:
         if process.data.pending:
             self._watch_data(process)
 
-    def recall(self, slot: SlotId) -> None:
-        """Have the slot give back what it has not started: a SlotReturned follows."""
+    def recall(self, slot: SlotId, *, bundle: bool = True) -> None:
+        """Have the slot give back what it has not started: a SlotReturned follows.
+
+        `bundle`: have it give up the bundle that it runs too; then a SlotSplit follows, if it can.
+        """
         process = self._slots.get(slot)
         if process is not None:
-            self._control(process, [RECALL, process.runs])
+            self._control(process, [RECALL, [process.runs, bundle]])
 
     def interrupt(self, slot: SlotId, number: int) -> None:
         """Raise KeyboardInterrupt in that task, if it is the one that runs; at most once per task."""
@@ -197,7 +201,7 @@ class SlotPool:
         mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if process.data.pending else 0)
         self._selector.modify(process.data, mask, (DATA, process))
 
-    def _control(self, process: SlotProcess, item: list[int]) -> None:
+    def _control(self, process: SlotProcess, item: list[Any]) -> None:
         process.control.send(header(pack(item)))
         if process.control.pending and process.control.fileno() not in self._selector.get_map():
             self._selector.register(process.control, selectors.EVENT_WRITE, (CONTROL, process))

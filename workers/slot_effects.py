@@ -14,7 +14,7 @@ def slot_effects(pool: SlotPool) -> dict[type, Callable[[Any], None]]:
     return {
         SpawnSlot: lambda e: pool.spawn(e.slot),
         RunTasks: lambda e: pool.run(e.slot, e.tasks, e.functions, e.forget),
-        RecallTasks: lambda e: pool.recall(e.slot),
+        RecallTasks: lambda e: pool.recall(e.slot, bundle=e.bundle),
         InterruptTask: lambda e: pool.interrupt(e.slot, e.number),
         SignalSlot: lambda e: pool.signal(e.slot, e.signal),
     }

@@ -284,6 +284,8 @@ class RecallTasks:
     """Have the slot flush finished outcomes and give back what it has not started."""
 
     slot: SlotId
+    bundle: bool = True
+    """Have it give up the bundle that it runs, too."""
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from jobrunner.protocol.messages import (
     TaskOptions,
     WorkerHello,
 )
-from jobrunner.protocol.placement import MODULE, Resources, python_demand
+from jobrunner.protocol.placement import MODULE, Resources, is_long, python_demand
 from jobrunner.protocol.principals import ANYONE, Principal
 from jobrunner.protocol.task import TaskRecord
 
@@ -142,6 +142,7 @@ class WorkerPeer(Peer):
         "hello",
         "id",
         "lacks",
+        "long",
         "name",
         "offers",
         "prefetch",
@@ -168,6 +169,9 @@ class WorkerPeer(Peer):
         """False from the moment it gave tasks back until it finishes one: our estimates were wrong for it."""
         self.tasks: dict[TaskId, TaskRecord] = {}
         self.assigned_seconds = 0.0
+        """Estimated work, without that of the long tasks."""
+        self.long = 0
+        """Tasks behind which nothing is to wait, see `placement.is_long`."""
         self.completed = 0
         self.assigned: list[TaskRecord] = []
         self.cancels: list[CancelRequest] = []
@@ -185,14 +189,22 @@ class WorkerPeer(Peer):
     def take(self, record: TaskRecord) -> None:
         """Count a task that is now with this worker."""
         self.tasks[record.id] = record
-        self.assigned_seconds += record.estimate
+        if is_long(record.estimate):
+            self.long += 1
+        else:
+            self.assigned_seconds += record.estimate
         self._adjust(record.options, -1)
         record.worker = self
 
     def release(self, record: TaskRecord) -> None:
         """Count a task that is not with this worker any more."""
         del self.tasks[record.id]
-        self.assigned_seconds = self.assigned_seconds - record.estimate if self.tasks else 0.0
+        if is_long(record.estimate):
+            self.long -= 1
+        else:
+            self.assigned_seconds -= record.estimate
+        if len(self.tasks) == self.long:
+            self.assigned_seconds = 0.0  # whatever rounding has left of it
         self._adjust(record.options, +1)
 
     def _adjust(self, options: TaskOptions, sign: int) -> None:

@@ -6,7 +6,7 @@ O(log of the number of priorities in use), however long the queue.
 
 `room` says how many tasks a worker may have beyond its slots. A task is bound to a worker as late as possible; a
 worker gets more than it can run only to hide the way there and back, and that is measured in time: tasks that take
-longer than `PREFETCH_SECONDS` are never queued behind another one.
+longer than `PREFETCH_SECONDS` are never queued behind another one, nor is anything queued behind them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ UNKNOWN = -1.0
 
 PREFETCH_SECONDS = 0.02
 """Work that a worker may hold beyond what its slots run, per slot."""
+
+AT_HAND_SECONDS = 0.015
+"""Estimate up to which a worker may hold one task per slot beyond what its slots run, and a slot one beyond what it
+runs: else it would have nothing to do while an outcome goes up and the next task comes."""
 
 PREFETCH_LIMIT = 512
 """Tasks that a worker may hold beyond what its slots run, per slot."""
@@ -171,10 +175,18 @@ def module_demand(name: str) -> tuple[str, float]:
 def room(slots: int, held: int, held_seconds: float, estimate: float) -> bool:
     """Whether a worker that holds `held` tasks (`held_seconds` of estimated work) may get one more like this.
 
-    `estimate` is the next task's expected duration in seconds, UNKNOWN if nobody knows.
+    `estimate` is the next task's expected duration in seconds, UNKNOWN if nobody knows. Long tasks (`is_long`) have a
+    slot to themselves: neither they nor these slots are counted here.
     """
     if held < slots:
         return True
     if estimate == UNKNOWN or held >= slots * (1 + PREFETCH_LIMIT):
         return False
+    if held < 2 * slots and estimate <= AT_HAND_SECONDS:
+        return True
     return held_seconds + max(estimate, LEAST_ESTIMATE) <= slots * PREFETCH_SECONDS
+
+
+def is_long(estimate: float) -> bool:
+    """Whether nothing is to wait behind a task of `estimate` seconds; UNKNOWN: it may be."""
+    return estimate == UNKNOWN or estimate > PREFETCH_SECONDS

@@ -21,7 +21,7 @@ from jobrunner.protocol.link import Link
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.missing import Missing
 from jobrunner.protocol.needs import Needs
-from jobrunner.protocol.placement import PREFETCH_SECONDS, UNKNOWN, ReadyQueue, room
+from jobrunner.protocol.placement import UNKNOWN, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
 from jobrunner.protocol.results import Ended, Results, beyond_quota
 from jobrunner.protocol.task import (
@@ -628,7 +628,8 @@ class Scheduler:
             estimate = record.function.estimate
             if estimate != UNKNOWN:
                 estimate *= record.elements
-            return room(worker.slots, len(worker.tasks), worker.assigned_seconds, estimate)
+            slots, held = worker.slots - worker.long, len(worker.tasks) - worker.long
+            return room(slots, held, worker.assigned_seconds, estimate)
 
         while (record := self.queue.pop(worker.fits, accept)) is not None:
             self._assign(record, worker, now)
@@ -650,7 +651,7 @@ class Scheduler:
 
     def _bind(self, record: TaskRecord, worker: WorkerPeer, now: float) -> None:
         estimate = record.function.estimate
-        record.estimate = PREFETCH_SECONDS if estimate == UNKNOWN else estimate * record.elements
+        record.estimate = estimate if estimate == UNKNOWN else estimate * record.elements
         self.move(record, ASSIGNED, now)
         worker.take(record)
 

@@ -1,7 +1,8 @@
 """What the worker's core knows of one slot, and how many tasks to put into it at a time; pure.
 
-Short tasks go into a slot several at a time, so that a call costs no message of its own. What a slot has not started
-can be recalled, so a wrong guess costs `RECALL_AFTER`, not the length of the task in front.
+Short tasks go into a slot several at a time, so that a call costs no message of its own; of longer ones the next is at
+hand. What a slot has not started can be recalled, so a wrong guess costs `RECALL_AFTER`, not the length of the task in
+front; where another slot has nothing to do, `SPARE_AFTER`.
 
 A slot serves one owner in its life: what a task leaves behind in its process (environment variables, modules, open
 files) is met by tasks of the same owner alone. Calls that bring modules along (FunctionDef.ships) have an owner of
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
 from jobrunner.protocol.messages import Assignment, FunctionKey, calls_in
-from jobrunner.protocol.placement import LEAST_ESTIMATE, UNKNOWN
+from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
 
 SLOT_SECONDS = 0.005
 """Estimated work that a slot may hold, the running task included, before it gets no further one."""
@@ -28,6 +29,9 @@ SLOT_LIMIT = 256
 
 RECALL_AFTER = 0.02
 """Seconds without a finished task after which a slot gives back what it has not started."""
+
+SPARE_AFTER = 0.003
+"""As RECALL_AFTER, where another slot could run it at once. A slot reports short tasks more often than that."""
 
 QUANTUM = 0.5
 """Seconds that a slot is left to an owner who has more tasks while another one has none; to start one takes a fifth."""
@@ -251,17 +255,24 @@ class Slot:
         running = self.running()
         return running is not None and running.bundled and not running.given_up
 
-    @property
-    def recall_at(self) -> float | None:
-        """When to take back what it holds back; again and again, where a bundle cannot be given up yet."""
+    def recall_at(self, spare: bool) -> float | None:
+        """When to take back what it holds back; again and again, where a bundle cannot be given up yet.
+
+        `spare`: another slot has nothing to do. A bundle is not given up for that, since it will be over in no time.
+        """
         if self.recalled or not self.holds_back:
             return None
-        return max(self.progress, self.recalled_at) + RECALL_AFTER
+        soon = spare and len(self.queue) > 1
+        return max(self.progress, self.recalled_at) + (SPARE_AFTER if soon else RECALL_AFTER)
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether its call takes longer than any that others should wait behind."""
+        return now >= self.progress + RECALL_AFTER
 
     def stalled(self, now: float) -> bool:
         """Whether its task takes longer than was thought, or is being stopped: then nothing is to wait behind it."""
         first = self.running()
-        return first is not None and (first.stop_reason is not None or now >= self.progress + RECALL_AFTER)
+        return first is not None and (first.stop_reason is not None or self.is_stuck(now))
 
     def room(self, estimate: float, alone: bool) -> bool:
         """Whether one more task may be put behind the ones that it has."""
@@ -274,4 +285,6 @@ class Slot:
         first = self.running()
         if first is not None and first.assignment.options.timeout is not None:
             return False
-        return self.seconds + max(estimate, LEAST_ESTIMATE) <= SLOT_SECONDS
+        if self.seconds + max(estimate, LEAST_ESTIMATE) <= SLOT_SECONDS:
+            return True
+        return len(self.queue) == 1 and max(self.seconds, estimate) <= AT_HAND_SECONDS

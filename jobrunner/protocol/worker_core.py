@@ -191,11 +191,12 @@ class WorkerCore:
         if self.queue:
             times.append(self._queue_moved + RETURN_AFTER)
         times += [task.stop_at for task in self._stops.values()]
+        spare = self._spare_for()
         for slot in self.slots.values():
             running = slot.running()
             if running is None:
                 continue
-            times.append(slot.recall_at)
+            times.append(slot.recall_at(slot.owner in spare))
             if not running.announced:
                 times.append(slot.progress + RUNNING_AFTER)
         return min((t for t in times if t is not None), default=None)
@@ -437,9 +438,9 @@ class WorkerCore:
             if slot.blocked and slot.holds_back:
                 self._recall(slot, now)
 
-    def _recall(self, slot: Slot, now: float) -> None:
+    def _recall(self, slot: Slot, now: float, *, bundle: bool = True) -> None:
         slot.recalled, slot.recalled_at = True, now
-        self._effects.append(RecallTasks(slot.id))
+        self._effects.append(RecallTasks(slot.id, bundle))
 
     def _slot_returned(self, event: SlotReturned, now: float) -> None:
         slot = self.slots.get(event.slot)
@@ -747,16 +748,24 @@ class WorkerCore:
 
     def _watch_slots(self, now: float) -> None:
         """Recall what waits behind a task that turns out long, and announce the tasks that run for a while."""
+        spare = self._spare_for()
         for slot in self.slots.values():
             running = slot.running()
             if running is None:
                 continue
-            recall_at = slot.recall_at
+            recall_at = slot.recall_at(slot.owner in spare)
             if recall_at is not None and now >= recall_at:
-                self._recall(slot, now)
+                self._recall(slot, now, bundle=slot.is_stuck(now))
             if not running.announced and now >= slot.progress + RUNNING_AFTER:
                 running.announced = True
                 self._running.append(running.id)
+
+    def _spare_for(self) -> set[str | None]:
+        """The owners whose tasks a slot could take that has nothing to do."""
+        if self.queue:
+            return set()
+        idle = {slot.owner for slot in self.slots.values() if slot.room(UNKNOWN, alone=True)}
+        return {slot.owner for slot in self.slots.values()} if None in idle else idle
 
     def _return_queue(self, now: float, keep: int = 0) -> None:
         """Let the coordinator find a better place for what has not started, but for the first `keep` tasks."""

@@ -17,6 +17,7 @@ from jobrunner import journal as journal_module
 from jobrunner.errors import ConfigError, JournalError
 from jobrunner.ids import TaskId
 from jobrunner.journal import COMPACT_FROM, Journal, torn_bytes
+from jobrunner.payload_files import LARGE
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 
@@ -124,11 +125,18 @@ def test_functions_go_with_the_tasks_that_named_them(path):
     again.close()
 
 
+def sized(number):
+    """Every other one is large."""
+    return b"%d" % number * (LARGE if number % 2 else 1)
+
+
 numbers = st.integers(0, 5)
 entries = st.one_of(
-    st.lists(numbers, min_size=1, max_size=3, unique=True).map(lambda ns: accept(*[spec(n) for n in ns])),
+    st.lists(numbers, min_size=1, max_size=3, unique=True).map(
+        lambda ns: accept(*[spec(n, sized(n), detach=n > 2) for n in ns])
+    ),
     numbers.map(drop),
-    numbers.map(ended),
+    numbers.map(lambda n: ended(n, sized(n))),
     numbers.map(lambda n: JournalEntry(progress=[(TaskId(f"c-{n}"), Progress(n + 1))])),
     st.just(None),
 )
@@ -146,11 +154,16 @@ def test_it_says_what_its_entries_say(tmp_path_factory, written):
             journal.write(entry)
             expected.apply(entry)
     journal = reopened(journal, path)
-    assert journal.state.tasks == expected.tasks
-    assert {k: v.outcome for k, v in journal.state.outcomes.items()} == {
+    state = journal.restored()
+    assert state.tasks == expected.tasks
+    assert {k: v.outcome for k, v in state.outcomes.items()} == {
         k: v.outcome for k, v in expected.outcomes.items()
     }
     journal.close()
+    kept = [*(s.payload for s, _ in expected.tasks.values())]
+    kept += [k.outcome.payload for k in expected.outcomes.values()]
+    folder = Path(f"{path}.payloads")
+    assert len(list(folder.iterdir()) if folder.exists() else []) == sum(len(p) >= LARGE for p in kept)
 
 
 WRITER = """
@@ -240,7 +253,8 @@ def test_a_damaged_entry_is_told_and_nothing_is_touched(path):
     [
         (lambda p: p.write_bytes(b"something else entirely" * 100), "is no journal"),
         (lambda p: foreign(p, "CREATE TABLE theirs (x)"), "database of something else"),
-        (lambda p: foreign(p, "PRAGMA user_version=99"), "has format 99, and this jobrunner reads format 3"),
+        (lambda p: foreign(p, "PRAGMA user_version=2"), "has format 2, and this jobrunner reads format 4"),
+        (lambda p: foreign(p, "PRAGMA user_version=99"), "has format 99, and this jobrunner reads format 4"),
     ],
 )
 def test_a_file_of_another_kind_is_left_alone(path, make, words):

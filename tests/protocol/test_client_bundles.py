@@ -93,8 +93,8 @@ def test_calls_whose_results_are_too_large_together_are_tried_alone(world):
 
 def test_calls_whose_arguments_are_too_large_together_are_sent_alone():
     world = client()
-    world.core.session.welcome.max_payload = 10
-    submit(world, bundle(1, b"a" * 6, b"b" * 6), bundle(2, b"c" * 11))
+    world.core.session.welcome.max_payload = 100
+    submit(world, bundle(1, b"a" * 60, b"b" * 60), bundle(2, b"c" * 110))
     effects = world.take()
     assert effects[:2] == [BundleSplit("c-1", b"", 0), BundleSplit("c-2", b"", 0)]
     (refused,) = effects[2].outcomes

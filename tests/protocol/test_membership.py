@@ -4,6 +4,7 @@ from protocol.support import client_peer, record, worker_peer
 
 from jobrunner.config import UNREACHABLE_GRACE
 from jobrunner.protocol.membership import CLIENT_PATIENCE
+from jobrunner.protocol.placement import UNKNOWN
 
 
 def test_a_worker_is_lost_by_silence():
@@ -34,14 +35,29 @@ def test_whoever_is_unreachable_is_lost_after_a_grace():
 def test_a_worker_counts_its_tasks_time_and_resources():
     worker = worker_peer("w", 2, gpu=1.0)
     task = record(resources=(("gpu", 1.0),))
-    task.estimate = 0.5
+    task.estimate = 0.015625
     assert worker.fits(())
     assert worker.fits(task.options.resources)
     assert not worker.fits((("gpu", 1.5),))
     assert not worker.fits((("licence", 1.0),))
     worker.take(task)
     assert task.worker is worker
-    assert (worker.assigned_seconds, worker.free["gpu"]) == (0.5, 0.0)
+    assert (worker.assigned_seconds, worker.free["gpu"]) == (0.015625, 0.0)
     assert not worker.fits(task.options.resources)
     worker.release(task)
     assert (worker.tasks, worker.assigned_seconds, worker.free["gpu"]) == ({}, 0.0, 1.0)
+
+
+def test_long_tasks_are_counted_apart():
+    worker = worker_peer("w", 2)
+    short, long, unknown = record(1), record(2), record(3)
+    short.estimate, long.estimate, unknown.estimate = 0.01, 5.0, UNKNOWN
+    for task in (short, long, unknown):
+        worker.take(task)
+    assert (worker.long, worker.assigned_seconds) == (2, 0.01)
+    worker.release(long)
+    assert worker.long == 1
+    worker.release(short)
+    assert worker.assigned_seconds == 0.0
+    worker.release(unknown)
+    assert worker.long == 0

@@ -6,7 +6,15 @@ import sys
 import pytest
 from protocol.support import client_peer, record
 
-from jobrunner.protocol.placement import PREFETCH_LIMIT, PREFETCH_SECONDS, UNKNOWN, ReadyQueue, room
+from jobrunner.protocol.placement import (
+    AT_HAND_SECONDS,
+    PREFETCH_LIMIT,
+    PREFETCH_SECONDS,
+    UNKNOWN,
+    ReadyQueue,
+    is_long,
+    room,
+)
 from jobrunner.protocol.task import CANCELLED
 
 
@@ -165,8 +173,22 @@ def test_room_up_to_the_slots_for_anything():
 def test_room_ahead_is_measured_in_time():
     assert room(1, 1, 0.0, PREFETCH_SECONDS)
     assert not room(1, 1, 0.0, PREFETCH_SECONDS * 1.01)
-    assert not room(1, 1, PREFETCH_SECONDS, 0.0), "a call costs something however short"
+    assert not room(1, 2, PREFETCH_SECONDS, 0.0), "a call costs something however short"
     assert room(2, 2, PREFETCH_SECONDS, PREFETCH_SECONDS)
+
+
+def test_one_task_for_each_slot_is_at_hand():
+    assert room(2, 2, 2 * PREFETCH_SECONDS, AT_HAND_SECONDS)
+    assert room(2, 3, 2 * PREFETCH_SECONDS, AT_HAND_SECONDS)
+    assert not room(2, 4, 2 * PREFETCH_SECONDS, AT_HAND_SECONDS)
+    assert not room(2, 2, 2 * PREFETCH_SECONDS, AT_HAND_SECONDS * 1.01)
+    assert not room(2, 2, 0.0, UNKNOWN)
+
+
+def test_nothing_waits_behind_a_task_that_may_be_long():
+    assert is_long(UNKNOWN)
+    assert is_long(PREFETCH_SECONDS * 1.01)
+    assert not is_long(PREFETCH_SECONDS)
 
 
 def test_room_ahead_is_bounded_in_number_too():

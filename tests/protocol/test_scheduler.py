@@ -89,6 +89,17 @@ def test_long_calls_are_never_sent_ahead(desk):
     assert desk.placed() == {"w": ["c-1"]}
 
 
+def test_a_long_call_does_not_keep_the_next_short_one_from_being_at_hand(desk):
+    worker = desk.add_worker(slots=2)
+    desk.submit(spec("long"))
+    assert desk.placed() == {"w": ["c-long"]}
+    desk.learn(worker, 0.010)
+    desk.submit(*[spec(n) for n in range(4)])
+    assert desk.placed() == {"w": ["c-0", "c-1"]}
+    desk.finish(worker, "c-0", duration=0.010)
+    assert desk.placed() == {"w": ["c-2"]}
+
+
 def test_a_chunk_counts_by_its_elements(desk):
     worker = desk.add_worker()
     desk.learn(worker, 0.001)

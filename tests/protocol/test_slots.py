@@ -4,8 +4,18 @@ import pytest
 from protocol.support import KEY, OTHER_KEY, assignment
 
 from jobrunner.ids import SlotId
-from jobrunner.protocol.placement import LEAST_ESTIMATE, UNKNOWN
-from jobrunner.protocol.slots import KILLED, READY, SLOT_LIMIT, SLOT_SECONDS, STARTING, Slot, WorkerTask
+from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
+from jobrunner.protocol.slots import (
+    KILLED,
+    READY,
+    RECALL_AFTER,
+    SLOT_LIMIT,
+    SLOT_SECONDS,
+    SPARE_AFTER,
+    STARTING,
+    Slot,
+    WorkerTask,
+)
 
 
 def ready_slot(*estimates: float, **options) -> Slot:
@@ -71,13 +81,33 @@ def test_an_idle_slot_takes_anything():
 
 
 def test_only_short_tasks_go_behind_another():
-    slot = ready_slot(SLOT_SECONDS / 2)
+    slot = ready_slot(SLOT_SECONDS / 4, SLOT_SECONDS / 4)
     assert slot.room(SLOT_SECONDS / 2, False)
     assert not slot.room(SLOT_SECONDS * 0.51, False)
     assert not slot.room(UNKNOWN, False)
     assert not slot.room(0.0, True), "this one must be alone"
     slot.recalled = True
     assert not slot.room(0.0, False)
+
+
+def test_of_longer_tasks_one_waits_behind_another():
+    slot = ready_slot(AT_HAND_SECONDS)
+    assert slot.room(AT_HAND_SECONDS, False)
+    assert not slot.room(AT_HAND_SECONDS * 1.01, False)
+    put(slot, 1, AT_HAND_SECONDS)
+    assert not slot.room(AT_HAND_SECONDS, False)
+    assert not ready_slot(AT_HAND_SECONDS * 1.01).room(AT_HAND_SECONDS, False)
+
+
+def test_what_waits_is_recalled_sooner_where_another_slot_could_run_it():
+    slot = ready_slot(0.001)
+    slot.progress = 5.0
+    assert slot.recall_at(spare=True) is None, "nothing waits"
+    put(slot, 1)
+    assert slot.recall_at(spare=False) == 5.0 + RECALL_AFTER
+    assert slot.recall_at(spare=True) == 5.0 + SPARE_AFTER
+    slot.recalled = True
+    assert slot.recall_at(spare=True) is None
 
 
 def test_a_task_with_a_time_limit_gets_nothing_behind_it():

@@ -39,7 +39,7 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     Stop,
 )
-from jobrunner.protocol.slots import RECALL_AFTER, SLOT_LIMIT
+from jobrunner.protocol.slots import RECALL_AFTER, SLOT_LIMIT, SPARE_AFTER
 from jobrunner.protocol.worker_core import (
     COMPLAIN_EVERY,
     OUTPUT_LIMIT,
@@ -182,8 +182,17 @@ def test_long_calls_run_one_at_a_time():
 def test_a_chunk_counts_by_its_elements():
     world = worker()
     teach(world, 0.001)
-    assign(world, assignment(1, span=(0, 4)), assignment(2, span=(4, 8)), assignment(3))
-    assert started(world) == {1: ["c-1"]}, "4 ms and 4 ms are too much for one slot"
+    assign(world, assignment(1, span=(0, 9)), assignment(2, span=(9, 25)), assignment(3))
+    assert started(world) == {1: ["c-1"]}, "16 ms are too much to wait behind another task"
+
+
+def test_the_next_task_is_at_hand():
+    world = worker()
+    teach(world, 0.010)
+    assign(world, *[assignment(n) for n in range(4)])
+    assert started(world) == {1: ["c-0", "c-1"]}
+    finish(world, 1, 2, duration=0.010)
+    assert started(world) == {1: ["c-2"]}
 
 
 def test_a_call_with_a_time_limit_is_alone_in_its_slot():
@@ -264,6 +273,36 @@ def test_what_waits_behind_a_task_that_turns_out_long_is_recalled_and_runs_elsew
     assert started(world) == {2: ["c-2"]}
     world.turn(0.3)
     assert [x for x in world.heard() if type(x) is m.Returned] == []
+
+
+def test_what_waits_while_another_slot_is_idle_is_recalled_soon():
+    world = worker(slots=2)
+    teach(world, 0.010)
+    assign(world, *[assignment(n) for n in range(4)])
+    assert started(world) == {1: ["c-0", "c-2"], 2: ["c-1", "c-3"]}
+    world.turn(0.001)
+    finish(world, 2, 1, 2, duration=0.010)
+    world.turn()
+    world.heard()
+    assert world.core.next_deadline() == pytest.approx(100.0 + SPARE_AFTER)
+    world.now = 100.0 + SPARE_AFTER
+    assert world.take() == [RecallTasks(SlotId(1), bundle=False)]
+    returned(world, 1, 3)
+    assert started(world) == {2: ["c-2"]}
+
+
+def test_an_idle_slot_of_another_owner_is_no_reason_to_recall():
+    world = worker(slots=2)
+    teach(world, 0.001)
+    assign(world, assignment("other"), owner="theirs")
+    started(world)
+    finish(world, 2, 1, duration=0.001)
+    assign(world, *[assignment(n) for n in range(2)])
+    assert started(world) == {1: ["c-0", "c-1"]}
+    world.turn()
+    world.heard()
+    world.turn(2 * SPARE_AFTER)
+    assert world.take() == []
 
 
 def test_a_queue_that_stands_still_is_given_back():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -89,6 +90,18 @@ def test_the_signals_are_handled_as_before_when_it_has_ended():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     serve(Core(interrupt()))
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_cycles_are_looked_for_less_often_while_it_serves():
+    before, seen = gc.get_threshold(), []
+
+    def look() -> list[Any]:
+        seen.append(gc.get_threshold())
+        return [Stop()]
+
+    assert serve(Core(look)) == 0
+    assert seen[0][0] > before[0]
+    assert gc.get_threshold() == before
 
 
 def test_it_leaves_at_once_when_its_lifeline_is_cut():

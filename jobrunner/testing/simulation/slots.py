@@ -114,12 +114,13 @@ class SlotProcess:
             self._queue.append(task)
         self._next()
 
-    def recall(self) -> None:
+    def recall(self, give_up: bool) -> None:
         numbers = [task.number for task in self._queue]
         self._queue.clear()
         self._flush()
         self._tell(SlotReturned(self.id, numbers))
-        self._give_up()
+        if give_up:
+            self._give_up()
 
     def _give_up(self) -> None:
         bundle = self.bundle
@@ -305,7 +306,7 @@ class SimulatedSlots:
         if isinstance(effect, RunTasks):
             found.command(found.run, effect)
         elif isinstance(effect, RecallTasks):
-            found.command(found.recall)
+            found.command(found.recall, effect.bundle)
         elif isinstance(effect, InterruptTask):
             found.command(found.interrupt, effect.number)
         elif isinstance(effect, SignalSlot):
