@@ -58,10 +58,14 @@ def test_no_source_imports_the_folders_by_their_generic_names():
 
 
 def test_the_links_lead_to_the_folders():
-    for name in ("workers", "cli"):
+    for name, target in (
+        ("workers", "../workers"),
+        ("cli", "../cli"),
+        ("testing/contract", "../../tests/contract"),
+    ):
         link = ROOT / "jobrunner" / name
         assert link.is_symlink()
-        assert os.readlink(link) == f"../{name}"
+        assert os.readlink(link) == target
 
 
 def test_the_wheel_has_one_top_level_and_every_module(tmp_path):
@@ -79,7 +83,7 @@ def test_the_wheel_has_one_top_level_and_every_module(tmp_path):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"jobrunner"}
     sources = {
         path.relative_to(ROOT).as_posix()
-        for folder in ("jobrunner", "jobrunner/workers", "jobrunner/cli")
+        for folder in ("jobrunner", "jobrunner/workers", "jobrunner/cli", "jobrunner/testing/contract")
         for path in (ROOT / folder).rglob("*.py")
     }
     assert sources <= set(names)

@@ -1,6 +1,13 @@
 """Backends by name: the built-in ones, then those of other packages (entry points "jobrunner.backends").
 
-What a package needs that brings one is here too: `Backend` or (for most) `EngineBackend`, and what goes with them.
+What a package needs that brings one is here too:
+
+    EngineBackend, Call, Died, Here              the base of most: it decides everything, a subclass carries calls
+    run, entry, wrapped                          what runs where calls go, and how buffers get there
+    CRASHED, LOST, CANCELLED, TIMED_OUT          for Died: how an attempt ended
+    Backend, BackendSettings, CAPABILITIES       the interface itself, see `base`
+    Future, TaskOptions, new_id                  what it gives and takes
+    Columns, ElementResults, rows, run_elements  the elements of a map
 
 A name stands for "module:Class", and the module is imported when the backend is opened, so that a program
 pays for what it uses. The class is called with a BackendSettings.
@@ -16,21 +23,39 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
+from jobrunner.elements import Columns, ElementResults, rows, run_elements
 from jobrunner.errors import ConfigError
+from jobrunner.futures import Future
+from jobrunner.ids import ClientId, random_token, task_id
+from jobrunner.protocol.messages import CANCELLED, CRASHED, LOST, TIMED_OUT, TaskOptions
 
 if TYPE_CHECKING:
     from jobrunner.backends.engine import Died, EngineBackend
     from jobrunner.backends.engine_calls import Call
-    from jobrunner.backends.engine_worker import run, wrapped
+    from jobrunner.backends.engine_entry import entry
+    from jobrunner.backends.engine_worker import Here, run, wrapped
 
 __all__ = [
+    "CANCELLED",
     "CAPABILITIES",
+    "CRASHED",
+    "LOST",
+    "TIMED_OUT",
     "Backend",
     "BackendSettings",
     "Call",
+    "Columns",
     "Died",
+    "ElementResults",
     "EngineBackend",
+    "Future",
+    "Here",
+    "TaskOptions",
+    "entry",
+    "new_id",
+    "rows",
     "run",
+    "run_elements",
     "wrapped",
 ]
 """For packages that bring a backend. Those that are not imported above are when they are asked for."""
@@ -39,6 +64,8 @@ _HOME = {
     "Call": "jobrunner.backends.engine_calls",
     "Died": "jobrunner.backends.engine",
     "EngineBackend": "jobrunner.backends.engine",
+    "Here": "jobrunner.backends.engine_worker",
+    "entry": "jobrunner.backends.engine_entry",
     "run": "jobrunner.backends.engine_worker",
     "wrapped": "jobrunner.backends.engine_worker",
 }
@@ -65,6 +92,11 @@ def __getattr__(name: str) -> Any:
     if module is None:
         raise AttributeError(f"module 'jobrunner.backends' has no attribute {name!r}")
     return getattr(importlib.import_module(module), name)
+
+
+def new_id() -> str:
+    """An id for a Future, as unique as those of the built-in backends."""
+    return task_id(ClientId(random_token()), 1)
 
 
 def known() -> list[str]:

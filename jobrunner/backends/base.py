@@ -4,6 +4,13 @@ The front (`executor.Executor`) owns what is the same everywhere: options, `map`
 backend owns where calls run. It gets each function once through `prepare`, so that one `map` of a million
 elements looks at its function a single time, and each batch of elements once through `pack`, in the caller's
 thread, so that later changes to an argument cannot leak in.
+
+For those who write one: docs/writing-backends.md goes through it, and `jobrunner.backends` has all the names.
+
+Which threads: every method may be called from any thread, and several at the same time. `submit` and `submit_chunk`
+are called from within callbacks of Futures, too (a `map` goes on from there), so settle Futures with no lock held that
+these methods take, and do not wait for a Future in them. `shutdown` is also called by the garbage collector, in a
+thread that may be inside of any other method: locks must be reentrant.
 """
 
 from __future__ import annotations
@@ -27,8 +34,11 @@ class BackendSettings:
     """All that a backend is opened with."""
 
     config: ClientConfig
+    """The settings of this program, `show_output`, `connect_timeout` and `crash_limit` among them."""
     address: str | None = None
+    """Of what is to be joined."""
     max_workers: int | None = None
+    """Calls at a time. What is None is the backend's to choose."""
     initializer: Callable[..., object] | None = None
     """Called with `initargs` where calls are to run, before the first of them is unpickled there. What the Executor
     ships is in it: then it is a `Shipment`, which first makes the modules importable."""
@@ -69,16 +79,27 @@ CAPABILITIES = {
     "tidy": "nothing of the backend is left once it is closed, threads included",
     "alone": "the interpreter alone runs a program: interactively too, and Ctrl-C reaches it",
 }
-"""What not every backend can do. All else that the contract says (`jobrunner.testing.backend_contract`), each must."""
+"""What not every backend can do. All else that the contract says (`jobrunner.testing.backend_contract`), each must.
+
+A program that asks for what is not claimed gets NotSupportedError, and the contract tries that, too.
+"""
 
 
 class Backend(ABC):
     """Where calls run. Thread-safe; a submission never blocks on the work of others.
 
-    A backend makes the Futures (`jobrunner.Future`) that it returns, and brings each to its end once, from any thread:
-    `set_result` or `set_exception`; `confirm_cancelled` where the call will not run, or was stopped. `confirm_running`
-    says that it has started. It sets `id` (unique), `name`, `duration` (seconds, once it is done) and, so that
-    `Future.cancel` comes to it, `_canceller`.
+    A backend makes the Futures (`jobrunner.Future`) that it returns, and says what becomes of each, on any thread:
+
+        id, name, _canceller        set before it is returned; `backends.new_id()` is unique
+        confirm_running()           it has started, as far as the backend knows
+        duration = seconds          before its end: how long the function ran; `map` cuts chunks by it
+        set_result, set_exception   it has ended, which is said once; InvalidStateError where somebody else was faster
+        cancel_pending()            cancel it unless it has started; whether it is cancelled
+        confirm_cancelled()         it will not run, or was stopped; from every state but an end
+
+    `_canceller(future, running)` is what `Future.cancel` calls, and whose answer it gives. Where it is left None,
+    `cancel` is the standard library's: then the backend finds, after `confirm_running`, that the Future is not
+    `running()`.
 
     Whoever only has to get bytes to some other engine and back derives from `backends.engine.EngineBackend`, which
     does all of this.
@@ -98,6 +119,8 @@ class Backend(ABC):
     def prepare(self, fn: Callable[..., Any]) -> Any:
         """A handle of `fn` as it is now (its closure and globals included) for `submit` and `submit_chunk`.
 
+        Nobody else looks into it.
+
         Raises SerializationError (or what pickling raised) when the function cannot be sent.
         """
 
@@ -111,6 +134,9 @@ class Backend(ABC):
     ) -> Future[Any]:
         """Start one call. A call that cannot be pickled gives a Future that has failed, not an exception.
 
+        Futures among the arguments, of whichever executor, stand for their results (see `dependencies`): the call waits
+        for them without a slot, and fails with DependencyError where one of them failed.
+
         Raises RuntimeError after `shutdown`, NotSupportedError for an option that cannot be honoured here.
         """
 
@@ -122,7 +148,10 @@ class Backend(ABC):
     def submit_chunk(
         self, prepared: Any, packed: Any, start: int, stop: int, options: TaskOptions = DEFAULT_OPTIONS
     ) -> Future[ElementResults]:
-        """Call the function on the elements [start, stop) of `packed`, in one task.
+        """Call the function on the elements [start, stop) of `packed`, in one task; `run_elements` does that.
+
+        `packed` is what `pack` gave. It serves many chunks, and elements come again: in a smaller chunk after a death,
+        alone where they are tried again.
 
         The Future's result holds those of stop - start elements. Where the process dies in the middle of
         more than one element, the Future fails at once with a TaskLostError whose `element` (absolute index)

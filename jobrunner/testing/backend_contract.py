@@ -1,20 +1,20 @@
 """The contract that every backend keeps, run against any of them.
 
     python -m jobrunner.testing.backend_contract threads processes
-    python -m jobrunner.testing.backend_contract mybackend -- -k map -x        what follows `--` goes to pytest
+    python -m jobrunner.testing.backend_contract mybackend --option queue=fast --promise map --promise cancel
+    python -m jobrunner.testing.backend_contract mybackend -- -k submit -x       what follows `--` goes to pytest
 
-runs a few hundred tests with `Executor(NAME, max_workers=2)` and prints, promise by promise, how many were kept, how
-many were broken, and how many the backend does not claim (`Backend.capabilities`). It needs the extra
-`jobrunner[test]`. In a test of your own:
+runs a few hundred tests with `Executor(NAME, max_workers=2)` and prints, promise by promise, whether it is kept,
+broken, or not claimed (`Backend.capabilities`). It ends with 1 if something is broken. In the tests of a package,
 
-    from jobrunner.testing.backend_contract import run
+    from jobrunner.testing.backend_contract import contract_test
 
-    def test_the_contract_is_kept():
-        report = run("mybackend")
-        assert report.kept, str(report)
+    test_contract = contract_test("mybackend")
 
-The tests start programs too, with JOBRUNNER_BACKEND=NAME: so the name must be enough to open the backend, and other
-settings must come from the environment.
+is a pytest test for each promise, and `run("mybackend")` gives the whole as a Report. All of it needs the extra
+`jobrunner[test]`, and is done in a process of its own, for the tests end processes, send signals, and count threads.
+
+The tests start programs too, which open the backend by its name and these options.
 """
 
 from __future__ import annotations
@@ -24,157 +24,231 @@ import importlib.util
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jobrunner import backends
 from jobrunner.errors import ConfigError
+from jobrunner.testing.promises import (
+    BROKEN,
+    NOT_CLAIMED,
+    OPTIONS,
+    PROMISES,
+    TOLD,
+    WANTED,
+    Report,
+    markdown,
+    table,
+)
 
 SUITE = Path(__file__).parent / "contract"
 
-PROMISES = {
-    "test_calls": "submit, functions, arguments and results",
-    "test_map": "map, in order, in chunks",
-    "test_waiting": "Futures, wait, as_completed, asyncio",
-    "test_retries": "options: retries, timeouts, priorities",
-    "test_faults": "deaths, errors, cancelling and stops",
-    "test_dependencies": "Futures as arguments",
-    "test_context": "what a call may ask, and what it prints",
-    "test_ending": "shutdown and the end of a program",
-    "test_interactive": "scripts, notebooks, interactive sessions",
-    "test_future_ids": "ids, Futures in other processes",
-    "test_short_calls": "many short calls",
-    "test_large_values": "large arguments and results",
-    "test_async": "AsyncExecutor",
-}
-"""By the suite's file, what its tests are about."""
+TEST_SECONDS = 120
+"""After which a test has failed."""
 
-KEPT, BROKEN, NOT_CLAIMED = "kept", "broken", "not claimed"
+QUIET_SECONDS = 2.0 * TEST_SECONDS
+"""Without a test that ends: then it hangs where no limit of a test's time reaches it."""
+
+STDERR = 2
+"""The descriptor, whatever `sys.stderr` is."""
+
+END_SECONDS = 30.0
+"""What the process of the tests may take to end after the last one."""
 
 
-@dataclass
-class Report:
-    """What one backend keeps: per promise, how many tests had which end."""
-
-    backend: str
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
-    """Names of the tests that failed."""
-    error: str = ""
-    """Why the suite could not be run to its end."""
-
-    @property
-    def kept(self) -> bool:
-        """Whether all that the backend claims held."""
-        return not self.failures and not self.error and self.total(KEPT) > 0
-
-    def total(self, end: str) -> int:
-        return sum(counts.get(end, 0) for counts in self.counts.values())
-
-    def of(self, promise: str) -> str:
-        """In a few characters: "12", "10 + 2 not claimed", "11, 1 BROKEN"."""
-        counts = self.counts.get(promise, {})
-        text = str(counts.get(KEPT, 0))
-        if counts.get(NOT_CLAIMED):
-            text += f" + {counts[NOT_CLAIMED]} not claimed"
-        if counts.get(BROKEN):
-            text += f", {counts[BROKEN]} BROKEN"
-        return text
-
-    def __str__(self) -> str:
-        lines = [
-            f"{promise:45} {self.of(promise)}" for promise in PROMISES.values() if promise in self.counts
-        ]
-        lines += [f"broken: {name}" for name in self.failures]
-        if self.error:
-            lines.append(self.error)
-        return "\n".join([f"{self.backend}:", *lines])
-
-
-def run(backend: str, arguments: Sequence[str] = (), launch: Sequence[str] = (sys.executable,)) -> Report:
+def run(
+    backend: str,
+    arguments: Sequence[str] = (),
+    launch: Sequence[str] = (sys.executable,),
+    *,
+    options: Mapping[str, Any] | None = None,
+    promises: Sequence[str] = (),
+) -> Report:
     """Run the contract against the backend of that name, in a process of its own.
 
-    `arguments` go to pytest. `launch` is what starts Python, where that alone does not do: for "mpi",
-    ("mpiexec", "-n", "3", sys.executable, "-m", "mpi4py.futures").
+    Args:
+        arguments: for pytest.
+        launch: what starts Python, where that alone does not do: for "mpi", ("mpiexec", "-n", "3", sys.executable,
+            "-m", "mpi4py.futures").
+        options: keyword arguments of each Executor: numbers, texts, lists, dicts.
+        promises: try these only, of the keys of `promises.PROMISES`; empty: all.
 
-    Raises ConfigError for a backend that is not installed, or where pytest is not.
+    Raises ConfigError for a backend that is not installed, for options and promises that cannot be, and where pytest
+    is not installed.
     """
-    backends.capabilities(backend)
-    missing = [
-        name for name in ("pytest", "pytest_timeout", "numpy") if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        raise ConfigError(f"the contract needs {', '.join(missing)}: pip install 'jobrunner[test]'")
+    require_pytest()
+    unknown = {*promises} - {*PROMISES}
+    if unknown:
+        raise ConfigError(f"no such promise: {', '.join(sorted(unknown))} (known: {', '.join(PROMISES)})")
+    report = Report(backend, backends.capabilities(backend))
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="jobrunner-contract-") as folder:
-        told = Path(folder) / "report.json"
-        command = [*launch, "-m", "pytest", "-q", "-p", f"{__package__}.contract_report"]
-        command += [
-            "--import-mode=importlib",
-            "-c",
-            os.devnull,
-            "--rootdir",
-            str(SUITE),
-            "-p",
-            "no:cacheprovider",
-        ]
-        command += ["--timeout=120", "-W", "error", str(SUITE), *arguments]
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in ("JOBRUNNER_BACKEND", "JOBRUNNER_ADDRESS")
+        told = Path(folder) / "report"
+        told.touch()
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBRUNNER_")}
+        environment = {
+            **kept,  # but no settings of the user
+            "XDG_CONFIG_HOME": folder,
+            "XDG_STATE_HOME": folder,
+            "JOBRUNNER_CONTRACT": backend,
+            OPTIONS: _as_json(options or {}),
+            WANTED: ",".join(promises),
+            TOLD: str(told),
         }
-        environment = {**kept, "JOBRUNNER_CONTRACT": backend, "JOBRUNNER_CONTRACT_REPORT": str(told)}
-        done = subprocess.run(command, env=environment, stdout=sys.stderr, check=False)
-        if done.returncode not in (0, 1) or not told.exists():
-            return Report(backend, error=f"pytest ended with code {done.returncode}: see what it printed")
-        ends: list[list[str]] = json.loads(told.read_text())
-    report = Report(backend)
-    for module, test, end in ends:
-        counts = report.counts.setdefault(PROMISES.get(module, module), {})
-        counts[end] = counts.get(end, 0) + 1
-        if end == BROKEN:
-            report.failures.append(f"{module}.py::{test}")
+        code = _run_pytest([*launch, *_pytest(), *arguments], environment, told)
+        _read(told, report)
+        if not report.error and not _finished(told):
+            report.error = (
+                f"the process of the tests ended before they did, with code {code}: see what it printed"
+            )
+    report.seconds = time.monotonic() - started
     return report
 
 
-def table(reports: Sequence[Report]) -> str:
-    """A Markdown table of promises and backends."""
-    promises = [p for p in PROMISES.values() if any(p in report.counts for report in reports)]
-    rows = [["promise", *(report.backend for report in reports)], ["---"] * (len(reports) + 1)]
-    rows += [[promise, *(report.of(promise) for report in reports)] for promise in promises]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def contract_test(backend: str, **settings: Any) -> Callable[[str], None]:
+    """A pytest test for each promise; the settings are those of `run`. What is not claimed is skipped."""
+    require_pytest()
+    import pytest
+
+    @pytest.mark.parametrize("promise", list(PROMISES))
+    def test_contract(promise: str) -> None:
+        report = run(backend, promises=[promise], **settings)
+        if not report.error and report.verdict(promise) == NOT_CLAIMED:
+            pytest.skip(f"{backend} does not claim it")
+        assert report.kept, str(report)
+
+    return test_contract
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    split = given.index("--") if "--" in given else len(given)
-    parser = argparse.ArgumentParser(
+def require_pytest() -> None:
+    """Raises ConfigError where what the tests need is not installed."""
+    needed = ("pytest", "pytest_timeout", "numpy")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"the contract needs {', '.join(missing)}: pip install 'jobrunner[test]'")
+
+
+def _as_json(options: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(options))
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(
+            "the options must be numbers, texts, lists or dicts, since programs that the tests start need them"
+            f" too: {exc}"
+        ) from exc
+
+
+def _pytest() -> list[str]:
+    command = ["-m", "pytest", "-q", "-p", f"{__package__}.contract_report", "--import-mode=importlib"]
+    command += ["-c", os.devnull, "--rootdir", str(SUITE), "-p", "no:cacheprovider"]
+    return [*command, f"--timeout={TEST_SECONDS}", "-W", "error", str(SUITE)]
+
+
+def _run_pytest(command: Sequence[str], environment: dict[str, str], told: Path) -> int:
+    """Its exit code. All that it leaves behind is ended with it: it is one session."""
+    process = subprocess.Popen(command, env=environment, stdout=STDERR, start_new_session=True)
+    try:
+        size, since = -1, time.monotonic()
+        while process.poll() is None:
+            if told.stat().st_size != size:
+                size, since = told.stat().st_size, time.monotonic()
+            elif time.monotonic() - since > (END_SECONDS if _finished(told) else QUIET_SECONDS):
+                with told.open("a") as file:
+                    file.write(json.dumps({"error": "the process of the tests hung, and was ended"}) + "\n")
+                break
+            time.sleep(0.1)
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # as it should be: nothing is left
+        process.wait()
+    return process.returncode
+
+
+def _lines(told: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in told.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _finished(told: Path) -> bool:
+    return any("finished" in line for line in _lines(told))
+
+
+def _read(told: Path, report: Report) -> None:
+    for line in _lines(told):
+        if "error" in line:
+            report.error = report.error or line["error"]
+        elif "promise" in line and line["test"] not in report.failures:  # one may fail in its end, too
+            report.add(line["promise"], line["end"])
+            if line["end"] == BROKEN:
+                report.failures[line["test"]] = line["text"]
+
+
+# --- the command line -----------------------------------------------------------------------------------------
+
+
+def option(text: str) -> tuple[str, Any]:
+    """ "name=value"; the value as JSON if it is some, else as it stands."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog="python -m jobrunner.testing.backend_contract",
         description="Run the contract that every backend keeps, and print what is kept.",
         epilog="What follows -- goes to pytest.",
     )
-    parser.add_argument("backends", nargs="+", metavar="BACKEND")
-    parser.add_argument(
-        "--launch", metavar="COMMAND", help="what starts Python, where that alone does not do"
+    made.add_argument("backends", nargs="+", metavar="BACKEND")
+    made.add_argument(
+        "--option", action="append", default=[], type=option, metavar="NAME=VALUE", help="of each Executor"
     )
-    parser.add_argument("--markdown", action="store_true", help="print one table of all backends")
-    parsed = parser.parse_args(given[:split])
+    made.add_argument(
+        "--promise", action="append", default=[], choices=list(PROMISES), help="try this one only"
+    )
+    made.add_argument("--launch", metavar="COMMAND", help="what starts Python, where that alone does not do")
+    made.add_argument("--markdown", action="store_true", help="print the table for a page")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: all that is claimed is kept; 1: something is broken; 2: it could not be tried."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    split = given.index("--") if "--" in given else len(given)
+    parsed = parser().parse_args(given[:split])
+    launch = shlex.split(parsed.launch) if parsed.launch else (sys.executable,)
     try:
-        launch = shlex.split(parsed.launch) if parsed.launch else (sys.executable,)
-        reports = [run(name, given[split + 1 :], launch) for name in parsed.backends]
+        reports = [
+            run(
+                name,
+                given[split + 1 :],
+                launch,
+                options=dict(parsed.option),
+                promises=parsed.promise,
+            )
+            for name in parsed.backends
+        ]
     except ConfigError as exc:
         print(f"backend_contract: {exc}", file=sys.stderr)
         return 2
-    print(table(reports) if parsed.markdown else "\n\n".join(map(str, reports)))
-    if parsed.markdown:
-        for report in reports:
-            if not report.kept:
-                print(f"\n{report}", file=sys.stderr)
-    return 0 if all(report.kept for report in reports) else 1
+    for report in reports:
+        print(f"{report.backend}: {report.seconds:.0f} s", file=sys.stderr)
+    print((markdown if parsed.markdown else table)(reports))
+    broken = [report for report in reports if not report.kept]
+    for report in broken:
+        print(f"\n{report}", file=sys.stderr)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

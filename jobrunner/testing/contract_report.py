@@ -1,34 +1,51 @@
-"""The pytest plugin that tells `backend_contract` how each test of the contract ended."""
+"""The pytest plugin that tells `backend_contract` how each test of the contract ended.
+
+A line of JSON for each, at once: so what is known is not lost where a backend takes the process of the tests with it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
+import pytest
+
 from jobrunner.backends import CAPABILITIES
-from jobrunner.testing.backend_contract import BROKEN, KEPT, NOT_CLAIMED
+from jobrunner.testing.promises import BROKEN, KEPT, NOT_CLAIMED, TOLD
 
-_ends: dict[tuple[str, str], str] = {}
+_told = os.environ.get(TOLD, os.devnull)  # now: tests take such variables away
 
 
-def pytest_deselected(items: list[Any]) -> None:
+def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
         if any(marker.name in CAPABILITIES for marker in item.iter_markers()):  # else -k has left it out
-            _ends[item.path.stem, item.name] = NOT_CLAIMED
+            _tell(item, NOT_CLAIMED)
 
 
-def pytest_runtest_logreport(report: Any) -> None:
-    place = Path(report.location[0]).stem, report.location[2]
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.failed:
-        _ends[place] = BROKEN
+        _tell(report, BROKEN, report.longreprtext)
     elif report.skipped:
-        _ends[place] = NOT_CLAIMED
+        _tell(report, NOT_CLAIMED)
     elif report.when == "call":
-        _ends.setdefault(place, KEPT)
+        _tell(report, KEPT)
 
 
-def pytest_sessionfinish() -> None:
-    told = os.environ["JOBRUNNER_CONTRACT_REPORT"]
-    Path(told).write_text(json.dumps([[*place, end] for place, end in _ends.items()]))
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed:
+        _write({"error": f"{report.nodeid} cannot be loaded: {report.longreprtext}"})
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    _write({"finished": int(exitstatus)})
+
+
+def _tell(of: pytest.Item | pytest.TestReport, end: str, text: str = "") -> None:
+    promise = dict(of.user_properties).get("promise", "")
+    _write({"promise": promise, "test": of.nodeid.rpartition("/")[2], "end": end, "text": text})
+
+
+def _write(line: dict[str, Any]) -> None:
+    with open(_told, "a") as file:
+        file.write(json.dumps(line) + "\n")

@@ -61,7 +61,7 @@ def test_each_thread_s_output_is_its_own(capfd):
             print("line", number)
             print("error", number, file=sys.stderr)
             both.wait()
-        print("not kept")
+        print("not kept\n", end="")  # in one piece, whoever else prints
 
     before = sys.stdout, sys.stderr
     try:

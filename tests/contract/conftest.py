@@ -16,12 +16,13 @@ import pytest
 
 from jobrunner import Executor, backends
 from jobrunner.backends.base import CAPABILITIES
+from jobrunner.testing.promises import BY_FILE, WANTED
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # for `import zoo`, here
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])  # and in slots
 
-from programs import command, environment  # noqa: E402
+from programs import GIVEN, command, environment  # noqa: E402
 
 BACKENDS = tuple(filter(None, os.environ.get("JOBRUNNER_CONTRACT", "").split(","))) or (
     "threads",
@@ -30,34 +31,50 @@ BACKENDS = tuple(filter(None, os.environ.get("JOBRUNNER_CONTRACT", "").split(","
 )
 """Others are tested where they are installed: see `jobrunner.testing.backend_contract`, and scripts/test-engines."""
 
+PROMISES_WANTED = tuple(filter(None, os.environ.get(WANTED, "").split(",")))
+OWN = ("processes", "cluster")
+
 PROGRAM_SECONDS = 50.0
 
 
 def pytest_configure(config):
     for name, meaning in CAPABILITIES.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+    config.addinivalue_line("markers", "promise(name): which one it belongs to, if not to that of its file")
+    config.addinivalue_line("markers", "own: looks into the processes and cluster backends")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what a backend cannot do, as its capabilities say."""
-    left_out = [
-        item
-        for item in items
-        if (kind := getattr(item, "callspec", None) and item.callspec.params.get("kind")) is not None
-        and any(
-            marker.name in CAPABILITIES and marker.name not in backends.capabilities(kind)
-            for marker in item.iter_markers()
-        )
-    ]
+    """Note each test's promise, and leave out what a backend cannot do, as its capabilities say."""
+    left_out, gone = [], set()
+    for item in items:
+        if item.path.resolve().parent != HERE:
+            continue
+        marker = item.get_closest_marker("promise")
+        promise = marker.args[0] if marker else BY_FILE[item.path.stem]
+        item.user_properties.append(("promise", promise))
+        kind = item.callspec.params.get("kind") if hasattr(item, "callspec") else None
+        words = {marker.name for marker in item.iter_markers()}
+        if (PROMISES_WANTED and promise not in PROMISES_WANTED) or ("own" in words and kind not in OWN):
+            gone.add(item)
+        elif kind is not None and (words & {*CAPABILITIES}) - backends.capabilities(kind):
+            left_out.append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    gone.update(left_out)
+    items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def kind(request):
     """The backend's name."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def options():
+    """What every Executor of the kind is opened with."""
+    return GIVEN
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +98,7 @@ def isolated(can):
 @pytest.fixture(scope="session")
 def executor(kind):
     """Two workers, shared by tests that leave no trace."""
-    with Executor(kind, max_workers=2) as shared:
+    with Executor(kind, **{**GIVEN, "max_workers": 2}) as shared:
         yield shared
 
 
@@ -91,8 +108,7 @@ def make_executor(kind):
     opened = []
 
     def make(**settings):
-        settings.setdefault("max_workers", 2)
-        opened.append(Executor(kind, **settings))
+        opened.append(Executor(kind, **{**GIVEN, "max_workers": 2, **settings}))
         return opened[-1]
 
     yield make
@@ -116,7 +132,7 @@ def eventually():
 
 @pytest.fixture
 def start_program(kind, tmp_path):
-    """Starts a program, written as the text of a file, whose executors are of this backend by default."""
+    """Starts a program, written as the text of a file, whose executors `programs.open_executor` opens."""
     started = []
 
     def start(text, *arguments):

@@ -31,9 +31,9 @@ async def appears(path):
         await asyncio.sleep(0.005)
 
 
-def test_a_block_opens_and_ends_an_executor_of_its_own(kind):
+def test_a_block_opens_and_ends_an_executor_of_its_own(kind, options):
     async def main():
-        async with AsyncExecutor(kind, max_workers=2) as ex:
+        async with AsyncExecutor(kind, **{**options, "max_workers": 2}) as ex:
             unawaited = ex.submit(zoo.echo, "late")
             result = await ex.submit(zoo.add, 1, right=2)
             assert ex.max_workers == 2
@@ -163,11 +163,11 @@ def test_the_loop_goes_on_while_a_map_is_iterated_over(run):
     assert run(main) >= 50
 
 
-def test_to_cancel_the_task_that_awaits_stops_the_call(kind, tmp_path, can):
+def test_to_cancel_the_task_that_awaits_stops_the_call(kind, options, tmp_path, can):
     started, go = str(tmp_path / "started"), str(tmp_path / "go")
 
     async def main():
-        async with AsyncExecutor(kind, max_workers=1) as ex:
+        async with AsyncExecutor(kind, **{**options, "max_workers": 1}) as ex:
             running = asyncio.create_task(one(ex, zoo.announce_and_wait, started, go))
             await appears(started)
             waiting = asyncio.create_task(one(ex, zoo.append_line, str(tmp_path / "lines"), "ran"))
@@ -187,12 +187,12 @@ def test_to_cancel_the_task_that_awaits_stops_the_call(kind, tmp_path, can):
     assert not (tmp_path / "lines").exists()
 
 
-@pytest.mark.crashes
-def test_a_block_that_is_cancelled_stops_its_calls(kind, tmp_path):
+@pytest.mark.stops
+def test_a_block_that_is_cancelled_stops_its_calls(kind, options, tmp_path):
     started, go = str(tmp_path / "started"), str(tmp_path / "go")
 
     async def main(awaits):
-        async with AsyncExecutor(kind, max_workers=1) as ex:
+        async with AsyncExecutor(kind, **{**options, "max_workers": 1}) as ex:
             future = ex.submit(zoo.announce_and_wait, started, go)
             if awaits:
                 await asyncio.Event().wait()
@@ -210,11 +210,11 @@ def test_a_block_that_is_cancelled_stops_its_calls(kind, tmp_path):
         Path(started).unlink()
 
 
-def test_the_loop_goes_on_while_a_block_is_left(kind, tmp_path):
+def test_the_loop_goes_on_while_a_block_is_left(kind, options, tmp_path):
     go = tmp_path / "go"
 
     async def main():
-        async with AsyncExecutor(kind, max_workers=1) as ex:
+        async with AsyncExecutor(kind, **{**options, "max_workers": 1}) as ex:
             future = ex.submit(zoo.wait_for, str(go), "done")
             asyncio.get_running_loop().call_later(0.01, go.touch)
         return await future
@@ -222,6 +222,7 @@ def test_the_loop_goes_on_while_a_block_is_left(kind, tmp_path):
     assert asyncio.run(main()) == "done"
 
 
+@pytest.mark.promise("nested")
 @pytest.mark.nests
 def test_it_lends_its_place_in_a_call(make_executor):
     """The only slot is not idle while the call in it awaits calls of its own."""

@@ -171,6 +171,7 @@ def test_an_argument_is_fixed_at_submit(make_executor, copies, tmp_path):
 # --- states -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("cancel")
 def test_running_pending_and_cancel(make_executor, tmp_path, eventually):
     executor = make_executor(max_workers=1)
     started, go = tmp_path / "started", tmp_path / "go"
@@ -195,6 +196,7 @@ def test_running_pending_and_cancel(make_executor, tmp_path, eventually):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.promise("cancel")
 def test_cancel_of_a_running_call(make_executor, can, tmp_path, eventually):
     executor = make_executor(max_workers=1)
     started, go = tmp_path / "started", tmp_path / "go"
@@ -244,6 +246,7 @@ def test_a_callback_may_submit(make_executor, eventually):
 # --- sending the executor itself ----------------------------------------------------------------------------
 
 
+@pytest.mark.promise("nested")
 def test_an_executor_can_be_sent_to_a_call(make_executor, isolated, can):
     executor = make_executor()
 

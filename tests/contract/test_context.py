@@ -60,6 +60,7 @@ def test_outside_of_tasks_there_is_none():
         current_executor()
 
 
+@pytest.mark.promise("options")
 def test_attempts_are_counted(executor, tmp_path):
     trace = tmp_path / "trace"
     future = executor.with_options(retries=3).submit(fail_until, str(trace), 3)
@@ -72,6 +73,7 @@ def test_in_a_map(executor):
     assert tasks == [True] * 10
 
 
+@pytest.mark.promise("cancel")
 @pytest.mark.stops
 def test_a_task_sees_that_it_is_to_stop(make_executor, tmp_path, eventually):
     executor = make_executor(max_workers=1)
@@ -82,17 +84,20 @@ def test_a_task_sees_that_it_is_to_stop(make_executor, tmp_path, eventually):
     assert started.read_text().split() == ["started", "True"]
 
 
+@pytest.mark.promise("nested")
 @pytest.mark.nests
 def test_a_tree_of_calls_is_deeper_than_the_pool(make_executor):
     assert make_executor(max_workers=2).submit(fibonacci, 7).result() == 13
 
 
+@pytest.mark.promise("nested")
 @pytest.mark.nests
 def test_a_parallel_quicksort(make_executor):
     values = [(7919 * i) % 1009 for i in range(300)]
     assert make_executor(max_workers=2).submit(quicksort, values).result() == sorted(values)
 
 
+@pytest.mark.promise("nested")
 @pytest.mark.nests
 def test_calls_of_calls_are_this_executor_s(executor):
     def inner():

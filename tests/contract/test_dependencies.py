@@ -88,6 +88,7 @@ def test_a_long_chain_fails_with_the_first_cause(executor, tmp_path):
     assert not (tmp_path / "trace").exists()  # none of them ran
 
 
+@pytest.mark.promise("cancel")
 def test_a_cancelled_call_fails_what_needs_it(make_executor, tmp_path, eventually):
     executor = make_executor(max_workers=1)
     started, go = tmp_path / "started", tmp_path / "go"
@@ -101,6 +102,7 @@ def test_a_cancelled_call_fails_what_needs_it(make_executor, tmp_path, eventuall
     assert running.result() == 5
 
 
+@pytest.mark.promise("cancel")
 def test_what_waits_for_another_can_be_cancelled(make_executor, tmp_path):
     executor = make_executor(max_workers=1)
     go = tmp_path / "go"
@@ -156,6 +158,7 @@ def test_large_results_are_passed_on(executor):
     assert executor.submit(len, large).result() == 3_000_000
 
 
+@pytest.mark.promise("crashes")
 @pytest.mark.crashes
 def test_the_death_of_a_process_is_a_cause_too(make_executor):
     executor = make_executor()

@@ -45,7 +45,7 @@ def test_shutdown_can_cancel_what_waits(make_executor, tmp_path, eventually):
 @pytest.mark.parametrize("how", ["executor.shutdown(wait=False)", "del executor", "pass"])
 def test_the_program_does_not_end_before_its_work(run_program, how, tmp_path):
     text = f"""
-        from jobrunner import Executor
+        from programs import open_executor
         from zoo import wait_for
 
         def work(number):
@@ -53,7 +53,7 @@ def test_the_program_does_not_end_before_its_work(run_program, how, tmp_path):
             print(f"call {{number}}\\n", end="")  # in one piece, whoever else prints
 
         if __name__ == "__main__":
-            executor = Executor()
+            executor = open_executor()
             for number in range(4):
                 executor.submit(work, number)
             {how}
@@ -67,11 +67,11 @@ def test_the_program_does_not_end_before_its_work(run_program, how, tmp_path):
 @pytest.mark.parametrize("how", ["executor.shutdown(wait=False)", "del executor", "pass"])
 def test_a_map_completes_after_the_end_of_main(run_program, how, tmp_path):
     text = f"""
-        from jobrunner import Executor
+        from programs import open_executor
         from zoo import append_line
 
         if __name__ == "__main__":
-            executor = Executor()
+            executor = open_executor()
             executor.map(append_line, [{str(tmp_path / "trace")!r}] * 500, map(str, range(500)))
             {how}
     """
@@ -81,10 +81,10 @@ def test_a_map_completes_after_the_end_of_main(run_program, how, tmp_path):
 
 def test_a_script_without_a_main_guard(run_program):
     text = """
-        from jobrunner import Executor
+        from programs import open_executor
         def double(x):
             return 2 * x
-        with Executor() as executor:
+        with open_executor() as executor:
             print(list(executor.map(double, range(5))))
     """
     assert run_program(text) == "[0, 2, 4, 6, 8]\n"
@@ -96,13 +96,13 @@ def test_ctrl_c_ends_the_program_soon(start_program, can, how, tmp_path, eventua
     started, go = tmp_path / "started", tmp_path / "go"
     text = f"""
         import concurrent.futures.thread, contextlib, sys, threading, time
-        from jobrunner import Executor
+        from programs import open_executor
         from zoo import announce_and_wait
 
         if __name__ == "__main__":
             if {"ends" not in can}:  # a thread cannot be stopped: the two that run may end once the rest is given up
                 threading._register_atexit(lambda: open(sys.argv[2], "w").close())
-            executor = Executor()
+            executor = open_executor()
             with executor if {how == "in a with block"} else contextlib.nullcontext():
                 futures = [executor.submit(announce_and_wait, *sys.argv[1:3]) for _ in range(6)]
                 time.sleep(100)
@@ -121,13 +121,13 @@ def test_ctrl_c_does_not_wait_for_a_map(start_program, can, tmp_path, eventually
     started, go = tmp_path / "started", tmp_path / "go"
     text = f"""
         import concurrent.futures.thread, sys, threading, time
-        from jobrunner import Executor
+        from programs import open_executor
         from zoo import announce_and_wait
 
         if __name__ == "__main__":
             if {"ends" not in can}:
                 threading._register_atexit(lambda: open(sys.argv[2], "w").close())
-            executor = Executor()
+            executor = open_executor()
             results = executor.map(announce_and_wait, sys.argv[1:2] * 500, sys.argv[2:3] * 500, chunksize=1)
             open(sys.argv[3], "w").close()
             time.sleep(100)
@@ -144,11 +144,11 @@ def test_ctrl_c_does_not_wait_for_a_map(start_program, can, tmp_path, eventually
 
 def test_a_map_that_was_interrupted_is_waited_for_by_nobody(run_program):
     text = """
-        from jobrunner import Executor
+        from programs import open_executor
         from zoo import echo
 
         if __name__ == "__main__":
-            executor = Executor()
+            executor = open_executor()
             backend = executor._lifetime.backend
             real = type(backend).submit_chunk
 
@@ -171,12 +171,12 @@ def test_a_map_that_was_interrupted_is_waited_for_by_nobody(run_program):
 def test_an_executor_that_nobody_holds_goes_away(make_executor, run_program):
     text = """
         import gc, threading
-        from jobrunner import Executor
+        from programs import open_executor
         from zoo import echo
 
         if __name__ == "__main__":
             for _ in range(3):
-                executor = Executor()
+                executor = open_executor()
                 assert executor.submit(echo, 1).result() == 1
             del executor
             gc.collect()

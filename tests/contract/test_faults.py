@@ -10,6 +10,7 @@ import zoo
 from jobrunner import InitializerError, NotSupportedError, TaskLostError, TaskTimeoutError
 
 
+@pytest.mark.promise("crashes")
 @pytest.mark.crashes
 @pytest.mark.parametrize("fn", [zoo.exit_hard, zoo.kill_self, zoo.segfault])
 def test_a_crash_fails_alone(make_executor, can, fn):
@@ -42,6 +43,7 @@ def test_retries(make_executor, tmp_path, attempts):
     assert len(trace.read_text().split()) == attempts
 
 
+@pytest.mark.promise("timeouts")
 def test_a_timeout_stops_one_call(make_executor, can, tmp_path):
     executor = make_executor(max_workers=1)
     limited = executor.with_options(timeout=0.3)
@@ -56,6 +58,7 @@ def test_a_timeout_stops_one_call(make_executor, can, tmp_path):
     assert executor.submit(zoo.echo, 1).result() == 1
 
 
+@pytest.mark.promise("timeouts")
 def test_a_timeout_in_map_costs_its_element(make_executor, can, tmp_path):
     if "stops" not in can:
         with pytest.raises(NotSupportedError, match="cannot be stopped"):

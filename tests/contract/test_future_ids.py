@@ -89,6 +89,7 @@ def test_shutdown_does_not_wait_for_what_others_submitted(executor, tmp_path):
     assert first.result(30) == 5
 
 
+@pytest.mark.promise("cancel")
 @pytest.mark.shared
 def test_others_can_cancel(executor, tmp_path, eventually):
     started = tmp_path / "started"

@@ -8,7 +8,7 @@ import pytest
 from programs import command, environment
 
 SESSION = """
-from jobrunner import Executor
+from programs import open_executor
 factor = 10
 def scaled(x):
     return x * factor
@@ -19,7 +19,7 @@ class Point:
     def moved(self, by):
         return Point(self.x + by)
 
-ex = Executor(max_workers=2)
+ex = open_executor(max_workers=2)
 print("first", ex.submit(scaled, 1).result(30))
 factor = 20
 print("second", ex.submit(scaled, 1).result(30))

@@ -55,7 +55,7 @@ def test_what_may_not_be_written_to_stays_so(executor):
     assert not executor.submit(zoo.echo, array).result().flags.writeable
 
 
-@pytest.mark.crashes
+@pytest.mark.copies
 def test_a_task_may_write_into_its_argument(executor):
     def write(array):
         before = int(array.sum())
@@ -68,7 +68,7 @@ def test_a_task_may_write_into_its_argument(executor):
     assert (array == 1).all()
 
 
-@pytest.mark.crashes
+@pytest.mark.copies
 def test_changes_after_submit_do_not_reach_the_task(executor, tmp_path):
     gate = str(tmp_path / "gate")
     blockers = [executor.submit(zoo.wait_for, gate) for _ in range(2)]
@@ -85,6 +85,7 @@ def test_changes_after_submit_do_not_reach_the_task(executor, tmp_path):
 
 
 @pytest.mark.crashes
+@pytest.mark.copies
 def test_a_retry_sees_the_argument_as_it_was(executor, tmp_path):
     trace = tmp_path / "trace"
 
@@ -129,7 +130,7 @@ def test_results_outlive_the_slot_and_the_executor(make_executor):
     kept[:] = 1
 
 
-@pytest.mark.crashes
+@pytest.mark.copies
 def test_what_a_task_keeps_stays_as_it_was(make_executor):
     executor = make_executor(max_workers=1)
 
@@ -172,7 +173,8 @@ def test_many_threads(executor):
     assert not wrong
 
 
-@pytest.mark.shared
+@pytest.mark.promise("nested")
+@pytest.mark.nests
 def test_an_executor_inside_of_a_task(executor):
     def ask(inner, array):
         return inner.submit(zoo.echo, array).result() + inner.submit(zoo.echo, 1).result()
@@ -180,7 +182,7 @@ def test_an_executor_inside_of_a_task(executor):
     assert (executor.submit(ask, executor, array_of(4)).result() == 5).all()
 
 
-@pytest.mark.crashes
+@pytest.mark.own
 def test_an_embedded_cluster_that_dies_gets_the_arguments_again(kind, make_executor, tmp_path):
     if kind != "cluster":
         pytest.skip("only there it is another process")
@@ -202,14 +204,14 @@ def test_an_embedded_cluster_that_dies_gets_the_arguments_again(kind, make_execu
     assert (executor.submit(zoo.echo, array_of(6)).result() == 6).all()
 
 
-@pytest.mark.crashes
+@pytest.mark.own
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nothing_is_left_behind(run_program):
     out = run_program(
         """
         import gc, os
         import numpy as np
-        from jobrunner import Executor
+        from programs import open_executor
 
         def opened():
             with open("/proc/self/maps") as maps:
@@ -221,12 +223,12 @@ def test_nothing_is_left_behind(run_program):
                 assert (back == turn).all()
             return *opened(), *executor.submit(opened).result()
 
-        with Executor(max_workers=1) as executor:
+        with open_executor(max_workers=1) as executor:
             executor.submit(opened).result()
         del executor
         gc.collect()
         before = opened()
-        with Executor(max_workers=1) as executor:
+        with open_executor(max_workers=1) as executor:
             first = use(70)  # the coordinator remembers results, up to 64 MiB of them
             for _ in range(3):
                 later = use(50)
@@ -240,19 +242,19 @@ def test_nothing_is_left_behind(run_program):
     assert out == "clean\n"
 
 
-@pytest.mark.crashes
+@pytest.mark.own
 @pytest.mark.skipif(sys.platform != "linux", reason="only there memory is shared")
 def test_without_memory_to_share_everything_goes_the_ordinary_way(run_program):
     out = run_program(
         """
         import resource
         import numpy as np
-        from jobrunner import Executor
+        from programs import open_executor
 
         # No file may be larger, not even one in memory; what this program starts inherits it.
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
         array = np.arange(1 << 20)
-        with Executor() as executor:
+        with open_executor() as executor:
             for back in executor.map(lambda array: array + 1, [array] * 4):
                 assert (back == array + 1).all()
             assert executor._lifetime.backend._store._pool.counts() == (0, 0)

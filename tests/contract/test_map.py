@@ -79,6 +79,7 @@ def test_a_result_that_cannot_be_pickled(executor, copies, chunksize):
         assert next(results) == 3
 
 
+@pytest.mark.promise("crashes")
 @pytest.mark.crashes
 @pytest.mark.parametrize("chunksize", [None, 1, 10])
 def test_a_crash_costs_only_the_guilty_element(make_executor, tmp_path, chunksize):
@@ -108,6 +109,7 @@ def test_results_are_there_after_the_block(make_executor):
     assert list(results) == list(range(1000))
 
 
+@pytest.mark.promise("options")
 def test_retries_repeat_only_what_raised(make_executor, tmp_path):
     def flaky(index):
         trace = tmp_path / f"trace{index}"

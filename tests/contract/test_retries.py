@@ -62,6 +62,7 @@ def test_in_a_map_each_element_has_its_own_retries(executor, tmp_path):
     assert runs(tmp_path / "1") == 3
 
 
+@pytest.mark.promise("timeouts")
 @pytest.mark.stops
 @pytest.mark.parametrize(("retry_on", "times"), [(OSError, 2), (ValueError, 1)])
 def test_a_time_limit_counts_as_a_timeout_error(executor, trace, tmp_path, retry_on, times):
@@ -83,6 +84,7 @@ def test_at_most_once_and_retries_contradict_each_other(executor):
         executor.with_options(retries=1).with_options(at_most_once=True)
 
 
+@pytest.mark.promise("crashes")
 @pytest.mark.crashes
 def test_at_most_once_is_not_tried_again_after_a_crash(executor, can, trace):
     def die():
@@ -95,6 +97,7 @@ def test_at_most_once_is_not_tried_again_after_a_crash(executor, can, trace):
     assert runs(trace) == 1
 
 
+@pytest.mark.promise("crashes")
 @pytest.mark.crashes
 def test_elements_of_a_map_that_may_run_once_do(executor, tmp_path):
     def die_at_three(number, folder):

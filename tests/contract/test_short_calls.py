@@ -82,7 +82,8 @@ def test_a_call_that_turns_out_long_holds_nobody_up(executor, known_to_be_short,
     assert long.result(30) == 50
 
 
-@pytest.mark.crashes
+@pytest.mark.promise("cancel")
+@pytest.mark.stops
 def test_a_long_one_among_them_can_be_stopped(executor, known_to_be_short, tmp_path, eventually):
     known_to_be_short(zoo.wait_if, None)
     path = tmp_path / "never"
@@ -101,6 +102,7 @@ def test_large_results_among_small_ones(executor, known_to_be_short):
     assert [len(result) for result in gather(futures, timeout=60)] == sizes
 
 
+@pytest.mark.promise("crashes")
 @pytest.mark.crashes
 def test_a_crash_costs_only_the_guilty_call(executor, known_to_be_short):
     known_to_be_short(zoo.exit_hard_if, 0, -1)
@@ -111,6 +113,7 @@ def test_a_crash_costs_only_the_guilty_call(executor, known_to_be_short):
     assert gather(futures, timeout=60) == [i for i in range(MANY) if i != 70]
 
 
+@pytest.mark.promise("cancel")
 def test_any_of_those_that_wait_can_be_cancelled(executor, known_to_be_short, hold_slots, tmp_path):
     lines = tmp_path / "lines"
     lines.touch()
@@ -150,6 +153,7 @@ def test_ids_are_unique_and_known_to_the_calls(executor, known_to_be_short):
     assert len({future.id for future in futures}) == MANY
 
 
+@pytest.mark.promise("dependencies")
 def test_they_can_be_arguments_of_others(executor, known_to_be_short, hold_slots):
     known_to_be_short(zoo.echo, 0)
     hold_slots()
@@ -159,6 +163,7 @@ def test_they_can_be_arguments_of_others(executor, known_to_be_short, hold_slots
     assert gather(sums, timeout=30) == [2 * i for i in range(0, MANY, 50)]
 
 
+@pytest.mark.promise("ids")
 @pytest.mark.shared
 def test_another_process_can_wait_for_one_of_them(executor, known_to_be_short, hold_slots):
     known_to_be_short(zoo.echo, 0)

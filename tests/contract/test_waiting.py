@@ -51,6 +51,7 @@ def test_wait(make_executor, tmp_path):
     assert wait([slow, quick, bad]).not_done == set()
 
 
+@pytest.mark.promise("async")
 def test_asyncio(executor):
     async def main():
         loop = asyncio.get_running_loop()
@@ -64,6 +65,7 @@ def test_asyncio(executor):
     assert asyncio.run(main()) == [1, 2]
 
 
+@pytest.mark.promise("async")
 def test_asyncio_cancels_a_call_that_waits(make_executor, tmp_path):
     executor = make_executor(max_workers=1)
     started, go = str(tmp_path / "started"), str(tmp_path / "go")
@@ -85,12 +87,14 @@ def test_asyncio_cancels_a_call_that_waits(make_executor, tmp_path):
     assert asyncio.run(main()).cancelled()
 
 
+@pytest.mark.promise("nested")
 @pytest.mark.nests
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_call_may_submit_calls_and_wait_for_them(run_program, workers):
     text = """
         import sys
-        from jobrunner import Executor, as_completed, wait
+        from jobrunner import as_completed, wait
+        from programs import open_executor
         from zoo import add
 
         def nested(executor, depth):
@@ -101,7 +105,7 @@ def test_a_call_may_submit_calls_and_wait_for_them(run_program, workers):
             return 1 + sum(future.result() for future in as_completed(futures))
 
         if __name__ == "__main__":
-            with Executor(max_workers=int(sys.argv[1])) as executor:
+            with open_executor(max_workers=int(sys.argv[1])) as executor:
                 if executor.status().get("backend") == "threads":
                     print(executor.submit(nested, executor, 3).result())
                 else:

@@ -20,9 +20,8 @@ from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from typing import Any
 
-from jobrunner.backends import CAPABILITIES, BackendSettings, Call, Died, EngineBackend, run, wrapped
+from jobrunner.backends import LOST, BackendSettings, Call, Died, EngineBackend, run, wrapped
 from jobrunner.errors import ConfigError, NotSupportedError
-from jobrunner.protocol.messages import LOST
 
 DEFAULT_WORKERS = 4
 
@@ -31,15 +30,7 @@ class PoolBackend(EngineBackend):
     """`Executor("pool", pool=...)`; without a pool it starts one of threads, and closes it at the end."""
 
     name = "pool"
-    capabilities = CAPABILITIES.keys() - {
-        "apart",  # the default pool is one of threads
-        "crashes",
-        "tells",
-        "stops",
-        "ends",
-        "nests",
-        "shared",
-    }
+    capabilities = frozenset({"copies", "tidy", "alone"})  # of the default pool, which is one of threads
     why_not = "what a pool runs cannot be stopped"
 
     def __init__(self, settings: BackendSettings) -> None:
@@ -48,7 +39,8 @@ class PoolBackend(EngineBackend):
         if given is not None and not isinstance(given, concurrent.futures.Executor):
             raise ConfigError(f"pool={given!r}: must be a concurrent.futures.Executor")
         self._own = given is None
-        self._size = settings.max_workers or getattr(given, "_max_workers", DEFAULT_WORKERS)
+        size = settings.max_workers or getattr(given, "_max_workers", None)
+        self._size: int = size or DEFAULT_WORKERS
         self._pool: concurrent.futures.Executor = given or ThreadPoolExecutor(self._size)
         super().__init__(settings, ahead=False)  # last: from now on calls may come
 
