@@ -104,6 +104,7 @@ def test_large_results_among_small_ones(executor, known_to_be_short):
 
 @pytest.mark.promise("crashes")
 @pytest.mark.crashes
+@pytest.mark.tells  # where nobody tells whose call it was, others that were with it may pay too
 def test_a_crash_costs_only_the_guilty_call(executor, known_to_be_short):
     known_to_be_short(zoo.exit_hard_if, 0, -1)
     futures = [executor.submit(zoo.exit_hard_if, i, 70) for i in range(MANY)]
