@@ -21,6 +21,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobrunner import context
+from jobrunner.initializers import NOTHING, Provided, Wrapper, run
 from jobrunner.serialization import BY_REFERENCE, BY_VALUE, KEY_BYTES, PROTOCOL, DumpedFunction, load_function
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class File(NamedTuple):
     data: bytes
 
 
-class Shipment:
+class Shipment(Wrapper):
     """`names` are the top-level modules in `archive`; `system` is what it is for, if it has compiled parts."""
 
     def __init__(
@@ -75,7 +76,7 @@ class Shipment:
             return DumpedFunction(digest.digest(), title, blob, "", (), self.names)
         return DumpedFunction(digest.digest(), inner.name, blob, inner.python, inner.modules, self.names)
 
-    def __call__(self) -> None:
+    def __call__(self) -> Provided:
         """Make the modules importable here, and run the initializer. Raises ConfigError, or what that one raises."""
         global installed
         files = unpack(self.archive)
@@ -87,8 +88,7 @@ class Shipment:
         for name in [name for name in sys.modules if name.partition(".")[0] in self.names]:
             del sys.modules[name]  # another version, say, that this host has
         installed = self
-        if self.initializer is not None:
-            load_function(self.initializer.blob)()
+        return NOTHING if self.initializer is None else run(load_function(self.initializer.blob))
 
 
 # --- the archive ----------------------------------------------------------------------------------------------------

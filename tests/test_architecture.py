@@ -21,6 +21,7 @@ LEAVES = {
     "context",
     "elements",
     "facts",
+    "initializers",
     "representation",
     "shared_memory",
 }

@@ -33,7 +33,7 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn
 
-from jobrunner import blocking, context, serialization
+from jobrunner import blocking, context, initializers, serialization
 from jobrunner.elements import ElementResults, rows
 from jobrunner.payloads import Payload
 from jobrunner.shared_memory.limits import keep_out_of_the_way
@@ -91,8 +91,9 @@ class Slot:
         self.receive_lock = threading.Lock()
         self.received = 0  # RUN messages; under receive_lock
         self.blobs: dict[bytes, tuple[str, bytes]] = {}
-        self.functions: dict[bytes, Callable[..., Any]] = {}
-        self.setups: dict[bytes, BaseException | None] = {}  # main thread
+        # By the initializer that has run before them, too: what it has set in the program's globals, they see.
+        self.functions: dict[tuple[bytes | None, bytes], Callable[..., Any]] = {}
+        self.setups: dict[bytes, BaseException | initializers.Provided] = {}  # main thread
         self.running = 0  # the task that may be interrupted; main thread
         self.target = 0  # the task that the attendant wants to interrupt
         self.interrupted = False  # once per task, so that the except clauses below are safe; main thread
@@ -162,7 +163,8 @@ class Slot:
         for _, functions, forget, tasks in unpack(header):
             for key in forget:
                 self.blobs.pop(key, None)
-                self.functions.pop(key, None)
+                for pair in [pair for pair in self.functions if pair[1] == key]:
+                    del self.functions[pair]
             for key, name, blob, *_ in functions:
                 self.blobs[key] = name, blob
             for fields in tasks:
@@ -199,13 +201,13 @@ class Slot:
                     started = perf_counter()
                 if isinstance(span, int):
                     self.bundle = Bundle(number, payload)
-                    status, result = self.run_bundle(self.function(function), self.bundle)
+                    status, result = self.run_bundle(self.function(function, setup), self.bundle)
                 elif span is None:
                     args, kwargs = serialization.load_call(payload, values)
                     let_go(payload, *values)
-                    value = self.function(function)(*args, **kwargs)
+                    value = self.function(function, setup)(*args, **kwargs)
                 else:
-                    value = self.run_chunk(self.function(function), payload, *span)
+                    value = self.run_chunk(self.function(function, setup), payload, *span)
             finally:
                 self.running = 0
                 finished = perf_counter()
@@ -292,10 +294,9 @@ class Slot:
         """Run an initializer, the first time that a task names it. Raises InitializerError, each time."""
         if key not in self.setups:
             try:
-                self.function(key)()
-                self.setups[key] = None
+                self.setups[key] = initializers.run(self.function(key, None))
                 # It is not called again, and what it ships may be large.
-                self.functions.pop(key, None)
+                self.functions.pop((None, key), None)
                 self.blobs.pop(key, None)
             except BaseException as exc:
                 if self.interrupted and isinstance(exc, KeyboardInterrupt):
@@ -308,17 +309,21 @@ class Slot:
                 failure.__cause__ = without_own_frames(exc)
                 self.setups[key] = failure
         known = self.setups[key]
-        if known is not None:
+        if isinstance(known, BaseException):
             raise known.with_traceback(None)
 
-    def function(self, key: bytes) -> Callable[..., Any]:
-        fn = self.functions.get(key)
+    def function(self, key: bytes, setup: bytes | None) -> Callable[..., Any]:
+        """That function, after that initializer."""
+        fn = self.functions.get((setup, key))
         if fn is None:
             if key not in self.blobs:
                 from jobrunner.errors import ProtocolError
 
                 raise ProtocolError(f"function {key.hex()} was not sent to this slot before its task")
-            fn = self.functions[key] = serialization.load_function(self.blobs[key][1])
+            fn = self.functions[setup, key] = serialization.load_function(self.blobs[key][1])
+            provided = None if setup is None else self.setups[setup]
+            if isinstance(provided, initializers.Provided):
+                provided.give_to(fn)
         return fn
 
     def put_outcome(self, number: int, status: int, result: Payload, duration: float) -> None:

@@ -20,12 +20,13 @@ from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from jobrunner import blocking, context, serialization
+from jobrunner import blocking, context, initializers, serialization
 from jobrunner.backends.engine_output import Capture
 from jobrunner.backends.engine_stops import Stops
 from jobrunner.elements import ElementResults, rows
 from jobrunner.errors import InitializerError, NotSupportedError
 from jobrunner.host import own_host
+from jobrunner.initializers import Provided
 from jobrunner.payloads import Buffer, Payload, buffers_of
 from jobrunner.protocol.messages import CANCELLED, CRASHED, ERROR, LOST, OK, TIMED_OUT
 
@@ -164,7 +165,7 @@ def _outcome(
             if head.setup is not None:
                 _set_up(*head.setup)
                 started = perf_counter()
-            fn = _function(*head.function)
+            fn = _function(*head.function, None if head.setup is None else head.setup[0])
             if head.span is None:
                 args, kwargs = serialization.load_call(
                     unwrapped(parts), [unwrapped(value) for value in values]
@@ -210,16 +211,21 @@ _loading = threading.Lock()
 
 
 @lru_cache(maxsize=FUNCTIONS_KEPT)
-def _load_function(key: bytes, blob: bytes) -> Callable[..., Any]:
-    return serialization.load_function(blob)
+def _load_function(key: bytes, blob: bytes, setup: bytes | None) -> Callable[..., Any]:
+    fn = serialization.load_function(blob)
+    provided = None if setup is None else _setups[setup]
+    if isinstance(provided, Provided):
+        provided.give_to(fn)
+    return fn
 
 
-def _function(key: bytes, blob: bytes) -> Callable[..., Any]:
+def _function(key: bytes, blob: bytes, setup: bytes | None = None) -> Callable[..., Any]:
+    """That function, after that initializer."""
     with _loading:
-        return _load_function(key, blob)
+        return _load_function(key, blob, setup)
 
 
-_setups: dict[bytes, InitializerError | None] = {}
+_setups: dict[bytes, InitializerError | Provided] = {}
 _setting_up = threading.Lock()
 
 
@@ -228,8 +234,7 @@ def _set_up(key: bytes, blob: bytes) -> None:
     with _setting_up:
         if key not in _setups:
             try:
-                _function(key, blob)()
-                _setups[key] = None
+                _setups[key] = initializers.run(_function(key, blob))
             except Exception as exc:
                 failure = InitializerError(
                     f"the initializer failed in this worker: {serialization.describe(exc)}"
@@ -237,7 +242,7 @@ def _set_up(key: bytes, blob: bytes) -> None:
                 failure.__cause__ = _without_own_frames(exc)
                 _setups[key] = failure
         known = _setups[key]
-    if known is not None:
+    if isinstance(known, InitializerError):
         raise known.with_traceback(None)
 
 

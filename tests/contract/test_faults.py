@@ -104,6 +104,32 @@ def test_the_initializer_runs_before_the_first_call(make_executor):
     assert "ready" in executor.submit(zoo.initialized).result()
 
 
+def test_what_an_initializer_sets_in_the_program_is_seen_by_its_functions(run_program):
+    """The idiom of the standard library's pool: load something once per process, into a global."""
+    text = """
+        from functools import partial
+        from jobrunner import Executor
+
+        count = 0
+
+        def load(value):
+            global count, model
+            count, model = value, {"weight": value}
+
+        def add(x):
+            return count + x
+
+        def weigh(x, y=0):
+            return model["weight"] * x + y
+
+        if __name__ == "__main__":
+            with Executor(initializer=load, initargs=(7,), max_workers=1) as ex:
+                print(ex.submit(add, 1).result(), list(ex.map(add, [1, 2])), list(ex.map(lambda x: count * x, [1, 2])))
+                print(ex.submit(weigh, 2).result(), ex.submit(partial(weigh, y=1), 2).result())
+    """
+    assert run_program(text) == "8 [8, 9] [7, 14]\n14 15\n"
+
+
 def test_an_initializer_that_fails(make_executor):
     executor = make_executor(initializer=zoo.fail_to_initialize, initargs=("no licence",))
     future = executor.submit(zoo.nothing)
