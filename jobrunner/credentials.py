@@ -47,7 +47,8 @@ def find(address: str, roles: Sequence[str]) -> Identity | None:
     candidates = sorted((i for i in everyone if i.role in roles), key=lambda i: roles.index(i.role))
     for candidate in candidates:
         if address in candidate.addresses:
-            return candidate
+            # The best of those for this cluster: a worker on the coordinator's host does not make the operator less.
+            return next(other for other in candidates if other.server == candidate.server)
     host = address.removeprefix("tcp://").rpartition(":")[0]
     if is_loopback(host) or host == own_host():
         # The cluster of this user on this host; whoever comes first makes its keys.

@@ -130,6 +130,14 @@ def test_whoever_comes_first_on_this_host_makes_the_keys():
     assert found.server == open_keyring(keyring.default_folder()).server.public
 
 
+def test_a_worker_that_joined_on_the_coordinators_host_does_not_make_its_operator_less():
+    server = open_keyring(keyring.default_folder()).server.public
+    worker = identity.Identity("w", "worker", server, *new_pair(), ("tcp://10.0.0.1:7077",))
+    identity.save(worker)
+    assert credentials.find("tcp://10.0.0.1:7077", credentials.CLIENT_ROLES).role == "operator"
+    assert credentials.find("tcp://10.0.0.1:7077", credentials.WORKER_ROLES).server == server
+
+
 def test_the_address_chooses_among_several_clusters():
     ids = [identity.Identity("me", "client", *new_ids(), (f"tcp://10.0.0.{n}:7077",)) for n in range(2)]
     for one in ids:
