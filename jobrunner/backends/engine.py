@@ -297,6 +297,13 @@ class EngineBackend(Backend):
         stopped.wait(STOP_WAIT)
         return future.cancelled()
 
+    def cancel_all(self, futures: Sequence[Future[Any]], *, running: bool = False) -> None:
+        for future in futures:
+            if future.cancel_pending():
+                self._post(partial(self._drop, future.id))
+            elif running and self.can_stop and not future.done():
+                self._post(partial(self._ask_to_stop, future.id))
+
     # --- the end --------------------------------------------------------------------------------------------
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
