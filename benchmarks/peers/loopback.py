@@ -6,6 +6,7 @@ is not root needs user namespaces for that.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -17,7 +18,13 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
+SIOCSIFADDR = 0x8916
+SIOCADDRT = 0x890B
+OWN_ADDRESS = "192.0.2.1"
+"""Of those that are for documentation, and lead nowhere."""
 IFF_UP = 1
+RTF_UP = 1
+RTENTRY_BYTES = 120
 
 
 def only_loopback() -> str:
@@ -42,3 +49,13 @@ def _start_loopback() -> None:
         request = struct.pack("16sh22x", b"lo", 0)
         flags = struct.unpack("16sh22x", fcntl.ioctl(any_socket, SIOCGIFFLAGS, request))[1]
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | IFF_UP))
+        # An address and a way to everywhere, which end here: Ray complains where there are none.
+        address = struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(OWN_ADDRESS))
+        name = ctypes.create_string_buffer(b"lo")
+        inet = struct.pack("H14x", socket.AF_INET)
+        route = struct.pack(
+            "L16s16s16sHhLPhP", 0, inet, inet, inet, RTF_UP, 0, 0, 0, 0, ctypes.addressof(name)
+        )
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(any_socket, SIOCSIFADDR, struct.pack("16s16s8x", b"lo:1", address))
+            fcntl.ioctl(any_socket, SIOCADDRT, route.ljust(RTENTRY_BYTES, b"\0"))
