@@ -22,6 +22,10 @@ ATOMS = frozenset((int, float, complex, bool, str, bytes, type(None), type(...))
 DEEPEST = 4
 """Functions inside of functions that are looked into."""
 
+_MOST = 255
+_COUNTS = tuple(object() for _ in range(_MOST + 1))
+"""Stand for how many of something follow; so many values of one kind are not taken for another's."""
+
 _MISSING = object()
 _ITSELF = object()
 
@@ -72,6 +76,8 @@ def _add_function(fn: FunctionType, facts: Facts, inside: tuple[Any, ...], by_va
     facts += annotations
     for value in annotations.values():
         _add(value, facts, inside, by_value)
+    for values in (annotations, fn.__defaults__ or (), fn.__kwdefaults__ or ()):
+        facts.append(_COUNTS[min(len(values), _MOST)])
     for value in fn.__defaults__ or ():
         _add(value, facts, inside, by_value)
     for name, value in (fn.__kwdefaults__ or {}).items():
@@ -105,7 +111,7 @@ def _add(value: Any, facts: Facts, inside: tuple[Any, ...], by_value: frozenset[
         facts.append(value)
     elif kind is FunctionType:
         if any(value is outer for outer in inside):
-            facts.append(_ITSELF)
+            facts += (_ITSELF, next(outer for outer in inside if outer is value).__code__)
         elif is_importable(value, by_value):
             facts.append(value)
         else:

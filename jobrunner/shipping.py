@@ -21,6 +21,9 @@ from jobrunner.host import module_path
 from jobrunner.serialization import dump_setup
 from jobrunner.shipment import File, Shipment, foreign, own_system, pack
 
+OURS = frozenset(("jobrunner", "cloudpickle", "msgpack", "__main__"))
+"""Modules that a slot has before anything is unpacked there."""
+
 MOST_PARTS = 256
 """Modules and packages that one Executor ships; as many names travel with a function."""
 
@@ -51,7 +54,7 @@ def find(ship: Iterable[Any]) -> list[Part]:
     parts: dict[str, Part] = {}
     for item in ship:
         part = _of_module(item) if isinstance(item, ModuleType) else _of_path(item)
-        if part.name in sys.stdlib_module_names or part.name == "jobrunner":
+        if part.name in sys.stdlib_module_names or part.name in OURS:
             raise ConfigError(
                 f"ship: {part.path} would hide the module {part.name!r} that every worker has; rename it"
             )

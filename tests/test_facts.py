@@ -152,7 +152,16 @@ def change_a_dynamic_module():
     return variables["fn"], lambda: setattr(module, "value", 2)
 
 
+def start_over_in_another_of_two_functions_that_call_each_other():
+    variables = define(
+        "def fn(n=0): return step(n) if n < 10 else 1\ndef step(n): return 2 if n >= 10 else nxt(n + 10)"
+    )
+    variables["nxt"] = variables["fn"]
+    return variables["fn"], lambda: variables.update(nxt=variables["step"])
+
+
 CHANGES = [
+    start_over_in_another_of_two_functions_that_call_each_other,
     rebind_a_closed_over_name,
     change_a_list_that_is_closed_over,
     change_a_list_in_a_tuple,
@@ -179,6 +188,16 @@ def test_a_change_is_never_missed(make):
     assert [there(fn)() for _ in range(3)] == [1, 1, 1]
     change()
     assert [there(fn)() for _ in range(3)] == [2, 2, 2]
+
+
+def test_a_default_is_not_taken_for_a_keyword_default():
+    def fn(p=None, *, a=None):
+        return p, a
+
+    fn.__defaults__, fn.__kwdefaults__ = ("a",), {}
+    first = s.dump_function(fn)
+    fn.__defaults__, fn.__kwdefaults__ = (), {"a": "a"}
+    assert s.dump_function(fn).key != first.key
 
 
 def test_one_value_after_the_other_is_closed_over():

@@ -99,6 +99,9 @@ class Slot:
         self.interrupted = False  # once per task, so that the except clauses below are safe; main thread
         self.fields: list[Any] = []  # the task that runs
         self.bundle: Bundle | None = None  # if it is one; set by the main thread
+        self.elements: list[
+            Any
+        ] = []  # those of the chunk that runs: none, in a process that one of them forks
         self.asked_to_stop = 0  # the last one that the worker wanted to be interrupted; attendant
         self.memory_limit = memory.limit_from_environment()
         self.forked = False
@@ -245,6 +248,7 @@ class Slot:
             elements, call = columns[0][start:stop], fn
         else:
             elements, call = list(rows(columns, start, stop)), lambda element: fn(*element)
+        self.elements = elements
         for index, element in enumerate(elements, start):
             fields[ELEMENT] = index
             try:
@@ -274,6 +278,9 @@ class Slot:
                 if self.interrupted and isinstance(exc, KeyboardInterrupt):
                     raise  # it is the task that was interrupted, not this call
                 status, result = ERROR, serialization.dump_small_exception(without_own_frames(exc))
+            if self.forked:
+                self.leave_fork(status)
+            self.restore()
             bundle.add(result, perf_counter() - started, status == ERROR)
             if bundle.full:
                 self.give_up(bundle)
@@ -379,6 +386,7 @@ class Slot:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self.data.close()
         self.control.close()
+        self.elements.clear()
 
     def leave_fork(self, status: int) -> NoReturn:
         """The task returned twice, once in a process that it forked. That one must not go on as a slot."""

@@ -136,18 +136,15 @@ class Needs:
 
     def bundle_came(self, bundle: TaskId) -> None:
         """Somebody may have asked for its calls before it was here."""
-        sought = self._sought_of(bundle)
+        sought = self.results.sought.calls_of(bundle)
         if sought:
             self.calls_sought[bundle] = dict.fromkeys(sought)
 
-    def _sought_of(self, bundle: TaskId) -> list[TaskId]:
-        """The calls of a bundle that are sought."""
-        return [t for t in self.results.sought if (bundle_of(t) or (None,))[0] == bundle]
-
     def _bundle_cancelled(self, client: ClientPeer, outcome: m.Outcome, now: float) -> None:
         """Its client wants none of the calls of a bundle any more, where it could also name them again."""
-        for task_id in self._sought_of(outcome.id):
-            interest = self.results.sought.pop(task_id)
+        for task_id in self.results.sought.calls_of(outcome.id):
+            interest = self.results.sought[task_id]
+            del self.results.sought[task_id]
             self.spread(interest, Ended("", outcome._replace(id=task_id), now, client.account), now)
 
     def bundle_ended(self, ended: Ended, now: float) -> None:

@@ -16,6 +16,7 @@ from jobrunner.ids import TaskId, short_id
 from jobrunner.payloads import payload_size
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.batches import of_outcome
+from jobrunner.protocol.bundles import bundle_of
 from jobrunner.protocol.messages import OK, REFUSED, STATUS_NAMES, UNMET, Outcome
 from jobrunner.protocol.task import Interest, TaskRecord
 
@@ -42,6 +43,42 @@ class Ended(NamedTuple):
         return self.account is not None and self.account.label == account.label
 
 
+class Sought(dict[TaskId, Interest]):
+    """The interest in tasks that are not known here; those that are calls of one bundle can be had by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: dict[TaskId, dict[TaskId, None]] = {}
+
+    def calls_of(self, bundle: TaskId) -> list[TaskId]:
+        return list(self._calls.get(bundle, ()))
+
+    def __setitem__(self, task_id: TaskId, interest: Interest) -> None:
+        super().__setitem__(task_id, interest)
+        bundle = bundle_of(task_id)
+        if bundle is not None:
+            self._calls.setdefault(bundle[0], {})[task_id] = None
+
+    def __delitem__(self, task_id: TaskId) -> None:
+        super().__delitem__(task_id)
+        self._forget(task_id)
+
+    def take(self, task_id: TaskId) -> Interest | None:
+        """Remove and return it, if it is there."""
+        interest = super().pop(task_id, None)
+        if interest is not None:
+            self._forget(task_id)
+        return interest
+
+    def _forget(self, task_id: TaskId) -> None:
+        bundle = bundle_of(task_id)
+        if bundle is not None:
+            calls = self._calls[bundle[0]]
+            del calls[task_id]
+            if not calls:
+                del self._calls[bundle[0]]
+
+
 class Results:
     """See the module. `limit` is in bytes, for the outcomes that nobody has asked to keep."""
 
@@ -49,7 +86,7 @@ class Results:
         self.limit = limit
         self.kept: OrderedDict[TaskId, Ended] = OrderedDict()
         """Of detached tasks, the oldest first."""
-        self.sought: dict[TaskId, Interest] = {}
+        self.sought = Sought()
         self.size = 0
         """Bytes of those below."""
         self._recent: OrderedDict[TaskId, Ended] = OrderedDict()

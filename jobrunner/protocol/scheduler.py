@@ -161,7 +161,7 @@ class Scheduler:
         elif spec.options.detach:
             self.tell_accepted(record)
         if self.results.sought:
-            record.interest = self.results.sought.pop(spec.id, None)
+            record.interest = self.results.sought.take(spec.id)
             if isinstance(spec.span, int):
                 self.needs.bundle_came(spec.id)
         if spec.needs:

@@ -95,6 +95,37 @@ def test_a_long_one_among_them_can_be_stopped(executor, known_to_be_short, tmp_p
     assert executor.submit(zoo.echo, 1).result() == 1
 
 
+@pytest.mark.apart
+@pytest.mark.tells  # other engines do not look after processes that calls fork
+@pytest.mark.parametrize("many", [False, True], ids=["one by one", "map"])
+def test_a_process_that_a_call_forks_goes_on_with_nothing(executor, known_to_be_short, tmp_path, many):
+    known_to_be_short(zoo.fork_and_note, str(tmp_path / "learning"), 1)
+    lines, numbers = tmp_path / "lines", list(range(MANY))
+    if many:
+        list(executor.map(zoo.fork_and_note, [str(lines)] * MANY, numbers, [3] * MANY, chunksize=50))
+    else:
+        gather([executor.submit(zoo.fork_and_note, str(lines), number, 3) for number in numbers])
+    assert sorted(map(int, lines.read_text().split())) == numbers
+
+
+@pytest.mark.apart
+def test_what_a_call_leaves_changed_does_not_reach_the_next(executor, make_executor, capfd):
+    """Its standard output, say, which a slot gives each call anew."""
+    executor = make_executor(max_workers=1)
+    for _ in range(3):
+        gather([executor.submit(zoo.take_stdout, False) for _ in range(MANY)])
+    capfd.readouterr()
+    gather(
+        [
+            executor.submit(zoo.take_stdout, True),
+            *(executor.submit(zoo.print_lines, "heard") for _ in range(3)),
+        ]
+    )
+    gather([executor.submit(zoo.take_stdout, i == 5, "heard") for i in range(MANY)])
+    executor.shutdown()
+    assert capfd.readouterr().out.count("heard") >= MANY - 1
+
+
 def test_large_results_among_small_ones(executor, known_to_be_short):
     known_to_be_short(zoo.zeros, 1)
     sizes = [1_000_000 if i % 60 == 30 else i for i in range(MANY)]

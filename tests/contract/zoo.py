@@ -31,6 +31,22 @@ def add(left: int, right: int = 0) -> int:
     return left + right
 
 
+def fork_and_note(path: str, number: int, forks: int = -1) -> int:
+    """Writes down the number; the call with the number `forks` returns in a process that it forks, too."""
+    append_line(path, str(number))
+    if number == forks and os.fork() == 0:
+        return -1
+    return number
+
+
+def take_stdout(takes: bool, text: str = "") -> None:
+    """Prints, and then perhaps leaves sys.stdout changed."""
+    if text:
+        print(text)
+    if takes:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
 def zeros(count: int) -> bytes:
     return bytes(count)
 
