@@ -35,10 +35,11 @@ def test_shutdown_can_cancel_what_waits(make_executor, tmp_path, eventually):
     eventually(started.exists)
     queued = [executor.submit(zoo.append_line, str(tmp_path / "trace"), "x") for _ in range(5)]
     executor.shutdown(wait=False, cancel_futures=True)
+    eventually(lambda: all(future.cancelled() for future in queued))
+    assert not running.done()
     go.touch()
     executor.shutdown()
     assert running.result() == 5
-    assert all(future.cancelled() for future in queued)
     assert not (tmp_path / "trace").exists()
 
 
