@@ -98,6 +98,10 @@ def test_an_unordered_generator_yields_what_is_ready(executor, tmp_path):
 
 def test_a_timeout_stops_the_calls_that_run(processes, tmp_path):
     with on(processes):
+        # Both slots have imported joblib: a call that is interrupted in an import leaves half a module behind.
+        started = [str(tmp_path / f"started-{i}") for i in range(2)]
+        (tmp_path / "go").touch()
+        Parallel()(delayed(zoo.announce_and_wait)(one, str(tmp_path / "go")) for one in started * 4)
         with pytest.raises(JoblibTimeoutError):
             Parallel(timeout=0.2)(delayed(zoo.wait_for)(str(tmp_path / "never")) for _ in range(8))
         # Both slots are free again, though nobody let the calls go on.
