@@ -131,6 +131,7 @@ def test_results_outlive_the_slot_and_the_executor(make_executor):
 
 
 @pytest.mark.copies
+@pytest.mark.alone  # one worker is one process there, and not one at a time of those that a job has
 def test_what_a_task_keeps_stays_as_it_was(make_executor):
     executor = make_executor(max_workers=1)
 
