@@ -300,6 +300,14 @@ def load_element_results(payload: Payload) -> ElementResults:
 # --- exceptions -----------------------------------------------------------------------------------------
 
 
+def without_frames_of(file: str, exc: BaseException) -> BaseException:
+    """`exc` with a traceback that starts behind the frames of `file`, in the task's code, if it ever got there."""
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == file:
+        trace = trace.tb_next
+    return exc if trace is None else exc.with_traceback(trace)
+
+
 def dump_exception(exc: BaseException) -> Payload:
     """Never fails: what cannot make the journey arrives as a SerializationError with its type and text."""
     stream = dump_small_exception(exc)

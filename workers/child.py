@@ -226,7 +226,7 @@ class Slot:
             final = retry_on is not None and not serialization.is_one_of(exc, retry_on)
             status, result = (
                 FINAL_ERROR if final else ERROR,
-                serialization.dump_exception(without_own_frames(exc)),
+                serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
             )
         self.bundle = None
         # The memory of the arguments may be filled again from now on, unless the task has kept them.
@@ -256,7 +256,7 @@ class Slot:
             except BaseException as exc:
                 if self.interrupted and isinstance(exc, KeyboardInterrupt):
                     raise  # it is the task that was interrupted, not this element
-                results.add_failure(without_own_frames(exc))
+                results.add_failure(serialization.without_frames_of(__file__, exc))
         return results
 
     def run_bundle(self, fn: Callable[..., Any], bundle: Bundle) -> tuple[int, Payload]:
@@ -277,7 +277,10 @@ class Slot:
             except BaseException as exc:
                 if self.interrupted and isinstance(exc, KeyboardInterrupt):
                     raise  # it is the task that was interrupted, not this call
-                status, result = ERROR, serialization.dump_small_exception(without_own_frames(exc))
+                status, result = (
+                    ERROR,
+                    serialization.dump_small_exception(serialization.without_frames_of(__file__, exc)),
+                )
             if self.forked:
                 self.leave_fork(status)
             self.restore()
@@ -313,7 +316,7 @@ class Slot:
                 name = self.blobs[key][0] if key in self.blobs else "?"
                 what = serialization.describe(exc)
                 failure = InitializerError(f"the initializer {name} failed in this slot: {what}")
-                failure.__cause__ = without_own_frames(exc)
+                failure.__cause__ = serialization.without_frames_of(__file__, exc)
                 self.setups[key] = failure
         known = self.setups[key]
         if isinstance(known, BaseException):
@@ -458,14 +461,6 @@ class Slot:
         bundle = self.bundle
         if give_up and bundle is not None:
             self.give_up(bundle)
-
-
-def without_own_frames(exc: BaseException) -> BaseException:
-    """`exc` with a traceback that starts in the task's code, if it ever got there."""
-    trace = exc.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return exc if trace is None else exc.with_traceback(trace)
 
 
 def main(arguments: list[str]) -> NoReturn:

@@ -190,7 +190,12 @@ def _outcome(
         detail = {}
         if head.retry_on is not None and not serialization.is_one_of(exc, head.retry_on):
             detail["final"] = True
-        return ERROR, duration, detail, serialization.dump_exception(_without_own_frames(exc))
+        return (
+            ERROR,
+            duration,
+            detail,
+            serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
+        )
 
 
 def _run_chunk(
@@ -203,7 +208,7 @@ def _run_chunk(
         except BaseException as exc:
             if stops.asked or stops.timed_out:
                 raise  # it is the chunk that was interrupted, not this element
-            results.add_failure(_without_own_frames(exc))
+            results.add_failure(serialization.without_frames_of(__file__, exc))
     return results
 
 
@@ -239,16 +244,8 @@ def _set_up(key: bytes, blob: bytes) -> None:
                 failure = InitializerError(
                     f"the initializer failed in this worker: {serialization.describe(exc)}"
                 )
-                failure.__cause__ = _without_own_frames(exc)
+                failure.__cause__ = serialization.without_frames_of(__file__, exc)
                 _setups[key] = failure
         known = _setups[key]
     if isinstance(known, InitializerError):
         raise known.with_traceback(None)
-
-
-def _without_own_frames(exc: BaseException) -> BaseException:
-    """`exc` with a traceback that starts in the call's code, if it ever got there."""
-    trace = exc.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return exc if trace is None else exc.with_traceback(trace)
