@@ -3,9 +3,11 @@
 What travels how:
 
     importable functions     by reference (module and qualified name)
-    lambdas, closures, and   by value, through cloudpickle, pickled anew at every call unless nothing in them can have
-    all that is __main__'s   changed (see `facts`): a changed closure or a function defined again never runs stale
-    arguments and results    plain pickle, protocol 5; cloudpickle where that fails or __main__ is involved
+    functions of the script  with the globals that they need, see the package `script`
+    other functions          by value, through cloudpickle, pickled anew at every call unless nothing in them can have
+                             changed (see `facts`): a changed closure or a function defined again never runs stale
+    objects that are called  as arguments: unpickled anew for each call
+    arguments and results    plain pickle, protocol 5; `script.pickler` where that fails
     buffers >= 64 KiB        beside the pickle, not in it, so that nobody copies them
     exceptions               as raised, with the text of the remote traceback as their cause
 
@@ -17,20 +19,25 @@ from __future__ import annotations
 
 import functools
 import pickle
+import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from jobrunner.elements import Columns, ElementResults
-from jobrunner.facts import Facts, facts_of, is_importable, same
-from jobrunner.noting import modules_of, pickle_noting
+from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, same
+from jobrunner.noting import modules_of, pickle_plainly
 from jobrunner.payloads import Buffer, Payload, buffers_of
+from jobrunner.script import makers, origin, standin
+from jobrunner.script.calls import FreshCall, ScriptCall
+from jobrunner.script.entries import unpacked_outline
 
 if TYPE_CHECKING:
     from jobrunner.errors import SerializationError
+    from jobrunner.script.catalogue import Catalogue, Defined
 
 OUT_OF_BAND = 64 * 1024
 """Bytes from which a buffer travels beside the pickle, and a pickle as a buffer of its own."""
@@ -39,8 +46,13 @@ KEY_BYTES = 16
 PROTOCOL = 5
 BY_REFERENCE = ord("r")
 BY_VALUE = ord("v")
+WITH_SCRIPT = ord("s")
+"""By value, and the pickle is that of an Outline of the script."""
+FRESH_BY_REFERENCE = ord("R")
+FRESH_BY_VALUE = ord("V")
+"""An object that is unpickled anew for each call."""
 HEADER_BYTES = 3
-"""A function's blob starts with BY_REFERENCE or BY_VALUE, and Python's major and minor version."""
+"""A function's blob starts with one of these kinds, and Python's major and minor version."""
 
 
 class RemoteTraceback(Exception):
@@ -65,7 +77,15 @@ class DumpedFunction(NamedTuple):
     """Top-level modules that are imported when it is unpickled; without those that are everywhere."""
     ships: tuple[str, ...] = ()
     """Top-level modules that it brings along, see `shipping`."""
+    parts: tuple[DumpedFunction, ...] = ()
+    """What it consists of beside `blob`; each travels once."""
 
+    def definition(self) -> tuple[Any, ...]:
+        """The fields of a `FunctionDef`."""
+        return (*self[:6], tuple([part.key for part in self.parts])) if self.parts else self
+
+
+LRU_CACHE = type(functools.lru_cache(lambda: None))
 
 _references: dict[Any, tuple[str, str, DumpedFunction]] = {}
 """Importable functions that were dumped before, with the module and name that they had then."""
@@ -82,59 +102,224 @@ _values_sent: dict[int, tuple[Facts, DumpedFunction]] = {}
 MOST_VALUES = 256
 
 
-def dump_function(fn: Callable[..., Any]) -> DumpedFunction:
-    """`fn` with its closure and globals as they are now. Raises SerializationError."""
-    kind = type(fn)
-    facts = None
+def dump_function(fn: Callable[..., Any], *, once: bool = False) -> DumpedFunction:
+    """`fn` with its closure and globals as they are now. Raises SerializationError.
+
+    `once`: it is called once in each process, so that it need not be unpickled anew.
+    """
     if isinstance(fn, (FunctionType, BuiltinFunctionType)):
         by_value = _registered_by_value()
         if is_importable(fn, by_value):
-            place = fn.__module__, fn.__qualname__
-            known = _references.get(fn)
-            if known is not None and known[:2] == place:
-                return known[2]
-            dumped = _dumped(fn, pickle.dumps(fn, PROTOCOL), BY_REFERENCE, [fn])
-            if len(_references) >= MOST_REFERENCES:
-                _references.clear()
-            _references[fn] = (*place, dumped)
-            return dumped
+            return _dump_importable(fn)
         if isinstance(fn, FunctionType):
-            facts = facts_of(fn, by_value)
-            before = _values_sent.get(id(fn.__code__))
-            if facts is not None and before is not None and same(facts, before[0]):
-                return before[1]
-    noted: list[Any] = []
+            source = origin.of_this_process()
+            if source is not None and fn.__globals__ is source.variables:
+                return _dump_with_script(fn, lambda: _catalogue().define(fn, (), by_value))
+            return _dump_by_value(fn, by_value)
+    return _dump_object(fn, fresh=not once and not _is_atomic(fn))
+
+
+def with_names(fn: Callable[..., Any], names: Iterable[str]) -> DumpedFunction:
+    """As `dump_function`, with these globals of the script, which its arguments refer to. Raises SerializationError."""
+    by_value = _registered_by_value()
+    source = origin.of_this_process()
+    if isinstance(fn, FunctionType) and source is not None and fn.__globals__ is source.variables:
+        return _dump_with_script(fn, lambda: _catalogue().define(fn, names, by_value))
+    fresh = not isinstance(fn, (FunctionType, BuiltinFunctionType)) and not _is_atomic(fn)
+
+    def target() -> tuple[bytes, list[Any], Iterable[str]]:
+        from jobrunner.script.pickler import pickled
+
+        made = pickled(fn)
+        return made.stream, made.noted, made.names
+
+    return _dump_with_script(fn, lambda: _catalogue().define(fn, names, by_value, target, fresh=fresh))
+
+
+def split_call(fn: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """What is called where `fn` is, and with which arguments before those of the call.
+
+    What a partial holds, the object of a method, an instance that is called: these are arguments, which the call may
+    change without any other call seeing it.
+    """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    while not isinstance(fn, FunctionType) and not _is_atomic(fn):
+        if type(fn) is functools.partial:
+            args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
+        elif isinstance(fn, (MethodType, BuiltinFunctionType)):
+            args = (fn.__self__, *args)
+            fn = functools.partial(makers.invoke_method, fn.__name__, fn.__qualname__)
+        else:
+            args = (fn, *args)
+            fn = functools.partial(makers.invoke, type(fn).__qualname__)
+    return fn, args, kwargs
+
+
+def _dump_importable(fn: Callable[..., Any]) -> DumpedFunction:
+    place = fn.__module__, fn.__qualname__
+    known = _references.get(fn)
+    if known is not None and known[:2] == place:
+        return known[2]
+    dumped = _dumped(fn, pickle.dumps(fn, PROTOCOL), BY_REFERENCE, [fn])
+    if len(_references) >= MOST_REFERENCES:
+        _references.clear()
+    _references[fn] = (*place, dumped)
+    return dumped
+
+
+def _dump_by_value(fn: FunctionType, by_value: frozenset[str]) -> DumpedFunction:
+    """A function that neither a module nor the script has."""
+    from jobrunner.script.pickler import pickled
+
+    facts = facts_of(fn, by_value)
+    before = _values_sent.get(id(fn.__code__))
+    if facts is not None and before is not None and same(facts, before[0]):
+        return before[1]
     try:
-        stream, goes_by_value = pickle_noting(fn, noted, plainly=kind is not FunctionType)
+        made = pickled(fn)
     except Exception as exc:
-        raise _error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}") from exc
-    dumped = _dumped(fn, stream, BY_VALUE if goes_by_value else BY_REFERENCE, noted)
-    if facts is not None and len(stream) < OUT_OF_BAND:
+        raise _function_error(fn, exc) from exc
+    if made.names:
+        return with_names(fn, made.names)
+    dumped = _dumped(fn, made.stream, BY_VALUE if made.by_value else BY_REFERENCE, made.noted)
+    if facts is not None and len(made.stream) < OUT_OF_BAND:
         if len(_values_sent) >= MOST_VALUES:
             _values_sent.clear()
         _values_sent[id(fn.__code__)] = facts, dumped
     return dumped
 
 
+def _dump_object(fn: Callable[..., Any], *, fresh: bool) -> DumpedFunction:
+    """An object that is called: a class, a partial, a bound method, an instance."""
+    noted: list[Any] = []
+    plain = pickle_plainly(fn, noted)
+    if plain is not None:
+        return _dumped(fn, plain, FRESH_BY_REFERENCE if fresh else BY_REFERENCE, noted)
+    from jobrunner.script.pickler import pickled
+
+    try:
+        made = pickled(fn)
+    except Exception as exc:
+        raise _function_error(fn, exc) from exc
+    if made.names:
+        return _dump_with_script(
+            fn,
+            lambda: _catalogue().define(
+                fn, (), _registered_by_value(), lambda: (made.stream, made.noted, made.names), fresh=fresh
+            ),
+        )
+    kinds = (FRESH_BY_VALUE, FRESH_BY_REFERENCE) if fresh else (BY_VALUE, BY_REFERENCE)
+    return _dumped(fn, made.stream, kinds[0 if made.by_value else 1], made.noted)
+
+
+def _dump_with_script(fn: Callable[..., Any], define: Callable[[], Defined]) -> DumpedFunction:
+    from jobrunner.script.catalogue import Unpicklable
+
+    try:
+        defined = define()
+    except Unpicklable as exc:
+        assert exc.__cause__ is not None
+        what = f"the global {exc.name!r} of the script, of type {_type_name(exc.value)}"
+        raise _error(
+            f"cannot pickle {what}, which {function_name(fn)} needs: {describe(exc.__cause__)}"
+        ) from exc.__cause__
+    except Exception as exc:
+        raise _function_error(fn, exc) from exc
+    known = _defined.get(id(defined))
+    if known is not None and known[0] is defined:
+        return known[1]
+    parts = tuple(
+        DumpedFunction(part.version, "a part of " + function_name(fn), part.payload, _python())  # type: ignore[arg-type]
+        for part in defined.parts
+    )
+    dumped = _dumped(fn, defined.outline, WITH_SCRIPT, defined.noted)._replace(parts=parts)
+    if len(_defined) >= MOST_VALUES:
+        _defined.clear()
+    _defined[id(defined)] = defined, dumped
+    return dumped
+
+
+_defined: dict[int, tuple[Defined, DumpedFunction]] = {}
+"""By the id of a definition that the catalogue keeps, what was made of it."""
+
+
+def _catalogue() -> Catalogue:
+    from jobrunner.script import catalogue
+
+    source = origin.of_this_process()
+    assert source is not None
+    return catalogue.of(source)
+
+
+def _is_atomic(fn: Callable[..., Any]) -> bool:
+    """Whether calls cannot see what other calls have done to it: a class, or a partial with plain values."""
+    if isinstance(fn, type) or type(fn) is LRU_CACHE:
+        return True
+    if type(fn) is MethodType:
+        return isinstance(fn.__self__, type)
+    if type(fn) is functools.partial:
+        held = (*fn.args, *fn.keywords.values())
+        return isinstance(fn.func, (FunctionType, BuiltinFunctionType, type)) and all(
+            type(value) in ATOMS for value in held
+        )
+    return isinstance(fn, (FunctionType, BuiltinFunctionType)) and isinstance(
+        getattr(fn, "__self__", None), (ModuleType, type(None))
+    )
+
+
+def _function_error(fn: Callable[..., Any], exc: Exception) -> SerializationError:
+    return _error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}")
+
+
 def dump_setup(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> DumpedFunction:
     """An executor's initializer and its arguments, as a function without any. Raises SerializationError."""
-    return dump_function(functools.partial(initializer, *initargs))
+    return dump_function(functools.partial(initializer, *initargs), once=True)
 
 
-def load_function(blob: bytes) -> Callable[..., Any]:
-    """The function of a DumpedFunction's blob. Raises SerializationError."""
-    theirs, ours = tuple(blob[1:HEADER_BYTES]), sys.version_info[:2]
-    if blob[0] == BY_VALUE and theirs != ours:
+def load_function(blob: Buffer, parts: Mapping[bytes, Payload] = MappingProxyType({})) -> Callable[..., Any]:
+    """The function of a DumpedFunction's blob. Raises SerializationError.
+
+    `parts` are those of the definition. A ScriptCall has to be made `ready` before each task.
+    """
+    view = memoryview(blob)
+    kind, theirs, ours = view[0], tuple(view[1:HEADER_BYTES]), sys.version_info[:2]
+    if kind not in (BY_REFERENCE, FRESH_BY_REFERENCE) and theirs != ours:
         raise _error(
             f"a function that was sent by value comes from Python {theirs[0]}.{theirs[1]} and cannot run"
             f" here, on Python {ours[0]}.{ours[1]}; use the same version on both sides, or put the function"
             " in a module that is installed on the workers"
         )
+    body = view[HEADER_BYTES:]
+    if kind == WITH_SCRIPT:
+        return ScriptCall(unpacked_outline(pickle.loads(body)), parts)
+    return load_target(body, kind in (FRESH_BY_REFERENCE, FRESH_BY_VALUE))
+
+
+def load_target(stream: Buffer, fresh: bool) -> Callable[..., Any]:
+    """The function in a pickle; one that is unpickled anew for each call, if it is `fresh`. Raises SerializationError."""
+
+    def load() -> Callable[..., Any]:
+        try:
+            fn: Callable[..., Any] = pickle.loads(stream)
+        except Exception as exc:
+            raise _load_error("the function", exc) from exc
+        return fn
+
+    return FreshCall(load) if fresh else load()
+
+
+def load_global(name: str, payload: Payload) -> Any:
+    """The value of a global of the script. Raises SerializationError."""
     try:
-        fn: Callable[..., Any] = pickle.loads(memoryview(blob)[HEADER_BYTES:])
+        return _load(payload)
     except Exception as exc:
-        raise _load_error("the function", exc) from exc
-    return fn
+        raise _load_error(f"the global {name!r} of the script", exc) from exc
+
+
+def loads(stream: bytes) -> Any:
+    """What a pickle inside of another one holds. Raises whatever unpickling raises."""
+    return pickle.loads(stream)
 
 
 def function_name(fn: Callable[..., Any]) -> str:
@@ -147,7 +332,7 @@ def function_name(fn: Callable[..., Any]) -> str:
 def _dumped(fn: Callable[..., Any], stream: bytes, kind: int, noted: Sequence[Any]) -> DumpedFunction:
     """`noted` are the objects to which the pickle refers by name."""
     blob = bytes((kind, *sys.version_info[:2])) + stream
-    python = ".".join(map(str, sys.version_info[:2])) if kind == BY_VALUE else ""
+    python = "" if kind in (BY_REFERENCE, FRESH_BY_REFERENCE) else _python()
     key = blake2b(blob, digest_size=KEY_BYTES).digest()
     modules = _modules_needed.get(key)
     if modules is None:
@@ -155,6 +340,10 @@ def _dumped(fn: Callable[..., Any], stream: bytes, kind: int, noted: Sequence[An
             _modules_needed.clear()
         modules = _modules_needed[key] = modules_of(noted, _registered_by_value())
     return DumpedFunction(key, function_name(fn), blob, python, modules)
+
+
+def _python() -> str:
+    return ".".join(map(str, sys.version_info[:2]))
 
 
 def _registered_by_value() -> frozenset[str]:
@@ -194,21 +383,34 @@ def _take_value(index: int) -> Any:
     return _values.loaded[index]
 
 
+Names: TypeAlias = "dict[str, None]"
+
 Store: TypeAlias = "Callable[[Sequence[Buffer]], Payload | None]"
 """Copies what is large to where it is wanted; None where it does not."""
 
 
 def dump_call(
-    args: tuple[Any, ...], kwargs: dict[str, Any], *, snapshot: bool, store: Store | None = None
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    snapshot: bool,
+    store: Store | None = None,
+    names: Names | None = None,
+    held: int = 0,
 ) -> Payload:
-    """The arguments of a call. `snapshot` copies large buffers: the caller may change them afterwards.
+    """The arguments of a call, of which the first `held` come from the object that is called. `snapshot` copies large buffers: the caller may change them afterwards.
+
+    `names` takes the globals of the script that they refer to, which have to be where the call runs (`with_names`).
 
     Raises SerializationError, which names the argument.
     """
     try:
-        return _dump((args, kwargs), snapshot, store)
+        return _dump((args, kwargs), snapshot, store, names)
     except Exception as exc:
-        named: list[tuple[str, Any]] = [(f"argument {i}", value) for i, value in enumerate(args)]
+        named: list[tuple[str, Any]] = [
+            (f"argument {i - held}" if i >= held else "what the called object holds", value)
+            for i, value in enumerate(args)
+        ]
         named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
         raise _error(f"cannot pickle {_culprit(named, 'the arguments')}: {describe(exc)}") from exc
 
@@ -228,13 +430,15 @@ def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[A
         raise _load_error("the arguments", exc) from exc
 
 
-def dump_elements(columns: Columns, *, snapshot: bool, store: Store | None = None) -> Payload:
-    """The arguments of a chunk of `map`; objects that several of them share stay shared.
+def dump_elements(
+    columns: Columns, *, snapshot: bool, store: Store | None = None, names: Names | None = None
+) -> Payload:
+    """The arguments of a chunk of `map`; objects that several of them share stay shared. `names`: see `dump_call`.
 
     Raises SerializationError, which names the argument and its type.
     """
     try:
-        return _dump(columns, snapshot, store)
+        return _dump(columns, snapshot, store, names)
     except Exception as exc:
         named = [(f"argument {i}", value) for i, column in enumerate(columns) for value in column]
         raise _error(f"cannot pickle {_culprit(named, 'the elements')}: {describe(exc)}") from exc
@@ -386,10 +590,11 @@ def _decode_exception(stream: bytes | None, description: str, remote: str) -> Ba
 # --- pickle ---------------------------------------------------------------------------------------------
 
 
-def _pickle(value: Any, buffers: list[memoryview] | None) -> tuple[bytes, bool]:
-    """The pickle, and whether cloudpickle made it. Raises whatever pickling raises.
+def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = None) -> tuple[bytes, bool]:
+    """The pickle, and whether it holds code. Raises whatever pickling raises.
 
-    `buffers` takes the large buffers; None keeps all in the pickle.
+    `buffers` takes the large buffers; None keeps all in the pickle. `names`: see `dump_call`; None for what goes back
+    to the program.
     """
 
     in_band: Callable[[pickle.PickleBuffer], bool] | None = None
@@ -405,27 +610,62 @@ def _pickle(value: Any, buffers: list[memoryview] | None) -> tuple[bytes, bool]:
 
     try:
         stream = pickle.dumps(value, PROTOCOL, buffer_callback=in_band)
-        # What __main__ defines has to go by value, for a slot never imports the program's __main__. A false
-        # alarm costs time only.
-        if b"__main__" not in stream and b"__mp_main__" not in stream:
+        if not mentions_script(stream):
             return stream, False
-    except Exception:  # whatever it was, cloudpickle may be able to, or else says why not
+        # What the script defines goes by its name; who reads it must have it. A false alarm costs time only.
+        if names is not None:
+            names.update(dict.fromkeys(names_in_pickle(stream)))
+            return stream, False
+        if _all_is_known():
+            return stream, False
+    except Exception:  # whatever it was, the other pickler may be able to, or else says why not
         pass
     if buffers is not None:
         buffers.clear()  # of what the first attempt left there
-    return _pickle_by_value(value, in_band), True
+    from jobrunner.script.pickler import PLAIN, RESULT, pickled
+
+    made = pickled(value, RESULT if names is None else PLAIN, in_band)
+    if names is not None:
+        names.update(made.names)
+    return made.stream, made.by_value
 
 
-def _pickle_by_value(value: Any, callback: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
-    import cloudpickle
-
-    stream: bytes = cloudpickle.dumps(value, PROTOCOL, buffer_callback=callback)
-    return stream
+def mentions_script(stream: bytes) -> bool:
+    """Whether a pickle may refer to the script by name."""
+    return b"__main__" in stream or b"__mp_main__" in stream
 
 
-def _dump(value: Any, snapshot: bool, store: Store | None) -> Payload:
+_GLOBAL = re.compile(rb"\x8c(.)([^\W\d][\w.]*|[\x80-\xff\w.]+)\x94?\x93", re.DOTALL)
+"""In a pickle: a short text, which may have been noted for later, and the instruction that looks up what it names."""
+
+
+def names_in_pickle(stream: bytes) -> list[str]:
+    """Globals of the script to which a pickle may refer: all names in it under which the script has something."""
+    source = origin.of_this_process()
+    if source is None:
+        return []
+    found = {name.partition(b".")[0]: None for size, name in _GLOBAL.findall(stream) if len(name) == size[0]}
+    texts = [name.decode("utf-8", "replace") for name in found]
+    return [name for name in texts if name in source.variables]
+
+
+def script_has_classes() -> bool:
+    """Whether results of other calls may be instances of classes of the script."""
+    source = origin.of_this_process()
+    return source is not None and any(
+        isinstance(value, type) and source.has(value) for value in list(source.variables.values())
+    )
+
+
+def _all_is_known() -> bool:
+    """Whether the program has all functions and classes of the script that are here."""
+    script = standin.current()
+    return script is None or not script.has_own()
+
+
+def _dump(value: Any, snapshot: bool, store: Store | None, names: Names | None = None) -> Payload:
     buffers: list[memoryview] = []
-    stream, _ = _pickle(value, buffers)
+    stream, _ = _pickle(value, buffers, names)
     if not buffers and len(stream) < OUT_OF_BAND:
         return stream
     if store is not None:

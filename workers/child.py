@@ -36,6 +36,7 @@ from typing import Any, NoReturn
 from jobrunner import blocking, context, initializers, serialization
 from jobrunner.elements import ElementResults, rows
 from jobrunner.payloads import Payload
+from jobrunner.script.calls import ScriptCall
 from jobrunner.shared_memory.limits import keep_out_of_the_way
 from jobrunner.workers import memory
 from jobrunner.workers.board import ELEMENT, Board
@@ -191,7 +192,7 @@ class Slot:
         self.board.start(number)
         blocking.set_depth(depth + 1)
         self.interrupted = False
-        args = kwargs = value = None
+        args = kwargs = value = fn = None
         started = finished = perf_counter()
         try:
             # From here on a KeyboardInterrupt may come at any point, but only one.
@@ -202,15 +203,16 @@ class Slot:
                 if setup is not None:
                     self.set_up(setup)
                     started = perf_counter()
+                fn = self.function(function, setup)  # first: arguments may refer to the script that comes with it
                 if isinstance(span, int):
                     self.bundle = Bundle(number, payload)
-                    status, result = self.run_bundle(self.function(function, setup), self.bundle)
+                    status, result = self.run_bundle(fn, self.bundle)
                 elif span is None:
                     args, kwargs = serialization.load_call(payload, values)
                     let_go(payload, *values)
-                    value = self.function(function, setup)(*args, **kwargs)
+                    value = fn(*args, **kwargs)
                 else:
-                    value = self.run_chunk(self.function(function, setup), payload, *span)
+                    value = self.run_chunk(fn, payload, *span)
             finally:
                 self.running = 0
                 finished = perf_counter()
@@ -334,7 +336,7 @@ class Slot:
             provided = None if setup is None else self.setups[setup]
             if isinstance(provided, initializers.Provided):
                 provided.give_to(fn)
-        return fn
+        return fn.ready() if type(fn) is ScriptCall else fn
 
     def put_outcome(self, number: int, status: int, result: Payload, duration: float) -> None:
         """Keep it for the next flush, or send it now: when it is large, or nothing was sent for a while."""

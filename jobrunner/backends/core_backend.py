@@ -77,10 +77,50 @@ KILL_WAIT = 5.0
 """Seconds that `kill` waits for the I/O thread."""
 
 
-class Prepared(NamedTuple):
+class Prepared:
     """A function, pickled as it was when `prepare` was called."""
 
-    definition: m.FunctionDef
+    __slots__ = ("_mapped", "args", "definition", "fn", "kwargs", "parts", "whole")
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        """Raises SerializationError."""
+        self.whole = fn
+        """What was given."""
+        self.fn, self.args, self.kwargs = serialization.split_call(fn)
+        """What is called, with which arguments before those of the call: a partial's are arguments like others."""
+        self._mapped: Prepared | None = self if self.fn is fn else None
+        self._take(serialization.dump_function(self.fn))
+
+    def _take(self, dumped: serialization.DumpedFunction) -> None:
+        self.definition, self.parts = definitions(dumped)
+        if self.fn is not self.whole:
+            self.definition = self.definition._replace(name=serialization.function_name(self.whole))
+
+    def with_names(self, names: Iterable[str]) -> Prepared:
+        """The same, with these globals of the script. Raises SerializationError."""
+        made = self._copy()
+        made._take(serialization.with_names(self.fn, names))
+        return made
+
+    def for_map(self) -> Prepared:
+        """The same, with everything in the function that it holds: `map` sends it once, not with each element."""
+        if self._mapped is None:
+            made = self._copy()
+            made.fn, made.args, made.kwargs = self.whole, (), {}
+            made._take(serialization.dump_function(self.whole))
+            self._mapped = made._mapped = made
+        return self._mapped
+
+    def _copy(self) -> Prepared:
+        made = object.__new__(Prepared)
+        made.whole, made.fn, made.args, made.kwargs = self.whole, self.fn, self.args, self.kwargs
+        made._mapped = None
+        return made
+
+
+def definitions(dumped: serialization.DumpedFunction) -> tuple[m.FunctionDef, list[m.FunctionDef]]:
+    """What is sent of a function, and its parts."""
+    return m.FunctionDef(*dumped.definition()), [m.FunctionDef(*part.definition()) for part in dumped.parts]
 
 
 class QueryWait:
@@ -129,11 +169,13 @@ class CoreBackend(Backend):
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
         self._setup: m.FunctionDef | None = None
+        self._setup_parts: list[m.FunctionDef] = []
         initializer = settings.initializer
         if isinstance(initializer, Shipment):
-            self._setup = m.FunctionDef(*initializer.dump())
+            self._setup, self._setup_parts = definitions(initializer.dump())
         elif initializer is not None:
-            self._setup = m.FunctionDef(*serialization.dump_setup(initializer, settings.initargs))
+            dumped = serialization.dump_setup(initializer, settings.initargs)
+            self._setup, self._setup_parts = definitions(dumped)
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._driver: Driver
@@ -174,7 +216,7 @@ class CoreBackend(Backend):
     # --- submitting ---
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
-        return Prepared(m.FunctionDef(*serialization.dump_function(fn)))
+        return Prepared(fn)
 
     def submit(
         self,
@@ -186,9 +228,16 @@ class CoreBackend(Backend):
         needs: tuple[TaskId, ...] = ()
         futures: list[AnyFuture] = []
         try:
+            if prepared.fn is not prepared.whole:
+                args, kwargs = (*prepared.args, *args), {**prepared.kwargs, **kwargs}
             if may_hold_futures(args, kwargs):
                 args, kwargs, futures = with_needs(args, kwargs)
-            payload = serialization.dump_call(args, kwargs, snapshot=True, store=self._store.store)
+            names: dict[str, None] = {}
+            payload = serialization.dump_call(
+                args, kwargs, snapshot=True, store=self._store.store, names=names, held=len(prepared.args)
+            )
+            if names or (futures and serialization.script_has_classes()):
+                prepared = prepared.with_names(names)
         except SerializationError as exc:
             self._check_open()
             future: Future[Any] = Future()
@@ -200,7 +249,7 @@ class CoreBackend(Backend):
             function = prepared.definition.key
             limit = self._limits.of(function)
             if limit > 1:
-                return self._send_with_others(prepared.definition, payload, options, limit)
+                return self._send_with_others(prepared, payload, options, limit)
             future = self._send(prepared, payload, None, options)
             if self._limits.is_new(function):
                 # Let the I/O thread run, which would otherwise wait for milliseconds while a loop submits hundreds of
@@ -220,7 +269,7 @@ class CoreBackend(Backend):
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
-        return self._send(prepared, packed, (start, stop), options)
+        return self._send(prepared.for_map(), packed, (start, stop), options)
 
     def _send(
         self,
@@ -254,14 +303,21 @@ class CoreBackend(Backend):
             )
             if needs:
                 self._needs_of[task] = needs
-            self._definitions[definition.key] = definition
+            self._define(prepared)
         self._driver.wake()
         return future
 
+    def _define(self, prepared: Prepared) -> None:
+        """Have the function sent with the calls of `_outgoing`, what it consists of before it."""
+        for part in prepared.parts:
+            self._definitions[part.key] = part
+        self._definitions[prepared.definition.key] = prepared.definition
+
     def _send_with_others(
-        self, definition: m.FunctionDef, payload: bytes, options: m.TaskOptions, limit: int
+        self, prepared: Prepared, payload: bytes, options: m.TaskOptions, limit: int
     ) -> Future[Any]:
         """Have a short call travel with others like it that are on their way to the I/O thread."""
+        definition = prepared.definition
         nested = depth()
         with self._lock:
             self._check_open()
@@ -271,7 +327,7 @@ class CoreBackend(Backend):
                 batch = self._batch = CallBatch(self, task, definition, options, nested, limit)
                 self._futures[task] = batch
                 self._outgoing.append(batch)
-                self._definitions[definition.key] = definition
+                self._define(prepared)
             future = batch.add(payload)
         self._driver.wake()
         return future
@@ -326,12 +382,12 @@ class CoreBackend(Backend):
             return []
         with self._lock:
             outgoing, self._outgoing, self._batch = self._outgoing, [], None
-            definitions, self._definitions = self._definitions, {}
-        functions = list(definitions.values())
+            defined, self._definitions = self._definitions, {}
+        functions = list(defined.values())
         setup = None if self._setup is None else self._setup.key
         tasks = [entry.spec(setup) if isinstance(entry, CallBatch) else entry for entry in outgoing]
         if self._setup is not None:
-            functions.append(self._setup)
+            functions += [*self._setup_parts, self._setup]
         return [SubmitRequested(tasks, functions)]
 
     def _check_open(self) -> None:
