@@ -11,7 +11,7 @@ import functools
 import io
 import pickle
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -25,20 +25,31 @@ LONGEST_NAMED = 100
 """Modules that are named for one function, and characters of their names: what they lead to is said early, no more."""
 
 
-def pickle_noting(value: Any, noted: list[Any], *, plainly: bool) -> tuple[bytes, bool]:
+def pickle_noting(
+    value: Any, noted: list[Any], *, plainly: bool, buffers: list[memoryview], large: int
+) -> tuple[bytes, bool]:
     """The pickle, and whether cloudpickle made it. Raises whatever pickling raises.
 
-    `noted` takes the objects that may be in it by name alone. `plainly`: without cloudpickle, if that is possible.
+    `noted` takes the objects that may be in it by name alone, `buffers` those of at least `large` bytes. `plainly`:
+    without cloudpickle, if that is possible.
     """
+
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes >= large:
+            buffers.append(raw)
+        return raw.nbytes < large
+
     if plainly:
         try:
-            stream = _dump(_PlainPickler, value, noted)
+            stream = _dump(_PlainPickler, value, noted, in_band)
             if b"__main__" not in stream and b"__mp_main__" not in stream:
                 return stream, False
         except Exception:  # whatever it was, cloudpickle may be able to, or else says why not
             pass
         noted.clear()
-    return _dump(_by_value_pickler(), value, noted), True
+        buffers.clear()
+    return _dump(_by_value_pickler(), value, noted, in_band), True
 
 
 def modules_of(noted: Iterable[Any], by_value: Collection[str] = ()) -> tuple[str, ...]:
@@ -72,9 +83,11 @@ def _place_of(value: Any) -> str | None:
         return None
 
 
-def _dump(pickler: Any, value: Any, noted: list[Any]) -> bytes:
+def _dump(
+    pickler: Any, value: Any, noted: list[Any], in_band: Callable[[pickle.PickleBuffer], bool]
+) -> bytes:
     file = io.BytesIO()
-    made = pickler(file, PROTOCOL)
+    made = pickler(file, PROTOCOL, buffer_callback=in_band)
     made.noted = noted
     made.dump(value)
     return file.getvalue()

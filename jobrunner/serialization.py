@@ -7,6 +7,7 @@ What travels how:
     all that is __main__'s   changed (see `facts`): a changed closure or a function defined again never runs stale
     arguments and results    plain pickle, protocol 5; cloudpickle where that fails or __main__ is involved
     buffers >= 64 KiB        beside the pickle, not in it, so that nobody copies them
+    of functions, >= 512 KiB as parts (`DumpedFunction.parts`), once for all functions that have them
     exceptions               as raised, with the text of the remote traceback as their cause
 
 A slot imports this module before its first task. So it loads only what every task needs: cloudpickle,
@@ -19,21 +20,28 @@ import functools
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from weakref import WeakValueDictionary
 
 from jobrunner.elements import Columns, ElementResults
 from jobrunner.facts import Facts, facts_of, is_importable, same
 from jobrunner.noting import modules_of, pickle_noting
 from jobrunner.payloads import Buffer, Payload, buffers_of
+from jobrunner.shared_memory.payload import SharedPayload
 
 if TYPE_CHECKING:
     from jobrunner.errors import SerializationError
 
 OUT_OF_BAND = 64 * 1024
 """Bytes from which a buffer travels beside the pickle, and a pickle as a buffer of its own."""
+
+PART_FROM = 512 * 1024
+"""Bytes from which a buffer that a function holds is a part of it; below, it costs less in each version of it."""
+
+NO_PARTS: Mapping[bytes, Payload] = MappingProxyType({})
 
 KEY_BYTES = 16
 PROTOCOL = 5
@@ -54,17 +62,32 @@ class RemoteTraceback(Exception):
 
 
 class DumpedFunction(NamedTuple):
-    """A function as it is at this moment; `key` is a hash of `blob`, so equal keys mean equal behaviour."""
+    """A function as it is at this moment; `key` is a hash of `blob`, so equal keys mean equal behaviour.
+
+    It also covers the keys of its parts.
+    """
 
     key: bytes
     name: str
-    blob: bytes
+    blob: Payload
     python: str
     """Where it goes by value, the version that it needs, "3.11"; else empty."""
     modules: tuple[str, ...] = ()
     """Top-level modules that are imported when it is unpickled; without those that are everywhere."""
     ships: tuple[str, ...] = ()
     """Top-level modules that it brings along, see `shipping`."""
+    parts: tuple[DumpedFunction, ...] = ()
+    """What travels apart from it, once for all functions that have it, and is given to `load_function`. A part has no
+    parts, and needs nothing that is not among `python` and `modules` of the whole."""
+
+    def definition(self) -> tuple[Any, ...]:
+        """The fields of a `FunctionDef`."""
+        return (*self[:6], tuple([part.key for part in self.parts])) if self.parts else self
+
+
+def payloads_of(dumped: DumpedFunction) -> dict[bytes, Payload]:
+    """The parts of a function that has not travelled, as `load_function` takes them."""
+    return {part.key: part.blob for part in dumped.parts}
 
 
 _references: dict[Any, tuple[str, str, DumpedFunction]] = {}
@@ -82,8 +105,8 @@ _values_sent: dict[int, tuple[Facts, DumpedFunction]] = {}
 MOST_VALUES = 256
 
 
-def dump_function(fn: Callable[..., Any]) -> DumpedFunction:
-    """`fn` with its closure and globals as they are now. Raises SerializationError."""
+def dump_function(fn: Callable[..., Any], store: Store | None = None) -> DumpedFunction:
+    """`fn` with its closure and globals as they are now; `store` takes its large parts. Raises SerializationError."""
     kind = type(fn)
     facts = None
     if isinstance(fn, (FunctionType, BuiltinFunctionType)):
@@ -104,34 +127,46 @@ def dump_function(fn: Callable[..., Any]) -> DumpedFunction:
             if facts is not None and before is not None and same(facts, before[0]):
                 return before[1]
     noted: list[Any] = []
+    large: list[memoryview] = []
     try:
-        stream, goes_by_value = pickle_noting(fn, noted, plainly=kind is not FunctionType)
+        stream, goes_by_value = pickle_noting(
+            fn, noted, plainly=kind is not FunctionType, buffers=large, large=PART_FROM
+        )
     except Exception as exc:
         raise _error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}") from exc
-    dumped = _dumped(fn, stream, BY_VALUE if goes_by_value else BY_REFERENCE, noted)
-    if facts is not None and len(stream) < OUT_OF_BAND:
+    parts = tuple([_part(raw, store) for raw in large])
+    dumped = _dumped(fn, stream, BY_VALUE if goes_by_value else BY_REFERENCE, noted, parts)
+    if facts is not None and len(stream) < OUT_OF_BAND and not parts:
         if len(_values_sent) >= MOST_VALUES:
             _values_sent.clear()
         _values_sent[id(fn.__code__)] = facts, dumped
     return dumped
 
 
-def dump_setup(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> DumpedFunction:
+def dump_setup(
+    initializer: Callable[..., object], initargs: tuple[Any, ...], store: Store | None = None
+) -> DumpedFunction:
     """An executor's initializer and its arguments, as a function without any. Raises SerializationError."""
-    return dump_function(functools.partial(initializer, *initargs))
+    return dump_function(functools.partial(initializer, *initargs), store)
 
 
-def load_function(blob: bytes) -> Callable[..., Any]:
-    """The function of a DumpedFunction's blob. Raises SerializationError."""
-    theirs, ours = tuple(blob[1:HEADER_BYTES]), sys.version_info[:2]
-    if blob[0] == BY_VALUE and theirs != ours:
+def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> Callable[..., Any]:
+    """The function of a DumpedFunction's blob. Raises SerializationError.
+
+    `parts` are the blobs of its parts, in their order; their keys may be others than at the client, for a coordinator
+    gives the functions of each owner keys of their own.
+    """
+    whole = blob if isinstance(blob, bytes) else buffers_of(blob)[0]
+    theirs, ours = tuple(whole[1:HEADER_BYTES]), sys.version_info[:2]
+    if whole[0] == BY_VALUE and theirs != ours:
         raise _error(
             f"a function that was sent by value comes from Python {theirs[0]}.{theirs[1]} and cannot run"
             f" here, on Python {ours[0]}.{ours[1]}; use the same version on both sides, or put the function"
             " in a module that is installed on the workers"
         )
     try:
-        fn: Callable[..., Any] = pickle.loads(memoryview(blob)[HEADER_BYTES:])
+        buffers = [_own_buffer(part) for part in parts.values()]
+        fn: Callable[..., Any] = pickle.loads(memoryview(whole)[HEADER_BYTES:], buffers=buffers)
     except Exception as exc:
         raise _load_error("the function", exc) from exc
     return fn
@@ -144,17 +179,48 @@ def function_name(fn: Callable[..., Any]) -> str:
     return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
 
 
-def _dumped(fn: Callable[..., Any], stream: bytes, kind: int, noted: Sequence[Any]) -> DumpedFunction:
+def _part(raw: memoryview, store: Store | None) -> DumpedFunction:
+    """A buffer of a function, as a part: copied, for its owner may go on writing there."""
+    key = blake2b(raw, digest_size=KEY_BYTES).digest()
+    blob: Payload | None = _stored.get(key)
+    if blob is None and store is not None:
+        blob = store((raw,))
+        if isinstance(blob, SharedPayload):
+            _stored[key] = blob
+    return DumpedFunction(key, "a part", (bytes(raw),) if blob is None else blob, "")
+
+
+_stored: WeakValueDictionary[bytes, SharedPayload] = WeakValueDictionary()
+"""Parts in shared memory that somebody keeps, by key."""
+
+
+def _own_buffer(payload: Payload) -> Buffer:
+    """The bytes of a part, for one function alone: others that have the same part must not see what it writes."""
+    if isinstance(payload, SharedPayload):
+        return payload.views()[0]
+    return bytearray(payload if isinstance(payload, bytes) else payload[0])
+
+
+def _dumped(
+    fn: Callable[..., Any],
+    stream: bytes,
+    kind: int,
+    noted: Sequence[Any],
+    parts: tuple[DumpedFunction, ...] = (),
+) -> DumpedFunction:
     """`noted` are the objects to which the pickle refers by name."""
     blob = bytes((kind, *sys.version_info[:2])) + stream
     python = ".".join(map(str, sys.version_info[:2])) if kind == BY_VALUE else ""
-    key = blake2b(blob, digest_size=KEY_BYTES).digest()
+    digest = blake2b(blob, digest_size=KEY_BYTES)
+    for part in parts:
+        digest.update(part.key)
+    key = digest.digest()
     modules = _modules_needed.get(key)
     if modules is None:
         if len(_modules_needed) >= MOST_REFERENCES:
             _modules_needed.clear()
         modules = _modules_needed[key] = modules_of(noted, _registered_by_value())
-    return DumpedFunction(key, function_name(fn), blob, python, modules)
+    return DumpedFunction(key, function_name(fn), blob, python, modules, (), parts)
 
 
 def _registered_by_value() -> frozenset[str]:

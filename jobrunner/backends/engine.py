@@ -27,7 +27,7 @@ from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.engine_calls import Call, Line
 from jobrunner.backends.engine_events import Events
-from jobrunner.backends.engine_worker import PROTOCOL, Head, unwrapped
+from jobrunner.backends.engine_worker import PROTOCOL, Head, fields_of, unwrapped
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import with_needs
@@ -95,10 +95,9 @@ class EngineBackend(Backend):
         self._show_output = settings.config.show_output
         self._pid = os.getpid()
         self._client = ClientId(random_token())
-        self._setup: tuple[bytes, bytes] | None = None
+        self._setup: DumpedFunction | None = None
         if settings.initializer is not None:
-            setup = serialization.dump_setup(settings.initializer, settings.initargs)
-            self._setup = setup.key, setup.blob
+            self._setup = serialization.dump_setup(settings.initializer, settings.initargs)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
         self._lock = threading.RLock()
         self._number = 0
@@ -151,16 +150,21 @@ class EngineBackend(Backend):
         """For subclasses, on any thread: the end of an attempt, what `engine_worker.run` gave or the engine's error."""
         self._post(partial(self._on_end, call, attempt, back, error))
 
-    def head(self, call: Call) -> tuple[Any, ...]:
-        """For subclasses: the first argument of what `engine_entry` makes."""
+    def head(self, call: Call, *, apart: bool = False) -> tuple[Any, ...]:
+        """For subclasses: the first argument of what `engine_entry` makes.
+
+        `apart`: the large parts of its functions, `parts_of(call)`, are not in it. They are further arguments then,
+        after the third.
+        """
         options = call.options
+        setup = self._setup
         return tuple(
             Head(
                 PROTOCOL,
                 type(self).__module__,
                 self.name,
-                (call.function.key, call.function.blob),
-                self._setup,
+                fields_of(call.function, apart=apart),
+                None if setup is None else fields_of(setup, apart=apart),
                 call.id,
                 call.future.name,
                 call.attempt,
@@ -172,6 +176,10 @@ class EngineBackend(Backend):
                 self._show_output,
             )
         )
+
+    def parts_of(self, call: Call) -> tuple[DumpedFunction, ...]:
+        """For subclasses: what its function and its initializer need beside their own bytes, and others may need too."""
+        return call.function.parts if self._setup is None else call.function.parts + self._setup.parts
 
     # --- submitting -----------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from typing import Any
 from jobrunner import blocking, serialization
 from jobrunner.backends.base import Backend
 from jobrunner.backends.failures import exception_of
+from jobrunner.backends.prepared import Prepared, prepared
 from jobrunner.backends.supplies import outcome_of, with_needs
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import Columns, ElementResults, rows, run_elements
@@ -181,7 +182,9 @@ class _Slot(SlotProcess):
         # The wait of a call inside a call would let time pass in the middle of a step.
         blocking.install(None)
         try:
-            fn = serialization.load_function(self._definitions[task.function].blob)
+            definition = self._definitions[task.function]
+            parts = {part: self._definitions[part].blob for part in definition.parts}
+            fn = serialization.load_function(definition.blob, parts)
             if not isinstance(task.span, tuple):
                 args, kwargs = serialization.load_call(task.payload, task.values)
                 return m.OK, serialization.dump_result(fn(*args, **kwargs))
@@ -232,12 +235,12 @@ class _Backend(Backend):
     def max_workers(self) -> int:
         return sum(self._cluster.world.scenario.workers)
 
-    def prepare(self, fn: Callable[..., Any]) -> m.FunctionDef:
-        return m.FunctionDef(*serialization.dump_function(fn))
+    def prepare(self, fn: Callable[..., Any]) -> Prepared:
+        return prepared(serialization.dump_function(fn))
 
     def submit(
         self,
-        prepared: m.FunctionDef,
+        prepared: Prepared,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
@@ -269,7 +272,7 @@ class _Backend(Backend):
 
     def submit_chunk(
         self,
-        prepared: m.FunctionDef,
+        prepared: Prepared,
         packed: Payload,
         start: int,
         stop: int,
@@ -279,7 +282,7 @@ class _Backend(Backend):
 
     def _send(
         self,
-        prepared: m.FunctionDef,
+        prepared: Prepared,
         payload: Payload,
         span: tuple[int, int] | None,
         options: m.TaskOptions,
@@ -291,13 +294,13 @@ class _Backend(Backend):
             raise NotSupportedError("a simulated cluster ends with its test: it has no detached calls")
         future: Future[Any] = Future()
         task = self._node.new_id()
-        future.id, future.name = task, options.name or prepared.name
+        future.id, future.name = task, options.name or prepared.definition.name
         future._canceller = self._cancel
         self.pending[task] = future
         if span is not None:
             self._chunks.add(task)
-        spec = m.TaskSpec(task, prepared.key, payload, span, options, needs=needs)
-        self._node.post(SubmitRequested([spec], [prepared]))
+        spec = m.TaskSpec(task, prepared.definition.key, payload, span, options, needs=needs)
+        self._node.post(SubmitRequested([spec], list(prepared.definitions)))
         return future
 
     def resolve(self, outcome: m.Outcome) -> None:
