@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -24,13 +24,15 @@ LONGEST_NAMED = 100
 """Modules that are named for one function, and characters of their names: what they lead to is said early, no more."""
 
 
-def pickle_plainly(value: Any, noted: list[Any]) -> bytes | None:
+def pickle_plainly(
+    value: Any, noted: list[Any], callback: Callable[[pickle.PickleBuffer], bool]
+) -> bytes | None:
     """The pickle that plain pickle makes; None where it cannot, or where the script is in it.
 
     `noted` takes the objects that may be in it by name alone.
     """
     file = io.BytesIO()
-    pickler = _PlainPickler(file, PROTOCOL)
+    pickler = _PlainPickler(file, PROTOCOL, buffer_callback=callback)
     pickler.noted = noted
     try:
         pickler.dump(value)
@@ -55,14 +57,14 @@ def modules_of(noted: Iterable[Any], by_value: Collection[str] = ()) -> tuple[st
         elif isinstance(value, (type, FunctionType, BuiltinFunctionType)):
             name = getattr(value, "__module__", None)
         else:
-            name = _place_of(value)
+            name = place_of(value)
         if isinstance(name, str):
             found[name.partition(".")[0]] = None
     names = [name for name in found if name not in EVERYWHERE and 0 < len(name) <= LONGEST_NAMED]
     return tuple(sorted(names)[:MOST_NAMED])
 
 
-def _place_of(value: Any) -> str | None:
+def place_of(value: Any) -> str | None:
     """The module in which an object is found under its name, as numpy's functions are, which are none to Python."""
     try:
         module, name = value.__module__, value.__name__

@@ -24,16 +24,27 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    ClassMethodDescriptorType,
+    FunctionType,
+    MappingProxyType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from weakref import WeakValueDictionary
 
 from jobrunner.elements import Columns, ElementResults
 from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, same
-from jobrunner.noting import modules_of, pickle_plainly
-from jobrunner.payloads import Buffer, Payload, buffers_of
+from jobrunner.noting import modules_of, pickle_plainly, place_of
+from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
 from jobrunner.script import makers, origin, standin
 from jobrunner.script.calls import FreshCall, ScriptCall
 from jobrunner.script.entries import unpacked_outline
+from jobrunner.shared_memory.payload import SharedPayload
 
 if TYPE_CHECKING:
     from jobrunner.errors import SerializationError
@@ -41,6 +52,14 @@ if TYPE_CHECKING:
 
 OUT_OF_BAND = 64 * 1024
 """Bytes from which a buffer travels beside the pickle, and a pickle as a buffer of its own."""
+
+PART_FROM = 512 * 1024
+"""Bytes from which a buffer of a function is a part of its own, see DumpedFunction."""
+
+PART = "a part"
+"""What parts are called."""
+
+NO_PARTS: Mapping[bytes, Payload] = MappingProxyType({})
 
 KEY_BYTES = 16
 PROTOCOL = 5
@@ -66,11 +85,14 @@ class RemoteTraceback(Exception):
 
 
 class DumpedFunction(NamedTuple):
-    """A function as it is at this moment; `key` is a hash of `blob`, so equal keys mean equal behaviour."""
+    """A function as it is at this moment; `key` is a hash of `blob`, so equal keys mean equal behaviour.
+
+    It also covers the keys of its parts.
+    """
 
     key: bytes
     name: str
-    blob: bytes
+    blob: Payload
     python: str
     """Where it goes by value, the version that it needs, "3.11"; else empty."""
     modules: tuple[str, ...] = ()
@@ -78,11 +100,17 @@ class DumpedFunction(NamedTuple):
     ships: tuple[str, ...] = ()
     """Top-level modules that it brings along, see `shipping`."""
     parts: tuple[DumpedFunction, ...] = ()
-    """What it consists of beside `blob`; each travels once."""
+    """What travels apart from it, once for all functions that have it, and is given to `load_function`. A part has no
+    parts, and needs nothing that is not among `python` and `modules` of the whole."""
 
     def definition(self) -> tuple[Any, ...]:
         """The fields of a `FunctionDef`."""
         return (*self[:6], tuple([part.key for part in self.parts])) if self.parts else self
+
+
+def payloads_of(dumped: DumpedFunction) -> dict[bytes, Payload]:
+    """The parts of a function that has not travelled, as `load_function` takes them."""
+    return {part.key: part.blob for part in dumped.parts}
 
 
 LRU_CACHE = type(functools.lru_cache(lambda: None))
@@ -102,8 +130,10 @@ _values_sent: dict[int, tuple[Facts, DumpedFunction]] = {}
 MOST_VALUES = 256
 
 
-def dump_function(fn: Callable[..., Any], *, once: bool = False) -> DumpedFunction:
-    """`fn` with its closure and globals as they are now. Raises SerializationError.
+def dump_function(
+    fn: Callable[..., Any], store: Store | None = None, *, once: bool = False
+) -> DumpedFunction:
+    """`fn` with its closure and globals as they are now; `store` takes its large parts. Raises SerializationError.
 
     `once`: it is called once in each process, so that it need not be unpickled anew.
     """
@@ -114,18 +144,17 @@ def dump_function(fn: Callable[..., Any], *, once: bool = False) -> DumpedFuncti
         if isinstance(fn, FunctionType):
             source = origin.of_this_process()
             if source is not None and fn.__globals__ is source.variables:
-                return _dump_with_script(fn, lambda: _catalogue().define(fn, (), by_value))
-            return _dump_by_value(fn, by_value)
-    return _dump_object(fn, fresh=not once and not _is_atomic(fn))
+                return _dump_with_script(fn, lambda: _catalogue().define(fn, (), by_value, store=store))
+            return _dump_by_value(fn, by_value, store)
+    return _dump_object(fn, store, fresh=not once and not _is_atomic(fn))
 
 
-def with_names(fn: Callable[..., Any], names: Iterable[str]) -> DumpedFunction:
+def with_names(fn: Callable[..., Any], names: Iterable[str], store: Store | None = None) -> DumpedFunction:
     """As `dump_function`, with these globals of the script, which its arguments refer to. Raises SerializationError."""
     by_value = _registered_by_value()
     source = origin.of_this_process()
     if isinstance(fn, FunctionType) and source is not None and fn.__globals__ is source.variables:
-        return _dump_with_script(fn, lambda: _catalogue().define(fn, names, by_value))
-    fresh = not isinstance(fn, (FunctionType, BuiltinFunctionType)) and not _is_atomic(fn)
+        return _dump_with_script(fn, lambda: _catalogue().define(fn, names, by_value, store=store))
 
     def target() -> tuple[bytes, list[Any], Iterable[str]]:
         from jobrunner.script.pickler import pickled
@@ -133,7 +162,13 @@ def with_names(fn: Callable[..., Any], names: Iterable[str]) -> DumpedFunction:
         made = pickled(fn)
         return made.stream, made.noted, made.names
 
-    return _dump_with_script(fn, lambda: _catalogue().define(fn, names, by_value, target, fresh=fresh))
+    fresh = not isinstance(fn, FunctionType) and not _is_atomic(fn)
+    by_name = isinstance(fn, (FunctionType, BuiltinFunctionType, type)) and is_importable(fn, by_value)
+    key = fn if by_name else None
+    return _dump_with_script(
+        fn,
+        lambda: _catalogue().define(fn, names, by_value, target, store=store, key=key, fresh=fresh),
+    )
 
 
 def split_call(fn: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
@@ -168,49 +203,55 @@ def _dump_importable(fn: Callable[..., Any]) -> DumpedFunction:
     return dumped
 
 
-def _dump_by_value(fn: FunctionType, by_value: frozenset[str]) -> DumpedFunction:
+def _dump_by_value(fn: FunctionType, by_value: frozenset[str], store: Store | None) -> DumpedFunction:
     """A function that neither a module nor the script has."""
-    from jobrunner.script.pickler import pickled
-
     facts = facts_of(fn, by_value)
     before = _values_sent.get(id(fn.__code__))
     if facts is not None and before is not None and same(facts, before[0]):
         return before[1]
-    try:
-        made = pickled(fn)
-    except Exception as exc:
-        raise _function_error(fn, exc) from exc
-    if made.names:
-        return with_names(fn, made.names)
-    dumped = _dumped(fn, made.stream, BY_VALUE if made.by_value else BY_REFERENCE, made.noted)
-    if facts is not None and len(made.stream) < OUT_OF_BAND:
+    dumped = _dump_object(fn, store, fresh=False, plainly=False)
+    if facts is not None and payload_size(dumped.blob) < OUT_OF_BAND and not dumped.parts:
         if len(_values_sent) >= MOST_VALUES:
             _values_sent.clear()
         _values_sent[id(fn.__code__)] = facts, dumped
     return dumped
 
 
-def _dump_object(fn: Callable[..., Any], *, fresh: bool) -> DumpedFunction:
-    """An object that is called: a class, a partial, a bound method, an instance."""
+def _dump_object(
+    fn: Callable[..., Any], store: Store | None, *, fresh: bool, plainly: bool = True
+) -> DumpedFunction:
+    """What goes as one pickle: a closure, or an object that is called (a class, a partial, an instance)."""
     noted: list[Any] = []
-    plain = pickle_plainly(fn, noted)
+    large: list[memoryview] = []
+
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes >= PART_FROM:
+            large.append(raw)
+        return raw.nbytes < PART_FROM
+
+    plain = pickle_plainly(fn, noted, in_band) if plainly else None
     if plain is not None:
-        return _dumped(fn, plain, FRESH_BY_REFERENCE if fresh else BY_REFERENCE, noted)
+        parts = tuple([_part(raw, store) for raw in large])
+        return _dumped(fn, plain, FRESH_BY_REFERENCE if fresh else BY_REFERENCE, noted, parts)
     from jobrunner.script.pickler import pickled
 
+    large.clear()
     try:
-        made = pickled(fn)
+        made = pickled(fn, callback=in_band)
+        if made.names:
+            made = pickled(fn)
     except Exception as exc:
         raise _function_error(fn, exc) from exc
     if made.names:
+        target = made.stream, made.noted, made.names
+        by_value = _registered_by_value()
         return _dump_with_script(
-            fn,
-            lambda: _catalogue().define(
-                fn, (), _registered_by_value(), lambda: (made.stream, made.noted, made.names), fresh=fresh
-            ),
+            fn, lambda: _catalogue().define(fn, (), by_value, lambda: target, store=store, fresh=fresh)
         )
+    parts = tuple([_part(raw, store) for raw in large])
     kinds = (FRESH_BY_VALUE, FRESH_BY_REFERENCE) if fresh else (BY_VALUE, BY_REFERENCE)
-    return _dumped(fn, made.stream, kinds[0 if made.by_value else 1], made.noted)
+    return _dumped(fn, made.stream, kinds[0 if made.by_value else 1], made.noted, parts)
 
 
 def _dump_with_script(fn: Callable[..., Any], define: Callable[[], Defined]) -> DumpedFunction:
@@ -219,21 +260,16 @@ def _dump_with_script(fn: Callable[..., Any], define: Callable[[], Defined]) -> 
     try:
         defined = define()
     except Unpicklable as exc:
-        assert exc.__cause__ is not None
         what = f"the global {exc.name!r} of the script, of type {_type_name(exc.value)}"
-        raise _error(
-            f"cannot pickle {what}, which {function_name(fn)} needs: {describe(exc.__cause__)}"
-        ) from exc.__cause__
+        why = describe(exc.reason)
+        raise _error(f"cannot pickle {what}, which {function_name(fn)} needs: {why}") from exc.reason
     except Exception as exc:
         raise _function_error(fn, exc) from exc
     known = _defined.get(id(defined))
     if known is not None and known[0] is defined:
         return known[1]
-    parts = tuple(
-        DumpedFunction(part.version, "a part of " + function_name(fn), part.payload, _python())  # type: ignore[arg-type]
-        for part in defined.parts
-    )
-    dumped = _dumped(fn, defined.outline, WITH_SCRIPT, defined.noted)._replace(parts=parts)
+    parts = tuple([DumpedFunction(part.version, PART, part.payload, "") for part in defined.parts])
+    dumped = _dumped(fn, defined.outline, WITH_SCRIPT, defined.noted, parts)
     if len(_defined) >= MOST_VALUES:
         _defined.clear()
     _defined[id(defined)] = defined, dumped
@@ -253,55 +289,62 @@ def _catalogue() -> Catalogue:
 
 
 def _is_atomic(fn: Callable[..., Any]) -> bool:
-    """Whether calls cannot see what other calls have done to it: a class, or a partial with plain values."""
-    if isinstance(fn, type) or type(fn) is LRU_CACHE:
+    """Whether calls cannot see what others have done to it: what goes by its name, and a partial with plain values."""
+    if isinstance(fn, (FunctionType, type)) or type(fn) is LRU_CACHE:
         return True
-    if type(fn) is MethodType:
-        return isinstance(fn.__self__, type)
     if type(fn) is functools.partial:
         held = (*fn.args, *fn.keywords.values())
-        return isinstance(fn.func, (FunctionType, BuiltinFunctionType, type)) and all(
-            type(value) in ATOMS for value in held
-        )
-    return isinstance(fn, (FunctionType, BuiltinFunctionType)) and isinstance(
-        getattr(fn, "__self__", None), (ModuleType, type(None))
-    )
+        return _is_atomic(fn.func) and all(type(value) in ATOMS for value in held)
+    if type(fn) is MethodType:
+        return isinstance(fn.__self__, type)
+    if isinstance(fn, BuiltinFunctionType):
+        return isinstance(fn.__self__, (ModuleType, type, type(None)))
+    if isinstance(fn, (MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType)):
+        return True
+    return place_of(fn) is not None
 
 
 def _function_error(fn: Callable[..., Any], exc: Exception) -> SerializationError:
     return _error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}")
 
 
-def dump_setup(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> DumpedFunction:
+def dump_setup(
+    initializer: Callable[..., object], initargs: tuple[Any, ...], store: Store | None = None
+) -> DumpedFunction:
     """An executor's initializer and its arguments, as a function without any. Raises SerializationError."""
-    return dump_function(functools.partial(initializer, *initargs), once=True)
+    return dump_function(functools.partial(initializer, *initargs), store, once=True)
 
 
-def load_function(blob: Buffer, parts: Mapping[bytes, Payload] = MappingProxyType({})) -> Callable[..., Any]:
+def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> Callable[..., Any]:
     """The function of a DumpedFunction's blob. Raises SerializationError.
 
-    `parts` are those of the definition. A ScriptCall has to be made `ready` before each task.
+    `parts` are the blobs of its parts, in their order; their keys may be others than at the client, for a coordinator
+    gives the functions of each owner keys of their own. A ScriptCall has to be made `ready` before each task.
     """
-    view = memoryview(blob)
-    kind, theirs, ours = view[0], tuple(view[1:HEADER_BYTES]), sys.version_info[:2]
+    whole = memoryview(blob if isinstance(blob, bytes) else buffers_of(blob)[0])
+    kind, theirs, ours = whole[0], tuple(whole[1:HEADER_BYTES]), sys.version_info[:2]
     if kind not in (BY_REFERENCE, FRESH_BY_REFERENCE) and theirs != ours:
         raise _error(
             f"a function that was sent by value comes from Python {theirs[0]}.{theirs[1]} and cannot run"
             f" here, on Python {ours[0]}.{ours[1]}; use the same version on both sides, or put the function"
             " in a module that is installed on the workers"
         )
-    body = view[HEADER_BYTES:]
+    body = whole[HEADER_BYTES:]
     if kind == WITH_SCRIPT:
         return ScriptCall(unpacked_outline(pickle.loads(body)), parts)
-    return load_target(body, kind in (FRESH_BY_REFERENCE, FRESH_BY_VALUE))
+    return load_target(body, kind in (FRESH_BY_REFERENCE, FRESH_BY_VALUE), parts)
 
 
-def load_target(stream: Buffer, fresh: bool) -> Callable[..., Any]:
-    """The function in a pickle; one that is unpickled anew for each call, if it is `fresh`. Raises SerializationError."""
+def load_target(stream: Buffer, fresh: bool, parts: Mapping[bytes, Payload] = NO_PARTS) -> Callable[..., Any]:
+    """The function in a pickle; if it is `fresh`, one that is unpickled anew for each call.
+
+    Raises SerializationError.
+    """
 
     def load() -> Callable[..., Any]:
         try:
-            fn: Callable[..., Any] = pickle.loads(stream)
+            buffers = [_own_buffer(part) for part in parts.values()]
+            fn: Callable[..., Any] = pickle.loads(stream, buffers=buffers)
         except Exception as exc:
             raise _load_error("the function", exc) from exc
         return fn
@@ -329,17 +372,48 @@ def function_name(fn: Callable[..., Any]) -> str:
     return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
 
 
-def _dumped(fn: Callable[..., Any], stream: bytes, kind: int, noted: Sequence[Any]) -> DumpedFunction:
+def _part(raw: memoryview, store: Store | None) -> DumpedFunction:
+    """A buffer of a function, as a part: copied, for its owner may go on writing there."""
+    key = blake2b(raw, digest_size=KEY_BYTES).digest()
+    blob: Payload | None = _stored.get(key)
+    if blob is None and store is not None:
+        blob = store((raw,))
+        if isinstance(blob, SharedPayload):
+            _stored[key] = blob
+    return DumpedFunction(key, PART, (bytes(raw),) if blob is None else blob, "")
+
+
+_stored: WeakValueDictionary[bytes, SharedPayload] = WeakValueDictionary()
+"""Parts in shared memory that somebody keeps, by key."""
+
+
+def _own_buffer(payload: Payload) -> Buffer:
+    """The bytes of a part, for one function alone: others that have the same part must not see what it writes."""
+    if isinstance(payload, SharedPayload):
+        return payload.views()[0]
+    return bytearray(payload if isinstance(payload, bytes) else payload[0])
+
+
+def _dumped(
+    fn: Callable[..., Any],
+    stream: bytes,
+    kind: int,
+    noted: Sequence[Any],
+    parts: tuple[DumpedFunction, ...] = (),
+) -> DumpedFunction:
     """`noted` are the objects to which the pickle refers by name."""
     blob = bytes((kind, *sys.version_info[:2])) + stream
     python = "" if kind in (BY_REFERENCE, FRESH_BY_REFERENCE) else _python()
-    key = blake2b(blob, digest_size=KEY_BYTES).digest()
+    digest = blake2b(blob, digest_size=KEY_BYTES)
+    for part in parts:
+        digest.update(part.key)
+    key = digest.digest()
     modules = _modules_needed.get(key)
     if modules is None:
         if len(_modules_needed) >= MOST_REFERENCES:
             _modules_needed.clear()
         modules = _modules_needed[key] = modules_of(noted, _registered_by_value())
-    return DumpedFunction(key, function_name(fn), blob, python, modules)
+    return DumpedFunction(key, function_name(fn), blob, python, modules, (), parts)
 
 
 def _python() -> str:
@@ -398,7 +472,9 @@ def dump_call(
     names: Names | None = None,
     held: int = 0,
 ) -> Payload:
-    """The arguments of a call, of which the first `held` come from the object that is called. `snapshot` copies large buffers: the caller may change them afterwards.
+    """The arguments of a call, of which the first `held` come from the object that is called.
+
+    `snapshot` copies large buffers: the caller may change them afterwards.
 
     `names` takes the globals of the script that they refer to, which have to be where the call runs (`with_names`).
 

@@ -119,6 +119,7 @@ class SlotPool:
         if process is None:
             return
         buffers: list[Outgoing] = []
+        definitions = [(d.key, d.name, detach(d.blob, buffers), d.parts) for d in functions]
         entries = [
             (
                 *task[:5],
@@ -130,7 +131,7 @@ class SlotPool:
             for task in tasks
         ]
         process.runs += 1
-        process.data.send(header(pack([RUN, list(functions), list(forget), entries])), buffers)
+        process.data.send(header(pack([RUN, definitions, list(forget), entries])), buffers)
         if process.data.pending:
             self._watch_data(process)
 

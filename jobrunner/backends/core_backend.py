@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import InvalidStateError
-from typing import Any, NamedTuple
+from typing import Any
 
 from jobrunner import serialization
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.memory import SharedStore
+from jobrunner.backends.prepared import Prepared, definitions_of
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
@@ -77,52 +78,6 @@ KILL_WAIT = 5.0
 """Seconds that `kill` waits for the I/O thread."""
 
 
-class Prepared:
-    """A function, pickled as it was when `prepare` was called."""
-
-    __slots__ = ("_mapped", "args", "definition", "fn", "kwargs", "parts", "whole")
-
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        """Raises SerializationError."""
-        self.whole = fn
-        """What was given."""
-        self.fn, self.args, self.kwargs = serialization.split_call(fn)
-        """What is called, with which arguments before those of the call: a partial's are arguments like others."""
-        self._mapped: Prepared | None = self if self.fn is fn else None
-        self._take(serialization.dump_function(self.fn))
-
-    def _take(self, dumped: serialization.DumpedFunction) -> None:
-        self.definition, self.parts = definitions(dumped)
-        if self.fn is not self.whole:
-            self.definition = self.definition._replace(name=serialization.function_name(self.whole))
-
-    def with_names(self, names: Iterable[str]) -> Prepared:
-        """The same, with these globals of the script. Raises SerializationError."""
-        made = self._copy()
-        made._take(serialization.with_names(self.fn, names))
-        return made
-
-    def for_map(self) -> Prepared:
-        """The same, with everything in the function that it holds: `map` sends it once, not with each element."""
-        if self._mapped is None:
-            made = self._copy()
-            made.fn, made.args, made.kwargs = self.whole, (), {}
-            made._take(serialization.dump_function(self.whole))
-            self._mapped = made._mapped = made
-        return self._mapped
-
-    def _copy(self) -> Prepared:
-        made = object.__new__(Prepared)
-        made.whole, made.fn, made.args, made.kwargs = self.whole, self.fn, self.args, self.kwargs
-        made._mapped = None
-        return made
-
-
-def definitions(dumped: serialization.DumpedFunction) -> tuple[m.FunctionDef, list[m.FunctionDef]]:
-    """What is sent of a function, and its parts."""
-    return m.FunctionDef(*dumped.definition()), [m.FunctionDef(*part.definition()) for part in dumped.parts]
-
-
 class QueryWait:
     """A question under way."""
 
@@ -151,7 +106,7 @@ class CoreBackend(Backend):
         self._batch: CallBatch | None = None
         """The last of `_outgoing`, if that is one."""
         self._limits: Limits
-        self._definitions: dict[m.FunctionKey, m.FunctionDef] = {}
+        self._definitions: dict[m.FunctionKey, Prepared] = {}
         """The functions of `_outgoing`."""
         self._loose: set[TaskId] = set()
         """Of `_futures`, those that nobody waits for at the end: others' calls, and detached ones."""
@@ -168,14 +123,14 @@ class CoreBackend(Backend):
         self._store = SharedStore(self._shares)
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
-        self._setup: m.FunctionDef | None = None
-        self._setup_parts: list[m.FunctionDef] = []
+        self._setup: tuple[m.FunctionDef, ...] = ()
+        """The executor's initializer: its parts, then itself."""
         initializer = settings.initializer
         if isinstance(initializer, Shipment):
-            self._setup, self._setup_parts = definitions(initializer.dump())
+            self._setup = definitions_of(initializer.dump())
         elif initializer is not None:
-            dumped = serialization.dump_setup(initializer, settings.initargs)
-            self._setup, self._setup_parts = definitions(dumped)
+            dumped = serialization.dump_setup(initializer, settings.initargs, self._store.store)
+            self._setup = definitions_of(dumped)
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._driver: Driver
@@ -216,7 +171,7 @@ class CoreBackend(Backend):
     # --- submitting ---
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
-        return Prepared(fn)
+        return Prepared(fn, self._store.store)
 
     def submit(
         self,
@@ -228,8 +183,7 @@ class CoreBackend(Backend):
         needs: tuple[TaskId, ...] = ()
         futures: list[AnyFuture] = []
         try:
-            if prepared.fn is not prepared.whole:
-                args, kwargs = (*prepared.args, *args), {**prepared.kwargs, **kwargs}
+            args, kwargs = prepared.arguments(args, kwargs)
             if may_hold_futures(args, kwargs):
                 args, kwargs, futures = with_needs(args, kwargs)
             names: dict[str, None] = {}
@@ -297,28 +251,22 @@ class CoreBackend(Backend):
             self._futures[task] = future
             if span is not None:
                 self._chunks.add(task)
-            key = None if setup is None else setup.key
+            key = setup[-1].key if setup else None
             self._outgoing.append(
                 m.TaskSpec(task, definition.key, payload, span, options, key, depth(), needs)
             )
             if needs:
                 self._needs_of[task] = needs
-            self._define(prepared)
+            self._definitions[definition.key] = prepared
         self._driver.wake()
         return future
-
-    def _define(self, prepared: Prepared) -> None:
-        """Have the function sent with the calls of `_outgoing`, what it consists of before it."""
-        for part in prepared.parts:
-            self._definitions[part.key] = part
-        self._definitions[prepared.definition.key] = prepared.definition
 
     def _send_with_others(
         self, prepared: Prepared, payload: bytes, options: m.TaskOptions, limit: int
     ) -> Future[Any]:
         """Have a short call travel with others like it that are on their way to the I/O thread."""
-        definition = prepared.definition
         nested = depth()
+        definition = prepared.definition
         with self._lock:
             self._check_open()
             batch = self._batch
@@ -327,7 +275,7 @@ class CoreBackend(Backend):
                 batch = self._batch = CallBatch(self, task, definition, options, nested, limit)
                 self._futures[task] = batch
                 self._outgoing.append(batch)
-                self._define(prepared)
+                self._definitions[definition.key] = prepared
             future = batch.add(payload)
         self._driver.wake()
         return future
@@ -382,12 +330,11 @@ class CoreBackend(Backend):
             return []
         with self._lock:
             outgoing, self._outgoing, self._batch = self._outgoing, [], None
-            defined, self._definitions = self._definitions, {}
-        functions = list(defined.values())
-        setup = None if self._setup is None else self._setup.key
+            definitions, self._definitions = self._definitions, {}
+        functions = [each for prepared in definitions.values() for each in prepared.definitions]
+        functions += self._setup
+        setup = self._setup[-1].key if self._setup else None
         tasks = [entry.spec(setup) if isinstance(entry, CallBatch) else entry for entry in outgoing]
-        if self._setup is not None:
-            functions += [*self._setup_parts, self._setup]
         return [SubmitRequested(tasks, functions)]
 
     def _check_open(self) -> None:

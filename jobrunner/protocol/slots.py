@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
-from jobrunner.protocol.messages import Assignment, FunctionKey, calls_in
+from jobrunner.protocol.messages import Assignment, FunctionDef, FunctionKey, calls_in
 from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
 
 SLOT_SECONDS = 0.005
@@ -211,6 +211,14 @@ class Slot:
         if key in self.forget:
             self.forget.remove(key)
         return True
+
+    def lacks(
+        self, definition: FunctionDef, functions: Mapping[FunctionKey, FunctionDef]
+    ) -> list[FunctionDef]:
+        """What must be sent before a call of this function, each part before it; from now on it counts as sent."""
+        if not self.learns(definition.key):
+            return []
+        return [functions[part] for part in definition.parts if self.learns(part)] + [definition]
 
     def forgets(self, key: FunctionKey) -> None:
         if key in self.known:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jobrunner.script import standin
 from jobrunner.payloads import Payload
+from jobrunner.script import standin
 from jobrunner.script.entries import Outline
 from jobrunner.script.program import script_module
 
@@ -51,3 +51,8 @@ class FreshCall:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._load()(*args, **kwargs)
+
+
+def ready(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What is called, now that a task of it begins. Raises SerializationError."""
+    return fn.ready() if type(fn) is ScriptCall else fn

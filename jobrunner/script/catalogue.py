@@ -8,11 +8,12 @@ from __future__ import annotations
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+from jobrunner.payloads import Buffer, Payload
 from jobrunner.script import images
 from jobrunner.script.entries import (
     CLASS,
@@ -28,6 +29,9 @@ from jobrunner.script.entries import (
 from jobrunner.script.looks import OUT_OF_BAND, Look, Looker, dump
 from jobrunner.script.origin import Origin
 from jobrunner.script.pickler import GLOBAL, PLAIN, digest_of, pickled
+
+Store: TypeAlias = "Callable[[Sequence[Buffer]], Payload | None]"
+"""As in `serialization`."""
 
 PROTOCOL = 5
 KEY_BYTES = 16
@@ -49,12 +53,13 @@ class Defined(NamedTuple):
 
 
 class Unpicklable(Exception):
-    """A global that the call needs cannot be pickled; the cause says why."""
+    """A global that the call needs cannot be pickled."""
 
-    def __init__(self, name: str, value: Any) -> None:
+    def __init__(self, name: str, value: Any, reason: Exception) -> None:
         super().__init__(name)
         self.name = name
         self.value = value
+        self.reason = reason
 
 
 class _Known(NamedTuple):
@@ -86,6 +91,7 @@ class Catalogue:
         self._known: dict[Any, _Known] = {}
         self._serial = 0
         self._image: tuple[bytes, Part] | None = None
+        self._store: Store | None = None
 
     def define(
         self,
@@ -94,18 +100,20 @@ class Catalogue:
         by_value: frozenset[str],
         target: Callable[[], tuple[bytes, list[Any], Iterable[str]]] | None = None,
         *,
+        store: Store | None = None,
+        key: Any = None,
         fresh: bool = False,
     ) -> Defined:
         """The definition of `fn`, with the globals `names` in any case. Raises Unpicklable, or what pickling raises.
 
-        `target` pickles what is no function of the script.
+        `target` pickles what is no function of the script, and what is the same as long as `key` is. `store` takes
+        large globals.
         """
         looker = Looker(self._origin, by_value)
         with self._lock:
+            self._store = store
             if target is not None:
-                stream, noted, needed = target()
-                looks = self._look_at(looker, {}, [*needed, *names])
-                return self._made(looks, stream, noted, None, fresh)
+                return self._define_other(looker, names, target, key, fresh)
             own = looker.at_function(fn)
             looks = self._look_at(looker, {"": own}, [*own.names, *names])
             key = id(fn.__code__), frozenset(names)
@@ -119,10 +127,32 @@ class Catalogue:
             else:
                 made = pickled(fn, PLAIN)
                 defined = self._made(looks, made.stream, made.noted, None, False)
-            if len(self._known) >= MAX_DEFINITIONS:
-                self._known.clear()
-            self._known[key] = _Known(looks, len(self._origin.variables), len(sys.modules), defined)
+            self._keep(key, looks, defined)
             return defined
+
+    def _define_other(
+        self,
+        looker: Looker,
+        names: Iterable[str],
+        target: Callable[[], tuple[bytes, list[Any], Iterable[str]]],
+        key: Any,
+        fresh: bool,
+    ) -> Defined:
+        place = key, frozenset(names)
+        known = None if key is None else self._known.get(place)
+        if known is not None and self._is_current(known, self._look_at(looker, {}, names)):
+            return known.defined
+        stream, noted, needed = target()
+        looks = self._look_at(looker, {}, [*needed, *names])
+        defined = self._made(looks, stream, noted, None, fresh)
+        if key is not None:
+            self._keep(place, looks, defined)
+        return defined
+
+    def _keep(self, key: Any, looks: dict[str, Look], defined: Defined) -> None:
+        if len(self._known) >= MAX_DEFINITIONS:
+            self._known.clear()
+        self._known[key] = _Known(looks, len(self._origin.variables), len(sys.modules), defined)
 
     def _is_current(self, known: _Known, looks: dict[str, Look]) -> bool:
         before = known.looks
@@ -145,7 +175,7 @@ class Catalogue:
             try:
                 found[name] = look = looker.at(value)
             except Exception as exc:
-                raise Unpicklable(name, value) from exc
+                raise Unpicklable(name, value, exc) from exc
             waiting += look.names
         return found
 
@@ -166,12 +196,13 @@ class Catalogue:
             else:
                 made, buffers = dump(value, GLOBAL, name if self._is_made_by(name, value) else None)
         except Exception as exc:
-            raise Unpicklable(name, value) from exc
+            raise Unpicklable(name, value, exc) from exc
         kind = CLASS if isinstance(value, type) else FUNCTION if isinstance(value, FunctionType) else VALUE
         version = digest_of(made.stream, *buffers)
         part = None
         if buffers or len(made.stream) >= OUT_OF_BAND:
-            part = Part(version, (made.stream, *map(bytes, buffers)))
+            stored = None if self._store is None else self._store((made.stream, *buffers))
+            part = Part(version, (made.stream, *map(bytes, buffers)) if stored is None else stored)
         needs = tuple(dict.fromkeys((*made.names, *look.names)))
         entry = Entry(
             name,

@@ -32,13 +32,21 @@ from jobrunner.script.pickler import (
 OUT_OF_BAND = 64 * 1024
 """Bytes from which a buffer is hashed where it lies, rather than copied into a pickle."""
 
-UNFOLLOWED = frozenset(("globals", "vars", "locals", "eval", "exec", "__main__", "__mp_main__", "import_module"))
+UNFOLLOWED = frozenset(
+    ("globals", "vars", "locals", "eval", "exec", "__main__", "__mp_main__", "import_module")
+)
 """Names in code that may look for globals in ways that cannot be followed."""
 
 _DERIVED = frozenset(
     (
         *("__dict__", "__weakref__", "__annotations__", "__annotate_func__", "__annotations_cache__"),
-        *("__dataclass_fields__", "__dataclass_params__", "__match_args__", "__parameters__", "__orig_bases__"),
+        *(
+            "__dataclass_fields__",
+            "__dataclass_params__",
+            "__match_args__",
+            "__parameters__",
+            "__orig_bases__",
+        ),
         *("__slots__", "__abstractmethods__", "__static_attributes__", "__type_params__", "_abc_impl"),
         *("_member_map_", "_value2member_map_", "_member_names_", "_hashable_values_", "_unhashable_values_"),
         *("_unhashable_values_map_", "_field_defaults", "_fields"),

@@ -87,9 +87,7 @@ def new_class(name: str, metaclass: Any, bases: tuple[Any, ...], namespace: dict
     return types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
 
 
-def new_enum(
-    name: str, bases: tuple[Any, ...], qualname: str, module: str, members: dict[str, Any]
-) -> type:
+def new_enum(name: str, bases: tuple[Any, ...], qualname: str, module: str, members: dict[str, Any]) -> type:
     """An enumeration with its members."""
     metaclass: Any = type(bases[-1])
     namespace = metaclass.__prepare__(name, bases)
@@ -197,5 +195,3 @@ def invoke(_name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
 def invoke_method(name: str, _qualname: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Call a method of an object that travels as an argument."""
     return getattr(target, name)(*args, **kwargs)
-
-

@@ -18,9 +18,7 @@ class Origin:
         self.module = module
         self.variables = module.__dict__
         self.standin = standin.current()
-        self.program: Program = (
-            program.described(module) if self.standin is None else self.standin.program
-        )
+        self.program: Program = program.described(module) if self.standin is None else self.standin.program
 
     def has(self, value: Any) -> bool:
         """Whether a function or class is one of the script: under a name of it, or made by its code."""

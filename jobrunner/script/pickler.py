@@ -71,10 +71,11 @@ def _pickler_class() -> Any:
     import cloudpickle
     from cloudpickle import cloudpickle as inner
 
-    class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+    class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         def prepare(self, mode: Mode, top: Any, entry: str | None) -> None:
             self.mode = mode
-            self.top, self.entry = (top, entry) if entry is not None else (self, None)
+            self.top: Any = self if entry is None else top
+            self.entry = entry
             self.names: dict[str, None] = {}
             self.noted: list[Any] = []
             self.by_value = False
@@ -126,7 +127,9 @@ def _pickler_class() -> Any:
                 value.__doc__,
                 submodules,
             )
-            self.names.update(dict.fromkeys(name for name in names_in(value.__code__) if name in value.__globals__))
+            self.names.update(
+                dict.fromkeys(name for name in names_in(value.__code__) if name in value.__globals__)
+            )
             assert self.origin is not None
             made = (
                 self.origin.program.token,
