@@ -28,7 +28,6 @@ from types import (
     BuiltinFunctionType,
     ClassMethodDescriptorType,
     FunctionType,
-    MappingProxyType,
     MethodDescriptorType,
     MethodType,
     ModuleType,
@@ -39,10 +38,12 @@ from weakref import WeakValueDictionary
 
 from jobrunner.elements import Columns, ElementResults
 from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, same
+from jobrunner.loading import NO_PARTS, error, load, load_error, load_target, type_name
+from jobrunner.loading import describe as describe  # for all who tell of an exception
 from jobrunner.noting import modules_of, pickle_plainly, place_of
 from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
 from jobrunner.script import makers, origin, standin
-from jobrunner.script.calls import FreshCall, ScriptCall
+from jobrunner.script.calls import ScriptCall
 from jobrunner.script.entries import unpacked_outline
 from jobrunner.shared_memory.payload import SharedPayload
 
@@ -58,8 +59,6 @@ PART_FROM = 512 * 1024
 
 PART = "a part"
 """What parts are called."""
-
-NO_PARTS: Mapping[bytes, Payload] = MappingProxyType({})
 
 KEY_BYTES = 16
 PROTOCOL = 5
@@ -260,9 +259,9 @@ def _dump_with_script(fn: Callable[..., Any], define: Callable[[], Defined]) -> 
     try:
         defined = define()
     except Unpicklable as exc:
-        what = f"the global {exc.name!r} of the script, of type {_type_name(exc.value)}"
+        what = f"the global {exc.name!r} of the script, of type {type_name(exc.value)}"
         why = describe(exc.reason)
-        raise _error(f"cannot pickle {what}, which {function_name(fn)} needs: {why}") from exc.reason
+        raise error(f"cannot pickle {what}, which {function_name(fn)} needs: {why}") from exc.reason
     except Exception as exc:
         raise _function_error(fn, exc) from exc
     known = _defined.get(id(defined))
@@ -305,7 +304,7 @@ def _is_atomic(fn: Callable[..., Any]) -> bool:
 
 
 def _function_error(fn: Callable[..., Any], exc: Exception) -> SerializationError:
-    return _error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}")
+    return error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}")
 
 
 def dump_setup(
@@ -324,7 +323,7 @@ def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> C
     whole = memoryview(blob if isinstance(blob, bytes) else buffers_of(blob)[0])
     kind, theirs, ours = whole[0], tuple(whole[1:HEADER_BYTES]), sys.version_info[:2]
     if kind not in (BY_REFERENCE, FRESH_BY_REFERENCE) and theirs != ours:
-        raise _error(
+        raise error(
             f"a function that was sent by value comes from Python {theirs[0]}.{theirs[1]} and cannot run"
             f" here, on Python {ours[0]}.{ours[1]}; use the same version on both sides, or put the function"
             " in a module that is installed on the workers"
@@ -333,36 +332,6 @@ def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> C
     if kind == WITH_SCRIPT:
         return ScriptCall(unpacked_outline(pickle.loads(body)), parts)
     return load_target(body, kind in (FRESH_BY_REFERENCE, FRESH_BY_VALUE), parts)
-
-
-def load_target(stream: Buffer, fresh: bool, parts: Mapping[bytes, Payload] = NO_PARTS) -> Callable[..., Any]:
-    """The function in a pickle; if it is `fresh`, one that is unpickled anew for each call.
-
-    Raises SerializationError.
-    """
-
-    def load() -> Callable[..., Any]:
-        try:
-            buffers = [_own_buffer(part) for part in parts.values()]
-            fn: Callable[..., Any] = pickle.loads(stream, buffers=buffers)
-        except Exception as exc:
-            raise _load_error("the function", exc) from exc
-        return fn
-
-    return FreshCall(load) if fresh else load()
-
-
-def load_global(name: str, payload: Payload) -> Any:
-    """The value of a global of the script. Raises SerializationError."""
-    try:
-        return _load(payload)
-    except Exception as exc:
-        raise _load_error(f"the global {name!r} of the script", exc) from exc
-
-
-def loads(stream: bytes) -> Any:
-    """What a pickle inside of another one holds. Raises whatever unpickling raises."""
-    return pickle.loads(stream)
 
 
 def function_name(fn: Callable[..., Any]) -> str:
@@ -385,13 +354,6 @@ def _part(raw: memoryview, store: Store | None) -> DumpedFunction:
 
 _stored: WeakValueDictionary[bytes, SharedPayload] = WeakValueDictionary()
 """Parts in shared memory that somebody keeps, by key."""
-
-
-def _own_buffer(payload: Payload) -> Buffer:
-    """The bytes of a part, for one function alone: others that have the same part must not see what it writes."""
-    if isinstance(payload, SharedPayload):
-        return payload.views()[0]
-    return bytearray(payload if isinstance(payload, bytes) else payload[0])
 
 
 def _dumped(
@@ -488,22 +450,22 @@ def dump_call(
             for i, value in enumerate(args)
         ]
         named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
-        raise _error(f"cannot pickle {_culprit(named, 'the arguments')}: {describe(exc)}") from exc
+        raise error(f"cannot pickle {_culprit(named, 'the arguments')}: {describe(exc)}") from exc
 
 
 def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """(args, kwargs), with the results `values` in place of the `Need`s. Raises SerializationError."""
     try:
         if not values:
-            return _load(payload)  # type: ignore[no-any-return]
+            return load(payload)  # type: ignore[no-any-return]
         before = _values.payloads, _values.loaded
         _values.payloads, _values.loaded = values, {}
         try:
-            return _load(payload)  # type: ignore[no-any-return]
+            return load(payload)  # type: ignore[no-any-return]
         finally:
             _values.payloads, _values.loaded = before
     except Exception as exc:
-        raise _load_error("the arguments", exc) from exc
+        raise load_error("the arguments", exc) from exc
 
 
 def dump_elements(
@@ -517,15 +479,15 @@ def dump_elements(
         return _dump(columns, snapshot, store, names)
     except Exception as exc:
         named = [(f"argument {i}", value) for i, column in enumerate(columns) for value in column]
-        raise _error(f"cannot pickle {_culprit(named, 'the elements')}: {describe(exc)}") from exc
+        raise error(f"cannot pickle {_culprit(named, 'the elements')}: {describe(exc)}") from exc
 
 
 def load_elements(payload: Payload) -> Columns:
     """What `dump_elements` was given. Raises SerializationError."""
     try:
-        columns: Columns = _load(payload)
+        columns: Columns = load(payload)
     except Exception as exc:
-        raise _load_error("the elements of a chunk", exc) from exc
+        raise load_error("the elements of a chunk", exc) from exc
     return columns
 
 
@@ -537,7 +499,7 @@ def dump_result(value: Any, store: Store | None = None) -> Payload:
     try:
         return _dump(value, False, store)
     except Exception as exc:
-        raise _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}") from exc
+        raise error(f"cannot pickle the result, of type {type_name(value)}: {describe(exc)}") from exc
 
 
 def dump_small_result(value: Any) -> bytes:
@@ -545,15 +507,15 @@ def dump_small_result(value: Any) -> bytes:
     try:
         return _pickle(value, None)[0]
     except Exception as exc:
-        raise _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}") from exc
+        raise error(f"cannot pickle the result, of type {type_name(value)}: {describe(exc)}") from exc
 
 
 def load_result(payload: Payload) -> Any:
     """Raises SerializationError."""
     try:
-        return _load(payload)
+        return load(payload)
     except Exception as exc:
-        raise _load_error("the result", exc) from exc
+        raise load_error("the result", exc) from exc
 
 
 def dump_element_results(results: ElementResults, store: Store | None = None) -> Payload:
@@ -602,9 +564,9 @@ def dump_small_exception(exc: BaseException) -> bytes:
 def load_exception(payload: Payload) -> BaseException:
     """The exception, its `__cause__` a RemoteTraceback. Never fails either."""
     try:
-        return _decode_exception(*_load(payload))
+        return _decode_exception(*load(payload))
     except Exception as exc:
-        return _load_error("the exception", exc)
+        return load_error("the exception", exc)
 
 
 def dump_classes(classes: tuple[type[BaseException], ...]) -> bytes:
@@ -612,7 +574,7 @@ def dump_classes(classes: tuple[type[BaseException], ...]) -> bytes:
     try:
         return _pickle(classes, None)[0]
     except Exception as exc:
-        raise _error(f"cannot pickle these classes of exceptions: {describe(exc)}") from exc
+        raise error(f"cannot pickle these classes of exceptions: {describe(exc)}") from exc
 
 
 @functools.lru_cache(maxsize=64)
@@ -651,12 +613,12 @@ def _encode_exception(exc: BaseException) -> tuple[bytes | None, str, str]:
 def _decode_exception(stream: bytes | None, description: str, remote: str) -> BaseException:
     exc: BaseException
     if stream is None:
-        exc = _error(description)
+        exc = error(description)
     else:
         try:
             exc = pickle.loads(stream)
         except Exception as failure:
-            exc = _error(
+            exc = error(
                 f"{description} (this exception itself could not be unpickled here: {describe(failure)})"
             )
     exc.__cause__ = RemoteTraceback(remote)
@@ -751,35 +713,7 @@ def _dump(value: Any, snapshot: bool, store: Store | None, names: Names | None =
     return (stream, *(bytes(raw) for raw in buffers)) if snapshot else (stream, *buffers)
 
 
-def _load(payload: Payload) -> Any:
-    if isinstance(payload, bytes):
-        return pickle.loads(payload)
-    stream, *buffers = buffers_of(payload)
-    # Pickle itself knows which objects were read-only; what it is given must be writable, as everything is
-    # that was pickled in band.
-    writable = [bytearray(part) if memoryview(part).readonly else part for part in buffers]
-    return pickle.loads(stream, buffers=writable)
-
-
 # --- error messages -------------------------------------------------------------------------------------
-
-
-def _error(message: str) -> SerializationError:
-    from jobrunner.errors import SerializationError
-
-    return SerializationError(message)
-
-
-def _load_error(what: str, exc: BaseException) -> SerializationError:
-    import platform
-
-    where = f"{platform.node()} (Python {platform.python_version()})"
-    if isinstance(exc, ModuleNotFoundError) and exc.name:
-        return _error(
-            f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or ship it with"
-            f" Executor(..., ship=[{exc.name.partition('.')[0]}])"
-        )
-    return _error(f"{what} could not be unpickled on {where}: {describe(exc)}")
 
 
 def _culprit(named: list[tuple[str, Any]], otherwise: str) -> str:
@@ -788,18 +722,5 @@ def _culprit(named: list[tuple[str, Any]], otherwise: str) -> str:
         try:
             _pickle(value, None)
         except Exception:
-            return f"{name}, of type {_type_name(value)}"
+            return f"{name}, of type {type_name(value)}"
     return otherwise
-
-
-def _type_name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-
-
-def describe(exc: BaseException) -> str:
-    """Type and text of an exception, in one line where its text is one."""
-    try:
-        text = str(exc)
-    except Exception:
-        text = "<its text cannot be had: str() fails>"
-    return f"{_type_name(exc)}: {text}" if text else _type_name(exc)

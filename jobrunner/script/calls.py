@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jobrunner.loading import load_target
 from jobrunner.payloads import Payload
 from jobrunner.script import standin
 from jobrunner.script.entries import Outline
@@ -27,8 +28,6 @@ class ScriptCall:
         if outline.place is not None:
             return self._found(outline.place)
         if self._target is None or script is not self._script:
-            from jobrunner.serialization import load_target
-
             assert outline.target is not None
             self._script, self._target = script, load_target(outline.target, outline.fresh)
         return self._target
@@ -41,16 +40,6 @@ class ScriptCall:
         for name in place.split("."):
             found = getattr(found, name)
         return found  # type: ignore[no-any-return]
-
-
-class FreshCall:
-    """An object that is called, and that is an argument of the call: it is unpickled anew for each."""
-
-    def __init__(self, load: Callable[[], Callable[..., Any]]) -> None:
-        self._load = load
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._load()(*args, **kwargs)
 
 
 def ready(fn: Callable[..., Any]) -> Callable[..., Any]:

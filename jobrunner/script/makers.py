@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from jobrunner.loading import loads
 from jobrunner.script import standin
 
 EMPTY = "jobrunner: an empty cell"
@@ -133,8 +134,6 @@ def local_class(
     tracker: str, version: bytes, make: Callable[..., type], arguments: Any, state: bytes
 ) -> type:
     """A class that no module has under its name. One that was made here, or is known in that version, is left alone."""
-    from jobrunner.serialization import loads
-
     with _lock:
         known = _tracked.get(tracker)
         if known is not None and _arrived.get(known, version) == version:

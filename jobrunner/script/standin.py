@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from types import FunctionType, ModuleType
 from typing import Any
 
+from jobrunner.loading import load_global, loads
 from jobrunner.script.entries import (
     CLASS,
     VALUE,
@@ -124,8 +125,6 @@ class Script:
         return known is None or known.version != entry.version
 
     def _load(self, entry: Entry, parts: Parts) -> None:
-        from jobrunner.serialization import load_global
-
         self._pending.pop(entry.name, None)
         self.received[entry.name] = entry
         try:
@@ -144,8 +143,6 @@ class Script:
             self.defined.pop(entry.name, None)
 
     def _take_image(self, key: bytes, parts: Parts) -> None:
-        from jobrunner.serialization import load_global
-
         image = unpacked_image(load_global("the script", parts[key]))
         if image.serial < self._serial:
             return
@@ -184,7 +181,6 @@ class Script:
     def set_class(self, name: str, made: type, attributes: list[tuple[str, bytes, bytes]]) -> None:
         """See `makers.set_script_class`."""
         from jobrunner.script.makers import set_attribute
-        from jobrunner.serialization import loads
 
         versions = self._attributes[name][1]
         present = {attribute for attribute, _, _ in attributes}
