@@ -197,7 +197,10 @@ class Catalogue:
                 made, buffers = dump(value, GLOBAL, name if self._is_made_by(name, value) else None)
         except Exception as exc:
             raise Unpicklable(name, value, exc) from exc
-        kind = CLASS if isinstance(value, type) else FUNCTION if isinstance(value, FunctionType) else VALUE
+        made_here = self._is_made_by(name, value)
+        kind = CLASS if isinstance(value, type) else FUNCTION
+        if not made_here or not isinstance(value, (type, FunctionType)):
+            kind = VALUE
         version = digest_of(made.stream, *buffers)
         part = None
         if buffers or len(made.stream) >= OUT_OF_BAND:
@@ -216,9 +219,9 @@ class Catalogue:
         return listed
 
     def _is_made_by(self, name: str, value: Any) -> bool:
-        """Whether its entry makes it; else it is a further name for what another entry makes."""
+        """Whether its entry makes it under its name; else it is made, or known, otherwise."""
         place = self._origin.place(value)
-        return place is None or place.partition(".")[0] == name
+        return place == name or (place is None and not isinstance(value, type))
 
     def _received(self, name: str, look: Look) -> _Listed | None:
         """In a process that stands in for a program: the function or class as the program has sent it."""

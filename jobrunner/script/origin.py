@@ -16,7 +16,7 @@ class Origin:
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
-        self.variables = module.__dict__
+        self.variables = _globals_of(module)
         self.standin = standin.current()
         self.program: Program = program.described(module) if self.standin is None else self.standin.program
 
@@ -41,6 +41,18 @@ class Origin:
     def arrives(self, place: str) -> bool:
         """Whether a reference to that place, in a result, is understood in the program."""
         return self.standin is None or self.standin.knows(place.partition(".")[0])
+
+
+def _globals_of(module: ModuleType) -> dict[str, Any]:
+    """The dictionary that the functions of the script have as their globals.
+
+    In a child of `multiprocessing` the script has run elsewhere, and its module got a copy of what was there.
+    """
+    if module.__name__ == NAMES[1]:
+        for value in list(vars(module).values()):
+            if isinstance(value, FunctionType) and value.__globals__.get("__name__") == NAMES[1]:
+                return value.__globals__
+    return vars(module)
 
 
 _last: Origin | None = None

@@ -12,6 +12,7 @@ import io
 import marshal
 import pickle
 import types
+import typing
 from collections.abc import Callable
 from contextvars import Context, ContextVar
 from types import CodeType, FunctionType, ModuleType
@@ -320,7 +321,10 @@ def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict
     for name, attribute in list(contents.items()):
         if isinstance(attribute, types.MemberDescriptorType) and attribute.__objclass__ is value:
             del contents[name]
-    arguments = value.__name__, type(value), inner._get_bases(value), namespace
+    bases = inner._get_bases(value)
+    if typing.NamedTuple in bases:  # what it makes of a class has been made already
+        bases = value.__bases__
+    arguments = value.__name__, type(value), bases, namespace
     return makers.new_class, arguments, _in_order(contents)
 
 
