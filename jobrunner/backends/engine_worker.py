@@ -6,7 +6,8 @@ The engine carries a tuple of plain values each way, so that it needs none of ou
     back                (status, duration, output, detail, parts)
 
 `parts` are the buffers of a payload; `values` are those of the results that the call needs; `apart` are the parts of
-the call's functions that are not in the head. A function is unpickled once per content hash and process. What is engine-specific is in the class `Here` of the backend's module.
+the call's functions that are not in the head. A function is unpickled once per content hash and process. What is
+engine-specific is in the class `Here` of the backend's module.
 """
 
 from __future__ import annotations
