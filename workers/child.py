@@ -488,10 +488,10 @@ def main(arguments: list[str]) -> NoReturn:
         shared_idle = memory.shared_idle_from_environment()
         keep_out_of_the_way()
         slot = Slot(
-            BlockingChannel(socket.socket(fileno=out_of_the_way(data)), shares=shared_idle > 0),
+            BlockingChannel(socket.socket(fileno=out_of_the_way(data)), shares=shared_idle is not None),
             BlockingChannel(socket.socket(fileno=out_of_the_way(control))),
             Board(board),
-            shared_idle,
+            shared_idle or 0,
         )
         os.close(board)
         for stream in (sys.__stdout__, sys.__stderr__):

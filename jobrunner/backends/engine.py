@@ -179,7 +179,7 @@ class EngineBackend(Backend):
         )
 
     def parts_of(self, call: Call) -> tuple[DumpedFunction, ...]:
-        """For subclasses: what its function and its initializer have beside their bytes, and others may have too."""
+        """For subclasses: what its function and its initializer need, and what others may need as well."""
         return call.function.parts if self._setup is None else call.function.parts + self._setup.parts
 
     # --- submitting -----------------------------------------------------------------------------------------

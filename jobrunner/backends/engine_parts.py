@@ -1,4 +1,4 @@
-"""Parts of functions that an engine keeps for us: each is given to it once, for all functions that have it.
+"""Parts of functions that an engine keeps for us: each is given to it once, for all calls of functions that have it.
 
 For engines that have a way of their own for that. Others get them with each call, see `EngineBackend.head`.
 """

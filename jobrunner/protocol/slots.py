@@ -208,17 +208,17 @@ class Slot:
         if key in self.known:
             return False
         self.known.add(key)
-        if key in self.forget:
+        if key in self.forget:  # it was not told yet, and still has it
             self.forget.remove(key)
+            return False
         return True
 
     def lacks(
         self, definition: FunctionDef, functions: Mapping[FunctionKey, FunctionDef]
     ) -> list[FunctionDef]:
         """What must be sent before a call of this function, each part before it; from now on it counts as sent."""
-        if not self.learns(definition.key):
-            return []
-        return [functions[part] for part in definition.parts if self.learns(part)] + [definition]
+        parts = [functions[part] for part in definition.parts]
+        return [each for each in (*parts, definition) if self.learns(each.key)]
 
     def forgets(self, key: FunctionKey) -> None:
         if key in self.known:

@@ -40,7 +40,6 @@ from jobrunner.protocol.effects import (
     CancelRequested,
     RecallResults,
     ResolveTasks,
-    RunTasks,
     SlotTask,
     SubmitRequested,
     SupplyRequested,
@@ -162,12 +161,7 @@ class _Slot(SlotProcess):
 
     def __init__(self, slots: SimulatedSlots, slot: Any, pid: int) -> None:
         super().__init__(slots, slot, pid)
-        self._definitions: dict[bytes, m.FunctionDef] = {}
         self._result: tuple[int, Payload] = (m.OK, b"")
-
-    def run(self, effect: RunTasks) -> None:
-        self._definitions.update((definition.key, definition) for definition in effect.functions)
-        super().run(effect)
 
     def read(self, task: SlotTask) -> Call:
         self.world.cluster.counts[task.name] += 1
@@ -183,8 +177,8 @@ class _Slot(SlotProcess):
         # The wait of a call inside a call would let time pass in the middle of a step.
         blocking.install(None)
         try:
-            definition = self._definitions[task.function]
-            parts = {part: self._definitions[part].blob for part in definition.parts}
+            definition = self.functions[task.function]
+            parts = {part: self.functions[part].blob for part in definition.parts}
             fn = ready(serialization.load_function(definition.blob, parts))
             if not isinstance(task.span, tuple):
                 args, kwargs = serialization.load_call(task.payload, task.values)
