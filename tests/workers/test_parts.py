@@ -84,7 +84,7 @@ def test_slots_map_one_copy_of_a_part_and_the_later_ones_too(make_owner, pool):
     owner = make_owner(shared_idle=0)
     array = np.full(4 * MIB // 8, 7)
     whole = Prepared(maps(array), pool.store)
-    assert isinstance(whole.parts[0].blob, SharedPayload)
+    assert isinstance(whole.definitions[:-1][0].blob, SharedPayload)
     assert pool.counts() == (1, 0)
     for slot in (1, 2):
         owner.ready(slot)
