@@ -24,7 +24,6 @@ from hashlib import blake2b
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from jobrunner.elements import Columns, ElementResults
 from jobrunner.facts import Facts, facts_of, is_importable, same
 from jobrunner.noting import modules_of, pickle_noting
 from jobrunner.payloads import Buffer, Payload, buffers_of
@@ -133,7 +132,7 @@ def load_function(blob: bytes) -> Callable[..., Any]:
     try:
         fn: Callable[..., Any] = pickle.loads(memoryview(blob)[HEADER_BYTES:])
     except Exception as exc:
-        raise _load_error("the function", exc) from exc
+        raise load_error("the function", exc) from exc
     return fn
 
 
@@ -210,7 +209,7 @@ def dump_call(
     except Exception as exc:
         named: list[tuple[str, Any]] = [(f"argument {i}", value) for i, value in enumerate(args)]
         named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
-        raise _error(f"cannot pickle {_culprit(named, 'the arguments')}: {describe(exc)}") from exc
+        raise not_pickled(named, "the arguments", exc) from exc
 
 
 def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -225,28 +224,14 @@ def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[A
         finally:
             _values.payloads, _values.loaded = before
     except Exception as exc:
-        raise _load_error("the arguments", exc) from exc
+        raise load_error("the arguments", exc) from exc
 
 
-def dump_elements(columns: Columns, *, snapshot: bool, store: Store | None = None) -> Payload:
-    """The arguments of a chunk of `map`; objects that several of them share stay shared.
-
-    Raises SerializationError, which names the argument and its type.
-    """
-    try:
-        return _dump(columns, snapshot, store)
-    except Exception as exc:
-        named = [(f"argument {i}", value) for i, column in enumerate(columns) for value in column]
-        raise _error(f"cannot pickle {_culprit(named, 'the elements')}: {describe(exc)}") from exc
-
-
-def load_elements(payload: Payload) -> Columns:
-    """What `dump_elements` was given. Raises SerializationError."""
-    try:
-        columns: Columns = _load(payload)
-    except Exception as exc:
-        raise _load_error("the elements of a chunk", exc) from exc
-    return columns
+def not_pickled(named: list[tuple[str, Any]], otherwise: str, exc: Exception) -> SerializationError:
+    """The error of arguments that cannot be pickled, for `exc`; it names the guilty one of `named`."""
+    error = _error(f"cannot pickle {_culprit(named, otherwise)}: {describe(exc)}")
+    error.__cause__ = exc
+    return error
 
 
 # --- results --------------------------------------------------------------------------------------------
@@ -257,7 +242,7 @@ def dump_result(value: Any, store: Store | None = None) -> Payload:
     try:
         return _dump(value, False, store)
     except Exception as exc:
-        raise _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}") from exc
+        raise result_not_pickled(value, exc) from exc
 
 
 def dump_small_result(value: Any) -> bytes:
@@ -265,7 +250,12 @@ def dump_small_result(value: Any) -> bytes:
     try:
         return _pickle(value, None)[0]
     except Exception as exc:
-        raise _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}") from exc
+        raise result_not_pickled(value, exc) from exc
+
+
+def result_not_pickled(value: Any, exc: Exception) -> SerializationError:
+    """The error of a result that cannot be pickled, for `exc`."""
+    return _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}")
 
 
 def load_result(payload: Payload) -> Any:
@@ -273,28 +263,7 @@ def load_result(payload: Payload) -> Any:
     try:
         return _load(payload)
     except Exception as exc:
-        raise _load_error("the result", exc) from exc
-
-
-def dump_element_results(results: ElementResults, store: Store | None = None) -> Payload:
-    """A value that cannot be pickled costs only its element."""
-    failures = {index: _encode_exception(failure) for index, failure in results.failures.items()}
-    try:
-        return _dump((results.values, failures), False, store)
-    except Exception:
-        values = list(results.values)
-    for index, value in enumerate(values):
-        try:
-            dump_result(value)
-        except Exception as exc:  # a SerializationError
-            values[index], failures[index] = None, _encode_exception(exc)
-    return _dump((values, failures), False, store)
-
-
-def load_element_results(payload: Payload) -> ElementResults:
-    """What `dump_element_results` was given. Raises SerializationError."""
-    values, failures = load_result(payload)
-    return ElementResults(values, {index: _decode_exception(*encoded) for index, encoded in failures.items()})
+        raise load_error("the result", exc) from exc
 
 
 # --- exceptions -----------------------------------------------------------------------------------------
@@ -302,10 +271,12 @@ def load_element_results(payload: Payload) -> ElementResults:
 
 def without_frames_of(file: str, exc: BaseException) -> BaseException:
     """`exc` with a traceback that starts behind the frames of `file`, in the task's code, if it ever got there."""
-    trace = exc.__traceback__
+    trace = _TRACEBACK.__get__(exc)  # as in `set_cause`
     while trace is not None and trace.tb_frame.f_code.co_filename == file:
         trace = trace.tb_next
-    return exc if trace is None else exc.with_traceback(trace)
+    if trace is not None:
+        _TRACEBACK.__set__(exc, trace)
+    return exc
 
 
 def dump_exception(exc: BaseException) -> Payload:
@@ -316,15 +287,15 @@ def dump_exception(exc: BaseException) -> Payload:
 
 def dump_small_exception(exc: BaseException) -> bytes:
     """As `dump_exception`, in one piece however large it is."""
-    return pickle.dumps(_encode_exception(exc), PROTOCOL)
+    return pickle.dumps(encode_exception(exc), PROTOCOL)
 
 
 def load_exception(payload: Payload) -> BaseException:
     """The exception, its `__cause__` a RemoteTraceback. Never fails either."""
     try:
-        return _decode_exception(*_load(payload))
+        return decode_exception(*_load(payload))
     except Exception as exc:
-        return _load_error("the exception", exc)
+        return load_error("the exception", exc)
 
 
 def dump_classes(classes: tuple[type[BaseException], ...]) -> bytes:
@@ -350,8 +321,11 @@ def is_one_of(exc: BaseException, stream: bytes) -> bool:
         return True
 
 
-def _encode_exception(exc: BaseException) -> tuple[bytes | None, str, str]:
-    """Pickle (None if it cannot be unpickled again), description, and text of the traceback."""
+EncodedException: TypeAlias = "tuple[bytes | None, str, str]"
+
+
+def encode_exception(exc: BaseException) -> EncodedException:
+    """Pickle (None if it cannot be unpickled again), description, and text of the traceback. Never fails."""
     import traceback  # here: a slot whose tasks succeed never needs it
 
     try:
@@ -368,19 +342,31 @@ def _encode_exception(exc: BaseException) -> tuple[bytes | None, str, str]:
         return None, f"{describe(exc)} (this exception itself could not be sent: {describe(failure)})", remote
 
 
-def _decode_exception(stream: bytes | None, description: str, remote: str) -> BaseException:
+def decode_exception(stream: bytes | None, description: str, remote: str) -> BaseException:
+    """What `encode_exception` was given, with a RemoteTraceback as its cause. Never fails."""
     exc: BaseException
     if stream is None:
         exc = _error(description)
     else:
         try:
             exc = pickle.loads(stream)
-        except Exception as failure:
+            if not isinstance(exc, BaseException):
+                raise TypeError("it unpickles to something that is not an exception")
+        except BaseException as failure:
             exc = _error(
                 f"{description} (this exception itself could not be unpickled here: {describe(failure)})"
             )
-    exc.__cause__ = RemoteTraceback(remote)
+    set_cause(exc, RemoteTraceback(remote))
     return exc
+
+
+def set_cause(exc: BaseException, cause: BaseException | None) -> None:
+    """As the assignment to `exc.__cause__`, also of an exception that refuses it, such as a frozen dataclass."""
+    _CAUSE.__set__(exc, cause)
+
+
+_CAUSE: Any = BaseException.__dict__["__cause__"]
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 
 # --- pickle ---------------------------------------------------------------------------------------------
@@ -391,29 +377,27 @@ def _pickle(value: Any, buffers: list[memoryview] | None) -> tuple[bytes, bool]:
 
     `buffers` takes the large buffers; None keeps all in the pickle.
     """
-
-    in_band: Callable[[pickle.PickleBuffer], bool] | None = None
-    if buffers is not None:
-        large = buffers
-
-        def in_band(buffer: pickle.PickleBuffer) -> bool:
-            raw = buffer.raw()
-            if raw.nbytes < OUT_OF_BAND:
-                return True
-            large.append(raw)
-            return False
-
+    in_band = None if buffers is None else _in_band(buffers)
     try:
         stream = pickle.dumps(value, PROTOCOL, buffer_callback=in_band)
-        # What __main__ defines has to go by value, for a slot never imports the program's __main__. A false
-        # alarm costs time only.
-        if b"__main__" not in stream and b"__mp_main__" not in stream:
+        if not names_main(stream):
             return stream, False
     except Exception:  # whatever it was, cloudpickle may be able to, or else says why not
         pass
     if buffers is not None:
         buffers.clear()  # of what the first attempt left there
     return _pickle_by_value(value, in_band), True
+
+
+def names_main(stream: bytes) -> bool:
+    """Whether a pickle may refer to what __main__ defines, which has to go by value: a slot never imports the program's
+    __main__. A false alarm costs time only."""
+    return b"__main__" in stream or b"__mp_main__" in stream
+
+
+def dump_class(kind: type) -> bytes:
+    """A class, by itself. Raises whatever pickling raises."""
+    return _pickle(kind, None)[0]
 
 
 def _pickle_by_value(value: Any, callback: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
@@ -423,9 +407,41 @@ def _pickle_by_value(value: Any, callback: Callable[[pickle.PickleBuffer], bool]
     return stream
 
 
+def dump_plain(value: Any, snapshot: bool, store: Store | None) -> Payload:
+    """A value that holds built-in kinds, atoms and plain arrays alone. See `dump_call`."""
+    buffers: list[memoryview] = []
+    stream = pickle.dumps(value, PROTOCOL, buffer_callback=_in_band(buffers))
+    return _payload(stream, buffers, snapshot, store)
+
+
+def load_plain(payload: Payload, what: str) -> Any:
+    """What `dump_plain` was given. Raises SerializationError, which says `what` it was."""
+    try:
+        return _load(payload)
+    except Exception as exc:
+        raise load_error(what, exc) from exc
+
+
+def _in_band(large: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """The callback of a pickler that is to put large buffers there."""
+
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        large.append(raw)
+        return False
+
+    return in_band
+
+
 def _dump(value: Any, snapshot: bool, store: Store | None) -> Payload:
     buffers: list[memoryview] = []
     stream, _ = _pickle(value, buffers)
+    return _payload(stream, buffers, snapshot, store)
+
+
+def _payload(stream: bytes, buffers: list[memoryview], snapshot: bool, store: Store | None) -> Payload:
     if not buffers and len(stream) < OUT_OF_BAND:
         return stream
     if store is not None:
@@ -454,7 +470,8 @@ def _error(message: str) -> SerializationError:
     return SerializationError(message)
 
 
-def _load_error(what: str, exc: BaseException) -> SerializationError:
+def load_error(what: str, exc: BaseException) -> SerializationError:
+    """The error of what cannot be unpickled here, for `exc`."""
     import platform
 
     where = f"{platform.node()} (Python {platform.python_version()})"

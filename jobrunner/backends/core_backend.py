@@ -26,7 +26,7 @@ from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
 from jobrunner.context import current_task
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.errors import (
     CoordinatorLostError,
     JobRunnerError,
@@ -35,6 +35,7 @@ from jobrunner.errors import (
     SerializationError,
 )
 from jobrunner.exiting import finish_before_exit
+from jobrunner.fixed import dump_elements, load_element_results
 from jobrunner.futures import Future
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
@@ -209,8 +210,8 @@ class CoreBackend(Backend):
             return future
         return self._send(prepared, payload, None, options, needs)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True, store=self._store.store)
+    def pack(self, elements: Any) -> Payload:
+        return dump_elements(elements, snapshot=True, store=self._store.store)
 
     def submit_chunk(
         self,
@@ -631,7 +632,7 @@ class CoreBackend(Backend):
         """The result, or the error. Unpickling runs code of the user's, which may raise anything."""
         try:
             if outcome.status == m.OK:
-                load = serialization.load_element_results if chunk else serialization.load_result
+                load = load_element_results if chunk else serialization.load_result
                 return load(outcome.payload), None
             return None, exception_of(outcome, name)
         except BaseException as exc:

@@ -34,7 +34,7 @@ from jobrunner.backends.supplies import with_needs
 from jobrunner.backends.threads import result_of_need
 from jobrunner.blocking import depth
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.errors import (
     ConfigError,
     CoordinatorLostError,
@@ -43,6 +43,7 @@ from jobrunner.errors import (
     SerializationError,
 )
 from jobrunner.exiting import finish_before_exit
+from jobrunner.fixed import dump_elements, load_element_results
 from jobrunner.futures import Future
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
@@ -203,8 +204,10 @@ class EngineBackend(Backend):
             return failed
         return self._add(prepared, payload, None, options, futures)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True)
+    copies = True
+
+    def pack(self, elements: Any) -> Payload:
+        return dump_elements(elements, snapshot=True)
 
     def submit_chunk(
         self,
@@ -482,7 +485,7 @@ class EngineBackend(Backend):
         """The end of a call: unpickling runs code of the user's, which may raise anything."""
         value: Any = None
         if outcome is not None and outcome.status == m.OK:
-            load = serialization.load_result if call.span is None else serialization.load_element_results
+            load = serialization.load_result if call.span is None else load_element_results
             try:
                 value = load(outcome.payload)
             except BaseException as exc:
