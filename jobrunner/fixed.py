@@ -13,13 +13,24 @@ from __future__ import annotations
 
 import pickle
 import sys
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
+from weakref import getweakrefcount
 
 from jobrunner import serialization
-from jobrunner.atoms import ATOMS, are_atoms, are_distinct_arrays, is_atom, is_plain_array
+from jobrunner.atoms import (
+    ATOMS,
+    CONTAINERS,
+    copied,
+    depends_on_value,
+    is_array,
+    is_atom,
+    is_of_numbers,
+    travel_together,
+)
 from jobrunner.elements import Columns, ElementResults, Input, Unloadable, rows
 from jobrunner.own_pickles import OwnPickles, SharedClasses, load_own
 from jobrunner.payloads import Buffer, Payload, buffers_of
@@ -79,23 +90,35 @@ class FixingInput:
         failures: dict[int, Exception] = {}
         if self._elements.still:
             # Nothing of the program runs while these are taken, so all are pickled at the moment of the last.
-            fixed.columns = columns = [*self._elements.take(limit)]
-            loose = tuple(
-                index
-                for index, column in enumerate(columns)
-                if not self._elements.atoms[index]
-                and not are_atoms(column)
-                and not are_distinct_arrays(column)
-            )
-            if loose:
-                values = rows(columns, 0, len(columns[0]))
-                for row, args in enumerate(values):
+            fixed.columns.extend(self._elements.take(limit))
+            loose = self._loose(fixed.columns)
+            if len(loose) == 1:
+                self._fix_column(fixed, failures, loose)
+            elif loose:
+                for row, args in enumerate(zip(*[fixed.columns[index] for index in loose], strict=True)):
                     self._fix(fixed, failures, row, args, loose, False)
         elif self._elements.single:
             self._take_moving_single(limit, fixed, failures)
         else:
             self._take_moving(limit, fixed, failures)
         return fixed, failures
+
+    def _loose(self, columns: list[list[Any]]) -> tuple[int, ...]:
+        """The columns whose values need pickles of their own."""
+        loose, mutable = [], []
+        for index, column in enumerate(columns):
+            if self._elements.atoms[index]:
+                continue
+            kinds = set(map(type, column))
+            if not travel_together(column, kinds):
+                loose.append(index)
+            elif not kinds <= ATOMS and not is_atom(column[0]):
+                mutable.append(index)
+        if mutable:
+            ids = set(chain.from_iterable(map(id, columns[index]) for index in mutable))
+            if loose or len(ids) < len(mutable) * len(columns[0]):
+                loose += mutable  # arguments of one element may share objects, those of two must not
+        return tuple(sorted(loose))
 
     def _take_moving(self, limit: int, fixed: FixedElements, failures: dict[int, Exception]) -> None:
         """Take from iterables that may change between two elements what they have yielded."""
@@ -108,20 +131,57 @@ class FixingInput:
             loose = tuple(
                 index for index, value in enumerate(args) if type(value) not in ATOMS and not is_atom(value)
             )
-            if loose:
+            if len(loose) == 1 and (copy := copied(args[loose[0]], type(args[loose[0]]))) is not None:
+                columns[loose[0]][-1] = copy
+            elif loose:
                 row = len(columns[0]) - 1
-                self._fix(fixed, failures, row, args, loose, row < limit - 1)
+                values = tuple(args[index] for index in loose)
+                self._fix(fixed, failures, row, values, loose, row < limit - 1)
 
     def _take_moving_single(self, limit: int, fixed: FixedElements, failures: dict[int, Exception]) -> None:
         """As `_take_moving`, from one iterable."""
         column: list[Any] = []
         append = column.append
         fixed.columns.append(column)
+        kind: type | None = None
         for value in self._elements.each(limit):
-            append(value)
-            if type(value) not in ATOMS and not is_atom(value):
+            if type(value) is kind:
+                append(value)
+                continue
+            now = type(value)
+            if now in ATOMS:
+                kind = now
+                append(value)
+            elif is_atom(value):
+                append(value)
+            elif (copy := copied(value, now)) is not None:
+                append(copy)
+            else:
+                append(None)
                 row = len(column) - 1
                 self._fix(fixed, failures, row, (value,), (0,), row < limit - 1)
+
+    def _fix_column(
+        self, fixed: FixedElements, failures: dict[int, Exception], loose: tuple[int, ...]
+    ) -> None:
+        """As `_fix` for each element, of one column: the shortest way for values without large buffers."""
+        pickles, column = self._pickles, fixed.columns[loose[0]]
+        dump = pickles.dump
+        last = b""
+        for row, value in enumerate(column):
+            try:
+                stream = dump(value)
+            except Exception:
+                self._fix(fixed, failures, row, (value,), loose, False)
+                continue
+            if pickles.buffers:
+                self._fix(fixed, failures, row, (value,), loose, False)
+            elif stream == last:
+                column[row] = last  # it travels once
+            else:
+                column[row] = last = stream
+        self._last = last or self._last[0], self._last[1]
+        fixed.own = dict.fromkeys(range(len(column)), loose)
 
     def _fix(
         self,
@@ -132,31 +192,24 @@ class FixingInput:
         loose: tuple[int, ...],
         copy: bool,
     ) -> None:
-        """Pickle the arguments of that row at the columns `loose`. `copy` the buffers: the input goes on."""
-        columns = fixed.columns
-        value = args[loose[0]] if len(loose) == 1 else tuple(args[index] for index in loose)
+        """Pickle `args`, the arguments of that row at the columns `loose`. `copy` the buffers: the input goes on."""
+        pickles, columns = self._pickles, fixed.columns
         try:
-            stream = self._pickles.dump(value)
+            stream = pickles.dump(args[0] if len(args) == 1 else args)
         except Exception as exc:
-            named = [(f"argument {index}", args[index]) for index in loose]
+            named = [(f"argument {index}", value) for index, value in zip(loose, args, strict=True)]
             failures[row] = serialization.not_pickled(named, "the arguments", exc)
             stream = b""
         else:
-            if self._pickles.buffers:
-                fixed.buffers[row] = self._shared(self._pickles.buffers, copy)
-            stream = self._same(stream, fixed.buffers.get(row, ()))
+            if pickles.buffers:
+                fixed.buffers[row] = self._shared(pickles.buffers, copy)
+            if stream == self._last[0]:
+                stream = self._last[0]  # it travels once
+            self._last = stream, fixed.buffers.get(row, ())
         fixed.own[row] = loose
-        for index in loose:
-            columns[index][row] = None
         columns[loose[0]][row] = stream
-
-    def _same(self, stream: bytes, buffers: tuple[Buffer, ...]) -> bytes:
-        """`stream`, or the last if it is equal: then it travels once."""
-        last = self._last[0]
-        if stream == last:
-            stream = last
-        self._last = stream, buffers
-        return stream
+        for index in loose[1:]:
+            columns[index][row] = None
 
     def _shared(self, raw: Sequence[memoryview], copy: bool) -> tuple[Buffer, ...]:
         """These buffers; where they equal those of the element before, these."""
@@ -214,6 +267,12 @@ class LoadedElements:
         self._buffers = _LoadedBuffers(spans, parts)
         self._classes = SharedClasses(classes) if classes else None
 
+    def streams(self, start: int, stop: int) -> list[bytes] | None:
+        """The pickles of [start, stop), if these are all there is to the arguments."""
+        if len(self._columns) > 1 or len(self._own) < len(self._columns[0]) or self._classes or self._buffers:
+            return None
+        return self._columns[0][start:stop]
+
     def arguments(self, row: int) -> list[Any]:
         """Those of one element; to be asked for once. Raises SerializationError, or what the program's code raises."""
         args = [column[row] for column in self._columns]
@@ -233,6 +292,14 @@ class LoadedElements:
     def rows(self, start: int, stop: int) -> Iterator[list[Any]]:
         """The arguments of the elements [start, stop). Raises Unloadable for one that cannot be had, and goes on."""
         return _Rows(self, start, stop)
+
+
+def _call_with(fn: Callable[[Any], Any], stream: bytes) -> Any:
+    try:
+        value = pickle.loads(stream)
+    except Exception as exc:
+        raise serialization.load_error("the arguments", exc) from exc
+    return fn(value)
 
 
 class _Rows:
@@ -261,6 +328,9 @@ class _LoadedBuffers:
         for numbers in spans.values():
             for number in numbers:
                 self._uses[number] += 1
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
 
     def of(self, row: int) -> list[Buffer]:
         """Those of that row, writable, and nobody else's."""
@@ -299,6 +369,9 @@ def calls(
 ) -> tuple[list[Any], Callable[[Any], Any]]:
     """A list of stop - start items, and what to call with each of them to have `fn` called with those elements."""
     if isinstance(elements, LoadedElements):
+        streams = elements.streams(start, stop)
+        if streams is not None:
+            return streams, partial(_call_with, fn)
         arguments = elements.arguments
         return list(range(start, stop)), lambda row: fn(*arguments(row))
     if len(elements) == 1:
@@ -343,7 +416,12 @@ class FixedResults:
         again, see serialization.dump_classes."""
         self.values: list[Any] = []
         """A value that has a pickle of its own is this pickle, one that failed None. An atom may be appended here."""
+        self._keep = self.values.append
         self._own: list[int] = []
+        self._own_kind: type | None = None
+        """A kind of which every value needs a pickle of its own: that of the last such value."""
+        self._dtype: Any = None
+        """The last dtype of numbers."""
         self._buffers: Buffers = {}
         self._failures: dict[int, serialization.EncodedException] = {}
         self._final: set[int] = set()
@@ -358,26 +436,43 @@ class FixedResults:
         Raises SerializationError; then `add_failure` is due.
         """
         kind = type(value)
+        if kind is self._own_kind:
+            self._add_own(value)
+            return None
         if kind in ATOMS:
-            self.values.append(value)
+            self._keep(value)
             return kind
-        if is_plain_array(value, kind):
-            if len(self.values) < self._last and not (
-                value.base is None
-                and value.flags.owndata
-                and not weakref.getweakrefcount(value)
-                and _references(value) <= _FRESH
-            ):
-                if not value.flags.writeable:
-                    self._add_own(value)
-                    return None
-                value = value.copy(order="A")
-            self.values.append(value)
-        elif is_atom(value):
-            self.values.append(value)
+        if kind is tuple or kind is list:
+            for item in value:
+                if type(item) not in ATOMS:
+                    break
+            else:
+                self._keep(value if kind is tuple else value.copy())
+                return None
+        if kind in CONTAINERS:
+            copy = copied(value, kind)
+        elif is_array(kind):
+            copy = value if self._is_nobody_elses(value, _references(value)) else copied(value, kind)
+        else:
+            copy = value if is_atom(value) else None
+        if copy is not None:
+            self._keep(copy)
         else:
             self._add_own(value)
+            if not depends_on_value(kind):
+                self._own_kind = kind
         return None
+
+    def _is_nobody_elses(self, array: Any, references: int) -> bool:
+        """Whether nobody can change an array of numbers before it is pickled with the others."""
+        dtype = array.dtype
+        if dtype is not self._dtype:
+            if not is_of_numbers(dtype):
+                return False
+            self._dtype = dtype
+        return len(self.values) == self._last or (
+            references <= _FRESH and array.base is None and not getweakrefcount(array) and array.flags.owndata
+        )
 
     def _add_own(self, value: Any) -> None:
         pickles, row = self._pickles, len(self.values)
@@ -424,9 +519,13 @@ def load_element_results(payload: Payload) -> ElementResults:
         rows_, spans, parts, streams = own
         buffers = _LoadedBuffers(spans, parts)
         classes = SharedClasses(streams) if streams else None
+        plainly = not buffers and classes is None
         for row in rows_:
             try:
-                values[row] = load_own(values[row], buffers.of(row), classes)
+                if plainly:
+                    values[row] = pickle.loads(values[row])
+                else:
+                    values[row] = load_own(values[row], buffers.of(row), classes)
             except BaseException as exc:
                 values[row] = None
                 failures[row] = (

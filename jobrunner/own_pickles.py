@@ -16,6 +16,9 @@ from jobrunner import serialization
 from jobrunner.payloads import Buffer
 from jobrunner.serialization import OUT_OF_BAND, PROTOCOL
 
+MAIN = b"_main__"
+"""Is in each pickle that refers to what __main__ or __mp_main__ defines, see serialization.names_main."""
+
 
 class OwnPickles:
     """Makes them. `classes` are the pickles of the classes that they refer to."""
@@ -30,18 +33,23 @@ class OwnPickles:
 
     def dump(self, value: Any) -> bytes:
         """The pickle of `value`. Raises whatever pickling raises."""
-        self.buffers = []
+        parts, buffers = self._parts, self.buffers
+        if buffers:
+            buffers = self.buffers = []
         try:
             self._dump(value)
             self._clear_memo()
-            stream = self._parts.pop() if len(self._parts) == 1 else self._joined()
-            if not serialization.names_main(stream):
+            stream = parts.pop() if len(parts) == 1 else self._joined()
+            if MAIN not in stream:
                 return stream
         except BaseException as exc:
             self._begin()
             if not isinstance(exc, Exception):
                 raise
             # Whatever it was, cloudpickle may be able to, or else says why not.
+        return self._dump_by_value(value)
+
+    def _dump_by_value(self, value: Any) -> bytes:
         self.buffers = []
         pickler = _by_value_pickler()(self._sink, PROTOCOL, buffer_callback=self._in_band)
         pickler.number_of = self._number_of

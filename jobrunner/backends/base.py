@@ -158,7 +158,7 @@ class Backend(ABC):
     def submit_chunk(
         self, prepared: Any, packed: Any, start: int, stop: int, options: TaskOptions = DEFAULT_OPTIONS
     ) -> Future[ElementResults]:
-        """Call the function on the elements [start, stop) of `packed`, in one task; `run_elements` or `run_fixed` does that.
+        """Call the function on the elements [start, stop) of `packed`, in one task: see `run_elements`, `run_fixed`.
 
         `packed` is what `pack` gave. It serves many chunks, and elements come again: in a smaller chunk after a death,
         alone where they are tried again.
