@@ -129,10 +129,19 @@ def travel_together(column: list[Any], kinds: set[type]) -> bool:
 
 DTYPE = attrgetter("dtype")
 
+_array: type | None = None
+"""That type, once it was met."""
+
 
 def is_array(kind: type) -> bool:
     """Whether it is the type of numpy's arrays."""
-    return kind.__name__ == "ndarray" and kind is getattr(sys.modules.get("numpy"), "ndarray", None)
+    global _array
+    if kind is _array:
+        return True
+    if kind.__name__ != "ndarray" or kind is not getattr(sys.modules.get("numpy"), "ndarray", None):
+        return False
+    _array = kind
+    return True
 
 
 def is_of_numbers(dtype: Any) -> bool:

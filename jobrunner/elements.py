@@ -17,8 +17,12 @@ Columns: TypeAlias = "Sequence[list[Any]]"
 """The arguments of some elements: one list per iterable, all of the same length."""
 
 
-_OF_ATOMS = tuple(kind for empty in (range(0), "", b"") for kind in (type(empty), type(iter(empty))))
-"""Iterables whose elements are numbers or strings, whatever they hold."""
+_OF_ATOMS: dict[type, type] = {
+    type(one): kind
+    for empty, kind in ((range(0), int), ("", str), (b"", int))
+    for one in (empty, iter(empty))
+}
+"""Types of iterables whose elements are numbers or strings, whatever they hold; and the type of these."""
 
 _CONTAINERS: tuple[Any, ...] = ([], (), {}, set(), frozenset(), bytearray(), deque())
 _VIEWS: tuple[Any, ...] = ({}.keys(), {}.values(), {}.items())
@@ -41,7 +45,8 @@ class Input:
         self.single = len(iterables) == 1
         self.still = all(map(_is_still, iterables))
         """Nothing can change while elements are taken."""
-        self.atoms = [type(one) in _OF_ATOMS for one in iterables]
+        self.atoms = [_OF_ATOMS.get(type(one)) for one in iterables]
+        """The type of all elements of each iterable, where its own type tells it."""
         self._elements: Iterator[Any] = iter(iterables[0]) if self.single else zip(*iterables)  # noqa: B905
 
     def take(self, limit: int) -> Columns:

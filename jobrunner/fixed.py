@@ -31,6 +31,7 @@ from jobrunner.atoms import (
     is_of_numbers,
     travel_together,
 )
+from jobrunner.columns import packed_column, unpacked_column
 from jobrunner.elements import Columns, ElementResults, Input, Unloadable, rows
 from jobrunner.own_pickles import OwnPickles, SharedClasses, load_own
 from jobrunner.payloads import Buffer, Payload, buffers_of
@@ -52,6 +53,8 @@ class FixedElements:
     own: dict[int, tuple[int, ...]] = field(default_factory=dict)
     buffers: Buffers = field(default_factory=dict)
     classes: list[bytes] = field(default_factory=list)
+    kinds: list[type | None] = field(default_factory=list)
+    """By column, the type of all its values, where there is but one; empty where nobody has looked."""
 
     def __len__(self) -> int:
         return len(self.columns[0]) if self.columns else 0
@@ -63,6 +66,7 @@ class FixedElements:
             {row - start: columns for row, columns in self.own.items() if start <= row < stop},
             {row - start: parts for row, parts in self.buffers.items() if start <= row < stop},
             self.classes,
+            self.kinds,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -91,7 +95,7 @@ class FixingInput:
         if self._elements.still:
             # Nothing of the program runs while these are taken, so all are pickled at the moment of the last.
             fixed.columns.extend(self._elements.take(limit))
-            loose = self._loose(fixed.columns)
+            loose = self._loose(fixed)
             if len(loose) == 1:
                 self._fix_column(fixed, failures, loose)
             elif loose:
@@ -103,13 +107,14 @@ class FixingInput:
             self._take_moving(limit, fixed, failures)
         return fixed, failures
 
-    def _loose(self, columns: list[list[Any]]) -> tuple[int, ...]:
+    def _loose(self, fixed: FixedElements) -> tuple[int, ...]:
         """The columns whose values need pickles of their own."""
         loose, mutable = [], []
+        columns, known = fixed.columns, fixed.kinds
         for index, column in enumerate(columns):
-            if self._elements.atoms[index]:
-                continue
-            kinds = set(map(type, column))
+            atom = self._elements.atoms[index]
+            kinds = set(map(type, column)) if atom is None else {atom}
+            known.append(next(iter(kinds)) if len(kinds) == 1 else None)
             if not travel_together(column, kinds):
                 loose.append(index)
             elif not kinds <= ATOMS and not is_atom(column[0]):
@@ -144,11 +149,13 @@ class FixingInput:
         append = column.append
         fixed.columns.append(column)
         kind: type | None = None
+        others = 0
         for value in self._elements.each(limit):
             if type(value) is kind:
                 append(value)
                 continue
             now = type(value)
+            others += 1
             if now in ATOMS:
                 kind = now
                 append(value)
@@ -160,6 +167,8 @@ class FixingInput:
                 append(None)
                 row = len(column) - 1
                 self._fix(fixed, failures, row, (value,), (0,), row < limit - 1)
+        if others == 1:
+            fixed.kinds.append(kind)
 
     def _fix_column(
         self, fixed: FixedElements, failures: dict[int, Exception], loose: tuple[int, ...]
@@ -235,7 +244,8 @@ class FixingInput:
 def dump_elements(elements: FixedElements, *, snapshot: bool, store: Store | None = None) -> Payload:
     """A pack. `snapshot` copies large buffers: the program may change them afterwards."""
     if not elements.own:
-        return serialization.dump_plain(elements.columns, snapshot, store)
+        columns = [*map(packed_column, elements.columns, elements.kinds)] or elements.columns
+        return serialization.dump_plain(columns, snapshot, store)
     spans, parts = _numbered(elements.buffers)
     return serialization.dump_plain(
         (elements.columns, elements.own, spans, parts, elements.classes), snapshot, store
@@ -248,7 +258,7 @@ def load_elements(payload: Payload) -> LoadedElements | list[list[Any]]:
     Raises SerializationError.
     """
     whole = serialization.load_plain(payload, "the elements of a chunk")
-    return whole if isinstance(whole, list) else LoadedElements(*whole)
+    return [*map(unpacked_column, whole)] if isinstance(whole, list) else LoadedElements(*whole)
 
 
 class LoadedElements:
@@ -418,6 +428,9 @@ class FixedResults:
         """A value that has a pickle of its own is this pickle, one that failed None. An atom may be appended here."""
         self._keep = self.values.append
         self._own: list[int] = []
+        self._added = 0
+        """Calls of `add`, 2 for more. After one alone all values are of `_first_kind`."""
+        self._first_kind: type | None = None
         self._own_kind: type | None = None
         """A kind of which every value needs a pickle of its own: that of the last such value."""
         self._dtype: Any = None
@@ -436,23 +449,29 @@ class FixedResults:
         Raises SerializationError; then `add_failure` is due.
         """
         kind = type(value)
-        if kind is self._own_kind:
-            self._add_own(value)
-            return None
-        if kind in ATOMS:
-            self._keep(value)
-            return kind
         if kind is tuple or kind is list:
+            self._added = 2
             for item in value:
                 if type(item) not in ATOMS:
                     break
             else:
-                self._keep(value if kind is tuple else value.copy())
+                self._keep(value if kind is tuple else value[:])
                 return None
+        elif kind is self._own_kind:
+            self._add_own(value)
+            return None
+        elif kind in ATOMS:
+            self._keep(value)
+            if len(self.values) == 1:
+                self._first_kind = kind
+            self._added += 1
+            return kind
+        self._added = 2
         if kind in CONTAINERS:
             copy = copied(value, kind)
         elif is_array(kind):
-            copy = value if self._is_nobody_elses(value, _references(value)) else copied(value, kind)
+            references = _references(value)
+            copy = value if self._is_nobody_elses(value, references) else copied(value, kind)
         else:
             copy = value if is_atom(value) else None
         if copy is not None:
@@ -492,6 +511,7 @@ class FixedResults:
         if self._retry_on is not None and not serialization.is_one_of(failure, self._retry_on):
             self._final.add(row)
         inside = serialization.without_frames_of(self._file, failure)
+        self._added = 2
         self._failures[row] = serialization.encode_exception(
             serialization.without_frames_of(__file__, inside)
         )
@@ -502,7 +522,8 @@ class FixedResults:
         own = None
         if self._own:
             own = self._own, *_numbered(self._buffers), self._pickles.classes
-        return serialization.dump_plain((self.values, self._failures, self._final, own), False, store)
+        values = packed_column(self.values, self._first_kind if self._added == 1 else None)
+        return serialization.dump_plain((values, self._failures, self._final, own), False, store)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -515,6 +536,7 @@ def load_element_results(payload: Payload) -> ElementResults:
     """The results. One that cannot be unpickled has failed. Raises SerializationError."""
     values, encoded, final, own = serialization.load_plain(payload, "the results of a chunk")
     failures = {row: serialization.decode_exception(*parts) for row, parts in encoded.items()}
+    values = unpacked_column(values)
     if own is not None:
         rows_, spans, parts, streams = own
         buffers = _LoadedBuffers(spans, parts)
