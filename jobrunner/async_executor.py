@@ -23,6 +23,7 @@ from jobrunner.errors import ConfigError, WaitTimeoutError
 from jobrunner.executor import Executor, check_sizes
 from jobrunner.futures import Future
 from jobrunner.mapping import MapRun
+from jobrunner.submitted_map import SubmittedMap
 
 T = TypeVar("T")
 F = TypeVar("F", bound="asyncio.Future[Any]")
@@ -307,7 +308,7 @@ def _shut_down_what_was_opened(opening: asyncio.Future[Executor]) -> None:
 
 
 async def _iterate(
-    run: MapRun | None, results: Iterator[T], deliveries: Deliveries, deadline: float | None
+    run: MapRun | SubmittedMap | None, results: Iterator[T], deliveries: Deliveries, deadline: float | None
 ) -> AsyncIterator[T]:
     """Take `results` whenever that needs no wait, and await news of the map otherwise."""
     if run is None:  # the function cannot be sent, and iterating says so

@@ -277,6 +277,9 @@ class LoadedElements:
         self._buffers = _LoadedBuffers(spans, parts)
         self._classes = SharedClasses(classes) if classes else None
 
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
     def streams(self, start: int, stop: int) -> list[bytes] | None:
         """The pickles of [start, stop), if these are all there is to the arguments."""
         if len(self._columns) > 1 or len(self._own) < len(self._columns[0]) or self._classes or self._buffers:

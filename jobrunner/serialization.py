@@ -333,13 +333,49 @@ def encode_exception(exc: BaseException) -> EncodedException:
     except Exception as failure:
         remote = f"{describe(exc)} (no traceback: {describe(failure)})\n"
     try:
-        stream = _pickle(exc, None)[0]
-        # An exception may well pickle and yet not unpickle, say when its __init__ takes two arguments.
-        if not isinstance(pickle.loads(stream), BaseException):
-            raise TypeError("it unpickles to something that is not an exception")
+        try:
+            stream = _exception_pickle(exc)
+        except Exception:
+            if not _keeps_to_base(type(exc)):
+                raise
+            stream = _exception_pickle(_Rebuilding(exc))
         return stream, describe(exc), remote
     except BaseException as failure:
         return None, f"{describe(exc)} (this exception itself could not be sent: {describe(failure)})", remote
+
+
+def _exception_pickle(value: Any) -> bytes:
+    """A pickle that can be unpickled again. Raises what pickling and unpickling raise."""
+    stream = _pickle(value, None)[0]
+    # An exception may well pickle and yet not unpickle, say when its __init__ takes two arguments.
+    if not isinstance(pickle.loads(stream), BaseException):
+        raise TypeError("it unpickles to something that is not an exception")
+    return stream
+
+
+def _keeps_to_base(kind: type[BaseException]) -> bool:
+    """Whether it is pickled as exceptions are: the class is called, then the attributes are set."""
+    own = (getattr(kind, name, None) is getattr(BaseException, name, None) for name in _PICKLING)
+    return all(own) and kind.__setattr__ is not BaseException.__setattr__
+
+
+_PICKLING = ("__reduce__", "__reduce_ex__", "__setstate__", "__getstate__")
+
+
+class _Rebuilding:
+    """Stands in a pickle for an exception that lets nobody set its attributes, such as a frozen dataclass."""
+
+    def __init__(self, exc: BaseException) -> None:
+        self._parts = type(exc), exc.args, dict(vars(exc))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, self._parts
+
+
+def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    exc = kind(*args)
+    vars(exc).update(attributes)
+    return exc
 
 
 def decode_exception(stream: bytes | None, description: str, remote: str) -> BaseException:

@@ -262,9 +262,12 @@ class Slot:
                 else:
                     kind = results.add(value)
             except BaseException as exc:
-                if self.interrupted and isinstance(exc, KeyboardInterrupt):
+                was_interrupted = self.interrupted
+                if was_interrupted and isinstance(exc, KeyboardInterrupt):
                     raise  # it is the task that was interrupted, not this element
                 results.add_failure(exc)
+                if self.interrupted and not was_interrupted:
+                    raise KeyboardInterrupt from None  # it came while the failure was pickled
         return results
 
     def run_bundle(self, fn: Callable[..., Any], bundle: Bundle) -> tuple[int, Payload]:
