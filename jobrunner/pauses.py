@@ -18,8 +18,11 @@ T = TypeVar("T")
 class Pauses(Generic[T]):
     """Items with the time at which each goes on. Thread-safe; `resume` is called in a thread of its own."""
 
-    def __init__(self, resume: Callable[[list[T]], None]) -> None:
+    def __init__(
+        self, resume: Callable[[list[T]], None], timer: type[threading.Timer] = threading.Timer
+    ) -> None:
         self._resume = resume
+        self._make_timer = timer
         # Reentrant: the garbage collector may cancel a map in a thread that is in here.
         self._lock = threading.RLock()
         self._numbers = itertools.count()
@@ -53,7 +56,7 @@ class Pauses(Generic[T]):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = self._pausing[0][0]
-        timer = threading.Timer(max(0.0, self._timer_at - time.monotonic()), lambda: self._ring(timer))
+        timer = self._make_timer(max(0.0, self._timer_at - time.monotonic()), lambda: self._ring(timer))
         timer.daemon = True
         timer.name = "jobrunner-pauses"
         try:

@@ -143,6 +143,10 @@ def class_numbered(number: int) -> type:
     return classes[number]
 
 
+load_alone = pickle.loads
+"""The value of a pickle that has no large buffers, and refers to no class by its number."""
+
+
 def load_own(stream: bytes, buffers: Sequence[Buffer], classes: SharedClasses | None) -> Any:
     """The value of one of the pickles. Raises whatever unpickling raises."""
     if classes is None:

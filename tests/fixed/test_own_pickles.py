@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pickle
+import threading
+
+import pytest
+
+from jobrunner.fixed.own_pickles import OwnPickles, SharedClasses, class_numbered, load_own
+
+
+def loaded(pickles, *streams):
+    classes = SharedClasses(pickles.classes) if pickles.classes else None
+    return [load_own(stream, (), classes) for stream in streams]
+
+
+def test_values_share_nothing_and_each_keeps_its_own_shape():
+    pickles, shared = OwnPickles(), [1]
+    streams = []
+    for index in range(3):
+        shared.append(index)
+        streams.append(pickles.dump((shared, shared)))
+    values = loaded(pickles, *streams)
+    assert [value[0] for value in values] == [[1, 0], [1, 0, 1], [1, 0, 1, 2]]
+    assert all(value[0] is value[1] for value in values)
+    assert not pickles.classes
+
+
+def test_a_class_that_goes_by_value_is_pickled_once():
+    class Local:
+        def __init__(self, x):
+            self.x = x
+
+    pickles = OwnPickles()
+    streams = [pickles.dump([Local(x), Local(-x)]) for x in range(5)]
+    assert len(pickles.classes) == 1
+    assert max(map(len, streams)) < 300
+    values = loaded(pickles, *streams)
+    assert [(a.x, b.x) for a, b in values] == [(x, -x) for x in range(5)]
+    assert len({type(one) for pair in values for one in pair}) == 1
+
+
+def test_large_buffers_are_beside_the_pickle():
+    pickles = OwnPickles()
+    large = pickle.PickleBuffer(bytearray(100_000))
+    assert len(pickles.dump(large)) < 100
+    assert [buffer.nbytes for buffer in pickles.buffers] == [100_000]
+    pickles.dump(1)
+    assert not pickles.buffers
+    assert len(pickles.dump(pickle.PickleBuffer(bytearray(1000)))) > 1000
+
+
+def test_a_value_that_cannot_be_pickled_leaves_nothing_behind():
+    pickles = OwnPickles()
+    with pytest.raises(TypeError, match="lock"):
+        pickles.dump([bytes(200_000), threading.Lock()])
+    assert loaded(pickles, pickles.dump([2])) == [[2]]
+
+
+def test_a_number_of_a_class_means_nothing_elsewhere():
+    with pytest.raises(pickle.UnpicklingError, match="beside"):
+        class_numbered(0)
