@@ -431,9 +431,10 @@ def names_main(stream: bytes) -> bool:
     return b"__main__" in stream or b"__mp_main__" in stream
 
 
-def dump_class(kind: type) -> bytes:
-    """A class, by itself. Raises whatever pickling raises."""
-    return _pickle(kind, None)[0]
+def dump_class_by_value(kind: type) -> bytes | None:
+    """A class, by itself; None where it goes by reference. Raises whatever pickling raises."""
+    stream, goes_by_value = _pickle(kind, None)
+    return stream if goes_by_value else None
 
 
 def _pickle_by_value(value: Any, callback: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:

@@ -91,14 +91,14 @@ class LoadedElements:
         self._columns = columns
         self._own = own
         self._buffers = LoadedBuffers(spans, parts)
-        self._classes = SharedClasses(classes) if classes else None
+        self.classes = SharedClasses(classes) if classes else None
 
     def __len__(self) -> int:
         return len(self._columns[0])
 
     def streams(self, start: int, stop: int) -> list[bytes] | None:
         """The pickles of [start, stop), if these are all there is to the arguments."""
-        if len(self._columns) > 1 or len(self._own) < len(self._columns[0]) or self._classes or self._buffers:
+        if len(self._columns) > 1 or len(self._own) < len(self._columns[0]) or self._buffers:
             return None
         return self._columns[0][start:stop]
 
@@ -108,7 +108,7 @@ class LoadedElements:
         own = self._own.get(row)
         if own is not None:
             try:
-                value = load_own(args[own[0]], self._buffers.of(row), self._classes)
+                value = load_own(args[own[0]], self._buffers.of(row), self.classes)
             except Exception as exc:
                 raise serialization.load_error("the arguments", exc) from exc
             if len(own) == 1:
@@ -123,9 +123,9 @@ class LoadedElements:
         return _Rows(self, start, stop)
 
 
-def _call_with(fn: Callable[[Any], Any], stream: bytes) -> Any:
+def _call_with(fn: Callable[[Any], Any], classes: SharedClasses | None, stream: bytes) -> Any:
     try:
-        value = load_alone(stream)
+        value = load_alone(stream) if classes is None else load_own(stream, (), classes)
     except Exception as exc:
         raise serialization.load_error("the arguments", exc) from exc
     return fn(value)
@@ -200,7 +200,7 @@ def calls(
     if isinstance(elements, LoadedElements):
         streams = elements.streams(start, stop)
         if streams is not None:
-            return streams, partial(_call_with, fn)
+            return streams, partial(_call_with, fn, elements.classes)
         arguments = elements.arguments
         return list(range(start, stop)), lambda row: fn(*arguments(row))
     if len(elements) == 1:

@@ -19,6 +19,9 @@ from jobrunner.serialization import OUT_OF_BAND, PROTOCOL
 MAIN = b"_main__"
 """Is in each pickle that refers to what __main__ or __mp_main__ defines, see serialization.names_main."""
 
+MOST_KNOWN = 8
+"""Classes that are referred to by the prefix of a pickle. There are seldom more of them in a value."""
+
 
 class OwnPickles:
     """Makes them. `classes` are the pickles of the classes that they refer to."""
@@ -29,17 +32,26 @@ class OwnPickles:
         """The large buffers of the value that was pickled last; they are not in its pickle."""
         self._numbers: dict[type, int | None] = {}
         """Of classes; None for those that others import."""
+        self._numbered_kind: type | None = None
+        """The last kind of a value that could not be pickled plainly: others of it are, once the classes are known."""
+        self._known: Any = None
+        self._mark = b""
         self._begin()
 
     def dump(self, value: Any) -> bytes:
         """The pickle of `value`. Raises whatever pickling raises."""
-        parts, buffers = self._parts, self.buffers
-        if buffers:
-            buffers = self.buffers = []
+        parts = self._parts
+        if self.buffers:
+            self.buffers = []
         try:
-            self._dump(value)
+            if type(value) is self._numbered_kind:
+                self._pickler.memo = self._known
+                self._dump(value)
+                stream = self._mark + self._joined()
+            else:
+                self._dump(value)
+                stream = parts.pop() if len(parts) == 1 else self._joined()
             self._clear_memo()
-            stream = parts.pop() if len(parts) == 1 else self._joined()
             if MAIN not in stream:
                 return stream
         except BaseException as exc:
@@ -50,20 +62,39 @@ class OwnPickles:
         return self._dump_by_value(value)
 
     def _dump_by_value(self, value: Any) -> bytes:
-        self.buffers = []
-        pickler = _by_value_pickler()(self._sink, PROTOCOL, buffer_callback=self._in_band)
-        pickler.number_of = self._number_of
-        try:
-            pickler.dump(value)
-        except BaseException:
-            self._parts.clear()
-            raise
-        return self._joined()
+        before = len(self.classes)
+        for kind_of_pickler in (_NumberingPickler, _by_value_pickler()):
+            self.buffers = []
+            pickler = kind_of_pickler(self._sink, PROTOCOL, buffer_callback=self._in_band)
+            pickler.number_of = self._number_of
+            try:
+                pickler.dump(value)
+            except BaseException as exc:
+                self._parts.clear()
+                if kind_of_pickler is not _NumberingPickler or not isinstance(exc, Exception):
+                    raise
+                continue
+            stream = self._joined()
+            if MAIN not in stream:
+                break
+        if len(self.classes) > before:
+            # The next value is most likely of these classes, too.
+            self._know_classes()
+            self._numbered_kind = type(value)
+        return stream
+
+    def _know_classes(self) -> None:
+        """Have the pickler take the classes for known, as if it had pickled them before: its pickles need `prefix`."""
+        known = [kind for kind, number in self._numbers.items() if number is not None][:MOST_KNOWN]
+        template = pickle.Pickler(_Sink(bytes), PROTOCOL)
+        template.memo = {id(kind): (index, kind) for index, kind in enumerate(known)}
+        self._known = template.memo
+        self._mark = bytes((len(known),))
 
     def _begin(self) -> None:
         self._parts: list[bytes] = []
         self._sink = _Sink(self._parts.append)
-        pickler = pickle.Pickler(self._sink, PROTOCOL, buffer_callback=self._in_band)
+        self._pickler = pickler = pickle.Pickler(self._sink, PROTOCOL, buffer_callback=self._in_band)
         self._dump, self._clear_memo = pickler.dump, pickler.clear_memo
 
     def _joined(self) -> bytes:
@@ -78,14 +109,13 @@ class OwnPickles:
         self.buffers.append(raw)
         return False
 
-    def _number_of(self, kind: type, goes_by_value: Callable[[], bool]) -> int | None:
+    def _number_of(self, kind: type) -> int | None:
         """Which of `classes` it is; None where it goes by reference."""
         if kind not in self._numbers:
-            number = None
-            if goes_by_value():
-                self.classes.append(serialization.dump_class(kind))
-                number = len(self.classes) - 1
-            self._numbers[kind] = number
+            stream = serialization.dump_class_by_value(kind)
+            self._numbers[kind] = None if stream is None else len(self.classes)
+            if stream is not None:
+                self.classes.append(stream)
         return self._numbers[kind]
 
 
@@ -96,6 +126,16 @@ class _Sink:
         self.write = write
 
 
+class _NumberingPickler(pickle.Pickler):
+    """Refers to classes that go by value by their numbers, and pickles all else plainly."""
+
+    number_of: Callable[[type], int | None]
+
+    def reducer_override(self, value: Any) -> Any:
+        number = self.number_of(value) if isinstance(value, type) else None
+        return NotImplemented if number is None else (class_numbered, (number,))
+
+
 @functools.cache
 def _by_value_pickler() -> Any:
     import cloudpickle
@@ -104,15 +144,25 @@ def _by_value_pickler() -> Any:
     reduce = base.reducer_override
 
     class ByValuePickler(base):  # type: ignore[misc, valid-type]
-        number_of: Callable[[type, Callable[[], bool]], int | None]
+        number_of: Callable[[type], int | None]
 
         def reducer_override(self, value: Any) -> Any:
             if not isinstance(value, type):
                 return reduce(self, value)
-            number = self.number_of(value, lambda: reduce(self, value) is not NotImplemented)
+            number = self.number_of(value)
             return NotImplemented if number is None else (class_numbered, (number,))
 
     return ByValuePickler
+
+
+@functools.cache
+def prefix(count: int) -> bytes:
+    """What has to stand before a pickle that takes so many classes for known: it puts them into the memo, and no more.
+
+    Such a pickle is marked by their number, before its first byte.
+    """
+    name = __name__.encode()
+    return b"\x80\x05" + b"".join(b"c%b\nclass_numbered\nK%c\x85R\x940" % (name, i) for i in range(count))
 
 
 class SharedClasses:
@@ -151,6 +201,8 @@ def load_own(stream: bytes, buffers: Sequence[Buffer], classes: SharedClasses | 
     """The value of one of the pickles. Raises whatever unpickling raises."""
     if classes is None:
         return pickle.loads(stream, buffers=buffers) if buffers else pickle.loads(stream)
+    if stream[0] <= MOST_KNOWN:
+        stream = prefix(stream[0]) + stream[1:]
     before, _loading.classes = _loading.classes, classes
     try:
         return pickle.loads(stream, buffers=buffers)

@@ -39,6 +39,31 @@ def test_a_class_that_goes_by_value_is_pickled_once():
     assert len({type(one) for pair in values for one in pair}) == 1
 
 
+def test_classes_that_turn_up_one_after_the_other():
+    kinds = [type(f"Kind{number}", (), {"number": number}) for number in range(12)]
+    for kind in kinds:
+        kind.__module__ = "__main__"
+    values = []
+    for round_ in range(3):
+        for number, kind in enumerate(kinds[: 4 * (round_ + 1)]):
+            one, other = kind(), kinds[number // 2]()
+            one.shared = other.shared = [round_, number]
+            one.function = (lambda step: lambda: step)(round_) if number % 5 == 0 else None
+            values += [one, [one, other], [round_], {"a": kind}]
+    pickles = OwnPickles()
+    arrived = loaded(pickles, *[pickles.dump(value) for value in values])
+    assert len(pickles.classes) == len(kinds)
+    for value, copy in zip(values, arrived, strict=True):
+        assert type(copy).__name__ == type(value).__name__
+        if isinstance(value, list) and len(value) == 2:
+            assert copy[0].shared is copy[1].shared
+            assert copy[0].shared == value[0].shared
+            assert [one.number for one in copy] == [one.number for one in value]
+            assert copy[0].function is None or copy[0].function() == value[0].function()
+        elif isinstance(value, dict):
+            assert copy["a"].number == value["a"].number
+
+
 def test_large_buffers_are_beside_the_pickle():
     pickles = OwnPickles()
     large = pickle.PickleBuffer(bytearray(100_000))
