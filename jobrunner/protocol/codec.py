@@ -45,7 +45,7 @@ from jobrunner.protocol.checks import (
 )
 from jobrunner.shared_memory.payload import SharedPayload
 
-VERSION = 4
+VERSION = 5
 
 INLINE_LIMIT = 16 * 1024
 """Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
