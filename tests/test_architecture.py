@@ -20,6 +20,7 @@ LEAVES = {
     "host",
     "context",
     "elements",
+    "pauses",
     "facts",
     "initializers",
     "representation",
@@ -34,6 +35,7 @@ RULES = {
     "loading": set(),
     "script": {"loading"},
     "serialization": {"loading", "noting", "script"},
+    "fixed": {"loading", "script", "serialization"},
     "shipment": {"serialization"},
     "shipping": {"config", "serialization", "shipment"},
     "protocol": {"config"},
@@ -54,6 +56,7 @@ RULES = {
         "transport",
         "config",
         "credentials",
+        "fixed",
         "serialization",
         "script",
         "shipment",
@@ -62,6 +65,7 @@ RULES = {
     "backends": {
         "protocol",
         "transport",
+        "fixed",
         "script",
         "serialization",
         "shipment",
@@ -79,7 +83,8 @@ RULES = {
     "admin": {"backends", "config"},
     "options": {"config", "protocol", "serialization"},
     "lifetime": {"backends"},
-    "mapping": {"backends", "chunking", "lifetime", "futures", "protocol", "serialization"},
+    "mapping": {"backends", "chunking", "fixed", "lifetime", "futures", "protocol", "serialization"},
+    "submitted_map": {"fixed"},
     "progress_bar": {"futures", "mapping"},
     "executor": {
         "backends",
@@ -90,6 +95,7 @@ RULES = {
         "options",
         "progress_bar",
         "protocol",
+        "submitted_map",
     },
     "async_executor": {"dependencies", "executor", "futures", "mapping"},
     "integrations": {"backends", "config", "dependencies", "executor", "futures"},
@@ -191,19 +197,20 @@ def test_the_coordinator_never_unpickles():
 
 
 def test_only_clients_and_slots_unpickle():
-    """`loading` and `serialization` have all of it, and is imported by what runs calls and what takes their results."""
+    """These have all of it, and are imported by what runs calls and what takes their results."""
     unpickling = {
         name
         for name, path in SOURCES.items()
         if part_of(name) != "testing"
         and any(f"pickle.{way}(" in path.read_text() for way in ("load", "loads", "Unpickler"))
     }
-    assert unpickling == {"loading.py", "serialization.py"}
+    assert unpickling == {"loading.py", "serialization.py", "fixed/own_pickles.py"}
     importing = {
         part_of(name) for name, path in SOURCES.items() if "jobrunner.serialization" in imports(path)
     }
     assert importing <= {
         "backends",
+        "fixed",
         "workers",
         "mapping",
         "options",
