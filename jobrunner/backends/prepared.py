@@ -76,7 +76,7 @@ def definitions_of(dumped: DumpedFunction) -> tuple[FunctionDef, ...]:
 
 
 class PackedElements:
-    """Elements of a `map` that refer to the script: the function that is called with them has to bring these globals."""
+    """Elements of a `map` that refer to the script: the function that they are for has to bring these globals."""
 
     __slots__ = ("_prepared", "carried", "names", "payload")
 
