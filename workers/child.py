@@ -54,8 +54,9 @@ from jobrunner.workers.framing import (
     detach,
     unpack,
 )
-from jobrunner.workers.outbox import Outbox, SlotWriter
+from jobrunner.workers.outbox import Outbox
 from jobrunner.workers.sharing import SlotSharing, let_go
+from jobrunner.workers.streams import flush_quietly, slot_streams
 from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
 
 OK = 0
@@ -82,8 +83,7 @@ class Slot:
         self.main_thread = threading.get_ident()
         self.wake_reader, self.wake_writer = map(out_of_the_way, os.pipe())
         self.outbox = Outbox(board, data, self.wake_writer)
-        self.stdout = SlotWriter(1, self.outbox, self.current)
-        self.stderr = SlotWriter(2, self.outbox, self.current)
+        self.stdout, self.stderr = slot_streams(self.outbox, self.current)
         # Its operations are atomic; each task goes to one thread. With the payloads of the results it needs.
         self.queue: deque[tuple[Any, Payload, list[Payload]]] = deque()
         self.data_poller = select.poll()
@@ -178,6 +178,8 @@ class Slot:
 
     def restore(self) -> None:
         """Undo what the last task may have left changed and the next one relies on."""
+        if self.stdout.sink.gone or self.stderr.sink.gone:
+            self.stdout, self.stderr = slot_streams(self.outbox, self.current)
         if sys.stdout is not self.stdout or sys.stderr is not self.stderr:
             sys.stdout, sys.stderr = self.stdout, self.stderr
         # Not signal.getsignal, which looks for an enum first: that takes longer than all the rest.
@@ -233,8 +235,12 @@ class Slot:
         args = kwargs = value = None
         if self.forked:
             self.leave_fork(status)
-        self.stdout.flush_partial()
-        self.stderr.flush_partial()
+        if sys.stdout is not self.stdout:
+            flush_quietly(sys.stdout)
+        if sys.stderr is not self.stderr:
+            flush_quietly(sys.stderr)
+        self.stdout.sink.end()
+        self.stderr.sink.end()
         self.put_outcome(number, status, result, finished - started)
         self.board.finish()
 
