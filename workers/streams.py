@@ -168,9 +168,10 @@ class SlotWriter(io.TextIOWrapper):
         )
 
     @property
-    def buffer(self) -> BinaryIO:  # type: ignore[override]
+    def buffer(self) -> BinaryIO:
         held: Any = super().buffer
-        return held and held.sink  # type: ignore[no-any-return]  # None once it is detached
+        found: BinaryIO = held and held.sink  # None once it is detached
+        return found
 
     @property
     def write_through(self) -> bool:

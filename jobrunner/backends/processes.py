@@ -62,8 +62,14 @@ class ProcessesBackend(CoreBackend):
             on_give_up=self._slots_failed,
             address=self._join_address,
             on_connect=self.connection,
+            exit_wait=self._config.exit_wait,
+            show=self._show_last_words,
         )
         return self._wire
+
+    def kill(self) -> None:
+        self._wire.exit_wait = 0.0
+        super().kill()
 
     def _closed(self) -> None:
         if self._listens:

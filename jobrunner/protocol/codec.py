@@ -18,6 +18,7 @@ from jobrunner.errors import ProtocolError
 from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.checks import (
+    LARGEST_SEED,
     LARGEST_32,
     LARGEST_HEADER,
     LARGEST_MAP,
@@ -355,9 +356,25 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     ),
     (
         m.Welcome,
-        lambda x, w: (x.coordinator, x.version, x.slots, x.window_tasks, x.window_bytes, x.session, x.max_payload),
+        lambda x, w: (
+            x.coordinator,
+            x.version,
+            x.slots,
+            x.window_tasks,
+            x.window_bytes,
+            x.session,
+            x.max_payload,
+            x.hash_seed,
+        ),
         lambda f, r: m.Welcome(
-            name(f[0]), name(f[1]), integer(f[2]), integer(f[3], 1), integer(f[4], 1), name(f[5]), integer(f[6], 1)
+            name(f[0]),
+            name(f[1]),
+            integer(f[2]),
+            integer(f[3], 1),
+            integer(f[4], 1),
+            name(f[5]),
+            integer(f[6], 1),
+            None if f[7] is None else integer(f[7], 0, LARGEST_SEED),
         ),
     ),
     (
