@@ -32,7 +32,9 @@ DEFAULT_PORT = 7077
 EXIT_WAIT = 10.0
 """Seconds that the process of a slot has for what its calls have left to do at its end."""
 
-EXIT_WAIT_MEANING = "how long a slot's process may take for what calls left to its end: threads, atexit; 0: none"
+EXIT_WAIT_MEANING = (
+    "how long a slot's process may take for what calls left to its end: threads, atexit; 0: none"
+)
 
 JOIN_SCHEME = "jobrunner://"
 """What a line to join a cluster with starts with, see `invitation`."""

@@ -97,7 +97,9 @@ def start_with(
     if sys.flags.ignore_environment:
         ignored += [name for name in given if name.startswith("PYTHON")]
         options = [option for option in options if option not in ("-E", "-I", "-s", "-P")]
-        options += ["-s"] * bool(sys.flags.no_user_site) + ["-P"] * bool(getattr(sys.flags, "safe_path", False))
+        options += ["-s"] * bool(sys.flags.no_user_site) + ["-P"] * bool(
+            getattr(sys.flags, "safe_path", False)
+        )
         flags = ["ignore_environment"] + ["isolated"] * bool(sys.flags.isolated)
     for name in ignored:
         if name in given:

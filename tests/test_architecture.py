@@ -22,6 +22,7 @@ LEAVES = {
     "elements",
     "facts",
     "initializers",
+    "program",
     "representation",
     "shared_memory",
 }

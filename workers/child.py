@@ -526,7 +526,6 @@ def main(arguments: list[str]) -> None:
         if slot.memory_limit:
             memory.apply_limit(slot.memory_limit)
         threading.Thread(target=slot.attend, args=(parent,), name="jobrunner-attendant", daemon=True).start()
-        gc.freeze()  # it never becomes garbage
         slot.serve()
         slot.leave()
     except BaseException:

@@ -856,7 +856,7 @@ class WorkerCore:
         if self.queue and self.session.open:
             self._return_queue(now)
         for slot in self.slots.values():
-            if slot.idle and not self.queue:
+            if slot.idle and slot.owner is not None and not self.queue:
                 self._end_slot(slot, now)
         out_of_time = self._drain_until is not None and now >= self._drain_until
         ending = any(slot.kill_at is not None for slot in self.slots.values())

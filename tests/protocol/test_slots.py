@@ -6,7 +6,7 @@ from protocol.support import KEY, OTHER_KEY, assignment
 from jobrunner.ids import SlotId
 from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
 from jobrunner.protocol.slots import (
-    KILLED,
+    ENDING,
     READY,
     RECALL_AFTER,
     SLOT_LIMIT,
@@ -63,7 +63,7 @@ def test_the_estimated_work_is_kept_in_step_and_never_drifts():
     assert slot.seconds == 0.0
 
 
-@pytest.mark.parametrize("state", [STARTING, KILLED])
+@pytest.mark.parametrize("state", [STARTING, ENDING])
 def test_a_slot_that_is_not_up_has_no_room(state):
     slot = ready_slot()
     slot.state = state

@@ -19,6 +19,7 @@ from jobrunner.protocol.effects import (
     Effect,
     Event,
     GiveUp,
+    EndSlot,
     InterruptTask,
     JournalFailed,
     JournalWritten,
@@ -289,7 +290,7 @@ class WorkerNode(PeerNode[WorkerCore]):
         super().__init__(world, name, core, Principal("key-of-workers", "workers", WORKER))
 
     def perform(self, effect: Any) -> None:
-        if isinstance(effect, (SpawnSlot, RunTasks, RecallTasks, InterruptTask, SignalSlot)):
+        if isinstance(effect, (SpawnSlot, RunTasks, RecallTasks, InterruptTask, EndSlot, SignalSlot)):
             self.slots.perform(effect)
 
     def crash(self) -> None:
