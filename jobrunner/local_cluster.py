@@ -13,12 +13,12 @@ import select
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 
 from jobrunner.config import EXIT_WAIT, ClientConfig, load
+from jobrunner.folders import SOCKET, make_folder, socket_folder
 from jobrunner.host import usable_cpus
 from jobrunner.program import (
     ORDERLY,
@@ -52,8 +52,9 @@ class LocalCluster:
         self, slots: int | None = None, *, crash_limit: int = 3, exit_wait: float = EXIT_WAIT
     ) -> None:
         self.slots = slots or load(ClientConfig).max_workers or usable_cpus()
-        self._folder = tempfile.mkdtemp(prefix="jobrunner-")
-        self.address = f"ipc://{self._folder}/coordinator"
+        self._folder = socket_folder()
+        make_folder(self._folder)
+        self.address = f"ipc://{self._folder}/{SOCKET}"
         self.exit_wait = exit_wait
         """Seconds that the processes of its slots have for their end; set to 0, from any thread, to do without."""
         self._lifeline, self._hold = os.pipe()

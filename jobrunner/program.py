@@ -75,7 +75,7 @@ def program_arguments() -> list[str]:
 
 
 def hash_seed(secret: bytes = b"") -> int:
-    """For all slots of an executor or cluster: what PYTHONHASHSEED says, else random, or always the same of a secret."""
+    """For all slots of an executor or cluster: what PYTHONHASHSEED says, else random; of a secret always the same."""
     configured = os.environ.get(HASH_SEED, "")
     if not sys.flags.ignore_environment and configured.isdigit() and int(configured) <= LARGEST_SEED:
         return int(configured)
@@ -146,9 +146,9 @@ class ProgramPath:
         self._path: list[str] | None = None
 
     def current(self) -> list[str]:
-        if self._path is not None and sys.path == self._seen:
-            if not self._is_relative or current_folder() == self._folder:
-                return self._path
+        known = self._path is not None and sys.path == self._seen
+        if known and self._path and (not self._is_relative or current_folder() == self._folder):
+            return self._path
         self._seen, self._folder = list(sys.path), current_folder()
         self._is_relative = any(not os.path.isabs(entry) for entry in self._seen if isinstance(entry, str))
         path = module_path(self._start)

@@ -21,6 +21,7 @@ LEAVES = {
     "context",
     "elements",
     "facts",
+    "folders",
     "initializers",
     "program",
     "representation",

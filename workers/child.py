@@ -11,8 +11,8 @@ Started by `pool` as
 
     python -c BOOT DATA CONTROL BOARD LIFELINE PARENT COUNT [sys.argv ...] [sys.path ...]
 
-with four inherited descriptors, the worker's process id, and the length of sys.argv. It is BOOT and not `-m` so that the worker's
-sys.path holds before the first import, and so that `__main__` is a module where no class of a user can
+with four inherited descriptors, the worker's process id, and the length of sys.argv. It is BOOT and not `-m` so that
+the program's sys.path holds before the first import, and so that `__main__` is a module where no class of a user can
 collide with one of ours.
 """
 

@@ -9,13 +9,13 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from jobrunner.context import SLOT_FOLDER
+from jobrunner.folders import temporary_folder
 from jobrunner.ids import SlotId
 from jobrunner.program import Program, interpreter_options, start_with
 from jobrunner.protocol.effects import (
@@ -127,11 +127,14 @@ class SlotProcess:
             theirs.callback(os.close, lifeline)
             ours.callback(os.close, end)
             # The slot makes it when calls bring modules along. It is removed here, since slots are mostly killed.
-            folder = f"{tempfile.gettempdir()}/{PREFIX}{secrets.token_hex(8)}"
-            ours.callback(remove, folder)
+            above = temporary_folder()
+            if above is not None:
+                folder = f"{above}/{PREFIX}{secrets.token_hex(8)}"
+                environment = {**environment, SLOT_FOLDER: folder}
+                ours.callback(remove, folder)
             self._popen = start_process(
                 [data, control, board, lifeline],
-                {**environment, SLOT_FOLDER: folder},
+                environment,
                 program,
                 self.path,
                 hash_seed,

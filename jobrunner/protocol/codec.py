@@ -18,10 +18,10 @@ from jobrunner.errors import ProtocolError
 from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.checks import (
-    LARGEST_SEED,
     LARGEST_32,
     LARGEST_HEADER,
     LARGEST_MAP,
+    LARGEST_SEED,
     MOST_FRAMES,
     amounts,
     attempt,

@@ -1,4 +1,4 @@
-"""The process that runs a call: its options, arguments, folder, sys.path, hashes, streams, and what it does at its end."""
+"""The process that runs a call: options, arguments, folder, sys.path, hashes, streams, and what it does at its end."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_modules_and_folders_that_come_after_the_first_call_are_found(run_progra
                 with open("current.py", "w") as file:
                     file.write("NUMBER = 8")
                 print(executor.submit(number_in, "current").result())
-                print(os.path.basename(executor.submit(os.getcwd).result()) == os.path.basename(os.path.dirname(sys.argv[0])))
+                print(executor.submit(os.getcwd).result() == os.path.dirname(os.getcwd()))
     """
     assert run_program(text) == "0\n1\n2\n7\n8\nTrue\n"
 
