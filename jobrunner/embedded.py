@@ -114,7 +114,12 @@ def main(argument: str, program_arguments: list[str]) -> int:
     given = json.loads(argument)
     set_up_logging("error")
     service = Service("cluster")
-    program = Program(program_arguments, given["program_folder"], ToldPath(given["path_board"]).current)
+    program = Program(
+        program_arguments,
+        given["program_folder"],
+        ToldPath(given["path_board"]).current,
+        given["start_method"],
+    )
     exit_wait = given["exit_wait"]
     wire = EmbeddedWire(given["address"], given["slots"], service, program, exit_wait)
     settings = CoordinatorSettings(

@@ -22,10 +22,10 @@ TOKEN_BYTES = 12
 def temporary_folder() -> str | None:
     """The folder for temporary files; None where no folder can be written to."""
     try:
-        folder = tempfile.gettempdir()
+        usual = [tempfile.gettempdir()]
     except OSError:
-        return None
-    return folder if _can_hold(folder) else next(filter(_can_hold, _other_folders()), None)
+        usual = []
+    return next(filter(_can_hold, (*usual, *_other_folders())), None)
 
 
 def socket_folder() -> str:

@@ -73,6 +73,7 @@ class LocalCluster:
                 "lifeline": self._lifeline,
                 "folder": self._folder,
                 "program_folder": self._program.folder,
+                "start_method": self._program.start_method,
                 "path_board": self._board,
                 "hash_seed": hash_seed(),
                 "exit_wait": exit_wait,

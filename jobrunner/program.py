@@ -17,15 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from jobrunner.host import current_folder, module_path
+from jobrunner.settling import FLAGS, HASH_SEED, KEPT, START_METHOD
 
-HASH_SEED = "PYTHONHASHSEED"
 LARGEST_SEED = 2**32 - 1
-
-KEPT = "JOBRUNNER_KEPT_"
-"""Begins the names of variables of a slot that starts: those that it gets back once its interpreter is up."""
-
-FLAGS = "JOBRUNNER_FLAGS"
-"""Environment variable of a slot that starts: what its sys.flags are to say although it was started without."""
 
 ORDERLY = b"e"
 """What a program says through the lifeline of its embedded cluster before it lets go of it in an orderly way."""
@@ -83,13 +77,15 @@ def hash_seed(secret: bytes = b"") -> int:
 
 
 def start_with(
-    environment: Mapping[str, str], options: list[str], seed: int | None
+    environment: Mapping[str, str], options: list[str], seed: int | None, method: str | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """Options and environment that start an interpreter with those and that seed; `settle` does the rest in there.
+    """Options and environment that start an interpreter with those and that seed; `settling` does the rest in there.
 
     With -E or -I it would ignore the seed: it gets an environment without what it is to ignore instead.
     """
     given = dict(environment)
+    if method is not None:
+        given[START_METHOD] = method
     if seed is None:
         return options, given
     flags: list[str] = []
@@ -107,29 +103,6 @@ def start_with(
     given[HASH_SEED] = str(seed)
     given[FLAGS] = " ".join(flags)
     return options, given
-
-
-def settle() -> None:
-    """In a process that was started so: have os.environ and sys.flags say what they say in the program."""
-    flags = os.environ.pop(FLAGS, None)
-    if flags is None:
-        return
-    del os.environ[HASH_SEED]
-    for name in [name for name in os.environ if name.startswith(KEPT)]:
-        os.environ[name.removeprefix(KEPT)] = os.environ.pop(name)
-    for flag in flags.split():
-        _set_flag(flag)
-
-
-def _set_flag(name: str) -> None:
-    """subprocess and multiprocessing read sys.flags, to start others with the same options."""
-    import ctypes  # here: it takes long to load, and is seldom needed
-
-    one = ctypes.py_object(1)
-    ctypes.pythonapi.Py_IncRef(one)  # the next line takes this reference
-    ctypes.pythonapi.PyStructSequence_SetItem(
-        ctypes.py_object(sys.flags), ctypes.c_ssize_t(type(sys.flags).__match_args__.index(name)), one
-    )
 
 
 # --- sys.path -------------------------------------------------------------------------------------------------------
@@ -164,10 +137,19 @@ class Program:
     arguments: list[str]
     folder: str | None
     path: Callable[[], list[str]]
+    start_method: str | None = None
+    """Of multiprocessing, where the program has chosen one."""
 
 
 def this_program() -> Program:
-    return Program(program_arguments(), current_folder(), ProgramPath().current)
+    return Program(program_arguments(), current_folder(), ProgramPath().current, start_method())
+
+
+def start_method() -> str | None:
+    """What the program has set for multiprocessing."""
+    module = sys.modules.get("multiprocessing")
+    chosen: str | None = None if module is None else module.get_start_method(allow_none=True)
+    return chosen
 
 
 def no_program() -> Program:

@@ -25,6 +25,7 @@ LEAVES = {
     "initializers",
     "program",
     "representation",
+    "settling",
     "shared_memory",
 }
 """Over the standard library only; everything may import them."""

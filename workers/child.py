@@ -9,11 +9,11 @@ Imports are few, for a slot must start fast: nothing here needs zmq, asyncio, ty
 
 Started by `pool` as
 
-    python -c BOOT DATA CONTROL BOARD LIFELINE PARENT COUNT [sys.argv ...] [sys.path ...]
+    python -c BOOT DATA CONTROL BOARD LIFELINE NUMBER PARENT COUNT [sys.argv ...] [sys.path ...]
 
-with four inherited descriptors, the worker's process id, and the length of sys.argv. It is BOOT and not `-m` so that
-the program's sys.path holds before the first import, and so that `__main__` is a module where no class of a user can
-collide with one of ours.
+with four inherited descriptors, the slot's number, the worker's process id, and the length of sys.argv. It is BOOT and
+not `-m` so that the program's sys.path holds before the first import, and so that `__main__` is a module where no class
+of a user can collide with one of ours.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn
 
-from jobrunner import blocking, context, initializers, program, serialization
+from jobrunner import blocking, context, initializers, serialization, settling
 from jobrunner.elements import ElementResults, rows
 from jobrunner.payloads import Payload
 from jobrunner.shared_memory.limits import keep_out_of_the_way
@@ -502,12 +502,14 @@ def main(arguments: list[str]) -> None:
     """Serve until the worker ends the data socket; then the interpreter may end. `arguments`: see the top."""
     faulthandler.enable(2)
     try:
-        data, control, board, lifeline, parent = (int(argument) for argument in arguments)
+        data, control, board, lifeline, number, parent = (int(argument) for argument in arguments)
         context.slot_folder = os.environ.pop(context.SLOT_FOLDER, None)
-        program.settle()
+        settling.settle()
         # The worker's thread may have blocked signals, and that is inherited.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        tie_group_to(out_of_the_way(lifeline))
+        lifeline = out_of_the_way(lifeline)
+        tie_group_to(lifeline)
+        settling.become_child(number, parent, lifeline)
         shared_idle = memory.shared_idle_from_environment()
         keep_out_of_the_way()
         slot = Slot(

@@ -53,8 +53,8 @@ from jobrunner.workers.framing import (
 
 BOOT = """\
 import sys
-end = 7 + int(sys.argv[6])
-arguments, sys.path[:], sys.argv = sys.argv[1:6], sys.argv[end:], sys.argv[7:end]
+end = 8 + int(sys.argv[7])
+arguments, sys.path[:], sys.argv = sys.argv[1:7], sys.argv[end:], sys.argv[8:end]
 from jobrunner.workers.child import main
 main(arguments)
 """
@@ -133,6 +133,7 @@ class SlotProcess:
                 environment = {**environment, SLOT_FOLDER: folder}
                 ours.callback(remove, folder)
             self._popen = start_process(
+                slot,
                 [data, control, board, lifeline],
                 environment,
                 program,
@@ -355,6 +356,7 @@ def channel(ours: ExitStack, theirs: ExitStack, shares: bool = False) -> tuple[B
 
 
 def start_process(
+    slot: SlotId,
     descriptors: list[int],
     environment: Mapping[str, str],
     program: Program,
@@ -365,8 +367,8 @@ def start_process(
 
     Its own session keeps the terminal's Ctrl-C away, and makes the process group that signals go to.
     """
-    options, given = start_with(environment, interpreter_options(), hash_seed)
-    numbers = [str(number) for number in (*descriptors, os.getpid(), len(program.arguments))]
+    options, given = start_with(environment, interpreter_options(), hash_seed, program.start_method)
+    numbers = [str(number) for number in (*descriptors, slot, os.getpid(), len(program.arguments))]
     folder = program.folder
     return subprocess.Popen(
         [sys.executable, *options, "-c", BOOT, *numbers, *program.arguments, *path],
