@@ -204,8 +204,7 @@ class Slot:
     def restore(self) -> None:
         """Undo what the last task may have left changed and the next one relies on."""
         if self.stdout.sink.gone or self.stderr.sink.gone:
-            self.path = list(sys.path)  # the program's, as last told
-        self.stdout, self.stderr = slot_streams(self.outbox, self.current)
+            self.stdout, self.stderr = slot_streams(self.outbox, self.current)
         if sys.stdout is not self.stdout or sys.stderr is not self.stderr:
             sys.stdout, sys.stderr = self.stdout, self.stderr
         # Not signal.getsignal, which looks for an enum first: that takes longer than all the rest.
