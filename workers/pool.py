@@ -56,16 +56,19 @@ class SlotPool:
         self,
         *,
         environment: Mapping[str, str] | None = None,
-        shared_idle: int = 0,
+        shared_idle: int | None = None,
         program: Program | None = None,
     ) -> None:
         """`environment` is set in the slots on top of this process's own. `program`: whose calls they run.
 
         With `shared_idle` large payloads go to and from slots through shared memory, of which each slot may keep that
-        many bytes for the next ones.
+        many bytes for the next ones; with 0 they only go there. None: slots have no shared memory.
         """
-        self._environment = {**os.environ, **(environment or {}), SHARED_IDLE: str(shared_idle)}
-        self._shares = shared_idle > 0
+        self._environment = {**os.environ, **(environment or {})}
+        self._environment.pop(SHARED_IDLE, None)
+        if shared_idle is not None:
+            self._environment[SHARED_IDLE] = str(shared_idle)
+        self._shares = bool(shared_idle)
         self._program = program or no_program()
         for name in THREAD_VARIABLES:
             self._environment.setdefault(name, "1")
@@ -132,6 +135,7 @@ class SlotPool:
         if process is None:
             return
         buffers: list[Outgoing] = []
+        definitions = [(d.key, d.name, detach(d.blob, buffers), d.parts) for d in functions]
         entries = [
             (
                 *task[:5],
@@ -146,7 +150,7 @@ class SlotPool:
         path = self._program.path()
         told = None if path is process.path else path
         process.path = path
-        process.data.send(header(pack([RUN, list(functions), list(forget), entries, told])), buffers)
+        process.data.send(header(pack([RUN, definitions, list(forget), entries, told])), buffers)
         if process.data.pending:
             self._watch_data(process)
 

@@ -45,6 +45,9 @@ PROMISES = {
         ("test_process",),
         needs="apart",
     ),
+    "script": Promise(
+        "the script's module: its globals, functions and classes", ("test_script",), parts=("copies", "apart")
+    ),
     "interactive": Promise(
         "REPLs, and scripts without a main guard", ("test_interactive",), parts=("alone",)
     ),
