@@ -22,8 +22,11 @@ LEAVES = {
     "elements",
     "pauses",
     "facts",
+    "folders",
     "initializers",
+    "program",
     "representation",
+    "settling",
     "shared_memory",
 }
 """Over the standard library only; everything may import them."""

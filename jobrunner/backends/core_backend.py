@@ -663,5 +663,10 @@ class CoreBackend(Backend):
             wait.error = JobRunnerError(effect.error) if effect.error else None
             wait.done.set()
 
+    def _show_last_words(self, texts: list[tuple[int, str]]) -> None:
+        """What slots print while they end."""
+        if self._config.show_output:
+            self._printer.show(texts)
+
     def _show_output(self, effect: ShowOutput) -> None:
         self._printer.show([(chunk.stream, chunk.text) for chunk in effect.chunks])

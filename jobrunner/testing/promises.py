@@ -40,6 +40,11 @@ PROMISES = {
     "endings": Promise(
         "shutdown, the end of the program, Ctrl-C", ("test_ending",), parts=("ends", "tidy", "alone")
     ),
+    "process": Promise(
+        "the process of a call: options, sys.path, hashes, streams, what is left for its end",
+        ("test_process",),
+        needs="apart",
+    ),
     "script": Promise(
         "the script's module: its globals, functions and classes", ("test_script",), parts=("copies", "apart")
     ),

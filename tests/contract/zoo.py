@@ -6,6 +6,7 @@ library only. Each specimen says at which stage it fails.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import faulthandler
 import os
@@ -402,3 +403,13 @@ def wait_inside_a_hook(started: str, path: str) -> str:
         append_line(started, "")
         wait_for(path)
     return "waited"
+
+
+def note_at_exit(path: str, seconds: float) -> None:
+    """Leaves a line for the end of its process."""
+
+    def note() -> None:
+        time.sleep(seconds)
+        append_line(path, "exit")
+
+    atexit.register(note)
