@@ -262,8 +262,9 @@ class LoadedFunctions:
 
 def loaded(fields: Fields, setup: bytes | None) -> tuple[Callable[..., Any], int]:
     """The function, and the bytes that it was unpickled from."""
-    blob: Payload = fields[1] if isinstance(fields[1], bytes) else unwrapped(fields[1])
-    parts = {key: unwrapped(buffers) for key, buffers in fields[2]}
+    # Within one process they come as they were wrapped.
+    blob: Payload = fields[1] if isinstance(fields[1], bytes) else tuple(map(memoryview, fields[1]))
+    parts: dict[bytes, Payload] = {key: tuple(map(memoryview, buffers)) for key, buffers in fields[2]}
     fn = serialization.load_function(blob, parts)
     provided = None if setup is None else _setups[setup]
     if isinstance(provided, Provided):

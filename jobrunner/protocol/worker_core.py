@@ -312,8 +312,9 @@ class WorkerCore:
 
     def _assigned(self, message: m.Assign, now: float) -> None:
         for definition in message.functions:
-            if not all(part in self.functions for part in definition.parts):
-                self._log("warning", f"the function {definition.name} has parts that were never sent")
+            if not self._knows_parts_of(definition):
+                wrong = "has parts that were never sent, or that have parts themselves"
+                self._log("warning", f"the function {definition.name} {wrong}")
                 self.session.abandon("it sent a function without its parts", now)
                 return
             self._learn(definition)
@@ -345,7 +346,8 @@ class WorkerCore:
             self._return_queue(now)
 
     def _learn(self, definition: m.FunctionDef) -> None:
-        self.functions[definition.key] = definition
+        # One that is here already is the same. Slots have that one, and it is in shared memory, maybe.
+        self.functions.setdefault(definition.key, definition)
         self._lingering.pop(definition.key, None)
         lacks = self.settings.missing(definition.modules) if definition.modules else []
         if lacks:
@@ -368,6 +370,11 @@ class WorkerCore:
         if setup is None or not self.functions[setup].ships:
             return owner
         return f"{owner} with {setup.hex()}"
+
+    def _knows_parts_of(self, definition: m.FunctionDef) -> bool:
+        """Whether all of a function's parts are here, each of which has none."""
+        parts = [self.functions.get(part) for part in definition.parts]
+        return all(part is not None and not part.parts for part in parts)
 
     def _knows_functions_of(self, assignment: m.Assignment) -> bool:
         return assignment.function in self.functions and (
