@@ -36,7 +36,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from jobrunner import blocking, context, initializers, serialization, settling
-from jobrunner.elements import ElementResults, rows
+from jobrunner.fixed import FixedResults, calls, load_elements
 from jobrunner.payloads import Payload
 from jobrunner.script.calls import ready
 from jobrunner.shared_memory.limits import keep_out_of_the_way
@@ -242,13 +242,16 @@ class Slot:
                     let_go(payload, *values)
                     value = fn(*args, **kwargs)
                 else:
-                    value = self.run_chunk(fn, payload, *span)
+                    value = self.run_chunk(fn, payload, span, retry_on)
             finally:
                 self.running = 0
                 finished = perf_counter()
             if self.bundle is None:
-                dump: Any = serialization.dump_result if span is None else serialization.dump_element_results
-                status, result = OK, dump(value, self.sharing.store)
+                store = self.sharing.store
+                if isinstance(value, FixedResults) and span is not None:
+                    status, result = OK, value.dump(store)
+                else:
+                    status, result = OK, serialization.dump_result(value, store)
             elif self.bundle.given_up:
                 started = finished - self.bundle.durations[-1]  # the others have been told of
         except BaseException as exc:
@@ -274,25 +277,33 @@ class Slot:
         self.put_outcome(number, status, result, finished - started)
         self.board.finish()
 
-    def run_chunk(self, fn: Callable[..., Any], payload: Payload, start: int, stop: int) -> ElementResults:
-        columns = serialization.load_elements(payload)
+    def run_chunk(
+        self, fn: Callable[..., Any], payload: Payload, span: tuple[int, int], retry_on: bytes | None
+    ) -> FixedResults:
+        start, stop = span
+        loaded = load_elements(payload)
         let_go(payload)
-        results = ElementResults([])
-        keep = results.values.append
-        fields = self.board.fields  # one access less per element, of which there may be a million a second
-        if len(columns) == 1:
-            elements, call = columns[0][start:stop], fn
-        else:
-            elements, call = list(rows(columns, start, stop)), lambda element: fn(*element)
+        results = FixedResults(__file__, retry_on, stop - start)
+        # Each access less counts, for there may be millions of elements a second.
+        keep, fields, position = results.values.append, self.board.fields, ELEMENT
+        elements, call = calls(fn, loaded, start, stop)
         self.elements = elements
+        kind: type | None = None
         for index, element in enumerate(elements, start):
-            fields[ELEMENT] = index
+            fields[position] = index
             try:
-                keep(call(element))
+                value = call(element)
+                if type(value) is kind:
+                    keep(value)
+                else:
+                    kind = results.add(value)
             except BaseException as exc:
-                if self.interrupted and isinstance(exc, KeyboardInterrupt):
+                was_interrupted = self.interrupted
+                if was_interrupted and isinstance(exc, KeyboardInterrupt):
                     raise  # it is the task that was interrupted, not this element
-                results.add_failure(serialization.without_frames_of(__file__, exc))
+                results.add_failure(exc)
+                if self.interrupted and not was_interrupted:
+                    raise KeyboardInterrupt from None  # it came while the failure was pickled
         return results
 
     def run_bundle(self, fn: Callable[..., Any], bundle: Bundle) -> tuple[int, Payload]:

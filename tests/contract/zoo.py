@@ -335,6 +335,22 @@ class KillsOnPickle:
         os._exit(9)
 
 
+class Box:
+    """An object with something in it."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Box) and other.content == self.content
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def filled_with(self, content: Any) -> Box:
+        self.content = content
+        return self
+
+
 class Counter:
     """Callable; the calls of an instance show in its next result."""
 
