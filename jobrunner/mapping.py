@@ -309,18 +309,25 @@ class MapRun:
 
     def cancel(self) -> None:
         """Run nothing more of this map; what has started ends as it will. Does not wait."""
+        if not self.hold():
+            return
+        with self._lock:
+            futures = list(self._futures)
+        if futures:
+            self._backend.cancel_all(futures)
+
+    def hold(self) -> bool:
+        """Hand no more of this map to the backend, whose affair is what it has; False if it was cancelled before."""
         with self._lock:
             if self._cancelled:
-                return
+                return False
             self._cancelled = True
             spans = [*self._ready, *(Span(pack, pack.cut, pack.count, 0) for pack in self._packs)]
             self._ready.clear()
             self._packs.clear()
-            futures = list(self._futures)
         for span in spans:
             self._record(span.position, all_failed(CancelledError(), len(span)))
-        if futures:
-            self._backend.cancel_all(futures)
+        return True
 
     def abandon(self) -> None:
         """Cancel, and let nobody wait for the rest: an interrupt may have torn elements out of the books."""

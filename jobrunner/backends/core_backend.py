@@ -183,7 +183,6 @@ class CoreBackend(Backend):
         kwargs: dict[str, Any],
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[Any]:
-        needs: tuple[TaskId, ...] = ()
         futures: list[AnyFuture] = []
         try:
             if may_hold_futures(args, kwargs):
@@ -196,7 +195,12 @@ class CoreBackend(Backend):
             return future
         if futures:
             needs = self._supplies.add(futures, self._new_id)
-        elif type(payload) is bytes and len(payload) <= bundles.SMALL_CALL and bundles.permits(options):
+            try:
+                return self._send(prepared, payload, None, options, needs)
+            except BaseException:
+                self._supplies.release(needs)  # a call that is refused keeps nothing
+                raise
+        if type(payload) is bytes and len(payload) <= bundles.SMALL_CALL and bundles.permits(options):
             function = prepared.definition.key
             limit = self._limits.of(function)
             if limit > 1:
@@ -207,7 +211,7 @@ class CoreBackend(Backend):
                 # calls: the sooner some have been made, the sooner it is known whether the rest can go in bundles.
                 time.sleep(0)
             return future
-        return self._send(prepared, payload, None, options, needs)
+        return self._send(prepared, payload, None, options)
 
     def pack(self, columns: Columns) -> Payload:
         return serialization.dump_elements(columns, snapshot=True, store=self._store.store)
@@ -374,12 +378,20 @@ class CoreBackend(Backend):
         with self._lock:
             self._shut_down = True
             if cancel_futures:
-                cancelled = [task for task in self._futures if task not in self._loose]
-                self._driver.post(CancelRequested(cancelled, False))
+                self._cancel_what_waits()
             if len(self._futures) == len(self._loose):
                 self._driver.post(DrainRequested())
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _cancel_what_waits(self) -> None:
+        """With the lock held. Where the slots are this program's alone, calls that a free one can begin go on."""
+        needs = list(self._needs_of.items())  # the I/O thread takes from it
+        blocked = {task for task, needed in needs if not self._supplies.are_done(needed)}
+        own = [task for task in self._futures if task not in self._loose]
+        self._driver.post(CancelRequested([task for task in own if task in blocked], False))
+        slots = self.max_workers if self.same_host else 0
+        self._driver.post(CancelRequested([task for task in own if task not in blocked], False, slots))
 
     def kill(self) -> None:
         if os.getpid() != self._pid:

@@ -14,6 +14,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import InvalidStateError
 from concurrent.futures.thread import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,10 +55,12 @@ class _Call(NamedTuple):
 class _Runner:
     """A job of the pool. It is not counted, and does nothing, if an exception interrupted its submission."""
 
-    __slots__ = ("void",)
+    __slots__ = ("busy", "void")
 
     def __init__(self) -> None:
         self.void = False
+        self.busy = False
+        """It has a call whose Future is not settled."""
 
 
 class _Place(threading.local):
@@ -127,6 +130,8 @@ class ThreadsBackend(Backend):
         self._held: dict[int, _Call] = {}
         """Those that wait for the Futures among their arguments."""
         self._runners = 0
+        self._at_work: set[_Runner] = set()
+        """Those that have begun, and not left."""
         self._running = 0
         """Calls that runners have taken."""
         self._waiting = 0
@@ -209,10 +214,10 @@ class ThreadsBackend(Backend):
                 heapq.heappush(self._calls, call)
                 self._start_runner()
         if needs:
-            self._run_after(call, needs)
+            self._run_after(number, needs)
         return future
 
-    def _run_after(self, call: _Call, needs: Sequence[AnyFuture]) -> None:
+    def _run_after(self, number: int, needs: Sequence[AnyFuture]) -> None:
         """Queue a call once all that it needs is done. One that failed makes it fail when its turn comes."""
         left = itertools.count(len(needs) - 1, -1)
 
@@ -220,7 +225,8 @@ class ThreadsBackend(Backend):
             if next(left):  # an atomic step
                 return
             with self._lock:
-                if self._held.pop(call.number, None) is not None:
+                call = self._held.pop(number, None)
+                if call is not None:
                     heapq.heappush(self._calls, call)
                     self._start_runner()
 
@@ -247,6 +253,7 @@ class ThreadsBackend(Backend):
         with self._lock:
             if runner.void:
                 return
+            self._at_work.add(runner)
         blocking.install(self._while_waiting)
         context.install_in_thread(self._place)
         busy = 0
@@ -255,28 +262,31 @@ class ThreadsBackend(Backend):
                 with self._lock:
                     self._running -= busy
                     if not self._calls or self._runners - self._waiting > self._max_workers:
-                        self._leave()
+                        self._leave(runner)
                         return
                     call = heapq.heappop(self._calls)
                     busy = 1
                     self._running += busy
-                self._run(call)
+                    runner.busy = True
+                self._run(call, runner)
                 del call  # its result must not live until the next call comes
         finally:
             blocking.install(None)
             context.install_in_thread(None)
 
-    def _leave(self) -> None:
+    def _leave(self, runner: _Runner) -> None:
+        self._at_work.remove(runner)
         self._runners -= 1
         if self._runners == 0:
             self._idle.notify_all()
             if self._closed and not self._held:
                 self._pool.shutdown(wait=False)
 
-    def _run(self, call: _Call) -> None:
+    def _run(self, call: _Call, runner: _Runner) -> None:
         future = call.future
         future.confirm_running()
         if not future.running():
+            runner.busy = False
             return  # cancelled in the meantime
         started = time.perf_counter()
         self._place.begin(future)
@@ -285,11 +295,13 @@ class ThreadsBackend(Backend):
             result = call.work()
         except BaseException as exc:
             future.duration = time.perf_counter() - started
-            future.set_exception(exc)
+            runner.busy = False  # before anybody hears of the end, and finds a free thread here
+            settle(future, exception=exc)
             del future, call  # the exception refers to this frame, which must not refer to it
         else:
             future.duration = time.perf_counter() - started
-            future.set_result(result)
+            runner.busy = False
+            settle(future, result)
         finally:
             self._place.end()
 
@@ -333,10 +345,7 @@ class ThreadsBackend(Backend):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         with self._lock:
             self._closed = True
-            dropped = [*self._calls, *self._held.values()] if cancel_futures else []
-            if cancel_futures:
-                self._calls = []
-                self._held.clear()
+            dropped = self._cut() if cancel_futures else []
             if self._runners == 0 and not self._held:
                 self._pool.shutdown(wait=False)
         for call in dropped:
@@ -344,6 +353,16 @@ class ThreadsBackend(Backend):
         if wait:
             self._wait_idle()
             self._pool.shutdown(wait=True)
+
+    def _cut(self) -> list[_Call]:
+        """With the lock held: take away what waits, but for the calls that free threads are about to begin."""
+        busy = max(0, sum(runner.busy for runner in self._at_work) - self._waiting)
+        free = 0 if self._killed.is_set() else max(0, self._max_workers - busy)
+        wanted = sorted(call for call in self._calls if not call.future.done())
+        self._calls, dropped = wanted[:free], wanted[free:]  # sorted, and so a heap
+        dropped += self._held.values()
+        self._held.clear()
+        return dropped
 
     def _wait_idle(self) -> None:
         with blocking.waiting(), self._lock:
@@ -368,6 +387,17 @@ class ThreadsBackend(Backend):
                 "waiting": self._waiting,
                 "queued": queued,
             }
+
+
+def settle(future: Future[Any], result: Any = None, exception: BaseException | None = None) -> None:
+    """End a Future, unless somebody else has done that; that is between them and the Future."""
+    try:
+        if exception is None:
+            future.set_result(result)
+        else:
+            future.set_exception(exception)
+    except InvalidStateError:
+        pass
 
 
 def refuse_options(options: TaskOptions) -> None:

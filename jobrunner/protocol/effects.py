@@ -214,8 +214,12 @@ class SubmitRequested:
 
 @dataclass(slots=True)
 class CancelRequested:
+    """Cancel these tasks, in the order of submission; `running`: also those that run."""
+
     ids: list[TaskId]
     running: bool
+    slots: int = 0
+    """Where the program has slots to itself: how many. Of the tasks that wait, those that a free slot can begin stay."""
 
 
 @dataclass(slots=True)
