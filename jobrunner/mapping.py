@@ -72,7 +72,8 @@ class MapRun:
     def __init__(
         self, lifetime: Lifetime, prepared: Any, options: TaskOptions, chunksize: int | None = None
     ) -> None:
-        self._lifetime = lifetime
+        self._lifetime: Lifetime | None = lifetime
+        """Held until the last element is done: results that somebody keeps do not keep an executor open."""
         self._backend: Backend = lifetime.backend
         self._prepared = prepared
         self._options = options
@@ -115,10 +116,14 @@ class MapRun:
         if count < limit:
             self.complete = True
         if not count:
+            with self._lock:
+                if self.done == self.taken:
+                    self._lifetime = None
             return 0
         with self._lock:
             base, was_idle = self.taken, self.taken == self.done
             if was_idle:
+                assert self._lifetime is not None, "the input had ended"
                 self._lifetime.begin(self)
             self.taken += count
         self._pack(batch, base)
@@ -299,13 +304,16 @@ class MapRun:
             self._results[position] = results
             self.done += len(results)
             is_idle = self.done == self.taken and not self._abandoned
+            lifetime = self._lifetime
+            if is_idle and self.complete:
+                self._lifetime = None
             if self._awaited == position:
                 self._arrived.notify_all()
         on_progress = self.on_progress
         if on_progress is not None:
             on_progress(self.done)
-        if is_idle:
-            self._lifetime.end()
+        if is_idle and lifetime is not None:
+            lifetime.end()
 
     def cancel(self) -> None:
         """Run nothing more of this map; what has started ends as it will. Does not wait."""
@@ -335,8 +343,9 @@ class MapRun:
         with self._lock:
             is_busy = self.done < self.taken and not self._abandoned
             self._abandoned = True
-        if is_busy:
-            self._lifetime.end()
+            lifetime, self._lifetime = self._lifetime, None
+        if is_busy and lifetime is not None:
+            lifetime.end()
 
     # --- the consumer ---------------------------------------------------------------------------------------
 
@@ -389,7 +398,7 @@ class MapRun:
         most = max(1, buffersize // (2 * self._backend.max_workers))  # of one pack: it is refilled in one go
 
         def refill(handed_out: int) -> None:
-            while not self.complete and not self._lifetime.closed:
+            while not self.complete and self._lifetime is not None and not self._lifetime.closed:
                 size = self._chunksize or min(self.chunking.pack_size(), most)
                 if self.taken - handed_out + size > buffersize:
                     return
@@ -401,7 +410,7 @@ class MapRun:
     def _until_closed(self, elements: Input, results: Iterator[Any]) -> Iterator[Any]:
         """Yield the results; raise where the executor was shut down before the input ended."""
         yield from results
-        if not self.complete and elements.take(1):
+        if not self.complete and self._lifetime is not None and elements.take(1):
             self._lifetime.check_open()
 
     def _await(self, position: int, deadline: float | None) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 # --- tame functions ---------------------------------------------------------------------------------------
@@ -386,3 +388,37 @@ def wait_inside_a_hook(started: str, path: str) -> str:
         append_line(started, "")
         wait_for(path)
     return "waited"
+
+
+class Thing:
+    """Can be referred to weakly."""
+
+    def nothing(self) -> None:
+        pass
+
+
+things: list[Any] = []
+
+
+def make_thing(_: Any = None) -> Thing:
+    return Thing()
+
+
+def type_of(value: Any, *_: Any) -> str:
+    return type(value).__name__
+
+
+def note_thing(thing: Thing) -> None:
+    things.append(weakref.ref(thing))
+
+
+def noted_thing() -> Thing:
+    """A result that its process refers to weakly."""
+    thing = Thing()
+    note_thing(thing)
+    return thing
+
+
+def things_alive() -> int:
+    gc.collect()
+    return sum(reference() is not None for reference in things)
