@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
@@ -63,6 +64,16 @@ LOGGER = logging.getLogger("concurrent.futures")
 
 _unwatched = threading.Lock()
 """Held while a condition is made or the state of a Future changes that has none; never while anything is called."""
+
+
+def _after_fork() -> None:
+    """Another thread may have held the lock when this process was forked, and none of them is here."""
+    global _unwatched
+    _unwatched = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Future(concurrent.futures.Future[T]):

@@ -231,6 +231,8 @@ class Slot:
         self.bundle = None
         # The memory of the arguments may be filled again from now on, unless the task has kept them.
         args = kwargs = value = None
+        if self.elements:
+            self.elements = []
         if self.forked:
             self.leave_fork(status)
         self.stdout.flush_partial()

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import InvalidStateError
 from concurrent.futures.thread import ThreadPoolExecutor
@@ -91,6 +93,18 @@ class _Place(threading.local):
         return Executor(_NestedThreads(self._backend))
 
 
+_all: weakref.WeakSet[ThreadsBackend] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for backend in _all:
+        backend._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class _NestedThreads(BorrowedBackend):
     name = "threads"
 
@@ -117,11 +131,20 @@ class ThreadsBackend(Backend):
         self._max_workers = settings.max_workers or min(32, usable_cpus() + THREADS_PER_TASK_WAITING)
         self._initializer = settings.initializer
         self._initargs = settings.initargs
-        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix=prefix)
+        self._prefix = prefix
         self._client = ClientId(random_token())
         self._numbers = itertools.count(1)
         self._thread = threading.local()
         self._place = _Place(self)
+        self._closed = False
+        self._killed = threading.Event()
+        self._begin()
+        _all.add(self)
+        finish_before_exit(self._wait_idle, self.kill)
+
+    def _begin(self) -> None:
+        """Without any thread: at first, and in a process that was forked, where only the thread that forked is."""
+        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix=self._prefix)
         # Reentrant: the garbage collector may shut down another executor, or cancel a map, in a thread that
         # is in here.
         self._lock = threading.RLock()
@@ -135,9 +158,6 @@ class ThreadsBackend(Backend):
         self._running = 0
         """Calls that runners have taken."""
         self._waiting = 0
-        self._closed = False
-        self._killed = threading.Event()
-        finish_before_exit(self._wait_idle, self.kill)
 
     @property
     def max_workers(self) -> int:
@@ -275,7 +295,7 @@ class ThreadsBackend(Backend):
             context.install_in_thread(None)
 
     def _leave(self, runner: _Runner) -> None:
-        self._at_work.remove(runner)
+        self._at_work.discard(runner)
         self._runners -= 1
         if self._runners == 0:
             self._idle.notify_all()

@@ -251,3 +251,32 @@ def test_a_program_prints_what_it_submitted_before_it_shut_down(run_program):
             executor.shutdown(wait=False, cancel_futures=True)
     """
     assert run_program(text) == "apple\n"
+
+
+@pytest.mark.alone
+def test_a_process_that_the_program_forks(run_program, can):
+    text = f"""
+        import os, threading, warnings
+        from programs import open_executor
+        from zoo import echo
+
+        if __name__ == "__main__":
+            warnings.simplefilter("ignore", DeprecationWarning)  # to fork with threads is what is tried
+            executor = open_executor()
+            assert list(executor.map(echo, range(10))) == list(range(10))
+            waiting = threading.Event()
+            unfinished = executor.submit(waiting.wait) if {"apart" not in can} else None
+            child = os.fork()
+            try:
+                answer = executor.submit(echo, "ran").result(20)
+            except RuntimeError:
+                answer = "refused"
+            print("child" if child == 0 else "parent", answer, flush=True)
+            if child:
+                assert os.waitpid(child, 0)[1] == 0
+            waiting.set()
+    """
+    lines = run_program(text).splitlines()
+    assert lines in (["parent ran", "child ran"], ["child ran", "parent ran"]) or (
+        "apart" in can and sorted(lines) == ["child refused", "parent ran"]
+    )
