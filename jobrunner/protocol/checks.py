@@ -205,6 +205,7 @@ DETAIL_TYPES: dict[str, tuple[type, ...]] = {
     "element": COUNT,
     "running": COUNT,
     "modules": (tuple,),
+    "setup": (bool,),
     "attempts": (tuple,),
     "limit": COUNT,
     "timeout": (*SECONDS, type(None)),

@@ -20,6 +20,8 @@ from jobrunner.protocol.batches import batches, of_outcome
 from jobrunner.protocol.bundles import call_id
 from jobrunner.protocol.effects import (
     FINAL_ERROR,
+    IN_SETUP,
+    SETUP_FAILED,
     ConnectionLost,
     DrainRequested,
     Effect,
@@ -512,12 +514,16 @@ class WorkerCore:
             each = duration / task.elements
             self._estimates[function] = updated_estimate(self._estimates.get(function, UNKNOWN), each)
             attempt = task.assignment.attempt
-            if task.given_up or (task.stop_reason is not None and status in (m.ERROR, FINAL_ERROR)):
+            failed = status in (m.ERROR, FINAL_ERROR, SETUP_FAILED)
+            if task.given_up or (task.stop_reason is not None and failed):
                 outcome = self._stopped_outcome(task, duration, None)
             else:
                 outcome = m.Outcome(task.id, attempt, status, payload, duration)
                 if status == FINAL_ERROR:
                     outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "final": True})
+                elif status == SETUP_FAILED:
+                    outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "setup": True})
+                    slot.leaving = True  # nobody knows what it has left behind there
                 elif status == m.ERROR:
                     outcome = outcome._replace(detail=self._place())
                 outcome = self._beyond_max_payload(task.id, attempt, payload) or outcome
@@ -547,6 +553,8 @@ class WorkerCore:
                 detail = self._crash_detail(event)
                 if event.element >= 0 and isinstance(guilty.assignment.span, tuple):
                     detail["element"] = event.element
+                elif event.element == IN_SETUP:
+                    detail["setup"] = True
                 outcome = m.Outcome(
                     guilty.id, guilty.assignment.attempt, m.CRASHED, b"", now - slot.progress, detail
                 )
