@@ -206,6 +206,7 @@ DETAIL_TYPES: dict[str, tuple[type, ...]] = {
     "running": COUNT,
     "modules": (tuple,),
     "setup": (bool,),
+    "most_calls": COUNT,
     "attempts": (tuple,),
     "limit": COUNT,
     "timeout": (*SECONDS, type(None)),
