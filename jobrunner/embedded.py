@@ -30,10 +30,16 @@ from jobrunner.workers.inside import INSIDE, InsideWorker
 class EmbeddedWire(RouterWire):
     """A coordinator's wire with a worker inside."""
 
-    def __init__(self, address: str, slots: int, service: Service) -> None:
+    def __init__(
+        self, address: str, slots: int, service: Service, max_tasks_per_slot: int | None = None
+    ) -> None:
         super().__init__(address)
         self._worker = InsideWorker(
-            slots, {TASK_ADDRESS: address}, on_give_up=service.give_up, on_connect=lambda: None
+            slots,
+            {TASK_ADDRESS: address},
+            on_give_up=service.give_up,
+            on_connect=lambda: None,
+            max_tasks_per_slot=max_tasks_per_slot,
         )
         if can_share():
             self.share(Sharing(asks=False))
@@ -71,14 +77,15 @@ class EmbeddedWire(RouterWire):
 
 
 def main(arguments: list[str]) -> int:
-    """For `local_cluster`: one argument, a JSON object with "address", "slots", "crash_limit", "lifeline" and "folder".
+    """For `local_cluster`: one argument, a JSON object with "address", "slots", "crash_limit",
+    "max_tasks_per_slot", "lifeline" and "folder".
 
     The folder is removed when the lifeline, a descriptor, is cut.
     """
     given = json.loads(arguments[0])
     set_up_logging("error")
     service = Service("cluster")
-    wire = EmbeddedWire(given["address"], given["slots"], service)
+    wire = EmbeddedWire(given["address"], given["slots"], service, given["max_tasks_per_slot"])
     settings = CoordinatorSettings(
         id=random_token(),
         version=__version__,

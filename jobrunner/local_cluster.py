@@ -36,7 +36,9 @@ RESTART_PAUSE = 1.0
 class LocalCluster:
     """`slots` defaults to the configured `max_workers`, else to the CPUs that this process may use."""
 
-    def __init__(self, slots: int | None = None, *, crash_limit: int = 3) -> None:
+    def __init__(
+        self, slots: int | None = None, *, crash_limit: int = 3, max_tasks_per_slot: int | None = None
+    ) -> None:
         self.slots = slots or load(ClientConfig).max_workers or usable_cpus()
         self._folder = tempfile.mkdtemp(prefix="jobrunner-")
         self.address = f"ipc://{self._folder}/coordinator"
@@ -47,6 +49,7 @@ class LocalCluster:
                 "address": self.address,
                 "slots": self.slots,
                 "crash_limit": crash_limit,
+                "max_tasks_per_slot": max_tasks_per_slot,
                 "lifeline": self._lifeline,
                 "folder": self._folder,
             }

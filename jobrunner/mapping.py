@@ -27,7 +27,7 @@ from typing import Any
 
 from jobrunner.backends.base import Backend
 from jobrunner.blocking import wait_until, waiting
-from jobrunner.chunking import Chunking, around, halves, window
+from jobrunner.chunking import Chunking, around, cut, halves, window
 from jobrunner.elements import Columns, ElementResults, Input, all_failed
 from jobrunner.errors import NotSupportedError, TaskLostError, TaskTimeoutError, WaitTimeoutError
 from jobrunner.futures import Future
@@ -254,7 +254,10 @@ class MapRun:
             self._settle(span, future.result())
         elif len(span) > 1 and not self._cancelled and isinstance(failure, (TaskLostError, TaskTimeoutError)):
             guilty = getattr(failure, "element", None)
-            if self._options.at_most_once:
+            most = getattr(failure, "detail", {}).get("most_calls")
+            if most:  # it has not begun: where it was to run, a process makes so many calls at most
+                self._run_again(span, cut(span.start, span.stop, most), span.retries)
+            elif self._options.at_most_once:
                 self._fail_begun(span, guilty, failure)
             else:
                 self._run_again(span, around(guilty, span.start, span.stop), span.retries)

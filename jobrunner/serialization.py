@@ -107,7 +107,9 @@ def dump_function(fn: Callable[..., Any]) -> DumpedFunction:
     try:
         stream, goes_by_value = pickle_noting(fn, noted, plainly=kind is not FunctionType)
     except Exception as exc:
-        raise _error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}") from exc
+        raise _error(
+            f"cannot pickle the function {function_name(fn)}: {describe(exc)}", *_reasons(fn, exc)
+        ) from exc
     dumped = _dumped(fn, stream, BY_VALUE if goes_by_value else BY_REFERENCE, noted)
     if facts is not None and len(stream) < OUT_OF_BAND:
         if len(_values_sent) >= MOST_VALUES:
@@ -210,7 +212,10 @@ def dump_call(
     except Exception as exc:
         named: list[tuple[str, Any]] = [(f"argument {i}", value) for i, value in enumerate(args)]
         named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
-        raise _error(f"cannot pickle {_culprit(named, 'the arguments')}: {describe(exc)}") from exc
+        raise _error(
+            f"cannot pickle {_culprit(named, 'the arguments')}: {describe(exc)}",
+            *_reasons((args, kwargs), exc),
+        ) from exc
 
 
 def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -237,7 +242,9 @@ def dump_elements(columns: Columns, *, snapshot: bool, store: Store | None = Non
         return _dump(columns, snapshot, store)
     except Exception as exc:
         named = [(f"argument {i}", value) for i, column in enumerate(columns) for value in column]
-        raise _error(f"cannot pickle {_culprit(named, 'the elements')}: {describe(exc)}") from exc
+        raise _error(
+            f"cannot pickle {_culprit(named, 'the elements')}: {describe(exc)}", *_reasons(columns, exc)
+        ) from exc
 
 
 def load_elements(payload: Payload) -> Columns:
@@ -257,7 +264,9 @@ def dump_result(value: Any, store: Store | None = None) -> Payload:
     try:
         return _dump(value, False, store)
     except Exception as exc:
-        raise _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}") from exc
+        raise _error(
+            f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}", *_reasons(value, exc)
+        ) from exc
 
 
 def dump_small_result(value: Any) -> bytes:
@@ -265,7 +274,9 @@ def dump_small_result(value: Any) -> bytes:
     try:
         return _pickle(value, None)[0]
     except Exception as exc:
-        raise _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}") from exc
+        raise _error(
+            f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}", *_reasons(value, exc)
+        ) from exc
 
 
 def load_result(payload: Payload) -> Any:
@@ -332,7 +343,7 @@ def dump_classes(classes: tuple[type[BaseException], ...]) -> bytes:
     try:
         return _pickle(classes, None)[0]
     except Exception as exc:
-        raise _error(f"cannot pickle these classes of exceptions: {describe(exc)}") from exc
+        raise _error(f"cannot pickle these classes of exceptions: {describe(exc)}", exc) from exc
 
 
 @functools.lru_cache(maxsize=64)
@@ -365,7 +376,11 @@ def _encode_exception(exc: BaseException) -> tuple[bytes | None, str, str]:
             raise TypeError("it unpickles to something that is not an exception")
         return stream, describe(exc), remote
     except BaseException as failure:
-        return None, f"{describe(exc)} (this exception itself could not be sent: {describe(failure)})", remote
+        description = f"{describe(exc)} (this exception itself could not be sent: {describe(failure)})"
+        try:
+            return _pickle(_error(description, failure), None)[0], description, remote
+        except Exception:  # the class of the failure cannot be pickled either
+            return None, description, remote
 
 
 def _decode_exception(stream: bytes | None, description: str, remote: str) -> BaseException:
@@ -377,7 +392,8 @@ def _decode_exception(stream: bytes | None, description: str, remote: str) -> Ba
             exc = pickle.loads(stream)
         except Exception as failure:
             exc = _error(
-                f"{description} (this exception itself could not be unpickled here: {describe(failure)})"
+                f"{description} (this exception itself could not be unpickled here: {describe(failure)})",
+                failure,
             )
     exc.__cause__ = RemoteTraceback(remote)
     return exc
@@ -448,10 +464,20 @@ def _load(payload: Payload) -> Any:
 # --- error messages -------------------------------------------------------------------------------------
 
 
-def _error(message: str) -> SerializationError:
-    from jobrunner.errors import SerializationError
+def _error(message: str, *causes: BaseException) -> SerializationError:
+    """Also an instance of the classes of `causes`."""
+    from jobrunner.pickling_errors import serialization_error
 
-    return SerializationError(message)
+    return serialization_error(message, *causes)
+
+
+def _reasons(value: Any, exc: Exception) -> list[Exception]:
+    """Why plain pickle refuses what cloudpickle has refused with `exc`, too: programs know the former's errors."""
+    try:
+        pickle.dumps(value, PROTOCOL)
+    except Exception as plain:
+        return [plain, exc]
+    return [exc]
 
 
 def _load_error(what: str, exc: BaseException) -> SerializationError:
@@ -461,9 +487,10 @@ def _load_error(what: str, exc: BaseException) -> SerializationError:
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         return _error(
             f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or ship it with"
-            f" Executor(..., ship=[{exc.name.partition('.')[0]}])"
+            f" Executor(..., ship=[{exc.name.partition('.')[0]}])",
+            exc,
         )
-    return _error(f"{what} could not be unpickled on {where}: {describe(exc)}")
+    return _error(f"{what} could not be unpickled on {where}: {describe(exc)}", exc)
 
 
 def _culprit(named: list[tuple[str, Any]], otherwise: str) -> str:

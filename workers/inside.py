@@ -65,6 +65,7 @@ class InsideWorker:
         *,
         on_give_up: Callable[[GiveUp], None],
         on_connect: Callable[[], object],
+        max_tasks_per_slot: int | None = None,
     ) -> None:
         settings = WorkerSettings(
             id=WorkerId(random_token()),
@@ -75,6 +76,7 @@ class InsideWorker:
             pid=os.getpid(),
             slots=slots,
             peer_timeout=0.0,
+            max_tasks_per_slot=max_tasks_per_slot,
         )
         self._core = WorkerCore(settings, random.Random(), time.monotonic())
         self._alarm = Alarm(self._core)
@@ -87,6 +89,10 @@ class InsideWorker:
     def fileno(self) -> int:
         """Becomes readable when `poll` has something to do."""
         return self._pool.fileno()
+
+    def pids(self) -> list[int]:
+        """The process ids of the slots; from any thread."""
+        return self._pool.pids()
 
     def has_work(self, now: float) -> bool:
         """Whether `turn` has something to do."""

@@ -26,9 +26,18 @@ class ClusterBackend(CoreBackend):
         settings.refuse_unknown(self.name)
         self._local: LocalCluster | None = None
         if settings.address is None:
-            self._local = LocalCluster(settings.max_workers, crash_limit=settings.config.crash_limit)
+            self._local = LocalCluster(
+                settings.max_workers,
+                crash_limit=settings.config.crash_limit,
+                max_tasks_per_slot=settings.max_tasks_per_child,
+            )
             self._address = self._local.address
         else:
+            if settings.max_tasks_per_child is not None:
+                raise NotSupportedError(
+                    "max_tasks_per_child: the slots of a cluster belong to its workers; start these with"
+                    " `jobrunner worker start --max-tasks-per-slot N`"
+                )
             self._address = check_address(settings.address)
         self._credentials = credentials_for(
             self._address,

@@ -29,10 +29,12 @@ from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import Columns, ElementResults
 from jobrunner.errors import (
     CoordinatorLostError,
+    InitializerError,
     JobRunnerError,
     NotSupportedError,
     ProtocolError,
     SerializationError,
+    TaskLostError,
 )
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
@@ -60,6 +62,7 @@ from jobrunner.protocol.effects import (
     QueryRequested,
     RecallResults,
     ResolveTasks,
+    SetupFailed,
     ShowOutput,
     SubmitRequested,
     SupplyRequested,
@@ -432,6 +435,10 @@ class CoreBackend(Backend):
         return wait.data
 
     @property
+    def broken(self) -> str:  # type: ignore[override]
+        return "" if self._failure is None else str(self._failure)
+
+    @property
     def usable(self) -> bool:
         """Neither shut down nor failed."""
         return not self._shut_down and self._failure is None
@@ -489,6 +496,7 @@ class CoreBackend(Backend):
             Connected: self._on_connected,
             CapacityChanged: self._on_capacity,
             ConnectionLost: lambda effect: None,
+            SetupFailed: self._on_setup_failed,
             GiveUp: self._give_up,
             Log: lambda effect: None,
         }
@@ -509,6 +517,12 @@ class CoreBackend(Backend):
         ]:
             if self._failure is not None:
                 future.set_exception(self._failure)
+            elif self.ended_by_force and future.running():
+                future.set_exception(
+                    TaskLostError(
+                        f"call {task} ({future.name}) was stopped by terminate_workers or kill_workers"
+                    )
+                )
             elif task in self._loose:
                 future.set_exception(
                     JobRunnerError(
@@ -528,6 +542,17 @@ class CoreBackend(Backend):
     def _give_up(self, effect: GiveUp) -> None:
         self._failure = error_named(effect.kind, self._describe_failure(effect.kind, effect.error))
         self._driver.abort()
+
+    def _on_setup_failed(self, effect: SetupFailed) -> None:
+        """The executor is broken, as the standard library's pools are then; `_end` fails what is pending."""
+        if self._failure is None:
+            error = exception_of(effect.outcome, "")
+            if not isinstance(
+                error, InitializerError
+            ):  # one of a version of Python or of jobrunner that is not here
+                error = InitializerError(str(error))
+            self._failure = error
+            self._driver.post(DrainRequested())
 
     def _describe_failure(self, kind: str, error: str) -> str:
         return error

@@ -37,6 +37,7 @@ class LocalWire:
         on_give_up: Callable[[GiveUp], None],
         address: str,
         on_connect: Callable[[], object],
+        max_tasks_per_slot: int | None = None,
     ) -> None:
         self._coordinator = CoordinatorCore(
             CoordinatorSettings(
@@ -54,7 +55,11 @@ class LocalWire:
         )
         self._alarm = Alarm(self._coordinator)
         self._worker = InsideWorker(
-            slots, {TASK_ADDRESS: address}, on_give_up=on_give_up, on_connect=on_connect
+            slots,
+            {TASK_ADDRESS: address},
+            on_give_up=on_give_up,
+            on_connect=on_connect,
+            max_tasks_per_slot=max_tasks_per_slot,
         )
         self._to_coordinator: deque[Event] = deque()
         self._to_client: list[Event] = []
@@ -64,6 +69,10 @@ class LocalWire:
         self.listen_at: str | None = None
         """Set to an address, from any thread, to let other processes in; before the next turn ends, they can come."""
         self.register(self._worker.fileno())
+
+    def pids(self) -> list[int]:
+        """The process ids of the slots; from any thread."""
+        return self._worker.pids()
 
     # --- the interface of a wire ---
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import os
 import threading
 import time
@@ -26,7 +27,7 @@ from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
 from jobrunner.elements import Columns, ElementResults, rows, run_elements
-from jobrunner.errors import ConfigError, DependencyError, InitializerError, NotSupportedError
+from jobrunner.errors import DependencyError, InitializerError, NotSupportedError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
 from jobrunner.host import usable_cpus
@@ -118,20 +119,18 @@ class ThreadsBackend(Backend):
         "apart",
         "crashes",
         "tells",
+        "renews",
         "stops",
         "ends",
         "shared",
     }
 
     def __init__(self, settings: BackendSettings) -> None:
-        settings.refuse_unknown(self.name, "thread_name_prefix")
-        prefix = settings.extra.get("thread_name_prefix", "jobrunner")
-        if not isinstance(prefix, str):
-            raise ConfigError(f"thread_name_prefix={prefix!r}: must be a text")
+        settings.refuse_unknown(self.name)
         self._max_workers = settings.max_workers or min(32, usable_cpus() + THREADS_PER_TASK_WAITING)
         self._initializer = settings.initializer
         self._initargs = settings.initargs
-        self._prefix = prefix
+        self._prefix = settings.thread_name_prefix or "jobrunner"
         self._client = ClientId(random_token())
         self._numbers = itertools.count(1)
         self._thread = threading.local()
@@ -225,6 +224,8 @@ class ThreadsBackend(Backend):
         future.name = options.name or function_name(fn)
         future._canceller = cancel
         with self._lock:
+            if self.broken:
+                raise InitializerError(self.broken)
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             call = _Call(-options.priority, number, future, work)
@@ -278,6 +279,8 @@ class ThreadsBackend(Backend):
         context.install_in_thread(self._place)
         busy = 0
         try:
+            if not self._initialize(runner):
+                return
             while True:
                 with self._lock:
                     self._running -= busy
@@ -311,7 +314,6 @@ class ThreadsBackend(Backend):
         started = time.perf_counter()
         self._place.begin(future)
         try:
-            self._initialize()
             result = call.work()
         except BaseException as exc:
             future.duration = time.perf_counter() - started
@@ -339,15 +341,35 @@ class ThreadsBackend(Backend):
             self._place.again()
         return fn(*args, **kwargs)
 
-    def _initialize(self) -> None:
-        """Run the initializer once per thread; where it fails, its call fails, and the next tries again."""
+    def _initialize(self, runner: _Runner) -> bool:
+        """Run the initializer once per thread, at its start. False where it fails: then all calls do."""
         if self._initializer is None or getattr(self._thread, "initialized", False):
-            return
+            return True
         try:
             self._initializer(*self._initargs)
         except BaseException as exc:
-            raise InitializerError(f"the initializer of the threads raised {exc!r}") from exc
+            log = logging.getLogger("concurrent.futures")  # as the standard library's pools do
+            log.critical("Exception in initializer:", exc_info=True)
+            self._break(exc, runner)
+            return False
         self._thread.initialized = True
+        return True
+
+    def _break(self, cause: BaseException, runner: _Runner) -> None:
+        """Fail what waits, and whatever is submitted from now on."""
+        message = f"the initializer of the threads raised {cause!r}, so this Executor cannot be used any more"
+        with self._lock:
+            self.broken = message
+            dropped = [*self._calls, *self._held.values()]
+            self._calls = []
+            self._held.clear()
+            self._leave(runner)
+        for call in dropped:
+            call.future.confirm_running()
+            if call.future.running():
+                error = InitializerError(message)
+                error.__cause__ = cause
+                call.future.set_exception(error)
 
     @contextmanager
     def _while_waiting(self) -> Iterator[None]:
@@ -388,6 +410,14 @@ class ThreadsBackend(Backend):
         with blocking.waiting(), self._lock:
             while self._runners or self._held:
                 self._idle.wait()
+
+    @property
+    def queued(self) -> int:
+        return len(self._calls) + len(self._held)
+
+    @property
+    def threads(self) -> set[threading.Thread]:
+        return set(self._pool._threads)
 
     def kill(self) -> None:
         """Cancel what waits. A thread cannot be stopped: what runs goes on, and is not waited for."""

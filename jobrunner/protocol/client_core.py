@@ -36,6 +36,7 @@ from jobrunner.protocol.effects import (
     RecallResults,
     Received,
     ResolveTasks,
+    SetupFailed,
     ShowOutput,
     Stop,
     SubmitRequested,
@@ -329,6 +330,9 @@ class ClientCore:
         effects: list[Effect] = []
         for outcome in outcomes:
             spec = self.pending.get(outcome.id)
+            if spec is not None and spec.setup is not None and outcome.detail and "setup" in outcome.detail:
+                effects.append(SetupFailed(outcome))  # none of the pending ones can run
+                continue
             if spec is not None:
                 self.limits.learn(spec, outcome)
             if spec is not None and isinstance(spec.span, int):
