@@ -41,7 +41,7 @@ class ProcessPoolExecutor(Executor):
         *,
         max_tasks_per_child: int | None = None,
     ) -> None:
-        given = {"max_tasks_per_child": max_tasks_per_child}
+        given = {"mp_context": mp_context, "max_tasks_per_child": max_tasks_per_child}
         super().__init__(
             os.environ.get(BACKEND, "processes"),
             max_workers=max_workers,
