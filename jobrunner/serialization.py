@@ -49,6 +49,11 @@ class RemoteTraceback(Exception):
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
 
+    @property
+    def tb(self) -> str:
+        """The text, under the name that the standard library's has."""
+        return str(self)
+
 
 # --- functions ------------------------------------------------------------------------------------------
 
@@ -134,7 +139,7 @@ def load_function(blob: bytes) -> Callable[..., Any]:
         )
     try:
         fn: Callable[..., Any] = pickle.loads(memoryview(blob)[HEADER_BYTES:])
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise _load_error("the function", exc) from exc
     return fn
 
@@ -229,7 +234,7 @@ def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[A
             return _load(payload)  # type: ignore[no-any-return]
         finally:
             _values.payloads, _values.loaded = before
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise _load_error("the arguments", exc) from exc
 
 
@@ -251,7 +256,7 @@ def load_elements(payload: Payload) -> Columns:
     """What `dump_elements` was given. Raises SerializationError."""
     try:
         columns: Columns = _load(payload)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise _load_error("the elements of a chunk", exc) from exc
     return columns
 
@@ -283,7 +288,7 @@ def load_result(payload: Payload) -> Any:
     """Raises SerializationError."""
     try:
         return _load(payload)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise _load_error("the result", exc) from exc
 
 
@@ -481,16 +486,19 @@ def _reasons(value: Any, exc: Exception) -> list[Exception]:
 
 
 def _load_error(what: str, exc: BaseException) -> SerializationError:
+    """Also a BrokenProcessPool: the standard library's pool does not survive a value that does not unpickle."""
     import platform
+    from concurrent.futures.process import BrokenProcessPool
 
+    causes = (BrokenProcessPool(), exc)
     where = f"{platform.node()} (Python {platform.python_version()})"
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         return _error(
             f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or ship it with"
             f" Executor(..., ship=[{exc.name.partition('.')[0]}])",
-            exc,
+            *causes,
         )
-    return _error(f"{what} could not be unpickled on {where}: {describe(exc)}", exc)
+    return _error(f"{what} could not be unpickled on {where}: {describe(exc)}", *causes)
 
 
 def _culprit(named: list[tuple[str, Any]], otherwise: str) -> str:
