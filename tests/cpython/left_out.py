@@ -1,41 +1,46 @@
-"""The interpreter's own tests that are not run here, each with the reason."""
+"""The interpreter's own tests that are not run here, each with the reason.
+
+By the class that defines the test, and the test's name, which are the same in all versions of Python.
+"""
 
 from __future__ import annotations
 
-THREADS = "reads the private attribute _threads"
-PROCESSES = "reads the private attribute _processes"
+AT_ONCE = "reads the private attribute _processes, of processes that the standard pool starts within `submit`"
 MANAGER = "reads the private attribute _executor_manager_thread"
+THE_STANDARD_ONE = "runs a test of the standard library's own pool"
 
 LEFT_OUT = {
-    "FailingInitializerMixin.test_initializer": "reads the private attribute _broken",
-    "FailingInitializerResourcesTest.test_spawn": "runs the test before it, of the standard library's own processes",
-    "FailingInitializerResourcesTest.test_forkserver": "runs the test before it, of the standard library's own processes",
-    "ThreadPoolShutdownTest.test_threads_terminate": THREADS,
-    "ThreadPoolShutdownTest.test_context_manager_shutdown": THREADS,
-    "ThreadPoolShutdownTest.test_del_shutdown": THREADS,
-    "ThreadPoolShutdownTest.test_shutdown_no_wait": THREADS,
-    "ThreadPoolShutdownTest.test_thread_names_assigned": THREADS,
-    "ThreadPoolShutdownTest.test_thread_names_default": THREADS,
-    "ThreadPoolExecutorTest.test_saturation": THREADS,
-    "ThreadPoolExecutorTest.test_idle_thread_reuse": THREADS,
-    "ProcessPoolShutdownTest.test_processes_terminate": PROCESSES,
-    "ProcessPoolShutdownTest.test_context_manager_shutdown": PROCESSES,
+    "FailingInitializerResourcesTest.test_spawn": THE_STANDARD_ONE,
+    "FailingInitializerResourcesTest.test_forkserver": THE_STANDARD_ONE,
+    "ThreadPoolShutdownTest.test_thread_names_default": "says what the threads are called by default",
+    "ProcessPoolShutdownTest.test_processes_terminate": AT_ONCE,
+    "ProcessPoolShutdownTest.test_context_manager_shutdown": AT_ONCE,
     "ProcessPoolShutdownTest.test_del_shutdown": MANAGER,
     "ProcessPoolShutdownTest.test_shutdown_no_wait": MANAGER,
-    "ProcessPoolExecutorTest.test_killed_child": PROCESSES,
-    "ProcessPoolExecutorTest.test_saturation": PROCESSES,
-    "ProcessPoolExecutorTest.test_idle_process_reuse_one": PROCESSES,
-    "ProcessPoolExecutorTest.test_idle_process_reuse_multiple": PROCESSES,
-    "ProcessPoolExecutorTest.test_max_tasks_per_child": PROCESSES,
-    "ProcessPoolExecutorTest.test_max_tasks_per_child_defaults_to_spawn_context": (
-        "reads the private attribute _mp_context"
-    ),
+    "ProcessPoolExecutorTest.test_killed_child": AT_ONCE,
+    "ProcessPoolExecutorTest.test_saturation": AT_ONCE,
+    "ProcessPoolExecutorTest.test_idle_process_reuse_one": AT_ONCE,
+    "ProcessPoolExecutorTest.test_idle_process_reuse_multiple": AT_ONCE,
     "ProcessPoolExecutorTest.test_python_finalization_error": (
-        "replaces the private function that starts threads, and counts those that the standard pool starts"
+        "replaces the private function that starts threads, and counts those of the standard pool"
     ),
     "ExecutorDeadlockTest.test_shutdown_deadlock_pickle": MANAGER,
     "ExecutorDeadlockTest.test_gh105829_should_not_deadlock_if_wakeup_pipe_full": (
         "replaces private parts of the standard pool"
     ),
 }
-"""By the class that defines the test and its name; the same test in another version of Python has the same name."""
+
+LEFT_OUT_OF_PROCESSES = {
+    "FailingInitializerMixin.test_initializer": "reads what the initializer logged in a multiprocessing.Queue",
+}
+"""Those that are run on threads."""
+
+LEFT_OUT_OF_CLUSTERS = {
+    "ProcessPoolExecutorTest.test_max_tasks_per_child": (
+        "reads the private attribute _processes: those of a cluster are children of its worker"
+    ),
+    "ProcessPoolExecutorTest.test_ressources_gced_in_workers": (
+        "hands a multiprocessing.Manager's proxy to a call: a cluster's workers do not have the program's authkey"
+    ),
+}
+"""Those that are run on threads and on processes."""

@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import stand_ins  # noqa: E402
-from left_out import LEFT_OUT  # noqa: E402
+from left_out import LEFT_OUT, LEFT_OUT_OF_CLUSTERS, LEFT_OUT_OF_PROCESSES  # noqa: E402
 
 from zmq.utils.garbage import gc as pyzmq_garbage  # noqa: E402
 
@@ -159,10 +159,15 @@ def run(backend: str, modules: list[types.ModuleType], word: str, verbosity: int
         pyzmq_garbage.start()  # a thread of pyzmq's, for large messages: once begun it stays, whoever is shut down
     suite = unittest.TestSuite()
     left_out: dict[str, str] = {}
+    reasons = dict(LEFT_OUT)
+    if backend != "threads":
+        reasons |= LEFT_OUT_OF_PROCESSES
+    if backend == "cluster":
+        reasons |= LEFT_OUT_OF_CLUSTERS
     for test in tests_for(backend, modules, word):
         name = defined_name(test)
-        if name in LEFT_OUT and not everything:
-            left_out[name] = LEFT_OUT[name]
+        if name in reasons and not everything:
+            left_out[name] = reasons[name]
         else:
             suite.addTest(test)
     print(f"=== {backend}: {suite.countTestCases()} tests of Python {sys.version.split()[0]}", flush=True)
