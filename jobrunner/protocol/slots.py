@@ -9,9 +9,9 @@ files) is met by tasks of the same owner alone. Calls that bring modules along (
 their own here, so that nobody meets the modules of others, nor another version of his own. Where more owners have
 tasks here than there are slots, a slot that has served its owner for `QUANTUM` makes way for a new process.
 
-Where calls leak, a slot may make only so many: each call of a bundle and each element of a chunk counts, from the moment
-that the slot is given it until it gives it back. A slot that has no more to give ends when it is idle, and a new process
-takes its place. A task of more calls than that fits into no slot, and is not taken.
+Where calls leak, a slot may make only so many: each call of a bundle and each element of a chunk counts, from the
+moment that the slot is given it until it gives it back. A slot that may make no more ends when it is idle, and a new
+process takes its place. A task of more calls than that fits into no slot, and is not taken.
 """
 
 from __future__ import annotations
