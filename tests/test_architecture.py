@@ -32,7 +32,9 @@ RULES = {
     "chunking": set(),
     "noting": set(),
     "pickling_errors": set(),
-    "serialization": {"noting", "pickling_errors"},
+    "loading": {"pickling_errors"},
+    "script": {"loading"},
+    "serialization": {"loading", "noting", "script"},
     "shipment": {"serialization"},
     "shipping": {"config", "serialization", "shipment"},
     "protocol": {"config"},
@@ -48,10 +50,20 @@ RULES = {
     "payload_files": {"private_files"},
     "local_cluster": {"config"},
     "embedded": {"config", "protocol", "transport", "workers"},
-    "workers": {"protocol", "transport", "config", "credentials", "serialization", "shipment", "executor"},
+    "workers": {
+        "protocol",
+        "transport",
+        "config",
+        "credentials",
+        "serialization",
+        "script",
+        "shipment",
+        "executor",
+    },
     "backends": {
         "protocol",
         "transport",
+        "script",
         "serialization",
         "shipment",
         "shipping",
@@ -79,7 +91,9 @@ RULES = {
         "options",
         "progress_bar",
         "protocol",
+        "standard_pools",
     },
+    "standard_pools": {"backends", "lifetime"},
     "async_executor": {"dependencies", "executor", "futures", "mapping"},
     "integrations": {"backends", "config", "dependencies", "executor", "futures"},
     "workload": set(),
@@ -180,15 +194,15 @@ def test_the_coordinator_never_unpickles():
 
 
 def test_only_clients_and_slots_unpickle():
-    """`serialization` has all of it, but for a look whether an error can be sent; what runs calls, and what takes
-    their results, import it."""
+    """`loading` and `serialization` have all of it, but for a look whether an error can be sent; what runs calls, and
+    what takes their results, import them."""
     unpickling = {
         name
         for name, path in SOURCES.items()
         if part_of(name) != "testing"
         and any(f"pickle.{way}(" in path.read_text() for way in ("load", "loads", "Unpickler"))
     }
-    assert unpickling == {"serialization.py", "pickling_errors.py"}
+    assert unpickling == {"loading.py", "pickling_errors.py", "serialization.py"}
     importing = {
         part_of(name) for name, path in SOURCES.items() if "jobrunner.serialization" in imports(path)
     }

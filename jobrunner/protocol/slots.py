@@ -9,20 +9,20 @@ files) is met by tasks of the same owner alone. Calls that bring modules along (
 their own here, so that nobody meets the modules of others, nor another version of his own. Where more owners have
 tasks here than there are slots, a slot that has served its owner for `QUANTUM` makes way for a new process.
 
-Where calls leak, a slot may make only so many: each call of a bundle and each element of a chunk counts, from the moment
-that the slot is given it until it gives it back. A slot that has no more to give ends when it is idle, and a new process
-takes its place. A task of more calls than that fits into no slot, and is not taken.
+Where calls leak, a slot may make only so many: each call of a bundle and each element of a chunk counts, from the
+moment that the slot is given it until it gives it back. A slot that may make no more ends when it is idle, and a new
+process takes its place. A task of more calls than that fits into no slot, and is not taken.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
-from jobrunner.protocol.messages import Assignment, FunctionKey, calls_in
+from jobrunner.protocol.messages import Assignment, FunctionDef, FunctionKey, calls_in
 from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
 
 SLOT_SECONDS = 0.005
@@ -218,9 +218,17 @@ class Slot:
         if key in self.known:
             return False
         self.known.add(key)
-        if key in self.forget:
+        if key in self.forget:  # it was not told yet, and still has it
             self.forget.remove(key)
+            return False
         return True
+
+    def lacks(
+        self, definition: FunctionDef, functions: Mapping[FunctionKey, FunctionDef]
+    ) -> list[FunctionDef]:
+        """What must be sent before a call of this function, each part before it; from now on it counts as sent."""
+        parts = [functions[part] for part in definition.parts]
+        return [each for each in (*parts, definition) if self.learns(each.key)]
 
     def forgets(self, key: FunctionKey) -> None:
         if key in self.known:

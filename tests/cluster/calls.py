@@ -115,3 +115,19 @@ def seen_secret() -> str | None:
 
 def seen_secret_inside() -> str | None:
     return jobrunner.current_executor().submit(seen_secret).result()
+
+
+def fail_on(worker: str) -> None:
+    """An initializer that works on all other workers."""
+    if os.environ["JOBRUNNER_TASK_WORKER"] == worker:
+        raise OSError("no licence")
+
+
+def die_on(worker: str) -> None:
+    """As `fail_on`, by the death of its process."""
+    if os.environ["JOBRUNNER_TASK_WORKER"] == worker:
+        os._exit(3)
+
+
+def where_and_own_pid(_: object = None) -> tuple[str, int]:
+    return os.environ["JOBRUNNER_TASK_WORKER"], os.getpid()

@@ -39,6 +39,7 @@ def test_the_positions_of_process_pool_executor(positional):
     assert executor._mp_context.get_start_method() == "spawn"
 
 
+@pytest.mark.one_pool
 def test_the_positions_of_thread_pool_executor(positional, isolated):
     executor = positional(1, "mine", zoo.initialize, ("given",))
     assert "given" in executor.submit(zoo.initialized).result()
@@ -75,10 +76,11 @@ def test_what_the_standard_library_refuses(make_executor, arguments, error, text
 
 def test_numbers_in_the_first_place(positional):
     for number in (0, -1):
-        with pytest.raises(ValueError, match="^max_workers must be greater than 0$"):
+        with pytest.raises(ValueError, match=r"^max_workers must be greater than 0$"):
             positional(number)
 
 
+@pytest.mark.one_pool
 def test_a_context_that_forks(make_executor, isolated):
     context = multiprocessing.get_context("fork")
     if not isolated:
@@ -176,6 +178,7 @@ def test_where_no_process_is_replaced_it_says_so(make_executor, can):
 # --- the end by force ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_pool
 @pytest.mark.stops
 @pytest.mark.parametrize("way", ["terminate_workers", "kill_workers"])
 def test_ending_by_force(make_executor, eventually, tmp_path, way):

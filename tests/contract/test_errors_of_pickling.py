@@ -71,11 +71,10 @@ def test_an_argument(executor, make, expected):
 
 
 def test_an_attribute_of_the_users_own_exception(executor):
-    try:
+    with pytest.raises(Refused) as caught:
         executor.submit(zoo.echo, RefusesToBePickled()).result()
-    except Refused as exc:
-        assert exc.code == 7
-        assert isinstance(exc.__cause__, Refused)
+    assert caught.value.code == 7
+    assert isinstance(caught.value.__cause__, Refused)
 
 
 def test_a_result(executor):

@@ -130,8 +130,10 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     if rng.random() < 0.4:
         for number in range(len(scenario.workers)):
             scenario.lacks[f"w{number}"] = tuple(name for name in MODULES if rng.random() < 0.4)
-    if rng.random() < 0.3:
-        scenario.max_tasks_per_slot = rng.choice((1, 2, 5, 20))
+    aside = random.Random()  # so that all else of a seed stays what it was
+    aside.setstate(rng.getstate())
+    if aside.random() < 0.3:
+        scenario.max_tasks_per_slot = aside.choice((1, 2, 5, 20))
     return scenario
 
 
