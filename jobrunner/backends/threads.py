@@ -72,8 +72,8 @@ class _Place(threading.local):
     future: Future[Any] | None = None
     attempt = 1
 
-    def __init__(self, backend: ThreadsBackend) -> None:
-        self._backend = backend
+    def __init__(self, backend: weakref.ref[ThreadsBackend]) -> None:
+        self._backend = backend  # weakly, so that the backend goes as soon as nobody holds it
 
     def begin(self, future: Future[Any]) -> None:
         self.future, self.attempt = future, 1
@@ -91,7 +91,9 @@ class _Place(threading.local):
     def executor(self) -> Executor:
         from jobrunner.executor import Executor
 
-        return Executor(_NestedThreads(self._backend))
+        backend = self._backend()
+        assert backend is not None, "its own thread, which asks, holds it"
+        return Executor(_NestedThreads(backend))
 
 
 _all: weakref.WeakSet[ThreadsBackend] = weakref.WeakSet()
@@ -134,7 +136,7 @@ class ThreadsBackend(Backend):
         self._client = ClientId(random_token())
         self._numbers = itertools.count(1)
         self._thread = threading.local()
-        self._place = _Place(self)
+        self._place = _Place(weakref.ref(self))
         self._closed = False
         self._killed = threading.Event()
         self._begin()

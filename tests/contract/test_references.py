@@ -47,7 +47,9 @@ def test_a_result_of_map_that_was_given_out_is_let_go_of(executor, eventually, s
 def test_async_ones_are_let_go_of(executor):
     async def main():
         async_executor = AsyncExecutor(executor)
-        async for future in async_executor.as_completed([async_executor.submit(zoo.make_thing) for _ in range(8)]):
+        async for future in async_executor.as_completed(
+            [async_executor.submit(zoo.make_thing) for _ in range(8)]
+        ):
             reference, result = weakref.ref(future), weakref.ref(future.result())
             del future
             while reference() is not None or result() is not None:

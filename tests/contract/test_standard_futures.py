@@ -21,7 +21,12 @@ def test_a_future_that_is_done_stays_as_it_is(executor):
             change()
     with pytest.raises(RuntimeError):
         future.set_running_or_notify_cancel()
-    assert (future.cancel(), future.cancelled(), future.running(), future.done()) == (False, False, False, True)
+    assert (future.cancel(), future.cancelled(), future.running(), future.done()) == (
+        False,
+        False,
+        False,
+        True,
+    )
     assert (future.result(0), future.exception(0)) == (1, None)
 
 
