@@ -309,6 +309,12 @@ class WorkerConfig:
         doc="memory of each slot, e.g. 512M; a call that needs more gets MemoryError; default: no limit",
         minimum=64 * 2**20,
     )
+    max_tasks_per_slot: int | None = setting(
+        None,
+        env="JOBRUNNER_MAX_TASKS_PER_SLOT",
+        doc="calls after which a slot's process is replaced, for functions that leak; default: never",
+        minimum=1,
+    )
     log_level: str = setting("info", env="JOBRUNNER_LOG_LEVEL", doc="debug, info, warning or error")
 
 

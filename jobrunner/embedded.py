@@ -34,7 +34,13 @@ class EmbeddedWire(RouterWire):
     """A coordinator's wire with a worker inside."""
 
     def __init__(
-        self, address: str, slots: int, service: Service, program: Program, exit_wait: float
+        self,
+        address: str,
+        slots: int,
+        service: Service,
+        program: Program,
+        exit_wait: float,
+        max_tasks_per_slot: int | None,
     ) -> None:
         super().__init__(address)
         self._worker = InsideWorker(
@@ -44,6 +50,7 @@ class EmbeddedWire(RouterWire):
             on_connect=lambda: None,
             program=program,
             exit_wait=exit_wait,
+            max_tasks_per_slot=max_tasks_per_slot,
         )
         if can_share():
             self.share(Sharing(asks=False))
@@ -121,7 +128,9 @@ def main(argument: str, program_arguments: list[str]) -> int:
         given["start_method"],
     )
     exit_wait = given["exit_wait"]
-    wire = EmbeddedWire(given["address"], given["slots"], service, program, exit_wait)
+    wire = EmbeddedWire(
+        given["address"], given["slots"], service, program, exit_wait, given["max_tasks_per_slot"]
+    )
     settings = CoordinatorSettings(
         id=random_token(),
         version=__version__,

@@ -49,7 +49,12 @@ class LocalCluster:
     """`slots` defaults to the configured `max_workers`, else to the CPUs that this process may use."""
 
     def __init__(
-        self, slots: int | None = None, *, crash_limit: int = 3, exit_wait: float = EXIT_WAIT
+        self,
+        slots: int | None = None,
+        *,
+        crash_limit: int = 3,
+        exit_wait: float = EXIT_WAIT,
+        max_tasks_per_slot: int | None = None,
     ) -> None:
         self.slots = slots or load(ClientConfig).max_workers or usable_cpus()
         self._folder = socket_folder()
@@ -70,6 +75,7 @@ class LocalCluster:
                 "address": self.address,
                 "slots": self.slots,
                 "crash_limit": crash_limit,
+                "max_tasks_per_slot": max_tasks_per_slot,
                 "lifeline": self._lifeline,
                 "folder": self._folder,
                 "program_folder": self._program.folder,

@@ -28,7 +28,7 @@ from typing import Any
 
 from jobrunner.backends.base import Backend
 from jobrunner.blocking import wait_until, waiting
-from jobrunner.chunking import Chunking, around, halves, window
+from jobrunner.chunking import Chunking, around, cut, halves, window
 from jobrunner.elements import Columns, ElementResults, Input, all_failed
 from jobrunner.errors import NotSupportedError, TaskLostError, TaskTimeoutError, WaitTimeoutError
 from jobrunner.fixed import FixedElements, FixingInput
@@ -76,7 +76,8 @@ class MapRun:
     def __init__(
         self, lifetime: Lifetime, prepared: Any, options: TaskOptions, chunksize: int | None = None
     ) -> None:
-        self._lifetime = lifetime
+        self._lifetime: Lifetime | None = lifetime
+        """Held until the last element is done: results that somebody keeps do not keep an executor open."""
         self._backend: Backend = lifetime.backend
         self._prepared = prepared
         self._options = options
@@ -129,10 +130,14 @@ class MapRun:
         if count < limit:
             self.complete = True
         if not count:
+            with self._lock:
+                if self.done == self.taken:
+                    self._lifetime = None
             return 0
         with self._lock:
             base, was_idle = self.taken, self.taken == self.done
             if was_idle:
+                assert self._lifetime is not None, "the input had ended"
                 self._lifetime.begin(self)
             self.taken += count
         if failures:
@@ -276,7 +281,10 @@ class MapRun:
             self._settle(span, future.result())
         elif len(span) > 1 and not self._cancelled and isinstance(failure, (TaskLostError, TaskTimeoutError)):
             guilty = getattr(failure, "element", None)
-            if self._options.at_most_once:
+            most = getattr(failure, "detail", {}).get("most_calls")
+            if most:  # it has not begun: where it was to run, a process makes so many calls at most
+                self._run_again(span, cut(span.start, span.stop, most), span.retries)
+            elif self._options.at_most_once:
                 self._fail_begun(span, guilty, failure)
             else:
                 self._run_again(span, around(guilty, span.start, span.stop), span.retries)
@@ -351,27 +359,37 @@ class MapRun:
             self._results[position] = results
             self.done += len(results)
             is_idle = self.done == self.taken and not self._abandoned
+            lifetime = self._lifetime
+            if is_idle and self.complete:
+                self._lifetime = None
             if self._awaited == position:
                 self._arrived.notify_all()
         on_progress = self.on_progress
         if on_progress is not None:
             on_progress(self.done)
-        if is_idle:
-            self._lifetime.end()
+        if is_idle and lifetime is not None:
+            lifetime.end()
 
     def cancel(self) -> None:
         """Run nothing more of this map; what has started ends as it will. Does not wait."""
+        if not self.hold():
+            return
+        with self._lock:
+            futures = list(self._futures)
+        if futures:
+            self._backend.cancel_all(futures)
+
+    def hold(self) -> bool:
+        """Hand no more of this map to the backend, whose affair is what it has; False if it was cancelled before."""
         with self._lock:
             if self._cancelled:
-                return
+                return False
             self._cancelled = True
             spans = [*self._ready, *(Span(pack, pack.cut, pack.count, 0) for pack in self._packs)]
             self._ready.clear()
             self._packs.clear()
-            futures = list(self._futures)
         self._give_up([*spans, *self._pauses.clear()])
-        if futures:
-            self._backend.cancel_all(futures)
+        return True
 
     def abandon(self) -> None:
         """Cancel, and let nobody wait for the rest: an interrupt may have torn elements out of the books."""
@@ -379,8 +397,9 @@ class MapRun:
         with self._lock:
             is_busy = self.done < self.taken and not self._abandoned
             self._abandoned = True
-        if is_busy:
-            self._lifetime.end()
+            lifetime, self._lifetime = self._lifetime, None
+        if is_busy and lifetime is not None:
+            lifetime.end()
 
     # --- the consumer ---------------------------------------------------------------------------------------
 
@@ -432,7 +451,7 @@ class MapRun:
         most = max(1, buffersize // (2 * self._backend.max_workers))  # of one pack: it is refilled in one go
 
         def refill(handed_out: int) -> None:
-            while not self.complete and not self._lifetime.closed:
+            while not self.complete and self._lifetime is not None and not self._lifetime.closed:
                 size = self._chunksize or min(self.chunking.pack_size(), most)
                 if self.taken - handed_out + size > buffersize:
                     return
@@ -444,7 +463,7 @@ class MapRun:
     def _until_closed(self, elements: Input, results: Iterator[Any]) -> Iterator[Any]:
         """Yield the results; raise where the executor was shut down before the input ended."""
         yield from results
-        if not self.complete and elements.take(1):
+        if not self.complete and self._lifetime is not None and elements.take(1):
             self._lifetime.check_open()
 
     def _await(self, position: int, deadline: float | None) -> None:

@@ -79,6 +79,11 @@ class RemoteTraceback(Exception):
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
 
+    @property
+    def tb(self) -> str:
+        """The text, under the name that the standard library's has."""
+        return str(self)
+
 
 # --- functions ------------------------------------------------------------------------------------------
 
@@ -261,7 +266,9 @@ def _dump_with_script(fn: Callable[..., Any], define: Callable[[], Defined]) -> 
     except Unpicklable as exc:
         what = f"the global {exc.name!r} of the script, of type {type_name(exc.value)}"
         why = describe(exc.reason)
-        raise error(f"cannot pickle {what}, which {function_name(fn)} needs: {why}") from exc.reason
+        raise error(
+            f"cannot pickle {what}, which {function_name(fn)} needs: {why}", exc.reason
+        ) from exc.reason
     except Exception as exc:
         raise _function_error(fn, exc) from exc
     known = _defined.get(id(defined))
@@ -304,7 +311,7 @@ def _is_atomic(fn: Callable[..., Any]) -> bool:
 
 
 def _function_error(fn: Callable[..., Any], exc: Exception) -> SerializationError:
-    return error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}")
+    return error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}", *_reasons(fn, exc))
 
 
 def dump_setup(
@@ -464,13 +471,14 @@ def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[A
             return load(payload)  # type: ignore[no-any-return]
         finally:
             _values.payloads, _values.loaded = before
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise load_error("the arguments", exc) from exc
 
 
 def not_pickled(named: list[tuple[str, Any]], otherwise: str, exc: Exception) -> SerializationError:
     """The error of arguments that cannot be pickled, for `exc`; it names the guilty one of `named`."""
-    failure = error(f"cannot pickle {_culprit(named, otherwise)}: {describe(exc)}")
+    values = [value for _, value in named]
+    failure = error(f"cannot pickle {_culprit(named, otherwise)}: {describe(exc)}", *_reasons(values, exc))
     failure.__cause__ = exc
     return failure
 
@@ -496,14 +504,15 @@ def dump_small_result(value: Any) -> bytes:
 
 def result_not_pickled(value: Any, exc: Exception) -> SerializationError:
     """The error of a result that cannot be pickled, for `exc`."""
-    return error(f"cannot pickle the result, of type {type_name(value)}: {describe(exc)}")
+    what = f"cannot pickle the result, of type {type_name(value)}: {describe(exc)}"
+    return error(what, *_reasons(value, exc))
 
 
 def load_result(payload: Payload) -> Any:
     """Raises SerializationError."""
     try:
         return load(payload)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise load_error("the result", exc) from exc
 
 
@@ -544,7 +553,7 @@ def dump_classes(classes: tuple[type[BaseException], ...]) -> bytes:
     try:
         return _pickle(classes, None)[0]
     except Exception as exc:
-        raise error(f"cannot pickle these classes of exceptions: {describe(exc)}") from exc
+        raise error(f"cannot pickle these classes of exceptions: {describe(exc)}", exc) from exc
 
 
 @functools.lru_cache(maxsize=64)
@@ -582,7 +591,11 @@ def encode_exception(exc: BaseException) -> EncodedException:
             stream = _exception_pickle(_Rebuilding(exc))
         return stream, describe(exc), remote
     except BaseException as failure:
-        return None, f"{describe(exc)} (this exception itself could not be sent: {describe(failure)})", remote
+        description = f"{describe(exc)} (this exception itself could not be sent: {describe(failure)})"
+        try:
+            return _pickle(error(description, failure), None)[0], description, remote
+        except Exception:  # the class of the failure cannot be pickled either
+            return None, description, remote
 
 
 def _exception_pickle(value: Any) -> bytes:
@@ -631,7 +644,8 @@ def decode_exception(stream: bytes | None, description: str, remote: str) -> Bas
                 raise TypeError("it unpickles to something that is not an exception")
         except BaseException as failure:
             exc = error(
-                f"{description} (this exception itself could not be unpickled here: {describe(failure)})"
+                f"{description} (this exception itself could not be unpickled here: {describe(failure)})",
+                failure,
             )
     set_cause(exc, RemoteTraceback(remote))
     return exc
@@ -766,6 +780,15 @@ def _payload(stream: bytes, buffers: list[memoryview], snapshot: bool, store: St
 
 
 # --- error messages -------------------------------------------------------------------------------------
+
+
+def _reasons(value: Any, exc: Exception) -> list[Exception]:
+    """Why plain pickle refuses what cannot be pickled here because of `exc`: programs know the former's errors."""
+    try:
+        pickle.dumps(value, PROTOCOL)
+    except Exception as plain:
+        return [plain, exc]
+    return [exc]
 
 
 def _culprit(named: list[tuple[str, Any]], otherwise: str) -> str:

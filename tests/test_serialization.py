@@ -247,7 +247,7 @@ def test_exceptions_arrive_as_raised_with_the_whole_chain_as_text():
 @pytest.mark.parametrize("fn", [zoo.raise_two_arguments, zoo.raise_unpicklable])
 def test_exceptions_that_cannot_travel_keep_type_text_and_traceback(fn):
     exc = travelled(fn)
-    assert type(exc) is SerializationError
+    assert isinstance(exc, SerializationError)
     assert "zoo.TwoArgumentsError: 7: seven" in str(exc) or "zoo.UnpicklableError: holds a lock" in str(exc)
     assert fn.__name__ in str(exc.__cause__)
 
@@ -273,7 +273,7 @@ def test_an_exception_class_that_is_missing_here_becomes_text(monkeypatch):
     payload = s.dump_exception(module.OwnError("hello"))
     monkeypatch.delitem(sys.modules, "elsewhere")
     exc = s.load_exception(payload)
-    assert type(exc) is SerializationError
+    assert isinstance(exc, SerializationError)
     assert "elsewhere.OwnError: hello" in str(exc)
 
 
@@ -285,7 +285,7 @@ def test_a_local_exception_class_is_the_same_class_on_return():
 
 
 def test_damaged_exceptions_become_an_error():
-    assert type(s.load_exception(b"garbage")) is SerializationError
+    assert isinstance(s.load_exception(b"garbage"), SerializationError)
 
 
 class Frozen(Exception):

@@ -4,7 +4,8 @@ The slot writes here what it is doing before it does it, and collects its small 
 (the outbox) before it sends them. So when its process dies, at whatever point, the worker still learns which
 task and which element of a chunk was running, and loses neither a finished outcome nor a printed line.
 
-    i64 number of the running task, 0 if none     | i64 index of the running element, -1 if none
+    i64 number of the running task, 0 if none     | i64 index of the running element, -1 if none,
+                                                  | -2 in the initializer
     i64 number of the task that started last      | i64 entries in the outbox, i64 their bytes | outbox
 """
 

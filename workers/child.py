@@ -65,6 +65,8 @@ from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, t
 OK = 0
 ERROR = 1
 FINAL_ERROR = 9
+SETUP_FAILED = 10
+IN_SETUP = -2
 """As in protocol.messages and .effects, which would take longer to import than all the rest."""
 
 FLUSH_INTERVAL = 0.001
@@ -260,12 +262,14 @@ class Slot:
                 memory.explain(exc, self.memory_limit)
             final = retry_on is not None and not serialization.is_one_of(exc, retry_on)
             status, result = (
-                FINAL_ERROR if final else ERROR,
+                SETUP_FAILED if exc is self.setups.get(setup) else FINAL_ERROR if final else ERROR,
                 serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
             )
         self.bundle = None
         # The memory of the arguments may be filled again from now on, unless the task has kept them.
         args = kwargs = value = None
+        if self.elements:
+            self.elements = []
         if self.forked:
             self.leave_fork(status)
         if sys.stdout is not self.stdout:
@@ -351,7 +355,9 @@ class Slot:
         """Run an initializer, the first time that a task names it. Raises InitializerError, each time."""
         if key not in self.setups:
             try:
+                self.board.fields[ELEMENT] = IN_SETUP
                 self.setups[key] = initializers.run(self.function(key, None))
+                self.board.fields[ELEMENT] = -1
                 # It is not called again, and what it ships may be large.
                 self.functions.pop((None, key), None)
                 self.blobs.pop(key, None)
@@ -365,6 +371,10 @@ class Slot:
                 failure = InitializerError(f"the initializer {name} failed in this slot: {what}")
                 failure.__cause__ = serialization.without_frames_of(__file__, exc)
                 self.setups[key] = failure
+                import logging  # here: slots whose initializer works never need it
+
+                log = logging.getLogger("concurrent.futures")  # as the standard library's pools do
+                log.critical("Exception in initializer:", exc_info=exc)
         known = self.setups[key]
         if isinstance(known, BaseException):
             raise known.with_traceback(None)

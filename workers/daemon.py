@@ -81,5 +81,6 @@ def settings_for(config: WorkerConfig) -> WorkerSettings:
         drain_timeout=config.drain_timeout,
         unacknowledged_bytes=config.unacknowledged_bytes,
         slot_memory=config.slot_memory,
+        max_tasks_per_slot=config.max_tasks_per_slot,
         missing=missing_modules,
     )

@@ -82,6 +82,7 @@ class InsideWorker:
         on_connect: Callable[[], object],
         program: Program,
         exit_wait: float,
+        max_tasks_per_slot: int | None = None,
     ) -> None:
         settings = WorkerSettings(
             id=WorkerId(random_token()),
@@ -93,6 +94,7 @@ class InsideWorker:
             slots=slots,
             peer_timeout=0.0,
             exit_wait=exit_wait,
+            max_tasks_per_slot=max_tasks_per_slot,
         )
         self._core = WorkerCore(settings, random.Random(), time.monotonic())
         self._alarm = Alarm(self._core)
@@ -107,6 +109,10 @@ class InsideWorker:
     def fileno(self) -> int:
         """Becomes readable when `poll` has something to do."""
         return self._pool.fileno()
+
+    def pids(self) -> list[int]:
+        """The process ids of the slots; from any thread."""
+        return self._pool.pids()
 
     def has_work(self, now: float) -> bool:
         """Whether `turn` has something to do."""

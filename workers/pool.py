@@ -84,6 +84,10 @@ class SlotPool:
         descriptor: int = self._selector.fileno()
         return descriptor
 
+    def pids(self) -> list[int]:
+        """The process ids of its slots; from any thread."""
+        return [process.pid for process in list(self._slots.values())]
+
     def poll(self) -> list[SlotEvent]:
         """What has happened since the last call; never waits. Also sends what slots were too busy to take."""
         ready = self._selector.select(0)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.elements import Columns, ElementResults, rows, run_elements
-from jobrunner.errors import ConfigError
+from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.fixed import FixedElements, FixedResults, run_fixed
 from jobrunner.futures import Future
 from jobrunner.ids import ClientId, random_token, task_id
@@ -122,6 +122,10 @@ def open_backend(name: str, settings: BackendSettings) -> Backend:
         raise ConfigError(
             f"Executor({name!r}) takes no address (got {settings.address!r});"
             ' use Executor("cluster", address=...)'
+        )
+    if settings.max_tasks_per_child is not None and "renews" not in capabilities(name):
+        raise NotSupportedError(
+            f'max_tasks_per_child: the "{name}" backend does not replace processes; use "processes" or "cluster"'
         )
     backend = factory(_with_shipped(name, settings) if settings.ship else settings)
     if not isinstance(backend, Backend):

@@ -31,9 +31,15 @@ class ClusterBackend(CoreBackend):
                 settings.max_workers,
                 crash_limit=settings.config.crash_limit,
                 exit_wait=settings.config.exit_wait,
+                max_tasks_per_slot=settings.max_tasks_per_child,
             )
             self._address = self._local.address
         else:
+            if settings.max_tasks_per_child is not None:
+                raise NotSupportedError(
+                    "max_tasks_per_child: the slots of a cluster belong to its workers; start these with"
+                    " `jobrunner worker start --max-tasks-per-slot N`"
+                )
             self._address = check_address(settings.address)
         self._credentials = credentials_for(
             self._address,

@@ -330,11 +330,7 @@ class EngineBackend(Backend):
             return  # a forked child has no thread to end
         with self._lock:
             self._shut_down = True
-            calls = list(self._calls.values()) if cancel_futures else []
-        for call in calls:
-            if call.future.cancel_pending():
-                self._post(partial(self._drop, call.id))
-        self._post(nothing)
+        self._post(self._cancel_what_waits if cancel_futures else nothing)
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -418,6 +414,13 @@ class EngineBackend(Backend):
             return
         call.needs = ()
         self._enqueue(call)
+
+    def _cancel_what_waits(self) -> None:
+        """The program shuts down: what the engine has room for begins, as if the call to shut down came later."""
+        self._dispatch()
+        for call in list(self._calls.values()):
+            if call.future.cancel_pending():
+                self._drop(call.id)
 
     def _drop(self, id: str) -> None:
         """It was cancelled while it waited."""

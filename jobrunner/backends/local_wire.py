@@ -40,6 +40,7 @@ class LocalWire:
         on_connect: Callable[[], object],
         exit_wait: float,
         show: Callable[[list[Text]], None],
+        max_tasks_per_slot: int | None = None,
     ) -> None:
         self._coordinator = CoordinatorCore(
             CoordinatorSettings(
@@ -64,6 +65,7 @@ class LocalWire:
             on_connect=on_connect,
             program=this_program(),
             exit_wait=exit_wait,
+            max_tasks_per_slot=max_tasks_per_slot,
         )
         self.exit_wait = exit_wait
         """Seconds that the slots have for their end; set to 0, from any thread, to do without."""
@@ -76,6 +78,10 @@ class LocalWire:
         self.listen_at: str | None = None
         """Set to an address, from any thread, to let other processes in; before the next turn ends, they can come."""
         self.register(self._worker.fileno())
+
+    def pids(self) -> list[int]:
+        """The process ids of the slots; from any thread."""
+        return self._worker.pids()
 
     # --- the interface of a wire ---
 

@@ -7,7 +7,11 @@ cancel, time out and recover exactly as a cluster does.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
+from collections.abc import Callable
 
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
@@ -18,6 +22,30 @@ from jobrunner.host import usable_cpus
 from jobrunner.protocol.effects import GiveUp, Tick
 from jobrunner.protocol.messages import STDERR
 from jobrunner.transport.driver import Wire
+
+
+class SlotHandle:
+    """What `multiprocessing.Process` has of a slot's process, for who looks for the pool's children."""
+
+    def __init__(self, pid: int, living: Callable[[], list[int]]) -> None:
+        self.pid = pid
+        self._living = living
+
+    def is_alive(self) -> bool:
+        return self.pid in self._living()
+
+    def terminate(self) -> None:
+        """SIGTERM; its call fails or runs again, and another process takes its place."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """As `terminate`, with SIGKILL."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 class ProcessesBackend(CoreBackend):
@@ -35,6 +63,7 @@ class ProcessesBackend(CoreBackend):
         except ConfigError as exc:  # most programs need none
             self._no_folder = exc
         self._listens = False
+        self._max_tasks = settings.max_tasks_per_child
         super().__init__(settings)
 
     @property
@@ -44,6 +73,10 @@ class ProcessesBackend(CoreBackend):
     @property
     def same_host(self) -> bool:
         return True
+
+    @property
+    def processes(self) -> dict[int, SlotHandle]:
+        return {pid: SlotHandle(pid, self._wire.pids) for pid in self._wire.pids()}
 
     def connection(self) -> str:
         """Lets tasks (which get the pickled Executor) connect, through a Unix socket in a folder of this user's."""
@@ -77,6 +110,7 @@ class ProcessesBackend(CoreBackend):
             on_connect=self._let_tasks_in,
             exit_wait=self._config.exit_wait,
             show=self._show_last_words,
+            max_tasks_per_slot=self._max_tasks,
         )
         return self._wire
 

@@ -219,6 +219,8 @@ DETAIL_TYPES: dict[str, tuple[type, ...]] = {
     "element": COUNT,
     "running": COUNT,
     "modules": (tuple,),
+    "setup": (bool,),
+    "most_calls": COUNT,
     "attempts": (tuple,),
     "limit": COUNT,
     "timeout": (*SECONDS, type(None)),

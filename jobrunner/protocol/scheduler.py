@@ -440,6 +440,9 @@ class Scheduler:
         self._release(record)
         if outcome.status == m.SPLIT:
             self._split(record, outcome, worker, now)
+        elif record.setup is not None and outcome.detail and "setup" in outcome.detail:
+            record.ended = record.attempt
+            self.missing.setup_failed(worker, record, outcome, now)
         else:
             self._ended(record, outcome, now)
 
@@ -458,7 +461,7 @@ class Scheduler:
         worker.prefetch = prefetch
         record.ended = attempt
         self._release(record)
-        self._again(record, now)
+        self.again(record, now)
 
     def started(self, worker: WorkerPeer, task_id: TaskId, now: float) -> None:
         record = self.tasks.get(task_id)
@@ -500,7 +503,7 @@ class Scheduler:
             self._release(record)
             record.ended = record.attempt
             record.remember(f"attempt {record.attempt} was lost on its way to worker {worker.name}")
-            self._again(record, now)
+            self.again(record, now)
         self._drop_unclaimed_of(worker)
         for entry in held:
             self._adopt_one(worker, entry, now)
@@ -559,7 +562,7 @@ class Scheduler:
             if verdict == retry.REQUEUE or not (suspect or record.options.at_most_once):
                 if suspect:
                     self._note_progress(record)
-                self._again(record, now)
+                self.again(record, now)
             else:
                 self._finish_lost(record, outcome, now)
         if self.workers.pop(worker.id, None) is not None:
@@ -716,7 +719,7 @@ class Scheduler:
             if record.cancel_asked:
                 self.finish(record, outcome, CANCELLED, now)
             else:
-                self._again(record, now)
+                self.again(record, now)
             return
         error = (outcome.detail or {}).get("error", m.STATUS_NAMES[status])
         record.remember(f"attempt {record.attempt} on {record.worker and record.worker.name}: {error}")
@@ -729,7 +732,7 @@ class Scheduler:
         if verdict != retry.FINISH:
             self._note_progress(record)
         if verdict == retry.REQUEUE:
-            self._again(record, now)
+            self.again(record, now)
         elif verdict == retry.RETRY:
             self.move(record, WAITING, now)
             self._delay(record, now + retry.backoff(record.failures, record.options.backoff))
@@ -743,7 +746,7 @@ class Scheduler:
         record.delayed = True
         heapq.heappush(self.delayed, (until, self._tie_breaker, record))
 
-    def _again(self, record: TaskRecord, now: float) -> None:
+    def again(self, record: TaskRecord, now: float) -> None:
         """Back to the head of the queue, unless it was to be cancelled."""
         if record.cancel_asked:
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)

@@ -20,6 +20,8 @@ from jobrunner.protocol.batches import batches, of_outcome
 from jobrunner.protocol.bundles import call_id
 from jobrunner.protocol.effects import (
     FINAL_ERROR,
+    IN_SETUP,
+    SETUP_FAILED,
     ConnectionLost,
     DrainRequested,
     Effect,
@@ -111,6 +113,8 @@ class WorkerSettings:
     unacknowledged_bytes: int = 256 * 1024 * 1024
     slot_memory: int | None = None
     """Bytes that each slot may take."""
+    max_tasks_per_slot: int | None = None
+    """Calls that one process of a slot runs at most."""
     peer_timeout: float = PEER_TIMEOUT
     """0: the coordinator is in this process."""
     missing: Callable[[Iterable[str]], list[str]] = has_all
@@ -216,6 +220,7 @@ class WorkerCore:
         for slot in self.slots.values():
             for task in slot.queue.values():
                 assert task.slot is slot
+                assert slot.calls_left >= 0
                 assert task.owner == slot.owner, f"{task.id} of {task.owner} is in a slot of {slot.owner}"
                 assert task.id not in seen, f"{task.id} is in two places"
                 seen.add(task.id)
@@ -336,6 +341,10 @@ class WorkerCore:
                 lacks.update(dict.fromkeys(missing))
                 continue
             task = WorkerTask(assignment, self._owner_of(assignment, message.owner))
+            most = self.settings.max_tasks_per_slot
+            if most is not None and task.elements > most:
+                self._too_many_calls(task, most)
+                continue
             self.tasks[assignment.id] = task
             if not self.queue:
                 self._queue_moved = now
@@ -344,6 +353,12 @@ class WorkerCore:
             self._effects.append(self.session.send(m.Returned(unable, list(lacks)), now))
         if self.draining:
             self._return_queue(now)
+
+    def _too_many_calls(self, task: WorkerTask, most: int) -> None:
+        detail = self._place()
+        detail["error"] = f"its {task.elements} calls are more than a slot makes here, {most}"
+        detail["most_calls"] = most
+        self._outcomes.append(m.Outcome(task.id, task.assignment.attempt, m.CRASHED, detail=detail))
 
     def _learn(self, definition: m.FunctionDef) -> None:
         # One that is here already is the same. Slots have that one, and it is in shared memory, maybe.
@@ -461,7 +476,7 @@ class WorkerCore:
         missing = self._wanted_slots() - len(live)
         for _ in range(missing):
             self._next_slot += 1
-            slot = Slot(SlotId(self._next_slot))
+            slot = Slot(SlotId(self._next_slot), self.settings.max_tasks_per_slot)
             self.slots[slot.id] = slot
             self._effects.append(SpawnSlot(slot.id, self._hash_seed))
         for slot in live:
@@ -493,7 +508,7 @@ class WorkerCore:
         if slot is None:
             return
         slot.recalled = False
-        tasks = [task for number in event.numbers if (task := slot.take(number)) is not None]
+        tasks = [task for number in event.numbers if (task := slot.take_back(number)) is not None]
         for task in reversed(tasks):
             self._requeue(task)
         self._queue_moved = now
@@ -506,7 +521,7 @@ class WorkerCore:
         """A bundle ends here; the call that runs goes on as a task of its own, which its client will name."""
         slot = self.slots.get(event.slot)
         task = None if slot is None else slot.queue.get(event.number)
-        if task is None or not task.bundled:
+        if slot is None or task is None or not task.bundled:
             return
         bundle = task.assignment
         call = call_id(bundle.id, event.running)
@@ -516,6 +531,7 @@ class WorkerCore:
         if task.stop_reason is not None:
             task.given_up = True
             return
+        slot.calls_left += task.elements - event.running - 1
         detail = {**self._place(), "running": event.running}
         outcome = m.Outcome(bundle.id, bundle.attempt, m.SPLIT, event.payload, 0.0, detail)
         excess = self._beyond_max_payload(bundle.id, bundle.attempt, event.payload)
@@ -558,12 +574,16 @@ class WorkerCore:
             each = duration / task.elements
             self._estimates[function] = updated_estimate(self._estimates.get(function, UNKNOWN), each)
             attempt = task.assignment.attempt
-            if task.given_up or (task.stop_reason is not None and status in (m.ERROR, FINAL_ERROR)):
+            failed = status in (m.ERROR, FINAL_ERROR, SETUP_FAILED)
+            if task.given_up or (task.stop_reason is not None and failed):
                 outcome = self._stopped_outcome(task, duration, None)
             else:
                 outcome = m.Outcome(task.id, attempt, status, payload, duration)
                 if status == FINAL_ERROR:
                     outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "final": True})
+                elif status == SETUP_FAILED:
+                    outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "setup": True})
+                    slot.leaving = True  # nobody knows what it has left behind there
                 elif status == m.ERROR:
                     outcome = outcome._replace(detail=self._place())
                 outcome = self._beyond_max_payload(task.id, attempt, payload) or outcome
@@ -594,6 +614,8 @@ class WorkerCore:
                 detail = self._crash_detail(event)
                 if event.element >= 0 and isinstance(guilty.assignment.span, tuple):
                     detail["element"] = event.element
+                elif event.element == IN_SETUP:
+                    detail["setup"] = True
                 outcome = m.Outcome(
                     guilty.id, guilty.assignment.attempt, m.CRASHED, b"", now - slot.progress, detail
                 )
@@ -711,7 +733,9 @@ class WorkerCore:
         estimate = self._estimates.get(a.function, UNKNOWN)
         if estimate != UNKNOWN:
             estimate *= task.elements
-        if not slot.room(estimate, a.options.timeout is not None):
+        if not slot.room(estimate, a.options.timeout is not None, task.elements):
+            if task.elements > slot.calls_left:
+                slot.leaving = True  # a new process takes it
             return False
         self.queue.pop(owner)
         task.estimate = max(estimate, 0.0)
@@ -739,8 +763,14 @@ class WorkerCore:
         return True
 
     def _make_way(self, now: float) -> None:
-        """Have slots replaced where somebody's tasks wait and no slot serves them, or will as soon as it is up."""
+        """Have slots replaced where somebody's tasks wait and no slot serves them, or will as soon as it is up.
+
+        And those that have made all the calls that they may.
+        """
         self._make_way_at = None
+        if self.settings.max_tasks_per_slot is not None:
+            for slot in self.slots.values():
+                slot.leaving = slot.leaving or slot.calls_left <= 0
         staying = [slot for slot in self.slots.values() if slot.stays]
         leaving = [slot for slot in self.slots.values() if slot.leaving and slot.state != ENDING]
         if self.queue and not self.draining:

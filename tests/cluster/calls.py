@@ -137,3 +137,19 @@ def hash_and_worker(folder: str) -> tuple[int, str]:
     task = jobrunner.current_task()
     assert task is not None
     return hash("a"), task.worker
+
+
+def fail_on(worker: str) -> None:
+    """An initializer that works on all other workers."""
+    if os.environ["JOBRUNNER_TASK_WORKER"] == worker:
+        raise OSError("no licence")
+
+
+def die_on(worker: str) -> None:
+    """As `fail_on`, by the death of its process."""
+    if os.environ["JOBRUNNER_TASK_WORKER"] == worker:
+        os._exit(3)
+
+
+def where_and_own_pid(_: object = None) -> tuple[str, int]:
+    return os.environ["JOBRUNNER_TASK_WORKER"], os.getpid()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import atexit
 import ctypes
 import faulthandler
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 # --- tame functions ---------------------------------------------------------------------------------------
@@ -413,3 +415,37 @@ def note_at_exit(path: str, seconds: float) -> None:
         append_line(path, "exit")
 
     atexit.register(note)
+
+
+class Thing:
+    """Can be referred to weakly."""
+
+    def nothing(self) -> None:
+        pass
+
+
+things: list[Any] = []
+
+
+def make_thing(_: Any = None) -> Thing:
+    return Thing()
+
+
+def type_of(value: Any, *_: Any) -> str:
+    return type(value).__name__
+
+
+def note_thing(thing: Thing) -> None:
+    things.append(weakref.ref(thing))
+
+
+def noted_thing() -> Thing:
+    """A result that its process refers to weakly."""
+    thing = Thing()
+    note_thing(thing)
+    return thing
+
+
+def things_alive() -> int:
+    gc.collect()
+    return sum(reference() is not None for reference in things)

@@ -298,6 +298,7 @@ class WorkerNode(PeerNode[WorkerCore]):
             stop_grace=scenario.stop_grace,
             drain_timeout=scenario.drain_timeout,
             peer_timeout=scenario.peer_timeout,
+            max_tasks_per_slot=scenario.max_tasks_per_slot,
             missing=lambda names: [name for name in names if name in self.lacks],
         )
         self.lacks = scenario.lacks.get(base, ())

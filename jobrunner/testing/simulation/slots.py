@@ -84,6 +84,8 @@ class SlotProcess:
         self.call = Call(())
         self.execution: Execution | None = None
         self.blocked = False
+        self.calls = 0
+        """That have begun; each element of a chunk counts."""
         self.functions: dict[FunctionKey, m.FunctionDef] = {}
         self.serves: set[FunctionKey | None] = set()
         """The shipments of the tasks that have begun; None: there was one without."""
@@ -193,6 +195,11 @@ class SlotProcess:
         bad = truth.runs_of(task.id) < call.bad_runs
         self.execution = truth.started(self.node, self, task)
         start, stop = task.span if isinstance(task.span, tuple) else (0, 1)
+        self.calls += stop - start
+        most = self.world.scenario.max_tasks_per_slot
+        truth.check(
+            most is None or self.calls <= most, f"{task.id}: call {self.calls} of a slot that may make {most}"
+        )
         seconds = call.seconds[start:stop]
         ending = call.ending if bad and start <= call.guilty < stop else RETURN
         lasts = sum(seconds)
