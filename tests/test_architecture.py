@@ -32,8 +32,10 @@ RULES = {
     "config": set(),
     "chunking": set(),
     "noting": set(),
-    "serialization": {"noting"},
-    "fixed": {"serialization"},
+    "loading": set(),
+    "script": {"loading"},
+    "serialization": {"loading", "noting", "script"},
+    "fixed": {"loading", "script", "serialization"},
     "shipment": {"serialization"},
     "shipping": {"config", "serialization", "shipment"},
     "protocol": {"config"},
@@ -56,6 +58,7 @@ RULES = {
         "credentials",
         "fixed",
         "serialization",
+        "script",
         "shipment",
         "executor",
     },
@@ -63,6 +66,7 @@ RULES = {
         "protocol",
         "transport",
         "fixed",
+        "script",
         "serialization",
         "shipment",
         "shipping",
@@ -193,14 +197,14 @@ def test_the_coordinator_never_unpickles():
 
 
 def test_only_clients_and_slots_unpickle():
-    """`serialization` and `fixed` have all of it, and are imported by what runs calls and what takes their results."""
+    """`loading`, `serialization` and `fixed` have all of it; those import them who run calls or take their results."""
     unpickling = {
         name
         for name, path in SOURCES.items()
         if part_of(name) != "testing"
         and any(f"pickle.{way}(" in path.read_text() for way in ("load", "loads", "Unpickler"))
     }
-    assert unpickling == {"serialization.py", "fixed/own_pickles.py"}
+    assert unpickling == {"loading.py", "serialization.py", "fixed/own_pickles.py"}
     importing = {
         part_of(name) for name, path in SOURCES.items() if "jobrunner.serialization" in imports(path)
     }

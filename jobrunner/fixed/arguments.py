@@ -12,8 +12,9 @@ from jobrunner import serialization
 from jobrunner.elements import Columns, Unloadable, rows
 from jobrunner.fixed.columns import packed_column, unpacked_column
 from jobrunner.fixed.own_pickles import SharedClasses, load_alone, load_own
+from jobrunner.loading import load_error
 from jobrunner.payloads import Buffer, Payload, buffers_of
-from jobrunner.serialization import Store
+from jobrunner.serialization import Names, Store
 
 FILE = __file__
 """Frames of this file are not the program's."""
@@ -36,6 +37,8 @@ class FixedElements:
     classes: list[bytes] = field(default_factory=list)
     kinds: list[type | None] = field(default_factory=list)
     """By column, the type of all its values, where there is but one; empty where nobody has looked."""
+    names: Names = field(default_factory=dict)
+    """Globals of the script that they refer to."""
 
     def __len__(self) -> int:
         return len(self.columns[0]) if self.columns else 0
@@ -48,6 +51,7 @@ class FixedElements:
             {row - start: parts for row, parts in self.buffers.items() if start <= row < stop},
             self.classes,
             self.kinds,
+            self.names,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -110,7 +114,7 @@ class LoadedElements:
             try:
                 value = load_own(args[own[0]], self._buffers.of(row), self.classes)
             except Exception as exc:
-                raise serialization.load_error("the arguments", exc) from exc
+                raise load_error("the arguments", exc) from exc
             if len(own) == 1:
                 args[own[0]] = value
             else:
@@ -127,7 +131,7 @@ def _call_with(fn: Callable[[Any], Any], classes: SharedClasses | None, stream: 
     try:
         value = load_alone(stream) if classes is None else load_own(stream, (), classes)
     except Exception as exc:
-        raise serialization.load_error("the arguments", exc) from exc
+        raise load_error("the arguments", exc) from exc
     return fn(value)
 
 

@@ -1,6 +1,6 @@
 """Pickles of single values, one after the other: each is what it is at its moment, and shares no object with others.
 
-A class that goes by value, for instance one that a script defines, is in none of them: it is pickled once, and the
+A class that goes by value, for instance one that a function defines, is in none of them: it is pickled once, and the
 values refer to it by its number. To pickle it anew with each value would take longer than all the rest.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 
 from jobrunner import serialization
 from jobrunner.payloads import Buffer
-from jobrunner.serialization import OUT_OF_BAND, PROTOCOL
+from jobrunner.serialization import OUT_OF_BAND, PROTOCOL, Names
 
 MAIN = b"_main__"
-"""Is in each pickle that refers to what __main__ or __mp_main__ defines, see serialization.names_main."""
+"""Is in each pickle that refers to the script by name, see serialization.mentions_script."""
 
 MOST_KNOWN = 8
 """Classes that are referred to by the prefix of a pickle. There are seldom more of them in a value."""
@@ -26,7 +26,12 @@ MOST_KNOWN = 8
 class OwnPickles:
     """Makes them. `classes` are the pickles of the classes that they refer to."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Names | None = None) -> None:
+        """`names` takes the globals of the script that they refer to, see serialization.dump_call; None for what goes
+        back to the program."""
+        self._names = names
+        self._mentioning: list[bytes] = []
+        """The pickles in which there may be more of them."""
         self.classes: list[bytes] = []
         self.buffers: list[memoryview] = []
         """The large buffers of the value that was pickled last; they are not in its pickle."""
@@ -52,7 +57,7 @@ class OwnPickles:
                 self._dump(value)
                 stream = parts.pop() if len(parts) == 1 else self._joined()
             self._clear_memo()
-            if MAIN not in stream:
+            if MAIN not in stream or self._may_mention(stream):
                 return stream
         except BaseException as exc:
             self._begin()
@@ -63,25 +68,57 @@ class OwnPickles:
 
     def _dump_by_value(self, value: Any) -> bytes:
         before = len(self.classes)
-        for kind_of_pickler in (_NumberingPickler, _by_value_pickler()):
+        self.buffers = []
+        try:
+            stream = self._dump_numbering(value)
+        except Exception:
+            self._parts.clear()
             self.buffers = []
-            pickler = kind_of_pickler(self._sink, PROTOCOL, buffer_callback=self._in_band)
-            pickler.number_of = self._number_of
-            try:
-                pickler.dump(value)
-            except BaseException as exc:
-                self._parts.clear()
-                if kind_of_pickler is not _NumberingPickler or not isinstance(exc, Exception):
-                    raise
-                continue
-            stream = self._joined()
-            if MAIN not in stream:
-                break
+            stream = self._dump_by_script_pickler(value)
         if len(self.classes) > before:
             # The next value is most likely of these classes, too.
             self._know_classes()
             self._numbered_kind = type(value)
         return stream
+
+    def _dump_numbering(self, value: Any) -> bytes:
+        pickler = _NumberingPickler(self._sink, PROTOCOL, buffer_callback=self._in_band)
+        pickler.number_of = self._number_of
+        pickler.dump(value)
+        stream = self._joined()
+        if MAIN in stream and not self._may_mention(stream):
+            raise pickle.PicklingError("it refers to what only this process has")
+        return stream
+
+    def _dump_by_script_pickler(self, value: Any) -> bytes:
+        from jobrunner.script.pickler import PLAIN, RESULT
+
+        pickler = _script_pickler()(self._sink, PROTOCOL, self._in_band)
+        pickler.prepare(RESULT if self._names is None else PLAIN, value, None)
+        pickler.number_of = self._number_of
+        try:
+            pickler.dump(value)
+        except BaseException:
+            self._parts.clear()
+            raise
+        if self._names is not None:
+            self._names.update(pickler.names)
+        return self._joined()
+
+    def _may_mention(self, stream: bytes) -> bool:
+        """Whether that pickle may refer to the script by name."""
+        if self._names is None:
+            return serialization.all_is_known()
+        self._mentioning.append(stream)
+        return True
+
+    def names_found(self) -> Names:
+        """The globals of the script that the pickles refer to."""
+        names = {} if self._names is None else self._names
+        if self._mentioning:
+            names.update(dict.fromkeys(serialization.names_in_pickle(b"".join(self._mentioning))))
+            self._mentioning.clear()
+        return names
 
     def _know_classes(self) -> None:
         """Have the pickler take the classes for known, as if it had pickled them before: its pickles need `prefix`."""
@@ -112,7 +149,7 @@ class OwnPickles:
     def _number_of(self, kind: type) -> int | None:
         """Which of `classes` it is; None where it goes by reference."""
         if kind not in self._numbers:
-            stream = serialization.dump_class_by_value(kind)
+            stream = serialization.dump_class(kind, self._names)
             self._numbers[kind] = None if stream is None else len(self.classes)
             if stream is not None:
                 self.classes.append(stream)
@@ -137,22 +174,20 @@ class _NumberingPickler(pickle.Pickler):
 
 
 @functools.cache
-def _by_value_pickler() -> Any:
-    import cloudpickle
+def _script_pickler() -> Any:
+    """The same for what plain pickle does not take."""
+    from jobrunner.script.pickler import pickler_class
 
-    base = cloudpickle.Pickler
-    reduce = base.reducer_override
+    base = pickler_class()
 
-    class ByValuePickler(base):  # type: ignore[misc, valid-type]
+    class NumberingScriptPickler(base):  # type: ignore[misc, valid-type]
         number_of: Callable[[type], int | None]
 
         def reducer_override(self, value: Any) -> Any:
-            if not isinstance(value, type):
-                return reduce(self, value)
-            number = self.number_of(value)
-            return NotImplemented if number is None else (class_numbered, (number,))
+            number = self.number_of(value) if isinstance(value, type) else None
+            return super().reducer_override(value) if number is None else (class_numbered, (number,))
 
-    return ByValuePickler
+    return NumberingScriptPickler
 
 
 @functools.cache

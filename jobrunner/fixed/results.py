@@ -22,6 +22,7 @@ from jobrunner.fixed.atoms import (
 )
 from jobrunner.fixed.columns import packed_column, unpacked_column
 from jobrunner.fixed.own_pickles import OwnPickles, SharedClasses, load_alone, load_own
+from jobrunner.loading import load_error
 from jobrunner.payloads import Payload
 from jobrunner.serialization import Store
 
@@ -184,9 +185,7 @@ def load_element_results(payload: Payload) -> ElementResults:
                     values[row] = load_own(values[row], buffers.of(row), classes)
             except BaseException as exc:
                 values[row] = None
-                failures[row] = (
-                    serialization.load_error("the result", exc) if isinstance(exc, Exception) else exc
-                )
+                failures[row] = load_error("the result", exc) if isinstance(exc, Exception) else exc
                 failures[row].__cause__ = exc
     return ElementResults(values, failures, final)
 

@@ -19,14 +19,14 @@ class FixingInput:
 
     def __init__(self, elements: Input) -> None:
         self._elements = elements
-        self._pickles = OwnPickles()
+        self._pickles = OwnPickles({})
         self._last: tuple[bytes, tuple[Buffer, ...]] = b"", ()
         """The last pickle and its buffers, for the case that the next is equal, as with itertools.repeat."""
 
     def take(self, limit: int) -> tuple[FixedElements, dict[int, Exception]]:
         """The next elements, at most `limit`, and by row why one could not be pickled. Raises what the input raises."""
         if self._pickles.classes or self._last[0]:
-            self._pickles = OwnPickles()  # each pack is complete by itself
+            self._pickles = OwnPickles({})  # each pack is complete by itself
             self._last = b"", ()
         fixed = FixedElements([], classes=self._pickles.classes)
         failures: dict[int, Exception] = {}
@@ -43,6 +43,7 @@ class FixingInput:
             self._take_moving_single(limit, fixed, failures)
         else:
             self._take_moving(limit, fixed, failures)
+        fixed.names = self._pickles.names_found()
         return fixed, failures
 
     def _loose(self, fixed: FixedElements) -> tuple[int, ...]:
