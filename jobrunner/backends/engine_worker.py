@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from jobrunner.executor import Executor
     from jobrunner.serialization import DumpedFunction
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Of the tuples above. A worker that has another version of jobrunner may still speak the same."""
 
 FUNCTIONS_KEPT = 256
