@@ -21,13 +21,13 @@ from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.memory import SharedStore
-from jobrunner.backends.prepared import Prepared, prepared
+from jobrunner.backends.prepared import PackedElements, Prepared, chunk, definitions_of, pack
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
 from jobrunner.context import current_task
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.errors import (
     CoordinatorLostError,
     JobRunnerError,
@@ -36,6 +36,7 @@ from jobrunner.errors import (
     SerializationError,
 )
 from jobrunner.exiting import finish_before_exit
+from jobrunner.fixed import load_element_results
 from jobrunner.futures import Future
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
@@ -123,13 +124,14 @@ class CoreBackend(Backend):
         self._store = SharedStore(self._shares)
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
-        self._setup: Prepared | None = None
+        self._setup: tuple[m.FunctionDef, ...] = ()
+        """The executor's initializer: its parts, then itself."""
         initializer = settings.initializer
         if isinstance(initializer, Shipment):
-            self._setup = prepared(initializer.dump())
+            self._setup = definitions_of(initializer.dump())
         elif initializer is not None:
             dumped = serialization.dump_setup(initializer, settings.initargs, self._store.store)
-            self._setup = prepared(dumped)
+            self._setup = definitions_of(dumped)
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._driver: Driver
@@ -170,7 +172,7 @@ class CoreBackend(Backend):
     # --- submitting ---
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
-        return prepared(serialization.dump_function(fn, self._store.store))
+        return Prepared(fn, self._store.store)
 
     def submit(
         self,
@@ -182,9 +184,15 @@ class CoreBackend(Backend):
         needs: tuple[TaskId, ...] = ()
         futures: list[AnyFuture] = []
         try:
+            args, kwargs = prepared.arguments(args, kwargs)
             if may_hold_futures(args, kwargs):
                 args, kwargs, futures = with_needs(args, kwargs)
-            payload = serialization.dump_call(args, kwargs, snapshot=True, store=self._store.store)
+            names: dict[str, None] = {}
+            payload = serialization.dump_call(
+                args, kwargs, snapshot=True, store=self._store.store, names=names, held=len(prepared.args)
+            )
+            if names or (futures and serialization.script_has_classes()):
+                prepared = prepared.with_names(names)
         except SerializationError as exc:
             self._check_open()
             future: Future[Any] = Future()
@@ -205,18 +213,18 @@ class CoreBackend(Backend):
             return future
         return self._send(prepared, payload, None, options, needs)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True, store=self._store.store)
+    def pack(self, elements: Any) -> Payload | PackedElements:
+        return pack(elements, self._store.store)
 
     def submit_chunk(
         self,
         prepared: Prepared,
-        packed: Payload,
+        packed: Payload | PackedElements,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
-        return self._send(prepared, packed, (start, stop), options)
+        return self._send(*chunk(prepared, packed), (start, stop), options)
 
     def _send(
         self,
@@ -244,7 +252,7 @@ class CoreBackend(Backend):
             self._futures[task] = future
             if span is not None:
                 self._chunks.add(task)
-            key = None if setup is None else setup.definition.key
+            key = setup[-1].key if setup else None
             self._outgoing.append(
                 m.TaskSpec(task, definition.key, payload, span, options, key, depth(), needs)
             )
@@ -324,10 +332,9 @@ class CoreBackend(Backend):
         with self._lock:
             outgoing, self._outgoing, self._batch = self._outgoing, [], None
             definitions, self._definitions = self._definitions, {}
-        if self._setup is not None:
-            definitions[self._setup.definition.key] = self._setup
         functions = [each for prepared in definitions.values() for each in prepared.definitions]
-        setup = None if self._setup is None else self._setup.definition.key
+        functions += self._setup
+        setup = self._setup[-1].key if self._setup else None
         tasks = [entry.spec(setup) if isinstance(entry, CallBatch) else entry for entry in outgoing]
         return [SubmitRequested(tasks, functions)]
 
@@ -628,7 +635,7 @@ class CoreBackend(Backend):
         """The result, or the error. Unpickling runs code of the user's, which may raise anything."""
         try:
             if outcome.status == m.OK:
-                load = serialization.load_element_results if chunk else serialization.load_result
+                load = load_element_results if chunk else serialization.load_result
                 return load(outcome.payload), None
             return None, exception_of(outcome, name)
         except BaseException as exc:
@@ -655,6 +662,11 @@ class CoreBackend(Backend):
             wait.data = effect.data
             wait.error = JobRunnerError(effect.error) if effect.error else None
             wait.done.set()
+
+    def _show_last_words(self, texts: list[tuple[int, str]]) -> None:
+        """What slots print while they end."""
+        if self._config.show_output:
+            self._printer.show(texts)
 
     def _show_output(self, effect: ShowOutput) -> None:
         self._printer.show([(chunk.stream, chunk.text) for chunk in effect.chunks])

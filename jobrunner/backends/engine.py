@@ -29,12 +29,13 @@ from jobrunner.backends.engine_calls import Call, Line
 from jobrunner.backends.engine_events import Events
 from jobrunner.backends.engine_worker import PROTOCOL, Head, fields_of, unwrapped
 from jobrunner.backends.failures import exception_of
+from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import with_needs
 from jobrunner.backends.threads import result_of_need
 from jobrunner.blocking import depth
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.errors import (
     ConfigError,
     CoordinatorLostError,
@@ -43,6 +44,7 @@ from jobrunner.errors import (
     SerializationError,
 )
 from jobrunner.exiting import finish_before_exit
+from jobrunner.fixed import load_element_results
 from jobrunner.futures import Future
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
@@ -187,12 +189,12 @@ class EngineBackend(Backend):
     def max_workers(self) -> int:
         return max(1, self._slots())
 
-    def prepare(self, fn: Callable[..., Any]) -> DumpedFunction:
-        return serialization.dump_function(fn)
+    def prepare(self, fn: Callable[..., Any]) -> Prepared:
+        return Prepared(fn)
 
     def submit(
         self,
-        prepared: DumpedFunction,
+        prepared: Prepared,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
@@ -200,30 +202,39 @@ class EngineBackend(Backend):
         self._check_options(options)
         futures: list[AnyFuture] = []
         try:
+            args, kwargs = prepared.arguments(args, kwargs)
             if may_hold_futures(args, kwargs):
                 args, kwargs, futures = with_needs(args, kwargs)
-            payload = serialization.dump_call(args, kwargs, snapshot=True)
+            names: dict[str, None] = {}
+            payload = serialization.dump_call(
+                args, kwargs, snapshot=True, names=names, held=len(prepared.args)
+            )
+            if names or (futures and serialization.script_has_classes()):
+                prepared = prepared.with_names(names)
         except SerializationError as exc:
             self._check_open()
             failed: Future[Any] = Future()
-            failed.name = options.name or prepared.name
+            failed.name = options.name or prepared.dumped.name
             failed.set_exception(exc)
             return failed
-        return self._add(prepared, payload, None, options, futures)
+        return self._add(prepared.dumped, payload, None, options, futures)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True)
+    copies = True
+
+    def pack(self, elements: Any) -> Payload | PackedElements:
+        return pack(elements)
 
     def submit_chunk(
         self,
-        prepared: DumpedFunction,
-        packed: Payload,
+        prepared: Prepared,
+        packed: Payload | PackedElements,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
         self._check_options(options)
-        return self._add(prepared, packed, (start, stop), options)
+        prepared, payload = chunk(prepared, packed)
+        return self._add(prepared.dumped, payload, (start, stop), options)
 
     def _add(
         self,
@@ -490,7 +501,7 @@ class EngineBackend(Backend):
         """The end of a call: unpickling runs code of the user's, which may raise anything."""
         value: Any = None
         if outcome is not None and outcome.status == m.OK:
-            load = serialization.load_result if call.span is None else serialization.load_element_results
+            load = serialization.load_result if call.span is None else load_element_results
             try:
                 value = load(outcome.payload)
             except BaseException as exc:

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from jobrunner import blocking, context, initializers, serialization
 from jobrunner.backends.engine_output import Capture
 from jobrunner.backends.engine_stops import Stops
-from jobrunner.elements import ElementResults, rows
 from jobrunner.errors import InitializerError, NotSupportedError
+from jobrunner.fixed import load_elements, run_fixed
 from jobrunner.host import own_host
 from jobrunner.initializers import Provided
 from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
 from jobrunner.protocol.messages import CANCELLED, CRASHED, ERROR, LOST, OK, TIMED_OUT
+from jobrunner.script.calls import ready
 
 if TYPE_CHECKING:
     from jobrunner.executor import Executor
@@ -194,17 +195,21 @@ def _outcome(
             if head.setup is not None:
                 _set_up(head.setup)
                 started = perf_counter()
-            fn = _function(head.function, None if head.setup is None else head.setup[0])
+            fn = ready(_function(head.function, None if head.setup is None else head.setup[0]))
             if head.span is None:
                 args, kwargs = serialization.load_call(
                     unwrapped(parts), [unwrapped(value) for value in values]
                 )
                 value = fn(*args, **kwargs)
             else:
-                value = _run_chunk(fn, unwrapped(parts), head.span, stops)
+                elements = load_elements(unwrapped(parts))
+                # An exception while a stop is under way is the chunk's, and no element's.
+                results = run_fixed(
+                    fn, elements, *head.span, head.retry_on, lambda: stops.asked or stops.timed_out
+                )
         duration = perf_counter() - started
-        dump = serialization.dump_result if head.span is None else serialization.dump_element_results
-        return OK, duration, {}, dump(value)
+        payload = serialization.dump_result(value) if head.span is None else results.dump()
+        return OK, duration, {}, payload
     except BaseException as exc:
         duration = perf_counter() - started
         if stops.timed_out:
@@ -225,20 +230,6 @@ def _outcome(
             detail,
             serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
         )
-
-
-def _run_chunk(
-    fn: Callable[..., Any], payload: Payload, span: tuple[int, int], stops: Stops
-) -> ElementResults:
-    results = ElementResults([])
-    for args in rows(serialization.load_elements(payload), *span):
-        try:
-            results.values.append(fn(*args))
-        except BaseException as exc:
-            if stops.asked or stops.timed_out:
-                raise  # it is the chunk that was interrupted, not this element
-            results.add_failure(serialization.without_frames_of(__file__, exc))
-    return results
 
 
 class LoadedFunctions:
@@ -294,7 +285,7 @@ def _set_up(fields: Fields) -> None:
     with _setting_up:
         if key not in _setups:
             try:
-                _setups[key] = initializers.run(_function(fields))
+                _setups[key] = initializers.run(ready(_function(fields)))
             except Exception as exc:
                 failure = InitializerError(
                     f"the initializer failed in this worker: {serialization.describe(exc)}"

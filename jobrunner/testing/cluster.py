@@ -25,12 +25,13 @@ from typing import Any
 from jobrunner import blocking, serialization
 from jobrunner.backends.base import Backend
 from jobrunner.backends.failures import exception_of
-from jobrunner.backends.prepared import Prepared, prepared
+from jobrunner.backends.prepared import Prepared
 from jobrunner.backends.supplies import outcome_of, with_needs
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults, rows, run_elements
+from jobrunner.elements import ElementResults
 from jobrunner.errors import JobRunnerError, NotSupportedError, SerializationError
 from jobrunner.executor import Executor
+from jobrunner.fixed import dump_elements, load_element_results, load_elements, run_fixed
 from jobrunner.futures import Future
 from jobrunner.ids import TaskId
 from jobrunner.payloads import Payload
@@ -44,6 +45,7 @@ from jobrunner.protocol.effects import (
     SubmitRequested,
     SupplyRequested,
 )
+from jobrunner.script.calls import ready
 from jobrunner.testing.simulation.calls import RETURN, Call
 from jobrunner.testing.simulation.checks import Execution, Truth
 from jobrunner.testing.simulation.network import Conditions
@@ -178,12 +180,12 @@ class _Slot(SlotProcess):
         try:
             definition = self.functions[task.function]
             parts = {part: self.functions[part].blob for part in definition.parts}
-            fn = serialization.load_function(definition.blob, parts)
+            fn = ready(serialization.load_function(definition.blob, parts))
             if not isinstance(task.span, tuple):
                 args, kwargs = serialization.load_call(task.payload, task.values)
                 return m.OK, serialization.dump_result(fn(*args, **kwargs))
-            columns = serialization.load_elements(task.payload)
-            return m.OK, serialization.dump_element_results(run_elements(fn, rows(columns, *task.span)))
+            elements = load_elements(task.payload)
+            return m.OK, run_fixed(fn, elements, *task.span, task.retry_on).dump()
         except Exception as exc:
             return m.ERROR, serialization.dump_exception(exc)
         finally:
@@ -230,7 +232,7 @@ class _Backend(Backend):
         return sum(self._cluster.world.scenario.workers)
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
-        return prepared(serialization.dump_function(fn))
+        return Prepared(fn)
 
     def submit(
         self,
@@ -243,6 +245,7 @@ class _Backend(Backend):
         try:
             if may_hold_futures(args, kwargs):
                 args, kwargs, needs = with_needs(args, kwargs)
+            args, kwargs = prepared.arguments(args, kwargs)
             payload = serialization.dump_call(args, kwargs, snapshot=True)
         except SerializationError as exc:
             failed: Future[Any] = Future()
@@ -261,8 +264,10 @@ class _Backend(Backend):
             self.needed[ids[-1]] = future
         return tuple(ids)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True)
+    copies = True
+
+    def pack(self, elements: Any) -> Payload:
+        return dump_elements(elements, snapshot=True)
 
     def submit_chunk(
         self,
@@ -272,7 +277,7 @@ class _Backend(Backend):
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
-        return self._send(prepared, packed, (start, stop), options)
+        return self._send(prepared.for_map(), packed, (start, stop), options)
 
     def _send(
         self,
@@ -303,7 +308,7 @@ class _Backend(Backend):
             future.confirm_cancelled()
         elif outcome.status == m.OK:
             chunk = outcome.id in self._chunks
-            load = serialization.load_element_results if chunk else serialization.load_result
+            load = load_element_results if chunk else serialization.load_result
             future.duration = outcome.duration
             future.set_result(load(outcome.payload))
         else:

@@ -11,7 +11,7 @@ import pytest
 from slot_owner import PATIENCE
 
 from jobrunner import serialization
-from jobrunner.backends.prepared import prepared
+from jobrunner.backends.prepared import Prepared
 from jobrunner.payloads import payload_size
 from jobrunner.protocol.effects import SlotTask
 from jobrunner.shared_memory.payload import SharedPayload
@@ -72,10 +72,10 @@ def test_a_large_array_of_a_function_is_a_part_of_it_and_a_small_one_is_not():
 
 def test_a_function_has_its_parts_to_itself(owner, slot):
     array = np.ones(MIB // 8)
-    first = prepared(serialization.dump_function(adder(array)))
+    first = Prepared(adder(array))
     assert result(owner, slot, first, 1) == MIB // 8 + 1
     assert result(owner, slot, first, 2, functions=[]) == 2, "as it has left it"
-    other = prepared(serialization.dump_function(lambda: float(array.sum())))
+    other = Prepared(lambda: float(array.sum()))
     assert result(owner, slot, other, functions=[other.definition]) == MIB // 8
 
 
@@ -83,8 +83,8 @@ def test_a_function_has_its_parts_to_itself(owner, slot):
 def test_slots_map_one_copy_of_a_part_and_the_later_ones_too(make_owner, pool):
     owner = make_owner(shared_idle=0)
     array = np.full(4 * MIB // 8, 7)
-    whole = prepared(serialization.dump_function(maps(array), pool.store))
-    assert isinstance(whole.parts[0].blob, SharedPayload)
+    whole = Prepared(maps(array), pool.store)
+    assert isinstance(whole.definitions[:-1][0].blob, SharedPayload)
     assert pool.counts() == (1, 0)
     for slot in (1, 2):
         owner.ready(slot)
@@ -98,12 +98,8 @@ def test_slots_map_one_copy_of_a_part_and_the_later_ones_too(make_owner, pool):
 def test_a_part_that_nobody_keeps_leaves_the_host(make_owner, pool):
     owner = make_owner(shared_idle=0)
     owner.ready(1)
-    whole = prepared(serialization.dump_function(maps(np.full(4 * MIB // 8, 7)), pool.store))
-    plain = prepared(
-        serialization.dump_function(
-            lambda: Path("/proc/self/maps").read_text().count("memfd:jobrunner-payload")
-        )
-    )
+    whole = Prepared(maps(np.full(4 * MIB // 8, 7)), pool.store)
+    plain = Prepared(lambda: Path("/proc/self/maps").read_text().count("memfd:jobrunner-payload"))
     assert result(owner, 1, whole) == (7, 1)
     owner.pool.run(1, [], [], [definition.key for definition in whole.definitions])
     deadline = time.monotonic() + PATIENCE
