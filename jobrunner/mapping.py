@@ -27,7 +27,6 @@ from itertools import repeat
 from typing import Any
 
 from jobrunner.backends.base import Backend
-from jobrunner.backends.prepared import Packed
 from jobrunner.blocking import wait_until, waiting
 from jobrunner.chunking import Chunking, around, cut, halves, window
 from jobrunner.elements import Columns, ElementResults, Input, all_failed
@@ -179,8 +178,7 @@ class MapRun:
                 self._pack(_part(batch, start, stop), base + start, stop - start)
             return
         pack = Pack(packed, base, count)
-        payload = packed.payload if isinstance(packed, Packed) else packed
-        size = payload_size(payload) if isinstance(payload, (bytes, tuple)) else 0
+        size = payload_size(packed) if isinstance(packed, (bytes, tuple)) else getattr(packed, "carried", 0)
         with self._lock:
             self.chunking.packed(count, size)
             cancelled = self._cancelled

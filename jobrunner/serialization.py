@@ -725,19 +725,20 @@ def all_is_known() -> bool:
     return script is None or not script.has_own()
 
 
-def dump_class(kind: type, names: Names | None) -> bytes | None:
-    """A class, by itself; None where it goes by reference. Raises whatever pickling raises.
+def dump_class_by_value(kind: type) -> bytes | None:
+    """A class, by itself; None where it goes by reference. Raises whatever pickling raises."""
+    from jobrunner.script.pickler import pickled
 
-    `names` takes the globals of the script that it refers to; None where it goes back to the program.
-    """
-    stream, holds_code = _pickle(kind, None, names)
-    return stream if holds_code else None
+    made = pickled(kind)
+    return made.stream if made.by_value else None
 
 
-def dump_plain(value: Any, snapshot: bool, store: Store | None) -> Payload:
+def dump_plain(value: Any, snapshot: bool, store: Store | None, names: Names | None = None) -> Payload:
     """A value that holds built-in kinds, atoms and plain arrays alone. See `dump_call`."""
     buffers: list[memoryview] = []
     stream = pickle.dumps(value, PROTOCOL, buffer_callback=_in_band(buffers))
+    if names is not None and mentions_script(stream):
+        names.update(dict.fromkeys(names_in_pickle(stream)))
     return _payload(stream, buffers, snapshot, store)
 
 

@@ -21,7 +21,7 @@ from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.memory import SharedStore
-from jobrunner.backends.prepared import Packed, Prepared, definitions_of
+from jobrunner.backends.prepared import PackedElements, Prepared, chunk, definitions_of, pack
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
@@ -220,18 +220,18 @@ class CoreBackend(Backend):
             return future
         return self._send(prepared, payload, None, options)
 
-    def pack(self, elements: Any) -> Packed:
-        return Packed.of(elements, self._store.store)
+    def pack(self, elements: Any) -> Payload | PackedElements:
+        return pack(elements, self._store.store)
 
     def submit_chunk(
         self,
         prepared: Prepared,
-        packed: Packed,
+        packed: Payload | PackedElements,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
-        return self._send(prepared.for_elements(packed), packed.payload, (start, stop), options)
+        return self._send(*chunk(prepared, packed), (start, stop), options)
 
     def _send(
         self,

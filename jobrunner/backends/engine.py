@@ -29,7 +29,7 @@ from jobrunner.backends.engine_calls import Call, Line
 from jobrunner.backends.engine_events import Events
 from jobrunner.backends.engine_worker import PROTOCOL, Head, fields_of, unwrapped
 from jobrunner.backends.failures import exception_of
-from jobrunner.backends.prepared import Packed, Prepared
+from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import with_needs
 from jobrunner.backends.threads import result_of_need
@@ -221,19 +221,20 @@ class EngineBackend(Backend):
 
     copies = True
 
-    def pack(self, elements: Any) -> Packed:
-        return Packed.of(elements)
+    def pack(self, elements: Any) -> Payload | PackedElements:
+        return pack(elements)
 
     def submit_chunk(
         self,
         prepared: Prepared,
-        packed: Packed,
+        packed: Payload | PackedElements,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
         self._check_options(options)
-        return self._add(prepared.for_elements(packed).dumped, packed.payload, (start, stop), options)
+        prepared, payload = chunk(prepared, packed)
+        return self._add(prepared.dumped, payload, (start, stop), options)
 
     def _add(
         self,

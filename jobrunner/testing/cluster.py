@@ -25,13 +25,13 @@ from typing import Any
 from jobrunner import blocking, serialization
 from jobrunner.backends.base import Backend
 from jobrunner.backends.failures import exception_of
-from jobrunner.backends.prepared import Packed, Prepared
+from jobrunner.backends.prepared import Prepared
 from jobrunner.backends.supplies import outcome_of, with_needs
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import ElementResults
 from jobrunner.errors import JobRunnerError, NotSupportedError, SerializationError
 from jobrunner.executor import Executor
-from jobrunner.fixed import load_element_results, load_elements, run_fixed
+from jobrunner.fixed import dump_elements, load_element_results, load_elements, run_fixed
 from jobrunner.futures import Future
 from jobrunner.ids import TaskId
 from jobrunner.payloads import Payload
@@ -266,18 +266,18 @@ class _Backend(Backend):
 
     copies = True
 
-    def pack(self, elements: Any) -> Packed:
-        return Packed.of(elements)
+    def pack(self, elements: Any) -> Payload:
+        return dump_elements(elements, snapshot=True)
 
     def submit_chunk(
         self,
         prepared: Prepared,
-        packed: Packed,
+        packed: Payload,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
-        return self._send(prepared.for_elements(packed), packed.payload, (start, stop), options)
+        return self._send(prepared.for_map(), packed, (start, stop), options)
 
     def _send(
         self,
