@@ -204,6 +204,7 @@ DETAIL_TYPES: dict[str, tuple[type, ...]] = {
     "traceback": TEXT,
     "element": COUNT,
     "running": COUNT,
+    "stop": COUNT,
     "modules": (tuple,),
     "attempts": (tuple,),
     "limit": COUNT,

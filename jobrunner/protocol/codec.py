@@ -45,7 +45,7 @@ from jobrunner.protocol.checks import (
 )
 from jobrunner.shared_memory.payload import SharedPayload
 
-VERSION = 4
+VERSION = 5
 
 INLINE_LIMIT = 16 * 1024
 """Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
@@ -368,6 +368,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (m.Reconciled, lambda x, w: (), lambda f, r: m.Reconciled()),
     (m.Cancel, lambda x, w: (x.requests,), lambda f, r: m.Cancel(read_requests(f[0]))),
     (m.CancelRefused, lambda x, w: (x.ids,), lambda f, r: m.CancelRefused(name_list(f[0]))),
+    (m.Divide, lambda x, w: (x.ids,), lambda f, r: m.Divide(name_list(f[0]))),
     (
         m.Query,
         lambda x, w: (x.number, x.kind, x.argument),

@@ -6,7 +6,7 @@ A message is a plain record; `codec` turns it into frames and back. Who sends wh
     worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Output, Goodbye
     coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Accepted, Recall, Reply,
                                 Goodbye
-    coordinator -> worker       Welcome, Assign, Forget, Cancel, Drain, Goodbye
+    coordinator -> worker       Welcome, Assign, Forget, Cancel, Divide, Drain, Goodbye
     anyone, outside a session   Heartbeat, Reset, Refused, Join, Joined
 
 A payload is opaque to everything that routes it: `bytes` when it is small (it then rides inside the message), else a
@@ -42,7 +42,8 @@ UNMET = 6
 REFUSED = 7
 """The coordinator does not take it: it could not write it down, its owner's quota is used up, or it can run nowhere."""
 SPLIT = 8
-"""A bundle that its slot has given up, see `bundles`; the payload holds the results so far."""
+"""A bundle that its slot has given up, see `bundles`; the payload holds the results so far. Or a chunk that was
+divided, see `chunks`, without a payload: what runs on tells of all that has begun."""
 OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED, SPLIT))
 """What a worker can know of the end of an attempt."""
 STATUS_NAMES = (
@@ -158,7 +159,8 @@ class Outcome(NamedTuple):
     "python" (true, with REFUSED: no worker has the version of Python that its function needs),
     "modules" (with REFUSED: those that its function needs and no worker can import),
     "element" (absolute index in the span that was running when the process died),
-    "running" (with SPLIT: the index of the call that goes on as a task of its own),
+    "running" (with SPLIT of a bundle: the index of the call that goes on as a task of its own),
+    "stop" (with SPLIT of a chunk: the index of the first element that was given back),
     "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
     "timeout" (seconds), "unknown" (true: there is no such task here), and where the status is UNMET "need" (the id of
     the task that did not succeed), "need_name", "need_status" and "need_detail" (of its outcome).
@@ -320,6 +322,13 @@ class Cancel:
 
 
 @dataclass(slots=True)
+class Divide:
+    """To a worker: these chunks take long, and slots are idle; give back the elements that have not begun."""
+
+    ids: list[TaskId]
+
+
+@dataclass(slots=True)
 class CancelRefused:
     """These tasks run already, and nobody asked to stop running ones."""
 
@@ -444,7 +453,7 @@ class Joined:
 
 Message: TypeAlias = (
     "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Accepted | Recall | Supply | Cancel"
-    " | CancelRefused | Query | Reply | Assign"
+    " | CancelRefused | Divide | Query | Reply | Assign"
     " | Forget | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
     " | Join | Joined"
 )
