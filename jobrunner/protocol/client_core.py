@@ -434,7 +434,8 @@ class ClientCore:
         """All that the window has room for, in one message if it can be; a task larger than the window goes alone."""
         effects: list[Effect] = []
         too_large: list[m.Outcome] = []
-        regained, self._regained = self._regained, []
+        # What goes on of a chunk may have ended by now.
+        regained, self._regained = [s for s in self._regained if s.id in self.pending], []
         effects += [self._submission(tasks, now) for tasks in batches(regained, of_task)]
         while tasks := self._take_tasks(unlimited, too_large):
             effects.append(self._submission(tasks, now))

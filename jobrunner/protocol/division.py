@@ -131,7 +131,6 @@ class Division:
             scheduler.goes_on(worker, outcome, now)
         part = kept(spec, stop)
         scheduler.submit(client, part, now)
-        client.promised.add(record.id)  # it is yet to hear of all this
         scheduler.functions.release(function)
         if setup is not None:
             scheduler.functions.release(setup)

@@ -819,7 +819,8 @@ class Scheduler:
         """Once in a turn, however often it asks: a few bytes ask for something large."""
         if outcome.id not in client.told_again:
             client.told_again.add(outcome.id)
-            if outcome.status == m.SPLIT and client_of(outcome.id) == client.id:
+            bundle = outcome.status == m.SPLIT and "running" in (outcome.detail or {})
+            if bundle and client_of(outcome.id) == client.id:
                 client.promised.add(outcome.id)
             self.tell_client(client, outcome)
 
