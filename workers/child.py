@@ -41,9 +41,12 @@ from jobrunner.workers import memory
 from jobrunner.workers.board import ELEMENT, Board
 from jobrunner.workers.bundle import Bundle
 from jobrunner.workers.channel import BlockingChannel
+from jobrunner.workers.chunk import Chunk
 from jobrunner.workers.framing import (
     BLOCKED,
     CONNECT,
+    DIVIDE,
+    DIVIDED,
     INTERRUPT,
     OUTCOME,
     READY,
@@ -99,6 +102,7 @@ class Slot:
         self.interrupted = False  # once per task, so that the except clauses below are safe; main thread
         self.fields: list[Any] = []  # the task that runs
         self.bundle: Bundle | None = None  # if it is one; set by the main thread
+        self.chunk: Chunk | None = None  # as the bundle
         self.elements: list[
             Any
         ] = []  # those of the chunk that runs: none, in a process that one of them forks
@@ -228,7 +232,7 @@ class Slot:
                 FINAL_ERROR if final else ERROR,
                 serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
             )
-        self.bundle = None
+        self.bundle = self.chunk = None
         # The memory of the arguments may be filled again from now on, unless the task has kept them.
         args = kwargs = value = None
         if self.forked:
@@ -249,7 +253,8 @@ class Slot:
         else:
             elements, call = list(rows(columns, start, stop)), lambda element: fn(*element)
         self.elements = elements
-        for index, element in enumerate(elements, start):
+        chunk = self.chunk = Chunk(self.running, elements, start, fields)
+        for index, element in chunk:
             fields[ELEMENT] = index
             try:
                 keep(call(element))
@@ -257,6 +262,8 @@ class Slot:
                 if self.interrupted and isinstance(exc, KeyboardInterrupt):
                     raise  # it is the task that was interrupted, not this element
                 results.add_failure(serialization.without_frames_of(__file__, exc))
+        if not self.forked:  # where the attendant is not, and may have left the lock behind
+            chunk.end()
         return results
 
     def run_bundle(self, fn: Callable[..., Any], bundle: Bundle) -> tuple[int, Payload]:
@@ -435,9 +442,23 @@ class Slot:
         for kind, argument in unpack(message[0]):
             if kind == RECALL:
                 self.recall(*argument)
+            elif kind == DIVIDE:
+                self.divide(argument)
             elif kind == INTERRUPT and argument == self.running:
                 self.target = self.asked_to_stop = argument
                 signal.pthread_kill(self.main_thread, signal.SIGINT)
+
+    def divide(self, number: int) -> None:
+        """Give back the elements of a chunk that have not begun, if it is the task that runs."""
+        chunk = self.chunk
+        if chunk is None or chunk.number != number:
+            return
+
+        def tell(stop: int) -> None:
+            self.outbox.put([DIVIDED, [number, stop]])
+            self.outbox.flush()
+
+        chunk.give_back(tell)
 
     def recall(self, count: int, give_up: bool) -> None:
         """Give back what has not started, of all that was sent before it was asked: `count` RUN messages.

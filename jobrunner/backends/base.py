@@ -157,6 +157,10 @@ class Backend(ABC):
         more than one element, the Future fails at once with a TaskLostError whose `element` (absolute index)
         is the guilty one if it is known, so that the front can split the chunk there. An element that raised
         is not tried again here: `options.retries` counts for what befalls the task as a whole.
+
+        A chunk that takes longer than others would need for a part of it can give back the elements that have not
+        begun: while it runs, see `Future.give_back`, or at its end, with a result of the first elements alone (of one
+        at least). The front submits the others again.
         """
 
     @abstractmethod
