@@ -258,16 +258,15 @@ class MapRun:
             failure = future.exception()
         except CancelledError as exc:
             failure = exc
-        results: ElementResults | None = None if failure is not None else future.result()
-        if results is not None and 0 < len(results) < len(span):
-            self._give_back(span, span.start + len(results))
+        if failure is None and 0 < len(future.result()) < len(span):
+            self._give_back(span, span.start + len(future.result()))
         with self._lock:
             self._flying -= 1
             self._futures.discard(future)
             if failure is None and future.duration is not None:
                 self.chunking.measured(len(span), future.duration)
-        if results is not None:
-            self._settle(span, results)
+        if failure is None:
+            self._settle(span, future.result())
         elif len(span) > 1 and not self._cancelled and isinstance(failure, (TaskLostError, TaskTimeoutError)):
             guilty = getattr(failure, "element", None)
             if self._options.at_most_once:

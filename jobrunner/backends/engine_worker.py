@@ -12,6 +12,7 @@ once per content hash and process. What is engine-specific is in the class `Here
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import pickle
 import threading
@@ -27,7 +28,7 @@ from jobrunner.elements import ElementResults, rows
 from jobrunner.errors import InitializerError, NotSupportedError
 from jobrunner.host import own_host
 from jobrunner.initializers import Provided
-from jobrunner.payloads import Buffer, Payload, buffers_of
+from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
 from jobrunner.protocol.messages import CANCELLED, CRASHED, ERROR, LOST, OK, TIMED_OUT
 
 if TYPE_CHECKING:
@@ -38,6 +39,15 @@ PROTOCOL = 1
 
 FUNCTIONS_KEPT = 256
 """Unpickled functions that a worker's process keeps."""
+
+
+CHUNK_SECONDS = 0.05
+"""Time of a chunk after which its other elements are given back: its worker may be the only one with something to do,
+and no engine can take a part of what runs. A chunk is meant to take a fifth of that, so only those come here whose
+elements turn out to take long."""
+
+PACK_BYTES = 256 * 1024
+"""Bytes of arguments, all of the pack's, beyond which a chunk is run to its end: they would travel again and again."""
 
 
 class Head(NamedTuple):
@@ -201,7 +211,9 @@ def _outcome(
 def _run_chunk(
     fn: Callable[..., Any], payload: Payload, span: tuple[int, int], stops: Stops
 ) -> ElementResults:
+    """Call `fn` for each element; those of a small chunk that takes long are not all run, see CHUNK_SECONDS."""
     results = ElementResults([])
+    until = perf_counter() + (CHUNK_SECONDS if payload_size(payload) <= PACK_BYTES else math.inf)
     for args in rows(serialization.load_elements(payload), *span):
         try:
             results.values.append(fn(*args))
@@ -209,6 +221,8 @@ def _run_chunk(
             if stops.asked or stops.timed_out:
                 raise  # it is the chunk that was interrupted, not this element
             results.add_failure(serialization.without_frames_of(__file__, exc))
+        if perf_counter() >= until:
+            break
     return results
 
 
