@@ -31,7 +31,9 @@ RULES = {
     "config": set(),
     "chunking": set(),
     "noting": set(),
-    "serialization": {"noting"},
+    "loading": set(),
+    "script": {"loading"},
+    "serialization": {"loading", "noting", "script"},
     "shipment": {"serialization"},
     "shipping": {"config", "serialization", "shipment"},
     "protocol": {"config"},
@@ -47,10 +49,20 @@ RULES = {
     "payload_files": {"private_files"},
     "local_cluster": {"config"},
     "embedded": {"config", "protocol", "transport", "workers"},
-    "workers": {"protocol", "transport", "config", "credentials", "serialization", "shipment", "executor"},
+    "workers": {
+        "protocol",
+        "transport",
+        "config",
+        "credentials",
+        "serialization",
+        "script",
+        "shipment",
+        "executor",
+    },
     "backends": {
         "protocol",
         "transport",
+        "script",
         "serialization",
         "shipment",
         "shipping",
@@ -179,14 +191,14 @@ def test_the_coordinator_never_unpickles():
 
 
 def test_only_clients_and_slots_unpickle():
-    """`serialization` has all of it, and is imported by what runs calls and what takes their results."""
+    """`loading` and `serialization` have all of it, and is imported by what runs calls and what takes their results."""
     unpickling = {
         name
         for name, path in SOURCES.items()
         if part_of(name) != "testing"
         and any(f"pickle.{way}(" in path.read_text() for way in ("load", "loads", "Unpickler"))
     }
-    assert unpickling == {"serialization.py"}
+    assert unpickling == {"loading.py", "serialization.py"}
     importing = {
         part_of(name) for name, path in SOURCES.items() if "jobrunner.serialization" in imports(path)
     }

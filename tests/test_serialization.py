@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 import types
 
@@ -157,26 +155,6 @@ def test_a_setup_is_a_function_without_arguments():
     dumped = s.dump_setup(zoo.add, (1, 2))
     assert dumped.name == "add"
     assert s.load_function(dumped.blob)() == 3
-
-
-def test_functions_classes_and_objects_of_main_go_by_value(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent("""
-        import sys
-        from jobrunner import serialization as s
-        class Point:
-            def __init__(self, x): self.x = x
-        class OwnError(Exception): pass
-        def fn(p): return p.x + 1
-        out = s.dump_function(fn).blob, s.dump_call((Point(1),), {}, snapshot=True)
-        sys.stdout.buffer.write(repr(out).encode())
-        """)
-    )
-    run = subprocess.run([sys.executable, str(script)], capture_output=True, check=True)
-    blob, payload = eval(run.stdout)
-    args, kwargs = s.load_call(payload)
-    assert s.load_function(blob)(*args, **kwargs) == 2
 
 
 # --- calls and results ------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from typing import Any, NoReturn
 from jobrunner import blocking, context, initializers, serialization
 from jobrunner.elements import ElementResults, rows
 from jobrunner.payloads import Payload
+from jobrunner.script.calls import ready
 from jobrunner.shared_memory.limits import keep_out_of_the_way
 from jobrunner.workers import memory
 from jobrunner.workers.board import ELEMENT, Board
@@ -93,7 +94,8 @@ class Slot:
         self.data_poller.register(data.fileno(), select.POLLIN)
         self.receive_lock = threading.Lock()
         self.received = 0  # RUN messages; under receive_lock
-        self.blobs: dict[bytes, tuple[str, bytes]] = {}
+        # Of functions and their parts: name, blob, and the keys of the parts.
+        self.blobs: dict[bytes, tuple[str, Payload, list[bytes]]] = {}
         # By the initializer that has run before them, too: what it has set in the program's globals, they see.
         self.functions: dict[tuple[bytes | None, bytes], Callable[..., Any]] = {}
         self.setups: dict[bytes, BaseException | initializers.Provided] = {}  # main thread
@@ -172,8 +174,8 @@ class Slot:
                 self.blobs.pop(key, None)
                 for pair in [pair for pair in self.functions if pair[1] == key]:
                     del self.functions[pair]
-            for key, name, blob, *_ in functions:
-                self.blobs[key] = name, blob
+            for key, name, blob, keys in functions:
+                self.blobs[key] = name, attach(blob, parts), keys
             for fields in tasks:
                 payload = attach(fields[5], parts)
                 self.queue.append((fields, payload, [attach(value, parts) for value in fields[9]]))
@@ -195,7 +197,7 @@ class Slot:
         self.board.start(number)
         blocking.set_depth(depth + 1)
         self.interrupted = False
-        args = kwargs = value = None
+        args = kwargs = value = fn = None
         started = finished = perf_counter()
         try:
             # From here on a KeyboardInterrupt may come at any point, but only one.
@@ -206,15 +208,18 @@ class Slot:
                 if setup is not None:
                     self.set_up(setup)
                     started = perf_counter()
+                fn = self.function(
+                    function, setup
+                )  # first: arguments may refer to the script that comes with it
                 if isinstance(span, int):
                     self.bundle = Bundle(number, payload)
-                    status, result = self.run_bundle(self.function(function, setup), self.bundle)
+                    status, result = self.run_bundle(fn, self.bundle)
                 elif span is None:
                     args, kwargs = serialization.load_call(payload, values)
                     let_go(payload, *values)
-                    value = self.function(function, setup)(*args, **kwargs)
+                    value = fn(*args, **kwargs)
                 else:
-                    value = self.run_chunk(self.function(function, setup), payload, *span)
+                    value = self.run_chunk(fn, payload, *span)
             finally:
                 self.running = 0
                 finished = perf_counter()
@@ -337,11 +342,19 @@ class Slot:
                 from jobrunner.errors import ProtocolError
 
                 raise ProtocolError(f"function {key.hex()} was not sent to this slot before its task")
-            fn = self.functions[setup, key] = serialization.load_function(self.blobs[key][1])
+            fn = self.functions[setup, key] = self.load(key)
             provided = None if setup is None else self.setups[setup]
             if isinstance(provided, initializers.Provided):
                 provided.give_to(fn)
-        return fn
+        return ready(fn)
+
+    def load(self, key: bytes) -> Callable[..., Any]:
+        """Unpickle a function. Its parts stay as they are: others may have them too."""
+        _, blob, keys = self.blobs[key]
+        parts = {part: self.blobs[part][1] for part in keys}
+        for payload in (blob, *parts.values()):
+            self.sharing.expect(payload)
+        return serialization.load_function(blob, parts)
 
     def put_outcome(self, number: int, status: int, result: Payload, duration: float) -> None:
         """Keep it for the next flush, or send it now: when it is large, or nothing was sent for a while."""
@@ -496,10 +509,10 @@ def main(arguments: list[str]) -> NoReturn:
         shared_idle = memory.shared_idle_from_environment()
         keep_out_of_the_way()
         slot = Slot(
-            BlockingChannel(socket.socket(fileno=out_of_the_way(data)), shares=shared_idle > 0),
+            BlockingChannel(socket.socket(fileno=out_of_the_way(data)), shares=shared_idle is not None),
             BlockingChannel(socket.socket(fileno=out_of_the_way(control))),
             Board(board),
-            shared_idle,
+            shared_idle or 0,
         )
         os.close(board)
         for stream in (sys.__stdout__, sys.__stderr__):

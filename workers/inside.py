@@ -78,7 +78,7 @@ class InsideWorker:
         )
         self._core = WorkerCore(settings, random.Random(), time.monotonic())
         self._alarm = Alarm(self._core)
-        shared_idle = most_idle(slots) if can_share() else 0
+        shared_idle = most_idle(slots) if can_share() else None
         self._pool = SlotPool(environment={**environment, TASK_WORKER: NAME}, shared_idle=shared_idle)
         self._on_connect = on_connect
         self._perform: dict[type, Callable[[Any], None]] = {**slot_effects(self._pool), GiveUp: on_give_up}

@@ -59,14 +59,19 @@ class SlotPool:
     A slot that has exited is unknown from the `poll` on that says so; commands to unknown slots do nothing.
     """
 
-    def __init__(self, *, environment: Mapping[str, str] | None = None, shared_idle: int = 0) -> None:
+    def __init__(
+        self, *, environment: Mapping[str, str] | None = None, shared_idle: int | None = None
+    ) -> None:
         """`environment` is set in the slots on top of this process's own.
 
         With `shared_idle` large payloads go to and from slots through shared memory, of which each slot may keep that
-        many bytes for the next ones.
+        many bytes for the next ones; with 0 they only go there. None: slots have no shared memory.
         """
-        self._environment = {**os.environ, **(environment or {}), SHARED_IDLE: str(shared_idle)}
-        self._shares = shared_idle > 0
+        self._environment = {**os.environ, **(environment or {})}
+        self._environment.pop(SHARED_IDLE, None)
+        if shared_idle is not None:
+            self._environment[SHARED_IDLE] = str(shared_idle)
+        self._shares = bool(shared_idle)
         for name in THREAD_VARIABLES:
             self._environment.setdefault(name, "1")
         self._slots: dict[SlotId, SlotProcess] = {}
@@ -129,6 +134,7 @@ class SlotPool:
         if process is None:
             return
         buffers: list[Outgoing] = []
+        definitions = [(d.key, d.name, detach(d.blob, buffers), d.parts) for d in functions]
         entries = [
             (
                 *task[:5],
@@ -140,7 +146,7 @@ class SlotPool:
             for task in tasks
         ]
         process.runs += 1
-        process.data.send(header(pack([RUN, list(functions), list(forget), entries])), buffers)
+        process.data.send(header(pack([RUN, definitions, list(forget), entries])), buffers)
         if process.data.pending:
             self._watch_data(process)
 

@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import InvalidStateError
-from typing import Any, NamedTuple
+from typing import Any
 
 from jobrunner import serialization
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.memory import SharedStore
+from jobrunner.backends.prepared import Prepared, definitions_of
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
@@ -78,12 +79,6 @@ KILL_WAIT = 5.0
 """Seconds that `kill` waits for the I/O thread."""
 
 
-class Prepared(NamedTuple):
-    """A function, pickled as it was when `prepare` was called."""
-
-    definition: m.FunctionDef
-
-
 class QueryWait:
     """A question under way."""
 
@@ -112,7 +107,7 @@ class CoreBackend(Backend):
         self._batch: CallBatch | None = None
         """The last of `_outgoing`, if that is one."""
         self._limits: Limits
-        self._definitions: dict[m.FunctionKey, m.FunctionDef] = {}
+        self._definitions: dict[m.FunctionKey, Prepared] = {}
         """The functions of `_outgoing`."""
         self._loose: set[TaskId] = set()
         """Of `_futures`, those that nobody waits for at the end: others' calls, and detached ones."""
@@ -129,12 +124,14 @@ class CoreBackend(Backend):
         self._store = SharedStore(self._shares)
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
-        self._setup: m.FunctionDef | None = None
+        self._setup: tuple[m.FunctionDef, ...] = ()
+        """The executor's initializer: its parts, then itself."""
         initializer = settings.initializer
         if isinstance(initializer, Shipment):
-            self._setup = m.FunctionDef(*initializer.dump())
+            self._setup = definitions_of(initializer.dump())
         elif initializer is not None:
-            self._setup = m.FunctionDef(*serialization.dump_setup(initializer, settings.initargs))
+            dumped = serialization.dump_setup(initializer, settings.initargs, self._store.store)
+            self._setup = definitions_of(dumped)
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._driver: Driver
@@ -175,7 +172,7 @@ class CoreBackend(Backend):
     # --- submitting ---
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
-        return Prepared(m.FunctionDef(*serialization.dump_function(fn)))
+        return Prepared(fn, self._store.store)
 
     def submit(
         self,
@@ -187,9 +184,15 @@ class CoreBackend(Backend):
         needs: tuple[TaskId, ...] = ()
         futures: list[AnyFuture] = []
         try:
+            args, kwargs = prepared.arguments(args, kwargs)
             if may_hold_futures(args, kwargs):
                 args, kwargs, futures = with_needs(args, kwargs)
-            payload = serialization.dump_call(args, kwargs, snapshot=True, store=self._store.store)
+            names: dict[str, None] = {}
+            payload = serialization.dump_call(
+                args, kwargs, snapshot=True, store=self._store.store, names=names, held=len(prepared.args)
+            )
+            if names or (futures and serialization.script_has_classes()):
+                prepared = prepared.with_names(names)
         except SerializationError as exc:
             self._check_open()
             future: Future[Any] = Future()
@@ -201,7 +204,7 @@ class CoreBackend(Backend):
             function = prepared.definition.key
             limit = self._limits.of(function)
             if limit > 1:
-                return self._send_with_others(prepared.definition, payload, options, limit)
+                return self._send_with_others(prepared, payload, options, limit)
             future = self._send(prepared, payload, None, options)
             if self._limits.is_new(function):
                 # Let the I/O thread run, which would otherwise wait for milliseconds while a loop submits hundreds of
@@ -221,7 +224,7 @@ class CoreBackend(Backend):
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
-        return self._send(prepared, packed, (start, stop), options)
+        return self._send(prepared.for_map(), packed, (start, stop), options)
 
     def _send(
         self,
@@ -249,21 +252,22 @@ class CoreBackend(Backend):
             self._futures[task] = future
             if span is not None:
                 self._chunks.add(task)
-            key = None if setup is None else setup.key
+            key = setup[-1].key if setup else None
             self._outgoing.append(
                 m.TaskSpec(task, definition.key, payload, span, options, key, depth(), needs)
             )
             if needs:
                 self._needs_of[task] = needs
-            self._definitions[definition.key] = definition
+            self._definitions[definition.key] = prepared
         self._driver.wake()
         return future
 
     def _send_with_others(
-        self, definition: m.FunctionDef, payload: bytes, options: m.TaskOptions, limit: int
+        self, prepared: Prepared, payload: bytes, options: m.TaskOptions, limit: int
     ) -> Future[Any]:
         """Have a short call travel with others like it that are on their way to the I/O thread."""
         nested = depth()
+        definition = prepared.definition
         with self._lock:
             self._check_open()
             batch = self._batch
@@ -272,7 +276,7 @@ class CoreBackend(Backend):
                 batch = self._batch = CallBatch(self, task, definition, options, nested, limit)
                 self._futures[task] = batch
                 self._outgoing.append(batch)
-                self._definitions[definition.key] = definition
+                self._definitions[definition.key] = prepared
             future = batch.add(payload)
         self._driver.wake()
         return future
@@ -328,11 +332,10 @@ class CoreBackend(Backend):
         with self._lock:
             outgoing, self._outgoing, self._batch = self._outgoing, [], None
             definitions, self._definitions = self._definitions, {}
-        functions = list(definitions.values())
-        setup = None if self._setup is None else self._setup.key
+        functions = [each for prepared in definitions.values() for each in prepared.definitions]
+        functions += self._setup
+        setup = self._setup[-1].key if self._setup else None
         tasks = [entry.spec(setup) if isinstance(entry, CallBatch) else entry for entry in outgoing]
-        if self._setup is not None:
-            functions.append(self._setup)
         return [SubmitRequested(tasks, functions)]
 
     def _check_open(self) -> None:

@@ -27,8 +27,9 @@ from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.engine_calls import Call, Line
 from jobrunner.backends.engine_events import Events
-from jobrunner.backends.engine_worker import PROTOCOL, Head, unwrapped
+from jobrunner.backends.engine_worker import PROTOCOL, Head, fields_of, unwrapped
 from jobrunner.backends.failures import exception_of
+from jobrunner.backends.prepared import Prepared
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import with_needs
 from jobrunner.backends.threads import result_of_need
@@ -95,10 +96,9 @@ class EngineBackend(Backend):
         self._show_output = settings.config.show_output
         self._pid = os.getpid()
         self._client = ClientId(random_token())
-        self._setup: tuple[bytes, bytes] | None = None
+        self._setup: DumpedFunction | None = None
         if settings.initializer is not None:
-            setup = serialization.dump_setup(settings.initializer, settings.initargs)
-            self._setup = setup.key, setup.blob
+            self._setup = serialization.dump_setup(settings.initializer, settings.initargs)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
         self._lock = threading.RLock()
         self._number = 0
@@ -151,16 +151,21 @@ class EngineBackend(Backend):
         """For subclasses, on any thread: the end of an attempt, what `engine_worker.run` gave or the engine's error."""
         self._post(partial(self._on_end, call, attempt, back, error))
 
-    def head(self, call: Call) -> tuple[Any, ...]:
-        """For subclasses: the first argument of what `engine_entry` makes."""
+    def head(self, call: Call, *, apart: bool = False) -> tuple[Any, ...]:
+        """For subclasses: the first argument of what `engine_entry` makes.
+
+        `apart`: the large parts of its functions, `parts_of(call)`, are not in it. They are further arguments then,
+        after the third.
+        """
         options = call.options
+        setup = self._setup
         return tuple(
             Head(
                 PROTOCOL,
                 type(self).__module__,
                 self.name,
-                (call.function.key, call.function.blob),
-                self._setup,
+                fields_of(call.function, apart=apart),
+                None if setup is None else fields_of(setup, apart=apart),
                 call.id,
                 call.future.name,
                 call.attempt,
@@ -173,18 +178,22 @@ class EngineBackend(Backend):
             )
         )
 
+    def parts_of(self, call: Call) -> tuple[DumpedFunction, ...]:
+        """For subclasses: what its function and its initializer need, and what others may need as well."""
+        return call.function.parts if self._setup is None else call.function.parts + self._setup.parts
+
     # --- submitting -----------------------------------------------------------------------------------------
 
     @property
     def max_workers(self) -> int:
         return max(1, self._slots())
 
-    def prepare(self, fn: Callable[..., Any]) -> DumpedFunction:
-        return serialization.dump_function(fn)
+    def prepare(self, fn: Callable[..., Any]) -> Prepared:
+        return Prepared(fn)
 
     def submit(
         self,
-        prepared: DumpedFunction,
+        prepared: Prepared,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
@@ -192,30 +201,36 @@ class EngineBackend(Backend):
         self._check_options(options)
         futures: list[AnyFuture] = []
         try:
+            args, kwargs = prepared.arguments(args, kwargs)
             if may_hold_futures(args, kwargs):
                 args, kwargs, futures = with_needs(args, kwargs)
-            payload = serialization.dump_call(args, kwargs, snapshot=True)
+            names: dict[str, None] = {}
+            payload = serialization.dump_call(
+                args, kwargs, snapshot=True, names=names, held=len(prepared.args)
+            )
+            if names or (futures and serialization.script_has_classes()):
+                prepared = prepared.with_names(names)
         except SerializationError as exc:
             self._check_open()
             failed: Future[Any] = Future()
-            failed.name = options.name or prepared.name
+            failed.name = options.name or prepared.dumped.name
             failed.set_exception(exc)
             return failed
-        return self._add(prepared, payload, None, options, futures)
+        return self._add(prepared.dumped, payload, None, options, futures)
 
     def pack(self, columns: Columns) -> Payload:
         return serialization.dump_elements(columns, snapshot=True)
 
     def submit_chunk(
         self,
-        prepared: DumpedFunction,
+        prepared: Prepared,
         packed: Payload,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
         self._check_options(options)
-        return self._add(prepared, packed, (start, stop), options)
+        return self._add(prepared.for_map().dumped, packed, (start, stop), options)
 
     def _add(
         self,

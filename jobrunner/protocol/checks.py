@@ -31,6 +31,9 @@ MOST_BUNDLED = 4096
 MOST_MODULES = 256
 """Names of modules that come with one function."""
 
+MOST_PARTS = 4096
+"""Parts of one function."""
+
 LARGEST_MAP = 4096
 """Entries of one map."""
 
@@ -155,6 +158,16 @@ def modules(value: Any) -> tuple[str, ...]:
     if len(sequence(value)) > MOST_MODULES:
         raise ProtocolError(f"a function names {len(value)} modules, at most {MOST_MODULES} are allowed")
     return names(value)
+
+
+def parts(value: Any) -> tuple[bytes, ...]:
+    """The keys of a function's parts, which are different from each other."""
+    if len(sequence(value)) > MOST_PARTS:
+        raise ProtocolError(f"a function has {len(value)} parts, at most {MOST_PARTS} are allowed")
+    found = tuple(map(key, value))
+    if len(set(found)) < len(found):
+        raise ProtocolError("a function names one part twice")
+    return found
 
 
 def name_list(value: Any) -> list[Any]:

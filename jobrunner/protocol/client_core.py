@@ -122,6 +122,7 @@ class ClientCore:
         self._largest = 0
         """Bytes of the largest function there was."""
         self._users: dict[m.FunctionKey, int] = {}
+        """Of each of `_functions`: unfinished tasks that call it, and others of them that it is a part of."""
         self._cancelling: dict[TaskId, bool] = {}
         """Requests without an answer; the value says whether a running task is to be stopped too."""
         self._cancels: list[m.CancelRequest] = []
@@ -176,6 +177,9 @@ class ClientCore:
             for key in (spec.function, spec.setup):
                 if key is not None:
                     needed[key] = needed.get(key, 0) + 1
+        for definition in self._functions.values():
+            for part in definition.parts:
+                needed[part] = needed.get(part, 0) + 1
         assert needed == self._users
         assert needed.keys() == self._functions.keys()
 
@@ -183,13 +187,16 @@ class ClientCore:
 
     def _submit(self, event: SubmitRequested) -> None:
         for definition in event.functions:
-            self._functions.setdefault(definition.key, definition)
-            self._largest = max(self._largest, len(definition.blob))
+            if definition.key not in self._functions:
+                self._functions[definition.key] = definition
+                self._largest = max(self._largest, payload_size(definition.blob))
+                for part in definition.parts:
+                    self._users[part] = self._users.get(part, 0) + 1
         for spec in event.tasks:
             self.add(spec)
         for definition in event.functions:
             if definition.key not in self._users:
-                self._functions.pop(definition.key, None)
+                self._drop(definition.key)
 
     def add(self, spec: m.TaskSpec, *, regained: bool = False) -> None:
         """Take charge of a task, whose functions are known; `regained`: the coordinator has had it in a bundle.
@@ -445,14 +452,15 @@ class ClientCore:
 
     def _submission(self, tasks: list[m.TaskSpec], now: float) -> Effect:
         """These tasks in one message, with what the coordinator does not know of their functions."""
-        functions = [
-            self._functions[key]
-            for spec in tasks
-            for key in (spec.function, spec.setup)
-            if key is not None and self._known.use(key)
-        ]
+        named = dict.fromkeys([spec.function for spec in tasks])
+        named.update(dict.fromkeys([spec.setup for spec in tasks if spec.setup is not None]))
+        functions: list[m.FunctionDef] = []
+        for key in named:
+            definition = self._functions[key]
+            functions += self._known.use(definition, [self._functions[part] for part in definition.parts])
         size = sum([payload_size(spec.payload) for spec in tasks])
-        return self.session.send(m.Submit(tasks, functions, self._known.overflow()), now, size)
+        size += sum([payload_size(definition.blob) for definition in functions])
+        return self.session.send(m.Submit(tasks, functions, self._known.overflow(len(named))), now, size)
 
     def _take_tasks(self, unlimited: bool, too_large: list[m.Outcome]) -> list[m.TaskSpec]:
         """The next message's worth of what waits and has room in the window; what is too large ends here."""
@@ -497,10 +505,15 @@ class ClientCore:
             return m.quota_exceeded(spec.id, 0, "arguments have", payload_size(spec.payload), most)
         for key in (spec.function, spec.setup):
             definition = None if key is None else self._functions[key]
-            if definition is not None and len(definition.blob) > most:
+            if definition is None:
+                continue
+            size = max(
+                payload_size(self._functions[each].blob) for each in (definition.key, *definition.parts)
+            )
+            if size > most:
                 if definition.ships:
                     return m.shipment_exceeded(spec.id, definition, most)
-                return m.quota_exceeded(spec.id, 0, "function has", len(definition.blob), most)
+                return m.quota_exceeded(spec.id, 0, "function has", size, most)
         return None
 
     # --- accounts ---
@@ -535,4 +548,17 @@ class ClientCore:
             if count:
                 users[key] = count
             else:
-                del users[key], self._functions[key]
+                del users[key]
+                self._drop(key)
+
+    def _drop(self, key: m.FunctionKey) -> None:
+        """No task calls this function any more, nor is it a part of one that is here."""
+        definition = self._functions.pop(key, None)
+        if definition is None:
+            return
+        users = self._users
+        for part in definition.parts:
+            users[part] -= 1
+            if not users[part]:
+                del users[part]
+                self._drop(part)

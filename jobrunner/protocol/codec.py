@@ -35,6 +35,7 @@ from jobrunner.protocol.checks import (
     name_list,
     names,
     number,
+    parts,
     plain,
     sequence,
     shown,
@@ -100,9 +101,9 @@ class Writer:
         if isinstance(payload, SharedPayload) and self.share is not None and self.share(payload):
             self.frames.append(payload)
             return 1
-        parts = buffers_of(payload)
-        self.frames.extend(parts)
-        return len(parts)
+        pieces = buffers_of(payload)
+        self.frames.extend(pieces)
+        return len(pieces)
 
 
 class Reader:
@@ -121,21 +122,10 @@ class Reader:
         self._next = start + count
         if self._next > len(self._frames):
             raise ProtocolError(f"a payload names {count} frames, which the message does not have")
-        parts = self._frames[start : start + count]
-        if count == 1 and isinstance(parts[0], (SharedPayload, tuple)):
-            return parts[0]
-        return tuple([plain_frame(part) for part in parts])
-
-    def blob(self, value: Any) -> bytes:
-        """The bytes of a function."""
-        payload = self.payload(value)
-        if type(payload) is bytes:
-            return payload
-        if isinstance(payload, SharedPayload):
-            raise ProtocolError("a function in shared memory")
-        if len(payload) != 1:
-            raise ProtocolError(f"a function takes one frame, not {len(payload)}")
-        return bytes(payload[0])
+        pieces = self._frames[start : start + count]
+        if count == 1 and isinstance(pieces[0], (SharedPayload, tuple)):
+            return pieces[0]
+        return tuple([plain_frame(piece) for piece in pieces])
 
     def finish(self) -> None:
         if self._next != len(self._frames):
@@ -171,7 +161,7 @@ def write_options(value: m.TaskOptions) -> m.TaskOptions | None:
 
 def write_functions(functions: list[m.FunctionDef], w: Writer) -> list[Any]:
     # Its name is for people; Python sets no limit to that of a class within a class within a class.
-    return [(f[0], f[1][:LONGEST_NAME], w.payload(f[2]), f[3], f[4], f[5]) for f in functions]
+    return [(f[0], f[1][:LONGEST_NAME], w.payload(f[2]), f[3], f[4], f[5], f[6]) for f in functions]
 
 
 def read_functions(value: Any, r: Reader) -> list[m.FunctionDef]:
@@ -179,12 +169,13 @@ def read_functions(value: Any, r: Reader) -> list[m.FunctionDef]:
         m.FunctionDef(
             key(k),
             name(title),
-            r.blob(blob),
+            r.payload(blob),
             name(python),
             () if needed == () else modules(needed),
             () if brought == () else modules(brought),
+            () if held == () else parts(held),
         )
-        for k, title, blob, python, needed, brought in map(sequence, sequence(value))
+        for k, title, blob, python, needed, brought, held in map(sequence, sequence(value))
     ]
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from jobrunner.config import MAX_PAYLOAD
 from jobrunner.ids import ClientId, TaskId, WorkerId
-from jobrunner.payloads import Payload
+from jobrunner.payloads import Payload, payload_size
 
 FunctionKey: TypeAlias = bytes
 Detail: TypeAlias = "dict[str, Any]"
@@ -87,11 +87,15 @@ DEFAULT_OPTIONS = TaskOptions()
 
 
 class FunctionDef(NamedTuple):
-    """A function's bytes under the hash of their content; sent once per connection."""
+    """A function's bytes under the hash of their content; sent once per connection.
+
+    What it needs and other functions may need as well, large globals say, can be definitions of their own: its parts.
+    A list of definitions holds the parts of each before it, as far as the receiver does not have them.
+    """
 
     key: FunctionKey
     name: str
-    blob: bytes
+    blob: Payload
     python: str = ""
     """Where it goes by value, the version that it needs: major and minor, "3.11"."""
     modules: tuple[str, ...] = ()
@@ -99,6 +103,9 @@ class FunctionDef(NamedTuple):
     ships: tuple[str, ...] = ()
     """Of a setup, the top-level modules that it brings along: to the calls with it no worker lacks these, and no slot
     serves calls with it and others."""
+    parts: tuple[FunctionKey, ...] = ()
+    """Definitions that must be at hand wherever this one is unpickled. They have no parts themselves, and what they
+    need (`python`, `modules`) is among the needs of this one."""
 
 
 Span: TypeAlias = "tuple[int, int] | int | None"
@@ -188,9 +195,10 @@ def quota_exceeded(
 
 def shipment_exceeded(task: TaskId, definition: FunctionDef, most: int) -> Outcome:
     """As `quota_exceeded`, because of the modules that the call brings along."""
+    size = payload_size(definition.blob)
     names = ", ".join(definition.ships[:5]) + (", ..." if len(definition.ships) > 5 else "")
     error = (
-        f"what is shipped with it ({names}) has {len(definition.blob):,} bytes, packed, and the coordinator takes"
+        f"what is shipped with it ({names}) has {size:,} bytes, packed, and the coordinator takes"
         f" {most:,} at most (max_payload): ship less, or install it on the workers"
     )
     return Outcome(task, 0, ERROR, detail={"too_large": True, "final": True, "error": error})

@@ -240,10 +240,16 @@ class Scheduler:
         for spec, progress in state.tasks.values():
             owner = client_of(spec.id)
             client = self.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
-            for key in (spec.function, spec.setup):
-                if key is not None:
-                    self.functions.define(state.functions[key], client.account)
+            named = [state.functions[key] for key in (spec.function, spec.setup) if key is not None]
+            for definition in named:
+                for part in definition.parts:
+                    self.functions.define(state.functions[part], client.account)
+                self.functions.define(definition, client.account)
             self.submit(client, spec, now)
+            for definition in named:
+                entry = self.functions.get(definition.key)
+                if entry is not None:  # it is needed, or else the call has ended at once
+                    self.functions.drop_if_idle(entry)
             self.unwritten.discard(spec.id)
             record = self.tasks.get(spec.id)
             if record is None:
@@ -885,5 +891,6 @@ class Scheduler:
             for record in worker.tasks.values():
                 assert self.tasks.get(record.id) is record
                 assert record.worker is worker
+        self.functions.check_invariants()
         for client in self.clients.values():
             assert client.unfinished == sum(r.weight for r in self.tasks.values() if r.client is client)

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
-from jobrunner.protocol.messages import Assignment, FunctionKey, calls_in
+from jobrunner.protocol.messages import Assignment, FunctionDef, FunctionKey, calls_in
 from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
 
 SLOT_SECONDS = 0.005
@@ -213,9 +213,17 @@ class Slot:
         if key in self.known:
             return False
         self.known.add(key)
-        if key in self.forget:
+        if key in self.forget:  # it was not told yet, and still has it
             self.forget.remove(key)
+            return False
         return True
+
+    def lacks(
+        self, definition: FunctionDef, functions: Mapping[FunctionKey, FunctionDef]
+    ) -> list[FunctionDef]:
+        """What must be sent before a call of this function, each part before it; from now on it counts as sent."""
+        parts = [functions[part] for part in definition.parts]
+        return [each for each in (*parts, definition) if self.learns(each.key)]
 
     def forgets(self, key: FunctionKey) -> None:
         if key in self.known:

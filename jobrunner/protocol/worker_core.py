@@ -82,6 +82,9 @@ COMPLAIN_EVERY = 60.0
 NEARLY_ALL = 0.8
 """Share of its slot's memory from which on a death is put down to it."""
 
+LARGE_DEFINITION = 512 * 1024
+"""Bytes of a function or part of which slots hear at once that they may drop it; of others with their next task."""
+
 START_FAILURES = 5
 """Slots that may die in a row before they were ready; then the worker gives up, with what they said."""
 
@@ -219,6 +222,13 @@ class WorkerCore:
             assert task.id not in seen, f"{task.id} is in two places"
             seen.add(task.id)
         assert seen == self.tasks.keys()
+        for definition in self.functions.values():
+            for part in definition.parts:
+                assert part in self.functions, f"{part!r} has gone, a part of {definition.key!r}"
+        for slot in self.slots.values():
+            for key in slot.known:
+                missing = set(self.functions[key].parts) - slot.known
+                assert not missing, f"slot {slot.id} has {key!r} without {missing}"
 
     # --- sessions ---
 
@@ -301,6 +311,10 @@ class WorkerCore:
 
     def _assigned(self, message: m.Assign, now: float) -> None:
         for definition in message.functions:
+            if not all(part in self.functions for part in definition.parts):
+                self._log("warning", f"the function {definition.name} has parts that were never sent")
+                self.session.abandon("it sent a function without its parts", now)
+                return
             self._learn(definition)
         unable: list[tuple[TaskId, int]] = []
         lacks: dict[str, None] = {}
@@ -763,23 +777,33 @@ class WorkerCore:
         return dismissed
 
     def _forget_functions(self) -> None:
-        """Drop those that linger and that no task needs any more."""
+        """Drop those that linger and that no task needs any more, nor a function that stays."""
         needed = {key for t in self.tasks.values() for key in (t.assignment.function, t.assignment.setup)}
+        for key, definition in self.functions.items():
+            if definition.parts and (key in needed or key not in self._lingering):
+                needed.update(definition.parts)
+        large = False
         for key in [key for key in self._lingering if key not in needed]:
             del self._lingering[key]
-            self.functions.pop(key, None)
+            dropped = self.functions.pop(key, None)
+            large = large or (dropped is not None and payload_size(dropped.blob) >= LARGE_DEFINITION)
             self._lacks.pop(key, None)
             self._estimates.pop(key, None)
             for slot in self.slots.values():
                 slot.forgets(key)
+        if large:
+            self._effects += [
+                self._run_tasks(slot, [])
+                for slot in self.slots.values()
+                if slot.forget and slot.state == READY
+            ]
 
     def _run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
-        functions = [
-            self.functions[key]
-            for task in tasks
-            for key in (task.function, task.setup)
-            if key is not None and slot.learns(key)
-        ]
+        functions: list[m.FunctionDef] = []
+        for task in tasks:
+            for key in (task.function, task.setup):
+                if key is not None and key not in slot.known:
+                    functions += slot.lacks(self.functions[key], self.functions)
         forget, slot.forget = slot.forget, []
         return RunTasks(slot.id, tasks, functions, forget)
 

@@ -25,6 +25,7 @@ from typing import Any
 from jobrunner import blocking, serialization
 from jobrunner.backends.base import Backend
 from jobrunner.backends.failures import exception_of
+from jobrunner.backends.prepared import Prepared
 from jobrunner.backends.supplies import outcome_of, with_needs
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import Columns, ElementResults, rows, run_elements
@@ -39,11 +40,11 @@ from jobrunner.protocol.effects import (
     CancelRequested,
     RecallResults,
     ResolveTasks,
-    RunTasks,
     SlotTask,
     SubmitRequested,
     SupplyRequested,
 )
+from jobrunner.script.calls import ready
 from jobrunner.testing.simulation.calls import RETURN, Call
 from jobrunner.testing.simulation.checks import Execution, Truth
 from jobrunner.testing.simulation.network import Conditions
@@ -160,12 +161,7 @@ class _Slot(SlotProcess):
 
     def __init__(self, slots: SimulatedSlots, slot: Any, pid: int) -> None:
         super().__init__(slots, slot, pid)
-        self._definitions: dict[bytes, m.FunctionDef] = {}
         self._result: tuple[int, Payload] = (m.OK, b"")
-
-    def run(self, effect: RunTasks) -> None:
-        self._definitions.update((definition.key, definition) for definition in effect.functions)
-        super().run(effect)
 
     def read(self, task: SlotTask) -> Call:
         self.world.cluster.counts[task.name] += 1
@@ -184,7 +180,9 @@ class _Slot(SlotProcess):
         # The wait of a call inside a call would let time pass in the middle of a step.
         blocking.install(None)
         try:
-            fn = serialization.load_function(self._definitions[task.function].blob)
+            definition = self.functions[task.function]
+            parts = {part: self.functions[part].blob for part in definition.parts}
+            fn = ready(serialization.load_function(definition.blob, parts))
             if not isinstance(task.span, tuple):
                 args, kwargs = serialization.load_call(task.payload, task.values)
                 return m.OK, serialization.dump_result(fn(*args, **kwargs))
@@ -235,12 +233,12 @@ class _Backend(Backend):
     def max_workers(self) -> int:
         return sum(self._cluster.world.scenario.workers)
 
-    def prepare(self, fn: Callable[..., Any]) -> m.FunctionDef:
-        return m.FunctionDef(*serialization.dump_function(fn))
+    def prepare(self, fn: Callable[..., Any]) -> Prepared:
+        return Prepared(fn)
 
     def submit(
         self,
-        prepared: m.FunctionDef,
+        prepared: Prepared,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
@@ -249,6 +247,7 @@ class _Backend(Backend):
         try:
             if may_hold_futures(args, kwargs):
                 args, kwargs, needs = with_needs(args, kwargs)
+            args, kwargs = prepared.arguments(args, kwargs)
             payload = serialization.dump_call(args, kwargs, snapshot=True)
         except SerializationError as exc:
             failed: Future[Any] = Future()
@@ -272,17 +271,17 @@ class _Backend(Backend):
 
     def submit_chunk(
         self,
-        prepared: m.FunctionDef,
+        prepared: Prepared,
         packed: Payload,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
-        return self._send(prepared, packed, (start, stop), options)
+        return self._send(prepared.for_map(), packed, (start, stop), options)
 
     def _send(
         self,
-        prepared: m.FunctionDef,
+        prepared: Prepared,
         payload: Payload,
         span: tuple[int, int] | None,
         options: m.TaskOptions,
@@ -294,13 +293,13 @@ class _Backend(Backend):
             raise NotSupportedError("a simulated cluster ends with its test: it has no detached calls")
         future: Future[Any] = Future()
         task = self._node.new_id()
-        future.id, future.name = task, options.name or prepared.name
+        future.id, future.name = task, options.name or prepared.definition.name
         future._canceller = self._cancel
         self.pending[task] = future
         if span is not None:
             self._chunks.add(task)
-        spec = m.TaskSpec(task, prepared.key, payload, span, options, needs=needs)
-        self._node.post(SubmitRequested([spec], [prepared]))
+        spec = m.TaskSpec(task, prepared.definition.key, payload, span, options, needs=needs)
+        self._node.post(SubmitRequested([spec], list(prepared.definitions)))
         return future
 
     def resolve(self, outcome: m.Outcome) -> None:

@@ -40,6 +40,9 @@ PROMISES = {
     "endings": Promise(
         "shutdown, the end of the program, Ctrl-C", ("test_ending",), parts=("ends", "tidy", "alone")
     ),
+    "script": Promise(
+        "the script's module: its globals, functions and classes", ("test_script",), parts=("copies", "apart")
+    ),
     "interactive": Promise(
         "REPLs, and scripts without a main guard", ("test_interactive",), parts=("alone",)
     ),

@@ -13,13 +13,12 @@ import zoo
 from jobrunner import serialization
 from jobrunner.backends.engine_output import LIMIT, Capture
 from jobrunner.backends.engine_stops import Stops
-from jobrunner.backends.engine_worker import PROTOCOL, Head, run, unwrapped, wrapped
+from jobrunner.backends.engine_worker import PROTOCOL, Head, fields_of, run, unwrapped, wrapped
 from jobrunner.protocol.messages import ERROR, LOST, OK, STDERR, STDOUT
 
 
 def head(fn, **changes):
-    dumped = serialization.dump_function(fn)
-    function = (dumped.key, dumped.blob)
+    function = fields_of(serialization.dump_function(fn), apart=False)
     plain = Head(
         PROTOCOL, "local_engine", "local", function, None, "c-1-x", "f", 1, None, 0, None, None, False, False
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING
 
 from jobrunner.ids import ClientId, TaskId, client_of
-from jobrunner.payloads import Payload
+from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import (
     Results,
@@ -18,6 +18,7 @@ from jobrunner.protocol.bundles import (
 )
 from jobrunner.protocol.chunks import kept
 from jobrunner.protocol.effects import ChunkDivided, SlotTask, Tick
+from jobrunner.protocol.worker_core import LARGE_DEFINITION
 from jobrunner.testing.simulation.calls import (
     CRASH,
     RAISE,
@@ -157,6 +158,24 @@ class Truth:
         execution = Execution(task.id, task.attempt, node.name, bundled, task.span, slot)
         self.executions.setdefault(task.id, []).append(execution)
         return execution
+
+    def check_functions(self, slot: SlotProcess, task: SlotTask) -> None:
+        """A slot that begins a task has its function and its initializer, and of both the parts that they came with."""
+        expected = self.expected.get(task.id)
+        there = (None, None) if expected is None else (expected.spec.function, expected.spec.setup)
+        for here, name in zip((task.function, task.setup), there, strict=True):
+            if here is None:
+                continue
+            self.check(here in slot.functions, f"{task.id}: its function was never sent")
+            parts = slot.functions[here].parts
+            self.check(all(key in slot.functions for key in parts), f"{task.id}: its function lacks a part")
+            if name in self.definitions:
+                right = [self.definitions[key].blob for key in self.definitions[name].parts]
+                blobs = [slot.functions[key].blob for key in parts]
+                self.check(
+                    list(map(flat, blobs)) == list(map(flat, right)),
+                    f"{task.id}: its function has other parts",
+                )
 
     def _can_import(self, node: WorkerNode, slot: SlotProcess, spec: m.TaskSpec, where: str) -> None:
         """Its modules are there, and nobody else's."""
@@ -527,6 +546,10 @@ class Truth:
         for slot in core.slots.values():
             if slot.known:
                 yield f"{node.name}: slot {slot.id} knows {sorted(slot.known)[:3]}"
+        for process in node.slots.processes.values():
+            large = [f.key for f in process.functions.values() if payload_size(f.blob) >= LARGE_DEFINITION]
+            if large:
+                yield f"{node.name}: slot {process.id} was not told that nobody needs {large[:3]}"
 
 
 def names_of(task: TaskId) -> tuple[TaskId, ...]:

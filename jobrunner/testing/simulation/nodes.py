@@ -158,6 +158,13 @@ class Node(Generic[C]):
         """Whatever is not to be sent."""
 
 
+def note_told(world: World, told: set[m.FunctionKey], whom: str, functions: list[m.FunctionDef]) -> None:
+    """`told` is what `whom` knows from before."""
+    for definition in functions:
+        world.truth.check(definition.key not in told, f"{whom} is sent {definition.key!r} again")
+        told.add(definition.key)
+
+
 class PeerNode(Node[C]):
     """A worker or a client, which reach the coordinator through their `source`."""
 
@@ -206,6 +213,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
         super().crash()
 
     def _watch(self, core: CoordinatorCore) -> None:
+        self._watch_functions(core)
         scheduler = core.scheduler
         outcome, adopt, worker_lost = scheduler.outcome, scheduler.adopt, scheduler.worker_lost
         client_gone = scheduler.client_gone
@@ -246,6 +254,19 @@ class CoordinatorNode(Node[CoordinatorCore]):
             ("client_gone", watched_departure),
         ):
             setattr(scheduler, name, method)
+
+    def _watch_functions(self, core: CoordinatorCore) -> None:
+        """No client sends a function or a part twice in a session, unless it has said that it may be forgotten."""
+        submit = core._handlers[m.Submit]
+        told: dict[str, set[m.FunctionKey]] = {}
+
+        def watched_submit(client: ClientPeer, message: m.Submit, now: float) -> None:
+            known = told.setdefault(client.link.session, set())
+            note_told(self.world, known, f"the coordinator by {client.id}", message.functions)
+            submit(client, message, now)
+            known.difference_update(message.forget)
+
+        core._handlers[m.Submit] = watched_submit
 
     def _tasks_at(self, worker: WorkerPeer) -> list[TaskId]:
         return [
@@ -288,7 +309,24 @@ class WorkerNode(PeerNode[WorkerCore]):
         self.detached: set[TaskId] = set()
         """Tasks that the coordinator has lost sight of here; they may run on, and elsewhere too."""
         core = WorkerCore(settings, random.Random(world.rng.getrandbits(64)), world.now)
+        self._watch_functions(core)
         super().__init__(world, name, core, Principal("key-of-workers", "workers", WORKER))
+
+    def _watch_functions(self, core: WorkerCore) -> None:
+        """The coordinator sends no function or part twice in a session, unless it has said that it is forgotten."""
+        take = core._message
+        told: set[m.FunctionKey] = set()
+
+        def watched_message(message: m.Message, now: float) -> None:
+            if isinstance(message, m.Welcome):
+                told.clear()
+            elif isinstance(message, m.Assign):
+                note_told(self.world, told, self.name, message.functions)
+            elif isinstance(message, m.Forget):
+                told.difference_update(message.functions)
+            take(message, now)
+
+        core._message = watched_message  # type: ignore[method-assign]
 
     def perform(self, effect: Any) -> None:
         if isinstance(effect, (SpawnSlot, RunTasks, RecallTasks, DivideChunk, InterruptTask, SignalSlot)):
@@ -431,8 +469,10 @@ class ClientNode(PeerNode[ClientCore]):
         for spec in parts:
             truth.submitted(spec)
         keys = {key for spec in parts for key in (spec.function, spec.setup) if key is not None}
+        functions = [truth.definitions[key] for key in sorted(keys)]
+        needed = {key: truth.definitions[key] for definition in functions for key in definition.parts}
         if parts:
-            self.post(SubmitRequested(parts, [truth.definitions[key] for key in sorted(keys)]))
+            self.post(SubmitRequested(parts, [*needed.values(), *functions]))
 
     def _supply(self, ids: list[TaskId]) -> None:
         told: list[m.Outcome] = []

@@ -83,7 +83,7 @@ class SlotProcess:
         self.call = Call(())
         self.execution: Execution | None = None
         self.blocked = False
-        self.functions: set[FunctionKey] = set()
+        self.functions: dict[FunctionKey, m.FunctionDef] = {}
         self.serves: set[FunctionKey | None] = set()
         """The shipments of the tasks that have begun; None: there was one without."""
         self._queue: deque[SlotTask] = deque()
@@ -116,8 +116,12 @@ class SlotProcess:
         self._next()
 
     def run(self, effect: RunTasks) -> None:
-        self.functions.difference_update(effect.forget)
-        self.functions.update(definition.key for definition in effect.functions)
+        for key in effect.forget:
+            self.functions.pop(key, None)
+        for definition in effect.functions:
+            fresh = definition.key not in self.functions
+            self.world.truth.check(fresh, f"slot {self.id} is sent {definition.key!r} again")
+            self.functions[definition.key] = definition
         for task in effect.tasks:
             self.world.truth.check(task.number > self._last_number, "task numbers must rise within a slot")
             self._last_number = task.number
@@ -199,8 +203,7 @@ class SlotProcess:
         self.turn += 1
         self._began = self.world.now
         truth = self.world.truth
-        for key in (task.function, task.setup):
-            truth.check(key is None or key in self.functions, f"{task.id}: its function was never sent")
+        truth.check_functions(self, task)
         self._bad = truth.runs_of(task.id) < call.bad_runs
         self.execution = truth.started(self.node, self, task)
         if call.prints:

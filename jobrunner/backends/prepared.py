@@ -1,0 +1,73 @@
+"""A function as it was when `prepare` was called, and what is sent of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jobrunner import serialization
+from jobrunner.protocol.messages import FunctionDef
+from jobrunner.serialization import DumpedFunction, Store
+
+
+class Prepared:
+    """For backends that pickle calls. Raises SerializationError."""
+
+    __slots__ = ("_mapped", "_store", "args", "definition", "dumped", "fn", "kwargs", "whole")
+
+    def __init__(self, fn: Callable[..., Any], store: Store | None = None) -> None:
+        self.whole = fn
+        """What was given."""
+        self.fn, self.args, self.kwargs = serialization.split_call(fn)
+        """What is called, with which arguments before those of the call: a partial's are arguments like others."""
+        self._store = store
+        self._mapped = self if self.fn is fn else None
+        self._take(serialization.dump_function(self.fn, store))
+
+    @property
+    def definitions(self) -> tuple[FunctionDef, ...]:
+        """All that whoever has not seen it must be sent, in that order."""
+        parts = self.dumped.parts
+        if not parts:
+            return (self.definition,)
+        return (*[FunctionDef(*part.definition()) for part in parts], self.definition)
+
+    def arguments(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Those of a call, with those that the function holds."""
+        if self.fn is self.whole:
+            return args, kwargs
+        return (*self.args, *args), {**self.kwargs, **kwargs}
+
+    def with_names(self, names: Iterable[str]) -> Prepared:
+        """The same, with these globals of the script, as they are now."""
+        made = self._copy()
+        made._take(serialization.with_names(self.fn, names, self._store))
+        return made
+
+    def for_map(self) -> Prepared:
+        """The same, with everything in the function that it holds: `map` sends it once, not with each element."""
+        if self._mapped is None:
+            made = self._copy()
+            made.fn, made.args, made.kwargs = self.whole, (), {}
+            made._take(serialization.dump_function(self.whole, self._store))
+            self._mapped = made._mapped = made
+        return self._mapped
+
+    def _take(self, dumped: DumpedFunction) -> None:
+        if self.fn is not self.whole:
+            dumped = dumped._replace(name=serialization.function_name(self.whole))
+        self.dumped = dumped
+        self.definition = FunctionDef(*dumped.definition())
+
+    def _copy(self) -> Prepared:
+        made = object.__new__(Prepared)
+        made.whole, made.fn, made.args, made.kwargs = self.whole, self.fn, self.args, self.kwargs
+        made._store, made._mapped = self._store, None
+        return made
+
+
+def definitions_of(dumped: DumpedFunction) -> tuple[FunctionDef, ...]:
+    """What is sent of a function that is pickled already: its parts, then itself."""
+    return tuple([FunctionDef(*each.definition()) for each in (*dumped.parts, dumped)])
