@@ -195,6 +195,8 @@ class Slot:
         number, _id, _name, _attempt, function, _payload, span, setup, depth, _values, retry_on = fields
         self.fields = fields
         self.board.start(number)
+        if not (span is None or isinstance(span, int)):
+            self.chunk = Chunk(number, span[0], span[1], self.board.fields)
         blocking.set_depth(depth + 1)
         self.interrupted = False
         args = kwargs = value = fn = None
@@ -258,8 +260,9 @@ class Slot:
         else:
             elements, call = list(rows(columns, start, stop)), lambda element: fn(*element)
         self.elements = elements
-        chunk = self.chunk = Chunk(self.running, elements, start, fields)
-        for index, element in chunk:
+        chunk = self.chunk
+        assert chunk is not None
+        for index, element in chunk.begin(elements):
             fields[ELEMENT] = index
             try:
                 keep(call(element))

@@ -14,21 +14,29 @@ from jobrunner.workers.board import ELEMENT
 
 
 class Chunk:
-    """Two threads share it: the main one runs the elements, the attendant may give back those that have not begun."""
+    """Two threads share it: the main one runs the elements, the attendant may give back those that have not begun.
 
-    def __init__(self, number: int, elements: list[Any], start: int, fields: Sequence[int]) -> None:
-        """`start` is the index of the first element; in `fields` the main thread notes that of the one that runs."""
+    It is there before its elements are: to load these, and the function, may take long as well.
+    """
+
+    def __init__(self, number: int, start: int, stop: int, fields: Sequence[int]) -> None:
+        """The elements [start, stop) of the task `number`. In `fields` the main thread notes which of them runs."""
         self.number = number
-        self._elements = elements
-        self._left = iter(elements)
         self._start = start
+        self._count = stop - start
         self._fields = fields
+        self._elements: list[Any] = []
+        self._left: Iterator[Any] | None = None
         self._lock = threading.Lock()
         self._closed = False
 
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """The elements that are left, with their indices; for the main thread, once."""
-        return enumerate(self._left, self._start)
+    def begin(self, elements: list[Any]) -> Iterator[tuple[int, Any]]:
+        """Those of the elements that were not given back, with their indices; for the main thread."""
+        with self._lock:
+            del elements[self._count :]
+            self._elements = elements
+            self._left = iter(elements)
+            return enumerate(self._left, self._start)
 
     def give_back(self, tell: Callable[[int], None]) -> None:
         """Keep the elements that have begun, at least one, and `tell` the index of the first one that is given back.
@@ -37,15 +45,14 @@ class Chunk:
         here, so `end` waits for it.
         """
         with self._lock:
-            count = len(self._elements)
             keep = max(self._taken(), 1)
-            if self._closed or keep >= count:
+            if self._closed or keep >= self._count:
                 return
             del self._elements[keep:]
             # From here on the main thread can take none of those; until then it may have taken some.
             keep = max(self._taken(), keep)
-            if keep < count:
-                self._closed = True
+            if keep < self._count:
+                self._closed, self._count = True, keep
                 tell(self._start + keep)
 
     def end(self) -> None:
@@ -55,6 +62,8 @@ class Chunk:
 
     def _taken(self) -> int:
         """How many elements the main thread has taken."""
+        if self._left is None:
+            return 0
         state = self._left.__reduce__()
         if len(state) > 2:
             return int(state[2])

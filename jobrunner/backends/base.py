@@ -75,6 +75,7 @@ CAPABILITIES = {
     "stops": "a call that runs can be stopped: cancel(running=True), timeout=, the end of the program",
     "ends": "Ctrl-C stops what runs",
     "nests": "calls can submit calls and wait for them, and take the Executor along",
+    "divides": "no element of map waits behind one that takes long while a slot is idle, however the input was cut",
     "shared": "a call can be asked for by its id, from other processes too",
     "tidy": "nothing of the backend is left once it is closed, threads included",
     "alone": "the interpreter alone runs a program: interactively too, and Ctrl-C reaches it",

@@ -26,7 +26,11 @@ PROMISES = {
         ("test_calls", "test_short_calls", "test_context"),
         parts=("copies", "apart"),
     ),
-    "map": Promise("map, as the built-in one, streaming and bounded", ("test_map",)),
+    "map": Promise(
+        "map, as the built-in one, streaming and bounded",
+        ("test_map", "test_map_division"),
+        parts=("divides",),
+    ),
     "waiting": Promise("as_completed and wait, over Futures of several executors", ("test_waiting",)),
     "async": Promise("asyncio, AsyncExecutor", ("test_async",)),
     "cancel": Promise("cancel", parts=("stops",)),
