@@ -36,7 +36,7 @@ def load_target(stream: Buffer, fresh: bool, parts: Mapping[bytes, Payload] = NO
         try:
             buffers = [own_buffer(part) for part in parts.values()]
             fn: Callable[..., Any] = pickle.loads(stream, buffers=buffers)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             raise load_error("the function", exc) from exc
         return fn
 
@@ -73,22 +73,29 @@ def load(payload: Payload) -> Any:
     return pickle.loads(stream, buffers=writable)
 
 
-def error(message: str) -> SerializationError:
-    from jobrunner.errors import SerializationError
+def error(message: str, *causes: BaseException) -> SerializationError:
+    """Also an instance of the classes of `causes`, for programs that catch these."""
+    from jobrunner.pickling_errors import (
+        serialization_error,
+    )  # here: a slot whose tasks succeed never needs it
 
-    return SerializationError(message)
+    return serialization_error(message, *causes)
 
 
 def load_error(what: str, exc: BaseException) -> SerializationError:
+    """Also a BrokenProcessPool: the standard library's pool does not survive a value that does not unpickle."""
     import platform
+    from concurrent.futures.process import BrokenProcessPool
 
+    causes = (BrokenProcessPool(), exc)
     where = f"{platform.node()} (Python {platform.python_version()})"
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         return error(
             f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or ship it with"
-            f" Executor(..., ship=[{exc.name.partition('.')[0]}])"
+            f" Executor(..., ship=[{exc.name.partition('.')[0]}])",
+            *causes,
         )
-    return error(f"{what} could not be unpickled on {where}: {describe(exc)}")
+    return error(f"{what} could not be unpickled on {where}: {describe(exc)}", *causes)
 
 
 def type_name(value: Any) -> str:

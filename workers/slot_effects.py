@@ -7,6 +7,7 @@ from typing import Any
 
 from jobrunner.protocol.effects import (
     DivideChunk,
+    EndSlot,
     InterruptTask,
     RecallTasks,
     RunTasks,
@@ -19,10 +20,11 @@ from jobrunner.workers.pool import SlotPool
 def slot_effects(pool: SlotPool) -> dict[type, Callable[[Any], None]]:
     """What the core asks of its slots, done by `pool`."""
     return {
-        SpawnSlot: lambda e: pool.spawn(e.slot),
+        SpawnSlot: lambda e: pool.spawn(e.slot, e.hash_seed),
         RunTasks: lambda e: pool.run(e.slot, e.tasks, e.functions, e.forget),
         RecallTasks: lambda e: pool.recall(e.slot, bundle=e.bundle),
         DivideChunk: lambda e: pool.divide(e.slot, e.number),
         InterruptTask: lambda e: pool.interrupt(e.slot, e.number),
+        EndSlot: lambda e: pool.end(e.slot),
         SignalSlot: lambda e: pool.signal(e.slot, e.signal),
     }

@@ -21,21 +21,24 @@ from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.memory import SharedStore
-from jobrunner.backends.prepared import Prepared, definitions_of
+from jobrunner.backends.prepared import PackedElements, Prepared, chunk, definitions_of, pack
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
 from jobrunner.context import current_task
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.errors import (
     CoordinatorLostError,
+    InitializerError,
     JobRunnerError,
     NotSupportedError,
     ProtocolError,
     SerializationError,
+    TaskLostError,
 )
 from jobrunner.exiting import finish_before_exit
+from jobrunner.fixed import load_element_results
 from jobrunner.futures import Future
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
@@ -62,6 +65,7 @@ from jobrunner.protocol.effects import (
     QueryRequested,
     RecallResults,
     ResolveTasks,
+    SetupFailed,
     ShowOutput,
     SubmitRequested,
     SupplyRequested,
@@ -181,7 +185,6 @@ class CoreBackend(Backend):
         kwargs: dict[str, Any],
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[Any]:
-        needs: tuple[TaskId, ...] = ()
         futures: list[AnyFuture] = []
         try:
             args, kwargs = prepared.arguments(args, kwargs)
@@ -200,7 +203,12 @@ class CoreBackend(Backend):
             return future
         if futures:
             needs = self._supplies.add(futures, self._new_id)
-        elif type(payload) is bytes and len(payload) <= bundles.SMALL_CALL and bundles.permits(options):
+            try:
+                return self._send(prepared, payload, None, options, needs)
+            except BaseException:
+                self._supplies.release(needs)  # a call that is refused keeps nothing
+                raise
+        if type(payload) is bytes and len(payload) <= bundles.SMALL_CALL and bundles.permits(options):
             function = prepared.definition.key
             limit = self._limits.of(function)
             if limit > 1:
@@ -211,20 +219,20 @@ class CoreBackend(Backend):
                 # calls: the sooner some have been made, the sooner it is known whether the rest can go in bundles.
                 time.sleep(0)
             return future
-        return self._send(prepared, payload, None, options, needs)
+        return self._send(prepared, payload, None, options)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True, store=self._store.store)
+    def pack(self, elements: Any) -> Payload | PackedElements:
+        return pack(elements, self._store.store)
 
     def submit_chunk(
         self,
         prepared: Prepared,
-        packed: Payload,
+        packed: Payload | PackedElements,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
-        return self._send(prepared.for_map(), packed, (start, stop), options)
+        return self._send(*chunk(prepared, packed), (start, stop), options)
 
     def _send(
         self,
@@ -378,12 +386,20 @@ class CoreBackend(Backend):
         with self._lock:
             self._shut_down = True
             if cancel_futures:
-                cancelled = [task for task in self._futures if task not in self._loose]
-                self._driver.post(CancelRequested(cancelled, False))
+                self._cancel_what_waits()
             if len(self._futures) == len(self._loose):
                 self._driver.post(DrainRequested())
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _cancel_what_waits(self) -> None:
+        """With the lock held. Where the slots are this program's alone, calls that a free one can begin go on."""
+        needs = list(self._needs_of.items())  # the I/O thread takes from it
+        blocked = {task for task, needed in needs if not self._supplies.are_done(needed)}
+        own = [task for task in self._futures if task not in self._loose]
+        self._driver.post(CancelRequested([task for task in own if task in blocked], False))
+        slots = self.max_workers if self.same_host else 0
+        self._driver.post(CancelRequested([task for task in own if task not in blocked], False, slots))
 
     def kill(self) -> None:
         if os.getpid() != self._pid:
@@ -422,6 +438,10 @@ class CoreBackend(Backend):
         if wait.error is not None:
             raise wait.error
         return wait.data
+
+    @property
+    def broken(self) -> str:  # type: ignore[override]
+        return "" if self._failure is None else str(self._failure)
 
     @property
     def usable(self) -> bool:
@@ -482,6 +502,7 @@ class CoreBackend(Backend):
             Connected: self._on_connected,
             CapacityChanged: self._on_capacity,
             ConnectionLost: lambda effect: None,
+            SetupFailed: self._on_setup_failed,
             GiveUp: self._give_up,
             Log: lambda effect: None,
         }
@@ -502,6 +523,12 @@ class CoreBackend(Backend):
         ]:
             if self._failure is not None:
                 future.set_exception(self._failure)
+            elif self.ended_by_force and future.running():
+                future.set_exception(
+                    TaskLostError(
+                        f"call {task} ({future.name}) was stopped by terminate_workers or kill_workers"
+                    )
+                )
             elif task in self._loose:
                 future.set_exception(
                     JobRunnerError(
@@ -521,6 +548,17 @@ class CoreBackend(Backend):
     def _give_up(self, effect: GiveUp) -> None:
         self._failure = error_named(effect.kind, self._describe_failure(effect.kind, effect.error))
         self._driver.abort()
+
+    def _on_setup_failed(self, effect: SetupFailed) -> None:
+        """The executor is broken, as the standard library's pools are then; `_end` fails what is pending."""
+        if self._failure is None:
+            error = exception_of(effect.outcome, "")
+            if not isinstance(
+                error, InitializerError
+            ):  # one of a version of Python or of jobrunner that is not here
+                error = InitializerError(str(error))
+            self._failure = error
+            self._driver.post(DrainRequested())
 
     def _describe_failure(self, kind: str, error: str) -> str:
         return error
@@ -649,7 +687,7 @@ class CoreBackend(Backend):
         """The result, or the error. Unpickling runs code of the user's, which may raise anything."""
         try:
             if outcome.status == m.OK:
-                load = serialization.load_element_results if chunk else serialization.load_result
+                load = load_element_results if chunk else serialization.load_result
                 return load(outcome.payload), None
             return None, exception_of(outcome, name)
         except BaseException as exc:
@@ -676,6 +714,11 @@ class CoreBackend(Backend):
             wait.data = effect.data
             wait.error = JobRunnerError(effect.error) if effect.error else None
             wait.done.set()
+
+    def _show_last_words(self, texts: list[tuple[int, str]]) -> None:
+        """What slots print while they end."""
+        if self._config.show_output:
+            self._printer.show(texts)
 
     def _show_output(self, effect: ShowOutput) -> None:
         self._printer.show([(chunk.stream, chunk.text) for chunk in effect.chunks])

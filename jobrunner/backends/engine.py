@@ -29,13 +29,13 @@ from jobrunner.backends.engine_calls import Call, Line
 from jobrunner.backends.engine_events import Events
 from jobrunner.backends.engine_worker import PROTOCOL, Head, fields_of, unwrapped
 from jobrunner.backends.failures import exception_of
-from jobrunner.backends.prepared import Prepared
+from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import with_needs
 from jobrunner.backends.threads import result_of_need
 from jobrunner.blocking import depth
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.errors import (
     ConfigError,
     CoordinatorLostError,
@@ -44,6 +44,7 @@ from jobrunner.errors import (
     SerializationError,
 )
 from jobrunner.exiting import finish_before_exit
+from jobrunner.fixed import load_element_results
 from jobrunner.futures import Future
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
@@ -218,19 +219,22 @@ class EngineBackend(Backend):
             return failed
         return self._add(prepared.dumped, payload, None, options, futures)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True)
+    copies = True
+
+    def pack(self, elements: Any) -> Payload | PackedElements:
+        return pack(elements)
 
     def submit_chunk(
         self,
         prepared: Prepared,
-        packed: Payload,
+        packed: Payload | PackedElements,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
         self._check_options(options)
-        return self._add(prepared.for_map().dumped, packed, (start, stop), options)
+        prepared, payload = chunk(prepared, packed)
+        return self._add(prepared.dumped, payload, (start, stop), options)
 
     def _add(
         self,
@@ -326,11 +330,7 @@ class EngineBackend(Backend):
             return  # a forked child has no thread to end
         with self._lock:
             self._shut_down = True
-            calls = list(self._calls.values()) if cancel_futures else []
-        for call in calls:
-            if call.future.cancel_pending():
-                self._post(partial(self._drop, call.id))
-        self._post(nothing)
+        self._post(self._cancel_what_waits if cancel_futures else nothing)
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -415,6 +415,13 @@ class EngineBackend(Backend):
         call.needs = ()
         self._enqueue(call)
 
+    def _cancel_what_waits(self) -> None:
+        """The program shuts down: what the engine has room for begins, as if the call to shut down came later."""
+        self._dispatch()
+        for call in list(self._calls.values()):
+            if call.future.cancel_pending():
+                self._drop(call.id)
+
     def _drop(self, id: str) -> None:
         """It was cancelled while it waited."""
         call = self._calls.pop(id, None)
@@ -497,7 +504,7 @@ class EngineBackend(Backend):
         """The end of a call: unpickling runs code of the user's, which may raise anything."""
         value: Any = None
         if outcome is not None and outcome.status == m.OK:
-            load = serialization.load_result if call.span is None else serialization.load_element_results
+            load = serialization.load_result if call.span is None else load_element_results
             try:
                 value = load(outcome.payload)
             except BaseException as exc:

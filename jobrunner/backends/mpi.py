@@ -42,6 +42,7 @@ class MpiBackend(EngineBackend):
     name = "mpi"
     capabilities = frozenset(CAPABILITIES) - {
         "divides",
+        "renews",
         "crashes",
         "tells",
         "stops",

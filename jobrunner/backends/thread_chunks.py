@@ -39,22 +39,12 @@ class SharedChunk:
         """Whether there are elements that nobody has taken."""
         return length_hint(self._left) > 0
 
-    def work(self, initialize: Callable[[], None]) -> bool:
-        """Run elements until none is left. True, once, where all have ended.
-
-        Where `initialize` raises, one element fails with that.
-        """
+    def work(self) -> bool:
+        """Run elements until none is left. True, once, where all have ended."""
         with self._lock:
             self._at_work += 1
         started = perf_counter()
-        try:
-            initialize()
-        except BaseException as exc:
-            for index in self._left:
-                self._failures[index] = exc
-                break
-        else:
-            self._run()
+        self._run()
         with self._lock:
             self._at_work -= 1
             self.seconds += perf_counter() - started

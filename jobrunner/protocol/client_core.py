@@ -38,6 +38,7 @@ from jobrunner.protocol.effects import (
     RecallResults,
     Received,
     ResolveTasks,
+    SetupFailed,
     ShowOutput,
     Stop,
     SubmitRequested,
@@ -127,6 +128,8 @@ class ClientCore:
         """Requests without an answer; the value says whether a running task is to be stopped too."""
         self._cancels: list[m.CancelRequest] = []
         """Those that have not been sent in this session."""
+        self._running: set[TaskId] = set()
+        """Those of `pending` of which the coordinator has said that they run."""
         self._queries: dict[int, m.Query] = {}
         self._connect_timeout = connect_timeout
         self._reconnect_timeout = reconnect_timeout
@@ -171,6 +174,7 @@ class ClientCore:
 
     def check_invariants(self) -> None:
         assert self._sent <= self.pending.keys()
+        assert self._running <= self.pending.keys()
         assert self._sent_bytes == sum(payload_size(self.pending[t].payload) for t in self._sent)
         needed: dict[m.FunctionKey, int] = {}
         for spec in self.pending.values():
@@ -245,7 +249,8 @@ class ClientCore:
     def _cancel(self, event: CancelRequested) -> list[Effect]:
         outcomes = []
         effects: list[Effect] = []
-        for task_id in event.ids:
+        ids = self._beyond(event.ids, event.slots) if event.slots else event.ids
+        for task_id in ids:
             spec = self.pending.get(task_id)
             if spec is None:
                 bundle = bundle_of(task_id)
@@ -261,6 +266,13 @@ class ClientCore:
         if outcomes:
             effects.append(ResolveTasks(outcomes))
         return effects
+
+    def _beyond(self, ids: list[TaskId], slots: int) -> list[TaskId]:
+        """Those of `ids` that do not run, and that no free slot can begin now, in the order in which calls start."""
+        free = max(0, slots - len(self._running))
+        waiting = [self.pending[t] for t in ids if t in self.pending and t not in self._running]
+        begin = {spec.id for spec in heapq.nsmallest(free, waiting, key=lambda spec: -spec.options.priority)}
+        return [t for t in ids if t not in begin]
 
     def request_cancel(self, task_id: TaskId, running: bool) -> None:
         """Ask the coordinator, in this turn."""
@@ -300,6 +312,7 @@ class ClientCore:
         if isinstance(message, m.Welcome):
             return self._opened(message, now)
         if isinstance(message, m.Running):
+            self._running.update(t for t in message.ids if t in self.pending)
             running = [t for t in message.ids if t in self._watched or self._is_call(t)]
             return [AnnounceRunning(running)] if running else []
         if isinstance(message, m.CancelRefused):
@@ -326,6 +339,9 @@ class ClientCore:
         effects: list[Effect] = []
         for outcome in outcomes:
             spec = self.pending.get(outcome.id)
+            if spec is not None and spec.setup is not None and outcome.detail and "setup" in outcome.detail:
+                effects.append(SetupFailed(outcome))  # none of the pending ones can run
+                continue
             if spec is not None:
                 self.limits.learn(spec, outcome)
             if spec is not None and isinstance(spec.span, int):
@@ -366,6 +382,7 @@ class ClientCore:
         self._was_open = True
         sent_before, self._sent = self._sent, set()
         self._sent_bytes = 0
+        self._running.clear()
         self._known.clear()
         self._outbox.clear()
         self._regained.clear()
@@ -534,6 +551,7 @@ class ClientCore:
             self._sent.remove(task_id)
             self._sent_bytes -= payload_size(spec.payload)
         self._cancelling.pop(task_id, None)
+        self._running.discard(task_id)
         self._count(spec, -1)
         if task_id in self._followers:
             self._let_follow(task_id)

@@ -165,10 +165,14 @@ class Outcome(NamedTuple):
     "quota" (true, with REFUSED: its owner has too much here already),
     "python" (true, with REFUSED: no worker has the version of Python that its function needs),
     "modules" (with REFUSED: those that its function needs and no worker can import),
+    "setup" (true: its initializer failed, with ERROR, or killed its process, so that it has not begun itself; what a
+    client gets with that key is about an initializer that fails on every worker),
     "element" (absolute index in the span that was running when the process died),
     "running" (with SPLIT of a bundle: the index of the call that goes on as a task of its own),
     "stop" (with SPLIT of a chunk: the index of the first element that was given back),
     "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
+    "most_calls" (with CRASHED: it has more calls than a slot there makes before it is replaced, this number, so that
+    it has not begun; its client cuts it),
     "timeout" (seconds), "unknown" (true: there is no such task here), and where the status is UNMET "need" (the id of
     the task that did not succeed), "need_name", "need_status" and "need_detail" (of its outcome).
     """
@@ -277,6 +281,8 @@ class Welcome:
     """The name of the session from now on."""
     max_payload: int = MAX_PAYLOAD
     """Bytes of the largest payload that is taken."""
+    hash_seed: int | None = None
+    """For all slots of the cluster, so that a string has one hash in all calls; None: each slot has its own."""
 
 
 @dataclass(slots=True)

@@ -11,10 +11,6 @@ from jobrunner import Executor
 from jobrunner.backends.thread_chunks import SharedChunk
 
 
-def nothing():
-    """No initializer."""
-
-
 def raise_odd(x):
     if x % 2:
         raise ValueError(x)
@@ -28,18 +24,18 @@ def chunk_of(fn, *columns, start=0, stop=None):
 def test_one_thread_runs_it_all():
     chunk = chunk_of(abs, [9, -1, -2, -3, 9], start=1, stop=4)
     assert chunk.has_more
-    assert chunk.work(nothing)
+    assert chunk.work()
     assert not chunk.has_more
     assert chunk.results().values == [1, 2, 3]
-    assert not chunk.work(nothing), "its end is told once"
+    assert not chunk.work(), "its end is told once"
 
 
 def test_several_columns_and_failures():
     results = chunk_of(pow, [2, 3], [3, 2])
-    assert results.work(nothing)
+    assert results.work()
     assert results.results().values == [8, 9]
     failing = chunk_of(raise_odd, [0, 1, 2, 3])
-    assert failing.work(nothing)
+    assert failing.work()
     assert failing.results().values == [0, None, 2, None]
     assert {index: exc.args for index, exc in failing.results().failures.items()} == {1: (1,), 3: (3,)}
 
@@ -54,25 +50,14 @@ def test_the_last_thread_to_leave_tells_the_end():
         return x
 
     chunk, told = chunk_of(wait_at_zero, [0, 1, 2]), []
-    thread = threading.Thread(target=lambda: told.append(chunk.work(nothing)))
+    thread = threading.Thread(target=lambda: told.append(chunk.work()))
     thread.start()
     first.wait()
-    assert not chunk.work(nothing), "the first element still runs"
+    assert not chunk.work(), "the first element still runs"
     go.set()
     thread.join()
     assert told == [True]
     assert chunk.results().values == [0, 1, 2]
-
-
-def test_a_thread_that_cannot_be_initialized_costs_one_element():
-    def fail():
-        raise OSError("not today")
-
-    chunk = chunk_of(abs, [1, 2])
-    assert not chunk.work(fail)
-    assert chunk.work(nothing)
-    assert chunk.results().values == [None, 2]
-    assert isinstance(chunk.results().failures[0], OSError)
 
 
 def test_every_element_runs_once_however_many_threads_take_them():
@@ -82,7 +67,7 @@ def test_every_element_runs_once_however_many_threads_take_them():
         for _ in range(20):
             seen, ends = [], []
             chunk = chunk_of(seen.append, list(range(500)))
-            threads = [threading.Thread(target=lambda: ends.append(chunk.work(nothing))) for _ in range(4)]  # noqa: B023
+            threads = [threading.Thread(target=lambda: ends.append(chunk.work())) for _ in range(4)]  # noqa: B023
             for thread in threads:
                 thread.start()
             for thread in threads:

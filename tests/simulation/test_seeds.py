@@ -18,7 +18,7 @@ from jobrunner.protocol.messages import OK
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import ReadyQueue
 from jobrunner.protocol.scheduler import Scheduler
-from jobrunner.protocol.slots import LocalQueue, Slot
+from jobrunner.protocol.slots import LocalQueue, Slot, WorkerTask
 from jobrunner.protocol.task import TaskRecord
 from jobrunner.protocol.worker_core import STOP_STEPS, WorkerCore
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
@@ -328,3 +328,8 @@ def test_a_failure_names_its_seed_and_tells_its_story_again(monkeypatch):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_can_be_asked_for(profile):
     assert run_seed(3, profile=profile) is None
+
+
+def test_a_chunk_that_counts_as_one_call_is_found(monkeypatch):
+    monkeypatch.setattr(WorkerTask, "elements", property(lambda self: 1))
+    find()

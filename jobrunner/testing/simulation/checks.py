@@ -415,6 +415,12 @@ class Truth:
         if spec.options.at_most_once:
             return  # the first crash is the last; so is whatever makes one doubt whether it ran
         chunk = m.calls_in(spec.span) > 1
+        if outcome.status == m.CRASHED and chunk and "most_calls" in detail:
+            most = world.scenario.max_tasks_per_slot
+            self.check(
+                most is not None and m.calls_in(spec.span) > most, f"{what}, yet a slot makes {most} calls"
+            )
+            return
         if outcome.status == m.CRASHED and chunk:
             elements = {execution.element for execution in crashes}
             self.check(

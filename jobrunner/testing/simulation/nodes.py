@@ -19,6 +19,7 @@ from jobrunner.protocol.effects import (
     DivideChunk,
     DrainRequested,
     Effect,
+    EndSlot,
     Event,
     GiveUp,
     InterruptTask,
@@ -299,6 +300,7 @@ class WorkerNode(PeerNode[WorkerCore]):
             stop_grace=scenario.stop_grace,
             drain_timeout=scenario.drain_timeout,
             peer_timeout=scenario.peer_timeout,
+            max_tasks_per_slot=scenario.max_tasks_per_slot,
             missing=lambda names: [name for name in names if name in self.lacks],
         )
         self.lacks = scenario.lacks.get(base, ())
@@ -329,7 +331,8 @@ class WorkerNode(PeerNode[WorkerCore]):
         core._message = watched_message  # type: ignore[method-assign]
 
     def perform(self, effect: Any) -> None:
-        if isinstance(effect, (SpawnSlot, RunTasks, RecallTasks, DivideChunk, InterruptTask, SignalSlot)):
+        slots = (SpawnSlot, RunTasks, RecallTasks, DivideChunk, InterruptTask, EndSlot, SignalSlot)
+        if isinstance(effect, slots):
             self.slots.perform(effect)
 
     def crash(self) -> None:

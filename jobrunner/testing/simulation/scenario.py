@@ -83,6 +83,9 @@ class Scenario:
     lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Of MODULES, those that the worker "w0", "w1" ... cannot import; where it is empty, functions need none."""
 
+    max_tasks_per_slot: int | None = None
+    """Calls after which a slot's process is replaced."""
+
     @property
     def workers_are_safe(self) -> bool:
         """No attempt is ever lost, so that crashes can be counted exactly."""
@@ -127,6 +130,10 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     if rng.random() < 0.4:
         for number in range(len(scenario.workers)):
             scenario.lacks[f"w{number}"] = tuple(name for name in MODULES if rng.random() < 0.4)
+    aside = random.Random()  # so that all else of a seed stays what it was
+    aside.setstate(rng.getstate())
+    if aside.random() < 0.3:
+        scenario.max_tasks_per_slot = aside.choice((1, 2, 5, 20))
     return scenario
 
 

@@ -18,6 +18,7 @@ from jobrunner.protocol.chunks import part_id
 from jobrunner.protocol.effects import (
     DivideChunk,
     Effect,
+    EndSlot,
     InterruptTask,
     RecallTasks,
     RunTasks,
@@ -61,6 +62,9 @@ PIPE_DELAY = 0.00005
 FULL = 0.02
 """How likely the results of a bundle's calls are too large to go on collecting, after each of them."""
 
+LONGEST_END = 0.3
+"""Seconds that a process may take to end by itself."""
+
 LONGEST_DEATH = 0.1
 """Seconds that a process may take to go once it was killed; until then it counts as running its task."""
 
@@ -83,6 +87,8 @@ class SlotProcess:
         self.call = Call(())
         self.execution: Execution | None = None
         self.blocked = False
+        self.calls = 0
+        """That have begun; each element of a chunk counts."""
         self.functions: dict[FunctionKey, m.FunctionDef] = {}
         self.serves: set[FunctionKey | None] = set()
         """The shipments of the tasks that have begun; None: there was one without."""
@@ -156,6 +162,7 @@ class SlotProcess:
         self._tell(SlotDivided(self.id, number, stop))
         self.task = part = task._replace(id=part_id(task.id, stop), span=(start, stop))
         self.world.truth.divided(self.execution, part)
+        self.calls -= end - stop
         self.turn += 1
         self._plan_end(part)
 
@@ -170,6 +177,14 @@ class SlotProcess:
         self.dying = True
         self.turn += 1  # whatever runs will not end by itself any more
         self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_DEATH), lambda: self.die(None, name))
+
+    def end(self) -> None:
+        """It does what its tasks have left for its end."""
+        if self.dying:
+            return
+        self.world.truth.check(self.task is None and not self._queue, "only an idle slot is to end")
+        self.dying = True
+        self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_END), lambda: self.die(0, None))
 
     # --- what a task does; symbolic here ---
 
@@ -206,6 +221,11 @@ class SlotProcess:
         truth.check_functions(self, task)
         self._bad = truth.runs_of(task.id) < call.bad_runs
         self.execution = truth.started(self.node, self, task)
+        self.calls += m.calls_in(task.span)
+        most = self.world.scenario.max_tasks_per_slot
+        truth.check(
+            most is None or self.calls <= most, f"{task.id}: call {self.calls} of a slot that may make {most}"
+        )
         if call.prints:
             self._tell(SlotPrinted(self.id, [(task.number, m.STDOUT, f"hello from {task.id}\n")]))
         lasts, ending = self._plan_end(task)
@@ -349,6 +369,8 @@ class SimulatedSlots:
             found.command(found.divide, effect.number)
         elif isinstance(effect, InterruptTask):
             found.command(found.interrupt, effect.number)
+        elif isinstance(effect, EndSlot):
+            found.command(found.end)
         elif isinstance(effect, SignalSlot):
             found.command(found.signal, effect.signal)
 
