@@ -26,6 +26,8 @@ from jobrunner.backends.engine_worker import (
     wrapped,
 )
 from jobrunner.config import ClientConfig
+from jobrunner.elements import Input
+from jobrunner.fixed import FixingInput, dump_elements, load_element_results
 from jobrunner.protocol.messages import ERROR, LOST, OK, STDERR, STDOUT
 
 
@@ -57,11 +59,12 @@ def test_an_exception_and_whether_it_may_be_tried_again():
 
 
 def chunk_of(*columns):
-    return wrapped(serialization.dump_elements([list(column) for column in columns], snapshot=True))
+    elements, _ = FixingInput(Input(columns)).take(len(columns[0]))
+    return wrapped(dump_elements(elements, snapshot=True))
 
 
 def values(parts):
-    return serialization.load_element_results(unwrapped(parts)).values
+    return load_element_results(unwrapped(parts)).values
 
 
 def test_a_chunk_that_takes_long_gives_back_its_rest(monkeypatch):
