@@ -22,7 +22,17 @@ from jobrunner.ids import SlotId
 from jobrunner.program import Program, no_program
 from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotTask
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
-from jobrunner.workers.framing import INTERRUPT, RECALL, RUN, ChannelError, Outgoing, detach, header, pack
+from jobrunner.workers.framing import (
+    DIVIDE,
+    INTERRUPT,
+    RECALL,
+    RUN,
+    ChannelError,
+    Outgoing,
+    detach,
+    header,
+    pack,
+)
 from jobrunner.workers.memory import SHARED_IDLE
 from jobrunner.workers.slot_process import SlotProcess
 
@@ -166,6 +176,12 @@ class SlotPool:
         process = self._slots.get(slot)
         if process is not None:
             self._control(process, [RECALL, [process.runs, bundle]])
+
+    def divide(self, slot: SlotId, number: int) -> None:
+        """Have the slot give back what it has not begun of that chunk, if it runs: then a SlotDivided follows."""
+        process = self._slots.get(slot)
+        if process is not None:
+            self._control(process, [DIVIDE, number])
 
     def interrupt(self, slot: SlotId, number: int) -> None:
         """Raise KeyboardInterrupt in that task, if it is the one that runs; at most once per task."""

@@ -55,6 +55,7 @@ from jobrunner.protocol.effects import (
     BundleSplit,
     CancelRequested,
     CapacityChanged,
+    ChunkDivided,
     Connected,
     ConnectionLost,
     DrainRequested,
@@ -494,6 +495,7 @@ class CoreBackend(Backend):
         return {
             ResolveTasks: self._resolve,
             BundleSplit: self._on_split,
+            ChunkDivided: self._on_divided,
             AnnounceRunning: self._announce_running,
             AnswerCancel: self._answer_cancel,
             AnswerQuery: self._answer_query,
@@ -606,6 +608,19 @@ class CoreBackend(Backend):
                 self._futures[batch.id_of(index)] = futures[index]
         if effect.start:
             self._settle_calls(batch.id, futures[: effect.start], effect.results, None)
+
+    def _on_divided(self, effect: ChunkDivided) -> None:
+        with self._lock:
+            future = self._futures.pop(effect.id, None)
+            if not isinstance(future, Future):
+                return
+            self._futures[effect.part] = future
+            self._chunks.discard(effect.id)
+            self._chunks.add(effect.part)
+        future.id = effect.part
+        if effect.id in self._waits:
+            self._waits[effect.part] = self._waits.pop(effect.id)
+        future.give_back(effect.stop)
 
     def _settle_calls(
         self, bundle: TaskId, futures: list[Future[Any]], payload: Payload, place: m.Detail | None

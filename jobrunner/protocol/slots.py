@@ -74,7 +74,7 @@ class WorkerTask:
         self.announced = False
         """The coordinator was told that it runs."""
         self.given_up = False
-        """A bundle that is being stopped, and that its slot has given up meanwhile."""
+        """A bundle (or chunk) that is being stopped, and that its slot has given up (or divided) meanwhile."""
         self.stop_reason: int | None = None
         """The status that it will end with (CANCELLED or TIMED_OUT) once it is being stopped."""
         self.stop_stage = 0
@@ -94,6 +94,11 @@ class WorkerTask:
     def bundled(self) -> bool:
         """Whether its slot can give it up."""
         return isinstance(self.assignment.span, int)
+
+    @property
+    def is_chunk(self) -> bool:
+        """Whether its slot can give back what it has not begun of it."""
+        return isinstance(self.assignment.span, tuple)
 
     @property
     def payload(self) -> Payload:

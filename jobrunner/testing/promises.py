@@ -33,7 +33,11 @@ PROMISES = {
         ),
         parts=("copies", "apart"),
     ),
-    "map": Promise("map, as the built-in one, streaming and bounded", ("test_map", "test_map_values")),
+    "map": Promise(
+        "map, as the built-in one, streaming and bounded",
+        ("test_map", "test_map_values", "test_map_division"),
+        parts=("divides",),
+    ),
     "waiting": Promise("as_completed and wait, over Futures of several executors", ("test_waiting",)),
     "async": Promise("asyncio, AsyncExecutor", ("test_async",)),
     "cancel": Promise("cancel", parts=("stops",)),

@@ -106,6 +106,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Reconciled: st.builds(m.Reconciled),
     m.Cancel: st.builds(m.Cancel, lists(st.builds(m.CancelRequest, words, st.booleans()))),
     m.CancelRefused: st.builds(m.CancelRefused, lists(words)),
+    m.Divide: st.builds(m.Divide, lists(words)),
     m.Query: st.builds(m.Query, count, words, words),
     m.Reply: st.builds(m.Reply, count, plain, words),
     m.Assign: st.builds(m.Assign, lists(assignments), functions),
