@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobrunner.blocking import waiting
 from jobrunner.dependencies import may_hold_futures, replace_futures
@@ -24,6 +24,9 @@ from jobrunner.errors import ConfigError, WaitTimeoutError
 from jobrunner.executor import Executor, check_sizes
 from jobrunner.futures import Future
 from jobrunner.mapping import MapRun
+
+if TYPE_CHECKING:
+    from jobrunner.submitted_map import SubmittedMap
 
 T = TypeVar("T")
 F = TypeVar("F", bound="asyncio.Future[Any]")
@@ -310,7 +313,7 @@ def _shut_down_what_was_opened(opening: asyncio.Future[Executor]) -> None:
 
 
 async def _iterate(
-    run: MapRun | None, results: Iterator[T], deliveries: Deliveries, deadline: float | None
+    run: MapRun | SubmittedMap | None, results: Iterator[T], deliveries: Deliveries, deadline: float | None
 ) -> AsyncIterator[T]:
     """Take `results` whenever that needs no wait, and await news of the map otherwise."""
     if run is None:  # the function cannot be sent, and iterating says so

@@ -10,6 +10,8 @@ import concurrent.futures
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -32,6 +34,7 @@ from jobrunner.standard_pools import (
     second_argument,
     warn_of_fork,
 )
+from jobrunner.submitted_map import SubmittedMap
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -144,14 +147,18 @@ class Executor(StandardNames, concurrent.futures.Executor):
         """
         lifetime = self._lifetime
         lifetime.check_open()
+        options = self._options
+        view = _view.get()
+        if view is not None and view._lifetime is lifetime:
+            options = view._options
         try:
             prepared = lifetime.backend.prepare(fn)
         except Exception as exc:
             failed: Future[T] = Future()
-            failed.name = self._options.name or function_name(fn)
+            failed.name = options.name or function_name(fn)
             failed.set_exception(exc)
             return failed
-        return lifetime.backend.submit(prepared, args, kwargs, self._options)
+        return lifetime.backend.submit(prepared, args, kwargs, options)
 
     def map(
         self,
@@ -191,10 +198,16 @@ class Executor(StandardNames, concurrent.futures.Executor):
         deadline: float | None,
         chunksize: int | None,
         buffersize: int | None,
-    ) -> tuple[MapRun | None, Iterator[T]]:
+    ) -> tuple[MapRun | SubmittedMap | None, Iterator[T]]:
         """The results of a map, and what brings them; nothing does where the function cannot be sent."""
         lifetime = self._lifetime
         lifetime.check_open()
+        elements: Input
+        if "submit" in self.__dict__ or type(self).submit is not Executor.submit:
+            in_chunks = lifetime.backend.copies and not self._options.retries
+            elements = Input(iterables)
+            size = min(chunksize or 1, buffersize or chunksize or 1) if in_chunks else 1
+            return self._taken(SubmittedMap(self.submit, fn, size), elements, deadline, buffersize)
         try:
             prepared = lifetime.backend.prepare(fn)
         except Exception as exc:
@@ -203,7 +216,15 @@ class Executor(StandardNames, concurrent.futures.Executor):
         elements = Input(iterables)
         if chunksize is not None and buffersize is not None:
             chunksize = min(chunksize, buffersize)
-        run = MapRun(lifetime, prepared, self._options, chunksize)
+        return self._taken(
+            MapRun(lifetime, prepared, self._options, chunksize), elements, deadline, buffersize
+        )
+
+    @staticmethod
+    def _taken(
+        run: MapRun | SubmittedMap, elements: Input, deadline: float | None, buffersize: int | None
+    ) -> tuple[MapRun | SubmittedMap, Iterator[Any]]:
+        """A map that has taken its input, or the first `buffersize` of it, and its results."""
         try:
             if buffersize is None:
                 run.take_all(elements)
@@ -262,6 +283,10 @@ class Executor(StandardNames, concurrent.futures.Executor):
             backoff=backoff,
             detach=detach,
         )
+        replaced = view.__dict__.get("submit")
+        if replaced is not None:
+            view.submit = partial(_submit_for, view, getattr(replaced, "replaced", replaced))  # type: ignore[method-assign]
+            view.submit.replaced = getattr(replaced, "replaced", replaced)  # type: ignore[attr-defined]
         return view
 
     # --- calls that were submitted elsewhere, or earlier ----------------------------------------------------
@@ -383,6 +408,21 @@ class Executor(StandardNames, concurrent.futures.Executor):
                 ' use Executor("cluster"), which can be sent, or open an Executor inside the call'
             )
         return connect, (address, self._options)
+
+
+_view: ContextVar[Executor | None] = ContextVar("_view", default=None)
+"""The view of `with_options` whose replaced `submit` runs: that one knows nothing of the view's options."""
+
+
+def _submit_for(
+    view: Executor, submit: Callable[..., Future[Any]], fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Future[Any]:
+    """A `submit` that was replaced on an executor, called on a view of it."""
+    token = _view.set(view)
+    try:
+        return submit(fn, *args, **kwargs)
+    finally:
+        _view.reset(token)
 
 
 def connect(address: str, task_options: TaskOptions) -> Executor:

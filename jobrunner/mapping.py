@@ -19,10 +19,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from jobrunner.backends.base import Backend
@@ -30,10 +31,13 @@ from jobrunner.blocking import wait_until, waiting
 from jobrunner.chunking import Chunking, around, cut, halves, window
 from jobrunner.elements import Columns, ElementResults, Input, all_failed
 from jobrunner.errors import NotSupportedError, TaskLostError, TaskTimeoutError, WaitTimeoutError
+from jobrunner.fixed import FixedElements, FixingInput
 from jobrunner.futures import Future
 from jobrunner.lifetime import Lifetime
+from jobrunner.pauses import Pauses
 from jobrunner.payloads import payload_size
 from jobrunner.protocol.messages import TaskOptions
+from jobrunner.protocol.retry import backoff
 from jobrunner.serialization import is_one_of
 
 
@@ -102,6 +106,8 @@ class MapRun:
         self._cancelled = False
         self._abandoned = False
         self._refusal: NotSupportedError | None = None
+        self._fixing: FixingInput | None = None
+        self._pauses = Pauses(self._resume)
 
     # --- the caller's thread: taking the input --------------------------------------------------------------
 
@@ -111,8 +117,16 @@ class MapRun:
         Raises what the input raises, RuntimeError after shutdown, NotSupportedError for an option that the
         backend refuses.
         """
-        batch = elements.take(limit)
-        count = len(batch[0]) if batch else 0
+        batch: Columns | FixedElements
+        failures: dict[int, Exception] = {}
+        if self._backend.copies:
+            if self._fixing is None:
+                self._fixing = FixingInput(elements)
+            batch, failures = self._fixing.take(limit)
+            count = len(batch)
+        else:
+            batch = elements.take(limit)
+            count = len(batch[0]) if batch else 0
         if count < limit:
             self.complete = True
         if not count:
@@ -126,7 +140,10 @@ class MapRun:
                 assert self._lifetime is not None, "the input had ended"
                 self._lifetime.begin(self)
             self.taken += count
-        self._pack(batch, base)
+        if failures:
+            self._pack_around(failures, batch, base, count)
+        else:
+            self._pack(batch, base, count)
         self._feed()
         if self._refusal is not None:
             raise self._refusal
@@ -138,9 +155,19 @@ class MapRun:
             self.take_from(elements, self._chunksize or self.chunking.pack_size())
         self._feed()  # the end of the input is known now, and the last chunks are cut accordingly
 
-    def _pack(self, batch: Columns, base: int) -> None:
+    def _pack_around(self, failures: dict[int, Exception], batch: Any, base: int, count: int) -> None:
+        """Pack the elements between those that could not be pickled, and record these as failed."""
+        start = 0
+        for row, failure in sorted(failures.items()):
+            if start < row:
+                self._pack(_part(batch, start, row), base + start, row - start)
+            self._record(base + row, all_failed(failure, 1))
+            start = row + 1
+        if start < count:
+            self._pack(_part(batch, start, count), base + start, count - start)
+
+    def _pack(self, batch: Columns | FixedElements, base: int, count: int) -> None:
         """Pickle `batch`; where that fails, its halves, so that in the end only the guilty elements fail."""
-        count = len(batch[0])
         try:
             packed = self._backend.pack(batch)
         except Exception as exc:
@@ -148,10 +175,10 @@ class MapRun:
                 self._record(base, all_failed(exc, 1))
                 return
             for start, stop in halves(0, count):
-                self._pack([column[start:stop] for column in batch], base + start)
+                self._pack(_part(batch, start, stop), base + start, stop - start)
             return
         pack = Pack(packed, base, count)
-        size = payload_size(packed) if isinstance(packed, (bytes, tuple)) else 0
+        size = payload_size(packed) if isinstance(packed, (bytes, tuple)) else getattr(packed, "carried", 0)
         with self._lock:
             self.chunking.packed(count, size)
             cancelled = self._cancelled
@@ -272,13 +299,13 @@ class MapRun:
             return
         kept = 0
         for index, failure in sorted(results.failures.items()):
-            if not self._may_retry(failure):
+            if not self._may_retry(failure, None if results.final is None else index in results.final):
                 continue
             if kept < index:
                 self._record(span.position + kept, results.part(kept, index))
             kept = index + 1
             begin = span.start + index
-            self._run_again(span, [(begin, begin + 1)], span.retries - 1)
+            self._run_later(Span(span.pack, begin, begin + 1, span.retries - 1))
         if kept < len(results):
             self._record(span.position + kept, results.part(kept, len(results)))
 
@@ -289,9 +316,35 @@ class MapRun:
             self._run_again(span, [(begun, span.stop)], span.retries)
         self._record(span.position, all_failed(failure, begun - span.start))
 
-    def _may_retry(self, exc: Any) -> bool:
+    def _may_retry(self, exc: Any, final: bool | None) -> bool:
+        """`final`: what was said where it raised; None: nothing was, and the exception is as it was raised."""
         classes = self._options.retry_on
-        return classes is None or is_one_of(exc, classes)
+        return classes is None or (is_one_of(exc, classes) if final is None else not final)
+
+    def _run_later(self, span: Span) -> None:
+        """Run an element that raised again, after a pause that grows with its failures."""
+        seconds = backoff(self._options.retries - span.retries, self._options.backoff)
+        if seconds <= 0:
+            self._run_again(span, [(span.start, span.stop)], span.retries)
+            return
+        self._pauses.add(span, seconds)
+        if self._cancelled:
+            self._give_up(self._pauses.clear())
+
+    def _resume(self, spans: list[Span]) -> None:
+        """The pauses of these are over."""
+        with self._lock:
+            cancelled = self._cancelled
+            if not cancelled:
+                self._ready.extend(spans)
+        if cancelled:
+            self._give_up(spans)
+        else:
+            self._feed()
+
+    def _give_up(self, spans: Iterable[Span]) -> None:
+        for span in spans:
+            self._record(span.position, all_failed(CancelledError(), len(span)))
 
     def _run_again(self, span: Span, parts: list[tuple[int, int]], retries: int) -> None:
         spans = [Span(span.pack, start, stop, retries) for start, stop in parts]
@@ -299,8 +352,7 @@ class MapRun:
             if not self._cancelled:
                 self._ready.extend(spans)
                 return
-        for part in spans:
-            self._record(part.position, all_failed(CancelledError(), len(part)))
+        self._give_up(spans)
 
     def _record(self, position: int, results: ElementResults) -> None:
         with self._lock:
@@ -336,8 +388,7 @@ class MapRun:
             spans = [*self._ready, *(Span(pack, pack.cut, pack.count, 0) for pack in self._packs)]
             self._ready.clear()
             self._packs.clear()
-        for span in spans:
-            self._record(span.position, all_failed(CancelledError(), len(span)))
+        self._give_up([*spans, *self._pauses.clear()])
         return True
 
     def abandon(self) -> None:
@@ -372,8 +423,7 @@ class MapRun:
                 values.reverse()  # each is let go of when it is handed out
                 if refill is None and not failures:
                     position += len(values)
-                    while values:
-                        yield values.pop()
+                    yield from map(list.pop, repeat(values, len(values)))
                     continue
                 for index in range(len(values)):
                     position += 1
@@ -432,3 +482,10 @@ class MapRun:
                     unfinished = self.taken - self.done
                     raise WaitTimeoutError(f"{unfinished} of {self.taken} calls of map are not done in time")
                 self._arrived.wait(remaining)
+
+
+def _part(batch: Columns | FixedElements, start: int, stop: int) -> Columns | FixedElements:
+    """The elements [start, stop)."""
+    if isinstance(batch, FixedElements):
+        return batch.part(start, stop)
+    return [column[start:stop] for column in batch]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import rich.progress
 
     from jobrunner.mapping import MapRun
+    from jobrunner.submitted_map import SubmittedMap
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ def progress(
             yield given.pop()
 
 
-def map_progress(run: MapRun, results: Iterator[T], description: str) -> Iterator[T]:
+def map_progress(run: MapRun | SubmittedMap, results: Iterator[T], description: str) -> Iterator[T]:
     """Yield `results`, with a bar of the elements done, and a total once the input has ended."""
     with bar() as drawn:
         line = drawn.add_task(description, completed=run.done, total=run.taken if run.complete else None)

@@ -36,7 +36,6 @@ from types import (
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
-from jobrunner.elements import Columns, ElementResults
 from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, same
 from jobrunner.loading import NO_PARTS, error, load, load_error, load_target, type_name
 from jobrunner.loading import describe as describe  # for all who tell of an exception
@@ -45,6 +44,7 @@ from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
 from jobrunner.script import makers, origin, standin
 from jobrunner.script.calls import ScriptCall
 from jobrunner.script.entries import unpacked_outline
+from jobrunner.script.modes import PLAIN, RESULT
 from jobrunner.shared_memory.payload import SharedPayload
 
 if TYPE_CHECKING:
@@ -172,6 +172,14 @@ def with_names(fn: Callable[..., Any], names: Iterable[str], store: Store | None
     return _dump_with_script(
         fn,
         lambda: _catalogue().define(fn, names, by_value, target, store=store, key=key, fresh=fresh),
+    )
+
+
+def goes_alone(fn: Callable[..., Any]) -> bool:
+    """Whether it holds nothing that is an argument; the quickest look, which may miss some."""
+    kind = type(fn)
+    return kind is FunctionType or (
+        kind is BuiltinFunctionType and isinstance(getattr(fn, "__self__", None), ModuleType)
     )
 
 
@@ -457,10 +465,7 @@ def dump_call(
             for i, value in enumerate(args)
         ]
         named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
-        raise error(
-            f"cannot pickle {_culprit(named, 'the arguments')}: {describe(exc)}",
-            *_reasons((args, kwargs), exc),
-        ) from exc
+        raise not_pickled(named, "the arguments", exc) from exc
 
 
 def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -478,29 +483,12 @@ def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[A
         raise load_error("the arguments", exc) from exc
 
 
-def dump_elements(
-    columns: Columns, *, snapshot: bool, store: Store | None = None, names: Names | None = None
-) -> Payload:
-    """The arguments of a chunk of `map`; objects that several of them share stay shared. `names`: see `dump_call`.
-
-    Raises SerializationError, which names the argument and its type.
-    """
-    try:
-        return _dump(columns, snapshot, store, names)
-    except Exception as exc:
-        named = [(f"argument {i}", value) for i, column in enumerate(columns) for value in column]
-        raise error(
-            f"cannot pickle {_culprit(named, 'the elements')}: {describe(exc)}", *_reasons(columns, exc)
-        ) from exc
-
-
-def load_elements(payload: Payload) -> Columns:
-    """What `dump_elements` was given. Raises SerializationError."""
-    try:
-        columns: Columns = load(payload)
-    except (Exception, SystemExit) as exc:
-        raise load_error("the elements of a chunk", exc) from exc
-    return columns
+def not_pickled(named: list[tuple[str, Any]], otherwise: str, exc: Exception) -> SerializationError:
+    """The error of arguments that cannot be pickled, for `exc`; it names the guilty one of `named`."""
+    values = [value for _, value in named]
+    failure = error(f"cannot pickle {_culprit(named, otherwise)}: {describe(exc)}", *_reasons(values, exc))
+    failure.__cause__ = exc
+    return failure
 
 
 # --- results --------------------------------------------------------------------------------------------
@@ -511,9 +499,7 @@ def dump_result(value: Any, store: Store | None = None) -> Payload:
     try:
         return _dump(value, False, store)
     except Exception as exc:
-        raise error(
-            f"cannot pickle the result, of type {type_name(value)}: {describe(exc)}", *_reasons(value, exc)
-        ) from exc
+        raise result_not_pickled(value, exc) from exc
 
 
 def dump_small_result(value: Any) -> bytes:
@@ -521,9 +507,13 @@ def dump_small_result(value: Any) -> bytes:
     try:
         return _pickle(value, None)[0]
     except Exception as exc:
-        raise error(
-            f"cannot pickle the result, of type {type_name(value)}: {describe(exc)}", *_reasons(value, exc)
-        ) from exc
+        raise result_not_pickled(value, exc) from exc
+
+
+def result_not_pickled(value: Any, exc: Exception) -> SerializationError:
+    """The error of a result that cannot be pickled, for `exc`."""
+    what = f"cannot pickle the result, of type {type_name(value)}: {describe(exc)}"
+    return error(what, *_reasons(value, exc))
 
 
 def load_result(payload: Payload) -> Any:
@@ -534,36 +524,17 @@ def load_result(payload: Payload) -> Any:
         raise load_error("the result", exc) from exc
 
 
-def dump_element_results(results: ElementResults, store: Store | None = None) -> Payload:
-    """A value that cannot be pickled costs only its element."""
-    failures = {index: _encode_exception(failure) for index, failure in results.failures.items()}
-    try:
-        return _dump((results.values, failures), False, store)
-    except Exception:
-        values = list(results.values)
-    for index, value in enumerate(values):
-        try:
-            dump_result(value)
-        except Exception as exc:  # a SerializationError
-            values[index], failures[index] = None, _encode_exception(exc)
-    return _dump((values, failures), False, store)
-
-
-def load_element_results(payload: Payload) -> ElementResults:
-    """What `dump_element_results` was given. Raises SerializationError."""
-    values, failures = load_result(payload)
-    return ElementResults(values, {index: _decode_exception(*encoded) for index, encoded in failures.items()})
-
-
 # --- exceptions -----------------------------------------------------------------------------------------
 
 
 def without_frames_of(file: str, exc: BaseException) -> BaseException:
     """`exc` with a traceback that starts behind the frames of `file`, in the task's code, if it ever got there."""
-    trace = exc.__traceback__
+    trace = _TRACEBACK.__get__(exc)  # as in `set_cause`
     while trace is not None and trace.tb_frame.f_code.co_filename == file:
         trace = trace.tb_next
-    return exc if trace is None else exc.with_traceback(trace)
+    if trace is not None:
+        _TRACEBACK.__set__(exc, trace)
+    return exc
 
 
 def dump_exception(exc: BaseException) -> Payload:
@@ -574,13 +545,13 @@ def dump_exception(exc: BaseException) -> Payload:
 
 def dump_small_exception(exc: BaseException) -> bytes:
     """As `dump_exception`, in one piece however large it is."""
-    return pickle.dumps(_encode_exception(exc), PROTOCOL)
+    return pickle.dumps(encode_exception(exc), PROTOCOL)
 
 
 def load_exception(payload: Payload) -> BaseException:
     """The exception, its `__cause__` a RemoteTraceback. Never fails either."""
     try:
-        return _decode_exception(*load(payload))
+        return decode_exception(*load(payload))
     except Exception as exc:
         return load_error("the exception", exc)
 
@@ -608,8 +579,11 @@ def is_one_of(exc: BaseException, stream: bytes) -> bool:
         return True
 
 
-def _encode_exception(exc: BaseException) -> tuple[bytes | None, str, str]:
-    """Pickle (None if it cannot be unpickled again), description, and text of the traceback."""
+EncodedException: TypeAlias = "tuple[bytes | None, str, str]"
+
+
+def encode_exception(exc: BaseException) -> EncodedException:
+    """Pickle (None if it cannot be unpickled again), description, and text of the traceback. Never fails."""
     import traceback  # here: a slot whose tasks succeed never needs it
 
     try:
@@ -617,10 +591,12 @@ def _encode_exception(exc: BaseException) -> tuple[bytes | None, str, str]:
     except Exception as failure:
         remote = f"{describe(exc)} (no traceback: {describe(failure)})\n"
     try:
-        stream = _pickle(exc, None)[0]
-        # An exception may well pickle and yet not unpickle, say when its __init__ takes two arguments.
-        if not isinstance(pickle.loads(stream), BaseException):
-            raise TypeError("it unpickles to something that is not an exception")
+        try:
+            stream = _exception_pickle(exc)
+        except Exception:
+            if not _keeps_to_base(type(exc)):
+                raise
+            stream = _exception_pickle(_Rebuilding(exc))
         return stream, describe(exc), remote
     except BaseException as failure:
         description = f"{describe(exc)} (this exception itself could not be sent: {describe(failure)})"
@@ -630,20 +606,66 @@ def _encode_exception(exc: BaseException) -> tuple[bytes | None, str, str]:
             return None, description, remote
 
 
-def _decode_exception(stream: bytes | None, description: str, remote: str) -> BaseException:
+def _exception_pickle(value: Any) -> bytes:
+    """A pickle that can be unpickled again. Raises what pickling and unpickling raise."""
+    stream = _pickle(value, None)[0]
+    # An exception may well pickle and yet not unpickle, say when its __init__ takes two arguments.
+    if not isinstance(pickle.loads(stream), BaseException):
+        raise TypeError("it unpickles to something that is not an exception")
+    return stream
+
+
+def _keeps_to_base(kind: type[BaseException]) -> bool:
+    """Whether it is pickled as exceptions are: the class is called, then the attributes are set."""
+    own = (getattr(kind, name, None) is getattr(BaseException, name, None) for name in _PICKLING)
+    return all(own) and kind.__setattr__ is not BaseException.__setattr__
+
+
+_PICKLING = ("__reduce__", "__reduce_ex__", "__setstate__", "__getstate__")
+
+
+class _Rebuilding:
+    """Stands in a pickle for an exception that lets nobody set its attributes, such as a frozen dataclass."""
+
+    def __init__(self, exc: BaseException) -> None:
+        self._parts = type(exc), exc.args, dict(vars(exc))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, self._parts
+
+
+def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    exc = kind(*args)
+    vars(exc).update(attributes)
+    return exc
+
+
+def decode_exception(stream: bytes | None, description: str, remote: str) -> BaseException:
+    """What `encode_exception` was given, with a RemoteTraceback as its cause. Never fails."""
     exc: BaseException
     if stream is None:
         exc = error(description)
     else:
         try:
             exc = pickle.loads(stream)
-        except Exception as failure:
+            if not isinstance(exc, BaseException):
+                raise TypeError("it unpickles to something that is not an exception")
+        except BaseException as failure:
             exc = error(
                 f"{description} (this exception itself could not be unpickled here: {describe(failure)})",
                 failure,
             )
-    exc.__cause__ = RemoteTraceback(remote)
+    set_cause(exc, RemoteTraceback(remote))
     return exc
+
+
+def set_cause(exc: BaseException, cause: BaseException | None) -> None:
+    """As the assignment to `exc.__cause__`, also of an exception that refuses it, such as a frozen dataclass."""
+    _CAUSE.__set__(exc, cause)
+
+
+_CAUSE: Any = BaseException.__dict__["__cause__"]
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 
 # --- pickle ---------------------------------------------------------------------------------------------
@@ -655,18 +677,7 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
     `buffers` takes the large buffers; None keeps all in the pickle. `names`: see `dump_call`; None for what goes back
     to the program.
     """
-
-    in_band: Callable[[pickle.PickleBuffer], bool] | None = None
-    if buffers is not None:
-        large = buffers
-
-        def in_band(buffer: pickle.PickleBuffer) -> bool:
-            raw = buffer.raw()
-            if raw.nbytes < OUT_OF_BAND:
-                return True
-            large.append(raw)
-            return False
-
+    in_band = None if buffers is None else _in_band(buffers)
     try:
         stream = pickle.dumps(value, PROTOCOL, buffer_callback=in_band)
         if not mentions_script(stream):
@@ -675,13 +686,13 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
         if names is not None:
             names.update(dict.fromkeys(names_in_pickle(stream)))
             return stream, False
-        if _all_is_known():
+        if all_is_known():
             return stream, False
     except Exception:  # whatever it was, the other pickler may be able to, or else says why not
         pass
     if buffers is not None:
         buffers.clear()  # of what the first attempt left there
-    from jobrunner.script.pickler import PLAIN, RESULT, pickled
+    from jobrunner.script.pickler import pickled
 
     made = pickled(value, RESULT if names is None else PLAIN, in_band)
     if names is not None:
@@ -690,8 +701,8 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
 
 
 def mentions_script(stream: bytes) -> bool:
-    """Whether a pickle may refer to the script by name."""
-    return b"__main__" in stream or b"__mp_main__" in stream
+    """Whether a pickle may refer to the script by name, as `__main__` or `__mp_main__`."""
+    return b"_main__" in stream
 
 
 _GLOBAL = re.compile(rb"\x8c(.)([^\W\d][\w.]*|[\x80-\xff\w.]+)\x94?\x93", re.DOTALL)
@@ -716,15 +727,57 @@ def script_has_classes() -> bool:
     )
 
 
-def _all_is_known() -> bool:
+def all_is_known() -> bool:
     """Whether the program has all functions and classes of the script that are here."""
     script = standin.current()
     return script is None or not script.has_own()
 
 
+def dump_class_by_value(kind: type) -> bytes | None:
+    """A class, by itself; None where it goes by reference. Raises whatever pickling raises."""
+    from jobrunner.script.pickler import pickled
+
+    made = pickled(kind)
+    return made.stream if made.by_value else None
+
+
+def dump_plain(value: Any, snapshot: bool, store: Store | None, names: Names | None = None) -> Payload:
+    """A value that holds built-in kinds, atoms and plain arrays alone. See `dump_call`."""
+    buffers: list[memoryview] = []
+    stream = pickle.dumps(value, PROTOCOL, buffer_callback=_in_band(buffers))
+    if names is not None and mentions_script(stream):
+        names.update(dict.fromkeys(names_in_pickle(stream)))
+    return _payload(stream, buffers, snapshot, store)
+
+
+def load_plain(payload: Payload, what: str) -> Any:
+    """What `dump_plain` was given. Raises SerializationError, which says `what` it was."""
+    try:
+        return load(payload)
+    except Exception as exc:
+        raise load_error(what, exc) from exc
+
+
+def _in_band(large: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """The callback of a pickler that is to put large buffers there."""
+
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        large.append(raw)
+        return False
+
+    return in_band
+
+
 def _dump(value: Any, snapshot: bool, store: Store | None, names: Names | None = None) -> Payload:
     buffers: list[memoryview] = []
     stream, _ = _pickle(value, buffers, names)
+    return _payload(stream, buffers, snapshot, store)
+
+
+def _payload(stream: bytes, buffers: list[memoryview], snapshot: bool, store: Store | None) -> Payload:
     if not buffers and len(stream) < OUT_OF_BAND:
         return stream
     if store is not None:

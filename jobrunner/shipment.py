@@ -191,7 +191,7 @@ def own_folder() -> str:
         atexit.register(remove, folder)
     else:
         remove(folder)
-        os.mkdir(folder, 0o700)
+        os.makedirs(folder, 0o700)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     _held.append(descriptor)

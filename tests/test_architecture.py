@@ -20,9 +20,13 @@ LEAVES = {
     "host",
     "context",
     "elements",
+    "pauses",
     "facts",
+    "folders",
     "initializers",
+    "program",
     "representation",
+    "settling",
     "shared_memory",
 }
 """Over the standard library only; everything may import them."""
@@ -35,6 +39,7 @@ RULES = {
     "loading": {"pickling_errors"},
     "script": {"loading"},
     "serialization": {"loading", "noting", "script"},
+    "fixed": {"loading", "script", "serialization"},
     "shipment": {"serialization"},
     "shipping": {"config", "serialization", "shipment"},
     "protocol": {"config"},
@@ -55,6 +60,7 @@ RULES = {
         "transport",
         "config",
         "credentials",
+        "fixed",
         "serialization",
         "script",
         "shipment",
@@ -63,6 +69,7 @@ RULES = {
     "backends": {
         "protocol",
         "transport",
+        "fixed",
         "script",
         "serialization",
         "shipment",
@@ -80,7 +87,8 @@ RULES = {
     "admin": {"backends", "config"},
     "options": {"config", "protocol", "serialization"},
     "lifetime": {"backends"},
-    "mapping": {"backends", "chunking", "lifetime", "futures", "protocol", "serialization"},
+    "mapping": {"backends", "chunking", "fixed", "lifetime", "futures", "protocol", "serialization"},
+    "submitted_map": {"fixed"},
     "progress_bar": {"futures", "mapping"},
     "executor": {
         "backends",
@@ -91,6 +99,7 @@ RULES = {
         "options",
         "progress_bar",
         "protocol",
+        "submitted_map",
         "standard_pools",
     },
     "standard_pools": {"backends", "lifetime"},
@@ -194,20 +203,20 @@ def test_the_coordinator_never_unpickles():
 
 
 def test_only_clients_and_slots_unpickle():
-    """`loading` and `serialization` have all of it, but for a look whether an error can be sent; what runs calls, and
-    what takes their results, import them."""
+    """These have all of it, and are imported by what runs calls and what takes their results."""
     unpickling = {
         name
         for name, path in SOURCES.items()
         if part_of(name) != "testing"
         and any(f"pickle.{way}(" in path.read_text() for way in ("load", "loads", "Unpickler"))
     }
-    assert unpickling == {"loading.py", "pickling_errors.py", "serialization.py"}
+    assert unpickling == {"loading.py", "pickling_errors.py", "serialization.py", "fixed/own_pickles.py"}
     importing = {
         part_of(name) for name, path in SOURCES.items() if "jobrunner.serialization" in imports(path)
     }
     assert importing <= {
         "backends",
+        "fixed",
         "workers",
         "mapping",
         "options",

@@ -14,7 +14,6 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-import tempfile
 from typing import ClassVar
 
 OUTBOX_BYTES = 256 * 1024
@@ -92,6 +91,8 @@ def create_board_file() -> int:
     if sys.platform == "linux":
         fd = os.memfd_create("jobrunner-board", os.MFD_CLOEXEC)
     else:
+        import tempfile  # here: it takes long to load, and Linux does without
+
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     os.ftruncate(fd, Board.SIZE)

@@ -9,16 +9,18 @@ Imports are few, for a slot must start fast: nothing here needs zmq, asyncio, ty
 
 Started by `pool` as
 
-    python -c BOOT DATA CONTROL BOARD LIFELINE PARENT [sys.path ...]
+    python -c BOOT DATA CONTROL BOARD LIFELINE NUMBER PARENT COUNT [sys.argv ...] [sys.path ...]
 
-with four inherited descriptors and the worker's process id. It is BOOT and not `-m` so that the worker's
-sys.path holds before the first import, and so that `__main__` is a module where no class of a user can
-collide with one of ours.
+with four inherited descriptors, the slot's number, the worker's process id, and the length of sys.argv. It is BOOT and
+not `-m` so that the program's sys.path holds before the first import, and so that `__main__` is a module where no class
+of a user can collide with one of ours.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import gc
+import importlib
 import os
 import select
 import signal
@@ -33,8 +35,8 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn
 
-from jobrunner import blocking, context, initializers, serialization
-from jobrunner.elements import ElementResults, rows
+from jobrunner import blocking, context, initializers, serialization, settling
+from jobrunner.fixed import FixedResults, calls, load_elements
 from jobrunner.payloads import Payload
 from jobrunner.script.calls import ready
 from jobrunner.shared_memory.limits import keep_out_of_the_way
@@ -55,8 +57,9 @@ from jobrunner.workers.framing import (
     detach,
     unpack,
 )
-from jobrunner.workers.outbox import Outbox, SlotWriter
+from jobrunner.workers.outbox import Outbox
 from jobrunner.workers.sharing import SlotSharing, let_go
+from jobrunner.workers.streams import flush_quietly, slot_streams
 from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
 
 OK = 0
@@ -85,8 +88,8 @@ class Slot:
         self.main_thread = threading.get_ident()
         self.wake_reader, self.wake_writer = map(out_of_the_way, os.pipe())
         self.outbox = Outbox(board, data, self.wake_writer)
-        self.stdout = SlotWriter(1, self.outbox, self.current)
-        self.stderr = SlotWriter(2, self.outbox, self.current)
+        self.path = list(sys.path)  # the program's, as last told
+        self.stdout, self.stderr = slot_streams(self.outbox, self.current)
         # Its operations are atomic; each task goes to one thread. With the payloads of the results it needs.
         self.queue: deque[tuple[Any, Payload, list[Payload]]] = deque()
         self.data_poller = select.poll()
@@ -111,6 +114,7 @@ class Slot:
         self.forked = False
         self.blocked = 0  # nested waits; main thread
         self.last_flush = 0.0
+        self.last_hold = -1
         self.sigint_handler = self.on_sigint
         self.sharing = SlotSharing(shared_idle, lambda: os.write(self.wake_writer, b"\0"))
 
@@ -153,6 +157,18 @@ class Slot:
             self.execute(fields, payload, values)
             del payload, values
 
+    def leave(self) -> None:
+        """Make ready for the interpreter's end, which does what the calls have left for it.
+
+        The worker sees this process's end by that of the socket, too: it stays open to the last.
+        """
+        self.last_hold = os.dup(self.data.fileno())
+        self.flush()
+        # What lies about in cycles is finalized now. What is in use then goes with the modules that hold it, and the
+        # rest with the process: to look through all of it again and again takes most of the time of an end.
+        gc.collect()
+        gc.freeze()
+
     def wait_for_tasks(self) -> bool:
         """Wait for a message, and take it unless the attendant did. False at the end."""
         before = self.received
@@ -167,7 +183,9 @@ class Slot:
             return False
         header, buffers = message
         parts = iter(buffers)
-        for _, functions, forget, tasks in unpack(header):
+        for _, functions, forget, tasks, path in unpack(header):
+            if path is not None:
+                self.set_path(path)
             for key in forget:
                 self.blobs.pop(key, None)
                 for pair in [pair for pair in self.functions if pair[1] == key]:
@@ -180,8 +198,17 @@ class Slot:
         self.received += 1
         return True
 
+    def set_path(self, path: list[str]) -> None:
+        """Look for modules where the program does by now, after what the calls here have added."""
+        added = [entry for entry in sys.path if entry not in self.path]
+        sys.path[:] = [*added, *path]
+        self.path = path
+        importlib.invalidate_caches()
+
     def restore(self) -> None:
         """Undo what the last task may have left changed and the next one relies on."""
+        if self.stdout.sink.gone or self.stderr.sink.gone:
+            self.stdout, self.stderr = slot_streams(self.outbox, self.current)
         if sys.stdout is not self.stdout or sys.stderr is not self.stderr:
             sys.stdout, sys.stderr = self.stdout, self.stderr
         # Not signal.getsignal, which looks for an enum first: that takes longer than all the rest.
@@ -217,13 +244,16 @@ class Slot:
                     let_go(payload, *values)
                     value = fn(*args, **kwargs)
                 else:
-                    value = self.run_chunk(fn, payload, *span)
+                    value = self.run_chunk(fn, payload, span, retry_on)
             finally:
                 self.running = 0
                 finished = perf_counter()
             if self.bundle is None:
-                dump: Any = serialization.dump_result if span is None else serialization.dump_element_results
-                status, result = OK, dump(value, self.sharing.store)
+                store = self.sharing.store
+                if isinstance(value, FixedResults) and span is not None:
+                    status, result = OK, value.dump(store)
+                else:
+                    status, result = OK, serialization.dump_result(value, store)
             elif self.bundle.given_up:
                 started = finished - self.bundle.durations[-1]  # the others have been told of
         except BaseException as exc:
@@ -242,30 +272,42 @@ class Slot:
             self.elements = []
         if self.forked:
             self.leave_fork(status)
-        self.stdout.flush_partial()
-        self.stderr.flush_partial()
+        if sys.stdout is not self.stdout:
+            flush_quietly(sys.stdout)
+        if sys.stderr is not self.stderr:
+            flush_quietly(sys.stderr)
+        self.stdout.sink.end()
+        self.stderr.sink.end()
         self.put_outcome(number, status, result, finished - started)
         self.board.finish()
 
-    def run_chunk(self, fn: Callable[..., Any], payload: Payload, start: int, stop: int) -> ElementResults:
-        columns = serialization.load_elements(payload)
+    def run_chunk(
+        self, fn: Callable[..., Any], payload: Payload, span: tuple[int, int], retry_on: bytes | None
+    ) -> FixedResults:
+        start, stop = span
+        loaded = load_elements(payload)
         let_go(payload)
-        results = ElementResults([])
-        keep = results.values.append
-        fields = self.board.fields  # one access less per element, of which there may be a million a second
-        if len(columns) == 1:
-            elements, call = columns[0][start:stop], fn
-        else:
-            elements, call = list(rows(columns, start, stop)), lambda element: fn(*element)
+        results = FixedResults(__file__, retry_on, stop - start)
+        # Each access less counts, for there may be millions of elements a second.
+        keep, fields, position = results.values.append, self.board.fields, ELEMENT
+        elements, call = calls(fn, loaded, start, stop)
         self.elements = elements
+        kind: type | None = None
         for index, element in enumerate(elements, start):
-            fields[ELEMENT] = index
+            fields[position] = index
             try:
-                keep(call(element))
+                value = call(element)
+                if type(value) is kind:
+                    keep(value)
+                else:
+                    kind = results.add(value)
             except BaseException as exc:
-                if self.interrupted and isinstance(exc, KeyboardInterrupt):
+                was_interrupted = self.interrupted
+                if was_interrupted and isinstance(exc, KeyboardInterrupt):
                     raise  # it is the task that was interrupted, not this element
-                results.add_failure(serialization.without_frames_of(__file__, exc))
+                results.add_failure(exc)
+                if self.interrupted and not was_interrupted:
+                    raise KeyboardInterrupt from None  # it came while the failure was pickled
         return results
 
     def run_bundle(self, fn: Callable[..., Any], bundle: Bundle) -> tuple[int, Payload]:
@@ -345,6 +387,7 @@ class Slot:
                 from jobrunner.errors import ProtocolError
 
                 raise ProtocolError(f"function {key.hex()} was not sent to this slot before its task")
+            importlib.invalidate_caches()  # its module may have been written a moment ago
             fn = self.functions[setup, key] = self.load(key)
             provided = None if setup is None else self.setups[setup]
             if isinstance(provided, initializers.Provided):
@@ -412,6 +455,8 @@ class Slot:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self.data.close()
         self.control.close()
+        if self.last_hold >= 0:
+            os.close(self.last_hold)
         self.elements.clear()
 
     def leave_fork(self, status: int) -> NoReturn:
@@ -486,15 +531,18 @@ class Slot:
             self.give_up(bundle)
 
 
-def main(arguments: list[str]) -> NoReturn:
-    """Serve until the worker closes the sockets. `arguments`: see the top of this file."""
+def main(arguments: list[str]) -> None:
+    """Serve until the worker ends the data socket; then the interpreter may end. `arguments`: see the top."""
     faulthandler.enable(2)
     try:
-        data, control, board, lifeline, parent = (int(argument) for argument in arguments)
+        data, control, board, lifeline, number, parent = (int(argument) for argument in arguments)
         context.slot_folder = os.environ.pop(context.SLOT_FOLDER, None)
+        settling.settle()
         # The worker's thread may have blocked signals, and that is inherited.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        tie_group_to(out_of_the_way(lifeline))
+        lifeline = out_of_the_way(lifeline)
+        tie_group_to(lifeline)
+        settling.become_child(number, parent, lifeline)
         shared_idle = memory.shared_idle_from_environment()
         keep_out_of_the_way()
         slot = Slot(
@@ -514,6 +562,6 @@ def main(arguments: list[str]) -> NoReturn:
             memory.apply_limit(slot.memory_limit)
         threading.Thread(target=slot.attend, args=(parent,), name="jobrunner-attendant", daemon=True).start()
         slot.serve()
-        die()
+        slot.leave()
     except BaseException:
         fail()

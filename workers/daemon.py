@@ -77,6 +77,7 @@ def settings_for(config: WorkerConfig) -> WorkerSettings:
         resources=config.resources,
         peer_timeout=config.peer_timeout,
         stop_grace=config.stop_grace,
+        exit_wait=config.exit_wait,
         drain_timeout=config.drain_timeout,
         unacknowledged_bytes=config.unacknowledged_bytes,
         slot_memory=config.slot_memory,

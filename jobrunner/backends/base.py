@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from jobrunner.config import ClientConfig
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.futures import Future
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
@@ -149,15 +149,25 @@ class Backend(ABC):
         Raises RuntimeError after `shutdown`, NotSupportedError for an option that cannot be honoured here.
         """
 
+    @property
+    def copies(self) -> bool:
+        """Whether calls get copies of their arguments, which is in the capabilities."""
+        return "copies" in self.capabilities
+
     @abstractmethod
-    def pack(self, columns: Columns) -> Any:
-        """The arguments of elements, fixed as they are now, for `submit_chunk`. Raises what pickling raised."""
+    def pack(self, elements: Any) -> Any:
+        """The arguments of elements, fixed as they are now, for `submit_chunk`. Raises what pickling raised.
+
+        `elements` are Columns; or FixedElements where the backend `copies`: each argument is as it was when it was
+        taken from the input. They can be pickled. `run_fixed` calls a function with what they are unpickled to, and its
+        results, unpickled where the program is, are the ElementResults of `submit_chunk`.
+        """
 
     @abstractmethod
     def submit_chunk(
         self, prepared: Any, packed: Any, start: int, stop: int, options: TaskOptions = DEFAULT_OPTIONS
     ) -> Future[ElementResults]:
-        """Call the function on the elements [start, stop) of `packed`, in one task; `run_elements` does that.
+        """Call the function on the elements [start, stop) of `packed`, in one task: see `run_elements`, `run_fixed`.
 
         `packed` is what `pack` gave. It serves many chunks, and elements come again: in a smaller chunk after a death,
         alone where they are tried again.

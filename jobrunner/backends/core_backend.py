@@ -21,13 +21,13 @@ from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.memory import SharedStore
-from jobrunner.backends.prepared import Prepared, definitions_of
+from jobrunner.backends.prepared import PackedElements, Prepared, chunk, definitions_of, pack
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
 from jobrunner.context import current_task
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.errors import (
     CoordinatorLostError,
     InitializerError,
@@ -38,6 +38,7 @@ from jobrunner.errors import (
     TaskLostError,
 )
 from jobrunner.exiting import finish_before_exit
+from jobrunner.fixed import load_element_results
 from jobrunner.futures import Future
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
@@ -109,6 +110,8 @@ class CoreBackend(Backend):
         self._batch: CallBatch | None = None
         """The last of `_outgoing`, if that is one."""
         self._limits: Limits
+        self._prepared: Prepared | None = None
+        """The last one: mostly the same function is submitted again."""
         self._definitions: dict[m.FunctionKey, Prepared] = {}
         """The functions of `_outgoing`."""
         self._loose: set[TaskId] = set()
@@ -174,7 +177,8 @@ class CoreBackend(Backend):
     # --- submitting ---
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
-        return Prepared(fn, self._store.store)
+        last = self._prepared = Prepared.of(fn, self._store.store, self._prepared)
+        return last
 
     def submit(
         self,
@@ -219,18 +223,18 @@ class CoreBackend(Backend):
             return future
         return self._send(prepared, payload, None, options)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True, store=self._store.store)
+    def pack(self, elements: Any) -> Payload | PackedElements:
+        return pack(elements, self._store.store)
 
     def submit_chunk(
         self,
         prepared: Prepared,
-        packed: Payload,
+        packed: Payload | PackedElements,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
-        return self._send(prepared.for_map(), packed, (start, stop), options)
+        return self._send(*chunk(prepared, packed), (start, stop), options)
 
     def _send(
         self,
@@ -671,7 +675,7 @@ class CoreBackend(Backend):
         """The result, or the error. Unpickling runs code of the user's, which may raise anything."""
         try:
             if outcome.status == m.OK:
-                load = serialization.load_element_results if chunk else serialization.load_result
+                load = load_element_results if chunk else serialization.load_result
                 return load(outcome.payload), None
             return None, exception_of(outcome, name)
         except BaseException as exc:
@@ -698,6 +702,11 @@ class CoreBackend(Backend):
             wait.data = effect.data
             wait.error = JobRunnerError(effect.error) if effect.error else None
             wait.done.set()
+
+    def _show_last_words(self, texts: list[tuple[int, str]]) -> None:
+        """What slots print while they end."""
+        if self._config.show_output:
+            self._printer.show(texts)
 
     def _show_output(self, effect: ShowOutput) -> None:
         self._printer.show([(chunk.stream, chunk.text) for chunk in effect.chunks])

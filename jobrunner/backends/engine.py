@@ -29,13 +29,13 @@ from jobrunner.backends.engine_calls import Call, Line
 from jobrunner.backends.engine_events import Events
 from jobrunner.backends.engine_worker import PROTOCOL, Head, fields_of, unwrapped
 from jobrunner.backends.failures import exception_of
-from jobrunner.backends.prepared import Prepared
+from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import with_needs
 from jobrunner.backends.threads import result_of_need
 from jobrunner.blocking import depth
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.errors import (
     ConfigError,
     CoordinatorLostError,
@@ -44,6 +44,7 @@ from jobrunner.errors import (
     SerializationError,
 )
 from jobrunner.exiting import finish_before_exit
+from jobrunner.fixed import load_element_results
 from jobrunner.futures import Future
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
@@ -218,19 +219,22 @@ class EngineBackend(Backend):
             return failed
         return self._add(prepared.dumped, payload, None, options, futures)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True)
+    copies = True
+
+    def pack(self, elements: Any) -> Payload | PackedElements:
+        return pack(elements)
 
     def submit_chunk(
         self,
         prepared: Prepared,
-        packed: Payload,
+        packed: Payload | PackedElements,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
         self._check_options(options)
-        return self._add(prepared.for_map().dumped, packed, (start, stop), options)
+        prepared, payload = chunk(prepared, packed)
+        return self._add(prepared.dumped, payload, (start, stop), options)
 
     def _add(
         self,
@@ -500,7 +504,7 @@ class EngineBackend(Backend):
         """The end of a call: unpickling runs code of the user's, which may raise anything."""
         value: Any = None
         if outcome is not None and outcome.status == m.OK:
-            load = serialization.load_result if call.span is None else serialization.load_element_results
+            load = serialization.load_result if call.span is None else load_element_results
             try:
                 value = load(outcome.payload)
             except BaseException as exc:

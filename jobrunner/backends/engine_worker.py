@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from jobrunner import blocking, context, initializers, serialization
 from jobrunner.backends.engine_output import Capture
 from jobrunner.backends.engine_stops import Stops
-from jobrunner.elements import ElementResults, rows
 from jobrunner.errors import InitializerError, NotSupportedError
+from jobrunner.fixed import load_elements, run_fixed
 from jobrunner.host import own_host
 from jobrunner.initializers import Provided
 from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from jobrunner.executor import Executor
     from jobrunner.serialization import DumpedFunction
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Of the tuples above. A worker that has another version of jobrunner may still speak the same."""
 
 FUNCTIONS_KEPT = 256
@@ -202,10 +202,14 @@ def _outcome(
                 )
                 value = fn(*args, **kwargs)
             else:
-                value = _run_chunk(fn, unwrapped(parts), head.span, stops)
+                elements = load_elements(unwrapped(parts))
+                # An exception while a stop is under way is the chunk's, and no element's.
+                results = run_fixed(
+                    fn, elements, *head.span, head.retry_on, lambda: stops.asked or stops.timed_out
+                )
         duration = perf_counter() - started
-        dump = serialization.dump_result if head.span is None else serialization.dump_element_results
-        return OK, duration, {}, dump(value)
+        payload = serialization.dump_result(value) if head.span is None else results.dump()
+        return OK, duration, {}, payload
     except BaseException as exc:
         duration = perf_counter() - started
         if stops.timed_out:
@@ -226,20 +230,6 @@ def _outcome(
             detail,
             serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
         )
-
-
-def _run_chunk(
-    fn: Callable[..., Any], payload: Payload, span: tuple[int, int], stops: Stops
-) -> ElementResults:
-    results = ElementResults([])
-    for args in rows(serialization.load_elements(payload), *span):
-        try:
-            results.values.append(fn(*args))
-        except BaseException as exc:
-            if stops.asked or stops.timed_out:
-                raise  # it is the chunk that was interrupted, not this element
-            results.add_failure(serialization.without_frames_of(__file__, exc))
-    return results
 
 
 class LoadedFunctions:
@@ -272,8 +262,9 @@ class LoadedFunctions:
 
 def loaded(fields: Fields, setup: bytes | None) -> tuple[Callable[..., Any], int]:
     """The function, and the bytes that it was unpickled from."""
-    blob: Payload = fields[1] if isinstance(fields[1], bytes) else unwrapped(fields[1])
-    parts = {key: unwrapped(buffers) for key, buffers in fields[2]}
+    # Within one process they come as they were wrapped.
+    blob: Payload = fields[1] if isinstance(fields[1], bytes) else tuple(map(memoryview, fields[1]))
+    parts: dict[bytes, Payload] = {key: tuple(map(memoryview, buffers)) for key, buffers in fields[2]}
     fn = serialization.load_function(blob, parts)
     provided = None if setup is None else _setups[setup]
     if isinstance(provided, Provided):

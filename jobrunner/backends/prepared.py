@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from jobrunner import serialization
+from jobrunner.fixed import dump_elements
+from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol.messages import FunctionDef
-from jobrunner.serialization import DumpedFunction, Store
+from jobrunner.serialization import DumpedFunction, Names, Store
 
 
 class Prepared:
@@ -23,6 +25,21 @@ class Prepared:
         self._store = store
         self._mapped = self if self.fn is fn else None
         self._take(serialization.dump_function(self.fn, store))
+
+    @classmethod
+    def of(cls, fn: Callable[..., Any], store: Store | None, last: Prepared | None) -> Prepared:
+        """`fn` as it is now; `last`, where nothing has changed since."""
+        if not serialization.goes_alone(fn):
+            return cls(fn, store)
+        dumped = serialization.dump_function(fn, store)
+        if last is not None and last.dumped is dumped and last.whole is fn:
+            return last
+        made = object.__new__(cls)
+        made.whole = made.fn = fn
+        made.args, made.kwargs = (), {}
+        made._store, made._mapped = store, made
+        made._take(dumped)
+        return made
 
     @property
     def definitions(self) -> tuple[FunctionDef, ...]:
@@ -71,3 +88,37 @@ class Prepared:
 def definitions_of(dumped: DumpedFunction) -> tuple[FunctionDef, ...]:
     """What is sent of a function that is pickled already: its parts, then itself."""
     return tuple([FunctionDef(*each.definition()) for each in (*dumped.parts, dumped)])
+
+
+class PackedElements:
+    """Elements of a `map` that refer to the script: the function that they are for has to bring these globals."""
+
+    __slots__ = ("_prepared", "carried", "names", "payload")
+
+    def __init__(self, payload: Payload, names: Names) -> None:
+        self.payload = payload
+        self.names = names
+        self.carried = payload_size(payload) if isinstance(payload, (bytes, tuple)) else 0
+        """Bytes that chunks of them carry; 0 where these are in shared memory."""
+        self._prepared: Prepared | None = None
+
+    def prepared(self, fn: Prepared) -> Prepared:
+        """`fn` with these globals. Raises SerializationError."""
+        if self._prepared is None:
+            self._prepared = fn.with_names(self.names)
+        return self._prepared
+
+
+def pack(elements: Any, store: Store | None = None) -> Payload | PackedElements:
+    """What `Backend.pack` gives, for backends that pickle calls."""
+    names: Names = {}
+    payload = dump_elements(elements, snapshot=True, store=store, names=names)
+    return PackedElements(payload, names) if names else payload
+
+
+def chunk(prepared: Prepared, packed: Payload | PackedElements) -> tuple[Prepared, Payload]:
+    """What is called with packed elements, and these."""
+    prepared = prepared.for_map()
+    if isinstance(packed, PackedElements):
+        return packed.prepared(prepared), packed.payload
+    return prepared, packed

@@ -199,8 +199,8 @@ class ThreadsBackend(Backend):
 
         return self._add(work, prepared, options, list(needs.values()))
 
-    def pack(self, columns: Columns) -> Columns:
-        return columns
+    def pack(self, elements: Columns) -> Columns:
+        return elements
 
     def submit_chunk(
         self,

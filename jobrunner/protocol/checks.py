@@ -45,6 +45,7 @@ LARGEST = 2**53
 """The largest whole number; sums of many still fit into the 64 bits that msgpack has."""
 
 LARGEST_32 = 2**31 - 1
+LARGEST_SEED = 2**32 - 1
 """The largest number of an attempt, of retries, and of a priority (which may be as far below 0)."""
 
 INFINITY = float("inf")

@@ -21,6 +21,7 @@ from jobrunner.protocol.checks import (
     LARGEST_32,
     LARGEST_HEADER,
     LARGEST_MAP,
+    LARGEST_SEED,
     MOST_FRAMES,
     amounts,
     attempt,
@@ -346,9 +347,25 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     ),
     (
         m.Welcome,
-        lambda x, w: (x.coordinator, x.version, x.slots, x.window_tasks, x.window_bytes, x.session, x.max_payload),
+        lambda x, w: (
+            x.coordinator,
+            x.version,
+            x.slots,
+            x.window_tasks,
+            x.window_bytes,
+            x.session,
+            x.max_payload,
+            x.hash_seed,
+        ),
         lambda f, r: m.Welcome(
-            name(f[0]), name(f[1]), integer(f[2]), integer(f[3], 1), integer(f[4], 1), name(f[5]), integer(f[6], 1)
+            name(f[0]),
+            name(f[1]),
+            integer(f[2]),
+            integer(f[3], 1),
+            integer(f[4], 1),
+            name(f[5]),
+            integer(f[6], 1),
+            None if f[7] is None else integer(f[7], 0, LARGEST_SEED),
         ),
     ),
     (

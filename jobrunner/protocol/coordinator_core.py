@@ -97,6 +97,8 @@ class CoordinatorSettings:
     quota: Quota = NO_QUOTA
     result_cache: int = 64 * 1024 * 1024
     keep_detached: float = 7 * 24 * 3600.0
+    hash_seed: int | None = None
+    """Of string hashes in all slots of the cluster; None: each slot has its own."""
 
 
 class CoordinatorCore:
@@ -359,6 +361,7 @@ class CoordinatorCore:
             settings.window_bytes,
             peer.link.session,
             settings.max_payload,
+            settings.hash_seed,
         )
         self._effects.append(Send(source, m.Envelope(envelope.session, 0, 0, welcome)))
 

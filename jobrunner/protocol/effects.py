@@ -280,6 +280,8 @@ class Send:
 @dataclass(slots=True)
 class SpawnSlot:
     slot: SlotId
+    hash_seed: int | None = None
+    """Of string hashes, the same for all slots of a cluster; None: as the environment says."""
 
 
 @dataclass(slots=True)
@@ -307,6 +309,13 @@ class InterruptTask:
 
     slot: SlotId
     number: int
+
+
+@dataclass(slots=True)
+class EndSlot:
+    """Have an idle slot's process end by itself, so that it does what its tasks have left for its end."""
+
+    slot: SlotId
 
 
 @dataclass(slots=True)
@@ -455,7 +464,7 @@ Event: TypeAlias = (
     " | JournalWritten | JournalFailed"
 )
 Effect: TypeAlias = (
-    "Send | SpawnSlot | RunTasks | RecallTasks | InterruptTask | SignalSlot | ResolveTasks | BundleSplit"
+    "Send | SpawnSlot | RunTasks | RecallTasks | InterruptTask | EndSlot | SignalSlot | ResolveTasks | BundleSplit"
     " | AnnounceRunning | AnswerCancel | AnswerQuery | ShowOutput"
     " | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
     " | WriteJournal | RecallResults | SetupFailed | Accepted | JoinRequested | Disconnect"

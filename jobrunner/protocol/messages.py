@@ -279,6 +279,8 @@ class Welcome:
     """The name of the session from now on."""
     max_payload: int = MAX_PAYLOAD
     """Bytes of the largest payload that is taken."""
+    hash_seed: int | None = None
+    """For all slots of the cluster, so that a string has one hash in all calls; None: each slot has its own."""
 
 
 @dataclass(slots=True)

@@ -477,13 +477,15 @@ class Scheduler:
                 self.dirty[client] = None
 
     def client_with_task_at(self, worker: WorkerPeer, task_id: TaskId) -> ClientPeer | None:
-        """Whose task it is, if that worker has it and its client is here."""
+        """Whose task it is, if that worker has it, or has had one of its client, and its client is here."""
         client = self.clients.get(client_of(task_id))
         record = self.tasks.get(task_id)
         if record is not None:
             return client if record.worker is worker and record.client is client else None
         held = self.unclaimed.get(task_id)
-        return client if held is not None and held.worker is worker else None
+        if held is not None:
+            return client if held.worker is worker else None
+        return client if client is not None and client.id in worker.served else None
 
     def cancel_refused(self, worker: WorkerPeer, task_id: TaskId) -> None:
         record = self.tasks.get(task_id)

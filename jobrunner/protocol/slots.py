@@ -42,11 +42,11 @@ QUANTUM = 0.5
 
 STARTING = "starting"
 READY = "ready"
+ENDING = "ending"
+"""Told to end, or killed; its exit has not been confirmed."""
+
 UNLIMITED = 2**62
 """Calls; more than a process can make."""
-
-KILLED = "killed"
-"""Told to die; its exit has not been confirmed."""
 
 
 class WorkerTask:
@@ -175,7 +175,9 @@ class Slot:
         "calls_left",
         "forget",
         "id",
+        "kill_at",
         "known",
+        "last",
         "leaving",
         "owned_since",
         "owner",
@@ -208,6 +210,10 @@ class Slot:
         self.owner: str | None = None
         """Whose tasks it has run, once it has run one."""
         self.owned_since = 0.0
+        self.kill_at: float | None = None
+        """When it is killed, while it ends by itself."""
+        self.last: tuple[TaskId, str] | None = None
+        """Id and name of a task that has ended here: what is printed between tasks is put down to it."""
         self.leaving = False
         """It gets no more tasks, and ends when it is idle."""
         self.blocked = False
@@ -264,7 +270,7 @@ class Slot:
     @property
     def stays(self) -> bool:
         """Neither dying nor about to."""
-        return self.state != KILLED and not self.leaving
+        return self.state != ENDING and not self.leaving
 
     @property
     def idle(self) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobrunner.config import PEER_TIMEOUT
+from jobrunner.config import EXIT_WAIT, PEER_TIMEOUT
 from jobrunner.ids import SlotId, TaskId, WorkerId
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
@@ -25,6 +25,7 @@ from jobrunner.protocol.effects import (
     ConnectionLost,
     DrainRequested,
     Effect,
+    EndSlot,
     Event,
     GiveUp,
     HandshakeFailed,
@@ -52,7 +53,7 @@ from jobrunner.protocol.link import Link
 from jobrunner.protocol.placement import UNKNOWN
 from jobrunner.protocol.session import Session
 from jobrunner.protocol.slots import (
-    KILLED,
+    ENDING,
     QUANTUM,
     READY,
     STARTING,
@@ -106,6 +107,8 @@ class WorkerSettings:
     slots: int
     resources: Mapping[str, float] = field(default_factory=dict)
     stop_grace: float = 5.0
+    exit_wait: float = EXIT_WAIT
+    """Seconds that the process of a slot has to end by itself."""
     drain_timeout: float = 60.0
     unacknowledged_bytes: int = 256 * 1024 * 1024
     slot_memory: int | None = None
@@ -147,6 +150,9 @@ class WorkerCore:
         self._make_way_at: float | None = None
         """When a slot will have served its owner for long enough, where another one waits."""
         self._next_slot = 0
+        self._hash_seed: int | None = None
+        self._welcomed = False
+        """The coordinator has been heard, so the seed is known and slots can be started."""
         self._announced = settings.slots
         """The capacity that the coordinator knows."""
         self._greeted: Link | None = None
@@ -202,6 +208,7 @@ class WorkerCore:
         for slot in self.slots.values():
             running = slot.running()
             if running is None:
+                times.append(slot.kill_at)
                 continue
             times.append(slot.recall_at(slot.owner in spare))
             if not running.announced:
@@ -301,6 +308,7 @@ class WorkerCore:
             self._outcomes = self._unsent + self._outcomes
             self._unsent = []
             self._lingering = dict.fromkeys(self.functions)  # the coordinator does not rely on any of them
+            self._take_seed(message.hash_seed)
             self._log("info", f"joined coordinator {message.coordinator}")
             if self.draining:
                 self._effects.append(self.session.send(m.Drain(), now))
@@ -309,8 +317,9 @@ class WorkerCore:
 
     def _assigned(self, message: m.Assign, now: float) -> None:
         for definition in message.functions:
-            if not all(part in self.functions for part in definition.parts):
-                self._log("warning", f"the function {definition.name} has parts that were never sent")
+            if not self._knows_parts_of(definition):
+                wrong = "has parts that were never sent, or that have parts themselves"
+                self._log("warning", f"the function {definition.name} {wrong}")
                 self.session.abandon("it sent a function without its parts", now)
                 return
             self._learn(definition)
@@ -352,7 +361,8 @@ class WorkerCore:
         self._outcomes.append(m.Outcome(task.id, task.assignment.attempt, m.CRASHED, detail=detail))
 
     def _learn(self, definition: m.FunctionDef) -> None:
-        self.functions[definition.key] = definition
+        # One that is here already is the same. Slots have that one, and it is in shared memory, maybe.
+        self.functions.setdefault(definition.key, definition)
         self._lingering.pop(definition.key, None)
         lacks = self.settings.missing(definition.modules) if definition.modules else []
         if lacks:
@@ -375,6 +385,11 @@ class WorkerCore:
         if setup is None or not self.functions[setup].ships:
             return owner
         return f"{owner} with {setup.hex()}"
+
+    def _knows_parts_of(self, definition: m.FunctionDef) -> bool:
+        """Whether all of a function's parts are here, each of which has none."""
+        parts = [self.functions.get(part) for part in definition.parts]
+        return all(part is not None and not part.parts for part in parts)
 
     def _knows_functions_of(self, assignment: m.Assignment) -> bool:
         return assignment.function in self.functions and (
@@ -437,21 +452,38 @@ class WorkerCore:
     def _wanted_slots(self) -> int:
         return self.settings.slots + sum(slot.blocked for slot in self.slots.values())
 
-    def _adjust_slots(self) -> None:
+    def _take_seed(self, seed: int | None) -> None:
+        """All slots of a cluster have one; those with another make way as soon as they are idle."""
+        if self._welcomed and seed != self._hash_seed:
+            for slot in self.slots.values():
+                slot.leaving = slot.leaving or slot.stays
+        self._hash_seed, self._welcomed = seed, True
+
+    def _end_slot(self, slot: Slot, now: float) -> None:
+        """Have an idle slot's process end; one that has run nothing has nothing to do at its end."""
+        slot.state = ENDING
+        if slot.owner is None or not self.settings.exit_wait:
+            self._effects.append(SignalSlot(slot.id, "SIGKILL"))
+        else:
+            slot.kill_at = now + self.settings.exit_wait
+            self._effects.append(EndSlot(slot.id))
+
+    def _adjust_slots(self, now: float) -> None:
         """Start processes where some are missing, and end idle ones that nobody stands in for any more."""
-        live = [slot for slot in self.slots.values() if slot.state != KILLED]
+        if not self._welcomed:
+            return
+        live = [slot for slot in self.slots.values() if slot.state != ENDING]
         missing = self._wanted_slots() - len(live)
         for _ in range(missing):
             self._next_slot += 1
             slot = Slot(SlotId(self._next_slot), self.settings.max_tasks_per_slot)
             self.slots[slot.id] = slot
-            self._effects.append(SpawnSlot(slot.id))
+            self._effects.append(SpawnSlot(slot.id, self._hash_seed))
         for slot in live:
             if missing >= 0:
                 break
             if slot.idle:
-                slot.state = KILLED
-                self._effects.append(SignalSlot(slot.id, "SIGKILL"))
+                self._end_slot(slot, now)
                 missing += 1
 
     def _slot_ready(self, event: SlotReady, now: float) -> None:
@@ -556,6 +588,7 @@ class WorkerCore:
                     outcome = outcome._replace(detail=self._place())
                 outcome = self._beyond_max_payload(task.id, attempt, payload) or outcome
             self._end(task, outcome)
+            slot.last = task.id, self._name(task)
 
     def _slot_exited(self, event: SlotExited, now: float) -> None:
         slot = self.slots.pop(event.slot, None)
@@ -633,8 +666,9 @@ class WorkerCore:
             return
         for number, stream, text in event.printed:
             task = slot.queue.get(number) or slot.running()
-            if task is not None and self._output_characters < OUTPUT_CHARACTERS:
-                self._output.append(m.OutputChunk(task.id, self._name(task), stream, text))
+            source = slot.last if task is None else (task.id, self._name(task))
+            if source is not None and self._output_characters < OUTPUT_CHARACTERS:
+                self._output.append(m.OutputChunk(*source, stream, text))
                 self._output_characters += len(text)
 
     def _take_output(self) -> list[m.OutputChunk]:
@@ -658,7 +692,7 @@ class WorkerCore:
             return
         self._check_stops(now)
         if not self.draining:
-            self._adjust_slots()
+            self._adjust_slots(now)
         self._feed(now)
         self._make_way(now)
         self._watch_slots(now)
@@ -738,7 +772,7 @@ class WorkerCore:
             for slot in self.slots.values():
                 slot.leaving = slot.leaving or slot.calls_left <= 0
         staying = [slot for slot in self.slots.values() if slot.stays]
-        leaving = [slot for slot in self.slots.values() if slot.leaving and slot.state != KILLED]
+        leaving = [slot for slot in self.slots.values() if slot.leaving and slot.state != ENDING]
         if self.queue and not self.draining:
             served = {slot.owner for slot in staying}
             unserved = sum(owner not in served for owner in self.queue.owners)
@@ -747,10 +781,9 @@ class WorkerCore:
                 leaving += self._dismissed(staying, unserved, now)
         ended = [slot for slot in leaving if slot.idle]
         for slot in ended:
-            slot.state = KILLED
-            self._effects.append(SignalSlot(slot.id, "SIGKILL"))
+            self._end_slot(slot, now)
         if ended and not self.draining:
-            self._adjust_slots()
+            self._adjust_slots(now)
 
     def _dismissed(self, slots: list[Slot], wanted: int, now: float) -> list[Slot]:
         """Slots that are to end, at most `wanted`: those whose owner has nothing more, then those whose time is up."""
@@ -806,6 +839,10 @@ class WorkerCore:
         for slot in self.slots.values():
             running = slot.running()
             if running is None:
+                if slot.kill_at is not None and now >= slot.kill_at:
+                    slot.kill_at = None
+                    self._log("warning", "a slot did not end in time; what its calls had left to do is lost")
+                    self._effects.append(SignalSlot(slot.id, "SIGKILL"))
                 continue
             recall_at = slot.recall_at(slot.owner in spare)
             if recall_at is not None and now >= recall_at:
@@ -879,8 +916,12 @@ class WorkerCore:
     def _maybe_leave(self, now: float) -> None:
         if self.queue and self.session.open:
             self._return_queue(now)
+        for slot in self.slots.values():
+            if slot.idle and slot.owner is not None and not self.queue:
+                self._end_slot(slot, now)
         out_of_time = self._drain_until is not None and now >= self._drain_until
-        if ((self.tasks or self._undelivered()) and not out_of_time) or self._stopped:
+        ending = any(slot.kill_at is not None for slot in self.slots.values())
+        if ((self.tasks or self._undelivered() or ending) and not out_of_time) or self._stopped:
             return
         if self.tasks and self.session.open:
             self._log("warning", f"{len(self.tasks)} tasks did not finish in time; they run again elsewhere")

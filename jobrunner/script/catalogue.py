@@ -27,8 +27,9 @@ from jobrunner.script.entries import (
     packed_outline,
 )
 from jobrunner.script.looks import OUT_OF_BAND, Look, Looker, dump
+from jobrunner.script.modes import GLOBAL, PLAIN
 from jobrunner.script.origin import Origin
-from jobrunner.script.pickler import GLOBAL, PLAIN, digest_of, pickled
+from jobrunner.script.pickler import digest_of, pickled
 
 Store: TypeAlias = "Callable[[Sequence[Buffer]], Payload | None]"
 """As in `serialization`."""

@@ -16,11 +16,10 @@ from typing import Any
 
 from jobrunner.facts import ATOMS, is_importable
 from jobrunner.script.makers import EMPTY
+from jobrunner.script.modes import GLOBAL, Mode
 from jobrunner.script.origin import Origin
 from jobrunner.script.pickler import (
-    GLOBAL,
     MAX_CODES,
-    Mode,
     Pickled,
     annotations_of,
     attributes_in,

@@ -19,6 +19,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from jobrunner.script import makers, origin
+from jobrunner.script.modes import PLAIN, Mode
 
 PROTOCOL = 5
 MARSHAL_VERSION = 2
@@ -39,35 +40,19 @@ class Pickled(NamedTuple):
     """It holds code, so that its reader needs this version of Python."""
 
 
-class Mode(NamedTuple):
-    """What the pickle is for."""
-
-    locks: bool = False
-    """Locks in it are replaced by new ones: it is a global, of which each process has its own."""
-    result: bool = False
-    """It goes back to the program: what only this process has goes by value."""
-    inside: str = ""
-    """It is an attribute of a class: functions and classes with names that begin so are a part of it."""
-
-
-PLAIN = Mode()
-GLOBAL = Mode(locks=True)
-RESULT = Mode(result=True)
-
-
 def pickled(
     value: Any, mode: Mode = PLAIN, callback: BufferCallback | None = None, entry: str | None = None
 ) -> Pickled:
     """Pickle `value`; as the global `entry` of the script, if that is given. Raises whatever pickling raises."""
     file = io.BytesIO()
-    pickler = _pickler_class()(file, PROTOCOL, callback)
+    pickler = pickler_class()(file, PROTOCOL, callback)
     pickler.prepare(mode, value, entry)
     pickler.dump(value)
     return Pickled(file.getvalue(), pickler.names, pickler.noted, pickler.by_value)
 
 
 @functools.cache
-def _pickler_class() -> Any:
+def pickler_class() -> Any:
     """A class whose base is imported when the first object needs it."""
     import cloudpickle
     from cloudpickle import cloudpickle as inner

@@ -28,9 +28,10 @@ from jobrunner.backends.failures import exception_of
 from jobrunner.backends.prepared import Prepared
 from jobrunner.backends.supplies import outcome_of, with_needs
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults, rows, run_elements
+from jobrunner.elements import ElementResults
 from jobrunner.errors import JobRunnerError, NotSupportedError, SerializationError
 from jobrunner.executor import Executor
+from jobrunner.fixed import dump_elements, load_element_results, load_elements, run_fixed
 from jobrunner.futures import Future
 from jobrunner.ids import TaskId
 from jobrunner.payloads import Payload
@@ -183,8 +184,8 @@ class _Slot(SlotProcess):
             if not isinstance(task.span, tuple):
                 args, kwargs = serialization.load_call(task.payload, task.values)
                 return m.OK, serialization.dump_result(fn(*args, **kwargs))
-            columns = serialization.load_elements(task.payload)
-            return m.OK, serialization.dump_element_results(run_elements(fn, rows(columns, *task.span)))
+            elements = load_elements(task.payload)
+            return m.OK, run_fixed(fn, elements, *task.span, task.retry_on).dump()
         except Exception as exc:
             return m.ERROR, serialization.dump_exception(exc)
         finally:
@@ -263,8 +264,10 @@ class _Backend(Backend):
             self.needed[ids[-1]] = future
         return tuple(ids)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True)
+    copies = True
+
+    def pack(self, elements: Any) -> Payload:
+        return dump_elements(elements, snapshot=True)
 
     def submit_chunk(
         self,
@@ -305,7 +308,7 @@ class _Backend(Backend):
             future.confirm_cancelled()
         elif outcome.status == m.OK:
             chunk = outcome.id in self._chunks
-            load = serialization.load_element_results if chunk else serialization.load_result
+            load = load_element_results if chunk else serialization.load_result
             future.duration = outcome.duration
             future.set_result(load(outcome.payload))
         else:

@@ -33,7 +33,7 @@ PROMISES = {
         ),
         parts=("copies", "apart"),
     ),
-    "map": Promise("map, as the built-in one, streaming and bounded", ("test_map",)),
+    "map": Promise("map, as the built-in one, streaming and bounded", ("test_map", "test_map_values")),
     "waiting": Promise("as_completed and wait, over Futures of several executors", ("test_waiting",)),
     "async": Promise("asyncio, AsyncExecutor", ("test_async",)),
     "cancel": Promise("cancel", parts=("stops",)),
@@ -49,6 +49,11 @@ PROMISES = {
     "large": Promise("large arguments and results", ("test_large_values",)),
     "endings": Promise(
         "shutdown, the end of the program, Ctrl-C", ("test_ending",), parts=("ends", "tidy", "alone")
+    ),
+    "process": Promise(
+        "the process of a call: options, sys.path, hashes, streams, what is left for its end",
+        ("test_process",),
+        needs="apart",
     ),
     "script": Promise(
         "the script's module: its globals, functions and classes", ("test_script",), parts=("copies", "apart")

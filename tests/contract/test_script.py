@@ -636,3 +636,25 @@ def test_what_the_called_object_holds_is_an_argument(run_script):
             assert ex.submit(functools.partial(take, {"f": 2}), 1, 2).exception() is not None
             assert ex.submit(model.fit, 1).name == "Model.fit"
     """)
+
+
+def test_elements_may_be_of_classes_of_the_script(run_script):
+    run_script("""
+        import copy
+        import operator
+
+        class Point:
+            def __init__(self, x):
+                self.x = x
+
+        points = [Point(x) for x in range(60)]
+
+        with open_executor() as ex:
+            for chunksize in (None, 20):
+                # Functions that the script does not define bring nothing of it along.
+                xs = ex.map(operator.attrgetter("x"), points, chunksize=chunksize)
+                assert list(xs) == list(range(60))
+                copies = list(ex.map(copy.copy, (Point(x) for x in range(60)), chunksize=chunksize))
+                assert [point.x for point in copies] == list(range(60))
+                assert {type(point) for point in copies} == {Point}
+    """)

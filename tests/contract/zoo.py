@@ -6,6 +6,7 @@ library only. Each specimen says at which stage it fails.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import faulthandler
 import gc
@@ -336,6 +337,22 @@ class KillsOnPickle:
         os._exit(9)
 
 
+class Box:
+    """An object with something in it."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def __eq__(self, other: object) -> bool:
+        return type(other).__name__ == "Box" and vars(other) == vars(self)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def filled_with(self, content: Any) -> Box:
+        self.content = content
+        return self
+
+
 class Counter:
     """Callable; the calls of an instance show in its next result."""
 
@@ -388,6 +405,16 @@ def wait_inside_a_hook(started: str, path: str) -> str:
         append_line(started, "")
         wait_for(path)
     return "waited"
+
+
+def note_at_exit(path: str, seconds: float) -> None:
+    """Leaves a line for the end of its process."""
+
+    def note() -> None:
+        time.sleep(seconds)
+        append_line(path, "exit")
+
+    atexit.register(note)
 
 
 class Thing:

@@ -259,10 +259,28 @@ def test_a_slot_hears_at_once_that_it_may_drop_something_large():
     assert world.take() == []
 
 
-def test_a_function_without_its_parts_ends_a_workers_session():
+def test_a_function_that_is_sent_again_is_the_one_that_is_there():
     world = worker()
-    assign(world, assignment(1), functions=[TWICE])
+    assign(world, assignment(1), functions=[PART, TWICE])
+    world.take()
+    first = world.core.functions.copy()
+    world.lose()
+    world.open()
+    world.say(m.Assign([assignment(2)], [PART, DOUBLE]))
+    world.turn()
+    assert world.core.functions == first
+    finish(world, 1, 1)
+    assert runs(world) == {1: ([], [])}
+
+
+@pytest.mark.parametrize("parts", [[], [PART, HALF]], ids=["not sent", "with parts themselves"])
+def test_a_function_without_its_parts_ends_a_workers_session(parts):
+    world = worker()
+    whole = TWICE._replace(parts=(OTHER_KEY,)) if parts else TWICE
+    assign(world, assignment(1), functions=[*parts, whole])
     world.turn()
     assert world.core.tasks == {}
-    assert "the function double has parts that were never sent" in world.logs
+    assert world.logs[-1] == (
+        "the function double has parts that were never sent, or that have parts themselves"
+    )
     assert not world.core.session.open

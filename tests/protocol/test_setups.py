@@ -24,9 +24,9 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
     IN_SETUP,
     SETUP_FAILED,
+    EndSlot,
     ResolveTasks,
     SetupFailed,
-    SignalSlot,
     SlotReady,
     SpawnSlot,
     SubmitRequested,
@@ -142,7 +142,7 @@ def test_a_slot_whose_initializer_failed_makes_way():
     finish(world, 1, 1, status=SETUP_FAILED)
     (outcome,) = world.heard_one(m.Outcomes).outcomes
     assert (outcome.status, outcome.detail) == (m.ERROR, FAILED)
-    assert world.take() == [SignalSlot(1, "SIGKILL"), SpawnSlot(2)]
+    assert world.take() == [EndSlot(1), SpawnSlot(2)]
 
 
 def test_a_process_that_dies_in_its_initializer():
@@ -185,7 +185,7 @@ def test_a_slot_is_replaced_after_its_calls():
     finish(world, 1, 1)
     assert started(world) == {1: ["c-2"]}
     finish(world, 1, 2)
-    assert world.take() == [SignalSlot(1, "SIGKILL"), SpawnSlot(2)]
+    assert world.take() == [EndSlot(1), SpawnSlot(2)]
     up(world, 2)
     assert started(world) == {2: ["c-3"]}
 
@@ -210,7 +210,7 @@ def test_what_does_not_fit_any_more_waits_for_the_next_process():
     assert started(world) == {1: ["c-1"]}
     assign(world, assignment(2, span=(3, 6)))
     finish(world, 1, 1)
-    assert world.take() == [SignalSlot(1, "SIGKILL"), SpawnSlot(2)]
+    assert world.take() == [EndSlot(1), SpawnSlot(2)]
     up(world, 2)
     assert started(world) == {2: ["c-2"]}
 

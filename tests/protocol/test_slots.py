@@ -7,7 +7,7 @@ from jobrunner.ids import SlotId
 from jobrunner.protocol.messages import FunctionDef
 from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
 from jobrunner.protocol.slots import (
-    KILLED,
+    ENDING,
     READY,
     RECALL_AFTER,
     SLOT_LIMIT,
@@ -64,7 +64,7 @@ def test_the_estimated_work_is_kept_in_step_and_never_drifts():
     assert slot.seconds == 0.0
 
 
-@pytest.mark.parametrize("state", [STARTING, KILLED])
+@pytest.mark.parametrize("state", [STARTING, ENDING])
 def test_a_slot_that_is_not_up_has_no_room(state):
     slot = ready_slot()
     slot.state = state

@@ -8,6 +8,8 @@ import time
 
 from jobrunner import serialization
 from jobrunner.backends.prepared import Prepared, definitions_of
+from jobrunner.elements import Input
+from jobrunner.fixed import FixingInput, dump_elements, load_element_results
 from jobrunner.protocol.effects import (
     SlotExited,
     SlotFinished,
@@ -64,7 +66,8 @@ class Owner:
 
     def chunk(self, slot, fn, elements, start=0, stop=None, **options):
         columns = [list(column) for column in zip(*elements, strict=True)]
-        payload = serialization.dump_elements(columns, snapshot=True)
+        fixed, _ = FixingInput(Input(columns)).take(len(elements))
+        payload = dump_elements(fixed, snapshot=True)
         span = (start, len(elements) if stop is None else stop)
         return self.run(slot, fn, payload=payload, span=span, **options)
 
@@ -94,7 +97,7 @@ class Owner:
             raise serialization.load_exception(outcome.payload)
         if self.spans[number] is None:
             return serialization.load_result(outcome.payload)
-        return serialization.load_element_results(outcome.payload)
+        return load_element_results(outcome.payload)
 
     def call(self, slot, fn, *args, **options):
         return self.value(self.run(slot, fn, *args, **options))

@@ -17,6 +17,7 @@ from jobrunner.protocol.effects import (
     CancelRequested,
     DrainRequested,
     Effect,
+    EndSlot,
     Event,
     GiveUp,
     InterruptTask,
@@ -328,7 +329,7 @@ class WorkerNode(PeerNode[WorkerCore]):
         core._message = watched_message  # type: ignore[method-assign]
 
     def perform(self, effect: Any) -> None:
-        if isinstance(effect, (SpawnSlot, RunTasks, RecallTasks, InterruptTask, SignalSlot)):
+        if isinstance(effect, (SpawnSlot, RunTasks, RecallTasks, InterruptTask, EndSlot, SignalSlot)):
             self.slots.perform(effect)
 
     def crash(self) -> None:

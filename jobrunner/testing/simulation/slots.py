@@ -16,6 +16,7 @@ from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
     Effect,
+    EndSlot,
     InterruptTask,
     RecallTasks,
     RunTasks,
@@ -57,6 +58,9 @@ PIPE_DELAY = 0.00005
 
 FULL = 0.02
 """How likely the results of a bundle's calls are too large to go on collecting, after each of them."""
+
+LONGEST_END = 0.3
+"""Seconds that a process may take to end by itself."""
 
 LONGEST_DEATH = 0.1
 """Seconds that a process may take to go once it was killed; until then it counts as running its task."""
@@ -146,6 +150,14 @@ class SlotProcess:
         self.dying = True
         self._turn += 1  # whatever runs will not end by itself any more
         self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_DEATH), lambda: self.die(None, name))
+
+    def end(self) -> None:
+        """It does what its tasks have left for its end."""
+        if self.dying:
+            return
+        self.world.truth.check(self.task is None and not self._queue, "only an idle slot is to end")
+        self.dying = True
+        self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_END), lambda: self.die(0, None))
 
     # --- what a task does; symbolic here ---
 
@@ -319,6 +331,8 @@ class SimulatedSlots:
             found.command(found.recall, effect.bundle)
         elif isinstance(effect, InterruptTask):
             found.command(found.interrupt, effect.number)
+        elif isinstance(effect, EndSlot):
+            found.command(found.end)
         elif isinstance(effect, SignalSlot):
             found.command(found.signal, effect.signal)
 
