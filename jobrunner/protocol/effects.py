@@ -237,7 +237,7 @@ class CancelRequested:
     ids: list[TaskId]
     running: bool
     slots: int = 0
-    """Where the program has slots to itself: how many. Of the waiting tasks, those that a free slot can begin stay."""
+    """How many slots the program has to itself, if it has: tasks that wait and that a free one can begin stay."""
 
 
 @dataclass(slots=True)
