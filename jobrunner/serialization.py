@@ -175,6 +175,14 @@ def with_names(fn: Callable[..., Any], names: Iterable[str], store: Store | None
     )
 
 
+def goes_alone(fn: Callable[..., Any]) -> bool:
+    """Whether it holds nothing that is an argument; the quickest look, which may miss some."""
+    kind = type(fn)
+    return kind is FunctionType or (
+        kind is BuiltinFunctionType and isinstance(getattr(fn, "__self__", None), ModuleType)
+    )
+
+
 def split_call(fn: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """What is called where `fn` is, and with which arguments before those of the call.
 
@@ -693,8 +701,8 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
 
 
 def mentions_script(stream: bytes) -> bool:
-    """Whether a pickle may refer to the script by name."""
-    return b"__main__" in stream or b"__mp_main__" in stream
+    """Whether a pickle may refer to the script by name, as `__main__` or `__mp_main__`."""
+    return b"_main__" in stream
 
 
 _GLOBAL = re.compile(rb"\x8c(.)([^\W\d][\w.]*|[\x80-\xff\w.]+)\x94?\x93", re.DOTALL)

@@ -111,6 +111,8 @@ class CoreBackend(Backend):
         self._batch: CallBatch | None = None
         """The last of `_outgoing`, if that is one."""
         self._limits: Limits
+        self._prepared: Prepared | None = None
+        """The last one: mostly the same function is submitted again."""
         self._definitions: dict[m.FunctionKey, Prepared] = {}
         """The functions of `_outgoing`."""
         self._loose: set[TaskId] = set()
@@ -176,7 +178,8 @@ class CoreBackend(Backend):
     # --- submitting ---
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
-        return Prepared(fn, self._store.store)
+        last = self._prepared = Prepared.of(fn, self._store.store, self._prepared)
+        return last
 
     def submit(
         self,

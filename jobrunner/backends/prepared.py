@@ -26,6 +26,21 @@ class Prepared:
         self._mapped = self if self.fn is fn else None
         self._take(serialization.dump_function(self.fn, store))
 
+    @classmethod
+    def of(cls, fn: Callable[..., Any], store: Store | None, last: Prepared | None) -> Prepared:
+        """`fn` as it is now; `last`, where nothing has changed since."""
+        if not serialization.goes_alone(fn):
+            return cls(fn, store)
+        dumped = serialization.dump_function(fn, store)
+        if last is not None and last.dumped is dumped and last.whole is fn:
+            return last
+        made = object.__new__(cls)
+        made.whole = made.fn = fn
+        made.args, made.kwargs = (), {}
+        made._store, made._mapped = store, made
+        made._take(dumped)
+        return made
+
     @property
     def definitions(self) -> tuple[FunctionDef, ...]:
         """All that whoever has not seen it must be sent, in that order."""

@@ -424,7 +424,7 @@ class Thing:
         pass
 
 
-things: list[Any] = []
+things: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def make_thing(_: Any = None) -> Thing:
@@ -436,7 +436,7 @@ def type_of(value: Any, *_: Any) -> str:
 
 
 def note_thing(thing: Thing) -> None:
-    things.append(weakref.ref(thing))
+    things.add(thing)
 
 
 def noted_thing() -> Thing:
@@ -448,4 +448,4 @@ def noted_thing() -> Thing:
 
 def things_alive() -> int:
     gc.collect()
-    return sum(reference() is not None for reference in things)
+    return len(things)

@@ -286,7 +286,7 @@ def test_detached_tasks_that_go_with_their_client_are_found(monkeypatch):
         real(self, client, now)
 
     monkeypatch.setattr(Scheduler, "client_gone", client_gone)
-    find("crashes", first=1075, limit=1200)
+    find("crashes", first=2900, limit=3000)
 
 
 def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
