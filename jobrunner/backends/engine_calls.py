@@ -88,7 +88,7 @@ class Line:
         while self._heap and len(taken) < room:
             call = heapq.heappop(self._heap)[2]
             call.future.confirm_running()
-            if call.future.running():  # else it was cancelled
+            if not call.future.cancelled():  # one that the program has ended itself runs all the same
                 taken.append(call)
         self.flying += len(taken)
         return taken

@@ -68,7 +68,7 @@ def test_a_global_that_the_program_changes_arrives_anew_and_others_stay(run_scri
     """)
 
 
-@pytest.mark.copies
+@pytest.mark.apart
 def test_globals_are_as_they_are_at_submit(run_script):
     run_script("""
         value = 0

@@ -186,7 +186,7 @@ def test_a_package_that_cannot_be_loaded_is_named(installed):
         run("broken")
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(330)
 def test_the_example_of_a_package_with_a_backend(tmp_path):
     site = tmp_path / "site"
     pip = [
@@ -218,7 +218,7 @@ def test_the_example_of_a_package_with_a_backend(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=140,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
