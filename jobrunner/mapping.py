@@ -111,7 +111,8 @@ class MapRun:
         self._abandoned = False
         self._refusal: NotSupportedError | None = None
         self._fixing: FixingInput | None = None
-        self._pauses = Pauses(self._resume)
+        self._pauses: Pauses[Span] | None = None
+        """Once an element has to pause: they refer to this, which would otherwise wait for the collector of cycles."""
 
     # --- the caller's thread: taking the input --------------------------------------------------------------
 
@@ -370,9 +371,13 @@ class MapRun:
         if seconds <= 0:
             self._run_again(span, [(span.start, span.stop)], span.retries)
             return
-        self._pauses.add(span, seconds)
+        with self._lock:
+            pauses = self._pauses
+            if pauses is None:
+                pauses = self._pauses = Pauses(self._resume)
+        pauses.add(span, seconds)
         if self._cancelled:
-            self._give_up(self._pauses.clear())
+            self._give_up(pauses.clear())
 
     def _resume(self, spans: list[Span]) -> None:
         """The pauses of these are over."""
@@ -436,7 +441,8 @@ class MapRun:
             self._ready.clear()
             self._rests.clear()
             self._packs.clear()
-        self._give_up([*spans, *self._pauses.clear()])
+            pauses = self._pauses
+        self._give_up([*spans, *(() if pauses is None else pauses.clear())])
         return True
 
     def abandon(self) -> None:

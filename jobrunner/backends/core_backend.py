@@ -178,8 +178,11 @@ class CoreBackend(Backend):
     # --- submitting ---
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
-        last = self._prepared = Prepared.of(fn, self._store.store, self._prepared)
-        return last
+        last = self._prepared
+        prepared = Prepared.of(fn, self._store.store, last)
+        if prepared is not last:
+            self._prepared = prepared if prepared.may_be_kept else None
+        return prepared
 
     def submit(
         self,

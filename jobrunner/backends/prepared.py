@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any
 
 from jobrunner import serialization
@@ -23,7 +24,7 @@ class Prepared:
         self.fn, self.args, self.kwargs = serialization.split_call(fn)
         """What is called, with which arguments before those of the call: a partial's are arguments like others."""
         self._store = store
-        self._mapped = self if self.fn is fn else None
+        self._mapped: Prepared | None = None
         self._take(serialization.dump_function(self.fn, store))
 
     @classmethod
@@ -37,9 +38,17 @@ class Prepared:
         made = object.__new__(cls)
         made.whole = made.fn = fn
         made.args, made.kwargs = (), {}
-        made._store, made._mapped = store, made
+        made._store, made._mapped = store, None
         made._take(dumped)
         return made
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether it holds no object of the program's, which would live as long as this is kept."""
+        fn = self.whole
+        if type(fn) is FunctionType:
+            return fn.__closure__ is None and fn.__defaults__ is None and fn.__kwdefaults__ is None
+        return serialization.goes_alone(fn)
 
     @property
     def definitions(self) -> tuple[FunctionDef, ...]:
@@ -65,11 +74,13 @@ class Prepared:
 
     def for_map(self) -> Prepared:
         """The same, with everything in the function that it holds: `map` sends it once, not with each element."""
+        if self.fn is self.whole:
+            return self
         if self._mapped is None:
             made = self._copy()
             made.fn, made.args, made.kwargs = self.whole, (), {}
             made._take(serialization.dump_function(self.whole, self._store))
-            self._mapped = made._mapped = made
+            self._mapped = made
         return self._mapped
 
     def _take(self, dumped: DumpedFunction) -> None:

@@ -81,6 +81,32 @@ def test_a_call_that_is_done_keeps_neither_function_nor_arguments(executor, even
     eventually(lambda: is_gone(references[0]))
 
 
+@pytest.mark.parametrize("how", ["method", "partial", "closure", "default", "map"])
+def test_what_a_function_holds_is_let_go_of_at_once(executor, isolated, eventually, how):
+    """The standard pools refer to it in no cycle, so programs with large objects do not wait for the collector."""
+    if isolated and how in ("closure", "default"):
+        pytest.skip("what pickles such a function by value leaves cycles")
+    make = {
+        "method": lambda thing: thing.nothing,
+        "partial": lambda thing: partial(zoo.type_of, thing),
+        "closure": lambda thing: lambda *_: type(thing).__name__,
+        "default": lambda thing: lambda *_, thing=thing: type(thing).__name__,
+        "map": lambda thing: partial(zoo.type_of, thing),
+    }
+    thing = zoo.Thing()
+    reference = weakref.ref(thing)
+    gc.disable()
+    try:
+        if how == "map":
+            assert list(executor.map(make[how](thing), range(3))) == ["Thing"] * 3
+        else:
+            executor.submit(make[how](thing)).result()
+        del thing
+        eventually(partial(are_gone, reference))
+    finally:
+        gc.enable()
+
+
 def test_a_slot_keeps_nothing_of_a_call_that_is_done(make_executor, eventually):
     executor = make_executor(max_workers=1)
     executor.submit(zoo.note_thing, zoo.Thing()).result()
