@@ -65,6 +65,8 @@ class DumpedFunction(NamedTuple):
     """Top-level modules that are imported when it is unpickled; without those that are everywhere."""
     ships: tuple[str, ...] = ()
     """Top-level modules that it brings along, see `shipping`."""
+    epoch: int = 0
+    """See `versions`."""
 
 
 _references: dict[Any, tuple[str, str, DumpedFunction]] = {}

@@ -16,12 +16,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import InvalidStateError
 from typing import Any, NamedTuple
 
-from jobrunner import serialization
+from jobrunner import serialization, versions
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.memory import SharedStore
 from jobrunner.backends.printer import Printer
+from jobrunner.backends.setups import Setups
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
 from jobrunner.context import current_task
@@ -65,7 +66,6 @@ from jobrunner.protocol.effects import (
     SupplyRequested,
     WatchRequested,
 )
-from jobrunner.shipment import Shipment
 from jobrunner.transport.driver import Driver, Wire
 from jobrunner.transport.service import error_named
 from jobrunner.version import __version__
@@ -81,6 +81,8 @@ class Prepared(NamedTuple):
     """A function, pickled as it was when `prepare` was called."""
 
     definition: m.FunctionDef
+    setup: m.FunctionDef | None = None
+    """What its slots are to be prepared with: the initializer, in the version of the program's modules then."""
 
 
 class QueryWait:
@@ -128,12 +130,8 @@ class CoreBackend(Backend):
         self._store = SharedStore(self._shares)
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
-        self._setup: m.FunctionDef | None = None
-        initializer = settings.initializer
-        if isinstance(initializer, Shipment):
-            self._setup = m.FunctionDef(*initializer.dump())
-        elif initializer is not None:
-            self._setup = m.FunctionDef(*serialization.dump_setup(initializer, settings.initargs))
+        versions.watch()
+        self._setups = Setups(settings, same_host=self.same_host)
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._driver: Driver
@@ -174,7 +172,7 @@ class CoreBackend(Backend):
     # --- submitting ---
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
-        return Prepared(m.FunctionDef(*serialization.dump_function(fn)))
+        return Prepared(m.FunctionDef(*serialization.dump_function(fn)), self._setups.current())
 
     def submit(
         self,
@@ -200,7 +198,7 @@ class CoreBackend(Backend):
             function = prepared.definition.key
             limit = self._limits.of(function)
             if limit > 1:
-                return self._send_with_others(prepared.definition, payload, options, limit)
+                return self._send_with_others(prepared, payload, options, limit)
             future = self._send(prepared, payload, None, options)
             if self._limits.is_new(function):
                 # Let the I/O thread run, which would otherwise wait for milliseconds while a loop submits hundreds of
@@ -234,8 +232,7 @@ class CoreBackend(Backend):
             self._check_detach()
         if options.resources:
             self._check_resources()
-        definition = prepared.definition
-        setup = self._setup
+        definition, setup = prepared
         future: Future[Any] = Future()
         future.name = options.name or definition.name
         future._canceller = self.cancel
@@ -254,27 +251,34 @@ class CoreBackend(Backend):
             )
             if needs:
                 self._needs_of[task] = needs
-            self._definitions[definition.key] = definition
+            self._define(prepared)
         self._driver.wake()
         return future
 
     def _send_with_others(
-        self, definition: m.FunctionDef, payload: bytes, options: m.TaskOptions, limit: int
+        self, prepared: Prepared, payload: bytes, options: m.TaskOptions, limit: int
     ) -> Future[Any]:
         """Have a short call travel with others like it that are on their way to the I/O thread."""
+        definition, setup = prepared
         nested = depth()
         with self._lock:
             self._check_open()
             batch = self._batch
-            if batch is None or not batch.takes(definition, options, nested):
+            if batch is None or not batch.takes(definition, options, nested, setup):
                 task = self._new_id()
-                batch = self._batch = CallBatch(self, task, definition, options, nested, limit)
+                batch = self._batch = CallBatch(self, task, definition, options, nested, limit, setup)
                 self._futures[task] = batch
                 self._outgoing.append(batch)
-                self._definitions[definition.key] = definition
+                self._define(prepared)
             future = batch.add(payload)
         self._driver.wake()
         return future
+
+    def _define(self, prepared: Prepared) -> None:
+        """Have the functions of a call go along with it."""
+        for definition in prepared:
+            if definition is not None:
+                self._definitions[definition.key] = definition
 
     def _new_id(self) -> TaskId:
         with self._lock:
@@ -328,10 +332,7 @@ class CoreBackend(Backend):
             outgoing, self._outgoing, self._batch = self._outgoing, [], None
             definitions, self._definitions = self._definitions, {}
         functions = list(definitions.values())
-        setup = None if self._setup is None else self._setup.key
-        tasks = [entry.spec(setup) if isinstance(entry, CallBatch) else entry for entry in outgoing]
-        if self._setup is not None:
-            functions.append(self._setup)
+        tasks = [entry.spec() if isinstance(entry, CallBatch) else entry for entry in outgoing]
         return [SubmitRequested(tasks, functions)]
 
     def _check_open(self) -> None:

@@ -98,6 +98,9 @@ class FunctionDef(NamedTuple):
     ships: tuple[str, ...] = ()
     """Of a setup, the top-level modules that it brings along: to the calls with it no worker lacks these, and no slot
     serves calls with it and others."""
+    epoch: int = 0
+    """Of a setup, how often the program had come to other versions of its modules; no slot serves calls of two epochs,
+    and slots of earlier ones make way."""
 
 
 Span: TypeAlias = "tuple[int, int] | int | None"

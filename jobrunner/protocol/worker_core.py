@@ -55,8 +55,10 @@ from jobrunner.protocol.slots import (
     READY,
     STARTING,
     LocalQueue,
+    Owner,
     Slot,
     WorkerTask,
+    outdated,
 )
 
 RUNNING_AFTER = 0.05
@@ -340,12 +342,12 @@ class WorkerCore:
             suspects = [name for name in suspects if name not in ships]
         return self.settings.missing(suspects) if suspects else []
 
-    def _owner_of(self, assignment: m.Assignment, owner: str) -> str:
-        """Calls that bring modules along are kept apart from others as those of different owners are."""
-        setup = assignment.setup
-        if setup is None or not self.functions[setup].ships:
-            return owner
-        return f"{owner} with {setup.hex()}"
+    def _owner_of(self, assignment: m.Assignment, key: str) -> Owner:
+        """Calls with modules of their own are kept apart from others as those of different owners are."""
+        if assignment.setup is None:
+            return Owner(key)
+        setup = self.functions[assignment.setup]
+        return Owner(key, setup.key, setup.epoch) if setup.ships or setup.epoch else Owner(key)
 
     def _knows_functions_of(self, assignment: m.Assignment) -> bool:
         return assignment.function in self.functions and (
@@ -693,6 +695,9 @@ class WorkerCore:
     def _make_way(self, now: float) -> None:
         """Have slots replaced where somebody's tasks wait and no slot serves them, or will as soon as it is up."""
         self._make_way_at = None
+        if self.queue and not self.draining:
+            for slot in outdated([slot for slot in self.slots.values() if slot.stays], self.queue):
+                slot.leaving = True
         staying = [slot for slot in self.slots.values() if slot.stays]
         leaving = [slot for slot in self.slots.values() if slot.leaving and slot.state != KILLED]
         if self.queue and not self.draining:
@@ -711,7 +716,11 @@ class WorkerCore:
     def _dismissed(self, slots: list[Slot], wanted: int, now: float) -> list[Slot]:
         """Slots that are to end, at most `wanted`: those whose owner has nothing more, then those whose time is up."""
         taken = [slot for slot in slots if slot.owner is not None and not slot.blocked]
-        unneeded = [slot for slot in taken if slot.idle and self.queue.first(str(slot.owner)) is None]
+        unneeded = [
+            slot
+            for slot in taken
+            if slot.idle and slot.owner is not None and self.queue.first(slot.owner) is None
+        ]
         rest = sorted((slot for slot in taken if slot not in unneeded), key=lambda slot: slot.owned_since)
         dismissed = unneeded[:wanted]
         for slot in rest:
@@ -760,7 +769,7 @@ class WorkerCore:
                 running.announced = True
                 self._running.append(running.id)
 
-    def _spare_for(self) -> set[str | None]:
+    def _spare_for(self) -> set[Owner | None]:
         """The owners whose tasks a slot could take that has nothing to do."""
         if self.queue:
             return set()

@@ -228,7 +228,7 @@ def test_a_function_is_one_frame():
     assert [len(frame) for frame in frames][1:] == [codec.INLINE_LIMIT + 1]
     assert decode(frames).message == m.Submit([], [large])
     with pytest.raises(ProtocolError, match="a function takes one frame, not 2"):
-        decode([header(m.Submit, (), ((b"key", "f", 2, "", (), ()),), ()), b"a", b"b"])
+        decode([header(m.Submit, (), ((b"key", "f", 2, "", (), (), 0),), ()), b"a", b"b"])
 
 
 def test_a_function_names_a_bounded_number_of_modules():

@@ -59,7 +59,9 @@ options = st.builds(
 optional_keys = st.one_of(st.none(), keys)
 blobs = st.one_of(st.binary(max_size=50), st.integers(INLINE_LIMIT - 1, INLINE_LIMIT + 2).map(bytes))
 names = st.lists(words, max_size=3).map(tuple)
-functions = st.lists(st.builds(m.FunctionDef, keys, words, blobs, words, names, names), max_size=3)
+functions = st.lists(
+    st.builds(m.FunctionDef, keys, words, blobs, words, names, names, st.integers(0, 5)), max_size=3
+)
 plain = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), seconds, words, keys),
     lambda inner: st.one_of(

@@ -17,7 +17,7 @@ from jobrunner.protocol.messages import OK
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import ReadyQueue
 from jobrunner.protocol.scheduler import Scheduler
-from jobrunner.protocol.slots import LocalQueue
+from jobrunner.protocol.slots import LocalQueue, Owner
 from jobrunner.protocol.task import TaskRecord
 from jobrunner.protocol.worker_core import STOP_STEPS, WorkerCore
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
@@ -171,7 +171,7 @@ def test_a_repetition_of_what_may_run_once_is_found(monkeypatch):
 
 def test_a_doubt_about_what_has_run_that_is_ignored_is_found(monkeypatch):
     monkeypatch.setattr(TaskRecord, "may_have_run", property(lambda self: False, lambda self, value: None))
-    find(first=140, limit=250)
+    find(first=430, limit=600)
 
 
 def test_a_task_that_starts_before_what_it_needs_is_found(monkeypatch):
@@ -239,6 +239,11 @@ def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
 
 def test_an_owner_for_whom_no_slot_makes_way_is_found(monkeypatch):
     monkeypatch.setattr(WorkerCore, "_make_way", lambda self, now: None)
+    find()
+
+
+def test_a_slot_that_serves_two_epochs_is_found(monkeypatch):
+    monkeypatch.setattr(WorkerCore, "_owner_of", lambda self, assignment, key: Owner(key))
     find()
 
 

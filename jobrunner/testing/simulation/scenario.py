@@ -83,6 +83,9 @@ class Scenario:
     lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Of MODULES, those that the worker "w0", "w1" ... cannot import; where it is empty, functions need none."""
 
+    epochs: bool = False
+    """Programs reload modules, so that their calls need slots that have not served the earlier ones."""
+
     @property
     def workers_are_safe(self) -> bool:
         """No attempt is ever lost, so that crashes can be counted exactly."""
@@ -127,6 +130,7 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     if rng.random() < 0.4:
         for number in range(len(scenario.workers)):
             scenario.lacks[f"w{number}"] = tuple(name for name in MODULES if rng.random() < 0.4)
+    scenario.epochs = rng.random() < 0.3
     return scenario
 
 

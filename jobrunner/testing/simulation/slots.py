@@ -82,7 +82,7 @@ class SlotProcess:
         self.blocked = False
         self.functions: set[FunctionKey] = set()
         self.serves: set[FunctionKey | None] = set()
-        """The shipments of the tasks that have begun; None: there was one without."""
+        """The shipments and epochs of the tasks that have begun; None: there was one without."""
         self._queue: deque[SlotTask] = deque()
         self._outcomes: list[SlotOutcome] = []
         self._last_flush = 0.0
