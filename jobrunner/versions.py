@@ -4,7 +4,7 @@ A slot imports a module once. When the program imports it again from a changed f
 autoreload, or `del sys.modules[...]` and a new import), slots that have imported it before still have the old one. So a
 finder in front of all others notes the names that are looked for. At the next `submit` or `map` those are looked at
 that were imported before, and if the file of one has changed, a new epoch of the program begins. Its calls bring a
-Reloaded along as their initializer, and no slot serves calls of two epochs (FunctionDef.epoch).
+`SlotSetup` along as their initializer, and no slot serves calls of two epochs (FunctionDef.epoch).
 
 What the program has imported and not reloaded is what a slot finds on disk when it imports it, as in a process that
 multiprocessing spawns.
@@ -13,7 +13,6 @@ multiprocessing spawns.
 from __future__ import annotations
 
 import os
-import pickle
 import secrets
 import sys
 import threading
@@ -22,18 +21,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, NamedTuple
-
-from jobrunner import shipment
-from jobrunner.initializers import NOTHING, Provided, Wrapper, run
-from jobrunner.serialization import (
-    BY_REFERENCE,
-    BY_VALUE,
-    KEY_BYTES,
-    PROTOCOL,
-    DumpedFunction,
-    load_function,
-)
+from typing import NamedTuple
 
 DIGEST_BYTES = 6
 """Of the name of a file's version, which is for people too."""
@@ -163,58 +151,7 @@ def digest_of(file: str) -> str:
         return ""
 
 
-# --- what the calls of an epoch bring along --------------------------------------------------------------------------
-
-
-class Reloaded(Wrapper):
-    """The initializer of an epoch's calls: runs the program's own, once the modules are found to be the right ones.
-
-    `versions` are the modules to look at; none, where the slots have the files of the program.
-    """
-
-    def __init__(
-        self, program: str, number: int, versions: tuple[Version, ...], initializer: DumpedFunction | None
-    ) -> None:
-        self.program = program
-        self.number = number
-        self.versions = versions
-        self.initializer = initializer
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Reloaded, (self.program, self.number, self.versions, self.initializer)
-
-    def dump(self) -> DumpedFunction:
-        """As `Shipment.dump`."""
-        inner = self.initializer
-        kind = BY_VALUE if inner is not None and inner.python else BY_REFERENCE
-        blob = bytes((kind, *sys.version_info[:2])) + pickle.dumps(self, PROTOCOL)
-        facts = (self.program, self.number, self.versions, None if inner is None else inner.key)
-        key = blake2b(repr(facts).encode(), digest_size=KEY_BYTES).digest()
-        if inner is None:
-            return DumpedFunction(key, "for reloaded modules", blob, "", epoch=self.number)
-        return DumpedFunction(
-            key, inner.name, blob, inner.python, inner.modules, inner.ships, inner.epoch + self.number
-        )
-
-    def __call__(self) -> Provided:
-        """Raises ConfigError where a module is another version here."""
-        for version in self.versions:
-            check(version)
-        provided = NOTHING if self.initializer is None else run(load_function(self.initializer.blob))
-        shipment.installed = self
-        return provided
-
-
-def reloaded(
-    epoch: Epoch, number: int, *, compare: bool, initializer: DumpedFunction | None
-) -> DumpedFunction:
-    """The initializer for the calls of an epoch, which is the `number`th for the slots that it reaches.
-
-    `compare`: the slots have files of their own, so those are to be compared with the program's.
-    """
-    brought = () if initializer is None else initializer.ships
-    versions = [v for v in epoch.versions if v.digest and v.module.partition(".")[0] not in brought]
-    return Reloaded(PROGRAM, number, tuple(versions) if compare else (), initializer).dump()
+# --- what a slot looks at -------------------------------------------------------------------------------------------
 
 
 def check(version: Version) -> None:

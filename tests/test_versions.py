@@ -10,10 +10,8 @@ import types
 
 import pytest
 
-from jobrunner import ConfigError, versions
-from jobrunner.initializers import NOTHING
-from jobrunner.serialization import dump_setup, load_function
-from jobrunner.versions import Finder, Version, check, digest_of, found, reloaded
+from jobrunner import ConfigError
+from jobrunner.versions import Finder, Version, check, digest_of, found
 
 
 @pytest.fixture
@@ -130,24 +128,7 @@ def test_modules_without_files_do_not_count(finder):
     assert finder.epoch().number == 0
 
 
-# --- what the calls of an epoch bring along --------------------------------------------------------------------------
-
-
-def test_it_runs_the_initializer_of_the_program():
-    seen = []
-    inner = dump_setup(seen.append, (1,))
-    dumped = reloaded(versions.Epoch(3, ()), 2, compare=True, initializer=inner)
-    assert (dumped.epoch, dumped.modules, dumped.ships) == (2, inner.modules, inner.ships)
-    assert load_function(dumped.blob)() is NOTHING
-    again = reloaded(versions.Epoch(3, ()), 2, compare=True, initializer=inner)
-    assert again.key == dumped.key
-    assert reloaded(versions.Epoch(4, ()), 3, compare=True, initializer=inner).key != dumped.key
-    assert versions.shipment.installed.dump().key == dumped.key
-
-
-@pytest.fixture(autouse=True)
-def nothing_installed(monkeypatch):
-    monkeypatch.setattr(versions.shipment, "installed", None)
+# --- what a slot looks at -------------------------------------------------------------------------------------------
 
 
 def test_a_module_that_is_another_version_here_is_named_with_both(write):
