@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 PROTOCOL = 5
+CONNECTION = b"multiprocessing.connection"
 
 
 def inheritable(initargs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -31,11 +32,12 @@ def inheritable(initargs: tuple[Any, ...]) -> tuple[Any, ...]:
 def _is_inherited(value: Any) -> bool:
     """Whether it can be pickled only for a process that is being started."""
     try:
-        pickle.dumps(value, PROTOCOL)
+        stream = pickle.dumps(value, PROTOCOL)
     except Exception:
         pass
     else:
-        return False
+        if CONNECTION not in stream:  # which can be pickled, and is nothing elsewhere
+            return False
     found: list[Any] = []
     try:
         with _starting():

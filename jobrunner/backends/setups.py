@@ -32,6 +32,8 @@ class Setups:
         initializer = settings.initializer
         self._shipment = initializer if isinstance(initializer, Shipment) and initializer.parts else None
         self._initializer = _dumped(settings, same_host)
+        # What is shared by name is gone when nobody here has it any more.
+        self._initargs = settings.initargs
         self._present = self._definition(self._initializer, self._epoch, self._authkey)
 
     def current(self) -> m.FunctionDef | None:

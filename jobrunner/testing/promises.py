@@ -23,7 +23,7 @@ class Promise:
 PROMISES = {
     "submit": Promise(
         "submit and Futures: results, errors as raised, states, callbacks, output",
-        ("test_calls", "test_short_calls", "test_context", "test_versions"),
+        ("test_calls", "test_short_calls", "test_context", "test_versions", "test_multiprocessing"),
         parts=("copies", "apart"),
     ),
     "map": Promise("map, as the built-in one, streaming and bounded", ("test_map",)),
