@@ -60,6 +60,10 @@ def start(
     slot_memory: Annotated[
         str | None, typer.Option("--slot-memory", metavar="SIZE", help=_help("slot_memory"))
     ] = None,
+    max_tasks_per_slot: Annotated[
+        int | None,
+        typer.Option("--max-tasks-per-slot", metavar="N", help=_help("max_tasks_per_slot")),
+    ] = None,
     insecure: Annotated[
         bool,
         typer.Option(
@@ -96,6 +100,7 @@ def start(
         drain_timeout=drain_timeout,
         stop_grace=stop_grace,
         slot_memory=slot_memory,
+        max_tasks_per_slot=max_tasks_per_slot,
         log_level=log_level.value if log_level else None,
     )
     config = options.with_full_address(config)

@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from itertools import islice
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobrunner.blocking import waiting
 from jobrunner.dependencies import may_hold_futures, replace_futures
@@ -23,6 +24,9 @@ from jobrunner.errors import ConfigError, WaitTimeoutError
 from jobrunner.executor import Executor, check_sizes
 from jobrunner.futures import Future
 from jobrunner.mapping import MapRun
+
+if TYPE_CHECKING:
+    from jobrunner.submitted_map import SubmittedMap
 
 T = TypeVar("T")
 F = TypeVar("F", bound="asyncio.Future[Any]")
@@ -209,8 +213,10 @@ class AsyncExecutor:
             finished.append(future)
             news.set()
 
-        for future in left:
+        del futures  # nothing here refers to a Future that has been handed out
+        for future in [*left]:
             future.add_done_callback(is_done)
+            del future
         try:
             while left:
                 news.clear()
@@ -307,12 +313,11 @@ def _shut_down_what_was_opened(opening: asyncio.Future[Executor]) -> None:
 
 
 async def _iterate(
-    run: MapRun | None, results: Iterator[T], deliveries: Deliveries, deadline: float | None
+    run: MapRun | SubmittedMap | None, results: Iterator[T], deliveries: Deliveries, deadline: float | None
 ) -> AsyncIterator[T]:
     """Take `results` whenever that needs no wait, and await news of the map otherwise."""
     if run is None:  # the function cannot be sent, and iterating says so
-        for value in results:
-            yield value
+        next(results, None)
         return
     news = asyncio.Event()
     run.on_progress = lambda _: deliveries.post(news.set)
@@ -323,12 +328,11 @@ async def _iterate(
                 news.clear()
                 if not run.ready(handed_out) and not await in_time(news, deadline):
                     break  # `results` raises that the time is over
-            try:
-                value = next(results)
-            except StopIteration:
+            given = list(islice(results, 1))
+            if not given:
                 return
             handed_out += 1
-            yield value
+            yield given.pop()  # which nothing here refers to any more
             if run.at_end_of_chunk(handed_out):
                 await asyncio.sleep(0)  # results that are all there must not keep others from their turn
     finally:

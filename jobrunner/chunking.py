@@ -94,6 +94,11 @@ def halves(start: int, stop: int) -> list[tuple[int, int]]:
     return [(start, middle), (middle, stop)]
 
 
+def cut(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    """[start, stop) in parts of `most` elements."""
+    return [(begin, min(begin + most, stop)) for begin in range(start, stop, most)]
+
+
 def around(guilty: int | None, start: int, stop: int) -> list[tuple[int, int]]:
     """[start, stop) with the guilty element by itself; in halves where it is not known."""
     if guilty is None or not start <= guilty < stop:

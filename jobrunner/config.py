@@ -29,6 +29,13 @@ from jobrunner.errors import ConfigError
 
 DEFAULT_PORT = 7077
 
+EXIT_WAIT = 10.0
+"""Seconds that the process of a slot has for what its calls have left to do at its end."""
+
+EXIT_WAIT_MEANING = (
+    "how long a slot's process may take for what calls left to its end: threads, atexit; 0: none"
+)
+
 JOIN_SCHEME = "jobrunner://"
 """What a line to join a cluster with starts with, see `invitation`."""
 
@@ -127,6 +134,9 @@ class ClientConfig:
     )
     insecure: bool = setting(
         False, env="JOBRUNNER_INSECURE", doc="talk to a coordinator without keys, and trust whoever answers"
+    )
+    exit_wait: float = setting(
+        EXIT_WAIT, env="JOBRUNNER_EXIT_WAIT", unit="s", doc=EXIT_WAIT_MEANING, minimum=0
     )
     cancel_wait: float = setting(
         5.0, env="JOBRUNNER_CANCEL_WAIT", unit="s", doc="longest wait of cancel() for an answer", minimum=0
@@ -274,6 +284,9 @@ class WorkerConfig:
         doc="between SIGINT, SIGTERM and SIGKILL when a task is stopped",
         minimum=0,
     )
+    exit_wait: float = setting(
+        EXIT_WAIT, env="JOBRUNNER_EXIT_WAIT", unit="s", doc=EXIT_WAIT_MEANING, minimum=0
+    )
     unacknowledged_bytes: int = setting(
         256 * 1024 * 1024,
         env="JOBRUNNER_UNACKNOWLEDGED_BYTES",
@@ -295,6 +308,12 @@ class WorkerConfig:
         unit="bytes",
         doc="memory of each slot, e.g. 512M; a call that needs more gets MemoryError; default: no limit",
         minimum=64 * 2**20,
+    )
+    max_tasks_per_slot: int | None = setting(
+        None,
+        env="JOBRUNNER_MAX_TASKS_PER_SLOT",
+        doc="calls after which a slot's process is replaced, for functions that leak; default: never",
+        minimum=1,
     )
     log_level: str = setting("info", env="JOBRUNNER_LOG_LEVEL", doc="debug, info, warning or error")
 

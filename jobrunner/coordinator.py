@@ -17,6 +17,7 @@ from jobrunner.ids import random_token
 from jobrunner.invitation import Invitation
 from jobrunner.journal import LARGEST_PAYLOAD, Journal, default_journal
 from jobrunner.keyring import INVITED_ROLES, Keyring, default_folder, open_keyring
+from jobrunner.program import hash_seed
 from jobrunner.protocol.accounts import Quota
 from jobrunner.protocol.checks import LARGEST_HEADER
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
@@ -70,6 +71,8 @@ def run(config: CoordinatorConfig) -> int:
         drain_timeout=config.drain_timeout,
         result_cache=config.result_cache,
         keep_detached=config.keep_detached,
+        # Of its key: the same after a restart, for slots that live on.
+        hash_seed=hash_seed(b"" if keyring is None else keyring.secret.encode()),
     )
     journal = None
     try:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
+from collections.abc import Callable
 
 from jobrunner.config import MOST_WINDOW
 from jobrunner.context import TASK_ADDRESS
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
+from jobrunner.program import ORDERLY, Program, Whiteboard
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import Disconnect, Event, Send
 from jobrunner.shared_memory.pool import can_share
@@ -24,16 +27,30 @@ from jobrunner.transport.service import LEFT_AT_ONCE, Service, set_up_logging
 from jobrunner.transport.sharing import Sharing
 from jobrunner.transport.sockets import Ready, RouterWire
 from jobrunner.version import __version__
-from jobrunner.workers.inside import INSIDE, InsideWorker
+from jobrunner.workers.inside import INSIDE, InsideWorker, Text
 
 
 class EmbeddedWire(RouterWire):
     """A coordinator's wire with a worker inside."""
 
-    def __init__(self, address: str, slots: int, service: Service) -> None:
+    def __init__(
+        self,
+        address: str,
+        slots: int,
+        service: Service,
+        program: Program,
+        exit_wait: float,
+        max_tasks_per_slot: int | None,
+    ) -> None:
         super().__init__(address)
         self._worker = InsideWorker(
-            slots, {TASK_ADDRESS: address}, on_give_up=service.give_up, on_connect=lambda: None
+            slots,
+            {TASK_ADDRESS: address},
+            on_give_up=service.give_up,
+            on_connect=lambda: None,
+            program=program,
+            exit_wait=exit_wait,
+            max_tasks_per_slot=max_tasks_per_slot,
         )
         if can_share():
             self.share(Sharing(asks=False))
@@ -65,20 +82,55 @@ class EmbeddedWire(RouterWire):
         self._said += self._worker.turn(time.monotonic())
         return None
 
+    def end_slots(self, seconds: float, show: Callable[[list[Text]], None]) -> None:
+        self._worker.end(seconds, show)
+
     def close(self, *, orderly: bool = False) -> None:
         self._worker.close()
         super().close(orderly=orderly)
 
 
-def main(arguments: list[str]) -> int:
-    """For `local_cluster`: one argument, a JSON object with "address", "slots", "crash_limit", "lifeline" and "folder".
+class ToldPath:
+    """sys.path of the program, which writes it on a board whenever it has changed."""
 
-    The folder is removed when the lifeline, a descriptor, is cut.
+    def __init__(self, board: int) -> None:
+        self._board = Whiteboard(board)
+        self._path = list(sys.path)
+
+    def current(self) -> list[str]:
+        text = self._board.read()
+        if text is not None:
+            self._path = json.loads(text)
+        return self._path
+
+
+def is_orderly(lifeline: int) -> bool:
+    os.set_blocking(lifeline, False)
+    try:
+        return os.read(lifeline, 1) == ORDERLY
+    except BlockingIOError:  # it is another end
+        return False
+
+
+def main(argument: str, program_arguments: list[str]) -> int:
+    """For `local_cluster`, which makes the JSON object. The second argument is the program's sys.argv.
+
+    When the lifeline is cut the folder is removed. Where ORDERLY came through it before, the slots end by themselves,
+    and what they say goes to the descriptor "last_words": a line of JSON each, stream and text.
     """
-    given = json.loads(arguments[0])
+    given = json.loads(argument)
     set_up_logging("error")
     service = Service("cluster")
-    wire = EmbeddedWire(given["address"], given["slots"], service)
+    program = Program(
+        program_arguments,
+        given["program_folder"],
+        ToldPath(given["path_board"]).current,
+        given["start_method"],
+    )
+    exit_wait = given["exit_wait"]
+    wire = EmbeddedWire(
+        given["address"], given["slots"], service, program, exit_wait, given["max_tasks_per_slot"]
+    )
     settings = CoordinatorSettings(
         id=random_token(),
         version=__version__,
@@ -87,6 +139,7 @@ def main(arguments: list[str]) -> int:
         pid=os.getpid(),
         crash_limit=given["crash_limit"],
         max_payload=MOST_WINDOW,  # what is large enough to harm this host is the program's own
+        hash_seed=given["hash_seed"],
     )
     core = CoordinatorCore(settings, time.monotonic())
     perform = service.perform_common | {Disconnect: lambda effect: wire.disconnect(effect.source)}
@@ -95,6 +148,9 @@ def main(arguments: list[str]) -> int:
     try:
         code = service.run(driver, given["lifeline"])
         finished = code == 0
+        if code == LEFT_AT_ONCE and is_orderly(given["lifeline"]):
+            with open(given["last_words"], "w") as pipe:
+                wire.end_slots(exit_wait, lambda texts: pipe.writelines(f"{json.dumps(t)}\n" for t in texts))
     finally:
         driver.close(orderly=finished)
     if code == LEFT_AT_ONCE:  # else it will be started again, and needs the folder

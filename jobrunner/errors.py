@@ -1,8 +1,9 @@
 """Every error that jobrunner raises, in one tree.
 
     JobRunnerError
-    +-- ConfigError                 a bad option, environment variable or config file
-    +-- SerializationError          a call, result or exception that cannot be pickled or unpickled
+    +-- ConfigError                 (ValueError) a bad option, environment variable or config file
+    |   +-- ConfigTypeError         (TypeError) ... of a type that it cannot have
+    +-- SerializationError          (PicklingError) a call, result or exception that cannot be pickled or unpickled
     +-- ProtocolError               a message that is malformed, unexpected, or of another version
     +-- AuthenticationError         a peer that may not do what it asked
     +-- NotSupportedError           this backend cannot do that, and says so rather than pretend
@@ -10,22 +11,27 @@
     +-- DependencyError             a task that this one needs did not succeed, so it was not run
     +-- QuotaError                  a call or its result is larger than the cluster takes
     +-- JournalError                the coordinator cannot write down what it is given, so it does not take it
-    +-- InitializerError            (BrokenExecutor) the initializer failed in the slot
-    +-- TaskLostError               (BrokenExecutor) the task's process died
+    +-- InitializerError            (BrokenProcessPool, BrokenThreadPool) the initializer failed in the slot
+    +-- TaskLostError               (BrokenProcessPool) the task's process died
     |   +-- WorkerLostError         ... with its whole worker
     |   +-- CrashLimitError         ... too often: the task itself is the likely cause
-    +-- CoordinatorLostError        (BrokenExecutor) the coordinator stayed unreachable
+    +-- CoordinatorLostError        (BrokenProcessPool) the coordinator stayed unreachable
 
 Errors that a user's function raises are not in this tree: they arrive as they were raised, with the remote
 traceback as their cause.
+
+In parentheses is what the standard library's pools raise in such a case: a program that catches that goes on working.
+A SerializationError is besides an instance of whatever pickling raised, see `serialization_error`.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import pickle
 import sys
 from collections.abc import Mapping
-from concurrent.futures import BrokenExecutor
+from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures.thread import BrokenThreadPool
 from types import MappingProxyType
 from typing import Any
 
@@ -51,7 +57,11 @@ class ConfigError(JobRunnerError, ValueError):
     """An option, environment variable or config file holds something that cannot be used."""
 
 
-class SerializationError(JobRunnerError):
+class ConfigTypeError(ConfigError, TypeError):
+    """An option is of a type that it cannot have; the standard library raises a TypeError there."""
+
+
+class SerializationError(JobRunnerError, pickle.PicklingError):
     """A call, result or exception could not be turned into bytes, or back."""
 
 
@@ -83,11 +93,11 @@ class JournalError(JobRunnerError):
     """The coordinator could not write to its journal, and therefore refused the call."""
 
 
-class InitializerError(JobRunnerError, BrokenExecutor):
+class InitializerError(JobRunnerError, BrokenProcessPool, BrokenThreadPool):
     """The executor's initializer raised in the slot, so its tasks cannot run there."""
 
 
-class TaskLostError(JobRunnerError, BrokenExecutor):
+class TaskLostError(JobRunnerError, BrokenProcessPool):
     """The process that ran the task died before the outcome was known."""
 
 
@@ -99,5 +109,5 @@ class CrashLimitError(TaskLostError):
     """The task's process died as often as the crash limit allows; the task is the likely cause."""
 
 
-class CoordinatorLostError(JobRunnerError, BrokenExecutor):
+class CoordinatorLostError(JobRunnerError, BrokenProcessPool):
     """The coordinator could not be reached, or stayed away for longer than the configured wait."""

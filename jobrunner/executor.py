@@ -10,8 +10,10 @@ import concurrent.futures
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
 from types import ModuleType, TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from jobrunner import backends, options
 from jobrunner.backends.base import Backend, BackendSettings, function_name
@@ -24,28 +26,45 @@ from jobrunner.lifetime import Lifetime
 from jobrunner.mapping import MapRun
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
 from jobrunner.representation import Fact, html_table, present, quietly, shown
+from jobrunner.standard_pools import (
+    StandardNames,
+    check_initializer,
+    check_max_tasks,
+    check_max_workers,
+    second_argument,
+    warn_of_fork,
+)
+from jobrunner.submitted_map import SubmittedMap
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
 
 T = TypeVar("T")
 
 
-class Executor(concurrent.futures.Executor):
+class Executor(StandardNames, concurrent.futures.Executor):
     """Runs calls in parallel: on threads, processes or a cluster, with the interface of `concurrent.futures`.
 
     Args:
-        backend: "processes" (the default), "threads", "cluster", the address of a cluster
-        ("tcp://10.0.0.5:7077"),
+        backend: "processes" (the default), "threads", "cluster", the address of a cluster ("tcp://10.0.0.5:7077"),
             "dask", "ray", "mpi" (see docs/backends.md), or a Backend. None takes what JOBRUNNER_BACKEND,
-            JOBRUNNER_ADDRESS or the config file say.
+            JOBRUNNER_ADDRESS or the config file say. A number in this place is `max_workers`.
+        mp_context: a context of multiprocessing, as ProcessPoolExecutor takes it. Calls run in fresh interpreters,
+            whatever it says. A string in this place is `thread_name_prefix`, as with ThreadPoolExecutor.
+        initializer: called with `initargs` in each slot before its first call. Where it fails on a local backend,
+            all calls do, see docs/guarantees.md.
         max_workers: calls that run at the same time. Default: the usable CPUs; a cluster has what it has.
-        initializer: called with `initargs` in each slot before its first call.
-        address: for backends that join something.
+        max_tasks_per_child: calls after which a slot's process is replaced by a new one. Default: never.
+        thread_name_prefix: for the names of the threads that calls run in, on "threads".
         ship: modules that exist only here and that the calls need: module objects, and paths of packages'
             folders or of single files. A package's data files go along. See docs/shipping.md.
+        address: for backends that join something.
         show_output: print here what the calls print elsewhere. Default: yes.
         connect_timeout: seconds to wait for the cluster.
         extra: options that only one backend knows.
 
-    Raises ConfigError (a ValueError) for options that cannot be used.
+    Raises ConfigError (a ValueError) for options that cannot be used, ConfigTypeError (also a TypeError) for those of
+    another type.
 
     As a context manager it leaves the block when every call is done. When KeyboardInterrupt or SystemExit
     ends the block, calls that wait are cancelled and those that run are stopped instead, within a bound.
@@ -54,43 +73,65 @@ class Executor(concurrent.futures.Executor):
     def __init__(
         self,
         backend: str | int | Backend | None = None,
-        *,
-        max_workers: int | None = None,
+        mp_context: BaseContext | str | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        *,
+        max_workers: int | None = None,
+        max_tasks_per_child: int | None = None,
+        thread_name_prefix: str | None = None,
         ship: Iterable[ModuleType | str | os.PathLike[str]] = (),
         address: str | None = None,
         show_output: bool | None = None,
         connect_timeout: float | None = None,
         **extra: Any,
     ) -> None:
-        if isinstance(backend, int) and not isinstance(backend, bool):
+        if not isinstance(backend, (str, bool)) and hasattr(backend, "__index__"):
             if max_workers is not None:
-                raise ConfigError(f"max_workers is given twice: {backend} and {max_workers}")
-            max_workers, backend = backend, None  # the first argument of the standard executors
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
-        given = {
+                raise ConfigError(f"max_workers is given twice: {backend!r} and {max_workers}")
+            max_workers, backend = backend, None  # type: ignore[assignment]  # the standard executors' first argument
+        check_max_workers(max_workers)
+        mp_context, thread_name_prefix = second_argument(mp_context, thread_name_prefix)
+        check_initializer(initializer)
+        check_max_tasks(max_tasks_per_child, mp_context)
+        given: dict[str, Any] = {
             "max_workers": max_workers,
             "address": address,
             "show_output": show_output,
             "connect_timeout": connect_timeout,
         }
         if isinstance(backend, Backend):
+            given |= {
+                "mp_context": mp_context,
+                "initializer": initializer,
+                "ship": ship or None,
+                "max_tasks_per_child": max_tasks_per_child,
+                "thread_name_prefix": thread_name_prefix or None,
+            }
             superfluous = [name for name, value in given.items() if value is not None] + list(extra)
-            if superfluous or initializer is not None or ship:
-                named = ", ".join(superfluous) or ("ship" if ship else "initializer")
+            if superfluous:
+                named = ", ".join(superfluous)
                 raise ConfigError(f"a Backend is open already: {named} must be given to the Backend itself")
             opened = backend
         else:
             config = load(ClientConfig, **given)
             name, address = choose(backend, address, config)
-            opened = backends.open_backend(
-                name,
-                BackendSettings(
-                    config, address, config.max_workers, initializer, tuple(initargs), extra, ship
-                ),
+            if name != "threads":
+                warn_of_fork(mp_context)
+            settings = BackendSettings(
+                config,
+                address,
+                config.max_workers,
+                initializer,
+                tuple(initargs),
+                extra,
+                ship,
+                thread_name_prefix,
+                max_tasks_per_child,
             )
+            opened = backends.open_backend(name, settings)
+        self._initializer, self._initargs = initializer, tuple(initargs)
+        self._thread_name_prefix, self._given_context = thread_name_prefix, mp_context
         self._lifetime = Lifetime(opened)
         self._options = DEFAULT_OPTIONS
 
@@ -106,14 +147,18 @@ class Executor(concurrent.futures.Executor):
         """
         lifetime = self._lifetime
         lifetime.check_open()
+        options = self._options
+        view = _view.get()
+        if view is not None and view._lifetime is lifetime:
+            options = view._options
         try:
             prepared = lifetime.backend.prepare(fn)
         except Exception as exc:
             failed: Future[T] = Future()
-            failed.name = self._options.name or function_name(fn)
+            failed.name = options.name or function_name(fn)
             failed.set_exception(exc)
             return failed
-        return lifetime.backend.submit(prepared, args, kwargs, self._options)
+        return lifetime.backend.submit(prepared, args, kwargs, options)
 
     def map(
         self,
@@ -153,10 +198,16 @@ class Executor(concurrent.futures.Executor):
         deadline: float | None,
         chunksize: int | None,
         buffersize: int | None,
-    ) -> tuple[MapRun | None, Iterator[T]]:
+    ) -> tuple[MapRun | SubmittedMap | None, Iterator[T]]:
         """The results of a map, and what brings them; nothing does where the function cannot be sent."""
         lifetime = self._lifetime
         lifetime.check_open()
+        elements: Input
+        if "submit" in self.__dict__ or type(self).submit is not Executor.submit:
+            in_chunks = lifetime.backend.copies and not self._options.retries
+            elements = Input(iterables)
+            size = min(chunksize or 1, buffersize or chunksize or 1) if in_chunks else 1
+            return self._taken(SubmittedMap(self.submit, fn, size), elements, deadline, buffersize)
         try:
             prepared = lifetime.backend.prepare(fn)
         except Exception as exc:
@@ -165,7 +216,15 @@ class Executor(concurrent.futures.Executor):
         elements = Input(iterables)
         if chunksize is not None and buffersize is not None:
             chunksize = min(chunksize, buffersize)
-        run = MapRun(lifetime, prepared, self._options, chunksize)
+        return self._taken(
+            MapRun(lifetime, prepared, self._options, chunksize), elements, deadline, buffersize
+        )
+
+    @staticmethod
+    def _taken(
+        run: MapRun | SubmittedMap, elements: Input, deadline: float | None, buffersize: int | None
+    ) -> tuple[MapRun | SubmittedMap, Iterator[Any]]:
+        """A map that has taken its input, or the first `buffersize` of it, and its results."""
         try:
             if buffersize is None:
                 run.take_all(elements)
@@ -224,6 +283,10 @@ class Executor(concurrent.futures.Executor):
             backoff=backoff,
             detach=detach,
         )
+        replaced = view.__dict__.get("submit")
+        if replaced is not None:
+            view.submit = partial(_submit_for, view, getattr(replaced, "replaced", replaced))  # type: ignore[method-assign]
+            view.submit.replaced = getattr(replaced, "replaced", replaced)  # type: ignore[attr-defined]
         return view
 
     # --- calls that were submitted elsewhere, or earlier ----------------------------------------------------
@@ -253,6 +316,22 @@ class Executor(concurrent.futures.Executor):
         """
         self._lifetime.shutdown(wait, cancel_futures)
 
+    def terminate_workers(self) -> None:
+        """Stop the calls that run, cancel those that wait, and shut down; what ran fails with TaskLostError.
+
+        On a cluster that others use, too, it concerns the calls of this executor. Raises NotSupportedError where calls
+        cannot be stopped.
+        """
+        backend = self._lifetime.backend
+        if "stops" not in backend.capabilities:
+            raise NotSupportedError(
+                f'the "{backend.name}" backend cannot stop calls that run; use "processes"'
+            )
+        backend.ended_by_force = True
+        self._lifetime.kill()
+
+    kill_workers = terminate_workers
+
     def __enter__(self) -> Executor:
         return self
 
@@ -278,11 +357,6 @@ class Executor(concurrent.futures.Executor):
     def max_workers(self) -> int:
         """Calls that can run at the same time now; a cluster's number changes."""
         return self._lifetime.backend.max_workers
-
-    @property
-    def _max_workers(self) -> int:
-        """The name under which libraries look for it in the standard executors."""
-        return self.max_workers
 
     def status(self) -> dict[str, Any]:
         """What runs where, as `jobrunner status --json` prints it."""
@@ -334,6 +408,21 @@ class Executor(concurrent.futures.Executor):
                 ' use Executor("cluster"), which can be sent, or open an Executor inside the call'
             )
         return connect, (address, self._options)
+
+
+_view: ContextVar[Executor | None] = ContextVar("_view", default=None)
+"""The view of `with_options` whose replaced `submit` runs: that one knows nothing of the view's options."""
+
+
+def _submit_for(
+    view: Executor, submit: Callable[..., Future[Any]], fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Future[Any]:
+    """A `submit` that was replaced on an executor, called on a view of it."""
+    token = _view.set(view)
+    try:
+        return submit(fn, *args, **kwargs)
+    finally:
+        _view.reset(token)
 
 
 def connect(address: str, task_options: TaskOptions) -> Executor:

@@ -13,9 +13,12 @@ Futures, guards their states. Whoever finds that there is a condition goes the s
 from __future__ import annotations
 
 import concurrent.futures
+import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from jobrunner.blocking import wait_until, waiting
@@ -56,8 +59,21 @@ STATES = {
 }
 """What a person is shown; a Future that finished with an exception has failed."""
 
+LOGGER = logging.getLogger("concurrent.futures")
+"""The standard library's, where programs look for what callbacks raise."""
+
 _unwatched = threading.Lock()
 """Held while a condition is made or the state of a Future changes that has none; never while anything is called."""
+
+
+def _after_fork() -> None:
+    """Another thread may have held the lock when this process was forked, and none of them is here."""
+    global _unwatched
+    _unwatched = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Future(concurrent.futures.Future[T]):
@@ -85,7 +101,6 @@ class Future(concurrent.futures.Future[T]):
     """The condition, once there is one; `_waiters` and `_done_callbacks` come with it."""
     _waiters: Sequence[Any] = ()  # type: ignore[assignment]
     _done_callbacks: Sequence[Any] = ()
-    _invoke_callbacks: Callable[[], None]
 
     def __init__(self) -> None:
         """Nothing is made here, see the module; what the standard library's makes are the class's attributes."""
@@ -153,6 +168,23 @@ class Future(concurrent.futures.Future[T]):
             self._result, self._exception = result, exception
             self._state = "FINISHED"
             return True
+
+    def _invoke_callbacks(self) -> None:
+        """As the standard library's; and what is no Exception does not end the thread that all outcomes come through.
+
+        In the main thread it goes on once all callbacks have been called: Ctrl-C may have come during one of them.
+        """
+        raised: BaseException | None = None
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except Exception:
+                LOGGER.exception("exception calling callback for %r", self)
+            except BaseException as exc:
+                LOGGER.exception("exception calling callback for %r", self)
+                raised = exc
+        if raised is not None and threading.current_thread() is threading.main_thread():
+            raise raised
 
     def result(self, timeout: float | None = None) -> T:
         """The value, or what the call raised, after waiting for at most `timeout` seconds.
@@ -303,19 +335,19 @@ def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
     Raises TimeoutError when the last is not there `timeout` seconds after the first was asked for.
     """
     pending = set(fs)
+    del fs  # from here on nothing refers to a Future that has been handed out
     finished: Iterator[Any] = concurrent.futures.as_completed(pending.copy(), timeout)
     while True:
         try:
             with waiting():
                 wait_until(lambda: not pending or any(future.done() for future in pending), timeout)
-                future = next(finished, None)
+                given = list(islice(finished, 1))
         except concurrent.futures.TimeoutError as exc:
             raise WaitTimeoutError(*exc.args) from None
-        if future is None:
+        if not given:
             return
-        pending.discard(future)
-        yield future
-        future = None  # its result need not live until the next one is done
+        pending.discard(given[0])
+        yield given.pop()
 
 
 def gather(futures: Iterable[concurrent.futures.Future[T]], timeout: float | None = None) -> list[T]:

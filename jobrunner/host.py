@@ -25,14 +25,27 @@ def python_version() -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def module_path() -> list[str]:
-    """Where a child process is to look for modules: where this process does, and in the current folder."""
-    path = [entry for entry in sys.path if isinstance(entry, str)]
+def current_folder() -> str | None:
+    """None where it has been removed."""
     try:
-        here = os.getcwd()
-    except FileNotFoundError:  # the folder was removed
-        return path
-    return path if here in path else [*path, here]
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+def module_path(also: str | None = None) -> list[str]:
+    """Where a child process is to look for modules: where this process does, and in the folder `also`.
+
+    That is by default the current one. Relative entries, the empty one among them, begin there.
+    """
+    here = current_folder()
+    path = [
+        entry if here is None or os.path.isabs(entry) else os.path.normpath(os.path.join(here, entry))
+        for entry in sys.path
+        if isinstance(entry, str)
+    ]
+    last = also or here
+    return path if last is None or last in path else [*path, last]
 
 
 def missing_modules(names: Iterable[str]) -> list[str]:

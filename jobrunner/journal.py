@@ -18,7 +18,7 @@ import sqlite3
 import struct
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,16 +26,16 @@ import msgpack
 
 from jobrunner.errors import ConfigError, JournalError, ProtocolError
 from jobrunner.ids import TaskId, client_of
-from jobrunner.payload_files import LARGE, UNSETTLED_BYTES, PayloadFiles, Reference
+from jobrunner.payload_files import LARGE, UNSETTLED_BYTES, PayloadFiles, Reference, size_in
 from jobrunner.payloads import Payload, buffers_of, payload_size
 from jobrunner.private_files import check_private
 from jobrunner.protocol import codec
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.messages import FunctionDef, Outcome, TaskSpec
 
-FORMAT = 4
+FORMAT = 5
 OLDEST_FORMAT = 3
-"""Without files for large payloads; else the same."""
+"""Without files for large payloads; in 3 and 4, without parts of functions, which are bytes; else the same."""
 
 APPLICATION_ID = 0x4A4F4252
 """Marks the file as ours ("JOBR") in SQLite's header."""
@@ -49,6 +49,10 @@ ROW_BYTES = 64 * 1024 * 1024
 
 LARGEST_PAYLOAD = 900_000_000
 """Bytes of arguments, of a result or of a function that a journal takes: a row, with all that comes with them."""
+
+FUNCTION_FILES = 256 * 1024 * 1024
+"""Bytes of functions in files, beyond twice what was needed when the log was last written anew, at which it is again:
+so what no call needs any more does not fill the disk."""
 
 TASK_BYTES = 200
 """About what a task takes in the log beside its payload."""
@@ -120,10 +124,14 @@ class Journal:
         """Of rows since the last checkpoint."""
         self._live_bytes = sum(size_of(spec) for spec, _ in self.state.tasks.values())
         self._live_bytes += sum(payload_size(k.outcome.payload) for k in self.state.outcomes.values())
+        self._function_bytes = self._needed_bytes = function_file_bytes(self.state)
+        """Of functions in files: all of them, and those that were needed when the log was last written anew."""
 
     def restored(self) -> JournalState:
         """What is known at the start, with the payloads that are in files."""
         state = self.state.copy()
+        for key, definition in state.functions.items():
+            state.functions[key] = definition._replace(blob=self._loaded(definition.blob))
         for task_id, (spec, progress) in state.tasks.items():
             state.tasks[task_id] = (spec._replace(payload=self._loaded(spec.payload)), progress)
         for task_id, kept in state.outcomes.items():
@@ -173,7 +181,8 @@ class Journal:
             ) from exc
         self._owed = JournalEntry()
         self._account(stored)
-        if self._log_bytes > COMPACT_FROM + 2 * self._live_bytes:
+        many_functions = self._function_bytes > FUNCTION_FILES + 2 * self._needed_bytes
+        if self._log_bytes > COMPACT_FROM + 2 * self._live_bytes or many_functions:
             self._compact()
         elif self._unchecked_bytes > COMPACT_FROM or self._files.unsettled_bytes > UNSETTLED_BYTES:
             self._checkpoint("PASSIVE")
@@ -219,8 +228,11 @@ class Journal:
 
     def _store(self, entry: JournalEntry, stored: JournalEntry) -> None:
         """Make `stored` the same with large payloads in files; as far as it comes, where one cannot be written."""
-        stored.functions, stored.progress = entry.functions, entry.progress
-        stored.gone, stored.owners = entry.gone, entry.owners
+        stored.progress, stored.gone, stored.owners = entry.progress, entry.gone, entry.owners
+        for definition in entry.functions:
+            if payload_size(definition.blob) >= LARGE:
+                definition = definition._replace(blob=self._files.write(definition.blob))
+            stored.functions.append(definition)
         for spec in entry.accepted:
             if payload_size(spec.payload) >= LARGE:
                 spec = spec._replace(payload=self._files.write(spec.payload))
@@ -279,6 +291,7 @@ class Journal:
                 self._drop_file(spec)
         for kept in entry.outcomes.values():
             self._live_bytes += payload_size(kept.outcome.payload)
+        self._function_bytes += file_bytes(entry.functions)
         state.apply(entry)
 
     def _drop_file(self, kept: TaskSpec | KeptOutcome) -> None:
@@ -295,10 +308,10 @@ class Journal:
     def _compact(self) -> None:
         """Write the state anew, and drop the log that led to it. Where that fails, the log stays as it is."""
         state = self.state
-        needed = {
-            key for spec, _ in state.tasks.values() for key in (spec.function, spec.setup) if key is not None
-        }
+        needed = state.needed_functions()
+        dropped = [definition.blob for key, definition in state.functions.items() if key not in needed]
         state.functions = {key: definition for key, definition in state.functions.items() if key in needed}
+        self._function_bytes = self._needed_bytes = function_file_bytes(state)
         clients = {client_of(task_id) for task_id in (*state.tasks, *state.outcomes)}
         state.owners = {client: key for client, key in state.owners.items() if client in clients}
         try:
@@ -316,6 +329,9 @@ class Journal:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             return
+        for blob in dropped:
+            if isinstance(blob, Reference):
+                self._files.condemn(blob)
         with contextlib.suppress(sqlite3.Error):  # the space is given back next time
             self._database.execute("PRAGMA incremental_vacuum")
         self._checkpoint("TRUNCATE")
@@ -324,9 +340,20 @@ class Journal:
 def references(kept: JournalState | JournalEntry) -> list[Reference]:
     """What is in files."""
     specs = kept.accepted if isinstance(kept, JournalEntry) else [spec for spec, _ in kept.tasks.values()]
+    functions = kept.functions if isinstance(kept, JournalEntry) else kept.functions.values()
     payloads = [spec.payload for spec in specs]
+    payloads += [definition.blob for definition in functions]
     payloads += [outcome.payload for _, outcome, _ in kept.outcomes.values()]
     return [payload for payload in payloads if isinstance(payload, Reference)]
+
+
+def file_bytes(functions: Iterable[FunctionDef]) -> int:
+    """Of those of them that are in files."""
+    return sum(size_in(d.blob) for d in functions if isinstance(d.blob, Reference))
+
+
+def function_file_bytes(state: JournalState) -> int:
+    return file_bytes(state.functions.values())
 
 
 def files_of(path: Path) -> PayloadFiles:
@@ -339,7 +366,7 @@ def size_of(spec: TaskSpec) -> int:
 
 def rows(entry: JournalEntry) -> list[JournalEntry]:
     """The same in parts that each fit into a row, in an order in which they say what it says; mostly one."""
-    sizes = [len(definition.blob) for definition in entry.functions]
+    sizes = [payload_size(definition.blob) for definition in entry.functions]
     sizes += [size_of(spec) for spec in entry.accepted]
     sizes += [payload_size(kept.outcome.payload) for kept in entry.outcomes.values()]
     if sum(sizes) <= ROW_BYTES:
@@ -356,7 +383,7 @@ def rows(entry: JournalEntry) -> list[JournalEntry]:
         return parts[-1]
 
     for definition in entry.functions:
-        part(len(definition.blob)).functions.append(definition)
+        part(payload_size(definition.blob)).functions.append(definition)
     for spec in entry.accepted:
         part(size_of(spec)).accepted.append(spec)
     part(0).progress += entry.progress
@@ -468,7 +495,8 @@ def check_format(database: sqlite3.Connection, path: Path) -> None:
 def read_state(
     database: sqlite3.Connection, path: Path, files: PayloadFiles
 ) -> tuple[JournalState, set[TaskId]]:
-    """What all entries say, and the tasks of which a payload in a file is lost; that of an outcome leaves the task.
+    """What all entries say, and the tasks of which a payload in a file is lost, or that of a function they need; that
+    of an outcome leaves the task.
 
     A last entry that is damaged counts as torn; raises ConfigError for any other.
     """
@@ -500,9 +528,14 @@ def read_state(
     except (ProtocolError, ValueError, TypeError, LookupError) as exc:
         raise ConfigError(f"the journal {path} holds what no jobrunner has written: {exc}; {advice}") from exc
     lost = unread & state.tasks.keys()
-    for task_id in [t for t, (spec, _) in state.tasks.items() if is_lost(spec.payload, files)]:
-        del state.tasks[task_id]
-        lost.add(task_id)
+    gone = {key for key, definition in state.functions.items() if is_lost(definition.blob, files)}
+    gone |= {key for key, definition in state.functions.items() if not gone.isdisjoint(definition.parts)}
+    for key in gone:
+        del state.functions[key]
+    for task_id, (spec, _) in list(state.tasks.items()):
+        if is_lost(spec.payload, files) or spec.function in gone or spec.setup in gone:
+            del state.tasks[task_id]
+            lost.add(task_id)
     return state, lost
 
 
@@ -571,7 +604,7 @@ def dump_entry(entry: JournalEntry, now: float) -> bytes:
     packed: bytes = msgpack.packb(
         (
             now,
-            entry.functions,
+            [(*f[:2], flat(f[2]), *f[3:]) for f in entry.functions],
             [(*t[:2], flat(t[2]), t[3], codec.write_options(t[4]), *t[5:]) for t in entry.accepted],
             entry.progress,
             [

@@ -20,6 +20,8 @@ class Cancellable(Protocol):
 
     def cancel(self) -> None: ...
 
+    def hold(self) -> object: ...
+
 
 class Lifetime:
     """One open backend. Thread-safe."""
@@ -78,7 +80,7 @@ class Lifetime:
             busy = self._busy > 0
         if cancel_futures:
             for run in maps:
-                run.cancel()
+                run.hold()  # of what the backend has of them, it cancels what it cancels of all calls
         elif busy:
             if not wait:
                 return  # the last map shuts the backend down

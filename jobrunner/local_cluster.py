@@ -9,20 +9,32 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
+import time
+from collections.abc import Callable
 
-from jobrunner.config import ClientConfig, load
-from jobrunner.host import module_path, usable_cpus
+from jobrunner.config import EXIT_WAIT, ClientConfig, load
+from jobrunner.folders import SOCKET, make_folder, socket_folder
+from jobrunner.host import usable_cpus
+from jobrunner.program import (
+    ORDERLY,
+    Whiteboard,
+    create_whiteboard,
+    hash_seed,
+    interpreter_options,
+    this_program,
+)
 
 BOOT = """
 import sys
-argument, sys.path[:] = sys.argv[1], sys.argv[2:]
+end = 3 + int(sys.argv[2])
+argument, sys.path[:], sys.argv = sys.argv[1], sys.argv[end:], sys.argv[3:end]
 from jobrunner.embedded import main
-sys.exit(main([argument]))
+sys.exit(main(argument, sys.argv))
 """
 """What its interpreter starts with: what this program can import, its tasks can too."""
 
@@ -36,19 +48,42 @@ RESTART_PAUSE = 1.0
 class LocalCluster:
     """`slots` defaults to the configured `max_workers`, else to the CPUs that this process may use."""
 
-    def __init__(self, slots: int | None = None, *, crash_limit: int = 3) -> None:
+    def __init__(
+        self,
+        slots: int | None = None,
+        *,
+        crash_limit: int = 3,
+        exit_wait: float = EXIT_WAIT,
+        max_tasks_per_slot: int | None = None,
+    ) -> None:
         self.slots = slots or load(ClientConfig).max_workers or usable_cpus()
-        self._folder = tempfile.mkdtemp(prefix="jobrunner-")
-        self.address = f"ipc://{self._folder}/coordinator"
+        self._folder = socket_folder()
+        make_folder(self._folder)
+        self.address = f"ipc://{self._folder}/{SOCKET}"
+        self.exit_wait = exit_wait
+        """Seconds that the processes of its slots have for their end; set to 0, from any thread, to do without."""
         self._lifeline, self._hold = os.pipe()
+        self._last_words, self._words_in = os.pipe()
         self._stopping = threading.Event()
+        self._program = this_program()
+        self._board = create_whiteboard()
+        self._whiteboard = Whiteboard(self._board)
+        self._told: list[str] | None = None
+        self.tell_path()
         self._argument = json.dumps(
             {
                 "address": self.address,
                 "slots": self.slots,
                 "crash_limit": crash_limit,
+                "max_tasks_per_slot": max_tasks_per_slot,
                 "lifeline": self._lifeline,
                 "folder": self._folder,
+                "program_folder": self._program.folder,
+                "start_method": self._program.start_method,
+                "path_board": self._board,
+                "hash_seed": hash_seed(),
+                "exit_wait": exit_wait,
+                "last_words": self._words_in,
             }
         )
         self._lock = threading.Lock()
@@ -56,22 +91,48 @@ class LocalCluster:
         self._watcher = threading.Thread(target=self._keep_alive, name="jobrunner-watch", daemon=True)
         self._watcher.start()
 
-    def stop(self) -> None:
-        """End it, within a bound; may be called again."""
+    def tell_path(self) -> None:
+        """Have the calls that are sent from now on find what is on sys.path now."""
+        path = self._program.path()
+        if path is not self._told and self._whiteboard.write(json.dumps(path)):
+            self._told = path
+
+    def stop(self, show: Callable[[list[tuple[int, str]]], None] = lambda texts: None) -> None:
+        """End it, within a bound; may be called again. `show` is given what slots print while they end."""
         if self._stopping.is_set():
             return
         self._stopping.set()
+        if self.exit_wait:
+            os.write(self._hold, ORDERLY)
         os.close(self._hold)
+        os.close(self._words_in)
         with self._lock:
             process = self._process
+        until = time.monotonic() + self.exit_wait + STOP_WAIT
+        self._relay(show, until)
         try:
-            process.wait(STOP_WAIT)
+            process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         self._watcher.join()
         os.close(self._lifeline)
+        self._whiteboard.close()
+        os.close(self._board)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _relay(self, show: Callable[[list[tuple[int, str]]], None], until: float) -> None:
+        """Pass on the last words, until the process is gone or it takes too long."""
+        waiting = select.poll()
+        waiting.register(self._last_words, select.POLLIN)
+        text = b""
+        while waiting.poll(max(0.0, until - time.monotonic()) * 1000):
+            piece = os.read(self._last_words, 65536)
+            if not piece:
+                break
+            *lines, text = (text + piece).split(b"\n")
+            show([(stream, words) for stream, words in map(json.loads, lines)])
+        os.close(self._last_words)
 
     def _keep_alive(self) -> None:
         """Start it again whenever it ends."""
@@ -86,8 +147,17 @@ class LocalCluster:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-c", BOOT, self._argument, *module_path()],
+            [
+                sys.executable,
+                *interpreter_options(),
+                "-c",
+                BOOT,
+                self._argument,
+                str(len(self._program.arguments)),
+                *self._program.arguments,
+                *self._program.path(),
+            ],
             stdin=subprocess.DEVNULL,
-            pass_fds=[self._lifeline],
+            pass_fds=[self._lifeline, self._board, self._words_in],
             start_new_session=True,  # Ctrl-C at the terminal is for the program, which then stops it
         )

@@ -19,21 +19,25 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from jobrunner.backends.base import Backend
 from jobrunner.blocking import wait_until, waiting
-from jobrunner.chunking import Chunking, around, halves, window
+from jobrunner.chunking import Chunking, around, cut, halves, window
 from jobrunner.elements import Columns, ElementResults, Input, all_failed
 from jobrunner.errors import NotSupportedError, TaskLostError, TaskTimeoutError, WaitTimeoutError
+from jobrunner.fixed import FixedElements, FixingInput
 from jobrunner.futures import Future
 from jobrunner.lifetime import Lifetime
+from jobrunner.pauses import Pauses
 from jobrunner.payloads import payload_size
 from jobrunner.protocol.messages import TaskOptions
+from jobrunner.protocol.retry import backoff
 from jobrunner.serialization import is_one_of
 
 
@@ -72,7 +76,8 @@ class MapRun:
     def __init__(
         self, lifetime: Lifetime, prepared: Any, options: TaskOptions, chunksize: int | None = None
     ) -> None:
-        self._lifetime = lifetime
+        self._lifetime: Lifetime | None = lifetime
+        """Held until the last element is done: results that somebody keeps do not keep an executor open."""
         self._backend: Backend = lifetime.backend
         self._prepared = prepared
         self._options = options
@@ -101,6 +106,8 @@ class MapRun:
         self._cancelled = False
         self._abandoned = False
         self._refusal: NotSupportedError | None = None
+        self._fixing: FixingInput | None = None
+        self._pauses = Pauses(self._resume)
 
     # --- the caller's thread: taking the input --------------------------------------------------------------
 
@@ -110,18 +117,33 @@ class MapRun:
         Raises what the input raises, RuntimeError after shutdown, NotSupportedError for an option that the
         backend refuses.
         """
-        batch = elements.take(limit)
-        count = len(batch[0]) if batch else 0
+        batch: Columns | FixedElements
+        failures: dict[int, Exception] = {}
+        if self._backend.copies:
+            if self._fixing is None:
+                self._fixing = FixingInput(elements)
+            batch, failures = self._fixing.take(limit)
+            count = len(batch)
+        else:
+            batch = elements.take(limit)
+            count = len(batch[0]) if batch else 0
         if count < limit:
             self.complete = True
         if not count:
+            with self._lock:
+                if self.done == self.taken:
+                    self._lifetime = None
             return 0
         with self._lock:
             base, was_idle = self.taken, self.taken == self.done
             if was_idle:
+                assert self._lifetime is not None, "the input had ended"
                 self._lifetime.begin(self)
             self.taken += count
-        self._pack(batch, base)
+        if failures:
+            self._pack_around(failures, batch, base, count)
+        else:
+            self._pack(batch, base, count)
         self._feed()
         if self._refusal is not None:
             raise self._refusal
@@ -133,9 +155,19 @@ class MapRun:
             self.take_from(elements, self._chunksize or self.chunking.pack_size())
         self._feed()  # the end of the input is known now, and the last chunks are cut accordingly
 
-    def _pack(self, batch: Columns, base: int) -> None:
+    def _pack_around(self, failures: dict[int, Exception], batch: Any, base: int, count: int) -> None:
+        """Pack the elements between those that could not be pickled, and record these as failed."""
+        start = 0
+        for row, failure in sorted(failures.items()):
+            if start < row:
+                self._pack(_part(batch, start, row), base + start, row - start)
+            self._record(base + row, all_failed(failure, 1))
+            start = row + 1
+        if start < count:
+            self._pack(_part(batch, start, count), base + start, count - start)
+
+    def _pack(self, batch: Columns | FixedElements, base: int, count: int) -> None:
         """Pickle `batch`; where that fails, its halves, so that in the end only the guilty elements fail."""
-        count = len(batch[0])
         try:
             packed = self._backend.pack(batch)
         except Exception as exc:
@@ -143,10 +175,10 @@ class MapRun:
                 self._record(base, all_failed(exc, 1))
                 return
             for start, stop in halves(0, count):
-                self._pack([column[start:stop] for column in batch], base + start)
+                self._pack(_part(batch, start, stop), base + start, stop - start)
             return
         pack = Pack(packed, base, count)
-        size = payload_size(packed) if isinstance(packed, (bytes, tuple)) else 0
+        size = payload_size(packed) if isinstance(packed, (bytes, tuple)) else getattr(packed, "carried", 0)
         with self._lock:
             self.chunking.packed(count, size)
             cancelled = self._cancelled
@@ -249,7 +281,10 @@ class MapRun:
             self._settle(span, future.result())
         elif len(span) > 1 and not self._cancelled and isinstance(failure, (TaskLostError, TaskTimeoutError)):
             guilty = getattr(failure, "element", None)
-            if self._options.at_most_once:
+            most = getattr(failure, "detail", {}).get("most_calls")
+            if most:  # it has not begun: where it was to run, a process makes so many calls at most
+                self._run_again(span, cut(span.start, span.stop, most), span.retries)
+            elif self._options.at_most_once:
                 self._fail_begun(span, guilty, failure)
             else:
                 self._run_again(span, around(guilty, span.start, span.stop), span.retries)
@@ -264,13 +299,13 @@ class MapRun:
             return
         kept = 0
         for index, failure in sorted(results.failures.items()):
-            if not self._may_retry(failure):
+            if not self._may_retry(failure, None if results.final is None else index in results.final):
                 continue
             if kept < index:
                 self._record(span.position + kept, results.part(kept, index))
             kept = index + 1
             begin = span.start + index
-            self._run_again(span, [(begin, begin + 1)], span.retries - 1)
+            self._run_later(Span(span.pack, begin, begin + 1, span.retries - 1))
         if kept < len(results):
             self._record(span.position + kept, results.part(kept, len(results)))
 
@@ -281,9 +316,35 @@ class MapRun:
             self._run_again(span, [(begun, span.stop)], span.retries)
         self._record(span.position, all_failed(failure, begun - span.start))
 
-    def _may_retry(self, exc: Any) -> bool:
+    def _may_retry(self, exc: Any, final: bool | None) -> bool:
+        """`final`: what was said where it raised; None: nothing was, and the exception is as it was raised."""
         classes = self._options.retry_on
-        return classes is None or is_one_of(exc, classes)
+        return classes is None or (is_one_of(exc, classes) if final is None else not final)
+
+    def _run_later(self, span: Span) -> None:
+        """Run an element that raised again, after a pause that grows with its failures."""
+        seconds = backoff(self._options.retries - span.retries, self._options.backoff)
+        if seconds <= 0:
+            self._run_again(span, [(span.start, span.stop)], span.retries)
+            return
+        self._pauses.add(span, seconds)
+        if self._cancelled:
+            self._give_up(self._pauses.clear())
+
+    def _resume(self, spans: list[Span]) -> None:
+        """The pauses of these are over."""
+        with self._lock:
+            cancelled = self._cancelled
+            if not cancelled:
+                self._ready.extend(spans)
+        if cancelled:
+            self._give_up(spans)
+        else:
+            self._feed()
+
+    def _give_up(self, spans: Iterable[Span]) -> None:
+        for span in spans:
+            self._record(span.position, all_failed(CancelledError(), len(span)))
 
     def _run_again(self, span: Span, parts: list[tuple[int, int]], retries: int) -> None:
         spans = [Span(span.pack, start, stop, retries) for start, stop in parts]
@@ -291,36 +352,44 @@ class MapRun:
             if not self._cancelled:
                 self._ready.extend(spans)
                 return
-        for part in spans:
-            self._record(part.position, all_failed(CancelledError(), len(part)))
+        self._give_up(spans)
 
     def _record(self, position: int, results: ElementResults) -> None:
         with self._lock:
             self._results[position] = results
             self.done += len(results)
             is_idle = self.done == self.taken and not self._abandoned
+            lifetime = self._lifetime
+            if is_idle and self.complete:
+                self._lifetime = None
             if self._awaited == position:
                 self._arrived.notify_all()
         on_progress = self.on_progress
         if on_progress is not None:
             on_progress(self.done)
-        if is_idle:
-            self._lifetime.end()
+        if is_idle and lifetime is not None:
+            lifetime.end()
 
     def cancel(self) -> None:
         """Run nothing more of this map; what has started ends as it will. Does not wait."""
+        if not self.hold():
+            return
+        with self._lock:
+            futures = list(self._futures)
+        if futures:
+            self._backend.cancel_all(futures)
+
+    def hold(self) -> bool:
+        """Hand no more of this map to the backend, whose affair is what it has; False if it was cancelled before."""
         with self._lock:
             if self._cancelled:
-                return
+                return False
             self._cancelled = True
             spans = [*self._ready, *(Span(pack, pack.cut, pack.count, 0) for pack in self._packs)]
             self._ready.clear()
             self._packs.clear()
-            futures = list(self._futures)
-        for span in spans:
-            self._record(span.position, all_failed(CancelledError(), len(span)))
-        if futures:
-            self._backend.cancel_all(futures)
+        self._give_up([*spans, *self._pauses.clear()])
+        return True
 
     def abandon(self) -> None:
         """Cancel, and let nobody wait for the rest: an interrupt may have torn elements out of the books."""
@@ -328,8 +397,9 @@ class MapRun:
         with self._lock:
             is_busy = self.done < self.taken and not self._abandoned
             self._abandoned = True
-        if is_busy:
-            self._lifetime.end()
+            lifetime, self._lifetime = self._lifetime, None
+        if is_busy and lifetime is not None:
+            lifetime.end()
 
     # --- the consumer ---------------------------------------------------------------------------------------
 
@@ -353,8 +423,7 @@ class MapRun:
                 values.reverse()  # each is let go of when it is handed out
                 if refill is None and not failures:
                     position += len(values)
-                    while values:
-                        yield values.pop()
+                    yield from map(list.pop, repeat(values, len(values)))
                     continue
                 for index in range(len(values)):
                     position += 1
@@ -382,7 +451,7 @@ class MapRun:
         most = max(1, buffersize // (2 * self._backend.max_workers))  # of one pack: it is refilled in one go
 
         def refill(handed_out: int) -> None:
-            while not self.complete and not self._lifetime.closed:
+            while not self.complete and self._lifetime is not None and not self._lifetime.closed:
                 size = self._chunksize or min(self.chunking.pack_size(), most)
                 if self.taken - handed_out + size > buffersize:
                     return
@@ -394,7 +463,7 @@ class MapRun:
     def _until_closed(self, elements: Input, results: Iterator[Any]) -> Iterator[Any]:
         """Yield the results; raise where the executor was shut down before the input ended."""
         yield from results
-        if not self.complete and elements.take(1):
+        if not self.complete and self._lifetime is not None and elements.take(1):
             self._lifetime.check_open()
 
     def _await(self, position: int, deadline: float | None) -> None:
@@ -413,3 +482,10 @@ class MapRun:
                     unfinished = self.taken - self.done
                     raise WaitTimeoutError(f"{unfinished} of {self.taken} calls of map are not done in time")
                 self._arrived.wait(remaining)
+
+
+def _part(batch: Columns | FixedElements, start: int, stop: int) -> Columns | FixedElements:
+    """The elements [start, stop)."""
+    if isinstance(batch, FixedElements):
+        return batch.part(start, stop)
+    return [column[start:stop] for column in batch]

@@ -7,11 +7,10 @@ be written. So the objects are collected on the way, and looked at only where th
 
 from __future__ import annotations
 
-import functools
 import io
 import pickle
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -25,20 +24,22 @@ LONGEST_NAMED = 100
 """Modules that are named for one function, and characters of their names: what they lead to is said early, no more."""
 
 
-def pickle_noting(value: Any, noted: list[Any], *, plainly: bool) -> tuple[bytes, bool]:
-    """The pickle, and whether cloudpickle made it. Raises whatever pickling raises.
+def pickle_plainly(
+    value: Any, noted: list[Any], callback: Callable[[pickle.PickleBuffer], bool]
+) -> bytes | None:
+    """The pickle that plain pickle makes; None where it cannot, or where the script is in it.
 
-    `noted` takes the objects that may be in it by name alone. `plainly`: without cloudpickle, if that is possible.
+    `noted` takes the objects that may be in it by name alone.
     """
-    if plainly:
-        try:
-            stream = _dump(_PlainPickler, value, noted)
-            if b"__main__" not in stream and b"__mp_main__" not in stream:
-                return stream, False
-        except Exception:  # whatever it was, cloudpickle may be able to, or else says why not
-            pass
-        noted.clear()
-    return _dump(_by_value_pickler(), value, noted), True
+    file = io.BytesIO()
+    pickler = _PlainPickler(file, PROTOCOL, buffer_callback=callback)
+    pickler.noted = noted
+    try:
+        pickler.dump(value)
+    except Exception:  # whatever it was, the other pickler may be able to, or else says why not
+        return None
+    stream = file.getvalue()
+    return None if b"__main__" in stream or b"__mp_main__" in stream else stream
 
 
 def modules_of(noted: Iterable[Any], by_value: Collection[str] = ()) -> tuple[str, ...]:
@@ -56,14 +57,14 @@ def modules_of(noted: Iterable[Any], by_value: Collection[str] = ()) -> tuple[st
         elif isinstance(value, (type, FunctionType, BuiltinFunctionType)):
             name = getattr(value, "__module__", None)
         else:
-            name = _place_of(value)
+            name = place_of(value)
         if isinstance(name, str):
             found[name.partition(".")[0]] = None
     names = [name for name in found if name not in EVERYWHERE and 0 < len(name) <= LONGEST_NAMED]
     return tuple(sorted(names)[:MOST_NAMED])
 
 
-def _place_of(value: Any) -> str | None:
+def place_of(value: Any) -> str | None:
     """The module in which an object is found under its name, as numpy's functions are, which are none to Python."""
     try:
         module, name = value.__module__, value.__name__
@@ -72,36 +73,9 @@ def _place_of(value: Any) -> str | None:
         return None
 
 
-def _dump(pickler: Any, value: Any, noted: list[Any]) -> bytes:
-    file = io.BytesIO()
-    made = pickler(file, PROTOCOL)
-    made.noted = noted
-    made.dump(value)
-    return file.getvalue()
-
-
 class _PlainPickler(pickle.Pickler):
     noted: list[Any]
 
     def reducer_override(self, value: Any) -> Any:
         self.noted.append(value)
         return NotImplemented
-
-
-@functools.cache
-def _by_value_pickler() -> Any:
-    import cloudpickle
-
-    base = cloudpickle.Pickler
-    reduce = base.reducer_override
-
-    class ByValuePickler(base):  # type: ignore[misc, valid-type]
-        noted: list[Any]
-
-        def reducer_override(self, value: Any) -> Any:
-            reduced = reduce(self, value)
-            if reduced is NotImplemented:
-                self.noted.append(value)
-            return reduced
-
-    return ByValuePickler

@@ -94,9 +94,9 @@ class PayloadFiles:
 
     def condemn(self, reference: Reference) -> None:
         """Remove it when it is certain that no row will name it again: see `settle`."""
-        name, _, sizes = msgpack.unpackb(reference)
+        name = name_in(reference)
         self._unsynced.pop(name, None)
-        self._condemned[name] = sizes if isinstance(sizes, int) else sum(sizes)
+        self._condemned[name] = size_in(reference)
 
     def sync(self) -> None:
         """Bring what rows may name to the disk. Raises OSError."""
@@ -125,6 +125,12 @@ class PayloadFiles:
 def name_in(reference: Reference) -> str:
     name: str = msgpack.unpackb(reference)[0]
     return name
+
+
+def size_in(reference: Reference) -> int:
+    """Bytes of the payload."""
+    sizes = msgpack.unpackb(reference)[2]
+    return sizes if isinstance(sizes, int) else sum(sizes)
 
 
 def files_in(folder: Path) -> list[Path]:

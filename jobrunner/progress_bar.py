@@ -6,6 +6,7 @@ import concurrent.futures
 import importlib.util
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from jobrunner.futures import as_completed
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import rich.progress
 
     from jobrunner.mapping import MapRun
+    from jobrunner.submitted_map import SubmittedMap
 
 T = TypeVar("T")
 
@@ -22,15 +24,18 @@ def progress(
     futures: Iterable[concurrent.futures.Future[T]], *, description: str = ""
 ) -> Iterator[concurrent.futures.Future[T]]:
     """As `as_completed`, with a progress bar while it is iterated over."""
-    futures = list(futures)
+    unfinished = set(futures)
+    total = len(unfinished)
+    finished = as_completed(unfinished)
+    del futures, unfinished  # nothing here refers to a Future that has been handed out
     with bar() as drawn:
-        line = drawn.add_task(description, total=len(set(futures)))
-        for future in as_completed(futures):
+        line = drawn.add_task(description, total=total)
+        while given := list(islice(finished, 1)):
             drawn.advance(line)
-            yield future
+            yield given.pop()
 
 
-def map_progress(run: MapRun, results: Iterator[T], description: str) -> Iterator[T]:
+def map_progress(run: MapRun | SubmittedMap, results: Iterator[T], description: str) -> Iterator[T]:
     """Yield `results`, with a bar of the elements done, and a total once the input has ended."""
     with bar() as drawn:
         line = drawn.add_task(description, completed=run.done, total=run.taken if run.complete else None)

@@ -3,9 +3,11 @@
 What travels how:
 
     importable functions     by reference (module and qualified name)
-    lambdas, closures, and   by value, through cloudpickle, pickled anew at every call unless nothing in them can have
-    all that is __main__'s   changed (see `facts`): a changed closure or a function defined again never runs stale
-    arguments and results    plain pickle, protocol 5; cloudpickle where that fails or __main__ is involved
+    functions of the script  with the globals that they need, see the package `script`
+    other functions          by value, through cloudpickle, pickled anew at every call unless nothing in them can have
+                             changed (see `facts`): a changed closure or a function defined again never runs stale
+    objects that are called  as arguments: unpickled anew for each call
+    arguments and results    plain pickle, protocol 5; `script.pickler` where that fails
     buffers >= 64 KiB        beside the pickle, not in it, so that nobody copies them
     exceptions               as raised, with the text of the remote traceback as their cause
 
@@ -17,30 +19,58 @@ from __future__ import annotations
 
 import functools
 import pickle
+import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from types import BuiltinFunctionType, FunctionType
+from types import (
+    BuiltinFunctionType,
+    ClassMethodDescriptorType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from weakref import WeakValueDictionary
 
-from jobrunner.elements import Columns, ElementResults
-from jobrunner.facts import Facts, facts_of, is_importable, same
-from jobrunner.noting import modules_of, pickle_noting
-from jobrunner.payloads import Buffer, Payload, buffers_of
+from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, same
+from jobrunner.loading import NO_PARTS, error, load, load_error, load_target, type_name
+from jobrunner.loading import describe as describe  # for all who tell of an exception
+from jobrunner.noting import modules_of, pickle_plainly, place_of
+from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
+from jobrunner.script import makers, origin, standin
+from jobrunner.script.calls import ScriptCall
+from jobrunner.script.entries import unpacked_outline
+from jobrunner.script.modes import PLAIN, RESULT
+from jobrunner.shared_memory.payload import SharedPayload
 
 if TYPE_CHECKING:
     from jobrunner.errors import SerializationError
+    from jobrunner.script.catalogue import Catalogue, Defined
 
 OUT_OF_BAND = 64 * 1024
 """Bytes from which a buffer travels beside the pickle, and a pickle as a buffer of its own."""
+
+PART_FROM = 512 * 1024
+"""Bytes from which a buffer of a function is a part of its own, see DumpedFunction."""
+
+PART = "a part"
+"""What parts are called."""
 
 KEY_BYTES = 16
 PROTOCOL = 5
 BY_REFERENCE = ord("r")
 BY_VALUE = ord("v")
+WITH_SCRIPT = ord("s")
+"""By value, and the pickle is that of an Outline of the script."""
+FRESH_BY_REFERENCE = ord("R")
+FRESH_BY_VALUE = ord("V")
+"""An object that is unpickled anew for each call."""
 HEADER_BYTES = 3
-"""A function's blob starts with BY_REFERENCE or BY_VALUE, and Python's major and minor version."""
+"""A function's blob starts with one of these kinds, and Python's major and minor version."""
 
 
 class RemoteTraceback(Exception):
@@ -49,25 +79,47 @@ class RemoteTraceback(Exception):
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
 
+    @property
+    def tb(self) -> str:
+        """The text, under the name that the standard library's has."""
+        return str(self)
+
 
 # --- functions ------------------------------------------------------------------------------------------
 
 
 class DumpedFunction(NamedTuple):
-    """A function as it is at this moment; `key` is a hash of `blob`, so equal keys mean equal behaviour."""
+    """A function as it is at this moment; `key` is a hash of `blob`, so equal keys mean equal behaviour.
+
+    It also covers the keys of its parts.
+    """
 
     key: bytes
     name: str
-    blob: bytes
+    blob: Payload
     python: str
     """Where it goes by value, the version that it needs, "3.11"; else empty."""
     modules: tuple[str, ...] = ()
     """Top-level modules that are imported when it is unpickled; without those that are everywhere."""
     ships: tuple[str, ...] = ()
     """Top-level modules that it brings along, see `shipping`."""
+    parts: tuple[DumpedFunction, ...] = ()
+    """What travels apart from it, once for all functions that have it, and is given to `load_function`. A part has no
+    parts, and needs nothing that is not among `python` and `modules` of the whole."""
     epoch: int = 0
     """See `versions`."""
 
+    def definition(self) -> tuple[Any, ...]:
+        """The fields of a `FunctionDef`."""
+        return (*self[:6], tuple([part.key for part in self.parts]), self.epoch) if self.parts else self
+
+
+def payloads_of(dumped: DumpedFunction) -> dict[bytes, Payload]:
+    """The parts of a function that has not travelled, as `load_function` takes them."""
+    return {part.key: part.blob for part in dumped.parts}
+
+
+LRU_CACHE = type(functools.lru_cache(lambda: None))
 
 _references: dict[Any, tuple[str, str, DumpedFunction]] = {}
 """Importable functions that were dumped before, with the module and name that they had then."""
@@ -84,59 +136,211 @@ _values_sent: dict[int, tuple[Facts, DumpedFunction]] = {}
 MOST_VALUES = 256
 
 
-def dump_function(fn: Callable[..., Any]) -> DumpedFunction:
-    """`fn` with its closure and globals as they are now. Raises SerializationError."""
-    kind = type(fn)
-    facts = None
+def dump_function(
+    fn: Callable[..., Any], store: Store | None = None, *, once: bool = False
+) -> DumpedFunction:
+    """`fn` with its closure and globals as they are now; `store` takes its large parts. Raises SerializationError.
+
+    `once`: it is called once in each process, so that it need not be unpickled anew.
+    """
     if isinstance(fn, (FunctionType, BuiltinFunctionType)):
         by_value = _registered_by_value()
         if is_importable(fn, by_value):
-            place = fn.__module__, fn.__qualname__
-            known = _references.get(fn)
-            if known is not None and known[:2] == place:
-                return known[2]
-            dumped = _dumped(fn, pickle.dumps(fn, PROTOCOL), BY_REFERENCE, [fn])
-            if len(_references) >= MOST_REFERENCES:
-                _references.clear()
-            _references[fn] = (*place, dumped)
-            return dumped
+            return _dump_importable(fn)
         if isinstance(fn, FunctionType):
-            facts = facts_of(fn, by_value)
-            before = _values_sent.get(id(fn.__code__))
-            if facts is not None and before is not None and same(facts, before[0]):
-                return before[1]
-    noted: list[Any] = []
-    try:
-        stream, goes_by_value = pickle_noting(fn, noted, plainly=kind is not FunctionType)
-    except Exception as exc:
-        raise _error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}") from exc
-    dumped = _dumped(fn, stream, BY_VALUE if goes_by_value else BY_REFERENCE, noted)
-    if facts is not None and len(stream) < OUT_OF_BAND:
+            source = origin.of_this_process()
+            if source is not None and fn.__globals__ is source.variables:
+                return _dump_with_script(fn, lambda: _catalogue().define(fn, (), by_value, store=store))
+            return _dump_by_value(fn, by_value, store)
+    return _dump_object(fn, store, fresh=not once and not _is_atomic(fn))
+
+
+def with_names(fn: Callable[..., Any], names: Iterable[str], store: Store | None = None) -> DumpedFunction:
+    """As `dump_function`, with these globals of the script, which its arguments refer to. Raises SerializationError."""
+    by_value = _registered_by_value()
+    source = origin.of_this_process()
+    if isinstance(fn, FunctionType) and source is not None and fn.__globals__ is source.variables:
+        return _dump_with_script(fn, lambda: _catalogue().define(fn, names, by_value, store=store))
+
+    def target() -> tuple[bytes, list[Any], Iterable[str]]:
+        from jobrunner.script.pickler import pickled
+
+        made = pickled(fn)
+        return made.stream, made.noted, made.names
+
+    fresh = not isinstance(fn, FunctionType) and not _is_atomic(fn)
+    by_name = isinstance(fn, (FunctionType, BuiltinFunctionType, type)) and is_importable(fn, by_value)
+    key = fn if by_name else None
+    return _dump_with_script(
+        fn,
+        lambda: _catalogue().define(fn, names, by_value, target, store=store, key=key, fresh=fresh),
+    )
+
+
+def split_call(fn: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """What is called where `fn` is, and with which arguments before those of the call.
+
+    What a partial holds, the object of a method, an instance that is called: these are arguments, which the call may
+    change without any other call seeing it.
+    """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    while not isinstance(fn, FunctionType) and not _is_atomic(fn):
+        if type(fn) is functools.partial:
+            args, kwargs, fn = (*fn.args, *args), {**fn.keywords, **kwargs}, fn.func
+        elif isinstance(fn, (MethodType, BuiltinFunctionType)):
+            args = (fn.__self__, *args)
+            fn = functools.partial(makers.invoke_method, fn.__name__, fn.__qualname__)
+        else:
+            args = (fn, *args)
+            fn = functools.partial(makers.invoke, type(fn).__qualname__)
+    return fn, args, kwargs
+
+
+def _dump_importable(fn: Callable[..., Any]) -> DumpedFunction:
+    place = fn.__module__, fn.__qualname__
+    known = _references.get(fn)
+    if known is not None and known[:2] == place:
+        return known[2]
+    dumped = _dumped(fn, pickle.dumps(fn, PROTOCOL), BY_REFERENCE, [fn])
+    if len(_references) >= MOST_REFERENCES:
+        _references.clear()
+    _references[fn] = (*place, dumped)
+    return dumped
+
+
+def _dump_by_value(fn: FunctionType, by_value: frozenset[str], store: Store | None) -> DumpedFunction:
+    """A function that neither a module nor the script has."""
+    facts = facts_of(fn, by_value)
+    before = _values_sent.get(id(fn.__code__))
+    if facts is not None and before is not None and same(facts, before[0]):
+        return before[1]
+    dumped = _dump_object(fn, store, fresh=False, plainly=False)
+    if facts is not None and payload_size(dumped.blob) < OUT_OF_BAND and not dumped.parts:
         if len(_values_sent) >= MOST_VALUES:
             _values_sent.clear()
         _values_sent[id(fn.__code__)] = facts, dumped
     return dumped
 
 
-def dump_setup(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> DumpedFunction:
+def _dump_object(
+    fn: Callable[..., Any], store: Store | None, *, fresh: bool, plainly: bool = True
+) -> DumpedFunction:
+    """What goes as one pickle: a closure, or an object that is called (a class, a partial, an instance)."""
+    noted: list[Any] = []
+    large: list[memoryview] = []
+
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes >= PART_FROM:
+            large.append(raw)
+        return raw.nbytes < PART_FROM
+
+    plain = pickle_plainly(fn, noted, in_band) if plainly else None
+    if plain is not None:
+        parts = tuple([_part(raw, store) for raw in large])
+        return _dumped(fn, plain, FRESH_BY_REFERENCE if fresh else BY_REFERENCE, noted, parts)
+    from jobrunner.script.pickler import pickled
+
+    large.clear()
+    try:
+        made = pickled(fn, callback=in_band)
+        if made.names:
+            made = pickled(fn)
+    except Exception as exc:
+        raise _function_error(fn, exc) from exc
+    if made.names:
+        target = made.stream, made.noted, made.names
+        by_value = _registered_by_value()
+        return _dump_with_script(
+            fn, lambda: _catalogue().define(fn, (), by_value, lambda: target, store=store, fresh=fresh)
+        )
+    parts = tuple([_part(raw, store) for raw in large])
+    kinds = (FRESH_BY_VALUE, FRESH_BY_REFERENCE) if fresh else (BY_VALUE, BY_REFERENCE)
+    return _dumped(fn, made.stream, kinds[0 if made.by_value else 1], made.noted, parts)
+
+
+def _dump_with_script(fn: Callable[..., Any], define: Callable[[], Defined]) -> DumpedFunction:
+    from jobrunner.script.catalogue import Unpicklable
+
+    try:
+        defined = define()
+    except Unpicklable as exc:
+        what = f"the global {exc.name!r} of the script, of type {type_name(exc.value)}"
+        why = describe(exc.reason)
+        raise error(
+            f"cannot pickle {what}, which {function_name(fn)} needs: {why}", exc.reason
+        ) from exc.reason
+    except Exception as exc:
+        raise _function_error(fn, exc) from exc
+    known = _defined.get(id(defined))
+    if known is not None and known[0] is defined:
+        return known[1]
+    parts = tuple([DumpedFunction(part.version, PART, part.payload, "") for part in defined.parts])
+    dumped = _dumped(fn, defined.outline, WITH_SCRIPT, defined.noted, parts)
+    if len(_defined) >= MOST_VALUES:
+        _defined.clear()
+    _defined[id(defined)] = defined, dumped
+    return dumped
+
+
+_defined: dict[int, tuple[Defined, DumpedFunction]] = {}
+"""By the id of a definition that the catalogue keeps, what was made of it."""
+
+
+def _catalogue() -> Catalogue:
+    from jobrunner.script import catalogue
+
+    source = origin.of_this_process()
+    assert source is not None
+    return catalogue.of(source)
+
+
+def _is_atomic(fn: Callable[..., Any]) -> bool:
+    """Whether calls cannot see what others have done to it: what goes by its name, and a partial with plain values."""
+    if isinstance(fn, (FunctionType, type)) or type(fn) is LRU_CACHE:
+        return True
+    if type(fn) is functools.partial:
+        held = (*fn.args, *fn.keywords.values())
+        return _is_atomic(fn.func) and all(type(value) in ATOMS for value in held)
+    if type(fn) is MethodType:
+        return isinstance(fn.__self__, type)
+    if isinstance(fn, BuiltinFunctionType):
+        return isinstance(fn.__self__, (ModuleType, type, type(None)))
+    if isinstance(fn, (MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType)):
+        return True
+    return place_of(fn) is not None
+
+
+def _function_error(fn: Callable[..., Any], exc: Exception) -> SerializationError:
+    return error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}", *_reasons(fn, exc))
+
+
+def dump_setup(
+    initializer: Callable[..., object], initargs: tuple[Any, ...], store: Store | None = None
+) -> DumpedFunction:
     """An executor's initializer and its arguments, as a function without any. Raises SerializationError."""
-    return dump_function(functools.partial(initializer, *initargs))
+    return dump_function(functools.partial(initializer, *initargs), store, once=True)
 
 
-def load_function(blob: bytes) -> Callable[..., Any]:
-    """The function of a DumpedFunction's blob. Raises SerializationError."""
-    theirs, ours = tuple(blob[1:HEADER_BYTES]), sys.version_info[:2]
-    if blob[0] == BY_VALUE and theirs != ours:
-        raise _error(
+def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> Callable[..., Any]:
+    """The function of a DumpedFunction's blob. Raises SerializationError.
+
+    `parts` are the blobs of its parts, in their order; their keys may be others than at the client, for a coordinator
+    gives the functions of each owner keys of their own. A ScriptCall has to be made `ready` before each task.
+    """
+    whole = memoryview(blob if isinstance(blob, bytes) else buffers_of(blob)[0])
+    kind, theirs, ours = whole[0], tuple(whole[1:HEADER_BYTES]), sys.version_info[:2]
+    if kind not in (BY_REFERENCE, FRESH_BY_REFERENCE) and theirs != ours:
+        raise error(
             f"a function that was sent by value comes from Python {theirs[0]}.{theirs[1]} and cannot run"
             f" here, on Python {ours[0]}.{ours[1]}; use the same version on both sides, or put the function"
             " in a module that is installed on the workers"
         )
-    try:
-        fn: Callable[..., Any] = pickle.loads(memoryview(blob)[HEADER_BYTES:])
-    except Exception as exc:
-        raise _load_error("the function", exc) from exc
-    return fn
+    body = whole[HEADER_BYTES:]
+    if kind == WITH_SCRIPT:
+        return ScriptCall(unpacked_outline(pickle.loads(body)), parts)
+    return load_target(body, kind in (FRESH_BY_REFERENCE, FRESH_BY_VALUE), parts)
 
 
 def function_name(fn: Callable[..., Any]) -> str:
@@ -146,17 +350,45 @@ def function_name(fn: Callable[..., Any]) -> str:
     return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
 
 
-def _dumped(fn: Callable[..., Any], stream: bytes, kind: int, noted: Sequence[Any]) -> DumpedFunction:
+def _part(raw: memoryview, store: Store | None) -> DumpedFunction:
+    """A buffer of a function, as a part: copied, for its owner may go on writing there."""
+    key = blake2b(raw, digest_size=KEY_BYTES).digest()
+    blob: Payload | None = _stored.get(key)
+    if blob is None and store is not None:
+        blob = store((raw,))
+        if isinstance(blob, SharedPayload):
+            _stored[key] = blob
+    return DumpedFunction(key, PART, (bytes(raw),) if blob is None else blob, "")
+
+
+_stored: WeakValueDictionary[bytes, SharedPayload] = WeakValueDictionary()
+"""Parts in shared memory that somebody keeps, by key."""
+
+
+def _dumped(
+    fn: Callable[..., Any],
+    stream: bytes,
+    kind: int,
+    noted: Sequence[Any],
+    parts: tuple[DumpedFunction, ...] = (),
+) -> DumpedFunction:
     """`noted` are the objects to which the pickle refers by name."""
     blob = bytes((kind, *sys.version_info[:2])) + stream
-    python = ".".join(map(str, sys.version_info[:2])) if kind == BY_VALUE else ""
-    key = blake2b(blob, digest_size=KEY_BYTES).digest()
+    python = "" if kind in (BY_REFERENCE, FRESH_BY_REFERENCE) else _python()
+    digest = blake2b(blob, digest_size=KEY_BYTES)
+    for part in parts:
+        digest.update(part.key)
+    key = digest.digest()
     modules = _modules_needed.get(key)
     if modules is None:
         if len(_modules_needed) >= MOST_REFERENCES:
             _modules_needed.clear()
         modules = _modules_needed[key] = modules_of(noted, _registered_by_value())
-    return DumpedFunction(key, function_name(fn), blob, python, modules)
+    return DumpedFunction(key, function_name(fn), blob, python, modules, (), parts)
+
+
+def _python() -> str:
+    return ".".join(map(str, sys.version_info[:2]))
 
 
 def _registered_by_value() -> frozenset[str]:
@@ -196,59 +428,61 @@ def _take_value(index: int) -> Any:
     return _values.loaded[index]
 
 
+Names: TypeAlias = "dict[str, None]"
+
 Store: TypeAlias = "Callable[[Sequence[Buffer]], Payload | None]"
 """Copies what is large to where it is wanted; None where it does not."""
 
 
 def dump_call(
-    args: tuple[Any, ...], kwargs: dict[str, Any], *, snapshot: bool, store: Store | None = None
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    snapshot: bool,
+    store: Store | None = None,
+    names: Names | None = None,
+    held: int = 0,
 ) -> Payload:
-    """The arguments of a call. `snapshot` copies large buffers: the caller may change them afterwards.
+    """The arguments of a call, of which the first `held` come from the object that is called.
+
+    `snapshot` copies large buffers: the caller may change them afterwards.
+
+    `names` takes the globals of the script that they refer to, which have to be where the call runs (`with_names`).
 
     Raises SerializationError, which names the argument.
     """
     try:
-        return _dump((args, kwargs), snapshot, store)
+        return _dump((args, kwargs), snapshot, store, names)
     except Exception as exc:
-        named: list[tuple[str, Any]] = [(f"argument {i}", value) for i, value in enumerate(args)]
+        named: list[tuple[str, Any]] = [
+            (f"argument {i - held}" if i >= held else "what the called object holds", value)
+            for i, value in enumerate(args)
+        ]
         named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
-        raise _error(f"cannot pickle {_culprit(named, 'the arguments')}: {describe(exc)}") from exc
+        raise not_pickled(named, "the arguments", exc) from exc
 
 
 def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """(args, kwargs), with the results `values` in place of the `Need`s. Raises SerializationError."""
     try:
         if not values:
-            return _load(payload)  # type: ignore[no-any-return]
+            return load(payload)  # type: ignore[no-any-return]
         before = _values.payloads, _values.loaded
         _values.payloads, _values.loaded = values, {}
         try:
-            return _load(payload)  # type: ignore[no-any-return]
+            return load(payload)  # type: ignore[no-any-return]
         finally:
             _values.payloads, _values.loaded = before
-    except Exception as exc:
-        raise _load_error("the arguments", exc) from exc
+    except (Exception, SystemExit) as exc:
+        raise load_error("the arguments", exc) from exc
 
 
-def dump_elements(columns: Columns, *, snapshot: bool, store: Store | None = None) -> Payload:
-    """The arguments of a chunk of `map`; objects that several of them share stay shared.
-
-    Raises SerializationError, which names the argument and its type.
-    """
-    try:
-        return _dump(columns, snapshot, store)
-    except Exception as exc:
-        named = [(f"argument {i}", value) for i, column in enumerate(columns) for value in column]
-        raise _error(f"cannot pickle {_culprit(named, 'the elements')}: {describe(exc)}") from exc
-
-
-def load_elements(payload: Payload) -> Columns:
-    """What `dump_elements` was given. Raises SerializationError."""
-    try:
-        columns: Columns = _load(payload)
-    except Exception as exc:
-        raise _load_error("the elements of a chunk", exc) from exc
-    return columns
+def not_pickled(named: list[tuple[str, Any]], otherwise: str, exc: Exception) -> SerializationError:
+    """The error of arguments that cannot be pickled, for `exc`; it names the guilty one of `named`."""
+    values = [value for _, value in named]
+    failure = error(f"cannot pickle {_culprit(named, otherwise)}: {describe(exc)}", *_reasons(values, exc))
+    failure.__cause__ = exc
+    return failure
 
 
 # --- results --------------------------------------------------------------------------------------------
@@ -259,7 +493,7 @@ def dump_result(value: Any, store: Store | None = None) -> Payload:
     try:
         return _dump(value, False, store)
     except Exception as exc:
-        raise _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}") from exc
+        raise result_not_pickled(value, exc) from exc
 
 
 def dump_small_result(value: Any) -> bytes:
@@ -267,36 +501,21 @@ def dump_small_result(value: Any) -> bytes:
     try:
         return _pickle(value, None)[0]
     except Exception as exc:
-        raise _error(f"cannot pickle the result, of type {_type_name(value)}: {describe(exc)}") from exc
+        raise result_not_pickled(value, exc) from exc
+
+
+def result_not_pickled(value: Any, exc: Exception) -> SerializationError:
+    """The error of a result that cannot be pickled, for `exc`."""
+    what = f"cannot pickle the result, of type {type_name(value)}: {describe(exc)}"
+    return error(what, *_reasons(value, exc))
 
 
 def load_result(payload: Payload) -> Any:
     """Raises SerializationError."""
     try:
-        return _load(payload)
-    except Exception as exc:
-        raise _load_error("the result", exc) from exc
-
-
-def dump_element_results(results: ElementResults, store: Store | None = None) -> Payload:
-    """A value that cannot be pickled costs only its element."""
-    failures = {index: _encode_exception(failure) for index, failure in results.failures.items()}
-    try:
-        return _dump((results.values, failures), False, store)
-    except Exception:
-        values = list(results.values)
-    for index, value in enumerate(values):
-        try:
-            dump_result(value)
-        except Exception as exc:  # a SerializationError
-            values[index], failures[index] = None, _encode_exception(exc)
-    return _dump((values, failures), False, store)
-
-
-def load_element_results(payload: Payload) -> ElementResults:
-    """What `dump_element_results` was given. Raises SerializationError."""
-    values, failures = load_result(payload)
-    return ElementResults(values, {index: _decode_exception(*encoded) for index, encoded in failures.items()})
+        return load(payload)
+    except (Exception, SystemExit) as exc:
+        raise load_error("the result", exc) from exc
 
 
 # --- exceptions -----------------------------------------------------------------------------------------
@@ -304,10 +523,12 @@ def load_element_results(payload: Payload) -> ElementResults:
 
 def without_frames_of(file: str, exc: BaseException) -> BaseException:
     """`exc` with a traceback that starts behind the frames of `file`, in the task's code, if it ever got there."""
-    trace = exc.__traceback__
+    trace = _TRACEBACK.__get__(exc)  # as in `set_cause`
     while trace is not None and trace.tb_frame.f_code.co_filename == file:
         trace = trace.tb_next
-    return exc if trace is None else exc.with_traceback(trace)
+    if trace is not None:
+        _TRACEBACK.__set__(exc, trace)
+    return exc
 
 
 def dump_exception(exc: BaseException) -> Payload:
@@ -318,15 +539,15 @@ def dump_exception(exc: BaseException) -> Payload:
 
 def dump_small_exception(exc: BaseException) -> bytes:
     """As `dump_exception`, in one piece however large it is."""
-    return pickle.dumps(_encode_exception(exc), PROTOCOL)
+    return pickle.dumps(encode_exception(exc), PROTOCOL)
 
 
 def load_exception(payload: Payload) -> BaseException:
     """The exception, its `__cause__` a RemoteTraceback. Never fails either."""
     try:
-        return _decode_exception(*_load(payload))
+        return decode_exception(*load(payload))
     except Exception as exc:
-        return _load_error("the exception", exc)
+        return load_error("the exception", exc)
 
 
 def dump_classes(classes: tuple[type[BaseException], ...]) -> bytes:
@@ -334,7 +555,7 @@ def dump_classes(classes: tuple[type[BaseException], ...]) -> bytes:
     try:
         return _pickle(classes, None)[0]
     except Exception as exc:
-        raise _error(f"cannot pickle these classes of exceptions: {describe(exc)}") from exc
+        raise error(f"cannot pickle these classes of exceptions: {describe(exc)}", exc) from exc
 
 
 @functools.lru_cache(maxsize=64)
@@ -352,8 +573,11 @@ def is_one_of(exc: BaseException, stream: bytes) -> bool:
         return True
 
 
-def _encode_exception(exc: BaseException) -> tuple[bytes | None, str, str]:
-    """Pickle (None if it cannot be unpickled again), description, and text of the traceback."""
+EncodedException: TypeAlias = "tuple[bytes | None, str, str]"
+
+
+def encode_exception(exc: BaseException) -> EncodedException:
+    """Pickle (None if it cannot be unpickled again), description, and text of the traceback. Never fails."""
     import traceback  # here: a slot whose tasks succeed never needs it
 
     try:
@@ -361,73 +585,193 @@ def _encode_exception(exc: BaseException) -> tuple[bytes | None, str, str]:
     except Exception as failure:
         remote = f"{describe(exc)} (no traceback: {describe(failure)})\n"
     try:
-        stream = _pickle(exc, None)[0]
-        # An exception may well pickle and yet not unpickle, say when its __init__ takes two arguments.
-        if not isinstance(pickle.loads(stream), BaseException):
-            raise TypeError("it unpickles to something that is not an exception")
+        try:
+            stream = _exception_pickle(exc)
+        except Exception:
+            if not _keeps_to_base(type(exc)):
+                raise
+            stream = _exception_pickle(_Rebuilding(exc))
         return stream, describe(exc), remote
     except BaseException as failure:
-        return None, f"{describe(exc)} (this exception itself could not be sent: {describe(failure)})", remote
+        description = f"{describe(exc)} (this exception itself could not be sent: {describe(failure)})"
+        try:
+            return _pickle(error(description, failure), None)[0], description, remote
+        except Exception:  # the class of the failure cannot be pickled either
+            return None, description, remote
 
 
-def _decode_exception(stream: bytes | None, description: str, remote: str) -> BaseException:
+def _exception_pickle(value: Any) -> bytes:
+    """A pickle that can be unpickled again. Raises what pickling and unpickling raise."""
+    stream = _pickle(value, None)[0]
+    # An exception may well pickle and yet not unpickle, say when its __init__ takes two arguments.
+    if not isinstance(pickle.loads(stream), BaseException):
+        raise TypeError("it unpickles to something that is not an exception")
+    return stream
+
+
+def _keeps_to_base(kind: type[BaseException]) -> bool:
+    """Whether it is pickled as exceptions are: the class is called, then the attributes are set."""
+    own = (getattr(kind, name, None) is getattr(BaseException, name, None) for name in _PICKLING)
+    return all(own) and kind.__setattr__ is not BaseException.__setattr__
+
+
+_PICKLING = ("__reduce__", "__reduce_ex__", "__setstate__", "__getstate__")
+
+
+class _Rebuilding:
+    """Stands in a pickle for an exception that lets nobody set its attributes, such as a frozen dataclass."""
+
+    def __init__(self, exc: BaseException) -> None:
+        self._parts = type(exc), exc.args, dict(vars(exc))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, self._parts
+
+
+def _rebuilt(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    exc = kind(*args)
+    vars(exc).update(attributes)
+    return exc
+
+
+def decode_exception(stream: bytes | None, description: str, remote: str) -> BaseException:
+    """What `encode_exception` was given, with a RemoteTraceback as its cause. Never fails."""
     exc: BaseException
     if stream is None:
-        exc = _error(description)
+        exc = error(description)
     else:
         try:
             exc = pickle.loads(stream)
-        except Exception as failure:
-            exc = _error(
-                f"{description} (this exception itself could not be unpickled here: {describe(failure)})"
+            if not isinstance(exc, BaseException):
+                raise TypeError("it unpickles to something that is not an exception")
+        except BaseException as failure:
+            exc = error(
+                f"{description} (this exception itself could not be unpickled here: {describe(failure)})",
+                failure,
             )
-    exc.__cause__ = RemoteTraceback(remote)
+    set_cause(exc, RemoteTraceback(remote))
     return exc
+
+
+def set_cause(exc: BaseException, cause: BaseException | None) -> None:
+    """As the assignment to `exc.__cause__`, also of an exception that refuses it, such as a frozen dataclass."""
+    _CAUSE.__set__(exc, cause)
+
+
+_CAUSE: Any = BaseException.__dict__["__cause__"]
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 
 # --- pickle ---------------------------------------------------------------------------------------------
 
 
-def _pickle(value: Any, buffers: list[memoryview] | None) -> tuple[bytes, bool]:
-    """The pickle, and whether cloudpickle made it. Raises whatever pickling raises.
+def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = None) -> tuple[bytes, bool]:
+    """The pickle, and whether it holds code. Raises whatever pickling raises.
 
-    `buffers` takes the large buffers; None keeps all in the pickle.
+    `buffers` takes the large buffers; None keeps all in the pickle. `names`: see `dump_call`; None for what goes back
+    to the program.
     """
-
-    in_band: Callable[[pickle.PickleBuffer], bool] | None = None
-    if buffers is not None:
-        large = buffers
-
-        def in_band(buffer: pickle.PickleBuffer) -> bool:
-            raw = buffer.raw()
-            if raw.nbytes < OUT_OF_BAND:
-                return True
-            large.append(raw)
-            return False
-
+    in_band = None if buffers is None else _in_band(buffers)
     try:
         stream = pickle.dumps(value, PROTOCOL, buffer_callback=in_band)
-        # What __main__ defines has to go by value, for a slot never imports the program's __main__. A false
-        # alarm costs time only.
-        if b"__main__" not in stream and b"__mp_main__" not in stream:
+        if not mentions_script(stream):
             return stream, False
-    except Exception:  # whatever it was, cloudpickle may be able to, or else says why not
+        # What the script defines goes by its name; who reads it must have it. A false alarm costs time only.
+        if names is not None:
+            names.update(dict.fromkeys(names_in_pickle(stream)))
+            return stream, False
+        if all_is_known():
+            return stream, False
+    except Exception:  # whatever it was, the other pickler may be able to, or else says why not
         pass
     if buffers is not None:
         buffers.clear()  # of what the first attempt left there
-    return _pickle_by_value(value, in_band), True
+    from jobrunner.script.pickler import pickled
+
+    made = pickled(value, RESULT if names is None else PLAIN, in_band)
+    if names is not None:
+        names.update(made.names)
+    return made.stream, made.by_value
 
 
-def _pickle_by_value(value: Any, callback: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
-    import cloudpickle
-
-    stream: bytes = cloudpickle.dumps(value, PROTOCOL, buffer_callback=callback)
-    return stream
+def mentions_script(stream: bytes) -> bool:
+    """Whether a pickle may refer to the script by name."""
+    return b"__main__" in stream or b"__mp_main__" in stream
 
 
-def _dump(value: Any, snapshot: bool, store: Store | None) -> Payload:
+_GLOBAL = re.compile(rb"\x8c(.)([^\W\d][\w.]*|[\x80-\xff\w.]+)\x94?\x93", re.DOTALL)
+"""In a pickle: a short text, which may have been noted for later, and the instruction that looks up what it names."""
+
+
+def names_in_pickle(stream: bytes) -> list[str]:
+    """Globals of the script to which a pickle may refer: all names in it under which the script has something."""
+    source = origin.of_this_process()
+    if source is None:
+        return []
+    found = {name.partition(b".")[0]: None for size, name in _GLOBAL.findall(stream) if len(name) == size[0]}
+    texts = [name.decode("utf-8", "replace") for name in found]
+    return [name for name in texts if name in source.variables]
+
+
+def script_has_classes() -> bool:
+    """Whether results of other calls may be instances of classes of the script."""
+    source = origin.of_this_process()
+    return source is not None and any(
+        isinstance(value, type) and source.has(value) for value in list(source.variables.values())
+    )
+
+
+def all_is_known() -> bool:
+    """Whether the program has all functions and classes of the script that are here."""
+    script = standin.current()
+    return script is None or not script.has_own()
+
+
+def dump_class_by_value(kind: type) -> bytes | None:
+    """A class, by itself; None where it goes by reference. Raises whatever pickling raises."""
+    from jobrunner.script.pickler import pickled
+
+    made = pickled(kind)
+    return made.stream if made.by_value else None
+
+
+def dump_plain(value: Any, snapshot: bool, store: Store | None, names: Names | None = None) -> Payload:
+    """A value that holds built-in kinds, atoms and plain arrays alone. See `dump_call`."""
     buffers: list[memoryview] = []
-    stream, _ = _pickle(value, buffers)
+    stream = pickle.dumps(value, PROTOCOL, buffer_callback=_in_band(buffers))
+    if names is not None and mentions_script(stream):
+        names.update(dict.fromkeys(names_in_pickle(stream)))
+    return _payload(stream, buffers, snapshot, store)
+
+
+def load_plain(payload: Payload, what: str) -> Any:
+    """What `dump_plain` was given. Raises SerializationError, which says `what` it was."""
+    try:
+        return load(payload)
+    except Exception as exc:
+        raise load_error(what, exc) from exc
+
+
+def _in_band(large: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """The callback of a pickler that is to put large buffers there."""
+
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        large.append(raw)
+        return False
+
+    return in_band
+
+
+def _dump(value: Any, snapshot: bool, store: Store | None, names: Names | None = None) -> Payload:
+    buffers: list[memoryview] = []
+    stream, _ = _pickle(value, buffers, names)
+    return _payload(stream, buffers, snapshot, store)
+
+
+def _payload(stream: bytes, buffers: list[memoryview], snapshot: bool, store: Store | None) -> Payload:
     if not buffers and len(stream) < OUT_OF_BAND:
         return stream
     if store is not None:
@@ -437,35 +781,16 @@ def _dump(value: Any, snapshot: bool, store: Store | None) -> Payload:
     return (stream, *(bytes(raw) for raw in buffers)) if snapshot else (stream, *buffers)
 
 
-def _load(payload: Payload) -> Any:
-    if isinstance(payload, bytes):
-        return pickle.loads(payload)
-    stream, *buffers = buffers_of(payload)
-    # Pickle itself knows which objects were read-only; what it is given must be writable, as everything is
-    # that was pickled in band.
-    writable = [bytearray(part) if memoryview(part).readonly else part for part in buffers]
-    return pickle.loads(stream, buffers=writable)
-
-
 # --- error messages -------------------------------------------------------------------------------------
 
 
-def _error(message: str) -> SerializationError:
-    from jobrunner.errors import SerializationError
-
-    return SerializationError(message)
-
-
-def _load_error(what: str, exc: BaseException) -> SerializationError:
-    import platform
-
-    where = f"{platform.node()} (Python {platform.python_version()})"
-    if isinstance(exc, ModuleNotFoundError) and exc.name:
-        return _error(
-            f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or ship it with"
-            f" Executor(..., ship=[{exc.name.partition('.')[0]}])"
-        )
-    return _error(f"{what} could not be unpickled on {where}: {describe(exc)}")
+def _reasons(value: Any, exc: Exception) -> list[Exception]:
+    """Why plain pickle refuses what cannot be pickled here because of `exc`: programs know the former's errors."""
+    try:
+        pickle.dumps(value, PROTOCOL)
+    except Exception as plain:
+        return [plain, exc]
+    return [exc]
 
 
 def _culprit(named: list[tuple[str, Any]], otherwise: str) -> str:
@@ -474,18 +799,5 @@ def _culprit(named: list[tuple[str, Any]], otherwise: str) -> str:
         try:
             _pickle(value, None)
         except Exception:
-            return f"{name}, of type {_type_name(value)}"
+            return f"{name}, of type {type_name(value)}"
     return otherwise
-
-
-def _type_name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-
-
-def describe(exc: BaseException) -> str:
-    """Type and text of an exception, in one line where its text is one."""
-    try:
-        text = str(exc)
-    except Exception:
-        text = "<its text cannot be had: str() fails>"
-    return f"{_type_name(exc)}: {text}" if text else _type_name(exc)

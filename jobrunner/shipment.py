@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobrunner import context
 from jobrunner.initializers import NOTHING, Provided, Wrapper, run
-from jobrunner.serialization import BY_REFERENCE, BY_VALUE, KEY_BYTES, PROTOCOL, DumpedFunction, load_function
+from jobrunner.serialization import (
+    BY_REFERENCE,
+    BY_VALUE,
+    KEY_BYTES,
+    PROTOCOL,
+    DumpedFunction,
+    load_function,
+    payloads_of,
+)
 
 if TYPE_CHECKING:
     from jobrunner.errors import ConfigError
@@ -91,7 +99,11 @@ class Shipment(Wrapper):
         for name in [name for name in sys.modules if name.partition(".")[0] in self.names]:
             del sys.modules[name]  # another version, say, that this host has
         installed = self
-        return NOTHING if self.initializer is None else run(load_function(self.initializer.blob))
+        return (
+            NOTHING
+            if self.initializer is None
+            else run(load_function(self.initializer.blob, payloads_of(self.initializer)))
+        )
 
 
 # --- the archive ----------------------------------------------------------------------------------------------------
@@ -182,7 +194,7 @@ def own_folder() -> str:
         atexit.register(remove, folder)
     else:
         remove(folder)
-        os.mkdir(folder, 0o700)
+        os.makedirs(folder, 0o700)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     _held.append(descriptor)

@@ -13,13 +13,17 @@ from typing import Any
 
 from jobrunner import shipment
 from jobrunner.initializers import NOTHING, Provided, Wrapper, run
+from jobrunner.payloads import Payload
 from jobrunner.serialization import (
     BY_REFERENCE,
     BY_VALUE,
     KEY_BYTES,
+    OUT_OF_BAND,
     PROTOCOL,
     DumpedFunction,
+    Store,
     load_function,
+    payloads_of,
 )
 from jobrunner.versions import PROGRAM, Version, check
 
@@ -48,18 +52,20 @@ class SlotSetup(Wrapper):
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (self.initializer, self.number, self.versions, self.authkey, self.program)
 
-    def dump(self) -> DumpedFunction:
-        """As `Shipment.dump`."""
+    def dump(self, store: Store | None = None) -> DumpedFunction:
+        """As `Shipment.dump`; `store` may copy it to where it is wanted."""
         inner = self.initializer
         kind = BY_VALUE if inner is not None and inner.python else BY_REFERENCE
-        blob = bytes((kind, *sys.version_info[:2])) + pickle.dumps(self, PROTOCOL)
+        stream = bytes((kind, *sys.version_info[:2])) + pickle.dumps(self, PROTOCOL)
+        blob: Payload = stream
+        if len(stream) >= OUT_OF_BAND:
+            blob = (None if store is None else store((stream,))) or (stream,)
         facts = (self.number, self.versions, self.authkey, self.program, None if inner is None else inner.key)
         key = blake2b(repr(facts).encode(), digest_size=KEY_BYTES).digest()
         if inner is None:
             return DumpedFunction(key, "for this program", blob, "", epoch=self.number)
-        return DumpedFunction(
-            key, inner.name, blob, inner.python, inner.modules, inner.ships, inner.epoch + self.number
-        )
+        epoch = inner.epoch + self.number
+        return DumpedFunction(key, inner.name, blob, inner.python, inner.modules, inner.ships, epoch=epoch)
 
     def __call__(self) -> Provided:
         """Raises ConfigError where a module is another version here, and what the initializer inside raises."""
@@ -73,7 +79,7 @@ class SlotSetup(Wrapper):
         provided = NOTHING
         if inner is not None:
             if inner.key not in _provided:
-                _provided[inner.key] = run(load_function(inner.blob))
+                _provided[inner.key] = run(load_function(inner.blob, payloads_of(inner)))
             provided = _provided[inner.key]
         apart = self.number or (inner is not None and (inner.ships or inner.epoch))
         # What the calls of these calls need to be at home here: an initializer alone is none of that.

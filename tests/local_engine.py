@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from jobrunner.backends.engine import Died, EngineBackend
 from jobrunner.backends.engine_entry import entry
+from jobrunner.backends.engine_parts import PartsThere
 from jobrunner.backends.engine_worker import wrapped
 from jobrunner.protocol import messages as m
 
@@ -19,13 +20,18 @@ class EngineError(Exception):
 
 
 class LocalEngine(EngineBackend):
-    """`fate(call)` may return an EngineError, and that is all that becomes of the call."""
+    """`fate(call)` may return an EngineError, and that is all that becomes of the call.
+
+    `apart`: the engine has a way of its own for the parts of functions.
+    """
 
     name = "local"
     why_not = "nothing of the local engine is ever stopped"
 
     def __init__(self, settings):
-        settings.refuse_unknown(self.name, "fate")
+        settings.refuse_unknown(self.name, "fate", "apart")
+        self._apart = settings.extra.get("apart", False)
+        self._parts_there = PartsThere(lambda payload: (wrapped(payload), True))
         self._fate = settings.extra.get("fate", lambda call: None)
         self._size = settings.max_workers or 2
         self._entry = entry()
@@ -43,7 +49,9 @@ class LocalEngine(EngineBackend):
             if isinstance(fate, OSError):
                 raise fate
             values = [wrapped(value) for value in call.values]
-            call.handle = self._pool.submit(self._work, fate, self.head(call), wrapped(call.payload), values)
+            apart = self._parts_there.arguments(self.parts_of(call)) if self._apart else []
+            arguments = self.head(call, apart=self._apart), wrapped(call.payload), values
+            call.handle = self._pool.submit(self._work, fate, *arguments, *apart)
             attempt = call.attempt
             call.handle.add_done_callback(
                 lambda done, call=call, attempt=attempt: self.arrived(
@@ -51,10 +59,10 @@ class LocalEngine(EngineBackend):
                 )
             )
 
-    def _work(self, fate, head, parts, values):
+    def _work(self, fate, head, parts, values, *apart):
         if fate is not None:
             raise fate
-        return self._entry(head, parts, values)
+        return self._entry(head, parts, values, *apart)
 
     def _diagnose(self, call, error):
         return error.died

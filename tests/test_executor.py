@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import gc
+import multiprocessing
 import pickle
 import sys
 
@@ -116,7 +117,7 @@ def test_the_first_number_is_max_workers_as_in_the_standard_library(opened):
 
 def test_settings_reach_the_backend(opened, monkeypatch):
     monkeypatch.setenv("JOBRUNNER_MAX_WORKERS", "7")
-    Executor("processes", initializer=print, initargs=[1], show_output=False, connect_timeout=3, mp_context=1)
+    Executor("processes", initializer=print, initargs=[1], show_output=False, connect_timeout=3, queue="fast")
     name, settings = opened[0]
     assert name == "processes"
     assert settings.max_workers == 7
@@ -124,7 +125,7 @@ def test_settings_reach_the_backend(opened, monkeypatch):
     assert settings.initargs == (1,)
     assert settings.config.show_output is False
     assert settings.config.connect_timeout == 3
-    assert settings.extra == {"mp_context": 1}
+    assert settings.extra == {"queue": "fast"}
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.5, True, "x", float("nan"), float("inf"), [], 10**400])
@@ -132,6 +133,16 @@ def test_bad_numbers(number):
     with pytest.raises(ConfigError, match="max_workers"):
         Executor("threads", max_workers=number)
     assert issubclass(ConfigError, ValueError)
+
+
+def test_the_arguments_of_the_standard_pools_reach_the_backend(opened):
+    context = multiprocessing.get_context("spawn")
+    Executor(2, context, print, [1], max_tasks_per_child=5)
+    Executor("threads", "prefix")
+    (_, first), (_, second) = opened
+    assert (first.max_workers, first.initializer, first.initargs) == (2, print, (1,))
+    assert (first.max_tasks_per_child, first.thread_name_prefix) == (5, "")
+    assert second.thread_name_prefix == "prefix"
 
 
 def test_an_initializer_must_be_callable():

@@ -11,6 +11,7 @@ import pytest
 import zoo
 
 from jobrunner import serialization as s
+from jobrunner.script import pickler
 
 
 def there(fn):
@@ -241,7 +242,7 @@ def test_a_module_that_was_replaced_or_registered(monkeypatch):
 def test_what_cannot_have_changed_is_pickled_once(code, monkeypatch):
     fn = define(code, one=1, math=math, names=("a", "b"))["fn"]
     first = s.dump_function(fn)
-    monkeypatch.setattr(s, "_pickle_by_value", None)  # from here on it would raise
+    monkeypatch.setattr(pickler, "pickled", None)  # from here on it would raise
     assert s.dump_function(fn) is first
 
 
@@ -250,7 +251,7 @@ def test_a_function_made_again_of_the_same_code_is_the_same(monkeypatch):
         return lambda value: value + one
 
     first = s.dump_function(make(1))
-    monkeypatch.setattr(s, "_pickle_by_value", None)
+    monkeypatch.setattr(pickler, "pickled", None)
     assert s.dump_function(make(1)) is first
 
 

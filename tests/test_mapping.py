@@ -222,7 +222,7 @@ def test_only_the_elements_that_raised_run_again(backend, executor):
             raise ValueError(x)
         return x
 
-    results = executor.with_options(retries=2).map(flaky, range(8), chunksize=8)
+    results = executor.with_options(retries=2, backoff=0).map(flaky, range(8), chunksize=8)
     assert backend.calls[0].options.retries == 0
     backend.run_next()
     assert spans(backend) == [(3, 4), (5, 6)]

@@ -8,6 +8,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 import jobrunner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,3 +91,51 @@ def test_the_wheel_has_one_top_level_and_every_module(tmp_path):
     assert sources <= set(names)
     assert "jobrunner/py.typed" in names
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests/")]
+
+
+TYPED = """
+import concurrent.futures
+from collections.abc import Iterator
+from multiprocessing import get_context
+
+import jobrunner
+from jobrunner import Executor, Future, as_completed, wait
+
+def double(x: int) -> int:
+    return 2 * x
+
+def first(futures: list[Future[int]]) -> int:
+    return len(wait(futures).not_done) + next(as_completed(futures)).result()
+
+def standard(executor: concurrent.futures.Executor) -> concurrent.futures.Future[int]:
+    return executor.submit(double, 3)
+
+class Pool(Executor):
+    def __init__(self, size: int) -> None:
+        super().__init__(size, get_context("spawn"), print, ("ready",), max_tasks_per_child=3)
+
+with Executor("threads", "prefix") as executor:
+    future: Future[int] = executor.submit(double, 1)
+    theirs: concurrent.futures.Future[int] = future
+    results: Iterator[int] = executor.map(double, [1, 2], timeout=3, chunksize=2)
+    assert first([future]) + standard(executor).result() + sum(results) == 14
+    assert theirs is future
+    annotated: "jobrunner.Future[str]" = executor.submit(str, 1)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_types_are_as_those_of_the_standard_library(tmp_path):
+    """What is written for `concurrent.futures` is well typed with this package, and runs."""
+    program = tmp_path / "typed.py"
+    program.write_text(TYPED)
+    python(TYPED, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(program)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "Success: no issues found in 1 source file\n"), done.stdout

@@ -4,7 +4,8 @@ The slot writes here what it is doing before it does it, and collects its small 
 (the outbox) before it sends them. So when its process dies, at whatever point, the worker still learns which
 task and which element of a chunk was running, and loses neither a finished outcome nor a printed line.
 
-    i64 number of the running task, 0 if none     | i64 index of the running element, -1 if none
+    i64 number of the running task, 0 if none     | i64 index of the running element, -1 if none,
+                                                  | -2 in the initializer
     i64 number of the task that started last      | i64 entries in the outbox, i64 their bytes | outbox
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-import tempfile
 from typing import ClassVar
 
 OUTBOX_BYTES = 256 * 1024
@@ -91,6 +91,8 @@ def create_board_file() -> int:
     if sys.platform == "linux":
         fd = os.memfd_create("jobrunner-board", os.MFD_CLOEXEC)
     else:
+        import tempfile  # here: it takes long to load, and Linux does without
+
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     os.ftruncate(fd, Board.SIZE)

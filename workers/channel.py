@@ -242,6 +242,7 @@ class BufferedChannel:
         self._sock = sock
         self._reader = Reader(sock, shares)
         self._unsent = Unsent()
+        self._ends = False
         self.closed = False
         """Whether the other end is gone: nothing more arrives, and what is sent goes nowhere."""
 
@@ -267,11 +268,19 @@ class BufferedChannel:
         if not waiting:
             self.flush()
 
+    def end(self) -> None:
+        """Send nothing more: the other end reads what was sent, then the end. What it says still arrives."""
+        self._ends = True
+        if not self._unsent and not self.closed:
+            self.flush()
+
     def flush(self) -> None:
         """Send of the rest what the system takes."""
         try:
             while self._unsent:
                 self._unsent.send(self._sock)
+            if self._ends:
+                self._sock.shutdown(socket.SHUT_WR)
         except BlockingIOError:
             pass
         except OSError:

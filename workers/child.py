@@ -9,16 +9,18 @@ Imports are few, for a slot must start fast: nothing here needs zmq, asyncio, ty
 
 Started by `pool` as
 
-    python -c BOOT DATA CONTROL BOARD LIFELINE PARENT [sys.path ...]
+    python -c BOOT DATA CONTROL BOARD LIFELINE NUMBER PARENT COUNT [sys.argv ...] [sys.path ...]
 
-with four inherited descriptors and the worker's process id. It is BOOT and not `-m` so that the worker's
-sys.path holds before the first import, and so that `__main__` is a module where no class of a user can
-collide with one of ours.
+with four inherited descriptors, the slot's number, the worker's process id, and the length of sys.argv. It is BOOT and
+not `-m` so that the program's sys.path holds before the first import, and so that `__main__` is a module where no class
+of a user can collide with one of ours.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import gc
+import importlib
 import os
 import select
 import signal
@@ -33,9 +35,10 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn
 
-from jobrunner import blocking, context, initializers, serialization
-from jobrunner.elements import ElementResults, rows
+from jobrunner import blocking, context, initializers, serialization, settling
+from jobrunner.fixed import FixedResults, calls, load_elements
 from jobrunner.payloads import Payload
+from jobrunner.script.calls import ready
 from jobrunner.shared_memory.limits import keep_out_of_the_way
 from jobrunner.workers import memory
 from jobrunner.workers.board import ELEMENT, Board
@@ -54,13 +57,16 @@ from jobrunner.workers.framing import (
     detach,
     unpack,
 )
-from jobrunner.workers.outbox import Outbox, SlotWriter
+from jobrunner.workers.outbox import Outbox
 from jobrunner.workers.sharing import SlotSharing, let_go
+from jobrunner.workers.streams import flush_quietly, slot_streams
 from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
 
 OK = 0
 ERROR = 1
 FINAL_ERROR = 9
+SETUP_FAILED = 10
+IN_SETUP = -2
 """As in protocol.messages and .effects, which would take longer to import than all the rest."""
 
 FLUSH_INTERVAL = 0.001
@@ -82,15 +88,16 @@ class Slot:
         self.main_thread = threading.get_ident()
         self.wake_reader, self.wake_writer = map(out_of_the_way, os.pipe())
         self.outbox = Outbox(board, data, self.wake_writer)
-        self.stdout = SlotWriter(1, self.outbox, self.current)
-        self.stderr = SlotWriter(2, self.outbox, self.current)
+        self.path = list(sys.path)  # the program's, as last told
+        self.stdout, self.stderr = slot_streams(self.outbox, self.current)
         # Its operations are atomic; each task goes to one thread. With the payloads of the results it needs.
         self.queue: deque[tuple[Any, Payload, list[Payload]]] = deque()
         self.data_poller = select.poll()
         self.data_poller.register(data.fileno(), select.POLLIN)
         self.receive_lock = threading.Lock()
         self.received = 0  # RUN messages; under receive_lock
-        self.blobs: dict[bytes, tuple[str, bytes]] = {}
+        # Of functions and their parts: name, blob, and the keys of the parts.
+        self.blobs: dict[bytes, tuple[str, Payload, list[bytes]]] = {}
         # By the initializer that has run before them, too: what it has set in the program's globals, they see.
         self.functions: dict[tuple[bytes | None, bytes], Callable[..., Any]] = {}
         self.setups: dict[bytes, BaseException | initializers.Provided] = {}  # main thread
@@ -107,6 +114,7 @@ class Slot:
         self.forked = False
         self.blocked = 0  # nested waits; main thread
         self.last_flush = 0.0
+        self.last_hold = -1
         self.sigint_handler = self.on_sigint
         self.sharing = SlotSharing(shared_idle, lambda: os.write(self.wake_writer, b"\0"))
 
@@ -149,6 +157,18 @@ class Slot:
             self.execute(fields, payload, values)
             del payload, values
 
+    def leave(self) -> None:
+        """Make ready for the interpreter's end, which does what the calls have left for it.
+
+        The worker sees this process's end by that of the socket, too: it stays open to the last.
+        """
+        self.last_hold = os.dup(self.data.fileno())
+        self.flush()
+        # What lies about in cycles is finalized now. What is in use then goes with the modules that hold it, and the
+        # rest with the process: to look through all of it again and again takes most of the time of an end.
+        gc.collect()
+        gc.freeze()
+
     def wait_for_tasks(self) -> bool:
         """Wait for a message, and take it unless the attendant did. False at the end."""
         before = self.received
@@ -163,21 +183,32 @@ class Slot:
             return False
         header, buffers = message
         parts = iter(buffers)
-        for _, functions, forget, tasks in unpack(header):
+        for _, functions, forget, tasks, path in unpack(header):
+            if path is not None:
+                self.set_path(path)
             for key in forget:
                 self.blobs.pop(key, None)
                 for pair in [pair for pair in self.functions if pair[1] == key]:
                     del self.functions[pair]
-            for key, name, blob, *_ in functions:
-                self.blobs[key] = name, blob
+            for key, name, blob, keys in functions:
+                self.blobs[key] = name, attach(blob, parts), keys
             for fields in tasks:
                 payload = attach(fields[5], parts)
                 self.queue.append((fields, payload, [attach(value, parts) for value in fields[9]]))
         self.received += 1
         return True
 
+    def set_path(self, path: list[str]) -> None:
+        """Look for modules where the program does by now, after what the calls here have added."""
+        added = [entry for entry in sys.path if entry not in self.path]
+        sys.path[:] = [*added, *path]
+        self.path = path
+        importlib.invalidate_caches()
+
     def restore(self) -> None:
         """Undo what the last task may have left changed and the next one relies on."""
+        if self.stdout.sink.gone or self.stderr.sink.gone:
+            self.stdout, self.stderr = slot_streams(self.outbox, self.current)
         if sys.stdout is not self.stdout or sys.stderr is not self.stderr:
             sys.stdout, sys.stderr = self.stdout, self.stderr
         # Not signal.getsignal, which looks for an enum first: that takes longer than all the rest.
@@ -191,7 +222,7 @@ class Slot:
         self.board.start(number)
         blocking.set_depth(depth + 1)
         self.interrupted = False
-        args = kwargs = value = None
+        args = kwargs = value = fn = None
         started = finished = perf_counter()
         try:
             # From here on a KeyboardInterrupt may come at any point, but only one.
@@ -202,21 +233,27 @@ class Slot:
                 if setup is not None:
                     self.set_up(setup)
                     started = perf_counter()
+                fn = self.function(
+                    function, setup
+                )  # first: arguments may refer to the script that comes with it
                 if isinstance(span, int):
                     self.bundle = Bundle(number, payload)
-                    status, result = self.run_bundle(self.function(function, setup), self.bundle)
+                    status, result = self.run_bundle(fn, self.bundle)
                 elif span is None:
                     args, kwargs = serialization.load_call(payload, values)
                     let_go(payload, *values)
-                    value = self.function(function, setup)(*args, **kwargs)
+                    value = fn(*args, **kwargs)
                 else:
-                    value = self.run_chunk(self.function(function, setup), payload, *span)
+                    value = self.run_chunk(fn, payload, span, retry_on)
             finally:
                 self.running = 0
                 finished = perf_counter()
             if self.bundle is None:
-                dump: Any = serialization.dump_result if span is None else serialization.dump_element_results
-                status, result = OK, dump(value, self.sharing.store)
+                store = self.sharing.store
+                if isinstance(value, FixedResults) and span is not None:
+                    status, result = OK, value.dump(store)
+                else:
+                    status, result = OK, serialization.dump_result(value, store)
             elif self.bundle.given_up:
                 started = finished - self.bundle.durations[-1]  # the others have been told of
         except BaseException as exc:
@@ -225,38 +262,52 @@ class Slot:
                 memory.explain(exc, self.memory_limit)
             final = retry_on is not None and not serialization.is_one_of(exc, retry_on)
             status, result = (
-                FINAL_ERROR if final else ERROR,
+                SETUP_FAILED if exc is self.setups.get(setup) else FINAL_ERROR if final else ERROR,
                 serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
             )
         self.bundle = None
         # The memory of the arguments may be filled again from now on, unless the task has kept them.
         args = kwargs = value = None
+        if self.elements:
+            self.elements = []
         if self.forked:
             self.leave_fork(status)
-        self.stdout.flush_partial()
-        self.stderr.flush_partial()
+        if sys.stdout is not self.stdout:
+            flush_quietly(sys.stdout)
+        if sys.stderr is not self.stderr:
+            flush_quietly(sys.stderr)
+        self.stdout.sink.end()
+        self.stderr.sink.end()
         self.put_outcome(number, status, result, finished - started)
         self.board.finish()
 
-    def run_chunk(self, fn: Callable[..., Any], payload: Payload, start: int, stop: int) -> ElementResults:
-        columns = serialization.load_elements(payload)
+    def run_chunk(
+        self, fn: Callable[..., Any], payload: Payload, span: tuple[int, int], retry_on: bytes | None
+    ) -> FixedResults:
+        start, stop = span
+        loaded = load_elements(payload)
         let_go(payload)
-        results = ElementResults([])
-        keep = results.values.append
-        fields = self.board.fields  # one access less per element, of which there may be a million a second
-        if len(columns) == 1:
-            elements, call = columns[0][start:stop], fn
-        else:
-            elements, call = list(rows(columns, start, stop)), lambda element: fn(*element)
+        results = FixedResults(__file__, retry_on, stop - start)
+        # Each access less counts, for there may be millions of elements a second.
+        keep, fields, position = results.values.append, self.board.fields, ELEMENT
+        elements, call = calls(fn, loaded, start, stop)
         self.elements = elements
+        kind: type | None = None
         for index, element in enumerate(elements, start):
-            fields[ELEMENT] = index
+            fields[position] = index
             try:
-                keep(call(element))
+                value = call(element)
+                if type(value) is kind:
+                    keep(value)
+                else:
+                    kind = results.add(value)
             except BaseException as exc:
-                if self.interrupted and isinstance(exc, KeyboardInterrupt):
+                was_interrupted = self.interrupted
+                if was_interrupted and isinstance(exc, KeyboardInterrupt):
                     raise  # it is the task that was interrupted, not this element
-                results.add_failure(serialization.without_frames_of(__file__, exc))
+                results.add_failure(exc)
+                if self.interrupted and not was_interrupted:
+                    raise KeyboardInterrupt from None  # it came while the failure was pickled
         return results
 
     def run_bundle(self, fn: Callable[..., Any], bundle: Bundle) -> tuple[int, Payload]:
@@ -304,7 +355,9 @@ class Slot:
         """Run an initializer, the first time that a task names it. Raises InitializerError, each time."""
         if key not in self.setups:
             try:
+                self.board.fields[ELEMENT] = IN_SETUP
                 self.setups[key] = initializers.run(self.function(key, None))
+                self.board.fields[ELEMENT] = -1
                 # It is not called again, and what it ships may be large.
                 self.functions.pop((None, key), None)
                 self.blobs.pop(key, None)
@@ -318,6 +371,10 @@ class Slot:
                 failure = InitializerError(f"the initializer {name} failed in this slot: {what}")
                 failure.__cause__ = serialization.without_frames_of(__file__, exc)
                 self.setups[key] = failure
+                import logging  # here: slots whose initializer works never need it
+
+                log = logging.getLogger("concurrent.futures")  # as the standard library's pools do
+                log.critical("Exception in initializer:", exc_info=exc)
         known = self.setups[key]
         if isinstance(known, BaseException):
             raise known.with_traceback(None)
@@ -330,11 +387,20 @@ class Slot:
                 from jobrunner.errors import ProtocolError
 
                 raise ProtocolError(f"function {key.hex()} was not sent to this slot before its task")
-            fn = self.functions[setup, key] = serialization.load_function(self.blobs[key][1])
+            importlib.invalidate_caches()  # its module may have been written a moment ago
+            fn = self.functions[setup, key] = self.load(key)
             provided = None if setup is None else self.setups[setup]
             if isinstance(provided, initializers.Provided):
                 provided.give_to(fn)
-        return fn
+        return ready(fn)
+
+    def load(self, key: bytes) -> Callable[..., Any]:
+        """Unpickle a function. Its parts stay as they are: others may have them too."""
+        _, blob, keys = self.blobs[key]
+        parts = {part: self.blobs[part][1] for part in keys}
+        for payload in (blob, *parts.values()):
+            self.sharing.expect(payload)
+        return serialization.load_function(blob, parts)
 
     def put_outcome(self, number: int, status: int, result: Payload, duration: float) -> None:
         """Keep it for the next flush, or send it now: when it is large, or nothing was sent for a while."""
@@ -389,6 +455,8 @@ class Slot:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self.data.close()
         self.control.close()
+        if self.last_hold >= 0:
+            os.close(self.last_hold)
         self.elements.clear()
 
     def leave_fork(self, status: int) -> NoReturn:
@@ -463,22 +531,25 @@ class Slot:
             self.give_up(bundle)
 
 
-def main(arguments: list[str]) -> NoReturn:
-    """Serve until the worker closes the sockets. `arguments`: see the top of this file."""
+def main(arguments: list[str]) -> None:
+    """Serve until the worker ends the data socket; then the interpreter may end. `arguments`: see the top."""
     faulthandler.enable(2)
     try:
-        data, control, board, lifeline, parent = (int(argument) for argument in arguments)
+        data, control, board, lifeline, number, parent = (int(argument) for argument in arguments)
         context.slot_folder = os.environ.pop(context.SLOT_FOLDER, None)
+        settling.settle()
         # The worker's thread may have blocked signals, and that is inherited.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        tie_group_to(out_of_the_way(lifeline))
+        lifeline = out_of_the_way(lifeline)
+        tie_group_to(lifeline)
+        settling.become_child(number, parent, lifeline)
         shared_idle = memory.shared_idle_from_environment()
         keep_out_of_the_way()
         slot = Slot(
-            BlockingChannel(socket.socket(fileno=out_of_the_way(data)), shares=shared_idle > 0),
+            BlockingChannel(socket.socket(fileno=out_of_the_way(data)), shares=shared_idle is not None),
             BlockingChannel(socket.socket(fileno=out_of_the_way(control))),
             Board(board),
-            shared_idle,
+            shared_idle or 0,
         )
         os.close(board)
         for stream in (sys.__stdout__, sys.__stderr__):
@@ -491,6 +562,6 @@ def main(arguments: list[str]) -> NoReturn:
             memory.apply_limit(slot.memory_limit)
         threading.Thread(target=slot.attend, args=(parent,), name="jobrunner-attendant", daemon=True).start()
         slot.serve()
-        die()
+        slot.leave()
     except BaseException:
         fail()

@@ -13,12 +13,14 @@ from jobrunner.host import missing_modules, own_host, python_version, unknown_ho
 from jobrunner.ids import WorkerId, random_token
 from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
+from jobrunner.shared_memory.pool import can_share
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import Service, set_up_logging
 from jobrunner.transport.sockets import DealerWire, check_address
 from jobrunner.version import __version__
 from jobrunner.workers.memory import TASK_MEMORY
 from jobrunner.workers.pool import SlotPool
+from jobrunner.workers.shared_functions import SharingWire
 from jobrunner.workers.slot_effects import slot_effects
 
 
@@ -40,13 +42,13 @@ def run(config: WorkerConfig) -> int:
         environment["JOBRUNNER_INSECURE"] = "1"
     if config.slot_memory:
         environment[TASK_MEMORY] = str(config.slot_memory)
-    pool = SlotPool(environment=environment)
+    pool = SlotPool(environment=environment, shared_idle=0 if can_share() else None)
 
     def connection_lost(effect: ConnectionLost) -> None:
         service.log.warning("lost the coordinator: %s; waiting for it at %s", effect.reason, address)
 
     perform = service.perform_common | slot_effects(pool) | {ConnectionLost: connection_lost}
-    driver = Driver(core, wire, perform)
+    driver = Driver(core, SharingWire(wire) if can_share() else wire, perform)
     driver.add_source(pool.fileno(), pool.poll)
     service.log.info("waiting for the coordinator at %s", address)
     unknown = unknown_host(address)
@@ -75,8 +77,10 @@ def settings_for(config: WorkerConfig) -> WorkerSettings:
         resources=config.resources,
         peer_timeout=config.peer_timeout,
         stop_grace=config.stop_grace,
+        exit_wait=config.exit_wait,
         drain_timeout=config.drain_timeout,
         unacknowledged_bytes=config.unacknowledged_bytes,
         slot_memory=config.slot_memory,
+        max_tasks_per_slot=config.max_tasks_per_slot,
         missing=missing_modules,
     )

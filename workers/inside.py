@@ -11,13 +11,25 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from jobrunner.context import TASK_WORKER
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import WorkerId, random_token
+from jobrunner.program import Program
 from jobrunner.protocol.coordinator_core import CoordinatorCore
-from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, SlotConnects, Source, Tick
+from jobrunner.protocol.effects import (
+    Effect,
+    Event,
+    GiveUp,
+    Received,
+    Send,
+    SlotConnects,
+    SlotEvent,
+    SlotPrinted,
+    Source,
+    Tick,
+)
 from jobrunner.protocol.messages import Envelope
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
@@ -31,6 +43,9 @@ INSIDE: Source = b"inside"
 """What the coordinator calls it. The names of connections are longer, those that are `DealerWire`s."""
 
 NAME = "local"
+
+Text: TypeAlias = "tuple[int, str]"
+"""Stream and text."""
 
 
 class Alarm:
@@ -65,6 +80,9 @@ class InsideWorker:
         *,
         on_give_up: Callable[[GiveUp], None],
         on_connect: Callable[[], object],
+        program: Program,
+        exit_wait: float,
+        max_tasks_per_slot: int | None = None,
     ) -> None:
         settings = WorkerSettings(
             id=WorkerId(random_token()),
@@ -75,11 +93,15 @@ class InsideWorker:
             pid=os.getpid(),
             slots=slots,
             peer_timeout=0.0,
+            exit_wait=exit_wait,
+            max_tasks_per_slot=max_tasks_per_slot,
         )
         self._core = WorkerCore(settings, random.Random(), time.monotonic())
         self._alarm = Alarm(self._core)
-        shared_idle = most_idle(slots) if can_share() else 0
-        self._pool = SlotPool(environment={**environment, TASK_WORKER: NAME}, shared_idle=shared_idle)
+        shared_idle = most_idle(slots) if can_share() else None
+        self._pool = SlotPool(
+            environment={**environment, TASK_WORKER: NAME}, shared_idle=shared_idle, program=program
+        )
         self._on_connect = on_connect
         self._perform: dict[type, Callable[[Any], None]] = {**slot_effects(self._pool), GiveUp: on_give_up}
         self._inbox: deque[Event] = deque()
@@ -87,6 +109,10 @@ class InsideWorker:
     def fileno(self) -> int:
         """Becomes readable when `poll` has something to do."""
         return self._pool.fileno()
+
+    def pids(self) -> list[int]:
+        """The process ids of the slots; from any thread."""
+        return self._pool.pids()
 
     def has_work(self, now: float) -> bool:
         """Whether `turn` has something to do."""
@@ -124,4 +150,20 @@ class InsideWorker:
         return said
 
     def close(self) -> None:
+        """Kill the slots."""
         self._pool.close()
+
+    def end(self, seconds: float, show: Callable[[list[Text]], None]) -> None:
+        """Have the slots end by themselves within `seconds`; `show` is given what they print meanwhile."""
+
+        def tell(events: list[SlotEvent]) -> None:
+            texts = [
+                (stream, text)
+                for event in events
+                if isinstance(event, SlotPrinted)
+                for _, stream, text in event.printed
+            ]
+            if texts:
+                show(texts)
+
+        self._pool.end_all(seconds, tell)

@@ -11,7 +11,8 @@ TASK_MEMORY = "JOBRUNNER_TASK_MEMORY"
 """Environment variable of a slot: its limit in bytes."""
 
 SHARED_IDLE = "JOBRUNNER_SHARED_IDLE"
-"""Environment variable of a slot: bytes of shared memory that it may keep idle; 0: it shares none."""
+"""Environment variable of a slot: bytes of shared memory that it may keep idle; 0: it only reads what others share;
+without it there is no shared memory."""
 
 
 def limit_from_environment() -> int | None:
@@ -20,9 +21,10 @@ def limit_from_environment() -> int | None:
     return int(text) if text else None
 
 
-def shared_idle_from_environment() -> int:
+def shared_idle_from_environment() -> int | None:
     """What the worker allows; not for what this process starts itself."""
-    return int(os.environ.pop(SHARED_IDLE, "0"))
+    text = os.environ.pop(SHARED_IDLE, None)
+    return None if text is None else int(text)
 
 
 def apply_limit(limit: int) -> None:

@@ -1,24 +1,17 @@
-"""What a slot has to say: collected on the board, sent in batches, never torn and never out of order.
-
-Also the text streams that replace sys.stdout and sys.stderr in a slot, which write into it.
-"""
+"""What a slot has to say: collected on the board, sent in batches, never torn and never out of order."""
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from typing import Any
 
 from jobrunner.workers.board import Board
 from jobrunner.workers.channel import BlockingChannel
-from jobrunner.workers.framing import PRINTED, Outgoing, header, pack
-
-LONGEST_PART = 16 * 1024
-"""Characters of one PRINTED item; also of a line that is not waited for any longer."""
+from jobrunner.workers.framing import Outgoing, header, pack
 
 
 class Outbox:
@@ -104,74 +97,3 @@ class Outbox:
         if count:
             self._channel.send(header(self._board.outbox(), count))
             self._board.empty()
-
-
-class SlotWriter(io.TextIOBase):
-    """sys.stdout or sys.stderr of a slot: whole lines, with the number of the task that wrote them.
-
-    Lines of stderr are sent at once, since they may be the last words; those of stdout within milliseconds.
-    """
-
-    def __init__(self, stream: int, outbox: Outbox, current: Callable[[], int]) -> None:
-        self._stream = stream
-        self._outbox = outbox
-        self._current = current
-        self._partial = ""
-        self.buffer: BinaryIO = open(stream, "wb", buffering=0, closefd=False)  # noqa: SIM115
-        """For those who write bytes: they go through the pipe of that descriptor."""
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return "utf-8"
-
-    @property
-    def errors(self) -> str:  # type: ignore[override]
-        return "replace"
-
-    def fileno(self) -> int:
-        return self._stream
-
-    def writable(self) -> bool:
-        return True
-
-    def isatty(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        """Does nothing: the next task needs it again."""
-
-    def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        with self._outbox.lock:
-            whole = text.rfind("\n") + 1
-            if whole:
-                # Taken before it is emitted, and without making an object in between that the garbage
-                # collector counts: a destructor that prints comes in here again.
-                ended, rest = text[:whole], text[whole:]
-                lines, self._partial = self._partial + ended, rest
-                self._emit(lines)
-            else:
-                self._partial += text
-            if len(self._partial) >= LONGEST_PART:
-                self.flush_partial()
-        return len(text)
-
-    def flush(self) -> None:
-        self.flush_partial()
-
-    def flush_partial(self) -> None:
-        """Let go of a line that has not ended."""
-        if self._partial:
-            with self._outbox.lock:
-                text, self._partial = self._partial, ""
-                self._emit(text)
-
-    def _emit(self, text: str) -> None:
-        number = self._current()
-        for start in range(0, len(text), LONGEST_PART):
-            self._outbox.put([PRINTED, number, self._stream, text[start : start + LONGEST_PART]])
-        if self._stream == 2:
-            self._outbox.flush()
-        else:
-            self._outbox.arm()

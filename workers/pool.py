@@ -11,12 +11,15 @@ slot is replaced is up to its owner (a worker's core). It does what it is told, 
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jobrunner.ids import SlotId
+from jobrunner.program import Program, no_program
 from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotTask
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
 from jobrunner.workers.framing import INTERRUPT, RECALL, RUN, ChannelError, Outgoing, detach, header, pack
@@ -49,14 +52,24 @@ class SlotPool:
     A slot that has exited is unknown from the `poll` on that says so; commands to unknown slots do nothing.
     """
 
-    def __init__(self, *, environment: Mapping[str, str] | None = None, shared_idle: int = 0) -> None:
-        """`environment` is set in the slots on top of this process's own.
+    def __init__(
+        self,
+        *,
+        environment: Mapping[str, str] | None = None,
+        shared_idle: int | None = None,
+        program: Program | None = None,
+    ) -> None:
+        """`environment` is set in the slots on top of this process's own. `program`: whose calls they run.
 
         With `shared_idle` large payloads go to and from slots through shared memory, of which each slot may keep that
-        many bytes for the next ones.
+        many bytes for the next ones; with 0 they only go there. None: slots have no shared memory.
         """
-        self._environment = {**os.environ, **(environment or {}), SHARED_IDLE: str(shared_idle)}
-        self._shares = shared_idle > 0
+        self._environment = {**os.environ, **(environment or {})}
+        self._environment.pop(SHARED_IDLE, None)
+        if shared_idle is not None:
+            self._environment[SHARED_IDLE] = str(shared_idle)
+        self._shares = bool(shared_idle)
+        self._program = program or no_program()
         for name in THREAD_VARIABLES:
             self._environment.setdefault(name, "1")
         self._slots: dict[SlotId, SlotProcess] = {}
@@ -70,6 +83,10 @@ class SlotPool:
         """Becomes readable when `poll` has something to do."""
         descriptor: int = self._selector.fileno()
         return descriptor
+
+    def pids(self) -> list[int]:
+        """The process ids of its slots; from any thread."""
+        return [process.pid for process in list(self._slots.values())]
 
     def poll(self) -> list[SlotEvent]:
         """What has happened since the last call; never waits. Also sends what slots were too busy to take."""
@@ -86,12 +103,15 @@ class SlotPool:
         events, self._events = self._events, []
         return events
 
-    def spawn(self, slot: SlotId) -> None:
-        """Start a slot's process: a SlotReady follows, or a SlotExited where it cannot be started."""
+    def spawn(self, slot: SlotId, hash_seed: int | None = None) -> None:
+        """Start a slot's process: a SlotReady follows, or a SlotExited where it cannot be started.
+
+        `hash_seed`: as PYTHONHASHSEED has it; None: what this process's environment says.
+        """
         if slot in self._slots:
             raise ValueError(f"slot {slot} exists")
         try:
-            process = SlotProcess(slot, self._environment, self._shares)
+            process = SlotProcess(slot, self._environment, self._program, self._shares, hash_seed)
         except OSError as exc:
             why = f"cannot start a process for this slot: {exc}\n"
             self._events.append(SlotExited(slot, 0, CANNOT_START, None, 0, why, 0, -1))
@@ -119,6 +139,7 @@ class SlotPool:
         if process is None:
             return
         buffers: list[Outgoing] = []
+        definitions = [(d.key, d.name, detach(d.blob, buffers), d.parts) for d in functions]
         entries = [
             (
                 *task[:5],
@@ -130,7 +151,10 @@ class SlotPool:
             for task in tasks
         ]
         process.runs += 1
-        process.data.send(header(pack([RUN, list(functions), list(forget), entries])), buffers)
+        path = self._program.path()
+        told = None if path is process.path else path
+        process.path = path
+        process.data.send(header(pack([RUN, definitions, list(forget), entries, told])), buffers)
         if process.data.pending:
             self._watch_data(process)
 
@@ -154,6 +178,37 @@ class SlotPool:
         process = self._slots.get(slot)
         if process is not None:
             process.signal(signal.Signals[name])
+
+    def end(self, slot: SlotId) -> None:
+        """Have the slot's process end by itself, once it has run what it has: a SlotExited follows.
+
+        It waits for its threads and calls what is registered with `atexit`, however long that takes.
+        """
+        process = self._slots.get(slot)
+        if process is not None and not process.ending:
+            process.ending = True
+            process.data.end()
+
+    def end_all(self, seconds: float, tell: Callable[[list[SlotEvent]], None]) -> None:
+        """Have all processes end by themselves within `seconds`, at the same time; kill what is left.
+
+        `tell` is given what they still say. Those that have run nothing are killed at once.
+        """
+        for process in self._slots.values():
+            if process.runs and seconds:
+                self.end(process.slot)
+            else:
+                process.signal(signal.SIGKILL)
+        until = time.monotonic() + seconds
+        waiting = select.poll()
+        waiting.register(self._selector.fileno(), select.POLLIN)
+        while any(process.ending for process in self._slots.values()):
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            waiting.poll(left * 1000)
+            tell(self.poll())
+        self.close()
 
     def close(self) -> None:
         """Kill all slots and what their tasks have started, and wait for their end. May be called again."""
@@ -194,7 +249,9 @@ class SlotPool:
                 process.signal(signal.SIGKILL)  # a task has damaged the slot
                 self._finish(process)
             else:
-                if process.data.closed:
+                if process.data.closed and process.ending and process.pidfd >= 0:
+                    self._selector.unregister(process.data)  # its exit is near, and will be seen
+                elif process.data.closed:
                     self._finish(process)
 
     def _watch_data(self, process: SlotProcess) -> None:

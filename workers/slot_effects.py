@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jobrunner.protocol.effects import InterruptTask, RecallTasks, RunTasks, SignalSlot, SpawnSlot
+from jobrunner.protocol.effects import EndSlot, InterruptTask, RecallTasks, RunTasks, SignalSlot, SpawnSlot
 from jobrunner.workers.pool import SlotPool
 
 
 def slot_effects(pool: SlotPool) -> dict[type, Callable[[Any], None]]:
     """What the core asks of its slots, done by `pool`."""
     return {
-        SpawnSlot: lambda e: pool.spawn(e.slot),
+        SpawnSlot: lambda e: pool.spawn(e.slot, e.hash_seed),
         RunTasks: lambda e: pool.run(e.slot, e.tasks, e.functions, e.forget),
         RecallTasks: lambda e: pool.recall(e.slot, bundle=e.bundle),
         InterruptTask: lambda e: pool.interrupt(e.slot, e.number),
+        EndSlot: lambda e: pool.end(e.slot),
         SignalSlot: lambda e: pool.signal(e.slot, e.signal),
     }

@@ -9,15 +9,15 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from jobrunner.context import SLOT_FOLDER
-from jobrunner.host import module_path
+from jobrunner.folders import temporary_folder
 from jobrunner.ids import SlotId
+from jobrunner.program import Program, interpreter_options, start_with
 from jobrunner.protocol.effects import (
     SlotBlocked,
     SlotConnects,
@@ -53,11 +53,12 @@ from jobrunner.workers.framing import (
 
 BOOT = """\
 import sys
-sys.path[:] = sys.argv[6:]
-arguments, sys.argv = sys.argv[1:6], [""]
+end = 8 + int(sys.argv[7])
+arguments, sys.path[:], sys.argv = sys.argv[1:7], sys.argv[end:], sys.argv[8:end]
 from jobrunner.workers.child import main
 main(arguments)
 """
+"""What its interpreter starts with: so the program's sys.path holds before the first import."""
 
 STDERR_LINES = 20
 STDERR_CHARACTERS = 16 * 1024
@@ -94,10 +95,21 @@ class Ending:
 class SlotProcess:
     """A running slot. The constructor raises OSError when the process cannot be started."""
 
-    def __init__(self, slot: SlotId, environment: Mapping[str, str], shares: bool = False) -> None:
+    def __init__(
+        self,
+        slot: SlotId,
+        environment: Mapping[str, str],
+        program: Program,
+        shares: bool = False,
+        hash_seed: int | None = None,
+    ) -> None:
         self.slot = slot
+        self.path = program.path()
+        """Its sys.path, as last told."""
         self.runs = 0
         """RUN messages sent."""
+        self.ending = False
+        """It was told to end by itself."""
         self._last_finished = 0
         self._stderr = ""
         self._fault = ""
@@ -115,10 +127,18 @@ class SlotProcess:
             theirs.callback(os.close, lifeline)
             ours.callback(os.close, end)
             # The slot makes it when calls bring modules along. It is removed here, since slots are mostly killed.
-            folder = f"{tempfile.gettempdir()}/{PREFIX}{secrets.token_hex(8)}"
-            ours.callback(remove, folder)
+            above = temporary_folder()
+            if above is not None:
+                folder = f"{above}/{PREFIX}{secrets.token_hex(8)}"
+                environment = {**environment, SLOT_FOLDER: folder}
+                ours.callback(remove, folder)
             self._popen = start_process(
-                [data, control, board, lifeline], {**environment, SLOT_FOLDER: folder}
+                slot,
+                [data, control, board, lifeline],
+                environment,
+                program,
+                self.path,
+                hash_seed,
             )
             self._resources = ours.pop_all()
         self.pid = self._popen.pid
@@ -335,19 +355,28 @@ def channel(ours: ExitStack, theirs: ExitStack, shares: bool = False) -> tuple[B
     return end, there.fileno()
 
 
-def start_process(descriptors: list[int], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start the interpreter, with this one's options and sys.path, in a session of its own.
+def start_process(
+    slot: SlotId,
+    descriptors: list[int],
+    environment: Mapping[str, str],
+    program: Program,
+    path: list[str],
+    hash_seed: int | None,
+) -> subprocess.Popen[bytes]:
+    """Start the interpreter, with this one's options, in a session of its own.
 
     Its own session keeps the terminal's Ctrl-C away, and makes the process group that signals go to.
     """
-    options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    arguments = [str(number) for number in (*descriptors, os.getpid())]
+    options, given = start_with(environment, interpreter_options(), hash_seed, program.start_method)
+    numbers = [str(number) for number in (*descriptors, slot, os.getpid(), len(program.arguments))]
+    folder = program.folder
     return subprocess.Popen(
-        [sys.executable, *options, "-c", BOOT, *arguments, *module_path()],
+        [sys.executable, *options, "-c", BOOT, *numbers, *program.arguments, *path],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=dict(environment),
+        env=given,
+        cwd=folder if folder is not None and os.path.isdir(folder) else None,
         pass_fds=descriptors,
         start_new_session=True,
     )

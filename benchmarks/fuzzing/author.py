@@ -92,7 +92,9 @@ class Author:
         python = self.rng.choice(("", "", "", "3", "3.11", "3.99", "x"))
         modules = self.rng.choice(((), (), ("numpy",), ("numpy", "torch"), (self.word(),)))
         ships = self.rng.choice(((), (), (), ("numpy",), (self.word(),)))
-        return m.FunctionDef(self.key(), self.word(), b"blob", python, modules, ships)
+        blob = self.rng.choice((b"blob", b"blob", (b"frame",), (b"frame", b"")))
+        parts = tuple(dict.fromkeys(self.many(self.key, 2))) if self.rng.random() < 0.2 else ()
+        return m.FunctionDef(self.key(), self.word(), blob, python, modules, ships, parts)
 
     def task(self) -> m.TaskSpec:
         rng = self.rng

@@ -8,6 +8,7 @@ What a package needs that brings one is here too:
     Backend, BackendSettings, CAPABILITIES       the interface itself, see `base`
     Future, TaskOptions, new_id                  what it gives and takes
     Columns, ElementResults, rows, run_elements  the elements of a map
+    FixedElements, FixedResults, run_fixed       the same where calls share nothing with the program
 
 A name stands for "module:Class", and the module is imported when the backend is opened, so that a program
 pays for what it uses. The class is called with a BackendSettings.
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.elements import Columns, ElementResults, rows, run_elements
-from jobrunner.errors import ConfigError
+from jobrunner.errors import ConfigError, NotSupportedError
+from jobrunner.fixed import FixedElements, FixedResults, run_fixed
 from jobrunner.futures import Future
 from jobrunner.ids import ClientId, random_token, task_id
 from jobrunner.protocol.messages import CANCELLED, CRASHED, LOST, TIMED_OUT, TaskOptions
@@ -48,6 +50,8 @@ __all__ = [
     "Died",
     "ElementResults",
     "EngineBackend",
+    "FixedElements",
+    "FixedResults",
     "Future",
     "Here",
     "TaskOptions",
@@ -56,6 +60,7 @@ __all__ = [
     "rows",
     "run",
     "run_elements",
+    "run_fixed",
     "wrapped",
 ]
 """For packages that bring a backend. Those that are not imported above are when they are asked for."""
@@ -117,6 +122,10 @@ def open_backend(name: str, settings: BackendSettings) -> Backend:
         raise ConfigError(
             f"Executor({name!r}) takes no address (got {settings.address!r});"
             ' use Executor("cluster", address=...)'
+        )
+    if settings.max_tasks_per_child is not None and "renews" not in capabilities(name):
+        raise NotSupportedError(
+            f'max_tasks_per_child: the "{name}" backend does not replace processes; use "processes" or "cluster"'
         )
     backend = factory(_with_shipped(name, settings) if settings.ship else settings)
     if not isinstance(backend, Backend):

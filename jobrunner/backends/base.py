@@ -16,13 +16,14 @@ thread that may be inside of any other method: locks must be reentrant.
 from __future__ import annotations
 
 import difflib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from jobrunner.config import ClientConfig
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.futures import Future
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
@@ -47,6 +48,10 @@ class BackendSettings:
     """Keyword arguments of the Executor that only this backend knows; an unknown one is a ConfigError."""
     ship: Iterable[Any] = ()
     """What the Executor was told to ship. A backend need not look at it, for `initializer` sees to it."""
+    thread_name_prefix: str = ""
+    """Of the threads that calls run in, where that is in this process."""
+    max_tasks_per_child: int | None = None
+    """Calls that one process runs at most. Only backends that claim "renews" are opened with it."""
 
     def refuse_unknown(self, backend: str, *known: str) -> None:
         """For backends: raise ConfigError for a keyword argument that is not in `known`."""
@@ -56,6 +61,9 @@ class BackendSettings:
                     "max_workers",
                     "initializer",
                     "initargs",
+                    "mp_context",
+                    "max_tasks_per_child",
+                    "thread_name_prefix",
                     "ship",
                     "address",
                     "show_output",
@@ -72,6 +80,7 @@ CAPABILITIES = {
     "apart": "calls run in another process",
     "crashes": "that process may die: its call fails, and the others go on",
     "tells": "the error of a call that died says how its process ended",
+    "renews": "a process is replaced after so many calls (max_tasks_per_child=)",
     "stops": "a call that runs can be stopped: cancel(running=True), timeout=, the end of the program",
     "ends": "Ctrl-C stops what runs",
     "nests": "calls can submit calls and wait for them, and take the Executor along",
@@ -140,15 +149,25 @@ class Backend(ABC):
         Raises RuntimeError after `shutdown`, NotSupportedError for an option that cannot be honoured here.
         """
 
+    @property
+    def copies(self) -> bool:
+        """Whether calls get copies of their arguments, which is in the capabilities."""
+        return "copies" in self.capabilities
+
     @abstractmethod
-    def pack(self, columns: Columns) -> Any:
-        """The arguments of elements, fixed as they are now, for `submit_chunk`. Raises what pickling raised."""
+    def pack(self, elements: Any) -> Any:
+        """The arguments of elements, fixed as they are now, for `submit_chunk`. Raises what pickling raised.
+
+        `elements` are Columns; or FixedElements where the backend `copies`: each argument is as it was when it was
+        taken from the input. They can be pickled. `run_fixed` calls a function with what they are unpickled to, and its
+        results, unpickled where the program is, are the ElementResults of `submit_chunk`.
+        """
 
     @abstractmethod
     def submit_chunk(
         self, prepared: Any, packed: Any, start: int, stop: int, options: TaskOptions = DEFAULT_OPTIONS
     ) -> Future[ElementResults]:
-        """Call the function on the elements [start, stop) of `packed`, in one task; `run_elements` does that.
+        """Call the function on the elements [start, stop) of `packed`, in one task: see `run_elements`, `run_fixed`.
 
         `packed` is what `pack` gave. It serves many chunks, and elements come again: in a smaller chunk after a death,
         alone where they are tried again.
@@ -192,6 +211,29 @@ class Backend(ABC):
     def unfinished(self) -> int | None:
         """Calls of this program (chunks, in `map`) that are not done, as known here; None where nobody counts."""
         return None
+
+    broken: str = ""
+    """Why no call can be submitted any more; empty: it can."""
+
+    ended_by_force = False
+    """Set before `kill` where the calls that it stops are to fail with TaskLostError rather than be cancelled."""
+
+    @property
+    def queued(self) -> int:
+        """Calls that have not started, where `threads` are known."""
+        return 0
+
+    @property
+    def threads(self) -> set[threading.Thread]:
+        """Those that calls run in. Raises AttributeError where that is in none of this process."""
+        raise AttributeError(
+            f'the "{self.name}" backend runs calls in other processes: it has no threads to show'
+        )
+
+    @property
+    def processes(self) -> dict[int, Any]:
+        """Those that calls run in, by process id. Raises AttributeError where these are not this process's children."""
+        raise AttributeError(f'the "{self.name}" backend has no child processes to show')
 
     def connection(self) -> str | None:
         """The address at which another process can join; None where there is nothing to join."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobrunner.backends.base import Backend
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.futures import Future, wait
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
 
@@ -52,8 +52,12 @@ class BorrowedBackend(Backend):
         self._check_open()
         return self._own(self._backend.submit(prepared, args, kwargs, options))
 
-    def pack(self, columns: Columns) -> Any:
-        return self._backend.pack(columns)
+    @property
+    def copies(self) -> bool:
+        return self._backend.copies
+
+    def pack(self, elements: Any) -> Any:
+        return self._backend.pack(elements)
 
     def submit_chunk(
         self, prepared: Any, packed: Any, start: int, stop: int, options: TaskOptions = DEFAULT_OPTIONS

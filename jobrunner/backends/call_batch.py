@@ -37,7 +37,7 @@ class CallBatch:
         options: m.TaskOptions,
         depth: int,
         limit: int,
-        setup: m.FunctionDef | None = None,
+        setup: tuple[m.FunctionDef, ...] = (),
     ) -> None:
         self.home = home
         self.id = task
@@ -56,7 +56,7 @@ class CallBatch:
         definition: m.FunctionDef,
         options: m.TaskOptions,
         depth: int,
-        setup: m.FunctionDef | None = None,
+        setup: tuple[m.FunctionDef, ...] = (),
     ) -> bool:
         """Whether one more call can go with these."""
         return (
@@ -76,7 +76,7 @@ class CallBatch:
 
     def spec(self) -> m.TaskSpec:
         """The bundle. From now on no call is added."""
-        setup = None if self.setup is None else self.setup.key
+        setup = self.setup[-1].key if self.setup else None
         payload, self.payloads = pack_calls(self.payloads), []
         return m.TaskSpec(
             self.id, self.definition.key, payload, len(self.futures), self.options, setup, self.depth

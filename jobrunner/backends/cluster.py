@@ -7,6 +7,7 @@ from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.errors import CoordinatorLostError, JobRunnerError, NotSupportedError
 from jobrunner.local_cluster import LocalCluster
+from jobrunner.protocol.effects import Event
 from jobrunner.shared_memory.pool import can_share
 from jobrunner.transport.driver import Wire
 from jobrunner.transport.sharing import Sharing
@@ -26,9 +27,19 @@ class ClusterBackend(CoreBackend):
         settings.refuse_unknown(self.name)
         self._local: LocalCluster | None = None
         if settings.address is None:
-            self._local = LocalCluster(settings.max_workers, crash_limit=settings.config.crash_limit)
+            self._local = LocalCluster(
+                settings.max_workers,
+                crash_limit=settings.config.crash_limit,
+                exit_wait=settings.config.exit_wait,
+                max_tasks_per_slot=settings.max_tasks_per_child,
+            )
             self._address = self._local.address
         else:
+            if settings.max_tasks_per_child is not None:
+                raise NotSupportedError(
+                    "max_tasks_per_child: the slots of a cluster belong to its workers; start these with"
+                    " `jobrunner worker start --max-tasks-per-slot N`"
+                )
             self._address = check_address(settings.address)
         self._credentials = credentials_for(
             self._address,
@@ -74,6 +85,12 @@ class ClusterBackend(CoreBackend):
         if self._local is not None:
             super()._check_detach()
 
+    def _collect(self) -> list[Event]:
+        events = super()._collect()
+        if events and self._local is not None:
+            self._local.tell_path()
+        return events
+
     def _make_wire(self) -> Wire:
         wire = DealerWire(self._address, self._credentials)
         if self._shares and can_share():
@@ -99,6 +116,11 @@ class ClusterBackend(CoreBackend):
             " JOBRUNNER_ADDRESS or Executor(ADDRESS) says where it is"
         )
 
+    def kill(self) -> None:
+        if self._local is not None:
+            self._local.exit_wait = 0.0
+        super().kill()
+
     def _closed(self) -> None:
         if self._local is not None:
-            self._local.stop()
+            self._local.stop(self._show_last_words)

@@ -14,28 +14,32 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import InvalidStateError
-from typing import Any, NamedTuple
+from typing import Any
 
 from jobrunner import serialization, versions
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.memory import SharedStore
+from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.setups import Setups
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
 from jobrunner.context import current_task
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.errors import (
     CoordinatorLostError,
+    InitializerError,
     JobRunnerError,
     NotSupportedError,
     ProtocolError,
     SerializationError,
+    TaskLostError,
 )
 from jobrunner.exiting import finish_before_exit
+from jobrunner.fixed import load_element_results
 from jobrunner.futures import Future
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
@@ -61,6 +65,7 @@ from jobrunner.protocol.effects import (
     QueryRequested,
     RecallResults,
     ResolveTasks,
+    SetupFailed,
     ShowOutput,
     SubmitRequested,
     SupplyRequested,
@@ -75,14 +80,6 @@ STOP_WAIT = 20.0
 
 KILL_WAIT = 5.0
 """Seconds that `kill` waits for the I/O thread."""
-
-
-class Prepared(NamedTuple):
-    """A function, pickled as it was when `prepare` was called."""
-
-    definition: m.FunctionDef
-    setup: m.FunctionDef | None = None
-    """What its slots are to be prepared with: the initializer, in the version of the program's modules then."""
 
 
 class QueryWait:
@@ -113,7 +110,7 @@ class CoreBackend(Backend):
         self._batch: CallBatch | None = None
         """The last of `_outgoing`, if that is one."""
         self._limits: Limits
-        self._definitions: dict[m.FunctionKey, m.FunctionDef] = {}
+        self._definitions: dict[tuple[m.FunctionKey, m.FunctionKey | None], Prepared] = {}
         """The functions of `_outgoing`."""
         self._loose: set[TaskId] = set()
         """Of `_futures`, those that nobody waits for at the end: others' calls, and detached ones."""
@@ -131,7 +128,7 @@ class CoreBackend(Backend):
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
         versions.watch()
-        self._setups = Setups(settings, same_host=self.same_host)
+        self._setups = Setups(settings, self._store.store, same_host=self.same_host)
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._driver: Driver
@@ -172,7 +169,7 @@ class CoreBackend(Backend):
     # --- submitting ---
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
-        return Prepared(m.FunctionDef(*serialization.dump_function(fn)), self._setups.current())
+        return Prepared(fn, self._store.store, self._setups.current())
 
     def submit(
         self,
@@ -181,12 +178,17 @@ class CoreBackend(Backend):
         kwargs: dict[str, Any],
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[Any]:
-        needs: tuple[TaskId, ...] = ()
         futures: list[AnyFuture] = []
         try:
+            args, kwargs = prepared.arguments(args, kwargs)
             if may_hold_futures(args, kwargs):
                 args, kwargs, futures = with_needs(args, kwargs)
-            payload = serialization.dump_call(args, kwargs, snapshot=True, store=self._store.store)
+            names: dict[str, None] = {}
+            payload = serialization.dump_call(
+                args, kwargs, snapshot=True, store=self._store.store, names=names, held=len(prepared.args)
+            )
+            if names or (futures and serialization.script_has_classes()):
+                prepared = prepared.with_names(names)
         except SerializationError as exc:
             self._check_open()
             future: Future[Any] = Future()
@@ -194,7 +196,12 @@ class CoreBackend(Backend):
             return future
         if futures:
             needs = self._supplies.add(futures, self._new_id)
-        elif type(payload) is bytes and len(payload) <= bundles.SMALL_CALL and bundles.permits(options):
+            try:
+                return self._send(prepared, payload, None, options, needs)
+            except BaseException:
+                self._supplies.release(needs)  # a call that is refused keeps nothing
+                raise
+        if type(payload) is bytes and len(payload) <= bundles.SMALL_CALL and bundles.permits(options):
             function = prepared.definition.key
             limit = self._limits.of(function)
             if limit > 1:
@@ -205,20 +212,20 @@ class CoreBackend(Backend):
                 # calls: the sooner some have been made, the sooner it is known whether the rest can go in bundles.
                 time.sleep(0)
             return future
-        return self._send(prepared, payload, None, options, needs)
+        return self._send(prepared, payload, None, options)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True, store=self._store.store)
+    def pack(self, elements: Any) -> Payload | PackedElements:
+        return pack(elements, self._store.store)
 
     def submit_chunk(
         self,
         prepared: Prepared,
-        packed: Payload,
+        packed: Payload | PackedElements,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
-        return self._send(prepared, packed, (start, stop), options)
+        return self._send(*chunk(prepared, packed), (start, stop), options)
 
     def _send(
         self,
@@ -232,7 +239,7 @@ class CoreBackend(Backend):
             self._check_detach()
         if options.resources:
             self._check_resources()
-        definition, setup = prepared
+        definition = prepared.definition
         future: Future[Any] = Future()
         future.name = options.name or definition.name
         future._canceller = self.cancel
@@ -245,13 +252,12 @@ class CoreBackend(Backend):
             self._futures[task] = future
             if span is not None:
                 self._chunks.add(task)
-            key = None if setup is None else setup.key
             self._outgoing.append(
-                m.TaskSpec(task, definition.key, payload, span, options, key, depth(), needs)
+                m.TaskSpec(task, definition.key, payload, span, options, prepared.keys[1], depth(), needs)
             )
             if needs:
                 self._needs_of[task] = needs
-            self._define(prepared)
+            self._definitions[prepared.keys] = prepared
         self._driver.wake()
         return future
 
@@ -259,7 +265,7 @@ class CoreBackend(Backend):
         self, prepared: Prepared, payload: bytes, options: m.TaskOptions, limit: int
     ) -> Future[Any]:
         """Have a short call travel with others like it that are on their way to the I/O thread."""
-        definition, setup = prepared
+        definition, setup = prepared.definition, prepared.setup
         nested = depth()
         with self._lock:
             self._check_open()
@@ -269,16 +275,10 @@ class CoreBackend(Backend):
                 batch = self._batch = CallBatch(self, task, definition, options, nested, limit, setup)
                 self._futures[task] = batch
                 self._outgoing.append(batch)
-                self._define(prepared)
+                self._definitions[prepared.keys] = prepared
             future = batch.add(payload)
         self._driver.wake()
         return future
-
-    def _define(self, prepared: Prepared) -> None:
-        """Have the functions of a call go along with it."""
-        for definition in prepared:
-            if definition is not None:
-                self._definitions[definition.key] = definition
 
     def _new_id(self) -> TaskId:
         with self._lock:
@@ -331,7 +331,9 @@ class CoreBackend(Backend):
         with self._lock:
             outgoing, self._outgoing, self._batch = self._outgoing, [], None
             definitions, self._definitions = self._definitions, {}
-        functions = list(definitions.values())
+        functions = [
+            each for prepared in definitions.values() for each in (*prepared.definitions, *prepared.setup)
+        ]
         tasks = [entry.spec() if isinstance(entry, CallBatch) else entry for entry in outgoing]
         return [SubmitRequested(tasks, functions)]
 
@@ -375,12 +377,20 @@ class CoreBackend(Backend):
         with self._lock:
             self._shut_down = True
             if cancel_futures:
-                cancelled = [task for task in self._futures if task not in self._loose]
-                self._driver.post(CancelRequested(cancelled, False))
+                self._cancel_what_waits()
             if len(self._futures) == len(self._loose):
                 self._driver.post(DrainRequested())
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _cancel_what_waits(self) -> None:
+        """With the lock held. Where the slots are this program's alone, calls that a free one can begin go on."""
+        needs = list(self._needs_of.items())  # the I/O thread takes from it
+        blocked = {task for task, needed in needs if not self._supplies.are_done(needed)}
+        own = [task for task in self._futures if task not in self._loose]
+        self._driver.post(CancelRequested([task for task in own if task in blocked], False))
+        slots = self.max_workers if self.same_host else 0
+        self._driver.post(CancelRequested([task for task in own if task not in blocked], False, slots))
 
     def kill(self) -> None:
         if os.getpid() != self._pid:
@@ -419,6 +429,10 @@ class CoreBackend(Backend):
         if wait.error is not None:
             raise wait.error
         return wait.data
+
+    @property
+    def broken(self) -> str:  # type: ignore[override]
+        return "" if self._failure is None else str(self._failure)
 
     @property
     def usable(self) -> bool:
@@ -478,6 +492,7 @@ class CoreBackend(Backend):
             Connected: self._on_connected,
             CapacityChanged: self._on_capacity,
             ConnectionLost: lambda effect: None,
+            SetupFailed: self._on_setup_failed,
             GiveUp: self._give_up,
             Log: lambda effect: None,
         }
@@ -498,6 +513,12 @@ class CoreBackend(Backend):
         ]:
             if self._failure is not None:
                 future.set_exception(self._failure)
+            elif self.ended_by_force and future.running():
+                future.set_exception(
+                    TaskLostError(
+                        f"call {task} ({future.name}) was stopped by terminate_workers or kill_workers"
+                    )
+                )
             elif task in self._loose:
                 future.set_exception(
                     JobRunnerError(
@@ -517,6 +538,17 @@ class CoreBackend(Backend):
     def _give_up(self, effect: GiveUp) -> None:
         self._failure = error_named(effect.kind, self._describe_failure(effect.kind, effect.error))
         self._driver.abort()
+
+    def _on_setup_failed(self, effect: SetupFailed) -> None:
+        """The executor is broken, as the standard library's pools are then; `_end` fails what is pending."""
+        if self._failure is None:
+            error = exception_of(effect.outcome, "")
+            if not isinstance(
+                error, InitializerError
+            ):  # one of a version of Python or of jobrunner that is not here
+                error = InitializerError(str(error))
+            self._failure = error
+            self._driver.post(DrainRequested())
 
     def _describe_failure(self, kind: str, error: str) -> str:
         return error
@@ -632,7 +664,7 @@ class CoreBackend(Backend):
         """The result, or the error. Unpickling runs code of the user's, which may raise anything."""
         try:
             if outcome.status == m.OK:
-                load = serialization.load_element_results if chunk else serialization.load_result
+                load = load_element_results if chunk else serialization.load_result
                 return load(outcome.payload), None
             return None, exception_of(outcome, name)
         except BaseException as exc:
@@ -659,6 +691,11 @@ class CoreBackend(Backend):
             wait.data = effect.data
             wait.error = JobRunnerError(effect.error) if effect.error else None
             wait.done.set()
+
+    def _show_last_words(self, texts: list[tuple[int, str]]) -> None:
+        """What slots print while they end."""
+        if self._config.show_output:
+            self._printer.show(texts)
 
     def _show_output(self, effect: ShowOutput) -> None:
         self._printer.show([(chunk.stream, chunk.text) for chunk in effect.chunks])

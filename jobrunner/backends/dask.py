@@ -28,6 +28,7 @@ from jobrunner.backends.base import CAPABILITIES, BackendSettings
 from jobrunner.backends.engine import Died, EngineBackend, window_of
 from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_entry import entry
+from jobrunner.backends.engine_parts import PartsThere
 from jobrunner.backends.engine_worker import copied
 from jobrunner.errors import ConfigError, CoordinatorLostError, NotSupportedError
 from jobrunner.host import usable_cpus
@@ -56,7 +57,7 @@ class DaskBackend(EngineBackend):
     """
 
     name = "dask"
-    capabilities = frozenset(CAPABILITIES) - {"tells", "stops", "shared", "tidy"}
+    capabilities = frozenset(CAPABILITIES) - {"renews", "tells", "stops", "shared", "tidy"}
     why_not = "a Dask worker runs calls in threads, which cannot be stopped"
 
     def __init__(self, settings: BackendSettings) -> None:
@@ -69,6 +70,7 @@ class DaskBackend(EngineBackend):
         self._client_ = self._connect(settings)
         self._counted = (0.0, 0)
         self._entry = entry()
+        self._parts_there = PartsThere(self._give_part)
         self._finished: queue.SimpleQueue[tuple[Call, int, Any] | None] = queue.SimpleQueue()
         self._fetcher = threading.Thread(target=self._fetch, name="jobrunner-dask-results", daemon=True)
         self._fetcher.start()
@@ -149,16 +151,19 @@ class DaskBackend(EngineBackend):
     # --- this backend's thread ---
 
     def _send(self, calls: Sequence[Call]) -> None:
-        def kind(call: Call) -> tuple[int, tuple[tuple[str, float], ...]]:
-            return call.options.priority + call.depth * PER_DEPTH, call.options.resources
+        def kind(call: Call) -> tuple[int, tuple[tuple[str, float], ...], int]:
+            priority = call.options.priority + call.depth * PER_DEPTH
+            return priority, call.options.resources, len(self.parts_of(call))
 
-        for (priority, resources), group in groupby(calls, kind):  # they come with the most urgent first
+        for (priority, resources, _), group in groupby(calls, kind):  # they come with the most urgent first
             batch = list(group)
+            apart = [self._parts_there.arguments(self.parts_of(call)) for call in batch]
             futures = self._client_.map(
                 self._entry,
-                [self.head(call) for call in batch],
+                [self.head(call, apart=True) for call in batch],
                 [self._parts(call.payload) for call in batch],
                 [[self._parts(value) for value in call.values] for call in batch],
+                *zip(*apart, strict=True),
                 key=[f"jobrunner-{call.id}-{call.attempt}" for call in batch],
                 pure=False,
                 retries=0,
@@ -183,6 +188,10 @@ class DaskBackend(EngineBackend):
         except (OSError, TimeoutError):
             return parts  # there is no worker yet
 
+    def _give_part(self, payload: Payload) -> tuple[Any, bool]:
+        argument = self._parts(payload)
+        return argument, isinstance(argument, distributed.Future)
+
     def _let_go(self, call: Call) -> None:
         if call.options.at_most_once and call.attempt:
             distributed.Event(begun(call.id), client=self._client_).clear()
@@ -194,7 +203,9 @@ class DaskBackend(EngineBackend):
                 m.CRASHED, f"its process died, or that of a call beside it (the Dask worker at {worker})", {}
             )
         if isinstance(error, distributed.client.FutureCancelledError):
-            if self._client_.status == "running" and payload_size(call.payload) >= SCATTER_FROM:
+            large = payload_size(call.payload) >= SCATTER_FROM or self.parts_of(call)
+            if self._client_.status == "running" and large:
+                self._parts_there.clear()
                 return Died(m.LOST, f"the Dask worker that had its arguments is gone ({error})", {})
             if "scheduler" in str(error) or self._client_.status != "running":
                 return Died(m.LOST, f"the Dask scheduler is lost: {error}", {"engine_lost": True})

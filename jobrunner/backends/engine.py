@@ -27,14 +27,15 @@ from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.engine_calls import Call, Line
 from jobrunner.backends.engine_events import Events
-from jobrunner.backends.engine_worker import PROTOCOL, Head, unwrapped
+from jobrunner.backends.engine_worker import PROTOCOL, Head, fields_of, unwrapped
 from jobrunner.backends.failures import exception_of
+from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.supplies import with_needs
 from jobrunner.backends.threads import result_of_need
 from jobrunner.blocking import depth
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.errors import (
     ConfigError,
     CoordinatorLostError,
@@ -43,6 +44,7 @@ from jobrunner.errors import (
     SerializationError,
 )
 from jobrunner.exiting import finish_before_exit
+from jobrunner.fixed import load_element_results
 from jobrunner.futures import Future
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
@@ -95,10 +97,9 @@ class EngineBackend(Backend):
         self._show_output = settings.config.show_output
         self._pid = os.getpid()
         self._client = ClientId(random_token())
-        self._setup: tuple[bytes, bytes] | None = None
+        self._setup: DumpedFunction | None = None
         if settings.initializer is not None:
-            setup = serialization.dump_setup(settings.initializer, settings.initargs)
-            self._setup = setup.key, setup.blob
+            self._setup = serialization.dump_setup(settings.initializer, settings.initargs)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
         self._lock = threading.RLock()
         self._number = 0
@@ -151,16 +152,21 @@ class EngineBackend(Backend):
         """For subclasses, on any thread: the end of an attempt, what `engine_worker.run` gave or the engine's error."""
         self._post(partial(self._on_end, call, attempt, back, error))
 
-    def head(self, call: Call) -> tuple[Any, ...]:
-        """For subclasses: the first argument of what `engine_entry` makes."""
+    def head(self, call: Call, *, apart: bool = False) -> tuple[Any, ...]:
+        """For subclasses: the first argument of what `engine_entry` makes.
+
+        `apart`: the large parts of its functions, `parts_of(call)`, are not in it. They are further arguments then,
+        after the third.
+        """
         options = call.options
+        setup = self._setup
         return tuple(
             Head(
                 PROTOCOL,
                 type(self).__module__,
                 self.name,
-                (call.function.key, call.function.blob),
-                self._setup,
+                fields_of(call.function, apart=apart),
+                None if setup is None else fields_of(setup, apart=apart),
                 call.id,
                 call.future.name,
                 call.attempt,
@@ -173,18 +179,22 @@ class EngineBackend(Backend):
             )
         )
 
+    def parts_of(self, call: Call) -> tuple[DumpedFunction, ...]:
+        """For subclasses: what its function and its initializer need, and what others may need as well."""
+        return call.function.parts if self._setup is None else call.function.parts + self._setup.parts
+
     # --- submitting -----------------------------------------------------------------------------------------
 
     @property
     def max_workers(self) -> int:
         return max(1, self._slots())
 
-    def prepare(self, fn: Callable[..., Any]) -> DumpedFunction:
-        return serialization.dump_function(fn)
+    def prepare(self, fn: Callable[..., Any]) -> Prepared:
+        return Prepared(fn)
 
     def submit(
         self,
-        prepared: DumpedFunction,
+        prepared: Prepared,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
@@ -192,30 +202,39 @@ class EngineBackend(Backend):
         self._check_options(options)
         futures: list[AnyFuture] = []
         try:
+            args, kwargs = prepared.arguments(args, kwargs)
             if may_hold_futures(args, kwargs):
                 args, kwargs, futures = with_needs(args, kwargs)
-            payload = serialization.dump_call(args, kwargs, snapshot=True)
+            names: dict[str, None] = {}
+            payload = serialization.dump_call(
+                args, kwargs, snapshot=True, names=names, held=len(prepared.args)
+            )
+            if names or (futures and serialization.script_has_classes()):
+                prepared = prepared.with_names(names)
         except SerializationError as exc:
             self._check_open()
             failed: Future[Any] = Future()
-            failed.name = options.name or prepared.name
+            failed.name = options.name or prepared.dumped.name
             failed.set_exception(exc)
             return failed
-        return self._add(prepared, payload, None, options, futures)
+        return self._add(prepared.dumped, payload, None, options, futures)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True)
+    copies = True
+
+    def pack(self, elements: Any) -> Payload | PackedElements:
+        return pack(elements)
 
     def submit_chunk(
         self,
-        prepared: DumpedFunction,
-        packed: Payload,
+        prepared: Prepared,
+        packed: Payload | PackedElements,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
         self._check_options(options)
-        return self._add(prepared, packed, (start, stop), options)
+        prepared, payload = chunk(prepared, packed)
+        return self._add(prepared.dumped, payload, (start, stop), options)
 
     def _add(
         self,
@@ -311,11 +330,7 @@ class EngineBackend(Backend):
             return  # a forked child has no thread to end
         with self._lock:
             self._shut_down = True
-            calls = list(self._calls.values()) if cancel_futures else []
-        for call in calls:
-            if call.future.cancel_pending():
-                self._post(partial(self._drop, call.id))
-        self._post(nothing)
+        self._post(self._cancel_what_waits if cancel_futures else nothing)
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -400,6 +415,13 @@ class EngineBackend(Backend):
         call.needs = ()
         self._enqueue(call)
 
+    def _cancel_what_waits(self) -> None:
+        """The program shuts down: what the engine has room for begins, as if the call to shut down came later."""
+        self._dispatch()
+        for call in list(self._calls.values()):
+            if call.future.cancel_pending():
+                self._drop(call.id)
+
     def _drop(self, id: str) -> None:
         """It was cancelled while it waited."""
         call = self._calls.pop(id, None)
@@ -482,7 +504,7 @@ class EngineBackend(Backend):
         """The end of a call: unpickling runs code of the user's, which may raise anything."""
         value: Any = None
         if outcome is not None and outcome.status == m.OK:
-            load = serialization.load_result if call.span is None else serialization.load_element_results
+            load = serialization.load_result if call.span is None else load_element_results
             try:
                 value = load(outcome.payload)
             except BaseException as exc:

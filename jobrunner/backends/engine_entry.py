@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 ENTRY = """
-def jobrunner_call(head, parts, values):
+def jobrunner_call(head, parts, values, *apart):
     try:
         from jobrunner.backends.engine_worker import run
     except ImportError as exc:
@@ -16,7 +16,7 @@ def jobrunner_call(head, parts, values):
             " engine's workers use"
         )
         return 5, 0.0, [], {"error": text, "unable": True}, ()
-    return run(head, parts, values)
+    return run(head, parts, values, *apart)
 """
 """Runs in the engine's workers. It goes by value, so that a worker without jobrunner can say so. 5 is `m.LOST`."""
 

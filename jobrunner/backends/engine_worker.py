@@ -2,11 +2,12 @@
 
 The engine carries a tuple of plain values each way, so that it needs none of our classes to route it:
 
-    to the worker       (head, parts, values)            head: the fields of `Head`
+    to the worker       (head, parts, values, *apart)    head: the fields of `Head`
     back                (status, duration, output, detail, parts)
 
-`parts` are the buffers of a payload; `values` are those of the results that the call needs. A function is unpickled
-once per content hash and process. What is engine-specific is in the class `Here` of the backend's module.
+`parts` are the buffers of a payload; `values` are those of the results that the call needs; `apart` are the parts of
+the call's functions that are not in the head. A function is unpickled once per content hash and process. What is
+engine-specific is in the class `Here` of the backend's module.
 """
 
 from __future__ import annotations
@@ -15,29 +16,50 @@ import importlib
 import os
 import pickle
 import threading
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from jobrunner import blocking, context, initializers, serialization
 from jobrunner.backends.engine_output import Capture
 from jobrunner.backends.engine_stops import Stops
-from jobrunner.elements import ElementResults, rows
 from jobrunner.errors import InitializerError, NotSupportedError
+from jobrunner.fixed import load_elements, run_fixed
 from jobrunner.host import own_host
 from jobrunner.initializers import Provided
-from jobrunner.payloads import Buffer, Payload, buffers_of
+from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
 from jobrunner.protocol.messages import CANCELLED, CRASHED, ERROR, LOST, OK, TIMED_OUT
+from jobrunner.script.calls import ready
 
 if TYPE_CHECKING:
     from jobrunner.executor import Executor
+    from jobrunner.serialization import DumpedFunction
 
-PROTOCOL = 1
+PROTOCOL = 3
 """Of the tuples above. A worker that has another version of jobrunner may still speak the same."""
 
 FUNCTIONS_KEPT = 256
 """Unpickled functions that a worker's process keeps."""
+
+FUNCTION_BYTES_KEPT = 128 * 1024 * 1024
+"""As FUNCTIONS_KEPT, bytes of what they were unpickled from; the last one may have more."""
+
+Fields = tuple[bytes, Any, "tuple[tuple[bytes, Any], ...]"]
+"""Of a function on its way: its key; its blob; and for each part its key and its blob, or None where that is apart. A
+blob of several buffers is a tuple of them."""
+
+
+def fields_of(dumped: DumpedFunction, *, apart: bool) -> Fields:
+    """`apart`: without the blobs of the parts."""
+    parts = tuple([(part.key, None if apart else wrapped(part.blob)) for part in dumped.parts])
+    return dumped.key, dumped.blob if isinstance(dumped.blob, bytes) else wrapped(dumped.blob), parts
+
+
+def whole(fields: Fields, apart: Iterator[Any]) -> Fields:
+    """With what was apart."""
+    key, blob, parts = fields
+    return key, blob, tuple([(part, next(apart) if it is None else it) for part, it in parts])
 
 
 class Head(NamedTuple):
@@ -47,9 +69,8 @@ class Head(NamedTuple):
     module: str
     """Where the class `Here` of the backend is."""
     backend: str
-    function: tuple[bytes, bytes]
-    """Key and blob, see `serialization.DumpedFunction`."""
-    setup: tuple[bytes, bytes] | None
+    function: Fields
+    setup: Fields | None
     id: str
     name: str
     attempt: int
@@ -110,12 +131,21 @@ class Place:
         return Executor(BorrowedBackend(connection_to(self._here.address)))
 
 
-def run(fields: tuple[Any, ...], parts: tuple[Any, ...], values: Sequence[tuple[Any, ...]]) -> Back:
+def run(
+    fields: tuple[Any, ...],
+    parts: tuple[Any, ...],
+    values: Sequence[tuple[Any, ...]],
+    *apart: tuple[Any, ...],
+) -> Back:
     """Run one call. Raises nothing of the call's own."""
     if fields[0] != PROTOCOL:
         text = f"the worker on {own_host()} has another version of jobrunner; install the same on both sides"
         return LOST, 0.0, [], {"error": text, "unable": True}, ()
     head = Head(*fields)
+    pieces = iter(apart)
+    head = head._replace(function=whole(head.function, pieces))
+    if head.setup is not None:
+        head = head._replace(setup=whole(head.setup, pieces))
     here: Here = importlib.import_module(head.module).Here()
     if head.once and not here.begins(head.id):
         text = "the process of its first attempt died"
@@ -163,19 +193,23 @@ def _outcome(
     try:
         with stops:
             if head.setup is not None:
-                _set_up(*head.setup)
+                _set_up(head.setup)
                 started = perf_counter()
-            fn = _function(*head.function, None if head.setup is None else head.setup[0])
+            fn = ready(_function(head.function, None if head.setup is None else head.setup[0]))
             if head.span is None:
                 args, kwargs = serialization.load_call(
                     unwrapped(parts), [unwrapped(value) for value in values]
                 )
                 value = fn(*args, **kwargs)
             else:
-                value = _run_chunk(fn, unwrapped(parts), head.span, stops)
+                elements = load_elements(unwrapped(parts))
+                # An exception while a stop is under way is the chunk's, and no element's.
+                results = run_fixed(
+                    fn, elements, *head.span, head.retry_on, lambda: stops.asked or stops.timed_out
+                )
         duration = perf_counter() - started
-        dump = serialization.dump_result if head.span is None else serialization.dump_element_results
-        return OK, duration, {}, dump(value)
+        payload = serialization.dump_result(value) if head.span is None else results.dump()
+        return OK, duration, {}, payload
     except BaseException as exc:
         duration = perf_counter() - started
         if stops.timed_out:
@@ -198,48 +232,60 @@ def _outcome(
         )
 
 
-def _run_chunk(
-    fn: Callable[..., Any], payload: Payload, span: tuple[int, int], stops: Stops
-) -> ElementResults:
-    results = ElementResults([])
-    for args in rows(serialization.load_elements(payload), *span):
-        try:
-            results.values.append(fn(*args))
-        except BaseException as exc:
-            if stops.asked or stops.timed_out:
-                raise  # it is the chunk that was interrupted, not this element
-            results.add_failure(serialization.without_frames_of(__file__, exc))
-    return results
+class LoadedFunctions:
+    """Those that were unpickled, each after its initializer: the most recently used ones, up to a limit."""
+
+    def __init__(self, most: int = FUNCTIONS_KEPT, most_bytes: int = FUNCTION_BYTES_KEPT) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._loaded: OrderedDict[tuple[bytes | None, bytes], tuple[Callable[..., Any], int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, fields: Fields, setup: bytes | None = None) -> Callable[..., Any]:
+        """That function, after that initializer. Raises SerializationError."""
+        place = setup, fields[0]
+        with self._lock:
+            known = self._loaded.get(place)
+            if known is not None:
+                self._loaded.move_to_end(place)
+                return known[0]
+            fn, size = loaded(fields, setup)
+            self._loaded[place] = fn, size
+            self._bytes += size
+            while len(self._loaded) > self._most or (
+                self._bytes > self._most_bytes and len(self._loaded) > 1
+            ):
+                self._bytes -= self._loaded.popitem(last=False)[1][1]
+            return fn
 
 
-_loading = threading.Lock()
-
-
-@lru_cache(maxsize=FUNCTIONS_KEPT)
-def _load_function(key: bytes, blob: bytes, setup: bytes | None) -> Callable[..., Any]:
-    fn = serialization.load_function(blob)
+def loaded(fields: Fields, setup: bytes | None) -> tuple[Callable[..., Any], int]:
+    """The function, and the bytes that it was unpickled from."""
+    # Within one process they come as they were wrapped.
+    blob: Payload = fields[1] if isinstance(fields[1], bytes) else tuple(map(memoryview, fields[1]))
+    parts: dict[bytes, Payload] = {key: tuple(map(memoryview, buffers)) for key, buffers in fields[2]}
+    fn = serialization.load_function(blob, parts)
     provided = None if setup is None else _setups[setup]
     if isinstance(provided, Provided):
         provided.give_to(fn)
-    return fn
+    return fn, payload_size(blob) + sum(map(payload_size, parts.values()))
 
 
-def _function(key: bytes, blob: bytes, setup: bytes | None = None) -> Callable[..., Any]:
-    """That function, after that initializer."""
-    with _loading:
-        return _load_function(key, blob, setup)
+_function = LoadedFunctions().get
 
 
 _setups: dict[bytes, InitializerError | Provided] = {}
 _setting_up = threading.Lock()
 
 
-def _set_up(key: bytes, blob: bytes) -> None:
+def _set_up(fields: Fields) -> None:
     """Run an initializer, the first time that a call of this process names it. Raises InitializerError, each time."""
+    key = fields[0]
     with _setting_up:
         if key not in _setups:
             try:
-                _setups[key] = initializers.run(_function(key, blob))
+                _setups[key] = initializers.run(ready(_function(fields)))
             except Exception as exc:
                 failure = InitializerError(
                     f"the initializer failed in this worker: {serialization.describe(exc)}"

@@ -9,6 +9,7 @@ from jobrunner import serialization
 from jobrunner.errors import (
     CrashLimitError,
     DependencyError,
+    InitializerError,
     JobRunnerError,
     JournalError,
     QuotaError,
@@ -45,6 +46,10 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
             detail["need"], 0, detail["need_status"], outcome.payload, 0.0, detail.get("need_detail")
         )
         error.__cause__ = exception_of(need, detail.get("need_name", ""))
+    elif "setup" in detail:
+        error = InitializerError(
+            f"the initializer failed in its slot: {detail['error']}{where(detail)}{story(detail)}"
+        )
     elif outcome.status == m.ERROR:
         error = QuotaError(text + where(detail))
     elif outcome.status == m.REFUSED:

@@ -13,12 +13,13 @@ from jobrunner.config import MOST_WINDOW
 from jobrunner.context import TASK_ADDRESS
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
+from jobrunner.program import hash_seed, this_program
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, Source, Tick
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.transport.driver import milliseconds
 from jobrunner.version import __version__
-from jobrunner.workers.inside import INSIDE, Alarm, InsideWorker
+from jobrunner.workers.inside import INSIDE, Alarm, InsideWorker, Text
 
 if TYPE_CHECKING:
     from jobrunner.transport.sockets import RouterWire
@@ -37,6 +38,9 @@ class LocalWire:
         on_give_up: Callable[[GiveUp], None],
         address: str,
         on_connect: Callable[[], object],
+        exit_wait: float,
+        show: Callable[[list[Text]], None],
+        max_tasks_per_slot: int | None = None,
     ) -> None:
         self._coordinator = CoordinatorCore(
             CoordinatorSettings(
@@ -49,13 +53,23 @@ class LocalWire:
                 # The payloads are the client's own objects: a window would save nothing.
                 max_payload=MOST_WINDOW,
                 window_bytes=MOST_WINDOW,
+                hash_seed=hash_seed(),
             ),
             time.monotonic(),
         )
         self._alarm = Alarm(self._coordinator)
         self._worker = InsideWorker(
-            slots, {TASK_ADDRESS: address}, on_give_up=on_give_up, on_connect=on_connect
+            slots,
+            {TASK_ADDRESS: address},
+            on_give_up=on_give_up,
+            on_connect=on_connect,
+            program=this_program(),
+            exit_wait=exit_wait,
+            max_tasks_per_slot=max_tasks_per_slot,
         )
+        self.exit_wait = exit_wait
+        """Seconds that the slots have for their end; set to 0, from any thread, to do without."""
+        self._show = show
         self._to_coordinator: deque[Event] = deque()
         self._to_client: list[Event] = []
         self._poll = select.poll()
@@ -64,6 +78,10 @@ class LocalWire:
         self.listen_at: str | None = None
         """Set to an address, from any thread, to let other processes in; before the next turn ends, they can come."""
         self.register(self._worker.fileno())
+
+    def pids(self) -> list[int]:
+        """The process ids of the slots; from any thread."""
+        return self._worker.pids()
 
     # --- the interface of a wire ---
 
@@ -100,7 +118,10 @@ class LocalWire:
         return None
 
     def close(self, *, orderly: bool = False) -> None:
-        self._worker.close()
+        if orderly and self.exit_wait:
+            self._worker.end(self.exit_wait, self._show)
+        else:
+            self._worker.close()
         if self._router is not None:
             self._router.close()
 

@@ -40,7 +40,16 @@ class MpiBackend(EngineBackend):
     """`Executor("mpi")`, at most `max_workers` of the job's processes."""
 
     name = "mpi"
-    capabilities = frozenset(CAPABILITIES) - {"crashes", "tells", "stops", "ends", "nests", "shared", "alone"}
+    capabilities = frozenset(CAPABILITIES) - {
+        "renews",
+        "crashes",
+        "tells",
+        "stops",
+        "ends",
+        "nests",
+        "shared",
+        "alone",
+    }
     why_not = "a process of an MPI job cannot be stopped alone"
 
     def __init__(self, settings: BackendSettings) -> None:

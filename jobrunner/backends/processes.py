@@ -7,18 +7,45 @@ cancel, time out and recover exactly as a cluster does.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import secrets
 import shutil
-import tempfile
+import signal
+from collections.abc import Callable
 
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.backends.local_wire import LocalWire
-from jobrunner.errors import NotSupportedError
+from jobrunner.errors import ConfigError, NotSupportedError
+from jobrunner.folders import SOCKET, make_folder, socket_folder
 from jobrunner.host import usable_cpus
 from jobrunner.protocol.effects import GiveUp, Tick
+from jobrunner.protocol.messages import STDERR
 from jobrunner.transport.driver import Wire
+
+
+class SlotHandle:
+    """What `multiprocessing.Process` has of a slot's process, for who looks for the pool's children."""
+
+    def __init__(self, pid: int, living: Callable[[], list[int]]) -> None:
+        self.pid = pid
+        self._living = living
+
+    def is_alive(self) -> bool:
+        return self.pid in self._living()
+
+    def terminate(self) -> None:
+        """SIGTERM; its call fails or runs again, and another process takes its place."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """As `terminate`, with SIGKILL."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 class ProcessesBackend(CoreBackend):
@@ -29,8 +56,14 @@ class ProcessesBackend(CoreBackend):
     def __init__(self, settings: BackendSettings) -> None:
         settings.refuse_unknown(self.name)
         self._size = settings.max_workers or settings.config.max_workers or usable_cpus()
-        self._folder = f"{tempfile.gettempdir()}/jobrunner-{secrets.token_hex(12)}"
+        self._folder: str | None = None
+        self._no_folder: ConfigError | None = None
+        try:
+            self._folder = socket_folder()
+        except ConfigError as exc:  # most programs need none
+            self._no_folder = exc
         self._listens = False
+        self._max_tasks = settings.max_tasks_per_child
         super().__init__(settings)
 
     @property
@@ -41,11 +74,17 @@ class ProcessesBackend(CoreBackend):
     def same_host(self) -> bool:
         return True
 
+    @property
+    def processes(self) -> dict[int, SlotHandle]:
+        return {pid: SlotHandle(pid, self._wire.pids) for pid in self._wire.pids()}
+
     def connection(self) -> str:
         """Lets tasks (which get the pickled Executor) connect, through a Unix socket in a folder of this user's."""
         with self._lock:
             if not self._listens:
-                os.mkdir(self._folder, 0o700)
+                if self._folder is None:
+                    raise ConfigError(str(self._no_folder)) from self._no_folder
+                make_folder(self._folder)
                 self._listens = True
                 self._wire.listen_at = self._join_address
                 self._driver.post(Tick())
@@ -53,7 +92,14 @@ class ProcessesBackend(CoreBackend):
 
     @property
     def _join_address(self) -> str:
-        return f"ipc://{self._folder}/coordinator"
+        return f"ipc://{self._folder}/{SOCKET}"
+
+    def _let_tasks_in(self) -> None:
+        """A task is about to connect. Where it cannot, it is told so when nobody answers."""
+        try:
+            self.connection()
+        except ConfigError as exc:
+            self._show_last_words([(STDERR, f"calls cannot make calls of their own: {exc}\n")])
 
     def _make_wire(self) -> Wire:
         self._wire = LocalWire(
@@ -61,12 +107,19 @@ class ProcessesBackend(CoreBackend):
             crash_limit=self._config.crash_limit,
             on_give_up=self._slots_failed,
             address=self._join_address,
-            on_connect=self.connection,
+            on_connect=self._let_tasks_in,
+            exit_wait=self._config.exit_wait,
+            show=self._show_last_words,
+            max_tasks_per_slot=self._max_tasks,
         )
         return self._wire
 
+    def kill(self) -> None:
+        self._wire.exit_wait = 0.0
+        super().kill()
+
     def _closed(self) -> None:
-        if self._listens:
+        if self._listens and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     @property

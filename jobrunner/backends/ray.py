@@ -19,6 +19,7 @@ from jobrunner.backends.base import CAPABILITIES, BackendSettings
 from jobrunner.backends.engine import Died, EngineBackend, window_of
 from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_entry import entry
+from jobrunner.backends.engine_parts import PartsThere
 from jobrunner.backends.engine_stops import AGAIN
 from jobrunner.backends.engine_worker import wrapped
 from jobrunner.errors import CoordinatorLostError, NotSupportedError
@@ -61,7 +62,7 @@ class RayBackend(EngineBackend):
     """
 
     name = "ray"
-    capabilities = frozenset(CAPABILITIES) - {"tells", "shared", "tidy"}
+    capabilities = frozenset(CAPABILITIES) - {"renews", "tells", "shared", "tidy"}
     can_stop = True
 
     def __init__(self, settings: BackendSettings) -> None:
@@ -74,6 +75,7 @@ class RayBackend(EngineBackend):
         self._counted = (0.0, 0)
         self._entry = ray.remote(max_retries=0)(entry())
         self._shared: dict[tuple[int, ...], Shared] = {}
+        self._parts_there = PartsThere(lambda payload: (ray.put(wrapped(payload)), True))
         self._changed = threading.Condition()
         extra: int | None = 0
         if inside_worker():
@@ -139,9 +141,10 @@ class RayBackend(EngineBackend):
         for call in calls:
             remote = self._entry.options(name=call.future.name, **options_of(call)).remote
             reference = remote(
-                self.head(call),
+                self.head(call, apart=True),
                 self._argument(call, [call.payload], 0),
                 self._argument(call, call.values, None),
+                *self._parts_there.arguments(self.parts_of(call)),
             )
             call.handle = reference
             attempt = call.attempt
@@ -203,6 +206,7 @@ class RayBackend(EngineBackend):
         if isinstance(
             error, (exceptions.NodeDiedError, exceptions.LocalRayletDiedError, exceptions.ObjectLostError)
         ):
+            self._parts_there.clear()
             return Died(m.LOST, f"its Ray node, or its arguments there, are lost: {error}", {})
         return Died(m.LOST, f"Ray could not run it: {error}", {"unable": True})
 

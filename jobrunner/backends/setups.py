@@ -7,10 +7,11 @@ import threading
 
 from jobrunner import inheritance, serialization, versions
 from jobrunner.backends.base import BackendSettings
-from jobrunner.errors import SerializationError
+from jobrunner.backends.prepared import definitions_of
 from jobrunner.initializers import Wrapper
+from jobrunner.pickling_errors import serialization_error
 from jobrunner.protocol import messages as m
-from jobrunner.serialization import DumpedFunction
+from jobrunner.serialization import DumpedFunction, Store
 from jobrunner.shipment import Shipment
 from jobrunner.slot_setup import SlotSetup
 from jobrunner.versions import Epoch
@@ -22,7 +23,8 @@ class Setups:
     Raises SerializationError for an initializer that cannot be pickled.
     """
 
-    def __init__(self, settings: BackendSettings, *, same_host: bool) -> None:
+    def __init__(self, settings: BackendSettings, store: Store, *, same_host: bool) -> None:
+        self._store = store
         self._lock = threading.Lock()
         self._same_host = same_host
         self._epoch = versions.current()
@@ -36,8 +38,8 @@ class Setups:
         self._initargs = settings.initargs
         self._present = self._definition(self._initializer, self._epoch, self._authkey)
 
-    def current(self) -> m.FunctionDef | None:
-        """For a call that is made now; the same object as long as nothing changes.
+    def current(self) -> tuple[m.FunctionDef, ...]:
+        """For a call that is made now: its parts, then itself; the same object as long as nothing changes.
 
         Raises ConfigError where modules that are to be shipped cannot be collected again.
         """
@@ -63,7 +65,7 @@ class Setups:
 
     def _definition(
         self, initializer: DumpedFunction | None, epoch: Epoch, authkey: bytes
-    ) -> m.FunctionDef | None:
+    ) -> tuple[m.FunctionDef, ...]:
         number = epoch.number - self._first
         if self._same_host:
             # The initializer is in it from the beginning, so that it is not run again when a key comes later.
@@ -75,8 +77,8 @@ class Setups:
             compared = [v for v in epoch.versions if v.digest and v.module.partition(".")[0] not in brought]
             setup = SlotSetup(initializer, number=number, versions=tuple(compared))
         if needed:
-            initializer = setup.dump()
-        return None if initializer is None else m.FunctionDef(*initializer)
+            initializer = setup.dump(self._store)
+        return () if initializer is None else definitions_of(initializer)
 
 
 def _dumped(settings: BackendSettings, same_host: bool) -> DumpedFunction | None:
@@ -91,7 +93,6 @@ def _dumped(settings: BackendSettings, same_host: bool) -> DumpedFunction | None
             initargs = inheritance.inheritable(initargs)
         except Exception as exc:
             name = serialization.function_name(initializer)
-            raise SerializationError(
-                f"cannot pickle the arguments of the initializer {name}: {serialization.describe(exc)}"
-            ) from exc
+            text = f"cannot pickle the arguments of the initializer {name}: {serialization.describe(exc)}"
+            raise serialization_error(text, exc) from exc
     return serialization.dump_setup(initializer, initargs)

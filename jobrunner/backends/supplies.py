@@ -72,6 +72,12 @@ class Supplies:
             ids.append(task)
         return tuple(ids)
 
+    def are_done(self, ids: Iterable[TaskId]) -> bool:
+        """Whether a call that needs these waits for none of them any more."""
+        with self._lock:
+            futures = [self._futures[task] for task in ids if task in self._futures]  # else released, so done
+        return all(future.done() for future in futures)
+
     def release(self, ids: Iterable[TaskId]) -> None:
         """A call that needed these is done."""
         with self._lock:

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import InvalidStateError
+from concurrent.futures.thread import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +27,7 @@ from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
 from jobrunner.elements import Columns, ElementResults, rows, run_elements
-from jobrunner.errors import ConfigError, DependencyError, InitializerError, NotSupportedError
+from jobrunner.errors import DependencyError, InitializerError, NotSupportedError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
 from jobrunner.host import usable_cpus
@@ -54,10 +58,12 @@ class _Call(NamedTuple):
 class _Runner:
     """A job of the pool. It is not counted, and does nothing, if an exception interrupted its submission."""
 
-    __slots__ = ("void",)
+    __slots__ = ("busy", "void")
 
     def __init__(self) -> None:
         self.void = False
+        self.busy = False
+        """It has a call whose Future is not settled."""
 
 
 class _Place(threading.local):
@@ -66,8 +72,8 @@ class _Place(threading.local):
     future: Future[Any] | None = None
     attempt = 1
 
-    def __init__(self, backend: ThreadsBackend) -> None:
-        self._backend = backend
+    def __init__(self, backend: weakref.ref[ThreadsBackend]) -> None:
+        self._backend = backend  # weakly, so that the backend goes as soon as nobody holds it
 
     def begin(self, future: Future[Any]) -> None:
         self.future, self.attempt = future, 1
@@ -85,7 +91,21 @@ class _Place(threading.local):
     def executor(self) -> Executor:
         from jobrunner.executor import Executor
 
-        return Executor(_NestedThreads(self._backend))
+        backend = self._backend()
+        assert backend is not None, "its own thread, which asks, holds it"
+        return Executor(_NestedThreads(backend))
+
+
+_all: weakref.WeakSet[ThreadsBackend] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for backend in _all:
+        backend._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _NestedThreads(BorrowedBackend):
@@ -101,24 +121,31 @@ class ThreadsBackend(Backend):
         "apart",
         "crashes",
         "tells",
+        "renews",
         "stops",
         "ends",
         "shared",
     }
 
     def __init__(self, settings: BackendSettings) -> None:
-        settings.refuse_unknown(self.name, "thread_name_prefix")
-        prefix = settings.extra.get("thread_name_prefix", "jobrunner")
-        if not isinstance(prefix, str):
-            raise ConfigError(f"thread_name_prefix={prefix!r}: must be a text")
+        settings.refuse_unknown(self.name)
         self._max_workers = settings.max_workers or min(32, usable_cpus() + THREADS_PER_TASK_WAITING)
         self._initializer = settings.initializer
         self._initargs = settings.initargs
-        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix=prefix)
+        self._prefix = settings.thread_name_prefix or "jobrunner"
         self._client = ClientId(random_token())
         self._numbers = itertools.count(1)
         self._thread = threading.local()
-        self._place = _Place(self)
+        self._place = _Place(weakref.ref(self))
+        self._closed = False
+        self._killed = threading.Event()
+        self._begin()
+        _all.add(self)
+        finish_before_exit(self._wait_idle, self.kill)
+
+    def _begin(self) -> None:
+        """Without any thread: at first, and in a process that was forked, where only the thread that forked is."""
+        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix=self._prefix)
         # Reentrant: the garbage collector may shut down another executor, or cancel a map, in a thread that
         # is in here.
         self._lock = threading.RLock()
@@ -127,12 +154,11 @@ class ThreadsBackend(Backend):
         self._held: dict[int, _Call] = {}
         """Those that wait for the Futures among their arguments."""
         self._runners = 0
+        self._at_work: set[_Runner] = set()
+        """Those that have begun, and not left."""
         self._running = 0
         """Calls that runners have taken."""
         self._waiting = 0
-        self._closed = False
-        self._killed = threading.Event()
-        finish_before_exit(self._wait_idle, self.kill)
 
     @property
     def max_workers(self) -> int:
@@ -173,8 +199,8 @@ class ThreadsBackend(Backend):
 
         return self._add(work, prepared, options, list(needs.values()))
 
-    def pack(self, columns: Columns) -> Columns:
-        return columns
+    def pack(self, elements: Columns) -> Columns:
+        return elements
 
     def submit_chunk(
         self,
@@ -200,6 +226,8 @@ class ThreadsBackend(Backend):
         future.name = options.name or function_name(fn)
         future._canceller = cancel
         with self._lock:
+            if self.broken:
+                raise InitializerError(self.broken)
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             call = _Call(-options.priority, number, future, work)
@@ -209,10 +237,10 @@ class ThreadsBackend(Backend):
                 heapq.heappush(self._calls, call)
                 self._start_runner()
         if needs:
-            self._run_after(call, needs)
+            self._run_after(number, needs)
         return future
 
-    def _run_after(self, call: _Call, needs: Sequence[AnyFuture]) -> None:
+    def _run_after(self, number: int, needs: Sequence[AnyFuture]) -> None:
         """Queue a call once all that it needs is done. One that failed makes it fail when its turn comes."""
         left = itertools.count(len(needs) - 1, -1)
 
@@ -220,7 +248,8 @@ class ThreadsBackend(Backend):
             if next(left):  # an atomic step
                 return
             with self._lock:
-                if self._held.pop(call.number, None) is not None:
+                call = self._held.pop(number, None)
+                if call is not None:
                     heapq.heappush(self._calls, call)
                     self._start_runner()
 
@@ -247,49 +276,56 @@ class ThreadsBackend(Backend):
         with self._lock:
             if runner.void:
                 return
+            self._at_work.add(runner)
         blocking.install(self._while_waiting)
         context.install_in_thread(self._place)
         busy = 0
         try:
+            if not self._initialize(runner):
+                return
             while True:
                 with self._lock:
                     self._running -= busy
                     if not self._calls or self._runners - self._waiting > self._max_workers:
-                        self._leave()
+                        self._leave(runner)
                         return
                     call = heapq.heappop(self._calls)
                     busy = 1
                     self._running += busy
-                self._run(call)
+                    runner.busy = True
+                self._run(call, runner)
                 del call  # its result must not live until the next call comes
         finally:
             blocking.install(None)
             context.install_in_thread(None)
 
-    def _leave(self) -> None:
+    def _leave(self, runner: _Runner) -> None:
+        self._at_work.discard(runner)
         self._runners -= 1
         if self._runners == 0:
             self._idle.notify_all()
             if self._closed and not self._held:
                 self._pool.shutdown(wait=False)
 
-    def _run(self, call: _Call) -> None:
+    def _run(self, call: _Call, runner: _Runner) -> None:
         future = call.future
         future.confirm_running()
         if not future.running():
+            runner.busy = False
             return  # cancelled in the meantime
         started = time.perf_counter()
         self._place.begin(future)
         try:
-            self._initialize()
             result = call.work()
         except BaseException as exc:
             future.duration = time.perf_counter() - started
-            future.set_exception(exc)
+            runner.busy = False  # before anybody hears of the end, and finds a free thread here
+            settle(future, exception=exc)
             del future, call  # the exception refers to this frame, which must not refer to it
         else:
             future.duration = time.perf_counter() - started
-            future.set_result(result)
+            runner.busy = False
+            settle(future, result)
         finally:
             self._place.end()
 
@@ -307,15 +343,35 @@ class ThreadsBackend(Backend):
             self._place.again()
         return fn(*args, **kwargs)
 
-    def _initialize(self) -> None:
-        """Run the initializer once per thread; where it fails, its call fails, and the next tries again."""
+    def _initialize(self, runner: _Runner) -> bool:
+        """Run the initializer once per thread, at its start. False where it fails: then all calls do."""
         if self._initializer is None or getattr(self._thread, "initialized", False):
-            return
+            return True
         try:
             self._initializer(*self._initargs)
         except BaseException as exc:
-            raise InitializerError(f"the initializer of the threads raised {exc!r}") from exc
+            log = logging.getLogger("concurrent.futures")  # as the standard library's pools do
+            log.critical("Exception in initializer:", exc_info=True)
+            self._break(exc, runner)
+            return False
         self._thread.initialized = True
+        return True
+
+    def _break(self, cause: BaseException, runner: _Runner) -> None:
+        """Fail what waits, and whatever is submitted from now on."""
+        message = f"the initializer of the threads raised {cause!r}, so this Executor cannot be used any more"
+        with self._lock:
+            self.broken = message
+            dropped = [*self._calls, *self._held.values()]
+            self._calls = []
+            self._held.clear()
+            self._leave(runner)
+        for call in dropped:
+            call.future.confirm_running()
+            if call.future.running():
+                error = InitializerError(message)
+                error.__cause__ = cause
+                call.future.set_exception(error)
 
     @contextmanager
     def _while_waiting(self) -> Iterator[None]:
@@ -333,10 +389,7 @@ class ThreadsBackend(Backend):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         with self._lock:
             self._closed = True
-            dropped = [*self._calls, *self._held.values()] if cancel_futures else []
-            if cancel_futures:
-                self._calls = []
-                self._held.clear()
+            dropped = self._cut() if cancel_futures else []
             if self._runners == 0 and not self._held:
                 self._pool.shutdown(wait=False)
         for call in dropped:
@@ -345,10 +398,28 @@ class ThreadsBackend(Backend):
             self._wait_idle()
             self._pool.shutdown(wait=True)
 
+    def _cut(self) -> list[_Call]:
+        """With the lock held: take away what waits, but for the calls that free threads are about to begin."""
+        busy = max(0, sum(runner.busy for runner in self._at_work) - self._waiting)
+        free = 0 if self._killed.is_set() else max(0, self._max_workers - busy)
+        wanted = sorted(call for call in self._calls if not call.future.done())
+        self._calls, dropped = wanted[:free], wanted[free:]  # sorted, and so a heap
+        dropped += self._held.values()
+        self._held.clear()
+        return dropped
+
     def _wait_idle(self) -> None:
         with blocking.waiting(), self._lock:
             while self._runners or self._held:
                 self._idle.wait()
+
+    @property
+    def queued(self) -> int:
+        return len(self._calls) + len(self._held)
+
+    @property
+    def threads(self) -> set[threading.Thread]:
+        return set(self._pool._threads)
 
     def kill(self) -> None:
         """Cancel what waits. A thread cannot be stopped: what runs goes on, and is not waited for."""
@@ -368,6 +439,17 @@ class ThreadsBackend(Backend):
                 "waiting": self._waiting,
                 "queued": queued,
             }
+
+
+def settle(future: Future[Any], result: Any = None, exception: BaseException | None = None) -> None:
+    """End a Future, unless somebody else has done that; that is between them and the Future."""
+    try:
+        if exception is None:
+            future.set_result(result)
+        else:
+            future.set_exception(exception)
+    except InvalidStateError:
+        pass
 
 
 def refuse_options(options: TaskOptions) -> None:

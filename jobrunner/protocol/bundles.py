@@ -88,6 +88,7 @@ class Limits:
         self._seconds: dict[FunctionKey, float] = {}
         self._calls: dict[FunctionKey, int] = {}
         self._tries: dict[FunctionKey, int] = {}
+        self._most = MOST_CALLS
 
     def is_new(self, function: FunctionKey) -> bool:
         """Whether nothing is known of it, and few have asked yet. From any thread."""
@@ -109,12 +110,15 @@ class Limits:
             each = outcome.duration / calls
         else:
             each = BUNDLE_SECONDS  # whatever it was, calls like it had better travel alone for a while
+        if outcome.detail and "most_calls" in outcome.detail:
+            self._most = min(self._most, max(1, outcome.detail["most_calls"]))
+            self._calls = {key: min(calls, self._most) for key, calls in self._calls.items()}
         if len(self._seconds) >= MOST_FUNCTIONS:
             self._seconds.clear()
             self._calls.clear()
         seconds = updated_estimate(self._seconds.get(function, 0.0), each)
         self._seconds[function] = seconds
-        self._calls[function] = limit(seconds)
+        self._calls[function] = min(limit(seconds), self._most)
 
 
 def call_id(bundle: TaskId, index: int) -> TaskId:

@@ -31,6 +31,9 @@ MOST_BUNDLED = 4096
 MOST_MODULES = 256
 """Names of modules that come with one function."""
 
+MOST_PARTS = 4096
+"""Parts of one function."""
+
 LARGEST_MAP = 4096
 """Entries of one map."""
 
@@ -42,6 +45,7 @@ LARGEST = 2**53
 """The largest whole number; sums of many still fit into the 64 bits that msgpack has."""
 
 LARGEST_32 = 2**31 - 1
+LARGEST_SEED = 2**32 - 1
 """The largest number of an attempt, of retries, and of a priority (which may be as far below 0)."""
 
 INFINITY = float("inf")
@@ -157,6 +161,16 @@ def modules(value: Any) -> tuple[str, ...]:
     return names(value)
 
 
+def parts(value: Any) -> tuple[bytes, ...]:
+    """The keys of a function's parts, which are different from each other."""
+    if len(sequence(value)) > MOST_PARTS:
+        raise ProtocolError(f"a function has {len(value)} parts, at most {MOST_PARTS} are allowed")
+    found = tuple(map(key, value))
+    if len(set(found)) < len(found):
+        raise ProtocolError("a function names one part twice")
+    return found
+
+
 def name_list(value: Any) -> list[Any]:
     return [name(item) for item in sequence(value)]
 
@@ -205,6 +219,8 @@ DETAIL_TYPES: dict[str, tuple[type, ...]] = {
     "element": COUNT,
     "running": COUNT,
     "modules": (tuple,),
+    "setup": (bool,),
+    "most_calls": COUNT,
     "attempts": (tuple,),
     "limit": COUNT,
     "timeout": (*SECONDS, type(None)),

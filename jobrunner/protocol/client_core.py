@@ -36,6 +36,7 @@ from jobrunner.protocol.effects import (
     RecallResults,
     Received,
     ResolveTasks,
+    SetupFailed,
     ShowOutput,
     Stop,
     SubmitRequested,
@@ -120,10 +121,13 @@ class ClientCore:
         self._largest = 0
         """Bytes of the largest function there was."""
         self._users: dict[m.FunctionKey, int] = {}
+        """Of each of `_functions`: unfinished tasks that call it, and others of them that it is a part of."""
         self._cancelling: dict[TaskId, bool] = {}
         """Requests without an answer; the value says whether a running task is to be stopped too."""
         self._cancels: list[m.CancelRequest] = []
         """Those that have not been sent in this session."""
+        self._running: set[TaskId] = set()
+        """Those of `pending` of which the coordinator has said that they run."""
         self._queries: dict[int, m.Query] = {}
         self._connect_timeout = connect_timeout
         self._reconnect_timeout = reconnect_timeout
@@ -168,12 +172,16 @@ class ClientCore:
 
     def check_invariants(self) -> None:
         assert self._sent <= self.pending.keys()
+        assert self._running <= self.pending.keys()
         assert self._sent_bytes == sum(payload_size(self.pending[t].payload) for t in self._sent)
         needed: dict[m.FunctionKey, int] = {}
         for spec in self.pending.values():
             for key in (spec.function, spec.setup):
                 if key is not None:
                     needed[key] = needed.get(key, 0) + 1
+        for definition in self._functions.values():
+            for part in definition.parts:
+                needed[part] = needed.get(part, 0) + 1
         assert needed == self._users
         assert needed.keys() == self._functions.keys()
 
@@ -181,13 +189,16 @@ class ClientCore:
 
     def _submit(self, event: SubmitRequested) -> None:
         for definition in event.functions:
-            self._functions.setdefault(definition.key, definition)
-            self._largest = max(self._largest, len(definition.blob))
+            if definition.key not in self._functions:
+                self._functions[definition.key] = definition
+                self._largest = max(self._largest, payload_size(definition.blob))
+                for part in definition.parts:
+                    self._users[part] = self._users.get(part, 0) + 1
         for spec in event.tasks:
             self.add(spec)
         for definition in event.functions:
             if definition.key not in self._users:
-                self._functions.pop(definition.key, None)
+                self._drop(definition.key)
 
     def add(self, spec: m.TaskSpec, *, regained: bool = False) -> None:
         """Take charge of a task, whose functions are known; `regained`: the coordinator has had it in a bundle.
@@ -236,7 +247,8 @@ class ClientCore:
     def _cancel(self, event: CancelRequested) -> list[Effect]:
         outcomes = []
         effects: list[Effect] = []
-        for task_id in event.ids:
+        ids = self._beyond(event.ids, event.slots) if event.slots else event.ids
+        for task_id in ids:
             spec = self.pending.get(task_id)
             if spec is None:
                 bundle = bundle_of(task_id)
@@ -252,6 +264,13 @@ class ClientCore:
         if outcomes:
             effects.append(ResolveTasks(outcomes))
         return effects
+
+    def _beyond(self, ids: list[TaskId], slots: int) -> list[TaskId]:
+        """Those of `ids` that do not run, and that no free slot can begin now, in the order in which calls start."""
+        free = max(0, slots - len(self._running))
+        waiting = [self.pending[t] for t in ids if t in self.pending and t not in self._running]
+        begin = {spec.id for spec in heapq.nsmallest(free, waiting, key=lambda spec: -spec.options.priority)}
+        return [t for t in ids if t not in begin]
 
     def request_cancel(self, task_id: TaskId, running: bool) -> None:
         """Ask the coordinator, in this turn."""
@@ -291,6 +310,7 @@ class ClientCore:
         if isinstance(message, m.Welcome):
             return self._opened(message, now)
         if isinstance(message, m.Running):
+            self._running.update(t for t in message.ids if t in self.pending)
             running = [t for t in message.ids if t in self._watched or self._is_call(t)]
             return [AnnounceRunning(running)] if running else []
         if isinstance(message, m.CancelRefused):
@@ -317,6 +337,9 @@ class ClientCore:
         effects: list[Effect] = []
         for outcome in outcomes:
             spec = self.pending.get(outcome.id)
+            if spec is not None and spec.setup is not None and outcome.detail and "setup" in outcome.detail:
+                effects.append(SetupFailed(outcome))  # none of the pending ones can run
+                continue
             if spec is not None:
                 self.limits.learn(spec, outcome)
             if spec is not None and isinstance(spec.span, int):
@@ -337,6 +360,7 @@ class ClientCore:
         self._was_open = True
         sent_before, self._sent = self._sent, set()
         self._sent_bytes = 0
+        self._running.clear()
         self._known.clear()
         self._outbox.clear()
         self._regained.clear()
@@ -422,14 +446,15 @@ class ClientCore:
 
     def _submission(self, tasks: list[m.TaskSpec], now: float) -> Effect:
         """These tasks in one message, with what the coordinator does not know of their functions."""
-        functions = [
-            self._functions[key]
-            for spec in tasks
-            for key in (spec.function, spec.setup)
-            if key is not None and self._known.use(key)
-        ]
+        named = dict.fromkeys([spec.function for spec in tasks])
+        named.update(dict.fromkeys([spec.setup for spec in tasks if spec.setup is not None]))
+        functions: list[m.FunctionDef] = []
+        for key in named:
+            definition = self._functions[key]
+            functions += self._known.use(definition, [self._functions[part] for part in definition.parts])
         size = sum([payload_size(spec.payload) for spec in tasks])
-        return self.session.send(m.Submit(tasks, functions, self._known.overflow()), now, size)
+        size += sum([payload_size(definition.blob) for definition in functions])
+        return self.session.send(m.Submit(tasks, functions, self._known.overflow(len(named))), now, size)
 
     def _take_tasks(self, unlimited: bool, too_large: list[m.Outcome]) -> list[m.TaskSpec]:
         """The next message's worth of what waits and has room in the window; what is too large ends here."""
@@ -474,10 +499,15 @@ class ClientCore:
             return m.quota_exceeded(spec.id, 0, "arguments have", payload_size(spec.payload), most)
         for key in (spec.function, spec.setup):
             definition = None if key is None else self._functions[key]
-            if definition is not None and len(definition.blob) > most:
+            if definition is None:
+                continue
+            size = max(
+                payload_size(self._functions[each].blob) for each in (definition.key, *definition.parts)
+            )
+            if size > most:
                 if definition.ships:
                     return m.shipment_exceeded(spec.id, definition, most)
-                return m.quota_exceeded(spec.id, 0, "function has", len(definition.blob), most)
+                return m.quota_exceeded(spec.id, 0, "function has", size, most)
         return None
 
     # --- accounts ---
@@ -498,6 +528,7 @@ class ClientCore:
             self._sent.remove(task_id)
             self._sent_bytes -= payload_size(spec.payload)
         self._cancelling.pop(task_id, None)
+        self._running.discard(task_id)
         self._count(spec, -1)
         if task_id in self._followers:
             self._let_follow(task_id)
@@ -512,4 +543,17 @@ class ClientCore:
             if count:
                 users[key] = count
             else:
-                del users[key], self._functions[key]
+                del users[key]
+                self._drop(key)
+
+    def _drop(self, key: m.FunctionKey) -> None:
+        """No task calls this function any more, nor is it a part of one that is here."""
+        definition = self._functions.pop(key, None)
+        if definition is None:
+            return
+        users = self._users
+        for part in definition.parts:
+            users[part] -= 1
+            if not users[part]:
+                del users[part]
+                self._drop(part)

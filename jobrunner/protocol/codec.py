@@ -21,6 +21,7 @@ from jobrunner.protocol.checks import (
     LARGEST_32,
     LARGEST_HEADER,
     LARGEST_MAP,
+    LARGEST_SEED,
     MOST_FRAMES,
     amounts,
     attempt,
@@ -35,6 +36,7 @@ from jobrunner.protocol.checks import (
     name_list,
     names,
     number,
+    parts,
     plain,
     sequence,
     shown,
@@ -45,7 +47,7 @@ from jobrunner.protocol.checks import (
 )
 from jobrunner.shared_memory.payload import SharedPayload
 
-VERSION = 4
+VERSION = 5
 
 INLINE_LIMIT = 16 * 1024
 """Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
@@ -100,9 +102,9 @@ class Writer:
         if isinstance(payload, SharedPayload) and self.share is not None and self.share(payload):
             self.frames.append(payload)
             return 1
-        parts = buffers_of(payload)
-        self.frames.extend(parts)
-        return len(parts)
+        pieces = buffers_of(payload)
+        self.frames.extend(pieces)
+        return len(pieces)
 
 
 class Reader:
@@ -121,21 +123,10 @@ class Reader:
         self._next = start + count
         if self._next > len(self._frames):
             raise ProtocolError(f"a payload names {count} frames, which the message does not have")
-        parts = self._frames[start : start + count]
-        if count == 1 and isinstance(parts[0], (SharedPayload, tuple)):
-            return parts[0]
-        return tuple([plain_frame(part) for part in parts])
-
-    def blob(self, value: Any) -> bytes:
-        """The bytes of a function."""
-        payload = self.payload(value)
-        if type(payload) is bytes:
-            return payload
-        if isinstance(payload, SharedPayload):
-            raise ProtocolError("a function in shared memory")
-        if len(payload) != 1:
-            raise ProtocolError(f"a function takes one frame, not {len(payload)}")
-        return bytes(payload[0])
+        pieces = self._frames[start : start + count]
+        if count == 1 and isinstance(pieces[0], (SharedPayload, tuple)):
+            return pieces[0]
+        return tuple([plain_frame(piece) for piece in pieces])
 
     def finish(self) -> None:
         if self._next != len(self._frames):
@@ -171,7 +162,7 @@ def write_options(value: m.TaskOptions) -> m.TaskOptions | None:
 
 def write_functions(functions: list[m.FunctionDef], w: Writer) -> list[Any]:
     # Its name is for people; Python sets no limit to that of a class within a class within a class.
-    return [(f[0], f[1][:LONGEST_NAME], w.payload(f[2]), f[3], f[4], f[5], f[6]) for f in functions]
+    return [(f[0], f[1][:LONGEST_NAME], w.payload(f[2]), f[3], f[4], f[5], f[6], f[7]) for f in functions]
 
 
 def read_functions(value: Any, r: Reader) -> list[m.FunctionDef]:
@@ -179,13 +170,14 @@ def read_functions(value: Any, r: Reader) -> list[m.FunctionDef]:
         m.FunctionDef(
             key(k),
             name(title),
-            r.blob(blob),
+            r.payload(blob),
             name(python),
             () if needed == () else modules(needed),
             () if brought == () else modules(brought),
+            () if held == () else parts(held),
             0 if epoch == 0 else integer(epoch),
         )
-        for k, title, blob, python, needed, brought, epoch in map(sequence, sequence(value))
+        for k, title, blob, python, needed, brought, held, epoch in map(sequence, sequence(value))
     ]
 
 
@@ -356,9 +348,25 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     ),
     (
         m.Welcome,
-        lambda x, w: (x.coordinator, x.version, x.slots, x.window_tasks, x.window_bytes, x.session, x.max_payload),
+        lambda x, w: (
+            x.coordinator,
+            x.version,
+            x.slots,
+            x.window_tasks,
+            x.window_bytes,
+            x.session,
+            x.max_payload,
+            x.hash_seed,
+        ),
         lambda f, r: m.Welcome(
-            name(f[0]), name(f[1]), integer(f[2]), integer(f[3], 1), integer(f[4], 1), name(f[5]), integer(f[6], 1)
+            name(f[0]),
+            name(f[1]),
+            integer(f[2]),
+            integer(f[3], 1),
+            integer(f[4], 1),
+            name(f[5]),
+            integer(f[6], 1),
+            None if f[7] is None else integer(f[7], 0, LARGEST_SEED),
         ),
     ),
     (

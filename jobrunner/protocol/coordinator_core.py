@@ -97,6 +97,8 @@ class CoordinatorSettings:
     quota: Quota = NO_QUOTA
     result_cache: int = 64 * 1024 * 1024
     keep_detached: float = 7 * 24 * 3600.0
+    hash_seed: int | None = None
+    """Of string hashes in all slots of the cluster; None: each slot has its own."""
 
 
 class CoordinatorCore:
@@ -359,6 +361,7 @@ class CoordinatorCore:
             settings.window_bytes,
             peer.link.session,
             settings.max_payload,
+            settings.hash_seed,
         )
         self._effects.append(Send(source, m.Envelope(envelope.session, 0, 0, welcome)))
 
@@ -509,7 +512,11 @@ class CoordinatorCore:
             return
         refused: dict[m.FunctionKey, str] = {}
         for definition in message.functions:
-            excess = self._define(client, definition)
+            if definition.parts and not self._has_parts(client, definition, refused):
+                wrong = "has parts that were never sent, or that have parts themselves"
+                self._unexpected(client, f"the function {definition.name} {wrong}; its session ends", now)
+                return
+            excess = self._define(client, definition, refused)
             if excess:
                 refused[definition.key] = excess
         for spec in message.tasks:
@@ -536,20 +543,37 @@ class CoordinatorCore:
             if here is not None:
                 scheduler.functions.unpin(here)
 
-    def _define(self, client: ClientPeer, definition: m.FunctionDef) -> str:
+    def _has_parts(
+        self, client: ClientPeer, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
+    ) -> bool:
+        """Whether this client has sent all of a function's parts, each of which has none."""
+        for part in definition.parts:
+            here = client.pins.get(part)
+            entry = None if here is None else self.scheduler.functions.get(here)
+            if part not in refused and (entry is None or entry.parts):
+                return False
+        return True
+
+    def _define(
+        self, client: ClientPeer, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
+    ) -> str:
         """Keep a function for a client's calls. Why that is too much; empty: it is not."""
         if definition.key in client.pins:
             return ""
+        for part in definition.parts:
+            if part in refused:
+                return refused[part]
         functions = self.scheduler.functions
         key = key_of(client.account.owner, definition.key)
         if functions.get(key) is None:
-            size = len(definition.blob)
+            size = payload_size(definition.blob)
             if size > self.settings.max_payload:
                 return f"its function has {size:,} bytes, and may have {self.settings.max_payload:,} (max_payload)"
             excess = client.account.bytes_excess(size, self.settings.quota)
             if excess:
                 return excess
-        functions.define(definition._replace(key=key), client.account).pins += 1
+        parts = tuple([client.pins[part] for part in definition.parts])
+        functions.define(definition._replace(key=key, parts=parts), client.account).pins += 1
         client.pins[definition.key] = key
         return ""
 
@@ -709,10 +733,12 @@ class CoordinatorCore:
             defined[spec.function] = None
             if spec.setup is not None:
                 defined[spec.setup] = None
+        written: dict[m.FunctionKey, m.FunctionDef] = {}
         for key in defined:
             function = self.scheduler.functions.get(key)
             if function is not None:  # else all tasks that name it have ended within this turn
-                entry.functions.append(function.definition)
+                written.update((each.definition.key, each.definition) for each in (*function.parts, function))
+        entry.functions += written.values()
         self._writes += 1
         self._unwritten.append((self._writes, entry, self._waiting_links))
         self._waiting_links = []
@@ -791,13 +817,12 @@ class CoordinatorCore:
             self._send_assigned(worker, owner, records, now)
 
     def _send_assigned(self, worker: WorkerPeer, owner: str, records: list[TaskRecord], now: float) -> None:
-        tasks, functions, size = [], [], 0
+        tasks, size = [], 0
+        functions: list[m.FunctionDef] = []
         for record in records:
             for entry in (record.function, record.setup):
                 if entry is not None and worker.id not in entry.known_by:
-                    entry.known_by.add(worker.id)
-                    functions.append(entry.definition)
-                    size += len(entry.definition.blob)
+                    functions += entry.untold(worker.id)
             payload = record.payload
             size += payload_size(payload)
             values: tuple[Payload, ...] = ()
@@ -818,6 +843,7 @@ class CoordinatorCore:
                     values,
                 )
             )
+        size += sum([payload_size(definition.blob) for definition in functions])
         self._send(worker, m.Assign(tasks, functions, owner), now, size)
 
     def _announce_capacity(self, now: float) -> None:

@@ -48,9 +48,18 @@ class SlotTask(NamedTuple):
 FINAL_ERROR = 9
 """A SlotOutcome's status: as messages.ERROR, with an exception that is not in the task's `retry_on`."""
 
+SETUP_FAILED = 10
+"""As messages.ERROR, where the initializer raised: the task itself has not begun."""
+
+IN_SETUP = -2
+"""As the element of a SlotExited: the process died in the initializer."""
+
 
 class SlotOutcome(NamedTuple):
-    """How a task ended in its slot: status is messages.OK, messages.ERROR or FINAL_ERROR; `duration` in seconds."""
+    """How a task ended in its slot: status is messages.OK, messages.ERROR, FINAL_ERROR or SETUP_FAILED.
+
+    `duration` is in seconds.
+    """
 
     number: int
     status: int
@@ -118,7 +127,7 @@ class SlotExited:
     """The slot's process is gone and reaped.
 
     `number` is the task that was running, 0 if none, and `element` the absolute index within its span, -1 if it has
-    none. Exactly one of `exit_code` and `signal` is set; `signal` is a name such as "SIGSEGV".
+    none, or IN_SETUP. Exactly one of `exit_code` and `signal` is set; `signal` is a name such as "SIGSEGV".
     """
 
     slot: SlotId
@@ -214,8 +223,12 @@ class SubmitRequested:
 
 @dataclass(slots=True)
 class CancelRequested:
+    """Cancel these tasks, in the order of submission; `running`: also those that run."""
+
     ids: list[TaskId]
     running: bool
+    slots: int = 0
+    """Where the program has slots to itself: how many. Of the waiting tasks, those that a free slot can begin stay."""
 
 
 @dataclass(slots=True)
@@ -267,6 +280,8 @@ class Send:
 @dataclass(slots=True)
 class SpawnSlot:
     slot: SlotId
+    hash_seed: int | None = None
+    """Of string hashes, the same for all slots of a cluster; None: as the environment says."""
 
 
 @dataclass(slots=True)
@@ -297,6 +312,13 @@ class InterruptTask:
 
 
 @dataclass(slots=True)
+class EndSlot:
+    """Have an idle slot's process end by itself, so that it does what its tasks have left for its end."""
+
+    slot: SlotId
+
+
+@dataclass(slots=True)
 class SignalSlot:
     """Send a signal ("SIGTERM", "SIGKILL") to the slot's process group."""
 
@@ -309,6 +331,13 @@ class ResolveTasks:
     """To the client's program: these tasks are done, once and for all."""
 
     outcomes: list[Outcome]
+
+
+@dataclass(slots=True)
+class SetupFailed:
+    """To the client's program: its initializer fails on every worker, as this outcome tells, so nothing can run."""
+
+    outcome: Outcome
 
 
 @dataclass(slots=True)
@@ -435,8 +464,8 @@ Event: TypeAlias = (
     " | JournalWritten | JournalFailed"
 )
 Effect: TypeAlias = (
-    "Send | SpawnSlot | RunTasks | RecallTasks | InterruptTask | SignalSlot | ResolveTasks | BundleSplit"
+    "Send | SpawnSlot | RunTasks | RecallTasks | InterruptTask | EndSlot | SignalSlot | ResolveTasks | BundleSplit"
     " | AnnounceRunning | AnswerCancel | AnswerQuery | ShowOutput"
     " | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
-    " | WriteJournal | RecallResults | Accepted | JoinRequested | Disconnect"
+    " | WriteJournal | RecallResults | SetupFailed | Accepted | JoinRequested | Disconnect"
 )

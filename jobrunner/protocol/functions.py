@@ -1,6 +1,7 @@
 """Functions, by the hash of their bytes: each travels once per connection and is kept while somebody needs it.
 
-The one who sends decides what the other end knows, and says so (`forget`), so both ends agree without asking.
+The one who sends decides what the other end knows, and says so (`forget`), so both ends agree without asking. Parts
+(`FunctionDef.parts`) travel and are kept like functions of their own, and no hop drops one before all that need it.
 
 The coordinator does not believe a hash that it is told: who sends other bytes under the key of somebody's function
 would have them run among that one's calls. So each owner's functions have keys of their own there (`key_of`).
@@ -9,10 +10,11 @@ would have them run among that one's calls. So each owner's functions have keys 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from jobrunner.ids import WorkerId
+from jobrunner.payloads import payload_size
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
 from jobrunner.protocol.placement import UNKNOWN, Resources, python_demand
@@ -23,11 +25,16 @@ ESTIMATE_DECAY = 0.9
 REMEMBERED = 256
 """Functions that a sender takes the other end to know although no task needs them at the moment."""
 
+REMEMBERED_BYTES = 128 * 1024 * 1024
+"""As REMEMBERED, bytes of them and their parts; what the last message has named may be more."""
 
 KEY_BYTES = 32
 
 FUNCTION_BYTES = 1000
 """What a function takes at the coordinator beside its own bytes, about."""
+
+PART_BYTES = 100
+"""As FUNCTION_BYTES, for each of its parts; these count on their own, too."""
 
 
 def key_of(owner: str, key: FunctionKey) -> FunctionKey:
@@ -43,15 +50,18 @@ def updated_estimate(estimate: float, duration: float) -> float:
 class FunctionEntry:
     """A function at the coordinator: its bytes, who needs it, which workers have it, how long its calls take."""
 
-    __slots__ = ("account", "definition", "demands", "estimate", "known_by", "pins", "users")
+    __slots__ = ("account", "definition", "demands", "estimate", "known_by", "parts", "pins", "users")
 
-    def __init__(self, definition: FunctionDef, account: Account | None = None) -> None:
+    def __init__(
+        self, definition: FunctionDef, account: Account | None = None, parts: tuple[FunctionEntry, ...] = ()
+    ) -> None:
         self.definition = definition
+        self.parts = parts
         self.account = account
         """At whose expense it is kept."""
         self.demands: Resources = (python_demand(definition.python),) if definition.python else ()
         self.users = 0
-        """Unfinished tasks that call it."""
+        """Unfinished tasks that call it, and functions that it is a part of."""
         self.pins = 0
         """Clients that may name it without sending it again."""
         self.known_by: set[WorkerId] = set()
@@ -62,11 +72,20 @@ class FunctionEntry:
         """Bytes, about."""
         definition = self.definition
         names = sum(map(len, definition.modules)) + sum(map(len, definition.ships))
-        return len(definition.blob) + FUNCTION_BYTES + names
+        return payload_size(definition.blob) + FUNCTION_BYTES + names + PART_BYTES * len(self.parts)
+
+    def untold(self, worker: WorkerId) -> list[FunctionDef]:
+        """What that worker must be sent before a call of it; from now on it counts as sent."""
+        if worker in self.known_by:
+            return []
+        fresh = [entry for entry in (*self.parts, self) if worker not in entry.known_by]
+        for entry in fresh:
+            entry.known_by.add(worker)
+        return [entry.definition for entry in fresh]
 
 
 class FunctionTable:
-    """The coordinator's functions. An entry goes when no task and no client needs it any more."""
+    """The coordinator's functions. An entry goes when no task, no client and no other entry needs it any more."""
 
     def __init__(self) -> None:
         self._entries: dict[FunctionKey, FunctionEntry] = {}
@@ -76,9 +95,13 @@ class FunctionTable:
         return len(self._entries)
 
     def define(self, definition: FunctionDef, account: Account | None = None) -> FunctionEntry:
+        """Its entry, which is made where there is none; then those of its parts are there already."""
         entry = self._entries.get(definition.key)
         if entry is None:
-            entry = self._entries[definition.key] = FunctionEntry(definition, account)
+            parts = tuple([self._entries[key] for key in definition.parts])
+            for part in parts:
+                part.users += 1
+            entry = self._entries[definition.key] = FunctionEntry(definition, account, parts)
             if account is not None:
                 account.bytes += entry.size
         return entry
@@ -90,13 +113,13 @@ class FunctionTable:
         entry = self._entries.get(key)
         if entry is not None:
             entry.pins -= 1
-            self._drop_if_idle(entry)
+            self.drop_if_idle(entry)
 
     def release(self, entry: FunctionEntry) -> None:
-        """A task that calls it is done."""
+        """A task that calls it is done, or a function that it is a part of has gone."""
         entry.users -= 1
         if entry.users == 0:
-            self._drop_if_idle(entry)
+            self.drop_if_idle(entry)
 
     def take_forgotten(self) -> dict[WorkerId, list[FunctionKey]]:
         """Per worker, what it may drop since the last call."""
@@ -111,7 +134,22 @@ class FunctionTable:
     def entries(self) -> Iterable[FunctionEntry]:
         return self._entries.values()
 
-    def _drop_if_idle(self, entry: FunctionEntry) -> None:
+    def check_invariants(self) -> None:
+        """What must hold after every step; for the simulation."""
+        holders: dict[FunctionKey, int] = {}
+        for entry in self._entries.values():
+            for part in entry.parts:
+                key = part.definition.key
+                holders[key] = holders.get(key, 0) + 1
+                assert self._entries.get(key) is part, f"{key!r} has gone, a part of {entry.definition.key!r}"
+                assert entry.known_by <= part.known_by, (
+                    f"{key!r} was not sent where {entry.definition.key!r} is"
+                )
+        for key, count in holders.items():
+            assert self._entries[key].users >= count, f"{key!r} has fewer users than functions need it"
+
+    def drop_if_idle(self, entry: FunctionEntry) -> None:
+        """Nobody may need it: then nothing is kept of it."""
         if entry.users > 0 or entry.pins > 0:
             return
         del self._entries[entry.definition.key]
@@ -119,38 +157,63 @@ class FunctionTable:
             entry.account.bytes -= entry.size
         for worker in sorted(entry.known_by):  # in the same order in every process
             self._forgotten.setdefault(worker, []).append(entry.definition.key)
+        for part in entry.parts:
+            self.release(part)
 
 
 class KnownFunctions:
-    """A sender's account of what the other end knows: the most recently used ones, up to a limit."""
+    """A sender's account of what the other end knows: the most recently used ones, up to a limit.
 
-    __slots__ = ("_known", "_limit")
+    A part is known as long as a function is that needs it: so it is sent once, and forgotten with the last of them.
+    """
 
-    def __init__(self, limit: int = REMEMBERED) -> None:
-        self._known: OrderedDict[FunctionKey, None] = OrderedDict()
+    __slots__ = ("_bytes", "_held", "_known", "_limit", "_most_bytes")
+
+    def __init__(self, limit: int = REMEMBERED, most_bytes: int = REMEMBERED_BYTES) -> None:
+        self._known: OrderedDict[FunctionKey, tuple[FunctionKey, ...]] = OrderedDict()
+        """Functions that were named, and their parts; the longest unused ones first."""
+        self._held: dict[FunctionKey, tuple[int, int]] = {}
+        """All that the other end has: how often it is in `_known`, as function or part, and its bytes."""
         self._limit = limit
+        self._bytes = 0
+        self._most_bytes = most_bytes
 
     def __contains__(self, key: FunctionKey) -> bool:
-        return key in self._known
+        return key in self._held
 
-    def use(self, key: FunctionKey) -> bool:
-        """Note that `key` is named now; True if the other end must be sent it first."""
-        if key in self._known:
-            self._known.move_to_end(key)
-            return False
-        self._known[key] = None
-        return True
+    def use(self, definition: FunctionDef, parts: Sequence[FunctionDef] = ()) -> list[FunctionDef]:
+        """Note that it is named now; what the other end must be sent first: of its `parts`, then itself."""
+        if definition.key in self._known:
+            self._known.move_to_end(definition.key)
+            return []
+        self._known[definition.key] = definition.parts
+        fresh = []
+        for each in (*parts, definition):
+            count, size = self._held.get(each.key, (0, 0))
+            if not count:
+                size = payload_size(each.blob)
+                self._bytes += size
+                fresh.append(each)
+            self._held[each.key] = count + 1, size
+        return fresh
 
-    def overflow(self) -> list[FunctionKey]:
-        """What the other end is to forget, the longest unused first."""
-        surplus = []
-        while len(self._known) > self._limit:
-            surplus.append(self._known.popitem(last=False)[0])
+    def overflow(self, named: int = 1) -> list[FunctionKey]:
+        """What the other end is to forget, the longest unused first. `named`: functions in the present message, which
+        are not forgotten for their bytes."""
+        surplus: list[FunctionKey] = []
+        while len(self._known) > self._limit or (self._bytes > self._most_bytes and len(self._known) > named):
+            key, parts = self._known.popitem(last=False)
+            for each in (key, *parts):
+                count, size = self._held[each]
+                if count > 1:
+                    self._held[each] = count - 1, size
+                else:
+                    del self._held[each]
+                    self._bytes -= size
+                    surplus.append(each)
         return surplus
-
-    def discard(self, keys: Iterable[FunctionKey]) -> list[FunctionKey]:
-        """Those of `keys` that the other end knew."""
-        return [key for key in keys if self._known.pop(key, 0) is None]
 
     def clear(self) -> None:
         self._known.clear()
+        self._held.clear()
+        self._bytes = 0

@@ -38,7 +38,7 @@ class JournalEntry:
     """One transaction."""
 
     functions: list[FunctionDef] = field(default_factory=list)
-    """All that `accepted` names; those that the journal has already it need not write again."""
+    """All that `accepted` names, with their parts; those that the journal has already it need not write again."""
     accepted: list[TaskSpec] = field(default_factory=list)
     progress: list[tuple[TaskId, Progress]] = field(default_factory=list)
     outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class JournalState:
     """All that a journal holds: what a coordinator starts with. Tasks are in the order of their acceptance."""
 
     functions: dict[FunctionKey, FunctionDef] = field(default_factory=dict)
-    """At least those that the tasks name, as `function` or `setup`."""
+    """At least those that the tasks name, as `function` or `setup`, and their parts."""
     tasks: dict[TaskId, tuple[TaskSpec, Progress]] = field(default_factory=dict)
     outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
     owners: dict[ClientId, str] = field(default_factory=dict)
@@ -74,6 +74,13 @@ class JournalState:
     def copy(self) -> JournalState:
         """One that does not change with this one."""
         return JournalState(dict(self.functions), dict(self.tasks), dict(self.outcomes), dict(self.owners))
+
+    def needed_functions(self) -> set[FunctionKey]:
+        """What the tasks name, and the parts of that."""
+        named = {
+            key for spec, _ in self.tasks.values() for key in (spec.function, spec.setup) if key is not None
+        }
+        return named.union(*(self.functions[key].parts for key in named if key in self.functions))
 
     def apply(self, entry: JournalEntry) -> None:
         """What holds after one more entry."""

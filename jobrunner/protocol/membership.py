@@ -7,6 +7,7 @@ connection is gone. A lost worker's tasks run elsewhere at once; a lost client's
 from __future__ import annotations
 
 import math
+from collections import deque
 
 from jobrunner.config import UNREACHABLE_GRACE
 from jobrunner.ids import ClientId, TaskId, WorkerId
@@ -129,6 +130,10 @@ class ClientPeer(Peer):
         )
 
 
+MOST_SERVED = 64
+"""Clients of a worker that are remembered after their tasks there have ended."""
+
+
 class WorkerPeer(Peer):
     """A worker, what it runs, and what waits to be sent to it at the end of the turn."""
 
@@ -146,6 +151,7 @@ class WorkerPeer(Peer):
         "name",
         "offers",
         "prefetch",
+        "served",
         "slots",
         "tasks",
     )
@@ -168,6 +174,8 @@ class WorkerPeer(Peer):
         self.prefetch = True
         """False from the moment it gave tasks back until it finishes one: our estimates were wrong for it."""
         self.tasks: dict[TaskId, TaskRecord] = {}
+        self.served: deque[ClientId] = deque(maxlen=MOST_SERVED)
+        """Whose tasks it has had, the last one behind: what these have left in its slots may still print."""
         self.assigned_seconds = 0.0
         """Estimated work, without that of the long tasks."""
         self.long = 0
@@ -189,6 +197,11 @@ class WorkerPeer(Peer):
     def take(self, record: TaskRecord) -> None:
         """Count a task that is now with this worker."""
         self.tasks[record.id] = record
+        client = record.client.id
+        if not self.served or self.served[-1] != client:
+            if client in self.served:
+                self.served.remove(client)
+            self.served.append(client)
         if is_long(record.estimate):
             self.long += 1
         else:

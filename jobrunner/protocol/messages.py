@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from jobrunner.config import MAX_PAYLOAD
 from jobrunner.ids import ClientId, TaskId, WorkerId
-from jobrunner.payloads import Payload
+from jobrunner.payloads import Payload, payload_size
 
 FunctionKey: TypeAlias = bytes
 Detail: TypeAlias = "dict[str, Any]"
@@ -86,11 +86,15 @@ DEFAULT_OPTIONS = TaskOptions()
 
 
 class FunctionDef(NamedTuple):
-    """A function's bytes under the hash of their content; sent once per connection."""
+    """A function's bytes under the hash of their content; sent once per connection.
+
+    What it needs and other functions may need as well, large globals say, can be definitions of their own: its parts.
+    A list of definitions holds the parts of each before it, as far as the receiver does not have them.
+    """
 
     key: FunctionKey
     name: str
-    blob: bytes
+    blob: Payload
     python: str = ""
     """Where it goes by value, the version that it needs: major and minor, "3.11"."""
     modules: tuple[str, ...] = ()
@@ -98,6 +102,9 @@ class FunctionDef(NamedTuple):
     ships: tuple[str, ...] = ()
     """Of a setup, the top-level modules that it brings along: to the calls with it no worker lacks these, and no slot
     serves calls with it and others."""
+    parts: tuple[FunctionKey, ...] = ()
+    """Definitions that must be at hand wherever this one is unpickled. They have no parts themselves, and what they
+    need (`python`, `modules`) is among the needs of this one."""
     epoch: int = 0
     """Of a setup, how often the program had come to other versions of its modules; no slot serves calls of two epochs,
     and slots of earlier ones make way."""
@@ -160,9 +167,13 @@ class Outcome(NamedTuple):
     "quota" (true, with REFUSED: its owner has too much here already),
     "python" (true, with REFUSED: no worker has the version of Python that its function needs),
     "modules" (with REFUSED: those that its function needs and no worker can import),
+    "setup" (true: its initializer failed, with ERROR, or killed its process, so that it has not begun itself; what a
+    client gets with that key is about an initializer that fails on every worker),
     "element" (absolute index in the span that was running when the process died),
     "running" (with SPLIT: the index of the call that goes on as a task of its own),
     "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
+    "most_calls" (with CRASHED: it has more calls than a slot there makes before it is replaced, this number, so that
+    it has not begun; its client cuts it),
     "timeout" (seconds), "unknown" (true: there is no such task here), and where the status is UNMET "need" (the id of
     the task that did not succeed), "need_name", "need_status" and "need_detail" (of its outcome).
     """
@@ -189,9 +200,10 @@ def quota_exceeded(
 
 def shipment_exceeded(task: TaskId, definition: FunctionDef, most: int) -> Outcome:
     """As `quota_exceeded`, because of the modules that the call brings along."""
+    size = payload_size(definition.blob)
     names = ", ".join(definition.ships[:5]) + (", ..." if len(definition.ships) > 5 else "")
     error = (
-        f"what is shipped with it ({names}) has {len(definition.blob):,} bytes, packed, and the coordinator takes"
+        f"what is shipped with it ({names}) has {size:,} bytes, packed, and the coordinator takes"
         f" {most:,} at most (max_payload): ship less, or install it on the workers"
     )
     return Outcome(task, 0, ERROR, detail={"too_large": True, "final": True, "error": error})
@@ -270,6 +282,8 @@ class Welcome:
     """The name of the session from now on."""
     max_payload: int = MAX_PAYLOAD
     """Bytes of the largest payload that is taken."""
+    hash_seed: int | None = None
+    """For all slots of the cluster, so that a string has one hash in all calls; None: each slot has its own."""
 
 
 @dataclass(slots=True)

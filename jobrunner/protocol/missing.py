@@ -1,8 +1,11 @@
-"""Which worker cannot import what, as the workers have said, and what follows for the calls that need it.
+"""Which worker cannot import what, or run which initializer, and what follows for the calls that need it.
 
 A function names the modules that it needs (`FunctionDef.modules`). A worker is taken to have them all until it gives a
 call back because it does not. From then on such calls go to others; where none of those that could run a call has its
 modules, the call ends. As long as nobody lacks anything, nothing here costs anything, and the queue knows no modules.
+
+An initializer that has failed on a worker, or killed its process there, counts as a module that this worker lacks: the
+call has not begun, and goes to another one.
 
 An answer is not for ever, since the module may be installed meanwhile: in time, or when it would be the end of a new
 call, it is dropped, and the worker looks again.
@@ -31,6 +34,9 @@ NEW_ANSWER_SECONDS = 1.0
 
 MOST_WORKERS_NAMED = 5
 
+INITIALIZER = "initializer "
+"""Before an initializer's key: its name among those of modules, none of which has a space."""
+
 
 class Missing:
     """Part of one Scheduler."""
@@ -41,6 +47,8 @@ class Missing:
         """Modules that some worker lacks."""
         self._oldest = 0.0
         """When the first of the answers that still hold was given."""
+        self._failures: dict[str, Outcome] = {}
+        """How initializers have failed that are scarce, under their name here: the last time, each."""
 
     def demands(self, record: TaskRecord) -> Resources:
         """What its worker must have, the modules included that not every worker has."""
@@ -91,6 +99,28 @@ class Missing:
         for task_id, attempt in reversed(list(returned)):
             scheduler.returned(worker, task_id, attempt, now, prefetch=worker.prefetch and bool(lacks))
         self._end_hopeless(list(scheduler.tasks.values()) if news else records, now)
+
+    def setup_failed(self, worker: WorkerPeer, record: TaskRecord, outcome: Outcome, now: float) -> None:
+        """A task of this worker (and now of nobody) has not begun there, because its initializer failed."""
+        assert record.setup is not None
+        scheduler = self._scheduler
+        name = setup_name(record.setup)
+        error = (outcome.detail or {}).get("error", "raised")
+        record.remember(f"attempt {record.attempt} on {worker.name}: the initializer failed: {error}")
+        self._failures[name] = outcome
+        if not self.scarce:
+            self._oldest = now
+        news = name not in worker.lacks
+        worker.lacks[name] = now
+        scheduler.again(record, now)
+        if name not in self.scarce:
+            self._count()
+            self._sort_again()
+        else:
+            record.demands = self.demands(record)
+            if record.state == QUEUED:
+                scheduler.queue.push(record, front=True)
+        self._end_hopeless(list(scheduler.tasks.values()) if news else [record], now)
 
     def worker_gone(self, worker: WorkerPeer) -> None:
         if worker.lacks:
@@ -144,6 +174,8 @@ class Missing:
 
     def _count(self) -> None:
         self.scarce = frozenset(name for w in self._scheduler.workers.values() for name in w.lacks)
+        for name in self._failures.keys() - self.scarce:
+            del self._failures[name]
 
     def _sort_again(self) -> None:
         """Something has become scarce: what needs it waits in a line of its own from now on."""
@@ -174,6 +206,10 @@ class Missing:
         resources: Resources,
     ) -> Outcome:
         names = self._scarce(function, setup)
+        for name in names:
+            failure = self._failures.get(name)
+            if failure is not None:
+                return failure._replace(id=task_id, attempt=attempt)
         error = self._complaint(function, setup, resources)
         return Outcome(task_id, attempt, REFUSED, detail={"error": error, "modules": tuple(names)})
 
@@ -183,6 +219,8 @@ class Missing:
         parts = []
         for name in names:
             who = sorted(worker.name for worker in able if name in worker.lacks)
+            if name in self._failures:
+                return f"the initializer failed on {' and '.join(who[:MOST_WORKERS_NAMED])}"
             if who:
                 user = function if name in function.definition.modules or setup is None else setup
                 parts.append(f"{lack(who)} the module {name!r}, which {short_name(user)} needs")
@@ -196,13 +234,19 @@ def base_demands(record: TaskRecord) -> Resources:
 
 
 def needed(function: FunctionEntry, setup: FunctionEntry | None) -> tuple[str, ...]:
-    """The modules that the worker of a call must have."""
+    """The modules that the worker of a call must have, and the initializer that must work there."""
     own = function.definition.modules
     if setup is None:
         return own
     definition = setup.definition
     both = own + tuple(name for name in definition.modules if name not in own)
-    return tuple(name for name in both if name not in definition.ships) if definition.ships else both
+    if definition.ships:
+        both = tuple(name for name in both if name not in definition.ships)
+    return (*both, setup_name(setup))
+
+
+def setup_name(setup: FunctionEntry) -> str:
+    return INITIALIZER + setup.definition.key.hex()
 
 
 def demands_of(names: Iterable[str]) -> Resources:

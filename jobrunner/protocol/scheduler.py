@@ -238,10 +238,16 @@ class Scheduler:
         for spec, progress in state.tasks.values():
             owner = client_of(spec.id)
             client = self.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
-            for key in (spec.function, spec.setup):
-                if key is not None:
-                    self.functions.define(state.functions[key], client.account)
+            named = [state.functions[key] for key in (spec.function, spec.setup) if key is not None]
+            for definition in named:
+                for part in definition.parts:
+                    self.functions.define(state.functions[part], client.account)
+                self.functions.define(definition, client.account)
             self.submit(client, spec, now)
+            for definition in named:
+                entry = self.functions.get(definition.key)
+                if entry is not None:  # it is needed, or else the call has ended at once
+                    self.functions.drop_if_idle(entry)
             self.unwritten.discard(spec.id)
             record = self.tasks.get(spec.id)
             if record is None:
@@ -434,6 +440,9 @@ class Scheduler:
         self._release(record)
         if outcome.status == m.SPLIT:
             self._split(record, outcome, worker, now)
+        elif record.setup is not None and outcome.detail and "setup" in outcome.detail:
+            record.ended = record.attempt
+            self.missing.setup_failed(worker, record, outcome, now)
         else:
             self._ended(record, outcome, now)
 
@@ -452,7 +461,7 @@ class Scheduler:
         worker.prefetch = prefetch
         record.ended = attempt
         self._release(record)
-        self._again(record, now)
+        self.again(record, now)
 
     def started(self, worker: WorkerPeer, task_id: TaskId, now: float) -> None:
         record = self.tasks.get(task_id)
@@ -468,13 +477,15 @@ class Scheduler:
                 self.dirty[client] = None
 
     def client_with_task_at(self, worker: WorkerPeer, task_id: TaskId) -> ClientPeer | None:
-        """Whose task it is, if that worker has it and its client is here."""
+        """Whose task it is, if that worker has it, or has had one of its client, and its client is here."""
         client = self.clients.get(client_of(task_id))
         record = self.tasks.get(task_id)
         if record is not None:
             return client if record.worker is worker and record.client is client else None
         held = self.unclaimed.get(task_id)
-        return client if held is not None and held.worker is worker else None
+        if held is not None:
+            return client if held.worker is worker else None
+        return client if client is not None and client.id in worker.served else None
 
     def cancel_refused(self, worker: WorkerPeer, task_id: TaskId) -> None:
         record = self.tasks.get(task_id)
@@ -492,7 +503,7 @@ class Scheduler:
             self._release(record)
             record.ended = record.attempt
             record.remember(f"attempt {record.attempt} was lost on its way to worker {worker.name}")
-            self._again(record, now)
+            self.again(record, now)
         self._drop_unclaimed_of(worker)
         for entry in held:
             self._adopt_one(worker, entry, now)
@@ -551,7 +562,7 @@ class Scheduler:
             if verdict == retry.REQUEUE or not (suspect or record.options.at_most_once):
                 if suspect:
                     self._note_progress(record)
-                self._again(record, now)
+                self.again(record, now)
             else:
                 self._finish_lost(record, outcome, now)
         if self.workers.pop(worker.id, None) is not None:
@@ -708,7 +719,7 @@ class Scheduler:
             if record.cancel_asked:
                 self.finish(record, outcome, CANCELLED, now)
             else:
-                self._again(record, now)
+                self.again(record, now)
             return
         error = (outcome.detail or {}).get("error", m.STATUS_NAMES[status])
         record.remember(f"attempt {record.attempt} on {record.worker and record.worker.name}: {error}")
@@ -721,7 +732,7 @@ class Scheduler:
         if verdict != retry.FINISH:
             self._note_progress(record)
         if verdict == retry.REQUEUE:
-            self._again(record, now)
+            self.again(record, now)
         elif verdict == retry.RETRY:
             self.move(record, WAITING, now)
             self._delay(record, now + retry.backoff(record.failures, record.options.backoff))
@@ -735,7 +746,7 @@ class Scheduler:
         record.delayed = True
         heapq.heappush(self.delayed, (until, self._tie_breaker, record))
 
-    def _again(self, record: TaskRecord, now: float) -> None:
+    def again(self, record: TaskRecord, now: float) -> None:
         """Back to the head of the queue, unless it was to be cancelled."""
         if record.cancel_asked:
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
@@ -874,5 +885,6 @@ class Scheduler:
             for record in worker.tasks.values():
                 assert self.tasks.get(record.id) is record
                 assert record.worker is worker
+        self.functions.check_invariants()
         for client in self.clients.values():
             assert client.unfinished == sum(r.weight for r in self.tasks.values() if r.client is client)

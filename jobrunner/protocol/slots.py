@@ -11,18 +11,22 @@ tasks here than there are slots, a slot that has served its owner for `QUANTUM` 
 
 So have the calls that a program makes after it has come to another version of one of its modules (FunctionDef.epoch):
 a process keeps what it has imported. Idle slots of earlier epochs make way for them at once.
+
+Where calls leak, a slot may make only so many: each call of a bundle and each element of a chunk counts, from the
+moment that the slot is given it until it gives it back. A slot that may make no more ends when it is idle, and a new
+process takes its place. A task of more calls than that fits into no slot, and is not taken.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
-from jobrunner.protocol.messages import Assignment, FunctionKey, calls_in
+from jobrunner.protocol.messages import Assignment, FunctionDef, FunctionKey, calls_in
 from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
 
 SLOT_SECONDS = 0.005
@@ -42,8 +46,11 @@ QUANTUM = 0.5
 
 STARTING = "starting"
 READY = "ready"
-KILLED = "killed"
-"""Told to die; its exit has not been confirmed."""
+ENDING = "ending"
+"""Told to end, or killed; its exit has not been confirmed."""
+
+UNLIMITED = 2**62
+"""Calls; more than a process can make."""
 
 
 class Owner(NamedTuple):
@@ -191,9 +198,12 @@ class Slot:
 
     __slots__ = (
         "blocked",
+        "calls_left",
         "forget",
         "id",
+        "kill_at",
         "known",
+        "last",
         "leaving",
         "owned_since",
         "owner",
@@ -206,8 +216,10 @@ class Slot:
         "state",
     )
 
-    def __init__(self, slot: SlotId) -> None:
+    def __init__(self, slot: SlotId, calls: int | None = None) -> None:
         self.id = slot
+        self.calls_left = UNLIMITED if calls is None else calls
+        """Calls that its process may still be given."""
         self.state = STARTING
         self.queue: dict[int, WorkerTask] = {}
         """By number, in the order in which it runs them; the first is the running one, as far as we know."""
@@ -224,6 +236,10 @@ class Slot:
         self.owner: Owner | None = None
         """Whose tasks it has run, once it has run one."""
         self.owned_since = 0.0
+        self.kill_at: float | None = None
+        """When it is killed, while it ends by itself."""
+        self.last: tuple[TaskId, str] | None = None
+        """Id and name of a task that has ended here: what is printed between tasks is put down to it."""
         self.leaving = False
         """It gets no more tasks, and ends when it is idle."""
         self.blocked = False
@@ -234,9 +250,17 @@ class Slot:
         if key in self.known:
             return False
         self.known.add(key)
-        if key in self.forget:
+        if key in self.forget:  # it was not told yet, and still has it
             self.forget.remove(key)
+            return False
         return True
+
+    def lacks(
+        self, definition: FunctionDef, functions: Mapping[FunctionKey, FunctionDef]
+    ) -> list[FunctionDef]:
+        """What must be sent before a call of this function, each part before it; from now on it counts as sent."""
+        parts = [functions[part] for part in definition.parts]
+        return [each for each in (*parts, definition) if self.learns(each.key)]
 
     def forgets(self, key: FunctionKey) -> None:
         if key in self.known:
@@ -247,12 +271,20 @@ class Slot:
         if self.owner is None:
             self.owner, self.owned_since = task.owner, now
         self.sent += 1
+        self.calls_left -= task.elements
         task.number = self.sent
         task.slot = self
         if not self.queue:
             self.progress = now
         self.queue[task.number] = task
         self.seconds += task.estimate
+
+    def take_back(self, number: int) -> WorkerTask | None:
+        """Take a task out of it that it has not begun."""
+        task = self.take(number)
+        if task is not None:
+            self.calls_left += task.elements
+        return task
 
     def take(self, number: int) -> WorkerTask | None:
         task = self.queue.pop(number, None)
@@ -264,7 +296,7 @@ class Slot:
     @property
     def stays(self) -> bool:
         """Neither dying nor about to."""
-        return self.state != KILLED and not self.leaving
+        return self.state != ENDING and not self.leaving
 
     @property
     def idle(self) -> bool:
@@ -300,9 +332,9 @@ class Slot:
         first = self.running()
         return first is not None and (first.stop_reason is not None or self.is_stuck(now))
 
-    def room(self, estimate: float, alone: bool) -> bool:
-        """Whether one more task may be put behind the ones that it has."""
-        if self.state != READY or self.blocked or self.leaving:
+    def room(self, estimate: float, alone: bool, calls: int = 1) -> bool:
+        """Whether one more task, of so many calls, may be put behind the ones that it has."""
+        if self.state != READY or self.blocked or self.leaving or calls > self.calls_left:
             return False
         if not self.queue:
             return True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobrunner.config import PEER_TIMEOUT
+from jobrunner.config import EXIT_WAIT, PEER_TIMEOUT
 from jobrunner.ids import SlotId, TaskId, WorkerId
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
@@ -20,9 +20,12 @@ from jobrunner.protocol.batches import batches, of_outcome
 from jobrunner.protocol.bundles import call_id
 from jobrunner.protocol.effects import (
     FINAL_ERROR,
+    IN_SETUP,
+    SETUP_FAILED,
     ConnectionLost,
     DrainRequested,
     Effect,
+    EndSlot,
     Event,
     GiveUp,
     HandshakeFailed,
@@ -50,7 +53,7 @@ from jobrunner.protocol.link import Link
 from jobrunner.protocol.placement import UNKNOWN
 from jobrunner.protocol.session import Session
 from jobrunner.protocol.slots import (
-    KILLED,
+    ENDING,
     QUANTUM,
     READY,
     STARTING,
@@ -81,6 +84,9 @@ COMPLAIN_EVERY = 60.0
 NEARLY_ALL = 0.8
 """Share of its slot's memory from which on a death is put down to it."""
 
+LARGE_DEFINITION = 512 * 1024
+"""Bytes of a function or part of which slots hear at once that they may drop it; of others with their next task."""
+
 START_FAILURES = 5
 """Slots that may die in a row before they were ready; then the worker gives up, with what they said."""
 
@@ -103,10 +109,14 @@ class WorkerSettings:
     slots: int
     resources: Mapping[str, float] = field(default_factory=dict)
     stop_grace: float = 5.0
+    exit_wait: float = EXIT_WAIT
+    """Seconds that the process of a slot has to end by itself."""
     drain_timeout: float = 60.0
     unacknowledged_bytes: int = 256 * 1024 * 1024
     slot_memory: int | None = None
     """Bytes that each slot may take."""
+    max_tasks_per_slot: int | None = None
+    """Calls that one process of a slot runs at most."""
     peer_timeout: float = PEER_TIMEOUT
     """0: the coordinator is in this process."""
     missing: Callable[[Iterable[str]], list[str]] = has_all
@@ -142,6 +152,9 @@ class WorkerCore:
         self._make_way_at: float | None = None
         """When a slot will have served its owner for long enough, where another one waits."""
         self._next_slot = 0
+        self._hash_seed: int | None = None
+        self._welcomed = False
+        """The coordinator has been heard, so the seed is known and slots can be started."""
         self._announced = settings.slots
         """The capacity that the coordinator knows."""
         self._greeted: Link | None = None
@@ -197,6 +210,7 @@ class WorkerCore:
         for slot in self.slots.values():
             running = slot.running()
             if running is None:
+                times.append(slot.kill_at)
                 continue
             times.append(slot.recall_at(slot.owner in spare))
             if not running.announced:
@@ -208,6 +222,7 @@ class WorkerCore:
         for slot in self.slots.values():
             for task in slot.queue.values():
                 assert task.slot is slot
+                assert slot.calls_left >= 0
                 assert task.owner == slot.owner, f"{task.id} of {task.owner} is in a slot of {slot.owner}"
                 assert task.id not in seen, f"{task.id} is in two places"
                 seen.add(task.id)
@@ -216,6 +231,13 @@ class WorkerCore:
             assert task.id not in seen, f"{task.id} is in two places"
             seen.add(task.id)
         assert seen == self.tasks.keys()
+        for definition in self.functions.values():
+            for part in definition.parts:
+                assert part in self.functions, f"{part!r} has gone, a part of {definition.key!r}"
+        for slot in self.slots.values():
+            for key in slot.known:
+                missing = set(self.functions[key].parts) - slot.known
+                assert not missing, f"slot {slot.id} has {key!r} without {missing}"
 
     # --- sessions ---
 
@@ -288,6 +310,7 @@ class WorkerCore:
             self._outcomes = self._unsent + self._outcomes
             self._unsent = []
             self._lingering = dict.fromkeys(self.functions)  # the coordinator does not rely on any of them
+            self._take_seed(message.hash_seed)
             self._log("info", f"joined coordinator {message.coordinator}")
             if self.draining:
                 self._effects.append(self.session.send(m.Drain(), now))
@@ -296,6 +319,11 @@ class WorkerCore:
 
     def _assigned(self, message: m.Assign, now: float) -> None:
         for definition in message.functions:
+            if not self._knows_parts_of(definition):
+                wrong = "has parts that were never sent, or that have parts themselves"
+                self._log("warning", f"the function {definition.name} {wrong}")
+                self.session.abandon("it sent a function without its parts", now)
+                return
             self._learn(definition)
         unable: list[tuple[TaskId, int]] = []
         lacks: dict[str, None] = {}
@@ -315,6 +343,10 @@ class WorkerCore:
                 lacks.update(dict.fromkeys(missing))
                 continue
             task = WorkerTask(assignment, self._owner_of(assignment, message.owner))
+            most = self.settings.max_tasks_per_slot
+            if most is not None and task.elements > most:
+                self._too_many_calls(task, most)
+                continue
             self.tasks[assignment.id] = task
             if not self.queue:
                 self._queue_moved = now
@@ -324,8 +356,15 @@ class WorkerCore:
         if self.draining:
             self._return_queue(now)
 
+    def _too_many_calls(self, task: WorkerTask, most: int) -> None:
+        detail = self._place()
+        detail["error"] = f"its {task.elements} calls are more than a slot makes here, {most}"
+        detail["most_calls"] = most
+        self._outcomes.append(m.Outcome(task.id, task.assignment.attempt, m.CRASHED, detail=detail))
+
     def _learn(self, definition: m.FunctionDef) -> None:
-        self.functions[definition.key] = definition
+        # One that is here already is the same. Slots have that one, and it is in shared memory, maybe.
+        self.functions.setdefault(definition.key, definition)
         self._lingering.pop(definition.key, None)
         lacks = self.settings.missing(definition.modules) if definition.modules else []
         if lacks:
@@ -348,6 +387,11 @@ class WorkerCore:
             return Owner(key)
         setup = self.functions[assignment.setup]
         return Owner(key, setup.key, setup.epoch) if setup.ships or setup.epoch else Owner(key)
+
+    def _knows_parts_of(self, definition: m.FunctionDef) -> bool:
+        """Whether all of a function's parts are here, each of which has none."""
+        parts = [self.functions.get(part) for part in definition.parts]
+        return all(part is not None and not part.parts for part in parts)
 
     def _knows_functions_of(self, assignment: m.Assignment) -> bool:
         return assignment.function in self.functions and (
@@ -410,21 +454,38 @@ class WorkerCore:
     def _wanted_slots(self) -> int:
         return self.settings.slots + sum(slot.blocked for slot in self.slots.values())
 
-    def _adjust_slots(self) -> None:
+    def _take_seed(self, seed: int | None) -> None:
+        """All slots of a cluster have one; those with another make way as soon as they are idle."""
+        if self._welcomed and seed != self._hash_seed:
+            for slot in self.slots.values():
+                slot.leaving = slot.leaving or slot.stays
+        self._hash_seed, self._welcomed = seed, True
+
+    def _end_slot(self, slot: Slot, now: float) -> None:
+        """Have an idle slot's process end; one that has run nothing has nothing to do at its end."""
+        slot.state = ENDING
+        if slot.owner is None or not self.settings.exit_wait:
+            self._effects.append(SignalSlot(slot.id, "SIGKILL"))
+        else:
+            slot.kill_at = now + self.settings.exit_wait
+            self._effects.append(EndSlot(slot.id))
+
+    def _adjust_slots(self, now: float) -> None:
         """Start processes where some are missing, and end idle ones that nobody stands in for any more."""
-        live = [slot for slot in self.slots.values() if slot.state != KILLED]
+        if not self._welcomed:
+            return
+        live = [slot for slot in self.slots.values() if slot.state != ENDING]
         missing = self._wanted_slots() - len(live)
         for _ in range(missing):
             self._next_slot += 1
-            slot = Slot(SlotId(self._next_slot))
+            slot = Slot(SlotId(self._next_slot), self.settings.max_tasks_per_slot)
             self.slots[slot.id] = slot
-            self._effects.append(SpawnSlot(slot.id))
+            self._effects.append(SpawnSlot(slot.id, self._hash_seed))
         for slot in live:
             if missing >= 0:
                 break
             if slot.idle:
-                slot.state = KILLED
-                self._effects.append(SignalSlot(slot.id, "SIGKILL"))
+                self._end_slot(slot, now)
                 missing += 1
 
     def _slot_ready(self, event: SlotReady, now: float) -> None:
@@ -449,7 +510,7 @@ class WorkerCore:
         if slot is None:
             return
         slot.recalled = False
-        tasks = [task for number in event.numbers if (task := slot.take(number)) is not None]
+        tasks = [task for number in event.numbers if (task := slot.take_back(number)) is not None]
         for task in reversed(tasks):
             self._requeue(task)
         self._queue_moved = now
@@ -462,7 +523,7 @@ class WorkerCore:
         """A bundle ends here; the call that runs goes on as a task of its own, which its client will name."""
         slot = self.slots.get(event.slot)
         task = None if slot is None else slot.queue.get(event.number)
-        if task is None or not task.bundled:
+        if slot is None or task is None or not task.bundled:
             return
         bundle = task.assignment
         call = call_id(bundle.id, event.running)
@@ -472,6 +533,7 @@ class WorkerCore:
         if task.stop_reason is not None:
             task.given_up = True
             return
+        slot.calls_left += task.elements - event.running - 1
         detail = {**self._place(), "running": event.running}
         outcome = m.Outcome(bundle.id, bundle.attempt, m.SPLIT, event.payload, 0.0, detail)
         excess = self._beyond_max_payload(bundle.id, bundle.attempt, event.payload)
@@ -514,16 +576,21 @@ class WorkerCore:
             each = duration / task.elements
             self._estimates[function] = updated_estimate(self._estimates.get(function, UNKNOWN), each)
             attempt = task.assignment.attempt
-            if task.given_up or (task.stop_reason is not None and status in (m.ERROR, FINAL_ERROR)):
+            failed = status in (m.ERROR, FINAL_ERROR, SETUP_FAILED)
+            if task.given_up or (task.stop_reason is not None and failed):
                 outcome = self._stopped_outcome(task, duration, None)
             else:
                 outcome = m.Outcome(task.id, attempt, status, payload, duration)
                 if status == FINAL_ERROR:
                     outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "final": True})
+                elif status == SETUP_FAILED:
+                    outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "setup": True})
+                    slot.leaving = True  # nobody knows what it has left behind there
                 elif status == m.ERROR:
                     outcome = outcome._replace(detail=self._place())
                 outcome = self._beyond_max_payload(task.id, attempt, payload) or outcome
             self._end(task, outcome)
+            slot.last = task.id, self._name(task)
 
     def _slot_exited(self, event: SlotExited, now: float) -> None:
         slot = self.slots.pop(event.slot, None)
@@ -549,6 +616,8 @@ class WorkerCore:
                 detail = self._crash_detail(event)
                 if event.element >= 0 and isinstance(guilty.assignment.span, tuple):
                     detail["element"] = event.element
+                elif event.element == IN_SETUP:
+                    detail["setup"] = True
                 outcome = m.Outcome(
                     guilty.id, guilty.assignment.attempt, m.CRASHED, b"", now - slot.progress, detail
                 )
@@ -599,8 +668,9 @@ class WorkerCore:
             return
         for number, stream, text in event.printed:
             task = slot.queue.get(number) or slot.running()
-            if task is not None and self._output_characters < OUTPUT_CHARACTERS:
-                self._output.append(m.OutputChunk(task.id, self._name(task), stream, text))
+            source = slot.last if task is None else (task.id, self._name(task))
+            if source is not None and self._output_characters < OUTPUT_CHARACTERS:
+                self._output.append(m.OutputChunk(*source, stream, text))
                 self._output_characters += len(text)
 
     def _take_output(self) -> list[m.OutputChunk]:
@@ -624,7 +694,7 @@ class WorkerCore:
             return
         self._check_stops(now)
         if not self.draining:
-            self._adjust_slots()
+            self._adjust_slots(now)
         self._feed(now)
         self._make_way(now)
         self._watch_slots(now)
@@ -665,7 +735,9 @@ class WorkerCore:
         estimate = self._estimates.get(a.function, UNKNOWN)
         if estimate != UNKNOWN:
             estimate *= task.elements
-        if not slot.room(estimate, a.options.timeout is not None):
+        if not slot.room(estimate, a.options.timeout is not None, task.elements):
+            if task.elements > slot.calls_left:
+                slot.leaving = True  # a new process takes it
             return False
         self.queue.pop(owner)
         task.estimate = max(estimate, 0.0)
@@ -693,13 +765,19 @@ class WorkerCore:
         return True
 
     def _make_way(self, now: float) -> None:
-        """Have slots replaced where somebody's tasks wait and no slot serves them, or will as soon as it is up."""
+        """Have slots replaced where somebody's tasks wait and no slot serves them, or will as soon as it is up.
+
+        And those that have made all the calls that they may.
+        """
         self._make_way_at = None
+        if self.settings.max_tasks_per_slot is not None:
+            for slot in self.slots.values():
+                slot.leaving = slot.leaving or slot.calls_left <= 0
         if self.queue and not self.draining:
             for slot in outdated([slot for slot in self.slots.values() if slot.stays], self.queue):
                 slot.leaving = True
         staying = [slot for slot in self.slots.values() if slot.stays]
-        leaving = [slot for slot in self.slots.values() if slot.leaving and slot.state != KILLED]
+        leaving = [slot for slot in self.slots.values() if slot.leaving and slot.state != ENDING]
         if self.queue and not self.draining:
             served = {slot.owner for slot in staying}
             unserved = sum(owner not in served for owner in self.queue.owners)
@@ -708,10 +786,9 @@ class WorkerCore:
                 leaving += self._dismissed(staying, unserved, now)
         ended = [slot for slot in leaving if slot.idle]
         for slot in ended:
-            slot.state = KILLED
-            self._effects.append(SignalSlot(slot.id, "SIGKILL"))
+            self._end_slot(slot, now)
         if ended and not self.draining:
-            self._adjust_slots()
+            self._adjust_slots(now)
 
     def _dismissed(self, slots: list[Slot], wanted: int, now: float) -> list[Slot]:
         """Slots that are to end, at most `wanted`: those whose owner has nothing more, then those whose time is up."""
@@ -735,23 +812,33 @@ class WorkerCore:
         return dismissed
 
     def _forget_functions(self) -> None:
-        """Drop those that linger and that no task needs any more."""
+        """Drop those that linger and that no task needs any more, nor a function that stays."""
         needed = {key for t in self.tasks.values() for key in (t.assignment.function, t.assignment.setup)}
+        for key, definition in self.functions.items():
+            if definition.parts and (key in needed or key not in self._lingering):
+                needed.update(definition.parts)
+        large = False
         for key in [key for key in self._lingering if key not in needed]:
             del self._lingering[key]
-            self.functions.pop(key, None)
+            dropped = self.functions.pop(key, None)
+            large = large or (dropped is not None and payload_size(dropped.blob) >= LARGE_DEFINITION)
             self._lacks.pop(key, None)
             self._estimates.pop(key, None)
             for slot in self.slots.values():
                 slot.forgets(key)
+        if large:
+            self._effects += [
+                self._run_tasks(slot, [])
+                for slot in self.slots.values()
+                if slot.forget and slot.state == READY
+            ]
 
     def _run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
-        functions = [
-            self.functions[key]
-            for task in tasks
-            for key in (task.function, task.setup)
-            if key is not None and slot.learns(key)
-        ]
+        functions: list[m.FunctionDef] = []
+        for task in tasks:
+            for key in (task.function, task.setup):
+                if key is not None and key not in slot.known:
+                    functions += slot.lacks(self.functions[key], self.functions)
         forget, slot.forget = slot.forget, []
         return RunTasks(slot.id, tasks, functions, forget)
 
@@ -761,6 +848,10 @@ class WorkerCore:
         for slot in self.slots.values():
             running = slot.running()
             if running is None:
+                if slot.kill_at is not None and now >= slot.kill_at:
+                    slot.kill_at = None
+                    self._log("warning", "a slot did not end in time; what its calls had left to do is lost")
+                    self._effects.append(SignalSlot(slot.id, "SIGKILL"))
                 continue
             recall_at = slot.recall_at(slot.owner in spare)
             if recall_at is not None and now >= recall_at:
@@ -834,8 +925,12 @@ class WorkerCore:
     def _maybe_leave(self, now: float) -> None:
         if self.queue and self.session.open:
             self._return_queue(now)
+        for slot in self.slots.values():
+            if slot.idle and slot.owner is not None and not self.queue:
+                self._end_slot(slot, now)
         out_of_time = self._drain_until is not None and now >= self._drain_until
-        if ((self.tasks or self._undelivered()) and not out_of_time) or self._stopped:
+        ending = any(slot.kill_at is not None for slot in self.slots.values())
+        if ((self.tasks or self._undelivered() or ending) and not out_of_time) or self._stopped:
             return
         if self.tasks and self.session.open:
             self._log("warning", f"{len(self.tasks)} tasks did not finish in time; they run again elsewhere")

@@ -185,7 +185,7 @@ class SegmentPool:
     def _give_back(self, segment: Segment) -> None:
         segment.idle_since = time.monotonic()
         self._returned.append(segment)
-        if self._closed and self._lock.acquire(blocking=False):
+        if (self._closed or not self._most_idle) and self._lock.acquire(blocking=False):
             try:
                 self._collect()
             finally:

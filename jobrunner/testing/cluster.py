@@ -25,11 +25,13 @@ from typing import Any
 from jobrunner import blocking, serialization
 from jobrunner.backends.base import Backend
 from jobrunner.backends.failures import exception_of
+from jobrunner.backends.prepared import Prepared
 from jobrunner.backends.supplies import outcome_of, with_needs
 from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import Columns, ElementResults, rows, run_elements
+from jobrunner.elements import ElementResults
 from jobrunner.errors import JobRunnerError, NotSupportedError, SerializationError
 from jobrunner.executor import Executor
+from jobrunner.fixed import dump_elements, load_element_results, load_elements, run_fixed
 from jobrunner.futures import Future
 from jobrunner.ids import TaskId
 from jobrunner.payloads import Payload
@@ -39,11 +41,11 @@ from jobrunner.protocol.effects import (
     CancelRequested,
     RecallResults,
     ResolveTasks,
-    RunTasks,
     SlotTask,
     SubmitRequested,
     SupplyRequested,
 )
+from jobrunner.script.calls import ready
 from jobrunner.testing.simulation.calls import RETURN, Call
 from jobrunner.testing.simulation.checks import Execution, Truth
 from jobrunner.testing.simulation.network import Conditions
@@ -160,12 +162,7 @@ class _Slot(SlotProcess):
 
     def __init__(self, slots: SimulatedSlots, slot: Any, pid: int) -> None:
         super().__init__(slots, slot, pid)
-        self._definitions: dict[bytes, m.FunctionDef] = {}
         self._result: tuple[int, Payload] = (m.OK, b"")
-
-    def run(self, effect: RunTasks) -> None:
-        self._definitions.update((definition.key, definition) for definition in effect.functions)
-        super().run(effect)
 
     def read(self, task: SlotTask) -> Call:
         self.world.cluster.counts[task.name] += 1
@@ -181,12 +178,14 @@ class _Slot(SlotProcess):
         # The wait of a call inside a call would let time pass in the middle of a step.
         blocking.install(None)
         try:
-            fn = serialization.load_function(self._definitions[task.function].blob)
+            definition = self.functions[task.function]
+            parts = {part: self.functions[part].blob for part in definition.parts}
+            fn = ready(serialization.load_function(definition.blob, parts))
             if not isinstance(task.span, tuple):
                 args, kwargs = serialization.load_call(task.payload, task.values)
                 return m.OK, serialization.dump_result(fn(*args, **kwargs))
-            columns = serialization.load_elements(task.payload)
-            return m.OK, serialization.dump_element_results(run_elements(fn, rows(columns, *task.span)))
+            elements = load_elements(task.payload)
+            return m.OK, run_fixed(fn, elements, *task.span, task.retry_on).dump()
         except Exception as exc:
             return m.ERROR, serialization.dump_exception(exc)
         finally:
@@ -232,12 +231,12 @@ class _Backend(Backend):
     def max_workers(self) -> int:
         return sum(self._cluster.world.scenario.workers)
 
-    def prepare(self, fn: Callable[..., Any]) -> m.FunctionDef:
-        return m.FunctionDef(*serialization.dump_function(fn))
+    def prepare(self, fn: Callable[..., Any]) -> Prepared:
+        return Prepared(fn)
 
     def submit(
         self,
-        prepared: m.FunctionDef,
+        prepared: Prepared,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
@@ -246,6 +245,7 @@ class _Backend(Backend):
         try:
             if may_hold_futures(args, kwargs):
                 args, kwargs, needs = with_needs(args, kwargs)
+            args, kwargs = prepared.arguments(args, kwargs)
             payload = serialization.dump_call(args, kwargs, snapshot=True)
         except SerializationError as exc:
             failed: Future[Any] = Future()
@@ -264,22 +264,24 @@ class _Backend(Backend):
             self.needed[ids[-1]] = future
         return tuple(ids)
 
-    def pack(self, columns: Columns) -> Payload:
-        return serialization.dump_elements(columns, snapshot=True)
+    copies = True
+
+    def pack(self, elements: Any) -> Payload:
+        return dump_elements(elements, snapshot=True)
 
     def submit_chunk(
         self,
-        prepared: m.FunctionDef,
+        prepared: Prepared,
         packed: Payload,
         start: int,
         stop: int,
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
-        return self._send(prepared, packed, (start, stop), options)
+        return self._send(prepared.for_map(), packed, (start, stop), options)
 
     def _send(
         self,
-        prepared: m.FunctionDef,
+        prepared: Prepared,
         payload: Payload,
         span: tuple[int, int] | None,
         options: m.TaskOptions,
@@ -291,13 +293,13 @@ class _Backend(Backend):
             raise NotSupportedError("a simulated cluster ends with its test: it has no detached calls")
         future: Future[Any] = Future()
         task = self._node.new_id()
-        future.id, future.name = task, options.name or prepared.name
+        future.id, future.name = task, options.name or prepared.definition.name
         future._canceller = self._cancel
         self.pending[task] = future
         if span is not None:
             self._chunks.add(task)
-        spec = m.TaskSpec(task, prepared.key, payload, span, options, needs=needs)
-        self._node.post(SubmitRequested([spec], [prepared]))
+        spec = m.TaskSpec(task, prepared.definition.key, payload, span, options, needs=needs)
+        self._node.post(SubmitRequested([spec], list(prepared.definitions)))
         return future
 
     def resolve(self, outcome: m.Outcome) -> None:
@@ -306,7 +308,7 @@ class _Backend(Backend):
             future.confirm_cancelled()
         elif outcome.status == m.OK:
             chunk = outcome.id in self._chunks
-            load = serialization.load_element_results if chunk else serialization.load_result
+            load = load_element_results if chunk else serialization.load_result
             future.duration = outcome.duration
             future.set_result(load(outcome.payload))
         else:

@@ -23,22 +23,42 @@ class Promise:
 PROMISES = {
     "submit": Promise(
         "submit and Futures: results, errors as raised, states, callbacks, output",
-        ("test_calls", "test_short_calls", "test_context", "test_versions", "test_multiprocessing"),
+        (
+            "test_calls",
+            "test_short_calls",
+            "test_context",
+            "test_versions",
+            "test_multiprocessing",
+            "test_references",
+            "test_standard_futures",
+            "test_errors_of_pickling",
+        ),
         parts=("copies", "apart"),
     ),
-    "map": Promise("map, as the built-in one, streaming and bounded", ("test_map",)),
+    "map": Promise("map, as the built-in one, streaming and bounded", ("test_map", "test_map_values")),
     "waiting": Promise("as_completed and wait, over Futures of several executors", ("test_waiting",)),
     "async": Promise("asyncio, AsyncExecutor", ("test_async",)),
     "cancel": Promise("cancel", parts=("stops",)),
     "crashes": Promise("a crash costs one call", needs="crashes", parts=("tells",)),
     "timeouts": Promise("a time limit costs one call", needs="stops"),
-    "options": Promise("retries, priority, initializer, at most once", ("test_faults", "test_retries")),
+    "options": Promise(
+        "retries, priority, initializer, at most once",
+        ("test_faults", "test_retries", "test_constructor", "test_initializers"),
+    ),
     "dependencies": Promise("Futures as arguments", ("test_dependencies",)),
     "nested": Promise("calls that make calls", needs="nests"),
     "ids": Promise("Futures by their id, and Futures that travel", ("test_future_ids",), needs="shared"),
     "large": Promise("large arguments and results", ("test_large_values",)),
     "endings": Promise(
         "shutdown, the end of the program, Ctrl-C", ("test_ending",), parts=("ends", "tidy", "alone")
+    ),
+    "process": Promise(
+        "the process of a call: options, sys.path, hashes, streams, what is left for its end",
+        ("test_process",),
+        needs="apart",
+    ),
+    "script": Promise(
+        "the script's module: its globals, functions and classes", ("test_script",), parts=("copies", "apart")
     ),
     "interactive": Promise(
         "REPLs, and scripts without a main guard", ("test_interactive",), parts=("alone",)

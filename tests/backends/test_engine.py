@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 
 import pytest
@@ -18,9 +19,11 @@ from jobrunner import (
     current_task,
 )
 from jobrunner.backends.base import BackendSettings
+from jobrunner.backends.engine_parts import PartsThere
 from jobrunner.config import ClientConfig
 from jobrunner.errors import CrashLimitError, WorkerLostError
 from jobrunner.protocol import messages as m
+from jobrunner.serialization import PART_FROM, DumpedFunction
 
 
 @pytest.fixture
@@ -150,3 +153,53 @@ def test_detached_calls_and_ids_are_refused(make):
         executor.with_options(detach=True).submit(zoo.echo)
     with pytest.raises(NotSupportedError, match="by their id"):
         executor.future("x-1")
+
+
+# --- what functions hold ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_parts_of_a_function_go_with_a_call_or_apart_from_it(make, apart):
+    executor = make(apart=apart)
+    array = bytearray(b"x" * PART_FROM)
+
+    def look():
+        return len(array), array[:1]
+
+    class Held:
+        def __reduce_ex__(self, protocol):
+            return bytes, (pickle.PickleBuffer(array),)
+
+    held = Held()
+    assert executor.submit(look).result() == (PART_FROM, b"x")
+    assert executor.submit(lambda: held).result() == array
+    assert list(executor.map(lambda number: (number, held), [1, 2])) == [(1, array), (2, array)]
+
+
+def part(number, size=10):
+    return DumpedFunction(b"%d" % number, "a part", (bytes(size),), "")
+
+
+def test_an_engine_is_given_each_part_once_and_keeps_the_recent_ones():
+    given = []
+
+    def give(payload):
+        given.append(payload)
+        return f"number {len(given)}", True
+
+    there = PartsThere(give, most_bytes=25)
+    first, second, third = part(1), part(2), part(3, 20)
+    assert there.arguments([first, second]) == ["number 1", "number 2"]
+    assert there.arguments([second, first]) == ["number 2", "number 1"]
+    assert there.arguments([third]) == ["number 3"]
+    assert there.arguments([third, second]) == ["number 3", "number 4"]
+    assert there.arguments([third, second]) == ["number 3", "number 4"], (
+        "what one call needs is kept whatever its size"
+    )
+    there.clear()
+    assert there.arguments([third]) == ["number 5"]
+
+
+def test_what_an_engine_does_not_keep_is_given_with_each_call():
+    there = PartsThere(lambda payload: (payload, False))
+    assert there.arguments([part(1)]) == there.arguments([part(1)]) == [(bytes(10),)]

@@ -13,13 +13,20 @@ import zoo
 from jobrunner import serialization
 from jobrunner.backends.engine_output import LIMIT, Capture
 from jobrunner.backends.engine_stops import Stops
-from jobrunner.backends.engine_worker import PROTOCOL, Head, run, unwrapped, wrapped
+from jobrunner.backends.engine_worker import (
+    PROTOCOL,
+    Head,
+    LoadedFunctions,
+    fields_of,
+    run,
+    unwrapped,
+    wrapped,
+)
 from jobrunner.protocol.messages import ERROR, LOST, OK, STDERR, STDOUT
 
 
 def head(fn, **changes):
-    dumped = serialization.dump_function(fn)
-    function = (dumped.key, dumped.blob)
+    function = fields_of(serialization.dump_function(fn), apart=False)
     plain = Head(
         PROTOCOL, "local_engine", "local", function, None, "c-1-x", "f", 1, None, 0, None, None, False, False
     )
@@ -120,3 +127,21 @@ def test_another_thread_than_the_main_one_is_left_alone():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_unpickled_functions_are_kept_up_to_a_number_and_a_size():
+    functions = LoadedFunctions(most=2, most_bytes=10_000)
+
+    def fields(size):
+        return fields_of(serialization.dump_function(lambda value=bytes(size): len(value)), apart=False)
+
+    small, other, third, large = fields(1), fields(2), fields(3), fields(20_000)
+    first = functions.get(small)
+    assert functions.get(small) is first
+    functions.get(other)
+    assert functions.get(small) is first
+    functions.get(third)
+    assert functions.get(small) is first, "the longest unused one has gone"
+    assert functions.get(large)() == 20_000
+    assert functions.get(large) is functions.get(large)
+    assert functions.get(small) is not first

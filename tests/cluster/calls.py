@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import faulthandler
 import os
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import jobrunner
@@ -115,3 +117,39 @@ def seen_secret() -> str | None:
 
 def seen_secret_inside() -> str | None:
     return jobrunner.current_executor().submit(seen_secret).result()
+
+
+def note_at_exit(path: str, word: str) -> None:
+    """Leaves a file, and a line, for the end of its process."""
+
+    def note() -> None:
+        Path(path).write_text(word)
+        print(word)
+
+    atexit.register(note)
+
+
+def hash_and_worker(folder: str) -> tuple[int, str]:
+    """Waits for three others, each in a slot of its own."""
+    Path(folder, uuid.uuid4().hex).touch()
+    while len(list(Path(folder).iterdir())) < 4:
+        time.sleep(0.01)
+    task = jobrunner.current_task()
+    assert task is not None
+    return hash("a"), task.worker
+
+
+def fail_on(worker: str) -> None:
+    """An initializer that works on all other workers."""
+    if os.environ["JOBRUNNER_TASK_WORKER"] == worker:
+        raise OSError("no licence")
+
+
+def die_on(worker: str) -> None:
+    """As `fail_on`, by the death of its process."""
+    if os.environ["JOBRUNNER_TASK_WORKER"] == worker:
+        os._exit(3)
+
+
+def where_and_own_pid(_: object = None) -> tuple[str, int]:
+    return os.environ["JOBRUNNER_TASK_WORKER"], os.getpid()

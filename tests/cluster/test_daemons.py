@@ -34,6 +34,26 @@ def test_a_signal_drains_a_worker(cluster, address, admin, tmp_path, number):
     assert "Traceback" not in worker.output
 
 
+def test_a_draining_worker_does_what_calls_have_left_to_the_end(cluster, address, tmp_path, capfd):
+    worker = cluster.worker(address, "w")
+    with connected(address) as executor:
+        executor.submit(calls.note_at_exit, str(tmp_path / "trace"), "late").result(BOUND)
+        worker.send(signal.SIGTERM)
+        assert worker.wait() == 0
+        assert (tmp_path / "trace").read_text() == "late"
+        until(lambda: "late" in capfd.readouterr().out, "the last words")
+
+
+def test_a_string_has_one_hash_on_all_workers(cluster, address, tmp_path):
+    for name in ("v", "w"):
+        cluster.worker(address, name, slots=2)
+    with connected(address) as executor:
+        places = executor.map(calls.hash_and_worker, [str(tmp_path)] * 4, chunksize=1)
+        hashes, workers = zip(*places, strict=True)
+    assert set(workers) == {"v", "w"}
+    assert len(set(hashes)) == 1
+
+
 def test_the_second_interrupt_leaves_at_once(cluster, address, tmp_path):
     worker = cluster.worker(address, "w")
     with connected(address) as executor:

@@ -33,6 +33,7 @@ BACKENDS = tuple(filter(None, os.environ.get("JOBRUNNER_CONTRACT", "").split(","
 
 PROMISES_WANTED = tuple(filter(None, os.environ.get(WANTED, "").split(",")))
 OWN = ("processes", "cluster")
+ONE_POOL = ("threads", "processes", "cluster")
 
 PROGRAM_SECONDS = 50.0
 
@@ -41,6 +42,7 @@ def pytest_configure(config):
     for name, meaning in CAPABILITIES.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     config.addinivalue_line("markers", "promise(name): which one it belongs to, if not to that of its file")
+    config.addinivalue_line("markers", "one_pool: of an Executor that is one pool of workers on this host")
     config.addinivalue_line("markers", "own: looks into the processes and cluster backends")
 
 
@@ -55,7 +57,8 @@ def pytest_collection_modifyitems(config, items):
         item.user_properties.append(("promise", promise))
         kind = item.callspec.params.get("kind") if hasattr(item, "callspec") else None
         words = {marker.name for marker in item.iter_markers()}
-        if (PROMISES_WANTED and promise not in PROMISES_WANTED) or ("own" in words and kind not in OWN):
+        elsewhere = ("own" in words and kind not in OWN) or ("one_pool" in words and kind not in ONE_POOL)
+        if elsewhere or (PROMISES_WANTED and promise not in PROMISES_WANTED):
             gone.add(item)
         elif kind is not None and (words & {*CAPABILITIES}) - backends.capabilities(kind):
             left_out.append(item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from concurrent.futures import CancelledError
 
 import pytest
 import zoo
@@ -187,3 +188,95 @@ def test_an_executor_that_nobody_holds_goes_away(make_executor, run_program):
             print(threading.active_count())
     """
     assert run_program(text) == "1\n"
+
+
+def test_shutdown_lets_calls_begin_that_a_free_slot_can_begin(make_executor, tmp_path):
+    executor = make_executor(max_workers=2)
+    begun = [executor.submit(zoo.append_line, str(tmp_path / "trace"), "x") for _ in range(2)]
+    executor.shutdown(cancel_futures=True)
+    assert [future.cancelled() for future in begun] == [False, False]
+    assert (tmp_path / "trace").read_text() == "x\nx\n"
+
+
+def test_shutdown_cancels_what_no_free_slot_can_begin(make_executor, tmp_path):
+    executor = make_executor(max_workers=2)
+    futures = [executor.submit(zoo.wait_for, str(tmp_path / "go"), n) for n in range(20)]
+    urgent = executor.with_options(priority=1).submit(zoo.wait_for, str(tmp_path / "go"), "urgent")
+    executor.shutdown(wait=False, cancel_futures=True)
+    (tmp_path / "go").touch()
+    executor.shutdown()
+    went_on = [future for future in (*futures, urgent) if not future.cancelled()]
+    assert all(future.done() and future.exception() is None for future in went_on)
+    assert 2 <= len(went_on) <= 6  # an engine has some at hand
+    assert futures[-1].cancelled()
+
+
+def test_a_slot_is_free_once_the_result_is_there(make_executor, tmp_path):
+    executor = make_executor(max_workers=1)
+    for _ in range(20):
+        executor.submit(zoo.echo).result()
+    last = executor.submit(zoo.append_line, str(tmp_path / "trace"), "x")
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert last.exception() is None
+    assert (tmp_path / "trace").read_text() == "x\n"
+
+
+def test_shutdown_lets_the_first_elements_of_a_map_begin(make_executor, tmp_path):
+    executor = make_executor(max_workers=2)
+    results = executor.map(zoo.wait_for, [str(tmp_path / "go")] * 20, range(20), chunksize=1)
+    executor.shutdown(wait=False, cancel_futures=True)
+    (tmp_path / "go").touch()
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(CancelledError):
+        list(results)
+
+
+def test_shutdown_cancels_calls_that_wait_for_futures(make_executor, tmp_path):
+    executor = make_executor(max_workers=3)
+    first = executor.submit(zoo.wait_for, str(tmp_path / "go"), 1)
+    second = executor.submit(zoo.echo, first)
+    executor.shutdown(wait=False, cancel_futures=True)
+    (tmp_path / "go").touch()
+    executor.shutdown()
+    assert first.result() == 1
+    assert second.cancelled()
+
+
+def test_a_program_prints_what_it_submitted_before_it_shut_down(run_program):
+    text = """
+        from programs import open_executor
+        if __name__ == "__main__":
+            executor = open_executor()
+            executor.submit(print, "apple")
+            executor.shutdown(wait=False, cancel_futures=True)
+    """
+    assert run_program(text) == "apple\n"
+
+
+@pytest.mark.alone
+def test_a_process_that_the_program_forks(run_program, can):
+    text = f"""
+        import os, threading, warnings
+        from programs import open_executor
+        from zoo import echo
+
+        if __name__ == "__main__":
+            warnings.simplefilter("ignore", DeprecationWarning)  # to fork with threads is what is tried
+            executor = open_executor()
+            assert list(executor.map(echo, range(10))) == list(range(10))
+            waiting = threading.Event()
+            unfinished = executor.submit(waiting.wait) if {"apart" not in can} else None
+            child = os.fork()
+            try:
+                answer = executor.submit(echo, "ran").result(20)
+            except RuntimeError:
+                answer = "refused"
+            print("child" if child == 0 else "parent", answer, flush=True)
+            if child:
+                assert os.waitpid(child, 0)[1] == 0
+            waiting.set()
+    """
+    lines = run_program(text).splitlines()
+    assert lines in (["parent ran", "child ran"], ["child ran", "parent ran"]) or (
+        "apart" in can and sorted(lines) == ["child refused", "parent ran"]
+    )

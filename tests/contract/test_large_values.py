@@ -174,6 +174,102 @@ def test_many_threads(executor):
     assert not wrong
 
 
+# --- what functions hold ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.copies
+def test_a_function_takes_what_it_holds_as_it_is_at_submit(executor):
+    array, other = array_of(1), array_of(10)
+
+    def total():
+        return int(array[0] * array.size + other[-1])
+
+    def difference():
+        return int(array[0] - other[0])
+
+    futures = []
+    for number in range(1, 5):
+        array[:] = number
+        futures += [executor.submit(total), executor.submit(difference)]
+    array[:] = 0
+    expected = [
+        value for number in range(1, 5) for value in (number * array.size + 10, number - 10)
+    ]  # fmt: skip
+    assert [future.result() for future in futures] == expected
+    assert list(executor.map(lambda index: int(other[index]), range(300))) == [10] * 300
+
+
+@pytest.mark.copies
+def test_what_one_function_writes_into_what_it_holds_is_not_seen_by_another(executor):
+    array = array_of(1)
+
+    def spoil():
+        array[:] = 99
+        return int(array[0])
+
+    def read():
+        return int(array.min()), int(array.max())
+
+    assert [executor.submit(spoil).result() for _ in range(4)] == [99] * 4
+    assert [executor.submit(read).result() for _ in range(4)] == [(1, 1)] * 4
+    assert (array == 1).all()
+
+
+@pytest.mark.crashes
+def test_a_function_has_what_it_holds_in_a_process_that_was_started_later(executor):
+    array = array_of(5)
+
+    def total(dies):
+        if dies:
+            zoo.kill_self()
+        return int(array.sum())
+
+    view = executor.with_options(at_most_once=True)
+    for _ in range(3):
+        assert executor.submit(total, False).result() == 5 * array.size
+        assert view.submit(total, True).exception() is not None
+    assert [executor.submit(total, False).result() for _ in range(4)] == [5 * array.size] * 4
+
+
+def test_an_initializer_may_have_a_large_argument(make_executor):
+    executor = make_executor(max_workers=1, initializer=zoo.initialize, initargs=(array_of(3),))
+    for _ in range(2):
+        values = executor.submit(zoo.initialized).result()
+        assert any(isinstance(value, np.ndarray) and (value == 3).all() for value in values)
+
+
+def test_a_shipped_initializer_may_have_a_large_argument(make_executor):
+    executor = make_executor(max_workers=1, initializer=zoo.initialize, initargs=(array_of(4),), ship=[zoo])
+    values = executor.submit(zoo.initialized).result()
+    assert any(isinstance(value, np.ndarray) and (value == 4).all() for value in values)
+
+
+@pytest.mark.own
+@pytest.mark.skipif(sys.platform != "linux", reason="only there memory is shared")
+def test_what_functions_hold_is_in_memory_once(make_executor, tmp_path):
+    executor = make_executor()
+    array = array_of(7, 8 * MIB)
+
+    def inode_of_mine(gate):
+        """The file in which the array is mapped here."""
+        zoo.wait_for(gate)
+        address = array.__array_interface__["data"][0]
+        with open("/proc/self/maps") as maps:
+            rows = [line.split() for line in maps]
+        for span, _, _, _, inode, *name in rows:
+            start, end = (int(number, 16) for number in span.split("-"))
+            if start <= address < end:
+                return name[0], inode
+        return None
+
+    gate = str(tmp_path / "gate")
+    futures = [executor.submit(inode_of_mine, gate) for _ in range(8)]
+    (tmp_path / "gate").touch()
+    found = [future.result() for future in futures]
+    assert {name for name, _ in found} == {"/memfd:jobrunner-payload"}
+    assert len(set(found)) == 1
+
+
 @pytest.mark.promise("nested")
 @pytest.mark.nests
 def test_an_executor_inside_of_a_task(executor):

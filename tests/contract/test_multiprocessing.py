@@ -139,8 +139,9 @@ def test_a_barrier_holds_until_all_are_there(make_executor, context):
 
 def test_a_lock_as_an_argument_is_refused_in_the_words_of_the_standard_library(executor, context):
     text = "Lock objects should only be shared between processes through inheritance"
-    with pytest.raises(SerializationError, match=text):
+    with pytest.raises(RuntimeError, match=text) as caught:
         executor.submit(print, context.Lock()).result()
+    assert isinstance(caught.value, SerializationError)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there all locks have names")

@@ -6,14 +6,17 @@ library only. Each specimen says at which stage it fails.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import faulthandler
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 # --- tame functions ---------------------------------------------------------------------------------------
@@ -334,6 +337,22 @@ class KillsOnPickle:
         os._exit(9)
 
 
+class Box:
+    """An object with something in it."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def __eq__(self, other: object) -> bool:
+        return type(other).__name__ == "Box" and vars(other) == vars(self)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def filled_with(self, content: Any) -> Box:
+        self.content = content
+        return self
+
+
 class Counter:
     """Callable; the calls of an instance show in its next result."""
 
@@ -386,3 +405,47 @@ def wait_inside_a_hook(started: str, path: str) -> str:
         append_line(started, "")
         wait_for(path)
     return "waited"
+
+
+def note_at_exit(path: str, seconds: float) -> None:
+    """Leaves a line for the end of its process."""
+
+    def note() -> None:
+        time.sleep(seconds)
+        append_line(path, "exit")
+
+    atexit.register(note)
+
+
+class Thing:
+    """Can be referred to weakly."""
+
+    def nothing(self) -> None:
+        pass
+
+
+things: list[Any] = []
+
+
+def make_thing(_: Any = None) -> Thing:
+    return Thing()
+
+
+def type_of(value: Any, *_: Any) -> str:
+    return type(value).__name__
+
+
+def note_thing(thing: Thing) -> None:
+    things.append(weakref.ref(thing))
+
+
+def noted_thing() -> Thing:
+    """A result that its process refers to weakly."""
+    thing = Thing()
+    note_thing(thing)
+    return thing
+
+
+def things_alive() -> int:
+    gc.collect()
+    return sum(reference() is not None for reference in things)

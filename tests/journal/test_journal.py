@@ -253,8 +253,8 @@ def test_a_damaged_entry_is_told_and_nothing_is_touched(path):
     [
         (lambda p: p.write_bytes(b"something else entirely" * 100), "is no journal"),
         (lambda p: foreign(p, "CREATE TABLE theirs (x)"), "database of something else"),
-        (lambda p: foreign(p, "PRAGMA user_version=2"), "has format 2, and this jobrunner reads format 4"),
-        (lambda p: foreign(p, "PRAGMA user_version=99"), "has format 99, and this jobrunner reads format 4"),
+        (lambda p: foreign(p, "PRAGMA user_version=2"), "has format 2, and this jobrunner reads format 5"),
+        (lambda p: foreign(p, "PRAGMA user_version=99"), "has format 99, and this jobrunner reads format 5"),
     ],
 )
 def test_a_file_of_another_kind_is_left_alone(path, make, words):

@@ -7,12 +7,13 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from jobrunner import payload_files
 from jobrunner.errors import ConfigError, JournalError
 from jobrunner.ids import TaskId
-from jobrunner.journal import COMPACT_FROM, Journal, examine
+from jobrunner.journal import COMPACT_FROM, FUNCTION_FILES, Journal, dump_entry, examine
 from jobrunner.payload_files import LARGE, UNSETTLED_BYTES
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.journal import JournalEntry, KeptOutcome
@@ -231,18 +232,87 @@ def test_a_folder_that_others_may_change_is_refused(path, folder):
         Journal(path)
 
 
-def test_a_journal_from_before_there_were_files_is_read(path):
+def needing(name, *definitions, payload=b"small"):
+    """A call of the last of these functions."""
+    task = m.TaskSpec(TaskId(name), definitions[-1].key, payload)
+    return JournalEntry(list(definitions), [task])
+
+
+PART = m.FunctionDef(b"part", "a part", (b"head", BIG))
+WHOLE = FUNCTION._replace(parts=(PART.key,))
+
+
+def test_large_parts_of_functions_are_files_too(path, folder):
+    journal = Journal(path)
+    journal.write(needing("c-1", PART, WHOLE))
+    journal.write(needing("c-2", PART, WHOLE._replace(key=b"other")))
+    assert len(files(folder)) == 1
+    assert journal.restored().functions == {
+        PART.key: PART,
+        b"key": WHOLE,
+        b"other": WHOLE._replace(key=b"other"),
+    }
+    journal.close()
+    again = Journal(path)
+    assert again.restored().functions[PART.key] == PART
+    assert list(again.state.tasks) == ["c-1", "c-2"]
+    again.close()
+
+
+def test_a_call_whose_part_is_lost_is_lost(path, folder):
+    journal = Journal(path)
+    journal.write(needing("c-1", PART, WHOLE))
+    journal.write(needing("c-2", m.FunctionDef(b"plain", "f", b"blob")))
+    journal.close()
+    (file,) = files(folder)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "the payloads of 1 calls or outcomes are not there" in examine(path)["damage"]
+    journal = Journal(path)
+    assert journal.recovery.lost_payloads == 1
+    assert list(journal.restored().tasks) == ["c-2"]
+    assert set(journal.state.functions) == {b"plain"}
+    journal.close()
+    assert files(folder) == []
+
+
+def test_parts_that_no_call_needs_any_more_do_not_fill_the_disk(path, folder, monkeypatch):
+    monkeypatch.setattr("jobrunner.journal.FUNCTION_FILES", 10 * LARGE)
+    assert FUNCTION_FILES > 10 * LARGE
+    journal = Journal(path)
+    journal.write(needing("c-stays", PART, WHOLE))
+    for number in range(50):
+        part = PART._replace(key=b"part %d" % number)
+        whole = WHOLE._replace(key=b"key %d" % number, parts=(part.key,))
+        journal.write(needing(f"c-{number}", part, whole))
+        journal.write(drop(f"c-{number}"))
+        assert len(files(folder)) < 16
+    assert journal.restored().functions[PART.key] == PART
+    journal.close()
+    again = Journal(path)
+    assert again.restored().functions[PART.key] == PART
+    assert list(again.state.tasks) == ["c-stays"]
+    again.close()
+
+
+@pytest.mark.parametrize("before", [3, 4])
+def test_a_journal_of_an_earlier_format_is_read(path, before, monkeypatch):
+    def six_fields(entry, now):  # a definition had no parts then
+        fields = msgpack.unpackb(dump_entry(entry, now), use_list=False)
+        return msgpack.packb((fields[0], [definition[:6] for definition in fields[1]], *fields[2:]))
+
+    monkeypatch.setattr("jobrunner.journal.dump_entry", six_fields)
     journal = Journal(path)
     journal.write(accept("c-1", b"small"))
     journal.close()
     database = sqlite3.connect(path)
-    database.execute("PRAGMA user_version=3")
+    database.execute(f"PRAGMA user_version={before}")
     database.close()
     journal = Journal(path)
     assert payloads(journal) == {"c-1": b"small"}
+    assert journal.restored().functions == {FUNCTION.key: FUNCTION}
     journal.close()
     database = sqlite3.connect(path)
-    assert database.execute("PRAGMA user_version").fetchone()[0] == 4
+    assert database.execute("PRAGMA user_version").fetchone()[0] == 5
     database.close()
 
 

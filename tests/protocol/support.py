@@ -288,13 +288,14 @@ class Upstream:
         window_tasks: int = 1000,
         window_bytes: int = 1 << 20,
         max_payload: int = 1 << 30,
+        hash_seed: int | None = None,
     ) -> None:
         """Answer the last greeting, which may have been heard already."""
         self.turn()
         self.arrived = [x for x in self.arrived if type(x) not in HELLOS]
         assert self.hello is not None, "no greeting has arrived"
         session = welcomed(self.link.session, "coo", 1)
-        welcome = m.Welcome("coo", "1.0", slots, window_tasks, window_bytes, session, max_payload)
+        welcome = m.Welcome("coo", "1.0", slots, window_tasks, window_bytes, session, max_payload, hash_seed)
         self.give(self.link.outside(welcome, self.now))
         if "/" not in self.link.session:
             self.link.session = session

@@ -222,13 +222,20 @@ def test_the_facts_of_an_outcome_have_their_types(facts):
     rejected(outcome(detail=facts), r"may not be of type|expected a map")
 
 
-def test_a_function_is_one_frame():
-    large = m.FunctionDef(b"key", "f", bytes(codec.INLINE_LIMIT + 1))
-    frames = encode(m.Envelope("s", 1, 0, m.Submit([], [large])))
-    assert [len(frame) for frame in frames][1:] == [codec.INLINE_LIMIT + 1]
-    assert decode(frames).message == m.Submit([], [large])
-    with pytest.raises(ProtocolError, match="a function takes one frame, not 2"):
-        decode([header(m.Submit, (), ((b"key", "f", 2, "", (), (), 0),), ()), b"a", b"b"])
+def test_the_bytes_of_a_function_may_be_frames_as_those_of_a_payload():
+    blob = (b"stream", bytes(codec.INLINE_LIMIT + 1))
+    frames = encode(m.Envelope("s", 1, 0, m.Submit([], [m.FunctionDef(b"key", "f", blob)])))
+    assert frames[1:] == [*blob]
+    assert frames[2] is blob[1], "nothing is copied"
+    assert decode(frames).message == m.Submit([], [m.FunctionDef(b"key", "f", blob)])
+
+
+def test_a_function_names_a_bounded_number_of_parts_each_once():
+    few, many = (tuple(b"%d" % n for n in range(count)) for count in (4096, 4097))
+    good = m.FunctionDef(b"key", "f", b"", parts=few)
+    assert sent(m.Submit([], [good])) == m.Submit([], [good])
+    rejected(m.Submit([], [good._replace(parts=many)]), "a function has 4097 parts, at most 4096 are allowed")
+    rejected(m.Submit([], [good._replace(parts=(b"a", b"a"))]), "a function names one part twice")
 
 
 def test_a_function_names_a_bounded_number_of_modules():

@@ -57,10 +57,11 @@ options = st.builds(
     st.booleans(),
 )
 optional_keys = st.one_of(st.none(), keys)
-blobs = st.one_of(st.binary(max_size=50), st.integers(INLINE_LIMIT - 1, INLINE_LIMIT + 2).map(bytes))
 names = st.lists(words, max_size=3).map(tuple)
+parts = st.lists(keys, max_size=3, unique=True).map(tuple)
+epochs = st.integers(0, 5)
 functions = st.lists(
-    st.builds(m.FunctionDef, keys, words, blobs, words, names, names, st.integers(0, 5)), max_size=3
+    st.builds(m.FunctionDef, keys, words, payloads, words, names, names, parts, epochs), max_size=3
 )
 plain = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), seconds, words, keys),
@@ -145,6 +146,8 @@ def comparable(value: Any) -> Any:
         if isinstance(value, m.Assignment):
             value = value._replace(values=tuple(map(one_form, value.values)))
         return value
+    if isinstance(value, m.FunctionDef):
+        return value._replace(blob=one_form(value.blob))
     if isinstance(value, list):
         return [comparable(item) for item in value]
     if hasattr(value, "__dataclass_fields__"):

@@ -53,11 +53,12 @@ def world():
 
 
 def test_a_client_is_welcomed_and_told_the_size_of_the_cluster():
-    world = Coordinator(window_tasks=7, window_bytes=70)
+    world = Coordinator(window_tasks=7, window_bytes=70, hash_seed=2**32 - 1)
     world.worker(slots=3)
     client = world.client()
     client.greet("again")
-    assert client.heard() == [m.Welcome("coo", "1.0", 3, 7, 70, client.link.session)]
+    welcome = m.Welcome("coo", "1.0", 3, 7, 70, client.link.session, hash_seed=2**32 - 1)
+    assert client.heard() == [welcome]
 
 
 def test_the_same_greeting_again_is_answered_and_changes_nothing(world):
@@ -325,6 +326,19 @@ def test_what_a_task_prints_goes_to_its_client_alone(world):
     worker.say(m.Output(chunks))
     assert client.heard() == [m.Output(chunks[:1])]
     assert other.heard() == []
+
+
+def test_what_a_task_has_left_running_prints_to_its_client_too(world):
+    client, worker, stranger = world.client("c"), world.worker("w"), world.worker("v")
+    submit(client, spec(1))
+    given(worker)
+    worker.say(m.Outcomes([ok("c-1")]))
+    client.heard()
+    late = m.Output([m.OutputChunk("c-1", "double", m.STDOUT, "late")])
+    stranger.say(late)
+    assert client.heard() == [], "that worker has had no task of this client"
+    worker.say(late)
+    assert client.heard() == [late]
 
 
 def test_a_client_that_does_not_want_to_see_it_is_spared(world):

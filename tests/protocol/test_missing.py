@@ -8,7 +8,7 @@ from protocol.support import DOUBLE, Coordinator, assign, assignment, finish, id
 from jobrunner.backends.failures import error_for
 from jobrunner.errors import SerializationError
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.effects import RunTasks, SignalSlot, SlotExited, SlotReady, SpawnSlot
+from jobrunner.protocol.effects import EndSlot, RunTasks, SlotExited, SlotReady, SpawnSlot
 from jobrunner.protocol.missing import ANSWER_SECONDS, NEW_ANSWER_SECONDS, lack
 
 FRAMES = m.FunctionDef(b"frames", "frames", b"blob", "", ("pandas",))
@@ -306,8 +306,8 @@ def test_a_slot_that_has_what_was_shipped_serves_nobody_else():
     slot = 1
     for number, setup in ((3, SHIPS_TOO), (4, None)):
         assign(world, assignment(number, setup=setup and setup.key), functions=[SHIPS_TOO])
-        assert world.take() == [SignalSlot(slot, "SIGKILL"), SpawnSlot(slot + 1)]
-        world.handle(SlotExited(slot, 77, None, "SIGKILL", 1024, "", 0, -1))
+        assert world.take() == [EndSlot(slot), SpawnSlot(slot + 1)]
+        world.handle(SlotExited(slot, 77, 0, None, 1024, "", 0, -1))
         slot += 1
         world.handle(SlotReady(slot, 50))
         (run,) = world.take()

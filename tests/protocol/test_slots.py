@@ -4,9 +4,10 @@ import pytest
 from protocol.support import KEY, OTHER_KEY, assignment
 
 from jobrunner.ids import SlotId
+from jobrunner.protocol.messages import FunctionDef
 from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
 from jobrunner.protocol.slots import (
-    KILLED,
+    ENDING,
     READY,
     RECALL_AFTER,
     SLOT_LIMIT,
@@ -63,7 +64,7 @@ def test_the_estimated_work_is_kept_in_step_and_never_drifts():
     assert slot.seconds == 0.0
 
 
-@pytest.mark.parametrize("state", [STARTING, KILLED])
+@pytest.mark.parametrize("state", [STARTING, ENDING])
 def test_a_slot_that_is_not_up_has_no_room(state):
     slot = ready_slot()
     slot.state = state
@@ -134,8 +135,22 @@ def test_a_slot_learns_and_forgets_functions():
     assert slot.learns(OTHER_KEY)
     slot.forgets(KEY)
     assert slot.forget == [KEY]
-    assert slot.learns(KEY)
-    assert slot.forget == [], "it is sent anew, so it must not be dropped after that"
+    assert not slot.learns(KEY), "it was not told to drop it yet"
+    assert slot.forget == []
+
+
+def test_a_slot_that_needs_a_function_again_keeps_its_parts():
+    part = FunctionDef(b"part", "a part", b"bytes")
+    whole = FunctionDef(KEY, "f", b"bytes", parts=(part.key,))
+    functions = {each.key: each for each in (part, whole)}
+    slot = ready_slot()
+    assert slot.lacks(whole, functions) == [part, whole]
+    for key in functions:
+        slot.forgets(key)
+    assert slot.lacks(whole, functions) == []
+    assert slot.forget == []
+    slot.forgets(KEY)
+    assert slot.lacks(whole._replace(key=OTHER_KEY), functions) == [whole._replace(key=OTHER_KEY)]
 
 
 def test_a_chunk_counts_its_elements():

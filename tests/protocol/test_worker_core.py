@@ -25,6 +25,7 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
     ConnectionLost,
     DrainRequested,
+    EndSlot,
     GiveUp,
     HandshakeFailed,
     InterruptTask,
@@ -92,9 +93,53 @@ def test_it_starts_its_slots_and_greets():
     assert world.heard() == [
         m.WorkerHello("id of w", "1.0", "3.11", "w", "host", 2, 7.0, 3, {"gpu": 1.0}, [], serial=1)
     ]
-    assert world.take() == [SpawnSlot(SlotId(n)) for n in (1, 2, 3)]
-    world.open()
-    assert (world.heard(), world.take()) == ([], [])
+    assert world.take() == [], "what its slots are to be like, the coordinator will say"
+    world.open(hash_seed=77)
+    assert world.heard() == []
+    assert world.take() == [SpawnSlot(SlotId(n), 77) for n in (1, 2, 3)]
+
+
+def test_slots_with_another_hash_seed_make_way():
+    """Those of a coordinator that was started again, and has chosen another."""
+    world = worker(slots=2)
+    assign(world, assignment(1))
+    assert started(world) == {1: ["c-1"]}
+    world.lose()
+    world.open(hash_seed=78)
+    assert [effect for effect in world.take() if type(effect) is not ConnectionLost] == [
+        SignalSlot(SlotId(2), "SIGKILL"),
+        SpawnSlot(SlotId(3), 78),
+    ], "one has run nothing"
+    finish(world, 1, 1)
+    assert world.take() == [EndSlot(SlotId(1)), SpawnSlot(SlotId(4), 78)]
+    world.lose()
+    world.open(hash_seed=78)
+    assert [effect for effect in world.take() if type(effect) is not ConnectionLost] == []
+
+
+def test_a_slot_that_does_not_end_in_time_is_killed():
+    world = worker(exit_wait=3.0)
+    assign(world, assignment(1), owner="alice")
+    started(world)
+    finish(world, 1, 1)
+    assign(world, assignment(2), owner="bob")
+    assert world.take() == [EndSlot(SlotId(1)), SpawnSlot(SlotId(2))]
+    assert world.core.next_deadline() <= world.now + 3.0
+    world.turn(2.9)
+    assert world.take() == []
+    world.turn(0.2)
+    assert world.take() == [SignalSlot(SlotId(1), "SIGKILL")]
+
+
+def test_what_a_slot_prints_between_tasks_is_put_down_to_the_last_one():
+    world = worker()
+    world.handle(SlotPrinted(SlotId(1), [(0, m.STDOUT, "nobody's\n")]))
+    assign(world, assignment(1))
+    started(world)
+    finish(world, 1, 1)
+    world.heard()
+    world.handle(SlotPrinted(SlotId(1), [(0, m.STDOUT, "late\n")]))
+    assert world.heard() == [m.Output([m.OutputChunk("c-1", "double", m.STDOUT, "late\n")])]
 
 
 def test_an_idle_worker_sends_heartbeats_and_nothing_else():
@@ -587,8 +632,8 @@ def test_a_blocked_slot_lends_its_place():
     assert world.heard() == [m.Capacity(1)]
     assert world.take() == [], "the one that stood in is busy"
     finish(world, 2, 1)
-    assert world.take() == [SignalSlot(SlotId(2), "SIGKILL")]
-    die(world, 2)
+    assert world.take() == [EndSlot(SlotId(2))]
+    die(world, 2, code=0)
     world.handle(SlotReady(SlotId(2), 1))
     finish(world, 1, 1)
     world.heard()
@@ -744,7 +789,12 @@ def test_draining_finishes_what_runs_and_gives_back_the_rest(asked_by):
     assert world.take() == []
     world.heard()
     finish(world, 1, 1)
-    assert world.heard() == [m.Outcomes([ok("c-1", payload=b"r")]), m.Goodbye()]
+    assert world.heard() == [m.Outcomes([ok("c-1", payload=b"r")])]
+    assert world.take() == [EndSlot(SlotId(1))], "what the task has left for the end is done"
+    world.handle(SlotPrinted(SlotId(1), [(0, m.STDOUT, "late\n")]))
+    assert world.heard() == [m.Output([m.OutputChunk("c-1", "double", m.STDOUT, "late\n")])]
+    die(world, 1, code=0)
+    assert world.heard() == [m.Goodbye()]
     assert world.take() == [Stop()]
     assert world.core.next_deadline() is None
 
@@ -766,12 +816,10 @@ def test_what_a_slot_gives_back_while_draining_goes_to_other_workers():
     assert world.heard() == [m.Drain()]
     finish(world, 1, 2)
     returned(world, 1, 3, 4)
-    assert world.take() == [Stop()]
-    assert world.heard() == [
-        m.Outcomes([ok("c-1", payload=b"r")]),
-        m.Returned([("c-2", 1), ("c-3", 1)]),
-        m.Goodbye(),
-    ]
+    assert world.take() == [EndSlot(SlotId(1))]
+    assert world.heard() == [m.Outcomes([ok("c-1", payload=b"r")]), m.Returned([("c-2", 1), ("c-3", 1)])]
+    die(world, 1, code=0)
+    assert (world.take(), world.heard()) == ([Stop()], [m.Goodbye()])
 
 
 def test_a_crash_while_draining_starts_no_new_slot():

@@ -6,7 +6,7 @@ from protocol.support import DOUBLE, assign, assignment, finish, ids, worker
 
 from jobrunner.ids import SlotId
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.effects import RunTasks, SignalSlot, SlotExited, SlotReady, SpawnSlot
+from jobrunner.protocol.effects import EndSlot, RunTasks, SlotExited, SlotReady, SpawnSlot
 from jobrunner.protocol.slots import QUANTUM
 
 ALICE, BOB, CAROL = "key-of-alice", "key-of-bob", "key-of-carol"
@@ -21,8 +21,7 @@ def did(world):
         elif isinstance(effect, SpawnSlot):
             told.append(("start", effect.slot))
         else:
-            assert isinstance(effect, SignalSlot)
-            assert effect.signal == "SIGKILL"
+            assert isinstance(effect, EndSlot)
             told.append(("end", effect.slot))
     return told
 
@@ -32,7 +31,7 @@ def up(world, slot):
 
 
 def gone(world, slot):
-    world.handle(SlotExited(SlotId(slot), 77, None, "SIGKILL", 1024, "", 0, -1))
+    world.handle(SlotExited(SlotId(slot), 77, 0, None, 1024, "", 0, -1))
 
 
 def test_an_idle_slot_of_another_owner_makes_way_at_once():

@@ -11,13 +11,14 @@ import pytest
 from simulation.seeking import find
 
 from jobrunner.protocol import retry
+from jobrunner.protocol.functions import FunctionTable, KnownFunctions
 from jobrunner.protocol.journal import JournalEntry
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.messages import OK
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import ReadyQueue
 from jobrunner.protocol.scheduler import Scheduler
-from jobrunner.protocol.slots import LocalQueue, Owner
+from jobrunner.protocol.slots import LocalQueue, Owner, Slot, WorkerTask
 from jobrunner.protocol.task import TaskRecord
 from jobrunner.protocol.worker_core import STOP_STEPS, WorkerCore
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
@@ -155,6 +156,68 @@ def test_functions_that_are_never_dropped_are_found(monkeypatch):
     find()
 
 
+def test_a_part_that_goes_before_what_has_it_is_found(monkeypatch):
+    real = FunctionTable.define
+
+    def define(self, definition, account=None):
+        entry = real(self, definition, account)
+        for part in entry.parts:
+            part.users = 0
+        return entry
+
+    monkeypatch.setattr(FunctionTable, "define", define)
+    monkeypatch.setattr(FunctionTable, "check_invariants", lambda self: None)
+    find()
+
+
+def test_a_worker_that_drops_a_part_before_what_has_it_is_found(monkeypatch):
+    real = WorkerCore._forget_functions
+
+    def forget_functions(self):
+        whole = self.functions.copy()
+        for key, definition in whole.items():
+            self.functions[key] = definition._replace(parts=())
+        real(self)
+        self.functions = {key: whole[key] for key in self.functions}
+
+    monkeypatch.setattr(WorkerCore, "_forget_functions", forget_functions)
+    monkeypatch.setattr(WorkerCore, "check_invariants", lambda self: None)
+    find()
+
+
+def test_a_client_that_does_not_send_its_parts_again_is_found(monkeypatch):
+    def clear(self):
+        functions = [key for key in self._held if key in self._known]
+        self._known.clear()
+        for key in functions:
+            del self._held[key]
+
+    monkeypatch.setattr(KnownFunctions, "clear", clear)
+    find()
+
+
+def test_a_coordinator_that_does_not_send_parts_again_is_found(monkeypatch):
+    def worker_gone(self, worker):
+        self._forgotten.pop(worker, None)
+        parts = {part for entry in self.entries() for part in entry.parts}
+        for entry in self.entries():
+            if entry not in parts:
+                entry.known_by.discard(worker)
+
+    monkeypatch.setattr(FunctionTable, "worker_gone", worker_gone)
+    find()
+
+
+def test_parts_that_are_sent_with_each_function_are_found(monkeypatch):
+    def lacks(self, definition, functions):
+        self.known.update(definition.parts)
+        own = [definition] if self.learns(definition.key) else []
+        return [*(functions[part] for part in definition.parts), *own]
+
+    monkeypatch.setattr(Slot, "lacks", lacks)
+    find()
+
+
 def test_a_repetition_of_what_may_run_once_is_found(monkeypatch):
     real = retry.verdict
 
@@ -171,7 +234,7 @@ def test_a_repetition_of_what_may_run_once_is_found(monkeypatch):
 
 def test_a_doubt_about_what_has_run_that_is_ignored_is_found(monkeypatch):
     monkeypatch.setattr(TaskRecord, "may_have_run", property(lambda self: False, lambda self, value: None))
-    find(first=430, limit=600)
+    find(first=400, limit=500)
 
 
 def test_a_task_that_starts_before_what_it_needs_is_found(monkeypatch):
@@ -270,3 +333,8 @@ def test_a_failure_names_its_seed_and_tells_its_story_again(monkeypatch):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_can_be_asked_for(profile):
     assert run_seed(3, profile=profile) is None
+
+
+def test_a_chunk_that_counts_as_one_call_is_found(monkeypatch):
+    monkeypatch.setattr(WorkerTask, "elements", property(lambda self: 1))
+    find()

@@ -7,6 +7,9 @@ import select
 import time
 
 from jobrunner import serialization
+from jobrunner.backends.prepared import Prepared, definitions_of
+from jobrunner.elements import Input
+from jobrunner.fixed import FixingInput, dump_elements, load_element_results
 from jobrunner.protocol.effects import (
     SlotExited,
     SlotFinished,
@@ -14,7 +17,7 @@ from jobrunner.protocol.effects import (
     SlotReady,
     SlotTask,
 )
-from jobrunner.protocol.messages import OK, FunctionDef
+from jobrunner.protocol.messages import OK
 from jobrunner.workers.pool import SlotPool
 
 PATIENCE = 30
@@ -33,15 +36,19 @@ class Owner:
 
     def task(self, fn, *args, payload=None, span=None, setup=None):
         """A SlotTask, and the functions that it needs."""
-        functions = [FunctionDef(*serialization.dump_function(fn))]
-        if setup is not None:
-            functions.append(FunctionDef(*setup))
+        prepared = Prepared(fn)
         if payload is None:
-            payload = serialization.dump_call(args, {}, snapshot=True)
+            names = {}
+            args, kwargs = prepared.arguments(args, {})
+            payload = serialization.dump_call(args, kwargs, snapshot=True, names=names)
+            prepared = prepared.with_names(names) if names else prepared
+        functions = [*prepared.definitions]
+        if setup is not None:
+            functions += definitions_of(setup)
         number = next(self.numbers)
         self.spans[number] = span
         key = setup and setup[0]
-        task = SlotTask(number, f"client-{number}", "name", 1, functions[0].key, payload, span, key)
+        task = SlotTask(number, f"client-{number}", "name", 1, prepared.definition.key, payload, span, key)
         return task, functions
 
     def run(self, slot, fn, *args, **options):
@@ -59,7 +66,8 @@ class Owner:
 
     def chunk(self, slot, fn, elements, start=0, stop=None, **options):
         columns = [list(column) for column in zip(*elements, strict=True)]
-        payload = serialization.dump_elements(columns, snapshot=True)
+        fixed, _ = FixingInput(Input(columns)).take(len(elements))
+        payload = dump_elements(fixed, snapshot=True)
         span = (start, len(elements) if stop is None else stop)
         return self.run(slot, fn, payload=payload, span=span, **options)
 
@@ -89,7 +97,7 @@ class Owner:
             raise serialization.load_exception(outcome.payload)
         if self.spans[number] is None:
             return serialization.load_result(outcome.payload)
-        return serialization.load_element_results(outcome.payload)
+        return load_element_results(outcome.payload)
 
     def call(self, slot, fn, *args, **options):
         return self.value(self.run(slot, fn, *args, **options))

@@ -1,4 +1,4 @@
-"""The text streams of a slot."""
+"""The text streams of a slot, and what they write into."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from jobrunner.workers.board import Board, create_board_file
 from jobrunner.workers.framing import PRINTED, unpack
-from jobrunner.workers.outbox import Outbox, SlotWriter
+from jobrunner.workers.outbox import Outbox
+from jobrunner.workers.streams import SlotWriter
 
 
 class Items:

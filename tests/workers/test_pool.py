@@ -452,3 +452,42 @@ def test_text_of_a_task_comes_before_its_outcome(owner, slot):
             seen.update(number for number, _, _ in event.printed)
         elif isinstance(event, SlotFinished):
             assert {outcome.number for outcome in event.outcomes} <= seen
+
+
+# --- ends -------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_that_is_to_end_does_what_was_left_to_its_end(owner, slot, tmp_path):
+    owner.call(slot, zoo.note_at_exit, str(tmp_path / "trace"), 0.1)
+    last = owner.run(slot, zoo.add, 1, 1)
+    owner.pool.end(slot)
+    exited = owner.exited(slot)
+    assert (exited.exit_code, exited.signal, exited.number) == (0, None, 0)
+    assert owner.value(last) == 2, "it ran what it had been given"
+    assert (tmp_path / "trace").read_text() == "exit\n"
+
+
+def test_slots_end_together_within_a_bound(owner, tmp_path):
+    for slot in (1, 2, 3):
+        pid = owner.ready(slot)
+    for slot, seconds in ((1, 0.1), (2, 60)):
+        owner.call(slot, zoo.note_at_exit, str(tmp_path / f"trace {slot}"), seconds)
+    began = time.monotonic()
+    owner.pool.end_all(1.0, lambda events: None)
+    assert time.monotonic() - began < 30
+    assert (tmp_path / "trace 1").read_text() == "exit\n"
+    assert not (tmp_path / "trace 2").exists()
+    assert gone(pid)
+
+
+def test_slots_answer_as_children_of_multiprocessing(owner):
+    owner.ready(7)
+
+    def look():
+        import multiprocessing
+        import os
+
+        this, parent = multiprocessing.current_process(), multiprocessing.parent_process()
+        return this.name, this._identity, this.daemon, parent.pid == os.getppid(), parent.is_alive()
+
+    assert owner.call(7, look) == ("SpawnProcess-7", (7,), False, True, True)

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
 from jobrunner.ids import ClientId, TaskId, client_of
-from jobrunner.payloads import Payload
+from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import (
     Results,
@@ -17,6 +17,7 @@ from jobrunner.protocol.bundles import (
     unpack_results,
 )
 from jobrunner.protocol.effects import SlotTask, Tick
+from jobrunner.protocol.worker_core import LARGE_DEFINITION
 from jobrunner.testing.simulation.calls import (
     CRASH,
     RAISE,
@@ -128,6 +129,24 @@ class Truth:
         execution = Execution(task.id, task.attempt, node.name, bundled)
         self.executions.setdefault(task.id, []).append(execution)
         return execution
+
+    def check_functions(self, slot: SlotProcess, task: SlotTask) -> None:
+        """A slot that begins a task has its function and its initializer, and of both the parts that they came with."""
+        expected = self.expected.get(task.id)
+        there = (None, None) if expected is None else (expected.spec.function, expected.spec.setup)
+        for here, name in zip((task.function, task.setup), there, strict=True):
+            if here is None:
+                continue
+            self.check(here in slot.functions, f"{task.id}: its function was never sent")
+            parts = slot.functions[here].parts
+            self.check(all(key in slot.functions for key in parts), f"{task.id}: its function lacks a part")
+            if name in self.definitions:
+                right = [self.definitions[key].blob for key in self.definitions[name].parts]
+                blobs = [slot.functions[key].blob for key in parts]
+                self.check(
+                    list(map(flat, blobs)) == list(map(flat, right)),
+                    f"{task.id}: its function has other parts",
+                )
 
     def _can_import(self, node: WorkerNode, slot: SlotProcess, spec: m.TaskSpec, where: str) -> None:
         """Its modules are there, and nobody else's, nor those of another epoch."""
@@ -315,6 +334,12 @@ class Truth:
         if spec.options.at_most_once:
             return  # the first crash is the last; so is whatever makes one doubt whether it ran
         chunk = m.calls_in(spec.span) > 1
+        if outcome.status == m.CRASHED and chunk and "most_calls" in detail:
+            most = world.scenario.max_tasks_per_slot
+            self.check(
+                most is not None and m.calls_in(spec.span) > most, f"{what}, yet a slot makes {most} calls"
+            )
+            return
         if outcome.status == m.CRASHED and chunk:
             elements = {execution.element for execution in crashes}
             self.check(
@@ -446,6 +471,10 @@ class Truth:
         for slot in core.slots.values():
             if slot.known:
                 yield f"{node.name}: slot {slot.id} knows {sorted(slot.known)[:3]}"
+        for process in node.slots.processes.values():
+            large = [f.key for f in process.functions.values() if payload_size(f.blob) >= LARGE_DEFINITION]
+            if large:
+                yield f"{node.name}: slot {process.id} was not told that nobody needs {large[:3]}"
 
 
 def names_of(task: TaskId) -> tuple[TaskId, ...]:

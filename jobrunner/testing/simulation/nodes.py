@@ -17,6 +17,7 @@ from jobrunner.protocol.effects import (
     CancelRequested,
     DrainRequested,
     Effect,
+    EndSlot,
     Event,
     GiveUp,
     InterruptTask,
@@ -156,6 +157,13 @@ class Node(Generic[C]):
         """Whatever is not to be sent."""
 
 
+def note_told(world: World, told: set[m.FunctionKey], whom: str, functions: list[m.FunctionDef]) -> None:
+    """`told` is what `whom` knows from before."""
+    for definition in functions:
+        world.truth.check(definition.key not in told, f"{whom} is sent {definition.key!r} again")
+        told.add(definition.key)
+
+
 class PeerNode(Node[C]):
     """A worker or a client, which reach the coordinator through their `source`."""
 
@@ -204,6 +212,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
         super().crash()
 
     def _watch(self, core: CoordinatorCore) -> None:
+        self._watch_functions(core)
         scheduler = core.scheduler
         outcome, adopt, worker_lost = scheduler.outcome, scheduler.adopt, scheduler.worker_lost
         client_gone = scheduler.client_gone
@@ -245,6 +254,19 @@ class CoordinatorNode(Node[CoordinatorCore]):
         ):
             setattr(scheduler, name, method)
 
+    def _watch_functions(self, core: CoordinatorCore) -> None:
+        """No client sends a function or a part twice in a session, unless it has said that it may be forgotten."""
+        submit = core._handlers[m.Submit]
+        told: dict[str, set[m.FunctionKey]] = {}
+
+        def watched_submit(client: ClientPeer, message: m.Submit, now: float) -> None:
+            known = told.setdefault(client.link.session, set())
+            note_told(self.world, known, f"the coordinator by {client.id}", message.functions)
+            submit(client, message, now)
+            known.difference_update(message.forget)
+
+        core._handlers[m.Submit] = watched_submit
+
     def _tasks_at(self, worker: WorkerPeer) -> list[TaskId]:
         return [
             task
@@ -276,6 +298,7 @@ class WorkerNode(PeerNode[WorkerCore]):
             stop_grace=scenario.stop_grace,
             drain_timeout=scenario.drain_timeout,
             peer_timeout=scenario.peer_timeout,
+            max_tasks_per_slot=scenario.max_tasks_per_slot,
             missing=lambda names: [name for name in names if name in self.lacks],
         )
         self.lacks = scenario.lacks.get(base, ())
@@ -286,10 +309,27 @@ class WorkerNode(PeerNode[WorkerCore]):
         self.detached: set[TaskId] = set()
         """Tasks that the coordinator has lost sight of here; they may run on, and elsewhere too."""
         core = WorkerCore(settings, random.Random(world.rng.getrandbits(64)), world.now)
+        self._watch_functions(core)
         super().__init__(world, name, core, Principal("key-of-workers", "workers", WORKER))
 
+    def _watch_functions(self, core: WorkerCore) -> None:
+        """The coordinator sends no function or part twice in a session, unless it has said that it is forgotten."""
+        take = core._message
+        told: set[m.FunctionKey] = set()
+
+        def watched_message(message: m.Message, now: float) -> None:
+            if isinstance(message, m.Welcome):
+                told.clear()
+            elif isinstance(message, m.Assign):
+                note_told(self.world, told, self.name, message.functions)
+            elif isinstance(message, m.Forget):
+                told.difference_update(message.functions)
+            take(message, now)
+
+        core._message = watched_message  # type: ignore[method-assign]
+
     def perform(self, effect: Any) -> None:
-        if isinstance(effect, (SpawnSlot, RunTasks, RecallTasks, InterruptTask, SignalSlot)):
+        if isinstance(effect, (SpawnSlot, RunTasks, RecallTasks, InterruptTask, EndSlot, SignalSlot)):
             self.slots.perform(effect)
 
     def crash(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jobrunner.ids import TaskId, client_of
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import call_id, pack_calls
+from jobrunner.protocol.worker_core import LARGE_DEFINITION
 from jobrunner.testing.simulation.calls import (
     CRASH,
     RAISE,
@@ -31,13 +32,31 @@ ENDLESS = 1e6
 QUERIES = ("status", "workers", "tasks", "task", "nonsense")
 
 
-def function(number: int, needy: bool = False) -> m.FunctionDef:
+def part(number: int) -> m.FunctionDef:
+    """One of three is large."""
+    blob = b"part %d" % number
+    return m.FunctionDef(b"part %d" % number, "a part", (blob, MUCH) if number % 3 == 0 else blob)
+
+
+MUCH = bytes(LARGE_DEFINITION)
+
+
+def parts_of(number: int) -> tuple[m.FunctionDef, ...]:
+    """Those of a function: many have one in common, some have two, some none, some one of their own."""
+    return ((part(0),), (part(0), part(1)), (), (part(number + 2),))[number % 4]
+
+
+def function(number: int, needy: bool = False, parts: tuple[m.FunctionDef, ...] = ()) -> m.FunctionDef:
     """`needy`: two of three need a module."""
     modules = ((), *((module,) for module in MODULES))[number % 3] if needy else ()
-    return m.FunctionDef(b"function %d" % number, f"f{number}", b"blob of %d" % number, "", modules)
+    keys = tuple([each.key for each in parts])
+    return m.FunctionDef(
+        b"function %d" % number, f"f{number}", b"blob of %d" % number, "", modules, parts=keys
+    )
 
 
 SETUP = m.FunctionDef(b"setup", "setup", b"blob of setup")
+SETUP_WITH_PART = SETUP._replace(parts=(part(0).key,))
 SHIPMENT = m.FunctionDef(b"shipment", "shipment", b"blob of shipment", ships=MODULES[:1])
 
 
@@ -123,11 +142,13 @@ def draw_functions(
     """A function and, seldom, an initializer; into `functions` too."""
     rng = world.rng
     number = rng.randrange(world.scenario.functions) if world.scenario.functions else world.serial()
-    definition = function(number, bool(world.scenario.lacks))
-    functions[definition.key] = definition
+    parts = parts_of(number)
+    definition = function(number, bool(world.scenario.lacks), parts)
+    functions.update((each.key, each) for each in (*parts, definition))
     setup = None
     if rng.random() < 0.05:
-        setup = functions[SETUP.key] = SETUP
+        functions[part(0).key] = part(0)
+        setup = functions[SETUP.key] = SETUP_WITH_PART
     elif world.scenario.lacks and rng.random() < 0.2:
         setup = functions[SHIPMENT.key] = SHIPMENT
     return definition.key, None if setup is None else setup.key

@@ -85,6 +85,8 @@ class Scenario:
 
     epochs: bool = False
     """Programs reload modules, so that their calls need slots that have not served the earlier ones."""
+    max_tasks_per_slot: int | None = None
+    """Calls after which a slot's process is replaced."""
 
     @property
     def workers_are_safe(self) -> bool:
@@ -130,7 +132,11 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     if rng.random() < 0.4:
         for number in range(len(scenario.workers)):
             scenario.lacks[f"w{number}"] = tuple(name for name in MODULES if rng.random() < 0.4)
-    scenario.epochs = rng.random() < 0.3
+    aside = random.Random()  # so that all else of a seed stays what it was
+    aside.setstate(rng.getstate())
+    if aside.random() < 0.3:
+        scenario.max_tasks_per_slot = aside.choice((1, 2, 5, 20))
+    scenario.epochs = aside.random() < 0.3
     return scenario
 
 

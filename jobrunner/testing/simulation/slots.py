@@ -16,6 +16,7 @@ from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
     Effect,
+    EndSlot,
     InterruptTask,
     RecallTasks,
     RunTasks,
@@ -58,6 +59,9 @@ PIPE_DELAY = 0.00005
 FULL = 0.02
 """How likely the results of a bundle's calls are too large to go on collecting, after each of them."""
 
+LONGEST_END = 0.3
+"""Seconds that a process may take to end by itself."""
+
 LONGEST_DEATH = 0.1
 """Seconds that a process may take to go once it was killed; until then it counts as running its task."""
 
@@ -80,7 +84,9 @@ class SlotProcess:
         self.call = Call(())
         self.execution: Execution | None = None
         self.blocked = False
-        self.functions: set[FunctionKey] = set()
+        self.calls = 0
+        """That have begun; each element of a chunk counts."""
+        self.functions: dict[FunctionKey, m.FunctionDef] = {}
         self.serves: set[FunctionKey | None] = set()
         """The shipments and epochs of the tasks that have begun; None: there was one without."""
         self._queue: deque[SlotTask] = deque()
@@ -106,8 +112,12 @@ class SlotProcess:
         self._next()
 
     def run(self, effect: RunTasks) -> None:
-        self.functions.difference_update(effect.forget)
-        self.functions.update(definition.key for definition in effect.functions)
+        for key in effect.forget:
+            self.functions.pop(key, None)
+        for definition in effect.functions:
+            fresh = definition.key not in self.functions
+            self.world.truth.check(fresh, f"slot {self.id} is sent {definition.key!r} again")
+            self.functions[definition.key] = definition
         for task in effect.tasks:
             self.world.truth.check(task.number > self._last_number, "task numbers must rise within a slot")
             self._last_number = task.number
@@ -141,6 +151,14 @@ class SlotProcess:
         self._turn += 1  # whatever runs will not end by itself any more
         self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_DEATH), lambda: self.die(None, name))
 
+    def end(self) -> None:
+        """It does what its tasks have left for its end."""
+        if self.dying:
+            return
+        self.world.truth.check(self.task is None and not self._queue, "only an idle slot is to end")
+        self.dying = True
+        self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_END), lambda: self.die(0, None))
+
     # --- what a task does; symbolic here ---
 
     def read(self, task: SlotTask) -> Call:
@@ -173,11 +191,15 @@ class SlotProcess:
         self._turn += 1
         self._began = self.world.now
         truth = self.world.truth
-        for key in (task.function, task.setup):
-            truth.check(key is None or key in self.functions, f"{task.id}: its function was never sent")
+        truth.check_functions(self, task)
         bad = truth.runs_of(task.id) < call.bad_runs
         self.execution = truth.started(self.node, self, task)
         start, stop = task.span if isinstance(task.span, tuple) else (0, 1)
+        self.calls += stop - start
+        most = self.world.scenario.max_tasks_per_slot
+        truth.check(
+            most is None or self.calls <= most, f"{task.id}: call {self.calls} of a slot that may make {most}"
+        )
         seconds = call.seconds[start:stop]
         ending = call.ending if bad and start <= call.guilty < stop else RETURN
         lasts = sum(seconds)
@@ -309,6 +331,8 @@ class SimulatedSlots:
             found.command(found.recall, effect.bundle)
         elif isinstance(effect, InterruptTask):
             found.command(found.interrupt, effect.number)
+        elif isinstance(effect, EndSlot):
+            found.command(found.end)
         elif isinstance(effect, SignalSlot):
             found.command(found.signal, effect.signal)
 

@@ -1,0 +1,219 @@
+"""Arguments of elements as they were when they were taken: on their way, and where they have arrived."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+from jobrunner import serialization
+from jobrunner.elements import Columns, Unloadable, rows
+from jobrunner.fixed.columns import packed_column, unpacked_column
+from jobrunner.fixed.own_pickles import SharedClasses, load_alone, load_own
+from jobrunner.loading import load_error
+from jobrunner.payloads import Buffer, Payload, buffers_of
+from jobrunner.serialization import Names, Store
+
+FILE = __file__
+"""Frames of this file are not the program's."""
+
+Buffers: TypeAlias = "dict[int, tuple[Buffer, ...]]"
+"""By row, the large buffers of a value that has a pickle of its own."""
+
+
+@dataclass(slots=True)
+class FixedElements:
+    """Arguments of elements, as `columns`.
+
+    `own` has the rows with a pickle of their own, and for each the columns whose values are in it. The first of these
+    columns holds the pickle, the others None.
+    """
+
+    columns: list[list[Any]]
+    own: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    buffers: Buffers = field(default_factory=dict)
+    classes: list[bytes] = field(default_factory=list)
+    names: Names = field(default_factory=dict)
+    """Globals of the script that code in the pickles needs."""
+    kinds: list[type | None] = field(default_factory=list)
+    """By column, the type of all its values, where there is but one; empty where nobody has looked."""
+
+    def __len__(self) -> int:
+        return len(self.columns[0]) if self.columns else 0
+
+    def part(self, start: int, stop: int) -> FixedElements:
+        """The elements [start, stop)."""
+        return FixedElements(
+            [column[start:stop] for column in self.columns],
+            {row - start: columns for row, columns in self.own.items() if start <= row < stop},
+            {row - start: parts for row, parts in self.buffers.items() if start <= row < stop},
+            self.classes,
+            self.names,
+            self.kinds,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_elements, (in_bytes(dump_elements(self, snapshot=False)),)
+
+
+# --- arguments: to bytes, and back -----------------------------------------------------------------------
+
+
+def dump_elements(
+    elements: FixedElements, *, snapshot: bool, store: Store | None = None, names: Names | None = None
+) -> Payload:
+    """A pack. `snapshot` copies large buffers: the program may change them afterwards.
+
+    `names` takes the globals of the script that it refers to, as in `serialization.dump_call`.
+    """
+    if not elements.own:
+        columns = [*map(packed_column, elements.columns, elements.kinds)] or elements.columns
+        return serialization.dump_plain(columns, snapshot, store, names)
+    spans, parts = numbered(elements.buffers)
+    if names is not None:
+        names.update(elements.names)
+    return serialization.dump_plain(
+        (elements.columns, elements.own, spans, parts, elements.classes), snapshot, store, names
+    )
+
+
+def load_elements(payload: Payload) -> LoadedElements | list[list[Any]]:
+    """What `dump_elements` was given, for `calls` and `rows`: columns, if none has a pickle of its own.
+
+    Raises SerializationError.
+    """
+    whole = serialization.load_plain(payload, "the elements of a chunk")
+    return [*map(unpacked_column, whole)] if isinstance(whole, list) else LoadedElements(*whole)
+
+
+class LoadedElements:
+    """Arguments of elements, of which each is unpickled when it is asked for."""
+
+    def __init__(
+        self,
+        columns: list[list[Any]],
+        own: dict[int, tuple[int, ...]],
+        spans: dict[int, list[int]],
+        parts: list[Buffer],
+        classes: list[bytes],
+    ) -> None:
+        self._columns = columns
+        self._own = own
+        self._buffers = LoadedBuffers(spans, parts)
+        self.classes = SharedClasses(classes) if classes else None
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def streams(self, start: int, stop: int) -> list[bytes] | None:
+        """The pickles of [start, stop), if these are all there is to the arguments."""
+        if len(self._columns) > 1 or len(self._own) < len(self._columns[0]) or self._buffers:
+            return None
+        return self._columns[0][start:stop]
+
+    def arguments(self, row: int) -> list[Any]:
+        """Those of one element; to be asked for once. Raises SerializationError, or what the program's code raises."""
+        args = [column[row] for column in self._columns]
+        own = self._own.get(row)
+        if own is not None:
+            try:
+                value = load_own(args[own[0]], self._buffers.of(row), self.classes)
+            except Exception as exc:
+                raise load_error("the arguments", exc) from exc
+            if len(own) == 1:
+                args[own[0]] = value
+            else:
+                for index, one in zip(own, value, strict=True):
+                    args[index] = one
+        return args
+
+    def rows(self, start: int, stop: int) -> Iterator[list[Any]]:
+        """The arguments of the elements [start, stop). Raises Unloadable for one that cannot be had, and goes on."""
+        return _Rows(self, start, stop)
+
+
+def _call_with(fn: Callable[[Any], Any], classes: SharedClasses | None, stream: bytes) -> Any:
+    try:
+        value = load_alone(stream) if classes is None else load_own(stream, (), classes)
+    except Exception as exc:
+        raise load_error("the arguments", exc) from exc
+    return fn(value)
+
+
+class _Rows:
+    def __init__(self, elements: LoadedElements, start: int, stop: int) -> None:
+        self._elements = elements
+        self._left = iter(range(start, stop))
+
+    def __iter__(self) -> _Rows:
+        return self
+
+    def __next__(self) -> list[Any]:
+        row = next(self._left)
+        try:
+            return self._elements.arguments(row)
+        except BaseException as exc:
+            raise Unloadable(exc) from exc
+
+
+class LoadedBuffers:
+    """Large buffers, where they have arrived. What several values refer to is copied for each."""
+
+    def __init__(self, spans: dict[int, list[int]], parts: list[Buffer]) -> None:
+        self._spans = spans
+        self._parts = parts
+        self._uses = [0] * len(parts)
+        for numbers in spans.values():
+            for number in numbers:
+                self._uses[number] += 1
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def of(self, row: int) -> list[Buffer]:
+        """Those of that row, writable, and nobody else's."""
+        return [
+            bytearray(part) if self._uses[number] > 1 or memoryview(part).readonly else part
+            for number in self._spans.get(row, ())
+            for part in (self._parts[number],)
+        ]
+
+
+def numbered(buffers: Buffers) -> tuple[dict[int, list[int]], list[pickle.PickleBuffer]]:
+    """By row the numbers of its buffers, and these, each once."""
+    numbers: dict[int, int] = {}
+    parts: list[pickle.PickleBuffer] = []
+    spans: dict[int, list[int]] = {}
+    for row, of_row in buffers.items():
+        spans[row] = []
+        for part in of_row:
+            if id(part) not in numbers:
+                numbers[id(part)] = len(parts)
+                parts.append(pickle.PickleBuffer(part))
+            spans[row].append(numbers[id(part)])
+    return spans, parts
+
+
+def in_bytes(payload: Payload) -> Payload:
+    """The payload in a form that can be pickled."""
+    return payload if isinstance(payload, bytes) else tuple(map(bytes, buffers_of(payload)))
+
+
+# --- calls -----------------------------------------------------------------------------------------------
+
+
+def calls(
+    fn: Callable[..., Any], elements: LoadedElements | Columns, start: int, stop: int
+) -> tuple[list[Any], Callable[[Any], Any]]:
+    """A list of stop - start items, and what to call with each of them to have `fn` called with those elements."""
+    if isinstance(elements, LoadedElements):
+        streams = elements.streams(start, stop)
+        if streams is not None:
+            return streams, partial(_call_with, fn, elements.classes)
+        arguments = elements.arguments
+        return list(range(start, stop)), lambda row: fn(*arguments(row))
+    if len(elements) == 1:
+        return elements[0][start:stop], fn
+    return list(rows(elements, start, stop)), lambda args: fn(*args)

@@ -1,0 +1,176 @@
+"""Taking arguments from the iterables of a `map`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from jobrunner import serialization
+from jobrunner.elements import Input
+from jobrunner.fixed.arguments import FixedElements
+from jobrunner.fixed.atoms import ATOMS, copied, is_atom, travel_together
+from jobrunner.fixed.own_pickles import OwnPickles
+from jobrunner.payloads import Buffer
+
+
+class FixingInput:
+    """The iterables of one `map`, for backends that copy: `take` fixes what it takes."""
+
+    def __init__(self, elements: Input) -> None:
+        self._elements = elements
+        self._pickles = OwnPickles()
+        self._last: tuple[bytes, tuple[Buffer, ...]] = b"", ()
+        """The last pickle and its buffers, for the case that the next is equal, as with itertools.repeat."""
+
+    def take(self, limit: int) -> tuple[FixedElements, dict[int, Exception]]:
+        """The next elements, at most `limit`, and by row why one could not be pickled. Raises what the input raises."""
+        if self._pickles.classes or self._pickles.names or self._last[0]:
+            self._pickles = OwnPickles()  # each pack is complete by itself
+            self._last = b"", ()
+        fixed = FixedElements([], classes=self._pickles.classes, names=self._pickles.names)
+        failures: dict[int, Exception] = {}
+        if self._elements.still:
+            # Nothing of the program runs while these are taken, so all are pickled at the moment of the last.
+            fixed.columns.extend(self._elements.take(limit))
+            loose = self._loose(fixed)
+            if len(loose) == 1:
+                self._fix_column(fixed, failures, loose)
+            elif loose:
+                for row, args in enumerate(zip(*[fixed.columns[index] for index in loose], strict=True)):
+                    self._fix(fixed, failures, row, args, loose, False)
+        elif self._elements.single:
+            self._take_moving_single(limit, fixed, failures)
+        else:
+            self._take_moving(limit, fixed, failures)
+        return fixed, failures
+
+    def _loose(self, fixed: FixedElements) -> tuple[int, ...]:
+        """The columns whose values need pickles of their own."""
+        loose, mutable = [], []
+        columns, known = fixed.columns, fixed.kinds
+        for index, column in enumerate(columns):
+            atom = self._elements.atoms[index]
+            kinds = set(map(type, column)) if atom is None else {atom}
+            known.append(next(iter(kinds)) if len(kinds) == 1 else None)
+            if not travel_together(column, kinds):
+                loose.append(index)
+            elif not kinds <= ATOMS and not is_atom(column[0]):
+                mutable.append(index)
+        if mutable:
+            ids = set(chain.from_iterable(map(id, columns[index]) for index in mutable))
+            if loose or len(ids) < len(mutable) * len(columns[0]):
+                loose += mutable  # arguments of one element may share objects, those of two must not
+        return tuple(sorted(loose))
+
+    def _take_moving(self, limit: int, fixed: FixedElements, failures: dict[int, Exception]) -> None:
+        """Take from iterables that may change between two elements what they have yielded."""
+        columns = fixed.columns
+        for args in self._elements.each(limit):
+            if not columns:
+                columns.extend([] for _ in args)
+            for column, value in zip(columns, args, strict=True):
+                column.append(value)
+            loose = tuple(
+                index for index, value in enumerate(args) if type(value) not in ATOMS and not is_atom(value)
+            )
+            if len(loose) == 1 and (copy := copied(args[loose[0]], type(args[loose[0]]))) is not None:
+                columns[loose[0]][-1] = copy
+            elif loose:
+                row = len(columns[0]) - 1
+                values = tuple(args[index] for index in loose)
+                self._fix(fixed, failures, row, values, loose, row < limit - 1)
+
+    def _take_moving_single(self, limit: int, fixed: FixedElements, failures: dict[int, Exception]) -> None:
+        """As `_take_moving`, from one iterable."""
+        column: list[Any] = []
+        append = column.append
+        fixed.columns.append(column)
+        kind: type | None = None
+        others = 0
+        for value in self._elements.each(limit):
+            if type(value) is kind:
+                append(value)
+                continue
+            now = type(value)
+            others += 1
+            if now in ATOMS:
+                kind = now
+                append(value)
+            elif is_atom(value):
+                append(value)
+            elif (copy := copied(value, now)) is not None:
+                append(copy)
+            else:
+                append(None)
+                row = len(column) - 1
+                self._fix(fixed, failures, row, (value,), (0,), row < limit - 1)
+        if others == 1:
+            fixed.kinds.append(kind)
+
+    def _fix_column(
+        self, fixed: FixedElements, failures: dict[int, Exception], loose: tuple[int, ...]
+    ) -> None:
+        """As `_fix` for each element, of one column: the shortest way for values without large buffers."""
+        pickles, column = self._pickles, fixed.columns[loose[0]]
+        dump = pickles.dump
+        last = b""
+        for row, value in enumerate(column):
+            try:
+                stream = dump(value)
+            except Exception:
+                self._fix(fixed, failures, row, (value,), loose, False)
+                continue
+            if pickles.buffers:
+                self._fix(fixed, failures, row, (value,), loose, False)
+            elif stream == last:
+                column[row] = last  # it travels once
+            else:
+                column[row] = last = stream
+        self._last = last or self._last[0], self._last[1]
+        fixed.own = dict.fromkeys(range(len(column)), loose)
+
+    def _fix(
+        self,
+        fixed: FixedElements,
+        failures: dict[int, Exception],
+        row: int,
+        args: Sequence[Any],
+        loose: tuple[int, ...],
+        copy: bool,
+    ) -> None:
+        """Pickle `args`, the arguments of that row at the columns `loose`. `copy` the buffers: the input goes on."""
+        pickles, columns = self._pickles, fixed.columns
+        try:
+            stream = pickles.dump(args[0] if len(args) == 1 else args)
+        except Exception as exc:
+            named = [(f"argument {index}", value) for index, value in zip(loose, args, strict=True)]
+            failures[row] = serialization.not_pickled(named, "the arguments", exc)
+            stream = b""
+        else:
+            if pickles.buffers:
+                fixed.buffers[row] = self._shared(pickles.buffers, copy)
+            if stream == self._last[0]:
+                stream = self._last[0]  # it travels once
+            self._last = stream, fixed.buffers.get(row, ())
+        fixed.own[row] = loose
+        columns[loose[0]][row] = stream
+        for index in loose[1:]:
+            columns[index][row] = None
+
+    def _shared(self, raw: Sequence[memoryview], copy: bool) -> tuple[Buffer, ...]:
+        """These buffers; where they equal those of the element before, these."""
+        last = self._last[1]
+        parts: list[Buffer] = []
+        for index, view in enumerate(raw):
+            before = last[index] if index < len(last) else bytearray()
+            if isinstance(before, memoryview):
+                # Both are of one moment: nothing can have changed it since.
+                same = view.obj is before.obj and view.nbytes == before.nbytes
+                parts.append(before if same else view)
+            elif not copy and len(before) != view.nbytes:
+                parts.append(view)
+            else:
+                copied = bytearray(view)
+                parts.append(before if copied == before else copied)
+        return tuple(parts)

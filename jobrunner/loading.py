@@ -1,0 +1,111 @@
+"""From bytes back to objects, and the errors of those that cannot be had."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from jobrunner.payloads import Buffer, Payload, buffers_of
+from jobrunner.shared_memory.payload import SharedPayload
+
+if TYPE_CHECKING:
+    from jobrunner.errors import SerializationError
+
+NO_PARTS: Mapping[bytes, Payload] = MappingProxyType({})
+
+
+class FreshCall:
+    """An object that is called, and that is an argument of the call: it is unpickled anew for each."""
+
+    def __init__(self, load: Callable[[], Callable[..., Any]]) -> None:
+        self._load = load
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._load()(*args, **kwargs)
+
+
+def load_target(stream: Buffer, fresh: bool, parts: Mapping[bytes, Payload] = NO_PARTS) -> Callable[..., Any]:
+    """The function in a pickle; if it is `fresh`, one that is unpickled anew for each call.
+
+    Raises SerializationError.
+    """
+
+    def load() -> Callable[..., Any]:
+        try:
+            buffers = [own_buffer(part) for part in parts.values()]
+            fn: Callable[..., Any] = pickle.loads(stream, buffers=buffers)
+        except (Exception, SystemExit) as exc:
+            raise load_error("the function", exc) from exc
+        return fn
+
+    return FreshCall(load) if fresh else load()
+
+
+def load_global(name: str, payload: Payload) -> Any:
+    """The value of a global of the script. Raises SerializationError."""
+    try:
+        return load(payload)
+    except Exception as exc:
+        raise load_error(f"the global {name!r} of the script", exc) from exc
+
+
+def loads(stream: bytes) -> Any:
+    """What a pickle inside of another one holds. Raises whatever unpickling raises."""
+    return pickle.loads(stream)
+
+
+def own_buffer(payload: Payload) -> Buffer:
+    """The bytes of a part, for one function alone: others that have the same part must not see what it writes."""
+    if isinstance(payload, SharedPayload):
+        return payload.views()[0]
+    return bytearray(payload if isinstance(payload, bytes) else payload[0])
+
+
+def load(payload: Payload) -> Any:
+    if isinstance(payload, bytes):
+        return pickle.loads(payload)
+    stream, *buffers = buffers_of(payload)
+    # Pickle itself knows which objects were read-only; what it is given must be writable, as everything is
+    # that was pickled in band.
+    writable = [bytearray(part) if memoryview(part).readonly else part for part in buffers]
+    return pickle.loads(stream, buffers=writable)
+
+
+def error(message: str, *causes: BaseException) -> SerializationError:
+    """Also an instance of the classes of `causes`, for programs that catch these."""
+    from jobrunner.pickling_errors import (
+        serialization_error,
+    )  # here: a slot whose tasks succeed never needs it
+
+    return serialization_error(message, *causes)
+
+
+def load_error(what: str, exc: BaseException) -> SerializationError:
+    """Also a BrokenProcessPool: the standard library's pool does not survive a value that does not unpickle."""
+    import platform
+    from concurrent.futures.process import BrokenProcessPool
+
+    causes = (BrokenProcessPool(), exc)
+    where = f"{platform.node()} (Python {platform.python_version()})"
+    if isinstance(exc, ModuleNotFoundError) and exc.name:
+        return error(
+            f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or ship it with"
+            f" Executor(..., ship=[{exc.name.partition('.')[0]}])",
+            *causes,
+        )
+    return error(f"{what} could not be unpickled on {where}: {describe(exc)}", *causes)
+
+
+def type_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def describe(exc: BaseException) -> str:
+    """Type and text of an exception, in one line where its text is one."""
+    try:
+        text = str(exc)
+    except Exception:
+        text = "<its text cannot be had: str() fails>"
+    return f"{type_name(exc)}: {text}" if text else type_name(exc)

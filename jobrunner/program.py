@@ -1,0 +1,206 @@
+"""What a program's process is to the processes of its calls: options, arguments, sys.path, the seed of string hashes.
+
+A local backend starts its slots as multiprocessing's "spawn" starts its children: with the interpreter's options, the
+program's sys.argv and its current folder. sys.path goes along, too, and again whenever it has changed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from jobrunner.host import current_folder, module_path
+from jobrunner.settling import FLAGS, HASH_SEED, KEPT, START_METHOD
+
+LARGEST_SEED = 2**32 - 1
+
+ORDERLY = b"e"
+"""What a program says through the lifeline of its embedded cluster before it lets go of it in an orderly way."""
+
+BOARD_BYTES = 2**20
+"""Of a Whiteboard."""
+
+MOST_TRIES = 1000
+"""Of a reader, to find a text that is not just being written."""
+
+STATE = struct.Struct("=QQ")
+
+
+def interpreter_options() -> list[str]:
+    """The options that start another interpreter like this one: -O, -W, -X, -b, -s and the like.
+
+    Those of warnings that come out of PYTHONWARNINGS, -X dev or -b are left out, for they come again by themselves.
+    """
+    given: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    options = []
+    rest = iter(given)
+    for option in rest:
+        if option == "-X":
+            next(rest)
+        elif not option.startswith(("-W", "-X")):
+            options.append(option)
+    warnings = list(sys.warnoptions)
+    if sys.flags.bytes_warning and warnings and warnings[-1].endswith("::BytesWarning"):
+        del warnings[-1]
+    if sys.flags.dev_mode and warnings[:1] == ["default"]:
+        del warnings[0]
+    inherited = [] if sys.flags.ignore_environment else os.environ.get("PYTHONWARNINGS", "").split(",")
+    if warnings[: len(inherited)] == inherited:
+        del warnings[: len(inherited)]
+    options += [f"-W{word}" for word in warnings]
+    for name, value in sys._xoptions.items():
+        options += ["-X", name if value is True else f"{name}={value}"]
+    return options
+
+
+def program_arguments() -> list[str]:
+    """sys.argv, as far as it can be the arguments of a process."""
+    return [str(word).replace("\0", "") for word in sys.argv]
+
+
+# --- the seed of string hashes --------------------------------------------------------------------------------------
+
+
+def hash_seed(secret: bytes = b"") -> int:
+    """For all slots of an executor or cluster: what PYTHONHASHSEED says, else random; of a secret always the same."""
+    configured = os.environ.get(HASH_SEED, "")
+    if not sys.flags.ignore_environment and configured.isdigit() and int(configured) <= LARGEST_SEED:
+        return int(configured)
+    return random.Random(secret or None).randint(1, LARGEST_SEED)
+
+
+def start_with(
+    environment: Mapping[str, str], options: list[str], seed: int | None, method: str | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Options and environment that start an interpreter with those and that seed; `settling` does the rest in there.
+
+    With -E or -I it would ignore the seed: it gets an environment without what it is to ignore instead.
+    """
+    given = dict(environment)
+    if method is not None:
+        given[START_METHOD] = method
+    if seed is None:
+        return options, given
+    flags: list[str] = []
+    ignored = [HASH_SEED]
+    if sys.flags.ignore_environment:
+        ignored += [name for name in given if name.startswith("PYTHON")]
+        options = [option for option in options if option not in ("-E", "-I", "-s", "-P")]
+        options += ["-s"] * bool(sys.flags.no_user_site) + ["-P"] * bool(
+            getattr(sys.flags, "safe_path", False)
+        )
+        flags = ["ignore_environment"] + ["isolated"] * bool(sys.flags.isolated)
+    for name in ignored:
+        if name in given:
+            given[KEPT + name] = given.pop(name)
+    given[HASH_SEED] = str(seed)
+    given[FLAGS] = " ".join(flags)
+    return options, given
+
+
+# --- sys.path -------------------------------------------------------------------------------------------------------
+
+
+class ProgramPath:
+    """Where slots look for modules: `current` is the same list as long as nothing has changed."""
+
+    def __init__(self) -> None:
+        self._start = current_folder()
+        self._seen: list[str] = []
+        self._folder: str | None = None
+        self._is_relative = False
+        self._path: list[str] | None = None
+
+    def current(self) -> list[str]:
+        known = self._path is not None and sys.path == self._seen
+        if known and self._path and (not self._is_relative or current_folder() == self._folder):
+            return self._path
+        self._seen, self._folder = list(sys.path), current_folder()
+        self._is_relative = any(not os.path.isabs(entry) for entry in self._seen if isinstance(entry, str))
+        path = module_path(self._start)
+        if path != self._path:
+            self._path = path
+        return self._path
+
+
+@dataclass(frozen=True)
+class Program:
+    """What slots are given of the process whose calls they run; `path` is asked before each call."""
+
+    arguments: list[str]
+    folder: str | None
+    path: Callable[[], list[str]]
+    start_method: str | None = None
+    """Of multiprocessing, where the program has chosen one."""
+
+
+def this_program() -> Program:
+    return Program(program_arguments(), current_folder(), ProgramPath().current, start_method())
+
+
+def start_method() -> str | None:
+    """What the program has set for multiprocessing."""
+    module = sys.modules.get("multiprocessing")
+    chosen: str | None = None if module is None else module.get_start_method(allow_none=True)
+    return chosen
+
+
+def no_program() -> Program:
+    """For the slots of a worker that serves programs of other processes and hosts."""
+    path = module_path()
+    return Program([""], current_folder(), lambda: path)
+
+
+class Whiteboard:
+    """A text that one process writes, again and again, and another reads; in memory that both have mapped.
+
+    To find out that it has not changed takes no system call. A count tells: it is odd while the text is written.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._memory = mmap.mmap(fd, BOARD_BYTES)
+        self._read = 0
+
+    def write(self, text: str) -> bool:
+        """False where it is too long, which leaves what there is."""
+        data = text.encode()
+        if len(data) > BOARD_BYTES - STATE.size:
+            return False
+        count, _ = STATE.unpack_from(self._memory)
+        STATE.pack_into(self._memory, 0, count + 1, 0)
+        self._memory[STATE.size : STATE.size + len(data)] = data
+        STATE.pack_into(self._memory, 0, count + 2, len(data))
+        return True
+
+    def read(self) -> str | None:
+        """The text, if it has changed since it was last read."""
+        for _ in range(MOST_TRIES):
+            count, size = STATE.unpack_from(self._memory)
+            if count == self._read:
+                return None
+            data = self._memory[STATE.size : STATE.size + size]
+            if count % 2 == 0 and STATE.unpack_from(self._memory)[0] == count:
+                self._read = count
+                return data.decode()
+        return None  # its writer has died, or sleeps
+
+    def close(self) -> None:
+        self._memory.close()
+
+
+def create_whiteboard() -> int:
+    """A descriptor of zeroed memory for a Whiteboard, without a name in any folder."""
+    if sys.platform == "linux":
+        fd = os.memfd_create("jobrunner-path", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, BOARD_BYTES)
+    return fd

@@ -1,0 +1,292 @@
+"""The script's globals as entries, and definitions made of them: what the other end needs to run a call.
+
+Kept from one submit to the next, so that only what has changed is pickled again.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from types import FunctionType
+from typing import Any, NamedTuple, TypeAlias
+
+from jobrunner.payloads import Buffer, Payload
+from jobrunner.script import images
+from jobrunner.script.entries import (
+    CLASS,
+    FUNCTION,
+    VALUE,
+    Entry,
+    Image,
+    Outline,
+    Part,
+    packed_image,
+    packed_outline,
+)
+from jobrunner.script.looks import OUT_OF_BAND, Look, Looker, dump
+from jobrunner.script.modes import GLOBAL, PLAIN
+from jobrunner.script.origin import Origin
+from jobrunner.script.pickler import digest_of, pickled
+
+Store: TypeAlias = "Callable[[Sequence[Buffer]], Payload | None]"
+"""As in `serialization`."""
+
+PROTOCOL = 5
+KEY_BYTES = 16
+
+MAX_DEFINITIONS = 256
+"""Functions whose last definition is kept; all are let go of when there are more."""
+
+
+class Defined(NamedTuple):
+    """A function with all that it needs of the script."""
+
+    outline: bytes
+    """The pickle of an Outline, packed."""
+    parts: tuple[Part, ...]
+    noted: list[Any]
+    """Objects to which it refers by name."""
+    names: frozenset[str]
+    """The globals that it brings."""
+
+
+class Unpicklable(Exception):
+    """A global that the call needs cannot be pickled."""
+
+    def __init__(self, name: str, value: Any, reason: Exception) -> None:
+        super().__init__(name)
+        self.name = name
+        self.value = value
+        self.reason = reason
+
+
+class _Known(NamedTuple):
+    """A definition, and what was seen when it was made."""
+
+    looks: dict[str, Look]
+    globals: int
+    modules: int
+    defined: Defined
+
+
+class _Listed(NamedTuple):
+    """An entry, and what was seen when it was made."""
+
+    look: Look
+    value: Any
+    entry: Entry
+    noted: list[Any]
+    part: Part | None
+
+
+class Catalogue:
+    """Of one script. Thread-safe."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self._lock = threading.RLock()
+        self._listed: dict[str, _Listed] = {}
+        self._known: dict[Any, _Known] = {}
+        self._serial = 0
+        self._image: tuple[bytes, Part] | None = None
+        self._store: Store | None = None
+
+    def define(
+        self,
+        fn: Any,
+        names: Iterable[str],
+        by_value: frozenset[str],
+        target: Callable[[], tuple[bytes, list[Any], Iterable[str]]] | None = None,
+        *,
+        store: Store | None = None,
+        key: Any = None,
+        fresh: bool = False,
+    ) -> Defined:
+        """The definition of `fn`, with the globals `names` in any case. Raises Unpicklable, or what pickling raises.
+
+        `target` pickles what is no function of the script, and what is the same as long as `key` is. `store` takes
+        large globals.
+        """
+        looker = Looker(self._origin, by_value)
+        with self._lock:
+            self._store = store
+            if target is not None:
+                return self._define_other(looker, names, target, key, fresh)
+            own = looker.at_function(fn)
+            looks = self._look_at(looker, {"": own}, [*own.names, *names])
+            key = id(fn.__code__), frozenset(names)
+            known = self._known.get(key)
+            if known is not None and self._is_current(known, looks):
+                return known.defined
+            place = self._origin.place(fn)
+            if place is not None:
+                looks |= self._look_at(looker, looks, [place.partition(".")[0]])
+                defined = self._made(looks, None, [], place, False)
+            else:
+                made = pickled(fn, PLAIN)
+                defined = self._made(looks, made.stream, made.noted, None, False)
+            self._keep(key, looks, defined)
+            return defined
+
+    def _define_other(
+        self,
+        looker: Looker,
+        names: Iterable[str],
+        target: Callable[[], tuple[bytes, list[Any], Iterable[str]]],
+        key: Any,
+        fresh: bool,
+    ) -> Defined:
+        place = key, frozenset(names)
+        known = None if key is None else self._known.get(place)
+        if known is not None and self._is_current(known, self._look_at(looker, {}, names)):
+            return known.defined
+        stream, noted, needed = target()
+        looks = self._look_at(looker, {}, [*needed, *names])
+        defined = self._made(looks, stream, noted, None, fresh)
+        if key is not None:
+            self._keep(place, looks, defined)
+        return defined
+
+    def _keep(self, key: Any, looks: dict[str, Look], defined: Defined) -> None:
+        if len(self._known) >= MAX_DEFINITIONS:
+            self._known.clear()
+        self._known[key] = _Known(looks, len(self._origin.variables), len(sys.modules), defined)
+
+    def _is_current(self, known: _Known, looks: dict[str, Look]) -> bool:
+        before = known.looks
+        return (
+            known.globals == len(self._origin.variables)
+            and known.modules == len(sys.modules)
+            and all(name in before and look.same(before[name]) for name, look in looks.items())
+        )
+
+    def _look_at(self, looker: Looker, looks: dict[str, Look], names: Iterable[str]) -> dict[str, Look]:
+        """Looks at these globals and those that they need, beside those in `looks`."""
+        variables = self._origin.variables
+        found = dict(looks)
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            if name in found or name not in variables:
+                continue
+            value = variables[name]
+            try:
+                found[name] = look = looker.at(value)
+            except Exception as exc:
+                raise Unpicklable(name, value, exc) from exc
+            waiting += look.names
+        return found
+
+    # --- entries ----------------------------------------------------------------------------------------------
+
+    def listed(self, name: str, look: Look) -> _Listed:
+        """The entry of a global. Raises Unpicklable."""
+        value = self._origin.variables[name]
+        known = self._listed.get(name)
+        if known is not None and known.value is value and look.same(known.look):
+            return known
+        received = self._received(name, look)
+        if received is not None:
+            return received
+        try:
+            if look.pickle is not None:
+                made, buffers = look.pickle, look.buffers
+            else:
+                made, buffers = dump(value, GLOBAL, name if self._is_made_by(name, value) else None)
+        except Exception as exc:
+            raise Unpicklable(name, value, exc) from exc
+        made_here = self._is_made_by(name, value)
+        kind = CLASS if isinstance(value, type) else FUNCTION
+        if not made_here or not isinstance(value, (type, FunctionType)):
+            kind = VALUE
+        version = digest_of(made.stream, *buffers)
+        part = None
+        if buffers or len(made.stream) >= OUT_OF_BAND:
+            stored = None if self._store is None else self._store((made.stream, *buffers))
+            part = Part(version, (made.stream, *map(bytes, buffers)) if stored is None else stored)
+        needs = tuple(dict.fromkeys((*made.names, *look.names)))
+        entry = Entry(
+            name,
+            version,
+            None if part else made.stream,
+            needs,
+            kind,
+        )
+        look.pickle, look.buffers = None, []
+        listed = self._listed[name] = _Listed(look, value, entry, made.noted, part)
+        return listed
+
+    def _is_made_by(self, name: str, value: Any) -> bool:
+        """Whether its entry makes it under its name; else it is made, or known, otherwise."""
+        place = self._origin.place(value)
+        return place == name or (place is None and not isinstance(value, type))
+
+    def _received(self, name: str, look: Look) -> _Listed | None:
+        """In a process that stands in for a program: the function or class as the program has sent it."""
+        standin = self._origin.standin
+        if standin is None or not standin.knows(name) or name in self._listed:
+            return None
+        entry = standin.received.get(name)
+        if entry is None or entry.stream is None:
+            return None
+        value = self._origin.variables[name]
+        made = self._listed[name] = _Listed(look, value, entry, [], None)
+        return made
+
+    # --- definitions --------------------------------------------------------------------------------------------
+
+    def _made(
+        self, looks: dict[str, Look], target: bytes | None, noted: list[Any], place: str | None, fresh: bool
+    ) -> Defined:
+        listed = [self.listed(name, look) for name, look in looks.items() if name]
+        eager = any(look.eager for look in looks.values())
+        image = self._imaged(looks)
+        parts = [one.part for one in listed if one.part is not None]
+        if image is not None:
+            parts.append(image)
+        outline = Outline(
+            self._origin.program,
+            tuple(part.version for part in parts),
+            None if image is None else image.version,
+            eager,
+            tuple(one.entry for one in listed),
+            place,
+            target,
+            fresh,
+        )
+        return Defined(
+            pickle.dumps(packed_outline(outline), PROTOCOL),
+            tuple(parts),
+            [*noted, *(thing for one in listed for thing in one.noted)],
+            frozenset(name for name in looks if name),
+        )
+
+    def _imaged(self, looks: dict[str, Look]) -> Part | None:
+        """The script as a whole, as it is now."""
+        standin = self._origin.standin
+        if standin is not None:
+            return standin.image_part
+        entries = images.entries(self, Looker(self._origin, frozenset()))
+        sources = images.sources(self._origin)
+        content = pickle.dumps((entries, sources), PROTOCOL)
+        if self._image is None or self._image[0] != content:
+            self._serial += 1
+            stream = pickle.dumps(packed_image(Image(self._serial, entries, sources)), PROTOCOL)
+            key = blake2b(stream, digest_size=KEY_BYTES).digest()
+            self._image = content, Part(key, stream if len(stream) < OUT_OF_BAND else (stream,))
+        return self._image[1]
+
+
+_catalogue: Catalogue | None = None
+
+
+def of(origin: Origin) -> Catalogue:
+    """The catalogue of this process's script."""
+    global _catalogue
+    known = _catalogue
+    if known is None or known._origin is not origin:
+        known = _catalogue = Catalogue(origin)
+    return known

@@ -1,0 +1,268 @@
+"""A look at one global of the script, or at a function that is sent: whether it has changed, and what it needs.
+
+What is found is of two kinds. Values that cannot change inside (numbers, texts, modules, importable functions, the code
+of functions) are *facts*: the same objects mean the same pickle. All others (lists, arrays, instances) are pickled to
+see whether they have changed; their large buffers are hashed where they lie, 40 MB in a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import pickle
+import types
+from functools import lru_cache
+from operator import is_
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+from jobrunner.facts import ATOMS, is_importable
+from jobrunner.script.makers import EMPTY
+from jobrunner.script.modes import GLOBAL, Mode
+from jobrunner.script.origin import Origin
+from jobrunner.script.pickler import (
+    MAX_CODES,
+    Pickled,
+    annotations_of,
+    attributes_in,
+    digest_of,
+    names_in,
+    pickled,
+)
+
+OUT_OF_BAND = 64 * 1024
+"""Bytes from which a buffer is hashed where it lies, rather than copied into a pickle."""
+
+UNFOLLOWED = frozenset(
+    ("globals", "vars", "locals", "eval", "exec", "__main__", "__mp_main__", "import_module")
+)
+"""Names in code that may look for globals in ways that cannot be followed."""
+
+_DERIVED = frozenset(
+    (
+        *("__dict__", "__weakref__", "__annotations__", "__annotate_func__", "__annotations_cache__"),
+        *(
+            "__dataclass_fields__",
+            "__dataclass_params__",
+            "__match_args__",
+            "__parameters__",
+            "__orig_bases__",
+        ),
+        *("__slots__", "__abstractmethods__", "__static_attributes__", "__type_params__", "_abc_impl"),
+        *("_member_map_", "_value2member_map_", "_member_names_", "_hashable_values_", "_unhashable_values_"),
+        *("_unhashable_values_map_", "_field_defaults", "_fields"),
+    )
+)
+"""Attributes that Python makes of the rest of a class, and that programs do not change inside."""
+
+_CACHED = type(lru_cache(lambda: None))
+_DESCRIPTORS = (
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+    types.WrapperDescriptorType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+)
+_BEGIN = object()
+"""Stands between the parts of what was looked at, so that one is not taken for another's."""
+
+
+class Look:
+    """What was seen of one thing."""
+
+    __slots__ = ("buffers", "digests", "eager", "facts", "names", "pickle")
+
+    def __init__(self) -> None:
+        self.facts: list[Any] = []
+        """Objects, to be compared by identity, in an order that depends on the code alone."""
+        self.digests: list[bytes] = []
+        self.names: dict[str, None] = {}
+        """Globals of the script that it needs."""
+        self.eager = False
+        self.pickle: Pickled | None = None
+        """Of the whole value, where its pickle alone tells whether it has changed."""
+        self.buffers: list[memoryview] = []
+        """The large buffers of that."""
+
+    def same(self, before: Look) -> bool:
+        """Whether nothing has changed."""
+        facts, others = self.facts, before.facts
+        return (
+            len(facts) == len(others)
+            and all(map(is_, facts, others))
+            and self.digests == before.digests
+            and self.names.keys() == before.names.keys()
+        )
+
+
+class Looker:
+    """Looks at things of one script. Methods raise whatever pickling raises."""
+
+    __slots__ = ("_by_value", "_look", "origin")
+
+    def __init__(self, origin: Origin, by_value: frozenset[str]) -> None:
+        self.origin = origin
+        self._by_value = by_value
+        self._look: Look
+
+    def at(self, value: Any) -> Look:
+        """Look at a global's value."""
+        look = self._look = Look()
+        kind = type(value)
+        if kind in ATOMS:
+            look.facts.append(value)
+        elif kind is FunctionType or isinstance(value, type) or kind is _CACHED:
+            self._part(value)
+        elif not self._is_fixed(kind, value):
+            self._whole(value)
+        return look
+
+    def at_function(self, fn: FunctionType) -> Look:
+        """Look at a function of the script, whether it is a global or not."""
+        look = self._look = Look()
+        self._function(fn)
+        return look
+
+    # --- parts --------------------------------------------------------------------------------------------------
+
+    def _is_fixed(self, kind: type, value: Any) -> bool:
+        """Note what cannot change inside; False for all else."""
+        if (
+            kind in ATOMS
+            or isinstance(value, ModuleType)
+            or kind is BuiltinFunctionType
+            or isinstance(value, _DESCRIPTORS)
+            or (kind is tuple and all(type(item) in ATOMS for item in value))
+        ):
+            self._look.facts.append(value)
+            return True
+        return False
+
+    def _part(self, value: Any) -> None:
+        kind = type(value)
+        if self._is_fixed(kind, value):
+            return
+        if kind is FunctionType:
+            if value.__globals__ is self.origin.variables:
+                if not self._by_name(value):
+                    self._function(value)
+                return
+            if is_importable(value, self._by_value):
+                self._look.facts.append(value)
+                return
+        elif isinstance(value, type):
+            if is_importable(value, self._by_value):
+                self._look.facts.append(value)
+                return
+            if self.origin.has(value):
+                if not self._by_name(value):
+                    self._class(value)
+                return
+        elif kind is _CACHED and isinstance(value.__wrapped__, FunctionType):
+            self._look.facts.append(value)
+            self._part(value.__wrapped__)
+            return
+        elif kind in (staticmethod, classmethod):
+            self._look.facts.append(value)
+            self._part(value.__func__)
+            return
+        elif kind is property:
+            self._look.facts.append(value)
+            for part in (value.fget, value.fset, value.fdel):
+                self._part(part)
+            return
+        self._changeable(value)
+
+    def _by_name(self, value: Any) -> bool:
+        """Note what is looked at under a name of its own; False for what is a part of what is looked at now."""
+        look = self._look
+        place = self.origin.place(value)
+        if not look.facts or place is None or "." in place:
+            return False
+        look.facts.append(value)
+        look.names[place] = None
+        return True
+
+    def _function(self, fn: FunctionType) -> None:
+        look = self._look
+        facts = look.facts
+        code = fn.__code__
+        facts += (_BEGIN, code, fn.__name__, fn.__qualname__, fn.__module__, fn.__doc__)
+        names = names_in(code)
+        variables = fn.__globals__
+        for name in names:
+            if name in variables:
+                look.names[name] = None
+        if is_unfollowed(code):
+            look.eager = True
+        for default in fn.__defaults__ or ():
+            self._part(default)
+        facts.append(_BEGIN)
+        for cell in fn.__closure__ or ():
+            try:
+                contents = cell.cell_contents
+            except ValueError:
+                contents = EMPTY
+            if contents is not fn:
+                self._part(contents)
+        for values in (fn.__kwdefaults__, annotations_of(fn), fn.__dict__):
+            facts.append(_BEGIN)
+            for name, value in (values or {}).items():
+                facts.append(name)
+                if value is not fn:
+                    self._part(value)
+
+    def _class(self, cls: type) -> None:
+        facts = self._look.facts
+        facts += (_BEGIN, cls, type(cls), cls.__qualname__)
+        for base in cls.__bases__:
+            self._part(base)
+        if type(cls) is not type:
+            self._part(type(cls))
+        for name, value in vars(cls).items():
+            facts.append(name)
+            if name in _DERIVED or type(value) is cls:
+                facts.append(value)
+            else:
+                self._part(value)
+
+    # --- what may change inside -----------------------------------------------------------------------------------
+
+    def _changeable(self, value: Any) -> None:
+        made, buffers = dump(value)
+        self._note(made, buffers)
+
+    def _whole(self, value: Any) -> None:
+        made, buffers = dump(value)
+        self._look.pickle, self._look.buffers = made, buffers
+        self._note(made, buffers)
+
+    def _note(self, made: Pickled, buffers: list[memoryview]) -> None:
+        look = self._look
+        look.digests.append(digest_of(made.stream, *buffers))
+        look.names.update(made.names)
+
+
+def dump(value: Any, mode: Mode = GLOBAL, entry: str | None = None) -> tuple[Pickled, list[memoryview]]:
+    """The pickle of a global or of a part of it, and its large buffers, which are not copied."""
+    buffers: list[memoryview] = []
+
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        buffers.append(raw)
+        return False
+
+    return pickled(value, mode, in_band, entry), buffers
+
+
+_unfollowed: dict[CodeType, bool] = {}
+
+
+def is_unfollowed(code: CodeType) -> bool:
+    """Whether the code may look for globals in ways that cannot be followed."""
+    known = _unfollowed.get(code)
+    if known is None:
+        if len(_unfollowed) >= MAX_CODES:
+            _unfollowed.clear()
+        known = _unfollowed[code] = not UNFOLLOWED.isdisjoint(attributes_in(code))
+    return known

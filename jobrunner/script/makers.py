@@ -1,0 +1,196 @@
+"""What pickles of a script's functions and classes call when they are loaded.
+
+Functions take the dictionary of the script as their globals. Those that are globals themselves are entered there as
+soon as they exist, before their contents are loaded, since these may refer to them.
+"""
+
+from __future__ import annotations
+
+import functools
+import marshal
+import threading
+import types
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from jobrunner.loading import loads
+from jobrunner.script import standin
+
+EMPTY = "jobrunner: an empty cell"
+"""Stands for what a closure's empty cell holds."""
+
+
+# --- functions ------------------------------------------------------------------------------------------
+
+
+def function(
+    token: str, entry: str | None, code: Any, name: str, qualname: str, module: str | None, cells: int
+) -> types.FunctionType:
+    """A function of the script without its contents; entered under `entry`, if it is a global."""
+    if isinstance(code, bytes):
+        code = marshal.loads(code)
+    variables = standin.variables_of(token)
+    closure = tuple(types.CellType() for _ in range(cells))
+    made = types.FunctionType(code, variables, name, None, closure or None)
+    made.__qualname__ = qualname
+    if module is not None:
+        made.__module__ = module
+    if entry is not None:
+        variables[entry] = made
+    return made
+
+
+def set_function(made: types.FunctionType, state: tuple[Any, ...]) -> None:
+    """Fill in what `function` left out."""
+    defaults, kwdefaults, contents, attributes, annotations, doc, _submodules = state
+    made.__defaults__ = defaults
+    made.__kwdefaults__ = kwdefaults
+    made.__annotations__ = annotations
+    made.__doc__ = doc
+    for cell, value in zip(made.__closure__ or (), contents, strict=True):
+        if not (type(value) is str and value == EMPTY):
+            cell.cell_contents = value
+    made.__dict__.update(attributes)
+
+
+def code(stream: bytes) -> Any:
+    """A code object."""
+    return marshal.loads(stream)
+
+
+# --- classes that are globals of the script ---------------------------------------------------------------
+
+
+def script_class(token: str, entry: str, skeleton: bytes, make: Callable[..., type], arguments: Any) -> type:
+    """The class under that name, as it was made before if it is built alike; else a new one without its contents."""
+    return standin.of_token(token).made_class(entry, skeleton, make, arguments)
+
+
+def set_script_class(made: type, state: tuple[str, str, list[tuple[str, bytes, bytes]]]) -> None:
+    """Set those attributes that another version was received of, each from a pickle of its own."""
+    token, entry, attributes = state
+    standin.of_token(token).set_class(entry, made, attributes)
+
+
+def set_attribute(made: type, name: str, value: Any) -> None:
+    """One attribute of a class that is being filled."""
+    if name == "_abc_impl":
+        for subclass in value:
+            made.register(subclass)  # type: ignore[attr-defined]
+    else:
+        setattr(made, name, value)
+
+
+def new_class(name: str, metaclass: Any, bases: tuple[Any, ...], namespace: dict[str, Any]) -> type:
+    """A class of that kind with nothing in it but `namespace`."""
+    return types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
+
+
+def new_enum(name: str, bases: tuple[Any, ...], qualname: str, module: str, members: dict[str, Any]) -> type:
+    """An enumeration with its members."""
+    metaclass: Any = type(bases[-1])
+    namespace = metaclass.__prepare__(name, bases)
+    for member, value in members.items():
+        namespace[member] = value
+    made: type = metaclass.__new__(metaclass, name, bases, namespace)
+    made.__module__, made.__qualname__ = module, qualname
+    return made
+
+
+# --- other classes that travel by value -------------------------------------------------------------------
+
+_tracked: WeakValueDictionary[str, type] = WeakValueDictionary()
+_trackers: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+_arrived: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
+"""The version of each class that has come from elsewhere."""
+_lock = threading.RLock()
+
+
+def tracker_of(cls: type) -> str:
+    """The name under which other processes know this class."""
+    with _lock:
+        known = _trackers.get(cls)
+        if known is None:
+            import secrets
+
+            known = _trackers[cls] = secrets.token_hex(16)
+            _tracked[known] = cls
+        return known
+
+
+def tracked(tracker: str) -> type:
+    """The class of that name, which is being loaded."""
+    return _tracked[tracker]
+
+
+def version_of(cls: type) -> bytes | None:
+    """The version in which it has arrived; None for a class that was made here."""
+    return _arrived.get(cls)
+
+
+def local_class(
+    tracker: str, version: bytes, make: Callable[..., type], arguments: Any, state: bytes
+) -> type:
+    """A class that no module has under its name. One that was made here, or is known in that version, is left alone."""
+    with _lock:
+        known = _tracked.get(tracker)
+        if known is not None and _arrived.get(known, version) == version:
+            return known
+        made = make(*arguments) if known is None else known
+        _tracked[tracker], _trackers[made], _arrived[made] = made, tracker, version
+        for name, value in loads(state):
+            set_attribute(made, name, value)
+        return made
+
+
+# --- things that plain pickles do not take ------------------------------------------------------------------
+
+
+def module_of(token: str) -> types.ModuleType:
+    """The script's module itself."""
+    return standin.module_of(token)
+
+
+def cached(wrapped: Callable[..., Any], maxsize: int | None, typed: bool, attributes: dict[str, Any]) -> Any:
+    """What `functools.lru_cache` and `functools.cache` make of a function; its cache is empty."""
+    made = functools.lru_cache(maxsize, typed)(wrapped)
+    made.__dict__.update(attributes)
+    return made
+
+
+def single_dispatch(wrapped: Callable[..., Any], registry: list[tuple[type, Callable[..., Any]]]) -> Any:
+    """What `functools.singledispatch` makes of a function."""
+    made = functools.singledispatch(wrapped)
+    for cls, implementation in registry:
+        made.register(cls, implementation)
+    return made
+
+
+def context_var(name: str, has_default: bool, default: Any) -> ContextVar[Any]:
+    return ContextVar(name, default=default) if has_default else ContextVar(name)
+
+
+def thread_local(cls: type) -> Any:
+    """One without contents: those are each thread's own."""
+    return cls()
+
+
+def lock() -> Any:
+    """A lock that nobody holds: each process has its own."""
+    return threading.Lock()
+
+
+def rlock() -> Any:
+    return threading.RLock()
+
+
+def invoke(_name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Call an object that travels as an argument."""
+    return target(*args, **kwargs)
+
+
+def invoke_method(name: str, _qualname: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a method of an object that travels as an argument."""
+    return getattr(target, name)(*args, **kwargs)

@@ -1,0 +1,74 @@
+"""The script as its calls are made from: in the program itself, or in a call of it that makes calls of its own."""
+
+from __future__ import annotations
+
+from types import FunctionType, ModuleType
+from typing import Any
+
+from jobrunner.script import program, standin
+from jobrunner.script.program import NAMES, Program
+
+
+class Origin:
+    """The script's module in this process, and what others know of it."""
+
+    __slots__ = ("module", "program", "standin", "variables")
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+        self.variables = _globals_of(module)
+        self.standin = standin.current()
+        self.program: Program = program.described(module) if self.standin is None else self.standin.program
+
+    def has(self, value: Any) -> bool:
+        """Whether a function or class is one of the script: under a name of it, or made by its code."""
+        if isinstance(value, FunctionType):
+            return value.__globals__ is self.variables
+        return getattr(value, "__module__", None) in NAMES
+
+    def place(self, value: Any) -> str | None:
+        """The name under which a function or class is found in the script, "Class.method"; None if under none."""
+        if getattr(value, "__module__", None) not in NAMES:
+            return None
+        name = getattr(value, "__qualname__", None)
+        if not isinstance(name, str):
+            return None
+        found: Any = self.variables.get(name.partition(".")[0], self)
+        for part in name.split(".")[1:]:
+            found = getattr(found, part, self)
+        return name if found is value else None
+
+    def arrives(self, place: str) -> bool:
+        """Whether a reference to that place, in a result, is understood in the program."""
+        return self.standin is None or self.standin.knows(place.partition(".")[0])
+
+
+def _globals_of(module: ModuleType) -> dict[str, Any]:
+    """The dictionary that the functions of the script have as their globals.
+
+    In a child of `multiprocessing` the script has run elsewhere, and its module got a copy of what was there.
+    """
+    if module.__name__ == NAMES[1]:
+        for value in list(vars(module).values()):
+            if isinstance(value, FunctionType) and value.__globals__.get("__name__") == NAMES[1]:
+                return value.__globals__
+    return vars(module)
+
+
+_last: Origin | None = None
+
+
+def of_this_process() -> Origin | None:
+    """None where there is no script: an interpreter that is being taken down, say."""
+    global _last
+    module = program.script_module()
+    if module is None:
+        return None
+    known = _last
+    if known is None or known.module is not module or known.program.token != _token(known):
+        known = _last = Origin(module)
+    return known
+
+
+def _token(known: Origin) -> str:
+    return program.own_token() if known.standin is None else known.standin.program.token

@@ -1,0 +1,404 @@
+"""The pickler for what plain pickle does not take: functions and classes by value, and what scripts have as globals.
+
+It is cloudpickle's, except that functions of the script take the script's dictionary as their globals at the other end
+(cloudpickle gives them one of their own), that classes of the script go by their name, that a class which the reader
+knows is left as it is (cloudpickle sets its attributes anew), and that code keeps the names of its files.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import marshal
+import pickle
+import types
+import typing
+from collections.abc import Callable
+from contextvars import Context, ContextVar
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from jobrunner.script import makers, origin
+from jobrunner.script.modes import PLAIN, Mode
+
+PROTOCOL = 5
+MARSHAL_VERSION = 2
+"""From the next one on the bytes depend on how many references there are to the constants."""
+
+BufferCallback = Callable[[pickle.PickleBuffer], bool]
+
+
+class Pickled(NamedTuple):
+    """A pickle, and what it refers to."""
+
+    stream: bytes
+    names: dict[str, None]
+    """Globals of the script that have to be there when it is loaded."""
+    noted: list[Any]
+    """Objects that may be in it by their name alone."""
+    by_value: bool
+    """It holds code, so that its reader needs this version of Python."""
+
+
+def pickled(
+    value: Any, mode: Mode = PLAIN, callback: BufferCallback | None = None, entry: str | None = None
+) -> Pickled:
+    """Pickle `value`; as the global `entry` of the script, if that is given. Raises whatever pickling raises."""
+    file = io.BytesIO()
+    pickler = pickler_class()(file, PROTOCOL, callback)
+    pickler.prepare(mode, value, entry)
+    pickler.dump(value)
+    return Pickled(file.getvalue(), pickler.names, pickler.noted, pickler.by_value)
+
+
+@functools.cache
+def pickler_class() -> Any:
+    """A class whose base is imported when the first object needs it."""
+    import cloudpickle
+    from cloudpickle import cloudpickle as inner
+
+    class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def prepare(self, mode: Mode, top: Any, entry: str | None) -> None:
+            self.mode = mode
+            self.top: Any = self if entry is None else top
+            self.entry = entry
+            self.names: dict[str, None] = {}
+            self.noted: list[Any] = []
+            self.by_value = False
+            self.open_classes: list[type] = []
+            self.origin = origin.of_this_process()
+
+        def reducer_override(self, value: Any) -> Any:
+            kind = type(value)
+            if kind is FunctionType:
+                reduced = self.reduce_function(value)
+            elif isinstance(value, type):
+                reduced = self.reduce_class(value)
+            else:
+                special = _SPECIAL.get(kind)
+                reduced = NotImplemented if special is None else special(self, value)
+                if reduced is NotImplemented:
+                    reduced = super().reducer_override(value)
+            if reduced is NotImplemented:
+                self.noted.append(value)
+            return reduced
+
+        # --- functions ---
+
+        def reduce_function(self, value: FunctionType) -> Any:
+            source = self.origin
+            if source is not None and source.has(value):
+                entry = self.entry_of(value)
+                if entry is None and self.refers_to(value):
+                    return NotImplemented
+                self.by_value = True
+                return self.script_function(value, entry)
+            if _is_single_dispatch(value):
+                return self.reduce_single_dispatch(value)
+            reduced = super().reducer_override(value)
+            if reduced is not NotImplemented:
+                self.by_value = True
+            return reduced
+
+        def script_function(self, value: FunctionType, entry: str | None) -> Any:
+            cells = [_contents(cell) for cell in value.__closure__ or ()]
+            found = _names_found(value)
+            submodules = inner._find_imported_submodules(value.__code__, [*found, *cells])
+            state = (
+                value.__defaults__,
+                value.__kwdefaults__,
+                cells,
+                value.__dict__,
+                annotations_of(value),
+                value.__doc__,
+                submodules,
+            )
+            self.names.update(
+                dict.fromkeys(name for name in names_in(value.__code__) if name in value.__globals__)
+            )
+            assert self.origin is not None
+            made = (
+                self.origin.program.token,
+                entry,
+                _marshalled(value.__code__),
+                value.__name__,
+                value.__qualname__,
+                value.__module__,
+                len(cells),
+            )
+            return makers.function, made, state, None, None, makers.set_function
+
+        def reduce_single_dispatch(self, value: Any) -> Any:
+            if self.entry_of(value) is None and self.refers_to(value):
+                return NotImplemented
+            others = [(cls, fn) for cls, fn in value.registry.items() if cls is not object]
+            return makers.single_dispatch, (value.registry[object], others)
+
+        # --- classes ---
+
+        def reduce_class(self, value: type) -> Any:
+            entry = self.entry_of(value)
+            if entry is not None:
+                return self.script_class(value, entry)
+            if self.origin is not None and self.origin.has(value) and self.refers_to(value):
+                return NotImplemented
+            if any(value is outer for outer in self.open_classes):
+                return makers.tracked, (makers.tracker_of(value),)
+            if value in inner._BUILTIN_TYPE_NAMES or value in (type(None), type(...), type(NotImplemented)):
+                return inner._class_reduce(value)
+            if inner._should_pickle_by_reference(value):
+                return NotImplemented
+            self.by_value = True
+            return self.local_class(value)
+
+        def script_class(self, value: type, entry: str) -> Any:
+            self.by_value = True
+            make, arguments, contents = class_parts(value)
+            assert self.origin is not None
+            token = self.origin.program.token
+            inside = Mode(locks=True, inside=f"{value.__qualname__}.")
+            built = self.piece(arguments, inside)
+            attributes = []
+            for name, attribute in contents.items():
+                stream = self.piece(attribute, inside)
+                attributes.append((name, digest(stream), stream))
+            made = token, entry, digest(built), make, arguments
+            return makers.script_class, made, (token, entry, attributes), None, None, makers.set_script_class
+
+        def local_class(self, value: type) -> Any:
+            make, arguments, contents = class_parts(value)
+            state = self.piece(list(contents.items()), self.mode, value)
+            version = makers.version_of(value) or digest(state)
+            return makers.local_class, (makers.tracker_of(value), version, make, arguments, state)
+
+        def piece(self, value: Any, mode: Mode, open_class: type | None = None) -> bytes:
+            """A pickle of its own, inside of this one."""
+            file = io.BytesIO()
+            pickler = type(self)(file, PROTOCOL)
+            pickler.prepare(mode, None, None)
+            pickler.open_classes = self.open_classes + ([] if open_class is None else [open_class])
+            pickler.dump(value)
+            self.names.update(pickler.names)
+            self.noted += pickler.noted
+            self.by_value = self.by_value or pickler.by_value
+            return file.getvalue()
+
+        # --- names ---
+
+        def entry_of(self, value: Any) -> str | None:
+            """The name under which this very object is pickled as a global."""
+            if value is not self.top:
+                return None
+            entry: str | None = self.entry
+            self.top = self  # but once: what refers to it from inside goes by its name
+            return entry
+
+        def refers_to(self, value: Any) -> bool:
+            """Whether it goes by its name in the script."""
+            source = self.origin
+            if source is None:
+                return False
+            place = source.place(value)
+            if place is None or (self.mode.inside and place.startswith(self.mode.inside)):
+                return False
+            if self.mode.result and not source.arrives(place):
+                return False
+            self.names[place.partition(".")[0]] = None
+            return True
+
+    return ScriptPickler
+
+
+# --- what functions consist of --------------------------------------------------------------------------------------
+
+
+def _names_found(fn: FunctionType) -> list[Any]:
+    variables = fn.__globals__
+    return [variables[name] for name in names_in(fn.__code__) if name in variables]
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return makers.EMPTY
+
+
+def annotations_of(fn: FunctionType) -> dict[str, Any]:
+    """Those of a function; none where they name what is not there, which is found out here from Python 3.14 on."""
+    try:
+        return fn.__annotations__
+    except Exception:
+        return {}
+
+
+def _marshalled(code: CodeType) -> Any:
+    try:
+        return marshal.dumps(code, MARSHAL_VERSION)
+    except ValueError:  # a constant of a newer kind, or one that some tool has put there
+        try:
+            return marshal.dumps(code)
+        except ValueError:
+            return code
+
+
+_names: dict[CodeType, tuple[str, ...]] = {}
+MAX_CODES = 1000
+
+_GLOBAL_OPS = frozenset(
+    ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+)
+
+
+def names_in(code: CodeType) -> tuple[str, ...]:
+    """Names of globals that the code, and code inside of it, looks up or sets."""
+    known = _names.get(code)
+    if known is None:
+        import dis
+
+        found = {
+            instruction.argval: None
+            for instruction in dis.get_instructions(code)
+            if instruction.opname in _GLOBAL_OPS
+        }
+        for inside in _codes_in(code):
+            found.update(dict.fromkeys(names_in(inside)))
+        if len(_names) >= MAX_CODES:
+            _names.clear()
+        known = _names[code] = tuple(found)
+    return known
+
+
+def attributes_in(code: CodeType) -> set[str]:
+    """All names in the code and in code inside of it, of globals, attributes and modules."""
+    found = set(code.co_names)
+    for inside in _codes_in(code):
+        found |= attributes_in(inside)
+    return found
+
+
+def _codes_in(code: CodeType) -> list[CodeType]:
+    return [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+
+
+# --- what classes consist of ----------------------------------------------------------------------------------------
+
+
+def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict[str, Any]]:
+    """What makes the class with nothing in it, the arguments, and its attributes, functions first."""
+    from enum import Enum
+
+    from cloudpickle import cloudpickle as inner
+
+    if issubclass(value, Enum):
+        contents, _ = inner._enum_getstate(value)
+        members = {member.name: member.value for member in value}
+        made = (value.__name__, value.__bases__, value.__qualname__, value.__module__, members)
+        for name in value.__members__:
+            contents.pop(name, None)
+        return makers.new_enum, made, _in_order(contents)
+    slots = value.__dict__.get("__slots__")
+    contents, _ = inner._class_getstate(value)
+    namespace: dict[str, Any] = {"__module__": value.__module__, "__qualname__": value.__qualname__}
+    if slots is not None:
+        namespace["__slots__"] = slots
+        contents.pop("__slots__", None)
+    for name, attribute in list(contents.items()):
+        if isinstance(attribute, types.MemberDescriptorType) and attribute.__objclass__ is value:
+            del contents[name]
+    bases = inner._get_bases(value)
+    if typing.NamedTuple in bases:  # what it makes of a class has been made already
+        bases = value.__bases__
+    arguments = value.__name__, type(value), bases, namespace
+    return makers.new_class, arguments, _in_order(contents)
+
+
+def _in_order(contents: dict[str, Any]) -> dict[str, Any]:
+    functions = {name: value for name, value in contents.items() if _is_code(value)}
+    return functions | contents
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, (FunctionType, staticmethod, classmethod, property))
+
+
+# --- kinds that plain pickle does not take --------------------------------------------------------------------------
+
+
+def _cached(pickler: Any, value: Any) -> Any:
+    if pickler.entry_of(value) is None and pickler.refers_to(value):
+        return NotImplemented
+    if pickler.origin is None or not pickler.origin.has(value.__wrapped__):
+        return NotImplemented
+    parameters = value.cache_parameters()
+    attributes = {name: item for name, item in value.__dict__.items() if name != "cache_parameters"}
+    return makers.cached, (value.__wrapped__, parameters["maxsize"], parameters["typed"], attributes)
+
+
+def _context_var(pickler: Any, value: ContextVar[Any]) -> Any:
+    try:
+        return makers.context_var, (value.name, True, Context().run(value.get))
+    except LookupError:
+        return makers.context_var, (value.name, False, None)
+
+
+def _code(pickler: Any, value: CodeType) -> Any:
+    pickler.by_value = True
+    stream = _marshalled(value)
+    return (makers.code, (stream,)) if isinstance(stream, bytes) else NotImplemented
+
+
+def _module(pickler: Any, value: ModuleType) -> Any:
+    source = pickler.origin
+    if source is not None and value is source.module:
+        return makers.module_of, (source.program.token,)
+    return NotImplemented
+
+
+def _lock(pickler: Any, value: Any) -> Any:
+    return (makers.lock, ()) if pickler.mode.locks else NotImplemented
+
+
+def _rlock(pickler: Any, value: Any) -> Any:
+    return (makers.rlock, ()) if pickler.mode.locks else NotImplemented
+
+
+def _special() -> dict[type, Callable[[Any, Any], Any]]:
+    import threading
+
+    return {
+        type(functools.lru_cache(lambda: None)): _cached,
+        ContextVar: _context_var,
+        CodeType: _code,
+        ModuleType: _module,
+        type(threading.Lock()): _lock,
+        type(threading.RLock()): _rlock,
+        threading.local: lambda pickler, value: (makers.thread_local, (type(value),)),
+    }
+
+
+_SPECIAL = _special()
+
+
+def _is_single_dispatch(value: FunctionType) -> bool:
+    return value.__globals__ is vars(functools) and hasattr(value, "registry") and hasattr(value, "dispatch")
+
+
+def digest(stream: bytes) -> bytes:
+    """A hash of a pickle, at memory's speed; nobody's attack is warded off by it."""
+    import xxhash
+
+    return bytes(xxhash.xxh3_128_digest(stream))
+
+
+def digest_of(stream: bytes, *buffers: memoryview) -> bytes:
+    """The hash of a pickle with buffers beside it."""
+    if not buffers:
+        return digest(stream)
+    import xxhash
+
+    state = xxhash.xxh3_128(stream)
+    for buffer in buffers:
+        state.update(buffer)
+        state.update(buffer.nbytes.to_bytes(8, "big"))
+    return bytes(state.digest())

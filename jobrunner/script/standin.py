@@ -1,0 +1,288 @@
+"""What stands for a program's script in a process that runs its calls.
+
+One `Script` per program, with a module that becomes `sys.modules["__main__"]` while calls of that program run. See the
+package for what it is filled with, and when.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from types import FunctionType, ModuleType
+from typing import Any
+
+from jobrunner.loading import load_global, loads
+from jobrunner.script.entries import (
+    CLASS,
+    VALUE,
+    Entry,
+    Image,
+    Outline,
+    Part,
+    Parts,
+    unpacked_image,
+)
+from jobrunner.script.program import NAMES, Program, own_token, script_module
+
+MAX_SCRIPTS = 8
+"""Programs whose scripts a process keeps: the longest unused one goes, with what its calls have left there."""
+
+
+class ScriptModule(ModuleType):
+    """The module of a stand-in: it loads what is asked for and not there yet."""
+
+    __slots__ = ("script",)
+
+    script: Script
+
+    def __getattr__(self, name: str) -> Any:
+        if not (name.startswith("__") and name.endswith("__")):
+            found, value = self.script.find(name)
+            if found:
+                return value
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+class Script:
+    """The stand-in for one program's script. Calls come from one thread at a time, look-ups from any."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.module = ScriptModule(program.name)
+        self.module.script = self
+        self.variables: dict[str, Any] = self.module.__dict__
+        _describe(self.module, program)
+        self.received: dict[str, Entry] = {}
+        """By name, the entry that was loaded last."""
+        self.defined: dict[str, Any] = {}
+        """The functions and classes that entries have made, by name."""
+        self.image_part: Part | None = None
+        """The image that was received last: the calls of calls bring it along."""
+        self._serial = -1
+        self._pending: dict[str, tuple[Entry, Parts]] = {}
+        self._in_image: dict[str, Entry] = {}
+        self._attributes: dict[str, tuple[bytes, dict[str, bytes]]] = {}
+        """Of classes, by name: how it is built, and the version of each attribute that was received last."""
+        self._last: Outline | None = None
+        self._lock = threading.RLock()
+
+    # --- before a call --------------------------------------------------------------------------------------
+
+    def prepare(self, outline: Outline, parts: Parts) -> None:
+        """Have everything as the definition says. Raises SerializationError, which names the global."""
+        if outline is self._last:
+            return
+        with self._lock:
+            if outline.image is not None and (
+                self.image_part is None or outline.image != self.image_part.version
+            ):
+                self._take_image(outline.image, parts)
+            self._load_all(outline.entries, parts)
+            if outline.eager:
+                for name in list(self._in_image):
+                    self.find(name)
+        self._last = outline
+
+    def enter(self) -> None:
+        """Be the script of this process."""
+        if sys.modules.get("__main__") is not self.module:
+            sys.modules["__main__"] = self.module
+            if self.program.name == NAMES[1]:
+                sys.modules[NAMES[1]] = self.module
+            else:
+                sys.modules.pop(NAMES[1], None)
+
+    def find(self, name: str) -> tuple[bool, Any]:
+        """Whether the script has such a global, and its value, which is loaded if it was not yet."""
+        with self._lock:
+            pending = self._pending.get(name)
+            if pending is not None:
+                self._load(*pending)
+            elif name in self._in_image and name not in self.received:
+                self._load_from_image(name)
+            return name in self.variables, self.variables.get(name)
+
+    # --- entries ----------------------------------------------------------------------------------------------
+
+    def _load_all(self, entries: Iterable[Entry], parts: Parts) -> None:
+        changed = [entry for entry in entries if self._is_new(entry)]
+        for entry in changed:
+            self._pending[entry.name] = entry, parts
+            if entry.kind != CLASS:
+                self.variables.pop(entry.name, None)
+        try:
+            for entry in changed:
+                if entry.name in self._pending:
+                    self._load(entry, parts)
+        finally:
+            self._pending.clear()
+
+    def _is_new(self, entry: Entry) -> bool:
+        known = self.received.get(entry.name)
+        return known is None or known.version != entry.version
+
+    def _load(self, entry: Entry, parts: Parts) -> None:
+        self._pending.pop(entry.name, None)
+        self.received[entry.name] = entry
+        try:
+            if entry.stream is not None:
+                value = load_global(entry.name, entry.stream)
+            else:
+                value = load_global(entry.name, parts[entry.version])
+        except BaseException:
+            del self.received[entry.name]
+            raise
+        if self.variables.get(entry.name) is not value:
+            self.variables[entry.name] = value
+        if entry.kind != VALUE:
+            self.defined[entry.name] = value
+        else:
+            self.defined.pop(entry.name, None)
+
+    def _take_image(self, key: bytes, parts: Parts) -> None:
+        image = unpacked_image(load_global("the script", parts[key]))
+        if image.serial < self._serial:
+            return
+        self._serial, self.image_part = image.serial, Part(key, parts[key])
+        before, self._in_image = self._in_image, {entry.name: entry for entry in image.entries}
+        _take_sources(image)
+        # What was loaded from the last image, and nothing else has brought since, follows the script.
+        changed = [
+            entry
+            for entry in image.entries
+            if before.get(entry.name) is self.received.get(entry.name, entry) and self._is_new(entry)
+        ]
+        self._load_all([entry for entry in changed if entry.name in self.received], {})
+
+    def _load_from_image(self, name: str) -> None:
+        entry = self._in_image[name]
+        self._load(entry, {})
+        for needed in entry.needs:
+            if needed not in self.variables and needed in self._in_image and needed not in self.received:
+                self._load_from_image(needed)
+
+    # --- classes ----------------------------------------------------------------------------------------------
+
+    def made_class(
+        self, name: str, skeleton: bytes, make: Callable[..., type], arguments: tuple[Any, ...]
+    ) -> type:
+        """See `makers.script_class`."""
+        known = self._attributes.get(name)
+        made = self.defined.get(name)
+        if known is None or known[0] != skeleton or not isinstance(made, type):
+            made = make(*arguments)
+            self._attributes[name] = skeleton, {}
+        self.variables[name] = self.defined[name] = made
+        return made
+
+    def set_class(self, name: str, made: type, attributes: list[tuple[str, bytes, bytes]]) -> None:
+        """See `makers.set_script_class`."""
+        from jobrunner.script.makers import set_attribute
+
+        versions = self._attributes[name][1]
+        present = {attribute for attribute, _, _ in attributes}
+        for attribute in [attribute for attribute in versions if attribute not in present]:
+            del versions[attribute]
+            if attribute in made.__dict__:
+                delattr(made, attribute)
+        for attribute, version, stream in attributes:
+            if versions.get(attribute) != version:
+                set_attribute(made, attribute, loads(stream))
+                versions[attribute] = version
+
+    # --- what goes back ---------------------------------------------------------------------------------------
+
+    def knows(self, name: str) -> bool:
+        """Whether the program has that function or class under this name, as far as it is known here."""
+        return name in self.defined and self.variables.get(name) is self.defined[name]
+
+    def has_own(self) -> bool:
+        """Whether calls have set globals to functions or classes that the program does not have."""
+        defined = self.defined
+        return any(
+            value is not defined.get(name)
+            for name, value in list(self.variables.items())
+            if isinstance(value, (FunctionType, type)) and value.__module__ in NAMES
+        )
+
+
+_scripts: OrderedDict[str, Script] = OrderedDict()
+_current: Script | None = None
+
+
+def current() -> Script | None:
+    """The stand-in that this process has as its script; None in a program."""
+    script = _current
+    return script if script is not None and script_module() is script.module else None
+
+
+def enter(outline: Outline, parts: Parts) -> Script | None:
+    """Make the script of that program the one of this process, and ready for calls of the definition.
+
+    None where this process runs the program itself.
+    """
+    global _current
+    if outline.program.token == own_token():
+        return None
+    script = _current
+    if script is None or script.program.token != outline.program.token:
+        script = _current = _of_program(outline.program)
+    script.enter()
+    script.prepare(outline, parts)
+    return script
+
+
+def of_token(token: str) -> Script:
+    """The stand-in for that program, which is being loaded."""
+    return _scripts[token]
+
+
+def variables_of(token: str) -> dict[str, Any]:
+    """The globals of that program's script in this process; of a new module, where it is not known."""
+    return module_of(token).__dict__
+
+
+def module_of(token: str) -> ModuleType:
+    """See `variables_of`."""
+    if token == own_token():
+        module = script_module()
+        if module is not None:
+            return module
+    known = _scripts.get(token)
+    if known is None:
+        known = _of_program(Program(token, "__main__", None, None, None))
+    return known.module
+
+
+def _of_program(program: Program) -> Script:
+    known = _scripts.get(program.token)
+    if known is None:
+        known = _scripts[program.token] = Script(program)
+        while len(_scripts) > MAX_SCRIPTS:
+            _scripts.popitem(last=False)
+    _scripts.move_to_end(program.token)
+    return known
+
+
+def _describe(module: ModuleType, program: Program) -> None:
+    import builtins
+
+    variables = module.__dict__
+    variables["__builtins__"] = builtins
+    variables["__package__"] = program.package
+    if program.file is not None:
+        variables["__file__"] = program.file
+    if program.spec is not None:
+        module.__spec__ = importlib.machinery.ModuleSpec(program.spec, None, origin=program.file)
+
+
+def _take_sources(image: Image) -> None:
+    """For tracebacks and `inspect`: the text of the script's files as the program has them."""
+    import linecache
+
+    for file, text in image.sources:
+        # Without a time, so that nobody looks for a newer one on this host.
+        linecache.cache[file] = len(text), None, text.splitlines(True), file

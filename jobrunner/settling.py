@@ -1,0 +1,63 @@
+"""What a slot's process does first: it takes the place of a process that multiprocessing has spawned.
+
+It imports little, for a slot must start fast. `program.start_with` is the other half.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+HASH_SEED = "PYTHONHASHSEED"
+
+KEPT = "JOBRUNNER_KEPT_"
+"""Begins the names of variables of a slot that starts: those that it gets back once its interpreter is up."""
+
+FLAGS = "JOBRUNNER_FLAGS"
+"""Environment variable of a slot that starts: what its sys.flags are to say although it was started without."""
+
+START_METHOD = "JOBRUNNER_START_METHOD"
+"""Environment variable of a slot that starts: the program's choice for multiprocessing."""
+
+
+def settle() -> None:
+    """In a process that was started so: have os.environ and sys.flags say what they say in the program."""
+    flags = os.environ.pop(FLAGS, None)
+    if flags is None:
+        return
+    del os.environ[HASH_SEED]
+    for name in [name for name in os.environ if name.startswith(KEPT)]:
+        os.environ[name.removeprefix(KEPT)] = os.environ.pop(name)
+    for flag in flags.split():
+        _set_flag(flag)
+
+
+def _set_flag(name: str) -> None:
+    """subprocess and multiprocessing read sys.flags, to start others with the same options."""
+    import ctypes  # here: it takes long to load, and is seldom needed
+
+    one = ctypes.py_object(1)
+    ctypes.pythonapi.Py_IncRef(one)  # the next line takes this reference
+    ctypes.pythonapi.PyStructSequence_SetItem(
+        ctypes.py_object(sys.flags), ctypes.c_ssize_t(type(sys.flags).__match_args__.index(name)), one
+    )
+
+
+def become_child(number: int, parent: int, sentinel: int) -> None:
+    """Answer multiprocessing as the `number`th process does that it has spawned for the process `parent`.
+
+    Loggers print such names, and recipes that deal out devices ask for such numbers. `sentinel` is a descriptor that
+    becomes readable when the parent dies.
+    """
+    import multiprocessing.process
+
+    process = multiprocessing.process
+    this = process.current_process()
+    this.name = f"SpawnProcess-{number}"
+    this._identity = (number,)
+    process._parent_process = process._ParentProcess("MainProcess", parent, sentinel)  # type: ignore[attr-defined]
+    method = os.environ.pop(START_METHOD, None)
+    if method is not None:
+        import multiprocessing
+
+        multiprocessing.set_start_method(method, force=True)

@@ -1,0 +1,660 @@
+"""What a script is to its calls: its functions, classes and globals are there, as in the standard library's pools.
+
+Each test is a program of its own, since it is about `__main__`. It ends with an error where something is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+BEGIN = """
+from programs import open_executor
+"""
+
+
+@pytest.fixture
+def run_script(run_program):
+    """Runs a program whose first lines import `open_executor`; it must print "right"."""
+
+    def run(text):
+        import textwrap
+
+        assert run_program(BEGIN + textwrap.dedent(text) + "\nprint('right')\n").splitlines()[-1] == "right"
+
+    return run
+
+
+# --- globals --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.apart
+def test_what_one_call_sets_the_next_one_sees(run_script):
+    run_script("""
+        connection = None
+
+        def connect():
+            global connection
+            connection = "open"
+
+        def query():
+            return connection
+
+        with open_executor(max_workers=1) as ex:
+            ex.submit(connect).result()
+            assert [ex.submit(query).result() for _ in range(3)] == ["open"] * 3
+            assert list(ex.map(lambda _: query(), range(3))) == ["open"] * 3
+            assert connection is None
+    """)
+
+
+@pytest.mark.apart
+def test_a_global_that_the_program_changes_arrives_anew_and_others_stay(run_script):
+    run_script("""
+        limit, seen = 1, []
+
+        def look():
+            seen.append(limit)
+            return limit, list(seen)
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(look).result() == (1, [1])
+            limit = 2
+            assert ex.submit(look).result() == (2, [1, 2])
+            seen.append("mine")
+            assert ex.submit(look).result() == (2, ["mine", 2])
+            assert ex.submit(look).result() == (2, ["mine", 2, 2])
+    """)
+
+
+@pytest.mark.copies
+def test_globals_are_as_they_are_at_submit(run_script):
+    run_script("""
+        value = 0
+
+        def now():
+            return value
+
+        with open_executor() as ex:
+            futures = []
+            for value in range(200):
+                futures.append(ex.submit(now))
+            assert [future.result() for future in futures] == list(range(200))
+    """)
+
+
+@pytest.mark.apart
+def test_an_initializer_sets_globals_for_all_that_follows(run_script):
+    run_script("""
+        model = None
+
+        def load(value):
+            global model, extra
+            model = {"weights": value}
+            extra = "not there before"
+
+        def use(x):
+            return model["weights"] * x, extra
+
+        with open_executor(initializer=load, initargs=(3,)) as ex:
+            assert ex.submit(use, 2).result() == (6, "not there before")
+            assert list(ex.map(use, range(50))) == [(3 * x, "not there before") for x in range(50)]
+            assert ex.submit(lambda: model).result() == {"weights": 3}
+    """)
+
+
+def test_a_cached_function_of_the_script(run_script):
+    run_script("""
+        import functools
+
+        @functools.lru_cache(maxsize=64)
+        def fib(n):
+            return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+        @functools.cache
+        def double(n):
+            return 2 * n
+
+        def both(n):
+            return fib(n) + double(n)
+
+        with open_executor() as ex:
+            assert ex.submit(fib, 40).result() == 102334155
+            assert list(ex.map(fib, range(20))) == [fib(n) for n in range(20)]
+            assert ex.submit(both, 10).result() == 75
+            assert ex.submit(lambda: (fib.cache_parameters(), fib.__name__)).result() == (
+                {"maxsize": 64, "typed": False}, "fib")
+    """)
+
+
+def test_things_that_pickle_refuses_as_globals(run_script):
+    run_script("""
+        import contextvars
+        import functools
+        import threading
+
+        lock, again, event = threading.Lock(), threading.RLock(), threading.Event()
+        local = threading.local()
+        var = contextvars.ContextVar("var", default=7)
+
+        @functools.singledispatch
+        def describe(value):
+            return "something"
+
+        @describe.register
+        def _(value: int):
+            return "a number"
+
+        def guarded(value):
+            with lock, again:
+                local.value = value
+                return describe(value), describe("x"), var.get(), event.is_set(), local.value
+
+        def decorator(fn):
+            calls = threading.Lock()
+
+            @functools.wraps(fn)
+            def inner(*args):
+                with calls:
+                    return fn(*args)
+
+            return inner
+
+        @decorator
+        def decorated(value):
+            return value + 1
+
+        with open_executor() as ex:
+            assert ex.submit(guarded, 1).result() == ("a number", "something", 7, False, 1)
+            assert ex.submit(decorated, 1).result() == 2
+            assert list(ex.map(decorated, range(10))) == list(range(1, 11))
+    """)
+
+
+@pytest.mark.apart
+def test_an_error_names_the_global_that_cannot_be_sent(run_script):
+    run_script("""
+        import pickle
+
+        stream = (number for number in range(3))
+
+        def use():
+            return next(stream)
+
+        def uses_it():
+            return use()
+
+        with open_executor() as ex:
+            error = ex.submit(uses_it).exception()
+            assert "'stream'" in str(error) and "generator" in str(error), error
+            assert ex.submit(int, 3).result() == 3
+    """)
+
+
+# --- the module -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.apart
+def test_the_module_can_be_imported_and_searched(run_script):
+    run_script("""
+        class Account:
+            pass
+
+        def helper():
+            return TABLE["a"]
+
+        TABLE = {"a": 1}
+
+        def imported():
+            from __main__ import helper as found
+            return found()
+
+        def by_module():
+            import __main__
+            return __main__.helper(), __main__.__name__, hasattr(__main__, "nothing"), __name__
+
+        def by_name(name):
+            return globals()[name]
+
+        def searched():
+            import sys
+            return getattr(sys.modules["__main__"], "Account").__name__
+
+        with open_executor() as ex:
+            assert ex.submit(imported).result() == 1
+            assert ex.submit(by_module).result() == (1, "__main__", False, "__main__")
+            assert ex.submit(by_name, "TABLE").result() == {"a": 1}
+            assert ex.submit(by_name, "helper").result() is helper
+            assert ex.submit(searched).result() == "Account"
+            assert ex.submit(lambda: __file__).result() == __file__
+            error = ex.submit(by_name, "nothing").exception()
+            assert type(error) is KeyError, error
+    """)
+
+
+@pytest.mark.apart
+def test_pickle_copy_and_shelve_inside_of_a_call(run_script):
+    run_script("""
+        import copy, dataclasses, pickle, shelve, tempfile
+
+        RATE = [2]
+
+        @dataclasses.dataclass
+        class Account:
+            amount: int = 0
+
+            def total(self):
+                return self.amount * RATE[0]
+
+        def round_trip(account):
+            there = pickle.loads(pickle.dumps(account))
+            other = copy.deepcopy(copy.copy(account))
+            with tempfile.TemporaryDirectory() as folder, shelve.open(folder + "/s") as shelf:
+                shelf["account"] = account
+                kept = shelf["account"]
+            return there == other == kept == account, type(there) is Account
+
+        stored = pickle.dumps(Account(5))
+
+        with open_executor() as ex:
+            assert ex.submit(round_trip, Account(3)).result() == (True, True)
+            # The class is named in no code of these calls.
+            assert ex.submit(pickle.loads, pickle.dumps(Account(4))).result() == Account(4)
+            assert ex.submit(lambda: pickle.loads(stored).total()).result() == 10
+            assert ex.submit(copy.deepcopy, Account(6)).result().total() == 12
+    """)
+
+
+@pytest.mark.apart
+@pytest.mark.skipif(sys.platform != "linux", reason="the start method is fork there alone")
+def test_a_pool_inside_of_a_call(run_script):
+    run_script("""
+        import concurrent.futures, multiprocessing
+
+        def square(x):
+            return x * x
+
+        def pool():
+            with multiprocessing.get_context("fork").Pool(2) as inner:
+                return inner.map(square, range(5))
+
+        def executor():
+            context = multiprocessing.get_context("fork")
+            with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as inner:
+                return list(inner.map(square, range(5)))
+
+        with open_executor() as ex:
+            assert ex.submit(pool).result() == [0, 1, 4, 9, 16]
+            assert ex.submit(executor).result() == [0, 1, 4, 9, 16]
+    """)
+
+
+@pytest.mark.apart
+def test_tracebacks_and_inspect_have_the_source(run_script):
+    run_script("""
+        import inspect
+
+        def fails():
+            raise KeyError("here")  # the line
+
+        def source():
+            return inspect.getsource(fails)
+
+        with open_executor() as ex:
+            cause = str(ex.submit(fails).exception().__cause__)
+            assert 'raise KeyError("here")  # the line' in cause and "in fails" in cause and __file__ in cause, cause
+            assert ex.submit(source).result() == inspect.getsource(fails)
+            cause = str(ex.submit(lambda: 1 / 0).exception().__cause__)
+            assert "lambda: 1 / 0" in cause, cause
+    """)
+
+
+@pytest.mark.alone
+@pytest.mark.apart
+def test_a_child_of_multiprocessing(run_script):
+    run_script("""
+        import multiprocessing, sys
+
+        class Point:
+            def __init__(self, x):
+                self.x = x
+
+        def move(point):
+            return Point(point.x + 1)
+
+        def child(queue):
+            with open_executor(max_workers=1) as ex:
+                moved = ex.submit(move, Point(1)).result()
+                queue.put((moved.x, type(moved) is Point, ex.submit(lambda: move(Point(4)).x).result()))
+
+        if __name__ == "__main__":
+            for method in ("spawn", "forkserver"):
+                context = multiprocessing.get_context(method)
+                queue = context.Queue()
+                process = context.Process(target=child, args=(queue,))
+                process.start()
+                assert queue.get(timeout=40) == (2, True, 5), method
+                process.join()
+    """)
+
+
+@pytest.mark.alone
+@pytest.mark.apart
+def test_a_program_that_is_a_module_of_a_package(kind, tmp_path):
+    import subprocess
+
+    from programs import environment
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "sibling.py").write_text("VALUE = 42\n")
+    (package / "program.py").write_text(
+        "from programs import open_executor\n"
+        "from . import sibling\n"
+        "def late():\n"
+        "    from .sibling import VALUE\n"
+        "    return VALUE, sibling.VALUE, __package__, __spec__.name\n"
+        "if __name__ == '__main__':\n"
+        "    with open_executor() as ex:\n"
+        "        print(ex.submit(late).result())\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "package.program"],
+        cwd=tmp_path,
+        env=environment(kind),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (run.stdout, run.stderr) == ("(42, 42, 'package', 'package.program')\n", "")
+
+
+# --- classes --------------------------------------------------------------------------------------------
+
+
+def test_what_arrives_leaves_the_programs_classes_alone(run_script):
+    run_script("""
+        class Account:
+            opened = 0
+            registry = []
+
+            def __init__(self, owner=None):
+                self.owner = owner
+
+        registry = Account.registry
+
+        def open_account(owner):
+            return Account(owner)
+
+        with open_executor() as ex:
+            future = ex.submit(open_account, "ann")
+            Account.opened = 7
+            Account.registry.append("bob")
+            account = future.result()
+            assert type(account) is Account and isinstance(account, Account)
+            assert Account.opened == 7 and Account.registry is registry == ["bob"]
+            assert account.opened == 7
+            accounts = list(ex.map(open_account, "abc"))
+            assert all(type(one) is Account for one in accounts) and Account.opened == 7
+            assert type(ex.submit(lambda: Account).result()) is type and ex.submit(lambda: Account).result() is Account
+
+        def local():
+            class Local:
+                count = 0
+            return Local
+
+        Local = local()
+        with open_executor() as ex:
+            future = ex.submit(lambda: Local())
+            Local.count = 5
+            assert type(future.result()) is Local and Local.count == 5
+    """)
+
+
+@pytest.mark.apart
+def test_what_calls_keep_on_a_class_stays(run_script):
+    run_script("""
+        class Cache:
+            loaded = None
+            hits = 0
+
+            def __init__(self, key):
+                self.key = key
+
+            def load(self):
+                if Cache.loaded is None:
+                    Cache.loaded = self.key
+                Cache.hits += 1
+                return Cache.loaded, Cache.hits
+
+        def use(cache):
+            return cache.load()
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(use, Cache("first")).result() == ("first", 1)
+            assert ex.submit(use, Cache("second")).result() == ("first", 2)
+            assert ex.submit(Cache("third").load).result() == ("first", 3)
+            Cache.hits = 10  # changed in the program: it arrives, and the rest stays
+            assert ex.submit(use, Cache("fourth")).result() == ("first", 11)
+            assert Cache.loaded is None
+    """)
+
+
+@pytest.mark.apart
+def test_a_class_defined_anew(run_script):
+    run_script("""
+        class Shape:
+            def area(self):
+                return 1
+
+        def area(shape):
+            return shape.area(), isinstance(shape, Shape)
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(area, Shape()).result() == (1, True)
+
+            class Shape:
+                def area(self):
+                    return 2
+
+            assert ex.submit(area, Shape()).result() == (2, True)
+            Shape.area = lambda self: 3
+            assert ex.submit(area, Shape()).result() == (3, True)
+    """)
+
+
+def test_classes_of_many_kinds(run_script):
+    run_script("""
+        import abc, collections, dataclasses, enum, typing
+
+        class Base(abc.ABC):
+            @abc.abstractmethod
+            def name(self): ...
+
+            def greet(self):
+                return "hi " + self.name()
+
+        class Derived(Base):
+            def name(self):
+                return "derived"
+
+            def greet(self):
+                return super().greet() + "!"
+
+        class Slotted:
+            __slots__ = ("x", "__private")
+
+            def __init__(self, x):
+                self.x, self.__private = x, -x
+
+            def both(self):
+                return self.x, self.__private
+
+        class Color(enum.Enum):
+            RED = 1
+            BLUE = "b"
+
+        class Flags(enum.IntFlag):
+            A = 1
+            B = 2
+
+        Point = collections.namedtuple("Point", "x y")
+
+        class Typed(typing.NamedTuple):
+            x: int
+            y: str = "y"
+
+        @dataclasses.dataclass(frozen=True, order=True)
+        class Data:
+            x: int
+            items: list = dataclasses.field(default_factory=list)
+
+        T = typing.TypeVar("T")
+
+        class Box(typing.Generic[T]):
+            def __init__(self, item: T):
+                self.item = item
+
+        class Meta(type):
+            def __call__(cls, *args):
+                made = super().__call__(*args)
+                made.made_by = "meta"
+                return made
+
+        class Made(metaclass=Meta):
+            @property
+            def twice(self):
+                return self.made_by * 2
+
+            @classmethod
+            def build(cls):
+                return cls()
+
+            @staticmethod
+            def plain():
+                return "static"
+
+        class Outer:
+            class Inner:
+                value = 1
+
+        class OwnError(Exception):
+            def __init__(self, code, text):
+                super().__init__(code, text)
+                self.code = code
+
+        def same(value):
+            return value, type(value) in globals().values() or value is not None
+
+        def build():
+            return (Derived().greet(), Slotted(1).both(), Color.RED, Flags.A | Flags.B, Point(1, 2), Typed(1),
+                    Data(1, [2]), Box(3).item, Made().twice, Made.build().made_by, Made.plain(), Outer.Inner.value,
+                    isinstance(Derived(), Base), issubclass(Derived, Base))
+
+        def fail():
+            raise OwnError(3, "three")
+
+        VALUES = [Derived(), Slotted(2), Color.BLUE, Flags.B, Point(3, 4), Typed(5), Data(6), Box(7), Outer.Inner()]
+
+        with open_executor() as ex:
+            assert ex.submit(build).result() == build()
+            for value, result in zip(VALUES, ex.map(same, VALUES)):
+                assert type(result[0]) is type(value), value
+            for value in VALUES:
+                assert type(ex.submit(same, value).result()[0]) is type(value)
+            assert ex.submit(lambda c: c is Color.RED, Color.RED).result()
+            assert ex.submit(same, Color.RED).result()[0] is Color.RED
+            try:
+                ex.submit(fail).result()
+            except OwnError as error:
+                assert error.code == 3
+            else:
+                raise AssertionError
+            patient = ex.with_options(retries=1, retry_on=OwnError, backoff=0)
+            assert type(patient.submit(fail).exception()) is OwnError
+    """)
+
+
+def test_two_names_for_one_thing(run_script):
+    run_script("""
+        def work(x):
+            return x + 1
+
+        alias = work
+        HANDLERS = {"a": work, "b": alias}
+
+        def check():
+            return alias is work, HANDLERS["a"] is work, HANDLERS["b"](1)
+
+        with open_executor() as ex:
+            assert ex.submit(check).result() == (True, True, 2)
+            assert ex.submit(alias, 1).result() == 2
+    """)
+
+
+# --- what is called -------------------------------------------------------------------------------------
+
+
+@pytest.mark.copies
+def test_what_the_called_object_holds_is_an_argument(run_script):
+    run_script("""
+        import functools
+
+        def take(options, x):
+            return options.pop("f") * x
+
+        class Model:
+            def __init__(self):
+                self.seen = []
+
+            def fit(self, x):
+                self.seen.append(x)
+                return list(self.seen)
+
+            def __call__(self, x):
+                return self.fit(x)
+
+        model = Model()
+        with open_executor(max_workers=1) as ex:
+            for fn in (functools.partial(take, {"f": 2}), functools.partial(take, options={"f": 2})):
+                keyword = "options" in fn.keywords
+                if keyword:
+                    results = [ex.submit(fn, x=x).result() for x in range(5)]
+                else:
+                    results = [ex.submit(fn, x).result() for x in range(5)]
+                    assert list(ex.map(fn, range(300))) == [2 * x for x in range(300)]
+                assert results == [2 * x for x in range(5)]
+            for fn in (model.fit, model):
+                assert [ex.submit(fn, x).result() for x in range(3)] == [[0], [1], [2]]
+                assert list(ex.map(fn, range(300))) == [[x] for x in range(300)]
+                assert list(ex.map(fn, range(300), chunksize=50)) == [[x] for x in range(300)]
+            assert model.seen == []
+            assert ex.submit([3, 1, 2].index, 2).result() == 2
+            assert ex.submit(functools.partial(take, {"f": 2}), 1, 2).exception() is not None
+            assert ex.submit(model.fit, 1).name == "Model.fit"
+    """)
+
+
+def test_elements_may_be_of_classes_of_the_script(run_script):
+    run_script("""
+        import copy
+        import operator
+
+        class Point:
+            def __init__(self, x):
+                self.x = x
+
+        points = [Point(x) for x in range(60)]
+
+        with open_executor() as ex:
+            for chunksize in (None, 20):
+                # Functions that the script does not define bring nothing of it along.
+                xs = ex.map(operator.attrgetter("x"), points, chunksize=chunksize)
+                assert list(xs) == list(range(60))
+                copies = list(ex.map(copy.copy, (Point(x) for x in range(60)), chunksize=chunksize))
+                assert [point.x for point in copies] == list(range(60))
+                assert {type(point) for point in copies} == {Point}
+    """)

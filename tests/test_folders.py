@@ -1,0 +1,65 @@
+"""Folders for sockets and temporary files, wherever one can be had."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+
+from jobrunner import folders
+from jobrunner.errors import ConfigError
+from jobrunner.folders import LONGEST_SOCKET, SOCKET, make_folder, socket_folder, temporary_folder
+
+
+@pytest.fixture
+def no_temporary_folder(monkeypatch):
+    def fail():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", fail)
+
+
+@pytest.mark.parametrize("name", ["a b", "é日", "100%s", "a*b"])
+def test_a_socket_is_where_temporary_files_are(monkeypatch, tmp_path, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", f"/proc/self/cwd/{name}")
+    monkeypatch.chdir(tmp_path)
+    assert os.path.dirname(socket_folder()) == f"/proc/self/cwd/{name}"
+
+
+def test_a_long_path_is_left_alone(monkeypatch, tmp_path):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert temporary_folder() == str(long)
+    folder = socket_folder()
+    assert len(os.fsencode(f"{folder}/{SOCKET}")) <= LONGEST_SOCKET
+    make_folder(folder)
+    assert os.stat(folder).st_mode & 0o777 == 0o700
+    os.rmdir(folder)
+
+
+def test_without_a_temporary_folder_there_are_others(monkeypatch, no_temporary_folder):
+    assert temporary_folder() is not None
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/tmp")
+    assert socket_folder().startswith("/tmp/jobrunner-")
+
+
+def test_a_folder_that_has_vanished_is_passed_over(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert temporary_folder() == "/tmp"
+
+
+def test_where_there_is_none_it_is_said(monkeypatch, no_temporary_folder, tmp_path):
+    monkeypatch.setattr(folders, "_other_folders", lambda: iter(["/proc/1/fd"]))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert temporary_folder() is None
+    with pytest.raises(
+        ConfigError, match="there is no folder for a socket: none of /proc/1/fd can be written to"
+    ):
+        socket_folder()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot make the folder"):
+        make_folder(str(tmp_path / "file" / "x"))

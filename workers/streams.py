@@ -1,0 +1,210 @@
+"""sys.stdout and sys.stderr of a slot: the text streams of the standard library, above a sink that knows the task.
+
+The bytes that a TextIOWrapper writes come to a `Sink`, which cuts them into whole lines and puts them into the outbox
+with the number of the task that wrote them. So whatever a program does with a text stream (`reconfigure`, `detach`,
+bytes for its `buffer`) it can do here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, BinaryIO, TextIO
+
+from jobrunner.workers.framing import PRINTED
+from jobrunner.workers.outbox import Outbox
+
+LONGEST_PART = 16 * 1024
+"""Characters of one PRINTED item; also bytes of a line that is not waited for any longer."""
+
+
+class Sink(io.BufferedIOBase):
+    """The `buffer` of a slot's stream: it holds back a line that has not ended until it is flushed.
+
+    Lines of stderr are sent at once, since they may be the last words; those of stdout within milliseconds.
+    """
+
+    def __init__(self, stream: int, outbox: Outbox, current: Callable[[], int], encoding: str) -> None:
+        self._stream = stream
+        self._outbox = outbox
+        self._current = current
+        self._partial = b""
+        self._raw: BinaryIO | None = None
+        self.name = "<stdout>" if stream == 1 else "<stderr>"
+        self.mode = "wb"
+        self.write_through = False
+        """Hold nothing back."""
+        self.gone = False
+        """Closed, or given away by `detach`: the next task needs another one."""
+        self.set_encoding(encoding)
+
+    def set_encoding(self, encoding: str) -> None:
+        """What the bytes are from now on."""
+        self._encoding = encoding
+        self._is_utf8 = codecs.lookup(encoding).name == "utf-8"
+        self._has_lines = "\n".encode(encoding) == b"\n"
+
+    @property
+    def raw(self) -> BinaryIO:
+        """The descriptor itself; what is written there arrives too, in no order with the rest."""
+        if self._raw is None:
+            self._raw = open(self._stream, "wb", buffering=0, closefd=False)  # noqa: SIM115
+        return self._raw
+
+    def fileno(self) -> int:
+        return self._stream
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return os.isatty(self._stream)
+
+    def write(self, data: Any) -> int:
+        if self.closed:
+            raise ValueError("write to closed file")
+        if isinstance(data, str):
+            raise TypeError("a bytes-like object is required, not 'str'")
+        written = bytes(data)
+        with self._outbox.lock:
+            whole = written.rfind(b"\n") + 1 if self._has_lines else len(written)
+            if whole:
+                # Taken before it is emitted, and without making an object in between that the garbage
+                # collector counts: a destructor that prints comes in here again.
+                ended, rest = written[:whole], written[whole:]
+                lines, self._partial = self._partial + ended, rest
+                self._emit(lines.decode(self._encoding, "replace"))
+            else:
+                self._partial += written
+            if self._partial and (self.write_through or len(self._partial) >= LONGEST_PART):
+                self.flush()
+        return len(written)
+
+    def flush(self) -> None:
+        """Let go of a line that has not ended, but for the first bytes of a character that has not."""
+        if self._partial:
+            with self._outbox.lock:
+                data, self._partial = self._partial, b""
+                if self._is_utf8:
+                    text, used = codecs.utf_8_decode(data, "replace", False)
+                    if used < len(data):
+                        self._partial = data[used:] + self._partial
+                else:
+                    text = data.decode(self._encoding, "replace")
+                self._emit(text)
+
+    def close(self) -> None:
+        self.gone = True
+        super().close()
+
+    def end(self) -> None:
+        """Let go of all: the task is over."""
+        if self._partial:
+            self.flush()
+        if self._partial:
+            with self._outbox.lock:
+                data, self._partial = self._partial, b""
+                self._emit(data.decode(self._encoding, "replace"))
+
+    def _emit(self, text: str) -> None:
+        number = self._current()
+        for start in range(0, len(text), LONGEST_PART):
+            self._outbox.put([PRINTED, number, self._stream, text[start : start + LONGEST_PART]])
+        if self._stream == 2:
+            self._outbox.flush()
+        else:
+            self._outbox.arm()
+
+
+class _HoldingSink(io.BufferedIOBase):
+    """A sink as its TextIOWrapper sees it, which flushes after each line: that lets go of whole lines only."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.write = sink.write  # type: ignore[method-assign]
+        self.fileno = sink.fileno  # type: ignore[method-assign]
+        self.isatty = sink.isatty  # type: ignore[method-assign]
+        self.name = sink.name
+        self.owns = True
+        """The end of this is the end of the sink."""
+
+    def writable(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        super().close()
+        if self.owns:
+            self.sink.close()
+
+
+class SlotWriter(io.TextIOWrapper):
+    """One of the two streams. `like` is the stream that it replaces, whose encoding it has.
+
+    It passes on all text at once, so that text and bytes keep their order; what waits for the end of its line waits in
+    the sink.
+    """
+
+    mode = "w"
+
+    def __init__(
+        self, stream: int, outbox: Outbox, current: Callable[[], int], like: TextIO | None = None
+    ) -> None:
+        encoding = getattr(like, "encoding", None) or "utf-8"
+        errors = getattr(like, "errors", None) or ("strict" if stream == 1 else "backslashreplace")
+        self.sink = Sink(stream, outbox, current, encoding)
+        super().__init__(
+            _HoldingSink(self.sink),
+            encoding,
+            errors,
+            newline="\n",
+            line_buffering=True,
+            write_through=True,
+        )
+
+    @property
+    def buffer(self) -> BinaryIO:
+        held: Any = super().buffer
+        found: BinaryIO = held and held.sink  # None once it is detached
+        return found
+
+    @property
+    def write_through(self) -> bool:
+        return self.sink.write_through
+
+    def flush(self) -> None:
+        super().flush()
+        self.sink.flush()
+
+    def reconfigure(self, *, write_through: bool | None = None, **changes: Any) -> None:
+        super().reconfigure(**changes)
+        if write_through is not None:
+            self.sink.write_through = bool(write_through)
+        self.sink.set_encoding(self.encoding)
+
+    def detach(self) -> BinaryIO:
+        held = super().detach()
+        assert isinstance(held, _HoldingSink)
+        held.owns, self.sink.gone = False, True
+        return self.sink  # type: ignore[return-value]
+
+
+def flush_quietly(stream: Any) -> None:
+    """What a task has put in the place of one of the streams may hold text of its own, or be anything at all."""
+    try:
+        stream.flush()
+    except BaseException:
+        pass
+
+
+def slot_streams(outbox: Outbox, current: Callable[[], int]) -> tuple[SlotWriter, SlotWriter]:
+    """A new pair, for stdout and stderr."""
+    return (
+        SlotWriter(1, outbox, current, sys.__stdout__),
+        SlotWriter(2, outbox, current, sys.__stderr__),
+    )
