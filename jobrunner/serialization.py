@@ -106,10 +106,12 @@ class DumpedFunction(NamedTuple):
     parts: tuple[DumpedFunction, ...] = ()
     """What travels apart from it, once for all functions that have it, and is given to `load_function`. A part has no
     parts, and needs nothing that is not among `python` and `modules` of the whole."""
+    epoch: int = 0
+    """See `versions`."""
 
     def definition(self) -> tuple[Any, ...]:
         """The fields of a `FunctionDef`."""
-        return (*self[:6], tuple([part.key for part in self.parts])) if self.parts else self
+        return (*self[:6], tuple([part.key for part in self.parts]), self.epoch) if self.parts else self
 
 
 def payloads_of(dumped: DumpedFunction) -> dict[bytes, Payload]:

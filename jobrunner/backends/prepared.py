@@ -9,34 +9,56 @@ from typing import Any
 from jobrunner import serialization
 from jobrunner.fixed import dump_elements
 from jobrunner.payloads import Payload, payload_size
-from jobrunner.protocol.messages import FunctionDef
+from jobrunner.protocol.messages import FunctionDef, FunctionKey
 from jobrunner.serialization import DumpedFunction, Names, Store
 
 
 class Prepared:
     """For backends that pickle calls. Raises SerializationError."""
 
-    __slots__ = ("_mapped", "_store", "args", "definition", "dumped", "fn", "kwargs", "whole")
+    __slots__ = (
+        "_mapped",
+        "_store",
+        "args",
+        "definition",
+        "dumped",
+        "fn",
+        "keys",
+        "kwargs",
+        "setup",
+        "whole",
+    )
 
-    def __init__(self, fn: Callable[..., Any], store: Store | None = None) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], store: Store | None = None, setup: tuple[FunctionDef, ...] = ()
+    ) -> None:
         self.whole = fn
         """What was given."""
         self.fn, self.args, self.kwargs = serialization.split_call(fn)
         """What is called, with which arguments before those of the call: a partial's are arguments like others."""
+        self.setup = setup
+        """What its slots are to be prepared with: the parts of an initializer, then itself."""
         self._store = store
         self._mapped: Prepared | None = None
         self._take(serialization.dump_function(self.fn, store))
 
     @classmethod
-    def of(cls, fn: Callable[..., Any], store: Store | None, last: Prepared | None) -> Prepared:
+    def of(
+        cls,
+        fn: Callable[..., Any],
+        store: Store | None,
+        last: Prepared | None,
+        setup: tuple[FunctionDef, ...] = (),
+    ) -> Prepared:
         """`fn` as it is now; `last`, where nothing has changed since."""
         if not serialization.goes_alone(fn):
-            return cls(fn, store)
+            return cls(fn, store, setup)
         dumped = serialization.dump_function(fn, store)
-        if last is not None and last.dumped is dumped and last.whole is fn:
+        if last is not None and last.dumped is dumped and last.whole is fn and last.setup is setup:
             return last
         made = object.__new__(cls)
         made.whole = made.fn = fn
+        made.setup = setup
         made.args, made.kwargs = (), {}
         made._store, made._mapped = store, None
         made._take(dumped)
@@ -88,11 +110,16 @@ class Prepared:
             dumped = dumped._replace(name=serialization.function_name(self.whole))
         self.dumped = dumped
         self.definition = FunctionDef(*dumped.definition())
+        self.keys: tuple[FunctionKey, FunctionKey | None] = (
+            self.definition.key,
+            self.setup[-1].key if self.setup else None,
+        )
+        """Of the function, and of what its slots are to be prepared with."""
 
     def _copy(self) -> Prepared:
         made = object.__new__(Prepared)
         made.whole, made.fn, made.args, made.kwargs = self.whole, self.fn, self.args, self.kwargs
-        made._store, made._mapped = self._store, None
+        made.setup, made._store, made._mapped = self.setup, self._store, None
         return made
 
 

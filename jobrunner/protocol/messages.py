@@ -106,6 +106,9 @@ class FunctionDef(NamedTuple):
     parts: tuple[FunctionKey, ...] = ()
     """Definitions that must be at hand wherever this one is unpickled. They have no parts themselves, and what they
     need (`python`, `modules`) is among the needs of this one."""
+    epoch: int = 0
+    """Of a setup, how often the program had come to other versions of its modules; no slot serves calls of two epochs,
+    and slots of earlier ones make way."""
 
 
 Span: TypeAlias = "tuple[int, int] | int | None"

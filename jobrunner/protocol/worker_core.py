@@ -61,8 +61,10 @@ from jobrunner.protocol.slots import (
     READY,
     STARTING,
     LocalQueue,
+    Owner,
     Slot,
     WorkerTask,
+    outdated,
 )
 
 RUNNING_AFTER = 0.05
@@ -386,12 +388,12 @@ class WorkerCore:
             suspects = [name for name in suspects if name not in ships]
         return self.settings.missing(suspects) if suspects else []
 
-    def _owner_of(self, assignment: m.Assignment, owner: str) -> str:
-        """Calls that bring modules along are kept apart from others as those of different owners are."""
-        setup = assignment.setup
-        if setup is None or not self.functions[setup].ships:
-            return owner
-        return f"{owner} with {setup.hex()}"
+    def _owner_of(self, assignment: m.Assignment, key: str) -> Owner:
+        """Calls with modules of their own are kept apart from others as those of different owners are."""
+        if assignment.setup is None:
+            return Owner(key)
+        setup = self.functions[assignment.setup]
+        return Owner(key, setup.key, setup.epoch) if setup.ships or setup.epoch else Owner(key)
 
     def _knows_parts_of(self, definition: m.FunctionDef) -> bool:
         """Whether all of a function's parts are here, each of which has none."""
@@ -809,6 +811,9 @@ class WorkerCore:
         if self.settings.max_tasks_per_slot is not None:
             for slot in self.slots.values():
                 slot.leaving = slot.leaving or slot.calls_left <= 0
+        if self.queue and not self.draining:
+            for slot in outdated([slot for slot in self.slots.values() if slot.stays], self.queue):
+                slot.leaving = True
         staying = [slot for slot in self.slots.values() if slot.stays]
         leaving = [slot for slot in self.slots.values() if slot.leaving and slot.state != ENDING]
         if self.queue and not self.draining:
@@ -826,7 +831,11 @@ class WorkerCore:
     def _dismissed(self, slots: list[Slot], wanted: int, now: float) -> list[Slot]:
         """Slots that are to end, at most `wanted`: those whose owner has nothing more, then those whose time is up."""
         taken = [slot for slot in slots if slot.owner is not None and not slot.blocked]
-        unneeded = [slot for slot in taken if slot.idle and self.queue.first(str(slot.owner)) is None]
+        unneeded = [
+            slot
+            for slot in taken
+            if slot.idle and slot.owner is not None and self.queue.first(slot.owner) is None
+        ]
         rest = sorted((slot for slot in taken if slot not in unneeded), key=lambda slot: slot.owned_since)
         dismissed = unneeded[:wanted]
         for slot in rest:
@@ -889,7 +898,7 @@ class WorkerCore:
                 running.announced = True
                 self._running.append(running.id)
 
-    def _spare_for(self) -> set[str | None]:
+    def _spare_for(self) -> set[Owner | None]:
         """The owners whose tasks a slot could take that has nothing to do."""
         if self.queue:
             return set()

@@ -27,6 +27,8 @@ PROMISES = {
             "test_calls",
             "test_short_calls",
             "test_context",
+            "test_versions",
+            "test_multiprocessing",
             "test_references",
             "test_standard_futures",
             "test_errors_of_pickling",

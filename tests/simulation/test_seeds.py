@@ -18,7 +18,7 @@ from jobrunner.protocol.messages import OK
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import ReadyQueue
 from jobrunner.protocol.scheduler import Scheduler
-from jobrunner.protocol.slots import LocalQueue, Slot, WorkerTask
+from jobrunner.protocol.slots import LocalQueue, Owner, Slot, WorkerTask
 from jobrunner.protocol.task import TaskRecord
 from jobrunner.protocol.worker_core import STOP_STEPS, WorkerCore
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
@@ -286,7 +286,7 @@ def test_detached_tasks_that_go_with_their_client_are_found(monkeypatch):
         real(self, client, now)
 
     monkeypatch.setattr(Scheduler, "client_gone", client_gone)
-    find("crashes", first=2900, limit=3000)
+    find("crashes", first=500, limit=700)
 
 
 def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
@@ -302,6 +302,11 @@ def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
 
 def test_an_owner_for_whom_no_slot_makes_way_is_found(monkeypatch):
     monkeypatch.setattr(WorkerCore, "_make_way", lambda self, now: None)
+    find()
+
+
+def test_a_slot_that_serves_two_epochs_is_found(monkeypatch):
+    monkeypatch.setattr(WorkerCore, "_owner_of", lambda self, assignment, key: Owner(key))
     find()
 
 

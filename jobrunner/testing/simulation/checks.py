@@ -178,10 +178,11 @@ class Truth:
                 )
 
     def _can_import(self, node: WorkerNode, slot: SlotProcess, spec: m.TaskSpec, where: str) -> None:
-        """Its modules are there, and nobody else's."""
+        """Its modules are there, and nobody else's, nor those of another epoch."""
         lacking = self.needed(spec) & set(node.lacks)
         self.check(not lacking, f"{where}, which lacks {lacking}")
-        slot.serves.add(spec.setup if self._brings(spec) else None)
+        epoch = self.definitions[spec.setup].epoch if spec.setup in self.definitions else 0
+        slot.serves.add(spec.setup if self._brings(spec) or epoch else None)
         self.check(len(slot.serves) == 1, f"{where}, which has served {slot.serves}")
 
     def needed(self, spec: m.TaskSpec) -> set[str]:

@@ -384,6 +384,8 @@ class ClientNode(PeerNode[ClientCore]):
         self.id = ClientId(name)
         hello = m.ClientHello(self.id, "1", "3", "host", 1, world.scenario.peer_timeout)
         core = ClientCore(hello, random.Random(world.rng.getrandbits(64)), world.now)
+        self.epoch = 0
+        """How often the program has reloaded its modules."""
         self._number = 0
         self._queries: set[int] = set()
         self._query_number = 0

@@ -86,6 +86,7 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
     functions: dict[bytes, m.FunctionDef] = {}
     names: list[TaskId] = []
     endless: list[TaskId] = []
+    epoch = draw_epoch(world, client)
     for _ in range(count):
         task = client.new_id()
         if world.scenario.bundles and rng.random() < 0.15:
@@ -95,6 +96,9 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
             names.append(task)
             if read_call(spec.payload).seconds[0] == ENDLESS:
                 endless.append(task)
+        if epoch is not None:
+            functions[epoch.key] = epoch
+            spec = spec._replace(setup=epoch.key)
         specs.append(spec)
     client.submit(specs, list(functions.values()))
     if world.scenario.needs and rng.random() < 0.3:
@@ -104,6 +108,17 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
     if bundles and rng.random() < 0.2:
         at = world.now + rng.choice((0.0, 0.001, 0.1)) * rng.random()
         world.at(at, lambda: cancel(client, bundles, False))
+
+
+def draw_epoch(world: World, client: ClientNode) -> m.FunctionDef | None:
+    """What the calls of a program that has reloaded modules bring along."""
+    if world.scenario.epochs and world.rng.random() < 0.3:
+        client.epoch += 1
+    if not client.epoch:
+        return None
+    return m.FunctionDef(
+        b"epoch %d of %s" % (client.epoch, client.id.encode()), "epoch", b"blob of epoch", epoch=client.epoch
+    )
 
 
 def draw_task(

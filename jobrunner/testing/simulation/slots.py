@@ -91,7 +91,7 @@ class SlotProcess:
         """That have begun; each element of a chunk counts."""
         self.functions: dict[FunctionKey, m.FunctionDef] = {}
         self.serves: set[FunctionKey | None] = set()
-        """The shipments of the tasks that have begun; None: there was one without."""
+        """The shipments and epochs of the tasks that have begun; None: there was one without."""
         self._queue: deque[SlotTask] = deque()
         self._outcomes: list[SlotOutcome] = []
         self._last_flush = 0.0

@@ -1,0 +1,100 @@
+"""The initializer around the program's own: it prepares a slot for the calls of this program, at this time.
+
+It compares the modules that the program has reloaded, and has the slot take the program's key for the managers of
+multiprocessing, so that their proxies connect from calls. The initializer inside is run once per slot, whatever comes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from hashlib import blake2b
+from typing import Any
+
+from jobrunner import shipment
+from jobrunner.initializers import NOTHING, Provided, Wrapper, run
+from jobrunner.payloads import Payload
+from jobrunner.serialization import (
+    BY_REFERENCE,
+    BY_VALUE,
+    KEY_BYTES,
+    OUT_OF_BAND,
+    PROTOCOL,
+    DumpedFunction,
+    Store,
+    load_function,
+    payloads_of,
+)
+from jobrunner.versions import PROGRAM, Version, check
+
+_provided: dict[bytes, Provided] = {}
+"""By the key of an initializer that has run in this process, what it has set."""
+
+
+class SlotSetup(Wrapper):
+    """See the module. What a slot need not do is empty: `authkey`, `versions` to compare, and a `number` of 0."""
+
+    def __init__(
+        self,
+        initializer: DumpedFunction | None,
+        *,
+        number: int = 0,
+        versions: tuple[Version, ...] = (),
+        authkey: bytes = b"",
+        program: str = PROGRAM,
+    ) -> None:
+        self.initializer = initializer
+        self.number = number
+        self.versions = versions
+        self.authkey = authkey
+        self.program = program
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.initializer, self.number, self.versions, self.authkey, self.program)
+
+    def dump(self, store: Store | None = None) -> DumpedFunction:
+        """As `Shipment.dump`; `store` may copy it to where it is wanted."""
+        inner = self.initializer
+        kind = BY_VALUE if inner is not None and inner.python else BY_REFERENCE
+        stream = bytes((kind, *sys.version_info[:2])) + pickle.dumps(self, PROTOCOL)
+        blob: Payload = stream
+        if len(stream) >= OUT_OF_BAND:
+            blob = (None if store is None else store((stream,))) or (stream,)
+        facts = (self.number, self.versions, self.authkey, self.program, None if inner is None else inner.key)
+        key = blake2b(repr(facts).encode(), digest_size=KEY_BYTES).digest()
+        if inner is None:
+            return DumpedFunction(key, "for this program", blob, "", epoch=self.number)
+        epoch = inner.epoch + self.number
+        return DumpedFunction(key, inner.name, blob, inner.python, inner.modules, inner.ships, epoch=epoch)
+
+    def __call__(self) -> Provided:
+        """Raises ConfigError where a module is another version here, and what the initializer inside raises."""
+        for version in self.versions:
+            check(version)
+        if self.authkey:
+            import multiprocessing
+
+            multiprocessing.current_process().authkey = self.authkey
+        inner = self.initializer
+        provided = NOTHING
+        if inner is not None:
+            if inner.key not in _provided:
+                _provided[inner.key] = run(load_function(inner.blob, payloads_of(inner)))
+            provided = _provided[inner.key]
+        apart = self.number or (inner is not None and (inner.ships or inner.epoch))
+        # What the calls of these calls need to be at home here: an initializer alone is none of that.
+        if apart:
+            shipment.installed = self
+        elif self.authkey:
+            shipment.installed = SlotSetup(None, authkey=self.authkey, program=self.program)
+        return provided
+
+
+def _rebuilt(
+    initializer: DumpedFunction | None,
+    number: int,
+    versions: tuple[Version, ...],
+    authkey: bytes,
+    program: str,
+) -> SlotSetup:
+    return SlotSetup(initializer, number=number, versions=versions, authkey=authkey, program=program)
