@@ -219,7 +219,7 @@ def _outcome(
                     *head.span,
                     head.retry_on,
                     lambda: stops.asked or stops.timed_out,
-                    CHUNK_SECONDS if payload_size(packed) <= PACK_BYTES else None,
+                    CHUNK_SECONDS if _bytes_of(parts) <= PACK_BYTES else None,
                 )
         duration = perf_counter() - started
         payload = serialization.dump_result(value) if head.span is None else results.dump()
@@ -244,6 +244,10 @@ def _outcome(
             detail,
             serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
         )
+
+
+def _bytes_of(parts: Sequence[Buffer]) -> int:
+    return sum(memoryview(part).nbytes for part in parts)
 
 
 class LoadedFunctions:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 
+import numpy
 import pytest
 import zoo
 from local_engine import LocalEngine
@@ -75,6 +76,14 @@ def test_a_chunk_that_takes_long_gives_back_its_rest(monkeypatch):
     monkeypatch.setattr(engine_worker, "PACK_BYTES", 10)
     _, _, _, _, parts = run(head(zoo.echo, span=(2, 6)), arguments, [])
     assert values(parts) == [2, 3, 4, 5], "its arguments are too large to travel again and again"
+
+
+def test_a_chunk_with_buffers_beside_it_is_run_to_its_end(monkeypatch):
+    monkeypatch.setattr(engine_worker, "CHUNK_SECONDS", 0.0)
+    arguments = chunk_of([numpy.zeros(100_000), numpy.ones(100_000)])
+    assert len(arguments) > 1
+    status, _, _, _, parts = run(head(len, span=(0, 2)), arguments, [])
+    assert (status, values(parts)) == (OK, [100_000, 100_000])
 
 
 def test_a_map_of_chunks_that_take_long_is_whole(monkeypatch):

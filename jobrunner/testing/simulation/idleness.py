@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
 LOOK_INTERVAL = 0.02
-"""Virtual seconds between two looks."""
+"""Virtual seconds between two looks, at least."""
 
 LONGEST_IDLE = 0.5
 """Seconds that a slot may be idle beside a chunk that could be divided: until it is known to take long, for the way of
@@ -33,7 +33,7 @@ def is_lawful(scenario: Scenario) -> bool:
 
 
 class IdleWatch:
-    """Looks at all slots now and then."""
+    """Looks at all slots now and then, when something happens: nothing happens because of it."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -41,10 +41,13 @@ class IdleWatch:
         """Its turn, and when it was first seen to be idle in it."""
         self._waiting: dict[SlotProcess, tuple[int, float]] = {}
         """As `_idle`, of those that hold elements which have not begun."""
-        self._look()
+        self._looks_at = 0.0
 
-    def _look(self) -> None:
+    def look(self) -> None:
         world = self._world
+        if world.now < self._looks_at:
+            return
+        self._looks_at = world.now + LOOK_INTERVAL
         slots = [s for node in world.workers if node.alive for s in node.slots.processes.values()]
         self._waiting = self._since(self._waiting, [slot for slot in slots if self._could_be_divided(slot)])
         self._idle = self._since(self._idle, [slot for slot in slots if slot.idle]) if self._waiting else {}
@@ -55,7 +58,6 @@ class IdleWatch:
                 world.truth.check(
                     world.now - max(waits, idles) <= LONGEST_IDLE, f"{where} beside elements of {task}"
                 )
-        world.at(world.now + LOOK_INTERVAL, self._look)
 
     def _since(
         self, known: dict[SlotProcess, tuple[int, float]], slots: list[SlotProcess]
