@@ -69,6 +69,8 @@ WITH_SCRIPT = ord("s")
 FRESH_BY_REFERENCE = ord("R")
 FRESH_BY_VALUE = ord("V")
 """An object that is unpickled anew for each call."""
+AROUND = ord("a")
+"""A Wrapper of initializers, and the parts are those of the one inside."""
 HEADER_BYTES = 3
 """A function's blob starts with one of these kinds, and Python's major and minor version."""
 
@@ -339,7 +341,7 @@ def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> C
     """
     whole = memoryview(blob if isinstance(blob, bytes) else buffers_of(blob)[0])
     kind, theirs, ours = whole[0], tuple(whole[1:HEADER_BYTES]), sys.version_info[:2]
-    if kind not in (BY_REFERENCE, FRESH_BY_REFERENCE) and theirs != ours:
+    if kind not in (BY_REFERENCE, FRESH_BY_REFERENCE, AROUND) and theirs != ours:
         raise error(
             f"a function that was sent by value comes from Python {theirs[0]}.{theirs[1]} and cannot run"
             f" here, on Python {ours[0]}.{ours[1]}; use the same version on both sides, or put the function"
@@ -348,6 +350,10 @@ def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> C
     body = whole[HEADER_BYTES:]
     if kind == WITH_SCRIPT:
         return ScriptCall(unpacked_outline(pickle.loads(body)), parts)
+    if kind == AROUND:
+        wrapper: Callable[..., Any] = load_target(body, False)
+        wrapper.parts = parts  # type: ignore[attr-defined]
+        return wrapper
     return load_target(body, kind in (FRESH_BY_REFERENCE, FRESH_BY_VALUE), parts)
 
 
@@ -361,7 +367,7 @@ def function_name(fn: Callable[..., Any]) -> str:
 def _part(raw: memoryview, store: Store | None) -> DumpedFunction:
     """A buffer of a function, as a part: copied, for its owner may go on writing there."""
     key = blake2b(raw, digest_size=KEY_BYTES).digest()
-    blob: Payload | None = _stored.get(key)
+    blob: Payload | None = None if store is None else _stored.get(key)
     if blob is None and store is not None:
         blob = store((raw,))
         if isinstance(blob, SharedPayload):

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
 from jobrunner import shipment
 from jobrunner.initializers import NOTHING, Provided, Wrapper, run
-from jobrunner.payloads import Payload
+from jobrunner.payloads import Payload, buffers_of
 from jobrunner.serialization import (
-    BY_REFERENCE,
-    BY_VALUE,
+    AROUND,
     KEY_BYTES,
     OUT_OF_BAND,
     PROTOCOL,
@@ -49,14 +49,21 @@ class SlotSetup(Wrapper):
         self.authkey = authkey
         self.program = program
 
+        self.parts: Mapping[bytes, Payload] = {} if initializer is None else payloads_of(initializer)
+        """Those of the initializer, in its order. They travel apart, so where it is unpickled it is given them."""
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self.initializer, self.number, self.versions, self.authkey, self.program)
+        inner = self.initializer
+        if inner is not None:
+            inner = inner._replace(
+                blob=in_one(inner.blob), parts=tuple([part._replace(blob=b"") for part in inner.parts])
+            )
+        return _rebuilt, (inner, self.number, self.versions, self.authkey, self.program)
 
     def dump(self, store: Store | None = None) -> DumpedFunction:
         """As `Shipment.dump`; `store` may copy it to where it is wanted."""
         inner = self.initializer
-        kind = BY_VALUE if inner is not None and inner.python else BY_REFERENCE
-        stream = bytes((kind, *sys.version_info[:2])) + pickle.dumps(self, PROTOCOL)
+        stream = bytes((AROUND, *sys.version_info[:2])) + pickle.dumps(self, PROTOCOL)
         blob: Payload = stream
         if len(stream) >= OUT_OF_BAND:
             blob = (None if store is None else store((stream,))) or (stream,)
@@ -65,7 +72,10 @@ class SlotSetup(Wrapper):
         if inner is None:
             return DumpedFunction(key, "for this program", blob, "", epoch=self.number)
         epoch = inner.epoch + self.number
-        return DumpedFunction(key, inner.name, blob, inner.python, inner.modules, inner.ships, epoch=epoch)
+        parts = tuple(
+            [part._replace(blob=blob) for part, blob in zip(inner.parts, self.parts.values(), strict=True)]
+        )
+        return DumpedFunction(key, inner.name, blob, inner.python, inner.modules, inner.ships, parts, epoch)
 
     def __call__(self) -> Provided:
         """Raises ConfigError where a module is another version here, and what the initializer inside raises."""
@@ -79,7 +89,7 @@ class SlotSetup(Wrapper):
         provided = NOTHING
         if inner is not None:
             if inner.key not in _provided:
-                _provided[inner.key] = run(load_function(inner.blob, payloads_of(inner)))
+                _provided[inner.key] = run(load_function(inner.blob, self.parts))
             provided = _provided[inner.key]
         apart = self.number or (inner is not None and (inner.ships or inner.epoch))
         # What the calls of these calls need to be at home here: an initializer alone is none of that.
@@ -88,6 +98,11 @@ class SlotSetup(Wrapper):
         elif self.authkey:
             shipment.installed = SlotSetup(None, authkey=self.authkey, program=self.program)
         return provided
+
+
+def in_one(blob: Payload) -> bytes:
+    """The bytes of a function, wherever they are."""
+    return blob if isinstance(blob, bytes) else bytes(buffers_of(blob)[0])
 
 
 def _rebuilt(

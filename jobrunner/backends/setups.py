@@ -33,7 +33,7 @@ class Setups:
         self._first = self._epoch.number if same_host else 0
         initializer = settings.initializer
         self._shipment = initializer if isinstance(initializer, Shipment) and initializer.parts else None
-        self._initializer = _dumped(settings, same_host)
+        self._initializer = _dumped(settings, store, same_host)
         # What is shared by name is gone when nobody here has it any more.
         self._initargs = settings.initargs
         self._present = self._definition(self._initializer, self._epoch, self._authkey)
@@ -81,7 +81,7 @@ class Setups:
         return () if initializer is None else definitions_of(initializer)
 
 
-def _dumped(settings: BackendSettings, same_host: bool) -> DumpedFunction | None:
+def _dumped(settings: BackendSettings, store: Store, same_host: bool) -> DumpedFunction | None:
     initializer = settings.initializer
     if isinstance(initializer, Wrapper):
         return initializer.dump()
@@ -95,4 +95,4 @@ def _dumped(settings: BackendSettings, same_host: bool) -> DumpedFunction | None
             name = serialization.function_name(initializer)
             text = f"cannot pickle the arguments of the initializer {name}: {serialization.describe(exc)}"
             raise serialization_error(text, exc) from exc
-    return serialization.dump_setup(initializer, initargs)
+    return serialization.dump_setup(initializer, initargs, store)
