@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import importlib
 import os.path
 import subprocess
 import sys
@@ -79,14 +80,20 @@ def test_the_initializer_and_its_arguments():
     assert serialization.dump_setup(zoo.add, (np.float64(1), 2)).modules == ("numpy", "zoo")
 
 
-def test_modules_that_go_by_value_are_not_needed():
-    cloudpickle.register_pickle_by_value(zoo)
+def test_modules_that_go_by_value_are_not_needed(tmp_path, monkeypatch):
+    (tmp_path / "goes_by_value.py").write_text(
+        "def add(a, b): return a + b\nclass OwnError(Exception): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("goes_by_value")
+    cloudpickle.register_pickle_by_value(module)
     try:
-        assert needs(lambda: zoo.add) == ()
-        assert needs(lambda: zoo.StrFailsError) == ()
+        assert needs(lambda: module.add) == ()
+        assert needs(lambda: module.OwnError) == ()
     finally:
-        cloudpickle.unregister_pickle_by_value(zoo)
-    assert needs(lambda: zoo.add) == ("zoo",)
+        cloudpickle.unregister_pickle_by_value(module)
+    assert needs(lambda: module.add) == ("goes_by_value",)
+    del sys.modules["goes_by_value"]
 
 
 def test_a_program_of_its_own():
