@@ -23,6 +23,7 @@ LEAVES = {
     "pauses",
     "facts",
     "folders",
+    "forks",
     "initializers",
     "program",
     "representation",

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from jobrunner.forks import no_forks
 from jobrunner.ids import SlotId
 from jobrunner.program import Program, no_program
 from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotTask
@@ -121,7 +122,8 @@ class SlotPool:
         if slot in self._slots:
             raise ValueError(f"slot {slot} exists")
         try:
-            process = SlotProcess(slot, self._environment, self._program, self._shares, hash_seed)
+            with no_forks:
+                process = SlotProcess(slot, self._environment, self._program, self._shares, hash_seed)
         except OSError as exc:
             why = f"cannot start a process for this slot: {exc}\n"
             self._events.append(SlotExited(slot, 0, CANNOT_START, None, 0, why, 0, -1))

@@ -160,3 +160,29 @@ def test_a_lock_that_cannot_be_handed_over_is_an_error_that_says_what_can(make_e
         make_executor(initializer=share, initargs=(ours,))
     with pytest.raises(SerializationError, match="cannot pickle"):
         make_executor(initializer=share, initargs=(threading.Lock(),))
+
+
+FORKS_AT_ONCE = """
+import multiprocessing
+import warnings
+
+from programs import open_executor
+
+
+def add(numbers, number):
+    numbers.append(number)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", DeprecationWarning)
+    for _ in range(3):
+        with open_executor() as executor, multiprocessing.get_context("fork").Manager() as manager:
+            numbers = manager.list()
+            list(executor.map(add, [numbers] * 5, range(5)))
+            print(sorted(numbers))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking a process with threads is not safe there")
+def test_a_process_that_is_forked_while_slots_start_keeps_nobody_waiting(run_program):
+    assert run_program(FORKS_AT_ONCE).splitlines() == ["[0, 1, 2, 3, 4]"] * 3
