@@ -52,31 +52,33 @@ class Finder:
     """Finds nothing, and notes what is looked for. A name is looked for when it is imported or reloaded."""
 
     def __init__(self) -> None:
-        self._asked: set[str] = set()
+        self.asked: set[str] = set()
+        """Names that `epoch` has to look at."""
         self._lock = threading.Lock()
         self._since = time.time() - CLOCK_SKEW
         self._known = {name: origin_of(name) for name in list(sys.modules)}
         """Where the modules are from that a slot may have imported, for the program has."""
         self._versions: dict[str, Version] = {}
-        self._epoch = Epoch()
+        self.present = Epoch()
+        """As it was when `epoch` was last asked."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """What the import system calls."""
-        self._asked.add(name)
+        self.asked.add(name)
         return None
 
     def epoch(self) -> Epoch:
         """The present one; the very same object as long as nothing has changed."""
-        if self._asked:
+        if self.asked:
             with self._lock:
-                asked, self._asked = self._asked, set()
+                asked, self.asked = self.asked, set()
                 changed = [name for name in sorted(asked) if name in sys.modules and self._has_changed(name)]
                 if changed:
                     newest = tuple(self._versions[name] for name in self._versions)[-MOST_VERSIONS:]
-                    self._epoch = Epoch(self._epoch.number + 1, newest)
-        return self._epoch
+                    self.present = Epoch(self.present.number + 1, newest)
+        return self.present
 
     def _has_changed(self, name: str) -> bool:
         """Whether a module that is there is another version than the one that was there before."""
@@ -113,21 +115,14 @@ _finder: Finder | None = None
 _lock = threading.Lock()
 
 
-def watch() -> None:
-    """Note from now on what is imported again."""
+def watch() -> Finder:
+    """Note from now on what is imported again; by whom."""
     global _finder
     with _lock:
         if _finder is None:
             _finder = Finder()
             sys.meta_path.insert(0, _finder)
-
-
-def current() -> Epoch:
-    """The program's epoch; the first one where nobody watches."""
-    return _FIRST if _finder is None else _finder.epoch()
-
-
-_FIRST = Epoch()
+        return _finder
 
 
 def origin_of(name: str) -> str | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import InvalidStateError
 from typing import Any
 
-from jobrunner import serialization, versions
+from jobrunner import serialization
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
@@ -130,7 +130,6 @@ class CoreBackend(Backend):
         self._store = SharedStore(self._shares)
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
-        versions.watch()
         self._setups = Setups(settings, self._store.store, same_host=self.same_host)
         self._started = threading.Event()
         self._start_error: BaseException | None = None

@@ -16,6 +16,9 @@ from jobrunner.shipment import Shipment
 from jobrunner.slot_setup import SlotSetup
 from jobrunner.versions import Epoch
 
+MODULES = sys.modules
+PROCESS = "multiprocessing.process"
+
 
 class Setups:
     """`same_host`: the slots are started for this backend, by this user, and find the files that the program finds.
@@ -27,7 +30,8 @@ class Setups:
         self._store = store
         self._lock = threading.Lock()
         self._same_host = same_host
-        self._epoch = versions.current()
+        self._finder = versions.watch()
+        self._epoch = self._finder.epoch()
         self._authkey = self._present_authkey()
         # Slots of others may have served this program before.
         self._first = self._epoch.number if same_host else 0
@@ -43,7 +47,14 @@ class Setups:
 
         Raises ConfigError where modules that are to be shipped cannot be collected again.
         """
-        epoch, authkey = versions.current(), self._present_authkey()
+        # Each call comes here: what can have changed is looked at without a call of its own.
+        finder = self._finder
+        if finder.asked or finder.present is not self._epoch or PROCESS in MODULES:
+            self._renew()
+        return self._present
+
+    def _renew(self) -> None:
+        epoch, authkey = self._finder.epoch(), self._present_authkey()
         if epoch is not self._epoch or authkey is not self._authkey:
             with self._lock:
                 if epoch is not self._epoch and self._shipment is not None:
@@ -53,11 +64,10 @@ class Setups:
                     self._initializer = self._shipment.dump()
                 self._present = self._definition(self._initializer, epoch, authkey)
                 self._epoch, self._authkey = epoch, authkey
-        return self._present
 
     def _present_authkey(self) -> bytes:
         """The key with which this program's managers of multiprocessing let processes in; empty if it has none."""
-        process = sys.modules.get("multiprocessing.process")
+        process = MODULES.get(PROCESS)
         if process is None or not self._same_host:
             return b""
         key: bytes = process.current_process().authkey
