@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from jobrunner import inheritance, serialization, versions
 from jobrunner.backends.base import BackendSettings
@@ -30,6 +32,8 @@ class Setups:
         self._store = store
         self._lock = threading.Lock()
         self._same_host = same_host
+        self._own_process: Callable[[], Any] | None = None
+        """What gives the process of multiprocessing that this one is, once the program has multiprocessing."""
         self._finder = versions.watch()
         self._epoch = self._finder.epoch()
         self._authkey = self._present_authkey()
@@ -49,7 +53,12 @@ class Setups:
         """
         # Each call comes here: what can have changed is looked at without a call of its own.
         finder = self._finder
-        if finder.asked or finder.present is not self._epoch or PROCESS in MODULES:
+        process = self._own_process
+        if (
+            finder.asked
+            or finder.present is not self._epoch
+            or (PROCESS in MODULES if process is None else process().authkey is not self._authkey)
+        ):
             self._renew()
         return self._present
 
@@ -70,6 +79,7 @@ class Setups:
         process = MODULES.get(PROCESS)
         if process is None or not self._same_host:
             return b""
+        self._own_process = process.current_process
         key: bytes = process.current_process().authkey
         return key
 
