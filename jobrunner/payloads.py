@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pickle import PickleBuffer
 from typing import TypeAlias
 
 from jobrunner.shared_memory.payload import SharedPayload
@@ -11,6 +13,25 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 Payload: TypeAlias = "bytes | tuple[Buffer, ...] | SharedPayload"
 """`bytes` where everything is in one small pickle; else the pickle followed by its out-of-band buffers: here, or
 between processes of one host in shared memory."""
+
+Store: TypeAlias = "Callable[[Sequence[Buffer]], Payload | None]"
+"""Copies what is large to where it is wanted; None where it does not."""
+
+OUT_OF_BAND = 64 * 1024
+"""Bytes from which a buffer travels beside the pickle, and a pickle as a buffer of its own."""
+
+
+def apart_from(least: int, large: list[memoryview]) -> Callable[[PickleBuffer], bool]:
+    """The callback of a pickler that is to put buffers of at least so many bytes into `large`, not into the pickle."""
+
+    def in_band(buffer: PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < least:
+            return True
+        large.append(raw)
+        return False
+
+    return in_band
 
 
 def payload_size(payload: Payload) -> int:

@@ -40,7 +40,7 @@ from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, same
 from jobrunner.loading import NO_PARTS, error, load, load_error, load_target, type_name
 from jobrunner.loading import describe as describe  # for all who tell of an exception
 from jobrunner.noting import modules_of, pickle_plainly, place_of
-from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
+from jobrunner.payloads import OUT_OF_BAND, Payload, Store, apart_from, buffers_of, payload_size
 from jobrunner.script import makers, origin, standin
 from jobrunner.script.calls import ScriptCall
 from jobrunner.script.entries import unpacked_outline
@@ -50,9 +50,6 @@ from jobrunner.shared_memory.payload import SharedPayload
 if TYPE_CHECKING:
     from jobrunner.errors import SerializationError
     from jobrunner.script.catalogue import Catalogue, Defined
-
-OUT_OF_BAND = 64 * 1024
-"""Bytes from which a buffer travels beside the pickle, and a pickle as a buffer of its own."""
 
 PART_FROM = 512 * 1024
 """Bytes from which a buffer of a function is a part of its own, see DumpedFunction."""
@@ -235,13 +232,7 @@ def _dump_object(
     """What goes as one pickle: a closure, or an object that is called (a class, a partial, an instance)."""
     noted: list[Any] = []
     large: list[memoryview] = []
-
-    def in_band(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes >= PART_FROM:
-            large.append(raw)
-        return raw.nbytes < PART_FROM
-
+    in_band = apart_from(PART_FROM, large)
     plain = pickle_plainly(fn, noted, in_band) if plainly else None
     if plain is not None:
         parts = tuple([_part(raw, store) for raw in large])
@@ -435,9 +426,6 @@ def _take_value(index: int) -> Any:
 
 
 Names: TypeAlias = "dict[str, None]"
-
-Store: TypeAlias = "Callable[[Sequence[Buffer]], Payload | None]"
-"""Copies what is large to where it is wanted; None where it does not."""
 
 
 def dump_call(
@@ -677,7 +665,7 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
     `buffers` takes the large buffers; None keeps all in the pickle. `names`: see `dump_call`; None for what goes back
     to the program.
     """
-    in_band = None if buffers is None else _in_band(buffers)
+    in_band = None if buffers is None else apart_from(OUT_OF_BAND, buffers)
     try:
         stream = pickle.dumps(value, PROTOCOL, buffer_callback=in_band)
         if not mentions_script(stream):
@@ -744,7 +732,7 @@ def dump_class_by_value(kind: type) -> bytes | None:
 def dump_plain(value: Any, snapshot: bool, store: Store | None, names: Names | None = None) -> Payload:
     """A value that holds built-in kinds, atoms and plain arrays alone. See `dump_call`."""
     buffers: list[memoryview] = []
-    stream = pickle.dumps(value, PROTOCOL, buffer_callback=_in_band(buffers))
+    stream = pickle.dumps(value, PROTOCOL, buffer_callback=apart_from(OUT_OF_BAND, buffers))
     if names is not None and mentions_script(stream):
         names.update(dict.fromkeys(names_in_pickle(stream)))
     return _payload(stream, buffers, snapshot, store)
@@ -756,19 +744,6 @@ def load_plain(payload: Payload, what: str) -> Any:
         return load(payload)
     except Exception as exc:
         raise load_error(what, exc) from exc
-
-
-def _in_band(large: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
-    """The callback of a pickler that is to put large buffers there."""
-
-    def in_band(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < OUT_OF_BAND:
-            return True
-        large.append(raw)
-        return False
-
-    return in_band
 
 
 def _dump(value: Any, snapshot: bool, store: Store | None, names: Names | None = None) -> Payload:

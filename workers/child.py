@@ -37,7 +37,7 @@ from typing import Any, NoReturn
 
 from jobrunner import blocking, context, initializers, serialization, settling
 from jobrunner.fixed import FixedResults, calls, load_elements
-from jobrunner.payloads import Payload
+from jobrunner.payloads import OUT_OF_BAND, Payload
 from jobrunner.script.calls import ready
 from jobrunner.shared_memory.limits import keep_out_of_the_way
 from jobrunner.workers import memory
@@ -340,7 +340,7 @@ class Slot:
                 self.give_up(bundle)
         if bundle.end():
             return OK, bundle.results()
-        return status, result if len(result) < serialization.OUT_OF_BAND else (result,)
+        return status, result if len(result) < OUT_OF_BAND else (result,)
 
     def give_up(self, bundle: Bundle) -> None:
         """Send the results so far, and have the calls that have not started run elsewhere; from both threads."""

@@ -34,7 +34,7 @@ class SlotSharing:
             self._begin()
 
     def store(self, parts: Sequence[Buffer]) -> Payload | None:
-        """A result in shared memory; None where it does not belong there. See serialization.Store."""
+        """A result in shared memory; None where it does not belong there. See payloads.Store."""
         if not self._most_idle or payload_size(tuple(parts)) < SHARE_FROM:
             return None
         return self._begin().store(parts)

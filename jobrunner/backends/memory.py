@@ -23,7 +23,7 @@ class SharedStore:
             attachments.add_user(most)
 
     def store(self, parts: Sequence[Buffer]) -> Payload | None:
-        """See serialization.Store."""
+        """See payloads.Store."""
         return None if self._pool is None else self._pool.store(parts)
 
     def due(self) -> float | None:

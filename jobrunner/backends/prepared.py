@@ -7,9 +7,9 @@ from typing import Any
 
 from jobrunner import serialization
 from jobrunner.fixed import dump_elements
-from jobrunner.payloads import Payload, payload_size
+from jobrunner.payloads import Payload, Store, payload_size
 from jobrunner.protocol.messages import FunctionDef
-from jobrunner.serialization import DumpedFunction, Names, Store
+from jobrunner.serialization import DumpedFunction, Names
 
 
 class Prepared:

@@ -13,8 +13,8 @@ from jobrunner.elements import Columns, Unloadable, rows
 from jobrunner.fixed.columns import packed_column, unpacked_column
 from jobrunner.fixed.own_pickles import SharedClasses, load_alone, load_own
 from jobrunner.loading import load_error
-from jobrunner.payloads import Buffer, Payload, buffers_of
-from jobrunner.serialization import Names, Store
+from jobrunner.payloads import Buffer, Payload, Store, buffers_of
+from jobrunner.serialization import Names
 
 FILE = __file__
 """Frames of this file are not the program's."""

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobrunner import serialization
-from jobrunner.payloads import Buffer
+from jobrunner.payloads import OUT_OF_BAND, Buffer
 from jobrunner.script.modes import PLAIN, Mode
-from jobrunner.serialization import OUT_OF_BAND, PROTOCOL, Names
+from jobrunner.serialization import PROTOCOL, Names
 
 MAIN = b"_main__"
 """Is in each pickle that refers to the script, see serialization.mentions_script."""

@@ -23,9 +23,8 @@ from jobrunner.fixed.atoms import (
 from jobrunner.fixed.columns import packed_column, unpacked_column
 from jobrunner.fixed.own_pickles import OwnPickles, SharedClasses, load_alone, load_own
 from jobrunner.loading import load_error
-from jobrunner.payloads import Payload
+from jobrunner.payloads import Payload, Store
 from jobrunner.script.modes import RESULT
-from jobrunner.serialization import Store
 
 
 def run_fixed(

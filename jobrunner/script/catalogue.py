@@ -8,12 +8,12 @@ from __future__ import annotations
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from types import FunctionType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from jobrunner.payloads import Buffer, Payload
+from jobrunner.payloads import OUT_OF_BAND, Store
 from jobrunner.script import images
 from jobrunner.script.entries import (
     CLASS,
@@ -26,13 +26,10 @@ from jobrunner.script.entries import (
     packed_image,
     packed_outline,
 )
-from jobrunner.script.looks import OUT_OF_BAND, Look, Looker, dump
+from jobrunner.script.looks import Look, Looker, dump
 from jobrunner.script.modes import GLOBAL, PLAIN
 from jobrunner.script.origin import Origin
 from jobrunner.script.pickler import digest_of, pickled
-
-Store: TypeAlias = "Callable[[Sequence[Buffer]], Payload | None]"
-"""As in `serialization`."""
 
 PROTOCOL = 5
 KEY_BYTES = 16
@@ -49,8 +46,6 @@ class Defined(NamedTuple):
     parts: tuple[Part, ...]
     noted: list[Any]
     """Objects to which it refers by name."""
-    names: frozenset[str]
-    """The globals that it brings."""
 
 
 class Unpicklable(Exception):
@@ -92,7 +87,6 @@ class Catalogue:
         self._known: dict[Any, _Known] = {}
         self._serial = 0
         self._image: tuple[bytes, Part] | None = None
-        self._store: Store | None = None
 
     def define(
         self,
@@ -112,9 +106,8 @@ class Catalogue:
         """
         looker = Looker(self._origin, by_value)
         with self._lock:
-            self._store = store
             if target is not None:
-                return self._define_other(looker, names, target, key, fresh)
+                return self._define_other(looker, names, target, store, key, fresh)
             own = looker.at_function(fn)
             looks = self._look_at(looker, {"": own}, [*own.names, *names])
             key = id(fn.__code__), frozenset(names)
@@ -124,10 +117,10 @@ class Catalogue:
             place = self._origin.place(fn)
             if place is not None:
                 looks |= self._look_at(looker, looks, [place.partition(".")[0]])
-                defined = self._made(looks, None, [], place, False)
+                defined = self._made(looks, store, place=place)
             else:
                 made = pickled(fn, PLAIN)
-                defined = self._made(looks, made.stream, made.noted, None, False)
+                defined = self._made(looks, store, made.stream, made.noted)
             self._keep(key, looks, defined)
             return defined
 
@@ -136,6 +129,7 @@ class Catalogue:
         looker: Looker,
         names: Iterable[str],
         target: Callable[[], tuple[bytes, list[Any], Iterable[str]]],
+        store: Store | None,
         key: Any,
         fresh: bool,
     ) -> Defined:
@@ -145,7 +139,7 @@ class Catalogue:
             return known.defined
         stream, noted, needed = target()
         looks = self._look_at(looker, {}, [*needed, *names])
-        defined = self._made(looks, stream, noted, None, fresh)
+        defined = self._made(looks, store, stream, noted, fresh=fresh)
         if key is not None:
             self._keep(place, looks, defined)
         return defined
@@ -182,8 +176,8 @@ class Catalogue:
 
     # --- entries ----------------------------------------------------------------------------------------------
 
-    def listed(self, name: str, look: Look) -> _Listed:
-        """The entry of a global. Raises Unpicklable."""
+    def listed(self, name: str, look: Look, store: Store | None) -> _Listed:
+        """The entry of a global; `store` takes it if it is large. Raises Unpicklable."""
         value = self._origin.variables[name]
         known = self._listed.get(name)
         if known is not None and known.value is value and look.same(known.look):
@@ -191,30 +185,24 @@ class Catalogue:
         received = self._received(name, look)
         if received is not None:
             return received
+        made_here = self._is_made_by(name, value)
         try:
             if look.pickle is not None:
                 made, buffers = look.pickle, look.buffers
             else:
-                made, buffers = dump(value, GLOBAL, name if self._is_made_by(name, value) else None)
+                made, buffers = dump(value, GLOBAL, name if made_here else None)
         except Exception as exc:
             raise Unpicklable(name, value, exc) from exc
-        made_here = self._is_made_by(name, value)
         kind = CLASS if isinstance(value, type) else FUNCTION
         if not made_here or not isinstance(value, (type, FunctionType)):
             kind = VALUE
         version = digest_of(made.stream, *buffers)
         part = None
         if buffers or len(made.stream) >= OUT_OF_BAND:
-            stored = None if self._store is None else self._store((made.stream, *buffers))
+            stored = None if store is None else store((made.stream, *buffers))
             part = Part(version, (made.stream, *map(bytes, buffers)) if stored is None else stored)
         needs = tuple(dict.fromkeys((*made.names, *look.names)))
-        entry = Entry(
-            name,
-            version,
-            None if part else made.stream,
-            needs,
-            kind,
-        )
+        entry = Entry(name, version, None if part else made.stream, needs, kind)
         look.pickle, look.buffers = None, []
         listed = self._listed[name] = _Listed(look, value, entry, made.noted, part)
         return listed
@@ -239,11 +227,18 @@ class Catalogue:
     # --- definitions --------------------------------------------------------------------------------------------
 
     def _made(
-        self, looks: dict[str, Look], target: bytes | None, noted: list[Any], place: str | None, fresh: bool
+        self,
+        looks: dict[str, Look],
+        store: Store | None,
+        target: bytes | None = None,
+        noted: Iterable[Any] = (),
+        *,
+        place: str | None = None,
+        fresh: bool = False,
     ) -> Defined:
-        listed = [self.listed(name, look) for name, look in looks.items() if name]
+        listed = [self.listed(name, look, store) for name, look in looks.items() if name]
         eager = any(look.eager for look in looks.values())
-        image = self._imaged(looks)
+        image = self._imaged(store)
         parts = [one.part for one in listed if one.part is not None]
         if image is not None:
             parts.append(image)
@@ -261,15 +256,14 @@ class Catalogue:
             pickle.dumps(packed_outline(outline), PROTOCOL),
             tuple(parts),
             [*noted, *(thing for one in listed for thing in one.noted)],
-            frozenset(name for name in looks if name),
         )
 
-    def _imaged(self, looks: dict[str, Look]) -> Part | None:
+    def _imaged(self, store: Store | None) -> Part | None:
         """The script as a whole, as it is now."""
         standin = self._origin.standin
         if standin is not None:
             return standin.image_part
-        entries = images.entries(self, Looker(self._origin, frozenset()))
+        entries = images.entries(self, Looker(self._origin, frozenset()), store)
         sources = images.sources(self._origin)
         content = pickle.dumps((entries, sources), PROTOCOL)
         if self._image is None or self._image[0] != content:

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 from jobrunner.payloads import Payload
 from jobrunner.script.program import Program
 
-VERSION_BYTES = 16
-
 
 class Entry(NamedTuple):
     """One global of the script, pickled by itself."""

@@ -11,6 +11,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from jobrunner.facts import ATOMS
+from jobrunner.payloads import Store
 from jobrunner.script.entries import Entry
 from jobrunner.script.looks import Looker
 from jobrunner.script.origin import Origin
@@ -31,15 +32,15 @@ _CONTAINERS = (list, dict, set, frozenset, tuple, bytearray)
 _MAX_ITEMS = 1000
 
 
-def entries(catalogue: Catalogue, looker: Looker) -> tuple[Entry, ...]:
+def entries(catalogue: Catalogue, looker: Looker, store: Store | None) -> tuple[Entry, ...]:
     """The entries of all globals that belong into the image."""
     found = []
     left = MAX_BYTES
     for name, value in list(looker.origin.variables.items()):
-        if (name.startswith("__") and name.endswith("__")) or not _belongs(value, looker.origin):
+        if (name.startswith("__") and name.endswith("__")) or not _belongs(value):
             continue
         try:
-            entry = catalogue.listed(name, looker.at(value)).entry
+            entry = catalogue.listed(name, looker.at(value), store).entry
         except Exception:
             continue
         left -= len(entry.stream or b"")
@@ -50,10 +51,10 @@ def entries(catalogue: Catalogue, looker: Looker) -> tuple[Entry, ...]:
     return tuple(found)
 
 
-def _belongs(value: Any, origin: Origin) -> bool:
+def _belongs(value: Any) -> bool:
     if isinstance(value, (FunctionType, type, ModuleType, BuiltinFunctionType)):
         return True
-    if hasattr(type(value), "__wrapped__") or isinstance(getattr(value, "__wrapped__", None), FunctionType):
+    if isinstance(getattr(value, "__wrapped__", None), FunctionType):
         return True
     if type(value) in (str, bytes):
         return len(value) <= MAX_DATA_BYTES

@@ -7,7 +7,6 @@ see whether they have changed; their large buffers are hashed where they lie, 40
 
 from __future__ import annotations
 
-import pickle
 import types
 from functools import lru_cache
 from operator import is_
@@ -15,6 +14,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from jobrunner.facts import ATOMS, is_importable
+from jobrunner.payloads import OUT_OF_BAND, apart_from
 from jobrunner.script.makers import EMPTY
 from jobrunner.script.modes import GLOBAL, Mode
 from jobrunner.script.origin import Origin
@@ -27,9 +27,6 @@ from jobrunner.script.pickler import (
     names_in,
     pickled,
 )
-
-OUT_OF_BAND = 64 * 1024
-"""Bytes from which a buffer is hashed where it lies, rather than copied into a pickle."""
 
 UNFOLLOWED = frozenset(
     ("globals", "vars", "locals", "eval", "exec", "__main__", "__mp_main__", "import_module")
@@ -244,15 +241,7 @@ class Looker:
 def dump(value: Any, mode: Mode = GLOBAL, entry: str | None = None) -> tuple[Pickled, list[memoryview]]:
     """The pickle of a global or of a part of it, and its large buffers, which are not copied."""
     buffers: list[memoryview] = []
-
-    def in_band(buffer: pickle.PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < OUT_OF_BAND:
-            return True
-        buffers.append(raw)
-        return False
-
-    return pickled(value, mode, in_band, entry), buffers
+    return pickled(value, mode, apart_from(OUT_OF_BAND, buffers), entry), buffers
 
 
 _unfollowed: dict[CodeType, bool] = {}

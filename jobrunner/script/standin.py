@@ -150,12 +150,13 @@ class Script:
         before, self._in_image = self._in_image, {entry.name: entry for entry in image.entries}
         _take_sources(image)
         # What was loaded from the last image, and nothing else has brought since, follows the script.
-        changed = [
+        received = self.received
+        follows = [
             entry
             for entry in image.entries
-            if before.get(entry.name) is self.received.get(entry.name, entry) and self._is_new(entry)
+            if entry.name in received and received[entry.name] is before.get(entry.name)
         ]
-        self._load_all([entry for entry in changed if entry.name in self.received], {})
+        self._load_all(follows, {})
 
     def _load_from_image(self, name: str) -> None:
         entry = self._in_image[name]
