@@ -28,6 +28,9 @@ PACK_UNMEASURED = 2048
 all carry the pack; but those are slow calls."""
 PACK_LARGEST = 4096
 
+SPREAD_BYTES = 64 * 1024 * 1024
+"""What all the chunks together may bring along of a pack, of which one chunk gave its elements back."""
+
 NEWEST_WEIGHT = 0.4
 """Share of the newest measurement in the average; calls that get slower should be noticed soon."""
 
@@ -86,6 +89,16 @@ class Chunking:
             tail = max(remaining // (2 * slots), int(TAIL_SECONDS / self.per_call))
             size = min(size, tail)
         return max(1, size)
+
+
+def share(count: int, slots: int, pack_bytes: int) -> int:
+    """Elements of each chunk that `count` elements are cut into which a chunk gave back, at the most.
+
+    It took longer than was thought, and nobody knows which of its elements will. So all slots get some, twice, as at
+    the end of an input; fewer where each chunk brings a large pack along.
+    """
+    chunks = min(2 * slots, max(2, SPREAD_BYTES // max(1, pack_bytes)))
+    return max(1, count // chunks)
 
 
 def halves(start: int, stop: int) -> list[tuple[int, int]]:

@@ -94,6 +94,10 @@ class Future(concurrent.futures.Future[T]):
     _index: int = 0
     """In its batch."""
 
+    _divided: Callable[[int], None] | None = None
+    _given_back: int | None = None
+    """Of a chunk of `map`, see `give_back`."""
+
     _state: str = "PENDING"
     _result: Any = None
     _exception: BaseException | None = None
@@ -266,6 +270,24 @@ class Future(concurrent.futures.Future[T]):
                 ' those of the "cluster" and "processes" backends can'
             )
         return connect, (address, self.id, self.name)
+
+    def give_back(self, stop: int) -> None:
+        """For backends: this chunk of `map` goes on without its elements from `stop` on, which `map` submits again.
+
+        `stop` is an index of the packed elements, as those of `submit_chunk`; only elements that have not begun may be
+        given back, not all of them, and once. Then the result has those of the elements before `stop`.
+        """
+        with _unwatched:
+            told, self._given_back = self._divided, stop
+        if told is not None:
+            told(stop)
+
+    def when_divided(self, told: Callable[[int], None]) -> None:
+        """For `map`: have `told` called with what is given to `give_back`, now if that has happened."""
+        with _unwatched:
+            self._divided, stop = told, self._given_back
+        if stop is not None:
+            told(stop)
 
     def confirm_cancelled(self) -> None:
         """For backends: the task will not run any more. From any state but a finished one, and once only."""

@@ -13,7 +13,10 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import FunctionType, MethodType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from jobrunner.serialization import DumpedFunction
 
 
 class Provided(NamedTuple):
@@ -38,6 +41,10 @@ class Wrapper(ABC):
     @abstractmethod
     def __call__(self) -> Provided:
         """Run it; what it has set."""
+
+    @abstractmethod
+    def dump(self) -> DumpedFunction:
+        """This one, to be sent. Its key is the same wherever it is asked for."""
 
 
 def run(initializer: Callable[[], object]) -> Provided:

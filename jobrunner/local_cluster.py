@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from jobrunner.config import EXIT_WAIT, ClientConfig, load
 from jobrunner.folders import SOCKET, make_folder, socket_folder
+from jobrunner.forks import no_forks
 from jobrunner.host import usable_cpus
 from jobrunner.program import (
     ORDERLY,
@@ -146,18 +147,19 @@ class LocalCluster:
                 self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [
-                sys.executable,
-                *interpreter_options(),
-                "-c",
-                BOOT,
-                self._argument,
-                str(len(self._program.arguments)),
-                *self._program.arguments,
-                *self._program.path(),
-            ],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[self._lifeline, self._board, self._words_in],
-            start_new_session=True,  # Ctrl-C at the terminal is for the program, which then stops it
-        )
+        with no_forks:
+            return subprocess.Popen(
+                [
+                    sys.executable,
+                    *interpreter_options(),
+                    "-c",
+                    BOOT,
+                    self._argument,
+                    str(len(self._program.arguments)),
+                    *self._program.arguments,
+                    *self._program.path(),
+                ],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[self._lifeline, self._board, self._words_in],
+                start_new_session=True,  # Ctrl-C at the terminal is for the program, which then stops it
+            )

@@ -28,7 +28,7 @@ from typing import Any
 
 from jobrunner.backends.base import Backend
 from jobrunner.blocking import wait_until, waiting
-from jobrunner.chunking import Chunking, around, cut, halves, window
+from jobrunner.chunking import Chunking, around, cut, halves, share, window
 from jobrunner.elements import Columns, ElementResults, Input, all_failed
 from jobrunner.errors import NotSupportedError, TaskLostError, TaskTimeoutError, WaitTimeoutError
 from jobrunner.fixed import FixedElements, FixingInput
@@ -60,6 +60,8 @@ class Span:
     start: int
     stop: int
     retries: int
+    divided: bool = False
+    """What was behind `stop` was given back while it ran."""
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -99,6 +101,8 @@ class MapRun:
         self._packs: deque[Pack] = deque()
         self._ready: deque[Span] = deque()
         """Chunks that wait for no window: of a fixed size, or to be run again."""
+        self._rests: deque[tuple[Span, int]] = deque()
+        """What chunks gave back, and how many of these elements may be in one chunk; they go before the packs."""
         self._flying = 0
         self._futures: set[Future[ElementResults]] = set()
         self._results: dict[int, ElementResults] = {}
@@ -107,7 +111,8 @@ class MapRun:
         self._abandoned = False
         self._refusal: NotSupportedError | None = None
         self._fixing: FixingInput | None = None
-        self._pauses = Pauses(self._resume)
+        self._pauses: Pauses[Span] | None = None
+        """Once an element has to pause: they refer to this, which would otherwise wait for the collector of cycles."""
 
     # --- the caller's thread: taking the input --------------------------------------------------------------
 
@@ -178,7 +183,7 @@ class MapRun:
                 self._pack(_part(batch, start, stop), base + start, stop - start)
             return
         pack = Pack(packed, base, count)
-        size = payload_size(packed) if isinstance(packed, (bytes, tuple)) else getattr(packed, "carried", 0)
+        size = _bytes_of(packed)
         with self._lock:
             self.chunking.packed(count, size)
             cancelled = self._cancelled
@@ -215,7 +220,11 @@ class MapRun:
     def _cut(self, slots: int) -> Span | None:
         if self._ready:
             return self._ready.popleft()
-        if not self._packs or self._flying >= window(slots):
+        if self._flying >= window(slots):
+            return None
+        if self._rests:
+            return self._cut_rest(slots)
+        if not self._packs:
             return None
         pack = self._packs[0]
         left = pack.count - pack.cut
@@ -228,6 +237,15 @@ class MapRun:
         pack.cut += size
         if pack.cut == pack.count:
             self._packs.popleft()
+        return span
+
+    def _cut_rest(self, slots: int) -> Span:
+        rest, most = self._rests[0]
+        stop = min(rest.start + min(most, self.chunking.chunk_size(slots)), rest.stop)
+        span = Span(rest.pack, rest.start, stop, rest.retries)
+        rest.start = stop
+        if not len(rest):
+            self._rests.popleft()
         return span
 
     def _uncut(self) -> int:
@@ -250,6 +268,7 @@ class MapRun:
         with self._lock:
             self._futures.add(future)
             cancelled = self._cancelled
+        future.when_divided(partial(self._on_given_back, span))
         future.add_done_callback(partial(self._on_done, span))
         if cancelled:
             self._backend.cancel_all([future])
@@ -272,6 +291,8 @@ class MapRun:
             failure = future.exception()
         except CancelledError as exc:
             failure = exc
+        if failure is None and 0 < len(future.result()) < len(span):
+            self._give_back(span, span.start + len(future.result()))
         with self._lock:
             self._flying -= 1
             self._futures.discard(future)
@@ -288,9 +309,32 @@ class MapRun:
                 self._fail_begun(span, guilty, failure)
             else:
                 self._run_again(span, around(guilty, span.start, span.stop), span.retries)
+        elif self._may_take_longer(span, failure):
+            self._run_again(span, [(span.start, span.stop)], span.retries - 1)
         else:
             self._record(span.position, all_failed(failure, len(span)))
         self._feed()
+
+    def _on_given_back(self, span: Span, stop: int) -> None:
+        self._give_back(span, stop)
+        self._feed()
+
+    def _give_back(self, span: Span, stop: int) -> None:
+        """A chunk ends at `stop`: its elements from there on have not begun, and go into other chunks."""
+        size, slots = _bytes_of(span.pack.packed), self._backend.max_workers
+        with self._lock:
+            rest = Span(span.pack, stop, span.stop, span.retries)
+            span.stop, span.divided = stop, True
+            if not self._cancelled:
+                self._rests.append((rest, share(len(rest), slots, size)))
+                return
+        self._record(rest.position, all_failed(CancelledError(), len(rest)))
+
+    def _may_take_longer(self, span: Span, failure: BaseException) -> bool:
+        """Whether an element that ran out of time may run again, which its backend took for a chunk."""
+        options = self._options
+        timed_out = span.divided and isinstance(failure, TaskTimeoutError) and not self._cancelled
+        return timed_out and span.retries > 0 and options.retry_timeouts and not options.at_most_once
 
     def _settle(self, span: Span, results: ElementResults) -> None:
         """Keep the results; elements that raised run again, each alone, if they have retries left."""
@@ -327,9 +371,13 @@ class MapRun:
         if seconds <= 0:
             self._run_again(span, [(span.start, span.stop)], span.retries)
             return
-        self._pauses.add(span, seconds)
+        with self._lock:
+            pauses = self._pauses
+            if pauses is None:
+                pauses = self._pauses = Pauses(self._resume)
+        pauses.add(span, seconds)
         if self._cancelled:
-            self._give_up(self._pauses.clear())
+            self._give_up(pauses.clear())
 
     def _resume(self, spans: list[Span]) -> None:
         """The pauses of these are over."""
@@ -385,10 +433,16 @@ class MapRun:
             if self._cancelled:
                 return False
             self._cancelled = True
-            spans = [*self._ready, *(Span(pack, pack.cut, pack.count, 0) for pack in self._packs)]
+            spans = [
+                *self._ready,
+                *(rest for rest, _ in self._rests),
+                *(Span(pack, pack.cut, pack.count, 0) for pack in self._packs),
+            ]
             self._ready.clear()
+            self._rests.clear()
             self._packs.clear()
-        self._give_up([*spans, *self._pauses.clear()])
+            pauses = self._pauses
+        self._give_up([*spans, *(() if pauses is None else pauses.clear())])
         return True
 
     def abandon(self) -> None:
@@ -482,6 +536,11 @@ class MapRun:
                     unfinished = self.taken - self.done
                     raise WaitTimeoutError(f"{unfinished} of {self.taken} calls of map are not done in time")
                 self._arrived.wait(remaining)
+
+
+def _bytes_of(packed: Any) -> int:
+    """What each chunk of a pack brings along; 0 where it is not pickled."""
+    return payload_size(packed) if isinstance(packed, (bytes, tuple)) else getattr(packed, "carried", 0)
 
 
 def _part(batch: Columns | FixedElements, start: int, stop: int) -> Columns | FixedElements:

@@ -66,6 +66,8 @@ WITH_SCRIPT = ord("s")
 FRESH_BY_REFERENCE = ord("R")
 FRESH_BY_VALUE = ord("V")
 """An object that is unpickled anew for each call."""
+AROUND = ord("a")
+"""A Wrapper of initializers, and the parts are those of the one inside."""
 HEADER_BYTES = 3
 """A function's blob starts with one of these kinds, and Python's major and minor version."""
 
@@ -103,10 +105,12 @@ class DumpedFunction(NamedTuple):
     parts: tuple[DumpedFunction, ...] = ()
     """What travels apart from it, once for all functions that have it, and is given to `load_function`. A part has no
     parts, and needs nothing that is not among `python` and `modules` of the whole."""
+    epoch: int = 0
+    """See `versions`."""
 
     def definition(self) -> tuple[Any, ...]:
         """The fields of a `FunctionDef`."""
-        return (*self[:6], tuple([part.key for part in self.parts])) if self.parts else self
+        return (*self[:6], tuple([part.key for part in self.parts]), self.epoch) if self.parts else self
 
 
 def payloads_of(dumped: DumpedFunction) -> dict[bytes, Payload]:
@@ -328,7 +332,7 @@ def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> C
     """
     whole = memoryview(blob if isinstance(blob, bytes) else buffers_of(blob)[0])
     kind, theirs, ours = whole[0], tuple(whole[1:HEADER_BYTES]), sys.version_info[:2]
-    if kind not in (BY_REFERENCE, FRESH_BY_REFERENCE) and theirs != ours:
+    if kind not in (BY_REFERENCE, FRESH_BY_REFERENCE, AROUND) and theirs != ours:
         raise error(
             f"a function that was sent by value comes from Python {theirs[0]}.{theirs[1]} and cannot run"
             f" here, on Python {ours[0]}.{ours[1]}; use the same version on both sides, or put the function"
@@ -337,6 +341,10 @@ def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> C
     body = whole[HEADER_BYTES:]
     if kind == WITH_SCRIPT:
         return ScriptCall(unpacked_outline(pickle.loads(body)), parts)
+    if kind == AROUND:
+        wrapper: Callable[..., Any] = load_target(body, False)
+        wrapper.parts = parts  # type: ignore[attr-defined]
+        return wrapper
     return load_target(body, kind in (FRESH_BY_REFERENCE, FRESH_BY_VALUE), parts)
 
 
@@ -350,7 +358,7 @@ def function_name(fn: Callable[..., Any]) -> str:
 def _part(raw: memoryview, store: Store | None) -> DumpedFunction:
     """A buffer of a function, as a part: copied, for its owner may go on writing there."""
     key = blake2b(raw, digest_size=KEY_BYTES).digest()
-    blob: Payload | None = _stored.get(key)
+    blob: Payload | None = None if store is None else _stored.get(key)
     if blob is None and store is not None:
         blob = store((raw,))
         if isinstance(blob, SharedPayload):

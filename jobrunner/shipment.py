@@ -16,7 +16,7 @@ import pickle
 import struct
 import sys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,8 +43,8 @@ ABANDONED_AFTER = 3600.0
 
 LENGTH = struct.Struct(">Q")
 
-installed: Shipment | None = None
-"""What this process has unpacked: the calls that are made from here get it too."""
+installed: Wrapper | None = None
+"""What this process serves alone: the calls that are made from here get it too."""
 
 _held: list[int] = []
 """Descriptors of the folders in use: the locks last as long as they do."""
@@ -60,6 +60,9 @@ class File(NamedTuple):
 
 class Shipment(Wrapper):
     """`names` are the top-level modules in `archive`; `system` is what it is for, if it has compiled parts."""
+
+    parts: Sequence[Any] = ()
+    """What the archive was made of, where it was made."""
 
     def __init__(
         self, archive: bytes, names: tuple[str, ...], system: str, initializer: DumpedFunction | None

@@ -81,6 +81,19 @@ def pack_parts(
     Raises ConfigError if the files have more than `limit` bytes or cannot be read, SerializationError for an
     initializer that cannot be pickled.
     """
+    shipment = _pack(parts, limit)
+    shipment.initializer = None if initializer is None else dump_setup(initializer, initargs)
+    return shipment
+
+
+def collect_again(shipment: Shipment) -> Shipment:
+    """The same modules with what is in their files now. Raises ConfigError as `pack_parts`."""
+    again = _pack(shipment.parts, MAX_PAYLOAD)
+    again.initializer = shipment.initializer
+    return again
+
+
+def _pack(parts: Sequence[Part], limit: int) -> Shipment:
     files: list[File] = []
     size = 0
     for part in parts:
@@ -103,8 +116,9 @@ def pack_parts(
             " program's: build them for this one, or install the package on the workers instead"
         )
     system = own_system() if any(name.endswith((".so", ".pyd", ".dylib")) for name in names) else ""
-    inner = None if initializer is None else dump_setup(initializer, initargs)
-    return Shipment(pack(files), tuple(sorted(part.name for part in parts)), system, inner)
+    shipment = Shipment(pack(files), tuple(sorted(part.name for part in parts)), system, None)
+    shipment.parts = parts
+    return shipment
 
 
 def is_on_path(part: Part) -> bool:

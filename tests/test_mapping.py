@@ -295,6 +295,136 @@ def test_a_call_that_is_cancelled_elsewhere(backend, executor):
         next(results)
 
 
+# --- chunks that are divided while they run -------------------------------------------------------------------
+
+
+def divide(call, stop):
+    """Have a call give back its elements from `stop` on, as a backend does; it goes on with the others."""
+    start = call.span[0]
+    work = call.work
+    call.work = lambda: work().part(0, stop - start)
+    call.span = (start, stop)
+    call.future.give_back(stop)
+
+
+def test_what_a_chunk_gives_back_is_submitted_at_once_and_spread(backend, executor):
+    results = executor.map(double, range(9), chunksize=9)
+    (running,) = backend.calls
+    divide(running, 1)
+    assert spans(backend)[1:] == [(n, n + 1) for n in range(1, 9)]
+    backend.run_all()
+    assert list(results) == list(range(0, 18, 2))
+
+
+def test_a_long_rest_is_cut_so_that_every_slot_has_some_and_is_divided_again(backend, executor):
+    results = executor.map(double, range(1000), chunksize=100)
+    backend.run_next(1e-4)
+    while len(backend.calls) > 1:
+        backend.calls.pop().run(1e-4)
+    divide(backend.calls[0], 15)
+    rest = backend.calls[1:]
+    assert [call.span for call in rest] == [(15, 36), (36, 57), (57, 78), (78, 99), (99, 100)]
+    divide(rest[0], 16)
+    assert spans(backend)[6:] == [(16, 21), (21, 26), (26, 31), (31, 36)]
+    backend.run_all()
+    assert list(results) == list(range(0, 2000, 2))
+
+
+def test_what_is_given_back_goes_before_the_rest_of_the_input(backend, executor):
+    results = executor.map(double, range(5000))
+    for _ in range(40):
+        backend.run_next(1e-4)
+    first = backend.calls[0]
+    start, stop = first.span
+    assert stop - start > 2
+    divide(first, start + 1)
+    backend.calls.pop(1).run(1e-4)
+    assert start + 1 in [call.span[0] for call in backend.calls]
+    backend.run_all(1e-4)
+    assert list(results) == list(range(0, 10_000, 2))
+
+
+def test_a_result_of_fewer_elements_gives_back_the_others(backend, executor):
+    results = executor.map(double, range(6), chunksize=6)
+    call = backend.calls.pop()
+    work = call.work
+    call.work = lambda: work().part(0, 2)
+    call.run(1.0)
+    assert spans(backend) == [(2, 3), (3, 4), (4, 5), (5, 6)]
+    backend.run_all()
+    assert list(results) == list(range(0, 12, 2))
+
+
+def test_elements_that_raise_in_what_goes_on_run_again_alone(backend, executor):
+    ran = []
+
+    def fail_once(x):
+        ran.append(x)
+        if ran.count(x) < 2:
+            raise ValueError(x)
+        return x
+
+    results = executor.with_options(retries=1, backoff=0).map(fail_once, range(4), chunksize=4)
+    divide(backend.calls[0], 2)
+    backend.run_all()
+    assert list(results) == [0, 1, 2, 3]
+
+
+def test_the_death_of_what_goes_on_costs_nothing_that_was_given_back(backend, executor):
+    results = executor.map(double, range(6), chunksize=6)
+    call = backend.calls[0]
+    divide(call, 3)
+    backend.calls.remove(call)
+    call.fail(lost(2))
+    assert sorted(spans(backend)) == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
+    (guilty,) = [one for one in backend.calls if one.span == (2, 3)]
+    backend.calls.remove(guilty)
+    guilty.fail(lost())
+    backend.run_all()
+    assert [next(results), next(results)] == [0, 2]
+    with pytest.raises(TaskLostError):
+        next(results)
+
+
+def test_at_most_once_what_goes_on_fails_and_what_was_given_back_runs(backend, executor):
+    ran = []
+    results = executor.with_options(at_most_once=True).map(ran.append, range(6), chunksize=6)
+    call = backend.calls.pop()
+    divide(call, 3)
+    call.fail(lost())
+    backend.run_all()
+    assert ran == [3, 4, 5]
+    with pytest.raises(TaskLostError):
+        next(results)
+
+
+@pytest.mark.parametrize(("retries", "again"), [(0, []), (1, [(0, 1)])])
+def test_an_element_that_goes_on_alone_and_runs_out_of_time_has_its_retries(
+    backend, executor, retries, again
+):
+    executor.with_options(timeout=1.0, retries=retries).map(double, range(3), chunksize=3)
+    call = backend.calls.pop()
+    divide(call, 1)
+    backend.run_all()
+    call.fail(TaskTimeoutError("it took too long"))
+    assert spans(backend) == again
+    assert all(one.options.retries == 0 for one in backend.calls)
+    backend.run_all()
+
+
+def test_what_is_given_back_of_a_map_that_was_closed_does_not_run(backend, executor):
+    ran = []
+    results = executor.map(ran.append, range(12), chunksize=6)
+    backend.run_next()
+    next(results)
+    running = backend.calls[0]
+    running.future.set_running_or_notify_cancel()
+    results.close()
+    divide(running, 3)
+    assert backend.calls == [running]
+    running.future.set_result(running.work())
+
+
 # --- buffersize ---------------------------------------------------------------------------------------------
 
 

@@ -44,9 +44,12 @@ from jobrunner.workers import memory
 from jobrunner.workers.board import ELEMENT, Board
 from jobrunner.workers.bundle import Bundle
 from jobrunner.workers.channel import BlockingChannel
+from jobrunner.workers.chunk import Chunk
 from jobrunner.workers.framing import (
     BLOCKED,
     CONNECT,
+    DIVIDE,
+    DIVIDED,
     INTERRUPT,
     OUTCOME,
     READY,
@@ -106,6 +109,7 @@ class Slot:
         self.interrupted = False  # once per task, so that the except clauses below are safe; main thread
         self.fields: list[Any] = []  # the task that runs
         self.bundle: Bundle | None = None  # if it is one; set by the main thread
+        self.chunk: Chunk | None = None  # as the bundle
         self.elements: list[
             Any
         ] = []  # those of the chunk that runs: none, in a process that one of them forks
@@ -220,6 +224,8 @@ class Slot:
         number, _id, _name, _attempt, function, _payload, span, setup, depth, _values, retry_on = fields
         self.fields = fields
         self.board.start(number)
+        if not (span is None or isinstance(span, int)):
+            self.chunk = Chunk(number, span[0], span[1], self.board.fields)
         blocking.set_depth(depth + 1)
         self.interrupted = False
         args = kwargs = value = fn = None
@@ -265,7 +271,7 @@ class Slot:
                 SETUP_FAILED if exc is self.setups.get(setup) else FINAL_ERROR if final else ERROR,
                 serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
             )
-        self.bundle = None
+        self.bundle = self.chunk = None
         # The memory of the arguments may be filled again from now on, unless the task has kept them.
         args = kwargs = value = None
         if self.elements:
@@ -293,7 +299,9 @@ class Slot:
         elements, call = calls(fn, loaded, start, stop)
         self.elements = elements
         kind: type | None = None
-        for index, element in enumerate(elements, start):
+        chunk = self.chunk
+        assert chunk is not None
+        for index, element in chunk.begin(elements):
             fields[position] = index
             try:
                 value = call(element)
@@ -308,6 +316,8 @@ class Slot:
                 results.add_failure(exc)
                 if self.interrupted and not was_interrupted:
                     raise KeyboardInterrupt from None  # it came while the failure was pickled
+        if not self.forked:  # where the attendant is not, and may have left the lock behind
+            chunk.end()
         return results
 
     def run_bundle(self, fn: Callable[..., Any], bundle: Bundle) -> tuple[int, Payload]:
@@ -503,9 +513,23 @@ class Slot:
         for kind, argument in unpack(message[0]):
             if kind == RECALL:
                 self.recall(*argument)
+            elif kind == DIVIDE:
+                self.divide(argument)
             elif kind == INTERRUPT and argument == self.running:
                 self.target = self.asked_to_stop = argument
                 signal.pthread_kill(self.main_thread, signal.SIGINT)
+
+    def divide(self, number: int) -> None:
+        """Give back the elements of a chunk that have not begun, if it is the task that runs."""
+        chunk = self.chunk
+        if chunk is None or chunk.number != number:
+            return
+
+        def tell(stop: int) -> None:
+            self.outbox.put([DIVIDED, [number, stop]])
+            self.outbox.flush()
+
+        chunk.give_back(tell)
 
     def recall(self, count: int, give_up: bool) -> None:
         """Give back what has not started, of all that was sent before it was asked: `count` RUN messages.

@@ -13,10 +13,11 @@ The items, lists that start with one of the numbers below:
     worker -> slot, data       [RUN, functions, forget, tasks]; the lists hold (key, name, blob, parts) of
                                FunctionDefs, keys, SlotTasks
     worker -> slot, control    [RECALL, [count of RUN messages sent so far, also the bundle that runs]],
-                               [INTERRUPT, number]
+                               [INTERRUPT, number], [DIVIDE, number]
     slot -> worker, data       [READY, pid], [OUTCOME, number, status, payload, duration],
                                [PRINTED, number, stream, text], [RETURNED, numbers], [BLOCKED, 0 or 1],
-                               [CONNECT, 1], [SPLIT, [number, results, index of the call that runs]]
+                               [CONNECT, 1], [SPLIT, [number, results, index of the call that runs]],
+                               [DIVIDED, [number, index of the first element that is given back]]
 
 In an item, a payload of several buffers is replaced by their count, and one in shared memory by its label (`detach`,
 `attach`).
@@ -45,6 +46,8 @@ RETURNED = 6
 BLOCKED = 7
 CONNECT = 8
 SPLIT = 9
+DIVIDE = 10
+DIVIDED = 11
 
 DESCRIPTOR = 1 << 63
 MOST_DESCRIPTORS = 200

@@ -18,11 +18,22 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from jobrunner.forks import no_forks
 from jobrunner.ids import SlotId
 from jobrunner.program import Program, no_program
 from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotTask
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
-from jobrunner.workers.framing import INTERRUPT, RECALL, RUN, ChannelError, Outgoing, detach, header, pack
+from jobrunner.workers.framing import (
+    DIVIDE,
+    INTERRUPT,
+    RECALL,
+    RUN,
+    ChannelError,
+    Outgoing,
+    detach,
+    header,
+    pack,
+)
 from jobrunner.workers.memory import SHARED_IDLE
 from jobrunner.workers.slot_process import SlotProcess
 
@@ -111,7 +122,8 @@ class SlotPool:
         if slot in self._slots:
             raise ValueError(f"slot {slot} exists")
         try:
-            process = SlotProcess(slot, self._environment, self._program, self._shares, hash_seed)
+            with no_forks:
+                process = SlotProcess(slot, self._environment, self._program, self._shares, hash_seed)
         except OSError as exc:
             why = f"cannot start a process for this slot: {exc}\n"
             self._events.append(SlotExited(slot, 0, CANNOT_START, None, 0, why, 0, -1))
@@ -166,6 +178,12 @@ class SlotPool:
         process = self._slots.get(slot)
         if process is not None:
             self._control(process, [RECALL, [process.runs, bundle]])
+
+    def divide(self, slot: SlotId, number: int) -> None:
+        """Have the slot give back what it has not begun of that chunk, if it runs: then a SlotDivided follows."""
+        process = self._slots.get(slot)
+        if process is not None:
+            self._control(process, [DIVIDE, number])
 
     def interrupt(self, slot: SlotId, number: int) -> None:
         """Raise KeyboardInterrupt in that task, if it is the one that runs; at most once per task."""

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jobrunner.protocol.effects import EndSlot, InterruptTask, RecallTasks, RunTasks, SignalSlot, SpawnSlot
+from jobrunner.protocol.effects import (
+    DivideChunk,
+    EndSlot,
+    InterruptTask,
+    RecallTasks,
+    RunTasks,
+    SignalSlot,
+    SpawnSlot,
+)
 from jobrunner.workers.pool import SlotPool
 
 
@@ -15,6 +23,7 @@ def slot_effects(pool: SlotPool) -> dict[type, Callable[[Any], None]]:
         SpawnSlot: lambda e: pool.spawn(e.slot, e.hash_seed),
         RunTasks: lambda e: pool.run(e.slot, e.tasks, e.functions, e.forget),
         RecallTasks: lambda e: pool.recall(e.slot, bundle=e.bundle),
+        DivideChunk: lambda e: pool.divide(e.slot, e.number),
         InterruptTask: lambda e: pool.interrupt(e.slot, e.number),
         EndSlot: lambda e: pool.end(e.slot),
         SignalSlot: lambda e: pool.signal(e.slot, e.signal),

@@ -21,6 +21,7 @@ from jobrunner.program import Program, interpreter_options, start_with
 from jobrunner.protocol.effects import (
     SlotBlocked,
     SlotConnects,
+    SlotDivided,
     SlotEvent,
     SlotExited,
     SlotFinished,
@@ -38,6 +39,7 @@ from jobrunner.workers.channel import BufferedChannel, channel_pair
 from jobrunner.workers.framing import (
     BLOCKED,
     CONNECT,
+    DIVIDED,
     OUTCOME,
     PRINTED,
     READY,
@@ -241,6 +243,8 @@ class SlotProcess:
             return SlotReturned(self.slot, argument)
         if kind == SPLIT:
             return SlotSplit(self.slot, *argument)
+        if kind == DIVIDED:
+            return SlotDivided(self.slot, *argument)
         if kind == BLOCKED:
             return SlotBlocked(self.slot, bool(argument))
         if kind == CONNECT:

@@ -127,6 +127,8 @@ class Author:
             "final": rng.random() < 0.5,
             "stderr": "last words\n",
             "element": self.count(),
+            "running": rng.randrange(4),
+            "stop": rng.randrange(4),
             "attempts": ("one", "two"),
             "need": self.id(),
             "need_status": rng.randrange(9),
@@ -138,7 +140,7 @@ class Author:
     def outcome(self) -> m.Outcome:
         rng = self.rng
         detail = self.detail() if rng.random() < 0.4 else None
-        status = rng.choices(range(8), (6, 6, 3, 3, 3, 0.2, 0.2, 0.2))[0]
+        status = rng.choices(range(9), (6, 6, 3, 3, 3, 0.2, 0.2, 0.2, 2))[0]
         task, attempt = self.id(), self.attempt()
         if self.assigned and rng.random() < 0.4:
             task, attempt = rng.choice(self.assigned)
@@ -185,6 +187,7 @@ class Author:
             m.Reconciled: m.Reconciled,
             m.Cancel: lambda: m.Cancel(self.many(lambda: m.CancelRequest(self.id(), rng.random() < 0.5))),
             m.CancelRefused: lambda: m.CancelRefused(ids),
+            m.Divide: lambda: m.Divide(ids),
             m.Query: lambda: m.Query(self.count(), self.word(), rng.choice(ARGUMENTS)),
             m.Reply: lambda: m.Reply(self.count(), self.detail(), self.word()),
             m.Assign: lambda: m.Assign(self.many(self.assignment), functions, self.word()),

@@ -137,17 +137,19 @@ def open_backend(name: str, settings: BackendSettings) -> Backend:
 
 def _with_shipped(name: str, settings: BackendSettings) -> BackendSettings:
     """Where calls run in children of this process, only what these do not find anyway has to travel."""
-    from jobrunner import shipping  # here: most programs ship nothing
+    from jobrunner import inheritance, shipping  # here: most programs ship nothing
 
     parts = shipping.find(settings.ship)
     if name == "threads":
         shipping.make_importable_here(parts)
         return settings
+    initargs = settings.initargs
     if name in LOCAL or (name == "cluster" and settings.address is None):
         parts = [part for part in parts if not shipping.is_on_path(part)]
+        initargs = inheritance.inheritable(initargs) if parts else initargs
     if not parts:
         return settings
-    shipment = shipping.pack_parts(parts, settings.initializer, settings.initargs)
+    shipment = shipping.pack_parts(parts, settings.initializer, initargs)
     return dataclasses.replace(settings, initializer=shipment, initargs=())
 
 

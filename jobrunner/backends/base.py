@@ -84,6 +84,7 @@ CAPABILITIES = {
     "stops": "a call that runs can be stopped: cancel(running=True), timeout=, the end of the program",
     "ends": "Ctrl-C stops what runs",
     "nests": "calls can submit calls and wait for them, and take the Executor along",
+    "divides": "no element of map waits behind one that takes long while a slot is idle, however the input was cut",
     "shared": "a call can be asked for by its id, from other processes too",
     "tidy": "nothing of the backend is left once it is closed, threads included",
     "alone": "the interpreter alone runs a program: interactively too, and Ctrl-C reaches it",
@@ -176,6 +177,10 @@ class Backend(ABC):
         more than one element, the Future fails at once with a TaskLostError whose `element` (absolute index)
         is the guilty one if it is known, so that the front can split the chunk there. An element that raised
         is not tried again here: `options.retries` counts for what befalls the task as a whole.
+
+        A chunk that takes longer than others would need for a part of it can give back the elements that have not
+        begun: while it runs, see `Future.give_back`, or at its end, with a result of the first elements alone (of one
+        at least). The front submits the others again.
         """
 
     @abstractmethod

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 class CallBatch:
     """What these calls have in common, and what tells them apart: a Future and a payload each."""
 
-    __slots__ = ("definition", "depth", "futures", "home", "id", "limit", "name", "options", "payloads")
+    __slots__ = (
+        "definition",
+        "depth",
+        "futures",
+        "home",
+        "id",
+        "limit",
+        "name",
+        "options",
+        "payloads",
+        "setup",
+    )
 
     def __init__(
         self,
@@ -26,6 +37,7 @@ class CallBatch:
         options: m.TaskOptions,
         depth: int,
         limit: int,
+        setup: tuple[m.FunctionDef, ...] = (),
     ) -> None:
         self.home = home
         self.id = task
@@ -33,17 +45,25 @@ class CallBatch:
         self.options = options
         self.depth = depth
         self.limit = limit
+        self.setup = setup
         self.name = options.name or definition.name
         self.futures: list[Future[Any]] = []
         """Let go of once it has ended: each of them holds this batch."""
         self.payloads: list[bytes] = []
 
-    def takes(self, definition: m.FunctionDef, options: m.TaskOptions, depth: int) -> bool:
+    def takes(
+        self,
+        definition: m.FunctionDef,
+        options: m.TaskOptions,
+        depth: int,
+        setup: tuple[m.FunctionDef, ...] = (),
+    ) -> bool:
         """Whether one more call can go with these."""
         return (
             definition.key == self.definition.key
             and (options is self.options or options == self.options)
             and depth == self.depth
+            and setup is self.setup
             and len(self.futures) < self.limit
         )
 
@@ -54,8 +74,9 @@ class CallBatch:
         self.payloads.append(payload)
         return future
 
-    def spec(self, setup: m.FunctionKey | None) -> m.TaskSpec:
+    def spec(self) -> m.TaskSpec:
         """The bundle. From now on no call is added."""
+        setup = self.setup[-1].key if self.setup else None
         payload, self.payloads = pack_calls(self.payloads), []
         return m.TaskSpec(
             self.id, self.definition.key, payload, len(self.futures), self.options, setup, self.depth

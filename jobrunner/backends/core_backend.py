@@ -21,8 +21,9 @@ from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.memory import SharedStore
-from jobrunner.backends.prepared import PackedElements, Prepared, chunk, definitions_of, pack
+from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
+from jobrunner.backends.setups import Setups
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
 from jobrunner.context import current_task
@@ -55,6 +56,7 @@ from jobrunner.protocol.effects import (
     BundleSplit,
     CancelRequested,
     CapacityChanged,
+    ChunkDivided,
     Connected,
     ConnectionLost,
     DrainRequested,
@@ -70,7 +72,6 @@ from jobrunner.protocol.effects import (
     SupplyRequested,
     WatchRequested,
 )
-from jobrunner.shipment import Shipment
 from jobrunner.transport.driver import Driver, Wire
 from jobrunner.transport.service import error_named
 from jobrunner.version import __version__
@@ -112,7 +113,7 @@ class CoreBackend(Backend):
         self._limits: Limits
         self._prepared: Prepared | None = None
         """The last one: mostly the same function is submitted again."""
-        self._definitions: dict[m.FunctionKey, Prepared] = {}
+        self._definitions: dict[tuple[m.FunctionKey, m.FunctionKey | None], Prepared] = {}
         """The functions of `_outgoing`."""
         self._loose: set[TaskId] = set()
         """Of `_futures`, those that nobody waits for at the end: others' calls, and detached ones."""
@@ -129,14 +130,7 @@ class CoreBackend(Backend):
         self._store = SharedStore(self._shares)
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
-        self._setup: tuple[m.FunctionDef, ...] = ()
-        """The executor's initializer: its parts, then itself."""
-        initializer = settings.initializer
-        if isinstance(initializer, Shipment):
-            self._setup = definitions_of(initializer.dump())
-        elif initializer is not None:
-            dumped = serialization.dump_setup(initializer, settings.initargs, self._store.store)
-            self._setup = definitions_of(dumped)
+        self._setups = Setups(settings, self._store.store, same_host=self.same_host)
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._driver: Driver
@@ -177,8 +171,11 @@ class CoreBackend(Backend):
     # --- submitting ---
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
-        last = self._prepared = Prepared.of(fn, self._store.store, self._prepared)
-        return last
+        last = self._prepared
+        prepared = Prepared.of(fn, self._store.store, last, self._setups.current())
+        if prepared is not last:
+            self._prepared = prepared if prepared.may_be_kept else None
+        return prepared
 
     def submit(
         self,
@@ -249,7 +246,6 @@ class CoreBackend(Backend):
         if options.resources:
             self._check_resources()
         definition = prepared.definition
-        setup = self._setup
         future: Future[Any] = Future()
         future.name = options.name or definition.name
         future._canceller = self.cancel
@@ -262,13 +258,12 @@ class CoreBackend(Backend):
             self._futures[task] = future
             if span is not None:
                 self._chunks.add(task)
-            key = setup[-1].key if setup else None
             self._outgoing.append(
-                m.TaskSpec(task, definition.key, payload, span, options, key, depth(), needs)
+                m.TaskSpec(task, definition.key, payload, span, options, prepared.keys[1], depth(), needs)
             )
             if needs:
                 self._needs_of[task] = needs
-            self._definitions[definition.key] = prepared
+            self._definitions[prepared.keys] = prepared
         self._driver.wake()
         return future
 
@@ -276,17 +271,17 @@ class CoreBackend(Backend):
         self, prepared: Prepared, payload: bytes, options: m.TaskOptions, limit: int
     ) -> Future[Any]:
         """Have a short call travel with others like it that are on their way to the I/O thread."""
+        definition, setup = prepared.definition, prepared.setup
         nested = depth()
-        definition = prepared.definition
         with self._lock:
             self._check_open()
             batch = self._batch
-            if batch is None or not batch.takes(definition, options, nested):
+            if batch is None or not batch.takes(definition, options, nested, setup):
                 task = self._new_id()
-                batch = self._batch = CallBatch(self, task, definition, options, nested, limit)
+                batch = self._batch = CallBatch(self, task, definition, options, nested, limit, setup)
                 self._futures[task] = batch
                 self._outgoing.append(batch)
-                self._definitions[definition.key] = prepared
+                self._definitions[prepared.keys] = prepared
             future = batch.add(payload)
         self._driver.wake()
         return future
@@ -342,10 +337,10 @@ class CoreBackend(Backend):
         with self._lock:
             outgoing, self._outgoing, self._batch = self._outgoing, [], None
             definitions, self._definitions = self._definitions, {}
-        functions = [each for prepared in definitions.values() for each in prepared.definitions]
-        functions += self._setup
-        setup = self._setup[-1].key if self._setup else None
-        tasks = [entry.spec(setup) if isinstance(entry, CallBatch) else entry for entry in outgoing]
+        functions = [
+            each for prepared in definitions.values() for each in (*prepared.definitions, *prepared.setup)
+        ]
+        tasks = [entry.spec() if isinstance(entry, CallBatch) else entry for entry in outgoing]
         return [SubmitRequested(tasks, functions)]
 
     def _check_open(self) -> None:
@@ -494,6 +489,7 @@ class CoreBackend(Backend):
         return {
             ResolveTasks: self._resolve,
             BundleSplit: self._on_split,
+            ChunkDivided: self._on_divided,
             AnnounceRunning: self._announce_running,
             AnswerCancel: self._answer_cancel,
             AnswerQuery: self._answer_query,
@@ -606,6 +602,19 @@ class CoreBackend(Backend):
                 self._futures[batch.id_of(index)] = futures[index]
         if effect.start:
             self._settle_calls(batch.id, futures[: effect.start], effect.results, None)
+
+    def _on_divided(self, effect: ChunkDivided) -> None:
+        with self._lock:
+            future = self._futures.pop(effect.id, None)
+            if not isinstance(future, Future):
+                return
+            self._futures[effect.part] = future
+            self._chunks.discard(effect.id)
+            self._chunks.add(effect.part)
+        future.id = effect.part
+        if effect.id in self._waits:
+            self._waits[effect.part] = self._waits.pop(effect.id)
+        future.give_back(effect.stop)
 
     def _settle_calls(
         self, bundle: TaskId, futures: list[Future[Any]], payload: Payload, place: m.Detail | None

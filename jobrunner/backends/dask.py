@@ -57,7 +57,7 @@ class DaskBackend(EngineBackend):
     """
 
     name = "dask"
-    capabilities = frozenset(CAPABILITIES) - {"renews", "tells", "stops", "shared", "tidy"}
+    capabilities = frozenset(CAPABILITIES) - {"divides", "renews", "tells", "stops", "shared", "tidy"}
     why_not = "a Dask worker runs calls in threads, which cannot be stopped"
 
     def __init__(self, settings: BackendSettings) -> None:

@@ -62,6 +62,15 @@ def whole(fields: Fields, apart: Iterator[Any]) -> Fields:
     return key, blob, tuple([(part, next(apart) if it is None else it) for part, it in parts])
 
 
+CHUNK_SECONDS = 0.05
+"""Time of a chunk after which its other elements are given back: its worker may be the only one with something to do,
+and no engine can take a part of what runs. A chunk is meant to take a fifth of that, so only those come here whose
+elements turn out to take long."""
+
+PACK_BYTES = 256 * 1024
+"""Bytes of arguments, all of the pack's, beyond which a chunk is run to its end: they would travel again and again."""
+
+
 class Head(NamedTuple):
     """All of a call but its arguments."""
 
@@ -202,10 +211,15 @@ def _outcome(
                 )
                 value = fn(*args, **kwargs)
             else:
-                elements = load_elements(unwrapped(parts))
+                packed = unwrapped(parts)
                 # An exception while a stop is under way is the chunk's, and no element's.
                 results = run_fixed(
-                    fn, elements, *head.span, head.retry_on, lambda: stops.asked or stops.timed_out
+                    fn,
+                    load_elements(packed),
+                    *head.span,
+                    head.retry_on,
+                    lambda: stops.asked or stops.timed_out,
+                    CHUNK_SECONDS if _bytes_of(parts) <= PACK_BYTES else None,
                 )
         duration = perf_counter() - started
         payload = serialization.dump_result(value) if head.span is None else results.dump()
@@ -230,6 +244,10 @@ def _outcome(
             detail,
             serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
         )
+
+
+def _bytes_of(parts: Sequence[Buffer]) -> int:
+    return sum(memoryview(part).nbytes for part in parts)
 
 
 class LoadedFunctions:

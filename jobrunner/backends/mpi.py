@@ -41,6 +41,7 @@ class MpiBackend(EngineBackend):
 
     name = "mpi"
     capabilities = frozenset(CAPABILITIES) - {
+        "divides",
         "renews",
         "crashes",
         "tells",

@@ -3,43 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any
 
 from jobrunner import serialization
 from jobrunner.fixed import dump_elements
 from jobrunner.payloads import Payload, Store, payload_size
-from jobrunner.protocol.messages import FunctionDef
+from jobrunner.protocol.messages import FunctionDef, FunctionKey
 from jobrunner.serialization import DumpedFunction, Names
 
 
 class Prepared:
     """For backends that pickle calls. Raises SerializationError."""
 
-    __slots__ = ("_mapped", "_store", "args", "definition", "dumped", "fn", "kwargs", "whole")
+    __slots__ = (
+        "_mapped",
+        "_store",
+        "args",
+        "definition",
+        "dumped",
+        "fn",
+        "keys",
+        "kwargs",
+        "setup",
+        "whole",
+    )
 
-    def __init__(self, fn: Callable[..., Any], store: Store | None = None) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], store: Store | None = None, setup: tuple[FunctionDef, ...] = ()
+    ) -> None:
         self.whole = fn
         """What was given."""
         self.fn, self.args, self.kwargs = serialization.split_call(fn)
         """What is called, with which arguments before those of the call: a partial's are arguments like others."""
+        self.setup = setup
+        """What its slots are to be prepared with: the parts of an initializer, then itself."""
         self._store = store
-        self._mapped = self if self.fn is fn else None
+        self._mapped: Prepared | None = None
         self._take(serialization.dump_function(self.fn, store))
 
     @classmethod
-    def of(cls, fn: Callable[..., Any], store: Store | None, last: Prepared | None) -> Prepared:
+    def of(
+        cls,
+        fn: Callable[..., Any],
+        store: Store | None,
+        last: Prepared | None,
+        setup: tuple[FunctionDef, ...] = (),
+    ) -> Prepared:
         """`fn` as it is now; `last`, where nothing has changed since."""
         if not serialization.goes_alone(fn):
-            return cls(fn, store)
+            return cls(fn, store, setup)
         dumped = serialization.dump_function(fn, store)
-        if last is not None and last.dumped is dumped and last.whole is fn:
+        if last is not None and last.dumped is dumped and last.whole is fn and last.setup is setup:
             return last
         made = object.__new__(cls)
         made.whole = made.fn = fn
+        made.setup = setup
         made.args, made.kwargs = (), {}
-        made._store, made._mapped = store, made
+        made._store, made._mapped = store, None
         made._take(dumped)
         return made
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether it holds no object of the program's, which would live as long as this is kept."""
+        fn = self.whole
+        if type(fn) is FunctionType:
+            return fn.__closure__ is None and fn.__defaults__ is None and fn.__kwdefaults__ is None
+        return serialization.goes_alone(fn)
 
     @property
     def definitions(self) -> tuple[FunctionDef, ...]:
@@ -65,11 +96,13 @@ class Prepared:
 
     def for_map(self) -> Prepared:
         """The same, with everything in the function that it holds: `map` sends it once, not with each element."""
+        if self.fn is self.whole:
+            return self
         if self._mapped is None:
             made = self._copy()
             made.fn, made.args, made.kwargs = self.whole, (), {}
             made._take(serialization.dump_function(self.whole, self._store))
-            self._mapped = made._mapped = made
+            self._mapped = made
         return self._mapped
 
     def _take(self, dumped: DumpedFunction) -> None:
@@ -77,11 +110,16 @@ class Prepared:
             dumped = dumped._replace(name=serialization.function_name(self.whole))
         self.dumped = dumped
         self.definition = FunctionDef(*dumped.definition())
+        self.keys: tuple[FunctionKey, FunctionKey | None] = (
+            self.definition.key,
+            self.setup[-1].key if self.setup else None,
+        )
+        """Of the function, and of what its slots are to be prepared with."""
 
     def _copy(self) -> Prepared:
         made = object.__new__(Prepared)
         made.whole, made.fn, made.args, made.kwargs = self.whole, self.fn, self.args, self.kwargs
-        made._store, made._mapped = self._store, None
+        made.setup, made._store, made._mapped = self.setup, self._store, None
         return made
 
 

@@ -62,7 +62,7 @@ class RayBackend(EngineBackend):
     """
 
     name = "ray"
-    capabilities = frozenset(CAPABILITIES) - {"renews", "tells", "shared", "tidy"}
+    capabilities = frozenset(CAPABILITIES) - {"divides", "renews", "tells", "shared", "tidy"}
     can_stop = True
 
     def __init__(self, settings: BackendSettings) -> None:

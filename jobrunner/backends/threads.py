@@ -1,7 +1,8 @@
 """Threads of this process: no pickling, shared memory, and the interpreter's lock around Python code.
 
 The standard library's ThreadPoolExecutor keeps the threads; which call runs next is decided here. A *runner*
-is a job of that pool that takes one call after the other from a heap until none is left. There are at most
+is a job of that pool that takes one call after the other from a heap until none is left; then it takes elements from
+the chunks of `map` that other runners are at, one by one (see `thread_chunks`). There are at most
 `max_workers` runners that are not waiting: a call that waits for Futures lets one more start (see
 `blocking`), so that calls that wait for calls do not lock each other out, and a runner too many leaves after
 its current call.
@@ -25,8 +26,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jobrunner import blocking, context
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.borrowed import BorrowedBackend
+from jobrunner.backends.thread_chunks import SharedChunk
 from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
-from jobrunner.elements import Columns, ElementResults, rows, run_elements
+from jobrunner.elements import Columns, ElementResults
 from jobrunner.errors import DependencyError, InitializerError, NotSupportedError
 from jobrunner.exiting import finish_before_exit
 from jobrunner.futures import Future
@@ -53,6 +55,8 @@ class _Call(NamedTuple):
     number: int
     future: Future[Any]
     work: Callable[[], Any]
+    chunk: SharedChunk | None = None
+    """Of a chunk, its elements, which several runners may take from."""
 
 
 class _Runner:
@@ -153,6 +157,8 @@ class ThreadsBackend(Backend):
         self._calls: list[_Call] = []
         self._held: dict[int, _Call] = {}
         """Those that wait for the Futures among their arguments."""
+        self._chunks: dict[int, _Call] = {}
+        """Those under way, that may have elements which nobody has taken."""
         self._runners = 0
         self._at_work: set[_Runner] = set()
         """Those that have begun, and not left."""
@@ -211,7 +217,8 @@ class ThreadsBackend(Backend):
         options: TaskOptions = DEFAULT_OPTIONS,
     ) -> Future[ElementResults]:
         refuse_options(options)
-        return self._add(lambda: run_elements(prepared, rows(packed, start, stop)), prepared, options)
+        chunk = SharedChunk(prepared, packed, start, stop)
+        return self._add(chunk.results, prepared, options, chunk=chunk)
 
     def _add(
         self,
@@ -219,6 +226,7 @@ class ThreadsBackend(Backend):
         fn: Callable[..., Any],
         options: TaskOptions,
         needs: Sequence[AnyFuture] = (),
+        chunk: SharedChunk | None = None,
     ) -> Future[Any]:
         future: Future[Any] = Future()
         number = next(self._numbers)
@@ -230,7 +238,7 @@ class ThreadsBackend(Backend):
                 raise InitializerError(self.broken)
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            call = _Call(-options.priority, number, future, work)
+            call = _Call(-options.priority, number, future, work, chunk)
             if needs:
                 self._held[number] = call
             else:
@@ -260,7 +268,7 @@ class ThreadsBackend(Backend):
 
     def _start_runner(self) -> None:
         """With the lock held: start a runner if there is a call for it and it would not be one too many."""
-        if self._calls and self._runners - self._waiting < self._max_workers:
+        if self._runners - self._waiting < self._max_workers and (self._calls or self._shared() is not None):
             runner = _Runner()
             self._runners += 1
             try:
@@ -279,25 +287,64 @@ class ThreadsBackend(Backend):
             self._at_work.add(runner)
         blocking.install(self._while_waiting)
         context.install_in_thread(self._place)
-        busy = 0
+        ended = 0
         try:
             if not self._initialize(runner):
                 return
             while True:
                 with self._lock:
-                    self._running -= busy
-                    if not self._calls or self._runners - self._waiting > self._max_workers:
+                    self._running -= ended
+                    call = self._next() if self._runners - self._waiting <= self._max_workers else None
+                    if call is None:
                         self._leave(runner)
                         return
-                    call = heapq.heappop(self._calls)
-                    busy = 1
-                    self._running += busy
                     runner.busy = True
-                self._run(call, runner)
+                chunk = call.chunk
+                ended = self._run(call, runner) if chunk is None else self._run_chunk(call, chunk, runner)
                 del call  # its result must not live until the next call comes
         finally:
             blocking.install(None)
             context.install_in_thread(None)
+
+    def _next(self) -> _Call | None:
+        """With the lock held: the next call, or one of those under way that others can help with."""
+        while self._calls:
+            call = heapq.heappop(self._calls)
+            if call.chunk is not None:
+                call.future.confirm_running()
+                if not call.future.running():
+                    continue  # cancelled in the meantime
+                self._chunks[call.number] = call
+            self._running += 1
+            return call
+        return self._shared()
+
+    def _shared(self) -> _Call | None:
+        """With the lock held: a chunk under way that has elements which nobody has taken."""
+        for number, call in list(self._chunks.items()):
+            if call.chunk is not None and call.chunk.has_more:
+                return call
+            del self._chunks[number]
+        return None
+
+    def _run_chunk(self, call: _Call, chunk: SharedChunk, runner: _Runner) -> int:
+        """Run elements of a chunk until none is left. 1 if that has ended it, 0 if other runners are still at it."""
+        with self._lock:
+            self._start_runner()  # which takes the next element, and does as this one
+        future = call.future
+        self._place.begin(future)
+        try:
+            ends = chunk.work()
+        finally:
+            self._place.end()
+        runner.busy = False
+        if not ends:
+            return 0
+        with self._lock:
+            self._chunks.pop(call.number, None)
+        future.duration = chunk.seconds
+        settle(future, call.work())
+        return 1
 
     def _leave(self, runner: _Runner) -> None:
         self._at_work.discard(runner)
@@ -307,12 +354,12 @@ class ThreadsBackend(Backend):
             if self._closed and not self._held:
                 self._pool.shutdown(wait=False)
 
-    def _run(self, call: _Call, runner: _Runner) -> None:
+    def _run(self, call: _Call, runner: _Runner) -> int:
         future = call.future
         future.confirm_running()
         if not future.running():
             runner.busy = False
-            return  # cancelled in the meantime
+            return 1  # cancelled in the meantime
         started = time.perf_counter()
         self._place.begin(future)
         try:
@@ -328,6 +375,7 @@ class ThreadsBackend(Backend):
             settle(future, result)
         finally:
             self._place.end()
+        return 1
 
     def _attempt(self, options: TaskOptions, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call `fn`, and again where it raises, as the options allow."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 from weakref import getweakrefcount
 
@@ -34,12 +35,15 @@ def run_fixed(
     stop: int,
     retry_on: bytes | None = None,
     interrupted: Callable[[], object] = bool,
+    seconds: float | None = None,
 ) -> FixedResults:
     """Call `fn` for the elements [start, stop), where calls share nothing with the program; one that raises costs the
     others nothing.
 
-    `interrupted` says whether an exception is that of the chunk, and no element's: then it is raised.
+    `interrupted` says whether an exception is that of the chunk, and no element's: then it is raised. After `seconds`
+    no further element begins; then there are fewer results.
     """
+    until = None if seconds is None else perf_counter() + seconds
     results = FixedResults(__file__, retry_on, stop - start)
     items, call = calls(fn, elements, start, stop)
     for item in items:
@@ -50,6 +54,8 @@ def run_fixed(
             if interrupted():
                 raise
             results.add_failure(exc)
+        if until is not None and perf_counter() >= until:
+            break
     return results
 
 

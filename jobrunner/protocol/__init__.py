@@ -29,6 +29,7 @@ task), then `scheduler` (the coordinator's decisions). Beside them:
     journal            what a coordinator keeps in case it dies: the records, not the file
     reports            what operators are told, and may command
     client_core        what was submitted is kept until its outcome has arrived
+    chunks, division   chunks of `map` that are divided while they run: what that is, and when it is done
     bundles            short calls that travel as one task; client_bundles takes them apart again
     worker_core, slots a queue, the slots that it feeds, outcomes kept until acknowledged
 
@@ -59,6 +60,7 @@ Words:
     worker       a daemon on a host, which offers slots
     slot         one process of a worker; runs one task at a time
     task         one submitted call, the elements of a chunk of `map`, or a bundle
+    divide       have a slot give back the elements of a chunk that have not begun
     bundle       short calls of one function, submitted one after the other
     attempt      one execution of a task, numbered from 1; a late word of an old attempt changes nothing
     payload      pickled bytes, opaque to everything here

@@ -21,7 +21,7 @@ import msgpack
 
 from jobrunner.ids import TaskId
 from jobrunner.payloads import Payload, buffers_of, payload_size
-from jobrunner.protocol.checks import MOST_BUNDLED
+from jobrunner.protocol.checks import LARGEST
 from jobrunner.protocol.functions import updated_estimate
 from jobrunner.protocol.messages import (
     ERROR,
@@ -64,7 +64,7 @@ class Results(NamedTuple):
     """The indices of those that raised."""
 
 
-_LONGEST_INDEX = len(str(MOST_BUNDLED))
+_LONGEST_INDEX = len(str(LARGEST))  # an element of a chunk may be named, too, see `chunks`
 
 
 def permits(options: TaskOptions) -> bool:

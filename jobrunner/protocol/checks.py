@@ -218,6 +218,7 @@ DETAIL_TYPES: dict[str, tuple[type, ...]] = {
     "traceback": TEXT,
     "element": COUNT,
     "running": COUNT,
+    "stop": COUNT,
     "modules": (tuple,),
     "setup": (bool,),
     "most_calls": COUNT,

@@ -17,6 +17,7 @@ from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import BATCH_BYTES, BATCH_ENTRIES, batches, of_id, of_outcome, of_task
 from jobrunner.protocol.bundles import Limits, bundle_of
+from jobrunner.protocol.chunks import kept, stop_of
 from jobrunner.protocol.client_bundles import Bundles
 from jobrunner.protocol.effects import (
     Accepted,
@@ -25,6 +26,7 @@ from jobrunner.protocol.effects import (
     AnswerQuery,
     CancelRequested,
     CapacityChanged,
+    ChunkDivided,
     Connected,
     ConnectionLost,
     DrainRequested,
@@ -344,10 +346,30 @@ class ClientCore:
                 self.limits.learn(spec, outcome)
             if spec is not None and isinstance(spec.span, int):
                 effects += self._bundles.ended(spec, outcome)
+            elif spec is not None and outcome.status == m.SPLIT:
+                effects += self._divided(spec, outcome)
             elif self._settled(outcome.id):
                 fresh.append(outcome)
         if fresh:
             effects.append(ResolveTasks(fresh))
+        return effects
+
+    def _divided(self, chunk: m.TaskSpec, outcome: m.Outcome) -> list[Effect]:
+        """A chunk is divided: wait for the part that goes on; the program submits the rest."""
+        stop = stop_of(chunk, outcome)
+        if stop is None:
+            error = "it was divided where it has no elements"
+            self.forget(chunk.id)
+            return [ResolveTasks([m.Outcome(chunk.id, outcome.attempt, m.LOST, detail={"error": error})])]
+        part = kept(chunk, stop)
+        wish = self._cancelling.get(chunk.id)
+        self.add(part, regained=self.is_sent(chunk.id))
+        self.forget(chunk.id)
+        effects: list[Effect] = [ChunkDivided(chunk.id, part.id, stop)]
+        if wish:
+            self.request_cancel(part.id, True)
+        elif wish is not None:
+            effects.append(AnswerCancel([part.id]))
         return effects
 
     def _is_call(self, task_id: TaskId) -> bool:
@@ -436,7 +458,8 @@ class ClientCore:
         """All that the window has room for, in one message if it can be; a task larger than the window goes alone."""
         effects: list[Effect] = []
         too_large: list[m.Outcome] = []
-        regained, self._regained = self._regained, []
+        # What goes on of a chunk may have ended by now.
+        regained, self._regained = [s for s in self._regained if s.id in self.pending], []
         effects += [self._submission(tasks, now) for tasks in batches(regained, of_task)]
         while tasks := self._take_tasks(unlimited, too_large):
             effects.append(self._submission(tasks, now))

@@ -162,7 +162,7 @@ def write_options(value: m.TaskOptions) -> m.TaskOptions | None:
 
 def write_functions(functions: list[m.FunctionDef], w: Writer) -> list[Any]:
     # Its name is for people; Python sets no limit to that of a class within a class within a class.
-    return [(f[0], f[1][:LONGEST_NAME], w.payload(f[2]), f[3], f[4], f[5], f[6]) for f in functions]
+    return [(f[0], f[1][:LONGEST_NAME], w.payload(f[2]), f[3], f[4], f[5], f[6], f[7]) for f in functions]
 
 
 def read_functions(value: Any, r: Reader) -> list[m.FunctionDef]:
@@ -175,8 +175,9 @@ def read_functions(value: Any, r: Reader) -> list[m.FunctionDef]:
             () if needed == () else modules(needed),
             () if brought == () else modules(brought),
             () if held == () else parts(held),
+            0 if epoch == 0 else integer(epoch),
         )
-        for k, title, blob, python, needed, brought, held in map(sequence, sequence(value))
+        for k, title, blob, python, needed, brought, held, epoch in map(sequence, sequence(value))
     ]
 
 
@@ -424,6 +425,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
         lambda f, r: m.Join(name(f[0]), name(f[1]), name(f[2])),
     ),
     (m.Joined, lambda x, w: (x.name,), lambda f, r: m.Joined(name(f[0]))),
+    (m.Divide, lambda x, w: (x.ids,), lambda f, r: m.Divide(name_list(f[0]))),
 ]  # fmt: skip
 REFUSED = next(number for number, row in enumerate(TABLE) if row[0] is m.Refused)
 """This type keeps its number and shape in every version, so that a refusal can be read by the refused."""

@@ -215,6 +215,8 @@ class CoordinatorCore:
         times = [self._next_sweep, self._drain_until, self.rejections.next_deadline()]
         if self.scheduler.delayed:
             times.append(self.scheduler.delayed[0][0])
+        if not self.draining:
+            times.append(self.scheduler.division.next_deadline())
         return min((t for t in times if t is not None), default=None)
 
     @property
@@ -707,6 +709,7 @@ class CoordinatorCore:
         self.scheduler.due(now)
         if not self.draining:
             self.scheduler.place(now)
+            self.scheduler.division.ask(now)
         self._write_journal()
         self._flush(now)
         self._announce_capacity(now)
@@ -809,6 +812,9 @@ class CoordinatorCore:
         if worker.cancels:
             self._send(worker, m.Cancel(worker.cancels), now)
             worker.cancels = []
+        if worker.divides:
+            self._send(worker, m.Divide(worker.divides), now)
+            worker.divides = []
         assigned, worker.assigned = worker.assigned, []
         groups: dict[str, list[TaskRecord]] = {}
         for record in assigned:

@@ -92,6 +92,15 @@ class SlotSplit:
 
 
 @dataclass(slots=True)
+class SlotDivided:
+    """The slot goes on with the elements of a chunk up to `stop`, and has given back those from there on."""
+
+    slot: SlotId
+    number: int
+    stop: int
+
+
+@dataclass(slots=True)
 class SlotReturned:
     """Tasks that the slot had not started, given back after a recall (maybe none)."""
 
@@ -145,7 +154,7 @@ class SlotExited:
 
 
 SlotEvent: TypeAlias = (
-    "SlotReady | SlotFinished | SlotSplit | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects"
+    "SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects"
     " | SlotExited"
 )
 
@@ -228,7 +237,7 @@ class CancelRequested:
     ids: list[TaskId]
     running: bool
     slots: int = 0
-    """Where the program has slots to itself: how many. Of the waiting tasks, those that a free slot can begin stay."""
+    """How many slots the program has to itself, if it has: tasks that wait and that a free one can begin stay."""
 
 
 @dataclass(slots=True)
@@ -304,6 +313,14 @@ class RecallTasks:
 
 
 @dataclass(slots=True)
+class DivideChunk:
+    """Have the slot give back what it has not begun of this chunk, if it is the task that runs."""
+
+    slot: SlotId
+    number: int
+
+
+@dataclass(slots=True)
 class InterruptTask:
     """Raise KeyboardInterrupt in this task, if it is the one that runs."""
 
@@ -366,6 +383,15 @@ class BundleSplit:
     id: TaskId
     results: Payload
     start: int
+
+
+@dataclass(slots=True)
+class ChunkDivided:
+    """A chunk goes on as the task `part`, with its elements up to `stop`; the others are to be submitted again."""
+
+    id: TaskId
+    part: TaskId
+    stop: int
 
 
 @dataclass(slots=True)
@@ -460,12 +486,13 @@ class JoinRequested:
 Event: TypeAlias = (
     "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested"
     " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | SupplyRequested"
-    " | SlotReady | SlotFinished | SlotSplit | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects | SlotExited"
+    " | SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects"
+    " | SlotExited"
     " | JournalWritten | JournalFailed"
 )
 Effect: TypeAlias = (
-    "Send | SpawnSlot | RunTasks | RecallTasks | InterruptTask | EndSlot | SignalSlot | ResolveTasks | BundleSplit"
-    " | AnnounceRunning | AnswerCancel | AnswerQuery | ShowOutput"
+    "Send | SpawnSlot | RunTasks | RecallTasks | DivideChunk | InterruptTask | EndSlot | SignalSlot | ResolveTasks"
+    " | BundleSplit | ChunkDivided | AnnounceRunning | AnswerCancel | AnswerQuery | ShowOutput"
     " | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
     " | WriteJournal | RecallResults | SetupFailed | Accepted | JoinRequested | Disconnect"
 )

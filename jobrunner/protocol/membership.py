@@ -142,6 +142,7 @@ class WorkerPeer(Peer):
         "assigned_seconds",
         "cancels",
         "completed",
+        "divides",
         "draining",
         "free",
         "hello",
@@ -183,6 +184,7 @@ class WorkerPeer(Peer):
         self.completed = 0
         self.assigned: list[TaskRecord] = []
         self.cancels: list[CancelRequest] = []
+        self.divides: list[TaskId] = []
 
     def fits(self, needs: Resources) -> bool:
         return all(self.free.get(name, 0.0) >= amount or self._can_import(name) for name, amount in needs)

@@ -6,7 +6,7 @@ A message is a plain record; `codec` turns it into frames and back. Who sends wh
     worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Output, Goodbye
     coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Accepted, Recall, Reply,
                                 Goodbye
-    coordinator -> worker       Welcome, Assign, Forget, Cancel, Drain, Goodbye
+    coordinator -> worker       Welcome, Assign, Forget, Cancel, Divide, Drain, Goodbye
     anyone, outside a session   Heartbeat, Reset, Refused, Join, Joined
 
 A payload is opaque to everything that routes it: `bytes` when it is small (it then rides inside the message), else a
@@ -42,7 +42,8 @@ UNMET = 6
 REFUSED = 7
 """The coordinator does not take it: it could not write it down, its owner's quota is used up, or it can run nowhere."""
 SPLIT = 8
-"""A bundle that its slot has given up, see `bundles`; the payload holds the results so far."""
+"""A bundle that its slot has given up, see `bundles`; the payload holds the results so far. Or a chunk that was
+divided, see `chunks`, without a payload: what runs on tells of all that has begun."""
 OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED, SPLIT))
 """What a worker can know of the end of an attempt."""
 STATUS_NAMES = (
@@ -105,6 +106,9 @@ class FunctionDef(NamedTuple):
     parts: tuple[FunctionKey, ...] = ()
     """Definitions that must be at hand wherever this one is unpickled. They have no parts themselves, and what they
     need (`python`, `modules`) is among the needs of this one."""
+    epoch: int = 0
+    """Of a setup, how often the program had come to other versions of its modules; no slot serves calls of two epochs,
+    and slots of earlier ones make way."""
 
 
 Span: TypeAlias = "tuple[int, int] | int | None"
@@ -167,7 +171,8 @@ class Outcome(NamedTuple):
     "setup" (true: its initializer failed, with ERROR, or killed its process, so that it has not begun itself; what a
     client gets with that key is about an initializer that fails on every worker),
     "element" (absolute index in the span that was running when the process died),
-    "running" (with SPLIT: the index of the call that goes on as a task of its own),
+    "running" (with SPLIT of a bundle: the index of the call that goes on as a task of its own),
+    "stop" (with SPLIT of a chunk: the index of the first element that was given back),
     "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
     "most_calls" (with CRASHED: it has more calls than a slot there makes before it is replaced, this number, so that
     it has not begun; its client cuts it),
@@ -334,6 +339,13 @@ class Cancel:
 
 
 @dataclass(slots=True)
+class Divide:
+    """To a worker: these chunks take long, and slots are idle; give back the elements that have not begun."""
+
+    ids: list[TaskId]
+
+
+@dataclass(slots=True)
 class CancelRefused:
     """These tasks run already, and nobody asked to stop running ones."""
 
@@ -458,7 +470,7 @@ class Joined:
 
 Message: TypeAlias = (
     "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Accepted | Recall | Supply | Cancel"
-    " | CancelRefused | Query | Reply | Assign"
+    " | CancelRefused | Divide | Query | Reply | Assign"
     " | Forget | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
     " | Join | Joined"
 )

@@ -15,6 +15,7 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol import retry
 from jobrunner.protocol.accounts import NO_QUOTA, Accounts, Quota
 from jobrunner.protocol.bundles import bundle_of, call_id
+from jobrunner.protocol.division import Division
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.link import Link
@@ -96,6 +97,7 @@ class Scheduler:
         """Detached tasks that the journal does not have yet."""
         self.needs = Needs(self)
         self.missing = Missing(self)
+        self.division = Division(self)
         self.tasks: dict[TaskId, TaskRecord] = {}
         self.clients: dict[ClientId, ClientPeer] = {}
         self.workers: dict[WorkerId, WorkerPeer] = {}
@@ -348,7 +350,8 @@ class Scheduler:
                 if type(message) is m.Outcomes:
                     wanted.update(outcome.id for outcome in message.outcomes)
             for task_id in client.done.keys() - wanted:
-                del client.done[task_id]
+                if not self.named_later(task_id):
+                    del client.done[task_id]
         for task_id in [t for t in self.unclaimed if client_of(t) == client_id]:
             if not self.named_later(task_id):
                 self._drop_unclaimed(task_id)
@@ -428,7 +431,7 @@ class Scheduler:
             if held is not None and held.worker is worker and held.attempt == outcome.attempt:
                 held.outcome = outcome
                 if outcome.status == m.SPLIT:
-                    self._goes_on(worker, outcome, now)
+                    self.goes_on(worker, outcome, now)
             else:
                 self.stale_outcomes += 1
             return
@@ -470,6 +473,7 @@ class Scheduler:
             held.running = True
         if record is not None and record.worker is worker and record.state == ASSIGNED:
             self.move(record, RUNNING, now)
+            self.division.started(record)
             watchers = () if record.interest is None else record.interest.watchers
             others = [self.clients[client] for client in watchers if client in self.clients]
             for client in (record.client, *others):
@@ -507,11 +511,12 @@ class Scheduler:
         self._drop_unclaimed_of(worker)
         for entry in held:
             self._adopt_one(worker, entry, now)
+        self.division.asked_in_vain(worker)
 
     def _adopt_one(self, worker: WorkerPeer, entry: m.Held, now: float) -> None:
         record = self.tasks.get(entry.id)
         if entry.attempt > LATEST_ADOPTED:
-            self._fence(worker, entry.id)
+            self.fence(worker, entry.id)
         elif record is None:
             self._adopt_unknown(worker, entry, now)
         elif (
@@ -521,7 +526,7 @@ class Scheduler:
         ):
             self._claim(record, Unclaimed(worker, entry.attempt, now), now)
         elif record.worker is not worker or record.attempt != entry.attempt:
-            self._fence(worker, entry.id)
+            self.fence(worker, entry.id)
         elif record.cancel_asked and record.state in ACTIVE:
             # The request may have been lost with the old session.
             worker.cancels.append(m.CancelRequest(entry.id, record.state == CANCELLING))
@@ -531,15 +536,15 @@ class Scheduler:
         """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
         client = self.clients.get(client_of(entry.id))
         if client is not None and client.reconciled and not self.named_later(entry.id):
-            self._fence(worker, entry.id)
+            self.fence(worker, entry.id)
             return
         other = self.unclaimed.get(entry.id)
         if other is None or (other.outcome is None and other.attempt < entry.attempt):
             if other is not None:
-                self._fence(other.worker, entry.id)
+                self.fence(other.worker, entry.id)
             self.unclaimed[entry.id] = Unclaimed(worker, entry.attempt, now)
         elif other.worker is not worker or other.attempt != entry.attempt:
-            self._fence(worker, entry.id)
+            self.fence(worker, entry.id)
 
     def worker_lost(self, worker: WorkerPeer, reason: str, now: float) -> None:
         """Queue its tasks again. Those that may have been running count it as a crash."""
@@ -670,6 +675,7 @@ class Scheduler:
         worker = record.worker
         assert worker is not None
         worker.release(record)
+        self.division.released(record)
         if self.workers.get(worker.id) is worker:  # it may be lost, and only its outcome be here
             self.open[worker] = None
 
@@ -680,27 +686,31 @@ class Scheduler:
 
         Not `fresh`: the worker told it before the client named the bundle; what runs on may have ended since.
         """
+        if isinstance(record.span, tuple):
+            self.division.divided(record, outcome, worker, now, fresh)
+            return
         running = (outcome.detail or {}).get("running", -1)
         if not isinstance(record.span, int) or not 0 <= running < record.span:
             detail = {"error": f"worker {worker.name} gave up a bundle that it did not have"}
             self.finish(record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now)
             return
         if record.state == CANCELLING and record.cancel_asked:
-            self._fence(worker, call_id(record.id, running))
+            self.fence(worker, call_id(record.id, running))
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
-        self._leave_to_client(record, record.span - running)
+        self.leave_to_client(record, record.span - running)
         record.client.promised.add(record.id)
         self.finish(record, outcome, SUCCEEDED, now)
         if fresh:
-            self._goes_on(worker, outcome, now)
+            self.goes_on(worker, outcome, now)
 
-    def _goes_on(self, worker: WorkerPeer, outcome: m.Outcome, now: float) -> None:
-        """Of a bundle that this worker has just given up, one call runs on."""
-        running = (outcome.detail or {}).get("running", -1)
-        self._adopt_one(worker, m.Held(call_id(outcome.id, running), 1, True), now)
+    def goes_on(self, worker: WorkerPeer, outcome: m.Outcome, now: float) -> None:
+        """Of a bundle that this worker has just given up, one call runs on; or a part of a chunk, see `chunks`."""
+        detail: m.Detail = outcome.detail or {}
+        index = detail["running"] if "running" in detail else detail.get("stop", -1)
+        self._adopt_one(worker, m.Held(call_id(outcome.id, index), 1, True), now)
 
-    def _leave_to_client(self, record: TaskRecord, calls: int) -> None:
+    def leave_to_client(self, record: TaskRecord, calls: int) -> None:
         """So many calls of a bundle will be submitted again: they do not count as ended, nor twice as submitted."""
         record.client.unfinished -= calls
         record.client.submitted -= calls
@@ -765,7 +775,7 @@ class Scheduler:
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
         if isinstance(record.span, int):
-            self._leave_to_client(record, record.weight)
+            self.leave_to_client(record, record.weight)
         detail = dict(outcome.detail or {})
         detail["attempts"] = list(record.history or ())
         if record.options.at_most_once:
@@ -820,7 +830,8 @@ class Scheduler:
         """Once in a turn, however often it asks: a few bytes ask for something large."""
         if outcome.id not in client.told_again:
             client.told_again.add(outcome.id)
-            if outcome.status == m.SPLIT and client_of(outcome.id) == client.id:
+            bundle = outcome.status == m.SPLIT and "running" in (outcome.detail or {})
+            if bundle and client_of(outcome.id) == client.id:
                 client.promised.add(outcome.id)
             self.tell_client(client, outcome)
 
@@ -852,14 +863,14 @@ class Scheduler:
     def _drop_unclaimed(self, task_id: TaskId) -> None:
         held = self.unclaimed.pop(task_id)
         if held.outcome is None:
-            self._fence(held.worker, task_id)
+            self.fence(held.worker, task_id)
 
     def _drop_unclaimed_of(self, worker: WorkerPeer) -> None:
         """It has them no more; those that it finished are here."""
         for task_id in [t for t, h in self.unclaimed.items() if h.worker is worker and h.outcome is None]:
             del self.unclaimed[task_id]
 
-    def _fence(self, worker: WorkerPeer, task_id: TaskId) -> None:
+    def fence(self, worker: WorkerPeer, task_id: TaskId) -> None:
         """Have the worker stop an attempt that nobody waits for."""
         worker.cancels.append(m.CancelRequest(task_id, True))
         self.dirty[worker] = None

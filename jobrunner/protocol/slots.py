@@ -9,6 +9,9 @@ files) is met by tasks of the same owner alone. Calls that bring modules along (
 their own here, so that nobody meets the modules of others, nor another version of his own. Where more owners have
 tasks here than there are slots, a slot that has served its owner for `QUANTUM` makes way for a new process.
 
+So have the calls that a program makes after it has come to another version of one of its modules (FunctionDef.epoch):
+a process keeps what it has imported. Idle slots of earlier epochs make way for them at once.
+
 Where calls leak, a slot may make only so many: each call of a bundle and each element of a chunk counts, from the
 moment that the slot is given it until it gives it back. A slot that may make no more ends when it is idle, and a new
 process takes its place. A task of more calls than that fits into no slot, and is not taken.
@@ -19,6 +22,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
@@ -49,6 +53,24 @@ UNLIMITED = 2**62
 """Calls; more than a process can make."""
 
 
+class Owner(NamedTuple):
+    """Whose tasks a slot runs in its life."""
+
+    key: str = ""
+    """Of who has submitted them, as the coordinator tells it."""
+    setup: FunctionKey | None = None
+    """What prepares the slots for them, where that makes them unfit for others."""
+    epoch: int = 0
+    """Of the program's modules, see FunctionDef."""
+
+    def replaces(self, other: Owner) -> bool:
+        """Whether slots of the other are of no more use where these tasks wait."""
+        return self.key == other.key and self.epoch > other.epoch
+
+
+NOBODY = Owner()
+
+
 class WorkerTask:
     """A task at the worker, from its assignment until its outcome is on its way."""
 
@@ -65,7 +87,7 @@ class WorkerTask:
         "stop_stage",
     )
 
-    def __init__(self, assignment: Assignment, owner: str = "") -> None:
+    def __init__(self, assignment: Assignment, owner: Owner = NOBODY) -> None:
         self.assignment = assignment
         self.owner = owner
         self.slot: Slot | None = None
@@ -74,7 +96,7 @@ class WorkerTask:
         self.announced = False
         """The coordinator was told that it runs."""
         self.given_up = False
-        """A bundle that is being stopped, and that its slot has given up meanwhile."""
+        """A bundle (or chunk) that is being stopped, and that its slot has given up (or divided) meanwhile."""
         self.stop_reason: int | None = None
         """The status that it will end with (CANCELLED or TIMED_OUT) once it is being stopped."""
         self.stop_stage = 0
@@ -96,6 +118,11 @@ class WorkerTask:
         return isinstance(self.assignment.span, int)
 
     @property
+    def is_chunk(self) -> bool:
+        """Whether its slot can give back what it has not begun of it."""
+        return isinstance(self.assignment.span, tuple)
+
+    @property
     def payload(self) -> Payload:
         return self.assignment.payload
 
@@ -106,7 +133,7 @@ class LocalQueue:
     __slots__ = ("_queues", "_size")
 
     def __init__(self) -> None:
-        self._queues: dict[str, deque[WorkerTask]] = {}
+        self._queues: dict[Owner, deque[WorkerTask]] = {}
         self._size = 0
 
     def __len__(self) -> int:
@@ -117,8 +144,12 @@ class LocalQueue:
             yield from queue
 
     @property
-    def owners(self) -> Iterable[str]:
+    def owners(self) -> Iterable[Owner]:
         return self._queues.keys()
+
+    def count(self, owner: Owner) -> int:
+        """Tasks of that owner."""
+        return len(self._queues.get(owner, ()))
 
     def push(self, task: WorkerTask, *, front: bool = False) -> None:
         queue = self._queues.get(task.owner)
@@ -130,12 +161,12 @@ class LocalQueue:
             queue.append(task)
         self._size += 1
 
-    def first(self, owner: str) -> WorkerTask | None:
+    def first(self, owner: Owner) -> WorkerTask | None:
         """The next task of that owner."""
         queue = self._queues.get(owner)
         return queue[0] if queue else None
 
-    def pop(self, owner: str) -> WorkerTask:
+    def pop(self, owner: Owner) -> WorkerTask:
         """Take what `first` gives."""
         task = self._queues[owner].popleft()
         self._taken(owner)
@@ -154,14 +185,14 @@ class LocalQueue:
             self.push(task)
         return tasks[keep:]
 
-    def neediest(self, slots: Iterable[Slot]) -> str:
+    def neediest(self, slots: Iterable[Slot]) -> Owner:
         """The owner whom the fewest of these slots serve; the one that came first, of several."""
         if len(self._queues) == 1:
             return next(iter(self._queues))
         served = [slot.owner for slot in slots if slot.stays]
         return min(self._queues, key=served.count)
 
-    def _taken(self, owner: str) -> None:
+    def _taken(self, owner: Owner) -> None:
         self._size -= 1
         if not self._queues[owner]:
             del self._queues[owner]
@@ -207,7 +238,7 @@ class Slot:
         """When it last began or finished something."""
         self.recalled = False
         self.recalled_at = -math.inf
-        self.owner: str | None = None
+        self.owner: Owner | None = None
         """Whose tasks it has run, once it has run one."""
         self.owned_since = 0.0
         self.kill_at: float | None = None
@@ -320,3 +351,25 @@ class Slot:
         if self.seconds + max(estimate, LEAST_ESTIMATE) <= SLOT_SECONDS:
             return True
         return len(self.queue) == 1 and max(self.seconds, estimate) <= AT_HAND_SECONDS
+
+
+def outdated(slots: Iterable[Slot], queue: LocalQueue) -> list[Slot]:
+    """Idle slots of earlier epochs that nobody needs, as many as there are tasks of later ones without a slot."""
+    slots = list(slots)
+    free = sum(slot.owner is None for slot in slots)
+    found: list[Slot] = []
+    for owner in queue.owners:
+        if not owner.epoch:
+            continue
+        wanted = queue.count(owner) - free - len(found)
+        older = [
+            slot
+            for slot in slots
+            if slot.idle
+            and slot.owner is not None
+            and slot not in found
+            and owner.replaces(slot.owner)
+            and not queue.count(slot.owner)
+        ]
+        found += older[: max(0, wanted)]
+    return found

@@ -102,6 +102,7 @@ class TaskRecord:
     """What the coordinator knows of one task. A hundred thousand of these must be cheap."""
 
     __slots__ = (
+        "asked",
         "attempt",
         "cancel_asked",
         "client",
@@ -161,6 +162,8 @@ class TaskRecord:
         self.state = QUEUED
         self.worker: WorkerPeer | None = None
         self.attempt = 0
+        self.asked = 0
+        """The last attempt, of a chunk, that was asked to give back what it has not begun; see `division`."""
         self.suspected = 0
         """The last attempt that was counted as a crash because its worker was lost."""
         self.ended = 0

@@ -18,11 +18,13 @@ from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import batches, of_outcome
 from jobrunner.protocol.bundles import call_id
+from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.effects import (
     FINAL_ERROR,
     IN_SETUP,
     SETUP_FAILED,
     ConnectionLost,
+    DivideChunk,
     DrainRequested,
     Effect,
     EndSlot,
@@ -36,6 +38,7 @@ from jobrunner.protocol.effects import (
     RunTasks,
     SignalSlot,
     SlotBlocked,
+    SlotDivided,
     SlotExited,
     SlotFinished,
     SlotPrinted,
@@ -58,8 +61,10 @@ from jobrunner.protocol.slots import (
     READY,
     STARTING,
     LocalQueue,
+    Owner,
     Slot,
     WorkerTask,
+    outdated,
 )
 
 RUNNING_AFTER = 0.05
@@ -183,6 +188,8 @@ class WorkerCore:
             self._slot_returned(event, now)
         elif isinstance(event, SlotSplit):
             self._slot_split(event, now)
+        elif isinstance(event, SlotDivided):
+            self._slot_divided(event, now)
         elif isinstance(event, SlotPrinted):
             self._printed(event)
         elif isinstance(event, SlotBlocked):
@@ -302,6 +309,8 @@ class WorkerCore:
         elif isinstance(message, m.Cancel):
             for request in message.requests:
                 self._cancel(request, now)
+        elif isinstance(message, m.Divide):
+            self._divide(message.ids)
         elif isinstance(message, m.Forget):
             self._lingering.update(dict.fromkeys(message.functions))
         elif isinstance(message, m.Welcome):
@@ -379,12 +388,12 @@ class WorkerCore:
             suspects = [name for name in suspects if name not in ships]
         return self.settings.missing(suspects) if suspects else []
 
-    def _owner_of(self, assignment: m.Assignment, owner: str) -> str:
-        """Calls that bring modules along are kept apart from others as those of different owners are."""
-        setup = assignment.setup
-        if setup is None or not self.functions[setup].ships:
-            return owner
-        return f"{owner} with {setup.hex()}"
+    def _owner_of(self, assignment: m.Assignment, key: str) -> Owner:
+        """Calls with modules of their own are kept apart from others as those of different owners are."""
+        if assignment.setup is None:
+            return Owner(key)
+        setup = self.functions[assignment.setup]
+        return Owner(key, setup.key, setup.epoch) if setup.ships or setup.epoch else Owner(key)
 
     def _knows_parts_of(self, definition: m.FunctionDef) -> bool:
         """Whether all of a function's parts are here, each of which has none."""
@@ -541,6 +550,37 @@ class WorkerCore:
         self.tasks[task.id] = task
         if excess is not None:  # its client then begins anew with each of the calls
             self._cancel(m.CancelRequest(call, True), now)
+
+    def _divide(self, ids: list[TaskId]) -> None:
+        """Have slots give back what they have not begun of these chunks, of those that run."""
+        for task_id in ids:
+            task = self.tasks.get(task_id)
+            if task is not None and task.slot is not None and task.is_chunk and task.stop_reason is None:
+                self._effects.append(DivideChunk(task.slot.id, task.number))
+
+    def _slot_divided(self, event: SlotDivided, now: float) -> None:
+        """A chunk ends here; what its slot has begun of it goes on as a task of its own, which its client will name."""
+        slot = self.slots.get(event.slot)
+        task = None if slot is None else slot.queue.get(event.number)
+        if slot is None or task is None or not may_stop(task.assignment, event.stop):
+            return
+        chunk = task.assignment
+        if task.stop_reason is None and part_id(chunk.id, event.stop) in self.tasks:
+            # As where a bundle was given up: the chunk is of before, and one of the two must end.
+            self._cancel(m.CancelRequest(chunk.id, True), now)
+        if task.stop_reason is not None:
+            task.given_up = True
+            return
+        detail = {**self._place(), "stop": event.stop}
+        stop_at = task.stop_at
+        self._end(task, m.Outcome(chunk.id, chunk.attempt, m.SPLIT, b"", 0.0, detail))
+        part = task.assignment = kept(chunk, event.stop)._replace(attempt=1)
+        slot.calls_left += m.calls_in(chunk.span) - m.calls_in(part.span)
+        task.announced = False
+        self.tasks[task.id] = task
+        if stop_at is not None and chunk.options.timeout is not None and part.options.timeout is not None:
+            task.stop_at = stop_at - (chunk.options.timeout - part.options.timeout)
+            self._stops[task.id] = task
 
     def _beyond_max_payload(self, task_id: TaskId, attempt: int, payload: Payload) -> m.Outcome | None:
         """The outcome instead of one whose payload the coordinator would not take."""
@@ -771,6 +811,9 @@ class WorkerCore:
         if self.settings.max_tasks_per_slot is not None:
             for slot in self.slots.values():
                 slot.leaving = slot.leaving or slot.calls_left <= 0
+        if self.queue and not self.draining:
+            for slot in outdated([slot for slot in self.slots.values() if slot.stays], self.queue):
+                slot.leaving = True
         staying = [slot for slot in self.slots.values() if slot.stays]
         leaving = [slot for slot in self.slots.values() if slot.leaving and slot.state != ENDING]
         if self.queue and not self.draining:
@@ -788,7 +831,11 @@ class WorkerCore:
     def _dismissed(self, slots: list[Slot], wanted: int, now: float) -> list[Slot]:
         """Slots that are to end, at most `wanted`: those whose owner has nothing more, then those whose time is up."""
         taken = [slot for slot in slots if slot.owner is not None and not slot.blocked]
-        unneeded = [slot for slot in taken if slot.idle and self.queue.first(str(slot.owner)) is None]
+        unneeded = [
+            slot
+            for slot in taken
+            if slot.idle and slot.owner is not None and self.queue.first(slot.owner) is None
+        ]
         rest = sorted((slot for slot in taken if slot not in unneeded), key=lambda slot: slot.owned_since)
         dismissed = unneeded[:wanted]
         for slot in rest:
@@ -851,7 +898,7 @@ class WorkerCore:
                 running.announced = True
                 self._running.append(running.id)
 
-    def _spare_for(self) -> set[str | None]:
+    def _spare_for(self) -> set[Owner | None]:
         """The owners whose tasks a slot could take that has nothing to do."""
         if self.queue:
             return set()

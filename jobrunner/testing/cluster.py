@@ -169,6 +169,9 @@ class _Slot(SlotProcess):
         self._result = self._execute(task)
         return Call((self.world.seconds,) * (task.span[1] if isinstance(task.span, tuple) else 1))
 
+    def divide(self, number: int) -> None:
+        """Nothing is given back: all elements of a chunk have run when it begins."""
+
     def outcome(self, task: SlotTask, ending: str) -> tuple[int, Payload]:
         if ending == RETURN:
             return self._result

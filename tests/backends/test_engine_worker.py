@@ -7,10 +7,14 @@ import signal
 import sys
 import threading
 
+import numpy
 import pytest
 import zoo
+from local_engine import LocalEngine
 
-from jobrunner import serialization
+from jobrunner import Executor, serialization
+from jobrunner.backends import engine_worker
+from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.engine_output import LIMIT, Capture
 from jobrunner.backends.engine_stops import Stops
 from jobrunner.backends.engine_worker import (
@@ -22,6 +26,9 @@ from jobrunner.backends.engine_worker import (
     unwrapped,
     wrapped,
 )
+from jobrunner.config import ClientConfig
+from jobrunner.elements import Input
+from jobrunner.fixed import FixingInput, dump_elements, load_element_results
 from jobrunner.protocol.messages import ERROR, LOST, OK, STDERR, STDOUT
 
 
@@ -50,6 +57,39 @@ def test_an_exception_and_whether_it_may_be_tried_again():
         status, _, _, detail, parts = run(head(zoo.divide, retry_on=classes), arguments(1, 0), [])
         assert (status, "final" in detail) == (ERROR, final)
         assert isinstance(serialization.load_exception(unwrapped(parts)), ZeroDivisionError)
+
+
+def chunk_of(*columns):
+    elements, _ = FixingInput(Input(columns)).take(len(columns[0]))
+    return wrapped(dump_elements(elements, snapshot=True))
+
+
+def values(parts):
+    return load_element_results(unwrapped(parts)).values
+
+
+def test_a_chunk_that_takes_long_gives_back_its_rest(monkeypatch):
+    monkeypatch.setattr(engine_worker, "CHUNK_SECONDS", 0.0)
+    arguments = chunk_of(range(6))
+    status, _, _, _, parts = run(head(zoo.echo, span=(2, 6)), arguments, [])
+    assert (status, values(parts)) == (OK, [2])
+    monkeypatch.setattr(engine_worker, "PACK_BYTES", 10)
+    _, _, _, _, parts = run(head(zoo.echo, span=(2, 6)), arguments, [])
+    assert values(parts) == [2, 3, 4, 5], "its arguments are too large to travel again and again"
+
+
+def test_a_chunk_with_buffers_beside_it_is_run_to_its_end(monkeypatch):
+    monkeypatch.setattr(engine_worker, "CHUNK_SECONDS", 0.0)
+    arguments = chunk_of([numpy.zeros(100_000), numpy.ones(100_000)])
+    assert len(arguments) > 1
+    status, _, _, _, parts = run(head(len, span=(0, 2)), arguments, [])
+    assert (status, values(parts)) == (OK, [100_000, 100_000])
+
+
+def test_a_map_of_chunks_that_take_long_is_whole(monkeypatch):
+    monkeypatch.setattr(engine_worker, "CHUNK_SECONDS", 0.0)
+    with Executor(LocalEngine(BackendSettings(ClientConfig()))) as executor:
+        assert list(executor.map(zoo.add, range(50), range(50), chunksize=20)) == list(range(0, 100, 2))
 
 
 def test_another_version_is_told():

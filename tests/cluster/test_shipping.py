@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import calls
 import pytest
 from conftest import BOUND, HERE, connected, until
 
-from jobrunner import Executor, QuotaError, SerializationError, current_executor
+from jobrunner import Executor, InitializerError, QuotaError, SerializationError, current_executor
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,53 @@ def test_two_versions_of_one_module_do_not_meet(cluster, address, at_home, tmp_p
             assert found == ["installed"] * 3 + ["first"] * 3 + ["second"] * 3
         inside = one.submit(lambda: current_executor().submit(data).result())
         assert inside.result(BOUND) == "first"
+
+
+def test_a_shipped_module_that_is_reloaded_is_collected_again(cluster, address, at_home, tmp_path):
+    folder = at_home("at_home_g", data="first")
+    import at_home_g
+
+    cluster.worker(address, "w", slots=2)
+    with Executor(address, ship=[at_home_g]) as executor:
+        assert executor.submit(at_home_g.data).result(BOUND) == "first"
+        (folder / "__init__.py").write_text("VERSION = 'the second'" + SOURCE.replace("fail", "fail_again"))
+        (folder / "data.txt").write_text("second")
+        assert executor.submit(at_home_g.data).result(BOUND) == "first", "a snapshot"
+        importlib.reload(at_home_g)
+        assert executor.submit(at_home_g.data).result(BOUND) == "second"
+        assert executor.submit(at_home_g.data_of_a_call).result(BOUND) == "second"
+        with pytest.raises(at_home_g.Found, match="here"):
+            executor.submit(at_home_g.fail_again).result(BOUND)
+
+
+def test_a_reloaded_module_that_is_another_version_at_the_worker_is_an_error(
+    cluster, address, at_home, tmp_path
+):
+    folder = at_home("at_home_h", data="home")
+    import at_home_h
+
+    at_home("at_home_h", data="installed", under=tmp_path / "installed")
+    installed = os.pathsep.join([str(HERE), str(tmp_path / "installed")])
+    daemon = cluster.run(
+        *("-m", "jobrunner", "worker", "start", address, "--name", "w", "--slots", "1"), PYTHONPATH=installed
+    )
+    daemon.wait_for("joined coordinator")
+    with connected(address) as executor:
+        assert executor.submit(at_home_h.data).result(BOUND) == "installed"
+        (folder / "__init__.py").write_text("VERSION = 'the second'" + SOURCE)
+        importlib.reload(at_home_h)
+        text = (
+            r"'at_home_h', which is version \w+ there \(.*home/at_home_h/.*\) and version \w+ on .*installed"
+        )
+        with pytest.raises(InitializerError, match=text):
+            executor.submit(at_home_h.data).result(BOUND)
+    with connected(address) as executor:
+        (folder / "__init__.py").write_text("VERSION = 'the third'" + SOURCE)
+        (tmp_path / "installed/at_home_h/__init__.py").write_text("VERSION = 'the third'" + SOURCE)
+        importlib.reload(at_home_h)
+        assert executor.submit(at_home_h.data).result(BOUND) == "installed", (
+            "the same module, with its own data"
+        )
 
 
 def test_an_initializer_in_a_shipped_module(cluster, address, at_home):

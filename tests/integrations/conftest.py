@@ -16,6 +16,7 @@ from jobrunner import Executor
 CONTRACT = Path(__file__).resolve().parent.parent / "contract"
 NEEDED = (
     "adaptive",
+    "black",
     "dask",
     "emcee",
     "IPython",
@@ -23,9 +24,11 @@ NEEDED = (
     "joblib",
     "jupyter_client",
     "nevergrad",
+    "pylint",
     "scipy",
     "sklearn",
     "tqdm",
+    "yapf",
 )
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 LEFT_OUT = (

@@ -204,6 +204,18 @@ def test_a_sent_task_is_cancelled_by_the_coordinator(running):
     assert world.take() == [ResolveTasks([outcome])]
 
 
+def test_tasks_that_a_free_slot_can_begin_are_not_cancelled():
+    world = client()
+    submit(world, spec(1), spec(2), spec(3), spec(4), spec(5, priority=1))
+    assert ids(world.heard_one(m.Submit).tasks)[0] == "c-5"
+    world.say(m.Running(["c-1"]))
+    world.take()
+    world.heard()
+    world.handle(CancelRequested([TaskId(f"c-{n}") for n in range(1, 6)], False, slots=3))
+    # One slot is busy; the others take the urgent one and the oldest. To cancel what runs is refused by its worker.
+    assert world.heard() == [m.Cancel([m.CancelRequest(TaskId(f"c-{n}"), False) for n in (1, 3, 4)])]
+
+
 def test_a_refused_cancel_is_answered():
     world = client()
     sent(world, spec(1))

@@ -59,7 +59,10 @@ options = st.builds(
 optional_keys = st.one_of(st.none(), keys)
 names = st.lists(words, max_size=3).map(tuple)
 parts = st.lists(keys, max_size=3, unique=True).map(tuple)
-functions = st.lists(st.builds(m.FunctionDef, keys, words, payloads, words, names, names, parts), max_size=3)
+epochs = st.integers(0, 5)
+functions = st.lists(
+    st.builds(m.FunctionDef, keys, words, payloads, words, names, names, parts, epochs), max_size=3
+)
 plain = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), seconds, words, keys),
     lambda inner: st.one_of(
@@ -106,6 +109,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Reconciled: st.builds(m.Reconciled),
     m.Cancel: st.builds(m.Cancel, lists(st.builds(m.CancelRequest, words, st.booleans()))),
     m.CancelRefused: st.builds(m.CancelRefused, lists(words)),
+    m.Divide: st.builds(m.Divide, lists(words)),
     m.Query: st.builds(m.Query, count, words, words),
     m.Reply: st.builds(m.Reply, count, plain, words),
     m.Assign: st.builds(m.Assign, lists(assignments), functions),

@@ -33,6 +33,7 @@ ANY: dict[type, m.Message] = {
         m.Reconciled(),
         m.Cancel([m.CancelRequest("c-1", True), m.CancelRequest("nobody-7", True)]),
         m.CancelRefused(["c-1", "nobody-7"]),
+        m.Divide(["c-1", "nobody-7"]),
         m.Query(1, "cancel", "nobody-7"),
         m.Reply(77, None, "an answer that nobody waits for"),
         m.Assign([assignment(1, attempt=FAR)], [DOUBLE]),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from protocol.support import assign, assignment, finish, ids, worker
+from protocol.support import DOUBLE, assign, assignment, finish, ids, worker
 
 from jobrunner.ids import SlotId
+from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import EndSlot, RunTasks, SlotExited, SlotReady, SpawnSlot
 from jobrunner.protocol.slots import QUANTUM
 
@@ -123,3 +124,81 @@ def test_tasks_wait_for_a_slot_that_starts_and_are_not_given_back():
         world.turn(0.1)
     assert ids(world.core.queue) == ["c-2"]
     assert [type(message).__name__ for message in world.heard() if type(message).__name__ == "Returned"] == []
+
+
+# --- epochs: a program that comes to other versions of its modules -------------------------------------------------
+
+FIRST, SECOND = (m.FunctionDef(b"epoch%d" % n, "epoch", b"blob", epoch=n) for n in (1, 2))
+
+
+def assign_of(world, epoch, *tasks, owner=ALICE):
+    later = [task._replace(setup=epoch.key) for task in tasks]
+    assign(world, *later, functions=[DOUBLE, epoch], owner=owner)
+
+
+def warmed(slots):
+    """A worker all of whose slots have served Alice's calls of the first epoch of all."""
+    world = worker(slots=slots)
+    assign(world, *[assignment(f"warm{n}") for n in range(slots)], owner=ALICE)
+    did(world)
+    for slot in range(1, slots + 1):
+        finish(world, slot, 1)
+    did(world)
+    return world
+
+
+def test_a_call_of_another_epoch_gets_a_slot_of_its_own():
+    world = warmed(slots=1)
+    assign_of(world, FIRST, assignment(1))
+    assert did(world) == [("end", 1), ("start", 2)]
+    gone(world, 1)
+    up(world, 2)
+    assert did(world) == [("run", 2, "c-1")]
+    finish(world, 2, 1)
+    assign_of(world, FIRST, assignment(2))
+    assert did(world) == [("run", 2, "c-2")], "the epoch goes on"
+
+
+def test_all_slots_make_way_for_the_calls_of_a_new_epoch():
+    world = warmed(slots=3)
+    assign_of(world, FIRST, *map(assignment, (1, 2, 3)))
+    assert did(world) == [("end", 1), ("end", 2), ("end", 3), ("start", 4), ("start", 5), ("start", 6)]
+
+
+def test_no_more_slots_make_way_than_there_are_calls():
+    world = warmed(slots=3)
+    assign_of(world, FIRST, assignment(1))
+    assert did(world) == [("end", 1), ("start", 4)]
+    assign_of(world, FIRST, assignment(2))
+    assert did(world) == [("end", 2), ("start", 5)]
+
+
+def test_a_slot_that_still_runs_a_call_of_an_earlier_epoch_makes_way_when_it_is_done():
+    world = worker(slots=1)
+    assign(world, assignment(1), owner=ALICE)
+    assign_of(world, FIRST, assignment(2))
+    assert did(world) == [("run", 1, "c-1")]
+    finish(world, 1, 1)
+    assert did(world) == [("end", 1), ("start", 2)]
+
+
+def test_calls_of_an_earlier_epoch_still_run():
+    world = warmed(slots=2)
+    assign_of(world, SECOND, assignment(1), assignment(2))
+    assign_of(world, FIRST, assignment(3))
+    assert did(world)[:2] == [("end", 1), ("end", 2)]
+    for slot in (1, 2):
+        gone(world, slot)
+    up(world, 3)
+    up(world, 4)
+    assert did(world) == [("run", 3, "c-1"), ("run", 4, "c-3")]
+
+
+def test_slots_of_others_do_not_make_way_for_a_new_epoch():
+    world = worker(slots=3)
+    assign(world, assignment(1), assignment(2), owner=BOB)
+    did(world)
+    finish(world, 1, 1)
+    finish(world, 2, 1)
+    assign_of(world, FIRST, *map(assignment, (3, 4, 5)))
+    assert did(world) == [("run", 3, "c-3")]

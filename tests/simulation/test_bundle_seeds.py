@@ -50,7 +50,7 @@ def test_a_worker_that_goes_on_under_the_name_of_the_bundle_is_found(monkeypatch
 
 
 def test_a_call_that_runs_on_and_is_started_again_is_found(monkeypatch):
-    monkeypatch.setattr(Scheduler, "_goes_on", lambda self, worker, outcome, now: None)
+    monkeypatch.setattr(Scheduler, "goes_on", lambda self, worker, outcome, now: None)
     find()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING
 
 from jobrunner.ids import ClientId, TaskId, client_of
@@ -16,7 +16,8 @@ from jobrunner.protocol.bundles import (
     unpack_calls,
     unpack_results,
 )
-from jobrunner.protocol.effects import SlotTask, Tick
+from jobrunner.protocol.chunks import kept
+from jobrunner.protocol.effects import ChunkDivided, SlotTask, Tick
 from jobrunner.protocol.worker_core import LARGE_DEFINITION
 from jobrunner.testing.simulation.calls import (
     CRASH,
@@ -42,17 +43,38 @@ class Violation(AssertionError):
 class Execution:
     """One run of a task in a slot."""
 
-    __slots__ = ("attempt", "bundled", "element", "ending", "task", "worker")
+    __slots__ = ("attempt", "bundled", "element", "ending", "slot", "span", "task", "worker")
 
-    def __init__(self, task: TaskId, attempt: int, worker: str, bundled: bool = False) -> None:
+    def __init__(
+        self,
+        task: TaskId,
+        attempt: int,
+        worker: str,
+        bundled: bool = False,
+        span: m.Span = None,
+        slot: SlotProcess | None = None,
+    ) -> None:
         self.task = task
+        """Of a chunk that was divided, the part that goes on."""
         self.attempt = attempt
         self.worker = worker
+        self.span = span
+        self.slot = slot
+        """Of a chunk, where it runs."""
         self.bundled = bundled
         """As one of a bundle that was not given up, so that nobody counts how it ended."""
         self.ending = ""
         """Empty while it runs."""
         self.element = -1
+
+    def began(self) -> range:
+        """The elements of a chunk that have begun."""
+        if not isinstance(self.span, tuple) or self.slot is None:
+            return range(0)
+        start, stop = self.span
+        if self.ending == RETURN:
+            return range(start, stop)
+        return range(start, (self.element if self.ending else self.slot.element()) + 1)
 
 
 class Expected:
@@ -79,6 +101,12 @@ class Truth:
         self.expected: dict[TaskId, Expected] = {}
         """Of bundles, each of their calls."""
         self.bundles: dict[TaskId, m.TaskSpec] = {}
+        self.chunks: set[TaskId] = set()
+        """Tasks that may be divided, so that nobody can wait for them by their ids."""
+        self.pieces: dict[TaskId, list[TaskId]] = {}
+        """By a chunk that was divided, the tasks that have its elements."""
+        self._whole: dict[TaskId, TaskId] = {}
+        """By such a task, the chunk that it is a piece of."""
         self.definitions: dict[m.FunctionKey, m.FunctionDef] = {}
         """By the keys that the clients know."""
         self.abandoned: set[ClientId] = set()
@@ -120,13 +148,14 @@ class Truth:
             self.check(fresh, f"{where} a second time")
             self._begun.add(key)
             for other in self.executions.get(task.id, ()):
-                attached = not self.world.is_detached(other.worker, task.id)
+                attached = not self.world.is_detached(other.worker, other.task)
                 self.check(bool(other.ending) or not attached, f"{where} while it runs on {other.worker}")
             self._has_what_it_needs(expected, task, where)
         once = expected is not None and expected.spec.options.at_most_once
         if once and self.world.progress_is_safe:
             self.check(not self.executions.get(task.id), f"{where}, though it ran before")
-        execution = Execution(task.id, task.attempt, node.name, bundled)
+            self._none_began(task, where)
+        execution = Execution(task.id, task.attempt, node.name, bundled, task.span, slot)
         self.executions.setdefault(task.id, []).append(execution)
         return execution
 
@@ -149,10 +178,11 @@ class Truth:
                 )
 
     def _can_import(self, node: WorkerNode, slot: SlotProcess, spec: m.TaskSpec, where: str) -> None:
-        """Its modules are there, and nobody else's."""
+        """Its modules are there, and nobody else's, nor those of another epoch."""
         lacking = self.needed(spec) & set(node.lacks)
         self.check(not lacking, f"{where}, which lacks {lacking}")
-        slot.serves.add(spec.setup if self._brings(spec) else None)
+        epoch = self.definitions[spec.setup].epoch if spec.setup in self.definitions else 0
+        slot.serves.add(spec.setup if self._brings(spec) or epoch else None)
         self.check(len(slot.serves) == 1, f"{where}, which has served {slot.serves}")
 
     def needed(self, spec: m.TaskSpec) -> set[str]:
@@ -187,6 +217,59 @@ class Truth:
             execution.ending = ending
             execution.element = element
             self.world.note(execution.worker, ending, execution.task)
+
+    # --- chunks that are divided ---
+
+    def divided(self, execution: Execution, part: SlotTask) -> None:
+        """A slot has given back the elements that it has not begun, and goes on with the others."""
+        execution.task, execution.span = part.id, part.span
+        self.executions.setdefault(part.id, []).append(execution)
+        self.world.note(execution.worker, "divides", part)
+
+    def parted(self, effect: ChunkDivided, new_id: Callable[[], TaskId]) -> list[m.TaskSpec]:
+        """A client's program hears of it; the chunks that it is to submit for what was given back."""
+        whole = self.expected.pop(effect.id)
+        self.check(whole.outcome is None, f"{effect.id} was divided after its end")
+        start, stop = whole.spec.span if isinstance(whole.spec.span, tuple) else (0, 0)
+        self.check(start < effect.stop < stop, f"{effect.id} was divided at {effect.stop}")
+        part = self.expected[effect.part] = Expected(kept(whole.spec, effect.stop))
+        part.cancelled_at, part.stop_running = whole.cancelled_at, whole.stop_running
+        self.pieces[effect.id] = [effect.part]
+        rest = []
+        options = whole.spec.options
+        while effect.stop < stop and whole.cancelled_at is None:
+            size = self.world.rng.randint(1, stop - effect.stop)
+            timeout = None if options.timeout is None else options.timeout * size / (stop - start)
+            spec = whole.spec._replace(
+                id=new_id(), span=(stop - size, stop), options=options._replace(timeout=timeout)
+            )
+            rest.append(spec)
+            self.pieces[effect.id].append(spec.id)
+            self.chunks.add(spec.id)
+            stop -= size
+        self._whole.update(dict.fromkeys(self.pieces[effect.id], effect.id))
+        return rest
+
+    def pieces_of(self, task: TaskId) -> list[TaskId]:
+        """Itself, or what has its elements."""
+        if task not in self.pieces:
+            return [task]
+        return [piece for part in self.pieces[task] for piece in self.pieces_of(part)]
+
+    def _none_began(self, task: SlotTask, where: str) -> None:
+        """No element of this task has begun in any other piece of the same chunk."""
+        root = task.id
+        while root in self._whole:
+            root = self._whole[root]
+        if root == task.id or not isinstance(task.span, tuple):
+            return
+        family = [root]
+        for name in family:
+            family += self.pieces.get(name, ())
+        for name in family:
+            for execution in self.executions.get(name, ()):
+                both = set(execution.began()) & set(range(*task.span))
+                self.check(not both, f"{where}, whose elements {both} began as {execution.task}")
 
     # --- from the clients ---
 
@@ -229,7 +312,7 @@ class Truth:
         expected.outcome = outcome
         self._status(expected, outcome)
         for execution in self.executions.get(outcome.id, ()):
-            if not execution.ending and not self.world.is_detached(execution.worker, outcome.id):
+            if not execution.ending and not self.world.is_detached(execution.worker, execution.task):
                 name = m.STATUS_NAMES[outcome.status]
                 raise Violation(f"{outcome.id} {name}, but still runs on {execution.worker}")
 
@@ -477,6 +560,6 @@ class Truth:
 
 
 def names_of(task: TaskId) -> tuple[TaskId, ...]:
-    """Under which it may be known: its own, and that of the bundle that it was or is part of."""
+    """Under which it may be known: its own, and that of the bundle or chunk that it was or is part of."""
     bundle = bundle_of(task)
-    return (task,) if bundle is None else (task, bundle[0])
+    return (task,) if bundle is None else (task, *names_of(bundle[0]))

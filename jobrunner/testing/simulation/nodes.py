@@ -15,6 +15,8 @@ from jobrunner.protocol.effects import (
     AnswerQuery,
     BundleSplit,
     CancelRequested,
+    ChunkDivided,
+    DivideChunk,
     DrainRequested,
     Effect,
     EndSlot,
@@ -329,7 +331,8 @@ class WorkerNode(PeerNode[WorkerCore]):
         core._message = watched_message  # type: ignore[method-assign]
 
     def perform(self, effect: Any) -> None:
-        if isinstance(effect, (SpawnSlot, RunTasks, RecallTasks, InterruptTask, EndSlot, SignalSlot)):
+        slots = (SpawnSlot, RunTasks, RecallTasks, DivideChunk, InterruptTask, EndSlot, SignalSlot)
+        if isinstance(effect, slots):
             self.slots.perform(effect)
 
     def crash(self) -> None:
@@ -381,6 +384,8 @@ class ClientNode(PeerNode[ClientCore]):
         self.id = ClientId(name)
         hello = m.ClientHello(self.id, "1", "3", "host", 1, world.scenario.peer_timeout)
         core = ClientCore(hello, random.Random(world.rng.getrandbits(64)), world.now)
+        self.epoch = 0
+        """How often the program has reloaded its modules."""
         self._number = 0
         self._queries: set[int] = set()
         self._query_number = 0
@@ -404,6 +409,7 @@ class ClientNode(PeerNode[ClientCore]):
 
     def cancel(self, tasks: list[TaskId], running: bool) -> None:
         truth = self.world.truth
+        tasks = [piece for task in tasks for piece in truth.pieces_of(task)]
         wanted = [t for t in tasks if t in self.core.pending or t not in truth.bundles]
         wanted = [t for t in wanted if t in truth.bundles or truth.expected[t].outcome is None]
         for task in wanted:
@@ -445,6 +451,9 @@ class ClientNode(PeerNode[ClientCore]):
         elif isinstance(effect, BundleSplit):
             self.world.note(self.name, "splits", effect)
             truth.split(effect.id, effect.results, effect.start)
+        elif isinstance(effect, ChunkDivided):
+            self.world.note(self.name, "divides", effect)
+            self._submit_rest(effect)
         elif isinstance(effect, Accepted):
             truth.accepted.update(effect.ids)
         elif isinstance(effect, RecallResults):
@@ -457,6 +466,18 @@ class ClientNode(PeerNode[ClientCore]):
             truth.check(effect.number in self._queries, f"{self.name}: query {effect.number} answered twice")
             self._queries.remove(effect.number)
             self.answers += 1
+
+    def _submit_rest(self, effect: ChunkDivided) -> None:
+        """As `map` does: what a chunk gave back becomes chunks of their own, of one element each or more."""
+        truth = self.world.truth
+        parts = truth.parted(effect, self.new_id)
+        for spec in parts:
+            truth.submitted(spec)
+        keys = {key for spec in parts for key in (spec.function, spec.setup) if key is not None}
+        functions = [truth.definitions[key] for key in sorted(keys)]
+        needed = {key: truth.definitions[key] for definition in functions for key in definition.parts}
+        if parts:
+            self.post(SubmitRequested(parts, [*needed.values(), *functions]))
 
     def _supply(self, ids: list[TaskId]) -> None:
         told: list[m.Outcome] = []

@@ -20,6 +20,7 @@ from jobrunner.testing.simulation.calls import (
     flat,
     read_call,
 )
+from jobrunner.testing.simulation.checks import names_of
 from jobrunner.testing.simulation.scenario import MODULES
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
     functions: dict[bytes, m.FunctionDef] = {}
     names: list[TaskId] = []
     endless: list[TaskId] = []
+    epoch = draw_epoch(world, client)
     for _ in range(count):
         task = client.new_id()
         if world.scenario.bundles and rng.random() < 0.15:
@@ -94,6 +96,9 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
             names.append(task)
             if read_call(spec.payload).seconds[0] == ENDLESS:
                 endless.append(task)
+        if epoch is not None:
+            functions[epoch.key] = epoch
+            spec = spec._replace(setup=epoch.key)
         specs.append(spec)
     client.submit(specs, list(functions.values()))
     if world.scenario.needs and rng.random() < 0.3:
@@ -103,6 +108,17 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
     if bundles and rng.random() < 0.2:
         at = world.now + rng.choice((0.0, 0.001, 0.1)) * rng.random()
         world.at(at, lambda: cancel(client, bundles, False))
+
+
+def draw_epoch(world: World, client: ClientNode) -> m.FunctionDef | None:
+    """What the calls of a program that has reloaded modules bring along."""
+    if world.scenario.epochs and world.rng.random() < 0.3:
+        client.epoch += 1
+    if not client.epoch:
+        return None
+    return m.FunctionDef(
+        b"epoch %d of %s" % (client.epoch, client.id.encode()), "epoch", b"blob of epoch", epoch=client.epoch
+    )
 
 
 def draw_task(
@@ -115,6 +131,8 @@ def draw_task(
 ) -> m.TaskSpec:
     """A plain call or a chunk; `names` are those of its burst that it may need."""
     call, span = draw_call(world, kind)
+    if span is not None:
+        world.truth.chunks.add(task)
     key, setup = draw_functions(world, functions)
     options = draw_options(world, call)
     needs = draw_needs(world, client, names) if world.scenario.needs else ()
@@ -184,7 +202,9 @@ def draw_needs(world: World, client: ClientNode, burst: list[TaskId]) -> tuple[T
     rng = world.rng
     if rng.random() < 0.6:
         return ()
-    known = list(world.truth.expected)
+    chunks = world.truth.chunks
+    known = [task for task in world.truth.expected if not is_part(task, chunks)]
+    burst = [task for task in burst if task not in chunks]
     own = [task for task in known if client_of(task) == client.id]
     sources = [burst, own]
     if rng.random() < 0.1:
@@ -194,12 +214,18 @@ def draw_needs(world: World, client: ClientNode, burst: list[TaskId]) -> tuple[T
     return tuple(rng.sample(candidates, count))
 
 
+def is_part(task: TaskId, chunks: set[TaskId]) -> bool:
+    """Whether it is what goes on of one of these chunks."""
+    return any(name in chunks for name in names_of(task))
+
+
 def plan_watch(world: World, client: ClientNode) -> None:
     """Have the client ask, some time, how somebody's task ends."""
     at = world.now + world.rng.uniform(0, world.scenario.faults_until)
 
     def watch() -> None:
-        known = list(world.truth.expected)
+        chunks = world.truth.chunks
+        known = [task for task in world.truth.expected if not is_part(task, chunks)]
         if client.alive and client.id not in world.truth.abandoned and known:
             client.watch(world.rng.choice(known))
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from jobrunner.ids import SlotId
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.chunks import part_id
 from jobrunner.protocol.effects import (
+    DivideChunk,
     Effect,
     EndSlot,
     InterruptTask,
@@ -22,6 +24,7 @@ from jobrunner.protocol.effects import (
     RunTasks,
     SignalSlot,
     SlotBlocked,
+    SlotDivided,
     SlotEvent,
     SlotExited,
     SlotFinished,
@@ -88,16 +91,23 @@ class SlotProcess:
         """That have begun; each element of a chunk counts."""
         self.functions: dict[FunctionKey, m.FunctionDef] = {}
         self.serves: set[FunctionKey | None] = set()
-        """The shipments of the tasks that have begun; None: there was one without."""
+        """The shipments and epochs of the tasks that have begun; None: there was one without."""
         self._queue: deque[SlotTask] = deque()
         self._outcomes: list[SlotOutcome] = []
         self._last_flush = 0.0
         self._last_number = 0
-        self._turn = 0
+        self.turn = 0
         """Counts the starts, so that the end of another task is not taken for the end of this one."""
+        self._bad = False
+        """What runs comes to a bad end, if it comes to the guilty element."""
         self._began = 0.0
         self._arrives = 0.0
         self._told = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """It waits for something to do."""
+        return self.ready and not self.dying and self.task is None and not self._queue
 
     # --- commands: each takes a moment to arrive, in order ---
 
@@ -139,16 +149,33 @@ class SlotProcess:
         self._tell(SlotSplit(self.id, bundle.task.number, bundle.give_up(), bundle.index))
         self.execution.bundled = False
 
+    def divide(self, number: int) -> None:
+        """Keep what has begun of a chunk, and give back the rest."""
+        task = self.task
+        if task is None or task.number != number or self.dying or not isinstance(task.span, tuple):
+            return
+        start, end = task.span
+        stop = self.element() + 1
+        if stop >= end or self.execution is None:
+            return
+        self._flush()
+        self._tell(SlotDivided(self.id, number, stop))
+        self.task = part = task._replace(id=part_id(task.id, stop), span=(start, stop))
+        self.world.truth.divided(self.execution, part)
+        self.calls -= end - stop
+        self.turn += 1
+        self._plan_end(part)
+
     def interrupt(self, number: int) -> None:
         running = self.task is not None and self.task.number == number and not self.dying
         if running and self.call.stopped_by == SIGINT:
-            self._end(self._turn, RAISE, interrupted=True)
+            self._end(self.turn, RAISE, interrupted=True)
 
     def signal(self, name: str) -> None:
         if self.dying or (name == "SIGTERM" and self.task is not None and self.call.stopped_by == SIGKILL):
             return
         self.dying = True
-        self._turn += 1  # whatever runs will not end by itself any more
+        self.turn += 1  # whatever runs will not end by itself any more
         self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_DEATH), lambda: self.die(None, name))
 
     def end(self) -> None:
@@ -188,40 +215,46 @@ class SlotProcess:
     def _begin(self, task: SlotTask) -> None:
         self.task = task
         self.call = call = self.read(task)
-        self._turn += 1
+        self.turn += 1
         self._began = self.world.now
         truth = self.world.truth
         truth.check_functions(self, task)
-        bad = truth.runs_of(task.id) < call.bad_runs
+        self._bad = truth.runs_of(task.id) < call.bad_runs
         self.execution = truth.started(self.node, self, task)
-        start, stop = task.span if isinstance(task.span, tuple) else (0, 1)
-        self.calls += stop - start
+        self.calls += m.calls_in(task.span)
         most = self.world.scenario.max_tasks_per_slot
         truth.check(
             most is None or self.calls <= most, f"{task.id}: call {self.calls} of a slot that may make {most}"
         )
+        if call.prints:
+            self._tell(SlotPrinted(self.id, [(task.number, m.STDOUT, f"hello from {task.id}\n")]))
+        lasts, ending = self._plan_end(task)
+        if call.blocks and ending == RETURN:
+            self.world.at(self.world.now + lasts / 3, lambda: self._block(task, True))
+            self.world.at(self.world.now + lasts * 2 / 3, lambda: self._block(task, False))
+
+    def _plan_end(self, task: SlotTask) -> tuple[float, str]:
+        """When what runs since `_began` ends, and how."""
+        call = self.call
+        start, stop = task.span if isinstance(task.span, tuple) else (0, 1)
         seconds = call.seconds[start:stop]
-        ending = call.ending if bad and start <= call.guilty < stop else RETURN
+        ending = call.ending if self._bad and start <= call.guilty < stop else RETURN
         lasts = sum(seconds)
         if ending != RETURN:
             before = call.guilty - start
             lasts = sum(seconds[:before]) + seconds[before] / 2
-        if call.prints:
-            self._tell(SlotPrinted(self.id, [(task.number, m.STDOUT, f"hello from {task.id}\n")]))
-        if call.blocks and ending == RETURN:
-            self.world.at(self.world.now + lasts / 3, lambda: self._block(task, True))
-            self.world.at(self.world.now + lasts * 2 / 3, lambda: self._block(task, False))
-        turn = self._turn
-        self.world.at(self.world.now + lasts, lambda: self._end(turn, ending))
+        turn = self.turn
+        self.world.at(max(self._began + lasts, self.world.now), lambda: self._end(turn, ending))
+        return lasts, ending
 
     def _block(self, task: SlotTask, blocked: bool) -> None:
-        if self.alive and self.task is task:
+        if self.alive and self.task is not None and self.task.number == task.number:
             self.blocked = blocked
             self._tell(SlotBlocked(self.id, blocked))
 
     def _end(self, turn: int, ending: str, *, interrupted: bool = False) -> None:
         task = self.task
-        if not self.alive or turn != self._turn or task is None:
+        if not self.alive or turn != self.turn or task is None:
             return
         if ending == CRASH:
             if self.world.rng.random() < 0.5:
@@ -232,7 +265,8 @@ class SlotProcess:
         if self.blocked:
             self._block(task, False)
         assert self.execution is not None
-        self.world.truth.ended(self.execution, ending)
+        element = self.element() if interrupted else -1
+        self.world.truth.ended(self.execution, ending, element)
         status, payload = self.outcome(task, ending)
         duration = self.world.now - self._began
         bundle = self.bundle
@@ -261,7 +295,7 @@ class SlotProcess:
         number, element = 0, -1
         if self.task is not None and self.execution is not None:
             number = self.task.number
-            element = self._element()
+            element = self.element()
             self.world.truth.ended(self.execution, CRASH, element)
         self._tell(SlotExited(self.id, self.pid, exit_code, signal, 1 << 20, "last words\n", number, element))
         self.stop()
@@ -271,12 +305,14 @@ class SlotProcess:
         """It is gone, and nobody is told."""
         self.alive = False
         if self.execution is not None:
-            self.world.truth.ended(self.execution, CRASH)
+            self.world.truth.ended(self.execution, CRASH, self.element())
         self.task = self.execution = self.bundle = None
         self._queue.clear()
 
-    def _element(self) -> int:
-        assert self.task is not None
+    def element(self) -> int:
+        """Of the chunk or bundle that runs, the element that it has come to; else -1."""
+        if self.task is None:
+            return -1
         if self.bundle is not None:
             return self.bundle.index
         if not isinstance(self.task.span, tuple):
@@ -329,6 +365,8 @@ class SimulatedSlots:
             found.command(found.run, effect)
         elif isinstance(effect, RecallTasks):
             found.command(found.recall, effect.bundle)
+        elif isinstance(effect, DivideChunk):
+            found.command(found.divide, effect.number)
         elif isinstance(effect, InterruptTask):
             found.command(found.interrupt, effect.number)
         elif isinstance(effect, EndSlot):

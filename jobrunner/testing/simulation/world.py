@@ -18,6 +18,7 @@ from jobrunner.protocol.functions import KnownFunctions
 from jobrunner.protocol.membership import CLIENT_PATIENCE
 from jobrunner.protocol.messages import Envelope
 from jobrunner.testing.simulation.checks import Truth, Violation
+from jobrunner.testing.simulation.idleness import IdleWatch, is_lawful
 from jobrunner.testing.simulation.network import Network
 from jobrunner.testing.simulation.nodes import (
     ClientNode,
@@ -75,6 +76,7 @@ class World:
         self.seats = [self.start_worker(f"w{n}", slots) for n, slots in enumerate(self.scenario.workers)]
         for _ in range(self.scenario.clients):
             self.start_client(self.scenario.tasks)
+        self._idle_watch = IdleWatch(self) if is_lawful(self.scenario) else None
         for incident in self.scenario.incidents:
             self.at(self.now + incident.at, lambda incident=incident: self._strike(incident))  # type: ignore[misc]
 
@@ -90,6 +92,8 @@ class World:
         self.now = max(self.now, time)
         self.steps += 1
         action()
+        if self._idle_watch is not None:
+            self._idle_watch.look()
 
     def run_for(self, seconds: float) -> None:
         end = self.now + seconds

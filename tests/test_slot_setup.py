@@ -1,0 +1,87 @@
+"""What prepares a slot for the calls of a program."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import pytest
+
+from jobrunner import ConfigError, shipment, slot_setup
+from jobrunner.initializers import NOTHING
+from jobrunner.serialization import dump_setup, load_function
+from jobrunner.slot_setup import SlotSetup
+from jobrunner.versions import Version, digest_of
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(monkeypatch):
+    monkeypatch.setattr(shipment, "installed", None)
+    monkeypatch.setattr(slot_setup, "_provided", {})
+
+
+@pytest.fixture
+def noted(tmp_path):
+    return tmp_path / "noted"
+
+
+@pytest.fixture
+def initializer(noted):
+    return dump_setup(note, (str(noted),))
+
+
+def note(path):
+    with open(path, "a") as file:
+        file.write("run\n")
+
+
+def test_its_key_is_the_same_for_the_same_facts(initializer):
+    dumped = SlotSetup(initializer, number=2).dump()
+    assert (dumped.epoch, dumped.name, dumped.modules) == (2, initializer.name, initializer.modules)
+    assert load_function(dumped.blob).dump().key == dumped.key
+    others = [
+        SlotSetup(initializer, number=3),
+        SlotSetup(initializer, number=2, authkey=b"key"),
+        SlotSetup(None, number=2),
+        SlotSetup(initializer, number=2, program="another"),
+    ]
+    assert len({dumped.key, *(other.dump().key for other in others)}) == 5
+    assert SlotSetup(dumped, number=3).dump().epoch == 5
+
+
+def test_an_initializer_runs_once_whatever_comes(initializer, noted):
+    for setup in (
+        SlotSetup(initializer),
+        SlotSetup(initializer, authkey=b"key"),
+        SlotSetup(initializer, number=1),
+    ):
+        assert load_function(setup.dump().blob)() is NOTHING
+    assert noted.read_text() == "run\n"
+
+
+def test_the_process_takes_the_key(monkeypatch):
+    process = multiprocessing.current_process()
+    monkeypatch.setitem(process._config, "authkey", process.authkey)
+    SlotSetup(None, authkey=b"the key")()
+    assert process.authkey == b"the key"
+
+
+def test_calls_of_calls_get_what_makes_them_at_home(initializer, monkeypatch):
+    process = multiprocessing.current_process()
+    monkeypatch.setitem(process._config, "authkey", process.authkey)
+    SlotSetup(initializer)()
+    assert shipment.installed is None
+    SlotSetup(initializer, authkey=b"the key")()
+    assert shipment.installed.dump().key == SlotSetup(None, authkey=b"the key").dump().key
+    setup = SlotSetup(initializer, number=1, authkey=b"the key")
+    setup()
+    assert shipment.installed is setup
+
+
+def test_nothing_runs_where_a_module_is_another_version(initializer, noted):
+    file = SlotSetup.__init__.__code__.co_filename
+    setup = SlotSetup(
+        initializer, number=1, versions=(Version("jobrunner.slot_setup", "/there.py", "0" * 12),)
+    )
+    with pytest.raises(ConfigError, match=digest_of(file)):
+        setup()
+    assert not noted.exists()

@@ -1,0 +1,71 @@
+"""A chunk of `map` in its slot: elements that run one after the other, and that may be divided meanwhile.
+
+Costs nothing per element: the main thread iterates over a list, as it would without this, and the attendant cuts off
+the end of that list. Both are single steps of the interpreter, so an element is either taken or cut off.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from jobrunner.workers.board import ELEMENT
+
+
+class Chunk:
+    """Two threads share it: the main one runs the elements, the attendant may give back those that have not begun.
+
+    It is there before its elements are: to load these, and the function, may take long as well.
+    """
+
+    def __init__(self, number: int, start: int, stop: int, fields: Sequence[int]) -> None:
+        """The elements [start, stop) of the task `number`. In `fields` the main thread notes which of them runs."""
+        self.number = number
+        self._start = start
+        self._count = stop - start
+        self._fields = fields
+        self._elements: list[Any] = []
+        self._left: Iterator[Any] | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def begin(self, elements: list[Any]) -> Iterator[tuple[int, Any]]:
+        """Those of the elements that were not given back, with their indices; for the main thread."""
+        with self._lock:
+            del elements[self._count :]
+            self._elements = elements
+            self._left = iter(elements)
+            return enumerate(self._left, self._start)
+
+    def give_back(self, tell: Callable[[int], None]) -> None:
+        """Keep the elements that have begun, at least one, and `tell` the index of the first one that is given back.
+
+        Nothing happens where all have begun, or it was done before. The chunk's outcome must not overtake what is told
+        here, so `end` waits for it.
+        """
+        with self._lock:
+            keep = max(self._taken(), 1)
+            if self._closed or keep >= self._count:
+                return
+            del self._elements[keep:]
+            # From here on the main thread can take none of those; until then it may have taken some.
+            keep = max(self._taken(), keep)
+            if keep < self._count:
+                self._closed, self._count = True, keep
+                tell(self._start + keep)
+
+    def end(self) -> None:
+        """All elements that were left have run; from now on nothing is given back."""
+        with self._lock:
+            self._closed = True
+
+    def _taken(self) -> int:
+        """How many elements the main thread has taken."""
+        if self._left is None:
+            return 0
+        state = self._left.__reduce__()
+        if len(state) > 2:
+            return int(state[2])
+        # It has come to the end of the list; then the last one that it took has been noted.
+        return self._fields[ELEMENT] - self._start + 1
