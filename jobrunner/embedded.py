@@ -18,7 +18,7 @@ from jobrunner.config import MOST_WINDOW
 from jobrunner.context import TASK_ADDRESS
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
-from jobrunner.program import ORDERLY, Program, Whiteboard
+from jobrunner.program import ORDERLY, Program, Told, Whiteboard
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import Disconnect, Event, Send
 from jobrunner.shared_memory.pool import can_share
@@ -90,18 +90,19 @@ class EmbeddedWire(RouterWire):
         super().close(orderly=orderly)
 
 
-class ToldPath:
-    """sys.path of the program, which writes it on a board whenever it has changed."""
+class Hearing:
+    """What the program tells slots: it writes that on a board whenever it has changed."""
 
     def __init__(self, board: int) -> None:
         self._board = Whiteboard(board)
-        self._path = list(sys.path)
+        self._told = Told(list(sys.path), b"")
 
-    def current(self) -> list[str]:
+    def current(self) -> Told:
         text = self._board.read()
         if text is not None:
-            self._path = json.loads(text)
-        return self._path
+            path, authkey = json.loads(text)
+            self._told = Told(path, bytes.fromhex(authkey))
+        return self._told
 
 
 def is_orderly(lifeline: int) -> bool:
@@ -124,7 +125,7 @@ def main(argument: str, program_arguments: list[str]) -> int:
     program = Program(
         program_arguments,
         given["program_folder"],
-        ToldPath(given["path_board"]).current,
+        Hearing(given["board"]).current,
         given["start_method"],
     )
     exit_wait = given["exit_wait"]

@@ -23,6 +23,7 @@ from jobrunner.forks import no_forks
 from jobrunner.host import usable_cpus
 from jobrunner.program import (
     ORDERLY,
+    Told,
     Whiteboard,
     create_whiteboard,
     hash_seed,
@@ -69,8 +70,8 @@ class LocalCluster:
         self._program = this_program()
         self._board = create_whiteboard()
         self._whiteboard = Whiteboard(self._board)
-        self._told: list[str] | None = None
-        self.tell_path()
+        self._told: Told | None = None
+        self.tell()
         self._argument = json.dumps(
             {
                 "address": self.address,
@@ -81,7 +82,7 @@ class LocalCluster:
                 "folder": self._folder,
                 "program_folder": self._program.folder,
                 "start_method": self._program.start_method,
-                "path_board": self._board,
+                "board": self._board,
                 "hash_seed": hash_seed(),
                 "exit_wait": exit_wait,
                 "last_words": self._words_in,
@@ -92,11 +93,11 @@ class LocalCluster:
         self._watcher = threading.Thread(target=self._keep_alive, name="jobrunner-watch", daemon=True)
         self._watcher.start()
 
-    def tell_path(self) -> None:
-        """Have the calls that are sent from now on find what is on sys.path now."""
-        path = self._program.path()
-        if path is not self._told and self._whiteboard.write(json.dumps(path)):
-            self._told = path
+    def tell(self) -> None:
+        """Have the slots of the calls that are sent from now on know of the program what it is now."""
+        told = self._program.told()
+        if told is not self._told and self._whiteboard.write(json.dumps([told.path, told.authkey.hex()])):
+            self._told = told
 
     def stop(self, show: Callable[[list[tuple[int, str]]], None] = lambda texts: None) -> None:
         """End it, within a bound; may be called again. `show` is given what slots print while they end."""
@@ -157,7 +158,7 @@ class LocalCluster:
                     self._argument,
                     str(len(self._program.arguments)),
                     *self._program.arguments,
-                    *self._program.path(),
+                    *self._program.told().path,
                 ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[self._lifeline, self._board, self._words_in],

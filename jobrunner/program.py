@@ -1,7 +1,8 @@
 """What a program's process is to the processes of its calls: options, arguments, sys.path, the seed of string hashes.
 
 A local backend starts its slots as multiprocessing's "spawn" starts its children: with the interpreter's options, the
-program's sys.argv and its current folder. sys.path goes along, too, and again whenever it has changed.
+program's sys.argv and its current folder. sys.path and the key of multiprocessing go along, too, and again whenever
+they have changed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from jobrunner.host import current_folder, module_path
 from jobrunner.settling import FLAGS, HASH_SEED, KEPT, START_METHOD
@@ -31,6 +33,9 @@ MOST_TRIES = 1000
 """Of a reader, to find a text that is not just being written."""
 
 STATE = struct.Struct("=QQ")
+
+PROCESS = "multiprocessing.process"
+"""The module whose `current_process()` has the key. Programs that have not loaded it have no managers."""
 
 
 def interpreter_options() -> list[str]:
@@ -105,7 +110,16 @@ def start_with(
     return options, given
 
 
-# --- sys.path -------------------------------------------------------------------------------------------------------
+# --- what may change while the program runs ---------------------------------------------------------------------------
+
+
+class Told(NamedTuple):
+    """What slots are told of the program, before the first call and whenever it has changed."""
+
+    path: list[str]
+    """Its sys.path, without relative entries."""
+    authkey: bytes
+    """The key with which its managers of multiprocessing let processes in; empty: slots have keys of their own."""
 
 
 class ProgramPath:
@@ -130,19 +144,42 @@ class ProgramPath:
         return self._path
 
 
+class Telling:
+    """What slots are told of this program: `current` is the same object as long as nothing has changed."""
+
+    def __init__(self) -> None:
+        self._path = ProgramPath()
+        self._own_process: Callable[[], Any] | None = None
+        """What gives the process of multiprocessing that this one is, once the program has multiprocessing."""
+        self._told = Told([], b"")
+        self._authkey: bytes | None = None
+
+    def current(self) -> Told:
+        # Each call comes here: what can have changed is looked at in a fraction of a microsecond.
+        path = self._path.current()
+        process = self._own_process
+        if process is None and PROCESS in sys.modules:
+            self._own_process = process = sys.modules[PROCESS].current_process
+        authkey = None if process is None else process().authkey
+        if path is not self._told.path or authkey is not self._authkey:
+            self._authkey = authkey
+            self._told = Told(path, b"" if authkey is None else bytes(authkey))
+        return self._told
+
+
 @dataclass(frozen=True)
 class Program:
-    """What slots are given of the process whose calls they run; `path` is asked before each call."""
+    """What slots are given of the process whose calls they run; `told` is asked before each call."""
 
     arguments: list[str]
     folder: str | None
-    path: Callable[[], list[str]]
+    told: Callable[[], Told]
     start_method: str | None = None
     """Of multiprocessing, where the program has chosen one."""
 
 
 def this_program() -> Program:
-    return Program(program_arguments(), current_folder(), ProgramPath().current, start_method())
+    return Program(program_arguments(), current_folder(), Telling().current, start_method())
 
 
 def start_method() -> str | None:
@@ -154,8 +191,8 @@ def start_method() -> str | None:
 
 def no_program() -> Program:
     """For the slots of a worker that serves programs of other processes and hosts."""
-    path = module_path()
-    return Program([""], current_folder(), lambda: path)
+    told = Told(module_path(), b"")
+    return Program([""], current_folder(), lambda: told)
 
 
 class Whiteboard:

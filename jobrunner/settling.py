@@ -61,3 +61,10 @@ def become_child(number: int, parent: int, sentinel: int) -> None:
         import multiprocessing
 
         multiprocessing.set_start_method(method, force=True)
+
+
+def take_key(authkey: bytes) -> None:
+    """Let this process in where the program's managers of multiprocessing listen."""
+    import multiprocessing.process
+
+    multiprocessing.process.current_process().authkey = authkey

@@ -1,7 +1,6 @@
 """The initializer around the program's own: it prepares a slot for the calls of this program, at this time.
 
-It compares the modules that the program has reloaded, and has the slot take the program's key for the managers of
-multiprocessing, so that their proxies connect from calls. The initializer inside is run once per slot, whatever comes.
+It compares the modules that the program has reloaded. The initializer inside is run once per slot, whatever comes.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _provided: dict[bytes, Provided] = {}
 
 
 class SlotSetup(Wrapper):
-    """See the module. What a slot need not do is empty: `authkey`, `versions` to compare, and a `number` of 0."""
+    """`number`: that of the program's epoch; `versions` are compared, where there are any."""
 
     def __init__(
         self,
@@ -38,13 +37,11 @@ class SlotSetup(Wrapper):
         *,
         number: int = 0,
         versions: tuple[Version, ...] = (),
-        authkey: bytes = b"",
         program: str = PROGRAM,
     ) -> None:
         self.initializer = initializer
         self.number = number
         self.versions = versions
-        self.authkey = authkey
         self.program = program
 
         self.parts: Mapping[bytes, Payload] = {} if initializer is None else payloads_of(initializer)
@@ -56,7 +53,7 @@ class SlotSetup(Wrapper):
             inner = inner._replace(
                 blob=in_one(inner.blob), parts=tuple([part._replace(blob=b"") for part in inner.parts])
             )
-        return _rebuilt, (inner, self.number, self.versions, self.authkey, self.program)
+        return _rebuilt, (inner, self.number, self.versions, self.program)
 
     def dump(self, store: Store | None = None) -> DumpedFunction:
         """As `Shipment.dump`; `store` may copy it to where it is wanted."""
@@ -65,7 +62,7 @@ class SlotSetup(Wrapper):
         blob: Payload = stream
         if len(stream) >= OUT_OF_BAND:
             blob = (None if store is None else store((stream,))) or (stream,)
-        facts = (self.number, self.versions, self.authkey, self.program, None if inner is None else inner.key)
+        facts = (self.number, self.versions, self.program, None if inner is None else inner.key)
         key = blake2b(repr(facts).encode(), digest_size=KEY_BYTES).digest()
         if inner is None:
             return DumpedFunction(key, "for this program", blob, "", epoch=self.number)
@@ -79,22 +76,13 @@ class SlotSetup(Wrapper):
         """Raises ConfigError where a module is another version here, and what the initializer inside raises."""
         for version in self.versions:
             check(version)
-        if self.authkey:
-            import multiprocessing
-
-            multiprocessing.current_process().authkey = self.authkey
         inner = self.initializer
         provided = NOTHING
         if inner is not None:
             if inner.key not in _provided:
                 _provided[inner.key] = run(load_function(inner.blob, self.parts))
             provided = _provided[inner.key]
-        apart = self.number or (inner is not None and (inner.ships or inner.epoch))
-        # What the calls of these calls need to be at home here: an initializer alone is none of that.
-        if apart:
-            shipment.installed = self
-        elif self.authkey:
-            shipment.installed = SlotSetup(None, authkey=self.authkey, program=self.program)
+        shipment.installed = self  # the calls of these calls need it to be at home here
         return provided
 
 
@@ -107,7 +95,6 @@ def _rebuilt(
     initializer: DumpedFunction | None,
     number: int,
     versions: tuple[Version, ...],
-    authkey: bytes,
     program: str,
 ) -> SlotSetup:
-    return SlotSetup(initializer, number=number, versions=versions, authkey=authkey, program=program)
+    return SlotSetup(initializer, number=number, versions=versions, program=program)

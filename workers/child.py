@@ -187,9 +187,9 @@ class Slot:
             return False
         header, buffers = message
         parts = iter(buffers)
-        for _, functions, forget, tasks, path in unpack(header):
-            if path is not None:
-                self.set_path(path)
+        for _, functions, forget, tasks, told in unpack(header):
+            if told is not None:
+                self.hear(*told)
             for key in forget:
                 self.blobs.pop(key, None)
                 for pair in [pair for pair in self.functions if pair[1] == key]:
@@ -202,12 +202,15 @@ class Slot:
         self.received += 1
         return True
 
-    def set_path(self, path: list[str]) -> None:
-        """Look for modules where the program does by now, after what the calls here have added."""
-        added = [entry for entry in sys.path if entry not in self.path]
-        sys.path[:] = [*added, *path]
-        self.path = path
-        importlib.invalidate_caches()
+    def hear(self, path: list[str], authkey: bytes) -> None:
+        """Look for modules where the program does by now, after what the calls here have added; have its key."""
+        if path != self.path:
+            added = [entry for entry in sys.path if entry not in self.path]
+            sys.path[:] = [*added, *path]
+            self.path = path
+            importlib.invalidate_caches()
+        if authkey:
+            settling.take_key(authkey)
 
     def restore(self) -> None:
         """Undo what the last task may have left changed and the next one relies on."""

@@ -163,10 +163,10 @@ class SlotPool:
             for task in tasks
         ]
         process.runs += 1
-        path = self._program.path()
-        told = None if path is process.path else path
-        process.path = path
-        process.data.send(header(pack([RUN, definitions, list(forget), entries, told])), buffers)
+        told = self._program.told()
+        news = None if told is process.told else list(told)
+        process.told = told
+        process.data.send(header(pack([RUN, definitions, list(forget), entries, news])), buffers)
         if process.data.pending:
             self._watch_data(process)
 

@@ -17,7 +17,7 @@ from typing import Any
 from jobrunner.context import SLOT_FOLDER
 from jobrunner.folders import temporary_folder
 from jobrunner.ids import SlotId
-from jobrunner.program import Program, interpreter_options, start_with
+from jobrunner.program import Program, Told, interpreter_options, start_with
 from jobrunner.protocol.effects import (
     SlotBlocked,
     SlotConnects,
@@ -106,8 +106,8 @@ class SlotProcess:
         hash_seed: int | None = None,
     ) -> None:
         self.slot = slot
-        self.path = program.path()
-        """Its sys.path, as last told."""
+        self.told: Told | None = None
+        """What it was last told of the program."""
         self.runs = 0
         """RUN messages sent."""
         self.ending = False
@@ -139,7 +139,7 @@ class SlotProcess:
                 [data, control, board, lifeline],
                 environment,
                 program,
-                self.path,
+                program.told().path,
                 hash_seed,
             )
             self._resources = ours.pop_all()

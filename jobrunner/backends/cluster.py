@@ -88,7 +88,7 @@ class ClusterBackend(CoreBackend):
     def _collect(self) -> list[Event]:
         events = super()._collect()
         if events and self._local is not None:
-            self._local.tell_path()
+            self._local.tell()
         return events
 
     def _make_wire(self) -> Wire:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable
-from typing import Any
 
 from jobrunner import inheritance, serialization, versions
 from jobrunner.backends.base import BackendSettings
@@ -17,10 +14,7 @@ from jobrunner.protocol import messages as m
 from jobrunner.serialization import DumpedFunction
 from jobrunner.shipment import Shipment
 from jobrunner.slot_setup import SlotSetup
-from jobrunner.versions import Epoch
-
-MODULES = sys.modules
-PROCESS = "multiprocessing.process"
+from jobrunner.versions import Epoch, Version
 
 
 class Setups:
@@ -33,11 +27,8 @@ class Setups:
         self._store = store
         self._lock = threading.Lock()
         self._same_host = same_host
-        self._own_process: Callable[[], Any] | None = None
-        """What gives the process of multiprocessing that this one is, once the program has multiprocessing."""
         self._finder = versions.watch()
         self._epoch = self._finder.epoch()
-        self._authkey = self._present_authkey()
         # Slots of others may have served this program before.
         self._first = self._epoch.number if same_host else 0
         initializer = settings.initializer
@@ -45,7 +36,7 @@ class Setups:
         self._initializer = _dumped(settings, store, same_host)
         # What is shared by name is gone when nobody here has it any more.
         self._initargs = settings.initargs
-        self._present = self._definition(self._initializer, self._epoch, self._authkey)
+        self._present = self._definition(self._initializer, self._epoch)
 
     def current(self) -> tuple[m.FunctionDef, ...]:
         """For a call that is made now: its parts, then itself; the same object as long as nothing changes.
@@ -54,51 +45,32 @@ class Setups:
         """
         # Each call comes here: what can have changed is looked at without a call of its own.
         finder = self._finder
-        process = self._own_process
-        if (
-            finder.asked
-            or finder.present is not self._epoch
-            or (PROCESS in MODULES if process is None else process().authkey is not self._authkey)
-        ):
+        if finder.asked or finder.present is not self._epoch:
             self._renew()
         return self._present
 
     def _renew(self) -> None:
-        epoch, authkey = self._finder.epoch(), self._present_authkey()
-        if epoch is not self._epoch or authkey is not self._authkey:
+        epoch = self._finder.epoch()
+        if epoch is not self._epoch:
             with self._lock:
-                if epoch is not self._epoch and self._shipment is not None:
+                if self._shipment is not None:
                     from jobrunner import shipping  # here: most programs ship nothing
 
                     self._shipment = shipping.collect_again(self._shipment)
                     self._initializer = self._shipment.dump()
-                self._present = self._definition(self._initializer, epoch, authkey)
-                self._epoch, self._authkey = epoch, authkey
+                self._present = self._definition(self._initializer, epoch)
+                self._epoch = epoch
 
-    def _present_authkey(self) -> bytes:
-        """The key with which this program's managers of multiprocessing let processes in; empty if it has none."""
-        process = MODULES.get(PROCESS)
-        if process is None or not self._same_host:
-            return b""
-        self._own_process = process.current_process
-        key: bytes = process.current_process().authkey
-        return key
-
-    def _definition(
-        self, initializer: DumpedFunction | None, epoch: Epoch, authkey: bytes
-    ) -> tuple[m.FunctionDef, ...]:
+    def _definition(self, initializer: DumpedFunction | None, epoch: Epoch) -> tuple[m.FunctionDef, ...]:
         number = epoch.number - self._first
-        if self._same_host:
-            # The initializer is in it from the beginning, so that it is not run again when a key comes later.
-            needed = bool(number or authkey or initializer is not None)
-            setup = SlotSetup(initializer, number=number, authkey=bytes(authkey))
-        else:
-            needed = number > 0
-            brought = () if initializer is None else initializer.ships
-            compared = [v for v in epoch.versions if v.digest and v.module.partition(".")[0] not in brought]
-            setup = SlotSetup(initializer, number=number, versions=tuple(compared))
-        if needed:
-            initializer = setup.dump(self._store)
+        if number:
+            compared: list[Version] = []
+            if not self._same_host:
+                brought = () if initializer is None else initializer.ships
+                compared = [
+                    v for v in epoch.versions if v.digest and v.module.partition(".")[0] not in brought
+                ]
+            initializer = SlotSetup(initializer, number=number, versions=tuple(compared)).dump(self._store)
         return () if initializer is None else definitions_of(initializer)
 
 
