@@ -30,17 +30,9 @@ LEFT_OUT = {
     ),
 }
 
-LEFT_OUT_OF_PROCESSES = {
-    "FailingInitializerMixin.test_initializer": "reads what the initializer logged in a multiprocessing.Queue",
-}
-"""Those that are run on threads."""
-
 LEFT_OUT_OF_CLUSTERS = {
     "ProcessPoolExecutorTest.test_max_tasks_per_child": (
         "reads the private attribute _processes: those of a cluster are children of its worker"
-    ),
-    "ProcessPoolExecutorTest.test_ressources_gced_in_workers": (
-        "hands a multiprocessing.Manager's proxy to a call: a cluster's workers do not have the program's authkey"
     ),
 }
 """Those that are run on threads and on processes."""

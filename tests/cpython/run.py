@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import stand_ins  # noqa: E402
-from left_out import LEFT_OUT, LEFT_OUT_OF_CLUSTERS, LEFT_OUT_OF_PROCESSES  # noqa: E402
+from left_out import LEFT_OUT, LEFT_OUT_OF_CLUSTERS  # noqa: E402
 from zmq.utils.garbage import gc as pyzmq_garbage  # noqa: E402
 
 import jobrunner  # noqa: E402
@@ -173,8 +173,6 @@ def run(backend: str, modules: list[types.ModuleType], word: str, verbosity: int
     suite = unittest.TestSuite()
     left_out: dict[str, str] = {}
     reasons = dict(LEFT_OUT)
-    if backend != "threads":
-        reasons |= LEFT_OUT_OF_PROCESSES
     if backend == "cluster":
         reasons |= LEFT_OUT_OF_CLUSTERS
     for test in tests_for(backend, modules, word):
