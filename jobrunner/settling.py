@@ -67,7 +67,7 @@ def become_child(number: int, parent: int, sentinel: int) -> None:
 
 
 def take_tracker(descriptor: int) -> None:
-    """Tell the program's resource tracker of shared memory and semaphores, as a process that multiprocessing spawns does.
+    """Tell the program's resource tracker of shared memory and semaphores, as spawned processes do.
 
     A tracker of its own would remove what the program or other calls still use when this process ends.
     """
