@@ -39,6 +39,7 @@ class Pickled(NamedTuple):
     by_value: bool
     """It holds code, so that its reader needs this version of Python."""
 
+
 NOTHING = object()
 """Is no value that is pickled."""
 
