@@ -30,6 +30,7 @@ from jobrunner.script.looks import Look, Looker, dump
 from jobrunner.script.modes import GLOBAL, PLAIN
 from jobrunner.script.origin import Origin
 from jobrunner.script.pickler import digest_of, pickled
+from jobrunner.script.unchanged import Unchanged
 
 PROTOCOL = 5
 KEY_BYTES = 16
@@ -67,6 +68,13 @@ class _Known(NamedTuple):
     defined: Defined
 
 
+class _Quick(NamedTuple):
+    """A definition of a plain function, and what tells that it is current."""
+
+    look: Unchanged
+    defined: Defined
+
+
 class _Listed(NamedTuple):
     """An entry, and what was seen when it was made."""
 
@@ -85,6 +93,7 @@ class Catalogue:
         self._lock = threading.RLock()
         self._listed: dict[str, _Listed] = {}
         self._known: dict[Any, _Known] = {}
+        self._quick: dict[int, _Quick] = {}
         self._serial = 0
         self._image: tuple[bytes, Part] | None = None
 
@@ -104,6 +113,10 @@ class Catalogue:
         `target` pickles what is no function of the script, and what is the same as long as `key` is. `store` takes
         large globals.
         """
+        if target is None:
+            known = self._quick.get(id(fn))
+            if known is not None and not names and known.look.fn is fn and known.look.holds():
+                return known.defined
         looker = Looker(self._origin, by_value)
         with self._lock:
             if target is not None:
@@ -111,9 +124,9 @@ class Catalogue:
             own = looker.at_function(fn)
             looks = self._look_at(looker, {"": own}, [*own.names, *names])
             key = id(fn.__code__), frozenset(names)
-            known = self._known.get(key)
-            if known is not None and self._is_current(known, looks):
-                return known.defined
+            before = self._known.get(key)
+            if before is not None and self._is_current(before, looks):
+                return self._quickly(fn, looks, before.defined)
             place = self._origin.place(fn)
             if place is not None:
                 looks |= self._look_at(looker, looks, [place.partition(".")[0]])
@@ -122,7 +135,17 @@ class Catalogue:
                 made = pickled(fn, PLAIN)
                 defined = self._made(looks, store, made.stream, made.noted)
             self._keep(key, looks, defined)
-            return defined
+            return self._quickly(fn, looks, defined)
+
+    def _quickly(self, fn: FunctionType, looks: dict[str, Look], defined: Defined) -> Defined:
+        """Keep the definition under the function itself, if a quick look tells that nothing has changed."""
+        if not any(look.eager for look in looks.values()):
+            look = Unchanged.of(fn, filter(None, looks), self._origin.variables)
+            if look is not None:
+                if len(self._quick) >= MAX_DEFINITIONS:
+                    self._quick.clear()
+                self._quick[id(fn)] = _Quick(look, defined)
+        return defined
 
     def _define_other(
         self,

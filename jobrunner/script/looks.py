@@ -108,7 +108,7 @@ class Looker:
             look.facts.append(value)
         elif kind is FunctionType or isinstance(value, type) or kind is _CACHED:
             self._part(value)
-        elif not self._is_fixed(kind, value):
+        elif not self._is_fixed(value):
             self._whole(value)
         return look
 
@@ -120,22 +120,16 @@ class Looker:
 
     # --- parts --------------------------------------------------------------------------------------------------
 
-    def _is_fixed(self, kind: type, value: Any) -> bool:
+    def _is_fixed(self, value: Any) -> bool:
         """Note what cannot change inside; False for all else."""
-        if (
-            kind in ATOMS
-            or isinstance(value, ModuleType)
-            or kind is BuiltinFunctionType
-            or isinstance(value, _DESCRIPTORS)
-            or (kind is tuple and all(type(item) in ATOMS for item in value))
-        ):
+        if is_fixed(value):
             self._look.facts.append(value)
             return True
         return False
 
     def _part(self, value: Any) -> None:
         kind = type(value)
-        if self._is_fixed(kind, value):
+        if self._is_fixed(value):
             return
         if kind is FunctionType:
             if value.__globals__ is self.origin.variables:
@@ -236,6 +230,18 @@ class Looker:
         look = self._look
         look.digests.append(digest_of(made.stream, *buffers))
         look.names.update(made.names)
+
+
+def is_fixed(value: Any) -> bool:
+    """Whether it cannot change inside, nor what it refers to."""
+    kind = type(value)
+    if kind is BuiltinFunctionType:  # the method of a list is one, too
+        return value.__self__ is None or isinstance(value.__self__, (ModuleType, type))
+    return (
+        kind in ATOMS
+        or isinstance(value, (ModuleType, *_DESCRIPTORS))
+        or (kind is tuple and all(type(item) in ATOMS for item in value))
+    )
 
 
 def dump(value: Any, mode: Mode = GLOBAL, entry: str | None = None) -> tuple[Pickled, list[memoryview]]:

@@ -84,6 +84,65 @@ def test_globals_are_as_they_are_at_submit(run_script):
     """)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "def helper(): return 'new'",
+        "helper.__code__ = (lambda: 'new').__code__",
+        "helper.__defaults__, helper.__code__ = ('new',), (lambda x='': x).__code__",
+        "helper.__kwdefaults__, helper.__code__ = {'x': 'new'}, (lambda *, x='': x).__code__",
+        "helper.said = 'new'",
+        "work.said = 'new'",
+        "word = 'new'",
+        "work.__doc__ = 'new'",
+        "work.__name__ = 'new'",
+        "helper.__qualname__ = 'new'",
+        "work.__annotations__['return'] = 'new'",
+        "operator = type('', (), {'name': 'new'})",
+    ],
+)
+def test_whatever_changes_in_a_function_or_what_it_needs_arrives(run_script, change):
+    run_script(f"""
+        import operator
+
+        word = "old"
+
+        def helper():
+            return "old"
+
+        def work(x: int) -> int:
+            own = work.__doc__, work.__name__, getattr(work, "said", ""), dict(work.__annotations__)
+            its = helper(), helper.__qualname__, getattr(helper, "said", "")
+            return repr((own, its, word, getattr(operator, "name", "")))
+
+        with open_executor(max_workers=1) as ex:
+            for _ in range(3):
+                assert ex.submit(work, 1).result() == work(1)
+            {change}
+            assert "new" in work(1)
+            for _ in range(3):
+                assert ex.submit(work, 1).result() == work(1)
+                assert list(ex.map(work, range(3))) == [work(1)] * 3
+    """)
+
+
+def test_what_a_builtin_method_belongs_to_arrives(run_script):
+    run_script("""
+        said = ["old"]
+        count = said.count
+
+        def work():
+            return count("new")
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(work).result() == 0
+            said.append("new")
+            assert ex.submit(work).result() == 1
+            count = ["new", "new"].count
+            assert ex.submit(work).result() == 2
+    """)
+
+
 @pytest.mark.apart
 def test_an_initializer_sets_globals_for_all_that_follows(run_script):
     run_script("""
