@@ -43,6 +43,17 @@ else:  # there concurrent.futures has a TimeoutError of its own, and programs ca
         """A wait took longer than its `timeout`; the call that was waited for goes on."""
 
 
+def wait_timeout(note: str) -> WaitTimeoutError:
+    """The error that the standard library raises there, without arguments; tracebacks show the note.
+
+    Programs print these errors and compare their `args`. Python 3.10 knows no notes.
+    """
+    error = WaitTimeoutError()
+    if sys.version_info >= (3, 11):
+        error.add_note(note)
+    return error
+
+
 class JobRunnerError(Exception):
     """Whatever goes wrong in jobrunner itself. The message says what happened, where, and what to do."""
 
