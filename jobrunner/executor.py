@@ -344,12 +344,12 @@ class Executor(StandardNames, concurrent.futures.Executor):
     def __enter__(self) -> Executor:
         return self
 
-    def __exit__(
+    def __exit__(  # type: ignore[exit-return]  # the standard library's type, for subclasses
         self,
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
-    ) -> bool | None:  # type: ignore[exit-return]  # the standard library's type, for subclasses
+    ) -> bool | None:
         if exc_type is not None and issubclass(exc_type, (KeyboardInterrupt, SystemExit)):
             self._lifetime.kill()
             return False
