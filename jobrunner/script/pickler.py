@@ -40,6 +40,10 @@ class Pickled(NamedTuple):
     """It holds code, so that its reader needs this version of Python."""
 
 
+NOTHING = object()
+"""Is no value that is pickled."""
+
+
 def pickled(
     value: Any, mode: Mode = PLAIN, callback: BufferCallback | None = None, entry: str | None = None
 ) -> Pickled:
@@ -60,7 +64,7 @@ def pickler_class() -> Any:
     class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         def prepare(self, mode: Mode, top: Any, entry: str | None) -> None:
             self.mode = mode
-            self.top: Any = self if entry is None else top
+            self.top: Any = NOTHING if entry is None else top
             self.entry = entry
             self.names: dict[str, None] = {}
             self.noted: list[Any] = []
@@ -190,7 +194,7 @@ def pickler_class() -> Any:
             if value is not self.top:
                 return None
             entry: str | None = self.entry
-            self.top = self  # but once: what refers to it from inside goes by its name
+            self.top = NOTHING  # but once: what refers to it from inside goes by its name
             return entry
 
         def refers_to(self, value: Any) -> bool:

@@ -377,7 +377,7 @@ def test_a_map_that_is_given_up_does_not_wait_for_its_pauses(make_executor):
     results = executor.with_options(retries=3, backoff=1000).map(zoo.divide, [1, 1], [1, 0], chunksize=2)
     run = next(iter(executor._lifetime._maps))
     deadline = time.monotonic() + 30
-    while not run._pauses._pausing:
+    while run._pauses is None or not run._pauses._pausing:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     assert next(results) == 1
