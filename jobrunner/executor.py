@@ -20,7 +20,7 @@ from jobrunner.backends.base import Backend, BackendSettings, function_name
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.config import LONGEST_NAME, ClientConfig, load
 from jobrunner.elements import Input
-from jobrunner.errors import ConfigError, NotSupportedError
+from jobrunner.errors import ConfigError, NotPicklableError, NotSupportedError
 from jobrunner.futures import Future
 from jobrunner.lifetime import Lifetime
 from jobrunner.mapping import MapRun
@@ -412,7 +412,7 @@ class Executor(StandardNames, concurrent.futures.Executor):
         backend = self._lifetime.backend
         address = backend.connection()
         if address is None:
-            raise NotSupportedError(
+            raise NotPicklableError(
                 f"an Executor on {backend.name!r} cannot be sent to another process, which could not reach it;"
                 ' use Executor("cluster"), which can be sent, or open an Executor inside the call'
             )

@@ -22,7 +22,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from jobrunner.blocking import wait_until, waiting
-from jobrunner.errors import JobRunnerError, NotSupportedError, WaitTimeoutError, wait_timeout
+from jobrunner.errors import JobRunnerError, NotPicklableError, WaitTimeoutError, wait_timeout
 from jobrunner.representation import Fact, html_table, present, shown
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future", "as_completed", "gather", "wait"]
@@ -307,7 +307,7 @@ class Future(concurrent.futures.Future[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         address = None if self.home is None else self.home.connection()
         if address is None:
-            raise NotSupportedError(
+            raise NotPicklableError(
                 "this Future cannot be sent to another process, where nothing could be asked for it;"
                 ' those of the "cluster" and "processes" backends can'
             )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import pickle
 import sys
 import threading
 
 import pytest
 import zoo
 
-from jobrunner import FIRST_EXCEPTION, as_completed, wait
+from jobrunner import FIRST_EXCEPTION, Executor, Future, as_completed, wait
 
 
 def test_a_future_that_is_done_stays_as_it_is(executor):
@@ -289,3 +290,10 @@ def test_shutdown_within_the_block_and_submit_from_a_callback_after_it(make_exec
     assert future.done()
     assert called.wait(30)
     assert "cannot schedule new futures after shutdown" in str(raised[0])
+
+
+def test_what_cannot_be_pickled_is_a_type_error():
+    with Executor("threads") as executor:
+        for one in (executor, executor.submit(zoo.echo, 1), Future()):
+            with pytest.raises(TypeError, match="cannot be sent to another process"):
+                pickle.dumps(one)
