@@ -7,6 +7,7 @@
     +-- ProtocolError               a message that is malformed, unexpected, or of another version
     +-- AuthenticationError         a peer that may not do what it asked
     +-- NotSupportedError           this backend cannot do that, and says so rather than pretend
+    |   +-- NotPicklableError       (TypeError) ... namely, send this Future or Executor elsewhere
     +-- TaskTimeoutError            (TimeoutError) the task ran longer than its `timeout`
     +-- DependencyError             a task that this one needs did not succeed, so it was not run
     +-- QuotaError                  a call or its result is larger than the cluster takes
@@ -43,6 +44,17 @@ else:  # there concurrent.futures has a TimeoutError of its own, and programs ca
         """A wait took longer than its `timeout`; the call that was waited for goes on."""
 
 
+def wait_timeout(note: str) -> WaitTimeoutError:
+    """The error that the standard library raises there, without arguments; tracebacks show the note.
+
+    Programs print these errors and compare their `args`. Python 3.10 knows no notes.
+    """
+    error = WaitTimeoutError()
+    if sys.version_info >= (3, 11):
+        error.add_note(note)
+    return error
+
+
 class JobRunnerError(Exception):
     """Whatever goes wrong in jobrunner itself. The message says what happened, where, and what to do."""
 
@@ -75,6 +87,10 @@ class AuthenticationError(JobRunnerError):
 
 class NotSupportedError(JobRunnerError, NotImplementedError):
     """The backend cannot do what was asked of it."""
+
+
+class NotPicklableError(NotSupportedError, TypeError):
+    """A Future or an Executor cannot be sent to another process; the standard library raises a TypeError there."""
 
 
 class TaskTimeoutError(JobRunnerError, WaitTimeoutError):

@@ -20,7 +20,7 @@ from jobrunner.backends.base import Backend, BackendSettings, function_name
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.config import LONGEST_NAME, ClientConfig, load
 from jobrunner.elements import Input
-from jobrunner.errors import ConfigError, NotSupportedError
+from jobrunner.errors import ConfigError, NotPicklableError, NotSupportedError
 from jobrunner.futures import Future
 from jobrunner.lifetime import Lifetime
 from jobrunner.mapping import MapRun
@@ -94,6 +94,8 @@ class Executor(StandardNames, concurrent.futures.Executor):
         mp_context, thread_name_prefix = second_argument(mp_context, thread_name_prefix)
         check_initializer(initializer)
         check_max_tasks(max_tasks_per_child, mp_context)
+        if initargs is None and initializer is None:
+            initargs = ()  # nobody reads it: wrappers pass both on as they were given them
         given: dict[str, Any] = {
             "max_workers": max_workers,
             "address": address,
@@ -199,9 +201,11 @@ class Executor(StandardNames, concurrent.futures.Executor):
         chunksize: int | None,
         buffersize: int | None,
     ) -> tuple[MapRun | SubmittedMap | None, Iterator[T]]:
-        """The results of a map, and what brings them; nothing does where the function cannot be sent."""
+        """The results of a map, and what brings them; nothing does where the function cannot be sent.
+
+        As in the standard library the input is read first, and an executor that was shut down maps what is empty.
+        """
         lifetime = self._lifetime
-        lifetime.check_open()
         elements: Input
         if "submit" in self.__dict__ or type(self).submit is not Executor.submit:
             in_chunks = lifetime.backend.copies and not self._options.retries
@@ -212,7 +216,12 @@ class Executor(StandardNames, concurrent.futures.Executor):
             prepared = lifetime.backend.prepare(fn)
         except Exception as exc:
             failure = exc  # `exc` is gone when the block is left
-            return None, (fail(failure) for _ in zip(*iterables))  # noqa: B905
+            calls: Iterable[object] = zip(*iterables)  # noqa: B905
+            if buffersize is None:
+                calls = range(sum(1 for _ in calls))
+            if calls:
+                lifetime.check_open()
+            return None, (fail(failure) for _ in calls)
         elements = Input(iterables)
         if chunksize is not None and buffersize is not None:
             chunksize = min(chunksize, buffersize)
@@ -335,7 +344,7 @@ class Executor(StandardNames, concurrent.futures.Executor):
     def __enter__(self) -> Executor:
         return self
 
-    def __exit__(
+    def __exit__(  # type: ignore[exit-return]  # the standard library's type, for subclasses
         self,
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
@@ -343,13 +352,13 @@ class Executor(StandardNames, concurrent.futures.Executor):
     ) -> bool | None:
         if exc_type is not None and issubclass(exc_type, (KeyboardInterrupt, SystemExit)):
             self._lifetime.kill()
-            return None
+            return False
         try:
             self.shutdown(wait=True)
         except KeyboardInterrupt:
             self._lifetime.kill()
             raise
-        return None
+        return False
 
     # --- what there is --------------------------------------------------------------------------------------
 
@@ -403,7 +412,7 @@ class Executor(StandardNames, concurrent.futures.Executor):
         backend = self._lifetime.backend
         address = backend.connection()
         if address is None:
-            raise NotSupportedError(
+            raise NotPicklableError(
                 f"an Executor on {backend.name!r} cannot be sent to another process, which could not reach it;"
                 ' use Executor("cluster"), which can be sent, or open an Executor inside the call'
             )

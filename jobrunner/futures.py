@@ -22,7 +22,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from jobrunner.blocking import wait_until, waiting
-from jobrunner.errors import JobRunnerError, NotSupportedError, WaitTimeoutError
+from jobrunner.errors import JobRunnerError, NotPicklableError, WaitTimeoutError, wait_timeout
 from jobrunner.representation import Fact, html_table, present, shown
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future", "as_completed", "gather", "wait"]
@@ -74,6 +74,46 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+class CancelWait:
+    """Threads that wait for the answer to their `cancel` of one call. One of them calls the callbacks of its Future.
+
+    In the standard library they are called within `cancel`. A callback may therefore take an RLock that the thread
+    holds which cancels; in another thread it would wait for that one, which waits for the answer.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._answered = threading.Event()
+        self._threads = 0
+        self._callbacks: Callable[[], None] | None = None
+
+    def wait(self, ask: Callable[[], None], timeout: float) -> None:
+        """Call `ask`, and wait for the answer. Raises nothing when it does not come in time."""
+        with self._lock:
+            self._threads += 1
+        try:
+            ask()
+            self._answered.wait(timeout)
+        finally:
+            with self._lock:
+                self._threads -= 1
+                callbacks, self._callbacks = self._callbacks, None
+            if callbacks is not None:
+                callbacks()
+
+    def hand_over(self, callbacks: Callable[[], None]) -> bool:
+        """Have one of the threads call it; False if none is left."""
+        with self._lock:
+            if self._threads == 0:
+                return False
+            self._callbacks = callbacks
+            return True
+
+    def answer(self) -> None:
+        """Wake the threads."""
+        self._answered.set()
 
 
 class Future(concurrent.futures.Future[T]):
@@ -215,11 +255,13 @@ class Future(concurrent.futures.Future[T]):
         with waiting():
             try:
                 super().exception(wait_until(self.done, timeout))
+                return
             except concurrent.futures.CancelledError:
                 return  # the caller's own look at the outcome raises it
             except concurrent.futures.TimeoutError:
-                name = f" ({self.name})" if self.name else ""
-                raise WaitTimeoutError(f"the call{name} is not done after {timeout} s") from None
+                pass  # raised below, where it gets no context
+        name = f" ({self.name})" if self.name else ""
+        raise wait_timeout(f"the call{name} is not done after {timeout} s")
 
     def cancel(self, *, running: bool = False) -> bool:
         """Cancel the call; True if it will not run (any more), False if it has started or is done.
@@ -265,7 +307,7 @@ class Future(concurrent.futures.Future[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         address = None if self.home is None else self.home.connection()
         if address is None:
-            raise NotSupportedError(
+            raise NotPicklableError(
                 "this Future cannot be sent to another process, where nothing could be asked for it;"
                 ' those of the "cluster" and "processes" backends can'
             )
@@ -289,26 +331,32 @@ class Future(concurrent.futures.Future[T]):
         if stop is not None:
             told(stop)
 
-    def confirm_cancelled(self) -> None:
-        """For backends: the task will not run any more. From any state but a finished one, and once only."""
-        self._to_cancelled(("PENDING", "RUNNING", "CANCELLED"))
+    def confirm_cancelled(self, wait: CancelWait | None = None) -> None:
+        """For backends: the task will not run any more. From any state but a finished one, and once only.
+
+        Threads in `wait` call the callbacks, if there are any: as in the standard library, whoever cancels does.
+        """
+        due = self._to_cancelled(("PENDING", "RUNNING", "CANCELLED"))
+        if due and not (wait is not None and wait.hand_over(self._invoke_callbacks)):
+            self._invoke_callbacks()
 
     def cancel_pending(self) -> bool:
         """For backends: cancel the call for good unless it has started; True if it is cancelled."""
-        self._to_cancelled(("PENDING", "CANCELLED"))
+        if self._to_cancelled(("PENDING", "CANCELLED")):
+            self._invoke_callbacks()
         return self.cancelled()
 
-    def _to_cancelled(self, from_states: tuple[str, ...]) -> None:
+    def _to_cancelled(self, from_states: tuple[str, ...]) -> bool:
+        """Whether the callbacks have to be called now."""
         with self._condition:
             if self._state not in from_states:
-                return
+                return False
             told = self._state == "CANCELLED"  # by the plain cancel(), which has called the callbacks
             self._state = "CANCELLED_AND_NOTIFIED"
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
             self._condition.notify_all()
-        if not told:
-            self._invoke_callbacks()
+        return not told
 
     def confirm_running(self) -> None:
         """For backends: the task has started. Does nothing unless the Future is pending."""

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import BrokenExecutor, CancelledError
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -30,7 +30,7 @@ from jobrunner.backends.base import Backend
 from jobrunner.blocking import wait_until, waiting
 from jobrunner.chunking import Chunking, around, cut, halves, share, window
 from jobrunner.elements import Columns, ElementResults, Input, all_failed
-from jobrunner.errors import NotSupportedError, TaskLostError, TaskTimeoutError, WaitTimeoutError
+from jobrunner.errors import NotSupportedError, TaskLostError, TaskTimeoutError, wait_timeout
 from jobrunner.fixed import FixedElements, FixingInput
 from jobrunner.futures import Future
 from jobrunner.lifetime import Lifetime
@@ -109,7 +109,7 @@ class MapRun:
         self._feeding = False
         self._cancelled = False
         self._abandoned = False
-        self._refusal: NotSupportedError | None = None
+        self._refusal: Exception | None = None
         self._fixing: FixingInput | None = None
         self._pauses: Pauses[Span] | None = None
         """Once an element has to pause: they refer to this, which would otherwise wait for the collector of cycles."""
@@ -119,8 +119,8 @@ class MapRun:
     def take_from(self, elements: Input, limit: int) -> int:
         """Take up to `limit` elements as one pack and set them on their way; the number taken.
 
-        Raises what the input raises, RuntimeError after shutdown, NotSupportedError for an option that the
-        backend refuses.
+        Raises what the input raises, RuntimeError after shutdown, BrokenExecutor, and NotSupportedError for an
+        option that the backend refuses.
         """
         batch: Columns | FixedElements
         failures: dict[int, Exception] = {}
@@ -159,6 +159,8 @@ class MapRun:
         while not self.complete:
             self.take_from(elements, self._chunksize or self.chunking.pack_size())
         self._feed()  # the end of the input is known now, and the last chunks are cut accordingly
+        if self._refusal is not None:
+            raise self._refusal
 
     def _pack_around(self, failures: dict[int, Exception], batch: Any, base: int, count: int) -> None:
         """Pack the elements between those that could not be pickled, and record these as failed."""
@@ -261,8 +263,8 @@ class MapRun:
         except Exception as exc:
             with self._lock:
                 self._flying -= 1
-                if isinstance(exc, NotSupportedError):
-                    self._refusal = exc
+                if isinstance(exc, (NotSupportedError, BrokenExecutor)) or type(exc) is RuntimeError:
+                    self._refusal = exc  # it holds for all calls: `map` raises it, as `submit` does
             self._record(span.position, all_failed(exc, len(span)))
             return
         with self._lock:
@@ -477,7 +479,9 @@ class MapRun:
                 values.reverse()  # each is let go of when it is handed out
                 if refill is None and not failures:
                     position += len(values)
-                    yield from map(list.pop, repeat(values, len(values)))
+                    take = values.pop
+                    for _ in repeat(None, len(values)):  # `yield from` an iterator would know no `send`
+                        yield take()
                     continue
                 for index in range(len(values)):
                     position += 1
@@ -534,7 +538,7 @@ class MapRun:
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     unfinished = self.taken - self.done
-                    raise WaitTimeoutError(f"{unfinished} of {self.taken} calls of map are not done in time")
+                    raise wait_timeout(f"{unfinished} of {self.taken} calls of map are not done in time")
                 self._arrived.wait(remaining)
 
 

@@ -595,18 +595,32 @@ def encode_exception(exc: BaseException) -> EncodedException:
             stream = _exception_pickle(_Rebuilding(exc))
         return stream, describe(exc), remote
     except BaseException as failure:
+        causes: tuple[BaseException, ...] = (failure,)
+        if isinstance(failure, _DoesNotUnpickle):
+            from concurrent.futures.process import BrokenProcessPool
+
+            failure = failure.args[0]
+            causes = (BrokenProcessPool(), failure)  # as `load_error` has it
         description = f"{describe(exc)} (this exception itself could not be sent: {describe(failure)})"
         try:
-            return _pickle(error(description, failure), None)[0], description, remote
+            return _pickle(error(description, *causes), None)[0], description, remote
         except Exception:  # the class of the failure cannot be pickled either
             return None, description, remote
 
 
+class _DoesNotUnpickle(Exception):
+    """A pickle was made that cannot be unpickled. The only argument says why."""
+
+
 def _exception_pickle(value: Any) -> bytes:
-    """A pickle that can be unpickled again. Raises what pickling and unpickling raise."""
+    """A pickle that can be unpickled again. Raises what pickling raises, and _DoesNotUnpickle."""
     stream = _pickle(value, None)[0]
     # An exception may well pickle and yet not unpickle, say when its __init__ takes two arguments.
-    if not isinstance(pickle.loads(stream), BaseException):
+    try:
+        loaded = pickle.loads(stream)
+    except BaseException as exc:
+        raise _DoesNotUnpickle(exc) from exc
+    if not isinstance(loaded, BaseException):
         raise TypeError("it unpickles to something that is not an exception")
     return stream
 

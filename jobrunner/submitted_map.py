@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from jobrunner.elements import ElementResults, Input, all_failed
-from jobrunner.errors import WaitTimeoutError
+from jobrunner.errors import wait_timeout
 from jobrunner.fixed import FixedResults, FixingInput, LoadedElements, run_fixed
 
 
@@ -111,15 +111,16 @@ class SubmittedMap:
             self.cancel()
 
     def _outcome(self, future: Future[Any], deadline: float | None) -> ElementResults:
+        value, late = None, False
         try:
             value = future.result(None if deadline is None else deadline - time.monotonic())
         except (TimeoutError, FutureTimeoutError):
             if future.done():  # it is what the call raised
                 raise
+            late = True
+        if late:  # raised here, where it gets no context
             unfinished = self.taken - self.done
-            raise WaitTimeoutError(
-                f"{unfinished} of {self.taken} calls of map are not done in time"
-            ) from None
+            raise wait_timeout(f"{unfinished} of {self.taken} calls of map are not done in time")
         return value if isinstance(value, ElementResults) and self._chunksize > 1 else ElementResults([value])
 
     def buffered_results(self, elements: Input, buffersize: int, deadline: float | None) -> Iterator[Any]:

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 from jobrunner.config import ClientConfig
 from jobrunner.elements import ElementResults
-from jobrunner.errors import ConfigError, NotSupportedError
+from jobrunner.errors import ConfigTypeError, NotSupportedError
 from jobrunner.futures import Future
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
 from jobrunner.serialization import function_name as function_name  # what a call is named, for the front too
@@ -45,7 +45,7 @@ class BackendSettings:
     ships is in it: then it is a `Shipment`, which first makes the modules importable."""
     initargs: tuple[Any, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the Executor that only this backend knows; an unknown one is a ConfigError."""
+    """Keyword arguments of the Executor that only this backend knows; an unknown one is a ConfigTypeError."""
     ship: Iterable[Any] = ()
     """What the Executor was told to ship. A backend need not look at it, for `initializer` sees to it."""
     thread_name_prefix: str = ""
@@ -54,7 +54,7 @@ class BackendSettings:
     """Calls that one process runs at most. Only backends that claim "renews" are opened with it."""
 
     def refuse_unknown(self, backend: str, *known: str) -> None:
-        """For backends: raise ConfigError for a keyword argument that is not in `known`."""
+        """For backends: raise ConfigTypeError for a keyword argument that is not in `known`."""
         for name in self.extra:
             if name not in known:
                 everywhere = (
@@ -72,7 +72,7 @@ class BackendSettings:
                 close = difflib.get_close_matches(name, [*known, *everywhere], n=1, cutoff=0.5)
                 also = f"; did you mean {close[0]!r}?" if close else ""
                 also += f"; this backend knows {', '.join(known)}" if known else ""
-                raise ConfigError(f"Executor({backend!r}) has no option {name!r}{also}")
+                raise ConfigTypeError(f"Executor({backend!r}) has no option {name!r}{also}")
 
 
 CAPABILITIES = {

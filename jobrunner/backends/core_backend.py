@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import InvalidStateError
+from functools import partial
 from typing import Any
 
 from jobrunner import serialization
@@ -40,7 +41,7 @@ from jobrunner.errors import (
 )
 from jobrunner.exiting import finish_before_exit
 from jobrunner.fixed import load_element_results
-from jobrunner.futures import Future
+from jobrunner.futures import CancelWait, Future
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
@@ -119,7 +120,7 @@ class CoreBackend(Backend):
         """Of `_futures`, those that nobody waits for at the end: others' calls, and detached ones."""
         self._supplies = Supplies(self._supply, self)
         self._needs_of: dict[TaskId, tuple[TaskId, ...]] = {}
-        self._waits: dict[TaskId, threading.Event] = {}
+        self._waits: dict[TaskId, CancelWait] = {}
         self._queries: dict[int, QueryWait] = {}
         self._number = 0
         self._query_number = 0
@@ -306,10 +307,10 @@ class CoreBackend(Backend):
     def future(self, task_id: str) -> Future[Any]:
         task = TaskId(task_id)
         with self._lock:
-            self._check_open()
             present = self._future_of(task)
             if present is not None:
                 return present
+            self._check_open()
             future: Future[Any] = Future()
             future.id = task_id
             future._canceller = self._cancel_elsewhere
@@ -360,15 +361,16 @@ class CoreBackend(Backend):
         task = TaskId(future.id)
         if future.running() and not running:
             return False
-        wait = self._waits.setdefault(task, threading.Event())
+        wait = self._waits.setdefault(task, CancelWait())
         if future.done():  # since we looked; then nobody will answer
             self._waits.pop(task, None)
             return future.cancelled()
-        self._driver.post(CancelRequested([task], running))
+        ask = partial(self._driver.post, CancelRequested([task], running))
         if threading.current_thread() is self._thread:
             # A callback: the answer comes through this very thread, so nobody can wait for it here.
+            ask()
             return False
-        wait.wait(STOP_WAIT if running else self._config.cancel_wait)
+        wait.wait(ask, STOP_WAIT if running else self._config.cancel_wait)
         self._waits.pop(task, None)
         return future.cancelled()
 
@@ -536,7 +538,7 @@ class CoreBackend(Backend):
             else:
                 future.confirm_cancelled()
         for wait in list(self._waits.values()):
-            wait.set()
+            wait.answer()
         for query in list(self._queries.values()):
             query.error = self._failure or JobRunnerError("the executor was shut down before the answer came")
             query.done.set()
@@ -662,8 +664,9 @@ class CoreBackend(Backend):
 
     def _settle(self, future: Future[Any], outcome: m.Outcome) -> None:
         status = outcome.status
+        wait = self._waits.get(outcome.id)
         if status == m.CANCELLED:
-            future.confirm_cancelled()
+            future.confirm_cancelled(wait)
         else:
             future.duration = outcome.duration
             chunk = outcome.id in self._chunks
@@ -678,7 +681,7 @@ class CoreBackend(Backend):
         self._chunks.discard(outcome.id)
         wait = self._waits.pop(outcome.id, None)
         if wait is not None:
-            wait.set()
+            wait.answer()
 
     def _decode(self, outcome: m.Outcome, chunk: bool, name: str) -> tuple[Any, BaseException | None]:
         """The result, or the error. Unpickling runs code of the user's, which may raise anything."""
@@ -703,7 +706,7 @@ class CoreBackend(Backend):
                 future.confirm_running()
             wait = self._waits.pop(task, None)
             if wait is not None:
-                wait.set()
+                wait.answer()
 
     def _answer_query(self, effect: AnswerQuery) -> None:
         wait = self._queries.pop(effect.number, None)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.backends.local_wire import LocalWire
+from jobrunner.backends.served import serve
 from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.folders import SOCKET, make_folder, socket_folder
 from jobrunner.host import usable_cpus
@@ -87,6 +88,7 @@ class ProcessesBackend(CoreBackend):
                 make_folder(self._folder)
                 self._listens = True
                 self._wire.listen_at = self._join_address
+                serve(self._join_address, self)
                 self._driver.post(Tick())
         return self._join_address
 

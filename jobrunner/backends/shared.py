@@ -14,6 +14,7 @@ from jobrunner import shipment
 from jobrunner.backends import open_backend
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.cluster import ClusterBackend
+from jobrunner.backends.served import served
 from jobrunner.config import ClientConfig, load
 from jobrunner.context import TASK_ADDRESS
 
@@ -25,8 +26,12 @@ _engines: dict[str, Backend] = {}
 def connection_to(address: str) -> Backend:
     """This process's connection; a new one where there is none, or where the last one failed.
 
-    Raises CoordinatorLostError when nobody answers in time.
+    In the process whose tasks join there it is that process's own backend. Raises CoordinatorLostError when nobody
+    answers in time.
     """
+    own = served(address)
+    if own is not None:
+        return own
     engine, plus, within = address.partition("+")
     with _lock:
         if plus:  # "dask+tcp://...": another engine's address

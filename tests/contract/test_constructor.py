@@ -17,6 +17,15 @@ from programs import GIVEN
 from jobrunner import ConfigError, Executor, Future, NotSupportedError, TaskLostError
 
 
+def test_an_unknown_argument_is_a_type_error(kind):
+    with pytest.raises(TypeError, match="max_workerz"):
+        Executor(kind, **GIVEN, max_workerz=2)
+
+
+def test_no_initializer_and_no_arguments_for_it(make_executor):
+    assert make_executor(initializer=None, initargs=None).submit(zoo.echo, 1).result() == 1
+
+
 @pytest.fixture
 def positional(kind, monkeypatch):
     """Opens an executor of the kind with a number in the first place."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import zoo
@@ -94,6 +95,25 @@ def test_what_does_not_unpickle_in_the_slot_or_here(executor):
             future.result()
         assert isinstance(caught.value, RuntimeError)
         assert "could not be unpickled" in str(caught.value)
+
+
+def test_an_exception_that_does_not_unpickle(executor):
+    """The standard library's pool is broken by it, and programs catch that."""
+
+    def fail(_=None):
+        raise zoo.TwoArgumentsError(3, "with a text")
+
+    for error in (executor.submit(fail).exception(), first_failure(executor.map(fail, range(3)))):
+        for expected in (SerializationError, TypeError, BrokenProcessPool):
+            assert isinstance(error, expected)
+        assert "TwoArgumentsError: 3: with a text" in str(error)
+
+
+def first_failure(results):
+    try:
+        list(results)
+    except Exception as exc:
+        return exc
 
 
 def test_an_exception_that_cannot_be_pickled(executor):

@@ -52,7 +52,8 @@ def check(executor, futures, isolated, eventually, text):
     with pytest.raises(BrokenExecutor, match=text):
         executor.submit(zoo.nothing)
     with pytest.raises(BrokenExecutor, match=text):
-        list(executor.map(zoo.echo, [1, 2]))
+        executor.map(zoo.echo, [1, 2])
+    assert list(executor.map(zoo.echo, [])) == []
     assert executor._broken
     executor.shutdown()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import pickle
 import sys
 import threading
 
 import pytest
 import zoo
 
-from jobrunner import FIRST_EXCEPTION, as_completed, wait
+from jobrunner import FIRST_EXCEPTION, Executor, Future, as_completed, wait
 
 
 def test_a_future_that_is_done_stays_as_it_is(executor):
@@ -114,6 +115,109 @@ def test_a_future_that_the_program_ends_itself(make_executor, tmp_path, eventual
     executor.shutdown()
 
 
+def test_what_a_wait_raises_that_is_over_has_no_arguments_and_no_context(make_executor, tmp_path):
+    executor = make_executor()
+    go = str(tmp_path / "go")
+    future = executor.submit(zoo.wait_for, go, 1)
+    results = executor.map(zoo.wait_for, [go], timeout=0)
+    for late in (lambda: future.result(0), lambda: future.exception(0.001), lambda: next(results)):
+        with pytest.raises(TimeoutError) as caught:
+            late()
+        assert (caught.value.args, str(caught.value)) == ((), "")
+        assert caught.value.__context__ is None
+        if sys.version_info >= (3, 11):
+            assert any("not done" in note for note in caught.value.__notes__)
+    (tmp_path / "go").touch()
+    assert future.result() == 1
+
+
+def test_callbacks_of_a_cancelled_future_are_called_by_who_cancels(make_executor, tmp_path, eventually):
+    executor = make_executor(max_workers=1)
+    running = executor.submit(zoo.announce_and_wait, str(tmp_path / "started"), str(tmp_path / "go"))
+    eventually((tmp_path / "started").exists)
+    future = [executor.submit(zoo.echo) for _ in range(3)][-1]
+    lock, called = threading.RLock(), []
+
+    def callback(future):
+        with lock:  # another thread would wait here for the one that cancels
+            called.append((threading.current_thread(), future.cancelled()))
+
+    future.add_done_callback(callback)
+    with lock:
+        assert future.cancel()
+        assert called == [(threading.current_thread(), True)]
+    assert future.cancel()
+    assert len(called) == 1
+    (tmp_path / "go").touch()
+    running.result()
+
+
+@pytest.mark.shared
+@pytest.mark.apart
+def test_a_future_and_an_executor_come_back_from_a_call(make_executor):
+    executor = make_executor()
+    first = executor.submit(zoo.echo, 7)
+    held, other = executor.submit(zoo.echo, zoo.Counter((first, executor))).result(30).count
+    assert (held.id, held.result(30)) == (first.id, 7)
+    assert other.submit(zoo.echo, 8).result(30) == 8
+
+
+def test_leaving_the_block_answers_false(make_executor):
+    assert make_executor().__exit__(None, None, None) is False
+
+
+@pytest.mark.promise("map")
+def test_results_of_map_are_a_generator(executor):
+    results = executor.map(zoo.echo, range(3))
+    assert [results.send(None), results.send("something"), next(results)] == [0, 1, 2]
+    results = executor.map(zoo.echo, range(3))
+    assert next(results) == 0
+    with pytest.raises(KeyError):
+        results.throw(KeyError("thrown"))
+    assert list(results) == []
+
+
+@pytest.mark.promise("map")
+def test_map_after_shutdown_reads_its_input_before_it_raises(make_executor):
+    executor = make_executor()
+    executor.shutdown()
+    taken = []
+
+    def numbers(count):
+        for number in range(count):
+            taken.append(number)
+            yield number
+
+    refuses = zoo.FailsOnPickle()
+    for fn in (zoo.echo, lambda value: (value, refuses)):
+        taken.clear()
+        assert list(executor.map(fn, numbers(0))) == []
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            executor.map(fn, numbers(1))
+        assert taken == [0]
+        with pytest.raises(ZeroDivisionError):
+            executor.map(fn, (1 / (1 - number) for number in range(1, 2)))
+
+
+@pytest.mark.promise("map")
+@pytest.mark.copies
+def test_map_of_what_cannot_be_pickled_reads_its_input_at_once(executor):
+    taken = []
+
+    def numbers():
+        for number in range(3):
+            taken.append(number)
+            yield number
+
+    refuses = zoo.FailsOnPickle()
+    results = executor.map(lambda value: (value, refuses), numbers())
+    assert taken == [0, 1, 2]
+    with pytest.raises(RuntimeError, match="will not be pickled"):
+        next(results)
+    with pytest.raises(KeyError):
+        executor.map(lambda value: (value, refuses), iter(lambda: {}["in the input"], None))
+
+
 @pytest.mark.promise("map")
 def test_map_of_nothing(executor):
     assert list(executor.map(zoo.echo, [])) == []
@@ -186,3 +290,10 @@ def test_shutdown_within_the_block_and_submit_from_a_callback_after_it(make_exec
     assert future.done()
     assert called.wait(30)
     assert "cannot schedule new futures after shutdown" in str(raised[0])
+
+
+def test_what_cannot_be_pickled_is_a_type_error():
+    with Executor("threads") as executor:
+        for one in (executor, executor.submit(zoo.echo, 1), Future()):
+            with pytest.raises(TypeError, match="cannot be sent to another process"):
+                pickle.dumps(one)
