@@ -32,6 +32,7 @@ from jobrunner.standard_pools import (
     check_max_tasks,
     check_max_workers,
     second_argument,
+    start_method,
     warn_of_fork,
 )
 from jobrunner.submitted_map import SubmittedMap
@@ -66,8 +67,8 @@ class Executor(StandardNames, concurrent.futures.Executor):
     Raises ConfigError (a ValueError) for options that cannot be used, ConfigTypeError (also a TypeError) for those of
     another type.
 
-    As a context manager it leaves the block when every call is done. When KeyboardInterrupt or SystemExit
-    ends the block, calls that wait are cancelled and those that run are stopped instead, within a bound.
+    As a context manager it leaves the block when every call is done. When KeyboardInterrupt ends the
+    block, calls that wait are cancelled and those that run are stopped instead, within a bound.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Executor(StandardNames, concurrent.futures.Executor):
                 ship,
                 thread_name_prefix,
                 max_tasks_per_child,
+                start_method(mp_context),
             )
             opened = backends.open_backend(name, settings)
         self._initializer, self._initargs = initializer, tuple(initargs)
@@ -350,7 +352,7 @@ class Executor(StandardNames, concurrent.futures.Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> bool | None:
-        if exc_type is not None and issubclass(exc_type, (KeyboardInterrupt, SystemExit)):
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
             self._lifetime.kill()
             return False
         try:

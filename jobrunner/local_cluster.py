@@ -58,6 +58,7 @@ class LocalCluster:
         crash_limit: int = 3,
         exit_wait: float = EXIT_WAIT,
         max_tasks_per_slot: int | None = None,
+        start_method: str | None = None,
     ) -> None:
         self.slots = slots or load(ClientConfig).max_workers or usable_cpus()
         self._folder = socket_folder()
@@ -68,7 +69,7 @@ class LocalCluster:
         self._lifeline, self._hold = os.pipe()
         self._last_words, self._words_in = os.pipe()
         self._stopping = threading.Event()
-        self._program = this_program()
+        self._program = this_program(start_method)
         self._board = create_whiteboard()
         self._whiteboard = Whiteboard(self._board)
         self._told: Told | None = None

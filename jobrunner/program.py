@@ -183,10 +183,13 @@ class Program:
     """The descriptor that leads to its resource tracker; asked when a slot starts."""
 
 
-def this_program() -> Program:
+def this_program(method: str | None = None) -> Program:
+    """`method`: how calls are to find multiprocessing to start processes, where that is not as it is here."""
     if TRACKER_MODULE in sys.modules:
         sys.modules[TRACKER_MODULE].ensure_running()  # now, since it changes the signal mask of its thread
-    return Program(program_arguments(), current_folder(), Telling().current, start_method(), tracker)
+    return Program(
+        program_arguments(), current_folder(), Telling().current, method or start_method(), tracker
+    )
 
 
 def start_method() -> str | None:

@@ -52,6 +52,8 @@ class BackendSettings:
     """Of the threads that calls run in, where that is in this process."""
     max_tasks_per_child: int | None = None
     """Calls that one process runs at most. Only backends that claim "renews" are opened with it."""
+    start_method: str | None = None
+    """How calls find multiprocessing to start processes, where they run on this host; None: as this program has it."""
 
     def refuse_unknown(self, backend: str, *known: str) -> None:
         """For backends: raise ConfigTypeError for a keyword argument that is not in `known`."""

@@ -32,6 +32,7 @@ class ClusterBackend(CoreBackend):
                 crash_limit=settings.config.crash_limit,
                 exit_wait=settings.config.exit_wait,
                 max_tasks_per_slot=settings.max_tasks_per_child,
+                start_method=settings.start_method,
             )
             self._address = self._local.address
         else:

@@ -41,6 +41,7 @@ class LocalWire:
         exit_wait: float,
         show: Callable[[list[Text]], None],
         max_tasks_per_slot: int | None = None,
+        start_method: str | None = None,
     ) -> None:
         self._coordinator = CoordinatorCore(
             CoordinatorSettings(
@@ -63,7 +64,7 @@ class LocalWire:
             {TASK_ADDRESS: address},
             on_give_up=on_give_up,
             on_connect=on_connect,
-            program=this_program(),
+            program=this_program(start_method),
             exit_wait=exit_wait,
             max_tasks_per_slot=max_tasks_per_slot,
         )

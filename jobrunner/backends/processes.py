@@ -65,6 +65,7 @@ class ProcessesBackend(CoreBackend):
             self._no_folder = exc
         self._listens = False
         self._max_tasks = settings.max_tasks_per_child
+        self._start_method = settings.start_method
         super().__init__(settings)
 
     @property
@@ -113,6 +114,7 @@ class ProcessesBackend(CoreBackend):
             exit_wait=self._config.exit_wait,
             show=self._show_last_words,
             max_tasks_per_slot=self._max_tasks,
+            start_method=self._start_method,
         )
         return self._wire
 

@@ -247,3 +247,13 @@ def test_the_resource_tracker_of_the_program_is_that_of_its_calls(make_executor)
             return current_executor().submit(tracker).result()
 
         assert executor.submit(inside).result() == tracker()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_the_processes_of_calls_start_others_as_they_were_started(make_executor, method):
+    executor = make_executor(mp_context=multiprocessing.get_context(method))
+    assert executor.submit(start_method).result() == method
+
+
+def start_method():
+    return multiprocessing.get_start_method()
