@@ -27,7 +27,7 @@ from jobrunner.script.entries import (
     packed_outline,
 )
 from jobrunner.script.looks import Look, Looker, dump
-from jobrunner.script.modes import GLOBAL, PLAIN
+from jobrunner.script.modes import GLOBAL, TARGET
 from jobrunner.script.origin import Origin
 from jobrunner.script.pickler import digest_of, pickled
 
@@ -106,21 +106,24 @@ class Catalogue:
         """
         looker = Looker(self._origin, by_value)
         with self._lock:
+            self._origin.find_shared()
             if target is not None:
                 return self._define_other(looker, names, target, store, key, fresh)
             own = looker.at_function(fn)
-            looks = self._look_at(looker, {"": own}, [*own.names, *names])
             key = id(fn.__code__), frozenset(names)
             known = self._known.get(key)
+            before = () if known is None else known.looks
+            looks = self._look_at(looker, {"": own}, [*own.names, *names, *before])
             if known is not None and self._is_current(known, looks):
                 return known.defined
             place = self._origin.place(fn)
             if place is not None:
                 looks |= self._look_at(looker, looks, [place.partition(".")[0]])
-                defined = self._made(looks, store, place=place)
+                defined = self._made(looker, looks, store, place=place)
             else:
-                made = pickled(fn, PLAIN)
-                defined = self._made(looks, store, made.stream, made.noted)
+                made = pickled(fn, TARGET)
+                looks = self._look_at(looker, looks, made.names)
+                defined = self._made(looker, looks, store, made.stream, made.noted)
             self._keep(key, looks, defined)
             return defined
 
@@ -135,11 +138,11 @@ class Catalogue:
     ) -> Defined:
         place = key, frozenset(names)
         known = None if key is None else self._known.get(place)
-        if known is not None and self._is_current(known, self._look_at(looker, {}, names)):
+        if known is not None and self._is_current(known, self._look_at(looker, {}, [*names, *known.looks])):
             return known.defined
         stream, noted, needed = target()
         looks = self._look_at(looker, {}, [*needed, *names])
-        defined = self._made(looks, store, stream, noted, fresh=fresh)
+        defined = self._made(looker, looks, store, stream, noted, fresh=fresh)
         if key is not None:
             self._keep(place, looks, defined)
         return defined
@@ -168,7 +171,7 @@ class Catalogue:
                 continue
             value = variables[name]
             try:
-                found[name] = look = looker.at(value)
+                found[name] = look = looker.at(value, name)
             except Exception as exc:
                 raise Unpicklable(name, value, exc) from exc
             waiting += look.names
@@ -202,7 +205,7 @@ class Catalogue:
             stored = None if store is None else store((made.stream, *buffers))
             part = Part(version, (made.stream, *map(bytes, buffers)) if stored is None else stored)
         needs = tuple(dict.fromkeys((*made.names, *look.names)))
-        entry = Entry(name, version, None if part else made.stream, needs, kind)
+        entry = Entry(name, version, None if part else made.stream, needs, kind, tuple(made.shares))
         look.pickle, look.buffers = None, []
         listed = self._listed[name] = _Listed(look, value, entry, made.noted, part)
         return listed
@@ -228,6 +231,7 @@ class Catalogue:
 
     def _made(
         self,
+        looker: Looker,
         looks: dict[str, Look],
         store: Store | None,
         target: bytes | None = None,
@@ -236,7 +240,7 @@ class Catalogue:
         place: str | None = None,
         fresh: bool = False,
     ) -> Defined:
-        listed = [self.listed(name, look, store) for name, look in looks.items() if name]
+        listed = self._listed_all(looker, looks, store)
         eager = any(look.eager for look in looks.values())
         image = self._imaged(store)
         parts = [one.part for one in listed if one.part is not None]
@@ -257,6 +261,18 @@ class Catalogue:
             tuple(parts),
             [*noted, *(thing for one in listed for thing in one.noted)],
         )
+
+    def _listed_all(self, looker: Looker, looks: dict[str, Look], store: Store | None) -> list[_Listed]:
+        """The entries of what was looked at, and of what only their pickles refer to, which joins `looks`."""
+        listed = []
+        waiting = [name for name in looks if name]
+        while waiting:
+            listed += [self.listed(name, looks[name], store) for name in waiting]
+            known = len(looks)
+            for one in listed[-len(waiting) :]:
+                looks.update(self._look_at(looker, looks, one.entry.shares))
+            waiting = list(looks)[known:]
+        return listed
 
     def _imaged(self, store: Store | None) -> Part | None:
         """The script as a whole, as it is now."""
