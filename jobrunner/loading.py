@@ -56,18 +56,19 @@ def load_global(name: str, payload: Payload) -> Any:
         raise load_error(f"the global {name!r} of the script", exc) from exc
 
 
-class _ScriptUnpickler(pickle.Unpickler):
-    """For pickles that refer to globals of the script: see `ScriptPickler.persistent_id`."""
+class ScriptUnpickler(pickle.Unpickler):
+    """For pickles that refer to globals of the script: see `SharingPickler.persistent_id`."""
+
+    find_global: Callable[[str, str], Any]
+    """Set by `script.makers`: a program's token and a name, to the value."""
 
     def persistent_load(self, place: tuple[str, str]) -> Any:
-        from jobrunner.script.makers import global_of
-
-        return global_of(*place)
+        return self.find_global(*place)
 
 
 def loads(stream: Buffer, buffers: Iterable[Buffer] = ()) -> Any:
     """What a pickle of the script's functions, classes and globals holds. Raises whatever unpickling raises."""
-    return _ScriptUnpickler(io.BytesIO(stream), buffers=buffers).load()
+    return ScriptUnpickler(io.BytesIO(stream), buffers=buffers).load()
 
 
 def own_buffer(payload: Payload) -> Buffer:

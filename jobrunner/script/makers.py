@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from jobrunner.loading import loads
+from jobrunner.loading import ScriptUnpickler, loads
 from jobrunner.script import standin
 from jobrunner.script.program import NAMES
 
@@ -43,6 +43,9 @@ def set_attributes(made: Any, attributes: dict[str, Any]) -> None:
 def global_of(token: str, name: str) -> Any:
     """The value of a global that is found inside of another one."""
     return getattr(standin.module_of(token), name)
+
+
+ScriptUnpickler.find_global = staticmethod(global_of)
 
 
 # --- functions ------------------------------------------------------------------------------------------

@@ -133,9 +133,9 @@ def _pickler_classes() -> tuple[Any, Any]:
                     return reduced
                 reduced = _NEW, (kind,), getattr(value, "__dict__", None)  # here it is made
             make, arguments, *contents = reduced
-            is_plain = contents[1:] in ([], [None, None]) and not hasattr(kind, "__setstate__")
-            if is_plain and type(contents[0]) is dict:
-                contents = [contents[0], None, None, makers.set_attributes]
+            state, *others = contents or [None]
+            if type(state) is dict and others in ([], [None, None]) and not hasattr(kind, "__setstate__"):
+                contents = [state, None, None, makers.set_attributes]
             return makers.global_value, (token, entry, make, *arguments), *contents
 
         # --- functions ---
