@@ -62,6 +62,8 @@ class _Known(NamedTuple):
     """A definition, and what was seen when it was made."""
 
     looks: dict[str, Look]
+    pickles: bool
+    """Something in it may have changed inside, and was pickled to find that out."""
     globals: int
     modules: int
     defined: Defined
@@ -71,7 +73,6 @@ class _Listed(NamedTuple):
     """An entry, and what was seen when it was made."""
 
     look: Look
-    value: Any
     entry: Entry
     noted: list[Any]
     part: Part | None
@@ -84,6 +85,8 @@ class Catalogue:
         self._origin = origin
         self._lock = threading.RLock()
         self._listed: dict[str, _Listed] = {}
+        self._values: dict[str, Any] = {}
+        """The values of the globals that are listed."""
         self._known: dict[Any, _Known] = {}
         self._serial = 0
         self._image: tuple[bytes, Part] | None = None
@@ -106,13 +109,18 @@ class Catalogue:
         """
         looker = Looker(self._origin, by_value)
         with self._lock:
-            self._origin.find_shared()
             if target is not None:
+                self._origin.begin(self._values)
                 return self._define_other(looker, names, target, store, key, fresh)
-            own = looker.at_function(fn)
             key = id(fn.__code__), frozenset(names)
             known = self._known.get(key)
             before = () if known is None else known.looks
+            if known is not None and not known.pickles:
+                own = looker.at_function(fn)
+                if self._is_current(known, self._look_at(looker, {"": own}, [*own.names, *names, *before])):
+                    return known.defined
+            self._origin.begin(self._values)
+            own = looker.at_function(fn)
             looks = self._look_at(looker, {"": own}, [*own.names, *names, *before])
             if known is not None and self._is_current(known, looks):
                 return known.defined
@@ -150,7 +158,8 @@ class Catalogue:
     def _keep(self, key: Any, looks: dict[str, Look], defined: Defined) -> None:
         if len(self._known) >= MAX_DEFINITIONS:
             self._known.clear()
-        self._known[key] = _Known(looks, len(self._origin.variables), len(sys.modules), defined)
+        pickles = any(look.digests for look in looks.values())
+        self._known[key] = _Known(looks, pickles, len(self._origin.variables), len(sys.modules), defined)
 
     def _is_current(self, known: _Known, looks: dict[str, Look]) -> bool:
         before = known.looks
@@ -183,7 +192,7 @@ class Catalogue:
         """The entry of a global; `store` takes it if it is large. Raises Unpicklable."""
         value = self._origin.variables[name]
         known = self._listed.get(name)
-        if known is not None and known.value is value and look.same(known.look):
+        if known is not None and self._values[name] is value and look.same(known.look):
             return known
         received = self._received(name, look)
         if received is not None:
@@ -207,7 +216,8 @@ class Catalogue:
         needs = tuple(dict.fromkeys((*made.names, *look.names)))
         entry = Entry(name, version, None if part else made.stream, needs, kind, tuple(made.shares))
         look.pickle, look.buffers = None, []
-        listed = self._listed[name] = _Listed(look, value, entry, made.noted, part)
+        self._values[name] = value
+        listed = self._listed[name] = _Listed(look, entry, made.noted, part)
         return listed
 
     def _is_made_by(self, name: str, value: Any) -> bool:
@@ -223,8 +233,8 @@ class Catalogue:
         entry = standin.received.get(name)
         if entry is None or entry.stream is None:
             return None
-        value = self._origin.variables[name]
-        made = self._listed[name] = _Listed(look, value, entry, [], None)
+        self._values[name] = self._origin.variables[name]
+        made = self._listed[name] = _Listed(look, entry, [], None)
         return made
 
     # --- definitions --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from sys import getrefcount
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ _NEVER_SHARED = ATOMS | {BuiltinFunctionType, ModuleType, type}
 def _count_of_one() -> int:
     """What `getrefcount` says, in a loop over the items of a dictionary, of a value that nobody else has."""
     variables: dict[str, Any] = {"": object()}
-    for _name, value in list(variables.items()):
+    for _name, value in reversed(list(variables.items())):
         return getrefcount(value)
     raise AssertionError
 
@@ -36,25 +37,31 @@ class Origin:
         self.standin = standin.current()
         self.program: Program = program.described(module) if self.standin is None else self.standin.program
         self.shared: dict[int, str] = {}
-        """By the id of its value, each global to which more than its name may refer. See `find_shared`."""
+        """By the id of its value, each global to which more than its name may refer."""
 
-    def find_shared(self) -> None:
-        """Note the globals that others may hold inside: a default of a function, an object in two dictionaries.
+    def begin(self, kept: Mapping[str, Any]) -> None:
+        """A definition is made now: find the globals that others may hold inside, such as a default of a function.
 
         Counts of references tell who cannot be among them. A count that is high for another reason costs time only.
+        `kept` are the values that the catalogue has, by name, which is one reference more to each.
         """
-        shared: dict[int, str] = {}
-        for name, value in list(self.variables.items()):
+        self.shared = dict(self._find_shared(kept))
+
+    def _find_shared(self, kept: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+        count, alone = getrefcount, _ALONE
+        # Backwards, so that the first name of a value remains.
+        for name, value in reversed(list(self.variables.items())):
+            if count(value) <= alone + (kept.get(name) is value):
+                continue
             kind = type(value)
-            if kind in _NEVER_SHARED or getrefcount(value) <= _ALONE or isinstance(value, type):
+            if kind in _NEVER_SHARED or isinstance(value, type):
                 continue
             if kind is FunctionType and (
                 value.__globals__ is not self.variables or self.place(value) is not None
             ):
                 continue  # it goes by its name anyway
             if not (name.startswith("__") and name.endswith("__")):
-                shared.setdefault(id(value), name)
-        self.shared = shared
+                yield id(value), name
 
     def shared_name(self, value: Any) -> str | None:
         """The global that is this very object, if it is one of those that others may hold."""

@@ -22,6 +22,7 @@ from enum import Enum
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+from jobrunner.facts import ATOMS
 from jobrunner.script import makers, origin
 from jobrunner.script.modes import GLOBAL, PLAIN, Mode
 from jobrunner.script.program import NAMES
@@ -52,7 +53,7 @@ def pickled(
 ) -> Pickled:
     """Pickle `value`; as the global `entry` of the script, if that is given. Raises whatever pickling raises."""
     file = io.BytesIO()
-    pickler = pickler_class(mode.shares)(file, PROTOCOL, callback)
+    pickler = pickler_class(mode.shares and not _holds_atoms(value))(file, PROTOCOL, callback)
     pickler.prepare(mode, value, entry)
     if entry is not None and type(value) in (list, dict):
         value = pickler.whole = _Container(value)
@@ -69,6 +70,11 @@ class _Container:
 
     def __init__(self, value: list[Any] | dict[Any, Any]) -> None:
         self.value = value
+
+
+def _holds_atoms(value: Any) -> bool:
+    """Whether it is a list of numbers and texts, which may be long."""
+    return type(value) is list and ATOMS.issuperset(map(type, value))
 
 
 def pickler_class(shares: bool = False) -> Any:
