@@ -127,6 +127,7 @@ def main(argument: str, program_arguments: list[str]) -> int:
         given["program_folder"],
         Hearing(given["board"]).current,
         given["start_method"],
+        lambda: given["tracker"],
     )
     exit_wait = given["exit_wait"]
     wire = EmbeddedWire(

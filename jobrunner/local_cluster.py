@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from jobrunner.config import EXIT_WAIT, ClientConfig, load
 from jobrunner.folders import SOCKET, make_folder, socket_folder
@@ -72,22 +73,20 @@ class LocalCluster:
         self._whiteboard = Whiteboard(self._board)
         self._told: Told | None = None
         self.tell()
-        self._argument = json.dumps(
-            {
-                "address": self.address,
-                "slots": self.slots,
-                "crash_limit": crash_limit,
-                "max_tasks_per_slot": max_tasks_per_slot,
-                "lifeline": self._lifeline,
-                "folder": self._folder,
-                "program_folder": self._program.folder,
-                "start_method": self._program.start_method,
-                "board": self._board,
-                "hash_seed": hash_seed(),
-                "exit_wait": exit_wait,
-                "last_words": self._words_in,
-            }
-        )
+        self._argument: dict[str, Any] = {
+            "address": self.address,
+            "slots": self.slots,
+            "crash_limit": crash_limit,
+            "max_tasks_per_slot": max_tasks_per_slot,
+            "lifeline": self._lifeline,
+            "folder": self._folder,
+            "program_folder": self._program.folder,
+            "start_method": self._program.start_method,
+            "board": self._board,
+            "hash_seed": hash_seed(),
+            "exit_wait": exit_wait,
+            "last_words": self._words_in,
+        }
         self._lock = threading.Lock()
         self._process = self._start()
         self._watcher = threading.Thread(target=self._keep_alive, name="jobrunner-watch", daemon=True)
@@ -148,6 +147,8 @@ class LocalCluster:
                 self._process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        tracker = self._program.tracker()
+        inherited = [self._lifeline, self._board, self._words_in]
         with no_forks:
             return subprocess.Popen(
                 [
@@ -155,12 +156,12 @@ class LocalCluster:
                     *interpreter_options(),
                     "-c",
                     BOOT,
-                    self._argument,
+                    json.dumps({**self._argument, "tracker": tracker}),
                     str(len(self._program.arguments)),
                     *self._program.arguments,
                     *self._program.told().path,
                 ],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[self._lifeline, self._board, self._words_in],
+                pass_fds=inherited if tracker is None else [*inherited, tracker],
                 start_new_session=True,  # Ctrl-C at the terminal is for the program, which then stops it
             )

@@ -37,6 +37,9 @@ STATE = struct.Struct("=QQ")
 PROCESS = "multiprocessing.process"
 """The module whose `current_process()` has the key. Programs that have not loaded it have no managers."""
 
+TRACKER_MODULE = "multiprocessing.resource_tracker"
+"""Programs that have not loaded it have made no shared memory, and do not know that of others."""
+
 
 def interpreter_options() -> list[str]:
     """The options that start another interpreter like this one: -O, -W, -X, -b, -s and the like.
@@ -176,10 +179,14 @@ class Program:
     told: Callable[[], Told]
     start_method: str | None = None
     """Of multiprocessing, where the program has chosen one."""
+    tracker: Callable[[], int | None] = lambda: None
+    """The descriptor that leads to its resource tracker; asked when a slot starts."""
 
 
 def this_program() -> Program:
-    return Program(program_arguments(), current_folder(), Telling().current, start_method())
+    if TRACKER_MODULE in sys.modules:
+        sys.modules[TRACKER_MODULE].ensure_running()  # now, since it changes the signal mask of its thread
+    return Program(program_arguments(), current_folder(), Telling().current, start_method(), tracker)
 
 
 def start_method() -> str | None:
@@ -187,6 +194,13 @@ def start_method() -> str | None:
     module = sys.modules.get("multiprocessing")
     chosen: str | None = None if module is None else module.get_start_method(allow_none=True)
     return chosen
+
+
+def tracker() -> int | None:
+    """The descriptor that leads to the resource tracker of multiprocessing, where this process has one."""
+    module = sys.modules.get(TRACKER_MODULE)
+    descriptor: int | None = None if module is None else module._resource_tracker._fd
+    return descriptor
 
 
 def no_program() -> Program:

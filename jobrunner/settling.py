@@ -19,6 +19,9 @@ FLAGS = "JOBRUNNER_FLAGS"
 START_METHOD = "JOBRUNNER_START_METHOD"
 """Environment variable of a slot that starts: the program's choice for multiprocessing."""
 
+TRACKER = "JOBRUNNER_TRACKER"
+"""Environment variable of a slot that starts: the descriptor that leads to the program's resource tracker."""
+
 
 def settle() -> None:
     """In a process that was started so: have os.environ and sys.flags say what they say in the program."""
@@ -61,6 +64,16 @@ def become_child(number: int, parent: int, sentinel: int) -> None:
         import multiprocessing
 
         multiprocessing.set_start_method(method, force=True)
+
+
+def take_tracker(descriptor: int) -> None:
+    """Tell the program's resource tracker of shared memory and semaphores, as spawned processes do.
+
+    A tracker of its own would remove what the program or other calls still use when this process ends.
+    """
+    from multiprocessing import resource_tracker
+
+    resource_tracker._resource_tracker._fd = descriptor  # type: ignore[attr-defined]
 
 
 def take_key(authkey: bytes) -> None:

@@ -570,6 +570,9 @@ def main(arguments: list[str]) -> None:
         lifeline = out_of_the_way(lifeline)
         tie_group_to(lifeline)
         settling.become_child(number, parent, lifeline)
+        tracker = os.environ.pop(settling.TRACKER, None)
+        if tracker is not None:
+            settling.take_tracker(out_of_the_way(int(tracker)))
         shared_idle = memory.shared_idle_from_environment()
         keep_out_of_the_way()
         slot = Slot(

@@ -32,6 +32,7 @@ from jobrunner.protocol.effects import (
     SlotSplit,
 )
 from jobrunner.protocol.messages import STDERR, STDOUT
+from jobrunner.settling import TRACKER
 from jobrunner.shipment import PREFIX, remove
 from jobrunner.workers import memory
 from jobrunner.workers.board import Board, create_board_file
@@ -373,6 +374,10 @@ def start_process(
     """
     options, given = start_with(environment, interpreter_options(), hash_seed, program.start_method)
     numbers = [str(number) for number in (*descriptors, slot, os.getpid(), len(program.arguments))]
+    tracker = program.tracker()
+    if tracker is not None:
+        given[TRACKER] = str(tracker)
+        descriptors = [*descriptors, tracker]
     folder = program.folder
     return subprocess.Popen(
         [sys.executable, *options, "-c", BOOT, *numbers, *program.arguments, *path],

@@ -48,6 +48,10 @@ class Pickled(NamedTuple):
     """Those of `names` that are objects inside of it."""
 
 
+NOTHING = object()
+"""Is no value that is pickled."""
+
+
 def pickled(
     value: Any, mode: Mode = PLAIN, callback: BufferCallback | None = None, entry: str | None = None
 ) -> Pickled:
@@ -93,7 +97,7 @@ def _pickler_classes() -> tuple[Any, Any]:
         def prepare(self, mode: Mode, top: Any, entry: str | None) -> None:
             self.mode = mode
             self.whole = top
-            self.top: Any = self if entry is None else top
+            self.top: Any = NOTHING if entry is None else top
             self.entry = entry
             self.names: dict[str, None] = {}
             self.shares: dict[str, None] = {}
@@ -124,7 +128,7 @@ def _pickler_classes() -> tuple[Any, Any]:
         def reduce_global(self, value: Any) -> Any:
             """A global that is neither function nor class: it is there under its name before its contents are."""
             kind, entry = type(value), self.entry
-            self.top = self
+            self.top = NOTHING
             assert self.origin is not None
             token = self.origin.program.token
             if kind is _Container:
@@ -258,7 +262,7 @@ def _pickler_classes() -> tuple[Any, Any]:
             if value is not self.top:
                 return None
             entry: str | None = self.entry
-            self.top = self  # but once: what refers to it from inside goes by its name
+            self.top = NOTHING  # but once: what refers to it from inside goes by its name
             return entry
 
         def refers_to(self, value: Any) -> bool:

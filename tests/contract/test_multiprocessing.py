@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import threading
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
 
 import pytest
 
@@ -186,3 +189,61 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform != "linux", reason="forking a process with threads is not safe there")
 def test_a_process_that_is_forked_while_slots_start_keeps_nobody_waiting(run_program):
     assert run_program(FORKS_AT_ONCE).splitlines() == ["[0, 1, 2, 3, 4]"] * 3
+
+
+def write_into(name):
+    memory = SharedMemory(name=name)
+    memory.buf[0] += 1
+    memory.close()
+
+
+def create(_):
+    memory = SharedMemory(create=True, size=1)
+    memory.buf[0] = 7
+    memory.close()
+    return memory.name
+
+
+def tracker(_=None):
+    """Which pipe leads to the resource tracker of this process."""
+    return os.fstat(resource_tracker.getfd()).st_ino
+
+
+@pytest.fixture
+def shared_memory():
+    memory = SharedMemory(create=True, size=1)
+    yield memory
+    memory.close()
+    memory.unlink()
+
+
+def test_shared_memory_outlives_the_processes_of_calls_that_have_attached_it(
+    make_executor, shared_memory, capfd
+):
+    with make_executor() as executor:
+        executor.submit(write_into, shared_memory.name).result()
+    with make_executor() as executor:
+        executor.submit(write_into, shared_memory.name).result()
+    assert shared_memory.buf[0] == 2
+    assert "resource_tracker" not in capfd.readouterr().err
+
+
+def test_shared_memory_that_calls_have_created_is_the_programs_to_unlink(make_executor, capfd):
+    with make_executor() as executor:
+        names = list(executor.map(create, range(4)))
+    for name in names:
+        memory = SharedMemory(name=name)
+        assert memory.buf[0] == 7
+        memory.close()
+        memory.unlink()
+    assert "resource_tracker" not in capfd.readouterr().err
+
+
+def test_the_resource_tracker_of_the_program_is_that_of_its_calls(make_executor):
+    with make_executor() as executor:
+        assert set(executor.map(tracker, range(20))) == {tracker()}
+
+        def inside():
+            return current_executor().submit(tracker).result()
+
+        assert executor.submit(inside).result() == tracker()

@@ -82,10 +82,8 @@ def test_a_call_that_is_done_keeps_neither_function_nor_arguments(executor, even
 
 
 @pytest.mark.parametrize("how", ["method", "partial", "closure", "default", "map"])
-def test_what_a_function_holds_is_let_go_of_at_once(executor, copies, eventually, how):
+def test_what_a_function_holds_is_let_go_of_at_once(executor, eventually, how):
     """The standard pools refer to it in no cycle, so programs with large objects do not wait for the collector."""
-    if copies and how in ("closure", "default"):
-        pytest.skip("what pickles such a function by value leaves cycles")
     make = {
         "method": lambda thing: thing.nothing,
         "partial": lambda thing: partial(zoo.type_of, thing),
