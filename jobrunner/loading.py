@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,8 @@ def load_target(stream: Buffer, fresh: bool, parts: Mapping[bytes, Payload] = NO
     def load() -> Callable[..., Any]:
         try:
             buffers = [own_buffer(part) for part in parts.values()]
-            fn: Callable[..., Any] = pickle.loads(stream, buffers=buffers)
+            take = pickle.loads if fresh else loads
+            fn: Callable[..., Any] = take(stream, buffers=buffers)
         except (Exception, SystemExit) as exc:
             raise load_error("the function", exc) from exc
         return fn
@@ -46,14 +48,27 @@ def load_target(stream: Buffer, fresh: bool, parts: Mapping[bytes, Payload] = NO
 def load_global(name: str, payload: Payload) -> Any:
     """The value of a global of the script. Raises SerializationError."""
     try:
-        return load(payload)
+        if isinstance(payload, bytes):
+            return loads(payload)
+        stream, *buffers = buffers_of(payload)
+        return loads(stream, _writable(buffers))
     except Exception as exc:
         raise load_error(f"the global {name!r} of the script", exc) from exc
 
 
-def loads(stream: bytes) -> Any:
-    """What a pickle inside of another one holds. Raises whatever unpickling raises."""
-    return pickle.loads(stream)
+class ScriptUnpickler(pickle.Unpickler):
+    """For pickles that refer to globals of the script: see `SharingPickler.persistent_id`."""
+
+    find_global: Callable[[str, str], Any]
+    """Set by `script.makers`: a program's token and a name, to the value."""
+
+    def persistent_load(self, place: tuple[str, str]) -> Any:
+        return self.find_global(*place)
+
+
+def loads(stream: Buffer, buffers: Iterable[Buffer] = ()) -> Any:
+    """What a pickle of the script's functions, classes and globals holds. Raises whatever unpickling raises."""
+    return ScriptUnpickler(io.BytesIO(stream), buffers=buffers).load()
 
 
 def own_buffer(payload: Payload) -> Buffer:
@@ -67,10 +82,13 @@ def load(payload: Payload) -> Any:
     if isinstance(payload, bytes):
         return pickle.loads(payload)
     stream, *buffers = buffers_of(payload)
+    return pickle.loads(stream, buffers=_writable(buffers))
+
+
+def _writable(buffers: Iterable[Buffer]) -> list[Buffer]:
     # Pickle itself knows which objects were read-only; what it is given must be writable, as everything is
     # that was pickled in band.
-    writable = [bytearray(part) if memoryview(part).readonly else part for part in buffers]
-    return pickle.loads(stream, buffers=writable)
+    return [bytearray(part) if memoryview(part).readonly else part for part in buffers]
 
 
 def error(message: str, *causes: BaseException) -> SerializationError:

@@ -27,7 +27,7 @@ from jobrunner.script.entries import (
     packed_outline,
 )
 from jobrunner.script.looks import Look, Looker, dump
-from jobrunner.script.modes import GLOBAL, PLAIN
+from jobrunner.script.modes import GLOBAL, TARGET
 from jobrunner.script.origin import Origin
 from jobrunner.script.pickler import digest_of, pickled
 from jobrunner.script.unchanged import Unchanged
@@ -63,6 +63,8 @@ class _Known(NamedTuple):
     """A definition, and what was seen when it was made."""
 
     looks: dict[str, Look]
+    pickles: bool
+    """Something in it may have changed inside, and was pickled to find that out."""
     globals: int
     modules: int
     defined: Defined
@@ -79,7 +81,6 @@ class _Listed(NamedTuple):
     """An entry, and what was seen when it was made."""
 
     look: Look
-    value: Any
     entry: Entry
     noted: list[Any]
     part: Part | None
@@ -92,6 +93,8 @@ class Catalogue:
         self._origin = origin
         self._lock = threading.RLock()
         self._listed: dict[str, _Listed] = {}
+        self._values: dict[str, Any] = {}
+        """The values of the globals that are listed."""
         self._known: dict[Any, _Known] = {}
         self._quick: dict[int, _Quick] = {}
         self._serial = 0
@@ -114,26 +117,35 @@ class Catalogue:
         large globals.
         """
         if target is None:
-            known = self._quick.get(id(fn))
-            if known is not None and not names and known.look.fn is fn and known.look.holds():
-                return known.defined
+            quick = self._quick.get(id(fn))
+            if quick is not None and not names and quick.look.fn is fn and quick.look.holds():
+                return quick.defined
         looker = Looker(self._origin, by_value)
         with self._lock:
             if target is not None:
+                self._origin.begin(self._values)
                 return self._define_other(looker, names, target, store, key, fresh)
-            own = looker.at_function(fn)
-            looks = self._look_at(looker, {"": own}, [*own.names, *names])
             key = id(fn.__code__), frozenset(names)
-            before = self._known.get(key)
-            if before is not None and self._is_current(before, looks):
-                return self._quickly(fn, looks, before.defined)
+            known = self._known.get(key)
+            before = () if known is None else known.looks
+            if known is not None and not known.pickles:
+                own = looker.at_function(fn)
+                looks = self._look_at(looker, {"": own}, [*own.names, *names, *before])
+                if self._is_current(known, looks):
+                    return self._quickly(fn, looks, known.defined)
+            self._origin.begin(self._values)
+            own = looker.at_function(fn)
+            looks = self._look_at(looker, {"": own}, [*own.names, *names, *before])
+            if known is not None and self._is_current(known, looks):
+                return known.defined
             place = self._origin.place(fn)
             if place is not None:
                 looks |= self._look_at(looker, looks, [place.partition(".")[0]])
-                defined = self._made(looks, store, place=place)
+                defined = self._made(looker, looks, store, place=place)
             else:
-                made = pickled(fn, PLAIN)
-                defined = self._made(looks, store, made.stream, made.noted)
+                made = pickled(fn, TARGET)
+                looks = self._look_at(looker, looks, made.names)
+                defined = self._made(looker, looks, store, made.stream, made.noted)
             self._keep(key, looks, defined)
             return self._quickly(fn, looks, defined)
 
@@ -158,11 +170,11 @@ class Catalogue:
     ) -> Defined:
         place = key, frozenset(names)
         known = None if key is None else self._known.get(place)
-        if known is not None and self._is_current(known, self._look_at(looker, {}, names)):
+        if known is not None and self._is_current(known, self._look_at(looker, {}, [*names, *known.looks])):
             return known.defined
         stream, noted, needed = target()
         looks = self._look_at(looker, {}, [*needed, *names])
-        defined = self._made(looks, store, stream, noted, fresh=fresh)
+        defined = self._made(looker, looks, store, stream, noted, fresh=fresh)
         if key is not None:
             self._keep(place, looks, defined)
         return defined
@@ -170,7 +182,8 @@ class Catalogue:
     def _keep(self, key: Any, looks: dict[str, Look], defined: Defined) -> None:
         if len(self._known) >= MAX_DEFINITIONS:
             self._known.clear()
-        self._known[key] = _Known(looks, len(self._origin.variables), len(sys.modules), defined)
+        pickles = any(look.digests for look in looks.values())
+        self._known[key] = _Known(looks, pickles, len(self._origin.variables), len(sys.modules), defined)
 
     def _is_current(self, known: _Known, looks: dict[str, Look]) -> bool:
         before = known.looks
@@ -191,7 +204,7 @@ class Catalogue:
                 continue
             value = variables[name]
             try:
-                found[name] = look = looker.at(value)
+                found[name] = look = looker.at(value, name)
             except Exception as exc:
                 raise Unpicklable(name, value, exc) from exc
             waiting += look.names
@@ -203,7 +216,7 @@ class Catalogue:
         """The entry of a global; `store` takes it if it is large. Raises Unpicklable."""
         value = self._origin.variables[name]
         known = self._listed.get(name)
-        if known is not None and known.value is value and look.same(known.look):
+        if known is not None and self._values[name] is value and look.same(known.look):
             return known
         received = self._received(name, look)
         if received is not None:
@@ -225,9 +238,10 @@ class Catalogue:
             stored = None if store is None else store((made.stream, *buffers))
             part = Part(version, (made.stream, *map(bytes, buffers)) if stored is None else stored)
         needs = tuple(dict.fromkeys((*made.names, *look.names)))
-        entry = Entry(name, version, None if part else made.stream, needs, kind)
+        entry = Entry(name, version, None if part else made.stream, needs, kind, tuple(made.shares))
         look.pickle, look.buffers = None, []
-        listed = self._listed[name] = _Listed(look, value, entry, made.noted, part)
+        self._values[name] = value
+        listed = self._listed[name] = _Listed(look, entry, made.noted, part)
         return listed
 
     def _is_made_by(self, name: str, value: Any) -> bool:
@@ -243,14 +257,15 @@ class Catalogue:
         entry = standin.received.get(name)
         if entry is None or entry.stream is None:
             return None
-        value = self._origin.variables[name]
-        made = self._listed[name] = _Listed(look, value, entry, [], None)
+        self._values[name] = self._origin.variables[name]
+        made = self._listed[name] = _Listed(look, entry, [], None)
         return made
 
     # --- definitions --------------------------------------------------------------------------------------------
 
     def _made(
         self,
+        looker: Looker,
         looks: dict[str, Look],
         store: Store | None,
         target: bytes | None = None,
@@ -259,7 +274,7 @@ class Catalogue:
         place: str | None = None,
         fresh: bool = False,
     ) -> Defined:
-        listed = [self.listed(name, look, store) for name, look in looks.items() if name]
+        listed = self._listed_all(looker, looks, store)
         eager = any(look.eager for look in looks.values())
         image = self._imaged(store)
         parts = [one.part for one in listed if one.part is not None]
@@ -280,6 +295,18 @@ class Catalogue:
             tuple(parts),
             [*noted, *(thing for one in listed for thing in one.noted)],
         )
+
+    def _listed_all(self, looker: Looker, looks: dict[str, Look], store: Store | None) -> list[_Listed]:
+        """The entries of what was looked at, and of what only their pickles refer to, which joins `looks`."""
+        listed = []
+        waiting = [name for name in looks if name]
+        while waiting:
+            listed += [self.listed(name, looks[name], store) for name in waiting]
+            known = len(looks)
+            for one in listed[-len(waiting) :]:
+                looks.update(self._look_at(looker, looks, one.entry.shares))
+            waiting = list(looks)[known:]
+        return listed
 
     def _imaged(self, store: Store | None) -> Part | None:
         """The script as a whole, as it is now."""

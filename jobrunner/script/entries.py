@@ -21,6 +21,8 @@ class Entry(NamedTuple):
     """Globals that have to be there when it is used."""
     kind: str
     """`FUNCTION`, `CLASS` or `VALUE`."""
+    shares: tuple[str, ...] = ()
+    """Those of `needs` that are objects inside of it, without which it cannot be loaded."""
 
 
 FUNCTION = "f"

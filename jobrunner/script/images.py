@@ -34,21 +34,24 @@ _MAX_ITEMS = 1000
 
 def entries(catalogue: Catalogue, looker: Looker, store: Store | None) -> tuple[Entry, ...]:
     """The entries of all globals that belong into the image."""
-    found = []
+    variables = dict(looker.origin.variables)
+    found: dict[str, Entry] = {}
     left = MAX_BYTES
-    for name, value in list(looker.origin.variables.items()):
-        if (name.startswith("__") and name.endswith("__")) or not _belongs(value):
+    waiting = [name for name, value in variables.items() if _belongs(value)]
+    for name in waiting:  # it grows meanwhile
+        if name in found or name not in variables or (name.startswith("__") and name.endswith("__")):
             continue
         try:
-            entry = catalogue.listed(name, looker.at(value), store).entry
+            entry = catalogue.listed(name, looker.at(variables[name], name), store).entry
         except Exception:
             continue
         left -= len(entry.stream or b"")
         if left < 0:
             break
         if entry.stream is not None:
-            found.append(entry)
-    return tuple(found)
+            found[name] = entry
+            waiting += entry.shares  # what its pickle refers to by name
+    return tuple(found.values())
 
 
 def _belongs(value: Any) -> bool:

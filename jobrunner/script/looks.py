@@ -7,7 +7,10 @@ see whether they have changed; their large buffers are hashed where they lie, 40
 
 from __future__ import annotations
 
+import re
 import types
+from collections.abc import Mapping
+from enum import EnumMeta
 from functools import lru_cache
 from operator import is_
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
@@ -29,7 +32,18 @@ from jobrunner.script.pickler import (
 )
 
 UNFOLLOWED = frozenset(
-    ("globals", "vars", "locals", "eval", "exec", "__main__", "__mp_main__", "import_module")
+    (
+        "globals",
+        "vars",
+        "locals",
+        "dir",
+        "eval",
+        "exec",
+        "__main__",
+        "__mp_main__",
+        "import_module",
+        "__subclasses__",
+    )
 )
 """Names in code that may look for globals in ways that cannot be followed."""
 
@@ -93,15 +107,17 @@ class Look:
 class Looker:
     """Looks at things of one script. Methods raise whatever pickling raises."""
 
-    __slots__ = ("_by_value", "_look", "origin")
+    __slots__ = ("_by_value", "_inside", "_look", "origin")
 
     def __init__(self, origin: Origin, by_value: frozenset[str]) -> None:
         self.origin = origin
         self._by_value = by_value
         self._look: Look
+        self._inside: set[int] = set()
+        """The ids of the functions and classes that are being looked at: each may lead to itself again."""
 
-    def at(self, value: Any) -> Look:
-        """Look at a global's value."""
+    def at(self, value: Any, name: str | None = None) -> Look:
+        """Look at a global's value; `name` is given where its entry makes it under that name."""
         look = self._look = Look()
         kind = type(value)
         if kind in ATOMS:
@@ -109,7 +125,7 @@ class Looker:
         elif kind is FunctionType or isinstance(value, type) or kind is _CACHED:
             self._part(value)
         elif not self._is_fixed(value):
-            self._whole(value)
+            self._whole(value, name)
         return look
 
     def at_function(self, fn: FunctionType) -> Look:
@@ -173,6 +189,16 @@ class Looker:
         return True
 
     def _function(self, fn: FunctionType) -> None:
+        if id(fn) in self._inside:
+            self._look.facts.append(fn)
+            return
+        self._inside.add(id(fn))
+        try:
+            self._function_itself(fn)
+        finally:
+            self._inside.discard(id(fn))
+
+    def _function_itself(self, fn: FunctionType) -> None:
         look = self._look
         facts = look.facts
         code = fn.__code__
@@ -192,25 +218,45 @@ class Looker:
                 contents = cell.cell_contents
             except ValueError:
                 contents = EMPTY
-            if contents is not fn:
-                self._part(contents)
-        for values in (fn.__kwdefaults__, annotations_of(fn), fn.__dict__):
+            self._part(contents)
+        annotations = annotations_of(fn)
+        self._annotated(annotations)
+        for values in (fn.__kwdefaults__, annotations, fn.__dict__):
             facts.append(_BEGIN)
             for name, value in (values or {}).items():
                 facts.append(name)
-                if value is not fn:
-                    self._part(value)
+                self._part(value)
+
+    def _annotated(self, annotations: Mapping[str, Any] | None) -> None:
+        """Note the classes that annotations name which are texts: libraries look them up."""
+        variables = self.origin.variables
+        for text in (annotations or {}).values():
+            if type(text) is str:
+                for name in names_in_annotation(text):
+                    if isinstance(variables.get(name), type):
+                        self._look.names[name] = None
 
     def _class(self, cls: type) -> None:
+        if id(cls) in self._inside:
+            self._look.facts.append(cls)
+            return
+        self._inside.add(id(cls))
+        try:
+            self._class_itself(cls)
+        finally:
+            self._inside.discard(id(cls))
+
+    def _class_itself(self, cls: type) -> None:
         facts = self._look.facts
         facts += (_BEGIN, cls, type(cls), cls.__qualname__)
         for base in cls.__bases__:
             self._part(base)
         if type(cls) is not type:
             self._part(type(cls))
+        self._annotated(vars(cls).get("__annotations__"))
         for name, value in vars(cls).items():
             facts.append(name)
-            if name in _DERIVED or type(value) is cls:
+            if name in _DERIVED or (type(value) is cls and isinstance(cls, EnumMeta)):
                 facts.append(value)
             else:
                 self._part(value)
@@ -221,8 +267,8 @@ class Looker:
         made, buffers = dump(value)
         self._note(made, buffers)
 
-    def _whole(self, value: Any) -> None:
-        made, buffers = dump(value)
+    def _whole(self, value: Any, name: str | None) -> None:
+        made, buffers = dump(value, GLOBAL, name)
         self._look.pickle, self._look.buffers = made, buffers
         self._note(made, buffers)
 
@@ -249,6 +295,13 @@ def dump(value: Any, mode: Mode = GLOBAL, entry: str | None = None) -> tuple[Pic
     buffers: list[memoryview] = []
     return pickled(value, mode, apart_from(OUT_OF_BAND, buffers), entry), buffers
 
+
+@lru_cache(MAX_CODES)
+def names_in_annotation(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_NAME.findall(text)))
+
+
+_NAME = re.compile(r"\b[^\W\d]\w*")
 
 _unfollowed: dict[CodeType, bool] = {}
 

@@ -6,20 +6,46 @@ soon as they exist, before their contents are loaded, since these may refer to t
 
 from __future__ import annotations
 
+import contextlib
+import copyreg
 import functools
 import marshal
 import threading
 import types
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from jobrunner.loading import loads
+from jobrunner.loading import ScriptUnpickler, loads
 from jobrunner.script import standin
+from jobrunner.script.program import NAMES
 
 EMPTY = "jobrunner: an empty cell"
 """Stands for what a closure's empty cell holds."""
+
+
+# --- values ---------------------------------------------------------------------------------------------
+
+
+def global_value(token: str, entry: str, make: Callable[..., Any], *args: Any) -> Any:
+    """A global without its contents, which may refer to it by its name."""
+    made = standin.variables_of(token)[entry] = make(*args)
+    return made
+
+
+def set_attributes(made: Any, attributes: dict[str, Any]) -> None:
+    """Without asking the object for a `__setstate__`: a proxy asks for what it stands for, which is not there yet."""
+    vars(made).update(attributes)
+
+
+def global_of(token: str, name: str) -> Any:
+    """The value of a global that is found inside of another one."""
+    return getattr(standin.module_of(token), name)
+
+
+ScriptUnpickler.find_global = staticmethod(global_of)
 
 
 # --- functions ------------------------------------------------------------------------------------------
@@ -68,10 +94,12 @@ def script_class(token: str, entry: str, skeleton: bytes, make: Callable[..., ty
     return standin.of_token(token).made_class(entry, skeleton, make, arguments)
 
 
-def set_script_class(made: type, state: tuple[str, str, list[tuple[str, bytes, bytes]]]) -> None:
+def set_script_class(
+    made: type, state: tuple[str, str, list[tuple[str, bytes, bytes]], int, dict[str, type]]
+) -> None:
     """Set those attributes that another version was received of, each from a pickle of its own."""
-    token, entry, attributes = state
-    standin.of_token(token).set_class(entry, made, attributes)
+    token, entry, attributes, functions, containers = state
+    standin.of_token(token).set_class(entry, made, attributes, functions, containers)
 
 
 def set_attribute(made: type, name: str, value: Any) -> None:
@@ -79,24 +107,106 @@ def set_attribute(made: type, name: str, value: Any) -> None:
     if name == "_abc_impl":
         for subclass in value:
             made.register(subclass)  # type: ignore[attr-defined]
+    elif name == REDUCE:
+        copyreg.pickle(made, value)
+    elif name == MEMBERS:
+        for member, attributes in value.items():
+            found: Any = made[member]  # type: ignore[index]
+            found.__dict__.update(attributes)
     else:
         setattr(made, name, value)
 
 
 def new_class(name: str, metaclass: Any, bases: tuple[Any, ...], namespace: dict[str, Any]) -> type:
-    """A class of that kind with nothing in it but `namespace`."""
-    return types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
+    """A class of that kind with nothing in it but `namespace`.
+
+    What the script has to say about new classes (a metaclass, `__init_subclass__`) has been said in the program, and
+    what came of it arrives with the attributes: here it would be said twice, and of a class that has none yet. What
+    libraries have to say is heard, unless they ask for more than there is.
+    """
+    try:
+        with _unheard(bases, NAMES):
+            return _class_of_kind(name, metaclass, bases, namespace)
+    except TypeError:
+        with _unheard(bases, None):
+            return _class_of_kind(name, metaclass, bases, namespace)
 
 
-def new_enum(name: str, bases: tuple[Any, ...], qualname: str, module: str, members: dict[str, Any]) -> type:
-    """An enumeration with its members."""
+def _class_of_kind(name: str, metaclass: Any, bases: tuple[Any, ...], namespace: dict[str, Any]) -> type:
+    if metaclass.__module__ not in NAMES:
+        return types.new_class(name, bases, {"metaclass": metaclass}, lambda ns: ns.update(namespace))
+    kind = next(base for base in metaclass.__mro__ if base.__module__ not in NAMES)
+    resolved = types.resolve_bases(bases)
+    contents = kind.__prepare__(name, resolved)
+    contents.update(namespace)
+    if resolved is not bases:
+        contents["__orig_bases__"] = bases
+    made: type = kind.__new__(metaclass, name, resolved, contents)
+    return made
+
+
+@contextlib.contextmanager
+def _unheard(bases: tuple[Any, ...], modules: tuple[str, ...] | None) -> Iterator[None]:
+    """Have no class of these modules (None: of any) hear of its new subclass."""
+    hooks: dict[type, Any] = {}
+    for base in bases:
+        for cls in getattr(base, "__mro__", ()):
+            if "__init_subclass__" not in vars(cls) or not cls.__flags__ & _HEAP_TYPE:
+                continue
+            if modules is None or cls.__module__ in modules:
+                hooks[cls] = vars(cls)["__init_subclass__"]
+    with _lock:
+        try:
+            for cls in hooks:
+                type.__delattr__(cls, "__init_subclass__")
+            yield
+        finally:
+            for cls, hook in hooks.items():
+                type.__setattr__(cls, "__init_subclass__", hook)
+
+
+_HEAP_TYPE = 1 << 9
+"""Among the flags of a class: its attributes can be set."""
+
+REDUCE = "jobrunner: reduce"
+"""Stands, among the attributes of a class, for what `copyreg` was told of it."""
+
+MEMBERS = "jobrunner: members"
+"""Stands, among the attributes of an enumeration, for what its members have as attributes of their own."""
+
+
+def new_enum(
+    name: str,
+    bases: tuple[Any, ...],
+    qualname: str,
+    module: str,
+    members: dict[str, Any],
+    data: dict[Any, Any] | None,
+) -> type:
+    """An enumeration with its members, aliases among them; where `__new__` is its own, `data` says by value what of."""
     metaclass: Any = type(bases[-1])
     namespace = metaclass.__prepare__(name, bases)
     for member, value in members.items():
         namespace[member] = value
-    made: type = metaclass.__new__(metaclass, name, bases, namespace)
+    if data is not None:
+        mixed: Any = next((base for kind in bases for base in kind.__mro__ if base in DATA_TYPES), object)
+        values = iter(data.items())
+
+        def new(cls: Any, *_args: Any) -> Any:
+            value, content = next(values)
+            made = mixed.__new__(cls, *content)
+            made._value_ = value
+            return made
+
+        namespace["__new__"] = new
+    with _unheard(bases, NAMES):
+        made: type = metaclass.__new__(metaclass, name, bases, namespace)
     made.__module__, made.__qualname__ = module, qualname
     return made
+
+
+DATA_TYPES = (int, float, str, bytes)
+"""Members of enumerations may be of these kinds besides."""
 
 
 # --- other classes that travel by value -------------------------------------------------------------------
@@ -165,6 +275,14 @@ def single_dispatch(wrapped: Callable[..., Any], registry: list[tuple[type, Call
     made = functools.singledispatch(wrapped)
     for cls, implementation in registry:
         made.register(cls, implementation)
+    return made
+
+
+def new_type(name: str, module: str, supertype: Any) -> Any:
+    """What `typing.NewType` makes."""
+    make: Any = typing.NewType
+    made = make(name, supertype)
+    made.__module__ = module
     return made
 
 

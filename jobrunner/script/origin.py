@@ -2,23 +2,71 @@
 
 from __future__ import annotations
 
-from types import FunctionType, ModuleType
+from collections.abc import Iterator, Mapping
+from sys import getrefcount
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+from jobrunner.facts import ATOMS
 from jobrunner.script import program, standin
 from jobrunner.script.program import NAMES, Program
+
+_NEVER_SHARED = ATOMS | {BuiltinFunctionType, ModuleType, type}
+"""Kinds whose globals are told by their value or go by their name anyway."""
+
+
+def _count_of_one() -> int:
+    """What `getrefcount` says, in a loop over the items of a dictionary, of a value that nobody else has."""
+    variables: dict[str, Any] = {"": object()}
+    for _name, value in reversed(list(variables.items())):
+        return getrefcount(value)
+    raise AssertionError
+
+
+_ALONE = _count_of_one()
 
 
 class Origin:
     """The script's module in this process, and what others know of it."""
 
-    __slots__ = ("module", "program", "standin", "variables")
+    __slots__ = ("module", "program", "shared", "standin", "variables")
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
         self.variables = _globals_of(module)
         self.standin = standin.current()
         self.program: Program = program.described(module) if self.standin is None else self.standin.program
+        self.shared: dict[int, str] = {}
+        """By the id of its value, each global to which more than its name may refer."""
+
+    def begin(self, kept: Mapping[str, Any]) -> None:
+        """A definition is made now: find the globals that others may hold inside, such as a default of a function.
+
+        Counts of references tell who cannot be among them. A count that is high for another reason costs time only.
+        `kept` are the values that the catalogue has, by name, which is one reference more to each.
+        """
+        self.shared = dict(self._find_shared(kept))
+
+    def _find_shared(self, kept: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+        count, alone = getrefcount, _ALONE
+        # Backwards, so that the first name of a value remains.
+        for name, value in reversed(list(self.variables.items())):
+            if count(value) <= alone + (kept.get(name) is value):
+                continue
+            kind = type(value)
+            if kind in _NEVER_SHARED or isinstance(value, type):
+                continue
+            if kind is FunctionType and (
+                value.__globals__ is not self.variables or self.place(value) is not None
+            ):
+                continue  # it goes by its name anyway
+            if not (name.startswith("__") and name.endswith("__")):
+                yield id(value), name
+
+    def shared_name(self, value: Any) -> str | None:
+        """The global that is this very object, if it is one of those that others may hold."""
+        name = self.shared.get(id(value))
+        return name if name is not None and self.variables.get(name) is value else None
 
     def has(self, value: Any) -> bool:
         """Whether a function or class is one of the script: under a name of it, or made by its code."""

@@ -7,19 +7,25 @@ knows is left as it is (cloudpickle sets its attributes anew), and that code kee
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import io
 import marshal
 import pickle
+import struct
 import types
 import typing
+import weakref
 from collections.abc import Callable
 from contextvars import Context, ContextVar
+from enum import Enum
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+from jobrunner.facts import ATOMS
 from jobrunner.script import makers, origin
-from jobrunner.script.modes import PLAIN, Mode
+from jobrunner.script.modes import GLOBAL, PLAIN, Mode
+from jobrunner.script.program import NAMES
 
 PROTOCOL = 5
 MARSHAL_VERSION = 2
@@ -38,6 +44,8 @@ class Pickled(NamedTuple):
     """Objects that may be in it by their name alone."""
     by_value: bool
     """It holds code, so that its reader needs this version of Python."""
+    shares: dict[str, None]
+    """Those of `names` that are objects inside of it."""
 
 
 NOTHING = object()
@@ -49,24 +57,50 @@ def pickled(
 ) -> Pickled:
     """Pickle `value`; as the global `entry` of the script, if that is given. Raises whatever pickling raises."""
     file = io.BytesIO()
-    pickler = pickler_class()(file, PROTOCOL, callback)
+    pickler = pickler_class(mode.shares and not _holds_atoms(value))(file, PROTOCOL, callback)
     pickler.prepare(mode, value, entry)
+    if entry is not None and type(value) in (list, dict):
+        value = pickler.whole = _Container(value)
     pickler.dump(value)
-    return Pickled(file.getvalue(), pickler.names, pickler.noted, pickler.by_value)
+    return Pickled(file.getvalue(), pickler.names, pickler.noted, pickler.by_value, pickler.shares)
+
+
+_NEW: Any = vars(copyreg)["__newobj__"]
+"""What pickles call for an object without its contents."""
+
+
+class _Container:
+    """Stands for a list or dictionary that is a global, which plain pickle does not ask about."""
+
+    def __init__(self, value: list[Any] | dict[Any, Any]) -> None:
+        self.value = value
+
+
+def _holds_atoms(value: Any) -> bool:
+    """Whether it is a list of numbers and texts, which may be long."""
+    return type(value) is list and ATOMS.issuperset(map(type, value))
+
+
+def pickler_class(shares: bool = False) -> Any:
+    """The pickler; `shares` where globals may be found in what it pickles, see `Mode`."""
+    source = origin.of_this_process() if shares else None
+    return _pickler_classes()[0 if source is None or not source.shared else 1]
 
 
 @functools.cache
-def pickler_class() -> Any:
-    """A class whose base is imported when the first object needs it."""
+def _pickler_classes() -> tuple[Any, Any]:
+    """Two classes whose base is imported when the first object needs it."""
     import cloudpickle
     from cloudpickle import cloudpickle as inner
 
     class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         def prepare(self, mode: Mode, top: Any, entry: str | None) -> None:
             self.mode = mode
+            self.whole = top
             self.top: Any = NOTHING if entry is None else top
             self.entry = entry
             self.names: dict[str, None] = {}
+            self.shares: dict[str, None] = {}
             self.noted: list[Any] = []
             self.by_value = False
             self.open_classes: list[type] = []
@@ -83,9 +117,36 @@ def pickler_class() -> Any:
                 reduced = NotImplemented if special is None else special(self, value)
                 if reduced is NotImplemented:
                     reduced = super().reducer_override(value)
+                if reduced is NotImplemented and (value is self.top or kind is _Container):
+                    return self.reduce_global(value)
             if reduced is NotImplemented:
                 self.noted.append(value)
             return reduced
+
+        # --- values ---
+
+        def reduce_global(self, value: Any) -> Any:
+            """A global that is neither function nor class: it is there under its name before its contents are."""
+            kind, entry = type(value), self.entry
+            self.top = NOTHING
+            assert self.origin is not None
+            token = self.origin.program.token
+            if kind is _Container:
+                held = value.value
+                items = (iter(held), None) if type(held) is list else (None, iter(held.items()))
+                return makers.global_value, (token, entry, type(held)), None, *items
+            self.noted.append(value)
+            reduce = self.dispatch_table.get(kind)
+            reduced = value.__reduce_ex__(PROTOCOL) if reduce is None else reduce(value)
+            if isinstance(reduced, str):
+                if reduced != entry or pickle.whichmodule(value, reduced) not in NAMES:  # type: ignore[attr-defined]
+                    return reduced
+                reduced = _NEW, (kind,), getattr(value, "__dict__", None)  # here it is made
+            make, arguments, *contents = reduced
+            state, *others = contents or [None]
+            if type(state) is dict and others in ([], [None, None]) and not hasattr(kind, "__setstate__"):
+                contents = [state, None, None, makers.set_attributes]
+            return makers.global_value, (token, entry, make, *arguments), *contents
 
         # --- functions ---
 
@@ -94,6 +155,8 @@ def pickler_class() -> Any:
             if source is not None and source.has(value):
                 entry = self.entry_of(value)
                 if entry is None and self.refers_to(value):
+                    if self.mode.shares:  # where it changes it becomes another object, and a class does not
+                        self.shares[value.__qualname__.partition(".")[0]] = None
                     return NotImplemented
                 self.by_value = True
                 return self.script_function(value, entry)
@@ -158,16 +221,22 @@ def pickler_class() -> Any:
         def script_class(self, value: type, entry: str) -> Any:
             self.by_value = True
             make, arguments, contents = class_parts(value)
+            reduce = copyreg.dispatch_table.get(value)
+            if reduce is not None:
+                contents[makers.REDUCE] = reduce
             assert self.origin is not None
             token = self.origin.program.token
-            inside = Mode(locks=True, inside=f"{value.__qualname__}.")
+            inside = GLOBAL._replace(inside=f"{value.__qualname__}.")
             built = self.piece(arguments, inside)
             attributes = []
             for name, attribute in contents.items():
                 stream = self.piece(attribute, inside)
                 attributes.append((name, digest(stream), stream))
             made = token, entry, digest(built), make, arguments
-            return makers.script_class, made, (token, entry, attributes), None, None, makers.set_script_class
+            functions = sum(map(_is_code, contents.values()))
+            kinds = {name: type(item) for name, item in contents.items() if type(item) in (list, dict, set)}
+            state = token, entry, attributes, functions, kinds
+            return makers.script_class, made, state, None, None, makers.set_script_class
 
         def local_class(self, value: type) -> Any:
             make, arguments, contents = class_parts(value)
@@ -183,6 +252,7 @@ def pickler_class() -> Any:
             pickler.open_classes = self.open_classes + ([] if open_class is None else [open_class])
             pickler.dump(value)
             self.names.update(pickler.names)
+            self.shares.update(pickler.shares)
             self.noted += pickler.noted
             self.by_value = self.by_value or pickler.by_value
             return file.getvalue()
@@ -210,7 +280,18 @@ def pickler_class() -> Any:
             self.names[place.partition(".")[0]] = None
             return True
 
-    return ScriptPickler
+    class SharingPickler(ScriptPickler):
+        """Asked about each object, numbers in lists too, which takes time: only where some global may be among them."""
+
+        def persistent_id(self, value: Any) -> Any:
+            source: Any = self.origin
+            name = source.shared_name(value)
+            if name is None or (value is self.whole and self.entry in (None, name)):
+                return None  # what refers to it from inside finds it under its name, or in the pickle
+            self.names[name] = self.shares[name] = None
+            return source.program.token, name
+
+    return ScriptPickler, SharingPickler
 
 
 # --- what functions consist of --------------------------------------------------------------------------------------
@@ -290,16 +371,18 @@ def _codes_in(code: CodeType) -> list[CodeType]:
 
 def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict[str, Any]]:
     """What makes the class with nothing in it, the arguments, and its attributes, functions first."""
-    from enum import Enum
-
     from cloudpickle import cloudpickle as inner
 
     if issubclass(value, Enum):
         contents, _ = inner._enum_getstate(value)
-        members = {member.name: member.value for member in value}
-        made = (value.__name__, value.__bases__, value.__qualname__, value.__module__, members)
+        members = {name: member.value for name, member in value.__members__.items()}
+        data = _data_of(value) if isinstance(getattr(value, "__new_member__", None), FunctionType) else None
+        made = (value.__name__, value.__bases__, value.__qualname__, value.__module__, members, data)
         for name in value.__members__:
             contents.pop(name, None)
+        attributes = {member.name: _own_attributes(member) for member in value}
+        if any(attributes.values()):
+            contents[makers.MEMBERS] = attributes
         return makers.new_enum, made, _in_order(contents)
     slots = value.__dict__.get("__slots__")
     contents, _ = inner._class_getstate(value)
@@ -315,6 +398,29 @@ def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict
         bases = value.__bases__
     arguments = value.__name__, type(value), bases, namespace
     return makers.new_class, arguments, _in_order(contents)
+
+
+def _data_of(enumeration: type[Enum]) -> dict[Any, tuple[Any, ...]]:
+    """By the values of the members, what they are besides: a number, a text."""
+    kind: Any = next((base for base in enumeration.__mro__ if base in makers.DATA_TYPES), None)
+    return {member.value: () if kind is None else (_plain(kind, member),) for member in enumeration}
+
+
+def _plain(kind: type, member: Any) -> Any:
+    """The number or text that a member is, without asking its own methods."""
+    if kind is bytes:
+        return bytes.__getitem__(member, slice(None))
+    if kind is str:
+        return str.__str__(member)
+    return int.__int__(member) if kind is int else float.__float__(member)
+
+
+def _own_attributes(member: Enum) -> dict[str, Any]:
+    return {name: value for name, value in vars(member).items() if name not in _MEMBER_ATTRIBUTES}
+
+
+_MEMBER_ATTRIBUTES = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_"))
+"""What Python itself gives to each member of an enumeration."""
 
 
 def _in_order(contents: dict[str, Any]) -> dict[str, Any]:
@@ -346,6 +452,18 @@ def _context_var(pickler: Any, value: ContextVar[Any]) -> Any:
         return makers.context_var, (value.name, False, None)
 
 
+def _new_type(pickler: Any, value: Any) -> Any:
+    if pickler.entry_of(value) is None and (value.__module__ not in NAMES or pickler.refers_to(value)):
+        return NotImplemented
+    return makers.new_type, (value.__name__, value.__module__, value.__supertype__)
+
+
+def _weak_reference(pickler: Any, value: weakref.ref[Any]) -> Any:
+    """Alive there as long as something else holds what it refers to, a global say."""
+    held = value()
+    return NotImplemented if held is None else (weakref.ref, (held, value.__callback__))
+
+
 def _code(pickler: Any, value: CodeType) -> Any:
     pickler.by_value = True
     stream = _marshalled(value)
@@ -375,6 +493,12 @@ def _special() -> dict[type, Callable[[Any, Any], Any]]:
         ContextVar: _context_var,
         CodeType: _code,
         ModuleType: _module,
+        struct.Struct: lambda pickler, value: (struct.Struct, (value.format,)),
+        weakref.ref: _weak_reference,
+        weakref.WeakValueDictionary: lambda pickler, value: (weakref.WeakValueDictionary, (dict(value),)),
+        weakref.WeakKeyDictionary: lambda pickler, value: (weakref.WeakKeyDictionary, (dict(value),)),
+        weakref.WeakSet: lambda pickler, value: (weakref.WeakSet, (list(value),)),
+        typing.NewType: _new_type,
         type(threading.Lock()): _lock,
         type(threading.RLock()): _rlock,
         threading.local: lambda pickler, value: (makers.thread_local, (type(value),)),

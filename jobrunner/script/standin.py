@@ -6,13 +6,14 @@ package for what it is filled with, and when.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobrunner.loading import load_global, loads
 from jobrunner.script.entries import (
@@ -46,6 +47,19 @@ class ScriptModule(ModuleType):
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
 
+class _Unfilled(NamedTuple):
+    """A class that was made, and its attributes: name, version and pickle of each."""
+
+    name: str
+    made: type
+    functions: list[tuple[str, bytes, bytes]]
+    others: list[tuple[str, bytes, bytes]]
+    containers: dict[str, type]
+    """Of those, the lists, dictionaries and sets."""
+    renewed: list[bytes]
+    """Names of globals that are other objects by now than when it was last filled."""
+
+
 class Script:
     """The stand-in for one program's script. Calls come from one thread at a time, look-ups from any."""
 
@@ -62,10 +76,24 @@ class Script:
         self.image_part: Part | None = None
         """The image that was received last: the calls of calls bring it along."""
         self._serial = -1
+        self._loads: dict[str, int] = {}
+        """By name, how often an entry has been loaded."""
+        self._holds: dict[str, dict[str, int]] = {}
+        """By name, the loads of the globals that are objects inside of what was loaded."""
         self._pending: dict[str, tuple[Entry, Parts]] = {}
         self._in_image: dict[str, Entry] = {}
         self._attributes: dict[str, tuple[bytes, dict[str, bytes]]] = {}
         """Of classes, by name: how it is built, and the version of each attribute that was received last."""
+        self._loading: list[str] = []
+        """Globals that are being loaded, each for the one before it."""
+        self._building: list[str] = []
+        """Classes that are being made, whose attributes nothing may refer to yet."""
+        self._unfilled: list[_Unfilled] = []
+        """Classes that were made, and get their attributes when nothing is being made."""
+        self._later: list[tuple[type, str, bytes, dict[str, bytes], bytes]] = []
+        """Attributes that refer to globals that are being loaded."""
+        self._met_itself = False
+        """A global that is being loaded was asked for, and is not there yet."""
         self._last: Outline | None = None
         self._lock = threading.RLock()
 
@@ -83,7 +111,9 @@ class Script:
             self._load_all(outline.entries, parts)
             if outline.eager:
                 for name in list(self._in_image):
-                    self.find(name)
+                    # What cannot be loaded is missed by whoever asks for it, as what could not be pickled.
+                    with contextlib.suppress(Exception):
+                        self.find(name)
         self._last = outline
 
     def enter(self) -> None:
@@ -103,12 +133,14 @@ class Script:
                 self._load(*pending)
             elif name in self._in_image and name not in self.received:
                 self._load_from_image(name)
+            if name in self._loading and name not in self.variables:
+                self._met_itself = True
             return name in self.variables, self.variables.get(name)
 
     # --- entries ----------------------------------------------------------------------------------------------
 
     def _load_all(self, entries: Iterable[Entry], parts: Parts) -> None:
-        changed = [entry for entry in entries if self._is_new(entry)]
+        changed = self._new_among(entries)
         for entry in changed:
             self._pending[entry.name] = entry, parts
             if entry.kind != CLASS:
@@ -120,27 +152,74 @@ class Script:
         finally:
             self._pending.clear()
 
+    def _new_among(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Those that have changed, and those that hold one that has: they are to hold the new object."""
+        old: list[Entry] = []
+        new: list[Entry] = []
+        for entry in entries:
+            (new if self._is_new(entry) else old).append(entry)
+        names = {entry.name for entry in new}
+        while new and (holders := [entry for entry in old if not names.isdisjoint(entry.shares)]):
+            names.update(entry.name for entry in holders)
+            new += holders
+            old = [entry for entry in old if entry.name not in names]
+        return new
+
     def _is_new(self, entry: Entry) -> bool:
         known = self.received.get(entry.name)
-        return known is None or known.version != entry.version
+        if known is None or known.version != entry.version:
+            return True
+        return bool(self._renewed_in(entry.name))
+
+    def _renewed_in(self, name: str) -> list[str]:
+        """The globals inside of that one which have been loaded again since it was, or are about to be."""
+        holds = self._holds.get(name, {})
+        return [
+            held for held, loads in holds.items() if self._loads.get(held) != loads or held in self._pending
+        ]
 
     def _load(self, entry: Entry, parts: Parts) -> None:
         self._pending.pop(entry.name, None)
         self.received[entry.name] = entry
+        self._loads[entry.name] = self._loads.get(entry.name, 0) + 1
+        self._loading.append(entry.name)
+        if entry.kind == CLASS:
+            self._building.append(entry.name)
         try:
             if entry.stream is not None:
                 value = load_global(entry.name, entry.stream)
             else:
                 value = load_global(entry.name, parts[entry.version])
         except BaseException:
-            del self.received[entry.name]
+            self._give_up(entry)
             raise
+        self._loading.pop()
+        if entry.shares:
+            self._holds[entry.name] = {name: self._loads.get(name, 0) for name in entry.shares}
+        else:
+            self._holds.pop(entry.name, None)
         if self.variables.get(entry.name) is not value:
             self.variables[entry.name] = value
         if entry.kind != VALUE:
             self.defined[entry.name] = value
         else:
             self.defined.pop(entry.name, None)
+        if not self._loading:
+            self._set_later()
+
+    def _give_up(self, entry: Entry) -> None:
+        """Leave nothing behind that is half made."""
+        self._loading.pop()
+        if entry.name in self._building:
+            self._building.remove(entry.name)
+        self.received.pop(entry.name, None)
+        if entry.kind == VALUE:
+            self.variables.pop(entry.name, None)
+        if not self._loading:
+            for unfilled in self._unfilled:
+                self.received.pop(unfilled.name, None)
+            self._unfilled.clear()
+            self._later.clear()
 
     def _take_image(self, key: bytes, parts: Parts) -> None:
         image = unpacked_image(load_global("the script", parts[key]))
@@ -177,22 +256,87 @@ class Script:
             made = make(*arguments)
             self._attributes[name] = skeleton, {}
         self.variables[name] = self.defined[name] = made
+        if name in self._building:
+            self._building.remove(name)
         return made
 
-    def set_class(self, name: str, made: type, attributes: list[tuple[str, bytes, bytes]]) -> None:
-        """See `makers.set_script_class`."""
-        from jobrunner.script.makers import set_attribute
+    def set_class(
+        self,
+        name: str,
+        made: type,
+        attributes: list[tuple[str, bytes, bytes]],
+        functions: int,
+        containers: dict[str, type],
+    ) -> None:
+        """See `makers.set_script_class`; the first `functions` of them are functions.
 
+        Attributes may refer to classes that derive from this one, and are made just now: they wait until these are.
+        All functions come before all other attributes, for instances need them.
+        """
+        self._unfilled.append(
+            _Unfilled(
+                name,
+                made,
+                attributes[:functions],
+                attributes[functions:],
+                containers,
+                [held.encode() for held in self._renewed_in(name)],
+            )
+        )
+        if self._building:
+            return
+        unfilled, self._unfilled = self._unfilled, []
+        for one in unfilled:
+            self._begin_filling(one)
+        for one in unfilled:
+            self._fill(one, one.functions)
+        for one in unfilled:
+            self._fill(one, one.others)
+
+    def _begin_filling(self, one: _Unfilled) -> None:
+        name, made = one.name, one.made
+        attributes = one.functions + one.others
         versions = self._attributes[name][1]
         present = {attribute for attribute, _, _ in attributes}
         for attribute in [attribute for attribute in versions if attribute not in present]:
             del versions[attribute]
             if attribute in made.__dict__:
                 delattr(made, attribute)
+        for attribute, _, _ in one.others:
+            # For a `__new__` that looks whether there is an instance already.
+            if (
+                not attribute.startswith("__")
+                and attribute not in versions
+                and attribute not in made.__dict__
+            ):
+                empty = one.containers.get(attribute)
+                type.__setattr__(made, attribute, None if empty is None else empty())
+
+    def _fill(self, one: _Unfilled, attributes: list[tuple[str, bytes, bytes]]) -> None:
+        from jobrunner.script.makers import set_attribute
+
+        versions = self._attributes[one.name][1]
         for attribute, version, stream in attributes:
-            if versions.get(attribute) != version:
-                set_attribute(made, attribute, loads(stream))
-                versions[attribute] = version
+            if versions.get(attribute) == version and not any(name in stream for name in one.renewed):
+                continue
+            self._met_itself = False
+            try:
+                value = loads(stream)
+            except Exception:
+                if not self._met_itself:
+                    raise
+                self._later.append((one.made, attribute, version, versions, stream))
+                continue
+            set_attribute(one.made, attribute, value)
+            versions[attribute] = version
+
+    def _set_later(self) -> None:
+        from jobrunner.script.makers import set_attribute
+
+        while self._later:
+            made, attribute, version, versions, stream = self._later.pop(0)
+            set_attribute(made, attribute, loads(stream))
+            versions[attribute] = version
 
     # --- what goes back ---------------------------------------------------------------------------------------
 

@@ -126,6 +126,78 @@ def test_whatever_changes_in_a_function_or_what_it_needs_arrives(run_script, cha
     """)
 
 
+@pytest.mark.apart
+def test_a_global_inside_of_others_that_changes_is_the_new_one_there(run_script):
+    run_script("""
+        class Holder:
+            kept = 0
+
+            def __init__(self, held):
+                self.held = held
+
+        shared = [1]
+        inside = {"it": shared}
+        deeper = (inside,)
+        holder = Holder(shared)
+        Holder.shared = shared
+        loop = [shared]
+        loop.append(loop)
+        default = lambda it=shared: it
+        alone = []
+
+        def by_dict(): return inside["it"]
+        def by_tuple(): return deeper[0]["it"]
+        def by_object(): return holder.held
+        def by_class(): return Holder.shared
+        def by_loop(): return loop[1][0]
+        def by_default(): return default()
+        def by_argument(it=shared): return it
+
+        ways = [by_dict, by_tuple, by_object, by_class, by_loop, by_default, by_argument]
+
+        def by_all():
+            Holder.kept += 1
+            alone.append(1)
+            return [way() is shared for way in ways], Holder.kept, len(alone)
+
+        with open_executor(max_workers=1) as ex:
+            for count in range(1, 4):
+                for way in ways:
+                    assert ex.submit(way).result() == [1] * count, (way, count)
+                assert ex.submit(by_all).result() == ([True] * len(ways), count, count)
+                shared.append(1)
+    """)
+
+
+@pytest.mark.apart
+def test_a_function_that_others_hold_and_that_changes_is_the_new_one_there(run_script):
+    run_script("""
+        from functools import partial
+
+        def helper(): return "old"
+
+        class Holder:
+            kept = 0
+            helps = staticmethod(helper)
+
+        table = {"helper": helper}
+        part = partial(helper)
+        def default(it=helper): return it()
+        def by_table(): return table["helper"]()
+        def by_part(): return part()
+        def by_class():
+            Holder.kept += 1
+            return Holder.helps(), Holder.kept
+
+        with open_executor(max_workers=1) as ex:
+            for count, word in enumerate(["old", "new", "newer"], 1):
+                helper.__defaults__ = (word,)
+                helper.__code__ = (lambda x: x).__code__
+                assert ex.submit(by_class).result() == (word, count)
+                assert [ex.submit(way).result() for way in (default, by_table, by_part)] == [word] * 3
+    """)
+
+
 def test_what_a_builtin_method_belongs_to_arrives(run_script):
     run_script("""
         said = ["old"]
@@ -651,6 +723,167 @@ def test_two_names_for_one_thing(run_script):
         with open_executor() as ex:
             assert ex.submit(check).result() == (True, True, 2)
             assert ex.submit(alias, 1).result() == 2
+    """)
+
+
+@pytest.mark.apart
+def test_a_global_inside_of_another_one_is_the_same_object(run_script):
+    run_script("""
+        import types
+
+        MISSING = object()
+        shared = [1]
+        first, second = {"list": shared}, {"list": shared}
+        loop = []
+        loop.append(loop)
+        app = types.SimpleNamespace()
+        database = types.SimpleNamespace(app=app)
+        app.database = database
+        lower = lambda text: text.lower()
+        handlers = {"lower": lower}
+
+        class Once:
+            instance = None
+
+            def __new__(cls):
+                if cls.instance is None:
+                    cls.instance = super().__new__(cls)
+                return cls.instance
+
+        once = Once()
+
+        class Options:
+            unset = MISSING
+
+            def get(self, value=MISSING):
+                return value is MISSING and self.unset is MISSING
+
+        def default(value=MISSING):
+            return value is MISSING
+
+        def add():
+            first["list"].append(2)
+            return second["list"], shared is first["list"]
+
+        def round():
+            return app.database.app is app, database.app is app, loop[0] is loop, handlers["lower"] is lower
+
+        def single():
+            return Once() is once
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(default).result()
+            assert ex.submit(lambda value=MISSING: value is MISSING).result()
+            assert ex.submit(Options().get).result()
+            assert ex.submit(add).result() == ([1, 2], True)
+            assert ex.submit(add).result() == ([1, 2, 2], True)
+            assert ex.submit(round).result() == (True,) * 4
+            assert ex.submit(single).result()
+    """)
+
+
+@pytest.mark.apart
+def test_what_new_classes_are_told_by_others(run_script):
+    run_script("""
+        class Plugin:
+            known = {}
+
+            def __init_subclass__(cls, name, **options):
+                super().__init_subclass__(**options)
+                Plugin.known[name] = cls
+
+        class Csv(Plugin, name="csv"):
+            def load(self):
+                return "csv"
+
+        class Json(Plugin, name="json"):
+            def load(self):
+                return "json of " + str(len(self.known))
+
+        class Meta(type):
+            made = []
+
+            def __new__(kind, name, bases, namespace, tag=None):
+                cls = super().__new__(kind, name, bases, namespace)
+                kind.made.append(name)
+                return cls
+
+            def __init__(cls, name, bases, namespace, tag=None):
+                super().__init__(name, bases, namespace)
+                cls.tag = tag
+
+        class First(metaclass=Meta, tag="a"):
+            pass
+
+        class Second(First, tag="b"):
+            pass
+
+        def load(name):
+            return Plugin.known[name]().load(), sorted(Plugin.known)
+
+        def subclasses():
+            return [cls.__name__ for cls in Plugin.__subclasses__()]
+
+        def tags():
+            return First.tag, Second.tag, Meta.made
+
+        with open_executor() as ex:
+            assert ex.submit(load, "json").result() == ("json of 2", ["csv", "json"])
+            assert ex.submit(lambda plugin: plugin.load(), Csv()).result() == "csv"
+            assert ex.submit(subclasses).result() == ["Csv", "Json"]
+            assert ex.submit(tags).result() == ("a", "b", ["First", "Second"])
+            assert type(ex.submit(Second).result()) is Second
+    """)
+
+
+def test_enumerations_with_aliases_and_attributes(run_script):
+    run_script("""
+        import copy, copyreg, dataclasses, enum, struct, typing, weakref
+
+        class Planet(enum.Enum):
+            EARTH = 1.0, "e"
+            MARS = 2.0, "m"
+            HOME = EARTH
+
+            def __init__(self, mass, letter):
+                self.mass, self.letter = mass, letter
+
+        class Code(bytes, enum.Enum):
+            A = 1, "one"
+            B = 2, "two"
+
+            def __new__(cls, number, label):
+                member = bytes.__new__(cls, [number])
+                member._value_, member.label = number, label
+                return member
+
+        @dataclasses.dataclass(frozen=True, slots=True)
+        class Point:
+            x: int
+
+        class Sent:
+            def __init__(self, x):
+                self.x = x
+
+        copyreg.pickle(Sent, lambda sent: (Sent, (sent.x + 1,)))
+        Number = typing.NewType("Number", int)
+        header = struct.Struct("=I")
+        reference = weakref.ref(Planet)
+
+        def typed(number: "Number", point: "Point") -> "Planet":
+            return Planet.EARTH
+
+        def look():
+            return (Planet.HOME is Planet.EARTH, Planet.MARS.mass, Planet.MARS.letter, Code.B.label, bytes(Code.B),
+                    Code(1) is Code.A, Number(3), header.pack(1), reference() is Planet,
+                    typing.get_type_hints(typed)["point"] is Point)
+
+        with open_executor() as ex:
+            assert ex.submit(look).result() == look()
+            assert ex.submit(lambda point: point, Point(3)).result() == Point(3)
+            copied = ex.submit(lambda: copy.copy(Sent(1)).x).result()
+            assert copied == copy.copy(Sent(1)).x == 2
+            assert ex.submit(lambda member: member is Code.A, Code.A).result()
     """)
 
 
