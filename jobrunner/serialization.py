@@ -245,7 +245,7 @@ def _dump_object(
 
     large.clear()
     try:
-        made = pickled(fn, callback=in_band)
+        made = pickled(fn, large=(PART_FROM, large))
         if made.names:
             made = pickled(fn)
     except Exception as exc:
@@ -704,7 +704,8 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
         buffers.clear()  # of what the first attempt left there
     from jobrunner.script.pickler import pickled
 
-    made = pickled(value, RESULT if names is None else PLAIN, in_band)
+    large = None if buffers is None else (OUT_OF_BAND, buffers)
+    made = pickled(value, RESULT if names is None else PLAIN, large)
     if names is not None:
         names.update(made.names)
     return made.stream, made.by_value

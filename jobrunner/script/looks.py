@@ -17,7 +17,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from jobrunner.facts import ATOMS, is_importable
-from jobrunner.payloads import OUT_OF_BAND, apart_from
+from jobrunner.payloads import OUT_OF_BAND
 from jobrunner.script.makers import EMPTY
 from jobrunner.script.modes import GLOBAL, Mode
 from jobrunner.script.origin import Origin
@@ -293,7 +293,7 @@ def is_fixed(value: Any) -> bool:
 def dump(value: Any, mode: Mode = GLOBAL, entry: str | None = None) -> tuple[Pickled, list[memoryview]]:
     """The pickle of a global or of a part of it, and its large buffers, which are not copied."""
     buffers: list[memoryview] = []
-    return pickled(value, mode, apart_from(OUT_OF_BAND, buffers), entry), buffers
+    return pickled(value, mode, (OUT_OF_BAND, buffers), entry), buffers
 
 
 @lru_cache(MAX_CODES)

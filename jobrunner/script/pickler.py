@@ -16,13 +16,13 @@ import struct
 import types
 import typing
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
 from enum import Enum
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from jobrunner.facts import ATOMS
+from jobrunner.payloads import apart_from
 from jobrunner.script import makers, origin
 from jobrunner.script.modes import GLOBAL, PLAIN, Mode
 from jobrunner.script.program import NAMES
@@ -31,7 +31,8 @@ PROTOCOL = 5
 MARSHAL_VERSION = 2
 """From the next one on the bytes depend on how many references there are to the constants."""
 
-BufferCallback = Callable[[pickle.PickleBuffer], bool]
+Large: TypeAlias = tuple[int, list[memoryview]]
+"""From how many bytes on buffers stay out of a pickle, and the list that they are added to."""
 
 
 class Pickled(NamedTuple):
@@ -52,17 +53,38 @@ NOTHING = object()
 """Is no value that is pickled."""
 
 
-def pickled(
-    value: Any, mode: Mode = PLAIN, callback: BufferCallback | None = None, entry: str | None = None
-) -> Pickled:
+def pickled(value: Any, mode: Mode = PLAIN, large: Large | None = None, entry: str | None = None) -> Pickled:
     """Pickle `value`; as the global `entry` of the script, if that is given. Raises whatever pickling raises."""
+    plain, sharing = _pickler_classes()
+    source = origin.of_this_process() if mode.shares else None
+    if source is None or not source.shared:
+        return _pickled(plain, value, mode, large, entry)[0]
+    if entry is not None and source.shared_name(value) not in (None, entry):
+        return _pickled(sharing, value, mode, large, entry, is_alias=True)[0]
+    # Few values hold other globals, and to ask about each object takes five times as long.
+    before = 0 if large is None else len(large[1])
+    try:
+        made, pickler = _pickled(plain, value, mode, large, entry)
+        if not pickler.has_met(source.shared):
+            return made
+    except Exception:
+        pass  # under its name, what cannot be pickled may do
+    if large is not None:
+        del large[1][before:]
+    return _pickled(sharing, value, mode, large, entry)[0]
+
+
+def _pickled(
+    made_by: Any, value: Any, mode: Mode, large: Large | None, entry: str | None, is_alias: bool = False
+) -> tuple[Pickled, Any]:
     file = io.BytesIO()
-    pickler = pickler_class(mode.shares and not _holds_atoms(value))(file, PROTOCOL, callback)
+    pickler = made_by(file, PROTOCOL, None if large is None else apart_from(*large))
     pickler.prepare(mode, value, entry)
-    if entry is not None and type(value) in (list, dict):
+    if entry is not None and type(value) in (list, dict) and not is_alias:
         value = pickler.whole = _Container(value)
     pickler.dump(value)
-    return Pickled(file.getvalue(), pickler.names, pickler.noted, pickler.by_value, pickler.shares)
+    made = Pickled(file.getvalue(), pickler.names, pickler.noted, pickler.by_value, pickler.shares)
+    return made, pickler
 
 
 _NEW: Any = vars(copyreg)["__newobj__"]
@@ -76,15 +98,9 @@ class _Container:
         self.value = value
 
 
-def _holds_atoms(value: Any) -> bool:
-    """Whether it is a list of numbers and texts, which may be long."""
-    return type(value) is list and ATOMS.issuperset(map(type, value))
-
-
-def pickler_class(shares: bool = False) -> Any:
-    """The pickler; `shares` where globals may be found in what it pickles, see `Mode`."""
-    source = origin.of_this_process() if shares else None
-    return _pickler_classes()[0 if source is None or not source.shared else 1]
+def pickler_class() -> Any:
+    """The pickler, for pickles in which no global is an object of its own, see `Mode.shares`."""
+    return _pickler_classes()[0]
 
 
 @functools.cache
@@ -101,6 +117,8 @@ def _pickler_classes() -> tuple[Any, Any]:
             self.entry = entry
             self.names: dict[str, None] = {}
             self.shares: dict[str, None] = {}
+            self.pieces: set[int] = set()
+            """What pickles inside of this one have met, see `has_met`."""
             self.noted: list[Any] = []
             self.by_value = False
             self.open_classes: list[type] = []
@@ -253,11 +271,21 @@ def _pickler_classes() -> tuple[Any, Any]:
             pickler.dump(value)
             self.names.update(pickler.names)
             self.shares.update(pickler.shares)
+            if self.mode.shares and self.origin is not None:
+                self.pieces |= pickler.has_met(self.origin.shared)
             self.noted += pickler.noted
             self.by_value = self.by_value or pickler.by_value
             return file.getvalue()
 
         # --- names ---
+
+        def has_met(self, shared: Mapping[int, str]) -> set[int]:
+            """The ids of the globals that were pickled as parts of this one, although they have names of their own."""
+            memo = self.memo.copy()
+            found = self.pieces | {each for each in shared if each in memo}
+            if shared.get(id(self.whole)) == self.entry or self.entry is None:
+                found.discard(id(self.whole))
+            return found
 
         def entry_of(self, value: Any) -> str | None:
             """The name under which this very object is pickled as a global."""

@@ -144,6 +144,9 @@ def test_a_global_inside_of_others_that_changes_is_the_new_one_there(run_script)
         loop.append(loop)
         default = lambda it=shared: it
         alone = []
+        alias = shared
+        point = Holder(None)
+        same_point = point
 
         def by_dict(): return inside["it"]
         def by_tuple(): return deeper[0]["it"]
@@ -152,12 +155,14 @@ def test_a_global_inside_of_others_that_changes_is_the_new_one_there(run_script)
         def by_loop(): return loop[1][0]
         def by_default(): return default()
         def by_argument(it=shared): return it
+        def by_alias(): return alias
 
-        ways = [by_dict, by_tuple, by_object, by_class, by_loop, by_default, by_argument]
+        ways = [by_dict, by_tuple, by_object, by_class, by_loop, by_default, by_argument, by_alias]
 
         def by_all():
             Holder.kept += 1
             alone.append(1)
+            assert same_point is point and loop[1] is loop
             return [way() is shared for way in ways], Holder.kept, len(alone)
 
         with open_executor(max_workers=1) as ex:
