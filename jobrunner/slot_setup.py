@@ -35,7 +35,7 @@ class SlotSetup(Wrapper):
         self,
         initializer: DumpedFunction | None,
         *,
-        number: int = 0,
+        number: int,
         versions: tuple[Version, ...] = (),
         program: str = PROGRAM,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from jobrunner.program import (
     BOARD_BYTES,
     ProgramPath,
+    Telling,
     Whiteboard,
     create_whiteboard,
     hash_seed,
@@ -95,6 +97,17 @@ def test_a_path_is_another_list_only_when_it_has_changed(monkeypatch, tmp_path):
     assert last == ["/a", str(tmp_path)]
     monkeypatch.chdir("/")
     assert path.current() is last, "no entry begins at the current folder"
+
+
+def test_slots_are_told_again_when_the_key_of_multiprocessing_is_another(monkeypatch):
+    process = multiprocessing.current_process()
+    monkeypatch.setitem(process._config, "authkey", process.authkey)
+    telling = Telling()
+    first = telling.current()
+    assert first.authkey == process.authkey
+    assert telling.current() is first
+    process.authkey = b"another"
+    assert telling.current() == (first.path, b"another")
 
 
 def test_what_is_written_on_a_board_is_read_once():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-
 import pytest
 
 from jobrunner import ConfigError, shipment, slot_setup
@@ -40,39 +38,24 @@ def test_its_key_is_the_same_for_the_same_facts(initializer):
     assert load_function(dumped.blob).dump().key == dumped.key
     others = [
         SlotSetup(initializer, number=3),
-        SlotSetup(initializer, number=2, authkey=b"key"),
         SlotSetup(None, number=2),
         SlotSetup(initializer, number=2, program="another"),
     ]
-    assert len({dumped.key, *(other.dump().key for other in others)}) == 5
+    assert len({dumped.key, *(other.dump().key for other in others)}) == 4
     assert SlotSetup(dumped, number=3).dump().epoch == 5
 
 
 def test_an_initializer_runs_once_whatever_comes(initializer, noted):
     for setup in (
-        SlotSetup(initializer),
-        SlotSetup(initializer, authkey=b"key"),
         SlotSetup(initializer, number=1),
+        SlotSetup(initializer, number=2),
     ):
         assert load_function(setup.dump().blob)() is NOTHING
     assert noted.read_text() == "run\n"
 
 
-def test_the_process_takes_the_key(monkeypatch):
-    process = multiprocessing.current_process()
-    monkeypatch.setitem(process._config, "authkey", process.authkey)
-    SlotSetup(None, authkey=b"the key")()
-    assert process.authkey == b"the key"
-
-
-def test_calls_of_calls_get_what_makes_them_at_home(initializer, monkeypatch):
-    process = multiprocessing.current_process()
-    monkeypatch.setitem(process._config, "authkey", process.authkey)
-    SlotSetup(initializer)()
-    assert shipment.installed is None
-    SlotSetup(initializer, authkey=b"the key")()
-    assert shipment.installed.dump().key == SlotSetup(None, authkey=b"the key").dump().key
-    setup = SlotSetup(initializer, number=1, authkey=b"the key")
+def test_calls_of_calls_get_what_makes_them_at_home(initializer):
+    setup = SlotSetup(initializer, number=1)
     setup()
     assert shipment.installed is setup
 
