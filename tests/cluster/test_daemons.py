@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from multiprocessing import resource_tracker
 
 import calls
 import psutil
@@ -11,6 +12,7 @@ import pytest
 from conftest import BOUND, alive, connected, until
 
 from jobrunner import Executor
+from jobrunner.local_cluster import BOOT
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -89,6 +91,7 @@ def test_a_coordinator_drains_and_says_goodbye(cluster, coordinator, address):
 EMBEDDED = """\
 import calls, psutil, sys
 from jobrunner import Executor
+from jobrunner.local_cluster import BOOT
 with Executor("cluster", max_workers=2) as executor:
     assert executor.submit(calls.square, 4).result(30) == 16
     mine = psutil.Process()
@@ -130,9 +133,10 @@ def traces(program):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_embedded_cluster_that_dies_is_started_again(number):
+    resource_tracker.ensure_running()  # another child
     with Executor("cluster", max_workers=1) as executor:
         assert executor.submit(calls.square, 4).result(BOUND) == 16
-        (daemon,) = (child for child in psutil.Process().children() if "-c" in child.cmdline())
+        (daemon,) = (child for child in psutil.Process().children() if BOOT in child.cmdline())
         daemon.send_signal(number)
         assert executor.submit(calls.square, 5).result(BOUND) == 25
 
