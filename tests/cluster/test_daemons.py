@@ -91,7 +91,6 @@ def test_a_coordinator_drains_and_says_goodbye(cluster, coordinator, address):
 EMBEDDED = """\
 import calls, psutil, sys
 from jobrunner import Executor
-from jobrunner.local_cluster import BOOT
 with Executor("cluster", max_workers=2) as executor:
     assert executor.submit(calls.square, 4).result(30) == 16
     mine = psutil.Process()
