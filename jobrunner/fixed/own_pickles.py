@@ -156,11 +156,9 @@ class _NumberingPickler(pickle.Pickler):
 
 @functools.cache
 def _script_pickler() -> Any:
-    from jobrunner.script.pickler import pickler_class
+    from jobrunner.script.pickler import ScriptPickler
 
-    base = pickler_class()
-
-    class NumberingScriptPickler(base):  # type: ignore[misc, valid-type]
+    class NumberingScriptPickler(ScriptPickler):
         number_of: Callable[[type], int | None]
 
         def local_class(self, value: type) -> Any:

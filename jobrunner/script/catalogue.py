@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from jobrunner.payloads import OUT_OF_BAND, Store
 from jobrunner.script import images
+from jobrunner.script.digests import digest_of
 from jobrunner.script.entries import (
     CLASS,
     FUNCTION,
@@ -29,7 +30,7 @@ from jobrunner.script.entries import (
 from jobrunner.script.looks import Look, Looker, dump
 from jobrunner.script.modes import GLOBAL, TARGET
 from jobrunner.script.origin import Origin
-from jobrunner.script.pickler import digest_of, pickled
+from jobrunner.script.pickler import pickled
 from jobrunner.script.unchanged import Unchanged
 
 PROTOCOL = 5

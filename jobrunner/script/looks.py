@@ -18,18 +18,12 @@ from typing import Any
 
 from jobrunner.facts import ATOMS, is_importable
 from jobrunner.payloads import OUT_OF_BAND
+from jobrunner.script.digests import digest_of
+from jobrunner.script.functions import MAX_CODES, annotations_of, attributes_in, names_in
 from jobrunner.script.makers import EMPTY
 from jobrunner.script.modes import GLOBAL, Mode
 from jobrunner.script.origin import Origin
-from jobrunner.script.pickler import (
-    MAX_CODES,
-    Pickled,
-    annotations_of,
-    attributes_in,
-    digest_of,
-    names_in,
-    pickled,
-)
+from jobrunner.script.pickler import Pickled, pickled
 
 UNFOLLOWED = frozenset(
     (

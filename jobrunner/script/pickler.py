@@ -10,26 +10,27 @@ from __future__ import annotations
 import copyreg
 import functools
 import io
-import marshal
 import pickle
 import struct
-import types
 import typing
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
-from enum import Enum
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
+import cloudpickle
+from cloudpickle import cloudpickle as inner
+
 from jobrunner.payloads import apart_from
 from jobrunner.script import makers, origin
+from jobrunner.script.classes import class_parts, is_code
+from jobrunner.script.digests import digest
+from jobrunner.script.functions import annotations_of, contents_of, marshalled, names_found, names_in
 from jobrunner.script.modes import GLOBAL, PLAIN, Mode
 from jobrunner.script.program import NAMES
 
 PROTOCOL = 5
-MARSHAL_VERSION = 2
-"""From the next one on the bytes depend on how many references there are to the constants."""
 
 Large: TypeAlias = tuple[int, list[memoryview]]
 """From how many bytes on buffers stay out of a pickle, and the list that they are added to."""
@@ -55,27 +56,31 @@ NOTHING = object()
 
 def pickled(value: Any, mode: Mode = PLAIN, large: Large | None = None, entry: str | None = None) -> Pickled:
     """Pickle `value`; as the global `entry` of the script, if that is given. Raises whatever pickling raises."""
-    plain, sharing = _pickler_classes()
     source = origin.of_this_process() if mode.shares else None
     if source is None or not source.shared:
-        return _pickled(plain, value, mode, large, entry)[0]
+        return _pickled(ScriptPickler, value, mode, large, entry)[0]
     if entry is not None and source.shared_name(value) not in (None, entry):
-        return _pickled(sharing, value, mode, large, entry, is_alias=True)[0]
+        return _pickled(SharingPickler, value, mode, large, entry, is_alias=True)[0]
     # Few values hold other globals, and to ask about each object takes five times as long.
     before = 0 if large is None else len(large[1])
     try:
-        made, pickler = _pickled(plain, value, mode, large, entry)
+        made, pickler = _pickled(ScriptPickler, value, mode, large, entry)
         if not pickler.has_met(source.shared):
             return made
     except Exception:
         pass  # under its name, what cannot be pickled may do
     if large is not None:
         del large[1][before:]
-    return _pickled(sharing, value, mode, large, entry)[0]
+    return _pickled(SharingPickler, value, mode, large, entry)[0]
 
 
 def _pickled(
-    made_by: Any, value: Any, mode: Mode, large: Large | None, entry: str | None, is_alias: bool = False
+    made_by: type[ScriptPickler],
+    value: Any,
+    mode: Mode,
+    large: Large | None,
+    entry: str | None,
+    is_alias: bool = False,
 ) -> tuple[Pickled, Any]:
     file = io.BytesIO()
     pickler = made_by(file, PROTOCOL, None if large is None else apart_from(*large))
@@ -98,366 +103,216 @@ class _Container:
         self.value = value
 
 
-def pickler_class() -> Any:
-    """The pickler, for pickles in which no global is an object of its own, see `Mode.shares`."""
-    return _pickler_classes()[0]
+class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def prepare(self, mode: Mode, top: Any, entry: str | None) -> None:
+        self.mode = mode
+        self.whole = top
+        self.top: Any = NOTHING if entry is None else top
+        self.entry = entry
+        self.names: dict[str, None] = {}
+        self.shares: dict[str, None] = {}
+        self.pieces: set[int] = set()
+        """What pickles inside of this one have met, see `has_met`."""
+        self.noted: list[Any] = []
+        self.by_value = False
+        self.open_classes: list[type] = []
+        self.origin = origin.of_this_process()
 
-
-@functools.cache
-def _pickler_classes() -> tuple[Any, Any]:
-    """Two classes whose base is imported when the first object needs it."""
-    import cloudpickle
-    from cloudpickle import cloudpickle as inner
-
-    class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
-        def prepare(self, mode: Mode, top: Any, entry: str | None) -> None:
-            self.mode = mode
-            self.whole = top
-            self.top: Any = NOTHING if entry is None else top
-            self.entry = entry
-            self.names: dict[str, None] = {}
-            self.shares: dict[str, None] = {}
-            self.pieces: set[int] = set()
-            """What pickles inside of this one have met, see `has_met`."""
-            self.noted: list[Any] = []
-            self.by_value = False
-            self.open_classes: list[type] = []
-            self.origin = origin.of_this_process()
-
-        def reducer_override(self, value: Any) -> Any:
-            kind = type(value)
-            if kind is FunctionType:
-                reduced = self.reduce_function(value)
-            elif isinstance(value, type):
-                reduced = self.reduce_class(value)
-            else:
-                special = _SPECIAL.get(kind)
-                reduced = NotImplemented if special is None else special(self, value)
-                if reduced is NotImplemented:
-                    reduced = super().reducer_override(value)
-                if reduced is NotImplemented and (value is self.top or kind is _Container):
-                    return self.reduce_global(value)
+    def reducer_override(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is FunctionType:
+            reduced = self.reduce_function(value)
+        elif isinstance(value, type):
+            reduced = self.reduce_class(value)
+        else:
+            special = _SPECIAL.get(kind)
+            reduced = NotImplemented if special is None else special(self, value)
             if reduced is NotImplemented:
-                self.noted.append(value)
-            return reduced
-
-        # --- values ---
-
-        def reduce_global(self, value: Any) -> Any:
-            """A global that is neither function nor class: it is there under its name before its contents are."""
-            kind, entry = type(value), self.entry
-            self.top = NOTHING
-            assert self.origin is not None
-            token = self.origin.program.token
-            if kind is _Container:
-                held = value.value
-                items = (iter(held), None) if type(held) is list else (None, iter(held.items()))
-                return makers.global_value, (token, entry, type(held)), None, *items
+                reduced = super().reducer_override(value)
+            if reduced is NotImplemented and (value is self.top or kind is _Container):
+                return self.reduce_global(value)
+        if reduced is NotImplemented:
             self.noted.append(value)
-            reduce = self.dispatch_table.get(kind)
-            reduced = value.__reduce_ex__(PROTOCOL) if reduce is None else reduce(value)
-            if isinstance(reduced, str):
-                if reduced != entry or pickle.whichmodule(value, reduced) not in NAMES:  # type: ignore[attr-defined]
-                    return reduced
-                reduced = _NEW, (kind,), getattr(value, "__dict__", None)  # here it is made
-            make, arguments, *contents = reduced
-            state, *others = contents or [None]
-            if type(state) is dict and others in ([], [None, None]) and not hasattr(kind, "__setstate__"):
-                contents = [state, None, None, makers.set_attributes]
-            return makers.global_value, (token, entry, make, *arguments), *contents
+        return reduced
 
-        # --- functions ---
+    # --- values ---
 
-        def reduce_function(self, value: FunctionType) -> Any:
-            source = self.origin
-            if source is not None and source.has(value):
-                entry = self.entry_of(value)
-                if entry is None and self.refers_to(value):
-                    if self.mode.shares:  # where it changes it becomes another object, and a class does not
-                        self.shares[value.__qualname__.partition(".")[0]] = None
-                    return NotImplemented
-                self.by_value = True
-                return self.script_function(value, entry)
-            if _is_single_dispatch(value):
-                return self.reduce_single_dispatch(value)
-            reduced = super().reducer_override(value)
-            if reduced is not NotImplemented:
-                self.by_value = True
-            return reduced
+    def reduce_global(self, value: Any) -> Any:
+        """A global that is neither function nor class: it is there under its name before its contents are."""
+        kind, entry = type(value), self.entry
+        self.top = NOTHING
+        assert self.origin is not None
+        token = self.origin.program.token
+        if kind is _Container:
+            held = value.value
+            items = (iter(held), None) if type(held) is list else (None, iter(held.items()))
+            return makers.global_value, (token, entry, type(held)), None, *items
+        self.noted.append(value)
+        reduce = self.dispatch_table.get(kind)
+        reduced = value.__reduce_ex__(PROTOCOL) if reduce is None else reduce(value)
+        if isinstance(reduced, str):
+            if reduced != entry or pickle.whichmodule(value, reduced) not in NAMES:  # type: ignore[attr-defined]
+                return reduced
+            reduced = _NEW, (kind,), getattr(value, "__dict__", None)  # here it is made
+        make, arguments, *contents = reduced
+        state, *others = contents or [None]
+        if type(state) is dict and others in ([], [None, None]) and not hasattr(kind, "__setstate__"):
+            contents = [state, None, None, makers.set_attributes]
+        return makers.global_value, (token, entry, make, *arguments), *contents
 
-        def script_function(self, value: FunctionType, entry: str | None) -> Any:
-            cells = [_contents(cell) for cell in value.__closure__ or ()]
-            found = _names_found(value)
-            submodules = inner._find_imported_submodules(value.__code__, [*found, *cells])
-            state = (
-                value.__defaults__,
-                value.__kwdefaults__,
-                cells,
-                value.__dict__,
-                annotations_of(value),
-                value.__doc__,
-                submodules,
-            )
-            self.names.update(
-                dict.fromkeys(name for name in names_in(value.__code__) if name in value.__globals__)
-            )
-            assert self.origin is not None
-            made = (
-                self.origin.program.token,
-                entry,
-                _marshalled(value.__code__),
-                value.__name__,
-                value.__qualname__,
-                value.__module__,
-                len(cells),
-            )
-            return makers.function, made, state, None, None, makers.set_function
+    # --- functions ---
 
-        def reduce_single_dispatch(self, value: Any) -> Any:
-            if self.entry_of(value) is None and self.refers_to(value):
-                return NotImplemented
-            others = [(cls, fn) for cls, fn in value.registry.items() if cls is not object]
-            return makers.single_dispatch, (value.registry[object], others)
-
-        # --- classes ---
-
-        def reduce_class(self, value: type) -> Any:
+    def reduce_function(self, value: FunctionType) -> Any:
+        source = self.origin
+        if source is not None and source.has(value):
             entry = self.entry_of(value)
-            if entry is not None:
-                return self.script_class(value, entry)
-            if self.origin is not None and self.origin.has(value) and self.refers_to(value):
-                return NotImplemented
-            if any(value is outer for outer in self.open_classes):
-                return makers.tracked, (makers.tracker_of(value),)
-            if value in inner._BUILTIN_TYPE_NAMES or value in (type(None), type(...), type(NotImplemented)):
-                return inner._class_reduce(value)
-            if inner._should_pickle_by_reference(value):
+            if entry is None and self.refers_to(value):
+                if self.mode.shares:  # where it changes it becomes another object, and a class does not
+                    self.shares[value.__qualname__.partition(".")[0]] = None
                 return NotImplemented
             self.by_value = True
-            return self.local_class(value)
-
-        def script_class(self, value: type, entry: str) -> Any:
+            return self.script_function(value, entry)
+        if _is_single_dispatch(value):
+            return self.reduce_single_dispatch(value)
+        reduced = super().reducer_override(value)
+        if reduced is not NotImplemented:
             self.by_value = True
-            make, arguments, contents = class_parts(value)
-            reduce = copyreg.dispatch_table.get(value)
-            if reduce is not None:
-                contents[makers.REDUCE] = reduce
-            assert self.origin is not None
-            token = self.origin.program.token
-            inside = GLOBAL._replace(inside=f"{value.__qualname__}.")
-            built = self.piece(arguments, inside)
-            attributes = []
-            for name, attribute in contents.items():
-                stream = self.piece(attribute, inside)
-                attributes.append((name, digest(stream), stream))
-            made = token, entry, digest(built), make, arguments
-            functions = sum(map(_is_code, contents.values()))
-            kinds = {name: type(item) for name, item in contents.items() if type(item) in (list, dict, set)}
-            state = token, entry, attributes, functions, kinds
-            return makers.script_class, made, state, None, None, makers.set_script_class
+        return reduced
 
-        def local_class(self, value: type) -> Any:
-            make, arguments, contents = class_parts(value)
-            state = self.piece(list(contents.items()), self.mode, value)
-            version = makers.version_of(value) or digest(state)
-            return makers.local_class, (makers.tracker_of(value), version, make, arguments, state)
+    def script_function(self, value: FunctionType, entry: str | None) -> Any:
+        cells = [contents_of(cell) for cell in value.__closure__ or ()]
+        found = names_found(value)
+        submodules = inner._find_imported_submodules(value.__code__, [*found, *cells])
+        state = (
+            value.__defaults__,
+            value.__kwdefaults__,
+            cells,
+            value.__dict__,
+            annotations_of(value),
+            value.__doc__,
+            submodules,
+        )
+        self.names.update(
+            dict.fromkeys(name for name in names_in(value.__code__) if name in value.__globals__)
+        )
+        assert self.origin is not None
+        made = (
+            self.origin.program.token,
+            entry,
+            marshalled(value.__code__),
+            value.__name__,
+            value.__qualname__,
+            value.__module__,
+            len(cells),
+        )
+        return makers.function, made, state, None, None, makers.set_function
 
-        def piece(self, value: Any, mode: Mode, open_class: type | None = None) -> bytes:
-            """A pickle of its own, inside of this one."""
-            file = io.BytesIO()
-            pickler = type(self)(file, PROTOCOL)
-            pickler.prepare(mode, None, None)
-            pickler.open_classes = self.open_classes + ([] if open_class is None else [open_class])
-            pickler.dump(value)
-            self.names.update(pickler.names)
-            self.shares.update(pickler.shares)
-            if self.mode.shares and self.origin is not None:
-                self.pieces |= pickler.has_met(self.origin.shared)
-            self.noted += pickler.noted
-            self.by_value = self.by_value or pickler.by_value
-            return file.getvalue()
+    def reduce_single_dispatch(self, value: Any) -> Any:
+        if self.entry_of(value) is None and self.refers_to(value):
+            return NotImplemented
+        others = [(cls, fn) for cls, fn in value.registry.items() if cls is not object]
+        return makers.single_dispatch, (value.registry[object], others)
 
-        # --- names ---
+    # --- classes ---
 
-        def has_met(self, shared: Mapping[int, str]) -> set[int]:
-            """The ids of the globals that were pickled as parts of this one, although they have names of their own."""
-            memo = self.memo.copy()
-            found = self.pieces | {each for each in shared if each in memo}
-            if shared.get(id(self.whole)) == self.entry or self.entry is None:
-                found.discard(id(self.whole))
-            return found
+    def reduce_class(self, value: type) -> Any:
+        entry = self.entry_of(value)
+        if entry is not None:
+            return self.script_class(value, entry)
+        if self.origin is not None and self.origin.has(value) and self.refers_to(value):
+            return NotImplemented
+        if any(value is outer for outer in self.open_classes):
+            return makers.tracked, (makers.tracker_of(value),)
+        if value in inner._BUILTIN_TYPE_NAMES or value in (type(None), type(...), type(NotImplemented)):
+            return inner._class_reduce(value)
+        if inner._should_pickle_by_reference(value):
+            return NotImplemented
+        self.by_value = True
+        return self.local_class(value)
 
-        def entry_of(self, value: Any) -> str | None:
-            """The name under which this very object is pickled as a global."""
-            if value is not self.top:
-                return None
-            entry: str | None = self.entry
-            self.top = NOTHING  # but once: what refers to it from inside goes by its name
-            return entry
+    def script_class(self, value: type, entry: str) -> Any:
+        self.by_value = True
+        make, arguments, contents = class_parts(value)
+        reduce = copyreg.dispatch_table.get(value)
+        if reduce is not None:
+            contents[makers.REDUCE] = reduce
+        assert self.origin is not None
+        token = self.origin.program.token
+        inside = GLOBAL._replace(inside=f"{value.__qualname__}.")
+        built = self.piece(arguments, inside)
+        attributes = []
+        for name, attribute in contents.items():
+            stream = self.piece(attribute, inside)
+            attributes.append((name, digest(stream), stream))
+        made = token, entry, digest(built), make, arguments
+        functions = sum(map(is_code, contents.values()))
+        kinds = {name: type(item) for name, item in contents.items() if type(item) in (list, dict, set)}
+        state = token, entry, attributes, functions, kinds
+        return makers.script_class, made, state, None, None, makers.set_script_class
 
-        def refers_to(self, value: Any) -> bool:
-            """Whether it goes by its name in the script."""
-            source = self.origin
-            if source is None:
-                return False
-            place = source.place(value)
-            if place is None or (self.mode.inside and place.startswith(self.mode.inside)):
-                return False
-            if self.mode.result and not source.arrives(place):
-                return False
-            self.names[place.partition(".")[0]] = None
-            return True
+    def local_class(self, value: type) -> Any:
+        make, arguments, contents = class_parts(value)
+        state = self.piece(list(contents.items()), self.mode, value)
+        version = makers.version_of(value) or digest(state)
+        return makers.local_class, (makers.tracker_of(value), version, make, arguments, state)
 
-    class SharingPickler(ScriptPickler):
-        """Asked about each object, numbers in lists too, which takes time: only where some global may be among them."""
+    def piece(self, value: Any, mode: Mode, open_class: type | None = None) -> bytes:
+        """A pickle of its own, inside of this one."""
+        file = io.BytesIO()
+        pickler = type(self)(file, PROTOCOL)
+        pickler.prepare(mode, None, None)
+        pickler.open_classes = self.open_classes + ([] if open_class is None else [open_class])
+        pickler.dump(value)
+        self.names.update(pickler.names)
+        self.shares.update(pickler.shares)
+        if self.mode.shares and self.origin is not None:
+            self.pieces |= pickler.has_met(self.origin.shared)
+        self.noted += pickler.noted
+        self.by_value = self.by_value or pickler.by_value
+        return file.getvalue()
 
-        def persistent_id(self, value: Any) -> Any:
-            source: Any = self.origin
-            name = source.shared_name(value)
-            if name is None or (value is self.whole and self.entry in (None, name)):
-                return None  # what refers to it from inside finds it under its name, or in the pickle
-            self.names[name] = self.shares[name] = None
-            return source.program.token, name
+    # --- names ---
 
-    return ScriptPickler, SharingPickler
+    def has_met(self, shared: Mapping[int, str]) -> set[int]:
+        """The ids of the globals that were pickled as parts of this one, although they have names of their own."""
+        memo = self.memo.copy()
+        found = self.pieces | {each for each in shared if each in memo}
+        if shared.get(id(self.whole)) == self.entry or self.entry is None:
+            found.discard(id(self.whole))
+        return found
 
+    def entry_of(self, value: Any) -> str | None:
+        """The name under which this very object is pickled as a global."""
+        if value is not self.top:
+            return None
+        entry: str | None = self.entry
+        self.top = NOTHING  # but once: what refers to it from inside goes by its name
+        return entry
 
-# --- what functions consist of --------------------------------------------------------------------------------------
-
-
-def _names_found(fn: FunctionType) -> list[Any]:
-    variables = fn.__globals__
-    return [variables[name] for name in names_in(fn.__code__) if name in variables]
-
-
-def _contents(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return makers.EMPTY
-
-
-def annotations_of(fn: FunctionType) -> dict[str, Any]:
-    """Those of a function; none where they name what is not there, which is found out here from Python 3.14 on."""
-    try:
-        return fn.__annotations__
-    except Exception:
-        return {}
-
-
-def _marshalled(code: CodeType) -> Any:
-    try:
-        return marshal.dumps(code, MARSHAL_VERSION)
-    except ValueError:  # a constant of a newer kind, or one that some tool has put there
-        try:
-            return marshal.dumps(code)
-        except ValueError:
-            return code
-
-
-_names: dict[CodeType, tuple[str, ...]] = {}
-MAX_CODES = 1000
-
-_GLOBAL_OPS = frozenset(
-    ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
-)
-
-
-def names_in(code: CodeType) -> tuple[str, ...]:
-    """Names of globals that the code, and code inside of it, looks up or sets."""
-    known = _names.get(code)
-    if known is None:
-        import dis
-
-        found = {
-            instruction.argval: None
-            for instruction in dis.get_instructions(code)
-            if instruction.opname in _GLOBAL_OPS
-        }
-        for inside in _codes_in(code):
-            found.update(dict.fromkeys(names_in(inside)))
-        if len(_names) >= MAX_CODES:
-            _names.clear()
-        known = _names[code] = tuple(found)
-    return known
+    def refers_to(self, value: Any) -> bool:
+        """Whether it goes by its name in the script."""
+        source = self.origin
+        if source is None:
+            return False
+        place = source.place(value)
+        if place is None or (self.mode.inside and place.startswith(self.mode.inside)):
+            return False
+        if self.mode.result and not source.arrives(place):
+            return False
+        self.names[place.partition(".")[0]] = None
+        return True
 
 
-def attributes_in(code: CodeType) -> set[str]:
-    """All names in the code and in code inside of it, of globals, attributes and modules."""
-    found = set(code.co_names)
-    for inside in _codes_in(code):
-        found |= attributes_in(inside)
-    return found
+class SharingPickler(ScriptPickler):
+    """Asked about each object, numbers in lists too, which takes time: only where some global may be among them."""
 
-
-def _codes_in(code: CodeType) -> list[CodeType]:
-    return [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-
-
-# --- what classes consist of ----------------------------------------------------------------------------------------
-
-
-def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict[str, Any]]:
-    """What makes the class with nothing in it, the arguments, and its attributes, functions first."""
-    from cloudpickle import cloudpickle as inner
-
-    if issubclass(value, Enum):
-        contents, _ = inner._enum_getstate(value)
-        members = {name: member.value for name, member in value.__members__.items()}
-        data = _data_of(value) if isinstance(getattr(value, "__new_member__", None), FunctionType) else None
-        made = (value.__name__, value.__bases__, value.__qualname__, value.__module__, members, data)
-        for name in value.__members__:
-            contents.pop(name, None)
-        attributes = {member.name: _own_attributes(member) for member in value}
-        if any(attributes.values()):
-            contents[makers.MEMBERS] = attributes
-        return makers.new_enum, made, _in_order(contents)
-    slots = value.__dict__.get("__slots__")
-    contents, _ = inner._class_getstate(value)
-    namespace: dict[str, Any] = {"__module__": value.__module__, "__qualname__": value.__qualname__}
-    if slots is not None:
-        namespace["__slots__"] = slots
-        contents.pop("__slots__", None)
-    for name, attribute in list(contents.items()):
-        if isinstance(attribute, types.MemberDescriptorType) and attribute.__objclass__ is value:
-            del contents[name]
-    bases = inner._get_bases(value)
-    if typing.NamedTuple in bases:  # what it makes of a class has been made already
-        bases = value.__bases__
-    arguments = value.__name__, type(value), bases, namespace
-    return makers.new_class, arguments, _in_order(contents)
-
-
-def _data_of(enumeration: type[Enum]) -> dict[Any, tuple[Any, ...]]:
-    """By the values of the members, what they are besides: a number, a text."""
-    kind: Any = next((base for base in enumeration.__mro__ if base in makers.DATA_TYPES), None)
-    return {member.value: () if kind is None else (_plain(kind, member),) for member in enumeration}
-
-
-def _plain(kind: type, member: Any) -> Any:
-    """The number or text that a member is, without asking its own methods."""
-    if kind is bytes:
-        return bytes.__getitem__(member, slice(None))
-    if kind is str:
-        return str.__str__(member)
-    return int.__int__(member) if kind is int else float.__float__(member)
-
-
-def _own_attributes(member: Enum) -> dict[str, Any]:
-    return {name: value for name, value in vars(member).items() if name not in _MEMBER_ATTRIBUTES}
-
-
-_MEMBER_ATTRIBUTES = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_"))
-"""What Python itself gives to each member of an enumeration."""
-
-
-def _in_order(contents: dict[str, Any]) -> dict[str, Any]:
-    functions = {name: value for name, value in contents.items() if _is_code(value)}
-    return functions | contents
-
-
-def _is_code(value: Any) -> bool:
-    return isinstance(value, (FunctionType, staticmethod, classmethod, property))
+    def persistent_id(self, value: Any) -> Any:
+        source: Any = self.origin
+        name = source.shared_name(value)
+        if name is None or (value is self.whole and self.entry in (None, name)):
+            return None  # what refers to it from inside finds it under its name, or in the pickle
+        self.names[name] = self.shares[name] = None
+        return source.program.token, name
 
 
 # --- kinds that plain pickle does not take --------------------------------------------------------------------------
@@ -494,7 +349,7 @@ def _weak_reference(pickler: Any, value: weakref.ref[Any]) -> Any:
 
 def _code(pickler: Any, value: CodeType) -> Any:
     pickler.by_value = True
-    stream = _marshalled(value)
+    stream = marshalled(value)
     return (makers.code, (stream,)) if isinstance(stream, bytes) else NotImplemented
 
 
@@ -538,23 +393,3 @@ _SPECIAL = _special()
 
 def _is_single_dispatch(value: FunctionType) -> bool:
     return value.__globals__ is vars(functools) and hasattr(value, "registry") and hasattr(value, "dispatch")
-
-
-def digest(stream: bytes) -> bytes:
-    """A hash of a pickle, at memory's speed; nobody's attack is warded off by it."""
-    import xxhash
-
-    return bytes(xxhash.xxh3_128_digest(stream))
-
-
-def digest_of(stream: bytes, *buffers: memoryview) -> bytes:
-    """The hash of a pickle with buffers beside it."""
-    if not buffers:
-        return digest(stream)
-    import xxhash
-
-    state = xxhash.xxh3_128(stream)
-    for buffer in buffers:
-        state.update(buffer)
-        state.update(buffer.nbytes.to_bytes(8, "big"))
-    return bytes(state.digest())

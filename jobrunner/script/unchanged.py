@@ -12,8 +12,8 @@ from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 from jobrunner.facts import ATOMS
+from jobrunner.script.functions import annotations_of
 from jobrunner.script.looks import is_fixed
-from jobrunner.script.pickler import annotations_of
 
 
 class _Plain(NamedTuple):

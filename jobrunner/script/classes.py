@@ -1,0 +1,76 @@
+"""What classes of the script consist of."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable
+from enum import Enum
+from types import FunctionType
+from typing import Any
+
+from cloudpickle import cloudpickle as inner
+
+from jobrunner.script import makers
+
+
+def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict[str, Any]]:
+    """What makes the class with nothing in it, the arguments, and its attributes, functions first."""
+    if issubclass(value, Enum):
+        contents, _ = inner._enum_getstate(value)
+        members = {name: member.value for name, member in value.__members__.items()}
+        data = _data_of(value) if isinstance(getattr(value, "__new_member__", None), FunctionType) else None
+        made = (value.__name__, value.__bases__, value.__qualname__, value.__module__, members, data)
+        for name in value.__members__:
+            contents.pop(name, None)
+        attributes = {member.name: _own_attributes(member) for member in value}
+        if any(attributes.values()):
+            contents[makers.MEMBERS] = attributes
+        return makers.new_enum, made, _in_order(contents)
+    slots = value.__dict__.get("__slots__")
+    contents, _ = inner._class_getstate(value)
+    namespace: dict[str, Any] = {"__module__": value.__module__, "__qualname__": value.__qualname__}
+    if slots is not None:
+        namespace["__slots__"] = slots
+        contents.pop("__slots__", None)
+    for name, attribute in list(contents.items()):
+        if isinstance(attribute, types.MemberDescriptorType) and attribute.__objclass__ is value:
+            del contents[name]
+    bases = inner._get_bases(value)
+    if typing.NamedTuple in bases:  # what it makes of a class has been made already
+        bases = value.__bases__
+    arguments = value.__name__, type(value), bases, namespace
+    return makers.new_class, arguments, _in_order(contents)
+
+
+def _data_of(enumeration: type[Enum]) -> dict[Any, tuple[Any, ...]]:
+    """By the values of the members, what they are besides: a number, a text."""
+    kind: Any = next((base for base in enumeration.__mro__ if base in makers.DATA_TYPES), None)
+    return {member.value: () if kind is None else (_plain(kind, member),) for member in enumeration}
+
+
+def _plain(kind: type, member: Any) -> Any:
+    """The number or text that a member is, without asking its own methods."""
+    if kind is bytes:
+        return bytes.__getitem__(member, slice(None))
+    if kind is str:
+        return str.__str__(member)
+    return int.__int__(member) if kind is int else float.__float__(member)
+
+
+def _own_attributes(member: Enum) -> dict[str, Any]:
+    return {name: value for name, value in vars(member).items() if name not in _MEMBER_ATTRIBUTES}
+
+
+_MEMBER_ATTRIBUTES = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_"))
+"""What Python itself gives to each member of an enumeration."""
+
+
+def _in_order(contents: dict[str, Any]) -> dict[str, Any]:
+    functions = {name: value for name, value in contents.items() if is_code(value)}
+    return functions | contents
+
+
+def is_code(value: Any) -> bool:
+    """Whether an attribute of a class is a function, or one in a wrapper."""
+    return isinstance(value, (FunctionType, staticmethod, classmethod, property))
