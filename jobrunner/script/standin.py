@@ -198,7 +198,7 @@ class Script:
             self._holds[entry.name] = {name: self._loads.get(name, 0) for name in entry.shares}
         else:
             self._holds.pop(entry.name, None)
-        if self.variables.get(entry.name) is not value:
+        if self.variables.get(entry.name, self) is not value:
             self.variables[entry.name] = value
         if entry.kind != VALUE:
             self.defined[entry.name] = value

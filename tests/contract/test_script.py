@@ -49,6 +49,19 @@ def test_what_one_call_sets_the_next_one_sees(run_script):
     """)
 
 
+def test_a_global_that_is_none(run_script):
+    run_script("""
+        nothing = None
+
+        def use():
+            return nothing, 1
+
+        with open_executor() as ex:
+            assert ex.submit(use).result() == (None, 1)
+            assert list(ex.map(lambda x: (nothing, x), range(3))) == [(None, 0), (None, 1), (None, 2)]
+    """)
+
+
 @pytest.mark.apart
 def test_a_global_that_the_program_changes_arrives_anew_and_others_stay(run_script):
     run_script("""
