@@ -146,11 +146,35 @@ class Script:
             if entry.kind != CLASS:
                 self.variables.pop(entry.name, None)
         try:
-            for entry in changed:
-                if entry.name in self._pending:
-                    self._load(entry, parts)
+            while changed:
+                changed = self._load_round(changed, parts)
         finally:
             self._pending.clear()
+
+    def _load_round(self, entries: list[Entry], parts: Parts) -> list[Entry]:
+        """Load what can be loaded now; the others are returned.
+
+        Where a list holds a tuple that holds the list, all are globals, and the tuple comes first, it cannot be made:
+        after the list it can.
+        """
+        left, failure = [], None
+        for entry in entries:
+            if self.received.get(entry.name) is entry:
+                continue  # another one needed it
+            self._met_itself = False
+            try:
+                self._load(entry, parts)
+            except Exception as exc:
+                if not self._met_itself:
+                    raise
+                left.append(entry)
+                failure = exc
+                for each in entries:
+                    if self.received.get(each.name) is not each:
+                        self._pending[each.name] = each, parts
+        if failure is not None and len(left) == len(entries):
+            raise failure
+        return left
 
     def _new_among(self, entries: Iterable[Entry]) -> list[Entry]:
         """Those that have changed, and those that hold one that has: they are to hold the new object."""
