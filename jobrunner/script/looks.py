@@ -141,6 +141,9 @@ class Looker:
         kind = type(value)
         if self._is_fixed(value):
             return
+        name = self.origin.shared_name(value)
+        if name is not None:  # under which it goes, as long as that is so
+            self._look.digests.append(name.encode())
         if kind is FunctionType:
             if value.__globals__ is self.origin.variables:
                 if not self._by_name(value):
@@ -260,9 +263,6 @@ class Looker:
     def _changeable(self, value: Any) -> None:
         made, buffers = dump(value)
         self._note(made, buffers)
-        name = self.origin.shared_name(value)
-        if name is not None:  # under which it goes, as long as that is so
-            self._look.digests.append(name.encode())
 
     def _whole(self, value: Any, name: str | None) -> None:
         made, buffers = dump(value, GLOBAL, name)

@@ -158,9 +158,11 @@ class Script:
         after the list it can.
         """
         left, failure = [], None
+        received = self.received
         for entry in entries:
-            if self.received.get(entry.name) is entry:
+            if received.get(entry.name) is entry:
                 continue  # another one needed it
+            before = {each.name for each in entries if received.get(each.name) is each}
             self._met_itself = False
             try:
                 self._load(entry, parts)
@@ -170,11 +172,14 @@ class Script:
                 left.append(entry)
                 failure = exc
                 for each in entries:
-                    if self.received.get(each.name) is not each:
+                    if each.name not in before:
+                        # What was loaded on the way may hold what is half made.
                         self._pending[each.name] = each, parts
+                        if received.pop(each.name, None) is not None and each.kind != CLASS:
+                            self.variables.pop(each.name, None)
         if failure is not None and len(left) == len(entries):
             raise failure
-        return left
+        return [entry for entry in entries if received.get(entry.name) is not entry]
 
     def _new_among(self, entries: Iterable[Entry]) -> list[Entry]:
         """Those that have changed, and those that hold one that has: they are to hold the new object."""

@@ -196,19 +196,22 @@ def test_what_was_a_global_and_is_none_any_more_stays_where_it_is_held(run_scrip
         first, second, third = (5, 1), [5, 1], {"a": 1}
         also_first, also_second = first, second
         Holder.third = third
+        fourth = lambda: "fourth"
+        also_fourth = fourth
 
         def by_default(one=first, two=second, three=third): return one, two, three
         def by_class(): return Holder.third
-        def by_name(): return also_first, also_second
+        def by_name(): return also_first, also_second, also_fourth()
         def all_of_them(): return first, second, third
 
         with open_executor(max_workers=1) as ex:
             for _ in range(2):
                 assert ex.submit(by_default).result() == ((5, 1), [5, 1], {"a": 1})
                 assert ex.submit(by_class).result() == {"a": 1}
-                assert ex.submit(by_name).result() == ((5, 1), [5, 1])
+                assert ex.submit(by_name).result() == ((5, 1), [5, 1], "fourth")
                 assert ex.submit(all_of_them).result() == (first, second, third)
                 first, second, third = "another", ["another"], {"another": 1}
+                fourth = lambda: "another"
     """)
 
 
