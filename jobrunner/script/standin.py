@@ -28,6 +28,9 @@ from jobrunner.script.entries import (
 )
 from jobrunner.script.program import NAMES, Program, own_token, script_module
 
+MAX_ROUNDS = 5
+"""Attempts to load globals that hold each other in such a way that some hold what came of another one's failure."""
+
 MAX_SCRIPTS = 8
 """Programs whose scripts a process keeps: the longest unused one goes, with what its calls have left there."""
 
@@ -108,6 +111,8 @@ class Script:
                 self.image_part is None or outline.image != self.image_part.version
             ):
                 self._take_image(outline.image, parts)
+            for name in outline.gone:
+                self._remove(name)
             self._load_all(outline.entries, parts)
             if outline.eager:
                 for name in list(self._in_image):
@@ -140,17 +145,48 @@ class Script:
     # --- entries ----------------------------------------------------------------------------------------------
 
     def _load_all(self, entries: Iterable[Entry], parts: Parts) -> None:
-        changed = self._new_among(entries)
-        for entry in changed:
+        entries = list(entries)
+        try:
+            for _ in range(MAX_ROUNDS):
+                changed = self._new_among(entries)
+                if not changed:
+                    break
+                self._unload(changed, parts)
+                while self._load_pending(changed, parts):
+                    pass
+                # What was met while another one was loaded in vain may hold what came of that: look again.
+        finally:
+            self._pending.clear()
+
+    def _unload(self, entries: Iterable[Entry], parts: Parts) -> None:
+        for entry in entries:
             self._pending[entry.name] = entry, parts
             if entry.kind != CLASS:
                 self.variables.pop(entry.name, None)
-        try:
-            for entry in changed:
-                if entry.name in self._pending:
-                    self._load(entry, parts)
-        finally:
-            self._pending.clear()
+
+    def _load_pending(self, entries: Iterable[Entry], parts: Parts) -> bool:
+        """Load what is pending; whether some is left, for another round.
+
+        A tuple cannot be there before what it holds, a list can: where both hold each other, the list has to be first.
+        What was loaded in vain, since the wrong one was first, is pending again, with all that was loaded meanwhile.
+        """
+        failed = None
+        before = len(self._pending)
+        for entry in entries:
+            if entry.name not in self._pending:
+                continue
+            pending = [self._pending[name][0] for name in self._pending]
+            self._met_itself = False
+            try:
+                self._load(entry, parts)
+            except Exception as exc:
+                if not self._met_itself:
+                    raise
+                failed = exc
+                self._unload(pending, parts)
+        if failed is not None and len(self._pending) == before:
+            raise failed
+        return failed is not None and bool(self._pending)
 
     def _new_among(self, entries: Iterable[Entry]) -> list[Entry]:
         """Those that have changed, and those that hold one that has: they are to hold the new object."""
@@ -192,6 +228,8 @@ class Script:
                 value = load_global(entry.name, parts[entry.version])
         except BaseException:
             self._give_up(entry)
+            if self._met_itself:
+                self._pending[entry.name] = entry, parts
             raise
         self._loading.pop()
         if entry.shares:
@@ -220,6 +258,12 @@ class Script:
                 self.received.pop(unfilled.name, None)
             self._unfilled.clear()
             self._later.clear()
+
+    def _remove(self, name: str) -> None:
+        """The program has deleted that global. Should the same class return, it is the one that instances have."""
+        if self.received.pop(name, None) is not None:
+            self.variables.pop(name, None)
+            self._holds.pop(name, None)
 
     def _take_image(self, key: bytes, parts: Parts) -> None:
         image = unpacked_image(load_global("the script", parts[key]))
