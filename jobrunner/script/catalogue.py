@@ -68,6 +68,7 @@ class _Known(NamedTuple):
     """Something in it may have changed inside, and was pickled to find that out."""
     globals: int
     modules: int
+    gone: tuple[str, ...]
     defined: Defined
 
 
@@ -153,7 +154,7 @@ class Catalogue:
     def _quickly(self, fn: FunctionType, looks: dict[str, Look], defined: Defined) -> Defined:
         """Keep the definition under the function itself, if a quick look tells that nothing has changed."""
         if not any(look.eager for look in looks.values()):
-            look = Unchanged.of(fn, filter(None, looks), self._origin.variables)
+            look = Unchanged.of(fn, filter(None, looks), self._gone(), self._origin.variables)
             if look is not None:
                 if len(self._quick) >= MAX_DEFINITIONS:
                     self._quick.clear()
@@ -184,15 +185,23 @@ class Catalogue:
         if len(self._known) >= MAX_DEFINITIONS:
             self._known.clear()
         pickles = any(look.digests for look in looks.values())
-        self._known[key] = _Known(looks, pickles, len(self._origin.variables), len(sys.modules), defined)
+        self._known[key] = _Known(
+            looks, pickles, len(self._origin.variables), len(sys.modules), self._gone(), defined
+        )
 
     def _is_current(self, known: _Known, looks: dict[str, Look]) -> bool:
         before = known.looks
         return (
             known.globals == len(self._origin.variables)
             and known.modules == len(sys.modules)
+            and known.gone == self._gone()
             and all(name in before and look.same(before[name]) for name, look in looks.items())
         )
+
+    def _gone(self) -> tuple[str, ...]:
+        """The globals that were listed, and that the script has no more."""
+        variables = self._origin.variables
+        return tuple([name for name in self._listed if name not in variables])
 
     def _look_at(self, looker: Looker, looks: dict[str, Look], names: Iterable[str]) -> dict[str, Look]:
         """Looks at these globals and those that they need, beside those in `looks`."""
@@ -290,6 +299,7 @@ class Catalogue:
             place,
             target,
             fresh,
+            self._gone(),
         )
         return Defined(
             pickle.dumps(packed_outline(outline), PROTOCOL),

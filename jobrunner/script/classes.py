@@ -29,6 +29,7 @@ def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict
         return makers.new_enum, made, _in_order(contents)
     slots = value.__dict__.get("__slots__")
     contents, _ = inner._class_getstate(value)
+    contents.update(_equal_to_inherited(value))
     namespace: dict[str, Any] = {"__module__": value.__module__, "__qualname__": value.__qualname__}
     if slots is not None:
         namespace["__slots__"] = slots
@@ -41,6 +42,16 @@ def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict
         bases = value.__bases__
     arguments = value.__name__, type(value), bases, namespace
     return makers.new_class, arguments, _in_order(contents)
+
+
+def _equal_to_inherited(value: type) -> dict[str, Any]:
+    """Attributes of its own that a base has as well, which cloudpickle leaves out: the base may change alone."""
+    return {
+        name: attribute
+        for name, attribute in vars(value).items()
+        if not (name.startswith("__") and name.endswith("__"))
+        and any(vars(base).get(name, value) is attribute for base in value.__bases__)
+    }
 
 
 def _data_of(enumeration: type[Enum]) -> dict[Any, tuple[Any, ...]]:

@@ -64,6 +64,8 @@ class Outline(NamedTuple):
     """The pickle of the function."""
     fresh: bool
     """What `target` holds is an argument: it is unpickled anew for each call."""
+    gone: tuple[str, ...] = ()
+    """Globals that the script had once, and has no more."""
 
 
 def packed_image(image: Image) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ see whether they have changed; their large buffers are hashed where they lie, 40
 from __future__ import annotations
 
 import re
+import sys
 import types
 from collections.abc import Mapping
 from enum import EnumMeta
@@ -116,6 +117,8 @@ class Looker:
         kind = type(value)
         if kind in ATOMS:
             look.facts.append(value)
+        elif self._is_other_global(value, name) or self._is_at_other_place(value, name):
+            pass
         elif kind is FunctionType or isinstance(value, type) or kind is _CACHED:
             self._part(value)
         elif not self._is_fixed(value):
@@ -139,11 +142,13 @@ class Looker:
 
     def _part(self, value: Any) -> None:
         kind = type(value)
+        if kind in ATOMS:
+            self._look.facts.append(value)
+            return
+        if self._look.facts and self._is_other_global(value, None):
+            return
         if self._is_fixed(value):
             return
-        name = self.origin.shared_name(value)
-        if name is not None:  # under which it goes, as long as that is so
-            self._look.digests.append(name.encode())
         if kind is FunctionType:
             if value.__globals__ is self.origin.variables:
                 if not self._by_name(value):
@@ -175,11 +180,32 @@ class Looker:
             return
         self._changeable(value)
 
+    def _is_other_global(self, value: Any, name: str | None) -> bool:
+        """Note the global, not `name`, that the value is and that its pickle refers to: which one may change."""
+        other = self.origin.shared_name(value)
+        if other is None or other == name:
+            return False
+        self._look.digests.append(digest_of(other.encode()))
+        self._look.names[other] = None
+        return True
+
+    def _is_at_other_place(self, value: Any, name: str | None) -> bool:
+        """Note where a function or class is found, if that is not `name`: its pickle refers to that place."""
+        place = self.origin.place(value)
+        if place is None or place == name:
+            return False
+        self._look.facts.append(sys.intern(place))
+        self._look.names[place.partition(".")[0]] = None
+        return True
+
     def _by_name(self, value: Any) -> bool:
         """Note what is looked at under a name of its own; False for what is a part of what is looked at now."""
         look = self._look
         place = self.origin.place(value)
-        if not look.facts or place is None or "." in place:
+        if not look.facts or place is None:
+            return False
+        if "." in place:
+            look.facts.append(sys.intern(place))
             return False
         look.facts.append(value)
         look.names[place] = None

@@ -108,6 +108,8 @@ class Script:
                 self.image_part is None or outline.image != self.image_part.version
             ):
                 self._take_image(outline.image, parts)
+            for name in outline.gone:
+                self._remove(name)
             self._load_all(outline.entries, parts)
             if outline.eager:
                 for name in list(self._in_image):
@@ -249,6 +251,12 @@ class Script:
                 self.received.pop(unfilled.name, None)
             self._unfilled.clear()
             self._later.clear()
+
+    def _remove(self, name: str) -> None:
+        """The program has deleted that global. Should the same class return, it is the one that instances have."""
+        if self.received.pop(name, None) is not None:
+            self.variables.pop(name, None)
+            self._holds.pop(name, None)
 
     def _take_image(self, key: bytes, parts: Parts) -> None:
         image = unpacked_image(load_global("the script", parts[key]))

@@ -12,7 +12,7 @@ from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 from jobrunner.facts import ATOMS
-from jobrunner.script.functions import annotations_of
+from jobrunner.script.functions import annotations_of, names_in
 from jobrunner.script.looks import is_fixed
 
 
@@ -40,25 +40,29 @@ class _Plain(NamedTuple):
 class Unchanged:
     """What the globals `names` and the functions among them were, and `fn`."""
 
-    __slots__ = ("_count", "_functions", "_modules", "_values", "_variables", "fn")
+    __slots__ = ("_absent", "_count", "_functions", "_modules", "_values", "_variables", "fn")
 
     def __init__(
         self,
         fn: FunctionType,
         functions: tuple[_Plain, ...],
         values: tuple[tuple[str, Any], ...],
+        absent: tuple[str, ...],
         variables: dict[str, Any],
     ) -> None:
         self.fn = fn
         self._functions = functions
         self._values = values
+        self._absent = absent
         self._variables = variables
         self._count = len(variables)
         self._modules = len(sys.modules)
 
     @classmethod
-    def of(cls, fn: FunctionType, names: Iterable[str], variables: dict[str, Any]) -> Unchanged | None:
-        """None where that takes more than a quick look."""
+    def of(
+        cls, fn: FunctionType, names: Iterable[str], gone: Iterable[str], variables: dict[str, Any]
+    ) -> Unchanged | None:
+        """None where that takes more than a quick look. `gone` are globals that are not to be there."""
         functions = [fn]
         values = []
         for name in names:
@@ -70,7 +74,12 @@ class Unchanged:
             values.append((name, value))
         plain = [_plain(each) for each in functions]
         found = tuple([each for each in plain if each is not None])
-        return cls(fn, found, tuple(values), variables) if len(found) == len(plain) else None
+        if len(found) != len(plain):
+            return None
+        absent = dict.fromkeys(gone)
+        for each in functions:
+            absent.update(dict.fromkeys(name for name in names_in(each.__code__) if name not in variables))
+        return cls(fn, found, tuple(values), tuple(absent), variables)
 
     def holds(self) -> bool:
         """Whether all of it is as it was."""
@@ -79,6 +88,9 @@ class Unchanged:
             return False
         for name, value in self._values:
             if variables.get(name, self) is not value:
+                return False
+        for name in self._absent:
+            if name in variables:
                 return False
         return all(function.is_same() for function in self._functions)
 

@@ -850,6 +850,107 @@ def test_a_global_inside_of_another_one_is_the_same_object(run_script):
 
 
 @pytest.mark.apart
+def test_what_is_bound_to_another_object_stays_what_it_is_where_others_hold_it(run_script):
+    run_script("""
+        import types
+
+        def first():
+            return "first"
+
+        lower = lambda: "lower"
+        class Tool:
+            def use(self):
+                return "used"
+
+        pair, held, listed = (1, 2), types.SimpleNamespace(value=1), [1]
+        also, other, use = pair, first, Tool.use
+        def defaults(a=held, b=lower, c=pair, d=listed, e=Tool.use):
+            return a.value, b(), c, d, e(None)
+        class Kept:
+            a, b, c, d = held, [lower], pair, listed
+        def kept():
+            return Kept.a.value, Kept.b[0](), Kept.c, Kept.d
+
+        def aliases():
+            return also, other(), use(None)
+
+        def check():
+            for fn in defaults, kept, aliases:
+                assert ex.submit(fn).result() == fn(), fn
+
+        with open_executor(max_workers=1) as ex:
+            check()
+            pair = held = listed = None
+            check()
+            lower = lambda: "new"
+            def first():
+                return "new"
+            Tool.use = lambda self: "new"
+            check()
+            Tool = first = 1
+            check()
+    """)
+
+
+@pytest.mark.apart
+def test_an_attribute_that_a_base_has_too_is_the_classes_own(run_script):
+    run_script("""
+        class Base:
+            limit = 10
+
+        class Derived(Base):
+            limit = 10
+
+        def limits():
+            return Base.limit, Derived.limit
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(limits).result() == (10, 10)
+            Base.limit = 20
+            assert ex.submit(limits).result() == (20, 10)
+            Derived.limit = 20
+            assert ex.submit(limits).result() == (20, 20)
+            del Derived.limit
+            Base.limit = 30
+            assert ex.submit(limits).result() == (30, 30)
+    """)
+
+
+@pytest.mark.apart
+def test_a_global_that_the_program_deletes_is_gone(run_script):
+    run_script("""
+        value, others, set_by_calls = 1, [1], []
+
+        def get():
+            try:
+                return value
+            except NameError:
+                return "gone"
+
+        def set_own():
+            global own
+            own = 1
+
+        def get_own():
+            set_by_calls.append(1)
+            return own, len(set_by_calls)
+
+        with open_executor(max_workers=1) as ex:
+            ex.submit(set_own).result()
+            assert ex.submit(get).result() == 1
+            assert ex.submit(get_own).result() == (1, 1)
+            del value
+            assert ex.submit(get).result() == "gone"
+            assert ex.submit(get).result() == "gone"
+            assert ex.submit(get_own).result() == (1, 2)
+            value = 2
+            del others
+            assert ex.submit(get).result() == 2
+            assert ex.submit(get_own).result() == (1, 3)
+    """)
+
+
+@pytest.mark.apart
 def test_what_new_classes_are_told_by_others(run_script):
     run_script("""
         class Plugin:
