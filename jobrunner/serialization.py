@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
 from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, same
+from jobrunner.kept import Kept
 from jobrunner.loading import NO_PARTS, error, load, load_error, load_target, type_name
 from jobrunner.loading import describe as describe  # for all who tell of an exception
 from jobrunner.noting import modules_of, pickle_plainly, place_of
@@ -132,7 +133,11 @@ _modules_needed: dict[bytes, tuple[str, ...]] = {}
 _values_sent: dict[int, tuple[Facts, DumpedFunction]] = {}
 """By the id of their code, which is among the facts and so stays alive: functions that went by value."""
 
+MOST_HELD = 1024
+"""Bytes or characters that a partial holds as a part of a function; more of them are an argument like others."""
+
 MOST_VALUES = 256
+MOST_VALUE_BYTES = 32 * 1024 * 1024
 
 
 def dump_function(
@@ -279,13 +284,11 @@ def _dump_with_script(fn: Callable[..., Any], define: Callable[[], Defined]) -> 
         return known[1]
     parts = tuple([DumpedFunction(part.version, PART, part.payload, "") for part in defined.parts])
     dumped = _dumped(fn, defined.outline, WITH_SCRIPT, defined.noted, parts)
-    if len(_defined) >= MOST_VALUES:
-        _defined.clear()
-    _defined[id(defined)] = defined, dumped
+    _defined.put(id(defined), (defined, dumped), payload_size(dumped.blob))
     return dumped
 
 
-_defined: dict[int, tuple[Defined, DumpedFunction]] = {}
+_defined: Kept[int, tuple[Defined, DumpedFunction]] = Kept(MOST_VALUES, MOST_VALUE_BYTES)
 """By the id of a definition that the catalogue keeps, what was made of it."""
 
 
@@ -303,7 +306,11 @@ def _is_atomic(fn: Callable[..., Any]) -> bool:
         return True
     if type(fn) is functools.partial:
         held = (*fn.args, *fn.keywords.values())
-        return _is_atomic(fn.func) and all(type(value) in ATOMS for value in held)
+        return (
+            _is_atomic(fn.func)
+            and all(type(value) in ATOMS for value in held)
+            and sum(len(value) for value in held if isinstance(value, (str, bytes))) <= MOST_HELD
+        )
     if type(fn) is MethodType:
         return isinstance(fn.__self__, type)
     if isinstance(fn, BuiltinFunctionType):

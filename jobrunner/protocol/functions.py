@@ -159,6 +159,8 @@ class FunctionTable:
             self._forgotten.setdefault(worker, []).append(entry.definition.key)
         for part in entry.parts:
             self.release(part)
+        # Tasks that have ended are remembered for a while, and name it.
+        entry.definition, entry.parts = entry.definition._replace(blob=b""), ()
 
 
 class KnownFunctions:

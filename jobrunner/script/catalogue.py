@@ -13,6 +13,7 @@ from hashlib import blake2b
 from types import FunctionType
 from typing import Any, NamedTuple
 
+from jobrunner.kept import Kept
 from jobrunner.payloads import OUT_OF_BAND, Store
 from jobrunner.script import images
 from jobrunner.script.digests import digest_of
@@ -37,7 +38,10 @@ PROTOCOL = 5
 KEY_BYTES = 16
 
 MAX_DEFINITIONS = 256
-"""Functions whose last definition is kept; all are let go of when there are more."""
+"""Functions whose last definition is kept."""
+
+MAX_BYTES = 32 * 1024 * 1024
+"""Of these definitions, without the parts, which go once however many definitions have them."""
 
 
 class Defined(NamedTuple):
@@ -97,7 +101,7 @@ class Catalogue:
         self._listed: dict[str, _Listed] = {}
         self._values: dict[str, Any] = {}
         """The values of the globals that are listed."""
-        self._known: dict[Any, _Known] = {}
+        self._known: Kept[Any, _Known] = Kept(MAX_DEFINITIONS, MAX_BYTES)
         self._quick: dict[int, _Quick] = {}
         self._serial = 0
         self._image: tuple[bytes, Part] | None = None
@@ -182,12 +186,9 @@ class Catalogue:
         return defined
 
     def _keep(self, key: Any, looks: dict[str, Look], defined: Defined) -> None:
-        if len(self._known) >= MAX_DEFINITIONS:
-            self._known.clear()
         pickles = any(look.digests for look in looks.values())
-        self._known[key] = _Known(
-            looks, pickles, len(self._origin.variables), len(sys.modules), self._gone(), defined
-        )
+        known = _Known(looks, pickles, len(self._origin.variables), len(sys.modules), self._gone(), defined)
+        self._known.put(key, known, len(defined.outline))
 
     def _is_current(self, known: _Known, looks: dict[str, Look]) -> bool:
         before = known.looks

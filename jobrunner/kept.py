@@ -1,0 +1,39 @@
+"""A bounded memory of what was found out before."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Kept(Generic[K, V]):
+    """The values that were put there last, at most so many, of at most so many bytes together.
+
+    A value that alone has more bytes is not kept.
+    """
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: K) -> V | None:
+        found = self._values.get(key)
+        return None if found is None else found[0]
+
+    def put(self, key: K, value: V, size: int) -> None:
+        """`size` in bytes, about."""
+        before = self._values.pop(key, None)
+        if before is not None:
+            self._bytes -= before[1]
+        if size > self._most_bytes:
+            return
+        self._values[key] = value, size
+        self._bytes += size
+        while len(self._values) > self._most or self._bytes > self._most_bytes:
+            _, (_, dropped) = self._values.popitem(last=False)
+            self._bytes -= dropped
