@@ -185,7 +185,9 @@ class Catalogue:
         if len(self._known) >= MAX_DEFINITIONS:
             self._known.clear()
         pickles = any(look.digests for look in looks.values())
-        self._known[key] = _Known(looks, pickles, len(self._origin.variables), len(sys.modules), self._gone(), defined)
+        self._known[key] = _Known(
+            looks, pickles, len(self._origin.variables), len(sys.modules), self._gone(), defined
+        )
 
     def _is_current(self, known: _Known, looks: dict[str, Look]) -> bool:
         before = known.looks
