@@ -62,7 +62,9 @@ PROMISES = {
         needs="apart",
     ),
     "script": Promise(
-        "the script's module: its globals, functions and classes", ("test_script",), parts=("copies", "apart")
+        "the script's module: its globals, functions and classes",
+        ("test_script", "test_shared_globals"),
+        parts=("copies", "apart"),
     ),
     "interactive": Promise(
         "REPLs, and scripts without a main guard", ("test_interactive",), parts=("alone",)

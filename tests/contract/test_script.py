@@ -49,6 +49,19 @@ def test_what_one_call_sets_the_next_one_sees(run_script):
     """)
 
 
+def test_a_global_that_is_none(run_script):
+    run_script("""
+        nothing = None
+
+        def use():
+            return nothing, 1
+
+        with open_executor() as ex:
+            assert ex.submit(use).result() == (None, 1)
+            assert list(ex.map(lambda x: (nothing, x), range(3))) == [(None, 0), (None, 1), (None, 2)]
+    """)
+
+
 @pytest.mark.apart
 def test_a_global_that_the_program_changes_arrives_anew_and_others_stay(run_script):
     run_script("""
@@ -171,6 +184,55 @@ def test_a_global_inside_of_others_that_changes_is_the_new_one_there(run_script)
                     assert ex.submit(way).result() == [1] * count, (way, count)
                 assert ex.submit(by_all).result() == ([True] * len(ways), count, count)
                 shared.append(1)
+    """)
+
+
+@pytest.mark.apart
+def test_what_was_a_global_and_is_none_any_more_stays_where_it_is_held(run_script):
+    run_script("""
+        class Holder:
+            pass
+
+        first, second, third = (5, 1), [5, 1], {"a": 1}
+        also_first, also_second = first, second
+        Holder.third = third
+        fourth = lambda: "fourth"
+        also_fourth = fourth
+
+        def by_default(one=first, two=second, three=third): return one, two, three
+        def by_class(): return Holder.third
+        def by_name(): return also_first, also_second, also_fourth()
+        def all_of_them(): return first, second, third
+
+        with open_executor(max_workers=1) as ex:
+            for _ in range(2):
+                assert ex.submit(by_default).result() == ((5, 1), [5, 1], {"a": 1})
+                assert ex.submit(by_class).result() == {"a": 1}
+                assert ex.submit(by_name).result() == ((5, 1), [5, 1], "fourth")
+                assert ex.submit(all_of_them).result() == (first, second, third)
+                first, second, third = "another", ["another"], {"another": 1}
+                fourth = lambda: "another"
+    """)
+
+
+@pytest.mark.apart
+def test_globals_that_hold_each_other(run_script):
+    run_script("""
+        listed = []
+        fixed = (listed, "fixed")
+        listed.append(fixed)
+        table = {"fixed": fixed}
+        both = (table, fixed)
+        table["both"] = both
+
+        def by_fixed(): return fixed[0] is listed, listed[0][0] is listed, len(fixed)
+        def by_table(): return both[0] is table, table["both"][0] is table, both[1][0] is listed
+
+        with open_executor(max_workers=1) as ex:
+            for _ in range(3):
+                assert ex.submit(by_fixed).result() == (True, True, 2)
+                assert ex.submit(by_table).result() == (True, True, True)
+                table["new"] = listed.append(table)
     """)
 
 
