@@ -56,8 +56,6 @@ class Origin:
             kind = type(value)
             if kind in _NEVER_SHARED or isinstance(value, type):
                 continue
-            if kind is tuple and all(type(item) in ATOMS for item in value):
-                continue  # told by its value, too
             if kind is FunctionType and (
                 value.__globals__ is not self.variables or self.place(value) is not None
             ):

@@ -28,6 +28,9 @@ from jobrunner.script.entries import (
 )
 from jobrunner.script.program import NAMES, Program, own_token, script_module
 
+MAX_ROUNDS = 5
+"""Attempts to load globals that hold each other in such a way that some hold what came of another one's failure."""
+
 MAX_SCRIPTS = 8
 """Programs whose scripts a process keeps: the longest unused one goes, with what its calls have left there."""
 
@@ -142,46 +145,48 @@ class Script:
     # --- entries ----------------------------------------------------------------------------------------------
 
     def _load_all(self, entries: Iterable[Entry], parts: Parts) -> None:
-        changed = self._new_among(entries)
-        for entry in changed:
-            self._pending[entry.name] = entry, parts
-            if entry.kind != CLASS:
-                self.variables.pop(entry.name, None)
+        entries = list(entries)
         try:
-            while changed:
-                changed = self._load_round(changed, parts)
+            for _ in range(MAX_ROUNDS):
+                changed = self._new_among(entries)
+                if not changed:
+                    break
+                self._unload(changed, parts)
+                while self._load_pending(changed, parts):
+                    pass
+                # What was met while another one was loaded in vain may hold what came of that: look again.
         finally:
             self._pending.clear()
 
-    def _load_round(self, entries: list[Entry], parts: Parts) -> list[Entry]:
-        """Load what can be loaded now; the others are returned.
-
-        Where a list holds a tuple that holds the list, all are globals, and the tuple comes first, it cannot be made:
-        after the list it can.
-        """
-        left, failure = [], None
-        received = self.received
+    def _unload(self, entries: Iterable[Entry], parts: Parts) -> None:
         for entry in entries:
-            if received.get(entry.name) is entry:
-                continue  # another one needed it
-            before = {each.name for each in entries if received.get(each.name) is each}
+            self._pending[entry.name] = entry, parts
+            if entry.kind != CLASS:
+                self.variables.pop(entry.name, None)
+
+    def _load_pending(self, entries: Iterable[Entry], parts: Parts) -> bool:
+        """Load what is pending; whether some is left, for another round.
+
+        A tuple cannot be there before what it holds, a list can: where both hold each other, the list has to be first.
+        What was loaded in vain, since the wrong one was first, is pending again, with all that was loaded meanwhile.
+        """
+        failed = None
+        before = len(self._pending)
+        for entry in entries:
+            if entry.name not in self._pending:
+                continue
+            pending = [self._pending[name][0] for name in self._pending]
             self._met_itself = False
             try:
                 self._load(entry, parts)
             except Exception as exc:
                 if not self._met_itself:
                     raise
-                left.append(entry)
-                failure = exc
-                for each in entries:
-                    if each.name not in before:
-                        # What was loaded on the way may hold what is half made.
-                        self._pending[each.name] = each, parts
-                        if received.pop(each.name, None) is not None and each.kind != CLASS:
-                            self.variables.pop(each.name, None)
-        if failure is not None and len(left) == len(entries):
-            raise failure
-        return [entry for entry in entries if received.get(entry.name) is not entry]
+                failed = exc
+                self._unload(pending, parts)
+        if failed is not None and len(self._pending) == before:
+            raise failed
+        return failed is not None and bool(self._pending)
 
     def _new_among(self, entries: Iterable[Entry]) -> list[Entry]:
         """Those that have changed, and those that hold one that has: they are to hold the new object."""
@@ -223,6 +228,8 @@ class Script:
                 value = load_global(entry.name, parts[entry.version])
         except BaseException:
             self._give_up(entry)
+            if self._met_itself:
+                self._pending[entry.name] = entry, parts
             raise
         self._loading.pop()
         if entry.shares:

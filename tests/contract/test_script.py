@@ -951,6 +951,53 @@ def test_a_global_that_the_program_deletes_is_gone(run_script):
 
 
 @pytest.mark.apart
+def test_globals_that_hold_each_other_arrive_whichever_is_needed_first(run_script):
+    run_script("""
+        import functools
+
+        class Base:
+            kept = None
+
+        class Node(Base):
+            def method(self):
+                return self
+
+        def work(first=None, second=None):
+            return 1
+
+        node = Node()
+        bound = node.method
+        partial = functools.partial(work, bound)
+        pair = (partial, bound, Base)
+        listed = [pair, work]
+        work.held, work.__defaults__ = partial, (bound, partial)
+        Node.kept, Base.kept = bound, [partial, bound]
+        node.value, node.listed = work, listed
+
+        def of_work():
+            return work.held is partial, work.__defaults__[0] is bound, work.__defaults__[1] is partial
+
+        def of_classes():
+            return Node.kept is bound, Base.kept[0] is partial, Node.kept.__self__.listed[0][1] is Node.kept
+
+        def of_pair():
+            return pair[0] is partial, listed[0] is pair, pair[0].func is work, bound.__self__ is node
+
+        def of_bound():
+            return bound.__self__.value is work, bound.__self__.listed[0][1] is bound
+
+        def of_partial():
+            return partial.func.held is partial, partial.args[0].__self__.listed[0][0] is partial
+
+        functions = [of_work, of_classes, of_pair, of_bound, of_partial]
+        for first in range(len(functions)):
+            with open_executor(max_workers=1) as ex:
+                for fn in functions[first:] + functions[:first]:
+                    assert all(ex.submit(fn).result()), (first, fn)
+    """)
+
+
+@pytest.mark.apart
 def test_what_new_classes_are_told_by_others(run_script):
     run_script("""
         class Plugin:
