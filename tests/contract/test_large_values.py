@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+import textwrap
 import threading
 
 import numpy as np
@@ -359,3 +360,35 @@ def test_without_memory_to_share_everything_goes_the_ordinary_way(run_program):
         """
     )
     assert out == "as ever\n"
+
+
+@pytest.mark.own
+@pytest.mark.parametrize("how", ["partial", "closure"])
+def test_what_functions_hold_is_let_go_of(run_program, how):
+    """Sent 500 times 1 MiB, program and processes have taken a part of that: it is bounded, and far below the sum."""
+    program = """
+        import functools, os, sys
+        import psutil
+        from programs import open_executor
+
+        def size(data):
+            return len(data)
+
+        def closed(data):
+            return lambda: len(data)
+
+        def memory():
+            me = psutil.Process()
+            return me.memory_info().rss  # the program's, which has no use for what calls are done with
+
+        with open_executor(max_workers=1) as ex:
+            ex.submit(size, b"").result()
+            before = memory()
+            for _ in range(500):
+                data = os.urandom(16) * 2**16
+                call = functools.partial(size, data) if sys.argv[1] == "partial" else closed(data)
+                assert ex.submit(call).result() == 2**20
+            taken = (memory() - before) / 2**20
+            print("taken", taken, file=sys.stderr if taken > 350 else sys.stdout)
+    """
+    run_program(textwrap.dedent(program), how)

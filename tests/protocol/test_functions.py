@@ -52,6 +52,7 @@ def test_a_function_goes_when_neither_a_task_nor_a_client_needs_it():
     assert len(table) == 1, "a task still calls it"
     table.release(entry)
     assert len(table) == 0
+    assert (entry.definition.key, entry.definition.blob) == (KEY, b""), "tasks that have ended still name it"
 
 
 def test_workers_are_told_once_what_they_may_forget():
