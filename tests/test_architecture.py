@@ -25,6 +25,7 @@ LEAVES = {
     "folders",
     "forks",
     "initializers",
+    "kept",
     "program",
     "representation",
     "settling",
