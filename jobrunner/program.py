@@ -161,7 +161,8 @@ class Telling:
         # Each call comes here: what can have changed is looked at in a fraction of a microsecond.
         path = self._path.current()
         process = self._own_process
-        if process is None and PROCESS in sys.modules:
+        if process is None and hasattr(sys.modules.get(PROCESS), "_current_process"):
+            # Not while another thread imports it.
             self._own_process = process = sys.modules[PROCESS].current_process
         authkey = None if process is None else process().authkey
         if path is not self._told.path or authkey is not self._authkey:
@@ -185,8 +186,9 @@ class Program:
 
 def this_program(method: str | None = None) -> Program:
     """`method`: how calls are to find multiprocessing to start processes, where that is not as it is here."""
-    if TRACKER_MODULE in sys.modules:
-        sys.modules[TRACKER_MODULE].ensure_running()  # now, since it changes the signal mask of its thread
+    ensure_running = getattr(sys.modules.get(TRACKER_MODULE), "ensure_running", None)
+    if ensure_running is not None:
+        ensure_running()  # now, since it changes the signal mask of its thread
     return Program(
         program_arguments(), current_folder(), Telling().current, method or start_method(), tracker
     )
@@ -194,15 +196,16 @@ def this_program(method: str | None = None) -> Program:
 
 def start_method() -> str | None:
     """What the program has set for multiprocessing."""
-    module = sys.modules.get("multiprocessing")
-    chosen: str | None = None if module is None else module.get_start_method(allow_none=True)
+    get_start_method = getattr(sys.modules.get("multiprocessing"), "get_start_method", None)
+    chosen: str | None = None if get_start_method is None else get_start_method(allow_none=True)
     return chosen
 
 
 def tracker() -> int | None:
     """The descriptor that leads to the resource tracker of multiprocessing, where this process has one."""
-    module = sys.modules.get(TRACKER_MODULE)
-    descriptor: int | None = None if module is None else module._resource_tracker._fd
+    # Another thread may just import it.
+    its = getattr(sys.modules.get(TRACKER_MODULE), "_resource_tracker", None)
+    descriptor: int | None = None if its is None else its._fd
     return descriptor
 
 

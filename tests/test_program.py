@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -19,6 +20,7 @@ from jobrunner.program import (
     interpreter_options,
     program_arguments,
     start_with,
+    this_program,
 )
 
 
@@ -108,6 +110,13 @@ def test_slots_are_told_again_when_the_key_of_multiprocessing_is_another(monkeyp
     assert telling.current() is first
     process.authkey = b"another"
     assert telling.current() == (first.path, b"another")
+
+
+def test_modules_that_another_thread_imports_are_not_there_yet(monkeypatch):
+    for name in ("multiprocessing", "multiprocessing.process", "multiprocessing.resource_tracker"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    program = this_program()
+    assert (program.start_method, program.tracker(), program.told().authkey) == (None, None, b"")
 
 
 def test_what_is_written_on_a_board_is_read_once():
