@@ -10,21 +10,22 @@ from __future__ import annotations
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import EnumMeta
 from functools import lru_cache
 from operator import is_
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from jobrunner.facts import ATOMS, is_importable
 from jobrunner.payloads import OUT_OF_BAND
 from jobrunner.script.digests import digest_of
-from jobrunner.script.functions import MAX_CODES, annotations_of, attributes_in, names_in
-from jobrunner.script.makers import EMPTY
+from jobrunner.script.functions import MAX_CODES, annotations_of, attributes_in, contents_of, names_in
 from jobrunner.script.modes import GLOBAL, Mode
 from jobrunner.script.origin import Origin
 from jobrunner.script.pickler import Pickled, pickled
+
+T = TypeVar("T")
 
 UNFOLLOWED = frozenset(
     (
@@ -128,7 +129,7 @@ class Looker:
     def at_function(self, fn: FunctionType) -> Look:
         """Look at a function of the script, whether it is a global or not."""
         look = self._look = Look()
-        self._function(fn)
+        self._once(self._function, fn)
         return look
 
     # --- parts --------------------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ class Looker:
         if kind is FunctionType:
             if value.__globals__ is self.origin.variables:
                 if not self._by_name(value):
-                    self._function(value)
+                    self._once(self._function, value)
                 return
             if is_importable(value, self._by_value):
                 self._look.facts.append(value)
@@ -163,7 +164,7 @@ class Looker:
                 return
             if self.origin.has(value):
                 if not self._by_name(value):
-                    self._class(value)
+                    self._once(self._class, value)
                 return
         elif kind is _CACHED and isinstance(value.__wrapped__, FunctionType):
             self._look.facts.append(value)
@@ -211,17 +212,18 @@ class Looker:
         look.names[place] = None
         return True
 
-    def _function(self, fn: FunctionType) -> None:
-        if id(fn) in self._inside:
-            self._look.facts.append(fn)
+    def _once(self, look_at: Callable[[T], None], value: T) -> None:
+        """Look at a function or class, unless that has led here."""
+        if id(value) in self._inside:
+            self._look.facts.append(value)
             return
-        self._inside.add(id(fn))
+        self._inside.add(id(value))
         try:
-            self._function_itself(fn)
+            look_at(value)
         finally:
-            self._inside.discard(id(fn))
+            self._inside.discard(id(value))
 
-    def _function_itself(self, fn: FunctionType) -> None:
+    def _function(self, fn: FunctionType) -> None:
         look = self._look
         facts = look.facts
         code = fn.__code__
@@ -237,11 +239,7 @@ class Looker:
             self._part(default)
         facts.append(_BEGIN)
         for cell in fn.__closure__ or ():
-            try:
-                contents = cell.cell_contents
-            except ValueError:
-                contents = EMPTY
-            self._part(contents)
+            self._part(contents_of(cell))
         annotations = annotations_of(fn)
         self._annotated(annotations)
         for values in (fn.__kwdefaults__, annotations, fn.__dict__):
@@ -260,16 +258,6 @@ class Looker:
                         self._look.names[name] = None
 
     def _class(self, cls: type) -> None:
-        if id(cls) in self._inside:
-            self._look.facts.append(cls)
-            return
-        self._inside.add(id(cls))
-        try:
-            self._class_itself(cls)
-        finally:
-            self._inside.discard(id(cls))
-
-    def _class_itself(self, cls: type) -> None:
         facts = self._look.facts
         facts += (_BEGIN, cls, type(cls), cls.__qualname__)
         for base in cls.__bases__:
