@@ -793,9 +793,6 @@ class CoordinatorCore:
                 size = sum(len(chunk.text) for chunk in client.output)
                 self._send(client, m.Output(client.output), now, size)
             client.output, client.output_characters = [], 0
-        if client.running:
-            self._send(client, m.Running(client.running), now, of_ids(client.running))
-            client.running = []
         if client.outcomes:
             for batch in batches(client.outcomes, of_outcome):
                 size = sum(payload_size(o.payload) + (of_outcome(o) if o.detail else 0) for o in batch)
@@ -803,6 +800,9 @@ class CoordinatorCore:
             client.outcomes = []
             if client.link.unacked_bytes >= OUTCOME_WINDOW:
                 self.scheduler.queue.parked.add(client.id)
+        if client.running:  # behind the outcomes: of one that is divided they tell the name of what runs on
+            self._send(client, m.Running(client.running), now, of_ids(client.running))
+            client.running = []
         if client.refused:
             self._send(client, m.CancelRefused(client.refused), now, of_ids(client.refused))
             client.refused = []

@@ -928,16 +928,16 @@ class WorkerCore:
             chunks = self._take_output()
             size = sum(len(chunk.text) for chunk in chunks)
             self._effects.append(session.send(m.Output(chunks), now, size))
-        if self._running:
-            running, self._running = [t for t in self._running if t in self.tasks], []
-            if running:
-                self._effects.append(session.send(m.Running(running), now))
         if self._outcomes:
             outcomes, self._outcomes = self._outcomes, []
             self._outcome_bytes = 0
             for batch in batches(outcomes, of_outcome):
                 size = sum([payload_size(outcome.payload) for outcome in batch])
                 self._effects.append(session.send(m.Outcomes(batch), now, size))
+        if self._running:  # behind the outcomes: one of them may be of the bundle that this call was in
+            running, self._running = [t for t in self._running if t in self.tasks], []
+            if running:
+                self._effects.append(session.send(m.Running(running), now))
         capacity = self.capacity()
         if capacity != self._announced and not self.draining:
             self._announced = capacity

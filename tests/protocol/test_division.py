@@ -95,6 +95,15 @@ def test_the_part_that_goes_on_holds_its_resources():
     assert busy.heard_of(m.Assign) == []
 
 
+def test_a_client_hears_what_a_part_is_called_before_it_hears_that_it_runs():
+    """Else it does not know the part yet, and takes no news of it."""
+    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster.run_long("c-1")
+    cluster.c.heard()
+    cluster.w.say(m.Outcomes([divided("c-1", 3)]), m.Running([TaskId("c-1/3")]))
+    assert cluster.c.heard() == [m.Outcomes([divided("c-1", 3)]), m.Running(["c-1/3"])]
+
+
 def test_a_chunk_is_asked_once_and_then_others_twice_as_many_each_time():
     chunks = [spec(n, span=(0, 2)) for n in range(1, 8)]
     cluster = Cluster(*chunks, busy=7)

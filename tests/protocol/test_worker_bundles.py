@@ -84,6 +84,14 @@ def test_a_bundle_that_was_announced_is_announced_again_as_the_call_that_goes_on
     assert [x for x in world.heard() if type(x) is m.Running] == [m.Running(["c-1/0"])]
 
 
+def test_a_call_is_announced_behind_the_outcome_that_names_it(world):
+    """One turn has both where the worker was held up; before it knows the name, the coordinator takes no news of it."""
+    world.turn(0.1)
+    world.heard()
+    give_up(world, 0)
+    assert [type(message) for message in world.heard()] == [m.Outcomes, m.Running]
+
+
 def test_a_bundle_that_cannot_be_given_up_yet_is_not_asked_for_without_a_pause(world):
     """Its function is loaded, say, for seconds: the slot answered, was asked again at once, and so on."""
     asked = 0

@@ -75,3 +75,14 @@ def test_wishes_that_are_never_forgotten_are_found(monkeypatch):
 
     monkeypatch.setattr(Bundles, "_forget", forget)
     find()
+
+
+def test_a_call_that_runs_on_without_its_client_being_told_is_found(monkeypatch):
+    real = Scheduler.started
+
+    def started(self, worker, task_id, now):
+        if task_id in self.tasks or bundle_of(task_id) is None:  # else it is named later
+            real(self, worker, task_id, now)
+
+    monkeypatch.setattr(Scheduler, "started", started)
+    find("calm")

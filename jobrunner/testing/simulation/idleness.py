@@ -27,7 +27,7 @@ def is_lawful(scenario: Scenario) -> bool:
         and not (scenario.resources or scenario.lacks or scenario.blocking)
         and scenario.owners <= 1
         and scenario.max_tasks_per_slot is None
-        and not (scenario.journal_delay or scenario.start_failures)
+        and not (scenario.journal_delay or scenario.start_failures or scenario.stalls)
         and (scenario.window_tasks, scenario.window_bytes) == (defaults.window_tasks, defaults.window_bytes)
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -11,6 +12,7 @@ from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import (
     Accepted,
+    AnnounceRunning,
     AnswerCancel,
     AnswerQuery,
     BundleSplit,
@@ -62,6 +64,9 @@ TURN_DELAY = 0.00002
 GRANULARITY = 0.0001
 """By how much a timer may be late, as those of a real loop are."""
 
+LONGEST_STALL = 0.2
+"""Seconds."""
+
 RESTART_DELAY = 0.5
 """Seconds until a process that has left in an orderly way is started again."""
 
@@ -109,7 +114,18 @@ class Node(Generic[C]):
             self.world.at(at, lambda: self._due(at))
 
     def _due(self, at: float) -> None:
-        if self.alive and not self.frozen and self._turn_at == at:
+        if not self.alive or self.frozen or self._turn_at != at:
+            return
+        rng = self.world.rng_of_stalls
+        if self.world.scenario.stalls and rng.random() < self.world.scenario.stalls:
+            self._turn_at = -math.inf  # nothing brings it forward
+            self.world.at(self.world.now + rng.uniform(0, LONGEST_STALL), self._go_on)
+        else:
+            self.turn()
+
+    def _go_on(self) -> None:
+        """After a stall."""
+        if self.alive and not self.frozen:
             self.turn()
 
     def turn(self) -> None:
@@ -390,6 +406,8 @@ class ClientNode(PeerNode[ClientCore]):
         self._queries: set[int] = set()
         self._query_number = 0
         self.answers = 0
+        self.told_running: set[TaskId] = set()
+        """Tasks of which it has heard that they run."""
         self.watching: dict[TaskId, int] = {}
         """How often others' tasks were asked for, without an answer yet."""
         owner = len(world.clients) % max(1, world.scenario.owners)
@@ -448,6 +466,8 @@ class ClientNode(PeerNode[ClientCore]):
                     truth.watched(outcome)
                 else:
                     truth.resolved(outcome)
+        elif isinstance(effect, AnnounceRunning):
+            self.told_running.update(effect.ids)
         elif isinstance(effect, BundleSplit):
             self.world.note(self.name, "splits", effect)
             truth.split(effect.id, effect.results, effect.start)

@@ -83,6 +83,8 @@ class Scenario:
     lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Of MODULES, those that the worker "w0", "w1" ... cannot import; where it is empty, functions need none."""
 
+    stalls: float = 0.0
+    """The share of turns that come late, since the machine is busy with something else."""
     epochs: bool = False
     """Programs reload modules, so that their calls need slots that have not served the earlier ones."""
     max_tasks_per_slot: int | None = None
@@ -137,6 +139,7 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     if aside.random() < 0.3:
         scenario.max_tasks_per_slot = aside.choice((1, 2, 5, 20))
     scenario.epochs = aside.random() < 0.3
+    scenario.stalls = aside.choice((0.0, 0.0, 0.02, 0.2))
     return scenario
 
 

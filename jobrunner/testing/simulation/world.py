@@ -17,8 +17,10 @@ from jobrunner.protocol.effects import DrainRequested, Source
 from jobrunner.protocol.functions import KnownFunctions
 from jobrunner.protocol.membership import CLIENT_PATIENCE
 from jobrunner.protocol.messages import Envelope
+from jobrunner.testing.simulation import announcements, idleness
+from jobrunner.testing.simulation.announcements import AnnouncementWatch
 from jobrunner.testing.simulation.checks import Truth, Violation
-from jobrunner.testing.simulation.idleness import IdleWatch, is_lawful
+from jobrunner.testing.simulation.idleness import IdleWatch
 from jobrunner.testing.simulation.network import Network
 from jobrunner.testing.simulation.nodes import (
     ClientNode,
@@ -53,6 +55,8 @@ class World:
     ) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
+        self.rng_of_stalls = random.Random(seed)
+        """Of its own, so that all else of a seed is the same without them."""
         self.scenario = draw_scenario(self.rng) if scenario is None else scenario
         self.now = 1000.0
         self.truth = self.truth_class(self)
@@ -76,7 +80,11 @@ class World:
         self.seats = [self.start_worker(f"w{n}", slots) for n, slots in enumerate(self.scenario.workers)]
         for _ in range(self.scenario.clients):
             self.start_client(self.scenario.tasks)
-        self._idle_watch = IdleWatch(self) if is_lawful(self.scenario) else None
+        self._watches: list[IdleWatch | AnnouncementWatch] = []
+        if idleness.is_lawful(self.scenario):
+            self._watches.append(IdleWatch(self))
+        if announcements.is_lawful(self.scenario):
+            self._watches.append(AnnouncementWatch(self))
         for incident in self.scenario.incidents:
             self.at(self.now + incident.at, lambda incident=incident: self._strike(incident))  # type: ignore[misc]
 
@@ -92,8 +100,8 @@ class World:
         self.now = max(self.now, time)
         self.steps += 1
         action()
-        if self._idle_watch is not None:
-            self._idle_watch.look()
+        for watch in self._watches:
+            watch.look()
 
     def run_for(self, seconds: float) -> None:
         end = self.now + seconds

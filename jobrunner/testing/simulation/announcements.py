@@ -1,0 +1,54 @@
+"""The law about what runs: a client is told in time which of its calls does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobrunner.ids import TaskId, client_of
+from jobrunner.testing.simulation.scenario import Scenario
+
+if TYPE_CHECKING:
+    from jobrunner.testing.simulation.world import World
+
+LOOK_INTERVAL = 0.05
+"""Virtual seconds between two looks, at least."""
+
+LONGEST_UNTOLD = 1.5
+"""Seconds that a call may run before its client knows: until it counts as one that takes long, until its bundle is
+given up or its chunk is divided, and for the way to the client by three processes, each of which may stall."""
+
+
+def is_lawful(scenario: Scenario) -> bool:
+    """Whether nothing but stalls keeps the news from a client, and no call but the running one keeps its slot."""
+    return scenario.profile == "calm" and not scenario.blocking
+
+
+class AnnouncementWatch:
+    """Looks at all slots now and then, when something happens: nothing happens because of it."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._running: dict[tuple[str, TaskId], float] = {}
+        """By where it runs and as what, when each was first seen."""
+        self._looks_at = 0.0
+
+    def look(self) -> None:
+        world = self._world
+        if world.now < self._looks_at:
+            return
+        self._looks_at = world.now + LOOK_INTERVAL
+        running = {
+            (node.name, slot.execution.task): self._running.get((node.name, slot.execution.task), world.now)
+            for node in world.workers
+            if node.alive
+            for slot in node.slots.processes.values()
+            if slot.execution is not None and not slot.execution.bundled
+        }
+        told = {client.id: client.told_running for client in world.clients if client.alive}
+        for (worker, task), since in running.items():
+            known = told.get(client_of(task))
+            world.truth.check(
+                known is None or task in known or world.now - since <= LONGEST_UNTOLD,
+                f"{task} runs on {worker}, and its client has not been told for {LONGEST_UNTOLD} s",
+            )
+        self._running = running
