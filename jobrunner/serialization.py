@@ -36,7 +36,7 @@ from types import (
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
-from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, same
+from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, is_of, same
 from jobrunner.kept import Kept
 from jobrunner.loading import NO_PARTS, error, load, load_error, load_target, type_name
 from jobrunner.loading import describe as describe  # for all who tell of an exception
@@ -741,7 +741,7 @@ def script_has_classes() -> bool:
     """Whether results of other calls may be instances of classes of the script."""
     source = origin.of_this_process()
     return source is not None and any(
-        isinstance(value, type) and source.has(value) for value in list(source.variables.values())
+        is_of(value, type) and source.has(value) for value in list(source.variables.values())
     )
 
 

@@ -17,7 +17,7 @@ from operator import is_
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
-from jobrunner.facts import ATOMS, is_importable
+from jobrunner.facts import ATOMS, is_importable, is_of
 from jobrunner.payloads import OUT_OF_BAND
 from jobrunner.script.digests import digest_of
 from jobrunner.script.functions import MAX_CODES, annotations_of, attributes_in, contents_of, names_in
@@ -120,7 +120,7 @@ class Looker:
             look.facts.append(value)
         elif self._is_other_global(value, name) or self._is_at_other_place(value, name):
             pass
-        elif kind is FunctionType or isinstance(value, type) or kind is _CACHED:
+        elif kind is FunctionType or is_of(value, type) or kind is _CACHED:
             self._part(value)
         elif not self._is_fixed(value):
             self._whole(value, name)
@@ -158,7 +158,7 @@ class Looker:
             if is_importable(value, self._by_value):
                 self._look.facts.append(value)
                 return
-        elif isinstance(value, type):
+        elif is_of(value, type):
             if is_importable(value, self._by_value):
                 self._look.facts.append(value)
                 return
@@ -254,7 +254,7 @@ class Looker:
         for text in (annotations or {}).values():
             if type(text) is str:
                 for name in names_in_annotation(text):
-                    if isinstance(variables.get(name), type):
+                    if is_of(variables.get(name), type):
                         self._look.names[name] = None
 
     def _class(self, cls: type) -> None:
@@ -293,10 +293,10 @@ def is_fixed(value: Any) -> bool:
     """Whether it cannot change inside, nor what it refers to."""
     kind = type(value)
     if kind is BuiltinFunctionType:  # the method of a list is one, too
-        return value.__self__ is None or isinstance(value.__self__, (ModuleType, type))
+        return value.__self__ is None or is_of(value.__self__, (ModuleType, type))
     return (
         kind in ATOMS
-        or isinstance(value, (ModuleType, *_DESCRIPTORS))
+        or is_of(value, (ModuleType, *_DESCRIPTORS))
         or (kind is tuple and all(type(item) in ATOMS for item in value))
     )
 

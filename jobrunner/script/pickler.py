@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 import cloudpickle
 from cloudpickle import cloudpickle as inner
 
+from jobrunner.facts import is_of
 from jobrunner.payloads import apart_from
 from jobrunner.script import makers, origin
 from jobrunner.script.classes import class_parts, is_code
@@ -122,7 +123,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         kind = type(value)
         if kind is FunctionType:
             reduced = self.reduce_function(value)
-        elif isinstance(value, type):
+        elif is_of(value, type):
             reduced = self.reduce_class(value)
         else:
             special = _SPECIAL.get(kind)
