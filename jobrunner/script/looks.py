@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import types
 from collections.abc import Callable, Mapping
 from enum import EnumMeta
@@ -42,6 +43,10 @@ UNFOLLOWED = frozenset(
     )
 )
 """Names in code that may look for globals in ways that cannot be followed."""
+
+MAX_ATTEMPTS = 20
+PAUSE = 0.0002
+"""Attempts to pickle what another thread changes meanwhile, and the seconds between them, more from each to the next."""
 
 _DERIVED = frozenset(
     (
@@ -244,7 +249,7 @@ class Looker:
         self._annotated(annotations)
         for values in (fn.__kwdefaults__, annotations, fn.__dict__):
             facts.append(_BEGIN)
-            for name, value in (values or {}).items():
+            for name, value in list((values or {}).items()):  # another thread may change it
                 facts.append(name)
                 self._part(value)
 
@@ -265,7 +270,7 @@ class Looker:
         if type(cls) is not type:
             self._part(type(cls))
         self._annotated(vars(cls).get("__annotations__"))
-        for name, value in vars(cls).items():
+        for name, value in list(vars(cls).items()):
             facts.append(name)
             if name in _DERIVED or (type(value) is cls and isinstance(cls, EnumMeta)):
                 facts.append(value)
@@ -303,8 +308,16 @@ def is_fixed(value: Any) -> bool:
 
 def dump(value: Any, mode: Mode = GLOBAL, entry: str | None = None) -> tuple[Pickled, list[memoryview]]:
     """The pickle of a global or of a part of it, and its large buffers, which are not copied."""
-    buffers: list[memoryview] = []
-    return pickled(value, mode, (OUT_OF_BAND, buffers), entry), buffers
+    attempt = 0
+    while True:
+        attempt += 1
+        buffers: list[memoryview] = []
+        try:
+            return pickled(value, mode, (OUT_OF_BAND, buffers), entry), buffers
+        except RuntimeError as exc:  # another thread has changed it just now
+            if "during iteration" not in str(exc) or attempt == MAX_ATTEMPTS:
+                raise
+            time.sleep(PAUSE * attempt)
 
 
 @lru_cache(MAX_CODES)

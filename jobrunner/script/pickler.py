@@ -146,7 +146,8 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         token = self.origin.program.token
         if kind is _Container:
             held = value.value
-            items = (iter(held), None) if type(held) is list else (None, iter(held.items()))
+            # Copied at once: other threads may change it.
+            items = (iter(list(held)), None) if type(held) is list else (None, iter(list(held.items())))
             return makers.global_value, (token, entry, type(held)), None, *items
         self.noted.append(value)
         reduce = self.dispatch_table.get(kind)

@@ -418,6 +418,46 @@ def test_globals_that_answer_oddly_when_they_are_asked(run_script):
     """)
 
 
+@pytest.mark.apart
+def test_globals_that_another_thread_changes_while_calls_are_submitted(run_script):
+    run_script("""
+        import sys, threading
+
+        notes, seen, nested = {}, set(), {"inner": {}}
+
+        class Holder:
+            pass
+
+        holder, ended = Holder(), threading.Event()
+
+        def change():
+            i = 0
+            while not ended.is_set():
+                i += 1
+                for mapping in (notes, nested["inner"], vars(holder)):
+                    mapping[f"a{i % 97}"] = i
+                    mapping.pop(f"a{i * 7 % 97}", None)
+                seen.add(i % 97)
+                seen.discard(i * 7 % 97)
+                setattr(Holder, f"b{i % 7}", i)
+                if hasattr(Holder, f"b{i * 3 % 7}"):
+                    delattr(Holder, f"b{i * 3 % 7}")
+
+        def look():
+            return isinstance(notes, dict) and isinstance(seen, set) and isinstance(holder, Holder) and len(nested)
+
+        sys.setswitchinterval(1e-5)
+        thread = threading.Thread(target=change)
+        with open_executor(max_workers=1) as ex:
+            thread.start()
+            try:
+                assert [ex.submit(look).result() for _ in range(100)] == [1] * 100
+            finally:
+                ended.set()
+                thread.join()
+    """)
+
+
 def test_what_a_weak_reference_refers_to(run_script):
     run_script("""
         import weakref
