@@ -298,7 +298,7 @@ class Catalogue:
             tuple(part.version for part in parts),
             None if image is None else image.version,
             eager,
-            needed_first(one.entry for one in listed),
+            needed_first((one.entry for one in listed), list(self._origin.variables)),
             place,
             target,
             fresh,

@@ -68,20 +68,19 @@ class Outline(NamedTuple):
     """Globals that the script had once, and has no more."""
 
 
-def needed_first(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+def needed_first(entries: Iterable[Entry], script: Iterable[str]) -> tuple[Entry, ...]:
     """In an order in which each has what it needs: code of the script may run while a global is loaded.
 
-    Where they need each other, functions and classes come first, which run none mostly.
+    `script` are the names of its globals in their order, in which functions and classes have been made there, too.
+    Values come last, for what has a new value may stand anywhere.
     """
-    known = {entry.name: entry for entry in entries}
+    given = {entry.name: entry for entry in entries}
+    known = {name: given[name] for name in dict.fromkeys((*script, *given)) if name in given}
     alone = [entry for entry in known.values() if not entry.needs]
     code = [entry for entry in known.values() if entry.needs and entry.kind != VALUE]
     values = [entry for entry in known.values() if entry.needs and entry.kind == VALUE]
-    ordered = list(alone)
-    for group in (code, values):
-        names = {entry.name for entry in group}
-        ordered += [entry for entry in _behind_needs(group, known) if entry.name in names]
-    return tuple(ordered)
+    names = {entry.name for entry in values}
+    return (*alone, *code, *(entry for entry in _behind_needs(values, known) if entry.name in names))
 
 
 def _behind_needs(group: list[Entry], known: dict[str, Entry]) -> list[Entry]:

@@ -51,7 +51,7 @@ def entries(catalogue: Catalogue, looker: Looker, store: Store | None) -> tuple[
         if entry.stream is not None:
             found[name] = entry
             waiting += entry.shares  # what its pickle refers to by name
-    return needed_first(found.values())
+    return needed_first(found.values(), variables)
 
 
 def _belongs(value: Any) -> bool:

@@ -46,7 +46,7 @@ UNFOLLOWED = frozenset(
 
 MAX_ATTEMPTS = 20
 PAUSE = 0.0002
-"""Attempts to pickle what another thread changes meanwhile, and the seconds between them, more from each to the next."""
+"""Attempts to pickle what another thread changes meanwhile, and the seconds between the first two of them."""
 
 _DERIVED = frozenset(
     (

@@ -1298,6 +1298,11 @@ def test_what_new_classes_are_told_by_others(run_script):
             assert ex.submit(subclasses).result() == ["Csv", "Json"]
             assert ex.submit(tags).result() == ("a", "b", ["First", "Second"])
             assert type(ex.submit(Second).result()) is Second
+
+        for first in (Csv(), Json()):
+            with open_executor(max_workers=1) as ex:
+                assert ex.submit(lambda plugin: plugin.known, first).result().keys() == Plugin.known.keys()
+                assert ex.submit(subclasses).result() == ["Csv", "Json"]
     """)
 
 
