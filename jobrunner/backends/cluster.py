@@ -56,8 +56,7 @@ class ClusterBackend(CoreBackend):
         if self._local is None:
             self._connected.wait()
             if self._failure is not None:
-                failure: JobRunnerError = self._failure
-                raise failure
+                raise self._failure_anew(self._failure)
 
     @property
     def max_workers(self) -> int:

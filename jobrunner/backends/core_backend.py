@@ -8,6 +8,7 @@ other end are processes of a cluster, or cores in this process.
 from __future__ import annotations
 
 import concurrent.futures
+import copy
 import os
 import random
 import threading
@@ -346,7 +347,7 @@ class CoreBackend(Backend):
 
     def _check_open(self) -> None:
         if self._failure is not None:
-            raise type(self._failure)(*self._failure.args) from self._failure
+            raise self._failure_anew(self._failure)
         if self._shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if os.getpid() != self._pid:
@@ -519,7 +520,7 @@ class CoreBackend(Backend):
             for future in (entry.futures if isinstance(entry, CallBatch) else [entry])
         ]:
             if self._failure is not None:
-                future.set_exception(self._failure)
+                future.set_exception(self._failure_anew(self._failure))
             elif self.ended_by_force and future.running():
                 future.set_exception(
                     TaskLostError(
@@ -537,7 +538,8 @@ class CoreBackend(Backend):
                 future.confirm_cancelled()
         self._cancel_waits.end()
         for query in list(self._queries.values()):
-            query.error = self._failure or JobRunnerError("the executor was shut down before the answer came")
+            ended = JobRunnerError("the executor was shut down before the answer came")
+            query.error = ended if self._failure is None else self._failure_anew(self._failure)
             query.done.set()
         self._connected.set()
 
@@ -555,6 +557,13 @@ class CoreBackend(Backend):
                 error = InitializerError(str(error))
             self._failure = error
             self._driver.post(DrainRequested())
+
+    @staticmethod
+    def _failure_anew(failure: JobRunnerError) -> JobRunnerError:
+        """The same error, for one who raises it: a traceback holds on to all that is in its frames."""
+        error = copy.copy(failure)
+        error.__cause__ = failure.__cause__
+        return error
 
     def _describe_failure(self, kind: str, error: str) -> str:
         return error
