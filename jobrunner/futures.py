@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from contextlib import contextmanager
 from itertools import islice
+from operator import methodcaller
 from typing import Any, Protocol, TypeVar
 
 from jobrunner.blocking import wait_until, waiting
@@ -62,6 +63,8 @@ STATES = {
 
 LOGGER = logging.getLogger("concurrent.futures")
 """The standard library's, where programs look for what callbacks raise."""
+
+_RESULT = methodcaller("result")
 
 _unwatched = threading.Lock()
 """Held while a condition is made or the state of a Future changes that has none; never while anything is called."""
@@ -285,10 +288,13 @@ class Future(concurrent.futures.Future[T]):
         """
         if self._state == "FINISHED" and self._exception is None:
             return self._result  # type: ignore[no-any-return]
-        if self._state not in UNFINISHED:
-            return super().result(timeout)
-        self._wait(timeout)
-        return super().result(0)
+        try:
+            if self._state not in UNFINISHED:
+                return super().result(timeout)
+            self._wait(timeout)
+            return super().result(0)
+        finally:
+            del self  # what is raised knows this frame, and this knows what is raised
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the call raised, or None; waits and raises as `result` does."""
@@ -474,7 +480,10 @@ def gather(futures: Iterable[concurrent.futures.Future[T]], timeout: float | Non
     Raises TimeoutError when they are not all done after `timeout` seconds.
     """
     futures = list(futures)
-    _, not_done = wait(futures, timeout)
+    not_done = wait(futures, timeout).not_done
     if not_done:
         raise WaitTimeoutError(f"{len(not_done)} of {len(futures)} futures are not done after {timeout} s")
-    return [future.result() for future in futures]
+    try:
+        return list(map(_RESULT, futures))
+    finally:
+        del futures  # as in Future.result

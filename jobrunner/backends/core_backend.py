@@ -512,6 +512,7 @@ class CoreBackend(Backend):
             left, self._futures = self._futures, {}
         self._driver.close(orderly=finished)
         self._closed()
+        self._setups.close()
         self._store.close()
         self._printer.close()
         for task, future in [

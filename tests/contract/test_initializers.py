@@ -79,7 +79,6 @@ def test_a_broken_executor_is_let_go_of(kind):
     assert references[0]() is None
 
 
-
 def test_pending_calls_and_later_ones_fail(make_executor, isolated, eventually, tmp_path):
     started, go = tmp_path / "started", tmp_path / "go"
     executor = make_executor(initializer=wait_and_fail, initargs=(str(started), str(go)))
