@@ -440,8 +440,6 @@ def test_globals_that_another_thread_changes_while_calls_are_submitted(run_scrip
                 seen.add(i % 97)
                 seen.discard(i * 7 % 97)
                 setattr(Holder, f"b{i % 7}", i)
-                if hasattr(Holder, f"b{i * 3 % 7}"):
-                    delattr(Holder, f"b{i * 3 % 7}")
 
         def look():
             return isinstance(notes, dict) and isinstance(seen, set) and isinstance(holder, Holder) and len(nested)
