@@ -39,7 +39,7 @@ def load_target(stream: Buffer, fresh: bool, parts: Mapping[bytes, Payload] = NO
             take = pickle.loads if fresh else loads
             fn: Callable[..., Any] = take(stream, buffers=buffers)
         except (Exception, SystemExit) as exc:
-            raise load_error("the function", exc) from exc
+            raise load_error("the function, or what it holds,", exc) from exc
         return fn
 
     return FreshCall(load) if fresh else load()
