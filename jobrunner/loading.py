@@ -91,13 +91,13 @@ def _writable(buffers: Iterable[Buffer]) -> list[Buffer]:
     return [bytearray(part) if memoryview(part).readonly else part for part in buffers]
 
 
-def error(message: str, *causes: BaseException) -> SerializationError:
-    """Also an instance of the classes of `causes`, for programs that catch these."""
+def error(message: str, *causes: BaseException, otherwise: str = "") -> SerializationError:
+    """Also an instance of the classes of `causes`, for programs that catch these; see `serialization_error`."""
     from jobrunner.pickling_errors import (
         serialization_error,
     )  # here: a slot whose tasks succeed never needs it
 
-    return serialization_error(message, *causes)
+    return serialization_error(message, *causes, otherwise=otherwise)
 
 
 def load_error(what: str, exc: BaseException) -> SerializationError:

@@ -21,12 +21,13 @@ HEAP_TYPE = 1 << 9
 """Py_TPFLAGS_HEAPTYPE: the class was made by Python code."""
 
 
-def serialization_error(message: str, *causes: BaseException) -> SerializationError:
+def serialization_error(message: str, *causes: BaseException, otherwise: str = "") -> SerializationError:
     """A SerializationError that is also an instance of the classes of `causes`, as far as that is possible.
 
-    It has the attributes of the last of them, and prints as `message`, with what can be done where that is known.
+    It has the attributes of the last of them, and prints as `message`, with what can be done: what is known for the causes,
+    else what is given for all `otherwise`.
     """
-    advice = next(filter(None, map(_advice, causes)), "")
+    advice = next(filter(None, map(_advice, causes)), otherwise)
     if advice not in message:  # where a cause is such an error itself, the message has it
         message += advice
     kinds: list[type[BaseException]] = []
@@ -54,8 +55,8 @@ def _advice(cause: BaseException) -> str:
         )
     if type(cause).__name__ == "AuthenticationError" and type(cause).__module__ == "multiprocessing.context":
         return (
-            "; the process has to have the manager's authkey in multiprocessing.current_process().authkey, which an"
-            " initializer can set"
+            "; the process needs the manager's key in multiprocessing.current_process().authkey before a proxy of the"
+            " manager arrives there: an initializer can set it that has no proxy among its own arguments"
         )
     return ""
 

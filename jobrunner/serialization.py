@@ -275,9 +275,9 @@ def _dump_with_script(fn: Callable[..., Any], define: Callable[[], Defined]) -> 
         what = f"the global {exc.name!r} of the script, of type {type_name(exc.value)}"
         why = describe(exc.reason)
         raise error(
-            f"cannot pickle {what}, which {function_name(fn)} needs: {why}; an initializer, or the function itself,"
-            " can make it where the call runs",
+            f"cannot pickle {what}, which {function_name(fn)} needs: {why}",
             exc.reason,
+            otherwise="; an initializer, or the function itself, can make it where the call runs",
         ) from exc.reason
     except Exception as exc:
         raise _function_error(fn, exc) from exc

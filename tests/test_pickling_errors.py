@@ -134,7 +134,7 @@ def test_one_of_pickle_alone_is_a_plain_one():
             RuntimeError("Lock objects should only be shared between processes through inheritance"),
             r"on this host, an initializer can take it .*multiprocessing\.Manager\(\)",
         ),
-        (multiprocessing.AuthenticationError("digest sent was rejected"), r"authkey.*current_process\(\)"),
+        (multiprocessing.AuthenticationError("digest sent was rejected"), r"current_process\(\)\.authkey.*initializer"),
     ],
 )
 def test_what_can_be_done_is_said_once(cause, advice):
@@ -144,5 +144,8 @@ def test_what_can_be_done_is_said_once(cause, advice):
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-def test_other_causes_have_no_advice():
+def test_other_causes_have_the_advice_that_is_given_for_them():
     assert str(serialization_error("cannot pickle it", RuntimeError("no"))) == "cannot pickle it"
+    assert str(serialization_error("not it", RuntimeError("no"), otherwise="; do this")) == "not it; do this"
+    lock = RuntimeError("Lock objects should only be shared between processes through inheritance")
+    assert "do this" not in str(serialization_error("not it", lock, otherwise="; do this"))
