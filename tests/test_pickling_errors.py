@@ -134,7 +134,10 @@ def test_one_of_pickle_alone_is_a_plain_one():
             RuntimeError("Lock objects should only be shared between processes through inheritance"),
             r"on this host, an initializer can take it .*multiprocessing\.Manager\(\)",
         ),
-        (multiprocessing.AuthenticationError("digest sent was rejected"), r"current_process\(\)\.authkey.*initializer"),
+        (
+            multiprocessing.AuthenticationError("digest sent was rejected"),
+            r"current_process\(\)\.authkey.*initializer",
+        ),
     ],
 )
 def test_what_can_be_done_is_said_once(cause, advice):
