@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.credentials import CLIENT_ROLES, credentials_for
-from jobrunner.errors import CoordinatorLostError, JobRunnerError, NotSupportedError
+from jobrunner.errors import CoordinatorLostError, NotSupportedError
 from jobrunner.host import unknown_host
 from jobrunner.local_cluster import LocalCluster
 from jobrunner.protocol.effects import Event
@@ -57,8 +57,7 @@ class ClusterBackend(CoreBackend):
         if self._local is None:
             self._connected.wait()
             if self._failure is not None:
-                failure: JobRunnerError = self._failure
-                raise failure
+                raise self._failure_anew(self._failure)
 
     @property
     def max_workers(self) -> int:
