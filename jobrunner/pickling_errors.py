@@ -24,8 +24,8 @@ HEAP_TYPE = 1 << 9
 def serialization_error(message: str, *causes: BaseException, otherwise: str = "") -> SerializationError:
     """A SerializationError that is also an instance of the classes of `causes`, as far as that is possible.
 
-    It has the attributes of the last of them, and prints as `message`, with what can be done: what is known for the causes,
-    else what is given for all `otherwise`.
+    It has the attributes of the last of them, and prints as `message` with what can be done: what is known
+    for the causes, else `otherwise`.
     """
     advice = next(filter(None, map(_advice, causes)), otherwise)
     if advice not in message:  # where a cause is such an error itself, the message has it
