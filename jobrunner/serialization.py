@@ -275,7 +275,9 @@ def _dump_with_script(fn: Callable[..., Any], define: Callable[[], Defined]) -> 
         what = f"the global {exc.name!r} of the script, of type {type_name(exc.value)}"
         why = describe(exc.reason)
         raise error(
-            f"cannot pickle {what}, which {function_name(fn)} needs: {why}", exc.reason
+            f"cannot pickle {what}, which {function_name(fn)} needs: {why}",
+            exc.reason,
+            otherwise="; an initializer, or the function itself, can make it where the call runs",
         ) from exc.reason
     except Exception as exc:
         raise _function_error(fn, exc) from exc
@@ -321,7 +323,12 @@ def _is_atomic(fn: Callable[..., Any]) -> bool:
 
 
 def _function_error(fn: Callable[..., Any], exc: Exception) -> SerializationError:
-    return error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}", *_reasons(fn, exc))
+    name, held = function_name(fn), []
+    if type(fn) is functools.partial:
+        arguments = (*enumerate(fn.args), *((repr(keyword), value) for keyword, value in fn.keywords.items()))
+        held = [(f"argument {place} of {name}", value) for place, value in arguments]
+    what = _culprit(held, f"the function {name}")
+    return error(f"cannot pickle {what}: {describe(exc)}", *_reasons(fn, exc))
 
 
 def dump_setup(

@@ -25,6 +25,8 @@ LEAVES = {
     "folders",
     "forks",
     "initializers",
+    "configured",
+    "configured_logging",
     "kept",
     "program",
     "representation",

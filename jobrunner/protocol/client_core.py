@@ -465,7 +465,8 @@ class ClientCore:
             return []
         self._given_up = True
         waited = now - self.session.seeking_since
-        return [GiveUp(f"no answer for {waited:.0f} s: {self.session.loss}", "CoordinatorLostError")]
+        why = f": {self.session.loss}" if self.session.loss else ""
+        return [GiveUp(f"no answer for {waited:.0f} s{why}", "CoordinatorLostError")]
 
     def _send_tasks(self, now: float, *, unlimited: bool = False) -> list[Effect]:
         """All that the window has room for, in one message if it can be; a task larger than the window goes alone."""

@@ -260,3 +260,55 @@ def test_streams_can_be_reconfigured_and_replaced(run_program):
     """
     expected = "one|two|three|café ?|four|five|('<stdout>', 'w', False, 1, False)|wrapped ü|ValueError|after|"
     assert run_program(text).replace("\n", "|") == expected
+
+
+CONFIGURED = """
+    import decimal, logging, sys, warnings
+    import numpy
+    from programs import open_executor
+
+    decimal.getcontext().prec = 40
+    decimal.getcontext().rounding = decimal.ROUND_DOWN
+    numpy.seterr(all="raise")
+    numpy.set_printoptions(precision=2)
+    sys.setrecursionlimit(4321)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s:%(message)s", stream=sys.stdout)
+    logging.getLogger("own").setLevel(logging.DEBUG)
+
+    def third():
+        return decimal.Decimal(2) / 3
+
+    def divide():
+        try:
+            return numpy.ones(2) / numpy.zeros(2)
+        except FloatingPointError as error:
+            return "raised"
+
+    def show():
+        return str(numpy.array([1 / 3]))
+
+    def log():
+        logging.info("hello")
+        logging.debug("too much")
+        logging.getLogger("own").debug("from own")
+        sys.stdout.flush()
+
+    def change():
+        decimal.getcontext().prec = 5
+
+    if __name__ == "__main__":
+        with open_executor(max_workers=1) as executor:
+            for fn in (third, divide, show, sys.getrecursionlimit, log):
+                print(executor.submit(fn).result(), flush=True)
+            sys.path.append("/nowhere")
+            executor.submit(change).result()
+            print(executor.submit(third).result())
+"""
+
+
+def test_what_the_script_has_configured_holds_in_its_calls(run_program):
+    """As where the processes are forked; what a call configures stays, as where they are of any kind."""
+    out = run_program(CONFIGURED).splitlines()
+    assert out[:4] == ["0." + "6" * 40, "raised", "[0.33]", "4321"]
+    assert sorted(out[4:7]) == ["DEBUG:from own", "INFO:hello", "None"]
+    assert out[7:] == ["0.66666"]
