@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+from jobrunner.serialization import CONNECTION
+
 PROTOCOL = 5
-CONNECTION = b"multiprocessing.connection"
 
 
 def inheritable(initargs: tuple[Any, ...]) -> tuple[Any, ...]:

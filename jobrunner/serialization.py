@@ -704,14 +704,15 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
     in_band = None if buffers is None else apart_from(OUT_OF_BAND, buffers)
     try:
         stream = pickle.dumps(value, PROTOCOL, buffer_callback=in_band)
-        if not mentions_script(stream):
-            return stream, False
-        # What the script defines goes by its name; who reads it must have it. A false alarm costs time only.
-        if names is not None:
-            names.update(dict.fromkeys(names_in_pickle(stream)))
-            return stream, False
-        if all_is_known():
-            return stream, False
+        if CONNECTION not in stream:
+            if not mentions_script(stream):
+                return stream, False
+            # What the script defines goes by its name; who reads it must have it. A false alarm costs time only.
+            if names is not None:
+                names.update(dict.fromkeys(names_in_pickle(stream)))
+                return stream, False
+            if all_is_known():
+                return stream, False
     except Exception:  # whatever it was, the other pickler may be able to, or else says why not
         pass
     if buffers is not None:
@@ -723,6 +724,10 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
     if names is not None:
         names.update(made.names)
     return made.stream, made.by_value
+
+
+CONNECTION = b"multiprocessing.connection"
+"""Is in each pickle that holds a connection of multiprocessing: its descriptor, which is another one elsewhere."""
 
 
 def mentions_script(stream: bytes) -> bool:

@@ -47,7 +47,7 @@ RULES = {
     "shipment": {"serialization"},
     "shipping": {"config", "serialization", "shipment"},
     "versions": set(),
-    "inheritance": set(),
+    "inheritance": {"serialization"},
     "slot_setup": {"serialization", "shipment", "versions"},
     "protocol": {"config"},
     "transport": {"protocol", "config"},

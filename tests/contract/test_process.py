@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import socket
 
 import pytest
 import zoo
@@ -312,3 +314,35 @@ def test_what_the_script_has_configured_holds_in_its_calls(run_program):
     assert out[:4] == ["0." + "6" * 40, "raised", "[0.33]", "4321"]
     assert sorted(out[4:7]) == ["DEBUG:from own", "INFO:hello", "None"]
     assert out[7:] == ["0.66666"]
+
+
+def send(connection, value):
+    connection.send(value)
+
+
+def send_and_return(connection, value):
+    connection.send(value)
+    return connection
+
+
+def send_bytes(a_socket, value):
+    a_socket.sendall(value)
+
+
+def test_connections_and_sockets_can_be_arguments(executor):
+    """As in the standard library's pools: each process gets a descriptor of its own, and closes that alone."""
+    here, there = multiprocessing.Pipe()
+    with here, there:
+        executor.submit(send, there, 1).result()
+        list(executor.map(send, [there] * 4, range(2, 6)))
+        executor.submit(send, connection=there, value=6).result()
+        assert sorted(here.recv() for _ in range(6)) == [1, 2, 3, 4, 5, 6]
+        with executor.submit(send_and_return, there, 7).result() as returned:
+            returned.send(8)
+        assert [here.recv(), here.recv()] == [7, 8]
+        there.send(9)
+        assert here.recv() == 9
+    first, second = socket.socketpair()
+    with first, second:
+        executor.submit(send_bytes, second, b"x").result()
+        assert first.recv(1) == b"x"

@@ -477,6 +477,52 @@ def test_what_a_weak_reference_refers_to(run_script):
 
 
 @pytest.mark.apart
+def test_a_mapped_file_is_that_file_in_calls(run_script, tmp_path):
+    """What they write is in it, and what others write they see. One that is mapped for private changes is a copy."""
+    run_script(f"""
+        import numpy
+
+        mapped = numpy.memmap({str(tmp_path / "data")!r}, "i8", "w+", offset=4096, shape=(4, 2), order="F")
+        seen = numpy.memmap({str(tmp_path / "data")!r}, "i8", "r", offset=4096, shape=8)
+        private = numpy.memmap({str(tmp_path / "data")!r}, "i8", "c", offset=4096, shape=8)
+        private[0] = 5
+
+        def write(i):
+            mapped[i, 1] = i + 1
+
+        def read():
+            return seen.tolist(), seen.flags.writeable, int(private[0])
+
+        with open_executor() as ex:
+            list(ex.map(write, range(4)))
+            assert mapped.tolist() == [[0, 1], [0, 2], [0, 3], [0, 4]]
+            assert ex.submit(read).result() == ([0, 0, 0, 0, 1, 2, 3, 4], False, 5)
+            mapped[0, 0] = 9
+            assert ex.submit(read).result()[0][0] == 9
+    """)
+
+
+@pytest.mark.apart
+@pytest.mark.parametrize("make", ["multiprocessing.Pipe()", "socket.socketpair()"])
+def test_a_connection_cannot_be_a_global(run_script, make):
+    """In another process its number would be that of another descriptor, or of none."""
+    run_script(f"""
+        import multiprocessing, socket
+
+        first, second = {make}
+
+        def use():
+            return first.fileno()
+
+        with open_executor() as ex:
+            error = ex.submit(use).exception()
+            assert isinstance(error, TypeError) and "'first'" in str(error), error
+            assert "it can be an argument of a call" in str(error), error
+        first.close(), second.close()
+    """)
+
+
+@pytest.mark.apart
 def test_an_error_names_the_global_that_cannot_be_sent(run_script):
     run_script("""
         import pickle
