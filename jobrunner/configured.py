@@ -51,7 +51,9 @@ def configuration() -> str:
         found["recursion_limit"] = sys.getrecursionlimit()
     # What another thread is importing at the moment has not been configured yet.
     if hasattr(sys.modules.get("decimal"), "getcontext"):
-        found |= _of_decimal(sys.modules["decimal"].getcontext())
+        decimal = sys.modules["decimal"]
+        found |= _of_decimal("decimal", decimal.getcontext())
+        found |= _of_decimal("decimal_default", decimal.DefaultContext)
     if hasattr(sys.modules.get("numpy"), "set_printoptions"):
         found |= _of_numpy(sys.modules["numpy"])
     if hasattr(sys.modules.get("logging"), "basicConfig"):
@@ -67,28 +69,48 @@ def configure(text: str) -> None:
     given = json.loads(text)
     if "recursion_limit" in given:
         sys.setrecursionlimit(given["recursion_limit"])
-    if "decimal" in given:
-        import decimal
-
-        traps = [getattr(decimal, name) for name in given["decimal"].pop("traps")]
-        decimal.setcontext(decimal.Context(**given["decimal"], traps=traps))
+    if "decimal" in given or "decimal_default" in given:
+        _configure_decimal(given.get("decimal"), given.get("decimal_default"))
     if "numpy_errors" in given or "numpy_prints" in given:
         numpy = importlib.import_module("numpy")  # the program has it, nothing here needs it
         numpy.seterr(**given.get("numpy_errors", {}))
         numpy.set_printoptions(**given.get("numpy_prints", {}))
-    if "loggers" in given or "disabled" in given:
+    if not given.keys().isdisjoint(("level_names", "loggers", "disabled")):
         import logging
 
         from jobrunner import configured_logging
 
+        for level, name in given.get("level_names", ()):
+            logging.addLevelName(level, name)
         configured_logging.configure(given.get("loggers", {}))
         logging.disable(given.get("disabled", logging.NOTSET))
 
 
-def _of_decimal(context: Any) -> dict[str, Any]:
+def _of_decimal(kind: str, context: Any) -> dict[str, Any]:
     present = {name: getattr(context, name) for name in DECIMAL}
     present["traps"] = sorted(signal.__name__ for signal, trapped in context.traps.items() if trapped)
-    return {} if present == DECIMAL else {"decimal": present}
+    return {} if present == DECIMAL else {kind: present}
+
+
+def _configure_decimal(present: dict[str, Any] | None, default: dict[str, Any] | None) -> None:
+    """`default` is that of threads which are started from now on."""
+    import decimal
+
+    if present is not None:
+        decimal.setcontext(_decimal_context(present))
+    elif default is not None:
+        decimal.getcontext()  # which is made after the default where nobody has asked for it before
+    if default is not None:
+        context = _decimal_context(default)
+        for name in DECIMAL:
+            setattr(decimal.DefaultContext, name, getattr(context, name))
+
+
+def _decimal_context(described: dict[str, Any]) -> Any:
+    import decimal
+
+    traps = [getattr(decimal, name) for name in described["traps"]]
+    return decimal.Context(**{**described, "traps": traps})
 
 
 def _of_numpy(numpy: Any) -> dict[str, Any]:
@@ -109,6 +131,8 @@ def _of_logging() -> dict[str, Any]:
     from jobrunner import configured_logging
 
     found: dict[str, Any] = {}
+    if names := configured_logging.level_names():
+        found["level_names"] = names
     if loggers := configured_logging.loggers():
         found["loggers"] = loggers
     if logging.root.manager.disable:

@@ -1,20 +1,42 @@
 """What a program has configured of `logging`, as plain data, and another process that is configured so.
 
-Handlers go along if they write to the program's streams or to a file, and are of exactly the kinds that
-`logging.basicConfig` makes. Those of imported modules do not: a module configures itself wherever it is imported.
+Handlers go along if they write to the program's streams, to a file or to nothing, and are of exactly the kinds that
+`logging.basicConfig` makes, or a NullHandler. Those of imported modules do not: a module configures itself wherever it is imported.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    _TextHandler = logging.StreamHandler[TextIO]
+else:
+    _TextHandler = logging.StreamHandler  # which takes no parameters in Python 3.10
 
 STYLES: dict[type, str] = {
     logging.PercentStyle: "%",
     logging.StrFormatStyle: "{",
     logging.StringTemplateStyle: "$",
 }
+
+
+LEVELS = {
+    logging.CRITICAL: "CRITICAL",
+    logging.ERROR: "ERROR",
+    logging.WARNING: "WARNING",
+    logging.INFO: "INFO",
+    logging.DEBUG: "DEBUG",
+    logging.NOTSET: "NOTSET",
+}
+"""The names of levels in a new interpreter."""
+
+
+def level_names() -> list[tuple[int, str]]:
+    """What `logging.addLevelName` has been told."""
+    return [(level, name) for level, name in logging._levelToName.items() if LEVELS.get(level) != name]
 
 
 def loggers() -> dict[str, dict[str, Any]]:
@@ -65,10 +87,25 @@ def _described_handler(handler: logging.Handler) -> dict[str, Any] | None:
         return None
     described: dict[str, Any] = {"level": handler.level}
     if formatter is not None:
-        described["format"] = formatter._fmt, formatter.datefmt, STYLES.get(type(formatter._style), "%")
+        style = formatter._style
+        described["format"] = formatter._fmt, formatter.datefmt, STYLES.get(type(style), "%")
+        defaults = getattr(style, "_defaults", None)
+        if defaults:
+            if not _is_plain(defaults):
+                return None
+            described["defaults"] = defaults
+    if type(handler) is logging.NullHandler:
+        return {**described, "null": True}
+    if "terminator" in vars(handler):
+        described["terminator"] = vars(handler)["terminator"]
     if type(handler) is logging.FileHandler:
-        return {**described, "file": handler.baseFilename, "encoding": handler.encoding}
-    if type(handler) is PresentStreamHandler:
+        return {
+            **described,
+            "file": handler.baseFilename,
+            "encoding": handler.encoding,
+            "errors": handler.errors,
+        }
+    if type(handler) is PresentStreamHandler and handler._given is None:
         return {**described, "stream": handler.stream_name}
     if type(handler) is logging.StreamHandler:
         for name in ("stderr", "stdout"):
@@ -77,28 +114,48 @@ def _described_handler(handler: logging.Handler) -> dict[str, Any] | None:
     return None
 
 
+def _is_plain(defaults: Any) -> bool:
+    """Whether another process can have the defaults of a formatter from JSON."""
+    try:
+        return bool(json.loads(json.dumps(defaults)) == defaults)
+    except (TypeError, ValueError):
+        return False
+
+
 def _handler(described: dict[str, Any]) -> logging.Handler:
     handler: logging.Handler
     if "file" in described:
         # Others write into it, too: whatever mode the program has opened it in, this is no reason to empty it.
-        handler = logging.FileHandler(described["file"], "a", described["encoding"], delay=True)
+        handler = logging.FileHandler(
+            described["file"], "a", described["encoding"], delay=True, errors=described["errors"]
+        )
+    elif "null" in described:
+        handler = logging.NullHandler()
     else:
         handler = PresentStreamHandler(described["stream"])
+    if "terminator" in described:
+        handler.terminator = described["terminator"]  # type: ignore[attr-defined]
     handler.setLevel(described["level"])
     if "format" in described:
         fmt, datefmt, style = described["format"]
-        handler.setFormatter(logging.Formatter(fmt, datefmt, style, validate=False))
+        handler.setFormatter(logging.Formatter(fmt, datefmt, style, False, defaults=described.get("defaults")))
     return handler
 
 
-class PresentStreamHandler(logging.StreamHandler[TextIO]):
-    """Writes to what is sys.stdout or sys.stderr at the moment, as that may be another one for each call."""
+class PresentStreamHandler(_TextHandler):
+    """Writes to what is sys.stdout or sys.stderr at the moment, as that may be another one for each call; or to the
+    stream that a call has given it."""
 
     def __init__(self, name: str) -> None:
         self.stream_name = name
+        self._given: TextIO | None = None
         logging.Handler.__init__(self)
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         present: TextIO = getattr(sys, self.stream_name)
-        return present
+        return present if self._given is None else self._given
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        self._given = stream

@@ -47,6 +47,14 @@ def run(text, *arguments):
         "logging.getLogger('a.b').setLevel(5); logging.getLogger('a.b').propagate = False",
         "logging.getLogger('a').disabled = True",
         "logging.disable(logging.CRITICAL)",
+        "import decimal; decimal.DefaultContext.prec = 9; decimal.DefaultContext.traps[decimal.Inexact] = True",
+        "import decimal; decimal.DefaultContext.prec = 9; decimal.setcontext(decimal.DefaultContext)",
+        "logging.addLevelName(25, 'NOTICE'); logging.addLevelName(logging.INFO, 'info')",
+        "logging.root.addHandler(logging.NullHandler())",
+        "logging.root.addHandler(logging.FileHandler('/dev/null', encoding='ascii', errors='replace'))",
+        "logging.basicConfig(); logging.root.handlers[0].terminator = '|'",
+        "logging.basicConfig(); logging.root.handlers[0].setFormatter("
+        "logging.Formatter('%(who)s %(message)s', defaults={'who': 'me'}))",
     ],
 )
 def test_a_process_that_is_configured_as_another_one_finds_the_same(before):
@@ -62,7 +70,7 @@ def test_a_process_that_is_configured_as_another_one_finds_the_same(before):
         "",
         "import decimal, numpy, logging, concurrent.futures, asyncio, jobrunner",
         "import numpy; numpy.seterrcall(print); numpy.seterr(all='call')",
-        "logging.getLogger('a').addHandler(logging.NullHandler())",
+        "logging.basicConfig(); logging.root.handlers[0].setFormatter(logging.Formatter(defaults={'who': print}))",
         "logging.getLogger('json.decoder').addHandler(logging.StreamHandler())",  # it does so wherever it is imported
         "import io; logging.getLogger('a').addHandler(logging.StreamHandler(io.StringIO()))",
         "logging.getLogger('a').addHandler(type('Own', (logging.StreamHandler,), {})())",
@@ -84,6 +92,16 @@ def test_records_go_to_the_stream_that_is_the_present_one():
     found, _ = run(PROGRAM.format(before="logging.basicConfig()"))
     after = "import io, logging\nsys.stderr = io.StringIO()\nlogging.error('x')\nprint(sys.stderr.getvalue(), end='')"
     assert run(COPY.format(after=after), found)[0].splitlines()[0] == "ERROR:root:x"
+
+
+def test_a_handler_can_be_given_another_stream_in_a_call():
+    found, _ = run(PROGRAM.format(before="logging.basicConfig()"))
+    after = (
+        "import io, logging\nstream = io.StringIO()\nlogging.root.handlers[0].setStream(stream)\nlogging.error('x')\n"
+        "print(stream.getvalue(), end='')"
+    )
+    printed, errors = run(COPY.format(after=after), found)
+    assert printed.splitlines()[0] == "ERROR:root:x" and not errors
 
 
 def test_the_context_of_decimal_is_that_of_the_thread_that_asks():
