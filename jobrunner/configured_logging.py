@@ -138,7 +138,9 @@ def _handler(described: dict[str, Any]) -> logging.Handler:
     handler.setLevel(described["level"])
     if "format" in described:
         fmt, datefmt, style = described["format"]
-        handler.setFormatter(logging.Formatter(fmt, datefmt, style, False, defaults=described.get("defaults")))
+        handler.setFormatter(
+            logging.Formatter(fmt, datefmt, style, False, defaults=described.get("defaults"))
+        )
     return handler
 
 

@@ -18,7 +18,7 @@ import typing
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
 import cloudpickle
@@ -157,12 +157,26 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(reduced, str):
             if reduced != entry or pickle.whichmodule(value, reduced) not in NAMES:  # type: ignore[attr-defined]
                 return reduced
-            reduced = _NEW, (kind,), getattr(value, "__dict__", None)  # here it is made
+            is_made_here = True
+        else:
+            is_made_here = self._is_looked_for(value, reduced[0])
+        if is_made_here:
+            reduced = _NEW, (kind,), getattr(value, "__dict__", None)
         make, arguments, *contents = reduced
         state, *others = contents or [None]
         if type(state) is dict and others in ([], [None, None]) and not hasattr(kind, "__setstate__"):
             contents = [state, None, None, makers.set_attributes]
         return makers.global_value, (token, entry, make, *arguments), *contents
+
+    def _is_looked_for(self, value: Any, make: Any) -> bool:
+        """Whether `make`, of the script, finds the global under its name or in its class. It is not there yet."""
+        assert self.origin is not None
+        if type(make) is FunctionType:
+            return self.origin.has(make) and self.entry in names_in(make.__code__)
+        owner = getattr(make, "__self__", None)
+        if type(make) is not MethodType or not is_of(owner, type) or not self.origin.has(owner):
+            return False
+        return any(item is value for item in vars(owner).values())
 
     # --- functions ---
 

@@ -419,6 +419,58 @@ def test_globals_that_answer_oddly_when_they_are_asked(run_script):
 
 
 @pytest.mark.apart
+def test_a_global_whose_pickle_asks_the_script_for_it(run_script):
+    run_script("""
+        class Only:
+            def __reduce__(self):
+                return the_only, ()
+
+        def the_only():
+            return only
+
+        class Late:
+            def __reduce__(self):
+                return the_late, ()
+
+        late = None
+
+        def the_late():
+            global late
+            if late is None:
+                late = Late()
+            return late
+
+        class Single:
+            one = None
+
+            @classmethod
+            def get(cls):
+                if cls.one is None:
+                    cls.one = cls()
+                return cls.one
+
+            def __reduce__(self):
+                return Single.get, ()
+
+        only, alias, single = Only(), the_late(), Single.get()
+        only.mark, late.mark, single.mark = "only", "late", "single"
+
+        def marks():
+            assert only is the_only() and alias is the_late() is late and single is Single.get()
+            return only.mark, late.mark, single.mark
+
+        def is_it(one, *others):
+            return one is only, others == (late, single)
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(marks).result() == ("only", "late", "single")
+            only.mark = single.mark = "new"
+            assert ex.submit(marks).result() == ("new", "late", "new")
+            assert ex.submit(is_it, only, late, single).result() == (True, True)
+            assert ex.submit(the_only).result() is only and ex.submit(Single.get).result() is single
+    """)
+
+
 def test_globals_that_another_thread_changes_while_calls_are_submitted(run_script):
     run_script("""
         import sys, threading
