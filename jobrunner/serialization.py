@@ -178,6 +178,7 @@ def with_names(fn: Callable[..., Any], names: Iterable[str], store: Store | None
     return _dump_with_script(
         fn,
         lambda: _catalogue().define(fn, names, by_value, target, store=store, key=key, fresh=fresh),
+        kept=key is not None,
     )
 
 
@@ -259,14 +260,19 @@ def _dump_object(
         target = made.stream, made.noted, made.names
         by_value = _registered_by_value()
         return _dump_with_script(
-            fn, lambda: _catalogue().define(fn, (), by_value, lambda: target, store=store, fresh=fresh)
+            fn,
+            lambda: _catalogue().define(fn, (), by_value, lambda: target, store=store, fresh=fresh),
+            kept=False,
         )
     parts = tuple([_part(raw, store) for raw in large])
     kinds = (FRESH_BY_VALUE, FRESH_BY_REFERENCE) if fresh else (BY_VALUE, BY_REFERENCE)
     return _dumped(fn, made.stream, kinds[0 if made.by_value else 1], made.noted, parts)
 
 
-def _dump_with_script(fn: Callable[..., Any], define: Callable[[], Defined]) -> DumpedFunction:
+def _dump_with_script(
+    fn: Callable[..., Any], define: Callable[[], Defined], *, kept: bool = True
+) -> DumpedFunction:
+    """`kept`: the catalogue has the definition when it is asked again. Another one would only keep alive what it notes."""
     from jobrunner.script.catalogue import Unpicklable
 
     try:
@@ -286,7 +292,8 @@ def _dump_with_script(fn: Callable[..., Any], define: Callable[[], Defined]) -> 
         return known[1]
     parts = tuple([DumpedFunction(part.version, PART, part.payload, "") for part in defined.parts])
     dumped = _dumped(fn, defined.outline, WITH_SCRIPT, defined.noted, parts)
-    _defined.put(id(defined), (defined, dumped), payload_size(dumped.blob))
+    if kept:
+        _defined.put(id(defined), (defined, dumped), payload_size(dumped.blob))
     return dumped
 
 

@@ -302,6 +302,29 @@ def test_an_initializer_sets_globals_for_all_that_follows(run_script):
     """)
 
 
+def test_what_an_initializer_of_the_script_was_given_is_let_go_of(run_script):
+    run_script("""
+        import gc, time, weakref
+
+        class Thing:
+            pass
+
+        def begin(thing):
+            pass
+
+        thing = Thing()
+        reference = weakref.ref(thing)
+        with open_executor(max_workers=1, initializer=begin, initargs=(thing,)) as ex:
+            assert ex.submit(abs, -1).result() == 1
+        del ex, thing
+        deadline = time.monotonic() + 10
+        while reference() is not None and time.monotonic() < deadline:
+            gc.collect()
+            time.sleep(0.01)
+        assert reference() is None
+    """)
+
+
 def test_a_cached_function_of_the_script(run_script):
     run_script("""
         import functools
