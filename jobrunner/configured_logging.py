@@ -1,7 +1,8 @@
 """What a program has configured of `logging`, as plain data, and another process that is configured so.
 
 Handlers go along if they write to the program's streams, to a file or to nothing, and are of exactly the kinds that
-`logging.basicConfig` makes, or a NullHandler. Those of imported modules do not: a module configures itself wherever it is imported.
+`logging.basicConfig` makes, or a NullHandler. Those of imported modules do not: a module configures itself wherever it
+is imported.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def _handler(described: dict[str, Any]) -> logging.Handler:
     else:
         handler = PresentStreamHandler(described["stream"])
     if "terminator" in described:
-        handler.terminator = described["terminator"]  # type: ignore[attr-defined]
+        vars(handler)["terminator"] = described["terminator"]
     handler.setLevel(described["level"])
     if "format" in described:
         fmt, datefmt, style = described["format"]
@@ -154,7 +155,7 @@ class PresentStreamHandler(_TextHandler):
         logging.Handler.__init__(self)
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:
         present: TextIO = getattr(sys, self.stream_name)
         return present if self._given is None else self._given
 

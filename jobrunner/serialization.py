@@ -272,7 +272,7 @@ def _dump_object(
 def _dump_with_script(
     fn: Callable[..., Any], define: Callable[[], Defined], *, kept: bool = True
 ) -> DumpedFunction:
-    """`kept`: the catalogue has the definition when it is asked again. Another one would only keep alive what it notes."""
+    """`kept`: the catalogue has the definition when it is asked again. Another one only keeps alive what it notes."""
     from jobrunner.script.catalogue import Unpicklable
 
     try:

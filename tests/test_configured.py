@@ -101,7 +101,8 @@ def test_a_handler_can_be_given_another_stream_in_a_call():
         "print(stream.getvalue(), end='')"
     )
     printed, errors = run(COPY.format(after=after), found)
-    assert printed.splitlines()[0] == "ERROR:root:x" and not errors
+    assert printed.splitlines()[0] == "ERROR:root:x"
+    assert not errors
 
 
 def test_the_context_of_decimal_is_that_of_the_thread_that_asks():
