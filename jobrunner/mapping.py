@@ -150,8 +150,7 @@ class MapRun:
         else:
             self._pack(batch, base, count)
         self._feed()
-        if self._refusal is not None:
-            raise self._refusal
+        self._raise_refusal()
         return count
 
     def take_all(self, elements: Input) -> None:
@@ -159,8 +158,18 @@ class MapRun:
         while not self.complete:
             self.take_from(elements, self._chunksize or self.chunking.pack_size())
         self._feed()  # the end of the input is known now, and the last chunks are cut accordingly
-        if self._refusal is not None:
-            raise self._refusal
+        self._raise_refusal()
+
+    def _raise_refusal(self) -> None:
+        """Raise why the backend takes no more calls, if that is so: then nobody will ask for results."""
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            with self._lock:
+                self._results.clear()
+            try:
+                raise refusal
+            finally:
+                del refusal, self  # what is raised knows this frame, and this would know what is raised
 
     def _pack_around(self, failures: dict[int, Exception], batch: Any, base: int, count: int) -> None:
         """Pack the elements between those that could not be pickled, and record these as failed."""

@@ -73,6 +73,8 @@ def test_a_broken_executor_is_let_go_of(kind):
             executor.submit(zoo.echo, 1).result()
         with pytest.raises(RuntimeError):
             executor.submit(zoo.echo, 1)
+        with pytest.raises(RuntimeError):
+            executor.map(zoo.echo, [1])
 
     use()
     gc.collect()
