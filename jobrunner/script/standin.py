@@ -38,13 +38,15 @@ MAX_SCRIPTS = 8
 class ScriptModule(ModuleType):
     """The module of a stand-in: it loads what is asked for and not there yet."""
 
-    __slots__ = ("script",)
+    __slots__ = ("__script",)  # the script may have a global of any plain name
 
-    script: Script
+    def __init__(self, script: Script) -> None:
+        super().__init__(script.program.name)
+        self.__script = script
 
     def __getattr__(self, name: str) -> Any:
         if not (name.startswith("__") and name.endswith("__")):
-            found, value = self.script.find(name)
+            found, value = self.__script.find(name)
             if found:
                 return value
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
@@ -68,8 +70,7 @@ class Script:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.module = ScriptModule(program.name)
-        self.module.script = self
+        self.module = ScriptModule(self)
         self.variables: dict[str, Any] = self.module.__dict__
         _describe(self.module, program)
         self.received: dict[str, Entry] = {}

@@ -62,6 +62,30 @@ def test_a_global_that_is_none(run_script):
     """)
 
 
+def test_a_global_may_have_any_name(run_script):
+    run_script("""
+        import __main__
+
+        script = module = program = find = 3
+
+        def look():
+            import __main__
+
+            return __main__.script, __main__.module, __main__.program, __main__.find
+
+        def change():
+            import __main__
+
+            __main__.script = 4
+            return script, look()
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(look).result() == (3, 3, 3, 3)
+            assert ex.submit(change).result() == (4, (4, 3, 3, 3))
+            assert ex.submit(look).result()[1:] == (3, 3, 3)
+    """)
+
+
 @pytest.mark.apart
 def test_a_global_that_the_program_changes_arrives_anew_and_others_stay(run_script):
     run_script("""
