@@ -975,8 +975,9 @@ def test_a_global_that_the_program_deletes_is_gone(run_script):
 
 
 @pytest.mark.apart
-def test_globals_that_hold_each_other_arrive_whichever_is_needed_first(run_script):
-    run_script("""
+@pytest.mark.parametrize("first", range(5))
+def test_globals_that_hold_each_other_arrive_whichever_is_needed_first(run_script, first):
+    text = """
         import functools
 
         class Base:
@@ -1014,11 +1015,11 @@ def test_globals_that_hold_each_other_arrive_whichever_is_needed_first(run_scrip
             return partial.func.held is partial, partial.args[0].__self__.listed[0][0] is partial
 
         functions = [of_work, of_classes, of_pair, of_bound, of_partial]
-        for first in range(len(functions)):
-            with open_executor(max_workers=1) as ex:
-                for fn in functions[first:] + functions[:first]:
-                    assert all(ex.submit(fn).result()), (first, fn)
-    """)
+        with open_executor(max_workers=1) as ex:
+            for fn in functions[FIRST:] + functions[:FIRST]:
+                assert all(ex.submit(fn).result()), fn
+    """
+    run_script(text.replace("FIRST", str(first)))
 
 
 @pytest.mark.apart
