@@ -229,6 +229,15 @@ def test_a_worker_without_jobrunner_says_so(no_jobrunner):
             worker.wait(20)
 
 
+def test_workers_that_are_started_here_find_the_modules_that_the_program_finds(tmp_path, monkeypatch):
+    (tmp_path / "beside_the_program.py").write_text("def name(): return __name__")
+    monkeypatch.syspath_prepend(tmp_path)
+    import beside_the_program
+
+    with Executor("dask", max_workers=1) as executor:
+        assert executor.submit(beside_the_program.name).result() == "beside_the_program"
+
+
 TWO_PROGRAMS = """
 import pickle
 import sys
