@@ -37,7 +37,10 @@ def check(
     config = load(CoordinatorConfig, journal=path)
     found = Path(config.journal) if config.journal else default_journal(config.port)
     if not found.exists():
-        raise ConfigError(f"there is no journal at {found}")
+        raise ConfigError(
+            f"there is no journal at {found}; a coordinator says at its start where its own is:"
+            " `jobrunner journal check PATH`"
+        )
     report: dict[str, Any] = examine(found)
     if json:
         write(json_module.dumps(report, indent=2))

@@ -12,7 +12,15 @@ from typing import Annotated, Any
 
 import typer
 
-from jobrunner.config import DEFAULT_PORT, ClientConfig, CoordinatorConfig, WorkerConfig, load
+from jobrunner.config import (
+    DEFAULT_PORT,
+    JOIN_SCHEME,
+    ClientConfig,
+    CoordinatorConfig,
+    WorkerConfig,
+    line_is_no_address,
+    load,
+)
 from jobrunner.errors import ConfigError
 
 DEFAULT_ADDRESS = f"tcp://127.0.0.1:{DEFAULT_PORT}"
@@ -94,6 +102,8 @@ def cluster_address(address: str | None) -> str:
 
 def full_address(text: str) -> str:
     """ "tcp://host:port" from that, from "host:port" or from "host". Raises ConfigError for anything else."""
+    if text.strip().startswith(JOIN_SCHEME):
+        raise line_is_no_address(text)
     scheme, found, rest = text.strip().rpartition("://")
     if scheme == "ipc" and rest:
         return f"ipc://{rest}"  # a path, on this host

@@ -410,6 +410,15 @@ def convert(value: Any, spec: dataclasses.Field[Any], where: str) -> Any:
     return value
 
 
+def line_is_no_address(line: str) -> ConfigError:
+    """The error of a line to join with that stands where an address is wanted; it does not repeat the secret."""
+    place = line.strip().removeprefix(JOIN_SCHEME).partition("/")[0]
+    return ConfigError(
+        "this is a line to join with, and not an address: run `jobrunner join LINE` once on this host, then the address"
+        f" is tcp://{place}"
+    )
+
+
 def to_bool(value: Any, where: str) -> bool:
     if isinstance(value, bool):
         return value
@@ -435,7 +444,8 @@ def to_number(
         if not exact or not math.isfinite(number):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"{where}: {value!r} is not {kind}") from None
+        size = "; a size is written as in 512M" if whole and str(value)[:1].isdigit() else ""
+        raise ConfigError(f"{where}: {value!r} is not {kind}{size}") from None
     if minimum is not None and number < minimum:
         raise ConfigError(f"{where}: {value!r} is too small; the smallest is {minimum:g}")
     if maximum is not None and number > maximum:

@@ -100,8 +100,8 @@ class Hearing:
     def current(self) -> Told:
         text = self._board.read()
         if text is not None:
-            path, authkey = json.loads(text)
-            self._told = Told(path, bytes.fromhex(authkey))
+            path, authkey, configuration = json.loads(text)
+            self._told = Told(path, bytes.fromhex(authkey), configuration)
         return self._told
 
 

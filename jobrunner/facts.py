@@ -51,6 +51,20 @@ def same(first: Facts, second: Facts) -> bool:
     return len(first) == len(second) and first[0] == second[0] and all(map(is_, first[1:], second[1:]))
 
 
+def is_of(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    """`isinstance`, but for what the value says of itself: a proxy has the `__class__` of another object, or none."""
+    return issubclass(type(value), kinds)
+
+
+def attribute_of(value: Any, name: str) -> Any:
+    """An attribute of its own, None if it has none. Its `__getattr__` is not asked, which may do and raise anything."""
+    get: Any = type.__getattribute__ if is_of(value, type) else object.__getattribute__
+    try:
+        return get(value, name)
+    except Exception:
+        return None
+
+
 def is_importable(value: Any, by_value: frozenset[str]) -> bool:
     """Whether another process finds this very function or class under its module and name."""
     module, name = getattr(value, "__module__", None), value.__qualname__

@@ -18,7 +18,9 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from contextlib import contextmanager
 from itertools import islice
+from operator import methodcaller
 from typing import Any, Protocol, TypeVar
 
 from jobrunner.blocking import wait_until, waiting
@@ -62,6 +64,8 @@ STATES = {
 LOGGER = logging.getLogger("concurrent.futures")
 """The standard library's, where programs look for what callbacks raise."""
 
+_RESULT = methodcaller("result")
+
 _unwatched = threading.Lock()
 """Held while a condition is made or the state of a Future changes that has none; never while anything is called."""
 
@@ -84,21 +88,28 @@ class CancelWait:
     """
 
     def __init__(self) -> None:
+        self.threads = 0
+        """That wait, or are about to; for CancelWaits."""
         self._lock = threading.Lock()
+        self._ended = threading.Event()
         self._answered = threading.Event()
-        self._threads = 0
+        self._left = 0
+        """Of `threads`, those that would still take callbacks."""
         self._callbacks: Callable[[], None] | None = None
 
-    def wait(self, ask: Callable[[], None], timeout: float) -> None:
-        """Call `ask`, and wait for the answer. Raises nothing when it does not come in time."""
+    def wait(self, ask: Callable[[], None], timeout: float, stop: bool) -> None:
+        """Call `ask`, and wait for the answer. Raises nothing when it does not come in time.
+
+        With `stop` the call is asked to end even if it runs: then that it runs is no answer.
+        """
         with self._lock:
-            self._threads += 1
+            self._left += 1
         try:
             ask()
-            self._answered.wait(timeout)
+            (self._ended if stop else self._answered).wait(timeout)
         finally:
             with self._lock:
-                self._threads -= 1
+                self._left -= 1
                 callbacks, self._callbacks = self._callbacks, None
             if callbacks is not None:
                 callbacks()
@@ -106,14 +117,54 @@ class CancelWait:
     def hand_over(self, callbacks: Callable[[], None]) -> bool:
         """Have one of the threads call it; False if none is left."""
         with self._lock:
-            if self._threads == 0:
+            if self._left == 0:
                 return False
             self._callbacks = callbacks
             return True
 
-    def answer(self) -> None:
-        """Wake the threads."""
+    def refuse(self) -> None:
+        """The call runs."""
         self._answered.set()
+
+    def end(self) -> None:
+        """The call has ended, or nobody will tell."""
+        self._answered.set()
+        self._ended.set()
+
+
+class CancelWaits:
+    """By Future, the threads that wait for the answer to their `cancel` of it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waits: dict[Future[Any], CancelWait] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waits)
+
+    def of(self, future: Future[Any]) -> CancelWait | None:
+        return self._waits.get(future)
+
+    @contextmanager
+    def one_more(self, future: Future[Any]) -> Iterator[CancelWait]:
+        """For a thread that is going to wait: it shares the wait with others that do."""
+        with self._lock:
+            wait = self._waits.setdefault(future, CancelWait())
+            wait.threads += 1
+        try:
+            yield wait
+        finally:
+            with self._lock:
+                wait.threads -= 1
+                if not wait.threads:
+                    del self._waits[future]
+
+    def end(self) -> None:
+        """Nobody will answer any more."""
+        with self._lock:
+            waits = list(self._waits.values())
+        for wait in waits:
+            wait.end()
 
 
 class Future(concurrent.futures.Future[T]):
@@ -237,10 +288,13 @@ class Future(concurrent.futures.Future[T]):
         """
         if self._state == "FINISHED" and self._exception is None:
             return self._result  # type: ignore[no-any-return]
-        if self._state not in UNFINISHED:
-            return super().result(timeout)
-        self._wait(timeout)
-        return super().result(0)
+        try:
+            if self._state not in UNFINISHED:
+                return super().result(timeout)
+            self._wait(timeout)
+            return super().result(0)
+        finally:
+            del self  # what is raised knows this frame, and this knows what is raised
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the call raised, or None; waits and raises as `result` does."""
@@ -426,7 +480,10 @@ def gather(futures: Iterable[concurrent.futures.Future[T]], timeout: float | Non
     Raises TimeoutError when they are not all done after `timeout` seconds.
     """
     futures = list(futures)
-    _, not_done = wait(futures, timeout)
+    not_done = wait(futures, timeout).not_done
     if not_done:
         raise WaitTimeoutError(f"{len(not_done)} of {len(futures)} futures are not done after {timeout} s")
-    return [future.result() for future in futures]
+    try:
+        return list(map(_RESULT, futures))
+    finally:
+        del futures  # as in Future.result

@@ -9,6 +9,7 @@ more; then it gets a new one in its place.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import pickle
 import stat
@@ -16,10 +17,11 @@ import sys
 from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
+
+from jobrunner.serialization import CONNECTION
 
 PROTOCOL = 5
-CONNECTION = b"multiprocessing.connection"
 
 
 def inheritable(initargs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -121,6 +123,15 @@ def _starting() -> Iterator[None]:
 def _pickled(value: Any, see: Callable[[Any], None]) -> bytes:
     """`see` is shown all that is not of a built-in kind, before it is pickled."""
     import io
+
+    file = io.BytesIO()
+    _pickler_class()(file, see).dump(value)
+    return file.getvalue()
+
+
+@functools.cache
+def _pickler_class() -> Any:
+    """Made once, as a class refers to itself: what it knew would stay until the collector of cycles came."""
     from multiprocessing.reduction import ForkingPickler
 
     import cloudpickle
@@ -131,13 +142,15 @@ def _pickled(value: Any, see: Callable[[Any], None]) -> bytes:
             cloudpickle.Pickler.dispatch_table,
         )
 
+        def __init__(self, file: BinaryIO, see: Callable[[Any], None]) -> None:
+            super().__init__(file, PROTOCOL)
+            self._see = see
+
         def reducer_override(self, obj: Any) -> Any:
-            see(obj)
+            self._see(obj)
             return super().reducer_override(obj)
 
-    file = io.BytesIO()
-    Pickler(file, PROTOCOL).dump(value)
-    return file.getvalue()
+    return Pickler
 
 
 # --- semaphores ------------------------------------------------------------------------------------------------------

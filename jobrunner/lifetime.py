@@ -38,7 +38,8 @@ class Lifetime:
         self._exit_registered = False
         # An Executor that nobody shut down. Pending work still completes, also at the interpreter's exit, so
         # nothing is left to do then (and the backend may be half gone).
-        weakref.finalize(self, backend.shutdown, wait=False).atexit = False
+        self._finalizer = weakref.finalize(self, backend.shutdown, wait=False)
+        self._finalizer.atexit = False
 
     def check_open(self) -> None:
         """Raises RuntimeError after `shutdown`, in the words of the standard library."""
@@ -64,7 +65,7 @@ class Lifetime:
             self._idle.notify_all()
             last = self.closed and self._busy == 0
         if last:
-            self.backend.shutdown(wait=False)
+            self._finalizer()
 
     def wait_idle(self) -> None:
         """Wait until no map has unfinished elements."""
@@ -85,6 +86,8 @@ class Lifetime:
             if not wait:
                 return  # the last map shuts the backend down
             self.wait_idle()
+        # From now on nothing holds the backend but those who use it.
+        self._finalizer.detach()
         self.backend.shutdown(wait, cancel_futures=cancel_futures)
 
     def kill(self) -> None:

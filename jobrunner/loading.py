@@ -39,7 +39,7 @@ def load_target(stream: Buffer, fresh: bool, parts: Mapping[bytes, Payload] = NO
             take = pickle.loads if fresh else loads
             fn: Callable[..., Any] = take(stream, buffers=buffers)
         except (Exception, SystemExit) as exc:
-            raise load_error("the function", exc) from exc
+            raise load_error("the function, or what it holds,", exc) from exc
         return fn
 
     return FreshCall(load) if fresh else load()
@@ -91,13 +91,13 @@ def _writable(buffers: Iterable[Buffer]) -> list[Buffer]:
     return [bytearray(part) if memoryview(part).readonly else part for part in buffers]
 
 
-def error(message: str, *causes: BaseException) -> SerializationError:
-    """Also an instance of the classes of `causes`, for programs that catch these."""
+def error(message: str, *causes: BaseException, otherwise: str = "") -> SerializationError:
+    """Also an instance of the classes of `causes`, for programs that catch these; see `serialization_error`."""
     from jobrunner.pickling_errors import (
         serialization_error,
     )  # here: a slot whose tasks succeed never needs it
 
-    return serialization_error(message, *causes)
+    return serialization_error(message, *causes, otherwise=otherwise)
 
 
 def load_error(what: str, exc: BaseException) -> SerializationError:

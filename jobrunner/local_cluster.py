@@ -96,8 +96,10 @@ class LocalCluster:
     def tell(self) -> None:
         """Have the slots of the calls that are sent from now on know of the program what it is now."""
         told = self._program.told()
-        if told is not self._told and self._whiteboard.write(json.dumps([told.path, told.authkey.hex()])):
-            self._told = told
+        if told is not self._told:
+            text = json.dumps([told.path, told.authkey.hex(), told.configuration])
+            if self._whiteboard.write(text):
+                self._told = told
 
     def stop(self, show: Callable[[list[tuple[int, str]]], None] = lambda texts: None) -> None:
         """End it, within a bound; may be called again. `show` is given what slots print while they end."""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Iterable
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+from jobrunner.facts import is_of
+
 PROTOCOL = 5
 
 EVERYWHERE = frozenset((*sys.stdlib_module_names, "jobrunner", "cloudpickle", "__main__", "__mp_main__"))
@@ -50,11 +52,11 @@ def modules_of(noted: Iterable[Any], by_value: Collection[str] = ()) -> tuple[st
     found: dict[str, None] = {}
     name: str | None
     for value in noted:
-        if isinstance(value, ModuleType):
+        if is_of(value, ModuleType):
             name = value.__name__
             if name not in sys.modules or any(f"{name}.".startswith(f"{module}.") for module in by_value):
                 continue  # it is in the pickle
-        elif isinstance(value, (type, FunctionType, BuiltinFunctionType)):
+        elif is_of(value, (type, FunctionType, BuiltinFunctionType)):
             name = getattr(value, "__module__", None)
         else:
             name = place_of(value)

@@ -21,11 +21,15 @@ HEAP_TYPE = 1 << 9
 """Py_TPFLAGS_HEAPTYPE: the class was made by Python code."""
 
 
-def serialization_error(message: str, *causes: BaseException) -> SerializationError:
+def serialization_error(message: str, *causes: BaseException, otherwise: str = "") -> SerializationError:
     """A SerializationError that is also an instance of the classes of `causes`, as far as that is possible.
 
-    It has the attributes of the last of them, and prints as `message`.
+    It has the attributes of the last of them, and prints as `message` with what can be done: what is known
+    for the causes, else `otherwise`.
     """
+    advice = next(filter(None, map(_advice, causes)), otherwise)
+    if advice not in message:  # where a cause is such an error itself, the message has it
+        message += advice
     kinds: list[type[BaseException]] = []
     for cause in causes:
         if isinstance(cause.__cause__, RecursionError):  # of which cloudpickle makes a PicklingError
@@ -40,6 +44,21 @@ def serialization_error(message: str, *causes: BaseException) -> SerializationEr
         except Exception:  # classes that cannot be combined, or that allow no other subclass
             kinds.pop(0)
     return SerializationError(message)
+
+
+def _advice(cause: BaseException) -> str:
+    """What to do about objects of multiprocessing, which say themselves only that they refuse."""
+    if isinstance(cause, RuntimeError) and "between processes through inheritance" in str(cause):
+        return (
+            "; where calls run on this host, an initializer can take it (initializer=..., initargs=...); what a"
+            " multiprocessing.Manager() makes in its place can be sent"
+        )
+    if type(cause).__name__ == "AuthenticationError" and type(cause).__module__ == "multiprocessing.context":
+        return (
+            "; the process needs the manager's key in multiprocessing.current_process().authkey before a proxy of the"
+            " manager arrives there: an initializer can set it that has no proxy among its own arguments"
+        )
+    return ""
 
 
 def attributes_of(exc: BaseException) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What a program's process is to the processes of its calls: options, arguments, sys.path, the seed of string hashes.
 
 A local backend starts its slots as multiprocessing's "spawn" starts its children: with the interpreter's options, the
-program's sys.argv and its current folder. sys.path and the key of multiprocessing go along, too, and again whenever
-they have changed.
+program's sys.argv and its current folder. What it has configured goes along, too (`configured`), and sys.path and the
+key of multiprocessing again whenever they have changed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from jobrunner.configured import configuration
 from jobrunner.host import current_folder, module_path
 from jobrunner.settling import FLAGS, HASH_SEED, KEPT, START_METHOD
 
@@ -123,6 +124,8 @@ class Told(NamedTuple):
     """Its sys.path, without relative entries."""
     authkey: bytes
     """The key with which its managers of multiprocessing let processes in; empty: slots have keys of their own."""
+    configuration: str = ""
+    """See `configured`: what it was when the slots' owner was made, in the thread that made it."""
 
 
 class ProgramPath:
@@ -154,7 +157,7 @@ class Telling:
         self._path = ProgramPath()
         self._own_process: Callable[[], Any] | None = None
         """What gives the process of multiprocessing that this one is, once the program has multiprocessing."""
-        self._told = Told([], b"")
+        self._told = Told([], b"", configuration())
         self._authkey: bytes | None = None
 
     def current(self) -> Told:
@@ -167,7 +170,7 @@ class Telling:
         authkey = None if process is None else process().authkey
         if path is not self._told.path or authkey is not self._authkey:
             self._authkey = authkey
-            self._told = Told(path, b"" if authkey is None else bytes(authkey))
+            self._told = self._told._replace(path=path, authkey=b"" if authkey is None else bytes(authkey))
         return self._told
 
 

@@ -36,7 +36,7 @@ from types import (
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
-from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, same
+from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, is_of, same
 from jobrunner.kept import Kept
 from jobrunner.loading import NO_PARTS, error, load, load_error, load_target, type_name
 from jobrunner.loading import describe as describe  # for all who tell of an exception
@@ -275,7 +275,9 @@ def _dump_with_script(fn: Callable[..., Any], define: Callable[[], Defined]) -> 
         what = f"the global {exc.name!r} of the script, of type {type_name(exc.value)}"
         why = describe(exc.reason)
         raise error(
-            f"cannot pickle {what}, which {function_name(fn)} needs: {why}", exc.reason
+            f"cannot pickle {what}, which {function_name(fn)} needs: {why}",
+            exc.reason,
+            otherwise="; an initializer, or the function itself, can make it where the call runs",
         ) from exc.reason
     except Exception as exc:
         raise _function_error(fn, exc) from exc
@@ -321,7 +323,12 @@ def _is_atomic(fn: Callable[..., Any]) -> bool:
 
 
 def _function_error(fn: Callable[..., Any], exc: Exception) -> SerializationError:
-    return error(f"cannot pickle the function {function_name(fn)}: {describe(exc)}", *_reasons(fn, exc))
+    name, held = function_name(fn), []
+    if type(fn) is functools.partial:
+        arguments = (*enumerate(fn.args), *((repr(keyword), value) for keyword, value in fn.keywords.items()))
+        held = [(f"argument {place} of {name}", value) for place, value in arguments]
+    what = _culprit(held, f"the function {name}")
+    return error(f"cannot pickle {what}: {describe(exc)}", *_reasons(fn, exc))
 
 
 def dump_setup(
@@ -697,14 +704,15 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
     in_band = None if buffers is None else apart_from(OUT_OF_BAND, buffers)
     try:
         stream = pickle.dumps(value, PROTOCOL, buffer_callback=in_band)
-        if not mentions_script(stream):
-            return stream, False
-        # What the script defines goes by its name; who reads it must have it. A false alarm costs time only.
-        if names is not None:
-            names.update(dict.fromkeys(names_in_pickle(stream)))
-            return stream, False
-        if all_is_known():
-            return stream, False
+        if CONNECTION not in stream:
+            if not mentions_script(stream):
+                return stream, False
+            # What the script defines goes by its name; who reads it must have it. A false alarm costs time only.
+            if names is not None:
+                names.update(dict.fromkeys(names_in_pickle(stream)))
+                return stream, False
+            if all_is_known():
+                return stream, False
     except Exception:  # whatever it was, the other pickler may be able to, or else says why not
         pass
     if buffers is not None:
@@ -716,6 +724,10 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
     if names is not None:
         names.update(made.names)
     return made.stream, made.by_value
+
+
+CONNECTION = b"multiprocessing.connection"
+"""Is in each pickle that holds a connection of multiprocessing: its descriptor, which is another one elsewhere."""
 
 
 def mentions_script(stream: bytes) -> bool:
@@ -741,7 +753,7 @@ def script_has_classes() -> bool:
     """Whether results of other calls may be instances of classes of the script."""
     source = origin.of_this_process()
     return source is not None and any(
-        isinstance(value, type) and source.has(value) for value in list(source.variables.values())
+        is_of(value, type) and source.has(value) for value in list(source.variables.values())
     )
 
 

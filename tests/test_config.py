@@ -84,6 +84,14 @@ def test_a_bad_file_is_named(write, text, message):
     assert str(path) in str(caught.value)
 
 
+def test_a_size_that_is_none_is_refused_with_an_example(write):
+    write("[worker]\nslot_memory = '512MB'\n")
+    with pytest.raises(
+        ConfigError, match="slot_memory: '512MB' is not a whole number; a size is written as in 512M"
+    ):
+        load(WorkerConfig)
+
+
 def test_a_file_that_is_named_must_exist(monkeypatch, tmp_path):
     monkeypatch.setenv("JOBRUNNER_CONFIG", str(tmp_path / "none.toml"))
     with pytest.raises(ConfigError, match="does not exist"):

@@ -94,6 +94,13 @@ def test_an_unknown_name_lists_the_known_ones():
         Executor("thread")
 
 
+def test_an_address_without_its_scheme_is_recognised():
+    with pytest.raises(
+        ConfigError, match=r"unknown backend '10.0.0.5:7077'; did you mean 'tcp://10.0.0.5:7077'\?"
+    ):
+        Executor("10.0.0.5:7077")
+
+
 @pytest.mark.parametrize(("name", "package"), [("dask", "distributed"), ("ray", "ray"), ("mpi", "mpi4py")])
 def test_an_engine_that_is_not_installed_says_how_to(monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)

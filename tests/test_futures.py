@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import queue
 import threading
 from concurrent.futures import CancelledError, InvalidStateError
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from jobrunner import (
     gather,
     wait,
 )
+from jobrunner.futures import CancelWaits
 
 
 def done(value):
@@ -223,3 +225,27 @@ def test_gather():
         gather(iter([done(1), failed(ValueError("first")), failed(OSError("second"))]))
     with pytest.raises(TimeoutError, match="1 of 2"):
         gather([done(1), Future()], timeout=0)
+
+
+def test_that_a_call_runs_is_an_answer_to_those_who_would_not_stop_it():
+    waits, future, answered = CancelWaits(), Future(), queue.SimpleQueue()
+
+    def cancel(stop, asked):
+        with waits.one_more(future) as wait:
+            wait.wait(asked.set, 30, stop)
+            answered.put(stop)
+
+    threads = []
+    for stop in (False, True):
+        asked = threading.Event()
+        threads.append(threading.Thread(target=cancel, args=(stop, asked)))
+        threads[-1].start()
+        assert asked.wait(30)
+    waits.of(future).refuse()
+    assert answered.get(timeout=30) is False
+    threads[0].join(30)
+    assert answered.empty()
+    waits.of(future).end()
+    assert answered.get(timeout=30) is True
+    threads[1].join(30)
+    assert not waits

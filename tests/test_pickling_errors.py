@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import pickle
+import re
 import threading
 import traceback
 from dataclasses import dataclass
@@ -123,3 +125,30 @@ def test_a_recursion_that_cloudpickle_has_renamed():
 def test_one_of_pickle_alone_is_a_plain_one():
     assert type(serialization_error("text", pickle.PicklingError("x"))) is SerializationError
     assert type(serialization_error("text")) is SerializationError
+
+
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [
+        (
+            RuntimeError("Lock objects should only be shared between processes through inheritance"),
+            r"on this host, an initializer can take it .*multiprocessing\.Manager\(\)",
+        ),
+        (
+            multiprocessing.AuthenticationError("digest sent was rejected"),
+            r"current_process\(\)\.authkey.*initializer",
+        ),
+    ],
+)
+def test_what_can_be_done_is_said_once(cause, advice):
+    error = serialization_error("cannot pickle it", cause)
+    assert re.search(advice, str(error))
+    assert str(serialization_error("cannot pickle it", cause, cause)) == str(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_other_causes_have_the_advice_that_is_given_for_them():
+    assert str(serialization_error("cannot pickle it", RuntimeError("no"))) == "cannot pickle it"
+    assert str(serialization_error("not it", RuntimeError("no"), otherwise="; do this")) == "not it; do this"
+    lock = RuntimeError("Lock objects should only be shared between processes through inheritance")
+    assert "do this" not in str(serialization_error("not it", lock, otherwise="; do this"))

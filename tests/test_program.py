@@ -109,7 +109,7 @@ def test_slots_are_told_again_when_the_key_of_multiprocessing_is_another(monkeyp
     assert first.authkey == process.authkey
     assert telling.current() is first
     process.authkey = b"another"
-    assert telling.current() == (first.path, b"another")
+    assert telling.current() == first._replace(authkey=b"another")
 
 
 def test_modules_that_another_thread_imports_are_not_there_yet(monkeypatch):

@@ -159,6 +159,19 @@ def test_a_setup_is_a_function_without_arguments():
 # --- calls and results ------------------------------------------------------------------------------------
 
 
+def test_an_argument_of_a_setup_that_cannot_be_pickled_is_named():
+    with pytest.raises(SerializationError) as caught:
+        s.dump_setup(zoo.add, (1, threading.Lock()))
+    assert "cannot pickle argument 1 of add, of type _thread.lock" in str(caught.value)
+    assert isinstance(caught.value, TypeError)
+
+
+def test_a_function_with_something_that_does_not_unpickle_is_not_blamed_alone():
+    blob = s.dump_setup(zoo.add, (1, zoo.FailsOnUnpickle())).blob
+    with pytest.raises(SerializationError, match=r"the function, or what it holds, could not be unpickled"):
+        s.load_function(blob)
+
+
 def test_small_calls_are_plain_bytes():
     payload = s.dump_call((1, "two"), {"three": [4]}, snapshot=True)
     assert isinstance(payload, bytes)

@@ -92,6 +92,7 @@ class Slot:
         self.wake_reader, self.wake_writer = map(out_of_the_way, os.pipe())
         self.outbox = Outbox(board, data, self.wake_writer)
         self.path = list(sys.path)  # the program's, as last told
+        self.configuration = ""
         self.stdout, self.stderr = slot_streams(self.outbox, self.current)
         # Its operations are atomic; each task goes to one thread. With the payloads of the results it needs.
         self.queue: deque[tuple[Any, Payload, list[Payload]]] = deque()
@@ -202,8 +203,9 @@ class Slot:
         self.received += 1
         return True
 
-    def hear(self, path: list[str], authkey: bytes) -> None:
-        """Look for modules where the program does by now, after what the calls here have added; have its key."""
+    def hear(self, path: list[str], authkey: bytes, configuration: str) -> None:
+        """Look for modules where the program does by now, after what the calls here have added; have its key, and what
+        it has configured."""
         if path != self.path:
             added = [entry for entry in sys.path if entry not in self.path]
             sys.path[:] = [*added, *path]
@@ -211,6 +213,11 @@ class Slot:
             importlib.invalidate_caches()
         if authkey:
             settling.take_key(authkey)
+        if configuration != self.configuration:
+            from jobrunner import configured  # here: most programs have configured nothing
+
+            self.configuration = configuration
+            configured.configure(configuration)
 
     def restore(self) -> None:
         """Undo what the last task may have left changed and the next one relies on."""

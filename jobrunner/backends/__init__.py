@@ -169,7 +169,7 @@ def _find(name: str) -> Callable[[BackendSettings], Any]:
         if point.name == name:
             return _load(point)
     names = known()
-    close = difflib.get_close_matches(name, names, n=1)
+    close = [f"tcp://{name}"] if ":" in name else difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ConfigError(
         f"unknown backend {name!r}{hint} (known: {', '.join(names)}, or an address such as tcp://host:7077)"

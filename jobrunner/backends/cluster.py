@@ -5,7 +5,8 @@ from __future__ import annotations
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.credentials import CLIENT_ROLES, credentials_for
-from jobrunner.errors import CoordinatorLostError, JobRunnerError, NotSupportedError
+from jobrunner.errors import CoordinatorLostError, NotSupportedError
+from jobrunner.host import unknown_host
 from jobrunner.local_cluster import LocalCluster
 from jobrunner.protocol.effects import Event
 from jobrunner.shared_memory.pool import can_share
@@ -56,8 +57,7 @@ class ClusterBackend(CoreBackend):
         if self._local is None:
             self._connected.wait()
             if self._failure is not None:
-                failure: JobRunnerError = self._failure
-                raise failure
+                raise self._failure_anew(self._failure)
 
     @property
     def max_workers(self) -> int:
@@ -112,6 +112,9 @@ class ClusterBackend(CoreBackend):
         described = f"the coordinator at {self._address}: {error}"
         if kind != CoordinatorLostError.__name__:
             return described
+        unknown = unknown_host(self._address)
+        if unknown:
+            described = f"{described}; {unknown}"
         return (
             f"{described}. Is it running, and reachable from here? `jobrunner coordinator start` starts one;"
             " JOBRUNNER_ADDRESS or Executor(ADDRESS) says where it is"

@@ -8,6 +8,7 @@ other end are processes of a cluster, or cores in this process.
 from __future__ import annotations
 
 import concurrent.futures
+import copy
 import os
 import random
 import threading
@@ -41,7 +42,7 @@ from jobrunner.errors import (
 )
 from jobrunner.exiting import finish_before_exit
 from jobrunner.fixed import load_element_results
-from jobrunner.futures import CancelWait, Future
+from jobrunner.futures import CancelWaits, Future
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
@@ -120,7 +121,7 @@ class CoreBackend(Backend):
         """Of `_futures`, those that nobody waits for at the end: others' calls, and detached ones."""
         self._supplies = Supplies(self._supply, self)
         self._needs_of: dict[TaskId, tuple[TaskId, ...]] = {}
-        self._waits: dict[TaskId, CancelWait] = {}
+        self._cancel_waits = CancelWaits()
         self._queries: dict[int, QueryWait] = {}
         self._number = 0
         self._query_number = 0
@@ -346,7 +347,7 @@ class CoreBackend(Backend):
 
     def _check_open(self) -> None:
         if self._failure is not None:
-            raise type(self._failure)(*self._failure.args) from self._failure
+            raise self._failure_anew(self._failure)
         if self._shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if os.getpid() != self._pid:
@@ -361,17 +362,15 @@ class CoreBackend(Backend):
         task = TaskId(future.id)
         if future.running() and not running:
             return False
-        wait = self._waits.setdefault(task, CancelWait())
-        if future.done():  # since we looked; then nobody will answer
-            self._waits.pop(task, None)
-            return future.cancelled()
         ask = partial(self._driver.post, CancelRequested([task], running))
         if threading.current_thread() is self._thread:
             # A callback: the answer comes through this very thread, so nobody can wait for it here.
-            ask()
-            return False
-        wait.wait(ask, STOP_WAIT if running else self._config.cancel_wait)
-        self._waits.pop(task, None)
+            if not future.done():
+                ask()
+            return future.cancelled()
+        with self._cancel_waits.one_more(future) as wait:
+            if not future.done():  # else nobody will answer
+                wait.wait(ask, STOP_WAIT if running else self._config.cancel_wait, running)
         return future.cancelled()
 
     def cancel_all(self, futures: Sequence[Future[Any]], *, running: bool = False) -> None:
@@ -513,6 +512,7 @@ class CoreBackend(Backend):
             left, self._futures = self._futures, {}
         self._driver.close(orderly=finished)
         self._closed()
+        self._setups.close()
         self._store.close()
         self._printer.close()
         for task, future in [
@@ -521,7 +521,7 @@ class CoreBackend(Backend):
             for future in (entry.futures if isinstance(entry, CallBatch) else [entry])
         ]:
             if self._failure is not None:
-                future.set_exception(self._failure)
+                future.set_exception(self._failure_anew(self._failure))
             elif self.ended_by_force and future.running():
                 future.set_exception(
                     TaskLostError(
@@ -537,10 +537,10 @@ class CoreBackend(Backend):
                 )
             else:
                 future.confirm_cancelled()
-        for wait in list(self._waits.values()):
-            wait.answer()
+        self._cancel_waits.end()
         for query in list(self._queries.values()):
-            query.error = self._failure or JobRunnerError("the executor was shut down before the answer came")
+            ended = JobRunnerError("the executor was shut down before the answer came")
+            query.error = ended if self._failure is None else self._failure_anew(self._failure)
             query.done.set()
         self._connected.set()
 
@@ -558,6 +558,13 @@ class CoreBackend(Backend):
                 error = InitializerError(str(error))
             self._failure = error
             self._driver.post(DrainRequested())
+
+    @staticmethod
+    def _failure_anew(failure: JobRunnerError) -> JobRunnerError:
+        """The same error, for one who raises it: a traceback holds on to all that is in its frames."""
+        error = copy.copy(failure)
+        error.__cause__ = failure.__cause__
+        return error
 
     def _describe_failure(self, kind: str, error: str) -> str:
         return error
@@ -614,8 +621,6 @@ class CoreBackend(Backend):
             self._chunks.discard(effect.id)
             self._chunks.add(effect.part)
         future.id = effect.part
-        if effect.id in self._waits:
-            self._waits[effect.part] = self._waits.pop(effect.id)
         future.give_back(effect.stop)
 
     def _settle_calls(
@@ -632,7 +637,7 @@ class CoreBackend(Backend):
             return
         raised = set(failed)
         for index, (future, stream, duration) in enumerate(calls):
-            if index in raised or self._waits:
+            if index in raised or self._cancel_waits:
                 status = m.ERROR if index in raised else m.OK
                 task = bundles.call_id(bundle, index)
                 self._settle(future, m.Outcome(task, 1, status, stream, duration, place))
@@ -664,9 +669,8 @@ class CoreBackend(Backend):
 
     def _settle(self, future: Future[Any], outcome: m.Outcome) -> None:
         status = outcome.status
-        wait = self._waits.get(outcome.id)
         if status == m.CANCELLED:
-            future.confirm_cancelled(wait)
+            future.confirm_cancelled(self._cancel_waits.of(future))
         else:
             future.duration = outcome.duration
             chunk = outcome.id in self._chunks
@@ -679,9 +683,9 @@ class CoreBackend(Backend):
             except InvalidStateError:
                 pass  # somebody else has settled it; that is between them and the Future
         self._chunks.discard(outcome.id)
-        wait = self._waits.pop(outcome.id, None)
+        wait = self._cancel_waits.of(future)
         if wait is not None:
-            wait.answer()
+            wait.end()
 
     def _decode(self, outcome: m.Outcome, chunk: bool, name: str) -> tuple[Any, BaseException | None]:
         """The result, or the error. Unpickling runs code of the user's, which may raise anything."""
@@ -704,9 +708,9 @@ class CoreBackend(Backend):
             future = self._future_of(task)
             if future is not None:
                 future.confirm_running()
-            wait = self._waits.pop(task, None)
-            if wait is not None:
-                wait.answer()
+                wait = self._cancel_waits.of(future)
+                if wait is not None:
+                    wait.refuse()
 
     def _answer_query(self, effect: AnswerQuery) -> None:
         wait = self._queries.pop(effect.number, None)

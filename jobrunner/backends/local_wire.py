@@ -13,7 +13,7 @@ from jobrunner.config import MOST_WINDOW
 from jobrunner.context import TASK_ADDRESS
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
-from jobrunner.program import hash_seed, this_program
+from jobrunner.program import Program, hash_seed
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, Source, Tick
 from jobrunner.protocol.session import COORDINATOR
@@ -40,8 +40,8 @@ class LocalWire:
         on_connect: Callable[[], object],
         exit_wait: float,
         show: Callable[[list[Text]], None],
+        program: Program,
         max_tasks_per_slot: int | None = None,
-        start_method: str | None = None,
     ) -> None:
         self._coordinator = CoordinatorCore(
             CoordinatorSettings(
@@ -64,7 +64,7 @@ class LocalWire:
             {TASK_ADDRESS: address},
             on_give_up=on_give_up,
             on_connect=on_connect,
-            program=this_program(start_method),
+            program=program,
             exit_wait=exit_wait,
             max_tasks_per_slot=max_tasks_per_slot,
         )

@@ -20,6 +20,7 @@ from jobrunner.backends.served import serve
 from jobrunner.errors import ConfigError, NotSupportedError
 from jobrunner.folders import SOCKET, make_folder, socket_folder
 from jobrunner.host import usable_cpus
+from jobrunner.program import this_program
 from jobrunner.protocol.effects import GiveUp, Tick
 from jobrunner.protocol.messages import STDERR
 from jobrunner.transport.driver import Wire
@@ -65,7 +66,7 @@ class ProcessesBackend(CoreBackend):
             self._no_folder = exc
         self._listens = False
         self._max_tasks = settings.max_tasks_per_child
-        self._start_method = settings.start_method
+        self._program = this_program(settings.start_method)  # in the thread that may have configured it
         super().__init__(settings)
 
     @property
@@ -114,7 +115,7 @@ class ProcessesBackend(CoreBackend):
             exit_wait=self._config.exit_wait,
             show=self._show_last_words,
             max_tasks_per_slot=self._max_tasks,
-            start_method=self._start_method,
+            program=self._program,
         )
         return self._wire
 

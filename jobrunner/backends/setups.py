@@ -49,6 +49,10 @@ class Setups:
             self._renew()
         return self._present
 
+    def close(self) -> None:
+        """No slot will be prepared any more."""
+        self._initargs = ()
+
     def _renew(self) -> None:
         epoch = self._finder.epoch()
         if epoch is not self._epoch:

@@ -50,22 +50,26 @@ class SharedChunk:
             self.seconds += perf_counter() - started
             ends = not (self._at_work or self._ended or self.has_more)
             self._ended = self._ended or ends
-            return ends
+        del self  # what an element raised knows the frames that led to it
+        return ends
 
     def _run(self) -> None:
-        fn, elements, values = self._fn, self._elements, self._values
-        if self._single:
-            for index in self._left:
+        fn, elements, values, failures = self._fn, self._elements, self._values, self._failures
+        single, left = self._single, self._left
+        del self
+        if single:
+            for index in left:
                 try:
                     values[index] = fn(elements[index])
                 except BaseException as exc:
-                    self._failures[index] = exc
-            return
-        for index in self._left:
-            try:
-                values[index] = fn(*elements[index])
-            except BaseException as exc:
-                self._failures[index] = exc
+                    failures[index] = exc
+        else:
+            for index in left:
+                try:
+                    values[index] = fn(*elements[index])
+                except BaseException as exc:
+                    failures[index] = exc
+        del failures
 
     def results(self) -> ElementResults:
         """Of all elements, once they have ended."""

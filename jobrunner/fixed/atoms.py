@@ -67,7 +67,7 @@ def is_atom(value: Any) -> bool:
     if place in ZONED and _is_at(kind, place):
         _zoned.add(kind)
         return is_atom(value.tzinfo)
-    if (place in KNOWN and _is_at(kind, place)) or _is_scalar_of_numpy(kind):
+    if (place in KNOWN and _is_at(kind, place)) or is_scalar_of_numpy(kind):
         ATOMS.add(kind)
         return True
     return False
@@ -154,7 +154,7 @@ def _is_at(kind: type, place: tuple[str, str]) -> bool:
     return getattr(sys.modules.get(place[0]), place[1], None) is kind
 
 
-def _is_scalar_of_numpy(kind: type) -> bool:
+def is_scalar_of_numpy(kind: type) -> bool:
     numpy = sys.modules.get("numpy")
     if numpy is None or kind.__module__ != "numpy":
         return False

@@ -1,36 +1,91 @@
-"""Columns of a `map` whose values are all floats or all strings, in a form that is quicker than their pickle."""
+"""Columns of a `map` whose values are all numbers, strings or arrays of one kind, in a form that is quicker than their
+pickle."""
 
 from __future__ import annotations
 
 import struct
 import sys
+from operator import attrgetter, methodcaller
 from typing import Any
+
+from jobrunner.fixed.atoms import DTYPE, SMALL_ARRAY, is_array, is_of_numbers, is_scalar_of_numpy
 
 SHORTEST = 16
 """Values from which it pays."""
 
+FLOAT, SHORT, LONG = "d", "i", "q"
+"""Codes of `struct` and `array`, for floats and for integers of 4 and 8 bytes."""
+
+CODES: dict[type, tuple[str, ...]] = {float: (FLOAT,), int: (SHORT, LONG)}
+
+NUMERIC = frozenset("biufc")
+"""Kinds of numpy's dtypes of which every scalar is the same dtype, whatever its value."""
+
 _SEPARATOR = "\0"
+_SHAPE = attrgetter("shape")
+_IS_PLAIN = attrgetter("flags.carray")
+"""In the order of C, aligned, and writable."""
+_COPY = methodcaller("copy")
 
 
 def packed_column(column: list[Any], kind: type | None) -> Any:
     """The column in another form, where `kind` is the type of all its values and that form is better."""
-    if len(column) < SHORTEST:
+    if kind is None or len(column) < SHORTEST:
         return column
     if kind is str:
         joined = _SEPARATOR.join(column)
         return joined if joined.count(_SEPARATOR) == len(column) - 1 else column
-    return struct.pack(f"<{len(column)}d", *column) if kind is float else column
+    if kind in CODES:
+        return _packed_numbers(column, CODES[kind])
+    if is_array(kind):
+        return _packed_arrays(column)
+    if is_scalar_of_numpy(kind) and column[0].dtype.kind in NUMERIC:
+        return sys.modules["numpy"].array(column)
+    return column
 
 
 def unpacked_column(column: Any) -> list[Any]:
-    """What `packed_column` was given."""
+    """What `packed_column` was given. No two arrays have memory in common, nor with `column`."""
     if isinstance(column, list):
         return column
     if isinstance(column, str):
         return column.split(_SEPARATOR)
+    if isinstance(column, tuple):
+        return _unpacked_numbers(*column)
+    return list(column) if column.ndim == 1 else list(map(_COPY, column))
+
+
+def _packed_numbers(column: list[Any], codes: tuple[str, ...]) -> Any:
+    for code in codes:
+        try:
+            return code, struct.pack(f"<{len(column)}{code}", *column)
+        except struct.error:  # one of the integers is too large
+            pass
+    return column
+
+
+def _unpacked_numbers(code: str, stream: bytes) -> list[Any]:
     from array import array  # here: most slots never need it
 
-    values = array("d", column)
+    values = array(code, stream)
     if sys.byteorder == "big":
         values.byteswap()
     return values.tolist()
+
+
+def _packed_arrays(column: list[Any]) -> Any:
+    """One array, with a dimension more: of arrays that are alike in all but their items."""
+    first = column[0]
+    shape, dtype = first.shape, first.dtype
+    alike = (
+        shape
+        and 0 < first.nbytes < SMALL_ARRAY
+        and is_of_numbers(dtype)
+        and dtype.isnative  # as what numpy joins is
+        and set(map(_SHAPE, column)) == {shape}
+        and set(map(id, map(DTYPE, column))) == {id(dtype)}
+        and all(map(_IS_PLAIN, column))
+    )
+    if not alike:
+        return column
+    return sys.modules["numpy"].concatenate(column).reshape(len(column), *shape)

@@ -56,7 +56,9 @@ class OwnPickles:
                 self._dump(value)
                 stream = parts.pop() if len(parts) == 1 else self._joined()
             self._clear_memo()
-            if MAIN not in stream or not self._mode.result or serialization.all_is_known():
+            if serialization.CONNECTION not in stream and (
+                MAIN not in stream or not self._mode.result or serialization.all_is_known()
+            ):
                 return stream
         except BaseException as exc:
             self._begin()
@@ -71,7 +73,7 @@ class OwnPickles:
             stream = self._dump_numbering(value)
         except Exception:  # as above
             stream = MAIN
-        if MAIN in stream:
+        if MAIN in stream or serialization.CONNECTION in stream:
             stream = self._dump_with_code(value)
         if len(self.classes) > before:
             # The next value is most likely of these classes, too.

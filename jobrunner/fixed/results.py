@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from sys import getrefcount
 from time import perf_counter
 from typing import Any
 from weakref import getweakrefcount
@@ -74,8 +74,11 @@ class FixedResults:
         self._first_kind: type | None = None
         self._own_kind: type | None = None
         """A kind of which every value needs a pickle of its own: that of the last such value."""
+        self._array_kind: type | None = None
         self._dtype: Any = None
-        """The last dtype of numbers."""
+        """The dtype of the last array of numbers that was no fresh one of the dtype before; None: there was none."""
+        self._arrays = 0
+        """Arrays of numbers among the values."""
         self._buffers: Buffers = {}
         self._failures: dict[int, serialization.EncodedException] = {}
         self._final: set[int] = set()
@@ -90,6 +93,15 @@ class FixedResults:
         Raises SerializationError; then `add_failure` is due.
         """
         kind = type(value)
+        if (
+            kind is self._array_kind
+            and getrefcount(value) <= _FRESH
+            and value.dtype is self._dtype
+            and _owns_memory(value)
+        ):  # nobody else can change it before it is pickled with the others
+            self._keep(value)
+            self._arrays += 1
+            return None
         if kind is tuple or kind is list:
             self._added = 2
             for item in value:
@@ -111,8 +123,8 @@ class FixedResults:
         if kind in CONTAINERS:
             copy = copied(value, kind)
         elif is_array(kind):
-            references = _references(value)
-            copy = value if self._is_nobody_elses(value, references) else copied(value, kind)
+            is_fresh = getrefcount(value) <= _FRESH
+            copy = self._fixed_array(value, kind, is_fresh)
         else:
             copy = value if is_atom(value) else None
         if copy is not None:
@@ -123,16 +135,16 @@ class FixedResults:
                 self._own_kind = kind
         return None
 
-    def _is_nobody_elses(self, array: Any, references: int) -> bool:
-        """Whether nobody can change an array of numbers before it is pickled with the others."""
-        dtype = array.dtype
-        if dtype is not self._dtype:
-            if not is_of_numbers(dtype):
-                return False
-            self._dtype = dtype
-        return len(self.values) == self._last or (
-            references <= _FRESH and array.base is None and not getweakrefcount(array) and array.flags.owndata
-        )
+    def _fixed_array(self, value: Any, kind: type, is_fresh: bool) -> Any:
+        """The array, or a copy, that nobody changes any more; None where it needs a pickle of its own."""
+        if not is_of_numbers(value.dtype):
+            return None
+        self._array_kind, self._dtype = kind, value.dtype
+        is_last = len(self.values) == self._last
+        copy = value if is_last or (is_fresh and _owns_memory(value)) else copied(value, kind)
+        if copy is not None:
+            self._arrays += 1
+        return copy
 
     def _add_own(self, value: Any) -> None:
         pickles, row = self._pickles, len(self.values)
@@ -163,8 +175,14 @@ class FixedResults:
         own = None
         if self._own:
             own = self._own, *numbered(self._buffers), self._pickles.classes
-        values = packed_column(self.values, self._first_kind if self._added == 1 else None)
+        values = packed_column(self.values, self._kind_of_all())
         return serialization.dump_plain((values, self._failures, self._final, own), False, store)
+
+    def _kind_of_all(self) -> type | None:
+        """The type of all values, if they have one and none has a pickle of its own."""
+        if self._arrays:
+            return self._array_kind if self._arrays == len(self.values) else None
+        return self._first_kind if self._added == 1 else None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -196,17 +214,19 @@ def load_element_results(payload: Payload) -> ElementResults:
     return ElementResults(values, failures, final)
 
 
-def _references(value: Any) -> int:
-    return sys.getrefcount(value)
+def _owns_memory(array: Any) -> bool:
+    """Whether it shares its memory with nobody, and nobody can find it by a weak reference."""
+    return array.base is None and not getweakrefcount(array) and bool(array.flags.owndata)
 
 
-def _references_in(value: Any) -> int:
-    return _references(value)
+class _Probe:
+    def add(self, value: Any) -> int:
+        return getrefcount(value)
 
 
 def _references_of_fresh() -> int:
-    value = [0]
-    return _references_in(value)
+    probe, value = _Probe(), [0]
+    return probe.add(value)
 
 
 _FRESH = _references_of_fresh()

@@ -9,7 +9,7 @@ from typing import Any
 from jobrunner import serialization
 from jobrunner.elements import Input
 from jobrunner.fixed.arguments import FixedElements
-from jobrunner.fixed.atoms import ATOMS, copied, is_atom, travel_together
+from jobrunner.fixed.atoms import ATOMS, copied, is_array, is_atom, travel_together
 from jobrunner.fixed.own_pickles import OwnPickles
 from jobrunner.payloads import Buffer
 
@@ -107,6 +107,9 @@ class FixingInput:
                 self._fix(fixed, failures, row, (value,), (0,), row < limit - 1)
         if others == 1:
             fixed.kinds.append(kind)
+        elif others == len(column) and column and is_array(type(column[0])):
+            kinds = set(map(type, column))
+            fixed.kinds.append(kinds.pop() if len(kinds) == 1 else None)
 
     def _fix_column(
         self, fixed: FixedElements, failures: dict[int, Exception], loose: tuple[int, ...]

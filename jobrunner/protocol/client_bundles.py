@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from jobrunner.ids import TaskId
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.bundles import call_id, unpack_calls
-from jobrunner.protocol.effects import AnswerCancel, BundleSplit, Effect, ResolveTasks
+from jobrunner.protocol.bundles import bundle_of, call_id, unpack_calls
+from jobrunner.protocol.effects import BundleSplit, Effect, ResolveTasks
 
 if TYPE_CHECKING:
     from jobrunner.protocol.client_core import ClientCore
@@ -56,6 +56,11 @@ class Bundles:
             del wishes[index]
         return [call_id(bundle, index) for index in indices]
 
+    def is_to_stop(self, call: TaskId) -> bool:
+        """Whether that call of a bundle is to be cancelled even if it runs."""
+        place = bundle_of(call)
+        return place is not None and self._wishes.get(place[0], {}).get(place[1], False)
+
     def ended(self, spec: m.TaskSpec, outcome: m.Outcome) -> list[Effect]:
         """A pending bundle has ended."""
         whole = spec.id in self._unwanted or not self._wishes.get(spec.id)
@@ -95,8 +100,7 @@ class Bundles:
             if sent:
                 self._core.tell_cancelled(cancelled)
             effects.append(ResolveTasks(cancelled))
-        if refused:
-            effects.append(AnswerCancel(refused))
+        self._core.note_refused(refused)
         return effects
 
     def _forget(self, bundle: TaskId) -> None:

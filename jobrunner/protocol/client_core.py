@@ -126,6 +126,8 @@ class ClientCore:
         """Of each of `_functions`: unfinished tasks that call it, and others of them that it is a part of."""
         self._cancelling: dict[TaskId, bool] = {}
         """Requests without an answer; the value says whether a running task is to be stopped too."""
+        self._refused: list[TaskId] = []
+        """Those that were answered in this turn: the tasks run."""
         self._cancels: list[m.CancelRequest] = []
         """Those that have not been sent in this session."""
         self._running: set[TaskId] = set()
@@ -321,7 +323,8 @@ class ClientCore:
             for task_id in refused.copy():
                 self._cancelling.pop(task_id, None)
                 refused += self._bundles.refused(task_id)
-            return [AnswerCancel(refused)] if refused else []
+            self.note_refused(refused)
+            return []
         if isinstance(message, m.Accepted):
             return [Accepted([t for t in message.ids if t in self.pending])]
         if isinstance(message, m.Recall):
@@ -369,7 +372,7 @@ class ClientCore:
         if wish:
             self.request_cancel(part.id, True)
         elif wish is not None:
-            effects.append(AnswerCancel([part.id]))
+            self.note_refused([part.id])
         return effects
 
     def _is_call(self, task_id: TaskId) -> bool:
@@ -411,7 +414,7 @@ class ClientCore:
             return []
         session = self.session
         was_open = session.open
-        effects = session.due(now)
+        effects = [*session.due(now), *self._answer_cancels()]
         if was_open and not session.open:
             effects.append(ConnectionLost(session.loss))
         if session.open:
@@ -437,6 +440,16 @@ class ClientCore:
             return [*effects, Stop()]
         return [*effects, *self._maybe_give_up(now)]
 
+    def note_refused(self, tasks: list[TaskId]) -> None:
+        """They run, so they were not cancelled: to be told in this turn."""
+        self._refused += tasks
+
+    def _answer_cancels(self) -> list[Effect]:
+        """Of those that were refused in this turn; not where a later request stops what runs, and is still open."""
+        refused = [t for t in self._refused if not (self._cancelling.get(t) or self._bundles.is_to_stop(t))]
+        self._refused = []
+        return [AnswerCancel(refused)] if refused else []
+
     def _give_up_at(self) -> float | None:
         if self.session.open:
             return None
@@ -452,7 +465,8 @@ class ClientCore:
             return []
         self._given_up = True
         waited = now - self.session.seeking_since
-        return [GiveUp(f"no answer for {waited:.0f} s: {self.session.loss}", "CoordinatorLostError")]
+        why = f": {self.session.loss}" if self.session.loss else ""
+        return [GiveUp(f"no answer for {waited:.0f} s{why}", "CoordinatorLostError")]
 
     def _send_tasks(self, now: float, *, unlimited: bool = False) -> list[Effect]:
         """All that the window has room for, in one message if it can be; a task larger than the window goes alone."""

@@ -507,7 +507,13 @@ class Scheduler:
             self._release(record)
             record.ended = record.attempt
             record.remember(f"attempt {record.attempt} was lost on its way to worker {worker.name}")
-            self.again(record, now)
+            if record.claimed and record.options.at_most_once:
+                # It was with the worker, which may have told a coordinator before this one how it ended.
+                error = f"worker {worker.name} has it no more, and may have run it"
+                lost = m.Outcome(record.id, record.attempt, m.LOST, detail={"error": error})
+                self._finish_lost(record, lost, now)
+            else:
+                self.again(record, now)
         self._drop_unclaimed_of(worker)
         for entry in held:
             self._adopt_one(worker, entry, now)
@@ -659,6 +665,7 @@ class Scheduler:
 
     def _assign(self, record: TaskRecord, worker: WorkerPeer, now: float) -> None:
         record.attempt += 1
+        record.claimed = False
         if record.options.at_most_once:
             self._note_progress(record)
         self._bind(record, worker, now)
@@ -851,6 +858,7 @@ class Scheduler:
             record.suspected = 0
         record.may_have_run = False  # it did, and here it is
         record.attempt = held.attempt
+        record.claimed = True
         self._bind(record, held.worker, now)
         if held.outcome is not None and held.outcome.status == m.SPLIT:
             self._release(record)

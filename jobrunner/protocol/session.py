@@ -53,7 +53,8 @@ class Session:
         """The name of the error for that."""
         self.seeking_since = now
         """Since when there has been no session."""
-        self.loss = "it has not answered yet"
+        self.loss = ""
+        """Why there is no session; empty if nothing has ever come from the coordinator."""
         self._pause = FIRST_RETRY
         self._greet_at = now
         self._serial = 0

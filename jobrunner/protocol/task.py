@@ -105,6 +105,7 @@ class TaskRecord:
         "asked",
         "attempt",
         "cancel_asked",
+        "claimed",
         "client",
         "crashes",
         "delayed",
@@ -190,6 +191,8 @@ class TaskRecord:
         self.unmet: Outcome | None = None
         """What it ends with, since a task that it needs did not succeed."""
         self.interest: Interest | None = None
+        self.claimed = False
+        """A worker had its present attempt before this coordinator knew the task."""
         self.may_have_run = False
         """Some coordinator before this one may have had it run."""
 

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from types import FunctionType
 from typing import Any, NamedTuple
 
+from jobrunner.facts import is_of
 from jobrunner.kept import Kept
 from jobrunner.payloads import OUT_OF_BAND, Store
 from jobrunner.script import images
@@ -25,6 +26,7 @@ from jobrunner.script.entries import (
     Image,
     Outline,
     Part,
+    needed_first,
     packed_image,
     packed_outline,
 )
@@ -240,8 +242,8 @@ class Catalogue:
                 made, buffers = dump(value, GLOBAL, name if made_here else None)
         except Exception as exc:
             raise Unpicklable(name, value, exc) from exc
-        kind = CLASS if isinstance(value, type) else FUNCTION
-        if not made_here or not isinstance(value, (type, FunctionType)):
+        kind = CLASS if is_of(value, type) else FUNCTION
+        if not made_here or not is_of(value, (type, FunctionType)):
             kind = VALUE
         version = digest_of(made.stream, *buffers)
         part = None
@@ -258,7 +260,7 @@ class Catalogue:
     def _is_made_by(self, name: str, value: Any) -> bool:
         """Whether its entry makes it under its name; else it is made, or known, otherwise."""
         place = self._origin.place(value)
-        return place == name or (place is None and not isinstance(value, type))
+        return place == name or (place is None and not is_of(value, type))
 
     def _received(self, name: str, look: Look) -> _Listed | None:
         """In a process that stands in for a program: the function or class as the program has sent it."""
@@ -296,7 +298,7 @@ class Catalogue:
             tuple(part.version for part in parts),
             None if image is None else image.version,
             eager,
-            tuple(one.entry for one in listed),
+            needed_first((one.entry for one in listed), list(self._origin.variables)),
             place,
             target,
             fresh,

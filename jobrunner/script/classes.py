@@ -34,14 +34,22 @@ def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict
     if slots is not None:
         namespace["__slots__"] = slots
         contents.pop("__slots__", None)
+    for name in _SET_AT_ONCE & contents.keys():
+        namespace[name] = contents.pop(name)
     for name, attribute in list(contents.items()):
         if isinstance(attribute, types.MemberDescriptorType) and attribute.__objclass__ is value:
             del contents[name]
     bases = inner._get_bases(value)
     if typing.NamedTuple in bases:  # what it makes of a class has been made already
         bases = value.__bases__
+    elif type(value).__name__ == "_TypedDictMeta":  # adds `dict` by itself, and refuses to be given it
+        bases = tuple(base for base in value.__bases__ if base is not dict)
     arguments = value.__name__, type(value), bases, namespace
     return makers.new_class, arguments, _in_order(contents)
+
+
+_SET_AT_ONCE = {"__bases__", "__class__", "__mro__", "__name__"}
+"""Attributes that a class has for its instances, and that cannot be set later: there they are those of the class."""
 
 
 def _equal_to_inherited(value: type) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from jobrunner.payloads import Payload
@@ -66,6 +66,42 @@ class Outline(NamedTuple):
     """What `target` holds is an argument: it is unpickled anew for each call."""
     gone: tuple[str, ...] = ()
     """Globals that the script had once, and has no more."""
+
+
+def needed_first(entries: Iterable[Entry], script: Iterable[str]) -> tuple[Entry, ...]:
+    """In an order in which each has what it needs: code of the script may run while a global is loaded.
+
+    `script` are the names of its globals in their order, in which functions and classes have been made there, too.
+    Values come last, for what has a new value may stand anywhere.
+    """
+    given = {entry.name: entry for entry in entries}
+    known = {name: given[name] for name in dict.fromkeys((*script, *given)) if name in given}
+    alone = [entry for entry in known.values() if not entry.needs]
+    code = [entry for entry in known.values() if entry.needs and entry.kind != VALUE]
+    values = [entry for entry in known.values() if entry.needs and entry.kind == VALUE]
+    names = {entry.name for entry in values}
+    return (*alone, *code, *(entry for entry in _behind_needs(values, known) if entry.name in names))
+
+
+def _behind_needs(group: list[Entry], known: dict[str, Entry]) -> list[Entry]:
+    """These and all that they need, which stands before them as far as that is possible."""
+    found = []
+    seen: set[str] = set()
+    for first in group:
+        if first.name in seen:
+            continue
+        seen.add(first.name)
+        begun = [(first, iter(first.needs))]
+        while begun:
+            entry, needs = begun[-1]
+            name = next((name for name in needs if name in known and name not in seen), None)
+            if name is None:
+                found.append(entry)
+                begun.pop()
+            else:
+                seen.add(name)
+                begun.append((known[name], iter(known[name].needs)))
+    return found
 
 
 def packed_image(image: Image) -> tuple[Any, ...]:

@@ -10,9 +10,9 @@ import linecache
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from jobrunner.facts import ATOMS
+from jobrunner.facts import ATOMS, attribute_of, is_of
 from jobrunner.payloads import Store
-from jobrunner.script.entries import Entry
+from jobrunner.script.entries import Entry, needed_first
 from jobrunner.script.looks import Looker
 from jobrunner.script.origin import Origin
 
@@ -51,13 +51,13 @@ def entries(catalogue: Catalogue, looker: Looker, store: Store | None) -> tuple[
         if entry.stream is not None:
             found[name] = entry
             waiting += entry.shares  # what its pickle refers to by name
-    return tuple(found.values())
+    return needed_first(found.values(), variables)
 
 
 def _belongs(value: Any) -> bool:
-    if isinstance(value, (FunctionType, type, ModuleType, BuiltinFunctionType)):
+    if is_of(value, (FunctionType, type, ModuleType, BuiltinFunctionType)):
         return True
-    if isinstance(getattr(value, "__wrapped__", None), FunctionType):
+    if type(attribute_of(value, "__wrapped__")) is FunctionType:
         return True
     if type(value) in (str, bytes):
         return len(value) <= MAX_DATA_BYTES
@@ -92,7 +92,7 @@ def sources(origin: Origin) -> tuple[tuple[str, str], ...]:
     if origin.program.file is not None:
         files[origin.program.file] = None
     for value in list(origin.variables.values()):
-        if isinstance(value, FunctionType) and value.__globals__ is origin.variables:
+        if type(value) is FunctionType and value.__globals__ is origin.variables:
             code: CodeType = value.__code__
             files[code.co_filename] = None
     found = []

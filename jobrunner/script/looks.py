@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import types
 from collections.abc import Callable, Mapping
 from enum import EnumMeta
@@ -17,7 +18,7 @@ from operator import is_
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
-from jobrunner.facts import ATOMS, is_importable
+from jobrunner.facts import ATOMS, is_importable, is_of
 from jobrunner.payloads import OUT_OF_BAND
 from jobrunner.script.digests import digest_of
 from jobrunner.script.functions import MAX_CODES, annotations_of, attributes_in, contents_of, names_in
@@ -42,6 +43,10 @@ UNFOLLOWED = frozenset(
     )
 )
 """Names in code that may look for globals in ways that cannot be followed."""
+
+MAX_ATTEMPTS = 20
+PAUSE = 0.0002
+"""Attempts to pickle what another thread changes meanwhile, and the seconds between the first two of them."""
 
 _DERIVED = frozenset(
     (
@@ -120,7 +125,7 @@ class Looker:
             look.facts.append(value)
         elif self._is_other_global(value, name) or self._is_at_other_place(value, name):
             pass
-        elif kind is FunctionType or isinstance(value, type) or kind is _CACHED:
+        elif kind is FunctionType or is_of(value, type) or kind is _CACHED:
             self._part(value)
         elif not self._is_fixed(value):
             self._whole(value, name)
@@ -158,7 +163,7 @@ class Looker:
             if is_importable(value, self._by_value):
                 self._look.facts.append(value)
                 return
-        elif isinstance(value, type):
+        elif is_of(value, type):
             if is_importable(value, self._by_value):
                 self._look.facts.append(value)
                 return
@@ -244,7 +249,7 @@ class Looker:
         self._annotated(annotations)
         for values in (fn.__kwdefaults__, annotations, fn.__dict__):
             facts.append(_BEGIN)
-            for name, value in (values or {}).items():
+            for name, value in list((values or {}).items()):  # another thread may change it
                 facts.append(name)
                 self._part(value)
 
@@ -254,7 +259,7 @@ class Looker:
         for text in (annotations or {}).values():
             if type(text) is str:
                 for name in names_in_annotation(text):
-                    if isinstance(variables.get(name), type):
+                    if is_of(variables.get(name), type):
                         self._look.names[name] = None
 
     def _class(self, cls: type) -> None:
@@ -265,7 +270,7 @@ class Looker:
         if type(cls) is not type:
             self._part(type(cls))
         self._annotated(vars(cls).get("__annotations__"))
-        for name, value in vars(cls).items():
+        for name, value in list(vars(cls).items()):
             facts.append(name)
             if name in _DERIVED or (type(value) is cls and isinstance(cls, EnumMeta)):
                 facts.append(value)
@@ -293,18 +298,26 @@ def is_fixed(value: Any) -> bool:
     """Whether it cannot change inside, nor what it refers to."""
     kind = type(value)
     if kind is BuiltinFunctionType:  # the method of a list is one, too
-        return value.__self__ is None or isinstance(value.__self__, (ModuleType, type))
+        return value.__self__ is None or is_of(value.__self__, (ModuleType, type))
     return (
         kind in ATOMS
-        or isinstance(value, (ModuleType, *_DESCRIPTORS))
+        or is_of(value, (ModuleType, *_DESCRIPTORS))
         or (kind is tuple and all(type(item) in ATOMS for item in value))
     )
 
 
 def dump(value: Any, mode: Mode = GLOBAL, entry: str | None = None) -> tuple[Pickled, list[memoryview]]:
     """The pickle of a global or of a part of it, and its large buffers, which are not copied."""
-    buffers: list[memoryview] = []
-    return pickled(value, mode, (OUT_OF_BAND, buffers), entry), buffers
+    attempt = 0
+    while True:
+        attempt += 1
+        buffers: list[memoryview] = []
+        try:
+            return pickled(value, mode, (OUT_OF_BAND, buffers), entry), buffers
+        except RuntimeError as exc:  # another thread has changed it just now
+            if "during iteration" not in str(exc) or attempt == MAX_ATTEMPTS:
+                raise
+            time.sleep(PAUSE * attempt)
 
 
 @lru_cache(MAX_CODES)

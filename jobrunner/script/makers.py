@@ -304,6 +304,13 @@ def rlock() -> Any:
     return threading.RLock()
 
 
+def mapped_file(filename: str, dtype: Any, mode: str, offset: int, shape: tuple[int, ...], order: str) -> Any:
+    """Raises OSError where this host does not have the file."""
+    import numpy
+
+    return numpy.memmap(filename, dtype, mode, offset, shape, order)  # type: ignore[call-overload]
+
+
 def invoke(_name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Call an object that travels as an argument."""
     return target(*args, **kwargs)

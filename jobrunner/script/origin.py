@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from sys import getrefcount
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
+from weakref import getweakrefcount
 
-from jobrunner.facts import ATOMS
+from jobrunner.facts import ATOMS, attribute_of, is_of
 from jobrunner.script import program, standin
 from jobrunner.script.program import NAMES, Program
 
@@ -51,10 +52,10 @@ class Origin:
         count, alone = getrefcount, _ALONE
         # Backwards, so that the first name of a value remains.
         for name, value in reversed(list(self.variables.items())):
-            if count(value) <= alone + (kept.get(name) is value):
+            if count(value) <= alone + (kept.get(name) is value) and not getweakrefcount(value):
                 continue
             kind = type(value)
-            if kind in _NEVER_SHARED or isinstance(value, type):
+            if kind in _NEVER_SHARED or is_of(value, type):
                 continue
             if kind is FunctionType and (
                 value.__globals__ is not self.variables or self.place(value) is not None
@@ -70,20 +71,20 @@ class Origin:
 
     def has(self, value: Any) -> bool:
         """Whether a function or class is one of the script: under a name of it, or made by its code."""
-        if isinstance(value, FunctionType):
+        if type(value) is FunctionType:
             return value.__globals__ is self.variables
-        return getattr(value, "__module__", None) in NAMES
+        return attribute_of(value, "__module__") in NAMES
 
     def place(self, value: Any) -> str | None:
         """The name under which a function or class is found in the script, "Class.method"; None if under none."""
-        if getattr(value, "__module__", None) not in NAMES:
+        if attribute_of(value, "__module__") not in NAMES:
             return None
-        name = getattr(value, "__qualname__", None)
-        if not isinstance(name, str):
+        name = attribute_of(value, "__qualname__")
+        if type(name) is not str:
             return None
         found: Any = self.variables.get(name.partition(".")[0], self)
         for part in name.split(".")[1:]:
-            found = getattr(found, part, self)
+            found = attribute_of(found, part)
         return name if found is value else None
 
     def arrives(self, place: str) -> bool:
@@ -98,7 +99,7 @@ def _globals_of(module: ModuleType) -> dict[str, Any]:
     """
     if module.__name__ == NAMES[1]:
         for value in list(vars(module).values()):
-            if isinstance(value, FunctionType) and value.__globals__.get("__name__") == NAMES[1]:
+            if type(value) is FunctionType and value.__globals__.get("__name__") == NAMES[1]:
                 return value.__globals__
     return vars(module)
 

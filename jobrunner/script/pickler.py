@@ -11,7 +11,9 @@ import copyreg
 import functools
 import io
 import pickle
+import socket
 import struct
+import sys
 import typing
 import weakref
 from collections.abc import Callable, Mapping
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 import cloudpickle
 from cloudpickle import cloudpickle as inner
 
+from jobrunner.facts import is_of
 from jobrunner.payloads import apart_from
 from jobrunner.script import makers, origin
 from jobrunner.script.classes import class_parts, is_code
@@ -122,10 +125,10 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         kind = type(value)
         if kind is FunctionType:
             reduced = self.reduce_function(value)
-        elif isinstance(value, type):
+        elif is_of(value, type):
             reduced = self.reduce_class(value)
         else:
-            special = _SPECIAL.get(kind)
+            special = _SPECIAL.get(kind) or _of_library(kind)
             reduced = NotImplemented if special is None else special(self, value)
             if reduced is NotImplemented:
                 reduced = super().reducer_override(value)
@@ -145,7 +148,8 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         token = self.origin.program.token
         if kind is _Container:
             held = value.value
-            items = (iter(held), None) if type(held) is list else (None, iter(held.items()))
+            # Copied at once: other threads may change it.
+            items = (iter(list(held)), None) if type(held) is list else (None, iter(list(held.items())))
             return makers.global_value, (token, entry, type(held)), None, *items
         self.noted.append(value)
         reduce = self.dispatch_table.get(kind)
@@ -368,6 +372,36 @@ def _rlock(pickler: Any, value: Any) -> Any:
     return (makers.rlock, ()) if pickler.mode.locks else NotImplemented
 
 
+def _descriptor(pickler: Any, value: Any) -> Any:
+    """Another process of this host gets one of its own, as multiprocessing hands it over."""
+    from multiprocessing.reduction import ForkingPickler  # here: few programs send any
+
+    if pickler.mode.shares:
+        kind = "connection of multiprocessing" if _is_connection(type(value)) else "socket"
+        raise TypeError(f"a {kind} is that of its process; it can be an argument of a call")
+    return ForkingPickler._extra_reducers[type(value)](value)  # type: ignore[attr-defined]
+
+
+def _is_connection(kind: type) -> bool:
+    return kind is getattr(sys.modules.get("multiprocessing.connection"), "Connection", NOTHING)
+
+
+def _mapped_file(pickler: Any, value: Any) -> Any:
+    """As a global it is the file, which others write to and may see: each process maps it. Else it is an array."""
+    if not pickler.mode.shares or value.base is not value._mmap or value.mode == "c" or not value.filename:
+        return NotImplemented
+    mode = "r" if value.mode == "r" else "r+"
+    order = "C" if value.flags.c_contiguous else "F"
+    return makers.mapped_file, (str(value.filename), value.dtype, mode, value.offset, value.shape, order)
+
+
+def _of_library(kind: type) -> Callable[[Any, Any], Any] | None:
+    """What pickles values of that kind, which has to be imported before there can be any."""
+    if _is_connection(kind):
+        return _descriptor
+    return _mapped_file if kind is getattr(sys.modules.get("numpy"), "memmap", NOTHING) else None
+
+
 def _special() -> dict[type, Callable[[Any, Any], Any]]:
     import threading
 
@@ -384,6 +418,7 @@ def _special() -> dict[type, Callable[[Any, Any], Any]]:
         typing.NewType: _new_type,
         type(threading.Lock()): _lock,
         type(threading.RLock()): _rlock,
+        socket.socket: _descriptor,
         threading.local: lambda pickler, value: (makers.thread_local, (type(value),)),
     }
 

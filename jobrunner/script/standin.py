@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+from jobrunner.facts import is_of
 from jobrunner.loading import load_global, loads
 from jobrunner.script import threads
 from jobrunner.script.entries import (
@@ -92,6 +93,7 @@ class Script:
         """By name, the loads of the globals that are objects inside of what was loaded."""
         self._pending: dict[str, tuple[Entry, Parts]] = {}
         self._in_image: dict[str, Entry] = {}
+        self._image_order: dict[str, int] = {}
         self._attributes: dict[str, tuple[bytes, dict[str, bytes]]] = {}
         """Of classes, by name: how it is built, and the version of each attribute that was received last."""
         self._loading: list[str] = []
@@ -282,6 +284,7 @@ class Script:
             return
         self._serial, self.image_part = image.serial, Part(key, parts[key])
         before, self._in_image = self._in_image, {entry.name: entry for entry in image.entries}
+        self._image_order = {name: place for place, name in enumerate(self._in_image)}
         _take_sources(image)
         # What was loaded from the last image, and nothing else has brought since, follows the script.
         received = self.received
@@ -293,11 +296,18 @@ class Script:
         self._load_all(follows, {})
 
     def _load_from_image(self, name: str) -> None:
-        entry = self._in_image[name]
-        self._load(entry, {})
-        for needed in entry.needs:
-            if needed not in self.variables and needed in self._in_image and needed not in self.received:
-                self._load_from_image(needed)
+        found = {name}
+        waiting = [name]
+        while waiting:
+            for needed in self._in_image[waiting.pop()].needs:
+                if needed in found or needed not in self._in_image:
+                    continue
+                if needed not in self.variables and needed not in self.received:
+                    found.add(needed)
+                    waiting.append(needed)
+        for each in sorted(found, key=self._image_order.__getitem__):
+            if each not in self.received:
+                self._load(self._in_image[each], {})
 
     # --- classes ----------------------------------------------------------------------------------------------
 
@@ -405,7 +415,7 @@ class Script:
         return any(
             value is not defined.get(name)
             for name, value in list(self.variables.items())
-            if isinstance(value, (FunctionType, type)) and value.__module__ in NAMES
+            if is_of(value, (FunctionType, type)) and value.__module__ in NAMES
         )
 
 

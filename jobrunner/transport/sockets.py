@@ -31,7 +31,7 @@ from typing import Protocol, TypeAlias
 
 import zmq
 
-from jobrunner.config import DEFAULT_PORT
+from jobrunner.config import DEFAULT_PORT, JOIN_SCHEME, line_is_no_address
 from jobrunner.errors import ConfigError, ProtocolError
 from jobrunner.payloads import Buffer
 from jobrunner.protocol.checks import MOST_FRAMES
@@ -135,6 +135,8 @@ def check_address(address: str) -> str:
     scheme, _, rest = full.partition("://")
     if scheme == "ipc" and rest:
         return full
+    if full.startswith(JOIN_SCHEME):
+        raise line_is_no_address(full)
     host, colon, port = rest.rpartition(":")
     if scheme == "tcp" and colon and host and port.isdigit() and 0 < int(port) < 65536:
         return full

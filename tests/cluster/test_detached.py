@@ -199,7 +199,9 @@ def test_a_journal_can_be_looked_at(start, journal, capfd):
     with ClusterAdmin(coordinator.address, BOUND) as admin:
         assert admin.tasks()[0]["state"] == "queued"
     assert main(["journal", "check", str(journal) + "x"]) == 2
-    assert "there is no journal at" in capfd.readouterr().err
+    error = capfd.readouterr().err
+    assert "there is no journal at" in error
+    assert "jobrunner journal check PATH" in error
 
 
 def test_two_coordinators_never_share_a_journal(cluster, start, journal):

@@ -219,6 +219,13 @@ def test_an_unreachable_coordinator_is_an_error_within_the_timeout(monkeypatch, 
         assert 0.4 < time.monotonic() - began < 10
 
 
+def test_a_host_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("JOBRUNNER_INSECURE", "1")
+    monkeypatch.setenv("JOBRUNNER_CONNECT_TIMEOUT", "0.5")
+    with pytest.raises(CoordinatorLostError, match=r"there is no host 'nowhere\.invalid'"):
+        Executor("tcp://nowhere.invalid:7077")
+
+
 def test_futures_fail_when_the_coordinator_stays_away(cluster, monkeypatch):
     monkeypatch.setenv("JOBRUNNER_RECONNECT_TIMEOUT", "0.5")
     coordinator = cluster.coordinator()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import gc
 import logging
+import weakref
 from concurrent.futures import BrokenExecutor
 from concurrent.futures.process import BrokenProcessPool
 from concurrent.futures.thread import BrokenThreadPool
 
 import pytest
 import zoo
+from programs import GIVEN
 
-from jobrunner import InitializerError
+from jobrunner import Executor, InitializerError
 
 pytestmark = pytest.mark.one_pool
 
@@ -56,6 +59,24 @@ def check(executor, futures, isolated, eventually, text):
     assert list(executor.map(zoo.echo, [])) == []
     assert executor._broken
     executor.shutdown()
+
+
+def test_a_broken_executor_is_let_go_of(kind):
+    """An error that was raised knows the frames that it went through, and so everything in them."""
+    references = []
+
+    def use():
+        settings = {**GIVEN, "max_workers": 2, "initializer": zoo.divide, "initargs": (1, 0)}
+        executor = Executor(kind, **settings)
+        references.append(weakref.ref(executor))
+        with executor, pytest.raises(BrokenExecutor):
+            executor.submit(zoo.echo, 1).result()
+        with pytest.raises(RuntimeError):
+            executor.submit(zoo.echo, 1)
+
+    use()
+    gc.collect()
+    assert references[0]() is None
 
 
 def test_pending_calls_and_later_ones_fail(make_executor, isolated, eventually, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import socket
 
 import pytest
 import zoo
@@ -260,3 +262,87 @@ def test_streams_can_be_reconfigured_and_replaced(run_program):
     """
     expected = "one|two|three|café ?|four|five|('<stdout>', 'w', False, 1, False)|wrapped ü|ValueError|after|"
     assert run_program(text).replace("\n", "|") == expected
+
+
+CONFIGURED = """
+    import decimal, logging, sys, warnings
+    import numpy
+    from programs import open_executor
+
+    decimal.getcontext().prec = 40
+    decimal.getcontext().rounding = decimal.ROUND_DOWN
+    numpy.seterr(all="raise")
+    numpy.set_printoptions(precision=2)
+    sys.setrecursionlimit(4321)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s:%(message)s", stream=sys.stdout)
+    logging.getLogger("own").setLevel(logging.DEBUG)
+
+    def third():
+        return decimal.Decimal(2) / 3
+
+    def divide():
+        try:
+            return numpy.ones(2) / numpy.zeros(2)
+        except FloatingPointError as error:
+            return "raised"
+
+    def show():
+        return str(numpy.array([1 / 3]))
+
+    def log():
+        logging.info("hello")
+        logging.debug("too much")
+        logging.getLogger("own").debug("from own")
+        sys.stdout.flush()
+
+    def change():
+        decimal.getcontext().prec = 5
+
+    if __name__ == "__main__":
+        with open_executor(max_workers=1) as executor:
+            for fn in (third, divide, show, sys.getrecursionlimit, log):
+                print(executor.submit(fn).result(), flush=True)
+            sys.path.append("/nowhere")
+            executor.submit(change).result()
+            print(executor.submit(third).result())
+"""
+
+
+def test_what_the_script_has_configured_holds_in_its_calls(run_program):
+    """As where the processes are forked; what a call configures stays, as where they are of any kind."""
+    out = run_program(CONFIGURED).splitlines()
+    assert out[:4] == ["0." + "6" * 40, "raised", "[0.33]", "4321"]
+    assert sorted(out[4:7]) == ["DEBUG:from own", "INFO:hello", "None"]
+    assert out[7:] == ["0.66666"]
+
+
+def send(connection, value):
+    connection.send(value)
+
+
+def send_and_return(connection, value):
+    connection.send(value)
+    return connection
+
+
+def send_bytes(a_socket, value):
+    a_socket.sendall(value)
+
+
+def test_connections_and_sockets_can_be_arguments(executor):
+    """As in the standard library's pools: each process gets a descriptor of its own, and closes that alone."""
+    here, there = multiprocessing.Pipe()
+    with here, there:
+        executor.submit(send, there, 1).result()
+        list(executor.map(send, [there] * 4, range(2, 6)))
+        executor.submit(send, connection=there, value=6).result()
+        assert sorted(here.recv() for _ in range(6)) == [1, 2, 3, 4, 5, 6]
+        with executor.submit(send_and_return, there, 7).result() as returned:
+            returned.send(8)
+        assert [here.recv(), here.recv()] == [7, 8]
+        there.send(9)
+        assert here.recv() == 9
+    first, second = socket.socketpair()
+    with first, second:
+        executor.submit(send_bytes, second, b"x").result()
+        assert first.recv(1) == b"x"

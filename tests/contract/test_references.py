@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 import zoo
 
-from jobrunner import AsyncExecutor, NotSupportedError, as_completed, progress
+from jobrunner import AsyncExecutor, NotSupportedError, as_completed, gather, progress
 
 
 def are_gone(*references):
@@ -35,6 +35,29 @@ def test_a_future_that_was_given_out_is_let_go_of(executor, eventually, give):
         eventually(partial(are_gone, *references))
         count += 1
     assert count == 8
+
+
+def ask_future(executor):
+    executor.submit(zoo.raise_plain).result()
+
+
+def gather_two(executor):
+    gather([executor.submit(zoo.raise_plain) for _ in range(2)])
+
+
+def iterate(executor):
+    list(executor.map(zoo.raise_plain, range(4)))
+
+
+@pytest.mark.promise("errors")
+@pytest.mark.parametrize("ask", [ask_future, gather_two, iterate])
+def test_an_error_that_was_raised_is_let_go_of(executor, eventually, ask):
+    """It knows the frames that it went through; these must not know it."""
+    try:
+        ask(executor)
+    except zoo.PlainError as error:
+        reference = weakref.ref(error)
+    eventually(partial(are_gone, reference))
 
 
 @pytest.mark.promise("map")

@@ -394,6 +394,158 @@ def test_things_that_pickle_refuses_as_globals(run_script):
     """)
 
 
+def test_globals_that_answer_oddly_when_they_are_asked(run_script):
+    run_script("""
+        import sys
+
+        class Settings(dict):
+            def __getattr__(self, name):
+                return self[name]
+
+        class Refusing:
+            def __getattr__(self, name):
+                raise RuntimeError(f"no {name}")
+
+        class Eager:
+            made = False
+
+            def __getattr__(self, name):
+                Eager.made = True
+                raise AttributeError(name)
+
+        class Unbound:
+            @property
+            def __class__(self):
+                raise RuntimeError("nothing is bound")
+
+        class Pretending:
+            __class__ = property(lambda self: type)
+
+        settings, refusing, eager, unbound = Settings(x=1), Refusing(), Eager(), Unbound()
+        pretending = Pretending()
+
+        def plain():
+            return 1
+
+        def named():
+            return settings["x"], type(refusing).__name__
+
+        def searching():
+            return [name for name in ("plain", "Settings", "Unbound") if name not in globals()]
+
+        with open_executor() as ex:
+            assert ex.submit(plain).result() == 1
+            assert ex.submit(searching).result() == []
+            assert Eager.made is False
+            if sys.version_info >= (3, 11):  # before, pickle itself asks such objects
+                assert ex.submit(named).result() == (1, "Refusing")
+    """)
+
+
+@pytest.mark.apart
+def test_globals_that_another_thread_changes_while_calls_are_submitted(run_script):
+    run_script("""
+        import sys, threading
+
+        notes, seen, nested = {}, set(), {"inner": {}}
+
+        class Holder:
+            pass
+
+        holder, ended = Holder(), threading.Event()
+
+        def change():
+            i = 0
+            while not ended.is_set():
+                i += 1
+                for mapping in (notes, nested["inner"], vars(holder)):
+                    mapping[f"a{i % 97}"] = i
+                    mapping.pop(f"a{i * 7 % 97}", None)
+                seen.add(i % 97)
+                seen.discard(i * 7 % 97)
+                setattr(Holder, f"b{i % 7}", i)
+
+        def look():
+            return isinstance(notes, dict) and isinstance(seen, set) and isinstance(holder, Holder) and len(nested)
+
+        sys.setswitchinterval(1e-5)
+        thread = threading.Thread(target=change)
+        with open_executor(max_workers=1) as ex:
+            thread.start()
+            try:
+                assert [ex.submit(look).result() for _ in range(100)] == [1] * 100
+            finally:
+                ended.set()
+                thread.join()
+    """)
+
+
+def test_what_a_weak_reference_refers_to(run_script):
+    run_script("""
+        import weakref
+
+        class Thing:
+            pass
+
+        thing, other = Thing(), Thing()
+        reference = weakref.ref(thing)
+        notes = weakref.WeakKeyDictionary({thing: "note"})
+        by_name = weakref.WeakValueDictionary(first=other)
+
+        def check():
+            return reference() is thing, notes.get(thing), by_name.get("first") is other
+
+        with open_executor() as ex:
+            assert ex.submit(check).result() == (True, "note", True)
+    """)
+
+
+@pytest.mark.apart
+def test_a_mapped_file_is_that_file_in_calls(run_script, tmp_path):
+    """What they write is in it, and what others write they see. One that is mapped for private changes is a copy."""
+    run_script(f"""
+        import numpy
+
+        mapped = numpy.memmap({str(tmp_path / "data")!r}, "i8", "w+", offset=4096, shape=(4, 2), order="F")
+        seen = numpy.memmap({str(tmp_path / "data")!r}, "i8", "r", offset=4096, shape=8)
+        private = numpy.memmap({str(tmp_path / "data")!r}, "i8", "c", offset=4096, shape=8)
+        private[0] = 5
+
+        def write(i):
+            mapped[i, 1] = i + 1
+
+        def read():
+            return seen.tolist(), seen.flags.writeable, int(private[0])
+
+        with open_executor() as ex:
+            list(ex.map(write, range(4)))
+            assert mapped.tolist() == [[0, 1], [0, 2], [0, 3], [0, 4]]
+            assert ex.submit(read).result() == ([0, 0, 0, 0, 1, 2, 3, 4], False, 5)
+            mapped[0, 0] = 9
+            assert ex.submit(read).result()[0][0] == 9
+    """)
+
+
+@pytest.mark.apart
+@pytest.mark.parametrize("make", ["multiprocessing.Pipe()", "socket.socketpair()"])
+def test_a_connection_cannot_be_a_global(run_script, make):
+    """In another process its number would be that of another descriptor, or of none."""
+    run_script(f"""
+        import multiprocessing, socket
+
+        first, second = {make}
+
+        def use():
+            return first.fileno()
+
+        with open_executor() as ex:
+            error = ex.submit(use).exception()
+            assert isinstance(error, TypeError) and "'first'" in str(error), error
+            assert "it can be an argument of a call" in str(error), error
+        first.close(), second.close()
+    """)
+
+
 @pytest.mark.apart
 def test_an_error_names_the_global_that_cannot_be_sent(run_script):
     run_script("""
@@ -410,6 +562,7 @@ def test_an_error_names_the_global_that_cannot_be_sent(run_script):
         with open_executor() as ex:
             error = ex.submit(uses_it).exception()
             assert "'stream'" in str(error) and "generator" in str(error), error
+            assert "an initializer, or the function itself, can make it" in str(error), error
             assert ex.submit(int, 3).result() == 3
     """)
 
@@ -800,6 +953,148 @@ def test_classes_of_many_kinds(run_script):
     """)
 
 
+def test_code_that_runs_while_globals_arrive_has_what_it_names(run_script):
+    run_script("""
+        import threading, time
+        from collections import OrderedDict
+
+        LIMITS = {"most": 3}
+        names = OrderedDict()
+
+        def fresh():
+            return threading.Lock(), LIMITS["most"]
+
+        class Connection:
+            first = None
+
+            def __init__(self):
+                self.lock, self.most = fresh()
+                self.since = time.time()
+
+            def __getstate__(self):
+                return {"since": self.since}
+
+            def __setstate__(self, state):
+                self.since = min(state["since"], time.time())
+                self.lock, self.most = fresh()
+
+            def use(self):
+                with self.lock:
+                    return self.most, connection is self, list(names)
+
+        class Key:
+            def __init__(self, text):
+                self.text = text
+
+            def __hash__(self):
+                return hash(order(self.text))
+
+            def __eq__(self, other):
+                return order(self.text) == order(other.text)
+
+        def order(text):
+            return text.translate(TABLE)
+
+        TABLE = {ord("b"): "a"}
+        connection = Connection()
+        Connection.first = connection
+        counts = {Key("b"): 1}
+
+        def look():
+            return connection.use(), counts[Key("a")]
+
+        def only_the_class():
+            return Connection.first is connection
+
+        def default(value=connection):
+            return value is Connection.first, value.use()
+
+        for functions in ([look], [only_the_class], [default], [default, look]):
+            with open_executor(max_workers=1) as ex:
+                for function in functions:
+                    assert ex.submit(function).result() == function()
+        names["x"] = 1
+        LIMITS["most"] = 4
+        connection.since -= 1
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(look).result()[0][1:] == (True, ["x"])
+    """)
+
+
+def test_classes_whose_instances_answer_for_others(run_script):
+    run_script("""
+        class Proxy:
+            def __init__(self, target):
+                object.__setattr__(self, "target", target)
+
+            @property
+            def __class__(self):
+                return type(self.target)
+
+            def __getattr__(self, name):
+                return getattr(self.target, name)
+
+        class Wrapper:
+            def __init__(self, function):
+                self.function = function
+
+            @property
+            def __name__(self):
+                return self.function.__name__
+
+            @property
+            def __doc__(self):
+                return self.function.__doc__
+
+            def __call__(self, *args):
+                return self.function(*args)
+
+        proxy = Proxy([1, 2])
+
+        def work(x):
+            "Says so."
+            return x + 1
+
+        wrapped = Wrapper(work)
+
+        def check():
+            return isinstance(proxy, list), proxy.count(1), wrapped.__name__, wrapped.__doc__, wrapped(1)
+
+        with open_executor() as ex:
+            assert ex.submit(check).result() == (True, 1, "work", "Says so.", 2)
+            assert ex.submit(wrapped, 2).result() == 3
+    """)
+
+
+def test_typed_dictionaries(run_script):
+    run_script("""
+        import typing
+
+        class Row(typing.TypedDict, total=False):
+            x: int
+
+        class Longer(Row):
+            y: "Row"
+
+        Made = typing.TypedDict("Made", {"z": int})
+
+        def build():
+            return Row(x=1), Longer(x=1, y={}), Made(z=3), Row.__total__, Longer.__total__, Longer.__required_keys__
+
+        def annotated(row: Longer) -> Made:
+            return Made(z=row["x"])
+
+        def hints():
+            return typing.get_type_hints(Longer) == {"x": int, "y": Row}, typing.is_typeddict(Longer)
+
+        with open_executor() as ex:
+            assert ex.submit(build).result() == build()
+            assert ex.submit(annotated, Longer(x=1, y={})).result() == {"z": 1}
+            assert ex.submit(hints).result() == (True, True)
+            assert ex.submit(lambda kind: kind, Longer).result() is Longer
+    """)
+
+
 def test_two_names_for_one_thing(run_script):
     run_script("""
         def work(x):
@@ -1073,6 +1368,11 @@ def test_what_new_classes_are_told_by_others(run_script):
             assert ex.submit(subclasses).result() == ["Csv", "Json"]
             assert ex.submit(tags).result() == ("a", "b", ["First", "Second"])
             assert type(ex.submit(Second).result()) is Second
+
+        for first in (Csv(), Json()):
+            with open_executor(max_workers=1) as ex:
+                assert ex.submit(lambda plugin: plugin.known, first).result().keys() == Plugin.known.keys()
+                assert ex.submit(subclasses).result() == ["Csv", "Json"]
     """)
 
 

@@ -165,6 +165,14 @@ def fail_below(value: int, limit: int) -> int:
     return value
 
 
+class PlainError(Exception):
+    pass
+
+
+def raise_plain(value: Any = None) -> None:
+    raise PlainError(value)
+
+
 class TwoArgumentsError(Exception):
     """Fails when it is unpickled: pickle calls it with one argument."""
 

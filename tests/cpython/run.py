@@ -165,11 +165,10 @@ class Result(unittest.TextTestResult):
         super().stopTest(test)
 
 
-def run(backend: str, modules: list[types.ModuleType], word: str, verbosity: int, everything: bool) -> bool:
-    """Run the tests of one backend, print what was left out, and return whether all others passed."""
-    os.environ[stand_ins.BACKEND] = backend
-    if backend == "cluster":
-        pyzmq_garbage.start()  # a thread of pyzmq's, for large messages: once begun it stays, whoever is shut down
+def suite_for(
+    backend: str, modules: list[types.ModuleType], word: str, everything: bool
+) -> tuple[unittest.TestSuite, dict[str, str]]:
+    """The tests of one backend, and by name why others were left out."""
     suite = unittest.TestSuite()
     left_out: dict[str, str] = {}
     reasons = dict(LEFT_OUT)
@@ -180,7 +179,18 @@ def run(backend: str, modules: list[types.ModuleType], word: str, verbosity: int
         if name in reasons and not everything:
             left_out[name] = reasons[name]
         else:
-            suite.addTest(test)
+            # In a suite of its own, which lets go of it: what a test has made must be gone before its module is
+            # cleaned up.
+            suite.addTest(unittest.TestSuite([test]))
+    return suite, left_out
+
+
+def run(backend: str, modules: list[types.ModuleType], word: str, verbosity: int, everything: bool) -> bool:
+    """Run the tests of one backend, print what was left out, and return whether all others passed."""
+    os.environ[stand_ins.BACKEND] = backend
+    if backend == "cluster":
+        pyzmq_garbage.start()  # a thread of pyzmq's, for large messages: once begun it stays, whoever is shut down
+    suite, left_out = suite_for(backend, modules, word, everything)
     print(f"=== {backend}: {suite.countTestCases()} tests of Python {sys.version.split()[0]}", flush=True)
     if not suite.countTestCases():
         return True

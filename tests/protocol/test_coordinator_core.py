@@ -693,6 +693,21 @@ def test_a_worker_that_greets_again_without_a_task_does_not_have_it_any_more(wor
     assert given(worker) == [("c-1", 1)]
 
 
+@pytest.mark.parametrize("at_most_once", [False, True])
+def test_a_task_that_its_worker_has_no_more_may_have_run(world, at_most_once):
+    """It may have told the coordinator before this one how it ended, and its first word here may be an old one."""
+    worker = world.worker(held=[m.Held("c-1", 1, False)])
+    client = world.client()
+    submit(client, spec(1, at_most_once=at_most_once))
+    worker.hello.held = []
+    world.reopen(worker)
+    if at_most_once:
+        assert resolved(client) == [("c-1", m.LOST)]
+        assert worker.heard_of(m.Assign) == []
+    else:
+        assert given(worker) == [("c-1", 2)]
+
+
 def test_a_client_that_comes_before_its_worker_does_not_have_its_work_stopped(world):
     client = world.client()
     worker = world.worker(held=[m.Held("c-1", 1, True)])

@@ -299,6 +299,12 @@ def test_addresses_that_are_none(bad):
         check_address(bad)
 
 
+def test_a_line_to_join_with_is_no_address_and_its_secret_is_not_repeated():
+    with pytest.raises(ConfigError, match=r"`jobrunner join LINE`.*tcp://10.0.0.5:7077") as caught:
+        check_address("jobrunner://10.0.0.5:7077/KEY.SECRET")
+    assert "SECRET" not in str(caught.value)
+
+
 def test_loopback():
     assert all(is_loopback(host) for host in ("localhost", "127.0.0.1", "127.8.8.8", "::1", "[::1]"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", "*", ""))

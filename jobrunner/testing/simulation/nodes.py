@@ -233,7 +233,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
         self._watch_functions(core)
         scheduler = core.scheduler
         outcome, adopt, worker_lost = scheduler.outcome, scheduler.adopt, scheduler.worker_lost
-        client_gone = scheduler.client_gone
+        client_gone, goes_on = scheduler.client_gone, scheduler.goes_on
 
         def watched_outcome(worker: WorkerPeer, arrived: m.Outcome, now: float) -> None:
             record = scheduler.tasks.get(arrived.id)
@@ -264,8 +264,15 @@ class CoordinatorNode(Node[CoordinatorCore]):
             self._detach(worker, [*worker.tasks, *self._tasks_at(worker)])
             worker_lost(worker, reason, now)
 
+        def watched_going_on(worker: WorkerPeer, split: m.Outcome, now: float) -> None:
+            fenced = len(worker.cancels)
+            goes_on(worker, split, now)
+            # What goes on may have ended elsewhere, where a coordinator before this one had lost sight of it.
+            self._detach(worker, [request.id for request in worker.cancels[fenced:]])
+
         for name, method in (
             ("outcome", watched_outcome),
+            ("goes_on", watched_going_on),
             ("adopt", watched_adopt),
             ("worker_lost", watched_loss),
             ("client_gone", watched_departure),

@@ -1,0 +1,116 @@
+"""What a program has configured in its process, for the processes of its calls.
+
+A script sets the precision of `decimal`, the level of `logging` or what numpy does about a division by zero once, at
+its top. Children that are forked have it from there, and spawned ones run the script again; ours do neither. So what
+is not as in a new interpreter goes along as data.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any
+
+RECURSION_LIMIT = 1000
+"""Of a new interpreter, as all that follows."""
+
+DECIMAL = {
+    "prec": 28,
+    "rounding": "ROUND_HALF_EVEN",
+    "Emin": -999999,
+    "Emax": 999999,
+    "capitals": 1,
+    "clamp": 0,
+    "traps": ["DivisionByZero", "InvalidOperation", "Overflow"],
+}
+
+NUMPY_ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+
+NUMPY_PRINTS = {
+    "precision": 8,
+    "threshold": 1000,
+    "edgeitems": 3,
+    "linewidth": 75,
+    "suppress": False,
+    "nanstr": "nan",
+    "infstr": "inf",
+    "sign": "-",
+    "floatmode": "maxprec",
+}
+"""Those of its print options that are plain values."""
+
+
+def configuration() -> str:
+    """What differs from a new interpreter, as JSON; empty where nothing does.
+
+    Of the thread that asks: the contexts of decimal and numpy are those of a thread.
+    """
+    found: dict[str, Any] = {}
+    if sys.getrecursionlimit() != RECURSION_LIMIT:
+        found["recursion_limit"] = sys.getrecursionlimit()
+    # What another thread is importing at the moment has not been configured yet.
+    if hasattr(sys.modules.get("decimal"), "getcontext"):
+        found |= _of_decimal(sys.modules["decimal"].getcontext())
+    if hasattr(sys.modules.get("numpy"), "set_printoptions"):
+        found |= _of_numpy(sys.modules["numpy"])
+    if hasattr(sys.modules.get("logging"), "basicConfig"):
+        found |= _of_logging()
+    try:
+        return json.dumps(found) if found else ""
+    except (TypeError, ValueError):  # something in it is no plain value
+        return ""
+
+
+def configure(text: str) -> None:
+    """Have this process, and this thread, be as `configuration` has found another one."""
+    given = json.loads(text)
+    if "recursion_limit" in given:
+        sys.setrecursionlimit(given["recursion_limit"])
+    if "decimal" in given:
+        import decimal
+
+        traps = [getattr(decimal, name) for name in given["decimal"].pop("traps")]
+        decimal.setcontext(decimal.Context(**given["decimal"], traps=traps))
+    if "numpy_errors" in given or "numpy_prints" in given:
+        numpy = importlib.import_module("numpy")  # the program has it, nothing here needs it
+        numpy.seterr(**given.get("numpy_errors", {}))
+        numpy.set_printoptions(**given.get("numpy_prints", {}))
+    if "loggers" in given or "disabled" in given:
+        import logging
+
+        from jobrunner import configured_logging
+
+        configured_logging.configure(given.get("loggers", {}))
+        logging.disable(given.get("disabled", logging.NOTSET))
+
+
+def _of_decimal(context: Any) -> dict[str, Any]:
+    present = {name: getattr(context, name) for name in DECIMAL}
+    present["traps"] = sorted(signal.__name__ for signal, trapped in context.traps.items() if trapped)
+    return {} if present == DECIMAL else {"decimal": present}
+
+
+def _of_numpy(numpy: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    errors = dict(numpy.geterr())
+    if errors != NUMPY_ERRORS and "call" not in errors.values():  # which calls something of the program's
+        found["numpy_errors"] = errors
+    options = numpy.get_printoptions()
+    prints = {name: options[name] for name, value in NUMPY_PRINTS.items() if options[name] != value}
+    if prints:
+        found["numpy_prints"] = prints
+    return found
+
+
+def _of_logging() -> dict[str, Any]:
+    import logging
+
+    from jobrunner import configured_logging
+
+    found: dict[str, Any] = {}
+    if loggers := configured_logging.loggers():
+        found["loggers"] = loggers
+    if logging.root.manager.disable:
+        found["disabled"] = logging.root.manager.disable
+    return found
