@@ -31,7 +31,7 @@ from jobrunner.backends.engine_entry import entry
 from jobrunner.backends.engine_parts import PartsThere
 from jobrunner.backends.engine_worker import copied
 from jobrunner.errors import ConfigError, CoordinatorLostError, NotSupportedError
-from jobrunner.host import usable_cpus
+from jobrunner.host import module_path, usable_cpus
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 
@@ -280,8 +280,17 @@ class OwnCluster:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", self.address]
         command += ["--nworkers", str(workers), "--nthreads", "1", "--host", LOOPBACK, "--no-dashboard"]
         command += ["--memory-limit", "0", "--death-timeout", "10"]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(module_path()),
+            "DASK_DISTRIBUTED__WORKER__DAEMON": "False",  # calls may start processes of their own
+        }
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment,
         )
 
     def close(self, killed: bool) -> None:

@@ -50,6 +50,7 @@ from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.retry import backoff
+from jobrunner.script import threads
 from jobrunner.serialization import DumpedFunction
 
 STOP_WAIT = 20.0
@@ -252,6 +253,7 @@ class EngineBackend(Backend):
             self._number += 1
             future.id = task_id(self._client, self._number)
             call = Call(future.id, self._number, future, prepared, payload, span, options, depth(), needs)
+            call.main = threads.entered()
             self._calls[call.id] = call
         if needs:
             self._wait_for_needs(call)
@@ -407,7 +409,8 @@ class EngineBackend(Backend):
         if call.future.done():  # cancelled
             return
         try:
-            call.values = [serialization.dump_result(result_of_need(need)) for need in call.needs]
+            with threads.within(call.main):
+                call.values = [serialization.dump_result(result_of_need(need)) for need in call.needs]
         except BaseException as exc:
             call.future.confirm_running()
             self._settle(call, None, exc)
@@ -501,7 +504,13 @@ class EngineBackend(Backend):
         self._settle(call, outcome, None)
 
     def _settle(self, call: Call, outcome: m.Outcome | None, error: BaseException | None) -> None:
-        """The end of a call: unpickling runs code of the user's, which may raise anything."""
+        """The end of a call."""
+        with threads.within(call.main):
+            self._resolve(call, outcome, error)
+        self._answer_stop(call.id)
+
+    def _resolve(self, call: Call, outcome: m.Outcome | None, error: BaseException | None) -> None:
+        """Unpickling runs code of the user's, which may raise anything."""
         value: Any = None
         if outcome is not None and outcome.status == m.OK:
             load = serialization.load_result if call.span is None else load_element_results
@@ -519,7 +528,6 @@ class EngineBackend(Backend):
                 call.future.set_exception(error)
         except InvalidStateError:
             pass  # somebody else has settled it; that is between them and the Future
-        self._answer_stop(call.id)
 
     def _settle_cancelled(self, call: Call) -> None:
         del self._calls[call.id]

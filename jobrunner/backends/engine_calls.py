@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from jobrunner.dependencies import AnyFuture
@@ -54,6 +55,8 @@ class Call:
     sent_at: float = 0.0
     stop: bool = False
     """It was asked to stop while it ran."""
+    main: ModuleType | None = None
+    """The `__main__` of the thread that has submitted it, where each thread has its own."""
 
     @property
     def elements(self) -> int:

@@ -30,6 +30,7 @@ from jobrunner.host import own_host
 from jobrunner.initializers import Provided
 from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
 from jobrunner.protocol.messages import CANCELLED, CRASHED, ERROR, LOST, OK, TIMED_OUT
+from jobrunner.script import threads
 from jobrunner.script.calls import ready
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ def run(
     if head.once and not here.begins(head.id):
         text = "the process of its first attempt died"
         return CRASHED, 0.0, [], {"error": text, "at_most_once": True}, ()
+    if threading.current_thread() is not threading.main_thread():
+        threads.divide()  # others may run beside it, of other programs
     stops = Stops(head.timeout) if here.interruptible else Stops.none()
     capture = Capture(head.show_output)
     context.install_in_thread(Place(head, here, stops))

@@ -8,7 +8,9 @@ of its processes dies, so does the program.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from mpi4py import MPI
@@ -20,6 +22,7 @@ from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_worker import run, wrapped
 from jobrunner.errors import NotSupportedError
 from jobrunner.exiting import finish_now
+from jobrunner.host import module_path
 from jobrunner.protocol import messages as m
 
 
@@ -62,8 +65,13 @@ class MpiBackend(EngineBackend):
         shared = getattr(_core, "SharedPool", None)
         if shared is not None:
             shared.threads[self._finish] = self._finish  # before the pool, whose queue would be closed first
-        # Without `main`, the workers do not run the program's file: what it defines goes by value.
-        self._pool = MPIPoolExecutor(settings.max_workers, main=False)
+            # It gives calls to its processes in turn. Where the one that was free last comes first, as many are used as
+            # there are calls at a time, and what calls leave in their process is found by the next ones.
+            if shared.workers is not None:
+                shared.workers.pop = partial(deque.pop, shared.workers)
+        # Without `main`, the workers do not run the program's file: what it defines goes by value. Nor do they have the
+        # folder of that file on `sys.path` then.
+        self._pool = MPIPoolExecutor(settings.max_workers, main=False, path=module_path())
         self._pool.bootup()
         self._size: int = self._pool.num_workers
         super().__init__(settings, ahead=self._slots() == self._size)

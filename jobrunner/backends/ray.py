@@ -44,6 +44,8 @@ OWN_NAMES = {"cpu": "num_cpus", "num_cpus": "num_cpus", "gpu": "num_gpus", "num_
 _lock = threading.Lock()
 _holders: set[int] = set()
 """The backends that use the Ray that one of them has started, or connected to; the last one ends that."""
+_started = False
+"""Whether that Ray was started: then it stays as it is."""
 
 
 class Shared:
@@ -88,10 +90,13 @@ class RayBackend(EngineBackend):
         super().__init__(settings, extra=extra, ahead=self._limit is None)
 
     def _connect(self, settings: BackendSettings) -> None:
+        global _started
         if ray.is_initialized():
             if _holders:
                 _holders.add(id(self))
+                self._own = _started
             return
+        _started = settings.address is None
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if settings.address is not None:
             try:

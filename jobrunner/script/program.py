@@ -8,6 +8,8 @@ import sys
 from types import ModuleType
 from typing import NamedTuple
 
+from jobrunner.script import threads
+
 NAMES = ("__main__", "__mp_main__")
 """What the script's module is called; the second one in children of `multiprocessing` that are not forked."""
 
@@ -28,8 +30,9 @@ class Program(NamedTuple):
 
 
 def script_module() -> ModuleType | None:
-    """The script's module in this process, whoever has made it."""
-    return sys.modules.get("__main__")
+    """The script's module in this process, whoever has made it; the calling thread's, where each has its own."""
+    module = sys.modules.get("__main__")
+    return threads.module_of_thread() if type(module) is threads.MainOfThread else module
 
 
 _own: tuple[int, str] = (0, "")

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from jobrunner.facts import is_of
 from jobrunner.loading import load_global, loads
+from jobrunner.script import threads
 from jobrunner.script.entries import (
     CLASS,
     VALUE,
@@ -39,16 +40,23 @@ MAX_SCRIPTS = 8
 class ScriptModule(ModuleType):
     """The module of a stand-in: it loads what is asked for and not there yet."""
 
-    __slots__ = ("script",)
+    __slots__ = ("__script",)  # the script may have a global of any plain name
 
-    script: Script
+    def __init__(self, script: Script) -> None:
+        super().__init__(script.program.name)
+        self.__script = script
 
     def __getattr__(self, name: str) -> Any:
         if not (name.startswith("__") and name.endswith("__")):
-            found, value = self.script.find(name)
+            found, value = self.__script.find(name)
             if found:
                 return value
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+    @classmethod
+    def script_of(cls, module: ModuleType | None) -> Script | None:
+        """The script for which the module stands; None if it is another one."""
+        return module.__script if type(module) is cls else None
 
 
 class _Unfilled(NamedTuple):
@@ -65,12 +73,11 @@ class _Unfilled(NamedTuple):
 
 
 class Script:
-    """The stand-in for one program's script. Calls come from one thread at a time, look-ups from any."""
+    """The stand-in for one program's script. Calls and look-ups may come from any thread."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.module = ScriptModule(program.name)
-        self.module.script = self
+        self.module = ScriptModule(self)
         self.variables: dict[str, Any] = self.module.__dict__
         _describe(self.module, program)
         self.received: dict[str, Entry] = {}
@@ -109,6 +116,7 @@ class Script:
         if outline is self._last:
             return
         with self._lock:
+            self._last = None  # until all of it is there
             if outline.image is not None and (
                 self.image_part is None or outline.image != self.image_part.version
             ):
@@ -121,11 +129,14 @@ class Script:
                     # What cannot be loaded is missed by whoever asks for it, as what could not be pickled.
                     with contextlib.suppress(Exception):
                         self.find(name)
-        self._last = outline
+            self._last = outline
 
     def enter(self) -> None:
-        """Be the script of this process."""
-        if sys.modules.get("__main__") is not self.module:
+        """Be the script of this process, or of the calling thread, where each has its own."""
+        if threads.enter(self.module):
+            if self.program.name == NAMES[1]:
+                sys.modules[NAMES[1]] = sys.modules["__main__"]
+        elif sys.modules.get("__main__") is not self.module:
             sys.modules["__main__"] = self.module
             if self.program.name == NAMES[1]:
                 sys.modules[NAMES[1]] = self.module
@@ -409,13 +420,12 @@ class Script:
 
 
 _scripts: OrderedDict[str, Script] = OrderedDict()
-_current: Script | None = None
+_lock = threading.Lock()
 
 
 def current() -> Script | None:
-    """The stand-in that this process has as its script; None in a program."""
-    script = _current
-    return script if script is not None and script_module() is script.module else None
+    """The stand-in that this process, or this thread, has as its script; None in a program."""
+    return ScriptModule.script_of(script_module())
 
 
 def enter(outline: Outline, parts: Parts) -> Script | None:
@@ -423,12 +433,12 @@ def enter(outline: Outline, parts: Parts) -> Script | None:
 
     None where this process runs the program itself.
     """
-    global _current
     if outline.program.token == own_token():
+        threads.leave()
         return None
-    script = _current
+    script = current()
     if script is None or script.program.token != outline.program.token:
-        script = _current = _of_program(outline.program)
+        script = _of_program(outline.program)
     script.enter()
     script.prepare(outline, parts)
     return script
@@ -457,12 +467,13 @@ def module_of(token: str) -> ModuleType:
 
 
 def _of_program(program: Program) -> Script:
-    known = _scripts.get(program.token)
-    if known is None:
-        known = _scripts[program.token] = Script(program)
-        while len(_scripts) > MAX_SCRIPTS:
-            _scripts.popitem(last=False)
-    _scripts.move_to_end(program.token)
+    with _lock:
+        known = _scripts.get(program.token)
+        if known is None:
+            known = _scripts[program.token] = Script(program)
+            while len(_scripts) > MAX_SCRIPTS:
+                _scripts.popitem(last=False)
+        _scripts.move_to_end(program.token)
     return known
 
 

@@ -255,6 +255,7 @@ def test_a_program_prints_what_it_submitted_before_it_shut_down(run_program):
 
 @pytest.mark.alone
 def test_a_process_that_the_program_forks(run_program, can):
+    # What an engine leaves in a program for its end is not made for a forked process, which ends without it then.
     text = f"""
         import os, threading, warnings
         from programs import open_executor
@@ -274,6 +275,8 @@ def test_a_process_that_the_program_forks(run_program, can):
             os.write(1, (("child " if child == 0 else "parent ") + answer + "\\n").encode())  # in one piece
             if child:
                 assert os.waitpid(child, 0)[1] == 0
+            elif {"tidy" not in can}:
+                os._exit(0)
             waiting.set()
     """
     lines = run_program(text).splitlines()

@@ -62,6 +62,30 @@ def test_a_global_that_is_none(run_script):
     """)
 
 
+def test_a_global_may_have_any_name(run_script):
+    run_script("""
+        import __main__
+
+        script = module = program = find = 3
+
+        def look():
+            import __main__
+
+            return __main__.script, __main__.module, __main__.program, __main__.find
+
+        def change():
+            import __main__
+
+            __main__.script = 4
+            return script, look()
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(look).result() == (3, 3, 3, 3)
+            assert ex.submit(change).result() == (4, (4, 3, 3, 3))
+            assert ex.submit(look).result()[1:] == (3, 3, 3)
+    """)
+
+
 @pytest.mark.apart
 def test_a_global_that_the_program_changes_arrives_anew_and_others_stay(run_script):
     run_script("""
@@ -1321,8 +1345,9 @@ def test_a_global_that_the_program_deletes_is_gone(run_script):
 
 
 @pytest.mark.apart
-def test_globals_that_hold_each_other_arrive_whichever_is_needed_first(run_script):
-    run_script("""
+@pytest.mark.parametrize("first", range(5))
+def test_globals_that_hold_each_other_arrive_whichever_is_needed_first(run_script, first):
+    text = """
         import functools
 
         class Base:
@@ -1360,11 +1385,11 @@ def test_globals_that_hold_each_other_arrive_whichever_is_needed_first(run_scrip
             return partial.func.held is partial, partial.args[0].__self__.listed[0][0] is partial
 
         functions = [of_work, of_classes, of_pair, of_bound, of_partial]
-        for first in range(len(functions)):
-            with open_executor(max_workers=1) as ex:
-                for fn in functions[first:] + functions[:first]:
-                    assert all(ex.submit(fn).result()), (first, fn)
-    """)
+        with open_executor(max_workers=1) as ex:
+            for fn in functions[FIRST:] + functions[:FIRST]:
+                assert all(ex.submit(fn).result()), fn
+    """
+    run_script(text.replace("FIRST", str(first)))
 
 
 @pytest.mark.apart

@@ -229,6 +229,91 @@ def test_a_worker_without_jobrunner_says_so(no_jobrunner):
             worker.wait(20)
 
 
+def test_workers_that_are_started_here_find_the_modules_that_the_program_finds(tmp_path, monkeypatch):
+    (tmp_path / "beside_the_program.py").write_text("def name(): return __name__")
+    monkeypatch.syspath_prepend(tmp_path)
+    import beside_the_program
+
+    with Executor("dask", max_workers=1) as executor:
+        assert executor.submit(beside_the_program.name).result() == "beside_the_program"
+
+
+TWO_PROGRAMS = """
+import pickle
+import sys
+import time
+from pathlib import Path
+
+from jobrunner import Executor, current_executor
+
+address, work, NAME, other, folder = sys.argv[1:]
+
+
+class Thing:
+    def __init__(self, name):
+        self.name = name
+
+
+def meet():
+    "Returns when a call of the other program has begun, too."
+    (Path(folder) / NAME).touch()
+    while not (Path(folder) / other).exists():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    return look()
+
+
+def nest():
+    thing = current_executor().submit(meet).result()
+    assert type(thing) is Thing
+    assert thing.name == NAME
+    return look()
+
+
+def look():
+    import __main__
+
+    assert __main__.Thing is Thing
+    assert vars(__main__) is globals()
+    assert type(pickle.loads(pickle.dumps(Thing(1)))) is Thing
+    return Thing(__main__.NAME)
+
+
+with Executor("dask", address=address) as executor:
+    thing = executor.submit(globals()[work]).result(40)
+    assert type(thing) is Thing
+    print(thing.name)
+"""
+
+
+@pytest.mark.parametrize("work", ["meet", "nest"])
+def test_calls_of_two_programs_in_one_process_have_each_their_own_script(work, tmp_path):
+    import distributed
+
+    path = tmp_path / "program.py"
+    path.write_text(TWO_PROGRAMS)
+    with distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
+        command += ["--nthreads", "2", "--host", "127.0.0.1", "--no-dashboard"]
+        worker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        programs = [
+            subprocess.Popen(
+                [sys.executable, str(path), cluster.scheduler_address, work, *names, str(tmp_path)],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for names in (("one", "other"), ("other", "one"))
+        ]
+        try:
+            assert [program.communicate(timeout=50)[0] for program in programs] == ["one\n", "other\n"]
+        finally:
+            for program in programs:
+                program.kill()
+                program.communicate()
+            worker.terminate()
+            worker.wait(20)
+
+
 def test_kill_ends_what_was_started_here(tmp_path, eventually):
     import psutil
 

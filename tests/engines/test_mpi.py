@@ -61,6 +61,39 @@ def test_executors_one_after_the_other_and_side_by_side(run_job):
     assert run_job(text) == "1 6\n3\n"
 
 
+def test_no_more_processes_are_used_than_calls_run_at_a_time(run_job):
+    text = """
+        from jobrunner import Executor, current_task
+
+        calls = 0
+
+        def count():
+            global calls
+            calls += 1
+            return calls, current_task().worker
+
+        with Executor("mpi", max_workers=1) as executor:
+            counts, workers = zip(*[executor.submit(count).result() for _ in range(5)])
+            print(counts, len(set(workers)))
+    """
+    assert run_job(text) == "(1, 2, 3, 4, 5) 1\n"
+
+
+def test_calls_find_the_modules_that_the_program_finds(run_job, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "beside.py").write_text("def name(): return __name__")
+    text = """
+        import sys
+        sys.path.insert(0, "elsewhere")
+        import beside
+        from jobrunner import Executor
+        with Executor("mpi") as executor:
+            print(executor.submit(beside.name).result(), executor.submit(lambda: beside.name()).result())
+    """
+    assert run_job(text) == "beside beside\n"
+
+
 def test_what_it_cannot_do_it_refuses(run_job):
     text = """
         from jobrunner import Executor, NotSupportedError, current_executor

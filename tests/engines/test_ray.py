@@ -59,6 +59,8 @@ def test_one_of_its_own_ends_with_the_last_executor():
 
     with Executor("ray", max_workers=1) as first:
         second = Executor("ray")
+        with pytest.raises(NotSupportedError, match="does not have 1 of 'none'"):
+            second.with_options(resources={"none": 1}).submit(zoo.echo, 1)
         assert first.submit(zoo.add, 1, 2).result() == 3
         first.shutdown()
         assert second.submit(zoo.add, 1, 2).result() == 3
