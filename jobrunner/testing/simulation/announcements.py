@@ -37,6 +37,9 @@ class AnnouncementWatch:
         if world.now < self._looks_at:
             return
         self._looks_at = world.now + LOOK_INTERVAL
+        if world.now < world.network.last_cut + world.scenario.peer_timeout:
+            self._running.clear()  # what was lost is said again when the silence is noticed, at the latest
+            return
         running = {
             (node.name, slot.execution.task): self._running.get((node.name, slot.execution.task), world.now)
             for node in world.workers

@@ -7,6 +7,7 @@ is cut loses its messages, or holds them back until it is mended.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -68,6 +69,8 @@ class Network:
     def __init__(self, world: World, conditions: Conditions) -> None:
         self.world = world
         self.conditions = conditions
+        self.last_cut = -math.inf
+        """When a way was last cut."""
         self._channels: dict[tuple[Source, bool], Channel] = {}
         self._waiting: list[tuple[Source, Frames]] = []
         """Messages that the peers' sockets keep until there is a coordinator again."""
@@ -165,6 +168,7 @@ class Network:
     # --- faults ---
 
     def cut(self, source: Source, *, up: bool, down: bool, how: str) -> None:
+        self.last_cut = self.world.now
         for direction, wanted in ((True, up), (False, down)):
             if wanted:
                 self.channel(source, direction).cut = how
