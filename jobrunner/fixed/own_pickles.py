@@ -40,10 +40,13 @@ class OwnPickles:
         """The last kind of a value that could not be pickled plainly: others of it are, once the classes are known."""
         self._known: Any = None
         self._mark = b""
-        self._begin()
+        self._pickler: Any = None
+        """Made for the first value: most packs and chunks need none."""
 
     def dump(self, value: Any) -> bytes:
         """The pickle of `value`. Raises whatever pickling raises."""
+        if self._pickler is None:
+            self._begin()
         parts = self._parts
         if self.buffers:
             self.buffers = []
