@@ -30,7 +30,7 @@ def test_a_part_that_its_client_does_not_wait_for_is_found(monkeypatch):
         return effects
 
     monkeypatch.setattr(ClientCore, "_divided", divided)
-    find()
+    find(first=23)
 
 
 def test_a_worker_that_goes_on_under_the_name_of_the_chunk_is_found(monkeypatch):
@@ -46,7 +46,7 @@ def test_a_worker_that_goes_on_under_the_name_of_the_chunk_is_found(monkeypatch)
             self.tasks[task.id] = task
 
     monkeypatch.setattr(WorkerCore, "_slot_divided", slot_divided)
-    find()
+    find(first=23)
 
 
 # --- stories ----------------------------------------------------------------------------------------------------------

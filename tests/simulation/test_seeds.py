@@ -102,7 +102,7 @@ def test_tasks_that_go_down_with_their_worker_are_found(monkeypatch):
 
     monkeypatch.setattr(Scheduler, "worker_lost", worker_lost)
     monkeypatch.setattr(Scheduler, "check_invariants", lambda self: None)
-    find()
+    find(first=1)
 
 
 def test_a_slot_that_counts_as_free_too_early_is_found(monkeypatch):
@@ -138,7 +138,7 @@ def test_a_cancel_that_is_lost_with_its_session_is_found(monkeypatch):
         worker.cancels.clear()
 
     monkeypatch.setattr(Scheduler, "adopt", adopt)
-    find("partitions")
+    find("partitions", first=20)
 
 
 def test_a_crash_limit_that_is_one_too_high_is_found(monkeypatch):
@@ -153,7 +153,7 @@ def test_a_crash_limit_that_is_one_too_high_is_found(monkeypatch):
 
 def test_functions_that_are_never_dropped_are_found(monkeypatch):
     monkeypatch.setattr(WorkerCore, "_forget_functions", lambda self: None)
-    find()
+    find(first=1)
 
 
 def test_a_part_that_goes_before_what_has_it_is_found(monkeypatch):
@@ -182,7 +182,7 @@ def test_a_worker_that_drops_a_part_before_what_has_it_is_found(monkeypatch):
 
     monkeypatch.setattr(WorkerCore, "_forget_functions", forget_functions)
     monkeypatch.setattr(WorkerCore, "check_invariants", lambda self: None)
-    find()
+    find(first=165)
 
 
 def test_a_client_that_does_not_send_its_parts_again_is_found(monkeypatch):
@@ -205,7 +205,7 @@ def test_a_coordinator_that_does_not_send_parts_again_is_found(monkeypatch):
                 entry.known_by.discard(worker)
 
     monkeypatch.setattr(FunctionTable, "worker_gone", worker_gone)
-    find()
+    find(first=20)
 
 
 def test_parts_that_are_sent_with_each_function_are_found(monkeypatch):
@@ -229,7 +229,7 @@ def test_a_repetition_of_what_may_run_once_is_found(monkeypatch):
             record.options = options
 
     monkeypatch.setattr(retry, "verdict", verdict)
-    find()
+    find(first=20)
 
 
 def test_a_doubt_about_what_has_run_that_is_ignored_is_found(monkeypatch):
@@ -256,7 +256,7 @@ def test_a_failure_that_does_not_reach_what_needs_it_is_found(monkeypatch):
             real(self, record, ended, now)
 
     monkeypatch.setattr(Needs, "_need_ended", need_ended)
-    find()
+    find(first=8)
 
 
 def test_an_acceptance_before_the_journal_has_it_is_found(monkeypatch):
@@ -274,7 +274,7 @@ def test_an_acceptance_before_the_journal_has_it_is_found(monkeypatch):
         return done
 
     monkeypatch.setattr(Scheduler, "submit", submit)
-    find("crashes", first=60)
+    find("crashes", first=105)
 
 
 def test_detached_tasks_that_go_with_their_client_are_found(monkeypatch):
@@ -286,7 +286,7 @@ def test_detached_tasks_that_go_with_their_client_are_found(monkeypatch):
         real(self, client, now)
 
     monkeypatch.setattr(Scheduler, "client_gone", client_gone)
-    find("crashes", first=500, limit=700)
+    find("crashes", first=540, limit=700)
 
 
 def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
