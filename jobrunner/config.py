@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -444,7 +445,9 @@ def to_number(
         if not exact or not math.isfinite(number):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        size = "; a size is written as in 512M" if whole and str(value)[:1].isdigit() else ""
+        size = (
+            "; a size is written as in 512M" if whole and re.fullmatch(r"\d+ *[A-Za-z]+", str(value)) else ""
+        )
         raise ConfigError(f"{where}: {value!r} is not {kind}{size}") from None
     if minimum is not None and number < minimum:
         raise ConfigError(f"{where}: {value!r} is too small; the smallest is {minimum:g}")

@@ -301,7 +301,9 @@ class MapRun:
         try:
             failure = future.exception()
         except CancelledError:
-            failure = CancelledError()  # a new one: that one knows this frame, and would keep what it is kept by
+            failure = (
+                CancelledError()
+            )  # a new one: that one knows this frame, and would keep what it is kept by
         if failure is None and 0 < len(future.result()) < len(span):
             self._give_back(span, span.start + len(future.result()))
         with self._lock:
