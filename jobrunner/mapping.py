@@ -301,9 +301,8 @@ class MapRun:
         try:
             failure = future.exception()
         except CancelledError:
-            failure = (
-                CancelledError()
-            )  # a new one: that one knows this frame, and would keep what it is kept by
+            # A new one: that one knows this frame, and would keep what it is kept by.
+            failure = CancelledError()
         if failure is None and 0 < len(future.result()) < len(span):
             self._give_back(span, span.start + len(future.result()))
         with self._lock:

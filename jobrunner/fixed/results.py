@@ -76,7 +76,7 @@ class FixedResults:
         """A kind of which every value needs a pickle of its own: that of the last such value."""
         self._array_kind: type | None = None
         self._dtype: Any = None
-        """The dtype of the last array of numbers that was no fresh one of the dtype before; None: there was none."""
+        """Of arrays of numbers that need no more than to be fresh: that of the last one that was looked at closely."""
         self._arrays = 0
         """Arrays of numbers among the values."""
         self._buffers: Buffers = {}

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 from jobrunner.ids import TaskId, client_of
 from jobrunner.testing.simulation.scenario import Scenario
+from jobrunner.testing.simulation.watch import Watch
 
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
-
-LOOK_INTERVAL = 0.05
-"""Virtual seconds between two looks, at least."""
 
 LONGEST_UNTOLD = 1.5
 """Seconds that a call may run before its client knows: until it counts as one that takes long, until its bundle is
@@ -23,20 +21,18 @@ def is_lawful(scenario: Scenario) -> bool:
     return scenario.profile == "calm" and not scenario.blocking
 
 
-class AnnouncementWatch:
-    """Looks at all slots now and then, when something happens: nothing happens because of it."""
+class AnnouncementWatch(Watch):
+    """Looks at what runs in all slots."""
+
+    interval = 0.05
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        super().__init__(world)
         self._running: dict[tuple[str, TaskId], float] = {}
         """By where it runs and as what, when each was first seen."""
-        self._looks_at = 0.0
 
-    def look(self) -> None:
+    def _check(self) -> None:
         world = self._world
-        if world.now < self._looks_at:
-            return
-        self._looks_at = world.now + LOOK_INTERVAL
         if world.now < world.network.last_cut + world.scenario.peer_timeout:
             self._running.clear()  # what was lost is said again when the silence is noticed, at the latest
             return

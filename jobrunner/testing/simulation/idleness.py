@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 from jobrunner.protocol.messages import TaskSpec
 from jobrunner.testing.simulation.scenario import Scenario
 from jobrunner.testing.simulation.slots import SlotProcess
+from jobrunner.testing.simulation.watch import Watch
 
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
-
-LOOK_INTERVAL = 0.02
-"""Virtual seconds between two looks, at least."""
 
 LONGEST_IDLE = 0.5
 """Seconds that a slot may be idle beside a chunk that could be divided: until it is known to take long, for the way of
@@ -32,22 +30,20 @@ def is_lawful(scenario: Scenario) -> bool:
     )
 
 
-class IdleWatch:
-    """Looks at all slots now and then, when something happens: nothing happens because of it."""
+class IdleWatch(Watch):
+    """Looks at all slots for idle ones, and for those that hold what has not begun."""
+
+    interval = 0.02
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        super().__init__(world)
         self._idle: dict[SlotProcess, tuple[int, float]] = {}
         """Its turn, and when it was first seen to be idle in it."""
         self._waiting: dict[SlotProcess, tuple[int, float]] = {}
         """As `_idle`, of those that hold elements which have not begun."""
-        self._looks_at = 0.0
 
-    def look(self) -> None:
+    def _check(self) -> None:
         world = self._world
-        if world.now < self._looks_at:
-            return
-        self._looks_at = world.now + LOOK_INTERVAL
         slots = [s for node in world.workers if node.alive for s in node.slots.processes.values()]
         self._waiting = self._since(self._waiting, [slot for slot in slots if self._could_be_divided(slot)])
         self._idle = self._since(self._idle, [slot for slot in slots if slot.idle]) if self._waiting else {}

@@ -32,6 +32,7 @@ from jobrunner.testing.simulation.nodes import (
 from jobrunner.testing.simulation.program import start_program
 from jobrunner.testing.simulation.scenario import KILL_SLOT, Incident, Scenario, draw_scenario
 from jobrunner.testing.simulation.slots import SlotProcess
+from jobrunner.testing.simulation.watch import Watch
 
 LOOK_INTERVAL = 0.25
 """Virtual seconds between two looks at whether all is done."""
@@ -80,7 +81,7 @@ class World:
         self.seats = [self.start_worker(f"w{n}", slots) for n, slots in enumerate(self.scenario.workers)]
         for _ in range(self.scenario.clients):
             self.start_client(self.scenario.tasks)
-        self._watches: list[IdleWatch | AnnouncementWatch] = []
+        self._watches: list[Watch] = []
         if idleness.is_lawful(self.scenario):
             self._watches.append(IdleWatch(self))
         if announcements.is_lawful(self.scenario):
