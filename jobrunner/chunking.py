@@ -19,25 +19,24 @@ one: there is nothing to save."""
 TAIL_SECONDS = 0.002
 """Near the end of the input chunks shrink, yet not below this duration."""
 
-GROWTH = 8
+GROWTH = 16
 """A chunk is at most this many times longer than the longest measured: the first calls may be untypical."""
 
+SURE_SECONDS = 0.0005
+"""Duration from which a chunk tells how long its calls take. Of a shorter one, a part may have gone into its loading and
+into what a function does at its first call: it tells that its calls are short."""
+
 PACK_BYTES = 32 * 1024
-PACK_UNMEASURED = 2048
+PACK_UNMEASURED = 4096
 """Elements of a pack while nothing is known about their duration. It may have to be cut into single calls, which then
 all carry the pack; but those are slow calls."""
-PACK_LARGEST = 4096
+PACK_LARGEST = 8192
 
 SPREAD_BYTES = 64 * 1024 * 1024
 """What all the chunks together may bring along of a pack, of which one chunk gave its elements back."""
 
 NEWEST_WEIGHT = 0.4
 """Share of the newest measurement in the average; calls that get slower should be noticed soon."""
-
-
-def window(slots: int) -> int:
-    """Chunks to have on their way: each slot has a next one at hand while outcomes travel."""
-    return 4 * slots + 4
 
 
 @dataclass
@@ -67,6 +66,13 @@ class Chunking:
             self.per_call += NEWEST_WEIGHT * (newest - self.per_call)
         self.longest = max(self.longest, count)
 
+    def window(self, slots: int) -> int:
+        """Chunks to have on their way: each slot has one or more at hand while outcomes travel.
+
+        They are single calls until something was measured, of which there need not be many.
+        """
+        return 2 * slots + 2 if self.per_call is None else 4 * slots + 4
+
     def pack_size(self) -> int:
         """Elements of the next pack, at least 1.
 
@@ -75,7 +81,9 @@ class Chunking:
         if self.per_call is None:
             size = min(1 + self.taken // 2, PACK_UNMEASURED)
         else:
-            size = min(int(TARGET_SECONDS / self.per_call), PACK_LARGEST, 16 + self.taken)
+            size = min(16 + self.taken, PACK_LARGEST)
+            if self.per_call * self.longest >= SURE_SECONDS:
+                size = min(size, int(TARGET_SECONDS / self.per_call))
         if self.element_bytes > 0:
             size = min(size, int(PACK_BYTES / self.element_bytes))
         return max(1, size)

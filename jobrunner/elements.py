@@ -67,7 +67,7 @@ def _is_still(iterable: Any) -> bool:
 
 
 def rows(columns: Any, start: int, stop: int) -> Iterator[Sequence[Any]]:
-    """The arguments of the elements [start, stop), of `Columns` or of `fixed.LoadedElements`."""
+    """The arguments of the elements [start, stop), of `Columns`, or of what `fixed.load_elements` gives."""
     if hasattr(columns, "rows"):
         return columns.rows(start, stop)  # type: ignore[no-any-return]
     return zip(*[column[start:stop] for column in columns], strict=True)

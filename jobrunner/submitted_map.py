@@ -18,7 +18,7 @@ from typing import Any
 
 from jobrunner.elements import ElementResults, Input, all_failed
 from jobrunner.errors import wait_timeout
-from jobrunner.fixed import FixedResults, FixingInput, LoadedElements, run_fixed
+from jobrunner.fixed import FixedResults, FixingInput, LoadedColumns, LoadedElements, run_fixed
 
 
 class SubmittedMap:
@@ -151,7 +151,6 @@ class SubmittedMap:
         self.cancel()
 
 
-def run_chunk(fn: Callable[..., Any], elements: LoadedElements | list[list[Any]]) -> FixedResults:
+def run_chunk(fn: Callable[..., Any], elements: LoadedElements | LoadedColumns) -> FixedResults:
     """The call that stands for a chunk: its result, at the program, is an ElementResults."""
-    count = len(elements) if isinstance(elements, LoadedElements) else len(elements[0])
-    return run_fixed(fn, elements, 0, count)
+    return run_fixed(fn, elements, 0, len(elements))

@@ -15,7 +15,6 @@ from jobrunner.chunking import (
     Chunking,
     around,
     halves,
-    window,
 )
 
 
@@ -39,10 +38,10 @@ def test_chunks_last_the_target_time():
 def test_chunks_grow_step_by_step():
     chunking = Chunking()
     sizes = []
-    for _ in range(5):
+    for _ in range(4):
         sizes.append(chunking.chunk_size(slots=2))
         chunking.measured(sizes[-1], 1e-6 * sizes[-1])
-    assert sizes == [GROWTH**i for i in range(5)]
+    assert sizes == [GROWTH**i for i in range(4)]
 
 
 def test_chunks_shrink_towards_the_end_but_not_below_the_useful():
@@ -89,9 +88,20 @@ def test_packs_are_bounded_in_bytes():
     assert chunking.pack_size() == 1
 
 
+def test_a_short_chunk_does_not_tell_how_many_calls_are_worth_a_pack():
+    chunking = Chunking()
+    chunking.packed(100_000, 500_000)
+    chunking.measured(1, 50e-6)  # most of it went into its loading
+    assert chunking.pack_size() == PACK_LARGEST
+    chunking.measured(100, 100 * 50e-6)
+    assert chunking.pack_size() == pytest.approx(TARGET_SECONDS / 50e-6, rel=0.01)
+
+
 def test_every_slot_has_a_next_chunk_at_hand():
-    assert window(1) >= 2
-    assert window(64) >= 128
+    for chunking in (Chunking(), measured(0.001)):
+        assert chunking.window(1) >= 2
+        assert chunking.window(64) >= 128
+    assert Chunking().window(0) > 0
 
 
 @given(

@@ -11,7 +11,14 @@ and must not be changed until it is pickled together with the others.
 
 from __future__ import annotations
 
-from jobrunner.fixed.arguments import FixedElements, LoadedElements, calls, dump_elements, load_elements
+from jobrunner.fixed.arguments import (
+    FixedElements,
+    LoadedColumns,
+    LoadedElements,
+    calls,
+    dump_elements,
+    load_elements,
+)
 from jobrunner.fixed.results import FixedResults, load_element_results, run_fixed
 from jobrunner.fixed.taking import FixingInput
 
@@ -19,6 +26,7 @@ __all__ = [
     "FixedElements",
     "FixedResults",
     "FixingInput",
+    "LoadedColumns",
     "LoadedElements",
     "calls",
     "dump_elements",

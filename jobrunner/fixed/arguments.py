@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
 from jobrunner import serialization
-from jobrunner.elements import Columns, Unloadable, rows
-from jobrunner.fixed.columns import packed_column, unpacked_column
+from jobrunner.elements import Columns, Unloadable
+from jobrunner.fixed.columns import length, packed_column, unpacked_column
 from jobrunner.fixed.own_pickles import SharedClasses, load_alone, load_own
 from jobrunner.loading import load_error
 from jobrunner.payloads import Buffer, Payload, Store, buffers_of
@@ -79,13 +79,31 @@ def dump_elements(
     )
 
 
-def load_elements(payload: Payload) -> LoadedElements | list[list[Any]]:
-    """What `dump_elements` was given, for `calls` and `rows`: columns, if none has a pickle of its own.
+def load_elements(payload: Payload) -> LoadedElements | LoadedColumns:
+    """What `dump_elements` was given, for `calls` and `rows`: columns, if no element has a pickle of its own.
 
     Raises SerializationError.
     """
     whole = serialization.load_plain(payload, "the elements of a chunk")
-    return [*map(unpacked_column, whole)] if isinstance(whole, list) else LoadedElements(*whole)
+    return LoadedColumns(whole) if isinstance(whole, list) else LoadedElements(*whole)
+
+
+class LoadedColumns:
+    """Arguments of elements that need no pickles of their own. A chunk unpacks its part of them alone."""
+
+    def __init__(self, packed: list[Any]) -> None:
+        self._packed = packed
+
+    def __len__(self) -> int:
+        return length(self._packed[0])
+
+    def columns(self, start: int, stop: int) -> Columns:
+        """Those of the elements [start, stop)."""
+        return [unpacked_column(column, start, stop) for column in self._packed]
+
+    def rows(self, start: int, stop: int) -> Iterator[Sequence[Any]]:
+        """The same, one by one."""
+        return zip(*self.columns(start, stop), strict=True)
 
 
 class LoadedElements:
@@ -205,15 +223,16 @@ def in_bytes(payload: Payload) -> Payload:
 
 
 def calls(
-    fn: Callable[..., Any], elements: LoadedElements | Columns, start: int, stop: int
+    fn: Callable[..., Any], elements: LoadedElements | LoadedColumns, start: int, stop: int
 ) -> tuple[list[Any], Callable[[Any], Any]]:
     """A list of stop - start items, and what to call with each of them to have `fn` called with those elements."""
-    if isinstance(elements, LoadedElements):
-        streams = elements.streams(start, stop)
-        if streams is not None:
-            return streams, partial(_call_with, fn, elements.classes)
-        arguments = elements.arguments
-        return list(range(start, stop)), lambda row: fn(*arguments(row))
-    if len(elements) == 1:
-        return elements[0][start:stop], fn
-    return list(rows(elements, start, stop)), lambda args: fn(*args)
+    if isinstance(elements, LoadedColumns):
+        columns = elements.columns(start, stop)
+        if len(columns) == 1:
+            return columns[0], fn
+        return list(zip(*columns, strict=True)), lambda args: fn(*args)
+    streams = elements.streams(start, stop)
+    if streams is not None:
+        return streams, partial(_call_with, fn, elements.classes)
+    arguments = elements.arguments
+    return list(range(start, stop)), lambda row: fn(*arguments(row))

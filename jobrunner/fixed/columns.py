@@ -13,8 +13,11 @@ from jobrunner.fixed.atoms import DTYPE, SMALL_ARRAY, is_array, is_of_numbers, i
 SHORTEST = 16
 """Values from which it pays."""
 
+SHORTEST_OF_NUMBERS = 256
+"""The same where they are numbers of the language, whose pickle is nearly as quick."""
+
 FLOAT, SHORT, LONG = "d", "i", "q"
-"""Codes of `struct` and `array`, for floats and for integers of 4 and 8 bytes."""
+"""Codes of `struct`, for floats and for integers of 4 and 8 bytes."""
 
 CODES: dict[type, tuple[str, ...]] = {float: (FLOAT,), int: (SHORT, LONG)}
 
@@ -36,7 +39,7 @@ def packed_column(column: list[Any], kind: type | None) -> Any:
         joined = _SEPARATOR.join(column)
         return joined if joined.count(_SEPARATOR) == len(column) - 1 else column
     if kind in CODES:
-        return _packed_numbers(column, CODES[kind])
+        return column if len(column) < SHORTEST_OF_NUMBERS else _packed_numbers(column, CODES[kind])
     if is_array(kind):
         return _packed_arrays(column)
     if is_scalar_of_numpy(kind) and column[0].dtype.kind in NUMERIC:
@@ -44,33 +47,35 @@ def packed_column(column: list[Any], kind: type | None) -> Any:
     return column
 
 
-def unpacked_column(column: Any) -> list[Any]:
-    """What `packed_column` was given. No two arrays have memory in common, nor with `column`."""
+def unpacked_column(column: Any, start: int = 0, stop: int | None = None) -> list[Any]:
+    """The values [start, stop) of what `packed_column` was given. No two arrays have memory in common, nor with
+    `column`; a column that was not packed and is asked for whole is itself returned."""
     if isinstance(column, list):
-        return column
+        return column if start == 0 and stop is None else column[start:stop]
     if isinstance(column, str):
-        return column.split(_SEPARATOR)
+        return column.split(_SEPARATOR)[start:stop]
     if isinstance(column, tuple):
-        return _unpacked_numbers(*column)
-    return list(column) if column.ndim == 1 else list(map(_COPY, column))
+        code, size, stream = column
+        end = len(stream) // size if stop is None else stop
+        return list(struct.unpack_from(f"<{end - start}{code}", stream, start * size))
+    part = column[start:stop]
+    return list(part) if part.ndim == 1 else list(map(_COPY, part))
+
+
+def length(column: Any) -> int:
+    """Values of what `packed_column` was given."""
+    if isinstance(column, tuple):
+        return len(column[2]) // column[1]  # type: ignore[no-any-return]
+    return column.count(_SEPARATOR) + 1 if isinstance(column, str) else len(column)
 
 
 def _packed_numbers(column: list[Any], codes: tuple[str, ...]) -> Any:
     for code in codes:
         try:
-            return code, struct.pack(f"<{len(column)}{code}", *column)
+            return code, struct.calcsize(f"<{code}"), struct.pack(f"<{len(column)}{code}", *column)
         except struct.error:  # one of the integers is too large
             pass
     return column
-
-
-def _unpacked_numbers(code: str, stream: bytes) -> list[Any]:
-    from array import array  # here: most slots never need it
-
-    values = array(code, stream)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values.tolist()
 
 
 def _packed_arrays(column: list[Any]) -> Any:

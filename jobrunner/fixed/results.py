@@ -9,9 +9,17 @@ from typing import Any
 from weakref import getweakrefcount
 
 from jobrunner import serialization
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.elements import ElementResults
 from jobrunner.fixed import arguments
-from jobrunner.fixed.arguments import Buffers, LoadedBuffers, LoadedElements, calls, in_bytes, numbered
+from jobrunner.fixed.arguments import (
+    Buffers,
+    LoadedBuffers,
+    LoadedColumns,
+    LoadedElements,
+    calls,
+    in_bytes,
+    numbered,
+)
 from jobrunner.fixed.atoms import (
     ATOMS,
     CONTAINERS,
@@ -30,7 +38,7 @@ from jobrunner.script.modes import RESULT
 
 def run_fixed(
     fn: Callable[..., Any],
-    elements: LoadedElements | Columns,
+    elements: LoadedElements | LoadedColumns,
     start: int,
     stop: int,
     retry_on: bytes | None = None,

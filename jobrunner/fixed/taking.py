@@ -53,15 +53,17 @@ class FixingInput:
             atom = self._elements.atoms[index]
             kinds = set(map(type, column)) if atom is None else {atom}
             known.append(next(iter(kinds)) if len(kinds) == 1 else None)
+            if kinds <= ATOMS:
+                continue
             if not travel_together(column, kinds):
                 loose.append(index)
-            elif not kinds <= ATOMS and not is_atom(column[0]):
+            elif not is_atom(column[0]):
                 mutable.append(index)
         if mutable:
             ids = set(chain.from_iterable(map(id, columns[index]) for index in mutable))
             if loose or len(ids) < len(mutable) * len(columns[0]):
                 loose += mutable  # arguments of one element may share objects, those of two must not
-        return tuple(sorted(loose))
+        return tuple(sorted(loose)) if loose else ()
 
     def _take_moving(self, limit: int, fixed: FixedElements, failures: dict[int, Exception]) -> None:
         """Take from iterables that may change between two elements what they have yielded."""

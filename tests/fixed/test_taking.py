@@ -7,7 +7,7 @@ import pytest
 
 from jobrunner import SerializationError
 from jobrunner.elements import Input
-from jobrunner.fixed import FixingInput, LoadedElements, calls, dump_elements, load_elements
+from jobrunner.fixed import FixingInput, LoadedColumns, LoadedElements, calls, dump_elements, load_elements
 from jobrunner.payloads import payload_size
 
 
@@ -30,7 +30,7 @@ def moving(make, change, count=5):
 def test_atoms_travel_as_columns():
     rows, payload = taken(range(50), "ab" * 25, [0.5] * 50, itertools.repeat(None))
     assert rows == [(x, "ab"[x % 2], 0.5, None) for x in range(50)]
-    assert isinstance(load_elements(payload), list)
+    assert isinstance(load_elements(payload), LoadedColumns)
 
 
 @pytest.mark.parametrize("wrap", [list, iter])
