@@ -39,6 +39,11 @@ NEWEST_WEIGHT = 0.4
 """Share of the newest measurement in the average; calls that get slower should be noticed soon."""
 
 
+def window(slots: int) -> int:
+    """Chunks to have on their way: each slot has a next one at hand while outcomes travel."""
+    return 4 * slots + 4
+
+
 @dataclass
 class Chunking:
     """The measurements of one map, and what follows from them."""
@@ -65,13 +70,6 @@ class Chunking:
         else:
             self.per_call += NEWEST_WEIGHT * (newest - self.per_call)
         self.longest = max(self.longest, count)
-
-    def window(self, slots: int) -> int:
-        """Chunks to have on their way: each slot has one or more at hand while outcomes travel.
-
-        They are single calls until something was measured, of which there need not be many.
-        """
-        return 2 * slots + 2 if self.per_call is None else 4 * slots + 4
 
     def pack_size(self) -> int:
         """Elements of the next pack, at least 1.

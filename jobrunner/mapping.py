@@ -28,7 +28,7 @@ from typing import Any
 
 from jobrunner.backends.base import Backend
 from jobrunner.blocking import wait_until, waiting
-from jobrunner.chunking import Chunking, around, cut, halves, share
+from jobrunner.chunking import Chunking, around, cut, halves, share, window
 from jobrunner.elements import Columns, ElementResults, Input, all_failed
 from jobrunner.errors import NotSupportedError, TaskLostError, TaskTimeoutError, wait_timeout
 from jobrunner.fixed import FixedElements, FixingInput
@@ -231,7 +231,7 @@ class MapRun:
     def _cut(self, slots: int) -> Span | None:
         if self._ready:
             return self._ready.popleft()
-        if self._flying >= self.chunking.window(slots):
+        if self._flying >= window(slots):
             return None
         if self._rests:
             return self._cut_rest(slots)

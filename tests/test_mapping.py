@@ -331,7 +331,7 @@ def test_a_long_rest_is_cut_so_that_every_slot_has_some_and_is_divided_again(bac
 
 
 def test_what_is_given_back_goes_before_the_rest_of_the_input(backend, executor):
-    results = executor.map(double, range(5000))
+    results = executor.map(double, range(50_000))
     for _ in range(40):
         backend.run_next(1e-4)
     first = backend.calls[0]
@@ -341,7 +341,7 @@ def test_what_is_given_back_goes_before_the_rest_of_the_input(backend, executor)
     backend.calls.pop(1).run(1e-4)
     assert start + 1 in [call.span[0] for call in backend.calls]
     backend.run_all(1e-4)
-    assert list(results) == list(range(0, 10_000, 2))
+    assert list(results) == list(range(0, 100_000, 2))
 
 
 def test_a_result_of_fewer_elements_gives_back_the_others(backend, executor):

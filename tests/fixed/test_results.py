@@ -12,6 +12,7 @@ from jobrunner.elements import ElementResults, Input, rows, run_elements
 from jobrunner.fixed import (
     FixedResults,
     FixingInput,
+    LoadedColumns,
     dump_elements,
     load_element_results,
     load_elements,
@@ -22,7 +23,7 @@ from jobrunner.serialization import RemoteTraceback, dump_classes
 
 def results_of(fn, *columns, retry_on=None):
     count = len(columns[0])
-    return load_element_results(run_fixed(fn, list(columns), 0, count, retry_on).dump())
+    return load_element_results(run_fixed(fn, LoadedColumns(list(columns)), 0, count, retry_on).dump())
 
 
 def test_results_are_as_they_were_and_nobody_elses():
@@ -147,9 +148,9 @@ def test_an_exception_of_the_chunk_is_no_elements():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_fixed(stop, [[1, 2]], 0, 2, None, lambda: stopped)
+        run_fixed(stop, LoadedColumns([[1, 2]]), 0, 2, None, lambda: stopped)
 
 
 def test_fixed_results_are_unpickled_to_element_results():
-    results = run_fixed(lambda x: [[x]], [[1, 2]], 0, 2)
+    results = run_fixed(lambda x: [[x]], LoadedColumns([[1, 2]]), 0, 2)
     assert pickle.loads(pickle.dumps(results)) == ElementResults([[[1]], [[2]]], {}, set())
