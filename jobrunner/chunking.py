@@ -23,8 +23,8 @@ GROWTH = 16
 """A chunk is at most this many times longer than the longest measured: the first calls may be untypical."""
 
 SURE_SECONDS = 0.0005
-"""Duration from which a chunk tells how long its calls take. Of a shorter one, a part may have gone into its loading and
-into what a function does at its first call: it tells that its calls are short."""
+"""Duration from which a chunk tells how long its calls take. Of a shorter one, a part may have gone into its loading
+and into what a function does at its first call: it tells that its calls are short."""
 
 PACK_BYTES = 32 * 1024
 PACK_UNMEASURED = 4096

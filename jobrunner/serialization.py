@@ -159,6 +159,20 @@ def dump_function(
     return _dump_object(fn, store, fresh=not once and not _is_atomic(fn))
 
 
+def is_as_dumped(fn: Callable[..., Any], dumped: DumpedFunction) -> bool:
+    """Whether `dump_function` would return `dumped` again; the quickest look, which says False of all but functions
+    that are found under a plain name in their module."""
+    known = _references.get(fn)
+    return (
+        known is not None
+        and known[2] is dumped
+        and getattr(sys.modules.get(known[0]), known[1], None) is fn
+        and fn.__qualname__ == known[1]
+        and fn.__module__ == known[0]
+        and not _registered_by_value()
+    )
+
+
 def with_names(fn: Callable[..., Any], names: Iterable[str], store: Store | None = None) -> DumpedFunction:
     """As `dump_function`, with these globals of the script, which its arguments refer to. Raises SerializationError."""
     by_value = _registered_by_value()
@@ -420,7 +434,10 @@ def _python() -> str:
 def _registered_by_value() -> frozenset[str]:
     """The modules of which the program told cloudpickle that the workers do not have them."""
     cloudpickle = sys.modules.get("cloudpickle")
-    return frozenset(() if cloudpickle is None else cloudpickle.list_registry_pickle_by_value())
+    return _NONE if cloudpickle is None else frozenset(cloudpickle.list_registry_pickle_by_value())
+
+
+_NONE: frozenset[str] = frozenset()
 
 
 # --- calls ----------------------------------------------------------------------------------------------
@@ -489,7 +506,7 @@ def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[A
     """(args, kwargs), with the results `values` in place of the `Need`s. Raises SerializationError."""
     try:
         if not values:
-            return load(payload)  # type: ignore[no-any-return]
+            return pickle.loads(payload) if type(payload) is bytes else load(payload)  # type: ignore[no-any-return]
         before = _values.payloads, _values.loaded
         _values.payloads, _values.loaded = values, {}
         try:
@@ -711,9 +728,9 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
     in_band = None if buffers is None else apart_from(OUT_OF_BAND, buffers)
     try:
         stream = pickle.dumps(value, PROTOCOL, buffer_callback=in_band)
+        if HINT not in stream or (SCRIPT not in stream and CONNECTION not in stream):
+            return stream, False
         if CONNECTION not in stream:
-            if not mentions_script(stream):
-                return stream, False
             # What the script defines goes by its name; who reads it must have it. A false alarm costs time only.
             if names is not None:
                 names.update(dict.fromkeys(names_in_pickle(stream)))
@@ -736,10 +753,12 @@ def _pickle(value: Any, buffers: list[memoryview] | None, names: Names | None = 
 CONNECTION = b"multiprocessing.connection"
 """Is in each pickle that holds a connection of multiprocessing: its descriptor, which is another one elsewhere."""
 
+SCRIPT = b"_main__"
+"""Is in each pickle that refers to the script by name, as `__main__` or `__mp_main__`."""
 
-def mentions_script(stream: bytes) -> bool:
-    """Whether a pickle may refer to the script by name, as `__main__` or `__mp_main__`."""
-    return b"_main__" in stream
+HINT = ord("_")
+"""Is in each pickle that has one of these (`rebuild_connection` is what makes a connection): to look for one byte takes
+a tenth of the time."""
 
 
 _GLOBAL = re.compile(rb"\x8c(.)([^\W\d][\w.]*|[\x80-\xff\w.]+)\x94?\x93", re.DOTALL)
@@ -782,9 +801,11 @@ def dump_plain(value: Any, snapshot: bool, store: Store | None, names: Names | N
     """A value that holds built-in kinds, atoms and plain arrays alone. See `dump_call`."""
     buffers: list[memoryview] = []
     stream = pickle.dumps(value, PROTOCOL, buffer_callback=apart_from(OUT_OF_BAND, buffers))
-    if names is not None and mentions_script(stream):
+    if names is not None and HINT in stream and SCRIPT in stream:
         names.update(dict.fromkeys(names_in_pickle(stream)))
-    return _payload(stream, buffers, snapshot, store)
+    if not buffers and len(stream) < OUT_OF_BAND:
+        return stream
+    return _large_payload(stream, buffers, snapshot, store)
 
 
 def load_plain(payload: Payload, what: str) -> Any:
@@ -798,12 +819,12 @@ def load_plain(payload: Payload, what: str) -> Any:
 def _dump(value: Any, snapshot: bool, store: Store | None, names: Names | None = None) -> Payload:
     buffers: list[memoryview] = []
     stream, _ = _pickle(value, buffers, names)
-    return _payload(stream, buffers, snapshot, store)
-
-
-def _payload(stream: bytes, buffers: list[memoryview], snapshot: bool, store: Store | None) -> Payload:
     if not buffers and len(stream) < OUT_OF_BAND:
         return stream
+    return _large_payload(stream, buffers, snapshot, store)
+
+
+def _large_payload(stream: bytes, buffers: list[memoryview], snapshot: bool, store: Store | None) -> Payload:
     if store is not None:
         stored = store((stream, *buffers))
         if stored is not None:

@@ -248,10 +248,9 @@ class Slot:
                     self.sharing.expect(shared)
                 if setup is not None:
                     self.set_up(setup)
-                    started = perf_counter()
-                fn = self.function(
-                    function, setup
-                )  # first: arguments may refer to the script that comes with it
+                # Before the arguments, which may refer to the script that comes with it.
+                fn = self.function(function, setup)
+                started = perf_counter()  # the next call of it will find it loaded
                 if isinstance(span, int):
                     self.bundle = Bundle(number, payload)
                     status, result = self.run_bundle(fn, self.bundle)

@@ -152,9 +152,17 @@ class LoadedElements:
         return _Rows(self, start, stop)
 
 
-def _call_with(fn: Callable[[Any], Any], classes: SharedClasses | None, stream: bytes) -> Any:
+def _call_with(fn: Callable[[Any], Any], stream: bytes) -> Any:
     try:
-        value = load_alone(stream) if classes is None else load_own(stream, (), classes)
+        value = load_alone(stream)
+    except Exception as exc:
+        raise load_error("the arguments", exc) from exc
+    return fn(value)
+
+
+def _call_with_classes(fn: Callable[[Any], Any], classes: SharedClasses, stream: bytes) -> Any:
+    try:
+        value = load_own(stream, (), classes)
     except Exception as exc:
         raise load_error("the arguments", exc) from exc
     return fn(value)
@@ -233,6 +241,9 @@ def calls(
         return list(zip(*columns, strict=True)), lambda args: fn(*args)
     streams = elements.streams(start, stop)
     if streams is not None:
-        return streams, partial(_call_with, fn, elements.classes)
+        classes = elements.classes
+        return streams, partial(_call_with, fn) if classes is None else partial(
+            _call_with_classes, fn, classes
+        )
     arguments = elements.arguments
     return list(range(start, stop)), lambda row: fn(*arguments(row))

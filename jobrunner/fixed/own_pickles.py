@@ -15,10 +15,7 @@ from typing import Any
 from jobrunner import serialization
 from jobrunner.payloads import OUT_OF_BAND, Buffer
 from jobrunner.script.modes import PLAIN, Mode
-from jobrunner.serialization import PROTOCOL, Names
-
-MAIN = b"_main__"
-"""Is in each pickle that refers to the script, see serialization.mentions_script."""
+from jobrunner.serialization import CONNECTION, HINT, PROTOCOL, SCRIPT, Names
 
 MOST_KNOWN = 8
 """Classes that are referred to by the prefix of a pickle. There are seldom more of them in a value."""
@@ -38,45 +35,45 @@ class OwnPickles:
         """Of classes; None for those that others import."""
         self._numbered_kind: type | None = None
         """The last kind of a value that could not be pickled plainly: others of it are, once the classes are known."""
+        self._knowing: Any = None
+        """The pickler for these, what it is to take for pickled before, and the mark of such pickles."""
         self._known: Any = None
         self._mark = b""
-        self._pickler: Any = None
-        """Made for the first value: most packs and chunks need none."""
+        self._parts: list[bytes] = []
 
     def dump(self, value: Any) -> bytes:
         """The pickle of `value`. Raises whatever pickling raises."""
-        if self._pickler is None:
-            self._begin()
-        parts = self._parts
         if self.buffers:
             self.buffers = []
         try:
             if type(value) is self._numbered_kind:
-                self._pickler.memo = self._known
-                self._dump(value)
-                stream = self._mark + self._joined()
+                stream = self._dump_knowing(value)
             else:
-                self._dump(value)
-                stream = parts.pop() if len(parts) == 1 else self._joined()
-            self._clear_memo()
-            if serialization.CONNECTION not in stream and (
-                MAIN not in stream or not self._mode.result or serialization.all_is_known()
+                stream = pickle.dumps(value, PROTOCOL, buffer_callback=self._in_band)
+            if HINT not in stream or (
+                CONNECTION not in stream
+                and (SCRIPT not in stream or not self._mode.result or serialization.all_is_known())
             ):
                 return stream
-        except BaseException as exc:
-            self._begin()
-            if not isinstance(exc, Exception):
-                raise
-            # Whatever it was, the other pickler may be able to, or else says why not.
+        except Exception:  # whatever it was, the other pickler may be able to, or else says why not
+            pass
         return self._dump_by_value(value)
+
+    def _dump_knowing(self, value: Any) -> bytes:
+        """The pickle of a value whose classes are numbered already, with a mark that says so."""
+        pickler, parts = self._knowing, self._parts
+        parts[:] = [self._mark]
+        pickler.memo = self._known
+        pickler.dump(value)
+        return b"".join(parts)
 
     def _dump_by_value(self, value: Any) -> bytes:
         before = len(self.classes)
         try:
             stream = self._dump_numbering(value)
         except Exception:  # as above
-            stream = MAIN
-        if MAIN in stream or serialization.CONNECTION in stream:
+            stream = SCRIPT
+        if SCRIPT in stream or CONNECTION in stream:
             stream = self._dump_with_code(value)
         if len(self.classes) > before:
             # The next value is most likely of these classes, too.
@@ -86,44 +83,29 @@ class OwnPickles:
 
     def _dump_numbering(self, value: Any) -> bytes:
         self.buffers = []
-        pickler = _NumberingPickler(self._sink, PROTOCOL, buffer_callback=self._in_band)
+        parts: list[bytes] = []
+        pickler = _NumberingPickler(_Sink(parts.append), PROTOCOL, buffer_callback=self._in_band)
         pickler.number_of = self._number_of
-        try:
-            pickler.dump(value)
-            return b"".join(self._parts)
-        finally:
-            self._parts.clear()
+        pickler.dump(value)
+        return b"".join(parts)
 
     def _dump_with_code(self, value: Any) -> bytes:
         self.buffers = []
-        pickler = _script_pickler()(self._sink, PROTOCOL, self._in_band)
+        parts: list[bytes] = []
+        pickler = _script_pickler()(_Sink(parts.append), PROTOCOL, self._in_band)
         pickler.prepare(self._mode, None, None)
         pickler.number_of = self._number_of
-        try:
-            pickler.dump(value)
-            self.names.update(pickler.names)
-            return b"".join(self._parts)
-        finally:
-            self._parts.clear()
+        pickler.dump(value)
+        self.names.update(pickler.names)
+        return b"".join(parts)
 
     def _know_classes(self) -> None:
         """Have the pickler take the classes for known, as if it had pickled them before: its pickles need `prefix`."""
         known = [kind for kind, number in self._numbers.items() if number is not None][:MOST_KNOWN]
-        template = pickle.Pickler(_Sink(bytes), PROTOCOL)
-        template.memo = {id(kind): (index, kind) for index, kind in enumerate(known)}
-        self._known = template.memo
+        self._knowing = pickle.Pickler(_Sink(self._parts.append), PROTOCOL, buffer_callback=self._in_band)
+        self._knowing.memo = {id(kind): (index, kind) for index, kind in enumerate(known)}
+        self._known = self._knowing.memo.copy()
         self._mark = bytes((len(known),))
-
-    def _begin(self) -> None:
-        self._parts: list[bytes] = []
-        self._sink = _Sink(self._parts.append)
-        self._pickler = pickler = pickle.Pickler(self._sink, PROTOCOL, buffer_callback=self._in_band)
-        self._dump, self._clear_memo = pickler.dump, pickler.clear_memo
-
-    def _joined(self) -> bytes:
-        stream = b"".join(self._parts)
-        self._parts.clear()
-        return stream
 
     def _in_band(self, buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
