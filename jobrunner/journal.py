@@ -397,10 +397,10 @@ class Journal:
         for blob in dropped:
             if isinstance(blob, Reference):
                 self._files.condemn(blob)
-        with contextlib.suppress(sqlite3.Error):  # the space is given back next time
-            self._database.execute(
-                "VACUUM"
-            )  # which costs what the little that is left costs, and not what has gone
+        size = self._one("PRAGMA page_count") * self._one("PRAGMA page_size")
+        if size > 2 * COMPACT_FROM + 4 * self._live_bytes:  # more than it needs until it is written anew again
+            with contextlib.suppress(sqlite3.Error):  # the space is given back next time
+                self._database.execute("VACUUM")  # it costs what is left costs, and not what has gone
         self._checkpoint("TRUNCATE")
 
     def _rewrite(self, state: JournalState) -> None:
