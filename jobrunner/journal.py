@@ -398,7 +398,9 @@ class Journal:
             if isinstance(blob, Reference):
                 self._files.condemn(blob)
         size = self._one("PRAGMA page_count") * self._one("PRAGMA page_size")
-        if size > 2 * COMPACT_FROM + 4 * self._live_bytes:  # more than it needs until it is written anew again
+        if (
+            size > 2 * COMPACT_FROM + 4 * self._live_bytes
+        ):  # more than it needs until it is written anew again
             with contextlib.suppress(sqlite3.Error):  # the space is given back next time
                 self._database.execute("VACUUM")  # it costs what is left costs, and not what has gone
         self._checkpoint("TRUNCATE")
