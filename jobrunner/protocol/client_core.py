@@ -142,6 +142,8 @@ class ClientCore:
     # --- the interface of a core ---
 
     def handle(self, event: Event, now: float) -> list[Effect]:
+        if now != self.session.ran_at:
+            self.session.runs(now)
         if type(event) is SubmitRequested:
             self._submit(event)
             return []

@@ -364,6 +364,21 @@ class Scheduler:
             elif held.since < now - grace:
                 self._drop_unclaimed(task_id)
 
+    def wait_longer(self, seconds: float, now: float) -> None:
+        """For those that come back, because this process did not run for so long."""
+        for held in self.unclaimed.values():
+            held.since += seconds
+        for interest in self.results.sought.values():
+            interest.since += seconds
+        if now - seconds >= self.settled_at:
+            return
+        settled_at, self.settled_at = self.settled_at, self.settled_at + seconds
+        self.delayed = [
+            (self.settled_at if until == settled_at else until, number, record)
+            for until, number, record in self.delayed
+        ]
+        heapq.heapify(self.delayed)
+
     def named_later(self, task_id: TaskId) -> bool:
         """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call."""
         bundle = bundle_of(task_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 
@@ -137,6 +138,14 @@ def test_an_embedded_cluster_that_dies_is_started_again(number):
         (daemon,) = (child for child in {*psutil.Process().children()} - before if BOOT in child.cmdline())
         daemon.send_signal(number)
         assert executor.submit(calls.square, 5).result(BOUND) == 25
+
+
+def test_a_program_that_stands_still_right_after_it_opened_a_cluster_keeps_it(monkeypatch):
+    """It holds the GIL for longer than an answer may take, so that its own thread has not even greeted anybody."""
+    monkeypatch.setenv("JOBRUNNER_CONNECT_TIMEOUT", "2")
+    with Executor("cluster", max_workers=1) as executor:
+        ctypes.PyDLL(None).usleep(2_500_000)
+        assert executor.submit(calls.square, 4).result(BOUND) == 16
 
 
 def test_what_a_task_prints_appears_at_the_client(cluster, address):
