@@ -327,6 +327,9 @@ class ClientCore:
                 refused += self._bundles.refused(task_id)
             self.note_refused(refused)
             return []
+        if isinstance(message, m.Cancel):  # of somebody who was given the ids of these calls
+            wanted = [CancelRequested([request.id], request.running) for request in message.requests]
+            return [effect for event in wanted for effect in self._cancel(event)]
         if isinstance(message, m.Accepted):
             return [Accepted([t for t in message.ids if t in self.pending])]
         if isinstance(message, m.Recall):

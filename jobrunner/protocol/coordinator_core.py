@@ -816,6 +816,10 @@ class CoordinatorCore:
         if client.refused:
             self._send(client, m.CancelRefused(client.refused), now, of_ids(client.refused))
             client.refused = []
+        if client.cancels and client.reconciled:  # before, it might not have named them yet
+            requests = [m.CancelRequest(call, running) for call, running in client.cancels.items()]
+            self._send(client, m.Cancel(requests), now, of_ids(client.cancels))
+            client.cancels = {}
 
     def _flush_worker(self, worker: WorkerPeer, now: float) -> None:
         # Cancels first: none of them is meant for what is assigned in this very turn.

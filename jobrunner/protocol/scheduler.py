@@ -327,6 +327,13 @@ class Scheduler:
             record.worker.cancels.append(m.CancelRequest(task_id, running))
             self.dirty[record.worker] = None
 
+    def cancel_call(self, bundle: TaskRecord, index: int, running: bool) -> None:
+        """Somebody wants one call of a bundle cancelled. Its client is asked, which alone can take a bundle apart."""
+        wanted = bundle.client.cancels
+        call = call_id(bundle.id, index)
+        wanted[call] = running or wanted.get(call, False)
+        self.dirty[bundle.client] = None
+
     def client_gone(self, client: ClientPeer, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
         for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
@@ -345,6 +352,8 @@ class Scheduler:
         client = self.clients.get(client_id)
         if client is not None:
             client.reconciled = True
+            if client.cancels:
+                self.dirty[client] = None
             wanted = {outcome.id for outcome in client.outcomes}
             for message in client.link.unacked():
                 if type(message) is m.Outcomes:
