@@ -28,6 +28,7 @@ LEAVES = {
     "configured",
     "configured_logging",
     "kept",
+    "processor_time",
     "program",
     "representation",
     "settling",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
+from jobrunner.blocking import first_call
 from jobrunner.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.errors import CoordinatorLostError, NotSupportedError
 from jobrunner.host import unknown_host
@@ -101,6 +102,16 @@ class ClusterBackend(CoreBackend):
     @property
     def _shares(self) -> bool:
         return self._local is not None
+
+    def _first_call(self) -> None:
+        if self._local is None:  # else its workers are its own, and wait for no slot of this process
+            first_call(self)
+
+    def unfinished_calls(self) -> list[str]:
+        """See `blocking.Caller`. Calls that are submitted from now on are in no bundle with one of these."""
+        with self._lock:
+            self._batch = None
+            return list(self._futures)
 
     def _timeouts(self) -> dict[str, float | None]:
         return {

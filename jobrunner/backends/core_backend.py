@@ -165,6 +165,9 @@ class CoreBackend(Backend):
     def _closed(self) -> None:
         """The I/O thread has ended; called on it."""
 
+    def _first_call(self) -> None:
+        """A call comes, and there was none unfinished; called with the lock held."""
+
     @property
     def cluster(self) -> str | None:
         """What tells a cluster that others can join from others; None where nobody can."""
@@ -257,6 +260,8 @@ class CoreBackend(Backend):
             task = self._new_id()
             future.id = task
             self._batch = None
+            if not self._futures:
+                self._first_call()
             self._futures[task] = future
             if span is not None:
                 self._chunks.add(task)
@@ -281,6 +286,8 @@ class CoreBackend(Backend):
             if batch is None or not batch.takes(definition, options, nested, setup):
                 task = self._new_id()
                 batch = self._batch = CallBatch(self, task, definition, options, nested, limit, setup)
+                if not self._futures:
+                    self._first_call()
                 self._futures[task] = batch
                 self._outgoing.append(batch)
                 self._definitions[prepared.keys] = prepared
@@ -316,6 +323,8 @@ class CoreBackend(Backend):
             future.id = task_id
             future._canceller = self._cancel_elsewhere
             future._home = self
+            if not self._futures:
+                self._first_call()
             self._futures[task] = future
             self._loose.add(task)
         self._driver.post(WatchRequested([task]))

@@ -39,7 +39,7 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.functions import key_of
 from jobrunner.protocol.journal import JournalEntry, JournalState
-from jobrunner.protocol.link import Link, welcomed
+from jobrunner.protocol.link import LATE, Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.principals import ANYONE, INVITED, OPERATOR, WORKER, Principal
 from jobrunner.protocol.rejections import QUIET, TOLERATED, Rejections, printable
@@ -696,11 +696,10 @@ class CoordinatorCore:
     # --- the end of a turn ---
 
     def _tick(self, now: float) -> None:
-        stall = now - self._last_tick - 2 * SWEEP_INTERVAL
-        if stall > 1.0:
-            # This process slept (stopped, or starved), so nobody else is to blame for the silence.
-            for peer in self._peers.values():
-                peer.link.last_heard = max(peer.link.last_heard, now - 1.0)
+        if self._next_sweep is not None:
+            late = now - max(self._next_sweep, self._last_tick)
+            if late > LATE:
+                self._stood_still(late, now)
         self._last_tick = now
         if self._next_sweep is not None and now >= self._next_sweep:
             self._sweep(now)
@@ -717,6 +716,17 @@ class CoordinatorCore:
             idle = not any(worker.tasks for worker in self.scheduler.workers.values())
             if (idle and not self._unwritten) or now >= self._drain_until:
                 self._leave(now)
+
+    def _stood_still(self, seconds: float, now: float) -> None:
+        """This process did not run for so long: nobody else is to blame for the silence, or could have come back."""
+        for peer in self._peers.values():
+            peer.link.stood_still(seconds, now)
+            if peer.unreachable_since is not None:
+                peer.unreachable_since += seconds
+        for client in self.scheduler.clients.values():
+            if client.lost_at is not None:
+                client.lost_at += seconds
+        self.scheduler.wait_longer(seconds, now)
 
     # --- the journal ---
 
@@ -806,6 +816,10 @@ class CoordinatorCore:
         if client.refused:
             self._send(client, m.CancelRefused(client.refused), now, of_ids(client.refused))
             client.refused = []
+        if client.cancels and client.reconciled:  # before, it might not have named them yet
+            requests = [m.CancelRequest(call, running) for call, running in client.cancels.items()]
+            self._send(client, m.Cancel(requests), now, of_ids(client.cancels))
+            client.cancels = {}
 
     def _flush_worker(self, worker: WorkerPeer, now: float) -> None:
         # Cancels first: none of them is meant for what is assigned in this very turn.

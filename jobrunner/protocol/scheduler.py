@@ -327,6 +327,13 @@ class Scheduler:
             record.worker.cancels.append(m.CancelRequest(task_id, running))
             self.dirty[record.worker] = None
 
+    def cancel_call(self, bundle: TaskRecord, index: int, running: bool) -> None:
+        """Somebody wants one call of a bundle cancelled. Its client is asked, which alone can take a bundle apart."""
+        wanted = bundle.client.cancels
+        call = call_id(bundle.id, index)
+        wanted[call] = running or wanted.get(call, False)
+        self.dirty[bundle.client] = None
+
     def client_gone(self, client: ClientPeer, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
         for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
@@ -345,6 +352,8 @@ class Scheduler:
         client = self.clients.get(client_id)
         if client is not None:
             client.reconciled = True
+            if client.cancels:
+                self.dirty[client] = None
             wanted = {outcome.id for outcome in client.outcomes}
             for message in client.link.unacked():
                 if type(message) is m.Outcomes:
@@ -363,6 +372,21 @@ class Scheduler:
                 held.since = now
             elif held.since < now - grace:
                 self._drop_unclaimed(task_id)
+
+    def wait_longer(self, seconds: float, now: float) -> None:
+        """For those that come back, because this process did not run for so long."""
+        for held in self.unclaimed.values():
+            held.since += seconds
+        for interest in self.results.sought.values():
+            interest.since += seconds
+        if now - seconds >= self.settled_at:
+            return
+        settled_at, self.settled_at = self.settled_at, self.settled_at + seconds
+        self.delayed = [
+            (self.settled_at if until == settled_at else until, number, record)
+            for until, number, record in self.delayed
+        ]
+        heapq.heapify(self.delayed)
 
     def named_later(self, task_id: TaskId) -> bool:
         """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call."""

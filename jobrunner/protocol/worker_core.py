@@ -174,6 +174,8 @@ class WorkerCore:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         self._effects = []
+        if now != self.session.ran_at:
+            self.session.runs(now)
         kind = type(event)
         if kind is SlotFinished:
             assert isinstance(event, SlotFinished)

@@ -337,6 +337,13 @@ class Upstream:
         self.handle(Tick())
         self.core.check_invariants()
 
+    def run(self, seconds: float) -> None:
+        """Let time pass, with a turn whenever the core wants one: a longer pause would be one of its own process."""
+        end = self.now + seconds
+        while (at := self.core.next_deadline()) is not None and at < end:
+            self.turn(max(0.001, at - self.now))
+        self.turn(max(0.0, end - self.now))
+
     def heard(self) -> list[m.Message]:
         """Everything since the last call, after the present turn has ended."""
         self.turn()

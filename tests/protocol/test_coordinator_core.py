@@ -90,7 +90,7 @@ def test_a_greeting_that_is_delivered_twice_never_opens_two_sessions_of_one_name
     worker = world.worker(peer_timeout=1.0)
     name = worker.link.session
     greeting = name.partition("/")[0]
-    world.turn(3.0)  # it is silent, and lost
+    world.run(3.0)  # it is silent, and lost
     assert not world.core.scheduler.workers
     world.give(worker.source, m.Envelope(greeting, 0, 0, worker.hello))
     (welcome,) = [message for message in worker.heard() if type(message) is m.Welcome]
@@ -541,6 +541,34 @@ def test_a_stall_of_the_coordinator_itself_is_no_silence_of_others(world):
     world.turn(30.0)
     world.run(1.0, client, worker)
     assert len(world.query(client, "workers")) == 1
+
+
+def test_nor_is_it_a_part_of_the_grace_of_those_that_are_to_come_back(world):
+    client, worker = world.client(peer_timeout=1.0), world.worker()
+    submit(client, spec(1))
+    given(worker)
+    world.run(7.0, worker)
+    assert any("client c is lost" in line for line in world.logs)
+    world.handle(Unreachable(worker.source))
+    world.turn(100.0)
+    scheduler = world.core.scheduler
+    assert (len(scheduler.clients), len(scheduler.workers)) == (1, 1)
+    world.run(1.0)
+    assert len(scheduler.workers) == 1
+    world.run(UNREACHABLE_GRACE)
+    assert not scheduler.workers
+    world.run(world.core.settings.client_grace)
+    assert not scheduler.clients
+
+
+def test_nor_of_the_time_in_which_workers_of_an_earlier_coordinator_come_back(world):
+    world.core.scheduler.settled_at = world.now + 5.0
+    client, worker = world.client(), world.worker()
+    client.say(m.Submit([spec(1)], [DOUBLE]))  # and it has yet to say that these are all
+    world.turn(60.0)
+    assert worker.heard_of(m.Assign) == []
+    world.run(5.1, client, worker)
+    assert given(worker) == [("c-1", 1)]
 
 
 def test_a_worker_that_leaves_hands_its_tasks_on_at_once(world):

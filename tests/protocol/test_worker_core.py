@@ -714,7 +714,7 @@ def test_the_first_greeting_after_a_silence_names_the_outcomes_that_may_be_lost(
     finish(world, 1, 1)
     world.turn()
     assert ids(world.heard_one(m.Outcomes).outcomes) == ["c-1"]  # and nobody acknowledges it
-    world.turn(10.0)
+    world.run(10.0)
     world.turn()
     assert ids(world.hello.held) == ["c-1"]
 
