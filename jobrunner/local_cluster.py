@@ -23,6 +23,9 @@ from jobrunner.folders import SOCKET, make_folder, socket_folder
 from jobrunner.forks import no_forks
 from jobrunner.host import usable_cpus
 from jobrunner.program import (
+    FAILED,
+    GAVE_UP,
+    LISTENS,
     ORDERLY,
     Told,
     Whiteboard,
@@ -31,6 +34,9 @@ from jobrunner.program import (
     interpreter_options,
     this_program,
 )
+
+MOST_STARTS = 4
+"""Starts in a row after which it ends before it can be reached; then it is given up."""
 
 BOOT = """
 import sys
@@ -46,6 +52,21 @@ STOP_WAIT = 5.0
 
 RESTART_PAUSE = 1.0
 """Seconds before it is started again, so that a broken one does not spin."""
+
+
+def failure_in(words: list[list[Any]], code: int, in_vain: int) -> tuple[str, str] | None:
+    """Why it is not started again after it has ended with that exit code: an error's class, and its text."""
+    if code == GAVE_UP:
+        for word, *failure in words:
+            if word == FAILED:
+                return failure[0], failure[1]
+    if in_vain < MOST_STARTS:
+        return None
+    how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+    return "JobRunnerError", (
+        f"the process of the embedded cluster ended {in_vain} times in a row before it could be reached ({how}); what"
+        " it wrote to stderr says why"
+    )
 
 
 class LocalCluster:
@@ -89,6 +110,8 @@ class LocalCluster:
             "last_words": self._words_in,
         }
         self._lock = threading.Lock()
+        self._failure: tuple[str, str] | None = None
+        self._on_failure: Callable[[str, str], None] | None = None
         self._process = self._start()
         self._watcher = threading.Thread(target=self._keep_alive, name="jobrunner-watch", daemon=True)
         self._watcher.start()
@@ -135,19 +158,47 @@ class LocalCluster:
             if not piece:
                 break
             *lines, text = (text + piece).split(b"\n")
-            show([(stream, words) for stream, words in map(json.loads, lines)])
+            show([(words[0], words[1]) for words in map(json.loads, lines) if isinstance(words[0], int)])
         os.close(self._last_words)
 
+    def when_failed(self, tell: Callable[[str, str], None]) -> None:
+        """Have `tell` called, in any thread, once it cannot be kept alive: with an error's class, and its text."""
+        with self._lock:
+            self._on_failure, failure = tell, self._failure
+        if failure is not None:
+            tell(*failure)
+
     def _keep_alive(self) -> None:
-        """Start it again whenever it ends."""
+        """Start it again whenever it ends, until it has said that this is of no use, or it ends at once each time."""
+        in_vain = 0
         while True:
-            self._process.wait()
+            code = self._process.wait()
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                words = self._words()
+                in_vain = 1 if [LISTENS] in words else in_vain + 1
+                failure = failure_in(words, code, in_vain)
+                if failure is not None:
+                    self._failure, tell = failure, self._on_failure
+                    break
             if self._stopping.wait(RESTART_PAUSE):
                 return
             with self._lock:
                 if self._stopping.is_set():
                     return
                 self._process = self._start()
+        if tell is not None:
+            tell(*failure)
+
+    def _words(self) -> list[list[Any]]:
+        """What it has said; after its end."""
+        waiting = select.poll()
+        waiting.register(self._last_words, select.POLLIN)
+        text = b""
+        while waiting.poll(0):
+            text += os.read(self._last_words, 65536)
+        return [json.loads(line) for line in text.split(b"\n") if line]
 
     def _start(self) -> subprocess.Popen[bytes]:
         tracker = self._program.tracker()

@@ -571,6 +571,7 @@ def main(arguments: list[str]) -> None:
         data, control, board, lifeline, number, parent = (int(argument) for argument in arguments)
         context.slot_folder = os.environ.pop(context.SLOT_FOLDER, None)
         settling.settle()
+        settling.take_limit()
         # The worker's thread may have blocked signals, and that is inherited.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         lifeline = out_of_the_way(lifeline)
@@ -584,7 +585,7 @@ def main(arguments: list[str]) -> None:
         slot = Slot(
             BlockingChannel(socket.socket(fileno=out_of_the_way(data)), shares=shared_idle is not None),
             BlockingChannel(socket.socket(fileno=out_of_the_way(control))),
-            Board(board),
+            Board(board, alone=True),
             shared_idle or 0,
         )
         os.close(board)

@@ -22,6 +22,7 @@ from jobrunner.protocol.effects import (
     Effect,
     Event,
     GiveUp,
+    Log,
     Received,
     Send,
     SlotConnects,
@@ -71,7 +72,10 @@ class Alarm:
 
 
 class InsideWorker:
-    """See the module. `on_give_up` is told when no slot can be started, `on_connect` when a task wants to connect."""
+    """See the module. `on_give_up` is told when no slot can be started, `on_connect` when a task wants to connect.
+
+    `on_error` is told what the program's user should know though work goes on.
+    """
 
     def __init__(
         self,
@@ -80,6 +84,7 @@ class InsideWorker:
         *,
         on_give_up: Callable[[GiveUp], None],
         on_connect: Callable[[], object],
+        on_error: Callable[[Log], None],
         program: Program,
         exit_wait: float,
         max_tasks_per_slot: int | None = None,
@@ -103,8 +108,17 @@ class InsideWorker:
             environment={**environment, TASK_WORKER: NAME}, shared_idle=shared_idle, program=program
         )
         self._on_connect = on_connect
-        self._perform: dict[type, Callable[[Any], None]] = {**slot_effects(self._pool), GiveUp: on_give_up}
+        self._perform: dict[type, Callable[[Any], None]] = {
+            **slot_effects(self._pool),
+            GiveUp: on_give_up,
+            Log: self._log,
+        }
+        self._on_error = on_error
         self._inbox: deque[Event] = deque()
+
+    def _log(self, effect: Log) -> None:
+        if effect.level == "error":  # the rest is about sessions, which here have no news for anybody
+            self._on_error(effect)
 
     def fileno(self) -> int:
         """Becomes readable when `poll` has something to do."""

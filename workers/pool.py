@@ -18,10 +18,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from jobrunner.descriptors import is_shortage, make_room
 from jobrunner.forks import no_forks
 from jobrunner.ids import SlotId
 from jobrunner.program import Program, no_program
-from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotTask
+from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotNotStarted, SlotTask
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
 from jobrunner.workers.framing import (
     DIVIDE,
@@ -48,6 +49,9 @@ THREAD_VARIABLES = (
 
 CANNOT_START = 127
 """Exit code of a slot whose process could not be started; as a shell has it."""
+
+START_DESCRIPTORS = 16
+"""Descriptors that are taken while a slot starts, of which it keeps less than half."""
 
 # What a descriptor is. One poll handles them in this order, so that text comes before the outcome of the task
 # that printed it, and everything else before the end.
@@ -115,18 +119,23 @@ class SlotPool:
         return events
 
     def spawn(self, slot: SlotId, hash_seed: int | None = None) -> None:
-        """Start a slot's process: a SlotReady follows, or a SlotExited where it cannot be started.
+        """Start a slot's process: a SlotReady follows, or a SlotExited where it cannot be started, or a SlotNotStarted
+        where that may be otherwise later.
 
         `hash_seed`: as PYTHONHASHSEED has it; None: what this process's environment says.
         """
         if slot in self._slots:
             raise ValueError(f"slot {slot} exists")
         try:
+            make_room(START_DESCRIPTORS)
             with no_forks:
                 process = SlotProcess(slot, self._environment, self._program, self._shares, hash_seed)
-        except OSError as exc:
-            why = f"cannot start a process for this slot: {exc}\n"
-            self._events.append(SlotExited(slot, 0, CANNOT_START, None, 0, why, 0, -1))
+        except (OSError, MemoryError) as exc:
+            why = f"cannot start a process for this slot: {exc}"
+            if isinstance(exc, MemoryError) or is_shortage(exc):
+                self._events.append(SlotNotStarted(slot, why))
+            else:
+                self._events.append(SlotExited(slot, 0, CANNOT_START, None, 0, why, 0, -1))
             os.write(self._wake_writer, b"\0")
             return
         self._slots[slot] = process

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobrunner.context import SLOT_FOLDER
+from jobrunner.descriptors import raised_from
 from jobrunner.folders import temporary_folder
 from jobrunner.ids import SlotId
 from jobrunner.program import Program, Told, interpreter_options, start_with
@@ -32,7 +33,7 @@ from jobrunner.protocol.effects import (
     SlotSplit,
 )
 from jobrunner.protocol.messages import STDERR, STDOUT
-from jobrunner.settling import TRACKER
+from jobrunner.settling import DESCRIPTOR_LIMIT, TRACKER
 from jobrunner.shipment import PREFIX, remove
 from jobrunner.workers import memory
 from jobrunner.workers.board import Board, create_board_file
@@ -374,6 +375,9 @@ def start_process(
     """
     options, given = start_with(environment, interpreter_options(), hash_seed, program.start_method)
     numbers = [str(number) for number in (*descriptors, slot, os.getpid(), len(program.arguments))]
+    limit = raised_from()
+    if limit is not None:
+        given[DESCRIPTOR_LIMIT] = str(limit)
     tracker = program.tracker()
     if tracker is not None:
         given[TRACKER] = str(tracker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import time
@@ -15,7 +16,7 @@ from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.program import Program, hash_seed
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
-from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, Source, Tick
+from jobrunner.protocol.effects import Effect, Event, GiveUp, Log, Received, Send, Source, Tick
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.transport.driver import milliseconds
 from jobrunner.version import __version__
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from jobrunner.transport.sockets import RouterWire
 
 CLIENT: Source = b"client"
+
+
+def log_error(effect: Log) -> None:
+    logging.getLogger("jobrunner.worker").error(effect.text)
 
 
 class LocalWire:
@@ -64,6 +69,7 @@ class LocalWire:
             {TASK_ADDRESS: address},
             on_give_up=on_give_up,
             on_connect=on_connect,
+            on_error=log_error,
             program=program,
             exit_wait=exit_wait,
             max_tasks_per_slot=max_tasks_per_slot,

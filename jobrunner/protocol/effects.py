@@ -153,9 +153,17 @@ class SlotExited:
     """The kernel says that it has killed a process of this worker for want of memory."""
 
 
+@dataclass(slots=True)
+class SlotNotStarted:
+    """Descriptors, processes or memory have run out, so there is no process for this slot; later there may be."""
+
+    slot: SlotId
+    error: str
+
+
 SlotEvent: TypeAlias = (
     "SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects"
-    " | SlotExited"
+    " | SlotExited | SlotNotStarted"
 )
 
 
@@ -487,7 +495,7 @@ Event: TypeAlias = (
     "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested"
     " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | SupplyRequested"
     " | SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects"
-    " | SlotExited"
+    " | SlotExited | SlotNotStarted"
     " | JournalWritten | JournalFailed"
 )
 Effect: TypeAlias = (
