@@ -50,7 +50,7 @@ class EmbeddedWire(RouterWire):
             slots,
             {TASK_ADDRESS: address},
             on_give_up=service.give_up,
-            on_connect=lambda: None,
+            on_connect=lambda: unreachable(address),
             on_error=service.write_log,
             program=program,
             exit_wait=exit_wait,
@@ -92,6 +92,16 @@ class EmbeddedWire(RouterWire):
     def close(self, *, orderly: bool = False) -> None:
         self._worker.close()
         super().close(orderly=orderly)
+
+
+def unreachable(address: str) -> str:
+    """Why calls cannot connect to this cluster, if so."""
+    path = address.partition("://")[2]
+    if os.path.exists(path):
+        return ""
+    return (
+        f"calls cannot make calls of their own: {path} was removed, maybe with the folder that TMPDIR names"
+    )
 
 
 class Hearing:

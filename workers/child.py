@@ -118,6 +118,10 @@ class Slot:
         self.memory_limit = memory.limit_from_environment()
         self.forked = False
         self.blocked = 0  # nested waits; main thread
+        self.connecting = threading.Lock()
+        self.may_connect = False  # under `connecting`
+        self.answered = threading.Event()
+        self.refusal = ""  # why it may not connect; attendant
         self.last_flush = 0.0
         self.last_hold = -1
         self.sigint_handler = self.on_sigint
@@ -141,9 +145,23 @@ class Slot:
         from jobrunner.executor import connect
         from jobrunner.protocol.messages import DEFAULT_OPTIONS
 
-        self.outbox.put([CONNECT, 1])
-        self.flush()
+        self.ask_to_connect()
         return connect(os.environ[context.TASK_ADDRESS], DEFAULT_OPTIONS)
+
+    def ask_to_connect(self) -> None:
+        """Have the worker listen, if it does not yet. Raises ConfigError where it cannot."""
+        with self.connecting:
+            if self.may_connect:
+                return
+            self.answered.clear()
+            self.outbox.put([CONNECT, 1])
+            self.flush()
+            self.answered.wait()
+            if self.refusal:
+                from jobrunner.errors import ConfigError
+
+                raise ConfigError(self.refusal)
+            self.may_connect = True
 
     # --- main thread -------------------------------------------------------------------------------------
 
@@ -524,6 +542,9 @@ class Slot:
                 self.recall(*argument)
             elif kind == DIVIDE:
                 self.divide(argument)
+            elif kind == CONNECT:
+                self.refusal = argument
+                self.answered.set()
             elif kind == INTERRUPT and argument == self.running:
                 self.target = self.asked_to_stop = argument
                 signal.pthread_kill(self.main_thread, signal.SIGINT)

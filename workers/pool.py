@@ -25,6 +25,7 @@ from jobrunner.program import Program, no_program
 from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotNotStarted, SlotTask
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
 from jobrunner.workers.framing import (
+    CONNECT,
     DIVIDE,
     INTERRUPT,
     RECALL,
@@ -73,8 +74,11 @@ class SlotPool:
         environment: Mapping[str, str] | None = None,
         shared_idle: int | None = None,
         program: Program | None = None,
+        on_connect: Callable[[], str] = lambda: "",
     ) -> None:
         """`environment` is set in the slots on top of this process's own. `program`: whose calls they run.
+
+        `on_connect` is called when a call wants to make calls of its own, and says why it cannot, if so.
 
         With `shared_idle` large payloads go to and from slots through shared memory, of which each slot may keep that
         many bytes for the next ones; with 0 they only go there. None: slots have no shared memory.
@@ -87,6 +91,7 @@ class SlotPool:
         self._program = program or no_program()
         for name in THREAD_VARIABLES:
             self._environment.setdefault(name, "1")
+        self._on_connect = on_connect
         self._slots: dict[SlotId, SlotProcess] = {}
         self._selector = selectors.DefaultSelector()
         self._events: list[SlotEvent] = []
@@ -276,6 +281,9 @@ class SlotPool:
                 process.signal(signal.SIGKILL)  # a task has damaged the slot
                 self._finish(process)
             else:
+                if process.wants_to_connect:
+                    process.wants_to_connect = False
+                    self._control(process, [CONNECT, self._on_connect()])
                 if process.data.closed and process.ending and process.pidfd >= 0:
                     self._selector.unregister(process.data)  # its exit is near, and will be seen
                 elif process.data.closed:

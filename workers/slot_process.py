@@ -21,7 +21,6 @@ from jobrunner.ids import SlotId
 from jobrunner.program import Program, Told, interpreter_options, start_with
 from jobrunner.protocol.effects import (
     SlotBlocked,
-    SlotConnects,
     SlotDivided,
     SlotEvent,
     SlotExited,
@@ -112,6 +111,8 @@ class SlotProcess:
         """What it was last told of the program."""
         self.runs = 0
         """RUN messages sent."""
+        self.wants_to_connect = False
+        """A call wants to make calls of its own, and waits to hear whether it can."""
         self.ending = False
         """It was told to end by itself."""
         self._last_finished = 0
@@ -225,6 +226,8 @@ class SlotProcess:
                     _, number, stream, text = item
                     self._note(number, stream, text)
                     printed.append((number, stream, text))
+                elif item[0] == CONNECT:
+                    self.wants_to_connect = True
                 else:
                     close_batch()
                     events.append(self._other_event(item))
@@ -249,8 +252,6 @@ class SlotProcess:
             return SlotDivided(self.slot, *argument)
         if kind == BLOCKED:
             return SlotBlocked(self.slot, bool(argument))
-        if kind == CONNECT:
-            return SlotConnects(self.slot)
         raise ChannelError(f"an item of unknown kind {kind}")
 
     def _note(self, number: int, stream: int, text: str, piped: bool = False) -> None:

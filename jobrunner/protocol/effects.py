@@ -125,13 +125,6 @@ class SlotBlocked:
 
 
 @dataclass(slots=True)
-class SlotConnects:
-    """The slot's task is about to connect to the cluster that it belongs to."""
-
-    slot: SlotId
-
-
-@dataclass(slots=True)
 class SlotExited:
     """The slot's process is gone and reaped.
 
@@ -162,7 +155,7 @@ class SlotNotStarted:
 
 
 SlotEvent: TypeAlias = (
-    "SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects"
+    "SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked"
     " | SlotExited | SlotNotStarted"
 )
 
@@ -494,7 +487,7 @@ class JoinRequested:
 Event: TypeAlias = (
     "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested"
     " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | SupplyRequested"
-    " | SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects"
+    " | SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked"
     " | SlotExited | SlotNotStarted"
     " | JournalWritten | JournalFailed"
 )
