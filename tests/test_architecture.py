@@ -19,6 +19,7 @@ LEAVES = {
     "exiting",
     "host",
     "context",
+    "descriptors",
     "elements",
     "pauses",
     "facts",

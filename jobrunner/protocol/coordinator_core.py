@@ -152,6 +152,7 @@ class CoordinatorCore:
             m.Returned: self._on_returned,
             m.CancelRefused: self._on_cancel_refused,
             m.Capacity: self._on_capacity,
+            m.Stuck: self._on_stuck,
             m.Output: self._on_output,
             m.Drain: self._on_draining,
             m.Goodbye: self._on_goodbye,
@@ -177,6 +178,7 @@ class CoordinatorCore:
                     m.Returned,
                     m.CancelRefused,
                     m.Capacity,
+                    m.Stuck,
                     m.Output,
                     m.Drain,
                     m.Goodbye,
@@ -664,6 +666,9 @@ class CoordinatorCore:
     def _on_capacity(self, worker: WorkerPeer, message: m.Capacity, now: float) -> None:
         if not worker.draining:
             self.scheduler.capacity(worker, min(message.slots, MOST_SLOTS))
+
+    def _on_stuck(self, worker: WorkerPeer, message: m.Stuck, now: float) -> None:
+        self.scheduler.stuck(worker, message.why, now)
 
     def _on_output(self, worker: WorkerPeer, message: m.Output, now: float) -> None:
         for chunk in message.chunks:

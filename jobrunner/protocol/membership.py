@@ -157,6 +157,7 @@ class WorkerPeer(Peer):
         "prefetch",
         "served",
         "slots",
+        "stuck",
         "tasks",
     )
 
@@ -175,6 +176,8 @@ class WorkerPeer(Peer):
         self.lacks: dict[str, float] = {}
         """Modules that it cannot import, and when it said so; see `missing`."""
         self.draining = False
+        self.stuck = ""
+        """Why it cannot start a slot for the tasks that all of its tasks wait for; empty: it is not so."""
         self.prefetch = True
         """False from the moment it gave tasks back until it finishes one: our estimates were wrong for it."""
         self.tasks: dict[TaskId, TaskRecord] = {}

@@ -622,8 +622,32 @@ class Scheduler:
         self.resized = True
 
     def capacity(self, worker: WorkerPeer, slots: int) -> None:
+        worker.stuck = ""
         self.resize(worker, slots)
         self.open[worker] = None
+
+    def stuck(self, worker: WorkerPeer, why: str, now: float) -> None:
+        """All tasks there wait for tasks of their own that have no slot. If all workers are stuck, refuse the deepest.
+
+        Otherwise nothing would ever go on; the tasks that wait for these do, as soon as they hear of it.
+        """
+        worker.stuck = why or "unknown"
+        if any(not (other.stuck or other.draining) for other in self.workers.values()):
+            return
+        nested = [r for r in self.tasks.values() if r.state == QUEUED and r.depth]
+        deepest = max((record.depth for record in nested), default=0)
+        error = (
+            "it was not run: every slot's task waits for a call of its own, as this one is, and no further slot can be"
+            f" started ({worker.stuck})"
+        )
+        for record in nested:
+            if record.depth == deepest:
+                detail = {"error": error, "no_slot": True}
+                self.finish(
+                    record, m.Outcome(record.id, record.attempt, m.REFUSED, detail=detail), FAILED, now
+                )
+        for other in self.workers.values():
+            other.stuck = ""
 
     # --- each turn ---
 

@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 from protocol.support import DOUBLE, HALVE, KEY, OTHER_KEY, Coordinator, assignment, ended, ids, ok, spec
 
+from jobrunner.backends.failures import error_for
 from jobrunner.config import UNREACHABLE_GRACE
+from jobrunner.errors import JobRunnerError
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.coordinator_core import (
     OUTCOME_WINDOW,
@@ -871,6 +873,44 @@ def test_tasks_are_accepted_once_however_often_they_are_submitted(world):
     submit(client, spec(1))
     assert resolved(client) == [("c-1", m.OK)], "told again what it does not seem to know"
     assert worker.heard_of(m.Assign) == []
+
+
+# --- tasks that wait for tasks which no worker has a slot for -------------------------------------------------------
+
+
+def nested(number, depth):
+    return spec(number)._replace(depth=depth)
+
+
+def test_where_no_worker_can_go_on_the_deepest_calls_are_refused_and_no_others(world):
+    client, one, two = world.client(), world.worker("one"), world.worker("two")
+    submit(client, spec(1), spec(2))
+    assert len(given(one) + given(two)) == 2
+    submit(client, spec(3), nested(4, 1), nested(5, 2), nested(6, 2))
+    one.say(m.Stuck("no descriptors"))
+    assert resolved(client) == [], "the other worker may still get them"
+    two.say(m.Capacity(1))
+    two.say(m.Stuck("no descriptors"))
+    outcomes = client.heard_one(m.Outcomes).outcomes
+    assert [(outcome.id, outcome.status) for outcome in outcomes] == [("c-5", m.REFUSED), ("c-6", m.REFUSED)]
+    assert "no further slot can be started (no descriptors)" in outcomes[0].detail["error"]
+    error = error_for(outcomes[0], "f")
+    assert type(error) is JobRunnerError
+    two.say(m.Stuck("no descriptors"))
+    assert resolved(client) == [], "each worker must say it again"
+    one.say(m.Stuck("no descriptors"))
+    assert resolved(client) == [("c-4", m.REFUSED)]
+
+
+def test_a_worker_that_goes_on_is_stuck_no_more(world):
+    client, one, two = world.client(), world.worker("one"), world.worker("two")
+    submit(client, spec(1), spec(2))
+    assert len(given(one) + given(two)) == 2
+    submit(client, nested(3, 1))
+    one.say(m.Stuck("no descriptors"))
+    one.say(m.Capacity(1))
+    two.say(m.Stuck("no descriptors"))
+    assert resolved(client) == []
 
 
 # --- the size of the cluster, and leaving -------------------------------------------------------------------------
