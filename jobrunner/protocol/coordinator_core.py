@@ -506,7 +506,7 @@ class CoordinatorCore:
         elif isinstance(peer, ClientPeer):
             who = f"client {peer.id} on {peer.hello.host}"
         else:
-            who = f"connection {source[:12].hex()}"
+            who = f"connection {source[:4].hex()}"  # the whole name would do to take it over
         key = self._speaker.key if peer is None else peer.who.key
         label = key.encode() or source
         for line in self.rejections.note(label, who, reason, now, known=bool(key)):

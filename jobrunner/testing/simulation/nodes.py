@@ -18,6 +18,7 @@ from jobrunner.protocol.effects import (
     BundleSplit,
     CancelRequested,
     ChunkDivided,
+    Disconnect,
     DivideChunk,
     DrainRequested,
     Effect,
@@ -193,6 +194,9 @@ def key_at(world: World, who: Principal) -> str:
 class PeerNode(Node[C]):
     """A worker or a client, which reach the coordinator through their `source`."""
 
+    own_id: str
+    """Under which it greets."""
+
     def __init__(self, world: World, name: str, core: C, who: Principal) -> None:
         self.source: Source = name.encode()
         self.who = who if world.scenario.owners else ANYONE
@@ -229,6 +233,10 @@ class CoordinatorNode(Node[CoordinatorCore]):
     def perform(self, effect: Any) -> None:
         if isinstance(effect, WriteJournal):
             self.world.journal.write(self, effect)
+        elif isinstance(effect, Disconnect):
+            if effect.source in self.world.peers:
+                raise Violation(f"{effect.source!r} is disconnected")
+            self.world.network.strangers[effect.source] = lambda source, envelope: None
 
     def crash(self) -> None:
         scheduler = self.core.scheduler
@@ -343,6 +351,7 @@ class WorkerNode(PeerNode[WorkerCore]):
         """Tasks that the coordinator has lost sight of here; they may run on, and elsewhere too."""
         core = WorkerCore(settings, random.Random(world.rng.getrandbits(64)), world.now)
         self._watch_functions(core)
+        self.own_id = settings.id
         super().__init__(world, name, core, WORKERS)
 
     def _watch_functions(self, core: WorkerCore) -> None:
@@ -415,6 +424,7 @@ class ClientNode(PeerNode[ClientCore]):
         owner = len(world.clients) % max(1, world.scenario.owners)
         who = Principal(f"key-{owner}", f"owner {owner}", CLIENT)
         self.id = ClientId(bound(name, key_at(world, who)))
+        self.own_id = self.id
         hello = m.ClientHello(self.id, "1", "3", "host", 1, world.scenario.peer_timeout)
         core = ClientCore(hello, random.Random(world.rng.getrandbits(64)), world.now)
         self.epoch = 0

@@ -78,6 +78,8 @@ class Scenario:
     """Some calls travel in bundles."""
     owners: int = 0
     """Keys that the clients have, one after the other; 0: nobody proves anything."""
+    attackers: int = 0
+    """Peers that have keys of their own and mean harm; where there are owners."""
     functions: int = 4
     """Different functions that all clients call; 0: each call has one of its own."""
     lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -140,6 +142,8 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
         scenario.max_tasks_per_slot = aside.choice((1, 2, 5, 20))
     scenario.epochs = aside.random() < 0.3
     scenario.stalls = aside.choice((0.0, 0.0, 0.02, 0.2))
+    if scenario.owners:
+        scenario.attackers = aside.choice((0, 0, 1, 2))
     return scenario
 
 
