@@ -63,6 +63,10 @@ class ClusterBackend(CoreBackend):
                 raise self._failure_anew(self._failure)
 
     @property
+    def _key(self) -> str:
+        return "" if self._credentials is None else self._credentials.key
+
+    @property
     def max_workers(self) -> int:
         if self._slots == 0 and self._local is not None:
             return self._local.slots

@@ -193,8 +193,8 @@ def owns(who: Principal, record: TaskRecord) -> bool:
 
 
 def is_of(client: ClientPeer, who: Principal) -> bool:
-    """Whether it connects under that key, or acts for it inside of a task."""
-    return who.key in (client.who.key, client.account.owner)
+    """Whether it connects under that key, or acts for it inside of a task. Nothing is an observer's."""
+    return who.submits and who.key in (client.who.key, client.account.owner)
 
 
 def describe_worker(worker: WorkerPeer, now: float) -> dict[str, Any]:

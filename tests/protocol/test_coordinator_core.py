@@ -3,7 +3,19 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from protocol.support import DOUBLE, HALVE, KEY, OTHER_KEY, Coordinator, assignment, ended, ids, ok, spec
+from protocol.support import (
+    DOUBLE,
+    HALVE,
+    KEY,
+    OTHER_KEY,
+    Coordinator,
+    assignment,
+    ended,
+    ids,
+    named,
+    ok,
+    spec,
+)
 
 from jobrunner.backends.failures import error_for
 from jobrunner.config import UNREACHABLE_GRACE
@@ -992,7 +1004,10 @@ def answers(world, source, hello, who, session="greeting"):
     return [effect.envelope.message for effect in effects if type(effect) is Send]
 
 
-def greeting(client="c", serial=1):
+C = named("c", ALICE)
+
+
+def greeting(client=C, serial=1):
     return m.ClientHello(client, "1.0", "3.11", "host", 1, 10.0, serial=serial)
 
 
@@ -1001,20 +1016,20 @@ def test_a_client_that_greets_under_anothers_name_is_refused(world):
     assert type(welcome) is m.Welcome
     (refused,) = answers(world, b"b", greeting(serial=2), BOB)
     assert refused.kind == "AuthenticationError"
-    assert "somebody else's key" in refused.error
+    assert "was not made with the key 'bob'" in refused.error
     (again,) = answers(world, b"a2", greeting(serial=2), ALICE, "another")
     assert type(again) is m.Welcome
 
 
 def test_a_message_in_anothers_session_counts_as_rejected_and_changes_nothing(world):
     (welcome,) = answers(world, b"a", greeting(), ALICE)
-    submit = m.Envelope(welcome.session, 1, 0, m.Submit([spec(1)], [DOUBLE]))
+    submit = m.Envelope(welcome.session, 1, 0, m.Submit([spec(1, client=C)], [DOUBLE]))
     effects = world.core.handle(Received(b"a", submit, BOB), world.now)
     assert [type(effect) for effect in effects] == [Log]
     assert world.core.rejected == 1
     assert not world.core.scheduler.tasks
     world.core.handle(Received(b"a", submit, ALICE), world.now)
-    assert list(world.core.scheduler.tasks) == ["c-1"]
+    assert list(world.core.scheduler.tasks) == [f"{C}-1"]
 
 
 def test_a_task_under_anothers_name_is_not_taken(world):
@@ -1025,7 +1040,8 @@ def test_a_task_under_anothers_name_is_not_taken(world):
 
 
 def test_after_a_restart_a_client_known_from_the_journal_keeps_its_name():
-    state = JournalState({KEY: DOUBLE}, {"c-1": (spec(1), Progress())}, {}, {"c": ALICE.key})
+    task = spec(1, client=C)
+    state = JournalState({KEY: DOUBLE}, {task.id: (task, Progress())}, {}, {C: ALICE.key})
     core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), 0.0, state)
     for who, kind in ((BOB, m.Refused), (ALICE, m.Welcome)):
         effects = core.handle(Received(who.key.encode(), m.Envelope("g", 0, 0, greeting()), who), 1.0)
@@ -1036,10 +1052,10 @@ def test_what_is_journaled_says_whose_it_is():
     core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), 0.0, JournalState())
     effects = core.handle(Received(b"a", m.Envelope("g", 0, 0, greeting()), ALICE), 0.0)
     session = next(e.envelope.message.session for e in effects if type(e) is Send)
-    submit = m.Envelope(session, 1, 0, m.Submit([spec(1)], [DOUBLE]))
+    submit = m.Envelope(session, 1, 0, m.Submit([spec(1, client=C)], [DOUBLE]))
     core.handle(Received(b"a", submit, ALICE), 0.0)
     (written,) = [e for e in core.handle(Tick(), 0.0) if type(e) is WriteJournal]
-    assert written.entry.owners == {"c": ALICE.key}
+    assert written.entry.owners == {C: ALICE.key}
 
 
 def test_who_ignores_the_quota_is_sent_away():
