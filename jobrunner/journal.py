@@ -33,9 +33,10 @@ from jobrunner.protocol import codec
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.messages import FunctionDef, Outcome, TaskSpec
 
-FORMAT = 5
+FORMAT = 6
 OLDEST_FORMAT = 3
-"""Without files for large payloads; in 3 and 4, without parts of functions, which are bytes; else the same."""
+"""Without files for large payloads; in 3 and 4, without parts of functions, which are bytes; up to 5, without the
+number of attempts that never began; else the same."""
 
 APPLICATION_ID = 0x4A4F4252
 """Marks the file as ours ("JOBR") in SQLite's header."""

@@ -128,7 +128,8 @@ class Author:
     def assignment(self) -> m.Assignment:
         t = self.task()
         values = tuple(self.payload() for _ in t.needs)
-        return m.Assignment(t.id, self.attempt(), t.function, *t[2:7], values)
+        attempt = self.attempt()
+        return m.Assignment(t.id, attempt, t.function, *t[2:7], values, self.rng.randrange(attempt))
 
     def detail(self) -> Any:
         rng = self.rng
@@ -165,11 +166,15 @@ class Author:
     def within(self) -> Any:
         return self.id() if self.rng.random() < 0.2 else None
 
+    def held(self) -> m.Held:
+        attempt = self.attempt()
+        return m.Held(self.id(), attempt, self.rng.random() < 0.5, self.rng.randrange(attempt))
+
     def worker_hello(self) -> m.WorkerHello:
         rng = self.rng
         who: Any = rng.choice(self.workers)
         resources = {"gpu": self.seconds()} if rng.random() < 0.5 else {}
-        held = self.many(lambda: m.Held(self.id(), self.attempt(), rng.random() < 0.5))
+        held = self.many(self.held)
         slots = rng.choice((1, 2, 2**20))
         return m.WorkerHello(
             who,
@@ -205,7 +210,9 @@ class Author:
             m.Outcomes: lambda: m.Outcomes(self.many(self.outcome)),
             m.Running: lambda: m.Running(ids),
             m.Returned: lambda: m.Returned(
-                self.many(lambda: (self.id(), self.attempt())), rng.choice(([], [], ["numpy"], [self.word()]))
+                self.many(lambda: (self.id(), self.attempt())),
+                rng.choice(([], [], ["numpy"], [self.word()])),
+                rng.random() < 0.2,
             ),
             m.Capacity: lambda: m.Capacity(self.count()),
             m.Output: lambda: m.Output(

@@ -677,7 +677,7 @@ class CoordinatorCore:
             self.scheduler.missing.report(worker, message.tasks, message.lacks, now)
             return
         for task_id, attempt in reversed(message.tasks):
-            self.scheduler.returned(worker, task_id, attempt, now)
+            self.scheduler.returned(worker, task_id, attempt, now, begun=message.begun)
 
     def _on_cancel_refused(self, worker: WorkerPeer, message: m.CancelRefused, now: float) -> None:
         for task_id in message.ids:
@@ -886,6 +886,7 @@ class CoordinatorCore:
                     None if record.setup is None else record.setup.definition.key,
                     record.depth,
                     values,
+                    record.unbegun,
                 )
             )
         size += sum([payload_size(definition.blob) for definition in functions])

@@ -242,7 +242,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, A
         "state": STATE_NAMES[record.state],
         "client": record.client.id,
         "worker": "" if record.worker is None else record.worker.name,
-        "attempt": record.attempt,
+        "attempt": record.begun,
         "priority": record.options.priority,
         "retries": record.options.retries,
         "elements": record.elements,
@@ -276,7 +276,7 @@ def why(core: CoordinatorCore, record: TaskRecord) -> str:
         missing = [need for need in record.needs if need not in (record.values or ())]
         return f"needs the results of {record.lacks} other tasks, e.g. of {short_id(missing[0])}"
     if record.state == WAITING:
-        if record.attempt == 0:
+        if record.begun == 0:
             return "may be with a worker that has not come back since the coordinator was started again"
         return "waits before its next attempt"
     if record.state != QUEUED:

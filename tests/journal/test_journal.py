@@ -70,14 +70,14 @@ def test_what_is_written_is_there_again(path):
     )
     setup = m.FunctionDef(b"setup", "setup", b"bytes of setup")
     journal.write(JournalEntry([DOUBLE, setup], [full, spec(2), spec(3)]))
-    journal.write(JournalEntry(progress=[(TaskId("c-2"), Progress(2, 1, 1, ("attempt 1: died",)))]))
+    journal.write(JournalEntry(progress=[(TaskId("c-2"), Progress(2, 1, 1, ("attempt 1: died",), 1))]))
     journal.write(ended(3))
     again = reopened(journal, path)
     assert again.recovery.existed
     assert again.recovery.clean
     first, second = again.state.tasks.values()
     assert first == (full._replace(payload=(b"head", b"x" * 100_000)), Progress())
-    assert second == (spec(2), Progress(2, 1, 1, ("attempt 1: died",)))
+    assert second == (spec(2), Progress(2, 1, 1, ("attempt 1: died",), 1))
     assert again.state.functions == {b"double": DOUBLE, b"setup": setup}
     (kept,) = again.state.outcomes.values()
     assert kept.outcome == m.Outcome(TaskId("c-3"), 1, m.OK, b"result", 0.5, {"worker": "w"})
@@ -253,8 +253,8 @@ def test_a_damaged_entry_is_told_and_nothing_is_touched(path):
     [
         (lambda p: p.write_bytes(b"something else entirely" * 100), "is no journal"),
         (lambda p: foreign(p, "CREATE TABLE theirs (x)"), "database of something else"),
-        (lambda p: foreign(p, "PRAGMA user_version=2"), "has format 2, and this jobrunner reads format 5"),
-        (lambda p: foreign(p, "PRAGMA user_version=99"), "has format 99, and this jobrunner reads format 5"),
+        (lambda p: foreign(p, "PRAGMA user_version=2"), "has format 2, and this jobrunner reads format 6"),
+        (lambda p: foreign(p, "PRAGMA user_version=99"), "has format 99, and this jobrunner reads format 6"),
     ],
 )
 def test_a_file_of_another_kind_is_left_alone(path, make, words):

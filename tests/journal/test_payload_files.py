@@ -16,7 +16,7 @@ from jobrunner.ids import TaskId
 from jobrunner.journal import COMPACT_FROM, FUNCTION_FILES, Journal, dump_entry, examine
 from jobrunner.payload_files import LARGE, UNSETTLED_BYTES
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.journal import JournalEntry, KeptOutcome
+from jobrunner.protocol.journal import JournalEntry, KeptOutcome, Progress
 
 FUNCTION = m.FunctionDef(b"key", "function", b"blob")
 BIG = os.urandom(LARGE)
@@ -294,25 +294,31 @@ def test_parts_that_no_call_needs_any_more_do_not_fill_the_disk(path, folder, mo
     again.close()
 
 
-@pytest.mark.parametrize("before", [3, 4])
+@pytest.mark.parametrize("before", [3, 4, 5])
 def test_a_journal_of_an_earlier_format_is_read(path, before, monkeypatch):
-    def six_fields(entry, now):  # a definition had no parts then
-        fields = msgpack.unpackb(dump_entry(entry, now), use_list=False)
-        return msgpack.packb((fields[0], [definition[:6] for definition in fields[1]], *fields[2:]))
+    def fewer_fields(entry, now):  # a definition had no parts then, and attempts that never began counted
+        written, functions, accepted, progress, *rest = msgpack.unpackb(
+            dump_entry(entry, now), use_list=False
+        )
+        functions = [definition[: 6 if before < 5 else 8] for definition in functions]
+        progress = [(task_id, counts[:4]) for task_id, counts in progress]
+        return msgpack.packb((written, functions, accepted, progress, *rest))
 
-    monkeypatch.setattr("jobrunner.journal.dump_entry", six_fields)
+    monkeypatch.setattr("jobrunner.journal.dump_entry", fewer_fields)
     journal = Journal(path)
     journal.write(accept("c-1", b"small"))
+    journal.write(JournalEntry(progress=[(TaskId("c-1"), Progress(2, 1, 0, ("attempt 1: raised",)))]))
     journal.close()
     database = sqlite3.connect(path)
     database.execute(f"PRAGMA user_version={before}")
     database.close()
     journal = Journal(path)
     assert payloads(journal) == {"c-1": b"small"}
+    assert journal.state.tasks["c-1"][1] == Progress(2, 1, 0, ("attempt 1: raised",), unbegun=0)
     assert journal.restored().functions == {FUNCTION.key: FUNCTION}
     journal.close()
     database = sqlite3.connect(path)
-    assert database.execute("PRAGMA user_version").fetchone()[0] == 5
+    assert database.execute("PRAGMA user_version").fetchone()[0] == 6
     database.close()
 
 

@@ -326,6 +326,70 @@ def test_tasks_given_back_go_elsewhere_and_lose_nothing(world):
     assert client.heard() == []
 
 
+def assigned(worker):
+    """Number, and how many before it never began, of all that was assigned since the last call."""
+    return [(t.attempt, t.unbegun) for x in worker.heard_of(m.Assign) for t in x.tasks]
+
+
+def test_what_is_given_back_is_no_attempt(world):
+    client, worker = world.client(), world.worker()
+    submit(client, spec(1, retries=1))
+    assert assigned(worker) == [(1, 0)]
+    for number in range(1, 4):
+        assert world.query(client, "task", "c-1")["attempt"] == 1
+        worker.say(m.Returned([("c-1", number)]))
+        assert assigned(worker) == [(number + 1, number)], "its number is no other attempt's"
+    worker.say(m.Outcomes([ended("c-1", m.ERROR, 4)]))
+    world.turn(1.0)
+    assert assigned(worker) == [(5, 3)]
+    told = world.query(client, "task", "c-1")
+    assert told["attempt"] == 2
+    assert [line.split(" on ")[0] for line in told["history"]] == ["attempt 1"]
+
+
+def test_what_a_worker_gives_back_though_it_has_begun_was_an_attempt(world):
+    client, worker = world.client(), world.worker()
+    submit(client, spec(1))
+    assert assigned(worker) == [(1, 0)]
+    worker.say(m.Returned([("c-1", 1)], begun=True))
+    assert assigned(worker) == [(2, 0)]
+    assert world.query(client, "task", "c-1")["attempt"] == 2
+
+
+def test_what_was_lost_on_its_way_is_no_attempt(world):
+    client, worker = world.client(), world.worker()
+    submit(client, spec(1))
+    assert assigned(worker) == [(1, 0)]
+    world.reopen(worker)  # without it
+    assert assigned(worker) == [(2, 1)]
+    told = world.query(client, "task", "c-1")
+    assert (told["attempt"], told["history"]) == (1, ("it was lost on its way to worker w",))
+
+
+def test_a_late_greeting_does_not_claim_what_was_given_back(world):
+    """It tells of the time before."""
+    client, worker = world.client(), world.worker()
+    submit(client, spec(1))
+    assert assigned(worker) == [(1, 0)]
+    worker.say(m.Returned([("c-1", 1)]), m.Drain())
+    worker.heard()
+    worker.hello.held = [m.Held("c-1", 1, False)]
+    world.reopen(worker)
+    assert assigned(worker) == [(2, 1)]
+    worker.say(m.Outcomes([ok("c-1", 1)]))
+    assert client.heard_of(m.Outcomes) == []
+
+
+def test_after_a_restart_a_worker_tells_how_often_its_tasks_had_begun(world):
+    worker = world.worker(held=[m.Held("c-1", 7, True, unbegun=5)])
+    client = world.client()
+    submit(client, spec(1, retries=1))
+    assert world.query(client, "task", "c-1")["attempt"] == 2
+    worker.say(m.Outcomes([ended("c-1", m.ERROR, 7)]))
+    world.turn(1.0)
+    assert assigned(worker) == [(8, 5)]
+
+
 # --- output -------------------------------------------------------------------------------------------------------
 
 

@@ -249,7 +249,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
         self._watch_functions(core)
         scheduler = core.scheduler
         outcome, adopt, worker_lost = scheduler.outcome, scheduler.adopt, scheduler.worker_lost
-        client_gone, goes_on = scheduler.client_gone, scheduler.goes_on
+        client_gone, goes_on, returned = scheduler.client_gone, scheduler.goes_on, scheduler.returned
 
         def watched_outcome(worker: WorkerPeer, arrived: m.Outcome, now: float) -> None:
             record = scheduler.tasks.get(arrived.id)
@@ -286,8 +286,13 @@ class CoordinatorNode(Node[CoordinatorCore]):
             # What goes on may have ended elsewhere, where a coordinator before this one had lost sight of it.
             self._detach(worker, [request.id for request in worker.cancels[fenced:]])
 
+        def watched_return(worker: WorkerPeer, task: TaskId, *rest: Any, **options: Any) -> None:
+            self.world.truth.returned(task)
+            returned(worker, task, *rest, **options)
+
         for name, method in (
             ("outcome", watched_outcome),
+            ("returned", watched_return),
             ("goes_on", watched_going_on),
             ("adopt", watched_adopt),
             ("worker_lost", watched_loss),

@@ -21,7 +21,7 @@ from jobrunner.testing.simulation import announcements, idleness
 from jobrunner.testing.simulation.announcements import AnnouncementWatch
 from jobrunner.testing.simulation.attacker import Attacker, NameWatch
 from jobrunner.testing.simulation.checks import Truth, Violation
-from jobrunner.testing.simulation.idleness import IdleWatch
+from jobrunner.testing.simulation.idleness import ConservationWatch, IdleWatch
 from jobrunner.testing.simulation.network import Network
 from jobrunner.testing.simulation.nodes import (
     ClientNode,
@@ -70,6 +70,8 @@ class World:
         self.epoch = 0
         """Counts the coordinators that came and went."""
         self.calm_now = self.scenario.profile == "calm"
+        self.nothing_goes_wrong = False
+        """Nobody, and no test either, does anything to this world but what its calm scenario says."""
         self.workers_are_safe = self.scenario.workers_are_safe
         self.workers: list[WorkerNode] = []
         """All that ever were, in the order in which they started."""
@@ -87,6 +89,8 @@ class World:
         self._watches: list[Watch] = [NameWatch(self)] if self.attackers else []
         if idleness.is_lawful(self.scenario):
             self._watches.append(IdleWatch(self))
+        if idleness.is_conserving(self.scenario):
+            self._watches.append(ConservationWatch(self))
         if announcements.is_lawful(self.scenario):
             self._watches.append(AnnouncementWatch(self))
         for incident in self.scenario.incidents:
@@ -125,11 +129,12 @@ class World:
 
     def run(self) -> None:
         """Faults and work; then no faults, until all is done; then everyone leaves, and nothing may be left."""
+        self.nothing_goes_wrong = self.calm_now
         self.run_for(self.scenario.faults_until)
         self.heal()
         self.finish_work()
         self.finish_clients()
-        if self.scenario.profile == "calm":
+        if self.nothing_goes_wrong:
             self._check_calm()
 
     def finish_work(self) -> None:
