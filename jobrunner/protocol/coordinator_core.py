@@ -125,6 +125,8 @@ class CoordinatorCore:
         """Entries on their way into the journal, with the links that wait for them to acknowledge something."""
         self._waiting_links: list[Link] = []
         """Those that wait for the entry of this turn."""
+        self._journal_fails = False
+        """The last entry could not be written."""
         self.draining = False
         self._drain_until: float | None = None
         self.rejections = Rejections()
@@ -787,10 +789,14 @@ class CoordinatorCore:
         assert number == event.number
         for link in links:
             link.release(number, now)
+        failed_before, self._journal_fails = self._journal_fails, isinstance(event, JournalFailed)
         if isinstance(event, JournalFailed):
-            self._log("error", event.error)
+            if not failed_before:  # and not each time: a log that grows on a full disk helps nobody
+                self._log("error", event.error)
             self.scheduler.refuse([spec.id for spec in entry.accepted], event.error, now)
         else:
+            if failed_before:
+                self._log("info", "the journal can be written again")
             self.scheduler.written([spec.id for spec in entry.accepted if spec.options.detach])
 
     def _flush(self, now: float) -> None:

@@ -438,7 +438,10 @@ class Scheduler:
             record = self.tasks.get(task_id)
             if record is not None and record.state in (QUEUED, WAITING):
                 outcome = m.Outcome(task_id, record.attempt, m.REFUSED, detail={"error": error})
+                # It was not accepted: nobody may count on its outcome, and the journal has nothing to forget.
+                record.options = record.options._replace(detach=False)
                 self.finish(record, outcome, FAILED, now)
+                self.entry.gone.pop(task_id, None)
 
     def _note_progress(self, record: TaskRecord) -> None:
         if self.journaling:
