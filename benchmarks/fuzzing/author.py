@@ -215,6 +215,7 @@ class Author:
                 rng.random() < 0.2,
             ),
             m.Capacity: lambda: m.Capacity(self.count()),
+            m.Stuck: lambda: m.Stuck(self.word()),
             m.Output: lambda: m.Output(
                 self.many(lambda: m.OutputChunk(self.id(), "f", rng.choice((1, 2)), self.word()))
             ),
