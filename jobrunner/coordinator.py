@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobrunner.config import CoordinatorConfig
+from jobrunner.descriptors import raise_limit
 from jobrunner.errors import AuthenticationError, ConfigError, JournalError
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
@@ -52,7 +52,7 @@ def run(config: CoordinatorConfig) -> int:
     set_up_logging(config.log_level)
     service = Service("coordinator")
     keyring = None
-    raise_descriptor_limit()
+    raise_limit()  # each peer takes a descriptor
     address = tcp_address(config, service)
     if not config.insecure:
         keyring = open_keyring(Path(config.keys) if config.keys else default_folder())
@@ -115,18 +115,6 @@ def run(config: CoordinatorConfig) -> int:
         driver.close(orderly=finished)
         if journal is not None:
             journal.close()
-
-
-def raise_descriptor_limit() -> int:
-    """Allow as many descriptors as the system lets us; the limit. Each peer takes one, and the usual one is 1,024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):
-            return soft  # some systems say "unlimited", and allow less
-        soft = hard
-    return soft
 
 
 def open_journal(config: CoordinatorConfig, address: str, service: Service) -> Journal | None:

@@ -22,7 +22,8 @@ from jobrunner.write_ahead_log import torn_bytes
 
 FORMAT = 6
 OLDEST_FORMAT = 3
-"""Without files for large payloads; in 3 and 4, without parts of functions, which are bytes."""
+"""Without files for large payloads; in 3 and 4, without parts of functions, which are bytes; up to 5, without the
+number of attempts that never began."""
 CHAINED_FORMAT = 6
 """From here on there is a mark, and checksums of rows cover more than their bytes: see `journal_entries`."""
 

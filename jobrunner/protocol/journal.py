@@ -25,6 +25,8 @@ class Progress(NamedTuple):
     failures: int = 0
     crashes: int = 0
     history: tuple[str, ...] = ()
+    unbegun: int = 0
+    """Of the attempts."""
 
 
 class KeptOutcome(NamedTuple):

@@ -23,11 +23,13 @@ from jobrunner.errors import (
     JobRunnerError,
     QuotaError,
 )
-from jobrunner.ids import short_id
+from jobrunner.ids import client_of, is_bound, short_id
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.effects import Received
+from jobrunner.protocol.effects import Received, Send
+from jobrunner.protocol.session import COORDINATOR
 from jobrunner.transport.curve import new_pair
 from jobrunner.transport.sockets import DealerWire
+from jobrunner.version import __version__
 
 NOW = 0.3
 """Seconds within which somebody who is refused is to hear of it; else the reason for a lost coordinator is shown."""
@@ -470,6 +472,44 @@ def test_who_goes_on_sending_nonsense_is_disconnected_and_others_are_not(cluster
         finally:
             wire.close()
         assert executor.submit(calls.square, 5).result(BOUND) == 25
+
+
+# --- a name belongs to a key ----------------------------------------------------------------------------------------
+
+
+def greeted(address, credentials, hello):
+    """What a coordinator answers to somebody who greets with this key."""
+    wire = DealerWire(address, credentials)
+    heard = []
+    try:
+        wire.send(Send(COORDINATOR, m.Envelope("greeting", 0, 0, hello)))
+
+        def answer():
+            wire.wait(0.1)
+            heard.extend(e.envelope.message for e in wire.receive(0.0) if isinstance(e, Received))
+            return heard
+
+        return until(answer, "an answer")[0]
+    finally:
+        wire.close()
+
+
+def test_the_name_of_somebody_who_is_not_here_is_no_use_to_another_key(cluster, address, ring, become):
+    """As after a restart of the coordinator, which then knows nobody."""
+    cluster.worker(address, "w")
+    victim = ring.issue("victor", "client")
+    become(victim)
+    with connected(address) as executor, ClusterAdmin(address, BOUND) as admin:
+        name = client_of(executor.submit(calls.square, 2).id)
+        (worker,) = admin.workers()
+    assert is_bound(worker["id"], keyring.local_identity(ring.folder, "worker").public)
+    with ClusterAdmin(address, BOUND) as admin:
+        until(lambda: name not in [client["id"] for client in admin.status()["clients"]], "its leaving")
+    hello = m.ClientHello(name, __version__, "3", "here", 1, 10.0)
+    for role in ("client", "observer", "worker", "operator"):
+        refused = greeted(address, ring.issue(f"thief-{role}", role).credentials, hello)
+        assert (type(refused), refused.kind) == (m.Refused, "AuthenticationError")
+    assert type(greeted(address, victim.credentials, hello)) is m.Welcome
 
 
 # --- a key that was revoked can be replaced -------------------------------------------------------------------------

@@ -74,14 +74,14 @@ def test_what_is_written_is_there_again(path):
     )
     setup = m.FunctionDef(b"setup", "setup", b"bytes of setup")
     journal.write(JournalEntry([DOUBLE, setup], [full, spec(2), spec(3)]))
-    journal.write(JournalEntry(progress=[(TaskId("c-2"), Progress(2, 1, 1, ("attempt 1: died",)))]))
+    journal.write(JournalEntry(progress=[(TaskId("c-2"), Progress(2, 1, 1, ("attempt 1: died",), 1))]))
     journal.write(ended(3))
     again = reopened(journal, path)
     assert again.recovery.existed
     assert again.recovery.clean
     first, second = again.state.tasks.values()
     assert first == (full._replace(payload=(b"head", b"x" * 100_000)), Progress())
-    assert second == (spec(2), Progress(2, 1, 1, ("attempt 1: died",)))
+    assert second == (spec(2), Progress(2, 1, 1, ("attempt 1: died",), 1))
     assert again.state.functions == {b"double": DOUBLE, b"setup": setup}
     (kept,) = again.state.outcomes.values()
     assert kept.outcome == m.Outcome(TaskId("c-3"), 1, m.OK, b"result", 0.5, {"worker": "w"})

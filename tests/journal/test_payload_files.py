@@ -19,7 +19,7 @@ from jobrunner.journal_entries import dump_entry
 from jobrunner.journal_reading import APPLICATION_ID
 from jobrunner.payload_files import LARGE, UNSETTLED_BYTES
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.journal import JournalEntry, KeptOutcome
+from jobrunner.protocol.journal import JournalEntry, KeptOutcome, Progress
 
 FUNCTION = m.FunctionDef(b"key", "function", b"blob")
 BIG = os.urandom(LARGE)
@@ -306,10 +306,13 @@ def of_an_earlier_format(path, before, entries):
     database.execute(f"PRAGMA application_id={APPLICATION_ID}")
     database.execute("CREATE TABLE entries (seq INTEGER PRIMARY KEY, crc INTEGER, data BLOB)")
     for entry in entries:
-        data = dump_entry(entry, 0.0)
-        if before < 5:  # a definition had no parts then
-            fields = msgpack.unpackb(data, use_list=False)
-            data = msgpack.packb((fields[0], [f[:6] for f in fields[1]], *fields[2:]))
+        # A definition had no parts at first, and attempts that never began counted.
+        written, functions, accepted, progress, *rest = msgpack.unpackb(
+            dump_entry(entry, 0.0), use_list=False
+        )
+        functions = [definition[: 6 if before < 5 else 8] for definition in functions]
+        progress = [(task_id, counts[:4]) for task_id, counts in progress]
+        data = msgpack.packb((written, functions, accepted, progress, *rest))
         database.execute("INSERT INTO entries (crc, data) VALUES (?, ?)", (zlib.crc32(data), data))
     database.close()
 
@@ -324,11 +327,14 @@ def version_of(path):
 
 @pytest.mark.parametrize("before", [3, 4, 5])
 def test_a_journal_of_an_earlier_format_is_read(path, before):
-    of_an_earlier_format(path, before, [accept("c-1", b"small"), accept("c-2", b"gone"), drop("c-2")])
+    told = JournalEntry(progress=[(TaskId("c-1"), Progress(2, 1, 0, ("attempt 1: raised",)))])
+    entries = [accept("c-1", b"small"), told, accept("c-2", b"gone"), drop("c-2")]
+    of_an_earlier_format(path, before, entries)
     assert examine(path)["format"] == before
     journal = Journal(path)
     assert journal.recovery.clean
     assert payloads(journal) == {"c-1": b"small"}
+    assert journal.state.tasks["c-1"][1] == Progress(2, 1, 0, ("attempt 1: raised",), unbegun=0)
     assert journal.restored().functions == {FUNCTION.key: FUNCTION}
     journal.write(accept("c-3", b"later"))
     journal.close()
