@@ -14,7 +14,7 @@ from jobrunner.ids import ClientId, TaskId, WorkerId, client_of
 from jobrunner.protocol import messages as m
 from jobrunner.protocol import retry
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
-from jobrunner.protocol.bundles import bundle_of, call_id
+from jobrunner.protocol.bundles import bundle_of, call_id, whole_of
 from jobrunner.protocol.division import Division
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
@@ -490,6 +490,19 @@ class Scheduler:
             for client in (record.client, *others):
                 client.running.append(task_id)
                 self.dirty[client] = None
+
+    def owner_of(self, task_id: TaskId, key: str, now: float) -> str | None:
+        """The owner of a task that a worker with that key has; empty: nobody who is known here. None: that is still to
+        be seen. It may be a call of a bundle, or have a part of it running on under another id.
+        """
+        whole = whole_of(task_id)
+        for worker in self.workers.values():
+            if worker.who.key == key:
+                for record in worker.tasks.values():
+                    if whole_of(record.id) == whole:
+                        return record.client.account.owner
+        held = any(whole_of(t) == whole and h.worker.who.key == key for t, h in self.unclaimed.items())
+        return None if held or now < self.settled_at else ""
 
     def client_with_task_at(self, worker: WorkerPeer, task_id: TaskId) -> ClientPeer | None:
         """Whose task it is, if that worker has it, or has had one of its client, and its client is here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, HALVE, Coordinator, ids, named, ok
+from protocol.support import DOUBLE, HALVE, Coordinator, bundle, ids, named, ok
 from protocol.support import spec as any_spec
 
 from jobrunner.ids import ClientId
@@ -12,6 +12,7 @@ from jobrunner.protocol import coordinator_core
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.effects import Received, Send
 from jobrunner.protocol.journal import JournalState, KeptOutcome, Progress
 from jobrunner.protocol.principals import ANYONE, Principal
 
@@ -515,16 +516,62 @@ def test_calls_of_a_call_are_its_owners():
     assert worker.heard_one(m.Assign).owner == ALICE.key
 
 
+def test_calls_of_a_call_that_travels_in_a_bundle_are_its_owners_too():
+    """Nobody but the slot knows which of the bundle's calls runs."""
+    world = Coordinator()
+    alice, worker = world.client("c", who=ALICE), world.worker(slots=2, who=NODE)
+    submit(alice, bundle(1, b"a", b"b", client=C))
+    worker.heard_one(m.Assign)
+    world.client("n", who=NODE, within=f"{C}-1/1")
+    assert world.core.scheduler.clients[N].account.owner == ALICE.key
+
+
+def greets_inside(world):
+    """What a client hears that is inside of Alice's call, with its worker's key."""
+    hello = m.ClientHello(N, "1.0", "3.11", "host", 1, 10.0, within=f"{C}-1")
+    effects = world.core.handle(Received(b"inside", m.Envelope("greeting", 0, 0, hello), NODE), world.now)
+    return [type(effect.envelope.message) for effect in effects if type(effect) is Send]
+
+
+def test_after_a_restart_calls_of_a_call_wait_until_it_is_known_whose_they_are():
+    """They would belong to the worker's key, and run among those of other keys' calls."""
+    world = Coordinator()
+    world.core.scheduler.settled_at = world.now + 7.0
+    assert greets_inside(world) == []
+    worker = world.worker(slots=2, who=NODE, held=[m.Held(f"{C}-1", 1, True)])
+    assert greets_inside(world) == []
+    alice = world.client("c", who=ALICE)
+    submit(alice, spec(1))
+    assert greets_inside(world) == [m.Welcome]
+    assert world.core.scheduler.clients[N].account.owner == ALICE.key
+    assert worker.heard() == []
+
+
+def test_calls_of_a_call_that_nobody_claims_are_their_workers():
+    world = Coordinator(client_grace=1.0)
+    worker = world.worker(slots=2, who=NODE, held=[m.Held(f"{C}-1", 1, True)])
+    assert greets_inside(world) == []
+    world.run(2.0, worker)
+    assert greets_inside(world) == [m.Welcome]
+    assert world.core.scheduler.clients[N].account.owner == NODE.key
+
+
 def test_only_the_worker_that_runs_a_call_can_act_for_its_owner():
     world = Coordinator()
     alice, worker = world.client("c", who=ALICE), world.worker(slots=2, who=NODE)
     submit(alice, spec(1))
     worker.heard()
-    for number, who in enumerate(
-        (BOB, NODE._replace(key="key-of-another-node"), NODE._replace(role="client"))
+    for number, (who, within) in enumerate(
+        (
+            (BOB, f"{C}-1"),
+            (NODE._replace(key="key-of-another-node"), f"{C}-1"),
+            (NODE._replace(role="client"), f"{C}-1"),
+            (NODE, f"{C}-2"),
+            (NODE, C),
+        )
     ):
         name = f"i{number}"
-        liar = world.client(name, who=who, within=f"{C}-1")
+        liar = world.client(name, who=who, within=within)
         submit(liar, spec(1, client=named(name, who)))
         assert world.core.scheduler.clients[named(name, who)].account.owner == who.key
 
