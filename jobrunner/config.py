@@ -220,7 +220,7 @@ class CoordinatorConfig:
         8 * 1024**3,
         env="JOBRUNNER_QUOTA_BYTES",
         unit="bytes",
-        doc="their arguments and kept results; 0: no limit",
+        doc="their arguments, the results of others that they wait with, and kept results; 0: no limit",
         minimum=0,
         maximum=MOST_WINDOW,
     )

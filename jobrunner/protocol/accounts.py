@@ -3,15 +3,18 @@
 The owner of a call is the key under which its client connects. A client inside of a task acts for the owner of that
 task. Where nothing proves who somebody is, each client is an account of its own, without an owner to keep apart.
 
-Counted are unfinished calls with their arguments, functions, and the kept results of detached ones. An honest client
-waits at its window long before; the quota is what all clients of one owner may have together.
+Counted are unfinished calls with their arguments and the results of others that they wait with, functions, and the
+kept results of detached ones. An honest client waits at its window long before; the quota is what all clients of one
+owner may have together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from jobrunner.ids import ClientId
+from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol.placement import Resources
 from jobrunner.protocol.principals import Principal
 
@@ -33,7 +36,7 @@ MOST_KINDS = 1000
 class Account:
     """What one owner has here."""
 
-    __slots__ = ("bytes", "clients", "kinds", "label", "name", "owner", "tasks")
+    __slots__ = ("bytes", "clients", "kinds", "label", "name", "owner", "tasks", "values")
 
     def __init__(self, label: str, owner: str, name: str) -> None:
         self.label = label
@@ -46,6 +49,9 @@ class Account:
         self.bytes = 0
         self.kinds: dict[Resources, int] = {}
         """What its unfinished calls ask of workers, and how many of them."""
+        self.values: dict[int, int] = {}
+        """Results that its unfinished calls have got, by `id`, for it is one object that many of them share, and how
+        many of them have it."""
 
     def add(self, size: int) -> None:
         self.tasks += 1
@@ -66,6 +72,26 @@ class Account:
             self.kinds[resources] -= 1
             if not self.kinds[resources]:
                 del self.kinds[resources]
+
+    def add_value(self, value: Payload) -> None:
+        """One more of its calls has got that result."""
+        users = self.values.get(id(value), 0)
+        self.values[id(value)] = users + 1
+        if not users:
+            self.bytes += payload_size(value)
+
+    def remove_value(self, value: Payload) -> None:
+        """A call that had that result, which is still there, has ended."""
+        users = self.values[id(value)] - 1
+        if users:
+            self.values[id(value)] = users
+        else:
+            del self.values[id(value)]
+            self.bytes -= payload_size(value)
+
+    def value_excess(self, value: Payload, quota: Quota) -> str:
+        """Why that result is too much for one more of its calls; empty: it is not."""
+        return "" if id(value) in self.values else self.bytes_excess(payload_size(value), quota)
 
     def kinds_excess(self, resources: Resources) -> str:
         """Why calls with these demands are too much; empty: they are not."""
@@ -89,8 +115,8 @@ class Account:
         """Why so many bytes more are too much; empty: they are not."""
         if quota.bytes and self.bytes + size > quota.bytes:
             return (
-                f"{self.name} has {self.bytes:,} bytes of arguments, functions and kept results at the coordinator, and"
-                f" may have {quota.bytes:,} (quota_bytes): wait for some of its calls, or forget detached ones"
+                f"{self.name} has {self.bytes:,} bytes of arguments, functions and results at the coordinator, and may"
+                f" have {quota.bytes:,} (quota_bytes): wait for some of its calls, or forget detached ones"
             )
         return ""
 
@@ -100,6 +126,9 @@ class Accounts:
 
     def __init__(self) -> None:
         self._accounts: dict[str, Account] = {}
+
+    def __iter__(self) -> Iterator[Account]:
+        return iter(self._accounts.values())
 
     def __len__(self) -> int:
         return len(self._accounts)

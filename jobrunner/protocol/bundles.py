@@ -136,6 +136,11 @@ def bundle_of(task: TaskId) -> tuple[TaskId, int] | None:
     return TaskId(bundle), int(index)
 
 
+def whole_of(task: TaskId) -> TaskId:
+    """What was submitted: the bundle of a call, the chunk of a part of it, or the task itself."""
+    return TaskId(task.partition(SEPARATOR)[0])
+
+
 def pack_calls(payloads: list[bytes]) -> bytes:
     packed: bytes = msgpack.packb(payloads)
     return packed

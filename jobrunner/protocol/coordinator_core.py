@@ -259,7 +259,7 @@ class CoordinatorCore:
             refusal = self._may_not_greet(message, who)
             if refusal:
                 self._refuse(source, envelope.session, refusal, now)
-            else:
+            elif not self._is_early(message, who, now):
                 self._greet(source, envelope, peer, who, now)
             return
         if kind is m.Join:
@@ -370,7 +370,7 @@ class CoordinatorCore:
             session = welcomed(envelope.session, self.settings.id, self._sessions)
             link = Link(session, now, hello.peer_timeout)
             if type(hello) is m.ClientHello:
-                peer = self._client_session(hello, source, link, who)
+                peer = self._client_session(hello, source, link, who, now)
             else:
                 peer = self._worker_session(hello, source, link, who, now)
             peer.greeting, peer.serial = envelope.session, hello.serial
@@ -409,10 +409,12 @@ class CoordinatorCore:
             peer.source = b""
             self._lose_client(peer, now)
 
-    def _client_session(self, hello: m.ClientHello, source: Source, link: Link, who: Principal) -> ClientPeer:
+    def _client_session(
+        self, hello: m.ClientHello, source: Source, link: Link, who: Principal, now: float
+    ) -> ClientPeer:
         client = self.scheduler.clients.get(hello.client)
         if client is None:
-            account = self._account_for(hello, who)
+            account = self._account_for(hello, who, now)
             client = self.scheduler.clients[hello.client] = ClientPeer(hello, source, link, account, who)
         else:
             client.is_new = not client.source  # it is known only from the journal
@@ -433,14 +435,21 @@ class CoordinatorCore:
         self._peers[source] = client
         return client
 
-    def _account_for(self, hello: m.ClientHello, who: Principal) -> Account:
+    def _is_early(self, hello: Any, who: Principal, now: float) -> bool:
+        """Whether it is inside of a call of which it is not known yet whose it is; then it is to greet again."""
+        if type(hello) is m.WorkerHello or hello.within is None or who.role != WORKER:
+            return False
+        return (
+            hello.client not in self.scheduler.clients
+            and self.scheduler.owner_of(hello.within, who.key, now) is None
+        )
+
+    def _account_for(self, hello: m.ClientHello, who: Principal, now: float) -> Account:
         """Calls of a call count as those of who submitted it, if the worker that runs it says so."""
-        owner = ""
+        owner = None
         if hello.within is not None and who.role == WORKER:
-            record = self.scheduler.tasks.get(hello.within)
-            if record is not None and record.worker is not None and record.worker.who.key == who.key:
-                owner = record.client.account.owner
-        return self.scheduler.accounts.open(hello.client, who, owner)
+            owner = self.scheduler.owner_of(hello.within, who.key, now)
+        return self.scheduler.accounts.open(hello.client, who, owner or "")
 
     def _worker_session(
         self, hello: m.WorkerHello, source: Source, link: Link, who: Principal, now: float
@@ -642,7 +651,7 @@ class CoordinatorCore:
             return False
         told = f"{left} outcomes, {client.unread} answers"
         self._unexpected(client, f"it does not acknowledge what it is told ({told}); its session ends", now)
-        client.done.clear()
+        self.scheduler.forget_untaken(client)
         client.link = Link("", now, client.link.peer_timeout)  # with all that is not taken
         return True
 
@@ -977,10 +986,12 @@ class CoordinatorCore:
         self._send(worker, m.Drain(), now)
 
     def worker_named(self, name: str) -> WorkerPeer | None:
-        for worker in self.scheduler.workers.values():
-            if name in (worker.name, worker.id):
-                return worker
-        return None
+        known = self.scheduler.workers.get(
+            WorkerId(name)
+        )  # first, for anybody may call itself like somebody's id
+        if known is not None:
+            return known
+        return next((worker for worker in self.scheduler.workers.values() if name == worker.name), None)
 
     def client_ids(self) -> list[ClientId]:
         return list(self.scheduler.clients)

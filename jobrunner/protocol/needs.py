@@ -206,9 +206,11 @@ class Needs:
                 interest.dependents.append(record)
                 if other is None:
                     unknown.append(need)
+            elif record.unmet is not None:
+                continue
             elif ended.outcome.status == m.OK:
                 self._take(record, ended)
-            elif record.unmet is None:
+            else:
                 record.unmet = unmet(record, ended.outcome, ended.name)
         if unknown:
             self.recall(record.client, unknown)
@@ -238,36 +240,45 @@ class Needs:
 
     def _need_ended(self, record: TaskRecord, ended: Ended, now: float) -> None:
         outcome = ended.outcome
+        if record.unmet is not None:
+            return
         if outcome.status == m.OK:
             assert record.values is not None
-            if outcome.id not in record.values:
-                self._take(record, ended)
+            if outcome.id not in record.values and self._take(record, ended):
                 record.lacks -= 1
                 if record.options.detach:
                     self._scheduler.tell_accepted(record)
             if not record.lacks and record.state == WAITING and not record.delayed:
                 self._scheduler.move(record, QUEUED, now)
                 self._scheduler.queue.push(record)
-        elif record.unmet is None:
+        else:
             record.unmet = unmet(record, outcome, ended.name)
-            if record.state in (QUEUED, WAITING):
-                self._scheduler.finish(record, record.unmet, FAILED, now)
+        if record.unmet is not None and record.state in (QUEUED, WAITING):
+            self._scheduler.finish(record, record.unmet, FAILED, now)
 
-    def _take(self, record: TaskRecord, ended: Ended) -> None:
-        """Give a task one of the results that it needs."""
+    def _take(self, record: TaskRecord, ended: Ended) -> bool:
+        """Give a task one of the results that it needs; False: that is too much for its owner, so it cannot be met."""
         assert record.values is not None
-        need = ended.outcome.id
-        record.values[need] = ended.outcome.payload
+        need, value = ended.outcome.id, ended.outcome.payload
+        account = record.client.account
+        excess = account.value_excess(value, self._scheduler.quota)
+        if excess:
+            record.unmet = beyond_quota(record.id, excess)
+            return False
+        record.values[need] = value
+        account.add_value(value)
         if self._scheduler.journaling and record.options.detach and need not in self.results.kept:
             # Who could supply it after a restart may be gone by then.
             count = self.journaled.get(need, 0)
             self.journaled[need] = count + 1
             if not count:
                 self._scheduler.entry.keep(KeptOutcome(ended.name, ended.outcome))
+        return True
 
     def drop(self, record: TaskRecord) -> None:
         """A task that needed results has ended."""
-        for need in record.values or ():
+        for need, value in (record.values or {}).items():
+            record.client.account.remove_value(value)
             count = self.journaled.get(need, 0)
             if count > 1:
                 self.journaled[need] = count - 1

@@ -13,8 +13,8 @@ from collections import deque
 from jobrunner.ids import ClientId, TaskId, WorkerId, client_of
 from jobrunner.protocol import messages as m
 from jobrunner.protocol import retry
-from jobrunner.protocol.accounts import NO_QUOTA, Accounts, Quota
-from jobrunner.protocol.bundles import bundle_of, call_id
+from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
+from jobrunner.protocol.bundles import bundle_of, call_id, whole_of
 from jobrunner.protocol.division import Division
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
@@ -59,6 +59,12 @@ def read_owner(state: JournalState, client: ClientId) -> tuple[str, str]:
     """The key under which that client came, and that of the owner of its calls; empty, where nobody knows."""
     key, _, owner = state.owners.get(client, "").partition(" ")
     return key, owner or key
+
+
+def drop_payload(record: TaskRecord) -> None:
+    """Nobody gets its result from it any more; what else is known of its end is for the curious."""
+    if record.outcome is not None and record.outcome.payload:
+        record.outcome = record.outcome._replace(payload=b"")
 
 
 class Unclaimed:
@@ -300,6 +306,9 @@ class Scheduler:
         size = record.size
         record.client.account.remove_call(size, record.options.resources)
         client.account.add_call(size, record.options.resources)
+        for value in (record.values or {}).values():
+            record.client.account.remove_value(value)
+            client.account.add_value(value)
         record.client.unfinished -= record.weight
         client.unfinished += record.weight
         record.client = client
@@ -342,7 +351,9 @@ class Scheduler:
         for key in sorted(client.pins.values()):
             self.functions.unpin(key)
         client.pins.clear()
-        client.done.clear()
+        self.forget_untaken(client)
+        client.outcomes.clear()
+        client.link = Link("", now, 0.0)  # with all that it has not taken
         self.needs.watches_no_more(client)
         self.queue.parked.discard(client.id)
         if self.clients.pop(client.id, None) is not None:
@@ -361,7 +372,7 @@ class Scheduler:
                     wanted.update(outcome.id for outcome in message.outcomes)
             for task_id in client.done.keys() - wanted:
                 if not self.named_later(task_id):
-                    del client.done[task_id]
+                    drop_payload(client.done.pop(task_id))
         for task_id in [t for t in self.unclaimed if client_of(t) == client_id]:
             if not self.named_later(task_id):
                 self._drop_unclaimed(task_id)
@@ -521,6 +532,19 @@ class Scheduler:
             for client in (record.client, *others):
                 client.running.append(task_id)
                 self.dirty[client] = None
+
+    def owner_of(self, task_id: TaskId, key: str, now: float) -> str | None:
+        """The owner of a task that a worker with that key has; empty: nobody who is known here. None: that is still to
+        be seen. It may be a call of a bundle, or have a part of it running on under another id.
+        """
+        whole = whole_of(task_id)
+        for worker in self.workers.values():
+            if worker.who.key == key:
+                for record in worker.tasks.values():
+                    if whole_of(record.id) == whole:
+                        return record.client.account.owner
+        held = any(whole_of(t) == whole and h.worker.who.key == key for t, h in self.unclaimed.items())
+        return None if held or now < self.settled_at else ""
 
     def client_with_task_at(self, worker: WorkerPeer, task_id: TaskId) -> ClientPeer | None:
         """Whose task it is, if that worker has it, or has had one of its client, and its client is here."""
@@ -875,9 +899,12 @@ class Scheduler:
             self.functions.release(record.setup)
         del self.tasks[record.id]
         client.unfinished -= record.weight
-        client.done[record.id] = record
         self.recent.append(record)
-        self.tell_client(client, outcome)
+        if self.clients.get(client.id) is client:
+            client.done[record.id] = record
+            self.tell_client(client, outcome)
+        else:
+            drop_payload(record)
         self._remember(record, outcome, now)
 
     def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
@@ -920,8 +947,14 @@ class Scheduler:
             return  # a Submit of this session, still under way, may name them
         for outcome in outcomes:
             record = client.done.pop(outcome.id, None)
-            if record is not None and outcome.payload:
-                record.outcome = outcome._replace(payload=b"")
+            if record is not None:
+                drop_payload(record)
+
+    def forget_untaken(self, client: ClientPeer) -> None:
+        """It will not have the outcomes any more that it has not acknowledged."""
+        for record in client.done.values():
+            drop_payload(record)
+        client.done.clear()
 
     def _claim(self, record: TaskRecord, held: Unclaimed, now: float) -> None:
         """A queued task turns out to be with a worker already: join that attempt instead of starting another."""
@@ -981,5 +1014,18 @@ class Scheduler:
                 assert self.tasks.get(record.id) is record
                 assert record.worker is worker
         self.functions.check_invariants()
+        self._check_values()
         for client in self.clients.values():
             assert client.unfinished == sum(r.weight for r in self.tasks.values() if r.client is client)
+
+    def _check_values(self) -> None:
+        """Each result that calls wait with is charged to their owners, as long as they do."""
+        users: dict[Account, dict[int, int]] = {account: {} for account in self.accounts}
+        for record in self.tasks.values():
+            charged = users.setdefault(record.client.account, {})
+            for value in (record.values or {}).values():
+                charged[id(value)] = charged.get(id(value), 0) + 1
+        for account, charged in users.items():
+            assert account.values == charged, (
+                f"{account.label}: {len(account.values)} of {len(charged)} results"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import socket
 import stat
 import threading
@@ -437,6 +438,24 @@ def test_calls_beyond_the_quota_fail_with_an_error_that_says_so(cluster):
         cluster.worker(coordinator.address, "w")
         assert [future.result(BOUND) for future in waiting] == [n * n for n in range(5)]
         assert executor.submit(calls.square, 6).result(BOUND) == 36
+
+
+def test_results_that_calls_wait_with_count_too(cluster):
+    """Of Futures that are no calls of this cluster, whose results its client supplies."""
+    coordinator = cluster.coordinator(JOBRUNNER_QUOTA_BYTES="1000000")
+    given = [concurrent.futures.Future() for _ in range(5)]
+    for future in given:
+        future.set_result(bytes(300_000))
+    with connected(coordinator.address) as executor:
+        waiting = [executor.submit(len, future) for future in given]
+        until(lambda: sum(future.done() for future in waiting) == 2, "the refusal of what is too much")
+        for future in [future for future in waiting if future.done()]:
+            with pytest.raises(QuotaError, match="quota_bytes"):
+                future.result(0)
+            waiting.remove(future)
+        cluster.worker(coordinator.address, "w")
+        assert [future.result(BOUND) for future in waiting] == [300_000] * 3
+        assert executor.submit(len, given[0]).result(BOUND) == 300_000, "there is room again"
 
 
 def ports_to(address):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, HALVE, Coordinator, ids, named, ok
+from protocol.support import DOUBLE, HALVE, Coordinator, bundle, ids, named, ok
 from protocol.support import spec as any_spec
 
 from jobrunner.ids import ClientId
@@ -12,6 +12,7 @@ from jobrunner.protocol import coordinator_core
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.effects import Received, Send
 from jobrunner.protocol.journal import JournalState, KeptOutcome, Progress
 from jobrunner.protocol.principals import ANYONE, Principal
 
@@ -199,6 +200,116 @@ def test_kept_results_count_until_they_are_forgotten():
     world.query(client, "forget", f"{C}-1")
     submit(client, spec(3))
     assert refused(client) == {}
+
+
+def held(world):
+    """Bytes of results that calls have got and wait with."""
+    values = {id(v): len(v) for r in world.core.scheduler.tasks.values() for v in (r.values or {}).values()}
+    return sum(values.values())
+
+
+def arguments(world):
+    """Bytes of the calls themselves."""
+    return sum(record.size for record in world.core.scheduler.tasks.values())
+
+
+def supply(client, name, *numbers, size=10_000):
+    """Tell how tasks of another client, which is not here, have ended."""
+    client.say(m.Supply([ok(f"{name}-{number}", payload=bytes(size)) for number in numbers], []))
+
+
+def test_results_that_a_client_supplies_count_until_the_calls_that_need_them_have_ended():
+    world = Coordinator(quota=Quota(0, 100_000))
+    client = world.client(who=ALICE)
+    account = world.core.scheduler.clients[C].account
+    submit(client, *[spec(n)._replace(needs=(f"x-{n}",)) for n in range(1, 21)])
+    function = account.bytes - arguments(world)
+    supply(client, "x", *range(1, 21))
+    assert 70_000 < held(world) <= 100_000
+    assert account.bytes == function + arguments(world) + held(world) <= 100_000
+    failed = refused(client)
+    assert len(failed) + len(world.core.scheduler.tasks) == 20
+    assert "bytes of arguments, functions and results" in next(iter(failed.values()))
+    worker = world.worker(slots=20)
+    tasks = [task.id for message in worker.heard_of(m.Assign) for task in message.tasks]
+    worker.say(m.Outcomes([ok(task) for task in tasks]))
+    assert account.bytes == function
+
+
+def test_a_result_that_many_calls_need_counts_once():
+    world = Coordinator(quota=Quota(0, 30_000))
+    client = world.client(who=ALICE)
+    account = world.core.scheduler.clients[C].account
+    submit(client, *[spec(n)._replace(needs=("x-1",)) for n in range(1, 11)])
+    function = account.bytes - arguments(world)
+    supply(client, "x", 1)
+    assert refused(client) == {}
+    assert account.bytes == function + arguments(world) + 10_000
+    client.say(m.Cancel([m.CancelRequest(f"{C}-{n}", False) for n in range(1, 10)]))
+    assert account.bytes == function + arguments(world) + 10_000
+    client.say(m.Cancel([m.CancelRequest(f"{C}-10", False)]))
+    assert account.bytes == function
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["known already", "comes later"])
+def test_results_of_tasks_count_for_the_calls_that_wait_with_them(later):
+    """The coordinator would drop them soon, if no call had them."""
+    world = Coordinator(quota=Quota(0, 10_000), result_cache=1 << 20)
+    client, worker = world.client(who=ALICE), world.worker()
+    needy = spec(2)._replace(needs=(f"{C}-1", "x-9"))
+    submit(client, spec(1), *[needy] * later)
+    worker.heard()
+    worker.say(m.Outcomes([ok(f"{C}-1", payload=bytes(9_500))]))
+    submit(client, needy)
+    assert list(refused(client)) == [f"{C}-2"]
+    assert held(world) == 0
+
+
+def test_whoever_takes_calls_over_is_charged_for_their_results():
+    """A client that was taken for dead, and comes back before its call has stopped."""
+    world = Coordinator(quota=Quota(0, 100_000), client_grace=1.0)
+    client, worker = world.client("c"), world.worker()
+    task = any_spec(1)._replace(needs=("x-1",))
+    client.say(m.Submit([task], [DOUBLE]))
+    supply(client, "x", 1)
+    worker.heard()
+    worker.say(m.Running(["c-1"]))
+    client.say(m.Goodbye())
+    world.turn()
+    again = world.client("c")
+    again.say(m.Submit([task], [DOUBLE]))
+    world.turn()
+    account = world.core.scheduler.clients["c"].account
+    assert account.bytes >= 10_000
+    worker.say(m.Outcomes([ok("c-1")]))
+    world.turn()
+    assert account.bytes < 10_000
+
+
+# --- results that nobody has taken ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("leaves", ["before", "after"])
+def test_a_result_does_not_outlive_its_client_and_its_account(leaves, detach):
+    """What `jobrunner tasks` still shows of it has no payload."""
+    world = Coordinator(result_cache=0)
+    client, worker, other = world.client("c", who=ALICE), world.worker(), world.client("b", who=BOB)
+    submit(client, spec(1, detach=detach))
+    worker.heard()
+    if leaves == "before":
+        client.say(m.Goodbye())
+    worker.say(m.Outcomes([ok(f"{C}-1", payload=bytes(5_000))]))
+    client.heard()
+    if leaves == "after":
+        client.link.received = 0  # it has acknowledged nothing
+        client.say(m.Goodbye())
+    world.turn()
+    world.query(other, "forget", f"{C}-1") if detach else None
+    (record,) = world.core.scheduler.recent
+    assert record.outcome.payload == b""
+    assert record.client.link.unacked() == record.client.outcomes == []
+    assert not world.core.scheduler.accounts.of(C, ALICE.key).bytes
 
 
 def test_a_refused_detached_call_is_not_kept():
@@ -405,16 +516,62 @@ def test_calls_of_a_call_are_its_owners():
     assert worker.heard_one(m.Assign).owner == ALICE.key
 
 
+def test_calls_of_a_call_that_travels_in_a_bundle_are_its_owners_too():
+    """Nobody but the slot knows which of the bundle's calls runs."""
+    world = Coordinator()
+    alice, worker = world.client("c", who=ALICE), world.worker(slots=2, who=NODE)
+    submit(alice, bundle(1, b"a", b"b", client=C))
+    worker.heard_one(m.Assign)
+    world.client("n", who=NODE, within=f"{C}-1/1")
+    assert world.core.scheduler.clients[N].account.owner == ALICE.key
+
+
+def greets_inside(world):
+    """What a client hears that is inside of Alice's call, with its worker's key."""
+    hello = m.ClientHello(N, "1.0", "3.11", "host", 1, 10.0, within=f"{C}-1")
+    effects = world.core.handle(Received(b"inside", m.Envelope("greeting", 0, 0, hello), NODE), world.now)
+    return [type(effect.envelope.message) for effect in effects if type(effect) is Send]
+
+
+def test_after_a_restart_calls_of_a_call_wait_until_it_is_known_whose_they_are():
+    """They would belong to the worker's key, and run among those of other keys' calls."""
+    world = Coordinator()
+    world.core.scheduler.settled_at = world.now + 7.0
+    assert greets_inside(world) == []
+    worker = world.worker(slots=2, who=NODE, held=[m.Held(f"{C}-1", 1, True)])
+    assert greets_inside(world) == []
+    alice = world.client("c", who=ALICE)
+    submit(alice, spec(1))
+    assert greets_inside(world) == [m.Welcome]
+    assert world.core.scheduler.clients[N].account.owner == ALICE.key
+    assert worker.heard() == []
+
+
+def test_calls_of_a_call_that_nobody_claims_are_their_workers():
+    world = Coordinator(client_grace=1.0)
+    worker = world.worker(slots=2, who=NODE, held=[m.Held(f"{C}-1", 1, True)])
+    assert greets_inside(world) == []
+    world.run(2.0, worker)
+    assert greets_inside(world) == [m.Welcome]
+    assert world.core.scheduler.clients[N].account.owner == NODE.key
+
+
 def test_only_the_worker_that_runs_a_call_can_act_for_its_owner():
     world = Coordinator()
     alice, worker = world.client("c", who=ALICE), world.worker(slots=2, who=NODE)
     submit(alice, spec(1))
     worker.heard()
-    for number, who in enumerate(
-        (BOB, NODE._replace(key="key-of-another-node"), NODE._replace(role="client"))
+    for number, (who, within) in enumerate(
+        (
+            (BOB, f"{C}-1"),
+            (NODE._replace(key="key-of-another-node"), f"{C}-1"),
+            (NODE._replace(role="client"), f"{C}-1"),
+            (NODE, f"{C}-2"),
+            (NODE, C),
+        )
     ):
         name = f"i{number}"
-        liar = world.client(name, who=who, within=f"{C}-1")
+        liar = world.client(name, who=who, within=within)
         submit(liar, spec(1, client=named(name, who)))
         assert world.core.scheduler.clients[named(name, who)].account.owner == who.key
 

@@ -234,7 +234,7 @@ def test_a_repetition_of_what_may_run_once_is_found(monkeypatch):
 
 def test_a_doubt_about_what_has_run_that_is_ignored_is_found(monkeypatch):
     monkeypatch.setattr(TaskRecord, "may_have_run", property(lambda self: False, lambda self, value: None))
-    find("everything", first=20)
+    find("everything", first=161)
 
 
 def test_a_task_that_starts_before_what_it_needs_is_found(monkeypatch):
