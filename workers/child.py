@@ -37,6 +37,7 @@ from typing import Any, NoReturn
 
 from jobrunner import blocking, context, initializers, serialization, settling
 from jobrunner.fixed import FixedResults, calls, load_elements
+from jobrunner.ids import call_id
 from jobrunner.payloads import OUT_OF_BAND, Payload
 from jobrunner.script.calls import ready
 from jobrunner.shared_memory.limits import keep_out_of_the_way
@@ -141,7 +142,7 @@ class Slot:
             return None
         worker = os.environ.get(context.TASK_WORKER, "")
         bundle = self.bundle
-        task = fields[1] if bundle is None else f"{fields[1]}/{bundle.index}"
+        task = fields[1] if bundle is None else call_id(fields[1], bundle.index)
         return context.Task(task, fields[2], fields[3], worker, lambda: self.asked_to_stop == number)
 
     def executor(self) -> Any:

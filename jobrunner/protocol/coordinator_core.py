@@ -618,7 +618,7 @@ class CoordinatorCore:
             return False
         told = f"{left} outcomes, {client.unread} answers"
         self._unexpected(client, f"it does not acknowledge what it is told ({told}); its session ends", now)
-        client.done.clear()
+        client.clear_done()
         client.link = Link("", now, client.link.peer_timeout)  # with all that is not taken
         return True
 
