@@ -262,7 +262,7 @@ def takes_apart(bundle: TaskRecord) -> bool:
 
 
 def describe_call(bundle: TaskRecord, index: int) -> dict[str, Any]:
-    """Where one call of a bundle differs from all of it. If that was taken apart, it waits until its client names it."""
+    """Where one call of a bundle differs from all of it. If that was taken apart, the call waits for its client."""
     described: dict[str, Any] = {
         "id": call_id(bundle.id, index),
         "elements": 1,
