@@ -302,7 +302,9 @@ class Slot:
             flush_quietly(sys.stderr)
         self.stdout.sink.end()
         self.stderr.sink.end()
-        if self.told_blocked:  # it stood still to its end, or an interrupt came while a wait of it ended
+        if (
+            self.told_blocked
+        ):  # it stood still to its end, has left a wait open, or was interrupted as one ended
             self.blocked = 0
             self.tell_blocked()
         self.put_outcome(number, status, result, finished - started)
@@ -457,11 +459,13 @@ class Slot:
             self.tell_blocked()
             yield
         finally:
-            self.blocked -= 1
+            self.blocked = max(0, self.blocked - 1)  # it may be of a task that has left it open, and ended
             self.tell_blocked()
 
     def tell_blocked(self) -> None:
         """Tell the worker whether this slot's turn is free, where that has changed."""
+        if self.forked:
+            return
         with self.outbox.lock:
             blocked = self.blocked > 0 or (self.running > 0 and self.standstill.task == self.running)
             if blocked != self.told_blocked:
