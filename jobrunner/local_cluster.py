@@ -24,6 +24,9 @@ from jobrunner.folders import SOCKET, make_folder, socket_folder
 from jobrunner.forks import no_forks
 from jobrunner.host import usable_cpus
 from jobrunner.program import (
+    FAILED,
+    GAVE_UP,
+    LISTENS,
     ORDERLY,
     Told,
     Whiteboard,
@@ -32,6 +35,9 @@ from jobrunner.program import (
     interpreter_options,
     this_program,
 )
+
+MOST_STARTS = 4
+"""Starts in a row after which it ends before it can be reached; then it is given up."""
 
 BOOT = """
 import sys
@@ -49,6 +55,21 @@ RESTART_PAUSE = 1.0
 """Seconds before it is started again, so that a broken one does not spin."""
 
 LOGGER = logging.getLogger("jobrunner.cluster")
+
+
+def failure_in(words: list[list[Any]], code: int, in_vain: int) -> tuple[str, str] | None:
+    """Why it is not started again after it has ended with that exit code: an error's class, and its text."""
+    if code == GAVE_UP:
+        for word, *failure in words:
+            if word == FAILED:
+                return failure[0], failure[1]
+    if in_vain < MOST_STARTS:
+        return None
+    how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+    return "JobRunnerError", (
+        f"the process of the embedded cluster ended {in_vain} times in a row before it could be reached ({how}); what"
+        " it wrote to stderr says why"
+    )
 
 
 class LocalCluster:
@@ -92,6 +113,8 @@ class LocalCluster:
             "last_words": self._words_in,
         }
         self._lock = threading.Lock()
+        self._failure: tuple[str, str] | None = None
+        self._on_failure: Callable[[str, str], None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher = threading.Thread(target=self._keep_alive, name="jobrunner-watch", daemon=True)
         try:
@@ -146,15 +169,35 @@ class LocalCluster:
             if not piece:
                 break
             *lines, text = (text + piece).split(b"\n")
-            show([(stream, words) for stream, words in map(json.loads, lines)])
+            show([(words[0], words[1]) for words in map(json.loads, lines) if isinstance(words[0], int)])
         os.close(self._last_words)
 
+    def when_failed(self, tell: Callable[[str, str], None]) -> None:
+        """Have `tell` called, in any thread, once it cannot be kept alive: with an error's class, and its text."""
+        with self._lock:
+            self._on_failure, failure = tell, self._failure
+        if failure is not None:
+            tell(*failure)
+
     def _keep_alive(self) -> None:
-        """Start it again whenever it ends."""
-        process = self._process
+        """Start it again whenever it ends, until it has said that this is of no use, or it ends at once each time."""
+        process, in_vain = self._process, 0
         while process is not None:
-            process.wait()
+            code = process.wait()
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                words = self._words()
+                in_vain = 1 if [LISTENS] in words else in_vain + 1
+                failure = failure_in(words, code, in_vain)
+                if failure is not None:
+                    self._failure, tell = failure, self._on_failure
+                    break
             process = self._start_again()
+        else:
+            return
+        if tell is not None:
+            tell(*failure)
 
     def _start_again(self) -> subprocess.Popen[bytes] | None:
         """Try to, again and again: what it has died of (a lack of memory, say) may last. None: it is to stop."""
@@ -173,6 +216,15 @@ class LocalCluster:
             if tries == 1:
                 LOGGER.warning("the embedded cluster could not be started again: %r; trying on", error)
         return None
+
+    def _words(self) -> list[list[Any]]:
+        """What it has said; after its end."""
+        waiting = select.poll()
+        waiting.register(self._last_words, select.POLLIN)
+        text = b""
+        while waiting.poll(0):
+            text += os.read(self._last_words, 65536)
+        return [json.loads(line) for line in text.split(b"\n") if line]
 
     def _start(self) -> subprocess.Popen[bytes]:
         tracker = self._program.tracker()

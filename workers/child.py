@@ -37,7 +37,6 @@ from typing import Any, NoReturn
 
 from jobrunner import blocking, context, initializers, serialization, settling
 from jobrunner.fixed import FixedResults, calls, load_elements
-from jobrunner.ids import call_id
 from jobrunner.payloads import OUT_OF_BAND, Payload
 from jobrunner.script.calls import ready
 from jobrunner.shared_memory.limits import keep_out_of_the_way
@@ -122,6 +121,10 @@ class Slot:
         self.blocked = 0  # nested waits; main thread
         self.told_blocked = False  # what the worker was told; under the outbox's lock
         self.standstill = Standstill(self.wake)
+        self.connecting = threading.Lock()
+        self.may_connect = False  # under `connecting`
+        self.answered = threading.Event()
+        self.refusal = ""  # why it may not connect; attendant
         self.last_flush = 0.0
         self.last_hold = -1
         self.sigint_handler = self.on_sigint
@@ -141,17 +144,34 @@ class Slot:
         if not number or self.forked:
             return None
         worker = os.environ.get(context.TASK_WORKER, "")
-        bundle = self.bundle
-        task = fields[1] if bundle is None else call_id(fields[1], bundle.index)
+        task, bundle = fields[1], self.bundle
+        if bundle is not None:
+            from jobrunner.ids import call_id  # here: it takes longer to import than most slots need it
+
+            task = call_id(task, bundle.index)
         return context.Task(task, fields[2], fields[3], worker, lambda: self.asked_to_stop == number)
 
     def executor(self) -> Any:
         from jobrunner.executor import connect
         from jobrunner.protocol.messages import DEFAULT_OPTIONS
 
-        self.outbox.put([CONNECT, 1])
-        self.flush()
+        self.ask_to_connect()
         return connect(os.environ[context.TASK_ADDRESS], DEFAULT_OPTIONS)
+
+    def ask_to_connect(self) -> None:
+        """Have the worker listen, if it does not yet. Raises ConfigError where it cannot."""
+        with self.connecting:
+            if self.may_connect:
+                return
+            self.answered.clear()
+            self.outbox.put([CONNECT, 1])
+            self.flush()
+            self.answered.wait()
+            if self.refusal:
+                from jobrunner.errors import ConfigError
+
+                raise ConfigError(self.refusal)
+            self.may_connect = True
 
     # --- main thread -------------------------------------------------------------------------------------
 
@@ -549,6 +569,9 @@ class Slot:
                 self.recall(*argument)
             elif kind == DIVIDE:
                 self.divide(argument)
+            elif kind == CONNECT:
+                self.refusal = argument
+                self.answered.set()
             elif kind == INTERRUPT and argument == self.running:
                 self.target = self.asked_to_stop = argument
                 signal.pthread_kill(self.main_thread, signal.SIGINT)
@@ -596,6 +619,7 @@ def main(arguments: list[str]) -> None:
         data, control, board, lifeline, number, parent = (int(argument) for argument in arguments)
         context.slot_folder = os.environ.pop(context.SLOT_FOLDER, None)
         settling.settle()
+        settling.take_limit()
         # The worker's thread may have blocked signals, and that is inherited.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         lifeline = out_of_the_way(lifeline)
@@ -609,7 +633,7 @@ def main(arguments: list[str]) -> None:
         slot = Slot(
             BlockingChannel(socket.socket(fileno=out_of_the_way(data)), shares=shared_idle is not None),
             BlockingChannel(socket.socket(fileno=out_of_the_way(control))),
-            Board(board),
+            Board(board, alone=True),
             shared_idle or 0,
         )
         os.close(board)

@@ -9,7 +9,7 @@ from jobrunner.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.errors import CoordinatorLostError, NotSupportedError
 from jobrunner.host import unknown_host
 from jobrunner.local_cluster import LocalCluster
-from jobrunner.protocol.effects import Event
+from jobrunner.protocol.effects import Event, GiveUp
 from jobrunner.shared_memory.pool import can_share
 from jobrunner.transport.driver import Wire
 from jobrunner.transport.sharing import Sharing
@@ -55,10 +55,16 @@ class ClusterBackend(CoreBackend):
         except BaseException:
             self._closed()
             raise
-        if self._local is None:
+        if self._local is not None:
+            self._local.when_failed(lambda kind, error: self._give_up(GiveUp(error, kind)))
+        else:
             self._connected.wait()
             if self._failure is not None:
                 raise self._failure_anew(self._failure)
+
+    @property
+    def _key(self) -> str:
+        return "" if self._credentials is None else self._credentials.key
 
     @property
     def max_workers(self) -> int:

@@ -45,7 +45,7 @@ from jobrunner.exiting import finish_before_exit
 from jobrunner.fixed import load_element_results
 from jobrunner.futures import CancelWaits, Future
 from jobrunner.host import own_host, python_version
-from jobrunner.ids import ClientId, TaskId, call_id, open_part, random_token, task_id
+from jobrunner.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
 from jobrunner.payloads import Payload
 from jobrunner.protocol import bundles
 from jobrunner.protocol import messages as m
@@ -102,7 +102,7 @@ class CoreBackend(Backend):
 
     def __init__(self, settings: BackendSettings) -> None:
         self._config = settings.config
-        self._client = ClientId(random_token())
+        self._client = ClientId(new_id(self._key))
         self._pid = os.getpid()
         task = current_task()
         self._within = None if task is None else TaskId(task.id)
@@ -155,6 +155,11 @@ class CoreBackend(Backend):
     def _timeouts(self) -> dict[str, float | None]:
         """Keyword arguments of ClientCore: connect_timeout, reconnect_timeout."""
         return {}
+
+    @property
+    def _key(self) -> str:
+        """The public key under which this end connects; empty: none. Asked once, before anything else."""
+        return ""
 
     @property
     def _peer_timeout(self) -> float:

@@ -177,6 +177,7 @@ class WorkerPeer(Peer):
         "prefetch",
         "served",
         "slots",
+        "stuck",
         "tasks",
     )
 
@@ -195,6 +196,8 @@ class WorkerPeer(Peer):
         self.lacks: dict[str, float] = {}
         """Modules that it cannot import, and when it said so; see `missing`."""
         self.draining = False
+        self.stuck = ""
+        """Why it cannot start a slot for the tasks that all of its tasks wait for; empty: it is not so."""
         self.prefetch = True
         """False from the moment it gave tasks back until it finishes one: our estimates were wrong for it."""
         self.tasks: dict[TaskId, TaskRecord] = {}

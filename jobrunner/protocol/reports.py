@@ -195,8 +195,8 @@ def owns(who: Principal, record: TaskRecord) -> bool:
 
 
 def is_of(client: ClientPeer, who: Principal) -> bool:
-    """Whether it connects under that key, or acts for it inside of a task."""
-    return who.key in (client.who.key, client.account.owner)
+    """Whether it connects under that key, or acts for it inside of a task. Nothing is an observer's."""
+    return who.submits and who.key in (client.who.key, client.account.owner)
 
 
 def describe_worker(worker: WorkerPeer, now: float) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, A
         "state": STATE_NAMES[record.state],
         "client": record.client.id,
         "worker": "" if record.worker is None else record.worker.name,
-        "attempt": record.attempt,
+        "attempt": record.begun,
         "priority": record.options.priority,
         "retries": record.options.retries,
         "elements": record.elements,
@@ -284,7 +284,7 @@ def why(core: CoordinatorCore, record: TaskRecord) -> str:
         missing = [need for need in record.needs if need not in (record.values or ())]
         return f"needs the results of {record.lacks} other tasks, e.g. of {short_id(missing[0])}"
     if record.state == WAITING:
-        if record.attempt == 0:
+        if record.begun == 0:
             return "may be with a worker that has not come back since the coordinator was started again"
         return "waits before its next attempt"
     if record.state != QUEUED:
