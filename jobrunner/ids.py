@@ -5,6 +5,9 @@ operator reads in a log is what a program holds. A task's id starts with its cli
 the cluster without asking anyone. It ends in random digits: whoever holds the whole id may watch, need, cancel and
 fetch that one task, so only those who may do that anyway are ever shown it; the others see it without them.
 
+A call that travels in a bundle has such digits, too. They follow from those of its bundle, so that nobody has to keep
+or send them, and those of the bundle and of its other calls do not follow from them.
+
 The ids of clients and workers are no secrets: everybody sees them in lists. Where connections have keys, such an id
 belongs to one key: it ends in a mark, a hash of its random part and of the key. A coordinator that has never heard of
 the id, because it was started again, can so tell its owner from somebody who only read it. An id does not survive its
@@ -85,6 +88,18 @@ def _right() -> str:
 def short_id(task: TaskId) -> str:
     """What of an id is no secret: "9f3ac2e1b7d0-42"."""
     return task.rpartition("-")[0]
+
+
+def open_part(task: TaskId) -> str:
+    """As `short_id`; all of an id that has no random digits."""
+    return short_id(task) if task.count("-") > 1 else task
+
+
+def call_id(bundle: TaskId, index: int) -> TaskId:
+    """The id of one call of a bundle: "9f3ac2e1b7d0-42/3-8c1e44d0a97b5f26"."""
+    text = f"{bundle}/{index}".encode(errors="surrogatepass")  # as in `bound`
+    digits = blake2b(text, digest_size=RIGHT_BYTES).hexdigest()
+    return TaskId(f"{open_part(bundle)}/{index}-{digits}")
 
 
 def client_of(task: TaskId) -> ClientId:

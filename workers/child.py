@@ -144,8 +144,11 @@ class Slot:
         if not number or self.forked:
             return None
         worker = os.environ.get(context.TASK_WORKER, "")
-        bundle = self.bundle
-        task = fields[1] if bundle is None else f"{fields[1]}/{bundle.index}"
+        task, bundle = fields[1], self.bundle
+        if bundle is not None:
+            from jobrunner.ids import call_id  # here: it takes longer to import than most slots need it
+
+            task = call_id(task, bundle.index)
         return context.Task(task, fields[2], fields[3], worker, lambda: self.asked_to_stop == number)
 
     def executor(self) -> Any:
@@ -319,7 +322,9 @@ class Slot:
             flush_quietly(sys.stderr)
         self.stdout.sink.end()
         self.stderr.sink.end()
-        if self.told_blocked:  # it stood still to its end, or an interrupt came while a wait of it ended
+        if (
+            self.told_blocked
+        ):  # it stood still to its end, has left a wait open, or was interrupted as one ended
             self.blocked = 0
             self.tell_blocked()
         self.put_outcome(number, status, result, finished - started)
@@ -474,11 +479,13 @@ class Slot:
             self.tell_blocked()
             yield
         finally:
-            self.blocked -= 1
+            self.blocked = max(0, self.blocked - 1)  # it may be of a task that has left it open, and ended
             self.tell_blocked()
 
     def tell_blocked(self) -> None:
         """Tell the worker whether this slot's turn is free, where that has changed."""
+        if self.forked:
+            return
         with self.outbox.lock:
             blocked = self.blocked > 0 or (self.running > 0 and self.standstill.task == self.running)
             if blocked != self.told_blocked:

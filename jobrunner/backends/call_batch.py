@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jobrunner.futures import Future
-from jobrunner.ids import TaskId
+from jobrunner.ids import TaskId, call_id
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.bundles import call_id, pack_calls
+from jobrunner.protocol.bundles import index_of_call, pack_calls
 
 if TYPE_CHECKING:
     from jobrunner.backends.core_backend import CoreBackend
@@ -17,6 +17,7 @@ class CallBatch:
     """What these calls have in common, and what tells them apart: a Future and a payload each."""
 
     __slots__ = (
+        "__weakref__",
         "definition",
         "depth",
         "futures",
@@ -85,5 +86,7 @@ class CallBatch:
     def id_of(self, index: int) -> TaskId:
         return call_id(self.id, index)
 
-    def future_of(self, index: int) -> Future[Any] | None:
-        return self.futures[index] if index < len(self.futures) else None
+    def future_of(self, task: TaskId) -> Future[Any] | None:
+        """That of the call with this id, if it is one of these and they have not ended."""
+        index = index_of_call(self.id, task)
+        return self.futures[index] if index is not None and index < len(self.futures) else None

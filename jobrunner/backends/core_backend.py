@@ -13,6 +13,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import InvalidStateError
 from functools import partial
@@ -44,7 +45,7 @@ from jobrunner.exiting import finish_before_exit
 from jobrunner.fixed import load_element_results
 from jobrunner.futures import CancelWaits, Future
 from jobrunner.host import own_host, python_version
-from jobrunner.ids import ClientId, TaskId, new_id, task_id
+from jobrunner.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
 from jobrunner.payloads import Payload
 from jobrunner.protocol import bundles
 from jobrunner.protocol import messages as m
@@ -112,6 +113,8 @@ class CoreBackend(Backend):
         self._outgoing: list[m.TaskSpec | CallBatch] = []
         self._batch: CallBatch | None = None
         """The last of `_outgoing`, if that is one."""
+        self._batches: weakref.WeakValueDictionary[str, CallBatch] = weakref.WeakValueDictionary()
+        """By the open part of their ids."""
         self._limits: Limits
         self._prepared: Prepared | None = None
         """The last one: mostly the same function is submitted again."""
@@ -294,6 +297,7 @@ class CoreBackend(Backend):
                 if not self._futures:
                     self._first_call()
                 self._futures[task] = batch
+                self._batches[open_part(task)] = batch
                 self._outgoing.append(batch)
                 self._definitions[prepared.keys] = prepared
             future = batch.add(payload)
@@ -653,7 +657,7 @@ class CoreBackend(Backend):
         for index, (future, stream, duration) in enumerate(calls):
             if index in raised or self._cancel_waits:
                 status = m.ERROR if index in raised else m.OK
-                task = bundles.call_id(bundle, index)
+                task = call_id(bundle, index)
                 self._settle(future, m.Outcome(task, 1, status, stream, duration, place))
                 continue
             future.duration = duration
@@ -668,9 +672,9 @@ class CoreBackend(Backend):
         """That of an unfinished call."""
         entry = self._futures.get(task)
         if entry is None:
-            bundle = bundles.bundle_of(task)
-            entry = None if bundle is None else self._futures.get(bundle[0])
-            return entry.future_of(bundle[1]) if bundle and isinstance(entry, CallBatch) else None
+            bundle = bundles.place_of_call(task)
+            batch = None if bundle is None else self._batches.get(bundle[0])
+            return None if batch is None else batch.future_of(task)
         return None if isinstance(entry, CallBatch) else entry
 
     def _on_accepted(self, effect: Accepted) -> None:

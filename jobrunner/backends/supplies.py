@@ -17,7 +17,7 @@ from jobrunner.errors import SerializationError
 from jobrunner.futures import Future
 from jobrunner.ids import TaskId
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.bundles import bundle_of
+from jobrunner.protocol.bundles import place_of_call
 
 if TYPE_CHECKING:
     from jobrunner.backends.core_backend import CoreBackend
@@ -63,7 +63,9 @@ class Supplies:
         for future in futures:
             # One that may travel in a bundle is no task that others could wait for: its result goes from here.
             own = (
-                isinstance(future, Future) and self._is_here(future) and bundle_of(TaskId(future.id)) is None
+                isinstance(future, Future)
+                and self._is_here(future)
+                and place_of_call(TaskId(future.id)) is None
             )
             task = TaskId(future.id) if own and isinstance(future, Future) else new_id()
             with self._lock:

@@ -333,6 +333,7 @@ class ThreadsBackend(Backend):
             while True:
                 with self._lock:
                     self._running -= ended
+                    runner.waits = 0  # its last call may have left one open
                     self._set_still(runner, False)
                     call = self._next() if self._runners - self._waiting <= self._max_workers else None
                     if call is None:
@@ -472,7 +473,7 @@ class ThreadsBackend(Backend):
             yield
         finally:
             with self._lock:
-                runner.waits -= 1
+                runner.waits = max(0, runner.waits - 1)
                 self._count(runner)
 
     def _set_still(self, runner: _Runner, still: bool) -> None:

@@ -3,14 +3,13 @@
 What a task costs on its way (its record in three cores, its entry in each message) is many times what a call takes that
 does next to nothing. So calls that wait at the client together, of one function and with the same plain options, become
 one task, if each is expected to be over in no time. Its `span` is the number of its calls, its payload those of the
-calls; its outcome is that of all. The Future of each call knows nothing of it: a call has an id of its own, the
-bundle's with its index behind it, and is cancelled, watched and needed under that.
+calls; its outcome is that of all. The Future of each call knows nothing of it: a call has an id of its own (see
+`ids.call_id`), which is a right to it and to no other, and is cancelled, watched and needed under that.
 
 A bundle is no promise. When one of its calls turns out to take long, the slot gives the bundle up (SPLIT): it tells the
 results so far, goes on with the call that runs under that call's own id, and the client submits the rest one by one.
 It does the same with all calls when the process dies under a bundle, or the worker is lost, and with the others when
-some are cancelled before it has started. Where somebody else wants a call cancelled, the coordinator asks the client
-to.
+some are cancelled before it has started. Where others want a call cancelled, the coordinator asks the client to.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import NamedTuple
 
 import msgpack
 
-from jobrunner.ids import TaskId
+from jobrunner.ids import TaskId, call_id, open_part, short_id
 from jobrunner.payloads import Payload, buffers_of, payload_size
 from jobrunner.protocol.checks import LARGEST
 from jobrunner.protocol.functions import updated_estimate
@@ -51,7 +50,7 @@ MOST_FUNCTIONS = 10_000
 """Whose durations a client remembers."""
 
 SEPARATOR = "/"
-"""Between a bundle's id and the index of one of its calls."""
+"""In the id of a call, before its index in the bundle; behind a chunk's id, see `chunks`."""
 
 
 class Results(NamedTuple):
@@ -122,18 +121,30 @@ class Limits:
         self._calls[function] = min(limit(seconds), self._most)
 
 
-def call_id(bundle: TaskId, index: int) -> TaskId:
-    return TaskId(f"{bundle}{SEPARATOR}{index}")
+def place_of_call(task: TaskId) -> tuple[str, int] | None:
+    """Of the id of a call in a bundle: the open part of the bundle's id, and the index. None for other ids.
 
-
-def bundle_of(task: TaskId) -> tuple[TaskId, int] | None:
-    """The bundle and the index in it that an id names; None for the id of a task of its own."""
-    bundle, separator, index = task.rpartition(SEPARATOR)
-    if not separator or len(index) > _LONGEST_INDEX or not (index.isascii() and index.isdecimal()):
+    Whether it is the id of that call, `index_of_call` says, which needs the whole id of the bundle.
+    """
+    bundle, separator, index = short_id(task).rpartition(SEPARATOR)
+    if not separator or not is_index(index):
         return None
-    if index[0] == "0" and index != "0":
-        return None  # one call, one id
-    return TaskId(bundle), int(index)
+    return bundle, int(index)
+
+
+def index_of_call(bundle: TaskId, task: TaskId) -> int | None:
+    """Which call of this bundle, however many it has, that id is; None if it is none of its."""
+    place = place_of_call(task)
+    if place is None or place[0] != open_part(bundle) or call_id(bundle, place[1]) != task:
+        return None
+    return place[1]
+
+
+def is_index(text: str) -> bool:
+    """One index, one text."""
+    if not text or len(text) > _LONGEST_INDEX or not (text.isascii() and text.isdecimal()):
+        return False
+    return text[0] != "0" or text == "0"
 
 
 def whole_of(task: TaskId) -> TaskId:

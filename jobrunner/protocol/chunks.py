@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from jobrunner.ids import TaskId
-from jobrunner.protocol.bundles import call_id
+from jobrunner.protocol.bundles import SEPARATOR, is_index
 from jobrunner.protocol.messages import Assignment, Outcome, TaskSpec
 
 Task = TypeVar("Task", TaskSpec, Assignment)
@@ -23,7 +23,13 @@ Task = TypeVar("Task", TaskSpec, Assignment)
 
 def part_id(chunk: TaskId, stop: int) -> TaskId:
     """The id of the part [start, stop) that goes on of a chunk."""
-    return call_id(chunk, stop)
+    return TaskId(f"{chunk}{SEPARATOR}{stop}")
+
+
+def chunk_of(part: TaskId) -> TaskId | None:
+    """The chunk (or part of one) of which that id names a part; None if it names none."""
+    chunk, separator, stop = part.rpartition(SEPARATOR)
+    return TaskId(chunk) if separator and is_index(stop) else None
 
 
 def stop_of(task: TaskSpec | Assignment, outcome: Outcome) -> int | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobrunner.ids import TaskId
+from jobrunner.ids import TaskId, call_id
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.bundles import bundle_of, call_id, unpack_calls
+from jobrunner.protocol.bundles import unpack_calls
 from jobrunner.protocol.effects import BundleSplit, Effect, ResolveTasks
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Bundles:
 
     def is_to_stop(self, call: TaskId) -> bool:
         """Whether that call of a bundle is to be cancelled even if it runs."""
-        place = bundle_of(call)
+        place = self._core.bundle_with(call)
         return place is not None and self._wishes.get(place[0], {}).get(place[1], False)
 
     def ended(self, spec: m.TaskSpec, outcome: m.Outcome) -> list[Effect]:

@@ -12,11 +12,11 @@ import heapq
 import random
 from collections import deque
 
-from jobrunner.ids import TaskId
+from jobrunner.ids import TaskId, open_part
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import BATCH_BYTES, BATCH_ENTRIES, batches, of_id, of_outcome, of_task
-from jobrunner.protocol.bundles import Limits, bundle_of
+from jobrunner.protocol.bundles import Limits, index_of_call, place_of_call
 from jobrunner.protocol.chunks import kept, stop_of
 from jobrunner.protocol.client_bundles import Bundles
 from jobrunner.protocol.effects import (
@@ -99,6 +99,8 @@ class ClientCore:
         self.session = Session(
             lambda serial: dataclasses.replace(hello, serial=serial), rng, now, hello.peer_timeout
         )
+        self._bundle_ids: dict[str, TaskId] = {}
+        """Of the bundles among `pending`, by the open parts of their ids."""
         self.pending: dict[TaskId, m.TaskSpec] = {}
         """Everything that has no outcome yet, in the order of submission."""
         self.limits = Limits()
@@ -212,6 +214,8 @@ class ClientCore:
         Somebody may need it there already, or it runs: it must not wait for a window that such tasks fill.
         """
         self.pending[spec.id] = spec
+        if isinstance(spec.span, int):
+            self._bundle_ids[open_part(spec.id)] = spec.id
         self._count(spec, +1)
         if not regained:
             self._enqueue(spec)
@@ -232,11 +236,18 @@ class ClientCore:
     def _unsent(self, task_id: TaskId) -> TaskId | None:
         """The task that brings this one to the coordinator, itself or its bundle, if it is still here."""
         if task_id not in self.pending:
-            bundle = bundle_of(task_id)
-            if bundle is None or bundle[0] not in self.pending:
+            bundle = self.bundle_with(task_id)
+            if bundle is None:
                 return None
             task_id = bundle[0]
         return None if task_id in self._sent else task_id
+
+    def bundle_with(self, task_id: TaskId) -> tuple[TaskId, int] | None:
+        """The pending bundle in which that call is, and where."""
+        place = place_of_call(task_id)
+        bundle = None if place is None else self._bundle_ids.get(place[0])
+        index = None if bundle is None else index_of_call(bundle, task_id)
+        return None if bundle is None or index is None else (bundle, index)
 
     def _let_follow(self, task_id: TaskId) -> None:
         for spec in self._followers.pop(task_id, ()):
@@ -257,8 +268,8 @@ class ClientCore:
         for task_id in ids:
             spec = self.pending.get(task_id)
             if spec is None:
-                bundle = bundle_of(task_id)
-                if bundle is not None and bundle[0] in self.pending:
+                bundle = self.bundle_with(task_id)
+                if bundle is not None:
                     effects += self._bundles.cancel(*bundle, event.running)
             elif task_id in self._sent:
                 self.request_cancel(task_id, event.running)
@@ -566,6 +577,8 @@ class ClientCore:
         spec = self.pending.pop(task_id, None)
         if spec is None:
             return False
+        if isinstance(spec.span, int):
+            self._bundle_ids.pop(open_part(task_id), None)
         if task_id in self._sent:
             self._sent.remove(task_id)
             self._sent_bytes -= payload_size(spec.payload)

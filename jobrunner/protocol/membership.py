@@ -10,7 +10,7 @@ import math
 from collections import deque
 
 from jobrunner.config import UNREACHABLE_GRACE
-from jobrunner.ids import ClientId, TaskId, WorkerId
+from jobrunner.ids import ClientId, TaskId, WorkerId, open_part
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.effects import Source
 from jobrunner.protocol.link import Link
@@ -64,6 +64,7 @@ class ClientPeer(Peer):
         "account",
         "cancels",
         "done",
+        "done_bundles",
         "hello",
         "id",
         "is_new",
@@ -119,9 +120,28 @@ class ClientPeer(Peer):
         """Answers that it has not acknowledged in this session."""
         self.done: dict[TaskId, TaskRecord] = {}
         """Finished tasks whose outcome the client has not acknowledged."""
-        self.promised: set[TaskId] = set()
-        """Bundles that it was told, in this session, to have been given up, and of which it has named no call since:
-        it does so once it has heard, and what it said before that (Reconciled, say) knew nothing of them."""
+        self.done_bundles: dict[str, TaskRecord] = {}
+        """The bundles among them, by the open part of their ids."""
+        self.promised: set[str] = set()
+        """The open parts of the ids of bundles that it was told, in this session, to have been given up, and of which
+        it has named no call since: it does so once it has heard, and what it said before that (Reconciled, say) knew
+        nothing of them."""
+
+    def add_done(self, record: TaskRecord) -> None:
+        self.done[record.id] = record
+        if isinstance(record.span, int):
+            self.done_bundles[open_part(record.id)] = record
+
+    def take_done(self, task_id: TaskId) -> TaskRecord | None:
+        """Remove and return it, if it is there."""
+        record = self.done.pop(task_id, None)
+        if record is not None and isinstance(record.span, int):
+            self.done_bundles.pop(open_part(task_id), None)
+        return record
+
+    def clear_done(self) -> None:
+        self.done.clear()
+        self.done_bundles.clear()
 
     def silent(self, now: float) -> bool:
         """A client's program may keep it from speaking (a slow callback, say), so it is given more time.

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from jobrunner.ids import TaskId, client_of, short_id
+from jobrunner.ids import ClientId, TaskId, client_of, short_id
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Account
-from jobrunner.protocol.bundles import bundle_of, outcome_of_call
+from jobrunner.protocol.bundles import index_of_call, outcome_of_call, place_of_call
 from jobrunner.protocol.journal import KeptOutcome
 from jobrunner.protocol.membership import ClientPeer
 from jobrunner.protocol.results import Ended, beyond_quota, unmet
@@ -129,9 +129,9 @@ class Needs:
 
     def _seek(self, task_id: TaskId, now: float) -> Interest:
         """The interest in a task that is not known here, unless it is one of a bundle's calls."""
-        bundle = bundle_of(task_id)
-        if bundle is not None and bundle[0] in self._scheduler.tasks:
-            self.calls_sought.setdefault(bundle[0], {})[task_id] = None
+        bundle = self._scheduler.bundle_with(task_id)
+        if bundle is not None:
+            self.calls_sought.setdefault(bundle[0].id, {})[task_id] = None
         return self.results.seek(task_id, now)
 
     def bundle_came(self, bundle: TaskId) -> None:
@@ -162,15 +162,21 @@ class Needs:
 
     def _call_of(self, ended: Ended, task_id: TaskId) -> Ended | None:
         """What the end of a bundle tells of one of its calls."""
-        bundle = bundle_of(task_id)
-        outcome = None if bundle is None else outcome_of_call(ended.outcome, bundle[1])
+        index = index_of_call(ended.outcome.id, task_id)
+        outcome = None if index is None else outcome_of_call(ended.outcome, index)
         return None if outcome is None else ended._replace(outcome=outcome)
 
     def _is_named_soon(self, task_id: TaskId, interest: Interest, now: float) -> bool:
         """Whether it is a call of a bundle that is here, or of whose end its client has heard only lately."""
         if self._scheduler.named_later(task_id):
             interest.since = now
-        return bundle_of(task_id) is not None and now < interest.since + NAMED_AGAIN_WITHIN
+        bundle = place_of_call(task_id)
+        if bundle is None:
+            return False
+        ended = self._known_end_of_bundle(client_of(task_id), bundle[0])
+        if ended is not None and index_of_call(ended.outcome.id, task_id) is None:
+            return False  # somebody guesses
+        return now < interest.since + NAMED_AGAIN_WITHIN
 
     def _interest_in(self, record: TaskRecord, now: float) -> Interest:
         if record.interest is None:
@@ -180,11 +186,19 @@ class Needs:
     def _ended_before(self, task_id: TaskId) -> Ended | None:
         """How a task ended that is not unfinished here; of its own, or with the bundle that it was part of."""
         ended = self._known_end(task_id)
-        bundle = bundle_of(task_id) if ended is None else None
-        if bundle is None or bundle[0] in self._scheduler.tasks:
+        bundle = place_of_call(task_id) if ended is None else None
+        if bundle is None or bundle[0] in self._scheduler.bundles:
             return ended
-        whole = self._known_end(bundle[0])
+        whole = self._known_end_of_bundle(client_of(task_id), bundle[0])
         return None if whole is None else self._call_of(whole, task_id)
+
+    def _known_end_of_bundle(self, client: ClientId, part: str) -> Ended | None:
+        """Of the bundle of that client whose id has that open part."""
+        owner = self._scheduler.clients.get(client)
+        record = None if owner is None else owner.done_bundles.get(part)
+        if record is not None and record.outcome is not None:
+            return Ended(record.name, record.outcome, record.since)
+        return self.results.find_bundle(part)
 
     def _known_end(self, task_id: TaskId) -> Ended | None:
         owner = self._scheduler.clients.get(client_of(task_id))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from jobrunner.ids import TaskId, short_id
-from jobrunner.protocol.bundles import bundle_of, call_id, outcome_of_call
+from jobrunner.ids import TaskId, call_id, short_id
+from jobrunner.protocol.bundles import index_of_call, outcome_of_call
 from jobrunner.protocol.membership import ClientPeer, WorkerPeer
-from jobrunner.protocol.messages import OK, STATUS_NAMES, Query, Reply
+from jobrunner.protocol.messages import CRASHED, LOST, OK, SPLIT, STATUS_NAMES, Query, Reply
 from jobrunner.protocol.principals import Principal
 from jobrunner.protocol.task import (
     ACTIVE,
@@ -98,7 +98,7 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
 def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     record = find_task(core, who, argument)
     described = describe_task(record, who, now)
-    index = index_of_call(record, argument)
+    index = call_in(record, argument)
     if index is not None:
         described |= describe_call(record, index)
     described["why"] = why(core, record)
@@ -110,14 +110,15 @@ def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
     task_id, _, only = argument.partition(" ")
     running = only != "queued"
     record = find_task(core, who, task_id)
-    index = index_of_call(record, task_id)
+    index = call_in(record, task_id)
     if index is None:
         core.scheduler.cancel(record.id, running, now)
         state = STATE_NAMES[record.state]
         return {"id": record.id, "cancelled": state == "cancelled", "state": state}
     call = describe_call(record, index)
     state = call["state"]
-    if record.state not in TERMINAL and (running or record.state != RUNNING):
+    goes_on = record.state not in TERMINAL or core.scheduler.named_later(call["id"])
+    if goes_on and state not in DONE and (running or record.state != RUNNING):
         core.scheduler.cancel_call(record, index, running)
         state = "cancelling" if running else state
     return {"id": call["id"], "cancelled": state == "cancelled", "state": state}
@@ -153,6 +154,8 @@ ANSWERS = {
 }
 
 
+DONE = tuple(STATE_NAMES[state] for state in TERMINAL)
+
 COMMANDS = ("cancel", "drain", "forget")
 """Those of ANSWERS that change something."""
 
@@ -166,13 +169,12 @@ def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecor
     record = core.scheduler.tasks.get(TaskId(argument))
     if record is not None:
         return record
-    place = bundle_of(TaskId(argument))
-    bundle = None if place is None else core.scheduler.tasks.get(place[0])
-    if bundle is not None and index_of_call(bundle, argument) is not None:
-        return bundle
+    bundle = core.scheduler.bundle_with(TaskId(argument))
+    if bundle is not None:
+        return bundle[0]
     for source in (reversed(core.scheduler.recent), core.scheduler.tasks.values()):
         for record in source:
-            if record.id == argument or index_of_call(record, argument) is not None:
+            if record.id == argument or call_in(record, argument) is not None:
                 return record
             known = who.sees_all or owns(who, record)
             if known and record.id.startswith(argument) and short_id(record.id) == argument:
@@ -180,12 +182,12 @@ def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecor
     raise UnknownName(f"the coordinator knows no task {argument!r}: the id is wrong, or it finished long ago")
 
 
-def index_of_call(record: TaskRecord, argument: str) -> int | None:
+def call_in(record: TaskRecord, argument: str) -> int | None:
     """Where the call of that id is in this bundle; None if it is not in it."""
-    if not isinstance(record.span, int) or not argument.startswith(record.id):
+    if not isinstance(record.span, int):
         return None
-    place = bundle_of(TaskId(argument))
-    return place[1] if place is not None and place[0] == record.id and place[1] < record.span else None
+    index = index_of_call(record.id, TaskId(argument))
+    return index if index is not None and index < record.span else None
 
 
 def owns(who: Principal, record: TaskRecord) -> bool:
@@ -254,16 +256,22 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, A
     }
 
 
+def takes_apart(bundle: TaskRecord) -> bool:
+    """Whether it has ended, and some of its calls may go on."""
+    return bundle.outcome is not None and bundle.outcome.status in (SPLIT, CRASHED, LOST)
+
+
 def describe_call(bundle: TaskRecord, index: int) -> dict[str, Any]:
-    """Where one call of a bundle differs from all of it. What is told is no more than its bundle's state, if that has
-    been taken apart."""
+    """Where one call of a bundle differs from all of it. If that was taken apart, the call waits for its client."""
     described: dict[str, Any] = {
         "id": call_id(bundle.id, index),
         "elements": 1,
         "state": STATE_NAMES[bundle.state],
     }
     outcome = None if bundle.outcome is None else outcome_of_call(bundle.outcome, index)
-    if outcome is not None:
+    if outcome is None and takes_apart(bundle):
+        described["state"] = STATE_NAMES[WAITING]
+    elif outcome is not None:
         failed = outcome.status != OK
         described |= {"state": STATE_NAMES[FAILED if failed else SUCCEEDED], "duration": outcome.duration}
     return described

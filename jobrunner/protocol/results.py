@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-from jobrunner.ids import TaskId, short_id
+from jobrunner.ids import TaskId, open_part, short_id
 from jobrunner.payloads import payload_size
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.batches import of_outcome
-from jobrunner.protocol.bundles import bundle_of
+from jobrunner.protocol.bundles import index_of_call, place_of_call
 from jobrunner.protocol.messages import OK, REFUSED, STATUS_NAMES, UNMET, Outcome
 from jobrunner.protocol.task import Interest, TaskRecord
 
@@ -32,6 +32,8 @@ class Ended(NamedTuple):
     at: float
     account: Account | None = None
     """Whose task it was; where it is kept, at whose expense."""
+    bundle: bool = False
+    """Its calls may be asked for."""
 
     @property
     def size(self) -> int:
@@ -48,14 +50,16 @@ class Sought(dict[TaskId, Interest]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._calls: dict[TaskId, dict[TaskId, None]] = {}
+        self._calls: dict[str, dict[TaskId, None]] = {}
+        """By the open part of the bundle's id."""
 
     def calls_of(self, bundle: TaskId) -> list[TaskId]:
-        return list(self._calls.get(bundle, ()))
+        calls = self._calls.get(open_part(bundle), ()) if self._calls else ()
+        return [call for call in calls if index_of_call(bundle, call) is not None]
 
     def __setitem__(self, task_id: TaskId, interest: Interest) -> None:
         super().__setitem__(task_id, interest)
-        bundle = bundle_of(task_id)
+        bundle = place_of_call(task_id)
         if bundle is not None:
             self._calls.setdefault(bundle[0], {})[task_id] = None
 
@@ -71,7 +75,7 @@ class Sought(dict[TaskId, Interest]):
         return interest
 
     def _forget(self, task_id: TaskId) -> None:
-        bundle = bundle_of(task_id)
+        bundle = place_of_call(task_id)
         if bundle is not None:
             calls = self._calls[bundle[0]]
             del calls[task_id]
@@ -90,6 +94,13 @@ class Results:
         self.size = 0
         """Bytes of those below."""
         self._recent: OrderedDict[TaskId, Ended] = OrderedDict()
+        self._bundles: dict[str, TaskId] = {}
+        """Those among them, by the open part of their ids."""
+
+    def find_bundle(self, part: str) -> Ended | None:
+        """The bundle whose id has that open part."""
+        bundle = self._bundles.get(part)
+        return None if bundle is None else self._recent.get(bundle)
 
     def find(self, task_id: TaskId) -> Ended | None:
         return self._recent.get(task_id) or self.kept.get(task_id)
@@ -102,6 +113,8 @@ class Results:
         if size > self.limit:
             return
         self._recent[ended.outcome.id] = ended
+        if ended.bundle:
+            self._bundles[open_part(ended.outcome.id)] = ended.outcome.id
         self.size += size
         while self.size > self.limit:
             self._drop(next(iter(self._recent)))
@@ -139,7 +152,10 @@ class Results:
         return interest
 
     def _drop(self, task_id: TaskId) -> None:
-        self.size -= self._recent.pop(task_id).size
+        ended = self._recent.pop(task_id)
+        self.size -= ended.size
+        if ended.bundle:
+            self._bundles.pop(open_part(task_id), None)
 
 
 def beyond_quota(task_id: TaskId, excess: str) -> Outcome:

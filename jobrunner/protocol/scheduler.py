@@ -10,11 +10,12 @@ from __future__ import annotations
 import heapq
 from collections import deque
 
-from jobrunner.ids import ClientId, TaskId, WorkerId, client_of
+from jobrunner.ids import ClientId, TaskId, WorkerId, call_id, client_of, open_part
 from jobrunner.protocol import messages as m
 from jobrunner.protocol import retry
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
-from jobrunner.protocol.bundles import bundle_of, call_id, whole_of
+from jobrunner.protocol.bundles import index_of_call, place_of_call, whole_of
+from jobrunner.protocol.chunks import chunk_of, part_id
 from jobrunner.protocol.division import Division
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
@@ -115,6 +116,8 @@ class Scheduler:
         self.queue = ReadyQueue()
         self.counts = [0] * len(STATE_NAMES)
         self.recent: deque[TaskRecord] = deque(maxlen=RECENT)
+        self.bundles: dict[str, TaskRecord] = {}
+        """The bundles among `tasks`, by the open part of their ids."""
         self.unclaimed: dict[TaskId, Unclaimed] = {}
         self.open: dict[WorkerPeer, None] = {}
         """Workers that may have room."""
@@ -133,7 +136,7 @@ class Scheduler:
     def submit(self, client: ClientPeer, spec: m.TaskSpec, now: float) -> bool:
         """Accept a call; False if it names a function that nobody has sent."""
         if client.promised:
-            bundle = bundle_of(spec.id)
+            bundle = place_of_call(spec.id)
             if bundle is not None:
                 client.promised.discard(bundle[0])
         if self._known(client, spec.id):
@@ -161,6 +164,8 @@ class Scheduler:
         client.submitted += record.weight
         client.unfinished += record.weight
         self.tasks[spec.id] = record
+        if isinstance(spec.span, int):
+            self.bundles[open_part(spec.id)] = record
         if self.journaling:
             self.entry.accepted.append(spec)
             if client.who.key:
@@ -372,7 +377,9 @@ class Scheduler:
                     wanted.update(outcome.id for outcome in message.outcomes)
             for task_id in client.done.keys() - wanted:
                 if not self.named_later(task_id):
-                    drop_payload(client.done.pop(task_id))
+                    taken = client.take_done(task_id)
+                    if taken is not None:
+                        drop_payload(taken)
         for task_id in [t for t in self.unclaimed if client_of(t) == client_id]:
             if not self.named_later(task_id):
                 self._drop_unclaimed(task_id)
@@ -401,14 +408,32 @@ class Scheduler:
         heapq.heapify(self.delayed)
 
     def named_later(self, task_id: TaskId) -> bool:
-        """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call."""
-        bundle = bundle_of(task_id)
-        if bundle is None or bundle[0] in self.tasks:
-            return bundle is not None
+        """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call.
+
+        Or a part of a chunk.
+        """
         client = self.clients.get(client_of(task_id))
-        return client is not None and (
-            not client.reconciled or bundle[0] in client.done or bundle[0] in client.promised
-        )
+        bundle = place_of_call(task_id)
+        if bundle is not None:
+            record = self.bundles.get(bundle[0])
+            if record is None and client is not None:
+                record = client.done_bundles.get(bundle[0])
+            if record is not None:
+                return index_of_call(record.id, task_id) is not None  # else somebody guesses
+            known = client is not None and bundle[0] in client.promised
+        else:
+            chunk = chunk_of(task_id)
+            if chunk is None:
+                return False
+            known = chunk in self.tasks or (client is not None and chunk in client.done)
+        return known or (client is not None and not client.reconciled)
+
+    def bundle_with(self, task_id: TaskId) -> tuple[TaskRecord, int] | None:
+        """The unfinished bundle in which that call is, and where."""
+        place = place_of_call(task_id)
+        record = None if place is None else self.bundles.get(place[0])
+        index = None if record is None else index_of_call(record.id, task_id)
+        return None if record is None or index is None or index >= record.elements else (record, index)
 
     # --- detached tasks, and the journal ---
 
@@ -802,7 +827,7 @@ class Scheduler:
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
         self.leave_to_client(record, record.span - running)
-        record.client.promised.add(record.id)
+        record.client.promised.add(open_part(record.id))
         self.finish(record, outcome, SUCCEEDED, now)
         if fresh:
             self.goes_on(worker, outcome, now)
@@ -810,8 +835,11 @@ class Scheduler:
     def goes_on(self, worker: WorkerPeer, outcome: m.Outcome, now: float) -> None:
         """Of a bundle that this worker has just given up, one call runs on; or a part of a chunk, see `chunks`."""
         detail: m.Detail = outcome.detail or {}
-        index = detail["running"] if "running" in detail else detail.get("stop", -1)
-        self._adopt_one(worker, m.Held(call_id(outcome.id, index), 1, True), now)
+        if "running" in detail:
+            goes_on = call_id(outcome.id, detail["running"])
+        else:
+            goes_on = part_id(outcome.id, detail.get("stop", -1))
+        self._adopt_one(worker, m.Held(goes_on, 1, True), now)
 
     def leave_to_client(self, record: TaskRecord, calls: int) -> None:
         """So many calls of a bundle will be submitted again: they do not count as ended, nor twice as submitted."""
@@ -898,10 +926,12 @@ class Scheduler:
         if record.setup is not None:
             self.functions.release(record.setup)
         del self.tasks[record.id]
+        if isinstance(record.span, int) and self.bundles.get(open_part(record.id)) is record:
+            del self.bundles[open_part(record.id)]
         client.unfinished -= record.weight
         self.recent.append(record)
         if self.clients.get(client.id) is client:
-            client.done[record.id] = record
+            client.add_done(record)
             self.tell_client(client, outcome)
         else:
             drop_payload(record)
@@ -910,7 +940,7 @@ class Scheduler:
     def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         """For those who want to know now, and those who may ask later."""
         account = record.client.account
-        ended = Ended(record.name, outcome, now, account)
+        ended = Ended(record.name, outcome, now, account, isinstance(record.span, int))
         if record.options.detach:
             self.results.keep(ended)
         elif outcome.status != m.CANCELLED:
@@ -938,7 +968,7 @@ class Scheduler:
             client.told_again.add(outcome.id)
             bundle = outcome.status == m.SPLIT and "running" in (outcome.detail or {})
             if bundle and client_of(outcome.id) == client.id:
-                client.promised.add(outcome.id)
+                client.promised.add(open_part(outcome.id))
             self.tell_client(client, outcome)
 
     def acknowledged(self, client: ClientPeer, outcomes: list[m.Outcome]) -> None:
@@ -946,7 +976,7 @@ class Scheduler:
         if not client.reconciled:
             return  # a Submit of this session, still under way, may name them
         for outcome in outcomes:
-            record = client.done.pop(outcome.id, None)
+            record = client.take_done(outcome.id)
             if record is not None:
                 drop_payload(record)
 
@@ -954,7 +984,7 @@ class Scheduler:
         """It will not have the outcomes any more that it has not acknowledged."""
         for record in client.done.values():
             drop_payload(record)
-        client.done.clear()
+        client.clear_done()
 
     def _claim(self, record: TaskRecord, held: Unclaimed, now: float) -> None:
         """A queued task turns out to be with a worker already: join that attempt instead of starting another."""

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobrunner.config import EXIT_WAIT, PEER_TIMEOUT
-from jobrunner.ids import SlotId, TaskId, WorkerId
+from jobrunner.ids import SlotId, TaskId, WorkerId, call_id
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import batches, of_outcome
-from jobrunner.protocol.bundles import call_id
 from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.effects import (
     FINAL_ERROR,

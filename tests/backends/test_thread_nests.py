@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from jobrunner import Executor, current_executor
+from jobrunner import Executor, blocking, current_executor
 
 
 @pytest.fixture
@@ -46,6 +46,20 @@ def test_a_call_that_waits_without_a_word_counts_once(pool):
     go.set()
     assert future.result()
     eventually(lambda: pool.status()["waiting"] == 0)
+
+
+def test_a_call_that_leaves_a_wait_open_does_not_lend_its_thread_after_it(pool):
+    kept = []
+
+    def leave_open():
+        kept.append(blocking.waiting())
+        kept[0].__enter__()
+
+    pool.submit(leave_open).result()
+    eventually(lambda: pool.status()["waiting"] == 0)
+    del kept[:]
+    assert pool.submit(int).result() == 0
+    assert pool.status()["waiting"] == 0
 
 
 def test_a_second_call_waits_in_the_same_thread_as_the_first_one(pool):

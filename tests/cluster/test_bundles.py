@@ -8,6 +8,7 @@ import calls
 import pytest
 from conftest import BOUND, connected, until
 
+from jobrunner import TaskLostError
 from jobrunner.admin import ClusterAdmin
 from jobrunner.cli.cancelling import cancel_all, worked
 
@@ -64,3 +65,18 @@ def test_the_command_cancels_one_call(mine, address, gate):
         until(futures[1].cancelled)
         gate.touch()
         assert [futures[n].result(BOUND) for n in (0, 2)] == [0, 4]
+
+
+def test_the_id_of_one_call_is_no_right_to_the_others(mine, address, gate):
+    futures = bundle(mine, 3)
+    shown = futures[1].id
+    part, _, digits = shown.rpartition("-")
+    right_of_the_bundle = futures[0]._batch.id.rpartition("-")[2]
+    assert right_of_the_bundle not in shown
+    with connected(address) as other:
+        given = other.future(shown)
+        guessed = [other.future(guess) for guess in (f"{part[:-1]}2-{digits}", f"{part[:-2]}-{digits}")]
+        gate.touch()
+        assert given.result(BOUND) == 1
+        assert all(isinstance(future.exception(BOUND), TaskLostError) for future in guessed)
+        assert other.future(futures[2].id).result(BOUND) == 4

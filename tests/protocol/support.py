@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jobrunner.ids import ClientId, SlotId, TaskId, WorkerId, bound
+from jobrunner.ids import ClientId, SlotId, TaskId, WorkerId, bound, call_id
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.bundles import Results, pack_calls, pack_results
@@ -91,6 +91,11 @@ def ok(task: str, attempt: int = 1, payload: bytes = b"result", duration: float 
 
 def ended(task: str, status: int, attempt: int = 1, **detail: Any) -> m.Outcome:
     return m.Outcome(TaskId(task), attempt, status, b"", 1.0, detail or None)
+
+
+def call(bundle: str, index: int) -> TaskId:
+    """The id of one call of a bundle."""
+    return call_id(TaskId(bundle), index)
 
 
 def ids(tasks: Iterable[Any]) -> list[str]:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import msgpack
 import pytest
-from protocol.support import ended, ok, results, spec, split
+from protocol.support import call, ended, ok, results, spec, split
 
+from jobrunner.ids import RIGHT_BYTES, TaskId, call_id, client_of, short_id
 from jobrunner.protocol import bundles
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import (
@@ -12,13 +13,13 @@ from jobrunner.protocol.bundles import (
     SMALL_CALL,
     Limits,
     Results,
-    bundle_of,
-    call_id,
+    index_of_call,
     limit,
     outcome_of_call,
     pack_calls,
     pack_results,
     permits,
+    place_of_call,
     unpack_calls,
     unpack_results,
 )
@@ -90,20 +91,36 @@ def test_a_client_of_very_many_functions_forgets_their_durations(monkeypatch):
 
 def test_a_call_of_a_bundle_has_an_id_that_tells_both():
     for index in (0, 7, MOST_CALLS - 1, MOST_BUNDLED - 1):
-        assert bundle_of(call_id("c-1", index)) == ("c-1", index)
+        task = call_id(TaskId("c-1-abcd"), index)
+        assert place_of_call(task) == ("c-1", index)
+        assert index_of_call(TaskId("c-1-abcd"), task) == index
+        assert client_of(task) == "c"
+        assert short_id(task) == f"c-1/{index}"
+
+
+def test_the_id_of_a_call_is_no_right_to_its_bundle_or_to_the_others():
+    bundle = TaskId("c-1-abcd")
+    ids = [call_id(bundle, index) for index in range(3)]
+    rights = {task.rpartition("-")[2] for task in ids}
+    assert len(rights) == 3
+    assert all(len(right) == 2 * RIGHT_BYTES and "abcd" not in right for right in rights)
+    assert index_of_call(bundle, TaskId(ids[0].replace("/0-", "/1-"))) is None
+    assert index_of_call(TaskId("c-1-abce"), ids[0]) is None
+    assert index_of_call(bundle, bundle) is None
 
 
 @pytest.mark.parametrize(
-    "task", ["c-1", "", "/", "c-1/", "c-1/x", "c-1/-1", "c-1/1.0", "c-1/99999999999999999", "c-1/ 1"]
+    "task",
+    ["c-1", "", "/", "c-1/-r", "c-1/x-r", "c-1/-1-r", "c-1/1.0-r", "c-1/99999999999999999-r", "c-1/ 1-r"],
 )
 def test_other_ids_are_those_of_no_call_of_a_bundle(task):
-    assert bundle_of(task) is None
+    assert place_of_call(task) is None
 
 
-@pytest.mark.parametrize("task", ["c-1/03", "c-1/00", "c-1/\u0663", "c-1/\u00b2"])
+@pytest.mark.parametrize("task", ["c-1/03-r", "c-1/00-r", "c-1/\u0663-r", "c-1/\u00b2-r"])
 def test_a_call_has_no_second_id(task):
     """Its outcome would be told under the first, and whoever asked under the second would wait for ever."""
-    assert bundle_of(task) is None
+    assert place_of_call(task) is None
 
 
 # --- what a bundle's payload and outcome say ------------------------------------------------------------------------
@@ -120,8 +137,8 @@ def test_calls_and_results_come_back_as_they_were_also_out_of_frames():
 def test_each_call_has_its_own_outcome():
     whole = ok("c-1", payload=results(b"a", b"b", failed=[1]))._replace(detail={"worker": "w", "host": "h"})
     place = {"worker": "w", "host": "h"}
-    assert outcome_of_call(whole, 0) == m.Outcome("c-1/0", 1, m.OK, b"a", 0.5, place)
-    assert outcome_of_call(whole, 1) == m.Outcome("c-1/1", 1, m.ERROR, b"b", 0.5, place)
+    assert outcome_of_call(whole, 0) == m.Outcome(call("c-1", 0), 1, m.OK, b"a", 0.5, place)
+    assert outcome_of_call(whole, 1) == m.Outcome(call("c-1", 1), 1, m.ERROR, b"b", 0.5, place)
     assert outcome_of_call(whole, 2) is None
 
 
@@ -133,7 +150,7 @@ def test_a_bundle_that_was_given_up_tells_of_the_first_calls_alone():
 
 def test_an_error_of_the_whole_is_that_of_each_unless_together_they_were_too_large():
     error = ended("c-1", m.ERROR, error="no such module")
-    assert outcome_of_call(error, 5) == error._replace(id="c-1/5")
+    assert outcome_of_call(error, 5) == error._replace(id=call("c-1", 5))
     assert outcome_of_call(m.quota_exceeded("c-1", 1, "result has", 10, 5), 5) is None
     for status in (m.CRASHED, m.LOST, m.CANCELLED, m.REFUSED):
         assert outcome_of_call(ended("c-1", status), 5) is None

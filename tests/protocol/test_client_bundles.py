@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, bundle, client, ended, ids, ok, results, spec, split
+from protocol.support import DOUBLE, bundle, call, client, ended, ids, ok, results, spec, split
 
 from jobrunner.ids import TaskId
 from jobrunner.protocol import messages as m
@@ -73,22 +73,24 @@ def test_what_a_slot_gives_up_goes_on_as_tasks_of_their_own(world):
     sent(world, bundle(1, *THREE))
     assert told(world, split("c-1", 1, results(b"x"))) == [BundleSplit("c-1", results(b"x"), 1)]
     (message,) = [x for x in world.heard() if type(x) is m.Submit]
-    assert message.tasks == [spec("1/1", payload=b"b"), spec("1/2", payload=b"c")]
-    assert list(world.core.pending) == ["c-1/1", "c-1/2"]
-    assert told(world, ok("c-1/1")) == [ResolveTasks([ok("c-1/1")])]
+    assert message.tasks == [
+        spec(1, payload=payload)._replace(id=call("c-1", index)) for index, payload in ((1, b"b"), (2, b"c"))
+    ]
+    assert list(world.core.pending) == [call("c-1", 1), call("c-1", 2)]
+    assert told(world, ok(call("c-1", 1))) == [ResolveTasks([ok(call("c-1", 1))])]
 
 
 @pytest.mark.parametrize("status", [m.CRASHED, m.LOST, m.REFUSED])
 def test_what_ends_a_bundle_alone_ends_none_of_its_calls(world, status):
     sent(world, bundle(1, *THREE))
     assert told(world, ended("c-1", status)) == [BundleSplit("c-1", b"", 0)]
-    assert list(world.core.pending) == ["c-1/0", "c-1/1", "c-1/2"]
+    assert list(world.core.pending) == [call("c-1", 0), call("c-1", 1), call("c-1", 2)]
 
 
 def test_calls_whose_results_are_too_large_together_are_tried_alone(world):
     sent(world, bundle(1, *THREE))
     told(world, m.quota_exceeded(TaskId("c-1"), 1, "result has", 10, 5))
-    assert list(world.core.pending) == ["c-1/0", "c-1/1", "c-1/2"]
+    assert list(world.core.pending) == [call("c-1", 0), call("c-1", 1), call("c-1", 2)]
 
 
 def test_calls_whose_arguments_are_too_large_together_are_sent_alone():
@@ -98,9 +100,9 @@ def test_calls_whose_arguments_are_too_large_together_are_sent_alone():
     effects = world.take()
     assert effects[:2] == [BundleSplit("c-1", b"", 0), BundleSplit("c-2", b"", 0)]
     (refused,) = effects[2].outcomes
-    assert (refused.id, refused.detail["too_large"]) == ("c-2/0", True)
+    assert (refused.id, refused.detail["too_large"]) == (call("c-2", 0), True)
     (message,) = [x for x in world.heard() if type(x) is m.Submit]
-    assert ids(message.tasks) == ["c-1/0", "c-1/1"]
+    assert ids(message.tasks) == [call("c-1", 0), call("c-1", 1)]
 
 
 def test_a_running_announcement_of_a_bundle_is_about_none_of_its_calls(world):
@@ -108,8 +110,8 @@ def test_a_running_announcement_of_a_bundle_is_about_none_of_its_calls(world):
     world.say(m.Running([TaskId("c-1")]))
     assert world.take() == []
     told(world, split("c-1", 0, results()))
-    world.say(m.Running([TaskId("c-1/0")]))
-    assert world.take() == [AnnounceRunning(["c-1/0"])]
+    world.say(m.Running([call("c-1", 0)]))
+    assert world.take() == [AnnounceRunning([call("c-1", 0)])]
 
 
 # --- the window ---------------------------------------------------------------------------------------------------
@@ -125,16 +127,16 @@ def test_calls_that_the_coordinator_has_had_do_not_wait_for_the_window():
     assert world.heard() == []
     told(world, split("c-1", 0, results()))
     (message,) = [x for x in world.heard() if type(x) is m.Submit]
-    assert ids(message.tasks) == ["c-1/0", "c-1/1", "c-1/2"]
+    assert ids(message.tasks) == [call("c-1", 0), call("c-1", 1), call("c-1", 2)]
 
 
 def test_the_call_that_runs_is_cancelled_where_it_runs_even_in_the_turn_that_names_it(world):
     sent(world, bundle(1, *THREE))
     world.say(m.Outcomes([split("c-1", 0, results())]))
-    cancel(world, "c-1/0", running=True)
+    cancel(world, call("c-1", 0), running=True)
     assert world.take() == [BundleSplit("c-1", results(), 0)]
     assert [type(x) for x in world.heard()] == [m.Submit, m.Cancel]
-    assert "c-1/0" in world.core.pending
+    assert call("c-1", 0) in world.core.pending
 
 
 def test_a_session_lost_at_that_moment_names_them_before_it_is_reconciled(world):
@@ -144,7 +146,7 @@ def test_a_session_lost_at_that_moment_names_them_before_it_is_reconciled(world)
     world.heard()
     world.open()
     first, second = [x for x in world.heard() if type(x) in (m.Submit, m.Reconciled)]
-    assert (ids(first.tasks), second) == (["c-1/1", "c-1/2"], m.Reconciled())
+    assert (ids(first.tasks), second) == ([call("c-1", 1), call("c-1", 2)], m.Reconciled())
 
 
 def test_who_needs_a_call_is_sent_after_its_bundle():
@@ -152,7 +154,7 @@ def test_who_needs_a_call_is_sent_after_its_bundle():
     world.open(window_tasks=1)
     world.take(), world.heard()
     sent(world, spec(1))
-    submit(world, bundle(2, *THREE), spec(3, priority=5)._replace(needs=(TaskId("c-2/1"),)))
+    submit(world, bundle(2, *THREE), spec(3, priority=5)._replace(needs=(call("c-2", 1),)))
     told(world, ok("c-1"))
     assert ids(world.heard_one(m.Submit).tasks) == ["c-2"]
     told(world, ok("c-2", payload=results(b"x", b"y", b"z")))
@@ -164,13 +166,13 @@ def test_who_needs_a_call_of_a_bundle_taken_apart_here_is_sent_after_that_call()
     world.open(window_tasks=1)
     world.take(), world.heard()
     sent(world, spec(1))
-    submit(world, bundle(2, *THREE), spec(3)._replace(needs=(TaskId("c-2/2"),)))
-    cancel(world, "c-2/0")
+    submit(world, bundle(2, *THREE), spec(3)._replace(needs=(call("c-2", 2),)))
+    cancel(world, call("c-2", 0))
     order = []
-    for task in ("c-1", "c-2/1", "c-2/2"):
+    for task in ("c-1", call("c-2", 1), call("c-2", 2)):
         told(world, ok(task))
         order += ids(world.heard_one(m.Submit).tasks)
-    assert order == ["c-2/1", "c-2/2", "c-3"]
+    assert order == [call("c-2", 1), call("c-2", 2), "c-3"]
 
 
 # --- cancelling one call --------------------------------------------------------------------------------------------
@@ -179,58 +181,61 @@ def test_who_needs_a_call_of_a_bundle_taken_apart_here_is_sent_after_that_call()
 def test_a_call_is_taken_out_of_a_bundle_that_has_not_been_sent():
     world = client(opened=False)
     submit(world, bundle(1, *THREE))
-    cancel(world, "c-1/1")
-    assert world.take() == [BundleSplit("c-1", b"", 0), cancelled("c-1/1")]
-    assert list(world.core.pending) == ["c-1/0", "c-1/2"]
+    cancel(world, call("c-1", 1))
+    assert world.take() == [BundleSplit("c-1", b"", 0), cancelled(call("c-1", 1))]
+    assert list(world.core.pending) == [call("c-1", 0), call("c-1", 2)]
     assert clean(world)
 
 
 def test_a_bundle_that_was_sent_must_be_had_back_first(world):
     sent(world, bundle(1, *THREE))
-    cancel(world, "c-1/1")
+    cancel(world, call("c-1", 1))
     assert world.heard() == [m.Cancel([m.CancelRequest("c-1", False)])]
-    assert told(world, ended("c-1", m.CANCELLED)) == [BundleSplit("c-1", b"", 0), cancelled("c-1/1")]
+    assert told(world, ended("c-1", m.CANCELLED)) == [BundleSplit("c-1", b"", 0), cancelled(call("c-1", 1))]
     submitted, supplied = [x for x in world.heard() if type(x) in (m.Submit, m.Supply)]
-    assert ids(submitted.tasks) == ["c-1/0", "c-1/2"]
-    assert ids(supplied.outcomes) == ["c-1/1"], "somebody there may wait for it"
+    assert ids(submitted.tasks) == [call("c-1", 0), call("c-1", 2)]
+    assert ids(supplied.outcomes) == [call("c-1", 1)], "somebody there may wait for it"
     assert clean(world)
 
 
 def test_a_call_of_a_bundle_that_runs_is_refused(world):
     sent(world, bundle(1, *THREE))
-    cancel(world, "c-1/1")
-    cancel(world, "c-1/2", running=True)
+    cancel(world, call("c-1", 1))
+    cancel(world, call("c-1", 2), running=True)
     world.heard()
     world.say(m.CancelRefused([TaskId("c-1")]))
-    assert world.take() == [AnswerCancel(["c-1", "c-1/1"])]
-    assert told(world, split("c-1", 0, results())) == [BundleSplit("c-1", results(), 0), cancelled("c-1/2")]
-    assert list(world.core.pending) == ["c-1/0", "c-1/1"]
+    assert world.take() == [AnswerCancel(["c-1", call("c-1", 1)])]
+    assert told(world, split("c-1", 0, results())) == [
+        BundleSplit("c-1", results(), 0),
+        cancelled(call("c-1", 2)),
+    ]
+    assert list(world.core.pending) == [call("c-1", 0), call("c-1", 1)]
     assert clean(world)
 
 
 def test_a_call_that_is_to_be_stopped_is_stopped_when_it_turns_out_to_be_the_one_that_runs(world):
     sent(world, bundle(1, *THREE))
-    cancel(world, "c-1/1")
-    cancel(world, "c-1/1", running=True)
+    cancel(world, call("c-1", 1))
+    cancel(world, call("c-1", 1), running=True)
     world.heard()
     assert told(world, split("c-1", 1, results(b"x"))) == [BundleSplit("c-1", results(b"x"), 1)]
     submitted, request = [x for x in world.heard() if type(x) in (m.Submit, m.Cancel)]
-    assert ids(submitted.tasks) == ["c-1/1", "c-1/2"]
-    assert request == m.Cancel([m.CancelRequest("c-1/1", True)])
+    assert ids(submitted.tasks) == [call("c-1", 1), call("c-1", 2)]
+    assert request == m.Cancel([m.CancelRequest(call("c-1", 1), True)])
     assert clean(world)
 
 
 def test_a_call_that_is_not_to_be_stopped_and_runs_is_refused_when_that_is_known(world):
     sent(world, bundle(1, *THREE))
-    cancel(world, "c-1/1")
+    cancel(world, call("c-1", 1))
     effects = told(world, split("c-1", 1, results(b"x")))
-    assert effects == [BundleSplit("c-1", results(b"x"), 1), AnswerCancel(["c-1/1"])]
+    assert effects == [BundleSplit("c-1", results(b"x"), 1), AnswerCancel([call("c-1", 1)])]
     assert clean(world)
 
 
 def test_a_call_that_has_ended_in_the_meantime_has_ended(world):
     sent(world, bundle(1, *THREE))
-    cancel(world, "c-1/0", running=True)
+    cancel(world, call("c-1", 0), running=True)
     outcome = ok("c-1", payload=results(b"x", b"y", b"z"))
     assert told(world, outcome) == [ResolveTasks([outcome])]
     assert clean(world)
@@ -238,17 +243,17 @@ def test_a_call_that_has_ended_in_the_meantime_has_ended(world):
 
 def test_others_who_have_a_right_to_a_call_have_the_coordinator_ask_for_its_cancelling(world):
     sent(world, bundle(1, *THREE))
-    world.say(m.Cancel([m.CancelRequest(TaskId("c-1/1"), True), m.CancelRequest(TaskId("d-1"), True)]))
+    world.say(m.Cancel([m.CancelRequest(call("c-1", 1), True), m.CancelRequest(TaskId("d-1"), True)]))
     assert world.heard() == [m.Cancel([m.CancelRequest("c-1", False)])]
-    assert told(world, ended("c-1", m.CANCELLED)) == [BundleSplit("c-1", b"", 0), cancelled("c-1/1")]
+    assert told(world, ended("c-1", m.CANCELLED)) == [BundleSplit("c-1", b"", 0), cancelled(call("c-1", 1))]
     world.heard()
-    world.say(m.Cancel([m.CancelRequest(TaskId("c-1/2"), True)]))
-    assert world.heard() == [m.Cancel([m.CancelRequest("c-1/2", True)])]
+    world.say(m.Cancel([m.CancelRequest(call("c-1", 2), True)]))
+    assert world.heard() == [m.Cancel([m.CancelRequest(call("c-1", 2), True)])]
 
 
 def test_a_call_that_is_none_of_the_bundle_cannot_be_cancelled(world):
     sent(world, bundle(1, *THREE))
-    cancel(world, "c-1/3", "c-2/0")
+    cancel(world, call("c-1", 3), call("c-2", 0))
     assert (world.take(), world.heard()) == ([], [])
 
 
@@ -279,8 +284,12 @@ def test_of_an_unwanted_bundle_that_runs_only_the_call_that_runs_goes_on(world):
     world.say(m.CancelRefused([TaskId("c-1")]))
     world.take()
     effects = told(world, split("c-1", 1, results(b"x")))
-    assert effects == [BundleSplit("c-1", results(b"x"), 1), cancelled("c-1/2"), AnswerCancel(["c-1/1"])]
-    assert list(world.core.pending) == ["c-1/1"]
+    assert effects == [
+        BundleSplit("c-1", results(b"x"), 1),
+        cancelled(call("c-1", 2)),
+        AnswerCancel([call("c-1", 1)]),
+    ]
+    assert list(world.core.pending) == [call("c-1", 1)]
     assert clean(world)
 
 
@@ -288,6 +297,6 @@ def test_an_unwanted_bundle_that_crashes_is_not_begun_again(world):
     sent(world, bundle(1, *THREE))
     cancel(world, "c-1")
     effects = told(world, ended("c-1", m.CRASHED))
-    assert effects == [BundleSplit("c-1", b"", 0), cancelled("c-1/0", "c-1/1", "c-1/2")]
+    assert effects == [BundleSplit("c-1", b"", 0), cancelled(call("c-1", 0), call("c-1", 1), call("c-1", 2))]
     assert not world.core.pending
     assert clean(world)

@@ -1,7 +1,19 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, bundle, client_peer, ended, ids, ok, results, spec, split, worker_peer
+from protocol.support import (
+    DOUBLE,
+    bundle,
+    call,
+    client_peer,
+    ended,
+    ids,
+    ok,
+    results,
+    spec,
+    split,
+    worker_peer,
+)
 
 from jobrunner.ids import TaskId
 from jobrunner.protocol import messages as m
@@ -11,7 +23,7 @@ from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.task import ASSIGNED, CANCELLED, QUEUED, RUNNING, WAITING
 
 BUNDLE = TaskId("c-1-0")
-FIRST, SECOND, THIRD = (TaskId(f"c-1-0/{n}") for n in range(3))
+FIRST, SECOND, THIRD = (call("c-1-0", n) for n in range(3))
 CALLS = (b"a", b"b", b"c")
 
 
@@ -330,12 +342,12 @@ def test_who_asks_for_a_call_after_its_bundle_has_ended_is_told_at_once(desk):
 def test_who_asks_for_a_call_before_its_bundle_has_come_is_told_too(desk):
     """It asks a coordinator that was started again: the one who asks may be back before the one who knows."""
     other = desk.add_client("d")
-    desk.scheduler.needs.watch(other, TaskId("c-2-0/0"), 0.0)
+    desk.scheduler.needs.watch(other, call("c-2-0", 0), 0.0)
     desk.submit(bundle("2-0", b"a"))
     desk.outcome(ok(BUNDLE, payload=results(b"x", b"y", b"z")))
     desk.place()
     desk.outcome(ok("c-2-0", payload=results(b"w")))
-    assert [(o.id, o.payload) for o in desk.told(other)] == [("c-2-0/0", b"w")]
+    assert [(o.id, o.payload) for o in desk.told(other)] == [(call("c-2-0", 0), b"w")]
 
 
 def test_of_a_bundle_that_was_given_up_some_calls_are_known_and_others_will_be(desk):

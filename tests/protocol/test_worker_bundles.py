@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import assign, assignment, die, finish, ids, results, started, worker
+from protocol.support import assign, assignment, call, die, finish, ids, results, started, worker
 
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.protocol import messages as m
@@ -59,9 +59,9 @@ def test_a_bundle_that_takes_long_is_recalled_and_goes_on_as_one_of_its_calls(wo
     recalled(world)
     give_up(world, 1, b"x")
     assert outcome(world) == m.Outcome("c-1", 1, m.SPLIT, results(b"x"), 0.0, {**PLACE, "running": 1})
-    assert list(world.core.tasks) == ["c-1/1"]
+    assert list(world.core.tasks) == [call("c-1", 1)]
     finish(world, 1, 1, payload=b"y")
-    assert outcome(world) == m.Outcome("c-1/1", 1, m.OK, b"y", 1.0)
+    assert outcome(world) == m.Outcome(call("c-1", 1), 1, m.OK, b"y", 1.0)
     assert not world.core.tasks
 
 
@@ -74,14 +74,14 @@ def test_the_call_that_goes_on_is_announced_and_not_recalled_again(world):
     world.turn(1.0)
     assert world.take() == []
     assert [x for x in world.heard() if type(x) is m.Running] == []
-    assert world.core.tasks["c-1/0"].announced
+    assert world.core.tasks[call("c-1", 0)].announced
 
 
 def test_a_bundle_that_was_announced_is_announced_again_as_the_call_that_goes_on(world):
     world.turn(0.1)
     assert [x for x in world.heard() if type(x) is m.Running] == [m.Running(["c-1"])]
     give_up(world, 0)
-    assert [x for x in world.heard() if type(x) is m.Running] == [m.Running(["c-1/0"])]
+    assert [x for x in world.heard() if type(x) is m.Running] == [m.Running([call("c-1", 0)])]
 
 
 def test_a_call_is_announced_behind_the_outcome_that_names_it(world):
@@ -129,11 +129,11 @@ def test_a_bundle_that_is_being_stopped_and_ends_before_it_is_hit_has_ended(worl
 def test_the_call_that_goes_on_is_stopped_under_its_own_name(world):
     give_up(world, 1, b"x")
     outcome(world)
-    world.say(m.Cancel([m.CancelRequest("c-1/1", True)]))
+    world.say(m.Cancel([m.CancelRequest(call("c-1", 1), True)]))
     assert world.take() == [InterruptTask(SlotId(1), 1)]
     finish(world, 1, 1, status=m.ERROR)
     told = outcome(world)
-    assert (told.id, told.status) == ("c-1/1", m.CANCELLED)
+    assert (told.id, told.status) == (call("c-1", 1), m.CANCELLED)
 
 
 def test_a_process_that_dies_takes_only_the_call_that_goes_on_with_it(world):
@@ -141,7 +141,7 @@ def test_a_process_that_dies_takes_only_the_call_that_goes_on_with_it(world):
     assert outcome(world).status == m.SPLIT
     die(world, 1, 1, element=1)
     told = outcome(world)
-    assert (told.id, told.attempt, told.status) == ("c-1/1", 1, m.CRASHED)
+    assert (told.id, told.attempt, told.status) == (call("c-1", 1), 1, m.CRASHED)
     assert "element" not in told.detail, "it is no chunk, of which elements could be told apart"
 
 
@@ -170,12 +170,12 @@ def test_of_a_bundle_of_before_and_a_call_that_was_named_since_one_is_stopped():
     world = worker()
     assign(world, bundle(1))
     started(world)
-    assign(world, assignment("1/1", payload=b"b"))
+    assign(world, assignment(1, payload=b"b")._replace(id=call("c-1", 1)))
     give_up(world, 1, b"x")
     assert InterruptTask(SlotId(1), 1) in world.take()
     world.core.check_invariants()
     finish(world, 1, 1, status=m.ERROR)
-    assert started(world) == {1: ["c-1/1"]}
+    assert started(world) == {1: [call("c-1", 1)]}
     assert [(o.id, o.status) for o in [outcome(world)]] == [("c-1", m.CANCELLED)]
 
 
@@ -186,7 +186,7 @@ def test_results_that_are_too_large_together_are_never_sent(world):
     assert (told.id, told.status, told.detail["too_large"]) == ("c-1", m.ERROR, True)
     assert InterruptTask(SlotId(1), 1) in world.take(), "its client begins with all calls again"
     finish(world, 1, 1, status=m.ERROR)
-    assert (outcome(world).id, world.core.tasks) == ("c-1/1", {})
+    assert (outcome(world).id, world.core.tasks) == (call("c-1", 1), {})
 
 
 def test_a_lost_session_keeps_both(world):
@@ -196,7 +196,7 @@ def test_a_lost_session_keeps_both(world):
     world.lose()
     world.turn()
     held = {(entry.id, entry.attempt) for entry in world.hello.held}
-    assert held == {("c-1", 1), ("c-1/1", 1)}
+    assert held == {("c-1", 1), (call("c-1", 1), 1)}
     world.open()
     assert ids(outcomes(world)) == ["c-1"]
 
@@ -212,5 +212,5 @@ def test_what_a_call_prints_carries_its_own_name_once_it_goes_on(world):
     chunks = [chunk for x in world.heard() if type(x) is m.Output for chunk in x.chunks]
     assert [(chunk.id, chunk.text) for chunk in chunks] == [
         (TaskId("c-1"), "one\n"),
-        (TaskId("c-1/1"), "two\n"),
+        (call("c-1", 1), "two\n"),
     ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from jobrunner.ids import call_id
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.bundles import call_id, pack_calls
+from jobrunner.protocol.bundles import pack_calls
 from jobrunner.testing.simulation import Call, Scenario, World
 from jobrunner.testing.simulation.calls import flat
+from jobrunner.testing.simulation.checks import names_of
 from jobrunner.testing.simulation.program import ENDLESS, function
 
 SHORT = Call((0.0001,))
@@ -104,7 +106,7 @@ def test_who_needs_a_call_that_was_cancelled_with_its_bundle_is_told():
         waiting = task(world, SHORT, calls[1])
         world.run_for(0.1)
         node = world.clients[0]
-        node.cancel([calls[1].partition("/")[0] if whole else calls[1]], False)
+        node.cancel([names_of(calls[1])[1] if whole else calls[1]], False)
         world.run_for(1.5)
         assert status(world, waiting) == m.UNMET
         assert world.truth.expected[waiting].outcome.detail["need_status"] == m.CANCELLED

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from simulation.seeking import find
 
-from jobrunner.protocol.bundles import bundle_of
+from jobrunner.ids import TaskId
+from jobrunner.protocol.bundles import place_of_call
 from jobrunner.protocol.client_bundles import Bundles
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.worker_core import WorkerCore
+from jobrunner.testing.simulation.checks import RIGHT
 
 
 def test_a_client_that_forgets_the_rest_of_a_bundle_is_found(monkeypatch):
@@ -39,10 +41,10 @@ def test_a_worker_that_goes_on_under_the_name_of_the_bundle_is_found(monkeypatch
     def slot_split(self, event, now):
         real(self, event, now)
         task = self.slots[event.slot].queue.get(event.number) if event.slot in self.slots else None
-        bundle = None if task is None else bundle_of(task.id)
+        bundle = None if task is None else place_of_call(task.id)
         if bundle is not None and task.id in self.tasks:
             del self.tasks[task.id]
-            task.assignment = task.assignment._replace(id=bundle[0])
+            task.assignment = task.assignment._replace(id=TaskId(f"{bundle[0]}-{RIGHT}"))
             self.tasks[task.id] = task
 
     monkeypatch.setattr(WorkerCore, "_slot_split", slot_split)
@@ -81,8 +83,16 @@ def test_a_call_that_runs_on_without_its_client_being_told_is_found(monkeypatch)
     real = Scheduler.started
 
     def started(self, worker, task_id, now):
-        if task_id in self.tasks or bundle_of(task_id) is None:  # else it is named later
+        if task_id in self.tasks or place_of_call(task_id) is None:  # else it is named later
             real(self, worker, task_id, now)
 
     monkeypatch.setattr(Scheduler, "started", started)
     find("calm")
+
+
+def test_a_coordinator_that_cancels_the_others_with_a_call_is_found(monkeypatch):
+    def cancel_call(self, bundle, index, running):
+        self.cancel(bundle.id, running, bundle.since)
+
+    monkeypatch.setattr(Scheduler, "cancel_call", cancel_call)
+    find()

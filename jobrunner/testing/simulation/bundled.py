@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from jobrunner.protocol.bundles import Results, call_id, pack_results, unpack_calls
+from jobrunner.ids import call_id
+from jobrunner.protocol.bundles import Results, pack_results, unpack_calls
 from jobrunner.protocol.effects import SlotTask
 
 

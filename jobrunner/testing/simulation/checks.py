@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING
 
-from jobrunner.ids import ClientId, TaskId, client_of
+from jobrunner.ids import ClientId, TaskId, call_id, client_of
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import (
     Results,
-    bundle_of,
-    call_id,
     outcome_of_call,
+    place_of_call,
     unpack_calls,
     unpack_results,
 )
-from jobrunner.protocol.chunks import kept
+from jobrunner.protocol.chunks import chunk_of, kept
 from jobrunner.protocol.effects import ChunkDivided, SlotTask, Tick
 from jobrunner.protocol.worker_core import LARGE_DEFINITION
 from jobrunner.testing.simulation.calls import (
@@ -575,7 +574,12 @@ class Truth:
                 yield f"{node.name}: slot {process.id} was not told that nobody needs {large[:3]}"
 
 
+RIGHT = "0"
+"""The random digits of all ids here, so that a bundle's can be told from those of its calls."""
+
+
 def names_of(task: TaskId) -> tuple[TaskId, ...]:
     """Under which it may be known: its own, and that of the bundle or chunk that it was or is part of."""
-    bundle = bundle_of(task)
-    return (task,) if bundle is None else (task, *names_of(bundle[0]))
+    call = place_of_call(task)
+    whole = chunk_of(task) if call is None else TaskId(f"{call[0]}-{RIGHT}")
+    return (task,) if whole is None else (task, *names_of(whole))

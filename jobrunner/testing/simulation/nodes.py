@@ -51,7 +51,7 @@ from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 from jobrunner.protocol.principals import ANYONE, CLIENT, WORKER, Principal
 from jobrunner.protocol.task import ACTIVE
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
-from jobrunner.testing.simulation.checks import Violation, names_of
+from jobrunner.testing.simulation.checks import RIGHT, Violation, names_of
 from jobrunner.testing.simulation.slots import SimulatedSlots
 
 if TYPE_CHECKING:
@@ -448,7 +448,7 @@ class ClientNode(PeerNode[ClientCore]):
 
     def new_id(self) -> TaskId:
         self._number += 1
-        return task_id(self.id, self._number, "0")
+        return task_id(self.id, self._number, RIGHT)
 
     def submit(self, specs: list[m.TaskSpec], functions: list[m.FunctionDef]) -> None:
         self.world.truth.definitions.update((definition.key, definition) for definition in functions)

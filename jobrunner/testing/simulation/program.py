@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from jobrunner.ids import TaskId, client_of
+from jobrunner.ids import TaskId, call_id, client_of
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.bundles import call_id, pack_calls
+from jobrunner.protocol.bundles import pack_calls, place_of_call
 from jobrunner.protocol.worker_core import LARGE_DEFINITION
 from jobrunner.testing.simulation.calls import (
     CRASH,
@@ -104,6 +104,7 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
     if world.scenario.needs and rng.random() < 0.3:
         plan_watch(world, client)
     plan_cancels(world, client, names, endless)
+    plan_strangers_cancel(world, client, names)
     bundles = [spec.id for spec in specs if spec.id in world.truth.bundles]
     if bundles and rng.random() < 0.2:
         at = world.now + rng.choice((0.0, 0.001, 0.1)) * rng.random()
@@ -242,6 +243,23 @@ def plan_cancels(world: World, client: ClientNode, tasks: list[TaskId], endless:
         running = rng.random() < 0.5
         delay = rng.choice((0.0, 0.001, 0.1, 2.0)) * rng.random()
         world.at(world.now + delay, lambda: cancel(client, chosen, running))
+
+
+def plan_strangers_cancel(world: World, client: ClientNode, tasks: list[TaskId]) -> None:
+    """Have another client, which was given the ids, cancel calls of bundles. It may come too late, or to nobody."""
+    rng = world.rng_of_strangers
+    calls = [task for task in tasks if place_of_call(task) is not None]
+    if not calls or rng.random() < 0.5:
+        return
+    call, only = rng.choice(calls), rng.choice(("", " queued"))
+
+    def ask() -> None:
+        strangers = [node for node in world.clients if node is not client and node.alive]
+        if strangers and world.truth.expected[call].outcome is None:
+            world.truth.cancel_asked(call, False)
+            rng.choice(strangers).ask("cancel", call + only)
+
+    world.at(world.now + rng.choice((0.0, 0.001, 0.1, 2.0)) * rng.random(), ask)
 
 
 def cancel(client: ClientNode, tasks: list[TaskId], running: bool) -> None:

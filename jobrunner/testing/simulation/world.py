@@ -58,6 +58,7 @@ class World:
         self.seed = seed
         self.rng = random.Random(seed)
         self.rng_of_stalls = random.Random(seed)
+        self.rng_of_strangers = random.Random(seed)
         """Of its own, so that all else of a seed is the same without them."""
         self.scenario = draw_scenario(self.rng) if scenario is None else scenario
         self.now = 1000.0
