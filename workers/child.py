@@ -591,6 +591,7 @@ def main(arguments: list[str]) -> None:
     try:
         data, control, board, lifeline, number, parent = (int(argument) for argument in arguments)
         context.slot_folder = os.environ.pop(context.SLOT_FOLDER, None)
+        settling.has_started()
         settling.settle()
         settling.take_limit()
         # The worker's thread may have blocked signals, and that is inherited.

@@ -32,7 +32,7 @@ from jobrunner.protocol.effects import (
     SlotSplit,
 )
 from jobrunner.protocol.messages import STDERR, STDOUT
-from jobrunner.settling import DESCRIPTOR_LIMIT, TRACKER
+from jobrunner.settling import DESCRIPTOR_LIMIT, TRACKER, as_started
 from jobrunner.shipment import PREFIX, remove
 from jobrunner.workers import memory
 from jobrunner.workers.board import Board, create_board_file
@@ -385,11 +385,11 @@ def start_process(
         descriptors = [*descriptors, tracker]
     folder = program.folder
     return subprocess.Popen(
-        [sys.executable, *options, "-c", BOOT, *numbers, *program.arguments, *path],
+        [program.interpreter, *options, "-c", BOOT, *numbers, *program.arguments, *path],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=given,
+        env=as_started(given),
         cwd=folder if folder is not None and os.path.isdir(folder) else None,
         pass_fds=descriptors,
         start_new_session=True,

@@ -185,8 +185,9 @@ def test_memory_peaks_are_reported_in_bytes(owner, slot):
     assert 200_000_000 < exited.peak_memory < 1_000_000_000
 
 
-def test_a_process_that_cannot_be_started_is_an_exit(owner, monkeypatch):
+def test_a_process_that_cannot_be_started_is_an_exit(make_owner, monkeypatch):
     monkeypatch.setattr(slot_process.sys, "executable", "/nonexistent/python")
+    owner = make_owner()
     owner.pool.spawn(1)
     assert select.select([owner.pool], [], [], 5)[0], "the owner is woken"
     exited = owner.exited(1)
