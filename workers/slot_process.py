@@ -30,6 +30,7 @@ from jobrunner.protocol.effects import (
     SlotReady,
     SlotReturned,
     SlotSplit,
+    SlotSpoiled,
 )
 from jobrunner.protocol.messages import STDERR, STDOUT
 from jobrunner.settling import DESCRIPTOR_LIMIT, TRACKER, as_started
@@ -46,6 +47,7 @@ from jobrunner.workers.framing import (
     READY,
     RETURNED,
     SPLIT,
+    SPOILED,
     ChannelError,
     Message,
     Received,
@@ -250,6 +252,8 @@ class SlotProcess:
             return SlotSplit(self.slot, *argument)
         if kind == DIVIDED:
             return SlotDivided(self.slot, *argument)
+        if kind == SPOILED:
+            return SlotSpoiled(self.slot)
         if kind == BLOCKED:
             return SlotBlocked(self.slot, bool(argument))
         raise ChannelError(f"an item of unknown kind {kind}")

@@ -63,6 +63,8 @@ class Scenario:
     start_failures: float = 0.0
     shortages: float = 0.0
     """The share of starts of slots for which there is nothing left on their host, where another slot has it."""
+    spoils: bool = False
+    """Some tasks that are interrupted leave a process that is to run no other."""
     blocking: bool = False
     remembered: int = 256
     """Functions that a client takes the coordinator to know."""
@@ -144,6 +146,7 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     scenario.stalls = aside.choice((0.0, 0.0, 0.02, 0.2))
     if scenario.profile in ("crashes", "everything"):
         scenario.shortages = aside.choice((0.0, 0.0, 0.1, 0.7))
+    scenario.spoils = scenario.profile != "calm" and aside.random() < 0.5
     return scenario
 
 
