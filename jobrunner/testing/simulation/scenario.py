@@ -145,8 +145,8 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     scenario.epochs = aside.random() < 0.3
     scenario.stalls = aside.choice((0.0, 0.0, 0.02, 0.2))
     if scenario.profile in ("crashes", "everything"):
-        scenario.shortages = aside.choice((0.0, 0.0, 0.1, 0.7))
-    scenario.spoils = scenario.profile != "calm" and aside.random() < 0.5
+        scenario.shortages = aside.choice((*[0.0] * 8, 0.1, 0.7))
+    scenario.spoils = scenario.profile != "calm" and aside.random() < 0.2
     return scenario
 
 
