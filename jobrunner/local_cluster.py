@@ -8,6 +8,7 @@ started again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import shutil
@@ -52,6 +53,8 @@ STOP_WAIT = 5.0
 
 RESTART_PAUSE = 1.0
 """Seconds before it is started again, so that a broken one does not spin."""
+
+LOGGER = logging.getLogger("jobrunner.cluster")
 
 
 def failure_in(words: list[list[Any]], code: int, in_vain: int) -> tuple[str, str] | None:
@@ -113,9 +116,15 @@ class LocalCluster:
         self._lock = threading.Lock()
         self._failure: tuple[str, str] | None = None
         self._on_failure: Callable[[str, str], None] | None = None
-        self._process = self._start()
+        self._process: subprocess.Popen[bytes] | None = None
         self._watcher = threading.Thread(target=self._keep_alive, name="jobrunner-watch", daemon=True)
-        self._watcher.start()
+        try:
+            self._process = self._start()
+            self._watcher.start()
+        except BaseException:
+            self.exit_wait = 0.0
+            self.stop()
+            raise
 
     def tell(self) -> None:
         """Have the slots of the calls that are sent from now on know of the program what it is now."""
@@ -138,12 +147,14 @@ class LocalCluster:
             process = self._process
         until = time.monotonic() + self.exit_wait + STOP_WAIT
         self._relay(show, until)
-        try:
-            process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        self._watcher.join()
+        if process is not None:  # else it could not be started
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._watcher.ident is not None:
+            self._watcher.join()
         os.close(self._lifeline)
         self._whiteboard.close()
         os.close(self._board)
@@ -171,9 +182,9 @@ class LocalCluster:
 
     def _keep_alive(self) -> None:
         """Start it again whenever it ends, until it has said that this is of no use, or it ends at once each time."""
-        in_vain = 0
-        while True:
-            code = self._process.wait()
+        process, in_vain = self._process, 0
+        while process is not None:
+            code = process.wait()
             with self._lock:
                 if self._stopping.is_set():
                     return
@@ -183,14 +194,29 @@ class LocalCluster:
                 if failure is not None:
                     self._failure, tell = failure, self._on_failure
                     break
-            if self._stopping.wait(RESTART_PAUSE):
-                return
-            with self._lock:
-                if self._stopping.is_set():
-                    return
-                self._process = self._start()
+            process = self._start_again()
+        else:
+            return
         if tell is not None:
             tell(*failure)
+
+    def _start_again(self) -> subprocess.Popen[bytes] | None:
+        """Try to, again and again: what it has died of (a lack of memory, say) may last. None: it is to stop."""
+        tries = 0
+        while not self._stopping.wait(RESTART_PAUSE):
+            with self._lock:
+                if self._stopping.is_set():
+                    break
+                try:
+                    self._process = self._start()
+                except Exception as exc:
+                    tries += 1
+                    error = exc
+                else:
+                    return self._process
+            if tries == 1:
+                LOGGER.warning("the embedded cluster could not be started again: %r; trying on", error)
+        return None
 
     def _words(self) -> list[list[Any]]:
         """What it has said; after its end."""

@@ -63,6 +63,7 @@ from jobrunner.workers.framing import (
 )
 from jobrunner.workers.outbox import Outbox
 from jobrunner.workers.sharing import SlotSharing, let_go
+from jobrunner.workers.standstill import Standstill
 from jobrunner.workers.streams import flush_quietly, slot_streams
 from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
 
@@ -122,6 +123,8 @@ class Slot:
         self.memory_limit = memory.limit_from_environment()
         self.forked = False
         self.blocked = 0  # nested waits; main thread
+        self.told_blocked = False  # what the worker was told; under the outbox's lock
+        self.standstill = Standstill(self.wake)
         self.connecting = threading.Lock()
         self.may_connect = False  # under `connecting`
         self.answered = threading.Event()
@@ -130,7 +133,11 @@ class Slot:
         self.last_flush = 0.0
         self.last_hold = -1
         self.sigint_handler = self.on_sigint
-        self.sharing = SlotSharing(shared_idle, lambda: os.write(self.wake_writer, b"\0"))
+        self.sharing = SlotSharing(shared_idle, self.wake)
+
+    def wake(self) -> None:
+        """Have the attendant look after what it looks after."""
+        os.write(self.wake_writer, b"\0")
 
     def current(self) -> int:
         return self.board.number
@@ -261,7 +268,8 @@ class Slot:
         self.board.start(number)
         if not (span is None or isinstance(span, int)):
             self.chunk = Chunk(number, span[0], span[1], self.board.fields)
-        blocking.set_depth(depth + 1)
+        blocking.set_depth_of_process(depth + 1)
+        self.standstill.begin()
         self.interrupted = False
         args = kwargs = value = fn = None
         started = finished = perf_counter()
@@ -320,6 +328,9 @@ class Slot:
         self.stderr.sink.end()
         if self.spoiled:
             self.outbox.put([SPOILED, 1])  # before the worker takes it for idle
+        if self.told_blocked:  # it stood still to its end, or an interrupt came while a wait of it ended
+            self.blocked = 0
+            self.tell_blocked()
         self.put_outcome(number, status, result, finished - started)
         self.board.finish()
 
@@ -468,16 +479,21 @@ class Slot:
     def waiting(self) -> Iterator[None]:
         """The hook of `blocking`: tells the worker that this slot's turn is free meanwhile."""
         self.blocked += 1
-        if self.blocked == 1:
-            self.outbox.put([BLOCKED, 1])
-            self.flush()
         try:
+            self.tell_blocked()
             yield
         finally:
             self.blocked -= 1
-            if not self.blocked:
-                self.outbox.put([BLOCKED, 0])
-                self.flush()
+            self.tell_blocked()
+
+    def tell_blocked(self) -> None:
+        """Tell the worker whether this slot's turn is free, where that has changed."""
+        with self.outbox.lock:
+            blocked = self.blocked > 0 or (self.running > 0 and self.standstill.task == self.running)
+            if blocked != self.told_blocked:
+                self.told_blocked = blocked  # first: an interrupt between the two costs nothing then
+                self.outbox.put([BLOCKED, int(blocked)])
+                self.outbox.flush()
 
     def on_sigint(self, _signum: int, frame: FrameType | None) -> None:
         if self.outbox.busy:
@@ -497,6 +513,7 @@ class Slot:
         """In the new process: let go of everything that belongs to the slot."""
         self.forked = True
         blocking.install(None)
+        blocking.watch_callers(None)
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         if getsignal(signal.SIGINT) is self.sigint_handler:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -526,8 +543,11 @@ class Slot:
         poller.register(self.control.fileno(), select.POLLIN)
         poller.register(self.wake_reader, select.POLLIN)
         while True:
-            idle = self.sharing.look_after()
-            seconds = ATTENDANT_INTERVAL if self.outbox.armed else idle
+            times = [self.sharing.look_after(), self.standstill.look(self.running)]
+            self.tell_blocked()
+            if self.outbox.armed:
+                times.append(ATTENDANT_INTERVAL)
+            seconds = min((time for time in times if time is not None), default=None)
             for fd, _ in poller.poll(None if seconds is None else seconds * 1000):
                 if fd == self.wake_reader:
                     os.read(self.wake_reader, 64)
@@ -638,6 +658,7 @@ def main(arguments: list[str]) -> None:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         os.register_at_fork(after_in_child=slot.after_fork)
         blocking.install(slot.waiting)
+        blocking.watch_callers(slot.standstill.watch)
         context.install_in_process(slot)
         slot.restore()
         if slot.memory_limit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
+from jobrunner.blocking import first_call
 from jobrunner.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.errors import CoordinatorLostError, NotSupportedError
 from jobrunner.host import unknown_host
@@ -63,6 +64,10 @@ class ClusterBackend(CoreBackend):
                 raise self._failure_anew(self._failure)
 
     @property
+    def _key(self) -> str:
+        return "" if self._credentials is None else self._credentials.key
+
+    @property
     def max_workers(self) -> int:
         if self._slots == 0 and self._local is not None:
             return self._local.slots
@@ -104,6 +109,16 @@ class ClusterBackend(CoreBackend):
     @property
     def _shares(self) -> bool:
         return self._local is not None
+
+    def _first_call(self) -> None:
+        if self._local is None:  # else its workers are its own, and wait for no slot of this process
+            first_call(self)
+
+    def unfinished_calls(self) -> list[str]:
+        """See `blocking.Caller`. Calls that are submitted from now on are in no bundle with one of these."""
+        with self._lock:
+            self._batch = None
+            return list(self._futures)
 
     def _timeouts(self) -> dict[str, float | None]:
         return {

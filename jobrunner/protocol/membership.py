@@ -62,6 +62,7 @@ class ClientPeer(Peer):
     __slots__ = (
         "accepted",
         "account",
+        "cancels",
         "done",
         "hello",
         "id",
@@ -112,6 +113,8 @@ class ClientPeer(Peer):
         self.output_characters = 0
         self.accepted: list[TaskId] = []
         self.recalls: list[TaskId] = []
+        self.cancels: dict[TaskId, bool] = {}
+        """Calls in its bundles that others want cancelled, which it has to do; also while they run?"""
         self.unread = 0
         """Answers that it has not acknowledged in this session."""
         self.done: dict[TaskId, TaskRecord] = {}

@@ -66,7 +66,9 @@ from jobrunner.protocol.slots import (
     Owner,
     Slot,
     WorkerTask,
+    filling,
     outdated,
+    unneeded,
 )
 from jobrunner.protocol.starts import Starts
 
@@ -186,6 +188,8 @@ class WorkerCore:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         self._effects = []
+        if now != self.session.ran_at:
+            self.session.runs(now)
         kind = type(event)
         if kind is SlotFinished:
             assert isinstance(event, SlotFinished)
@@ -265,7 +269,9 @@ class WorkerCore:
     def _hello(self, serial: int) -> m.WorkerHello:
         s = self.settings
         held = [
-            m.Held(task.id, task.assignment.attempt, task.slot is not None) for task in self.tasks.values()
+            m.Held(a.id, a.attempt, task.slot is not None, a.unbegun)
+            for task in self.tasks.values()
+            for a in (task.assignment,)
         ]
         held += [m.Held(o.id, o.attempt, False) for o in self._unsent]
         held += [m.Held(o.id, o.attempt, False) for o in self._outcomes]
@@ -354,7 +360,9 @@ class WorkerCore:
             present = self.tasks.get(assignment.id)
             if present is not None:
                 # Assigned again while the earlier attempt is still here: join it, under the new number.
-                present.assignment = present.assignment._replace(attempt=assignment.attempt)
+                present.assignment = present.assignment._replace(
+                    attempt=assignment.attempt, unbegun=assignment.unbegun
+                )
                 continue
             if not self._knows_functions_of(assignment):
                 self._log("warning", f"task {assignment.id} names a function that was never sent")
@@ -573,7 +581,7 @@ class WorkerCore:
         outcome = m.Outcome(bundle.id, bundle.attempt, m.SPLIT, event.payload, 0.0, detail)
         excess = self._beyond_max_payload(bundle.id, bundle.attempt, event.payload)
         self._end(task, excess or outcome)
-        task.assignment = bundle._replace(id=call, attempt=1, payload=b"", span=None)
+        task.assignment = bundle._replace(id=call, attempt=1, payload=b"", span=None, unbegun=0)
         task.announced = False
         self.tasks[task.id] = task
         if excess is not None:  # its client then begins anew with each of the calls
@@ -602,7 +610,7 @@ class WorkerCore:
         detail = {**self._place(), "stop": event.stop}
         stop_at = task.stop_at
         self._end(task, m.Outcome(chunk.id, chunk.attempt, m.SPLIT, b"", 0.0, detail))
-        part = task.assignment = kept(chunk, event.stop)._replace(attempt=1)
+        part = task.assignment = kept(chunk, event.stop)._replace(attempt=1, unbegun=0)
         slot.calls_left += m.calls_in(chunk.span) - m.calls_in(part.span)
         task.announced = False
         self.tasks[task.id] = task
@@ -818,16 +826,19 @@ class WorkerCore:
             self._forget_functions()
         if self.queue and now >= self._queue_moved + RETURN_AFTER:
             starting = sum(slot.state == STARTING for slot in self.slots.values())
-            self._return_queue(now, keep=starting)
+            self._return_queue(now, keep=filling(starting, self.queue, self._estimate))
         self._send_all(now)
         if self.draining:
             self._maybe_leave(now)
 
+    def _may_feed(self) -> bool:
+        if self.draining and self.session.open:
+            return False
+        return self.session.link.unacked_bytes + self._outcome_bytes <= self.settings.unacknowledged_bytes
+
     def _feed(self, now: float) -> None:
         """Give queued tasks to slots: one to each idle slot, then short ones behind them, evenly."""
-        if not self.queue or (self.draining and self.session.open):
-            return
-        if self.session.link.unacked_bytes + self._outcome_bytes > self.settings.unacknowledged_bytes:
+        if not self.queue or not self._may_feed():
             return
         batches: dict[SlotId, list[SlotTask]] = {}
         ready = [s for s in self.slots.values() if s.state == READY and not s.stalled(now)]
@@ -848,9 +859,7 @@ class WorkerCore:
         if task is None:
             return False
         a = task.assignment
-        estimate = self._estimates.get(a.function, UNKNOWN)
-        if estimate != UNKNOWN:
-            estimate *= task.elements
+        estimate = self._estimate(task)
         if not slot.room(estimate, a.options.timeout is not None, task.elements):
             if task.elements > slot.calls_left:
                 slot.leaving = True  # a new process takes it
@@ -867,7 +876,7 @@ class WorkerCore:
             task.number,
             a.id,
             name,
-            a.attempt,
+            a.begun,
             a.function,
             a.payload,
             a.span,
@@ -880,52 +889,60 @@ class WorkerCore:
         self._queue_moved = now
         return True
 
-    def _make_way(self, now: float) -> None:
-        """Have slots replaced where somebody's tasks wait and no slot serves them, or will as soon as it is up.
+    def _estimate(self, task: WorkerTask) -> float:
+        """Seconds that a task is expected to take, or UNKNOWN."""
+        each = self._estimates.get(task.assignment.function, UNKNOWN)
+        return each if each == UNKNOWN else each * task.elements
 
-        And those that have made all the calls that they may.
-        """
+    def _make_way(self, now: float) -> None:
+        """Have slots replaced that others have use for, and those that have made all the calls that they may."""
         self._make_way_at = None
         if self.settings.max_tasks_per_slot is not None:
             for slot in self.slots.values():
                 slot.leaving = slot.leaving or slot.calls_left <= 0
-        if self.queue and not self.draining:
-            for slot in outdated([slot for slot in self.slots.values() if slot.stays], self.queue):
-                slot.leaving = True
-        staying = [slot for slot in self.slots.values() if slot.stays]
-        leaving = [slot for slot in self.slots.values() if slot.leaving and slot.state != ENDING]
-        if self.queue and not self.draining:
-            served = {slot.owner for slot in staying}
-            unserved = sum(owner not in served for owner in self.queue.owners)
-            unserved -= len(leaving) + sum(slot.owner is None for slot in staying)
-            if unserved > 0:
-                leaving += self._dismissed(staying, unserved, now)
-        ended = [slot for slot in leaving if slot.idle]
+        self._replace_leaving(now)
+        if self.queue and not self.draining and self._may_feed():
+            self._dismiss_idle(now)
+            self._dismiss_busy(now)
+
+    def _replace_leaving(self, now: float) -> None:
+        """The idle ones among those that are to leave."""
+        ended = [slot for slot in self.slots.values() if slot.leaving and slot.idle]
         for slot in ended:
             self._end_slot(slot, now)
         if ended and not self.draining:
             self._adjust_slots(now)
 
-    def _dismissed(self, slots: list[Slot], wanted: int, now: float) -> list[Slot]:
-        """Slots that are to end, at most `wanted`: those whose owner has nothing more, then those whose time is up."""
-        taken = [slot for slot in slots if slot.owner is not None and not slot.blocked]
-        unneeded = [
-            slot
-            for slot in taken
-            if slot.idle and slot.owner is not None and self.queue.first(slot.owner) is None
-        ]
-        rest = sorted((slot for slot in taken if slot not in unneeded), key=lambda slot: slot.owned_since)
-        dismissed = unneeded[:wanted]
-        for slot in rest:
-            if len(dismissed) == wanted:
-                break
-            if now < slot.owned_since + QUANTUM:
-                self._make_way_at = slot.owned_since + QUANTUM
-                break
-            dismissed.append(slot)
+    def _staying(self) -> list[Slot]:
+        return [slot for slot in self.slots.values() if slot.stays]
+
+    def _dismiss_idle(self, now: float) -> None:
+        """Idle slots that can run nothing that waits here make way for what does."""
+        for slot in outdated(self._staying(), self.queue):
+            slot.leaving = True
+        self._replace_leaving(now)
+        dismissed, self._make_way_at = unneeded(self._staying(), self.queue, self._estimate, now)
         for slot in dismissed:
             slot.leaving = True
-        return dismissed
+        self._replace_leaving(now)
+
+    def _dismiss_busy(self, now: float) -> None:
+        """Where no slot serves an owner, nor will as soon as it is up, one makes way that served another for long."""
+        staying = self._staying()
+        served = {slot.owner for slot in staying}
+        leaving = sum(slot.leaving and slot.state != ENDING for slot in self.slots.values())
+        fresh = sum(slot.owner is None for slot in staying)
+        unserved = sum(owner not in served for owner in self.queue.owners) - leaving - fresh
+        if unserved <= 0:
+            return
+        taken = [slot for slot in staying if slot.owner is not None and not slot.blocked]
+        for slot in sorted(taken, key=lambda slot: slot.owned_since)[:unserved]:
+            time_is_up = slot.owned_since + QUANTUM
+            if now < time_is_up:
+                self._make_way_at = min(time_is_up, self._make_way_at or time_is_up)
+                break
+            slot.leaving = True
+        self._replace_leaving(now)
 
     def _forget_functions(self) -> None:
         """Drop those that linger and that no task needs any more, nor a function that stays."""
@@ -1058,9 +1075,9 @@ class WorkerCore:
             pairs = [
                 (task.id, task.assignment.attempt)
                 for task in self.tasks.values()
-                if task.slot is None or not task.assignment.options.at_most_once
+                if not task.assignment.options.at_most_once
             ]
-            self._effects.append(self.session.send(m.Returned(pairs), now))
+            self._effects.append(self.session.send(m.Returned(pairs, begun=True), now))
         if self.session.open:
             self._effects.append(self.session.send(m.Goodbye(), now))
         self._stopped = True

@@ -833,7 +833,7 @@ def test_the_first_greeting_after_a_silence_names_the_outcomes_that_may_be_lost(
     finish(world, 1, 1)
     world.turn()
     assert ids(world.heard_one(m.Outcomes).outcomes) == ["c-1"]  # and nobody acknowledges it
-    world.turn(10.0)
+    world.run(10.0)
     world.turn()
     assert ids(world.hello.held) == ["c-1"]
 
@@ -958,8 +958,22 @@ def test_draining_has_a_limit_and_what_then_still_runs_runs_elsewhere():
     world.handle(DrainRequested())
     world.heard()
     world.now += 5.0
-    assert world.heard() == [m.Running(["c-1"]), m.Returned([("c-1", 1)]), m.Goodbye()]
+    assert world.heard() == [m.Running(["c-1"]), m.Returned([("c-1", 1)], begun=True), m.Goodbye()]
     assert world.take() == [Stop()]
+
+
+def test_a_function_is_told_how_often_its_call_has_begun():
+    """Not how often it was assigned: what was given back has never begun."""
+    world = worker()
+    assign(world, assignment(1, attempt=5)._replace(unbegun=3))
+    (run,) = world.take()
+    assert run.tasks[0].attempt == 2
+    world.lose()
+    world.turn()
+    assert world.hello.held == [m.Held("c-1", 5, True, unbegun=3)]
+    world.open()
+    finish(world, 1, 1)
+    assert world.heard_one(m.Outcomes).outcomes[0].attempt == 5
 
 
 def test_a_draining_worker_says_so_in_each_new_session():

@@ -82,6 +82,8 @@ class Scenario:
     """Some calls travel in bundles."""
     owners: int = 0
     """Keys that the clients have, one after the other; 0: nobody proves anything."""
+    attackers: int = 0
+    """Peers that have keys of their own and mean harm; where there are owners."""
     functions: int = 4
     """Different functions that all clients call; 0: each call has one of its own."""
     lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -146,6 +148,8 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     scenario.stalls = aside.choice((0.0, 0.0, 0.02, 0.2))
     if scenario.profile in ("crashes", "everything"):
         scenario.shortages = aside.choice((*[0.0] * 8, 0.1, 0.7))
+    if scenario.owners:
+        scenario.attackers = aside.choice((0, 0, 1, 2))
     scenario.spoils = scenario.profile != "calm" and aside.random() < 0.2
     return scenario
 

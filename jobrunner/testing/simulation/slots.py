@@ -357,7 +357,8 @@ class SimulatedSlots:
     def __init__(self, node: WorkerNode) -> None:
         self.node = node
         self.processes: dict[SlotId, SlotProcess] = {}
-        self._pid = 100
+        self.started = 0
+        """Processes, so far."""
 
     def perform(self, effect: Effect) -> None:
         world = self.node.world
@@ -365,8 +366,8 @@ class SimulatedSlots:
             if self._is_short():
                 world.at(world.now, lambda: self.node.post(SlotNotStarted(effect.slot, "nothing is left")))
                 return
-            self._pid += 1
-            process = self.processes[effect.slot] = world.slot_class(self, effect.slot, self._pid)
+            self.started += 1
+            process = self.processes[effect.slot] = world.slot_class(self, effect.slot, 100 + self.started)
             delay = world.rng.uniform(0.5, 1.5) * world.scenario.slot_start
             if world.rng.random() < world.scenario.start_failures and not world.calm_now:
                 world.at(world.now + delay, lambda: process.die(70, None))
