@@ -144,6 +144,11 @@ class ClientConfig:
     exit_wait: float = setting(
         EXIT_WAIT, env="JOBRUNNER_EXIT_WAIT", unit="s", doc=EXIT_WAIT_MEANING, minimum=0
     )
+    interpreter: str | None = setting(
+        None,
+        env="JOBRUNNER_INTERPRETER",
+        doc="the Python that calls run in; default: the one of this program, which must not be frozen or embedded",
+    )
     cancel_wait: float = setting(
         5.0, env="JOBRUNNER_CANCEL_WAIT", unit="s", doc="longest wait of cancel() for an answer", minimum=0
     )
@@ -292,6 +297,11 @@ class WorkerConfig:
     )
     exit_wait: float = setting(
         EXIT_WAIT, env="JOBRUNNER_EXIT_WAIT", unit="s", doc=EXIT_WAIT_MEANING, minimum=0
+    )
+    interpreter: str | None = setting(
+        None,
+        env="JOBRUNNER_INTERPRETER",
+        doc="the Python that calls run in; default: the one of this program, which must not be frozen or embedded",
     )
     unacknowledged_bytes: int = setting(
         256 * 1024 * 1024,

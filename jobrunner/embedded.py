@@ -24,6 +24,7 @@ from jobrunner.ids import random_token
 from jobrunner.program import FAILED, GAVE_UP, LISTENS, ORDERLY, Program, Told, Whiteboard
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import Disconnect, Event, Send
+from jobrunner.settling import has_started
 from jobrunner.shared_memory.pool import can_share
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import LEFT_AT_ONCE, Service, set_up_logging
@@ -134,6 +135,7 @@ def main(argument: str, program_arguments: list[str]) -> int:
     What they say then goes to the descriptor "last_words": a line of JSON each, stream and text. There the program
     hears before that it can be reached, LISTENS, or why it never will, FAILED with the error's class and text.
     """
+    has_started()
     given = json.loads(argument)
     try:
         return serve(given, program_arguments)

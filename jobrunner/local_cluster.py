@@ -13,7 +13,6 @@ import os
 import select
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from jobrunner.program import (
     interpreter_options,
     this_program,
 )
+from jobrunner.settling import as_started
 
 MOST_STARTS = 4
 """Starts in a row after which it ends before it can be reached; then it is given up."""
@@ -83,7 +83,9 @@ class LocalCluster:
         exit_wait: float = EXIT_WAIT,
         max_tasks_per_slot: int | None = None,
         start_method: str | None = None,
+        interpreter: str | None = None,
     ) -> None:
+        self._program = this_program(start_method, interpreter)
         self.slots = slots or load(ClientConfig).max_workers or usable_cpus()
         self._folder = socket_folder()
         make_folder(self._folder)
@@ -93,7 +95,6 @@ class LocalCluster:
         self._lifeline, self._hold = os.pipe()
         self._last_words, self._words_in = os.pipe()
         self._stopping = threading.Event()
-        self._program = this_program(start_method)
         self._board = create_whiteboard()
         self._whiteboard = Whiteboard(self._board)
         self._told: Told | None = None
@@ -232,7 +233,7 @@ class LocalCluster:
         with no_forks:
             return subprocess.Popen(
                 [
-                    sys.executable,
+                    self._program.interpreter,
                     *interpreter_options(),
                     "-c",
                     BOOT,
@@ -242,6 +243,7 @@ class LocalCluster:
                     *self._program.told().path,
                 ],
                 stdin=subprocess.DEVNULL,
+                env=as_started(os.environ),
                 pass_fds=inherited if tracker is None else [*inherited, tracker],
                 start_new_session=True,  # Ctrl-C at the terminal is for the program, which then stops it
             )

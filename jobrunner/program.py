@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jobrunner.configured import configuration
 from jobrunner.host import current_folder, module_path
+from jobrunner.interpreter import find_interpreter
 from jobrunner.settling import FLAGS, HASH_SEED, KEPT, START_METHOD
 
 LARGEST_SEED = 2**32 - 1
@@ -191,15 +192,25 @@ class Program:
     """Of multiprocessing, where the program has chosen one."""
     tracker: Callable[[], int | None] = lambda: None
     """The descriptor that leads to its resource tracker; asked when a slot starts."""
+    interpreter: str = field(default_factory=lambda: sys.executable)
+    """What their processes run in, see `interpreter`."""
 
 
-def this_program(method: str | None = None) -> Program:
-    """`method`: how calls are to find multiprocessing to start processes, where that is not as it is here."""
+def this_program(method: str | None = None, interpreter: str | None = None) -> Program:
+    """`method`: how calls are to find multiprocessing to start processes, where that is not as it is here.
+
+    `interpreter`: the configured one. Raises ConfigError where there is none to start.
+    """
     ensure_running = getattr(sys.modules.get(TRACKER_MODULE), "ensure_running", None)
     if ensure_running is not None:
         ensure_running()  # now, since it changes the signal mask of its thread
     return Program(
-        program_arguments(), current_folder(), Telling().current, method or start_method(), tracker
+        program_arguments(),
+        current_folder(),
+        Telling().current,
+        method or start_method(),
+        tracker,
+        find_interpreter(interpreter),
     )
 
 
@@ -218,10 +229,10 @@ def tracker() -> int | None:
     return descriptor
 
 
-def no_program() -> Program:
-    """For the slots of a worker that serves programs of other processes and hosts."""
+def no_program(interpreter: str | None = None) -> Program:
+    """For the slots of a worker that serves programs of other processes and hosts. Raises ConfigError as above."""
     told = Told(module_path(), b"")
-    return Program([""], current_folder(), lambda: told)
+    return Program([""], current_folder(), lambda: told, interpreter=find_interpreter(interpreter))
 
 
 class Whiteboard:

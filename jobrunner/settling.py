@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from collections.abc import Mapping
 
 HASH_SEED = "PYTHONHASHSEED"
 
@@ -25,6 +26,19 @@ TRACKER = "JOBRUNNER_TRACKER"
 
 DESCRIPTOR_LIMIT = "JOBRUNNER_DESCRIPTOR_LIMIT"
 """Environment variable of a slot that starts: the soft limit of descriptors that the program has."""
+
+STARTED = "JOBRUNNER_STARTED"
+"""Environment variable of a process that is started for calls, until it has come to its own main."""
+
+
+def as_started(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment with which a process for calls is started."""
+    return {**environment, STARTED: "1"}
+
+
+def has_started() -> None:
+    """In such a process: it runs what it was to run."""
+    os.environ.pop(STARTED, None)
 
 
 def settle() -> None:

@@ -26,6 +26,7 @@ LEAVES = {
     "folders",
     "forks",
     "initializers",
+    "interpreter",
     "configured",
     "configured_logging",
     "kept",

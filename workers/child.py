@@ -56,6 +56,7 @@ from jobrunner.workers.framing import (
     RECALL,
     RETURNED,
     SPLIT,
+    SPOILED,
     attach,
     detach,
     unpack,
@@ -78,6 +79,9 @@ FLUSH_INTERVAL = 0.001
 
 ATTENDANT_INTERVAL = 0.02
 """Seconds after which the attendant sends what waits in the outbox while a task runs on."""
+
+IMPORTING = "<frozen importlib._bootstrap>"
+"""The file of the code that imports modules, as its frames have it."""
 
 
 class Slot:
@@ -125,6 +129,7 @@ class Slot:
         self.may_connect = False  # under `connecting`
         self.answered = threading.Event()
         self.refusal = ""  # why it may not connect; attendant
+        self.spoiled = False  # this process is to run nothing more; main thread
         self.last_flush = 0.0
         self.last_hold = -1
         self.sigint_handler = self.on_sigint
@@ -179,6 +184,8 @@ class Slot:
         """Run tasks until the worker closes the data socket."""
         self.outbox.put([READY, os.getpid()])
         while True:
+            if self.spoiled and self.queue:
+                self.give_back()
             try:
                 fields, payload, values = self.queue.popleft()
             except IndexError:
@@ -322,9 +329,10 @@ class Slot:
             flush_quietly(sys.stderr)
         self.stdout.sink.end()
         self.stderr.sink.end()
-        if (
-            self.told_blocked
-        ):  # it stood still to its end, has left a wait open, or was interrupted as one ended
+        if self.spoiled:
+            self.outbox.put([SPOILED, 1])  # before the worker takes it for idle
+        # It stood still to its end, has left a wait open, or was interrupted as one ended.
+        if self.told_blocked:
             self.blocked = 0
             self.tell_blocked()
         self.put_outcome(number, status, result, finished - started)
@@ -493,7 +501,7 @@ class Slot:
                 self.outbox.put([BLOCKED, int(blocked)])
                 self.outbox.flush()
 
-    def on_sigint(self, _signum: int, _frame: FrameType | None) -> None:
+    def on_sigint(self, _signum: int, frame: FrameType | None) -> None:
         if self.outbox.busy:
             self.outbox.postpone_interrupt()
             return
@@ -502,6 +510,7 @@ class Slot:
         if self.interrupted or not self.running or target not in (0, self.running):
             return
         self.interrupted = True
+        self.spoiled = self.spoiled or imports(frame)
         raise KeyboardInterrupt
 
     # --- a process that a task forked --------------------------------------------------------------------
@@ -588,6 +597,17 @@ class Slot:
 
         chunk.give_back(tell)
 
+    def give_back(self) -> None:
+        """Give back what has not started; from both threads."""
+        numbers = []
+        while self.queue:
+            try:
+                numbers.append(self.queue.popleft()[0][0])
+            except IndexError:  # the other thread took the last one
+                break
+        self.outbox.put([RETURNED, numbers])
+        self.outbox.flush()
+
     def recall(self, count: int, give_up: bool) -> None:
         """Give back what has not started, of all that was sent before it was asked: `count` RUN messages.
 
@@ -599,17 +619,19 @@ class Slot:
                     break
                 if not self.receive():
                     die()
-        numbers = []
-        while self.queue:
-            try:
-                numbers.append(self.queue.popleft()[0][0])
-            except IndexError:  # the main thread took the last one
-                break
-        self.outbox.put([RETURNED, numbers])
-        self.outbox.flush()
+        self.give_back()
         bundle = self.bundle
         if give_up and bundle is not None:
             self.give_up(bundle)
+
+
+def imports(frame: FrameType | None) -> bool:
+    """Whether code runs there that an import has begun: interrupted, it would leave modules that are half there."""
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORTING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def main(arguments: list[str]) -> None:
@@ -618,6 +640,7 @@ def main(arguments: list[str]) -> None:
     try:
         data, control, board, lifeline, number, parent = (int(argument) for argument in arguments)
         context.slot_folder = os.environ.pop(context.SLOT_FOLDER, None)
+        settling.has_started()
         settling.settle()
         settling.take_limit()
         # The worker's thread may have blocked signals, and that is inherited.

@@ -11,6 +11,7 @@ from jobrunner.context import TASK_ADDRESS, TASK_WORKER
 from jobrunner.credentials import WORKER_ROLES, credentials_for
 from jobrunner.host import missing_modules, own_host, python_version, unknown_host, usable_cpus
 from jobrunner.ids import WorkerId, new_id
+from jobrunner.program import no_program
 from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 from jobrunner.shared_memory.pool import can_share
@@ -29,6 +30,7 @@ def run(config: WorkerConfig) -> int:
     set_up_logging(config.log_level)
     address = check_address(config.address)
     service = Service("worker")
+    program = no_program(config.interpreter)
     credentials = credentials_for(address, WORKER_ROLES, configured=config.identity, insecure=config.insecure)
     settings = settings_for(config, "" if credentials is None else credentials.key)
     core = WorkerCore(settings, random.Random(), time.monotonic())
@@ -40,7 +42,7 @@ def run(config: WorkerConfig) -> int:
         environment["JOBRUNNER_INSECURE"] = "1"
     if config.slot_memory:
         environment[TASK_MEMORY] = str(config.slot_memory)
-    pool = SlotPool(environment=environment, shared_idle=0 if can_share() else None)
+    pool = SlotPool(environment=environment, shared_idle=0 if can_share() else None, program=program)
 
     def connection_lost(effect: ConnectionLost) -> None:
         service.log.warning("lost the coordinator: %s; waiting for it at %s", effect.reason, address)

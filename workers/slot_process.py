@@ -30,9 +30,10 @@ from jobrunner.protocol.effects import (
     SlotReady,
     SlotReturned,
     SlotSplit,
+    SlotSpoiled,
 )
 from jobrunner.protocol.messages import STDERR, STDOUT
-from jobrunner.settling import DESCRIPTOR_LIMIT, TRACKER
+from jobrunner.settling import DESCRIPTOR_LIMIT, TRACKER, as_started
 from jobrunner.shipment import PREFIX, remove
 from jobrunner.workers import memory
 from jobrunner.workers.board import Board, create_board_file
@@ -46,6 +47,7 @@ from jobrunner.workers.framing import (
     READY,
     RETURNED,
     SPLIT,
+    SPOILED,
     ChannelError,
     Message,
     Received,
@@ -250,6 +252,8 @@ class SlotProcess:
             return SlotSplit(self.slot, *argument)
         if kind == DIVIDED:
             return SlotDivided(self.slot, *argument)
+        if kind == SPOILED:
+            return SlotSpoiled(self.slot)
         if kind == BLOCKED:
             return SlotBlocked(self.slot, bool(argument))
         raise ChannelError(f"an item of unknown kind {kind}")
@@ -385,11 +389,11 @@ def start_process(
         descriptors = [*descriptors, tracker]
     folder = program.folder
     return subprocess.Popen(
-        [sys.executable, *options, "-c", BOOT, *numbers, *program.arguments, *path],
+        [program.interpreter, *options, "-c", BOOT, *numbers, *program.arguments, *path],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=given,
+        env=as_started(given),
         cwd=folder if folder is not None and os.path.isdir(folder) else None,
         pass_fds=descriptors,
         start_new_session=True,

@@ -35,6 +35,7 @@ class ClusterBackend(CoreBackend):
                 exit_wait=settings.config.exit_wait,
                 max_tasks_per_slot=settings.max_tasks_per_child,
                 start_method=settings.start_method,
+                interpreter=settings.config.interpreter,
             )
             self._address = self._local.address
         else:

@@ -65,7 +65,8 @@ class ProcessesBackend(CoreBackend):
             self._no_folder = exc
         self._listens = False
         self._max_tasks = settings.max_tasks_per_child
-        self._program = this_program(settings.start_method)  # in the thread that may have configured it
+        # In the thread that may have configured it.
+        self._program = this_program(settings.start_method, settings.config.interpreter)
         super().__init__(settings)
 
     @property

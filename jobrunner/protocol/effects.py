@@ -147,6 +147,13 @@ class SlotExited:
 
 
 @dataclass(slots=True)
+class SlotSpoiled:
+    """A task has left the slot's process in a state in which it should run no other; what it had is given back."""
+
+    slot: SlotId
+
+
+@dataclass(slots=True)
 class SlotNotStarted:
     """Descriptors, processes or memory have run out, so there is no process for this slot; later there may be."""
 
@@ -156,7 +163,7 @@ class SlotNotStarted:
 
 SlotEvent: TypeAlias = (
     "SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked"
-    " | SlotExited | SlotNotStarted"
+    " | SlotSpoiled | SlotExited | SlotNotStarted"
 )
 
 
@@ -488,7 +495,7 @@ Event: TypeAlias = (
     "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested"
     " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | SupplyRequested"
     " | SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked"
-    " | SlotExited | SlotNotStarted"
+    " | SlotSpoiled | SlotExited | SlotNotStarted"
     " | JournalWritten | JournalFailed"
 )
 Effect: TypeAlias = (

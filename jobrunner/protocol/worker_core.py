@@ -45,6 +45,7 @@ from jobrunner.protocol.effects import (
     SlotReady,
     SlotReturned,
     SlotSplit,
+    SlotSpoiled,
     SlotTask,
     SpawnSlot,
     Stop,
@@ -208,6 +209,8 @@ class WorkerCore:
             self._printed(event)
         elif isinstance(event, SlotBlocked):
             self._slot_blocked(event, now)
+        elif isinstance(event, SlotSpoiled):
+            self._slot_spoiled(event)
         elif isinstance(event, SlotExited):
             self._slot_exited(event, now)
         elif isinstance(event, SlotNotStarted):
@@ -552,6 +555,11 @@ class WorkerCore:
         if running is not None and running.stop_reason is not None and running.stop_stage == 1:
             # It may have begun after its interrupt had found another one running.
             self._effects.append(InterruptTask(slot.id, running.number))
+
+    def _slot_spoiled(self, event: SlotSpoiled) -> None:
+        slot = self.slots.get(event.slot)
+        if slot is not None:
+            slot.leaving = True
 
     def _slot_split(self, event: SlotSplit, now: float) -> None:
         """A bundle ends here; the call that runs goes on as a task of its own, which its client will name."""

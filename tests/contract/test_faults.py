@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from concurrent.futures import BrokenExecutor
 
 import pytest
@@ -136,3 +138,41 @@ def test_an_initializer_that_fails(make_executor):
     with pytest.raises(InitializerError, match="no licence") as caught:
         future.result()
     assert isinstance(caught.value, BrokenExecutor)
+
+
+@pytest.fixture
+def half(tmp_path, monkeypatch):
+    """A package whose import takes until the file "go on" is there; "started" is there once it has begun."""
+    folder = tmp_path / "half"
+    folder.mkdir()
+    (folder / "part.py").write_text("")
+    (folder / "__init__.py").write_text(
+        "from half import part\n"
+        "from pathlib import Path\n"
+        f"Path({str(tmp_path / 'started')!r}).touch()\n"
+        f"while not Path({str(tmp_path / 'go on')!r}).exists():\n"
+        "    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.own
+@pytest.mark.promise("cancel")
+def test_a_process_in_which_an_import_was_interrupted_is_replaced(make_executor, half, eventually):
+    def import_it():
+        left = sorted(name for name in sys.modules if name.startswith("half"))
+        importlib.import_module("half.part")
+        return left
+
+    executor = make_executor(max_workers=1)
+    before = executor.submit(zoo.pid).result()
+    interrupted = executor.submit(import_it)
+    eventually((half / "started").exists)
+    behind = [executor.submit(import_it), executor.submit(zoo.pid)]
+    assert interrupted.cancel(running=True)
+    (half / "go on").touch()
+    assert behind[0].result() == [], "no half of it was left"
+    after = behind[1].result()
+    assert after != before
+    assert executor.submit(zoo.pid).result() == after, "it stays"

@@ -37,6 +37,7 @@ from jobrunner.protocol.effects import (
     SlotPrinted,
     SlotReady,
     SlotReturned,
+    SlotSpoiled,
     SlotTask,
     SpawnSlot,
     Stop,
@@ -615,6 +616,19 @@ def test_a_slot_that_comes_up_clears_the_count():
             world.handle(SlotReady(SlotId(n), 1))
         die(world, n, code=1)
         assert world.take() == [SpawnSlot(SlotId(n + 1))]
+
+
+def test_a_spoiled_slot_gets_no_more_and_makes_way():
+    world = worker()
+    teach(world, 0.0001)
+    assign(world, assignment(1), assignment(2))
+    assert started(world) == {1: ["c-1", "c-2"]}
+    world.handle(SlotSpoiled(SlotId(1)))
+    finish(world, 1, 2)
+    returned(world, 1, 3)
+    assert world.take() == [EndSlot(SlotId(1)), SpawnSlot(SlotId(2))]
+    world.handle(SlotReady(SlotId(2), 52))
+    assert started(world) == {2: ["c-2"]}
 
 
 # --- starts that fail for want of descriptors, processes or memory ------------------------------------------------

@@ -185,8 +185,9 @@ def test_memory_peaks_are_reported_in_bytes(owner, slot):
     assert 200_000_000 < exited.peak_memory < 1_000_000_000
 
 
-def test_a_process_that_cannot_be_started_is_an_exit(owner, monkeypatch):
+def test_a_process_that_cannot_be_started_is_an_exit(make_owner, monkeypatch):
     monkeypatch.setattr(slot_process.sys, "executable", "/nonexistent/python")
+    owner = make_owner()
     owner.pool.spawn(1)
     assert select.select([owner.pool], [], [], 5)[0], "the owner is woken"
     exited = owner.exited(1)
@@ -314,6 +315,9 @@ def test_an_interrupt_reaches_the_running_task_only(owner, slot, tmp_path):
 
 
 def test_late_interrupts_hit_nobody(owner, slot):
+    assert owner.call(slot, zoo.add, 2, 2) == 4, (
+        "so that nothing is imported any more, which would spoil the slot"
+    )
     interrupted = 0
     for _ in range(300):
         number = owner.run(slot, zoo.add, 1, 1)
@@ -323,7 +327,7 @@ def test_late_interrupts_hit_nobody(owner, slot):
         except KeyboardInterrupt:
             interrupted += 1
         assert owner.call(slot, zoo.add, 2, 2) == 4
-    assert len(owner.outcomes) == 600
+    assert len(owner.outcomes) == 601
 
 
 def test_an_interrupted_chunk_ends_as_a_whole(owner, slot, tmp_path):

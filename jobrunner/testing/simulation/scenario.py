@@ -63,6 +63,8 @@ class Scenario:
     start_failures: float = 0.0
     shortages: float = 0.0
     """The share of starts of slots for which there is nothing left on their host, where another slot has it."""
+    spoils: bool = False
+    """Some tasks that are interrupted leave a process that is to run no other."""
     blocking: bool = False
     remembered: int = 256
     """Functions that a client takes the coordinator to know."""
@@ -145,9 +147,10 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     scenario.epochs = aside.random() < 0.3
     scenario.stalls = aside.choice((0.0, 0.0, 0.02, 0.2))
     if scenario.profile in ("crashes", "everything"):
-        scenario.shortages = aside.choice((0.0, 0.0, 0.1, 0.7))
+        scenario.shortages = aside.choice((*[0.0] * 8, 0.1, 0.7))
     if scenario.owners:
         scenario.attackers = aside.choice((0, 0, 1, 2))
+    scenario.spoils = scenario.profile != "calm" and aside.random() < 0.2
     return scenario
 
 

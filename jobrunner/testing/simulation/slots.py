@@ -34,6 +34,7 @@ from jobrunner.protocol.effects import (
     SlotReady,
     SlotReturned,
     SlotSplit,
+    SlotSpoiled,
     SlotTask,
     SpawnSlot,
 )
@@ -63,6 +64,9 @@ PIPE_DELAY = 0.00005
 FULL = 0.02
 """How likely the results of a bundle's calls are too large to go on collecting, after each of them."""
 
+SPOILED = 0.5
+"""How likely a task that is interrupted leaves a process that is to run no other."""
+
 LONGEST_END = 0.3
 """Seconds that a process may take to end by itself."""
 
@@ -82,6 +86,7 @@ class SlotProcess:
         self.alive = True
         self.ready = False
         self.dying = False
+        self.spoiled = False
         self.task: SlotTask | None = None
         """Of a bundle, the call that runs."""
         self.bundle: BundleRun | None = None
@@ -108,7 +113,8 @@ class SlotProcess:
     @property
     def idle(self) -> bool:
         """It waits for something to do."""
-        return self.ready and not self.dying and self.task is None and not self._queue
+        at_work = self.dying or self.spoiled or self.task is not None or self._queue
+        return self.ready and not at_work
 
     # --- commands: each takes a moment to arrive, in order ---
 
@@ -204,6 +210,8 @@ class SlotProcess:
     def _next(self) -> None:
         if self.task is not None or not self.ready or self.dying:
             return
+        if self.spoiled and self._queue:
+            self.recall(give_up=False)
         if not self._queue:
             self._flush()
             return
@@ -265,6 +273,9 @@ class SlotProcess:
             return
         if self.blocked:
             self._block(task, False)
+        if interrupted and self.world.scenario.spoils and self.world.rng.random() < SPOILED:
+            self.spoiled = True
+            self._tell(SlotSpoiled(self.id))
         assert self.execution is not None
         element = self.element() if interrupted else -1
         self.world.truth.ended(self.execution, ending, element)
