@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,18 @@ RESTART_PAUSE = 1.0
 """Seconds before it is started again, so that a broken one does not spin."""
 
 
+_open: weakref.WeakSet[LocalCluster] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for cluster in _open:
+        cluster._let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class LocalCluster:
     """`slots` defaults to the configured `max_workers`, else to the CPUs that this process may use."""
 
@@ -66,8 +79,13 @@ class LocalCluster:
         self.address = f"ipc://{self._folder}/{SOCKET}"
         self.exit_wait = exit_wait
         """Seconds that the processes of its slots have for their end; set to 0, from any thread, to do without."""
-        self._lifeline, self._hold = os.pipe()
-        self._last_words, self._words_in = os.pipe()
+        self._pid = os.getpid()
+        with no_forks:
+            self._lifeline, self._hold = os.pipe()
+            self._last_words, self._words_in = os.pipe()
+            self._ends = {self._lifeline, self._hold, self._last_words, self._words_in}
+            """Of the pipes, those that are open."""
+            _open.add(self)
         self._stopping = threading.Event()
         self._program = this_program(start_method)
         self._board = create_whiteboard()
@@ -103,13 +121,13 @@ class LocalCluster:
 
     def stop(self, show: Callable[[list[tuple[int, str]]], None] = lambda texts: None) -> None:
         """End it, within a bound; may be called again. `show` is given what slots print while they end."""
-        if self._stopping.is_set():
+        if self._stopping.is_set() or os.getpid() != self._pid:
             return
         self._stopping.set()
         if self.exit_wait:
             os.write(self._hold, ORDERLY)
-        os.close(self._hold)
-        os.close(self._words_in)
+        self._close(self._hold)
+        self._close(self._words_in)
         with self._lock:
             process = self._process
         until = time.monotonic() + self.exit_wait + STOP_WAIT
@@ -120,7 +138,7 @@ class LocalCluster:
             process.kill()
             process.wait()
         self._watcher.join()
-        os.close(self._lifeline)
+        self._close(self._lifeline)
         self._whiteboard.close()
         os.close(self._board)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -136,7 +154,19 @@ class LocalCluster:
                 break
             *lines, text = (text + piece).split(b"\n")
             show([(stream, words) for stream, words in map(json.loads, lines)])
-        os.close(self._last_words)
+        self._close(self._last_words)
+
+    def _close(self, end: int) -> None:
+        with no_forks:
+            if end in self._ends:
+                self._ends.remove(end)
+                os.close(end)
+
+    def _let_go(self) -> None:
+        """In a process that was forked: with these ends it would keep the cluster alive, and its last words open."""
+        for end in self._ends:
+            os.close(end)
+        self._ends = set()
 
     def _keep_alive(self) -> None:
         """Start it again whenever it ends."""
