@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import wait
 
 import pytest
@@ -35,9 +36,8 @@ def calls(executor):
     return [future.result() for future in [executor.submit(zoo.echo, number) for number in range(20)]]
 
 
-def interrupt_at(kind, use, step):
+def interrupt_at(executor, use, step):
     """Where the interrupt came; empty: there are fewer lines."""
-    executor = Executor(kind, max_workers=1)
     steps = Steps(MODULES, step, error=KeyboardInterrupt)
     try:
         with steps.here():
@@ -46,22 +46,41 @@ def interrupt_at(kind, use, step):
         pass
     after = executor.submit(zoo.echo, "after it")
     assert wait([after], SECONDS).done, f"a call waits: {steps.place}"
+    assert after.result() == "after it"
+    return steps.place
+
+
+def wait_until_idle(executor, place):
+    """Until `shutdown` would wait for nothing."""
+    deadline = time.monotonic() + SECONDS
+    while executor._lifetime._busy or executor._lifetime.backend.unfinished:
+        if time.monotonic() > deadline:
+            exiting._registered.clear()  # else the interpreter would wait at its exit, too
+            pytest.fail(f"shutdown would wait: {place}")
+        time.sleep(0.001)
+
+
+def interrupt_all(kind, use, steps):
+    """The places, for as long as there are so many lines. One executor bears them all."""
+    executor = Executor(kind, max_workers=1)
+    places = []
+    for step in steps:
+        places.append(interrupt_at(executor, use, step))
+        wait_until_idle(executor, places[-1])
+        if not any(places[-5:]):
+            break
     ending = threading.Thread(target=executor.shutdown, daemon=True)
     ending.start()
     ending.join(SECONDS)
-    if ending.is_alive():
-        exiting._registered.clear()  # else the interpreter would wait at its exit, too
-        pytest.fail(f"shutdown waits: {steps.place}")
-    assert after.result() == "after it"
-    return steps.place
+    assert not ending.is_alive()
+    return [place for place in places if place]
 
 
 @pytest.mark.parametrize("use", [buffered, whole, closed, calls])
 @pytest.mark.parametrize("kind", ["processes", "threads"])
 def test_an_interrupt_that_is_caught_leaves_an_executor_that_can_be_shut_down(kind, use):
     """At some lines; `heavy` has them all."""
-    places = [interrupt_at(kind, use, step) for step in range(3, 500, 71 if kind == "processes" else 29)]
-    assert any(places)
+    assert interrupt_all(kind, use, range(3, 2000, 17))
 
 
 @pytest.mark.heavy
@@ -69,8 +88,4 @@ def test_an_interrupt_that_is_caught_leaves_an_executor_that_can_be_shut_down(ki
 @pytest.mark.parametrize("use", [buffered, whole, closed, calls])
 @pytest.mark.parametrize("kind", ["processes", "threads"])
 def test_so_does_an_interrupt_at_any_line(kind, use):
-    step, beyond = 0, 0
-    while beyond < 5 and step < 1500:  # how many there are differs from run to run
-        step += 1
-        beyond = 0 if interrupt_at(kind, use, step) else beyond + 1
-    assert step > 50
+    assert len(interrupt_all(kind, use, range(1, 5000))) > 50
