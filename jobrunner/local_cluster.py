@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobrunner.config import EXIT_WAIT, ClientConfig, load
-from jobrunner.folders import SOCKET, make_folder, socket_folder
+from jobrunner.folders import SOCKET, hold_folder, make_folder, socket_folder
 from jobrunner.forks import no_forks
 from jobrunner.host import usable_cpus
 from jobrunner.program import (
@@ -83,8 +83,9 @@ class LocalCluster:
         with no_forks:
             self._lifeline, self._hold = os.pipe()
             self._last_words, self._words_in = os.pipe()
-            self._ends = {self._lifeline, self._hold, self._last_words, self._words_in}
-            """Of the pipes, those that are open."""
+            held = hold_folder(self._folder)
+            self._ends = {self._lifeline, self._hold, self._last_words, self._words_in, held}
+            """Of the pipes, those that are open; and what holds the folder."""
             _open.add(self)
         self._stopping = threading.Event()
         self._program = this_program(start_method)
@@ -142,6 +143,8 @@ class LocalCluster:
         self._whiteboard.close()
         os.close(self._board)
         shutil.rmtree(self._folder, ignore_errors=True)
+        for end in list(self._ends):
+            self._close(end)
 
     def _relay(self, show: Callable[[list[tuple[int, str]]], None], until: float) -> None:
         """Pass on the last words, until the process is gone or it takes too long."""
