@@ -108,12 +108,14 @@ os.kill(os.getpid(), signal.Signals[sys.argv[1]])
 
 
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "os._exit"])
-def test_the_folder_of_a_program_that_was_killed_is_removed_by_the_next_one(tmp_path, end):
-    def run():
-        environment = {**os.environ, "TMPDIR": str(tmp_path)}
-        subprocess.run([sys.executable, "-c", PROGRAM, end], env=environment, check=False)
-        (left,) = tmp_path.iterdir()
-        os.utime(left, (0, 0))
-        return left
+def test_the_folder_of_a_program_that_was_killed_is_removed_by_the_next_one(end):
+    with tempfile.TemporaryDirectory() as short:
 
-    assert run() != run()
+        def run():
+            environment = {**os.environ, "TMPDIR": short}
+            subprocess.run([sys.executable, "-c", PROGRAM, end], env=environment, check=False)
+            (left,) = os.listdir(short)
+            os.utime(f"{short}/{left}", (0, 0))
+            return left
+
+        assert run() != run()

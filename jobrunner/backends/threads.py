@@ -4,8 +4,8 @@ The standard library's ThreadPoolExecutor keeps the threads; which call runs nex
 is a job of that pool that takes one call after the other from a heap until none is left; then it takes elements from
 the chunks of `map` that other runners are at, one by one (see `thread_chunks`). There are at most
 `max_workers` runners that are not waiting: a call that waits for Futures lets one more start (see
-`blocking`), so that calls that wait for calls do not lock each other out, and a runner too many leaves after
-its current call.
+`blocking` and `thread_nests`), so that calls that wait for calls do not lock each other out, and a runner too
+many leaves after its current call.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from jobrunner import blocking, context
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.backends.thread_chunks import SharedChunk
+from jobrunner.backends.thread_nests import Nest, Nests
 from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
 from jobrunner.elements import Columns, ElementResults
 from jobrunner.errors import DependencyError, InitializerError, NotSupportedError
@@ -66,7 +67,7 @@ class _Call(NamedTuple):
 class _Runner:
     """A job of the pool. It is not counted, and does nothing, if an exception interrupted its submission."""
 
-    __slots__ = ("busy", "call", "ended", "left", "void")
+    __slots__ = ("busy", "call", "ended", "left", "still", "void", "waiting", "waits")
 
     def __init__(self) -> None:
         self.void = False
@@ -77,6 +78,12 @@ class _Runner:
         self.ended = NO_CALL
         """The number of the last one, where that has ended."""
         self.left = False
+        self.waits = 0
+        """Waits that its call is in, one within the other."""
+        self.still = False
+        """Its call has unfinished calls of its own, and does nothing; see `thread_nests`."""
+        self.waiting = False
+        """For one of the two reasons, another one may run instead."""
 
 
 class _Place(threading.local):
@@ -84,6 +91,8 @@ class _Place(threading.local):
 
     future: Future[Any] | None = None
     attempt = 1
+    runner: _Runner | None = None
+    _nest: Nest | None = None
 
     def __init__(self, backend: weakref.ref[ThreadsBackend]) -> None:
         self._backend = backend  # weakly, so that the backend goes as soon as nobody holds it
@@ -91,11 +100,23 @@ class _Place(threading.local):
     def begin(self, future: Future[Any]) -> None:
         self.future, self.attempt = future, 1
 
+    def nest(self) -> Nest | None:
+        """That of the call which this thread runs, if it runs one."""
+        runner = self.runner
+        if self._nest is None and self.future is not None and runner is not None:
+            backend = self._backend()
+            assert backend is not None, "its own thread holds it"
+            self._nest = Nest(partial(backend._set_still, runner))
+        return self._nest
+
     def again(self) -> None:
         self.attempt += 1
 
     def end(self) -> None:
         self.future = None
+        if self._nest is not None:
+            self._nest.end()
+            self._nest = None
 
     def task(self) -> context.Task | None:
         future = self.future
@@ -106,7 +127,7 @@ class _Place(threading.local):
 
         backend = self._backend()
         assert backend is not None, "its own thread, which asks, holds it"
-        return Executor(_NestedThreads(backend))
+        return Executor(_NestedThreads(backend, self.nest()))
 
 
 _all: weakref.WeakSet[ThreadsBackend] = weakref.WeakSet()
@@ -122,7 +143,18 @@ if hasattr(os, "register_at_fork"):
 
 
 class _NestedThreads(BorrowedBackend):
+    """For one call, which may use it in threads of its own, too."""
+
     name = "threads"
+
+    def __init__(self, backend: ThreadsBackend, nest: Nest | None) -> None:
+        super().__init__(backend)
+        self._threads, self._nest = backend, nest
+
+    def _own(self, future: Future[Any]) -> Future[Any]:
+        if self._nest is not None and self._nest is not self._threads._place.nest():
+            self._threads._nests.add(self._nest, future)
+        return super()._own(future)
 
 
 class ThreadsBackend(Backend):
@@ -174,6 +206,8 @@ class ThreadsBackend(Backend):
         self._under_way: set[int] = set()
         """The numbers of the calls that runners have taken."""
         self._waiting = 0
+        """Of `_runners`, those that wait."""
+        self._nests = Nests(self._lock)
 
     @property
     def max_workers(self) -> int:
@@ -257,6 +291,9 @@ class ThreadsBackend(Backend):
             except BaseException:  # Ctrl-C, or no thread can be started: nobody has this call
                 self._take_back(call)
                 raise
+        nest = self._place.nest()
+        if nest is not None:
+            self._nests.add(nest, future)
         if needs:
             try:
                 future.add_done_callback(partial(_let_go, weakref.ref(self), number))
@@ -335,6 +372,8 @@ class ThreadsBackend(Backend):
         stranded: list[_Call] = []
         with self._lock:
             self._under_way.discard(runner.ended)
+            runner.waits = 0
+            self._set_still(runner, False)
             if call is not None:
                 self._under_way.discard(call.number)
                 self._chunks.pop(call.number, None)
@@ -348,8 +387,9 @@ class ThreadsBackend(Backend):
             settle(waiting.future, exception=cause)
 
     def _take_calls(self, runner: _Runner) -> None:
-        blocking.install(self._while_waiting)
+        blocking.install(partial(self._while_waiting, runner))
         context.install_in_thread(self._place)
+        self._place.runner = runner
         try:
             with self._lock:
                 if runner.void:
@@ -360,6 +400,7 @@ class ThreadsBackend(Backend):
             while True:
                 with self._lock:
                     self._under_way.discard(runner.ended)
+                    self._set_still(runner, False)
                     self._next(runner)
                     if runner.call is None:
                         self._leave(runner)
@@ -372,6 +413,7 @@ class ThreadsBackend(Backend):
         finally:
             blocking.install(None)
             context.install_in_thread(None)
+            self._place.runner = None
 
     def _next(self, runner: _Runner) -> None:
         """With the lock held: the next call, or one of those under way that others can help with, or none."""
@@ -430,6 +472,7 @@ class ThreadsBackend(Backend):
         """With the lock held: tell who waits for the end that it is there."""
         if self._runners == 0 and not self._held:
             self._idle.notify_all()
+            self._nests.hurry()
             if self._closed:
                 self._pool.shutdown(wait=False)
 
@@ -503,16 +546,32 @@ class ThreadsBackend(Backend):
                 settle(call.future, exception=error)
 
     @contextmanager
-    def _while_waiting(self) -> Iterator[None]:
+    def _while_waiting(self, runner: _Runner) -> Iterator[None]:
         with self._lock:
-            self._waiting += 1
+            runner.waits += 1
         try:
             with self._lock:
-                self._start_runner()
+                self._count(runner)
             yield
         finally:
             with self._lock:
-                self._waiting -= 1
+                runner.waits -= 1
+                self._count(runner)
+
+    def _set_still(self, runner: _Runner, still: bool) -> None:
+        """With the lock held."""
+        runner.still = still
+        self._count(runner)
+
+    def _count(self, runner: _Runner) -> None:
+        """With the lock held: note whether it waits, and have another one run meanwhile."""
+        waiting = runner.still or runner.waits > 0
+        if waiting == runner.waiting:
+            return
+        runner.waiting = waiting
+        self._waiting += 1 if waiting else -1
+        if waiting:
+            self._start_runner()
 
     # --- the end --------------------------------------------------------------------------------------------
 
@@ -525,6 +584,7 @@ class ThreadsBackend(Backend):
             call.future.cancel_pending()
         if wait:
             self._wait_idle()
+            self._nests.join()
             self._pool.shutdown(wait=True)
 
     def _cut(self) -> list[_Call]:

@@ -87,6 +87,11 @@ def attempt(value: Any) -> int:
     return integer(value, 1, LARGEST_32)
 
 
+def unbegun(value: Any, attempt: int) -> int:
+    """How many of the attempts before this one never began."""
+    return integer(value, 0, attempt - 1)
+
+
 def number(value: Any) -> float:
     """Seconds, or an amount: not negative, not infinite, not NaN (for which every comparison is false)."""
     if (type(value) is not float and type(value) is not int) or not 0 <= value < INFINITY:

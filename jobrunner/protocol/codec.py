@@ -44,10 +44,11 @@ from jobrunner.protocol.checks import (
     span,
     text,
     timeout,
+    unbegun,
 )
 from jobrunner.shared_memory.payload import SharedPayload
 
-VERSION = 5
+VERSION = 6
 
 INLINE_LIMIT = 16 * 1024
 """Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
@@ -207,7 +208,18 @@ def read_tasks(value: Any, r: Reader) -> list[m.TaskSpec]:
 def write_assignments(tasks: list[m.Assignment], w: Writer) -> list[Any]:
     payload = w.payload
     return [
-        (t[0], t[1], t[2], payload(t[3]), t[4], write_options(t[5]), t[6], t[7], [payload(v) for v in t[8]])
+        (
+            t[0],
+            t[1],
+            t[2],
+            payload(t[3]),
+            t[4],
+            write_options(t[5]),
+            t[6],
+            t[7],
+            [payload(v) for v in t[8]],
+            t[9],
+        )
         for t in tasks
     ]
 
@@ -225,8 +237,9 @@ def read_assignments(value: Any, r: Reader) -> list[m.Assignment]:
             None if f is None else key(f),
             integer(g),
             () if h == () else tuple(map(payload, sequence(h))),
+            0 if u == 0 else unbegun(u, n),
         )
-        for a, n, b, c, d, e, f, g, h in map(sequence, sequence(value))
+        for a, n, b, c, d, e, f, g, h, u in map(sequence, sequence(value))
     ]
 
 
@@ -267,7 +280,9 @@ def refusal_kind(rest: Sequence[Any]) -> str:
 
 
 def read_held(value: Any) -> list[m.Held]:
-    return [m.Held(name(a), attempt(n), flag(r)) for a, n, r in map(sequence, sequence(value))]
+    return [
+        m.Held(name(a), attempt(n), flag(r), unbegun(u, n)) for a, n, r, u in map(sequence, sequence(value))
+    ]
 
 
 def read_chunks(value: Any) -> list[m.OutputChunk]:
@@ -401,8 +416,8 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (m.Running, lambda x, w: (x.ids,), lambda f, r: m.Running(name_list(f[0]))),
     (
         m.Returned,
-        lambda x, w: (x.tasks, x.lacks),
-        lambda f, r: m.Returned(read_returned(f[0]), name_list(f[1])),
+        lambda x, w: (x.tasks, x.lacks, x.begun),
+        lambda f, r: m.Returned(read_returned(f[0]), name_list(f[1]), flag(f[2])),
     ),
     (m.Capacity, lambda x, w: (x.slots,), lambda f, r: m.Capacity(integer(f[0]))),
     (m.Output, lambda x, w: (x.chunks,), lambda f, r: m.Output(read_chunks(f[0]))),
@@ -426,6 +441,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     ),
     (m.Joined, lambda x, w: (x.name,), lambda f, r: m.Joined(name(f[0]))),
     (m.Divide, lambda x, w: (x.ids,), lambda f, r: m.Divide(name_list(f[0]))),
+    (m.Stuck, lambda x, w: (x.why,), lambda f, r: m.Stuck(text(f[0]))),
 ]  # fmt: skip
 REFUSED = next(number for number, row in enumerate(TABLE) if row[0] is m.Refused)
 """This type keeps its number and shape in every version, so that a refusal can be read by the refused."""

@@ -3,7 +3,8 @@
 A message is a plain record; `codec` turns it into frames and back. Who sends what:
 
     client -> coordinator       ClientHello, Submit, Cancel, Reconciled, Watch, Supply, Query, Goodbye
-    worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Output, Goodbye
+    worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Stuck, Output,
+                                Goodbye
     coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Accepted, Recall, Reply,
                                 Goodbye
     coordinator -> worker       Welcome, Assign, Forget, Cancel, Divide, Drain, Goodbye
@@ -144,7 +145,7 @@ class TaskSpec(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """A TaskSpec on its way to a worker, with the number of the attempt (from 1)."""
+    """A TaskSpec on its way to a worker, with the number of the attempt (from 1): no other one of the task has it."""
 
     id: TaskId
     attempt: int
@@ -156,6 +157,13 @@ class Assignment(NamedTuple):
     depth: int = 0
     values: tuple[Payload, ...] = ()
     """The results of the tasks that it needs, in the order of TaskSpec.needs."""
+    unbegun: int = 0
+    """How many of the attempts before this one never began."""
+
+    @property
+    def begun(self) -> int:
+        """The attempts that have begun, or may have, this one among them: what people are told."""
+        return self.attempt - self.unbegun
 
 
 class Outcome(NamedTuple):
@@ -217,6 +225,8 @@ class Held(NamedTuple):
     id: TaskId
     attempt: int
     running: bool
+    unbegun: int = 0
+    """As that of its Assignment."""
 
 
 class OutputChunk(NamedTuple):
@@ -401,12 +411,14 @@ class Running:
 
 @dataclass(slots=True)
 class Returned:
-    """A worker gives back tasks that it has not started."""
+    """A worker gives back tasks that it has not started, or that cannot end there since it leaves."""
 
     tasks: list[tuple[TaskId, int]]
     """Pairs of id and attempt."""
     lacks: list[str] = field(default_factory=list)
     """Modules that these need and that cannot be imported there; each of them needs one at least."""
+    begun: bool = False
+    """Whether these may have been started."""
 
 
 @dataclass(slots=True)
@@ -414,6 +426,13 @@ class Capacity:
     """How many slots there are now: of the sending worker, or (to a client) of the whole cluster."""
 
     slots: int
+
+
+@dataclass(slots=True)
+class Stuck:
+    """All tasks of this worker wait for tasks of their own, and it can start no further slot; a Capacity ends that."""
+
+    why: str
 
 
 @dataclass(slots=True)
@@ -472,7 +491,7 @@ Message: TypeAlias = (
     "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Accepted | Recall | Supply | Cancel"
     " | CancelRefused | Divide | Query | Reply | Assign"
     " | Forget | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
-    " | Join | Joined"
+    " | Join | Joined | Stuck"
 )
 
 

@@ -106,7 +106,7 @@ class Missing:
         scheduler = self._scheduler
         name = setup_name(record.setup)
         error = (outcome.detail or {}).get("error", "raised")
-        record.remember(f"attempt {record.attempt} on {worker.name}: the initializer failed: {error}")
+        record.remember(f"attempt {record.begun} on {worker.name}: the initializer failed: {error}")
         self._failures[name] = outcome
         if not self.scarce:
             self._oldest = now

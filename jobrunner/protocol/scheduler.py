@@ -64,11 +64,12 @@ def read_owner(state: JournalState, client: ClientId) -> tuple[str, str]:
 class Unclaimed:
     """A task that a worker has though no client has named it since this coordinator started."""
 
-    __slots__ = ("attempt", "outcome", "running", "since", "worker")
+    __slots__ = ("attempt", "outcome", "running", "since", "unbegun", "worker")
 
-    def __init__(self, worker: WorkerPeer, attempt: int, now: float) -> None:
+    def __init__(self, worker: WorkerPeer, held: m.Held, now: float) -> None:
         self.worker = worker
-        self.attempt = attempt
+        self.attempt = held.attempt
+        self.unbegun = held.unbegun
         self.since = now
         self.outcome: m.Outcome | None = None
         self.running = False
@@ -254,7 +255,7 @@ class Scheduler:
             record = self.tasks.get(spec.id)
             if record is None:
                 continue  # what it needs did not succeed
-            record.attempt, record.failures, record.crashes, _ = progress
+            record.attempt, record.failures, record.crashes, _, record.unbegun = progress
             record.history = list(progress.history) or None
             record.may_have_run = spec.options.at_most_once and progress.attempt > 0
             # Written when that attempt had ended; only of those that run at most once it is when they begin.
@@ -327,6 +328,13 @@ class Scheduler:
             record.worker.cancels.append(m.CancelRequest(task_id, running))
             self.dirty[record.worker] = None
 
+    def cancel_call(self, bundle: TaskRecord, index: int, running: bool) -> None:
+        """Somebody wants one call of a bundle cancelled. Its client is asked, which alone can take a bundle apart."""
+        wanted = bundle.client.cancels
+        call = call_id(bundle.id, index)
+        wanted[call] = running or wanted.get(call, False)
+        self.dirty[bundle.client] = None
+
     def client_gone(self, client: ClientPeer, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
         for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
@@ -345,6 +353,8 @@ class Scheduler:
         client = self.clients.get(client_id)
         if client is not None:
             client.reconciled = True
+            if client.cancels:
+                self.dirty[client] = None
             wanted = {outcome.id for outcome in client.outcomes}
             for message in client.link.unacked():
                 if type(message) is m.Outcomes:
@@ -363,6 +373,21 @@ class Scheduler:
                 held.since = now
             elif held.since < now - grace:
                 self._drop_unclaimed(task_id)
+
+    def wait_longer(self, seconds: float, now: float) -> None:
+        """For those that come back, because this process did not run for so long."""
+        for held in self.unclaimed.values():
+            held.since += seconds
+        for interest in self.results.sought.values():
+            interest.since += seconds
+        if now - seconds >= self.settled_at:
+            return
+        settled_at, self.settled_at = self.settled_at, self.settled_at + seconds
+        self.delayed = [
+            (self.settled_at if until == settled_at else until, number, record)
+            for until, number, record in self.delayed
+        ]
+        heapq.heapify(self.delayed)
 
     def named_later(self, task_id: TaskId) -> bool:
         """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call."""
@@ -413,12 +438,16 @@ class Scheduler:
             record = self.tasks.get(task_id)
             if record is not None and record.state in (QUEUED, WAITING):
                 outcome = m.Outcome(task_id, record.attempt, m.REFUSED, detail={"error": error})
+                # It was not accepted: nobody may count on its outcome, and the journal has nothing to forget.
+                record.options = record.options._replace(detach=False)
                 self.finish(record, outcome, FAILED, now)
+                self.entry.gone.pop(task_id, None)
 
     def _note_progress(self, record: TaskRecord) -> None:
         if self.journaling:
             story = tuple(record.history or ())
-            progress = Progress(record.attempt, record.failures, record.crashes, story)
+            counts = (record.attempt, record.failures, record.crashes)
+            progress = Progress(*counts, story, record.unbegun)
             self.entry.progress.append((record.id, progress))
 
     # --- from workers ---
@@ -450,9 +479,19 @@ class Scheduler:
             self._ended(record, outcome, now)
 
     def returned(
-        self, worker: WorkerPeer, task_id: TaskId, attempt: int, now: float, *, prefetch: bool = False
+        self,
+        worker: WorkerPeer,
+        task_id: TaskId,
+        attempt: int,
+        now: float,
+        *,
+        prefetch: bool = False,
+        begun: bool = False,
     ) -> None:
-        """The worker gives back a task that it has not started; `prefetch`: not because it had too many."""
+        """The worker gives back a task, which it has not started unless `begun`.
+
+        `prefetch`: not because it had too many.
+        """
         record = self.tasks.get(task_id)
         if record is None:
             held = self.unclaimed.get(task_id)
@@ -462,7 +501,10 @@ class Scheduler:
         if record.worker is not worker or record.attempt != attempt or record.state not in ACTIVE:
             return
         worker.prefetch = prefetch
-        record.ended = attempt
+        if begun:
+            record.ended = attempt
+        else:
+            record.not_begun()
         self._release(record)
         self.again(record, now)
 
@@ -505,8 +547,14 @@ class Scheduler:
         gone = [r for r in worker.tasks.values() if (r.id, r.attempt) not in still_there]
         for record in reversed(gone):  # each goes to the head of the queue
             self._release(record)
-            record.ended = record.attempt
-            record.remember(f"attempt {record.attempt} was lost on its way to worker {worker.name}")
+            if record.claimed:
+                record.ended = (
+                    record.attempt
+                )  # it may have run, and its outcome be lost with another coordinator
+                record.remember(f"attempt {record.begun} was lost with worker {worker.name}")
+            else:
+                record.not_begun()
+                record.remember(f"it was lost on its way to worker {worker.name}")
             if record.claimed and record.options.at_most_once:
                 # It was with the worker, which may have told a coordinator before this one how it ended.
                 error = f"worker {worker.name} has it no more, and may have run it"
@@ -530,7 +578,7 @@ class Scheduler:
             and entry.attempt >= record.attempt
             and entry.attempt > record.ended
         ):
-            self._claim(record, Unclaimed(worker, entry.attempt, now), now)
+            self._claim(record, Unclaimed(worker, entry, now), now)
         elif record.worker is not worker or record.attempt != entry.attempt:
             self.fence(worker, entry.id)
         elif record.cancel_asked and record.state in ACTIVE:
@@ -548,7 +596,7 @@ class Scheduler:
         if other is None or (other.outcome is None and other.attempt < entry.attempt):
             if other is not None:
                 self.fence(other.worker, entry.id)
-            self.unclaimed[entry.id] = Unclaimed(worker, entry.attempt, now)
+            self.unclaimed[entry.id] = Unclaimed(worker, entry, now)
         elif other.worker is not worker or other.attempt != entry.attempt:
             self.fence(worker, entry.id)
 
@@ -562,7 +610,7 @@ class Scheduler:
             if suspect:
                 record.crashes += 1
                 record.suspected = record.attempt
-                record.remember(f"attempt {record.attempt}: worker {worker.name} {reason}")
+                record.remember(f"attempt {record.begun}: worker {worker.name} {reason}")
             detail = {
                 "error": f"worker {worker.name} {reason}",
                 "worker": worker.name,
@@ -598,8 +646,32 @@ class Scheduler:
         self.resized = True
 
     def capacity(self, worker: WorkerPeer, slots: int) -> None:
+        worker.stuck = ""
         self.resize(worker, slots)
         self.open[worker] = None
+
+    def stuck(self, worker: WorkerPeer, why: str, now: float) -> None:
+        """All tasks there wait for tasks of their own that have no slot. If all workers are stuck, refuse the deepest.
+
+        Otherwise nothing would ever go on; the tasks that wait for these do, as soon as they hear of it.
+        """
+        worker.stuck = why or "unknown"
+        if any(not (other.stuck or other.draining) for other in self.workers.values()):
+            return
+        nested = [r for r in self.tasks.values() if r.state == QUEUED and r.depth]
+        deepest = max((record.depth for record in nested), default=0)
+        error = (
+            "it was not run: every slot's task waits for a call of its own, as this one is, and no further slot can be"
+            f" started ({worker.stuck})"
+        )
+        for record in nested:
+            if record.depth == deepest:
+                detail = {"error": error, "no_slot": True}
+                self.finish(
+                    record, m.Outcome(record.id, record.attempt, m.REFUSED, detail=detail), FAILED, now
+                )
+        for other in self.workers.values():
+            other.stuck = ""
 
     # --- each turn ---
 
@@ -739,7 +811,7 @@ class Scheduler:
                 self.again(record, now)
             return
         error = (outcome.detail or {}).get("error", m.STATUS_NAMES[status])
-        record.remember(f"attempt {record.attempt} on {record.worker and record.worker.name}: {error}")
+        record.remember(f"attempt {record.begun} on {record.worker and record.worker.name}: {error}")
         if status == m.CRASHED:
             record.crashes += 1
         else:
@@ -858,6 +930,7 @@ class Scheduler:
             record.suspected = 0
         record.may_have_run = False  # it did, and here it is
         record.attempt = held.attempt
+        record.unbegun = max(record.unbegun, held.unbegun)
         record.claimed = True
         self._bind(record, held.worker, now)
         if held.outcome is not None and held.outcome.status == m.SPLIT:
@@ -894,6 +967,9 @@ class Scheduler:
             assert here or record.cancel_asked or record.options.detach, f"{task_id} is nobody's"
             with_worker = record.worker is not None and task_id in record.worker.tasks
             assert with_worker == (record.state in ACTIVE), (task_id, STATE_NAMES[record.state])
+            assert record.begun >= (record.state in ACTIVE), (
+                f"{task_id}: {record.unbegun} of {record.attempt}"
+            )
         for state in (WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING):
             assert counted[state] == self.counts[state], STATE_NAMES[state]
         assert self.slots == sum(worker.slots for worker in self.workers.values())

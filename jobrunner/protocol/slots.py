@@ -6,11 +6,15 @@ front; where another slot has nothing to do, `SPARE_AFTER`.
 
 A slot serves one owner in its life: what a task leaves behind in its process (environment variables, modules, open
 files) is met by tasks of the same owner alone. Calls that bring modules along (FunctionDef.ships) have an owner of
-their own here, so that nobody meets the modules of others, nor another version of his own. Where more owners have
-tasks here than there are slots, a slot that has served its owner for `QUANTUM` makes way for a new process.
+their own here, so that nobody meets the modules of others, nor another version of his own. So have the calls that a
+program makes after it has come to another version of one of its modules (FunctionDef.epoch): a process keeps what it
+has imported.
 
-So have the calls that a program makes after it has come to another version of one of its modules (FunctionDef.epoch):
-a process keeps what it has imported. Idle slots of earlier epochs make way for them at once.
+An idle slot whose owner has nothing queued makes way at once for a new process, where tasks of another owner wait
+without a slot: one slot for each task, but no more of them than have work for `START_SECONDS` each, so that two owners
+of short calls do not start processes for each other all the time. Idle slots of earlier epochs make way for each task
+of a later one. Where more owners have tasks here than there are slots, a busy slot that has served its owner for
+`QUANTUM` makes way as soon as it is idle.
 
 Where calls leak, a slot may make only so many: each call of a bundle and each element of a chunk counts, from the
 moment that the slot is given it until it gives it back. A slot that may make no more ends when it is idle, and a new
@@ -21,8 +25,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeAlias
 
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
@@ -41,8 +45,11 @@ RECALL_AFTER = 0.02
 SPARE_AFTER = 0.003
 """As RECALL_AFTER, where another slot could run it at once. A slot reports short tasks more often than that."""
 
+START_SECONDS = 0.1
+"""Seconds that a new process for a slot takes, about: what is over sooner had better wait for a slot that is there."""
+
 QUANTUM = 0.5
-"""Seconds that a slot is left to an owner who has more tasks while another one has none; to start one takes a fifth."""
+"""Seconds that a slot is left to an owner who has more tasks while another one has none."""
 
 STARTING = "starting"
 READY = "ready"
@@ -150,6 +157,10 @@ class LocalQueue:
     def count(self, owner: Owner) -> int:
         """Tasks of that owner."""
         return len(self._queues.get(owner, ()))
+
+    def tasks_of(self, owner: Owner) -> Iterable[WorkerTask]:
+        """In order."""
+        return self._queues.get(owner, ())
 
     def push(self, task: WorkerTask, *, front: bool = False) -> None:
         queue = self._queues.get(task.owner)
@@ -337,6 +348,10 @@ class Slot:
         first = self.running()
         return first is not None and (first.stop_reason is not None or self.is_stuck(now))
 
+    def serves(self, owner: Owner, now: float) -> bool:
+        """Whether that owner's tasks get into it as soon as those in it are over."""
+        return self.owner == owner and self.state == READY and not self.blocked and not self.stalled(now)
+
     def room(self, estimate: float, alone: bool, calls: int = 1) -> bool:
         """Whether one more task, of so many calls, may be put behind the ones that it has."""
         if self.state != READY or self.blocked or self.leaving or calls > self.calls_left:
@@ -373,3 +388,63 @@ def outdated(slots: Iterable[Slot], queue: LocalQueue) -> list[Slot]:
         ]
         found += older[: max(0, wanted)]
     return found
+
+
+Estimate: TypeAlias = "Callable[[WorkerTask], float]"
+"""Seconds that a task is expected to take, or UNKNOWN."""
+
+
+class Dismissal(NamedTuple):
+    """Slots that are to make way, and when to look again."""
+
+    slots: list[Slot]
+    look_at: float | None
+
+
+def unneeded(slots: Iterable[Slot], queue: LocalQueue, estimate: Estimate, now: float) -> Dismissal:
+    """Of these slots, which stay, idle ones whose owner has nothing queued: as many as others have use for.
+
+    Tasks that are known to be short wait for slots that serve their owner already, until one of these is stuck.
+    """
+    slots = list(slots)
+    idle = [slot for slot in slots if slot.idle and slot.owner is not None and not queue.count(slot.owner)]
+    if not idle:
+        return Dismissal([], None)
+    free = sum(slot.owner is None for slot in slots)
+    wanted = 0
+    busy: list[Slot] = []
+    for owner in queue.owners:
+        serving = [slot for slot in slots if slot.serves(owner, now)]
+        spare = sum([1.0 - work_for_slots(slot.queue.values(), estimate, 1) for slot in serving])
+        most = free + len(idle) + len(serving)
+        wanted += math.ceil(max(0.0, work_for_slots(queue.tasks_of(owner), estimate, most) - spare))
+        busy += [slot for slot in serving if slot.queue]
+    found = sorted(idle, key=lambda slot: slot.progress)[: max(0, wanted - free)]
+    look_at = min((slot.progress + RECALL_AFTER for slot in busy), default=None)
+    return Dismissal(found, look_at if len(found) < len(idle) else None)
+
+
+def work_for_slots(tasks: Iterable[WorkerTask], estimate: Estimate, most: int) -> float:
+    """How many slots these tasks keep busy for START_SECONDS, each task one at the most; no more than `most`."""
+    work = 0.0
+    for task in tasks:
+        work += share_of_slot(estimate(task))
+        if work >= most:
+            return float(most)
+    return work
+
+
+def filling(slots: int, tasks: Iterable[WorkerTask], estimate: Estimate) -> int:
+    """How many of these tasks, from the first on, will soon be run by so many slots that are starting."""
+    work, count = 0.0, 0
+    for task in tasks:
+        work += share_of_slot(estimate(task))
+        if work > slots:
+            break
+        count += 1
+    return count
+
+
+def share_of_slot(seconds: float) -> float:
+    """Of what a slot does in START_SECONDS, what a task takes that is expected to last so long."""
+    return 1.0 if seconds == UNKNOWN else min(seconds / START_SECONDS, 1.0)

@@ -130,6 +130,7 @@ class TaskRecord:
         "state",
         "submitted",
         "suspected",
+        "unbegun",
         "unmet",
         "values",
         "weight",
@@ -163,6 +164,9 @@ class TaskRecord:
         self.state = QUEUED
         self.worker: WorkerPeer | None = None
         self.attempt = 0
+        """The number of the last assignment: a worker's word counts only with the present one."""
+        self.unbegun = 0
+        """How many of these are known never to have begun."""
         self.asked = 0
         """The last attempt, of a chunk, that was asked to give back what it has not begun; see `division`."""
         self.suspected = 0
@@ -199,6 +203,16 @@ class TaskRecord:
     @property
     def name(self) -> str:
         return self.options.name or self.function.definition.name
+
+    @property
+    def begun(self) -> int:
+        """The attempts that have begun, or may have, the present one among them: what people are told."""
+        return self.attempt - self.unbegun
+
+    def not_begun(self) -> None:
+        """The present attempt is over, and was none: nothing of it has run anywhere."""
+        self.ended = self.attempt
+        self.unbegun += 1
 
     @property
     def size(self) -> int:

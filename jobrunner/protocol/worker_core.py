@@ -41,6 +41,7 @@ from jobrunner.protocol.effects import (
     SlotDivided,
     SlotExited,
     SlotFinished,
+    SlotNotStarted,
     SlotPrinted,
     SlotReady,
     SlotReturned,
@@ -64,8 +65,11 @@ from jobrunner.protocol.slots import (
     Owner,
     Slot,
     WorkerTask,
+    filling,
     outdated,
+    unneeded,
 )
+from jobrunner.protocol.starts import Starts
 
 RUNNING_AFTER = 0.05
 """Seconds after which a task that still runs is announced as running."""
@@ -91,7 +95,11 @@ LARGE_DEFINITION = 512 * 1024
 """Bytes of a function or part of which slots hear at once that they may drop it; of others with their next task."""
 
 START_FAILURES = 5
-"""Slots that may die in a row before they were ready; then the worker gives up, with what they said."""
+"""Slots that may die in a row before they were ready, and starts that may fail in a row for want of resources; then a
+worker that has no other slot gives up, with what is known."""
+
+LONGEST_REASON = 500
+"""Characters of why no slot can be started, in a message."""
 
 
 def has_all(names: Iterable[str]) -> list[str]:
@@ -163,6 +171,11 @@ class WorkerCore:
         self._greeted: Link | None = None
         """The session that `_announced` is about."""
         self._start_failures = 0
+        self._starts = Starts()
+        self._told_short = False
+        """It was logged that there are fewer slots than wanted, and this has not changed since."""
+        self._stuck, self._said_stuck = False, False
+        """To be told to the coordinator, and told to it: see `_is_stuck`."""
         self._complaint, self._complain_again = "", now
         """Of a handshake, as last logged."""
         self._stopped = False
@@ -174,6 +187,8 @@ class WorkerCore:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         self._effects = []
+        if now != self.session.ran_at:
+            self.session.runs(now)
         kind = type(event)
         if kind is SlotFinished:
             assert isinstance(event, SlotFinished)
@@ -196,6 +211,8 @@ class WorkerCore:
             self._slot_blocked(event, now)
         elif isinstance(event, SlotExited):
             self._slot_exited(event, now)
+        elif isinstance(event, SlotNotStarted):
+            self._slot_not_started(event, now)
         elif isinstance(event, Unreachable):
             self.session.unreachable(now)
         elif isinstance(event, HandshakeFailed):
@@ -207,7 +224,7 @@ class WorkerCore:
     def next_deadline(self) -> float | None:
         if self._stopped:
             return None
-        times = [self.session.next_deadline(), self._drain_until, self._make_way_at]
+        times = [self.session.next_deadline(), self._drain_until, self._make_way_at, self._next_start()]
         if self.queue:
             times.append(self._queue_moved + RETURN_AFTER)
         times += [task.stop_at for task in self._stops.values()]
@@ -249,7 +266,9 @@ class WorkerCore:
     def _hello(self, serial: int) -> m.WorkerHello:
         s = self.settings
         held = [
-            m.Held(task.id, task.assignment.attempt, task.slot is not None) for task in self.tasks.values()
+            m.Held(a.id, a.attempt, task.slot is not None, a.unbegun)
+            for task in self.tasks.values()
+            for a in (task.assignment,)
         ]
         held += [m.Held(o.id, o.attempt, False) for o in self._unsent]
         held += [m.Held(o.id, o.attempt, False) for o in self._outcomes]
@@ -338,7 +357,9 @@ class WorkerCore:
             present = self.tasks.get(assignment.id)
             if present is not None:
                 # Assigned again while the earlier attempt is still here: join it, under the new number.
-                present.assignment = present.assignment._replace(attempt=assignment.attempt)
+                present.assignment = present.assignment._replace(
+                    attempt=assignment.attempt, unbegun=assignment.unbegun
+                )
                 continue
             if not self._knows_functions_of(assignment):
                 self._log("warning", f"task {assignment.id} names a function that was never sent")
@@ -456,7 +477,8 @@ class WorkerCore:
         """Tasks that can run at the same time: a slot whose task only waits lends its place."""
         if self.draining:
             return 0
-        return self.settings.slots + sum(slot.blocked for slot in self.slots.values())
+        wanted = self._wanted_slots()
+        return min(wanted, len(self._slots_at_hand())) if self._starts.short else wanted
 
     def _wanted_slots(self) -> int:
         return self.settings.slots + sum(slot.blocked for slot in self.slots.values())
@@ -483,10 +505,13 @@ class WorkerCore:
             return
         live = [slot for slot in self.slots.values() if slot.state != ENDING]
         missing = self._wanted_slots() - len(live)
-        for _ in range(missing):
+        self._tell_whether_short(len(live))
+        for _ in range(self._starts.permitted(missing, now)):
             self._next_slot += 1
             slot = Slot(SlotId(self._next_slot), self.settings.max_tasks_per_slot)
             self.slots[slot.id] = slot
+            if self._starts.short:
+                self._starts.tried(slot.id)
             self._effects.append(SpawnSlot(slot.id, self._hash_seed))
         for slot in live:
             if missing >= 0:
@@ -500,13 +525,16 @@ class WorkerCore:
         if slot is not None and slot.state == STARTING:
             slot.state = READY
             self._start_failures = 0
+            self._starts.ready(slot.id)
 
     def _slot_blocked(self, event: SlotBlocked, now: float) -> None:
         slot = self.slots.get(event.slot)
         if slot is not None and slot.blocked != event.blocked:
             slot.blocked = event.blocked
-            if slot.blocked and slot.holds_back:
-                self._recall(slot, now)
+            if slot.blocked:
+                self._starts.hurry(slot.id, now)
+                if slot.holds_back:
+                    self._recall(slot, now)
 
     def _recall(self, slot: Slot, now: float, *, bundle: bool = True) -> None:
         slot.recalled, slot.recalled_at = True, now
@@ -545,7 +573,7 @@ class WorkerCore:
         outcome = m.Outcome(bundle.id, bundle.attempt, m.SPLIT, event.payload, 0.0, detail)
         excess = self._beyond_max_payload(bundle.id, bundle.attempt, event.payload)
         self._end(task, excess or outcome)
-        task.assignment = bundle._replace(id=call, attempt=1, payload=b"", span=None)
+        task.assignment = bundle._replace(id=call, attempt=1, payload=b"", span=None, unbegun=0)
         task.announced = False
         self.tasks[task.id] = task
         if excess is not None:  # its client then begins anew with each of the calls
@@ -574,7 +602,7 @@ class WorkerCore:
         detail = {**self._place(), "stop": event.stop}
         stop_at = task.stop_at
         self._end(task, m.Outcome(chunk.id, chunk.attempt, m.SPLIT, b"", 0.0, detail))
-        part = task.assignment = kept(chunk, event.stop)._replace(attempt=1)
+        part = task.assignment = kept(chunk, event.stop)._replace(attempt=1, unbegun=0)
         slot.calls_left += m.calls_in(chunk.span) - m.calls_in(part.span)
         task.announced = False
         self.tasks[task.id] = task
@@ -638,9 +666,15 @@ class WorkerCore:
             self._start_failures += 1
             how = event.signal or f"exit code {event.exit_code}"
             self._log("error", f"a slot died while it started ({how}): {event.stderr.strip()}")
-            if self._start_failures >= START_FAILURES:
-                self._give_up(f"slots die while they start ({how}): {event.stderr.strip()}", "JobRunnerError")
+            why = f"slots die while they start ({how}): {event.stderr.strip()}"
+            too_often = self._start_failures >= START_FAILURES
+            if too_often and not any(other.state == READY for other in self.slots.values()):
+                self._give_up(why, "JobRunnerError")
                 return
+            if too_often or self._starts.is_tried(slot.id):
+                self._go_on_without(slot, why, now)
+        else:
+            self._starts.hurry(slot.id, now)
         guilty = slot.queue.get(event.number) or slot.running()
         others = [task for task in slot.queue.values() if task is not guilty]
         for task in reversed(others):
@@ -661,6 +695,50 @@ class WorkerCore:
                 )
                 self._end(guilty, outcome)
         self._queue_moved = now
+
+    def _slot_not_started(self, event: SlotNotStarted, now: float) -> None:
+        slot = self.slots.pop(event.slot, None)
+        if slot is None or not self._go_on_without(slot, event.error, now) or self.slots:
+            return
+        if self._starts.failures >= START_FAILURES:
+            self._give_up(f"no slot can be started: {event.error}", "JobRunnerError")
+
+    def _go_on_without(self, slot: Slot, why: str, now: float) -> bool:
+        """A slot could not be started: make do with the others for a while; True if this was a try of its own."""
+        fresh = self._starts.failed(slot.id, why[:LONGEST_REASON], now)
+        self._stuck = fresh and self._starts.failures > 1 and self._is_stuck()
+        return fresh
+
+    def _tell_whether_short(self, live: int) -> None:
+        """Log, once, that there are fewer slots than wanted."""
+        if not self._starts.short:
+            self._told_short = self._told_short and live < self._wanted_slots()
+        elif not self._told_short:
+            self._told_short = True
+            text = (
+                f"only {live} of {self._wanted_slots()} slots, until more can be started: {self._starts.why}"
+            )
+            self._log("error", text)
+
+    def _slots_at_hand(self) -> list[Slot]:
+        """Those that are there, or will be as far as is known."""
+        slots = self.slots.values()
+        return [slot for slot in slots if slot.state != ENDING and not self._starts.is_tried(slot.id)]
+
+    def _is_stuck(self) -> bool:
+        """Whether no task here can go on: each waits for tasks of its own, and no slot can be started for these.
+
+        A process that is about to end lets go of what another one could start with.
+        """
+        slots = self.slots.values()
+        return self._starts.short and all(slot.blocked or self._starts.is_tried(slot.id) for slot in slots)
+
+    def _next_start(self) -> float | None:
+        """When to try again to start a slot."""
+        if not self._starts.short or self.draining or not self._welcomed:
+            return None
+        missing = self._wanted_slots() - len(self._slots_at_hand())
+        return self._starts.next_try() if missing > 0 else None
 
     def _place(self) -> m.Detail:
         return {"worker": self.settings.name, "host": self.settings.host}
@@ -740,16 +818,19 @@ class WorkerCore:
             self._forget_functions()
         if self.queue and now >= self._queue_moved + RETURN_AFTER:
             starting = sum(slot.state == STARTING for slot in self.slots.values())
-            self._return_queue(now, keep=starting)
+            self._return_queue(now, keep=filling(starting, self.queue, self._estimate))
         self._send_all(now)
         if self.draining:
             self._maybe_leave(now)
 
+    def _may_feed(self) -> bool:
+        if self.draining and self.session.open:
+            return False
+        return self.session.link.unacked_bytes + self._outcome_bytes <= self.settings.unacknowledged_bytes
+
     def _feed(self, now: float) -> None:
         """Give queued tasks to slots: one to each idle slot, then short ones behind them, evenly."""
-        if not self.queue or (self.draining and self.session.open):
-            return
-        if self.session.link.unacked_bytes + self._outcome_bytes > self.settings.unacknowledged_bytes:
+        if not self.queue or not self._may_feed():
             return
         batches: dict[SlotId, list[SlotTask]] = {}
         ready = [s for s in self.slots.values() if s.state == READY and not s.stalled(now)]
@@ -770,9 +851,7 @@ class WorkerCore:
         if task is None:
             return False
         a = task.assignment
-        estimate = self._estimates.get(a.function, UNKNOWN)
-        if estimate != UNKNOWN:
-            estimate *= task.elements
+        estimate = self._estimate(task)
         if not slot.room(estimate, a.options.timeout is not None, task.elements):
             if task.elements > slot.calls_left:
                 slot.leaving = True  # a new process takes it
@@ -789,7 +868,7 @@ class WorkerCore:
             task.number,
             a.id,
             name,
-            a.attempt,
+            a.begun,
             a.function,
             a.payload,
             a.span,
@@ -802,52 +881,60 @@ class WorkerCore:
         self._queue_moved = now
         return True
 
-    def _make_way(self, now: float) -> None:
-        """Have slots replaced where somebody's tasks wait and no slot serves them, or will as soon as it is up.
+    def _estimate(self, task: WorkerTask) -> float:
+        """Seconds that a task is expected to take, or UNKNOWN."""
+        each = self._estimates.get(task.assignment.function, UNKNOWN)
+        return each if each == UNKNOWN else each * task.elements
 
-        And those that have made all the calls that they may.
-        """
+    def _make_way(self, now: float) -> None:
+        """Have slots replaced that others have use for, and those that have made all the calls that they may."""
         self._make_way_at = None
         if self.settings.max_tasks_per_slot is not None:
             for slot in self.slots.values():
                 slot.leaving = slot.leaving or slot.calls_left <= 0
-        if self.queue and not self.draining:
-            for slot in outdated([slot for slot in self.slots.values() if slot.stays], self.queue):
-                slot.leaving = True
-        staying = [slot for slot in self.slots.values() if slot.stays]
-        leaving = [slot for slot in self.slots.values() if slot.leaving and slot.state != ENDING]
-        if self.queue and not self.draining:
-            served = {slot.owner for slot in staying}
-            unserved = sum(owner not in served for owner in self.queue.owners)
-            unserved -= len(leaving) + sum(slot.owner is None for slot in staying)
-            if unserved > 0:
-                leaving += self._dismissed(staying, unserved, now)
-        ended = [slot for slot in leaving if slot.idle]
+        self._replace_leaving(now)
+        if self.queue and not self.draining and self._may_feed():
+            self._dismiss_idle(now)
+            self._dismiss_busy(now)
+
+    def _replace_leaving(self, now: float) -> None:
+        """The idle ones among those that are to leave."""
+        ended = [slot for slot in self.slots.values() if slot.leaving and slot.idle]
         for slot in ended:
             self._end_slot(slot, now)
         if ended and not self.draining:
             self._adjust_slots(now)
 
-    def _dismissed(self, slots: list[Slot], wanted: int, now: float) -> list[Slot]:
-        """Slots that are to end, at most `wanted`: those whose owner has nothing more, then those whose time is up."""
-        taken = [slot for slot in slots if slot.owner is not None and not slot.blocked]
-        unneeded = [
-            slot
-            for slot in taken
-            if slot.idle and slot.owner is not None and self.queue.first(slot.owner) is None
-        ]
-        rest = sorted((slot for slot in taken if slot not in unneeded), key=lambda slot: slot.owned_since)
-        dismissed = unneeded[:wanted]
-        for slot in rest:
-            if len(dismissed) == wanted:
-                break
-            if now < slot.owned_since + QUANTUM:
-                self._make_way_at = slot.owned_since + QUANTUM
-                break
-            dismissed.append(slot)
+    def _staying(self) -> list[Slot]:
+        return [slot for slot in self.slots.values() if slot.stays]
+
+    def _dismiss_idle(self, now: float) -> None:
+        """Idle slots that can run nothing that waits here make way for what does."""
+        for slot in outdated(self._staying(), self.queue):
+            slot.leaving = True
+        self._replace_leaving(now)
+        dismissed, self._make_way_at = unneeded(self._staying(), self.queue, self._estimate, now)
         for slot in dismissed:
             slot.leaving = True
-        return dismissed
+        self._replace_leaving(now)
+
+    def _dismiss_busy(self, now: float) -> None:
+        """Where no slot serves an owner, nor will as soon as it is up, one makes way that served another for long."""
+        staying = self._staying()
+        served = {slot.owner for slot in staying}
+        leaving = sum(slot.leaving and slot.state != ENDING for slot in self.slots.values())
+        fresh = sum(slot.owner is None for slot in staying)
+        unserved = sum(owner not in served for owner in self.queue.owners) - leaving - fresh
+        if unserved <= 0:
+            return
+        taken = [slot for slot in staying if slot.owner is not None and not slot.blocked]
+        for slot in sorted(taken, key=lambda slot: slot.owned_since)[:unserved]:
+            time_is_up = slot.owned_since + QUANTUM
+            if now < time_is_up:
+                self._make_way_at = min(time_is_up, self._make_way_at or time_is_up)
+                break
+            slot.leaving = True
+        self._replace_leaving(now)
 
     def _forget_functions(self) -> None:
         """Drop those that linger and that no task needs any more, nor a function that stays."""
@@ -939,9 +1026,13 @@ class WorkerCore:
             if running:
                 self._effects.append(session.send(m.Running(running), now))
         capacity = self.capacity()
-        if capacity != self._announced and not self.draining:
-            self._announced = capacity
+        unstuck = self._said_stuck and not self._is_stuck()
+        if (capacity != self._announced or unstuck) and not self.draining:
+            self._announced, self._said_stuck = capacity, False
             self._effects.append(session.send(m.Capacity(capacity), now))
+        if self._stuck and not self.draining:
+            self._stuck, self._said_stuck = False, True
+            self._effects.append(session.send(m.Stuck(self._starts.why), now))
 
     # --- leaving ---
 
@@ -976,9 +1067,9 @@ class WorkerCore:
             pairs = [
                 (task.id, task.assignment.attempt)
                 for task in self.tasks.values()
-                if task.slot is None or not task.assignment.options.at_most_once
+                if not task.assignment.options.at_most_once
             ]
-            self._effects.append(self.session.send(m.Returned(pairs), now))
+            self._effects.append(self.session.send(m.Returned(pairs, begun=True), now))
         if self.session.open:
             self._effects.append(self.session.send(m.Goodbye(), now))
         self._stopped = True

@@ -82,6 +82,14 @@ def append_and_wait(trace: str, path: str) -> str:
     return wait_for_file(path)
 
 
+def attempt_after(trace: str, path: str) -> int:
+    """As `append_and_wait`; which attempt that was."""
+    append_and_wait(trace, path)
+    task = jobrunner.current_task()
+    assert task is not None
+    return task.attempt
+
+
 def take_memory(megabytes: int) -> int:
     return len(bytearray(megabytes << 20)) >> 20
 

@@ -125,6 +125,26 @@ def test_two_versions_of_one_module_do_not_meet(cluster, address, at_home, tmp_p
         assert inside.result(BOUND) == "first"
 
 
+def test_all_slots_of_a_program_that_shipped_serve_the_next_one(cluster, address, at_home, tmp_path):
+    at_home("at_home_s")
+    import at_home_s
+
+    cluster.worker(address, "w", slots=4)
+
+    def run(executor, name, count):
+        """Four of the calls are under way together before any of them ends."""
+        trace, gate = tmp_path / name, tmp_path / f"{name} ends"
+        futures = [executor.submit(calls.attempt_after, str(trace), str(gate)) for _ in range(count)]
+        until(lambda: trace.exists() and len(trace.read_text().splitlines()) == 4)
+        gate.touch()
+        return [future.result(BOUND) for future in futures]
+
+    with Executor(address, ship=[at_home_s]) as executor:
+        run(executor, "first", 4)
+    with connected(address) as executor:
+        assert run(executor, "second", 8) == [1] * 8
+
+
 def test_a_shipped_module_that_is_reloaded_is_collected_again(cluster, address, at_home, tmp_path):
     folder = at_home("at_home_g", data="first")
     import at_home_g

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from protocol.support import spec
+from protocol.support import assignment, spec
 
 from jobrunner.config import LONGEST_NAME, MOST_SLOTS
 from jobrunner.errors import ProtocolError
@@ -102,6 +102,19 @@ def test_seconds_and_amounts_are_finite_and_not_negative(message, amount):
 def test_whole_numbers_have_an_end(message, largest):
     assert sent(message(largest)) == message(largest)
     rejected(message(largest + 1), rf"expected a whole number from [-\d]+ to {largest}, got {largest + 1}")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda n: m.Assign([assignment(1, 3)._replace(unbegun=n)]),
+        lambda n: worker_hello(held=[m.Held("c-1", 3, True, n)]),
+    ],
+    ids=["assigned", "held"],
+)
+def test_the_present_attempt_has_begun_or_may_have(message):
+    assert sent(message(2)) == message(2)
+    rejected(message(3), "expected a whole number from 0 to 2, got 3")
 
 
 @pytest.mark.parametrize("field", ["seq", "ack"])

@@ -76,12 +76,18 @@ details = st.one_of(st.none(), st.dictionaries(unknown_keys, plain, max_size=4))
 statuses = st.integers(0, len(m.STATUS_NAMES) - 1)
 needs = st.lists(words, max_size=3).map(tuple)
 values = st.lists(payloads, max_size=3).map(tuple)
+
+
+def with_unbegun(entry: Any) -> st.SearchStrategy[Any]:
+    return st.integers(0, entry.attempt - 1).map(lambda unbegun: entry._replace(unbegun=unbegun))
+
+
 tasks = st.builds(m.TaskSpec, words, keys, payloads, spans, options, optional_keys, count, needs)
 assignments = st.builds(
     m.Assignment, words, attempts, keys, payloads, spans, options, optional_keys, count, values
-)
+).flatmap(with_unbegun)
 outcomes = st.builds(m.Outcome, words, st.integers(0, LARGEST_32), statuses, payloads, seconds, details)
-held = st.builds(m.Held, words, attempts, st.booleans())
+held = st.builds(m.Held, words, attempts, st.booleans()).flatmap(with_unbegun)
 chunks = st.builds(m.OutputChunk, words, words, st.sampled_from([m.STDOUT, m.STDERR]), words)
 patience = st.floats(SHORTEST_PEER_TIMEOUT, LONGEST_PEER_TIMEOUT)
 
@@ -116,8 +122,9 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Forget: st.builds(m.Forget, lists(keys)),
     m.Outcomes: st.builds(m.Outcomes, lists(outcomes)),
     m.Running: st.builds(m.Running, lists(words)),
-    m.Returned: st.builds(m.Returned, lists(st.tuples(words, attempts)), lists(words)),
+    m.Returned: st.builds(m.Returned, lists(st.tuples(words, attempts)), lists(words), st.booleans()),
     m.Capacity: st.builds(m.Capacity, count),
+    m.Stuck: st.builds(m.Stuck, words),
     m.Output: st.builds(m.Output, lists(chunks)),
     m.Drain: st.builds(m.Drain),
     m.Goodbye: st.builds(m.Goodbye, words),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from protocol.support import DOUBLE, assign, assignment, finish, ids, worker
+from protocol.support import DOUBLE, HALVE, assign, assignment, finish, ids, worker
 
 from jobrunner.ids import SlotId
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.effects import EndSlot, RunTasks, SlotExited, SlotReady, SpawnSlot
-from jobrunner.protocol.slots import QUANTUM
+from jobrunner.protocol.effects import EndSlot, RecallTasks, RunTasks, SlotExited, SlotReady, SpawnSlot
+from jobrunner.protocol.slots import QUANTUM, RECALL_AFTER
 
 ALICE, BOB, CAROL = "key-of-alice", "key-of-bob", "key-of-carol"
 
@@ -24,6 +24,12 @@ def did(world):
             assert isinstance(effect, EndSlot)
             told.append(("end", effect.slot))
     return told
+
+
+def done_besides_recalls(world):
+    world.turn()
+    world.effects = [effect for effect in world.effects if not isinstance(effect, RecallTasks)]
+    return did(world)
 
 
 def up(world, slot):
@@ -194,11 +200,145 @@ def test_calls_of_an_earlier_epoch_still_run():
     assert did(world) == [("run", 3, "c-1"), ("run", 4, "c-3")]
 
 
-def test_slots_of_others_do_not_make_way_for_a_new_epoch():
+def test_idle_slots_of_others_make_way_for_a_new_epoch_as_well():
     world = worker(slots=3)
     assign(world, assignment(1), assignment(2), owner=BOB)
     did(world)
     finish(world, 1, 1)
     finish(world, 2, 1)
     assign_of(world, FIRST, *map(assignment, (3, 4, 5)))
-    assert did(world) == [("run", 3, "c-3")]
+    assert did(world) == [("run", 3, "c-3"), ("end", 1), ("end", 2), ("start", 4), ("start", 5)]
+
+
+# --- idle slots of an owner who has nothing more -------------------------------------------------------------------
+
+
+def test_as_many_idle_slots_of_another_owner_make_way_as_tasks_have_none():
+    world = warmed(slots=4)
+    assign(world, *map(assignment, (1, 2, 3)), owner=BOB)
+    assert did(world) == [("end", 1), ("end", 2), ("end", 3), ("start", 5), ("start", 6), ("start", 7)]
+    for slot in (5, 6, 7):
+        up(world, slot)
+    assert did(world) == [("run", 5, "c-1"), ("run", 6, "c-2"), ("run", 7, "c-3")]
+    assign(world, assignment(4), owner=ALICE)
+    assert did(world) == [("run", 4, "c-4")], "the slot that nobody else had use for is hers still"
+
+
+def test_so_do_those_of_the_same_owner_that_brought_modules_along():
+    world = worker(slots=2)
+    ships = m.FunctionDef(b"ships", "ships", b"blob", ships=("lib",))
+    assign_of(world, ships, assignment(1), assignment(2))
+    assert did(world) == [("run", 1, "c-1"), ("run", 2, "c-2")]
+    finish(world, 1, 1)
+    finish(world, 2, 1)
+    assign(world, assignment(3), assignment(4), owner=ALICE)
+    assert did(world) == [("end", 1), ("end", 2), ("start", 3), ("start", 4)]
+
+
+def test_a_slot_that_becomes_idle_makes_way_too():
+    world = worker(slots=2)
+    assign(world, assignment(1), assignment(2), owner=ALICE)
+    did(world)
+    finish(world, 1, 1)
+    assign(world, assignment(3), assignment(4), owner=BOB)
+    assert did(world) == [("end", 1), ("start", 3)]
+    finish(world, 2, 1)
+    assert did(world) == [("end", 2), ("start", 4)]
+
+
+def test_the_slot_that_was_idle_for_longest_makes_way_first():
+    world = worker(slots=2)
+    assign(world, assignment(1), owner=ALICE)
+    assign(world, assignment(2), owner=CAROL)
+    did(world)
+    finish(world, 2, 1)
+    world.turn(1.0)
+    finish(world, 1, 1)
+    assign(world, assignment(3), owner=BOB)
+    assert did(world) == [("end", 2), ("start", 3)]
+
+
+def shared(seconds):
+    """A worker with an idle slot of Alice's, and one of Bob's that runs; his calls are known to take so long."""
+    world = worker(slots=2)
+    assign(world, assignment("a"), owner=ALICE)
+    assign(world, assignment("b"), owner=BOB)
+    did(world)
+    finish(world, 1, 1, duration=seconds)
+    finish(world, 2, 1, duration=seconds)
+    assign(world, assignment("runs"), owner=BOB)
+    assert did(world) == [("run", 2, "c-runs")]
+    return world
+
+
+def test_short_tasks_wait_for_the_slot_that_serves_them():
+    """They are over before a new process would be there, and no two owners start processes for each other."""
+    world = shared(seconds=0.009)
+    assign(world, *map(assignment, range(9)), owner=BOB)
+    assert did(world) == [("run", 2, "c-0")], "one is at hand, and the others are over within 0.1 s"
+
+
+def test_unless_they_are_so_many_that_a_process_is_there_sooner():
+    world = shared(seconds=0.009)
+    assign(world, *map(assignment, range(12)), owner=BOB)
+    assert did(world) == [("run", 2, "c-0"), ("end", 1), ("start", 3)]
+
+
+def test_or_unless_that_slot_turns_out_to_be_stuck():
+    world = shared(seconds=0.009)
+    assign(world, *map(assignment, range(9)), owner=BOB)
+    did(world)
+    world.turn()
+    assert world.core.next_deadline() <= world.now + RECALL_AFTER
+    world.turn(RECALL_AFTER + 1e-6)
+    assert ("end", 1) in [told[:2] for told in done_besides_recalls(world)]
+
+
+def test_tasks_of_unknown_length_wait_for_nobody():
+    world = worker(slots=2)
+    assign(world, assignment("a"), owner=ALICE)
+    did(world)
+    finish(world, 1, 1)
+    assign(world, *map(assignment, (1, 2)), functions=[HALVE], owner=BOB)
+    world.take()
+    other = [assignment(n, function=HALVE.key) for n in (3, 4)]
+    assign(world, *other, functions=[], owner=BOB)
+    assert did(world) == [], "both slots are taken or make way already"
+
+
+def test_nothing_is_given_back_while_slots_that_will_run_it_start_and_end():
+    world = warmed(slots=4)
+    assign(world, *map(assignment, range(4)), owner=BOB)
+    did(world)
+    world.heard()
+    for _ in range(30):
+        world.turn(0.1)
+        world.acknowledge()
+    assert not [message for message in world.heard() if isinstance(message, m.Returned)]
+    for slot in range(5, 9):
+        up(world, slot)
+    assert [told[:2] for told in did(world)] == [("run", slot) for slot in range(5, 9)]
+
+
+def test_nor_are_short_tasks_that_one_such_slot_will_run_all():
+    world = shared(seconds=0.001)
+    finish(world, 2, 2, duration=0.001)
+    assign(world, *map(assignment, range(20)), owner=CAROL)
+    assert did(world) == [("end", 1), ("start", 3)]
+    world.heard()
+    for _ in range(5):
+        world.turn(0.1)
+        world.acknowledge()
+    assert not [message for message in world.heard() if isinstance(message, m.Returned)]
+
+
+def test_no_slot_makes_way_while_nothing_may_be_fed():
+    """For what waits then has no use for it."""
+    world = worker(slots=1, unacknowledged_bytes=10)
+    assign(world, assignment(1), owner=ALICE)
+    did(world)
+    finish(world, 1, 1, payload=b"x" * 100)
+    assign(world, assignment(2), owner=BOB)
+    assert did(world) == []
+    world.acknowledge()
+    assert did(world) == [("end", 1), ("start", 2)]

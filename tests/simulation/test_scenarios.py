@@ -117,6 +117,63 @@ def test_slots_that_start_slowly_do_not_make_tasks_wander():
     finish(world)
 
 
+# --- slots of those who have left -------------------------------------------------------------------------------------
+
+NAP = Call((1.0,))
+
+
+def second_owner(slots=4, **options):
+    """A worker all of whose slots have run calls of a first client, which has left; and a second one."""
+    world = calm_world(workers=[slots], clients=2, owners=2, **options)
+    seconds_until(world, submit(world, [NAP] * slots))
+    world.clients[0].leave()
+    world.run_for(60.0)
+    return world
+
+
+@pytest.mark.parametrize(("slots", "calls"), [(4, 8), (8, 16)])
+def test_the_slots_of_an_owner_who_has_left_serve_the_next_one(slots, calls):
+    world = second_owner(slots)
+    before = world.network.kinds.get("Returned", 0)
+    tasks = submit(world, [NAP] * calls, client=1, number=1)
+    assert seconds_until(world, tasks) < 2.4  # two after the other, and the start of the slots
+    assert [outcome(world, task).attempt for task in tasks] == [1] * calls
+    assert world.network.kinds.get("Returned", 0) == before
+    finish(world)
+
+
+@pytest.mark.parametrize("slot_start", [0.01, 0.3, 3.0])
+def test_nothing_goes_to_and_fro_while_slots_change_hands(slot_start):
+    world = second_owner(slot_start=slot_start)
+    before = world.network.kinds.get("Returned", 0)
+    tasks = submit(world, [NAP] * 8, client=1, number=1)
+    assert seconds_until(world, tasks) < 2.4 + 1.5 * slot_start
+    assert world.network.kinds.get("Returned", 0) == before
+    finish(world)
+
+
+def test_two_owners_of_short_calls_do_not_start_processes_for_each_other():
+    world = calm_world(workers=[2], clients=2, owners=2)
+    (worker,) = world.workers
+    for number in (0, 1, 0):  # until each has a slot, and it is known how long the calls take
+        seconds_until(world, submit(world, short(5), client=number, number=number))
+    processes = worker.slots.started
+    for _ in range(20):
+        tasks = [task for n in (0, 1) for task in submit(world, short(5), client=n, number=n)]
+        seconds_until(world, tasks)
+    assert worker.slots.started == processes
+    finish(world)
+
+
+def test_owners_of_long_calls_share_all_slots():
+    world = calm_world(workers=[4], clients=2, owners=2)
+    first = submit(world, [NAP] * 8, client=0)
+    world.run_for(0.5)
+    second = submit(world, [NAP] * 8, client=1, number=1)
+    assert seconds_until(world, first + second) < 5.0
+    finish(world)
+
+
 # --- fairness -----------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 from simulation.seeking import find
 
-from jobrunner.protocol import retry
+from jobrunner.protocol import retry, worker_core
 from jobrunner.protocol.functions import FunctionTable, KnownFunctions
 from jobrunner.protocol.journal import JournalEntry
 from jobrunner.protocol.link import Link
@@ -18,7 +18,7 @@ from jobrunner.protocol.messages import OK
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import ReadyQueue
 from jobrunner.protocol.scheduler import Scheduler
-from jobrunner.protocol.slots import LocalQueue, Owner, Slot, WorkerTask
+from jobrunner.protocol.slots import Dismissal, LocalQueue, Owner, Slot, WorkerTask, unneeded
 from jobrunner.protocol.task import TaskRecord
 from jobrunner.protocol.worker_core import STOP_STEPS, WorkerCore
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
@@ -303,6 +303,26 @@ def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
 def test_an_owner_for_whom_no_slot_makes_way_is_found(monkeypatch):
     monkeypatch.setattr(WorkerCore, "_make_way", lambda self, now: None)
     find()
+
+
+def test_one_slot_that_makes_way_where_many_calls_wait_is_found(monkeypatch):
+    def one(slots, queue, estimate, now):
+        slots = list(slots)
+        served = any(slot.owner in queue.owners for slot in slots)
+        return Dismissal(unneeded(slots, queue, estimate, now).slots[: not served], None)
+
+    monkeypatch.setattr(worker_core, "unneeded", one)
+    find("calm")
+
+
+def test_a_hand_back_that_counts_as_an_attempt_is_found(monkeypatch):
+    monkeypatch.setattr(TaskRecord, "not_begun", lambda self: setattr(self, "ended", self.attempt))
+    find("calm")
+
+
+def test_tasks_that_are_handed_back_while_their_slot_starts_are_found(monkeypatch):
+    monkeypatch.setattr(worker_core, "filling", lambda slots, tasks, estimate: 0)
+    find("calm", first=20)
 
 
 def test_a_slot_that_serves_two_epochs_is_found(monkeypatch):

@@ -46,6 +46,9 @@ class AnnouncementWatch(Watch):
         told = {client.id: client.told_running for client in world.clients if client.alive}
         for (worker, task), since in running.items():
             known = told.get(client_of(task))
+            expected = world.truth.expected.get(task)
+            if expected is not None and expected.cancelled_at is not None:
+                continue  # its client has asked to stop it, and hears how that ends
             world.truth.check(
                 known is None or task in known or world.now - since <= LONGEST_UNTOLD,
                 f"{task} runs on {worker}, and its client has not been told for {LONGEST_UNTOLD} s",

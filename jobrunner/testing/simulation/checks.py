@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
 
+MOST_RETURNS = 6
+"""How often a task may be handed back within a second: a worker gives back, time and again, what waits behind calls
+that turn out to be longer than was thought."""
+
+
 class Violation(AssertionError):
     """A law was broken."""
 
@@ -116,6 +121,8 @@ class Truth:
         self._forgotten: set[ClientId] = set()
         """Clients that a coordinator has given up, at some time."""
         self._begun: set[tuple[str, TaskId, int, int]] = set()
+        self._returns: dict[TaskId, list[float]] = {}
+        """When each task was handed back, lately."""
 
     def check(self, holds: bool, law: str) -> None:
         if not holds:
@@ -151,6 +158,9 @@ class Truth:
                 attached = not self.world.is_detached(other.worker, other.task)
                 self.check(bool(other.ending) or not attached, f"{where} while it runs on {other.worker}")
             self._has_what_it_needs(expected, task, where)
+        if self.world.nothing_goes_wrong and not bundled:
+            before = [execution for execution in self.executions.get(task.id, ()) if not execution.bundled]
+            self.check(task.attempt == 1 + len(before), f"{where}, and {len(before)} have begun before")
         once = expected is not None and expected.spec.options.at_most_once
         if once and self.world.progress_is_safe:
             self.check(not self.executions.get(task.id), f"{where}, though it ran before")
@@ -217,6 +227,12 @@ class Truth:
             execution.ending = ending
             execution.element = element
             self.world.note(execution.worker, ending, execution.task)
+
+    def returned(self, task: TaskId) -> None:
+        """A worker hands back a task that it has not begun."""
+        now = self.world.now
+        times = self._returns[task] = [t for t in self._returns.get(task, ()) if t > now - 1.0] + [now]
+        self.check(len(times) <= MOST_RETURNS, f"{task} was handed back {len(times)} times within a second")
 
     # --- chunks that are divided ---
 

@@ -1,10 +1,16 @@
-"""The law about idle slots: none stays idle while elements wait behind a running one that it could run."""
+"""The laws about idle slots: none stays idle while elements wait behind a running one that it could run, and none
+stays idle while a call waits that its worker could run, whoever owned the slot before."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from jobrunner.ids import TaskId
+from jobrunner.protocol.membership import WorkerPeer
 from jobrunner.protocol.messages import TaskSpec
+from jobrunner.protocol.scheduler import Scheduler
+from jobrunner.protocol.task import ASSIGNED, QUEUED, TaskRecord
 from jobrunner.testing.simulation.scenario import Scenario
 from jobrunner.testing.simulation.slots import SlotProcess
 from jobrunner.testing.simulation.watch import Watch
@@ -45,8 +51,10 @@ class IdleWatch(Watch):
     def _check(self) -> None:
         world = self._world
         slots = [s for node in world.workers if node.alive for s in node.slots.processes.values()]
-        self._waiting = self._since(self._waiting, [slot for slot in slots if self._could_be_divided(slot)])
-        self._idle = self._since(self._idle, [slot for slot in slots if slot.idle]) if self._waiting else {}
+        could = [slot for slot in slots if self._could_be_divided(slot)]
+        self._waiting = known_since(self._waiting, could, world.now)
+        idle = [slot for slot in slots if slot.idle] if self._waiting else []
+        self._idle = known_since(self._idle, idle, world.now)
         for slot, (_, waits) in self._waiting.items():
             for other, (_, idles) in self._idle.items():
                 task = None if slot.task is None else slot.task.id
@@ -54,12 +62,6 @@ class IdleWatch(Watch):
                 world.truth.check(
                     world.now - max(waits, idles) <= LONGEST_IDLE, f"{where} beside elements of {task}"
                 )
-
-    def _since(
-        self, known: dict[SlotProcess, tuple[int, float]], slots: list[SlotProcess]
-    ) -> dict[SlotProcess, tuple[int, float]]:
-        now = self._world.now
-        return {s: known[s] if s in known and known[s][0] == s.turn else (s.turn, now) for s in slots}
 
     def _could_be_divided(self, slot: SlotProcess) -> bool:
         task, execution = slot.task, slot.execution
@@ -69,6 +71,93 @@ class IdleWatch(Watch):
         if expected is None or expected.cancelled_at is not None or is_strange(expected.spec):
             return False
         return slot.element() + 1 < task.span[1]
+
+
+LONGEST_WAIT = 0.5
+"""Seconds that a call may wait beside an idle slot, beside the start of a process: until it is known that the calls
+before it take long, and for the ways to the worker and back."""
+
+LONGEST_STALLED_WAIT = 2.0
+"""As LONGEST_WAIT, where each process on these ways may stall."""
+
+
+def is_conserving(scenario: Scenario) -> bool:
+    """Whether nothing but the work itself keeps calls from slots that could run them.
+
+    Where a process may make few calls, short ones take as long as its start, which no estimate tells.
+    """
+    return (
+        scenario.profile == "calm"
+        and scenario.max_tasks_per_slot is None
+        and not (scenario.journal_delay or scenario.start_failures)
+    )
+
+
+class ConservationWatch(Watch):
+    """Looks at all calls that the coordinator knows, for those that wait beside an idle slot of a worker that could
+    run them."""
+
+    interval = 0.05
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._idle: dict[SlotProcess, tuple[int, float]] = {}
+        """Its turn, and when it was first seen to be idle in it."""
+        self._waiting: dict[tuple[TaskId, str], float] = {}
+        """By call and worker, when it was first seen to wait though that worker had an idle slot for it."""
+        longest = LONGEST_STALLED_WAIT if world.scenario.stalls else LONGEST_WAIT
+        self._longest = longest + 2 * world.scenario.slot_start
+
+    def _check(self) -> None:
+        world = self._world
+        idle = [slot for node in world.workers for slot in node.slots.processes.values() if slot.idle]
+        self._idle = known_since(self._idle, idle, world.now)
+        self._waiting = {pair: self._waiting.get(pair, world.now) for pair in self._pairs()}
+        idle_since: dict[str, float] = {}
+        for slot, (_, since) in self._idle.items():
+            idle_since[slot.node.name] = min(since, idle_since.get(slot.node.name, since))
+        for (task, worker), waits in self._waiting.items():
+            world.truth.check(
+                world.now - max(waits, idle_since[worker]) <= self._longest,
+                f"{task} waits while a slot of {worker} is idle",
+            )
+
+    def _pairs(self) -> Iterator[tuple[TaskId, str]]:
+        coordinator = self._world.coordinator
+        if coordinator is None or not self._idle:
+            return
+        scheduler = coordinator.core.scheduler
+        running = {
+            task.id
+            for node in self._world.workers
+            for slot in node.slots.processes.values()
+            for task in (slot.task, None if slot.bundle is None else slot.bundle.task)
+            if task is not None
+        }
+        waiting = [r for r in scheduler.tasks.values() if r.id not in running and could_begin(scheduler, r)]
+        for node in dict.fromkeys(slot.node for slot in self._idle):
+            worker = scheduler.workers.get(node.core.settings.id)
+            if worker is not None:
+                yield from ((record.id, node.name) for record in waiting if could_run(worker, record))
+
+
+def could_begin(scheduler: Scheduler, record: TaskRecord) -> bool:
+    """Whether a call that does not run keeps nobody waiting for anything but a slot."""
+    if record.state not in (QUEUED, ASSIGNED) or record.cancel_asked:
+        return False
+    return record.client.id not in scheduler.queue.parked
+
+
+def could_run(worker: WorkerPeer, record: TaskRecord) -> bool:
+    """Whether a worker has what a call needs, or keeps it for this call already."""
+    return (record.state == ASSIGNED and record.worker is worker) or worker.fits(record.demands)
+
+
+def known_since(
+    known: dict[SlotProcess, tuple[int, float]], slots: list[SlotProcess], now: float
+) -> dict[SlotProcess, tuple[int, float]]:
+    """Of each of these slots its turn, and since when it is known in that turn; `known` is what held before."""
+    return {s: known[s] if s in known and known[s][0] == s.turn else (s.turn, now) for s in slots}
 
 
 def is_strange(spec: TaskSpec) -> bool:
