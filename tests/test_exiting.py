@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -79,3 +81,25 @@ def test_every_step_is_taken_and_the_first_failure_is_raised():
     with pytest.raises(ValueError, match="one"):
         exiting.do_all(lambda: fails("one"), fails_once, lambda: fails("two"), lambda: taken.append("end"))
     assert taken == ["one", "one", "at last", "two", "two", "end"]
+
+
+FORKS = """
+import os, sys, time
+from jobrunner import Executor
+
+executor = Executor("threads", max_workers=1)
+executor.submit(print, "parent", flush=True).result()
+child = os.fork()
+if not child:
+    executor.submit(lambda: (time.sleep(0.1), executor.submit(print, "child", flush=True)))
+    sys.exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking a process with threads is not safe there")
+def test_a_process_that_was_forked_finishes_what_it_has_begun_itself():
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS], capture_output=True, text=True, timeout=30
+    )
+    assert (ran.stdout, ran.stderr) == ("parent\nchild\n", "")

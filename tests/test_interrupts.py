@@ -80,7 +80,7 @@ def interrupt_all(kind, use, steps):
 @pytest.mark.parametrize("kind", ["processes", "threads"])
 def test_an_interrupt_that_is_caught_leaves_an_executor_that_can_be_shut_down(kind, use):
     """At some lines; `heavy` has them all."""
-    assert interrupt_all(kind, use, range(3, 2000, 17))
+    assert interrupt_all(kind, use, range(3, 2000, 41))
 
 
 @pytest.mark.heavy

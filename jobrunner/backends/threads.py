@@ -136,6 +136,7 @@ _all: weakref.WeakSet[ThreadsBackend] = weakref.WeakSet()
 def _after_fork() -> None:
     for backend in _all:
         backend._begin()
+        finish_before_exit(backend._wait_idle, backend.kill)  # what is submitted here
 
 
 if hasattr(os, "register_at_fork"):
