@@ -91,7 +91,7 @@ executor = Executor("threads", max_workers=1)
 executor.submit(print, "parent", flush=True).result()
 child = os.fork()
 if not child:
-    executor.submit(lambda: (time.sleep(0.1), executor.submit(print, "child", flush=True)))
+    executor.submit(lambda: (time.sleep(0.1), executor.submit(print, "child", flush=True).result()))
     sys.exit(0)
 os.waitpid(child, 0)
 """
