@@ -50,8 +50,8 @@ def configuration() -> str:
     if sys.getrecursionlimit() != RECURSION_LIMIT:
         found["recursion_limit"] = sys.getrecursionlimit()
     # What another thread is importing at the moment has not been configured yet.
-    if hasattr(sys.modules.get("decimal"), "getcontext"):
-        decimal = sys.modules["decimal"]
+    decimal: Any = sys.modules.get("decimal")
+    if hasattr(decimal, "getcontext") and hasattr(decimal, "DefaultContext"):
         found |= _of_decimal("decimal", decimal.getcontext())
         found |= _of_decimal("decimal_default", decimal.DefaultContext)
     if hasattr(sys.modules.get("numpy"), "set_printoptions"):

@@ -62,8 +62,10 @@ class Input:
 
 
 def _is_still(iterable: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    return type(iterable) in STILL or (numpy is not None and type(iterable) is numpy.ndarray)
+    array = getattr(
+        sys.modules.get("numpy"), "ndarray", None
+    )  # it is in part there while another thread imports it
+    return type(iterable) in STILL or type(iterable) is array
 
 
 def rows(columns: Any, start: int, stop: int) -> Iterator[Sequence[Any]]:

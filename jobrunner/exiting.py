@@ -1,44 +1,87 @@
-"""Work that is finished before the interpreter ends."""
+"""Work that is finished before the interpreter ends; and the steps of an end, all taken whatever one of them raises."""
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 
-_at_exit: list[Callable[[], None]] = []
+STANDARD_POOLS = ("concurrent.futures.thread", "concurrent.futures.process")
+"""Modules that register, when they are imported, what ends their pools at the exit."""
+
+_numbers = itertools.count()
+_registered: dict[
+    int, tuple[weakref.WeakMethod[Callable[[], None]], weakref.WeakMethod[Callable[[], None]]]
+] = {}
+"""In the order of their registration, what to call: at a usual end, and where Ctrl-C ends the program."""
+
+_hooked_behind: set[str] = set()
+"""Of STANDARD_POOLS, those that had registered when our hook did so last; with "" once it has at all."""
+
+if hasattr(os, "register_at_fork"):  # what was begun in another process is not finished in this one
+    os.register_at_fork(after_in_child=_registered.clear)
 
 
 def finish_before_exit(finish: Callable[[], None], give_up: Callable[[], None]) -> None:
     """Call a bound method when the interpreter exits, while threads can still be started; waits belong there.
 
     `give_up`, a method of the same object, is called instead when Ctrl-C ends the program: nobody waits for the
-    work then. The object is not kept alive by this. What was registered last is called first, and the standard pools
-    register when they are imported, so they still take work then. `atexit` comes too late for both. Does
-    nothing when the exit has begun.
+    work then. The object is not kept alive by this. What was registered last is called first, and before the standard
+    pools are ended, so they still take work then. `atexit` comes too late for both. Does nothing when the exit has
+    begun, and in a process that was forked from this one: there is nobody to do the work.
     """
-    finish_reference, give_up_reference = weakref.WeakMethod(finish), weakref.WeakMethod(give_up)
-
-    def at_exit() -> None:
-        method = give_up_reference() if ended_by_ctrl_c() else finish_reference()
-        if method is not None:
-            method()
-
-    _at_exit.append(at_exit)
+    number = next(_numbers)
+    _registered[number] = (
+        weakref.WeakMethod(finish, lambda _: _registered.pop(number, None) and None),
+        weakref.WeakMethod(give_up),
+    )
+    behind = {"", *(name for name in STANDARD_POOLS if name in sys.modules)}
+    if behind <= _hooked_behind:
+        return
     try:  # private, and what the standard pools use themselves
-        threading._register_atexit(at_exit)  # type: ignore[attr-defined]
+        threading._register_atexit(finish_now)  # type: ignore[attr-defined]
     except RuntimeError:
-        pass
+        return
+    _hooked_behind.update(behind)
 
 
 def finish_now() -> None:
     """Do it: for programs at whose end something that the work needs is gone before the interpreter exits."""
-    while _at_exit:
-        _at_exit.pop()()
+    while _registered:
+        try:
+            finish, give_up = _registered.popitem()[1]
+        except KeyError:  # it was the last, and its object has just gone
+            return
+        method = give_up() if ended_by_ctrl_c() else finish()
+        if method is not None:
+            method()
 
 
 def ended_by_ctrl_c() -> bool:
     """Whether an uncaught KeyboardInterrupt ends the program. In a REPL, which goes on after one, it never does."""
     uncaught = getattr(sys, "last_type", None)
     return uncaught is not None and issubclass(uncaught, KeyboardInterrupt) and not hasattr(sys, "ps1")
+
+
+def do_all(*steps: Callable[[], object]) -> None:
+    """Take each of these steps in turn, whatever others raise; one that raises is tried once more.
+
+    Raises what the first of them raised that failed twice, after the last.
+    """
+    failures: list[BaseException] = []
+    for step in steps:
+        try:
+            step()
+        except BaseException:
+            try:
+                step()
+            except BaseException as exc:
+                failures.append(exc)
+    try:
+        for failure in failures:
+            raise failure
+    finally:
+        del failures  # what is raised knows this frame, and this would know what is raised

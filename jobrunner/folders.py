@@ -1,12 +1,18 @@
 """Folders for what does not last: for temporary files, and for the Unix sockets of local backends.
 
 A socket's path has at most 107 bytes, so a long TMPDIR will not do for it.
+
+A program that is killed leaves the folder of its socket behind. Whoever makes one holds a lock on it for as long as the
+program lives, and removes those of this user that nobody holds.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -17,6 +23,13 @@ LONGEST_SOCKET = 100
 
 SOCKET = "coordinator"
 TOKEN_BYTES = 12
+
+PREFIX = "jobrunner-of-"
+HELD = re.compile(f"{PREFIX}[0-9a-f]{{{2 * TOKEN_BYTES}}}")
+"""The names of folders that their programs hold."""
+
+ABANDONED_AFTER = 60.0
+"""Seconds that a folder is left alone although nobody holds it: it may just have been made."""
 
 
 def temporary_folder() -> str | None:
@@ -30,7 +43,7 @@ def temporary_folder() -> str | None:
 
 def socket_folder() -> str:
     """The path of a folder, not made yet, that is short enough for a socket in it. Raises ConfigError."""
-    name = f"jobrunner-{secrets.token_hex(TOKEN_BYTES)}"
+    name = f"{PREFIX}{secrets.token_hex(TOKEN_BYTES)}"
     tried = []
     for parent in (temporary_folder(), *_other_folders()):
         if parent is None:
@@ -51,6 +64,42 @@ def make_folder(folder: str) -> None:
         os.makedirs(folder, 0o700)
     except OSError as exc:
         raise ConfigError(f"cannot make the folder {folder}: {exc.strerror}; set TMPDIR to another") from exc
+
+
+def hold_folder(folder: str) -> int:
+    """Hold a folder that was just made, and remove what others have left beside it, those who were killed.
+
+    It is held while the descriptor that this returns is open, and does not pass to programs that this one starts.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        pass  # a file system without locks: nobody removes anything there
+    parent = os.path.dirname(folder)
+    now = os.fstat(descriptor).st_mtime
+    for name in os.listdir(parent):
+        path = f"{parent}/{name}"
+        if HELD.fullmatch(name) and path != folder and _is_abandoned(path, now):
+            shutil.rmtree(path, ignore_errors=True)
+    return descriptor
+
+
+def _is_abandoned(folder: str, now: float) -> bool:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # it is another user's, or gone meanwhile
+        return False
+    try:
+        found = os.fstat(descriptor)
+        if found.st_uid != os.getuid() or now - found.st_mtime < ABANDONED_AFTER:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:  # somebody holds it
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _other_folders() -> Iterator[str]:

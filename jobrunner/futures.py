@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, InvalidStateError
 from contextlib import contextmanager
 from itertools import islice
 from operator import methodcaller
@@ -102,14 +102,15 @@ class CancelWait:
 
         With `stop` the call is asked to end even if it runs: then that it runs is no answer.
         """
-        with self._lock:
-            self._left += 1
+        counted = 0
         try:
+            with self._lock:
+                self._left, counted = self._left + 1, 1  # in one step: Ctrl-C may come after any other
             ask()
             (self._ended if stop else self._answered).wait(timeout)
         finally:
             with self._lock:
-                self._left -= 1
+                self._left -= counted
                 callbacks, self._callbacks = self._callbacks, None
             if callbacks is not None:
                 callbacks()
@@ -422,6 +423,29 @@ class Future(concurrent.futures.Future[T]):
         with self._condition:
             if self._state == "PENDING":
                 self._state = "RUNNING"
+
+
+def settle(
+    future: concurrent.futures.Future[Any], result: Any = None, exception: BaseException | None = None
+) -> None:
+    """For backends: end a Future. Raises nothing but what Ctrl-C does in the main thread.
+
+    The thread that calls this has other Futures to end, so nothing that the program does with one may cost the others:
+    it may have ended it itself, which is between the two, and what watches it may raise.
+    """
+    for _ in range(2):
+        try:
+            if exception is None:
+                future.set_result(result)
+            else:
+                future.set_exception(exception)
+            return
+        except InvalidStateError:
+            return
+        except BaseException:
+            if threading.current_thread() is threading.main_thread():
+                raise
+            LOGGER.exception("exception while %r was settled", future)
 
 
 def connect(address: str, task_id: str, name: str) -> Future[Any]:

@@ -15,11 +15,12 @@ import shutil
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from jobrunner.config import EXIT_WAIT, ClientConfig, load
-from jobrunner.folders import SOCKET, make_folder, socket_folder
+from jobrunner.folders import SOCKET, hold_folder, make_folder, socket_folder
 from jobrunner.forks import no_forks
 from jobrunner.host import usable_cpus
 from jobrunner.program import (
@@ -72,6 +73,18 @@ def failure_in(words: list[list[Any]], code: int, in_vain: int) -> tuple[str, st
     )
 
 
+_open: weakref.WeakSet[LocalCluster] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for cluster in _open:
+        cluster._let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class LocalCluster:
     """`slots` defaults to the configured `max_workers`, else to the CPUs that this process may use."""
 
@@ -92,8 +105,14 @@ class LocalCluster:
         self.address = f"ipc://{self._folder}/{SOCKET}"
         self.exit_wait = exit_wait
         """Seconds that the processes of its slots have for their end; set to 0, from any thread, to do without."""
-        self._lifeline, self._hold = os.pipe()
-        self._last_words, self._words_in = os.pipe()
+        self._pid = os.getpid()
+        with no_forks:
+            self._lifeline, self._hold = os.pipe()
+            self._last_words, self._words_in = os.pipe()
+            held = hold_folder(self._folder)
+            self._ends = {self._lifeline, self._hold, self._last_words, self._words_in, held}
+            """Of the pipes, those that are open; and what holds the folder."""
+            _open.add(self)
         self._stopping = threading.Event()
         self._board = create_whiteboard()
         self._whiteboard = Whiteboard(self._board)
@@ -136,13 +155,13 @@ class LocalCluster:
 
     def stop(self, show: Callable[[list[tuple[int, str]]], None] = lambda texts: None) -> None:
         """End it, within a bound; may be called again. `show` is given what slots print while they end."""
-        if self._stopping.is_set():
+        if self._stopping.is_set() or os.getpid() != self._pid:
             return
         self._stopping.set()
         if self.exit_wait:
             os.write(self._hold, ORDERLY)
-        os.close(self._hold)
-        os.close(self._words_in)
+        self._close(self._hold)
+        self._close(self._words_in)
         with self._lock:
             process = self._process
         until = time.monotonic() + self.exit_wait + STOP_WAIT
@@ -155,10 +174,12 @@ class LocalCluster:
                 process.wait()
         if self._watcher.ident is not None:
             self._watcher.join()
-        os.close(self._lifeline)
+        self._close(self._lifeline)
         self._whiteboard.close()
         os.close(self._board)
         shutil.rmtree(self._folder, ignore_errors=True)
+        for end in list(self._ends):
+            self._close(end)
 
     def _relay(self, show: Callable[[list[tuple[int, str]]], None], until: float) -> None:
         """Pass on the last words, until the process is gone or it takes too long."""
@@ -171,7 +192,19 @@ class LocalCluster:
                 break
             *lines, text = (text + piece).split(b"\n")
             show([(words[0], words[1]) for words in map(json.loads, lines) if isinstance(words[0], int)])
-        os.close(self._last_words)
+        self._close(self._last_words)
+
+    def _close(self, end: int) -> None:
+        with no_forks:
+            if end in self._ends:
+                self._ends.remove(end)
+                os.close(end)
+
+    def _let_go(self) -> None:
+        """In a process that was forked: with these ends it would keep the cluster alive, and its last words open."""
+        for end in self._ends:
+            os.close(end)
+        self._ends = set()
 
     def when_failed(self, tell: Callable[[str, str], None]) -> None:
         """Have `tell` called, in any thread, once it cannot be kept alive: with an error's class, and its text."""

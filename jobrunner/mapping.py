@@ -30,7 +30,7 @@ from jobrunner.backends.base import Backend
 from jobrunner.blocking import wait_until, waiting
 from jobrunner.chunking import Chunking, around, cut, halves, share, window
 from jobrunner.elements import Columns, ElementResults, Input, all_failed
-from jobrunner.errors import NotSupportedError, TaskLostError, TaskTimeoutError, wait_timeout
+from jobrunner.errors import JobRunnerError, NotSupportedError, TaskLostError, TaskTimeoutError, wait_timeout
 from jobrunner.fixed import FixedElements, FixingInput
 from jobrunner.futures import Future
 from jobrunner.lifetime import Lifetime
@@ -109,6 +109,8 @@ class MapRun:
         self._feeding = False
         self._cancelled = False
         self._abandoned = False
+        self._cause: BaseException | None = None
+        """Why it was abandoned, for a consumer who waits."""
         self._refusal: Exception | None = None
         self._fixing: FixingInput | None = None
         self._pauses: Pauses[Span] | None = None
@@ -203,7 +205,7 @@ class MapRun:
             elif not cancelled:
                 self._ready.append(Span(pack, 0, pack.count, self._options.retries))
         if cancelled:
-            self._record(base, all_failed(CancelledError(), count))
+            self._record(base, all_failed(self._why_not(), count))
 
     # --- any thread: feeding chunks -------------------------------------------------------------------------
 
@@ -297,12 +299,19 @@ class MapRun:
     # --- the backend's threads: outcomes --------------------------------------------------------------------
 
     def _on_done(self, span: Span, future: Any) -> None:
+        try:
+            self._take_outcome(span, future)
+        except BaseException as exc:
+            self.abandon(exc)
+            raise
+
+    def _take_outcome(self, span: Span, future: Any) -> None:
         failure: BaseException | None
         try:
             failure = future.exception()
         except CancelledError:
             # A new one: that one knows this frame, and would keep what it is kept by.
-            failure = CancelledError()
+            failure = self._why_not()
         if failure is None and 0 < len(future.result()) < len(span):
             self._give_back(span, span.start + len(future.result()))
         with self._lock:
@@ -328,8 +337,12 @@ class MapRun:
         self._feed()
 
     def _on_given_back(self, span: Span, stop: int) -> None:
-        self._give_back(span, stop)
-        self._feed()
+        try:
+            self._give_back(span, stop)
+            self._feed()
+        except BaseException as exc:
+            self.abandon(exc)
+            raise
 
     def _give_back(self, span: Span, stop: int) -> None:
         """A chunk ends at `stop`: its elements from there on have not begun, and go into other chunks."""
@@ -340,7 +353,7 @@ class MapRun:
             if not self._cancelled:
                 self._rests.append((rest, share(len(rest), slots, size)))
                 return
-        self._record(rest.position, all_failed(CancelledError(), len(rest)))
+        self._record(rest.position, all_failed(self._why_not(), len(rest)))
 
     def _may_take_longer(self, span: Span, failure: BaseException) -> bool:
         """Whether an element that ran out of time may run again, which its backend took for a chunk."""
@@ -393,18 +406,31 @@ class MapRun:
 
     def _resume(self, spans: list[Span]) -> None:
         """The pauses of these are over."""
-        with self._lock:
-            cancelled = self._cancelled
-            if not cancelled:
-                self._ready.extend(spans)
-        if cancelled:
-            self._give_up(spans)
-        else:
-            self._feed()
+        try:
+            with self._lock:
+                cancelled = self._cancelled
+                if not cancelled:
+                    self._ready.extend(spans)
+            if cancelled:
+                self._give_up(spans)
+            else:
+                self._feed()
+        except BaseException as exc:
+            self.abandon(exc)
+            raise
 
     def _give_up(self, spans: Iterable[Span]) -> None:
         for span in spans:
-            self._record(span.position, all_failed(CancelledError(), len(span)))
+            self._record(span.position, all_failed(self._why_not(), len(span)))
+
+    def _why_not(self) -> Exception:
+        """For an element that will not run any more."""
+        cause = self._cause
+        if cause is None:
+            return CancelledError()
+        error = JobRunnerError(f"this map has come to an end: {cause!r}")
+        error.__cause__ = cause
+        return error
 
     def _run_again(self, span: Span, parts: list[tuple[int, int]], retries: int) -> None:
         spans = [Span(span.pack, start, stop, retries) for start, stop in parts]
@@ -428,16 +454,20 @@ class MapRun:
         if on_progress is not None:
             on_progress(self.done)
         if is_idle and lifetime is not None:
-            lifetime.end()
+            lifetime.end(self)
 
     def cancel(self) -> None:
         """Run nothing more of this map; what has started ends as it will. Does not wait."""
-        if not self.hold():
-            return
-        with self._lock:
-            futures = list(self._futures)
-        if futures:
-            self._backend.cancel_all(futures)
+        try:
+            if not self.hold():
+                return
+            with self._lock:
+                futures = list(self._futures)
+            if futures:
+                self._backend.cancel_all(futures)
+        except BaseException:
+            self._let_go()
+            raise
 
     def hold(self) -> bool:
         """Hand no more of this map to the backend, whose affair is what it has; False if it was cancelled before."""
@@ -457,15 +487,28 @@ class MapRun:
         self._give_up([*spans, *(() if pauses is None else pauses.clear())])
         return True
 
-    def abandon(self) -> None:
-        """Cancel, and let nobody wait for the rest: an interrupt may have torn elements out of the books."""
-        self.cancel()
+    def abandon(self, cause: BaseException | None = None) -> None:
+        """Cancel, and let nobody wait for the rest: an interrupt may have torn elements out of the books.
+
+        `cause`: why, where it is not the consumer who abandons it and gets to know anyway.
+        """
+        self._cause = cause
+        try:
+            self.cancel()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """What is not done by now will not be."""
         with self._lock:
-            is_busy = self.done < self.taken and not self._abandoned
-            self._abandoned = True
+            self._cancelled = self._abandoned = True
             lifetime, self._lifetime = self._lifetime, None
-        if is_busy and lifetime is not None:
-            lifetime.end()
+            self._arrived.notify_all()
+        if lifetime is not None:
+            lifetime.end(self)
+        on_progress = self.on_progress
+        if on_progress is not None:
+            on_progress(self.done)
 
     # --- the consumer ---------------------------------------------------------------------------------------
 
@@ -505,7 +548,12 @@ class MapRun:
 
     def ready(self, position: int) -> bool:
         """Whether `results`, having handed out `position` elements, goes on without a wait."""
-        return position < self._taken_out or position >= self.taken or position in self._results
+        return (
+            position < self._taken_out
+            or position >= self.taken
+            or position in self._results
+            or self._abandoned
+        )
 
     def at_end_of_chunk(self, position: int) -> bool:
         """Whether `position` elements are all that the chunks had which were handed out."""
@@ -523,7 +571,11 @@ class MapRun:
                 size = self._chunksize or min(self.chunking.pack_size(), most)
                 if self.taken - handed_out + size > buffersize:
                     return
-                self.take_from(elements, size)
+                try:
+                    self.take_from(elements, size)
+                except BaseException:
+                    self.abandon()
+                    raise
 
         refill(0)
         return self._until_closed(elements, self.results(deadline, refill))
@@ -537,7 +589,8 @@ class MapRun:
     def _await(self, position: int, deadline: float | None) -> None:
         with waiting():
             wait_until(
-                lambda: position in self._results, None if deadline is None else deadline - time.monotonic()
+                lambda: position in self._results or self._abandoned,
+                None if deadline is None else deadline - time.monotonic(),
             )
             self._wait(position, deadline)
 
@@ -545,6 +598,8 @@ class MapRun:
         with self._lock:
             self._awaited = position
             while position not in self._results:
+                if self._abandoned:
+                    raise self._why_not()
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     unfinished = self.taken - self.done

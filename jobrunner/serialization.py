@@ -433,8 +433,9 @@ def _python() -> str:
 
 def _registered_by_value() -> frozenset[str]:
     """The modules of which the program told cloudpickle that the workers do not have them."""
-    cloudpickle = sys.modules.get("cloudpickle")
-    return _NONE if cloudpickle is None else frozenset(cloudpickle.list_registry_pickle_by_value())
+    # It may be there in part only: while another thread imports it, the program has told it nothing yet.
+    listed = getattr(sys.modules.get("cloudpickle"), "list_registry_pickle_by_value", None)
+    return _NONE if listed is None else frozenset(listed())
 
 
 _NONE: frozenset[str] = frozenset()

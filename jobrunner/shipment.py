@@ -96,7 +96,7 @@ class Shipment(Wrapper):
         write(files, folder)
         sys.path.insert(0, folder)
         importlib.invalidate_caches()
-        for name in [name for name in sys.modules if name.partition(".")[0] in self.names]:
+        for name in [name for name in list(sys.modules) if name.partition(".")[0] in self.names]:
             del sys.modules[name]  # another version, say, that this host has
         installed = self
         return (

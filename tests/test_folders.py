@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 
 import pytest
 
 from jobrunner import folders
 from jobrunner.errors import ConfigError
-from jobrunner.folders import LONGEST_SOCKET, SOCKET, make_folder, socket_folder, temporary_folder
+from jobrunner.folders import (
+    LONGEST_SOCKET,
+    SOCKET,
+    hold_folder,
+    make_folder,
+    socket_folder,
+    temporary_folder,
+)
 
 
 @pytest.fixture
@@ -63,3 +72,50 @@ def test_where_there_is_none_it_is_said(monkeypatch, no_temporary_folder, tmp_pa
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot make the folder"):
         make_folder(str(tmp_path / "file" / "x"))
+
+
+def test_what_programs_have_left_that_were_killed_is_removed_and_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    abandoned, held, young, own = (
+        str(tmp_path / os.path.basename(socket_folder())) for _ in ("abandoned", "held", "young", "own")
+    )
+    others = tmp_path / "jobrunner-results"
+    others.mkdir()
+    for folder in (abandoned, held, young):
+        make_folder(folder)
+    holds = hold_folder(held)
+    (tmp_path / os.path.basename(abandoned) / SOCKET).touch()
+    for folder in (abandoned, held, others):
+        os.utime(folder, (0, 0))
+    make_folder(own)
+    descriptor = hold_folder(own)
+    assert {str(path) for path in tmp_path.iterdir()} == {held, young, own, str(others)}
+    os.close(descriptor)
+    os.close(holds)
+
+
+PROGRAM = """
+import os, signal, sys
+from jobrunner import Executor
+
+executor = Executor("processes", max_workers=1)
+executor._lifetime.backend.connection()
+if sys.argv[1] == "os._exit":
+    os._exit(0)
+os.kill(os.getpid(), signal.Signals[sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "os._exit"])
+def test_the_folder_of_a_program_that_was_killed_is_removed_by_the_next_one(end):
+    with tempfile.TemporaryDirectory() as short:
+
+        def run():
+            environment = {**os.environ, "TMPDIR": short}
+            subprocess.run([sys.executable, "-c", PROGRAM, end], env=environment, check=False)
+            (left,) = os.listdir(short)
+            os.utime(f"{short}/{left}", (0, 0))
+            return left
+
+        assert run() != run()

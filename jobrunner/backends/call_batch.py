@@ -71,8 +71,12 @@ class CallBatch:
     def add(self, payload: bytes) -> Future[Any]:
         future: Future[Any] = Future()
         future._batch, future._index = self, len(self.futures)
-        self.futures.append(future)
-        self.payloads.append(payload)
+        try:
+            self.payloads.append(payload)
+            self.futures.append(future)
+        except BaseException:  # Ctrl-C between the two, where each payload is to have its Future
+            del self.payloads[len(self.futures) :]
+            raise
         return future
 
     def spec(self) -> m.TaskSpec:

@@ -15,7 +15,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import InvalidStateError
 from functools import partial
 from typing import Any
 
@@ -41,9 +40,9 @@ from jobrunner.errors import (
     SerializationError,
     TaskLostError,
 )
-from jobrunner.exiting import finish_before_exit
+from jobrunner.exiting import do_all, finish_before_exit
 from jobrunner.fixed import load_element_results
-from jobrunner.futures import CancelWaits, Future
+from jobrunner.futures import CancelWaits, Future, settle
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
 from jobrunner.payloads import Payload
@@ -84,6 +83,10 @@ STOP_WAIT = 20.0
 
 KILL_WAIT = 5.0
 """Seconds that `kill` waits for the I/O thread."""
+
+
+def nothing() -> None:
+    """There is no wire yet."""
 
 
 class QueryWait:
@@ -139,9 +142,21 @@ class CoreBackend(Backend):
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._driver: Driver
+        self._close_wire: Callable[[], None] = nothing
+        self._finished = False
+        """The driver's loop has ended as it should."""
+        self._ended = False
+        self._left: list[tuple[TaskId, Future[Any]]] = []
+        """At the end: what was not settled by then."""
         self._thread = threading.Thread(target=self._run, name=f"jobrunner-{self.name}", daemon=True)
         self._thread.start()
-        self._started.wait()
+        try:
+            self._started.wait()
+        except (
+            BaseException
+        ):  # Ctrl-C: nobody will have this object, whose thread finds that it was shut down
+            self._shut_down = True
+            raise
         if self._start_error is not None:
             raise self._start_error
         finish_before_exit(self.shutdown, self.kill)
@@ -267,20 +282,31 @@ class CoreBackend(Backend):
             self._check_open()
             task = self._new_id()
             future.id = task
+            spec = m.TaskSpec(task, definition.key, payload, span, options, prepared.keys[1], depth(), needs)
             self._batch = None
             if not self._futures:
                 self._first_call()
-            self._futures[task] = future
-            if span is not None:
-                self._chunks.add(task)
-            self._outgoing.append(
-                m.TaskSpec(task, definition.key, payload, span, options, prepared.keys[1], depth(), needs)
-            )
-            if needs:
-                self._needs_of[task] = needs
-            self._definitions[prepared.keys] = prepared
+            try:
+                self._definitions[prepared.keys] = prepared
+                self._futures[task] = future
+                if span is not None:
+                    self._chunks.add(task)
+                if needs:
+                    self._needs_of[task] = needs
+                self._outgoing.append(spec)
+            except BaseException:
+                self._never_sent(task)
+                raise
         self._driver.wake()
         return future
+
+    def _never_sent(self, task: TaskId) -> None:
+        """With the lock held. Ctrl-C came before all was noted of a call, which nobody is to wait for then."""
+        self._batch = None
+        self._futures.pop(task, None)
+        self._chunks.discard(task)
+        self._needs_of.pop(task, None)
+        self._outgoing = [entry for entry in self._outgoing if entry.id != task]
 
     def _send_with_others(
         self, prepared: Prepared, payload: bytes, options: m.TaskOptions, limit: int
@@ -291,16 +317,23 @@ class CoreBackend(Backend):
         with self._lock:
             self._check_open()
             batch = self._batch
-            if batch is None or not batch.takes(definition, options, nested, setup):
+            if batch is not None and batch.takes(definition, options, nested, setup):
+                future = batch.add(payload)
+            else:
                 task = self._new_id()
-                batch = self._batch = CallBatch(self, task, definition, options, nested, limit, setup)
+                batch = CallBatch(self, task, definition, options, nested, limit, setup)
+                future = batch.add(payload)
                 if not self._futures:
                     self._first_call()
-                self._futures[task] = batch
-                self._batches[open_part(task)] = batch
-                self._outgoing.append(batch)
-                self._definitions[prepared.keys] = prepared
-            future = batch.add(payload)
+                try:
+                    self._definitions[prepared.keys] = prepared
+                    self._futures[task] = batch
+                    self._batches[open_part(task)] = batch
+                    self._outgoing.append(batch)
+                    self._batch = batch
+                except BaseException:
+                    self._never_sent(task)
+                    raise
         self._driver.wake()
         return future
 
@@ -405,6 +438,8 @@ class CoreBackend(Backend):
                 self._cancel_what_waits()
             if len(self._futures) == len(self._loose):
                 self._driver.post(DrainRequested())
+            else:
+                self._driver.wake()  # Ctrl-C may have come when a call had been noted, and nobody told of it
         if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -470,39 +505,48 @@ class CoreBackend(Backend):
     # --- the I/O thread ---
 
     def _run(self) -> None:
+        """The I/O thread. Whatever is raised, and wherever: it gets to `_end`, and if need be once more."""
         try:
-            wire = self._make_wire()
-            core = ClientCore(
-                m.ClientHello(
-                    self._client,
-                    __version__,
-                    python_version(),
-                    own_host(),
-                    os.getpid(),
-                    self._peer_timeout,
-                    self._config.show_output,
-                    within=self._within,
-                ),
-                random.Random(),
-                time.monotonic(),
-                **self._timeouts(),
-            )
-            self._limits = core.limits
-            self._driver = Driver(core, wire, self._effects(), collect=self._collect, due=self._store.due)
-            self._printer.start()
-        except BaseException as exc:
-            self._start_error = exc
-            return
+            try:
+                self._open()
+                self._finished = self._driver.run()
+            except BaseException as exc:
+                if not self._started.is_set():
+                    self._start_error = exc
+                else:
+                    failure = JobRunnerError(f"the I/O thread failed: {exc!r}; this is a bug in jobrunner")
+                    failure.__cause__ = exc
+                    self._failure = failure
+            finally:
+                self._end()
         finally:
-            self._started.set()
-        finished = False
-        try:
-            finished = self._driver.run()
-        except BaseException as exc:
-            self._failure = JobRunnerError(f"the I/O thread failed: {exc!r}; this is a bug in jobrunner")
-            self._failure.__cause__ = exc
-        finally:
-            self._end(finished)
+            if not self._ended:
+                self._end()
+
+    def _open(self) -> None:
+        wire = self._make_wire()
+        self._close_wire = wire.close
+        core = ClientCore(
+            m.ClientHello(
+                self._client,
+                __version__,
+                python_version(),
+                own_host(),
+                os.getpid(),
+                self._peer_timeout,
+                self._config.show_output,
+                within=self._within,
+            ),
+            random.Random(),
+            time.monotonic(),
+            **self._timeouts(),
+        )
+        self._limits = core.limits
+        self._driver = Driver(core, wire, self._effects(), collect=self._collect, due=self._store.due)
+        self._close_wire = lambda: self._driver.close(orderly=self._finished)
+        self._printer.start()
+        self._started.set()
+        self._maybe_drain()
 
     def _effects(self) -> dict[type, Callable[[Any], None]]:
         return {
@@ -523,44 +567,65 @@ class CoreBackend(Backend):
             Log: lambda effect: None,
         }
 
-    def _end(self, finished: bool) -> None:
-        """Whatever happened: no Future stays pending, nothing that was started stays behind."""
+    def _end(self) -> None:
+        """Whatever happened: no Future stays pending, nothing that was started stays behind, and nobody waits.
+
+        Raises what the first of these steps raised that could not be done, after the others.
+        """
+        do_all(
+            self._take_what_is_left,
+            self._close_wire,
+            self._closed,
+            self._setups.close,
+            self._store.close,
+            self._printer.close,
+            self._settle_what_is_left,
+            self._cancel_waits.end,
+            self._end_queries,
+            self._connected.set,
+            self._started.set,
+            self._has_ended,
+        )
+
+    def _has_ended(self) -> None:
+        self._ended = True
+
+    def _take_what_is_left(self) -> None:
         with self._lock:
             self._shut_down = True
-            left, self._futures = self._futures, {}
-        self._driver.close(orderly=finished)
-        self._closed()
-        self._setups.close()
-        self._store.close()
-        self._printer.close()
-        for task, future in [
-            (task, future)
-            for task, entry in left.items()
-            for future in (entry.futures if isinstance(entry, CallBatch) else [entry])
-        ]:
-            if self._failure is not None:
-                future.set_exception(self._failure_anew(self._failure))
-            elif self.ended_by_force and future.running():
-                future.set_exception(
-                    TaskLostError(
-                        f"call {task} ({future.name}) was stopped by terminate_workers or kill_workers"
-                    )
-                )
-            elif task in self._loose:
-                future.set_exception(
-                    JobRunnerError(
-                        f"this Executor was shut down before call {task} was done, which goes on without it; ask"
-                        " another Executor on the same cluster for it, with future(id)"
-                    )
-                )
-            else:
-                future.confirm_cancelled()
-        self._cancel_waits.end()
+            for task, entry in self._futures.items():
+                futures = entry.futures if isinstance(entry, CallBatch) else [entry]
+                self._left += [(task, future) for future in futures]
+            self._futures = {}
+
+    def _settle_what_is_left(self) -> None:
+        for task, future in self._left:
+            try:
+                self._settle_at_end(task, future)
+            except BaseException as exc:
+                settle(future, exception=exc)
+        self._left = []
+
+    def _settle_at_end(self, task: TaskId, future: Future[Any]) -> None:
+        if self._failure is not None:
+            settle(future, exception=self._failure_anew(self._failure))
+        elif self.ended_by_force and future.running():
+            text = f"call {task} ({future.name}) was stopped by terminate_workers or kill_workers"
+            settle(future, exception=TaskLostError(text))
+        elif task in self._loose:
+            text = (
+                f"this Executor was shut down before call {task} was done, which goes on without it; ask"
+                " another Executor on the same cluster for it, with future(id)"
+            )
+            settle(future, exception=JobRunnerError(text))
+        else:
+            future.confirm_cancelled()
+
+    def _end_queries(self) -> None:
         for query in list(self._queries.values()):
             ended = JobRunnerError("the executor was shut down before the answer came")
             query.error = ended if self._failure is None else self._failure_anew(self._failure)
             query.done.set()
-        self._connected.set()
 
     def _give_up(self, effect: GiveUp) -> None:
         self._failure = error_named(effect.kind, self._describe_failure(effect.kind, effect.error))
@@ -596,48 +661,68 @@ class CoreBackend(Backend):
 
     def _resolve(self, effect: ResolveTasks) -> None:
         for outcome in effect.outcomes:
-            with self._lock:
-                entry = self._futures.pop(outcome.id, None)
-                self._loose.discard(outcome.id)
-            if self._needs_of:
-                self._supplies.release(self._needs_of.pop(outcome.id, ()))
-            if isinstance(entry, CallBatch):
-                self._settle_batch(entry, outcome)
-            elif entry is not None:
-                self._settle(entry, outcome)
+            entry: Future[Any] | CallBatch | None = None
+            try:
+                with self._lock:
+                    entry = self._futures.pop(outcome.id, None)
+                    self._loose.discard(outcome.id)
+                if self._needs_of:
+                    self._supplies.release(self._needs_of.pop(outcome.id, ()))
+                if isinstance(entry, CallBatch):
+                    self._settle_batch(entry, outcome)
+                    entry.futures = []
+                elif entry is not None:
+                    self._settle(entry, outcome)
+            except BaseException as exc:
+                self._fail(outcome.id, entry, exc)
         self._maybe_drain()
+
+    def _fail(self, task: TaskId, entry: Future[Any] | CallBatch | None, cause: BaseException) -> None:
+        """What nobody foresaw came between an outcome and its Futures: it costs these, and no others."""
+        with self._lock:
+            entry = entry or self._futures.pop(task, None)
+        futures = entry.futures if isinstance(entry, CallBatch) else [] if entry is None else [entry]
+        for future in futures:
+            if not future.done():
+                error = JobRunnerError(f"call {task} ended, but its outcome could not be taken: {cause!r}")
+                error.__cause__ = cause
+                settle(future, exception=error)
+            wait = self._cancel_waits.of(future)
+            if wait is not None:
+                wait.end()
 
     def _maybe_drain(self) -> None:
         if self._shut_down and len(self._futures) == len(self._loose):
             self._driver.post(DrainRequested())
 
     def _settle_batch(self, batch: CallBatch, outcome: m.Outcome) -> None:
-        futures, batch.futures = batch.futures, []
         if outcome.status == m.OK:
-            self._settle_calls(batch.id, futures, outcome.payload, bundles.place_of(outcome))
+            self._settle_calls(batch.id, batch.futures, outcome.payload, bundles.place_of(outcome))
             return
-        for index, future in enumerate(futures):
+        for index, future in enumerate(batch.futures):
             self._settle(future, outcome._replace(id=batch.id_of(index)))
 
     def _on_split(self, effect: BundleSplit) -> None:
-        with self._lock:
-            batch = self._futures.pop(effect.id, None)
-            if not isinstance(batch, CallBatch):
-                return
-            futures, batch.futures = batch.futures, []
-            for index in range(effect.start, len(futures)):
-                self._futures[batch.id_of(index)] = futures[index]
+        batch = self._futures.get(effect.id)
+        if not isinstance(batch, CallBatch):
+            return
         if effect.start:
-            self._settle_calls(batch.id, futures[: effect.start], effect.results, None)
+            self._settle_calls(batch.id, batch.futures[: effect.start], effect.results, None)
+        with self._lock:
+            for index in range(effect.start, len(batch.futures)):
+                self._futures[batch.id_of(index)] = batch.futures[index]
+            del self._futures[effect.id]
+            batch.futures = []
 
     def _on_divided(self, effect: ChunkDivided) -> None:
         with self._lock:
-            future = self._futures.pop(effect.id, None)
+            future = self._futures.get(effect.id)
             if not isinstance(future, Future):
                 return
             self._futures[effect.part] = future
-            self._chunks.discard(effect.id)
             self._chunks.add(effect.part)
+            del self._futures[effect.id]
+            self._chunks.discard(effect.id)
         future.id = effect.part
         future.give_back(effect.stop)
 
@@ -651,7 +736,7 @@ class CoreBackend(Backend):
         except Exception as exc:
             error = ProtocolError(f"the results of bundle {bundle} make no sense: {exc}")
             for future in futures:
-                future.set_exception(error)
+                settle(future, exception=error)
             return
         raised = set(failed)
         for index, (future, stream, duration) in enumerate(calls):
@@ -663,10 +748,8 @@ class CoreBackend(Backend):
             future.duration = duration
             try:
                 future.set_result(serialization.load_result(stream))
-            except InvalidStateError:
-                pass  # as in `_settle`
-            except BaseException as exc:  # as in `_decode`
-                future.set_exception(exc)
+            except BaseException as exc:  # as in `_decode`; or it is settled, which this does not change
+                settle(future, exception=exc)
 
     def _future_of(self, task: TaskId) -> Future[Any] | None:
         """That of an unfinished call."""
@@ -693,13 +776,7 @@ class CoreBackend(Backend):
             future.duration = outcome.duration
             chunk = outcome.id in self._chunks
             value, error = self._decode(outcome, chunk, future.name)
-            try:
-                if error is None:
-                    future.set_result(value)
-                else:
-                    future.set_exception(error)
-            except InvalidStateError:
-                pass  # somebody else has settled it; that is between them and the Future
+            settle(future, value, error)
         self._chunks.discard(outcome.id)
         wait = self._cancel_waits.of(future)
         if wait is not None:

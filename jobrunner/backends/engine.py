@@ -19,7 +19,6 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import InvalidStateError
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -43,9 +42,9 @@ from jobrunner.errors import (
     NotSupportedError,
     SerializationError,
 )
-from jobrunner.exiting import finish_before_exit
+from jobrunner.exiting import do_all, finish_before_exit
 from jobrunner.fixed import load_element_results
-from jobrunner.futures import Future
+from jobrunner.futures import Future, settle
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
@@ -107,6 +106,13 @@ class EngineBackend(Backend):
         self._calls: dict[str, Call] = {}
         self._shut_down = False
         self._killed = False
+        self._failure: JobRunnerError | None = None
+        """Why this backend's thread has ended before its time."""
+        self._ended = False
+        self._resolved: list[Call] = []
+        """Those whose Future is being settled, and are in `_calls` no more."""
+        self._left: list[Call] = []
+        """At the end: what was not settled by then."""
         self._events = Events()
         self._lines: dict[tuple[tuple[str, float], ...], Line] = {}
         self._stops: dict[str, threading.Event] = {}
@@ -267,11 +273,16 @@ class EngineBackend(Backend):
 
         def one_is_done(_: AnyFuture) -> None:
             nonlocal left
-            with lock:
-                left -= 1
-                last = left == 0
-            if last:
-                self._post(partial(self._take_needs, call))
+            try:
+                with lock:
+                    left -= 1
+                    last = left == 0
+                if last:
+                    self._post(partial(self._take_needs, call))
+            except BaseException as exc:  # nobody would tell the call any more
+                settle(call.future, exception=exc)
+                self._events.post(partial(self._drop, call.id))
+                raise
 
         for need in call.needs:
             need.add_done_callback(one_is_done)
@@ -310,6 +321,8 @@ class EngineBackend(Backend):
                 " running calls"
             )
         stopped = self._stops.setdefault(future.id, threading.Event())
+        if future.done():  # meanwhile, and nobody may be left to answer
+            return future.cancelled()
         self._post(partial(self._ask_to_stop, future.id))
         if threading.current_thread() is self._thread:
             return (
@@ -363,19 +376,29 @@ class EngineBackend(Backend):
         self._events.post(event)
 
     def _run(self) -> None:
-        failure: BaseException | None = None
+        """Whatever is raised, and wherever: it gets to `_end`, and if need be once more."""
         try:
-            while not self._killed and not (self._shut_down and not self._calls):
-                for event in self._events.take():
-                    event()
-                    del event  # it may hold a result, which must not live until the next event comes
-                self._dispatch()
-                self._turned()
-        except BaseException as exc:
-            failure = JobRunnerError(f"the thread of the backend failed: {exc!r}; this is a bug in jobrunner")
-            failure.__cause__ = exc
+            try:
+                self._handle_events()
+            except BaseException as exc:
+                failure = JobRunnerError(
+                    f"the thread of the backend failed: {exc!r}; this is a bug in jobrunner"
+                )
+                failure.__cause__ = exc
+                self._failure = failure
+            finally:
+                self._end()
         finally:
-            self._end(failure)
+            if not self._ended:
+                self._end()
+
+    def _handle_events(self) -> None:
+        while not self._killed and not (self._shut_down and not self._calls):
+            for event in self._events.take():
+                event()
+                del event  # it may hold a result, which must not live until the next event comes
+            self._dispatch()
+            self._turned()
 
     def _dispatch(self) -> None:
         taken: list[Call] = []
@@ -450,6 +473,17 @@ class EngineBackend(Backend):
     def _on_end(self, call: Call, attempt: int, back: Any, error: BaseException | None) -> None:
         if call.id not in self._calls or call.attempt != attempt:
             return
+        try:
+            self._take_end(call, attempt, back, error)
+        except Exception as exc:
+            if call.id in self._calls:  # it costs this call, and no other
+                failure = JobRunnerError(
+                    f"task {call.id} ended, but what the engine gave back could not be taken: {exc!r}"
+                )
+                failure.__cause__ = exc
+                self._settle(call, None, failure)
+
+    def _take_end(self, call: Call, attempt: int, back: Any, error: BaseException | None) -> None:
         line = self._line(call)
         line.flying -= 1
         self._let_go(call)
@@ -512,26 +546,24 @@ class EngineBackend(Backend):
     def _resolve(self, call: Call, outcome: m.Outcome | None, error: BaseException | None) -> None:
         """Unpickling runs code of the user's, which may raise anything."""
         value: Any = None
-        if outcome is not None and outcome.status == m.OK:
-            load = serialization.load_result if call.span is None else load_element_results
-            try:
-                value = load(outcome.payload)
-            except BaseException as exc:
-                error = exc
-        elif outcome is not None:
-            error = exception_of(outcome, call.future.name)
-        del self._calls[call.id]
         try:
-            if error is None:
-                call.future.set_result(value)
-            else:
-                call.future.set_exception(error)
-        except InvalidStateError:
-            pass  # somebody else has settled it; that is between them and the Future
+            if outcome is not None and outcome.status == m.OK:
+                load = serialization.load_result if call.span is None else load_element_results
+                value = load(outcome.payload)
+            elif outcome is not None:
+                error = exception_of(outcome, call.future.name)
+        except BaseException as exc:
+            error = exc
+        self._resolved.append(call)
+        self._calls.pop(call.id, None)
+        settle(call.future, value, error)
+        self._resolved.pop()
 
     def _settle_cancelled(self, call: Call) -> None:
-        del self._calls[call.id]
+        self._resolved.append(call)
+        self._calls.pop(call.id, None)
         call.future.confirm_cancelled()
+        self._resolved.pop()
         self._answer_stop(call.id)
 
     def _answer_stop(self, id: str) -> None:
@@ -539,29 +571,51 @@ class EngineBackend(Backend):
         if event is not None:
             event.set()
 
-    def _end(self, failure: BaseException | None) -> None:
-        """Whatever happened: no Future stays pending, nothing that was started stays behind."""
+    def _end(self) -> None:
+        """Whatever happened: no Future stays pending, nothing that was started stays behind, and nobody waits.
+
+        Raises what the first of these steps raised that could not be done, after the others.
+        """
+        do_all(
+            self._take_what_is_left,
+            self._stop_what_runs,
+            lambda: self._close(self._killed or self._failure is not None),
+            self._printer.close,
+            self._settle_what_is_left,
+            self._answer_stops,
+            self._has_ended,
+        )
+
+    def _has_ended(self) -> None:
+        self._ended = True
+
+    def _take_what_is_left(self) -> None:
         with self._lock:
             self._shut_down = True
-            left, self._calls = list(self._calls.values()), {}
-        for call in left:
-            if call.handle is not None and self._killed and self.can_stop:
-                self._stop(call, hard=True)
-        try:
-            self._close(self._killed or failure is not None)
-        finally:
-            self._printer.close()
-            for call in left:
-                call.handle = None
-                try:
-                    if failure is not None:
-                        call.future.set_exception(failure)
-                    else:
-                        call.future.confirm_cancelled()
-                except InvalidStateError:
-                    pass  # it was cancelled
-            for event in list(self._stops.values()):
-                event.set()
+            self._left += [*self._resolved, *self._calls.values()]
+            self._calls = {}
+
+    def _stop_what_runs(self) -> None:
+        if self._killed and self.can_stop:
+            for call in self._left:
+                if call.handle is not None:
+                    self._stop(call, hard=True)
+
+    def _settle_what_is_left(self) -> None:
+        for call in self._left:
+            call.handle = None
+            try:
+                if self._failure is not None:
+                    settle(call.future, exception=self._failure)
+                else:
+                    call.future.confirm_cancelled()
+            except BaseException as exc:
+                settle(call.future, exception=exc)
+        self._left = []
+
+    def _answer_stops(self) -> None:
+        for event in list(self._stops.values()):
+            event.set()
 
 
 def nothing() -> None:

@@ -50,7 +50,8 @@ class Printer:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join(PATIENCE)
+        if self._thread.ident is not None:  # else it could not be started
+            self._thread.join(PATIENCE)
 
     def _run(self) -> None:
         while True:

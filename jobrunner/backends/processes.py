@@ -18,7 +18,7 @@ from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.backends.local_wire import LocalWire
 from jobrunner.backends.served import serve
 from jobrunner.errors import ConfigError, NotSupportedError
-from jobrunner.folders import SOCKET, make_folder, socket_folder
+from jobrunner.folders import SOCKET, hold_folder, make_folder, socket_folder
 from jobrunner.host import usable_cpus
 from jobrunner.program import this_program
 from jobrunner.protocol.effects import GiveUp, Tick
@@ -64,6 +64,8 @@ class ProcessesBackend(CoreBackend):
         except ConfigError as exc:  # most programs need none
             self._no_folder = exc
         self._listens = False
+        self._hold = -1
+        """A descriptor, which is open while this backend uses its folder."""
         self._max_tasks = settings.max_tasks_per_child
         # In the thread that may have configured it.
         self._program = this_program(settings.start_method, settings.config.interpreter)
@@ -88,6 +90,7 @@ class ProcessesBackend(CoreBackend):
                 if self._folder is None:
                     raise ConfigError(str(self._no_folder)) from self._no_folder
                 make_folder(self._folder)
+                self._hold = hold_folder(self._folder)
                 self._listens = True
                 self._wire.listen_at = self._join_address
                 serve(self._join_address, self)
@@ -131,6 +134,9 @@ class ProcessesBackend(CoreBackend):
     def _closed(self) -> None:
         if self._listens and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
 
     @property
     def _peer_timeout(self) -> float:

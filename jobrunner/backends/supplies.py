@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jobrunner import serialization
@@ -102,9 +103,16 @@ class Supplies:
             elif isinstance(future, Future) and future.id == task:
                 unknown.append(task)  # not done as far as we know, and it is the cluster that tells us
             else:
-                future.add_done_callback(lambda done, task=task: self._supply([outcome_of(task, done)], []))  # type: ignore[misc]
+                future.add_done_callback(partial(self._tell, task))
         if outcomes or unknown:
             self._supply(outcomes, unknown)
+
+    def _tell(self, task: TaskId, future: AnyFuture) -> None:
+        try:
+            self._supply([outcome_of(task, future)], [])
+        except BaseException:  # too little memory, say: the call that needs it must not wait for ever
+            self._supply([], [task])
+            raise
 
     def _is_here(self, future: Future[Any]) -> bool:
         home = future.home

@@ -18,7 +18,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import InvalidStateError
 from concurrent.futures.thread import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -33,7 +32,7 @@ from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
 from jobrunner.elements import Columns, ElementResults
 from jobrunner.errors import DependencyError, InitializerError, NotSupportedError
 from jobrunner.exiting import finish_before_exit
-from jobrunner.futures import Future
+from jobrunner.futures import Future, settle
 from jobrunner.host import usable_cpus
 from jobrunner.ids import ClientId, random_token, task_id
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
@@ -50,6 +49,10 @@ THREADS_PER_TASK_WAITING = 4
 """Added to the CPUs for the default number, as the standard library does: threads are for work that waits."""
 
 
+NO_CALL = 0
+"""No call has this number; the first one has 1."""
+
+
 class _Call(NamedTuple):
     """A call in the heap: the most urgent first, then the oldest. `work` gives the Future's result."""
 
@@ -64,12 +67,17 @@ class _Call(NamedTuple):
 class _Runner:
     """A job of the pool. It is not counted, and does nothing, if an exception interrupted its submission."""
 
-    __slots__ = ("busy", "still", "void", "waiting", "waits")
+    __slots__ = ("busy", "call", "ended", "left", "still", "void", "waiting", "waits")
 
     def __init__(self) -> None:
         self.void = False
         self.busy = False
         """It has a call whose Future is not settled."""
+        self.call: _Call | None = None
+        """The one that it is at."""
+        self.ended = NO_CALL
+        """The number of the last one, where that has ended."""
+        self.left = False
         self.waits = 0
         """Waits that its call is in, one within the other."""
         self.still = False
@@ -128,6 +136,7 @@ _all: weakref.WeakSet[ThreadsBackend] = weakref.WeakSet()
 def _after_fork() -> None:
     for backend in _all:
         backend._begin()
+        finish_before_exit(backend._wait_idle, backend.kill)  # what is submitted here
 
 
 if hasattr(os, "register_at_fork"):
@@ -195,8 +204,8 @@ class ThreadsBackend(Backend):
         self._runners = 0
         self._at_work: set[_Runner] = set()
         """Those that have begun, and not left."""
-        self._running = 0
-        """Calls that runners have taken."""
+        self._under_way: set[int] = set()
+        """The numbers of the calls that runners have taken."""
         self._waiting = 0
         """Of `_runners`, those that wait."""
         self._nests = Nests(self._lock)
@@ -211,7 +220,7 @@ class ThreadsBackend(Backend):
 
     @property
     def unfinished(self) -> int:
-        return len(self._calls) + len(self._held) + self._running
+        return len(self._calls) + len(self._held) + len(self._under_way)
 
     def prepare(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         return fn
@@ -268,39 +277,67 @@ class ThreadsBackend(Backend):
         future.id = task_id(self._client, number)
         future.name = options.name or function_name(fn)
         future._canceller = cancel
+        call = _Call(-options.priority, number, future, work, chunk)
         with self._lock:
             if self.broken:
                 raise InitializerError(self.broken)
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            call = _Call(-options.priority, number, future, work, chunk)
-            if needs:
-                self._held[number] = call
-            else:
-                heapq.heappush(self._calls, call)
-                self._start_runner()
+            try:
+                if needs:
+                    self._held[number] = call
+                else:
+                    heapq.heappush(self._calls, call)
+                    self._start_runner()
+            except BaseException:  # Ctrl-C, or no thread can be started: nobody has this call
+                self._take_back(call)
+                raise
         nest = self._place.nest()
         if nest is not None:
             self._nests.add(nest, future)
         if needs:
-            self._run_after(number, needs)
+            try:
+                future.add_done_callback(partial(_let_go, weakref.ref(self), number))
+                self._run_after(call, needs)
+            except BaseException:
+                self._take_back(call)
+                raise
         return future
 
-    def _run_after(self, number: int, needs: Sequence[AnyFuture]) -> None:
+    def _take_back(self, call: _Call) -> None:
+        """A call is not to run, unless that has begun."""
+        with self._lock:
+            self._held.pop(call.number, None)
+            if call in self._calls:
+                self._calls.remove(call)
+                heapq.heapify(self._calls)
+            self._look_for_the_end()
+
+    def _run_after(self, call: _Call, needs: Sequence[AnyFuture]) -> None:
         """Queue a call once all that it needs is done. One that failed makes it fail when its turn comes."""
         left = itertools.count(len(needs) - 1, -1)
 
         def one_is_done(_: AnyFuture) -> None:
-            if next(left):  # an atomic step
-                return
-            with self._lock:
-                call = self._held.pop(number, None)
-                if call is not None:
-                    heapq.heappush(self._calls, call)
-                    self._start_runner()
+            try:
+                if next(left):  # an atomic step
+                    return
+                with self._lock:
+                    if self._held.pop(call.number, None) is not None:
+                        heapq.heappush(self._calls, call)
+                        self._start_runner()
+            except BaseException as exc:
+                self._take_back(call)
+                settle(call.future, exception=exc)
+                raise
 
         for future in needs:
             future.add_done_callback(one_is_done)
+
+    def let_go(self, number: int) -> None:
+        """A call is done. If it still waits for what it needs, which may never come, nobody waits for it now."""
+        with self._lock:
+            if self._held.pop(number, None) is not None:
+                self._look_for_the_end()
 
     # --- runners --------------------------------------------------------------------------------------------
 
@@ -319,47 +356,82 @@ class ThreadsBackend(Backend):
                     raise
 
     def _run_calls(self, runner: _Runner) -> None:
+        try:
+            self._take_calls(runner)
+        except BaseException as exc:
+            self._lost(runner, exc)
+            raise
+
+    def _lost(self, runner: _Runner, cause: BaseException) -> None:
+        """A runner ends by what nobody foresaw: too little memory, or what a library raises in threads of others.
+
+        It costs the call that the runner was at, and no other.
+        """
+        call = runner.call
+        if call is not None:
+            settle(call.future, exception=cause)
+        stranded: list[_Call] = []
         with self._lock:
-            if runner.void:
-                return
-            self._at_work.add(runner)
+            self._under_way.discard(runner.ended)
+            runner.waits = 0
+            self._set_still(runner, False)
+            if call is not None:
+                self._under_way.discard(call.number)
+                self._chunks.pop(call.number, None)
+            if not runner.void:
+                self._leave(runner)
+            try:
+                self._start_runner()
+            except RuntimeError:  # no thread can be started, and no other is there
+                stranded, self._calls = self._calls, []
+        for waiting in stranded:
+            settle(waiting.future, exception=cause)
+
+    def _take_calls(self, runner: _Runner) -> None:
         blocking.install(partial(self._while_waiting, runner))
         context.install_in_thread(self._place)
         self._place.runner = runner
-        ended = 0
         try:
+            with self._lock:
+                if runner.void:
+                    return
+                self._at_work.add(runner)
             if not self._initialize(runner):
                 return
             while True:
                 with self._lock:
-                    self._running -= ended
+                    self._under_way.discard(runner.ended)
                     runner.waits = 0  # its last call may have left one open
                     self._set_still(runner, False)
-                    call = self._next() if self._runners - self._waiting <= self._max_workers else None
-                    if call is None:
+                    self._next(runner)
+                    if runner.call is None:
                         self._leave(runner)
                         return
                     runner.busy = True
-                chunk = call.chunk
-                ended = self._run(call, runner) if chunk is None else self._run_chunk(call, chunk, runner)
-                del call  # its result must not live until the next call comes
+                number = runner.call.number
+                ends = self._run(runner) if runner.call.chunk is None else self._run_chunk(runner)
+                # Its result must not live until the next call comes.
+                runner.call, runner.ended = None, number if ends else NO_CALL
         finally:
             blocking.install(None)
             context.install_in_thread(None)
             self._place.runner = None
 
-    def _next(self) -> _Call | None:
-        """With the lock held: the next call, or one of those under way that others can help with."""
+    def _next(self, runner: _Runner) -> None:
+        """With the lock held: the next call, or one of those under way that others can help with, or none."""
+        if self._runners - self._waiting > self._max_workers:
+            return
         while self._calls:
-            call = heapq.heappop(self._calls)
+            runner.call = call = heapq.heappop(self._calls)
             if call.chunk is not None:
                 call.future.confirm_running()
                 if not call.future.running():
+                    runner.call = None
                     continue  # cancelled in the meantime
                 self._chunks[call.number] = call
-            self._running += 1
-            return call
-        return self._shared()
+            self._under_way.add(call.number)
+            return
+        runner.call = self._shared()
 
     def _shared(self) -> _Call | None:
         """With the lock held: a chunk under way that has elements which nobody has taken."""
@@ -369,11 +441,14 @@ class ThreadsBackend(Backend):
             del self._chunks[number]
         return None
 
-    def _run_chunk(self, call: _Call, chunk: SharedChunk, runner: _Runner) -> int:
-        """Run elements of a chunk until none is left. 1 if that has ended it, 0 if other runners are still at it."""
+    def _run_chunk(self, runner: _Runner) -> bool:
+        """Run elements of a chunk until none is left. True if that has ended it: no other runner is still at it."""
         with self._lock:
             self._start_runner()  # which takes the next element, and does as this one
-        future = call.future
+        call = runner.call
+        assert call is not None
+        assert call.chunk is not None
+        future, chunk = call.future, call.chunk
         self._place.begin(future)
         try:
             ends = chunk.work()
@@ -386,23 +461,31 @@ class ThreadsBackend(Backend):
             future.duration = chunk.seconds
             settle(future, call.work())
         del future, call, chunk  # as in `_run`
-        return 1 if ends else 0
+        return ends
 
     def _leave(self, runner: _Runner) -> None:
+        """With the lock held. May be called again."""
         self._at_work.discard(runner)
-        self._runners -= 1
-        if self._runners == 0:
+        if not runner.left:
+            self._runners, runner.left = self._runners - 1, True
+        self._look_for_the_end()
+
+    def _look_for_the_end(self) -> None:
+        """With the lock held: tell who waits for the end that it is there."""
+        if self._runners == 0 and not self._held:
             self._idle.notify_all()
             self._nests.hurry()
-            if self._closed and not self._held:
+            if self._closed:
                 self._pool.shutdown(wait=False)
 
-    def _run(self, call: _Call, runner: _Runner) -> int:
+    def _run(self, runner: _Runner) -> bool:
+        call = runner.call
+        assert call is not None
         future = call.future
         future.confirm_running()
         if not future.running():
             runner.busy = False
-            return 1  # cancelled in the meantime
+            return True  # cancelled in the meantime
         started = time.perf_counter()
         self._place.begin(future)
         try:
@@ -418,7 +501,7 @@ class ThreadsBackend(Backend):
             settle(future, result)
         finally:
             self._place.end()
-        return 1
+        return True
 
     def _attempt(self, options: TaskOptions, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call `fn`, and again where it raises, as the options allow."""
@@ -462,14 +545,15 @@ class ThreadsBackend(Backend):
             if call.future.running():
                 error = InitializerError(message)
                 error.__cause__ = cause
-                call.future.set_exception(error)
+                settle(call.future, exception=error)
 
     @contextmanager
     def _while_waiting(self, runner: _Runner) -> Iterator[None]:
         with self._lock:
             runner.waits += 1
-            self._count(runner)
         try:
+            with self._lock:
+                self._count(runner)
             yield
         finally:
             with self._lock:
@@ -497,8 +581,7 @@ class ThreadsBackend(Backend):
         with self._lock:
             self._closed = True
             dropped = self._cut() if cancel_futures else []
-            if self._runners == 0 and not self._held:
-                self._pool.shutdown(wait=False)
+            self._look_for_the_end()
         for call in dropped:
             call.future.cancel_pending()
         if wait:
@@ -549,17 +632,6 @@ class ThreadsBackend(Backend):
             }
 
 
-def settle(future: Future[Any], result: Any = None, exception: BaseException | None = None) -> None:
-    """End a Future, unless somebody else has done that; that is between them and the Future."""
-    try:
-        if exception is None:
-            future.set_result(result)
-        else:
-            future.set_exception(exception)
-    except InvalidStateError:
-        pass
-
-
 def refuse_options(options: TaskOptions) -> None:
     """Raises NotSupportedError for what threads cannot do."""
     if options.timeout is not None:
@@ -571,6 +643,13 @@ def refuse_options(options: TaskOptions) -> None:
         raise NotSupportedError('nothing of the "threads" backend outlives this program; use a cluster')
     if options.resources:
         raise NotSupportedError('the "threads" backend knows no resources; use "cluster"')
+
+
+def _let_go(backend: weakref.ref[ThreadsBackend], number: int, _: AnyFuture) -> None:
+    """See `ThreadsBackend.let_go`; a Future keeps no backend."""
+    present = backend()
+    if present is not None:
+        present.let_go(number)
 
 
 def cancel(future: Future[Any], running: bool) -> bool:

@@ -155,9 +155,8 @@ def _is_at(kind: type, place: tuple[str, str]) -> bool:
 
 
 def is_scalar_of_numpy(kind: type) -> bool:
-    numpy = sys.modules.get("numpy")
-    if numpy is None or kind.__module__ != "numpy":
+    if kind.__module__ != "numpy" or not _is_at(kind, ("numpy", kind.__name__)):
         return False
-    return issubclass(kind, (numpy.number, numpy.bool_, numpy.datetime64)) and (
-        getattr(numpy, kind.__name__, None) is kind
-    )
+    numpy = sys.modules["numpy"]
+    bases = [getattr(numpy, name, None) for name in ("number", "bool_", "datetime64")]
+    return issubclass(kind, tuple(base for base in bases if base is not None))

@@ -85,10 +85,12 @@ class ArrayFiles:
 
     def replace(self, value: Any) -> Any:
         """`value` with its large arrays replaced; containers that hold one are copied. Raises OSError."""
-        numpy = sys.modules.get("numpy")
-        if numpy is None or not may_hold_futures((value,), {}, numpy.ndarray):
+        kind = getattr(
+            sys.modules.get("numpy"), "ndarray", None
+        )  # in part there while another thread imports it
+        if kind is None or not may_hold_futures((value,), {}, kind):
             return value
-        return replace_futures(value, self._replaced, numpy.ndarray)
+        return replace_futures(value, self._replaced, kind)
 
     def _replaced(self, array: Array) -> Any:
         if array.nbytes == 0 or array.dtype.hasobject:

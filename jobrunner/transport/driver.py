@@ -95,8 +95,12 @@ class Driver:
         """Have a turn soon; from any thread. Costs nothing while the loop is awake."""
         self._woken = True
         if self._asleep:
-            self._asleep = False
-            self._wakeup.set()
+            try:
+                self._asleep = False
+                self._wakeup.set()
+            except BaseException:  # Ctrl-C between the two: nobody would wake the loop any more
+                self._wakeup.set()
+                raise
 
     def abort(self) -> None:
         """Leave the loop at once, whatever is unfinished; from any thread, or from a signal handler."""

@@ -166,3 +166,12 @@ def test_the_death_of_a_process_is_a_cause_too(make_executor):
     failure = dependent.exception()
     assert isinstance(failure, DependencyError)
     assert type(failure.__cause__).__name__ in ("CrashLimitError", "TaskLostError")
+
+
+def test_a_cancelled_call_whose_argument_never_comes_holds_nobody_up(make_executor):
+    never: concurrent.futures.Future = concurrent.futures.Future()
+    executor = make_executor()
+    waiting = executor.submit(zoo.echo, never)
+    assert waiting.cancel()
+    executor.shutdown()
+    assert waiting.cancelled()

@@ -191,6 +191,37 @@ def test_a_process_that_is_forked_while_slots_start_keeps_nobody_waiting(run_pro
     assert run_program(FORKS_AT_ONCE).splitlines() == ["[0, 1, 2, 3, 4]"] * 3
 
 
+FORKS_MEANWHILE = """
+    import multiprocessing, os, sys, warnings
+    from programs import open_executor
+    from zoo import wait_for
+
+    if __name__ == "__main__":
+        warnings.simplefilter("ignore", DeprecationWarning)
+        executor = open_executor()
+        call = executor.submit(wait_for, sys.argv[1], "call")
+        results = executor.map(wait_for, sys.argv[1:2] * 2, ["a", "b"])
+        process = multiprocessing.get_context("fork").Process(target=print, args=["child"])
+        process.start()
+        process.join()
+        child = os.fork()
+        if not child:
+            executor.shutdown()
+            print("fork", flush=True)
+            sys.exit(0)
+        print(process.exitcode, os.waitpid(child, 0)[1], flush=True)
+        open(sys.argv[1], "w").close()
+        print(call.result(), *results)
+"""
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(sys.platform != "linux", reason="forking a process with threads is not safe there")
+def test_a_process_that_is_forked_while_calls_and_maps_run_ends(run_program, tmp_path):
+    lines = run_program(FORKS_MEANWHILE, tmp_path / "go").splitlines()
+    assert lines == ["child", "fork", "0 0", "call a b"]
+
+
 def write_into(name):
     memory = SharedMemory(name=name)
     memory.buf[0] += 1

@@ -1,0 +1,72 @@
+"""Processes that the program forks while it has an embedded cluster: they do not keep the cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jobrunner.transport.service import LEFT_AT_ONCE
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="forking a process with threads is not safe there"
+)
+
+PROGRAM = """
+import os, signal, sys
+from jobrunner import Executor
+
+executor = Executor("cluster", max_workers=1)
+executor.submit(print).result()
+local = executor._lifetime.backend._local
+child = os.fork()
+if not child:
+    signal.pause()
+print(local._process.pid, child, flush=True)
+if sys.argv[1] == "shutdown":
+    executor.shutdown()
+    print(local._process.returncode, flush=True)
+    os.kill(child, signal.SIGKILL)
+else:
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def program():
+    started = []
+
+    def start(how):
+        started.append(
+            subprocess.Popen([sys.executable, "-c", PROGRAM, how], stdout=subprocess.PIPE, text=True)
+        )
+        numbers = started[0].stdout.readline().split() or started[0].stdout.readline().split()
+        started.extend(map(int, numbers))
+        return started
+
+    yield start
+    if started:
+        started[0].kill()
+        for pid in started[1:]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        started[0].communicate()
+
+
+def test_an_embedded_cluster_ends_in_an_orderly_way_while_a_forked_process_lives(program):
+    running = program("shutdown")[0]
+    assert running.stdout.read().split() == [str(LEFT_AT_ONCE)]  # it was not killed after a wait
+
+
+def test_nor_does_a_forked_process_keep_it_alive_when_the_program_dies(program):
+    running, cluster, _ = program("pause")
+    running.kill()
+    deadline = time.monotonic() + 30
+    while os.path.exists(f"/proc/{cluster}/fd/0"):
+        assert time.monotonic() < deadline, "the cluster outlives its program"
+        time.sleep(0.01)

@@ -1,0 +1,69 @@
+"""Raises an exception at a chosen step of a thread: before the n-th line that it runs of some files.
+
+What comes by itself at any line (Ctrl-C, too little memory, an exception that a library raises in another thread)
+comes here at each line in turn, and the same one every time.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import threading
+from contextlib import contextmanager
+
+
+class Killed(BaseException):
+    """What ends a thread; nobody expects it."""
+
+
+class Steps:
+    """Counts the lines that threads run of `modules`, and raises `error` once, before line number `at`.
+
+    Not at `try:`, where nothing is done, nor where a `with` block is left: the interpreter raises nothing there before
+    the end of the block has been called.
+    """
+
+    def __init__(self, modules, at=0, error=Killed, threads=""):
+        """`threads`: how the names begin of those where it may be."""
+        self._files = {module.__file__ for module in modules}
+        self._threads = threads
+        self._at = at
+        self._error = error
+        self.count = 0
+        self.place = ""
+        """Where it was raised; empty: nowhere, there were fewer lines."""
+
+    def trace(self, frame, event, argument):
+        """For `sys.settrace` or `threading.settrace`."""
+        if frame.f_code.co_filename not in self._files or self.place:
+            return None
+        if not threading.current_thread().name.startswith(self._threads):
+            return None
+        begun: set[int] = set()
+
+        def line(frame, event, argument):
+            if event != "line" or self.place:
+                return line
+            number = frame.f_lineno
+            text = linecache.getline(frame.f_code.co_filename, number).strip()
+            leaves = text.startswith("with ") and number in begun
+            if text.startswith("with "):
+                begun.symmetric_difference_update([number])
+            if not leaves and text != "try:":
+                self.count += 1
+                if self.count == self._at:
+                    self.place = f"{frame.f_code.co_filename}:{number}: {text}"
+                    raise self._error
+            return line
+
+        return line
+
+    @contextmanager
+    def here(self):
+        """Count, and raise, in this thread while the block runs."""
+        before = sys.gettrace()
+        sys.settrace(self.trace)
+        try:
+            yield self
+        finally:
+            sys.settrace(before)

@@ -1,0 +1,91 @@
+"""Ctrl-C at any line of a map, caught by the program, as in a notebook: the executor can still be shut down."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import wait
+
+import pytest
+import zoo
+from steps import Steps
+
+from jobrunner import Executor, exiting, lifetime, mapping
+from jobrunner.backends import call_batch, core_backend, threads
+from jobrunner.transport import driver
+
+MODULES = [mapping, lifetime, core_backend, call_batch, driver, threads]
+SECONDS = 20
+
+
+def buffered(executor):
+    return list(executor.map(zoo.echo, range(40), buffersize=12))
+
+
+def whole(executor):
+    return list(executor.map(zoo.echo, range(40)))
+
+
+def closed(executor):
+    results = executor.map(zoo.echo, range(40), buffersize=12)
+    next(results)
+    results.close()
+
+
+def calls(executor):
+    return [future.result() for future in [executor.submit(zoo.echo, number) for number in range(20)]]
+
+
+def interrupt_at(executor, use, step):
+    """Where the interrupt came; empty: there are fewer lines."""
+    steps = Steps(MODULES, step, error=KeyboardInterrupt)
+    try:
+        with steps.here():
+            use(executor)
+    except KeyboardInterrupt:
+        pass
+    after = executor.submit(zoo.echo, "after it")
+    assert wait([after], SECONDS).done, f"a call waits: {steps.place}"
+    assert after.result() == "after it"
+    return steps.place
+
+
+def wait_until_idle(executor, place):
+    """Until `shutdown` would wait for nothing."""
+    deadline = time.monotonic() + SECONDS
+    while executor._lifetime._busy or executor._lifetime.backend.unfinished:
+        if time.monotonic() > deadline:
+            exiting._registered.clear()  # else the interpreter would wait at its exit, too
+            pytest.fail(f"shutdown would wait: {place}")
+        time.sleep(0.001)
+
+
+def interrupt_all(kind, use, steps):
+    """The places, for as long as there are so many lines. One executor bears them all."""
+    executor = Executor(kind, max_workers=1)
+    places = []
+    for step in steps:
+        places.append(interrupt_at(executor, use, step))
+        wait_until_idle(executor, places[-1])
+        if not any(places[-5:]):
+            break
+    ending = threading.Thread(target=executor.shutdown, daemon=True)
+    ending.start()
+    ending.join(SECONDS)
+    assert not ending.is_alive()
+    return [place for place in places if place]
+
+
+@pytest.mark.parametrize("use", [buffered, whole, closed, calls])
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_an_interrupt_that_is_caught_leaves_an_executor_that_can_be_shut_down(kind, use):
+    """At some lines; `heavy` has them all."""
+    assert interrupt_all(kind, use, range(3, 2000, 41))
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("use", [buffered, whole, closed, calls])
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_so_does_an_interrupt_at_any_line(kind, use):
+    assert len(interrupt_all(kind, use, range(1, 5000))) > 50
