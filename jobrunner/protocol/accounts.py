@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jobrunner.ids import ClientId
-from jobrunner.protocol.placement import Resources
 from jobrunner.protocol.principals import Principal
+from jobrunner.protocol.resources import Resources
 
 
 class Quota(NamedTuple):

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from jobrunner.ids import ClientId
+from jobrunner.protocol.resources import UNIT, Demands
 from jobrunner.protocol.task import QUEUED, TaskRecord
 
 UNKNOWN = -1.0
@@ -35,9 +36,6 @@ PREFETCH_LIMIT = 512
 LEAST_ESTIMATE = 20e-6
 """Seconds that a call costs at the least, whatever was measured inside it."""
 
-Resources: TypeAlias = "tuple[tuple[str, float], ...]"
-"""Pairs of a name and an amount. A function that goes by value needs a version of Python too, see `python_demand`."""
-
 Accept: TypeAlias = "Callable[[TaskRecord], bool]"
 
 
@@ -46,7 +44,7 @@ class Lane:
 
     __slots__ = ("clients", "needs", "turns")
 
-    def __init__(self, needs: Resources) -> None:
+    def __init__(self, needs: Demands) -> None:
         self.needs = needs
         self.clients: dict[ClientId, deque[TaskRecord]] = {}
         self.turns: deque[ClientId] = deque()
@@ -90,8 +88,8 @@ class ReadyQueue:
     """All queued tasks. A record may be in it twice or have left the queued state; such entries are passed over."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Resources, dict[tuple[int, int], Lane]] = {}
-        self._order: dict[Resources, list[tuple[int, int]]] = {}
+        self._lanes: dict[Demands, dict[tuple[int, int], Lane]] = {}
+        self._order: dict[Demands, list[tuple[int, int]]] = {}
         self.parked: set[ClientId] = set()
         """Clients that get nothing new for now, because they do not take their outcomes."""
 
@@ -113,7 +111,7 @@ class ReadyQueue:
         self._lanes.clear()
         self._order.clear()
 
-    def pop(self, fits: Callable[[Resources], bool], accept: Accept | None = None) -> TaskRecord | None:
+    def pop(self, fits: Callable[[Demands], bool], accept: Accept | None = None) -> TaskRecord | None:
         """The first task whose resources fit; None when there is none, or when `accept` does not accept it.
 
         What is not accepted is not overtaken: it would wait for ever where short tasks keep all slots busy.
@@ -132,11 +130,11 @@ class ReadyQueue:
             return lane.take()
         return None
 
-    def _urgency(self, needs: Resources) -> tuple[tuple[int, int], int]:
+    def _urgency(self, needs: Demands) -> tuple[tuple[int, int], int]:
         """Of equal rank, what needs more resources goes first: fewer workers fit, and so many only at a time."""
         return self._order[needs][0], -len(needs)
 
-    def _first_lane(self, needs: Resources) -> Lane | None:
+    def _first_lane(self, needs: Demands) -> Lane | None:
         """The lane of the highest priority that has a task to give; its head is that task."""
         order, lanes = self._order[needs], self._lanes[needs]
         held_back: list[tuple[int, int]] = []
@@ -158,18 +156,18 @@ class ReadyQueue:
         return found
 
 
-def python_demand(version: str) -> tuple[str, float]:
+def python_demand(version: str) -> tuple[str, int]:
     """What a worker of that version has without end, and others do not have at all."""
-    return f"Python {version}", 1.0
+    return f"Python {version}", UNIT
 
 
 MODULE = "module "
 """Begins the name of what a worker has that can import a module, see `missing`."""
 
 
-def module_demand(name: str) -> tuple[str, float]:
+def module_demand(name: str) -> tuple[str, int]:
     """What every worker has until it says that it does not."""
-    return MODULE + name, 1.0
+    return MODULE + name, UNIT
 
 
 def room(slots: int, held: int, held_seconds: float, estimate: float) -> bool:

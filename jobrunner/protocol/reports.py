@@ -10,6 +10,7 @@ from jobrunner.protocol.bundles import bundle_of
 from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 from jobrunner.protocol.messages import STATUS_NAMES, Query, Reply
 from jobrunner.protocol.principals import Principal
+from jobrunner.protocol.resources import shown
 from jobrunner.protocol.task import ACTIVE, QUEUED, STATE_NAMES, TERMINAL, WAITING, TaskRecord
 
 if TYPE_CHECKING:
@@ -250,8 +251,7 @@ def why(core: CoordinatorCore, record: TaskRecord) -> str:
         return complaint
     needs = record.demands
     if not any(worker.offers_all(needs) for worker in scheduler.workers.values()):
-        wanted = ", ".join(f"{name}={amount:g}" for name, amount in needs)
-        return f"no worker offers {wanted}"
+        return f"no worker offers {shown(needs)}"
     if record.client.id in scheduler.queue.parked:
         return "its client does not take the outcomes that it already has"
     return f"all slots are taken; {scheduler.counts[QUEUED]} tasks are queued"

@@ -24,6 +24,7 @@ from jobrunner.protocol.missing import Missing
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import UNKNOWN, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
+from jobrunner.protocol.resources import demands_of
 from jobrunner.protocol.results import Ended, Results, beyond_quota
 from jobrunner.protocol.task import (
     ACTIVE,
@@ -205,7 +206,7 @@ class Scheduler:
                     return self._wrong_python(spec.id, entry)
         if not self.missing.scarce:
             return None
-        base = demanded(spec.options.resources, function, setup)
+        base = demanded(demands_of(spec.options.resources), function, setup)
         return self.missing.refusal(spec.id, function, setup, base, now)
 
     def _offered(self, function: FunctionEntry) -> bool:
