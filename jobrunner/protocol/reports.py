@@ -6,12 +6,21 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from jobrunner.ids import TaskId, short_id
+from jobrunner.protocol.batches import of_value
 from jobrunner.protocol.bundles import bundle_of
 from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 from jobrunner.protocol.messages import STATUS_NAMES, Query, Reply
 from jobrunner.protocol.principals import Principal
 from jobrunner.protocol.resources import shown
-from jobrunner.protocol.task import ACTIVE, QUEUED, STATE_NAMES, TERMINAL, WAITING, TaskRecord
+from jobrunner.protocol.task import (
+    ACTIVE,
+    QUEUED,
+    STATE_NAMES,
+    STORY_CHARACTERS,
+    TERMINAL,
+    WAITING,
+    TaskRecord,
+)
 
 if TYPE_CHECKING:
     from jobrunner.protocol.coordinator_core import CoordinatorCore
@@ -19,6 +28,9 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 50_000
 """Tasks in one reply, which must fit into a message."""
+
+MOST_BYTES = 32 * 1024 * 1024
+"""Of all tasks in a reply, about, at which it ends: of some there is much to tell."""
 
 
 def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> Reply:
@@ -83,7 +95,14 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
         for record in source
         if (not state or STATE_NAMES[record.state] == state) and (who.sees_all or owns(who, record))
     )
-    return [describe_task(record, who, now) for record in islice(found, rows)]
+    told: list[dict[str, Any]] = []
+    size = 0
+    for record in islice(found, rows):
+        told.append(describe_task(record, who, now))
+        size += of_value(told[-1])
+        if size >= MOST_BYTES:
+            break
+    return told
 
 
 def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
@@ -213,7 +232,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, A
     finished = record.state in TERMINAL
     error = ""
     if outcome is not None and outcome.status != 0:
-        error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])
+        error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])[:STORY_CHARACTERS]
     return {
         "id": record.id if owns(who, record) else short_id(record.id),
         "name": record.name,

@@ -15,6 +15,7 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol import retry
 from jobrunner.protocol.accounts import NO_QUOTA, Accounts, Quota
 from jobrunner.protocol.bundles import bundle_of, call_id
+from jobrunner.protocol.details import passable
 from jobrunner.protocol.division import Division
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
@@ -238,7 +239,7 @@ class Scheduler:
         for kept in state.outcomes.values():
             client_id = client_of(kept.outcome.id)
             account = self.accounts.of(client_id, read_owner(state, client_id)[1])
-            self.results.keep(Ended(kept.name, kept.outcome, now - kept.age, account))
+            self.results.keep(Ended(kept.name, passable(kept.outcome), now - kept.age, account))
         for spec, progress in state.tasks.values():
             owner = client_of(spec.id)
             client = self.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
