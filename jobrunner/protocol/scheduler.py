@@ -23,8 +23,9 @@ from jobrunner.protocol.link import Link
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.missing import Missing
 from jobrunner.protocol.needs import Needs
-from jobrunner.protocol.placement import UNKNOWN, ReadyQueue, room
+from jobrunner.protocol.placement import UNKNOWN, Permit, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
+from jobrunner.protocol.reservations import Reservations
 from jobrunner.protocol.resources import demands_of
 from jobrunner.protocol.results import Ended, Results, beyond_quota
 from jobrunner.protocol.task import (
@@ -109,6 +110,7 @@ class Scheduler:
         """Of all workers. Names and slots are kept account of, for thousands of workers may join at once."""
         self.functions = FunctionTable()
         self.queue = ReadyQueue()
+        self.reservations = Reservations()
         self.counts = [0] * len(STATE_NAMES)
         self.recent: deque[TaskRecord] = deque(maxlen=RECENT)
         self.unclaimed: dict[TaskId, Unclaimed] = {}
@@ -649,11 +651,12 @@ class Scheduler:
         if not self.counts[QUEUED]:
             self.queue.clear()
             return
+        self.reservations.renew(self.queue, self.workers.values(), now)
         idle = [w for w in self.open if len(w.tasks) < w.slots]
         while idle:
             more = []
             for worker in idle:
-                record = self.queue.pop(worker.fits)
+                record = self.queue.pop(worker.fits, permit=self._permit_for(worker))
                 if record is None:
                     continue
                 self._assign(record, worker, now)
@@ -676,8 +679,15 @@ class Scheduler:
             slots, held = worker.slots - worker.long, len(worker.tasks) - worker.long
             return room(slots, held, worker.assigned_seconds, estimate)
 
-        while (record := self.queue.pop(worker.fits, accept)) is not None:
+        permit = self._permit_for(worker)
+        while (record := self.queue.pop(worker.fits, accept, permit)) is not None:
             self._assign(record, worker, now)
+
+    def _permit_for(self, worker: WorkerPeer) -> Permit | None:
+        """What tasks may take at this worker, where it keeps something for others."""
+        if not self.reservations:
+            return None
+        return lambda rank, demands: self.reservations.permit(worker, rank, demands)
 
     # --- the steps that all of these share ---
 
