@@ -108,7 +108,7 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
 def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     record = find_task(core, who, argument)
     described = describe_task(record, who, now)
-    described["why"] = why(core, record)
+    described["why"] = why(core, record, who)
     return described
 
 
@@ -251,7 +251,36 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, A
     }
 
 
-def why(core: CoordinatorCore, record: TaskRecord) -> str:
+MOST_HOLDERS_NAMED = 5
+
+
+def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
+    """Which tasks have what a queued one needs; its caller may be among them, and then neither ever ends."""
+    wanted = {name for name, _ in record.amounts}
+    able = [worker for worker in core.scheduler.workers.values() if worker.offers_all(record.demands)]
+    holders = [
+        f"{short_id(other.id)} ({other.name}) on {worker.name}"
+        if seen(who, other)
+        else f"another's on {worker.name}"
+        for worker in able
+        for other in worker.tasks.values()
+        if any(name in wanted for name, _ in other.amounts)
+    ]
+    named = ", ".join(holders[:MOST_HOLDERS_NAMED]) + (", ..." if len(holders) > MOST_HOLDERS_NAMED else "")
+    told = f"no worker has {shown(record.amounts)} free; it is taken by {named}"
+    if record.depth:
+        told += (
+            "; it was submitted by a call: where that one is among them and waits for it, neither ever ends"
+        )
+    return told
+
+
+def seen(who: Principal, record: TaskRecord) -> bool:
+    """Whether that task is shown to them."""
+    return who.sees_all or owns(who, record)
+
+
+def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
     """In words: what the task is waiting for."""
     scheduler = core.scheduler
     if record.state == WAITING and record.lacks:
@@ -273,4 +302,6 @@ def why(core: CoordinatorCore, record: TaskRecord) -> str:
         return f"no worker offers {shown(needs)}"
     if record.client.id in scheduler.queue.parked:
         return "its client does not take the outcomes that it already has"
+    if not any(worker.fits(needs) for worker in scheduler.workers.values()):
+        return held_by_others(core, record, who)
     return f"all slots are taken; {scheduler.counts[QUEUED]} tasks are queued"
