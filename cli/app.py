@@ -74,7 +74,7 @@ app = typer.Typer(
     epilog=options.examples(
         "jobrunner demo                        try it: local pools, and a small cluster on this host",
         "jobrunner coordinator start           on one host; prints what to type on the others",
-        "jobrunner worker start JOIN           on every host that shall run calls",
+        "jobrunner worker start -              on every host that shall run calls",
         "jobrunner status --watch              anywhere",
     ),
 )
@@ -82,8 +82,9 @@ app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(worker.app, name="worker")
 app.command(
     epilog=options.examples(
-        "jobrunner join jobrunner://10.0.0.5:7077/KEY.SECRET",
-        "jobrunner join jobrunner://10.0.0.5:7077/KEY.SECRET --as observer",
+        "jobrunner join -",
+        "jobrunner join - --as observer < line",
+        "jobrunner join @/run/secrets/line --name build-server",
     )
 )(joining.join)
 app.add_typer(keys.app, name="keys")

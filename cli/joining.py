@@ -1,4 +1,4 @@
-"""`jobrunner join LINE`: a key of this user's own, for programs and for the shell."""
+"""`jobrunner join -`: a key of this user's own, for programs and for the shell."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 
 from jobrunner.cli.output import write
-from jobrunner.config import PEER_TIMEOUT
+from jobrunner.config import PEER_TIMEOUT, ClientConfig, load
+from jobrunner.errors import ConfigError
 from jobrunner.host import own_host
 
 LINE = typer.Argument(
-    metavar="LINE",
-    help="What the coordinator printed at its start, or `jobrunner keys invite`: jobrunner://HOST:PORT/...",
+    metavar="[-]",
+    help="Where the line is that the coordinator printed at its start, or `jobrunner keys invite`: - asks for it, or"
+    " reads it from standard input; @FILE names a file. Default: JOBRUNNER_INVITATION, the line or a file. The line"
+    " itself (jobrunner://HOST:PORT/...) is for hosts of your own: others there may see it.",
 )
 
 
@@ -25,7 +28,7 @@ class JoinRole(str, Enum):
 
 
 def join(
-    line: Annotated[str, LINE],
+    line: Annotated[str | None, LINE] = None,
     role: Annotated[
         JoinRole,
         typer.Option("--as", help="What for: to submit calls, to see the status only, or to run calls."),
@@ -43,8 +46,12 @@ def join(
 ) -> None:
     """Make a key for this user and have the cluster know it. Programs here can use the cluster from then on."""
     from jobrunner import identity, joining
+    from jobrunner.invitation import read_line
 
-    joined = joining.join(line, role.value, name or own_name(), timeout)
+    source = load(ClientConfig, invitation=line).invitation
+    if source is None:
+        raise ConfigError("say where the line to join with is: `jobrunner join -` asks for it")
+    joined = joining.join(read_line(source), role.value, name or own_name(), timeout)
     write(
         f"joined {joined.addresses[-1]} as {role.value} {joined.name!r}; the key is in {identity.path_of(joined)}"
     )

@@ -81,14 +81,18 @@ def list_keys(keys: Keys = None, json: options.Json = False, quiet: options.Quie
 
 @app.command(
     epilog=options.examples(
-        "jobrunner keys invite", "jobrunner keys invite --as observer --uses 1 --time 600 -a 10.0.0.5:7077"
+        "jobrunner keys invite",
+        "jobrunner keys invite --as worker | ssh node7 jobrunner worker start -",
+        "jobrunner keys invite --as observer --uses 1 --time 600 -a 10.0.0.5:7077",
     )
 )
 def invite(
     role: Annotated[
-        InvitedRole | None,
-        typer.Option("--as", help="Only for this; default: worker, client or observer, as who joins says."),
-    ] = None,
+        InvitedRole,
+        typer.Option(
+            "--as", help="What for: to run calls, to submit them (or to observe), or only to observe."
+        ),
+    ] = InvitedRole.client,
     uses: Annotated[int, typer.Option("--uses", metavar="N", min=1, help="How many can join with it.")] = 1,
     seconds: Annotated[
         float, typer.Option("--time", metavar="SECONDS", min=1, help="How long it can be used.")
@@ -96,12 +100,15 @@ def invite(
     address: Own = None,
     keys: Keys = None,
 ) -> None:
-    """Print a line that lets others join: `jobrunner join LINE`, `jobrunner worker start LINE`."""
+    """Print a line that lets others join: it is what `jobrunner join -` and `jobrunner worker start -` read.
+
+    Treat it as a password. A worker's line is good for workers only, a client's for clients and observers.
+    """
     from jobrunner.invitation import Invitation
-    from jobrunner.keyring import INVITED_ROLES, open_keyring
+    from jobrunner.keyring import open_keyring
 
     ring = open_keyring(_folder(keys))
-    secret = ring.invite([role.value] if role else INVITED_ROLES, seconds, uses)
+    secret = ring.invite(role.value, seconds, uses)
     write(Invitation(_address(address, ring), ring.server.public, secret).to_line())
 
 
@@ -148,7 +155,10 @@ def revoke(
     ] = False,
     keys: Keys = None,
 ) -> None:
-    """End a key. A running coordinator shuts out whoever holds it within a second, and ends its calls."""
+    """End a key, and the invitation that it came with.
+
+    A running coordinator shuts out whoever holds it within a second, and ends its calls.
+    """
     from jobrunner.keyring import require
 
     ring = require(_folder(keys))
@@ -157,8 +167,12 @@ def revoke(
     if name is None:
         write(f"{ring.close_invitations()} invitations ended")
     else:
-        member = ring.revoke(name)
-        write(f"revoked {member.role} {member.name!r}")
+        revoked = ring.revoke(name)
+        member = revoked.member
+        ended = ", and ended the invitation that it came with" if revoked.ended_invitation else ""
+        write(f"revoked {member.role} {member.name!r}{ended}")
+        if revoked.others:
+            write(f"keys that came with the same invitation, and stay: {', '.join(revoked.others)}")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from jobrunner.cli import options
 from jobrunner.cli.output import Output
 from jobrunner.cli.status import connect
 from jobrunner.cli.views import DRAIN
-from jobrunner.config import JOIN_SCHEME, WorkerConfig, load
+from jobrunner.config import WorkerConfig, load
 from jobrunner.host import own_host
 
 app = typer.Typer(
@@ -27,7 +27,8 @@ def _help(name: str, text: str | None = None) -> str:
 @app.command(
     epilog=options.examples(
         "jobrunner worker start",
-        "jobrunner worker start jobrunner://10.0.0.5:7077/KEY.SECRET --slots 8",
+        "jobrunner worker start - --slots 8",
+        "jobrunner worker start @/run/secrets/line",
         "jobrunner worker start 10.0.0.5:7077 --name left --resources gpu=2,licence=1",
     )
 )
@@ -37,7 +38,9 @@ def start(
         typer.Argument(
             metavar="JOIN",
             help=_help(
-                "address", "the line that the coordinator printed, or its tcp://HOST:PORT once joined"
+                "address",
+                "-: ask for the line that the coordinator printed, or read it from standard input; @FILE: it is in that"
+                " file; once joined, the coordinator's tcp://HOST:PORT",
             ),
         ),
     ] = None,
@@ -76,19 +79,24 @@ def start(
 ) -> None:
     """Start a worker in the foreground. It waits for its coordinator, so either may be started first.
 
-    JOIN is the line that the coordinator printed at its start; from then on this host has a key of its own, and the
-    address alone will do. On the coordinator's own host nothing is needed.
+    With the line that the coordinator printed at its start this host gets a key of its own; from then on the address
+    alone will do. Give - and paste it, name a file (@FILE), or set JOBRUNNER_INVITATION to it or to a file: what stands
+    in a command can be read by everybody on the host. On the coordinator's own host nothing is needed.
 
     Ctrl-C or SIGTERM: running tasks finish, the others go to other workers, then it leaves. A second Ctrl-C:
     it leaves at once.
     """
+    from jobrunner.invitation import forget_line, names_a_line, read_line
+
     identity = None
-    if join is not None and join.strip().startswith(JOIN_SCHEME):
+    source = join if join is not None else load(WorkerConfig).invitation
+    if source is not None and (join is None or names_a_line(join)):
         from jobrunner import joining
         from jobrunner.identity import path_of
 
-        joined = joining.join(join, "worker", name or own_host())
+        joined = joining.join(read_line(source), "worker", name or own_host())
         join, identity = joined.addresses[-1], str(path_of(joined))
+    forget_line()
     config = load(
         WorkerConfig,
         address=join,

@@ -7,9 +7,9 @@ Without a cluster it shows this host alone:
 With one, first on host A (its address is 10.0.0.5 here), then on A, B and any other:
 
     jobrunner coordinator start --host 10.0.0.5
-    jobrunner worker start LINE          # the line that the coordinator printed
+    jobrunner worker start -             # asks for the line that the coordinator printed for workers
 
-and from any of them (other hosts: after `jobrunner join LINE`):
+and from any of them (other hosts: after `jobrunner join -`, which asks for the line for programs):
 
     JOBRUNNER_BACKEND=tcp://10.0.0.5:7077 python examples/05_two_hosts.py
 

@@ -3,6 +3,10 @@
 A task that waits for tasks of its own would hold its slot idle, and with every slot waiting nothing could run. So a
 slot (and a thread of the "threads" backend) installs a hook here, and every wait of this package goes through
 `waiting()`: while it lasts, the place lends its turn to another task.
+
+Waits of others (`concurrent.futures.wait`, `asyncio.wrap_future`) do not come through here, nor do those in threads
+that a task has started. For them the place keeps an eye on the calls that its task has submitted: whoever has
+unfinished ones is a `Caller`, and says when it gets its first.
 """
 
 from __future__ import annotations
@@ -26,7 +30,16 @@ class Until(Protocol):
     def __call__(self, ready: Callable[[], bool], timeout: float | None) -> None: ...
 
 
+class Caller(Protocol):
+    """What submits calls that tasks may wait for, to the workers among which this process may be."""
+
+    def unfinished_calls(self) -> list[str]:
+        """The ids of its unfinished calls, from any thread."""
+
+
 _local = threading.local()
+_depth = 0
+_watch: Callable[[Caller], None] | None = None
 
 
 def install(hook: Hook | None) -> None:
@@ -39,9 +52,27 @@ def set_depth(depth: int) -> None:
     _local.depth = depth
 
 
+def set_depth_of_process(depth: int) -> None:
+    """As `set_depth`, for all threads that have none of their own: those that a task starts, too."""
+    global _depth
+    _depth = depth
+
+
 def depth() -> int:
     """The depth of calls that this thread submits: 0 in a program of its own."""
-    return getattr(_local, "depth", 0)
+    return getattr(_local, "depth", _depth)
+
+
+def watch_callers(watch: Callable[[Caller], None] | None) -> None:
+    """Have `watch` called, in any thread, with each Caller that gets an unfinished call and had none; None: no more."""
+    global _watch
+    _watch = watch
+
+
+def first_call(caller: Caller) -> None:
+    """For Callers: an unfinished call comes, and there was none."""
+    if _watch is not None:
+        _watch(caller)
 
 
 def waiting() -> AbstractContextManager[None]:

@@ -133,6 +133,11 @@ class ClientConfig:
         env="JOBRUNNER_IDENTITY",
         doc="the key to show to the cluster: a file's path, or its text; default: the one that knows the address",
     )
+    invitation: str | None = setting(
+        None,
+        env="JOBRUNNER_INVITATION",
+        doc="what `jobrunner join` joins with: a file with the line that the coordinator printed, or that line",
+    )
     insecure: bool = setting(
         False, env="JOBRUNNER_INSECURE", doc="talk to a coordinator without keys, and trust whoever answers"
     )
@@ -164,13 +169,13 @@ class CoordinatorConfig:
         3600.0,
         env="JOBRUNNER_INVITATION_TIME",
         unit="s",
-        doc="how long the line can be used that a coordinator prints at its start",
+        doc="how long the lines can be used that a coordinator prints at its start",
         minimum=0,
     )
     invitation_uses: int = setting(
         100,
         env="JOBRUNNER_INVITATION_USES",
-        doc="how many can join with that line; 0: it prints none",
+        doc="how many can join with each of these lines; 0: it prints none",
         minimum=0,
     )
     crash_limit: int = setting(
@@ -300,6 +305,11 @@ class WorkerConfig:
         env="JOBRUNNER_IDENTITY",
         doc="the key to show to the cluster: a file's path, or its text; default: the one that knows the address",
     )
+    invitation: str | None = setting(
+        None,
+        env="JOBRUNNER_INVITATION",
+        doc="what a worker joins with: a file with the line that the coordinator printed, or that line",
+    )
     insecure: bool = setting(
         False, env="JOBRUNNER_INSECURE", doc="talk to a coordinator without keys, and run whatever it sends"
     )
@@ -415,7 +425,7 @@ def line_is_no_address(line: str) -> ConfigError:
     """The error of a line to join with that stands where an address is wanted; it does not repeat the secret."""
     place = line.strip().removeprefix(JOIN_SCHEME).partition("/")[0]
     return ConfigError(
-        "this is a line to join with, and not an address: run `jobrunner join LINE` once on this host, then the address"
+        "this is a line to join with, and not an address: run `jobrunner join -` once on this host, then the address"
         f" is tcp://{place}"
     )
 

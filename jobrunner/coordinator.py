@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from jobrunner.config import CoordinatorConfig
+from jobrunner.descriptors import raise_limit
 from jobrunner.errors import AuthenticationError, ConfigError, JournalError
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.invitation import Invitation
 from jobrunner.journal import LARGEST_PAYLOAD, Journal, default_journal
-from jobrunner.keyring import INVITED_ROLES, Keyring, default_folder, open_keyring
+from jobrunner.keyring import Keyring, default_folder, open_keyring
 from jobrunner.program import hash_seed
 from jobrunner.protocol.accounts import Quota
 from jobrunner.protocol.checks import LARGEST_HEADER
@@ -29,6 +29,7 @@ from jobrunner.protocol.effects import (
     JournalWritten,
     WriteJournal,
 )
+from jobrunner.protocol.principals import CLIENT, WORKER
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import Service, set_up_logging
 from jobrunner.transport.sockets import RouterWire, is_loopback
@@ -51,7 +52,7 @@ def run(config: CoordinatorConfig) -> int:
     set_up_logging(config.log_level)
     service = Service("coordinator")
     keyring = None
-    raise_descriptor_limit()
+    raise_limit()  # each peer takes a descriptor
     address = tcp_address(config, service)
     if not config.insecure:
         keyring = open_keyring(Path(config.keys) if config.keys else default_folder())
@@ -116,18 +117,6 @@ def run(config: CoordinatorConfig) -> int:
             journal.close()
 
 
-def raise_descriptor_limit() -> int:
-    """Allow as many descriptors as the system lets us; the limit. Each peer takes one, and the usual one is 1,024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):
-            return soft  # some systems say "unlimited", and allow less
-        soft = hard
-    return soft
-
-
 def open_journal(config: CoordinatorConfig, address: str, service: Service) -> Journal | None:
     """The journal that the configuration asks for; by default one per port, in the user's state directory."""
     if config.no_journal:
@@ -176,21 +165,28 @@ def admitted(keyring: Keyring | None, effect: JoinRequested) -> JoinAnswered:
 
 
 def announce(address: str, config: CoordinatorConfig, keyring: Keyring | None) -> None:
-    """The line to paste on the other hosts."""
+    """What to type on the other hosts: the lines are pasted, for everybody there can read arguments."""
     if config.host in ("0.0.0.0", "::"):
         address = f"tcp://{own_host()}:{address.rpartition(':')[2]}"
-    join = address
-    if keyring is not None:
-        keyring.note_address(address)
-    if keyring is not None and config.invitation_uses:
-        secret = keyring.invite(INVITED_ROLES, config.invitation_time, config.invitation_uses)
-        join = Invitation(address, keyring.server.public, secret).to_line()
     print(f"coordinator at {address}", flush=True)
-    print(f"start a worker with:  jobrunner worker start {join}", flush=True)
-    if join != address:
-        uses, minutes = config.invitation_uses, config.invitation_time / 60
-        print(f"where programs run:   jobrunner join {join}", flush=True)
+    if keyring is None:
+        print(f"start a worker with:  jobrunner worker start {address}", flush=True)
+        return
+    keyring.note_address(address)
+    if not config.invitation_uses:
         print(
-            f"(good for {uses} uses within {minutes:g} minutes; `jobrunner keys invite` prints another one)",
-            flush=True,
+            f"start a worker with:  jobrunner worker start {address}  (on hosts that have joined)", flush=True
         )
+        return
+    for role, told in (
+        (WORKER, "start a worker with:  jobrunner worker start -"),
+        (CLIENT, "where programs run:   jobrunner join -"),
+    ):
+        secret = keyring.invite(role, config.invitation_time, config.invitation_uses)
+        line = Invitation(address, keyring.server.public, secret).to_line()
+        print(f"{told:<47} and paste  {line}", flush=True)
+    uses, minutes = config.invitation_uses, config.invitation_time / 60
+    print(
+        f"(each is good for {uses} uses within {minutes:g} minutes; `jobrunner keys invite` prints another one)",
+        flush=True,
+    )

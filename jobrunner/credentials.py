@@ -34,7 +34,8 @@ def credentials_for(
     if found is None:
         raise AuthenticationError(
             f"this user has no key for the cluster at {address}. On the coordinator's host, `jobrunner keys invite`"
-            " prints a line; here, `jobrunner join LINE` makes a key with it (or `jobrunner worker start LINE`)."
+            " prints a line; here, `jobrunner join -` reads it and makes a key (for a worker: `jobrunner keys invite"
+            " --as worker` and `jobrunner worker start -`)."
             " A coordinator without keys (--insecure) wants JOBRUNNER_INSECURE=1 here, too"
         )
     return found.credentials

@@ -13,12 +13,15 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from jobrunner.config import MOST_WINDOW
 from jobrunner.context import TASK_ADDRESS
+from jobrunner.descriptors import raise_limit
+from jobrunner.errors import JobRunnerError
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
-from jobrunner.program import ORDERLY, Program, Told, Whiteboard
+from jobrunner.program import FAILED, GAVE_UP, LISTENS, ORDERLY, Program, Told, Whiteboard
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import Disconnect, Event, Send
 from jobrunner.shared_memory.pool import can_share
@@ -47,7 +50,8 @@ class EmbeddedWire(RouterWire):
             slots,
             {TASK_ADDRESS: address},
             on_give_up=service.give_up,
-            on_connect=lambda: None,
+            on_connect=lambda: unreachable(address),
+            on_error=service.write_log,
             program=program,
             exit_wait=exit_wait,
             max_tasks_per_slot=max_tasks_per_slot,
@@ -90,6 +94,16 @@ class EmbeddedWire(RouterWire):
         super().close(orderly=orderly)
 
 
+def unreachable(address: str) -> str:
+    """Why calls cannot connect to this cluster, if so."""
+    path = address.partition("://")[2]
+    if os.path.exists(path):
+        return ""
+    return (
+        f"calls cannot make calls of their own: {path} was removed, maybe with the folder that TMPDIR names"
+    )
+
+
 class Hearing:
     """What the program tells slots: it writes that on a board whenever it has changed."""
 
@@ -116,11 +130,26 @@ def is_orderly(lifeline: int) -> bool:
 def main(argument: str, program_arguments: list[str]) -> int:
     """For `local_cluster`, which makes the JSON object. The second argument is the program's sys.argv.
 
-    When the lifeline is cut the folder is removed. Where ORDERLY came through it before, the slots end by themselves,
-    and what they say goes to the descriptor "last_words": a line of JSON each, stream and text.
+    When the lifeline is cut the folder is removed. Where ORDERLY came through it before, the slots end by themselves.
+    What they say then goes to the descriptor "last_words": a line of JSON each, stream and text. There the program
+    hears before that it can be reached, LISTENS, or why it never will, FAILED with the error's class and text.
     """
     given = json.loads(argument)
+    try:
+        return serve(given, program_arguments)
+    except JobRunnerError as exc:
+        say(given["last_words"], [FAILED, type(exc).__name__, str(exc)])
+        return GAVE_UP
+
+
+def say(descriptor: int, words: list[Any]) -> None:
+    os.write(descriptor, f"{json.dumps(words)}\n".encode())
+
+
+def serve(given: dict[str, Any], program_arguments: list[str]) -> int:
+    """Until the lifeline is cut; the exit code. Raises JobRunnerError where to start again would be of no use."""
     set_up_logging("error")
+    raise_limit()
     service = Service("cluster")
     program = Program(
         program_arguments,
@@ -143,6 +172,7 @@ def main(argument: str, program_arguments: list[str]) -> int:
         max_payload=MOST_WINDOW,  # what is large enough to harm this host is the program's own
         hash_seed=given["hash_seed"],
     )
+    say(given["last_words"], [LISTENS])
     core = CoordinatorCore(settings, time.monotonic())
     perform = service.perform_common | {Disconnect: lambda effect: wire.disconnect(effect.source)}
     driver = Driver(core, wire, perform)

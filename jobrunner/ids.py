@@ -4,12 +4,18 @@ Ids are short strings everywhere (in memory, on the wire, in logs and on the com
 operator reads in a log is what a program holds. A task's id starts with its client's id and is therefore unique in
 the cluster without asking anyone. It ends in random digits: whoever holds the whole id may watch, need, cancel and
 fetch that one task, so only those who may do that anyway are ever shown it; the others see it without them.
+
+The ids of clients and workers are no secrets: everybody sees them in lists. Where connections have keys, such an id
+belongs to one key: it ends in a mark, a hash of its random part and of the key. A coordinator that has never heard of
+the id, because it was started again, can so tell its owner from somebody who only read it. An id does not survive its
+process, and neither does a process change its key, so a new key simply makes new ids.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Container
+from hashlib import blake2b
 from typing import NewType
 
 ClientId = NewType("ClientId", str)
@@ -19,6 +25,8 @@ SlotId = NewType("SlotId", int)
 """A slot of one worker; a replaced process gets a new number, so that a late word of the old one is told apart."""
 
 ID_BYTES = 6
+MARK_BYTES = 8
+"""Somebody who wants the id of another has to find a key with the same mark: 2^64 key pairs, for one id."""
 RIGHT_BYTES = 8
 RIGHTS_DRAWN = 256
 
@@ -26,6 +34,31 @@ RIGHTS_DRAWN = 256
 def random_token() -> str:
     """12 hexadecimal digits from the operating system: an id that no two processes share."""
     return os.urandom(ID_BYTES).hex()
+
+
+def new_id(key: str) -> str:
+    """The id of a client or worker that connects with this public key; empty: without one."""
+    return bound(random_token(), key)
+
+
+def bound(name: str, key: str) -> str:
+    """`name`, made an id that belongs to this public key; as it is where there is none."""
+    if not key:
+        return name
+    text = f"{key} {name}".encode(
+        errors="surrogatepass"
+    )  # it may be a stranger's, who chose what no UTF-8 can say
+    return name + blake2b(text, digest_size=MARK_BYTES).hexdigest()
+
+
+def is_bound(token: str, key: str) -> bool:
+    """Whether an id belongs to this public key; without keys every id is anybody's."""
+    return token == bound(token[: -2 * MARK_BYTES], key) if key else True
+
+
+def of_observer(client: ClientId) -> ClientId:
+    """The name under which a coordinator knows an observer. No client has such a name, so no task's id leads to it."""
+    return ClientId(f"observer {client}")
 
 
 def task_id(client: ClientId, number: int, right: str | None = None) -> TaskId:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobrunner.config import config_folder
 from jobrunner.errors import AuthenticationError, ConfigError
@@ -32,8 +32,8 @@ from jobrunner.transport.curve import KeyPair, from_text, new_pair, pair_of
 
 log = logging.getLogger("jobrunner.coordinator")
 
-INVITED_ROLES = (WORKER, CLIENT, OBSERVER)
-"""What one may join as with a line that does not say; never an operator."""
+ADMITS = {WORKER: (WORKER,), CLIENT: (CLIENT, OBSERVER), OBSERVER: (OBSERVER,)}
+"""What one may join as with a line for each role: never as an operator, and never as more than it was made for."""
 
 LOCAL_ROLES = (OPERATOR, WORKER)
 
@@ -60,6 +60,16 @@ class OpenInvitation:
     roles: tuple[str, ...]
     until: float
     uses: int
+
+
+class Revoked(NamedTuple):
+    """A key that was ended."""
+
+    member: Member
+    ended_invitation: bool
+    """The invitation that it came with was still open."""
+    others: list[str]
+    """The names of keys that came with the same invitation, and stay."""
 
 
 @dataclass
@@ -133,14 +143,12 @@ class Keyring:
 
     # --- changes ---
 
-    def invite(self, roles: Sequence[str], seconds: float, uses: int) -> str:
-        """A new invitation's secret."""
-        pair = new_pair()
+    def invite(self, role: str, seconds: float, uses: int) -> str:
+        """The secret of a new invitation: for `role`, and what may do less."""
+        roles, pair = ADMITS[role], new_pair()
         with locked(self.folder):
             self._load()
-            self._allowed.invitations.append(
-                OpenInvitation(pair.public, tuple(roles), time.time() + seconds, uses)
-            )
+            self._allowed.invitations.append(OpenInvitation(pair.public, roles, time.time() + seconds, uses))
             self._save()
         return pair.secret
 
@@ -165,7 +173,8 @@ class Keyring:
                 raise AuthenticationError("the invitation's time or uses are over")
             if role not in found.roles:
                 raise AuthenticationError(
-                    f"the invitation is for {' or '.join(found.roles)}, not for {role!r}"
+                    f"the invitation is for {' or '.join(found.roles)}, not for {role!r}; `jobrunner keys invite --as"
+                    f" {role}` on the coordinator's host prints one"
                 )
             others = [i for i in self._allowed.invitations if i is not found]
             self._allowed.invitations = [*others, replace(found, uses=found.uses - 1)]
@@ -189,8 +198,11 @@ class Keyring:
             self._save()
         return Identity(name, role, self.server.public, pair.public, pair.secret, tuple(addresses))
 
-    def revoke(self, name: str) -> Member:
-        """End a key. Raises ConfigError for a name that is not there."""
+    def revoke(self, name: str) -> Revoked:
+        """End a key, and the invitation that it came with: its holder may still have that line.
+
+        Raises ConfigError for a name that is not there.
+        """
         with locked(self.folder):
             self._load()
             found = next((member for member in self._allowed.members if member.name == name), None)
@@ -199,8 +211,12 @@ class Keyring:
                     f"there is no key named {name!r}; the names: {', '.join(m.name for m in self.members()) or 'none'}"
                 )
             self._allowed.members.remove(found)
+            invitations = self._allowed.invitations
+            came_with = [i for i in invitations if i.key == found.invitation]
+            self._allowed.invitations = [i for i in invitations if i not in came_with]
             self._save()
-        return found
+        others = [m.name for m in self.members() if found.invitation and m.invitation == found.invitation]
+        return Revoked(found, any(usable(i) for i in came_with), others)
 
     def close_invitations(self) -> int:
         """End all that are open; how many there were."""

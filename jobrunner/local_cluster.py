@@ -8,6 +8,7 @@ started again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import shutil
@@ -23,6 +24,9 @@ from jobrunner.folders import SOCKET, make_folder, socket_folder
 from jobrunner.forks import no_forks
 from jobrunner.host import usable_cpus
 from jobrunner.program import (
+    FAILED,
+    GAVE_UP,
+    LISTENS,
     ORDERLY,
     Told,
     Whiteboard,
@@ -31,6 +35,9 @@ from jobrunner.program import (
     interpreter_options,
     this_program,
 )
+
+MOST_STARTS = 4
+"""Starts in a row after which it ends before it can be reached; then it is given up."""
 
 BOOT = """
 import sys
@@ -46,6 +53,23 @@ STOP_WAIT = 5.0
 
 RESTART_PAUSE = 1.0
 """Seconds before it is started again, so that a broken one does not spin."""
+
+LOGGER = logging.getLogger("jobrunner.cluster")
+
+
+def failure_in(words: list[list[Any]], code: int, in_vain: int) -> tuple[str, str] | None:
+    """Why it is not started again after it has ended with that exit code: an error's class, and its text."""
+    if code == GAVE_UP:
+        for word, *failure in words:
+            if word == FAILED:
+                return failure[0], failure[1]
+    if in_vain < MOST_STARTS:
+        return None
+    how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+    return "JobRunnerError", (
+        f"the process of the embedded cluster ended {in_vain} times in a row before it could be reached ({how}); what"
+        " it wrote to stderr says why"
+    )
 
 
 class LocalCluster:
@@ -89,9 +113,17 @@ class LocalCluster:
             "last_words": self._words_in,
         }
         self._lock = threading.Lock()
-        self._process = self._start()
+        self._failure: tuple[str, str] | None = None
+        self._on_failure: Callable[[str, str], None] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._watcher = threading.Thread(target=self._keep_alive, name="jobrunner-watch", daemon=True)
-        self._watcher.start()
+        try:
+            self._process = self._start()
+            self._watcher.start()
+        except BaseException:
+            self.exit_wait = 0.0
+            self.stop()
+            raise
 
     def tell(self) -> None:
         """Have the slots of the calls that are sent from now on know of the program what it is now."""
@@ -114,12 +146,14 @@ class LocalCluster:
             process = self._process
         until = time.monotonic() + self.exit_wait + STOP_WAIT
         self._relay(show, until)
-        try:
-            process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        self._watcher.join()
+        if process is not None:  # else it could not be started
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._watcher.ident is not None:
+            self._watcher.join()
         os.close(self._lifeline)
         self._whiteboard.close()
         os.close(self._board)
@@ -135,19 +169,62 @@ class LocalCluster:
             if not piece:
                 break
             *lines, text = (text + piece).split(b"\n")
-            show([(stream, words) for stream, words in map(json.loads, lines)])
+            show([(words[0], words[1]) for words in map(json.loads, lines) if isinstance(words[0], int)])
         os.close(self._last_words)
 
+    def when_failed(self, tell: Callable[[str, str], None]) -> None:
+        """Have `tell` called, in any thread, once it cannot be kept alive: with an error's class, and its text."""
+        with self._lock:
+            self._on_failure, failure = tell, self._failure
+        if failure is not None:
+            tell(*failure)
+
     def _keep_alive(self) -> None:
-        """Start it again whenever it ends."""
-        while True:
-            self._process.wait()
-            if self._stopping.wait(RESTART_PAUSE):
-                return
+        """Start it again whenever it ends, until it has said that this is of no use, or it ends at once each time."""
+        process, in_vain = self._process, 0
+        while process is not None:
+            code = process.wait()
             with self._lock:
                 if self._stopping.is_set():
                     return
-                self._process = self._start()
+                words = self._words()
+                in_vain = 1 if [LISTENS] in words else in_vain + 1
+                failure = failure_in(words, code, in_vain)
+                if failure is not None:
+                    self._failure, tell = failure, self._on_failure
+                    break
+            process = self._start_again()
+        else:
+            return
+        if tell is not None:
+            tell(*failure)
+
+    def _start_again(self) -> subprocess.Popen[bytes] | None:
+        """Try to, again and again: what it has died of (a lack of memory, say) may last. None: it is to stop."""
+        tries = 0
+        while not self._stopping.wait(RESTART_PAUSE):
+            with self._lock:
+                if self._stopping.is_set():
+                    break
+                try:
+                    self._process = self._start()
+                except Exception as exc:
+                    tries += 1
+                    error = exc
+                else:
+                    return self._process
+            if tries == 1:
+                LOGGER.warning("the embedded cluster could not be started again: %r; trying on", error)
+        return None
+
+    def _words(self) -> list[list[Any]]:
+        """What it has said; after its end."""
+        waiting = select.poll()
+        waiting.register(self._last_words, select.POLLIN)
+        text = b""
+        while waiting.poll(0):
+            text += os.read(self._last_words, 65536)
+        return [json.loads(line) for line in text.split(b"\n") if line]
 
     def _start(self) -> subprocess.Popen[bytes]:
         tracker = self._program.tracker()

@@ -8,6 +8,7 @@ checkpoint that makes sure that it does not. A file that is not as its reference
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import zlib
 from collections.abc import Iterable
@@ -60,6 +61,7 @@ class PayloadFiles:
         name = random_token()
         path = self._folder / name
         private_folder(self._folder)
+        require_room(self._folder, payload_size(payload))
         try:
             write_whole(path, parts)
         except OSError:
@@ -135,6 +137,13 @@ def size_in(reference: Reference) -> int:
 
 def files_in(folder: Path) -> list[Path]:
     return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raises OSError where the disk has less: else all that there is would be filled in vain, each time it is tried."""
+    found = os.statvfs(folder)
+    if found.f_bavail * found.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def write_whole(path: Path, parts: list[memoryview]) -> None:

@@ -27,6 +27,12 @@ LARGEST_SEED = 2**32 - 1
 ORDERLY = b"e"
 """What a program says through the lifeline of its embedded cluster before it lets go of it in an orderly way."""
 
+LISTENS, FAILED = "listens", "failed"
+"""What an embedded cluster says to its program, see `embedded.main`."""
+
+GAVE_UP = 75
+"""Exit code of an embedded cluster that has said why it would not do better if it were started again."""
+
 BOARD_BYTES = 2**20
 """Of a Whiteboard."""
 

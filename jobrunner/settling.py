@@ -6,6 +6,7 @@ It imports little, for a slot must start fast. `program.start_with` is the other
 from __future__ import annotations
 
 import os
+import resource
 import sys
 
 HASH_SEED = "PYTHONHASHSEED"
@@ -21,6 +22,9 @@ START_METHOD = "JOBRUNNER_START_METHOD"
 
 TRACKER = "JOBRUNNER_TRACKER"
 """Environment variable of a slot that starts: the descriptor that leads to the program's resource tracker."""
+
+DESCRIPTOR_LIMIT = "JOBRUNNER_DESCRIPTOR_LIMIT"
+"""Environment variable of a slot that starts: the soft limit of descriptors that the program has."""
 
 
 def settle() -> None:
@@ -64,6 +68,15 @@ def become_child(number: int, parent: int, sentinel: int) -> None:
         import multiprocessing
 
         multiprocessing.set_start_method(method, force=True)
+
+
+def take_limit() -> None:
+    """Have the limit of descriptors that the program had before its pool raised it."""
+    limit = os.environ.pop(DESCRIPTOR_LIMIT, None)
+    if limit is not None:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (int(limit), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
 
 
 def take_tracker(descriptor: int) -> None:

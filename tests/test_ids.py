@@ -3,7 +3,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from jobrunner.ids import RIGHTS_DRAWN, ClientId, client_of, short_id, task_id, unused_name
+from jobrunner.ids import (
+    RIGHTS_DRAWN,
+    ClientId,
+    bound,
+    client_of,
+    is_bound,
+    new_id,
+    short_id,
+    task_id,
+    unused_name,
+)
 
 CLIENT = ClientId("9f3ac2e1b7d0")
 
@@ -15,6 +25,23 @@ def test_an_id_names_its_client_and_ends_in_a_right_that_no_other_has():
     assert {len(right) for right in rights} == {16}
     assert {client_of(task) for task in ids} == {CLIENT}
     assert short_id(ids[42]) == f"{CLIENT}-42"
+
+
+def test_an_id_belongs_to_the_key_that_made_it_and_to_no_other():
+    mine, another = new_id("alice"), new_id("alice")
+    assert mine != another
+    assert client_of(task_id(ClientId(mine), 7)) == mine
+    assert is_bound(mine, "alice")
+    for stranger in (mine[:12], mine[12:], another[:12] + mine[12:], mine + mine[12:], "", "ü\ud800"):
+        assert not is_bound(stranger, "alice"), stranger
+    for key in ("bob", "Alice", f"alice {mine}"):
+        assert not is_bound(mine, key), key
+
+
+def test_without_a_key_an_id_is_anybodys():
+    assert len(new_id("")) == 12
+    assert bound("name", "") == "name"
+    assert is_bound("name", "")
 
 
 FORK = """

@@ -12,8 +12,6 @@ from jobrunner.invitation import Invitation, parse_line
 from jobrunner.keyring import open_keyring
 from jobrunner.transport.curve import from_text, new_pair, pair_of
 
-ANY = ("worker", "client")
-
 
 @pytest.fixture
 def ring(tmp_path):
@@ -54,7 +52,7 @@ def test_what_is_no_line_to_join_with_is_told_without_its_secret(text):
 
 
 def test_an_invitation_is_traded_for_a_key(ring):
-    invited, pair = pair_of(ring.invite(ANY, 60.0, 1)), new_pair()
+    invited, pair = pair_of(ring.invite("worker", 60.0, 1)), new_pair()
     assert ring.principal(invited.public).role == "invited"
     assert ring.principal(pair.public) is None
     member = ring.admit(invited.public, pair.public, "node 7", "worker")
@@ -68,14 +66,39 @@ def test_an_invitation_is_traded_for_a_key(ring):
         ring.admit(invited.public, new_pair().public, "eve", "worker")
 
 
-def test_nobody_is_invited_as_an_operator(ring):
-    invited = pair_of(ring.invite(ANY, 60.0, 1))
-    with pytest.raises(AuthenticationError, match="is for worker or client"):
-        ring.admit(invited.public, new_pair().public, "eve", "operator")
+@pytest.mark.parametrize(
+    ("made_for", "admits"),
+    [("worker", ["worker"]), ("client", ["client", "observer"]), ("observer", ["observer"])],
+)
+def test_an_invitation_admits_as_what_it_was_made_for_or_as_less(ring, made_for, admits):
+    invited = pair_of(ring.invite(made_for, 60.0, 9))
+    for role in ("worker", "client", "observer", "operator"):
+        key = new_pair().public
+        if role in admits:
+            assert ring.admit(invited.public, key, "somebody", role).role == role
+            continue
+        with pytest.raises(AuthenticationError, match=rf"is for {' or '.join(admits)}, not for '{role}'"):
+            ring.admit(invited.public, key, "eve", role)
+        assert ring.principal(key) is None
+
+
+def test_revoking_a_key_ends_the_invitation_that_it_came_with(ring):
+    """Its holder may still have the line, and would be back at once under another key."""
+    line, other = (pair_of(ring.invite("client", 60.0, 9)).public for _ in range(2))
+    ring.admit(line, new_pair().public, "mallory", "client")
+    ring.admit(line, new_pair().public, "bob", "client")
+    revoked = ring.revoke("mallory")
+    assert (revoked.member.name, revoked.ended_invitation, revoked.others) == ("mallory", True, ["bob"])
+    assert ring.principal(line) is None
+    with pytest.raises(AuthenticationError, match="uses are over"):
+        ring.admit(line, new_pair().public, "mallory", "client")
+    assert ring.admit(other, new_pair().public, "carol", "client").name == "carol"
+    ring.issue("ci", "client")
+    assert ring.revoke("ci")[1:] == (False, [])
 
 
 def test_names_are_told_apart(ring):
-    invited = pair_of(ring.invite(ANY, 60.0, 2))
+    invited = pair_of(ring.invite("worker", 60.0, 2))
     names = [ring.admit(invited.public, new_pair().public, "node", "worker").name for _ in range(2)]
     assert names == ["node", "node-2"]
 
@@ -95,7 +118,7 @@ def test_a_revoked_key_is_told_even_if_something_else_looked_first(ring):
     alice = other.issue("alice", "client")
     assert ring.principal(alice.public)
     other.revoke("alice")
-    ring.invite(ANY, 60.0, 1)
+    ring.invite("worker", 60.0, 1)
     assert alice.public in ring.refresh(now=1.0)
 
 

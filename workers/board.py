@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 import sys
+from collections.abc import Callable
 from typing import ClassVar
 
 OUTBOX_BYTES = 256 * 1024
@@ -22,19 +24,26 @@ _NUMBER, ELEMENT, _LAST, _COUNT, _USED = range(5)
 _FIELDS_BYTES = 40
 
 
+MAP_FAILED = 2 ** (8 * struct.calcsize("P")) - 1
+
+
 class Board:
     """One process writes, the other reads; each field changes in one piece."""
 
     SIZE: ClassVar[int] = _FIELDS_BYTES + OUTBOX_BYTES
 
-    def __init__(self, fd: int) -> None:
-        self._memory = mmap.mmap(fd, self.SIZE)
-        self.fields = memoryview(self._memory)[:_FIELDS_BYTES].cast("q")
+    def __init__(self, fd: int, *, alone: bool = False) -> None:
+        """`alone`: the only one in its process, so that it need not do without a descriptor, which takes a moment."""
+        self._memory, self._unmap = (
+            mapped(fd, self.SIZE) if alone else mapped_without_descriptor(fd, self.SIZE)
+        )
+        self.fields = self._memory[:_FIELDS_BYTES].cast("q")
         """At ELEMENT the index of the element that a chunk has come to (an absolute one). Others have methods."""
 
     def close(self) -> None:
         self.fields.release()
-        self._memory.close()
+        self._memory.release()
+        self._unmap()
 
     def start(self, number: int) -> None:
         """Task `number` starts."""
@@ -78,7 +87,7 @@ class Board:
 
     def outbox(self) -> bytes:
         """All entries, one after the other."""
-        return self._memory[_FIELDS_BYTES : _FIELDS_BYTES + min(self.fields[_USED], OUTBOX_BYTES)]
+        return bytes(self._memory[_FIELDS_BYTES : _FIELDS_BYTES + min(self.fields[_USED], OUTBOX_BYTES)])
 
     def empty(self) -> None:
         """The entries have been sent."""
@@ -97,3 +106,28 @@ def create_board_file() -> int:
             fd = os.dup(file.fileno())
     os.ftruncate(fd, Board.SIZE)
     return fd
+
+
+def mapped(fd: int, size: int) -> tuple[memoryview, Callable[[], None]]:
+    """Memory of that file, and what lets go of it once nobody uses it. Python keeps a copy of the descriptor."""
+    memory = mmap.mmap(fd, size)
+    return memoryview(memory), memory.close
+
+
+def mapped_without_descriptor(fd: int, size: int) -> tuple[memoryview, Callable[[], None]]:
+    """As `mapped`; a pool of many slots cannot spare that copy."""
+    if sys.version_info >= (3, 13):
+        memory = mmap.mmap(fd, size, trackfd=False)
+        return memoryview(memory), memory.close
+    import ctypes  # here: slots, which start fast, do without
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
+    if address in (None, MAP_FAILED):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    memory = (ctypes.c_char * size).from_address(address)
+    return memoryview(memory).cast("B"), lambda: libc.munmap(address, size)

@@ -62,6 +62,7 @@ from jobrunner.workers.framing import (
 )
 from jobrunner.workers.outbox import Outbox
 from jobrunner.workers.sharing import SlotSharing, let_go
+from jobrunner.workers.standstill import Standstill
 from jobrunner.workers.streams import flush_quietly, slot_streams
 from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
 
@@ -118,10 +119,20 @@ class Slot:
         self.memory_limit = memory.limit_from_environment()
         self.forked = False
         self.blocked = 0  # nested waits; main thread
+        self.told_blocked = False  # what the worker was told; under the outbox's lock
+        self.standstill = Standstill(self.wake)
+        self.connecting = threading.Lock()
+        self.may_connect = False  # under `connecting`
+        self.answered = threading.Event()
+        self.refusal = ""  # why it may not connect; attendant
         self.last_flush = 0.0
         self.last_hold = -1
         self.sigint_handler = self.on_sigint
-        self.sharing = SlotSharing(shared_idle, lambda: os.write(self.wake_writer, b"\0"))
+        self.sharing = SlotSharing(shared_idle, self.wake)
+
+    def wake(self) -> None:
+        """Have the attendant look after what it looks after."""
+        os.write(self.wake_writer, b"\0")
 
     def current(self) -> int:
         return self.board.number
@@ -141,9 +152,23 @@ class Slot:
         from jobrunner.executor import connect
         from jobrunner.protocol.messages import DEFAULT_OPTIONS
 
-        self.outbox.put([CONNECT, 1])
-        self.flush()
+        self.ask_to_connect()
         return connect(os.environ[context.TASK_ADDRESS], DEFAULT_OPTIONS)
+
+    def ask_to_connect(self) -> None:
+        """Have the worker listen, if it does not yet. Raises ConfigError where it cannot."""
+        with self.connecting:
+            if self.may_connect:
+                return
+            self.answered.clear()
+            self.outbox.put([CONNECT, 1])
+            self.flush()
+            self.answered.wait()
+            if self.refusal:
+                from jobrunner.errors import ConfigError
+
+                raise ConfigError(self.refusal)
+            self.may_connect = True
 
     # --- main thread -------------------------------------------------------------------------------------
 
@@ -236,7 +261,8 @@ class Slot:
         self.board.start(number)
         if not (span is None or isinstance(span, int)):
             self.chunk = Chunk(number, span[0], span[1], self.board.fields)
-        blocking.set_depth(depth + 1)
+        blocking.set_depth_of_process(depth + 1)
+        self.standstill.begin()
         self.interrupted = False
         args = kwargs = value = fn = None
         started = finished = perf_counter()
@@ -293,6 +319,9 @@ class Slot:
             flush_quietly(sys.stderr)
         self.stdout.sink.end()
         self.stderr.sink.end()
+        if self.told_blocked:  # it stood still to its end, or an interrupt came while a wait of it ended
+            self.blocked = 0
+            self.tell_blocked()
         self.put_outcome(number, status, result, finished - started)
         self.board.finish()
 
@@ -441,16 +470,21 @@ class Slot:
     def waiting(self) -> Iterator[None]:
         """The hook of `blocking`: tells the worker that this slot's turn is free meanwhile."""
         self.blocked += 1
-        if self.blocked == 1:
-            self.outbox.put([BLOCKED, 1])
-            self.flush()
         try:
+            self.tell_blocked()
             yield
         finally:
             self.blocked -= 1
-            if not self.blocked:
-                self.outbox.put([BLOCKED, 0])
-                self.flush()
+            self.tell_blocked()
+
+    def tell_blocked(self) -> None:
+        """Tell the worker whether this slot's turn is free, where that has changed."""
+        with self.outbox.lock:
+            blocked = self.blocked > 0 or (self.running > 0 and self.standstill.task == self.running)
+            if blocked != self.told_blocked:
+                self.told_blocked = blocked  # first: an interrupt between the two costs nothing then
+                self.outbox.put([BLOCKED, int(blocked)])
+                self.outbox.flush()
 
     def on_sigint(self, _signum: int, _frame: FrameType | None) -> None:
         if self.outbox.busy:
@@ -469,6 +503,7 @@ class Slot:
         """In the new process: let go of everything that belongs to the slot."""
         self.forked = True
         blocking.install(None)
+        blocking.watch_callers(None)
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         if getsignal(signal.SIGINT) is self.sigint_handler:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -498,8 +533,11 @@ class Slot:
         poller.register(self.control.fileno(), select.POLLIN)
         poller.register(self.wake_reader, select.POLLIN)
         while True:
-            idle = self.sharing.look_after()
-            seconds = ATTENDANT_INTERVAL if self.outbox.armed else idle
+            times = [self.sharing.look_after(), self.standstill.look(self.running)]
+            self.tell_blocked()
+            if self.outbox.armed:
+                times.append(ATTENDANT_INTERVAL)
+            seconds = min((time for time in times if time is not None), default=None)
             for fd, _ in poller.poll(None if seconds is None else seconds * 1000):
                 if fd == self.wake_reader:
                     os.read(self.wake_reader, 64)
@@ -524,6 +562,9 @@ class Slot:
                 self.recall(*argument)
             elif kind == DIVIDE:
                 self.divide(argument)
+            elif kind == CONNECT:
+                self.refusal = argument
+                self.answered.set()
             elif kind == INTERRUPT and argument == self.running:
                 self.target = self.asked_to_stop = argument
                 signal.pthread_kill(self.main_thread, signal.SIGINT)
@@ -571,6 +612,7 @@ def main(arguments: list[str]) -> None:
         data, control, board, lifeline, number, parent = (int(argument) for argument in arguments)
         context.slot_folder = os.environ.pop(context.SLOT_FOLDER, None)
         settling.settle()
+        settling.take_limit()
         # The worker's thread may have blocked signals, and that is inherited.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         lifeline = out_of_the_way(lifeline)
@@ -584,7 +626,7 @@ def main(arguments: list[str]) -> None:
         slot = Slot(
             BlockingChannel(socket.socket(fileno=out_of_the_way(data)), shares=shared_idle is not None),
             BlockingChannel(socket.socket(fileno=out_of_the_way(control))),
-            Board(board),
+            Board(board, alone=True),
             shared_idle or 0,
         )
         os.close(board)
@@ -592,6 +634,7 @@ def main(arguments: list[str]) -> None:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         os.register_at_fork(after_in_child=slot.after_fork)
         blocking.install(slot.waiting)
+        blocking.watch_callers(slot.standstill.watch)
         context.install_in_process(slot)
         slot.restore()
         if slot.memory_limit:

@@ -10,7 +10,7 @@ from jobrunner.config import WorkerConfig
 from jobrunner.context import TASK_ADDRESS, TASK_WORKER
 from jobrunner.credentials import WORKER_ROLES, credentials_for
 from jobrunner.host import missing_modules, own_host, python_version, unknown_host, usable_cpus
-from jobrunner.ids import WorkerId, random_token
+from jobrunner.ids import WorkerId, new_id
 from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 from jobrunner.shared_memory.pool import can_share
@@ -29,12 +29,10 @@ def run(config: WorkerConfig) -> int:
     set_up_logging(config.log_level)
     address = check_address(config.address)
     service = Service("worker")
-    settings = settings_for(config)
+    credentials = credentials_for(address, WORKER_ROLES, configured=config.identity, insecure=config.insecure)
+    settings = settings_for(config, "" if credentials is None else credentials.key)
     core = WorkerCore(settings, random.Random(), time.monotonic())
-    wire = DealerWire(
-        address,
-        credentials_for(address, WORKER_ROLES, configured=config.identity, insecure=config.insecure),
-    )
+    wire = DealerWire(address, credentials)
     environment = {TASK_ADDRESS: address, TASK_WORKER: settings.name}
     if config.identity is not None:  # the calls that a task makes go out under the worker's key
         environment["JOBRUNNER_IDENTITY"] = config.identity
@@ -64,10 +62,11 @@ def run(config: WorkerConfig) -> int:
         driver.close(orderly=finished)
 
 
-def settings_for(config: WorkerConfig) -> WorkerSettings:
+def settings_for(config: WorkerConfig, key: str = "") -> WorkerSettings:
+    """`key` is the public key under which this worker connects; empty: none."""
     host = own_host()
     return WorkerSettings(
-        id=WorkerId(random_token()),
+        id=WorkerId(new_id(key)),
         name=config.name or host,
         version=__version__,
         python=python_version(),

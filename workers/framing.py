@@ -13,7 +13,8 @@ The items, lists that start with one of the numbers below:
     worker -> slot, data       [RUN, functions, forget, tasks]; the lists hold (key, name, blob, parts) of
                                FunctionDefs, keys, SlotTasks
     worker -> slot, control    [RECALL, [count of RUN messages sent so far, also the bundle that runs]],
-                               [INTERRUPT, number], [DIVIDE, number]
+                               [INTERRUPT, number], [DIVIDE, number],
+                               [CONNECT, why it cannot connect, or nothing]
     slot -> worker, data       [READY, pid], [OUTCOME, number, status, payload, duration],
                                [PRINTED, number, stream, text], [RETURNED, numbers], [BLOCKED, 0 or 1],
                                [CONNECT, 1], [SPLIT, [number, results, index of the call that runs]],

@@ -22,9 +22,9 @@ from jobrunner.protocol.effects import (
     Effect,
     Event,
     GiveUp,
+    Log,
     Received,
     Send,
-    SlotConnects,
     SlotEvent,
     SlotPrinted,
     Source,
@@ -71,7 +71,12 @@ class Alarm:
 
 
 class InsideWorker:
-    """See the module. `on_give_up` is told when no slot can be started, `on_connect` when a task wants to connect."""
+    """See the module. `on_give_up` is told when no slot can be started.
+
+    `on_connect` is called when a call wants to make calls of its own, and says why that cannot be, if so.
+
+    `on_error` is told what the program's user should know though work goes on.
+    """
 
     def __init__(
         self,
@@ -79,7 +84,8 @@ class InsideWorker:
         environment: Mapping[str, str],
         *,
         on_give_up: Callable[[GiveUp], None],
-        on_connect: Callable[[], object],
+        on_connect: Callable[[], str],
+        on_error: Callable[[Log], None],
         program: Program,
         exit_wait: float,
         max_tasks_per_slot: int | None = None,
@@ -100,11 +106,22 @@ class InsideWorker:
         self._alarm = Alarm(self._core)
         shared_idle = most_idle(slots) if can_share() else None
         self._pool = SlotPool(
-            environment={**environment, TASK_WORKER: NAME}, shared_idle=shared_idle, program=program
+            environment={**environment, TASK_WORKER: NAME},
+            shared_idle=shared_idle,
+            program=program,
+            on_connect=on_connect,
         )
-        self._on_connect = on_connect
-        self._perform: dict[type, Callable[[Any], None]] = {**slot_effects(self._pool), GiveUp: on_give_up}
+        self._perform: dict[type, Callable[[Any], None]] = {
+            **slot_effects(self._pool),
+            GiveUp: on_give_up,
+            Log: self._log,
+        }
+        self._on_error = on_error
         self._inbox: deque[Event] = deque()
+
+    def _log(self, effect: Log) -> None:
+        if effect.level == "error":  # the rest is about sessions, which here have no news for anybody
+            self._on_error(effect)
 
     def fileno(self) -> int:
         """Becomes readable when `poll` has something to do."""
@@ -128,11 +145,7 @@ class InsideWorker:
 
     def poll(self) -> None:
         """Take what the slots have said."""
-        for event in self._pool.poll():
-            if type(event) is SlotConnects:
-                self._on_connect()
-            else:
-                self._inbox.append(event)
+        self._inbox.extend(self._pool.poll())
 
     def turn(self, now: float) -> list[Event]:
         """Handle all that has come; what the coordinator is told."""

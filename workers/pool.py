@@ -18,12 +18,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from jobrunner.descriptors import is_shortage, make_room
 from jobrunner.forks import no_forks
 from jobrunner.ids import SlotId
 from jobrunner.program import Program, no_program
-from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotTask
+from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotNotStarted, SlotTask
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
 from jobrunner.workers.framing import (
+    CONNECT,
     DIVIDE,
     INTERRUPT,
     RECALL,
@@ -49,6 +51,9 @@ THREAD_VARIABLES = (
 CANNOT_START = 127
 """Exit code of a slot whose process could not be started; as a shell has it."""
 
+START_DESCRIPTORS = 16
+"""Descriptors that are taken while a slot starts, of which it keeps less than half."""
+
 # What a descriptor is. One poll handles them in this order, so that text comes before the outcome of the task
 # that printed it, and everything else before the end.
 PIPE, DATA, CONTROL, EXIT, WAKE = range(5)
@@ -69,8 +74,11 @@ class SlotPool:
         environment: Mapping[str, str] | None = None,
         shared_idle: int | None = None,
         program: Program | None = None,
+        on_connect: Callable[[], str] = lambda: "",
     ) -> None:
         """`environment` is set in the slots on top of this process's own. `program`: whose calls they run.
+
+        `on_connect` is called when a call wants to make calls of its own, and says why it cannot, if so.
 
         With `shared_idle` large payloads go to and from slots through shared memory, of which each slot may keep that
         many bytes for the next ones; with 0 they only go there. None: slots have no shared memory.
@@ -83,6 +91,7 @@ class SlotPool:
         self._program = program or no_program()
         for name in THREAD_VARIABLES:
             self._environment.setdefault(name, "1")
+        self._on_connect = on_connect
         self._slots: dict[SlotId, SlotProcess] = {}
         self._selector = selectors.DefaultSelector()
         self._events: list[SlotEvent] = []
@@ -115,18 +124,23 @@ class SlotPool:
         return events
 
     def spawn(self, slot: SlotId, hash_seed: int | None = None) -> None:
-        """Start a slot's process: a SlotReady follows, or a SlotExited where it cannot be started.
+        """Start a slot's process: a SlotReady follows, or a SlotExited where it cannot be started, or a SlotNotStarted
+        where that may be otherwise later.
 
         `hash_seed`: as PYTHONHASHSEED has it; None: what this process's environment says.
         """
         if slot in self._slots:
             raise ValueError(f"slot {slot} exists")
         try:
+            make_room(START_DESCRIPTORS)
             with no_forks:
                 process = SlotProcess(slot, self._environment, self._program, self._shares, hash_seed)
-        except OSError as exc:
-            why = f"cannot start a process for this slot: {exc}\n"
-            self._events.append(SlotExited(slot, 0, CANNOT_START, None, 0, why, 0, -1))
+        except (OSError, MemoryError) as exc:
+            why = f"cannot start a process for this slot: {exc}"
+            if isinstance(exc, MemoryError) or is_shortage(exc):
+                self._events.append(SlotNotStarted(slot, why))
+            else:
+                self._events.append(SlotExited(slot, 0, CANNOT_START, None, 0, why, 0, -1))
             os.write(self._wake_writer, b"\0")
             return
         self._slots[slot] = process
@@ -267,6 +281,9 @@ class SlotPool:
                 process.signal(signal.SIGKILL)  # a task has damaged the slot
                 self._finish(process)
             else:
+                if process.wants_to_connect:
+                    process.wants_to_connect = False
+                    self._control(process, [CONNECT, self._on_connect()])
                 if process.data.closed and process.ending and process.pidfd >= 0:
                     self._selector.unregister(process.data)  # its exit is near, and will be seen
                 elif process.data.closed:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobrunner.context import SLOT_FOLDER
+from jobrunner.descriptors import raised_from
 from jobrunner.folders import temporary_folder
 from jobrunner.ids import SlotId
 from jobrunner.program import Program, Told, interpreter_options, start_with
 from jobrunner.protocol.effects import (
     SlotBlocked,
-    SlotConnects,
     SlotDivided,
     SlotEvent,
     SlotExited,
@@ -32,7 +32,7 @@ from jobrunner.protocol.effects import (
     SlotSplit,
 )
 from jobrunner.protocol.messages import STDERR, STDOUT
-from jobrunner.settling import TRACKER
+from jobrunner.settling import DESCRIPTOR_LIMIT, TRACKER
 from jobrunner.shipment import PREFIX, remove
 from jobrunner.workers import memory
 from jobrunner.workers.board import Board, create_board_file
@@ -111,6 +111,8 @@ class SlotProcess:
         """What it was last told of the program."""
         self.runs = 0
         """RUN messages sent."""
+        self.wants_to_connect = False
+        """A call wants to make calls of its own, and waits to hear whether it can."""
         self.ending = False
         """It was told to end by itself."""
         self._last_finished = 0
@@ -224,6 +226,8 @@ class SlotProcess:
                     _, number, stream, text = item
                     self._note(number, stream, text)
                     printed.append((number, stream, text))
+                elif item[0] == CONNECT:
+                    self.wants_to_connect = True
                 else:
                     close_batch()
                     events.append(self._other_event(item))
@@ -248,8 +252,6 @@ class SlotProcess:
             return SlotDivided(self.slot, *argument)
         if kind == BLOCKED:
             return SlotBlocked(self.slot, bool(argument))
-        if kind == CONNECT:
-            return SlotConnects(self.slot)
         raise ChannelError(f"an item of unknown kind {kind}")
 
     def _note(self, number: int, stream: int, text: str, piped: bool = False) -> None:
@@ -374,6 +376,9 @@ def start_process(
     """
     options, given = start_with(environment, interpreter_options(), hash_seed, program.start_method)
     numbers = [str(number) for number in (*descriptors, slot, os.getpid(), len(program.arguments))]
+    limit = raised_from()
+    if limit is not None:
+        given[DESCRIPTOR_LIMIT] = str(limit)
     tracker = program.tracker()
     if tracker is not None:
         given[TRACKER] = str(tracker)

@@ -7,14 +7,20 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from jobrunner.ids import TaskId
+from jobrunner.ids import TaskId, bound
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import INLINE_LIMIT, NUMBERS
 
 KEYS = [b"key %d" % n for n in range(3)]
 CLIENTS = ["c", "d", "gone"]
 WORKERS = ["w", "v", "lost"]
-IDS = [f"{client}-{number}" for client in CLIENTS for number in range(8)] + ["", "nobody-1", "-", "c"]
+
+
+def ids_of(clients: list[str]) -> list[str]:
+    return [f"{client}-{number}" for client in clients for number in range(8)] + ["", "nobody-1", "-", "c"]
+
+
+IDS = ids_of(CLIENTS)
 WORDS = [
     "",
     "a",
@@ -36,8 +42,12 @@ ARGUMENTS = [*IDS, *WORDS, "queued 5", " -1", "running 99999999999999999999", "c
 class Author:
     """Writes valid messages of every type, about the few tasks, functions and peers that the cores know too."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, key: str = "") -> None:
+        """`key` is the public key under which all of them connect; empty: none."""
         self.rng = rng
+        self.clients = [bound(name, key) for name in CLIENTS]
+        self.workers = [bound(name, key) for name in WORKERS]
+        self._ids = ids_of(self.clients)
         self.assigned: deque[tuple[Any, int]] = deque(maxlen=8)
         """Tasks that the coordinator has given away, and the attempts."""
 
@@ -45,7 +55,7 @@ class Author:
         return [make() for _ in range(self.rng.randrange(most + 1))]
 
     def id(self) -> Any:
-        return self.rng.choice(IDS)
+        return self.rng.choice(self._ids)
 
     def key(self) -> bytes:
         return self.rng.choice(KEYS) if self.rng.random() < 0.95 else b"never sent"
@@ -106,7 +116,7 @@ class Author:
 
     def tasks(self) -> list[m.TaskSpec]:
         """Of one client, as a rule."""
-        tasks, client = self.many(self.task), self.rng.choice(CLIENTS[:2])
+        tasks, client = self.many(self.task), self.rng.choice(self.clients[:2])
         if self.rng.random() < 0.1:
             return tasks
         return [t._replace(id=self.new_id(client)) for t in tasks]
@@ -148,7 +158,7 @@ class Author:
         return m.Outcome(task, attempt, status, self.payload(), self.seconds(), detail)
 
     def client_hello(self) -> m.ClientHello:
-        who: Any = self.rng.choice(CLIENTS)
+        who: Any = self.rng.choice(self.clients)
         return m.ClientHello(
             who, "1", "3", self.word(), 1, self.rng.choice((0.05, 1.0, 3600.0)), True, 0, self.within()
         )
@@ -162,7 +172,7 @@ class Author:
 
     def worker_hello(self) -> m.WorkerHello:
         rng = self.rng
-        who: Any = rng.choice(WORKERS)
+        who: Any = rng.choice(self.workers)
         resources = {"gpu": self.seconds()} if rng.random() < 0.5 else {}
         held = self.many(self.held)
         slots = rng.choice((1, 2, 2**20))
@@ -205,6 +215,7 @@ class Author:
                 rng.random() < 0.2,
             ),
             m.Capacity: lambda: m.Capacity(self.count()),
+            m.Stuck: lambda: m.Stuck(self.word()),
             m.Output: lambda: m.Output(
                 self.many(lambda: m.OutputChunk(self.id(), "f", rng.choice((1, 2)), self.word()))
             ),

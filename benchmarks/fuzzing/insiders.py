@@ -18,10 +18,10 @@ from typing import Any
 
 import zmq
 
-from fuzzing.author import CLIENTS, WORKERS, Author
+from fuzzing.author import Author
 from fuzzing.vandal import Frames, Vandal
 from jobrunner.errors import ProtocolError
-from jobrunner.ids import TaskId
+from jobrunner.ids import TaskId, bound
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import NUMBERS, decode, encode
 from jobrunner.protocol.link import Link
@@ -50,7 +50,7 @@ FITTING: dict[str, dict[type, float]] = {
 }  # fmt: skip
 """How often each role sends what it may send; now and then it sends anything."""
 
-NAMES = {"client": CLIENTS, "worker": WORKERS, "observer": ["o", "p", "q"]}
+OBSERVERS = ["o", "p", "q"]
 
 
 class Insider:
@@ -82,9 +82,11 @@ class Insider:
         self._seed = f"{seed}/{role}/{number}"
         self._damage = damage
         self._mark = mark
-        self._names = NAMES[role][number:] + NAMES[role][:number]
         self._rng = random.Random()
-        self._author = Author(self._rng)
+        self._author = author = Author(self._rng, credentials.key)
+        observers = [bound(name, credentials.key) for name in OBSERVERS]
+        names = {"client": author.clients, "worker": author.workers, "observer": observers}[role]
+        self._names = names[number:] + names[:number]
         self._vandal = Vandal(self._rng)
         self._assigned: deque[tuple[Any, int]] = deque(maxlen=8)
         self._context = zmq.Context.instance()
@@ -93,6 +95,11 @@ class Insider:
         """Messages of the last burst that cannot be decoded."""
         self._echo: str | None = None
         self._connect()
+
+    @property
+    def name(self) -> Any:
+        """The id under which it greets at present."""
+        return self._names[0]
 
     # --- the connection and the session ---
 
@@ -117,7 +124,7 @@ class Insider:
 
     def _greet(self) -> None:
         """Ask for a session, in order and in good form."""
-        who = self._names[0]
+        who = self.name
         self._rng.seed(f"{self._seed}/greeting")
         hello: Any = self._author.worker_hello() if self.role == "worker" else self._author.client_hello()
         if isinstance(hello, m.WorkerHello):

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from fuzzing.author import KEYS, Author
-from jobrunner.journal import dump_entry, load_entry
+from jobrunner.journal_entries import dump_entry, load_entry
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.codec import decode, encode

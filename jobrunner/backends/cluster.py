@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
+from jobrunner.blocking import first_call
 from jobrunner.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.errors import CoordinatorLostError, NotSupportedError
 from jobrunner.host import unknown_host
 from jobrunner.local_cluster import LocalCluster
-from jobrunner.protocol.effects import Event
+from jobrunner.protocol.effects import Event, GiveUp
 from jobrunner.shared_memory.pool import can_share
 from jobrunner.transport.driver import Wire
 from jobrunner.transport.sharing import Sharing
@@ -54,10 +55,16 @@ class ClusterBackend(CoreBackend):
         except BaseException:
             self._closed()
             raise
-        if self._local is None:
+        if self._local is not None:
+            self._local.when_failed(lambda kind, error: self._give_up(GiveUp(error, kind)))
+        else:
             self._connected.wait()
             if self._failure is not None:
                 raise self._failure_anew(self._failure)
+
+    @property
+    def _key(self) -> str:
+        return "" if self._credentials is None else self._credentials.key
 
     @property
     def max_workers(self) -> int:
@@ -101,6 +108,16 @@ class ClusterBackend(CoreBackend):
     @property
     def _shares(self) -> bool:
         return self._local is not None
+
+    def _first_call(self) -> None:
+        if self._local is None:  # else its workers are its own, and wait for no slot of this process
+            first_call(self)
+
+    def unfinished_calls(self) -> list[str]:
+        """See `blocking.Caller`. Calls that are submitted from now on are in no bundle with one of these."""
+        with self._lock:
+            self._batch = None
+            return list(self._futures)
 
     def _timeouts(self) -> dict[str, float | None]:
         return {

@@ -44,7 +44,7 @@ from jobrunner.exiting import finish_before_exit
 from jobrunner.fixed import load_element_results
 from jobrunner.futures import CancelWaits, Future
 from jobrunner.host import own_host, python_version
-from jobrunner.ids import ClientId, TaskId, random_token, task_id
+from jobrunner.ids import ClientId, TaskId, new_id, task_id
 from jobrunner.payloads import Payload
 from jobrunner.protocol import bundles
 from jobrunner.protocol import messages as m
@@ -101,7 +101,7 @@ class CoreBackend(Backend):
 
     def __init__(self, settings: BackendSettings) -> None:
         self._config = settings.config
-        self._client = ClientId(random_token())
+        self._client = ClientId(new_id(self._key))
         self._pid = os.getpid()
         task = current_task()
         self._within = None if task is None else TaskId(task.id)
@@ -154,6 +154,11 @@ class CoreBackend(Backend):
         return {}
 
     @property
+    def _key(self) -> str:
+        """The public key under which this end connects; empty: none. Asked once, before anything else."""
+        return ""
+
+    @property
     def _peer_timeout(self) -> float:
         return self._config.peer_timeout
 
@@ -164,6 +169,9 @@ class CoreBackend(Backend):
 
     def _closed(self) -> None:
         """The I/O thread has ended; called on it."""
+
+    def _first_call(self) -> None:
+        """A call comes, and there was none unfinished; called with the lock held."""
 
     @property
     def cluster(self) -> str | None:
@@ -257,6 +265,8 @@ class CoreBackend(Backend):
             task = self._new_id()
             future.id = task
             self._batch = None
+            if not self._futures:
+                self._first_call()
             self._futures[task] = future
             if span is not None:
                 self._chunks.add(task)
@@ -281,6 +291,8 @@ class CoreBackend(Backend):
             if batch is None or not batch.takes(definition, options, nested, setup):
                 task = self._new_id()
                 batch = self._batch = CallBatch(self, task, definition, options, nested, limit, setup)
+                if not self._futures:
+                    self._first_call()
                 self._futures[task] = batch
                 self._outgoing.append(batch)
                 self._definitions[prepared.keys] = prepared
@@ -316,6 +328,8 @@ class CoreBackend(Backend):
             future.id = task_id
             future._canceller = self._cancel_elsewhere
             future._home = self
+            if not self._futures:
+                self._first_call()
             self._futures[task] = future
             self._loose.add(task)
         self._driver.post(WatchRequested([task]))

@@ -76,6 +76,8 @@ def refusal(text: str, detail: dict[str, Any]) -> JobRunnerError:
     """Of a call that the coordinator has not taken."""
     if "quota" in detail:
         return QuotaError(text)
+    if "no_slot" in detail:
+        return JobRunnerError(text)
     return SerializationError(text) if "python" in detail or "modules" in detail else JournalError(text)
 
 

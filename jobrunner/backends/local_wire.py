@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import time
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from jobrunner.config import MOST_WINDOW
 from jobrunner.context import TASK_ADDRESS
+from jobrunner.descriptors import make_room
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.program import Program, hash_seed
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
-from jobrunner.protocol.effects import Effect, Event, GiveUp, Received, Send, Source, Tick
+from jobrunner.protocol.effects import Effect, Event, GiveUp, Log, Received, Send, Source, Tick
+from jobrunner.protocol.messages import STDERR
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.transport.driver import milliseconds
 from jobrunner.version import __version__
@@ -25,6 +28,13 @@ if TYPE_CHECKING:
     from jobrunner.transport.sockets import RouterWire
 
 CLIENT: Source = b"client"
+
+ROUTER_DESCRIPTORS = 12
+"""Taken by ZeroMQ to listen, and some."""
+
+
+def log_error(effect: Log) -> None:
+    logging.getLogger("jobrunner.worker").error(effect.text)
 
 
 class LocalWire:
@@ -37,7 +47,7 @@ class LocalWire:
         crash_limit: int,
         on_give_up: Callable[[GiveUp], None],
         address: str,
-        on_connect: Callable[[], object],
+        on_connect: Callable[[], str],
         exit_wait: float,
         show: Callable[[list[Text]], None],
         program: Program,
@@ -64,6 +74,7 @@ class LocalWire:
             {TASK_ADDRESS: address},
             on_give_up=on_give_up,
             on_connect=on_connect,
+            on_error=log_error,
             program=program,
             exit_wait=exit_wait,
             max_tasks_per_slot=max_tasks_per_slot,
@@ -108,7 +119,9 @@ class LocalWire:
         if self._router is not None:
             self._to_coordinator.extend(self._router.receive(now))
         elif self.listen_at is not None:
-            self._listen(self.listen_at)
+            failure = self.listen(self.listen_at)
+            if failure:
+                self._show([(STDERR, f"{failure}\n")])
         self._settle(now)
         received, self._to_client = self._to_client, []
         return received
@@ -126,11 +139,22 @@ class LocalWire:
         if self._router is not None:
             self._router.close()
 
-    def _listen(self, address: str) -> None:
+    def listen(self, address: str) -> str:
+        """Let other processes in, at that address; on the I/O thread. Why that cannot be, or nothing."""
+        self.listen_at = None
+        if self._router is not None:
+            return ""
         from jobrunner.transport.sockets import RouterWire  # here: most local pools never need ZeroMQ
 
-        self._router = RouterWire(address)
-        self.register(self._router.fileno())
+        try:
+            make_room(ROUTER_DESCRIPTORS)  # without them ZeroMQ ends the process
+            router = RouterWire(address)
+        except Exception as exc:
+            # Whatever it is, it costs the calls that want to connect, and not the pool.
+            return f"calls cannot make calls of their own: {exc}"
+        self._router = router
+        self.register(router.fileno())
+        return ""
 
     # --- the cluster inside ---
 

@@ -22,7 +22,6 @@ from jobrunner.folders import SOCKET, make_folder, socket_folder
 from jobrunner.host import usable_cpus
 from jobrunner.program import this_program
 from jobrunner.protocol.effects import GiveUp, Tick
-from jobrunner.protocol.messages import STDERR
 from jobrunner.transport.driver import Wire
 
 
@@ -98,12 +97,17 @@ class ProcessesBackend(CoreBackend):
     def _join_address(self) -> str:
         return f"ipc://{self._folder}/{SOCKET}"
 
-    def _let_tasks_in(self) -> None:
-        """A task is about to connect. Where it cannot, it is told so when nobody answers."""
+    def _let_tasks_in(self) -> str:
+        """A call wants to make calls of its own: why it cannot, or nothing. On the I/O thread."""
         try:
-            self.connection()
+            failure = self._wire.listen(self.connection())
         except ConfigError as exc:
-            self._show_last_words([(STDERR, f"calls cannot make calls of their own: {exc}\n")])
+            return f"calls cannot make calls of their own: {exc}"
+        if failure:  # the next one that asks finds another state of things, maybe
+            with self._lock:
+                self._listens = False
+                shutil.rmtree(str(self._folder), ignore_errors=True)
+        return failure
 
     def _make_wire(self) -> Wire:
         self._wire = LocalWire(

@@ -4,8 +4,8 @@ The standard library's ThreadPoolExecutor keeps the threads; which call runs nex
 is a job of that pool that takes one call after the other from a heap until none is left; then it takes elements from
 the chunks of `map` that other runners are at, one by one (see `thread_chunks`). There are at most
 `max_workers` runners that are not waiting: a call that waits for Futures lets one more start (see
-`blocking`), so that calls that wait for calls do not lock each other out, and a runner too many leaves after
-its current call.
+`blocking` and `thread_nests`), so that calls that wait for calls do not lock each other out, and a runner too
+many leaves after its current call.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import InvalidStateError
 from concurrent.futures.thread import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobrunner import blocking, context
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.backends.thread_chunks import SharedChunk
+from jobrunner.backends.thread_nests import Nest, Nests
 from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
 from jobrunner.elements import Columns, ElementResults
 from jobrunner.errors import DependencyError, InitializerError, NotSupportedError
@@ -62,12 +64,18 @@ class _Call(NamedTuple):
 class _Runner:
     """A job of the pool. It is not counted, and does nothing, if an exception interrupted its submission."""
 
-    __slots__ = ("busy", "void")
+    __slots__ = ("busy", "still", "void", "waiting", "waits")
 
     def __init__(self) -> None:
         self.void = False
         self.busy = False
         """It has a call whose Future is not settled."""
+        self.waits = 0
+        """Waits that its call is in, one within the other."""
+        self.still = False
+        """Its call has unfinished calls of its own, and does nothing; see `thread_nests`."""
+        self.waiting = False
+        """For one of the two reasons, another one may run instead."""
 
 
 class _Place(threading.local):
@@ -75,6 +83,8 @@ class _Place(threading.local):
 
     future: Future[Any] | None = None
     attempt = 1
+    runner: _Runner | None = None
+    _nest: Nest | None = None
 
     def __init__(self, backend: weakref.ref[ThreadsBackend]) -> None:
         self._backend = backend  # weakly, so that the backend goes as soon as nobody holds it
@@ -82,11 +92,23 @@ class _Place(threading.local):
     def begin(self, future: Future[Any]) -> None:
         self.future, self.attempt = future, 1
 
+    def nest(self) -> Nest | None:
+        """That of the call which this thread runs, if it runs one."""
+        runner = self.runner
+        if self._nest is None and self.future is not None and runner is not None:
+            backend = self._backend()
+            assert backend is not None, "its own thread holds it"
+            self._nest = Nest(partial(backend._set_still, runner))
+        return self._nest
+
     def again(self) -> None:
         self.attempt += 1
 
     def end(self) -> None:
         self.future = None
+        if self._nest is not None:
+            self._nest.end()
+            self._nest = None
 
     def task(self) -> context.Task | None:
         future = self.future
@@ -97,7 +119,7 @@ class _Place(threading.local):
 
         backend = self._backend()
         assert backend is not None, "its own thread, which asks, holds it"
-        return Executor(_NestedThreads(backend))
+        return Executor(_NestedThreads(backend, self.nest()))
 
 
 _all: weakref.WeakSet[ThreadsBackend] = weakref.WeakSet()
@@ -113,7 +135,18 @@ if hasattr(os, "register_at_fork"):
 
 
 class _NestedThreads(BorrowedBackend):
+    """For one call, which may use it in threads of its own, too."""
+
     name = "threads"
+
+    def __init__(self, backend: ThreadsBackend, nest: Nest | None) -> None:
+        super().__init__(backend)
+        self._threads, self._nest = backend, nest
+
+    def _own(self, future: Future[Any]) -> Future[Any]:
+        if self._nest is not None and self._nest is not self._threads._place.nest():
+            self._threads._nests.add(self._nest, future)
+        return super()._own(future)
 
 
 class ThreadsBackend(Backend):
@@ -165,6 +198,8 @@ class ThreadsBackend(Backend):
         self._running = 0
         """Calls that runners have taken."""
         self._waiting = 0
+        """Of `_runners`, those that wait."""
+        self._nests = Nests(self._lock)
 
     @property
     def max_workers(self) -> int:
@@ -244,6 +279,9 @@ class ThreadsBackend(Backend):
             else:
                 heapq.heappush(self._calls, call)
                 self._start_runner()
+        nest = self._place.nest()
+        if nest is not None:
+            self._nests.add(nest, future)
         if needs:
             self._run_after(number, needs)
         return future
@@ -285,8 +323,9 @@ class ThreadsBackend(Backend):
             if runner.void:
                 return
             self._at_work.add(runner)
-        blocking.install(self._while_waiting)
+        blocking.install(partial(self._while_waiting, runner))
         context.install_in_thread(self._place)
+        self._place.runner = runner
         ended = 0
         try:
             if not self._initialize(runner):
@@ -294,6 +333,7 @@ class ThreadsBackend(Backend):
             while True:
                 with self._lock:
                     self._running -= ended
+                    self._set_still(runner, False)
                     call = self._next() if self._runners - self._waiting <= self._max_workers else None
                     if call is None:
                         self._leave(runner)
@@ -305,6 +345,7 @@ class ThreadsBackend(Backend):
         finally:
             blocking.install(None)
             context.install_in_thread(None)
+            self._place.runner = None
 
     def _next(self) -> _Call | None:
         """With the lock held: the next call, or one of those under way that others can help with."""
@@ -351,6 +392,7 @@ class ThreadsBackend(Backend):
         self._runners -= 1
         if self._runners == 0:
             self._idle.notify_all()
+            self._nests.hurry()
             if self._closed and not self._held:
                 self._pool.shutdown(wait=False)
 
@@ -422,15 +464,31 @@ class ThreadsBackend(Backend):
                 call.future.set_exception(error)
 
     @contextmanager
-    def _while_waiting(self) -> Iterator[None]:
+    def _while_waiting(self, runner: _Runner) -> Iterator[None]:
         with self._lock:
-            self._waiting += 1
-            self._start_runner()
+            runner.waits += 1
+            self._count(runner)
         try:
             yield
         finally:
             with self._lock:
-                self._waiting -= 1
+                runner.waits -= 1
+                self._count(runner)
+
+    def _set_still(self, runner: _Runner, still: bool) -> None:
+        """With the lock held."""
+        runner.still = still
+        self._count(runner)
+
+    def _count(self, runner: _Runner) -> None:
+        """With the lock held: note whether it waits, and have another one run meanwhile."""
+        waiting = runner.still or runner.waits > 0
+        if waiting == runner.waiting:
+            return
+        runner.waiting = waiting
+        self._waiting += 1 if waiting else -1
+        if waiting:
+            self._start_runner()
 
     # --- the end --------------------------------------------------------------------------------------------
 
@@ -444,6 +502,7 @@ class ThreadsBackend(Backend):
             call.future.cancel_pending()
         if wait:
             self._wait_idle()
+            self._nests.join()
             self._pool.shutdown(wait=True)
 
     def _cut(self) -> list[_Call]:

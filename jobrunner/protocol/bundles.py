@@ -9,7 +9,8 @@ bundle's with its index behind it, and is cancelled, watched and needed under th
 A bundle is no promise. When one of its calls turns out to take long, the slot gives the bundle up (SPLIT): it tells the
 results so far, goes on with the call that runs under that call's own id, and the client submits the rest one by one.
 It does the same with all calls when the process dies under a bundle, or the worker is lost, and with the others when
-some are cancelled before it has started.
+some are cancelled before it has started. Where somebody else wants a call cancelled, the coordinator asks the client
+to.
 """
 
 from __future__ import annotations

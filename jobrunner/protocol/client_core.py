@@ -142,6 +142,8 @@ class ClientCore:
     # --- the interface of a core ---
 
     def handle(self, event: Event, now: float) -> list[Effect]:
+        if now != self.session.ran_at:
+            self.session.runs(now)
         if type(event) is SubmitRequested:
             self._submit(event)
             return []
@@ -325,6 +327,9 @@ class ClientCore:
                 refused += self._bundles.refused(task_id)
             self.note_refused(refused)
             return []
+        if isinstance(message, m.Cancel):  # of somebody who was given the ids of these calls
+            wanted = [CancelRequested([request.id], request.running) for request in message.requests]
+            return [effect for event in wanted for effect in self._cancel(event)]
         if isinstance(message, m.Accepted):
             return [Accepted([t for t in message.ids if t in self.pending])]
         if isinstance(message, m.Recall):

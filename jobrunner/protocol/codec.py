@@ -440,6 +440,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     ),
     (m.Joined, lambda x, w: (x.name,), lambda f, r: m.Joined(name(f[0]))),
     (m.Divide, lambda x, w: (x.ids,), lambda f, r: m.Divide(name_list(f[0]))),
+    (m.Stuck, lambda x, w: (x.why,), lambda f, r: m.Stuck(text(f[0]))),
 ]  # fmt: skip
 REFUSED = next(number for number, row in enumerate(TABLE) if row[0] is m.Refused)
 """This type keeps its number and shape in every version, so that a refusal can be read by the refused."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobrunner.config import MAX_PAYLOAD, MOST_SLOTS
-from jobrunner.ids import ClientId, WorkerId, client_of, unused_name
+from jobrunner.ids import ClientId, WorkerId, client_of, is_bound, of_observer, unused_name
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Quota
@@ -40,7 +40,7 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.functions import key_of
 from jobrunner.protocol.journal import JournalEntry, JournalState
-from jobrunner.protocol.link import Link, welcomed
+from jobrunner.protocol.link import LATE, Link, welcomed
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.principals import ANYONE, INVITED, OPERATOR, WORKER, Principal
 from jobrunner.protocol.rejections import QUIET, TOLERATED, Rejections, printable
@@ -126,6 +126,8 @@ class CoordinatorCore:
         """Entries on their way into the journal, with the links that wait for them to acknowledge something."""
         self._waiting_links: list[Link] = []
         """Those that wait for the entry of this turn."""
+        self._journal_fails = False
+        """The last entry could not be written."""
         self.draining = False
         self._drain_until: float | None = None
         self.rejections = Rejections()
@@ -153,6 +155,7 @@ class CoordinatorCore:
             m.Returned: self._on_returned,
             m.CancelRefused: self._on_cancel_refused,
             m.Capacity: self._on_capacity,
+            m.Stuck: self._on_stuck,
             m.Output: self._on_output,
             m.Drain: self._on_draining,
             m.Goodbye: self._on_goodbye,
@@ -178,6 +181,7 @@ class CoordinatorCore:
                     m.Returned,
                     m.CancelRefused,
                     m.Capacity,
+                    m.Stuck,
                     m.Output,
                     m.Drain,
                     m.Goodbye,
@@ -229,8 +233,15 @@ class CoordinatorCore:
         self.scheduler.check_invariants()
         for worker in self.scheduler.workers.values():
             assert self._peers.get(worker.source) is worker
+            assert is_bound(worker.id, worker.who.key), f"{worker.id} is another key's"
         for client in self.scheduler.clients.values():
             assert self._peers.get(client.source) is client or not client.source
+            if client.who.submits:
+                assert not client.source or is_bound(client.id, client.who.key), (
+                    f"{client.id} is another key's"
+                )
+            else:
+                assert not client.submitted, f"{client.id} has calls"
 
     # --- sessions ---
 
@@ -260,6 +271,9 @@ class CoordinatorCore:
             if kind is not m.Reset and kind is not m.Goodbye:
                 self._effects.append(Send(source, m.Envelope(envelope.session, 0, 0, m.Reset())))
             return
+        if peer.who != who:
+            self._reset(peer)  # its key has another role by now, with which it is to greet again
+            return
         self._heard(peer)
         messages, acked = peer.link.receive(envelope, now)
         if acked and type(peer) is ClientPeer:
@@ -285,9 +299,13 @@ class CoordinatorCore:
                 return f"the key {who.name!r} is a {who.role}'s, and may not run calls: join as a worker"
         elif who.role == INVITED:
             return "an invitation is no key: join with it first"
-        present = self._known_peer(hello)
-        if present is not None and present.who.key and present.who.key != who.key:
-            return "a session of that name belongs to somebody else's key"
+        token = hello.worker if type(hello) is m.WorkerHello else hello.client
+        if not is_bound(token, who.key):
+            # Whether or not its owner is here: this coordinator may have been started a moment ago.
+            return (
+                f"the id {token!r} was not made with the key {who.name!r}, and an id belongs to the key that made it;"
+                " a program that did not choose its id itself needs the coordinator's version of jobrunner"
+            )
         return ""
 
     def _join(self, source: Source, session: str, who: Principal, message: m.Join, now: float) -> None:
@@ -338,6 +356,9 @@ class CoordinatorCore:
         self, source: Source, envelope: m.Envelope, peer: Peer | None, who: Principal, now: float
     ) -> None:
         hello: Any = envelope.message
+        if not who.submits:
+            # It owns nothing, not even what was submitted with the same key when that had another role.
+            hello = replace(hello, client=of_observer(hello.client))
         if peer is not None and peer.greeting == envelope.session and peer.link.session:
             peer.link.last_heard = now
             self._heard(peer)
@@ -396,8 +417,7 @@ class CoordinatorCore:
             client = self.scheduler.clients[hello.client] = ClientPeer(hello, source, link, account, who)
         else:
             client.is_new = not client.source  # it is known only from the journal
-            self._move_peer(client, source, link)
-            client.who = who
+            self._move_peer(client, source, link, who)
             client.hello = hello
             client.lost_at = None
             client.reconciled = False
@@ -436,7 +456,7 @@ class CoordinatorCore:
                 "info", f"worker {name} joined from {hello.host} (pid {hello.pid}) with {hello.slots} slots"
             )
         else:
-            self._move_peer(worker, source, link)
+            self._move_peer(worker, source, link, who)
             scheduler.resize(worker, hello.slots)
             worker.assigned.clear()
             worker.cancels.clear()
@@ -449,10 +469,11 @@ class CoordinatorCore:
         scheduler.refuse_other_pythons(now)
         return worker
 
-    def _move_peer(self, peer: Peer, source: Source, link: Link) -> None:
+    def _move_peer(self, peer: Peer, source: Source, link: Link, who: Principal) -> None:
         self._peers.pop(peer.source, None)
         peer.source = source
         peer.link = link
+        peer.who = who
         peer.unreachable_since = None
 
     def _unexpected(self, peer: Peer, reason: str, now: float) -> None:
@@ -482,17 +503,20 @@ class CoordinatorCore:
 
     def _note_rejection(self, source: Source, reason: str, now: float) -> None:
         peer = self._peers.get(source)
+        foreign = peer is not None and self._speaker.key not in ("", peer.who.key)
+        if foreign:
+            peer = None  # who has that connection is not to blame for what somebody else says in its name
         if isinstance(peer, WorkerPeer):
             who = f"worker {peer.name} on {peer.hello.host}"
         elif isinstance(peer, ClientPeer):
             who = f"client {peer.id} on {peer.hello.host}"
         else:
-            who = f"connection {source[:12].hex()}"
+            who = f"connection {source[:4].hex()}"  # the whole name would do to take it over
         key = self._speaker.key if peer is None else peer.who.key
         label = key.encode() or source
         for line in self.rejections.note(label, who, reason, now, known=bool(key)):
             self._log("warning", line)
-        if self.rejections.intolerable(label):
+        if self.rejections.intolerable(label) and not foreign:
             self._intolerable[source] = None
 
     def _cut_off(self, source: Source, now: float) -> None:
@@ -667,6 +691,9 @@ class CoordinatorCore:
         if not worker.draining:
             self.scheduler.capacity(worker, min(message.slots, MOST_SLOTS))
 
+    def _on_stuck(self, worker: WorkerPeer, message: m.Stuck, now: float) -> None:
+        self.scheduler.stuck(worker, message.why, now)
+
     def _on_output(self, worker: WorkerPeer, message: m.Output, now: float) -> None:
         for chunk in message.chunks:
             client = self.scheduler.client_with_task_at(worker, chunk.id)
@@ -699,11 +726,10 @@ class CoordinatorCore:
     # --- the end of a turn ---
 
     def _tick(self, now: float) -> None:
-        stall = now - self._last_tick - 2 * SWEEP_INTERVAL
-        if stall > 1.0:
-            # This process slept (stopped, or starved), so nobody else is to blame for the silence.
-            for peer in self._peers.values():
-                peer.link.last_heard = max(peer.link.last_heard, now - 1.0)
+        if self._next_sweep is not None:
+            late = now - max(self._next_sweep, self._last_tick)
+            if late > LATE:
+                self._stood_still(late, now)
         self._last_tick = now
         if self._next_sweep is not None and now >= self._next_sweep:
             self._sweep(now)
@@ -720,6 +746,17 @@ class CoordinatorCore:
             idle = not any(worker.tasks for worker in self.scheduler.workers.values())
             if (idle and not self._unwritten) or now >= self._drain_until:
                 self._leave(now)
+
+    def _stood_still(self, seconds: float, now: float) -> None:
+        """This process did not run for so long: nobody else is to blame for the silence, or could have come back."""
+        for peer in self._peers.values():
+            peer.link.stood_still(seconds, now)
+            if peer.unreachable_since is not None:
+                peer.unreachable_since += seconds
+        for client in self.scheduler.clients.values():
+            if client.lost_at is not None:
+                client.lost_at += seconds
+        self.scheduler.wait_longer(seconds, now)
 
     # --- the journal ---
 
@@ -755,10 +792,14 @@ class CoordinatorCore:
         assert number == event.number
         for link in links:
             link.release(number, now)
+        failed_before, self._journal_fails = self._journal_fails, isinstance(event, JournalFailed)
         if isinstance(event, JournalFailed):
-            self._log("error", event.error)
+            if not failed_before:  # and not each time: a log that grows on a full disk helps nobody
+                self._log("error", event.error)
             self.scheduler.refuse([spec.id for spec in entry.accepted], event.error, now)
         else:
+            if failed_before:
+                self._log("info", "the journal can be written again")
             self.scheduler.written([spec.id for spec in entry.accepted if spec.options.detach])
 
     def _flush(self, now: float) -> None:
@@ -809,6 +850,10 @@ class CoordinatorCore:
         if client.refused:
             self._send(client, m.CancelRefused(client.refused), now, of_ids(client.refused))
             client.refused = []
+        if client.cancels and client.reconciled:  # before, it might not have named them yet
+            requests = [m.CancelRequest(call, running) for call, running in client.cancels.items()]
+            self._send(client, m.Cancel(requests), now, of_ids(client.cancels))
+            client.cancels = {}
 
     def _flush_worker(self, worker: WorkerPeer, now: float) -> None:
         # Cancels first: none of them is meant for what is assigned in this very turn.

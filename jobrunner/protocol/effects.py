@@ -125,13 +125,6 @@ class SlotBlocked:
 
 
 @dataclass(slots=True)
-class SlotConnects:
-    """The slot's task is about to connect to the cluster that it belongs to."""
-
-    slot: SlotId
-
-
-@dataclass(slots=True)
 class SlotExited:
     """The slot's process is gone and reaped.
 
@@ -153,9 +146,17 @@ class SlotExited:
     """The kernel says that it has killed a process of this worker for want of memory."""
 
 
+@dataclass(slots=True)
+class SlotNotStarted:
+    """Descriptors, processes or memory have run out, so there is no process for this slot; later there may be."""
+
+    slot: SlotId
+    error: str
+
+
 SlotEvent: TypeAlias = (
-    "SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects"
-    " | SlotExited"
+    "SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked"
+    " | SlotExited | SlotNotStarted"
 )
 
 
@@ -486,8 +487,8 @@ class JoinRequested:
 Event: TypeAlias = (
     "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested"
     " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | SupplyRequested"
-    " | SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked | SlotConnects"
-    " | SlotExited"
+    " | SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked"
+    " | SlotExited | SlotNotStarted"
     " | JournalWritten | JournalFailed"
 )
 Effect: TypeAlias = (

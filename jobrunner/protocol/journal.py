@@ -10,9 +10,11 @@ outcome of a detached task is kept in its place, until it is forgotten.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from jobrunner.ids import ClientId, TaskId
+from jobrunner.payloads import payload_size
 from jobrunner.protocol.messages import FunctionDef, FunctionKey, Outcome, TaskSpec
 
 
@@ -101,3 +103,52 @@ class JournalState:
         for task_id in entry.gone:
             self.tasks.pop(task_id, None)
             self.outcomes.pop(task_id, None)
+
+
+@dataclass(slots=True)
+class Owed:
+    """What could not be written yet though it must be: at most one thing of each task.
+
+    So it is bounded by what is in the journal and by the outcomes that are kept, however often writing fails.
+    """
+
+    gone: dict[TaskId, None] = field(default_factory=dict)
+    outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
+    progress: dict[TaskId, Progress] = field(default_factory=dict)
+
+    def add(self, entry: JournalEntry, state: JournalState) -> None:
+        """Take over all of an entry but its new tasks, which are refused; `state` is what the journal holds."""
+        for task_id, progress in entry.progress:
+            if task_id in state.tasks and task_id not in self.gone and task_id not in self.outcomes:
+                self.progress[task_id] = progress
+        for task_id, kept in entry.outcomes.items():
+            self._drop(task_id)
+            self.outcomes[task_id] = kept
+        for task_id in entry.gone:
+            self._drop(task_id)
+            if task_id in state.tasks or task_id in state.outcomes:
+                self.gone[task_id] = None
+
+    def part(self, most_tasks: int, most_bytes: int) -> JournalEntry:
+        """Some of it, as one entry; at least one thing. What makes the journal smaller comes first."""
+        entry = JournalEntry(gone=dict.fromkeys(islice(self.gone, most_tasks)))
+        size, left = 0, most_tasks - len(entry.gone)
+        for task_id, kept in islice(self.outcomes.items(), left):
+            size += payload_size(kept.outcome.payload)
+            if size > most_bytes and entry:
+                return entry
+            entry.outcomes[task_id] = kept
+        entry.progress += islice(self.progress.items(), left - len(entry.outcomes))
+        return entry
+
+    def written(self, part: JournalEntry) -> None:
+        for task_id in (*part.gone, *part.outcomes, *(task_id for task_id, _ in part.progress)):
+            self._drop(task_id)
+
+    def _drop(self, task_id: TaskId) -> None:
+        self.gone.pop(task_id, None)
+        self.outcomes.pop(task_id, None)
+        self.progress.pop(task_id, None)
+
+    def __bool__(self) -> bool:
+        return bool(self.gone or self.outcomes or self.progress)

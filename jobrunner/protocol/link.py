@@ -17,6 +17,10 @@ from itertools import islice
 from jobrunner.config import HEARTBEATS_PER_TIMEOUT
 from jobrunner.protocol.messages import Envelope, Heartbeat, Message
 
+LATE = 0.5
+"""Seconds by which a turn may come later than planned before its process counts as having stood still: stopped,
+starved, or kept from running by its program. What the others may have said meanwhile it has yet to hear."""
+
 RETRANSMIT_AFTER = 2.0
 """Seconds without an acknowledgement before a message is sent again; doubled each time, up to the limit below."""
 
@@ -171,6 +175,10 @@ class Link:
     def silent(self, now: float) -> bool:
         """The peer has said nothing for too long."""
         return self.peer_timeout > 0 and now >= self.last_heard + self.peer_timeout
+
+    def stood_still(self, seconds: float, now: float) -> None:
+        """This end did not run for so long: that is no silence of the other one."""
+        self.last_heard = min(now, self.last_heard + seconds)
 
     def retransmit_soon(self, now: float) -> None:
         """The transport said that something could not be delivered: do not wait for the silence to prove it."""

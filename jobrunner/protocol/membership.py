@@ -62,6 +62,7 @@ class ClientPeer(Peer):
     __slots__ = (
         "accepted",
         "account",
+        "cancels",
         "done",
         "hello",
         "id",
@@ -112,6 +113,8 @@ class ClientPeer(Peer):
         self.output_characters = 0
         self.accepted: list[TaskId] = []
         self.recalls: list[TaskId] = []
+        self.cancels: dict[TaskId, bool] = {}
+        """Calls in its bundles that others want cancelled, which it has to do; also while they run?"""
         self.unread = 0
         """Answers that it has not acknowledged in this session."""
         self.done: dict[TaskId, TaskRecord] = {}
@@ -154,6 +157,7 @@ class WorkerPeer(Peer):
         "prefetch",
         "served",
         "slots",
+        "stuck",
         "tasks",
     )
 
@@ -172,6 +176,8 @@ class WorkerPeer(Peer):
         self.lacks: dict[str, float] = {}
         """Modules that it cannot import, and when it said so; see `missing`."""
         self.draining = False
+        self.stuck = ""
+        """Why it cannot start a slot for the tasks that all of its tasks wait for; empty: it is not so."""
         self.prefetch = True
         """False from the moment it gave tasks back until it finishes one: our estimates were wrong for it."""
         self.tasks: dict[TaskId, TaskRecord] = {}

@@ -3,7 +3,8 @@
 A message is a plain record; `codec` turns it into frames and back. Who sends what:
 
     client -> coordinator       ClientHello, Submit, Cancel, Reconciled, Watch, Supply, Query, Goodbye
-    worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Output, Goodbye
+    worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Stuck, Output,
+                                Goodbye
     coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Accepted, Recall, Reply,
                                 Goodbye
     coordinator -> worker       Welcome, Assign, Forget, Cancel, Divide, Drain, Goodbye
@@ -428,6 +429,13 @@ class Capacity:
 
 
 @dataclass(slots=True)
+class Stuck:
+    """All tasks of this worker wait for tasks of their own, and it can start no further slot; a Capacity ends that."""
+
+    why: str
+
+
+@dataclass(slots=True)
 class Output:
     chunks: list[OutputChunk]
 
@@ -483,7 +491,7 @@ Message: TypeAlias = (
     "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Accepted | Recall | Supply | Cancel"
     " | CancelRefused | Divide | Query | Reply | Assign"
     " | Forget | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
-    " | Join | Joined"
+    " | Join | Joined | Stuck"
 )
 
 

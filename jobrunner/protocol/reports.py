@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from jobrunner.ids import TaskId, short_id
 from jobrunner.protocol.batches import of_value
-from jobrunner.protocol.bundles import bundle_of
+from jobrunner.protocol.bundles import bundle_of, call_id, outcome_of_call
 from jobrunner.protocol.membership import ClientPeer, WorkerPeer
-from jobrunner.protocol.messages import STATUS_NAMES, Query, Reply
+from jobrunner.protocol.messages import OK, STATUS_NAMES, Query, Reply
 from jobrunner.protocol.principals import Principal
 from jobrunner.protocol.resources import shown
 from jobrunner.protocol.task import (
     ACTIVE,
+    FAILED,
     QUEUED,
+    RUNNING,
     STATE_NAMES,
     STORY_CHARACTERS,
+    SUCCEEDED,
     TERMINAL,
     WAITING,
     TaskRecord,
@@ -108,6 +111,9 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
 def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     record = find_task(core, who, argument)
     described = describe_task(record, who, now)
+    index = index_of_call(record, argument)
+    if index is not None:
+        described |= describe_call(record, index)
     described["why"] = why(core, record, who)
     return described
 
@@ -115,11 +121,19 @@ def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> di
 def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     """`argument` is an id, and "queued" after it to leave a task alone that runs."""
     task_id, _, only = argument.partition(" ")
+    running = only != "queued"
     record = find_task(core, who, task_id)
-    if record.id != bundled_in(task_id):  # else the others of its bundle would be cancelled with it
-        core.scheduler.cancel(record.id, only != "queued", now)
-    state = STATE_NAMES[record.state]
-    return {"id": record.id, "cancelled": state == "cancelled", "state": state}
+    index = index_of_call(record, task_id)
+    if index is None:
+        core.scheduler.cancel(record.id, running, now)
+        state = STATE_NAMES[record.state]
+        return {"id": record.id, "cancelled": state == "cancelled", "state": state}
+    call = describe_call(record, index)
+    state = call["state"]
+    if record.state not in TERMINAL and (running or record.state != RUNNING):
+        core.scheduler.cancel_call(record, index, running)
+        state = "cancelling" if running else state
+    return {"id": call["id"], "cancelled": state == "cancelled", "state": state}
 
 
 def drain(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
@@ -165,13 +179,13 @@ def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecor
     record = core.scheduler.tasks.get(TaskId(argument))
     if record is not None:
         return record
-    named = (argument, bundled_in(argument))
-    bundle = core.scheduler.tasks.get(TaskId(named[1]))
-    if bundle is not None:
+    place = bundle_of(TaskId(argument))
+    bundle = None if place is None else core.scheduler.tasks.get(place[0])
+    if bundle is not None and index_of_call(bundle, argument) is not None:
         return bundle
     for source in (reversed(core.scheduler.recent), core.scheduler.tasks.values()):
         for record in source:
-            if record.id in named:
+            if record.id == argument or index_of_call(record, argument) is not None:
                 return record
             known = who.sees_all or owns(who, record)
             if known and record.id.startswith(argument) and short_id(record.id) == argument:
@@ -179,10 +193,12 @@ def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecor
     raise UnknownName(f"the coordinator knows no task {argument!r}: the id is wrong, or it finished long ago")
 
 
-def bundled_in(argument: str) -> str:
-    """The id of the bundle in which that short call travels, unless it is a task of its own."""
-    bundle = bundle_of(TaskId(argument))
-    return "" if bundle is None else bundle[0]
+def index_of_call(record: TaskRecord, argument: str) -> int | None:
+    """Where the call of that id is in this bundle; None if it is not in it."""
+    if not isinstance(record.span, int) or not argument.startswith(record.id):
+        return None
+    place = bundle_of(TaskId(argument))
+    return place[1] if place is not None and place[0] == record.id and place[1] < record.span else None
 
 
 def owns(who: Principal, record: TaskRecord) -> bool:
@@ -190,8 +206,8 @@ def owns(who: Principal, record: TaskRecord) -> bool:
 
 
 def is_of(client: ClientPeer, who: Principal) -> bool:
-    """Whether it connects under that key, or acts for it inside of a task."""
-    return who.key in (client.who.key, client.account.owner)
+    """Whether it connects under that key, or acts for it inside of a task. Nothing is an observer's."""
+    return who.submits and who.key in (client.who.key, client.account.owner)
 
 
 def describe_worker(worker: WorkerPeer, now: float) -> dict[str, Any]:
@@ -278,6 +294,21 @@ def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) ->
 def seen(who: Principal, record: TaskRecord) -> bool:
     """Whether that task is shown to them."""
     return who.sees_all or owns(who, record)
+
+
+def describe_call(bundle: TaskRecord, index: int) -> dict[str, Any]:
+    """Where one call of a bundle differs from all of it. What is told is no more than its bundle's state, if that has
+    been taken apart."""
+    described: dict[str, Any] = {
+        "id": call_id(bundle.id, index),
+        "elements": 1,
+        "state": STATE_NAMES[bundle.state],
+    }
+    outcome = None if bundle.outcome is None else outcome_of_call(bundle.outcome, index)
+    if outcome is not None:
+        failed = outcome.status != OK
+        described |= {"state": STATE_NAMES[FAILED if failed else SUCCEEDED], "duration": outcome.duration}
+    return described
 
 
 def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:

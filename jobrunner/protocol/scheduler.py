@@ -332,6 +332,13 @@ class Scheduler:
             record.worker.cancels.append(m.CancelRequest(task_id, running))
             self.dirty[record.worker] = None
 
+    def cancel_call(self, bundle: TaskRecord, index: int, running: bool) -> None:
+        """Somebody wants one call of a bundle cancelled. Its client is asked, which alone can take a bundle apart."""
+        wanted = bundle.client.cancels
+        call = call_id(bundle.id, index)
+        wanted[call] = running or wanted.get(call, False)
+        self.dirty[bundle.client] = None
+
     def client_gone(self, client: ClientPeer, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
         for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
@@ -350,6 +357,8 @@ class Scheduler:
         client = self.clients.get(client_id)
         if client is not None:
             client.reconciled = True
+            if client.cancels:
+                self.dirty[client] = None
             wanted = {outcome.id for outcome in client.outcomes}
             for message in client.link.unacked():
                 if type(message) is m.Outcomes:
@@ -368,6 +377,21 @@ class Scheduler:
                 held.since = now
             elif held.since < now - grace:
                 self._drop_unclaimed(task_id)
+
+    def wait_longer(self, seconds: float, now: float) -> None:
+        """For those that come back, because this process did not run for so long."""
+        for held in self.unclaimed.values():
+            held.since += seconds
+        for interest in self.results.sought.values():
+            interest.since += seconds
+        if now - seconds >= self.settled_at:
+            return
+        settled_at, self.settled_at = self.settled_at, self.settled_at + seconds
+        self.delayed = [
+            (self.settled_at if until == settled_at else until, number, record)
+            for until, number, record in self.delayed
+        ]
+        heapq.heapify(self.delayed)
 
     def named_later(self, task_id: TaskId) -> bool:
         """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call."""
@@ -418,7 +442,10 @@ class Scheduler:
             record = self.tasks.get(task_id)
             if record is not None and record.state in (QUEUED, WAITING):
                 outcome = m.Outcome(task_id, record.attempt, m.REFUSED, detail={"error": error})
+                # It was not accepted: nobody may count on its outcome, and the journal has nothing to forget.
+                record.options = record.options._replace(detach=False)
                 self.finish(record, outcome, FAILED, now)
+                self.entry.gone.pop(task_id, None)
 
     def _note_progress(self, record: TaskRecord) -> None:
         if self.journaling:
@@ -623,8 +650,32 @@ class Scheduler:
         self.resized = True
 
     def capacity(self, worker: WorkerPeer, slots: int) -> None:
+        worker.stuck = ""
         self.resize(worker, slots)
         self.open[worker] = None
+
+    def stuck(self, worker: WorkerPeer, why: str, now: float) -> None:
+        """All tasks there wait for tasks of their own that have no slot. If all workers are stuck, refuse the deepest.
+
+        Otherwise nothing would ever go on; the tasks that wait for these do, as soon as they hear of it.
+        """
+        worker.stuck = why or "unknown"
+        if any(not (other.stuck or other.draining) for other in self.workers.values()):
+            return
+        nested = [r for r in self.tasks.values() if r.state == QUEUED and r.depth]
+        deepest = max((record.depth for record in nested), default=0)
+        error = (
+            "it was not run: every slot's task waits for a call of its own, as this one is, and no further slot can be"
+            f" started ({worker.stuck})"
+        )
+        for record in nested:
+            if record.depth == deepest:
+                detail = {"error": error, "no_slot": True}
+                self.finish(
+                    record, m.Outcome(record.id, record.attempt, m.REFUSED, detail=detail), FAILED, now
+                )
+        for other in self.workers.values():
+            other.stuck = ""
 
     # --- each turn ---
 

@@ -3,6 +3,9 @@
 Used by the client's and the worker's core alike. A session ends when the coordinator does not know it (Reset), falls
 silent, or says goodbye; the next one starts at once and then with growing, jittered pauses, so that a thousand peers do
 not all knock at the same moment.
+
+Time in which this process itself stood still (see `LATE`) is no silence of the coordinator's, nor a part of the time
+that it has for its first answer.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import random
 from collections.abc import Callable
 
 from jobrunner.protocol.effects import Effect, HandshakeFailed, Send
-from jobrunner.protocol.link import Link
+from jobrunner.protocol.link import LATE, Link
 from jobrunner.protocol.messages import (
     Envelope,
     Goodbye,
@@ -52,12 +55,24 @@ class Session:
         self.refusal_kind = "ProtocolError"
         """The name of the error for that."""
         self.seeking_since = now
-        """Since when there has been no session."""
+        """Since when there has been no session; later by as much as this process has stood still since."""
         self.loss = ""
         """Why there is no session; empty if nothing has ever come from the coordinator."""
         self._pause = FIRST_RETRY
         self._greet_at = now
         self._serial = 0
+        self.ran_at = now
+        """When the last turn was."""
+
+    def runs(self, now: float) -> None:
+        """A turn begins, and none of its events has been handled: `next_deadline` says when it should have come."""
+        planned = self.next_deadline()
+        if planned is not None:
+            late = now - max(planned, self.ran_at)
+            if late > LATE:
+                self.link.stood_still(late, now)
+                self.seeking_since += late
+        self.ran_at = now
 
     def begin(self, now: float) -> None:
         """Give up the present session, if any, and greet as soon as `due` is asked."""

@@ -41,6 +41,7 @@ from jobrunner.protocol.effects import (
     SlotDivided,
     SlotExited,
     SlotFinished,
+    SlotNotStarted,
     SlotPrinted,
     SlotReady,
     SlotReturned,
@@ -68,6 +69,7 @@ from jobrunner.protocol.slots import (
     outdated,
     unneeded,
 )
+from jobrunner.protocol.starts import Starts
 
 RUNNING_AFTER = 0.05
 """Seconds after which a task that still runs is announced as running."""
@@ -93,7 +95,11 @@ LARGE_DEFINITION = 512 * 1024
 """Bytes of a function or part of which slots hear at once that they may drop it; of others with their next task."""
 
 START_FAILURES = 5
-"""Slots that may die in a row before they were ready; then the worker gives up, with what they said."""
+"""Slots that may die in a row before they were ready, and starts that may fail in a row for want of resources; then a
+worker that has no other slot gives up, with what is known."""
+
+LONGEST_REASON = 500
+"""Characters of why no slot can be started, in a message."""
 
 
 def has_all(names: Iterable[str]) -> list[str]:
@@ -165,6 +171,11 @@ class WorkerCore:
         self._greeted: Link | None = None
         """The session that `_announced` is about."""
         self._start_failures = 0
+        self._starts = Starts()
+        self._told_short = False
+        """It was logged that there are fewer slots than wanted, and this has not changed since."""
+        self._stuck, self._said_stuck = False, False
+        """To be told to the coordinator, and told to it: see `_is_stuck`."""
         self._complaint, self._complain_again = "", now
         """Of a handshake, as last logged."""
         self._stopped = False
@@ -176,6 +187,8 @@ class WorkerCore:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         self._effects = []
+        if now != self.session.ran_at:
+            self.session.runs(now)
         kind = type(event)
         if kind is SlotFinished:
             assert isinstance(event, SlotFinished)
@@ -198,6 +211,8 @@ class WorkerCore:
             self._slot_blocked(event, now)
         elif isinstance(event, SlotExited):
             self._slot_exited(event, now)
+        elif isinstance(event, SlotNotStarted):
+            self._slot_not_started(event, now)
         elif isinstance(event, Unreachable):
             self.session.unreachable(now)
         elif isinstance(event, HandshakeFailed):
@@ -209,7 +224,7 @@ class WorkerCore:
     def next_deadline(self) -> float | None:
         if self._stopped:
             return None
-        times = [self.session.next_deadline(), self._drain_until, self._make_way_at]
+        times = [self.session.next_deadline(), self._drain_until, self._make_way_at, self._next_start()]
         if self.queue:
             times.append(self._queue_moved + RETURN_AFTER)
         times += [task.stop_at for task in self._stops.values()]
@@ -462,7 +477,8 @@ class WorkerCore:
         """Tasks that can run at the same time: a slot whose task only waits lends its place."""
         if self.draining:
             return 0
-        return self.settings.slots + sum(slot.blocked for slot in self.slots.values())
+        wanted = self._wanted_slots()
+        return min(wanted, len(self._slots_at_hand())) if self._starts.short else wanted
 
     def _wanted_slots(self) -> int:
         return self.settings.slots + sum(slot.blocked for slot in self.slots.values())
@@ -489,10 +505,13 @@ class WorkerCore:
             return
         live = [slot for slot in self.slots.values() if slot.state != ENDING]
         missing = self._wanted_slots() - len(live)
-        for _ in range(missing):
+        self._tell_whether_short(len(live))
+        for _ in range(self._starts.permitted(missing, now)):
             self._next_slot += 1
             slot = Slot(SlotId(self._next_slot), self.settings.max_tasks_per_slot)
             self.slots[slot.id] = slot
+            if self._starts.short:
+                self._starts.tried(slot.id)
             self._effects.append(SpawnSlot(slot.id, self._hash_seed))
         for slot in live:
             if missing >= 0:
@@ -506,13 +525,16 @@ class WorkerCore:
         if slot is not None and slot.state == STARTING:
             slot.state = READY
             self._start_failures = 0
+            self._starts.ready(slot.id)
 
     def _slot_blocked(self, event: SlotBlocked, now: float) -> None:
         slot = self.slots.get(event.slot)
         if slot is not None and slot.blocked != event.blocked:
             slot.blocked = event.blocked
-            if slot.blocked and slot.holds_back:
-                self._recall(slot, now)
+            if slot.blocked:
+                self._starts.hurry(slot.id, now)
+                if slot.holds_back:
+                    self._recall(slot, now)
 
     def _recall(self, slot: Slot, now: float, *, bundle: bool = True) -> None:
         slot.recalled, slot.recalled_at = True, now
@@ -644,9 +666,15 @@ class WorkerCore:
             self._start_failures += 1
             how = event.signal or f"exit code {event.exit_code}"
             self._log("error", f"a slot died while it started ({how}): {event.stderr.strip()}")
-            if self._start_failures >= START_FAILURES:
-                self._give_up(f"slots die while they start ({how}): {event.stderr.strip()}", "JobRunnerError")
+            why = f"slots die while they start ({how}): {event.stderr.strip()}"
+            too_often = self._start_failures >= START_FAILURES
+            if too_often and not any(other.state == READY for other in self.slots.values()):
+                self._give_up(why, "JobRunnerError")
                 return
+            if too_often or self._starts.is_tried(slot.id):
+                self._go_on_without(slot, why, now)
+        else:
+            self._starts.hurry(slot.id, now)
         guilty = slot.queue.get(event.number) or slot.running()
         others = [task for task in slot.queue.values() if task is not guilty]
         for task in reversed(others):
@@ -667,6 +695,50 @@ class WorkerCore:
                 )
                 self._end(guilty, outcome)
         self._queue_moved = now
+
+    def _slot_not_started(self, event: SlotNotStarted, now: float) -> None:
+        slot = self.slots.pop(event.slot, None)
+        if slot is None or not self._go_on_without(slot, event.error, now) or self.slots:
+            return
+        if self._starts.failures >= START_FAILURES:
+            self._give_up(f"no slot can be started: {event.error}", "JobRunnerError")
+
+    def _go_on_without(self, slot: Slot, why: str, now: float) -> bool:
+        """A slot could not be started: make do with the others for a while; True if this was a try of its own."""
+        fresh = self._starts.failed(slot.id, why[:LONGEST_REASON], now)
+        self._stuck = fresh and self._starts.failures > 1 and self._is_stuck()
+        return fresh
+
+    def _tell_whether_short(self, live: int) -> None:
+        """Log, once, that there are fewer slots than wanted."""
+        if not self._starts.short:
+            self._told_short = self._told_short and live < self._wanted_slots()
+        elif not self._told_short:
+            self._told_short = True
+            text = (
+                f"only {live} of {self._wanted_slots()} slots, until more can be started: {self._starts.why}"
+            )
+            self._log("error", text)
+
+    def _slots_at_hand(self) -> list[Slot]:
+        """Those that are there, or will be as far as is known."""
+        slots = self.slots.values()
+        return [slot for slot in slots if slot.state != ENDING and not self._starts.is_tried(slot.id)]
+
+    def _is_stuck(self) -> bool:
+        """Whether no task here can go on: each waits for tasks of its own, and no slot can be started for these.
+
+        A process that is about to end lets go of what another one could start with.
+        """
+        slots = self.slots.values()
+        return self._starts.short and all(slot.blocked or self._starts.is_tried(slot.id) for slot in slots)
+
+    def _next_start(self) -> float | None:
+        """When to try again to start a slot."""
+        if not self._starts.short or self.draining or not self._welcomed:
+            return None
+        missing = self._wanted_slots() - len(self._slots_at_hand())
+        return self._starts.next_try() if missing > 0 else None
 
     def _place(self) -> m.Detail:
         return {"worker": self.settings.name, "host": self.settings.host}
@@ -954,9 +1026,13 @@ class WorkerCore:
             if running:
                 self._effects.append(session.send(m.Running(running), now))
         capacity = self.capacity()
-        if capacity != self._announced and not self.draining:
-            self._announced = capacity
+        unstuck = self._said_stuck and not self._is_stuck()
+        if (capacity != self._announced or unstuck) and not self.draining:
+            self._announced, self._said_stuck = capacity, False
             self._effects.append(session.send(m.Capacity(capacity), now))
+        if self._stuck and not self.draining:
+            self._stuck, self._said_stuck = False, True
+            self._effects.append(session.send(m.Stuck(self._starts.why), now))
 
     # --- leaving ---
 

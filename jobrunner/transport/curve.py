@@ -29,6 +29,11 @@ class Credentials(NamedTuple):
     server: str
     pair: KeyPair
 
+    @property
+    def key(self) -> str:
+        """The public key, written exactly as the other end's transport tells it (a file may write it otherwise)."""
+        return to_text(from_text(self.pair.public))
+
 
 def new_pair() -> KeyPair:
     """A fresh pair. Raises ConfigError where ZeroMQ was built without CURVE."""

@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from jobrunner.protocol.effects import Effect, Event, Send, Stop, Tick
+from jobrunner.protocol.link import LATE
 from jobrunner.transport.wakeup import Wakeup
-
-LATE = 0.5
-"""Seconds by which a turn may come later than planned before this process counts as having been stopped."""
 
 CATCH_UP = 0.1
 """Seconds that the transport then gets to bring what has arrived meanwhile."""
@@ -121,7 +119,7 @@ class Driver:
         now = self._clock()
         if timeout is not None and now - self._turned > timeout + LATE:
             # Stopped, suspended or starved. Peers have spoken meanwhile, but ZeroMQ's thread was asleep as well and
-            # has not read them yet; without a pause the core would take them all for silent, and so for lost.
+            # has not read them yet: with a pause the core hears them before it judges anybody's silence.
             time.sleep(CATCH_UP)
             now = self._clock()
         self._turned = now

@@ -69,7 +69,7 @@ class Service:
 
     @property
     def perform_common(self) -> dict[type, Callable[[Any], None]]:
-        return {Log: self._write_log, GiveUp: self.give_up}
+        return {Log: self.write_log, GiveUp: self.give_up}
 
     def run(self, driver: Driver, lifeline: int | None = None) -> int:
         """Turn until all is done; the exit code. Raises the error with which the core gave up."""
@@ -102,7 +102,7 @@ class Service:
         self._driver.abort()
         return []
 
-    def _write_log(self, effect: Log) -> None:
+    def write_log(self, effect: Log) -> None:
         self.log.log(LEVELS[effect.level], effect.text)
 
     def give_up(self, effect: GiveUp) -> None:

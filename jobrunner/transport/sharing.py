@@ -50,6 +50,10 @@ class Sharing:
         self._probe = pool.store([PROBE])
         pool.close()  # of its only segment when the probe is gone
 
+    def close(self) -> None:
+        """Nothing is sent or read any more."""
+        self._probe = None
+
     def encode(self, destination: Source, envelope: m.Envelope) -> Frames:
         """The frames of a message, with a manifest if it needs one."""
         knows = destination in self._peers

@@ -250,6 +250,8 @@ class Wire:
         """Close within a bound; `orderly` lets the last messages leave first."""
         self._socket.close(linger=FAREWELL_MS if orderly else 0)
         self._context.term()
+        if self._sharing is not None:
+            self._sharing.close()
 
     def _encode(self, effect: Send) -> Sequence[Buffer]:
         if self._sharing is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,26 @@ def test_keys_can_be_issued_before_a_coordinator_has_run(cli: Any, tmp_path: Pat
     assert issued.code == 0
     names = [row["name"] for row in json.loads(cli("keys", "list", "--json").out)["keys"]]
     assert "ci" in names
+
+
+def test_who_joins_says_where_the_line_is(cli: Any, start: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    coordinator = start("coordinator", "start", "--port", "0")
+    coordinator.wait_for(r"coordinator at tcp://(\S+)")
+    line, workers = (cli("keys", "invite", "--as", role, "--uses", "2").out for role in ("client", "worker"))
+    monkeypatch.setenv("JOBRUNNER_KEYS", str(config_folder() / "coordinator"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(workers + line))
+    assert "the invitation is for worker, not for 'client'" in cli("join", "-").err
+    joined = cli("join", "-", "--name", "ada")
+    assert joined.code == 0, joined.err
+    assert "as client 'ada'" in joined.out
+    monkeypatch.setenv("JOBRUNNER_INVITATION", line.strip())
+    assert "as observer 'ada-2'" in cli("join", "--as", "observer", "--name", "ada").out
+    assert cli("join").err.startswith(
+        "jobrunner: error: say where the line to join with is: `jobrunner join -`"
+    )
+    revoked = cli("keys", "revoke", "ada").out
+    assert revoked.splitlines() == [
+        "revoked client 'ada'",
+        "keys that came with the same invitation, and stay: ada-2",
+    ]

@@ -50,7 +50,7 @@ def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
 
 
 def test_a_line_to_join_with_is_no_address_and_its_secret_is_not_repeated() -> None:
-    with pytest.raises(ConfigError, match=r"`jobrunner join LINE`.*tcp://a:7077") as caught:
+    with pytest.raises(ConfigError, match=r"`jobrunner join -`.*tcp://a:7077") as caught:
         options.full_address("jobrunner://a:7077/KEY.SECRET")
     assert "SECRET" not in str(caught.value)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
+import tempfile
 
 import calls
 import psutil
@@ -11,7 +14,7 @@ import pytest
 from conftest import BOUND, alive, connected, until
 
 from jobrunner import Executor
-from jobrunner.local_cluster import BOOT
+from jobrunner.local_cluster import BOOT, LocalCluster
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -137,6 +140,41 @@ def test_an_embedded_cluster_that_dies_is_started_again(number):
         (daemon,) = (child for child in {*psutil.Process().children()} - before if BOOT in child.cmdline())
         daemon.send_signal(number)
         assert executor.submit(calls.square, 5).result(BOUND) == 25
+
+
+def test_a_program_that_stands_still_right_after_it_opened_a_cluster_keeps_it(monkeypatch):
+    """It holds the GIL for longer than an answer may take, so that its own thread has not even greeted anybody."""
+    monkeypatch.setenv("JOBRUNNER_CONNECT_TIMEOUT", "2")
+    with Executor("cluster", max_workers=1) as executor:
+        ctypes.PyDLL(None).usleep(2_500_000)
+        assert executor.submit(calls.square, 4).result(BOUND) == 16
+
+
+def test_it_is_started_again_though_one_start_fails(monkeypatch, caplog):
+    """It had died of a lack that starts fail of, too: of descriptors, processes, memory, or files that are missing."""
+    monkeypatch.setattr("jobrunner.local_cluster.RESTART_PAUSE", 0.05)
+    before = {*psutil.Process().children()}
+    with Executor("cluster", max_workers=1) as executor:
+        assert executor.submit(calls.square, 4).result(BOUND) == 16
+        (daemon,) = (child for child in {*psutil.Process().children()} - before if BOOT in child.cmdline())
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(sys, "executable", "/an/interpreter/that/is/being/replaced")
+            daemon.kill()
+            until(lambda: "could not be started again" in caplog.text, "the first start in vain")
+        assert executor.submit(calls.square, 5).result(BOUND) == 25
+    assert caplog.text.count("could not be started again") == 1
+
+
+def test_a_cluster_that_cannot_be_started_leaves_nothing_behind(monkeypatch):
+    LocalCluster(1).stop()  # what is made once per process is made
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        before = sorted(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(sys, "executable", "/an/interpreter/that/is/being/replaced")
+        with pytest.raises(FileNotFoundError):
+            LocalCluster(1)
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        assert os.listdir(folder) == []
 
 
 def test_what_a_task_prints_appears_at_the_client(cluster, address):

@@ -209,3 +209,12 @@ def test_two_coordinators_never_share_a_journal(cluster, start, journal):
     second = cluster.run("-m", "jobrunner", "coordinator", "start", "--port", "0", "--journal", str(journal))
     assert second.wait() == 2
     assert "in use by another coordinator" in second.output
+
+
+def test_nor_by_a_symbolic_link(cluster, start, journal, tmp_path):
+    start()
+    link = tmp_path / "link"
+    link.symlink_to(journal)
+    second = cluster.run("-m", "jobrunner", "coordinator", "start", "--port", "0", "--journal", str(link))
+    assert second.wait() == 2
+    assert "in use by another coordinator" in second.output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import stat
 import threading
+from pathlib import Path
 
 import calls
 import psutil
@@ -22,11 +23,13 @@ from jobrunner.errors import (
     JobRunnerError,
     QuotaError,
 )
-from jobrunner.ids import short_id
+from jobrunner.ids import client_of, is_bound, short_id
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.effects import Received
+from jobrunner.protocol.effects import Received, Send
+from jobrunner.protocol.session import COORDINATOR
 from jobrunner.transport.curve import new_pair
 from jobrunner.transport.sockets import DealerWire
+from jobrunner.version import __version__
 
 NOW = 0.3
 """Seconds within which somebody who is refused is to hear of it; else the reason for a lost coordinator is shown."""
@@ -54,9 +57,14 @@ def elsewhere(monkeypatch, tmp_path):
     return go
 
 
+def printed(coordinator, command):
+    """The line that a coordinator says to give to that command."""
+    return coordinator.wait_for(rf"jobrunner {command} - +and paste +(jobrunner://\S+)")[1]
+
+
 @pytest.fixture
 def line(coordinator):
-    return coordinator.wait_for(r"worker start (jobrunner://\S+)")[1]
+    return printed(coordinator, "worker start")
 
 
 def test_the_operating_system_says_that_only_loopback_is_listened_on(cluster, coordinator):
@@ -89,15 +97,17 @@ def test_another_coordinator_at_the_address_is_not_trusted(address, become):
 
 def test_a_user_without_keys_is_told_how_to_get_one(elsewhere):
     elsewhere()
-    with pytest.raises(AuthenticationError, match="jobrunner join LINE"):
+    with pytest.raises(AuthenticationError, match="jobrunner join -"):
         Executor("tcp://192.0.2.1:7077")
 
 
-def test_a_host_joins_as_worker_and_as_client_with_the_printed_line(cluster, line, address, elsewhere):
+def test_a_host_joins_as_worker_and_as_client_with_the_printed_lines(
+    cluster, coordinator, line, address, elsewhere
+):
     elsewhere()
     worker = cluster.run("-m", "jobrunner", "worker", "start", line, "--name", "far", "--slots", "1")
     worker.wait_for("joined coordinator")
-    joining.join(line, "client", "alice")
+    joining.join(printed(coordinator, "join"), "client", "alice")
     with connected(address) as executor:
         assert executor.submit(calls.square, 12).result(BOUND) == 144
     again = cluster.run("-m", "jobrunner", "worker", "start", address, "--name", "again", "--slots", "1")
@@ -107,8 +117,47 @@ def test_a_host_joins_as_worker_and_as_client_with_the_printed_line(cluster, lin
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
+def shown_of(pid):
+    """What others on the host see of a process and its children, and what its user sees of their environment."""
+    process = psutil.Process(pid)
+    shown = b""
+    for each in (process, *process.children(recursive=True)):
+        for file in ("cmdline", "environ"):
+            shown += Path(f"/proc/{each.pid}/{file}").read_bytes()
+    return shown
+
+
+@pytest.mark.parametrize("way", ["argument", "environment", "file"])
+def test_the_secret_of_a_line_is_in_no_process_list_and_no_environment(
+    cluster, line, elsewhere, tmp_path, way
+):
+    elsewhere()
+    file = tmp_path / "line"
+    file.touch(0o600)
+    file.write_text(f"{line}\n")
+    arguments = {"argument": [line], "environment": [], "file": [f"@{file}"]}[way]
+    environment = {"JOBRUNNER_INVITATION": line} if way == "environment" else {}
+    worker = cluster.run(
+        "-m", "jobrunner", "worker", "start", *arguments, "--name", "far", "--slots", "1", **environment
+    )
+    worker.wait_for("joined coordinator")
+    until(worker.slots)
+    shown, secret = shown_of(worker.pid), line.rpartition(".")[2]
+    assert b"worker" in shown
+    assert secret.encode() not in shown
+    assert secret not in worker.output
+
+
+def test_a_line_for_workers_is_good_for_workers_only(line, elsewhere):
+    elsewhere()
+    for role in ("client", "observer"):
+        with pytest.raises(AuthenticationError, match=f"is for worker, not for '{role}'.*--as {role}"):
+            joining.join(line, role, "eve")
+    assert joining.join(line, "worker", "node").role == "worker"
+
+
 def test_an_invitation_ends_with_its_uses(ring, address, elsewhere):
-    secret = ring.invite(["observer"], 60.0, 1)
+    secret = ring.invite("observer", 60.0, 1)
     line = f"jobrunner://{address.removeprefix('tcp://')}/{ring.server.public}.{secret}"
     elsewhere()
     with pytest.raises(AuthenticationError, match="is for observer"):
@@ -121,7 +170,7 @@ def test_an_invitation_ends_with_its_uses(ring, address, elsewhere):
 
 
 def test_an_invitation_ends_with_its_time(ring, address, elsewhere):
-    secret = ring.invite(["client"], 0.05, 9)
+    secret = ring.invite("client", 0.05, 9)
     line = f"jobrunner://{address.removeprefix('tcp://')}/{ring.server.public}.{secret}"
     until(lambda: not any(i.uses == 9 for i in ring.invitations()), "the end of its time")
     elsewhere()
@@ -130,7 +179,7 @@ def test_an_invitation_ends_with_its_time(ring, address, elsewhere):
 
 
 def test_an_invitation_is_no_key(ring, address, become):
-    secret = ring.invite(["client"], 60.0, 9)
+    secret = ring.invite("client", 60.0, 9)
     pair = keyring.pair_of(secret)
     become(identity.Identity("eve", "operator", ring.server.public, pair.public, pair.secret))
     with pytest.raises(AuthenticationError, match="an invitation is no key"):
@@ -244,7 +293,7 @@ def test_revoking_shuts_out_who_is_connected(cluster, coordinator, address, ring
 def test_rotated_keys_let_nobody_in_but_their_user(cluster, ring, elsewhere):
     port = free_port()
     first = cluster.coordinator(port=port)
-    line = first.wait_for(r"worker start (jobrunner://\S+)")[1]
+    line = printed(first, "join")
     first.end()
     keyring.rotate(ring.folder)
     second = cluster.coordinator(port=port)
@@ -425,12 +474,50 @@ def test_who_goes_on_sending_nonsense_is_disconnected_and_others_are_not(cluster
         assert executor.submit(calls.square, 5).result(BOUND) == 25
 
 
+# --- a name belongs to a key ----------------------------------------------------------------------------------------
+
+
+def greeted(address, credentials, hello):
+    """What a coordinator answers to somebody who greets with this key."""
+    wire = DealerWire(address, credentials)
+    heard = []
+    try:
+        wire.send(Send(COORDINATOR, m.Envelope("greeting", 0, 0, hello)))
+
+        def answer():
+            wire.wait(0.1)
+            heard.extend(e.envelope.message for e in wire.receive(0.0) if isinstance(e, Received))
+            return heard
+
+        return until(answer, "an answer")[0]
+    finally:
+        wire.close()
+
+
+def test_the_name_of_somebody_who_is_not_here_is_no_use_to_another_key(cluster, address, ring, become):
+    """As after a restart of the coordinator, which then knows nobody."""
+    cluster.worker(address, "w")
+    victim = ring.issue("victor", "client")
+    become(victim)
+    with connected(address) as executor, ClusterAdmin(address, BOUND) as admin:
+        name = client_of(executor.submit(calls.square, 2).id)
+        (worker,) = admin.workers()
+    assert is_bound(worker["id"], keyring.local_identity(ring.folder, "worker").public)
+    with ClusterAdmin(address, BOUND) as admin:
+        until(lambda: name not in [client["id"] for client in admin.status()["clients"]], "its leaving")
+    hello = m.ClientHello(name, __version__, "3", "here", 1, 10.0)
+    for role in ("client", "observer", "worker", "operator"):
+        refused = greeted(address, ring.issue(f"thief-{role}", role).credentials, hello)
+        assert (type(refused), refused.kind) == (m.Refused, "AuthenticationError")
+    assert type(greeted(address, victim.credentials, hello)) is m.Welcome
+
+
 # --- a key that was revoked can be replaced -------------------------------------------------------------------------
 
 
 def test_who_was_revoked_joins_again_with_a_new_line(ring, address, elsewhere):
     def line():
-        secret = ring.invite(["client"], 60.0, 1)
+        secret = ring.invite("client", 60.0, 1)
         return f"jobrunner://{address.removeprefix('tcp://')}/{ring.server.public}.{secret}"
 
     first_line, second_line = line(), line()

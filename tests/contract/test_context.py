@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import threading
+import time
+
 import pytest
 import zoo
 
@@ -104,3 +109,82 @@ def test_calls_of_calls_are_this_executor_s(executor):
         return list(current_executor().map(zoo.add, range(5), range(5)))
 
     assert executor.submit(inner).result() == [0, 2, 4, 6, 8]
+
+
+def wait_in_the_standard_way(future):
+    return concurrent.futures.wait([future]).done == {future}
+
+
+def ask_as_completed(future):
+    return list(concurrent.futures.as_completed([future])) == [future]
+
+
+def wait_in_a_thread(future):
+    thread = threading.Thread(target=future.result)
+    thread.start()
+    thread.join()
+    return future.done()
+
+
+def submit_in_a_thread(_):
+    executor = current_executor()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: executor.submit(zoo.echo, True).result()).result()
+
+
+def wait_in_an_event_loop(future):
+    async def wrapped():
+        return await asyncio.wrap_future(future)
+
+    return asyncio.run(wrapped())
+
+
+def look_again_and_again(future):
+    while not future.done():
+        time.sleep(0.01)
+    return True
+
+
+def wait_for_a_map(future):
+    results = current_executor().map(zoo.add, range(3), range(3))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(list, results).result() == [0, 2, 4]
+
+
+WAYS = [
+    wait_in_the_standard_way,
+    ask_as_completed,
+    wait_in_a_thread,
+    submit_in_a_thread,
+    wait_in_an_event_loop,
+    look_again_and_again,
+    wait_for_a_map,
+]
+
+
+def submit_and(wait):
+    return wait(current_executor().submit(zoo.echo, True))
+
+
+def standard_tree(depth):
+    """Each call waits for the next one by the standard library's function, which tells nobody that it waits."""
+    if not depth:
+        return 1
+    future = current_executor().submit(standard_tree, depth - 1)
+    concurrent.futures.wait([future])
+    return future.result() + 1
+
+
+@pytest.mark.promise("nested")
+@pytest.mark.nests
+@pytest.mark.one_pool
+@pytest.mark.parametrize("wait", WAYS, ids=lambda way: way.__name__)
+def test_a_call_may_wait_for_its_own_in_any_way(make_executor, wait):
+    assert make_executor(max_workers=1).submit(submit_and, wait).result()
+
+
+@pytest.mark.promise("nested")
+@pytest.mark.nests
+@pytest.mark.one_pool
+def test_calls_of_calls_may_wait_in_the_standard_way(make_executor):
+    assert make_executor(max_workers=1).submit(standard_tree, 2).result() == 3

@@ -18,7 +18,7 @@ from work import noted_square
 
 from jobrunner.admin import ClusterAdmin
 from jobrunner.credentials import CLIENT_ROLES, credentials_for
-from jobrunner.ids import ClientId, random_token
+from jobrunner.ids import ClientId, new_id
 from jobrunner.protocol.codec import decode, encode
 from jobrunner.protocol.effects import Send
 from jobrunner.protocol.messages import ClientHello
@@ -48,7 +48,7 @@ class Crowd:
             dealer.curve_serverkey = to_z85(keys.server)
             dealer.curve_publickey, dealer.curve_secretkey = map(to_z85, keys.pair)
             dealer.connect(address)
-            hello = ClientHello(ClientId(random_token()), __version__, "3", "here", os.getpid(), 2.0)
+            hello = ClientHello(ClientId(new_id(keys.key)), __version__, "3", "here", os.getpid(), 2.0)
             self._peers.append((dealer, Session(lambda serial, h=hello: h, random.Random(number), now, 2.0)))
 
     def turn(self) -> None:

@@ -57,9 +57,9 @@ def test_a_coordinator_that_ends_is_found(cluster):
 @pytest.mark.parametrize("role", ["client", "worker", "observer"])
 def test_nonsense_is_the_same_for_the_same_seed(role):
     address = f"tcp://127.0.0.1:{free_port()}"  # where nobody is
+    credentials = Credentials(new_pair().public, new_pair())  # to which the names belong
 
     def messages(seed: str) -> list[list[bytes]]:
-        credentials = Credentials(new_pair().public, new_pair())
         insider = fuzz_sockets.Insider(address, credentials, role, 0, seed)
         try:
             return [insider.next_message()[0] for _ in range(200)]

@@ -10,7 +10,6 @@ import pytest
 from daemons import BOUND, Cluster, Daemon, connected, until
 from work import noted_square
 
-from jobrunner.ids import ClientId
 from jobrunner.keyring import default_folder, open_keyring
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import encode
@@ -34,7 +33,7 @@ def memory(daemon: Daemon) -> int:
 QUESTIONS = {
     "the status": lambda peer: peer.link.outside(m.Query(1, "status", ""), 0.0),
     "a session that is open": lambda peer: m.Envelope(
-        "again", 0, 0, m.ClientHello(ClientId("o"), "1", "3", "here", 1, 10.0, True, LATEST)
+        "again", 0, 0, m.ClientHello(peer.name, "1", "3", "here", 1, 10.0, True, LATEST)
     ),
     "a session that nobody has": lambda peer: m.Envelope("nobody's", 0, 0, m.Heartbeat()),
 }

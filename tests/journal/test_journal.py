@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+from collections import deque
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobrunner import journal as journal_module
+from jobrunner import journal_entries
 from jobrunner.errors import ConfigError, JournalError
 from jobrunner.ids import TaskId
-from jobrunner.journal import COMPACT_FROM, Journal, torn_bytes
+from jobrunner.journal import COMPACT_FROM, OWED_TASKS, Journal
 from jobrunner.payload_files import LARGE
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
+from jobrunner.write_ahead_log import torn_bytes
 
 DOUBLE = m.FunctionDef(b"double", "double", b"bytes of double")
 
@@ -108,6 +112,19 @@ def test_the_log_stays_small_however_much_passes_through(path):
     again = reopened(journal, path)
     assert list(again.state.tasks) == ["c-stays"]
     assert total_size(path) < 4 * COMPACT_FROM
+    again.close()
+
+
+def test_the_files_shrink_when_what_was_in_them_has_gone(path):
+    journal = Journal(path)
+    numbers = range(300)
+    journal.write(accept(*[spec(n, b"p" * 100_000) for n in numbers]))
+    assert total_size(path) > 30_000_000
+    journal.write(accept(spec("stays")))
+    journal.write(drop(*numbers))
+    assert total_size(path) < 200_000
+    again = reopened(journal, path)
+    assert list(again.state.tasks) == ["c-stays"]
     again.close()
 
 
@@ -207,10 +224,11 @@ def left_by_a_crash(path, entries):
     journal = Journal(path)
     for entry in entries:
         journal.write(entry)
-    left = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    folder = journal.path.parent
+    left = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     journal.close()
-    for name, content in left.items():
-        (path.parent / name).write_bytes(content)
+    for file, content in left.items():
+        file.write_bytes(content)
 
 
 @pytest.mark.parametrize("harm", ["cut", "zeroed", "flipped"])
@@ -229,7 +247,7 @@ def test_a_torn_tail_is_cut_off(path, harm):
     journal = Journal(path)
     assert list(journal.state.tasks) == ["c-0", "c-1", "c-2", "c-3"]
     assert journal.recovery.torn_bytes > 0
-    assert f"{journal.recovery.torn_bytes} bytes of an unfinished entry were cut off" in str(journal.recovery)
+    assert f"the last {journal.recovery.torn_bytes} bytes of its log" in str(journal.recovery)
     journal.write(accept(spec(9)))
     journal.close()
 
@@ -243,7 +261,7 @@ def test_a_damaged_entry_is_told_and_nothing_is_touched(path):
         database.execute("UPDATE entries SET data = x'00' WHERE seq = 2")
     database.close()
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match=r"damaged in entry 2 of 3.*journal check"):
+    with pytest.raises(ConfigError, match=r"damaged in entry 2, or that is missing.*journal check"):
         Journal(path)
     assert path.read_bytes() == before
 
@@ -283,6 +301,63 @@ def test_two_coordinators_never_share_one(path):
     Journal(path).close()
 
 
+def by_a_link(path):
+    other = path.parent / "link"
+    other.symlink_to(path)
+    return other
+
+
+def by_a_link_to_the_folder(path):
+    (path.parent.parent / "elsewhere").symlink_to(path.parent)
+    return path.parent.parent / "elsewhere" / path.name
+
+
+def by_a_hard_link(path):
+    other = path.parent / "second"
+    other.hardlink_to(path)
+    return other
+
+
+def by_a_relative_path(path):
+    return Path(os.path.relpath(path))
+
+
+def by_a_new_name(path):
+    return path.rename(path.parent / "renamed")
+
+
+OTHER_PATHS = [by_a_link, by_a_link_to_the_folder, by_a_hard_link, by_a_relative_path, by_a_new_name]
+
+
+@pytest.mark.parametrize("other", OTHER_PATHS)
+def test_nor_by_another_path_of_the_same_file(path, other):
+    journal = Journal(path)
+    journal.write(accept(spec(1)))
+    with pytest.raises(ConfigError, match="in use by another coordinator"):
+        Journal(other(path))
+    journal.write(accept(spec(2)))
+    journal.close()
+
+
+def test_a_journal_is_found_by_a_link_with_all_that_is_beside_it(path):
+    path.parent.mkdir()
+    link = path.parent.parent / "link"
+    link.symlink_to(path)
+    left_by_a_crash(link, [accept(spec(1, b"large" * LARGE))])
+    assert {file.name for file in path.parent.iterdir()} >= {path.name, f"{path.name}-wal"}
+    journal = Journal(path)
+    assert list(journal.state.tasks) == ["c-1"]
+    assert journal.recovery.lost_payloads == 0
+    journal.close()
+
+
+def test_a_file_with_two_names_is_refused_since_its_log_has_one(path):
+    Journal(path).close()
+    by_a_hard_link(path)
+    with pytest.raises(ConfigError, match=r"has 2 names.*hard link"):
+        Journal(path)
+
+
 @pytest.mark.parametrize("small_disk", ["1m"], indirect=True)
 def test_a_full_disk_refuses_what_is_new_and_loses_nothing(small_disk):
     path = small_disk / "journal"
@@ -313,9 +388,89 @@ def test_a_full_disk_refuses_what_is_new_and_loses_nothing(small_disk):
     again.close()
 
 
+@contextlib.contextmanager
+def no_room(journal):
+    """SQLite says that the disk is full as soon as its file would have to grow."""
+    pages = journal._one("PRAGMA page_count")
+    journal._database.execute(f"PRAGMA max_page_count={pages}")
+    filler = accept(spec("filler", b"f" * 3000), *[spec(f"filler-{n}") for n in range(5)])
+    with pytest.raises(JournalError, match="is full"):
+        deque(map(journal.write, repeat(filler)))
+    yield
+    journal._database.execute("PRAGMA max_page_count=1000000")
+
+
+def test_what_is_refused_leaves_nothing_to_be_written(path):
+    """The coordinator tells of each refused call that it is gone, though the journal never had it."""
+    journal = Journal(path)
+    journal.write(accept(*[spec(n) for n in range(20)]))
+    with no_room(journal):
+        for number in range(1000, 3000):
+            entry = accept(spec(number, b"p" * 3000))
+            entry.progress = [(TaskId("c-1"), Progress(number)), (TaskId(f"c-{number - 1}"), Progress(1))]
+            entry.gone[TaskId(f"c-{number - 2}")] = None
+            with pytest.raises(JournalError):
+                journal.write(entry)
+        for number in range(5, 10):
+            with pytest.raises(JournalError):
+                journal.write(drop(number))
+        with pytest.raises(JournalError):
+            journal.write(ended(3))
+        assert list(journal._owed.progress.items()) == [("c-1", Progress(2999))]
+        assert list(journal._owed.gone) == [f"c-{number}" for number in range(5, 10)]
+        assert list(journal._owed.outcomes) == ["c-3"]
+    journal.write(accept(spec("after")))
+    assert not journal._owed
+    journal = reopened(journal, path)
+    assert journal.state.tasks["c-1"][1] == Progress(2999)
+    assert {f"c-{number}" for number in range(3, 10)} & journal.state.tasks.keys() == {"c-4"}
+    assert list(journal.state.outcomes) == ["c-3"]
+    assert "c-after" in journal.state.tasks
+    journal.close()
+
+
+def test_what_is_tried_in_vain_is_little_however_much_is_owed(path):
+    journal = Journal(path)
+    journal.write(accept(*[spec(n) for n in range(3 * OWED_TASKS)]))
+    tried = []
+    with no_room(journal):
+        for number in range(3 * OWED_TASKS):
+            journal._owed.add(drop(number), journal.state)
+        journal._database.set_trace_callback(tried.append)
+        with pytest.raises(JournalError):
+            journal.write(ended("filler", b"result" * 1000))
+        journal._database.set_trace_callback(None)
+        (row,) = [statement for statement in tried if statement.startswith("INSERT")]
+        assert len(row) < 2 * 20 * OWED_TASKS
+    journal.write(accept(spec("after")))
+    assert not journal._owed
+    journal = reopened(journal, path)
+    assert not {f"c-{number}" for number in range(3 * OWED_TASKS)} & journal.state.tasks.keys()
+    assert "c-filler" in journal.state.outcomes
+    journal.close()
+
+
+def test_a_log_that_cannot_be_written_anew_is_not_tried_in_each_turn(path):
+    journal = Journal(path)
+    journal.write(accept(*[spec(f"stays-{n}", b"s" * 100_000) for n in range(10)]))
+    while journal._log_bytes + 110_000 < COMPACT_FROM + 2 * journal._live_bytes:
+        journal.write(accept(spec("passes", b"p" * 100_000)))
+        journal.write(drop("passes"))
+    tried = []
+    journal._database.execute(f"PRAGMA max_page_count={journal._one('PRAGMA page_count') + 60}")
+    journal._database.set_trace_callback(tried.append)
+    journal.write(accept(spec("passes", b"p" * 100_000)))
+    for number in range(20):
+        journal.write(drop(f"passes-{number}", "passes"))
+    assert tried.count("BEGIN IMMEDIATE") == 1
+    journal._database.set_trace_callback(None)
+    journal._database.execute("PRAGMA max_page_count=1000000")
+    journal.close()
+
+
 def test_what_is_too_much_for_one_row_is_written_in_several(path, monkeypatch):
     """SQLite takes no row of a billion bytes, and what cannot be written would keep all else from being written."""
-    monkeypatch.setattr(journal_module, "ROW_BYTES", 1000)
+    monkeypatch.setattr(journal_entries, "ROW_BYTES", 1000)
     journal = Journal(path)
     if sys.version_info >= (3, 11):
         journal._database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2500)
@@ -337,7 +492,7 @@ def test_what_is_too_much_for_one_row_is_written_in_several(path, monkeypatch):
 
 def test_what_cannot_be_written_at_all_is_not_half_there(path, monkeypatch):
     journal = Journal(path)
-    monkeypatch.setattr(journal_module, "ROW_BYTES", 1000)
+    monkeypatch.setattr(journal_entries, "ROW_BYTES", 1000)
     insert = journal._insert
 
     def fail_late(data):

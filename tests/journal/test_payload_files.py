@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import zlib
 from pathlib import Path
 
 import msgpack
@@ -13,7 +14,9 @@ import pytest
 from jobrunner import payload_files
 from jobrunner.errors import ConfigError, JournalError
 from jobrunner.ids import TaskId
-from jobrunner.journal import COMPACT_FROM, FUNCTION_FILES, Journal, dump_entry, examine
+from jobrunner.journal import COMPACT_FROM, FUNCTION_FILES, Journal, examine
+from jobrunner.journal_entries import dump_entry
+from jobrunner.journal_reading import APPLICATION_ID
 from jobrunner.payload_files import LARGE, UNSETTLED_BYTES
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.journal import JournalEntry, KeptOutcome, Progress
@@ -172,7 +175,7 @@ def test_what_was_not_written_out_before_the_host_died_is_gone_and_told(path, ha
         file.write_bytes(data[:-1] if harm == "cut" else bytes(len(data)))
     assert "payloads of 1 calls" in examine(left)["damage"]
     journal = Journal(left)
-    assert "1 payloads, not written out yet, are lost" in str(journal.recovery)
+    assert "1 payloads, damaged or not written out yet, are lost" in str(journal.recovery)
     assert len(payloads(journal)) == 2
     assert payloads(journal)["c-2"] == b"small"
     journal.close()
@@ -294,32 +297,66 @@ def test_parts_that_no_call_needs_any_more_do_not_fill_the_disk(path, folder, mo
     again.close()
 
 
-@pytest.mark.parametrize("before", [3, 4, 5])
-def test_a_journal_of_an_earlier_format_is_read(path, before, monkeypatch):
-    def fewer_fields(entry, now):  # a definition had no parts then, and attempts that never began counted
+def of_an_earlier_format(path, before, entries):
+    """As the version that had it made its files."""
+    database = sqlite3.connect(path, isolation_level=None)
+    path.chmod(0o600)
+    for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", f"user_version={before}"):
+        database.execute(f"PRAGMA {pragma}")
+    database.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    database.execute("CREATE TABLE entries (seq INTEGER PRIMARY KEY, crc INTEGER, data BLOB)")
+    for entry in entries:
+        # A definition had no parts at first, and attempts that never began counted.
         written, functions, accepted, progress, *rest = msgpack.unpackb(
-            dump_entry(entry, now), use_list=False
+            dump_entry(entry, 0.0), use_list=False
         )
         functions = [definition[: 6 if before < 5 else 8] for definition in functions]
         progress = [(task_id, counts[:4]) for task_id, counts in progress]
-        return msgpack.packb((written, functions, accepted, progress, *rest))
-
-    monkeypatch.setattr("jobrunner.journal.dump_entry", fewer_fields)
-    journal = Journal(path)
-    journal.write(accept("c-1", b"small"))
-    journal.write(JournalEntry(progress=[(TaskId("c-1"), Progress(2, 1, 0, ("attempt 1: raised",)))]))
-    journal.close()
-    database = sqlite3.connect(path)
-    database.execute(f"PRAGMA user_version={before}")
+        data = msgpack.packb((written, functions, accepted, progress, *rest))
+        database.execute("INSERT INTO entries (crc, data) VALUES (?, ?)", (zlib.crc32(data), data))
     database.close()
+
+
+def version_of(path):
+    database = sqlite3.connect(path)
+    try:
+        return database.execute("PRAGMA user_version").fetchone()[0]
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize("before", [3, 4, 5])
+def test_a_journal_of_an_earlier_format_is_read(path, before):
+    told = JournalEntry(progress=[(TaskId("c-1"), Progress(2, 1, 0, ("attempt 1: raised",)))])
+    entries = [accept("c-1", b"small"), told, accept("c-2", b"gone"), drop("c-2")]
+    of_an_earlier_format(path, before, entries)
+    assert examine(path)["format"] == before
     journal = Journal(path)
+    assert journal.recovery.clean
     assert payloads(journal) == {"c-1": b"small"}
     assert journal.state.tasks["c-1"][1] == Progress(2, 1, 0, ("attempt 1: raised",), unbegun=0)
     assert journal.restored().functions == {FUNCTION.key: FUNCTION}
+    journal.write(accept("c-3", b"later"))
     journal.close()
+    assert version_of(path) == 6
+    journal = Journal(path)
+    assert payloads(journal) == {"c-1": b"small", "c-3": b"later"}
+    assert journal.restored().functions == {FUNCTION.key: FUNCTION}
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    "harm", ["DELETE FROM entries WHERE seq = 2", "UPDATE entries SET crc = 0 WHERE seq = 3"]
+)
+def test_a_damaged_journal_of_an_earlier_format_is_refused_and_left_alone(path, harm):
+    of_an_earlier_format(path, 5, [accept(f"c-{number}", b"small") for number in range(3)])
     database = sqlite3.connect(path)
-    assert database.execute("PRAGMA user_version").fetchone()[0] == 6
+    database.execute(harm)
+    database.commit()
     database.close()
+    with pytest.raises(ConfigError, match=r"damaged in entry [23], or that is missing"):
+        Journal(path)
+    assert version_of(path) == 5
 
 
 @pytest.mark.parametrize("small_disk", ["2m"], indirect=True)
@@ -340,8 +377,10 @@ def test_a_full_disk_refuses_what_is_new_and_loses_nothing(small_disk):
     assert len(refused) > 5
     assert all("new calls are refused until it can" in text for text in refused)
     assert len(files(Path(f"{path}.payloads"))) == len(accepted) - 1
+    untouched = Path(f"{path}.payloads").stat().st_mtime_ns
     with pytest.raises(JournalError):
         journal.write(ended("c-1"))
+    assert Path(f"{path}.payloads").stat().st_mtime_ns == untouched, "for what has no room no file is begun"
     (small_disk / "ballast").unlink()
     journal.write(drop("c-2"))
     journal.close()

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jobrunner.ids import ClientId, SlotId, TaskId, WorkerId
+from jobrunner.ids import ClientId, SlotId, TaskId, WorkerId, bound
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.bundles import Results, pack_calls, pack_results
@@ -61,8 +61,13 @@ def spec(
     setup: bytes | None = None,
     **options: Any,
 ) -> m.TaskSpec:
-    """A call; its id is "c-1" for number 1."""
+    """A call; its id is "c-1" for number 1 of a client without a key."""
     return m.TaskSpec(TaskId(f"{client}-{number}"), function, payload, span, m.TaskOptions(**options), setup)
+
+
+def named(name: str, who: Principal) -> ClientId:
+    """The id of `Coordinator.client(name, who=who)`."""
+    return ClientId(bound(name, who.key))
 
 
 def bundle(number: int | str, *calls: bytes, client: str = "c", **options: Any) -> m.TaskSpec:
@@ -167,9 +172,9 @@ class Coordinator:
     def client(
         self, name: str = "c", peer_timeout: float = 10.0, *, who: Principal = ANYONE, **hello: Any
     ) -> Remote:
-        """A client with an open session."""
+        """A client with an open session; its id is `named(name, who)`."""
         return self._join(
-            m.ClientHello(ClientId(name), "1.0", "3.11", "host", 1, peer_timeout, **hello), name, who
+            m.ClientHello(named(name, who), "1.0", "3.11", "host", 1, peer_timeout, **hello), name, who
         )
 
     def worker(
@@ -182,11 +187,19 @@ class Coordinator:
         python: str = "3.11",
         **hello: Any,
     ) -> Remote:
-        """A worker with an open session; its id is "id of NAME"."""
+        """A worker with an open session; its id is "id of NAME", bound to its key."""
         hello.setdefault("resources", {})
         return self._join(
             m.WorkerHello(
-                WorkerId(f"id of {name}"), "1.0", python, name, "host", 2, peer_timeout, slots, **hello
+                WorkerId(bound(f"id of {name}", who.key)),
+                "1.0",
+                python,
+                name,
+                "host",
+                2,
+                peer_timeout,
+                slots,
+                **hello,
             ),
             name,
             who,
@@ -336,6 +349,13 @@ class Upstream:
         self.now += after
         self.handle(Tick())
         self.core.check_invariants()
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, with a turn whenever the core wants one: a longer pause would be one of its own process."""
+        end = self.now + seconds
+        while (at := self.core.next_deadline()) is not None and at < end:
+            self.turn(max(0.001, at - self.now))
+        self.turn(max(0.0, end - self.now))
 
     def heard(self) -> list[m.Message]:
         """Everything since the last call, after the present turn has ended."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, HALVE, Coordinator, ids, ok, spec
+from protocol.support import DOUBLE, HALVE, Coordinator, ids, named, ok
+from protocol.support import spec as any_spec
 
 from jobrunner.ids import ClientId
 from jobrunner.protocol import accounts as accounts_module
@@ -18,6 +19,13 @@ ALICE = Principal("key-of-alice", "alice", "client")
 BOB = Principal("key-of-bob", "bob", "client")
 CAROL = Principal("key-of-carol", "carol", "client")
 NODE = Principal("key-of-node", "node", "worker")
+
+A, C, D = (named(name, ALICE) for name in "acd")
+B, E, N, X = named("b", BOB), named("e", BOB), named("n", NODE), named("x", CAROL)
+
+
+def spec(number, *, client=C, **options):
+    return any_spec(number, client=client, **options)
 
 
 def submit(client, *tasks):
@@ -73,23 +81,23 @@ def test_calls_beyond_the_quota_fail_and_the_others_go_on():
     world = Coordinator(quota=Quota(2, 0))
     client = world.client(who=ALICE)
     submit(client, spec(1), spec(2), spec(3))
-    assert list(refused(client)) == ["c-3"]
-    assert list(world.core.scheduler.tasks) == ["c-1", "c-2"]
+    assert list(refused(client)) == [f"{C}-3"]
+    assert list(world.core.scheduler.tasks) == [f"{C}-1", f"{C}-2"]
     worker = world.worker(slots=2)
-    assert ids(worker.heard_one(m.Assign).tasks) == ["c-1", "c-2"]
-    worker.say(m.Outcomes([ok("c-1")]))
+    assert ids(worker.heard_one(m.Assign).tasks) == [f"{C}-1", f"{C}-2"]
+    worker.say(m.Outcomes([ok(f"{C}-1")]))
     submit(client, spec(4), spec(5))
-    assert list(refused(client)) == ["c-5"], "one has made room"
+    assert list(refused(client)) == [f"{C}-5"], "one has made room"
 
 
 def test_all_clients_of_a_key_share_its_quota():
     world = Coordinator(quota=Quota(2, 0))
     one, two, other = world.client("c", who=ALICE), world.client("d", who=ALICE), world.client("e", who=BOB)
     submit(one, spec(1), spec(2))
-    submit(two, spec(1, client="d"))
-    submit(other, spec(1, client="e"))
+    submit(two, spec(1, client=D))
+    submit(other, spec(1, client=E))
     assert refused(one) == {}
-    assert "alice has 2 calls" in refused(two)["d-1"]
+    assert "alice has 2 calls" in refused(two)[f"{D}-1"]
     assert refused(other) == {}
 
 
@@ -97,8 +105,8 @@ def test_bytes_count_until_the_call_has_ended():
     world = Coordinator(quota=Quota(0, 10_000))
     client = world.client(who=ALICE)
     submit(client, spec(1, payload=bytes(6000)), spec(2, payload=bytes(6000)))
-    assert "bytes of arguments" in refused(client)["c-2"]
-    client.say(m.Cancel([m.CancelRequest("c-1", False)]))
+    assert "bytes of arguments" in refused(client)[f"{C}-2"]
+    client.say(m.Cancel([m.CancelRequest(f"{C}-1", False)]))
     submit(client, spec(3, payload=bytes(100)))
     assert refused(client) == {}
 
@@ -106,12 +114,12 @@ def test_bytes_count_until_the_call_has_ended():
 def test_functions_count_while_they_are_known():
     world = Coordinator(quota=Quota(0, 10_000))
     client = world.client(who=ALICE)
-    account = world.core.scheduler.clients["c"].account
+    account = world.core.scheduler.clients[C].account
     large = HALVE._replace(blob=bytes(8000))
     client.say(m.Submit([spec(1, function=large.key)], [large]))
     client.say(m.Submit([spec(2)], [DOUBLE._replace(blob=bytes(8000))]))
-    assert list(refused(client)) == ["c-2"]
-    client.say(m.Cancel([m.CancelRequest("c-1", False)]), m.Submit([], [], [large.key]))
+    assert list(refused(client)) == [f"{C}-2"]
+    client.say(m.Cancel([m.CancelRequest(f"{C}-1", False)]), m.Submit([], [], [large.key]))
     assert account.bytes == 0
     client.say(m.Submit([spec(3)], [DOUBLE._replace(blob=bytes(8000))]))
     assert refused(client) == {}
@@ -130,15 +138,15 @@ def test_all_that_a_call_brings_counts(call):
     world = Coordinator(quota=Quota(0, 10_000))
     client = world.client(who=ALICE)
     submit(client, call)
-    assert list(refused(client)) == ["c-1"]
-    account = world.core.scheduler.clients["c"].account
+    assert list(refused(client)) == [f"{C}-1"]
+    account = world.core.scheduler.clients[C].account
     before = account.bytes
     submit(
         client,
         spec(2)._replace(needs=("x-1",), options=m.TaskOptions(retry_on=b"some", resources=(("gpu", 1.0),))),
     )
     assert account.bytes > before + 1000
-    client.say(m.Cancel([m.CancelRequest("c-2", False)]))
+    client.say(m.Cancel([m.CancelRequest(f"{C}-2", False)]))
     assert account.bytes == before
 
 
@@ -152,8 +160,8 @@ def test_the_kinds_of_demands_are_limited(monkeypatch):
         spec(5),
         spec(6, resources=(("r", 1.0),)),
     )
-    assert list(refused(client)) == ["c-4"]
-    client.say(m.Cancel([m.CancelRequest("c-2", False)]))
+    assert list(refused(client)) == [f"{C}-4"]
+    client.say(m.Cancel([m.CancelRequest(f"{C}-2", False)]))
     submit(client, spec(7, resources=(("r", 4.0),)))
     assert refused(client) == {}
     client.say(m.Goodbye())
@@ -165,7 +173,7 @@ def test_a_function_is_no_larger_than_a_payload():
     world = Coordinator(max_payload=1000)
     client = world.client(who=ALICE)
     client.say(m.Submit([spec(1), spec(2, setup=HALVE.key)], [DOUBLE, HALVE._replace(blob=bytes(2000))]))
-    assert list(refused(client)) == ["c-2"]
+    assert list(refused(client)) == [f"{C}-2"]
 
 
 def test_a_call_that_is_here_already_is_not_refused_for_its_function():
@@ -173,7 +181,7 @@ def test_a_call_that_is_here_already_is_not_refused_for_its_function():
     client, worker = world.client(who=ALICE), world.worker()
     submit(client, spec(1, detach=True))
     worker.heard()
-    worker.say(m.Outcomes([ok("c-1", payload=bytes(18_000))]))
+    worker.say(m.Outcomes([ok(f"{C}-1", payload=bytes(18_000))]))
     client.heard()
     world.reopen(client)
     client.say(m.Submit([spec(1, detach=True)], [DOUBLE._replace(blob=bytes(5000))]))
@@ -185,10 +193,10 @@ def test_kept_results_count_until_they_are_forgotten():
     client, worker = world.client(who=ALICE), world.worker()
     submit(client, spec(1, detach=True))
     worker.heard()
-    worker.say(m.Outcomes([ok("c-1")]))
+    worker.say(m.Outcomes([ok(f"{C}-1")]))
     submit(client, spec(2))
-    assert list(refused(client)) == ["c-2"]
-    world.query(client, "forget", "c-1")
+    assert list(refused(client)) == [f"{C}-2"]
+    world.query(client, "forget", f"{C}-1")
     submit(client, spec(3))
     assert refused(client) == {}
 
@@ -197,7 +205,7 @@ def test_a_refused_detached_call_is_not_kept():
     world = Coordinator(quota=Quota(1, 0))
     client = world.client(who=ALICE)
     submit(client, spec(1), spec(2, detach=True))
-    assert list(refused(client)) == ["c-2"]
+    assert list(refused(client)) == [f"{C}-2"]
     assert not world.core.scheduler.results.kept
 
 
@@ -205,7 +213,7 @@ def test_what_clients_of_before_have_here_counts_too():
     kept = {"d-1": KeptOutcome("f", ok("d-1"))}
     state = JournalState(
         {DOUBLE.key: DOUBLE},
-        {"c-1": (spec(1), Progress())},
+        {"c-1": (any_spec(1), Progress())},
         kept,
         {"c": ALICE.key, "d": f"{NODE.key} {ALICE.key}"},
     )
@@ -221,10 +229,10 @@ def test_who_asks_for_the_impossible_and_takes_no_answer_is_sent_away():
     client = world.client(who=ALICE)
     for number in range(60):
         submit(client, spec(number))
-        client.say(m.Cancel([m.CancelRequest(f"c-{number}", False)]))
+        client.say(m.Cancel([m.CancelRequest(f"{C}-{number}", False)]))
     assert any(type(message) is m.Reset for message in client.heard())
     assert world.core.rejected == 1
-    assert not world.core.scheduler.clients["c"].done
+    assert not world.core.scheduler.clients[C].done
 
 
 def test_the_bytes_of_answers_count_too(monkeypatch):
@@ -246,7 +254,8 @@ def test_an_observer_may_leave_less_and_nothing_of_it_stays(monkeypatch):
         olga.say(m.Query(number, "status"))
         olga.link.received = 0  # it acknowledges nothing
     assert m.Reset() in olga.heard()
-    assert world.core.scheduler.clients["c"].link.unacked_bytes == 0
+    (peer,) = world.core.scheduler.clients.values()
+    assert peer.link.unacked_bytes == 0
 
 
 # --- few bytes that ask for many --------------------------------------------------------------------------------------
@@ -255,18 +264,18 @@ def test_an_observer_may_leave_less_and_nothing_of_it_stays(monkeypatch):
 def test_what_is_watched_counts_until_it_has_ended_or_its_watcher_has_gone():
     world = Coordinator(quota=Quota(0, 10_000))
     alice, bob, worker = world.client("a", who=ALICE), world.client("b", who=BOB), world.worker()
-    account = world.core.scheduler.clients["b"].account
-    submit(alice, spec(1, client="a"))
-    bob.say(m.Watch(["a-1", "a-1"]), m.Watch(["a-1"]))
+    account = world.core.scheduler.clients[B].account
+    submit(alice, spec(1, client=A))
+    bob.say(m.Watch([f"{A}-1", f"{A}-1"]), m.Watch([f"{A}-1"]))
     one = account.bytes
     assert one > 0
-    bob.say(m.Watch([f"a-{n}" for n in range(2, 100)]))
+    bob.say(m.Watch([f"{A}-{n}" for n in range(2, 100)]))
     assert len(refused(bob)) > 80
     assert account.bytes <= 10_000
     assert len(world.core.scheduler.results.sought) < 20
     before = account.bytes
     worker.heard()
-    worker.say(m.Outcomes([ok("a-1")]))
+    worker.say(m.Outcomes([ok(f"{A}-1")]))
     assert account.bytes == before - one
     bob.say(m.Goodbye())
     world.turn()
@@ -278,12 +287,12 @@ def test_who_asks_a_thousand_times_in_a_turn_is_told_once():
     client, worker = world.client(who=ALICE), world.worker()
     submit(client, spec(1))
     worker.heard()
-    worker.say(m.Outcomes([ok("c-1")]))
+    worker.say(m.Outcomes([ok(f"{C}-1")]))
     client.heard()
     for _ in range(3):
-        client.say(m.Submit([spec(1)] * 500, []), m.Watch(["c-1"] * 500))
+        client.say(m.Submit([spec(1)] * 500, []), m.Watch([f"{C}-1"] * 500))
     assert payloads(client) == [b"result"]
-    client.say(m.Watch(["c-1"]))
+    client.say(m.Watch([f"{C}-1"]))
     assert payloads(client) == [b"result"], "in the next turn again"
 
 
@@ -292,7 +301,7 @@ def test_refused_cancels_are_answers_that_must_be_taken(monkeypatch):
     world = Coordinator()
     client = world.client(who=ALICE)
     for turn in range(20):
-        client.say(m.Cancel([m.CancelRequest(f"c-{turn}-{n}", True) for n in range(100)]))
+        client.say(m.Cancel([m.CancelRequest(f"{C}-{turn}-{n}", True) for n in range(100)]))
         world.turn()
         client.link.received = 0  # it acknowledges nothing
     assert m.Reset() in client.heard()
@@ -301,9 +310,9 @@ def test_refused_cancels_are_answers_that_must_be_taken(monkeypatch):
 def test_a_cancel_of_what_is_not_here_is_answered_to_who_asked():
     world = Coordinator()
     alice, bob = world.client("a", who=ALICE), world.client("b", who=BOB)
-    bob.say(m.Cancel([m.CancelRequest("a-77", True)]))
+    bob.say(m.Cancel([m.CancelRequest(f"{A}-77", True)]))
     assert alice.heard() == []
-    assert bob.heard() == [m.CancelRefused(["a-77"])]
+    assert bob.heard() == [m.CancelRefused([f"{A}-77"])]
 
 
 def test_a_worker_is_asked_once_to_stop_a_call():
@@ -312,9 +321,9 @@ def test_a_worker_is_asked_once_to_stop_a_call():
     submit(client, spec(1))
     worker.heard()
     for _ in range(3):
-        client.say(m.Cancel([m.CancelRequest("c-1", True)] * 100))
+        client.say(m.Cancel([m.CancelRequest(f"{C}-1", True)] * 100))
         world.turn()
-    assert worker.heard() == [m.Cancel([m.CancelRequest("c-1", True)])]
+    assert worker.heard() == [m.Cancel([m.CancelRequest(f"{C}-1", True)])]
 
 
 # --- owners -------------------------------------------------------------------------------------------------------
@@ -322,19 +331,19 @@ def test_a_worker_is_asked_once_to_stop_a_call():
 
 def test_a_message_to_a_worker_holds_calls_of_one_owner():
     world = Coordinator()
-    alice, bob = world.client("c", who=ALICE), world.client("d", who=BOB)
+    alice, bob = world.client("c", who=ALICE), world.client("b", who=BOB)
     submit(alice, spec(1), spec(2))
-    submit(bob, spec(1, client="d"))
+    submit(bob, spec(1, client=B))
     worker = world.worker(slots=3)
     assigned = {message.owner: ids(message.tasks) for message in worker.heard_of(m.Assign)}
-    assert assigned == {ALICE.key: ["c-1", "c-2"], BOB.key: ["d-1"]}
+    assert assigned == {ALICE.key: [f"{C}-1", f"{C}-2"], BOB.key: [f"{B}-1"]}
 
 
 def test_what_somebody_sends_under_the_key_of_anothers_function_stays_its_own():
     world = Coordinator()
     bob, alice, worker = world.client("b", who=BOB), world.client("a", who=ALICE), world.worker(slots=2)
     bob.say(m.Submit([], [DOUBLE._replace(blob=b"the bytes of theft", python="9.9")]))
-    alice.say(m.Submit([spec(1, client="a")], [DOUBLE]))
+    alice.say(m.Submit([spec(1, client=A)], [DOUBLE]))
     (assign,) = worker.heard_of(m.Assign)
     (definition,) = assign.functions
     assert definition.blob == DOUBLE.blob
@@ -345,13 +354,13 @@ def test_what_somebody_sends_under_the_key_of_anothers_function_stays_its_own():
 def test_nobody_can_name_a_function_that_only_somebody_else_has_sent(field):
     world = Coordinator()
     alice, bob = world.client("a", who=ALICE), world.client("b", who=BOB)
-    alice.say(m.Submit([spec(1, client="a")], [DOUBLE]))
-    bob.say(m.Submit([spec(1, client="b", function=HALVE.key)._replace(**{field: DOUBLE.key})], [HALVE]))
+    alice.say(m.Submit([spec(1, client=A)], [DOUBLE]))
+    bob.say(m.Submit([spec(1, client=B, function=HALVE.key)._replace(**{field: DOUBLE.key})], [HALVE]))
     assert m.Reset() in bob.heard()
-    assert list(world.core.scheduler.tasks) == ["a-1"]
+    assert list(world.core.scheduler.tasks) == [f"{A}-1"]
 
 
-FORGED = ok("a-1", payload=b"forged")
+FORGED = ok(f"{A}-1", payload=b"forged")
 
 
 def payloads(client):
@@ -363,25 +372,25 @@ def test_nobody_can_say_how_a_call_ends_that_another_key_will_make(name):
     """Not even under the name of a client that is not here yet, or not at the moment."""
     world = Coordinator()
     bob, worker = world.client(name, who=BOB), world.worker()
-    bob.say(m.Watch(["a-1"]), m.Supply([FORGED]))
+    bob.say(m.Watch([f"{A}-1"]), m.Supply([FORGED]))
     bob.say(m.Goodbye())
     bob.heard()
     alice = world.client("a", who=ALICE)
-    submit(alice, spec(1, client="a"))
+    submit(alice, spec(1, client=A))
     worker.heard_one(m.Assign)
-    worker.say(m.Outcomes([ok("a-1")]))
+    worker.say(m.Outcomes([ok(f"{A}-1")]))
     assert payloads(alice) == [b"result"]
 
 
 def test_what_a_client_says_of_anothers_call_is_for_its_own_tasks_alone():
     world = Coordinator()
     bob, carol, worker = world.client("b", who=BOB), world.client("x", who=CAROL), world.worker(slots=2)
-    for client, name in ((bob, "b"), (carol, "x")):
-        client.say(m.Submit([spec(1, client=name)._replace(needs=("a-1",))], [DOUBLE]))
-        assert client.heard_of(m.Recall) == [m.Recall(["a-1"])]
+    for client, name in ((bob, B), (carol, X)):
+        client.say(m.Submit([spec(1, client=name)._replace(needs=(f"{A}-1",))], [DOUBLE]))
+        assert client.heard_of(m.Recall) == [m.Recall([f"{A}-1"])]
     bob.say(m.Supply([FORGED]))
-    assert [task.id for assign in worker.heard_of(m.Assign) for task in assign.tasks] == ["b-1"]
-    carol.say(m.Supply([ok("a-1")]))
+    assert [task.id for assign in worker.heard_of(m.Assign) for task in assign.tasks] == [f"{B}-1"]
+    carol.say(m.Supply([ok(f"{A}-1")]))
     (assign,) = worker.heard_of(m.Assign)
     assert assign.tasks[0].values == (b"result",)
 
@@ -390,9 +399,9 @@ def test_calls_of_a_call_are_its_owners():
     world = Coordinator()
     alice, worker = world.client("c", who=ALICE), world.worker(slots=2, who=NODE)
     submit(alice, spec(1))
-    assert ids(worker.heard_one(m.Assign).tasks) == ["c-1"]
-    inside = world.client("i", who=NODE, within="c-1")
-    submit(inside, spec(1, client="i"))
+    assert ids(worker.heard_one(m.Assign).tasks) == [f"{C}-1"]
+    inside = world.client("n", who=NODE, within=f"{C}-1")
+    submit(inside, spec(1, client=N))
     assert worker.heard_one(m.Assign).owner == ALICE.key
 
 
@@ -405,9 +414,9 @@ def test_only_the_worker_that_runs_a_call_can_act_for_its_owner():
         (BOB, NODE._replace(key="key-of-another-node"), NODE._replace(role="client"))
     ):
         name = f"i{number}"
-        liar = world.client(name, who=who, within="c-1")
-        submit(liar, spec(1, client=name))
-        assert world.core.scheduler.clients[name].account.owner == who.key
+        liar = world.client(name, who=who, within=f"{C}-1")
+        submit(liar, spec(1, client=named(name, who)))
+        assert world.core.scheduler.clients[named(name, who)].account.owner == who.key
 
 
 def test_the_journal_says_for_whom_a_call_is_made():
@@ -417,9 +426,9 @@ def test_the_journal_says_for_whom_a_call_is_made():
     alice, worker = world.client("c", who=ALICE), world.worker(slots=2, who=NODE)
     submit(alice, spec(1))
     worker.heard()
-    inside = world.client("i", who=NODE, within="c-1")
-    submit(inside, spec(1, client="i"))
-    assert core.scheduler.entry.owners == {"i": f"{NODE.key} {ALICE.key}"}
+    inside = world.client("n", who=NODE, within=f"{C}-1")
+    submit(inside, spec(1, client=N))
+    assert core.scheduler.entry.owners == {N: f"{NODE.key} {ALICE.key}"}
 
 
 # --- versions of Python -------------------------------------------------------------------------------------------
@@ -429,14 +438,14 @@ BY_VALUE = m.FunctionDef(b"by value", "f", b"blob", "3.11")
 
 
 def by_value(number, **options):
-    return spec(number, function=BY_VALUE.key, **options)
+    return any_spec(number, function=BY_VALUE.key, **options)
 
 
 def test_a_function_by_value_goes_where_its_python_is():
     world = Coordinator()
     client = world.client()
     old, new = world.worker("old", slots=4, python="3.10"), world.worker("new", slots=1, python="3.11")
-    client.say(m.Submit([by_value(1), by_value(2), spec(3)], [BY_VALUE, DOUBLE]))
+    client.say(m.Submit([by_value(1), by_value(2), any_spec(3)], [BY_VALUE, DOUBLE]))
     assert ids(new.heard_one(m.Assign).tasks) == ["c-1"]
     assert ids(old.heard_one(m.Assign).tasks) == ["c-3"]
     new.say(m.Outcomes([ok("c-1")]))
@@ -447,7 +456,7 @@ def test_where_no_worker_has_it_the_call_is_refused_with_both_versions():
     world = Coordinator()
     client = world.client()
     world.worker(python="3.12")
-    client.say(m.Submit([by_value(1), spec(2)], [BY_VALUE, DOUBLE]))
+    client.say(m.Submit([by_value(1), any_spec(2)], [BY_VALUE, DOUBLE]))
     (outcome,) = client.heard_one(m.Outcomes).outcomes
     assert (outcome.id, outcome.status) == ("c-1", m.REFUSED)
     assert "from Python 3.11, and the workers have 3.12" in outcome.detail["error"]
@@ -457,7 +466,7 @@ def test_where_no_worker_has_it_the_call_is_refused_with_both_versions():
 def test_what_was_submitted_before_a_worker_came_is_refused_then():
     world = Coordinator()
     client = world.client()
-    client.say(m.Submit([by_value(1), spec(2)], [BY_VALUE, DOUBLE]))
+    client.say(m.Submit([by_value(1), any_spec(2)], [BY_VALUE, DOUBLE]))
     assert client.heard() == []
     world.worker(python="3.12", slots=2)
     (outcome,) = client.heard_one(m.Outcomes).outcomes

@@ -236,6 +236,16 @@ def test_a_call_that_has_ended_in_the_meantime_has_ended(world):
     assert clean(world)
 
 
+def test_others_who_have_a_right_to_a_call_have_the_coordinator_ask_for_its_cancelling(world):
+    sent(world, bundle(1, *THREE))
+    world.say(m.Cancel([m.CancelRequest(TaskId("c-1/1"), True), m.CancelRequest(TaskId("d-1"), True)]))
+    assert world.heard() == [m.Cancel([m.CancelRequest("c-1", False)])]
+    assert told(world, ended("c-1", m.CANCELLED)) == [BundleSplit("c-1", b"", 0), cancelled("c-1/1")]
+    world.heard()
+    world.say(m.Cancel([m.CancelRequest(TaskId("c-1/2"), True)]))
+    assert world.heard() == [m.Cancel([m.CancelRequest("c-1/2", True)])]
+
+
 def test_a_call_that_is_none_of_the_bundle_cannot_be_cancelled(world):
     sent(world, bundle(1, *THREE))
     cancel(world, "c-1/3", "c-2/0")

@@ -312,7 +312,9 @@ def test_after_a_lost_session_first_what_was_sent_then_the_rest():
 def test_silence_ends_the_session_and_the_greetings_begin():
     world = client()
     sent(world, spec(1))
-    world.now += 10.0
+    world.run(9.9)
+    world.heard()
+    world.now += 0.1
     assert world.heard() == []
     assert world.take() == [ConnectionLost("it has been silent for 10 s")]
     (hello,) = world.heard()
@@ -346,10 +348,10 @@ def test_an_unreachable_coordinator_is_told_again_soon():
 def test_it_gives_up_when_nobody_has_ever_answered_in_time():
     world = client(opened=False, connect_timeout=3.0, reconnect_timeout=99.0)
     world.turn()
-    world.turn(2.9)
+    world.run(2.9)
     assert world.take() == []
+    assert world.core.next_deadline() == 100.0 + 3.0
     world.now = 100.0 + 3.0
-    assert world.core.next_deadline() == world.now
     assert world.take() == [GiveUp("no answer for 3 s", "CoordinatorLostError")]
     assert world.core.next_deadline() is None
     world.turn(5.0)
@@ -358,13 +360,36 @@ def test_it_gives_up_when_nobody_has_ever_answered_in_time():
 
 def test_it_gives_up_when_a_lost_coordinator_stays_away():
     world = client(connect_timeout=1.0, reconnect_timeout=20.0)
-    world.now += 50.0
-    world.turn()
+    world.run(10.0)
     assert [type(x) for x in world.take()] == [ConnectionLost]
-    world.turn(19.9)
+    world.run(19.9)
     assert world.take() == []
-    world.turn(0.1)
-    assert world.take() == [GiveUp("no answer for 20 s: it has been silent for 50 s", "CoordinatorLostError")]
+    world.run(0.1)
+    assert world.take() == [GiveUp("no answer for 20 s: it has been silent for 10 s", "CoordinatorLostError")]
+
+
+def test_time_in_which_its_own_process_stood_still_is_no_wait_for_an_answer():
+    """The program may keep the I/O thread from running before it has greeted anybody, and after."""
+    world = client(opened=False, connect_timeout=3.0)
+    world.turn(60.0)
+    assert world.take() == []
+    world.run(1.0)
+    world.turn(60.0)
+    world.run(1.0)
+    assert world.take() == []
+    world.run(2.0)
+    assert [type(x) for x in world.take()] == [GiveUp]
+
+
+def test_nor_is_it_silence_of_the_coordinator():
+    world = client(peer_timeout=10.0)
+    world.run(5.0)
+    world.turn(60.0)
+    assert world.take() == []
+    world.run(3.0)
+    assert world.take() == []
+    world.run(2.5)
+    assert [type(x) for x in world.take()] == [ConnectionLost]
 
 
 def test_the_time_begins_anew_with_each_loss():

@@ -124,6 +124,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Running: st.builds(m.Running, lists(words)),
     m.Returned: st.builds(m.Returned, lists(st.tuples(words, attempts)), lists(words), st.booleans()),
     m.Capacity: st.builds(m.Capacity, count),
+    m.Stuck: st.builds(m.Stuck, words),
     m.Output: st.builds(m.Output, lists(chunks)),
     m.Drain: st.builds(m.Drain),
     m.Goodbye: st.builds(m.Goodbye, words),

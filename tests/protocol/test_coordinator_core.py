@@ -3,9 +3,23 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from protocol.support import DOUBLE, HALVE, KEY, OTHER_KEY, Coordinator, assignment, ended, ids, ok, spec
+from protocol.support import (
+    DOUBLE,
+    HALVE,
+    KEY,
+    OTHER_KEY,
+    Coordinator,
+    assignment,
+    ended,
+    ids,
+    named,
+    ok,
+    spec,
+)
 
+from jobrunner.backends.failures import error_for
 from jobrunner.config import UNREACHABLE_GRACE
+from jobrunner.errors import JobRunnerError
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.coordinator_core import (
     OUTCOME_WINDOW,
@@ -90,7 +104,7 @@ def test_a_greeting_that_is_delivered_twice_never_opens_two_sessions_of_one_name
     worker = world.worker(peer_timeout=1.0)
     name = worker.link.session
     greeting = name.partition("/")[0]
-    world.turn(3.0)  # it is silent, and lost
+    world.run(3.0)  # it is silent, and lost
     assert not world.core.scheduler.workers
     world.give(worker.source, m.Envelope(greeting, 0, 0, worker.hello))
     (welcome,) = [message for message in worker.heard() if type(message) is m.Welcome]
@@ -607,6 +621,34 @@ def test_a_stall_of_the_coordinator_itself_is_no_silence_of_others(world):
     assert len(world.query(client, "workers")) == 1
 
 
+def test_nor_is_it_a_part_of_the_grace_of_those_that_are_to_come_back(world):
+    client, worker = world.client(peer_timeout=1.0), world.worker()
+    submit(client, spec(1))
+    given(worker)
+    world.run(7.0, worker)
+    assert any("client c is lost" in line for line in world.logs)
+    world.handle(Unreachable(worker.source))
+    world.turn(100.0)
+    scheduler = world.core.scheduler
+    assert (len(scheduler.clients), len(scheduler.workers)) == (1, 1)
+    world.run(1.0)
+    assert len(scheduler.workers) == 1
+    world.run(UNREACHABLE_GRACE)
+    assert not scheduler.workers
+    world.run(world.core.settings.client_grace)
+    assert not scheduler.clients
+
+
+def test_nor_of_the_time_in_which_workers_of_an_earlier_coordinator_come_back(world):
+    world.core.scheduler.settled_at = world.now + 5.0
+    client, worker = world.client(), world.worker()
+    client.say(m.Submit([spec(1)], [DOUBLE]))  # and it has yet to say that these are all
+    world.turn(60.0)
+    assert worker.heard_of(m.Assign) == []
+    world.run(5.1, client, worker)
+    assert given(worker) == [("c-1", 1)]
+
+
 def test_a_worker_that_leaves_hands_its_tasks_on_at_once(world):
     client, worker, other = world.client(), world.worker("w"), world.worker("other")
     submit(client, spec(1))
@@ -909,6 +951,44 @@ def test_tasks_are_accepted_once_however_often_they_are_submitted(world):
     assert worker.heard_of(m.Assign) == []
 
 
+# --- tasks that wait for tasks which no worker has a slot for -------------------------------------------------------
+
+
+def nested(number, depth):
+    return spec(number)._replace(depth=depth)
+
+
+def test_where_no_worker_can_go_on_the_deepest_calls_are_refused_and_no_others(world):
+    client, one, two = world.client(), world.worker("one"), world.worker("two")
+    submit(client, spec(1), spec(2))
+    assert len(given(one) + given(two)) == 2
+    submit(client, spec(3), nested(4, 1), nested(5, 2), nested(6, 2))
+    one.say(m.Stuck("no descriptors"))
+    assert resolved(client) == [], "the other worker may still get them"
+    two.say(m.Capacity(1))
+    two.say(m.Stuck("no descriptors"))
+    outcomes = client.heard_one(m.Outcomes).outcomes
+    assert [(outcome.id, outcome.status) for outcome in outcomes] == [("c-5", m.REFUSED), ("c-6", m.REFUSED)]
+    assert "no further slot can be started (no descriptors)" in outcomes[0].detail["error"]
+    error = error_for(outcomes[0], "f")
+    assert type(error) is JobRunnerError
+    two.say(m.Stuck("no descriptors"))
+    assert resolved(client) == [], "each worker must say it again"
+    one.say(m.Stuck("no descriptors"))
+    assert resolved(client) == [("c-4", m.REFUSED)]
+
+
+def test_a_worker_that_goes_on_is_stuck_no_more(world):
+    client, one, two = world.client(), world.worker("one"), world.worker("two")
+    submit(client, spec(1), spec(2))
+    assert len(given(one) + given(two)) == 2
+    submit(client, nested(3, 1))
+    one.say(m.Stuck("no descriptors"))
+    one.say(m.Capacity(1))
+    two.say(m.Stuck("no descriptors"))
+    assert resolved(client) == []
+
+
 # --- the size of the cluster, and leaving -------------------------------------------------------------------------
 
 
@@ -988,7 +1068,10 @@ def answers(world, source, hello, who, session="greeting"):
     return [effect.envelope.message for effect in effects if type(effect) is Send]
 
 
-def greeting(client="c", serial=1):
+C = named("c", ALICE)
+
+
+def greeting(client=C, serial=1):
     return m.ClientHello(client, "1.0", "3.11", "host", 1, 10.0, serial=serial)
 
 
@@ -997,20 +1080,20 @@ def test_a_client_that_greets_under_anothers_name_is_refused(world):
     assert type(welcome) is m.Welcome
     (refused,) = answers(world, b"b", greeting(serial=2), BOB)
     assert refused.kind == "AuthenticationError"
-    assert "somebody else's key" in refused.error
+    assert "was not made with the key 'bob'" in refused.error
     (again,) = answers(world, b"a2", greeting(serial=2), ALICE, "another")
     assert type(again) is m.Welcome
 
 
 def test_a_message_in_anothers_session_counts_as_rejected_and_changes_nothing(world):
     (welcome,) = answers(world, b"a", greeting(), ALICE)
-    submit = m.Envelope(welcome.session, 1, 0, m.Submit([spec(1)], [DOUBLE]))
+    submit = m.Envelope(welcome.session, 1, 0, m.Submit([spec(1, client=C)], [DOUBLE]))
     effects = world.core.handle(Received(b"a", submit, BOB), world.now)
     assert [type(effect) for effect in effects] == [Log]
     assert world.core.rejected == 1
     assert not world.core.scheduler.tasks
     world.core.handle(Received(b"a", submit, ALICE), world.now)
-    assert list(world.core.scheduler.tasks) == ["c-1"]
+    assert list(world.core.scheduler.tasks) == [f"{C}-1"]
 
 
 def test_a_task_under_anothers_name_is_not_taken(world):
@@ -1021,7 +1104,8 @@ def test_a_task_under_anothers_name_is_not_taken(world):
 
 
 def test_after_a_restart_a_client_known_from_the_journal_keeps_its_name():
-    state = JournalState({KEY: DOUBLE}, {"c-1": (spec(1), Progress())}, {}, {"c": ALICE.key})
+    task = spec(1, client=C)
+    state = JournalState({KEY: DOUBLE}, {task.id: (task, Progress())}, {}, {C: ALICE.key})
     core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), 0.0, state)
     for who, kind in ((BOB, m.Refused), (ALICE, m.Welcome)):
         effects = core.handle(Received(who.key.encode(), m.Envelope("g", 0, 0, greeting()), who), 1.0)
@@ -1032,10 +1116,10 @@ def test_what_is_journaled_says_whose_it_is():
     core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), 0.0, JournalState())
     effects = core.handle(Received(b"a", m.Envelope("g", 0, 0, greeting()), ALICE), 0.0)
     session = next(e.envelope.message.session for e in effects if type(e) is Send)
-    submit = m.Envelope(session, 1, 0, m.Submit([spec(1)], [DOUBLE]))
+    submit = m.Envelope(session, 1, 0, m.Submit([spec(1, client=C)], [DOUBLE]))
     core.handle(Received(b"a", submit, ALICE), 0.0)
     (written,) = [e for e in core.handle(Tick(), 0.0) if type(e) is WriteJournal]
-    assert written.entry.owners == {"c": ALICE.key}
+    assert written.entry.owners == {C: ALICE.key}
 
 
 def test_who_ignores_the_quota_is_sent_away():

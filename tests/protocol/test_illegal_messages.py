@@ -42,6 +42,7 @@ ANY: dict[type, m.Message] = {
         m.Running(["c-1", "nobody-7"]),
         m.Returned([("c-1", FAR), ("nobody-7", 1)]),
         m.Capacity(2**53),
+        m.Stuck("nothing is left"),
         m.Output([m.OutputChunk("nobody-7", "f", m.STDERR, "text")]),
         m.Drain(),
         m.Goodbye("farewell"),

@@ -14,6 +14,7 @@ from protocol.support import (
     client,
     die,
     finish,
+    named,
     ok,
     spec,
     worker,
@@ -40,7 +41,8 @@ from jobrunner.protocol.worker_core import LARGE_DEFINITION
 PART = m.FunctionDef(b"part", "a part", b"the bytes of a part")
 TWICE = DOUBLE._replace(parts=(PART.key,))
 HALF = HALVE._replace(parts=(PART.key,))
-ALICE = Principal("key-of-alice", "alice", "client")
+ALICE, BOB = (Principal(f"key-of-{name}", name, "client") for name in ("alice", "bob"))
+A, B = named("a", ALICE), named("b", BOB)
 
 
 # --- the client ---------------------------------------------------------------------------------------------------
@@ -152,17 +154,17 @@ def test_a_function_without_its_parts_ends_the_session(functions):
 
 def test_parts_that_only_somebody_else_has_sent_do_not_count():
     world = Coordinator()
-    alice, bob = world.client("a", who=ALICE), world.client("b", who=Principal("key-of-bob", "bob", "client"))
-    alice.say(m.Submit([spec(1, client="a")], [PART, TWICE]))
-    bob.say(m.Submit([spec(1, client="b")], [TWICE]))
+    alice, bob = world.client("a", who=ALICE), world.client("b", who=BOB)
+    alice.say(m.Submit([spec(1, client=A)], [PART, TWICE]))
+    bob.say(m.Submit([spec(1, client=B)], [TWICE]))
     assert m.Reset() in bob.heard()
-    assert list(world.core.scheduler.tasks) == ["a-1"]
+    assert list(world.core.scheduler.tasks) == [f"{A}-1"]
 
 
 def test_parts_have_keys_of_their_owner_too():
     world = Coordinator()
     alice, one = world.client("a", who=ALICE), world.worker()
-    alice.say(m.Submit([spec(1, client="a")], [PART, TWICE]))
+    alice.say(m.Submit([spec(1, client=A)], [PART, TWICE]))
     part, whole = one.heard_one(m.Assign).functions
     assert part == PART._replace(key=key_of(ALICE.key, PART.key))
     assert whole == TWICE._replace(key=key_of(ALICE.key, KEY), parts=(part.key,))
@@ -170,20 +172,20 @@ def test_parts_have_keys_of_their_owner_too():
 
 def test_a_part_beyond_the_quota_fails_the_calls_that_need_it():
     world = Coordinator(quota=Quota(0, 10_000))
-    alice = world.client(who=ALICE)
-    alice.say(m.Submit([spec(1), spec(2, function=b"plain")], [
+    alice = world.client("a", who=ALICE)
+    alice.say(m.Submit([spec(1, client=A), spec(2, client=A, function=b"plain")], [
         PART._replace(blob=(bytes(20_000),)), TWICE, HALVE._replace(key=b"plain"),
     ]))  # fmt: skip
     (outcome,) = alice.heard_one(m.Outcomes).outcomes
-    assert (outcome.id, outcome.status, outcome.detail["quota"]) == ("c-1", m.REFUSED, True)
-    assert list(world.core.scheduler.tasks) == ["c-2"]
+    assert (outcome.id, outcome.status, outcome.detail["quota"]) == (f"{A}-1", m.REFUSED, True)
+    assert list(world.core.scheduler.tasks) == [f"{A}-2"]
 
 
 def test_parts_are_written_with_what_has_them_and_are_there_after_a_restart():
     world = Coordinator()
     world.core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), world.now, JournalState())
-    alice = world.client(who=ALICE)
-    alice.say(m.Submit([spec(1, setup=OTHER_KEY)], [PART, TWICE, HALF]))
+    alice = world.client("a", who=ALICE)
+    alice.say(m.Submit([spec(1, client=A, setup=OTHER_KEY)], [PART, TWICE, HALF]))
     world.turn()
     (written,) = [effect for effect in world.take() if isinstance(effect, WriteJournal)]
     assert [each.name for each in written.entry.functions] == [PART.name, TWICE.name, HALF.name]
@@ -198,7 +200,7 @@ def test_parts_are_written_with_what_has_them_and_are_there_after_a_restart():
     again.run(20, one)
     (assign,) = one.heard_of(m.Assign)
     assert [each.blob for each in assign.functions] == [PART.blob, TWICE.blob, HALF.blob]
-    one.say(m.Outcomes([ok("c-1")]))
+    one.say(m.Outcomes([ok(f"{A}-1")]))
     again.turn()
     again.handle(JournalWritten(1))
     again.run(60, one)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from protocol import support
-from protocol.support import DOUBLE, spec
+from protocol.support import DOUBLE, named, spec
 
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import Disconnect, JoinAnswered, Rejected, Send
@@ -206,8 +206,8 @@ def test_all_connections_of_a_key_are_one_peer(world):
     world.handle(Rejected(b"another", "bad", who=ALICE))
     assert cut(world) == [b"another"]
     honest = world.client("d", who=ALICE)
-    honest.say(m.Submit([spec(1, client="d")], [DOUBLE]))
-    assert list(world.core.scheduler.tasks) == ["d-1"], "who sends nothing wrong is not disturbed"
+    honest.say(m.Submit([spec(1, client=named("d", ALICE))], [DOUBLE]))
+    assert len(world.core.scheduler.tasks) == 1, "who sends nothing wrong is not disturbed"
 
 
 def test_a_join_that_comes_to_nothing_is_nobody_elses_fault(world):

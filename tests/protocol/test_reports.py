@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, Coordinator, ended, ids, ok, spec
+from protocol.support import DOUBLE, Coordinator, bundle, ended, ids, ok, results, spec
 
+from jobrunner.ids import TaskId
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.principals import Principal
 
@@ -148,6 +149,70 @@ def test_an_operator_cancels_whoevers_task(world, admin):
     worker.say(m.Outcomes([ok("c-1")]))
     world.turn()
     assert world.query(admin, "cancel", "c-1") == {"id": "c-1", "cancelled": False, "state": "succeeded"}
+
+
+def test_one_call_of_a_bundle_is_cancelled_by_its_client_which_is_asked_to(world, admin):
+    client, other = world.client(), world.client("d")
+    submit(client, bundle(1, b"a", b"b", b"c"))
+    client.say(m.Reconciled())
+    asked = {"id": "c-1/1", "cancelled": False, "state": "cancelling"}
+    assert world.query(other, "cancel", "c-1/1") == asked
+    assert client.heard() == [m.Cancel([m.CancelRequest(TaskId("c-1/1"), True)])]
+    assert world.query(other, "cancel", "c-1/1 queued") == asked | {"state": "queued"}
+    assert world.query(other, "cancel", "c-1/2 queued") == {**asked, "id": "c-1/2", "state": "queued"}
+    assert client.heard() == [m.Cancel([m.CancelRequest(TaskId(f"c-1/{n}"), False)]) for n in (1, 2)]
+
+
+def test_a_call_of_a_bundle_that_runs_is_stopped_if_that_is_wanted(world, admin):
+    client, worker = world.client(), world.worker()
+    submit(client, bundle(1, b"a", b"b"))
+    client.say(m.Reconciled())
+    worker.heard()
+    worker.say(m.Running([TaskId("c-1")]))
+    client.heard()
+    told = world.query(admin, "cancel", "c-1/1 queued")
+    assert told == {"id": "c-1/1", "cancelled": False, "state": "running"}
+    assert client.heard() == []
+    assert world.query(admin, "cancel", "c-1/1")["state"] == "cancelling"
+    assert client.heard() == [m.Cancel([m.CancelRequest(TaskId("c-1/1"), True)])]
+    worker.say(m.Outcomes([ok("c-1", payload=results(b"x", b"y", failed=[1]))]))
+    client.heard()
+    told = world.query(admin, "cancel", "c-1/1")
+    assert told == {"id": "c-1/1", "cancelled": False, "state": "failed"}
+    assert client.heard() == []
+
+
+def test_a_client_that_is_away_hears_of_what_is_to_be_cancelled_when_it_is_back(world, admin):
+    client = world.client()
+    submit(client, bundle(1, b"a", b"b"))
+    world.run(61.0, admin)
+    assert world.core.scheduler.clients["c"].lost_at is not None
+    world.query(admin, "cancel", "c-1/1")
+    world.reopen(client)
+    client.say(m.Submit([bundle(1, b"a", b"b")], [DOUBLE]), m.Reconciled())
+    assert client.heard() == [m.Cancel([m.CancelRequest(TaskId("c-1/1"), True)])]
+
+
+def test_one_call_of_a_bundle_is_described(world, admin):
+    client, worker = world.client(), world.worker()
+    submit(client, bundle(1, b"a", b"b"))
+    worker.heard()
+    found = world.query(admin, "task", "c-1/1")
+    assert (found["id"], found["elements"], found["state"]) == ("c-1/1", 1, "assigned")
+    worker.say(m.Outcomes([ok("c-1", payload=results(b"x", b"y"))]))
+    world.turn()
+    found = world.query(admin, "task", "c-1/1")
+    assert (found["id"], found["elements"], found["state"]) == ("c-1/1", 1, "succeeded")
+    assert found["duration"] == 0.5
+
+
+@pytest.mark.parametrize("task", ["c-1/2", "c-1/02", "c-2/0", "c-3/1"])
+def test_a_call_that_no_bundle_has_is_unknown(world, admin, task):
+    client = world.client()
+    submit(client, bundle(1, b"a", b"b"), spec(2), spec(3, span=(0, 2)))
+    for kind in ("task", "cancel"):
+        admin.say(m.Query(1, kind, task))
+        assert "knows no task" in admin.heard_of(m.Reply)[0].error
 
 
 def test_an_operator_drains_a_worker(world, admin):

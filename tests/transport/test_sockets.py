@@ -300,7 +300,7 @@ def test_addresses_that_are_none(bad):
 
 
 def test_a_line_to_join_with_is_no_address_and_its_secret_is_not_repeated():
-    with pytest.raises(ConfigError, match=r"`jobrunner join LINE`.*tcp://10.0.0.5:7077") as caught:
+    with pytest.raises(ConfigError, match=r"`jobrunner join -`.*tcp://10.0.0.5:7077") as caught:
         check_address("jobrunner://10.0.0.5:7077/KEY.SECRET")
     assert "SECRET" not in str(caught.value)
 

@@ -17,7 +17,7 @@ import pytest
 import zoo
 
 from jobrunner.errors import ProtocolError
-from jobrunner.protocol.effects import SlotBlocked, SlotFinished, SlotPrinted, SlotReturned
+from jobrunner.protocol.effects import SlotBlocked, SlotFinished, SlotNotStarted, SlotPrinted, SlotReturned
 from jobrunner.workers import slot_process
 
 TESTS = Path(__file__).parents[1]
@@ -205,7 +205,7 @@ def test_a_process_that_cannot_be_watched_is_not_left_behind(owner, monkeypatch)
     before = len(os.listdir("/dev/fd"))
     monkeypatch.setattr(slot_process.os, "pidfd_open", fail)
     owner.pool.spawn(1)
-    assert "Too many open files" in owner.exited(1).stderr
+    assert "Too many open files" in owner.until(lambda: owner.of(SlotNotStarted))[0].error
     assert gone(watched[0])
     assert len(os.listdir("/dev/fd")) == before
 
@@ -491,3 +491,16 @@ def test_slots_answer_as_children_of_multiprocessing(owner):
         return this.name, this._identity, this.daemon, parent.pid == os.getppid(), parent.is_alive()
 
     assert owner.call(7, look) == ("SpawnProcess-7", (7,), False, True, True)
+
+
+# --- what runs out ----------------------------------------------------------------------------------------
+
+
+def test_a_slot_takes_few_descriptors_and_gives_them_back(owner):
+    owner.ready(1)  # whatever the first one loads
+    before = len(os.listdir("/dev/fd"))
+    owner.ready(2)
+    assert len(os.listdir("/dev/fd")) - before <= 6
+    owner.pool.signal(2, "SIGKILL")
+    owner.exited(2)
+    assert len(os.listdir("/dev/fd")) == before

@@ -8,6 +8,7 @@ is cut loses its messages, or holds them back until it is mended.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ from jobrunner.protocol.session import COORDINATOR
 
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
+
+CAPTURED = 20
+"""Messages that are kept for those who would say them again."""
 
 
 @dataclass
@@ -72,6 +76,10 @@ class Network:
         self.last_cut = -math.inf
         """When a way was last cut."""
         self._channels: dict[tuple[Source, bool], Channel] = {}
+        self.strangers: dict[Source, Callable[[Source, Envelope], None]] = {}
+        """Connections of those who do not belong here, and what listens there."""
+        self.captured: deque[tuple[Source, Frames]] = deque(maxlen=CAPTURED)
+        """The latest messages to the coordinator, for whoever would say them again."""
         self._waiting: list[tuple[Source, Frames]] = []
         """Messages that the peers' sockets keep until there is a coordinator again."""
         self.sent = 0
@@ -89,10 +97,15 @@ class Network:
 
     def to_coordinator(self, source: Source, envelope: Envelope) -> None:
         frames = self._pack(source, True, envelope)
+        self.captured.append((source, frames))
         self._carry(source, True, lambda: self._arrive_up(source, frames))
 
     def to_peer(self, source: Source, envelope: Envelope) -> bool:
         """False where the transport says that the peer cannot be reached."""
+        if source in self.strangers:
+            listen, taken = self.strangers[source], decode([bytes(frame) for frame in encode(envelope)])
+            self.world.at(self.world.now + self.conditions.latency, lambda: listen(source, taken))
+            return True
         frames = self._pack(source, False, envelope)
         world, conditions = self.world, self.conditions
         node = world.peers.get(source)

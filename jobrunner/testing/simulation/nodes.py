@@ -6,7 +6,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from jobrunner.ids import ClientId, TaskId, WorkerId, client_of, task_id
+from jobrunner.ids import ClientId, TaskId, WorkerId, bound, client_of, task_id
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
@@ -18,6 +18,7 @@ from jobrunner.protocol.effects import (
     BundleSplit,
     CancelRequested,
     ChunkDivided,
+    Disconnect,
     DivideChunk,
     DrainRequested,
     Effect,
@@ -69,6 +70,9 @@ LONGEST_STALL = 0.2
 
 RESTART_DELAY = 0.5
 """Seconds until a process that has left in an orderly way is started again."""
+
+WORKERS = Principal("key-of-workers", "workers", WORKER)
+"""As which all workers connect."""
 
 IDLE_SPINS = 50
 """Turns in a row for which a core may ask though nothing happens in them."""
@@ -182,8 +186,16 @@ def note_told(world: World, told: set[m.FunctionKey], whom: str, functions: list
         told.add(definition.key)
 
 
+def key_at(world: World, who: Principal) -> str:
+    """The key under which a peer's messages arrive: without owners nobody proves who it is."""
+    return who.key if world.scenario.owners else ""
+
+
 class PeerNode(Node[C]):
     """A worker or a client, which reach the coordinator through their `source`."""
+
+    own_id: str
+    """Under which it greets."""
 
     def __init__(self, world: World, name: str, core: C, who: Principal) -> None:
         self.source: Source = name.encode()
@@ -221,6 +233,10 @@ class CoordinatorNode(Node[CoordinatorCore]):
     def perform(self, effect: Any) -> None:
         if isinstance(effect, WriteJournal):
             self.world.journal.write(self, effect)
+        elif isinstance(effect, Disconnect):
+            if effect.source in self.world.peers:
+                raise Violation(f"{effect.source!r} is disconnected")
+            self.world.network.strangers[effect.source] = lambda source, envelope: None
 
     def crash(self) -> None:
         scheduler = self.core.scheduler
@@ -317,7 +333,7 @@ class WorkerNode(PeerNode[WorkerCore]):
     def __init__(self, world: World, name: str, base: str, slots: int) -> None:
         scenario = world.scenario
         settings = WorkerSettings(
-            id=WorkerId(f"id-{name}"),
+            id=WorkerId(bound(f"id-{name}", key_at(world, WORKERS))),
             name=base,
             version="1",
             python="3",
@@ -340,7 +356,8 @@ class WorkerNode(PeerNode[WorkerCore]):
         """Tasks that the coordinator has lost sight of here; they may run on, and elsewhere too."""
         core = WorkerCore(settings, random.Random(world.rng.getrandbits(64)), world.now)
         self._watch_functions(core)
-        super().__init__(world, name, core, Principal("key-of-workers", "workers", WORKER))
+        self.own_id = settings.id
+        super().__init__(world, name, core, WORKERS)
 
     def _watch_functions(self, core: WorkerCore) -> None:
         """The coordinator sends no function or part twice in a session, unless it has said that it is forgotten."""
@@ -409,7 +426,10 @@ class ClientNode(PeerNode[ClientCore]):
     """A client and the program that uses it."""
 
     def __init__(self, world: World, name: str) -> None:
-        self.id = ClientId(name)
+        owner = len(world.clients) % max(1, world.scenario.owners)
+        who = Principal(f"key-{owner}", f"owner {owner}", CLIENT)
+        self.id = ClientId(bound(name, key_at(world, who)))
+        self.own_id = self.id
         hello = m.ClientHello(self.id, "1", "3", "host", 1, world.scenario.peer_timeout)
         core = ClientCore(hello, random.Random(world.rng.getrandbits(64)), world.now)
         self.epoch = 0
@@ -422,8 +442,7 @@ class ClientNode(PeerNode[ClientCore]):
         """Tasks of which it has heard that they run."""
         self.watching: dict[TaskId, int] = {}
         """How often others' tasks were asked for, without an answer yet."""
-        owner = len(world.clients) % max(1, world.scenario.owners)
-        super().__init__(world, name, core, Principal(f"key-{owner}", f"owner {owner}", CLIENT))
+        super().__init__(world, name, core, who)
 
     # --- what a program does ---
 

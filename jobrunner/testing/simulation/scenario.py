@@ -61,6 +61,8 @@ class Scenario:
     drain_timeout: float = 5.0
     slot_start: float = 0.05
     start_failures: float = 0.0
+    shortages: float = 0.0
+    """The share of starts of slots for which there is nothing left on their host, where another slot has it."""
     blocking: bool = False
     remembered: int = 256
     """Functions that a client takes the coordinator to know."""
@@ -78,6 +80,8 @@ class Scenario:
     """Some calls travel in bundles."""
     owners: int = 0
     """Keys that the clients have, one after the other; 0: nobody proves anything."""
+    attackers: int = 0
+    """Peers that have keys of their own and mean harm; where there are owners."""
     functions: int = 4
     """Different functions that all clients call; 0: each call has one of its own."""
     lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -140,6 +144,10 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
         scenario.max_tasks_per_slot = aside.choice((1, 2, 5, 20))
     scenario.epochs = aside.random() < 0.3
     scenario.stalls = aside.choice((0.0, 0.0, 0.02, 0.2))
+    if scenario.profile in ("crashes", "everything"):
+        scenario.shortages = aside.choice((0.0, 0.0, 0.1, 0.7))
+    if scenario.owners:
+        scenario.attackers = aside.choice((0, 0, 1, 2))
     return scenario
 
 

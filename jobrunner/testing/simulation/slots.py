@@ -28,6 +28,7 @@ from jobrunner.protocol.effects import (
     SlotEvent,
     SlotExited,
     SlotFinished,
+    SlotNotStarted,
     SlotOutcome,
     SlotPrinted,
     SlotReady,
@@ -351,6 +352,9 @@ class SimulatedSlots:
     def perform(self, effect: Effect) -> None:
         world = self.node.world
         if isinstance(effect, SpawnSlot):
+            if self._is_short():
+                world.at(world.now, lambda: self.node.post(SlotNotStarted(effect.slot, "nothing is left")))
+                return
             self.started += 1
             process = self.processes[effect.slot] = world.slot_class(self, effect.slot, 100 + self.started)
             delay = world.rng.uniform(0.5, 1.5) * world.scenario.slot_start
@@ -374,6 +378,14 @@ class SimulatedSlots:
             found.command(found.end)
         elif isinstance(effect, SignalSlot):
             found.command(found.signal, effect.signal)
+
+    def _is_short(self) -> bool:
+        """Whether there is nothing left for one more process; for the first one there always is something."""
+        world = self.node.world
+        others = any(process.alive for process in self.processes.values())
+        if not others or world.calm_now or not world.scenario.shortages:
+            return False
+        return world.rng.random() < world.scenario.shortages
 
     def executing(self) -> int:
         """Slots that run a task, not counting those that wait for tasks of their own."""

@@ -19,6 +19,7 @@ from jobrunner.protocol.membership import CLIENT_PATIENCE
 from jobrunner.protocol.messages import Envelope
 from jobrunner.testing.simulation import announcements, idleness
 from jobrunner.testing.simulation.announcements import AnnouncementWatch
+from jobrunner.testing.simulation.attacker import Attacker, NameWatch
 from jobrunner.testing.simulation.checks import Truth, Violation
 from jobrunner.testing.simulation.idleness import ConservationWatch, IdleWatch
 from jobrunner.testing.simulation.network import Network
@@ -65,6 +66,7 @@ class World:
         self.peers: dict[Source, PeerNode[Any]] = {}
         self.coordinator: CoordinatorNode | None = None
         self.journal = SimulatedJournal(self)
+        self.attackers: list[Attacker] = []
         self.epoch = 0
         """Counts the coordinators that came and went."""
         self.calm_now = self.scenario.profile == "calm"
@@ -83,7 +85,8 @@ class World:
         self.seats = [self.start_worker(f"w{n}", slots) for n, slots in enumerate(self.scenario.workers)]
         for _ in range(self.scenario.clients):
             self.start_client(self.scenario.tasks)
-        self._watches: list[Watch] = []
+        self.attackers += [Attacker(self, number) for number in range(self.scenario.attackers)]
+        self._watches: list[Watch] = [NameWatch(self)] if self.attackers else []
         if idleness.is_lawful(self.scenario):
             self._watches.append(IdleWatch(self))
         if idleness.is_conserving(self.scenario):
@@ -184,7 +187,8 @@ class World:
         """Without faults there is nothing to repeat, nothing to give up, nothing to do twice."""
         network, truth = self.network, self.truth
         truth.check(network.repeated == 0, f"{network.repeated} messages were sent again")
-        for kind in ("Reset", "Refused"):
+        # On a connection that has not greeted yet an attacker's message is answered with a Reset.
+        for kind in ("Refused",) if self.attackers else ("Reset", "Refused"):
             truth.check(kind not in network.kinds, f"{network.kinds.get(kind)} times {kind}")
         assert self.coordinator is not None
         truth.check(self.coordinator.core.scheduler.stale_outcomes == 0, "there were stale outcomes")
@@ -196,6 +200,8 @@ class World:
             self.epoch += 1
             self.note("world", "starts", f"coordinator{self.epoch}")
             self.coordinator = CoordinatorNode(self, self.epoch)
+            for attacker in self.attackers:
+                attacker.pounce(at_once=True)
             self.network.coordinator_is_back()
 
     def start_worker(self, base: str, slots: int) -> WorkerNode:
@@ -251,6 +257,8 @@ class World:
         for node in [self.coordinator, *self.seats, *self.clients]:
             if node is not None and node.frozen:
                 node.thaw()
+        for attacker in self.attackers:
+            attacker.stop()
 
     def _strike(self, incident: Incident) -> None:
         self.note("world", incident.kind, f"{incident.duration:.2f} s")

@@ -1,0 +1,95 @@
+"""How many descriptors this process may open, and what else may run out when it starts another one.
+
+The usual limit of 1,024 is a soft one, which every process may raise to the hard one. A program that embeds a pool is
+not ours, so there the limit is raised as far as the slots need it and no further; and slots get the program's own
+limit back, since calls and what they start may be slow with a high one (old programs close all descriptors up to it).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+
+RESERVE = 32
+"""Descriptors that are left to the program: those of files and imports, and of connections of nested calls."""
+
+PART_IN_RESERVE = 4
+"""The reserve is at most this part of the limit."""
+
+OPEN_DESCRIPTORS = "/dev/fd"
+"""The folder that lists them, on Linux and macOS."""
+
+SHORTAGES = frozenset(
+    (
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EAGAIN,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.ENOSPC,
+        errno.ETOOMANYREFS,
+    )
+)
+"""Errors that say that there is not enough of something now: descriptors, processes, memory."""
+
+
+class _Raised:
+    """The soft limit before and after the last time that it was raised here."""
+
+    before = 0
+    after = -1
+
+
+def raise_limit(least: int | None = None) -> int:
+    """Raise the soft limit to `least`, or to what the system allows; the limit from now on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if least is None or (hard != resource.RLIM_INFINITY and least > hard) else least
+    if soft in (hard, wanted, resource.RLIM_INFINITY):
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        return soft  # some systems say "unlimited", and allow less
+    if soft != _Raised.after:
+        _Raised.before = soft
+    _Raised.after = wanted
+    return wanted
+
+
+def raised_from() -> int | None:
+    """What the soft limit was before it was raised here; None where it was not, or where others have set it since."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _Raised.before if soft == _Raised.after else None
+
+
+def make_room(count: int) -> None:
+    """See to it that `count` more descriptors can be opened, and some are left. Raises OSError (EMFILE) otherwise."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    taken = _taken()
+    if limit == resource.RLIM_INFINITY or _is_enough(limit, taken + count):
+        return
+    limit = raise_limit(2 * (taken + count + RESERVE))
+    if not _is_enough(limit, taken + count):
+        raise OSError(
+            errno.EMFILE,
+            f"{taken} of {limit} descriptors are taken, and {count} more are needed (see `ulimit -Hn`)",
+        )
+
+
+def is_shortage(error: OSError) -> bool:
+    """Whether what failed may work when others have let go of something."""
+    return error.errno in SHORTAGES
+
+
+def _is_enough(limit: int, wanted: int) -> bool:
+    return wanted + min(RESERVE, limit // PART_IN_RESERVE) <= limit
+
+
+def _taken() -> int:
+    try:
+        return len(os.listdir(OPEN_DESCRIPTORS))
+    except OSError as exc:
+        if exc.errno == errno.EMFILE:
+            raise
+        return 0  # nothing lists them here: whoever opens one too many will be told

@@ -1,0 +1,66 @@
+"""Short calls that travel together, in the hands of others: each is a call as any other."""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+
+import calls
+import pytest
+from conftest import BOUND, connected, until
+
+from jobrunner.admin import ClusterAdmin
+from jobrunner.cli.cancelling import cancel_all, worked
+
+
+@pytest.fixture
+def gate(tmp_path):
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+def mine(cluster, address, gate):
+    """An Executor whose only slot is taken until there is the gate."""
+    cluster.worker(address, "w")
+    with connected(address) as executor:
+        backend = executor._lifetime.backend
+        until(lambda: executor.submit(calls.square, 2).result(BOUND) and backend._limits._calls)
+        blocker = executor.submit(calls.wait_for_file, str(gate))
+        until(blocker.running)
+        yield executor
+
+
+def bundle(executor, count):
+    """Calls that travel in one bundle, which waits at the coordinator."""
+    while True:
+        with executor._lifetime.backend._lock:  # the I/O thread takes what gathers meanwhile
+            futures = [executor.submit(calls.square, n) for n in range(count)]
+        batch = futures[0]._batch
+        if batch is not None and all(future._batch is batch for future in futures):
+            return futures
+        for future in futures:
+            future.cancel()
+
+
+def test_whoever_has_the_id_of_a_call_cancels_it_and_no_other(mine, address, gate):
+    futures = bundle(mine, 5)
+    with connected(address) as other:
+        theirs = other.future(futures[3].id)
+        assert theirs.cancel()
+        until(futures[3].done)
+        watched = other.future(futures[4].id)
+        gate.touch()
+        with pytest.raises(CancelledError):
+            futures[3].result(BOUND)
+        assert [future.result(BOUND) for future in (*futures[:3], futures[4])] == [0, 1, 4, 16]
+        assert watched.result(BOUND) == 16
+
+
+def test_the_command_cancels_one_call(mine, address, gate):
+    futures = bundle(mine, 3)
+    with ClusterAdmin(address) as admin:
+        (answer,) = cancel_all(admin, [futures[1].id])
+        assert worked(answer)
+        assert answer["id"] == futures[1].id
+        until(futures[1].cancelled)
+        gate.touch()
+        assert [futures[n].result(BOUND) for n in (0, 2)] == [0, 4]

@@ -1,0 +1,149 @@
+"""Names belong to keys, whatever a coordinator knows of them; and nothing belongs to an observer."""
+
+from __future__ import annotations
+
+import pytest
+from protocol.support import DOUBLE, Coordinator, named, ok, spec
+
+from jobrunner.ids import WorkerId, bound
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.effects import Disconnect, Received, Send
+from jobrunner.protocol.journal import JournalState, Progress
+from jobrunner.protocol.principals import CLIENT, OBSERVER, OPERATOR, WORKER, Principal
+from jobrunner.protocol.rejections import TOLERATED
+
+ALICE = Principal("key-of-alice", "alice", CLIENT)
+BOB = Principal("key-of-bob", "bob", CLIENT)
+NODE, OTHER_NODE = (Principal(f"key-of-{name}", name, WORKER) for name in ("node", "other"))
+A = named("a", ALICE)
+TASK = f"{A}-1-0123456789abcdef"
+
+
+def client_hello(client=A, serial=1):
+    return m.ClientHello(client, "1.0", "3.11", "host", 1, 10.0, serial=serial)
+
+
+def worker_hello(worker, *held):
+    return m.WorkerHello(WorkerId(worker), "1.0", "3.11", "w", "host", 1, 10.0, 1, {}, list(held))
+
+
+def answers(core, hello, who, source):
+    """What somebody gets who greets at this coordinator."""
+    effects = core.handle(Received(source, m.Envelope("greeting", 0, 0, hello), who), 100.0)
+    core.check_invariants()
+    return [effect.envelope.message for effect in effects if type(effect) is Send]
+
+
+def restarted(journal=None):
+    """A coordinator that was started a moment ago."""
+    return CoordinatorCore(CoordinatorSettings("coo", "1.0"), 100.0, journal)
+
+
+def journal():
+    """What it may have kept of Alice's."""
+    return JournalState(
+        {DOUBLE.key: DOUBLE}, {TASK: (spec(1)._replace(id=TASK), Progress())}, {}, {A: ALICE.key}
+    )
+
+
+WITH_AND_WITHOUT = pytest.mark.parametrize("kept", [None, journal()], ids=["knows nothing", "with a journal"])
+
+
+@WITH_AND_WITHOUT
+@pytest.mark.parametrize("role", [CLIENT, OBSERVER, WORKER, OPERATOR])
+def test_after_a_restart_a_clients_name_is_still_its_own(kept, role):
+    core = restarted(kept)
+    (refused,) = answers(core, client_hello(serial=99), BOB._replace(role=role), b"bob")
+    assert (type(refused), refused.kind) == (m.Refused, "AuthenticationError")
+    (welcome,) = answers(core, client_hello(), ALICE, b"alice")
+    assert type(welcome) is m.Welcome, "who came first under the name has not locked its owner out"
+
+
+def test_after_a_restart_a_workers_name_is_still_its_own():
+    core = restarted()
+    name = bound("w", NODE.key)
+    for thief in (OTHER_NODE, Principal("key-of-root", "root", OPERATOR)):
+        (refused,) = answers(core, worker_hello(name), thief, thief.key.encode())
+        assert type(refused) is m.Refused
+    (welcome,) = answers(core, worker_hello(name), NODE, b"node")
+    assert type(welcome) is m.Welcome
+
+
+def test_a_name_of_an_older_version_is_nobodys():
+    """Such a process may not go on: somebody who greets first would have its name."""
+    (refused,) = answers(restarted(), client_hello("9f3ac2e1b7d0"), ALICE, b"alice")
+    assert "needs the coordinator's version" in refused.error
+
+
+def test_a_journal_of_an_older_version_is_read():
+    task = spec(1)._replace(id="9f3ac2e1b7d0-1-0123456789abcdef")
+    kept = JournalState({DOUBLE.key: DOUBLE}, {task.id: (task, Progress())}, {}, {"9f3ac2e1b7d0": ALICE.key})
+    core = restarted(kept)
+    core.check_invariants()
+    assert list(core.scheduler.tasks) == [task.id]
+    assert answers(core, client_hello("9f3ac2e1b7d0"), BOB, b"bob")[0].kind == "AuthenticationError"
+
+
+# --- observers ----------------------------------------------------------------------------------------------------
+
+
+def demoted(world):
+    """Somebody who greets under Alice's name, with her key, which is an observer's by now."""
+    olga = world.client("a", who=ALICE._replace(role=OBSERVER))
+    assert olga.hello.client == A
+    return olga
+
+
+def test_an_observers_key_gets_nothing_of_calls_that_were_submitted_with_it():
+    world = Coordinator()
+    worker = world.worker(held=[m.Held(TASK, 1, True)])
+    olga = demoted(world)
+    olga.say(m.Reconciled())
+    worker.say(m.Running([TASK]), m.Output([m.OutputChunk(TASK, "f", 1, "a secret")]))
+    assert olga.heard() == []
+    assert worker.heard() == [], "the call goes on, for whoever submitted it"
+    worker.say(m.Outcomes([ok(TASK)]))
+    assert olga.heard() == []
+    olga.say(m.Goodbye())
+    world.turn()
+    alice = world.client("a", who=ALICE)
+    alice.say(m.Submit([spec(1)._replace(id=TASK)], [DOUBLE]), m.Reconciled())
+    (outcomes,) = alice.heard_of(m.Outcomes)
+    assert outcomes.outcomes == [ok(TASK)]
+
+
+def test_an_observers_key_sees_no_whole_id_of_calls_that_were_submitted_with_it():
+    world = Coordinator()
+    alice = world.client("a", who=ALICE)
+    alice.say(m.Submit([spec(1)._replace(id=TASK)], [DOUBLE]))
+    (row,) = world.query(demoted(world), "tasks")
+    assert TASK.startswith(row["id"])
+    assert row["id"] != TASK
+    alice.say(m.Query(1, "tasks"))
+    assert alice.heard_of(m.Reply)[0].data[0]["id"] == TASK, "and its owner is still there"
+
+
+def test_who_has_another_role_by_now_greets_again_with_it():
+    world = Coordinator()
+    alice = world.client("a", who=ALICE)
+    alice.who = ALICE._replace(role=OBSERVER)
+    alice.say(m.Submit([spec(1)._replace(id=TASK)], [DOUBLE]))
+    assert alice.heard() == [m.Reset()]
+    assert not world.core.scheduler.tasks
+    world.reopen(alice)
+    alice.say(m.Submit([spec(1)._replace(id=TASK)], [DOUBLE]))
+    assert "is an observer's" in alice.heard()[0].error
+
+
+# --- the blame --------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_is_shut_out_for_what_another_says_under_the_name_of_its_connection():
+    world = Coordinator()
+    alice = world.client("a", who=ALICE)
+    for _ in range(3 * TOLERATED):
+        world.handle(Received(alice.source, m.Envelope("x", 1, 0, m.Heartbeat()), BOB))
+    assert not [effect for effect in world.take() if type(effect) is Disconnect]
+    alice.say(m.Submit([spec(1)._replace(id=TASK)], [DOUBLE]))
+    assert list(world.core.scheduler.tasks) == [TASK]
