@@ -83,7 +83,7 @@ class Journal:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(os.path.realpath(path))
+        self.path = resolved(Path(path))
         self._locks: list[int] = []
         self._owed = Owed()
         self._unchecked_bytes = 0
@@ -397,10 +397,12 @@ class Journal:
         for blob in dropped:
             if isinstance(blob, Reference):
                 self._files.condemn(blob)
-        with contextlib.suppress(sqlite3.Error):  # the space is given back next time
-            self._database.execute(
-                "VACUUM"
-            )  # which costs what the little that is left costs, and not what has gone
+        size = self._one("PRAGMA page_count") * self._one("PRAGMA page_size")
+        if (
+            size > 2 * COMPACT_FROM + 4 * self._live_bytes
+        ):  # more than it needs until it is written anew again
+            with contextlib.suppress(sqlite3.Error):  # the space is given back next time
+                self._database.execute("VACUUM")  # it costs what is left costs, and not what has gone
         self._checkpoint("TRUNCATE")
 
     def _rewrite(self, state: JournalState) -> None:
@@ -414,8 +416,21 @@ class Journal:
         self._set_mark(Mark(self._tail, True))
 
 
+def resolved(path: Path) -> Path:
+    """The file itself, which the others of a journal are beside. Raises ConfigError where some are beside a link."""
+    own = Path(os.path.realpath(path))
+    beside, belongs = Path(f"{path}.payloads"), Path(f"{own}.payloads")
+    if beside.exists() and os.path.realpath(beside) != os.path.realpath(belongs):
+        raise ConfigError(
+            f"the folder {beside} is beside a link to the journal {own}, where an earlier version has put large"
+            f" payloads: move what is in it to {belongs}, and remove it"
+        )
+    return own
+
+
 def examine(path: Path) -> dict[str, Any]:
     """What `jobrunner journal check` tells: nothing is changed, and "damage" is empty where all is well."""
+    path = resolved(path)
     report: dict[str, Any] = {
         "path": str(path),
         "bytes": sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists()),

@@ -149,7 +149,7 @@ def test_at_most_once_fails_with_its_worker(cluster, start, tmp_path):
         future = executor.with_options(at_most_once=True).submit(
             calls.append_and_wait, str(trace), str(tmp_path / "go")
         )
-        until(trace.exists)
+        until(lambda: trace.exists() and trace.read_text())
         worker.send(signal.SIGKILL)
         cluster.worker(address, "other")
         with pytest.raises(WorkerLostError):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from jobrunner import journal_entries
 from jobrunner.errors import ConfigError, JournalError
 from jobrunner.ids import TaskId
-from jobrunner.journal import COMPACT_FROM, OWED_TASKS, Journal
+from jobrunner.journal import COMPACT_FROM, OWED_TASKS, Journal, examine
 from jobrunner.payload_files import LARGE
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
@@ -345,9 +345,28 @@ def test_a_journal_is_found_by_a_link_with_all_that_is_beside_it(path):
     link.symlink_to(path)
     left_by_a_crash(link, [accept(spec(1, b"large" * LARGE))])
     assert {file.name for file in path.parent.iterdir()} >= {path.name, f"{path.name}-wal"}
+    report = examine(link)
+    assert (report["tasks"], report["damage"]) == (1, "")
     journal = Journal(path)
     assert list(journal.state.tasks) == ["c-1"]
     assert journal.recovery.lost_payloads == 0
+    journal.close()
+
+
+def test_payloads_that_lie_beside_a_link_are_not_given_up(path):
+    """That is where earlier versions put them."""
+    journal = Journal(path)
+    journal.write(accept(spec(1, b"large" * LARGE)))
+    journal.close()
+    link = path.parent.parent / "link"
+    link.symlink_to(path)
+    beside, own = Path(f"{link}.payloads"), Path(f"{path}.payloads")
+    own.rename(beside)
+    with pytest.raises(ConfigError, match=f"{beside}.*move .* to {own}"):
+        Journal(link)
+    beside.rename(own)
+    journal = Journal(link)
+    assert list(journal.state.tasks) == ["c-1"]
     journal.close()
 
 
