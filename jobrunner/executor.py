@@ -269,7 +269,7 @@ class Executor(StandardNames, concurrent.futures.Executor):
             retry_on: only after exceptions of this class, or of one of these. Default: any Exception.
             backoff: seconds before the second attempt, doubled for each further one up to 30. Default 0.1.
             timeout: seconds of execution, after which the call is stopped and fails with TaskTimeoutError.
-            resources: what a worker must have free, by name, e.g. {"gpu": 1}.
+            resources: what a worker must have free, by name, e.g. {"gpu": 0.5}; exact to six decimal places.
             at_most_once: where the process or the worker dies, fail (TaskLostError, WorkerLostError) rather
             than
                 run the call again. Default: calls run at least once, see docs/guarantees.md.

@@ -8,6 +8,7 @@ from typing import Any
 
 from jobrunner.config import LONGEST_NAME
 from jobrunner.errors import ConfigError, TaskTimeoutError
+from jobrunner.protocol.checks import LARGEST_RETRY_ON, MOST_RESOURCES
 from jobrunner.protocol.messages import TaskOptions
 from jobrunner.serialization import dump_classes
 
@@ -51,9 +52,13 @@ def merged(
         options = options._replace(at_most_once=_flag("at_most_once", at_most_once))
     if retry_on is not None:
         classes = _exceptions(retry_on)
-        options = options._replace(
-            retry_on=dump_classes(classes), retry_timeouts=issubclass(TaskTimeoutError, classes)
-        )
+        pickled = dump_classes(classes)
+        if len(pickled) > LARGEST_RETRY_ON:
+            raise ConfigError(
+                f"retry_on: these classes have {len(pickled):,} bytes, pickled, and may have {LARGEST_RETRY_ON:,}: let"
+                " what they refer to be importable, or smaller"
+            )
+        options = options._replace(retry_on=pickled, retry_timeouts=issubclass(TaskTimeoutError, classes))
     if backoff is not None:
         options = options._replace(backoff=0.0 if backoff == 0 else _positive("backoff", backoff, "seconds"))
     if detach is not None:
@@ -107,4 +112,6 @@ def _resources(known: dict[str, float], added: Any) -> tuple[tuple[str, float], 
         if len(name) > LONGEST_NAME:
             raise ConfigError(f"resources: {name[:40]!r}... has more than {LONGEST_NAME} characters")
         known[name] = _positive(f"resources[{name!r}]", amount, "units")
+    if len(known) > MOST_RESOURCES:
+        raise ConfigError(f"resources: {len(known)} different ones, and a call may ask for {MOST_RESOURCES}")
     return tuple(sorted(known.items()))

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from jobrunner.ids import ClientId
 from jobrunner.payloads import Payload, payload_size
-from jobrunner.protocol.placement import Resources
 from jobrunner.protocol.principals import Principal
+from jobrunner.protocol.resources import Resources
 
 
 class Quota(NamedTuple):

@@ -6,10 +6,11 @@ Counted is what stays in the header whatever it holds: ids, options, details. Pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from jobrunner.protocol.messages import Detail, Outcome, TaskSpec
+from jobrunner.ids import TaskId
+from jobrunner.protocol.messages import Detail, Outcome, TaskOptions, TaskSpec
 
 BATCH_BYTES = 8 * 1024 * 1024
 """Header bytes from which on a message is full; a single entry may have more."""
@@ -45,11 +46,19 @@ def of_ids(ids: Iterable[str]) -> int:
 
 
 def of_task(spec: TaskSpec) -> int:
+    size = of_call(spec.options, spec.needs)
+    return size + sum(map(of_id, spec.needs)) if spec.needs else size
+
+
+def of_call(options: TaskOptions, needs: Sequence[TaskId]) -> int:
+    """Of a call with its options, and with the results of so many others."""
     size = ENTRY_BYTES
-    if spec.needs:
-        size += sum(map(of_id, spec.needs))
-    if spec.options.retry_on:
-        size += len(spec.options.retry_on)
+    if needs:
+        size += ENTRY_BYTES * len(needs)
+    if options.retry_on:
+        size += len(options.retry_on)
+    if options.resources:
+        size += sum([16 + of_value(name) for name, _ in options.resources])
     return size
 
 

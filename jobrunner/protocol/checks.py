@@ -34,6 +34,12 @@ MOST_MODULES = 256
 MOST_PARTS = 4096
 """Parts of one function."""
 
+MOST_RESOURCES = 256
+"""Different resources that one call asks for."""
+
+LARGEST_RETRY_ON = 8 * 1024 * 1024
+"""Bytes of the pickled classes of exceptions that come with one call."""
+
 LARGEST_MAP = 4096
 """Entries of one map."""
 
@@ -122,6 +128,20 @@ def binary(value: Any) -> bytes:
     if type(value) is not bytes:
         raise ProtocolError(f"expected bytes, got {type(value).__name__}")
     return value
+
+
+def retry_on(value: Any) -> bytes:
+    """The classes of exceptions after which a call may run again."""
+    if len(binary(value)) > LARGEST_RETRY_ON:
+        raise ProtocolError(f"retry_on has {len(value)} bytes, at most {LARGEST_RETRY_ON} are allowed")
+    return binary(value)
+
+
+def resources(value: Any) -> tuple[tuple[str, float], ...]:
+    """Pairs of a name and an amount that a call asks for."""
+    if len(sequence(value)) > MOST_RESOURCES:
+        raise ProtocolError(f"a call asks for {len(value)} resources, at most {MOST_RESOURCES} are allowed")
+    return tuple([(name(what), number(amount)) for what, amount in map(sequence, value)])
 
 
 def key(value: Any) -> bytes:

@@ -25,7 +25,6 @@ from jobrunner.protocol.checks import (
     MOST_FRAMES,
     amounts,
     attempt,
-    binary,
     detail,
     flag,
     integer,
@@ -38,6 +37,8 @@ from jobrunner.protocol.checks import (
     number,
     parts,
     plain,
+    resources,
+    retry_on,
     sequence,
     shown,
     slots,
@@ -140,17 +141,15 @@ class Reader:
 def options(value: Any) -> m.TaskOptions:
     if value is None:
         return m.DEFAULT_OPTIONS
-    called, priority, retries, limit, resources, once, retry_on, on_timeouts, backoff, detach = sequence(
-        value
-    )
+    called, priority, retries, limit, wanted, once, classes, on_timeouts, backoff, detach = sequence(value)
     return m.TaskOptions(
         None if called is None else name(called),
         integer(priority, -LARGEST_32 - 1, LARGEST_32),
         integer(retries, 0, LARGEST_32),
         None if limit is None else number(limit),
-        tuple([(name(what), number(amount)) for what, amount in map(sequence, sequence(resources))]),
+        resources(wanted),
         flag(once),
-        None if retry_on is None else binary(retry_on),
+        None if classes is None else retry_on(classes),
         flag(on_timeouts),
         None if backoff is None else number(backoff),
         flag(detach),

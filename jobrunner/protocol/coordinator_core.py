@@ -16,7 +16,8 @@ from jobrunner.ids import ClientId, WorkerId, client_of, is_bound, of_observer, 
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Quota
-from jobrunner.protocol.batches import batches, of_ids, of_outcome, of_value
+from jobrunner.protocol.batches import ENTRY_BYTES, batches, of_call, of_ids, of_outcome, of_value
+from jobrunner.protocol.details import passable
 from jobrunner.protocol.effects import (
     Disconnect,
     DrainRequested,
@@ -619,7 +620,8 @@ class CoordinatorCore:
             self.scheduler.needs.watch(client, task_id, now)
 
     def _on_supply(self, client: ClientPeer, message: m.Supply, now: float) -> None:
-        self.scheduler.needs.supplied(client, message.outcomes, message.unknown, now)
+        outcomes = [passable(outcome) for outcome in message.outcomes]
+        self.scheduler.needs.supplied(client, outcomes, message.unknown, now)
 
     def _on_reconciled(self, client: ClientPeer, message: m.Reconciled, now: float) -> None:
         self.scheduler.reconciled(client.id)
@@ -675,7 +677,7 @@ class CoordinatorCore:
             self._unexpected(worker, "a result larger than max_payload; its session ends", now)
             return
         for outcome in message.outcomes:
-            self.scheduler.outcome(worker, outcome, now)
+            self.scheduler.outcome(worker, passable(outcome), now)
         if len(self.scheduler.entry.outcomes) > kept:
             self._acknowledge_once_written(worker)
 
@@ -706,9 +708,10 @@ class CoordinatorCore:
             client = self.scheduler.client_with_task_at(worker, chunk.id)
             if client is None or not client.hello.show_output:
                 continue
-            if client.output_characters < OUTPUT_WINDOW:
-                client.output.append(chunk)
-                client.output_characters += len(chunk.text)
+            room = OUTPUT_WINDOW - client.output_characters
+            if room > 0:
+                client.output.append(chunk._replace(text=chunk.text[:room]))
+                client.output_characters += len(chunk.text) + ENTRY_BYTES
                 self.scheduler.dirty[client] = None
 
     def _on_draining(self, worker: WorkerPeer, message: m.Drain, now: float) -> None:
@@ -874,7 +877,8 @@ class CoordinatorCore:
         for record in assigned:
             groups.setdefault(record.client.account.owner, []).append(record)
         for owner, records in groups.items():
-            self._send_assigned(worker, owner, records, now)
+            for batch in batches(records, of_record):
+                self._send_assigned(worker, owner, batch, now)
 
     def _send_assigned(self, worker: WorkerPeer, owner: str, records: list[TaskRecord], now: float) -> None:
         tasks, size = [], 0
@@ -1001,6 +1005,11 @@ class CoordinatorCore:
 
     def _log(self, level: str, text: str) -> None:
         self._effects.append(Log(level, printable(text)))
+
+
+def of_record(record: TaskRecord) -> int:
+    """What a task takes of the header of an Assign."""
+    return of_call(record.options, record.needs)
 
 
 UNKNOWN_FUNCTION = b""

@@ -17,7 +17,8 @@ from jobrunner.ids import WorkerId
 from jobrunner.payloads import payload_size
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
-from jobrunner.protocol.placement import UNKNOWN, Resources, python_demand
+from jobrunner.protocol.placement import UNKNOWN, python_demand
+from jobrunner.protocol.resources import Demands
 
 ESTIMATE_DECAY = 0.9
 """How fast a long call is forgotten: an estimate is the largest recent duration, shrunk by this per shorter call."""
@@ -59,7 +60,7 @@ class FunctionEntry:
         self.parts = parts
         self.account = account
         """At whose expense it is kept."""
-        self.demands: Resources = (python_demand(definition.python),) if definition.python else ()
+        self.demands: Demands = (python_demand(definition.python),) if definition.python else ()
         self.users = 0
         """Unfinished tasks that call it, and functions that it is a part of."""
         self.pins = 0

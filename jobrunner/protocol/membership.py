@@ -20,11 +20,11 @@ from jobrunner.protocol.messages import (
     FunctionKey,
     Outcome,
     OutputChunk,
-    TaskOptions,
     WorkerHello,
 )
-from jobrunner.protocol.placement import MODULE, Resources, is_long, python_demand
+from jobrunner.protocol.placement import MODULE, is_long, python_demand
 from jobrunner.protocol.principals import ANYONE, Principal
+from jobrunner.protocol.resources import Demands, exact
 from jobrunner.protocol.task import TaskRecord
 
 CLIENT_PATIENCE = 6
@@ -189,10 +189,10 @@ class WorkerPeer(Peer):
         self.hello = hello
         self.name = name
         self.slots = hello.slots
-        python, without_end = python_demand(hello.python)[0], math.inf
-        self.offers = {**hello.resources, python: without_end}
+        python = python_demand(hello.python)[0]
+        self.offers: dict[str, float] = {**exact(hello.resources.items()), python: math.inf}
         self.free = dict(self.offers)
-        """Amounts of what it offers that no task holds."""
+        """Amounts of what it offers that no task holds: whole numbers, but for what it has without end."""
         self.lacks: dict[str, float] = {}
         """Modules that it cannot import, and when it said so; see `missing`."""
         self.draining = False
@@ -212,12 +212,12 @@ class WorkerPeer(Peer):
         self.cancels: list[CancelRequest] = []
         self.divides: list[TaskId] = []
 
-    def fits(self, needs: Resources) -> bool:
-        return all(self.free.get(name, 0.0) >= amount or self._can_import(name) for name, amount in needs)
+    def fits(self, needs: Demands) -> bool:
+        return all(self.free.get(name, 0) >= amount or self._can_import(name) for name, amount in needs)
 
-    def offers_all(self, needs: Resources) -> bool:
+    def offers_all(self, needs: Demands) -> bool:
         """Whether it could run such a task if nothing else ran here."""
-        return all(self.offers.get(name, 0.0) >= amount or self._can_import(name) for name, amount in needs)
+        return all(self.offers.get(name, 0) >= amount or self._can_import(name) for name, amount in needs)
 
     def _can_import(self, demand: str) -> bool:
         return demand.startswith(MODULE) and demand[len(MODULE) :] not in self.lacks
@@ -234,7 +234,7 @@ class WorkerPeer(Peer):
             self.long += 1
         else:
             self.assigned_seconds += record.estimate
-        self._adjust(record.options, -1)
+        self._adjust(record.amounts, -1)
         record.worker = self
 
     def release(self, record: TaskRecord) -> None:
@@ -246,8 +246,8 @@ class WorkerPeer(Peer):
             self.assigned_seconds -= record.estimate
         if len(self.tasks) == self.long:
             self.assigned_seconds = 0.0  # whatever rounding has left of it
-        self._adjust(record.options, +1)
+        self._adjust(record.amounts, +1)
 
-    def _adjust(self, options: TaskOptions, sign: int) -> None:
-        for name, amount in options.resources:
-            self.free[name] = self.free.get(name, 0.0) + sign * amount
+    def _adjust(self, amounts: Demands, sign: int) -> None:
+        for name, amount in amounts:
+            self.free[name] = self.free.get(name, 0) + sign * amount

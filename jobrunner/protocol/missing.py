@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from jobrunner.ids import TaskId
 from jobrunner.protocol.functions import FunctionEntry
 from jobrunner.protocol.messages import REFUSED, Outcome
-from jobrunner.protocol.placement import Resources, module_demand
+from jobrunner.protocol.placement import module_demand
+from jobrunner.protocol.resources import Demands
 from jobrunner.protocol.task import ACTIVE, FAILED, QUEUED, WAITING, TaskRecord, demanded
 
 if TYPE_CHECKING:
@@ -50,25 +51,25 @@ class Missing:
         self._failures: dict[str, Outcome] = {}
         """How initializers have failed that are scarce, under their name here: the last time, each."""
 
-    def demands(self, record: TaskRecord) -> Resources:
+    def demands(self, record: TaskRecord) -> Demands:
         """What its worker must have, the modules included that not every worker has."""
-        return base_demands(record) + demands_of(self._scarce(record.function, record.setup))
+        return base_demands(record) + module_demands(self._scarce(record.function, record.setup))
 
     def refusal(
         self,
         task_id: TaskId,
         function: FunctionEntry,
         setup: FunctionEntry | None,
-        resources: Resources,
+        base: Demands,
         now: float,
     ) -> Outcome | None:
         """How a new call ends, if no worker can import what it needs."""
-        if not self._is_hopeless(function, setup, resources):
+        if not self._is_hopeless(function, setup, base):
             return None
         names = self._scarce(function, setup)
         if self._drop(names, now - NEW_ANSWER_SECONDS):
             return None  # somebody looks again
-        return self._outcome(task_id, 0, function, setup, resources)
+        return self._outcome(task_id, 0, function, setup, base)
 
     def report(
         self, worker: WorkerPeer, returned: Iterable[tuple[TaskId, int]], names: Iterable[str], now: float
@@ -145,18 +146,16 @@ class Missing:
             return []
         return [name for name in needed(function, setup) if name in self.scarce]
 
-    def _able(self, resources: Resources) -> list[WorkerPeer]:
+    def _able(self, base: Demands) -> list[WorkerPeer]:
         """Workers that could run it, were it not for the modules."""
         workers = self._scheduler.workers.values()
-        return [worker for worker in workers if not worker.draining and worker.offers_all(resources)]
+        return [worker for worker in workers if not worker.draining and worker.offers_all(base)]
 
-    def _is_hopeless(
-        self, function: FunctionEntry, setup: FunctionEntry | None, resources: Resources
-    ) -> bool:
+    def _is_hopeless(self, function: FunctionEntry, setup: FunctionEntry | None, base: Demands) -> bool:
         names = self._scarce(function, setup)
         if not names:
             return False
-        able = self._able(resources)
+        able = self._able(base)
         return bool(able) and all(any(name in worker.lacks for name in names) for worker in able)
 
     def _drop(self, names: Iterable[str], before: float) -> bool:
@@ -192,9 +191,9 @@ class Missing:
         for record in records:
             if record.state not in (QUEUED, WAITING):
                 continue
-            function, setup, resources = record.function, record.setup, base_demands(record)
-            if self._is_hopeless(function, setup, resources):
-                outcome = self._outcome(record.id, record.attempt, function, setup, resources)
+            function, setup, base = record.function, record.setup, base_demands(record)
+            if self._is_hopeless(function, setup, base):
+                outcome = self._outcome(record.id, record.attempt, function, setup, base)
                 scheduler.finish(record, outcome, FAILED, now)
 
     def _outcome(
@@ -203,19 +202,19 @@ class Missing:
         attempt: int,
         function: FunctionEntry,
         setup: FunctionEntry | None,
-        resources: Resources,
+        base: Demands,
     ) -> Outcome:
         names = self._scarce(function, setup)
         for name in names:
             failure = self._failures.get(name)
             if failure is not None:
                 return failure._replace(id=task_id, attempt=attempt)
-        error = self._complaint(function, setup, resources)
+        error = self._complaint(function, setup, base)
         return Outcome(task_id, attempt, REFUSED, detail={"error": error, "modules": tuple(names)})
 
-    def _complaint(self, function: FunctionEntry, setup: FunctionEntry | None, resources: Resources) -> str:
+    def _complaint(self, function: FunctionEntry, setup: FunctionEntry | None, base: Demands) -> str:
         names = self._scarce(function, setup)
-        able = self._able(resources)
+        able = self._able(base)
         parts = []
         for name in names:
             who = sorted(worker.name for worker in able if name in worker.lacks)
@@ -229,8 +228,8 @@ class Missing:
         return f"{', and '.join(parts)}: {advice} Executor(..., ship=[...])"
 
 
-def base_demands(record: TaskRecord) -> Resources:
-    return demanded(record.options.resources, record.function, record.setup)
+def base_demands(record: TaskRecord) -> Demands:
+    return demanded(record.amounts, record.function, record.setup)
 
 
 def needed(function: FunctionEntry, setup: FunctionEntry | None) -> tuple[str, ...]:
@@ -249,7 +248,7 @@ def setup_name(setup: FunctionEntry) -> str:
     return INITIALIZER + setup.definition.key.hex()
 
 
-def demands_of(names: Iterable[str]) -> Resources:
+def module_demands(names: Iterable[str]) -> Demands:
     return tuple(module_demand(name) for name in names)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from jobrunner.ids import ClientId
+from jobrunner.protocol.resources import UNIT, Demands
 from jobrunner.protocol.task import QUEUED, TaskRecord
 
 UNKNOWN = -1.0
@@ -35,19 +36,22 @@ PREFETCH_LIMIT = 512
 LEAST_ESTIMATE = 20e-6
 """Seconds that a call costs at the least, whatever was measured inside it."""
 
-Resources: TypeAlias = "tuple[tuple[str, float], ...]"
-"""Pairs of a name and an amount. A function that goes by value needs a version of Python too, see `python_demand`."""
+Rank: TypeAlias = "tuple[int, int]"
+"""Of a task, by its priority and its depth: the smallest is the most urgent."""
 
 Accept: TypeAlias = "Callable[[TaskRecord], bool]"
+
+Permit: TypeAlias = "Callable[[Rank, Demands], bool]"
 
 
 class Lane:
     """The queued tasks of one priority and one kind of resources, taken in turn from their clients."""
 
-    __slots__ = ("clients", "needs", "turns")
+    __slots__ = ("clients", "needs", "rank", "turns")
 
-    def __init__(self, needs: Resources) -> None:
+    def __init__(self, needs: Demands, rank: Rank) -> None:
         self.needs = needs
+        self.rank = rank
         self.clients: dict[ClientId, deque[TaskRecord]] = {}
         self.turns: deque[ClientId] = deque()
 
@@ -90,8 +94,8 @@ class ReadyQueue:
     """All queued tasks. A record may be in it twice or have left the queued state; such entries are passed over."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Resources, dict[tuple[int, int], Lane]] = {}
-        self._order: dict[Resources, list[tuple[int, int]]] = {}
+        self._lanes: dict[Demands, dict[Rank, Lane]] = {}
+        self._order: dict[Demands, list[Rank]] = {}
         self.parked: set[ClientId] = set()
         """Clients that get nothing new for now, because they do not take their outcomes."""
 
@@ -104,7 +108,7 @@ class ReadyQueue:
             self._order[needs] = []
         lane = lanes.get(rank)
         if lane is None:
-            lane = lanes[rank] = Lane(needs)
+            lane = lanes[rank] = Lane(needs, rank)
             heapq.heappush(self._order[needs], rank)
         lane.push(record, front)
 
@@ -113,17 +117,35 @@ class ReadyQueue:
         self._lanes.clear()
         self._order.clear()
 
-    def pop(self, fits: Callable[[Resources], bool], accept: Accept | None = None) -> TaskRecord | None:
+    @property
+    def kinds(self) -> int:
+        """Different demands of the tasks in it, at the most."""
+        return len(self._lanes)
+
+    def waiting_since(self, before: float) -> list[tuple[Rank, Demands]]:
+        """The kinds whose first task was queued before that time: the most urgent first, then the oldest."""
+        found = []
+        for needs in list(self._lanes):
+            lane = self._first_lane(needs)
+            head = None if lane is None else lane.head(self.parked)
+            if lane is not None and head is not None and head.since <= before:
+                found.append((lane.rank, head.since, needs))
+        return [(rank, needs) for rank, _, needs in sorted(found)]
+
+    def pop(
+        self, fits: Callable[[Demands], bool], accept: Accept | None = None, permit: Permit | None = None
+    ) -> TaskRecord | None:
         """The first task whose resources fit; None when there is none, or when `accept` does not accept it.
 
-        What is not accepted is not overtaken: it would wait for ever where short tasks keep all slots busy.
+        What is not accepted is not overtaken: it would wait for ever where short tasks keep all slots busy. What has
+        no permit is passed over.
         """
         fitting = [needs for needs in self._lanes if fits(needs)]
         if len(fitting) > 1:
             fitting.sort(key=self._urgency)
         for needs in fitting:
             lane = self._first_lane(needs)
-            if lane is None:
+            if lane is None or (permit is not None and not permit(lane.rank, needs)):
                 continue
             if accept is not None:
                 record = lane.head(self.parked)
@@ -132,14 +154,14 @@ class ReadyQueue:
             return lane.take()
         return None
 
-    def _urgency(self, needs: Resources) -> tuple[tuple[int, int], int]:
+    def _urgency(self, needs: Demands) -> tuple[Rank, int]:
         """Of equal rank, what needs more resources goes first: fewer workers fit, and so many only at a time."""
         return self._order[needs][0], -len(needs)
 
-    def _first_lane(self, needs: Resources) -> Lane | None:
+    def _first_lane(self, needs: Demands) -> Lane | None:
         """The lane of the highest priority that has a task to give; its head is that task."""
         order, lanes = self._order[needs], self._lanes[needs]
-        held_back: list[tuple[int, int]] = []
+        held_back: list[Rank] = []
         found = None
         while order and found is None:
             lane = lanes[order[0]]
@@ -158,18 +180,18 @@ class ReadyQueue:
         return found
 
 
-def python_demand(version: str) -> tuple[str, float]:
+def python_demand(version: str) -> tuple[str, int]:
     """What a worker of that version has without end, and others do not have at all."""
-    return f"Python {version}", 1.0
+    return f"Python {version}", UNIT
 
 
 MODULE = "module "
 """Begins the name of what a worker has that can import a module, see `missing`."""
 
 
-def module_demand(name: str) -> tuple[str, float]:
+def module_demand(name: str) -> tuple[str, int]:
     """What every worker has until it says that it does not."""
-    return MODULE + name, 1.0
+    return MODULE + name, UNIT
 
 
 def room(slots: int, held: int, held_seconds: float, estimate: float) -> bool:

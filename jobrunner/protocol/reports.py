@@ -6,16 +6,19 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from jobrunner.ids import TaskId, call_id, short_id
+from jobrunner.protocol.batches import of_value
 from jobrunner.protocol.bundles import index_of_call, outcome_of_call
 from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 from jobrunner.protocol.messages import CRASHED, LOST, OK, SPLIT, STATUS_NAMES, Query, Reply
 from jobrunner.protocol.principals import Principal
+from jobrunner.protocol.resources import shown
 from jobrunner.protocol.task import (
     ACTIVE,
     FAILED,
     QUEUED,
     RUNNING,
     STATE_NAMES,
+    STORY_CHARACTERS,
     SUCCEEDED,
     TERMINAL,
     WAITING,
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 50_000
 """Tasks in one reply, which must fit into a message."""
+
+MOST_BYTES = 32 * 1024 * 1024
+"""Of all tasks in a reply, about, at which it ends: of some there is much to tell."""
 
 
 def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> Reply:
@@ -92,7 +98,14 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
         for record in source
         if (not state or STATE_NAMES[record.state] == state) and (who.sees_all or owns(who, record))
     )
-    return [describe_task(record, who, now) for record in islice(found, rows)]
+    told: list[dict[str, Any]] = []
+    size = 0
+    for record in islice(found, rows):
+        told.append(describe_task(record, who, now))
+        size += of_value(told[-1])
+        if size >= MOST_BYTES:
+            break
+    return told
 
 
 def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
@@ -101,7 +114,7 @@ def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> di
     index = call_in(record, argument)
     if index is not None:
         described |= describe_call(record, index)
-    described["why"] = why(core, record)
+    described["why"] = why(core, record, who)
     return described
 
 
@@ -237,7 +250,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, A
     finished = record.state in TERMINAL
     error = ""
     if outcome is not None and outcome.status != 0:
-        error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])
+        error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])[:STORY_CHARACTERS]
     return {
         "id": record.id if owns(who, record) else short_id(record.id),
         "name": record.name,
@@ -261,6 +274,35 @@ def takes_apart(bundle: TaskRecord) -> bool:
     return bundle.outcome is not None and bundle.outcome.status in (SPLIT, CRASHED, LOST)
 
 
+MOST_HOLDERS_NAMED = 5
+
+
+def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
+    """Which tasks have what a queued one needs; its caller may be among them, and then neither ever ends."""
+    wanted = {name for name, _ in record.amounts}
+    able = [worker for worker in core.scheduler.workers.values() if worker.offers_all(record.demands)]
+    holders = [
+        f"{short_id(other.id)} ({other.name}) on {worker.name}"
+        if seen(who, other)
+        else f"another's on {worker.name}"
+        for worker in able
+        for other in worker.tasks.values()
+        if any(name in wanted for name, _ in other.amounts)
+    ]
+    named = ", ".join(holders[:MOST_HOLDERS_NAMED]) + (", ..." if len(holders) > MOST_HOLDERS_NAMED else "")
+    told = f"no worker has {shown(record.amounts)} free; it is taken by {named}"
+    if record.depth:
+        told += (
+            "; it was submitted by a call: where that one is among them and waits for it, neither ever ends"
+        )
+    return told
+
+
+def seen(who: Principal, record: TaskRecord) -> bool:
+    """Whether that task is shown to them."""
+    return who.sees_all or owns(who, record)
+
+
 def describe_call(bundle: TaskRecord, index: int) -> dict[str, Any]:
     """Where one call of a bundle differs from all of it. If that was taken apart, the call waits for its client."""
     described: dict[str, Any] = {
@@ -277,7 +319,7 @@ def describe_call(bundle: TaskRecord, index: int) -> dict[str, Any]:
     return described
 
 
-def why(core: CoordinatorCore, record: TaskRecord) -> str:
+def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
     """In words: what the task is waiting for."""
     scheduler = core.scheduler
     if record.state == WAITING and record.lacks:
@@ -296,8 +338,9 @@ def why(core: CoordinatorCore, record: TaskRecord) -> str:
         return complaint
     needs = record.demands
     if not any(worker.offers_all(needs) for worker in scheduler.workers.values()):
-        wanted = ", ".join(f"{name}={amount:g}" for name, amount in needs)
-        return f"no worker offers {wanted}"
+        return f"no worker offers {shown(needs)}"
     if record.client.id in scheduler.queue.parked:
         return "its client does not take the outcomes that it already has"
+    if not any(worker.fits(needs) for worker in scheduler.workers.values()):
+        return held_by_others(core, record, who)
     return f"all slots are taken; {scheduler.counts[QUEUED]} tasks are queued"

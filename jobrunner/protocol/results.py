@@ -17,6 +17,7 @@ from jobrunner.payloads import payload_size
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.batches import of_outcome
 from jobrunner.protocol.bundles import index_of_call, place_of_call
+from jobrunner.protocol.details import without_need
 from jobrunner.protocol.messages import OK, REFUSED, STATUS_NAMES, UNMET, Outcome
 from jobrunner.protocol.task import Interest, TaskRecord
 
@@ -176,6 +177,6 @@ def unmet(record: TaskRecord, need: Outcome, name: str) -> Outcome:
         "need": need.id,
         "need_name": name,
         "need_status": need.status,
-        "need_detail": need.detail,
+        "need_detail": None if need.detail is None else without_need(need.detail),
     }
     return Outcome(record.id, record.attempt, UNMET, need.payload, 0.0, detail)

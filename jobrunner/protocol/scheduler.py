@@ -16,6 +16,7 @@ from jobrunner.protocol import retry
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
 from jobrunner.protocol.bundles import index_of_call, place_of_call, whole_of
 from jobrunner.protocol.chunks import chunk_of, part_id
+from jobrunner.protocol.details import passable
 from jobrunner.protocol.division import Division
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
@@ -23,8 +24,10 @@ from jobrunner.protocol.link import Link
 from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.missing import Missing
 from jobrunner.protocol.needs import Needs
-from jobrunner.protocol.placement import UNKNOWN, ReadyQueue, room
+from jobrunner.protocol.placement import UNKNOWN, Permit, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
+from jobrunner.protocol.reservations import Reservations
+from jobrunner.protocol.resources import demands_of
 from jobrunner.protocol.results import Ended, Results, beyond_quota
 from jobrunner.protocol.task import (
     ACTIVE,
@@ -114,6 +117,7 @@ class Scheduler:
         """Of all workers. Names and slots are kept account of, for thousands of workers may join at once."""
         self.functions = FunctionTable()
         self.queue = ReadyQueue()
+        self.reservations = Reservations()
         self.counts = [0] * len(STATE_NAMES)
         self.recent: deque[TaskRecord] = deque(maxlen=RECENT)
         self.bundles: dict[str, TaskRecord] = {}
@@ -216,7 +220,7 @@ class Scheduler:
                     return self._wrong_python(spec.id, entry)
         if not self.missing.scarce:
             return None
-        base = demanded(spec.options.resources, function, setup)
+        base = demanded(demands_of(spec.options.resources), function, setup)
         return self.missing.refusal(spec.id, function, setup, base, now)
 
     def _offered(self, function: FunctionEntry) -> bool:
@@ -248,7 +252,7 @@ class Scheduler:
         for kept in state.outcomes.values():
             client_id = client_of(kept.outcome.id)
             account = self.accounts.of(client_id, read_owner(state, client_id)[1])
-            self.results.keep(Ended(kept.name, kept.outcome, now - kept.age, account))
+            self.results.keep(Ended(kept.name, passable(kept.outcome), now - kept.age, account))
         for spec, progress in state.tasks.values():
             owner = client_of(spec.id)
             client = self.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
@@ -747,11 +751,12 @@ class Scheduler:
         if not self.counts[QUEUED]:
             self.queue.clear()
             return
+        self.reservations.renew(self.queue, self.workers.values(), now)
         idle = [w for w in self.open if len(w.tasks) < w.slots]
         while idle:
             more = []
             for worker in idle:
-                record = self.queue.pop(worker.fits)
+                record = self.queue.pop(worker.fits, permit=self._permit_for(worker))
                 if record is None:
                     continue
                 self._assign(record, worker, now)
@@ -774,8 +779,15 @@ class Scheduler:
             slots, held = worker.slots - worker.long, len(worker.tasks) - worker.long
             return room(slots, held, worker.assigned_seconds, estimate)
 
-        while (record := self.queue.pop(worker.fits, accept)) is not None:
+        permit = self._permit_for(worker)
+        while (record := self.queue.pop(worker.fits, accept, permit)) is not None:
             self._assign(record, worker, now)
+
+    def _permit_for(self, worker: WorkerPeer) -> Permit | None:
+        """What tasks may take at this worker, where it keeps something for others."""
+        if not self.reservations:
+            return None
+        return lambda rank, demands: self.reservations.permit(worker, rank, demands)
 
     # --- the steps that all of these share ---
 

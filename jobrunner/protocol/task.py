@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 from jobrunner.ids import TaskId
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol.messages import Outcome, Span, TaskOptions, calls_in
+from jobrunner.protocol.resources import Demands, demands_of
 
 if TYPE_CHECKING:
     from jobrunner.ids import ClientId
     from jobrunner.protocol.functions import FunctionEntry
     from jobrunner.protocol.membership import ClientPeer, WorkerPeer
-    from jobrunner.protocol.placement import Resources
 
 WAITING: Final = 0
 """Not to be run yet: it needs other tasks, waits for the time of its retry, or some worker may have it already."""
@@ -76,9 +76,9 @@ def call_size(payload: Payload, options: TaskOptions, needs: tuple[TaskId, ...])
     return size
 
 
-def demanded(resources: Resources, function: FunctionEntry, setup: FunctionEntry | None) -> Resources:
+def demanded(amounts: Demands, function: FunctionEntry, setup: FunctionEntry | None) -> Demands:
     """What the worker of a call must offer, beside the modules."""
-    needs = resources + function.demands if function.demands else resources
+    needs = amounts + function.demands if function.demands else amounts
     if setup is not None and setup.demands:
         needs += tuple(demand for demand in setup.demands if demand not in needs)
     return needs
@@ -102,6 +102,7 @@ class TaskRecord:
     """What the coordinator knows of one task. A hundred thousand of these must be cheap."""
 
     __slots__ = (
+        "amounts",
         "asked",
         "attempt",
         "cancel_asked",
@@ -157,7 +158,9 @@ class TaskRecord:
         self.weight = span if isinstance(span, int) else 1
         """What it counts for in all numbers that are shown: a bundle is as many calls."""
         self.options = options
-        self.demands = demanded(options.resources, function, setup)
+        self.amounts = demands_of(options.resources)
+        """What it takes of its worker's resources."""
+        self.demands = demanded(self.amounts, function, setup)
         """What its worker must have."""
         self.setup = setup
         self.depth = depth

@@ -5,6 +5,7 @@ from protocol.support import client_peer, record, worker_peer
 from jobrunner.config import UNREACHABLE_GRACE
 from jobrunner.protocol.membership import CLIENT_PATIENCE
 from jobrunner.protocol.placement import UNKNOWN
+from jobrunner.protocol.resources import UNIT
 
 
 def test_a_worker_is_lost_by_silence():
@@ -37,15 +38,15 @@ def test_a_worker_counts_its_tasks_time_and_resources():
     task = record(resources=(("gpu", 1.0),))
     task.estimate = 0.015625
     assert worker.fits(())
-    assert worker.fits(task.options.resources)
-    assert not worker.fits((("gpu", 1.5),))
-    assert not worker.fits((("licence", 1.0),))
+    assert worker.fits(task.demands)
+    assert not worker.fits((("gpu", 3 * UNIT // 2),))
+    assert not worker.fits((("licence", 1),))
     worker.take(task)
     assert task.worker is worker
-    assert (worker.assigned_seconds, worker.free["gpu"]) == (0.015625, 0.0)
-    assert not worker.fits(task.options.resources)
+    assert (worker.assigned_seconds, worker.free["gpu"]) == (0.015625, 0)
+    assert not worker.fits(task.demands)
     worker.release(task)
-    assert (worker.tasks, worker.assigned_seconds, worker.free["gpu"]) == ({}, 0.0, 1.0)
+    assert (worker.tasks, worker.assigned_seconds, worker.free["gpu"]) == ({}, 0.0, UNIT)
 
 
 def test_long_tasks_are_counted_apart():

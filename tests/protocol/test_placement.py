@@ -15,6 +15,7 @@ from jobrunner.protocol.placement import (
     is_long,
     room,
 )
+from jobrunner.protocol.resources import UNIT
 from jobrunner.protocol.task import CANCELLED
 
 
@@ -82,7 +83,7 @@ def test_resources_are_asked_for_and_the_others_pass():
         return not needs
 
     assert drained(queue, no_gpu) == ["c-2"]
-    assert drained(queue, lambda needs: dict(needs).get("gpu", 0) <= 1) == ["c-1"]
+    assert drained(queue, lambda needs: dict(needs).get("gpu", 0) <= UNIT) == ["c-1"]
     assert drained(queue) == ["c-3"]
 
 

@@ -87,6 +87,20 @@ def test_what_cannot_be_answered_is_an_error_and_no_more(world, admin, kind, arg
     assert admin.heard() == []
 
 
+def test_a_task_says_who_holds_the_resource_that_it_waits_for(world, admin):
+    """A call that waits for one of its own, which needs what it holds itself, can be found at least."""
+    client, worker = world.client(), world.worker(slots=3, resources={"gpu": 1.0})
+    gpu = (("gpu", 1.0),)
+    submit(client, spec("1-s", resources=gpu, name="train"))
+    worker.heard()
+    worker.say(m.Capacity(4))  # it waits
+    submit(client, spec(2, resources=gpu)._replace(depth=1), spec(3, resources=gpu))
+    held = "no worker has gpu=1 free; it is taken by c-1 (train) on w"
+    assert world.query(admin, "task", "c-3")["why"] == held
+    inside = "; it was submitted by a call: where that one is among them and waits for it, neither ever ends"
+    assert world.query(admin, "task", "c-2")["why"] == held + inside
+
+
 def test_a_task_says_what_it_waits_for(world, admin):
     client = world.client()
     submit(client, spec(1), spec(2, resources=(("gpu", 2.0),)), spec(3, retries=1))

@@ -134,13 +134,13 @@ def test_resources_are_counted_out_and_back(desk):
     two, one = {"resources": (("gpu", 2.0),)}, {"resources": (("gpu", 1.0),)}
     desk.submit(spec(1, **one), spec(2, **two), spec(3, **one), spec(4, **one))
     assert desk.placed() == {"gpu": ["c-1", "c-3"]}
-    assert worker.free["gpu"] == 0.0
+    assert worker.free["gpu"] == 0
     desk.finish(worker, "c-1")
     assert desk.placed() == {"gpu": ["c-4"]}
     desk.finish(worker, "c-3", "c-4")
     assert desk.placed() == {"gpu": ["c-2"]}
     desk.finish(worker, "c-2")
-    assert worker.free["gpu"] == 2.0
+    assert worker.free["gpu"] == worker.offers["gpu"]
 
 
 def test_deeper_tasks_first(desk):

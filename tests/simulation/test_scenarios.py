@@ -207,6 +207,21 @@ def test_tasks_for_a_scarce_resource_are_not_starved_by_plain_ones():
     finish(world)
 
 
+@pytest.mark.parametrize("urgent", [0, 100])
+def test_what_needs_much_of_a_resource_is_not_starved_by_what_needs_little(urgent):
+    """Whose calls come so that one unit or the other is always taken."""
+    world = calm_world(workers=[4], resources={"gpu": 2.0})
+    gpu = (("gpu", 1.0),)
+    submit(world, [Call((0.25,))], resources=gpu)
+    world.run_for(0.1)
+    small = submit(world, [Call((0.25,))] * 60, resources=gpu)
+    [large] = submit(world, [Call((0.1,))], resources=(("gpu", 2.0),), priority=urgent)
+    assert seconds_until(world, [large]) < (2.0 if urgent else 9.0)
+    assert any(outcome(world, task) is None for task in small) or not urgent
+    seconds_until(world, small)
+    finish(world)
+
+
 def test_the_throughput_of_short_tasks_is_close_to_what_the_slots_can_do():
     world = calm_world(workers=[4, 4])
     seconds_until(world, submit(world, short(200)))

@@ -10,7 +10,7 @@ import sys
 import pytest
 from simulation.seeking import find
 
-from jobrunner.protocol import retry, worker_core
+from jobrunner.protocol import resources, retry, worker_core
 from jobrunner.protocol.functions import FunctionTable, KnownFunctions
 from jobrunner.protocol.journal import JournalEntry
 from jobrunner.protocol.link import Link
@@ -323,6 +323,11 @@ def test_a_hand_back_that_counts_as_an_attempt_is_found(monkeypatch):
 def test_tasks_that_are_handed_back_while_their_slot_starts_are_found(monkeypatch):
     monkeypatch.setattr(worker_core, "filling", lambda slots, tasks, estimate: 0)
     find("calm", first=20)
+
+
+def test_amounts_that_do_not_add_up_are_found(monkeypatch):
+    monkeypatch.setattr(resources, "units", float)
+    find("calm", first=190)
 
 
 def test_a_slot_that_serves_two_epochs_is_found(monkeypatch):

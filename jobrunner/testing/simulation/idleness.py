@@ -138,7 +138,8 @@ class ConservationWatch(Watch):
         for node in dict.fromkeys(slot.node for slot in self._idle):
             worker = scheduler.workers.get(node.core.settings.id)
             if worker is not None:
-                yield from ((record.id, node.name) for record in waiting if could_run(worker, record))
+                could = [record for record in waiting if could_run(scheduler, worker, record)]
+                yield from ((record.id, node.name) for record in could)
 
 
 def could_begin(scheduler: Scheduler, record: TaskRecord) -> bool:
@@ -148,9 +149,12 @@ def could_begin(scheduler: Scheduler, record: TaskRecord) -> bool:
     return record.client.id not in scheduler.queue.parked
 
 
-def could_run(worker: WorkerPeer, record: TaskRecord) -> bool:
-    """Whether a worker has what a call needs, or keeps it for this call already."""
-    return (record.state == ASSIGNED and record.worker is worker) or worker.fits(record.demands)
+def could_run(scheduler: Scheduler, worker: WorkerPeer, record: TaskRecord) -> bool:
+    """Whether a worker has what a call needs and need not keep it for others, or keeps it for this call already."""
+    if record.state == ASSIGNED and record.worker is worker:
+        return True
+    rank = (-record.options.priority, -record.depth)
+    return worker.fits(record.demands) and scheduler.reservations.permit(worker, rank, record.demands)
 
 
 def known_since(

@@ -310,7 +310,8 @@ def draw_options(world: World, call: Call) -> m.TaskOptions:
         return m.DEFAULT_OPTIONS
     resources: tuple[tuple[str, float], ...] = ()
     if world.scenario.resources and rng.random() < 0.3:
-        resources = ((rng.choice(list(world.scenario.resources)), 1.0),)
+        amount = (1.0, 0.1, 0.2, 0.3)[len(world.truth.expected) % 4]
+        resources = ((rng.choice(list(world.scenario.resources)), amount),)
     timeout = None
     if rng.random() < 0.3:
         timeout = rng.choice((0.01, 0.5, 3.0))

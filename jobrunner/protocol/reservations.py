@@ -1,0 +1,78 @@
+"""Which workers keep resources free for tasks that have waited for long; pure decisions.
+
+A worker takes the most urgent task that fits into what it has free. Where it offers two GPUs, and tasks for one of them
+come without end, there are never two free at a time: a task that asks for both would wait for ever, however urgent it
+is. So once the first task of a kind (of the same demands) has been queued for `RESERVE_AFTER`, one worker that could
+run it is reserved: no other task that is less urgent, or as urgent, takes what the reserved kind needs there. Tasks
+that need other things go on, and slots need no reservation: one that becomes free takes the most urgent that fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from jobrunner.protocol.membership import WorkerPeer
+from jobrunner.protocol.placement import Rank, ReadyQueue
+from jobrunner.protocol.resources import Demands
+
+RESERVE_AFTER = 1.0
+"""Seconds in the queue; for so long the tasks that fit are let pass."""
+
+MOST_RESERVED = 16
+"""Kinds of tasks that have a worker reserved at a time, one each."""
+
+
+class Kind(NamedTuple):
+    """Tasks that a worker is reserved for."""
+
+    rank: Rank
+    demands: Demands
+    kept: dict[str, int]
+    """Those of its demands that tasks take from each other."""
+
+
+class Reservations:
+    """Of one Scheduler; decided anew in each turn, though a kind keeps its worker."""
+
+    def __init__(self) -> None:
+        self._workers: dict[Demands, WorkerPeer] = {}
+        self._kinds: dict[WorkerPeer, Kind] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._kinds)
+
+    def renew(self, queue: ReadyQueue, workers: Collection[WorkerPeer], now: float) -> None:
+        """Reserve workers for kinds that have waited for long: the most urgent first, then the oldest."""
+        before, self._workers = self._workers, {}
+        self._kinds.clear()
+        if queue.kinds < 2:
+            return
+        for rank, demands in queue.waiting_since(now - RESERVE_AFTER):
+            if len(self._workers) == MOST_RESERVED:
+                break
+            able = [w for w in workers if w.slots and w not in self._kinds and w.offers_all(demands)]
+            if not able:
+                continue
+            worker = before.get(demands)
+            if worker not in able:
+                worker = max(able, key=lambda worker: share_free(worker, demands))
+            assert worker is not None
+            kept = {name: amount for name, amount in demands if name in worker.hello.resources}
+            if kept:
+                self._workers[demands] = worker
+                self._kinds[worker] = Kind(rank, demands, kept)
+
+    def permit(self, worker: WorkerPeer, rank: Rank, demands: Demands) -> bool:
+        """Whether a task of that urgency may take this there."""
+        reserved = self._kinds.get(worker)
+        if reserved is None or rank < reserved.rank or demands == reserved.demands:
+            return True
+        kept = reserved.kept
+        return all(worker.free[name] - amount >= kept[name] for name, amount in demands if name in kept)
+
+
+def share_free(worker: WorkerPeer, demands: Demands) -> float:
+    """How much of what a task needs the worker has free, of the scarcest thing."""
+    shares = [worker.free[name] / amount for name, amount in demands if name in worker.hello.resources]
+    return min(shares, default=1.0)
