@@ -119,8 +119,8 @@ class Run:
         self.lock = threading.Lock()
         self.futures: list[tuple[concurrent.futures.Future[Any], Any]] = []
         """With the value that each is to have; ANY where somebody else may have given it another."""
-        self.children: list[tuple[int, int]] = []
-        """Process ids, and the ends of the pipes that the children live on for."""
+        self.children: list[tuple[int, bool]] = []
+        """Process ids, and whether they live on."""
         self.ended = False
 
     def note(self, future: concurrent.futures.Future[Any], value: Any) -> None:
@@ -234,22 +234,18 @@ def steps_of(run: Run, rng: random.Random) -> list[Callable[[], None]]:
 
 
 def fork_one(run: Run, rng: random.Random) -> None:
-    """A child that exits in one of the ways in which children do."""
+    """A child that exits in one of the ways in which children do, or lives on until it is told to end."""
     way = rng.choice(("exit", "_exit", "return", "live"))
-    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         sys.settrace(None)
-        os.close(writer)
         if way == "_exit":
             os._exit(0)
-        if way == "live":
-            os.read(reader, 1)
-            os._exit(0)
+        while way == "live":
+            signal.pause()
         raise Child if way == "return" else ChildExit
-    os.close(reader)
     with run.lock:
-        run.children.append((child, writer))
+        run.children.append((child, way == "live"))
 
 
 class Child(BaseException):
@@ -330,6 +326,8 @@ def look(run: Run, threads: set[threading.Thread], descriptors: int) -> None:
         if thread.is_alive():
             wrong(f"the thread {thread.name} is left")
     run.futures.clear()
+    if run.plan.engine is not None:
+        del run.pool  # why it ended refers to what its thread had at that moment
     gc.collect()
     deadline = time.monotonic() + 5.0
     while (now := open_descriptors()) > descriptors + len(run.children) and time.monotonic() < deadline:
@@ -356,14 +354,15 @@ def listed_descriptors() -> list[str]:
 
 def reap(run: Run) -> None:
     """The children: they must have ended, or end now that they are told to."""
-    for _, writer in run.children:
-        os.close(writer)
+    for child, lives in run.children:
+        if lives:
+            os.kill(child, signal.SIGTERM)
     deadline = time.monotonic() + STEP_SECONDS
-    for child, _ in run.children:
+    for child, lives in run.children:
         while True:
             found, status = os.waitpid(child, os.WNOHANG)
             if found:
-                if status != 0:
+                if status != (signal.SIGTERM if lives else 0):
                     wrong(f"a forked child ended with status {status}")
                 break
             if time.monotonic() > deadline:
