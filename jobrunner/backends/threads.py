@@ -290,7 +290,7 @@ class ThreadsBackend(Backend):
                     heapq.heappush(self._calls, call)
                     self._start_runner()
             except BaseException:  # Ctrl-C, or no thread can be started: nobody has this call
-                self._take_back(call)
+                self._take_back(number)
                 raise
         nest = self._place.nest()
         if nest is not None:
@@ -300,21 +300,24 @@ class ThreadsBackend(Backend):
                 future.add_done_callback(partial(_let_go, weakref.ref(self), number))
                 self._run_after(call, needs)
             except BaseException:
-                self._take_back(call)
+                self._take_back(number)
                 raise
         return future
 
-    def _take_back(self, call: _Call) -> None:
+    def _take_back(self, number: int) -> None:
         """A call is not to run, unless that has begun."""
         with self._lock:
-            self._held.pop(call.number, None)
-            if call in self._calls:
-                self._calls.remove(call)
-                heapq.heapify(self._calls)
+            self._held.pop(number, None)
+            self._calls = [call for call in self._calls if call.number != number]
+            heapq.heapify(self._calls)
             self._look_for_the_end()
 
     def _run_after(self, call: _Call, needs: Sequence[AnyFuture]) -> None:
-        """Queue a call once all that it needs is done. One that failed makes it fail when its turn comes."""
+        """Queue a call once all that it needs is done. One that failed makes it fail when its turn comes.
+
+        What it needs may outlive it, and must not keep its arguments then: it is found by its number.
+        """
+        number, waiting = call.number, call.future
         left = itertools.count(len(needs) - 1, -1)
 
         def one_is_done(_: AnyFuture) -> None:
@@ -322,12 +325,13 @@ class ThreadsBackend(Backend):
                 if next(left):  # an atomic step
                     return
                 with self._lock:
-                    if self._held.pop(call.number, None) is not None:
-                        heapq.heappush(self._calls, call)
+                    held = self._held.pop(number, None)
+                    if held is not None:
+                        heapq.heappush(self._calls, held)
                         self._start_runner()
             except BaseException as exc:
-                self._take_back(call)
-                settle(call.future, exception=exc)
+                self._take_back(number)
+                settle(waiting, exception=exc)
                 raise
 
         for future in needs:
