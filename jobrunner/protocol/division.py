@@ -67,8 +67,8 @@ class Division:
         if not self._chunks or (self._ask_again is not None and now < self._ask_again):
             return
         scheduler = self._scheduler
-        idle = [w for w in scheduler.open if len(w.tasks) < w.slots]
-        wanted = sum(w.slots - len(w.tasks) for w in idle) << self._doublings
+        idle = [w for w in scheduler.open if w.held < w.slots]
+        wanted = sum(w.slots - w.held for w in idle) << self._doublings
         chosen = []
         for record in sorted(self._chunks, key=lambda record: -record.elements) if idle else ():
             if wanted <= 0:

@@ -177,6 +177,7 @@ class WorkerPeer(Peer):
         "prefetch",
         "served",
         "slots",
+        "strays",
         "stuck",
         "tasks",
     )
@@ -201,6 +202,8 @@ class WorkerPeer(Peer):
         self.prefetch = True
         """False from the moment it gave tasks back until it finishes one: our estimates were wrong for it."""
         self.tasks: dict[TaskId, TaskRecord] = {}
+        self.strays = 0
+        """Tasks that it has and that no client has named yet: they take slots as others do."""
         self.served: deque[ClientId] = deque(maxlen=MOST_SERVED)
         """Whose tasks it has had, the last one behind: what these have left in its slots may still print."""
         self.assigned_seconds = 0.0
@@ -211,6 +214,11 @@ class WorkerPeer(Peer):
         self.assigned: list[TaskRecord] = []
         self.cancels: list[CancelRequest] = []
         self.divides: list[TaskId] = []
+
+    @property
+    def held(self) -> int:
+        """All that it has, or is about to get."""
+        return len(self.tasks) + self.strays
 
     def fits(self, needs: Demands) -> bool:
         return all(self.free.get(name, 0) >= amount or self._can_import(name) for name, amount in needs)

@@ -8,7 +8,7 @@ can be bound, then the core sends each outbox as one message.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 
 from jobrunner.ids import ClientId, TaskId, WorkerId, call_id, client_of, open_part
 from jobrunner.protocol import messages as m
@@ -184,7 +184,7 @@ class Scheduler:
                 self.needs.bundle_came(spec.id)
         if spec.needs:
             self.needs.collect(record, spec.needs, now)
-        held = self.unclaimed.pop(spec.id, None) if self.unclaimed else None
+        held = self._take_unclaimed(spec.id) if self.unclaimed else None
         record.may_have_run = spec.options.at_most_once and client.is_new and not client.reconciled
         if record.may_have_run and self.journaling:
             # The doubt remains for a coordinator after this one, though it finds the task in the journal.
@@ -498,6 +498,8 @@ class Scheduler:
         if record is None:
             held = self.unclaimed.get(outcome.id)
             if held is not None and held.worker is worker and held.attempt == outcome.attempt:
+                if held.outcome is None:
+                    self._frees(worker)
                 held.outcome = outcome
                 if outcome.status == m.SPLIT:
                     self.goes_on(worker, outcome, now)
@@ -536,7 +538,7 @@ class Scheduler:
         if record is None:
             held = self.unclaimed.get(task_id)
             if held is not None and held.worker is worker and held.attempt == attempt:
-                del self.unclaimed[task_id]
+                self._take_unclaimed(task_id)
             return
         if record.worker is not worker or record.attempt != attempt or record.state not in ACTIVE:
             return
@@ -648,8 +650,9 @@ class Scheduler:
         other = self.unclaimed.get(entry.id)
         if other is None or (other.outcome is None and other.attempt < entry.attempt):
             if other is not None:
-                self.fence(other.worker, entry.id)
+                self._drop_unclaimed(entry.id)
             self.unclaimed[entry.id] = Unclaimed(worker, entry, now)
+            worker.strays += 1
         elif other.worker is not worker or other.attempt != entry.attempt:
             self.fence(worker, entry.id)
 
@@ -752,7 +755,7 @@ class Scheduler:
             self.queue.clear()
             return
         self.reservations.renew(self.queue, self.workers.values(), now)
-        idle = [w for w in self.open if len(w.tasks) < w.slots]
+        idle = [w for w in self.open if w.held < w.slots]
         while idle:
             more = []
             for worker in idle:
@@ -760,13 +763,13 @@ class Scheduler:
                 if record is None:
                     continue
                 self._assign(record, worker, now)
-                if len(worker.tasks) < worker.slots:
+                if worker.held < worker.slots:
                     more.append(worker)
             idle = more
         for worker in list(self.open):
             if worker.prefetch and self.counts[QUEUED]:
                 self._prefetch(worker, now)
-            if len(worker.tasks) >= worker.slots:
+            if worker.held >= worker.slots:
                 del self.open[worker]
 
     def _prefetch(self, worker: WorkerPeer, now: float) -> None:
@@ -776,7 +779,7 @@ class Scheduler:
             estimate = record.function.estimate
             if estimate != UNKNOWN:
                 estimate *= record.elements
-            slots, held = worker.slots - worker.long, len(worker.tasks) - worker.long
+            slots, held = worker.slots - worker.long, worker.held - worker.long
             return room(slots, held, worker.assigned_seconds, estimate)
 
         permit = self._permit_for(worker)
@@ -1016,15 +1019,27 @@ class Scheduler:
         elif held.running:
             self.started(held.worker, record.id, now)
 
+    def _take_unclaimed(self, task_id: TaskId) -> Unclaimed | None:
+        held = self.unclaimed.pop(task_id, None)
+        if held is not None and held.outcome is None:
+            self._frees(held.worker)
+        return held
+
+    def _frees(self, worker: WorkerPeer) -> None:
+        """One of its strays has ended, or counts among its tasks from now on."""
+        worker.strays -= 1
+        if self.workers.get(worker.id) is worker:
+            self.open[worker] = None
+
     def _drop_unclaimed(self, task_id: TaskId) -> None:
-        held = self.unclaimed.pop(task_id)
-        if held.outcome is None:
+        held = self._take_unclaimed(task_id)
+        if held is not None and held.outcome is None:
             self.fence(held.worker, task_id)
 
     def _drop_unclaimed_of(self, worker: WorkerPeer) -> None:
         """It has them no more; those that it finished are here."""
         for task_id in [t for t, h in self.unclaimed.items() if h.worker is worker and h.outcome is None]:
-            del self.unclaimed[task_id]
+            self._take_unclaimed(task_id)
 
     def fence(self, worker: WorkerPeer, task_id: TaskId) -> None:
         """Have the worker stop an attempt that nobody waits for."""
@@ -1048,6 +1063,8 @@ class Scheduler:
         for state in (WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING):
             assert counted[state] == self.counts[state], STATE_NAMES[state]
         assert self.slots == sum(worker.slots for worker in self.workers.values())
+        strays = Counter(h.worker.id for h in self.unclaimed.values() if h.outcome is None)
+        assert all(worker.strays == strays[worker.id] for worker in self.workers.values())
         assert self.worker_names == {worker.name for worker in self.workers.values()}
         for worker in self.open:
             assert self.workers.get(worker.id) is worker, f"{worker.name} is gone, and may be given tasks"
