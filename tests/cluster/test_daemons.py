@@ -150,17 +150,20 @@ def test_a_program_that_stands_still_right_after_it_opened_a_cluster_keeps_it(mo
         assert executor.submit(calls.square, 4).result(BOUND) == 16
 
 
-def test_it_is_started_again_though_one_start_fails(monkeypatch, caplog):
+def test_it_is_started_again_though_one_start_fails(monkeypatch, caplog, tmp_path):
     """It had died of a lack that starts fail of, too: of descriptors, processes, memory, or files that are missing."""
     monkeypatch.setattr("jobrunner.local_cluster.RESTART_PAUSE", 0.05)
+    interpreter = tmp_path / "python3"
+    interpreter.symlink_to(sys.executable)
+    monkeypatch.setenv("JOBRUNNER_INTERPRETER", str(interpreter))
     before = {*psutil.Process().children()}
     with Executor("cluster", max_workers=1) as executor:
         assert executor.submit(calls.square, 4).result(BOUND) == 16
         (daemon,) = (child for child in {*psutil.Process().children()} - before if BOOT in child.cmdline())
-        with monkeypatch.context() as meanwhile:
-            meanwhile.setattr(sys, "executable", "/an/interpreter/that/is/being/replaced")
-            daemon.kill()
-            until(lambda: "could not be started again" in caplog.text, "the first start in vain")
+        interpreter.unlink()  # it is being replaced
+        daemon.kill()
+        until(lambda: "could not be started again" in caplog.text, "the first start in vain")
+        interpreter.symlink_to(sys.executable)
         assert executor.submit(calls.square, 5).result(BOUND) == 25
     assert caplog.text.count("could not be started again") == 1
 
@@ -170,7 +173,7 @@ def test_a_cluster_that_cannot_be_started_leaves_nothing_behind(monkeypatch):
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         before = sorted(os.listdir("/proc/self/fd"))
-        monkeypatch.setattr(sys, "executable", "/an/interpreter/that/is/being/replaced")
+        monkeypatch.setattr(sys, "executable", "/being/replaced/python3")
         with pytest.raises(FileNotFoundError):
             LocalCluster(1)
         assert sorted(os.listdir("/proc/self/fd")) == before
