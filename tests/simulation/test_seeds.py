@@ -182,7 +182,7 @@ def test_a_worker_that_drops_a_part_before_what_has_it_is_found(monkeypatch):
 
     monkeypatch.setattr(WorkerCore, "_forget_functions", forget_functions)
     monkeypatch.setattr(WorkerCore, "check_invariants", lambda self: None)
-    find(first=165)
+    find(first=302)
 
 
 def test_a_client_that_does_not_send_its_parts_again_is_found(monkeypatch):
@@ -234,7 +234,7 @@ def test_a_repetition_of_what_may_run_once_is_found(monkeypatch):
 
 def test_a_doubt_about_what_has_run_that_is_ignored_is_found(monkeypatch):
     monkeypatch.setattr(TaskRecord, "may_have_run", property(lambda self: False, lambda self, value: None))
-    find("everything", first=161)
+    find("everything", first=202)
 
 
 def test_a_task_that_starts_before_what_it_needs_is_found(monkeypatch):
@@ -327,7 +327,7 @@ def test_tasks_that_are_handed_back_while_their_slot_starts_are_found(monkeypatc
 
 def test_amounts_that_do_not_add_up_are_found(monkeypatch):
     monkeypatch.setattr(resources, "units", float)
-    find("calm", first=190)
+    find("calm", first=323)
 
 
 def test_a_slot_that_serves_two_epochs_is_found(monkeypatch):
