@@ -327,7 +327,7 @@ def look(run: Run, threads: set[threading.Thread], descriptors: int) -> None:
             wrong(f"the thread {thread.name} is left")
     run.futures.clear()
     if run.plan.engine is not None:
-        del run.pool  # why it ended refers to what its thread had at that moment
+        return  # why the thread ended refers to what it had at that moment, which may be a descriptor
     gc.collect()
     deadline = time.monotonic() + 5.0
     while (now := open_descriptors()) > descriptors + len(run.children) and time.monotonic() < deadline:
