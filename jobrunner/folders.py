@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from jobrunner.errors import ConfigError
 
@@ -76,23 +76,32 @@ def hold_folder(folder: str) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:
         pass  # a file system without locks: nobody removes anything there
-    parent = os.path.dirname(folder)
-    now = os.fstat(descriptor).st_mtime
-    for name in os.listdir(parent):
-        path = f"{parent}/{name}"
-        if HELD.fullmatch(name) and path != folder and _is_abandoned(path, now):
-            shutil.rmtree(path, ignore_errors=True)
+    sweep(folder, HELD.fullmatch, ABANDONED_AFTER)
     return descriptor
 
 
-def _is_abandoned(folder: str, now: float) -> bool:
+def sweep(own: str, is_alike: Callable[[str], object], seconds: float) -> None:
+    """Remove what others have left beside the folder `own`: those who were killed, and could not.
+
+    That is each folder of this user's whose name `is_alike`, that is older than this one by so many seconds, and that
+    nobody holds a lock of.
+    """
+    parent = os.path.dirname(own)
+    before = os.stat(own).st_mtime - seconds
+    for name in os.listdir(parent):
+        path = f"{parent}/{name}"
+        if is_alike(name) and path != own and _is_abandoned(path, before):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_abandoned(folder: str, before: float) -> bool:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:  # it is another user's, or gone meanwhile
         return False
     try:
         found = os.fstat(descriptor)
-        if found.st_uid != os.getuid() or now - found.st_mtime < ABANDONED_AFTER:
+        if found.st_uid != os.getuid() or found.st_mtime > before:
             return False
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True

@@ -212,29 +212,9 @@ def remove(folder: str) -> None:
 
 def sweep(own: str) -> None:
     """Remove what others have left: those who were killed, and could not."""
-    parent = os.path.dirname(own)
-    now = os.stat(own).st_mtime
-    for name in os.listdir(parent):
-        path = f"{parent}/{name}"
-        if name.startswith(PREFIX) and path != own and _is_abandoned(path, now):
-            remove(path)
+    from jobrunner import folders  # here, as `shutil` above
 
-
-def _is_abandoned(path: str, now: float) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:  # it is another user's, or gone meanwhile
-        return False
-    try:
-        found = os.fstat(descriptor)
-        if found.st_uid != os.getuid() or now - found.st_mtime < ABANDONED_AFTER:
-            return False
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:  # somebody uses it
-        return False
-    finally:
-        os.close(descriptor)
+    folders.sweep(own, lambda name: name.startswith(PREFIX), ABANDONED_AFTER)
 
 
 def _error(message: str) -> ConfigError:

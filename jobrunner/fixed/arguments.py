@@ -152,17 +152,9 @@ class LoadedElements:
         return _Rows(self, start, stop)
 
 
-def _call_with(fn: Callable[[Any], Any], stream: bytes) -> Any:
+def _call_with(fn: Callable[[Any], Any], load: Callable[[bytes], Any], stream: bytes) -> Any:
     try:
-        value = load_alone(stream)
-    except Exception as exc:
-        raise load_error("the arguments", exc) from exc
-    return fn(value)
-
-
-def _call_with_classes(fn: Callable[[Any], Any], classes: SharedClasses, stream: bytes) -> Any:
-    try:
-        value = load_own(stream, (), classes)
+        value = load(stream)
     except Exception as exc:
         raise load_error("the arguments", exc) from exc
     return fn(value)
@@ -242,8 +234,7 @@ def calls(
     streams = elements.streams(start, stop)
     if streams is not None:
         classes = elements.classes
-        return streams, partial(_call_with, fn) if classes is None else partial(
-            _call_with_classes, fn, classes
-        )
+        load = load_alone if classes is None else lambda stream: load_own(stream, (), classes)
+        return streams, partial(_call_with, fn, load)
     arguments = elements.arguments
     return list(range(start, stop)), lambda row: fn(*arguments(row))
