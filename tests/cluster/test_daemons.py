@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+from multiprocessing import spawn
 
 import calls
 import psutil
@@ -173,7 +174,7 @@ def test_a_cluster_that_cannot_be_started_leaves_nothing_behind(monkeypatch):
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
         before = sorted(os.listdir("/proc/self/fd"))
-        monkeypatch.setattr(sys, "executable", "/being/replaced/python3")
+        monkeypatch.setattr(spawn, "_python_exe", "/being/replaced/python3")  # as set_executable does
         with pytest.raises(FileNotFoundError):
             LocalCluster(1)
         assert sorted(os.listdir("/proc/self/fd")) == before

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from multiprocessing import spawn
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,7 @@ def test_memory_peaks_are_reported_in_bytes(owner, slot):
 
 
 def test_a_process_that_cannot_be_started_is_an_exit(make_owner, monkeypatch):
-    monkeypatch.setattr(slot_process.sys, "executable", "/nonexistent/python")
+    monkeypatch.setattr(spawn, "_python_exe", "/nonexistent/python")  # as set_executable does
     owner = make_owner()
     owner.pool.spawn(1)
     assert select.select([owner.pool], [], [], 5)[0], "the owner is woken"
