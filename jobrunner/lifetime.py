@@ -70,15 +70,17 @@ class Lifetime:
             # Called before the backend's own hook, which is older: the backend still takes work.
             finish_before_exit(self.wait_idle, self.kill)
 
-    def end(self, run: Cancellable) -> None:
-        """A map has no unfinished elements any more."""
+    def leave(self, run: Cancellable) -> bool:
+        """A map has no unfinished elements any more. True: `close` has to be called, with no lock held."""
         self._look_for_a_fork()
         with self._lock:
             self._busy.discard(run)
             self._idle.notify_all()
-            last = self.closed and not self._busy
-        if last:
-            self._finalizer()
+            return self.closed and not self._busy
+
+    def close(self) -> None:
+        """Shut the backend down, after `shutdown` and the last map."""
+        self._finalizer()
 
     def wait_idle(self) -> None:
         """Wait until no map has unfinished elements."""

@@ -134,19 +134,20 @@ class MapRun:
         else:
             batch = elements.take(limit)
             count = len(batch[0]) if batch else 0
-        if count < limit:
-            self.complete = True
-        if not count:
-            with self._lock:
+        ended = count < limit
+        with self._lock:
+            if not count:
+                self.complete = ended
                 if self.done == self.taken:
                     self._lifetime = None
-            return 0
-        with self._lock:
+                return 0
             base, was_idle = self.taken, self.taken == self.done
             if was_idle:
                 assert self._lifetime is not None, "the input had ended"
                 self._lifetime.begin(self)
             self.taken += count
+            # Not before these are counted: who brings the last result of those before would take it for the very last.
+            self.complete = ended
         if failures:
             self._pack_around(failures, batch, base, count)
         else:
@@ -448,13 +449,15 @@ class MapRun:
             lifetime = self._lifetime
             if is_idle and self.complete:
                 self._lifetime = None
+            # In one step with that it is idle: the consumer may take more of the input in the next moment.
+            last = is_idle and lifetime is not None and lifetime.leave(self)
             if self._awaited == position:
                 self._arrived.notify_all()
         on_progress = self.on_progress
         if on_progress is not None:
             on_progress(self.done)
-        if is_idle and lifetime is not None:
-            lifetime.end(self)
+        if last and lifetime is not None:
+            lifetime.close()
 
     def cancel(self) -> None:
         """Run nothing more of this map; what has started ends as it will. Does not wait."""
@@ -504,8 +507,8 @@ class MapRun:
             self._cancelled = self._abandoned = True
             lifetime, self._lifetime = self._lifetime, None
             self._arrived.notify_all()
-        if lifetime is not None:
-            lifetime.end(self)
+        if lifetime is not None and lifetime.leave(self):
+            lifetime.close()
         on_progress = self.on_progress
         if on_progress is not None:
             on_progress(self.done)
