@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from jobrunner.config import MOST_WINDOW
 from jobrunner.context import TASK_ADDRESS
 from jobrunner.descriptors import raise_limit
 from jobrunner.errors import JobRunnerError
+from jobrunner.folders import leave_folder
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.program import FAILED, GAVE_UP, LISTENS, ORDERLY, Program, Told, Whiteboard
@@ -188,5 +188,5 @@ def serve(given: dict[str, Any], program_arguments: list[str]) -> int:
     finally:
         driver.close(orderly=finished)
     if code == LEFT_AT_ONCE:  # else it will be started again, and needs the folder
-        shutil.rmtree(given["folder"], ignore_errors=True)
+        leave_folder(given["folder"])
     return code

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import select
-import shutil
 import subprocess
 import threading
 import time
@@ -20,7 +19,8 @@ from collections.abc import Callable
 from typing import Any
 
 from jobrunner.config import EXIT_WAIT, ClientConfig, load
-from jobrunner.folders import SOCKET, hold_folder, make_folder, socket_folder
+from jobrunner.descriptors import beyond_streams
+from jobrunner.folders import SOCKET, hold_folder, leave_folder, make_folder, socket_folder
 from jobrunner.forks import no_forks
 from jobrunner.host import usable_cpus
 from jobrunner.program import (
@@ -101,43 +101,35 @@ class LocalCluster:
         self._program = this_program(start_method, interpreter)
         self.slots = slots or load(ClientConfig).max_workers or usable_cpus()
         self._folder = socket_folder()
-        make_folder(self._folder)
         self.address = f"ipc://{self._folder}/{SOCKET}"
         self.exit_wait = exit_wait
         """Seconds that the processes of its slots have for their end; set to 0, from any thread, to do without."""
         self._pid = os.getpid()
-        with no_forks:
-            self._lifeline, self._hold = os.pipe()
-            self._last_words, self._words_in = os.pipe()
-            held = hold_folder(self._folder)
-            self._ends = {self._lifeline, self._hold, self._last_words, self._words_in, held}
-            """Of the pipes, those that are open; and what holds the folder."""
-            _open.add(self)
-        self._stopping = threading.Event()
-        self._board = create_whiteboard()
-        self._whiteboard = Whiteboard(self._board)
-        self._told: Told | None = None
-        self.tell()
         self._argument: dict[str, Any] = {
             "address": self.address,
             "slots": self.slots,
             "crash_limit": crash_limit,
             "max_tasks_per_slot": max_tasks_per_slot,
-            "lifeline": self._lifeline,
             "folder": self._folder,
             "program_folder": self._program.folder,
             "start_method": self._program.start_method,
-            "board": self._board,
             "hash_seed": hash_seed(),
             "exit_wait": exit_wait,
-            "last_words": self._words_in,
         }
+        self._ends: set[int] = set()
+        """Of the descriptors below, those that are open; and what holds the folder."""
+        self._lifeline = self._hold = self._last_words = self._words_in = self._board = -1
+        self._whiteboard: Whiteboard | None = None
+        self._told: Told | None = None
+        self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._failure: tuple[str, str] | None = None
         self._on_failure: Callable[[str, str], None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher = threading.Thread(target=self._keep_alive, name="jobrunner-watch", daemon=True)
         try:
+            self._open_ends()
+            self.tell()
             self._process = self._start()
             self._watcher.start()
         except BaseException:
@@ -145,12 +137,26 @@ class LocalCluster:
             self.stop()
             raise
 
+    def _open_ends(self) -> None:
+        """What this process has of it. Where one of these fails, `stop` takes back the others."""
+        make_folder(self._folder)
+        with no_forks:
+            _open.add(self)
+            self._lifeline, self._hold = os.pipe()
+            self._ends |= {self._lifeline, self._hold}
+            self._last_words, self._words_in = os.pipe()
+            self._ends |= {self._last_words, self._words_in}
+            self._ends.add(hold_folder(self._folder))
+            self._board = create_whiteboard()
+            self._ends.add(self._board)
+        self._whiteboard = Whiteboard(self._board)
+
     def tell(self) -> None:
         """Have the slots of the calls that are sent from now on know of the program what it is now."""
         told = self._program.told()
         if told is not self._told:
             text = json.dumps([told.path, told.authkey.hex(), told.configuration])
-            if self._whiteboard.write(text):
+            if self._whiteboard is not None and self._whiteboard.write(text):
                 self._told = told
 
     def stop(self, show: Callable[[list[tuple[int, str]]], None] = lambda texts: None) -> None:
@@ -174,15 +180,16 @@ class LocalCluster:
                 process.wait()
         if self._watcher.ident is not None:
             self._watcher.join()
-        self._close(self._lifeline)
-        self._whiteboard.close()
-        os.close(self._board)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._whiteboard is not None:
+            self._whiteboard.close()
+        leave_folder(self._folder)
         for end in list(self._ends):
             self._close(end)
 
     def _relay(self, show: Callable[[list[tuple[int, str]]], None], until: float) -> None:
         """Pass on the last words, until the process is gone or it takes too long."""
+        if self._last_words not in self._ends:
+            return
         waiting = select.poll()
         waiting.register(self._last_words, select.POLLIN)
         text = b""
@@ -262,21 +269,26 @@ class LocalCluster:
 
     def _start(self) -> subprocess.Popen[bytes]:
         tracker = self._program.tracker()
-        inherited = [self._lifeline, self._board, self._words_in]
-        with no_forks:
+        own = {"lifeline": self._lifeline, "board": self._board, "last_words": self._words_in}
+        names, inherited = list(own), list(own.values())
+        if tracker is not None:
+            names.append("tracker")
+            inherited.append(tracker)
+        with no_forks, beyond_streams(inherited) as inherited:
+            argument = {**self._argument, "tracker": None, **dict(zip(names, inherited, strict=True))}
             return subprocess.Popen(
                 [
                     self._program.interpreter,
                     *interpreter_options(),
                     "-c",
                     BOOT,
-                    json.dumps({**self._argument, "tracker": tracker}),
+                    json.dumps(argument),
                     str(len(self._program.arguments)),
                     *self._program.arguments,
                     *self._program.told().path,
                 ],
                 stdin=subprocess.DEVNULL,
                 env=as_started(os.environ),
-                pass_fds=inherited if tracker is None else [*inherited, tracker],
+                pass_fds=inherited,
                 start_new_session=True,  # Ctrl-C at the terminal is for the program, which then stops it
             )

@@ -45,13 +45,13 @@ class ClusterBackend(CoreBackend):
                     " `jobrunner worker start --max-tasks-per-slot N`"
                 )
             self._address = check_address(settings.address)
-        self._credentials = credentials_for(
-            self._address,
-            CLIENT_ROLES,
-            configured=settings.config.identity,
-            insecure=settings.config.insecure,
-        )
         try:
+            self._credentials = credentials_for(
+                self._address,
+                CLIENT_ROLES,
+                configured=settings.config.identity,
+                insecure=settings.config.insecure,
+            )
             super().__init__(settings)
         except BaseException:
             self._closed()

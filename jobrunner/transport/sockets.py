@@ -32,6 +32,7 @@ from typing import Protocol, TypeAlias
 import zmq
 
 from jobrunner.config import DEFAULT_PORT, JOIN_SCHEME, line_is_no_address
+from jobrunner.descriptors import make_room
 from jobrunner.errors import ConfigError, ProtocolError
 from jobrunner.payloads import Buffer
 from jobrunner.protocol.checks import MOST_FRAMES
@@ -58,6 +59,9 @@ FAREWELL_MS = 2000
 
 RECEIVE_LIMIT = 256
 """Messages taken per turn, so that a flood cannot keep the loop from its deadlines."""
+
+DESCRIPTORS = 12
+"""Taken by ZeroMQ to listen or to connect, and some; without them it ends the process."""
 
 RECEIVE_MARK = 1000
 """Messages of one connection that wait to be taken, before no more of it is read."""
@@ -157,6 +161,8 @@ class Wire:
     """A socket and whatever else its thread waits for."""
 
     def __init__(self, kind: int) -> None:
+        """Raises OSError (EMFILE) where there are too few descriptors."""
+        make_room(DESCRIPTORS)
         self._context = new_context()
         self._socket = self._context.socket(kind)
         for option in (zmq.SNDHWM, zmq.LINGER):
@@ -303,7 +309,7 @@ class RouterWire(Wire):
         try:
             self._socket.bind(address)
         except zmq.ZMQError as exc:
-            self.close()
+            RouterWire.close(self)  # what a subclass closes is not made yet
             raise ConfigError(
                 f"cannot listen on {address}: {exc.strerror}; is another coordinator running there? "
                 "Choose another --port, or --host"
