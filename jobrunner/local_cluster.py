@@ -106,18 +106,22 @@ class LocalCluster:
         self.exit_wait = exit_wait
         """Seconds that the processes of its slots have for their end; set to 0, from any thread, to do without."""
         self._pid = os.getpid()
-        with no_forks:
-            self._lifeline, self._hold = os.pipe()
-            self._last_words, self._words_in = os.pipe()
-            held = hold_folder(self._folder)
-            self._ends = {self._lifeline, self._hold, self._last_words, self._words_in, held}
-            """Of the pipes, those that are open; and what holds the folder."""
-            _open.add(self)
+        self._ends: set[int] = set()
+        """Descriptors that are open: those of the pipes, what holds the folder, and the whiteboard's."""
         self._stopping = threading.Event()
-        self._board = create_whiteboard()
-        self._whiteboard = Whiteboard(self._board)
         self._told: Told | None = None
-        self.tell()
+        try:
+            with no_forks:
+                _open.add(self)
+                self._lifeline, self._hold = self._opened(*os.pipe())
+                self._last_words, self._words_in = self._opened(*os.pipe())
+                self._opened(hold_folder(self._folder))
+                (self._board,) = self._opened(create_whiteboard())
+            self._whiteboard = Whiteboard(self._board)
+            self.tell()
+        except BaseException:
+            self._remove()
+            raise
         self._argument: dict[str, Any] = {
             "address": self.address,
             "slots": self.slots,
@@ -144,6 +148,16 @@ class LocalCluster:
             self.exit_wait = 0.0
             self.stop()
             raise
+
+    def _opened(self, *ends: int) -> tuple[int, ...]:
+        self._ends.update(ends)
+        return ends
+
+    def _remove(self) -> None:
+        """The folder, and all descriptors that are open."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        for end in list(self._ends):
+            self._close(end)
 
     def tell(self) -> None:
         """Have the slots of the calls that are sent from now on know of the program what it is now."""
@@ -176,10 +190,7 @@ class LocalCluster:
             self._watcher.join()
         self._close(self._lifeline)
         self._whiteboard.close()
-        os.close(self._board)
-        shutil.rmtree(self._folder, ignore_errors=True)
-        for end in list(self._ends):
-            self._close(end)
+        self._remove()
 
     def _relay(self, show: Callable[[list[tuple[int, str]]], None], until: float) -> None:
         """Pass on the last words, until the process is gone or it takes too long."""
@@ -201,7 +212,7 @@ class LocalCluster:
                 os.close(end)
 
     def _let_go(self) -> None:
-        """In a process that was forked: with these ends it would keep the cluster alive, and its last words open."""
+        """In a process that was forked: with them it would keep the cluster alive, and its last words open."""
         for end in self._ends:
             os.close(end)
         self._ends = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from multiprocessing import spawn
@@ -125,6 +126,26 @@ def test_nor_does_it_when_its_program_is_killed(cluster, number):
     until(lambda: not os.path.exists(folder), "the end of its folder")
 
 
+def test_nor_when_its_program_is_killed_while_it_starts(tmp_path):
+    program = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import os, signal\n"
+            "from jobrunner import Executor\n"
+            "executor = Executor('cluster', max_workers=1)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)",
+        ],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,  # which ends when the last process has ended that has it
+        text=True,
+        timeout=50,
+    )
+    assert program.returncode == -signal.SIGKILL
+    assert program.stderr == ""
+    assert os.listdir(tmp_path) == []
+
+
 def traces(program):
     folder = program.wait_for(r"folder (\S+)")[1]
     assert os.path.isabs(folder)
@@ -176,6 +197,16 @@ def test_a_cluster_that_cannot_be_started_leaves_nothing_behind(monkeypatch):
         before = sorted(os.listdir("/proc/self/fd"))
         monkeypatch.setattr(spawn, "_python_exe", "/being/replaced/python3")  # as set_executable does
         with pytest.raises(FileNotFoundError):
+            LocalCluster(1)
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        assert os.listdir(folder) == []
+
+
+def test_nor_one_that_gets_no_memory_to_write_in(monkeypatch, small_files):
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        before = sorted(os.listdir("/proc/self/fd"))
+        with small_files(), pytest.raises(OSError, match="too large"):
             LocalCluster(1)
         assert sorted(os.listdir("/proc/self/fd")) == before
         assert os.listdir(folder) == []
