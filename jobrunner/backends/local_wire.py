@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from jobrunner.config import MOST_WINDOW
 from jobrunner.context import TASK_ADDRESS
-from jobrunner.descriptors import make_room
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.program import Program, hash_seed
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from jobrunner.transport.sockets import RouterWire
 
 CLIENT: Source = b"client"
-
-ROUTER_DESCRIPTORS = 12
-"""Taken by ZeroMQ to listen, and some."""
 
 
 def log_error(effect: Log) -> None:
@@ -151,7 +147,6 @@ class LocalWire:
         from jobrunner.transport.sockets import RouterWire  # here: most local pools never need ZeroMQ
 
         try:
-            make_room(ROUTER_DESCRIPTORS)  # without them ZeroMQ ends the process
             router = RouterWire(address)
         except Exception as exc:
             # Whatever it is, it costs the calls that want to connect, and not the pool.
