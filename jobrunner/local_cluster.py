@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobrunner.config import EXIT_WAIT, ClientConfig, load
+from jobrunner.exiting import do_all
 from jobrunner.folders import SOCKET, hold_folder, make_folder, socket_folder
 from jobrunner.forks import no_forks
 from jobrunner.host import usable_cpus
@@ -106,9 +107,10 @@ class LocalCluster:
         self.exit_wait = exit_wait
         """Seconds that the processes of its slots have for their end; set to 0, from any thread, to do without."""
         self._pid = os.getpid()
-        self._ends: set[int] = set()
+        self._ends: dict[int, int] = {}
         """Descriptors that are open: those of the pipes, what holds the folder, and the whiteboard's."""
         self._stopping = threading.Event()
+        self._stopped = False
         self._told: Told | None = None
         try:
             with no_forks:
@@ -150,7 +152,7 @@ class LocalCluster:
             raise
 
     def _opened(self, *ends: int) -> tuple[int, ...]:
-        self._ends.update(ends)
+        self._ends.update(zip(ends, ends, strict=True))
         return ends
 
     def _remove(self) -> None:
@@ -169,31 +171,46 @@ class LocalCluster:
 
     def stop(self, show: Callable[[list[tuple[int, str]]], None] = lambda texts: None) -> None:
         """End it, within a bound; may be called again. `show` is given what slots print while they end."""
-        if self._stopping.is_set() or os.getpid() != self._pid:
+        if self._stopped or os.getpid() != self._pid:
             return
-        self._stopping.set()
-        if self.exit_wait:
+        until = time.monotonic() + self.exit_wait + STOP_WAIT
+        do_all(
+            self._stopping.set,
+            self._cut_lifeline,
+            lambda: self._relay(show, until),
+            lambda: self._await_end(until),
+            self._await_watcher,
+            self._whiteboard.close,
+            self._remove,
+        )
+        self._stopped = True
+
+    # What `stop` does; each of these may be done again.
+
+    def _cut_lifeline(self) -> None:
+        if self.exit_wait and self._hold in self._ends:
             os.write(self._hold, ORDERLY)
         self._close(self._hold)
         self._close(self._words_in)
+
+    def _await_end(self, until: float) -> None:
         with self._lock:
             process = self._process
-        until = time.monotonic() + self.exit_wait + STOP_WAIT
-        self._relay(show, until)
         if process is not None:  # else it could not be started
             try:
                 process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def _await_watcher(self) -> None:
         if self._watcher.ident is not None:
             self._watcher.join()
-        self._close(self._lifeline)
-        self._whiteboard.close()
-        self._remove()
 
     def _relay(self, show: Callable[[list[tuple[int, str]]], None], until: float) -> None:
         """Pass on the last words, until the process is gone or it takes too long."""
+        if self._last_words not in self._ends:
+            return
         waiting = select.poll()
         waiting.register(self._last_words, select.POLLIN)
         text = b""
@@ -208,14 +225,13 @@ class LocalCluster:
     def _close(self, end: int) -> None:
         with no_forks:
             if end in self._ends:
-                self._ends.remove(end)
-                os.close(end)
+                os.close(self._ends.pop(end))
 
     def _let_go(self) -> None:
         """In a process that was forked: with them it would keep the cluster alive, and its last words open."""
         for end in self._ends:
             os.close(end)
-        self._ends = set()
+        self._ends = {}
 
     def when_failed(self, tell: Callable[[str, str], None]) -> None:
         """Have `tell` called, in any thread, once it cannot be kept alive: with an error's class, and its text."""

@@ -14,8 +14,9 @@ import calls
 import psutil
 import pytest
 from conftest import BOUND, alive, connected, until
+from steps import Killed, Steps
 
-from jobrunner import Executor
+from jobrunner import Executor, local_cluster
 from jobrunner.local_cluster import BOOT, LocalCluster
 
 
@@ -210,6 +211,29 @@ def test_nor_one_that_gets_no_memory_to_write_in(monkeypatch, small_files):
             LocalCluster(1)
         assert sorted(os.listdir("/proc/self/fd")) == before
         assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [range(2, 40, 6), pytest.param(range(100), marks=[pytest.mark.heavy, pytest.mark.timeout(600)])],
+    ids=["some", "all"],
+)
+def test_an_end_that_is_disturbed_at_any_step_is_one(steps):
+    """By a lack of memory, say."""
+    LocalCluster(1).stop()
+    for step in steps:
+        before = sorted(os.listdir("/proc/self/fd"))
+        cluster = LocalCluster(1)
+        disturbed = Steps([local_cluster], step)
+        try:
+            with disturbed.here():
+                cluster.stop()
+        except Killed:  # before the first of its steps, or after the last
+            cluster.stop()
+        assert cluster._process.poll() is not None, disturbed.place
+        assert not cluster._watcher.is_alive(), disturbed.place
+        assert sorted(os.listdir("/proc/self/fd")) == before, disturbed.place
+        assert not os.path.exists(cluster._folder), disturbed.place
 
 
 def test_what_a_task_prints_appears_at_the_client(cluster, address):
