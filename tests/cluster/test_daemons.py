@@ -17,6 +17,8 @@ from conftest import BOUND, alive, connected, until
 from steps import Killed, Steps
 
 from jobrunner import Executor, local_cluster
+from jobrunner.backends import cluster as cluster_backend
+from jobrunner.backends import core_backend
 from jobrunner.local_cluster import BOOT, LocalCluster
 
 
@@ -211,6 +213,26 @@ def test_nor_one_that_gets_no_memory_to_write_in(monkeypatch, small_files):
             LocalCluster(1)
         assert sorted(os.listdir("/proc/self/fd")) == before
         assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [range(2, 50, 6), pytest.param(range(100), marks=[pytest.mark.heavy, pytest.mark.timeout(600)])],
+    ids=["some", "all"],
+)
+def test_nor_one_whose_executor_is_interrupted_while_it_is_made(steps):
+    Executor("cluster", max_workers=1).shutdown()
+    for step in steps:
+        before = sorted(os.listdir("/proc/self/fd"))
+        interrupted = Steps([cluster_backend, core_backend], step, KeyboardInterrupt, threads="MainThread")
+        try:
+            with interrupted.here():
+                executor = Executor("cluster", max_workers=1)
+        except KeyboardInterrupt:
+            pass
+        else:
+            executor.shutdown()
+        until(lambda at=before: sorted(os.listdir("/proc/self/fd")) == at, interrupted.place)
 
 
 @pytest.mark.parametrize(
