@@ -29,6 +29,21 @@ def held(cluster, address, tmp_path):
         future.result(BOUND)
 
 
+def test_a_program_is_told_that_its_calls_wait_for_the_first_worker(cluster, address, caplog):
+    with connected(address) as executor:
+        assert not caplog.records  # whoever only looks has no call that waits
+        futures = [executor.submit(calls.square, 3) for _ in range(3)]
+        (record,) = caplog.records  # once
+        assert (record.name, record.levelname) == ("jobrunner.cluster", "WARNING")
+        assert f"no worker has joined the cluster at {address}" in record.message
+        cluster.worker(address, "w")
+        assert [future.result(BOUND) for future in futures] == [9] * 3
+    caplog.clear()
+    with connected(address) as executor:
+        assert executor.submit(calls.square, 4).result(BOUND) == 16
+    assert not caplog.records
+
+
 def test_priorities(address, admin, held, tmp_path):
     path = str(tmp_path / "order")
     with connected(address) as executor:
