@@ -303,6 +303,8 @@ def say_begun() -> None:
 
 def main(plan: Plan) -> None:
     faulthandler.enable()  # SIGABRT prints where each thread stands
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell has started in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if plan.folder is not None:
         spoil_folder(plan.folder)
     # What is opened once in a process is open from here on.
