@@ -22,6 +22,9 @@ import jobrunner
 STEP_SECONDS = 20.0
 """After which a wait of the program ends by itself: nothing of what it waits for takes as long."""
 
+LONG_SECONDS = 10.0
+"""What is to be stopped takes so long where that does not come about: an interrupt may come first."""
+
 SIZES = (20_000, 700_000, 4_000_000, 20_000_000, 40_000_000)
 """Bytes of what is large: in a message, in shared memory, and more than there is when memory is short."""
 
@@ -126,14 +129,14 @@ def steps_of(run: Run, rng: random.Random) -> list[Callable[[], None]]:
             future.cancel()
 
     def stop() -> None:
-        future = pool.submit(calls.nap, 30)
-        run.note(future, 30)
+        future = pool.submit(calls.nap, LONG_SECONDS)
+        run.note(future, LONG_SECONDS)
         time.sleep(rng.choice((0.0, 0.02)))
         if run.plan.backend != "threads":
             future.cancel(running=True)
         else:
             future.cancel()
-            run.futures.remove((future, 30))
+            run.futures.remove((future, LONG_SECONDS))
 
     def wait() -> None:
         futures = run.some(rng)
