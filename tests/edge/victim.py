@@ -75,7 +75,7 @@ class Interrupts:
             return None
         if event == "line" and self._left:
             self._line += 1
-            if self._line >= self._left[-1] and not _leaves_block(frame):
+            if self._line >= self._left[-1] and not _is_spared(frame):
                 self._left.pop()
                 self.raised.append(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
                 raise KeyboardInterrupt
@@ -96,17 +96,17 @@ class EngineFails:
             return None
         if event == "line":
             self._left -= 1
-            if self._left == 0 and not _leaves_block(frame):
+            if self._left == 0 and not _is_spared(frame):
                 raise MemoryError("none is left")
             self._left = self._left or 1
         return self._trace
 
 
-def _leaves_block(frame: FrameType) -> bool:
+def _is_spared(frame: FrameType) -> bool:
     """Whether the line may be the end of a `with`, where the interpreter takes no signals, but this would come between
-    the block and its end."""
+    the block and its end; or begins a `try`, where nothing is done that could raise anything."""
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-    return line.lstrip().startswith(("with ", "async with "))
+    return line.lstrip().startswith(("with ", "async with ", "try:"))
 
 
 def go(run: Run, number: int) -> None:
@@ -138,7 +138,7 @@ def go(run: Run, number: int) -> None:
             if not is_short(run.plan):
                 raise
         except (MemoryError, ImportError):
-            if run.plan.memory is None:
+            if run.plan.memory is None and run.plan.engine is None:
                 raise
             run.out_of_memory += 1
             run.hoard.let_go()
@@ -173,6 +173,10 @@ def end(run: Run) -> None:
             if run.plan.on_signal == ENDS:
                 raise
             continue  # once more, as a person at a notebook would
+        except SystemExit as exc:
+            if isinstance(exc, Terminated) or "callbacks" not in run.plan.faults:
+                raise
+            continue  # a callback of what is cancelled, which is called here
         except MemoryError:
             if run.plan.memory is None:
                 raise
@@ -210,7 +214,7 @@ def look(run: Run, threads: set[threading.Thread], descriptors: int) -> None:
         except EXPECTED:
             pass
         except (MemoryError, ImportError):  # the latter of a library that could not be mapped
-            if run.plan.memory is None:
+            if run.plan.memory is None and run.plan.engine is None:
                 raise
             run.out_of_memory += 1
         except OSError:
