@@ -6,7 +6,7 @@ import pytest
 from edge.plan import BACKENDS, FAULTS, ONLY_APART, plan_of
 from edge.runner import run_seed
 
-SEEDS = 8
+SEEDS = 6
 """In the normal run."""
 
 MANY_SEEDS = 150
