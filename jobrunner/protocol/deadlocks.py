@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from jobrunner.ids import TaskId, short_id
 from jobrunner.protocol.messages import REFUSED, Outcome, Wait
 from jobrunner.protocol.resources import Demands, shown
-from jobrunner.protocol.task import ACTIVE, FAILED, TaskRecord
+from jobrunner.protocol.task import ACTIVE, CANCELLING, FAILED, TaskRecord
 
 if TYPE_CHECKING:
     from jobrunner.protocol.membership import WorkerPeer
@@ -100,8 +100,8 @@ class Deadlocks:
         self._since = {task: self._since.get(task, now) for task in found.calls}
         while overdue := self._overdue(found, now):
             for record in overdue:
-                outcome = found.refusal(record)
-                self._scheduler.finish(record, outcome, FAILED, now)
+                if record.id in self._scheduler.tasks:  # it may have needed the result of the one before
+                    self._scheduler.finish(record, found.refusal(record), FAILED, now)
             found = self._search()
             self._since = {task: since for task, since in self._since.items() if task in found.calls}
 
@@ -141,13 +141,17 @@ class Search:
     def __init__(self, scheduler: Scheduler, waiting: dict[TaskId, TaskRecord]) -> None:
         self._tasks = scheduler.tasks
         self._workers = [worker for worker in scheduler.workers.values() if not worker.draining]
-        # The deepest first: where they can go on, those that wait for them can, and one pass does.
-        self._waiting = sorted(waiting.values(), key=lambda record: -record.depth)
+        # One that is being stopped ends. The deepest first: where they go on, those that wait for them do, in one pass.
+        lasting = [record for record in waiting.values() if record.state != CANCELLING]
+        self._waiting = sorted(lasting, key=lambda record: -record.depth)
         self.stuck: dict[TaskId, TaskRecord] = {}
         """Those that can never go on."""
         self.calls: dict[TaskId, TaskRecord] = {}
         """Those that cannot start, as all of `stuck` hold too much."""
-        self._held = {worker: dict(worker.kept_waiting) for worker in self._workers}
+        self._held: dict[WorkerPeer, dict[str, int]] = {worker: {} for worker in self._workers}
+        """What `stuck` hold."""
+        for record in self._waiting:
+            self._hold(record, +1)
         self._startable: dict[Demands, bool] = {}
         """Whether calls with such demands may start some time, beside what `stuck` hold."""
 
@@ -268,9 +272,12 @@ class Search:
     def _let_go(self, record: TaskRecord) -> None:
         """It may go on, and so end."""
         del self.stuck[record.id]
-        worker = record.worker
-        if record.amounts and worker in self._held:
-            held = self._held[worker]
-            for name, amount in record.amounts:
-                held[name] -= amount
+        if record.amounts:
+            self._hold(record, -1)
             self._startable.clear()
+
+    def _hold(self, record: TaskRecord, sign: int) -> None:
+        assert record.worker is not None
+        held = self._held.get(record.worker, {})
+        for name, amount in record.amounts:
+            held[name] = held.get(name, 0) + sign * amount

@@ -127,6 +127,14 @@ def test_nobody_is_refused_once_the_caller_goes_on(desk):
     assert desk.refused() == []
 
 
+def test_nor_while_the_caller_is_being_stopped(desk):
+    desk.submit(gpu(1))
+    desk.submit(gpu(2, 1))
+    desk.waits("c-1", "c-2")
+    desk.client.say(m.Cancel([m.CancelRequest(TaskId("c-1"), True)]))
+    assert desk.refused() == []
+
+
 def test_nor_while_another_worker_is_busy_with_something_else(world, desk):
     other = world.worker("other", resources={"gpu": 1.0})
     desk.submit(gpu(1))
@@ -200,6 +208,13 @@ def test_a_call_that_needs_the_result_of_one_that_cannot_begin(desk):
     desk.submit(gpu(1))
     desk.submit(gpu(2, 1), plain(3, 1)._replace(needs=(TaskId("c-2"),)))
     desk.waits("c-1", "c-3")
+    assert desk.refused() == ["c-2", "c-3"]
+
+
+def test_calls_of_which_one_needs_the_result_of_another_and_none_can_begin(desk):
+    desk.submit(gpu(1))
+    desk.submit(gpu(2, 1), gpu(3, 1)._replace(needs=(TaskId("c-2"),)))
+    desk.waits("c-1", "c-2", "c-3")
     assert desk.refused() == ["c-2", "c-3"]
 
 

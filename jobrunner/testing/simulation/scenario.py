@@ -89,6 +89,8 @@ class Scenario:
     lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Of MODULES, those that the worker "w0", "w1" ... cannot import; where it is empty, functions need none."""
 
+    nests: bool = False
+    """Some calls make calls of their own, and wait for them."""
     stalls: float = 0.0
     """The share of turns that come late, since the machine is busy with something else."""
     epochs: bool = False
@@ -151,6 +153,7 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     if scenario.owners:
         scenario.attackers = aside.choice((0, 0, 1, 2))
     scenario.spoils = scenario.profile != "calm" and aside.random() < 0.2
+    scenario.nests = aside.random() < 0.3
     return scenario
 
 
