@@ -99,6 +99,12 @@ class Scenario:
     """Calls after which a slot's process is replaced."""
 
     @property
+    def has_wide_windows(self) -> bool:
+        """No call waits in its client."""
+        defaults = Scenario()
+        return (self.window_tasks, self.window_bytes) == (defaults.window_tasks, defaults.window_bytes)
+
+    @property
     def workers_are_safe(self) -> bool:
         """No attempt is ever lost, so that crashes can be counted exactly."""
         harmless = (KILL_SLOT, "crash client", "leave client")
@@ -153,7 +159,8 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     if scenario.owners:
         scenario.attackers = aside.choice((0, 0, 1, 2))
     scenario.spoils = scenario.profile != "calm" and aside.random() < 0.2
-    scenario.nests = aside.random() < 0.3
+    # Not where a window may be full of calls that wait for those which it keeps back.
+    scenario.nests = aside.random() < 0.3 and scenario.has_wide_windows
     return scenario
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jobrunner.ids import TaskId
@@ -157,7 +157,15 @@ class World:
 
     def finish_clients(self) -> None:
         """The clients leave; memory must return to its baseline."""
-        for client in [*self.clients, *self.nested]:
+        self._have_leave(self.clients)
+        silence = CLIENT_PATIENCE * self.scenario.peer_timeout
+        within = SETTLE_SECONDS + self.scenario.client_grace + silence
+        self.run_until(self.truth.detached_are_done, within, self.truth.describe_detached)
+        self._have_leave(self.nested)  # a detached call may have made calls until now
+        self.run_until(self._is_empty, within, lambda: f"left behind: {list(self.truth.leftovers())}")
+
+    def _have_leave(self, clients: Iterable[ClientNode]) -> None:
+        for client in clients:
             if client.alive:
                 self.run_until(
                     lambda client=client: not (client.alive and client.leftovers()),  # type: ignore[misc]
@@ -165,10 +173,6 @@ class World:
                     lambda client=client: f"left behind: {client.leftovers()}",  # type: ignore[misc]
                 )
                 client.leave()
-        silence = CLIENT_PATIENCE * self.scenario.peer_timeout
-        within = SETTLE_SECONDS + self.scenario.client_grace + silence
-        self.run_until(self.truth.detached_are_done, within, self.truth.describe_detached)
-        self.run_until(self._is_empty, within, lambda: f"left behind: {list(self.truth.leftovers())}")
 
     def _is_empty(self) -> bool:
         """After those who have detached something fetched it, and had it forgotten."""
