@@ -397,6 +397,10 @@ class Truth:
         elif status == m.REFUSED and "deadlock" in (outcome.detail or {}):
             self.check(bool(spec.options.resources and self.nests), f"{what}, and nobody waits for it")
             self.check(not endings, f"{what} after it has begun")
+        elif status == m.REFUSED and "no_slot" in (outcome.detail or {}):
+            self.check(
+                self.world.scenario.shortages > 0, f"{what} for want of a slot, which could be started"
+            )
         elif status == m.REFUSED:
             self.check(
                 self.world.scenario.journal_failures > 0, f"{what}, though the journal takes everything"

@@ -521,7 +521,9 @@ class ClientNode(PeerNode[ClientCore]):
             self._supply(effect.ids)
         elif isinstance(effect, AnswerCancel):
             for task in effect.refused:
-                if task not in truth.bundles and truth.expected[task].outcome is None:
+                if task in truth.bundles or task in truth.pieces:
+                    continue  # what became of it was answered for
+                if truth.expected[task].outcome is None:
                     truth.cancel_refused(task)
         elif isinstance(effect, AnswerQuery):
             truth.check(effect.number in self._queries, f"{self.name}: query {effect.number} answered twice")
