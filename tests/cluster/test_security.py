@@ -128,7 +128,7 @@ def shown_of(pid):
     return shown
 
 
-@pytest.mark.parametrize("way", ["argument", "environment", "file"])
+@pytest.mark.parametrize("way", ["argument", "environment", "file", "file beside the environment"])
 def test_the_secret_of_a_line_is_in_no_process_list_and_no_environment(
     cluster, line, elsewhere, tmp_path, way
 ):
@@ -136,8 +136,8 @@ def test_the_secret_of_a_line_is_in_no_process_list_and_no_environment(
     file = tmp_path / "line"
     file.touch(0o600)
     file.write_text(f"{line}\n")
-    arguments = {"argument": [line], "environment": [], "file": [f"@{file}"]}[way]
-    environment = {"JOBRUNNER_INVITATION": line} if way == "environment" else {}
+    arguments = {"argument": [line], "environment": []}.get(way, [f"@{file}"])
+    environment = {"JOBRUNNER_INVITATION": line} if "environment" in way else {}
     worker = cluster.run(
         "-m", "jobrunner", "worker", "start", *arguments, "--name", "far", "--slots", "1", **environment
     )
