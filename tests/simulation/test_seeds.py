@@ -15,7 +15,6 @@ from jobrunner.protocol.deadlocks import Deadlocks, Search
 from jobrunner.protocol.functions import FunctionTable, KnownFunctions
 from jobrunner.protocol.journal import JournalEntry
 from jobrunner.protocol.link import Link
-from jobrunner.protocol.membership import WorkerPeer
 from jobrunner.protocol.messages import OK
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import ReadyQueue
@@ -345,12 +344,6 @@ def test_deadlocks_that_nobody_ends_are_found(monkeypatch):
 def test_calls_that_are_refused_though_they_could_begin_are_found(monkeypatch):
     monkeypatch.setattr(Search, "_has_room", lambda self, worker, demands: not demands)
     find("calm")
-
-
-def test_workers_that_are_reserved_where_that_helps_nobody_are_found(monkeypatch):
-    """Tasks that wait hold too much there, and the calls for which they wait may not begin."""
-    monkeypatch.setattr(WorkerPeer, "offers_beside_waiting", WorkerPeer.offers_all)
-    find("calm", first=209)
 
 
 def test_a_journal_that_is_never_told_what_is_gone_is_found(monkeypatch):
