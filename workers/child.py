@@ -66,6 +66,7 @@ from jobrunner.workers.sharing import SlotSharing, let_go
 from jobrunner.workers.standstill import Standstill
 from jobrunner.workers.streams import flush_quietly, slot_streams
 from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
+from jobrunner.workers.waits import Waits
 
 OK = 0
 ERROR = 1
@@ -125,6 +126,7 @@ class Slot:
         self.blocked = 0  # nested waits; main thread
         self.told_blocked = False  # what the worker was told; under the outbox's lock
         self.standstill = Standstill(self.wake)
+        self.waits = Waits(self.outbox)
         self.connecting = threading.Lock()
         self.may_connect = False  # under `connecting`
         self.answered = threading.Event()
@@ -335,6 +337,7 @@ class Slot:
         if self.told_blocked:
             self.blocked = 0
             self.tell_blocked()
+        self.waits.end()
         self.put_outcome(number, status, result, finished - started)
         self.board.finish()
 
@@ -480,13 +483,16 @@ class Slot:
         self.last_flush = perf_counter()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self, awaited: blocking.AwaitedCalls | None = None) -> Iterator[None]:
         """The hook of `blocking`: tells the worker that this slot's turn is free meanwhile."""
         self.blocked += 1
+        wait = self.waits.enter(awaited)
         try:
             self.tell_blocked()
             yield
         finally:
+            if not self.forked:  # there another thread may have left the lock behind
+                self.waits.leave(wait, self.running)
             self.blocked = max(0, self.blocked - 1)  # it may be of a task that has left it open, and ended
             self.tell_blocked()
 
@@ -510,6 +516,7 @@ class Slot:
         if self.interrupted or not self.running or target not in (0, self.running):
             return
         self.interrupted = True
+        self.waits.interrupted()
         self.spoiled = self.spoiled or imports(frame)
         raise KeyboardInterrupt
 
@@ -549,7 +556,8 @@ class Slot:
         poller.register(self.control.fileno(), select.POLLIN)
         poller.register(self.wake_reader, select.POLLIN)
         while True:
-            times = [self.sharing.look_after(), self.standstill.look(self.running)]
+            number = self.running
+            times = [self.sharing.look_after(), self.standstill.look(number), self.waits.look(number)]
             self.tell_blocked()
             if self.outbox.armed:
                 times.append(ATTENDANT_INTERVAL)

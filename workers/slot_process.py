@@ -20,6 +20,7 @@ from jobrunner.folders import temporary_folder
 from jobrunner.ids import SlotId
 from jobrunner.program import Program, Told, interpreter_options, start_with
 from jobrunner.protocol.effects import (
+    SlotAwaits,
     SlotBlocked,
     SlotDivided,
     SlotEvent,
@@ -39,6 +40,7 @@ from jobrunner.workers import memory
 from jobrunner.workers.board import Board, create_board_file
 from jobrunner.workers.channel import BufferedChannel, channel_pair
 from jobrunner.workers.framing import (
+    AWAITS,
     BLOCKED,
     CONNECT,
     DIVIDED,
@@ -256,6 +258,8 @@ class SlotProcess:
             return SlotSpoiled(self.slot)
         if kind == BLOCKED:
             return SlotBlocked(self.slot, bool(argument))
+        if kind == AWAITS:
+            return SlotAwaits(self.slot, *argument)
         raise ChannelError(f"an item of unknown kind {kind}")
 
     def _note(self, number: int, stream: int, text: str, piped: bool = False) -> None:

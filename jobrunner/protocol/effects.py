@@ -125,6 +125,16 @@ class SlotBlocked:
 
 
 @dataclass(slots=True)
+class SlotAwaits:
+    """For how long nobody knows, the slot's task `number` waits for these calls, see `messages.Wait`."""
+
+    slot: SlotId
+    number: int
+    calls: list[TaskId]
+    every: bool
+
+
+@dataclass(slots=True)
 class SlotExited:
     """The slot's process is gone and reaped.
 
@@ -162,7 +172,7 @@ class SlotNotStarted:
 
 
 SlotEvent: TypeAlias = (
-    "SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked"
+    "SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked | SlotAwaits"
     " | SlotSpoiled | SlotExited | SlotNotStarted"
 )
 
@@ -494,7 +504,7 @@ class JoinRequested:
 Event: TypeAlias = (
     "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested"
     " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | SupplyRequested"
-    " | SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked"
+    " | SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked | SlotAwaits"
     " | SlotSpoiled | SlotExited | SlotNotStarted"
     " | JournalWritten | JournalFailed"
 )

@@ -30,7 +30,7 @@ from typing import NamedTuple, TypeAlias
 
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
-from jobrunner.protocol.messages import Assignment, FunctionDef, FunctionKey, calls_in
+from jobrunner.protocol.messages import Assignment, FunctionDef, FunctionKey, Wait, calls_in
 from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
 
 SLOT_SECONDS = 0.005
@@ -92,6 +92,7 @@ class WorkerTask:
         "stop_at",
         "stop_reason",
         "stop_stage",
+        "wait",
     )
 
     def __init__(self, assignment: Assignment, owner: Owner = NOBODY) -> None:
@@ -102,6 +103,8 @@ class WorkerTask:
         self.estimate = 0.0
         self.announced = False
         """The coordinator was told that it runs."""
+        self.wait: Wait | None = None
+        """What it waits for, as its slot has told."""
         self.given_up = False
         """A bundle (or chunk) that is being stopped, and that its slot has given up (or divided) meanwhile."""
         self.stop_reason: int | None = None

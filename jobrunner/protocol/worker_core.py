@@ -16,7 +16,8 @@ from jobrunner.config import EXIT_WAIT, PEER_TIMEOUT
 from jobrunner.ids import SlotId, TaskId, WorkerId, call_id
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.batches import batches, of_outcome
+from jobrunner.protocol.batches import batches, of_outcome, of_wait
+from jobrunner.protocol.checks import MOST_AWAITED
 from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.effects import (
     FINAL_ERROR,
@@ -36,6 +37,7 @@ from jobrunner.protocol.effects import (
     Received,
     RunTasks,
     SignalSlot,
+    SlotAwaits,
     SlotBlocked,
     SlotDivided,
     SlotExited,
@@ -157,6 +159,8 @@ class WorkerCore:
         self._outcome_bytes = 0
         """The payload of these two, which no link counts."""
         self._running: list[TaskId] = []
+        self._waits: dict[TaskId, None] = {}
+        """Tasks of which the coordinator is to be told what they wait for."""
         self._output: list[m.OutputChunk] = []
         self._output_characters = 0
         self._queue_moved = now
@@ -209,6 +213,8 @@ class WorkerCore:
             self._printed(event)
         elif isinstance(event, SlotBlocked):
             self._slot_blocked(event, now)
+        elif isinstance(event, SlotAwaits):
+            self._slot_awaits(event)
         elif isinstance(event, SlotSpoiled):
             self._slot_spoiled(event)
         elif isinstance(event, SlotExited):
@@ -320,8 +326,10 @@ class WorkerCore:
                 self._outcome_bytes += sum(payload_size(outcome.payload) for outcome in message.outcomes)
         self._running.clear()
         self._take_output()
+        self._waits.clear()
         for task in self.tasks.values():
             task.announced = False
+            self._tell_wait(task)
         self._effects.append(ConnectionLost(self.session.loss))
 
     def _message(self, message: m.Message, now: float) -> None:
@@ -538,6 +546,27 @@ class WorkerCore:
                 if slot.holds_back:
                     self._recall(slot, now)
 
+    def _slot_awaits(self, event: SlotAwaits) -> None:
+        slot = self.slots.get(event.slot)
+        task = None if slot is None else slot.queue.get(event.number)
+        if task is None:
+            return
+        calls = tuple(event.calls)
+        if len(calls) > MOST_AWAITED:
+            calls = calls[:MOST_AWAITED] if event.every else ()
+        task.wait = m.Wait(task.id, calls, event.every)
+        self._waits[task.id] = None
+
+    def _tell_wait(self, task: WorkerTask) -> None:
+        """The coordinator does not know what that task waits for, if it does."""
+        if task.wait is not None and task.wait.calls:
+            self._waits[task.id] = None
+
+    def _take_waits(self) -> list[m.Wait]:
+        tasks = [self.tasks[task_id] for task_id in self._waits if task_id in self.tasks]
+        self._waits.clear()
+        return [task.wait._replace(id=task.id) for task in tasks if task.wait is not None]
+
     def _recall(self, slot: Slot, now: float, *, bundle: bool = True) -> None:
         slot.recalled, slot.recalled_at = True, now
         self._effects.append(RecallTasks(slot.id, bundle))
@@ -583,6 +612,7 @@ class WorkerCore:
         task.assignment = bundle._replace(id=call, attempt=1, payload=b"", span=None, unbegun=0)
         task.announced = False
         self.tasks[task.id] = task
+        self._tell_wait(task)
         if excess is not None:  # its client then begins anew with each of the calls
             self._cancel(m.CancelRequest(call, True), now)
 
@@ -613,6 +643,7 @@ class WorkerCore:
         slot.calls_left += m.calls_in(chunk.span) - m.calls_in(part.span)
         task.announced = False
         self.tasks[task.id] = task
+        self._tell_wait(task)
         if stop_at is not None and chunk.options.timeout is not None and part.options.timeout is not None:
             task.stop_at = stop_at - (chunk.options.timeout - part.options.timeout)
             self._stops[task.id] = task
@@ -1032,6 +1063,9 @@ class WorkerCore:
             running, self._running = [t for t in self._running if t in self.tasks], []
             if running:
                 self._effects.append(session.send(m.Running(running), now))
+        if self._waits:  # as these
+            for waits in batches(self._take_waits(), of_wait):
+                self._effects.append(session.send(m.Waits(waits), now))
         capacity = self.capacity()
         unstuck = self._said_stuck and not self._is_stuck()
         if (capacity != self._announced or unstuck) and not self.draining:

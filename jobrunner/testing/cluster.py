@@ -354,7 +354,7 @@ class _World(World):
     def __init__(self, cluster: SimulatedCluster, seed: int, scenario: Scenario, seconds: float) -> None:
         self.cluster = cluster
         self.seconds = seconds
-        self.cluster_hook = lambda: _let_time_pass(self)
+        self.cluster_hook = lambda awaited=None: _let_time_pass(self)
         super().__init__(seed, scenario)
         self.started = self.now
 

@@ -18,7 +18,7 @@ given up or its chunk is divided, and for the way to the client by three process
 
 def is_lawful(scenario: Scenario) -> bool:
     """Whether nothing but stalls keeps the news from a client, and no call but the running one keeps its slot."""
-    return scenario.profile == "calm" and not scenario.blocking
+    return scenario.profile == "calm" and not (scenario.blocking or scenario.nests)
 
 
 class AnnouncementWatch(Watch):

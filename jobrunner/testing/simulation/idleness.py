@@ -25,14 +25,13 @@ the division to the slot, to the client, to the coordinator and to the idle slot
 
 def is_lawful(scenario: Scenario) -> bool:
     """Whether every slot could run everything, and nothing but the work itself keeps slots idle."""
-    defaults = Scenario()
     return (
         scenario.profile == "calm"
-        and not (scenario.resources or scenario.lacks or scenario.blocking)
+        and not (scenario.resources or scenario.lacks or scenario.blocking or scenario.nests)
         and scenario.owners <= 1
         and scenario.max_tasks_per_slot is None
         and not (scenario.journal_delay or scenario.start_failures or scenario.stalls)
-        and (scenario.window_tasks, scenario.window_bytes) == (defaults.window_tasks, defaults.window_bytes)
+        and scenario.has_wide_windows
     )
 
 

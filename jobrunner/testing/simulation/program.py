@@ -21,6 +21,7 @@ from jobrunner.testing.simulation.calls import (
     read_call,
 )
 from jobrunner.testing.simulation.checks import names_of
+from jobrunner.testing.simulation.nested import with_nest
 from jobrunner.testing.simulation.scenario import MODULES
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
         if world.scenario.bundles and rng.random() < 0.15:
             spec = draw_bundle(world, task, functions, names, endless)
         else:
-            spec = draw_task(world, client, kind, task, functions, names)
+            spec = with_nest(world, draw_task(world, client, kind, task, functions, names))
             names.append(task)
             if read_call(spec.payload).seconds[0] == ENDLESS:
                 endless.append(task)

@@ -55,6 +55,7 @@ from jobrunner.testing.simulation.calls import (
 
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.checks import Execution
+    from jobrunner.testing.simulation.nested import Nest, NestedClient, NestWait
     from jobrunner.testing.simulation.nodes import WorkerNode
 
 FLUSH_INTERVAL = 0.001
@@ -91,8 +92,14 @@ class SlotProcess:
         """Of a bundle, the call that runs."""
         self.bundle: BundleRun | None = None
         self.call = Call(())
+        self.nest: Nest | None = None
+        """What it makes calls for, if it does."""
         self.execution: Execution | None = None
         self.blocked = False
+        self.client: NestedClient | None = None
+        """For the calls of its calls, once one has made some."""
+        self.wait: NestWait | None = None
+        """For such calls."""
         self.calls = 0
         """That have begun; each element of a chunk counts."""
         self.functions: dict[FunctionKey, m.FunctionDef] = {}
@@ -125,7 +132,7 @@ class SlotProcess:
 
     def start_up(self) -> None:
         self.ready = True
-        self._tell(SlotReady(self.id, self.pid))
+        self.tell(SlotReady(self.id, self.pid))
         self._next()
 
     def run(self, effect: RunTasks) -> None:
@@ -145,7 +152,7 @@ class SlotProcess:
         numbers = [task.number for task in self._queue]
         self._queue.clear()
         self._flush()
-        self._tell(SlotReturned(self.id, numbers))
+        self.tell(SlotReturned(self.id, numbers))
         if give_up:
             self._give_up()
 
@@ -153,7 +160,7 @@ class SlotProcess:
         bundle = self.bundle
         if bundle is None or bundle.given_up or self.execution is None:
             return
-        self._tell(SlotSplit(self.id, bundle.task.number, bundle.give_up(), bundle.index))
+        self.tell(SlotSplit(self.id, bundle.task.number, bundle.give_up(), bundle.index))
         self.execution.bundled = False
 
     def divide(self, number: int) -> None:
@@ -161,12 +168,14 @@ class SlotProcess:
         task = self.task
         if task is None or task.number != number or self.dying or not isinstance(task.span, tuple):
             return
+        if task.id in self.world.truth.nests:
+            return  # of such a chunk the elements are one
         start, end = task.span
         stop = self.element() + 1
         if stop >= end or self.execution is None:
             return
         self._flush()
-        self._tell(SlotDivided(self.id, number, stop))
+        self.tell(SlotDivided(self.id, number, stop))
         self.task = part = task._replace(id=part_id(task.id, stop), span=(start, stop))
         self.world.truth.divided(self.execution, part)
         self.calls -= end - stop
@@ -191,6 +200,8 @@ class SlotProcess:
             return
         self.world.truth.check(self.task is None and not self._queue, "only an idle slot is to end")
         self.dying = True
+        if self.client is not None:
+            self.client.leave_early()
         self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_END), lambda: self.die(0, None))
 
     # --- what a task does; symbolic here ---
@@ -236,9 +247,12 @@ class SlotProcess:
             most is None or self.calls <= most, f"{task.id}: call {self.calls} of a slot that may make {most}"
         )
         if call.prints:
-            self._tell(SlotPrinted(self.id, [(task.number, m.STDOUT, f"hello from {task.id}\n")]))
+            self.tell(SlotPrinted(self.id, [(task.number, m.STDOUT, f"hello from {task.id}\n")]))
         lasts, ending = self._plan_end(task)
-        if call.blocks and ending == RETURN:
+        if self.nest is not None:
+            turn = self.turn
+            self.world.at(self.world.now + lasts / 3, lambda: self._submit_nested(turn))
+        elif call.blocks and ending == RETURN:
             self.world.at(self.world.now + lasts / 3, lambda: self._block(task, True))
             self.world.at(self.world.now + lasts * 2 / 3, lambda: self._block(task, False))
 
@@ -252,14 +266,37 @@ class SlotProcess:
         if ending != RETURN:
             before = call.guilty - start
             lasts = sum(seconds[:before]) + seconds[before] / 2
-        turn = self.turn
-        self.world.at(max(self._began + lasts, self.world.now), lambda: self._end(turn, ending))
+        self.nest = self.world.truth.nests.get(task.id) if ending == RETURN else None
+        if self.nest is None:
+            turn = self.turn
+            self.world.at(max(self._began + lasts, self.world.now), lambda: self._end(turn, ending))
         return lasts, ending
+
+    def _submit_nested(self, turn: int) -> None:
+        """The task that runs makes calls, and waits for them, maybe."""
+        task, nest = self.task, self.nest
+        if not self.alive or turn != self.turn or task is None or nest is None:
+            return
+        self.world.make_calls(self, task, nest)
+        if self.wait is not None:
+            self._block(task, True)
+        else:
+            self._end_after(turn, sum(self.call.seconds) / 3)
+
+    def go_on(self) -> None:
+        """The wait is over."""
+        self.wait = None
+        if self.task is not None and not self.dying:
+            self._block(self.task, False)
+            self._end_after(self.turn, sum(self.call.seconds) / 3)
+
+    def _end_after(self, turn: int, seconds: float) -> None:
+        self.world.at(self.world.now + seconds, lambda: self._end(turn, RETURN))
 
     def _block(self, task: SlotTask, blocked: bool) -> None:
         if self.alive and self.task is not None and self.task.number == task.number:
             self.blocked = blocked
-            self._tell(SlotBlocked(self.id, blocked))
+            self.tell(SlotBlocked(self.id, blocked))
 
     def _end(self, turn: int, ending: str, *, interrupted: bool = False) -> None:
         task = self.task
@@ -271,11 +308,13 @@ class SlotProcess:
             else:
                 self.die(3, None)
             return
+        if self.wait is not None:
+            self.wait.abandon()
         if self.blocked:
             self._block(task, False)
         if interrupted and self.world.scenario.spoils and self.world.rng.random() < SPOILED:
             self.spoiled = True
-            self._tell(SlotSpoiled(self.id))
+            self.tell(SlotSpoiled(self.id))
         assert self.execution is not None
         element = self.element() if interrupted else -1
         self.world.truth.ended(self.execution, ending, element)
@@ -309,13 +348,17 @@ class SlotProcess:
             number = self.task.number
             element = self.element()
             self.world.truth.ended(self.execution, CRASH, element)
-        self._tell(SlotExited(self.id, self.pid, exit_code, signal, 1 << 20, "last words\n", number, element))
+        self.tell(SlotExited(self.id, self.pid, exit_code, signal, 1 << 20, "last words\n", number, element))
         self.stop()
         self.slots.processes.pop(self.id, None)
 
     def stop(self) -> None:
         """It is gone, and nobody is told."""
         self.alive = False
+        if self.wait is not None:
+            self.wait.abandon()
+        if self.client is not None:
+            self.client.vanish()
         if self.execution is not None:
             self.world.truth.ended(self.execution, CRASH, self.element())
         self.task = self.execution = self.bundle = None
@@ -343,9 +386,9 @@ class SlotProcess:
         if self._outcomes and self.alive:
             outcomes, self._outcomes = self._outcomes, []
             self._last_flush = self.world.now
-            self._tell(SlotFinished(self.id, outcomes))
+            self.tell(SlotFinished(self.id, outcomes))
 
-    def _tell(self, event: SlotEvent) -> None:
+    def tell(self, event: SlotEvent) -> None:
         delay = self.world.rng.uniform(0.2, 4) * PIPE_DELAY
         self._told = max(self.world.now + delay, self._told)
         self.world.at(self._told, lambda: self.node.post(event))
