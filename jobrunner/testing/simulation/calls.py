@@ -38,6 +38,8 @@ class Call(NamedTuple):
     """It waits, in its middle third, for tasks of its own."""
     big: bool = False
     """Its payload and result are large."""
+    holds: bool = False
+    """While one of its elements runs, nothing else in its process does."""
 
     def payload(self) -> Payload:
         head: bytes = msgpack.packb(tuple(self))

@@ -91,6 +91,8 @@ class Scenario:
 
     stalls: float = 0.0
     """The share of turns that come late, since the machine is busy with something else."""
+    holds: float = 0.0
+    """The share of calls that keep all else in their process from running."""
     epochs: bool = False
     """Programs reload modules, so that their calls need slots that have not served the earlier ones."""
     max_tasks_per_slot: int | None = None
@@ -150,6 +152,7 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
         scenario.shortages = aside.choice((*[0.0] * 8, 0.1, 0.7))
     if scenario.owners:
         scenario.attackers = aside.choice((0, 0, 1, 2))
+    scenario.holds = aside.choice((0.0, 0.0, 0.0, 0.1, 0.5))
     scenario.spoils = scenario.profile != "calm" and aside.random() < 0.2
     return scenario
 

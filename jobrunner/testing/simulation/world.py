@@ -21,6 +21,7 @@ from jobrunner.testing.simulation import announcements, idleness
 from jobrunner.testing.simulation.announcements import AnnouncementWatch
 from jobrunner.testing.simulation.attacker import Attacker, NameWatch
 from jobrunner.testing.simulation.checks import Truth, Violation
+from jobrunner.testing.simulation.held_up import HeldUpWatch
 from jobrunner.testing.simulation.idleness import ConservationWatch, IdleWatch
 from jobrunner.testing.simulation.network import Network
 from jobrunner.testing.simulation.nodes import (
@@ -60,6 +61,7 @@ class World:
         self.rng_of_stalls = random.Random(seed)
         self.rng_of_strangers = random.Random(seed)
         """Of its own, so that all else of a seed is the same without them."""
+        self.rng_of_holds = random.Random(seed)
         self.scenario = draw_scenario(self.rng) if scenario is None else scenario
         self.now = 1000.0
         self.truth = self.truth_class(self)
@@ -93,7 +95,7 @@ class World:
         if idleness.is_conserving(self.scenario):
             self._watches.append(ConservationWatch(self))
         if announcements.is_lawful(self.scenario):
-            self._watches.append(AnnouncementWatch(self))
+            self._watches += [AnnouncementWatch(self), HeldUpWatch(self)]
         for incident in self.scenario.incidents:
             self.at(self.now + incident.at, lambda incident=incident: self._strike(incident))  # type: ignore[misc]
 
