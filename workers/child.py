@@ -269,6 +269,8 @@ class Slot:
     def execute(self, fields: list[Any], payload: Payload, values: list[Payload]) -> None:
         """Run one task, and put its outcome into the outbox."""
         number, _id, _name, _attempt, function, _payload, span, setup, depth, _values, retry_on = fields
+        if number in self.taken:
+            return
         kind = PLAIN if span is None else BUNDLE if isinstance(span, int) else CHUNK
         self.fields = fields
         self.board.start(number, kind)

@@ -16,12 +16,16 @@ that sees the gate closed begins nothing before it has been told whether that wa
 gate, and only from OPEN; only the slot opens it again after a decision, and it may take its time: until its call
 returns.
 
+Everything is taken at once. For a slot that has not heard of a decision yet still does what it did then, there is
+nothing more to take, and the gate is not closed for it again.
+
 What is read while the gate is closed may change, for the call that runs may end then. So the worker takes nothing from
 a slot in which anything has moved during SETTLE, nor while something that it has sent is still on its way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from time import sleep
 from typing import NamedTuple
 
@@ -70,6 +74,7 @@ def decided(fields: Fields) -> Decision | None:
         sleep(WAIT)
     if fields[GATE] == OPEN:
         return None
+    sleep(SETTLE)  # what was written before that is here by then, too
     return Decision(fields[KEPT], fields[KEPT_ELEMENT], fields[UNTIL])
 
 
@@ -105,9 +110,9 @@ class Closed:
         fields[GATE] = DECIDED
 
 
-def decision_for(state: State, until: int, chunk: int) -> Decision:
-    """What a slot in that state goes on with: of a bundle up to the call that runs, of `chunk` up to the element that
-    does, of other tasks with all. `until` is the last task that it was given."""
+def decision_for(state: State, until: int, chunks: Container[int]) -> Decision:
+    """What a slot in that state goes on with: of a bundle up to the call that runs, of one of `chunks` up to the
+    element that does, of other tasks with all. `until` is the last task that it was given."""
     running = state.number != 0 and state.ending != state.number and state.element >= 0
-    divided = running and (state.kind == BUNDLE or (state.kind == CHUNK and state.number == chunk))
+    divided = running and (state.kind == BUNDLE or (state.kind == CHUNK and state.number in chunks))
     return Decision(state.last, state.element if divided else ALL, until)

@@ -195,15 +195,15 @@ class SlotPool:
         if process is not None:
             self._control(process, [RECALL, [process.runs, bundle]])
 
-    def retract(self, slot: SlotId, chunk: int = 0) -> None:
+    def retract(self, slot: SlotId, chunks: Sequence[int] = ()) -> None:
         """Take back what the slot has not begun, though it does not answer: a SlotRetracted follows, unless it moves.
 
-        Of a bundle that runs, a SlotSplit comes before; if `chunk` is the task that runs, a SlotDivided. To be called
-        for a slot that has not moved for long: this takes about a millisecond.
+        Of a bundle that runs, a SlotSplit comes before, and a SlotDivided of a chunk that is one of `chunks`. To be
+        called for a slot that has not moved for long: this takes about a millisecond.
         """
         process = self._slots.get(slot)
         if process is not None:
-            self._take(process, lambda: process.retract(chunk))
+            self._take(process, lambda: process.retract(chunks))
             os.write(self._wake_writer, b"\0")
 
     def divide(self, slot: SlotId, number: int) -> None:

@@ -24,7 +24,7 @@ def slot_effects(pool: SlotPool) -> dict[type, Callable[[Any], None]]:
         SpawnSlot: lambda e: pool.spawn(e.slot, e.hash_seed),
         RunTasks: lambda e: pool.run(e.slot, e.tasks, e.functions, e.forget),
         RecallTasks: lambda e: pool.recall(e.slot, bundle=e.bundle),
-        RetractTasks: lambda e: pool.retract(e.slot, e.chunk),
+        RetractTasks: lambda e: pool.retract(e.slot, e.chunks),
         DivideChunk: lambda e: pool.divide(e.slot, e.number),
         InterruptTask: lambda e: pool.interrupt(e.slot, e.number),
         EndSlot: lambda e: pool.end(e.slot),

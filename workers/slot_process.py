@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -260,8 +260,8 @@ class SlotProcess:
         self._received = sent
         return events
 
-    def retract(self, chunk: int) -> list[SlotEvent]:
-        """Take back what it has not begun without its help, also of `chunk` if that runs; see `gate`.
+    def retract(self, chunks: Sequence[int]) -> list[SlotEvent]:
+        """Take back what it has not begun without its help, also of one of these chunks if that runs; see `gate`.
 
         The last event is a SlotRetracted then. There is none where the slot gives a sign of life. Raises ChannelError.
         """
@@ -271,7 +271,7 @@ class SlotProcess:
             state = gate.state
             if events or state is None or state.sent != self._received or self.data.closed:
                 return events
-            decision = decision_for(state, self.last_given, chunk)
+            decision = decision_for(state, self.last_given, chunks)
             split = decision.element != ALL and state.kind == BUNDLE
             outbox = board.outbox()
             try:

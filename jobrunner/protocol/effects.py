@@ -335,11 +335,11 @@ class RecallTasks:
 class RetractTasks:
     """Take back what the slot has not started, also of a bundle that it runs, without its help: it does not answer.
 
-    If `chunk` is the task that runs, what has not begun of it too. Nothing happens to a slot that moves.
+    If one of `chunks` is the task that runs, what has not begun of it too. Nothing happens to a slot that moves.
     """
 
     slot: SlotId
-    chunk: int = 0
+    chunks: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

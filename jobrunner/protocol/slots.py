@@ -135,6 +135,11 @@ class WorkerTask:
         return isinstance(self.assignment.span, tuple)
 
     @property
+    def may_be_divided(self) -> bool:
+        """Whether a part of it can be a task of its own, see `division`."""
+        return self.is_chunk and not (self.assignment.values or self.assignment.options.detach)
+
+    @property
     def payload(self) -> Payload:
         return self.assignment.payload
 

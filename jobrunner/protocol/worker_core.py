@@ -1011,7 +1011,8 @@ class WorkerCore:
             retract_at = slot.retract_at()
             if retract_at is not None and now >= retract_at:
                 slot.retracted_at = now
-                self._effects.append(RetractTasks(slot.id, slot.division))
+                chunks = tuple(number for number, task in slot.queue.items() if task.may_be_divided)
+                self._effects.append(RetractTasks(slot.id, chunks))
             if not running.announced and now >= slot.progress + RUNNING_AFTER:
                 running.announced = True
                 self._running.append(running.id)

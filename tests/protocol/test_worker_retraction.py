@@ -140,12 +140,24 @@ def chunk():
 
 def test_a_chunk_that_a_slot_does_not_divide_is_divided_without_it(chunk):
     chunk.turn(ANSWER_WITHIN)
-    assert retractions(chunk) == [RetractTasks(SLOT, 1)]
+    assert retractions(chunk) == [RetractTasks(SLOT, (1,))]
     chunk.handle(SlotDivided(SLOT, 1, 3))
     chunk.handle(SlotRetracted(SLOT, []))
     assert list(chunk.core.tasks) == ["c-1/3"]
     chunk.turn(10 * ANSWER_WITHIN)
     assert retractions(chunk) == []
+
+
+@pytest.mark.parametrize(("detach", "chunks"), [(False, (2,)), (True, ())])
+def test_a_chunk_is_divided_together_with_what_is_taken_from_behind_it(detach, chunks):
+    """From a slot that has not heard of it nothing is taken again. A chunk that `map` does not make stays whole."""
+    world = worker()
+    quick(world)
+    assign(world, assignment(2, span=(0, 8), detach=detach), assignment(3))
+    assert started(world) == {1: ["c-2", "c-3"]}
+    world.turn(RECALL_AFTER)
+    world.turn(ANSWER_WITHIN)
+    assert retractions(world) == [RetractTasks(SLOT, chunks)]
 
 
 def test_a_slot_that_has_nothing_to_give_back_of_a_chunk_says_so_and_is_left_alone(chunk):

@@ -21,24 +21,24 @@ from jobrunner.testing.simulation.slots import SlotProcess
 def test_tasks_that_are_retracted_and_run_in_their_slot_too_are_found(monkeypatch):
     real = SlotProcess.retract
 
-    def retract(self, chunk):
-        real(self, chunk)
+    def retract(self, chunks):
+        real(self, chunks)
         self._retracted = range(0)
 
     monkeypatch.setattr(SlotProcess, "retract", retract)
-    find()
+    find(first=59)
 
 
 def test_a_task_that_runs_and_is_retracted_is_found(monkeypatch):
     real = SlotProcess.retract
 
-    def retract(self, chunk):
+    def retract(self, chunks):
         self._begun -= self.task is not None
-        real(self, chunk)
+        real(self, chunks)
         self._begun += self.task is not None
 
     monkeypatch.setattr(SlotProcess, "retract", retract)
-    find()
+    find(first=35)
 
 
 def test_retracted_tasks_that_are_forgotten_are_found(monkeypatch):
@@ -53,7 +53,7 @@ def test_retracted_tasks_that_are_forgotten_are_found(monkeypatch):
         real(self, event, now)
 
     monkeypatch.setattr(WorkerCore, "_slot_retracted", slot_retracted)
-    find()
+    find(first=35)
 
 
 def test_calls_that_are_held_up_by_another_are_found(monkeypatch):

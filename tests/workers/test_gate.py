@@ -92,22 +92,22 @@ def test_nothing_is_known_of_a_slot_that_moves(board):
 
 
 @pytest.mark.parametrize(
-    ("kind", "element", "ending", "chunk", "kept"),
+    ("kind", "element", "ending", "chunks", "kept"),
     [
-        (BUNDLE, 2, 0, 0, 2),
-        (BUNDLE, -1, 0, 0, ALL),
-        (BUNDLE, 2, 7, 0, ALL),
-        (CHUNK, 2, 0, 7, 2),
-        (CHUNK, 2, 0, 6, ALL),
-        (CHUNK, 2, 7, 7, ALL),
-        (CHUNK, -2, 0, 7, ALL),
-        (PLAIN, -1, 0, 0, ALL),
+        (BUNDLE, 2, 0, [], 2),
+        (BUNDLE, -1, 0, [], ALL),
+        (BUNDLE, 2, 7, [], ALL),
+        (CHUNK, 2, 0, [6, 7], 2),
+        (CHUNK, 2, 0, [6], ALL),
+        (CHUNK, 2, 7, [7], ALL),
+        (CHUNK, -2, 0, [7], ALL),
+        (PLAIN, -1, 0, [], ALL),
     ],
 )
-def test_what_is_kept_of_the_task_that_runs(kind, element, ending, chunk, kept):
+def test_what_is_kept_of_the_task_that_runs(kind, element, ending, chunks, kept):
     state = State(7, element, 7, 0, 0, 0, kind, ending)
-    assert decision_for(state, 9, chunk) == Decision(7, kept, 9)
-    assert decision_for(state._replace(number=0), 9, chunk) == Decision(7, ALL, 9)
+    assert decision_for(state, 9, chunks) == Decision(7, kept, 9)
+    assert decision_for(state._replace(number=0), 9, chunks) == Decision(7, ALL, 9)
 
 
 # --- in a real slot -------------------------------------------------------------------------------------------------
@@ -140,12 +140,12 @@ def packed(*calls):
     return pack_calls([serialization.dump_call(args, {}, snapshot=True) for args in calls])
 
 
-def retract(owner, slot, chunk=0):
+def retract(owner, slot, *chunks):
     """Takes back what there is as soon as the slot stands still; what was taken."""
     before = len(owner.of(SlotRetracted))
 
     def try_it():
-        owner.pool.retract(slot, chunk)
+        owner.pool.retract(slot, chunks)
         owner.poll()
         return owner.of(SlotRetracted)[before:]
 
@@ -298,7 +298,7 @@ def test_each_call_goes_to_exactly_one_side_whenever_it_is_taken(owner, slot, tm
         if races:
             zoo.append_line(gate, "")
             time.sleep(rng.uniform(0, 0.003))
-        owner.pool.retract(slot, number)
+        owner.pool.retract(slot, [number])
         if not races:
             zoo.append_line(gate, "")
         last = owner.run(slot, zoo.echo, "last")

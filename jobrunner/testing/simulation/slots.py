@@ -231,7 +231,7 @@ class SlotProcess:
         self.turn += 1
         self._plan_end(part)
 
-    def retract(self, chunk: int) -> None:
+    def retract(self, chunks: tuple[int, ...]) -> None:
         """What has not begun is taken from the process, whatever it does."""
         moves, self._moved = not self._moved and self.world.rng_of_holds.random() < MOVES, False
         if self._told > self.world.now or moves:
@@ -240,8 +240,8 @@ class SlotProcess:
         self._at_once = True
         self._flush()
         self._give_up()
-        if self.task is not None and self.task.number == chunk:
-            self.divide(chunk)
+        if self.task is not None and self.task.number in chunks:
+            self.divide(self.task.number)
         self._retracted = range(self._begun + 1, self._given + 1)
         self._queue.clear()
         self._tell(SlotRetracted(self.id, list(self._retracted)))
@@ -457,7 +457,7 @@ class SimulatedSlots:
         elif isinstance(effect, RecallTasks):
             found.command(found.attend, found.recall, effect.bundle)
         elif isinstance(effect, RetractTasks):
-            found.retract(effect.chunk)
+            found.retract(effect.chunks)
         elif isinstance(effect, DivideChunk):
             found.command(found.attend, found.divide, effect.number)
         elif isinstance(effect, InterruptTask):
