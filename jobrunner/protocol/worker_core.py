@@ -35,6 +35,7 @@ from jobrunner.protocol.effects import (
     Log,
     RecallTasks,
     Received,
+    RetractTasks,
     RunTasks,
     SignalSlot,
     SlotAwaits,
@@ -45,6 +46,7 @@ from jobrunner.protocol.effects import (
     SlotNotStarted,
     SlotPrinted,
     SlotReady,
+    SlotRetracted,
     SlotReturned,
     SlotSplit,
     SlotSpoiled,
@@ -205,6 +207,8 @@ class WorkerCore:
             self._slot_ready(event, now)
         elif isinstance(event, SlotReturned):
             self._slot_returned(event, now)
+        elif isinstance(event, SlotRetracted):
+            self._slot_retracted(event, now)
         elif isinstance(event, SlotSplit):
             self._slot_split(event, now)
         elif isinstance(event, SlotDivided):
@@ -242,7 +246,7 @@ class WorkerCore:
             if running is None:
                 times.append(slot.kill_at)
                 continue
-            times.append(slot.recall_at(slot.owner in spare))
+            times += [slot.recall_at(slot.owner in spare), slot.retract_at()]
             if not running.announced:
                 times.append(slot.progress + RUNNING_AFTER)
         return min((t for t in times if t is not None), default=None)
@@ -339,7 +343,7 @@ class WorkerCore:
             for request in message.requests:
                 self._cancel(request, now)
         elif isinstance(message, m.Divide):
-            self._divide(message.ids)
+            self._divide(message.ids, now)
         elif isinstance(message, m.Forget):
             self._lingering.update(dict.fromkeys(message.functions))
         elif isinstance(message, m.Welcome):
@@ -576,14 +580,27 @@ class WorkerCore:
         if slot is None:
             return
         slot.recalled = False
-        tasks = [task for number in event.numbers if (task := slot.take_back(number)) is not None]
-        for task in reversed(tasks):
-            self._requeue(task)
-        self._queue_moved = now
+        self._take_back(slot, event.numbers, now)
         running = slot.running()
         if running is not None and running.stop_reason is not None and running.stop_stage == 1:
             # It may have begun after its interrupt had found another one running.
             self._effects.append(InterruptTask(slot.id, running.number))
+
+    def _slot_retracted(self, event: SlotRetracted, now: float) -> None:
+        """As if it had returned them, only that it gets no others before it has answered the recall."""
+        slot = self.slots.get(event.slot)
+        if slot is None:
+            return
+        self._take_back(slot, event.numbers, now)
+        if not slot.queue:
+            slot.leaving = True  # what keeps it from running is nothing that anybody waits for
+
+    def _take_back(self, slot: Slot, numbers: list[int], now: float) -> None:
+        """To the head of the queue, in order."""
+        tasks = [task for number in numbers if (task := slot.take_back(number)) is not None]
+        for task in reversed(tasks):
+            self._requeue(task)
+        self._queue_moved = now
 
     def _slot_spoiled(self, event: SlotSpoiled) -> None:
         slot = self.slots.get(event.slot)
@@ -616,16 +633,19 @@ class WorkerCore:
         if excess is not None:  # its client then begins anew with each of the calls
             self._cancel(m.CancelRequest(call, True), now)
 
-    def _divide(self, ids: list[TaskId]) -> None:
+    def _divide(self, ids: list[TaskId], now: float) -> None:
         """Have slots give back what they have not begun of these chunks, of those that run."""
         for task_id in ids:
             task = self.tasks.get(task_id)
             if task is not None and task.slot is not None and task.is_chunk and task.stop_reason is None:
+                task.slot.division, task.slot.division_asked_at = task.number, now
                 self._effects.append(DivideChunk(task.slot.id, task.number))
 
     def _slot_divided(self, event: SlotDivided, now: float) -> None:
         """A chunk ends here; what its slot has begun of it goes on as a task of its own, which its client will name."""
         slot = self.slots.get(event.slot)
+        if slot is not None and slot.division == event.number:
+            slot.division = 0
         task = None if slot is None else slot.queue.get(event.number)
         if slot is None or task is None or not may_stop(task.assignment, event.stop):
             return
@@ -1019,6 +1039,11 @@ class WorkerCore:
             recall_at = slot.recall_at(slot.owner in spare)
             if recall_at is not None and now >= recall_at:
                 self._recall(slot, now, bundle=slot.is_stuck(now))
+            retract_at = slot.retract_at()
+            if retract_at is not None and now >= retract_at:
+                slot.retracted_at = now
+                chunks = tuple(number for number, task in slot.queue.items() if task.may_be_divided)
+                self._effects.append(RetractTasks(slot.id, chunks))
             if not running.announced and now >= slot.progress + RUNNING_AFTER:
                 running.announced = True
                 self._running.append(running.id)

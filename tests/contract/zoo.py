@@ -122,6 +122,16 @@ def announce_and_hold_gil(started: str) -> None:
     ctypes.PyDLL(None).sleep(60)
 
 
+def keep_gil_if(folder: str | None, value: Any = None) -> Any:
+    """Returns at once, unless there is a folder: then no other thread of this process gets a turn until somebody opens
+    the FIFO "gate" in it. Before that, it leaves the file "started" there."""
+    if folder is not None:
+        append_line(f"{folder}/started", str(os.getpid()))
+        libc = ctypes.PyDLL(None)
+        libc.close(libc.open(os.fsencode(f"{folder}/gate"), os.O_RDONLY))
+    return value
+
+
 def announce_and_swallow_interrupts(started: str, path: str) -> str:
     try:
         announce_and_wait(started, path)

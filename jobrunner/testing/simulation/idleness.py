@@ -10,6 +10,7 @@ from jobrunner.ids import TaskId
 from jobrunner.protocol.membership import WorkerPeer
 from jobrunner.protocol.messages import TaskSpec
 from jobrunner.protocol.scheduler import Scheduler
+from jobrunner.protocol.slots import ANSWER_WITHIN
 from jobrunner.protocol.task import ASSIGNED, QUEUED, TaskRecord
 from jobrunner.testing.simulation.scenario import Scenario
 from jobrunner.testing.simulation.slots import SlotProcess
@@ -17,6 +18,10 @@ from jobrunner.testing.simulation.watch import Watch
 
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
+
+HELD = 2 * ANSWER_WITHIN
+"""Seconds that it may take longer where a call keeps its process from answering: tasks are retracted then, at the
+second try at the latest."""
 
 LONGEST_IDLE = 0.5
 """Seconds that a slot may be idle beside a chunk that could be divided: until it is known to take long, for the way of
@@ -57,9 +62,10 @@ class IdleWatch(Watch):
         for slot, (_, waits) in self._waiting.items():
             for other, (_, idles) in self._idle.items():
                 task = None if slot.task is None else slot.task.id
+                longest = LONGEST_IDLE + (HELD if slot.call.holds else 0.0)
                 where = f"slot {other.id} of {other.node.name} is idle"
                 world.truth.check(
-                    world.now - max(waits, idles) <= LONGEST_IDLE, f"{where} beside elements of {task}"
+                    world.now - max(waits, idles) <= longest, f"{where} beside elements of {task}"
                 )
 
     def _could_be_divided(self, slot: SlotProcess) -> bool:
@@ -105,7 +111,7 @@ class ConservationWatch(Watch):
         self._waiting: dict[tuple[TaskId, str], float] = {}
         """By call and worker, when it was first seen to wait though that worker had an idle slot for it."""
         longest = LONGEST_STALLED_WAIT if world.scenario.stalls else LONGEST_WAIT
-        self._longest = longest + 2 * world.scenario.slot_start
+        self._longest = longest + 2 * world.scenario.slot_start + (HELD if world.scenario.holds else 0.0)
 
     def _check(self) -> None:
         world = self._world

@@ -33,6 +33,7 @@ from jobrunner.protocol.effects import (
     RecallTasks,
     Received,
     ResolveTasks,
+    RetractTasks,
     RunTasks,
     Send,
     SignalSlot,
@@ -384,7 +385,7 @@ class WorkerNode(PeerNode[WorkerCore]):
 
     def perform(self, effect: Any) -> None:
         slots = (SpawnSlot, RunTasks, RecallTasks, DivideChunk, InterruptTask, EndSlot, SignalSlot)
-        if isinstance(effect, slots):
+        if isinstance(effect, (*slots, RetractTasks)):
             self.slots.perform(effect)
 
     def crash(self) -> None:

@@ -196,7 +196,12 @@ def draw_bundled_call(world: World) -> Call:
     bad_runs = rng.choice((1, 2, 1_000_000))
     stopped_by = rng.choice((SIGINT, SIGINT, SIGTERM, SIGKILL))
     blocks = world.scenario.blocking and rng.random() < 0.1
-    return Call((seconds,), ending, 0, bad_runs, stopped_by, rng.random() < 0.05, blocks)
+    prints = rng.random() < 0.05
+    return Call((seconds,), ending, 0, bad_runs, stopped_by, prints, blocks, holds=draw_holds(world, blocks))
+
+
+def draw_holds(world: World, blocks: bool) -> bool:
+    return world.rng_of_holds.random() < world.scenario.holds and not blocks
 
 
 def draw_needs(world: World, client: ClientNode, burst: list[TaskId]) -> tuple[TaskId, ...]:
@@ -302,7 +307,8 @@ def draw_call(world: World, kind: str) -> tuple[Call, tuple[int, int] | None]:
     stopped_by = rng.choice((SIGINT, SIGINT, SIGINT, SIGTERM, SIGKILL))
     blocks = world.scenario.blocking and rng.random() < 0.2
     prints, big = rng.random() < 0.1, rng.random() < 0.05
-    return Call(seconds, ending, guilty, bad_runs, stopped_by, prints, blocks, big), span
+    holds = draw_holds(world, blocks)
+    return Call(seconds, ending, guilty, bad_runs, stopped_by, prints, blocks, big, holds), span
 
 
 def draw_options(world: World, call: Call) -> m.TaskOptions:

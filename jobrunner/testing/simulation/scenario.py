@@ -93,6 +93,8 @@ class Scenario:
     """Some calls make calls of their own, and wait for them."""
     stalls: float = 0.0
     """The share of turns that come late, since the machine is busy with something else."""
+    holds: float = 0.0
+    """The share of calls that keep all else in their process from running."""
     epochs: bool = False
     """Programs reload modules, so that their calls need slots that have not served the earlier ones."""
     max_tasks_per_slot: int | None = None
@@ -158,6 +160,7 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
         scenario.shortages = aside.choice((*[0.0] * 8, 0.1, 0.7))
     if scenario.owners:
         scenario.attackers = aside.choice((0, 0, 1, 2))
+    scenario.holds = aside.choice((0.0, 0.0, 0.0, 0.1, 0.5))
     scenario.spoils = scenario.profile != "calm" and aside.random() < 0.2
     # Not where a window may be full of calls that wait for those which it keeps back.
     scenario.nests = aside.random() < 0.3 and scenario.has_wide_windows

@@ -21,6 +21,7 @@ from jobrunner.testing.simulation import announcements, idleness, nested
 from jobrunner.testing.simulation.announcements import AnnouncementWatch
 from jobrunner.testing.simulation.attacker import Attacker, NameWatch
 from jobrunner.testing.simulation.checks import Truth, Violation
+from jobrunner.testing.simulation.held_up import HeldUpWatch
 from jobrunner.testing.simulation.idleness import ConservationWatch, IdleWatch
 from jobrunner.testing.simulation.nested import DeadlockWatch, Nest, NestedClient, NestWait
 from jobrunner.testing.simulation.network import Network
@@ -63,6 +64,7 @@ class World:
         """Of its own, so that all else of a seed is the same without them."""
         self.rng_of_nests = random.Random(seed)
         """As that one, without calls of calls."""
+        self.rng_of_holds = random.Random(seed)
         self.scenario = draw_scenario(self.rng) if scenario is None else scenario
         self.now = 1000.0
         self.truth = self.truth_class(self)
@@ -102,7 +104,7 @@ class World:
         if nested.is_lawful(self.scenario):
             self._watches.append(DeadlockWatch(self))
         if announcements.is_lawful(self.scenario):
-            self._watches.append(AnnouncementWatch(self))
+            self._watches += [AnnouncementWatch(self), HeldUpWatch(self)]
         for incident in self.scenario.incidents:
             self.at(self.now + incident.at, lambda incident=incident: self._strike(incident))  # type: ignore[misc]
 
