@@ -197,6 +197,41 @@ def test_arguments_of_one_call_share_what_they_share(executor):
     assert results == [(2, 2)] * 60
 
 
+def test_tuples_that_are_nested_deep(executor):
+    def nested(depth):
+        made = ()
+        for _ in range(depth):
+            made = (made,)
+        return made
+
+    def depth(value):
+        count = 0
+        while value:
+            value, count = value[0], count + 1
+        return count
+
+    # As deep as pickle goes, which is deeper than a function of Python goes that calls itself.
+    assert list(executor.map(depth, [nested(700)] * 2)) == [700] * 2
+    assert [depth(value) for value in executor.map(nested, [700] * 2)] == [700] * 2
+
+
+def test_a_tuple_that_holds_one_tuple_again_and_again(executor):
+    def twice(levels):
+        made = ()
+        for _ in range(levels):
+            made = (made, made)
+        return made
+
+    def levels(value):
+        count = 0
+        while value:
+            value, count = value[1], count + 1
+        return count
+
+    assert list(executor.map(levels, [twice(60)] * 2)) == [60] * 2
+    assert [levels(value) for value in executor.map(twice, [60] * 2)] == [60] * 2
+
+
 # --- what fails costs its element --------------------------------------------------------------------------
 
 
