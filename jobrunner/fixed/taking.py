@@ -24,7 +24,8 @@ class FixingInput:
         """The last pickle and its buffers, for the case that the next is equal, as with itertools.repeat."""
 
     def take(self, limit: int) -> tuple[FixedElements, dict[int, Exception]]:
-        """The next elements, at most `limit`, and by row why one could not be pickled. Raises what the input raises."""
+        """The next elements, at most `limit`, and by row why one could not be pickled. Where the input raises, it ends:
+        see `Input.check`."""
         if self._pickles.classes or self._pickles.names or self._last[0]:
             self._pickles = OwnPickles()  # each pack is complete by itself
             self._last = b"", ()
@@ -39,10 +40,12 @@ class FixingInput:
             elif loose:
                 for row, args in enumerate(zip(*[fixed.columns[index] for index in loose], strict=True)):
                     self._fix(fixed, failures, row, args, loose, False)
-        elif self._elements.single:
-            self._take_moving_single(limit, fixed, failures)
         else:
-            self._take_moving(limit, fixed, failures)
+            take = self._take_moving_single if self._elements.single else self._take_moving
+            try:
+                take(limit, fixed, failures)
+            except Exception as exc:
+                self._elements.fail(exc)
         return fixed, failures
 
     def _loose(self, fixed: FixedElements) -> tuple[int, ...]:
