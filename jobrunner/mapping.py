@@ -128,7 +128,7 @@ class MapRun:
         failures: dict[int, Exception] = {}
         if self._backend.copies:
             if self._fixing is None:
-                self._fixing = FixingInput(elements)
+                self._fixing = FixingInput(elements, self._backend.held(self._prepared))
             batch, failures = self._fixing.take(limit)
             count = len(batch)
         else:

@@ -25,6 +25,7 @@ import cloudpickle
 from cloudpickle import cloudpickle as inner
 
 from jobrunner.facts import is_of
+from jobrunner.noting import objects_in
 from jobrunner.payloads import apart_from
 from jobrunner.script import makers, origin
 from jobrunner.script.classes import class_parts, is_code
@@ -75,6 +76,12 @@ def pickled(value: Any, mode: Mode = PLAIN, large: Large | None = None, entry: s
     if large is not None:
         del large[1][before:]
     return _pickled(SharingPickler, value, mode, large, entry)[0]
+
+
+def pickled_with_objects(value: Any, large: Large | None) -> tuple[Pickled, list[Any]]:
+    """As `pickled`, and `noting.objects_in` its pickle."""
+    made, pickler = _pickled(ScriptPickler, value, PLAIN, large, None)
+    return made, objects_in(pickler)
 
 
 def _pickled(
