@@ -276,10 +276,12 @@ def _dump_object(
     from jobrunner.script.pickler import pickled_with_objects
 
     large.clear()
+    # Of a closure, which is pickled anew for each submit, nobody asks for them.
+    wanted = objects if fresh else None
     try:
-        made, objects = pickled_with_objects(fn, (PART_FROM, large))
+        made = pickled_with_objects(fn, wanted, (PART_FROM, large))
         if made.names:
-            made, objects = pickled_with_objects(fn, None)
+            made = pickled_with_objects(fn, wanted)
     except Exception as exc:
         raise _function_error(fn, exc) from exc
     held = None

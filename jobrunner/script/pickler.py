@@ -79,10 +79,12 @@ def pickled(value: Any, mode: Mode = PLAIN, large: Large | None = None, entry: s
     return _pickled(SharingPickler, value, mode, large, entry)[0]
 
 
-def pickled_with_objects(value: Any, large: Large | None) -> tuple[Pickled, list[Any]]:
-    """As `pickled`, and `noting.objects_in` its pickle."""
+def pickled_with_objects(value: Any, objects: list[Any] | None, large: Large | None = None) -> Pickled:
+    """As `pickled`; `objects` takes those of `noting.objects_in`."""
     made, pickler = _pickled(ScriptPickler, value, PLAIN, large, None)
-    return made, objects_in(pickler)
+    if objects is not None:
+        objects[:] = objects_in(pickler)
+    return made
 
 
 def _pickled(
