@@ -35,22 +35,31 @@ def place_of_method(value: Any) -> Place | None:
 def place_of_object(value: Any, name: str | None, *, everywhere: bool = False) -> Place | None:
     """Where another object is found, of the standard library; `everywhere`: or of any module, under that name. That
     holds for locks, of which each process has its own."""
-    if type(value) in ATOMS or is_of(value, (type, ModuleType)):
+    kind = type(value)
+    if kind in ATOMS or is_of(value, (type, ModuleType)):
         return None
-    if type(value) in (MethodType, BuiltinFunctionType):
+    if kind is MethodType or kind is BuiltinFunctionType:
         return place_of_method(value)
-    for there, known in (
-        ("path", sys.path),
-        ("modules", sys.modules),
-        ("argv", sys.argv),
-        ("stdin", sys.stdin),
-    ):
-        if known is value:  # under whatever name the script has it
-            return Place("sys", there)
+    place = _place_of_known(value)
+    if place is not None or name is None:
+        return place
+    if not _modules_with(name):
+        return None
+    everywhere = everywhere or kind.__module__ in ("_thread", "threading")
+    return _search(value, name, everywhere)
+
+
+def _place_of_known(value: Any) -> Place | None:
+    """Of what scripts have under other names, too."""
     if value is os.environ:
         return Place("os", "environ")
-    everywhere = everywhere or type(value).__module__ in ("_thread", "threading")
-    return None if name is None else _search(value, name, everywhere)
+    if value is sys.path:
+        return Place("sys", "path")
+    if value is sys.modules:
+        return Place("sys", "modules")
+    if value is sys.argv:
+        return Place("sys", "argv")
+    return Place("sys", "stdin") if value is sys.stdin else None
 
 
 def _search(value: Any, name: str, everywhere: bool) -> Place | None:
