@@ -145,6 +145,10 @@ class LocalCluster:
             self.stop()
             raise
 
+    def begin(self) -> None:
+        """A call comes, and there is none."""
+        self._program.begin()
+
     def tell(self) -> None:
         """Have the slots of the calls that are sent from now on know of the program what it is now."""
         told = self._program.told()

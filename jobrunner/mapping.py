@@ -122,14 +122,14 @@ class MapRun:
     def take_from(self, elements: Input, limit: int) -> int:
         """Take up to `limit` elements as one pack and set them on their way; the number taken.
 
-        Raises what the input raises, RuntimeError after shutdown, BrokenExecutor, and NotSupportedError for an
-        option that the backend refuses.
+        Where the input raises, what it has yielded before is on its way, and `Input.check` raises. Raises RuntimeError
+        after shutdown, BrokenExecutor, and NotSupportedError for an option that the backend refuses.
         """
         batch: Columns | FixedElements
         failures: dict[int, Exception] = {}
         if self._backend.copies:
             if self._fixing is None:
-                self._fixing = FixingInput(elements)
+                self._fixing = FixingInput(elements, self._backend.held(self._prepared))
             batch, failures = self._fixing.take(limit)
             count = len(batch)
         else:
@@ -563,7 +563,7 @@ class MapRun:
     def buffered_results(self, elements: Input, buffersize: int, deadline: float | None) -> Iterator[Any]:
         """`results`, with no more than `buffersize` elements taken beyond those handed out.
 
-        Takes the first `buffersize` at once. Raises what the input raises, then and while iterating.
+        Takes the first `buffersize` at once. Iterating raises what the input raises from then on.
         """
         most = max(1, buffersize // (2 * self._backend.max_workers))  # of one pack: it is refilled in one go
 
@@ -574,6 +574,8 @@ class MapRun:
                     return
                 try:
                     self.take_from(elements, size)
+                    if handed_out:
+                        elements.check()
                 except BaseException:
                     self.abandon()
                     raise
@@ -584,8 +586,10 @@ class MapRun:
     def _until_closed(self, elements: Input, results: Iterator[Any]) -> Iterator[Any]:
         """Yield the results; raise where the executor was shut down before the input ended."""
         yield from results
-        if not self.complete and self._lifetime is not None and elements.take(1):
-            self._lifetime.check_open()
+        if not self.complete and self._lifetime is not None:
+            if elements.take(1):
+                self._lifetime.check_open()
+            elements.check()
 
     def _await(self, position: int, deadline: float | None) -> None:
         with waiting(partial(self._awaited_at, position) if deadline is None else None):

@@ -21,7 +21,7 @@ from typing import Any
 from jobrunner.descriptors import is_shortage, make_room
 from jobrunner.forks import no_forks
 from jobrunner.ids import SlotId
-from jobrunner.program import Program, no_program
+from jobrunner.program import THREAD_VARIABLES, Program, no_program
 from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotNotStarted, SlotTask
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
 from jobrunner.workers.framing import (
@@ -38,15 +38,6 @@ from jobrunner.workers.framing import (
 )
 from jobrunner.workers.memory import SHARED_IDLE
 from jobrunner.workers.slot_process import SlotProcess
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-"""Set to 1 in every slot, unless the environment has them: the slots use the cores already."""
 
 CANNOT_START = 127
 """Exit code of a slot whose process could not be started; as a shell has it."""

@@ -45,6 +45,7 @@ from jobrunner.fixed import load_element_results
 from jobrunner.futures import CancelWaits, Future, settle
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
+from jobrunner.loading import Held
 from jobrunner.payloads import Payload
 from jobrunner.protocol import bundles
 from jobrunner.protocol import messages as m
@@ -253,6 +254,9 @@ class CoreBackend(Backend):
                 time.sleep(0)
             return future
         return self._send(prepared, payload, None, options)
+
+    def held(self, prepared: Prepared) -> Held | None:
+        return prepared.held()
 
     def pack(self, elements: Any) -> Payload | PackedElements:
         return pack(elements, self._store.store)

@@ -34,6 +34,7 @@ from jobrunner.executor import Executor
 from jobrunner.fixed import dump_elements, load_element_results, load_elements, run_fixed
 from jobrunner.futures import Future
 from jobrunner.ids import TaskId
+from jobrunner.loading import Held
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
@@ -268,6 +269,9 @@ class _Backend(Backend):
         return tuple(ids)
 
     copies = True
+
+    def held(self, prepared: Prepared) -> Held | None:
+        return prepared.held()
 
     def pack(self, elements: Any) -> Payload:
         return dump_elements(elements, snapshot=True)
