@@ -96,8 +96,11 @@ class ReadyQueue:
     def __init__(self) -> None:
         self._lanes: dict[Demands, dict[Rank, Lane]] = {}
         self._order: dict[Demands, list[Rank]] = {}
+        """A heap for each kind: the ranks of its lanes, but for those that are asleep."""
+        self._asleep: dict[Demands, set[Rank]] = {}
+        """Lanes with tasks of parked clients alone, so that nobody looks at them again and again."""
         self.parked: set[ClientId] = set()
-        """Clients that get nothing new for now, because they do not take their outcomes."""
+        """Clients that get nothing new for now, because they do not take their outcomes; see `unpark`."""
 
     def push(self, record: TaskRecord, *, front: bool = False) -> None:
         needs = record.demands
@@ -110,12 +113,26 @@ class ReadyQueue:
         if lane is None:
             lane = lanes[rank] = Lane(needs, rank)
             heapq.heappush(self._order[needs], rank)
+        elif rank in self._asleep.get(needs, ()):
+            self._asleep[needs].discard(rank)
+            heapq.heappush(self._order[needs], rank)
         lane.push(record, front)
+
+    def unpark(self, client: ClientId) -> None:
+        """It gets tasks again, or has gone."""
+        if client not in self.parked:
+            return
+        self.parked.discard(client)
+        for needs, ranks in self._asleep.items():
+            for rank in ranks:
+                heapq.heappush(self._order[needs], rank)
+        self._asleep.clear()
 
     def clear(self) -> None:
         """No record is queued any more: drop the entries of those that have left in other ways."""
         self._lanes.clear()
         self._order.clear()
+        self._asleep.clear()
 
     @property
     def kinds(self) -> int:
@@ -140,7 +157,7 @@ class ReadyQueue:
         What is not accepted is not overtaken: it would wait for ever where short tasks keep all slots busy. What has
         no permit is passed over.
         """
-        fitting = [needs for needs in self._lanes if fits(needs)]
+        fitting = [needs for needs, order in self._order.items() if order and fits(needs)]
         if len(fitting) > 1:
             fitting.sort(key=self._urgency)
         for needs in fitting:
@@ -161,23 +178,18 @@ class ReadyQueue:
     def _first_lane(self, needs: Demands) -> Lane | None:
         """The lane of the highest priority that has a task to give; its head is that task."""
         order, lanes = self._order[needs], self._lanes[needs]
-        held_back: list[Rank] = []
-        found = None
-        while order and found is None:
+        while order:
             lane = lanes[order[0]]
             if lane.head(self.parked) is not None:
-                found = lane
-                break
+                return lane
             rank = heapq.heappop(order)
             if lane.turns:
-                held_back.append(rank)  # all its clients are parked
+                self._asleep.setdefault(needs, set()).add(rank)
             else:
                 del lanes[rank]
-        for rank in held_back:
-            heapq.heappush(order, rank)
         if not lanes:
             del self._lanes[needs], self._order[needs]
-        return found
+        return None
 
 
 def python_demand(version: str) -> tuple[str, int]:
