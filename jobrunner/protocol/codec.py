@@ -76,6 +76,9 @@ and seventy here, and takes long to make."""
 BYTES_PER_CONTAINER = 8
 """Of a header, for each list and map in it; real ones have more than twice as many."""
 
+MOST_CONTAINERS = 2**20 + 2**16
+"""Lists and maps in a header: a microsecond each. A worker may come back with nearly as many tasks."""
+
 STATUSES = len(m.STATUS_NAMES)
 
 Frames = list[Buffer]
@@ -505,7 +508,7 @@ def check_claims(header: Buffer, largest: int) -> None:
 
 def unpack(header: Buffer) -> Any:
     """What a header holds."""
-    left = len(header) // BYTES_PER_CONTAINER
+    left = min(len(header) // BYTES_PER_CONTAINER, MOST_CONTAINERS)
 
     def counted(container: Any) -> Any:
         nonlocal left

@@ -670,9 +670,14 @@ class CoordinatorCore:
             return False
         told = f"{left} outcomes, {client.unread} answers"
         self._unexpected(client, f"it does not acknowledge what it is told ({told}); its session ends", now)
-        self.scheduler.forget_untaken(client)
-        client.link = Link("", now, client.link.peer_timeout)  # with all that is not taken
+        self._give_up_untaken(client, now)
         return True
+
+    def _give_up_untaken(self, peer: Peer, now: float) -> None:
+        """It gets nothing more of what it was told in this session."""
+        if isinstance(peer, ClientPeer):
+            self.scheduler.forget_untaken(peer)
+        peer.link = Link("", now, peer.link.peer_timeout)
 
     def _on_acked(self, client: ClientPeer, acked: list[m.Message]) -> None:
         for message in acked:
@@ -964,6 +969,9 @@ class CoordinatorCore:
                 elif isinstance(peer, ClientPeer):
                     self._lose_client(peer, now)
                 continue
+            if peer.link.stalled(now):
+                self._unexpected(peer, "it does not acknowledge what it is told; its session ends", now)
+                self._give_up_untaken(peer, now)
             for envelope in peer.link.due(now):
                 self._effects.append(Send(source, envelope))
         scheduler = self.scheduler

@@ -33,6 +33,7 @@ from jobrunner.protocol.checks import (
 from jobrunner.protocol.codec import SMALL_INLINE_LIMIT, encode
 from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
 from jobrunner.protocol.functions import FunctionEntry
+from jobrunner.protocol.link import STALLED_AFTER
 from jobrunner.protocol.needs import LOOKED_AT_PER_SWEEP, MOST_PIECES, Needs
 from jobrunner.protocol.placement import Lane, ReadyQueue
 from jobrunner.protocol.principals import CLIENT, WORKER, Principal
@@ -281,6 +282,20 @@ def test_buffers_without_bytes_are_not_for_nothing(kept):
     outcomes = [outcome for message in client.heard_of(m.Outcomes) for outcome in message.outcomes]
     assert [outcome.status for outcome in outcomes] == [m.REFUSED]
     assert world.core.scheduler.clients["c"].account.bytes < 1_000_000
+
+
+def test_who_speaks_and_acknowledges_nothing_loses_its_session(world):
+    client = world.client(who=ANNA)
+    client.say(m.Query(1, "status"))
+    assert client.heard_one(m.Reply).error == ""
+    until = world.now + STALLED_AFTER
+    while not client.heard_of(m.Reset):
+        assert world.now < until + 10
+        world.give(client.source, m.Envelope(client.link.session, 0, 0, m.Heartbeat()), ANNA)
+        world.turn(0.4)
+    assert world.now >= until
+    assert world.core.scheduler.clients[ANNAS].link.unacked() == []
+    world.reopen(client)
 
 
 # --- what comes to others -----------------------------------------------------------------------------------------

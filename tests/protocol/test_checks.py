@@ -326,6 +326,15 @@ def test_much_is_not_made_of_a_message_of_lists_and_maps(container):
     assert peak < 25 * len(frame)
 
 
+def test_nor_of_a_very_large_one():
+    count = codec.MOST_CONTAINERS + 1
+    frame = (
+        header(m.Query, 1, "x" * (8 * count), ())[:-1] + b"\xdd" + count.to_bytes(4, "big") + b"\x80" * count
+    )
+    with pytest.raises(ProtocolError, match="too many lists and maps"):
+        decode([frame])
+
+
 @pytest.mark.parametrize(
     "message",
     [
