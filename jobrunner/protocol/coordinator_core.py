@@ -79,6 +79,10 @@ OUTCOME_WINDOW = 64 * 1024 * 1024
 MOST_UNREAD = 1000
 """Answers that a client may leave unacknowledged before it gets no more."""
 
+MOST_CLIENTS = 100_000
+MOST_OBSERVERS = 1000
+"""Clients of one key that are here at a time, or that have gone without a word and have not been missed yet."""
+
 UNTAKEN_BYTES = 16 * OUTCOME_WINDOW
 """Bytes unacknowledged by a client beyond which it is not answered any more. Calls that run when the window is full may
 end, and their results add to it."""
@@ -317,7 +321,16 @@ class CoordinatorCore:
                 f"the id {token!r} was not made with the key {who.name!r}, and an id belongs to the key that made it;"
                 " a program that did not choose its id itself needs the coordinator's version of jobrunner"
             )
-        return ""
+        return "" if type(hello) is m.WorkerHello else self._too_many_like(hello, who)
+
+    def _too_many_like(self, hello: m.ClientHello, who: Principal) -> str:
+        """Why one more client of a key is too much; empty: it is not. Each takes some kilobytes, until it is missed."""
+        most = MOST_CLIENTS if who.submits else MOST_OBSERVERS
+        here = self.scheduler.accounts.clients_of(who.key)
+        known = hello.client if who.submits else of_observer(hello.client)
+        if not who.key or here < most or known in self.scheduler.clients:
+            return ""
+        return f"{here:,} programs with the key {who.name!r} are here, and more may not be: end some of them"
 
     def _join(self, source: Source, session: str, who: Principal, message: m.Join, now: float) -> None:
         if message.key == who.key:  # so who has a key learns that it is still known

@@ -14,8 +14,8 @@ from jobrunner.config import LONGEST_NAME
 from jobrunner.errors import ProtocolError
 from jobrunner.ids import TaskId
 from jobrunner.payloads import BUFFER_BYTES
+from jobrunner.protocol import coordinator_core, reports
 from jobrunner.protocol import messages as m
-from jobrunner.protocol import reports
 from jobrunner.protocol.accounts import Quota
 from jobrunner.protocol.batches import BATCH_BYTES
 from jobrunner.protocol.checks import (
@@ -36,7 +36,7 @@ from jobrunner.protocol.functions import FunctionEntry
 from jobrunner.protocol.link import STALLED_AFTER
 from jobrunner.protocol.needs import LOOKED_AT_PER_SWEEP, MOST_PIECES, Needs
 from jobrunner.protocol.placement import Lane, ReadyQueue
-from jobrunner.protocol.principals import CLIENT, WORKER, Principal
+from jobrunner.protocol.principals import CLIENT, OBSERVER, WORKER, Principal
 from jobrunner.protocol.results import Sought
 from jobrunner.protocol.scheduler import LOOKS_PER_GRACE, Scheduler
 
@@ -282,6 +282,20 @@ def test_buffers_without_bytes_are_not_for_nothing(kept):
     outcomes = [outcome for message in client.heard_of(m.Outcomes) for outcome in message.outcomes]
     assert [outcome.status for outcome in outcomes] == [m.REFUSED]
     assert world.core.scheduler.clients["c"].account.bytes < 1_000_000
+
+
+def test_a_key_has_so_many_clients_at_a_time(world, monkeypatch):
+    monkeypatch.setattr(coordinator_core, "MOST_OBSERVERS", 3)
+    watch = Principal("O" * 43, "watch", OBSERVER)
+    observers = [world.client(f"o{n}", who=watch) for n in range(3)]
+    hello = m.ClientHello(named("one more", watch), "1.0", "3.11", "host", 1, 10.0)
+    world.give(b"source", m.Envelope("greeting", 0, 0, hello), watch)
+    (sent,) = world.take()
+    assert "3 programs with the key 'watch' are here" in sent.envelope.message.error
+    world.reopen(observers[0])  # one of those that are here
+    world.client("c", who=ANNA)  # and others
+    observers[1].say(m.Goodbye())
+    world.client("o4", who=watch)
 
 
 def test_who_speaks_and_acknowledges_nothing_loses_its_session(world):
