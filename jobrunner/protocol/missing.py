@@ -162,11 +162,14 @@ class Missing:
         """Forget answers about these that were given before that time; whether there were any."""
         dropped = False
         for worker in self._scheduler.workers.values():
+            had = len(worker.lacks)
             for name in names if worker.lacks else ():
                 if worker.lacks.get(name, before) < before:
                     del worker.lacks[name]
-                    self._scheduler.open[worker] = None
-                    dropped = True
+            if len(worker.lacks) < had:
+                self._scheduler.open[worker] = None
+                self._scheduler.queue.wake(worker.offers_all)
+                dropped = True
         if dropped:
             self._count()
         return dropped

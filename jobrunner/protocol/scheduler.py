@@ -27,7 +27,7 @@ from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import UNKNOWN, Permit, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
 from jobrunner.protocol.reservations import Reservations
-from jobrunner.protocol.resources import demands_of
+from jobrunner.protocol.resources import Demands, demands_of
 from jobrunner.protocol.results import Ended, Results, beyond_quota
 from jobrunner.protocol.task import (
     ACTIVE,
@@ -713,6 +713,7 @@ class Scheduler:
     def add_worker(self, worker: WorkerPeer) -> None:
         self.workers[worker.id] = worker
         self.worker_names.add(worker.name)
+        self.queue.wake(worker.offers_all)
         self.slots += worker.slots
         self.resized = True
 
@@ -774,6 +775,7 @@ class Scheduler:
         if not self.counts[QUEUED]:
             self.queue.clear()
             return
+        self.queue.rest(self._is_offered)
         self.reservations.renew(self.queue, self.workers.values(), now)
         idle = [w for w in self.open if w.held < w.slots]
         while idle:
@@ -791,6 +793,9 @@ class Scheduler:
                 self._prefetch(worker, now)
             if worker.held >= worker.slots:
                 del self.open[worker]
+
+    def _is_offered(self, demands: Demands) -> bool:
+        return any(worker.offers_all(demands) for worker in self.workers.values())
 
     def _prefetch(self, worker: WorkerPeer, now: float) -> None:
         def accept(record: TaskRecord) -> bool:
@@ -1098,6 +1103,9 @@ class Scheduler:
         assert self.worker_names == {worker.name for worker in self.workers.values()}
         for worker in self.open:
             assert self.workers.get(worker.id) is worker, f"{worker.name} is gone, and may be given tasks"
+        for demands in {record.demands for record in self.tasks.values() if record.state == QUEUED}:
+            if self.queue.rests(demands):
+                assert not self._is_offered(demands), f"calls that need {demands} rest, and could be run"
         for worker in self.workers.values():
             for record in worker.tasks.values():
                 assert self.tasks.get(record.id) is record

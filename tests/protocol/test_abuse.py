@@ -34,6 +34,7 @@ from jobrunner.protocol.codec import SMALL_INLINE_LIMIT, encode
 from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
 from jobrunner.protocol.functions import FunctionEntry
 from jobrunner.protocol.link import STALLED_AFTER
+from jobrunner.protocol.membership import WorkerPeer
 from jobrunner.protocol.needs import LOOKED_AT_PER_SWEEP, MOST_PIECES, Needs
 from jobrunner.protocol.placement import Lane, ReadyQueue
 from jobrunner.protocol.principals import CLIENT, OBSERVER, WORKER, Principal
@@ -68,6 +69,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(reports, "short_id")
     count(Scheduler, "named_later")
     count(Needs, "_is_named_soon")
+    count(WorkerPeer, "fits")
+    count(WorkerPeer, "offers_all")
     count(Lane, "head")
     count(Sought, "__contains__")
     count(FunctionEntry, "__eq__")
@@ -161,6 +164,42 @@ def test_what_was_passed_over_goes_on_when_its_client_does():
     queue.unpark(parked.id)
     assert [queue.pop(lambda needs: True).id for _ in range(2)] == ["p-2", "p-1"]
     assert queue.kinds == 0 or queue.pop(lambda needs: True) is None
+
+
+def test_what_nobody_offers_is_not_looked_at_for_each_idle_slot_in_each_turn(world, counted):
+    client = world.client(who=ANNA)
+    for n in range(20):
+        world.worker(f"w{n}", who=HOST, slots=2, resources={"gpu": 1.0})
+    odd = [spec(n, client=ANNAS, resources=((f"thing {n}", 1.0),)) for n in range(200)]
+    client.say(m.Submit([spec("first", client=ANNAS), *odd], [DOUBLE]))
+    client.heard()
+    counted.clear()
+    world.core.check_invariants = lambda: None  # it looks
+    world.run(3.0, client)
+    assert counted["fits"] == counted["offers_all"] == 0
+    late = world.worker("late", who=HOST, resources={"thing 7": 1.0})
+    assert support.ids(late.heard_one(m.Assign).tasks) == [f"{ANNAS}-7"]
+
+
+def test_where_very_much_waits_for_resources_it_is_not_decided_in_each_turn_who_is_next(world, counted):
+    client = world.client(who=ANNA)
+    workers = [world.worker(f"w{n}", who=HOST) for n in range(20)]
+    workers.append(world.worker("g", who=HOST, slots=2, resources={"gpu": 1.0}))
+    whole = spec("whole", client=ANNAS, resources=(("gpu", 1.0),))
+    parts = [spec(n, client=ANNAS, resources=(("gpu", 0.5 + n / 1000),)) for n in range(100)]
+    client.say(m.Submit([whole], [DOUBLE]))
+    assert support.ids(workers[-1].heard_one(m.Assign).tasks) == [whole.id]
+    client.say(m.Submit(parts))
+    world.run(2.0, client, *workers)
+    reserved = world.core.scheduler.reservations
+    assert reserved
+    counted.clear()
+    for _ in range(50):
+        world.turn()
+    assert counted["offers_all"] < 50 * 20
+    client.say(m.Cancel([m.CancelRequest(part.id, False) for part in parts[1:]]))
+    world.turn()
+    assert len(reserved._kinds) <= 1  # for what has gone nothing is kept
 
 
 def test_nobody_looks_at_others_calls_because_somebody_without_any_says_goodbye(world):
