@@ -51,8 +51,9 @@ function, its initializer and what it needs."""
 MOST_NEEDS = 2**16
 """Calls whose results one call needs: these come to its worker in one message."""
 
-MOST_BUNDLED = 4096
-"""Calls in one bundle."""
+MOST_BUNDLED = 256
+"""Calls in one bundle; clients make smaller ones. For who asks for one of its calls, the results of all are gone
+through."""
 
 MOST_MODULES = 256
 """Names of modules that come with one function."""
