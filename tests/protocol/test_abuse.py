@@ -14,7 +14,7 @@ from jobrunner.config import LONGEST_NAME
 from jobrunner.errors import ProtocolError
 from jobrunner.ids import TaskId
 from jobrunner.payloads import BUFFER_BYTES
-from jobrunner.protocol import coordinator_core, reports
+from jobrunner.protocol import coordinator_core, missing, reports
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Quota
 from jobrunner.protocol.batches import BATCH_BYTES
@@ -65,6 +65,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(cls, method, counting)
 
+    count(missing, "needed")
     count(reports, "index_of_call")
     count(reports, "short_id")
     count(Scheduler, "named_later")
@@ -200,6 +201,24 @@ def test_where_very_much_waits_for_resources_it_is_not_decided_in_each_turn_who_
     client.say(m.Cancel([m.CancelRequest(part.id, False) for part in parts[1:]]))
     world.turn()
     assert len(reserved._kinds) <= 1  # for what has gone nothing is kept
+
+
+def test_a_module_that_is_missing_concerns_the_calls_that_need_it(world, counted):
+    client = world.client(who=ANNA)
+    strange = m.FunctionDef(b"strange", "f", b"", modules=("nowhere",))
+    client.say(m.Submit([spec(n, client=ANNAS) for n in range(500)], [DOUBLE, strange]))
+    worker = world.worker(who=HOST, slots=1)
+    worker.heard()
+    client.say(m.Submit([spec("s", client=ANNAS, function=b"strange", priority=1)]))
+    worker.say(m.Outcomes([ok(f"{ANNAS}-0")]))
+    assert f"{ANNAS}-s" in support.ids(worker.heard_one(m.Assign).tasks)
+    counted.clear()
+    worker.say(m.Returned([(TaskId(f"{ANNAS}-s"), 1)], ["nowhere"]))
+    refused = [
+        o for message in client.heard_of(m.Outcomes) for o in message.outcomes if o.status == m.REFUSED
+    ]
+    assert support.ids(refused) == [f"{ANNAS}-s"]
+    assert counted["needed"] < 50
 
 
 def test_nobody_looks_at_others_calls_because_somebody_without_any_says_goodbye(world):
