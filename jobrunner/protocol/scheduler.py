@@ -16,7 +16,7 @@ from jobrunner.protocol import retry
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
 from jobrunner.protocol.bundles import index_of_call, place_of_call, whole_of
 from jobrunner.protocol.chunks import chunk_of, part_id
-from jobrunner.protocol.details import passable
+from jobrunner.protocol.details import brief, passable
 from jobrunner.protocol.division import Division
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
@@ -69,9 +69,13 @@ def read_owner(state: JournalState, client: ClientId) -> tuple[str, str]:
 
 
 def drop_payload(record: TaskRecord) -> None:
-    """Nobody gets its result from it any more; what else is known of its end is for the curious."""
-    if record.outcome is not None and record.outcome.payload:
-        record.outcome = record.outcome._replace(payload=b"")
+    """Nobody gets its result from it any more; what else is known of its end, in brief, is for the curious."""
+    outcome = record.outcome
+    if outcome is None:
+        return
+    detail = None if outcome.detail is None else brief(outcome.detail)
+    if outcome.payload or detail != outcome.detail:
+        record.outcome = outcome._replace(payload=b"", detail=detail)
 
 
 class Unclaimed:

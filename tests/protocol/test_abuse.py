@@ -370,6 +370,20 @@ def test_who_speaks_and_acknowledges_nothing_loses_its_session(world):
     world.reopen(client)
 
 
+def test_of_calls_that_have_ended_little_is_kept_for_lists(world):
+    client, worker = world.client(), world.worker()
+    client.say(m.Submit([spec(1)], [DOUBLE]), m.Reconciled())
+    worker.heard()
+    facts = {"error": "why", "worker": "w", "host": "h", "stderr": "x" * 100_000, "further": (0.5,) * 10_000}
+    worker.say(m.Outcomes([support.ended("c-1", m.ERROR, **facts)]))
+    (outcome,) = client.heard_one(m.Outcomes).outcomes
+    assert outcome.detail == facts
+    client.acknowledge()
+    (record,) = world.core.scheduler.recent
+    assert record.outcome.detail == {"error": "why", "worker": "w", "host": "h"}
+    assert world.query(client, "task", "c-1")["error"] == "why"
+
+
 # --- what comes to others -----------------------------------------------------------------------------------------
 
 
