@@ -406,11 +406,12 @@ def read_file(table: str) -> tuple[Path, dict[str, Any]]:
         content = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
-    for name in content:
+    known = ", ".join(f"[{t}]" for t in TABLES.values())
+    for name, value in content.items():
         if name not in TABLES.values():
-            raise ConfigError(
-                f"{path} has no table [{name}]; it knows {', '.join(f'[{t}]' for t in TABLES.values())}"
-            )
+            if not isinstance(value, dict):
+                raise ConfigError(f"{path}: {name!r} stands outside of a table; put it below one of {known}")
+            raise ConfigError(f"{path} has no table [{name}]; it knows {known}")
     part = content.get(table, {})
     if not isinstance(part, dict):
         raise ConfigError(f"{path}: {table} must be a table, [{table}]")

@@ -316,7 +316,11 @@ class Future(concurrent.futures.Future[T]):
             except concurrent.futures.TimeoutError:
                 pass  # raised below, where it gets no context
         name = f" ({self.name})" if self.name else ""
-        raise wait_timeout(f"the call{name} is not done after {timeout} s")
+        address = getattr(self.home, "cluster", None)
+        # Only where others reach the cluster, too: then the command does.
+        reachable = self.id and address is not None and address.startswith("tcp://")
+        why = f"; `jobrunner task {self.id} --address {address}` says where it is" if reachable else ""
+        raise wait_timeout(f"the call{name} is not done after {timeout} s{why}")
 
     def cancel(self, *, running: bool = False) -> bool:
         """Cancel the call; True if it will not run (any more), False if it has started or is done.

@@ -109,8 +109,8 @@ def load_error(what: str, exc: BaseException) -> SerializationError:
     where = f"{platform.node()} (Python {platform.python_version()})"
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         return error(
-            f"{what} needs the module {exc.name!r}, which {where} cannot import: install it there, or ship it with"
-            f" Executor(..., ship=[{exc.name.partition('.')[0]}])",
+            f"{what} cannot be unpickled on {where}, which lacks the module {exc.name!r}: install it there, or ship"
+            f" it with Executor(..., ship=[{exc.name.partition('.')[0]}])",
             *causes,
         )
     return error(f"{what} could not be unpickled on {where}: {describe(exc)}", *causes)

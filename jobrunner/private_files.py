@@ -65,6 +65,8 @@ def private_folder(path: Path) -> None:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time; for a change of what is in `folder`. Raises ConfigError."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder, as the one of keys has to be")
     try:
         private_folder(folder)
         fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -483,8 +483,9 @@ def dump_call(
     store: Store | None = None,
     names: Names | None = None,
     held: int = 0,
+    function: str = "",
 ) -> Payload:
-    """The arguments of a call, of which the first `held` come from the object that is called.
+    """The arguments of a call of `function`, of which the first `held` come from the object that is called.
 
     `snapshot` copies large buffers: the caller may change them afterwards.
 
@@ -495,12 +496,13 @@ def dump_call(
     try:
         return _dump((args, kwargs), snapshot, store, names)
     except Exception as exc:
+        of = f" of {function}" if function else ""
         named: list[tuple[str, Any]] = [
-            (f"argument {i - held}" if i >= held else "what the called object holds", value)
+            (f"argument {i - held}{of}" if i >= held else f"what the called object{of} holds", value)
             for i, value in enumerate(args)
         ]
-        named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
-        raise not_pickled(named, "the arguments", exc) from exc
+        named += [(f"argument {name!r}{of}", value) for name, value in kwargs.items()]
+        raise not_pickled(named, f"the arguments{of}", exc) from exc
 
 
 def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -529,25 +531,28 @@ def not_pickled(named: list[tuple[str, Any]], otherwise: str, exc: Exception) ->
 # --- results --------------------------------------------------------------------------------------------
 
 
-def dump_result(value: Any, store: Store | None = None) -> Payload:
-    """A function's result; its large buffers are referred to, unless `store` copies. Raises SerializationError."""
+def dump_result(value: Any, store: Store | None = None, fn: Callable[..., Any] | None = None) -> Payload:
+    """A result of `fn`; its large buffers are referred to, unless `store` copies. Raises SerializationError."""
     try:
         return _dump(value, False, store)
     except Exception as exc:
-        raise result_not_pickled(value, exc) from exc
+        raise result_not_pickled(value, exc, fn) from exc
 
 
-def dump_small_result(value: Any) -> bytes:
+def dump_small_result(value: Any, fn: Callable[..., Any] | None = None) -> bytes:
     """As `dump_result`, in one piece however large it is. Raises SerializationError."""
     try:
         return _pickle(value, None)[0]
     except Exception as exc:
-        raise result_not_pickled(value, exc) from exc
+        raise result_not_pickled(value, exc, fn) from exc
 
 
-def result_not_pickled(value: Any, exc: Exception) -> SerializationError:
-    """The error of a result that cannot be pickled, for `exc`."""
-    what = f"cannot pickle the result, of type {type_name(value)}: {describe(exc)}"
+def result_not_pickled(
+    value: Any, exc: Exception, fn: Callable[..., Any] | None = None
+) -> SerializationError:
+    """The error of a result of `fn` that cannot be pickled, for `exc`."""
+    of = f" of {function_name(fn)}" if fn is not None else ""
+    what = f"cannot pickle the result{of}, of type {type_name(value)}: {describe(exc)}"
     return error(what, *_reasons(value, exc))
 
 

@@ -74,6 +74,7 @@ def test_the_users_own_file(tmp_path, monkeypatch):
         ("[client]\nmax_workers = 'many'\n", "client.max_workers"),
         ("[client]\nmax_workers = true\n", "not a whole number"),
         ("client = 3\n", "must be a table"),
+        ("address = 'tcp://h:1'\n", r"'address' stands outside of a table.*below one of \[client\]"),
         ("[client\n", "not valid TOML"),
     ],
 )

@@ -103,3 +103,25 @@ def test_a_process_that_was_forked_finishes_what_it_has_begun_itself():
         [sys.executable, "-W", "ignore", "-c", FORKS], capture_output=True, text=True, timeout=30
     )
     assert (ran.stdout, ran.stderr) == ("parent\nchild\n", "")
+
+
+REGISTERS = """
+import os, sys
+from jobrunner import exiting
+
+class Work:
+    def finish(self):
+        print("finished", flush=True)
+
+work = Work()
+exiting.finish_before_exit(work.finish, work.finish)
+child = os.fork()
+if not child:
+    sys.exit(0)
+print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+def test_what_was_begun_before_a_fork_is_finished_by_the_process_that_began_it_alone():
+    ran = subprocess.run([sys.executable, "-c", REGISTERS], capture_output=True, text=True, timeout=30)
+    assert (ran.stdout, ran.stderr) == ("0\nfinished\n", "")

@@ -165,6 +165,20 @@ def test_damage_is_named(ring, name):
         open_keyring(ring.folder)
 
 
+@pytest.mark.parametrize("text", ['{"a": 1}', "[]", "no JSON", '{"name": "x", "role": "client"}'])
+def test_a_file_that_holds_no_key_is_told_in_the_words_of_users(text):
+    with pytest.raises(ConfigError, match=r"key\.json does not hold a key of jobrunner") as caught:
+        identity.parse(text, "key.json")
+    assert "__init__" not in str(caught.value)
+    assert "object has no attribute" not in str(caught.value)
+
+
+def test_a_folder_of_keys_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file is not a folder"):
+        open_keyring(tmp_path / "file")
+
+
 def test_whoever_comes_first_on_this_host_makes_the_keys():
     found = credentials.credentials_for("tcp://127.0.0.1:7077", credentials.WORKER_ROLES)
     assert found.server == open_keyring(keyring.default_folder()).server.public
@@ -187,6 +201,21 @@ def test_the_address_chooses_among_several_clusters():
     assert credentials.find("tcp://10.0.0.9:7077", credentials.CLIENT_ROLES) is None, "it may be either"
     identity.path_of(ids[0]).unlink()
     assert credentials.find("tcp://10.0.0.9:7077", credentials.CLIENT_ROLES) == ids[1]
+
+
+def test_localhost_is_the_loopback_address_that_was_joined():
+    joined = identity.Identity("me", "client", *new_ids(), ("tcp://127.0.0.1:7077",))
+    identity.save(joined)
+    assert credentials.find("tcp://localhost:7077", credentials.CLIENT_ROLES) == joined
+
+
+def test_keys_with_which_no_coordinator_was_started_cast_no_doubt_on_those_of_the_cluster():
+    joined = identity.Identity("me", "client", *new_ids(), ("tcp://10.0.0.1:7077",))
+    identity.save(joined)
+    ring = open_keyring(keyring.default_folder())  # as any look at an address of this host makes it
+    assert credentials.find("tcp://10.0.0.9:7077", credentials.CLIENT_ROLES) == joined
+    ring.note_address("tcp://10.0.0.2:7077")
+    assert credentials.find("tcp://10.0.0.9:7077", credentials.CLIENT_ROLES) is None, "it may be either"
 
 
 def new_ids():

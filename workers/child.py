@@ -304,7 +304,7 @@ class Slot:
                 if isinstance(value, FixedResults) and span is not None:
                     status, result = OK, value.dump(store)
                 else:
-                    status, result = OK, serialization.dump_result(value, store)
+                    status, result = OK, serialization.dump_result(value, store, fn)
             elif self.bundle.given_up:
                 started = finished - self.bundle.durations[-1]  # the others have been told of
         except BaseException as exc:
@@ -385,7 +385,7 @@ class Slot:
             started = perf_counter()
             try:
                 args, kwargs = serialization.load_call(call)
-                status, result = OK, serialization.dump_small_result(fn(*args, **kwargs))
+                status, result = OK, serialization.dump_small_result(fn(*args, **kwargs), fn)
             except BaseException as exc:
                 if self.interrupted and isinstance(exc, KeyboardInterrupt):
                     raise  # it is the task that was interrupted, not this call

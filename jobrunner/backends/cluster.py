@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import Any
+
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
+from jobrunner.backends.prepared import Prepared
 from jobrunner.blocking import first_call
 from jobrunner.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.errors import CoordinatorLostError, NotSupportedError
@@ -14,6 +19,8 @@ from jobrunner.shared_memory.pool import can_share
 from jobrunner.transport.driver import Wire
 from jobrunner.transport.sharing import Sharing
 from jobrunner.transport.sockets import DealerWire, check_address
+
+LOGGER = logging.getLogger("jobrunner.cluster")
 
 
 class ClusterBackend(CoreBackend):
@@ -28,6 +35,7 @@ class ClusterBackend(CoreBackend):
     def __init__(self, settings: BackendSettings) -> None:
         settings.refuse_unknown(self.name)
         self._local: LocalCluster | None = None
+        self._said_idle = False
         if settings.address is None:
             self._local = LocalCluster(
                 settings.max_workers,
@@ -72,6 +80,16 @@ class ClusterBackend(CoreBackend):
         if self._slots == 0 and self._local is not None:
             return self._local.slots
         return super().max_workers
+
+    def prepare(self, fn: Callable[..., Any]) -> Prepared:
+        if self._slots == 0 and self._local is None and not self._said_idle:
+            # Else a program whose workers were forgotten would stand still without a word.
+            self._said_idle = True
+            LOGGER.warning(
+                "no worker has joined the cluster at %s: calls wait until one does (`jobrunner worker start`)",
+                self._address,
+            )
+        return super().prepare(fn)
 
     @property
     def same_host(self) -> bool:

@@ -222,7 +222,13 @@ class CoreBackend(Backend):
                 args, kwargs, futures = with_needs(args, kwargs)
             names: dict[str, None] = {}
             payload = serialization.dump_call(
-                args, kwargs, snapshot=True, store=self._store.store, names=names, held=len(prepared.args)
+                args,
+                kwargs,
+                snapshot=True,
+                store=self._store.store,
+                names=names,
+                held=len(prepared.args),
+                function=prepared.dumped.name,
             )
             if names or (futures and serialization.script_has_classes()):
                 prepared = prepared.with_names(names)

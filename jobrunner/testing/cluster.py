@@ -186,7 +186,7 @@ class _Slot(SlotProcess):
             fn = ready(serialization.load_function(definition.blob, parts))
             if not isinstance(task.span, tuple):
                 args, kwargs = serialization.load_call(task.payload, task.values)
-                return m.OK, serialization.dump_result(fn(*args, **kwargs))
+                return m.OK, serialization.dump_result(fn(*args, **kwargs), fn=fn)
             elements = load_elements(task.payload)
             return m.OK, run_fixed(fn, elements, *task.span, task.retry_on).dump()
         except Exception as exc:
@@ -249,7 +249,7 @@ class _Backend(Backend):
             if may_hold_futures(args, kwargs):
                 args, kwargs, needs = with_needs(args, kwargs)
             args, kwargs = prepared.arguments(args, kwargs)
-            payload = serialization.dump_call(args, kwargs, snapshot=True)
+            payload = serialization.dump_call(args, kwargs, snapshot=True, function=prepared.dumped.name)
         except SerializationError as exc:
             failed: Future[Any] = Future()
             failed.set_exception(exc)

@@ -21,6 +21,7 @@ Sockets are neither thread-safe nor fork-safe: the thread that made a wire is th
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
@@ -79,8 +80,9 @@ REFUSED_KEY = (
     " `jobrunner keys invite` on the coordinator's host prints a new line to join with"
 )
 OTHER_KEYS = (
-    "something answers there, but not with the key that this cluster had when it was joined: another coordinator,"
-    " one without keys (--insecure), or none at all"
+    "something answers there, but not with the key of a cluster that this user has started or joined: another"
+    " coordinator, one without keys (--insecure), or none at all. To join that one, `jobrunner keys invite` there"
+    " prints a line that `jobrunner join -` reads here (for a worker: `--as worker`, and `jobrunner worker start -`)"
 )
 WANTS_KEYS = (
     "something answers there, but it wants a key, and this end has JOBRUNNER_INSECURE set and shows none"
@@ -140,8 +142,12 @@ def check_address(address: str) -> str:
     host, colon, port = rest.rpartition(":")
     if scheme == "tcp" and colon and host and port.isdigit() and 0 < int(port) < 65536:
         return full
-    missing = "" if colon or scheme != "tcp" else f" (the port is missing; {DEFAULT_PORT} is the usual one)"
-    raise ConfigError(f"{address!r} is not an address{missing}; it must look like tcp://10.0.0.5:7077")
+    reason = ""
+    if scheme == "tcp" and not colon:
+        reason = f" (the port is missing; {DEFAULT_PORT} is the usual one)"
+    elif scheme == "tcp" and port.isdigit():
+        reason = " (a port is a number from 1 to 65535)" if host else " (the host is missing)"
+    raise ConfigError(f"{address!r} is not an address{reason}; it must look like tcp://10.0.0.5:7077")
 
 
 def is_loopback(host: str) -> bool:
@@ -304,10 +310,14 @@ class RouterWire(Wire):
             self._socket.bind(address)
         except zmq.ZMQError as exc:
             self.close()
-            raise ConfigError(
-                f"cannot listen on {address}: {exc.strerror}; is another coordinator running there? "
-                "Choose another --port, or --host"
-            ) from exc
+            reason = f"cannot listen on {address}: {os.strerror(exc.errno or 0)}"
+            if exc.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
+                advice = (
+                    "this host has no such address. --host takes one of its own, or 0.0.0.0 for all of them"
+                )
+            else:
+                advice = "is another coordinator running there? Choose another --port, or --host"
+            raise ConfigError(f"{reason}; {advice}") from exc
         endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT)
         assert isinstance(endpoint, bytes)
         self.address = endpoint.rstrip(b"\0").decode()

@@ -92,7 +92,10 @@ def test_a_wrong_key_is_refused_with_a_word(address, ring, become):
 def test_another_coordinator_at_the_address_is_not_trusted(address, become):
     pair, other = new_pair(), new_pair()
     become(identity.Identity("alice", "client", other.public, pair.public, pair.secret))
-    with pytest.raises(CoordinatorLostError, match="not with the key that this cluster had"):
+    with pytest.raises(
+        CoordinatorLostError,
+        match=r"not with the key of a cluster that this user has started or joined.*`jobrunner join -`",
+    ):
         ClusterAdmin(address, NOW)
 
 
@@ -128,7 +131,7 @@ def shown_of(pid):
     return shown
 
 
-@pytest.mark.parametrize("way", ["argument", "environment", "file"])
+@pytest.mark.parametrize("way", ["argument", "environment", "file", "file beside the environment"])
 def test_the_secret_of_a_line_is_in_no_process_list_and_no_environment(
     cluster, line, elsewhere, tmp_path, way
 ):
@@ -136,8 +139,8 @@ def test_the_secret_of_a_line_is_in_no_process_list_and_no_environment(
     file = tmp_path / "line"
     file.touch(0o600)
     file.write_text(f"{line}\n")
-    arguments = {"argument": [line], "environment": [], "file": [f"@{file}"]}[way]
-    environment = {"JOBRUNNER_INVITATION": line} if way == "environment" else {}
+    arguments = {"argument": [line], "environment": []}.get(way, [f"@{file}"])
+    environment = {"JOBRUNNER_INVITATION": line} if "environment" in way else {}
     worker = cluster.run(
         "-m", "jobrunner", "worker", "start", *arguments, "--name", "far", "--slots", "1", **environment
     )

@@ -59,6 +59,17 @@ def test_what_a_worker_says_of_an_end_reaches_all_who_wait_for_it(detail, status
     assert len(world.query(client, "tasks", " 10")) == 3
 
 
+def test_so_does_the_end_of_a_long_chain_of_calls_that_need_each_other():
+    world = Coordinator(crash_limit=1)
+    client, worker = world.client(), world.worker()
+    last = 2 * checks.DEEPEST
+    submit(client, spec(1), *(spec(n)._replace(needs=(f"c-{n - 1}",)) for n in range(2, last + 1)))
+    worker.heard()
+    worker.say(m.Outcomes([m.Outcome("c-1", 1, m.ERROR, b"", 1.0, {"error": "it failed"})]))
+    told = {o.id: o for x in client.heard_of(m.Outcomes) for o in x.outcomes}
+    assert told[f"c-{last}"].detail["need_detail"]["error"]
+
+
 @DETAILS
 def test_so_does_what_a_client_supplies(detail):
     world = Coordinator()

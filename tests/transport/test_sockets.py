@@ -274,6 +274,15 @@ def test_a_port_that_is_taken_is_a_config_error(router):
         RouterWire(router.address)
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-interface"])
+def test_an_address_that_this_host_does_not_have_is_told_from_a_port_that_is_taken(host):
+    with pytest.raises(
+        ConfigError, match=r"cannot listen on .*this host has no such address.*--host"
+    ) as caught:
+        RouterWire(f"tcp://{host}:0")
+    assert "another coordinator" not in str(caught.value)
+
+
 def test_unix_sockets_work_and_their_descriptor_can_be_polled(tmp_path):
     address = f"ipc://{tmp_path}/socket"
     router, dealer = RouterWire(address), DealerWire(address)
@@ -316,6 +325,12 @@ def test_addresses(given, full):
 )
 def test_addresses_that_are_none(bad):
     with pytest.raises(ConfigError, match="must look like tcp://"):
+        check_address(bad)
+
+
+@pytest.mark.parametrize("bad", ["host:0", "tcp://host:70770"])
+def test_a_port_that_cannot_be_is_told(bad):
+    with pytest.raises(ConfigError, match="a port is a number from 1 to 65535"):
         check_address(bad)
 
 
