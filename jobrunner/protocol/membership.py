@@ -105,7 +105,7 @@ class ClientPeer(Peer):
         """When the client was found to be gone; its tasks end after a grace."""
         self.outcomes: list[Outcome] = []
         self.told_again: set[TaskId] = set()
-        """Of `outcomes`, those that were known before, and that it has asked for in this turn."""
+        """Calls that were known before, and that it has named again, or asked for, in this turn."""
         self.watching = 0
         """Calls that it watches and that have not ended."""
         self.running: list[TaskId] = []
