@@ -126,7 +126,12 @@ def error(message: str, *causes: BaseException, otherwise: str = "") -> Serializ
 
 
 def load_error(what: str, exc: BaseException) -> SerializationError:
-    """Also a BrokenProcessPool: the standard library's pool does not survive a value that does not unpickle."""
+    """Also a BrokenProcessPool: the standard library's pool does not survive a value that does not unpickle.
+
+    Raises a MemoryError instead: it says nothing about the value, and there may be no memory for what this imports.
+    """
+    if isinstance(exc, MemoryError):
+        raise exc
     import platform
     from concurrent.futures.process import BrokenProcessPool
 

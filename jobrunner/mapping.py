@@ -135,19 +135,22 @@ class MapRun:
         else:
             batch = elements.take(limit)
             count = len(batch[0]) if batch else 0
-        if count < limit:
-            self.complete = True
-        if not count:
-            with self._lock:
-                if self.done == self.taken:
-                    self._lifetime = None
-            return 0
         with self._lock:
+            # Together with what was taken: else a result that comes now would end the map before that.
+            self.complete = count < limit
             base, was_idle = self.taken, self.taken == self.done
+            if not count:
+                if was_idle:
+                    self._lifetime = None
+                return 0
+            self.taken += count  # first: who is about to say that this map has ended sees that it goes on
             if was_idle:
                 assert self._lifetime is not None, "the input had ended"
-                self._lifetime.begin(self)
-            self.taken += count
+                try:
+                    self._lifetime.begin(self)
+                except BaseException:
+                    self.taken = base
+                    raise
         if failures:
             self._pack_around(failures, batch, base, count)
         else:
@@ -498,6 +501,11 @@ class MapRun:
             self.cancel()
         finally:
             self._let_go()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no unfinished elements, for now; see `Lifetime.end`."""
+        return self._abandoned or self.done == self.taken
 
     def _let_go(self) -> None:
         """What is not done by now will not be."""

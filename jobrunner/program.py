@@ -333,5 +333,9 @@ def create_whiteboard() -> int:
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, BOARD_BYTES)
+    try:
+        os.ftruncate(fd, BOARD_BYTES)
+    except OSError:  # files may not be so large
+        os.close(fd)
+        raise
     return fd

@@ -609,6 +609,8 @@ def load_exception(payload: Payload) -> BaseException:
     """The exception, its `__cause__` a RemoteTraceback. Never fails either."""
     try:
         return decode_exception(*load(payload))
+    except MemoryError as exc:
+        return exc
     except Exception as exc:
         return load_error("the exception", exc)
 

@@ -175,7 +175,11 @@ def create_board_file() -> int:
 
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, Board.SIZE)
+    try:
+        os.ftruncate(fd, Board.SIZE)
+    except OSError:  # files may not be so large
+        os.close(fd)
+        raise
     return fd
 
 

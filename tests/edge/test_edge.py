@@ -18,6 +18,12 @@ def test_nothing_hangs_and_nothing_is_left(seed):
     assert not verdict.wrong, str(verdict)
 
 
+@pytest.mark.parametrize("fault", ["disk", "locks", "memory", "signals"])
+def test_nor_with_faults_that_few_of_these_seeds_have(fault):
+    verdict = run_seed(SEEDS, fault=fault)
+    assert not verdict.wrong, str(verdict)
+
+
 @pytest.mark.heavy
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("backend", BACKENDS)
