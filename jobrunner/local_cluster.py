@@ -151,6 +151,10 @@ class LocalCluster:
             self.stop()
             raise
 
+    def begin(self) -> None:
+        """A call comes, and there is none."""
+        self._program.begin()
+
     def _opened(self, *ends: int) -> tuple[int, ...]:
         self._ends.update(zip(ends, ends, strict=True))
         return ends

@@ -166,6 +166,12 @@ def test_bad_resources(value):
         parse_resources(value)
 
 
+def test_resources_have_an_end():
+    assert parse_resources("gpu=1e15") == {"gpu": 1e15}
+    with pytest.raises(ConfigError, match=r"'1.1e15' is too large; the largest is 1e\+15"):
+        parse_resources("gpu=1.1e15")
+
+
 @pytest.mark.parametrize(("setting", "value"), [("port", 65536), ("port", -1)])
 def test_ports_are_those_that_exist(setting, value):
     with pytest.raises(ConfigError, match=r"port: .* is too (large|small)"):

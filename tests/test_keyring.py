@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 
 import pytest
@@ -10,6 +11,7 @@ from jobrunner import credentials, identity, keyring
 from jobrunner.errors import AuthenticationError, ConfigError
 from jobrunner.invitation import Invitation, parse_line
 from jobrunner.keyring import open_keyring
+from jobrunner.private_files import write_private
 from jobrunner.transport.curve import from_text, new_pair, pair_of
 
 
@@ -23,6 +25,21 @@ def test_everything_in_the_folder_is_private(ring):
     files = list(ring.folder.iterdir())
     assert {"server.json", "allowed.json", "operator.json", "worker.json"} <= {path.name for path in files}
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_nobody_gets_a_secret_by_being_there_before(tmp_path):
+    """In a folder for all, such as /tmp, somebody may have made the file before, under any name that can be guessed."""
+    path, elsewhere = tmp_path / "ci.json", tmp_path / "elsewhere"
+    guessed = path.with_name(f".ci.json.{os.getpid()}")
+    guessed.touch()
+    guessed.chmod(0o666)
+    write_private(path, "a secret")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    guessed.unlink(missing_ok=True)
+    guessed.symlink_to(elsewhere)
+    write_private(path, "a secret")
+    assert path.read_text() == "a secret"
+    assert not elsewhere.exists()
 
 
 def test_the_keys_are_made_once(ring):

@@ -172,14 +172,14 @@ def test_a_function_that_cannot_be_prepared_fails_the_iteration(executor):
     assert list(executor.map(None, [])) == []
 
 
-def test_the_inputs_exception_leaves_map_and_cancels(backend, executor):
+def test_the_inputs_exception_leaves_map_and_what_came_before_it_runs(backend, executor):
     def elements():
         yield 1
         raise OSError("input")
 
     with pytest.raises(OSError, match="input"):
         executor.map(double, elements())
-    assert all(call.future.cancelled() for call in backend.calls)
+    assert [call.future.cancelled() for call in backend.calls] == [False]
 
 
 @pytest.mark.parametrize("known", [True, False])

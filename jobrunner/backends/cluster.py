@@ -142,6 +142,8 @@ class ClusterBackend(CoreBackend):
     def _first_call(self) -> None:
         if self._local is None:  # else its workers are its own, and wait for no slot of this process
             first_call(self)
+        else:
+            self._local.begin()
 
     def unfinished_calls(self) -> list[str]:
         """See `blocking.Caller`. Calls that are submitted from now on are in no bundle with one of these."""

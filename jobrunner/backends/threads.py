@@ -553,7 +553,7 @@ class ThreadsBackend(Backend):
                 settle(call.future, exception=error)
 
     @contextmanager
-    def _while_waiting(self, runner: _Runner) -> Iterator[None]:
+    def _while_waiting(self, runner: _Runner, awaited: blocking.AwaitedCalls | None = None) -> Iterator[None]:
         with self._lock:
             runner.waits += 1
         try:

@@ -27,7 +27,12 @@ RETRANSMIT_AFTER = 2.0
 RETRANSMIT_LIMIT = 30.0
 
 RETRANSMIT_BATCH = 64
-"""Messages sent again at a time; if those arrive, the rest most likely did too."""
+"""Messages sent again at a time; if those arrive, the rest most likely did too. Half as many each further time: a peer
+that reads nothing, though it speaks, must not have the transport keep one copy after the other."""
+
+STALLED_AFTER = 600.0
+"""Seconds without any acknowledgement, beyond those that the bytes may take, after which a peer that speaks will not
+acknowledge any more."""
 
 SLOWEST_RATE = 4 * 1024 * 1024
 """Bytes per second that a connection is given credit for before its silence counts as loss."""
@@ -67,6 +72,8 @@ class Link:
         "_held",
         "_last_sent",
         "_next_seq",
+        "_progress_at",
+        "_repeated",
         "_retransmit_at",
         "_retransmit_wait",
         "_unacked",
@@ -96,11 +103,17 @@ class Link:
         self._last_sent = now
         self._retransmit_wait = RETRANSMIT_AFTER
         self._retransmit_at: float | None = None
+        self._repeated = 0
+        """How often messages were sent again since the last one was acknowledged."""
+        self._progress_at = now
+        """When the oldest unacknowledged message became that."""
 
     def send(self, message: Message, now: float, size: int = 0) -> Envelope:
         """Number a message of about `size` payload bytes and keep it until it is acknowledged."""
         seq = self._next_seq
         self._next_seq = seq + 1
+        if not self._unacked:
+            self._progress_at = now
         self._unacked.append((seq, message, size))
         self.unacked_bytes += size
         if self._retransmit_at is None:
@@ -158,7 +171,8 @@ class Link:
         if self._retransmit_at is not None and now >= self._retransmit_at:
             self._retransmit_wait = min(self._retransmit_wait * 2, RETRANSMIT_LIMIT)
             self._retransmit_at = now + self._patience()
-            oldest = islice(self._unacked, RETRANSMIT_BATCH)
+            oldest = islice(self._unacked, max(1, RETRANSMIT_BATCH >> self._repeated))
+            self._repeated += 1
             envelopes = [self._envelope(seq, message, now) for seq, message, _ in oldest]
         quiet = self._heartbeat is not None and now >= self._last_sent + self._heartbeat
         if not envelopes and (quiet or (self._ack_due is not None and now >= self._ack_due)):
@@ -176,9 +190,16 @@ class Link:
         """The peer has said nothing for too long."""
         return self.peer_timeout > 0 and now >= self.last_heard + self.peer_timeout
 
+    def stalled(self, now: float) -> bool:
+        """The peer may speak, yet it has acknowledged nothing for too long."""
+        if not self._unacked:
+            return False
+        return now >= self._progress_at + STALLED_AFTER + 4 * self.unacked_bytes / SLOWEST_RATE
+
     def stood_still(self, seconds: float, now: float) -> None:
         """This end did not run for so long: that is no silence of the other one."""
         self.last_heard = min(now, self.last_heard + seconds)
+        self._progress_at = min(now, self._progress_at + seconds)
 
     def retransmit_soon(self, now: float) -> None:
         """The transport said that something could not be delivered: do not wait for the silence to prove it."""
@@ -208,5 +229,7 @@ class Link:
             self.unacked_bytes -= size
             acked.append(message)
         self._retransmit_wait = RETRANSMIT_AFTER
+        self._repeated = 0
+        self._progress_at = now
         self._retransmit_at = now + self._patience() if unacked else None
         return acked

@@ -105,7 +105,7 @@ class ClientPeer(Peer):
         """When the client was found to be gone; its tasks end after a grace."""
         self.outcomes: list[Outcome] = []
         self.told_again: set[TaskId] = set()
-        """Of `outcomes`, those that were known before, and that it has asked for in this turn."""
+        """Calls that were known before, and that it has named again, or asked for, in this turn."""
         self.watching = 0
         """Calls that it watches and that have not ended."""
         self.running: list[TaskId] = []
@@ -170,6 +170,7 @@ class WorkerPeer(Peer):
         "free",
         "hello",
         "id",
+        "kept_waiting",
         "lacks",
         "long",
         "name",
@@ -194,6 +195,8 @@ class WorkerPeer(Peer):
         self.offers: dict[str, float] = {**exact(hello.resources.items()), python: math.inf}
         self.free = dict(self.offers)
         """Amounts of what it offers that no task holds: whole numbers, but for what it has without end."""
+        self.kept_waiting: dict[str, int] = {}
+        """Amounts that are held by tasks which wait for calls, see `deadlocks`."""
         self.lacks: dict[str, float] = {}
         """Modules that it cannot import, and when it said so; see `missing`."""
         self.draining = False
@@ -226,6 +229,19 @@ class WorkerPeer(Peer):
     def offers_all(self, needs: Demands) -> bool:
         """Whether it could run such a task if nothing else ran here."""
         return all(self.offers.get(name, 0) >= amount or self._can_import(name) for name, amount in needs)
+
+    def offers_beside_waiting(self, needs: Demands) -> bool:
+        """As `offers_all`, if nothing ran here but the tasks that wait for calls."""
+        kept = self.kept_waiting
+        return all(
+            self.offers.get(name, 0) - kept.get(name, 0) >= amount or self._can_import(name)
+            for name, amount in needs
+        )
+
+    def keep_waiting(self, amounts: Demands, sign: int) -> None:
+        """A task of this worker begins to wait for calls (+1), or does so no more (-1)."""
+        for name, amount in amounts:
+            self.kept_waiting[name] = self.kept_waiting.get(name, 0) + sign * amount
 
     def _can_import(self, demand: str) -> bool:
         return demand.startswith(MODULE) and demand[len(MODULE) :] not in self.lacks

@@ -254,7 +254,7 @@ class Wire:
             try:
                 whole = frames if self._sharing is None else self._sharing.resolve(source, frames)
                 if whole is not None:
-                    events.append(Received(source, decode(whole), who))
+                    events.append(Received(source, decode(whole, who.largest_header), who))
             except ProtocolError as exc:
                 events.append(Rejected(source, str(exc), isinstance(exc, VersionMismatch), who))
         return events

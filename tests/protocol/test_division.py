@@ -185,3 +185,8 @@ def test_parts():
     part = kept(chunk, 7)
     assert (part.id, part.span, part.options.timeout) == (part_id(chunk.id, 7), (4, 7), 6.0)
     assert not may_stop(spec(2), 1)
+
+
+def test_a_share_of_a_limit_is_never_without_end():
+    """The coordinator takes no infinite one, and the client's session would never go on."""
+    assert kept(spec(1, span=(0, 8), timeout=1.7e308), 7).options.timeout < float("inf")

@@ -12,10 +12,12 @@ import pytest
 import zmq
 
 from jobrunner.errors import ConfigError
+from jobrunner.keyring import open_keyring
 from jobrunner.protocol import codec
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import INLINE_LIMIT, encode
 from jobrunner.protocol.effects import Received, Rejected, Send, Unreachable
+from jobrunner.protocol.principals import CLIENT, LARGEST_QUESTION, OBSERVER
 from jobrunner.transport import sockets
 from jobrunner.transport.sockets import (
     RECEIVE_LIMIT,
@@ -192,6 +194,24 @@ def test_frames_without_end_are_counted_but_not_kept(router, dealer, monkeypatch
     assert isinstance(first, Rejected)
     assert first.reason == "more than 5 frames"
     assert second.envelope == numbered(2)
+
+
+@pytest.mark.parametrize(("role", "taken"), [(OBSERVER, False), (CLIENT, True)])
+def test_who_only_asks_may_ask_briefly(role, taken, tmp_path):
+    """Much more is made of a message than it has bytes, and those who do not submit have little to say."""
+    keys = open_keyring(tmp_path / "keys")
+    wire = RouterWire("tcp://127.0.0.1:0", keys)
+    peer = DealerWire(wire.address, keys.issue("somebody", role).credentials)
+    try:
+        peer.send(Send(b"", m.Envelope("s", 1, 0, m.Goodbye("x" * LARGEST_QUESTION))))
+        (event,) = receive(wire)
+        assert isinstance(event, Received if taken else Rejected)
+        assert taken or "at most 65536 are allowed" in event.reason
+        peer.send(Send(b"", m.Envelope("s", 2, 0, m.Goodbye("x" * (LARGEST_QUESTION - 100)))))
+        assert isinstance(receive(wire)[0], Received)
+    finally:
+        peer.close()
+        wire.close()
 
 
 def test_another_version_is_told_apart(router, dealer):
