@@ -455,6 +455,7 @@ class CoordinatorCore:
             client.told_again.clear()
             client.recalls.clear()
             client.promised.clear()
+            client.forget_unnamed()
             client.accepted.clear()
             for key in sorted(client.pins.values()):
                 self.scheduler.functions.unpin(key)

@@ -135,6 +135,8 @@ class Division:
         if setup is not None:
             scheduler.functions.release(setup)
         present = scheduler.tasks.get(part.id)
+        if present is not None or part.id in client.done:
+            client.unnamed[part.id] = False
         if present is not None and present.worker is worker:
             present.asked = present.attempt  # it has nothing more to give back
             present.crashes = max(present.crashes, record.crashes)

@@ -81,6 +81,7 @@ class ClientPeer(Peer):
         "submitted",
         "told_again",
         "unfinished",
+        "unnamed",
         "unread",
         "watching",
     )
@@ -126,6 +127,15 @@ class ClientPeer(Peer):
         """The open parts of the ids of bundles that it was told, in this session, to have been given up, and of which
         it has named no call since: it does so once it has heard, and what it said before that (Reconciled, say) knew
         nothing of them."""
+        self.unnamed: dict[TaskId, bool] = {}
+        """Parts of its chunks that it has not named since they were divided off; whether it has acknowledged their
+        outcomes. The message that names one may be late, and would else be taken for a new task."""
+
+    def forget_unnamed(self) -> None:
+        """A session begins: no message that names what it had acknowledged can come any more."""
+        for part in [part for part, acknowledged in self.unnamed.items() if acknowledged]:
+            del self.unnamed[part]
+            self.take_done(part)
 
     def add_done(self, record: TaskRecord) -> None:
         self.done[record.id] = record
@@ -142,6 +152,7 @@ class ClientPeer(Peer):
     def clear_done(self) -> None:
         self.done.clear()
         self.done_bundles.clear()
+        self.unnamed.clear()
 
     def silent(self, now: float) -> bool:
         """A client's program may keep it from speaking (a slow callback, say), so it is given more time.

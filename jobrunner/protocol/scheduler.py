@@ -158,6 +158,9 @@ class Scheduler:
             bundle = place_of_call(spec.id)
             if bundle is not None:
                 client.promised.discard(bundle[0])
+        if client.unnamed and client.unnamed.pop(spec.id, False):
+            client.take_done(spec.id)  # it had the outcome before this came
+            return True
         if self._known(client, spec.id):
             return True
         function = self.functions.get(spec.function)
@@ -1028,7 +1031,11 @@ class Scheduler:
         if not client.reconciled:
             return  # a Submit of this session, still under way, may name them
         for outcome in outcomes:
-            record = client.take_done(outcome.id)
+            if outcome.id in client.unnamed:
+                client.unnamed[outcome.id] = True
+                record = client.done.get(outcome.id)
+            else:
+                record = client.take_done(outcome.id)
             if record is not None:
                 drop_payload(record)
 
