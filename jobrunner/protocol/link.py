@@ -40,6 +40,9 @@ SLOWEST_RATE = 4 * 1024 * 1024
 ACK_DELAY = 0.1
 """Seconds that an acknowledgement may wait for a message to ride on."""
 
+STALLED_FOR = 60.0
+"""Seconds of them in which it has spoken: one that stood still, and goes on, has so long to say what has arrived."""
+
 EARLY_LIMIT = 256
 """Messages held back because an earlier one is missing; beyond that they are dropped and sent again."""
 
@@ -66,6 +69,7 @@ class Link:
     __slots__ = (
         "_ack_due",
         "_before",
+        "_deaf_since",
         "_early",
         "_early_bytes",
         "_heartbeat",
@@ -107,6 +111,8 @@ class Link:
         """How often messages were sent again since the last one was acknowledged."""
         self._progress_at = now
         """When the oldest unacknowledged message became that."""
+        self._deaf_since: float | None = None
+        """When the peer first spoke though that was long ago."""
 
     def send(self, message: Message, now: float, size: int = 0) -> Envelope:
         """Number a message of about `size` payload bytes and keep it until it is acknowledged."""
@@ -128,6 +134,8 @@ class Link:
         """The messages that are now in order, and those of ours that the peer has now acknowledged."""
         self.last_heard = now
         acked = self._drop_acked(envelope.ack, now)
+        if self._unacked and self._deaf_since is None and now >= self._progress_at + STALLED_AFTER / 2:
+            self._deaf_since = now
         seq = envelope.seq
         if seq == 0:
             return [envelope.message], acked
@@ -192,7 +200,7 @@ class Link:
 
     def stalled(self, now: float) -> bool:
         """The peer may speak, yet it has acknowledged nothing for too long."""
-        if not self._unacked:
+        if not self._unacked or self._deaf_since is None or now < self._deaf_since + STALLED_FOR:
             return False
         return now >= self._progress_at + STALLED_AFTER + 4 * self.unacked_bytes / SLOWEST_RATE
 
@@ -231,5 +239,6 @@ class Link:
         self._retransmit_wait = RETRANSMIT_AFTER
         self._repeated = 0
         self._progress_at = now
+        self._deaf_since = None
         self._retransmit_at = now + self._patience() if unacked else None
         return acked

@@ -13,6 +13,7 @@ from jobrunner.protocol.link import (
     RETRANSMIT_LIMIT,
     SLOWEST_RATE,
     STALLED_AFTER,
+    STALLED_FOR,
     Link,
 )
 from jobrunner.protocol.messages import Capacity, Envelope, Heartbeat
@@ -209,18 +210,29 @@ def test_a_peer_that_acknowledges_nothing_is_sent_less_and_less_again():
 
 
 def test_and_is_stalled_at_last():
-    here = Link("s", 0.0, 0.0)
-    assert not here.stalled(10 * STALLED_AFTER)
-    here.send(Heartbeat(), 100.0)
-    here.send(Heartbeat(), 200.0, SLOWEST_RATE)
-    assert not here.stalled(100.0 + STALLED_AFTER)
+    here, _ = pair()
+    here.send(Capacity(1), 100.0)
+    here.send(Capacity(2), 200.0, SLOWEST_RATE)
+    for second in range(100, 700, 10):
+        here.receive(bare(0), float(second))
+    assert not here.stalled(103.9 + STALLED_AFTER)
     assert here.stalled(104.0 + STALLED_AFTER)
     here.stood_still(50.0, 700.0)
     assert not here.stalled(104.0 + STALLED_AFTER)
-    here.receive(bare(1), 600.0)
-    assert not here.stalled(600.0 + STALLED_AFTER)
-    here.receive(bare(2), 600.0)
+    assert here.stalled(154.0 + STALLED_AFTER)
+    here.receive(bare(1), 750.0)
+    assert not here.stalled(750.0 + STALLED_AFTER)
+
+
+def test_one_that_was_silent_has_time_to_acknowledge():
+    here, _ = pair()
+    here.send(Capacity(1), 0.0)
     assert not here.stalled(10 * STALLED_AFTER)
+    here.receive(bare(0), 10 * STALLED_AFTER)
+    assert not here.stalled(10 * STALLED_AFTER + STALLED_FOR - 0.1)
+    assert here.stalled(10 * STALLED_AFTER + STALLED_FOR)
+    here.receive(bare(1), 10 * STALLED_AFTER + STALLED_FOR)
+    assert not here.stalled(20 * STALLED_AFTER)
 
 
 def test_retransmit_soon_brings_the_next_repetition_forward():
