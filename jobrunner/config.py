@@ -58,6 +58,10 @@ UNREACHABLE_GRACE = 2.0
 LONGEST_NAME = 256
 """Characters of the name of a call, worker, host or resource, and of every id."""
 
+LARGEST_AMOUNT = 1e15
+"""Of a resource, asked for or offered: the coordinator adds and divides amounts, and what comes of it must be a number
+that a float can hold."""
+
 MOST_SLOTS = 2**20
 """Of one worker."""
 
@@ -402,11 +406,12 @@ def read_file(table: str) -> tuple[Path, dict[str, Any]]:
         content = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
-    for name in content:
+    known = ", ".join(f"[{t}]" for t in TABLES.values())
+    for name, value in content.items():
         if name not in TABLES.values():
-            raise ConfigError(
-                f"{path} has no table [{name}]; it knows {', '.join(f'[{t}]' for t in TABLES.values())}"
-            )
+            if not isinstance(value, dict):
+                raise ConfigError(f"{path}: {name!r} stands outside of a table; put it below one of {known}")
+            raise ConfigError(f"{path} has no table [{name}]; it knows {known}")
     part = content.get(table, {})
     if not isinstance(part, dict):
         raise ConfigError(f"{path}: {table} must be a table, [{table}]")
@@ -489,5 +494,6 @@ def parse_resources(value: Any, where: str = "resources") -> dict[str, float]:
             raise ConfigError(f"{where}: {name!r} is not the name of a resource")
         if len(name) > LONGEST_NAME:
             raise ConfigError(f"{where}: the name of a resource has at most {LONGEST_NAME} characters")
-        resources[name] = float(to_number(amount, f"{where}: {name}", whole=False, minimum=0))
+        of_one = f"{where}: {name}"
+        resources[name] = float(to_number(amount, of_one, whole=False, minimum=0, maximum=LARGEST_AMOUNT))
     return resources

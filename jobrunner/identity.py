@@ -51,8 +51,10 @@ def parse(text: str, where: str) -> Identity:
         for key in (identity.server, identity.public, identity.secret):
             from_text(key)
     except (ValueError, TypeError, AttributeError) as exc:
+        # What Python says of a constructor's arguments is no help to who looks into the file.
+        reason = f" ({exc})" if isinstance(exc, ValueError) else ""
         raise ConfigError(
-            f"{where} does not hold a key of jobrunner ({exc}); remove it, and join again"
+            f"{where} does not hold a key of jobrunner{reason}; remove it, and join again"
         ) from exc
     if identity.role not in ROLES:
         raise ConfigError(f"{where}: there is no role {identity.role!r}; the roles are {', '.join(ROLES)}")

@@ -34,6 +34,7 @@ from jobrunner.journal_entries import (
     references,
     rows,
     size_of,
+    size_of_outcome,
     snapshot,
 )
 from jobrunner.journal_reading import (
@@ -90,8 +91,13 @@ class Journal:
         """Of rows since the last checkpoint."""
         self._compact_from = 0
         """Bytes of log at which writing it anew is tried again: it could not be done with less."""
+        self._further_bytes = 0
+        """Of functions and stories, when the log was last written anew: else it would be again at once."""
         try:
             self._lock()
+            log = Path(f"{self.path}-wal")
+            if os.path.lexists(log):
+                check_private(log.lstat(), log)  # SQLite takes over what is in it
             recovery = inspect_files(self.path)
             self._database = connect(self.path)
             try:
@@ -107,7 +113,7 @@ class Journal:
         """Two locks: one beside the file for who comes by the same name, one on it for who comes by another one."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            beside = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            beside = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             self._locks.append(beside)
             self._take(beside)
             own = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -162,7 +168,7 @@ class Journal:
         """Of functions in files: all of them, and those that were needed when the log was last written anew."""
         self._log_bytes = int(self._one("SELECT coalesce(sum(length(data)), 0) FROM entries"))
         self._live_bytes = sum(size_of(spec) for spec, _ in self.state.tasks.values())
-        self._live_bytes += sum(payload_size(k.outcome.payload) for k in self.state.outcomes.values())
+        self._live_bytes += sum(map(size_of_outcome, self.state.outcomes.values()))
         if found.version != FORMAT:
             self._renew(found)
         self._checkpoint("PASSIVE", in_use=True)
@@ -202,7 +208,7 @@ class Journal:
                 f"the journal {self.path} cannot be written ({exc}): new calls are refused until it can, what has been"
                 " accepted goes on. Is the disk full?"
             ) from exc
-        much = self._log_bytes > COMPACT_FROM + 2 * self._live_bytes
+        much = self._log_bytes > COMPACT_FROM + 2 * (self._live_bytes + self._further_bytes)
         much |= self._function_bytes > FUNCTION_FILES + 2 * self._needed_bytes
         if much and self._log_bytes >= self._compact_from:
             self._compact()
@@ -349,7 +355,7 @@ class Journal:
                 self._drop_file(known[0])
             before = state.outcomes.get(task_id)
             if before is not None:
-                self._live_bytes -= payload_size(before.outcome.payload)
+                self._live_bytes -= size_of_outcome(before)
                 self._drop_file(before)
         gone = entry.gone
         for spec in entry.accepted:
@@ -358,7 +364,7 @@ class Journal:
             else:
                 self._drop_file(spec)
         for kept in entry.outcomes.values():
-            self._live_bytes += payload_size(kept.outcome.payload)
+            self._live_bytes += size_of_outcome(kept)
         self._function_bytes += file_bytes(entry.functions)
         state.apply(entry)
 
@@ -392,6 +398,7 @@ class Journal:
             self._roll_back()
             return
         self._compact_from = 0
+        self._further_bytes = max(0, self._log_bytes - self._live_bytes)
         self.state = state
         self._function_bytes = self._needed_bytes = function_file_bytes(state)
         for blob in dropped:

@@ -18,8 +18,10 @@ import msgpack
 from jobrunner.payload_files import Reference, size_in
 from jobrunner.payloads import Payload, buffers_of, payload_size
 from jobrunner.protocol import codec
+from jobrunner.protocol.batches import of_definition, of_outcome, of_value
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.messages import FunctionDef, Outcome, TaskSpec
+from jobrunner.protocol.task import call_size
 
 ROW_BYTES = 64 * 1024 * 1024
 """Of an entry beyond which it becomes several rows, in one transaction: SQLite takes no row of a billion bytes."""
@@ -85,14 +87,28 @@ def function_file_bytes(state: JournalState) -> int:
 
 
 def size_of(spec: TaskSpec) -> int:
-    return payload_size(spec.payload) + TASK_BYTES
+    """In the log."""
+    return call_size(spec.payload, spec.options, spec.needs) + TASK_BYTES
+
+
+def size_of_outcome(kept: KeptOutcome) -> int:
+    return payload_size(kept.outcome.payload) + of_outcome(kept.outcome)
+
+
+def size_of_function(definition: FunctionDef) -> int:
+    return payload_size(definition.blob) + of_definition(definition)
+
+
+def size_of_progress(progress: Progress) -> int:
+    return TASK_BYTES + of_value(progress.history)
 
 
 def rows(entry: JournalEntry) -> list[JournalEntry]:
     """The same in parts that each fit into a row, in an order in which they say what it says; mostly one."""
-    sizes = [payload_size(definition.blob) for definition in entry.functions]
+    sizes = [size_of_function(definition) for definition in entry.functions]
     sizes += [size_of(spec) for spec in entry.accepted]
-    sizes += [payload_size(kept.outcome.payload) for kept in entry.outcomes.values()]
+    sizes += [size_of_progress(progress) for _, progress in entry.progress]
+    sizes += [size_of_outcome(kept) for kept in entry.outcomes.values()]
     if sum(sizes) <= ROW_BYTES:
         return [entry]
     parts = [JournalEntry(owners=entry.owners)]
@@ -107,12 +123,13 @@ def rows(entry: JournalEntry) -> list[JournalEntry]:
         return parts[-1]
 
     for definition in entry.functions:
-        part(payload_size(definition.blob)).functions.append(definition)
+        part(size_of_function(definition)).functions.append(definition)
     for spec in entry.accepted:
         part(size_of(spec)).accepted.append(spec)
-    part(0).progress += entry.progress
+    for task_id, progress in entry.progress:
+        part(size_of_progress(progress)).progress.append((task_id, progress))
     for kept in entry.outcomes.values():
-        part(payload_size(kept.outcome.payload)).keep(kept)
+        part(size_of_outcome(kept)).keep(kept)
     part(0).gone.update(entry.gone)
     return parts
 
@@ -125,13 +142,14 @@ def snapshot(state: JournalState) -> Iterator[JournalEntry]:
         entry.accepted.append(spec)
         if progress != Progress():
             entry.progress.append((spec.id, progress))
+            size += size_of_progress(progress)
         size += size_of(spec)
         if size > SNAPSHOT_BYTES:
             yield entry
             entry, size = JournalEntry(), 0
     for task_id, kept in state.outcomes.items():
         entry.outcomes[task_id] = kept
-        size += payload_size(kept.outcome.payload)
+        size += size_of_outcome(kept)
         if size > SNAPSHOT_BYTES:
             yield entry
             entry, size = JournalEntry(), 0

@@ -19,6 +19,10 @@ from jobrunner.exiting import finish_before_exit
 class Cancellable(Protocol):
     """A map, seen from here."""
 
+    @property
+    def idle(self) -> bool:
+        """Asked without its lock: false from before it begins anew."""
+
     def cancel(self) -> None: ...
 
     def hold(self) -> object: ...
@@ -70,17 +74,17 @@ class Lifetime:
             # Called before the backend's own hook, which is older: the backend still takes work.
             finish_before_exit(self.wait_idle, self.kill)
 
-    def leave(self, run: Cancellable) -> bool:
-        """A map has no unfinished elements any more. True: `close` has to be called, with no lock held."""
+    def end(self, run: Cancellable) -> None:
+        """A map has no unfinished elements any more, unless it has begun anew meanwhile, which `run.idle` says."""
         self._look_for_a_fork()
         with self._lock:
+            if not run.idle:
+                return
             self._busy.discard(run)
             self._idle.notify_all()
-            return self.closed and not self._busy
-
-    def close(self) -> None:
-        """Shut the backend down, after `shutdown` and the last map."""
-        self._finalizer()
+            last = self.closed and not self._busy
+        if last:
+            self._finalizer()
 
     def wait_idle(self) -> None:
         """Wait until no map has unfinished elements."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobrunner.config import LONGEST_NAME
+from jobrunner.config import LARGEST_AMOUNT, LONGEST_NAME
 from jobrunner.errors import ConfigError, TaskTimeoutError
 from jobrunner.protocol.checks import LARGEST_RETRY_ON, MOST_RESOURCES
 from jobrunner.protocol.messages import TaskOptions
@@ -112,6 +112,8 @@ def _resources(known: dict[str, float], added: Any) -> tuple[tuple[str, float], 
         if len(name) > LONGEST_NAME:
             raise ConfigError(f"resources: {name[:40]!r}... has more than {LONGEST_NAME} characters")
         known[name] = _positive(f"resources[{name!r}]", amount, "units")
+        if known[name] > LARGEST_AMOUNT:
+            raise ConfigError(f"resources[{name!r}]={amount!r}: must be at most {LARGEST_AMOUNT:g}")
     if len(known) > MOST_RESOURCES:
         raise ConfigError(f"resources: {len(known)} different ones, and a call may ask for {MOST_RESOURCES}")
     return tuple(sorted(known.items()))

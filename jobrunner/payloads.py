@@ -21,6 +21,10 @@ OUT_OF_BAND = 64 * 1024
 """Bytes from which a buffer travels beside the pickle, and a pickle as a buffer of its own."""
 
 
+BUFFER_BYTES = 400
+"""What a buffer takes beside its bytes where messages pass, about: a frame, and objects around it."""
+
+
 def apart_from(least: int, large: list[memoryview]) -> Callable[[PickleBuffer], bool]:
     """The callback of a pickler that is to put buffers of at least so many bytes into `large`, not into the pickle."""
 
@@ -41,6 +45,16 @@ def payload_size(payload: Payload) -> int:
     if isinstance(payload, SharedPayload):
         return payload.size
     return sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in payload)
+
+
+def buffer_count(payload: Payload) -> int:
+    """Frames that a payload takes in a message, where it does not ride inside."""
+    return len(payload) if isinstance(payload, tuple) else 0
+
+
+def kept_size(payload: Payload) -> int:
+    """Bytes that it takes to keep a payload, about: one of very many empty buffers is not for nothing."""
+    return payload_size(payload) + BUFFER_BYTES * buffer_count(payload)
 
 
 def buffers_of(payload: tuple[Buffer, ...] | SharedPayload) -> tuple[Buffer, ...]:

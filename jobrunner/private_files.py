@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobrunner.errors import ConfigError
+from jobrunner.ids import random_token
 
 
 def read_private(path: Path) -> str:
@@ -40,10 +41,11 @@ def check_private(state: os.stat_result, path: Path) -> None:
 
 def write_private(path: Path, text: str) -> None:
     """Put `text` there, whole or not at all, readable by its user alone. Raises ConfigError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{random_token()}")
     try:
         private_folder(path.parent)
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        # In a folder that others may write to, what is there under that name already is somebody else's.
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with open(fd, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -63,6 +65,8 @@ def private_folder(path: Path) -> None:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time; for a change of what is in `folder`. Raises ConfigError."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder, as the one of keys has to be")
     try:
         private_folder(folder)
         fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -74,6 +74,7 @@ def test_the_users_own_file(tmp_path, monkeypatch):
         ("[client]\nmax_workers = 'many'\n", "client.max_workers"),
         ("[client]\nmax_workers = true\n", "not a whole number"),
         ("client = 3\n", "must be a table"),
+        ("address = 'tcp://h:1'\n", r"'address' stands outside of a table.*below one of \[client\]"),
         ("[client\n", "not valid TOML"),
     ],
 )
@@ -163,6 +164,12 @@ def test_resources(value, resources):
 def test_bad_resources(value):
     with pytest.raises(ConfigError):
         parse_resources(value)
+
+
+def test_resources_have_an_end():
+    assert parse_resources("gpu=1e15") == {"gpu": 1e15}
+    with pytest.raises(ConfigError, match=r"'1.1e15' is too large; the largest is 1e\+15"):
+        parse_resources("gpu=1.1e15")
 
 
 @pytest.mark.parametrize(("setting", "value"), [("port", 65536), ("port", -1)])

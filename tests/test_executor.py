@@ -223,6 +223,7 @@ def test_options_reach_the_call_and_nest(backend, executor):
         {"name": "n" * 257},
         {"resources": {"gpu": 0}},
         {"resources": {"gpu": "x"}},
+        {"resources": {"gpu": 1.1e15}},
         {"resources": {1: 1}},
         {"resources": {"n" * 257: 1}},
         {"resources": ["gpu"]},

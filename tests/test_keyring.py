@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 
 import pytest
@@ -10,6 +11,7 @@ from jobrunner import credentials, identity, keyring
 from jobrunner.errors import AuthenticationError, ConfigError
 from jobrunner.invitation import Invitation, parse_line
 from jobrunner.keyring import open_keyring
+from jobrunner.private_files import write_private
 from jobrunner.transport.curve import from_text, new_pair, pair_of
 
 
@@ -23,6 +25,21 @@ def test_everything_in_the_folder_is_private(ring):
     files = list(ring.folder.iterdir())
     assert {"server.json", "allowed.json", "operator.json", "worker.json"} <= {path.name for path in files}
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_nobody_gets_a_secret_by_being_there_before(tmp_path):
+    """In a folder for all, such as /tmp, somebody may have made the file before, under any name that can be guessed."""
+    path, elsewhere = tmp_path / "ci.json", tmp_path / "elsewhere"
+    guessed = path.with_name(f".ci.json.{os.getpid()}")
+    guessed.touch()
+    guessed.chmod(0o666)
+    write_private(path, "a secret")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    guessed.unlink(missing_ok=True)
+    guessed.symlink_to(elsewhere)
+    write_private(path, "a secret")
+    assert path.read_text() == "a secret"
+    assert not elsewhere.exists()
 
 
 def test_the_keys_are_made_once(ring):
@@ -148,6 +165,20 @@ def test_damage_is_named(ring, name):
         open_keyring(ring.folder)
 
 
+@pytest.mark.parametrize("text", ['{"a": 1}', "[]", "no JSON", '{"name": "x", "role": "client"}'])
+def test_a_file_that_holds_no_key_is_told_in_the_words_of_users(text):
+    with pytest.raises(ConfigError, match=r"key\.json does not hold a key of jobrunner") as caught:
+        identity.parse(text, "key.json")
+    assert "__init__" not in str(caught.value)
+    assert "object has no attribute" not in str(caught.value)
+
+
+def test_a_folder_of_keys_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file is not a folder"):
+        open_keyring(tmp_path / "file")
+
+
 def test_whoever_comes_first_on_this_host_makes_the_keys():
     found = credentials.credentials_for("tcp://127.0.0.1:7077", credentials.WORKER_ROLES)
     assert found.server == open_keyring(keyring.default_folder()).server.public
@@ -170,6 +201,21 @@ def test_the_address_chooses_among_several_clusters():
     assert credentials.find("tcp://10.0.0.9:7077", credentials.CLIENT_ROLES) is None, "it may be either"
     identity.path_of(ids[0]).unlink()
     assert credentials.find("tcp://10.0.0.9:7077", credentials.CLIENT_ROLES) == ids[1]
+
+
+def test_localhost_is_the_loopback_address_that_was_joined():
+    joined = identity.Identity("me", "client", *new_ids(), ("tcp://127.0.0.1:7077",))
+    identity.save(joined)
+    assert credentials.find("tcp://localhost:7077", credentials.CLIENT_ROLES) == joined
+
+
+def test_keys_with_which_no_coordinator_was_started_cast_no_doubt_on_those_of_the_cluster():
+    joined = identity.Identity("me", "client", *new_ids(), ("tcp://10.0.0.1:7077",))
+    identity.save(joined)
+    ring = open_keyring(keyring.default_folder())  # as any look at an address of this host makes it
+    assert credentials.find("tcp://10.0.0.9:7077", credentials.CLIENT_ROLES) == joined
+    ring.note_address("tcp://10.0.0.2:7077")
+    assert credentials.find("tcp://10.0.0.9:7077", credentials.CLIENT_ROLES) is None, "it may be either"
 
 
 def new_ids():

@@ -166,6 +166,15 @@ def test_an_argument_of_a_setup_that_cannot_be_pickled_is_named():
     assert isinstance(caught.value, TypeError)
 
 
+def test_what_needs_a_module_that_is_not_here_says_where_and_what_to_do():
+    with pytest.raises(
+        SerializationError,
+        match=r"the arguments cannot be unpickled on .* \(Python 3.*\), which lacks the module 'no_such_module':"
+        r" install it there, or ship it with Executor\(\.\.\., ship=\[no_such_module\]\)",
+    ):
+        s.load_call(b"cno_such_module\nthing\n.")
+
+
 def test_a_function_with_something_that_does_not_unpickle_is_not_blamed_alone():
     blob = s.dump_setup(zoo.add, (1, zoo.FailsOnUnpickle())).blob
     with pytest.raises(SerializationError, match=r"the function, or what it holds, could not be unpickled"):

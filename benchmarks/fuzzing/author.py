@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from jobrunner.config import LARGEST_AMOUNT
 from jobrunner.ids import TaskId, bound
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import INLINE_LIMIT, NUMBERS
@@ -69,6 +70,9 @@ class Author:
     def seconds(self) -> float:
         return self.rng.choice((0, 0.0, 0.001, 0.5, 3.0, 1e9, 1.7e308))
 
+    def amount(self) -> float:
+        return self.rng.choice((0, 0.0, 1e-6, 0.5, 3.0, LARGEST_AMOUNT))
+
     def count(self) -> int:
         return self.rng.choice((0, 1, 2, 3, 10, 1000, 2**31, 2**53))
 
@@ -90,7 +94,7 @@ class Author:
             rng.choice((0, 1, -1, -(2**31), 2**31 - 1)),
             rng.choice((0, 0, 1, 2**31 - 1)),
             rng.choice((None, None, 0.0, 1.0, 1.7e308)),
-            tuple((rng.choice(("gpu", "disk")), self.seconds()) for _ in range(rng.choice((0, 0, 0, 1, 2)))),
+            tuple((rng.choice(("gpu", "disk")), self.amount()) for _ in range(rng.choice((0, 0, 0, 1, 2)))),
             rng.random() < 0.2,
             rng.choice((None, b"classes")),
             rng.random() < 0.5,
@@ -170,10 +174,13 @@ class Author:
         attempt = self.attempt()
         return m.Held(self.id(), attempt, self.rng.random() < 0.5, self.rng.randrange(attempt))
 
+    def wait(self) -> m.Wait:
+        return m.Wait(self.id(), tuple(self.many(self.id)), self.rng.random() < 0.5)
+
     def worker_hello(self) -> m.WorkerHello:
         rng = self.rng
         who: Any = rng.choice(self.workers)
-        resources = {"gpu": self.seconds()} if rng.random() < 0.5 else {}
+        resources = {"gpu": self.amount()} if rng.random() < 0.5 else {}
         held = self.many(self.held)
         slots = rng.choice((1, 2, 2**20))
         return m.WorkerHello(
@@ -216,6 +223,7 @@ class Author:
             ),
             m.Capacity: lambda: m.Capacity(self.count()),
             m.Stuck: lambda: m.Stuck(self.word()),
+            m.Waits: lambda: m.Waits(self.many(self.wait)),
             m.Output: lambda: m.Output(
                 self.many(lambda: m.OutputChunk(self.id(), "f", rng.choice((1, 2)), self.word()))
             ),

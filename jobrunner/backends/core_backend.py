@@ -28,10 +28,12 @@ from jobrunner.backends.printer import Printer
 from jobrunner.backends.setups import Setups
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
+from jobrunner.config import LONGEST_NAME
 from jobrunner.context import current_task
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import ElementResults
 from jobrunner.errors import (
+    ConfigError,
     CoordinatorLostError,
     InitializerError,
     JobRunnerError,
@@ -45,10 +47,12 @@ from jobrunner.fixed import load_element_results
 from jobrunner.futures import CancelWaits, Future, settle
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
+from jobrunner.loading import Held
 from jobrunner.payloads import Payload
 from jobrunner.protocol import bundles
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import Limits
+from jobrunner.protocol.checks import LONGEST_ARGUMENT
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.effects import (
     Accepted,
@@ -149,17 +153,17 @@ class CoreBackend(Backend):
         self._left: list[tuple[TaskId, Future[Any]]] = []
         """At the end: what was not settled by then."""
         self._thread = threading.Thread(target=self._run, name=f"jobrunner-{self.name}", daemon=True)
-        self._thread.start()
         try:
+            self._thread.start()
             self._started.wait()
-        except (
-            BaseException
-        ):  # Ctrl-C: nobody will have this object, whose thread finds that it was shut down
+            if self._start_error is not None:
+                raise self._start_error
+            finish_before_exit(self.shutdown, self.kill)
+        except BaseException:  # Ctrl-C, maybe: nobody will have this object
             self._shut_down = True
+            if self._started.is_set() and self._start_error is None:  # else its thread will find it so
+                self._maybe_drain()
             raise
-        if self._start_error is not None:
-            raise self._start_error
-        finish_before_exit(self.shutdown, self.kill)
 
     # --- for subclasses ---
 
@@ -219,7 +223,13 @@ class CoreBackend(Backend):
                 args, kwargs, futures = with_needs(args, kwargs)
             names: dict[str, None] = {}
             payload = serialization.dump_call(
-                args, kwargs, snapshot=True, store=self._store.store, names=names, held=len(prepared.args)
+                args,
+                kwargs,
+                snapshot=True,
+                store=self._store.store,
+                names=names,
+                held=len(prepared.args),
+                function=prepared.dumped.name,
             )
             if names or (futures and serialization.script_has_classes()):
                 prepared = prepared.with_names(names)
@@ -247,6 +257,9 @@ class CoreBackend(Backend):
                 time.sleep(0)
             return future
         return self._send(prepared, payload, None, options)
+
+    def held(self, prepared: Prepared) -> Held | None:
+        return prepared.held()
 
     def pack(self, elements: Any) -> Payload | PackedElements:
         return pack(elements, self._store.store)
@@ -480,6 +493,11 @@ class CoreBackend(Backend):
 
     def query(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
         """Ask the coordinator. Raises JobRunnerError with its words, CoordinatorLostError after `timeout` s."""
+        if len(argument) > LONGEST_ARGUMENT:
+            raise ConfigError(
+                f"{argument[:40]!r}... has {len(argument)} characters, and there is no name or id of more than"
+                f" {LONGEST_NAME}"
+            )
         wait = QueryWait()
         with self._lock:
             self._check_open()

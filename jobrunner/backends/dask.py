@@ -6,6 +6,7 @@ for many calls in one step, by a thread of their own, since a large one must not
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
@@ -30,6 +31,7 @@ from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_entry import entry
 from jobrunner.backends.engine_parts import PartsThere
 from jobrunner.backends.engine_worker import copied
+from jobrunner.blocking import AwaitedCalls
 from jobrunner.errors import ConfigError, CoordinatorLostError, NotSupportedError
 from jobrunner.host import module_path, usable_cpus
 from jobrunner.payloads import Payload, payload_size
@@ -100,7 +102,9 @@ class DaskBackend(EngineBackend):
             self._nested = True
             return distributed.get_client()
         address: Any = settings.address
-        if address is None and given["scheduler_file"] is None:
+        if given["scheduler_file"] is not None:
+            address = address_in(given["scheduler_file"], settings.config.connect_timeout)
+        elif address is None:
             self._limit = None
             self._own_cluster = OwnCluster(
                 settings.max_workers or settings.config.max_workers or usable_cpus()
@@ -108,20 +112,14 @@ class DaskBackend(EngineBackend):
             address = self._own_cluster.address
         self._own_client = True
         try:
-            return distributed.Client(
-                address if given["scheduler_file"] is None else None,
-                scheduler_file=given["scheduler_file"],
-                timeout=settings.config.connect_timeout,
-                set_as_default=False,
-            )
+            return distributed.Client(address, timeout=settings.config.connect_timeout, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as exc:
             if self._own_cluster is not None:
                 self._own_cluster.close(killed=True)
-            where = address or given["scheduler_file"]
             if isinstance(exc, ValueError):
-                raise ConfigError(f"{where!r} is not the address of a Dask scheduler: {exc}") from exc
+                raise ConfigError(f"{address!r} is not the address of a Dask scheduler: {exc}") from exc
             raise CoordinatorLostError(
-                f"no Dask scheduler answers at {where}: {exc}. Is it running, and reachable from here?"
+                f"no Dask scheduler answers at {address}: {exc}. Is it running, and reachable from here?"
                 " `dask scheduler` starts one; address= or JOBRUNNER_ADDRESS says where it is"
             ) from exc
 
@@ -312,6 +310,31 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
         pass
 
 
+def address_in(path: Any, wait: float) -> str:
+    """What a scheduler has written into its `--scheduler-file`, or is about to, within `wait` seconds.
+
+    distributed's own Client waits for the file without end. Raises CoordinatorLostError, or ConfigError where the
+    file cannot be read.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            with open(path, encoding="utf-8") as file:
+                return str(json.load(file)["address"])
+        except FileNotFoundError:
+            problem = f"there is no file {path}"
+        except (ValueError, KeyError, TypeError):
+            problem = f"{path} has no address in it"
+        except OSError as exc:
+            raise ConfigError(f"scheduler_file: cannot read {path}: {exc.strerror}") from exc
+        if time.monotonic() >= deadline:
+            raise CoordinatorLostError(
+                f"{problem} after {wait:g} s. Is the scheduler running? `dask scheduler --scheduler-file {path}`"
+                " writes it, to a place that this host sees too"
+            )
+        time.sleep(0.05)
+
+
 def of_this_worker(address: str | None) -> bool:
     """Whether this is a task of Dask's, and the address (if any) that of its scheduler."""
     try:
@@ -354,7 +377,7 @@ class Waiting:
         self._depth = 0
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self, awaited: AwaitedCalls | None = None) -> Iterator[None]:
         self._depth += 1
         if self._depth == 1:
             distributed.secede()

@@ -46,6 +46,7 @@ from jobrunner.exiting import do_all, finish_before_exit
 from jobrunner.fixed import load_element_results
 from jobrunner.futures import Future, settle
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
+from jobrunner.loading import Held
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.retry import backoff
@@ -214,7 +215,12 @@ class EngineBackend(Backend):
                 args, kwargs, futures = with_needs(args, kwargs)
             names: dict[str, None] = {}
             payload = serialization.dump_call(
-                args, kwargs, snapshot=True, names=names, held=len(prepared.args)
+                args,
+                kwargs,
+                snapshot=True,
+                names=names,
+                held=len(prepared.args),
+                function=prepared.dumped.name,
             )
             if names or (futures and serialization.script_has_classes()):
                 prepared = prepared.with_names(names)
@@ -227,6 +233,9 @@ class EngineBackend(Backend):
         return self._add(prepared.dumped, payload, None, options, futures)
 
     copies = True
+
+    def held(self, prepared: Prepared) -> Held | None:
+        return prepared.held()
 
     def pack(self, elements: Any) -> Payload | PackedElements:
         return pack(elements)

@@ -225,7 +225,7 @@ def _outcome(
                     CHUNK_SECONDS if _bytes_of(parts) <= PACK_BYTES else None,
                 )
         duration = perf_counter() - started
-        payload = serialization.dump_result(value) if head.span is None else results.dump()
+        payload = serialization.dump_result(value, fn=fn) if head.span is None else results.dump()
         return OK, duration, {}, payload
     except BaseException as exc:
         duration = perf_counter() - started

@@ -49,7 +49,7 @@ class LocalWire:
         program: Program,
         max_tasks_per_slot: int | None = None,
     ) -> None:
-        self._coordinator = CoordinatorCore(
+        self._coordinator: CoordinatorCore | None = CoordinatorCore(
             CoordinatorSettings(
                 id=random_token(),
                 version=__version__,
@@ -64,7 +64,7 @@ class LocalWire:
             ),
             time.monotonic(),
         )
-        self._alarm = Alarm(self._coordinator)
+        self._alarm: Alarm | None = Alarm(self._coordinator)
         self._worker = InsideWorker(
             slots,
             {TASK_ADDRESS: address},
@@ -101,6 +101,7 @@ class LocalWire:
             return 0.0
         if self._router is not None and self._router.pending():
             return 0.0
+        assert self._alarm is not None
         times = (self._alarm.next_deadline(), self._worker.next_deadline())
         return min((t for t in times if t is not None), default=None)
 
@@ -134,6 +135,9 @@ class LocalWire:
             self._worker.close()
         if self._router is not None:
             self._router.close()
+        # It remembers results for others, and a program may keep its executor for long after this.
+        self._coordinator = None
+        self._alarm = None
 
     def listen(self, address: str) -> str:
         """Let other processes in, at that address; on the I/O thread. Why that cannot be, or nothing."""
@@ -155,6 +159,7 @@ class LocalWire:
 
     def _settle(self, now: float) -> None:
         """Turn both cores until neither has anything to do."""
+        assert self._alarm is not None
         busy = True
         while busy:
             busy = self._worker.has_work(now)
@@ -165,6 +170,8 @@ class LocalWire:
                 busy = True
 
     def _turn_coordinator(self, now: float) -> None:
+        assert self._coordinator is not None
+        assert self._alarm is not None
         effects: list[Effect] = []
         while self._to_coordinator:
             effects += self._coordinator.handle(self._to_coordinator.popleft(), now)

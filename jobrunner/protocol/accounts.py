@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jobrunner.ids import ClientId
-from jobrunner.payloads import Payload, payload_size
+from jobrunner.payloads import Payload, kept_size
 from jobrunner.protocol.principals import Principal
 from jobrunner.protocol.resources import Resources
 
@@ -78,7 +78,7 @@ class Account:
         users = self.values.get(id(value), 0)
         self.values[id(value)] = users + 1
         if not users:
-            self.bytes += payload_size(value)
+            self.bytes += kept_size(value)
 
     def remove_value(self, value: Payload) -> None:
         """A call that had that result, which is still there, has ended."""
@@ -87,11 +87,11 @@ class Account:
             self.values[id(value)] = users
         else:
             del self.values[id(value)]
-            self.bytes -= payload_size(value)
+            self.bytes -= kept_size(value)
 
     def value_excess(self, value: Payload, quota: Quota) -> str:
         """Why that result is too much for one more of its calls; empty: it is not."""
-        return "" if id(value) in self.values else self.bytes_excess(payload_size(value), quota)
+        return "" if id(value) in self.values else self.bytes_excess(kept_size(value), quota)
 
     def kinds_excess(self, resources: Resources) -> str:
         """Why calls with these demands are too much; empty: they are not."""
@@ -138,6 +138,11 @@ class Accounts:
         account = self.of(client, owner or who.key, who.name)
         account.clients += 1
         return account
+
+    def clients_of(self, owner: str) -> int:
+        """How many of its clients are here."""
+        account = self._accounts.get(owner)
+        return 0 if account is None else account.clients
 
     def of(self, client: ClientId, owner: str, name: str = "") -> Account:
         label = owner or f"client {client}"

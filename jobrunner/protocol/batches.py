@@ -1,7 +1,7 @@
 """Cuts what has gathered into messages of a size that every peer takes (`checks.LARGEST_HEADER`); pure.
 
 Counted is what stays in the header whatever it holds: ids, options, details. Payloads and functions do not count, since
-`codec` makes frames of their own of them where there are many.
+`codec` makes frames of their own of them where there are many; but the number of their frames does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from jobrunner.ids import TaskId
-from jobrunner.protocol.messages import Detail, Outcome, TaskOptions, TaskSpec
+from jobrunner.payloads import BUFFER_BYTES, Payload, buffer_count
+from jobrunner.protocol.messages import Detail, FunctionDef, Outcome, TaskOptions, TaskSpec, Wait
 
 BATCH_BYTES = 8 * 1024 * 1024
 """Header bytes from which on a message is full; a single entry may have more."""
@@ -20,15 +21,22 @@ BATCH_ENTRIES = 20_000
 ENTRY_BYTES = 400
 """Of an entry beside what is counted; more than most take. Small payloads (`codec.SMALL_INLINE_LIMIT`) are within."""
 
+PART_BYTES = 40
+"""Of the key of a part of a function."""
+
 Entry = TypeVar("Entry")
 
 
 def batches(entries: Iterable[Entry], size: Callable[[Entry], int]) -> Iterator[list[Entry]]:
-    """The entries in order, in lists that are each a message's worth."""
+    """The entries in order, in lists that are each a message's worth. What fills a message is one alone."""
     batch: list[Entry] = []
     total = 0
     for entry in entries:
-        total += size(entry)
+        more = size(entry)
+        if batch and more >= BATCH_BYTES:
+            yield batch
+            batch, total = [], 0
+        total += more
         batch.append(entry)
         if total >= BATCH_BYTES or len(batch) >= BATCH_ENTRIES:
             yield batch
@@ -46,7 +54,7 @@ def of_ids(ids: Iterable[str]) -> int:
 
 
 def of_task(spec: TaskSpec) -> int:
-    size = of_call(spec.options, spec.needs)
+    size = of_call(spec.options, spec.needs) + of_payload(spec.payload)
     return size + sum(map(of_id, spec.needs)) if spec.needs else size
 
 
@@ -62,8 +70,23 @@ def of_call(options: TaskOptions, needs: Sequence[TaskId]) -> int:
     return size
 
 
+def of_wait(wait: Wait) -> int:
+    return ENTRY_BYTES + of_ids(wait.calls)
+
+
+def of_payload(payload: Payload) -> int:
+    """Of its frames, of which a message takes only so many; where it has none, it is within ENTRY_BYTES."""
+    return 0 if type(payload) is bytes else BUFFER_BYTES * buffer_count(payload)
+
+
 def of_outcome(outcome: Outcome) -> int:
-    return ENTRY_BYTES if outcome.detail is None else ENTRY_BYTES + of_detail(outcome.detail)
+    size = ENTRY_BYTES + of_payload(outcome.payload)
+    return size if outcome.detail is None else size + of_detail(outcome.detail)
+
+
+def of_definition(definition: FunctionDef) -> int:
+    size = ENTRY_BYTES + of_payload(definition.blob) + PART_BYTES * len(definition.parts)
+    return size + of_value(definition.modules) + of_value(definition.ships)
 
 
 def of_detail(detail: Detail) -> int:

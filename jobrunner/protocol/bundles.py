@@ -15,13 +15,14 @@ some are cancelled before it has started. Where others want a call cancelled, th
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+import struct
+from typing import NamedTuple, NoReturn
 
 import msgpack
 
 from jobrunner.ids import TaskId, call_id, open_part, short_id
 from jobrunner.payloads import Payload, buffers_of, payload_size
-from jobrunner.protocol.checks import LARGEST
+from jobrunner.protocol.checks import LARGEST, MOST_BUNDLED
 from jobrunner.protocol.functions import updated_estimate
 from jobrunner.protocol.messages import (
     ERROR,
@@ -183,6 +184,86 @@ def unpack_results(payload: Payload) -> Results:
     return results
 
 
+def result_at(payload: Payload, index: int) -> tuple[bytes, float, bool]:
+    """What `unpack_results` would have of one call: its payload, its seconds, and whether it has failed.
+
+    For a coordinator, which looks at results of anybody for anybody: it makes nothing of the others, and takes no
+    longer because they are large. Raises ValueError, IndexError or struct.error for what `pack_results` has not made.
+    """
+    parts = (payload,) if isinstance(payload, bytes) else buffers_of(payload)
+    if len(parts) != 1:
+        raise ValueError("results of calls are in one piece")
+    column = ColumnReader(memoryview(parts[0]))
+    if column.count() != len(Results._fields):
+        raise ValueError("results of calls are of three columns")
+    count = column.count()
+    if not 0 <= index < count <= MOST_BUNDLED:
+        raise ValueError(f"{count} results of calls")
+    for _ in range(index):
+        column.skip_bytes()
+    start, end = column.skip_bytes()
+    for _ in range(index + 1, count):
+        column.skip_bytes()
+    if column.count() != count:
+        raise ValueError("results of calls have a duration each")
+    durations = [column.double() for _ in range(count)]
+    failed = [column.index() for _ in range(min(column.count(), count))]
+    if column.at != len(column.data) or not (math.isfinite(durations[index]) and durations[index] >= 0):
+        raise ValueError("these are no results of calls")
+    return bytes(column.data[start:end]), durations[index], index in failed
+
+
+class ColumnReader:
+    """Goes through what msgpack has packed, as far as `Results` have it, and makes nothing of what is in it."""
+
+    __slots__ = ("at", "data")
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.at = 0
+
+    def _number(self, size: int) -> int:
+        """Big-endian, behind the present byte."""
+        start = self.at + 1
+        self.at = start + size
+        if self.at > len(self.data):
+            raise ValueError("results of calls are cut off")
+        return int.from_bytes(self.data[start : self.at], "big")
+
+    def count(self) -> int:
+        """That of a list's entries, which follow."""
+        kind = self.data[self.at]
+        if kind & 0xF0 == 0x90:
+            self.at += 1
+            return kind & 0x0F
+        return self._number({0xDC: 2, 0xDD: 4}.get(kind) or self._wrong(kind))
+
+    def skip_bytes(self) -> tuple[int, int]:
+        """Where they are."""
+        kind = self.data[self.at]
+        size = self._number({0xC4: 1, 0xC5: 2, 0xC6: 4}.get(kind) or self._wrong(kind))
+        start, self.at = self.at, self.at + size
+        return start, self.at
+
+    def double(self) -> float:
+        if self.data[self.at] != 0xCB:
+            self._wrong(self.data[self.at])
+        (number,) = struct.unpack_from(">d", self.data, self.at + 1)
+        self.at += 9
+        return float(number)
+
+    def index(self) -> int:
+        kind = self.data[self.at]
+        if kind < 0x80:
+            self.at += 1
+            return kind
+        return self._number({0xCC: 1, 0xCD: 2}.get(kind) or self._wrong(kind))
+
+    @staticmethod
+    def _wrong(kind: int) -> NoReturn:
+        raise ValueError(f"results of calls hold something of type {kind:#x}")
+
+
 def whole(payload: Payload) -> bytes:
     """A payload in one piece: a wire may make a frame of its own of a small one."""
     return payload if isinstance(payload, bytes) else b"".join(buffers_of(payload))
@@ -195,13 +276,10 @@ def outcome_of_call(outcome: Outcome, index: int) -> Outcome | None:
         told = outcome.status == ERROR and "too_large" not in (outcome.detail or {})
         return outcome._replace(id=task) if told else None
     try:
-        results = unpack_results(outcome.payload)
-        status = ERROR if index in results.failed else OK
-        return Outcome(
-            task, outcome.attempt, status, results.payloads[index], results.durations[index], detail
-        )
-    except (ValueError, TypeError, IndexError, msgpack.UnpackException):
-        return None  # a worker has sent nonsense
+        payload, seconds, failed = result_at(outcome.payload, index)
+    except (ValueError, IndexError, struct.error):
+        return None  # it had not begun, or a worker has sent nonsense
+    return Outcome(task, outcome.attempt, ERROR if failed else OK, payload, seconds, detail)
 
 
 def place_of(outcome: Outcome) -> Detail | None:

@@ -12,7 +12,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobrunner.config import LONGEST_NAME, LONGEST_PEER_TIMEOUT, MOST_SLOTS, SHORTEST_PEER_TIMEOUT
+from jobrunner.config import (
+    LARGEST_AMOUNT,
+    LONGEST_NAME,
+    LONGEST_PEER_TIMEOUT,
+    MOST_SLOTS,
+    SHORTEST_PEER_TIMEOUT,
+)
 from jobrunner.errors import ProtocolError
 
 LARGEST_HEADER = 64 * 1024 * 1024
@@ -22,11 +28,32 @@ LARGEST_HEADER = 64 * 1024 * 1024
 MOST_FRAMES = 2**20
 """Of one message. A payload takes one, and one more per out-of-band buffer (each numpy array in it, say)."""
 
+LONGEST_ARGUMENT = 4 * LONGEST_NAME
+"""Characters of what a Query is about, an id, say; an error repeats it."""
+
 LONGEST_KEY = 256
 """Bytes of a function's key, which is a hash."""
 
-MOST_BUNDLED = 4096
-"""Calls in one bundle."""
+LONGEST_TASK = LONGEST_NAME - 64
+"""Characters of the id of a call that a client submits. That of a call of a bundle, or of a part of a chunk, which goes
+on by itself is longer, and has to have room in a worker's messages."""
+
+MOST_ENTRIES = 2**16
+"""Of one list in a message of a client: each of its entries may have an answer. Clients send less (`batches`)."""
+
+MOST_HELD = 2**20
+"""Tasks that a worker comes back with."""
+
+MOST_BUFFERS = 2**17
+"""Frames of one payload, and of a function with all its parts: a call comes to its worker in one message, with its
+function, its initializer and what it needs."""
+
+MOST_NEEDS = 2**16
+"""Calls whose results one call needs: these come to its worker in one message."""
+
+MOST_BUNDLED = 256
+"""Calls in one bundle; clients make smaller ones. For who asks for one of its calls, the results of all are gone
+through."""
 
 MOST_MODULES = 256
 """Names of modules that come with one function."""
@@ -36,6 +63,9 @@ MOST_PARTS = 4096
 
 MOST_RESOURCES = 256
 """Different resources that one call asks for."""
+
+MOST_AWAITED = 1024
+"""Calls that one task is said to wait for."""
 
 LARGEST_RETRY_ON = 8 * 1024 * 1024
 """Bytes of the pickled classes of exceptions that come with one call."""
@@ -82,6 +112,27 @@ def name(value: Any) -> Any:
     return value
 
 
+def argument(value: Any) -> Any:
+    """Of a Query."""
+    if len(text(value)) > LONGEST_ARGUMENT:
+        raise ProtocolError(f"a question is about {len(value)} characters, at most {LONGEST_ARGUMENT} may be")
+    return value
+
+
+def task(value: Any) -> Any:
+    """The id of a call that is submitted."""
+    if len(name(value)) > LONGEST_TASK:
+        raise ProtocolError(f"a call's id has {len(value)} characters, at most {LONGEST_TASK} are allowed")
+    return value
+
+
+def entries(value: Any) -> tuple[Any, ...]:
+    """What a client names in one message."""
+    if len(sequence(value)) > MOST_ENTRIES:
+        raise ProtocolError(f"a list of {len(value)} entries, at most {MOST_ENTRIES} are allowed")
+    return sequence(value)
+
+
 def integer(value: Any, minimum: int = 0, maximum: int = LARGEST) -> int:
     if type(value) is not int or not minimum <= value <= maximum:
         raise ProtocolError(f"expected a whole number from {minimum} to {maximum}, got {shown(value)}")
@@ -103,6 +154,14 @@ def number(value: Any) -> float:
     if (type(value) is not float and type(value) is not int) or not 0 <= value < INFINITY:
         raise ProtocolError(f"expected a finite number from 0, got {shown(value)}")
     return value
+
+
+def amount(value: Any) -> float:
+    """Of a resource."""
+    checked = number(value)
+    if checked > LARGEST_AMOUNT:
+        raise ProtocolError(f"an amount of a resource is at most {LARGEST_AMOUNT:g}, got {shown(value)}")
+    return checked
 
 
 def timeout(value: Any) -> float:
@@ -141,7 +200,7 @@ def resources(value: Any) -> tuple[tuple[str, float], ...]:
     """Pairs of a name and an amount that a call asks for."""
     if len(sequence(value)) > MOST_RESOURCES:
         raise ProtocolError(f"a call asks for {len(value)} resources, at most {MOST_RESOURCES} are allowed")
-    return tuple([(name(what), number(amount)) for what, amount in map(sequence, value)])
+    return tuple([(name(what), amount(much)) for what, much in map(sequence, value)])
 
 
 def key(value: Any) -> bytes:
@@ -162,7 +221,7 @@ def amounts(value: Any) -> dict[str, float]:
     """Of resources, by name."""
     if type(value) is not dict:
         raise ProtocolError(f"expected a map, got {type(value).__name__}")
-    return {name(what): number(amount) for what, amount in value.items()}
+    return {name(what): amount(much) for what, much in value.items()}
 
 
 def span(value: Any) -> tuple[int, int] | int:
@@ -177,6 +236,20 @@ def span(value: Any) -> tuple[int, int] | int:
 
 def names(value: Any) -> tuple[Any, ...]:
     return tuple(map(name, sequence(value))) if value else sequence(value)
+
+
+def awaited(value: Any) -> tuple[Any, ...]:
+    """The ids of calls that a task waits for."""
+    if len(sequence(value)) > MOST_AWAITED:
+        raise ProtocolError(f"a task waits for {len(value)} calls, at most {MOST_AWAITED} may be told")
+    return names(value)
+
+
+def needs(value: Any) -> tuple[Any, ...]:
+    """Calls whose results a call needs."""
+    if len(sequence(value)) > MOST_NEEDS:
+        raise ProtocolError(f"a call needs {len(value)} others, at most {MOST_NEEDS} are allowed")
+    return names(value)
 
 
 def modules(value: Any) -> tuple[str, ...]:

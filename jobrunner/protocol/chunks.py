@@ -50,5 +50,5 @@ def kept(task: Task, stop: int) -> Task:
     start, end = task.span
     options = task.options
     if options.timeout is not None:
-        options = options._replace(timeout=options.timeout * (stop - start) / (end - start))
+        options = options._replace(timeout=options.timeout * ((stop - start) / (end - start)))
     return task._replace(id=part_id(task.id, stop), span=(start, stop), options=options)

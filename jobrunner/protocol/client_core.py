@@ -17,6 +17,7 @@ from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import BATCH_BYTES, BATCH_ENTRIES, batches, of_id, of_outcome, of_task
 from jobrunner.protocol.bundles import Limits, index_of_call, place_of_call
+from jobrunner.protocol.checks import MOST_NEEDS
 from jobrunner.protocol.chunks import kept, stop_of
 from jobrunner.protocol.client_bundles import Bundles
 from jobrunner.protocol.effects import (
@@ -162,8 +163,12 @@ class ClientCore:
         if type(event) is SupplyRequested:
             if not self.session.open:
                 return []  # it will be asked again
-            size = sum(payload_size(outcome.payload) for outcome in event.outcomes)
-            return [self.session.send(m.Supply(event.outcomes, event.unknown), now, size)]
+            supplies = [m.Supply(some) for some in batches(event.outcomes, of_outcome)]
+            supplies += [m.Supply([], some) for some in batches(event.unknown, of_id)]
+            return [
+                self.session.send(supply, now, sum(payload_size(o.payload) for o in supply.outcomes))
+                for supply in supplies
+            ]
         if type(event) is Unreachable:
             self.session.unreachable(now)
         elif type(event) is HandshakeFailed:
@@ -524,7 +529,8 @@ class ClientCore:
                 continue
             bytes_ = payload_size(spec.payload)
             most = welcome.max_payload
-            if bytes_ > most or self._largest > most:
+            too_many = len(spec.needs) > MOST_NEEDS and self.session.link.peer_timeout > 0
+            if bytes_ > most or self._largest > most or too_many:
                 excess = self._excess(spec, most)
                 if excess is not None:
                     self._outbox.pop()
@@ -548,6 +554,12 @@ class ClientCore:
 
     def _excess(self, spec: m.TaskSpec, most: int) -> m.Outcome | None:
         """How a call ends of which some part is larger than the coordinator takes."""
+        if len(spec.needs) > MOST_NEEDS:
+            error = (
+                f"it needs the results of {len(spec.needs):,} other calls, and a call may need {MOST_NEEDS:,}: let some"
+                " calls collect them, and this one need those"
+            )
+            return m.Outcome(spec.id, 0, m.ERROR, detail={"too_large": True, "final": True, "error": error})
         if payload_size(spec.payload) > most:
             return m.quota_exceeded(spec.id, 0, "arguments have", payload_size(spec.payload), most)
         for key in (spec.function, spec.setup):

@@ -22,10 +22,15 @@ from jobrunner.protocol.checks import (
     LARGEST_HEADER,
     LARGEST_MAP,
     LARGEST_SEED,
+    MOST_BUFFERS,
     MOST_FRAMES,
+    MOST_HELD,
     amounts,
+    argument,
     attempt,
+    awaited,
     detail,
+    entries,
     flag,
     integer,
     key,
@@ -33,7 +38,7 @@ from jobrunner.protocol.checks import (
     modules,
     name,
     name_list,
-    names,
+    needs,
     number,
     parts,
     plain,
@@ -43,13 +48,14 @@ from jobrunner.protocol.checks import (
     shown,
     slots,
     span,
+    task,
     text,
     timeout,
     unbegun,
 )
 from jobrunner.shared_memory.payload import SharedPayload
 
-VERSION = 6
+VERSION = 7
 
 INLINE_LIMIT = 16 * 1024
 """Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
@@ -63,6 +69,16 @@ SMALL_INLINE_LIMIT = 512
 CLAIMS_FROM = 1024
 """Bytes of a header from which on its claims are checked before it is unpacked. Below, even 1,023 nested lists that
 all claim to fill the rest of it take no more than 8 MiB, for an instant."""
+
+COUNTED_FROM = 64 * 1024
+"""Bytes of a header from which on its lists and maps are counted while it is unpacked: an empty map is one byte there,
+and seventy here, and takes long to make."""
+
+BYTES_PER_CONTAINER = 8
+"""Of a header, for each list and map in it; real ones have more than twice as many."""
+
+MOST_CONTAINERS = 2**20 + 2**16
+"""Lists and maps in a header: a microsecond each. A worker may come back with nearly as many tasks."""
 
 STATUSES = len(m.STATUS_NAMES)
 
@@ -125,6 +141,8 @@ class Reader:
         self._next = start + count
         if self._next > len(self._frames):
             raise ProtocolError(f"a payload names {count} frames, which the message does not have")
+        if count > MOST_BUFFERS:
+            raise ProtocolError(f"a payload of {count} frames; at most {MOST_BUFFERS} are allowed")
         pieces = self._frames[start : start + count]
         if count == 1 and isinstance(pieces[0], (SharedPayload, tuple)):
             return pieces[0]
@@ -191,16 +209,16 @@ def read_tasks(value: Any, r: Reader) -> list[m.TaskSpec]:
     payload = r.payload
     return [
         m.TaskSpec(
-            name(a),
+            task(a),
             key(b),
             c if type(c) is bytes else payload(c),
             None if d is None else span(d),
             m.DEFAULT_OPTIONS if e is None else options(e),
             None if f is None else key(f),
             integer(g),
-            () if h == () else names(h),
+            () if h == () else needs(h),
         )
-        for a, b, c, d, e, f, g, h in map(sequence, sequence(value))
+        for a, b, c, d, e, f, g, h in map(sequence, entries(value))
     ]
 
 
@@ -279,6 +297,8 @@ def refusal_kind(rest: Sequence[Any]) -> str:
 
 
 def read_held(value: Any) -> list[m.Held]:
+    if len(sequence(value)) > MOST_HELD:
+        raise ProtocolError(f"a worker with {len(value)} tasks; at most {MOST_HELD} are allowed")
     return [
         m.Held(name(a), attempt(n), flag(r), unbegun(u, n)) for a, n, r, u in map(sequence, sequence(value))
     ]
@@ -291,8 +311,14 @@ def read_chunks(value: Any) -> list[m.OutputChunk]:
     ]
 
 
+def read_waits(value: Any) -> list[m.Wait]:
+    return [
+        m.Wait(name(a), awaited(calls), flag(every)) for a, calls, every in map(sequence, sequence(value))
+    ]
+
+
 def read_requests(value: Any) -> list[m.CancelRequest]:
-    return [m.CancelRequest(name(a), flag(running)) for a, running in map(sequence, sequence(value))]
+    return [m.CancelRequest(name(a), flag(running)) for a, running in map(sequence, entries(value))]
 
 
 def read_returned(value: Any) -> list[tuple[Any, int]]:
@@ -394,7 +420,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (
         m.Query,
         lambda x, w: (x.number, x.kind, x.argument),
-        lambda f, r: m.Query(integer(f[0]), name(f[1]), text(f[2])),
+        lambda f, r: m.Query(integer(f[0]), name(f[1]), argument(f[2])),
     ),
     (
         m.Reply,
@@ -425,13 +451,13 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (m.Heartbeat, lambda x, w: (), lambda f, r: m.Heartbeat()),
     (m.Reset, lambda x, w: (), lambda f, r: m.Reset()),
     (m.Refused, lambda x, w: write_refusal(x), lambda f, r: m.Refused(text(f[0]), refusal_kind(f[1:]))),
-    (m.Watch, lambda x, w: (x.ids,), lambda f, r: m.Watch(name_list(f[0]))),
+    (m.Watch, lambda x, w: (x.ids,), lambda f, r: m.Watch(name_list(entries(f[0])))),
     (m.Accepted, lambda x, w: (x.ids,), lambda f, r: m.Accepted(name_list(f[0]))),
     (m.Recall, lambda x, w: (x.ids,), lambda f, r: m.Recall(name_list(f[0]))),
     (
         m.Supply,
         lambda x, w: (write_outcomes(x.outcomes, w), x.unknown),
-        lambda f, r: m.Supply(read_outcomes(f[0], r), name_list(f[1])),
+        lambda f, r: m.Supply(read_outcomes(entries(f[0]), r), name_list(entries(f[1]))),
     ),
     (
         m.Join,
@@ -441,6 +467,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (m.Joined, lambda x, w: (x.name,), lambda f, r: m.Joined(name(f[0]))),
     (m.Divide, lambda x, w: (x.ids,), lambda f, r: m.Divide(name_list(f[0]))),
     (m.Stuck, lambda x, w: (x.why,), lambda f, r: m.Stuck(text(f[0]))),
+    (m.Waits, lambda x, w: (x.waits,), lambda f, r: m.Waits(read_waits(f[0]))),
 ]  # fmt: skip
 REFUSED = next(number for number, row in enumerate(TABLE) if row[0] is m.Refused)
 """This type keeps its number and shape in every version, so that a refusal can be read by the refused."""
@@ -474,30 +501,52 @@ def frame_size(frame: Frame) -> int:
     return payload_size(frame if isinstance(frame, (SharedPayload, tuple)) else (frame,))
 
 
-def check_claims(header: Buffer) -> None:
+def check_claims(header: Buffer, largest: int) -> None:
     """Raises an error where the header claims to hold more than it does, or is too large.
 
     Going through it makes nothing, so that this comes before anything is allocated for what it claims.
     """
     size = len(header)
-    if size > LARGEST_HEADER:
-        raise ProtocolError(f"a header of {size} bytes; at most {LARGEST_HEADER} are allowed")
+    if size > largest:
+        raise ProtocolError(f"a header of {size} bytes; at most {largest} are allowed")
     walk = msgpack.Unpacker(max_buffer_size=size)
     walk.feed(header)
     walk.skip()
 
 
-def decode(frames: Sequence[Frame]) -> m.Envelope:
-    """The message that these frames hold. Raises ProtocolError for anything that `encode` would not have made."""
+def unpack(header: Buffer) -> Any:
+    """What a header holds."""
+    left = min(len(header) // BYTES_PER_CONTAINER, MOST_CONTAINERS)
+
+    def counted(container: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ProtocolError(f"too many lists and maps for a header of {len(header)} bytes")
+        return container
+
+    hook = counted if len(header) > COUNTED_FROM else None
+    return msgpack.unpackb(
+        header,
+        use_list=False,
+        unicode_errors="surrogatepass",
+        max_map_len=LARGEST_MAP,
+        max_ext_len=0,
+        list_hook=hook,
+        object_hook=hook,
+    )
+
+
+def decode(frames: Sequence[Frame], largest_header: int = LARGEST_HEADER) -> m.Envelope:
+    """The message that these frames hold. Raises ProtocolError for anything that `encode` would not have made, and for
+    a header of more bytes."""
     try:
         if len(frames) > MOST_FRAMES:
             raise ProtocolError(f"more than {MOST_FRAMES} frames")
         header = plain_frame(frames[0])
         if len(header) > CLAIMS_FROM:
-            check_claims(header)
-        head = msgpack.unpackb(
-            header, use_list=False, unicode_errors="surrogatepass", max_map_len=LARGEST_MAP, max_ext_len=0
-        )
+            check_claims(header, largest_header)
+        head = unpack(header)
         if type(head) is not tuple or len(head) < 5:
             raise ProtocolError("not a jobrunner message")
         if head[0] != VERSION and head[4] != REFUSED:

@@ -12,12 +12,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jobrunner.config import MAX_PAYLOAD, MOST_SLOTS
-from jobrunner.ids import ClientId, WorkerId, client_of, is_bound, of_observer, unused_name
-from jobrunner.payloads import Payload, payload_size
+from jobrunner.ids import ClientId, TaskId, WorkerId, client_of, is_bound, of_observer, unused_name
+from jobrunner.payloads import Payload, buffer_count, kept_size, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Quota
-from jobrunner.protocol.batches import ENTRY_BYTES, batches, of_call, of_ids, of_outcome, of_value
-from jobrunner.protocol.details import passable
+from jobrunner.protocol.batches import (
+    ENTRY_BYTES,
+    batches,
+    of_call,
+    of_definition,
+    of_id,
+    of_ids,
+    of_outcome,
+    of_payload,
+    of_value,
+)
+from jobrunner.protocol.checks import MOST_BUFFERS
+from jobrunner.protocol.details import CUT_TEXT, passable
 from jobrunner.protocol.effects import (
     Disconnect,
     DrainRequested,
@@ -67,6 +78,10 @@ OUTCOME_WINDOW = 64 * 1024 * 1024
 
 MOST_UNREAD = 1000
 """Answers that a client may leave unacknowledged before it gets no more."""
+
+MOST_CLIENTS = 100_000
+MOST_OBSERVERS = 1000
+"""Clients of one key that are here at a time, or that have gone without a word and have not been missed yet."""
 
 UNTAKEN_BYTES = 16 * OUTCOME_WINDOW
 """Bytes unacknowledged by a client beyond which it is not answered any more. Calls that run when the window is full may
@@ -156,6 +171,7 @@ class CoordinatorCore:
             m.CancelRefused: self._on_cancel_refused,
             m.Capacity: self._on_capacity,
             m.Stuck: self._on_stuck,
+            m.Waits: self._on_waits,
             m.Output: self._on_output,
             m.Drain: self._on_draining,
             m.Goodbye: self._on_goodbye,
@@ -182,6 +198,7 @@ class CoordinatorCore:
                     m.CancelRefused,
                     m.Capacity,
                     m.Stuck,
+                    m.Waits,
                     m.Output,
                     m.Drain,
                     m.Goodbye,
@@ -222,6 +239,7 @@ class CoordinatorCore:
             times.append(self.scheduler.delayed[0][0])
         if not self.draining:
             times.append(self.scheduler.division.next_deadline())
+            times.append(self.scheduler.deadlocks.next_deadline())
         return min((t for t in times if t is not None), default=None)
 
     @property
@@ -306,7 +324,16 @@ class CoordinatorCore:
                 f"the id {token!r} was not made with the key {who.name!r}, and an id belongs to the key that made it;"
                 " a program that did not choose its id itself needs the coordinator's version of jobrunner"
             )
-        return ""
+        return "" if type(hello) is m.WorkerHello else self._too_many_like(hello, who)
+
+    def _too_many_like(self, hello: m.ClientHello, who: Principal) -> str:
+        """Why one more client of a key is too much; empty: it is not. Each takes some kilobytes, until it is missed."""
+        most = MOST_CLIENTS if who.submits else MOST_OBSERVERS
+        here = self.scheduler.accounts.clients_of(who.key)
+        known = hello.client if who.submits else of_observer(hello.client)
+        if not who.key or here < most or known in self.scheduler.clients:
+            return ""
+        return f"{here:,} programs with the key {who.name!r} are here, and more may not be: end some of them"
 
     def _join(self, source: Source, session: str, who: Principal, message: m.Join, now: float) -> None:
         if message.key == who.key:  # so who has a key learns that it is still known
@@ -428,11 +455,12 @@ class CoordinatorCore:
             client.told_again.clear()
             client.recalls.clear()
             client.promised.clear()
+            client.forget_unnamed()
             client.accepted.clear()
             for key in sorted(client.pins.values()):
                 self.scheduler.functions.unpin(key)
             client.pins.clear()
-            self.scheduler.queue.parked.discard(client.id)
+            self.scheduler.queue.unpark(client.id)
         self._peers[source] = client
         return client
 
@@ -605,9 +633,15 @@ class CoordinatorCore:
             size = payload_size(definition.blob)
             if size > self.settings.max_payload:
                 return f"its function has {size:,} bytes, and may have {self.settings.max_payload:,} (max_payload)"
-            excess = client.account.bytes_excess(size, self.settings.quota)
+            excess = client.account.bytes_excess(kept_size(definition.blob), self.settings.quota)
             if excess:
                 return excess
+            pieces = buffer_count(definition.blob)
+            for part in definition.parts:
+                entry = functions.get(client.pins[part])
+                pieces += 0 if entry is None else buffer_count(entry.definition.blob)
+            if pieces > MOST_BUFFERS:
+                return f"its function and its parts are of {pieces:,} buffers, and may be of {MOST_BUFFERS:,}"
         parts = tuple([client.pins[part] for part in definition.parts])
         functions.define(definition._replace(key=key, parts=parts), client.account).pins += 1
         client.pins[definition.key] = key
@@ -637,7 +671,7 @@ class CoordinatorCore:
             return
         client.unread += 1
         reply = answer(self, client.who, message, now)
-        self._send(client, reply, now, of_value(reply.data))
+        self._send(client, reply, now, of_value(reply.data) + of_value(reply.error))
 
     def _takes_no_answers(self, client: ClientPeer, now: float) -> bool:
         """Whether it asks for more while it leaves too much of what it was told unacknowledged; then it is reset.
@@ -653,9 +687,14 @@ class CoordinatorCore:
             return False
         told = f"{left} outcomes, {client.unread} answers"
         self._unexpected(client, f"it does not acknowledge what it is told ({told}); its session ends", now)
-        self.scheduler.forget_untaken(client)
-        client.link = Link("", now, client.link.peer_timeout)  # with all that is not taken
+        self._give_up_untaken(client, now)
         return True
+
+    def _give_up_untaken(self, peer: Peer, now: float) -> None:
+        """It gets nothing more of what it was told in this session."""
+        if isinstance(peer, ClientPeer):
+            self.scheduler.forget_untaken(peer)
+        peer.link = Link("", now, peer.link.peer_timeout)
 
     def _on_acked(self, client: ClientPeer, acked: list[m.Message]) -> None:
         for message in acked:
@@ -664,7 +703,7 @@ class CoordinatorCore:
             elif type(message) is m.Reply:
                 client.unread -= 1
         if client.link.unacked_bytes < OUTCOME_WINDOW:
-            self.scheduler.queue.parked.discard(client.id)
+            self.scheduler.queue.unpark(client.id)
 
     # --- messages from workers ---
 
@@ -701,7 +740,11 @@ class CoordinatorCore:
             self.scheduler.capacity(worker, min(message.slots, MOST_SLOTS))
 
     def _on_stuck(self, worker: WorkerPeer, message: m.Stuck, now: float) -> None:
-        self.scheduler.stuck(worker, message.why, now)
+        self.scheduler.stuck(worker, message.why[:CUT_TEXT], now)
+
+    def _on_waits(self, worker: WorkerPeer, message: m.Waits, now: float) -> None:
+        for wait in message.waits:
+            self.scheduler.deadlocks.told(worker, wait)
 
     def _on_output(self, worker: WorkerPeer, message: m.Output, now: float) -> None:
         for chunk in message.chunks:
@@ -746,6 +789,7 @@ class CoordinatorCore:
             self._log("warning", line)
         self.scheduler.due(now)
         if not self.draining:
+            self.scheduler.deadlocks.look(now)
             self.scheduler.place(now)
             self.scheduler.division.ask(now)
         self._write_journal()
@@ -817,7 +861,8 @@ class CoordinatorCore:
         for worker_id, keys in scheduler.functions.take_forgotten().items():
             forgetful = scheduler.workers.get(worker_id)
             if forgetful is not None:
-                self._send(forgetful, m.Forget(keys), now)
+                for some in batches(keys, of_key):
+                    self._send(forgetful, m.Forget(some), now)
         while scheduler.dirty:
             peer = scheduler.dirty.popitem()[0]
             if isinstance(peer, WorkerPeer):
@@ -834,13 +879,12 @@ class CoordinatorCore:
             client.output, client.output_characters = [], 0
             return
         if client.accepted:
-            self._send(client, m.Accepted(client.accepted), now, of_ids(client.accepted))
+            self._send_ids(client, m.Accepted, client.accepted, now)
             client.accepted = []
         if client.recalls:
             sought = [need for need in client.recalls if need in self.scheduler.results.sought]
             client.recalls = []
-            if sought:
-                self._send(client, m.Recall(sought), now, of_ids(sought))
+            self._send_ids(client, m.Recall, sought, now)
         if client.output:
             if client.link.unacked_bytes < OUTPUT_WINDOW:
                 size = sum(len(chunk.text) for chunk in client.output)
@@ -854,30 +898,30 @@ class CoordinatorCore:
             if client.link.unacked_bytes >= OUTCOME_WINDOW:
                 self.scheduler.queue.parked.add(client.id)
         if client.running:  # behind the outcomes: of one that is divided they tell the name of what runs on
-            self._send(client, m.Running(client.running), now, of_ids(client.running))
+            self._send_ids(client, m.Running, client.running, now)
             client.running = []
         if client.refused:
-            self._send(client, m.CancelRefused(client.refused), now, of_ids(client.refused))
+            self._send_ids(client, m.CancelRefused, client.refused, now)
             client.refused = []
         if client.cancels and client.reconciled:  # before, it might not have named them yet
             requests = [m.CancelRequest(call, running) for call, running in client.cancels.items()]
-            self._send(client, m.Cancel(requests), now, of_ids(client.cancels))
+            self._send_cancels(client, requests, now)
             client.cancels = {}
 
     def _flush_worker(self, worker: WorkerPeer, now: float) -> None:
         # Cancels first: none of them is meant for what is assigned in this very turn.
         if worker.cancels:
-            self._send(worker, m.Cancel(worker.cancels), now)
+            self._send_cancels(worker, worker.cancels, now)
             worker.cancels = []
         if worker.divides:
-            self._send(worker, m.Divide(worker.divides), now)
+            self._send_ids(worker, m.Divide, worker.divides, now)
             worker.divides = []
         assigned, worker.assigned = worker.assigned, []
         groups: dict[str, list[TaskRecord]] = {}
         for record in assigned:
             groups.setdefault(record.client.account.owner, []).append(record)
         for owner, records in groups.items():
-            for batch in batches(records, of_record):
+            for batch in batches(records, lambda record: of_record(record, worker)):
                 self._send_assigned(worker, owner, batch, now)
 
     def _send_assigned(self, worker: WorkerPeer, owner: str, records: list[TaskRecord], now: float) -> None:
@@ -922,6 +966,16 @@ class CoordinatorCore:
                 if client.source:
                     self._send(client, m.Capacity(slots), now)
 
+    def _send_ids(
+        self, peer: Peer, kind: Callable[[list[TaskId]], m.Message], ids: list[TaskId], now: float
+    ) -> None:
+        for some in batches(ids, of_id):
+            self._send(peer, kind(some), now, of_ids(some))
+
+    def _send_cancels(self, peer: Peer, requests: list[m.CancelRequest], now: float) -> None:
+        for some in batches(requests, lambda request: of_id(request.id)):
+            self._send(peer, m.Cancel(some), now, of_ids([request.id for request in some]))
+
     def _send(self, peer: Peer, message: m.Message, now: float, size: int = 0) -> None:
         self._effects.append(Send(peer.source, peer.link.send(message, now, size)))
 
@@ -937,6 +991,9 @@ class CoordinatorCore:
                 elif isinstance(peer, ClientPeer):
                     self._lose_client(peer, now)
                 continue
+            if peer.link.stalled(now):
+                self._unexpected(peer, "it does not acknowledge what it is told; its session ends", now)
+                self._give_up_untaken(peer, now)
             for envelope in peer.link.due(now):
                 self._effects.append(Send(source, envelope))
         scheduler = self.scheduler
@@ -1007,9 +1064,20 @@ class CoordinatorCore:
         self._effects.append(Log(level, printable(text)))
 
 
-def of_record(record: TaskRecord) -> int:
-    """What a task takes of the header of an Assign."""
-    return of_call(record.options, record.needs)
+def of_record(record: TaskRecord, worker: WorkerPeer) -> int:
+    """What a task takes of an Assign beside the bytes of its payloads: of the header, and of the number of frames."""
+    size = of_call(record.options, record.needs) + of_payload(record.payload)
+    if record.needs:
+        assert record.values is not None
+        size += sum([of_payload(record.values[need]) for need in record.needs])
+    for entry in (record.function, record.setup):
+        if entry is not None and worker.id not in entry.known_by:
+            size += sum([of_definition(each.definition) for each in (entry, *entry.parts)])
+    return size
+
+
+def of_key(key: m.FunctionKey) -> int:
+    return len(key)
 
 
 UNKNOWN_FUNCTION = b""

@@ -62,6 +62,11 @@ def cut(detail: Detail) -> Detail:
     return kept
 
 
+def brief(detail: Detail) -> Detail:
+    """What is shown in lists, of which there are many, while a detail may have a megabyte."""
+    return {name: detail[name][:CUT_TEXT] for name in ("error", "worker", "host") if name in detail}
+
+
 def without_need(detail: Detail) -> Detail:
     """A detail as it is told within that of another outcome: along a chain, the first failure is the cause of all."""
     return {name: value for name, value in detail.items() if name != "need_detail"}

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from jobrunner.ids import WorkerId
-from jobrunner.payloads import payload_size
+from jobrunner.payloads import kept_size, payload_size
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
 from jobrunner.protocol.placement import UNKNOWN, python_demand
@@ -73,7 +73,7 @@ class FunctionEntry:
         """Bytes, about."""
         definition = self.definition
         names = sum(map(len, definition.modules)) + sum(map(len, definition.ships))
-        return payload_size(definition.blob) + FUNCTION_BYTES + names + PART_BYTES * len(self.parts)
+        return kept_size(definition.blob) + FUNCTION_BYTES + names + PART_BYTES * len(self.parts)
 
     def untold(self, worker: WorkerId) -> list[FunctionDef]:
         """What that worker must be sent before a call of it; from now on it counts as sent."""

@@ -27,13 +27,21 @@ RETRANSMIT_AFTER = 2.0
 RETRANSMIT_LIMIT = 30.0
 
 RETRANSMIT_BATCH = 64
-"""Messages sent again at a time; if those arrive, the rest most likely did too."""
+"""Messages sent again at a time; if those arrive, the rest most likely did too. Half as many each further time: a peer
+that reads nothing, though it speaks, must not have the transport keep one copy after the other."""
+
+STALLED_AFTER = 600.0
+"""Seconds without any acknowledgement, beyond those that the bytes may take, after which a peer that speaks will not
+acknowledge any more."""
 
 SLOWEST_RATE = 4 * 1024 * 1024
 """Bytes per second that a connection is given credit for before its silence counts as loss."""
 
 ACK_DELAY = 0.1
 """Seconds that an acknowledgement may wait for a message to ride on."""
+
+STALLED_FOR = 60.0
+"""Seconds of them in which it has spoken: one that stood still, and goes on, has so long to say what has arrived."""
 
 EARLY_LIMIT = 256
 """Messages held back because an earlier one is missing; beyond that they are dropped and sent again."""
@@ -61,12 +69,15 @@ class Link:
     __slots__ = (
         "_ack_due",
         "_before",
+        "_deaf_since",
         "_early",
         "_early_bytes",
         "_heartbeat",
         "_held",
         "_last_sent",
         "_next_seq",
+        "_progress_at",
+        "_repeated",
         "_retransmit_at",
         "_retransmit_wait",
         "_unacked",
@@ -96,11 +107,19 @@ class Link:
         self._last_sent = now
         self._retransmit_wait = RETRANSMIT_AFTER
         self._retransmit_at: float | None = None
+        self._repeated = 0
+        """How often messages were sent again since the last one was acknowledged."""
+        self._progress_at = now
+        """When the oldest unacknowledged message became that."""
+        self._deaf_since: float | None = None
+        """When the peer first spoke though that was long ago."""
 
     def send(self, message: Message, now: float, size: int = 0) -> Envelope:
         """Number a message of about `size` payload bytes and keep it until it is acknowledged."""
         seq = self._next_seq
         self._next_seq = seq + 1
+        if not self._unacked:
+            self._progress_at = now
         self._unacked.append((seq, message, size))
         self.unacked_bytes += size
         if self._retransmit_at is None:
@@ -115,6 +134,8 @@ class Link:
         """The messages that are now in order, and those of ours that the peer has now acknowledged."""
         self.last_heard = now
         acked = self._drop_acked(envelope.ack, now)
+        if self._unacked and self._deaf_since is None and now >= self._progress_at + STALLED_AFTER / 2:
+            self._deaf_since = now
         seq = envelope.seq
         if seq == 0:
             return [envelope.message], acked
@@ -158,7 +179,8 @@ class Link:
         if self._retransmit_at is not None and now >= self._retransmit_at:
             self._retransmit_wait = min(self._retransmit_wait * 2, RETRANSMIT_LIMIT)
             self._retransmit_at = now + self._patience()
-            oldest = islice(self._unacked, RETRANSMIT_BATCH)
+            oldest = islice(self._unacked, max(1, RETRANSMIT_BATCH >> self._repeated))
+            self._repeated += 1
             envelopes = [self._envelope(seq, message, now) for seq, message, _ in oldest]
         quiet = self._heartbeat is not None and now >= self._last_sent + self._heartbeat
         if not envelopes and (quiet or (self._ack_due is not None and now >= self._ack_due)):
@@ -176,9 +198,16 @@ class Link:
         """The peer has said nothing for too long."""
         return self.peer_timeout > 0 and now >= self.last_heard + self.peer_timeout
 
+    def stalled(self, now: float) -> bool:
+        """The peer may speak, yet it has acknowledged nothing for too long."""
+        if not self._unacked or self._deaf_since is None or now < self._deaf_since + STALLED_FOR:
+            return False
+        return now >= self._progress_at + STALLED_AFTER + 4 * self.unacked_bytes / SLOWEST_RATE
+
     def stood_still(self, seconds: float, now: float) -> None:
         """This end did not run for so long: that is no silence of the other one."""
         self.last_heard = min(now, self.last_heard + seconds)
+        self._progress_at = min(now, self._progress_at + seconds)
 
     def retransmit_soon(self, now: float) -> None:
         """The transport said that something could not be delivered: do not wait for the silence to prove it."""
@@ -208,5 +237,8 @@ class Link:
             self.unacked_bytes -= size
             acked.append(message)
         self._retransmit_wait = RETRANSMIT_AFTER
+        self._repeated = 0
+        self._progress_at = now
+        self._deaf_since = None
         self._retransmit_at = now + self._patience() if unacked else None
         return acked

@@ -93,13 +93,13 @@ class Missing:
         worker.lacks.update(dict.fromkeys(sorted(lacks), now))
         if lacks - self.scarce:
             self._count()
-            self._sort_again()
+            self._sort_again(self._tasks_with(lacks))
         else:
             for record in records:
                 record.demands = self.demands(record)
         for task_id, attempt in reversed(list(returned)):
             scheduler.returned(worker, task_id, attempt, now, prefetch=worker.prefetch and bool(lacks))
-        self._end_hopeless(list(scheduler.tasks.values()) if news else records, now)
+        self._end_hopeless(self._tasks_with(news) if news else records, now)
 
     def setup_failed(self, worker: WorkerPeer, record: TaskRecord, outcome: Outcome, now: float) -> None:
         """A task of this worker (and now of nobody) has not begun there, because its initializer failed."""
@@ -116,12 +116,12 @@ class Missing:
         scheduler.again(record, now)
         if name not in self.scarce:
             self._count()
-            self._sort_again()
+            self._sort_again(self._tasks_with({name}))
         else:
             record.demands = self.demands(record)
             if record.state == QUEUED:
                 scheduler.queue.push(record, front=True)
-        self._end_hopeless(list(scheduler.tasks.values()) if news else [record], now)
+        self._end_hopeless(self._tasks_with({name}) if news else [record], now)
 
     def worker_gone(self, worker: WorkerPeer) -> None:
         if worker.lacks:
@@ -162,11 +162,14 @@ class Missing:
         """Forget answers about these that were given before that time; whether there were any."""
         dropped = False
         for worker in self._scheduler.workers.values():
+            had = len(worker.lacks)
             for name in names if worker.lacks else ():
                 if worker.lacks.get(name, before) < before:
                     del worker.lacks[name]
-                    self._scheduler.open[worker] = None
-                    dropped = True
+            if len(worker.lacks) < had:
+                self._scheduler.open[worker] = None
+                self._scheduler.queue.wake(worker.offers_all)
+                dropped = True
         if dropped:
             self._count()
         return dropped
@@ -176,10 +179,23 @@ class Missing:
         for name in self._failures.keys() - self.scarce:
             del self._failures[name]
 
-    def _sort_again(self) -> None:
+    def _tasks_with(self, names: set[str]) -> list[TaskRecord]:
+        """Those that need any of these. Few do: all are looked at, since anybody may submit what nobody can import, but
+        no more than that."""
+        scheduler = self._scheduler
+        entries = {
+            entry
+            for entry in scheduler.functions.entries()
+            if not names.isdisjoint(entry.definition.modules) or setup_name(entry) in names
+        }
+        if not entries:
+            return []
+        return [r for r in scheduler.tasks.values() if r.function in entries or r.setup in entries]
+
+    def _sort_again(self, records: list[TaskRecord]) -> None:
         """Something has become scarce: what needs it waits in a line of its own from now on."""
         scheduler = self._scheduler
-        for record in scheduler.tasks.values():
+        for record in records:
             demands = self.demands(record)
             if demands != record.demands:
                 record.demands = demands

@@ -7,12 +7,15 @@ WAITING, and is queued when the last one has come; one whose need did not succee
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from jobrunner.ids import ClientId, TaskId, client_of, short_id
+from jobrunner.payloads import buffer_count
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.bundles import index_of_call, outcome_of_call, place_of_call
+from jobrunner.protocol.checks import MOST_FRAMES
 from jobrunner.protocol.journal import KeptOutcome
 from jobrunner.protocol.membership import ClientPeer
 from jobrunner.protocol.results import Ended, beyond_quota, unmet
@@ -21,6 +24,12 @@ from jobrunner.protocol.task import FAILED, QUEUED, RUNNING, WAITING, Interest, 
 if TYPE_CHECKING:
     from jobrunner.protocol.scheduler import Scheduler
 
+
+MOST_PIECES = MOST_FRAMES // 2
+"""Buffers of all results that one call needs: its arguments and functions come in the same message."""
+
+LOOKED_AT_PER_SWEEP = 10_000
+"""Tasks that are sought, and those that need them, in one sweep: of more, the others are looked at in the next ones."""
 
 WATCH_BYTES = 1000
 """What it takes here to watch a call, about."""
@@ -106,7 +115,12 @@ class Needs:
 
     def give_up_sought(self, now: float) -> None:
         """End the search for tasks that nobody can name any more."""
-        for task_id, interest in list(self.results.sought.items()):
+        sought, looked_at = self.results.sought, 0
+        for task_id, interest in list(islice(sought.items(), LOOKED_AT_PER_SWEEP)):
+            if looked_at > LOOKED_AT_PER_SWEEP:
+                break
+            looked_at += 1 + len(interest.dependents) + len(interest.watchers)
+            sought.move_to_end(task_id)
             for client_id in [c for c in interest.watchers if c not in self._scheduler.clients]:
                 del interest.watchers[client_id]
             interest.dependents = [r for r in interest.dependents if self._scheduler.tasks.get(r.id) is r]
@@ -228,12 +242,32 @@ class Needs:
                 record.unmet = unmet(record, ended.outcome, ended.name)
         if unknown:
             self.recall(record.client, unknown)
+        if not record.lacks and record.unmet is None:
+            self._check_pieces(record)
+
+    def _check_pieces(self, record: TaskRecord) -> None:
+        """All that it needs is here, and goes to its worker in one message."""
+        values = record.values or {}
+        pieces = sum([buffer_count(values[need]) for need in record.needs])
+        if pieces > MOST_PIECES:
+            error = (
+                f"it was not run: the results that it needs are of {pieces:,} buffers, and {MOST_PIECES:,} at most can"
+                " be brought to one call"
+            )
+            record.unmet = m.Outcome(record.id, record.attempt, m.REFUSED, detail={"error": error})
 
     def recall(self, client: ClientPeer, needs: list[TaskId]) -> None:
         for need in needs:
             self.results.sought[need].asked[client.id] = None
         client.recalls += needs
         self._scheduler.dirty[client] = None
+
+    def are_found(self, record: TaskRecord) -> bool:
+        """Whether it needs nothing that is sought. Each need is looked at once, however often this is asked."""
+        needs = record.needs
+        while record.found < len(needs) and needs[record.found] not in self.results.sought:
+            record.found += 1
+        return record.found == len(needs)
 
     def spread(self, interest: Interest, ended: Ended, now: float) -> None:
         """Tell everybody who wants to know. A chain of tasks, however long, is no recursion here."""
@@ -260,9 +294,11 @@ class Needs:
             assert record.values is not None
             if outcome.id not in record.values and self._take(record, ended):
                 record.lacks -= 1
-                if record.options.detach:
+                if record.options.detach and record.found < len(record.needs):
                     self._scheduler.tell_accepted(record)
-            if not record.lacks and record.state == WAITING and not record.delayed:
+            if not record.lacks:
+                self._check_pieces(record)
+            if not record.lacks and record.unmet is None and record.state == WAITING and not record.delayed:
                 self._scheduler.move(record, QUEUED, now)
                 self._scheduler.queue.push(record)
         else:

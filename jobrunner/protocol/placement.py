@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from jobrunner.ids import ClientId
@@ -96,8 +96,15 @@ class ReadyQueue:
     def __init__(self) -> None:
         self._lanes: dict[Demands, dict[Rank, Lane]] = {}
         self._order: dict[Demands, list[Rank]] = {}
+        """A heap for each kind: the ranks of its lanes, but for those that are asleep."""
+        self._offered: dict[Demands, list[Rank]] = {}
+        """Those of the kinds that somebody offers, or may: the others are not looked at for each slot that is idle."""
+        self._fresh: dict[Demands, None] = {}
+        """Kinds of which `rest` has not heard whether they are offered."""
+        self._asleep: dict[Demands, set[Rank]] = {}
+        """Lanes with tasks of parked clients alone, so that nobody looks at them again and again."""
         self.parked: set[ClientId] = set()
-        """Clients that get nothing new for now, because they do not take their outcomes."""
+        """Clients that get nothing new for now, because they do not take their outcomes; see `unpark`."""
 
     def push(self, record: TaskRecord, *, front: bool = False) -> None:
         needs = record.demands
@@ -105,30 +112,74 @@ class ReadyQueue:
         lanes = self._lanes.get(needs)
         if lanes is None:
             lanes = self._lanes[needs] = {}
-            self._order[needs] = []
+            self._order[needs] = self._offered[needs] = []
+            self._fresh[needs] = None
         lane = lanes.get(rank)
         if lane is None:
             lane = lanes[rank] = Lane(needs, rank)
             heapq.heappush(self._order[needs], rank)
+        elif rank in self._asleep.get(needs, ()):
+            self._asleep[needs].discard(rank)
+            heapq.heappush(self._order[needs], rank)
         lane.push(record, front)
+
+    def unpark(self, client: ClientId) -> None:
+        """It gets tasks again, or has gone."""
+        if client not in self.parked:
+            return
+        self.parked.discard(client)
+        for needs, ranks in self._asleep.items():
+            for rank in ranks:
+                heapq.heappush(self._order[needs], rank)
+        self._asleep.clear()
+
+    def rest(self, is_offered: Callable[[Demands], bool]) -> None:
+        """Look no more at new kinds that no worker offers, until `wake`."""
+        for needs in self._fresh:
+            if not is_offered(needs):
+                del self._offered[needs]
+        self._fresh.clear()
+
+    def wake(self, is_offered: Callable[[Demands], bool]) -> None:
+        """A worker has come, or offers more than before."""
+        for needs in [kind for kind in self._lanes if kind not in self._offered]:
+            if is_offered(needs):
+                self._offered[needs] = self._order[needs]
+
+    def rests(self, needs: Demands) -> bool:
+        """Whether there are tasks of that kind, and nobody offers what they need."""
+        return needs in self._lanes and needs not in self._offered
+
+    def has(self, needs: Demands) -> bool:
+        """Whether there is a task of that kind that may go."""
+        return needs in self._lanes and self._first_lane(needs) is not None
 
     def clear(self) -> None:
         """No record is queued any more: drop the entries of those that have left in other ways."""
         self._lanes.clear()
         self._order.clear()
+        self._offered.clear()
+        self._fresh.clear()
+        self._asleep.clear()
 
     @property
     def kinds(self) -> int:
         """Different demands of the tasks in it, at the most."""
         return len(self._lanes)
 
+    @property
+    def demands(self) -> Iterable[Demands]:
+        """Those of the tasks in it, and maybe of some that have left it."""
+        return self._lanes.keys()
+
     def waiting_since(self, before: float) -> list[tuple[Rank, Demands]]:
-        """The kinds whose first task was queued before that time: the most urgent first, then the oldest."""
+        """The kinds that somebody offers and whose first task was queued before that time: the most urgent first, then
+        the oldest."""
         found = []
         for needs in list(self._lanes):
             lane = self._first_lane(needs)
             head = None if lane is None else lane.head(self.parked)
-            if lane is not None and head is not None and head.since <= before:
+            if needs in self._offered and lane is not None and head is not None and head.since <= before:
                 found.append((lane.rank, head.since, needs))
         return [(rank, needs) for rank, _, needs in sorted(found)]
 
@@ -140,7 +191,7 @@ class ReadyQueue:
         What is not accepted is not overtaken: it would wait for ever where short tasks keep all slots busy. What has
         no permit is passed over.
         """
-        fitting = [needs for needs in self._lanes if fits(needs)]
+        fitting = [needs for needs, order in self._offered.items() if order and fits(needs)]
         if len(fitting) > 1:
             fitting.sort(key=self._urgency)
         for needs in fitting:
@@ -161,23 +212,20 @@ class ReadyQueue:
     def _first_lane(self, needs: Demands) -> Lane | None:
         """The lane of the highest priority that has a task to give; its head is that task."""
         order, lanes = self._order[needs], self._lanes[needs]
-        held_back: list[Rank] = []
-        found = None
-        while order and found is None:
+        while order:
             lane = lanes[order[0]]
             if lane.head(self.parked) is not None:
-                found = lane
-                break
+                return lane
             rank = heapq.heappop(order)
             if lane.turns:
-                held_back.append(rank)  # all its clients are parked
+                self._asleep.setdefault(needs, set()).add(rank)
             else:
                 del lanes[rank]
-        for rank in held_back:
-            heapq.heappush(order, rank)
         if not lanes:
             del self._lanes[needs], self._order[needs]
-        return found
+            self._offered.pop(needs, None)
+            self._fresh.pop(needs, None)
+        return None
 
 
 def python_demand(version: str) -> tuple[str, int]:

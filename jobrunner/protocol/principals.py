@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from jobrunner.protocol.checks import LARGEST_HEADER
+
 OPERATOR = "operator"
 """Sees and cancels everything, drains workers."""
 CLIENT = "client"
@@ -21,6 +23,10 @@ INVITED = "invited"
 
 ROLES = (OPERATOR, CLIENT, OBSERVER, WORKER)
 """Those of lasting keys."""
+
+
+LARGEST_QUESTION = 64 * 1024
+"""Bytes of the messages of those who only ask for something."""
 
 
 class Principal(NamedTuple):
@@ -37,6 +43,11 @@ class Principal(NamedTuple):
     @property
     def sees_all(self) -> bool:
         return self.role in (OPERATOR, OBSERVER)
+
+    @property
+    def largest_header(self) -> int:
+        """Bytes of one message's first frame, of which far more is made than it has."""
+        return LARGEST_HEADER if self.role not in (OBSERVER, INVITED) else LARGEST_QUESTION
 
     @property
     def operates(self) -> bool:

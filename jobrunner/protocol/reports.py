@@ -185,12 +185,12 @@ def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecor
     bundle = core.scheduler.bundle_with(TaskId(argument))
     if bundle is not None:
         return bundle[0]
+    for record in reversed(core.scheduler.recent):
+        if record.id == argument or call_in(record, argument) is not None:
+            return record
     for source in (reversed(core.scheduler.recent), core.scheduler.tasks.values()):
         for record in source:
-            if record.id == argument or call_in(record, argument) is not None:
-                return record
-            known = who.sees_all or owns(who, record)
-            if known and record.id.startswith(argument) and short_id(record.id) == argument:
+            if record.id.startswith(argument) and short_id(record.id) == argument and seen(who, record):
                 return record
     raise UnknownName(f"the coordinator knows no task {argument!r}: the id is wrong, or it finished long ago")
 

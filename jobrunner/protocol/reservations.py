@@ -5,6 +5,9 @@ come without end, there are never two free at a time: a task that asks for both 
 is. So once the first task of a kind (of the same demands) has been queued for `RESERVE_AFTER`, one worker that could
 run it is reserved: no other task that is less urgent, or as urgent, takes what the reserved kind needs there. Tasks
 that need other things go on, and slots need no reservation: one that becomes free takes the most urgent that fits.
+
+Nothing is kept where it is of no use: on a worker on which tasks that wait for calls of their own hold too much. There
+these calls go first, however urgent they are, for nothing becomes free before they have ended.
 """
 
 from __future__ import annotations
@@ -18,6 +21,12 @@ from jobrunner.protocol.resources import Demands
 
 RESERVE_AFTER = 1.0
 """Seconds in the queue; for so long the tasks that fit are let pass."""
+
+FREE_LOOKS = 1000
+"""Looks at kinds, and at workers for them, that each turn may take."""
+
+PAUSE_PER_LOOK = 5e-6
+"""Seconds that pass for each look before it is decided anew, if they were more: ten times what it took."""
 
 MOST_RESERVED = 16
 """Kinds of tasks that have a worker reserved at a time, one each."""
@@ -33,25 +42,35 @@ class Kind(NamedTuple):
 
 
 class Reservations:
-    """Of one Scheduler; decided anew in each turn, though a kind keeps its worker."""
+    """Of one Scheduler; decided anew in each turn (where there is very much to decide, less often), though a kind keeps
+    its worker."""
 
     def __init__(self) -> None:
         self._workers: dict[Demands, WorkerPeer] = {}
         self._kinds: dict[WorkerPeer, Kind] = {}
+        self._again_at = 0.0
+        """Not before it is decided anew: it took long."""
 
     def __bool__(self) -> bool:
         return bool(self._kinds)
 
     def renew(self, queue: ReadyQueue, workers: Collection[WorkerPeer], now: float) -> None:
         """Reserve workers for kinds that have waited for long: the most urgent first, then the oldest."""
+        if now < self._again_at and queue.kinds >= 2:
+            self._drop_idle(queue)
+            return
         before, self._workers = self._workers, {}
         self._kinds.clear()
         if queue.kinds < 2:
             return
+        looks = queue.kinds
         for rank, demands in queue.waiting_since(now - RESERVE_AFTER):
             if len(self._workers) == MOST_RESERVED:
                 break
-            able = [w for w in workers if w.slots and w not in self._kinds and w.offers_all(demands)]
+            looks += len(workers)
+            able = [
+                w for w in workers if w.slots and w not in self._kinds and w.offers_beside_waiting(demands)
+            ]
             if not able:
                 continue
             worker = before.get(demands)
@@ -62,6 +81,13 @@ class Reservations:
             if kept:
                 self._workers[demands] = worker
                 self._kinds[worker] = Kind(rank, demands, kept)
+        self._again_at = now if looks <= FREE_LOOKS else now + looks * PAUSE_PER_LOOK
+
+    def _drop_idle(self, queue: ReadyQueue) -> None:
+        """Keep nothing for kinds of which no task is left."""
+        for demands, worker in list(self._workers.items()):
+            if not queue.has(demands):
+                del self._workers[demands], self._kinds[worker]
 
     def permit(self, worker: WorkerPeer, rank: Rank, demands: Demands) -> bool:
         """Whether a task of that urgency may take this there."""

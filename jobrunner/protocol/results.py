@@ -46,7 +46,7 @@ class Ended(NamedTuple):
         return self.account is not None and self.account.label == account.label
 
 
-class Sought(dict[TaskId, Interest]):
+class Sought(OrderedDict[TaskId, Interest]):
     """The interest in tasks that are not known here; those that are calls of one bundle can be had by it."""
 
     def __init__(self) -> None:
@@ -66,22 +66,19 @@ class Sought(dict[TaskId, Interest]):
 
     def __delitem__(self, task_id: TaskId) -> None:
         super().__delitem__(task_id)
-        self._forget(task_id)
-
-    def take(self, task_id: TaskId) -> Interest | None:
-        """Remove and return it, if it is there."""
-        interest = super().pop(task_id, None)
-        if interest is not None:
-            self._forget(task_id)
-        return interest
-
-    def _forget(self, task_id: TaskId) -> None:
         bundle = place_of_call(task_id)
         if bundle is not None:
             calls = self._calls[bundle[0]]
             del calls[task_id]
             if not calls:
                 del self._calls[bundle[0]]
+
+    def take(self, task_id: TaskId) -> Interest | None:
+        """Remove and return it, if it is there."""
+        interest = self.get(task_id)
+        if interest is not None:
+            del self[task_id]
+        return interest
 
 
 class Results:

@@ -16,7 +16,8 @@ from jobrunner.protocol import retry
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
 from jobrunner.protocol.bundles import index_of_call, place_of_call, whole_of
 from jobrunner.protocol.chunks import chunk_of, part_id
-from jobrunner.protocol.details import passable
+from jobrunner.protocol.deadlocks import Deadlocks
+from jobrunner.protocol.details import brief, passable
 from jobrunner.protocol.division import Division
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
@@ -27,7 +28,7 @@ from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import UNKNOWN, Permit, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
 from jobrunner.protocol.reservations import Reservations
-from jobrunner.protocol.resources import demands_of
+from jobrunner.protocol.resources import Demands, demands_of
 from jobrunner.protocol.results import Ended, Results, beyond_quota
 from jobrunner.protocol.task import (
     ACTIVE,
@@ -49,6 +50,9 @@ RECENT = 1000
 """Finished tasks that `jobrunner tasks` still shows."""
 
 
+LOOKS_PER_GRACE = 4
+"""How often it is asked, within a client's grace, whether it may yet name a task that some worker has."""
+
 LATEST_ADOPTED = 2**30
 """Attempts go on from the number that a worker comes back with, so it must leave room for them in a message."""
 
@@ -66,24 +70,32 @@ def read_owner(state: JournalState, client: ClientId) -> tuple[str, str]:
 
 
 def drop_payload(record: TaskRecord) -> None:
-    """Nobody gets its result from it any more; what else is known of its end is for the curious."""
-    if record.outcome is not None and record.outcome.payload:
-        record.outcome = record.outcome._replace(payload=b"")
+    """Nobody gets its result from it any more; what else is known of its end, in brief, is for the curious."""
+    outcome = record.outcome
+    if outcome is None:
+        return
+    detail = None if outcome.detail is None else brief(outcome.detail)
+    if outcome.payload or detail != outcome.detail:
+        record.outcome = outcome._replace(payload=b"", detail=detail)
 
 
 class Unclaimed:
     """A task that a worker has though no client has named it since this coordinator started."""
 
-    __slots__ = ("attempt", "outcome", "running", "since", "unbegun", "worker")
+    __slots__ = ("attempt", "look_at", "outcome", "running", "since", "unbegun", "wait", "worker")
 
     def __init__(self, worker: WorkerPeer, held: m.Held, now: float) -> None:
         self.worker = worker
         self.attempt = held.attempt
         self.unbegun = held.unbegun
         self.since = now
+        self.look_at = now
+        """When it is asked again whether somebody may yet name it."""
         self.outcome: m.Outcome | None = None
         self.running = False
         """The worker has announced that it runs, which it does only once."""
+        self.wait: m.Wait | None = None
+        """What it waits for, as the worker has told."""
 
 
 class Scheduler:
@@ -109,6 +121,7 @@ class Scheduler:
         self.needs = Needs(self)
         self.missing = Missing(self)
         self.division = Division(self)
+        self.deadlocks = Deadlocks(self)
         self.tasks: dict[TaskId, TaskRecord] = {}
         self.clients: dict[ClientId, ClientPeer] = {}
         self.workers: dict[WorkerId, WorkerPeer] = {}
@@ -123,6 +136,8 @@ class Scheduler:
         self.bundles: dict[str, TaskRecord] = {}
         """The bundles among `tasks`, by the open part of their ids."""
         self.unclaimed: dict[TaskId, Unclaimed] = {}
+        self._unclaimed_of: dict[ClientId, dict[TaskId, None]] = {}
+        """The same by those who may name them: a thousand clients may come back at once."""
         self.open: dict[WorkerPeer, None] = {}
         """Workers that may have room."""
         self.dirty: dict[Peer, None] = {}
@@ -143,6 +158,9 @@ class Scheduler:
             bundle = place_of_call(spec.id)
             if bundle is not None:
                 client.promised.discard(bundle[0])
+        if client.unnamed and client.unnamed.pop(spec.id, False):
+            client.take_done(spec.id)  # it had the outcome before this came
+            return True
         if self._known(client, spec.id):
             return True
         function = self.functions.get(spec.function)
@@ -176,14 +194,14 @@ class Scheduler:
                 self.entry.owners[client.id] = written_owner(client)
             if spec.options.detach:
                 self.unwritten.add(spec.id)
-        elif spec.options.detach:
-            self.tell_accepted(record)
         if self.results.sought:
             record.interest = self.results.sought.take(spec.id)
             if isinstance(spec.span, int):
                 self.needs.bundle_came(spec.id)
         if spec.needs:
             self.needs.collect(record, spec.needs, now)
+        if spec.options.detach:
+            self.tell_accepted(record)
         held = self._take_unclaimed(spec.id) if self.unclaimed else None
         record.may_have_run = spec.options.at_most_once and client.is_new and not client.reconciled
         if record.may_have_run and self.journaling:
@@ -239,7 +257,9 @@ class Scheduler:
 
     def refuse_other_pythons(self, now: float) -> None:
         """A worker has come: end what waits for a version of Python that none of those who are here has."""
-        strange = [f for f in self.functions.entries() if f.demands and not self._offered(f)]
+        offered = {name for worker in self.workers.values() for name in worker.offers}
+        needing = [f for f in self.functions.entries() if f.demands]
+        strange = {f for f in needing if offered.isdisjoint([name for name, _ in f.demands])}
         if not strange:
             return
         for record in list(self.tasks.values()):
@@ -292,6 +312,10 @@ class Scheduler:
         if record is not None:
             if record.client is not client:
                 self._take_back(record, client)
+            if task_id in client.told_again:
+                return True
+            client.told_again.add(task_id)
+            self.dirty[client] = None
             if record.state == RUNNING:
                 client.running.append(task_id)
                 self.dirty[client] = None
@@ -355,8 +379,11 @@ class Scheduler:
 
     def client_gone(self, client: ClientPeer, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
-        for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
-            self.cancel(record.id, True, now)
+        if (
+            client.unfinished
+        ):  # else all others' calls would be looked at, each time that somebody says goodbye
+            for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
+                self.cancel(record.id, True, now)
         for key in sorted(client.pins.values()):
             self.functions.unpin(key)
         client.pins.clear()
@@ -364,7 +391,7 @@ class Scheduler:
         client.outcomes.clear()
         client.link = Link("", now, 0.0)  # with all that it has not taken
         self.needs.watches_no_more(client)
-        self.queue.parked.discard(client.id)
+        self.queue.unpark(client.id)
         if self.clients.pop(client.id, None) is not None:
             self.accounts.close(client.account)
 
@@ -384,17 +411,20 @@ class Scheduler:
                     taken = client.take_done(task_id)
                     if taken is not None:
                         drop_payload(taken)
-        for task_id in [t for t in self.unclaimed if client_of(t) == client_id]:
+        for task_id in list(self._unclaimed_of.get(client_id, ())):
             if not self.named_later(task_id):
                 self._drop_unclaimed(task_id)
 
     def forget_unclaimed(self, now: float, grace: float) -> None:
         """Give up on clients that have not come back for `grace` seconds."""
         for task_id, held in list(self.unclaimed.items()):
+            if now < held.look_at:
+                continue
             if self.named_later(task_id):
                 held.since = now
             elif held.since < now - grace:
                 self._drop_unclaimed(task_id)
+            held.look_at = min(now + grace / LOOKS_PER_GRACE, held.since + grace)
 
     def wait_longer(self, seconds: float, now: float) -> None:
         """For those that come back, because this process did not run for so long."""
@@ -402,6 +432,7 @@ class Scheduler:
             held.since += seconds
         for interest in self.results.sought.values():
             interest.since += seconds
+        self.deadlocks.wait_longer(seconds)
         if now - seconds >= self.settled_at:
             return
         settled_at, self.settled_at = self.settled_at, self.settled_at + seconds
@@ -466,7 +497,7 @@ class Scheduler:
 
     def tell_accepted(self, record: TaskRecord) -> None:
         """Not as long as it needs what only its client may have."""
-        if record.id in self.unwritten or any(need in self.results.sought for need in record.needs):
+        if record.id in self.unwritten or not self.needs.are_found(record):
             return
         record.client.accepted.append(record.id)
         self.dirty[record.client] = None
@@ -598,6 +629,8 @@ class Scheduler:
 
     def adopt(self, worker: WorkerPeer, held: list[m.Held], now: float) -> None:
         """A worker has come back with these tasks: keep what is still its own, fence the rest."""
+        for record in worker.tasks.values():
+            self.deadlocks.waits_no_more(record)  # it is told again
         still_there = {(entry.id, entry.attempt) for entry in held}
         gone = [r for r in worker.tasks.values() if (r.id, r.attempt) not in still_there]
         for record in reversed(gone):  # each goes to the head of the queue
@@ -652,6 +685,7 @@ class Scheduler:
             if other is not None:
                 self._drop_unclaimed(entry.id)
             self.unclaimed[entry.id] = Unclaimed(worker, entry, now)
+            self._unclaimed_of.setdefault(client_of(entry.id), {})[entry.id] = None
             worker.strays += 1
         elif other.worker is not worker or other.attempt != entry.attempt:
             self.fence(worker, entry.id)
@@ -693,6 +727,7 @@ class Scheduler:
     def add_worker(self, worker: WorkerPeer) -> None:
         self.workers[worker.id] = worker
         self.worker_names.add(worker.name)
+        self.queue.wake(worker.offers_all)
         self.slots += worker.slots
         self.resized = True
 
@@ -754,6 +789,7 @@ class Scheduler:
         if not self.counts[QUEUED]:
             self.queue.clear()
             return
+        self.queue.rest(self._is_offered)
         self.reservations.renew(self.queue, self.workers.values(), now)
         idle = [w for w in self.open if w.held < w.slots]
         while idle:
@@ -771,6 +807,9 @@ class Scheduler:
                 self._prefetch(worker, now)
             if worker.held >= worker.slots:
                 del self.open[worker]
+
+    def _is_offered(self, demands: Demands) -> bool:
+        return any(worker.offers_all(demands) for worker in self.workers.values())
 
     def _prefetch(self, worker: WorkerPeer, now: float) -> None:
         def accept(record: TaskRecord) -> bool:
@@ -817,6 +856,7 @@ class Scheduler:
     def _release(self, record: TaskRecord) -> None:
         worker = record.worker
         assert worker is not None
+        self.deadlocks.waits_no_more(record)
         worker.release(record)
         self.division.released(record)
         if self.workers.get(worker.id) is worker:  # it may be lost, and only its outcome be here
@@ -991,7 +1031,11 @@ class Scheduler:
         if not client.reconciled:
             return  # a Submit of this session, still under way, may name them
         for outcome in outcomes:
-            record = client.take_done(outcome.id)
+            if outcome.id in client.unnamed:
+                client.unnamed[outcome.id] = True
+                record = client.done.get(outcome.id)
+            else:
+                record = client.take_done(outcome.id)
             if record is not None:
                 drop_payload(record)
 
@@ -1018,10 +1062,18 @@ class Scheduler:
             self.outcome(held.worker, held.outcome, now)
         elif held.running:
             self.started(held.worker, record.id, now)
+        if held.wait is not None and record.state in ACTIVE:
+            self.deadlocks.told(held.worker, held.wait)
 
     def _take_unclaimed(self, task_id: TaskId) -> Unclaimed | None:
         held = self.unclaimed.pop(task_id, None)
-        if held is not None and held.outcome is None:
+        if held is None:
+            return None
+        of_client = self._unclaimed_of[client_of(task_id)]
+        del of_client[task_id]
+        if not of_client:
+            del self._unclaimed_of[client_of(task_id)]
+        if held.outcome is None:
             self._frees(held.worker)
         return held
 
@@ -1038,6 +1090,8 @@ class Scheduler:
 
     def _drop_unclaimed_of(self, worker: WorkerPeer) -> None:
         """It has them no more; those that it finished are here."""
+        if not worker.strays:
+            return
         for task_id in [t for t, h in self.unclaimed.items() if h.worker is worker and h.outcome is None]:
             self._take_unclaimed(task_id)
 
@@ -1063,16 +1117,22 @@ class Scheduler:
         for state in (WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING):
             assert counted[state] == self.counts[state], STATE_NAMES[state]
         assert self.slots == sum(worker.slots for worker in self.workers.values())
+        named = [task_id for tasks in self._unclaimed_of.values() for task_id in tasks]
+        assert sorted(named) == sorted(self.unclaimed)
         strays = Counter(h.worker.id for h in self.unclaimed.values() if h.outcome is None)
         assert all(worker.strays == strays[worker.id] for worker in self.workers.values())
         assert self.worker_names == {worker.name for worker in self.workers.values()}
         for worker in self.open:
             assert self.workers.get(worker.id) is worker, f"{worker.name} is gone, and may be given tasks"
+        for demands in {record.demands for record in self.tasks.values() if record.state == QUEUED}:
+            if self.queue.rests(demands):
+                assert not self._is_offered(demands), f"calls that need {demands} rest, and could be run"
         for worker in self.workers.values():
             for record in worker.tasks.values():
                 assert self.tasks.get(record.id) is record
                 assert record.worker is worker
         self.functions.check_invariants()
+        self.deadlocks.check_invariants()
         self._check_values()
         for client in self.clients.values():
             assert client.unfinished == sum(r.weight for r in self.tasks.values() if r.client is client)

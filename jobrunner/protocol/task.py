@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from jobrunner.ids import TaskId
-from jobrunner.payloads import Payload, payload_size
-from jobrunner.protocol.messages import Outcome, Span, TaskOptions, calls_in
+from jobrunner.payloads import Payload, kept_size
+from jobrunner.protocol.messages import Outcome, Span, TaskOptions, Wait, calls_in
 from jobrunner.protocol.resources import Demands, demands_of
 
 if TYPE_CHECKING:
@@ -60,13 +60,16 @@ STORY_LINES = 40
 STORY_CHARACTERS = 2000
 """Of one line."""
 
+STORY_WHOLE = 10_000
+"""Characters of one task's story: a client may have very many tasks, each of which fails at length."""
+
 NEED_BYTES = 500
 """What a call takes here for each call whose result it needs, about."""
 
 
 def call_size(payload: Payload, options: TaskOptions, needs: tuple[TaskId, ...]) -> int:
     """Bytes of a call that its client determines."""
-    size = payload_size(payload)
+    size = kept_size(payload)
     if options.retry_on:
         size += len(options.retry_on)
     if options.resources:
@@ -115,6 +118,7 @@ class TaskRecord:
         "ended",
         "estimate",
         "failures",
+        "found",
         "function",
         "history",
         "id",
@@ -134,6 +138,7 @@ class TaskRecord:
         "unbegun",
         "unmet",
         "values",
+        "wait",
         "weight",
         "worker",
     )
@@ -193,6 +198,8 @@ class TaskRecord:
         self.needs: tuple[TaskId, ...] = ()
         self.values: dict[TaskId, Payload] | None = None
         """The results of the tasks that it needs, as far as they are known."""
+        self.found = 0
+        """How many of these, the first ones, are known not to be sought any more."""
         self.lacks = 0
         """How many of these are not known yet."""
         self.unmet: Outcome | None = None
@@ -200,6 +207,8 @@ class TaskRecord:
         self.interest: Interest | None = None
         self.claimed = False
         """A worker had its present attempt before this coordinator knew the task."""
+        self.wait: Wait | None = None
+        """What it waits for, at its worker; see `deadlocks`."""
         self.may_have_run = False
         """Some coordinator before this one may have had it run."""
 
@@ -241,6 +250,6 @@ class TaskRecord:
         """Add to the story that errors and `jobrunner task` tell."""
         if self.history is None:
             self.history = []
-        elif len(self.history) == STORY_LINES:
-            del self.history[STORY_LINES // 2]
         self.history.append(line if len(line) <= STORY_CHARACTERS else line[:STORY_CHARACTERS] + "...")
+        while len(self.history) > STORY_LINES or sum(map(len, self.history)) > STORY_WHOLE:
+            del self.history[len(self.history) // 2]

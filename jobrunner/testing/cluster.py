@@ -34,6 +34,7 @@ from jobrunner.executor import Executor
 from jobrunner.fixed import dump_elements, load_element_results, load_elements, run_fixed
 from jobrunner.futures import Future
 from jobrunner.ids import TaskId
+from jobrunner.loading import Held
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
@@ -186,7 +187,7 @@ class _Slot(SlotProcess):
             fn = ready(serialization.load_function(definition.blob, parts))
             if not isinstance(task.span, tuple):
                 args, kwargs = serialization.load_call(task.payload, task.values)
-                return m.OK, serialization.dump_result(fn(*args, **kwargs))
+                return m.OK, serialization.dump_result(fn(*args, **kwargs), fn=fn)
             elements = load_elements(task.payload)
             return m.OK, run_fixed(fn, elements, *task.span, task.retry_on).dump()
         except Exception as exc:
@@ -249,7 +250,7 @@ class _Backend(Backend):
             if may_hold_futures(args, kwargs):
                 args, kwargs, needs = with_needs(args, kwargs)
             args, kwargs = prepared.arguments(args, kwargs)
-            payload = serialization.dump_call(args, kwargs, snapshot=True)
+            payload = serialization.dump_call(args, kwargs, snapshot=True, function=prepared.dumped.name)
         except SerializationError as exc:
             failed: Future[Any] = Future()
             failed.set_exception(exc)
@@ -268,6 +269,9 @@ class _Backend(Backend):
         return tuple(ids)
 
     copies = True
+
+    def held(self, prepared: Prepared) -> Held | None:
+        return prepared.held()
 
     def pack(self, elements: Any) -> Payload:
         return dump_elements(elements, snapshot=True)
@@ -354,7 +358,7 @@ class _World(World):
     def __init__(self, cluster: SimulatedCluster, seed: int, scenario: Scenario, seconds: float) -> None:
         self.cluster = cluster
         self.seconds = seconds
-        self.cluster_hook = lambda: _let_time_pass(self)
+        self.cluster_hook = lambda awaited=None: _let_time_pass(self)
         super().__init__(seed, scenario)
         self.started = self.now
 

@@ -21,8 +21,11 @@ Sockets are neither thread-safe nor fork-safe: the thread that made a wire is th
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import mmap
 import os
+import resource
 import socket
 import struct
 import time
@@ -60,9 +63,6 @@ FAREWELL_MS = 2000
 RECEIVE_LIMIT = 256
 """Messages taken per turn, so that a flood cannot keep the loop from its deadlines."""
 
-DESCRIPTORS = 12
-"""Taken by ZeroMQ to listen or to connect, and some; without them it ends the process."""
-
 RECEIVE_MARK = 1000
 """Messages of one connection that wait to be taken, before no more of it is read."""
 
@@ -83,8 +83,9 @@ REFUSED_KEY = (
     " `jobrunner keys invite` on the coordinator's host prints a new line to join with"
 )
 OTHER_KEYS = (
-    "something answers there, but not with the key that this cluster had when it was joined: another coordinator,"
-    " one without keys (--insecure), or none at all"
+    "something answers there, but not with the key of a cluster that this user has started or joined: another"
+    " coordinator, one without keys (--insecure), or none at all. To join that one, `jobrunner keys invite` there"
+    " prints a line that `jobrunner join -` reads here (for a worker: `--as worker`, and `jobrunner worker start -`)"
 )
 WANTS_KEYS = (
     "something answers there, but it wants a key, and this end has JOBRUNNER_INSECURE set and shows none"
@@ -105,6 +106,15 @@ LAST_WORD_SECONDS = 0.5
 
 MOST_UNWANTED = 1000
 """Connections to be closed that are remembered; of more, those that were named first are forgotten."""
+
+DESCRIPTORS = 12
+"""Taken by a socket and its context, and some."""
+
+THREADS = 2
+"""Of a context."""
+
+USUAL_STACK = 8 << 20
+"""Bytes of a thread's stack where it has no limit, at most."""
 
 Ready: TypeAlias = "set[int]"
 Taken: TypeAlias = "tuple[Source, Principal | None, Sequence[Buffer]]"
@@ -128,6 +138,13 @@ def new_context() -> zmq.Context[zmq.Socket[bytes]]:
     return zmq.Context(io_threads=1)
 
 
+def make_room_for_socket() -> None:
+    """Raises OSError where there are too few descriptors, or no memory for threads: ZeroMQ would end the process."""
+    make_room(DESCRIPTORS)
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    mmap.mmap(-1, THREADS * (USUAL_STACK if stack == resource.RLIM_INFINITY else stack)).close()
+
+
 def describe_versions() -> dict[str, str]:
     """The versions of pyzmq and of the library below it."""
     return {"pyzmq": zmq.__version__, "libzmq": zmq.zmq_version()}
@@ -144,8 +161,12 @@ def check_address(address: str) -> str:
     host, colon, port = rest.rpartition(":")
     if scheme == "tcp" and colon and host and port.isdigit() and 0 < int(port) < 65536:
         return full
-    missing = "" if colon or scheme != "tcp" else f" (the port is missing; {DEFAULT_PORT} is the usual one)"
-    raise ConfigError(f"{address!r} is not an address{missing}; it must look like tcp://10.0.0.5:7077")
+    reason = ""
+    if scheme == "tcp" and not colon:
+        reason = f" (the port is missing; {DEFAULT_PORT} is the usual one)"
+    elif scheme == "tcp" and port.isdigit():
+        reason = " (a port is a number from 1 to 65535)" if host else " (the host is missing)"
+    raise ConfigError(f"{address!r} is not an address{reason}; it must look like tcp://10.0.0.5:7077")
 
 
 def is_loopback(host: str) -> bool:
@@ -161,8 +182,8 @@ class Wire:
     """A socket and whatever else its thread waits for."""
 
     def __init__(self, kind: int) -> None:
-        """Raises OSError (EMFILE) where there are too few descriptors."""
-        make_room(DESCRIPTORS)
+        """Raises OSError where descriptors or memory do not suffice."""
+        make_room_for_socket()
         self._context = new_context()
         self._socket = self._context.socket(kind)
         for option in (zmq.SNDHWM, zmq.LINGER):
@@ -233,7 +254,7 @@ class Wire:
             try:
                 whole = frames if self._sharing is None else self._sharing.resolve(source, frames)
                 if whole is not None:
-                    events.append(Received(source, decode(whole), who))
+                    events.append(Received(source, decode(whole, who.largest_header), who))
             except ProtocolError as exc:
                 events.append(Rejected(source, str(exc), isinstance(exc, VersionMismatch), who))
         return events
@@ -310,10 +331,14 @@ class RouterWire(Wire):
             self._socket.bind(address)
         except zmq.ZMQError as exc:
             RouterWire.close(self)  # what a subclass closes is not made yet
-            raise ConfigError(
-                f"cannot listen on {address}: {exc.strerror}; is another coordinator running there? "
-                "Choose another --port, or --host"
-            ) from exc
+            reason = f"cannot listen on {address}: {os.strerror(exc.errno or 0)}"
+            if exc.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
+                advice = (
+                    "this host has no such address. --host takes one of its own, or 0.0.0.0 for all of them"
+                )
+            else:
+                advice = "is another coordinator running there? Choose another --port, or --host"
+            raise ConfigError(f"{reason}; {advice}") from exc
         endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT)
         assert isinstance(endpoint, bytes)
         self.address = endpoint.rstrip(b"\0").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import calls
@@ -26,6 +27,21 @@ def held(cluster, address, tmp_path):
         yield release
         release()
         future.result(BOUND)
+
+
+def test_a_program_is_told_that_its_calls_wait_for_the_first_worker(cluster, address, caplog):
+    with connected(address) as executor:
+        assert not caplog.records  # whoever only looks has no call that waits
+        futures = [executor.submit(calls.square, 3) for _ in range(3)]
+        (record,) = caplog.records  # once
+        assert (record.name, record.levelname) == ("jobrunner.cluster", "WARNING")
+        assert f"no worker has joined the cluster at {address}" in record.message
+        cluster.worker(address, "w")
+        assert [future.result(BOUND) for future in futures] == [9] * 3
+    caplog.clear()
+    with connected(address) as executor:
+        assert executor.submit(calls.square, 4).result(BOUND) == 16
+    assert not caplog.records
 
 
 def test_priorities(address, admin, held, tmp_path):
@@ -116,6 +132,13 @@ def test_what_an_operator_sees_and_does(cluster, address, admin):
         task = admin.task(running.id)
         assert (task["state"], task["worker"], task["attempt"]) == ("running", "left", 1)
         assert admin.task(queued.id)["why"] == "all slots are taken; 1 tasks are queued"
+        with pytest.raises(TimeoutError) as caught:
+            queued.result(0)
+        if sys.version_info >= (3, 11):
+            assert (
+                f"`jobrunner task {queued.id} --address {address}` says where it is"
+                in caught.value.__notes__[0]
+            )
         assert admin.cancel(queued.id) == {"id": queued.id, "cancelled": True, "state": "cancelled"}
         until(queued.cancelled)
         assert admin.cancel(running.id)["state"] == "cancelling"

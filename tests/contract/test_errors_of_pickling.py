@@ -65,6 +65,7 @@ def test_an_argument(executor, make, expected):
     with pytest.raises(expected):
         future.result()
     check(future.exception(), expected)
+    assert "argument 0 of echo, of type" in str(future.exception())
     check(executor.submit(zoo.echo, value=[make()]).exception(), expected)
     with pytest.raises(expected) as caught:
         list(executor.map(zoo.echo, [1, make()]))
@@ -79,8 +80,8 @@ def test_an_attribute_of_the_users_own_exception(executor):
 
 
 def test_a_result(executor):
-    future = executor.submit(threading.Lock)
-    with pytest.raises(TypeError, match="cannot pickle the result"):
+    future = executor.submit(lambda: threading.Lock())
+    with pytest.raises(TypeError, match=r"cannot pickle the result of .*<lambda>, of type _thread.lock"):
         future.result()
     check(future.exception(), TypeError)
     with pytest.raises(TypeError, match="cannot pickle the result"):

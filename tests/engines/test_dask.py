@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import numpy
 import pytest
@@ -95,6 +96,36 @@ def test_a_scheduler_file(scheduler, address, tmp_path):
         assert executor.submit(zoo.add, 1, 2).result() == 3
 
 
+def test_a_scheduler_file_that_the_scheduler_is_yet_to_write(address, tmp_path):
+    import json
+
+    path = tmp_path / "scheduler.json"
+    executors = []
+    opening = threading.Thread(
+        target=lambda: executors.append(Executor("dask", scheduler_file=path, connect_timeout=30))
+    )
+    opening.start()
+    path.write_text("")  # a scheduler opens it before it writes
+    path.write_text(json.dumps({"address": address}))
+    opening.join()
+    (executor,) = executors
+    with executor:
+        assert executor.submit(zoo.add, 1, 2).result() == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [(None, "there is no file"), ("{", "has no address"), ("[]", "has no address")]
+)
+def test_a_scheduler_file_that_nobody_writes_is_waited_for_no_longer_than_for_a_scheduler(
+    content, text, tmp_path
+):
+    path = tmp_path / "scheduler.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(CoordinatorLostError, match=rf"{text}.*dask scheduler --scheduler-file"):
+        Executor("dask", scheduler_file=str(path), connect_timeout=0.3)
+
+
 def test_nobody_at_the_address():
     with pytest.raises(CoordinatorLostError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         Executor("dask", address="tcp://127.0.0.1:9", connect_timeout=0.5)
@@ -105,6 +136,7 @@ def test_nobody_at_the_address():
     [
         ({"client": 3}, r"must be a distributed.Client"),
         ({"scheduler_file": "a", "client": 3}, "twice"),
+        ({"scheduler_file": "/"}, "cannot read /"),
         ({"window": 0}, "window=0"),
         ({"colour": 1}, "no option 'colour'"),
     ],

@@ -128,6 +128,77 @@ def test_the_files_shrink_when_what_was_in_them_has_gone(path):
     again.close()
 
 
+@pytest.mark.parametrize(
+    "large",
+    [
+        lambda: accept(spec("stays", retry_on=bytes(COMPACT_FROM + 1))),
+        lambda: JournalEntry(
+            [m.FunctionDef(b"f%d" % n, "f", bytes(100_000)) for n in range(60)],
+            [spec(f"stays-{n}")._replace(function=b"f%d" % n) for n in range(60)],
+        ),
+        lambda: JournalEntry(
+            [DOUBLE],
+            [spec(f"stays-{n}") for n in range(100)],
+            [(TaskId(f"c-stays-{n}"), Progress(40, 40, 0, ("x" * 2000,) * 40)) for n in range(100)],
+        ),
+    ],
+    ids=["options", "functions", "stories"],
+)
+def test_what_stays_is_not_written_anew_with_each_entry(path, large, monkeypatch):
+    journal = Journal(path)
+    rewritten = []
+    rewrite = journal._rewrite
+
+    def counting(state):
+        rewritten.append(state)
+        rewrite(state)
+
+    monkeypatch.setattr(journal, "_rewrite", counting)
+    journal.write(large())
+    for number in range(10):
+        journal.write(accept(spec(number)))
+    assert len(rewritten) <= 1
+    journal.close()
+
+
+def test_all_of_an_entry_counts_where_it_is_cut_into_rows(path, monkeypatch):
+    """Else one client's large options would keep those of the others from being written in the same turn."""
+    monkeypatch.setattr(journal_entries, "ROW_BYTES", 10_000)
+    story = ("x" * 2000,)
+    needs = tuple(TaskId(f"c-{n}") for n in range(15))
+    failed = m.Outcome(TaskId("c-0"), 1, m.ERROR, detail={"error": "x" * 8000})
+    entry = JournalEntry(
+        [m.FunctionDef(b"f%d" % n, "f", b"", modules=("m" * 200,) * 40) for n in range(5)],
+        [spec(n, retry_on=bytes(8000)) for n in range(5)],
+        [(TaskId(f"c-{n}"), Progress(1, 1, 0, story * 4)) for n in range(5)],
+        {TaskId(f"d-{n}"): KeptOutcome("f", failed._replace(id=TaskId(f"d-{n}"))) for n in range(5)},
+    )
+    entry.accepted += [spec(n)._replace(needs=needs) for n in range(10, 15)]
+    parts = journal_entries.rows(entry)
+    assert max(len(journal_entries.dump_entry(part, 0.0)) for part in parts) < 20_000
+    expected, told = JournalState(), JournalState()
+    expected.apply(entry)
+    for part in parts:
+        told.apply(part)
+    assert told == expected
+
+
+def test_files_that_somebody_else_has_prepared_are_not_used(path, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path.parent.mkdir()
+    Path(f"{path}.lock").symlink_to(victim)
+    with pytest.raises(ConfigError, match="cannot keep a journal"):
+        Journal(path)
+    assert victim.read_text() == "precious"
+    Path(f"{path}.lock").unlink()
+    log = Path(f"{path}-wal")
+    log.write_bytes(b"rows")
+    log.chmod(0o666)
+    with pytest.raises(ConfigError, match="others may read or change it"):
+        Journal(path)
+
+
 def test_functions_go_with_the_tasks_that_named_them(path):
     journal = Journal(path)
     for number in range(200):
@@ -229,6 +300,7 @@ def left_by_a_crash(path, entries):
     journal.close()
     for file, content in left.items():
         file.write_bytes(content)
+        file.chmod(0o600)
 
 
 @pytest.mark.parametrize("harm", ["cut", "zeroed", "flipped"])

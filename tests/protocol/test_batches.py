@@ -68,7 +68,7 @@ def test_the_size_of_an_outcome_is_not_underestimated_by_much(detail):
 
 def test_what_a_client_has_gathered_leaves_in_messages_that_fit():
     world = support.client(opened=False)
-    needs = tuple(f"9f3ac2e1b7d0-{n:06}" for n in range(100_000))
+    needs = tuple(f"9f3ac2e1b7d0-{n:06}" for n in range(60_000))
     count = BATCH_ENTRIES + 10
     tasks = [spec(n)._replace(needs=needs if n < 20 else ()) for n in range(count)]
     world.handle(SubmitRequested(tasks, [DOUBLE]))

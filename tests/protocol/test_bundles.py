@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import msgpack
 import pytest
 from protocol.support import call, ended, ok, results, spec, split
@@ -20,10 +22,40 @@ from jobrunner.protocol.bundles import (
     pack_results,
     permits,
     place_of_call,
+    result_at,
     unpack_calls,
     unpack_results,
 )
 from jobrunner.protocol.checks import MOST_BUNDLED
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 200, 256])
+def test_one_result_is_found_without_making_the_others(count):
+    payloads = [bytes(number % 3) + b"r" * (number * 300) for number in range(count)]
+    failed = list(range(0, count, 2))
+    packed = pack_results(Results(payloads, [number / 4 for number in range(count)], failed))
+    for payload in (packed, (packed,), (memoryview(packed),)):
+        for index in range(0, count, 7):
+            assert result_at(payload, index) == (payloads[index], index / 4, index in failed)
+        for index in (-1, count):
+            with pytest.raises(ValueError, match="results"):
+                result_at(payload, index)
+
+
+def test_nothing_is_made_of_results_that_are_none():
+    """A worker, or a call that has changed its own slot, may send gigabytes of empty maps; anybody may ask for one."""
+    count = 1_000_000
+    bomb = b"\x93\xdd" + count.to_bytes(4, "big") + b"\x80" * count
+    claims = b"\x93\x91\xc6\xff\xff\xff\xff" + bytes(1000)
+    sound = pack_results(Results([b"a", b"b"], [0.5, 0.5], [1]))
+    infinite = pack_results(Results([b"a"], [float("inf")], []))
+    cut = [sound[:size] for size in range(len(sound))]
+    tracemalloc.start()
+    for payload in (bomb, claims, infinite, b"", (sound, b""), *cut):
+        assert outcome_of_call(ok("c-1-r", payload=payload), 0) is None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_a_bundle_is_over_in_a_bounded_time_and_bounded_itself():

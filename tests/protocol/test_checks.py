@@ -9,7 +9,7 @@ import msgpack
 import pytest
 from protocol.support import assignment, spec
 
-from jobrunner.config import LONGEST_NAME, MOST_SLOTS
+from jobrunner.config import LARGEST_AMOUNT, LONGEST_NAME, MOST_SLOTS
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol import checks, codec
 from jobrunner.protocol import messages as m
@@ -66,6 +66,19 @@ def worker_hello(**fields: Any) -> m.WorkerHello:
 )
 def test_seconds_and_amounts_are_finite_and_not_negative(message, amount):
     rejected(message(amount), r"expected a finite number from 0")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda amount: m.Submit([spec(1, resources=(("gpu", amount),))]),
+        lambda amount: worker_hello(resources={"gpu": amount}),
+    ],
+    ids=["of a call", "of a worker"],
+)
+def test_sums_of_amounts_stay_numbers(message):
+    assert sent(message(LARGEST_AMOUNT)) == message(LARGEST_AMOUNT)
+    rejected(message(1.01 * LARGEST_AMOUNT), r"at most 1e\+15")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +143,6 @@ def test_the_numbers_of_a_link_have_an_end(field):
 @pytest.mark.parametrize(
     "message",
     [
-        lambda text: m.Submit([spec(1)._replace(id=text)]),
         lambda text: m.Submit([spec(1)._replace(needs=("c-1", text))]),
         lambda text: m.Submit([spec(1, name=text)]),
         lambda text: m.Submit([spec(1, resources=((text, 1.0),))]),
@@ -292,6 +304,52 @@ def test_nothing_is_allocated_for_what_is_only_claimed(claim, times):
     finally:
         tracemalloc.stop()
     assert peak < 4 * len(frame)
+
+
+@pytest.mark.parametrize(
+    "container",
+    [b"\x80", b"\x81\xa0\xc0", b"\x91\xc0", b"\x91" * 400 + b"\xc0"],
+    ids=["empty maps", "maps of one", "lists of one", "lists in lists"],
+)
+def test_much_is_not_made_of_a_message_of_lists_and_maps(container):
+    """An empty map is one byte of a message, and seventy here."""
+    count = 1_000_000 // len(container)
+    head = header(m.Query, 1, "status")
+    frame = bytes([head[0] + 1]) + head[1:] + b"\xdd" + count.to_bytes(4, "big") + container * count
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match="too many lists and maps for a header of"):
+            decode([frame])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 25 * len(frame)
+
+
+def test_nor_of_a_very_large_one():
+    count = codec.MOST_CONTAINERS + 1
+    frame = (
+        header(m.Query, 1, "x" * (8 * count), ())[:-1] + b"\xdd" + count.to_bytes(4, "big") + b"\x80" * count
+    )
+    with pytest.raises(ProtocolError, match="too many lists and maps"):
+        decode([frame])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.Cancel([m.CancelRequest(f"9f3ac2e1b7d0-{n:05}-0123456789abcdef", True) for n in range(20_000)]),
+        m.Submit(
+            [
+                spec(f"{n:05}-0123456789abcdef", resources=tuple((f"gpu{i}", 1.0) for i in range(20)))
+                for n in range(5000)
+            ]
+        ),
+    ],
+    ids=["requests", "resources"],
+)
+def test_real_messages_are_not_of_lists_and_maps_alone(message):
+    assert sent(message) == message
 
 
 def test_a_payload_that_names_frames_that_are_not_there_costs_nothing():

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from protocol.support import DOUBLE, spec
 
-from jobrunner.config import LONGEST_PEER_TIMEOUT, MOST_SLOTS, SHORTEST_PEER_TIMEOUT
+from jobrunner.config import LARGEST_AMOUNT, LONGEST_PEER_TIMEOUT, MOST_SLOTS, SHORTEST_PEER_TIMEOUT
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.checks import DETAIL_TYPES, LARGEST, LARGEST_32, MOST_BUNDLED
@@ -27,6 +27,7 @@ count = st.integers(0, LARGEST)
 positive = st.integers(1, LARGEST)
 attempts = st.integers(1, LARGEST_32)
 seconds = st.floats(0, allow_nan=False, allow_infinity=False)
+amounts = st.floats(0, LARGEST_AMOUNT)
 keys = st.binary(max_size=40)
 frames = st.one_of(
     st.binary(max_size=30),
@@ -49,7 +50,7 @@ options = st.builds(
     st.integers(-(2**31), LARGEST_32),
     st.integers(0, LARGEST_32),
     st.one_of(st.none(), seconds),
-    st.lists(st.tuples(words, seconds), max_size=3).map(tuple),
+    st.lists(st.tuples(words, amounts), max_size=3).map(tuple),
     st.booleans(),
     st.one_of(st.none(), st.binary(max_size=9)),
     st.booleans(),
@@ -106,7 +107,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
         count,
         patience,
         st.integers(1, MOST_SLOTS),
-        st.dictionaries(words, seconds, max_size=3),
+        st.dictionaries(words, amounts, max_size=3),
         lists(held),
         count,
     ),
@@ -125,6 +126,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Returned: st.builds(m.Returned, lists(st.tuples(words, attempts)), lists(words), st.booleans()),
     m.Capacity: st.builds(m.Capacity, count),
     m.Stuck: st.builds(m.Stuck, words),
+    m.Waits: st.builds(m.Waits, lists(st.builds(m.Wait, words, lists(words).map(tuple), st.booleans()))),
     m.Output: st.builds(m.Output, lists(chunks)),
     m.Drain: st.builds(m.Drain),
     m.Goodbye: st.builds(m.Goodbye, words),

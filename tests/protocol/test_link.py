@@ -12,6 +12,8 @@ from jobrunner.protocol.link import (
     RETRANSMIT_AFTER,
     RETRANSMIT_LIMIT,
     SLOWEST_RATE,
+    STALLED_AFTER,
+    STALLED_FOR,
     Link,
 )
 from jobrunner.protocol.messages import Capacity, Envelope, Heartbeat
@@ -115,11 +117,12 @@ def test_retransmission_doubles_its_pause_up_to_the_limit_and_begins_anew_after_
     here.send(Capacity(1), 0.0)
     here.send(Capacity(2), 1.5)
     now, pauses = 0.0, []
-    for _ in range(7):
+    for number in range(7):
         at = here.next_deadline()
         assert at is not None
         assert here.due(at - 0.001) == []
-        assert [(e.seq, e.message) for e in here.due(at)] == [(1, Capacity(1)), (2, Capacity(2))]
+        said = [(1, Capacity(1)), (2, Capacity(2))][: 2 if number < 6 else 1]
+        assert [(e.seq, e.message) for e in here.due(at)] == said
         pauses.append(at - now)
         now = at
     assert pauses == [2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
@@ -191,6 +194,45 @@ def test_last_heard_is_the_time_of_any_message():
     assert there.last_heard == 7.0
     there.receive(late, 8.0)
     assert there.last_heard == 8.0
+
+
+def test_a_peer_that_acknowledges_nothing_is_sent_less_and_less_again():
+    here = Link("s", 0.0, 0.0)
+    for _ in range(200):
+        here.send(Heartbeat(), 0.0)
+    now, again = 0.0, []
+    for _ in range(9):
+        now = here.next_deadline()
+        again.append(len(here.due(now)))
+    assert again == [64, 32, 16, 8, 4, 2, 1, 1, 1]
+    here.receive(bare(1), now)
+    assert len(here.due(here.next_deadline())) == 64
+
+
+def test_and_is_stalled_at_last():
+    here, _ = pair()
+    here.send(Capacity(1), 100.0)
+    here.send(Capacity(2), 200.0, SLOWEST_RATE)
+    for second in range(100, 700, 10):
+        here.receive(bare(0), float(second))
+    assert not here.stalled(103.9 + STALLED_AFTER)
+    assert here.stalled(104.0 + STALLED_AFTER)
+    here.stood_still(50.0, 700.0)
+    assert not here.stalled(104.0 + STALLED_AFTER)
+    assert here.stalled(154.0 + STALLED_AFTER)
+    here.receive(bare(1), 750.0)
+    assert not here.stalled(750.0 + STALLED_AFTER)
+
+
+def test_one_that_was_silent_has_time_to_acknowledge():
+    here, _ = pair()
+    here.send(Capacity(1), 0.0)
+    assert not here.stalled(10 * STALLED_AFTER)
+    here.receive(bare(0), 10 * STALLED_AFTER)
+    assert not here.stalled(10 * STALLED_AFTER + STALLED_FOR - 0.1)
+    assert here.stalled(10 * STALLED_AFTER + STALLED_FOR)
+    here.receive(bare(1), 10 * STALLED_AFTER + STALLED_FOR)
+    assert not here.stalled(20 * STALLED_AFTER)
 
 
 def test_retransmit_soon_brings_the_next_repetition_forward():

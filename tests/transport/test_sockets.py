@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +12,12 @@ import pytest
 import zmq
 
 from jobrunner.errors import ConfigError
+from jobrunner.keyring import open_keyring
 from jobrunner.protocol import codec
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import INLINE_LIMIT, encode
 from jobrunner.protocol.effects import Received, Rejected, Send, Unreachable
+from jobrunner.protocol.principals import CLIENT, LARGEST_QUESTION, OBSERVER
 from jobrunner.transport import sockets
 from jobrunner.transport.sockets import (
     RECEIVE_LIMIT,
@@ -192,6 +196,24 @@ def test_frames_without_end_are_counted_but_not_kept(router, dealer, monkeypatch
     assert second.envelope == numbered(2)
 
 
+@pytest.mark.parametrize(("role", "taken"), [(OBSERVER, False), (CLIENT, True)])
+def test_who_only_asks_may_ask_briefly(role, taken, tmp_path):
+    """Much more is made of a message than it has bytes, and those who do not submit have little to say."""
+    keys = open_keyring(tmp_path / "keys")
+    wire = RouterWire("tcp://127.0.0.1:0", keys)
+    peer = DealerWire(wire.address, keys.issue("somebody", role).credentials)
+    try:
+        peer.send(Send(b"", m.Envelope("s", 1, 0, m.Goodbye("x" * LARGEST_QUESTION))))
+        (event,) = receive(wire)
+        assert isinstance(event, Received if taken else Rejected)
+        assert taken or "at most 65536 are allowed" in event.reason
+        peer.send(Send(b"", m.Envelope("s", 2, 0, m.Goodbye("x" * (LARGEST_QUESTION - 100)))))
+        assert isinstance(receive(wire)[0], Received)
+    finally:
+        peer.close()
+        wire.close()
+
+
 def test_another_version_is_told_apart(router, dealer):
     dealer._socket.send(b"\x96\x63\xa1s\x01\x00\x00\x00")
     (event,) = receive(router)
@@ -254,6 +276,53 @@ def test_a_port_that_is_taken_is_a_config_error(router):
         RouterWire(router.address)
 
 
+TOO_LITTLE = """
+import os, resource
+from pathlib import Path
+from jobrunner.transport.sockets import DealerWire
+
+def leave_descriptors(count):
+    limit = len(os.listdir("/dev/fd")) - 1 + count
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+def leave_memory(megabytes):
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + (megabytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+{limit}
+try:
+    DealerWire("ipc:///nowhere")
+except OSError as exc:
+    print(exc.strerror)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel limits memory on Linux only")
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [("leave_descriptors(2)", "descriptors are taken"), ("leave_memory(12)", "Cannot allocate memory")],
+)
+def test_a_program_that_has_too_little_for_a_socket_hears_so_and_goes_on(limit, said):
+    done = subprocess.run(
+        [sys.executable, "-c", TOO_LITTLE.replace("{limit}", limit)],
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said in done.stdout
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-interface"])
+def test_an_address_that_this_host_does_not_have_is_told_from_a_port_that_is_taken(host):
+    with pytest.raises(
+        ConfigError, match=r"cannot listen on .*this host has no such address.*--host"
+    ) as caught:
+        RouterWire(f"tcp://{host}:0")
+    assert "another coordinator" not in str(caught.value)
+
+
 def test_unix_sockets_work_and_their_descriptor_can_be_polled(tmp_path):
     address = f"ipc://{tmp_path}/socket"
     router, dealer = RouterWire(address), DealerWire(address)
@@ -296,6 +365,12 @@ def test_addresses(given, full):
 )
 def test_addresses_that_are_none(bad):
     with pytest.raises(ConfigError, match="must look like tcp://"):
+        check_address(bad)
+
+
+@pytest.mark.parametrize("bad", ["host:0", "tcp://host:70770"])
+def test_a_port_that_cannot_be_is_told(bad):
+    with pytest.raises(ConfigError, match="a port is a number from 1 to 65535"):
         check_address(bad)
 
 

@@ -1,0 +1,494 @@
+"""Messages of legal size from peers with keys: none costs the coordinator, or others, far more than it has bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import pytest
+from protocol import support
+from protocol.support import DOUBLE, bundle, call, client_peer, named, ok, record, results, spec, split
+
+from jobrunner.config import LONGEST_NAME
+from jobrunner.errors import ProtocolError
+from jobrunner.ids import TaskId
+from jobrunner.payloads import BUFFER_BYTES
+from jobrunner.protocol import coordinator_core, missing, reports
+from jobrunner.protocol import messages as m
+from jobrunner.protocol.accounts import Quota
+from jobrunner.protocol.batches import BATCH_BYTES
+from jobrunner.protocol.checks import (
+    LARGEST_HEADER,
+    LARGEST_RETRY_ON,
+    LONGEST_TASK,
+    MOST_BUFFERS,
+    MOST_ENTRIES,
+    MOST_FRAMES,
+    MOST_MODULES,
+    MOST_NEEDS,
+    MOST_PARTS,
+    MOST_RESOURCES,
+)
+from jobrunner.protocol.codec import SMALL_INLINE_LIMIT, encode
+from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
+from jobrunner.protocol.functions import FunctionEntry
+from jobrunner.protocol.link import STALLED_AFTER
+from jobrunner.protocol.membership import WorkerPeer
+from jobrunner.protocol.needs import LOOKED_AT_PER_SWEEP, MOST_PIECES, Needs
+from jobrunner.protocol.placement import Lane, ReadyQueue
+from jobrunner.protocol.principals import CLIENT, OBSERVER, WORKER, Principal
+from jobrunner.protocol.results import Sought
+from jobrunner.protocol.scheduler import LOOKS_PER_GRACE, Scheduler
+
+ANNA = Principal("A" * 43, "anna", CLIENT)
+HOST = Principal("W" * 43, "host", WORKER)
+ANNAS = named("c", ANNA)
+
+
+@pytest.fixture
+def world() -> support.Coordinator:
+    return support.Coordinator()
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often what costs time is done, by name."""
+    counts: Counter[str] = Counter()
+
+    def count(cls: Any, method: str) -> None:
+        original = getattr(cls, method)
+
+        def counting(*args: Any) -> Any:
+            counts[method] += 1
+            return original(*args)
+
+        monkeypatch.setattr(cls, method, counting)
+
+    count(missing, "needed")
+    count(reports, "index_of_call")
+    count(reports, "short_id")
+    count(Scheduler, "named_later")
+    count(Needs, "_is_named_soon")
+    count(WorkerPeer, "fits")
+    count(WorkerPeer, "offers_all")
+    count(Lane, "head")
+    count(Sought, "__contains__")
+    count(FunctionEntry, "__eq__")
+    return counts
+
+
+def header_size(message: m.Message) -> int:
+    return len(encode(m.Envelope("s", 1, 0, message))[0])
+
+
+# --- time ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_is_named_very_often_in_a_turn_is_answered_once(world, counted):
+    client = world.client(who=ANNA)
+    needs = tuple(f"{ANNAS}-x{n}" for n in range(1000))
+    client.say(m.Submit([spec(1, client=ANNAS)._replace(needs=needs)], [DOUBLE]))
+    assert client.heard_one(m.Recall).ids == list(needs)
+    counted.clear()
+    client.say(m.Submit([spec(1, client=ANNAS)] * 1000))
+    assert client.heard_one(m.Recall).ids == list(needs)
+    assert counted["__contains__"] < 10 * len(needs)
+
+
+def test_it_is_answered_again_in_the_next_turn(world):
+    client = world.client(who=ANNA)
+    needs = (TaskId(f"{ANNAS}-x1"),)
+    for _ in range(2):
+        client.say(m.Submit([spec(1, client=ANNAS)._replace(needs=needs)], [DOUBLE]))
+        assert client.heard_one(m.Recall).ids == list(needs)
+
+
+def test_very_many_results_of_one_detached_call_are_each_looked_at_once(world, counted):
+    client = world.client(who=ANNA)
+    needs = [TaskId(f"{ANNAS}-x{n}") for n in range(2000)]
+    client.say(m.Submit([spec(1, client=ANNAS, detach=True)._replace(needs=tuple(needs))], [DOUBLE]))
+    client.heard_one(m.Recall)
+    counted.clear()
+    client.say(m.Supply([ok(need) for need in needs]))
+    assert client.heard_one(m.Accepted).ids == [f"{ANNAS}-1"]
+    assert counted["__contains__"] < 5 * len(needs)
+
+
+def test_a_detached_call_is_accepted_once_and_not_before_what_it_needs_is_here(world):
+    client, worker = world.client(), world.worker()
+    client.say(m.Submit([spec(1), spec(2, detach=True)._replace(needs=("c-x", "c-1"))], [DOUBLE]))
+    worker.heard_one(m.Assign)
+    assert client.heard_one(m.Recall).ids == ["c-x"]
+    client.say(m.Supply([ok("c-x")]))
+    assert client.heard_one(m.Accepted).ids == ["c-2"]
+    worker.say(m.Outcomes([ok("c-1")]))
+    assert [type(message) for message in client.heard()] == [m.Outcomes]
+
+
+def test_a_worker_that_comes_finds_calls_of_strange_pythons_without_comparing_all_with_all(world, counted):
+    client = world.client(who=ANNA)
+    strange = [m.FunctionDef(b"%d" % n, "f", b"", python="2.7") for n in range(300)]
+    calls = [spec(n, client=ANNAS) for n in range(300)]
+    strangers = [spec(1000 + n, client=ANNAS, function=b"%d" % n) for n in range(3)]
+    client.say(m.Submit([*calls, *strangers], [DOUBLE, *strange]))
+    counted.clear()
+    world.worker(who=HOST)
+    refused = [outcome for message in client.heard_of(m.Outcomes) for outcome in message.outcomes]
+    assert {outcome.id for outcome in refused} == {task.id for task in strangers}
+    assert counted["__eq__"] < 1000
+
+
+def test_tasks_of_parked_clients_are_passed_over_once_and_not_for_each_task_of_others(counted):
+    parked, other = client_peer("p"), client_peer("o")
+    queue = ReadyQueue()
+    for number in range(500):
+        queue.push(record(number, of=parked, priority=number + 1))
+        queue.push(record(number, of=other))
+    queue.parked.add(parked.id)
+    counted.clear()
+    taken = [queue.pop(lambda needs: True) for _ in range(500)]
+    assert [task.id for task in taken] == [f"o-{number}" for number in range(500)]
+    assert counted["head"] < 2000
+
+
+def test_what_was_passed_over_goes_on_when_its_client_does():
+    parked, other = client_peer("p"), client_peer("o")
+    queue = ReadyQueue()
+    for number in (1, 2):
+        queue.push(record(number, of=parked, priority=number))
+    queue.parked.add(parked.id)
+    assert queue.pop(lambda needs: True) is None
+    queue.push(record(3, of=other, priority=2))  # into a lane that is asleep
+    assert queue.pop(lambda needs: True).id == "o-3"
+    assert queue.pop(lambda needs: True) is None
+    queue.unpark(parked.id)
+    assert [queue.pop(lambda needs: True).id for _ in range(2)] == ["p-2", "p-1"]
+    assert queue.kinds == 0 or queue.pop(lambda needs: True) is None
+
+
+def test_what_nobody_offers_is_not_looked_at_for_each_idle_slot_in_each_turn(world, counted):
+    client = world.client(who=ANNA)
+    for n in range(20):
+        world.worker(f"w{n}", who=HOST, slots=2, resources={"gpu": 1.0})
+    odd = [spec(n, client=ANNAS, resources=((f"thing {n}", 1.0),)) for n in range(200)]
+    client.say(m.Submit([spec("first", client=ANNAS), *odd], [DOUBLE]))
+    client.heard()
+    counted.clear()
+    world.core.check_invariants = lambda: None  # it looks
+    world.run(3.0, client)
+    assert counted["fits"] == counted["offers_all"] == 0
+    late = world.worker("late", who=HOST, resources={"thing 7": 1.0})
+    assert support.ids(late.heard_one(m.Assign).tasks) == [f"{ANNAS}-7"]
+
+
+def test_where_very_much_waits_for_resources_it_is_not_decided_in_each_turn_who_is_next(world, counted):
+    client = world.client(who=ANNA)
+    workers = [world.worker(f"w{n}", who=HOST) for n in range(20)]
+    workers.append(world.worker("g", who=HOST, slots=2, resources={"gpu": 1.0}))
+    whole = spec("whole", client=ANNAS, resources=(("gpu", 1.0),))
+    parts = [spec(n, client=ANNAS, resources=(("gpu", 0.5 + n / 1000),)) for n in range(100)]
+    client.say(m.Submit([whole], [DOUBLE]))
+    assert support.ids(workers[-1].heard_one(m.Assign).tasks) == [whole.id]
+    client.say(m.Submit(parts))
+    world.run(2.0, client, *workers)
+    reserved = world.core.scheduler.reservations
+    assert reserved
+    counted.clear()
+    for _ in range(50):
+        world.turn()
+    assert counted["offers_all"] < 50 * 20
+    client.say(m.Cancel([m.CancelRequest(part.id, False) for part in parts[1:]]))
+    world.turn()
+    assert len(reserved._kinds) <= 1  # for what has gone nothing is kept
+
+
+def test_a_module_that_is_missing_concerns_the_calls_that_need_it(world, counted):
+    client = world.client(who=ANNA)
+    strange = m.FunctionDef(b"strange", "f", b"", modules=("nowhere",))
+    client.say(m.Submit([spec(n, client=ANNAS) for n in range(500)], [DOUBLE, strange]))
+    worker = world.worker(who=HOST, slots=1)
+    worker.heard()
+    client.say(m.Submit([spec("s", client=ANNAS, function=b"strange", priority=1)]))
+    worker.say(m.Outcomes([ok(f"{ANNAS}-0")]))
+    assert f"{ANNAS}-s" in support.ids(worker.heard_one(m.Assign).tasks)
+    counted.clear()
+    worker.say(m.Returned([(TaskId(f"{ANNAS}-s"), 1)], ["nowhere"]))
+    refused = [
+        o for message in client.heard_of(m.Outcomes) for o in message.outcomes if o.status == m.REFUSED
+    ]
+    assert support.ids(refused) == [f"{ANNAS}-s"]
+    assert counted["needed"] < 50
+
+
+def test_nobody_looks_at_others_calls_because_somebody_without_any_says_goodbye(world):
+    class Tasks(dict[TaskId, Any]):
+        looks = 0
+
+        def values(self) -> Any:
+            Tasks.looks += 1
+            return super().values()
+
+    world.core.scheduler.tasks = Tasks()
+    guest = world.client("guest", who=ANNA)
+    before = Tasks.looks
+    world.core.check_invariants = lambda: None  # it looks at them, too
+    guest.say(m.Goodbye())
+    assert Tasks.looks == before
+    assert world.core.scheduler.clients == {}
+
+
+def test_clients_that_come_back_do_not_each_look_at_what_all_others_may_name(world, counted):
+    held = [m.Held(TaskId(f"c{n % 50}-{n}-r"), 1, True) for n in range(2000)]
+    worker = world.worker(slots=2000, held=held)
+    clients = [world.client(f"c{n}") for n in range(50)]
+    counted.clear()
+    for n, client in enumerate(clients):
+        if n % 2:
+            client.say(m.Reconciled())
+    assert counted["named_later"] == 1000
+    assert len(world.core.scheduler.unclaimed) == 1000
+    fenced = [request.id for message in worker.heard_of(m.Cancel) for request in message.requests]
+    assert sorted(fenced) == sorted(entry.id for n, entry in enumerate(held) if n % 2)
+    world.core.check_invariants()
+
+
+def test_what_nobody_names_is_not_looked_at_in_each_sweep(world, counted):
+    world.core.settings = dataclasses.replace(world.core.settings, client_grace=30.0)
+    held = [m.Held(TaskId(f"gone-{n}-r"), 1, True) for n in range(100)]
+    worker = world.worker(slots=100, held=held)
+    counted.clear()
+    world.run(29.0, worker)
+    assert counted["named_later"] <= 100 * (LOOKS_PER_GRACE + 1)
+    assert len(world.core.scheduler.unclaimed) == 100
+    world.run(2.0, worker)
+    assert not world.core.scheduler.unclaimed
+
+
+def test_of_very_much_that_is_sought_each_sweep_looks_at_a_part(world, counted):
+    client = world.client()
+    needs = [TaskId(f"c-x{n}") for n in range(3 * LOOKED_AT_PER_SWEEP)]
+    client.say(m.Submit([spec(1)._replace(needs=tuple(needs))], [DOUBLE]))
+    client.say(m.Reconciled())
+    client.heard_of(m.Recall)
+    assert list(world.core.scheduler.tasks) == ["c-1"]
+    counted.clear()
+    world.turn(0.3)
+    assert counted["_is_named_soon"] == 0  # their client was asked, and has not answered
+    client.say(m.Supply([], [TaskId("c-x5")]))
+    world.run(2.0, client)
+    (outcome,) = client.heard_one(m.Outcomes).outcomes
+    assert outcome.detail["need"] == "c-x5"
+
+
+def test_a_question_about_a_task_that_is_not_there_costs_little_for_each_that_is(world, counted):
+    client = world.client(who=ANNA)
+    client.say(m.Submit([spec(n, client=ANNAS) for n in range(500)], [DOUBLE]))
+    counted.clear()
+    client.say(m.Query(1, "task", f"{ANNAS}-500-x"))
+    assert "knows no task" in client.heard_one(m.Reply).error
+    assert counted["index_of_call"] == counted["short_id"] == 0
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_has_about_the_size_of_an_id(world):
+    client = world.client(who=ANNA)
+    with pytest.raises(ProtocolError, match="a question is about 100000 characters"):
+        client.say(m.Query(1, "task", "x" * 100_000))
+
+
+def test_what_an_error_repeats_counts_as_unacknowledged(world):
+    client = world.client()
+    client.say(m.Query(1, "task", "\0" * 1000))
+    assert len(client.heard_one(m.Reply).error) > 4000
+    assert world.core.scheduler.clients["c"].link.unacked_bytes > 4000
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda count: m.Submit([spec(1)] * count),
+        lambda count: m.Watch(["x"] * count),
+        lambda count: m.Cancel([m.CancelRequest(f"{ANNAS}-1-r", True)] * count),
+        lambda count: m.Supply([ok("x", payload=b"")] * count),
+        lambda count: m.Supply([], ["x"] * count),
+    ],
+    ids=["Submit", "Watch", "Cancel", "Supply", "Supply of nothing"],
+)
+def test_a_message_asks_for_so_many_answers_at_most(message):
+    support.through_the_codec(m.Envelope("s", 1, 0, message(MOST_ENTRIES)))
+    with pytest.raises(ProtocolError, match=f"{MOST_ENTRIES + 1} entries, at most {MOST_ENTRIES}"):
+        support.through_the_codec(m.Envelope("s", 1, 0, message(MOST_ENTRIES + 1)))
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        lambda pieces: m.Submit([spec(1, payload=pieces)], [DOUBLE]),
+        lambda pieces: m.Submit([spec(1)], [DOUBLE._replace(blob=pieces)]),
+        lambda pieces: m.Submit([spec(1)._replace(needs=("c-x",))], [DOUBLE]),
+    ],
+    ids=["arguments", "function", "results"],
+)
+def test_buffers_without_bytes_are_not_for_nothing(kept):
+    world = support.Coordinator(quota=Quota(bytes=1_000_000))
+    client = world.client()
+    pieces = (b"",) * 10_000
+    client.say(kept(pieces), m.Supply([ok("c-x", payload=pieces)]))
+    outcomes = [outcome for message in client.heard_of(m.Outcomes) for outcome in message.outcomes]
+    assert [outcome.status for outcome in outcomes] == [m.REFUSED]
+    assert world.core.scheduler.clients["c"].account.bytes < 1_000_000
+
+
+def test_a_key_has_so_many_clients_at_a_time(world, monkeypatch):
+    monkeypatch.setattr(coordinator_core, "MOST_OBSERVERS", 3)
+    watch = Principal("O" * 43, "watch", OBSERVER)
+    observers = [world.client(f"o{n}", who=watch) for n in range(3)]
+    hello = m.ClientHello(named("one more", watch), "1.0", "3.11", "host", 1, 10.0)
+    world.give(b"source", m.Envelope("greeting", 0, 0, hello), watch)
+    (sent,) = world.take()
+    assert "3 programs with the key 'watch' are here" in sent.envelope.message.error
+    world.reopen(observers[0])  # one of those that are here
+    world.client("c", who=ANNA)  # and others
+    observers[1].say(m.Goodbye())
+    world.client("o4", who=watch)
+
+
+def test_who_speaks_and_acknowledges_nothing_loses_its_session(world):
+    client = world.client(who=ANNA)
+    client.say(m.Query(1, "status"))
+    assert client.heard_one(m.Reply).error == ""
+    until = world.now + STALLED_AFTER
+    while not client.heard_of(m.Reset):
+        assert world.now < until + 10
+        world.give(client.source, m.Envelope(client.link.session, 0, 0, m.Heartbeat()), ANNA)
+        world.turn(0.4)
+    assert world.now >= until
+    assert world.core.scheduler.clients[ANNAS].link.unacked() == []
+    world.reopen(client)
+
+
+def test_of_calls_that_have_ended_little_is_kept_for_lists(world):
+    client, worker = world.client(), world.worker()
+    client.say(m.Submit([spec(1)], [DOUBLE]), m.Reconciled())
+    worker.heard()
+    facts = {"error": "why", "worker": "w", "host": "h", "stderr": "x" * 100_000, "further": (0.5,) * 10_000}
+    worker.say(m.Outcomes([support.ended("c-1", m.ERROR, **facts)]))
+    (outcome,) = client.heard_one(m.Outcomes).outcomes
+    assert outcome.detail == facts
+    client.acknowledge()
+    (record,) = world.core.scheduler.recent
+    assert record.outcome.detail == {"error": "why", "worker": "w", "host": "h"}
+    assert world.query(client, "task", "c-1")["error"] == "why"
+
+
+# --- what comes to others -----------------------------------------------------------------------------------------
+
+
+def test_an_id_leaves_room_for_those_of_its_parts(world):
+    """Else the worker's words about these are none that a coordinator takes: it would be disconnected for them."""
+    client, worker = world.client(who=ANNA), world.worker(who=HOST)
+    longest = TaskId(f"{ANNAS}-{'1' * (LONGEST_TASK - len(ANNAS) - 3)}-r")
+    assert len(longest) == LONGEST_TASK
+    client.say(m.Submit([bundle(1, b"a", b"b", client=ANNAS)._replace(id=longest)], [DOUBLE]))
+    worker.heard_one(m.Assign)
+    worker.say(m.Outcomes([split(longest, 1, results(b"a"))]), m.Running([call(longest, 1)]))
+    worker.say(m.Outcomes([ok(call(longest, 1))]))
+    with pytest.raises(ProtocolError, match=f"a call's id has {LONGEST_TASK + 1} characters"):
+        client.say(m.Submit([spec(1)._replace(id=TaskId(longest + "r"))]))
+
+
+def test_a_call_that_needs_as_much_as_may_be_reaches_its_worker(world):
+    client = world.client(who=ANNA)
+    needs = [TaskId(f"{ANNAS}-{n}") for n in range(MOST_NEEDS)]
+    retry_on = b"r" * (8 * 1024 * 1024)
+    large = spec("large", client=ANNAS, retry_on=retry_on)
+    client.say(m.Submit([spec("small", client=ANNAS)], [DOUBLE]))
+    client.say(m.Submit([large._replace(needs=tuple(needs))]))
+    for start in range(0, MOST_NEEDS, 16_384):
+        client.say(m.Supply([ok(need, payload=b"x" * 512) for need in needs[start : start + 16_384]]))
+    worker = world.worker(who=HOST, slots=2)
+    assert [len(message.tasks) for message in worker.heard_of(m.Assign)] == [1, 1]
+
+
+def test_one_that_needs_more_is_refused_by_its_own_client():
+    world = support.client()
+    needs = tuple(f"x-{n}" for n in range(MOST_NEEDS + 1))
+    world.handle(SubmitRequested([spec(1)._replace(needs=needs)], [DOUBLE]))
+    assert world.heard() == []
+    (finished,) = [effect for effect in world.take() if isinstance(effect, ResolveTasks)]
+    assert "needs the results of 65,537 other calls" in finished.outcomes[0].detail["error"]
+
+
+def test_results_of_too_many_pieces_do_not_come_to_one_call(world):
+    client, worker = world.client(who=ANNA), world.worker(who=HOST)
+    needs = (TaskId(f"{ANNAS}-x"),) * (MOST_PIECES // 1000 + 1)
+    client.say(m.Submit([spec(1, client=ANNAS)._replace(needs=needs)], [DOUBLE]))
+    client.heard()
+    client.say(m.Supply([ok(needs[0], payload=(b"",) * 1000)]))
+    (outcome,) = client.heard_one(m.Outcomes).outcomes
+    assert outcome.status == m.REFUSED
+    assert "525,000 buffers" in outcome.detail["error"]
+    assert worker.heard() == []
+    client.say(m.Submit([spec(2, client=ANNAS)._replace(needs=needs)]))  # they are here already
+    (outcome,) = client.heard_one(m.Outcomes).outcomes
+    assert outcome.status == m.REFUSED
+
+
+def test_nor_does_a_function_of_too_many_pieces(world):
+    client = world.client(who=ANNA)
+    half = (b"",) * (MOST_BUFFERS // 2)
+    parts = [m.FunctionDef(b"%d" % n, "part", half) for n in range(3)]
+    whole = DOUBLE._replace(parts=tuple(part.key for part in parts))
+    for part in parts:
+        client.say(m.Submit([], [part]))
+    client.say(m.Submit([spec(1, client=ANNAS)], [whole]))
+    (outcome,) = client.heard_one(m.Outcomes).outcomes
+    assert outcome.status == m.REFUSED
+    assert "196,608 buffers" in outcome.detail["error"]
+
+
+def test_functions_with_very_many_modules_come_to_a_worker_in_several_messages(world):
+    client = world.client(who=ANNA)
+    modules = tuple(f"{n:0256}" for n in range(250))
+    functions = [m.FunctionDef(b"%d" % n, "f", b"", modules=modules) for n in range(200)]
+    for function in functions:
+        client.say(m.Submit([], [function]))
+    client.say(m.Submit([spec(n, client=ANNAS, function=b"%d" % n) for n in range(200)]))
+    worker = world.worker(who=HOST, slots=200)
+    assigned = worker.heard_of(m.Assign)
+    assert sum(len(message.tasks) for message in assigned) == 200
+    assert max(map(header_size, assigned)) < 12 * 1024 * 1024
+
+
+def test_what_a_stuck_worker_says_is_not_repeated_at_length(world):
+    client, worker = world.client(), world.worker()
+    client.say(m.Submit([spec(1), spec(2)._replace(depth=1), spec(3)._replace(depth=1)], [DOUBLE]))
+    worker.say(m.Stuck("x" * 1_000_000))
+    for message in client.heard_of(m.Outcomes):
+        assert header_size(message) < 10_000
+
+
+def test_outcomes_of_very_many_pieces_come_to_their_client_in_messages_that_it_takes(world):
+    client, worker = world.client(), world.worker(slots=20)
+    client.say(m.Submit([spec(n) for n in range(20)], [DOUBLE]))
+    worker.heard()
+    pieces = (b"",) * (BATCH_BYTES // BUFFER_BYTES // 2)
+    worker.say(m.Outcomes([ok(f"c-{n}", payload=pieces) for n in range(20)]))
+    assert [len(message.outcomes) for message in client.heard_of(m.Outcomes)] == [2] * 10
+
+
+def test_what_one_call_may_have_fits_into_one_message():
+    others = 2 * BATCH_BYTES // BUFFER_BYTES
+    call, function, initializer = MOST_BUFFERS, MOST_BUFFERS, MOST_BUFFERS
+    assert call + function + initializer + MOST_PIECES + others < MOST_FRAMES
+    values, parts = (
+        MOST_NEEDS * (SMALL_INLINE_LIMIT + 5),
+        MOST_PARTS * (SMALL_INLINE_LIMIT + 4 * LONGEST_NAME + 80),
+    )
+    modules = 2 * MOST_MODULES * 4 * LONGEST_NAME
+    assert (
+        values + 2 * (parts + modules) + LARGEST_RETRY_ON + MOST_RESOURCES * 4 * LONGEST_NAME < LARGEST_HEADER
+    )
