@@ -518,8 +518,8 @@ class CoreBackend(Backend):
 
     @property
     def usable(self) -> bool:
-        """Neither shut down nor failed."""
-        return not self._shut_down and self._failure is None
+        """Neither shut down nor failed, nor of the process that forked this one."""
+        return not self._shut_down and self._failure is None and os.getpid() == self._pid
 
     def status(self) -> dict[str, Any]:
         return dict(self.query("status"))

@@ -23,6 +23,16 @@ _connections: dict[str, ClusterBackend] = {}
 _engines: dict[str, Backend] = {}
 
 
+def _after_fork() -> None:
+    """Another thread may have been connecting, which takes seconds, and none of them is here."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def connection_to(address: str) -> Backend:
     """This process's connection; a new one where there is none, or where the last one failed.
 

@@ -70,3 +70,35 @@ def test_nor_does_a_forked_process_keep_it_alive_when_the_program_dies(program):
     while os.path.exists(f"/proc/{cluster}/fd/0"):
         assert time.monotonic() < deadline, "the cluster outlives its program"
         time.sleep(0.01)
+
+
+CONNECTING = """
+import os, pickle, signal, socket, threading, time
+from jobrunner import Executor
+from jobrunner.backends import shared
+
+executor = Executor("cluster", max_workers=1)
+nobody = socket.socket()
+nobody.bind(("127.0.0.1", 0))  # and does not listen
+address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
+known = pickle.loads(pickle.dumps(executor))
+known.submit(abs, -1).result()
+threading.Thread(target=shared.connection_to, args=[address], daemon=True).start()
+while not shared._lock.locked():
+    time.sleep(0.001)
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    os._exit(pickle.loads(pickle.dumps(executor)).submit(abs, -3).result())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), known.submit(abs, -4).result(), flush=True)
+executor.shutdown()
+os._exit(0)
+"""
+
+
+def test_a_process_that_is_forked_while_another_thread_connects_has_connections_of_its_own():
+    environment = {**os.environ, "JOBRUNNER_INSECURE": "1", "JOBRUNNER_CONNECT_TIMEOUT": "50"}
+    done = subprocess.run(
+        [sys.executable, "-c", CONNECTING], env=environment, stdout=subprocess.PIPE, text=True, timeout=50
+    )
+    assert done.stdout == "3 4\n"
