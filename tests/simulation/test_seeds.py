@@ -182,7 +182,7 @@ def test_a_worker_that_drops_a_part_before_what_has_it_is_found(monkeypatch):
 
     monkeypatch.setattr(WorkerCore, "_forget_functions", forget_functions)
     monkeypatch.setattr(WorkerCore, "check_invariants", lambda self: None)
-    find(first=302)
+    find(first=468)
 
 
 def test_a_client_that_does_not_send_its_parts_again_is_found(monkeypatch):
