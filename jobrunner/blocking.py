@@ -15,13 +15,26 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeAlias
+
+
+class Awaited(NamedTuple):
+    """What a wait without a time limit is for: nothing else ends it, but for an interrupt."""
+
+    calls: list[str]
+    """The ids of unfinished calls; there may be more of them, where all are needed."""
+    every: bool
+    """It takes the end of all of them; else that of any one."""
+
+
+AwaitedCalls: TypeAlias = "Callable[[], Awaited | None]"
+"""Asked from another thread while the wait lasts, without locks; None: that cannot be said."""
 
 
 class Hook(Protocol):
     """Called in the waiting thread; the context lasts as long as the wait."""
 
-    def __call__(self) -> AbstractContextManager[None]: ...
+    def __call__(self, awaited: AwaitedCalls | None = None) -> AbstractContextManager[None]: ...
 
 
 class Until(Protocol):
@@ -75,10 +88,10 @@ def first_call(caller: Caller) -> None:
         _watch(caller)
 
 
-def waiting() -> AbstractContextManager[None]:
-    """Wraps every wait; does nothing outside a task."""
+def waiting(awaited: AwaitedCalls | None = None) -> AbstractContextManager[None]:
+    """Wraps every wait; does nothing outside a task. `awaited` tells what it is for, if that has no time limit."""
     hook: Hook | None = getattr(_local, "hook", None)
-    return hook() if hook is not None else nullcontext()
+    return hook(awaited) if hook is not None else nullcontext()
 
 
 def install_until(until: Until | None) -> None:

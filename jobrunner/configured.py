@@ -7,9 +7,12 @@ is not as in a new interpreter goes along as data.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import os
 import sys
+import time
 from typing import Any
 
 RECURSION_LIMIT = 1000
@@ -64,9 +67,26 @@ def configuration() -> str:
         return ""
 
 
+def _start_with(given: dict[str, Any]) -> None:
+    environment = given.get("environment", {})
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if "TZ" in environment:
+        time.tzset()
+    if "folder" in given:
+        with contextlib.suppress(OSError):  # it is gone again
+            os.chdir(given["folder"])
+    if "arguments" in given:
+        sys.argv[:] = given["arguments"]
+
+
 def configure(text: str) -> None:
-    """Have this process, and this thread, be as `configuration` has found another one."""
+    """Have this process, and this thread, be as `configuration` has found another one, and as `program.StartedWith`."""
     given = json.loads(text)
+    _start_with(given)
     if "recursion_limit" in given:
         sys.setrecursionlimit(given["recursion_limit"])
     if "decimal" in given or "decimal_default" in given:

@@ -48,17 +48,36 @@ class Input:
         self.atoms = [_OF_ATOMS.get(type(one)) for one in iterables]
         """The type of all elements of each iterable, where its own type tells it."""
         self._elements: Iterator[Any] = iter(iterables[0]) if self.single else zip(*iterables)  # noqa: B905
+        self._failure: Exception | None = None
 
     def take(self, limit: int) -> Columns:
-        """The next elements, at most `limit`; no columns at the end. Raises what the input raises."""
-        part = list(islice(self._elements, limit))
+        """The next elements, at most `limit`; no columns at the end. Where the input raises, it ends: see `check`."""
+        part: list[Any] = []
+        try:
+            part.extend(islice(self._elements, limit))
+        except Exception as exc:
+            self.fail(exc)
         if not part:
             return []
         return [part] if self.single else [list(column) for column in zip(*part, strict=True)]
 
     def each(self, limit: int) -> Iterator[Any]:
-        """The next elements, at most `limit`, one by one: values if it is `single`, else tuples."""
+        """The next elements, at most `limit`, one by one: values if it is `single`, else tuples. Raises what the input
+        raises, which is to be told to `fail`."""
         return islice(self._elements, limit)
+
+    def fail(self, failure: Exception) -> None:
+        """The input has raised that. What it has yielded before is mapped, as the standard library does."""
+        self._failure = failure
+
+    def check(self) -> None:
+        """Raise what the input has raised, once."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # it knows this frame, which would know it
 
 
 def _is_still(iterable: Any) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import sys
 import time
@@ -131,7 +132,8 @@ def is_orderly(lifeline: int) -> bool:
 def main(argument: str, program_arguments: list[str]) -> int:
     """For `local_cluster`, which makes the JSON object. The second argument is the program's sys.argv.
 
-    When the lifeline is cut the folder is removed. Where ORDERLY came through it before, the slots end by themselves.
+    When the lifeline is cut the folder is removed, however far this has come. Where ORDERLY came through it before, the
+    slots end by themselves.
     What they say then goes to the descriptor "last_words": a line of JSON each, stream and text. There the program
     hears before that it can be reached, LISTENS, or why it never will, FAILED with the error's class and text.
     """
@@ -142,10 +144,22 @@ def main(argument: str, program_arguments: list[str]) -> int:
     except JobRunnerError as exc:
         say(given["last_words"], [FAILED, type(exc).__name__, str(exc)])
         return GAVE_UP
+    finally:
+        if is_cut(given["lifeline"]):  # else it will be started again, and needs the folder
+            shutil.rmtree(given["folder"], ignore_errors=True)
 
 
 def say(descriptor: int, words: list[Any]) -> None:
-    os.write(descriptor, f"{json.dumps(words)}\n".encode())
+    try:
+        os.write(descriptor, f"{json.dumps(words)}\n".encode())
+    except BrokenPipeError:
+        pass  # the program has died, as the lifeline will tell
+
+
+def is_cut(lifeline: int) -> bool:
+    poller = select.poll()
+    poller.register(lifeline, 0)
+    return bool(poller.poll(0))
 
 
 def serve(given: dict[str, Any], program_arguments: list[str]) -> int:
@@ -183,10 +197,12 @@ def serve(given: dict[str, Any], program_arguments: list[str]) -> int:
         code = service.run(driver, given["lifeline"])
         finished = code == 0
         if code == LEFT_AT_ONCE and is_orderly(given["lifeline"]):
-            with open(given["last_words"], "w") as pipe:
-                wire.end_slots(exit_wait, lambda texts: pipe.writelines(f"{json.dumps(t)}\n" for t in texts))
+
+            def show(texts: list[Text]) -> None:
+                for text in texts:
+                    say(given["last_words"], list(text))
+
+            wire.end_slots(exit_wait, show)
     finally:
         driver.close(orderly=finished)
-    if code == LEFT_AT_ONCE:  # else it will be started again, and needs the folder
-        shutil.rmtree(given["folder"], ignore_errors=True)
     return code

@@ -11,6 +11,7 @@
     +-- TaskTimeoutError            (TimeoutError) the task ran longer than its `timeout`
     +-- DependencyError             a task that this one needs did not succeed, so it was not run
     +-- QuotaError                  a call or its result is larger than the cluster takes
+    +-- DeadlockError               the call needs what only those tasks hold that wait for it, so it was not run
     +-- JournalError                the coordinator cannot write down what it is given, so it does not take it
     +-- InitializerError            (BrokenProcessPool, BrokenThreadPool) the initializer failed in the slot
     +-- TaskLostError               (BrokenProcessPool) the task's process died
@@ -103,6 +104,10 @@ class DependencyError(JobRunnerError):
 
 class QuotaError(JobRunnerError):
     """The arguments of a call, or its result, are larger than the coordinator's `max_payload`."""
+
+
+class DeadlockError(JobRunnerError):
+    """A call was not run, since the resources that it needs are held by tasks which wait for it: neither would end."""
 
 
 class JournalError(JobRunnerError):

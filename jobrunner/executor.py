@@ -235,7 +235,10 @@ class Executor(StandardNames, concurrent.futures.Executor):
     def _taken(
         run: MapRun | SubmittedMap, elements: Input, deadline: float | None, buffersize: int | None
     ) -> tuple[MapRun | SubmittedMap, Iterator[Any]]:
-        """A map that has taken its input, or the first `buffersize` of it, and its results."""
+        """A map that has taken its input, or the first `buffersize` of it, and its results.
+
+        Where the input raises, this does, and what was taken before runs all the same.
+        """
         try:
             if buffersize is None:
                 run.take_all(elements)
@@ -245,6 +248,7 @@ class Executor(StandardNames, concurrent.futures.Executor):
         except BaseException:
             run.abandon()
             raise
+        elements.check()
         return run, results
 
     def with_options(

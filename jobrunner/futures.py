@@ -19,11 +19,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, InvalidStateError
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from operator import methodcaller
 from typing import Any, Protocol, TypeVar
 
-from jobrunner.blocking import wait_until, waiting
+from jobrunner.blocking import Awaited, wait_until, waiting
 from jobrunner.errors import JobRunnerError, NotPicklableError, WaitTimeoutError, wait_timeout
 from jobrunner.representation import Fact, html_table, present, shown
 
@@ -307,7 +308,7 @@ class Future(concurrent.futures.Future[T]):
         return super().exception(0)
 
     def _wait(self, timeout: float | None) -> None:
-        with waiting():
+        with waiting(partial(awaited_of, [self], every=True) if timeout is None else None):
             try:
                 super().exception(wait_until(self.done, timeout))
                 return
@@ -477,8 +478,20 @@ def wait(
             return any(future.done() for future in fs)
         return all(future.done() for future in fs)
 
-    with waiting():
+    every = return_when == ALL_COMPLETED  # of FIRST_EXCEPTION, any one may raise
+    with waiting(partial(awaited_of, fs, every=every) if timeout is None else None):
         return concurrent.futures.wait(fs, wait_until(enough, timeout), return_when)
+
+
+def awaited_of(futures: Iterable[concurrent.futures.Future[Any]], *, every: bool) -> Awaited | None:
+    """What a wait for these is for, see `blocking`."""
+    unfinished: list[str] = []
+    for future in list(futures):  # in one step: another thread may be at them
+        if isinstance(future, Future) and future.id and not future.done():
+            unfinished.append(future.id)
+        elif not every:
+            return None  # that one may end the wait, or has
+    return Awaited(unfinished, every)
 
 
 def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
@@ -491,7 +504,7 @@ def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
     finished: Iterator[Any] = concurrent.futures.as_completed(pending.copy(), timeout)
     while True:
         try:
-            with waiting():
+            with waiting(partial(awaited_of, pending, every=False) if timeout is None else None):
                 wait_until(lambda: not pending or any(future.done() for future in pending), timeout)
                 given = list(islice(finished, 1))
         except concurrent.futures.TimeoutError as exc:

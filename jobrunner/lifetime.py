@@ -19,6 +19,10 @@ from jobrunner.exiting import finish_before_exit
 class Cancellable(Protocol):
     """A map, seen from here."""
 
+    @property
+    def idle(self) -> bool:
+        """Asked without its lock: false from before it begins anew."""
+
     def cancel(self) -> None: ...
 
     def hold(self) -> object: ...
@@ -71,9 +75,11 @@ class Lifetime:
             finish_before_exit(self.wait_idle, self.kill)
 
     def end(self, run: Cancellable) -> None:
-        """A map has no unfinished elements any more."""
+        """A map has no unfinished elements any more, unless it has begun anew meanwhile, which `run.idle` says."""
         self._look_for_a_fork()
         with self._lock:
+            if not run.idle:
+                return
             self._busy.discard(run)
             self._idle.notify_all()
             last = self.closed and not self._busy

@@ -6,7 +6,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobrunner.payloads import Buffer, Payload, buffers_of
 from jobrunner.shared_memory.payload import SharedPayload
@@ -17,14 +17,40 @@ if TYPE_CHECKING:
 NO_PARTS: Mapping[bytes, Payload] = MappingProxyType({})
 
 
+class Held(NamedTuple):
+    """An object that is called and that is an argument of the call, as it was pickled."""
+
+    stream: bytes
+    noted: list[Any]
+    """Objects to which it refers by name."""
+    names: tuple[str, ...]
+    """Globals of the script that it needs."""
+    objects: list[Any]
+    """All that its pickle may refer to a second time, in that order. They are what `FreshCall.unpickled` gives."""
+    has_parts: bool
+    """Large buffers of it travel apart."""
+
+
 class FreshCall:
     """An object that is called, and that is an argument of the call: it is unpickled anew for each."""
 
-    def __init__(self, load: Callable[[], Callable[..., Any]]) -> None:
-        self._load = load
+    def __init__(self, stream: Buffer, parts: Mapping[bytes, Payload]) -> None:
+        self._stream = stream
+        self._parts = parts
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._load()(*args, **kwargs)
+        return _load_target(self._stream, self._parts, pickle.loads)(*args, **kwargs)
+
+    def unpickled(self) -> tuple[Callable[..., Any], dict[int, Any]]:
+        """A new one, and by their places its objects, see `Held.objects`. Raises SerializationError."""
+        unpicklers: list[Any] = []
+
+        def take(stream: Buffer, buffers: Iterable[Buffer]) -> Any:
+            unpicklers.append(pickle.Unpickler(io.BytesIO(stream), buffers=buffers))
+            return unpicklers[0].load()
+
+        fn = _load_target(self._stream, self._parts, take)
+        return fn, unpicklers[0].memo.copy()
 
 
 def load_target(stream: Buffer, fresh: bool, parts: Mapping[bytes, Payload] = NO_PARTS) -> Callable[..., Any]:
@@ -32,17 +58,16 @@ def load_target(stream: Buffer, fresh: bool, parts: Mapping[bytes, Payload] = NO
 
     Raises SerializationError.
     """
+    return FreshCall(stream, parts) if fresh else _load_target(stream, parts, loads)
 
-    def load() -> Callable[..., Any]:
-        try:
-            buffers = [own_buffer(part) for part in parts.values()]
-            take = pickle.loads if fresh else loads
-            fn: Callable[..., Any] = take(stream, buffers=buffers)
-        except (Exception, SystemExit) as exc:
-            raise load_error("the function, or what it holds,", exc) from exc
-        return fn
 
-    return FreshCall(load) if fresh else load()
+def _load_target(stream: Buffer, parts: Mapping[bytes, Payload], take: Any) -> Callable[..., Any]:
+    try:
+        buffers = [own_buffer(part) for part in parts.values()]
+        fn: Callable[..., Any] = take(stream, buffers=buffers)
+    except (Exception, SystemExit) as exc:
+        raise load_error("the function, or what it holds,", exc) from exc
+    return fn
 
 
 def load_global(name: str, payload: Payload) -> Any:
@@ -101,7 +126,12 @@ def error(message: str, *causes: BaseException, otherwise: str = "") -> Serializ
 
 
 def load_error(what: str, exc: BaseException) -> SerializationError:
-    """Also a BrokenProcessPool: the standard library's pool does not survive a value that does not unpickle."""
+    """Also a BrokenProcessPool: the standard library's pool does not survive a value that does not unpickle.
+
+    Raises a MemoryError instead: it says nothing about the value, and there may be no memory for what this imports.
+    """
+    if isinstance(exc, MemoryError):
+        raise exc
     import platform
     from concurrent.futures.process import BrokenProcessPool
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobrunner.config import EXIT_WAIT, ClientConfig, load
+from jobrunner.exiting import do_all
 from jobrunner.folders import SOCKET, hold_folder, make_folder, socket_folder
 from jobrunner.forks import no_forks
 from jobrunner.host import usable_cpus
@@ -106,18 +107,23 @@ class LocalCluster:
         self.exit_wait = exit_wait
         """Seconds that the processes of its slots have for their end; set to 0, from any thread, to do without."""
         self._pid = os.getpid()
-        with no_forks:
-            self._lifeline, self._hold = os.pipe()
-            self._last_words, self._words_in = os.pipe()
-            held = hold_folder(self._folder)
-            self._ends = {self._lifeline, self._hold, self._last_words, self._words_in, held}
-            """Of the pipes, those that are open; and what holds the folder."""
-            _open.add(self)
+        self._ends: dict[int, int] = {}
+        """Descriptors that are open: those of the pipes, what holds the folder, and the whiteboard's."""
         self._stopping = threading.Event()
-        self._board = create_whiteboard()
-        self._whiteboard = Whiteboard(self._board)
+        self._stopped = False
         self._told: Told | None = None
-        self.tell()
+        try:
+            with no_forks:
+                _open.add(self)
+                self._lifeline, self._hold = self._opened(*os.pipe())
+                self._last_words, self._words_in = self._opened(*os.pipe())
+                self._opened(hold_folder(self._folder))
+                (self._board,) = self._opened(create_whiteboard())
+            self._whiteboard = Whiteboard(self._board)
+            self.tell()
+        except BaseException:
+            self._remove()
+            raise
         self._argument: dict[str, Any] = {
             "address": self.address,
             "slots": self.slots,
@@ -145,6 +151,20 @@ class LocalCluster:
             self.stop()
             raise
 
+    def begin(self) -> None:
+        """A call comes, and there is none."""
+        self._program.begin()
+
+    def _opened(self, *ends: int) -> tuple[int, ...]:
+        self._ends.update(zip(ends, ends, strict=True))
+        return ends
+
+    def _remove(self) -> None:
+        """The folder, and all descriptors that are open."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        for end in list(self._ends):
+            self._close(end)
+
     def tell(self) -> None:
         """Have the slots of the calls that are sent from now on know of the program what it is now."""
         told = self._program.told()
@@ -155,34 +175,46 @@ class LocalCluster:
 
     def stop(self, show: Callable[[list[tuple[int, str]]], None] = lambda texts: None) -> None:
         """End it, within a bound; may be called again. `show` is given what slots print while they end."""
-        if self._stopping.is_set() or os.getpid() != self._pid:
+        if self._stopped or os.getpid() != self._pid:
             return
-        self._stopping.set()
-        if self.exit_wait:
+        until = time.monotonic() + self.exit_wait + STOP_WAIT
+        do_all(
+            self._stopping.set,
+            self._cut_lifeline,
+            lambda: self._relay(show, until),
+            lambda: self._await_end(until),
+            self._await_watcher,
+            self._whiteboard.close,
+            self._remove,
+        )
+        self._stopped = True
+
+    # What `stop` does; each of these may be done again.
+
+    def _cut_lifeline(self) -> None:
+        if self.exit_wait and self._hold in self._ends:
             os.write(self._hold, ORDERLY)
         self._close(self._hold)
         self._close(self._words_in)
+
+    def _await_end(self, until: float) -> None:
         with self._lock:
             process = self._process
-        until = time.monotonic() + self.exit_wait + STOP_WAIT
-        self._relay(show, until)
         if process is not None:  # else it could not be started
             try:
                 process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def _await_watcher(self) -> None:
         if self._watcher.ident is not None:
             self._watcher.join()
-        self._close(self._lifeline)
-        self._whiteboard.close()
-        os.close(self._board)
-        shutil.rmtree(self._folder, ignore_errors=True)
-        for end in list(self._ends):
-            self._close(end)
 
     def _relay(self, show: Callable[[list[tuple[int, str]]], None], until: float) -> None:
         """Pass on the last words, until the process is gone or it takes too long."""
+        if self._last_words not in self._ends:
+            return
         waiting = select.poll()
         waiting.register(self._last_words, select.POLLIN)
         text = b""
@@ -197,14 +229,13 @@ class LocalCluster:
     def _close(self, end: int) -> None:
         with no_forks:
             if end in self._ends:
-                self._ends.remove(end)
-                os.close(end)
+                os.close(self._ends.pop(end))
 
     def _let_go(self) -> None:
-        """In a process that was forked: with these ends it would keep the cluster alive, and its last words open."""
+        """In a process that was forked: with them it would keep the cluster alive, and its last words open."""
         for end in self._ends:
             os.close(end)
-        self._ends = set()
+        self._ends = {}
 
     def when_failed(self, tell: Callable[[str, str], None]) -> None:
         """Have `tell` called, in any thread, once it cannot be kept alive: with an error's class, and its text."""

@@ -27,12 +27,12 @@ from itertools import repeat
 from typing import Any
 
 from jobrunner.backends.base import Backend
-from jobrunner.blocking import wait_until, waiting
+from jobrunner.blocking import Awaited, wait_until, waiting
 from jobrunner.chunking import Chunking, around, cut, halves, share, window
 from jobrunner.elements import Columns, ElementResults, Input, all_failed
 from jobrunner.errors import JobRunnerError, NotSupportedError, TaskLostError, TaskTimeoutError, wait_timeout
 from jobrunner.fixed import FixedElements, FixingInput
-from jobrunner.futures import Future
+from jobrunner.futures import Future, awaited_of
 from jobrunner.lifetime import Lifetime
 from jobrunner.pauses import Pauses
 from jobrunner.payloads import payload_size
@@ -104,7 +104,8 @@ class MapRun:
         self._rests: deque[tuple[Span, int]] = deque()
         """What chunks gave back, and how many of these elements may be in one chunk; they go before the packs."""
         self._flying = 0
-        self._futures: set[Future[ElementResults]] = set()
+        self._futures: dict[Future[ElementResults], Span] = {}
+        """Those of the chunks under way."""
         self._results: dict[int, ElementResults] = {}
         self._feeding = False
         self._cancelled = False
@@ -121,32 +122,35 @@ class MapRun:
     def take_from(self, elements: Input, limit: int) -> int:
         """Take up to `limit` elements as one pack and set them on their way; the number taken.
 
-        Raises what the input raises, RuntimeError after shutdown, BrokenExecutor, and NotSupportedError for an
-        option that the backend refuses.
+        Where the input raises, what it has yielded before is on its way, and `Input.check` raises. Raises RuntimeError
+        after shutdown, BrokenExecutor, and NotSupportedError for an option that the backend refuses.
         """
         batch: Columns | FixedElements
         failures: dict[int, Exception] = {}
         if self._backend.copies:
             if self._fixing is None:
-                self._fixing = FixingInput(elements)
+                self._fixing = FixingInput(elements, self._backend.held(self._prepared))
             batch, failures = self._fixing.take(limit)
             count = len(batch)
         else:
             batch = elements.take(limit)
             count = len(batch[0]) if batch else 0
-        if count < limit:
-            self.complete = True
-        if not count:
-            with self._lock:
-                if self.done == self.taken:
-                    self._lifetime = None
-            return 0
         with self._lock:
+            # Together with what was taken: else a result that comes now would end the map before that.
+            self.complete = count < limit
             base, was_idle = self.taken, self.taken == self.done
+            if not count:
+                if was_idle:
+                    self._lifetime = None
+                return 0
+            self.taken += count  # first: who is about to say that this map has ended sees that it goes on
             if was_idle:
                 assert self._lifetime is not None, "the input had ended"
-                self._lifetime.begin(self)
-            self.taken += count
+                try:
+                    self._lifetime.begin(self)
+                except BaseException:
+                    self.taken = base
+                    raise
         if failures:
             self._pack_around(failures, batch, base, count)
         else:
@@ -279,7 +283,7 @@ class MapRun:
             self._record(span.position, all_failed(exc, len(span)))
             return
         with self._lock:
-            self._futures.add(future)
+            self._futures[future] = span
             cancelled = self._cancelled
         future.when_divided(partial(self._on_given_back, span))
         future.add_done_callback(partial(self._on_done, span))
@@ -316,7 +320,7 @@ class MapRun:
             self._give_back(span, span.start + len(future.result()))
         with self._lock:
             self._flying -= 1
-            self._futures.discard(future)
+            self._futures.pop(future, None)
             if failure is None and future.duration is not None:
                 self.chunking.measured(len(span), future.duration)
         if failure is None:
@@ -498,6 +502,11 @@ class MapRun:
         finally:
             self._let_go()
 
+    @property
+    def idle(self) -> bool:
+        """Whether it has no unfinished elements, for now; see `Lifetime.end`."""
+        return self._abandoned or self.done == self.taken
+
     def _let_go(self) -> None:
         """What is not done by now will not be."""
         with self._lock:
@@ -562,7 +571,7 @@ class MapRun:
     def buffered_results(self, elements: Input, buffersize: int, deadline: float | None) -> Iterator[Any]:
         """`results`, with no more than `buffersize` elements taken beyond those handed out.
 
-        Takes the first `buffersize` at once. Raises what the input raises, then and while iterating.
+        Takes the first `buffersize` at once. Iterating raises what the input raises from then on.
         """
         most = max(1, buffersize // (2 * self._backend.max_workers))  # of one pack: it is refilled in one go
 
@@ -573,6 +582,8 @@ class MapRun:
                     return
                 try:
                     self.take_from(elements, size)
+                    if handed_out:
+                        elements.check()
                 except BaseException:
                     self.abandon()
                     raise
@@ -583,16 +594,25 @@ class MapRun:
     def _until_closed(self, elements: Input, results: Iterator[Any]) -> Iterator[Any]:
         """Yield the results; raise where the executor was shut down before the input ended."""
         yield from results
-        if not self.complete and self._lifetime is not None and elements.take(1):
-            self._lifetime.check_open()
+        if not self.complete and self._lifetime is not None:
+            if elements.take(1):
+                self._lifetime.check_open()
+            elements.check()
 
     def _await(self, position: int, deadline: float | None) -> None:
-        with waiting():
+        with waiting(partial(self._awaited_at, position) if deadline is None else None):
             wait_until(
                 lambda: position in self._results or self._abandoned,
                 None if deadline is None else deadline - time.monotonic(),
             )
             self._wait(position, deadline)
+
+    def _awaited_at(self, position: int) -> Awaited | None:
+        """The chunk with the element at that position, if it is under way; see `blocking`."""
+        for future, span in self._futures.copy().items():
+            if span.position <= position < span.position + len(span):
+                return awaited_of([future], every=True)
+        return None
 
     def _wait(self, position: int, deadline: float | None) -> None:
         with self._lock:

@@ -11,6 +11,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Collection, Iterable
+from operator import itemgetter
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -27,11 +28,14 @@ LONGEST_NAMED = 100
 
 
 def pickle_plainly(
-    value: Any, noted: list[Any], callback: Callable[[pickle.PickleBuffer], bool]
+    value: Any,
+    noted: list[Any],
+    callback: Callable[[pickle.PickleBuffer], bool],
+    objects: list[Any] | None = None,
 ) -> bytes | None:
     """The pickle that plain pickle makes; None where it cannot, or where the script is in it.
 
-    `noted` takes the objects that may be in it by name alone.
+    `noted` takes the objects that may be in it by name alone, `objects` those of `objects_in`.
     """
     file = io.BytesIO()
     pickler = _PlainPickler(file, PROTOCOL, buffer_callback=callback)
@@ -41,7 +45,19 @@ def pickle_plainly(
     except Exception:  # whatever it was, the other pickler may be able to, or else says why not
         return None
     stream = file.getvalue()
-    return None if b"__main__" in stream or b"__mp_main__" in stream else stream
+    if b"__main__" in stream or b"__mp_main__" in stream:
+        return None
+    if objects is not None:
+        objects += objects_in(pickler)
+    return stream
+
+
+def objects_in(pickler: Any) -> list[Any]:
+    """What it has written, and could refer to from now on; by the numbers that those objects have in the pickle."""
+    return [value for _, value in sorted(pickler.memo.copy().values(), key=_FIRST)]
+
+
+_FIRST = itemgetter(0)
 
 
 def modules_of(noted: Iterable[Any], by_value: Collection[str] = ()) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ key of multiprocessing again whenever they have changed.
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import random
@@ -39,6 +40,15 @@ BOARD_BYTES = 2**20
 
 MOST_TRIES = 1000
 """Of a reader, to find a text that is not just being written."""
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""Set to 1 in every slot, unless the environment has them: the slots use the cores already."""
 
 STATE = struct.Struct("=QQ")
 
@@ -132,7 +142,8 @@ class Told(NamedTuple):
     authkey: bytes
     """The key with which its managers of multiprocessing let processes in; empty: slots have keys of their own."""
     configuration: str = ""
-    """See `configured`: what it was when the slots' owner was made, in the thread that made it."""
+    """See `configured`: what it was when the slots' owner was made, in the thread that made it. And what the program
+    has changed from then on of what a process is started with, until the first call."""
 
 
 class ProgramPath:
@@ -157,6 +168,33 @@ class ProgramPath:
         return self._path
 
 
+class StartedWith(NamedTuple):
+    """What a process has of the program that starts it."""
+
+    environment: dict[str, str]
+    folder: str | None
+    arguments: list[str]
+
+    @classmethod
+    def now(cls) -> StartedWith:
+        return cls(dict(os.environ), current_folder(), program_arguments())
+
+    def changes(self, later: StartedWith) -> dict[str, Any]:
+        """What a process that was started with this lacks to be as if it had been started later; for `configured`."""
+        found: dict[str, Any] = {}
+        before, after = self.environment, later.environment
+        if before != after:
+            gone = {name: "1" if name in THREAD_VARIABLES else None for name in before.keys() - after.keys()}
+            found["environment"] = gone | {
+                name: value for name, value in after.items() if before.get(name) != value
+            }
+        if self.folder != later.folder and later.folder is not None:
+            found["folder"] = later.folder
+        if self.arguments != later.arguments:
+            found["arguments"] = later.arguments
+        return found
+
+
 class Telling:
     """What slots are told of this program: `current` is the same object as long as nothing has changed."""
 
@@ -164,8 +202,19 @@ class Telling:
         self._path = ProgramPath()
         self._own_process: Callable[[], Any] | None = None
         """What gives the process of multiprocessing that this one is, once the program has multiprocessing."""
-        self._told = Told([], b"", configuration())
+        self._configuration = configuration()
+        self._told = Told([], b"", self._configuration)
         self._authkey: bytes | None = None
+        self._started_with: StartedWith | None = StartedWith.now()
+        """Until the first call."""
+
+    def begin(self) -> None:
+        """A call comes. Before the first one the program may have changed what processes are started with, which those
+        of the standard library are when that comes."""
+        before, self._started_with = self._started_with, None
+        changes = None if before is None else before.changes(StartedWith.now())
+        if changes:
+            self._configuration = json.dumps({**json.loads(self._configuration or "{}"), **changes})
 
     def current(self) -> Told:
         # Each call comes here: what can have changed is looked at in a fraction of a microsecond.
@@ -175,10 +224,11 @@ class Telling:
             # Not while another thread imports it.
             self._own_process = process = sys.modules[PROCESS].current_process
         authkey = None if process is None else process().authkey
-        if path is not self._told.path or authkey is not self._authkey:
+        told, configuration = self._told, self._configuration
+        if path is not told.path or authkey is not self._authkey or configuration is not told.configuration:
             self._authkey = authkey
-            self._told = self._told._replace(path=path, authkey=b"" if authkey is None else bytes(authkey))
-        return self._told
+            self._told = told = Told(path, b"" if authkey is None else bytes(authkey), configuration)
+        return told
 
 
 @dataclass(frozen=True)
@@ -194,6 +244,8 @@ class Program:
     """The descriptor that leads to its resource tracker; asked when a slot starts."""
     interpreter: str = field(default_factory=lambda: sys.executable)
     """What their processes run in, see `interpreter`."""
+    begin: Callable[[], None] = lambda: None
+    """To be called before each call that comes while there is none; the first one counts."""
 
 
 def this_program(method: str | None = None, interpreter: str | None = None) -> Program:
@@ -204,13 +256,15 @@ def this_program(method: str | None = None, interpreter: str | None = None) -> P
     ensure_running = getattr(sys.modules.get(TRACKER_MODULE), "ensure_running", None)
     if ensure_running is not None:
         ensure_running()  # now, since it changes the signal mask of its thread
+    telling = Telling()
     return Program(
         program_arguments(),
         current_folder(),
-        Telling().current,
+        telling.current,
         method or start_method(),
         tracker,
         find_interpreter(interpreter),
+        telling.begin,
     )
 
 
@@ -279,5 +333,9 @@ def create_whiteboard() -> int:
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, BOARD_BYTES)
+    try:
+        os.ftruncate(fd, BOARD_BYTES)
+    except OSError:  # files may not be so large
+        os.close(fd)
+        raise
     return fd

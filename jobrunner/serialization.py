@@ -38,7 +38,7 @@ from weakref import WeakValueDictionary
 
 from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, is_of, same
 from jobrunner.kept import Kept
-from jobrunner.loading import NO_PARTS, error, load, load_error, load_target, type_name
+from jobrunner.loading import NO_PARTS, Held, error, load, load_error, load_target, type_name
 from jobrunner.loading import describe as describe  # for all who tell of an exception
 from jobrunner.noting import modules_of, pickle_plainly, place_of
 from jobrunner.payloads import OUT_OF_BAND, Payload, Store, apart_from, buffers_of, payload_size
@@ -108,10 +108,12 @@ class DumpedFunction(NamedTuple):
     parts, and needs nothing that is not among `python` and `modules` of the whole."""
     epoch: int = 0
     """See `versions`."""
+    held: Held | None = None
+    """Of an object that is an argument of each call. It does not travel."""
 
     def definition(self) -> tuple[Any, ...]:
         """The fields of a `FunctionDef`."""
-        return (*self[:6], tuple([part.key for part in self.parts]), self.epoch) if self.parts else self
+        return (*self[:6], tuple([part.key for part in self.parts]), self.epoch) if self.parts else self[:8]
 
 
 def payloads_of(dumped: DumpedFunction) -> dict[bytes, Payload]:
@@ -173,8 +175,13 @@ def is_as_dumped(fn: Callable[..., Any], dumped: DumpedFunction) -> bool:
     )
 
 
-def with_names(fn: Callable[..., Any], names: Iterable[str], store: Store | None = None) -> DumpedFunction:
-    """As `dump_function`, with these globals of the script, which its arguments refer to. Raises SerializationError."""
+def with_names(
+    fn: Callable[..., Any], names: Iterable[str], store: Store | None = None, held: Held | None = None
+) -> DumpedFunction:
+    """As `dump_function`, with these globals of the script, which its arguments refer to. `held`: as it was dumped.
+
+    Raises SerializationError.
+    """
     by_value = _registered_by_value()
     source = origin.of_this_process()
     if isinstance(fn, FunctionType) and source is not None and fn.__globals__ is source.variables:
@@ -183,6 +190,8 @@ def with_names(fn: Callable[..., Any], names: Iterable[str], store: Store | None
     def target() -> tuple[bytes, list[Any], Iterable[str]]:
         from jobrunner.script.pickler import pickled
 
+        if held is not None and not held.has_parts:
+            return held.stream, held.noted, held.names
         made = pickled(fn)
         return made.stream, made.noted, made.names
 
@@ -256,20 +265,28 @@ def _dump_object(
     """What goes as one pickle: a closure, or an object that is called (a class, a partial, an instance)."""
     noted: list[Any] = []
     large: list[memoryview] = []
+    objects: list[Any] = []
     in_band = apart_from(PART_FROM, large)
-    plain = pickle_plainly(fn, noted, in_band) if plainly else None
+    plain = pickle_plainly(fn, noted, in_band, objects if fresh else None) if plainly else None
     if plain is not None:
         parts = tuple([_part(raw, store) for raw in large])
-        return _dumped(fn, plain, FRESH_BY_REFERENCE if fresh else BY_REFERENCE, noted, parts)
-    from jobrunner.script.pickler import pickled
+        held = Held(plain, noted, (), objects, bool(parts)) if fresh else None
+        dumped = _dumped(fn, plain, FRESH_BY_REFERENCE if fresh else BY_REFERENCE, noted, parts)
+        return dumped if held is None else dumped._replace(held=held)
+    from jobrunner.script.pickler import pickled_with_objects
 
     large.clear()
+    # Of a closure, which is pickled anew for each submit, nobody asks for them.
+    wanted = objects if fresh else None
     try:
-        made = pickled(fn, large=(PART_FROM, large))
+        made = pickled_with_objects(fn, wanted, (PART_FROM, large))
         if made.names:
-            made = pickled(fn)
+            made = pickled_with_objects(fn, wanted)
     except Exception as exc:
         raise _function_error(fn, exc) from exc
+    held = None
+    if fresh:
+        held = Held(made.stream, made.noted, tuple(made.names), objects, bool(large) and not made.names)
     if made.names:
         target = made.stream, made.noted, made.names
         by_value = _registered_by_value()
@@ -277,10 +294,10 @@ def _dump_object(
             fn,
             lambda: _catalogue().define(fn, (), by_value, lambda: target, store=store, fresh=fresh),
             kept=False,
-        )
+        )._replace(held=held)
     parts = tuple([_part(raw, store) for raw in large])
     kinds = (FRESH_BY_VALUE, FRESH_BY_REFERENCE) if fresh else (BY_VALUE, BY_REFERENCE)
-    return _dumped(fn, made.stream, kinds[0 if made.by_value else 1], made.noted, parts)
+    return _dumped(fn, made.stream, kinds[0 if made.by_value else 1], made.noted, parts)._replace(held=held)
 
 
 def _dump_with_script(
@@ -592,6 +609,8 @@ def load_exception(payload: Payload) -> BaseException:
     """The exception, its `__cause__` a RemoteTraceback. Never fails either."""
     try:
         return decode_exception(*load(payload))
+    except MemoryError as exc:
+        return exc
     except Exception as exc:
         return load_error("the exception", exc)
 

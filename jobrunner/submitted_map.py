@@ -42,7 +42,7 @@ class SubmittedMap:
     # --- taking the input -----------------------------------------------------------------------------------
 
     def take_all(self, elements: Input) -> None:
-        """Take the whole input. Raises what the input and `submit` raise."""
+        """Take the whole input, up to where it raises (see `Input.check`). Raises what `submit` raises."""
         while not self.complete:
             self._take(elements)
 
@@ -129,6 +129,8 @@ class SubmittedMap:
         def refill(handed_out: int) -> None:
             while not self.complete and self.taken - handed_out + self._chunksize <= buffersize:
                 self._take(elements)
+            if handed_out:
+                elements.check()
 
         refill(0)
         return self.results(deadline, refill)

@@ -47,7 +47,7 @@ def waits():
     seen = []
 
     @contextmanager
-    def hook():
+    def hook(awaited=None):
         seen.append("begin")
         try:
             yield
@@ -100,6 +100,58 @@ def test_only_real_waits_are_announced(waits):
     with pytest.raises(TimeoutError):
         Future().result(0)
     assert waits == ["begin", "end"]
+
+
+class Waited(Exception):
+    """Ends a wait at its beginning."""
+
+
+@pytest.fixture
+def awaited():
+    """What a wait of the calling thread is for, as it says at its beginning."""
+
+    @contextmanager
+    def hook(awaited=None):
+        raise Waited(None if awaited is None else awaited())
+        yield
+
+    def of(action):
+        with pytest.raises(Waited) as caught:
+            action()
+        return caught.value.args[0]
+
+    blocking.install(hook)
+    yield of
+    blocking.install(None)
+
+
+def named(name):
+    future = Future()
+    future.id = name
+    return future
+
+
+def test_a_wait_says_which_calls_alone_can_end_it(awaited):
+    a, b, c, plain = named("a"), named("b"), done(3), concurrent.futures.Future()
+    assert awaited(a.result) == (["a"], True)
+    assert awaited(a.exception) == (["a"], True)
+    assert awaited(lambda: wait([a, c, b])) == (["a", "b"], True)
+    assert awaited(lambda: gather([a, plain, b])) == (["a", "b"], True)
+    assert awaited(lambda: wait([a, b], return_when=FIRST_COMPLETED)) == (["a", "b"], False)
+    assert awaited(lambda: wait([a, b], return_when=FIRST_EXCEPTION)) == (["a", "b"], False)
+    calls, every = awaited(lambda: next(as_completed([a, b])))
+    assert (sorted(calls), every) == (["a", "b"], False)
+
+
+def test_a_wait_that_may_end_otherwise_does_not(awaited):
+    a, plain = named("a"), concurrent.futures.Future()
+    assert awaited(lambda: a.result(1)) is None
+    assert awaited(lambda: a.exception(timeout=1)) is None
+    assert awaited(lambda: wait([a], timeout=1)) is None
+    assert awaited(lambda: next(as_completed([a], timeout=1))) is None
+    assert awaited(lambda: wait([a, plain], return_when=FIRST_COMPLETED)) is None
+    assert awaited(lambda: next(as_completed([a, Future()]))) is None
+    assert awaited(lambda: wait([a, done(1)], return_when=FIRST_COMPLETED)) is None
 
 
 def test_a_wait_ends_when_the_result_comes():

@@ -89,3 +89,24 @@ def test_an_interrupt_that_is_caught_leaves_an_executor_that_can_be_shut_down(ki
 @pytest.mark.parametrize("kind", ["processes", "threads"])
 def test_so_does_an_interrupt_at_any_line(kind, use):
     assert len(interrupt_all(kind, use, range(1, 5000))) > 50
+
+
+def test_a_shutdown_that_is_interrupted_at_any_line_may_be_asked_for_again():
+    step, beyond = 0, 0
+    while beyond < 3:
+        step += 1
+        gate = threading.Event()
+        executor = Executor("threads", max_workers=1)
+        futures = [executor.submit(gate.wait, SECONDS), *(executor.submit(zoo.echo, n) for n in range(3))]
+        futures.append(executor.submit(zoo.echo, futures[-1]))
+        steps = Steps([threads], step, error=KeyboardInterrupt, threads="MainThread")
+        try:
+            with steps.here():
+                executor.shutdown(wait=False, cancel_futures=True)
+        except KeyboardInterrupt:
+            executor.shutdown(wait=False, cancel_futures=True)
+        gate.set()
+        assert not wait(futures, SECONDS).not_done, steps.place
+        executor.shutdown()
+        beyond = 0 if steps.place else beyond + 1
+    assert step > 10

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 from concurrent.futures import CancelledError
 
 import pytest
 
-from jobrunner import Executor, NotSupportedError, TaskLostError, TaskTimeoutError
+from jobrunner import Executor, NotSupportedError, TaskLostError, TaskTimeoutError, mapping
+from jobrunner.elements import Input
+from jobrunner.protocol.messages import DEFAULT_OPTIONS
 from jobrunner.testing.stub_backend import StubBackend
 
 
@@ -169,14 +172,14 @@ def test_a_function_that_cannot_be_prepared_fails_the_iteration(executor):
     assert list(executor.map(None, [])) == []
 
 
-def test_the_inputs_exception_leaves_map_and_cancels(backend, executor):
+def test_the_inputs_exception_leaves_map_and_what_came_before_it_runs(backend, executor):
     def elements():
         yield 1
         raise OSError("input")
 
     with pytest.raises(OSError, match="input"):
         executor.map(double, elements())
-    assert all(call.future.cancelled() for call in backend.calls)
+    assert [call.future.cancelled() for call in backend.calls] == [False]
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -496,6 +499,48 @@ def test_shutdown_with_cancel_futures_cancels_the_rest(backend, executor):
     assert backend.closed
     with pytest.raises(CancelledError):
         next(results)
+
+
+@pytest.fixture
+def begun(backend, executor):
+    """A map that has taken two of the three elements of its input, and its input."""
+    run = mapping.MapRun(executor._lifetime, double, DEFAULT_OPTIONS, 2)
+    elements = Input([range(3)])
+    assert run.take_from(elements, 2) == 2
+    return run, elements
+
+
+def test_results_that_come_while_the_end_of_the_input_is_taken_do_not_end_the_map(backend, begun):
+    run, elements = begun
+
+    def look(frame, event, argument):
+        if event == "line" and run.complete and run.done < 2 and not run._lock._is_owned():
+            backend.run_all()
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, *_: look if frame.f_code.co_name == "take_from" else None)
+    try:
+        assert run.take_from(elements, 2) == 1
+    finally:
+        sys.settrace(before)
+    backend.run_all()
+    assert list(run.results(None)) == [0, 2, 4]
+
+
+def test_an_end_that_is_told_late_is_none_when_the_map_has_begun_anew(backend, executor, begun):
+    run, elements = begun
+
+    def go_on(done):
+        run.on_progress = None
+        run.take_from(elements, 2)
+
+    run.on_progress = go_on
+    backend.run_next()
+    executor.shutdown(wait=False)
+    assert not backend.closed, "it has elements that are not done"
+    backend.run_all()
+    assert list(run.results(None)) == [0, 2, 4]
 
 
 def test_progress_shows_and_changes_nothing(backend, executor, capfd):

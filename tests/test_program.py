@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -110,6 +111,28 @@ def test_slots_are_told_again_when_the_key_of_multiprocessing_is_another(monkeyp
     assert telling.current() is first
     process.authkey = b"another"
     assert telling.current() == first._replace(authkey=b"another")
+
+
+def test_slots_are_told_what_the_program_has_changed_before_the_first_call(monkeypatch, tmp_path):
+    monkeypatch.setenv("GOING", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    telling = Telling()
+    before = telling.current()
+    assert telling.current() is before
+    monkeypatch.delenv("GOING")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("COMING", "2")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["a", "b"])
+    assert telling.current().configuration == before.configuration
+    telling.begin()
+    told = telling.current()
+    changes = json.loads(told.configuration)
+    assert changes["environment"] == {"GOING": None, "OMP_NUM_THREADS": "1", "COMING": "2"}
+    assert (changes["folder"], changes["arguments"]) == (str(tmp_path), ["a", "b"])
+    monkeypatch.setenv("COMING", "3")
+    telling.begin()
+    assert telling.current() is told
 
 
 def test_modules_that_another_thread_imports_are_not_there_yet(monkeypatch):

@@ -2,11 +2,16 @@
 
 The slot writes here what it is doing before it does it, and collects its small outcomes and prints here
 (the outbox) before it sends them. So when its process dies, at whatever point, the worker still learns which
-task and which element of a chunk was running, and loses neither a finished outcome nor a printed line.
+task and which element of a chunk was running, and loses neither a finished outcome nor a printed line. The same
+goes for a slot that lives, and whose code keeps every other thread of it from running; `gate` says how the worker
+takes tasks back from such a one.
 
     i64 number of the running task, 0 if none     | i64 index of the running element, -1 if none,
                                                   | -2 in the initializer
-    i64 number of the task that started last      | i64 entries in the outbox, i64 their bytes | outbox
+    i64 number of the task that started last      | i64 entries in the outbox, i64 their bytes
+    i64 entries that were sent, ever              | i64 PLAIN, BUNDLE or CHUNK, of the running task
+    i64 number of the task that is ending         | i64 the gate, i64 number, i64 element, i64 number: see `gate`
+    outbox                                        | results of the running bundle's calls so far
 """
 
 from __future__ import annotations
@@ -16,12 +21,37 @@ import os
 import struct
 import sys
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, TypeAlias
 
 OUTBOX_BYTES = 256 * 1024
 
-_NUMBER, ELEMENT, _LAST, _COUNT, _USED = range(5)
-_FIELDS_BYTES = 40
+RESULTS_BYTES = 256 * 1024
+"""Of a bundle's results, with RESULT for each."""
+
+NUMBER, ELEMENT, LAST, COUNT, USED, SENT, KIND, ENDING, GATE, KEPT, KEPT_ELEMENT, UNTIL = range(12)
+_FIELDS_BYTES = 96
+_RESULTS = _FIELDS_BYTES + OUTBOX_BYTES
+
+PLAIN, BUNDLE, CHUNK = range(3)
+
+Fields: TypeAlias = "memoryview[int]"
+
+RESULT = struct.Struct("<dQ?")
+"""Of a bundle's call that has ended, before its result (or exception): its seconds, the bytes of that, whether it has
+failed."""
+
+
+class State(NamedTuple):
+    """All that a slot writes of its own accord, but for the texts. It stands still when nothing goes on there."""
+
+    number: int
+    element: int
+    last: int
+    entries: int
+    entry_bytes: int
+    sent: int
+    kind: int
+    ending: int
 
 
 MAP_FAILED = 2 ** (8 * struct.calcsize("P")) - 1
@@ -30,39 +60,44 @@ MAP_FAILED = 2 ** (8 * struct.calcsize("P")) - 1
 class Board:
     """One process writes, the other reads; each field changes in one piece."""
 
-    SIZE: ClassVar[int] = _FIELDS_BYTES + OUTBOX_BYTES
+    SIZE: ClassVar[int] = _RESULTS + RESULTS_BYTES
 
     def __init__(self, fd: int, *, alone: bool = False) -> None:
         """`alone`: the only one in its process, so that it need not do without a descriptor, which takes a moment."""
-        self._memory, self._unmap = (
-            mapped(fd, self.SIZE) if alone else mapped_without_descriptor(fd, self.SIZE)
-        )
+        self._file: mmap.mmap | None = None
+        if alone:
+            self._file = mmap.mmap(fd, self.SIZE)
+            self._memory, self._unmap = memoryview(self._file), self._file.close
+        else:
+            self._memory, self._unmap = mapped_without_descriptor(fd, self.SIZE)
         self.fields = self._memory[:_FIELDS_BYTES].cast("q")
-        """At ELEMENT the index of the element that a chunk has come to (an absolute one). Others have methods."""
+        """At ELEMENT the index of the element that a chunk or a bundle has come to (an absolute one), and the fields of
+        `gate`. Others have methods."""
 
     def close(self) -> None:
         self.fields.release()
         self._memory.release()
         self._unmap()
 
-    def start(self, number: int) -> None:
+    def start(self, number: int, kind: int = PLAIN) -> None:
         """Task `number` starts."""
         fields = self.fields
         fields[ELEMENT] = -1
-        fields[_LAST] = number
-        fields[_NUMBER] = number
+        fields[KIND] = kind
+        fields[LAST] = number
+        fields[NUMBER] = number
 
     def finish(self) -> None:
         """The outcome of the running task is in the outbox, or sent."""
-        self.fields[_NUMBER] = 0
+        self.fields[NUMBER] = 0
 
     @property
     def number(self) -> int:
-        return self.fields[_NUMBER]
+        return self.fields[NUMBER]
 
     @property
     def last(self) -> int:
-        return self.fields[_LAST]
+        return self.fields[LAST]
 
     @property
     def element(self) -> int:
@@ -71,28 +106,64 @@ class Board:
     @property
     def count(self) -> int:
         """Entries in the outbox."""
-        return self.fields[_COUNT]
+        return self.fields[COUNT]
+
+    @property
+    def sent(self) -> int:
+        """Entries that were sent, ever: so many are before the first one in the outbox."""
+        return self.fields[SENT]
+
+    def state(self) -> State:
+        return State(*self.fields[: len(State._fields)])
 
     def add(self, entry: bytes) -> bool:
         """Put an entry into the outbox; False if it has no room for it."""
         fields = self.fields
-        used = fields[_USED]
+        used = fields[USED]
         end = used + len(entry)
         if end > OUTBOX_BYTES:
             return False
         self._memory[_FIELDS_BYTES + used : _FIELDS_BYTES + end] = entry
-        fields[_USED] = end
-        fields[_COUNT] += 1  # last: from here on it counts, should this process die
+        fields[USED] = end
+        fields[COUNT] += 1  # last: from here on it counts, should this process die
         return True
 
     def outbox(self) -> bytes:
         """All entries, one after the other."""
-        return bytes(self._memory[_FIELDS_BYTES : _FIELDS_BYTES + min(self.fields[_USED], OUTBOX_BYTES)])
+        return bytes(self._memory[_FIELDS_BYTES : _FIELDS_BYTES + min(self.fields[USED], OUTBOX_BYTES)])
 
-    def empty(self) -> None:
-        """The entries have been sent."""
-        self.fields[_COUNT] = 0
-        self.fields[_USED] = 0
+    def empty(self, count: int) -> None:
+        """So many entries, all that there are, have been sent."""
+        self.fields[COUNT] = 0
+        self.fields[USED] = 0
+        self.note_sent(count)  # last: until then the worker sees that it has heard more than was sent
+
+    def note_sent(self, count: int) -> None:
+        self.fields[SENT] += count
+
+    def results_writer(self) -> Callable[[bytes], int]:
+        """What writes the results of a bundle that begins, one after the other, each behind its RESULT. It raises
+        ValueError where there is no room. For the slot alone."""
+        assert self._file is not None
+        self._file.seek(_RESULTS)
+        return self._file.write
+
+    def results(self, count: int) -> list[tuple[bytes, float, bool]]:
+        """The first `count` results of the running bundle: with the seconds that each took, and whether it is an
+        exception. Raises ValueError where these are not there."""
+        found = []
+        place = _RESULTS
+        for _ in range(count):
+            if place + RESULT.size > self.SIZE:
+                raise ValueError("results that are not there")
+            seconds, size, failed = RESULT.unpack_from(self._memory, place)
+            place += RESULT.size
+            payload = bytes(self._memory[place : place + size])
+            if len(payload) < size:
+                raise ValueError("results that are not there")
+            found.append((payload, seconds, failed))
+            place += size
+        return found
 
 
 def create_board_file() -> int:
@@ -104,18 +175,17 @@ def create_board_file() -> int:
 
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, Board.SIZE)
+    try:
+        os.ftruncate(fd, Board.SIZE)
+    except OSError:  # files may not be so large
+        os.close(fd)
+        raise
     return fd
 
 
-def mapped(fd: int, size: int) -> tuple[memoryview, Callable[[], None]]:
-    """Memory of that file, and what lets go of it once nobody uses it. Python keeps a copy of the descriptor."""
-    memory = mmap.mmap(fd, size)
-    return memoryview(memory), memory.close
-
-
 def mapped_without_descriptor(fd: int, size: int) -> tuple[memoryview, Callable[[], None]]:
-    """As `mapped`; a pool of many slots cannot spare that copy."""
+    """Memory of that file, and what lets go of it once nobody uses it. An mmap keeps a copy of the descriptor, which a
+    pool of many slots cannot spare."""
     if sys.version_info >= (3, 13):
         memory = mmap.mmap(fd, size, trackfd=False)
         return memoryview(memory), memory.close

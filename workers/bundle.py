@@ -1,6 +1,8 @@
 """A bundle in its slot: calls that came as one task, run one after the other, and given up when one takes long.
 
-What is put together here is taken apart in `protocol.bundles`, which a slot does not import, since it must start fast.
+Each result is noted on the board, too, where the worker finds it if it takes the bundle apart without the slot (see
+`gate`). What is put together here is taken apart in `protocol.bundles`, which a slot does not import, since it must
+start fast.
 """
 
 from __future__ import annotations
@@ -12,16 +14,18 @@ from collections.abc import Callable
 import msgpack
 
 from jobrunner.payloads import Payload, buffers_of
-
-MOST_RESULTS = 256 * 1024
-"""Bytes of results that are collected; what comes after them in the bundle goes back."""
+from jobrunner.workers.board import RESULT
 
 
 class Bundle:
-    """Two threads share it: the main one runs the calls, the attendant may give it up."""
+    """Two threads share it: the main one runs the calls, the attendant may give it up.
 
-    def __init__(self, number: int, payload: Payload) -> None:
+    `note` writes a result to the board; it raises ValueError where there is no room for it.
+    """
+
+    def __init__(self, number: int, payload: Payload, note: Callable[[bytes], int]) -> None:
         self.number = number
+        self._note = note
         packed = payload if isinstance(payload, bytes) else b"".join(buffers_of(payload))
         self.calls: deque[bytes] = deque(msgpack.unpackb(packed))
         """Those that have not started. Whoever takes one from it has it."""
@@ -31,7 +35,7 @@ class Bundle:
         self.durations: list[float] = []
         self.failed: list[int] = []
         self._count = len(self.calls)
-        self._size = 0
+        self._full = False
         self._lock = threading.Lock()
         self._ended = False
         self._given_up = False
@@ -40,7 +44,10 @@ class Bundle:
         """The call that ran has ended; main thread. What is appended last makes it count."""
         if failed:
             self.failed.append(self.index)
-        self._size += len(payload)
+        try:
+            self._note(_pack_result(duration, len(payload), failed) + payload)
+        except ValueError:
+            self._full = True
         self.durations.append(duration)
         self.payloads.append(payload)
 
@@ -50,8 +57,8 @@ class Bundle:
 
     @property
     def full(self) -> bool:
-        """Whether its results are too large to go on collecting."""
-        return self._size > MOST_RESULTS and bool(self.calls)
+        """Whether its results are too large to go on collecting; what has not begun goes back then."""
+        return self._full and bool(self.calls)
 
     def give_up(self, tell: Callable[[bytes, int], None]) -> None:
         """Let go of what has not started, and `tell` the results so far and the index of the call that goes on alone.
@@ -73,6 +80,14 @@ class Bundle:
             running = self._count - left - 1
             tell(self._results(running), running)
 
+    def keep(self, index: int) -> bool:
+        """The worker has taken what comes after that call; True if that one is the last that has begun."""
+        with self._lock:
+            self.calls.clear()
+            self._given_up = True
+            last, self.index = self.index, index
+            return last == index
+
     def end(self) -> bool:
         """All calls that were left have run; False if it was given up, and only the last one's outcome is due."""
         with self._lock:
@@ -85,5 +100,13 @@ class Bundle:
 
     def _results(self, stop: int) -> bytes:
         failed = [index for index in self.failed if index < stop]
-        packed: bytes = msgpack.packb((self.payloads[:stop], self.durations[:stop], failed))
-        return packed
+        return pack_results(self.payloads[:stop], self.durations[:stop], failed)
+
+
+_pack_result = RESULT.pack
+
+
+def pack_results(payloads: list[bytes], durations: list[float], failed: list[int]) -> bytes:
+    """As `protocol.bundles` has it."""
+    packed: bytes = msgpack.packb((payloads, durations, failed))
+    return packed

@@ -41,7 +41,7 @@ from jobrunner.payloads import OUT_OF_BAND, Payload
 from jobrunner.script.calls import ready
 from jobrunner.shared_memory.limits import keep_out_of_the_way
 from jobrunner.workers import memory
-from jobrunner.workers.board import ELEMENT, Board
+from jobrunner.workers.board import BUNDLE, CHUNK, ELEMENT, ENDING, GATE, PLAIN, Board
 from jobrunner.workers.bundle import Bundle
 from jobrunner.workers.channel import BlockingChannel
 from jobrunner.workers.chunk import Chunk
@@ -61,11 +61,13 @@ from jobrunner.workers.framing import (
     detach,
     unpack,
 )
+from jobrunner.workers.gate import ALL, OPEN, decided
 from jobrunner.workers.outbox import Outbox
 from jobrunner.workers.sharing import SlotSharing, let_go
 from jobrunner.workers.standstill import Standstill
 from jobrunner.workers.streams import flush_quietly, slot_streams
 from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
+from jobrunner.workers.waits import Waits
 
 OK = 0
 ERROR = 1
@@ -119,12 +121,14 @@ class Slot:
         self.elements: list[
             Any
         ] = []  # those of the chunk that runs: none, in a process that one of them forks
+        self.taken = range(0)  # the tasks that the worker has last taken back by itself; main thread
         self.asked_to_stop = 0  # the last one that the worker wanted to be interrupted; attendant
         self.memory_limit = memory.limit_from_environment()
         self.forked = False
         self.blocked = 0  # nested waits; main thread
         self.told_blocked = False  # what the worker was told; under the outbox's lock
         self.standstill = Standstill(self.wake)
+        self.waits = Waits(self.outbox)
         self.connecting = threading.Lock()
         self.may_connect = False  # under `connecting`
         self.answered = threading.Event()
@@ -267,9 +271,17 @@ class Slot:
     def execute(self, fields: list[Any], payload: Payload, values: list[Payload]) -> None:
         """Run one task, and put its outcome into the outbox."""
         number, _id, _name, _attempt, function, _payload, span, setup, depth, _values, retry_on = fields
+        if number in self.taken:
+            return
+        kind = PLAIN if span is None else BUNDLE if isinstance(span, int) else CHUNK
         self.fields = fields
-        self.board.start(number)
-        if not (span is None or isinstance(span, int)):
+        self.board.start(number, kind)
+        if self.board.fields[GATE]:
+            self.may_go_on()
+        if number in self.taken:
+            self.board.finish()
+            return
+        if kind == CHUNK:
             self.chunk = Chunk(number, span[0], span[1], self.board.fields)
         blocking.set_depth_of_process(depth + 1)
         self.standstill.begin()
@@ -288,7 +300,7 @@ class Slot:
                 fn = self.function(function, setup)
                 started = perf_counter()  # the next call of it will find it loaded
                 if isinstance(span, int):
-                    self.bundle = Bundle(number, payload)
+                    self.bundle = Bundle(number, payload, self.board.results_writer())
                     status, result = self.run_bundle(fn, self.bundle)
                 elif span is None:
                     args, kwargs = serialization.load_call(payload, values)
@@ -335,6 +347,7 @@ class Slot:
         if self.told_blocked:
             self.blocked = 0
             self.tell_blocked()
+        self.waits.end()
         self.put_outcome(number, status, result, finished - started)
         self.board.finish()
 
@@ -346,7 +359,7 @@ class Slot:
         let_go(payload)
         results = FixedResults(__file__, retry_on, stop - start)
         # Each access less counts, for there may be millions of elements a second.
-        keep, fields, position = results.values.append, self.board.fields, ELEMENT
+        keep, fields, position, gate = results.values.append, self.board.fields, ELEMENT, GATE
         elements, call = calls(fn, loaded, start, stop)
         self.elements = elements
         kind: type | None = None
@@ -354,6 +367,8 @@ class Slot:
         assert chunk is not None
         for index, element in chunk.begin(elements):
             fields[position] = index
+            if fields[gate] and not self.may_go_on():
+                break
             try:
                 value = call(element)
                 if type(value) is kind:
@@ -368,6 +383,7 @@ class Slot:
                 if self.interrupted and not was_interrupted:
                     raise KeyboardInterrupt from None  # it came while the failure was pickled
         if not self.forked:  # where the attendant is not, and may have left the lock behind
+            self.note_ending(chunk.number)
             chunk.end()
         return results
 
@@ -382,6 +398,8 @@ class Slot:
                 break
             bundle.index += 1
             board[ELEMENT] = bundle.index
+            if board[GATE] and not self.may_go_on():
+                break
             started = perf_counter()
             try:
                 args, kwargs = serialization.load_call(call)
@@ -399,9 +417,30 @@ class Slot:
             bundle.add(result, perf_counter() - started, status == ERROR)
             if bundle.full:
                 self.give_up(bundle)
+        self.note_ending(bundle.number)
         if bundle.end():
             return OK, bundle.results()
         return status, result if len(result) < OUT_OF_BAND else (result,)
+
+    def may_go_on(self) -> bool:
+        """Called where the gate is not open, when it was noted what begins: whether that may begin, if it is a call of
+        the bundle that runs, or an element of the chunk. Of tasks, `taken` tells."""
+        fields = self.board.fields
+        decision = decided(fields)
+        if decision is None:
+            return True
+        self.taken = decision.taken
+        fields[GATE] = OPEN  # behind that, for an interrupt may come between the two
+        for whole in (self.bundle, self.chunk):
+            if whole is not None and whole.number == decision.number and decision.element != ALL:
+                return whole.keep(decision.element)
+        return True
+
+    def note_ending(self, number: int) -> None:
+        """From here on the worker takes nothing of this bundle or chunk."""
+        self.board.fields[ENDING] = number
+        if self.board.fields[GATE]:
+            self.may_go_on()
 
     def give_up(self, bundle: Bundle) -> None:
         """Send the results so far, and have the calls that have not started run elsewhere; from both threads."""
@@ -480,13 +519,16 @@ class Slot:
         self.last_flush = perf_counter()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self, awaited: blocking.AwaitedCalls | None = None) -> Iterator[None]:
         """The hook of `blocking`: tells the worker that this slot's turn is free meanwhile."""
         self.blocked += 1
+        wait = self.waits.enter(awaited)
         try:
             self.tell_blocked()
             yield
         finally:
+            if not self.forked:  # there another thread may have left the lock behind
+                self.waits.leave(wait, self.running)
             self.blocked = max(0, self.blocked - 1)  # it may be of a task that has left it open, and ended
             self.tell_blocked()
 
@@ -510,6 +552,7 @@ class Slot:
         if self.interrupted or not self.running or target not in (0, self.running):
             return
         self.interrupted = True
+        self.waits.interrupted()
         self.spoiled = self.spoiled or imports(frame)
         raise KeyboardInterrupt
 
@@ -549,7 +592,8 @@ class Slot:
         poller.register(self.control.fileno(), select.POLLIN)
         poller.register(self.wake_reader, select.POLLIN)
         while True:
-            times = [self.sharing.look_after(), self.standstill.look(self.running)]
+            number = self.running
+            times = [self.sharing.look_after(), self.standstill.look(number), self.waits.look(number)]
             self.tell_blocked()
             if self.outbox.armed:
                 times.append(ATTENDANT_INTERVAL)
@@ -586,16 +630,15 @@ class Slot:
                 signal.pthread_kill(self.main_thread, signal.SIGINT)
 
     def divide(self, number: int) -> None:
-        """Give back the elements of a chunk that have not begun, if it is the task that runs."""
-        chunk = self.chunk
-        if chunk is None or chunk.number != number:
-            return
+        """Give back the elements of a chunk that have not begun, if it is the task that runs; answer in any case."""
 
         def tell(stop: int) -> None:
             self.outbox.put([DIVIDED, [number, stop]])
             self.outbox.flush()
 
-        chunk.give_back(tell)
+        chunk = self.chunk
+        if chunk is None or chunk.number != number or not chunk.give_back(tell):
+            tell(0)
 
     def give_back(self) -> None:
         """Give back what has not started; from both threads."""

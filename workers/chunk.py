@@ -1,16 +1,17 @@
 """A chunk of `map` in its slot: elements that run one after the other, and that may be divided meanwhile.
 
-Costs nothing per element: the main thread iterates over a list, as it would without this, and the attendant cuts off
-the end of that list. Both are single steps of the interpreter, so an element is either taken or cut off.
+Costs next to nothing per element: the main thread iterates over a list, as it would without this, and the attendant
+cuts off the end of that list. Both are single steps of the interpreter, so an element is either taken or cut off. Where
+the attendant cannot run, the worker takes elements away, see `gate`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobrunner.workers.board import ELEMENT
+from jobrunner.workers.board import ELEMENT, Fields
 
 
 class Chunk:
@@ -19,7 +20,7 @@ class Chunk:
     It is there before its elements are: to load these, and the function, may take long as well.
     """
 
-    def __init__(self, number: int, start: int, stop: int, fields: Sequence[int]) -> None:
+    def __init__(self, number: int, start: int, stop: int, fields: Fields) -> None:
         """The elements [start, stop) of the task `number`. In `fields` the main thread notes which of them runs."""
         self.number = number
         self._start = start
@@ -38,22 +39,32 @@ class Chunk:
             self._left = iter(elements)
             return enumerate(self._left, self._start)
 
-    def give_back(self, tell: Callable[[int], None]) -> None:
+    def give_back(self, tell: Callable[[int], None]) -> bool:
         """Keep the elements that have begun, at least one, and `tell` the index of the first one that is given back.
 
-        Nothing happens where all have begun, or it was done before. The chunk's outcome must not overtake what is told
-        here, so `end` waits for it.
+        False, and nothing happens, where all have begun, or it was done before. The chunk's outcome must not overtake
+        what is told here, so `end` waits for it.
         """
         with self._lock:
             keep = max(self._taken(), 1)
             if self._closed or keep >= self._count:
-                return
+                return False
             del self._elements[keep:]
             # From here on the main thread can take none of those; until then it may have taken some.
             keep = max(self._taken(), keep)
             if keep < self._count:
                 self._closed, self._count = True, keep
                 tell(self._start + keep)
+            return self._closed
+
+    def keep(self, element: int) -> bool:
+        """The worker has taken what comes after that element; True if that one is the last that has begun."""
+        with self._lock:
+            count = element + 1 - self._start
+            del self._elements[count:]
+            self._closed, self._count = True, min(count, self._count)
+            last, self._fields[ELEMENT] = self._fields[ELEMENT], element
+            return last == element
 
     def end(self) -> None:
         """All elements that were left have run; from now on nothing is given back."""

@@ -18,7 +18,8 @@ The items, lists that start with one of the numbers below:
     slot -> worker, data       [READY, pid], [OUTCOME, number, status, payload, duration],
                                [PRINTED, number, stream, text], [RETURNED, numbers], [BLOCKED, 0 or 1],
                                [CONNECT, 1], [SPLIT, [number, results, index of the call that runs]],
-                               [DIVIDED, [number, index of the first element that is given back]], [SPOILED, 1]
+                               [DIVIDED, [number, index of the first element that is given back, or 0]], [SPOILED, 1],
+                               [AWAITS, [number, ids of calls, whether it takes all of them]]
 
 In an item, a payload of several buffers is replaced by their count, and one in shared memory by its label (`detach`,
 `attach`).
@@ -50,6 +51,7 @@ SPLIT = 9
 DIVIDE = 10
 DIVIDED = 11
 SPOILED = 12
+AWAITS = 13
 
 DESCRIPTOR = 1 << 63
 MOST_DESCRIPTORS = 200

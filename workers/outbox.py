@@ -71,7 +71,7 @@ class Outbox:
             try:
                 self._send_board()
                 if entry:
-                    self._channel.send(header(entry), buffers)
+                    self._send_entry(entry, buffers)
                 while self._waiting:
                     self._store_waiting()
                     self._send_board()
@@ -90,10 +90,15 @@ class Outbox:
             if not self._board.add(entry):
                 self._send_board()
                 if not self._board.add(entry):
-                    self._channel.send(header(entry))
+                    self._send_entry(entry, ())
 
     def _send_board(self) -> None:
         count = self._board.count
         if count:
             self._channel.send(header(self._board.outbox(), count))
-            self._board.empty()
+            self._board.empty(count)
+
+    def _send_entry(self, entry: bytes, buffers: Sequence[Outgoing]) -> None:
+        """One that does not go over the board."""
+        self._channel.send(header(entry), buffers)
+        self._board.note_sent(1)

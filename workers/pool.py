@@ -21,7 +21,7 @@ from typing import Any
 from jobrunner.descriptors import is_shortage, make_room
 from jobrunner.forks import no_forks
 from jobrunner.ids import SlotId
-from jobrunner.program import Program, no_program
+from jobrunner.program import THREAD_VARIABLES, Program, no_program
 from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotNotStarted, SlotTask
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
 from jobrunner.workers.framing import (
@@ -38,15 +38,6 @@ from jobrunner.workers.framing import (
 )
 from jobrunner.workers.memory import SHARED_IDLE
 from jobrunner.workers.slot_process import SlotProcess
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-"""Set to 1 in every slot, unless the environment has them: the slots use the cores already."""
 
 CANNOT_START = 127
 """Exit code of a slot whose process could not be started; as a shell has it."""
@@ -177,6 +168,8 @@ class SlotPool:
             for task in tasks
         ]
         process.runs += 1
+        if tasks:
+            process.last_given = tasks[-1].number
         told = self._program.told()
         news = None if told is process.told else list(told)
         process.told = told
@@ -192,6 +185,17 @@ class SlotPool:
         process = self._slots.get(slot)
         if process is not None:
             self._control(process, [RECALL, [process.runs, bundle]])
+
+    def retract(self, slot: SlotId, chunks: Sequence[int] = ()) -> None:
+        """Take back what the slot has not begun, though it does not answer: a SlotRetracted follows, unless it moves.
+
+        Of a bundle that runs, a SlotSplit comes before, and a SlotDivided of a chunk that is one of `chunks`. To be
+        called for a slot that has not moved for long: this takes about a millisecond.
+        """
+        process = self._slots.get(slot)
+        if process is not None:
+            self._take(process, lambda: process.retract(chunks))
+            os.write(self._wake_writer, b"\0")
 
     def divide(self, slot: SlotId, number: int) -> None:
         """Have the slot give back what it has not begun of that chunk, if it runs: then a SlotDivided follows."""
@@ -274,20 +278,24 @@ class SlotPool:
             process.data.flush()
             if not process.data.pending:
                 self._watch_data(process)
-        if mask & selectors.EVENT_READ:
-            try:
-                self._events += process.read_data()
-            except ChannelError:
-                process.signal(signal.SIGKILL)  # a task has damaged the slot
+        if mask & selectors.EVENT_READ and self._take(process, process.read_data):
+            if process.data.closed and process.ending and process.pidfd >= 0:
+                self._selector.unregister(process.data)  # its exit is near, and will be seen
+            elif process.data.closed:
                 self._finish(process)
-            else:
-                if process.wants_to_connect:
-                    process.wants_to_connect = False
-                    self._control(process, [CONNECT, self._on_connect()])
-                if process.data.closed and process.ending and process.pidfd >= 0:
-                    self._selector.unregister(process.data)  # its exit is near, and will be seen
-                elif process.data.closed:
-                    self._finish(process)
+
+    def _take(self, process: SlotProcess, read: Callable[[], list[SlotEvent]]) -> bool:
+        """Take what a slot says. False if that makes no sense: then the slot is gone."""
+        try:
+            self._events += read()
+        except ChannelError:
+            process.signal(signal.SIGKILL)  # a task has damaged the slot
+            self._finish(process)
+            return False
+        if process.wants_to_connect:
+            process.wants_to_connect = False
+            self._control(process, [CONNECT, self._on_connect()])
+        return True
 
     def _watch_data(self, process: SlotProcess) -> None:
         mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if process.data.pending else 0)

@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from jobrunner.folders import temporary_folder
 from jobrunner.ids import SlotId
 from jobrunner.program import Program, Told, interpreter_options, start_with
 from jobrunner.protocol.effects import (
+    SlotAwaits,
     SlotBlocked,
     SlotDivided,
     SlotEvent,
@@ -28,6 +29,7 @@ from jobrunner.protocol.effects import (
     SlotOutcome,
     SlotPrinted,
     SlotReady,
+    SlotRetracted,
     SlotReturned,
     SlotSplit,
     SlotSpoiled,
@@ -36,9 +38,11 @@ from jobrunner.protocol.messages import STDERR, STDOUT
 from jobrunner.settling import DESCRIPTOR_LIMIT, TRACKER, as_started
 from jobrunner.shipment import PREFIX, remove
 from jobrunner.workers import memory
-from jobrunner.workers.board import Board, create_board_file
+from jobrunner.workers.board import BUNDLE, Board, create_board_file
+from jobrunner.workers.bundle import pack_results
 from jobrunner.workers.channel import BufferedChannel, channel_pair
 from jobrunner.workers.framing import (
+    AWAITS,
     BLOCKED,
     CONNECT,
     DIVIDED,
@@ -55,6 +59,7 @@ from jobrunner.workers.framing import (
     header,
     unpack,
 )
+from jobrunner.workers.gate import ALL, Closed, decision_for
 
 BOOT = """\
 import sys
@@ -113,11 +118,17 @@ class SlotProcess:
         """What it was last told of the program."""
         self.runs = 0
         """RUN messages sent."""
+        self.last_given = 0
+        """The number of the last task that it was given."""
         self.wants_to_connect = False
         """A call wants to make calls of its own, and waits to hear whether it can."""
         self.ending = False
         """It was told to end by itself."""
         self._last_finished = 0
+        self._received = 0
+        """Items, ever, over the data socket."""
+        self._seen = 0
+        """Those and what was read off the board before it was sent."""
         self._stderr = ""
         self._fault = ""
         """From where faulthandler began to tell of the end."""
@@ -221,7 +232,7 @@ class SlotProcess:
 
         for packed, buffers in messages:
             parts = iter(buffers)
-            for item in unpack(packed):
+            for item in self._fresh(unpack(packed)):
                 if item[0] == OUTCOME:
                     self._take_outcome(item, parts, outcomes)
                 elif item[0] == PRINTED:
@@ -234,6 +245,53 @@ class SlotProcess:
                     close_batch()
                     events.append(self._other_event(item))
         close_batch()
+        return events
+
+    def _fresh(self, items: list[Any]) -> list[Any]:
+        """Of the items of a message, those that were not read off the board already."""
+        before = self._received
+        self._received += len(items)
+        fresh = items[self._seen - before :] if self._seen > before else items
+        self._seen = max(self._seen, self._received)
+        return fresh
+
+    def _read_outbox(self, outbox: bytes, count: int, sent: int) -> list[SlotEvent]:
+        """What is on the board, where `sent` items were sent before; it may arrive later, or have arrived."""
+        self._received = sent
+        events = self._events([(header(outbox, count), [])])
+        self._received = sent
+        return events
+
+    def retract(self, chunks: Sequence[int]) -> list[SlotEvent]:
+        """Take back what it has not begun without its help, also of one of these chunks if that runs; see `gate`.
+
+        The last event is a SlotRetracted then. There is none where the slot gives a sign of life. Raises ChannelError.
+        """
+        events = self.read_data()
+        board = self._board
+        with Closed(board) as gate:
+            state = gate.state
+            if events or state is None or state.sent != self._received or self.data.closed:
+                return events
+            decision = decision_for(state, self.last_given, chunks)
+            split = decision.element != ALL and state.kind == BUNDLE
+            outbox = board.outbox()
+            try:
+                results = board.results(decision.element) if split else []
+            except ValueError as exc:
+                raise ChannelError(str(exc)) from exc
+            if board.state() != state:
+                return events
+            events = self._read_outbox(outbox, state.entries, state.sent)
+            gate.decide(decision)
+        if split:
+            payloads, durations = [result[0] for result in results], [result[1] for result in results]
+            failed = [index for index, result in enumerate(results) if result[2]]
+            packed = pack_results(payloads, durations, failed)
+            events.append(SlotSplit(self.slot, state.number, packed, decision.element))
+        elif decision.element != ALL:
+            events.append(SlotDivided(self.slot, state.number, decision.element + 1))
+        events.append(SlotRetracted(self.slot, list(decision.taken)))
         return events
 
     def _take_outcome(self, item: list[Any], parts: Iterator[Received], outcomes: list[SlotOutcome]) -> None:
@@ -256,6 +314,8 @@ class SlotProcess:
             return SlotSpoiled(self.slot)
         if kind == BLOCKED:
             return SlotBlocked(self.slot, bool(argument))
+        if kind == AWAITS:
+            return SlotAwaits(self.slot, *argument)
         raise ChannelError(f"an item of unknown kind {kind}")
 
     def _note(self, number: int, stream: int, text: str, piped: bool = False) -> None:
@@ -284,12 +344,11 @@ class SlotProcess:
         ending = self._reap(EXIT_WAIT)
         events: list[SlotEvent] = []
         try:
-            open_still = not self.data.closed
-            while open_still:
-                more = self.read_data()
-                events += more
-                open_still = bool(more) and not self.data.closed
-            events += self._events([(header(self._board.outbox(), self._board.count), [])])
+            before = -1
+            while self._received > before and not self.data.closed:
+                before = self._received
+                events += self.read_data()
+            events += self._read_outbox(self._board.outbox(), self._board.count, self._board.sent)
         except ChannelError:  # it died in the middle of a word, or was talking nonsense
             pass
         for fd in self.pipes:

@@ -174,6 +174,9 @@ class Author:
         attempt = self.attempt()
         return m.Held(self.id(), attempt, self.rng.random() < 0.5, self.rng.randrange(attempt))
 
+    def wait(self) -> m.Wait:
+        return m.Wait(self.id(), tuple(self.many(self.id)), self.rng.random() < 0.5)
+
     def worker_hello(self) -> m.WorkerHello:
         rng = self.rng
         who: Any = rng.choice(self.workers)
@@ -220,6 +223,7 @@ class Author:
             ),
             m.Capacity: lambda: m.Capacity(self.count()),
             m.Stuck: lambda: m.Stuck(self.word()),
+            m.Waits: lambda: m.Waits(self.many(self.wait)),
             m.Output: lambda: m.Output(
                 self.many(lambda: m.OutputChunk(self.id(), "f", rng.choice((1, 2)), self.word()))
             ),

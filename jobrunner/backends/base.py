@@ -26,6 +26,7 @@ from jobrunner.config import ClientConfig
 from jobrunner.elements import ElementResults
 from jobrunner.errors import ConfigTypeError, NotSupportedError
 from jobrunner.futures import Future
+from jobrunner.loading import Held
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
 from jobrunner.serialization import function_name as function_name  # what a call is named, for the front too
 
@@ -156,6 +157,11 @@ class Backend(ABC):
     def copies(self) -> bool:
         """Whether calls get copies of their arguments, which is in the capabilities."""
         return "copies" in self.capabilities
+
+    def held(self, prepared: Any) -> Held | None:
+        """The object that is called, where it is unpickled anew for each call, and `run_fixed` is given a FreshCall:
+        elements may share objects with it."""
+        return None
 
     @abstractmethod
     def pack(self, elements: Any) -> Any:

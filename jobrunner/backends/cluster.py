@@ -36,40 +36,51 @@ class ClusterBackend(CoreBackend):
         settings.refuse_unknown(self.name)
         self._local: LocalCluster | None = None
         self._said_idle = False
-        if settings.address is None:
-            self._local = LocalCluster(
-                settings.max_workers,
-                crash_limit=settings.config.crash_limit,
-                exit_wait=settings.config.exit_wait,
-                max_tasks_per_slot=settings.max_tasks_per_child,
-                start_method=settings.start_method,
-                interpreter=settings.config.interpreter,
-            )
-            self._address = self._local.address
-        else:
-            if settings.max_tasks_per_child is not None:
-                raise NotSupportedError(
-                    "max_tasks_per_child: the slots of a cluster belong to its workers; start these with"
-                    " `jobrunner worker start --max-tasks-per-slot N`"
-                )
-            self._address = check_address(settings.address)
-        self._credentials = credentials_for(
-            self._address,
-            CLIENT_ROLES,
-            configured=settings.config.identity,
-            insecure=settings.config.insecure,
-        )
         try:
+            self._address = (
+                self._start_local(settings) if settings.address is None else self._given_address(settings)
+            )
+            self._credentials = credentials_for(
+                self._address,
+                CLIENT_ROLES,
+                configured=settings.config.identity,
+                insecure=settings.config.insecure,
+            )
             super().__init__(settings)
         except BaseException:
-            self._closed()
+            if self._local is not None:
+                self._local.stop()  # there have been no calls, of which anything could be shown
             raise
-        if self._local is not None:
-            self._local.when_failed(lambda kind, error: self._give_up(GiveUp(error, kind)))
-        else:
-            self._connected.wait()
-            if self._failure is not None:
-                raise self._failure_anew(self._failure)
+        try:
+            if self._local is not None:
+                self._local.when_failed(lambda kind, error: self._give_up(GiveUp(error, kind)))
+            else:
+                self._connected.wait()
+                if self._failure is not None:
+                    raise self._failure_anew(self._failure)
+        except BaseException:  # nobody will have this object
+            self.kill()
+            raise
+
+    def _start_local(self, settings: BackendSettings) -> str:
+        self._local = LocalCluster(
+            settings.max_workers,
+            crash_limit=settings.config.crash_limit,
+            exit_wait=settings.config.exit_wait,
+            max_tasks_per_slot=settings.max_tasks_per_child,
+            start_method=settings.start_method,
+            interpreter=settings.config.interpreter,
+        )
+        return self._local.address
+
+    def _given_address(self, settings: BackendSettings) -> str:
+        if settings.max_tasks_per_child is not None:
+            raise NotSupportedError(
+                "max_tasks_per_child: the slots of a cluster belong to its workers; start these with"
+                " `jobrunner worker start --max-tasks-per-slot N`"
+            )
+        assert settings.address is not None
+        return check_address(settings.address)
 
     @property
     def _key(self) -> str:
@@ -131,6 +142,8 @@ class ClusterBackend(CoreBackend):
     def _first_call(self) -> None:
         if self._local is None:  # else its workers are its own, and wait for no slot of this process
             first_call(self)
+        else:
+            self._local.begin()
 
     def unfinished_calls(self) -> list[str]:
         """See `blocking.Caller`. Calls that are submitted from now on are in no bundle with one of these."""

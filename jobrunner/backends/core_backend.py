@@ -47,6 +47,7 @@ from jobrunner.fixed import load_element_results
 from jobrunner.futures import CancelWaits, Future, settle
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
+from jobrunner.loading import Held
 from jobrunner.payloads import Payload
 from jobrunner.protocol import bundles
 from jobrunner.protocol import messages as m
@@ -152,17 +153,17 @@ class CoreBackend(Backend):
         self._left: list[tuple[TaskId, Future[Any]]] = []
         """At the end: what was not settled by then."""
         self._thread = threading.Thread(target=self._run, name=f"jobrunner-{self.name}", daemon=True)
-        self._thread.start()
         try:
+            self._thread.start()
             self._started.wait()
-        except (
-            BaseException
-        ):  # Ctrl-C: nobody will have this object, whose thread finds that it was shut down
+            if self._start_error is not None:
+                raise self._start_error
+            finish_before_exit(self.shutdown, self.kill)
+        except BaseException:  # Ctrl-C, maybe: nobody will have this object
             self._shut_down = True
+            if self._started.is_set() and self._start_error is None:  # else its thread will find it so
+                self._maybe_drain()
             raise
-        if self._start_error is not None:
-            raise self._start_error
-        finish_before_exit(self.shutdown, self.kill)
 
     # --- for subclasses ---
 
@@ -256,6 +257,9 @@ class CoreBackend(Backend):
                 time.sleep(0)
             return future
         return self._send(prepared, payload, None, options)
+
+    def held(self, prepared: Prepared) -> Held | None:
+        return prepared.held()
 
     def pack(self, elements: Any) -> Payload | PackedElements:
         return pack(elements, self._store.store)

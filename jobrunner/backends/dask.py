@@ -31,6 +31,7 @@ from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_entry import entry
 from jobrunner.backends.engine_parts import PartsThere
 from jobrunner.backends.engine_worker import copied
+from jobrunner.blocking import AwaitedCalls
 from jobrunner.errors import ConfigError, CoordinatorLostError, NotSupportedError
 from jobrunner.host import module_path, usable_cpus
 from jobrunner.payloads import Payload, payload_size
@@ -376,7 +377,7 @@ class Waiting:
         self._depth = 0
 
     @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self, awaited: AwaitedCalls | None = None) -> Iterator[None]:
         self._depth += 1
         if self._depth == 1:
             distributed.secede()

@@ -46,6 +46,7 @@ from jobrunner.exiting import do_all, finish_before_exit
 from jobrunner.fixed import load_element_results
 from jobrunner.futures import Future, settle
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
+from jobrunner.loading import Held
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.retry import backoff
@@ -232,6 +233,9 @@ class EngineBackend(Backend):
         return self._add(prepared.dumped, payload, None, options, futures)
 
     copies = True
+
+    def held(self, prepared: Prepared) -> Held | None:
+        return prepared.held()
 
     def pack(self, elements: Any) -> Payload | PackedElements:
         return pack(elements)

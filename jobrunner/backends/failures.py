@@ -8,6 +8,7 @@ from typing import Any
 from jobrunner import serialization
 from jobrunner.errors import (
     CrashLimitError,
+    DeadlockError,
     DependencyError,
     InitializerError,
     JobRunnerError,
@@ -76,6 +77,8 @@ def refusal(text: str, detail: dict[str, Any]) -> JobRunnerError:
     """Of a call that the coordinator has not taken."""
     if "quota" in detail:
         return QuotaError(text)
+    if "deadlock" in detail:
+        return DeadlockError(text)
     if "no_slot" in detail:
         return JobRunnerError(text)
     return SerializationError(text) if "python" in detail or "modules" in detail else JournalError(text)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from jobrunner.config import MOST_WINDOW
 from jobrunner.context import TASK_ADDRESS
-from jobrunner.descriptors import make_room
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.program import Program, hash_seed
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from jobrunner.transport.sockets import RouterWire
 
 CLIENT: Source = b"client"
-
-ROUTER_DESCRIPTORS = 12
-"""Taken by ZeroMQ to listen, and some."""
 
 
 def log_error(effect: Log) -> None:
@@ -53,7 +49,7 @@ class LocalWire:
         program: Program,
         max_tasks_per_slot: int | None = None,
     ) -> None:
-        self._coordinator = CoordinatorCore(
+        self._coordinator: CoordinatorCore | None = CoordinatorCore(
             CoordinatorSettings(
                 id=random_token(),
                 version=__version__,
@@ -68,7 +64,7 @@ class LocalWire:
             ),
             time.monotonic(),
         )
-        self._alarm = Alarm(self._coordinator)
+        self._alarm: Alarm | None = Alarm(self._coordinator)
         self._worker = InsideWorker(
             slots,
             {TASK_ADDRESS: address},
@@ -105,6 +101,7 @@ class LocalWire:
             return 0.0
         if self._router is not None and self._router.pending():
             return 0.0
+        assert self._alarm is not None
         times = (self._alarm.next_deadline(), self._worker.next_deadline())
         return min((t for t in times if t is not None), default=None)
 
@@ -138,6 +135,9 @@ class LocalWire:
             self._worker.close()
         if self._router is not None:
             self._router.close()
+        # It remembers results for others, and a program may keep its executor for long after this.
+        self._coordinator = None
+        self._alarm = None
 
     def listen(self, address: str) -> str:
         """Let other processes in, at that address; on the I/O thread. Why that cannot be, or nothing."""
@@ -147,7 +147,6 @@ class LocalWire:
         from jobrunner.transport.sockets import RouterWire  # here: most local pools never need ZeroMQ
 
         try:
-            make_room(ROUTER_DESCRIPTORS)  # without them ZeroMQ ends the process
             router = RouterWire(address)
         except Exception as exc:
             # Whatever it is, it costs the calls that want to connect, and not the pool.
@@ -160,6 +159,7 @@ class LocalWire:
 
     def _settle(self, now: float) -> None:
         """Turn both cores until neither has anything to do."""
+        assert self._alarm is not None
         busy = True
         while busy:
             busy = self._worker.has_work(now)
@@ -170,6 +170,8 @@ class LocalWire:
                 busy = True
 
     def _turn_coordinator(self, now: float) -> None:
+        assert self._coordinator is not None
+        assert self._alarm is not None
         effects: list[Effect] = []
         while self._to_coordinator:
             effects += self._coordinator.handle(self._to_coordinator.popleft(), now)

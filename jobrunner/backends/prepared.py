@@ -7,7 +7,9 @@ from types import FunctionType
 from typing import Any
 
 from jobrunner import serialization
+from jobrunner.errors import SerializationError
 from jobrunner.fixed import dump_elements
+from jobrunner.loading import Held
 from jobrunner.payloads import Payload, Store, payload_size
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
 from jobrunner.serialization import DumpedFunction, Names
@@ -98,7 +100,7 @@ class Prepared:
     def with_names(self, names: Iterable[str]) -> Prepared:
         """The same, with these globals of the script, as they are now."""
         made = self._copy()
-        made._take(serialization.with_names(self.fn, names, self._store))
+        made._take(serialization.with_names(self.fn, names, self._store, self.dumped.held))
         return made
 
     def for_map(self) -> Prepared:
@@ -111,6 +113,13 @@ class Prepared:
             made._take(serialization.dump_function(self.whole, self._store))
             self._mapped = made
         return self._mapped
+
+    def held(self) -> Held | None:
+        """What `map` sends once, where elements may share objects with it."""
+        try:
+            return self.for_map().dumped.held
+        except SerializationError:  # which the elements fail with
+            return None
 
     def _take(self, dumped: DumpedFunction) -> None:
         if self.fn is not self.whole:

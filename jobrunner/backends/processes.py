@@ -146,6 +146,9 @@ class ProcessesBackend(CoreBackend):
     def _shares(self) -> bool:
         return True
 
+    def _first_call(self) -> None:
+        self._program.begin()
+
     def _check_resources(self) -> None:
         raise NotSupportedError('the "processes" backend knows no resources; use "cluster"')
 

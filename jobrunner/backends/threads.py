@@ -31,7 +31,7 @@ from jobrunner.backends.thread_nests import Nest, Nests
 from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
 from jobrunner.elements import Columns, ElementResults
 from jobrunner.errors import DependencyError, InitializerError, NotSupportedError
-from jobrunner.exiting import finish_before_exit
+from jobrunner.exiting import do_all, finish_before_exit
 from jobrunner.futures import Future, settle
 from jobrunner.host import usable_cpus
 from jobrunner.ids import ClientId, random_token, task_id
@@ -199,6 +199,8 @@ class ThreadsBackend(Backend):
         self._calls: list[_Call] = []
         self._held: dict[int, _Call] = {}
         """Those that wait for the Futures among their arguments."""
+        self._dropped: dict[int, _Call] = {}
+        """Those that `shutdown` has taken away, and whose Futures it has yet to cancel."""
         self._chunks: dict[int, _Call] = {}
         """Those under way, that may have elements which nobody has taken."""
         self._runners = 0
@@ -388,8 +390,7 @@ class ThreadsBackend(Backend):
                 self._start_runner()
             except RuntimeError:  # no thread can be started, and no other is there
                 stranded, self._calls = self._calls, []
-        for waiting in stranded:
-            settle(waiting.future, exception=cause)
+        do_all(*(partial(settle, waiting.future, exception=cause) for waiting in stranded))
 
     def _take_calls(self, runner: _Runner) -> None:
         blocking.install(partial(self._while_waiting, runner))
@@ -552,7 +553,7 @@ class ThreadsBackend(Backend):
                 settle(call.future, exception=error)
 
     @contextmanager
-    def _while_waiting(self, runner: _Runner) -> Iterator[None]:
+    def _while_waiting(self, runner: _Runner, awaited: blocking.AwaitedCalls | None = None) -> Iterator[None]:
         with self._lock:
             runner.waits += 1
         try:
@@ -584,24 +585,26 @@ class ThreadsBackend(Backend):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         with self._lock:
             self._closed = True
-            dropped = self._cut() if cancel_futures else []
+            if cancel_futures:
+                self._cut()
             self._look_for_the_end()
-        for call in dropped:
+        # Also those of an earlier time, which Ctrl-C or a lack of memory may have ended at any point.
+        for number, call in list(self._dropped.items()):
             call.future.cancel_pending()
+            self._dropped.pop(number, None)
         if wait:
             self._wait_idle()
             self._nests.join()
             self._pool.shutdown(wait=True)
 
-    def _cut(self) -> list[_Call]:
+    def _cut(self) -> None:
         """With the lock held: take away what waits, but for the calls that free threads are about to begin."""
         busy = max(0, sum(runner.busy for runner in self._at_work) - self._waiting)
         free = 0 if self._killed.is_set() else max(0, self._max_workers - busy)
         wanted = sorted(call for call in self._calls if not call.future.done())
-        self._calls, dropped = wanted[:free], wanted[free:]  # sorted, and so a heap
-        dropped += self._held.values()
+        self._dropped.update((call.number, call) for call in (*wanted[free:], *self._held.values()))
+        self._calls = wanted[:free]  # sorted, and so a heap
         self._held.clear()
-        return dropped
 
     def _wait_idle(self) -> None:
         with blocking.waiting(), self._lock:

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 from jobrunner import serialization
 from jobrunner.elements import Columns, Unloadable
 from jobrunner.fixed.columns import length, packed_column, unpacked_column
+from jobrunner.fixed.held import load_with
 from jobrunner.fixed.own_pickles import SharedClasses, load_alone, load_own
-from jobrunner.loading import load_error
+from jobrunner.loading import FreshCall, load_error
 from jobrunner.payloads import Buffer, Payload, Store, buffers_of
 from jobrunner.serialization import Names
 
@@ -37,6 +38,8 @@ class FixedElements:
     classes: list[bytes] = field(default_factory=list)
     names: Names = field(default_factory=dict)
     """Globals of the script that code in the pickles needs."""
+    together: set[int] = field(default_factory=set)
+    """Of the rows in `own`, those that share objects with what is called, see `held`."""
     kinds: list[type | None] = field(default_factory=list)
     """By column, the type of all its values, where there is but one; empty where nobody has looked."""
 
@@ -51,6 +54,7 @@ class FixedElements:
             {row - start: parts for row, parts in self.buffers.items() if start <= row < stop},
             self.classes,
             self.names,
+            {row - start for row in self.together if start <= row < stop},
             self.kinds,
         )
 
@@ -75,7 +79,10 @@ def dump_elements(
     if names is not None:
         names.update(elements.names)
     return serialization.dump_plain(
-        (elements.columns, elements.own, spans, parts, elements.classes), snapshot, store, names
+        (elements.columns, elements.own, spans, parts, elements.classes, elements.together),
+        snapshot,
+        store,
+        names,
     )
 
 
@@ -116,7 +123,10 @@ class LoadedElements:
         spans: dict[int, list[int]],
         parts: list[Buffer],
         classes: list[bytes],
+        together: set[int],
     ) -> None:
+        self.together = together
+        """Rows that are to be called by `call`."""
         self._columns = columns
         self._own = own
         self._buffers = LoadedBuffers(spans, parts)
@@ -127,17 +137,31 @@ class LoadedElements:
 
     def streams(self, start: int, stop: int) -> list[bytes] | None:
         """The pickles of [start, stop), if these are all there is to the arguments."""
-        if len(self._columns) > 1 or len(self._own) < len(self._columns[0]) or self._buffers:
+        if len(self._columns) > 1 or len(self._own) < len(self._columns[0]) or self._buffers or self.together:
             return None
         return self._columns[0][start:stop]
 
-    def arguments(self, row: int) -> list[Any]:
-        """Those of one element; to be asked for once. Raises SerializationError, or what the program's code raises."""
+    def call(self, fn: Callable[..., Any], row: int) -> Any:
+        """What `fn` returns for that element. Raises SerializationError, or what the program's code raises."""
+        if row in self.together:
+            assert isinstance(fn, FreshCall)
+            fn, objects = fn.unpickled()
+            return fn(*self.arguments(row, objects))
+        return fn(*self.arguments(row))
+
+    def arguments(self, row: int, objects: dict[int, Any] | None = None) -> list[Any]:
+        """Those of one element; to be asked for once. `objects` are those of what is called.
+
+        Raises SerializationError, or what the program's code raises.
+        """
         args = [column[row] for column in self._columns]
         own = self._own.get(row)
         if own is not None:
             try:
-                value = load_own(args[own[0]], self._buffers.of(row), self.classes)
+                if objects is None:
+                    value = load_own(args[own[0]], self._buffers.of(row), self.classes)
+                else:
+                    value = load_with(args[own[0]], self._buffers.of(row), objects)
             except Exception as exc:
                 raise load_error("the arguments", exc) from exc
             if len(own) == 1:
@@ -236,5 +260,7 @@ def calls(
         classes = elements.classes
         load = load_alone if classes is None else lambda stream: load_own(stream, (), classes)
         return streams, partial(_call_with, fn, load)
+    if elements.together:
+        return list(range(start, stop)), partial(elements.call, fn)
     arguments = elements.arguments
     return list(range(start, stop)), lambda row: fn(*arguments(row))

@@ -58,7 +58,7 @@ def is_atom(value: Any) -> bool:
     if kind in ATOMS:
         return True
     if kind is tuple or kind is frozenset:
-        return holds_atoms(value) or all(map(is_atom, value))
+        return holds_atoms(value) or _holds_atoms_deep_inside(value)
     if kind in _zoned:
         return is_atom(value.tzinfo)
     if kind in CONTAINERS:
@@ -71,6 +71,25 @@ def is_atom(value: Any) -> bool:
         ATOMS.add(kind)
         return True
     return False
+
+
+def _holds_atoms_deep_inside(value: Collection[Any]) -> bool:
+    """Whether a tuple or frozenset is an atom. Pickle takes such that are nested deeper than functions may call each
+    other, and each of them once, however often it is met."""
+    met = {id(value)}
+    waiting = [value]
+    while waiting:
+        for item in waiting.pop():
+            kind = type(item)
+            if kind in ATOMS:
+                continue
+            if kind is not tuple and kind is not frozenset:
+                if not is_atom(item):
+                    return False
+            elif id(item) not in met:
+                met.add(id(item))
+                waiting.append(item)
+    return True
 
 
 def holds_atoms(values: Collection[Any]) -> bool:

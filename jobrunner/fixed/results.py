@@ -217,8 +217,10 @@ def load_element_results(payload: Payload) -> ElementResults:
                     values[row] = load_own(values[row], buffers.of(row), classes)
             except BaseException as exc:
                 values[row] = None
-                failures[row] = load_error("the result", exc) if isinstance(exc, Exception) else exc
-                failures[row].__cause__ = exc
+                failures[row] = exc
+                if isinstance(exc, Exception) and not isinstance(exc, MemoryError):
+                    failures[row] = load_error("the result", exc)
+                    failures[row].__cause__ = exc
     return ElementResults(values, failures, final)
 
 

@@ -7,24 +7,29 @@ from itertools import chain
 from typing import Any
 
 from jobrunner import serialization
-from jobrunner.elements import Input
+from jobrunner.elements import Columns, Input
 from jobrunner.fixed.arguments import FixedElements
 from jobrunner.fixed.atoms import ATOMS, copied, is_array, is_atom, travel_together
+from jobrunner.fixed.held import HeldObjects
 from jobrunner.fixed.own_pickles import OwnPickles
+from jobrunner.loading import Held
 from jobrunner.payloads import Buffer
 
 
 class FixingInput:
     """The iterables of one `map`, for backends that copy: `take` fixes what it takes."""
 
-    def __init__(self, elements: Input) -> None:
+    def __init__(self, elements: Input, held: Held | None = None) -> None:
+        """`held`: what is called, where elements may share objects with it."""
         self._elements = elements
+        self._held = None if held is None else HeldObjects(held)
         self._pickles = OwnPickles()
         self._last: tuple[bytes, tuple[Buffer, ...]] = b"", ()
         """The last pickle and its buffers, for the case that the next is equal, as with itertools.repeat."""
 
     def take(self, limit: int) -> tuple[FixedElements, dict[int, Exception]]:
-        """The next elements, at most `limit`, and by row why one could not be pickled. Raises what the input raises."""
+        """The next elements, at most `limit`, and by row why one could not be pickled. Where the input raises, it ends:
+        see `Input.check`."""
         if self._pickles.classes or self._pickles.names or self._last[0]:
             self._pickles = OwnPickles()  # each pack is complete by itself
             self._last = b"", ()
@@ -34,15 +39,17 @@ class FixingInput:
             # Nothing of the program runs while these are taken, so all are pickled at the moment of the last.
             fixed.columns.extend(self._elements.take(limit))
             loose = self._loose(fixed)
-            if len(loose) == 1:
+            if len(loose) == 1 and self._held is None:
                 self._fix_column(fixed, failures, loose)
             elif loose:
                 for row, args in enumerate(zip(*[fixed.columns[index] for index in loose], strict=True)):
                     self._fix(fixed, failures, row, args, loose, False)
-        elif self._elements.single:
-            self._take_moving_single(limit, fixed, failures)
         else:
-            self._take_moving(limit, fixed, failures)
+            take = self._take_moving_single if self._elements.single else self._take_moving
+            try:
+                take(limit, fixed, failures)
+            except Exception as exc:
+                self._elements.fail(exc)
         return fixed, failures
 
     def _loose(self, fixed: FixedElements) -> tuple[int, ...]:
@@ -61,9 +68,18 @@ class FixingInput:
                 mutable.append(index)
         if mutable:
             ids = set(chain.from_iterable(map(id, columns[index]) for index in mutable))
-            if loose or len(ids) < len(mutable) * len(columns[0]):
+            if loose or len(ids) < len(mutable) * len(columns[0]) or self._holds_one_of(columns, mutable):
                 loose += mutable  # arguments of one element may share objects, those of two must not
         return tuple(sorted(loose)) if loose else ()
+
+    def _holds_one_of(self, columns: Columns, places: list[int]) -> bool:
+        held = self._held
+        return held is not None and any(held.has(value) for index in places for value in columns[index])
+
+    def _copied(self, value: Any) -> Any:
+        """As `copied`, of what is not one of the objects that the called one holds."""
+        held = self._held
+        return copied(value, type(value)) if held is None or not held.has(value) else None
 
     def _take_moving(self, limit: int, fixed: FixedElements, failures: dict[int, Exception]) -> None:
         """Take from iterables that may change between two elements what they have yielded."""
@@ -76,7 +92,7 @@ class FixingInput:
             loose = tuple(
                 index for index, value in enumerate(args) if type(value) not in ATOMS and not is_atom(value)
             )
-            if len(loose) == 1 and (copy := copied(args[loose[0]], type(args[loose[0]]))) is not None:
+            if len(loose) == 1 and (copy := self._copied(args[loose[0]])) is not None:
                 columns[loose[0]][-1] = copy
             elif loose:
                 row = len(columns[0]) - 1
@@ -101,7 +117,7 @@ class FixingInput:
                 append(value)
             elif is_atom(value):
                 append(value)
-            elif (copy := copied(value, now)) is not None:
+            elif (copy := self._copied(value)) is not None:
                 append(copy)
             else:
                 append(None)
@@ -145,16 +161,22 @@ class FixingInput:
         copy: bool,
     ) -> None:
         """Pickle `args`, the arguments of that row at the columns `loose`. `copy` the buffers: the input goes on."""
-        pickles, columns = self._pickles, fixed.columns
+        pickles, columns, held = self._pickles, fixed.columns, self._held
+        value = args[0] if len(args) == 1 else args
+        buffers: list[memoryview] = []
         try:
-            stream = pickles.dump(args[0] if len(args) == 1 else args)
+            stream = None if held is None else held.dump(value, buffers)
+            if stream is not None:
+                fixed.together.add(row)
+            else:
+                stream, buffers = pickles.dump(value), pickles.buffers
         except Exception as exc:
             named = [(f"argument {index}", value) for index, value in zip(loose, args, strict=True)]
             failures[row] = serialization.not_pickled(named, "the arguments", exc)
             stream = b""
         else:
-            if pickles.buffers:
-                fixed.buffers[row] = self._shared(pickles.buffers, copy)
+            if buffers:
+                fixed.buffers[row] = self._shared(buffers, copy)
             if stream == self._last[0]:
                 stream = self._last[0]  # it travels once
             self._last = stream, fixed.buffers.get(row, ())

@@ -31,6 +31,7 @@ task), then `scheduler` (the coordinator's decisions). Beside them:
     journal            what a coordinator keeps in case it dies: the records, not the file
     reports            what operators are told, and may command
     client_core        what was submitted is kept until its outcome has arrived
+    deadlocks          calls that need what those hold that wait for them: found, and refused
     chunks, division   chunks of `map` that are divided while they run: what that is, and when it is done
     bundles            short calls that travel as one task; client_bundles takes them apart again
     worker_core, slots a queue, the slots that it feeds, outcomes kept until acknowledged

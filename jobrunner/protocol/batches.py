@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from jobrunner.ids import TaskId
 from jobrunner.payloads import BUFFER_BYTES, Payload, buffer_count
-from jobrunner.protocol.messages import Detail, FunctionDef, Outcome, TaskOptions, TaskSpec
+from jobrunner.protocol.messages import Detail, FunctionDef, Outcome, TaskOptions, TaskSpec, Wait
 
 BATCH_BYTES = 8 * 1024 * 1024
 """Header bytes from which on a message is full; a single entry may have more."""
@@ -68,6 +68,10 @@ def of_call(options: TaskOptions, needs: Sequence[TaskId]) -> int:
     if options.resources:
         size += sum([16 + of_value(name) for name, _ in options.resources])
     return size
+
+
+def of_wait(wait: Wait) -> int:
+    return ENTRY_BYTES + of_ids(wait.calls)
 
 
 def of_payload(payload: Payload) -> int:

@@ -64,6 +64,9 @@ MOST_PARTS = 4096
 MOST_RESOURCES = 256
 """Different resources that one call asks for."""
 
+MOST_AWAITED = 1024
+"""Calls that one task is said to wait for."""
+
 LARGEST_RETRY_ON = 8 * 1024 * 1024
 """Bytes of the pickled classes of exceptions that come with one call."""
 
@@ -233,6 +236,13 @@ def span(value: Any) -> tuple[int, int] | int:
 
 def names(value: Any) -> tuple[Any, ...]:
     return tuple(map(name, sequence(value))) if value else sequence(value)
+
+
+def awaited(value: Any) -> tuple[Any, ...]:
+    """The ids of calls that a task waits for."""
+    if len(sequence(value)) > MOST_AWAITED:
+        raise ProtocolError(f"a task waits for {len(value)} calls, at most {MOST_AWAITED} may be told")
+    return names(value)
 
 
 def needs(value: Any) -> tuple[Any, ...]:

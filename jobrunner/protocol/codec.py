@@ -28,6 +28,7 @@ from jobrunner.protocol.checks import (
     amounts,
     argument,
     attempt,
+    awaited,
     detail,
     entries,
     flag,
@@ -54,7 +55,7 @@ from jobrunner.protocol.checks import (
 )
 from jobrunner.shared_memory.payload import SharedPayload
 
-VERSION = 6
+VERSION = 7
 
 INLINE_LIMIT = 16 * 1024
 """Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
@@ -310,6 +311,12 @@ def read_chunks(value: Any) -> list[m.OutputChunk]:
     ]
 
 
+def read_waits(value: Any) -> list[m.Wait]:
+    return [
+        m.Wait(name(a), awaited(calls), flag(every)) for a, calls, every in map(sequence, sequence(value))
+    ]
+
+
 def read_requests(value: Any) -> list[m.CancelRequest]:
     return [m.CancelRequest(name(a), flag(running)) for a, running in map(sequence, entries(value))]
 
@@ -460,6 +467,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (m.Joined, lambda x, w: (x.name,), lambda f, r: m.Joined(name(f[0]))),
     (m.Divide, lambda x, w: (x.ids,), lambda f, r: m.Divide(name_list(f[0]))),
     (m.Stuck, lambda x, w: (x.why,), lambda f, r: m.Stuck(text(f[0]))),
+    (m.Waits, lambda x, w: (x.waits,), lambda f, r: m.Waits(read_waits(f[0]))),
 ]  # fmt: skip
 REFUSED = next(number for number, row in enumerate(TABLE) if row[0] is m.Refused)
 """This type keeps its number and shape in every version, so that a refusal can be read by the refused."""

@@ -171,6 +171,7 @@ class CoordinatorCore:
             m.CancelRefused: self._on_cancel_refused,
             m.Capacity: self._on_capacity,
             m.Stuck: self._on_stuck,
+            m.Waits: self._on_waits,
             m.Output: self._on_output,
             m.Drain: self._on_draining,
             m.Goodbye: self._on_goodbye,
@@ -197,6 +198,7 @@ class CoordinatorCore:
                     m.CancelRefused,
                     m.Capacity,
                     m.Stuck,
+                    m.Waits,
                     m.Output,
                     m.Drain,
                     m.Goodbye,
@@ -237,6 +239,7 @@ class CoordinatorCore:
             times.append(self.scheduler.delayed[0][0])
         if not self.draining:
             times.append(self.scheduler.division.next_deadline())
+            times.append(self.scheduler.deadlocks.next_deadline())
         return min((t for t in times if t is not None), default=None)
 
     @property
@@ -452,6 +455,7 @@ class CoordinatorCore:
             client.told_again.clear()
             client.recalls.clear()
             client.promised.clear()
+            client.forget_unnamed()
             client.accepted.clear()
             for key in sorted(client.pins.values()):
                 self.scheduler.functions.unpin(key)
@@ -738,6 +742,10 @@ class CoordinatorCore:
     def _on_stuck(self, worker: WorkerPeer, message: m.Stuck, now: float) -> None:
         self.scheduler.stuck(worker, message.why[:CUT_TEXT], now)
 
+    def _on_waits(self, worker: WorkerPeer, message: m.Waits, now: float) -> None:
+        for wait in message.waits:
+            self.scheduler.deadlocks.told(worker, wait)
+
     def _on_output(self, worker: WorkerPeer, message: m.Output, now: float) -> None:
         for chunk in message.chunks:
             client = self.scheduler.client_with_task_at(worker, chunk.id)
@@ -781,6 +789,7 @@ class CoordinatorCore:
             self._log("warning", line)
         self.scheduler.due(now)
         if not self.draining:
+            self.scheduler.deadlocks.look(now)
             self.scheduler.place(now)
             self.scheduler.division.ask(now)
         self._write_journal()

@@ -5,9 +5,9 @@ that slot could run. The coordinator sees to it, since it alone knows the idle s
 the law when its worker has announced it as running, which happens only to what takes long; so chunks of fast elements
 are left alone, and so is every chunk as long as all slots are busy.
 
-A worker that is asked to divide a chunk need not answer: the chunk may be at its last element, or its code may keep the
-slot's other thread from running. So each chunk is asked once per attempt, and as long as slots stay idle further ones
-are asked, twice as many each time.
+A worker that is asked to divide a chunk need not answer: the chunk may be at its last element. Or it takes the worker a
+second, since the chunk's code keeps the slot's other thread from running. So each chunk is asked once per attempt, and
+as long as slots stay idle further ones are asked, twice as many each time.
 """
 
 from __future__ import annotations
@@ -135,6 +135,8 @@ class Division:
         if setup is not None:
             scheduler.functions.release(setup)
         present = scheduler.tasks.get(part.id)
+        if present is not None or part.id in client.done:
+            client.unnamed[part.id] = False
         if present is not None and present.worker is worker:
             present.asked = present.attempt  # it has nothing more to give back
             present.crashes = max(present.crashes, record.crashes)

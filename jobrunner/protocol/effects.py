@@ -93,7 +93,10 @@ class SlotSplit:
 
 @dataclass(slots=True)
 class SlotDivided:
-    """The slot goes on with the elements of a chunk up to `stop`, and has given back those from there on."""
+    """The slot goes on with the elements of a chunk up to `stop`, and has given back those from there on.
+
+    Where it gives back none, `stop` is 0.
+    """
 
     slot: SlotId
     number: int
@@ -103,6 +106,14 @@ class SlotDivided:
 @dataclass(slots=True)
 class SlotReturned:
     """Tasks that the slot had not started, given back after a recall (maybe none)."""
+
+    slot: SlotId
+    numbers: list[int]
+
+
+@dataclass(slots=True)
+class SlotRetracted:
+    """Tasks that the slot had not started, taken back from it after a RetractTasks (maybe none)."""
 
     slot: SlotId
     numbers: list[int]
@@ -122,6 +133,16 @@ class SlotBlocked:
 
     slot: SlotId
     blocked: bool
+
+
+@dataclass(slots=True)
+class SlotAwaits:
+    """For how long nobody knows, the slot's task `number` waits for these calls, see `messages.Wait`."""
+
+    slot: SlotId
+    number: int
+    calls: list[TaskId]
+    every: bool
 
 
 @dataclass(slots=True)
@@ -162,8 +183,8 @@ class SlotNotStarted:
 
 
 SlotEvent: TypeAlias = (
-    "SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked"
-    " | SlotSpoiled | SlotExited | SlotNotStarted"
+    "SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotRetracted | SlotPrinted"
+    " | SlotBlocked | SlotAwaits | SlotSpoiled | SlotExited | SlotNotStarted"
 )
 
 
@@ -321,8 +342,19 @@ class RecallTasks:
 
 
 @dataclass(slots=True)
+class RetractTasks:
+    """Take back what the slot has not started, also of a bundle that it runs, without its help: it does not answer.
+
+    If one of `chunks` is the task that runs, what has not begun of it too. Nothing happens to a slot that moves.
+    """
+
+    slot: SlotId
+    chunks: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
 class DivideChunk:
-    """Have the slot give back what it has not begun of this chunk, if it is the task that runs."""
+    """Have the slot give back what it has not begun of this chunk, if it is the task that runs; it answers."""
 
     slot: SlotId
     number: int
@@ -494,13 +526,13 @@ class JoinRequested:
 Event: TypeAlias = (
     "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested"
     " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | SupplyRequested"
-    " | SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotPrinted | SlotBlocked"
-    " | SlotSpoiled | SlotExited | SlotNotStarted"
+    " | SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotRetracted | SlotPrinted"
+    " | SlotBlocked | SlotAwaits | SlotSpoiled | SlotExited | SlotNotStarted"
     " | JournalWritten | JournalFailed"
 )
 Effect: TypeAlias = (
-    "Send | SpawnSlot | RunTasks | RecallTasks | DivideChunk | InterruptTask | EndSlot | SignalSlot | ResolveTasks"
-    " | BundleSplit | ChunkDivided | AnnounceRunning | AnswerCancel | AnswerQuery | ShowOutput"
+    "Send | SpawnSlot | RunTasks | RecallTasks | RetractTasks | DivideChunk | InterruptTask | EndSlot | SignalSlot"
+    " | ResolveTasks | BundleSplit | ChunkDivided | AnnounceRunning | AnswerCancel | AnswerQuery | ShowOutput"
     " | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
     " | WriteJournal | RecallResults | SetupFailed | Accepted | JoinRequested | Disconnect"
 )

@@ -81,6 +81,7 @@ class ClientPeer(Peer):
         "submitted",
         "told_again",
         "unfinished",
+        "unnamed",
         "unread",
         "watching",
     )
@@ -126,6 +127,15 @@ class ClientPeer(Peer):
         """The open parts of the ids of bundles that it was told, in this session, to have been given up, and of which
         it has named no call since: it does so once it has heard, and what it said before that (Reconciled, say) knew
         nothing of them."""
+        self.unnamed: dict[TaskId, bool] = {}
+        """Parts of its chunks that it has not named since they were divided off; whether it has acknowledged their
+        outcomes. The message that names one may be late, and would else be taken for a new task."""
+
+    def forget_unnamed(self) -> None:
+        """A session begins: no message that names what it had acknowledged can come any more."""
+        for part in [part for part, acknowledged in self.unnamed.items() if acknowledged]:
+            del self.unnamed[part]
+            self.take_done(part)
 
     def add_done(self, record: TaskRecord) -> None:
         self.done[record.id] = record
@@ -142,6 +152,7 @@ class ClientPeer(Peer):
     def clear_done(self) -> None:
         self.done.clear()
         self.done_bundles.clear()
+        self.unnamed.clear()
 
     def silent(self, now: float) -> bool:
         """A client's program may keep it from speaking (a slow callback, say), so it is given more time.
@@ -170,6 +181,7 @@ class WorkerPeer(Peer):
         "free",
         "hello",
         "id",
+        "kept_waiting",
         "lacks",
         "long",
         "name",
@@ -194,6 +206,8 @@ class WorkerPeer(Peer):
         self.offers: dict[str, float] = {**exact(hello.resources.items()), python: math.inf}
         self.free = dict(self.offers)
         """Amounts of what it offers that no task holds: whole numbers, but for what it has without end."""
+        self.kept_waiting: dict[str, int] = {}
+        """Amounts that are held by tasks which wait for calls, see `deadlocks`."""
         self.lacks: dict[str, float] = {}
         """Modules that it cannot import, and when it said so; see `missing`."""
         self.draining = False
@@ -226,6 +240,19 @@ class WorkerPeer(Peer):
     def offers_all(self, needs: Demands) -> bool:
         """Whether it could run such a task if nothing else ran here."""
         return all(self.offers.get(name, 0) >= amount or self._can_import(name) for name, amount in needs)
+
+    def offers_beside_waiting(self, needs: Demands) -> bool:
+        """As `offers_all`, if nothing ran here but the tasks that wait for calls."""
+        kept = self.kept_waiting
+        return all(
+            self.offers.get(name, 0) - kept.get(name, 0) >= amount or self._can_import(name)
+            for name, amount in needs
+        )
+
+    def keep_waiting(self, amounts: Demands, sign: int) -> None:
+        """A task of this worker begins to wait for calls (+1), or does so no more (-1)."""
+        for name, amount in amounts:
+            self.kept_waiting[name] = self.kept_waiting.get(name, 0) + sign * amount
 
     def _can_import(self, demand: str) -> bool:
         return demand.startswith(MODULE) and demand[len(MODULE) :] not in self.lacks

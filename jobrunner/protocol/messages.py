@@ -3,8 +3,8 @@
 A message is a plain record; `codec` turns it into frames and back. Who sends what:
 
     client -> coordinator       ClientHello, Submit, Cancel, Reconciled, Watch, Supply, Query, Goodbye
-    worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Stuck, Output,
-                                Goodbye
+    worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Stuck, Waits,
+                                Output, Goodbye
     coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Accepted, Recall, Reply,
                                 Goodbye
     coordinator -> worker       Welcome, Assign, Forget, Cancel, Divide, Drain, Goodbye
@@ -176,6 +176,8 @@ class Outcome(NamedTuple):
     "quota" (true, with REFUSED: its owner has too much here already),
     "python" (true, with REFUSED: no worker has the version of Python that its function needs),
     "modules" (with REFUSED: those that its function needs and no worker can import),
+    "no_slot" (true, with REFUSED: it would need one more slot, which can be started nowhere),
+    "deadlock" (true, with REFUSED: it needs resources that are held by tasks which wait for it),
     "setup" (true: its initializer failed, with ERROR, or killed its process, so that it has not begun itself; what a
     client gets with that key is about an initializer that fails on every worker),
     "element" (absolute index in the span that was running when the process died),
@@ -227,6 +229,15 @@ class Held(NamedTuple):
     running: bool
     unbegun: int = 0
     """As that of its Assignment."""
+
+
+class Wait(NamedTuple):
+    """A task waits for calls, with no time limit: it goes on when all of them have ended (`every`), or any one."""
+
+    id: TaskId
+    calls: tuple[TaskId, ...]
+    """Empty: it waits no more. Of many, where it needs all, only some are told."""
+    every: bool = True
 
 
 class OutputChunk(NamedTuple):
@@ -436,6 +447,13 @@ class Stuck:
 
 
 @dataclass(slots=True)
+class Waits:
+    """From a worker: what tasks of its wait for, as far as that is known and lasts; the last word on each counts."""
+
+    waits: list[Wait]
+
+
+@dataclass(slots=True)
 class Output:
     chunks: list[OutputChunk]
 
@@ -491,7 +509,7 @@ Message: TypeAlias = (
     "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Accepted | Recall | Supply | Cancel"
     " | CancelRefused | Divide | Query | Reply | Assign"
     " | Forget | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
-    " | Join | Joined | Stuck"
+    " | Join | Joined | Stuck | Waits"
 )
 
 

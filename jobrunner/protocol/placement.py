@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from jobrunner.ids import ClientId
@@ -166,6 +166,11 @@ class ReadyQueue:
     def kinds(self) -> int:
         """Different demands of the tasks in it, at the most."""
         return len(self._lanes)
+
+    @property
+    def demands(self) -> Iterable[Demands]:
+        """Those of the tasks in it, and maybe of some that have left it."""
+        return self._lanes.keys()
 
     def waiting_since(self, before: float) -> list[tuple[Rank, Demands]]:
         """The kinds that somebody offers and whose first task was queued before that time: the most urgent first, then

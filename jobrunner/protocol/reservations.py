@@ -5,6 +5,9 @@ come without end, there are never two free at a time: a task that asks for both 
 is. So once the first task of a kind (of the same demands) has been queued for `RESERVE_AFTER`, one worker that could
 run it is reserved: no other task that is less urgent, or as urgent, takes what the reserved kind needs there. Tasks
 that need other things go on, and slots need no reservation: one that becomes free takes the most urgent that fits.
+
+Nothing is kept where it is of no use: on a worker on which tasks that wait for calls of their own hold too much. There
+these calls go first, however urgent they are, for nothing becomes free before they have ended.
 """
 
 from __future__ import annotations
@@ -65,7 +68,9 @@ class Reservations:
             if len(self._workers) == MOST_RESERVED:
                 break
             looks += len(workers)
-            able = [w for w in workers if w.slots and w not in self._kinds and w.offers_all(demands)]
+            able = [
+                w for w in workers if w.slots and w not in self._kinds and w.offers_beside_waiting(demands)
+            ]
             if not able:
                 continue
             worker = before.get(demands)

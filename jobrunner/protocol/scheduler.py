@@ -16,6 +16,7 @@ from jobrunner.protocol import retry
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
 from jobrunner.protocol.bundles import index_of_call, place_of_call, whole_of
 from jobrunner.protocol.chunks import chunk_of, part_id
+from jobrunner.protocol.deadlocks import Deadlocks
 from jobrunner.protocol.details import brief, passable
 from jobrunner.protocol.division import Division
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
@@ -81,7 +82,7 @@ def drop_payload(record: TaskRecord) -> None:
 class Unclaimed:
     """A task that a worker has though no client has named it since this coordinator started."""
 
-    __slots__ = ("attempt", "look_at", "outcome", "running", "since", "unbegun", "worker")
+    __slots__ = ("attempt", "look_at", "outcome", "running", "since", "unbegun", "wait", "worker")
 
     def __init__(self, worker: WorkerPeer, held: m.Held, now: float) -> None:
         self.worker = worker
@@ -93,6 +94,8 @@ class Unclaimed:
         self.outcome: m.Outcome | None = None
         self.running = False
         """The worker has announced that it runs, which it does only once."""
+        self.wait: m.Wait | None = None
+        """What it waits for, as the worker has told."""
 
 
 class Scheduler:
@@ -118,6 +121,7 @@ class Scheduler:
         self.needs = Needs(self)
         self.missing = Missing(self)
         self.division = Division(self)
+        self.deadlocks = Deadlocks(self)
         self.tasks: dict[TaskId, TaskRecord] = {}
         self.clients: dict[ClientId, ClientPeer] = {}
         self.workers: dict[WorkerId, WorkerPeer] = {}
@@ -154,6 +158,9 @@ class Scheduler:
             bundle = place_of_call(spec.id)
             if bundle is not None:
                 client.promised.discard(bundle[0])
+        if client.unnamed and client.unnamed.pop(spec.id, False):
+            client.take_done(spec.id)  # it had the outcome before this came
+            return True
         if self._known(client, spec.id):
             return True
         function = self.functions.get(spec.function)
@@ -425,6 +432,7 @@ class Scheduler:
             held.since += seconds
         for interest in self.results.sought.values():
             interest.since += seconds
+        self.deadlocks.wait_longer(seconds)
         if now - seconds >= self.settled_at:
             return
         settled_at, self.settled_at = self.settled_at, self.settled_at + seconds
@@ -621,6 +629,8 @@ class Scheduler:
 
     def adopt(self, worker: WorkerPeer, held: list[m.Held], now: float) -> None:
         """A worker has come back with these tasks: keep what is still its own, fence the rest."""
+        for record in worker.tasks.values():
+            self.deadlocks.waits_no_more(record)  # it is told again
         still_there = {(entry.id, entry.attempt) for entry in held}
         gone = [r for r in worker.tasks.values() if (r.id, r.attempt) not in still_there]
         for record in reversed(gone):  # each goes to the head of the queue
@@ -846,6 +856,7 @@ class Scheduler:
     def _release(self, record: TaskRecord) -> None:
         worker = record.worker
         assert worker is not None
+        self.deadlocks.waits_no_more(record)
         worker.release(record)
         self.division.released(record)
         if self.workers.get(worker.id) is worker:  # it may be lost, and only its outcome be here
@@ -1020,7 +1031,11 @@ class Scheduler:
         if not client.reconciled:
             return  # a Submit of this session, still under way, may name them
         for outcome in outcomes:
-            record = client.take_done(outcome.id)
+            if outcome.id in client.unnamed:
+                client.unnamed[outcome.id] = True
+                record = client.done.get(outcome.id)
+            else:
+                record = client.take_done(outcome.id)
             if record is not None:
                 drop_payload(record)
 
@@ -1047,6 +1062,8 @@ class Scheduler:
             self.outcome(held.worker, held.outcome, now)
         elif held.running:
             self.started(held.worker, record.id, now)
+        if held.wait is not None and record.state in ACTIVE:
+            self.deadlocks.told(held.worker, held.wait)
 
     def _take_unclaimed(self, task_id: TaskId) -> Unclaimed | None:
         held = self.unclaimed.pop(task_id, None)
@@ -1115,6 +1132,7 @@ class Scheduler:
                 assert self.tasks.get(record.id) is record
                 assert record.worker is worker
         self.functions.check_invariants()
+        self.deadlocks.check_invariants()
         self._check_values()
         for client in self.clients.values():
             assert client.unfinished == sum(r.weight for r in self.tasks.values() if r.client is client)

@@ -2,7 +2,8 @@
 
 Short tasks go into a slot several at a time, so that a call costs no message of its own; of longer ones the next is at
 hand. What a slot has not started can be recalled, so a wrong guess costs `RECALL_AFTER`, not the length of the task in
-front; where another slot has nothing to do, `SPARE_AFTER`.
+front; where another slot has nothing to do, `SPARE_AFTER`. A slot may be unable to answer, because a call keeps all
+else in its process from running: after `ANSWER_WITHIN` it is taken back without the slot.
 
 A slot serves one owner in its life: what a task leaves behind in its process (environment variables, modules, open
 files) is met by tasks of the same owner alone. Calls that bring modules along (FunctionDef.ships) have an owner of
@@ -30,7 +31,7 @@ from typing import NamedTuple, TypeAlias
 
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
-from jobrunner.protocol.messages import Assignment, FunctionDef, FunctionKey, calls_in
+from jobrunner.protocol.messages import Assignment, FunctionDef, FunctionKey, Wait, calls_in
 from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
 
 SLOT_SECONDS = 0.005
@@ -44,6 +45,10 @@ RECALL_AFTER = 0.02
 
 SPARE_AFTER = 0.003
 """As RECALL_AFTER, where another slot could run it at once. A slot reports short tasks more often than that."""
+
+ANSWER_WITHIN = 1.0
+"""Seconds after which what was recalled is taken back from a slot that has not answered, or a chunk divided; and from
+one try of that to the next."""
 
 START_SECONDS = 0.1
 """Seconds that a new process for a slot takes, about: what is over sooner had better wait for a slot that is there."""
@@ -92,6 +97,7 @@ class WorkerTask:
         "stop_at",
         "stop_reason",
         "stop_stage",
+        "wait",
     )
 
     def __init__(self, assignment: Assignment, owner: Owner = NOBODY) -> None:
@@ -102,6 +108,8 @@ class WorkerTask:
         self.estimate = 0.0
         self.announced = False
         """The coordinator was told that it runs."""
+        self.wait: Wait | None = None
+        """What it waits for, as its slot has told."""
         self.given_up = False
         """A bundle (or chunk) that is being stopped, and that its slot has given up (or divided) meanwhile."""
         self.stop_reason: int | None = None
@@ -128,6 +136,11 @@ class WorkerTask:
     def is_chunk(self) -> bool:
         """Whether its slot can give back what it has not begun of it."""
         return isinstance(self.assignment.span, tuple)
+
+    @property
+    def may_be_divided(self) -> bool:
+        """Whether a part of it can be a task of its own, see `division`."""
+        return self.is_chunk and not (self.assignment.values or self.assignment.options.detach)
 
     @property
     def payload(self) -> Payload:
@@ -215,6 +228,8 @@ class Slot:
     __slots__ = (
         "blocked",
         "calls_left",
+        "division",
+        "division_asked_at",
         "forget",
         "id",
         "kill_at",
@@ -227,6 +242,7 @@ class Slot:
         "queue",
         "recalled",
         "recalled_at",
+        "retracted_at",
         "seconds",
         "sent",
         "state",
@@ -249,6 +265,11 @@ class Slot:
         """When it last began or finished something."""
         self.recalled = False
         self.recalled_at = -math.inf
+        self.division = 0
+        """The number of the chunk that it was asked to divide, until it answers; 0: none."""
+        self.division_asked_at = -math.inf
+        self.retracted_at = -math.inf
+        """When it was last tried to take tasks back without its help."""
         self.owner: Owner | None = None
         """Whose tasks it has run, once it has run one."""
         self.owned_since = 0.0
@@ -338,6 +359,15 @@ class Slot:
             return None
         soon = spare and len(self.queue) > 1
         return max(self.progress, self.recalled_at) + (SPARE_AFTER if soon else RECALL_AFTER)
+
+    def retract_at(self) -> float | None:
+        """When to take back what was asked for without its help."""
+        if not (self.recalled or self.division):
+            return None
+        recalled = self.recalled_at if self.recalled and self.holds_back else math.inf
+        divides = self.division_asked_at if self.division in self.queue else math.inf
+        asked = min(recalled, divides)
+        return None if asked == math.inf else max(asked, self.retracted_at) + ANSWER_WITHIN
 
     def is_stuck(self, now: float) -> bool:
         """Whether its call takes longer than any that others should wait behind."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from jobrunner.ids import TaskId
 from jobrunner.payloads import Payload, kept_size
-from jobrunner.protocol.messages import Outcome, Span, TaskOptions, calls_in
+from jobrunner.protocol.messages import Outcome, Span, TaskOptions, Wait, calls_in
 from jobrunner.protocol.resources import Demands, demands_of
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ class TaskRecord:
         "unbegun",
         "unmet",
         "values",
+        "wait",
         "weight",
         "worker",
     )
@@ -206,6 +207,8 @@ class TaskRecord:
         self.interest: Interest | None = None
         self.claimed = False
         """A worker had its present attempt before this coordinator knew the task."""
+        self.wait: Wait | None = None
+        """What it waits for, at its worker; see `deadlocks`."""
         self.may_have_run = False
         """Some coordinator before this one may have had it run."""
 

@@ -16,7 +16,8 @@ from jobrunner.config import EXIT_WAIT, PEER_TIMEOUT
 from jobrunner.ids import SlotId, TaskId, WorkerId, call_id
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.batches import batches, of_outcome
+from jobrunner.protocol.batches import batches, of_outcome, of_wait
+from jobrunner.protocol.checks import MOST_AWAITED
 from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.effects import (
     FINAL_ERROR,
@@ -34,8 +35,10 @@ from jobrunner.protocol.effects import (
     Log,
     RecallTasks,
     Received,
+    RetractTasks,
     RunTasks,
     SignalSlot,
+    SlotAwaits,
     SlotBlocked,
     SlotDivided,
     SlotExited,
@@ -43,6 +46,7 @@ from jobrunner.protocol.effects import (
     SlotNotStarted,
     SlotPrinted,
     SlotReady,
+    SlotRetracted,
     SlotReturned,
     SlotSplit,
     SlotSpoiled,
@@ -157,6 +161,8 @@ class WorkerCore:
         self._outcome_bytes = 0
         """The payload of these two, which no link counts."""
         self._running: list[TaskId] = []
+        self._waits: dict[TaskId, None] = {}
+        """Tasks of which the coordinator is to be told what they wait for."""
         self._output: list[m.OutputChunk] = []
         self._output_characters = 0
         self._queue_moved = now
@@ -201,6 +207,8 @@ class WorkerCore:
             self._slot_ready(event, now)
         elif isinstance(event, SlotReturned):
             self._slot_returned(event, now)
+        elif isinstance(event, SlotRetracted):
+            self._slot_retracted(event, now)
         elif isinstance(event, SlotSplit):
             self._slot_split(event, now)
         elif isinstance(event, SlotDivided):
@@ -209,6 +217,8 @@ class WorkerCore:
             self._printed(event)
         elif isinstance(event, SlotBlocked):
             self._slot_blocked(event, now)
+        elif isinstance(event, SlotAwaits):
+            self._slot_awaits(event)
         elif isinstance(event, SlotSpoiled):
             self._slot_spoiled(event)
         elif isinstance(event, SlotExited):
@@ -236,7 +246,7 @@ class WorkerCore:
             if running is None:
                 times.append(slot.kill_at)
                 continue
-            times.append(slot.recall_at(slot.owner in spare))
+            times += [slot.recall_at(slot.owner in spare), slot.retract_at()]
             if not running.announced:
                 times.append(slot.progress + RUNNING_AFTER)
         return min((t for t in times if t is not None), default=None)
@@ -320,8 +330,10 @@ class WorkerCore:
                 self._outcome_bytes += sum(payload_size(outcome.payload) for outcome in message.outcomes)
         self._running.clear()
         self._take_output()
+        self._waits.clear()
         for task in self.tasks.values():
             task.announced = False
+            self._tell_wait(task)
         self._effects.append(ConnectionLost(self.session.loss))
 
     def _message(self, message: m.Message, now: float) -> None:
@@ -331,7 +343,7 @@ class WorkerCore:
             for request in message.requests:
                 self._cancel(request, now)
         elif isinstance(message, m.Divide):
-            self._divide(message.ids)
+            self._divide(message.ids, now)
         elif isinstance(message, m.Forget):
             self._lingering.update(dict.fromkeys(message.functions))
         elif isinstance(message, m.Welcome):
@@ -538,6 +550,27 @@ class WorkerCore:
                 if slot.holds_back:
                     self._recall(slot, now)
 
+    def _slot_awaits(self, event: SlotAwaits) -> None:
+        slot = self.slots.get(event.slot)
+        task = None if slot is None else slot.queue.get(event.number)
+        if task is None:
+            return
+        calls = tuple(event.calls)
+        if len(calls) > MOST_AWAITED:
+            calls = calls[:MOST_AWAITED] if event.every else ()
+        task.wait = m.Wait(task.id, calls, event.every)
+        self._waits[task.id] = None
+
+    def _tell_wait(self, task: WorkerTask) -> None:
+        """The coordinator does not know what that task waits for, if it does."""
+        if task.wait is not None and task.wait.calls:
+            self._waits[task.id] = None
+
+    def _take_waits(self) -> list[m.Wait]:
+        tasks = [self.tasks[task_id] for task_id in self._waits if task_id in self.tasks]
+        self._waits.clear()
+        return [task.wait._replace(id=task.id) for task in tasks if task.wait is not None]
+
     def _recall(self, slot: Slot, now: float, *, bundle: bool = True) -> None:
         slot.recalled, slot.recalled_at = True, now
         self._effects.append(RecallTasks(slot.id, bundle))
@@ -547,14 +580,27 @@ class WorkerCore:
         if slot is None:
             return
         slot.recalled = False
-        tasks = [task for number in event.numbers if (task := slot.take_back(number)) is not None]
-        for task in reversed(tasks):
-            self._requeue(task)
-        self._queue_moved = now
+        self._take_back(slot, event.numbers, now)
         running = slot.running()
         if running is not None and running.stop_reason is not None and running.stop_stage == 1:
             # It may have begun after its interrupt had found another one running.
             self._effects.append(InterruptTask(slot.id, running.number))
+
+    def _slot_retracted(self, event: SlotRetracted, now: float) -> None:
+        """As if it had returned them, only that it gets no others before it has answered the recall."""
+        slot = self.slots.get(event.slot)
+        if slot is None:
+            return
+        self._take_back(slot, event.numbers, now)
+        if not slot.queue:
+            slot.leaving = True  # what keeps it from running is nothing that anybody waits for
+
+    def _take_back(self, slot: Slot, numbers: list[int], now: float) -> None:
+        """To the head of the queue, in order."""
+        tasks = [task for number in numbers if (task := slot.take_back(number)) is not None]
+        for task in reversed(tasks):
+            self._requeue(task)
+        self._queue_moved = now
 
     def _slot_spoiled(self, event: SlotSpoiled) -> None:
         slot = self.slots.get(event.slot)
@@ -583,19 +629,23 @@ class WorkerCore:
         task.assignment = bundle._replace(id=call, attempt=1, payload=b"", span=None, unbegun=0)
         task.announced = False
         self.tasks[task.id] = task
+        self._tell_wait(task)
         if excess is not None:  # its client then begins anew with each of the calls
             self._cancel(m.CancelRequest(call, True), now)
 
-    def _divide(self, ids: list[TaskId]) -> None:
+    def _divide(self, ids: list[TaskId], now: float) -> None:
         """Have slots give back what they have not begun of these chunks, of those that run."""
         for task_id in ids:
             task = self.tasks.get(task_id)
             if task is not None and task.slot is not None and task.is_chunk and task.stop_reason is None:
+                task.slot.division, task.slot.division_asked_at = task.number, now
                 self._effects.append(DivideChunk(task.slot.id, task.number))
 
     def _slot_divided(self, event: SlotDivided, now: float) -> None:
         """A chunk ends here; what its slot has begun of it goes on as a task of its own, which its client will name."""
         slot = self.slots.get(event.slot)
+        if slot is not None and slot.division == event.number:
+            slot.division = 0
         task = None if slot is None else slot.queue.get(event.number)
         if slot is None or task is None or not may_stop(task.assignment, event.stop):
             return
@@ -613,6 +663,7 @@ class WorkerCore:
         slot.calls_left += m.calls_in(chunk.span) - m.calls_in(part.span)
         task.announced = False
         self.tasks[task.id] = task
+        self._tell_wait(task)
         if stop_at is not None and chunk.options.timeout is not None and part.options.timeout is not None:
             task.stop_at = stop_at - (chunk.options.timeout - part.options.timeout)
             self._stops[task.id] = task
@@ -988,6 +1039,11 @@ class WorkerCore:
             recall_at = slot.recall_at(slot.owner in spare)
             if recall_at is not None and now >= recall_at:
                 self._recall(slot, now, bundle=slot.is_stuck(now))
+            retract_at = slot.retract_at()
+            if retract_at is not None and now >= retract_at:
+                slot.retracted_at = now
+                chunks = tuple(number for number, task in slot.queue.items() if task.may_be_divided)
+                self._effects.append(RetractTasks(slot.id, chunks))
             if not running.announced and now >= slot.progress + RUNNING_AFTER:
                 running.announced = True
                 self._running.append(running.id)
@@ -1032,6 +1088,9 @@ class WorkerCore:
             running, self._running = [t for t in self._running if t in self.tasks], []
             if running:
                 self._effects.append(session.send(m.Running(running), now))
+        if self._waits:  # as these
+            for waits in batches(self._take_waits(), of_wait):
+                self._effects.append(session.send(m.Waits(waits), now))
         capacity = self.capacity()
         unstuck = self._said_stuck and not self._is_stuck()
         if (capacity != self._announced or unstuck) and not self.draining:

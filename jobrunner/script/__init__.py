@@ -13,6 +13,7 @@ is another one than the last that it has received. So
     a global that the program has not changed          keeps what calls have made of it in that slot
     a class                                            is made once, and changed in place where the program changed it
     a function                                         shares the stand-in's dictionary as its globals
+    what it has imported from a module by its name     is the module's own in that slot, as far as `imported` finds it
 
 What code cannot be seen to need (`globals()[name]`, unpickling inside of a call) is in the *image* (`image`): all
 functions and classes of the script, and its small plain data, loaded by the stand-in when somebody asks for a name.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copyreg
 import functools
+import importlib
 import marshal
 import threading
 import types
@@ -309,6 +310,11 @@ def mapped_file(filename: str, dtype: Any, mode: str, offset: int, shape: tuple[
     import numpy
 
     return numpy.memmap(filename, dtype, mode, offset, shape, order)  # type: ignore[call-overload]
+
+
+def imported(module: str, name: str) -> Any:
+    """What a module of this process has under that name. Raises what importing it raises."""
+    return getattr(importlib.import_module(module), name)
 
 
 def invoke(_name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:

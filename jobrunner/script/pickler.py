@@ -18,18 +18,20 @@ import typing
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
 import cloudpickle
 from cloudpickle import cloudpickle as inner
 
 from jobrunner.facts import is_of
+from jobrunner.noting import objects_in
 from jobrunner.payloads import apart_from
 from jobrunner.script import makers, origin
 from jobrunner.script.classes import class_parts, is_code
 from jobrunner.script.digests import digest
 from jobrunner.script.functions import annotations_of, contents_of, marshalled, names_found, names_in
+from jobrunner.script.imported import Place, place_of_method
 from jobrunner.script.modes import GLOBAL, PLAIN, Mode
 from jobrunner.script.program import NAMES
 
@@ -75,6 +77,14 @@ def pickled(value: Any, mode: Mode = PLAIN, large: Large | None = None, entry: s
     if large is not None:
         del large[1][before:]
     return _pickled(SharingPickler, value, mode, large, entry)[0]
+
+
+def pickled_with_objects(value: Any, objects: list[Any] | None, large: Large | None = None) -> Pickled:
+    """As `pickled`; `objects` takes those of `noting.objects_in`."""
+    made, pickler = _pickled(ScriptPickler, value, PLAIN, large, None)
+    if objects is not None:
+        objects[:] = objects_in(pickler)
+    return made
 
 
 def _pickled(
@@ -371,6 +381,28 @@ def _code(pickler: Any, value: CodeType) -> Any:
     return (makers.code, (stream,)) if isinstance(stream, bytes) else NotImplemented
 
 
+def _method(pickler: Any, value: Any) -> Any:
+    place = place_of_method(value) if pickler.mode.shares else None
+    if place is None or inner._is_registered_pickle_by_value(sys.modules[place.module]):
+        return NotImplemented
+    pickler.noted.append(sys.modules[place.module])
+    return makers.imported, tuple(place)
+
+
+def pickled_as_imported(place: Place) -> Pickled:
+    """As `pickled`, of what that module has there."""
+    reference = _Reference(place)
+    return Pickled(pickle.dumps(reference, PROTOCOL), {}, [sys.modules[place.module]], False, {})
+
+
+class _Reference:
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def __reduce__(self) -> Any:
+        return makers.imported, tuple(self._place)
+
+
 def _module(pickler: Any, value: ModuleType) -> Any:
     source = pickler.origin
     if source is not None and value is source.module:
@@ -424,6 +456,8 @@ def _special() -> dict[type, Callable[[Any, Any], Any]]:
         ContextVar: _context_var,
         CodeType: _code,
         ModuleType: _module,
+        MethodType: _method,
+        BuiltinFunctionType: _method,
         struct.Struct: lambda pickler, value: (struct.Struct, (value.format,)),
         weakref.ref: _weak_reference,
         weakref.WeakValueDictionary: lambda pickler, value: (weakref.WeakValueDictionary, (dict(value),)),

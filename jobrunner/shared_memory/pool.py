@@ -125,17 +125,18 @@ class SegmentPool:
         segment = self._take(size)
         if segment is None:
             return None
-        label = None
+        payload = None
         try:
             label = segment.fill(views)
+            payload = SharedPayload(segment.fd, label, self._give_back, segment)
         except (OSError, ValueError, MemoryError):
             return None
         finally:
-            if label is None:  # also after a Ctrl-C
+            if payload is None:  # also after a Ctrl-C
                 with self._lock:
                     self._filled -= 1
                 segment.close()
-        return SharedPayload(segment.fd, label, self._give_back, segment)
+        return payload
 
     @property
     def in_use(self) -> bool:

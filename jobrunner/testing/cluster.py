@@ -34,6 +34,7 @@ from jobrunner.executor import Executor
 from jobrunner.fixed import dump_elements, load_element_results, load_elements, run_fixed
 from jobrunner.futures import Future
 from jobrunner.ids import TaskId
+from jobrunner.loading import Held
 from jobrunner.payloads import Payload
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
@@ -269,6 +270,9 @@ class _Backend(Backend):
 
     copies = True
 
+    def held(self, prepared: Prepared) -> Held | None:
+        return prepared.held()
+
     def pack(self, elements: Any) -> Payload:
         return dump_elements(elements, snapshot=True)
 
@@ -354,7 +358,7 @@ class _World(World):
     def __init__(self, cluster: SimulatedCluster, seed: int, scenario: Scenario, seconds: float) -> None:
         self.cluster = cluster
         self.seconds = seconds
-        self.cluster_hook = lambda: _let_time_pass(self)
+        self.cluster_hook = lambda awaited=None: _let_time_pass(self)
         super().__init__(seed, scenario)
         self.started = self.now
 

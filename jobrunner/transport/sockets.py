@@ -23,7 +23,9 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import mmap
 import os
+import resource
 import socket
 import struct
 import time
@@ -33,6 +35,7 @@ from typing import Protocol, TypeAlias
 import zmq
 
 from jobrunner.config import DEFAULT_PORT, JOIN_SCHEME, line_is_no_address
+from jobrunner.descriptors import make_room
 from jobrunner.errors import ConfigError, ProtocolError
 from jobrunner.payloads import Buffer
 from jobrunner.protocol.checks import MOST_FRAMES
@@ -104,6 +107,15 @@ LAST_WORD_SECONDS = 0.5
 MOST_UNWANTED = 1000
 """Connections to be closed that are remembered; of more, those that were named first are forgotten."""
 
+DESCRIPTORS = 12
+"""Taken by a socket and its context, and some."""
+
+THREADS = 2
+"""Of a context."""
+
+USUAL_STACK = 8 << 20
+"""Bytes of a thread's stack where it has no limit, at most."""
+
 Ready: TypeAlias = "set[int]"
 Taken: TypeAlias = "tuple[Source, Principal | None, Sequence[Buffer]]"
 """A message, and who sent it; without a principal: somebody who may not."""
@@ -124,6 +136,13 @@ class Gate(Protocol):
 
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
     return zmq.Context(io_threads=1)
+
+
+def make_room_for_socket() -> None:
+    """Raises OSError where there are too few descriptors, or no memory for threads: ZeroMQ would end the process."""
+    make_room(DESCRIPTORS)
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    mmap.mmap(-1, THREADS * (USUAL_STACK if stack == resource.RLIM_INFINITY else stack)).close()
 
 
 def describe_versions() -> dict[str, str]:
@@ -163,6 +182,8 @@ class Wire:
     """A socket and whatever else its thread waits for."""
 
     def __init__(self, kind: int) -> None:
+        """Raises OSError where descriptors or memory do not suffice."""
+        make_room_for_socket()
         self._context = new_context()
         self._socket = self._context.socket(kind)
         for option in (zmq.SNDHWM, zmq.LINGER):

@@ -6,6 +6,7 @@ import atexit
 import ctypes
 import faulthandler
 import os
+import resource
 import sys
 import time
 import uuid
@@ -92,6 +93,13 @@ def attempt_after(trace: str, path: str) -> int:
 
 def take_memory(megabytes: int) -> int:
     return len(bytearray(megabytes << 20)) >> 20
+
+
+def leave_memory(megabytes: int) -> None:
+    """Have this process get so much more, and nothing beyond that."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + (megabytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
 def die_without_memory(megabytes: int) -> None:

@@ -8,7 +8,7 @@ import calls
 import pytest
 from conftest import BOUND, connected, until
 
-from jobrunner import TaskLostError
+from jobrunner import TaskLostError, gather
 from jobrunner.admin import ClusterAdmin
 from jobrunner.cli.cancelling import cancel_all, worked
 
@@ -65,6 +65,23 @@ def test_the_command_cancels_one_call(mine, address, gate):
         until(futures[1].cancelled)
         gate.touch()
         assert [futures[n].result(BOUND) for n in (0, 2)] == [0, 4]
+
+
+def test_a_call_that_keeps_the_interpreter_is_cancelled_and_holds_nobody_up(cluster, address):
+    """Its slot can neither give the others back nor interrupt it; the others run, once each, on the other slot."""
+    cluster.worker(address, "w", slots=2)
+    with connected(address) as executor, ClusterAdmin(address) as admin:
+        for _ in range(3):
+            gather([executor.submit(calls.hold_gil, 0) for _ in range(300)], timeout=BOUND)
+        futures = [executor.submit(calls.hold_gil, 1000 if n == 50 else 0) for n in range(300)]
+        long = futures.pop(50)
+        assert gather(futures, timeout=BOUND) == [0] * len(futures)
+        until(long.running)
+        assert admin.task(long.id)["attempt"] == 1
+        (answer,) = cancel_all(admin, [long.id])
+        assert worked(answer)
+        until(long.cancelled)
+        assert executor.submit(calls.square, 3).result(BOUND) == 9
 
 
 def test_the_id_of_one_call_is_no_right_to_the_others(mine, address, gate):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from multiprocessing import spawn
@@ -13,8 +14,11 @@ import calls
 import psutil
 import pytest
 from conftest import BOUND, alive, connected, until
+from steps import Killed, Steps
 
-from jobrunner import Executor
+from jobrunner import Executor, local_cluster
+from jobrunner.backends import cluster as cluster_backend
+from jobrunner.backends import core_backend
 from jobrunner.local_cluster import BOOT, LocalCluster
 
 
@@ -125,6 +129,26 @@ def test_nor_does_it_when_its_program_is_killed(cluster, number):
     until(lambda: not os.path.exists(folder), "the end of its folder")
 
 
+def test_nor_when_its_program_is_killed_while_it_starts(tmp_path):
+    program = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import os, signal\n"
+            "from jobrunner import Executor\n"
+            "executor = Executor('cluster', max_workers=1)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)",
+        ],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,  # which ends when the last process has ended that has it
+        text=True,
+        timeout=50,
+    )
+    assert program.returncode == -signal.SIGKILL
+    assert program.stderr == ""
+    assert os.listdir(tmp_path) == []
+
+
 def traces(program):
     folder = program.wait_for(r"folder (\S+)")[1]
     assert os.path.isabs(folder)
@@ -179,6 +203,59 @@ def test_a_cluster_that_cannot_be_started_leaves_nothing_behind(monkeypatch):
             LocalCluster(1)
         assert sorted(os.listdir("/proc/self/fd")) == before
         assert os.listdir(folder) == []
+
+
+def test_nor_one_that_gets_no_memory_to_write_in(monkeypatch, small_files):
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        before = sorted(os.listdir("/proc/self/fd"))
+        with small_files(), pytest.raises(OSError, match="too large"):
+            LocalCluster(1)
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [range(2, 50, 6), pytest.param(range(100), marks=[pytest.mark.heavy, pytest.mark.timeout(600)])],
+    ids=["some", "all"],
+)
+def test_nor_one_whose_executor_is_interrupted_while_it_is_made(steps):
+    Executor("cluster", max_workers=1).shutdown()
+    for step in steps:
+        before = sorted(os.listdir("/proc/self/fd"))
+        interrupted = Steps([cluster_backend, core_backend], step, KeyboardInterrupt, threads="MainThread")
+        try:
+            with interrupted.here():
+                executor = Executor("cluster", max_workers=1)
+        except KeyboardInterrupt:
+            pass
+        else:
+            executor.shutdown()
+        until(lambda at=before: sorted(os.listdir("/proc/self/fd")) == at, interrupted.place)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [range(2, 40, 6), pytest.param(range(100), marks=[pytest.mark.heavy, pytest.mark.timeout(600)])],
+    ids=["some", "all"],
+)
+def test_an_end_that_is_disturbed_at_any_step_is_one(steps):
+    """By a lack of memory, say."""
+    LocalCluster(1).stop()
+    for step in steps:
+        before = sorted(os.listdir("/proc/self/fd"))
+        cluster = LocalCluster(1)
+        disturbed = Steps([local_cluster], step)
+        try:
+            with disturbed.here():
+                cluster.stop()
+        except Killed:  # before the first of its steps, or after the last
+            cluster.stop()
+        assert cluster._process.poll() is not None, disturbed.place
+        assert not cluster._watcher.is_alive(), disturbed.place
+        assert sorted(os.listdir("/proc/self/fd")) == before, disturbed.place
+        assert not os.path.exists(cluster._folder), disturbed.place
 
 
 def test_what_a_task_prints_appears_at_the_client(cluster, address):

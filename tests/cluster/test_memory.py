@@ -8,7 +8,7 @@ import calls
 import pytest
 from conftest import BOUND, connected
 
-from jobrunner import TaskLostError
+from jobrunner import Executor, TaskLostError
 from jobrunner.cli.app import main
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the kernel limits memory on Linux only")
@@ -34,6 +34,18 @@ def test_a_process_that_dies_of_it_is_no_mystery(cluster, address):
         assert "it had taken nearly all of its slot's memory, 256 MiB" in str(failure)
         assert failure.detail["out_of_memory"]
         assert failure.detail["signal"] == "SIGABRT"
+
+
+@linux_only
+def test_an_argument_for_which_there_is_no_memory_is_a_memory_error():
+    with Executor("processes", max_workers=1) as executor:
+        executor.submit(calls.leave_memory, 8).result(BOUND)
+        failure = executor.submit(len, bytes(40_000_000)).exception(BOUND)
+        assert type(failure) is MemoryError, "there is nothing wrong with the value"
+        assert list(executor.map(len, [b"a", b"bc"])) == [1, 2]
+        with pytest.raises(MemoryError) as caught:
+            list(executor.map(len, [bytes(40_000_000)]))
+        assert caught.type is MemoryError
 
 
 def test_an_error_tells_where_the_process_died(cluster, address):

@@ -131,6 +131,31 @@ def test_results_outlive_the_slot_and_the_executor(make_executor):
     kept[:] = 1
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux has memory that is shared through descriptors"
+)
+def test_an_executor_that_was_shut_down_keeps_no_results(make_executor):
+    before = memory_files()
+    executor = make_executor(max_workers=1)
+    futures = [executor.submit(zoo.zeros, 2 * MIB) for _ in range(3)]
+    assert [len(future.result()) for future in futures] == [2 * MIB] * 3
+    del futures
+    executor.shutdown()
+    gc.collect()
+    assert memory_files() <= before
+
+
+def memory_files():
+    """Open descriptors of payloads in shared memory."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:  # that of the folder itself
+            pass
+    return sum("payload" in name for name in found)
+
+
 @pytest.mark.copies
 @pytest.mark.alone  # one worker is one process there, and not one at a time of those that a job has
 def test_what_a_task_keeps_stays_as_it_was(make_executor):

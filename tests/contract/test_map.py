@@ -48,6 +48,39 @@ def test_timeout(make_executor, tmp_path):
     (tmp_path / "go").touch()
 
 
+@pytest.mark.parametrize("chunksize", [None, 1, 7])
+@pytest.mark.parametrize("more", [[], [itertools.count()]])
+def test_what_an_input_has_yielded_before_it_raises_is_mapped(
+    executor, eventually, tmp_path, chunksize, more
+):
+    def broken():
+        yield from range(20)
+        raise LookupError("no more")
+
+    def write(index, *_):
+        (tmp_path / str(index)).touch()
+
+    with pytest.raises(LookupError, match="no more"):
+        executor.map(write, broken(), *more, chunksize=chunksize)
+    eventually(lambda: len(list(tmp_path.iterdir())) == 20)
+
+
+@pytest.mark.parametrize("buffersize", [3, 6, 100])
+def test_an_endless_input_that_raises(executor, buffersize):
+    def broken():
+        yield from range(10)
+        raise LookupError("no more")
+
+    results = []
+
+    def take():
+        results.extend(executor.map(zoo.echo, broken(), buffersize=buffersize))
+
+    with pytest.raises(LookupError, match="no more"):
+        take()
+    assert results == list(range(len(results)))
+
+
 @pytest.mark.parametrize("chunksize", [None, 1, 10])
 def test_iteration_raises_what_the_call_raised(executor, chunksize):
     results = executor.map(zoo.divide, [1] * 5, [1, 1, 0, 1, 1], chunksize=chunksize)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import zoo
 
 from jobrunner import TaskLostError, TaskTimeoutError
 
@@ -77,6 +78,22 @@ def test_no_element_begins_twice(make_executor, tmp_path):
     once = make_executor(max_workers=3).with_options(at_most_once=True)
     results = once.map(partial(keep_busy, str(tmp_path), 12, 3), range(12), chunksize=6)
     assert list(results) == list(range(12))
+
+
+def keep_gil_at_third(folder, x):
+    """Until the last one begins."""
+    if x == 2:
+        zoo.keep_gil_if(folder)
+    elif x == 5:
+        os.open(f"{folder}/gate", os.O_RDWR)  # open until this process ends
+    return x
+
+
+@pytest.mark.own  # other engines look at a chunk between its elements
+def test_an_element_that_keeps_the_interpreter_holds_up_none_behind_it(make_executor, tmp_path):
+    os.mkfifo(tmp_path / "gate")
+    results = make_executor().map(partial(keep_gil_at_third, str(tmp_path)), range(6), chunksize=6)
+    assert list(results) == list(range(6))
 
 
 def test_elements_that_raise_have_raised_in_their_places(make_executor, tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
 import threading
 import time
 from concurrent.futures import Future
+from functools import partial
 
 import pytest
 import zoo
@@ -195,6 +197,76 @@ def test_arguments_of_one_call_share_what_they_share(executor):
 
     results = list(executor.map(changes, rows, list(reversed(rows)), chunksize=30))
     assert results == [(2, 2)] * 60
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7])
+@pytest.mark.parametrize("moving", [False, True])
+def test_arguments_share_with_what_is_called_what_they_share(executor, chunksize, moving):
+    graph = zoo.Graph(12)
+
+    def of(method, values, *more):
+        values = (value for value in values) if moving else values
+        return list(executor.map(method, values, *more, chunksize=chunksize))
+
+    assert of(graph.place, graph.nodes) == [*range(12)]
+    assert of(graph.place, graph.nodes, range(12)) == [*range(12)]
+    assert of(graph, [(node, [node]) for node in graph.nodes]) == [*range(12)]
+    assert of(partial(zoo.Graph.place, graph), graph.nodes) == [*range(12)]
+    assert of(graph.row, graph.rows) == [*range(12)]
+    assert of(graph.row, graph.rows, [[1]] * 12) == [*range(12)]
+    assert of(partial(operator.is_, graph), [graph, zoo.Graph(1), graph]) == [True, False, True]
+
+
+@pytest.mark.copies
+@pytest.mark.parametrize("chunksize", [1, 7])
+def test_each_call_has_what_is_called_and_its_arguments_anew(executor, chunksize):
+    graph = zoo.Graph(12)
+    assert list(executor.map(graph.remove, graph.nodes, chunksize=chunksize)) == [11] * 12
+    assert len(graph.nodes) == 12
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_arrays_that_what_is_called_has_too(executor, size):
+    numpy = pytest.importorskip("numpy")
+    graph = zoo.Graph(3)
+    graph.rows = [numpy.full(size, float(x)) for x in range(3)]
+    assert list(executor.map(graph.row, graph.rows)) == [0, 1, 2]
+    assert list(executor.map(graph.row, graph.rows, graph.nodes)) == [0, 1, 2]
+
+
+def test_tuples_that_are_nested_deep(executor):
+    def nested(depth):
+        made = ()
+        for _ in range(depth):
+            made = (made,)
+        return made
+
+    def depth(value):
+        count = 0
+        while value:
+            value, count = value[0], count + 1
+        return count
+
+    # As deep as pickle goes, which is deeper than a function of Python goes that calls itself.
+    assert list(executor.map(depth, [nested(700)] * 2)) == [700] * 2
+    assert [depth(value) for value in executor.map(nested, [700] * 2)] == [700] * 2
+
+
+def test_a_tuple_that_holds_one_tuple_again_and_again(executor):
+    def twice(levels):
+        made = ()
+        for _ in range(levels):
+            made = (made, made)
+        return made
+
+    def levels(value):
+        count = 0
+        while value:
+            value, count = value[1], count + 1
+        return count
+
+    assert list(executor.map(levels, [twice(60)] * 2)) == [60] * 2
+    assert [levels(value) for value in executor.map(twice, [60] * 2)] == [60] * 2
 
 
 # --- what fails costs its element --------------------------------------------------------------------------

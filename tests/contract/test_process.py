@@ -182,6 +182,37 @@ def test_a_string_has_the_programs_hash_where_a_seed_is_given(start_with_options
     assert there == here
 
 
+def test_a_call_finds_what_the_program_was_when_the_first_one_came(run_program, tmp_path):
+    text = """
+        import os, sys, time
+        from programs import open_executor
+
+        def look():
+            return (
+                [os.environ.get(name) for name in ("ADDED", "GONE", "OMP_NUM_THREADS", "MKL_NUM_THREADS")],
+                os.path.basename(os.getcwd()), sys.argv, time.tzname, os.path.exists("here"),
+            )
+
+        if __name__ == "__main__":
+            os.environ |= {"GONE": "1", "MKL_NUM_THREADS": "2"}
+            with open_executor(max_workers=2) as executor:
+                os.makedirs("later")
+                os.chdir("later")
+                open("here", "w").close()
+                del os.environ["GONE"], os.environ["MKL_NUM_THREADS"]
+                os.environ |= {"ADDED": "\\udcff", "OMP_NUM_THREADS": "3", "TZ": "XYZ3"}
+                sys.argv[1:] = ["other", "words"]
+                first = executor.submit(look)
+                os.environ["ADDED"] = "too late"
+                sys.argv[1:] = []
+                there = [first.result(), *executor.map(lambda _: look(), range(2), chunksize=1)]
+            assert there == [there[0]] * 3, there
+            variables, folder, arguments, names, found = there[0]
+            print(ascii(variables), folder, arguments[1:], names[0], found)
+    """
+    assert run_program(text) == "['\\udcff', None, '3', '1'] later ['other', 'words'] XYZ True\n"
+
+
 # --- sys.path and the folder ----------------------------------------------------------------------------------------
 
 

@@ -1565,3 +1565,79 @@ def test_elements_may_be_of_classes_of_the_script(run_script):
                 assert [point.x for point in copies] == list(range(60))
                 assert {type(point) for point in copies} == {Point}
     """)
+
+
+@pytest.mark.apart
+def test_what_the_script_has_imported_by_name_is_the_modules_own(run_script, tmp_path):
+    (tmp_path / "beside.py").write_text(BESIDE)
+    run_script("""
+        import os
+        from decimal import DefaultContext
+        from os import environ
+        from random import random, seed, shuffle
+        from secrets import choice
+        from sys import modules, path
+        from warnings import filters
+        from beside import ENGINE, LOCK, count
+
+        variables = os.environ
+
+        def seeded(seed=seed):
+            seed(1)
+            numbers = [1, 2, 3, 4]
+            shuffle(numbers)
+            return numbers, random()
+
+        def again():
+            import random as module
+            module.seed(7)
+            first = random()
+            module.seed(7)
+            return first == module.random()
+
+        def look():
+            import beside, decimal, sys, warnings
+            environ["BY_NAME"] = "1"
+            variables["BY_ANOTHER"] = "2"
+            path.append("by name")
+            assert os.environ["BY_NAME"] + os.environ["BY_ANOTHER"] == "12"
+            assert "by name" in sys.path
+            assert modules is sys.modules
+            assert filters is warnings.filters
+            assert DefaultContext is decimal.DefaultContext
+            assert choice("a") == "a"
+            assert ENGINE is beside.ENGINE
+            assert LOCK is beside.LOCK
+            assert (count(), count(), beside.total()) == (1, 2, 2)
+
+        with open_executor(max_workers=1) as executor:
+            assert executor.submit(seeded).result() == seeded()
+            assert executor.submit(again).result()
+            executor.submit(look).result()
+            assert "BY_NAME" not in os.environ
+    """)
+
+
+BESIDE = """
+import threading
+
+ENGINE = (x for x in ())  # nobody can pickle it
+LOCK = threading.Lock()
+
+
+class Counter:
+    def __init__(self):
+        self.total = 0
+
+    def count(self):
+        self.total += 1
+        return self.total
+
+
+_counter = Counter()
+count = _counter.count
+
+
+def total():
+    return _counter.total
+"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import weakref
 
@@ -61,6 +62,51 @@ def test_every_call_raises_for_itself(executor, known_to_be_short):
             with pytest.raises(ZeroDivisionError) as caught:
                 future.result()
             assert "divide" in str(caught.value.__cause__ or caught.getrepr())
+
+
+@pytest.fixture
+def holding(tmp_path):
+    """A folder for `zoo.keep_gil_if`, whose gate is open at the end at the latest; `open` opens it."""
+    os.mkfifo(tmp_path / "gate")
+    opened = []
+
+    class Folder(str):
+        def open(self):
+            opened.append(os.open(tmp_path / "gate", os.O_RDWR))
+
+    folder = Folder(tmp_path)
+    yield folder
+    folder.open()
+    for fd in opened:
+        os.close(fd)
+
+
+@pytest.mark.own  # other engines have a call of theirs keep up what is with it
+def test_a_call_that_keeps_the_interpreter_holds_nobody_up(make_executor, holding):
+    """As C code does that does not let go of the GIL: its slot cannot say what has ended, nor give anything back."""
+    executor = make_executor()
+    for _ in range(3):
+        gather([executor.submit(zoo.keep_gil_if, None, i) for i in range(MANY)])
+    futures = [executor.submit(zoo.keep_gil_if, holding if i == 50 else None, i) for i in range(MANY)]
+    long = futures.pop(50)
+    assert gather(futures, timeout=30) == [i for i in range(MANY) if i != 50]
+    assert not long.done()
+    holding.open()
+    assert long.result(30) == 50
+
+
+@pytest.mark.own
+@pytest.mark.promise("cancel")
+def test_such_a_call_can_be_stopped(make_executor, holding, eventually):
+    executor = make_executor()
+    for _ in range(3):
+        gather([executor.submit(zoo.keep_gil_if, None, i) for i in range(MANY)])
+    futures = [executor.submit(zoo.keep_gil_if, holding if i == 50 else None, i) for i in range(MANY)]
+    long = futures.pop(50)
+    eventually(lambda: os.path.exists(f"{holding}/started"))
+    assert long.cancel(running=True)
+    assert long.cancelled()
+    assert gather(futures, timeout=30) == [i for i in range(MANY) if i != 50]
 
 
 def test_results_of_different_calls_share_nothing(executor, copies, known_to_be_short):

@@ -122,6 +122,16 @@ def announce_and_hold_gil(started: str) -> None:
     ctypes.PyDLL(None).sleep(60)
 
 
+def keep_gil_if(folder: str | None, value: Any = None) -> Any:
+    """Returns at once, unless there is a folder: then no other thread of this process gets a turn until somebody opens
+    the FIFO "gate" in it. Before that, it leaves the file "started" there."""
+    if folder is not None:
+        append_line(f"{folder}/started", str(os.getpid()))
+        libc = ctypes.PyDLL(None)
+        libc.close(libc.open(os.fsencode(f"{folder}/gate"), os.O_RDONLY))
+    return value
+
+
 def announce_and_swallow_interrupts(started: str, path: str) -> str:
     try:
         announce_and_wait(started, path)
@@ -457,3 +467,32 @@ def noted_thing() -> Thing:
 def things_alive() -> int:
     gc.collect()
     return len(things)
+
+
+class Node:
+    def __init__(self, graph):
+        self.graph = graph
+
+
+class Graph:
+    """Its methods look for the very objects that it holds."""
+
+    def __init__(self, size):
+        self.nodes = [Node(self) for _ in range(size)]
+        self.rows = [[x] for x in range(size)]
+
+    def place(self, node, *_):
+        assert node.graph is self
+        return self.nodes.index(node)
+
+    def row(self, row, *_):
+        return next(place for place, one in enumerate(self.rows) if one is row)
+
+    def remove(self, node):
+        self.nodes.remove(node)
+        return len(self.nodes)
+
+    def __call__(self, pair):
+        node, (same,) = pair
+        assert node is same
+        return self.place(node)

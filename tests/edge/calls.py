@@ -6,6 +6,10 @@ import os
 import signal
 import time
 
+PIECE = 256 * 1024
+MOST_PIECES = 600
+"""Pieces that `exhaust` takes at most, where memory has no limit. They are not touched, which would take a while."""
+
 
 class Expected(Exception):
     """What `fail` raises."""
@@ -26,6 +30,21 @@ def fail() -> None:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make(size: int) -> bytes:
+    return bytes(size)
+
+
+def exhaust() -> int:
+    """All the memory that there is, in pieces; they are let go of at the end."""
+    pieces = []
+    try:
+        while len(pieces) < MOST_PIECES:
+            pieces.append(bytes(PIECE))
+    except MemoryError:
+        pass
+    return len(pieces)
 
 
 def quiet(_: object) -> None:

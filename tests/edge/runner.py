@@ -5,15 +5,17 @@ do what they may do.
     python tests/edge/runner.py --seeds 1000 --first 500 --backend processes --fault forks
     python tests/edge/runner.py --seed 17                one of them, again
 
-Each seed is a plan (`plan.py`): a backend, what the program does, what goes wrong meanwhile. After it every Future must
-be done, every thread of ours gone, every descriptor closed, every process ended, and every folder removed, within a
-bound. What decides beside the seed is when the operating system runs whom, so a seed that fails may pass the next time;
+Each seed is a plan (`plan.py`): a backend, what the program (`victim.py`) does, what goes wrong meanwhile. After it
+every Future must be done, every thread of ours gone, every descriptor closed, every process ended, and every folder
+removed, within a bound. What decides beside the seed is when the operating system runs whom, so a seed that fails may
+pass the next time;
 `--times` repeats it.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shutil
 import signal
@@ -28,13 +30,32 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from edge.plan import BACKENDS, FAULTS, Plan, plan_of  # noqa: E402
+from edge.blows import Striker  # noqa: E402
+from edge.plan import BACKENDS, DIES, ENDS, EXITS, FAULTS, Plan, plan_of  # noqa: E402
+from edge.processes import command, marked  # noqa: E402
 
 RUN_SECONDS = 100.0
 """After which a program is ended; its own limits are shorter."""
 
 LEAVE_SECONDS = 10.0
 """In which its processes must have ended after it."""
+
+UNSHARE = ("unshare", "--mount", "--propagation", "private")
+
+CODES = {ENDS: (-signal.SIGINT,), EXITS: (128 + signal.SIGTERM,), DIES: (-signal.SIGTERM,)}
+"""Exit codes of a program that a signal has ended."""
+
+COUNTED = ("out of memory", "paused")
+"""What a program says of what it has met."""
+
+BEYOND_US = {
+    "Exception ignored in thread started by": "the interpreter has lost a thread that Thread.start() waits for",
+    "(src/": "ZeroMQ has ended the process",
+}
+"""For want of memory, by what stderr has then: no library can help that. Such a run is counted, and says nothing."""
+
+MAY_PRINT = frozenset(("callbacks", "interrupts", "memory", "signals"))
+"""Faults that lead to tracebacks on stderr, as they should."""
 
 
 @dataclass
@@ -44,6 +65,8 @@ class Verdict:
     plan: Plan
     wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    """How often something was done to it, by name."""
 
     def __str__(self) -> str:
         lines = "\n    ".join(self.wrong)
@@ -59,74 +82,99 @@ def run_seed(seed: int, backend: str | None = None, fault: str | None = None) ->
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBRUNNER_")}
     environment |= {"TMPDIR": str(folder), "EDGE_RUN": str(folder), "PYTHONFAULTHANDLER": "1"}
     given = [str(seed), *([plan.backend] if backend or fault else []), *([fault] if fault else [])]
+    arguments = [sys.executable, str(HERE / "victim.py"), *given]
+    if plan.pauses is not None:
+        environment |= {"PYTHONPATH": str(HERE / "startup"), "EDGE_PAUSES": f"{seed} {plan.pauses}"}
+    if plan.disk_size is not None and may_mount():
+        environment["EDGE_DISK"] = plan.disk_size
+        arguments = [*UNSHARE, sys.executable, str(HERE / "small_disk.py"), plan.disk_size, *arguments]
+    begun, says_begun = os.pipe()
     started = time.monotonic()
     program = subprocess.Popen(
-        [sys.executable, str(HERE / "victim.py"), *given],
-        env=environment,
+        arguments,
+        env=environment | {"EDGE_BEGUN": str(says_begun)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        pass_fds=[says_begun],
     )
+    os.close(says_begun)
+    striker = Striker(plan, begun, mark)
+    striker.start()
     try:
         try:
             out, err = program.communicate(timeout=RUN_SECONDS)
         except subprocess.TimeoutExpired:
-            program.send_signal(signal.SIGABRT)  # it prints where each thread stands
+            _show_stacks(mark)
             out, err = program.communicate()
             verdict.wrong.append(f"the program did not end within {RUN_SECONDS} s")
-        verdict.wrong += [line for line in out.splitlines() if line.startswith("wrong:")]
-        if any("forked child" in text for text in verdict.wrong):
-            verdict.wrong.append(err[-3000:])
-        if program.returncode != 0 or "ended" not in out.splitlines():
-            verdict.wrong.append(f"the program ended with {program.returncode}: {err[-3000:]}")
-        elif "Traceback" in err and not {"callbacks", "interrupts"} & {*plan.faults}:
-            verdict.wrong.append(f"a traceback was printed: {err[-3000:]}")
+        _judge(verdict, program.returncode, out, err)
         _look_for_processes(mark, verdict)
         left = [str(path.relative_to(folder)) for path in folder.rglob("*") if "jobrunner" in path.name]
         if left:
             verdict.wrong.append(f"left in the folder for temporary files: {left}")
     finally:
-        for pid in _marked(mark):
+        for pid in marked(mark):
             _kill(pid)
+        striker.end()
+        os.close(begun)
         shutil.rmtree(folder, ignore_errors=True)
+    if verdict.wrong and plan.memory is not None and any(text in err for text in BEYOND_US):
+        verdict.wrong.clear()
+        verdict.counts["beyond us"] += 1
+    verdict.counts["signals"] += striker.struck
     verdict.seconds = time.monotonic() - started
     return verdict
 
 
+@functools.cache
+def may_mount() -> bool:
+    """Whether a process may have disks that nobody else sees: for root, on Linux."""
+    if not shutil.which("unshare"):
+        return False
+    return subprocess.run([*UNSHARE, "true"], stderr=subprocess.DEVNULL).returncode == 0
+
+
+def _judge(verdict: Verdict, code: int, out: str, err: str) -> None:
+    plan, lines = verdict.plan, out.splitlines()
+    verdict.wrong += [line for line in lines if line.startswith("wrong:")]
+    for line in lines:
+        name, _, count = line.partition(": ")
+        if name in COUNTED:
+            verdict.counts[name] += int(count)
+    if any("forked child" in text for text in verdict.wrong):
+        verdict.wrong.append(excerpt(err))
+    if (code != 0 or "ended" not in lines) and code not in CODES.get(plan.on_signal, ()):
+        verdict.wrong.append(f"the program ended with {code}: {excerpt(err)}")
+    elif "Traceback" in err and not MAY_PRINT & {*plan.faults}:
+        verdict.wrong.append(f"a traceback was printed: {excerpt(err)}")
+
+
+def excerpt(text: str) -> str:
+    """The begin says why, the end where."""
+    return text if len(text) < 5000 else f"{text[:2000]}\n[...]\n{text[-3000:]}"
+
+
 def _look_for_processes(mark: str, verdict: Verdict) -> None:
     deadline = time.monotonic() + LEAVE_SECONDS
-    while (left := _marked(mark)) and time.monotonic() < deadline:
+    while (left := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for pid in left:
-        verdict.wrong.append(f"a process is left: {_command(pid)}")
+        verdict.wrong.append(f"a process is left: {command(pid)}")
 
 
-def _marked(mark: str) -> list[int]:
-    """Processes that have inherited the environment of that run."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                environment = Path("/proc", name, "environ").read_bytes().split(b"\0")
-                state = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if mark.encode() in environment and state != "Z":
-                found.append(int(name))
-    return found
+def _show_stacks(mark: str) -> None:
+    """Have the programs of a run print where each thread stands, and end."""
+    for pid in marked(mark):
+        if "victim.py" in command(pid):
+            _kill(pid, signal.SIGCONT)
+            _kill(pid, signal.SIGABRT)
 
 
-def _command(pid: int) -> str:
+def _kill(pid: int, number: int = signal.SIGKILL) -> None:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
-    except OSError:
-        return f"process {pid}"
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         pass
 
@@ -142,18 +190,21 @@ def main() -> int:
     given = parser.parse_args()
     seeds = [given.seed] if given.seed is not None else range(given.first, given.first + given.seeds)
     injected: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     failed, runs, started = [], 0, time.monotonic()
     for seed in seeds:
         for _ in range(given.times):
             verdict = run_seed(seed, given.backend, given.fault)
             runs += 1
             injected.update(verdict.plan.faults)
+            counts.update(verdict.counts)
             if verdict.wrong:
                 failed.append(seed)
                 print(verdict, flush=True)
     faults = ", ".join(f"{name} {count}" for name, count in sorted(injected.items()))
     seconds = time.monotonic() - started
     print(f"{runs} runs in {seconds:.0f} s, {len(failed)} failed {sorted(set(failed))}; faults: {faults}")
+    print("counted:", ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
     return 1 if failed else 0
 
 

@@ -6,7 +6,7 @@ import pytest
 from edge.plan import BACKENDS, FAULTS, ONLY_APART, plan_of
 from edge.runner import run_seed
 
-SEEDS = 8
+SEEDS = 6
 """In the normal run."""
 
 MANY_SEEDS = 150
@@ -15,6 +15,12 @@ MANY_SEEDS = 150
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_nothing_hangs_and_nothing_is_left(seed):
     verdict = run_seed(seed)
+    assert not verdict.wrong, str(verdict)
+
+
+@pytest.mark.parametrize("fault", ["disk", "locks", "memory", "signals"])
+def test_nor_with_faults_that_few_of_these_seeds_have(fault):
+    verdict = run_seed(SEEDS, fault=fault)
     assert not verdict.wrong, str(verdict)
 
 

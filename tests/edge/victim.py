@@ -20,21 +20,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from edge import calls
-from edge.plan import Plan, plan_of
+from edge import calls, pauses
+from edge.plan import ENDS, EXITS, Plan, plan_of
+from edge.steps import ANY, STEP_SECONDS, Child, ChildExit, Run, steps_of, wrong
 
 import jobrunner
 
 PACKAGE = os.path.dirname(os.path.abspath(jobrunner.__file__))
 WORKERS = os.path.join(os.path.dirname(PACKAGE), "workers")
-
-STEP_SECONDS = 20.0
-"""After which a wait of the program ends by itself: nothing of what it waits for takes a second."""
 
 END_SECONDS = 30.0
 """In which everything must have ended."""
@@ -47,12 +46,12 @@ EXPECTED = (
 )
 """What a call may end with. RuntimeError is what is raised after `shutdown`."""
 
-_said = threading.Lock()
+REFUSED = ("shutdown", "can't start new thread")
+"""Words of RuntimeErrors that are no fault: see EXPECTED; and what is raised for want of memory."""
 
 
-def wrong(text: str) -> None:
-    with _said:
-        print("wrong:", text, flush=True)
+class Terminated(SystemExit):
+    """What the program's handler of SIGTERM raises."""
 
 
 class Interrupts:
@@ -76,7 +75,7 @@ class Interrupts:
             return None
         if event == "line" and self._left:
             self._line += 1
-            if self._line >= self._left[-1] and not _leaves_block(frame):
+            if self._line >= self._left[-1] and not _is_spared(frame):
                 self._left.pop()
                 self.raised.append(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
                 raise KeyboardInterrupt
@@ -97,177 +96,35 @@ class EngineFails:
             return None
         if event == "line":
             self._left -= 1
-            if self._left == 0 and not _leaves_block(frame):
+            if self._left == 0 and not _is_spared(frame):
                 raise MemoryError("none is left")
             self._left = self._left or 1
         return self._trace
 
 
-def _leaves_block(frame: FrameType) -> bool:
+def _is_spared(frame: FrameType) -> bool:
     """Whether the line may be the end of a `with`, where the interpreter takes no signals, but this would come between
-    the block and its end."""
+    the block and its end; or begins a `try`, where nothing is done that could raise anything."""
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-    return line.lstrip().startswith(("with ", "async with "))
-
-
-class Run:
-    """What the threads of the program share."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.pool = jobrunner.Executor(plan.backend, max_workers=plan.workers)
-        self.lock = threading.Lock()
-        self.futures: list[tuple[concurrent.futures.Future[Any], Any]] = []
-        """With the value that each is to have; ANY where somebody else may have given it another."""
-        self.children: list[tuple[int, bool]] = []
-        """Process ids, and whether they live on."""
-        self.ended = False
-
-    def note(self, future: concurrent.futures.Future[Any], value: Any) -> None:
-        with self.lock:
-            self.futures.append((future, value))
-
-    def some(self, rng: random.Random) -> list[concurrent.futures.Future[Any]]:
-        with self.lock:
-            return [future for future, _ in rng.sample(self.futures, min(5, len(self.futures)))]
-
-
-ANY = object()
-
-
-def steps_of(run: Run, rng: random.Random) -> list[Callable[[], None]]:
-    """What the program may do; what the plan's faults add to that comes twice."""
-    pool, faults = run.pool, run.plan.faults
-
-    def submit() -> None:
-        number = rng.randrange(1000)
-        run.note(pool.submit(calls.quick, number), number + 1)
-
-    def submit_many() -> None:
-        for number in range(rng.randint(2, 60)):
-            run.note(pool.submit(calls.quick, number), number + 1)
-
-    def submit_slow() -> None:
-        run.note(pool.submit(calls.nap, 0.05), 0.05)
-
-    def submit_failing() -> None:
-        run.note(pool.submit(calls.fail), ANY)
-
-    def submit_large() -> None:
-        size = rng.choice((100_000, 1_000_000))
-        run.note(pool.submit(len, bytes(size)), size)
-
-    def map_whole() -> None:
-        count, size = rng.randint(0, 300), rng.choice((1, 7, 64, None))
-        values = list(pool.map(calls.quick, range(count), chunksize=size, timeout=STEP_SECONDS))
-        if values != list(range(1, count + 1)):
-            wrong(f"map gave {values}")
-
-    def map_part() -> None:
-        results = pool.map(calls.quick, range(rng.randint(1, 300)), buffersize=rng.choice((None, 16)))
-        for _ in range(rng.randint(0, 20)):
-            next(results, None)
-
-    def cancel() -> None:
-        for future in run.some(rng):
-            future.cancel()
-
-    def stop() -> None:
-        future = pool.submit(calls.nap, 30)
-        run.note(future, 30)
-        time.sleep(rng.choice((0.0, 0.02)))
-        if run.plan.backend != "threads":
-            future.cancel(running=True)
-        else:
-            future.cancel()
-            run.futures.remove((future, 30))
-
-    def wait() -> None:
-        futures = run.some(rng)
-        _, left = concurrent.futures.wait(futures, timeout=STEP_SECONDS)
-        if left:
-            wrong(f"{len(left)} of {len(futures)} Futures were not done: {left}")
-
-    def as_completed() -> None:
-        for future in concurrent.futures.as_completed(run.some(rng), timeout=STEP_SECONDS):
-            future.done()
-
-    def depend() -> None:
-        futures = run.some(rng)
-        if futures:
-            run.note(pool.submit(calls.quiet, futures[0]), ANY)
-
-    def call_back() -> None:
-        kind = rng.choice((ValueError, SystemExit, KeyboardInterrupt))
-
-        def raising(_: object) -> None:
-            raise kind("from a callback")
-
-        for future in run.some(rng):
-            try:
-                future.add_done_callback(raising)
-            except (SystemExit, KeyboardInterrupt):
-                pass  # it was done, and called at once, in this thread
-
-    def settle() -> None:
-        future = pool.submit(calls.nap, 0.01)
-        run.note(future, ANY)
-        try:
-            future.set_result("the program's own")
-        except concurrent.futures.InvalidStateError:
-            pass
-
-    def kill() -> None:
-        run.note(pool.submit(calls.die), ANY)
-
-    def fork() -> None:
-        fork_one(run, rng)
-
-    usual = [submit, submit_many, submit_slow, submit_failing, submit_large, map_whole, map_part]
-    usual += [cancel, wait, as_completed, depend]
-    if run.plan.backend != "threads":
-        usual.append(stop)
-    for name, step in {"callbacks": call_back, "settles": settle, "kills": kill, "forks": fork}.items():
-        if name in faults:
-            usual += [step] * 4
-    return usual
-
-
-def fork_one(run: Run, rng: random.Random) -> None:
-    """A child that exits in one of the ways in which children do, or lives on until it is told to end."""
-    way = rng.choice(("exit", "_exit", "return", "live"))
-    child = os.fork()
-    if child == 0:
-        sys.settrace(None)
-        if way == "_exit":
-            os._exit(0)
-        while way == "live":
-            signal.pause()
-        raise Child if way == "return" else ChildExit
-    with run.lock:
-        run.children.append((child, way == "live"))
-
-
-class Child(BaseException):
-    """Goes up to the top of the program in a forked child, which then ends as the program would."""
-
-
-class ChildExit(SystemExit):
-    """`sys.exit()` in a forked child."""
+    return line.lstrip().startswith(("with ", "async with ", "try:"))
 
 
 def go(run: Run, number: int) -> None:
     """The steps of one thread."""
     rng = random.Random(f"{run.plan.seed} {number}")
     steps = steps_of(run, rng)
-    for _ in range(run.plan.steps):
+    for step in run.main_steps if number == 0 else range(run.plan.steps):
         try:
+            if number == 0:
+                run.come_to(step)
             rng.choice(steps)()
         except KeyboardInterrupt:
+            if run.plan.on_signal == ENDS:
+                raise
             continue  # as in a notebook
         except SystemExit as exc:
             if (
-                isinstance(exc, ChildExit) or "callbacks" not in run.plan.faults
+                isinstance(exc, (ChildExit, Terminated)) or "callbacks" not in run.plan.faults
             ):  # those of a call that is cancelled are called here
                 raise
         except EXPECTED:
@@ -275,11 +132,21 @@ def go(run: Run, number: int) -> None:
         except concurrent.futures.TimeoutError as exc:
             wrong(f"something took longer than {STEP_SECONDS} s: {exc}")
         except RuntimeError as exc:
-            if "shutdown" not in str(exc):
+            if not any(word in str(exc) for word in REFUSED):
                 raise
         except OSError:
-            if run.plan.descriptors is None and run.plan.folder is None:
+            if not is_short(run.plan):
                 raise
+        except (MemoryError, ImportError):
+            if run.plan.memory is None and run.plan.engine is None:
+                raise
+            run.out_of_memory += 1
+            run.hoard.let_go()
+
+
+def is_short(plan: Plan) -> bool:
+    """Whether the system may refuse something."""
+    return bool(plan.descriptors is not None or plan.folder is not None or plan.memory or plan.disk)
 
 
 def go_in_thread(run: Run, number: int) -> None:
@@ -287,12 +154,15 @@ def go_in_thread(run: Run, number: int) -> None:
         go(run, number)
     except (Child, ChildExit):
         os._exit(0)
+    except KeyboardInterrupt:
+        if run.plan.on_signal != ENDS:  # else it is one out of a callback
+            raise
     except BaseException as exc:
         wrong(f"thread {number}: {exc!r}")
         raise
 
 
-def end(run: Run, interrupts: Interrupts) -> None:
+def end(run: Run) -> None:
     ending = run.plan.ending
     while ending in ("shutdown", "cancel"):
         try:
@@ -300,7 +170,38 @@ def end(run: Run, interrupts: Interrupts) -> None:
             run.ended = True
             return
         except KeyboardInterrupt:
+            if run.plan.on_signal == ENDS:
+                raise
             continue  # once more, as a person at a notebook would
+        except SystemExit as exc:
+            if isinstance(exc, Terminated) or "callbacks" not in run.plan.faults:
+                raise
+            continue  # a callback of what is cancelled, which is called here
+        except MemoryError:
+            if run.plan.memory is None:
+                raise
+            run.out_of_memory += 1
+            run.hoard.let_go()
+
+
+def persist(*parts: Callable[[], None]) -> None:
+    """Do them in turn. One that KeyboardInterrupt ends is begun again."""
+    left = list(parts)
+    while left:
+        try:
+            while left:
+                try:
+                    left[0]()
+                    del left[0]
+                except KeyboardInterrupt:
+                    continue
+        except KeyboardInterrupt:  # a second one, between two lines of the above
+            continue
+
+
+def do_not_disturb() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def look(run: Run, threads: set[threading.Thread], descriptors: int) -> None:
@@ -312,6 +213,13 @@ def look(run: Run, threads: set[threading.Thread], descriptors: int) -> None:
             wrong(f"{future} is not done")
         except EXPECTED:
             pass
+        except (MemoryError, ImportError):  # the latter of a library that could not be mapped
+            if run.plan.memory is None and run.plan.engine is None:
+                raise
+            run.out_of_memory += 1
+        except OSError:
+            if not is_short(run.plan):
+                raise
         except KeyboardInterrupt:
             if "interrupts" not in run.plan.faults:
                 raise
@@ -387,8 +295,20 @@ def spoil_folder(kind: str) -> None:
     os.environ["TMPDIR"] = folder
 
 
+def exit_on_signal(number: int, frame: FrameType | None) -> None:
+    raise Terminated(128 + number)
+
+
+def say_begun() -> None:
+    """From now on signals may come."""
+    if "EDGE_BEGUN" in os.environ:
+        os.write(int(os.environ.pop("EDGE_BEGUN")), str(os.getpid()).encode())
+
+
 def main(plan: Plan) -> None:
     faulthandler.enable()  # SIGABRT prints where each thread stands
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell has started in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if plan.folder is not None:
         spoil_folder(plan.folder)
     # What is opened once in a process is open from here on.
@@ -404,6 +324,8 @@ def main(plan: Plan) -> None:
         sys.setswitchinterval(plan.interval)
     if plan.engine is not None:
         EngineFails(plan.engine)
+    if plan.on_signal == EXITS:
+        signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         run = Run(plan)
     except MemoryError:
@@ -422,16 +344,25 @@ def main(plan: Plan) -> None:
         os.rmdir(os.environ["TMPDIR"]) if not os.listdir(os.environ["TMPDIR"]) else None
     interrupts.start()
     try:
-        go(run, 0)
-        end(run, interrupts)
+        parts = (say_begun, partial(go, run, 0), partial(end, run), do_not_disturb)
+        if plan.on_signal == ENDS:
+            for part in parts:
+                part()
+        else:
+            persist(*parts)
     finally:
         interrupts.stop()
+        run.end_shortages()
     for thread in others:
         thread.join(2 * END_SECONDS)
         if thread.is_alive():
             wrong(f"{thread.name} of the program does not end")
     look(run, threads, descriptors)
     reap(run)
+    if plan.memory is not None:
+        print("out of memory:", run.out_of_memory, flush=True)
+    if plan.pauses is not None:
+        print("paused:", pauses.installed.paused, flush=True)
     if plan.ending == "drop":
         del run
         gc.collect()

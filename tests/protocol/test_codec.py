@@ -126,6 +126,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Returned: st.builds(m.Returned, lists(st.tuples(words, attempts)), lists(words), st.booleans()),
     m.Capacity: st.builds(m.Capacity, count),
     m.Stuck: st.builds(m.Stuck, words),
+    m.Waits: st.builds(m.Waits, lists(st.builds(m.Wait, words, lists(words).map(tuple), st.booleans()))),
     m.Output: st.builds(m.Output, lists(chunks)),
     m.Drain: st.builds(m.Drain),
     m.Goodbye: st.builds(m.Goodbye, words),

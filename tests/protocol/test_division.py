@@ -169,6 +169,36 @@ def test_how_it_ended_is_told_again_to_a_client_that_has_not_heard():
     assert cluster.told() == [ok("c-1/3")]
 
 
+def test_a_part_whose_outcome_is_acknowledged_before_it_is_named_is_not_run_again():
+    """The message that names it was lost, say, and is late."""
+    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster.c.say(m.Reconciled())
+    cluster.run_long("c-1")
+    cluster.w.say(m.Outcomes([divided("c-1", 3), ok("c-1/3")]))
+    assert len(cluster.told()) == 2
+    cluster.c.acknowledge()
+    cluster.submit(spec("1/3", span=(0, 3)), spec(2, span=(3, 8)))
+    assigned = [*cluster.w.heard_of(m.Assign), *cluster.idle.heard_of(m.Assign)]
+    assert [task.id for message in assigned for task in message.tasks] == ["c-2"]
+    assert cluster.told() == []
+    (client,) = cluster.core.scheduler.clients.values()
+    assert not client.done
+
+
+def test_of_parts_that_are_not_named_nothing_outlives_their_clients_session():
+    cluster = Cluster(spec(1, span=(0, 8)))
+    cluster.c.say(m.Reconciled())
+    cluster.run_long("c-1")
+    cluster.w.say(m.Outcomes([divided("c-1", 3), ok("c-1/3")]))
+    cluster.told()
+    cluster.c.acknowledge()
+    cluster.reopen(cluster.c)
+    cluster.c.say(m.Reconciled())
+    (client,) = cluster.core.scheduler.clients.values()
+    assert not client.done
+    assert not client.unnamed
+
+
 def test_crashes_count_on():
     cluster = Cluster(spec(1, span=(0, 8)))
     cluster.core.scheduler.tasks[TaskId("c-1")].crashes = 2

@@ -43,6 +43,7 @@ ANY: dict[type, m.Message] = {
         m.Returned([("c-1", FAR), ("nobody-7", 1)]),
         m.Capacity(2**53),
         m.Stuck("nothing is left"),
+        m.Waits([m.Wait("c-1", ("c-1", "nobody-7")), m.Wait("nobody-7", ("c-1",), False)]),
         m.Output([m.OutputChunk("nobody-7", "f", m.STDERR, "text")]),
         m.Drain(),
         m.Goodbye("farewell"),

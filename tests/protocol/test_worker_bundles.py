@@ -9,6 +9,7 @@ from jobrunner.protocol.bundles import pack_calls
 from jobrunner.protocol.effects import (
     InterruptTask,
     RecallTasks,
+    SlotAwaits,
     SlotBlocked,
     SlotPrinted,
     SlotReturned,
@@ -90,6 +91,14 @@ def test_a_call_is_announced_behind_the_outcome_that_names_it(world):
     world.heard()
     give_up(world, 0)
     assert [type(message) for message in world.heard()] == [m.Outcomes, m.Running]
+
+
+def test_what_a_call_waits_for_is_told_under_its_own_name(world):
+    world.handle(SlotAwaits(SlotId(1), 1, [TaskId("d-1")], True))
+    world.heard()
+    give_up(world, 0)
+    (waits,) = [message for message in world.heard() if type(message) is m.Waits]
+    assert waits == m.Waits([m.Wait(call("c-1", 0), (TaskId("d-1"),))])
 
 
 def test_a_bundle_that_cannot_be_given_up_yet_is_not_asked_for_without_a_pause(world):

@@ -7,7 +7,7 @@ from protocol.support import assign, assignment, finish, started, worker
 
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.effects import DivideChunk, SlotDivided
+from jobrunner.protocol.effects import DivideChunk, SlotAwaits, SlotDivided
 
 PLACE = {"worker": "w", "host": "host"}
 
@@ -44,6 +44,14 @@ def test_a_divided_chunk_ends_and_a_part_of_it_goes_on(world):
     finish(world, 1, 1)
     (outcome,) = outcomes(world)
     assert (outcome.id, outcome.attempt, outcome.status) == ("c-1/4", 1, m.OK)
+
+
+def test_what_goes_on_is_told_to_wait_under_its_new_name(world):
+    world.handle(SlotAwaits(SlotId(1), 1, [TaskId("d-1")], True))
+    world.heard()
+    divide(world, 4)
+    (waits,) = [message for message in world.heard() if type(message) is m.Waits]
+    assert waits == m.Waits([m.Wait(TaskId("c-1/4"), (TaskId("d-1"),))])
 
 
 def test_what_goes_on_has_its_share_of_the_time(world):

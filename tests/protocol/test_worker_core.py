@@ -22,6 +22,7 @@ from protocol.support import (
 
 from jobrunner.ids import SlotId, WorkerId
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.checks import MOST_AWAITED
 from jobrunner.protocol.effects import (
     ConnectionLost,
     DrainRequested,
@@ -32,6 +33,7 @@ from jobrunner.protocol.effects import (
     RecallTasks,
     RunTasks,
     SignalSlot,
+    SlotAwaits,
     SlotBlocked,
     SlotNotStarted,
     SlotPrinted,
@@ -780,6 +782,59 @@ def test_a_blocked_slot_that_dies_lends_nothing_any_more():
     die(world, 1, 1)
     assert world.take() == [], "the one that stood in is the slot now"
     assert [type(x) for x in world.heard()] == [m.Outcomes, m.Capacity]
+
+
+def awaits(world, number, *calls, every=True):
+    """The first slot tells what its task waits for."""
+    world.handle(SlotAwaits(SlotId(1), number, list(calls), every))
+
+
+def told_waits(world):
+    return [message for message in world.heard() if type(message) is m.Waits]
+
+
+def test_what_tasks_wait_for_is_passed_on_in_every_session():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    awaits(world, 1, "d-1", "d-2")
+    assert told_waits(world) == [m.Waits([m.Wait("c-1", ("d-1", "d-2"))])]
+    world.turn()
+    assert told_waits(world) == []
+    world.lose()
+    world.turn()
+    world.open()
+    assert told_waits(world) == [m.Waits([m.Wait("c-1", ("d-1", "d-2"))])]
+    awaits(world, 1, "d-2", every=False)
+    awaits(world, 1)
+    assert told_waits(world) == [m.Waits([m.Wait("c-1", ())])], "the last word is enough"
+    world.lose()
+    world.turn()
+    world.open()
+    assert told_waits(world) == []
+
+
+def test_what_tasks_wait_for_that_are_not_there_is_nobodys_business():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    awaits(world, 7, "d-1")
+    world.handle(SlotAwaits(SlotId(9), 1, ["d-1"], True))
+    assert told_waits(world) == []
+    awaits(world, 1, "d-1")
+    finish(world, 1, 1)
+    assert told_waits(world) == []
+
+
+def test_of_too_many_calls_some_are_told_where_all_are_needed():
+    world = worker()
+    assign(world, assignment(1))
+    started(world)
+    many = [f"d-{n}" for n in range(MOST_AWAITED + 1)]
+    awaits(world, 1, *many)
+    assert told_waits(world) == [m.Waits([m.Wait("c-1", tuple(many[:-1]))])]
+    awaits(world, 1, *many, every=False)
+    assert told_waits(world) == [m.Waits([m.Wait("c-1", (), False)])]
 
 
 def test_capacity_that_changed_during_the_greeting_is_announced():

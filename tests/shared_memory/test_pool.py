@@ -12,6 +12,7 @@ import pytest
 from counting import MIB, descriptors
 
 from jobrunner.payloads import payload_size
+from jobrunner.shared_memory import pool as pools
 from jobrunner.shared_memory.payload import PART_START, Label, check, offsets
 from jobrunner.shared_memory.pool import SegmentPool
 
@@ -106,6 +107,18 @@ def test_memory_that_is_used_now_and_then_is_not_trimmed(pool):
     pool.store([b"x" * MIB])
     pool.trim(60.0)
     assert pool.counts() == (0, 1)
+
+
+def test_a_segment_whose_payload_could_not_be_made_is_closed(pool, monkeypatch):
+    def no_memory(*_):
+        raise MemoryError
+
+    before = descriptors()
+    with monkeypatch.context() as short:
+        short.setattr(pools, "SharedPayload", no_memory)
+        assert pool.store([b"x" * MIB]) is None
+    assert pool.counts() == (0, 0)
+    assert descriptors() <= before
 
 
 def test_a_payload_outlives_its_pool(make_pool):

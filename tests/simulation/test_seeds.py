@@ -11,6 +11,7 @@ import pytest
 from simulation.seeking import find
 
 from jobrunner.protocol import resources, retry, worker_core
+from jobrunner.protocol.deadlocks import Deadlocks, Search
 from jobrunner.protocol.functions import FunctionTable, KnownFunctions
 from jobrunner.protocol.journal import JournalEntry
 from jobrunner.protocol.link import Link
@@ -333,6 +334,16 @@ def test_amounts_that_do_not_add_up_are_found(monkeypatch):
 def test_a_slot_that_serves_two_epochs_is_found(monkeypatch):
     monkeypatch.setattr(WorkerCore, "_owner_of", lambda self, assignment, key: Owner(key))
     find()
+
+
+def test_deadlocks_that_nobody_ends_are_found(monkeypatch):
+    monkeypatch.setattr(Deadlocks, "look", lambda self, now: None)
+    find("calm")
+
+
+def test_calls_that_are_refused_though_they_could_begin_are_found(monkeypatch):
+    monkeypatch.setattr(Search, "_has_room", lambda self, worker, demands: not demands)
+    find("calm")
 
 
 def test_a_journal_that_is_never_told_what_is_gone_is_found(monkeypatch):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -272,6 +274,44 @@ def test_a_coordinator_comes_back_on_the_same_port_and_the_dealer_finds_it(route
 def test_a_port_that_is_taken_is_a_config_error(router):
     with pytest.raises(ConfigError, match=r"cannot listen on .*another coordinator"):
         RouterWire(router.address)
+
+
+TOO_LITTLE = """
+import os, resource
+from pathlib import Path
+from jobrunner.transport.sockets import DealerWire
+
+def leave_descriptors(count):
+    limit = len(os.listdir("/dev/fd")) - 1 + count
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+def leave_memory(megabytes):
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + (megabytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+{limit}
+try:
+    DealerWire("ipc:///nowhere")
+except OSError as exc:
+    print(exc.strerror)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel limits memory on Linux only")
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [("leave_descriptors(2)", "descriptors are taken"), ("leave_memory(12)", "Cannot allocate memory")],
+)
+def test_a_program_that_has_too_little_for_a_socket_hears_so_and_goes_on(limit, said):
+    done = subprocess.run(
+        [sys.executable, "-c", TOO_LITTLE.replace("{limit}", limit)],
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said in done.stdout
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-interface"])

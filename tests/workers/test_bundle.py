@@ -12,7 +12,6 @@ from jobrunner import serialization
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import Results, pack_calls, unpack_results
 from jobrunner.protocol.effects import SlotReturned, SlotSplit
-from jobrunner.workers import bundle as bundle_module
 from jobrunner.workers.bundle import Bundle
 
 
@@ -30,13 +29,27 @@ def take(bundle):
     return call
 
 
+def made(number, payload, room=10_000):
+    """A bundle whose results have so much room on the board."""
+    left = memoryview(bytearray(room))
+
+    def note(entry):
+        nonlocal left
+        if len(entry) > len(left):
+            raise ValueError("data out of range")
+        left = left[len(entry) :]
+        return len(entry)
+
+    return Bundle(number, payload, note)
+
+
 def end(bundle, payload, failed=False):
     bundle.add(payload, 0.5, failed)
 
 
 @pytest.fixture
 def bundle():
-    return Bundle(1, pack_calls([b"a", b"b", b"c"]))
+    return made(1, pack_calls([b"a", b"b", b"c"]))
 
 
 def test_a_bundle_that_is_left_alone_tells_of_all_its_calls(bundle):
@@ -49,7 +62,7 @@ def test_a_bundle_that_is_left_alone_tells_of_all_its_calls(bundle):
 
 def test_a_payload_may_come_in_frames():
     packed = pack_calls([b"a", b"b"])
-    assert list(Bundle(1, (packed[:2], packed[2:])).calls) == [b"a", b"b"]
+    assert list(made(1, (packed[:2], packed[2:])).calls) == [b"a", b"b"]
 
 
 def test_what_is_given_up_are_the_calls_that_have_not_begun(bundle):
@@ -73,7 +86,7 @@ def test_it_is_given_up_once_and_neither_too_early_nor_too_late(bundle):
     bundle.give_up(told)
     bundle.give_up(told)
     assert told == [(Results([], [], []), 0)]
-    other = Bundle(2, pack_calls([b"a"]))
+    other = made(2, pack_calls([b"a"]))
     take(other)
     end(other, b"x")
     assert other.end()
@@ -115,17 +128,36 @@ def test_the_outcome_of_the_call_that_goes_on_cannot_overtake_what_is_told(bundl
     assert order == ["told", "ended"]
 
 
-def test_large_results_are_not_collected_without_end(bundle, monkeypatch):
-    monkeypatch.setattr(bundle_module, "MOST_RESULTS", 10)
+def test_large_results_are_not_collected_without_end():
+    bundle = made(1, pack_calls([b"a", b"b", b"c"]), room=50)
     take(bundle)
     end(bundle, bytes(10))
     assert not bundle.full
     take(bundle)
-    end(bundle, b"y")
+    end(bundle, bytes(100))
     assert bundle.full
     take(bundle)
     end(bundle, b"z")
     assert not bundle.full, "there is nothing left to give up"
+
+
+def test_what_the_worker_has_taken_does_not_begin(bundle):
+    told = Told()
+    take(bundle)
+    assert bundle.keep(0), "that call is the one that is kept"
+    end(bundle, b"x")
+    assert (list(bundle.calls), bundle.given_up) == ([], True)
+    bundle.give_up(told)
+    assert told == []
+    assert not bundle.end(), "only the outcome of the call that ran is still due"
+
+
+def test_nor_does_a_call_that_was_just_to_begin_when_it_was_taken(bundle):
+    take(bundle)
+    end(bundle, b"x")
+    take(bundle)
+    assert not bundle.keep(0)
+    assert (bundle.index, bundle.end()) == (0, False)
 
 
 def test_each_call_goes_to_exactly_one_side_while_two_threads_take_them():
@@ -133,7 +165,7 @@ def test_each_call_goes_to_exactly_one_side_while_two_threads_take_them():
     splits = round_ = 0
     while splits < 100:
         round_ += 1
-        bundle, told, ran = Bundle(1, pack_calls(calls)), Told(), []
+        bundle, told, ran = made(1, pack_calls(calls)), Told(), []
         reached = threading.Event()
 
         def attend(bundle=bundle, told=told, reached=reached):

@@ -40,7 +40,7 @@ def test_exceptions_arrive_as_raised_with_the_tasks_frames(owner, slot):
     [
         (zoo.raise_two_arguments, (), SerializationError, "TwoArgumentsError: 7: seven"),
         (zoo.raise_unpicklable, (), SerializationError, "UnpicklableError: holds a lock"),
-        (zoo.make_lock, (), SerializationError, "result, of type _thread.lock"),
+        (zoo.make_lock, (), SerializationError, "result of .*make_lock, of type _thread.lock"),
         (zoo.make, ("FailsOnPickle",), SerializationError, "will not be pickled"),
         (zoo.make, ("ExitsOnPickle",), SystemExit, "in the middle"),
         (zoo.echo, (zoo.FailsOnUnpickle(),), SerializationError, "will not be unpickled"),

@@ -19,7 +19,7 @@ class Running:
     """A chunk of ten elements, the first of which is number 5; `take` begins the next one, as the main thread does."""
 
     def __init__(self, count=10, start=5):
-        self.fields = [0, -1, 0, 0, 0]
+        self.fields = [0, -1]
         self.chunk = Chunk(1, start, start + count, self.fields)
         self.count = count
         self.told = []
@@ -35,6 +35,23 @@ class Running:
     def give_back(self):
         self.chunk.give_back(self.told.append)
         return self.told
+
+
+def test_what_the_worker_has_taken_does_not_begin():
+    running = Running()
+    assert [running.take() for _ in range(3)] == [0, 1, 2]
+    assert running.chunk.keep(7), "that element is the one that is kept"
+    assert list(running.left) == []
+    assert not running.chunk.give_back(running.told.append)
+    assert running.told == []
+
+
+def test_nor_does_an_element_that_was_just_to_begin_when_it_was_taken():
+    running = Running()
+    assert [running.take() for _ in range(3)] == [0, 1, 2]
+    assert not running.chunk.keep(6)
+    assert running.fields[ELEMENT] == 6, "whoever dies now is no fault of that element"
+    assert list(running.left) == []
 
 
 def test_a_chunk_that_is_left_alone_has_all_its_elements():
@@ -182,9 +199,10 @@ def test_the_rest_of_a_chunk_is_given_back_while_its_initializer_runs(owner, slo
 
 
 def test_a_chunk_that_does_not_run_any_more_is_left_alone(owner, slot, chunk, tmp_path):
+    """The answer says so: without one, the worker would take the rest back by itself."""
     owner.pool.divide(slot, chunk + 1)
+    owner.until(lambda: owner.of(SlotDivided) == [SlotDivided(slot, chunk + 1, 0)])
     (tmp_path / "go").touch()
     assert owner.value(chunk).values == [10, 20, 30, 40, 50]
     owner.pool.divide(slot, chunk)
-    assert owner.call(slot, waits_at_third, tmp_path, 7) == 70
-    assert owner.of(SlotDivided) == []
+    owner.until(lambda: owner.of(SlotDivided)[1:] == [SlotDivided(slot, chunk, 0)])

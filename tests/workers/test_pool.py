@@ -523,3 +523,12 @@ def test_a_slot_takes_few_descriptors_and_gives_them_back(owner):
     owner.pool.signal(2, "SIGKILL")
     owner.exited(2)
     assert len(os.listdir("/dev/fd")) == before
+
+
+def test_a_slot_that_gets_no_memory_to_share_leaves_no_descriptor_open(owner, small_files):
+    owner.ready(1)
+    before = len(os.listdir("/dev/fd"))
+    with small_files():
+        owner.pool.spawn(2)
+    assert "too large" in owner.exited(2).stderr
+    assert len(os.listdir("/dev/fd")) == before

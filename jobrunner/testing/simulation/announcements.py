@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jobrunner.ids import TaskId, client_of
+from jobrunner.testing.simulation.idleness import HELD
 from jobrunner.testing.simulation.scenario import Scenario
 from jobrunner.testing.simulation.watch import Watch
 
@@ -18,7 +19,7 @@ given up or its chunk is divided, and for the way to the client by three process
 
 def is_lawful(scenario: Scenario) -> bool:
     """Whether nothing but stalls keeps the news from a client, and no call but the running one keeps its slot."""
-    return scenario.profile == "calm" and not scenario.blocking
+    return scenario.profile == "calm" and not (scenario.blocking or scenario.nests)
 
 
 class AnnouncementWatch(Watch):
@@ -36,21 +37,23 @@ class AnnouncementWatch(Watch):
         if world.now < world.network.last_cut + world.scenario.peer_timeout:
             self._running.clear()  # what was lost is said again when the silence is noticed, at the latest
             return
-        running = {
-            (node.name, slot.execution.task): self._running.get((node.name, slot.execution.task), world.now)
+        slots = {
+            (node.name, slot.execution.task): slot
             for node in world.workers
             if node.alive
             for slot in node.slots.processes.values()
             if slot.execution is not None and not slot.execution.bundled
         }
+        running = {where: self._running.get(where, world.now) for where in slots}
         told = {client.id: client.told_running for client in world.clients if client.alive}
         for (worker, task), since in running.items():
             known = told.get(client_of(task))
             expected = world.truth.expected.get(task)
             if expected is not None and expected.cancelled_at is not None:
                 continue  # its client has asked to stop it, and hears how that ends
+            longest = LONGEST_UNTOLD + (HELD if slots[worker, task].call.holds else 0.0)
             world.truth.check(
-                known is None or task in known or world.now - since <= LONGEST_UNTOLD,
-                f"{task} runs on {worker}, and its client has not been told for {LONGEST_UNTOLD} s",
+                known is None or task in known or world.now - since <= longest,
+                f"{task} runs on {worker}, and its client has not been told for {longest} s",
             )
         self._running = running

@@ -270,7 +270,7 @@ def check_told(world: World, name: str, envelope: m.Envelope) -> None:
         world.truth.check(not whole, told)
     else:
         world.truth.check(isinstance(message, TOLD_TO_OTHERS), told)
-    rights = re.search(r"c\d+[0-9a-f]{16}-\d+-0(?!\d)", repr(message))
+    rights = re.search(r"[cn]\d+[0-9a-f]{16}-\d+-0(?!\d)", repr(message))
     world.truth.check(rights is None, f"{told}, with a whole id")
 
 
@@ -285,7 +285,7 @@ class NameWatch(Watch):
         if coordinator is None:
             return
         scheduler = coordinator.core.scheduler
-        nodes: list[PeerNode[Any]] = [*world.clients, *world.workers]
+        nodes: list[PeerNode[Any]] = [*world.clients, *world.nested, *world.workers]
         owners = {node.own_id: node for node in nodes}
         known: list[tuple[str, Source, str]] = [
             (c.id, c.source, c.who.key) for c in scheduler.clients.values()

@@ -38,9 +38,12 @@ class Call(NamedTuple):
     """It waits, in its middle third, for tasks of its own."""
     big: bool = False
     """Its payload and result are large."""
+    holds: bool = False
+    """While one of its elements runs, nothing else in its process does."""
 
     def payload(self) -> Payload:
-        head: bytes = msgpack.packb(tuple(self))
+        told = self if self.holds else self[:-1]  # so that all else of a seed stays what it was
+        head: bytes = msgpack.packb(tuple(told))
         return (head, bytes(BIG), b"") if self.big else head
 
 

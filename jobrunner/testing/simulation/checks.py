@@ -30,6 +30,7 @@ from jobrunner.testing.simulation.calls import (
 )
 
 if TYPE_CHECKING:
+    from jobrunner.testing.simulation.nested import Nest, NestWait
     from jobrunner.testing.simulation.nodes import WorkerNode
     from jobrunner.testing.simulation.slots import SlotProcess
     from jobrunner.testing.simulation.world import World
@@ -111,6 +112,10 @@ class Truth:
         """By a chunk that was divided, the tasks that have its elements."""
         self._whole: dict[TaskId, TaskId] = {}
         """By such a task, the chunk that it is a piece of."""
+        self.nests: dict[TaskId, Nest] = {}
+        """By task, the calls that it makes."""
+        self.waits: list[NestWait] = []
+        """Of tasks for these, but for those that are long over."""
         self.definitions: dict[m.FunctionKey, m.FunctionDef] = {}
         """By the keys that the clients know."""
         self.abandoned: set[ClientId] = set()
@@ -138,7 +143,8 @@ class Truth:
         self.world.note(node.name, "starts", task)
         self.check(slot.execution is None, f"{where}, which runs another task")
         limit = node.core.settings.slots
-        if not node.stand_ins and not self.world.scenario.blocking:
+        lends = self.world.scenario.blocking or self.world.scenario.nests
+        if not node.stand_ins and not lends:
             self.check(node.slots.executing() <= limit, f"{where}, which has only {limit} slots")
         expected = self.expected.get(task.id)
         bundled = slot.bundle is not None
@@ -388,6 +394,13 @@ class Truth:
             self.check(
                 missing <= self.needed(spec) & lacked, f"{what} for want of {missing}, which are there"
             )
+        elif status == m.REFUSED and "deadlock" in (outcome.detail or {}):
+            self.check(bool(spec.options.resources and self.nests), f"{what}, and nobody waits for it")
+            self.check(not endings, f"{what} after it has begun")
+        elif status == m.REFUSED and "no_slot" in (outcome.detail or {}):
+            self.check(
+                self.world.scenario.shortages > 0, f"{what} for want of a slot, which could be started"
+            )
         elif status == m.REFUSED:
             self.check(
                 self.world.scenario.journal_failures > 0, f"{what}, though the journal takes everything"
@@ -505,6 +518,8 @@ class Truth:
             return
         core = coordinator.core
         scheduler = core.scheduler
+        if scheduler.deadlocks._waiting or scheduler.deadlocks._since:
+            yield f"coordinator: deadlocks {scheduler.deadlocks._waiting} {scheduler.deadlocks._since}"
         for name in ("tasks", "clients", "unclaimed", "delayed", "dirty"):
             if getattr(scheduler, name):
                 yield f"coordinator: {name} {list(getattr(scheduler, name))[:5]}"
@@ -555,6 +570,7 @@ class Truth:
             "_outcomes",
             "_unsent",
             "_running",
+            "_waits",
             "_output",
         )
         for name in (*attributes, "_stops"):

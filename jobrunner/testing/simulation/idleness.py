@@ -10,6 +10,7 @@ from jobrunner.ids import TaskId
 from jobrunner.protocol.membership import WorkerPeer
 from jobrunner.protocol.messages import TaskSpec
 from jobrunner.protocol.scheduler import Scheduler
+from jobrunner.protocol.slots import ANSWER_WITHIN
 from jobrunner.protocol.task import ASSIGNED, QUEUED, TaskRecord
 from jobrunner.testing.simulation.scenario import Scenario
 from jobrunner.testing.simulation.slots import SlotProcess
@@ -18,6 +19,10 @@ from jobrunner.testing.simulation.watch import Watch
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
+HELD = 2 * ANSWER_WITHIN
+"""Seconds that it may take longer where a call keeps its process from answering: tasks are retracted then, at the
+second try at the latest."""
+
 LONGEST_IDLE = 0.5
 """Seconds that a slot may be idle beside a chunk that could be divided: until it is known to take long, for the way of
 the division to the slot, to the client, to the coordinator and to the idle slot, and for asking in vain before."""
@@ -25,14 +30,13 @@ the division to the slot, to the client, to the coordinator and to the idle slot
 
 def is_lawful(scenario: Scenario) -> bool:
     """Whether every slot could run everything, and nothing but the work itself keeps slots idle."""
-    defaults = Scenario()
     return (
         scenario.profile == "calm"
-        and not (scenario.resources or scenario.lacks or scenario.blocking)
+        and not (scenario.resources or scenario.lacks or scenario.blocking or scenario.nests)
         and scenario.owners <= 1
         and scenario.max_tasks_per_slot is None
         and not (scenario.journal_delay or scenario.start_failures or scenario.stalls)
-        and (scenario.window_tasks, scenario.window_bytes) == (defaults.window_tasks, defaults.window_bytes)
+        and scenario.has_wide_windows
     )
 
 
@@ -58,9 +62,10 @@ class IdleWatch(Watch):
         for slot, (_, waits) in self._waiting.items():
             for other, (_, idles) in self._idle.items():
                 task = None if slot.task is None else slot.task.id
+                longest = LONGEST_IDLE + (HELD if slot.call.holds else 0.0)
                 where = f"slot {other.id} of {other.node.name} is idle"
                 world.truth.check(
-                    world.now - max(waits, idles) <= LONGEST_IDLE, f"{where} beside elements of {task}"
+                    world.now - max(waits, idles) <= longest, f"{where} beside elements of {task}"
                 )
 
     def _could_be_divided(self, slot: SlotProcess) -> bool:
@@ -106,7 +111,7 @@ class ConservationWatch(Watch):
         self._waiting: dict[tuple[TaskId, str], float] = {}
         """By call and worker, when it was first seen to wait though that worker had an idle slot for it."""
         longest = LONGEST_STALLED_WAIT if world.scenario.stalls else LONGEST_WAIT
-        self._longest = longest + 2 * world.scenario.slot_start
+        self._longest = longest + 2 * world.scenario.slot_start + (HELD if world.scenario.holds else 0.0)
 
     def _check(self) -> None:
         world = self._world

@@ -33,6 +33,7 @@ from jobrunner.protocol.effects import (
     RecallTasks,
     Received,
     ResolveTasks,
+    RetractTasks,
     RunTasks,
     Send,
     SignalSlot,
@@ -49,7 +50,7 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 from jobrunner.protocol.principals import ANYONE, CLIENT, WORKER, Principal
-from jobrunner.protocol.task import ACTIVE
+from jobrunner.protocol.task import ACTIVE, TaskRecord
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 from jobrunner.testing.simulation.checks import RIGHT, Violation, names_of
 from jobrunner.testing.simulation.slots import SimulatedSlots
@@ -250,6 +251,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
         scheduler = core.scheduler
         outcome, adopt, worker_lost = scheduler.outcome, scheduler.adopt, scheduler.worker_lost
         client_gone, goes_on, returned = scheduler.client_gone, scheduler.goes_on, scheduler.returned
+        finish = scheduler.finish
 
         def watched_outcome(worker: WorkerPeer, arrived: m.Outcome, now: float) -> None:
             record = scheduler.tasks.get(arrived.id)
@@ -286,6 +288,11 @@ class CoordinatorNode(Node[CoordinatorCore]):
             # What goes on may have ended elsewhere, where a coordinator before this one had lost sight of it.
             self._detach(worker, [request.id for request in worker.cancels[fenced:]])
 
+        def watched_finish(record: TaskRecord, ended: m.Outcome, state: int, now: float) -> None:
+            if ended.detail and "deadlock" in ended.detail:
+                self.world.check_refusal(record.id)
+            finish(record, ended, state, now)
+
         def watched_return(worker: WorkerPeer, task: TaskId, *rest: Any, **options: Any) -> None:
             self.world.truth.returned(task)
             returned(worker, task, *rest, **options)
@@ -297,6 +304,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             ("adopt", watched_adopt),
             ("worker_lost", watched_loss),
             ("client_gone", watched_departure),
+            ("finish", watched_finish),
         ):
             setattr(scheduler, name, method)
 
@@ -377,7 +385,7 @@ class WorkerNode(PeerNode[WorkerCore]):
 
     def perform(self, effect: Any) -> None:
         slots = (SpawnSlot, RunTasks, RecallTasks, DivideChunk, InterruptTask, EndSlot, SignalSlot)
-        if isinstance(effect, slots):
+        if isinstance(effect, (*slots, RetractTasks)):
             self.slots.perform(effect)
 
     def crash(self) -> None:
@@ -425,12 +433,15 @@ class SimulatedJournal:
 class ClientNode(PeerNode[ClientCore]):
     """A client and the program that uses it."""
 
-    def __init__(self, world: World, name: str) -> None:
-        owner = len(world.clients) % max(1, world.scenario.owners)
-        who = Principal(f"key-{owner}", f"owner {owner}", CLIENT)
+    def __init__(
+        self, world: World, name: str, who: Principal | None = None, within: TaskId | None = None
+    ) -> None:
+        if who is None:
+            owner = len(world.clients) % max(1, world.scenario.owners)
+            who = Principal(f"key-{owner}", f"owner {owner}", CLIENT)
         self.id = ClientId(bound(name, key_at(world, who)))
         self.own_id = self.id
-        hello = m.ClientHello(self.id, "1", "3", "host", 1, world.scenario.peer_timeout)
+        hello = m.ClientHello(self.id, "1", "3", "host", 1, world.scenario.peer_timeout, within=within)
         core = ClientCore(hello, random.Random(world.rng.getrandbits(64)), world.now)
         self.epoch = 0
         """How often the program has reloaded its modules."""
@@ -511,7 +522,9 @@ class ClientNode(PeerNode[ClientCore]):
             self._supply(effect.ids)
         elif isinstance(effect, AnswerCancel):
             for task in effect.refused:
-                if task not in truth.bundles and truth.expected[task].outcome is None:
+                if task in truth.bundles or task in truth.pieces:
+                    continue  # what became of it was answered for
+                if truth.expected[task].outcome is None:
                     truth.cancel_refused(task)
         elif isinstance(effect, AnswerQuery):
             truth.check(effect.number in self._queries, f"{self.name}: query {effect.number} answered twice")

@@ -21,6 +21,7 @@ from jobrunner.testing.simulation.calls import (
     read_call,
 )
 from jobrunner.testing.simulation.checks import names_of
+from jobrunner.testing.simulation.nested import with_nest
 from jobrunner.testing.simulation.scenario import MODULES
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
         if world.scenario.bundles and rng.random() < 0.15:
             spec = draw_bundle(world, task, functions, names, endless)
         else:
-            spec = draw_task(world, client, kind, task, functions, names)
+            spec = with_nest(world, draw_task(world, client, kind, task, functions, names))
             names.append(task)
             if read_call(spec.payload).seconds[0] == ENDLESS:
                 endless.append(task)
@@ -195,7 +196,12 @@ def draw_bundled_call(world: World) -> Call:
     bad_runs = rng.choice((1, 2, 1_000_000))
     stopped_by = rng.choice((SIGINT, SIGINT, SIGTERM, SIGKILL))
     blocks = world.scenario.blocking and rng.random() < 0.1
-    return Call((seconds,), ending, 0, bad_runs, stopped_by, rng.random() < 0.05, blocks)
+    prints = rng.random() < 0.05
+    return Call((seconds,), ending, 0, bad_runs, stopped_by, prints, blocks, holds=draw_holds(world, blocks))
+
+
+def draw_holds(world: World, blocks: bool) -> bool:
+    return world.rng_of_holds.random() < world.scenario.holds and not blocks
 
 
 def draw_needs(world: World, client: ClientNode, burst: list[TaskId]) -> tuple[TaskId, ...]:
@@ -301,7 +307,8 @@ def draw_call(world: World, kind: str) -> tuple[Call, tuple[int, int] | None]:
     stopped_by = rng.choice((SIGINT, SIGINT, SIGINT, SIGTERM, SIGKILL))
     blocks = world.scenario.blocking and rng.random() < 0.2
     prints, big = rng.random() < 0.1, rng.random() < 0.05
-    return Call(seconds, ending, guilty, bad_runs, stopped_by, prints, blocks, big), span
+    holds = draw_holds(world, blocks)
+    return Call(seconds, ending, guilty, bad_runs, stopped_by, prints, blocks, big, holds), span
 
 
 def draw_options(world: World, call: Call) -> m.TaskOptions:

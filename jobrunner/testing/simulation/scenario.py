@@ -89,12 +89,22 @@ class Scenario:
     lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Of MODULES, those that the worker "w0", "w1" ... cannot import; where it is empty, functions need none."""
 
+    nests: bool = False
+    """Some calls make calls of their own, and wait for them."""
     stalls: float = 0.0
     """The share of turns that come late, since the machine is busy with something else."""
+    holds: float = 0.0
+    """The share of calls that keep all else in their process from running."""
     epochs: bool = False
     """Programs reload modules, so that their calls need slots that have not served the earlier ones."""
     max_tasks_per_slot: int | None = None
     """Calls after which a slot's process is replaced."""
+
+    @property
+    def has_wide_windows(self) -> bool:
+        """No call waits in its client."""
+        defaults = Scenario()
+        return (self.window_tasks, self.window_bytes) == (defaults.window_tasks, defaults.window_bytes)
 
     @property
     def workers_are_safe(self) -> bool:
@@ -150,7 +160,10 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
         scenario.shortages = aside.choice((*[0.0] * 8, 0.1, 0.7))
     if scenario.owners:
         scenario.attackers = aside.choice((0, 0, 1, 2))
+    scenario.holds = aside.choice((0.0, 0.0, 0.0, 0.1, 0.5))
     scenario.spoils = scenario.profile != "calm" and aside.random() < 0.2
+    # Not where a window may be full of calls that wait for those which it keeps back.
+    scenario.nests = aside.random() < 0.3 and scenario.has_wide_windows
     return scenario
 
 

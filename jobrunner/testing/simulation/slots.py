@@ -2,7 +2,9 @@
 
 They obey the same effects as `workers.pool` and keep its promises: tasks run in the order given; an outcome may wait a
 little for others; a recall gives back what has not started, of all that was sent before it; text comes before the
-outcome of its task, and everything before the SlotExited.
+outcome of its task, and everything before the SlotExited. A call may keep the process from obeying before it has ended,
+as one that holds the GIL does; what waits behind it can be retracted all the same, while nothing that was said is on
+its way.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from jobrunner.protocol.effects import (
     EndSlot,
     InterruptTask,
     RecallTasks,
+    RetractTasks,
     RunTasks,
     SignalSlot,
     SlotBlocked,
@@ -32,6 +35,7 @@ from jobrunner.protocol.effects import (
     SlotOutcome,
     SlotPrinted,
     SlotReady,
+    SlotRetracted,
     SlotReturned,
     SlotSplit,
     SlotSpoiled,
@@ -55,6 +59,7 @@ from jobrunner.testing.simulation.calls import (
 
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.checks import Execution
+    from jobrunner.testing.simulation.nested import Nest, NestedClient, NestWait
     from jobrunner.testing.simulation.nodes import WorkerNode
 
 FLUSH_INTERVAL = 0.001
@@ -66,6 +71,12 @@ FULL = 0.02
 
 SPOILED = 0.5
 """How likely a task that is interrupted leaves a process that is to run no other."""
+
+MOVES = 0.2
+"""How likely a slot is just doing something when tasks are to be retracted, so that this has to be tried again."""
+
+LEAST_WAIT = 1e-6
+"""Seconds that pass, at least, until a call that holds the process lets go of it."""
 
 LONGEST_END = 0.3
 """Seconds that a process may take to end by itself."""
@@ -91,8 +102,14 @@ class SlotProcess:
         """Of a bundle, the call that runs."""
         self.bundle: BundleRun | None = None
         self.call = Call(())
+        self.nest: Nest | None = None
+        """What it makes calls for, if it does."""
         self.execution: Execution | None = None
         self.blocked = False
+        self.client: NestedClient | None = None
+        """For the calls of its calls, once one has made some."""
+        self.wait: NestWait | None = None
+        """For such calls."""
         self.calls = 0
         """That have begun; each element of a chunk counts."""
         self.functions: dict[FunctionKey, m.FunctionDef] = {}
@@ -102,11 +119,21 @@ class SlotProcess:
         self._outcomes: list[SlotOutcome] = []
         self._last_flush = 0.0
         self._last_number = 0
+        self._given = 0
+        """The number of the last task that is on its way here, or was."""
+        self._begun = 0
+        self._retracted = range(0)
+        self._moved = False
+        """When tasks were last to be retracted."""
+        self._put_off: list[Callable[[], None]] = []
+        """What it is to do as soon as the call that runs lets it."""
         self.turn = 0
         """Counts the starts, so that the end of another task is not taken for the end of this one."""
         self._bad = False
         """What runs comes to a bad end, if it comes to the guilty element."""
         self._began = 0.0
+        self._at_once = False
+        """What is told is not told by the process, but read by its worker."""
         self._arrives = 0.0
         self._told = 0.0
 
@@ -116,6 +143,11 @@ class SlotProcess:
         at_work = self.dying or self.spoiled or self.task is not None or self._queue
         return self.ready and not at_work
 
+    @property
+    def held_up(self) -> bool:
+        """Whether there are tasks, or calls of a bundle, that wait for the one that runs."""
+        return bool(self._queue) or (self.bundle is not None and self.bundle.has_more())
+
     # --- commands: each takes a moment to arrive, in order ---
 
     def command(self, action: Callable[..., None], *arguments: Any) -> None:
@@ -123,10 +155,40 @@ class SlotProcess:
         self._arrives = max(self.world.now + delay, self._arrives)
         self.world.at(self._arrives, lambda: action(*arguments) if self.alive else None)
 
+    def attend(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Do that as soon as the call that runs lets it."""
+        self._put_off.append(lambda: action(*arguments))
+        if len(self._put_off) == 1:
+            self._attend()
+
+    def _attend(self) -> None:
+        """Do what was put off, in order, as far as the call that runs lets it."""
+        while self._put_off and self.alive:
+            wait = self._held_for()
+            if wait is not None:
+                self.world.at(self.world.now + max(wait, LEAST_WAIT), self._attend)
+                break
+            self._put_off[0]()
+            del self._put_off[:1]
+
+    def _held_for(self) -> float | None:
+        """Seconds until the call that runs lets go of the process; None: it does not keep it."""
+        if self.task is None or not self.call.holds:
+            return None
+        start = self.task.span[0] if isinstance(self.task.span, tuple) else 0
+        last = self.element() if isinstance(self.task.span, tuple) else 0
+        return self._began + sum(self.call.seconds[start : last + 1]) - self.world.now
+
     def start_up(self) -> None:
         self.ready = True
-        self._tell(SlotReady(self.id, self.pid))
+        self.tell(SlotReady(self.id, self.pid))
         self._next()
+
+    def give(self, effect: RunTasks) -> None:
+        """Tasks are on their way."""
+        if effect.tasks:
+            self._given = effect.tasks[-1].number
+        self.command(self.attend, self.run, effect)
 
     def run(self, effect: RunTasks) -> None:
         for key in effect.forget:
@@ -138,14 +200,15 @@ class SlotProcess:
         for task in effect.tasks:
             self.world.truth.check(task.number > self._last_number, "task numbers must rise within a slot")
             self._last_number = task.number
-            self._queue.append(task)
+            if task.number not in self._retracted:
+                self._queue.append(task)
         self._next()
 
     def recall(self, give_up: bool) -> None:
         numbers = [task.number for task in self._queue]
         self._queue.clear()
         self._flush()
-        self._tell(SlotReturned(self.id, numbers))
+        self.tell(SlotReturned(self.id, numbers))
         if give_up:
             self._give_up()
 
@@ -153,25 +216,45 @@ class SlotProcess:
         bundle = self.bundle
         if bundle is None or bundle.given_up or self.execution is None:
             return
-        self._tell(SlotSplit(self.id, bundle.task.number, bundle.give_up(), bundle.index))
+        self.tell(SlotSplit(self.id, bundle.task.number, bundle.give_up(), bundle.index))
         self.execution.bundled = False
 
     def divide(self, number: int) -> None:
         """Keep what has begun of a chunk, and give back the rest."""
         task = self.task
         if task is None or task.number != number or self.dying or not isinstance(task.span, tuple):
+            self.tell(SlotDivided(self.id, number, 0))
             return
+        if task.id in self.world.truth.nests:
+            return  # of such a chunk the elements are one
         start, end = task.span
         stop = self.element() + 1
         if stop >= end or self.execution is None:
+            self.tell(SlotDivided(self.id, number, 0))
             return
         self._flush()
-        self._tell(SlotDivided(self.id, number, stop))
+        self.tell(SlotDivided(self.id, number, stop))
         self.task = part = task._replace(id=part_id(task.id, stop), span=(start, stop))
         self.world.truth.divided(self.execution, part)
         self.calls -= end - stop
         self.turn += 1
         self._plan_end(part)
+
+    def retract(self, chunks: tuple[int, ...]) -> None:
+        """What has not begun is taken from the process, whatever it does."""
+        moves, self._moved = not self._moved and self.world.rng_of_holds.random() < MOVES, False
+        if self._told > self.world.now or moves:
+            self._moved = moves
+            return
+        self._at_once = True
+        self._flush()
+        self._give_up()
+        if self.task is not None and self.task.number in chunks:
+            self.divide(self.task.number)
+        self._retracted = range(self._begun + 1, self._given + 1)
+        self._queue.clear()
+        self.tell(SlotRetracted(self.id, list(self._retracted)))
+        self._at_once = False
 
     def interrupt(self, number: int) -> None:
         running = self.task is not None and self.task.number == number and not self.dying
@@ -191,6 +274,8 @@ class SlotProcess:
             return
         self.world.truth.check(self.task is None and not self._queue, "only an idle slot is to end")
         self.dying = True
+        if self.client is not None:
+            self.client.leave_early()
         self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_END), lambda: self.die(0, None))
 
     # --- what a task does; symbolic here ---
@@ -216,6 +301,7 @@ class SlotProcess:
             self._flush()
             return
         task = self._queue.popleft()
+        self._begun = task.number
         if isinstance(task.span, int):
             self.bundle = BundleRun(task, self.world.now)
             task = self.bundle.next()
@@ -236,9 +322,12 @@ class SlotProcess:
             most is None or self.calls <= most, f"{task.id}: call {self.calls} of a slot that may make {most}"
         )
         if call.prints:
-            self._tell(SlotPrinted(self.id, [(task.number, m.STDOUT, f"hello from {task.id}\n")]))
+            self.tell(SlotPrinted(self.id, [(task.number, m.STDOUT, f"hello from {task.id}\n")]))
         lasts, ending = self._plan_end(task)
-        if call.blocks and ending == RETURN:
+        if self.nest is not None:
+            turn = self.turn
+            self.world.at(self.world.now + lasts / 3, lambda: self._submit_nested(turn))
+        elif call.blocks and ending == RETURN:
             self.world.at(self.world.now + lasts / 3, lambda: self._block(task, True))
             self.world.at(self.world.now + lasts * 2 / 3, lambda: self._block(task, False))
 
@@ -252,14 +341,37 @@ class SlotProcess:
         if ending != RETURN:
             before = call.guilty - start
             lasts = sum(seconds[:before]) + seconds[before] / 2
-        turn = self.turn
-        self.world.at(max(self._began + lasts, self.world.now), lambda: self._end(turn, ending))
+        self.nest = self.world.truth.nests.get(task.id) if ending == RETURN else None
+        if self.nest is None:
+            turn = self.turn
+            self.world.at(max(self._began + lasts, self.world.now), lambda: self._end(turn, ending))
         return lasts, ending
+
+    def _submit_nested(self, turn: int) -> None:
+        """The task that runs makes calls, and waits for them, maybe."""
+        task, nest = self.task, self.nest
+        if not self.alive or turn != self.turn or task is None or nest is None:
+            return
+        self.world.make_calls(self, task, nest)
+        if self.wait is not None:
+            self._block(task, True)
+        else:
+            self._end_after(turn, sum(self.call.seconds) / 3)
+
+    def go_on(self) -> None:
+        """The wait is over."""
+        self.wait = None
+        if self.task is not None and not self.dying:
+            self._block(self.task, False)
+            self._end_after(self.turn, sum(self.call.seconds) / 3)
+
+    def _end_after(self, turn: int, seconds: float) -> None:
+        self.world.at(self.world.now + seconds, lambda: self._end(turn, RETURN))
 
     def _block(self, task: SlotTask, blocked: bool) -> None:
         if self.alive and self.task is not None and self.task.number == task.number:
             self.blocked = blocked
-            self._tell(SlotBlocked(self.id, blocked))
+            self.tell(SlotBlocked(self.id, blocked))
 
     def _end(self, turn: int, ending: str, *, interrupted: bool = False) -> None:
         task = self.task
@@ -271,11 +383,13 @@ class SlotProcess:
             else:
                 self.die(3, None)
             return
+        if self.wait is not None:
+            self.wait.abandon()
         if self.blocked:
             self._block(task, False)
         if interrupted and self.world.scenario.spoils and self.world.rng.random() < SPOILED:
             self.spoiled = True
-            self._tell(SlotSpoiled(self.id))
+            self.tell(SlotSpoiled(self.id))
         assert self.execution is not None
         element = self.element() if interrupted else -1
         self.world.truth.ended(self.execution, ending, element)
@@ -297,7 +411,7 @@ class SlotProcess:
         if self.world.now - self._last_flush >= FLUSH_INTERVAL:
             self._flush()
         elif len(self._outcomes) == 1 and self._queue:
-            self.world.at(self.world.now + ATTENDANT_INTERVAL, self._flush)
+            self.world.at(self.world.now + ATTENDANT_INTERVAL, lambda: self.attend(self._flush))
         self._next()
 
     def die(self, exit_code: int | None, signal: str | None) -> None:
@@ -309,13 +423,17 @@ class SlotProcess:
             number = self.task.number
             element = self.element()
             self.world.truth.ended(self.execution, CRASH, element)
-        self._tell(SlotExited(self.id, self.pid, exit_code, signal, 1 << 20, "last words\n", number, element))
+        self.tell(SlotExited(self.id, self.pid, exit_code, signal, 1 << 20, "last words\n", number, element))
         self.stop()
         self.slots.processes.pop(self.id, None)
 
     def stop(self) -> None:
         """It is gone, and nobody is told."""
         self.alive = False
+        if self.wait is not None:
+            self.wait.abandon()
+        if self.client is not None:
+            self.client.vanish()
         if self.execution is not None:
             self.world.truth.ended(self.execution, CRASH, self.element())
         self.task = self.execution = self.bundle = None
@@ -343,10 +461,10 @@ class SlotProcess:
         if self._outcomes and self.alive:
             outcomes, self._outcomes = self._outcomes, []
             self._last_flush = self.world.now
-            self._tell(SlotFinished(self.id, outcomes))
+            self.tell(SlotFinished(self.id, outcomes))
 
-    def _tell(self, event: SlotEvent) -> None:
-        delay = self.world.rng.uniform(0.2, 4) * PIPE_DELAY
+    def tell(self, event: SlotEvent) -> None:
+        delay = 0.0 if self._at_once else self.world.rng.uniform(0.2, 4) * PIPE_DELAY
         self._told = max(self.world.now + delay, self._told)
         self.world.at(self._told, lambda: self.node.post(event))
 
@@ -378,13 +496,15 @@ class SimulatedSlots:
         if found is None:
             return
         if isinstance(effect, RunTasks):
-            found.command(found.run, effect)
+            found.give(effect)
         elif isinstance(effect, RecallTasks):
-            found.command(found.recall, effect.bundle)
+            found.command(found.attend, found.recall, effect.bundle)
+        elif isinstance(effect, RetractTasks):
+            found.retract(effect.chunks)
         elif isinstance(effect, DivideChunk):
-            found.command(found.divide, effect.number)
+            found.command(found.attend, found.divide, effect.number)
         elif isinstance(effect, InterruptTask):
-            found.command(found.interrupt, effect.number)
+            found.command(found.attend, found.interrupt, effect.number)
         elif isinstance(effect, EndSlot):
             found.command(found.end)
         elif isinstance(effect, SignalSlot):

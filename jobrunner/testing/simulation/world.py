@@ -9,19 +9,21 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jobrunner.ids import TaskId
-from jobrunner.protocol.effects import DrainRequested, Source
+from jobrunner.protocol.effects import DrainRequested, SlotTask, Source
 from jobrunner.protocol.functions import KnownFunctions
 from jobrunner.protocol.membership import CLIENT_PATIENCE
 from jobrunner.protocol.messages import Envelope
-from jobrunner.testing.simulation import announcements, idleness
+from jobrunner.testing.simulation import announcements, idleness, nested
 from jobrunner.testing.simulation.announcements import AnnouncementWatch
 from jobrunner.testing.simulation.attacker import Attacker, NameWatch
 from jobrunner.testing.simulation.checks import Truth, Violation
+from jobrunner.testing.simulation.held_up import HeldUpWatch
 from jobrunner.testing.simulation.idleness import ConservationWatch, IdleWatch
+from jobrunner.testing.simulation.nested import DeadlockWatch, Nest, NestedClient, NestWait
 from jobrunner.testing.simulation.network import Network
 from jobrunner.testing.simulation.nodes import (
     ClientNode,
@@ -60,6 +62,9 @@ class World:
         self.rng_of_stalls = random.Random(seed)
         self.rng_of_strangers = random.Random(seed)
         """Of its own, so that all else of a seed is the same without them."""
+        self.rng_of_nests = random.Random(seed)
+        """As that one, without calls of calls."""
+        self.rng_of_holds = random.Random(seed)
         self.scenario = draw_scenario(self.rng) if scenario is None else scenario
         self.now = 1000.0
         self.truth = self.truth_class(self)
@@ -77,6 +82,10 @@ class World:
         self.workers: list[WorkerNode] = []
         """All that ever were, in the order in which they started."""
         self.clients: list[ClientNode] = []
+        self.nested: list[NestedClient] = []
+        """Those of processes whose calls have made calls."""
+        self.nested_are_safe = True
+        """None of them has ended with its slot's process, before the others."""
         self.steps = 0
         self._heap: list[tuple[float, int, Callable[[], Any]]] = []
         self._order = 0
@@ -92,8 +101,10 @@ class World:
             self._watches.append(IdleWatch(self))
         if idleness.is_conserving(self.scenario):
             self._watches.append(ConservationWatch(self))
+        if nested.is_lawful(self.scenario):
+            self._watches.append(DeadlockWatch(self))
         if announcements.is_lawful(self.scenario):
-            self._watches.append(AnnouncementWatch(self))
+            self._watches += [AnnouncementWatch(self), HeldUpWatch(self)]
         for incident in self.scenario.incidents:
             self.at(self.now + incident.at, lambda incident=incident: self._strike(incident))  # type: ignore[misc]
 
@@ -148,7 +159,15 @@ class World:
 
     def finish_clients(self) -> None:
         """The clients leave; memory must return to its baseline."""
-        for client in self.clients:
+        self._have_leave(self.clients)
+        silence = CLIENT_PATIENCE * self.scenario.peer_timeout
+        within = SETTLE_SECONDS + self.scenario.client_grace + silence
+        self.run_until(self.truth.detached_are_done, within, self.truth.describe_detached)
+        self._have_leave(self.nested)  # a detached call may have made calls until now
+        self.run_until(self._is_empty, within, lambda: f"left behind: {list(self.truth.leftovers())}")
+
+    def _have_leave(self, clients: Iterable[ClientNode]) -> None:
+        for client in clients:
             if client.alive:
                 self.run_until(
                     lambda client=client: not (client.alive and client.leftovers()),  # type: ignore[misc]
@@ -156,10 +175,6 @@ class World:
                     lambda client=client: f"left behind: {client.leftovers()}",  # type: ignore[misc]
                 )
                 client.leave()
-        silence = CLIENT_PATIENCE * self.scenario.peer_timeout
-        within = SETTLE_SECONDS + self.scenario.client_grace + silence
-        self.run_until(self.truth.detached_are_done, within, self.truth.describe_detached)
-        self.run_until(self._is_empty, within, lambda: f"left behind: {list(self.truth.leftovers())}")
 
     def _is_empty(self) -> bool:
         """After those who have detached something fetched it, and had it forgotten."""
@@ -184,15 +199,31 @@ class World:
             lines.append(f"{task}: {state}; at {where or 'no worker'}; executions: {runs}")
         return f"{len(self.truth.unresolved())} tasks are not done\n  " + "\n  ".join(lines)
 
+    def make_calls(self, process: SlotProcess, task: SlotTask, nest: Nest) -> None:
+        """A task that runs there makes calls, and waits for them, maybe."""
+        if process.client is None or not process.client.alive:
+            process.client = NestedClient(process, task.id)
+            self.nested.append(process.client)
+        children = process.client.submit_children(nest.children, task.depth + 1)
+        if nest.waits:
+            process.wait = NestWait(process, task, nest, children)
+
+    def check_refusal(self, task: TaskId) -> None:
+        """A call is refused since it could not begin."""
+        if self.scenario.profile == "calm":
+            nested.check_refusal(self, task)
+
     def _check_calm(self) -> None:
         """Without faults there is nothing to repeat, nothing to give up, nothing to do twice."""
         network, truth = self.network, self.truth
-        truth.check(network.repeated == 0, f"{network.repeated} messages were sent again")
+        if self.nested_are_safe:
+            truth.check(network.repeated == 0, f"{network.repeated} messages were sent again")
         # On a connection that has not greeted yet an attacker's message is answered with a Reset.
         for kind in ("Refused",) if self.attackers else ("Reset", "Refused"):
             truth.check(kind not in network.kinds, f"{network.kinds.get(kind)} times {kind}")
         assert self.coordinator is not None
-        truth.check(self.coordinator.core.scheduler.stale_outcomes == 0, "there were stale outcomes")
+        stale = self.coordinator.core.scheduler.stale_outcomes
+        truth.check(stale == 0 or not self.nested_are_safe, "there were stale outcomes")
 
     # --- who is there ---
 

@@ -1,0 +1,96 @@
+"""Objects of modules that the script has imported by name: `from random import seed`, `from os import environ`.
+
+A function or class says in which module it is found. These do not, and a copy would not do: what a call adds to
+`environ` has to be in `os.environ`, and `seed` and `random` have to be methods of one generator.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import BuiltinFunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
+
+from jobrunner.facts import ATOMS, is_of
+from jobrunner.script.program import NAMES
+
+
+class Place(NamedTuple):
+    module: str
+    name: str
+
+
+def place_of_method(value: Any) -> Place | None:
+    """Where a method of a module's own object is found, as `random.seed` is."""
+    owner = getattr(value, "__self__", None)
+    if owner is None or is_of(owner, (ModuleType, type)):
+        return None
+    name = value.__name__
+    for module in (value.__module__, type(owner).__module__):
+        if isinstance(module, str) and module not in NAMES and _has(module, name, value):
+            return Place(module, name)
+    return _search(value, name, everywhere=True)
+
+
+def place_of_object(value: Any, name: str | None, *, everywhere: bool = False) -> Place | None:
+    """Where another object is found, of the standard library; `everywhere`: or of any module, under that name. That
+    holds for locks, of which each process has its own."""
+    kind = type(value)
+    if kind in ATOMS or is_of(value, (type, ModuleType)):
+        return None
+    if kind is MethodType or kind is BuiltinFunctionType:
+        return place_of_method(value)
+    place = _place_of_known(value)
+    if place is not None or name is None:
+        return place
+    if not _modules_with(name):
+        return None
+    everywhere = everywhere or kind.__module__ in ("_thread", "threading")
+    return _search(value, name, everywhere)
+
+
+def _place_of_known(value: Any) -> Place | None:
+    """Of what scripts have under other names, too."""
+    if value is os.environ:
+        return Place("os", "environ")
+    if value is sys.path:
+        return Place("sys", "path")
+    if value is sys.modules:
+        return Place("sys", "modules")
+    if value is sys.argv:
+        return Place("sys", "argv")
+    return Place("sys", "stdin") if value is sys.stdin else None
+
+
+def _search(value: Any, name: str, everywhere: bool) -> Place | None:
+    for module in _modules_with(name):
+        if (everywhere or module.partition(".")[0] in sys.stdlib_module_names) and _has(module, name, value):
+            return Place(module, name)
+    return None
+
+
+_modules: dict[str, tuple[int, tuple[str, ...]]] = {}
+"""By name, the modules that have something under it, and how many modules there were then: a search takes too long for
+each submit."""
+
+MAX_NAMES = 1000
+
+
+def _modules_with(name: str) -> tuple[str, ...]:
+    count = len(sys.modules)
+    known = _modules.get(name)
+    if known is None or known[0] != count:
+        found = [
+            module for module, it in [*sys.modules.items()] if type(it) is ModuleType and name in it.__dict__
+        ]
+        if len(_modules) >= MAX_NAMES:
+            _modules.clear()
+        known = _modules[name] = count, tuple(module for module in found if module not in NAMES)
+    return known[1]
+
+
+def _has(module: str, name: str, value: Any) -> bool:
+    """Whether it is there, and the module is one that is imported under this name."""
+    found = sys.modules.get(module)
+    # Not getattr: there are modules that import others when they are asked for something.
+    return type(found) is ModuleType and found.__dict__.get(name) is value and found.__spec__ is not None

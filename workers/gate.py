@@ -1,0 +1,118 @@
+"""How a worker takes back what a slot has not begun, when the slot does not answer.
+
+A call may keep every other thread of its process from running for as long as it likes (C code that does not let go of
+the GIL, a regular expression that goes astray). Then the slot's attendant cannot give back what waits behind that call.
+So the worker can take it: both look at the board, and the law is that nothing begins in a slot that was taken from it.
+
+    slot, before it begins anything:              worker:
+      note on the board what begins                 close the gate
+      look at the gate; while it is closed, wait    wait for SETTLE
+      if it says what was taken: leave that         read what has begun, write down what is taken, and say so
+
+"Anything" is a task, a call of a bundle, an element of a chunk, and the end of a bundle or chunk, after which nothing
+can be taken from it. Why the two cannot pass each other: a slot that has not seen the gate closed has noted before what
+it begins, and SETTLE is many times as long as any processor keeps a write to itself, so the worker reads it. A slot
+that sees the gate closed begins nothing before it has been told whether that was taken. Only the worker closes the
+gate, and only from OPEN; only the slot opens it again after a decision, and it may take its time: until its call
+returns.
+
+Everything is taken at once. For a slot that has not heard of a decision yet still does what it did then, there is
+nothing more to take, and the gate is not closed for it again.
+
+What is read while the gate is closed may change, for the call that runs may end then. So the worker takes nothing from
+a slot in which anything has moved during SETTLE, nor while something that it has sent is still on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from time import sleep
+from typing import NamedTuple
+
+from jobrunner.workers.board import (
+    BUNDLE,
+    CHUNK,
+    GATE,
+    KEPT,
+    KEPT_ELEMENT,
+    UNTIL,
+    Board,
+    Fields,
+    State,
+)
+
+OPEN, CLOSED, DECIDED = range(3)
+
+SETTLE = 0.001
+"""Seconds; a processor keeps what it writes to itself for less than a millionth of that."""
+
+WAIT = 0.0002
+"""Seconds after which a slot looks again at a closed gate."""
+
+ALL = 2**62
+"""As the element that is kept: nothing was taken of the task that runs."""
+
+
+class Decision(NamedTuple):
+    """What a slot goes on with: the task `number`, up to `element` (if it is a bundle or a chunk), and no task between
+    that one and `until`, this one included."""
+
+    number: int
+    element: int
+    until: int
+
+    @property
+    def taken(self) -> range:
+        """The numbers of the tasks that were taken."""
+        return range(self.number + 1, self.until + 1)
+
+
+def decided(fields: Fields) -> Decision | None:
+    """The slot has found the gate not open: wait until it says something. None: nothing was taken; otherwise the slot
+    notes what was, and then opens the gate."""
+    while fields[GATE] == CLOSED:
+        sleep(WAIT)
+    if fields[GATE] == OPEN:
+        return None
+    sleep(SETTLE)  # what was written before that is here by then, too
+    return Decision(fields[KEPT], fields[KEPT_ELEMENT], fields[UNTIL])
+
+
+class Closed:
+    """The gate of that board, closed by the worker, for a `with` statement.
+
+    It is open again at the end, unless something was decided; `moved` says whether nothing can be, for now.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self.state: State | None = None
+        """What the slot does; None: it is not known, since something moves."""
+
+    def __enter__(self) -> Closed:
+        board = self._board
+        if board.fields[GATE] == OPEN:
+            before = board.state()
+            board.fields[GATE] = CLOSED
+            sleep(SETTLE)
+            self.state = before if board.state() == before else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._board.fields[GATE] == CLOSED:
+            self._board.fields[GATE] = OPEN
+
+    def decide(self, decision: Decision) -> None:
+        if decision.element == ALL and not decision.taken:
+            return
+        fields = self._board.fields
+        fields[KEPT], fields[KEPT_ELEMENT], fields[UNTIL] = decision
+        fields[GATE] = DECIDED
+
+
+def decision_for(state: State, until: int, chunks: Container[int]) -> Decision:
+    """What a slot in that state goes on with: of a bundle up to the call that runs, of one of `chunks` up to the
+    element that does, of other tasks with all. `until` is the last task that it was given."""
+    running = state.number != 0 and state.ending != state.number and state.element >= 0
+    divided = running and (state.kind == BUNDLE or (state.kind == CHUNK and state.number in chunks))
+    return Decision(state.last, state.element if divided else ALL, until)
