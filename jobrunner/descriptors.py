@@ -8,14 +8,20 @@ limit back, since calls and what they start may be slow with a high one (old pro
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 RESERVE = 32
 """Descriptors that are left to the program: those of files and imports, and of connections of nested calls."""
 
 PART_IN_RESERVE = 4
 """The reserve is at most this part of the limit."""
+
+STREAMS = 3
+"""Descriptors below this one are a process's standard streams, whatever else they may be in this one."""
 
 OPEN_DESCRIPTORS = "/dev/fd"
 """The folder that lists them, on Linux and macOS."""
@@ -75,6 +81,23 @@ def make_room(count: int) -> None:
             errno.EMFILE,
             f"{taken} of {limit} descriptors are taken, and {count} more are needed (see `ulimit -Hn`)",
         )
+
+
+@contextmanager
+def beyond_streams(descriptors: Sequence[int]) -> Iterator[list[int]]:
+    """The same files, for a process that is started in the block, under numbers that are not its standard streams'.
+
+    In a program that has closed its standard input a new descriptor has the number 0, which `subprocess` gives to the
+    standard input of what it starts.
+    """
+    with ExitStack() as copies:
+        numbers = []
+        for descriptor in descriptors:
+            if descriptor < STREAMS:
+                descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, STREAMS)
+                copies.callback(os.close, descriptor)
+            numbers.append(descriptor)
+        yield numbers
 
 
 def is_shortage(error: OSError) -> bool:

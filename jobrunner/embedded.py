@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from jobrunner.config import MOST_WINDOW
 from jobrunner.context import TASK_ADDRESS
 from jobrunner.descriptors import raise_limit
 from jobrunner.errors import JobRunnerError
+from jobrunner.folders import leave_folder
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.program import FAILED, GAVE_UP, LISTENS, ORDERLY, Program, Told, Whiteboard
@@ -146,7 +146,7 @@ def main(argument: str, program_arguments: list[str]) -> int:
         return GAVE_UP
     finally:
         if is_cut(given["lifeline"]):  # else it will be started again, and needs the folder
-            shutil.rmtree(given["folder"], ignore_errors=True)
+            leave_folder(given["folder"])
 
 
 def say(descriptor: int, words: list[Any]) -> None:

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from jobrunner.errors import ConfigError
 
@@ -70,14 +71,25 @@ def hold_folder(folder: str) -> int:
     """Hold a folder that was just made, and remove what others have left beside it, those who were killed.
 
     It is held while the descriptor that this returns is open, and does not pass to programs that this one starts.
+    Raises OSError where there is no descriptor for it.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:
         pass  # a file system without locks: nobody removes anything there
-    sweep(folder, HELD.fullmatch, ABANDONED_AFTER)
+    try:
+        sweep(folder, HELD.fullmatch, ABANDONED_AFTER)
+    except OSError:
+        pass  # what is above cannot be listed, or no further descriptor is to be had: others will do it
     return descriptor
+
+
+def leave_folder(folder: str) -> None:
+    """Remove a folder that was made, and the socket in it. Takes no descriptor: there may be none left."""
+    for remove, path in ((os.unlink, f"{folder}/{SOCKET}"), (os.rmdir, folder)):
+        with suppress(OSError):
+            remove(path)
 
 
 def sweep(own: str, is_alike: Callable[[str], object], seconds: float) -> None:

@@ -67,14 +67,18 @@ LOGGER = logging.getLogger("concurrent.futures")
 
 _RESULT = methodcaller("result")
 
-_unwatched = threading.Lock()
-"""Held while a condition is made or the state of a Future changes that has none; never while anything is called."""
+_unwatched = threading.RLock()
+"""Held while a condition is made or the state of a Future changes that has none; never while anything is called.
+
+Reentrant, as a condition's lock is: a signal handler, or a finalizer that the garbage collector calls, may come to a
+Future in a thread that has just taken it. Both come before or after the lines in between, never among them.
+"""
 
 
 def _after_fork() -> None:
     """Another thread may have held the lock when this process was forked, and none of them is here."""
     global _unwatched
-    _unwatched = threading.Lock()
+    _unwatched = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -230,11 +234,12 @@ class Future(concurrent.futures.Future[T]):
         """As the standard library's code calls it."""
         watched = self._watched
         if watched is None:
-            fresh = threading.Condition()
+            # Made before the lock is taken: to make a list may call the garbage collector.
+            fresh, waiters, callbacks = threading.Condition(), list[Any](), list[Any]()
             with _unwatched:
                 watched = self._watched
                 if watched is None:
-                    self._waiters, self._done_callbacks = [], []
+                    self._waiters, self._done_callbacks = waiters, callbacks
                     watched = self._watched = fresh
         return watched
 

@@ -96,6 +96,7 @@ class Lifetime:
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
         """As `concurrent.futures.Executor.shutdown`; the maps count as work that was handed over."""
         self._look_for_a_fork()
+        wait = wait and self.backend.can_wait
         with self._lock:
             self.closed = True
             maps = list(self._maps)

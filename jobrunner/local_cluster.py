@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import select
-import shutil
 import subprocess
 import threading
 import time
@@ -20,8 +19,9 @@ from collections.abc import Callable
 from typing import Any
 
 from jobrunner.config import EXIT_WAIT, ClientConfig, load
+from jobrunner.descriptors import beyond_streams
 from jobrunner.exiting import do_all
-from jobrunner.folders import SOCKET, hold_folder, make_folder, socket_folder
+from jobrunner.folders import SOCKET, hold_folder, leave_folder, make_folder, socket_folder
 from jobrunner.forks import no_forks
 from jobrunner.host import usable_cpus
 from jobrunner.program import (
@@ -129,14 +129,11 @@ class LocalCluster:
             "slots": self.slots,
             "crash_limit": crash_limit,
             "max_tasks_per_slot": max_tasks_per_slot,
-            "lifeline": self._lifeline,
             "folder": self._folder,
             "program_folder": self._program.folder,
             "start_method": self._program.start_method,
-            "board": self._board,
             "hash_seed": hash_seed(),
             "exit_wait": exit_wait,
-            "last_words": self._words_in,
         }
         self._lock = threading.Lock()
         self._failure: tuple[str, str] | None = None
@@ -161,7 +158,7 @@ class LocalCluster:
 
     def _remove(self) -> None:
         """The folder, and all descriptors that are open."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        leave_folder(self._folder)
         for end in list(self._ends):
             self._close(end)
 
@@ -293,21 +290,24 @@ class LocalCluster:
 
     def _start(self) -> subprocess.Popen[bytes]:
         tracker = self._program.tracker()
-        inherited = [self._lifeline, self._board, self._words_in]
-        with no_forks:
+        own = {"lifeline": self._lifeline, "board": self._board, "last_words": self._words_in}
+        if tracker is not None:
+            own["tracker"] = tracker
+        with no_forks, beyond_streams(list(own.values())) as inherited:
+            argument = {"tracker": None, **self._argument, **dict(zip(own, inherited, strict=True))}
             return subprocess.Popen(
                 [
                     self._program.interpreter,
                     *interpreter_options(),
                     "-c",
                     BOOT,
-                    json.dumps({**self._argument, "tracker": tracker}),
+                    json.dumps(argument),
                     str(len(self._program.arguments)),
                     *self._program.arguments,
                     *self._program.told().path,
                 ],
                 stdin=subprocess.DEVNULL,
                 env=as_started(os.environ),
-                pass_fds=inherited if tracker is None else [*inherited, tracker],
+                pass_fds=inherited,
                 start_new_session=True,  # Ctrl-C at the terminal is for the program, which then stops it
             )

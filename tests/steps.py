@@ -1,4 +1,4 @@
-"""Raises an exception at a chosen step of a thread: before the n-th line that it runs of some files.
+"""Raises an exception at a chosen step of a thread, or does something: before the n-th line that it runs of some files.
 
 What comes by itself at any line (Ctrl-C, too little memory, an exception that a library raises in another thread)
 comes here at each line in turn, and the same one every time.
@@ -17,18 +17,19 @@ class Killed(BaseException):
 
 
 class Steps:
-    """Counts the lines that threads run of `modules`, and raises `error` once, before line number `at`.
+    """Counts the lines that threads run of `modules`, and raises `error` once, before line number `at`, or calls `act`.
 
     Not at `try:`, where nothing is done, nor where a `with` block is left: the interpreter raises nothing there before
     the end of the block has been called.
     """
 
-    def __init__(self, modules, at=0, error=Killed, threads=""):
+    def __init__(self, modules, at=0, error=Killed, threads="", act=None):
         """`threads`: how the names begin of those where it may be."""
         self._files = {module.__file__ for module in modules}
         self._threads = threads
         self._at = at
         self._error = error
+        self._act = act
         self.count = 0
         self.place = ""
         """Where it was raised; empty: nowhere, there were fewer lines."""
@@ -53,7 +54,9 @@ class Steps:
                 self.count += 1
                 if self.count == self._at:
                     self.place = f"{frame.f_code.co_filename}:{number}: {text}"
-                    raise self._error
+                    if self._act is None:
+                        raise self._error
+                    self._act()
             return line
 
         return line

@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, InvalidStateError
 from contextlib import contextmanager
 
 import pytest
+from steps import Steps
 
 from jobrunner import (
     FIRST_COMPLETED,
@@ -17,6 +18,7 @@ from jobrunner import (
     TaskTimeoutError,
     as_completed,
     blocking,
+    futures,
     gather,
     wait,
 )
@@ -301,3 +303,26 @@ def test_that_a_call_runs_is_an_answer_to_those_who_would_not_stop_it():
     assert answered.get(timeout=30) is True
     threads[1].join(30)
     assert not waits
+
+
+def test_at_any_line_of_a_future_its_thread_may_come_to_use_another_one():
+    """As a signal handler does, a finalizer that the garbage collector calls, a debugger."""
+
+    def use():
+        called = []
+        future = Future()
+        future.confirm_running()
+        future.add_done_callback(called.append)
+        future.set_result(1)
+        done(2)
+        assert called == [future]
+
+    for step in range(1, 1000):
+        steps = Steps([futures], step, act=use)
+        with steps.here():
+            use()
+            done(3).result()
+            Future().cancel()
+        if not steps.place:
+            break
+    assert step > 20

@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import CancelledError
 
 import pytest
+from steps import Steps
 
 from jobrunner import Executor, NotSupportedError, TaskLostError, TaskTimeoutError, mapping
 from jobrunner.elements import Input
@@ -481,6 +482,23 @@ def test_after_shutdown_nothing_more_is_taken(backend, executor):
         next(results)
 
 
+def test_results_may_come_at_any_line_while_the_rest_of_the_input_is_taken(backend, executor):
+    def bring_results():
+        """As another thread does, which waits for the map's lock."""
+        if not any(run._lock._is_owned() for run in executor._lifetime._maps):
+            backend.run_all(0.0)
+
+    for step in range(1, 2000):
+        steps = Steps([mapping], step, act=bring_results)
+        with steps.here():
+            results = executor.map(double, iter(range(15)))
+        backend.run_all(0.0)
+        assert list(results) == list(range(0, 30, 2)), steps.place
+        if not steps.place:
+            break
+    assert step > 100
+
+
 # --- the executor's end -------------------------------------------------------------------------------------
 
 
@@ -491,6 +509,19 @@ def test_shutdown_right_after_map_runs_every_element(backend, executor):
     backend.run_all(0.1)
     assert backend.closed
     assert list(results) == list(range(0, 1000, 2))
+
+
+def test_a_map_whose_next_element_is_taken_as_the_last_one_ends_is_work_that_shutdown_leaves(
+    backend, executor
+):
+    run, results = executor._begin_map(double, [range(3)], None, None, 1)
+    handed_out = []
+    run.on_progress = lambda done: handed_out.append(next(results)) if done == 1 else None
+    backend.run_next()  # and its consumer asks for more in the moment in which it is known to have ended
+    executor.shutdown(wait=False)
+    assert not backend.closed
+    backend.run_all()
+    assert handed_out == [0]
 
 
 def test_shutdown_with_cancel_futures_cancels_the_rest(backend, executor):

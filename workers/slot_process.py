@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobrunner.context import SLOT_FOLDER
-from jobrunner.descriptors import raised_from
+from jobrunner.descriptors import beyond_streams, raised_from
 from jobrunner.folders import temporary_folder
 from jobrunner.ids import SlotId
 from jobrunner.program import Program, Told, interpreter_options, start_with
@@ -438,25 +438,28 @@ def start_process(
     Its own session keeps the terminal's Ctrl-C away, and makes the process group that signals go to.
     """
     options, given = start_with(environment, interpreter_options(), hash_seed, program.start_method)
-    numbers = [str(number) for number in (*descriptors, slot, os.getpid(), len(program.arguments))]
     limit = raised_from()
     if limit is not None:
         given[DESCRIPTOR_LIMIT] = str(limit)
     tracker = program.tracker()
-    if tracker is not None:
-        given[TRACKER] = str(tracker)
-        descriptors = [*descriptors, tracker]
+    passed = descriptors if tracker is None else [*descriptors, tracker]
     folder = program.folder
-    return subprocess.Popen(
-        [program.interpreter, *options, "-c", BOOT, *numbers, *program.arguments, *path],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=as_started(given),
-        cwd=folder if folder is not None and os.path.isdir(folder) else None,
-        pass_fds=descriptors,
-        start_new_session=True,
-    )
+    with beyond_streams(passed) as passed:
+        if tracker is not None:
+            given[TRACKER] = str(passed[-1])
+        numbers = [
+            str(number) for number in (*passed[: len(descriptors)], slot, os.getpid(), len(program.arguments))
+        ]
+        return subprocess.Popen(
+            [program.interpreter, *options, "-c", BOOT, *numbers, *program.arguments, *path],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=as_started(given),
+            cwd=folder if folder is not None and os.path.isdir(folder) else None,
+            pass_fds=passed,
+            start_new_session=True,
+        )
 
 
 def signal_name(number: int) -> str:

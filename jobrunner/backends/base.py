@@ -195,6 +195,14 @@ class Backend(ABC):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As `concurrent.futures.Executor.shutdown`. May be called again, and from any thread."""
 
+    @property
+    def can_wait(self) -> bool:
+        """Whether the calling thread may wait for calls: not one through which they end, which would wait for itself.
+
+        `shutdown(wait=True)` does not wait there.
+        """
+        return True
+
     def cancel_all(self, futures: Sequence[Future[Any]], *, running: bool = False) -> None:
         """Ask that these calls not run, unless they have started. Called from any thread, callbacks included.
 

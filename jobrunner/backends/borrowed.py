@@ -76,8 +76,12 @@ class BorrowedBackend(Backend):
         self._closed = True
         if cancel_futures:
             self.cancel_all(list(self._pending))
-        if wait:
+        if wait and self.can_wait:
             self._wait()
+
+    @property
+    def can_wait(self) -> bool:
+        return self._backend.can_wait
 
     def cancel_all(self, futures: Sequence[Future[Any]], *, running: bool = False) -> None:
         self._backend.cancel_all(futures, running=running)

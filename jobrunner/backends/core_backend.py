@@ -427,7 +427,7 @@ class CoreBackend(Backend):
         if future.running() and not running:
             return False
         ask = partial(self._driver.post, CancelRequested([task], running))
-        if threading.current_thread() is self._thread:
+        if not self.can_wait:
             # A callback: the answer comes through this very thread, so nobody can wait for it here.
             if not future.done():
                 ask()
@@ -453,8 +453,12 @@ class CoreBackend(Backend):
                 self._driver.post(DrainRequested())
             else:
                 self._driver.wake()  # Ctrl-C may have come when a call had been noted, and nobody told of it
-        if wait and threading.current_thread() is not self._thread:
+        if wait and self.can_wait:
             self._thread.join()
+
+    @property
+    def can_wait(self) -> bool:
+        return threading.current_thread() is not self._thread
 
     def _cancel_what_waits(self) -> None:
         """With the lock held. Where the slots are this program's alone, calls that a free one can begin go on."""
@@ -471,7 +475,7 @@ class CoreBackend(Backend):
         with self._lock:
             self._shut_down = True
         self._driver.post(DrainRequested())
-        if threading.current_thread() is not self._thread:
+        if self.can_wait:
             self._thread.join(KILL_WAIT)
             if self._thread.is_alive():
                 self._driver.abort()

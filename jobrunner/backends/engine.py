@@ -333,7 +333,7 @@ class EngineBackend(Backend):
         if future.done():  # meanwhile, and nobody may be left to answer
             return future.cancelled()
         self._post(partial(self._ask_to_stop, future.id))
-        if threading.current_thread() is self._thread:
+        if not self.can_wait:
             return (
                 False  # a callback: the answer comes through this very thread, so nobody can wait for it here
             )
@@ -355,8 +355,12 @@ class EngineBackend(Backend):
         with self._lock:
             self._shut_down = True
         self._post(self._cancel_what_waits if cancel_futures else nothing)
-        if wait and threading.current_thread() is not self._thread:
+        if wait and self.can_wait:
             self._thread.join()
+
+    @property
+    def can_wait(self) -> bool:
+        return threading.current_thread() is not self._thread
 
     def kill(self) -> None:
         """What runs is stopped where the engine can; nobody waits for it otherwise."""
@@ -365,7 +369,7 @@ class EngineBackend(Backend):
         with self._lock:
             self._shut_down = self._killed = True
         self._post(nothing)
-        if threading.current_thread() is not self._thread:
+        if self.can_wait:
             self._thread.join(KILL_WAIT)
 
     def status(self) -> dict[str, Any]:

@@ -144,9 +144,9 @@ class LocalWire:
         self.listen_at = None
         if self._router is not None:
             return ""
-        from jobrunner.transport.sockets import RouterWire  # here: most local pools never need ZeroMQ
-
         try:
+            from jobrunner.transport.sockets import RouterWire  # here: most local pools never need ZeroMQ
+
             router = RouterWire(address)
         except Exception as exc:
             # Whatever it is, it costs the calls that want to connect, and not the pool.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 from collections.abc import Callable
 
@@ -18,7 +17,7 @@ from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.backends.local_wire import LocalWire
 from jobrunner.backends.served import serve
 from jobrunner.errors import ConfigError, NotSupportedError
-from jobrunner.folders import SOCKET, hold_folder, make_folder, socket_folder
+from jobrunner.folders import SOCKET, hold_folder, leave_folder, make_folder, socket_folder
 from jobrunner.host import usable_cpus
 from jobrunner.program import this_program
 from jobrunner.protocol.effects import GiveUp, Tick
@@ -90,7 +89,11 @@ class ProcessesBackend(CoreBackend):
                 if self._folder is None:
                     raise ConfigError(str(self._no_folder)) from self._no_folder
                 make_folder(self._folder)
-                self._hold = hold_folder(self._folder)
+                try:
+                    self._hold = hold_folder(self._folder)
+                except OSError as exc:
+                    self._leave_folder()
+                    raise ConfigError(f"cannot use the folder {self._folder}: {exc.strerror}") from exc
                 self._listens = True
                 self._wire.listen_at = self._join_address
                 serve(self._join_address, self)
@@ -110,8 +113,14 @@ class ProcessesBackend(CoreBackend):
         if failure:  # the next one that asks finds another state of things, maybe
             with self._lock:
                 self._listens = False
-                shutil.rmtree(str(self._folder), ignore_errors=True)
+                self._leave_folder()
         return failure
+
+    def _leave_folder(self) -> None:
+        leave_folder(str(self._folder))
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
 
     def _make_wire(self) -> Wire:
         self._wire = LocalWire(
@@ -132,11 +141,8 @@ class ProcessesBackend(CoreBackend):
         super().kill()
 
     def _closed(self) -> None:
-        if self._listens and self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        if self._hold >= 0:
-            os.close(self._hold)
-            self._hold = -1
+        if self._listens:
+            self._leave_folder()
 
     @property
     def _peer_timeout(self) -> float:

@@ -152,6 +152,10 @@ class _NestedThreads(BorrowedBackend):
         super().__init__(backend)
         self._threads, self._nest = backend, nest
 
+    @property
+    def can_wait(self) -> bool:
+        return True  # for calls of a call, while which another thread goes on
+
     def _own(self, future: Future[Any]) -> Future[Any]:
         if self._nest is not None and self._nest is not self._threads._place.nest():
             self._threads._nests.add(self._nest, future)
@@ -592,10 +596,14 @@ class ThreadsBackend(Backend):
         for number, call in list(self._dropped.items()):
             call.future.cancel_pending()
             self._dropped.pop(number, None)
-        if wait:
+        if wait and self.can_wait:
             self._wait_idle()
             self._nests.join()
             self._pool.shutdown(wait=True)
+
+    @property
+    def can_wait(self) -> bool:
+        return self._place.runner is None
 
     def _cut(self) -> None:
         """With the lock held: take away what waits, but for the calls that free threads are about to begin."""

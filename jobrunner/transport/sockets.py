@@ -330,7 +330,7 @@ class RouterWire(Wire):
         try:
             self._socket.bind(address)
         except zmq.ZMQError as exc:
-            self.close()
+            RouterWire.close(self)  # what a subclass closes is not made yet
             reason = f"cannot listen on {address}: {os.strerror(exc.errno or 0)}"
             if exc.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
                 advice = (

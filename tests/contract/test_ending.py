@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from concurrent.futures import CancelledError
 
 import pytest
@@ -18,6 +19,30 @@ def test_shutdown_waits_and_takes_nothing_new(make_executor, tmp_path):
     for late in (lambda: executor.submit(zoo.echo), lambda: executor.map(zoo.echo, [1])):
         with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
             late()
+
+
+@pytest.mark.parametrize("others", ["calls", "a map"])
+def test_shutdown_in_a_callback_waits_for_nothing_that_waits_for_it(make_executor, tmp_path, others):
+    executor = make_executor(max_workers=2)
+    go, on = str(tmp_path / "go"), str(tmp_path / "on")
+    ended = threading.Event()
+
+    def end(_):
+        executor.shutdown()
+        ended.set()
+
+    first = executor.submit(zoo.wait_for, go, 0)
+    first.add_done_callback(end)
+    if others == "calls":
+        futures = [executor.submit(zoo.wait_for, on, number) for number in range(6)]
+        results = (future.result() for future in futures)
+    else:
+        results = executor.map(zoo.wait_for, [on] * 6, range(6))
+    (tmp_path / "go").touch()
+    assert ended.wait(20)
+    (tmp_path / "on").touch()
+    assert list(results) == list(range(6))
+    executor.shutdown()  # here it waits
 
 
 def test_shutdown_without_waiting_returns_at_once(make_executor, tmp_path):

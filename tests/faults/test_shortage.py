@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,7 @@ PROGRAM = """
 import resource, sys
 soft, hard, backend, slots = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-from jobrunner import Executor, current_executor, gather
+from jobrunner import Executor, JobRunnerError, current_executor, gather
 
 def limit(_=None):
     return resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -23,6 +24,39 @@ def deep(n):
     return 1 + current_executor().submit(deep, n - 1).result() if n else 0
 
 with Executor(backend, max_workers=slots) as executor:
+"""
+
+WITH_FEW = """
+import fcntl, gc, os, resource, sys
+from jobrunner import Executor, JobRunnerError
+
+MOST = 64
+resource.setrlimit(resource.RLIMIT_NOFILE, (MOST, MOST))
+
+def opened():
+    gc.collect()  # what failed to start is known to its error
+    found = set()
+    for number in range(MOST):
+        try:
+            fcntl.fcntl(number, fcntl.F_GETFD)
+            found.add(number)
+        except OSError:
+            pass
+    return found
+
+Executor(sys.argv[1], max_workers=1).shutdown()  # which imports all that there is to import
+before = opened()
+for free in range(12):
+    spare = [os.dup(0) for _ in range(MOST - len(before) - free)]
+    try:
+        Executor(sys.argv[1], max_workers=1).shutdown()
+    except (OSError, JobRunnerError):
+        pass
+    for number in spare:
+        os.close(number)
+    if opened() != before:
+        print(free, sorted(opened() - before))
+        before = opened()
 """
 
 local = pytest.mark.parametrize("backend", ["processes", "cluster"])
@@ -90,6 +124,50 @@ def test_an_embedded_cluster_that_cannot_start_ends_with_the_reason(tmp_path, mo
         f"ended {local_cluster.MOST_STARTS} times in a row before it could be reached (exit code 1)"
         in str(failure)
     )
+
+
+@pytest.mark.parametrize("backend", ["processes", "cluster"])
+def test_an_executor_that_finds_too_few_descriptors_leaves_none_of_them_behind(tmp_path, backend):
+    """Nor a folder; and ZeroMQ, which would end the program, is not asked for what it cannot have."""
+    path = tmp_path / "program.py"
+    path.write_text(WITH_FEW)
+    folder = tmp_path / "t"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, str(path), backend],
+        env={**os.environ, "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert (done.stdout, done.returncode) == ("", 0), done.stderr
+    assert os.listdir(folder) == []
+
+
+def test_calls_that_make_calls_fail_alone_where_no_descriptor_is_left_for_their_socket(tmp_path):
+    out, _ = run(
+        tmp_path,
+        """
+        import os
+        executor.submit(abs, 1).result()
+        spare = []
+        try:
+            while True:
+                spare.append(os.dup(0))
+        except OSError:
+            pass
+        for _ in range(12):
+            failure = executor.submit(deep, 1).exception()
+            print(isinstance(failure, (JobRunnerError, OSError)), executor.submit(abs, -2).result())
+            os.close(spare.pop())
+        for descriptor in spare:
+            os.close(descriptor)
+        spare.clear()
+        print(executor.submit(deep, 1).exception())
+        """,
+        *(256, 256, "processes", 1),
+    )
+    assert out == "True 2\n" * 12 + "None\n"
 
 
 @local
