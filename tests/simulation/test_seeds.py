@@ -328,7 +328,7 @@ def test_tasks_that_are_handed_back_while_their_slot_starts_are_found(monkeypatc
 
 def test_amounts_that_do_not_add_up_are_found(monkeypatch):
     monkeypatch.setattr(resources, "units", float)
-    find("calm", first=323)
+    find("calm", first=14)
 
 
 def test_a_slot_that_serves_two_epochs_is_found(monkeypatch):
