@@ -343,7 +343,7 @@ def test_deadlocks_that_nobody_ends_are_found(monkeypatch):
 
 def test_calls_that_are_refused_though_they_could_begin_are_found(monkeypatch):
     monkeypatch.setattr(Search, "_has_room", lambda self, worker, demands: not demands)
-    find("calm")
+    find("calm", first=47)
 
 
 def test_a_journal_that_is_never_told_what_is_gone_is_found(monkeypatch):
