@@ -199,6 +199,7 @@ def test_arguments_of_one_call_share_what_they_share(executor):
     assert results == [(2, 2)] * 60
 
 
+@pytest.mark.apart
 @pytest.mark.parametrize("chunksize", [None, 1, 7])
 @pytest.mark.parametrize("moving", [False, True])
 def test_arguments_share_with_what_is_called_what_they_share(executor, chunksize, moving):
@@ -217,6 +218,7 @@ def test_arguments_share_with_what_is_called_what_they_share(executor, chunksize
     assert of(partial(operator.is_, graph), [graph, zoo.Graph(1), graph]) == [True, False, True]
 
 
+@pytest.mark.apart
 @pytest.mark.copies
 @pytest.mark.parametrize("chunksize", [1, 7])
 def test_each_call_has_what_is_called_and_its_arguments_anew(executor, chunksize):
@@ -225,6 +227,7 @@ def test_each_call_has_what_is_called_and_its_arguments_anew(executor, chunksize
     assert len(graph.nodes) == 12
 
 
+@pytest.mark.apart
 @pytest.mark.parametrize("size", [10, 100_000])
 def test_arrays_that_what_is_called_has_too(executor, size):
     numpy = pytest.importorskip("numpy")

@@ -63,7 +63,7 @@ def test_a_call_that_runs_on_and_is_given_up_before_its_client_names_it_is_found
 
 def test_a_cancelled_call_that_others_wait_for_is_found(monkeypatch):
     monkeypatch.setattr(ClientCore, "tell_cancelled", lambda self, outcomes: None)
-    find(first=16)
+    find(first=52)
 
 
 def test_a_call_of_a_bundle_that_is_never_said_to_have_ended_is_found(monkeypatch):

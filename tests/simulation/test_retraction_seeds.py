@@ -58,7 +58,7 @@ def test_retracted_tasks_that_are_forgotten_are_found(monkeypatch):
 
 def test_calls_that_are_held_up_by_another_are_found(monkeypatch):
     monkeypatch.setattr(Slot, "retract_at", lambda self: None)
-    find("calm")
+    find("calm", first=55)
 
 
 # --- stories ----------------------------------------------------------------------------------------------------------

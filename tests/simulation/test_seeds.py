@@ -183,7 +183,7 @@ def test_a_worker_that_drops_a_part_before_what_has_it_is_found(monkeypatch):
 
     monkeypatch.setattr(WorkerCore, "_forget_functions", forget_functions)
     monkeypatch.setattr(WorkerCore, "check_invariants", lambda self: None)
-    find(first=302)
+    find(first=468)
 
 
 def test_a_client_that_does_not_send_its_parts_again_is_found(monkeypatch):
@@ -328,7 +328,7 @@ def test_tasks_that_are_handed_back_while_their_slot_starts_are_found(monkeypatc
 
 def test_amounts_that_do_not_add_up_are_found(monkeypatch):
     monkeypatch.setattr(resources, "units", float)
-    find("calm", first=323)
+    find("calm", first=14)
 
 
 def test_a_slot_that_serves_two_epochs_is_found(monkeypatch):
@@ -343,7 +343,7 @@ def test_deadlocks_that_nobody_ends_are_found(monkeypatch):
 
 def test_calls_that_are_refused_though_they_could_begin_are_found(monkeypatch):
     monkeypatch.setattr(Search, "_has_room", lambda self, worker, demands: not demands)
-    find("calm")
+    find("calm", first=47)
 
 
 def test_a_journal_that_is_never_told_what_is_gone_is_found(monkeypatch):
