@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import resource
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -98,6 +99,24 @@ def beyond_streams(descriptors: Sequence[int]) -> Iterator[list[int]]:
                 copies.callback(os.close, descriptor)
             numbers.append(descriptor)
         yield numbers
+
+
+def unnamed_file(name: str, size: int) -> int:
+    """A descriptor of zeroed memory that processes may share. It has a name in no folder; `name` is for who looks into
+    /proc. Raises OSError."""
+    if sys.platform == "linux":
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    else:
+        import tempfile  # here: it takes long to load, and Linux does without
+
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.ftruncate(descriptor, size)
+    except OSError:  # files may not be so large
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def is_shortage(error: OSError) -> bool:

@@ -19,19 +19,19 @@ from collections.abc import Callable
 from typing import Any
 
 from jobrunner.config import EXIT_WAIT, ClientConfig, load
-from jobrunner.descriptors import beyond_streams
+from jobrunner.descriptors import beyond_streams, unnamed_file
 from jobrunner.exiting import do_all
 from jobrunner.folders import SOCKET, hold_folder, leave_folder, make_folder, socket_folder
 from jobrunner.forks import no_forks
 from jobrunner.host import usable_cpus
 from jobrunner.program import (
+    BOARD_BYTES,
     FAILED,
     GAVE_UP,
     LISTENS,
     ORDERLY,
     Told,
     Whiteboard,
-    create_whiteboard,
     hash_seed,
     interpreter_options,
     this_program,
@@ -108,7 +108,8 @@ class LocalCluster:
         """Seconds that the processes of its slots have for their end; set to 0, from any thread, to do without."""
         self._pid = os.getpid()
         self._ends: dict[int, int] = {}
-        """Descriptors that are open: those of the pipes, what holds the folder, and the whiteboard's."""
+        """Descriptors that are open: those of the pipes, what holds the folder, and the whiteboard's. By themselves, so
+        that one can be taken out and closed in one expression, with no line between at which Ctrl-C could come."""
         self._stopping = threading.Event()
         self._stopped = False
         self._told: Told | None = None
@@ -118,7 +119,7 @@ class LocalCluster:
                 self._lifeline, self._hold = self._opened(*os.pipe())
                 self._last_words, self._words_in = self._opened(*os.pipe())
                 self._opened(hold_folder(self._folder))
-                (self._board,) = self._opened(create_whiteboard())
+                (self._board,) = self._opened(unnamed_file("jobrunner-path", BOARD_BYTES))
             self._whiteboard = Whiteboard(self._board)
             self.tell()
         except BaseException:

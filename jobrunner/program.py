@@ -14,7 +14,6 @@ import random
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -324,18 +323,3 @@ class Whiteboard:
 
     def close(self) -> None:
         self._memory.close()
-
-
-def create_whiteboard() -> int:
-    """A descriptor of zeroed memory for a Whiteboard, without a name in any folder."""
-    if sys.platform == "linux":
-        fd = os.memfd_create("jobrunner-path", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    try:
-        os.ftruncate(fd, BOARD_BYTES)
-    except OSError:  # files may not be so large
-        os.close(fd)
-        raise
-    return fd

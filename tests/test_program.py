@@ -11,12 +11,12 @@ import types
 
 import pytest
 
+from jobrunner.descriptors import unnamed_file
 from jobrunner.program import (
     BOARD_BYTES,
     ProgramPath,
     Telling,
     Whiteboard,
-    create_whiteboard,
     hash_seed,
     interpreter_options,
     program_arguments,
@@ -143,7 +143,7 @@ def test_modules_that_another_thread_imports_are_not_there_yet(monkeypatch):
 
 
 def test_what_is_written_on_a_board_is_read_once():
-    fd = create_whiteboard()
+    fd = unnamed_file("whiteboard", BOARD_BYTES)
     writer, reader = Whiteboard(fd), Whiteboard(fd)
     assert reader.read() is None
     assert writer.write("é")

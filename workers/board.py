@@ -166,23 +166,6 @@ class Board:
         return found
 
 
-def create_board_file() -> int:
-    """A descriptor of zeroed memory for a Board, without a name in any folder."""
-    if sys.platform == "linux":
-        fd = os.memfd_create("jobrunner-board", os.MFD_CLOEXEC)
-    else:
-        import tempfile  # here: it takes long to load, and Linux does without
-
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    try:
-        os.ftruncate(fd, Board.SIZE)
-    except OSError:  # files may not be so large
-        os.close(fd)
-        raise
-    return fd
-
-
 def mapped_without_descriptor(fd: int, size: int) -> tuple[memoryview, Callable[[], None]]:
     """Memory of that file, and what lets go of it once nobody uses it. An mmap keeps a copy of the descriptor, which a
     pool of many slots cannot spare."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobrunner.context import SLOT_FOLDER
-from jobrunner.descriptors import beyond_streams, raised_from
+from jobrunner.descriptors import beyond_streams, raised_from, unnamed_file
 from jobrunner.folders import temporary_folder
 from jobrunner.ids import SlotId
 from jobrunner.program import Program, Told, interpreter_options, start_with
@@ -38,7 +38,7 @@ from jobrunner.protocol.messages import STDERR, STDOUT
 from jobrunner.settling import DESCRIPTOR_LIMIT, TRACKER, as_started
 from jobrunner.shipment import PREFIX, remove
 from jobrunner.workers import memory
-from jobrunner.workers.board import BUNDLE, Board, create_board_file
+from jobrunner.workers.board import BUNDLE, Board
 from jobrunner.workers.bundle import pack_results
 from jobrunner.workers.channel import BufferedChannel, channel_pair
 from jobrunner.workers.framing import (
@@ -135,7 +135,7 @@ class SlotProcess:
         self._stderr_number = 0
         self._oom_kills = memory.oom_kills()
         with ExitStack() as theirs, ExitStack() as ours:
-            board = create_board_file()
+            board = unnamed_file("jobrunner-board", Board.SIZE)
             theirs.callback(os.close, board)
             self._board = Board(board)
             ours.callback(self._board.close)

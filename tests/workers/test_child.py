@@ -11,9 +11,10 @@ import pytest
 import zoo
 
 from jobrunner import serialization
+from jobrunner.descriptors import unnamed_file
 from jobrunner.errors import InitializerError, SerializationError
 from jobrunner.protocol.effects import SlotExited, SlotPrinted
-from jobrunner.workers.board import Board, create_board_file
+from jobrunner.workers.board import Board
 from jobrunner.workers.channel import BlockingChannel, channel_pair
 from jobrunner.workers.child import Slot
 from jobrunner.workers.framing import header, unpack
@@ -268,7 +269,7 @@ def test_last_words_that_come_in_the_middle_of_faulthandlers_are_kept(owner, slo
 def bare_slot():
     """The state of a slot, without a process."""
     channels = [channel_pair() for _ in range(2)]
-    board = create_board_file()
+    board = unnamed_file("board", Board.SIZE)
     slot = Slot(*(BlockingChannel(theirs) for _, theirs in channels), Board(board))
     yield slot
     slot.board.close()

@@ -13,6 +13,7 @@ import pytest
 import zoo
 
 from jobrunner import serialization
+from jobrunner.descriptors import unnamed_file
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import Results, pack_calls, unpack_results
 from jobrunner.protocol.effects import (
@@ -23,13 +24,13 @@ from jobrunner.protocol.effects import (
     SlotReturned,
     SlotSplit,
 )
-from jobrunner.workers.board import BUNDLE, CHUNK, GATE, PLAIN, Board, State, create_board_file
+from jobrunner.workers.board import BUNDLE, CHUNK, GATE, PLAIN, Board, State
 from jobrunner.workers.gate import ALL, CLOSED, DECIDED, OPEN, Closed, Decision, decided, decision_for
 
 
 @pytest.fixture
 def board():
-    fd = create_board_file()
+    fd = unnamed_file("board", Board.SIZE)
     board = Board(fd, alone=True)
     os.close(fd)
     yield board

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from jobrunner.workers.board import Board, create_board_file
+from jobrunner.descriptors import unnamed_file
+from jobrunner.workers.board import Board
 from jobrunner.workers.framing import PRINTED, unpack
 from jobrunner.workers.outbox import Outbox
 from jobrunner.workers.streams import SlotWriter
@@ -66,7 +67,7 @@ class Channel:
 
 @pytest.fixture
 def board():
-    fd = create_board_file()
+    fd = unnamed_file("board", Board.SIZE)
     board = Board(fd)
     yield board
     board.close()
