@@ -128,9 +128,7 @@ def task(value: Any) -> Any:
 
 def entries(value: Any) -> tuple[Any, ...]:
     """What a client names in one message."""
-    if len(sequence(value)) > MOST_ENTRIES:
-        raise ProtocolError(f"a list of {len(value)} entries, at most {MOST_ENTRIES} are allowed")
-    return sequence(value)
+    return limited(value, MOST_ENTRIES, "a list of {} entries")
 
 
 def integer(value: Any, minimum: int = 0, maximum: int = LARGEST) -> int:
@@ -198,9 +196,8 @@ def retry_on(value: Any) -> bytes:
 
 def resources(value: Any) -> tuple[tuple[str, float], ...]:
     """Pairs of a name and an amount that a call asks for."""
-    if len(sequence(value)) > MOST_RESOURCES:
-        raise ProtocolError(f"a call asks for {len(value)} resources, at most {MOST_RESOURCES} are allowed")
-    return tuple([(name(what), amount(much)) for what, much in map(sequence, value)])
+    pairs = limited(value, MOST_RESOURCES, "a call asks for {} resources")
+    return tuple([(name(what), amount(much)) for what, much in map(sequence, pairs)])
 
 
 def key(value: Any) -> bytes:
@@ -215,6 +212,14 @@ def sequence(value: Any) -> tuple[Any, ...]:
     if type(value) is not tuple:
         raise ProtocolError(f"expected a list, got {type(value).__name__}")
     return value
+
+
+def limited(value: Any, most: int, what: str) -> tuple[Any, ...]:
+    """A list of at most so many entries. The error says `what` has how many, in the place of {}."""
+    items = sequence(value)
+    if len(items) > most:
+        raise ProtocolError(f"{what.format(len(items))}, at most {most} are allowed")
+    return items
 
 
 def amounts(value: Any) -> dict[str, float]:
@@ -240,30 +245,22 @@ def names(value: Any) -> tuple[Any, ...]:
 
 def awaited(value: Any) -> tuple[Any, ...]:
     """The ids of calls that a task waits for."""
-    if len(sequence(value)) > MOST_AWAITED:
-        raise ProtocolError(f"a task waits for {len(value)} calls, at most {MOST_AWAITED} may be told")
-    return names(value)
+    return names(limited(value, MOST_AWAITED, "a task waits for {} calls"))
 
 
 def needs(value: Any) -> tuple[Any, ...]:
     """Calls whose results a call needs."""
-    if len(sequence(value)) > MOST_NEEDS:
-        raise ProtocolError(f"a call needs {len(value)} others, at most {MOST_NEEDS} are allowed")
-    return names(value)
+    return names(limited(value, MOST_NEEDS, "a call needs {} others"))
 
 
 def modules(value: Any) -> tuple[str, ...]:
     """Names of modules that a function needs or brings along."""
-    if len(sequence(value)) > MOST_MODULES:
-        raise ProtocolError(f"a function names {len(value)} modules, at most {MOST_MODULES} are allowed")
-    return names(value)
+    return names(limited(value, MOST_MODULES, "a function names {} modules"))
 
 
 def parts(value: Any) -> tuple[bytes, ...]:
     """The keys of a function's parts, which are different from each other."""
-    if len(sequence(value)) > MOST_PARTS:
-        raise ProtocolError(f"a function has {len(value)} parts, at most {MOST_PARTS} are allowed")
-    found = tuple(map(key, value))
+    found = tuple(map(key, limited(value, MOST_PARTS, "a function has {} parts")))
     if len(set(found)) < len(found):
         raise ProtocolError("a function names one part twice")
     return found

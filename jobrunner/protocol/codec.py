@@ -35,6 +35,7 @@ from jobrunner.protocol.checks import (
     integer,
     key,
     keys,
+    limited,
     modules,
     name,
     name_list,
@@ -297,11 +298,8 @@ def refusal_kind(rest: Sequence[Any]) -> str:
 
 
 def read_held(value: Any) -> list[m.Held]:
-    if len(sequence(value)) > MOST_HELD:
-        raise ProtocolError(f"a worker with {len(value)} tasks; at most {MOST_HELD} are allowed")
-    return [
-        m.Held(name(a), attempt(n), flag(r), unbegun(u, n)) for a, n, r, u in map(sequence, sequence(value))
-    ]
+    held = limited(value, MOST_HELD, "a worker with {} tasks")
+    return [m.Held(name(a), attempt(n), flag(r), unbegun(u, n)) for a, n, r, u in map(sequence, held)]
 
 
 def read_chunks(value: Any) -> list[m.OutputChunk]:
