@@ -81,13 +81,13 @@ def decided(fields: Fields) -> Decision | None:
 class Closed:
     """The gate of that board, closed by the worker, for a `with` statement.
 
-    It is open again at the end, unless something was decided; `moved` says whether nothing can be, for now.
+    It is open again at the end, unless something was decided.
     """
 
     def __init__(self, board: Board) -> None:
         self._board = board
         self.state: State | None = None
-        """What the slot does; None: it is not known, since something moves."""
+        """What the slot does; None: something moves there, or it has not heard of an earlier decision."""
 
     def __enter__(self) -> Closed:
         board = self._board

@@ -318,7 +318,6 @@ class Scheduler:
             self.dirty[client] = None
             if record.state == RUNNING:
                 client.running.append(task_id)
-                self.dirty[client] = None
             if record.options.detach:
                 self.tell_accepted(record)
             if record.lacks:
@@ -379,9 +378,7 @@ class Scheduler:
 
     def client_gone(self, client: ClientPeer, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
-        if (
-            client.unfinished
-        ):  # else all others' calls would be looked at, each time that somebody says goodbye
+        if client.unfinished:  # else a goodbye of anybody would cost a look at all calls of others
             for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
                 self.cancel(record.id, True, now)
         for key in sorted(client.pins.values()):

@@ -237,39 +237,23 @@ def test_arrays_that_what_is_called_has_too(executor, size):
     assert list(executor.map(graph.row, graph.rows, graph.nodes)) == [0, 1, 2]
 
 
-def test_tuples_that_are_nested_deep(executor):
-    def nested(depth):
+# As deep as pickle goes, which is deeper than functions may call themselves; and one tuple again and again.
+@pytest.mark.parametrize(("width", "levels"), [(1, 700), (2, 60)])
+def test_tuples_within_tuples(executor, width, levels):
+    def nested(levels):
         made = ()
-        for _ in range(depth):
-            made = (made,)
+        for _ in range(levels):
+            made = (made,) * width
         return made
 
     def depth(value):
         count = 0
         while value:
-            value, count = value[0], count + 1
+            value, count = value[-1], count + 1
         return count
 
-    # As deep as pickle goes, which is deeper than a function of Python goes that calls itself.
-    assert list(executor.map(depth, [nested(700)] * 2)) == [700] * 2
-    assert [depth(value) for value in executor.map(nested, [700] * 2)] == [700] * 2
-
-
-def test_a_tuple_that_holds_one_tuple_again_and_again(executor):
-    def twice(levels):
-        made = ()
-        for _ in range(levels):
-            made = (made, made)
-        return made
-
-    def levels(value):
-        count = 0
-        while value:
-            value, count = value[1], count + 1
-        return count
-
-    assert list(executor.map(levels, [twice(60)] * 2)) == [60] * 2
-    assert [levels(value) for value in executor.map(twice, [60] * 2)] == [60] * 2
+    assert list(executor.map(depth, [nested(levels)] * 2)) == [levels] * 2
+    assert [depth(value) for value in executor.map(nested, [levels] * 2)] == [levels] * 2
 
 
 # --- what fails costs its element --------------------------------------------------------------------------
