@@ -7,7 +7,9 @@ learns that it has begun, which then never ends, and the other end of its socket
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from functools import cache
 
 no_forks = threading.RLock()
 """`os.fork`, which multiprocessing uses too, waits for whoever holds it. `subprocess` does not."""
@@ -15,3 +17,28 @@ no_forks = threading.RLock()
 os.register_at_fork(
     before=no_forks.acquire, after_in_parent=no_forks.release, after_in_child=no_forks.release
 )
+
+
+@cache
+def let_sigterm_end_children() -> None:
+    """From now on SIGTERM ends at once what this process forks, unless a handler is set that is another than now.
+
+    For a process whose handler is its host's and not the program's: a child would inherit it, and a handler in Python
+    misses a signal that comes while the child begins or is about to wait. `multiprocessing.Pool` sends its children
+    just one SIGTERM, and waits for their end without limit.
+    """
+    inherited = signal.getsignal(signal.SIGTERM)
+    masks = threading.local()
+
+    def hold_back() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def go_on() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def begin() -> None:
+        if signal.getsignal(signal.SIGTERM) is inherited:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        go_on()
+
+    os.register_at_fork(before=hold_back, after_in_parent=go_on, after_in_child=begin)

@@ -23,6 +23,7 @@ from jobrunner.backends.engine_parts import PartsThere
 from jobrunner.backends.engine_stops import AGAIN
 from jobrunner.backends.engine_worker import wrapped
 from jobrunner.errors import CoordinatorLostError, NotSupportedError
+from jobrunner.forks import let_sigterm_end_children
 from jobrunner.host import usable_cpus
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
@@ -292,6 +293,7 @@ class Here:
         self.name = here.get_node_id()
         self.address = f"ray+{here.gcs_address}"
         self.until = lend
+        let_sigterm_end_children()  # Ray's workers have a handler in Python
 
     def begins(self, call: str) -> bool:
         return True  # Ray itself runs it once

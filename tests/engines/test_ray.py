@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import signal
 
 import numpy
 import pytest
@@ -164,6 +167,20 @@ def test_a_call_whose_process_dies_is_tried_again(running, tmp_path):
         failure = executor.submit(zoo.exit_hard).exception()
         assert isinstance(failure, TaskLostError)
         assert "crash 3 of at most 3" in str(failure)
+
+
+def test_sigterm_ends_what_a_call_forks_however_early_it_comes(running):
+    def fork():
+        os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+        child = multiprocessing.get_context("fork").Process(target=zoo.wait_for, args=("/never",))
+        child.start()
+        child.join(10)
+        child.kill()
+        child.join()
+        return child.exitcode
+
+    with Executor("ray") as executor:
+        assert executor.submit(fork).result() == -signal.SIGTERM
 
 
 def test_an_executor_that_a_call_opens_joins_the_same_ray(running):
