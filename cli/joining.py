@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -21,7 +21,7 @@ LINE = typer.Argument(
 )
 
 
-class JoinRole(str, Enum):
+class JoinRole(StrEnum):
     client = "client"
     observer = "observer"
     worker = "worker"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,14 +25,14 @@ app = typer.Typer(
 HOUR = 3600.0
 
 
-class IssuedRole(str, Enum):
+class IssuedRole(StrEnum):
     worker = "worker"
     client = "client"
     observer = "observer"
     operator = "operator"
 
 
-class InvitedRole(str, Enum):
+class InvitedRole(StrEnum):
     worker = "worker"
     client = "client"
     observer = "observer"

@@ -7,7 +7,7 @@ file or the built-in default then says.
 from __future__ import annotations
 
 import dataclasses
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +29,7 @@ QUERY_TIMEOUT = 5.0
 """Seconds that a command waits for the coordinator: a person sits before it."""
 
 
-class LogLevel(str, Enum):
+class LogLevel(StrEnum):
     debug = "debug"
     info = "info"
     warning = "warning"

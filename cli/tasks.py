@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -16,7 +16,7 @@ from jobrunner.cli.views import CANCELS, TASK, TASKS
 DEFAULT_LIMIT = 50
 
 
-class TaskState(str, Enum):
+class TaskState(StrEnum):
     waiting = "waiting"
     queued = "queued"
     assigned = "assigned"

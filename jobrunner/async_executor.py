@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobrunner.blocking import waiting
 from jobrunner.dependencies import may_hold_futures, replace_futures
-from jobrunner.errors import ConfigError, WaitTimeoutError
+from jobrunner.errors import ConfigError
 from jobrunner.executor import Executor, check_sizes
 from jobrunner.futures import Future
 from jobrunner.mapping import MapRun
@@ -221,7 +221,7 @@ class AsyncExecutor:
             while left:
                 news.clear()
                 if not finished and not await in_time(news, deadline):
-                    raise WaitTimeoutError(f"{len(left)} futures are not done after {timeout} s")
+                    raise TimeoutError(f"{len(left)} futures are not done after {timeout} s")
                 while finished:
                     left.remove(finished[0])
                     yield finished.popleft()
@@ -346,5 +346,5 @@ async def in_time(event: asyncio.Event, deadline: float | None) -> bool:
         return await event.wait()
     try:
         return await asyncio.wait_for(event.wait(), max(0.0, deadline - time.monotonic()))
-    except asyncio.TimeoutError:
+    except TimeoutError:
         return event.is_set()

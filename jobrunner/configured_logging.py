@@ -10,12 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
-
-if TYPE_CHECKING:
-    _TextHandler = logging.StreamHandler[TextIO]
-else:
-    _TextHandler = logging.StreamHandler  # which takes no parameters in Python 3.10
+from typing import Any, TextIO
 
 STYLES: dict[type, str] = {
     logging.PercentStyle: "%",
@@ -145,7 +140,7 @@ def _handler(described: dict[str, Any]) -> logging.Handler:
     return handler
 
 
-class PresentStreamHandler(_TextHandler):
+class PresentStreamHandler(logging.StreamHandler[TextIO]):
     """Writes to what is sys.stdout or sys.stderr at the moment, as that may be another one for each call; or to the
     stream that a call has given it."""
 

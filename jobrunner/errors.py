@@ -28,31 +28,21 @@ A SerializationError is besides an instance of whatever pickling raised, see `se
 
 from __future__ import annotations
 
-import concurrent.futures
 import pickle
-import sys
 from collections.abc import Mapping
 from concurrent.futures.process import BrokenProcessPool
 from concurrent.futures.thread import BrokenThreadPool
 from types import MappingProxyType
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    WaitTimeoutError = TimeoutError
-else:  # there concurrent.futures has a TimeoutError of its own, and programs catch either
 
-    class WaitTimeoutError(concurrent.futures.TimeoutError, TimeoutError):
-        """A wait took longer than its `timeout`; the call that was waited for goes on."""
+def wait_timeout(note: str) -> TimeoutError:
+    """The error that the standard library raises when a wait takes longer than its `timeout`: without arguments.
 
-
-def wait_timeout(note: str) -> WaitTimeoutError:
-    """The error that the standard library raises there, without arguments; tracebacks show the note.
-
-    Programs print these errors and compare their `args`. Python 3.10 knows no notes.
+    Programs print these errors and compare their `args`. Tracebacks show the note.
     """
-    error = WaitTimeoutError()
-    if sys.version_info >= (3, 11):
-        error.add_note(note)
+    error = TimeoutError()
+    error.add_note(note)
     return error
 
 
@@ -94,7 +84,7 @@ class NotPicklableError(NotSupportedError, TypeError):
     """A Future or an Executor cannot be sent to another process; the standard library raises a TypeError there."""
 
 
-class TaskTimeoutError(JobRunnerError, WaitTimeoutError):
+class TaskTimeoutError(JobRunnerError, TimeoutError):
     """The task ran longer than its `timeout` and was stopped."""
 
 

@@ -25,7 +25,7 @@ from operator import methodcaller
 from typing import Any, Protocol, TypeVar
 
 from jobrunner.blocking import Awaited, wait_until, waiting
-from jobrunner.errors import JobRunnerError, NotPicklableError, WaitTimeoutError, wait_timeout
+from jobrunner.errors import JobRunnerError, NotPicklableError, wait_timeout
 from jobrunner.representation import Fact, html_table, present, shown
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future", "as_completed", "gather", "wait"]
@@ -319,7 +319,7 @@ class Future(concurrent.futures.Future[T]):
                 return
             except concurrent.futures.CancelledError:
                 return  # the caller's own look at the outcome raises it
-            except concurrent.futures.TimeoutError:
+            except TimeoutError:
                 pass  # raised below, where it gets no context
         name = f" ({self.name})" if self.name else ""
         address = getattr(self.home, "cluster", None)
@@ -512,8 +512,8 @@ def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
             with waiting(partial(awaited_of, pending, every=False) if timeout is None else None):
                 wait_until(lambda: not pending or any(future.done() for future in pending), timeout)
                 given = list(islice(finished, 1))
-        except concurrent.futures.TimeoutError as exc:
-            raise WaitTimeoutError(*exc.args) from None
+        except TimeoutError as exc:
+            raise TimeoutError(*exc.args) from None
         if not given:
             return
         pending.discard(given[0])
@@ -528,7 +528,7 @@ def gather(futures: Iterable[concurrent.futures.Future[T]], timeout: float | Non
     futures = list(futures)
     not_done = wait(futures, timeout).not_done
     if not_done:
-        raise WaitTimeoutError(f"{len(not_done)} of {len(futures)} futures are not done after {timeout} s")
+        raise TimeoutError(f"{len(not_done)} of {len(futures)} futures are not done after {timeout} s")
     try:
         return list(map(_RESULT, futures))
     finally:

@@ -42,7 +42,7 @@ def explain(exc: MemoryError, limit: int) -> None:
     text = f"the memory limit of this slot, {size_text(limit)}, was reached"
     if not exc.args:
         exc.args = (text,)
-    elif hasattr(exc, "add_note"):  # from Python 3.11 on
+    else:
         exc.add_note(text)
 
 

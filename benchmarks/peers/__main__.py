@@ -5,7 +5,7 @@
     python -m benchmarks.peers --peers jobrunner,loky --workloads submit,latency
     python -m benchmarks.peers --report RESULTS                       # the tables of an earlier run
 
-Run it from the checkout's folder, with any Python from 3.10. Each peer gets a virtual environment below --venvs, made
+Run it from the checkout's folder, with any Python from 3.11. Each peer gets a virtual environment below --venvs, made
 once; each figure a fresh process, two workers, and loopback only: all of it runs in a network namespace that has
 nothing else. In each round every workload goes over all peers in
 turn, so that the machine's drift hits all alike; a figure is the median of the rounds. Progress goes to stderr, the

@@ -36,7 +36,7 @@ from jobrunner.backends.base import function_name
 from jobrunner.blocking import waiting
 from jobrunner.config import ClientConfig, load
 from jobrunner.context import current_executor, current_task
-from jobrunner.errors import ConfigError, WaitTimeoutError
+from jobrunner.errors import ConfigError
 from jobrunner.executor import Executor, choose
 from jobrunner.futures import Future
 from jobrunner.integrations.files import ArrayFiles
@@ -150,8 +150,8 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
             ).connect_timeout
             try:
                 executor.submit(int).result(timeout=seconds)  # until a worker is there
-            except WaitTimeoutError:
-                raise WaitTimeoutError(
+            except TimeoutError:
+                raise TimeoutError(
                     f"the cluster has had no free worker for {seconds:g} s; `jobrunner worker start` starts one, or"
                     " give n_jobs= as a number, and calls wait until there are workers"
                 ) from None

@@ -460,8 +460,7 @@ def test_globals_that_answer_oddly_when_they_are_asked(run_script):
             assert ex.submit(plain).result() == 1
             assert ex.submit(searching).result() == []
             assert Eager.made is False
-            if sys.version_info >= (3, 11):  # before, pickle itself asks such objects
-                assert ex.submit(named).result() == (1, "Refusing")
+            assert ex.submit(named).result() == (1, "Refusing")
     """)
 
 

@@ -125,8 +125,7 @@ def test_what_a_wait_raises_that_is_over_has_no_arguments_and_no_context(make_ex
             late()
         assert (caught.value.args, str(caught.value)) == ((), "")
         assert caught.value.__context__ is None
-        if sys.version_info >= (3, 11):
-            assert any("not done" in note for note in caught.value.__notes__)
+        assert any("not done" in note for note in caught.value.__notes__)
     (tmp_path / "go").touch()
     assert future.result() == 1
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import faulthandler
-import gc
 import importlib
 import os
 import pkgutil
@@ -94,21 +93,8 @@ def replace(modules: list[types.ModuleType]) -> None:
             setattr(module, name, made[name])
         if hasattr(module, "assert_python_ok"):
             module.assert_python_ok = with_stand_ins(module.assert_python_ok)  # type: ignore[attr-defined]
-    if sys.version_info < (3, 11):
-        maker.BaseTestCase.tearDown = collected_first(maker.BaseTestCase.tearDown)
     maker.ThreadPoolMixin.executor_type = stand_ins.ThreadPoolExecutor
     maker.ProcessPoolSpawnMixin.executor_type = stand_ins.ProcessPoolExecutor
-
-
-def collected_first(tear_down: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Before Python 3.11 the tests take the object of a thread that has ended for a thread that was left behind."""
-
-    def collect_and_tear_down(case: Any) -> None:
-        for _ in range(3):  # what a finalizer lets go of is found the next time
-            gc.collect()
-        tear_down(case)
-
-    return collect_and_tear_down
 
 
 def with_stand_ins(assert_python_ok: Callable[..., Any]) -> Callable[..., Any]:

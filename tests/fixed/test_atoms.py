@@ -45,7 +45,7 @@ class Decimal:
         NOW,
         NOW.date(),
         NOW.time(),
-        NOW.replace(tzinfo=datetime.timezone.utc),
+        NOW.replace(tzinfo=datetime.UTC),
         NOW.replace(tzinfo=zoneinfo.ZoneInfo("UTC")),
         datetime.timedelta(1),
         decimal.Decimal("1.5"),

@@ -563,8 +563,7 @@ def test_what_is_too_much_for_one_row_is_written_in_several(path, monkeypatch):
     """SQLite takes no row of a billion bytes, and what cannot be written would keep all else from being written."""
     monkeypatch.setattr(journal_entries, "ROW_BYTES", 1000)
     journal = Journal(path)
-    if sys.version_info >= (3, 11):
-        journal._database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2500)
+    journal._database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2500)
     entry = accept(*[spec(n, bytes(700)) for n in range(20)])
     entry.progress.append((TaskId("c-1"), Progress(1, 1, 0)))
     for number in range(20, 40):
