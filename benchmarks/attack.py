@@ -41,7 +41,7 @@ ATTACKS: dict[str, tuple[str, int]] = {
 }
 """The program's name for each, and the number of connections that it holds."""
 
-LONGEST = 60.0
+MAX_SECONDS = 60.0
 """Seconds after which an attacker ends whatever happens."""
 
 
@@ -66,7 +66,7 @@ class Attack:
         self.popen: subprocess.Popen[str] | None = None
         if not kind:
             return
-        arguments = [kind, str(cluster.place[1]), str(LONGEST), str(count), str(keys)]
+        arguments = [kind, str(cluster.place[1]), str(MAX_SECONDS), str(count), str(keys)]
         self.popen = subprocess.Popen(
             [sys.executable, str(HERE / "attackers.py"), *arguments],
             stdin=subprocess.PIPE,

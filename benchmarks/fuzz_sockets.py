@@ -42,7 +42,7 @@ BURST = 8
 GROWTH = 30.0
 """Megabytes that the coordinator may grow by, once a tenth of the messages have been sent."""
 
-LONGEST_LINE = 1000
+MAX_LINE_LENGTH = 1000
 """Characters of a line in the log."""
 
 ENVIRONMENT = {
@@ -134,7 +134,7 @@ def broken(siege: Siege, honest: Honest, usual: int) -> list[str]:
     most = (REMEMBERED + 1) * (2 + int(siege.seconds / QUIET))
     if len(about) > most:
         found.append(f"{len(about)} lines about rejected messages in the log, more than {most}")
-    if (longest := max(map(len, log))) > LONGEST_LINE:
+    if (longest := max(map(len, log))) > MAX_LINE_LENGTH:
         found.append(f"a line of {longest} characters in the log")
     print(f"honest client: {honest.calls:,} calls, the slowest 220 in {honest.slowest:.1f} s")
     print(

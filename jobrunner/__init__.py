@@ -65,7 +65,6 @@ _MODULES = {
         "JobRunnerError",
         "JournalError",
         "QuotaError",
-        "QuotaError",
         "NotPicklableError",
         "NotSupportedError",
         "ProtocolError",

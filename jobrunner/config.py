@@ -42,7 +42,7 @@ JOIN_SCHEME = "jobrunner://"
 PEER_TIMEOUT = 10.0
 """Seconds of silence after which a peer counts as lost."""
 
-LONGEST_PEER_TIMEOUT = 3600.0
+MAX_PEER_TIMEOUT = 3600.0
 """Seconds; a peer that asked for more could leave its traces at the coordinator for ever."""
 
 SHORTEST_PEER_TIMEOUT = 0.05
@@ -54,20 +54,20 @@ HEARTBEATS_PER_TIMEOUT = 10
 UNREACHABLE_GRACE = 2.0
 """Seconds that a peer has to come back once the transport says that its connection is gone."""
 
-LONGEST_NAME = 256
+MAX_NAME_LENGTH = 256
 """Characters of the name of a call, worker, host or resource, and of every id."""
 
-LARGEST_AMOUNT = 1e15
+MAX_AMOUNT = 1e15
 """Of a resource, asked for or offered: the coordinator adds and divides amounts, and what comes of it must be a number
 that a float can hold."""
 
-MOST_SLOTS = 2**20
+MAX_SLOTS = 2**20
 """Of one worker."""
 
 MAX_PAYLOAD = 2**30
 """Bytes of the arguments of one call, and of its result, that a coordinator takes by default."""
 
-MOST_WINDOW = 2**50
+MAX_WINDOW = 2**50
 """Tasks or bytes; as good as no limit."""
 
 
@@ -108,7 +108,7 @@ class ClientConfig:
         unit="s",
         doc="silence after which client and coordinator take each other for lost",
         minimum=0.5,
-        maximum=LONGEST_PEER_TIMEOUT,
+        maximum=MAX_PEER_TIMEOUT,
     )
     max_workers: int | None = setting(
         None, env="JOBRUNNER_MAX_WORKERS", doc="slots of a local pool; default: usable CPUs", minimum=1
@@ -197,7 +197,7 @@ class CoordinatorConfig:
         env="JOBRUNNER_CLIENT_WINDOW_TASKS",
         doc="unfinished tasks a client may have here",
         minimum=1,
-        maximum=MOST_WINDOW,
+        maximum=MAX_WINDOW,
     )
     client_window_bytes: int = setting(
         256 * 1024 * 1024,
@@ -205,7 +205,7 @@ class CoordinatorConfig:
         unit="bytes",
         doc="payload of unfinished tasks a client may have here",
         minimum=1,
-        maximum=MOST_WINDOW,
+        maximum=MAX_WINDOW,
     )
     max_payload: int = setting(
         MAX_PAYLOAD,
@@ -214,7 +214,7 @@ class CoordinatorConfig:
         doc="the arguments of one call, and its result, pickled, that are taken at most; more fails with QuotaError;"
         " with a journal 900 MB at most",
         minimum=2**16,
-        maximum=MOST_WINDOW,
+        maximum=MAX_WINDOW,
     )
     quota_tasks: int = setting(
         2_000_000,
@@ -222,7 +222,7 @@ class CoordinatorConfig:
         doc="calls that all clients of one key may have here, unfinished or with results kept; more fail with"
         " QuotaError; 0: no limit",
         minimum=0,
-        maximum=MOST_WINDOW,
+        maximum=MAX_WINDOW,
     )
     quota_bytes: int = setting(
         8 * 1024**3,
@@ -230,7 +230,7 @@ class CoordinatorConfig:
         unit="bytes",
         doc="their arguments, the results of others that they wait with, and kept results; 0: no limit",
         minimum=0,
-        maximum=MOST_WINDOW,
+        maximum=MAX_WINDOW,
     )
     drain_timeout: float = setting(
         60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="longest wait for running tasks", minimum=0
@@ -272,10 +272,10 @@ class WorkerConfig:
         env="JOBRUNNER_SLOTS",
         doc="tasks at a time; default: usable CPUs",
         minimum=1,
-        maximum=MOST_SLOTS,
+        maximum=MAX_SLOTS,
     )
     name: str | None = setting(
-        None, env="JOBRUNNER_WORKER_NAME", doc="default: the host's name", maximum=LONGEST_NAME
+        None, env="JOBRUNNER_WORKER_NAME", doc="default: the host's name", maximum=MAX_NAME_LENGTH
     )
     resources: Mapping[str, float] = setting(
         None, env="JOBRUNNER_RESOURCES", doc="what tasks may ask for, e.g. gpu=2,licence=1"
@@ -286,7 +286,7 @@ class WorkerConfig:
         unit="s",
         doc="silence after which worker and coordinator take each other for lost",
         minimum=0.5,
-        maximum=LONGEST_PEER_TIMEOUT,
+        maximum=MAX_PEER_TIMEOUT,
     )
     drain_timeout: float = setting(
         60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="longest wait for running tasks", minimum=0
@@ -489,8 +489,8 @@ def parse_resources(value: Any, where: str = "resources") -> dict[str, float]:
     for name, amount in value.items():
         if not isinstance(name, str) or not name:
             raise ConfigError(f"{where}: {name!r} is not the name of a resource")
-        if len(name) > LONGEST_NAME:
-            raise ConfigError(f"{where}: the name of a resource has at most {LONGEST_NAME} characters")
+        if len(name) > MAX_NAME_LENGTH:
+            raise ConfigError(f"{where}: the name of a resource has at most {MAX_NAME_LENGTH} characters")
         of_one = f"{where}: {name}"
-        resources[name] = float(to_number(amount, of_one, whole=False, minimum=0, maximum=LARGEST_AMOUNT))
+        resources[name] = float(to_number(amount, of_one, whole=False, minimum=0, maximum=MAX_AMOUNT))
     return resources

@@ -15,11 +15,11 @@ from jobrunner.errors import AuthenticationError, ConfigError, JournalError
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.invitation import Invitation
-from jobrunner.journal import LARGEST_PAYLOAD, Journal, default_journal
+from jobrunner.journal import MAX_PAYLOAD_BYTES, Journal, default_journal
 from jobrunner.keyring import Keyring, default_folder, open_keyring
 from jobrunner.program import hash_seed
 from jobrunner.protocol.accounts import Quota
-from jobrunner.protocol.checks import LARGEST_HEADER
+from jobrunner.protocol.checks import MAX_HEADER_BYTES
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import (
     Disconnect,
@@ -56,7 +56,7 @@ def run(config: CoordinatorConfig) -> int:
     address = tcp_address(config, service)
     if not config.insecure:
         keyring = open_keyring(Path(config.keys) if config.keys else default_folder())
-    wire = RouterWire(address, keyring, largest_frame=max(config.max_payload, LARGEST_HEADER))
+    wire = RouterWire(address, keyring, largest_frame=max(config.max_payload, MAX_HEADER_BYTES))
     settings = CoordinatorSettings(
         id=random_token(),
         version=__version__,
@@ -78,8 +78,8 @@ def run(config: CoordinatorConfig) -> int:
     journal = None
     try:
         journal = open_journal(config, wire.address, service)
-        if journal is not None and settings.max_payload > LARGEST_PAYLOAD:
-            settings = replace(settings, max_payload=LARGEST_PAYLOAD)
+        if journal is not None and settings.max_payload > MAX_PAYLOAD_BYTES:
+            settings = replace(settings, max_payload=MAX_PAYLOAD_BYTES)
         state = None if journal is None else journal.restored()
         core = CoordinatorCore(settings, time.monotonic(), state)
         perform: dict[type, Callable[[Any], None]] = {

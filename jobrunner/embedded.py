@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jobrunner.config import MOST_WINDOW
+from jobrunner.config import MAX_WINDOW
 from jobrunner.context import TASK_ADDRESS
 from jobrunner.descriptors import raise_limit
 from jobrunner.errors import JobRunnerError
@@ -185,7 +185,7 @@ def serve(given: dict[str, Any], program_arguments: list[str]) -> int:
         host=own_host(),
         pid=os.getpid(),
         crash_limit=given["crash_limit"],
-        max_payload=MOST_WINDOW,  # what is large enough to harm this host is the program's own
+        max_payload=MAX_WINDOW,  # what is large enough to harm this host is the program's own
         hash_seed=given["hash_seed"],
     )
     say(given["last_words"], [LISTENS])

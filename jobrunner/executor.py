@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from jobrunner import backends, options
 from jobrunner.backends.base import Backend, BackendSettings, function_name
 from jobrunner.backends.borrowed import BorrowedBackend
-from jobrunner.config import LONGEST_NAME, ClientConfig, load
+from jobrunner.config import MAX_NAME_LENGTH, ClientConfig, load
 from jobrunner.elements import Input
 from jobrunner.errors import ConfigError, NotPicklableError, NotSupportedError
 from jobrunner.futures import Future
@@ -313,7 +313,7 @@ class Executor(StandardNames, concurrent.futures.Executor):
         detached call is kept until it is forgotten, others as long as there is room.
         """
         self._lifetime.check_open()
-        if not isinstance(task_id, str) or not 0 < len(task_id) <= LONGEST_NAME:
+        if not isinstance(task_id, str) or not 0 < len(task_id) <= MAX_NAME_LENGTH:
             raise ConfigError(f"{task_id!r} is not the id of a call; Future.id is")
         return self._lifetime.backend.future(task_id)
 

@@ -19,7 +19,7 @@ Facts = list[Any]
 
 ATOMS = frozenset((int, float, complex, bool, str, bytes, type(None), type(...)))
 
-DEEPEST = 4
+MAX_DEPTH = 4
 """Functions inside of functions that are looked into."""
 
 _MOST = 255
@@ -81,7 +81,7 @@ def _is_in(module: str, by_value: frozenset[str]) -> bool:
 
 
 def _add_function(fn: FunctionType, facts: Facts, inside: tuple[Any, ...], by_value: frozenset[str]) -> None:
-    if len(inside) == DEEPEST or fn.__dict__ or getattr(fn, "__type_params__", None):
+    if len(inside) == MAX_DEPTH or fn.__dict__ or getattr(fn, "__type_params__", None):
         raise _Changeable
     inside = (*inside, fn)
     code, variables = fn.__code__, fn.__globals__
@@ -139,7 +139,7 @@ def _add(value: Any, facts: Facts, inside: tuple[Any, ...], by_value: frozenset[
 
 
 _names: dict[CodeType, tuple[str, ...]] = {}
-MOST_CODES = 1000
+MAX_CODES = 1000
 
 
 def _names_in(code: CodeType) -> tuple[str, ...]:
@@ -150,7 +150,7 @@ def _names_in(code: CodeType) -> tuple[str, ...]:
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 found.update(dict.fromkeys(_names_in(constant)))
-        if len(_names) >= MOST_CODES:
+        if len(_names) >= MAX_CODES:
             _names.clear()
         known = _names[code] = tuple(found)
     return known

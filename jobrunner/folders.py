@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from jobrunner.errors import ConfigError
 
-LONGEST_SOCKET = 100
+MAX_SOCKET_LENGTH = 100
 """Bytes of a Unix socket's path; Linux allows 107, macOS 103."""
 
 SOCKET = "coordinator"
@@ -51,7 +51,7 @@ def socket_folder() -> str:
             continue
         tried.append(parent)
         folder = f"{parent}/{name}"
-        if len(os.fsencode(f"{folder}/{SOCKET}")) <= LONGEST_SOCKET and _can_hold(parent):
+        if len(os.fsencode(f"{folder}/{SOCKET}")) <= MAX_SOCKET_LENGTH and _can_hold(parent):
             return folder
     raise ConfigError(
         f"there is no folder for a socket: none of {', '.join(tried)} can be written to, with a path that is short"

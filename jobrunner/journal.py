@@ -59,7 +59,7 @@ COMPACT_FROM = 4 * 1024 * 1024
 """Bytes of log beyond twice the live state at which it is written anew: some hundred entries of a busy turn, so that
 the cost of rewriting stays a small share, and little enough to be read in an instant at the next start."""
 
-LARGEST_PAYLOAD = 900_000_000
+MAX_PAYLOAD_BYTES = 900_000_000
 """Bytes of arguments, of a result or of a function that a journal takes: a row, with all that comes with them."""
 
 FUNCTION_FILES = 256 * 1024 * 1024

@@ -37,7 +37,7 @@ ADMITS = {WORKER: (WORKER,), CLIENT: (CLIENT, OBSERVER), OBSERVER: (OBSERVER,)}
 
 LOCAL_ROLES = (OPERATOR, WORKER)
 
-LONGEST_NAME = 64
+MAX_NAME_LENGTH = 64
 
 REFRESH_INTERVAL = 0.5
 """Seconds between two looks at the file's stamp."""
@@ -287,7 +287,7 @@ class Keyring:
         return state.st_mtime_ns, state.st_ino
 
     def _unused(self, name: str) -> str:
-        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:LONGEST_NAME] or "unnamed"
+        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:MAX_NAME_LENGTH] or "unnamed"
         return unused_name(name, {member.name for member in self._allowed.members})
 
 

@@ -38,7 +38,7 @@ from jobrunner.program import (
 )
 from jobrunner.settling import as_started
 
-MOST_STARTS = 4
+MAX_STARTS = 4
 """Starts in a row after which it ends before it can be reached; then it is given up."""
 
 BOOT = """
@@ -65,7 +65,7 @@ def failure_in(words: list[list[Any]], code: int, in_vain: int) -> tuple[str, st
         for word, *failure in words:
             if word == FAILED:
                 return failure[0], failure[1]
-    if in_vain < MOST_STARTS:
+    if in_vain < MAX_STARTS:
         return None
     how = f"exit code {code}" if code >= 0 else f"signal {-code}"
     return "JobRunnerError", (

@@ -22,8 +22,8 @@ PROTOCOL = 5
 EVERYWHERE = frozenset((*sys.stdlib_module_names, "jobrunner", "cloudpickle", "__main__", "__mp_main__"))
 """Top-level modules that every worker has, or that are never imported there."""
 
-MOST_NAMED = 32
-LONGEST_NAMED = 100
+MAX_NAMED = 32
+MAX_NAMED_LENGTH = 100
 """Modules that are named for one function, and characters of their names: what they lead to is said early, no more."""
 
 
@@ -78,8 +78,8 @@ def modules_of(noted: Iterable[Any], by_value: Collection[str] = ()) -> tuple[st
             name = place_of(value)
         if isinstance(name, str):
             found[name.partition(".")[0]] = None
-    names = [name for name in found if name not in EVERYWHERE and 0 < len(name) <= LONGEST_NAMED]
-    return tuple(sorted(names)[:MOST_NAMED])
+    names = [name for name in found if name not in EVERYWHERE and 0 < len(name) <= MAX_NAMED_LENGTH]
+    return tuple(sorted(names)[:MAX_NAMED])
 
 
 def place_of(value: Any) -> str | None:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobrunner.config import LARGEST_AMOUNT, LONGEST_NAME
+from jobrunner.config import MAX_AMOUNT, MAX_NAME_LENGTH
 from jobrunner.errors import ConfigError, TaskTimeoutError
-from jobrunner.protocol.checks import LARGEST_RETRY_ON, MOST_RESOURCES
+from jobrunner.protocol.checks import MAX_RESOURCES, MAX_RETRY_ON_BYTES
 from jobrunner.protocol.messages import TaskOptions
 from jobrunner.serialization import dump_classes
 
@@ -33,9 +33,9 @@ def merged(
     if name is not None:
         if not isinstance(name, str) or not name:
             raise ConfigError(f"name={name!r}: must be a text that is not empty")
-        if len(name) > LONGEST_NAME:
+        if len(name) > MAX_NAME_LENGTH:
             raise ConfigError(
-                f"name={name[:40]!r}...: has {len(name)} characters, at most {LONGEST_NAME} may be"
+                f"name={name[:40]!r}...: has {len(name)} characters, at most {MAX_NAME_LENGTH} may be"
             )
         options = options._replace(name=name)
     if priority is not None:
@@ -53,10 +53,10 @@ def merged(
     if retry_on is not None:
         classes = _exceptions(retry_on)
         pickled = dump_classes(classes)
-        if len(pickled) > LARGEST_RETRY_ON:
+        if len(pickled) > MAX_RETRY_ON_BYTES:
             raise ConfigError(
-                f"retry_on: these classes have {len(pickled):,} bytes, pickled, and may have {LARGEST_RETRY_ON:,}: let"
-                " what they refer to be importable, or smaller"
+                f"retry_on: the pickled classes take {len(pickled):,} bytes, and the limit is {MAX_RETRY_ON_BYTES:,}:"
+                " let what they refer to be importable, or smaller"
             )
         options = options._replace(retry_on=pickled, retry_timeouts=issubclass(TaskTimeoutError, classes))
     if backoff is not None:
@@ -109,11 +109,11 @@ def _resources(known: dict[str, float], added: Any) -> tuple[tuple[str, float], 
     for name, amount in added.items():
         if not isinstance(name, str) or not name:
             raise ConfigError(f"resources: {name!r} is not the name of a resource")
-        if len(name) > LONGEST_NAME:
-            raise ConfigError(f"resources: {name[:40]!r}... has more than {LONGEST_NAME} characters")
+        if len(name) > MAX_NAME_LENGTH:
+            raise ConfigError(f"resources: {name[:40]!r}... has more than {MAX_NAME_LENGTH} characters")
         known[name] = _positive(f"resources[{name!r}]", amount, "units")
-        if known[name] > LARGEST_AMOUNT:
-            raise ConfigError(f"resources[{name!r}]={amount!r}: must be at most {LARGEST_AMOUNT:g}")
-    if len(known) > MOST_RESOURCES:
-        raise ConfigError(f"resources: {len(known)} different ones, and a call may ask for {MOST_RESOURCES}")
+        if known[name] > MAX_AMOUNT:
+            raise ConfigError(f"resources[{name!r}]={amount!r}: must be at most {MAX_AMOUNT:g}")
+    if len(known) > MAX_RESOURCES:
+        raise ConfigError(f"resources: {len(known)} different ones, and a call may ask for {MAX_RESOURCES}")
     return tuple(sorted(known.items()))

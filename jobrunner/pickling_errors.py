@@ -14,7 +14,7 @@ from typing import Any
 
 from jobrunner.errors import SerializationError
 
-MOST_CLASSES = 128
+MAX_CLASSES = 128
 """Combinations of classes that are kept."""
 
 HEAP_TYPE = 1 << 9
@@ -93,7 +93,7 @@ def _instance(
     return error
 
 
-@functools.lru_cache(maxsize=MOST_CLASSES)
+@functools.lru_cache(maxsize=MAX_CLASSES)
 def _combined(kinds: tuple[type[BaseException], ...]) -> type[SerializationError]:
     """A class that derives from SerializationError and from `kinds`. Raises whatever these raise then."""
 

@@ -23,7 +23,7 @@ from jobrunner.host import current_folder, module_path
 from jobrunner.interpreter import find_interpreter
 from jobrunner.settling import FLAGS, HASH_SEED, KEPT, START_METHOD
 
-LARGEST_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
 
 ORDERLY = b"e"
 """What a program says through the lifeline of its embedded cluster before it lets go of it in an orderly way."""
@@ -37,7 +37,7 @@ GAVE_UP = 75
 BOARD_BYTES = 2**20
 """Of a Whiteboard."""
 
-MOST_TRIES = 1000
+MAX_TRIES = 1000
 """Of a reader, to find a text that is not just being written."""
 
 THREAD_VARIABLES = (
@@ -96,9 +96,9 @@ def program_arguments() -> list[str]:
 def hash_seed(secret: bytes = b"") -> int:
     """For all slots of an executor or cluster: what PYTHONHASHSEED says, else random; of a secret always the same."""
     configured = os.environ.get(HASH_SEED, "")
-    if not sys.flags.ignore_environment and configured.isdigit() and int(configured) <= LARGEST_SEED:
+    if not sys.flags.ignore_environment and configured.isdigit() and int(configured) <= MAX_SEED:
         return int(configured)
-    return random.Random(secret or None).randint(1, LARGEST_SEED)
+    return random.Random(secret or None).randint(1, MAX_SEED)
 
 
 def start_with(
@@ -311,7 +311,7 @@ class Whiteboard:
 
     def read(self) -> str | None:
         """The text, if it has changed since it was last read."""
-        for _ in range(MOST_TRIES):
+        for _ in range(MAX_TRIES):
             count, size = STATE.unpack_from(self._memory)
             if count == self._read:
                 return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-LONGEST = 200
+MAX_LENGTH = 200
 """Characters of one fact."""
 
 Fact = tuple[str, Any]
@@ -25,7 +25,7 @@ def shown(value: Any) -> str:
         text = value if isinstance(value, str) else repr(value)
     except Exception:
         text = f"<{type(value).__qualname__}, whose repr() fails>"
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 1]}…"
 
 
 def present(facts: Iterable[Fact]) -> list[Fact]:

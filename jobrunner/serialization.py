@@ -126,7 +126,7 @@ LRU_CACHE = type(functools.lru_cache(lambda: None))
 _references: dict[Any, tuple[str, str, DumpedFunction]] = {}
 """Importable functions that were dumped before, with the module and name that they had then."""
 
-MOST_REFERENCES = 1000
+MAX_REFERENCES = 1000
 """Functions in there; a function that was defined again is let go of when it is full."""
 
 _modules_needed: dict[bytes, tuple[str, ...]] = {}
@@ -135,11 +135,11 @@ _modules_needed: dict[bytes, tuple[str, ...]] = {}
 _values_sent: dict[int, tuple[Facts, DumpedFunction]] = {}
 """By the id of their code, which is among the facts and so stays alive: functions that went by value."""
 
-MOST_HELD = 1024
+MAX_HELD = 1024
 """Bytes or characters that a partial holds as a part of a function; more of them are an argument like others."""
 
-MOST_VALUES = 256
-MOST_VALUE_BYTES = 32 * 1024 * 1024
+MAX_VALUES = 256
+MAX_VALUE_BYTES = 32 * 1024 * 1024
 
 
 def dump_function(
@@ -239,7 +239,7 @@ def _dump_importable(fn: Callable[..., Any]) -> DumpedFunction:
     if known is not None and known[:2] == place:
         return known[2]
     dumped = _dumped(fn, pickle.dumps(fn, PROTOCOL), BY_REFERENCE, [fn])
-    if len(_references) >= MOST_REFERENCES:
+    if len(_references) >= MAX_REFERENCES:
         _references.clear()
     _references[fn] = (*place, dumped)
     return dumped
@@ -253,7 +253,7 @@ def _dump_by_value(fn: FunctionType, by_value: frozenset[str], store: Store | No
         return before[1]
     dumped = _dump_object(fn, store, fresh=False, plainly=False)
     if facts is not None and payload_size(dumped.blob) < OUT_OF_BAND and not dumped.parts:
-        if len(_values_sent) >= MOST_VALUES:
+        if len(_values_sent) >= MAX_VALUES:
             _values_sent.clear()
         _values_sent[id(fn.__code__)] = facts, dumped
     return dumped
@@ -328,7 +328,7 @@ def _dump_with_script(
     return dumped
 
 
-_defined: Kept[int, tuple[Defined, DumpedFunction]] = Kept(MOST_VALUES, MOST_VALUE_BYTES)
+_defined: Kept[int, tuple[Defined, DumpedFunction]] = Kept(MAX_VALUES, MAX_VALUE_BYTES)
 """By the id of a definition that the catalogue keeps, what was made of it."""
 
 
@@ -349,7 +349,7 @@ def _is_atomic(fn: Callable[..., Any]) -> bool:
         return (
             _is_atomic(fn.func)
             and all(type(value) in ATOMS for value in held)
-            and sum(len(value) for value in held if isinstance(value, (str, bytes))) <= MOST_HELD
+            and sum(len(value) for value in held if isinstance(value, (str, bytes))) <= MAX_HELD
         )
     if type(fn) is MethodType:
         return isinstance(fn.__self__, type)
@@ -438,7 +438,7 @@ def _dumped(
     key = digest.digest()
     modules = _modules_needed.get(key)
     if modules is None:
-        if len(_modules_needed) >= MOST_REFERENCES:
+        if len(_modules_needed) >= MAX_REFERENCES:
             _modules_needed.clear()
         modules = _modules_needed[key] = modules_of(noted, _registered_by_value())
     return DumpedFunction(key, function_name(fn), blob, python, modules, (), parts)

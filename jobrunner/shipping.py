@@ -24,7 +24,7 @@ from jobrunner.shipment import File, Shipment, foreign, own_system, pack
 OURS = frozenset(("jobrunner", "cloudpickle", "msgpack", "__main__"))
 """Modules that a slot has before anything is unpacked there."""
 
-MOST_PARTS = 256
+MAX_PARTS = 256
 """Modules and packages that one Executor ships; as many names travel with a function."""
 
 INIT = "__init__.py"
@@ -63,10 +63,8 @@ def find(ship: Iterable[Any]) -> list[Part]:
             raise ConfigError(
                 f"ship: {known.path} and {part.path} are both called {part.name!r}; ship one of them"
             )
-    if len(parts) > MOST_PARTS:
-        raise ConfigError(
-            f"ship: {len(parts)} modules; at most {MOST_PARTS} can be shipped, so use a package"
-        )
+    if len(parts) > MAX_PARTS:
+        raise ConfigError(f"ship: {len(parts)} modules; at most {MAX_PARTS} can be shipped, so use a package")
     return list(parts.values())
 
 

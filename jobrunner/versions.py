@@ -29,7 +29,7 @@ DIGEST_BYTES = 6
 CLOCK_SKEW = 2.0
 """Seconds by which the clock of a file system may be behind the one of this process."""
 
-MOST_VERSIONS = 256
+MAX_VERSIONS = 256
 """Reloaded modules that are named to the slots of an epoch."""
 
 
@@ -76,7 +76,7 @@ class Finder:
                 asked, self.asked = self.asked, set()
                 changed = [name for name in sorted(asked) if name in sys.modules and self._has_changed(name)]
                 if changed:
-                    newest = tuple(self._versions[name] for name in self._versions)[-MOST_VERSIONS:]
+                    newest = tuple(self._versions[name] for name in self._versions)[-MAX_VERSIONS:]
                     self.present = Epoch(self.present.number + 1, newest)
         return self.present
 

@@ -256,9 +256,9 @@ def test_a_function_made_again_of_the_same_code_is_the_same(monkeypatch):
 
 
 def test_the_memory_of_functions_is_bounded():
-    for number in range(2 * s.MOST_VALUES):
+    for number in range(2 * s.MAX_VALUES):
         s.dump_function(define(f"def fn(): return {number}")["fn"])
-    assert len(s._values_sent) <= s.MOST_VALUES
+    assert len(s._values_sent) <= s.MAX_VALUES
 
 
 def test_sys_modules_is_not_touched():

@@ -12,7 +12,7 @@ import pytest
 from jobrunner import folders
 from jobrunner.errors import ConfigError
 from jobrunner.folders import (
-    LONGEST_SOCKET,
+    MAX_SOCKET_LENGTH,
     SOCKET,
     hold_folder,
     make_folder,
@@ -43,7 +43,7 @@ def test_a_long_path_is_left_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     assert temporary_folder() == str(long)
     folder = socket_folder()
-    assert len(os.fsencode(f"{folder}/{SOCKET}")) <= LONGEST_SOCKET
+    assert len(os.fsencode(f"{folder}/{SOCKET}")) <= MAX_SOCKET_LENGTH
     make_folder(folder)
     assert os.stat(folder).st_mode & 0o777 == 0o700
     os.rmdir(folder)

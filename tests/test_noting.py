@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import zoo
 
 from jobrunner import errors, serialization
-from jobrunner.noting import MOST_NAMED
+from jobrunner.noting import MAX_NAMED
 
 
 def needs(fn):
@@ -112,7 +112,7 @@ def test_very_many_modules_are_not_all_named(monkeypatch):
         module = type(sys)(f"made_up_{number:03}")
         monkeypatch.setitem(sys.modules, module.__name__, module)
         modules.append(module)
-    assert len(needs(lambda: modules)) == MOST_NAMED
+    assert len(needs(lambda: modules)) == MAX_NAMED
 
 
 def test_a_changed_closure_is_looked_at_anew():

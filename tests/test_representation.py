@@ -9,7 +9,7 @@ from rich.pretty import pretty_repr
 
 from jobrunner import Executor, TaskLostError, gather
 from jobrunner.futures import Future
-from jobrunner.representation import LONGEST, html_table, quietly, shown
+from jobrunner.representation import MAX_LENGTH, html_table, quietly, shown
 from jobrunner.testing.stub_backend import StubBackend
 
 
@@ -35,7 +35,7 @@ def test_facts_are_cut_and_escaped():
     assert "<i>" not in table
     assert "&lt;script&gt;" in table
     assert len(table) < 1000
-    assert len(shown("y" * 10_000)) == LONGEST
+    assert len(shown("y" * 10_000)) == MAX_LENGTH
     assert shown(Rude()) == "<Rude, whose repr() fails>"
     assert quietly(lambda: 1 / 0) is None
 

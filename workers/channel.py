@@ -22,8 +22,8 @@ from jobrunner.workers.framing import (
     DESCRIPTOR,
     DESCRIPTOR_BYTES,
     MAX_BUFFERS,
+    MAX_DESCRIPTORS,
     MAX_HEADER,
-    MOST_DESCRIPTORS,
     PREFIX,
     SIZE_BYTES,
     ChannelError,
@@ -104,7 +104,7 @@ class Reader:
 
     def _receive_with_descriptors(self, size: int) -> bytes:
         """A part of a prefix, with what came along."""
-        room = socket.CMSG_SPACE((MOST_DESCRIPTORS + 1) * DESCRIPTOR_BYTES)
+        room = socket.CMSG_SPACE((MAX_DESCRIPTORS + 1) * DESCRIPTOR_BYTES)
         piece, extra, _, _ = self._sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
         for level, kind, data in extra:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

@@ -54,7 +54,7 @@ SPOILED = 12
 AWAITS = 13
 
 DESCRIPTOR = 1 << 63
-MOST_DESCRIPTORS = 200
+MAX_DESCRIPTORS = 200
 """Of one message; Linux allows 253."""
 
 DESCRIPTOR_BYTES = struct.calcsize("i")
@@ -127,7 +127,7 @@ def detach(payload: Payload, buffers: list[Outgoing]) -> bytes | int | tuple[Any
     if isinstance(payload, bytes):
         return payload
     if isinstance(payload, SharedPayload):
-        if sum(isinstance(buffer, SharedPayload) for buffer in buffers) < MOST_DESCRIPTORS:
+        if sum(isinstance(buffer, SharedPayload) for buffer in buffers) < MAX_DESCRIPTORS:
             buffers.append(payload)
             return payload.label
         payload = buffers_of(payload)

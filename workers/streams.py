@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TextIO
 from jobrunner.workers.framing import PRINTED
 from jobrunner.workers.outbox import Outbox
 
-LONGEST_PART = 16 * 1024
+MAX_PART_BYTES = 16 * 1024
 """Characters of one PRINTED item; also bytes of a line that is not waited for any longer."""
 
 
@@ -79,7 +79,7 @@ class Sink(io.BufferedIOBase):
                 self._emit(lines.decode(self._encoding, "replace"))
             else:
                 self._partial += written
-            if self._partial and (self.write_through or len(self._partial) >= LONGEST_PART):
+            if self._partial and (self.write_through or len(self._partial) >= MAX_PART_BYTES):
                 self.flush()
         return len(written)
 
@@ -111,8 +111,8 @@ class Sink(io.BufferedIOBase):
 
     def _emit(self, text: str) -> None:
         number = self._current()
-        for start in range(0, len(text), LONGEST_PART):
-            self._outbox.put([PRINTED, number, self._stream, text[start : start + LONGEST_PART]])
+        for start in range(0, len(text), MAX_PART_BYTES):
+            self._outbox.put([PRINTED, number, self._stream, text[start : start + MAX_PART_BYTES]])
         if self._stream == 2:
             self._outbox.flush()
         else:

@@ -16,7 +16,7 @@ from jobrunner.workers.outbox import Outbox
 TOLD_AFTER = 1.0
 """Seconds from the beginning of a wait, and from one look at what it is for to the next."""
 
-MOST_TOLD = 1000
+MAX_TOLD = 1000
 """Calls. Of a wait for more, where it takes all of them, the others are told as these end."""
 
 NOTHING = Awaited([], True)
@@ -106,6 +106,6 @@ def asked(wait: Wait) -> Awaited:
         awaited = None if wait.awaited is None else wait.awaited()
     except Exception:  # it asks objects that the task is at, or that are the task's own
         return NOTHING
-    if awaited is None or (len(awaited.calls) > MOST_TOLD and not awaited.every):
+    if awaited is None or (len(awaited.calls) > MAX_TOLD and not awaited.every):
         return NOTHING
-    return Awaited(awaited.calls[:MOST_TOLD], awaited.every)
+    return Awaited(awaited.calls[:MAX_TOLD], awaited.every)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from jobrunner.config import LARGEST_AMOUNT
+from jobrunner.config import MAX_AMOUNT
 from jobrunner.ids import TaskId, bound
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import INLINE_LIMIT, NUMBERS
@@ -71,7 +71,7 @@ class Author:
         return self.rng.choice((0, 0.0, 0.001, 0.5, 3.0, 1e9, 1.7e308))
 
     def amount(self) -> float:
-        return self.rng.choice((0, 0.0, 1e-6, 0.5, 3.0, LARGEST_AMOUNT))
+        return self.rng.choice((0, 0.0, 1e-6, 0.5, 3.0, MAX_AMOUNT))
 
     def count(self) -> int:
         return self.rng.choice((0, 1, 2, 3, 10, 1000, 2**31, 2**53))

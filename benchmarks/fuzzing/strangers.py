@@ -74,10 +74,12 @@ def handshake(server: str) -> tuple[bytes, bytes]:
 
 
 class Strangers:
-    """Each connects, says its piece, and stays until `MOST` others have come. Number n is the same for the same seed,
-    but for the one-time keys in its handshake."""
+    """Each connects, says its piece, and stays until `MAX_STRANGERS` others have come.
 
-    MOST = 200
+    Number n is the same for the same seed, but for the one-time keys in its handshake.
+    """
+
+    MAX_STRANGERS = 200
 
     def __init__(self, place: tuple[str, int], server: str, seed: str) -> None:
         self.taken: Counter[str] = Counter()
@@ -94,7 +96,7 @@ class Strangers:
             self._number += 1
             self._rng.seed(f"{self._seed}/stranger/{self._number}")
             self._say(b"".join(self.piece()))
-            if len(self._there) > self.MOST:
+            if len(self._there) > self.MAX_STRANGERS:
                 self._leave()
 
     def piece(self) -> Frames:

@@ -15,7 +15,7 @@ from benchmarks.peers.adapters import PEERS
 from benchmarks.peers.floor import FLOOR
 from benchmarks.peers.workloads import TABLES, Column
 
-LONGEST_ERROR = 44
+MAX_ERROR_LENGTH = 44
 """Characters of what a peer said that a table has room for."""
 
 FULL = {"submit": 20_000, "map": 100_000, "map-256": 100_000, "closures": 5_000, "backlog": 100_000}
@@ -73,7 +73,7 @@ def short(error: str | None) -> str:
     if error is None:
         return ""
     text = " ".join(error.replace("|", "/").removeprefix("Unsupported: ").split())
-    return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
+    return text if len(text) <= MAX_ERROR_LENGTH else text[: MAX_ERROR_LENGTH - 3] + "..."
 
 
 def markdown(machine: Machine, measurements: list[Measurement]) -> str:

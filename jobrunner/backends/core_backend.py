@@ -28,7 +28,7 @@ from jobrunner.backends.printer import Printer
 from jobrunner.backends.setups import Setups
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
-from jobrunner.config import LONGEST_NAME
+from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.context import current_task
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import ElementResults
@@ -52,7 +52,7 @@ from jobrunner.payloads import Payload
 from jobrunner.protocol import bundles
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import Limits
-from jobrunner.protocol.checks import LONGEST_ARGUMENT
+from jobrunner.protocol.checks import MAX_ARGUMENT_LENGTH
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.effects import (
     Accepted,
@@ -493,10 +493,10 @@ class CoreBackend(Backend):
 
     def query(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
         """Ask the coordinator. Raises JobRunnerError with its words, CoordinatorLostError after `timeout` s."""
-        if len(argument) > LONGEST_ARGUMENT:
+        if len(argument) > MAX_ARGUMENT_LENGTH:
             raise ConfigError(
                 f"{argument[:40]!r}... has {len(argument)} characters, and there is no name or id of more than"
-                f" {LONGEST_NAME}"
+                f" {MAX_NAME_LENGTH}"
             )
         wait = QueryWait()
         with self._lock:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from jobrunner.config import MOST_WINDOW
+from jobrunner.config import MAX_WINDOW
 from jobrunner.context import TASK_ADDRESS
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
@@ -58,8 +58,8 @@ class LocalWire:
                 pid=os.getpid(),
                 crash_limit=crash_limit,
                 # The payloads are the client's own objects: a window would save nothing.
-                max_payload=MOST_WINDOW,
-                window_bytes=MOST_WINDOW,
+                max_payload=MAX_WINDOW,
+                window_bytes=MAX_WINDOW,
                 hash_seed=hash_seed(),
             ),
             time.monotonic(),

@@ -42,7 +42,7 @@ from jobrunner.serialization import function_name, is_one_of
 if TYPE_CHECKING:
     from jobrunner.executor import Executor
 
-MOST_THREADS = 1_000_000
+MAX_THREADS = 1_000_000
 """What the pool is told; how many there really are follows from the number of runners."""
 
 THREADS_PER_TASK_WAITING = 4
@@ -195,7 +195,7 @@ class ThreadsBackend(Backend):
 
     def _begin(self) -> None:
         """Without any thread: at first, and in a process that was forked, where only the thread that forked is."""
-        self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix=self._prefix)
+        self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=self._prefix)
         # Reentrant: the garbage collector may shut down another executor, or cancel a map, in a thread that
         # is in here.
         self._lock = threading.RLock()

@@ -48,7 +48,7 @@ NUMBERS = frozenset("biufcmMSU")
 SMALL_ARRAY = 64 * 1024
 """Bytes below which an array is copied rather than pickled to fix it: larger ones have buffers beside the pickle."""
 
-MOST_BY_LOOP = 4
+MAX_BY_LOOP = 4
 """Items up to which a loop over them is faster than to have the set of their types."""
 
 
@@ -94,7 +94,7 @@ def _holds_atoms_deep_inside(value: Collection[Any]) -> bool:
 
 def holds_atoms(values: Collection[Any]) -> bool:
     """Whether all are of a kind in ATOMS."""
-    if len(values) > MOST_BY_LOOP:
+    if len(values) > MAX_BY_LOOP:
         return set(map(type, values)) <= ATOMS
     for value in values:  # noqa: SIM110  (a generator takes twice as long)
         if type(value) not in ATOMS:

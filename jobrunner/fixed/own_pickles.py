@@ -17,7 +17,7 @@ from jobrunner.payloads import OUT_OF_BAND, Buffer
 from jobrunner.script.modes import PLAIN, Mode
 from jobrunner.serialization import CONNECTION, HINT, PROTOCOL, SCRIPT, Names
 
-MOST_KNOWN = 8
+MAX_KNOWN = 8
 """Classes that are referred to by the prefix of a pickle. There are seldom more of them in a value."""
 
 
@@ -101,7 +101,7 @@ class OwnPickles:
 
     def _know_classes(self) -> None:
         """Have the pickler take the classes for known, as if it had pickled them before: its pickles need `prefix`."""
-        known = [kind for kind, number in self._numbers.items() if number is not None][:MOST_KNOWN]
+        known = [kind for kind, number in self._numbers.items() if number is not None][:MAX_KNOWN]
         self._knowing = pickle.Pickler(_Sink(self._parts.append), PROTOCOL, buffer_callback=self._in_band)
         self._knowing.memo = {id(kind): (index, kind) for index, kind in enumerate(known)}
         self._known = self._knowing.memo.copy()
@@ -201,7 +201,7 @@ def load_own(stream: bytes, buffers: Sequence[Buffer], classes: SharedClasses | 
     """The value of one of the pickles. Raises whatever unpickling raises."""
     if classes is None:
         return pickle.loads(stream, buffers=buffers) if buffers else pickle.loads(stream)
-    if stream[0] <= MOST_KNOWN:
+    if stream[0] <= MAX_KNOWN:
         stream = prefix(stream[0]) + stream[1:]
     before, _loading.classes = _loading.classes, classes
     try:

@@ -29,7 +29,7 @@ class Quota(NamedTuple):
 NO_QUOTA = Quota()
 
 
-MOST_KINDS = 1000
+MAX_KINDS = 1000
 """Different demands for resources that one owner's calls may have: each is looked at whenever a slot is idle."""
 
 
@@ -95,9 +95,9 @@ class Account:
 
     def kinds_excess(self, resources: Resources) -> str:
         """Why calls with these demands are too much; empty: they are not."""
-        if self.owner and resources and resources not in self.kinds and len(self.kinds) >= MOST_KINDS:
+        if self.owner and resources and resources not in self.kinds and len(self.kinds) >= MAX_KINDS:
             return (
-                f"{self.name} has calls here with {MOST_KINDS:,} different demands for resources, and may have no more"
+                f"{self.name} has calls here with {MAX_KINDS:,} different demands for resources, and may have no more"
                 " kinds of them: wait for some of its calls, or ask for the same amounts more often"
             )
         return ""

@@ -1,4 +1,4 @@
-"""Cuts what has gathered into messages of a size that every peer takes (`checks.LARGEST_HEADER`); pure.
+"""Cuts what has gathered into messages of a size that every peer takes (`checks.MAX_HEADER_BYTES`); pure.
 
 Counted is what stays in the header whatever it holds: ids, options, details. Payloads and functions do not count, since
 `codec` makes frames of their own of them where there are many; but the number of their frames does.

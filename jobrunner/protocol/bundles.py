@@ -22,7 +22,7 @@ import msgpack
 
 from jobrunner.ids import TaskId, call_id, open_part, short_id
 from jobrunner.payloads import Payload, buffers_of, payload_size
-from jobrunner.protocol.checks import LARGEST, MOST_BUNDLED
+from jobrunner.protocol.checks import MAX_BUNDLED, MAX_INTEGER
 from jobrunner.protocol.functions import updated_estimate
 from jobrunner.protocol.messages import (
     ERROR,
@@ -36,7 +36,7 @@ from jobrunner.protocol.messages import (
     calls_in,
 )
 
-MOST_CALLS = 128
+MAX_CALLS = 128
 
 BUNDLE_SECONDS = 0.001
 """What the calls of a bundle may be expected to take, one after the other: for so long a slot may be idle beside it."""
@@ -47,7 +47,7 @@ SMALL_CALL = 1024
 FIRST_CALLS = 64
 """Of a function, that may show how long it takes before many more are submitted."""
 
-MOST_FUNCTIONS = 10_000
+MAX_FUNCTIONS = 10_000
 """Whose durations a client remembers."""
 
 SEPARATOR = "/"
@@ -65,7 +65,7 @@ class Results(NamedTuple):
     """The indices of those that raised."""
 
 
-_LONGEST_INDEX = len(str(LARGEST))  # an element of a chunk may be named, too, see `chunks`
+_LONGEST_INDEX = len(str(MAX_INTEGER))  # an element of a chunk may be named, too, see `chunks`
 
 
 def permits(options: TaskOptions) -> bool:
@@ -79,7 +79,7 @@ _PLAIN = TaskOptions()[2:]
 
 def limit(seconds: float) -> int:
     """How many calls of so many seconds each make a bundle; 1: they are too long."""
-    return min(MOST_CALLS, max(1, int(BUNDLE_SECONDS / max(seconds, 1e-9))))
+    return min(MAX_CALLS, max(1, int(BUNDLE_SECONDS / max(seconds, 1e-9))))
 
 
 class Limits:
@@ -89,13 +89,13 @@ class Limits:
         self._seconds: dict[FunctionKey, float] = {}
         self._calls: dict[FunctionKey, int] = {}
         self._tries: dict[FunctionKey, int] = {}
-        self._most = MOST_CALLS
+        self._most = MAX_CALLS
 
     def is_new(self, function: FunctionKey) -> bool:
         """Whether nothing is known of it, and few have asked yet. From any thread."""
         if function in self._calls:
             return False
-        if len(self._tries) >= MOST_FUNCTIONS:
+        if len(self._tries) >= MAX_FUNCTIONS:
             self._tries.clear()
         tries = self._tries[function] = self._tries.get(function, 0) + 1
         return tries <= FIRST_CALLS
@@ -114,7 +114,7 @@ class Limits:
         if outcome.detail and "most_calls" in outcome.detail:
             self._most = min(self._most, max(1, outcome.detail["most_calls"]))
             self._calls = {key: min(calls, self._most) for key, calls in self._calls.items()}
-        if len(self._seconds) >= MOST_FUNCTIONS:
+        if len(self._seconds) >= MAX_FUNCTIONS:
             self._seconds.clear()
             self._calls.clear()
         seconds = updated_estimate(self._seconds.get(function, 0.0), each)
@@ -197,7 +197,7 @@ def result_at(payload: Payload, index: int) -> tuple[bytes, float, bool]:
     if column.count() != len(Results._fields):
         raise ValueError("results of calls are of three columns")
     count = column.count()
-    if not 0 <= index < count <= MOST_BUNDLED:
+    if not 0 <= index < count <= MAX_BUNDLED:
         raise ValueError(f"{count} results of calls")
     for _ in range(index):
         column.skip_bytes()

@@ -13,75 +13,75 @@ from __future__ import annotations
 from typing import Any
 
 from jobrunner.config import (
-    LARGEST_AMOUNT,
-    LONGEST_NAME,
-    LONGEST_PEER_TIMEOUT,
-    MOST_SLOTS,
+    MAX_AMOUNT,
+    MAX_NAME_LENGTH,
+    MAX_PEER_TIMEOUT,
+    MAX_SLOTS,
     SHORTEST_PEER_TIMEOUT,
 )
 from jobrunner.errors import ProtocolError
 
-LARGEST_HEADER = 64 * 1024 * 1024
+MAX_HEADER_BYTES = 64 * 1024 * 1024
 """Bytes of a message's first frame. Real ones stay below half of it: `batches` cuts at 8 MiB, and from
 `codec.LARGE_HEADER` on payloads and functions are frames of their own."""
 
-MOST_FRAMES = 2**20
+MAX_FRAMES = 2**20
 """Of one message. A payload takes one, and one more per out-of-band buffer (each numpy array in it, say)."""
 
-LONGEST_ARGUMENT = 4 * LONGEST_NAME
+MAX_ARGUMENT_LENGTH = 4 * MAX_NAME_LENGTH
 """Characters of what a Query is about, an id, say; an error repeats it."""
 
-LONGEST_KEY = 256
+MAX_KEY_LENGTH = 256
 """Bytes of a function's key, which is a hash."""
 
-LONGEST_TASK = LONGEST_NAME - 64
+MAX_TASK_LENGTH = MAX_NAME_LENGTH - 64
 """Characters of the id of a call that a client submits. That of a call of a bundle, or of a part of a chunk, which goes
 on by itself is longer, and has to have room in a worker's messages."""
 
-MOST_ENTRIES = 2**16
+MAX_ENTRIES = 2**16
 """Of one list in a message of a client: each of its entries may have an answer. Clients send less (`batches`)."""
 
-MOST_HELD = 2**20
+MAX_HELD = 2**20
 """Tasks that a worker comes back with."""
 
-MOST_BUFFERS = 2**17
+MAX_BUFFERS = 2**17
 """Frames of one payload, and of a function with all its parts: a call comes to its worker in one message, with its
 function, its initializer and what it needs."""
 
-MOST_NEEDS = 2**16
+MAX_NEEDS = 2**16
 """Calls whose results one call needs: these come to its worker in one message."""
 
-MOST_BUNDLED = 256
+MAX_BUNDLED = 256
 """Calls in one bundle; clients make smaller ones. For who asks for one of its calls, the results of all are gone
 through."""
 
-MOST_MODULES = 256
+MAX_MODULES = 256
 """Names of modules that come with one function."""
 
-MOST_PARTS = 4096
+MAX_PARTS = 4096
 """Parts of one function."""
 
-MOST_RESOURCES = 256
+MAX_RESOURCES = 256
 """Different resources that one call asks for."""
 
-MOST_AWAITED = 1024
+MAX_AWAITED = 1024
 """Calls that one task is said to wait for."""
 
-LARGEST_RETRY_ON = 8 * 1024 * 1024
+MAX_RETRY_ON_BYTES = 8 * 1024 * 1024
 """Bytes of the pickled classes of exceptions that come with one call."""
 
-LARGEST_MAP = 4096
+MAX_MAP_ENTRIES = 4096
 """Entries of one map."""
 
-DEEPEST = 32
+MAX_DEPTH = 32
 """Levels of what may hold anything (details, replies). msgpack reads about a thousand levels, but its older versions
 write only 511, and what is sent on may become a part of something deeper."""
 
-LARGEST = 2**53
+MAX_INTEGER = 2**53
 """The largest whole number; sums of many still fit into the 64 bits that msgpack has."""
 
 LARGEST_32 = 2**31 - 1
-LARGEST_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
 """The largest number of an attempt, of retries, and of a priority (which may be as far below 0)."""
 
 INFINITY = float("inf")
@@ -106,32 +106,36 @@ def text(value: Any) -> Any:
 
 def name(value: Any) -> Any:
     """The name or id of anything."""
-    if type(value) is not str or len(value) > LONGEST_NAME:
+    if type(value) is not str or len(value) > MAX_NAME_LENGTH:
         text(value)
-        raise ProtocolError(f"a name or id has {len(value)} characters, at most {LONGEST_NAME} are allowed")
+        raise ProtocolError(
+            f"a name or id has {len(value)} characters, at most {MAX_NAME_LENGTH} are allowed"
+        )
     return value
 
 
 def argument(value: Any) -> Any:
     """Of a Query."""
-    if len(text(value)) > LONGEST_ARGUMENT:
-        raise ProtocolError(f"a question is about {len(value)} characters, at most {LONGEST_ARGUMENT} may be")
+    if len(text(value)) > MAX_ARGUMENT_LENGTH:
+        raise ProtocolError(
+            f"a question is about {len(value)} characters, at most {MAX_ARGUMENT_LENGTH} may be"
+        )
     return value
 
 
 def task(value: Any) -> Any:
     """The id of a call that is submitted."""
-    if len(name(value)) > LONGEST_TASK:
-        raise ProtocolError(f"a call's id has {len(value)} characters, at most {LONGEST_TASK} are allowed")
+    if len(name(value)) > MAX_TASK_LENGTH:
+        raise ProtocolError(f"a call's id has {len(value)} characters, at most {MAX_TASK_LENGTH} are allowed")
     return value
 
 
 def entries(value: Any) -> tuple[Any, ...]:
     """What a client names in one message."""
-    return limited(value, MOST_ENTRIES, "a list of {} entries")
+    return limited(value, MAX_ENTRIES, "a list of {} entries")
 
 
-def integer(value: Any, minimum: int = 0, maximum: int = LARGEST) -> int:
+def integer(value: Any, minimum: int = 0, maximum: int = MAX_INTEGER) -> int:
     if type(value) is not int or not minimum <= value <= maximum:
         raise ProtocolError(f"expected a whole number from {minimum} to {maximum}, got {shown(value)}")
     return value
@@ -157,22 +161,22 @@ def number(value: Any) -> float:
 def amount(value: Any) -> float:
     """Of a resource."""
     checked = number(value)
-    if checked > LARGEST_AMOUNT:
-        raise ProtocolError(f"an amount of a resource is at most {LARGEST_AMOUNT:g}, got {shown(value)}")
+    if checked > MAX_AMOUNT:
+        raise ProtocolError(f"an amount of a resource is at most {MAX_AMOUNT:g}, got {shown(value)}")
     return checked
 
 
 def timeout(value: Any) -> float:
     """A shorter one would be silent between two heartbeats, a longer one leaves its traces here for very long."""
-    if not SHORTEST_PEER_TIMEOUT <= number(value) <= LONGEST_PEER_TIMEOUT:
+    if not SHORTEST_PEER_TIMEOUT <= number(value) <= MAX_PEER_TIMEOUT:
         raise ProtocolError(
-            f"a peer timeout must be {SHORTEST_PEER_TIMEOUT:g} to {LONGEST_PEER_TIMEOUT:g} s, got {shown(value)}"
+            f"a peer timeout must be {SHORTEST_PEER_TIMEOUT:g} to {MAX_PEER_TIMEOUT:g} s, got {shown(value)}"
         )
     return float(value)
 
 
 def slots(value: Any) -> int:
-    return integer(value, 1, MOST_SLOTS)
+    return integer(value, 1, MAX_SLOTS)
 
 
 def flag(value: Any) -> bool:
@@ -189,22 +193,22 @@ def binary(value: Any) -> bytes:
 
 def retry_on(value: Any) -> bytes:
     """The classes of exceptions after which a call may run again."""
-    if len(binary(value)) > LARGEST_RETRY_ON:
-        raise ProtocolError(f"retry_on has {len(value)} bytes, at most {LARGEST_RETRY_ON} are allowed")
+    if len(binary(value)) > MAX_RETRY_ON_BYTES:
+        raise ProtocolError(f"retry_on has {len(value)} bytes, at most {MAX_RETRY_ON_BYTES} are allowed")
     return binary(value)
 
 
 def resources(value: Any) -> tuple[tuple[str, float], ...]:
     """Pairs of a name and an amount that a call asks for."""
-    pairs = limited(value, MOST_RESOURCES, "a call asks for {} resources")
+    pairs = limited(value, MAX_RESOURCES, "a call asks for {} resources")
     return tuple([(name(what), amount(much)) for what, much in map(sequence, pairs)])
 
 
 def key(value: Any) -> bytes:
     """The key of a function."""
-    if type(value) is not bytes or len(value) > LONGEST_KEY:
+    if type(value) is not bytes or len(value) > MAX_KEY_LENGTH:
         binary(value)
-        raise ProtocolError(f"a function's key has {len(value)} bytes, at most {LONGEST_KEY} are allowed")
+        raise ProtocolError(f"a function's key has {len(value)} bytes, at most {MAX_KEY_LENGTH} are allowed")
     return value
 
 
@@ -232,7 +236,7 @@ def amounts(value: Any) -> dict[str, float]:
 def span(value: Any) -> tuple[int, int] | int:
     """Of a chunk, or the number of calls in a bundle."""
     if type(value) is int:
-        return integer(value, 1, MOST_BUNDLED)
+        return integer(value, 1, MAX_BUNDLED)
     start, stop = sequence(value)
     if integer(stop, 1) <= integer(start):
         raise ProtocolError(f"a span from {start} to {stop} is empty")
@@ -245,22 +249,22 @@ def names(value: Any) -> tuple[Any, ...]:
 
 def awaited(value: Any) -> tuple[Any, ...]:
     """The ids of calls that a task waits for."""
-    return names(limited(value, MOST_AWAITED, "a task waits for {} calls"))
+    return names(limited(value, MAX_AWAITED, "a task waits for {} calls"))
 
 
 def needs(value: Any) -> tuple[Any, ...]:
     """Calls whose results a call needs."""
-    return names(limited(value, MOST_NEEDS, "a call needs {} others"))
+    return names(limited(value, MAX_NEEDS, "a call needs {} others"))
 
 
 def modules(value: Any) -> tuple[str, ...]:
     """Names of modules that a function needs or brings along."""
-    return names(limited(value, MOST_MODULES, "a function names {} modules"))
+    return names(limited(value, MAX_MODULES, "a function names {} modules"))
 
 
 def parts(value: Any) -> tuple[bytes, ...]:
     """The keys of a function's parts, which are different from each other."""
-    found = tuple(map(key, limited(value, MOST_PARTS, "a function has {} parts")))
+    found = tuple(map(key, limited(value, MAX_PARTS, "a function has {} parts")))
     if len(set(found)) < len(found):
         raise ProtocolError("a function names one part twice")
     return found
@@ -277,7 +281,7 @@ def keys(value: Any) -> list[bytes]:
 # --- what may hold anything ---------------------------------------------------------------------------------------
 
 
-def plain(value: Any, room: int = DEEPEST) -> Any:
+def plain(value: Any, room: int = MAX_DEPTH) -> Any:
     """Anything that msgpack knows without extensions, of bounded depth."""
     kind = type(value)
     if kind in SCALARS:
@@ -285,7 +289,7 @@ def plain(value: Any, room: int = DEEPEST) -> Any:
     if kind is not tuple and kind is not dict:
         raise ProtocolError(f"a {kind.__name__} has no place in a message")
     if not room:
-        raise ProtocolError(f"lists and maps are nested more than {DEEPEST} levels deep")
+        raise ProtocolError(f"lists and maps are nested more than {MAX_DEPTH} levels deep")
     if kind is dict:
         for what, item in value.items():
             text(what)
@@ -328,7 +332,7 @@ DETAIL_TYPES: dict[str, tuple[type, ...]] = {
 """What is read of an Outcome's detail somewhere; further facts may be anything."""
 
 
-def detail(value: Any, room: int = DEEPEST) -> dict[str, Any]:
+def detail(value: Any, room: int = MAX_DEPTH) -> dict[str, Any]:
     """The detail of an Outcome, see there."""
     if type(value) is not dict:
         raise ProtocolError(f"expected a map, got {type(value).__name__}")

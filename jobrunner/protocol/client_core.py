@@ -17,7 +17,7 @@ from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import BATCH_BYTES, BATCH_ENTRIES, batches, of_id, of_outcome, of_task
 from jobrunner.protocol.bundles import Limits, index_of_call, place_of_call
-from jobrunner.protocol.checks import MOST_NEEDS
+from jobrunner.protocol.checks import MAX_NEEDS
 from jobrunner.protocol.chunks import kept, stop_of
 from jobrunner.protocol.client_bundles import Bundles
 from jobrunner.protocol.effects import (
@@ -529,7 +529,7 @@ class ClientCore:
                 continue
             bytes_ = payload_size(spec.payload)
             most = welcome.max_payload
-            if bytes_ > most or self._largest > most or len(spec.needs) > MOST_NEEDS:
+            if bytes_ > most or self._largest > most or len(spec.needs) > MAX_NEEDS:
                 excess = self._excess(spec, most)
                 if excess is not None:
                     self._outbox.pop()
@@ -554,9 +554,9 @@ class ClientCore:
     def _excess(self, spec: m.TaskSpec, most: int) -> m.Outcome | None:
         """How a call ends of which some part is larger than the coordinator takes."""
         decoded = self.session.link.peer_timeout > 0  # not within one process
-        if decoded and len(spec.needs) > MOST_NEEDS:
+        if decoded and len(spec.needs) > MAX_NEEDS:
             error = (
-                f"it needs the results of {len(spec.needs):,} other calls, and a call may need {MOST_NEEDS:,}: let some"
+                f"it needs the results of {len(spec.needs):,} other calls, and a call may need {MAX_NEEDS:,}: let some"
                 " calls collect them, and this one need those"
             )
             return m.Outcome(spec.id, 0, m.ERROR, detail={"too_large": True, "final": True, "error": error})

@@ -13,18 +13,18 @@ from typing import Any, TypeAlias
 
 import msgpack
 
-from jobrunner.config import LONGEST_NAME
+from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ProtocolError
 from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.checks import (
     LARGEST_32,
-    LARGEST_HEADER,
-    LARGEST_MAP,
-    LARGEST_SEED,
-    MOST_BUFFERS,
-    MOST_FRAMES,
-    MOST_HELD,
+    MAX_BUFFERS,
+    MAX_FRAMES,
+    MAX_HEADER_BYTES,
+    MAX_HELD,
+    MAX_MAP_ENTRIES,
+    MAX_SEED,
     amounts,
     argument,
     attempt,
@@ -65,7 +65,7 @@ LARGE_HEADER = 16 * 1024 * 1024
 """Bytes of a header beyond which it is written again with the limit below."""
 
 SMALL_INLINE_LIMIT = 512
-"""As INLINE_LIMIT, in a message of very many payloads: so no header comes near to LARGEST_HEADER."""
+"""As INLINE_LIMIT, in a message of very many payloads: so no header comes near to MAX_HEADER_BYTES."""
 
 CLAIMS_FROM = 1024
 """Bytes of a header from which on its claims are checked before it is unpacked. Below, even 1,023 nested lists that
@@ -78,7 +78,7 @@ and seventy here, and takes long to make."""
 BYTES_PER_CONTAINER = 8
 """Of a header, for each list and map in it; real ones have more than twice as many."""
 
-MOST_CONTAINERS = 2**20 + 2**16
+MAX_CONTAINERS = 2**20 + 2**16
 """Lists and maps in a header: a microsecond each. A worker may come back with nearly as many tasks."""
 
 STATUSES = len(m.STATUS_NAMES)
@@ -142,8 +142,8 @@ class Reader:
         self._next = start + count
         if self._next > len(self._frames):
             raise ProtocolError(f"a payload names {count} frames, which the message does not have")
-        if count > MOST_BUFFERS:
-            raise ProtocolError(f"a payload of {count} frames; at most {MOST_BUFFERS} are allowed")
+        if count > MAX_BUFFERS:
+            raise ProtocolError(f"a payload of {count} frames; at most {MAX_BUFFERS} are allowed")
         pieces = self._frames[start : start + count]
         if count == 1 and isinstance(pieces[0], (SharedPayload, tuple)):
             return pieces[0]
@@ -181,7 +181,7 @@ def write_options(value: m.TaskOptions) -> m.TaskOptions | None:
 
 def write_functions(functions: list[m.FunctionDef], w: Writer) -> list[Any]:
     # Its name is for people; Python sets no limit to that of a class within a class within a class.
-    return [(f[0], f[1][:LONGEST_NAME], w.payload(f[2]), f[3], f[4], f[5], f[6], f[7]) for f in functions]
+    return [(f[0], f[1][:MAX_NAME_LENGTH], w.payload(f[2]), f[3], f[4], f[5], f[6], f[7]) for f in functions]
 
 
 def read_functions(value: Any, r: Reader) -> list[m.FunctionDef]:
@@ -298,7 +298,7 @@ def refusal_kind(rest: Sequence[Any]) -> str:
 
 
 def read_held(value: Any) -> list[m.Held]:
-    held = limited(value, MOST_HELD, "a worker with {} tasks")
+    held = limited(value, MAX_HELD, "a worker with {} tasks")
     return [m.Held(name(a), attempt(n), flag(r), unbegun(u, n)) for a, n, r, u in map(sequence, held)]
 
 
@@ -404,7 +404,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
             integer(f[4], 1),
             name(f[5]),
             integer(f[6], 1),
-            None if f[7] is None else integer(f[7], 0, LARGEST_SEED),
+            None if f[7] is None else integer(f[7], 0, MAX_SEED),
         ),
     ),
     (
@@ -514,7 +514,7 @@ def check_claims(header: Buffer, largest: int) -> None:
 
 def unpack(header: Buffer) -> Any:
     """What a header holds."""
-    left = min(len(header) // BYTES_PER_CONTAINER, MOST_CONTAINERS)
+    left = min(len(header) // BYTES_PER_CONTAINER, MAX_CONTAINERS)
 
     def counted(container: Any) -> Any:
         nonlocal left
@@ -528,19 +528,19 @@ def unpack(header: Buffer) -> Any:
         header,
         use_list=False,
         unicode_errors="surrogatepass",
-        max_map_len=LARGEST_MAP,
+        max_map_len=MAX_MAP_ENTRIES,
         max_ext_len=0,
         list_hook=hook,
         object_hook=hook,
     )
 
 
-def decode(frames: Sequence[Frame], largest_header: int = LARGEST_HEADER) -> m.Envelope:
+def decode(frames: Sequence[Frame], largest_header: int = MAX_HEADER_BYTES) -> m.Envelope:
     """The message that these frames hold. Raises ProtocolError for anything that `encode` would not have made, and for
     a header of more bytes."""
     try:
-        if len(frames) > MOST_FRAMES:
-            raise ProtocolError(f"more than {MOST_FRAMES} frames")
+        if len(frames) > MAX_FRAMES:
+            raise ProtocolError(f"more than {MAX_FRAMES} frames")
         header = plain_frame(frames[0])
         if len(header) > CLAIMS_FROM:
             check_claims(header, largest_header)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobrunner.config import MAX_PAYLOAD, MOST_SLOTS
-from jobrunner.ids import ClientId, TaskId, WorkerId, client_of, is_bound, of_observer, unused_name
+from jobrunner.config import MAX_PAYLOAD, MAX_SLOTS
+from jobrunner.ids import TaskId, WorkerId, client_of, is_bound, of_observer, unused_name
 from jobrunner.payloads import Payload, buffer_count, kept_size, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import NO_QUOTA, Account, Quota
@@ -27,7 +27,7 @@ from jobrunner.protocol.batches import (
     of_payload,
     of_value,
 )
-from jobrunner.protocol.checks import MOST_BUFFERS
+from jobrunner.protocol.checks import MAX_BUFFERS
 from jobrunner.protocol.details import CUT_TEXT, passable
 from jobrunner.protocol.effects import (
     Disconnect,
@@ -76,11 +76,11 @@ REATTACH_SECONDS = 1.4 * RETRY_LIMIT
 OUTCOME_WINDOW = 64 * 1024 * 1024
 """Bytes of outcomes that a client may leave unacknowledged before its further tasks wait."""
 
-MOST_UNREAD = 1000
+MAX_UNREAD = 1000
 """Answers that a client may leave unacknowledged before it gets no more."""
 
-MOST_CLIENTS = 100_000
-MOST_OBSERVERS = 1000
+MAX_CLIENTS = 100_000
+MAX_OBSERVERS = 1000
 """Clients of one key that are here at a time, or that have gone without a word and have not been missed yet."""
 
 UNTAKEN_BYTES = 16 * OUTCOME_WINDOW
@@ -328,7 +328,7 @@ class CoordinatorCore:
 
     def _too_many_like(self, hello: m.ClientHello, who: Principal) -> str:
         """Why one more client of a key is too much; empty: it is not. Each takes some kilobytes, until it is missed."""
-        most = MOST_CLIENTS if who.submits else MOST_OBSERVERS
+        most = MAX_CLIENTS if who.submits else MAX_OBSERVERS
         here = self.scheduler.accounts.clients_of(who.key)
         known = hello.client if who.submits else of_observer(hello.client)
         if not who.key or here < most or known in self.scheduler.clients:
@@ -640,8 +640,8 @@ class CoordinatorCore:
             for part in definition.parts:
                 entry = functions.get(client.pins[part])
                 pieces += 0 if entry is None else buffer_count(entry.definition.blob)
-            if pieces > MOST_BUFFERS:
-                return f"its function and its parts are of {pieces:,} buffers, and may be of {MOST_BUFFERS:,}"
+            if pieces > MAX_BUFFERS:
+                return f"its function and its parts are of {pieces:,} buffers, and may be of {MAX_BUFFERS:,}"
         parts = tuple([client.pins[part] for part in definition.parts])
         functions.define(definition._replace(key=key, parts=parts), client.account).pins += 1
         client.pins[definition.key] = key
@@ -681,7 +681,7 @@ class CoordinatorCore:
         left = max(len(client.done), len(client.outcomes))
         if (
             left <= self.settings.untaken_outcomes
-            and client.unread <= MOST_UNREAD
+            and client.unread <= MAX_UNREAD
             and client.link.unacked_bytes <= (UNTAKEN_BYTES if client.who.submits else UNTAKEN_REPLIES)
         ):
             return False
@@ -737,7 +737,7 @@ class CoordinatorCore:
 
     def _on_capacity(self, worker: WorkerPeer, message: m.Capacity, now: float) -> None:
         if not worker.draining:
-            self.scheduler.capacity(worker, min(message.slots, MOST_SLOTS))
+            self.scheduler.capacity(worker, min(message.slots, MAX_SLOTS))
 
     def _on_stuck(self, worker: WorkerPeer, message: m.Stuck, now: float) -> None:
         self.scheduler.stuck(worker, message.why[:CUT_TEXT], now)
@@ -1053,12 +1053,6 @@ class CoordinatorCore:
         if known is not None:
             return known
         return next((worker for worker in self.scheduler.workers.values() if name == worker.name), None)
-
-    def client_ids(self) -> list[ClientId]:
-        return list(self.scheduler.clients)
-
-    def worker_ids(self) -> list[WorkerId]:
-        return list(self.scheduler.workers)
 
     def _log(self, level: str, text: str) -> None:
         self._effects.append(Log(level, printable(text)))

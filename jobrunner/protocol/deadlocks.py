@@ -34,7 +34,7 @@ LOOK_EVERY = 0.5
 PATIENCE = 2.0
 """Seconds for which a call must be found in a deadlock without a break before it is refused."""
 
-MOST_HOLDERS_NAMED = 5
+MAX_HOLDERS_NAMED = 5
 
 
 class Deadlocks:
@@ -193,9 +193,7 @@ class Search:
             and other.worker.offers_all(record.demands)
             and any(name in wanted for name, _ in other.amounts)
         ]
-        named = "; ".join(holders[:MOST_HOLDERS_NAMED]) + (
-            "; ..." if len(holders) > MOST_HOLDERS_NAMED else ""
-        )
+        named = "; ".join(holders[:MAX_HOLDERS_NAMED]) + ("; ..." if len(holders) > MAX_HOLDERS_NAMED else "")
         error = (
             f"it was not run: it needs {shown(record.amounts)}, and would wait for ever, as no worker has that beside"
             f" what is held by calls that wait: {named}. Let the call that waits ask for less, or end first, or submit"

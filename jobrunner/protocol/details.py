@@ -12,13 +12,13 @@ from typing import Any
 
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol.batches import of_detail
-from jobrunner.protocol.checks import DEEPEST, DETAIL_TYPES, plain
+from jobrunner.protocol.checks import DETAIL_TYPES, MAX_DEPTH, plain
 from jobrunner.protocol.messages import Detail, Outcome
 
-MOST_FACTS = 64
+MAX_FACTS = 64
 """Facts of a detail."""
 
-MOST_LEVELS = DEEPEST // 2
+MAX_LEVELS = MAX_DEPTH // 2
 DETAIL_BYTES = 1024 * 1024
 """About; of a detail as a whole, in the header of a message."""
 
@@ -38,10 +38,10 @@ def passable(outcome: Outcome) -> Outcome:
 
 
 def fits(detail: Detail) -> bool:
-    if len(detail) > MOST_FACTS:
+    if len(detail) > MAX_FACTS:
         return False
     try:
-        plain(detail, MOST_LEVELS)
+        plain(detail, MAX_LEVELS)
     except ProtocolError:
         return False
     return of_detail(detail) <= DETAIL_BYTES
@@ -51,7 +51,7 @@ def cut(detail: Detail) -> Detail:
     """The facts that mean something to anybody, then the others, as far as there is room; texts and lists are cut."""
     names = [name for name in detail if name in DETAIL_TYPES] + [n for n in detail if n not in DETAIL_TYPES]
     kept: Detail = {}
-    for name in names[:MOST_FACTS]:
+    for name in names[:MAX_FACTS]:
         value = detail[name]
         if name == "need_detail" and value is not None:
             kept[name] = cut(without_need(value))

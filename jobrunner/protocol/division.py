@@ -26,7 +26,7 @@ ASK_AGAIN_AFTER = 0.01
 """Seconds that a division has to fill the idle slots, before further chunks are asked for one: the way to the slot,
 back to the client, and here again."""
 
-MOST_DOUBLINGS = 16
+MAX_DOUBLINGS = 16
 
 
 class Division:
@@ -84,7 +84,7 @@ class Division:
             worker.divides.append(record.id)
             scheduler.dirty[worker] = None
         self._ask_again = now + ASK_AGAIN_AFTER if chosen else None
-        self._doublings = min(self._doublings + 1, MOST_DOUBLINGS) if chosen else 0
+        self._doublings = min(self._doublings + 1, MAX_DOUBLINGS) if chosen else 0
 
     def _helps(self, record: TaskRecord, idle: list[WorkerPeer]) -> bool:
         """Whether one of these workers could begin what the chunk gives back."""

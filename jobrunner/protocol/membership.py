@@ -164,7 +164,7 @@ class ClientPeer(Peer):
         )
 
 
-MOST_SERVED = 64
+MAX_SERVED = 64
 """Clients of a worker that are remembered after their tasks there have ended."""
 
 
@@ -218,7 +218,7 @@ class WorkerPeer(Peer):
         self.tasks: dict[TaskId, TaskRecord] = {}
         self.strays = 0
         """Tasks that it has and that no client has named yet: they take slots as others do."""
-        self.served: deque[ClientId] = deque(maxlen=MOST_SERVED)
+        self.served: deque[ClientId] = deque(maxlen=MAX_SERVED)
         """Whose tasks it has had, the last one behind: what these have left in its slots may still print."""
         self.assigned_seconds = 0.0
         """Estimated work, without that of the long tasks."""

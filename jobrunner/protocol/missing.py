@@ -33,7 +33,7 @@ ANSWER_SECONDS = 30.0
 NEW_ANSWER_SECONDS = 1.0
 """For which it holds where it would be the end of a new call."""
 
-MOST_WORKERS_NAMED = 5
+MAX_WORKERS_NAMED = 5
 
 INITIALIZER = "initializer "
 """Before an initializer's key: its name among those of modules, none of which has a space."""
@@ -235,7 +235,7 @@ class Missing:
         for name in names:
             who = sorted(worker.name for worker in able if name in worker.lacks)
             if name in self._failures:
-                return f"the initializer failed on {' and '.join(who[:MOST_WORKERS_NAMED])}"
+                return f"the initializer failed on {' and '.join(who[:MAX_WORKERS_NAMED])}"
             if who:
                 user = function if name in function.definition.modules or setup is None else setup
                 parts.append(f"{lack(who)} the module {name!r}, which {short_name(user)} needs")
@@ -277,7 +277,7 @@ def lack(workers: list[str]) -> str:
     """ "worker a lacks", "workers a and b lack"; of many only some are named."""
     if len(workers) == 1:
         return f"worker {workers[0]} lacks"
-    if len(workers) > MOST_WORKERS_NAMED:
-        more = len(workers) - MOST_WORKERS_NAMED
-        return f"workers {', '.join(workers[:MOST_WORKERS_NAMED])} and {more} more lack"
+    if len(workers) > MAX_WORKERS_NAMED:
+        more = len(workers) - MAX_WORKERS_NAMED
+        return f"workers {', '.join(workers[:MAX_WORKERS_NAMED])} and {more} more lack"
     return f"workers {', '.join(workers[:-1])} and {workers[-1]} lack"

@@ -15,7 +15,7 @@ from jobrunner.payloads import buffer_count
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.bundles import index_of_call, outcome_of_call, place_of_call
-from jobrunner.protocol.checks import MOST_FRAMES
+from jobrunner.protocol.checks import MAX_FRAMES
 from jobrunner.protocol.journal import KeptOutcome
 from jobrunner.protocol.membership import ClientPeer
 from jobrunner.protocol.results import Ended, beyond_quota, unmet
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jobrunner.protocol.scheduler import Scheduler
 
 
-MOST_PIECES = MOST_FRAMES // 2
+MAX_PIECES = MAX_FRAMES // 2
 """Buffers of all results that one call needs: its arguments and functions come in the same message."""
 
 LOOKED_AT_PER_SWEEP = 10_000
@@ -249,9 +249,9 @@ class Needs:
         """All that it needs is here, and goes to its worker in one message."""
         values = record.values or {}
         pieces = sum([buffer_count(values[need]) for need in record.needs])
-        if pieces > MOST_PIECES:
+        if pieces > MAX_PIECES:
             error = (
-                f"it was not run: the results that it needs are of {pieces:,} buffers, and {MOST_PIECES:,} at most can"
+                f"it was not run: the results that it needs are of {pieces:,} buffers, and {MAX_PIECES:,} at most can"
                 " be brought to one call"
             )
             record.unmet = m.Outcome(record.id, record.attempt, m.REFUSED, detail={"error": error})

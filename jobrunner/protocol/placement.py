@@ -33,7 +33,7 @@ runs: else it would have nothing to do while an outcome goes up and the next tas
 PREFETCH_LIMIT = 512
 """Tasks that a worker may hold beyond what its slots run, per slot."""
 
-LEAST_ESTIMATE = 20e-6
+MIN_ESTIMATE = 20e-6
 """Seconds that a call costs at the least, whatever was measured inside it."""
 
 Rank: TypeAlias = "tuple[int, int]"
@@ -254,7 +254,7 @@ def room(slots: int, held: int, held_seconds: float, estimate: float) -> bool:
         return False
     if held < 2 * slots and estimate <= AT_HAND_SECONDS:
         return True
-    return held_seconds + max(estimate, LEAST_ESTIMATE) <= slots * PREFETCH_SECONDS
+    return held_seconds + max(estimate, MIN_ESTIMATE) <= slots * PREFETCH_SECONDS
 
 
 def is_long(estimate: float) -> bool:

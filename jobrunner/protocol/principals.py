@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from jobrunner.protocol.checks import LARGEST_HEADER
+from jobrunner.protocol.checks import MAX_HEADER_BYTES
 
 OPERATOR = "operator"
 """Sees and cancels everything, drains workers."""
@@ -25,7 +25,7 @@ ROLES = (OPERATOR, CLIENT, OBSERVER, WORKER)
 """Those of lasting keys."""
 
 
-LARGEST_QUESTION = 64 * 1024
+MAX_QUESTION_BYTES = 64 * 1024
 """Bytes of the messages of those who only ask for something."""
 
 
@@ -47,7 +47,7 @@ class Principal(NamedTuple):
     @property
     def largest_header(self) -> int:
         """Bytes of one message's first frame, of which far more is made than it has."""
-        return LARGEST_HEADER if self.role not in (OBSERVER, INVITED) else LARGEST_QUESTION
+        return MAX_HEADER_BYTES if self.role not in (OBSERVER, INVITED) else MAX_QUESTION_BYTES
 
     @property
     def operates(self) -> bool:

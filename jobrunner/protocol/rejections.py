@@ -19,7 +19,7 @@ REMEMBERED = 64
 TOLERATED = 100
 """Messages of one peer within that time; a peer of another version, which greets again and again, sends fewer."""
 
-LONGEST_REASON = 200
+MAX_REASON_LENGTH = 200
 """Characters of a reason that are logged; some of it is the peer's own words."""
 
 OTHERS = b""
@@ -99,7 +99,7 @@ class Rejections:
 
 
 def shortened(reason: str) -> str:
-    return reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + "..."
+    return reason if len(reason) <= MAX_REASON_LENGTH else reason[:MAX_REASON_LENGTH] + "..."
 
 
 def printable(line: str) -> str:

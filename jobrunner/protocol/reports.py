@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from jobrunner.protocol.coordinator_core import CoordinatorCore
 
 
-MOST_ROWS = 50_000
+MAX_ROWS = 50_000
 """Tasks in one reply, which must fit into a message."""
 
-MOST_BYTES = 32 * 1024 * 1024
+MAX_BYTES = 32 * 1024 * 1024
 """Of all tasks in a reply, about, at which it ends: of some there is much to tell."""
 
 
@@ -90,8 +90,8 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
     if state and state not in STATE_NAMES:
         raise ValueError(f"there is no state {state!r}; the states are {', '.join(STATE_NAMES)}")
     rows = int(limit or 100)
-    if not 0 <= rows <= MOST_ROWS:
-        raise ValueError(f"at most {MOST_ROWS} tasks can be told at a time, not {rows}")
+    if not 0 <= rows <= MAX_ROWS:
+        raise ValueError(f"at most {MAX_ROWS} tasks can be told at a time, not {rows}")
     found = (
         record
         for source in (core.scheduler.tasks.values(), reversed(core.scheduler.recent))
@@ -103,7 +103,7 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
     for record in islice(found, rows):
         told.append(describe_task(record, who, now))
         size += of_value(told[-1])
-        if size >= MOST_BYTES:
+        if size >= MAX_BYTES:
             break
     return told
 
@@ -274,7 +274,7 @@ def takes_apart(bundle: TaskRecord) -> bool:
     return bundle.outcome is not None and bundle.outcome.status in (SPLIT, CRASHED, LOST)
 
 
-MOST_HOLDERS_NAMED = 5
+MAX_HOLDERS_NAMED = 5
 
 
 def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
@@ -289,7 +289,7 @@ def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) ->
         for other in worker.tasks.values()
         if any(name in wanted for name, _ in other.amounts)
     ]
-    named = ", ".join(holders[:MOST_HOLDERS_NAMED]) + (", ..." if len(holders) > MOST_HOLDERS_NAMED else "")
+    named = ", ".join(holders[:MAX_HOLDERS_NAMED]) + (", ..." if len(holders) > MAX_HOLDERS_NAMED else "")
     told = f"no worker has {shown(record.amounts)} free; it is taken by {named}"
     if record.depth:
         told += (

@@ -28,7 +28,7 @@ FREE_LOOKS = 1000
 PAUSE_PER_LOOK = 5e-6
 """Seconds that pass for each look before it is decided anew, if they were more: ten times what it took."""
 
-MOST_RESERVED = 16
+MAX_RESERVED = 16
 """Kinds of tasks that have a worker reserved at a time, one each."""
 
 
@@ -65,7 +65,7 @@ class Reservations:
             return
         looks = queue.kinds
         for rank, demands in queue.waiting_since(now - RESERVE_AFTER):
-            if len(self._workers) == MOST_RESERVED:
+            if len(self._workers) == MAX_RESERVED:
                 break
             looks += len(workers)
             able = [

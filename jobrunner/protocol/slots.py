@@ -32,7 +32,7 @@ from typing import NamedTuple, TypeAlias
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
 from jobrunner.protocol.messages import Assignment, FunctionDef, FunctionKey, Wait, calls_in
-from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
+from jobrunner.protocol.placement import AT_HAND_SECONDS, MIN_ESTIMATE, UNKNOWN
 
 SLOT_SECONDS = 0.005
 """Estimated work that a slot may hold, the running task included, before it gets no further one."""
@@ -393,7 +393,7 @@ class Slot:
         first = self.running()
         if first is not None and first.assignment.options.timeout is not None:
             return False
-        if self.seconds + max(estimate, LEAST_ESTIMATE) <= SLOT_SECONDS:
+        if self.seconds + max(estimate, MIN_ESTIMATE) <= SLOT_SECONDS:
             return True
         return len(self.queue) == 1 and max(self.seconds, estimate) <= AT_HAND_SECONDS
 

@@ -12,7 +12,7 @@ from jobrunner.ids import SlotId
 FIRST_PAUSE = 0.2
 """Seconds after the first start that failed until another one is tried; each pause is twice as long as the last."""
 
-LONGEST_PAUSE = 10.0
+MAX_PAUSE = 10.0
 """Seconds."""
 
 
@@ -44,7 +44,7 @@ class Starts:
         fresh = not self.short or slot == self._trial
         if fresh:
             self._trial = None
-            self._try_at = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.failures, 16))
+            self._try_at = now + min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** min(self.failures, 16))
             self.short, self.why = True, why
             self.failures += 1
         return fresh

@@ -17,7 +17,7 @@ from jobrunner.ids import SlotId, TaskId, WorkerId, call_id
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import batches, of_outcome, of_wait
-from jobrunner.protocol.checks import MOST_AWAITED
+from jobrunner.protocol.checks import MAX_AWAITED
 from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.effects import (
     FINAL_ERROR,
@@ -102,7 +102,7 @@ START_FAILURES = 5
 """Slots that may die in a row before they were ready, and starts that may fail in a row for want of resources; then a
 worker that has no other slot gives up, with what is known."""
 
-LONGEST_REASON = 500
+MAX_REASON_LENGTH = 500
 """Characters of why no slot can be started, in a message."""
 
 
@@ -556,8 +556,8 @@ class WorkerCore:
         if task is None:
             return
         calls = tuple(event.calls)
-        if len(calls) > MOST_AWAITED:
-            calls = calls[:MOST_AWAITED] if event.every else ()
+        if len(calls) > MAX_AWAITED:
+            calls = calls[:MAX_AWAITED] if event.every else ()
         task.wait = m.Wait(task.id, calls, event.every)
         self._waits[task.id] = None
 
@@ -763,7 +763,7 @@ class WorkerCore:
 
     def _go_on_without(self, slot: Slot, why: str, now: float) -> bool:
         """A slot could not be started: make do with the others for a while; True if this was a try of its own."""
-        fresh = self._starts.failed(slot.id, why[:LONGEST_REASON], now)
+        fresh = self._starts.failed(slot.id, why[:MAX_REASON_LENGTH], now)
         self._stuck = fresh and self._starts.failures > 1 and self._is_stuck()
         return fresh
 

@@ -10,7 +10,7 @@ from pathlib import Path
 SHARE_FROM = 512 * 1024
 """Bytes of a payload from which it goes through shared memory; below, a socket is as quick."""
 
-MOST_IDLE = 1280 * 1024 * 1024
+MAX_IDLE_BYTES = 1280 * 1024 * 1024
 """Bytes of segments, or of maps, that one process keeps for the next payload, on a host with plenty of memory."""
 
 IDLE_SECONDS = 5.0
@@ -19,7 +19,7 @@ IDLE_SECONDS = 5.0
 PART_OF_MEMORY = 16
 """What is kept idle is at most this part of the memory that there is."""
 
-MOST_DESCRIPTORS = 256
+MAX_DESCRIPTORS = 256
 PART_OF_DESCRIPTORS = 8
 """A pool's segments, a process's maps, and the payloads that it was sent: each of the three takes at most so many, and
 this part of those that are allowed."""
@@ -35,14 +35,14 @@ def most_idle(processes: int = 1) -> int:
             memory = min(memory, int(Path(path).read_text()))
         except (OSError, ValueError):  # there is none, or it is "max"
             pass
-    return min(MOST_IDLE, memory // PART_OF_MEMORY // processes)
+    return min(MAX_IDLE_BYTES, memory // PART_OF_MEMORY // processes)
 
 
 def most_descriptors() -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
-        return MOST_DESCRIPTORS
-    return min(MOST_DESCRIPTORS, limit // PART_OF_DESCRIPTORS)
+        return MAX_DESCRIPTORS
+    return min(MAX_DESCRIPTORS, limit // PART_OF_DESCRIPTORS)
 
 
 class Place:

@@ -19,8 +19,8 @@ ALIGNMENT = 64
 PART_START = 64
 """Offset of the first part in a segment."""
 
-MOST_PARTS = 1 << 20
-MOST_BYTES = 1 << 60
+MAX_PARTS = 1 << 20
+MAX_BYTES = 1 << 60
 
 
 class SharedMemoryError(Exception):
@@ -46,8 +46,8 @@ def checked_label(segment: object, fill: object, sizes: object) -> Label:
         or len(segment) != 16
         or type(fill) is not int
         or not isinstance(sizes, (list, tuple))
-        or not 1 <= len(sizes) <= MOST_PARTS
-        or any(type(size) is not int or not 0 <= size <= MOST_BYTES for size in sizes)
+        or not 1 <= len(sizes) <= MAX_PARTS
+        or any(type(size) is not int or not 0 <= size <= MAX_BYTES for size in sizes)
     ):
         raise SharedMemoryError("not the label of a payload")
     return Label(segment, fill, tuple(sizes))

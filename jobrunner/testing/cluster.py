@@ -55,7 +55,7 @@ from jobrunner.testing.simulation.scenario import KILL_SLOT, Incident, Scenario
 from jobrunner.testing.simulation.slots import SimulatedSlots, SlotProcess
 from jobrunner.testing.simulation.world import World
 
-LONGEST = 100_000.0
+MAX_SECONDS = 100_000.0
 """Simulated seconds after which calls that are not done count as hanging."""
 
 
@@ -126,10 +126,12 @@ class SimulatedCluster:
 
     def run_until(self, done: Callable[[], bool]) -> None:
         """Let time pass. Raises JobRunnerError where `done` does not come true."""
-        end = self.world.now + LONGEST
+        end = self.world.now + MAX_SECONDS
         while not done():
             if self.world.now > end:
-                raise JobRunnerError(f"not done after {LONGEST:g} simulated seconds:\n{self.world.trace()}")
+                raise JobRunnerError(
+                    f"not done after {MAX_SECONDS:g} simulated seconds:\n{self.world.trace()}"
+                )
             self.world.step()
 
     def __enter__(self) -> SimulatedCluster:

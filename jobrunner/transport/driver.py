@@ -20,13 +20,13 @@ CATCH_UP = 0.1
 """Seconds that the transport then gets to bring what has arrived meanwhile."""
 
 
-LONGEST_WAIT = 3600.0
+MAX_WAIT = 3600.0
 """Seconds of one poll, which takes only so large a number; a deadline may be further away."""
 
 
 def milliseconds(timeout: float | None) -> int | None:
     """For a poll of at most `timeout` seconds; None: without end."""
-    return None if timeout is None else max(0, int(min(timeout, LONGEST_WAIT) * 1000 + 0.999))
+    return None if timeout is None else max(0, int(min(timeout, MAX_WAIT) * 1000 + 0.999))
 
 
 class Core(Protocol):

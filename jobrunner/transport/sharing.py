@@ -33,7 +33,7 @@ MANIFEST = 0xC1
 """msgpack leaves it unused."""
 
 PROBE = b"jobrunner"
-LARGEST_MANIFEST = 16 * 1024 * 1024
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 OPENERS = (m.ClientHello, m.Welcome)
 """The messages that bring a probe."""
 
@@ -118,7 +118,7 @@ def open_place(place: Any) -> Shared:
 
 
 def unpacked(manifest: Buffer) -> tuple[Any, Any]:
-    if len(manifest) > LARGEST_MANIFEST:
+    if len(manifest) > MAX_MANIFEST_BYTES:
         raise ValueError("a manifest of that size")
     probe, entries = msgpack.unpackb(memoryview(manifest)[1:])
     return probe, entries

@@ -38,7 +38,7 @@ from jobrunner.config import DEFAULT_PORT, JOIN_SCHEME, line_is_no_address
 from jobrunner.descriptors import make_room
 from jobrunner.errors import ConfigError, ProtocolError
 from jobrunner.payloads import Buffer
-from jobrunner.protocol.checks import MOST_FRAMES
+from jobrunner.protocol.checks import MAX_FRAMES
 from jobrunner.protocol.codec import VersionMismatch, decode, encode
 from jobrunner.protocol.effects import (
     Event,
@@ -104,7 +104,7 @@ HANDSHAKE_MS = 5_000
 LAST_WORD_SECONDS = 0.5
 """How long a connection that is to be closed may take to bring its peer the reason."""
 
-MOST_UNWANTED = 1000
+MAX_UNWANTED = 1000
 """Connections to be closed that are remembered; of more, those that were named first are forgotten."""
 
 DESCRIPTORS = 12
@@ -207,9 +207,6 @@ class Wire:
         """Let `wait` also wake up when this descriptor is readable."""
         self._poller.register(fd, zmq.POLLIN)
 
-    def unregister(self, fd: int) -> None:
-        self._poller.unregister(fd)
-
     def fileno(self) -> int:
         """For another poll than `wait`. Edge-triggered: sleep on it only while `pending` is false."""
         fd = self._socket.getsockopt(zmq.FD)
@@ -293,10 +290,10 @@ class Wire:
         raise NotImplementedError
 
     def _rest_of_message(self, frames: list[Buffer]) -> list[Buffer]:
-        """`frames`, and those after the present one, not copied if large; beyond MOST_FRAMES + 1 none is kept."""
+        """`frames`, and those after the present one, not copied if large; beyond MAX_FRAMES + 1 none is kept."""
         while self._socket.getsockopt(zmq.RCVMORE):
             frame = self._socket.recv(zmq.NOBLOCK) if not frames else self._socket.recv(copy=False).buffer
-            if len(frames) <= MOST_FRAMES:
+            if len(frames) <= MAX_FRAMES:
                 frames.append(frame)
         return frames
 
@@ -358,7 +355,7 @@ class RouterWire(Wire):
     def disconnect(self, source: Source) -> None:
         """Take nothing more of a peer, and close its connection if it goes on sending after LAST_WORD_SECONDS."""
         self._unwanted[source] = time.monotonic() + LAST_WORD_SECONDS
-        if len(self._unwanted) > MOST_UNWANTED:
+        if len(self._unwanted) > MAX_UNWANTED:
             del self._unwanted[next(iter(self._unwanted))]
 
     def close(self, *, orderly: bool = False) -> None:

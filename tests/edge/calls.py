@@ -7,7 +7,7 @@ import signal
 import time
 
 PIECE = 256 * 1024
-MOST_PIECES = 600
+MAX_PIECES = 600
 """Pieces that `exhaust` takes at most, where memory has no limit. They are not touched, which would take a while."""
 
 
@@ -40,7 +40,7 @@ def exhaust() -> int:
     """All the memory that there is, in pieces; they are let go of at the end."""
     pieces = []
     try:
-        while len(pieces) < MOST_PIECES:
+        while len(pieces) < MAX_PIECES:
             pieces.append(bytes(PIECE))
     except MemoryError:
         pass

@@ -33,8 +33,8 @@ ENDINGS = ("shutdown", "cancel", "exit", "drop")
 """shutdown() that waits; one that cancels what waits; the end of the program with the executor open; the executor is
 let go of, and the program ends."""
 
-MOST_STEPS = 40
-MOST_LINES = 3000
+MAX_STEPS = 40
+MAX_LINES = 3000
 """Up to which of the main thread's lines in the project's code an interrupt comes."""
 
 DESCRIPTORS = (48, 64, 96, 160, 256)
@@ -56,7 +56,7 @@ GOES_ON, ENDS, EXITS, DIES = "goes on", "ends", "exits", "dies"
 """What a signal does: a KeyboardInterrupt that the program catches, or one that it does not; a SystemExit out of a
 handler; the end by SIGTERM, without a word."""
 
-LONGEST_STOP = 1.5
+MAX_STOP_SECONDS = 1.5
 VERY_LONG_STOP = 11.0
 """Seconds; after 10 the others of a cluster take a process for lost."""
 
@@ -132,7 +132,7 @@ def plan_of(seed: int, backend: str | None = None, fault: str | None = None) -> 
     faults = set(rng.sample(possible, rng.randint(0, 3)))
     if fault is not None:
         faults.add(fault)
-    steps = rng.randint(5, MOST_STEPS)
+    steps = rng.randint(5, MAX_STEPS)
     plan = Plan(
         seed=seed,
         backend=backend,
@@ -144,7 +144,7 @@ def plan_of(seed: int, backend: str | None = None, fault: str | None = None) -> 
         descriptors=rng.choice(DESCRIPTORS) if "descriptors" in faults else None,
         interval=rng.choice(INTERVALS) if "switches" in faults else None,
         folder=rng.choice(FOLDERS) if "folders" in faults else None,
-        interrupts=tuple(sorted(rng.sample(range(MOST_LINES), rng.randint(1, 6))))
+        interrupts=tuple(sorted(rng.sample(range(MAX_LINES), rng.randint(1, 6))))
         if "interrupts" in faults
         else (),
         engine=int(rng.lognormvariate(8, 2)) if "engine" in faults else None,
@@ -189,7 +189,7 @@ def _with_signals(plan: Plan, rng: random.Random) -> Plan:
             rng.uniform(0.0, 0.3),
             rng.choice(_processes(plan.backend)),
             "SIGSTOP",
-            VERY_LONG_STOP if rng.random() < 0.02 else rng.uniform(0.0, LONGEST_STOP),
+            VERY_LONG_STOP if rng.random() < 0.02 else rng.uniform(0.0, MAX_STOP_SECONDS),
         )
         for _ in range(rng.randint(0, 3))
     ]

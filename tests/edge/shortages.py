@@ -8,7 +8,7 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.calls import MOST_PIECES, PIECE
+from edge.calls import MAX_PIECES, PIECE
 from edge.plan import CALLS, CLUSTER, PROGRAM, Plan, Shortage
 from edge.processes import marked, of_kind
 
@@ -89,7 +89,7 @@ class Hoard:
     def take(self) -> None:
         size = PIECE
         try:
-            while len(self._pieces) < MOST_PIECES:
+            while len(self._pieces) < MAX_PIECES:
                 try:
                     self._pieces.append(bytes(size))
                 except MemoryError:

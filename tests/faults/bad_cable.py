@@ -21,7 +21,7 @@ from itertools import count
 TUNSETIFF = 0x400454CA
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
-LONGEST_FRAME = 65536
+MAX_FRAME_BYTES = 65536
 
 
 def tap(name: str) -> int:
@@ -41,7 +41,7 @@ def carry(near: int, far: int, loss: float, delay: float) -> None:
         wait = max(0.0, under_way[0][0] - time.monotonic()) * 1000 if under_way else None
         for device, _ in poll.poll(wait):
             try:
-                frame = os.read(device, LONGEST_FRAME)
+                frame = os.read(device, MAX_FRAME_BYTES)
             except OSError:
                 continue  # the device is down
             if rng.random() >= loss:

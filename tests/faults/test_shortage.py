@@ -30,13 +30,13 @@ WITH_FEW = """
 import fcntl, gc, os, resource, sys
 from jobrunner import Executor, JobRunnerError
 
-MOST = 64
-resource.setrlimit(resource.RLIMIT_NOFILE, (MOST, MOST))
+MAX_DESCRIPTORS = 64
+resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, MAX_DESCRIPTORS))
 
 def opened():
     gc.collect()  # what failed to start is known to its error
     found = set()
-    for number in range(MOST):
+    for number in range(MAX_DESCRIPTORS):
         try:
             fcntl.fcntl(number, fcntl.F_GETFD)
             found.add(number)
@@ -47,7 +47,7 @@ def opened():
 Executor(sys.argv[1], max_workers=1).shutdown()  # which imports all that there is to import
 before = opened()
 for free in range(12):
-    spare = [os.dup(0) for _ in range(MOST - len(before) - free)]
+    spare = [os.dup(0) for _ in range(MAX_DESCRIPTORS - len(before) - free)]
     try:
         Executor(sys.argv[1], max_workers=1).shutdown()
     except (OSError, JobRunnerError):
@@ -120,9 +120,8 @@ def test_an_embedded_cluster_that_cannot_start_ends_with_the_reason(tmp_path, mo
     with Executor("cluster", max_workers=1) as executor:
         failure = executor.submit(abs, 1).exception(timeout=30)
     assert isinstance(failure, JobRunnerError)
-    assert (
-        f"ended {local_cluster.MOST_STARTS} times in a row before it could be reached (exit code 1)"
-        in str(failure)
+    assert f"ended {local_cluster.MAX_STARTS} times in a row before it could be reached (exit code 1)" in str(
+        failure
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from protocol import support
 from protocol.support import DOUBLE, bundle, call, client_peer, named, ok, record, results, spec, split
 
-from jobrunner.config import LONGEST_NAME
+from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ProtocolError
 from jobrunner.ids import TaskId
 from jobrunner.payloads import BUFFER_BYTES
@@ -19,23 +19,23 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Quota
 from jobrunner.protocol.batches import BATCH_BYTES
 from jobrunner.protocol.checks import (
-    LARGEST_HEADER,
-    LARGEST_RETRY_ON,
-    LONGEST_TASK,
-    MOST_BUFFERS,
-    MOST_ENTRIES,
-    MOST_FRAMES,
-    MOST_MODULES,
-    MOST_NEEDS,
-    MOST_PARTS,
-    MOST_RESOURCES,
+    MAX_BUFFERS,
+    MAX_ENTRIES,
+    MAX_FRAMES,
+    MAX_HEADER_BYTES,
+    MAX_MODULES,
+    MAX_NEEDS,
+    MAX_PARTS,
+    MAX_RESOURCES,
+    MAX_RETRY_ON_BYTES,
+    MAX_TASK_LENGTH,
 )
 from jobrunner.protocol.codec import SMALL_INLINE_LIMIT, encode
 from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
 from jobrunner.protocol.functions import FunctionEntry
 from jobrunner.protocol.link import STALLED_AFTER
 from jobrunner.protocol.membership import WorkerPeer
-from jobrunner.protocol.needs import LOOKED_AT_PER_SWEEP, MOST_PIECES, Needs
+from jobrunner.protocol.needs import LOOKED_AT_PER_SWEEP, MAX_PIECES, Needs
 from jobrunner.protocol.placement import Lane, ReadyQueue
 from jobrunner.protocol.principals import CLIENT, OBSERVER, WORKER, Principal
 from jobrunner.protocol.results import Sought
@@ -318,9 +318,9 @@ def test_what_an_error_repeats_counts_as_unacknowledged(world):
     ids=["Submit", "Watch", "Cancel", "Supply", "Supply of nothing"],
 )
 def test_a_message_asks_for_so_many_answers_at_most(message):
-    support.through_the_codec(m.Envelope("s", 1, 0, message(MOST_ENTRIES)))
-    with pytest.raises(ProtocolError, match=f"{MOST_ENTRIES + 1} entries, at most {MOST_ENTRIES}"):
-        support.through_the_codec(m.Envelope("s", 1, 0, message(MOST_ENTRIES + 1)))
+    support.through_the_codec(m.Envelope("s", 1, 0, message(MAX_ENTRIES)))
+    with pytest.raises(ProtocolError, match=f"{MAX_ENTRIES + 1} entries, at most {MAX_ENTRIES}"):
+        support.through_the_codec(m.Envelope("s", 1, 0, message(MAX_ENTRIES + 1)))
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_buffers_without_bytes_are_not_for_nothing(kept):
 
 
 def test_a_key_has_so_many_clients_at_a_time(world, monkeypatch):
-    monkeypatch.setattr(coordinator_core, "MOST_OBSERVERS", 3)
+    monkeypatch.setattr(coordinator_core, "MAX_OBSERVERS", 3)
     watch = Principal("O" * 43, "watch", OBSERVER)
     observers = [world.client(f"o{n}", who=watch) for n in range(3)]
     hello = m.ClientHello(named("one more", watch), "1.0", "3.11", "host", 1, 10.0)
@@ -390,24 +390,24 @@ def test_of_calls_that_have_ended_little_is_kept_for_lists(world):
 def test_an_id_leaves_room_for_those_of_its_parts(world):
     """Else the worker's words about these are none that a coordinator takes: it would be disconnected for them."""
     client, worker = world.client(who=ANNA), world.worker(who=HOST)
-    longest = TaskId(f"{ANNAS}-{'1' * (LONGEST_TASK - len(ANNAS) - 3)}-r")
-    assert len(longest) == LONGEST_TASK
+    longest = TaskId(f"{ANNAS}-{'1' * (MAX_TASK_LENGTH - len(ANNAS) - 3)}-r")
+    assert len(longest) == MAX_TASK_LENGTH
     client.say(m.Submit([bundle(1, b"a", b"b", client=ANNAS)._replace(id=longest)], [DOUBLE]))
     worker.heard_one(m.Assign)
     worker.say(m.Outcomes([split(longest, 1, results(b"a"))]), m.Running([call(longest, 1)]))
     worker.say(m.Outcomes([ok(call(longest, 1))]))
-    with pytest.raises(ProtocolError, match=f"a call's id has {LONGEST_TASK + 1} characters"):
+    with pytest.raises(ProtocolError, match=f"a call's id has {MAX_TASK_LENGTH + 1} characters"):
         client.say(m.Submit([spec(1)._replace(id=TaskId(longest + "r"))]))
 
 
 def test_a_call_that_needs_as_much_as_may_be_reaches_its_worker(world):
     client = world.client(who=ANNA)
-    needs = [TaskId(f"{ANNAS}-{n}") for n in range(MOST_NEEDS)]
+    needs = [TaskId(f"{ANNAS}-{n}") for n in range(MAX_NEEDS)]
     retry_on = b"r" * (8 * 1024 * 1024)
     large = spec("large", client=ANNAS, retry_on=retry_on)
     client.say(m.Submit([spec("small", client=ANNAS)], [DOUBLE]))
     client.say(m.Submit([large._replace(needs=tuple(needs))]))
-    for start in range(0, MOST_NEEDS, 16_384):
+    for start in range(0, MAX_NEEDS, 16_384):
         client.say(m.Supply([ok(need, payload=b"x" * 512) for need in needs[start : start + 16_384]]))
     worker = world.worker(who=HOST, slots=2)
     assert [len(message.tasks) for message in worker.heard_of(m.Assign)] == [1, 1]
@@ -415,7 +415,7 @@ def test_a_call_that_needs_as_much_as_may_be_reaches_its_worker(world):
 
 def test_one_that_needs_more_is_refused_by_its_own_client():
     world = support.client()
-    needs = tuple(f"x-{n}" for n in range(MOST_NEEDS + 1))
+    needs = tuple(f"x-{n}" for n in range(MAX_NEEDS + 1))
     world.handle(SubmitRequested([spec(1)._replace(needs=needs)], [DOUBLE]))
     assert world.heard() == []
     (finished,) = [effect for effect in world.take() if isinstance(effect, ResolveTasks)]
@@ -424,7 +424,7 @@ def test_one_that_needs_more_is_refused_by_its_own_client():
 
 def test_results_of_too_many_pieces_do_not_come_to_one_call(world):
     client, worker = world.client(who=ANNA), world.worker(who=HOST)
-    needs = (TaskId(f"{ANNAS}-x"),) * (MOST_PIECES // 1000 + 1)
+    needs = (TaskId(f"{ANNAS}-x"),) * (MAX_PIECES // 1000 + 1)
     client.say(m.Submit([spec(1, client=ANNAS)._replace(needs=needs)], [DOUBLE]))
     client.heard()
     client.say(m.Supply([ok(needs[0], payload=(b"",) * 1000)]))
@@ -439,7 +439,7 @@ def test_results_of_too_many_pieces_do_not_come_to_one_call(world):
 
 def test_nor_does_a_function_of_too_many_pieces(world):
     client = world.client(who=ANNA)
-    half = (b"",) * (MOST_BUFFERS // 2)
+    half = (b"",) * (MAX_BUFFERS // 2)
     parts = [m.FunctionDef(b"%d" % n, "part", half) for n in range(3)]
     whole = DOUBLE._replace(parts=tuple(part.key for part in parts))
     for part in parts:
@@ -482,13 +482,14 @@ def test_outcomes_of_very_many_pieces_come_to_their_client_in_messages_that_it_t
 
 def test_what_one_call_may_have_fits_into_one_message():
     others = 2 * BATCH_BYTES // BUFFER_BYTES
-    call, function, initializer = MOST_BUFFERS, MOST_BUFFERS, MOST_BUFFERS
-    assert call + function + initializer + MOST_PIECES + others < MOST_FRAMES
+    call, function, initializer = MAX_BUFFERS, MAX_BUFFERS, MAX_BUFFERS
+    assert call + function + initializer + MAX_PIECES + others < MAX_FRAMES
     values, parts = (
-        MOST_NEEDS * (SMALL_INLINE_LIMIT + 5),
-        MOST_PARTS * (SMALL_INLINE_LIMIT + 4 * LONGEST_NAME + 80),
+        MAX_NEEDS * (SMALL_INLINE_LIMIT + 5),
+        MAX_PARTS * (SMALL_INLINE_LIMIT + 4 * MAX_NAME_LENGTH + 80),
     )
-    modules = 2 * MOST_MODULES * 4 * LONGEST_NAME
+    modules = 2 * MAX_MODULES * 4 * MAX_NAME_LENGTH
     assert (
-        values + 2 * (parts + modules) + LARGEST_RETRY_ON + MOST_RESOURCES * 4 * LONGEST_NAME < LARGEST_HEADER
+        values + 2 * (parts + modules) + MAX_RETRY_ON_BYTES + MAX_RESOURCES * 4 * MAX_NAME_LENGTH
+        < MAX_HEADER_BYTES
     )

@@ -152,7 +152,7 @@ def test_all_that_a_call_brings_counts(call):
 
 
 def test_the_kinds_of_demands_are_limited(monkeypatch):
-    monkeypatch.setattr(accounts_module, "MOST_KINDS", 3)
+    monkeypatch.setattr(accounts_module, "MAX_KINDS", 3)
     world = Coordinator()
     client = world.client(who=ALICE)
     submit(

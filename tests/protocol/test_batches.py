@@ -17,7 +17,7 @@ from jobrunner.protocol.batches import (
     of_outcome,
     of_task,
 )
-from jobrunner.protocol.checks import LARGEST_HEADER
+from jobrunner.protocol.checks import MAX_HEADER_BYTES
 from jobrunner.protocol.codec import encode
 from jobrunner.protocol.effects import CancelRequested, SubmitRequested, WatchRequested
 
@@ -76,7 +76,7 @@ def test_what_a_client_has_gathered_leaves_in_messages_that_fit():
     submits = [message for message in world.heard() if type(message) is m.Submit]
     assert [task.id for submit in submits for task in submit.tasks] == [task.id for task in tasks]
     assert [len(submit.functions) for submit in submits] == [1] + [0] * (len(submits) - 1)
-    assert max(header_size(submit) for submit in submits) < LARGEST_HEADER / 4
+    assert max(header_size(submit) for submit in submits) < MAX_HEADER_BYTES / 4
     world.handle(CancelRequested([task.id for task in tasks], False))
     world.handle(WatchRequested([f"other-{n}" for n in range(count)]))
     assert [type(message) for message in world.heard()] == [m.Cancel, m.Cancel, m.Watch, m.Watch]
@@ -93,4 +93,4 @@ def test_thousands_of_failures_with_long_stories_reach_their_client_in_messages_
     outcomes = client.heard_of(m.Outcomes)
     assert sum(len(message.outcomes) for message in outcomes) == count
     assert len(outcomes) > 1
-    assert max(header_size(message) for message in outcomes) < LARGEST_HEADER / 4
+    assert max(header_size(message) for message in outcomes) < MAX_HEADER_BYTES / 4

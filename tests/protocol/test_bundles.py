@@ -11,7 +11,7 @@ from jobrunner.protocol import bundles
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import (
     BUNDLE_SECONDS,
-    MOST_CALLS,
+    MAX_CALLS,
     SMALL_CALL,
     Limits,
     Results,
@@ -26,7 +26,7 @@ from jobrunner.protocol.bundles import (
     unpack_calls,
     unpack_results,
 )
-from jobrunner.protocol.checks import MOST_BUNDLED
+from jobrunner.protocol.checks import MAX_BUNDLED
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 200, 256])
@@ -61,9 +61,9 @@ def test_nothing_is_made_of_results_that_are_none():
 def test_a_bundle_is_over_in_a_bounded_time_and_bounded_itself():
     assert limit(BUNDLE_SECONDS / 10) == 10
     assert limit(BUNDLE_SECONDS / 1.5) == 1
-    assert limit(0.0) == limit(1e-300) == MOST_CALLS
+    assert limit(0.0) == limit(1e-300) == MAX_CALLS
     assert limit(1e9) == 1
-    assert MOST_CALLS <= MOST_BUNDLED, "what a client makes, a coordinator takes"
+    assert MAX_CALLS <= MAX_BUNDLED, "what a client makes, a coordinator takes"
 
 
 def test_only_plain_calls_are_bundled():
@@ -88,7 +88,7 @@ def test_of_a_function_that_has_never_ended_calls_go_alone():
 
 
 def test_short_calls_go_together():
-    assert learned(*[ok("c-1", duration=1e-7)] * 20) == MOST_CALLS
+    assert learned(*[ok("c-1", duration=1e-7)] * 20) == MAX_CALLS
     assert learned(*[ok("c-1", duration=4e-6)] * 40, span=4) == limit(1e-6)
     assert learned(*[ok("c-1", duration=1.0)] * 3) == 1
 
@@ -104,12 +104,12 @@ def test_short_calls_go_together():
 )
 def test_after_anything_else_calls_go_alone_for_a_while(outcome):
     short = [ok("c-1", duration=1e-7)] * 20
-    assert learned(*short, outcome) < MOST_CALLS / 4
-    assert learned(*short, outcome, *[ok("c-1", duration=1e-7)] * 60) == MOST_CALLS
+    assert learned(*short, outcome) < MAX_CALLS / 4
+    assert learned(*short, outcome, *[ok("c-1", duration=1e-7)] * 60) == MAX_CALLS
 
 
 def test_a_client_of_very_many_functions_forgets_their_durations(monkeypatch):
-    monkeypatch.setattr(bundles, "MOST_FUNCTIONS", 3)
+    monkeypatch.setattr(bundles, "MAX_FUNCTIONS", 3)
     limits = Limits()
     for number in range(10):
         for _ in range(20):
@@ -122,7 +122,7 @@ def test_a_client_of_very_many_functions_forgets_their_durations(monkeypatch):
 
 
 def test_a_call_of_a_bundle_has_an_id_that_tells_both():
-    for index in (0, 7, MOST_CALLS - 1, MOST_BUNDLED - 1):
+    for index in (0, 7, MAX_CALLS - 1, MAX_BUNDLED - 1):
         task = call_id(TaskId("c-1-abcd"), index)
         assert place_of_call(task) == ("c-1", index)
         assert index_of_call(TaskId("c-1-abcd"), task) == index

@@ -9,7 +9,7 @@ import msgpack
 import pytest
 from protocol.support import assignment, spec
 
-from jobrunner.config import LARGEST_AMOUNT, LONGEST_NAME, MOST_SLOTS
+from jobrunner.config import MAX_AMOUNT, MAX_NAME_LENGTH, MAX_SLOTS
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol import checks, codec
 from jobrunner.protocol import messages as m
@@ -77,8 +77,8 @@ def test_seconds_and_amounts_are_finite_and_not_negative(message, amount):
     ids=["of a call", "of a worker"],
 )
 def test_sums_of_amounts_stay_numbers(message):
-    assert sent(message(LARGEST_AMOUNT)) == message(LARGEST_AMOUNT)
-    rejected(message(1.01 * LARGEST_AMOUNT), r"at most 1e\+15")
+    assert sent(message(MAX_AMOUNT)) == message(MAX_AMOUNT)
+    rejected(message(1.01 * MAX_AMOUNT), r"at most 1e\+15")
 
 
 @pytest.mark.parametrize(
@@ -89,12 +89,12 @@ def test_sums_of_amounts_stay_numbers(message):
         (lambda n: m.Returned([("c-1", n)]), checks.LARGEST_32),
         (lambda n: m.Submit([spec(1, retries=n)]), checks.LARGEST_32),
         (lambda n: m.Submit([spec(1, priority=n)]), checks.LARGEST_32),
-        (lambda n: m.Submit([spec(1)._replace(depth=n)]), checks.LARGEST),
-        (lambda n: m.Submit([spec(1, span=(0, n))]), checks.LARGEST),
-        (lambda n: m.Submit([spec(1, span=n)]), checks.MOST_BUNDLED),
-        (lambda n: worker_hello(slots=n), MOST_SLOTS),
-        (lambda n: m.Capacity(n), checks.LARGEST),
-        (lambda n: m.Query(n, "status"), checks.LARGEST),
+        (lambda n: m.Submit([spec(1)._replace(depth=n)]), checks.MAX_INTEGER),
+        (lambda n: m.Submit([spec(1, span=(0, n))]), checks.MAX_INTEGER),
+        (lambda n: m.Submit([spec(1, span=n)]), checks.MAX_BUNDLED),
+        (lambda n: worker_hello(slots=n), MAX_SLOTS),
+        (lambda n: m.Capacity(n), checks.MAX_INTEGER),
+        (lambda n: m.Query(n, "status"), checks.MAX_INTEGER),
         (lambda n: m.Output([m.OutputChunk("c-1", "f", n, "text")]), m.STDERR),
     ],
     ids=[
@@ -132,9 +132,9 @@ def test_the_present_attempt_has_begun_or_may_have(message):
 
 @pytest.mark.parametrize("field", ["seq", "ack"])
 def test_the_numbers_of_a_link_have_an_end(field):
-    sent(m.Heartbeat(), **{field: checks.LARGEST})
+    sent(m.Heartbeat(), **{field: checks.MAX_INTEGER})
     with pytest.raises(ProtocolError, match="whole number"):
-        sent(m.Heartbeat(), **{field: checks.LARGEST + 1})
+        sent(m.Heartbeat(), **{field: checks.MAX_INTEGER + 1})
 
 
 # --- lengths ------------------------------------------------------------------------------------------------------
@@ -157,44 +157,46 @@ def test_the_numbers_of_a_link_have_an_end(field):
     ],
 )
 def test_names_and_ids_have_a_longest(message):
-    longest = "n" * LONGEST_NAME
+    longest = "n" * MAX_NAME_LENGTH
     assert sent(message(longest)) == message(longest)
-    rejected(message(longest + "n"), f"{LONGEST_NAME + 1} characters, at most {LONGEST_NAME} are allowed")
+    rejected(
+        message(longest + "n"), f"{MAX_NAME_LENGTH + 1} characters, at most {MAX_NAME_LENGTH} are allowed"
+    )
 
 
 def test_the_name_of_a_function_is_cut_when_it_is_sent():
     """Nobody has chosen it, so nobody can be asked for a shorter one."""
-    long = m.FunctionDef(b"key", "n" * (LONGEST_NAME + 1), b"")
-    assert sent(m.Submit([], [long])) == m.Submit([], [long._replace(name="n" * LONGEST_NAME)])
+    long = m.FunctionDef(b"key", "n" * (MAX_NAME_LENGTH + 1), b"")
+    assert sent(m.Submit([], [long])) == m.Submit([], [long._replace(name="n" * MAX_NAME_LENGTH)])
     with pytest.raises(ProtocolError, match="257 characters"):
         decode([header(m.Submit, (), (long,), ())])
 
 
 def test_a_session_has_a_longest_name():
     with pytest.raises(ProtocolError, match="characters"):
-        sent(m.Heartbeat(), session="s" * (LONGEST_NAME + 1))
+        sent(m.Heartbeat(), session="s" * (MAX_NAME_LENGTH + 1))
 
 
 def test_the_key_of_a_function_has_a_longest():
-    longest = b"k" * checks.LONGEST_KEY
+    longest = b"k" * checks.MAX_KEY_LENGTH
     assert sent(m.Forget([longest])) == m.Forget([longest])
     rejected(m.Forget([longest + b"k"]), "a function's key has 257 bytes, at most 256 are allowed")
 
 
 def test_a_map_has_so_many_entries():
-    most = {str(n): 1.0 for n in range(checks.LARGEST_MAP)}
+    most = {str(n): 1.0 for n in range(checks.MAX_MAP_ENTRIES)}
     assert sent(worker_hello(resources=most)) == worker_hello(resources=most)
     rejected(worker_hello(resources={**most, "one more": 1.0}), "exceeds max_map_len")
 
 
 def test_a_header_has_a_largest_size_whatever_is_in_it():
     with pytest.raises(ProtocolError, match=r"a header of 67108865 bytes; at most 67108864 are allowed"):
-        decode([bytes(checks.LARGEST_HEADER + 1)])
+        decode([bytes(checks.MAX_HEADER_BYTES + 1)])
 
 
 def test_a_message_has_so_many_frames():
     with pytest.raises(ProtocolError, match="more than 1048576 frames"):
-        decode([header(m.Heartbeat), *[b""] * checks.MOST_FRAMES])
+        decode([header(m.Heartbeat), *[b""] * checks.MAX_FRAMES])
 
 
 # --- shapes -------------------------------------------------------------------------------------------------------
@@ -206,14 +208,14 @@ def test_a_message_has_so_many_frames():
     ids=["detail", "reply"],
 )
 def test_what_may_hold_anything_is_not_deep(message):
-    rejected(message(nested(checks.DEEPEST + 1)), "nested more than 32 levels deep")
+    rejected(message(nested(checks.MAX_DEPTH + 1)), "nested more than 32 levels deep")
     rejected(message(nested(500)), "nested more than 32 levels deep")
-    sent(message(nested(checks.DEEPEST - 1)))
+    sent(message(nested(checks.MAX_DEPTH - 1)))
 
 
 def test_details_within_details_are_not_deep_either():
     detail: dict[str, Any] = {"error": "it failed"}
-    for _ in range(checks.DEEPEST):
+    for _ in range(checks.MAX_DEPTH):
         detail = {"need": "c-1", "need_status": m.UNMET, "need_detail": detail}
     rejected(outcome(detail=detail), "nested more than 32 levels deep")
 
@@ -327,7 +329,7 @@ def test_much_is_not_made_of_a_message_of_lists_and_maps(container):
 
 
 def test_nor_of_a_very_large_one():
-    count = codec.MOST_CONTAINERS + 1
+    count = codec.MAX_CONTAINERS + 1
     frame = (
         header(m.Query, 1, "x" * (8 * count), ())[:-1] + b"\xdd" + count.to_bytes(4, "big") + b"\x80" * count
     )

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from protocol.support import DOUBLE, spec
 
-from jobrunner.config import LARGEST_AMOUNT, LONGEST_PEER_TIMEOUT, MOST_SLOTS, SHORTEST_PEER_TIMEOUT
+from jobrunner.config import MAX_AMOUNT, MAX_PEER_TIMEOUT, MAX_SLOTS, SHORTEST_PEER_TIMEOUT
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.checks import DETAIL_TYPES, LARGEST, LARGEST_32, MOST_BUNDLED
+from jobrunner.protocol.checks import DETAIL_TYPES, LARGEST_32, MAX_BUNDLED, MAX_INTEGER
 from jobrunner.protocol.codec import (
     INLINE_LIMIT,
     NUMBERS,
@@ -23,11 +23,11 @@ from jobrunner.protocol.codec import (
 )
 
 words = st.text(max_size=20)
-count = st.integers(0, LARGEST)
-positive = st.integers(1, LARGEST)
+count = st.integers(0, MAX_INTEGER)
+positive = st.integers(1, MAX_INTEGER)
 attempts = st.integers(1, LARGEST_32)
 seconds = st.floats(0, allow_nan=False, allow_infinity=False)
-amounts = st.floats(0, LARGEST_AMOUNT)
+amounts = st.floats(0, MAX_AMOUNT)
 keys = st.binary(max_size=40)
 frames = st.one_of(
     st.binary(max_size=30),
@@ -41,7 +41,7 @@ payloads = st.one_of(
 )
 spans = st.one_of(
     st.none(),
-    st.integers(1, MOST_BUNDLED),
+    st.integers(1, MAX_BUNDLED),
     st.tuples(st.integers(0, 99), st.integers(1, 99)).map(lambda t: (t[0], t[0] + t[1])),
 )
 options = st.builds(
@@ -90,7 +90,7 @@ assignments = st.builds(
 outcomes = st.builds(m.Outcome, words, st.integers(0, LARGEST_32), statuses, payloads, seconds, details)
 held = st.builds(m.Held, words, attempts, st.booleans()).flatmap(with_unbegun)
 chunks = st.builds(m.OutputChunk, words, words, st.sampled_from([m.STDOUT, m.STDERR]), words)
-patience = st.floats(SHORTEST_PEER_TIMEOUT, LONGEST_PEER_TIMEOUT)
+patience = st.floats(SHORTEST_PEER_TIMEOUT, MAX_PEER_TIMEOUT)
 
 
 def lists(entries: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
@@ -106,7 +106,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
         *[words] * 5,
         count,
         patience,
-        st.integers(1, MOST_SLOTS),
+        st.integers(1, MAX_SLOTS),
         st.dictionaries(words, amounts, max_size=3),
         lists(held),
         count,
@@ -285,7 +285,7 @@ def test_texts_that_are_not_unicode_arrive_too(text):
     assert decode(encode(output)) == output
 
 
-@pytest.mark.parametrize("timeout", [0.0, LONGEST_PEER_TIMEOUT + 1])
+@pytest.mark.parametrize("timeout", [0.0, MAX_PEER_TIMEOUT + 1])
 def test_a_peer_timeout_has_bounds(timeout):
     hello = m.ClientHello("c", "1", "3", "h", 1, timeout)
     with pytest.raises(ProtocolError, match="peer timeout"):

@@ -14,7 +14,7 @@ from jobrunner.protocol import checks
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import BATCH_BYTES, of_detail
 from jobrunner.protocol.coordinator_core import OUTPUT_WINDOW
-from jobrunner.protocol.details import DETAIL_BYTES, MOST_FACTS, cut, fits, passable
+from jobrunner.protocol.details import DETAIL_BYTES, MAX_FACTS, cut, fits, passable
 
 
 def nested(levels: int) -> Any:
@@ -24,14 +24,14 @@ def nested(levels: int) -> Any:
     return value
 
 
-DEEP = {"error": "it failed", "new": nested(checks.DEEPEST - 1)}
-WIDE = {"error": "it failed", **{str(n): n for n in range(checks.LARGEST_MAP - 1)}}
+DEEP = {"error": "it failed", "new": nested(checks.MAX_DEPTH - 1)}
+WIDE = {"error": "it failed", **{str(n): n for n in range(checks.MAX_MAP_ENTRIES - 1)}}
 LONG = {"error": "x" * 2 * DETAIL_BYTES, "stderr": "y" * 2 * DETAIL_BYTES}
 WITHIN = {
     "error": "it failed",
     "need": "d-1",
     "need_status": m.ERROR,
-    "need_detail": {"new": nested(checks.DEEPEST - 3)},
+    "need_detail": {"new": nested(checks.MAX_DEPTH - 3)},
 }
 DETAILS = pytest.mark.parametrize(
     "detail", [DEEP, WIDE, LONG, WITHIN], ids=["deep", "wide", "long", "within"]
@@ -62,7 +62,7 @@ def test_what_a_worker_says_of_an_end_reaches_all_who_wait_for_it(detail, status
 def test_so_does_the_end_of_a_long_chain_of_calls_that_need_each_other():
     world = Coordinator(crash_limit=1)
     client, worker = world.client(), world.worker()
-    last = 2 * checks.DEEPEST
+    last = 2 * checks.MAX_DEPTH
     submit(client, spec(1), *(spec(n)._replace(needs=(f"c-{n - 1}",)) for n in range(2, last + 1)))
     worker.heard()
     worker.say(m.Outcomes([m.Outcome("c-1", 1, m.ERROR, b"", 1.0, {"error": "it failed"})]))
@@ -91,7 +91,7 @@ values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text(max_size=3), values, max_size=2 * MOST_FACTS), st.integers(0, 31))
+@given(st.dictionaries(st.text(max_size=3), values, max_size=2 * MAX_FACTS), st.integers(0, 31))
 @settings(max_examples=50)
 def test_what_is_cut_fits(facts, levels):
     detail = {"error": "it failed", **facts, "deep": nested(levels)}
@@ -142,8 +142,8 @@ def test_calls_with_much_in_their_options_are_assigned_in_several_messages():
 @pytest.mark.parametrize(
     "options",
     [
-        {"retry_on": bytes(checks.LARGEST_RETRY_ON + 1)},
-        {"resources": tuple((str(n), 1.0) for n in range(checks.MOST_RESOURCES + 1))},
+        {"retry_on": bytes(checks.MAX_RETRY_ON_BYTES + 1)},
+        {"resources": tuple((str(n), 1.0) for n in range(checks.MAX_RESOURCES + 1))},
     ],
     ids=["retry_on", "resources"],
 )
@@ -153,7 +153,7 @@ def test_options_that_would_not_fit_into_an_assignment_are_refused_at_once(optio
 
 
 def test_a_reply_ends_where_it_would_not_fit_into_a_message(monkeypatch):
-    monkeypatch.setattr("jobrunner.protocol.reports.MOST_BYTES", 2000)
+    monkeypatch.setattr("jobrunner.protocol.reports.MAX_BYTES", 2000)
     world = Coordinator()
     client = world.client()
     submit(client, *[spec(n, name="n" * 200) for n in range(20)])

@@ -9,7 +9,7 @@ import pytest
 from protocol import support
 from protocol.support import DOUBLE, KEY, assignment, ended, ok, spec
 
-from jobrunner.config import MOST_SLOTS
+from jobrunner.config import MAX_SLOTS
 from jobrunner.ids import ClientId, WorkerId
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import NUMBERS
@@ -189,9 +189,9 @@ def test_a_worker_cannot_say_what_only_a_coordinator_knows(world):
 def test_slots_without_end_can_still_be_told(world):
     client = world.client()
     for n in range(4):
-        world.worker(f"w{n}", slots=MOST_SLOTS).say(m.Capacity(2**53))
+        world.worker(f"w{n}", slots=MAX_SLOTS).say(m.Capacity(2**53))
     client.heard()
-    assert world.query(client, "status")["slots"] == 4 * MOST_SLOTS
+    assert world.query(client, "status")["slots"] == 4 * MAX_SLOTS
 
 
 def test_a_worker_that_drains_gets_nothing_whatever_it_says_of_its_slots(world):

@@ -7,7 +7,7 @@ from protocol.support import DOUBLE, named, spec
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import Disconnect, JoinAnswered, Rejected, Send
 from jobrunner.protocol.principals import Principal
-from jobrunner.protocol.rejections import LONGEST_REASON, QUIET, REMEMBERED, TOLERATED, Rejections
+from jobrunner.protocol.rejections import MAX_REASON_LENGTH, QUIET, REMEMBERED, TOLERATED, Rejections
 
 
 def test_the_first_is_told_at_once_and_the_rest_of_the_minute_together():
@@ -69,7 +69,7 @@ def test_a_reason_is_one_line_of_bounded_length():
     rejections = Rejections()
     (line,) = rejections.note(b"x", "peer x", "a\nb\x1b[31m" + "c" * 10_000, 0.0)
     assert line.startswith("rejected a message from peer x: a?b?[31mccc")
-    assert len(line) < LONGEST_REASON + 50
+    assert len(line) < MAX_REASON_LENGTH + 50
     assert line.isprintable()
 
 

@@ -6,7 +6,7 @@ import pytest
 from protocol.support import spec
 from protocol.test_scheduler import Desk
 
-from jobrunner.protocol.reservations import MOST_RESERVED, RESERVE_AFTER
+from jobrunner.protocol.reservations import MAX_RESERVED, RESERVE_AFTER
 
 GPU, BOTH = (("gpu", 1.0),), (("gpu", 2.0),)
 
@@ -97,10 +97,10 @@ def test_a_worker_that_leaves_is_reserved_no_more(desk):
 
 
 def test_so_many_kinds_have_workers_reserved(desk):
-    for n in range(MOST_RESERVED + 3):
+    for n in range(MAX_RESERVED + 3):
         desk.add_worker(f"w{n}", slots=4, **{f"r{n}": 1.0, "gpu": 1.0})
-    desk.submit(*[spec(n, resources=((f"r{n}", 1.0),)) for n in range(MOST_RESERVED + 3)])
+    desk.submit(*[spec(n, resources=((f"r{n}", 1.0),)) for n in range(MAX_RESERVED + 3)])
     desk.placed()
-    desk.submit(*[spec(f"again{n}", resources=((f"r{n}", 1.0),)) for n in range(MOST_RESERVED + 3)])
+    desk.submit(*[spec(f"again{n}", resources=((f"r{n}", 1.0),)) for n in range(MAX_RESERVED + 3)])
     desk.placed(RESERVE_AFTER)
-    assert len(desk.scheduler.reservations._workers) == MOST_RESERVED
+    assert len(desk.scheduler.reservations._workers) == MAX_RESERVED

@@ -5,7 +5,7 @@ from protocol.support import KEY, OTHER_KEY, assignment
 
 from jobrunner.ids import SlotId
 from jobrunner.protocol.messages import FunctionDef
-from jobrunner.protocol.placement import AT_HAND_SECONDS, LEAST_ESTIMATE, UNKNOWN
+from jobrunner.protocol.placement import AT_HAND_SECONDS, MIN_ESTIMATE, UNKNOWN
 from jobrunner.protocol.slots import (
     ENDING,
     READY,
@@ -119,9 +119,9 @@ def test_a_call_costs_something_however_short():
     slot = ready_slot()
     count = 0
     while slot.room(0.0, False) and count < 1000:
-        put(slot, count, LEAST_ESTIMATE)
+        put(slot, count, MIN_ESTIMATE)
         count += 1
-    assert count <= min(SLOT_LIMIT, SLOT_SECONDS / LEAST_ESTIMATE)
+    assert count <= min(SLOT_LIMIT, SLOT_SECONDS / MIN_ESTIMATE)
     many = ready_slot(*[0.0] * SLOT_LIMIT)
     assert not many.room(0.0, False)
 

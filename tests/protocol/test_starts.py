@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from jobrunner.ids import SlotId
-from jobrunner.protocol.starts import FIRST_PAUSE, LONGEST_PAUSE, Starts
+from jobrunner.protocol.starts import FIRST_PAUSE, MAX_PAUSE, Starts
 
 
 def test_all_may_start_until_one_cannot():
@@ -26,7 +26,7 @@ def test_the_pauses_grow_to_a_limit():
         assert starts.next_try() is None
         assert starts.failed(SlotId(n), "full", now)
     assert pauses[0] == FIRST_PAUSE
-    assert pauses[-1] == LONGEST_PAUSE
+    assert pauses[-1] == MAX_PAUSE
     assert pauses == sorted(pauses)
 
 

@@ -22,7 +22,7 @@ from protocol.support import (
 
 from jobrunner.ids import SlotId, WorkerId
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.checks import MOST_AWAITED
+from jobrunner.protocol.checks import MAX_AWAITED
 from jobrunner.protocol.effects import (
     ConnectionLost,
     DrainRequested,
@@ -830,7 +830,7 @@ def test_of_too_many_calls_some_are_told_where_all_are_needed():
     world = worker()
     assign(world, assignment(1))
     started(world)
-    many = [f"d-{n}" for n in range(MOST_AWAITED + 1)]
+    many = [f"d-{n}" for n in range(MAX_AWAITED + 1)]
     awaits(world, 1, *many)
     assert told_waits(world) == [m.Waits([m.Wait("c-1", tuple(many[:-1]))])]
     awaits(world, 1, *many, every=False)

@@ -17,7 +17,7 @@ from jobrunner.protocol import codec
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import INLINE_LIMIT, encode
 from jobrunner.protocol.effects import Received, Rejected, Send, Unreachable
-from jobrunner.protocol.principals import CLIENT, LARGEST_QUESTION, OBSERVER
+from jobrunner.protocol.principals import CLIENT, MAX_QUESTION_BYTES, OBSERVER
 from jobrunner.transport import sockets
 from jobrunner.transport.sockets import (
     RECEIVE_LIMIT,
@@ -186,8 +186,8 @@ def test_who_sends_faster_than_is_received_is_held_up(router):
 
 
 def test_frames_without_end_are_counted_but_not_kept(router, dealer, monkeypatch):
-    monkeypatch.setattr(sockets, "MOST_FRAMES", 5)
-    monkeypatch.setattr(codec, "MOST_FRAMES", 5)
+    monkeypatch.setattr(sockets, "MAX_FRAMES", 5)
+    monkeypatch.setattr(codec, "MAX_FRAMES", 5)
     dealer._socket.send_multipart([b"head", *[b"x"] * 1000])
     dealer.send(Send(b"", numbered(2)))
     first, second = receive(router, 2)
@@ -203,11 +203,11 @@ def test_who_only_asks_may_ask_briefly(role, taken, tmp_path):
     wire = RouterWire("tcp://127.0.0.1:0", keys)
     peer = DealerWire(wire.address, keys.issue("somebody", role).credentials)
     try:
-        peer.send(Send(b"", m.Envelope("s", 1, 0, m.Goodbye("x" * LARGEST_QUESTION))))
+        peer.send(Send(b"", m.Envelope("s", 1, 0, m.Goodbye("x" * MAX_QUESTION_BYTES))))
         (event,) = receive(wire)
         assert isinstance(event, Received if taken else Rejected)
         assert taken or "at most 65536 are allowed" in event.reason
-        peer.send(Send(b"", m.Envelope("s", 2, 0, m.Goodbye("x" * (LARGEST_QUESTION - 100)))))
+        peer.send(Send(b"", m.Envelope("s", 2, 0, m.Goodbye("x" * (MAX_QUESTION_BYTES - 100)))))
         assert isinstance(receive(wire)[0], Received)
     finally:
         peer.close()
@@ -227,8 +227,6 @@ def test_wait_names_the_descriptors_that_are_ready(router):
     assert router.wait(0) == set()
     os.write(writer, b"x")
     assert router.wait(BOUND) == {reader}
-    router.unregister(reader)
-    assert router.wait(0) == set()
     os.close(reader)
     os.close(writer)
 

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from jobrunner.blocking import Awaited
-from jobrunner.protocol.checks import MOST_AWAITED
+from jobrunner.protocol.checks import MAX_AWAITED
 from jobrunner.workers.framing import AWAITS
-from jobrunner.workers.waits import MOST_TOLD, TOLD_AFTER, Waits
+from jobrunner.workers.waits import MAX_TOLD, TOLD_AFTER, Waits
 
 
 class Outbox:
@@ -114,8 +114,8 @@ def test_nothing_is_told_of_one_whose_end_nobody_knows(task):
 
 
 def test_of_too_many_calls_some_are_told_where_it_takes_all(task):
-    assert MOST_TOLD <= MOST_AWAITED
-    many = [str(n) for n in range(MOST_TOLD + 1)]
+    assert MAX_TOLD <= MAX_AWAITED
+    many = [str(n) for n in range(MAX_TOLD + 1)]
     wait = task.wait(*many)
     task.look()
     task.waits.leave(wait, 7)

@@ -12,7 +12,7 @@ from jobrunner.testing.simulation.watch import Watch
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
-LONGEST_UNTOLD = 1.5
+MAX_UNTOLD_SECONDS = 1.5
 """Seconds that a call may run before its client knows: until it counts as one that takes long, until its bundle is
 given up or its chunk is divided, and for the way to the client by three processes, each of which may stall."""
 
@@ -51,7 +51,7 @@ class AnnouncementWatch(Watch):
             expected = world.truth.expected.get(task)
             if expected is not None and expected.cancelled_at is not None:
                 continue  # its client has asked to stop it, and hears how that ends
-            longest = LONGEST_UNTOLD + (HELD if slots[worker, task].call.holds else 0.0)
+            longest = MAX_UNTOLD_SECONDS + (HELD if slots[worker, task].call.holds else 0.0)
             world.truth.check(
                 known is None or task in known or world.now - since <= longest,
                 f"{task} runs on {worker}, and its client has not been told for {longest} s",

@@ -33,7 +33,7 @@ LATENCY = 0.0003
 LATEST = 2**40
 """A number of a session that is higher than any that its owner has asked for."""
 
-MOST_NUMBERS = 30
+MAX_NUMBERS = 30
 """Tasks of each client whose names it guesses."""
 
 FLOOD = 120
@@ -199,7 +199,7 @@ class Attacker:
         if not self._world.clients:
             return (TaskId("nobody-1-1"),)
         client = ClientId(self._rng.choice(self._world.clients).own_id)
-        whole = task_id(client, self._rng.randint(1, MOST_NUMBERS), WRONG)
+        whole = task_id(client, self._rng.randint(1, MAX_NUMBERS), WRONG)
         return whole, TaskId(whole.rpartition("-")[0])
 
     # --- connections ---

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
 
-MOST_RETURNS = 6
+MAX_RETURNS = 6
 """How often a task may be handed back within a second: a worker gives back, time and again, what waits behind calls
 that turn out to be longer than was thought."""
 
@@ -237,7 +237,7 @@ class Truth:
         """A worker hands back a task that it has not begun."""
         now = self.world.now
         times = self._returns[task] = [t for t in self._returns.get(task, ()) if t > now - 1.0] + [now]
-        self.check(len(times) <= MOST_RETURNS, f"{task} was handed back {len(times)} times within a second")
+        self.check(len(times) <= MAX_RETURNS, f"{task} was handed back {len(times)} times within a second")
 
     # --- chunks that are divided ---
 

@@ -11,12 +11,12 @@ from jobrunner.testing.simulation.watch import Watch
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World
 
-LONGEST_HELD_UP = 0.5
+MAX_HELD_UP = 0.5
 """Seconds that tasks, or calls of a bundle, may wait in a slot behind a call that runs: until it counts as one that
 takes long, until it is tried again to give up a bundle, and for the way to the slot and back."""
 
-LONGEST_STALL_HELD_UP = 1.5
-"""As LONGEST_HELD_UP, where the worker may stall at each step."""
+MAX_STALL_HELD_UP = 1.5
+"""As MAX_HELD_UP, where the worker may stall at each step."""
 
 
 class HeldUpWatch(Watch):
@@ -26,7 +26,7 @@ class HeldUpWatch(Watch):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self._longest = LONGEST_STALL_HELD_UP if world.scenario.stalls else LONGEST_HELD_UP
+        self._longest = MAX_STALL_HELD_UP if world.scenario.stalls else MAX_HELD_UP
         self._known: dict[SlotProcess, tuple[int, float]] = {}
         """Its turn, and when it was first seen to hold something in it."""
 

@@ -23,7 +23,7 @@ HELD = 2 * ANSWER_WITHIN
 """Seconds that it may take longer where a call keeps its process from answering: tasks are retracted then, at the
 second try at the latest."""
 
-LONGEST_IDLE = 0.5
+MAX_IDLE_SECONDS = 0.5
 """Seconds that a slot may be idle beside a chunk that could be divided: until it is known to take long, for the way of
 the division to the slot, to the client, to the coordinator and to the idle slot, and for asking in vain before."""
 
@@ -62,7 +62,7 @@ class IdleWatch(Watch):
         for slot, (_, waits) in self._waiting.items():
             for other, (_, idles) in self._idle.items():
                 task = None if slot.task is None else slot.task.id
-                longest = LONGEST_IDLE + (HELD if slot.call.holds else 0.0)
+                longest = MAX_IDLE_SECONDS + (HELD if slot.call.holds else 0.0)
                 where = f"slot {other.id} of {other.node.name} is idle"
                 world.truth.check(
                     world.now - max(waits, idles) <= longest, f"{where} beside elements of {task}"
@@ -78,12 +78,12 @@ class IdleWatch(Watch):
         return slot.element() + 1 < task.span[1]
 
 
-LONGEST_WAIT = 0.5
+MAX_WAIT = 0.5
 """Seconds that a call may wait beside an idle slot, beside the start of a process: until it is known that the calls
 before it take long, and for the ways to the worker and back."""
 
-LONGEST_STALLED_WAIT = 2.0
-"""As LONGEST_WAIT, where each process on these ways may stall."""
+MAX_STALLED_WAIT = 2.0
+"""As MAX_WAIT, where each process on these ways may stall."""
 
 
 def is_conserving(scenario: Scenario) -> bool:
@@ -110,7 +110,7 @@ class ConservationWatch(Watch):
         """Its turn, and when it was first seen to be idle in it."""
         self._waiting: dict[tuple[TaskId, str], float] = {}
         """By call and worker, when it was first seen to wait though that worker had an idle slot for it."""
-        longest = LONGEST_STALLED_WAIT if world.scenario.stalls else LONGEST_WAIT
+        longest = MAX_STALLED_WAIT if world.scenario.stalls else MAX_WAIT
         self._longest = longest + 2 * world.scenario.slot_start + (HELD if world.scenario.holds else 0.0)
 
     def _check(self) -> None:

@@ -26,7 +26,7 @@ CHILD = m.FunctionDef(b"function of nested calls", "nested", b"blob of nested ca
 SHARE = 0.15
 """How likely a call makes calls of its own."""
 
-DEEPEST = 3
+MAX_DEPTH = 3
 
 NEWS_TAKES = 1.0
 """Seconds within which the coordinator has heard of anything, where nothing goes wrong."""
@@ -64,7 +64,7 @@ def draw_nest(rng: random.Random, scenario: Scenario, resources: Iterable[str], 
             name = rng.choice(wanted)
             amounts = ((name, min(scenario.resources[name], rng.choice((1.0, 1.0, 2.0, 0.3)))),)
         held = {*resources, *(name for name, _ in amounts)}
-        deeper = depth < DEEPEST and rng.random() < 0.4
+        deeper = depth < MAX_DEPTH and rng.random() < 0.4
         nest = draw_nest(rng, scenario, sorted(held), depth + 1) if deeper else None
         elements = rng.randint(1, 4) if chunks else 1
         seconds = tuple(float(10 ** rng.uniform(-3, -0.3)) for _ in range(elements))
@@ -251,10 +251,10 @@ def check_refusal(world: World, task: TaskId) -> None:
     )
 
 
-LONGEST_DEADLOCK = 2 * TOLD_AFTER + PATIENCE + 2 * LOOK_EVERY + 2 * NEWS_TAKES
+MAX_DEADLOCK_SECONDS = 2 * TOLD_AFTER + PATIENCE + 2 * LOOK_EVERY + 2 * NEWS_TAKES
 """Seconds: until it is told, for the patience of the coordinator, and for the ways, on which each process may stall."""
 
-LONGEST_START = 10.0
+MAX_START_SECONDS = 10.0
 """Seconds for which a new coordinator expects workers to come back, and some."""
 
 
@@ -272,7 +272,7 @@ class DeadlockWatch(Watch):
         super().__init__(world)
         self._stuck: dict[NestWait, float] = {}
         """Since when."""
-        self._begins = world.now + LONGEST_START
+        self._begins = world.now + MAX_START_SECONDS
 
     def _check(self) -> None:
         world = self._world
@@ -284,6 +284,6 @@ class DeadlockWatch(Watch):
         self._stuck = {wait: self._stuck.get(wait, max(world.now, self._begins)) for wait in stuck}
         for wait, since in self._stuck.items():
             world.truth.check(
-                world.now - since <= LONGEST_DEADLOCK,
+                world.now - since <= MAX_DEADLOCK_SECONDS,
                 f"{wait.task} waits for {wait.unfinished()}, which cannot begin, for {world.now - since:.1f} s",
             )

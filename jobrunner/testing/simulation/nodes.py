@@ -66,7 +66,7 @@ TURN_DELAY = 0.00002
 GRANULARITY = 0.0001
 """By how much a timer may be late, as those of a real loop are."""
 
-LONGEST_STALL = 0.2
+MAX_STALL = 0.2
 """Seconds."""
 
 RESTART_DELAY = 0.5
@@ -124,7 +124,7 @@ class Node(Generic[C]):
         rng = self.world.rng_of_stalls
         if self.world.scenario.stalls and rng.random() < self.world.scenario.stalls:
             self._turn_at = -math.inf  # nothing brings it forward
-            self.world.at(self.world.now + rng.uniform(0, LONGEST_STALL), self._go_on)
+            self.world.at(self.world.now + rng.uniform(0, MAX_STALL), self._go_on)
         else:
             self.turn()
 

@@ -75,13 +75,13 @@ SPOILED = 0.5
 MOVES = 0.2
 """How likely a slot is just doing something when tasks are to be retracted, so that this has to be tried again."""
 
-LEAST_WAIT = 1e-6
+MIN_WAIT = 1e-6
 """Seconds that pass, at least, until a call that holds the process lets go of it."""
 
-LONGEST_END = 0.3
+MAX_END_SECONDS = 0.3
 """Seconds that a process may take to end by itself."""
 
-LONGEST_DEATH = 0.1
+MAX_DEATH_SECONDS = 0.1
 """Seconds that a process may take to go once it was killed; until then it counts as running its task."""
 
 
@@ -166,7 +166,7 @@ class SlotProcess:
         while self._put_off and self.alive:
             wait = self._held_for()
             if wait is not None:
-                self.world.at(self.world.now + max(wait, LEAST_WAIT), self._attend)
+                self.world.at(self.world.now + max(wait, MIN_WAIT), self._attend)
                 break
             self._put_off[0]()
             del self._put_off[:1]
@@ -266,7 +266,9 @@ class SlotProcess:
             return
         self.dying = True
         self.turn += 1  # whatever runs will not end by itself any more
-        self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_DEATH), lambda: self.die(None, name))
+        self.world.at(
+            self.world.now + self.world.rng.uniform(0, MAX_DEATH_SECONDS), lambda: self.die(None, name)
+        )
 
     def end(self) -> None:
         """It does what its tasks have left for its end."""
@@ -276,7 +278,7 @@ class SlotProcess:
         self.dying = True
         if self.client is not None:
             self.client.leave_early()
-        self.world.at(self.world.now + self.world.rng.uniform(0, LONGEST_END), lambda: self.die(0, None))
+        self.world.at(self.world.now + self.world.rng.uniform(0, MAX_END_SECONDS), lambda: self.die(0, None))
 
     # --- what a task does; symbolic here ---
 
