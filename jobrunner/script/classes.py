@@ -12,6 +12,7 @@ from typing import Any
 from cloudpickle import cloudpickle as inner
 
 from jobrunner.script import makers
+from jobrunner.script.functions import class_annotations_of
 
 
 def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict[str, Any]]:
@@ -34,6 +35,10 @@ def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict
     if slots is not None:
         namespace["__slots__"] = slots
         contents.pop("__slots__", None)
+    annotations = class_annotations_of(value)
+    if annotations is not None:
+        contents["__annotations__"] = annotations
+    contents.pop("__annotations_cache__", None)
     for name in _SET_AT_ONCE & contents.keys():
         namespace[name] = contents.pop(name)
     for name, attribute in list(contents.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import marshal
+import sys
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -30,11 +31,37 @@ def contents_of(cell: Any) -> Any:
 
 
 def annotations_of(fn: FunctionType) -> dict[str, Any]:
-    """Those of a function; none where they name what is not there, which is found out here from Python 3.14 on."""
+    """The annotations of a function.
+
+    Python 3.14 and later evaluate them here, at their first use. Where they name what does not exist (yet), each is the
+    text of its source, as with `from __future__ import annotations`.
+    """
     try:
         return fn.__annotations__
     except Exception:
-        return {}
+        return _annotations_as_text(fn)
+
+
+def class_annotations_of(cls: type) -> dict[str, Any] | None:
+    """The annotations that a class itself has; see `annotations_of`. None where it has none."""
+    attributes = vars(cls)
+    if "__annotate_func__" not in attributes:  # before Python 3.14, or they have been set
+        own: dict[str, Any] | None = attributes.get(
+            "__annotations__", attributes.get("__annotations_cache__")
+        )
+        return own
+    try:
+        return cls.__annotations__
+    except Exception:
+        return _annotations_as_text(cls)
+
+
+def _annotations_as_text(annotated: Any) -> dict[str, Any]:
+    if sys.version_info >= (3, 14):  # earlier versions evaluate annotations where they stand
+        import annotationlib  # here: only few programs need it
+
+        return annotationlib.get_annotations(annotated, format=annotationlib.Format.STRING)
+    return {}
 
 
 def marshalled(code: CodeType) -> Any:

@@ -21,7 +21,14 @@ from typing import Any, TypeVar
 from jobrunner.facts import ATOMS, is_importable, is_of
 from jobrunner.payloads import OUT_OF_BAND
 from jobrunner.script.digests import digest_of
-from jobrunner.script.functions import MAX_CODES, annotations_of, attributes_in, contents_of, names_in
+from jobrunner.script.functions import (
+    MAX_CODES,
+    annotations_of,
+    attributes_in,
+    class_annotations_of,
+    contents_of,
+    names_in,
+)
 from jobrunner.script.imported import place_of_object
 from jobrunner.script.modes import GLOBAL, Mode
 from jobrunner.script.origin import Origin
@@ -270,7 +277,7 @@ class Looker:
             self._part(base)
         if type(cls) is not type:
             self._part(type(cls))
-        self._annotated(vars(cls).get("__annotations__"))
+        self._annotated(class_annotations_of(cls))
         for name, value in list(vars(cls).items()):
             facts.append(name)
             if name in _DERIVED or (type(value) is cls and isinstance(cls, EnumMeta)):

@@ -1169,6 +1169,85 @@ def test_typed_dictionaries(run_script):
     """)
 
 
+def test_annotations(run_script):
+    run_script("""
+        import dataclasses, typing
+
+        class Plain:
+            x: int
+            text: "Later"
+
+        class Node:
+            after: typing.Optional["Node"]
+            x: int = 1
+
+        class Later:
+            pass
+
+        class Empty:
+            pass
+
+        class Fields(typing.NamedTuple):
+            x: int
+
+        class Heir(Plain):
+            more: list[Plain]
+
+        @dataclasses.dataclass
+        class Data:
+            x: int
+            y: list[Plain] = dataclasses.field(default_factory=list)
+
+        def plain(row: Plain, data: "Data" = None) -> Later:
+            return Later()
+
+        annotated = Plain, Node, Empty, Fields, Heir, Data, plain
+
+        def hints():
+            return [typing.get_type_hints(one) for one in annotated]
+
+        def own():
+            return [list(one.__annotations__) for one in annotated]
+
+        def made():
+            new = dataclasses.make_dataclass("Made", [(name, kind) for name, kind in Data.__annotations__.items()])
+            return [field.name for field in dataclasses.fields(new)]
+
+        with open_executor() as ex:
+            for _ in range(2):
+                assert ex.submit(hints).result() == hints()
+                assert ex.submit(own).result() == own()
+                assert ex.submit(made).result() == ["x", "y"]
+            Plain.__annotations__ = {"z": float}
+            assert ex.submit(lambda: Plain.__annotations__).result() == {"z": float}
+    """)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where they stand")
+def test_annotations_that_name_what_comes_later(run_script):
+    run_script("""
+        import annotationlib, typing
+
+        class Node:
+            after: Node
+            last: Later
+
+        def plain(row: Later) -> Node:
+            return row
+
+        with open_executor() as ex:
+            texts = ex.submit(lambda: annotationlib.get_annotations(Node, format=annotationlib.Format.STRING))
+            assert texts.result() == {"after": "Node", "last": "Later"}
+            assert ex.submit(plain, 1).result() == 1
+
+            class Later:
+                pass
+
+            assert ex.submit(lambda: typing.get_type_hints(Node)).result() == {"after": Node, "last": Later}
+            assert ex.submit(lambda: typing.get_type_hints(plain)).result() == {"row": Later, "return": Node}
+    """)
+
+
 def test_two_names_for_one_thing(run_script):
     run_script("""
         def work(x):
