@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobrunner.payloads import Buffer, Payload, buffers_of
-from jobrunner.shared_memory.payload import SharedPayload
+from jobrunner.payloads import Buffer, MappedPayload, Payload, buffers_of
 
 if TYPE_CHECKING:
     from jobrunner.errors import SerializationError
@@ -96,9 +95,22 @@ def loads(stream: Buffer, buffers: Iterable[Buffer] = ()) -> Any:
     return ScriptUnpickler(io.BytesIO(stream), buffers=buffers).load()
 
 
+def apart_from(least: int, large: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """The callback of a pickler that is to put buffers of at least so many bytes into `large`, not into the pickle."""
+
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < least:
+            return True
+        large.append(raw)
+        return False
+
+    return in_band
+
+
 def own_buffer(payload: Payload) -> Buffer:
     """The bytes of a part, for one function alone: others that have the same part must not see what it writes."""
-    if isinstance(payload, SharedPayload):
+    if isinstance(payload, MappedPayload):
         return payload.views()[0]
     return bytearray(payload if isinstance(payload, bytes) else payload[0])
 

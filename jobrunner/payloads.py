@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pickle import PickleBuffer
 from typing import TypeAlias
-
-from jobrunner.shared_memory.payload import SharedPayload
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
-Payload: TypeAlias = "bytes | tuple[Buffer, ...] | SharedPayload"
-"""`bytes` where everything is in one small pickle; else the pickle followed by its out-of-band buffers: here, or
-between processes of one host in shared memory."""
+
+class MappedPayload:
+    """A payload whose bytes lie in memory that several processes of a host map; see `shared_memory`."""
+
+    __slots__ = ()
+
+    size: int
+    """Bytes of all buffers."""
+
+    def views(self) -> tuple[Buffer, ...]:
+        """The pickle and its out-of-band buffers. Raises SharedMemoryError, MemoryError."""
+        raise NotImplementedError
+
+
+Payload: TypeAlias = "bytes | tuple[Buffer, ...] | MappedPayload"
+"""`bytes` where everything is in one small pickle; else the pickle followed by its out-of-band buffers."""
 
 Store: TypeAlias = "Callable[[Sequence[Buffer]], Payload | None]"
 """Copies what is large to where it is wanted; None where it does not."""
@@ -25,24 +35,11 @@ BUFFER_BYTES = 400
 """What a buffer takes beside its bytes where messages pass, about: a frame, and objects around it."""
 
 
-def apart_from(least: int, large: list[memoryview]) -> Callable[[PickleBuffer], bool]:
-    """The callback of a pickler that is to put buffers of at least so many bytes into `large`, not into the pickle."""
-
-    def in_band(buffer: PickleBuffer) -> bool:
-        raw = buffer.raw()
-        if raw.nbytes < least:
-            return True
-        large.append(raw)
-        return False
-
-    return in_band
-
-
 def payload_size(payload: Payload) -> int:
     """Bytes of a payload."""
     if isinstance(payload, bytes):
         return len(payload)
-    if isinstance(payload, SharedPayload):
+    if isinstance(payload, MappedPayload):
         return payload.size
     return sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in payload)
 
@@ -57,6 +54,6 @@ def kept_size(payload: Payload) -> int:
     return payload_size(payload) + BUFFER_BYTES * buffer_count(payload)
 
 
-def buffers_of(payload: tuple[Buffer, ...] | SharedPayload) -> tuple[Buffer, ...]:
+def buffers_of(payload: tuple[Buffer, ...] | MappedPayload) -> tuple[Buffer, ...]:
     """The pickle and its buffers, wherever they are. Raises SharedMemoryError, MemoryError."""
-    return payload.views() if isinstance(payload, SharedPayload) else payload
+    return payload.views() if isinstance(payload, MappedPayload) else payload

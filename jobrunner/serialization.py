@@ -38,15 +38,14 @@ from weakref import WeakValueDictionary
 
 from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, is_of, same
 from jobrunner.kept import Kept
-from jobrunner.loading import NO_PARTS, Held, error, load, load_error, load_target, type_name
+from jobrunner.loading import NO_PARTS, Held, apart_from, error, load, load_error, load_target, type_name
 from jobrunner.loading import describe as describe  # for all who tell of an exception
 from jobrunner.noting import modules_of, pickle_plainly, place_of
-from jobrunner.payloads import OUT_OF_BAND, Payload, Store, apart_from, buffers_of, payload_size
+from jobrunner.payloads import OUT_OF_BAND, MappedPayload, Payload, Store, buffers_of, payload_size
 from jobrunner.script import makers, origin, standin
 from jobrunner.script.calls import ScriptCall
 from jobrunner.script.entries import unpacked_outline
 from jobrunner.script.modes import PLAIN, RESULT
-from jobrunner.shared_memory.payload import SharedPayload
 
 if TYPE_CHECKING:
     from jobrunner.errors import SerializationError
@@ -413,12 +412,12 @@ def _part(raw: memoryview, store: Store | None) -> DumpedFunction:
     blob: Payload | None = None if store is None else _stored.get(key)
     if blob is None and store is not None:
         blob = store((raw,))
-        if isinstance(blob, SharedPayload):
+        if isinstance(blob, MappedPayload):
             _stored[key] = blob
     return DumpedFunction(key, PART, (bytes(raw),) if blob is None else blob, "")
 
 
-_stored: WeakValueDictionary[bytes, SharedPayload] = WeakValueDictionary()
+_stored: WeakValueDictionary[bytes, MappedPayload] = WeakValueDictionary()
 """Parts in shared memory that somebody keeps, by key."""
 
 

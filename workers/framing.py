@@ -126,13 +126,15 @@ def detach(payload: Payload, buffers: list[Outgoing]) -> bytes | int | tuple[Any
     """What stands for `payload` in an item; its buffers, if it has any, are added to `buffers`."""
     if isinstance(payload, bytes):
         return payload
-    if isinstance(payload, SharedPayload):
-        if sum(isinstance(buffer, SharedPayload) for buffer in buffers) < MAX_DESCRIPTORS:
-            buffers.append(payload)
-            return payload.label
-        payload = buffers_of(payload)
-    buffers.extend(payload)
-    return len(payload)
+    if (
+        isinstance(payload, SharedPayload)
+        and sum(isinstance(buffer, SharedPayload) for buffer in buffers) < MAX_DESCRIPTORS
+    ):
+        buffers.append(payload)
+        return payload.label
+    pieces = buffers_of(payload)
+    buffers.extend(pieces)
+    return len(pieces)
 
 
 def attach(field: bytes | int | list[Any], buffers: Iterator[Received]) -> Payload:

@@ -16,9 +16,9 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from jobrunner.fixed.atoms import is_atom
-from jobrunner.loading import Held
+from jobrunner.loading import Held, apart_from
 from jobrunner.noting import place_of
-from jobrunner.payloads import OUT_OF_BAND, Buffer, apart_from
+from jobrunner.payloads import OUT_OF_BAND, Buffer
 from jobrunner.serialization import CONNECTION, PROTOCOL, SCRIPT
 
 

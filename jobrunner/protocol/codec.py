@@ -15,7 +15,7 @@ import msgpack
 
 from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ProtocolError
-from jobrunner.payloads import Buffer, Payload, buffers_of, payload_size
+from jobrunner.payloads import Buffer, MappedPayload, Payload, buffers_of, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.checks import (
     LARGEST_32,
@@ -54,7 +54,6 @@ from jobrunner.protocol.checks import (
     timeout,
     unbegun,
 )
-from jobrunner.shared_memory.payload import SharedPayload
 
 VERSION = 7
 
@@ -84,11 +83,11 @@ MAX_CONTAINERS = 2**20 + 2**16
 STATUSES = len(m.STATUS_NAMES)
 
 Frames = list[Buffer]
-Shared: TypeAlias = "SharedPayload | tuple[bytearray, ...]"
+Shared: TypeAlias = "MappedPayload | tuple[bytearray, ...]"
 Frame: TypeAlias = "Buffer | Shared"
 """A whole payload, in shared memory or copied from there, is one frame between ends that have agreed on it."""
 
-Share: TypeAlias = "Callable[[SharedPayload], bool]"
+Share: TypeAlias = "Callable[[MappedPayload], bool]"
 
 
 class VersionMismatch(ProtocolError):
@@ -97,7 +96,7 @@ class VersionMismatch(ProtocolError):
 
 def plain_frame(frame: Frame) -> Buffer:
     """A frame of a payload that has several, or of what is none."""
-    if isinstance(frame, (SharedPayload, tuple)):
+    if isinstance(frame, (MappedPayload, tuple)):
         raise ProtocolError("shared memory instead of bytes")
     return frame
 
@@ -118,7 +117,7 @@ class Writer:
                 return payload
             self.frames.append(payload)
             return 1
-        if isinstance(payload, SharedPayload) and self.share is not None and self.share(payload):
+        if isinstance(payload, MappedPayload) and self.share is not None and self.share(payload):
             self.frames.append(payload)
             return 1
         pieces = buffers_of(payload)
@@ -145,7 +144,7 @@ class Reader:
         if count > MAX_BUFFERS:
             raise ProtocolError(f"a payload of {count} frames; at most {MAX_BUFFERS} are allowed")
         pieces = self._frames[start : start + count]
-        if count == 1 and isinstance(pieces[0], (SharedPayload, tuple)):
+        if count == 1 and isinstance(pieces[0], (MappedPayload, tuple)):
             return pieces[0]
         return tuple([plain_frame(piece) for piece in pieces])
 
@@ -496,7 +495,7 @@ def encode_sharing(
 
 
 def frame_size(frame: Frame) -> int:
-    return payload_size(frame if isinstance(frame, (SharedPayload, tuple)) else (frame,))
+    return payload_size(frame if isinstance(frame, (MappedPayload, tuple)) else (frame,))
 
 
 def check_claims(header: Buffer, largest: int) -> None:

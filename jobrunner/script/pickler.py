@@ -25,8 +25,8 @@ import cloudpickle
 from cloudpickle import cloudpickle as inner
 
 from jobrunner.facts import is_of
+from jobrunner.loading import apart_from
 from jobrunner.noting import objects_in
-from jobrunner.payloads import apart_from
 from jobrunner.script import makers, origin
 from jobrunner.script.classes import class_parts, is_code
 from jobrunner.script.digests import digest

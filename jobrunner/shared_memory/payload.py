@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from jobrunner.payloads import MappedPayload
 from jobrunner.shared_memory import system
 from jobrunner.shared_memory.limits import most_descriptors, placed
 
@@ -64,7 +65,7 @@ def offsets(sizes: Sequence[int]) -> tuple[list[int], int]:
     return starts, end
 
 
-class SharedPayload:
+class SharedPayload(MappedPayload):
     """See the module; immutable. The memory stays as it is until this object, and all that `views` gave, are gone."""
 
     __slots__ = ("__weakref__", "_fd", "_finalizer", "label", "size")

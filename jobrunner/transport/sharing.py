@@ -22,7 +22,7 @@ from weakref import WeakSet
 
 import msgpack
 
-from jobrunner.payloads import Buffer, buffers_of
+from jobrunner.payloads import Buffer, MappedPayload, buffers_of
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import Frame, Frames, Shared, encode_sharing, plain_frame
 from jobrunner.protocol.effects import Source
@@ -45,7 +45,7 @@ class Sharing:
         self._asks = asks
         self._peers: set[Source] = set()
         """Those whose probe could be read."""
-        self._sent: WeakSet[SharedPayload] = WeakSet()
+        self._sent: WeakSet[MappedPayload] = WeakSet()
         pool = SegmentPool(0, share_from=0)
         self._probe = pool.store([PROBE])
         pool.close()  # of its only segment when the probe is gone
@@ -88,7 +88,7 @@ class Sharing:
             return None
         return rest
 
-    def _may_point_to(self, payload: SharedPayload) -> bool:
+    def _may_point_to(self, payload: MappedPayload) -> bool:
         if payload in self._sent:
             return False
         self._sent.add(payload)
