@@ -369,7 +369,7 @@ def _function_error(fn: Callable[..., Any], exc: Exception) -> SerializationErro
     return error(f"cannot pickle {what}: {describe(exc)}", *_reasons(fn, exc))
 
 
-def dump_setup(
+def dump_initializer(
     initializer: Callable[..., object], initargs: tuple[Any, ...], store: Store | None = None
 ) -> DumpedFunction:
     """An executor's initializer and its arguments, as a function without any. Raises SerializationError."""

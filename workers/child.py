@@ -72,8 +72,8 @@ from jobrunner.workers.waits import Waits
 OK = 0
 ERROR = 1
 FINAL_ERROR = 9
-SETUP_FAILED = 10
-IN_SETUP = -2
+INITIALIZER_FAILED = 10
+IN_INITIALIZER = -2
 """As in protocol.messages and .effects, which would take longer to import than all the rest."""
 
 FLUSH_INTERVAL = 0.001
@@ -111,7 +111,7 @@ class Slot:
         self.blobs: dict[bytes, tuple[str, Payload, list[bytes]]] = {}
         # By the initializer that has run before them, too: what it has set in the program's globals, they see.
         self.functions: dict[tuple[bytes | None, bytes], Callable[..., Any]] = {}
-        self.setups: dict[bytes, BaseException | initializers.Provided] = {}  # main thread
+        self.initialized: dict[bytes, BaseException | initializers.Provided] = {}  # main thread
         self.running = 0  # the task that may be interrupted; main thread
         self.target = 0  # the task that the attendant wants to interrupt
         self.interrupted = False  # once per task, so that the except clauses below are safe; main thread
@@ -270,7 +270,7 @@ class Slot:
 
     def execute(self, fields: list[Any], payload: Payload, values: list[Payload]) -> None:
         """Run one task, and put its outcome into the outbox."""
-        number, _id, _name, _attempt, function, _payload, span, setup, depth, _values, retry_on = fields
+        number, _id, _name, _attempt, function, _payload, span, initializer, depth, _values, retry_on = fields
         if number in self.taken:
             return
         kind = PLAIN if span is None else BUNDLE if isinstance(span, int) else CHUNK
@@ -294,10 +294,10 @@ class Slot:
                 self.running = number
                 for shared in (payload, *values):
                     self.sharing.expect(shared)
-                if setup is not None:
-                    self.set_up(setup)
+                if initializer is not None:
+                    self.run_initializer(initializer)
                 # Before the arguments, which may refer to the script that comes with it.
-                fn = self.function(function, setup)
+                fn = self.function(function, initializer)
                 started = perf_counter()  # the next call of it will find it loaded
                 if isinstance(span, int):
                     self.bundle = Bundle(number, payload, self.board.results_writer())
@@ -325,7 +325,11 @@ class Slot:
                 memory.explain(exc, self.memory_limit)
             final = retry_on is not None and not serialization.is_one_of(exc, retry_on)
             status, result = (
-                SETUP_FAILED if exc is self.setups.get(setup) else FINAL_ERROR if final else ERROR,
+                INITIALIZER_FAILED
+                if exc is self.initialized.get(initializer)
+                else FINAL_ERROR
+                if final
+                else ERROR,
                 serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
             )
         self.bundle = self.chunk = None
@@ -451,12 +455,12 @@ class Slot:
 
         bundle.give_up(tell)
 
-    def set_up(self, key: bytes) -> None:
+    def run_initializer(self, key: bytes) -> None:
         """Run an initializer, the first time that a task names it. Raises InitializerError, each time."""
-        if key not in self.setups:
+        if key not in self.initialized:
             try:
-                self.board.fields[ELEMENT] = IN_SETUP
-                self.setups[key] = initializers.run(self.function(key, None))
+                self.board.fields[ELEMENT] = IN_INITIALIZER
+                self.initialized[key] = initializers.run(self.function(key, None))
                 self.board.fields[ELEMENT] = -1
                 # It is not called again, and what it ships may be large.
                 self.functions.pop((None, key), None)
@@ -470,26 +474,26 @@ class Slot:
                 what = serialization.describe(exc)
                 failure = InitializerError(f"the initializer {name} failed in this slot: {what}")
                 failure.__cause__ = serialization.without_frames_of(__file__, exc)
-                self.setups[key] = failure
+                self.initialized[key] = failure
                 import logging  # here: slots whose initializer works never need it
 
                 log = logging.getLogger("concurrent.futures")  # as the standard library's pools do
                 log.critical("Exception in initializer:", exc_info=exc)
-        known = self.setups[key]
+        known = self.initialized[key]
         if isinstance(known, BaseException):
             raise known.with_traceback(None)
 
-    def function(self, key: bytes, setup: bytes | None) -> Callable[..., Any]:
+    def function(self, key: bytes, initializer: bytes | None) -> Callable[..., Any]:
         """That function, after that initializer."""
-        fn = self.functions.get((setup, key))
+        fn = self.functions.get((initializer, key))
         if fn is None:
             if key not in self.blobs:
                 from jobrunner.errors import ProtocolError
 
                 raise ProtocolError(f"function {key.hex()} was not sent to this slot before its task")
             importlib.invalidate_caches()  # its module may have been written a moment ago
-            fn = self.functions[setup, key] = self.load(key)
-            provided = None if setup is None else self.setups[setup]
+            fn = self.functions[initializer, key] = self.load(key)
+            provided = None if initializer is None else self.initialized[initializer]
             if isinstance(provided, initializers.Provided):
                 provided.give_to(fn)
         return ready(fn)

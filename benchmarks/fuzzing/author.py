@@ -113,9 +113,16 @@ class Author:
     def task(self) -> m.TaskSpec:
         rng = self.rng
         needs = tuple(self.many(self.id, 2)) if rng.random() < 0.2 else ()
-        setup = self.key() if rng.random() < 0.1 else None
+        initializer = self.key() if rng.random() < 0.1 else None
         return m.TaskSpec(
-            self.id(), self.key(), self.payload(), self.span(), self.options(), setup, self.count(), needs
+            self.id(),
+            self.key(),
+            self.payload(),
+            self.span(),
+            self.options(),
+            initializer,
+            self.count(),
+            needs,
         )
 
     def tasks(self) -> list[m.TaskSpec]:

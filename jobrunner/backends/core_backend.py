@@ -25,7 +25,7 @@ from jobrunner.backends.failures import exception_of
 from jobrunner.backends.memory import SharedStore
 from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
-from jobrunner.backends.setups import Setups
+from jobrunner.backends.slot_initializers import SlotInitializers
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
 from jobrunner.config import MAX_NAME_LENGTH
@@ -68,11 +68,11 @@ from jobrunner.protocol.effects import (
     DrainRequested,
     Event,
     GiveUp,
+    InitializerFailed,
     Log,
     QueryRequested,
     RecallResults,
     ResolveTasks,
-    SetupFailed,
     ShowOutput,
     SubmitRequested,
     SupplyRequested,
@@ -142,7 +142,7 @@ class CoreBackend(Backend):
         self._store = SharedStore(self._shares)
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
-        self._setups = Setups(settings, self._store.store, same_host=self.same_host)
+        self._slot_initializers = SlotInitializers(settings, self._store.store, same_host=self.same_host)
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._driver: Driver
@@ -204,7 +204,7 @@ class CoreBackend(Backend):
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
         last = self._prepared
-        prepared = Prepared.of(fn, self._store.store, last, self._setups.current())
+        prepared = Prepared.of(fn, self._store.store, last, self._slot_initializers.current())
         if prepared is not last:
             self._prepared = prepared if prepared.may_be_kept else None
         return prepared
@@ -325,16 +325,16 @@ class CoreBackend(Backend):
         self, prepared: Prepared, payload: bytes, options: m.TaskOptions, limit: int
     ) -> Future[Any]:
         """Have a short call travel with others like it that are on their way to the I/O thread."""
-        definition, setup = prepared.definition, prepared.setup
+        definition, initializer = prepared.definition, prepared.initializer
         nested = depth()
         with self._lock:
             self._check_open()
             batch = self._batch
-            if batch is not None and batch.takes(definition, options, nested, setup):
+            if batch is not None and batch.takes(definition, options, nested, initializer):
                 future = batch.add(payload)
             else:
                 task = self._new_id()
-                batch = CallBatch(self, task, definition, options, nested, limit, setup)
+                batch = CallBatch(self, task, definition, options, nested, limit, initializer)
                 future = batch.add(payload)
                 if not self._futures:
                     self._first_call()
@@ -404,7 +404,9 @@ class CoreBackend(Backend):
             outgoing, self._outgoing, self._batch = self._outgoing, [], None
             definitions, self._definitions = self._definitions, {}
         functions = [
-            each for prepared in definitions.values() for each in (*prepared.definitions, *prepared.setup)
+            each
+            for prepared in definitions.values()
+            for each in (*prepared.definitions, *prepared.initializer)
         ]
         tasks = [entry.spec() if isinstance(entry, CallBatch) else entry for entry in outgoing]
         return [SubmitRequested(tasks, functions)]
@@ -584,7 +586,7 @@ class CoreBackend(Backend):
             Connected: self._on_connected,
             CapacityChanged: self._on_capacity,
             ConnectionLost: lambda effect: None,
-            SetupFailed: self._on_setup_failed,
+            InitializerFailed: self._on_initializer_failed,
             GiveUp: self._give_up,
             Log: lambda effect: None,
         }
@@ -598,7 +600,7 @@ class CoreBackend(Backend):
             self._take_what_is_left,
             self._close_wire,
             self._closed,
-            self._setups.close,
+            self._slot_initializers.close,
             self._store.close,
             self._printer.close,
             self._settle_what_is_left,
@@ -653,7 +655,7 @@ class CoreBackend(Backend):
         self._failure = error_named(effect.kind, self._describe_failure(effect.kind, effect.error))
         self._driver.abort()
 
-    def _on_setup_failed(self, effect: SetupFailed) -> None:
+    def _on_initializer_failed(self, effect: InitializerFailed) -> None:
         """The executor is broken, as the standard library's pools are then; `_end` fails what is pending."""
         if self._failure is None:
             error = exception_of(effect.outcome, "")

@@ -98,9 +98,9 @@ class EngineBackend(Backend):
         self._show_output = settings.config.show_output
         self._pid = os.getpid()
         self._client = ClientId(random_token())
-        self._setup: DumpedFunction | None = None
+        self._initializer: DumpedFunction | None = None
         if settings.initializer is not None:
-            self._setup = serialization.dump_setup(settings.initializer, settings.initargs)
+            self._initializer = serialization.dump_initializer(settings.initializer, settings.initargs)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
         self._lock = threading.RLock()
         self._number = 0
@@ -167,14 +167,14 @@ class EngineBackend(Backend):
         after the third.
         """
         options = call.options
-        setup = self._setup
+        initializer = self._initializer
         return tuple(
             Head(
                 PROTOCOL,
                 type(self).__module__,
                 self.name,
                 fields_of(call.function, apart=apart),
-                None if setup is None else fields_of(setup, apart=apart),
+                None if initializer is None else fields_of(initializer, apart=apart),
                 call.id,
                 call.future.name,
                 call.attempt,
@@ -189,7 +189,8 @@ class EngineBackend(Backend):
 
     def parts_of(self, call: Call) -> tuple[DumpedFunction, ...]:
         """For subclasses: what its function and its initializer need, and what others may need as well."""
-        return call.function.parts if self._setup is None else call.function.parts + self._setup.parts
+        initializer = self._initializer
+        return call.function.parts if initializer is None else call.function.parts + initializer.parts
 
     # --- submitting -----------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class Head(NamedTuple):
     """Where the class `Here` of the backend is."""
     backend: str
     function: Fields
-    setup: Fields | None
+    initializer: Fields | None
     id: str
     name: str
     attempt: int
@@ -154,8 +154,8 @@ def run(
     head = Head(*fields)
     pieces = iter(apart)
     head = head._replace(function=whole(head.function, pieces))
-    if head.setup is not None:
-        head = head._replace(setup=whole(head.setup, pieces))
+    if head.initializer is not None:
+        head = head._replace(initializer=whole(head.initializer, pieces))
     here: Here = importlib.import_module(head.module).Here()
     if head.once and not here.begins(head.id):
         text = "the process of its first attempt died"
@@ -204,10 +204,10 @@ def _outcome(
     started = perf_counter()
     try:
         with stops:
-            if head.setup is not None:
-                _set_up(head.setup)
+            if head.initializer is not None:
+                _run_initializer(head.initializer)
                 started = perf_counter()
-            fn = ready(_function(head.function, None if head.setup is None else head.setup[0]))
+            fn = ready(_function(head.function, None if head.initializer is None else head.initializer[0]))
             if head.span is None:
                 args, kwargs = serialization.load_call(
                     unwrapped(parts), [unwrapped(value) for value in values]
@@ -263,15 +263,15 @@ class LoadedFunctions:
         self._loaded: OrderedDict[tuple[bytes | None, bytes], tuple[Callable[..., Any], int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, fields: Fields, setup: bytes | None = None) -> Callable[..., Any]:
+    def get(self, fields: Fields, initializer: bytes | None = None) -> Callable[..., Any]:
         """That function, after that initializer. Raises SerializationError."""
-        place = setup, fields[0]
+        place = initializer, fields[0]
         with self._lock:
             known = self._loaded.get(place)
             if known is not None:
                 self._loaded.move_to_end(place)
                 return known[0]
-            fn, size = loaded(fields, setup)
+            fn, size = loaded(fields, initializer)
             self._loaded[place] = fn, size
             self._bytes += size
             while len(self._loaded) > self._most or (
@@ -281,13 +281,13 @@ class LoadedFunctions:
             return fn
 
 
-def loaded(fields: Fields, setup: bytes | None) -> tuple[Callable[..., Any], int]:
+def loaded(fields: Fields, initializer: bytes | None) -> tuple[Callable[..., Any], int]:
     """The function, and the bytes that it was unpickled from."""
     # Within one process they come as they were wrapped.
     blob: Payload = fields[1] if isinstance(fields[1], bytes) else tuple(map(memoryview, fields[1]))
     parts: dict[bytes, Payload] = {key: tuple(map(memoryview, buffers)) for key, buffers in fields[2]}
     fn = serialization.load_function(blob, parts)
-    provided = None if setup is None else _setups[setup]
+    provided = None if initializer is None else _initialized[initializer]
     if isinstance(provided, Provided):
         provided.give_to(fn)
     return fn, payload_size(blob) + sum(map(payload_size, parts.values()))
@@ -296,23 +296,23 @@ def loaded(fields: Fields, setup: bytes | None) -> tuple[Callable[..., Any], int
 _function = LoadedFunctions().get
 
 
-_setups: dict[bytes, InitializerError | Provided] = {}
+_initialized: dict[bytes, InitializerError | Provided] = {}
 _setting_up = threading.Lock()
 
 
-def _set_up(fields: Fields) -> None:
+def _run_initializer(fields: Fields) -> None:
     """Run an initializer, the first time that a call of this process names it. Raises InitializerError, each time."""
     key = fields[0]
     with _setting_up:
-        if key not in _setups:
+        if key not in _initialized:
             try:
-                _setups[key] = initializers.run(ready(_function(fields)))
+                _initialized[key] = initializers.run(ready(_function(fields)))
             except Exception as exc:
                 failure = InitializerError(
                     f"the initializer failed in this worker: {serialization.describe(exc)}"
                 )
                 failure.__cause__ = serialization.without_frames_of(__file__, exc)
-                _setups[key] = failure
-        known = _setups[key]
+                _initialized[key] = failure
+        known = _initialized[key]
     if isinstance(known, InitializerError):
         raise known.with_traceback(None)

@@ -35,11 +35,11 @@ from jobrunner.protocol.effects import (
     Event,
     GiveUp,
     HandshakeFailed,
+    InitializerFailed,
     QueryRequested,
     RecallResults,
     Received,
     ResolveTasks,
-    SetupFailed,
     ShowOutput,
     Stop,
     SubmitRequested,
@@ -189,7 +189,7 @@ class ClientCore:
         assert self._sent_bytes == sum(payload_size(self.pending[t].payload) for t in self._sent)
         needed: dict[m.FunctionKey, int] = {}
         for spec in self.pending.values():
-            for key in (spec.function, spec.setup):
+            for key in (spec.function, spec.initializer):
                 if key is not None:
                     needed[key] = needed.get(key, 0) + 1
         for definition in self._functions.values():
@@ -363,8 +363,13 @@ class ClientCore:
         effects: list[Effect] = []
         for outcome in outcomes:
             spec = self.pending.get(outcome.id)
-            if spec is not None and spec.setup is not None and outcome.detail and "setup" in outcome.detail:
-                effects.append(SetupFailed(outcome))  # none of the pending ones can run
+            if (
+                spec is not None
+                and spec.initializer is not None
+                and outcome.detail
+                and "setup" in outcome.detail
+            ):
+                effects.append(InitializerFailed(outcome))  # none of the pending ones can run
                 continue
             if spec is not None:
                 self.limits.learn(spec, outcome)
@@ -505,7 +510,7 @@ class ClientCore:
     def _submission(self, tasks: list[m.TaskSpec], now: float) -> Effect:
         """These tasks in one message, with what the coordinator does not know of their functions."""
         named = dict.fromkeys([spec.function for spec in tasks])
-        named.update(dict.fromkeys([spec.setup for spec in tasks if spec.setup is not None]))
+        named.update(dict.fromkeys([spec.initializer for spec in tasks if spec.initializer is not None]))
         functions: list[m.FunctionDef] = []
         for key in named:
             definition = self._functions[key]
@@ -562,7 +567,7 @@ class ClientCore:
             return m.Outcome(spec.id, 0, m.ERROR, detail={"too_large": True, "final": True, "error": error})
         if payload_size(spec.payload) > most:
             return m.quota_exceeded(spec.id, 0, "arguments have", payload_size(spec.payload), most)
-        for key in (spec.function, spec.setup):
+        for key in (spec.function, spec.initializer):
             definition = None if key is None else self._functions[key]
             if definition is None:
                 continue
@@ -603,7 +608,7 @@ class ClientCore:
 
     def _count(self, spec: m.TaskSpec, step: int) -> None:
         users = self._users
-        for key in (spec.function, spec.setup):
+        for key in (spec.function, spec.initializer):
             if key is None:
                 continue
             count = users.get(key, 0) + step

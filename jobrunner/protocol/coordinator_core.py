@@ -590,9 +590,9 @@ class CoordinatorCore:
             if payload_size(spec.payload) > self.settings.max_payload:
                 self._unexpected(client, f"task {spec.id} is larger than max_payload; its session ends", now)
                 return
-            if refused and (spec.function in refused or spec.setup in refused):
+            if refused and (spec.function in refused or spec.initializer in refused):
                 scheduler.refuse_new(
-                    client, spec.id, refused.get(spec.function) or refused[spec.setup or b""]
+                    client, spec.id, refused.get(spec.function) or refused[spec.initializer or b""]
                 )
                 continue
             if client.account.owner:
@@ -827,8 +827,8 @@ class CoordinatorCore:
         defined: dict[m.FunctionKey, None] = {}
         for spec in entry.accepted:
             defined[spec.function] = None
-            if spec.setup is not None:
-                defined[spec.setup] = None
+            if spec.initializer is not None:
+                defined[spec.initializer] = None
         written: dict[m.FunctionKey, m.FunctionDef] = {}
         for key in defined:
             function = self.scheduler.functions.get(key)
@@ -928,7 +928,7 @@ class CoordinatorCore:
         tasks, size = [], 0
         functions: list[m.FunctionDef] = []
         for record in records:
-            for entry in (record.function, record.setup):
+            for entry in (record.function, record.initializer):
                 if entry is not None and worker.id not in entry.known_by:
                     functions += entry.untold(worker.id)
             payload = record.payload
@@ -946,7 +946,7 @@ class CoordinatorCore:
                     payload,
                     record.span,
                     record.options,
-                    None if record.setup is None else record.setup.definition.key,
+                    None if record.initializer is None else record.initializer.definition.key,
                     record.depth,
                     values,
                     record.unbegun,
@@ -1064,7 +1064,7 @@ def of_record(record: TaskRecord, worker: WorkerPeer) -> int:
     if record.needs:
         assert record.values is not None
         size += sum([of_payload(record.values[need]) for need in record.needs])
-    for entry in (record.function, record.setup):
+    for entry in (record.function, record.initializer):
         if entry is not None and worker.id not in entry.known_by:
             size += sum([of_definition(each.definition) for each in (entry, *entry.parts)])
     return size
@@ -1081,5 +1081,5 @@ UNKNOWN_FUNCTION = b""
 def of_owner(client: ClientPeer, spec: m.TaskSpec) -> m.TaskSpec:
     """A call of functions that this client has sent, under the keys that these have here."""
     function = client.pins.get(spec.function, UNKNOWN_FUNCTION)
-    setup = None if spec.setup is None else client.pins.get(spec.setup, UNKNOWN_FUNCTION)
-    return spec._replace(function=function, setup=setup)
+    initializer = None if spec.initializer is None else client.pins.get(spec.initializer, UNKNOWN_FUNCTION)
+    return spec._replace(function=function, initializer=initializer)

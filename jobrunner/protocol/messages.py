@@ -102,14 +102,14 @@ class FunctionDef(NamedTuple):
     modules: tuple[str, ...] = ()
     """Top-level modules that its worker must be able to import; without the standard library's."""
     ships: tuple[str, ...] = ()
-    """Of a setup, the top-level modules that it brings along: to the calls with it no worker lacks these, and no slot
-    serves calls with it and others."""
+    """Of an initializer, the top-level modules that it brings along: to the calls with it no worker lacks these, and
+    no slot serves calls with it and others."""
     parts: tuple[FunctionKey, ...] = ()
     """Definitions that must be at hand wherever this one is unpickled. They have no parts themselves, and what they
     need (`python`, `modules`) is among the needs of this one."""
     epoch: int = 0
-    """Of a setup, how often the program had come to other versions of its modules; no slot serves calls of two epochs,
-    and slots of earlier ones make way."""
+    """Of an initializer, how often the program had come to other versions of its modules; no slot serves calls of two
+    epochs, and slots of earlier ones make way."""
 
 
 Span: TypeAlias = "tuple[int, int] | int | None"
@@ -128,7 +128,7 @@ class TaskSpec(NamedTuple):
     """One submitted call, chunk or bundle. The payload holds (args, kwargs), the columns of a chunk of `map`, or the
     payloads of a bundle's calls.
 
-    `setup` is the function key of the executor's initializer.
+    `initializer` is the function key of the executor's initializer.
     """
 
     id: TaskId
@@ -136,7 +136,7 @@ class TaskSpec(NamedTuple):
     payload: Payload
     span: Span = None
     options: TaskOptions = DEFAULT_OPTIONS
-    setup: FunctionKey | None = None
+    initializer: FunctionKey | None = None
     depth: int = 0
     """0 for a call of a program, n + 1 for one that a task of depth n submits. Deeper ones go first, for a task waits
     for them."""
@@ -153,7 +153,7 @@ class Assignment(NamedTuple):
     payload: Payload
     span: Span
     options: TaskOptions
-    setup: FunctionKey | None
+    initializer: FunctionKey | None
     depth: int = 0
     values: tuple[Payload, ...] = ()
     """The results of the tasks that it needs, in the order of TaskSpec.needs."""

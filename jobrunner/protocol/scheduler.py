@@ -164,8 +164,8 @@ class Scheduler:
         if self._known(client, spec.id):
             return True
         function = self.functions.get(spec.function)
-        setup = None if spec.setup is None else self.functions.get(spec.setup)
-        if function is None or (spec.setup is not None and setup is None):
+        initializer = None if spec.initializer is None else self.functions.get(spec.initializer)
+        if function is None or (spec.initializer is not None and initializer is None):
             return False
         size = call_size(spec.payload, spec.options, spec.needs)
         resources = spec.options.resources
@@ -173,16 +173,16 @@ class Scheduler:
         if excess:
             self.tell_client(client, beyond_quota(spec.id, excess))
             return True
-        refusal = self._refusal(spec, function, setup, now)
+        refusal = self._refusal(spec, function, initializer, now)
         client.account.add_call(size, resources)
         record = TaskRecord(
-            spec.id, client, function, spec.payload, spec.span, spec.options, setup, spec.depth, now
+            spec.id, client, function, spec.payload, spec.span, spec.options, initializer, spec.depth, now
         )
         if self.missing.scarce:
             record.demands = self.missing.demands(record)
         function.users += 1
-        if setup is not None:
-            setup.users += 1
+        if initializer is not None:
+            initializer.users += 1
         client.submitted += record.weight
         client.unfinished += record.weight
         self.tasks[spec.id] = record
@@ -229,17 +229,17 @@ class Scheduler:
             self.tell_client(client, beyond_quota(task_id, excess))
 
     def _refusal(
-        self, spec: m.TaskSpec, function: FunctionEntry, setup: FunctionEntry | None, now: float
+        self, spec: m.TaskSpec, function: FunctionEntry, initializer: FunctionEntry | None, now: float
     ) -> m.Outcome | None:
         """How a new call ends that no worker who is here can run, for want of a version of Python or of modules."""
         if self.workers:
-            for entry in (function, setup):
+            for entry in (function, initializer):
                 if entry is not None and entry.demands and not self._offered(entry):
                     return self._wrong_python(spec.id, entry)
         if not self.missing.scarce:
             return None
-        base = demanded(demands_of(spec.options.resources), function, setup)
-        return self.missing.refusal(spec.id, function, setup, base, now)
+        base = demanded(demands_of(spec.options.resources), function, initializer)
+        return self.missing.refusal(spec.id, function, initializer, base, now)
 
     def _offered(self, function: FunctionEntry) -> bool:
         """Whether any worker has the version of Python that a function needs."""
@@ -263,7 +263,7 @@ class Scheduler:
         if not strange:
             return
         for record in list(self.tasks.values()):
-            entry = record.function if record.function in strange else record.setup
+            entry = record.function if record.function in strange else record.initializer
             if entry is not None and entry in strange and record.state in (QUEUED, WAITING):
                 self.finish(record, self._wrong_python(record.id, entry), FAILED, now)
 
@@ -276,7 +276,7 @@ class Scheduler:
         for spec, progress in state.tasks.values():
             owner = client_of(spec.id)
             client = self.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
-            named = [state.functions[key] for key in (spec.function, spec.setup) if key is not None]
+            named = [state.functions[key] for key in (spec.function, spec.initializer) if key is not None]
             for definition in named:
                 for part in definition.parts:
                     self.functions.define(state.functions[part], client.account)
@@ -542,9 +542,9 @@ class Scheduler:
         self._release(record)
         if outcome.status == m.SPLIT:
             self._split(record, outcome, worker, now)
-        elif record.setup is not None and outcome.detail and "setup" in outcome.detail:
+        elif record.initializer is not None and outcome.detail and "setup" in outcome.detail:
             record.ended = record.attempt
-            self.missing.setup_failed(worker, record, outcome, now)
+            self.missing.initializer_failed(worker, record, outcome, now)
         else:
             self._ended(record, outcome, now)
 
@@ -975,8 +975,8 @@ class Scheduler:
         self.needs.drop(record)
         record.outcome = outcome
         self.functions.release(record.function)
-        if record.setup is not None:
-            self.functions.release(record.setup)
+        if record.initializer is not None:
+            self.functions.release(record.initializer)
         del self.tasks[record.id]
         if isinstance(record.span, int) and self.bundles.get(open_part(record.id)) is record:
             del self.bundles[open_part(record.id)]

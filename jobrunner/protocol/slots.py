@@ -70,7 +70,7 @@ class Owner(NamedTuple):
 
     key: str = ""
     """Of who has submitted them, as the coordinator tells it."""
-    setup: FunctionKey | None = None
+    initializer: FunctionKey | None = None
     """What prepares the slots for them, where that makes them unfit for others."""
     epoch: int = 0
     """Of the program's modules, see FunctionDef."""

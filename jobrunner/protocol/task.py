@@ -79,11 +79,11 @@ def call_size(payload: Payload, options: TaskOptions, needs: tuple[TaskId, ...])
     return size
 
 
-def demanded(amounts: Demands, function: FunctionEntry, setup: FunctionEntry | None) -> Demands:
+def demanded(amounts: Demands, function: FunctionEntry, initializer: FunctionEntry | None) -> Demands:
     """What the worker of a call must offer, beside the modules."""
     needs = amounts + function.demands if function.demands else amounts
-    if setup is not None and setup.demands:
-        needs += tuple(demand for demand in setup.demands if demand not in needs)
+    if initializer is not None and initializer.demands:
+        needs += tuple(demand for demand in initializer.demands if demand not in needs)
     return needs
 
 
@@ -122,6 +122,7 @@ class TaskRecord:
         "function",
         "history",
         "id",
+        "initializer",
         "interest",
         "lacks",
         "may_have_run",
@@ -129,7 +130,6 @@ class TaskRecord:
         "options",
         "outcome",
         "payload",
-        "setup",
         "since",
         "span",
         "state",
@@ -151,7 +151,7 @@ class TaskRecord:
         payload: Payload,
         span: Span,
         options: TaskOptions,
-        setup: FunctionEntry | None,
+        initializer: FunctionEntry | None,
         depth: int,
         now: float,
     ) -> None:
@@ -165,9 +165,9 @@ class TaskRecord:
         self.options = options
         self.amounts = demands_of(options.resources)
         """What it takes of its worker's resources."""
-        self.demands = demanded(self.amounts, function, setup)
+        self.demands = demanded(self.amounts, function, initializer)
         """What its worker must have."""
-        self.setup = setup
+        self.initializer = initializer
         self.depth = depth
         self.state = QUEUED
         self.worker: WorkerPeer | None = None

@@ -21,8 +21,8 @@ from jobrunner.protocol.checks import MAX_AWAITED
 from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.effects import (
     FINAL_ERROR,
-    IN_SETUP,
-    SETUP_FAILED,
+    IN_INITIALIZER,
+    INITIALIZER_FAILED,
     ConnectionLost,
     DivideChunk,
     DrainRequested,
@@ -417,18 +417,20 @@ class WorkerCore:
     def _missing_for(self, assignment: m.Assignment) -> list[str]:
         """Modules that the call needs, does not bring along, and that cannot be imported now."""
         suspects = list(self._lacks.get(assignment.function, ()))
-        if assignment.setup is not None:
-            suspects += self._lacks.get(assignment.setup, ())
-            ships = self.functions[assignment.setup].ships
+        if assignment.initializer is not None:
+            suspects += self._lacks.get(assignment.initializer, ())
+            ships = self.functions[assignment.initializer].ships
             suspects = [name for name in suspects if name not in ships]
         return self.settings.missing(suspects) if suspects else []
 
     def _owner_of(self, assignment: m.Assignment, key: str) -> Owner:
         """Calls with modules of their own are kept apart from others as those of different owners are."""
-        if assignment.setup is None:
+        if assignment.initializer is None:
             return Owner(key)
-        setup = self.functions[assignment.setup]
-        return Owner(key, setup.key, setup.epoch) if setup.ships or setup.epoch else Owner(key)
+        initializer = self.functions[assignment.initializer]
+        if initializer.ships or initializer.epoch:
+            return Owner(key, initializer.key, initializer.epoch)
+        return Owner(key)
 
     def _knows_parts_of(self, definition: m.FunctionDef) -> bool:
         """Whether all of a function's parts are here, each of which has none."""
@@ -437,7 +439,7 @@ class WorkerCore:
 
     def _knows_functions_of(self, assignment: m.Assignment) -> bool:
         return assignment.function in self.functions and (
-            assignment.setup is None or assignment.setup in self.functions
+            assignment.initializer is None or assignment.initializer in self.functions
         )
 
     # --- cancelling and time limits ---
@@ -700,14 +702,14 @@ class WorkerCore:
             each = duration / task.elements
             self._estimates[function] = updated_estimate(self._estimates.get(function, UNKNOWN), each)
             attempt = task.assignment.attempt
-            failed = status in (m.ERROR, FINAL_ERROR, SETUP_FAILED)
+            failed = status in (m.ERROR, FINAL_ERROR, INITIALIZER_FAILED)
             if task.given_up or (task.stop_reason is not None and failed):
                 outcome = self._stopped_outcome(task, duration, None)
             else:
                 outcome = m.Outcome(task.id, attempt, status, payload, duration)
                 if status == FINAL_ERROR:
                     outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "final": True})
-                elif status == SETUP_FAILED:
+                elif status == INITIALIZER_FAILED:
                     outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "setup": True})
                     slot.leaving = True  # nobody knows what it has left behind there
                 elif status == m.ERROR:
@@ -746,7 +748,7 @@ class WorkerCore:
                 detail = self._crash_detail(event)
                 if event.element >= 0 and isinstance(guilty.assignment.span, tuple):
                     detail["element"] = event.element
-                elif event.element == IN_SETUP:
+                elif event.element == IN_INITIALIZER:
                     detail["setup"] = True
                 outcome = m.Outcome(
                     guilty.id, guilty.assignment.attempt, m.CRASHED, b"", now - slot.progress, detail
@@ -930,7 +932,7 @@ class WorkerCore:
             a.function,
             a.payload,
             a.span,
-            a.setup,
+            a.initializer,
             a.depth,
             a.values,
             a.options.retry_on,
@@ -996,7 +998,9 @@ class WorkerCore:
 
     def _forget_functions(self) -> None:
         """Drop those that linger and that no task needs any more, nor a function that stays."""
-        needed = {key for t in self.tasks.values() for key in (t.assignment.function, t.assignment.setup)}
+        needed = {
+            key for t in self.tasks.values() for key in (t.assignment.function, t.assignment.initializer)
+        }
         for key, definition in self.functions.items():
             if definition.parts and (key in needed or key not in self._lingering):
                 needed.update(definition.parts)
@@ -1019,7 +1023,7 @@ class WorkerCore:
     def _run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
         functions: list[m.FunctionDef] = []
         for task in tasks:
-            for key in (task.function, task.setup):
+            for key in (task.function, task.initializer):
                 if key is not None and key not in slot.known:
                     functions += slot.lacks(self.functions[key], self.functions)
         forget, slot.forget = slot.forget, []

@@ -72,8 +72,8 @@ def test_what_is_written_is_there_again(path):
         4,
         (TaskId("c-0"), TaskId("d-7")),
     )
-    setup = m.FunctionDef(b"setup", "setup", b"bytes of setup")
-    journal.write(JournalEntry([DOUBLE, setup], [full, spec(2), spec(3)]))
+    initializer = m.FunctionDef(b"setup", "setup", b"bytes of setup")
+    journal.write(JournalEntry([DOUBLE, initializer], [full, spec(2), spec(3)]))
     journal.write(JournalEntry(progress=[(TaskId("c-2"), Progress(2, 1, 1, ("attempt 1: died",), 1))]))
     journal.write(ended(3))
     again = reopened(journal, path)
@@ -82,7 +82,7 @@ def test_what_is_written_is_there_again(path):
     first, second = again.state.tasks.values()
     assert first == (full._replace(payload=(b"head", b"x" * 100_000)), Progress())
     assert second == (spec(2), Progress(2, 1, 1, ("attempt 1: died",), 1))
-    assert again.state.functions == {b"double": DOUBLE, b"setup": setup}
+    assert again.state.functions == {b"double": DOUBLE, b"setup": initializer}
     (kept,) = again.state.outcomes.values()
     assert kept.outcome == m.Outcome(TaskId("c-3"), 1, m.OK, b"result", 0.5, {"worker": "w"})
     assert 0 <= kept.age < 60

@@ -201,7 +201,7 @@ def test_two_workers_of_one_name_are_told_apart(world):
 
 def test_a_call_goes_to_a_worker_and_its_outcome_back(world):
     client, worker = world.client(), world.worker()
-    call = spec(1, payload=b"args", setup=OTHER_KEY, priority=3)
+    call = spec(1, payload=b"args", initializer=OTHER_KEY, priority=3)
     submit(client, call, functions=[DOUBLE, HALVE])
     assert worker.heard() == [
         m.Assign([m.Assignment("c-1", 1, KEY, b"args", None, call.options, OTHER_KEY)], [DOUBLE, HALVE])

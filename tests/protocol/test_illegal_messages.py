@@ -241,7 +241,7 @@ def test_a_numbered_welcome_opens_nothing(make):
     assert world.core.session.open
 
 
-@pytest.mark.parametrize("missing", ["function", "setup"])
+@pytest.mark.parametrize("missing", ["function", "initializer"])
 def test_a_worker_gives_up_a_session_in_which_a_function_is_missing(missing):
     world = support.worker()
     support.assign(world, assignment(1)._replace(**{missing: b"never sent"}), assignment(2))

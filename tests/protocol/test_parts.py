@@ -58,8 +58,8 @@ def test_a_client_sends_a_part_once_and_before_what_has_it():
     assert world.heard_one(m.Submit) == m.Submit([spec(1)], [PART, TWICE])
     submit(world, spec(2), spec(3, function=OTHER_KEY))
     assert world.heard_one(m.Submit) == m.Submit([spec(2), spec(3, function=OTHER_KEY)], [HALF])
-    submit(world, spec(4, setup=OTHER_KEY))
-    assert world.heard_one(m.Submit) == m.Submit([spec(4, setup=OTHER_KEY)])
+    submit(world, spec(4, initializer=OTHER_KEY))
+    assert world.heard_one(m.Submit) == m.Submit([spec(4, initializer=OTHER_KEY)])
 
 
 def test_a_client_keeps_a_part_as_long_as_an_unfinished_call_needs_it():
@@ -185,7 +185,7 @@ def test_parts_are_written_with_what_has_them_and_are_there_after_a_restart():
     world = Coordinator()
     world.core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), world.now, JournalState())
     alice = world.client("a", who=ALICE)
-    alice.say(m.Submit([spec(1, client=A, setup=OTHER_KEY)], [PART, TWICE, HALF]))
+    alice.say(m.Submit([spec(1, client=A, initializer=OTHER_KEY)], [PART, TWICE, HALF]))
     world.turn()
     (written,) = [effect for effect in world.take() if isinstance(effect, WriteJournal)]
     assert [each.name for each in written.entry.functions] == [PART.name, TWICE.name, HALF.name]
@@ -221,7 +221,7 @@ def test_each_slot_gets_a_part_once():
     assign(world, assignment(1), assignment(2), functions=[PART, TWICE])
     assert runs(world) == {1: ([PART.key, KEY], []), 2: ([PART.key, KEY], [])}
     finish(world, 1, 1)
-    assign(world, assignment(3, function=OTHER_KEY, setup=KEY), functions=[HALF])
+    assign(world, assignment(3, function=OTHER_KEY, initializer=KEY), functions=[HALF])
     assert runs(world) == {1: ([OTHER_KEY], [])}
 
 

@@ -173,7 +173,7 @@ def test_a_refused_worker_gives_up():
 
 def test_a_task_goes_to_an_idle_slot_with_its_functions():
     world = worker()
-    call = assignment(1, setup=OTHER_KEY, payload=b"x", name="mine")
+    call = assignment(1, initializer=OTHER_KEY, payload=b"x", name="mine")
     assign(world, call, functions=[DOUBLE, HALVE])
     task = SlotTask(1, "c-1", "mine", 1, KEY, b"x", None, OTHER_KEY)
     assert world.take() == [RunTasks(SlotId(1), [task], [DOUBLE, HALVE], [])]

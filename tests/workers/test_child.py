@@ -109,23 +109,23 @@ def test_an_element_that_exits_or_cannot_be_pickled_costs_only_itself(owner, slo
 
 
 def test_an_initializer_runs_once_per_slot(owner):
-    setup = serialization.dump_setup(zoo.initialize, ("ready",))
-    other = serialization.dump_setup(zoo.initialize, ("other",))
+    initializer = serialization.dump_initializer(zoo.initialize, ("ready",))
+    other = serialization.dump_initializer(zoo.initialize, ("other",))
     for slot in (1, 2):
         owner.ready(slot)
-        assert owner.call(slot, zoo.initialized, setup=setup) == ["ready"]
-        assert owner.call(slot, zoo.initialized, setup=setup) == ["ready"]
+        assert owner.call(slot, zoo.initialized, initializer=initializer) == ["ready"]
+        assert owner.call(slot, zoo.initialized, initializer=initializer) == ["ready"]
         assert owner.call(slot, zoo.initialized) == ["ready"]
-    assert owner.call(1, zoo.initialized, setup=other) == ["ready", "other"]
+    assert owner.call(1, zoo.initialized, initializer=other) == ["ready", "other"]
 
 
 def test_a_failed_initializer_fails_each_task_that_names_it(owner, slot):
-    setup = serialization.dump_setup(zoo.fail_to_initialize, ("no licence",))
+    initializer = serialization.dump_initializer(zoo.fail_to_initialize, ("no licence",))
     for _ in range(2):
         with pytest.raises(
             InitializerError, match=r"fail_to_initialize failed.*OSError: no licence"
         ) as caught:
-            owner.call(slot, zoo.nothing, setup=setup)
+            owner.call(slot, zoo.nothing, initializer=initializer)
         assert "in fail_to_initialize" in str(caught.value.__cause__)
     assert owner.call(slot, zoo.add, 1, 1) == 2
 

@@ -189,8 +189,8 @@ def test_the_rest_of_a_chunk_is_given_back_while_an_element_runs(owner, slot, ch
 
 
 def test_the_rest_of_a_chunk_is_given_back_while_its_initializer_runs(owner, slot, tmp_path):
-    setup = serialization.dump_setup(wait_for_go, (tmp_path,))
-    number = owner.chunk(slot, abs, [(-x,) for x in range(6)], start=1, setup=setup)
+    initializer = serialization.dump_initializer(wait_for_go, (tmp_path,))
+    number = owner.chunk(slot, abs, [(-x,) for x in range(6)], start=1, initializer=initializer)
     owner.until((tmp_path / "setting up").exists)
     owner.pool.divide(slot, number)
     assert owner.until(lambda: owner.of(SlotDivided)) == [SlotDivided(slot, number, 2)]

@@ -177,8 +177,8 @@ class Truth:
     def check_functions(self, slot: SlotProcess, task: SlotTask) -> None:
         """A slot that begins a task has its function and its initializer, and of both the parts that they came with."""
         expected = self.expected.get(task.id)
-        there = (None, None) if expected is None else (expected.spec.function, expected.spec.setup)
-        for here, name in zip((task.function, task.setup), there, strict=True):
+        there = (None, None) if expected is None else (expected.spec.function, expected.spec.initializer)
+        for here, name in zip((task.function, task.initializer), there, strict=True):
             if here is None:
                 continue
             self.check(here in slot.functions, f"{task.id}: its function was never sent")
@@ -196,17 +196,21 @@ class Truth:
         """Its modules are there, and nobody else's, nor those of another epoch."""
         lacking = self.needed(spec) & set(node.lacks)
         self.check(not lacking, f"{where}, which lacks {lacking}")
-        epoch = self.definitions[spec.setup].epoch if spec.setup in self.definitions else 0
-        slot.serves.add(spec.setup if self._brings(spec) or epoch else None)
+        epoch = self.definitions[spec.initializer].epoch if spec.initializer in self.definitions else 0
+        slot.serves.add(spec.initializer if self._brings(spec) or epoch else None)
         self.check(len(slot.serves) == 1, f"{where}, which has served {slot.serves}")
 
     def needed(self, spec: m.TaskSpec) -> set[str]:
         """The modules that its worker must have."""
-        functions = [self.definitions[key] for key in (spec.function, spec.setup) if key in self.definitions]
+        functions = [
+            self.definitions[key] for key in (spec.function, spec.initializer) if key in self.definitions
+        ]
         return {name for f in functions for name in f.modules} - self._brings(spec)
 
     def _brings(self, spec: m.TaskSpec) -> set[str]:
-        return set(self.definitions[spec.setup].ships) if spec.setup in self.definitions else set()
+        return (
+            set(self.definitions[spec.initializer].ships) if spec.initializer in self.definitions else set()
+        )
 
     def _has_what_it_needs(self, expected: Expected | None, task: SlotTask, where: str) -> None:
         needs = () if expected is None else expected.spec.needs
