@@ -317,7 +317,7 @@ class Slot:
                     status, result = OK, value.dump(store)
                 else:
                     status, result = OK, serialization.dump_result(value, store, fn)
-            elif self.bundle.given_up:
+            elif self.bundle.was_split:
                 started = finished - self.bundle.durations[-1]  # the others have been told of
         except BaseException as exc:
             self.running = 0
@@ -420,7 +420,7 @@ class Slot:
             self.restore()
             bundle.add(result, perf_counter() - started, status == ERROR)
             if bundle.full:
-                self.give_up(bundle)
+                self.split(bundle)
         self.note_ending(bundle.number)
         if bundle.end():
             return OK, bundle.results()
@@ -446,14 +446,14 @@ class Slot:
         if self.board.fields[GATE]:
             self.may_go_on()
 
-    def give_up(self, bundle: Bundle) -> None:
+    def split(self, bundle: Bundle) -> None:
         """Send the results so far, and have the calls that have not started run elsewhere; from both threads."""
 
         def tell(results: bytes, running: int) -> None:
             self.outbox.put([SPLIT, [bundle.number, results, running]])
             self.outbox.flush()
 
-        bundle.give_up(tell)
+        bundle.split(tell)
 
     def run_initializer(self, key: bytes) -> None:
         """Run an initializer, the first time that a task names it. Raises InitializerError, each time."""
@@ -655,10 +655,10 @@ class Slot:
         self.outbox.put([RETURNED, numbers])
         self.outbox.flush()
 
-    def recall(self, count: int, give_up: bool) -> None:
+    def recall(self, count: int, split: bool) -> None:
         """Give back what has not started, of all that was sent before it was asked: `count` RUN messages.
 
-        `give_up`: of the bundle that runs, too.
+        `split`: of the bundle that runs, too.
         """
         while True:
             with self.receive_lock:
@@ -668,8 +668,8 @@ class Slot:
                     die()
         self.give_back()
         bundle = self.bundle
-        if give_up and bundle is not None:
-            self.give_up(bundle)
+        if split and bundle is not None:
+            self.split(bundle)
 
 
 def imports(frame: FrameType | None) -> bool:

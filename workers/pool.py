@@ -180,7 +180,7 @@ class SlotPool:
     def recall(self, slot: SlotId, *, bundle: bool = True) -> None:
         """Have the slot give back what it has not started: a SlotReturned follows.
 
-        `bundle`: have it give up the bundle that it runs too; then a SlotSplit follows, if it can.
+        `bundle`: have it split the bundle that it runs too; then a SlotSplit follows, if it can.
         """
         process = self._slots.get(slot)
         if process is not None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from jobrunner import serialization
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
-from jobrunner.backends.call_batch import CallBatch
+from jobrunner.backends.bundle_builder import BundleBuilder
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.memory import SharedStore
 from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
@@ -115,12 +115,12 @@ class CoreBackend(Backend):
         self._within = None if task is None else TaskId(task.id)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
         self._lock = threading.RLock()
-        self._futures: dict[TaskId, Future[Any] | CallBatch] = {}
+        self._futures: dict[TaskId, Future[Any] | BundleBuilder] = {}
         self._chunks: set[TaskId] = set()
-        self._outgoing: list[m.TaskSpec | CallBatch] = []
-        self._batch: CallBatch | None = None
+        self._outgoing: list[m.TaskSpec | BundleBuilder] = []
+        self._builder: BundleBuilder | None = None
         """The last of `_outgoing`, if that is one."""
-        self._batches: weakref.WeakValueDictionary[str, CallBatch] = weakref.WeakValueDictionary()
+        self._builders: weakref.WeakValueDictionary[str, BundleBuilder] = weakref.WeakValueDictionary()
         """By the open part of their ids."""
         self._limits: Limits
         self._prepared: Prepared | None = None
@@ -296,7 +296,7 @@ class CoreBackend(Backend):
             task = self._new_id()
             future.id = task
             spec = m.TaskSpec(task, definition.key, payload, span, options, prepared.keys[1], depth(), needs)
-            self._batch = None
+            self._builder = None
             if not self._futures:
                 self._first_call()
             try:
@@ -315,7 +315,7 @@ class CoreBackend(Backend):
 
     def _never_sent(self, task: TaskId) -> None:
         """With the lock held. Ctrl-C came before all was noted of a call, which nobody is to wait for then."""
-        self._batch = None
+        self._builder = None
         self._futures.pop(task, None)
         self._chunks.discard(task)
         self._needs_of.pop(task, None)
@@ -329,21 +329,21 @@ class CoreBackend(Backend):
         nested = depth()
         with self._lock:
             self._check_open()
-            batch = self._batch
-            if batch is not None and batch.takes(definition, options, nested, initializer):
-                future = batch.add(payload)
+            builder = self._builder
+            if builder is not None and builder.takes(definition, options, nested, initializer):
+                future = builder.add(payload)
             else:
                 task = self._new_id()
-                batch = CallBatch(self, task, definition, options, nested, limit, initializer)
-                future = batch.add(payload)
+                builder = BundleBuilder(self, task, definition, options, nested, limit, initializer)
+                future = builder.add(payload)
                 if not self._futures:
                     self._first_call()
                 try:
                     self._definitions[prepared.keys] = prepared
-                    self._futures[task] = batch
-                    self._batches[open_part(task)] = batch
-                    self._outgoing.append(batch)
-                    self._batch = batch
+                    self._futures[task] = builder
+                    self._builders[open_part(task)] = builder
+                    self._outgoing.append(builder)
+                    self._builder = builder
                 except BaseException:
                     self._never_sent(task)
                     raise
@@ -401,14 +401,14 @@ class CoreBackend(Backend):
         if not self._outgoing:
             return []
         with self._lock:
-            outgoing, self._outgoing, self._batch = self._outgoing, [], None
+            outgoing, self._outgoing, self._builder = self._outgoing, [], None
             definitions, self._definitions = self._definitions, {}
         functions = [
             each
             for prepared in definitions.values()
             for each in (*prepared.definitions, *prepared.initializer)
         ]
-        tasks = [entry.spec() if isinstance(entry, CallBatch) else entry for entry in outgoing]
+        tasks = [entry.spec() if isinstance(entry, BundleBuilder) else entry for entry in outgoing]
         return [SubmitRequested(tasks, functions)]
 
     def _check_open(self) -> None:
@@ -491,7 +491,7 @@ class CoreBackend(Backend):
     @property
     def unfinished(self) -> int:
         entries = list(self._futures.values())
-        return sum(len(entry.futures) if isinstance(entry, CallBatch) else 1 for entry in entries)
+        return sum(len(entry.futures) if isinstance(entry, BundleBuilder) else 1 for entry in entries)
 
     def query(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
         """Ask the coordinator. Raises JobRunnerError with its words, CoordinatorLostError after `timeout` s."""
@@ -618,7 +618,7 @@ class CoreBackend(Backend):
         with self._lock:
             self._shut_down = True
             for task, entry in self._futures.items():
-                futures = entry.futures if isinstance(entry, CallBatch) else [entry]
+                futures = entry.futures if isinstance(entry, BundleBuilder) else [entry]
                 self._left += [(task, future) for future in futures]
             self._futures = {}
 
@@ -685,15 +685,15 @@ class CoreBackend(Backend):
 
     def _resolve(self, effect: ResolveTasks) -> None:
         for outcome in effect.outcomes:
-            entry: Future[Any] | CallBatch | None = None
+            entry: Future[Any] | BundleBuilder | None = None
             try:
                 with self._lock:
                     entry = self._futures.pop(outcome.id, None)
                     self._loose.discard(outcome.id)
                 if self._needs_of:
                     self._supplies.release(self._needs_of.pop(outcome.id, ()))
-                if isinstance(entry, CallBatch):
-                    self._settle_batch(entry, outcome)
+                if isinstance(entry, BundleBuilder):
+                    self._settle_bundle(entry, outcome)
                     entry.futures = []
                 elif entry is not None:
                     self._settle(entry, outcome)
@@ -701,11 +701,11 @@ class CoreBackend(Backend):
                 self._fail(outcome.id, entry, exc)
         self._maybe_drain()
 
-    def _fail(self, task: TaskId, entry: Future[Any] | CallBatch | None, cause: BaseException) -> None:
+    def _fail(self, task: TaskId, entry: Future[Any] | BundleBuilder | None, cause: BaseException) -> None:
         """What nobody foresaw came between an outcome and its Futures: it costs these, and no others."""
         with self._lock:
             entry = entry or self._futures.pop(task, None)
-        futures = entry.futures if isinstance(entry, CallBatch) else [] if entry is None else [entry]
+        futures = entry.futures if isinstance(entry, BundleBuilder) else [] if entry is None else [entry]
         for future in futures:
             if not future.done():
                 error = JobRunnerError(f"call {task} ended, but its outcome could not be taken: {cause!r}")
@@ -719,24 +719,24 @@ class CoreBackend(Backend):
         if self._shut_down and len(self._futures) == len(self._loose):
             self._driver.post(DrainRequested())
 
-    def _settle_batch(self, batch: CallBatch, outcome: m.Outcome) -> None:
+    def _settle_bundle(self, builder: BundleBuilder, outcome: m.Outcome) -> None:
         if outcome.status == m.OK:
-            self._settle_calls(batch.id, batch.futures, outcome.payload, bundles.place_of(outcome))
+            self._settle_calls(builder.id, builder.futures, outcome.payload, bundles.place_of(outcome))
             return
-        for index, future in enumerate(batch.futures):
-            self._settle(future, outcome._replace(id=batch.id_of(index)))
+        for index, future in enumerate(builder.futures):
+            self._settle(future, outcome._replace(id=builder.id_of(index)))
 
     def _on_split(self, effect: BundleSplit) -> None:
-        batch = self._futures.get(effect.id)
-        if not isinstance(batch, CallBatch):
+        builder = self._futures.get(effect.id)
+        if not isinstance(builder, BundleBuilder):
             return
         if effect.start:
-            self._settle_calls(batch.id, batch.futures[: effect.start], effect.results, None)
+            self._settle_calls(builder.id, builder.futures[: effect.start], effect.results, None)
         with self._lock:
-            for index in range(effect.start, len(batch.futures)):
-                self._futures[batch.id_of(index)] = batch.futures[index]
+            for index in range(effect.start, len(builder.futures)):
+                self._futures[builder.id_of(index)] = builder.futures[index]
             del self._futures[effect.id]
-            batch.futures = []
+            builder.futures = []
 
     def _on_divided(self, effect: ChunkDivided) -> None:
         with self._lock:
@@ -780,9 +780,9 @@ class CoreBackend(Backend):
         entry = self._futures.get(task)
         if entry is None:
             bundle = bundles.place_of_call(task)
-            batch = None if bundle is None else self._batches.get(bundle[0])
-            return None if batch is None else batch.future_of(task)
-        return None if isinstance(entry, CallBatch) else entry
+            builder = None if bundle is None else self._builders.get(bundle[0])
+            return None if builder is None else builder.future_of(task)
+        return None if isinstance(entry, BundleBuilder) else entry
 
     def _on_accepted(self, effect: Accepted) -> None:
         with self._lock:

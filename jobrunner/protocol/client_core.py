@@ -16,10 +16,10 @@ from jobrunner.ids import TaskId, open_part
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import BATCH_BYTES, BATCH_ENTRIES, batches, of_id, of_outcome, of_task
+from jobrunner.protocol.bundle_tracker import BundleTracker
 from jobrunner.protocol.bundles import Limits, index_of_call, place_of_call
 from jobrunner.protocol.checks import MAX_NEEDS
 from jobrunner.protocol.chunks import kept, stop_of
-from jobrunner.protocol.client_bundles import Bundles
 from jobrunner.protocol.effects import (
     Accepted,
     AnnounceRunning,
@@ -106,7 +106,7 @@ class ClientCore:
         """Everything that has no outcome yet, in the order of submission."""
         self.limits = Limits()
         """How many calls the program may put into a bundle; read by its other threads too."""
-        self._bundles = Bundles(self)
+        self._bundle_tracker = BundleTracker(self)
         self._outbox = Outbox()
         self._regained: list[m.TaskSpec] = []
         """What the coordinator has had before as part of a bundle: sent in this turn, whatever the window."""
@@ -275,11 +275,11 @@ class ClientCore:
             if spec is None:
                 bundle = self.bundle_with(task_id)
                 if bundle is not None:
-                    effects += self._bundles.cancel(*bundle, event.running)
+                    effects += self._bundle_tracker.cancel(*bundle, event.running)
             elif task_id in self._sent:
                 self.request_cancel(task_id, event.running)
                 if isinstance(spec.span, int):
-                    self._bundles.cancel_whole(task_id)
+                    self._bundle_tracker.cancel_whole(task_id)
             else:
                 self.forget(task_id)
                 outcomes.append(m.Outcome(task_id, 0, m.CANCELLED))
@@ -340,7 +340,7 @@ class ClientCore:
             refused = [t for t in message.ids if not self._cancelling.get(t, False)]
             for task_id in refused.copy():
                 self._cancelling.pop(task_id, None)
-                refused += self._bundles.refused(task_id)
+                refused += self._bundle_tracker.refused(task_id)
             self.note_refused(refused)
             return []
         if isinstance(message, m.Cancel):  # of somebody who was given the ids of these calls
@@ -374,7 +374,7 @@ class ClientCore:
             if spec is not None:
                 self.limits.learn(spec, outcome)
             if spec is not None and isinstance(spec.span, int):
-                effects += self._bundles.ended(spec, outcome)
+                effects += self._bundle_tracker.ended(spec, outcome)
             elif spec is not None and outcome.status == m.SPLIT:
                 effects += self._divided(spec, outcome)
             elif self._settled(outcome.id):
@@ -472,7 +472,9 @@ class ClientCore:
 
     def _answer_cancels(self) -> list[Effect]:
         """Of those that were refused in this turn; not where a later request stops what runs, and is still open."""
-        refused = [t for t in self._refused if not (self._cancelling.get(t) or self._bundles.is_to_stop(t))]
+        refused = [
+            t for t in self._refused if not (self._cancelling.get(t) or self._bundle_tracker.is_to_stop(t))
+        ]
         self._refused = []
         return [AnswerCancel(refused)] if refused else []
 

@@ -454,7 +454,7 @@ class CoordinatorCore:
             client.outcomes.clear()
             client.told_again.clear()
             client.recalls.clear()
-            client.promised.clear()
+            client.awaiting_resubmission.clear()
             client.forget_unnamed()
             client.accepted.clear()
             for key in sorted(client.pins.values()):

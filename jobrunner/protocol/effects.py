@@ -83,7 +83,7 @@ class SlotFinished:
 
 @dataclass(slots=True)
 class SlotSplit:
-    """The slot has given up a bundle: the results so far, and the index of the call that it goes on with."""
+    """The slot has split a bundle: the results so far, and the index of the call that it goes on with."""
 
     slot: SlotId
     number: int
@@ -338,7 +338,7 @@ class RecallTasks:
 
     slot: SlotId
     bundle: bool = True
-    """Have it give up the bundle that it runs, too."""
+    """Have it split the bundle that it runs, too."""
 
 
 @dataclass(slots=True)

@@ -62,6 +62,7 @@ class ClientPeer(Peer):
     __slots__ = (
         "accepted",
         "account",
+        "awaiting_resubmission",
         "cancels",
         "done",
         "done_bundles",
@@ -73,7 +74,6 @@ class ClientPeer(Peer):
         "output",
         "output_characters",
         "pins",
-        "promised",
         "recalls",
         "reconciled",
         "refused",
@@ -123,9 +123,9 @@ class ClientPeer(Peer):
         """Finished tasks whose outcome the client has not acknowledged."""
         self.done_bundles: dict[str, TaskRecord] = {}
         """The bundles among them, by the open part of their ids."""
-        self.promised: set[str] = set()
-        """The open parts of the ids of bundles that it was told, in this session, to have been given up, and of which
-        it has named no call since: it does so once it has heard, and what it said before that (Reconciled, say) knew
+        self.awaiting_resubmission: set[str] = set()
+        """The open parts of the ids of bundles that it was told, in this session, to have been split, and of which it
+        has named no call since: it does so once it has heard, and what it said before that (Reconciled, say) knew
         nothing of them."""
         self.unnamed: dict[TaskId, bool] = {}
         """Parts of its chunks that it has not named since they were divided off; whether it has acknowledged their

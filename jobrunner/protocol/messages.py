@@ -43,7 +43,7 @@ UNMET = 6
 REFUSED = 7
 """The coordinator does not take it: it could not write it down, its owner's quota is used up, or it can run nowhere."""
 SPLIT = 8
-"""A bundle that its slot has given up, see `bundles`; the payload holds the results so far. Or a chunk that was
+"""A bundle that its slot has split, see `bundles`; the payload holds the results so far. Or a chunk that was
 divided, see `chunks`, without a payload: what runs on tells of all that has begun."""
 OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED, SPLIT))
 """What a worker can know of the end of an attempt."""

@@ -269,7 +269,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, A
     }
 
 
-def takes_apart(bundle: TaskRecord) -> bool:
+def calls_may_go_on(bundle: TaskRecord) -> bool:
     """Whether it has ended, and some of its calls may go on."""
     return bundle.outcome is not None and bundle.outcome.status in (SPLIT, CRASHED, LOST)
 
@@ -304,14 +304,14 @@ def seen(who: Principal, record: TaskRecord) -> bool:
 
 
 def describe_call(bundle: TaskRecord, index: int) -> dict[str, Any]:
-    """Where one call of a bundle differs from all of it. If that was taken apart, the call waits for its client."""
+    """Where one call of a bundle differs from all of it. If that was split, the call waits for its client."""
     described: dict[str, Any] = {
         "id": call_id(bundle.id, index),
         "elements": 1,
         "state": STATE_NAMES[bundle.state],
     }
     outcome = None if bundle.outcome is None else outcome_of_call(bundle.outcome, index)
-    if outcome is None and takes_apart(bundle):
+    if outcome is None and calls_may_go_on(bundle):
         described["state"] = STATE_NAMES[WAITING]
     elif outcome is not None:
         failed = outcome.status != OK

@@ -154,10 +154,10 @@ class Scheduler:
 
     def submit(self, client: ClientPeer, spec: m.TaskSpec, now: float) -> bool:
         """Accept a call; False if it names a function that nobody has sent."""
-        if client.promised:
+        if client.awaiting_resubmission:
             bundle = place_of_call(spec.id)
             if bundle is not None:
-                client.promised.discard(bundle[0])
+                client.awaiting_resubmission.discard(bundle[0])
         if client.unnamed and client.unnamed.pop(spec.id, False):
             client.take_done(spec.id)  # it had the outcome before this came
             return True
@@ -370,7 +370,7 @@ class Scheduler:
             self.dirty[record.worker] = None
 
     def cancel_call(self, bundle: TaskRecord, index: int, running: bool) -> None:
-        """Somebody wants one call of a bundle cancelled. Its client is asked, which alone can take a bundle apart."""
+        """Somebody wants one call of a bundle cancelled. Its client is asked, which alone can split a bundle."""
         wanted = bundle.client.cancels
         call = call_id(bundle.id, index)
         wanted[call] = running or wanted.get(call, False)
@@ -452,7 +452,7 @@ class Scheduler:
                 record = client.done_bundles.get(bundle[0])
             if record is not None:
                 return index_of_call(record.id, task_id) is not None  # else somebody guesses
-            known = client is not None and bundle[0] in client.promised
+            known = client is not None and bundle[0] in client.awaiting_resubmission
         else:
             chunk = chunk_of(task_id)
             if chunk is None:
@@ -862,7 +862,7 @@ class Scheduler:
     def _split(
         self, record: TaskRecord, outcome: m.Outcome, worker: WorkerPeer, now: float, *, fresh: bool = True
     ) -> None:
-        """A bundle was given up: its client names the call that runs on as soon as it knows, and then the others.
+        """A bundle was split: its client names the call that runs on as soon as it knows, and then the others.
 
         Not `fresh`: the worker told it before the client named the bundle; what runs on may have ended since.
         """
@@ -871,7 +871,7 @@ class Scheduler:
             return
         running = (outcome.detail or {}).get("running", -1)
         if not isinstance(record.span, int) or not 0 <= running < record.span:
-            detail = {"error": f"worker {worker.name} gave up a bundle that it did not have"}
+            detail = {"error": f"worker {worker.name} split a bundle that it did not have"}
             self.finish(record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now)
             return
         if record.state == CANCELLING and record.cancel_asked:
@@ -879,13 +879,13 @@ class Scheduler:
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
         self.leave_to_client(record, record.span - running)
-        record.client.promised.add(open_part(record.id))
+        record.client.awaiting_resubmission.add(open_part(record.id))
         self.finish(record, outcome, SUCCEEDED, now)
         if fresh:
             self.goes_on(worker, outcome, now)
 
     def goes_on(self, worker: WorkerPeer, outcome: m.Outcome, now: float) -> None:
-        """Of a bundle that this worker has just given up, one call runs on; or a part of a chunk, see `chunks`."""
+        """Of a bundle that this worker has just split, one call runs on; or a part of a chunk, see `chunks`."""
         detail: m.Detail = outcome.detail or {}
         if "running" in detail:
             goes_on = call_id(outcome.id, detail["running"])
@@ -1020,7 +1020,7 @@ class Scheduler:
             client.told_again.add(outcome.id)
             bundle = outcome.status == m.SPLIT and "running" in (outcome.detail or {})
             if bundle and client_of(outcome.id) == client.id:
-                client.promised.add(open_part(outcome.id))
+                client.awaiting_resubmission.add(open_part(outcome.id))
             self.tell_client(client, outcome)
 
     def acknowledged(self, client: ClientPeer, outcomes: list[m.Outcome]) -> None:

@@ -90,7 +90,6 @@ class WorkerTask:
         "announced",
         "assignment",
         "estimate",
-        "given_up",
         "number",
         "owner",
         "slot",
@@ -98,6 +97,7 @@ class WorkerTask:
         "stop_reason",
         "stop_stage",
         "wait",
+        "was_split",
     )
 
     def __init__(self, assignment: Assignment, owner: Owner = NOBODY) -> None:
@@ -110,8 +110,8 @@ class WorkerTask:
         """The coordinator was told that it runs."""
         self.wait: Wait | None = None
         """What it waits for, as its slot has told."""
-        self.given_up = False
-        """A bundle (or chunk) that is being stopped, and that its slot has given up (or divided) meanwhile."""
+        self.was_split = False
+        """A bundle (or chunk) that is being stopped, and that its slot has split (or divided) meanwhile."""
         self.stop_reason: int | None = None
         """The status that it will end with (CANCELLED or TIMED_OUT) once it is being stopped."""
         self.stop_stage = 0
@@ -129,7 +129,7 @@ class WorkerTask:
 
     @property
     def bundled(self) -> bool:
-        """Whether its slot can give it up."""
+        """Whether its slot can split it."""
         return isinstance(self.assignment.span, int)
 
     @property
@@ -348,12 +348,12 @@ class Slot:
         if len(self.queue) > 1:
             return True
         running = self.running()
-        return running is not None and running.bundled and not running.given_up
+        return running is not None and running.bundled and not running.was_split
 
     def recall_at(self, spare: bool) -> float | None:
-        """When to take back what it holds back; again and again, where a bundle cannot be given up yet.
+        """When to take back what it holds back; again and again, where a bundle cannot be split yet.
 
-        `spare`: another slot has nothing to do. A bundle is not given up for that, since it will be over in no time.
+        `spare`: another slot has nothing to do. A bundle is not split for that, since it will be over in no time.
         """
         if self.recalled or not self.holds_back:
             return None

@@ -621,7 +621,7 @@ class WorkerCore:
             # The bundle is of before, and its client has named its calls since: one of the two must end.
             self._cancel(m.CancelRequest(bundle.id, True), now)
         if task.stop_reason is not None:
-            task.given_up = True
+            task.was_split = True
             return
         slot.calls_left += task.elements - event.running - 1
         detail = {**self._place(), "running": event.running}
@@ -653,10 +653,10 @@ class WorkerCore:
             return
         chunk = task.assignment
         if task.stop_reason is None and part_id(chunk.id, event.stop) in self.tasks:
-            # As where a bundle was given up: the chunk is of before, and one of the two must end.
+            # As where a bundle was split: the chunk is of before, and one of the two must end.
             self._cancel(m.CancelRequest(chunk.id, True), now)
         if task.stop_reason is not None:
-            task.given_up = True
+            task.was_split = True
             return
         detail = {**self._place(), "stop": event.stop}
         stop_at = task.stop_at
@@ -703,7 +703,7 @@ class WorkerCore:
             self._estimates[function] = updated_estimate(self._estimates.get(function, UNKNOWN), each)
             attempt = task.assignment.attempt
             failed = status in (m.ERROR, FINAL_ERROR, INITIALIZER_FAILED)
-            if task.given_up or (task.stop_reason is not None and failed):
+            if task.was_split or (task.stop_reason is not None and failed):
                 outcome = self._stopped_outcome(task, duration, None)
             else:
                 outcome = m.Outcome(task.id, attempt, status, payload, duration)

@@ -14,7 +14,7 @@ from steps import Killed, Steps
 
 from jobrunner import Executor, JobRunnerError, exiting
 from jobrunner.backends import (
-    call_batch,
+    bundle_builder,
     core_backend,
     engine,
     engine_calls,
@@ -56,7 +56,7 @@ def threads_of_this_process():
 
 
 KINDS = {
-    "processes": (processes, [core_backend, call_batch, driver, local_wire]),
+    "processes": (processes, [core_backend, bundle_builder, driver, local_wire]),
     "engine": (engine_of_threads, [engine, engine_calls]),
     "threads": (threads_of_this_process, [threads, thread_chunks]),
 }

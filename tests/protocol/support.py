@@ -83,7 +83,7 @@ def results(*payloads: bytes, failed: Sequence[int] = ()) -> bytes:
 
 
 def split(task: str, running: int, payload: bytes, attempt: int = 1) -> m.Outcome:
-    """A bundle that was given up; the call with that index goes on."""
+    """A bundle that was split; the call with that index goes on."""
     return m.Outcome(TaskId(task), attempt, m.SPLIT, payload, 0.0, {"running": running})
 
 

@@ -175,9 +175,9 @@ def test_each_call_has_its_own_outcome():
 
 
 def test_a_bundle_that_was_given_up_tells_of_the_first_calls_alone():
-    given_up = split("c-1", 1, results(b"a"))
-    assert outcome_of_call(given_up, 0).payload == b"a"
-    assert outcome_of_call(given_up, 1) is None
+    was_split = split("c-1", 1, results(b"a"))
+    assert outcome_of_call(was_split, 0).payload == b"a"
+    assert outcome_of_call(was_split, 1) is None
 
 
 def test_an_error_of_the_whole_is_that_of_each_unless_together_they_were_too_large():

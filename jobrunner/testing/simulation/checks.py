@@ -67,7 +67,7 @@ class Execution:
         self.slot = slot
         """Of a chunk, where it runs."""
         self.bundled = bundled
-        """As one of a bundle that was not given up, so that nobody counts how it ended."""
+        """As one of a bundle that was not split, so that nobody counts how it ended."""
         self.ending = ""
         """Empty while it runs."""
         self.element = -1

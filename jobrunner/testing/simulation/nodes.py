@@ -573,7 +573,7 @@ class ClientNode(PeerNode[ClientCore]):
             "_watches",
         )
         left = [f"{self.name}: {name} {getattr(core, name)!r:.200}" for name in names if getattr(core, name)]
-        bundles = core._bundles
+        bundles = core._bundle_tracker
         if bundles._wishes or bundles._unwanted:
             left.append(f"{self.name}: wishes {bundles._wishes}, unwanted {bundles._unwanted}")
         if core._outbox.peek() is not None:

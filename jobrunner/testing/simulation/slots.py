@@ -204,19 +204,19 @@ class SlotProcess:
                 self._queue.append(task)
         self._next()
 
-    def recall(self, give_up: bool) -> None:
+    def recall(self, split: bool) -> None:
         numbers = [task.number for task in self._queue]
         self._queue.clear()
         self._flush()
         self.tell(SlotReturned(self.id, numbers))
-        if give_up:
+        if split:
             self._give_up()
 
     def _give_up(self) -> None:
         bundle = self.bundle
-        if bundle is None or bundle.given_up or self.execution is None:
+        if bundle is None or bundle.was_split or self.execution is None:
             return
-        self.tell(SlotSplit(self.id, bundle.task.number, bundle.give_up(), bundle.index))
+        self.tell(SlotSplit(self.id, bundle.task.number, bundle.split(), bundle.index))
         self.execution.bundled = False
 
     def divide(self, number: int) -> None:
@@ -298,7 +298,7 @@ class SlotProcess:
         if self.task is not None or not self.ready or self.dying:
             return
         if self.spoiled and self._queue:
-            self.recall(give_up=False)
+            self.recall(split=False)
         if not self._queue:
             self._flush()
             return
@@ -401,7 +401,7 @@ class SlotProcess:
         if bundle is not None and not interrupted:
             if bundle.has_more() and self.world.rng.random() < FULL:
                 self._give_up()
-            if not bundle.given_up:
+            if not bundle.was_split:
                 bundle.add(flat(payload), duration, status == m.ERROR)
                 self.task = self.execution = None
                 if bundle.has_more():

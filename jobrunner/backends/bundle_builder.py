@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jobrunner.backends.core_backend import CoreBackend
 
 
-class CallBatch:
+class BundleBuilder:
     """What these calls have in common, and what tells them apart: a Future and a payload each."""
 
     __slots__ = (
@@ -49,7 +49,7 @@ class CallBatch:
         self.initializer = initializer
         self.name = options.name or definition.name
         self.futures: list[Future[Any]] = []
-        """Let go of once it has ended: each of them holds this batch."""
+        """Let go of once it has ended: each of them holds this builder."""
         self.payloads: list[bytes] = []
 
     def takes(
