@@ -540,8 +540,8 @@ class EngineBackend(Backend):
 
     def _judge_death(self, call: Call, outcome: m.Outcome, detail: dict[str, Any]) -> None:
         call.crashes += 1
-        call.story.append(f"{outcome.attempt}: {detail['error']}")
-        detail["attempts"] = call.story
+        call.history.append(f"{outcome.attempt}: {detail['error']}")
+        detail["attempts"] = call.history
         if call.options.at_most_once:
             detail["at_most_once"] = True
         elif call.elements == 1 and call.crashes < self._crash_limit and "final" not in detail:

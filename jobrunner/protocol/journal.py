@@ -19,7 +19,7 @@ from jobrunner.protocol.messages import FunctionDef, FunctionKey, Outcome, TaskS
 
 
 class Progress(NamedTuple):
-    """The counts of a task that no restart may reset, and its story."""
+    """The counts of a task that no restart may reset, and its history."""
 
     attempt: int = 0
     failures: int = 0

@@ -109,7 +109,7 @@ class Missing:
         scheduler = self._scheduler
         name = initializer_name(record.initializer)
         error = (outcome.detail or {}).get("error", "raised")
-        record.remember(f"attempt {record.begun} on {worker.name}: the initializer failed: {error}")
+        record.record_event(f"attempt {record.begun} on {worker.name}: the initializer failed: {error}")
         self._failures[name] = outcome
         if not self.scarce:
             self._oldest = now

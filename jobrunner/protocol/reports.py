@@ -15,10 +15,10 @@ from jobrunner.protocol.resources import shown
 from jobrunner.protocol.task import (
     ACTIVE,
     FAILED,
+    MAX_HISTORY_LINE_LENGTH,
     QUEUED,
     RUNNING,
     STATE_NAMES,
-    STORY_CHARACTERS,
     SUCCEEDED,
     TERMINAL,
     WAITING,
@@ -250,7 +250,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, A
     finished = record.state in TERMINAL
     error = ""
     if outcome is not None and outcome.status != 0:
-        error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])[:STORY_CHARACTERS]
+        error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])[:MAX_HISTORY_LINE_LENGTH]
     return {
         "id": record.id if owns(who, record) else short_id(record.id),
         "name": record.name,

@@ -513,9 +513,9 @@ class Scheduler:
 
     def _note_progress(self, record: TaskRecord) -> None:
         if self.journaling:
-            story = tuple(record.history or ())
+            history = tuple(record.history or ())
             counts = (record.attempt, record.failures, record.crashes)
-            progress = Progress(*counts, story, record.unbegun)
+            progress = Progress(*counts, history, record.unbegun)
             self.entry.progress.append((record.id, progress))
 
     # --- from workers ---
@@ -636,10 +636,10 @@ class Scheduler:
                 record.ended = (
                     record.attempt
                 )  # it may have run, and its outcome be lost with another coordinator
-                record.remember(f"attempt {record.begun} was lost with worker {worker.name}")
+                record.record_event(f"attempt {record.begun} was lost with worker {worker.name}")
             else:
                 record.not_begun()
-                record.remember(f"it was lost on its way to worker {worker.name}")
+                record.record_event(f"it was lost on its way to worker {worker.name}")
             if record.claimed and record.options.at_most_once:
                 # It was with the worker, which may have told a coordinator before this one how it ended.
                 error = f"worker {worker.name} has it no more, and may have run it"
@@ -697,7 +697,7 @@ class Scheduler:
             if suspect:
                 record.crashes += 1
                 record.suspected = record.attempt
-                record.remember(f"attempt {record.begun}: worker {worker.name} {reason}")
+                record.record_event(f"attempt {record.begun}: worker {worker.name} {reason}")
             detail = {
                 "error": f"worker {worker.name} {reason}",
                 "worker": worker.name,
@@ -915,7 +915,7 @@ class Scheduler:
                 self.again(record, now)
             return
         error = (outcome.detail or {}).get("error", m.STATUS_NAMES[status])
-        record.remember(f"attempt {record.begun} on {record.worker and record.worker.name}: {error}")
+        record.record_event(f"attempt {record.begun} on {record.worker and record.worker.name}: {error}")
         if status == m.CRASHED:
             record.crashes += 1
         else:

@@ -2,7 +2,7 @@
 
 The law: a task moves only along the table below, and reaches exactly one of the three terminal states. Whatever
 handles a message must therefore ask first whether the message still applies (its attempt, its worker), and a move
-that the table does not list is a bug: it raises, with the task's story.
+that the table does not list is a bug: it raises, with the task's history.
 """
 
 from __future__ import annotations
@@ -54,14 +54,15 @@ class IllegalTransition(AssertionError):
     """A core tried a move that the table does not allow: a bug in jobrunner."""
 
 
-STORY_LINES = 40
-"""Of one task's story; of more, those in the middle are left out. It is written to the journal with each attempt."""
+MAX_HISTORY_LINES = 40
+"""Of one task's history; of more, those in the middle are left out. The history is written to the journal with each
+attempt."""
 
-STORY_CHARACTERS = 2000
+MAX_HISTORY_LINE_LENGTH = 2000
 """Of one line."""
 
-STORY_WHOLE = 10_000
-"""Characters of one task's story: a client may have very many tasks, each of which fails at length."""
+MAX_HISTORY_LENGTH = 10_000
+"""Characters of one task's history: a client may have very many tasks, each of which fails at length."""
 
 NEED_BYTES = 500
 """What a call takes here for each call whose result it needs, about."""
@@ -246,10 +247,12 @@ class TaskRecord:
         self.state = state
         self.since = now
 
-    def remember(self, line: str) -> None:
-        """Add to the story that errors and `jobrunner task` tell."""
+    def record_event(self, line: str) -> None:
+        """Add a line to the history that errors and `jobrunner task` show."""
         if self.history is None:
             self.history = []
-        self.history.append(line if len(line) <= STORY_CHARACTERS else line[:STORY_CHARACTERS] + "...")
-        while len(self.history) > STORY_LINES or sum(map(len, self.history)) > STORY_WHOLE:
+        self.history.append(
+            line if len(line) <= MAX_HISTORY_LINE_LENGTH else line[:MAX_HISTORY_LINE_LENGTH] + "..."
+        )
+        while len(self.history) > MAX_HISTORY_LINES or sum(map(len, self.history)) > MAX_HISTORY_LENGTH:
             del self.history[len(self.history) // 2]

@@ -50,7 +50,7 @@ def test_a_call_whose_process_dies_is_tried_again(make):
     assert executor.submit(attempt).result() == 3
 
 
-def test_the_crash_limit_ends_it_and_the_error_tells_the_story(make):
+def test_the_crash_limit_ends_it_and_the_error_tells_the_history(make):
     executor = make(fate=lambda call: EngineError() if call.future.name == "bad" else None)
     failure = executor.with_options(name="bad").submit(attempt).exception()
     assert isinstance(failure, CrashLimitError)

@@ -142,7 +142,7 @@ def test_the_files_shrink_when_what_was_in_them_has_gone(path):
             [(TaskId(f"c-stays-{n}"), Progress(40, 40, 0, ("x" * 2000,) * 40)) for n in range(100)],
         ),
     ],
-    ids=["options", "functions", "stories"],
+    ids=["options", "functions", "histories"],
 )
 def test_what_stays_is_not_written_anew_with_each_entry(path, large, monkeypatch):
     journal = Journal(path)
@@ -164,13 +164,13 @@ def test_what_stays_is_not_written_anew_with_each_entry(path, large, monkeypatch
 def test_all_of_an_entry_counts_where_it_is_cut_into_rows(path, monkeypatch):
     """Else one client's large options would keep those of the others from being written in the same turn."""
     monkeypatch.setattr(journal_entries, "ROW_BYTES", 10_000)
-    story = ("x" * 2000,)
+    history = ("x" * 2000,)
     needs = tuple(TaskId(f"c-{n}") for n in range(15))
     failed = m.Outcome(TaskId("c-0"), 1, m.ERROR, detail={"error": "x" * 8000})
     entry = JournalEntry(
         [m.FunctionDef(b"f%d" % n, "f", b"", modules=("m" * 200,) * 40) for n in range(5)],
         [spec(n, retry_on=bytes(8000)) for n in range(5)],
-        [(TaskId(f"c-{n}"), Progress(1, 1, 0, story * 4)) for n in range(5)],
+        [(TaskId(f"c-{n}"), Progress(1, 1, 0, history * 4)) for n in range(5)],
         {TaskId(f"d-{n}"): KeptOutcome("f", failed._replace(id=TaskId(f"d-{n}"))) for n in range(5)},
     )
     entry.accepted += [spec(n)._replace(needs=needs) for n in range(10, 15)]

@@ -257,7 +257,7 @@ def test_a_chunk_whose_process_died_is_reported_at_once(world):
     assert worker.heard() == []
 
 
-def test_crashes_are_counted_to_the_limit_and_the_story_is_told(world):
+def test_crashes_are_counted_to_the_limit_and_the_history_is_told(world):
     client, worker = world.client(), world.worker()
     submit(client, spec(1))
     for attempt in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""What the simulation has found about bundles, each as the shortest story that shows it."""
+"""What the simulation has found about bundles, each as the shortest history that shows it."""
 
 from __future__ import annotations
 

@@ -463,7 +463,7 @@ class Truth:
         plain = spec.span is None
         self.check(not (plain and "element" in detail), f"{what}, which has no elements: {detail}")
         self.check(detail.get("limit") == limit, f"{what}, not because of the crash limit: {detail}")
-        self.check(len(detail["attempts"]) >= limit, f"{what} without its story: {detail}")
+        self.check(len(detail["attempts"]) >= limit, f"{what} without its history: {detail}")
         if world.workers_are_safe:
             told = f"{what} after {len(crashes)} crashes; the limit is {limit}"
             self.check(len(crashes) == limit, told)
