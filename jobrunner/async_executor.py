@@ -77,7 +77,7 @@ class AsyncFuture(asyncio.Future[T]):
         return outcome
 
     def _settle(self) -> None:
-        """The call is done. It is let go of, since it refers to this Future."""
+        """The call is done. It is released, since it refers to this Future."""
         call, self._call = self._call, None
         if call is None or self.done():
             return

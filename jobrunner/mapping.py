@@ -538,7 +538,7 @@ class MapRun:
                     continue
                 self._taken_out = position + len(chunk)
                 values, failures = chunk.values, chunk.failures
-                values.reverse()  # each is let go of when it is handed out
+                values.reverse()  # each is released when it is handed out
                 if refill is None and not failures:
                     position += len(values)
                     take = values.pop

@@ -127,7 +127,7 @@ _references: dict[Any, tuple[str, str, DumpedFunction]] = {}
 """Importable functions that were dumped before, with the module and name that they had then."""
 
 MAX_REFERENCES = 1000
-"""Functions in there; a function that was defined again is let go of when it is full."""
+"""Functions in there; a function that was defined again is released when it is full."""
 
 _modules_needed: dict[bytes, tuple[str, ...]] = {}
 """By key, what was found out for functions that were dumped before."""

@@ -1,6 +1,6 @@
 """A bundle in its slot: calls that came as one task, run one after the other, and split when one takes long.
 
-Each result is noted on the board, too, where the worker finds it if it splits the bundle without the slot (see
+Each result is noted on the crash board, too, where the worker finds it if it splits the bundle without the slot (see
 `gate`). What is packed here is unpacked in `protocol.bundles`, which a slot does not import, since it must
 start fast.
 """
@@ -14,13 +14,13 @@ from collections.abc import Callable
 import msgpack
 
 from jobrunner.payloads import Payload, buffers_of
-from jobrunner.workers.board import RESULT
+from jobrunner.workers.crash_board import RESULT
 
 
 class Bundle:
-    """Two threads share it: the main one runs the calls, the attendant may split it.
+    """Two threads share it: the main one runs the calls, the control thread may split it.
 
-    `note` writes a result to the board; it raises ValueError where there is no room for it.
+    `note` writes a result to the crash board; it raises ValueError where there is no room for it.
     """
 
     def __init__(self, number: int, payload: Payload, note: Callable[[bytes], int]) -> None:

@@ -1,6 +1,6 @@
 """A slot's main: the process that runs tasks, one at a time, and survives whatever they raise.
 
-Two threads. The main thread runs tasks; it reads the data socket when its own queue is empty. The attendant
+Two threads. The main thread runs tasks; it reads the data socket when its own queue is empty. The control thread
 waits on the control socket: it gives tasks back that have not started, interrupts the one that runs, sends
 what has waited too long in the outbox, and ends the process when the worker is gone.
 
@@ -41,10 +41,10 @@ from jobrunner.payloads import OUT_OF_BAND, Payload
 from jobrunner.script.calls import ready
 from jobrunner.shared_memory.limits import keep_out_of_the_way
 from jobrunner.workers import memory
-from jobrunner.workers.board import BUNDLE, CHUNK, ELEMENT, ENDING, GATE, PLAIN, Board
 from jobrunner.workers.bundle import Bundle
 from jobrunner.workers.channel import BlockingChannel
 from jobrunner.workers.chunk import Chunk
+from jobrunner.workers.crash_board import BUNDLE, CHUNK, ELEMENT, ENDING, GATE, PLAIN, CrashBoard
 from jobrunner.workers.framing import (
     BLOCKED,
     CONNECT,
@@ -62,11 +62,11 @@ from jobrunner.workers.framing import (
     unpack,
 )
 from jobrunner.workers.gate import ALL, OPEN, decided
+from jobrunner.workers.lifetime_ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
 from jobrunner.workers.outbox import Outbox
-from jobrunner.workers.sharing import SlotSharing, let_go
+from jobrunner.workers.sharing import SlotSharing, release
 from jobrunner.workers.standstill import Standstill
 from jobrunner.workers.streams import flush_quietly, slot_streams
-from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
 from jobrunner.workers.waits import Waits
 
 OK = 0
@@ -79,8 +79,8 @@ IN_INITIALIZER = -2
 FLUSH_INTERVAL = 0.001
 """Seconds for which outcomes may wait for others while there are more tasks to run."""
 
-ATTENDANT_INTERVAL = 0.02
-"""Seconds after which the attendant sends what waits in the outbox while a task runs on."""
+CONTROL_INTERVAL = 0.02
+"""Seconds after which the control thread sends what waits in the outbox while a task runs on."""
 
 IMPORTING = "<frozen importlib._bootstrap>"
 """The file of the code that imports modules, as its frames have it."""
@@ -90,7 +90,7 @@ class Slot:
     """The state that the two threads share. What only one of them touches is said so."""
 
     def __init__(
-        self, data: BlockingChannel, control: BlockingChannel, board: Board, shared_idle: int = 0
+        self, data: BlockingChannel, control: BlockingChannel, board: CrashBoard, shared_idle: int = 0
     ) -> None:
         self.data = data
         self.control = control
@@ -113,7 +113,7 @@ class Slot:
         self.functions: dict[tuple[bytes | None, bytes], Callable[..., Any]] = {}
         self.initialized: dict[bytes, BaseException | initializers.Provided] = {}  # main thread
         self.running = 0  # the task that may be interrupted; main thread
-        self.target = 0  # the task that the attendant wants to interrupt
+        self.target = 0  # the task that the control thread wants to interrupt
         self.interrupted = False  # once per task, so that the except clauses below are safe; main thread
         self.fields: list[Any] = []  # the task that runs
         self.bundle: Bundle | None = None  # if it is one; set by the main thread
@@ -122,7 +122,7 @@ class Slot:
             Any
         ] = []  # those of the chunk that runs: none, in a process that one of them forks
         self.taken = range(0)  # the tasks that the worker has last taken back by itself; main thread
-        self.asked_to_stop = 0  # the last one that the worker wanted to be interrupted; attendant
+        self.asked_to_stop = 0  # the last one that the worker wanted to be interrupted; control thread
         self.memory_limit = memory.limit_from_environment()
         self.forked = False
         self.blocked = 0  # nested waits; main thread
@@ -132,7 +132,7 @@ class Slot:
         self.connecting = threading.Lock()
         self.may_connect = False  # under `connecting`
         self.answered = threading.Event()
-        self.refusal = ""  # why it may not connect; attendant
+        self.refusal = ""  # why it may not connect; control thread
         self.spoiled = False  # this process is to run nothing more; main thread
         self.last_flush = 0.0
         self.last_hold = -1
@@ -140,7 +140,7 @@ class Slot:
         self.sharing = SlotSharing(shared_idle, self.wake)
 
     def wake(self) -> None:
-        """Have the attendant look after what it looks after."""
+        """Have the control thread look after what it looks after."""
         os.write(self.wake_writer, b"\0")
 
     def current(self) -> int:
@@ -214,7 +214,7 @@ class Slot:
         gc.freeze()
 
     def wait_for_tasks(self) -> bool:
-        """Wait for a message, and take it unless the attendant did. False at the end."""
+        """Wait for a message, and take it unless the control thread did. False at the end."""
         before = self.received
         self.data_poller.poll()
         with self.receive_lock:
@@ -304,7 +304,7 @@ class Slot:
                     status, result = self.run_bundle(fn, self.bundle)
                 elif span is None:
                     args, kwargs = serialization.load_call(payload, values)
-                    let_go(payload, *values)
+                    release(payload, *values)
                     value = fn(*args, **kwargs)
                 else:
                     value = self.run_chunk(fn, payload, span, retry_on)
@@ -360,7 +360,7 @@ class Slot:
     ) -> FixedResults:
         start, stop = span
         loaded = load_elements(payload)
-        let_go(payload)
+        release(payload)
         results = FixedResults(__file__, retry_on, stop - start)
         # Each access less counts, for there may be millions of elements a second.
         keep, fields, position, gate = results.values.append, self.board.fields, ELEMENT, GATE
@@ -386,7 +386,7 @@ class Slot:
                 results.add_failure(exc)
                 if self.interrupted and not was_interrupted:
                     raise KeyboardInterrupt from None  # it came while the failure was pickled
-        if not self.forked:  # where the attendant is not, and may have left the lock behind
+        if not self.forked:  # where the control thread is not, and may have left the lock behind
             self.note_ending(chunk.number)
             chunk.end()
         return results
@@ -398,7 +398,7 @@ class Slot:
         while bundle.calls:
             try:
                 call = bundle.calls.popleft()
-            except IndexError:  # the attendant took the last one
+            except IndexError:  # the control thread took the last one
                 break
             bundle.index += 1
             board[ELEMENT] = bundle.index
@@ -551,7 +551,7 @@ class Slot:
         if self.outbox.busy:
             self.outbox.postpone_interrupt()
             return
-        # With a target it is the attendant's, maybe too late; without, it is the task's own.
+        # With a target it is the control thread's, maybe too late; without, it is the task's own.
         target, self.target = self.target, 0
         if self.interrupted or not self.running or target not in (0, self.running):
             return
@@ -563,7 +563,7 @@ class Slot:
     # --- a process that a task forked --------------------------------------------------------------------
 
     def after_fork(self) -> None:
-        """In the new process: let go of everything that belongs to the slot."""
+        """In the new process: release everything that belongs to the slot."""
         self.forked = True
         blocking.install(None)
         blocking.watch_callers(None)
@@ -582,16 +582,16 @@ class Slot:
             stream.flush()
         os._exit(0 if status == OK else 1)
 
-    # --- attendant ---------------------------------------------------------------------------------------
+    # --- control thread ---------------------------------------------------------------------------------------
 
-    def attend(self, parent: int) -> None:
+    def run_control_thread(self, parent: int) -> None:
         try:
             die_with_parent(parent)
-            self.attend_control()
+            self.control_loop()
         except BaseException:
             fail()
 
-    def attend_control(self) -> None:
+    def control_loop(self) -> None:
         poller = select.poll()
         poller.register(self.control.fileno(), select.POLLIN)
         poller.register(self.wake_reader, select.POLLIN)
@@ -600,7 +600,7 @@ class Slot:
             times = [self.sharing.look_after(), self.standstill.look(number), self.waits.look(number)]
             self.tell_blocked()
             if self.outbox.armed:
-                times.append(ATTENDANT_INTERVAL)
+                times.append(CONTROL_INTERVAL)
             seconds = min((time for time in times if time is not None), default=None)
             for fd, _ in poller.poll(None if seconds is None else seconds * 1000):
                 if fd == self.wake_reader:
@@ -608,9 +608,9 @@ class Slot:
                 else:
                     self.obey()
             if self.outbox.armed:
-                self.attend_outbox()
+                self.flush_outbox()
 
-    def attend_outbox(self) -> None:
+    def flush_outbox(self) -> None:
         # First disarm, then look: whoever puts something after the look arms again.
         self.outbox.armed = False
         if self.board.count:
@@ -703,7 +703,7 @@ def main(arguments: list[str]) -> None:
         slot = Slot(
             BlockingChannel(socket.socket(fileno=out_of_the_way(data)), shares=shared_idle is not None),
             BlockingChannel(socket.socket(fileno=out_of_the_way(control))),
-            Board(board, alone=True),
+            CrashBoard(board, alone=True),
             shared_idle or 0,
         )
         os.close(board)
@@ -716,7 +716,9 @@ def main(arguments: list[str]) -> None:
         slot.restore()
         if slot.memory_limit:
             memory.apply_limit(slot.memory_limit)
-        threading.Thread(target=slot.attend, args=(parent,), name="jobrunner-attendant", daemon=True).start()
+        threading.Thread(
+            target=slot.run_control_thread, args=(parent,), name="jobrunner-control", daemon=True
+        ).start()
         slot.serve()
         slot.leave()
     except BaseException:

@@ -1,7 +1,7 @@
 """The slots of one host: child processes, each running one task at a time.
 
     owner thread                                        slot (see child)
-    run, recall, interrupt, signal ---- data, control --->  main thread, attendant
+    run, recall, interrupt, signal ---- data, control --->  main thread, control thread
     poll <-------- data, pipes of descriptors 1 and 2, exit ---
 
 A SlotPool has no thread of its own and decides nothing: which task goes where, what is retried and when a

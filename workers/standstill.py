@@ -29,7 +29,7 @@ ZEROMQ_THREADS = b"ZMQbg/"
 
 
 class Standstill:
-    """The attendant looks; the main thread tells of each task that begins, any thread of calls that are submitted.
+    """The control thread looks; the main thread tells of each task that begins, any thread of calls that are submitted.
 
     `clock` and `seconds` give the time and the processor time of the task.
     """

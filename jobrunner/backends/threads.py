@@ -303,7 +303,7 @@ class ThreadsBackend(Backend):
             self._nests.add(nest, future)
         if needs:
             try:
-                future.add_done_callback(partial(_let_go, weakref.ref(self), number))
+                future.add_done_callback(partial(_release, weakref.ref(self), number))
                 self._run_after(call, needs)
             except BaseException:
                 self._take_back(number)
@@ -343,7 +343,7 @@ class ThreadsBackend(Backend):
         for future in needs:
             future.add_done_callback(one_is_done)
 
-    def let_go(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """A call is done. If it still waits for what it needs, which may never come, nobody waits for it now."""
         with self._lock:
             if self._held.pop(number, None) is not None:
@@ -660,11 +660,11 @@ def refuse_options(options: TaskOptions) -> None:
         raise NotSupportedError('the "threads" backend knows no resources; use "cluster"')
 
 
-def _let_go(backend: weakref.ref[ThreadsBackend], number: int, _: AnyFuture) -> None:
-    """See `ThreadsBackend.let_go`; a Future keeps no backend."""
+def _release(backend: weakref.ref[ThreadsBackend], number: int, _: AnyFuture) -> None:
+    """See `ThreadsBackend.release`; a Future keeps no backend."""
     present = backend()
     if present is not None:
-        present.let_go(number)
+        present.release(number)
 
 
 def cancel(future: Future[Any], running: bool) -> bool:

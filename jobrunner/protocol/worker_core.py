@@ -788,7 +788,7 @@ class WorkerCore:
     def _is_stuck(self) -> bool:
         """Whether no task here can go on: each waits for tasks of its own, and no slot can be started for these.
 
-        A process that is about to end lets go of what another one could start with.
+        A process that is about to end releases what another one could start with.
         """
         slots = self.slots.values()
         return self._starts.short and all(slot.blocked or self._starts.is_tried(slot.id) for slot in slots)

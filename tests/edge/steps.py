@@ -65,11 +65,11 @@ class Run:
             if step == shortage.start:
                 means.start()
             elif step == shortage.stop:
-                self.hoard.let_go()
+                self.hoard.release()
                 means.stop()
 
     def end_shortages(self) -> None:
-        self.hoard.let_go()
+        self.hoard.release()
         for _, means in self.shortages:
             means.stop()
 
@@ -199,8 +199,8 @@ def steps_of(run: Run, rng: random.Random) -> list[Callable[[], None]]:
     def hoard() -> None:
         run.hoard.take()
 
-    def let_go() -> None:
-        run.hoard.let_go()
+    def release() -> None:
+        run.hoard.release()
 
     def open_another() -> None:
         with jobrunner.Executor(run.plan.backend, max_workers=1, ship=shipped(run.plan)) as other:
@@ -216,7 +216,7 @@ def steps_of(run: Run, rng: random.Random) -> list[Callable[[], None]]:
         "settles": [settle] * 4,
         "kills": [kill] * 4,
         "forks": [fork] * 4,
-        "memory": [make_large, take_large, map_large, exhaust, hoard, let_go],
+        "memory": [make_large, take_large, map_large, exhaust, hoard, release],
         "disk": [make_large, take_large, map_large, open_another],
         "signals": [open_another],
         "locks": [open_another],

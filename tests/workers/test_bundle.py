@@ -30,7 +30,7 @@ def take(bundle):
 
 
 def made(number, payload, room=10_000):
-    """A bundle whose results have so much room on the board."""
+    """A bundle whose results have so much room on the crash board."""
     left = memoryview(bytearray(room))
 
     def note(entry):
@@ -172,8 +172,8 @@ def test_each_call_goes_to_exactly_one_side_while_two_threads_take_them():
             reached.wait()
             bundle.split(told)
 
-        attendant = threading.Thread(target=attend)
-        attendant.start()
+        control = threading.Thread(target=attend)
+        control.start()
         while bundle.calls:
             try:
                 call = bundle.calls.popleft()
@@ -187,7 +187,7 @@ def test_each_call_goes_to_exactly_one_side_while_two_threads_take_them():
             time.sleep(0)
             end(bundle, b"result of " + call)
         whole = bundle.end()
-        attendant.join()
+        control.join()
         assert ran == calls[: len(ran)]
         assert whole == (not told)
         if whole:

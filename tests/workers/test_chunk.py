@@ -11,8 +11,8 @@ import pytest
 
 from jobrunner import serialization
 from jobrunner.protocol.effects import SlotDivided, SlotFinished
-from jobrunner.workers.board import ELEMENT
 from jobrunner.workers.chunk import Chunk
+from jobrunner.workers.crash_board import ELEMENT
 
 
 class Running:
@@ -140,13 +140,13 @@ def test_each_element_is_run_or_given_back_whenever_that_comes():
                 sum(range(spins))
                 running.give_back()
 
-            attendant = threading.Thread(target=give_back)
-            attendant.start()
+            control = threading.Thread(target=give_back)
+            control.start()
             begun.wait()
             for index, element in running.chunk.begin(list(range(running.count))):
                 running.fields[ELEMENT] = index
                 seen.append(element)
-            attendant.join()
+            control.join()
             assert seen == list(range(running.told[0] if running.told else running.count))
     finally:
         sys.setswitchinterval(before)
