@@ -435,10 +435,10 @@ def convert(value: Any, spec: dataclasses.Field[Any], where: str) -> Any:
 
 def line_is_no_address(line: str) -> ConfigError:
     """The error of a line to join with that stands where an address is wanted; it does not repeat the secret."""
-    place = line.strip().removeprefix(JOIN_SCHEME).partition("/")[0]
+    address = line.strip().removeprefix(JOIN_SCHEME).partition("/")[0]
     return ConfigError(
         "this is a line to join with, and not an address: run `jobrunner join -` once on this host, then the address"
-        f" is tcp://{place}"
+        f" is tcp://{address}"
     )
 
 

@@ -721,7 +721,7 @@ class CoreBackend(Backend):
 
     def _settle_bundle(self, builder: BundleBuilder, outcome: m.Outcome) -> None:
         if outcome.status == m.OK:
-            self._settle_calls(builder.id, builder.futures, outcome.payload, bundles.place_of(outcome))
+            self._settle_calls(builder.id, builder.futures, outcome.payload, bundles.location_of(outcome))
             return
         for index, future in enumerate(builder.futures):
             self._settle(future, outcome._replace(id=builder.id_of(index)))
@@ -751,7 +751,7 @@ class CoreBackend(Backend):
         future.give_back(effect.stop)
 
     def _settle_calls(
-        self, bundle: TaskId, futures: list[Future[Any]], payload: Payload, place: m.Detail | None
+        self, bundle: TaskId, futures: list[Future[Any]], payload: Payload, location: m.Detail | None
     ) -> None:
         """End calls of a bundle, those that did not raise by the shortest way."""
         try:
@@ -767,7 +767,7 @@ class CoreBackend(Backend):
             if index in raised or self._cancel_waits:
                 status = m.ERROR if index in raised else m.OK
                 task = call_id(bundle, index)
-                self._settle(future, m.Outcome(task, 1, status, stream, duration, place))
+                self._settle(future, m.Outcome(task, 1, status, stream, duration, location))
                 continue
             future.duration = duration
             try:

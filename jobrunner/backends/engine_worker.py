@@ -97,7 +97,7 @@ Back = tuple[int, float, list[tuple[int, str]], dict[str, Any], tuple[Any, ...]]
 
 
 class Here(Protocol):
-    """The place of a call in an engine's worker."""
+    """The context of a call in an engine's worker."""
 
     name: str
     """Of the worker."""
@@ -118,8 +118,8 @@ class Here(Protocol):
         ...
 
 
-class Place:
-    """See `context.Place`."""
+class Context:
+    """See `context.Context`."""
 
     def __init__(self, head: Head, here: Here, stops: Stops) -> None:
         self._here = here
@@ -164,7 +164,7 @@ def run(
         threads.divide()  # others may run beside it, of other programs
     stops = Stops(head.timeout) if here.interruptible else Stops.none()
     capture = Capture(head.show_output)
-    context.install_in_thread(Place(head, here, stops))
+    context.install_in_thread(Context(head, here, stops))
     blocking.install(here.waiting)
     blocking.install_until(here.until)
     blocking.set_depth(head.depth + 1)
@@ -265,14 +265,14 @@ class LoadedFunctions:
 
     def get(self, fields: Fields, initializer: bytes | None = None) -> Callable[..., Any]:
         """That function, after that initializer. Raises SerializationError."""
-        place = initializer, fields[0]
+        key = initializer, fields[0]
         with self._lock:
-            known = self._loaded.get(place)
+            known = self._loaded.get(key)
             if known is not None:
-                self._loaded.move_to_end(place)
+                self._loaded.move_to_end(key)
                 return known[0]
             fn, size = loaded(fields, initializer)
-            self._loaded[place] = fn, size
+            self._loaded[key] = fn, size
             self._bytes += size
             while len(self._loaded) > self._most or (
                 self._bytes > self._most_bytes and len(self._loaded) > 1

@@ -86,7 +86,7 @@ class _Runner:
         """For one of the two reasons, another one may run instead."""
 
 
-class _Place(threading.local):
+class _ThreadContext(threading.local):
     """What runs in a thread of the pool, see `context`."""
 
     future: Future[Any] | None = None
@@ -157,7 +157,7 @@ class _NestedThreads(BorrowedBackend):
         return True  # for calls of a call, while which another thread goes on
 
     def _own(self, future: Future[Any]) -> Future[Any]:
-        if self._nest is not None and self._nest is not self._threads._place.nest():
+        if self._nest is not None and self._nest is not self._threads._context.nest():
             self._threads._nests.add(self._nest, future)
         return super()._own(future)
 
@@ -186,7 +186,7 @@ class ThreadsBackend(Backend):
         self._client = ClientId(random_token())
         self._numbers = itertools.count(1)
         self._thread = threading.local()
-        self._place = _Place(weakref.ref(self))
+        self._context = _ThreadContext(weakref.ref(self))
         self._closed = False
         self._killed = threading.Event()
         self._begin()
@@ -298,7 +298,7 @@ class ThreadsBackend(Backend):
             except BaseException:  # Ctrl-C, or no thread can be started: nobody has this call
                 self._take_back(number)
                 raise
-        nest = self._place.nest()
+        nest = self._context.nest()
         if nest is not None:
             self._nests.add(nest, future)
         if needs:
@@ -398,8 +398,8 @@ class ThreadsBackend(Backend):
 
     def _take_calls(self, runner: _Runner) -> None:
         blocking.install(partial(self._while_waiting, runner))
-        context.install_in_thread(self._place)
-        self._place.runner = runner
+        context.install_in_thread(self._context)
+        self._context.runner = runner
         try:
             with self._lock:
                 if runner.void:
@@ -424,7 +424,7 @@ class ThreadsBackend(Backend):
         finally:
             blocking.install(None)
             context.install_in_thread(None)
-            self._place.runner = None
+            self._context.runner = None
 
     def _next(self, runner: _Runner) -> None:
         """With the lock held: the next call, or one of those under way that others can help with, or none."""
@@ -458,11 +458,11 @@ class ThreadsBackend(Backend):
         assert call is not None
         assert call.chunk is not None
         future, chunk = call.future, call.chunk
-        self._place.begin(future)
+        self._context.begin(future)
         try:
             ends = chunk.work()
         finally:
-            self._place.end()
+            self._context.end()
         runner.busy = False
         if ends:
             with self._lock:
@@ -496,7 +496,7 @@ class ThreadsBackend(Backend):
             runner.busy = False
             return True  # cancelled in the meantime
         started = time.perf_counter()
-        self._place.begin(future)
+        self._context.begin(future)
         try:
             result = call.work()
         except BaseException as exc:
@@ -509,7 +509,7 @@ class ThreadsBackend(Backend):
             runner.busy = False
             settle(future, result)
         finally:
-            self._place.end()
+            self._context.end()
         return True
 
     def _attempt(self, options: TaskOptions, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -523,7 +523,7 @@ class ThreadsBackend(Backend):
                 with blocking.waiting():
                     if self._killed.wait(backoff(failures, options.backoff)):
                         raise
-            self._place.again()
+            self._context.again()
         return fn(*args, **kwargs)
 
     def _initialize(self, runner: _Runner) -> bool:
@@ -603,7 +603,7 @@ class ThreadsBackend(Backend):
 
     @property
     def can_wait(self) -> bool:
-        return self._place.runner is None
+        return self._context.runner is None
 
     def _cut(self) -> None:
         """With the lock held: take away what waits, but for the calls that free threads are about to begin."""

@@ -271,7 +271,7 @@ def whole(payload: Payload) -> bytes:
 
 def outcome_of_call(outcome: Outcome, index: int) -> Outcome | None:
     """How one call of a bundle ended; None if the bundle's outcome does not tell."""
-    task, detail = call_id(outcome.id, index), place_of(outcome)
+    task, detail = call_id(outcome.id, index), location_of(outcome)
     if outcome.status not in (OK, SPLIT):
         told = outcome.status == ERROR and "too_large" not in (outcome.detail or {})
         return outcome._replace(id=task) if told else None
@@ -282,7 +282,7 @@ def outcome_of_call(outcome: Outcome, index: int) -> Outcome | None:
     return Outcome(task, outcome.attempt, ERROR if failed else OK, payload, seconds, detail)
 
 
-def place_of(outcome: Outcome) -> Detail | None:
+def location_of(outcome: Outcome) -> Detail | None:
     """Of a detail, where it ran."""
     detail = outcome.detail or {}
     return {name: detail[name] for name in ("worker", "host") if name in detail} or None

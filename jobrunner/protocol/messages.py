@@ -199,14 +199,14 @@ class Outcome(NamedTuple):
 
 
 def quota_exceeded(
-    task: TaskId, attempt: int, what: str, size: int, most: int, place: Detail | None = None
+    task: TaskId, attempt: int, what: str, size: int, most: int, location: Detail | None = None
 ) -> Outcome:
     """What becomes of a call whose arguments or result are more than the coordinator takes."""
     error = (
         f"its {what} {size:,} bytes, and the coordinator takes {most:,} at most (max_payload): pass a file's path"
         " instead, or cut the work into smaller parts"
     )
-    detail = {**(place or {}), "too_large": True, "final": True, "error": error}
+    detail = {**(location or {}), "too_large": True, "final": True, "error": error}
     return Outcome(task, attempt, ERROR, detail=detail)
 
 

@@ -399,7 +399,7 @@ class WorkerCore:
             self._return_queue(now)
 
     def _too_many_calls(self, task: WorkerTask, most: int) -> None:
-        detail = self._place()
+        detail = self._location()
         detail["error"] = f"its {task.elements} calls are more than a slot makes here, {most}"
         detail["most_calls"] = most
         self._outcomes.append(m.Outcome(task.id, task.assignment.attempt, m.CRASHED, detail=detail))
@@ -624,7 +624,7 @@ class WorkerCore:
             task.was_split = True
             return
         slot.calls_left += task.elements - event.running - 1
-        detail = {**self._place(), "running": event.running}
+        detail = {**self._location(), "running": event.running}
         outcome = m.Outcome(bundle.id, bundle.attempt, m.SPLIT, event.payload, 0.0, detail)
         excess = self._beyond_max_payload(bundle.id, bundle.attempt, event.payload)
         self._end(task, excess or outcome)
@@ -658,7 +658,7 @@ class WorkerCore:
         if task.stop_reason is not None:
             task.was_split = True
             return
-        detail = {**self._place(), "stop": event.stop}
+        detail = {**self._location(), "stop": event.stop}
         stop_at = task.stop_at
         self._end(task, m.Outcome(chunk.id, chunk.attempt, m.SPLIT, b"", 0.0, detail))
         part = task.assignment = kept(chunk, event.stop)._replace(attempt=1, unbegun=0)
@@ -676,7 +676,7 @@ class WorkerCore:
         size = payload_size(payload)
         if welcome is None or size <= welcome.max_payload:
             return None
-        return m.quota_exceeded(task_id, attempt, "result has", size, welcome.max_payload, self._place())
+        return m.quota_exceeded(task_id, attempt, "result has", size, welcome.max_payload, self._location())
 
     def _requeue(self, task: WorkerTask) -> None:
         """Back to the head of the local queue; it has not started (or is taken not to have)."""
@@ -708,12 +708,12 @@ class WorkerCore:
             else:
                 outcome = m.Outcome(task.id, attempt, status, payload, duration)
                 if status == FINAL_ERROR:
-                    outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "final": True})
+                    outcome = outcome._replace(status=m.ERROR, detail={**self._location(), "final": True})
                 elif status == INITIALIZER_FAILED:
-                    outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "setup": True})
+                    outcome = outcome._replace(status=m.ERROR, detail={**self._location(), "setup": True})
                     slot.leaving = True  # nobody knows what it has left behind there
                 elif status == m.ERROR:
-                    outcome = outcome._replace(detail=self._place())
+                    outcome = outcome._replace(detail=self._location())
                 outcome = self._beyond_max_payload(task.id, attempt, payload) or outcome
             self._end(task, outcome)
             slot.last = task.id, self._name(task)
@@ -800,13 +800,13 @@ class WorkerCore:
         missing = self._wanted_slots() - len(self._slots_at_hand())
         return self._starts.next_try() if missing > 0 else None
 
-    def _place(self) -> m.Detail:
+    def _location(self) -> m.Detail:
         return {"worker": self.settings.name, "host": self.settings.host}
 
     def _crash_detail(self, event: SlotExited) -> dict[str, Any]:
         how = f"was killed by {event.signal}" if event.signal else f"exited with code {event.exit_code}"
         detail: dict[str, Any] = {
-            **self._place(),
+            **self._location(),
             "error": f"its process {how} (pid {event.pid})",
             "pid": event.pid,
             "exit_code": event.exit_code,
@@ -827,7 +827,7 @@ class WorkerCore:
 
     def _stopped_outcome(self, task: WorkerTask, duration: float, exited: SlotExited | None) -> m.Outcome:
         assert task.stop_reason is not None
-        detail = self._place()
+        detail = self._location()
         if task.stop_reason == m.TIMED_OUT:
             limit = task.assignment.options.timeout
             detail["timeout"] = limit

@@ -142,7 +142,7 @@ def test_an_engine_that_refuses_a_call_costs_that_call(make):
     assert bad.exception()
 
 
-def test_a_place_from_which_no_calls_can_be_made_says_so(make):
+def test_a_context_from_which_no_calls_can_be_made_says_so(make):
     with pytest.raises(NotSupportedError, match="cannot submit calls"):
         make().submit(current_executor).result()
 

@@ -168,9 +168,9 @@ def test_calls_and_results_come_back_as_they_were_also_out_of_frames():
 
 def test_each_call_has_its_own_outcome():
     whole = ok("c-1", payload=results(b"a", b"b", failed=[1]))._replace(detail={"worker": "w", "host": "h"})
-    place = {"worker": "w", "host": "h"}
-    assert outcome_of_call(whole, 0) == m.Outcome(call("c-1", 0), 1, m.OK, b"a", 0.5, place)
-    assert outcome_of_call(whole, 1) == m.Outcome(call("c-1", 1), 1, m.ERROR, b"b", 0.5, place)
+    location = {"worker": "w", "host": "h"}
+    assert outcome_of_call(whole, 0) == m.Outcome(call("c-1", 0), 1, m.OK, b"a", 0.5, location)
+    assert outcome_of_call(whole, 1) == m.Outcome(call("c-1", 1), 1, m.ERROR, b"b", 0.5, location)
     assert outcome_of_call(whole, 2) is None
 
 
