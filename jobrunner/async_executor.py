@@ -76,7 +76,7 @@ class AsyncFuture(asyncio.Future[T]):
             outcome.set_result(self.result())
         return outcome
 
-    def _settle(self) -> None:
+    def _resolve(self) -> None:
         """The call is done. It is released, since it refers to this Future."""
         call, self._call = self._call, None
         if call is None or self.done():
@@ -250,7 +250,7 @@ class AsyncExecutor:
         self, call: Future[T], deliveries: Deliveries, stop: Callable[[Future[T]], None] | None
     ) -> AsyncFuture[T]:
         future = AsyncFuture(call, deliveries.loop, stop)
-        call.add_done_callback(lambda _: deliveries.post(future._settle))
+        call.add_done_callback(lambda _: deliveries.post(future._resolve))
         return future
 
     def _bound(self) -> Deliveries:

@@ -254,15 +254,15 @@ class Future(concurrent.futures.Future[T]):
 
     def set_result(self, result: T) -> None:
         """For backends. Raises InvalidStateError where it is done already."""
-        if not self._settle(result, None):
+        if not self._resolve(result, None):
             super().set_result(result)
 
     def set_exception(self, exception: BaseException | None) -> None:
         """For backends. Raises InvalidStateError where it is done already."""
-        if not self._settle(None, exception):
+        if not self._resolve(None, exception):
             super().set_exception(exception)
 
-    def _settle(self, result: Any, exception: BaseException | None) -> bool:
+    def _resolve(self, result: Any, exception: BaseException | None) -> bool:
         """End a Future that nobody watches; False if that is not what it is."""
         with _unwatched:
             if self._watched is not None or self._state in DONE:
@@ -435,7 +435,7 @@ class Future(concurrent.futures.Future[T]):
                 self._state = "RUNNING"
 
 
-def settle(
+def resolve(
     future: concurrent.futures.Future[Any], result: Any = None, exception: BaseException | None = None
 ) -> None:
     """For backends: end a Future. Raises nothing but what Ctrl-C does in the main thread.
@@ -455,7 +455,7 @@ def settle(
         except BaseException:
             if threading.current_thread() is threading.main_thread():
                 raise
-            LOGGER.exception("exception while %r was settled", future)
+            LOGGER.exception("exception while %r was resolved", future)
 
 
 def connect(address: str, task_id: str, name: str) -> Future[Any]:

@@ -44,7 +44,7 @@ from jobrunner.errors import (
 )
 from jobrunner.exiting import do_all, finish_before_exit
 from jobrunner.fixed import load_element_results
-from jobrunner.futures import CancelWaits, Future, settle
+from jobrunner.futures import CancelWaits, Future, resolve
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
 from jobrunner.loading import Held
@@ -151,7 +151,7 @@ class CoreBackend(Backend):
         """The driver's loop has ended as it should."""
         self._ended = False
         self._left: list[tuple[TaskId, Future[Any]]] = []
-        """At the end: what was not settled by then."""
+        """At the end: what was not resolved by then."""
         self._thread = threading.Thread(target=self._run, name=f"jobrunner-{self.name}", daemon=True)
         try:
             self._thread.start()
@@ -574,7 +574,7 @@ class CoreBackend(Backend):
 
     def _effects(self) -> dict[type, Callable[[Any], None]]:
         return {
-            ResolveTasks: self._resolve,
+            ResolveTasks: self._on_outcomes,
             BundleSplit: self._on_split,
             ChunkDivided: self._on_divided,
             AnnounceRunning: self._announce_running,
@@ -603,7 +603,7 @@ class CoreBackend(Backend):
             self._slot_initializers.close,
             self._store.close,
             self._printer.close,
-            self._settle_what_is_left,
+            self._resolve_what_is_left,
             self._cancel_waits.end,
             self._end_queries,
             self._connected.set,
@@ -622,26 +622,26 @@ class CoreBackend(Backend):
                 self._left += [(task, future) for future in futures]
             self._futures = {}
 
-    def _settle_what_is_left(self) -> None:
+    def _resolve_what_is_left(self) -> None:
         for task, future in self._left:
             try:
-                self._settle_at_end(task, future)
+                self._resolve_at_end(task, future)
             except BaseException as exc:
-                settle(future, exception=exc)
+                resolve(future, exception=exc)
         self._left = []
 
-    def _settle_at_end(self, task: TaskId, future: Future[Any]) -> None:
+    def _resolve_at_end(self, task: TaskId, future: Future[Any]) -> None:
         if self._failure is not None:
-            settle(future, exception=self._failure_anew(self._failure))
+            resolve(future, exception=self._failure_anew(self._failure))
         elif self.ended_by_force and future.running():
             text = f"call {task} ({future.name}) was stopped by terminate_workers or kill_workers"
-            settle(future, exception=TaskLostError(text))
+            resolve(future, exception=TaskLostError(text))
         elif task in self._loose:
             text = (
                 f"this Executor was shut down before call {task} was done, which goes on without it; ask"
                 " another Executor on the same cluster for it, with future(id)"
             )
-            settle(future, exception=JobRunnerError(text))
+            resolve(future, exception=JobRunnerError(text))
         else:
             future.confirm_cancelled()
 
@@ -683,7 +683,7 @@ class CoreBackend(Backend):
     def _on_capacity(self, effect: CapacityChanged) -> None:
         self._slots = effect.slots
 
-    def _resolve(self, effect: ResolveTasks) -> None:
+    def _on_outcomes(self, effect: ResolveTasks) -> None:
         for outcome in effect.outcomes:
             entry: Future[Any] | BundleBuilder | None = None
             try:
@@ -693,10 +693,10 @@ class CoreBackend(Backend):
                 if self._needs_of:
                     self._supplies.release(self._needs_of.pop(outcome.id, ()))
                 if isinstance(entry, BundleBuilder):
-                    self._settle_bundle(entry, outcome)
+                    self._resolve_bundle(entry, outcome)
                     entry.futures = []
                 elif entry is not None:
-                    self._settle(entry, outcome)
+                    self._resolve(entry, outcome)
             except BaseException as exc:
                 self._fail(outcome.id, entry, exc)
         self._maybe_drain()
@@ -710,7 +710,7 @@ class CoreBackend(Backend):
             if not future.done():
                 error = JobRunnerError(f"call {task} ended, but its outcome could not be taken: {cause!r}")
                 error.__cause__ = cause
-                settle(future, exception=error)
+                resolve(future, exception=error)
             wait = self._cancel_waits.of(future)
             if wait is not None:
                 wait.end()
@@ -719,19 +719,19 @@ class CoreBackend(Backend):
         if self._shut_down and len(self._futures) == len(self._loose):
             self._driver.post(DrainRequested())
 
-    def _settle_bundle(self, builder: BundleBuilder, outcome: m.Outcome) -> None:
+    def _resolve_bundle(self, builder: BundleBuilder, outcome: m.Outcome) -> None:
         if outcome.status == m.OK:
-            self._settle_calls(builder.id, builder.futures, outcome.payload, bundles.location_of(outcome))
+            self._resolve_calls(builder.id, builder.futures, outcome.payload, bundles.location_of(outcome))
             return
         for index, future in enumerate(builder.futures):
-            self._settle(future, outcome._replace(id=builder.id_of(index)))
+            self._resolve(future, outcome._replace(id=builder.id_of(index)))
 
     def _on_split(self, effect: BundleSplit) -> None:
         builder = self._futures.get(effect.id)
         if not isinstance(builder, BundleBuilder):
             return
         if effect.start:
-            self._settle_calls(builder.id, builder.futures[: effect.start], effect.results, None)
+            self._resolve_calls(builder.id, builder.futures[: effect.start], effect.results, None)
         with self._lock:
             for index in range(effect.start, len(builder.futures)):
                 self._futures[builder.id_of(index)] = builder.futures[index]
@@ -750,7 +750,7 @@ class CoreBackend(Backend):
         future.id = effect.part
         future.give_back(effect.stop)
 
-    def _settle_calls(
+    def _resolve_calls(
         self, bundle: TaskId, futures: list[Future[Any]], payload: Payload, location: m.Detail | None
     ) -> None:
         """End calls of a bundle, those that did not raise by the shortest way."""
@@ -760,20 +760,20 @@ class CoreBackend(Backend):
         except Exception as exc:
             error = ProtocolError(f"the results of bundle {bundle} make no sense: {exc}")
             for future in futures:
-                settle(future, exception=error)
+                resolve(future, exception=error)
             return
         raised = set(failed)
         for index, (future, stream, duration) in enumerate(calls):
             if index in raised or self._cancel_waits:
                 status = m.ERROR if index in raised else m.OK
                 task = call_id(bundle, index)
-                self._settle(future, m.Outcome(task, 1, status, stream, duration, location))
+                self._resolve(future, m.Outcome(task, 1, status, stream, duration, location))
                 continue
             future.duration = duration
             try:
                 future.set_result(serialization.load_result(stream))
-            except BaseException as exc:  # as in `_decode`; or it is settled, which this does not change
-                settle(future, exception=exc)
+            except BaseException as exc:  # as in `_decode`; or it is resolved, which this does not change
+                resolve(future, exception=exc)
 
     def _future_of(self, task: TaskId) -> Future[Any] | None:
         """That of an unfinished call."""
@@ -792,7 +792,7 @@ class CoreBackend(Backend):
     def _supply(self, outcomes: list[m.Outcome], unknown: list[TaskId]) -> None:
         self._driver.post(SupplyRequested(outcomes, unknown))
 
-    def _settle(self, future: Future[Any], outcome: m.Outcome) -> None:
+    def _resolve(self, future: Future[Any], outcome: m.Outcome) -> None:
         status = outcome.status
         if status == m.CANCELLED:
             future.confirm_cancelled(self._cancel_waits.of(future))
@@ -800,7 +800,7 @@ class CoreBackend(Backend):
             future.duration = outcome.duration
             chunk = outcome.id in self._chunks
             value, error = self._decode(outcome, chunk, future.name)
-            settle(future, value, error)
+            resolve(future, value, error)
         self._chunks.discard(outcome.id)
         wait = self._cancel_waits.of(future)
         if wait is not None:

@@ -119,13 +119,13 @@ class LocalWire:
             failure = self.listen(self.listen_at)
             if failure:
                 self._show([(STDERR, f"{failure}\n")])
-        self._settle(now)
+        self._run_until_idle(now)
         received, self._to_client = self._to_client, []
         return received
 
     def send(self, effect: Send) -> Event | None:
         self._to_coordinator.append(Received(CLIENT, effect.envelope))
-        self._settle(time.monotonic())  # at once, so that the slots begin before this turn is over
+        self._run_until_idle(time.monotonic())  # at once, so that the slots begin before this turn is over
         return None
 
     def close(self, *, orderly: bool = False) -> None:
@@ -157,7 +157,7 @@ class LocalWire:
 
     # --- the cluster inside ---
 
-    def _settle(self, now: float) -> None:
+    def _run_until_idle(self, now: float) -> None:
         """Turn both cores until neither has anything to do."""
         assert self._alarm is not None
         busy = True

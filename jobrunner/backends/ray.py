@@ -269,7 +269,7 @@ def lend(ready: Callable[[], bool], timeout: float | None) -> None:
 def wait_for_news(
     ready: Callable[[], bool], calls: Sequence[Call], done: Sequence[Any], timeout: float
 ) -> None:
-    """Wait until the calls that are done are settled, or where none is with Ray yet, until one is."""
+    """Wait until the calls that are done are resolved, or where none is with Ray yet, until one is."""
 
     def news() -> bool:
         if done:

@@ -32,7 +32,7 @@ from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
 from jobrunner.elements import Columns, ElementResults
 from jobrunner.errors import DependencyError, InitializerError, NotSupportedError
 from jobrunner.exiting import do_all, finish_before_exit
-from jobrunner.futures import Future, settle
+from jobrunner.futures import Future, resolve
 from jobrunner.host import usable_cpus
 from jobrunner.ids import ClientId, random_token, task_id
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
@@ -72,7 +72,7 @@ class _Runner:
     def __init__(self) -> None:
         self.void = False
         self.busy = False
-        """It has a call whose Future is not settled."""
+        """It has a call whose Future is not resolved."""
         self.call: _Call | None = None
         """The one that it is at."""
         self.ended = NO_CALL
@@ -337,7 +337,7 @@ class ThreadsBackend(Backend):
                         self._start_runner()
             except BaseException as exc:
                 self._take_back(number)
-                settle(waiting, exception=exc)
+                resolve(waiting, exception=exc)
                 raise
 
         for future in needs:
@@ -379,7 +379,7 @@ class ThreadsBackend(Backend):
         """
         call = runner.call
         if call is not None:
-            settle(call.future, exception=cause)
+            resolve(call.future, exception=cause)
         stranded: list[_Call] = []
         with self._lock:
             self._under_way.discard(runner.ended)
@@ -394,7 +394,7 @@ class ThreadsBackend(Backend):
                 self._start_runner()
             except RuntimeError:  # no thread can be started, and no other is there
                 stranded, self._calls = self._calls, []
-        do_all(*(partial(settle, waiting.future, exception=cause) for waiting in stranded))
+        do_all(*(partial(resolve, waiting.future, exception=cause) for waiting in stranded))
 
     def _take_calls(self, runner: _Runner) -> None:
         blocking.install(partial(self._while_waiting, runner))
@@ -468,7 +468,7 @@ class ThreadsBackend(Backend):
             with self._lock:
                 self._chunks.pop(call.number, None)
             future.duration = chunk.seconds
-            settle(future, call.work())
+            resolve(future, call.work())
         del future, call, chunk  # as in `_run`
         return ends
 
@@ -502,12 +502,12 @@ class ThreadsBackend(Backend):
         except BaseException as exc:
             future.duration = time.perf_counter() - started
             runner.busy = False  # before anybody hears of the end, and finds a free thread here
-            settle(future, exception=exc)
+            resolve(future, exception=exc)
             del future, call  # the exception refers to this frame, which must not refer to it
         else:
             future.duration = time.perf_counter() - started
             runner.busy = False
-            settle(future, result)
+            resolve(future, result)
         finally:
             self._context.end()
         return True
@@ -554,7 +554,7 @@ class ThreadsBackend(Backend):
             if call.future.running():
                 error = InitializerError(message)
                 error.__cause__ = cause
-                settle(call.future, exception=error)
+                resolve(call.future, exception=error)
 
     @contextmanager
     def _while_waiting(self, runner: _Runner, awaited: blocking.AwaitedCalls | None = None) -> Iterator[None]:

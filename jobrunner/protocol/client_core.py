@@ -377,7 +377,7 @@ class ClientCore:
                 effects += self._bundle_tracker.ended(spec, outcome)
             elif spec is not None and outcome.status == m.SPLIT:
                 effects += self._divided(spec, outcome)
-            elif self._settled(outcome.id):
+            elif self._end_interest(outcome.id):
                 fresh.append(outcome)
         if fresh:
             effects.append(ResolveTasks(fresh))
@@ -584,7 +584,7 @@ class ClientCore:
 
     # --- accounts ---
 
-    def _settled(self, task_id: TaskId) -> bool:
+    def _end_interest(self, task_id: TaskId) -> bool:
         """Take note of an outcome; False if nobody here waits for it."""
         watched = task_id in self._watched
         if watched:

@@ -165,7 +165,7 @@ def steps_of(run: Run, rng: random.Random) -> list[Callable[[], None]]:
             except (SystemExit, KeyboardInterrupt):
                 pass  # it was done, and called at once, in this thread
 
-    def settle() -> None:
+    def resolve() -> None:
         future = pool.submit(calls.nap, 0.01)
         run.note(future, ANY)
         try:
@@ -213,7 +213,7 @@ def steps_of(run: Run, rng: random.Random) -> list[Callable[[], None]]:
         usual.append(stop)
     more = {
         "callbacks": [call_back] * 4,
-        "settles": [settle] * 4,
+        "settles": [resolve] * 4,
         "kills": [kill] * 4,
         "forks": [fork] * 4,
         "memory": [make_large, take_large, map_large, exhaust, hoard, release],
