@@ -227,10 +227,10 @@ class Slot:
             return False
         header, buffers = message
         parts = iter(buffers)
-        for _, functions, forget, tasks, told in unpack(header):
+        for _, functions, to_drop, tasks, told in unpack(header):
             if told is not None:
                 self.hear(*told)
-            for key in forget:
+            for key in to_drop:
                 self.blobs.pop(key, None)
                 for pair in [pair for pair in self.functions if pair[1] == key]:
                     del self.functions[pair]

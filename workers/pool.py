@@ -146,11 +146,11 @@ class SlotPool:
         slot: SlotId,
         tasks: Sequence[SlotTask],
         functions: Iterable[FunctionDef] = (),
-        forget: Iterable[FunctionKey] = (),
+        to_drop: Iterable[FunctionKey] = (),
     ) -> None:
         """Give tasks to a slot, to run after those that it has; never waits for the slot to take them.
 
-        Their numbers must rise from call to call. `forget` takes effect before the first of `tasks`.
+        Their numbers must rise from call to call. `to_drop` takes effect before the first of `tasks`.
         """
         process = self._slots.get(slot)
         if process is None:
@@ -173,7 +173,7 @@ class SlotPool:
         told = self._program.told()
         news = None if told is process.told else list(told)
         process.told = told
-        process.data.send(header(pack([RUN, definitions, list(forget), entries, news])), buffers)
+        process.data.send(header(pack([RUN, definitions, list(to_drop), entries, news])), buffers)
         if process.data.pending:
             self._watch_data(process)
 

@@ -220,7 +220,7 @@ class Author:
             m.Query: lambda: m.Query(self.count(), self.word(), rng.choice(ARGUMENTS)),
             m.Reply: lambda: m.Reply(self.count(), self.detail(), self.word()),
             m.Assign: lambda: m.Assign(self.many(self.assignment), functions, self.word()),
-            m.Forget: lambda: m.Forget(self.many(self.key)),
+            m.DropFunctions: lambda: m.DropFunctions(self.many(self.key)),
             m.Outcomes: lambda: m.Outcomes(self.many(self.outcome)),
             m.Running: lambda: m.Running(ids),
             m.Returned: lambda: m.Returned(

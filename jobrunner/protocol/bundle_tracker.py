@@ -67,7 +67,7 @@ class BundleTracker:
         if not must_split(outcome) or (outcome.status == m.CANCELLED and whole):
             if outcome.status == m.CANCELLED:
                 self._core.tell_cancelled([outcome])
-            self._forget(spec.id)
+            self._forget_bundle(spec.id)
             return [ResolveTasks([outcome])]
         if outcome.status == m.SPLIT:
             return self._split(spec, outcome.payload, (outcome.detail or {})["running"], runs=True)
@@ -95,7 +95,7 @@ class BundleTracker:
                 self._core.request_cancel(call.id, True)
             elif wish is not None or unwanted:
                 refused.append(call.id)
-        self._forget(spec.id)
+        self._forget_bundle(spec.id)
         if cancelled:
             if sent:
                 self._core.tell_cancelled(cancelled)
@@ -103,7 +103,7 @@ class BundleTracker:
         self._core.note_refused(refused)
         return effects
 
-    def _forget(self, bundle: TaskId) -> None:
-        self._core.forget(bundle)
+    def _forget_bundle(self, bundle: TaskId) -> None:
+        self._core.forget_task(bundle)
         self._wishes.pop(bundle, None)
         self._unwanted.discard(bundle)

@@ -281,7 +281,7 @@ class ClientCore:
                 if isinstance(spec.span, int):
                     self._bundle_tracker.cancel_whole(task_id)
             else:
-                self.forget(task_id)
+                self.forget_task(task_id)
                 outcomes.append(m.Outcome(task_id, 0, m.CANCELLED))
         if outcomes:
             effects.append(ResolveTasks(outcomes))
@@ -388,12 +388,12 @@ class ClientCore:
         stop = stop_of(chunk, outcome)
         if stop is None:
             error = "it was divided where it has no elements"
-            self.forget(chunk.id)
+            self.forget_task(chunk.id)
             return [ResolveTasks([m.Outcome(chunk.id, outcome.attempt, m.LOST, detail={"error": error})])]
         part = kept(chunk, stop)
         wish = self._cancelling.get(chunk.id)
         self.add(part, regained=self.is_sent(chunk.id))
-        self.forget(chunk.id)
+        self.forget_task(chunk.id)
         effects: list[Effect] = [ChunkDivided(chunk.id, part.id, stop)]
         if wish:
             self.request_cancel(part.id, True)
@@ -589,9 +589,9 @@ class ClientCore:
         watched = task_id in self._watched
         if watched:
             del self._watched[task_id]
-        return self.forget(task_id) or watched
+        return self.forget_task(task_id) or watched
 
-    def forget(self, task_id: TaskId) -> bool:
+    def forget_task(self, task_id: TaskId) -> bool:
         """Drop a task that is done; False if it was done before."""
         spec = self.pending.pop(task_id, None)
         if spec is None:

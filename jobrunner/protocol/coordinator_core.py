@@ -602,7 +602,7 @@ class CoordinatorCore:
                     client, f"task {spec.id} names a function that was never sent; its session ends", now
                 )
                 return
-        for key in message.forget:
+        for key in message.drop_functions:
             here = client.pins.pop(key, None)
             if here is not None:
                 scheduler.functions.unpin(here)
@@ -693,7 +693,7 @@ class CoordinatorCore:
     def _give_up_untaken(self, peer: Peer, now: float) -> None:
         """It gets nothing more of what it was told in this session."""
         if isinstance(peer, ClientPeer):
-            self.scheduler.forget_untaken(peer)
+            self.scheduler.forget_untaken_outcomes(peer)
         peer.link = Link("", now, peer.link.peer_timeout)
 
     def _on_acked(self, client: ClientPeer, acked: list[m.Message]) -> None:
@@ -862,7 +862,7 @@ class CoordinatorCore:
             forgetful = scheduler.workers.get(worker_id)
             if forgetful is not None:
                 for some in batches(keys, of_key):
-                    self._send(forgetful, m.Forget(some), now)
+                    self._send(forgetful, m.DropFunctions(some), now)
         while scheduler.dirty:
             peer = scheduler.dirty.popitem()[0]
             if isinstance(peer, WorkerPeer):
@@ -1000,8 +1000,8 @@ class CoordinatorCore:
         for client in [c for c in scheduler.clients.values() if not c.source]:
             self._lose_client(client, now)
         scheduler.forget_unclaimed(now, self.settings.client_grace)
-        scheduler.forget_outdated(now - self.settings.keep_detached)
-        scheduler.needs.give_up_sought(now)
+        scheduler.forget_outdated_outcomes(now - self.settings.keep_detached)
+        scheduler.needs.stop_looking(now)
         # Kept outcomes are looked at whenever something else is; they need no timer of their own.
         busy = (
             scheduler.unclaimed

@@ -324,12 +324,12 @@ class SpawnSlot:
 
 @dataclass(slots=True)
 class RunTasks:
-    """Give tasks to a slot, with the functions it lacks; `forget` are functions it may drop."""
+    """Give tasks to a slot, with the functions it lacks; `drop_functions` are functions it may drop."""
 
     slot: SlotId
     tasks: list[SlotTask]
     functions: list[FunctionDef]
-    forget: list[FunctionKey]
+    drop_functions: list[FunctionKey]
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ A message is a plain record; `codec` turns it into frames and back. Who sends wh
                                 Output, Goodbye
     coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Accepted, Recall, Reply,
                                 Goodbye
-    coordinator -> worker       Welcome, Assign, Forget, Cancel, Divide, Drain, Goodbye
+    coordinator -> worker       Welcome, Assign, DropFunctions, Cancel, Divide, Drain, Goodbye
     anyone, outside a session   Heartbeat, Reset, Refused, Join, Joined
 
 A payload is opaque to everything that routes it: `bytes` when it is small (it then rides inside the message), else a
@@ -315,7 +315,7 @@ class Submit:
 
     tasks: list[TaskSpec]
     functions: list[FunctionDef] = field(default_factory=list)
-    forget: list[FunctionKey] = field(default_factory=list)
+    drop_functions: list[FunctionKey] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -402,7 +402,7 @@ class Assign:
 
 
 @dataclass(slots=True)
-class Forget:
+class DropFunctions:
     """The coordinator will not name these functions again without sending them."""
 
     functions: list[FunctionKey]
@@ -507,8 +507,8 @@ class Joined:
 
 Message: TypeAlias = (
     "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Accepted | Recall | Supply | Cancel"
-    " | CancelRefused | Divide | Query | Reply | Assign"
-    " | Forget | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
+    " | CancelRefused | Divide | Query | Reply | Assign | DropFunctions"
+    " | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
     " | Join | Joined | Stuck | Waits"
 )
 

@@ -384,7 +384,7 @@ class Scheduler:
         for key in sorted(client.pins.values()):
             self.functions.unpin(key)
         client.pins.clear()
-        self.forget_untaken(client)
+        self.forget_untaken_outcomes(client)
         client.outcomes.clear()
         client.link = Link("", now, 0.0)  # with all that it has not taken
         self.needs.watches_no_more(client)
@@ -413,7 +413,7 @@ class Scheduler:
                 self._drop_unclaimed(task_id)
 
     def forget_unclaimed(self, now: float, grace: float) -> None:
-        """Give up on clients that have not come back for `grace` seconds."""
+        """Wait no longer for clients that have not come back for `grace` seconds."""
         for task_id, held in list(self.unclaimed.items()):
             if now < held.look_at:
                 continue
@@ -469,9 +469,9 @@ class Scheduler:
 
     # --- detached tasks, and the journal ---
 
-    def forget(self, task_id: TaskId) -> bool:
+    def forget_outcome(self, task_id: TaskId) -> bool:
         """Drop the outcome of a detached task; False if there is none."""
-        kept = self.results.forget(task_id)
+        kept = self.results.forget_outcome(task_id)
         if kept is None:
             return False
         if kept.account is not None:
@@ -480,9 +480,9 @@ class Scheduler:
             self.entry.drop(task_id)
         return True
 
-    def forget_outdated(self, before: float) -> None:
+    def forget_outdated_outcomes(self, before: float) -> None:
         for task_id in self.results.outdated(before):
-            self.forget(task_id)
+            self.forget_outcome(task_id)
 
     def written(self, task_ids: list[TaskId]) -> None:
         """These detached tasks are in the journal."""
@@ -1036,7 +1036,7 @@ class Scheduler:
             if record is not None:
                 drop_payload(record)
 
-    def forget_untaken(self, client: ClientPeer) -> None:
+    def forget_untaken_outcomes(self, client: ClientPeer) -> None:
         """It will not have the outcomes any more that it has not acknowledged."""
         for record in client.done.values():
             drop_payload(record)

@@ -230,7 +230,6 @@ class Slot:
         "calls_left",
         "division",
         "division_asked_at",
-        "forget",
         "id",
         "kill_at",
         "known",
@@ -246,6 +245,7 @@ class Slot:
         "seconds",
         "sent",
         "state",
+        "to_drop",
     )
 
     def __init__(self, slot: SlotId, calls: int | None = None) -> None:
@@ -256,7 +256,7 @@ class Slot:
         self.queue: dict[int, WorkerTask] = {}
         """By number, in the order in which it runs them; the first is the running one, as far as we know."""
         self.known: set[FunctionKey] = set()
-        self.forget: list[FunctionKey] = []
+        self.to_drop: list[FunctionKey] = []
         """Functions that its process may drop, when it is next given something."""
         self.sent = 0
         self.seconds = 0.0
@@ -287,8 +287,8 @@ class Slot:
         if key in self.known:
             return False
         self.known.add(key)
-        if key in self.forget:  # it was not told yet, and still has it
-            self.forget.remove(key)
+        if key in self.to_drop:  # it was not told yet, and still has it
+            self.to_drop.remove(key)
             return False
         return True
 
@@ -299,10 +299,10 @@ class Slot:
         parts = [functions[part] for part in definition.parts]
         return [each for each in (*parts, definition) if self.learns(each.key)]
 
-    def forgets(self, key: FunctionKey) -> None:
+    def drop_function(self, key: FunctionKey) -> None:
         if key in self.known:
             self.known.remove(key)
-            self.forget.append(key)
+            self.to_drop.append(key)
 
     def put(self, task: WorkerTask, now: float) -> None:
         if self.owner is None:

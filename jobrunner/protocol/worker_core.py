@@ -344,7 +344,7 @@ class WorkerCore:
                 self._cancel(request, now)
         elif isinstance(message, m.Divide):
             self._divide(message.ids, now)
-        elif isinstance(message, m.Forget):
+        elif isinstance(message, m.DropFunctions):
             self._lingering.update(dict.fromkeys(message.functions))
         elif isinstance(message, m.Welcome):
             self._outcomes = self._unsent + self._outcomes
@@ -875,7 +875,7 @@ class WorkerCore:
         self._make_way(now)
         self._watch_slots(now)
         if self._lingering:
-            self._forget_functions()
+            self._drop_functions()
         if self.queue and now >= self._queue_moved + RETURN_AFTER:
             starting = sum(slot.state == STARTING for slot in self.slots.values())
             self._return_queue(now, keep=filling(starting, self.queue, self._estimate))
@@ -996,7 +996,7 @@ class WorkerCore:
             slot.leaving = True
         self._replace_leaving(now)
 
-    def _forget_functions(self) -> None:
+    def _drop_functions(self) -> None:
         """Drop those that linger and that no task needs any more, nor a function that stays."""
         needed = {
             key for t in self.tasks.values() for key in (t.assignment.function, t.assignment.initializer)
@@ -1012,12 +1012,12 @@ class WorkerCore:
             self._lacks.pop(key, None)
             self._estimates.pop(key, None)
             for slot in self.slots.values():
-                slot.forgets(key)
+                slot.drop_function(key)
         if large:
             self._effects += [
                 self._run_tasks(slot, [])
                 for slot in self.slots.values()
-                if slot.forget and slot.state == READY
+                if slot.to_drop and slot.state == READY
             ]
 
     def _run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
@@ -1026,8 +1026,8 @@ class WorkerCore:
             for key in (task.function, task.initializer):
                 if key is not None and key not in slot.known:
                     functions += slot.lacks(self.functions[key], self.functions)
-        forget, slot.forget = slot.forget, []
-        return RunTasks(slot.id, tasks, functions, forget)
+        to_drop, slot.to_drop = slot.to_drop, []
+        return RunTasks(slot.id, tasks, functions, to_drop)
 
     def _watch_slots(self, now: float) -> None:
         """Recall what waits behind a task that turns out long, and announce the tasks that run for a while."""

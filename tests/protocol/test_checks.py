@@ -179,8 +179,8 @@ def test_a_session_has_a_longest_name():
 
 def test_the_key_of_a_function_has_a_longest():
     longest = b"k" * checks.MAX_KEY_LENGTH
-    assert sent(m.Forget([longest])) == m.Forget([longest])
-    rejected(m.Forget([longest + b"k"]), "a function's key has 257 bytes, at most 256 are allowed")
+    assert sent(m.DropFunctions([longest])) == m.DropFunctions([longest])
+    rejected(m.DropFunctions([longest + b"k"]), "a function's key has 257 bytes, at most 256 are allowed")
 
 
 def test_a_map_has_so_many_entries():

@@ -95,10 +95,10 @@ def test_functions_beyond_the_limit_are_forgotten_by_both_ends():
     definitions = [m.FunctionDef(b"%d" % n, f"f{n}", b"blob") for n in range(258)]
     for n, definition in enumerate(definitions[:257]):
         submit(world, spec(n, function=definition.key), functions=[definition])
-    assert world.heard_one(m.Submit).forget == [b"0"]
+    assert world.heard_one(m.Submit).drop_functions == [b"0"]
     submit(world, spec(900, function=b"257"), functions=[definitions[257]])
     message = world.heard_one(m.Submit)
-    assert (message.functions, message.forget) == ([definitions[257]], [b"1"])
+    assert (message.functions, message.drop_functions) == ([definitions[257]], [b"1"])
     submit(world, spec(901, function=b"0"), functions=[definitions[0]])
     assert world.heard_one(m.Submit).functions == [definitions[0]], "the coordinator needs it again"
 

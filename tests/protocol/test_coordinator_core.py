@@ -224,7 +224,7 @@ def test_a_function_is_sent_to_a_worker_once_and_forgotten_when_nobody_needs_it(
     assert worker.heard_one(m.Assign).functions == []
     worker.say(m.Outcomes([ok("c-2")]))
     client.say(m.Submit([], [], [KEY]))
-    assert worker.heard() == [m.Forget([KEY])]
+    assert worker.heard() == [m.DropFunctions([KEY])]
     submit(client, spec(3))
     assert worker.heard_one(m.Assign).functions == [DOUBLE]
 
@@ -924,7 +924,7 @@ def test_a_client_that_leaves_takes_its_tasks_with_it(world):
     client.say(m.Goodbye())
     assert worker.heard() == [m.Cancel([m.CancelRequest("c-1", True)])]
     worker.say(m.Outcomes([m.Outcome("c-1", 1, m.CANCELLED)]))
-    assert worker.heard() == [m.Forget([KEY])]
+    assert worker.heard() == [m.DropFunctions([KEY])]
     assert world.core.scheduler.tasks == {}
     assert len(world.core.scheduler.functions) == 0
 

@@ -37,7 +37,7 @@ ANY: dict[type, m.Message] = {
         m.Query(1, "cancel", "nobody-7"),
         m.Reply(77, None, "an answer that nobody waits for"),
         m.Assign([assignment(1, attempt=FAR)], [DOUBLE]),
-        m.Forget([KEY, b"never sent"]),
+        m.DropFunctions([KEY, b"never sent"]),
         m.Outcomes([ok("c-1", FAR), ok("nobody-7"), ended("c-1", m.UNMET)]),
         m.Running(["c-1", "nobody-7"]),
         m.Returned([("c-1", FAR), ("nobody-7", 1)]),

@@ -270,11 +270,11 @@ def test_functions_are_forgotten_by_the_slots_with_their_next_tasks():
     world = worker()
     teach(world, 1.0)
     teach(world, 1.0, key=OTHER_KEY)
-    world.say(m.Forget([KEY]))
+    world.say(m.DropFunctions([KEY]))
     assert (world.take(), world.heard()) == ([], [])
     assert list(world.core.functions) == [OTHER_KEY]
     assign(world, assignment(1, function=OTHER_KEY), functions=[])
-    assert world.take_one(RunTasks).forget == [KEY]
+    assert world.take_one(RunTasks).drop_functions == [KEY]
 
 
 def test_nothing_is_fed_while_too_many_outcomes_are_unacknowledged():
@@ -408,7 +408,7 @@ def test_a_task_whose_function_is_gone_may_still_print():
     world = worker()
     assign(world, assignment(1))
     started(world)
-    world.say(m.Forget([KEY]))
+    world.say(m.DropFunctions([KEY]))
     world.handle(SlotPrinted(SlotId(1), [(1, m.STDOUT, "late\n")]))
     assert [x.chunks[0].text for x in world.heard()] == ["late\n"]
 

@@ -72,10 +72,10 @@ def test_a_call_of_a_bundle_that_is_never_said_to_have_ended_is_found(monkeypatc
 
 
 def test_wishes_that_are_never_forgotten_are_found(monkeypatch):
-    def forget(self, bundle):
-        self._core.forget(bundle)
+    def forget_bundle(self, bundle):
+        self._core.forget_task(bundle)
 
-    monkeypatch.setattr(BundleTracker, "_forget", forget)
+    monkeypatch.setattr(BundleTracker, "_forget_bundle", forget_bundle)
     find()
 
 

@@ -26,7 +26,7 @@ def test_a_part_that_its_client_does_not_wait_for_is_found(monkeypatch):
 
     def divided(self, chunk, outcome):
         effects = real(self, chunk, outcome)
-        self.forget(effects[0].part)
+        self.forget_task(effects[0].part)
         return effects
 
     monkeypatch.setattr(ClientCore, "_divided", divided)

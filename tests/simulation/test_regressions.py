@@ -27,7 +27,7 @@ def finish(world: World) -> None:
 
 
 def test_a_function_that_goes_and_comes_back_within_a_turn_is_known_to_the_worker():
-    """Its Forget left after the Assign that brought it again."""
+    """Its DropFunctions left after the Assign that brought it again."""
     world = make(clients=2, workers=[1])
     submit(world, 0, Call((0.01,)))
     world.run_for(1.0)

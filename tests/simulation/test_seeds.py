@@ -153,7 +153,7 @@ def test_a_crash_limit_that_is_one_too_high_is_found(monkeypatch):
 
 
 def test_functions_that_are_never_dropped_are_found(monkeypatch):
-    monkeypatch.setattr(WorkerCore, "_forget_functions", lambda self: None)
+    monkeypatch.setattr(WorkerCore, "_drop_functions", lambda self: None)
     find(first=1)
 
 
@@ -172,16 +172,16 @@ def test_a_part_that_goes_before_what_has_it_is_found(monkeypatch):
 
 
 def test_a_worker_that_drops_a_part_before_what_has_it_is_found(monkeypatch):
-    real = WorkerCore._forget_functions
+    real = WorkerCore._drop_functions
 
-    def forget_functions(self):
+    def drop_functions(self):
         whole = self.functions.copy()
         for key, definition in whole.items():
             self.functions[key] = definition._replace(parts=())
         real(self)
         self.functions = {key: whole[key] for key in self.functions}
 
-    monkeypatch.setattr(WorkerCore, "_forget_functions", forget_functions)
+    monkeypatch.setattr(WorkerCore, "_drop_functions", drop_functions)
     monkeypatch.setattr(WorkerCore, "check_invariants", lambda self: None)
     find(first=468)
 

@@ -123,7 +123,7 @@ class Truth:
         self.accepted: set[TaskId] = set()
         """Detached tasks that their client was told are safe."""
         self._forgotten: set[ClientId] = set()
-        """Clients that a coordinator has given up, at some time."""
+        """Clients that a coordinator has abandoned, at some time."""
         self._begun: set[tuple[str, TaskId, int, int]] = set()
         self._returns: dict[TaskId, list[float]] = {}
         """When each task was handed back, lately."""
@@ -502,7 +502,7 @@ class Truth:
                     same, f"{task} is kept as {ended.outcome!r:.200}, its client was told {first!r:.200}"
                 )
             self._status(expected, ended.outcome)
-            scheduler.forget(task)
+            scheduler.forget_outcome(task)
         coordinator.post(Tick())
 
     def unresolved(self) -> list[TaskId]:

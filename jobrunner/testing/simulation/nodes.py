@@ -317,7 +317,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             known = told.setdefault(client.link.session, set())
             note_told(self.world, known, f"the coordinator by {client.id}", message.functions)
             submit(client, message, now)
-            known.difference_update(message.forget)
+            known.difference_update(message.drop_functions)
 
         core._handlers[m.Submit] = watched_submit
 
@@ -377,7 +377,7 @@ class WorkerNode(PeerNode[WorkerCore]):
                 told.clear()
             elif isinstance(message, m.Assign):
                 note_told(self.world, told, self.name, message.functions)
-            elif isinstance(message, m.Forget):
+            elif isinstance(message, m.DropFunctions):
                 told.difference_update(message.functions)
             take(message, now)
 

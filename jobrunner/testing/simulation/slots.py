@@ -191,7 +191,7 @@ class SlotProcess:
         self.command(self.on_control_thread, self.run, effect)
 
     def run(self, effect: RunTasks) -> None:
-        for key in effect.forget:
+        for key in effect.drop_functions:
             self.functions.pop(key, None)
         for definition in effect.functions:
             fresh = definition.key not in self.functions
