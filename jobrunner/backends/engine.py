@@ -68,7 +68,7 @@ def window_of(settings: BackendSettings) -> int | None:
     return window
 
 
-class Died(NamedTuple):
+class AttemptFailure(NamedTuple):
     """What an engine's error says of the end of an attempt."""
 
     status: int
@@ -140,7 +140,7 @@ class EngineBackend(Backend):
         """Stop a call that the engine has; it ends with `arrived`. First softly, and then hard."""
 
     @abstractmethod
-    def _diagnose(self, call: Call, error: BaseException) -> Died:
+    def _diagnose(self, call: Call, error: BaseException) -> AttemptFailure:
         """What an error of the engine says."""
 
     def _check_resources(self, resources: dict[str, float]) -> None:

@@ -7,7 +7,7 @@ The engine carries a tuple of plain values each way, so that it needs none of ou
 
 `parts` are the buffers of a payload; `values` are those of the results that the call needs; `apart` are the parts of
 the call's functions that are not in the head. A function is unpickled once per content hash and process. What is
-engine-specific is in the class `Here` of the backend's module.
+engine-specific is in the class `EngineContext` of the backend's module.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Head(NamedTuple):
 
     protocol: int
     module: str
-    """Where the class `Here` of the backend is."""
+    """Where the class `EngineContext` of the backend is."""
     backend: str
     function: Fields
     initializer: Fields | None
@@ -96,7 +96,7 @@ class Head(NamedTuple):
 Back = tuple[int, float, list[tuple[int, str]], dict[str, Any], tuple[Any, ...]]
 
 
-class Here(Protocol):
+class EngineContext(Protocol):
     """The context of a call in an engine's worker."""
 
     name: str
@@ -118,12 +118,12 @@ class Here(Protocol):
         ...
 
 
-class Context:
+class CallContext:
     """See `context.Context`."""
 
-    def __init__(self, head: Head, here: Here, stops: Stops) -> None:
-        self._here = here
-        self._task = context.Task(head.id, head.name, head.attempt, here.name, lambda: stops.asked)
+    def __init__(self, head: Head, engine: EngineContext, stops: Stops) -> None:
+        self._engine = engine
+        self._task = context.Task(head.id, head.name, head.attempt, engine.name, lambda: stops.asked)
         self._backend = head.backend
 
     def task(self) -> context.Task:
@@ -134,11 +134,11 @@ class Context:
         from jobrunner.backends.shared import connection_to
         from jobrunner.executor import Executor
 
-        if self._here.address is None:
+        if self._engine.address is None:
             raise NotSupportedError(
                 f'a call of the "{self._backend}" backend cannot submit calls; use "cluster", "dask" or "ray"'
             )
-        return Executor(BorrowedBackend(connection_to(self._here.address)))
+        return Executor(BorrowedBackend(connection_to(self._engine.address)))
 
 
 def run(
@@ -156,17 +156,17 @@ def run(
     head = head._replace(function=whole(head.function, pieces))
     if head.initializer is not None:
         head = head._replace(initializer=whole(head.initializer, pieces))
-    here: Here = importlib.import_module(head.module).Here()
-    if head.once and not here.begins(head.id):
+    engine: EngineContext = importlib.import_module(head.module).EngineContext()
+    if head.once and not engine.begins(head.id):
         text = "the process of its first attempt died"
         return CRASHED, 0.0, [], {"error": text, "at_most_once": True}, ()
     if threading.current_thread() is not threading.main_thread():
         threads.divide()  # others may run beside it, of other programs
-    stops = Stops(head.timeout) if here.interruptible else Stops.none()
+    stops = Stops(head.timeout) if engine.interruptible else Stops.none()
     capture = Capture(head.show_output)
-    context.install_in_thread(Context(head, here, stops))
-    blocking.install(here.waiting)
-    blocking.install_until(here.until)
+    context.install_in_thread(CallContext(head, engine, stops))
+    blocking.install(engine.waiting)
+    blocking.install_until(engine.until)
     blocking.set_depth(head.depth + 1)
     try:
         with capture:
@@ -176,8 +176,8 @@ def run(
         blocking.install(None)
         blocking.install_until(None)
         blocking.set_depth(0)
-    detail |= {"host": own_host(), "worker": here.name, "pid": os.getpid()}
-    parts = copied(payload) if here.keeps_results else wrapped(payload)
+    detail |= {"host": own_host(), "worker": engine.name, "pid": os.getpid()}
+    parts = copied(payload) if engine.keeps_results else wrapped(payload)
     return status, duration, capture.texts(), detail, parts
 
 
