@@ -442,7 +442,7 @@ def _submit_for(
 
 def connect(address: str, task_options: TaskOptions) -> Executor:
     """What an Executor becomes when it is unpickled: a connection to the same cluster, with the same options."""
-    from jobrunner.backends.shared import connection_to  # here: it needs ZeroMQ, an Executor may not
+    from jobrunner.backends.connections import connection_to  # here: it needs ZeroMQ, an Executor may not
 
     executor = Executor(BorrowedBackend(connection_to(address)))
     executor._options = task_options

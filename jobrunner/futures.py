@@ -460,7 +460,7 @@ def resolve(
 
 def connect(address: str, task_id: str, name: str) -> Future[Any]:
     """What a Future becomes when it is unpickled: one for the same call, through a connection of this process."""
-    from jobrunner.backends.shared import connection_to  # here: it needs ZeroMQ, a Future may not
+    from jobrunner.backends.connections import connection_to  # here: it needs ZeroMQ, a Future may not
 
     future = connection_to(address).future(task_id)
     future.name = future.name or name

@@ -22,9 +22,9 @@ from jobrunner import serialization
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.bundle_builder import BundleBuilder
 from jobrunner.backends.failures import exception_of
-from jobrunner.backends.memory import SharedStore
 from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
+from jobrunner.backends.shared_store import SharedStore
 from jobrunner.backends.slot_initializers import SlotInitializers
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth

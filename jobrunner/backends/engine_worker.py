@@ -103,7 +103,7 @@ class EngineContext(Protocol):
     """Of the worker."""
 
     address: str | None
-    """At which calls of the call reach the same engine, see `shared.connection_to`; None where they cannot."""
+    """At which calls of the call reach the same engine, see `connections.connection_to`; None where they cannot."""
 
     waiting: blocking.Hook | None
     until: blocking.Until | None
@@ -131,7 +131,7 @@ class CallContext:
 
     def executor(self) -> Executor:
         from jobrunner.backends.borrowed import BorrowedBackend
-        from jobrunner.backends.shared import connection_to
+        from jobrunner.backends.connections import connection_to
         from jobrunner.executor import Executor
 
         if self._engine.address is None:

@@ -21,7 +21,7 @@ from jobrunner.protocol.messages import STDERR
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.transport.driver import milliseconds
 from jobrunner.version import __version__
-from jobrunner.workers.inside import INSIDE, Alarm, InsideWorker, Text
+from jobrunner.workers.in_process_worker import IN_PROCESS, Alarm, InProcessWorker, Text
 
 if TYPE_CHECKING:
     from jobrunner.transport.sockets import RouterWire
@@ -65,7 +65,7 @@ class LocalWire:
             time.monotonic(),
         )
         self._alarm: Alarm | None = Alarm(self._coordinator)
-        self._worker = InsideWorker(
+        self._worker = InProcessWorker(
             slots,
             {TASK_ADDRESS: address},
             on_give_up=on_give_up,
@@ -183,7 +183,7 @@ class LocalWire:
 
     def _deliver(self, effect: Send) -> None:
         """From the coordinator to whom it may concern."""
-        if effect.destination == INSIDE:
+        if effect.destination == IN_PROCESS:
             self._worker.post(effect.envelope)
         elif effect.destination == CLIENT:
             self._to_client.append(Received(COORDINATOR, effect.envelope))
