@@ -145,7 +145,7 @@ class AsyncExecutor:
         self._settings = {"backend": backend, **settings}
         self._executor: Executor | None = backend if isinstance(backend, Executor) else None
         self._deliveries: Deliveries | None = None
-        self._lent = ExitStack()
+        self._yielding = ExitStack()
 
     @property
     def executor(self) -> Executor:
@@ -288,7 +288,9 @@ class AsyncExecutor:
             except asyncio.CancelledError:
                 opening.add_done_callback(_shut_down_what_was_opened)
                 raise
-        self._lent.enter_context(waiting())  # in a task, whose slot would lie idle while it awaits its calls
+        self._yielding.enter_context(
+            waiting()
+        )  # in a task, whose slot would lie idle while it awaits its calls
         return self
 
     async def __aexit__(
@@ -297,7 +299,7 @@ class AsyncExecutor:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        with self._lent:
+        with self._yielding:
             if exc_type is not None and issubclass(exc_type, ENDED_BY):
                 await self._kill()
             else:

@@ -2,7 +2,7 @@
 
 A task that waits for tasks of its own would hold its slot idle, and with every slot waiting nothing could run. So a
 slot (and a thread of the "threads" backend) installs a hook here, and every wait of this package goes through
-`waiting()`: while it lasts, the place lends its turn to another task.
+`waiting()`: while it lasts, the task yields its slot to another one.
 
 Waits of others (`concurrent.futures.wait`, `asyncio.wrap_future`) do not come through here, nor do those in threads
 that a task has started. For them the context keeps an eye on the calls that its task has submitted: whoever has

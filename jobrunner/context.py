@@ -76,7 +76,7 @@ def current_task() -> Task | None:
 def current_executor() -> Executor:
     """An Executor for the very cluster (or pool) that this task runs on; its calls are this task's own.
 
-    A task that waits for calls of its own lends its place meanwhile, so that calls of calls, however deep, do not lock
+    A task that waits for calls of its own yields its slot meanwhile, so that calls of calls, however deep, do not lock
     each other out. Raises RuntimeError outside of tasks.
     """
     context: Context | None = getattr(_local, "context", None) or _process

@@ -2,7 +2,7 @@
 
 A Future is a `concurrent.futures.Future`, so everything that accepts those accepts ours. `as_completed` and
 `wait` are the standard library's, and take Futures of different executors together, the standard ones
-included; around each wait they tell the task that waits (if it is one) to lend its turn, see `blocking`.
+included; around each wait they tell the task that waits (if it is one) to yield its slot, see `blocking`.
 
 The standard Future makes a condition, with a lock and three containers, that most Futures of a long list never use: by
 the time somebody looks they are done. Making these took a third of the time that `submit` takes, and half of a Future's

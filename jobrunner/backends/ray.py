@@ -250,7 +250,7 @@ _nested: list[RayBackend] = []
 """Those of this worker's process, whose calls its call may wait for."""
 
 
-def lend(ready: Callable[[], bool], timeout: float | None) -> None:
+def yield_slot(ready: Callable[[], bool], timeout: float | None) -> None:
     """Wait for calls of this call. Ray gives a task's CPU to others only while it waits in `ray.wait` or `ray.get`."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while not ready():
@@ -292,7 +292,7 @@ class EngineContext:
         here = ray.get_runtime_context()
         self.name = here.get_node_id()
         self.address = f"ray+{here.gcs_address}"
-        self.until = lend
+        self.until = yield_slot
         let_sigterm_end_children()  # Ray's workers have a handler in Python
 
     def begins(self, call: str) -> bool:

@@ -490,7 +490,7 @@ class WorkerCore:
     # --- slots ---
 
     def capacity(self) -> int:
-        """Tasks that can run at the same time: a slot whose task only waits lends its place."""
+        """Tasks that can run at the same time: a task that only waits yields its slot."""
         if self.draining:
             return 0
         wanted = self._wanted_slots()

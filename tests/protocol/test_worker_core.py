@@ -739,7 +739,7 @@ def test_it_says_so_when_all_its_tasks_wait_for_tasks_that_find_no_slot():
 # --- slots whose task waits for others ----------------------------------------------------------------------------
 
 
-def test_a_blocked_slot_lends_its_place():
+def test_a_blocked_task_yields_its_slot():
     world = worker()
     assign(world, assignment(1), assignment(2))
     started(world)

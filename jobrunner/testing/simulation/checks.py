@@ -143,8 +143,8 @@ class Truth:
         self.world.note(node.name, "starts", task)
         self.check(slot.execution is None, f"{where}, which runs another task")
         limit = node.core.settings.slots
-        lends = self.world.scenario.blocking or self.world.scenario.nests
-        if not node.stand_ins and not lends:
+        yields = self.world.scenario.blocking or self.world.scenario.nests
+        if not node.stand_ins and not yields:
             self.check(node.slots.executing() <= limit, f"{where}, which has only {limit} slots")
         expected = self.expected.get(task.id)
         bundled = slot.bundle is not None
