@@ -101,7 +101,7 @@ Outgoing: TypeAlias = "Buffer | SharedPayload"
 
 
 def pack(item: Any) -> bytes:
-    """One item, for `header`. A lone surrogate in a text becomes "?"."""
+    """One item, for `header`. A lone surrogate in a string becomes "?"."""
     packed: bytes = msgpack.packb(item, unicode_errors="replace")
     return packed
 

@@ -64,7 +64,7 @@ def window_of(settings: BackendSettings) -> int | None:
     """The option `window`. Raises ConfigError."""
     window = settings.extra.get("window")
     if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
-        raise ConfigError(f"window={window!r}: must be a whole number of calls above 0")
+        raise ConfigError(f"window={window!r}: must be an integer above 0, the number of calls")
     return window
 
 

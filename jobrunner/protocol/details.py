@@ -48,7 +48,7 @@ def fits(detail: Detail) -> bool:
 
 
 def cut(detail: Detail) -> Detail:
-    """The facts that mean something to anybody, then the others, as far as there is room; texts and lists are cut."""
+    """The facts that mean something to anybody, then the others, as far as there is room; strings and lists are cut."""
     names = [name for name in detail if name in DETAIL_TYPES] + [n for n in detail if n not in DETAIL_TYPES]
     kept: Detail = {}
     for name in names[:MAX_FACTS]:

@@ -205,7 +205,7 @@ class WorkerPeer(Peer):
         python = python_demand(hello.python)[0]
         self.offers: dict[str, float] = {**exact(hello.resources.items()), python: math.inf}
         self.free = dict(self.offers)
-        """Amounts of what it offers that no task holds: whole numbers, but for what it has without end."""
+        """Amounts of what it offers that no task holds: integers, but for what it has without end."""
         self.kept_waiting: dict[str, int] = {}
         """Amounts that are held by tasks which wait for calls, see `deadlocks`."""
         self.lacks: dict[str, float] = {}

@@ -183,7 +183,7 @@ class Outcome(NamedTuple):
     "element" (absolute index in the span that was running when the process died),
     "running" (with SPLIT of a bundle: the index of the call that goes on as a task of its own),
     "stop" (with SPLIT of a chunk: the index of the first element that was given back),
-    "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
+    "attempts" (a list of strings, a line per attempt), "limit" (crash limit that was reached),
     "most_calls" (with CRASHED: it has more calls than a slot there makes before it is replaced, this number, so that
     it has not begun; its client cuts it),
     "timeout" (seconds), "unknown" (true: there is no such task here), and where the status is UNMET "need" (the id of

@@ -256,7 +256,7 @@ class Looker:
                 self._part(value)
 
     def _annotated(self, annotations: Mapping[str, Any] | None) -> None:
-        """Note the classes that annotations name which are texts: libraries look them up."""
+        """Note the classes that annotations name which are strings: libraries look them up."""
         variables = self.origin.variables
         for text in (annotations or {}).values():
             if type(text) is str:
