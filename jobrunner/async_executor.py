@@ -290,7 +290,7 @@ class AsyncExecutor:
                 raise
         self._yielding.enter_context(
             waiting()
-        )  # in a task, whose slot would lie idle while it awaits its calls
+        )  # in a task, whose slot would be idle while it awaits its calls
         return self
 
     async def __aexit__(

@@ -39,9 +39,8 @@ def function_fingerprint(fn: FunctionType, by_value: frozenset[str]) -> Fingerpr
 
     `by_value` are the modules that are not to be taken for importable.
     """
-    fingerprint: Fingerprint = [
-        len(sys.modules)
-    ]  # for which submodules of a package are imported is part of a pickle
+    # Which submodules of a package are imported is part of a pickle.
+    fingerprint: Fingerprint = [len(sys.modules)]
     try:
         _add_function(fn, fingerprint, (), by_value)
     except _Changeable:

@@ -582,7 +582,7 @@ class Slot:
             stream.flush()
         os._exit(0 if status == OK else 1)
 
-    # --- control thread ---------------------------------------------------------------------------------------
+    # --- control thread ----------------------------------------------------------------------------------
 
     def run_control_thread(self, parent: int) -> None:
         try:

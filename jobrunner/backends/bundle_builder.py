@@ -49,7 +49,7 @@ class BundleBuilder:
         self.initializer = initializer
         self.name = options.name or definition.name
         self.futures: list[Future[Any]] = []
-        """Let go of once it has ended: each of them holds this builder."""
+        """Released once the bundle has ended: each of them holds this builder."""
         self.payloads: list[bytes] = []
 
     def takes(

@@ -74,9 +74,8 @@ class SlotInitializers:
                 compared = [
                     v for v in epoch.versions if v.digest and v.module.partition(".")[0] not in brought
                 ]
-            initializer = SlotInitializer(initializer, number=number, versions=tuple(compared)).dump(
-                self._store
-            )
+            around = SlotInitializer(initializer, number=number, versions=tuple(compared))
+            initializer = around.dump(self._store)
         return () if initializer is None else definitions_of(initializer)
 
 

@@ -30,7 +30,7 @@ class BundleTracker:
         self._wishes: dict[TaskId, dict[int, bool]] = {}
         """By bundle, which of its calls are to be cancelled; the value says whether also while they run."""
         self._unwanted: set[TaskId] = set()
-        """BundleTracker that are to be cancelled as a whole."""
+        """Bundles that are to be cancelled as a whole."""
 
     def cancel(self, bundle: TaskId, index: int, running: bool) -> list[Effect]:
         """Cancel one call. A bundle that is with the coordinator must be had back first."""
