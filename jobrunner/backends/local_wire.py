@@ -22,7 +22,7 @@ from jobrunner.protocol.messages import STDERR
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.transport.driver import milliseconds
 from jobrunner.version import __version__
-from jobrunner.workers.inside import INSIDE, Alarm, InsideWorker, Text
+from jobrunner.workers.in_process_worker import IN_PROCESS, Alarm, InProcessWorker, Text
 
 if TYPE_CHECKING:
     from jobrunner.transport.sockets import RouterWire
@@ -66,7 +66,7 @@ class LocalWire:
             time.monotonic(),
         )
         self._alarm: Alarm | None = Alarm(self._coordinator)
-        self._worker = InsideWorker(
+        self._worker = InProcessWorker(
             slots,
             {TASK_ADDRESS: address},
             on_give_up=on_give_up,
@@ -120,13 +120,13 @@ class LocalWire:
             failure = self.listen(self.listen_at)
             if failure:
                 self._show([(STDERR, f"{failure}\n")])
-        self._settle(now)
+        self._run_until_idle(now)
         received, self._to_client = self._to_client, []
         return received
 
     def send(self, effect: Send) -> Event | None:
         self._to_coordinator.append(Received(CLIENT, effect.envelope))
-        self._settle(time.monotonic())  # at once, so that the slots begin before this turn is over
+        self._run_until_idle(time.monotonic())  # at once, so that the slots begin before this turn is over
         return None
 
     def close(self, *, orderly: bool = False) -> None:
@@ -158,7 +158,7 @@ class LocalWire:
 
     # --- the cluster inside ---
 
-    def _settle(self, now: float) -> None:
+    def _run_until_idle(self, now: float) -> None:
         """Turn both cores until neither has anything to do."""
         assert self._alarm is not None
         busy = True
@@ -184,7 +184,7 @@ class LocalWire:
 
     def _deliver(self, effect: Send) -> None:
         """From the coordinator to whom it may concern."""
-        if effect.destination == INSIDE:
+        if effect.destination == IN_PROCESS:
             self._worker.post(effect.envelope)
         elif effect.destination == CLIENT:
             self._to_client.append(Received(COORDINATOR, effect.envelope))

@@ -76,7 +76,7 @@ class Session:
         self.ran_at = now
 
     def begin(self, now: float) -> None:
-        """Give up the present session, if any, and greet as soon as `due` is asked."""
+        """End the present session, if any, and greet as soon as `due` is asked."""
         if self.open:
             self.seeking_since = now
         self.open = False
