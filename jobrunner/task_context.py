@@ -1,7 +1,6 @@
-"""What a task can find out about itself: `current_task` and `current_executor`.
+"""The context in which code of a task runs: one for all threads of a slot's process, one for each thread of "threads".
 
-Code of tasks runs in a *context*: a slot's process has one for all its threads, a thread of the "threads" backend has
-its own. It costs a task nothing unless it asks.
+It costs a task nothing unless it asks; what a task may ask is in `context`.
 """
 
 from __future__ import annotations
@@ -9,10 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from jobrunner.executor import Executor
+from typing import Any, Protocol
 
 TASK_ADDRESS = "JOBRUNNER_TASK_ADDRESS"
 """Environment variable of a slot: where its coordinator is."""
@@ -49,7 +45,9 @@ class Context(Protocol):
     """Where tasks run."""
 
     def task(self) -> Task | None: ...
-    def executor(self) -> Executor: ...
+
+    def cluster(self) -> str | Any:
+        """Where the task's own calls go: the address of a coordinator, or a Backend of this process."""
 
 
 _local = threading.local()
@@ -67,21 +65,12 @@ def install_in_process(context: Context | None) -> None:
     _process = context
 
 
+def current_context() -> Context | None:
+    """The context of the calling thread, else that of its process; None where no task runs."""
+    return getattr(_local, "context", None) or _process
+
+
 def current_task() -> Task | None:
     """The task that this code is a part of; None outside of tasks."""
-    context: Context | None = getattr(_local, "context", None) or _process
+    context = current_context()
     return None if context is None else context.task()
-
-
-def current_executor() -> Executor:
-    """An Executor for the very cluster (or pool) that this task runs on; its calls are this task's own.
-
-    A task that waits for calls of its own yields its slot meanwhile, so that calls of calls, however deep, do not lock
-    each other out. Raises RuntimeError outside of tasks.
-    """
-    context: Context | None = getattr(_local, "context", None) or _process
-    if context is None or context.task() is None:
-        raise RuntimeError(
-            "current_executor() is for tasks, and this code is in none: make an Executor instead"
-        )
-    return context.executor()
