@@ -60,7 +60,7 @@ Words:
     client       submits tasks, and waits for their outcomes
     coordinator  routes; never runs user code
     owner        whose key a task was submitted with; no slot runs tasks of two
-    worker       a daemon on a host, which offers slots
+    worker       a daemon on a host, which provides slots
     slot         one process of a worker; runs one task at a time
     task         one submitted call, the elements of a chunk of `map`, or a bundle
     divide       have a slot give back the elements of a chunk that have not begun

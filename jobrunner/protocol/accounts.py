@@ -30,7 +30,7 @@ NO_QUOTA = Quota()
 
 
 MAX_KINDS = 1000
-"""Different demands for resources that one owner's calls may have: each is looked at whenever a slot is idle."""
+"""Different requirements for resources that one owner's calls may have: each is looked at whenever a slot is idle."""
 
 
 class Account:
@@ -94,11 +94,11 @@ class Account:
         return "" if id(value) in self.values else self.bytes_excess(kept_size(value), quota)
 
     def kinds_excess(self, resources: Resources) -> str:
-        """Why calls with these demands are too much; empty: they are not."""
+        """Why calls with these requirements are too much; empty: they are not."""
         if self.owner and resources and resources not in self.kinds and len(self.kinds) >= MAX_KINDS:
             return (
-                f"{self.name} has calls here with {MAX_KINDS:,} different demands for resources, and may have no more"
-                " kinds of them: wait for some of its calls, or ask for the same amounts more often"
+                f"{self.name} has calls here with {MAX_KINDS:,} different requirements for resources, and may have no"
+                " more kinds of them: wait for some of its calls, or ask for the same amounts more often"
             )
         return ""
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from jobrunner.ids import TaskId, short_id
 from jobrunner.protocol.messages import REFUSED, Outcome, Wait
-from jobrunner.protocol.resources import Demands, shown
+from jobrunner.protocol.resources import Requirements, shown
 from jobrunner.protocol.task import ACTIVE, CANCELLING, FAILED, TaskRecord
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Deadlocks:
 
     def _search(self) -> Search:
         search = Search(self._scheduler, self._waiting)
-        if search.is_needed(self._scheduler.queue.demands):
+        if search.is_needed(self._scheduler.queue.requirements):
             search.run()
         return search
 
@@ -152,10 +152,10 @@ class Search:
         """What `stuck` hold."""
         for record in self._waiting:
             self._hold(record, +1)
-        self._startable: dict[Demands, bool] = {}
-        """Whether calls with such demands may start some time, beside what `stuck` hold."""
+        self._startable: dict[Requirements, bool] = {}
+        """Whether calls with such requirements may start some time, beside what `stuck` hold."""
 
-    def is_needed(self, queued: Iterable[Demands]) -> bool:
+    def is_needed(self, queued: Iterable[Requirements]) -> bool:
         """Whether there is a call that might not start, if nobody who waits went on; mostly there is none."""
         return not all(map(self._may_start, queued))
 
@@ -178,7 +178,7 @@ class Search:
         itself, or the first such one of those whose results it needs."""
         for call in wait.calls:
             for record in self._with_needs(call):
-                if record.state not in ACTIVE and not self._may_start(record.demands):
+                if record.state not in ACTIVE and not self._may_start(record.requirements):
                     yield record
                     break
 
@@ -190,7 +190,7 @@ class Search:
             self._holder(record, other, wanted, other.id in on)
             for other in self.stuck.values()
             if other.worker in self._held
-            and other.worker.offers_all(record.demands)
+            and other.worker.provides_all(record.requirements)
             and any(name in wanted for name, _ in other.amounts)
         ]
         named = "; ".join(holders[:MAX_HOLDERS_NAMED]) + ("; ..." if len(holders) > MAX_HOLDERS_NAMED else "")
@@ -238,7 +238,7 @@ class Search:
     def _may_end(self, call: TaskId) -> bool:
         """What is not known here has ended, or is somebody else's affair."""
         return all(
-            record.id not in self.stuck and (record.state in ACTIVE or self._may_start(record.demands))
+            record.id not in self.stuck and (record.state in ACTIVE or self._may_start(record.requirements))
             for record in self._with_needs(call)
         )
 
@@ -254,18 +254,20 @@ class Search:
                 if record.lacks:
                     todo += record.needs
 
-    def _may_start(self, demands: Demands) -> bool:
-        known = self._startable.get(demands)
+    def _may_start(self, requirements: Requirements) -> bool:
+        known = self._startable.get(requirements)
         if known is None:
-            able = [worker for worker in self._workers if worker.offers_all(demands)]
-            known = not able or any(self._has_room(worker, demands) for worker in able)
-            self._startable[demands] = known
+            able = [worker for worker in self._workers if worker.provides_all(requirements)]
+            known = not able or any(self._has_room(worker, requirements) for worker in able)
+            self._startable[requirements] = known
         return known
 
-    def _has_room(self, worker: WorkerSession, demands: Demands) -> bool:
-        """Of a worker that offers all of it."""
+    def _has_room(self, worker: WorkerSession, requirements: Requirements) -> bool:
+        """Of a worker that provides all of it."""
         held = self._held[worker]
-        return all(worker.offers.get(name, amount) - held.get(name, 0) >= amount for name, amount in demands)
+        return all(
+            worker.provides.get(name, amount) - held.get(name, 0) >= amount for name, amount in requirements
+        )
 
     def _let_go(self, record: TaskRecord) -> None:
         """It may go on, and so end."""

@@ -90,7 +90,7 @@ class Division:
         """Whether one of these workers could begin what the chunk gives back."""
         if record.state != RUNNING or record.cancel_asked or record.client.id in self._scheduler.queue.parked:
             return False
-        return any(worker.fits(record.demands) for worker in idle)
+        return any(worker.fits(record.requirements) for worker in idle)
 
     def divided(
         self, record: TaskRecord, outcome: m.Outcome, worker: WorkerSession, now: float, fresh: bool

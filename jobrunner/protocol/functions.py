@@ -18,8 +18,8 @@ from jobrunner.ids import WorkerId
 from jobrunner.payloads import kept_size, payload_size
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
-from jobrunner.protocol.placement import UNKNOWN, python_demand
-from jobrunner.protocol.resources import Demands
+from jobrunner.protocol.placement import UNKNOWN, python_requirement
+from jobrunner.protocol.resources import Requirements
 
 ESTIMATE_DECAY = 0.9
 """How fast a long call is forgotten: an estimate is the largest recent duration, shrunk by this per shorter call."""
@@ -52,7 +52,7 @@ def updated_estimate(estimate: float, duration: float) -> float:
 class FunctionEntry:
     """A function at the coordinator: its bytes, who needs it, which workers have it, how long its calls take."""
 
-    __slots__ = ("account", "definition", "demands", "estimate", "known_by", "parts", "pins", "users")
+    __slots__ = ("account", "definition", "estimate", "known_by", "parts", "pins", "requirements", "users")
 
     def __init__(
         self, definition: FunctionDef, account: Account | None = None, parts: tuple[FunctionEntry, ...] = ()
@@ -61,7 +61,9 @@ class FunctionEntry:
         self.parts = parts
         self.account = account
         """At whose expense it is kept."""
-        self.demands: Demands = (python_demand(definition.python),) if definition.python else ()
+        self.requirements: Requirements = (
+            (python_requirement(definition.python),) if definition.python else ()
+        )
         self.users = 0
         """Unfinished tasks that call it, and functions that it is a part of."""
         self.pins = 0

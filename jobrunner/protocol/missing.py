@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from jobrunner.ids import TaskId
 from jobrunner.protocol.functions import FunctionEntry
 from jobrunner.protocol.messages import REFUSED, Outcome
-from jobrunner.protocol.placement import module_demand
-from jobrunner.protocol.resources import Demands
-from jobrunner.protocol.task import ACTIVE, FAILED, QUEUED, WAITING, TaskRecord, demanded
+from jobrunner.protocol.placement import module_requirement
+from jobrunner.protocol.resources import Requirements
+from jobrunner.protocol.task import ACTIVE, FAILED, QUEUED, WAITING, TaskRecord, required_of
 
 if TYPE_CHECKING:
     from jobrunner.protocol.peers import WorkerSession
@@ -51,16 +51,18 @@ class Missing:
         self._failures: dict[str, Outcome] = {}
         """How initializers have failed that are scarce, under their name here: the last time, each."""
 
-    def demands(self, record: TaskRecord) -> Demands:
+    def requirements(self, record: TaskRecord) -> Requirements:
         """What its worker must have, the modules included that not every worker has."""
-        return base_demands(record) + module_demands(self._scarce(record.function, record.initializer))
+        return base_requirements(record) + module_requirements(
+            self._scarce(record.function, record.initializer)
+        )
 
     def refusal(
         self,
         task_id: TaskId,
         function: FunctionEntry,
         initializer: FunctionEntry | None,
-        base: Demands,
+        base: Requirements,
         now: float,
     ) -> Outcome | None:
         """How a new call ends, if no worker can import what it needs."""
@@ -96,7 +98,7 @@ class Missing:
             self._sort_again(self._tasks_with(lacks))
         else:
             for record in records:
-                record.demands = self.demands(record)
+                record.requirements = self.requirements(record)
         for task_id, attempt in reversed(list(returned)):
             scheduler.returned(worker, task_id, attempt, now, prefetch=worker.prefetch and bool(lacks))
         self._end_hopeless(self._tasks_with(news) if news else records, now)
@@ -120,7 +122,7 @@ class Missing:
             self._count()
             self._sort_again(self._tasks_with({name}))
         else:
-            record.demands = self.demands(record)
+            record.requirements = self.requirements(record)
             if record.state == QUEUED:
                 scheduler.queue.push(record, front=True)
         self._end_hopeless(self._tasks_with({name}) if news else [record], now)
@@ -138,7 +140,7 @@ class Missing:
 
     def why(self, record: TaskRecord) -> str:
         """For who asks why a task waits: that no worker has its modules; else empty."""
-        base = base_demands(record)
+        base = base_requirements(record)
         if not self._is_hopeless(record.function, record.initializer, base):
             return ""
         return self._complaint(record.function, record.initializer, base)
@@ -148,12 +150,14 @@ class Missing:
             return []
         return [name for name in needed(function, initializer) if name in self.scarce]
 
-    def _able(self, base: Demands) -> list[WorkerSession]:
+    def _able(self, base: Requirements) -> list[WorkerSession]:
         """Workers that could run it, were it not for the modules."""
         workers = self._scheduler.workers.values()
-        return [worker for worker in workers if not worker.draining and worker.offers_all(base)]
+        return [worker for worker in workers if not worker.draining and worker.provides_all(base)]
 
-    def _is_hopeless(self, function: FunctionEntry, initializer: FunctionEntry | None, base: Demands) -> bool:
+    def _is_hopeless(
+        self, function: FunctionEntry, initializer: FunctionEntry | None, base: Requirements
+    ) -> bool:
         names = self._scarce(function, initializer)
         if not names:
             return False
@@ -170,7 +174,7 @@ class Missing:
                     del worker.lacks[name]
             if len(worker.lacks) < had:
                 self._scheduler.open[worker] = None
-                self._scheduler.queue.wake(worker.offers_all)
+                self._scheduler.queue.wake(worker.provides_all)
                 dropped = True
         if dropped:
             self._count()
@@ -198,9 +202,9 @@ class Missing:
         """Something has become scarce: what needs it waits in a line of its own from now on."""
         scheduler = self._scheduler
         for record in records:
-            demands = self.demands(record)
-            if demands != record.demands:
-                record.demands = demands
+            requirements = self.requirements(record)
+            if requirements != record.requirements:
+                record.requirements = requirements
                 if record.state == QUEUED:
                     scheduler.queue.push(record)
 
@@ -209,7 +213,7 @@ class Missing:
         for record in records:
             if record.state not in (QUEUED, WAITING):
                 continue
-            function, initializer, base = record.function, record.initializer, base_demands(record)
+            function, initializer, base = record.function, record.initializer, base_requirements(record)
             if self._is_hopeless(function, initializer, base):
                 outcome = self._outcome(record.id, record.attempt, function, initializer, base)
                 scheduler.finish(record, outcome, FAILED, now)
@@ -220,7 +224,7 @@ class Missing:
         attempt: int,
         function: FunctionEntry,
         initializer: FunctionEntry | None,
-        base: Demands,
+        base: Requirements,
     ) -> Outcome:
         names = self._scarce(function, initializer)
         for name in names:
@@ -230,7 +234,9 @@ class Missing:
         error = self._complaint(function, initializer, base)
         return Outcome(task_id, attempt, REFUSED, detail={"error": error, "modules": tuple(names)})
 
-    def _complaint(self, function: FunctionEntry, initializer: FunctionEntry | None, base: Demands) -> str:
+    def _complaint(
+        self, function: FunctionEntry, initializer: FunctionEntry | None, base: Requirements
+    ) -> str:
         names = self._scarce(function, initializer)
         able = self._able(base)
         parts = []
@@ -246,8 +252,8 @@ class Missing:
         return f"{', and '.join(parts)}: {advice} Executor(..., ship=[...])"
 
 
-def base_demands(record: TaskRecord) -> Demands:
-    return demanded(record.amounts, record.function, record.initializer)
+def base_requirements(record: TaskRecord) -> Requirements:
+    return required_of(record.amounts, record.function, record.initializer)
 
 
 def needed(function: FunctionEntry, initializer: FunctionEntry | None) -> tuple[str, ...]:
@@ -266,8 +272,8 @@ def initializer_name(initializer: FunctionEntry) -> str:
     return INITIALIZER + initializer.definition.key.hex()
 
 
-def module_demands(names: Iterable[str]) -> Demands:
-    return tuple(module_demand(name) for name in names)
+def module_requirements(names: Iterable[str]) -> Requirements:
+    return tuple(module_requirement(name) for name in names)
 
 
 def short_name(function: FunctionEntry) -> str:

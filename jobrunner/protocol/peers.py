@@ -22,9 +22,9 @@ from jobrunner.protocol.messages import (
     OutputChunk,
     WorkerHello,
 )
-from jobrunner.protocol.placement import MODULE, is_long, python_demand
+from jobrunner.protocol.placement import MODULE, is_long, python_requirement
 from jobrunner.protocol.principals import ANYONE, Principal
-from jobrunner.protocol.resources import Demands, exact
+from jobrunner.protocol.resources import Requirements, exact
 from jobrunner.protocol.task import TaskRecord
 
 CLIENT_PATIENCE = 6
@@ -185,8 +185,8 @@ class WorkerSession(Peer):
         "lacks",
         "long",
         "name",
-        "offers",
         "prefetch",
+        "provides",
         "served",
         "slots",
         "strays",
@@ -202,10 +202,10 @@ class WorkerSession(Peer):
         self.hello = hello
         self.name = name
         self.slots = hello.slots
-        python = python_demand(hello.python)[0]
-        self.offers: dict[str, float] = {**exact(hello.resources.items()), python: math.inf}
-        self.free = dict(self.offers)
-        """Amounts of what it offers that no task holds: integers, but for what it has without end."""
+        python = python_requirement(hello.python)[0]
+        self.provides: dict[str, float] = {**exact(hello.resources.items()), python: math.inf}
+        self.free = dict(self.provides)
+        """Amounts of what it provides that no task holds: integers, but for what it has without end."""
         self.kept_waiting: dict[str, int] = {}
         """Amounts that are held by tasks which wait for calls, see `deadlocks`."""
         self.lacks: dict[str, float] = {}
@@ -234,28 +234,28 @@ class WorkerSession(Peer):
         """All that it has, or is about to get."""
         return len(self.tasks) + self.strays
 
-    def fits(self, needs: Demands) -> bool:
+    def fits(self, needs: Requirements) -> bool:
         return all(self.free.get(name, 0) >= amount or self._can_import(name) for name, amount in needs)
 
-    def offers_all(self, needs: Demands) -> bool:
+    def provides_all(self, needs: Requirements) -> bool:
         """Whether it could run such a task if nothing else ran here."""
-        return all(self.offers.get(name, 0) >= amount or self._can_import(name) for name, amount in needs)
+        return all(self.provides.get(name, 0) >= amount or self._can_import(name) for name, amount in needs)
 
-    def offers_beside_waiting(self, needs: Demands) -> bool:
-        """As `offers_all`, if nothing ran here but the tasks that wait for calls."""
+    def provides_beside_waiting(self, needs: Requirements) -> bool:
+        """As `provides_all`, if nothing ran here but the tasks that wait for calls."""
         kept = self.kept_waiting
         return all(
-            self.offers.get(name, 0) - kept.get(name, 0) >= amount or self._can_import(name)
+            self.provides.get(name, 0) - kept.get(name, 0) >= amount or self._can_import(name)
             for name, amount in needs
         )
 
-    def keep_waiting(self, amounts: Demands, sign: int) -> None:
+    def keep_waiting(self, amounts: Requirements, sign: int) -> None:
         """A task of this worker begins to wait for calls (+1), or does so no more (-1)."""
         for name, amount in amounts:
             self.kept_waiting[name] = self.kept_waiting.get(name, 0) + sign * amount
 
-    def _can_import(self, demand: str) -> bool:
-        return demand.startswith(MODULE) and demand[len(MODULE) :] not in self.lacks
+    def _can_import(self, requirement: str) -> bool:
+        return requirement.startswith(MODULE) and requirement[len(MODULE) :] not in self.lacks
 
     def take(self, record: TaskRecord) -> None:
         """Count a task that is now with this worker."""
@@ -283,6 +283,6 @@ class WorkerSession(Peer):
             self.assigned_seconds = 0.0  # whatever rounding has left of it
         self._adjust(record.amounts, +1)
 
-    def _adjust(self, amounts: Demands, sign: int) -> None:
+    def _adjust(self, amounts: Requirements, sign: int) -> None:
         for name, amount in amounts:
             self.free[name] = self.free.get(name, 0) + sign * amount

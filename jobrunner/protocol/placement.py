@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from jobrunner.ids import ClientId
-from jobrunner.protocol.resources import UNIT, Demands
+from jobrunner.protocol.resources import UNIT, Requirements
 from jobrunner.protocol.task import QUEUED, TaskRecord
 
 UNKNOWN = -1.0
@@ -41,16 +41,16 @@ Rank: TypeAlias = "tuple[int, int]"
 
 Accept: TypeAlias = "Callable[[TaskRecord], bool]"
 
-Permit: TypeAlias = "Callable[[Rank, Demands], bool]"
+Permit: TypeAlias = "Callable[[Rank, Requirements], bool]"
 
 
 class Lane:
     """The queued tasks of one priority and one kind of resources, taken in turn from their clients."""
 
-    __slots__ = ("clients", "needs", "rank", "turns")
+    __slots__ = ("clients", "rank", "requirements", "turns")
 
-    def __init__(self, needs: Demands, rank: Rank) -> None:
-        self.needs = needs
+    def __init__(self, requirements: Requirements, rank: Rank) -> None:
+        self.requirements = requirements
         self.rank = rank
         self.clients: dict[ClientId, deque[TaskRecord]] = {}
         self.turns: deque[ClientId] = deque()
@@ -72,7 +72,7 @@ class Lane:
         for _ in range(len(turns)):
             client = turns[0]
             queue = self.clients[client]
-            while queue and (queue[0].state != QUEUED or queue[0].demands != self.needs):
+            while queue and (queue[0].state != QUEUED or queue[0].requirements != self.requirements):
                 queue.popleft()  # cancelled, adopted by a worker, or moved to another line
             if not queue:
                 turns.popleft()
@@ -94,33 +94,33 @@ class ReadyQueue:
     """All queued tasks. A record may be in it twice or have left the queued state; such entries are passed over."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Demands, dict[Rank, Lane]] = {}
-        self._order: dict[Demands, list[Rank]] = {}
+        self._lanes: dict[Requirements, dict[Rank, Lane]] = {}
+        self._order: dict[Requirements, list[Rank]] = {}
         """A heap for each kind: the ranks of its lanes, but for those that are asleep."""
-        self._offered: dict[Demands, list[Rank]] = {}
-        """Those of the kinds that somebody offers, or may: the others are not looked at for each slot that is idle."""
-        self._fresh: dict[Demands, None] = {}
-        """Kinds of which `rest` has not heard whether they are offered."""
-        self._asleep: dict[Demands, set[Rank]] = {}
+        self._provided: dict[Requirements, list[Rank]] = {}
+        """Those of the kinds that a worker provides, or may: the others are not looked at for each idle slot."""
+        self._fresh: dict[Requirements, None] = {}
+        """Kinds of which `rest` has not heard whether they are provided."""
+        self._asleep: dict[Requirements, set[Rank]] = {}
         """Lanes with tasks of parked clients alone, so that nobody looks at them again and again."""
         self.parked: set[ClientId] = set()
         """Clients that get nothing new for now, because they do not take their outcomes; see `unpark`."""
 
     def push(self, record: TaskRecord, *, front: bool = False) -> None:
-        needs = record.demands
+        requirements = record.requirements
         rank = (-record.options.priority, -record.depth)
-        lanes = self._lanes.get(needs)
+        lanes = self._lanes.get(requirements)
         if lanes is None:
-            lanes = self._lanes[needs] = {}
-            self._order[needs] = self._offered[needs] = []
-            self._fresh[needs] = None
+            lanes = self._lanes[requirements] = {}
+            self._order[requirements] = self._provided[requirements] = []
+            self._fresh[requirements] = None
         lane = lanes.get(rank)
         if lane is None:
-            lane = lanes[rank] = Lane(needs, rank)
-            heapq.heappush(self._order[needs], rank)
-        elif rank in self._asleep.get(needs, ()):
-            self._asleep[needs].discard(rank)
-            heapq.heappush(self._order[needs], rank)
+            lane = lanes[rank] = Lane(requirements, rank)
+            heapq.heappush(self._order[requirements], rank)
+        elif rank in self._asleep.get(requirements, ()):
+            self._asleep[requirements].discard(rank)
+            heapq.heappush(self._order[requirements], rank)
         lane.push(record, front)
 
     def unpark(self, client: ClientId) -> None:
@@ -128,75 +128,84 @@ class ReadyQueue:
         if client not in self.parked:
             return
         self.parked.discard(client)
-        for needs, ranks in self._asleep.items():
+        for requirements, ranks in self._asleep.items():
             for rank in ranks:
-                heapq.heappush(self._order[needs], rank)
+                heapq.heappush(self._order[requirements], rank)
         self._asleep.clear()
 
-    def rest(self, is_offered: Callable[[Demands], bool]) -> None:
-        """Look no more at new kinds that no worker offers, until `wake`."""
-        for needs in self._fresh:
-            if not is_offered(needs):
-                del self._offered[needs]
+    def rest(self, is_provided: Callable[[Requirements], bool]) -> None:
+        """Look no more at new kinds that no worker provides, until `wake`."""
+        for requirements in self._fresh:
+            if not is_provided(requirements):
+                del self._provided[requirements]
         self._fresh.clear()
 
-    def wake(self, is_offered: Callable[[Demands], bool]) -> None:
-        """A worker has come, or offers more than before."""
-        for needs in [kind for kind in self._lanes if kind not in self._offered]:
-            if is_offered(needs):
-                self._offered[needs] = self._order[needs]
+    def wake(self, is_provided: Callable[[Requirements], bool]) -> None:
+        """A worker has come, or provides more than before."""
+        for requirements in [kind for kind in self._lanes if kind not in self._provided]:
+            if is_provided(requirements):
+                self._provided[requirements] = self._order[requirements]
 
-    def rests(self, needs: Demands) -> bool:
-        """Whether there are tasks of that kind, and nobody offers what they need."""
-        return needs in self._lanes and needs not in self._offered
+    def rests(self, requirements: Requirements) -> bool:
+        """Whether there are tasks of that kind, and nobody provides what they need."""
+        return requirements in self._lanes and requirements not in self._provided
 
-    def has(self, needs: Demands) -> bool:
+    def has(self, requirements: Requirements) -> bool:
         """Whether there is a task of that kind that may go."""
-        return needs in self._lanes and self._first_lane(needs) is not None
+        return requirements in self._lanes and self._first_lane(requirements) is not None
 
     def clear(self) -> None:
         """No record is queued any more: drop the entries of those that have left in other ways."""
         self._lanes.clear()
         self._order.clear()
-        self._offered.clear()
+        self._provided.clear()
         self._fresh.clear()
         self._asleep.clear()
 
     @property
     def kinds(self) -> int:
-        """Different demands of the tasks in it, at the most."""
+        """Different requirements of the tasks in it, at the most."""
         return len(self._lanes)
 
     @property
-    def demands(self) -> Iterable[Demands]:
+    def requirements(self) -> Iterable[Requirements]:
         """Those of the tasks in it, and maybe of some that have left it."""
         return self._lanes.keys()
 
-    def waiting_since(self, before: float) -> list[tuple[Rank, Demands]]:
-        """The kinds that somebody offers and whose first task was queued before that time: the most urgent first, then
-        the oldest."""
+    def waiting_since(self, before: float) -> list[tuple[Rank, Requirements]]:
+        """The kinds that a worker provides and whose first task was queued before that time.
+
+        The most urgent come first, then the oldest.
+        """
         found = []
-        for needs in list(self._lanes):
-            lane = self._first_lane(needs)
+        for requirements in list(self._lanes):
+            lane = self._first_lane(requirements)
             head = None if lane is None else lane.head(self.parked)
-            if needs in self._offered and lane is not None and head is not None and head.since <= before:
-                found.append((lane.rank, head.since, needs))
-        return [(rank, needs) for rank, _, needs in sorted(found)]
+            if (
+                requirements in self._provided
+                and lane is not None
+                and head is not None
+                and head.since <= before
+            ):
+                found.append((lane.rank, head.since, requirements))
+        return [(rank, requirements) for rank, _, requirements in sorted(found)]
 
     def pop(
-        self, fits: Callable[[Demands], bool], accept: Accept | None = None, permit: Permit | None = None
+        self, fits: Callable[[Requirements], bool], accept: Accept | None = None, permit: Permit | None = None
     ) -> TaskRecord | None:
         """The first task whose resources fit; None when there is none, or when `accept` does not accept it.
 
         What is not accepted is not overtaken: it would wait for ever where short tasks keep all slots busy. What has
         no permit is passed over.
         """
-        fitting = [needs for needs, order in self._offered.items() if order and fits(needs)]
+        fitting = [
+            requirements for requirements, order in self._provided.items() if order and fits(requirements)
+        ]
         if len(fitting) > 1:
             fitting.sort(key=self._urgency)
-        for needs in fitting:
-            lane = self._first_lane(needs)
-            if lane is None or (permit is not None and not permit(lane.rank, needs)):
+        for requirements in fitting:
+            lane = self._first_lane(requirements)
+            if lane is None or (permit is not None and not permit(lane.rank, requirements)):
                 continue
             if accept is not None:
                 record = lane.head(self.parked)
@@ -205,30 +214,30 @@ class ReadyQueue:
             return lane.take()
         return None
 
-    def _urgency(self, needs: Demands) -> tuple[Rank, int]:
+    def _urgency(self, requirements: Requirements) -> tuple[Rank, int]:
         """Of equal rank, what needs more resources goes first: fewer workers fit, and so many only at a time."""
-        return self._order[needs][0], -len(needs)
+        return self._order[requirements][0], -len(requirements)
 
-    def _first_lane(self, needs: Demands) -> Lane | None:
+    def _first_lane(self, requirements: Requirements) -> Lane | None:
         """The lane of the highest priority that has a task to give; its head is that task."""
-        order, lanes = self._order[needs], self._lanes[needs]
+        order, lanes = self._order[requirements], self._lanes[requirements]
         while order:
             lane = lanes[order[0]]
             if lane.head(self.parked) is not None:
                 return lane
             rank = heapq.heappop(order)
             if lane.turns:
-                self._asleep.setdefault(needs, set()).add(rank)
+                self._asleep.setdefault(requirements, set()).add(rank)
             else:
                 del lanes[rank]
         if not lanes:
-            del self._lanes[needs], self._order[needs]
-            self._offered.pop(needs, None)
-            self._fresh.pop(needs, None)
+            del self._lanes[requirements], self._order[requirements]
+            self._provided.pop(requirements, None)
+            self._fresh.pop(requirements, None)
         return None
 
 
-def python_demand(version: str) -> tuple[str, int]:
+def python_requirement(version: str) -> tuple[str, int]:
     """What a worker of that version has without end, and others do not have at all."""
     return f"Python {version}", UNIT
 
@@ -237,7 +246,7 @@ MODULE = "module "
 """Begins the name of what a worker has that can import a module, see `missing`."""
 
 
-def module_demand(name: str) -> tuple[str, int]:
+def module_requirement(name: str) -> tuple[str, int]:
     """What every worker has until it says that it does not."""
     return MODULE + name, UNIT
 

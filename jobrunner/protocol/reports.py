@@ -280,7 +280,7 @@ MAX_HOLDERS_NAMED = 5
 def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
     """Which tasks have what a queued one needs; its caller may be among them, and then neither ever ends."""
     wanted = {name for name, _ in record.amounts}
-    able = [worker for worker in core.scheduler.workers.values() if worker.offers_all(record.demands)]
+    able = [worker for worker in core.scheduler.workers.values() if worker.provides_all(record.requirements)]
     holders = [
         f"{short_id(other.id)} ({other.name}) on {worker.name}"
         if seen(who, other)
@@ -336,11 +336,11 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
     complaint = scheduler.missing.why(record)
     if complaint:
         return complaint
-    needs = record.demands
-    if not any(worker.offers_all(needs) for worker in scheduler.workers.values()):
-        return f"no worker offers {shown(needs)}"
+    required = record.requirements
+    if not any(worker.provides_all(required) for worker in scheduler.workers.values()):
+        return f"no worker provides {shown(required)}"
     if record.client.id in scheduler.queue.parked:
         return "its client does not take the outcomes that it already has"
-    if not any(worker.fits(needs) for worker in scheduler.workers.values()):
+    if not any(worker.fits(required) for worker in scheduler.workers.values()):
         return held_by_others(core, record, who)
     return f"all slots are taken; {scheduler.counts[QUEUED]} tasks are queued"

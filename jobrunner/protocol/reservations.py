@@ -1,9 +1,9 @@
 """Which workers keep resources free for tasks that have waited for long; pure decisions.
 
-A worker takes the most urgent task that fits into what it has free. Where it offers two GPUs, and tasks for one of them
-come without end, there are never two free at a time: a task that asks for both would wait for ever, however urgent it
-is. So once the first task of a kind (of the same demands) has been queued for `RESERVE_AFTER`, one worker that could
-run it is reserved: no other task that is less urgent, or as urgent, takes what the reserved kind needs there. Tasks
+A worker takes the most urgent task that fits into what it has free. Where it provides two GPUs, and tasks for one of
+them come without end, there are never two free at a time: a task that asks for both would wait for ever, however urgent
+it is. So once the first task of a kind (of the same requirements) has been queued for `RESERVE_AFTER`, one worker that
+could run it is reserved: no other task that is less urgent, or as urgent, takes what the reserved kind needs there. Tasks
 that need other things go on, and slots need no reservation: one that becomes free takes the most urgent that fits.
 
 Nothing is kept where it is of no use: on a worker on which tasks that wait for calls of their own hold too much. There
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from jobrunner.protocol.peers import WorkerSession
 from jobrunner.protocol.placement import Rank, ReadyQueue
-from jobrunner.protocol.resources import Demands
+from jobrunner.protocol.resources import Requirements
 
 RESERVE_AFTER = 1.0
 """Seconds in the queue; for so long the tasks that fit are let pass."""
@@ -36,9 +36,9 @@ class Kind(NamedTuple):
     """Tasks that a worker is reserved for."""
 
     rank: Rank
-    demands: Demands
+    requirements: Requirements
     kept: dict[str, int]
-    """Those of its demands that tasks take from each other."""
+    """Those of its requirements that tasks take from each other."""
 
 
 class Reservations:
@@ -46,7 +46,7 @@ class Reservations:
     its worker."""
 
     def __init__(self) -> None:
-        self._workers: dict[Demands, WorkerSession] = {}
+        self._workers: dict[Requirements, WorkerSession] = {}
         self._kinds: dict[WorkerSession, Kind] = {}
         self._again_at = 0.0
         """Not before it is decided anew: it took long."""
@@ -64,41 +64,43 @@ class Reservations:
         if queue.kinds < 2:
             return
         looks = queue.kinds
-        for rank, demands in queue.waiting_since(now - RESERVE_AFTER):
+        for rank, requirements in queue.waiting_since(now - RESERVE_AFTER):
             if len(self._workers) == MAX_RESERVED:
                 break
             looks += len(workers)
             able = [
-                w for w in workers if w.slots and w not in self._kinds and w.offers_beside_waiting(demands)
+                w
+                for w in workers
+                if w.slots and w not in self._kinds and w.provides_beside_waiting(requirements)
             ]
             if not able:
                 continue
-            worker = before.get(demands)
+            worker = before.get(requirements)
             if worker not in able:
-                worker = max(able, key=lambda worker: share_free(worker, demands))
+                worker = max(able, key=lambda worker: share_free(worker, requirements))
             assert worker is not None
-            kept = {name: amount for name, amount in demands if name in worker.hello.resources}
+            kept = {name: amount for name, amount in requirements if name in worker.hello.resources}
             if kept:
-                self._workers[demands] = worker
-                self._kinds[worker] = Kind(rank, demands, kept)
+                self._workers[requirements] = worker
+                self._kinds[worker] = Kind(rank, requirements, kept)
         self._again_at = now if looks <= FREE_LOOKS else now + looks * PAUSE_PER_LOOK
 
     def _drop_idle(self, queue: ReadyQueue) -> None:
         """Keep nothing for kinds of which no task is left."""
-        for demands, worker in list(self._workers.items()):
-            if not queue.has(demands):
-                del self._workers[demands], self._kinds[worker]
+        for requirements, worker in list(self._workers.items()):
+            if not queue.has(requirements):
+                del self._workers[requirements], self._kinds[worker]
 
-    def permit(self, worker: WorkerSession, rank: Rank, demands: Demands) -> bool:
+    def permit(self, worker: WorkerSession, rank: Rank, requirements: Requirements) -> bool:
         """Whether a task of that urgency may take this there."""
         reserved = self._kinds.get(worker)
-        if reserved is None or rank < reserved.rank or demands == reserved.demands:
+        if reserved is None or rank < reserved.rank or requirements == reserved.requirements:
             return True
         kept = reserved.kept
-        return all(worker.free[name] - amount >= kept[name] for name, amount in demands if name in kept)
+        return all(worker.free[name] - amount >= kept[name] for name, amount in requirements if name in kept)
 
 
-def share_free(worker: WorkerSession, demands: Demands) -> float:
+def share_free(worker: WorkerSession, requirements: Requirements) -> float:
     """How much of what a task needs the worker has free, of the scarcest thing."""
-    shares = [worker.free[name] / amount for name, amount in demands if name in worker.hello.resources]
+    shares = [worker.free[name] / amount for name, amount in requirements if name in worker.hello.resources]
     return min(shares, default=1.0)

@@ -15,9 +15,9 @@ from typing import TypeAlias
 Resources: TypeAlias = "tuple[tuple[str, float], ...]"
 """Pairs of a name and an amount, as users say them."""
 
-Demands: TypeAlias = "tuple[tuple[str, int], ...]"
+Requirements: TypeAlias = "tuple[tuple[str, int], ...]"
 """What a task needs of its worker, exactly: each name once. A function that goes by value needs a version of Python
-too, see `placement.python_demand`."""
+too, see `placement.python_requirement`."""
 
 UNIT = 1_000_000
 """The amount 1."""
@@ -38,11 +38,11 @@ def exact(resources: Iterable[tuple[str, float]]) -> dict[str, int]:
     return sums
 
 
-def demands_of(resources: Resources) -> Demands:
+def requirements_of(resources: Resources) -> Requirements:
     """What a task with these resources needs; the same for all orders in which they are said."""
     return tuple(sorted((name, amount) for name, amount in exact(resources).items() if amount))
 
 
-def shown(demands: Demands) -> str:
+def shown(requirements: Requirements) -> str:
     """As people write them: "gpu=0.5, licence=1"."""
-    return ", ".join(f"{name}={amount / UNIT:g}" for name, amount in demands)
+    return ", ".join(f"{name}={amount / UNIT:g}" for name, amount in requirements)

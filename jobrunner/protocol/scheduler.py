@@ -28,7 +28,7 @@ from jobrunner.protocol.peers import ClientSession, Peer, WorkerSession
 from jobrunner.protocol.placement import UNKNOWN, Permit, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
 from jobrunner.protocol.reservations import Reservations
-from jobrunner.protocol.resources import Demands, demands_of
+from jobrunner.protocol.resources import Requirements, requirements_of
 from jobrunner.protocol.results import Ended, Results, beyond_quota
 from jobrunner.protocol.task import (
     ACTIVE,
@@ -43,7 +43,7 @@ from jobrunner.protocol.task import (
     WAITING,
     TaskRecord,
     call_size,
-    demanded,
+    required_of,
 )
 
 RECENT = 1000
@@ -179,7 +179,7 @@ class Scheduler:
             spec.id, client, function, spec.payload, spec.span, spec.options, initializer, spec.depth, now
         )
         if self.missing.scarce:
-            record.demands = self.missing.demands(record)
+            record.requirements = self.missing.requirements(record)
         function.users += 1
         if initializer is not None:
             initializer.users += 1
@@ -234,16 +234,18 @@ class Scheduler:
         """How a new call ends that no worker who is here can run, for want of a version of Python or of modules."""
         if self.workers:
             for entry in (function, initializer):
-                if entry is not None and entry.demands and not self._offered(entry):
+                if entry is not None and entry.requirements and not self._provided(entry):
                     return self._wrong_python(spec.id, entry)
         if not self.missing.scarce:
             return None
-        base = demanded(demands_of(spec.options.resources), function, initializer)
+        base = required_of(requirements_of(spec.options.resources), function, initializer)
         return self.missing.refusal(spec.id, function, initializer, base, now)
 
-    def _offered(self, function: FunctionEntry) -> bool:
+    def _provided(self, function: FunctionEntry) -> bool:
         """Whether any worker has the version of Python that a function needs."""
-        return any(name in worker.offers for worker in self.workers.values() for name, _ in function.demands)
+        return any(
+            name in worker.provides for worker in self.workers.values() for name, _ in function.requirements
+        )
 
     def _wrong_python(self, task_id: TaskId, function: FunctionEntry) -> m.Outcome:
         there = sorted({worker.hello.python for worker in self.workers.values()})
@@ -257,9 +259,9 @@ class Scheduler:
 
     def refuse_other_pythons(self, now: float) -> None:
         """A worker has come: end what waits for a version of Python that none of those who are here has."""
-        offered = {name for worker in self.workers.values() for name in worker.offers}
-        needing = [f for f in self.functions.entries() if f.demands]
-        strange = {f for f in needing if offered.isdisjoint([name for name, _ in f.demands])}
+        provided = {name for worker in self.workers.values() for name in worker.provides}
+        needing = [f for f in self.functions.entries() if f.requirements]
+        strange = {f for f in needing if provided.isdisjoint([name for name, _ in f.requirements])}
         if not strange:
             return
         for record in list(self.tasks.values()):
@@ -724,7 +726,7 @@ class Scheduler:
     def add_worker(self, worker: WorkerSession) -> None:
         self.workers[worker.id] = worker
         self.worker_names.add(worker.name)
-        self.queue.wake(worker.offers_all)
+        self.queue.wake(worker.provides_all)
         self.slots += worker.slots
         self.resized = True
 
@@ -786,7 +788,7 @@ class Scheduler:
         if not self.counts[QUEUED]:
             self.queue.clear()
             return
-        self.queue.rest(self._is_offered)
+        self.queue.rest(self._is_provided)
         self.reservations.renew(self.queue, self.workers.values(), now)
         idle = [w for w in self.open if w.held < w.slots]
         while idle:
@@ -805,8 +807,8 @@ class Scheduler:
             if worker.held >= worker.slots:
                 del self.open[worker]
 
-    def _is_offered(self, demands: Demands) -> bool:
-        return any(worker.offers_all(demands) for worker in self.workers.values())
+    def _is_provided(self, requirements: Requirements) -> bool:
+        return any(worker.provides_all(requirements) for worker in self.workers.values())
 
     def _prefetch(self, worker: WorkerSession, now: float) -> None:
         def accept(record: TaskRecord) -> bool:
@@ -826,7 +828,7 @@ class Scheduler:
         """What tasks may take at this worker, where it keeps something for others."""
         if not self.reservations:
             return None
-        return lambda rank, demands: self.reservations.permit(worker, rank, demands)
+        return lambda rank, requirements: self.reservations.permit(worker, rank, requirements)
 
     # --- the steps that all of these share ---
 
@@ -1123,9 +1125,11 @@ class Scheduler:
         assert self.worker_names == {worker.name for worker in self.workers.values()}
         for worker in self.open:
             assert self.workers.get(worker.id) is worker, f"{worker.name} is gone, and may be given tasks"
-        for demands in {record.demands for record in self.tasks.values() if record.state == QUEUED}:
-            if self.queue.rests(demands):
-                assert not self._is_offered(demands), f"calls that need {demands} rest, and could be run"
+        for requirements in {record.requirements for record in self.tasks.values() if record.state == QUEUED}:
+            if self.queue.rests(requirements):
+                assert not self._is_provided(requirements), (
+                    f"calls that need {requirements} rest, and could be run"
+                )
         for worker in self.workers.values():
             for record in worker.tasks.values():
                 assert self.tasks.get(record.id) is record

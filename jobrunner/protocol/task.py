@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from jobrunner.ids import TaskId
 from jobrunner.payloads import Payload, kept_size
 from jobrunner.protocol.messages import Outcome, Span, TaskOptions, Wait, calls_in
-from jobrunner.protocol.resources import Demands, demands_of
+from jobrunner.protocol.resources import Requirements, requirements_of
 
 if TYPE_CHECKING:
     from jobrunner.ids import ClientId
@@ -80,12 +80,14 @@ def call_size(payload: Payload, options: TaskOptions, needs: tuple[TaskId, ...])
     return size
 
 
-def demanded(amounts: Demands, function: FunctionEntry, initializer: FunctionEntry | None) -> Demands:
-    """What the worker of a call must offer, beside the modules."""
-    needs = amounts + function.demands if function.demands else amounts
-    if initializer is not None and initializer.demands:
-        needs += tuple(demand for demand in initializer.demands if demand not in needs)
-    return needs
+def required_of(
+    amounts: Requirements, function: FunctionEntry, initializer: FunctionEntry | None
+) -> Requirements:
+    """What the worker of a call must provide, beside the modules."""
+    required = amounts + function.requirements if function.requirements else amounts
+    if initializer is not None and initializer.requirements:
+        required += tuple(each for each in initializer.requirements if each not in required)
+    return required
 
 
 class Interest:
@@ -114,7 +116,6 @@ class TaskRecord:
         "client",
         "crashes",
         "delayed",
-        "demands",
         "depth",
         "ended",
         "estimate",
@@ -131,6 +132,7 @@ class TaskRecord:
         "options",
         "outcome",
         "payload",
+        "requirements",
         "since",
         "span",
         "state",
@@ -164,9 +166,9 @@ class TaskRecord:
         self.weight = span if isinstance(span, int) else 1
         """What it counts for in all numbers that are shown: a bundle is as many calls."""
         self.options = options
-        self.amounts = demands_of(options.resources)
+        self.amounts = requirements_of(options.resources)
         """What it takes of its worker's resources."""
-        self.demands = demanded(self.amounts, function, initializer)
+        self.requirements = required_of(self.amounts, function, initializer)
         """What its worker must have."""
         self.initializer = initializer
         self.depth = depth

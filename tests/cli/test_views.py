@@ -171,9 +171,9 @@ def test_every_state_of_a_task_can_be_asked_for_and_is_summed_up() -> None:
 
 
 def test_a_task_that_is_not_running_says_why(capsys: pytest.CaptureFixture[str]) -> None:
-    queued = {**TASK, "state": "queued", "why": "no worker offers gpu=9", "elements": 20}
+    queued = {**TASK, "state": "queued", "why": "no worker provides gpu=9", "elements": 20}
     lines = shown(capsys, queued, views.TASK)
-    assert "why       no worker offers gpu=9" in lines
+    assert "why       no worker provides gpu=9" in lines
     assert "calls     20" in lines
 
 

@@ -77,12 +77,12 @@ def test_resources(cluster, address, admin):
         with_gpu = executor.with_options(resources={"gpu": 1})
         future = with_gpu.submit(calls.worker_pid)
         until(lambda: len(admin.tasks("queued")) == 1)
-        assert admin.task(future.id)["why"] == "no worker offers gpu=1"
+        assert admin.task(future.id)["why"] == "no worker provides gpu=1"
         greedy = executor.with_options(resources={"gpu": 2}).submit(calls.worker_pid)
         gpu = cluster.worker(address, "gpu", "--resources", "gpu=1", slots=2)
         assert future.result(BOUND) == gpu.pid
         assert {f.result(BOUND) for f in [with_gpu.submit(calls.worker_pid) for _ in range(20)]} == {gpu.pid}
-        assert admin.task(greedy.id)["why"] == "no worker offers gpu=2"
+        assert admin.task(greedy.id)["why"] == "no worker provides gpu=2"
         assert greedy.cancel()
 
 

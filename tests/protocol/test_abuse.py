@@ -71,7 +71,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(Scheduler, "named_later")
     count(Needs, "_is_named_soon")
     count(WorkerSession, "fits")
-    count(WorkerSession, "offers_all")
+    count(WorkerSession, "provides_all")
     count(Lane, "head")
     count(Sought, "__contains__")
     count(FunctionEntry, "__eq__")
@@ -177,7 +177,7 @@ def test_what_nobody_offers_is_not_looked_at_for_each_idle_slot_in_each_turn(wor
     counted.clear()
     world.core.check_invariants = lambda: None  # it looks
     world.run(3.0, client)
-    assert counted["fits"] == counted["offers_all"] == 0
+    assert counted["fits"] == counted["provides_all"] == 0
     late = world.worker("late", who=HOST, resources={"thing 7": 1.0})
     assert support.ids(late.heard_one(m.Assign).tasks) == [f"{ANNAS}-7"]
 
@@ -197,7 +197,7 @@ def test_where_very_much_waits_for_resources_it_is_not_decided_in_each_turn_who_
     counted.clear()
     for _ in range(50):
         world.turn()
-    assert counted["offers_all"] < 50 * 20
+    assert counted["provides_all"] < 50 * 20
     client.say(m.Cancel([m.CancelRequest(part.id, False) for part in parts[1:]]))
     world.turn()
     assert len(reserved._kinds) <= 1  # for what has gone nothing is kept

@@ -38,13 +38,13 @@ def test_a_worker_counts_its_tasks_time_and_resources():
     task = record(resources=(("gpu", 1.0),))
     task.estimate = 0.015625
     assert worker.fits(())
-    assert worker.fits(task.demands)
+    assert worker.fits(task.requirements)
     assert not worker.fits((("gpu", 3 * UNIT // 2),))
     assert not worker.fits((("licence", 1),))
     worker.take(task)
     assert task.worker is worker
     assert (worker.assigned_seconds, worker.free["gpu"]) == (0.015625, 0)
-    assert not worker.fits(task.demands)
+    assert not worker.fits(task.requirements)
     worker.release(task)
     assert (worker.tasks, worker.assigned_seconds, worker.free["gpu"]) == ({}, 0.0, UNIT)
 

@@ -111,7 +111,7 @@ def test_a_task_says_what_it_waits_for(world, admin):
     assert why("c-1") == "no worker has joined the cluster"
     worker = world.worker(resources={"gpu": 1.0})
     assert why("c-1") == ""
-    assert why("c-2") == "no worker offers gpu=2"
+    assert why("c-2") == "no worker provides gpu=2"
     assert why("c-3") == "all slots are taken; 2 tasks are queued"
     worker.say(m.Outcomes([ok("c-1")]))
     world.turn()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from protocol.support import DOUBLE, Coordinator, ids, ok, record, spec, worker_peer
 
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.resources import UNIT, demands_of, exact, shown, units
+from jobrunner.protocol.resources import UNIT, exact, requirements_of, shown, units
 
 decimals = st.integers(0, 5_000_000).map(lambda millionths: float(Fraction(millionths, UNIT)))
 
@@ -34,31 +34,31 @@ def test_so_many_parts_fit_into_one(count):
 
 
 def test_an_amount_that_is_named_twice_is_the_sum():
-    assert demands_of((("gpu", 0.1), ("cpu", 1), ("gpu", 0.2), ("none", 0))) == (
+    assert requirements_of((("gpu", 0.1), ("cpu", 1), ("gpu", 0.2), ("none", 0))) == (
         ("cpu", UNIT),
         ("gpu", 300_000),
     )
-    assert shown(demands_of((("gpu", 0.3), ("cpu", 2)))) == "cpu=2, gpu=0.3"
+    assert shown(requirements_of((("gpu", 0.3), ("cpu", 2)))) == "cpu=2, gpu=0.3"
 
 
 @given(
     st.dictionaries(st.sampled_from("ab"), decimals),
     st.lists(st.tuples(st.booleans(), st.lists(st.tuples(st.sampled_from("ab"), decimals), max_size=3))),
 )
-def test_what_a_worker_has_free_is_what_it_offers_less_what_tasks_hold(offers, steps):
-    worker = worker_peer(slots=100, **offers)
+def test_what_a_worker_has_free_is_what_it_offers_less_what_tasks_hold(provides, steps):
+    worker = worker_peer(slots=100, **provides)
     held: list[tuple] = []
     for number, (takes, resources) in enumerate(steps):
         if takes:
             task = record(number, resources=tuple(resources))
             free = {
-                name: Fraction(repr(float(offers.get(name, 0))))
+                name: Fraction(repr(float(provides.get(name, 0))))
                 - sum(Fraction(repr(amount)) for _, all_of_it in held for n, amount in all_of_it if n == name)
                 for name in "ab"
             }
             wanted = {n: sum(Fraction(repr(x)) for name, x in resources if name == n) for n in "ab"}
-            assert worker.fits(task.demands) == all(wanted[n] <= free[n] for n in "ab")
-            if worker.fits(task.demands):
+            assert worker.fits(task.requirements) == all(wanted[n] <= free[n] for n in "ab")
+            if worker.fits(task.requirements):
                 worker.take(task)
                 held.append((task, resources))
         elif held:
@@ -66,7 +66,7 @@ def test_what_a_worker_has_free_is_what_it_offers_less_what_tasks_hold(offers, s
     for task, _ in held:
         worker.release(task)
     assert {name: amount for name, amount in worker.free.items() if amount} == {
-        name: amount for name, amount in worker.offers.items() if amount
+        name: amount for name, amount in worker.provides.items() if amount
     }
 
 

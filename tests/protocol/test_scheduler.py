@@ -140,7 +140,7 @@ def test_resources_are_counted_out_and_back(desk):
     desk.finish(worker, "c-3", "c-4")
     assert desk.placed() == {"gpu": ["c-2"]}
     desk.finish(worker, "c-2")
-    assert worker.free["gpu"] == worker.offers["gpu"]
+    assert worker.free["gpu"] == worker.provides["gpu"]
 
 
 def test_deeper_tasks_first(desk):

@@ -342,7 +342,7 @@ def test_deadlocks_that_nobody_ends_are_found(monkeypatch):
 
 
 def test_calls_that_are_refused_though_they_could_begin_are_found(monkeypatch):
-    monkeypatch.setattr(Search, "_has_room", lambda self, worker, demands: not demands)
+    monkeypatch.setattr(Search, "_has_room", lambda self, worker, requirements: not requirements)
     find("calm", first=47)
 
 

@@ -555,8 +555,8 @@ class Truth:
         for worker in scheduler.workers.values():
             if worker.tasks or worker.assigned or worker.cancels or worker.assigned_seconds:
                 yield f"coordinator: {worker.name} has tasks"
-            if worker.free != worker.offers:
-                yield f"coordinator: {worker.name} has {worker.free} of {worker.offers}"
+            if worker.free != worker.provides:
+                yield f"coordinator: {worker.name} has {worker.free} of {worker.provides}"
             if worker.link.unacked() or worker.link.unacked_bytes:
                 yield f"coordinator: unacknowledged by {worker.name}: {worker.link.unacked()!r:.200}"
         for node in world.workers:

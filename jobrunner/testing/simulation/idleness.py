@@ -159,7 +159,9 @@ def could_run(scheduler: Scheduler, worker: WorkerSession, record: TaskRecord) -
     if record.state == ASSIGNED and record.worker is worker:
         return True
     rank = (-record.options.priority, -record.depth)
-    return worker.fits(record.demands) and scheduler.reservations.permit(worker, rank, record.demands)
+    return worker.fits(record.requirements) and scheduler.reservations.permit(
+        worker, rank, record.requirements
+    )
 
 
 def known_since(
