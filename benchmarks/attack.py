@@ -66,7 +66,7 @@ class Attack:
         self.popen: subprocess.Popen[str] | None = None
         if not kind:
             return
-        arguments = [kind, str(cluster.place[1]), str(MAX_SECONDS), str(count), str(keys)]
+        arguments = [kind, str(cluster.socket_address[1]), str(MAX_SECONDS), str(count), str(keys)]
         self.popen = subprocess.Popen(
             [sys.executable, str(HERE / "attackers.py"), *arguments],
             stdin=subprocess.PIPE,

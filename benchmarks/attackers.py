@@ -38,7 +38,7 @@ MARK = 1000
 
 class Attacker:
     def __init__(self, port: int, seconds: float, count: int, keys: str) -> None:
-        self.place = (HOST, port)
+        self.socket_address = (HOST, port)
         self.count = count
         self.identity = identity.read(Path(keys))
         self.done = 0
@@ -59,7 +59,7 @@ class Attacker:
         connection = socket.socket()
         connection.settimeout(BOUND)
         try:
-            connection.connect(self.place)
+            connection.connect(self.socket_address)
         except OSError:
             connection.close()
             return None
@@ -148,7 +148,7 @@ class Attacker:
 
         Every hundredth ends the session, for no client may say so. Who is disconnected for that comes again.
         """
-        address = f"tcp://{HOST}:{self.place[1]}"
+        address = f"tcp://{HOST}:{self.socket_address[1]}"
         insider = Insider(address, self.identity.credentials, "client", 0, "attack", damage=0.0, mark=MARK)
         wanted = {*FITTING["client"]} - {m.Submit, m.Goodbye, m.ClientHello}
         messages: list[m.Message] = []

@@ -67,7 +67,7 @@ class Siege:
             Insider(cluster.address, credentials[role], role, number, seed)
             for role, number in (("client", 0), ("client", 1), ("worker", 0), ("worker", 1), ("observer", 0))
         ]
-        self.strangers = Strangers(cluster.place, cluster.keys.server.public, seed)
+        self.strangers = Strangers(cluster.socket_address, cluster.keys.server.public, seed)
         self.memory: list[float] = []
         """The coordinator's, in MB, a hundred times or so."""
         self.seconds = 0.0

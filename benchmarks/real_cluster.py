@@ -49,7 +49,7 @@ class RealCluster(AbstractContextManager["RealCluster"]):
         start = ("-m", "jobrunner", "coordinator", "start", "--port", "0")
         self.processes.start("coordinator", *start, "--journal", str(folder / "journal"))
         self.address = self._said("coordinator", r"coordinator at (tcp://\S+)")
-        self.place = ("127.0.0.1", int(self.address.rpartition(":")[2]))
+        self.socket_address = ("127.0.0.1", int(self.address.rpartition(":")[2]))
         self.coordinator = psutil.Process(self.processes.of["coordinator"].pid)
         self.keys = open_keyring(default_folder())
         for name in self.workers:

@@ -25,8 +25,8 @@ def sim(
             start, count, on_progress=lambda done: spinner.update(f"{done} of {count} seeds")
         )
     for failure in failures:
-        # A story is hundreds of lines, so only a replay tells it in full.
-        story = failure.text if seed is not None else failure.text.partition("\n")[0]
-        print(f"seed {failure.seed}: {story}\nreplay: jobrunner sim --seed {failure.seed}")
+        # A history is hundreds of lines, so only a replay prints it in full.
+        history = failure.text if seed is not None else failure.text.partition("\n")[0]
+        print(f"seed {failure.seed}: {history}\nreplay: jobrunner sim --seed {failure.seed}")
     print(f"{text.count(count, 'seed')} from {start}: {len(failures)} failed")
     raise typer.Exit(1 if failures else 0)

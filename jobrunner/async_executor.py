@@ -76,8 +76,8 @@ class AsyncFuture(asyncio.Future[T]):
             outcome.set_result(self.result())
         return outcome
 
-    def _settle(self) -> None:
-        """The call is done. It is let go of, since it refers to this Future."""
+    def _resolve(self) -> None:
+        """The call is done. It is released, since it refers to this Future."""
         call, self._call = self._call, None
         if call is None or self.done():
             return
@@ -145,7 +145,7 @@ class AsyncExecutor:
         self._settings = {"backend": backend, **settings}
         self._executor: Executor | None = backend if isinstance(backend, Executor) else None
         self._deliveries: Deliveries | None = None
-        self._lent = ExitStack()
+        self._yielding = ExitStack()
 
     @property
     def executor(self) -> Executor:
@@ -250,7 +250,7 @@ class AsyncExecutor:
         self, call: Future[T], deliveries: Deliveries, stop: Callable[[Future[T]], None] | None
     ) -> AsyncFuture[T]:
         future = AsyncFuture(call, deliveries.loop, stop)
-        call.add_done_callback(lambda _: deliveries.post(future._settle))
+        call.add_done_callback(lambda _: deliveries.post(future._resolve))
         return future
 
     def _bound(self) -> Deliveries:
@@ -288,7 +288,9 @@ class AsyncExecutor:
             except asyncio.CancelledError:
                 opening.add_done_callback(_shut_down_what_was_opened)
                 raise
-        self._lent.enter_context(waiting())  # in a task, whose slot would lie idle while it awaits its calls
+        self._yielding.enter_context(
+            waiting()
+        )  # in a task, whose slot would be idle while it awaits its calls
         return self
 
     async def __aexit__(
@@ -297,7 +299,7 @@ class AsyncExecutor:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        with self._lent:
+        with self._yielding:
             if exc_type is not None and issubclass(exc_type, ENDED_BY):
                 await self._kill()
             else:

@@ -1,11 +1,11 @@
-"""How the code that waits for a Future tells the place it runs in that it is waiting.
+"""How the code that waits for a Future tells its context that it is waiting.
 
 A task that waits for tasks of its own would hold its slot idle, and with every slot waiting nothing could run. So a
 slot (and a thread of the "threads" backend) installs a hook here, and every wait of this package goes through
-`waiting()`: while it lasts, the place lends its turn to another task.
+`waiting()`: while it lasts, the task yields its slot to another one.
 
 Waits of others (`concurrent.futures.wait`, `asyncio.wrap_future`) do not come through here, nor do those in threads
-that a task has started. For them the place keeps an eye on the calls that its task has submitted: whoever has
+that a task has started. For them the context keeps an eye on the calls that its task has submitted: whoever has
 unfinished ones is a `Caller`, and says when it gets its first.
 """
 
@@ -95,12 +95,12 @@ def waiting(awaited: AwaitedCalls | None = None) -> AbstractContextManager[None]
 
 
 def install_until(until: Until | None) -> None:
-    """For places whose scheduler sees that a task waits only where the task waits for what the scheduler knows."""
+    """For contexts whose scheduler sees that a task waits only where the task waits for what the scheduler knows."""
     _local.until = until
 
 
 def wait_until(ready: Callable[[], bool], timeout: float | None = None) -> float | None:
-    """Inside of `waiting`, before the wait itself: lets the place wait in its own way, until it pleases to return.
+    """Inside of `waiting`, before the wait itself: lets the context wait in its own way, until it pleases to return.
 
     What is left of `timeout`, in seconds, for the wait itself.
     """

@@ -72,7 +72,7 @@ MAX_WINDOW = 2**50
 
 
 SIZES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-"""Suffixes of whole numbers, as in 512M."""
+"""Suffixes of integers, as in 512M."""
 
 
 def setting(
@@ -84,7 +84,7 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
 ) -> Any:
-    """A dataclass field that knows its environment variable, unit, help text and bounds (of a text: its length)."""
+    """A dataclass field that knows its environment variable, unit, help text and bounds (of a string: its length)."""
     metadata = {"env": env, "unit": unit, "doc": doc, "minimum": minimum, "maximum": maximum}
     return field(default=default, metadata=metadata)
 
@@ -426,7 +426,7 @@ def convert(value: Any, spec: dataclasses.Field[Any], where: str) -> Any:
         bounds = {name: spec.metadata[name] for name in ("minimum", "maximum")}
         return to_number(value, where, whole=kind.startswith("int"), **bounds)
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{where}: {value!r} is not a text")
+        raise ConfigError(f"{where}: {value!r} is not a string")
     longest = spec.metadata["maximum"]
     if longest is not None and len(value) > longest:
         raise ConfigError(f"{where}: a name of {len(value)} characters is too long; at most {longest} may be")
@@ -435,10 +435,10 @@ def convert(value: Any, spec: dataclasses.Field[Any], where: str) -> Any:
 
 def line_is_no_address(line: str) -> ConfigError:
     """The error of a line to join with that stands where an address is wanted; it does not repeat the secret."""
-    place = line.strip().removeprefix(JOIN_SCHEME).partition("/")[0]
+    address = line.strip().removeprefix(JOIN_SCHEME).partition("/")[0]
     return ConfigError(
         "this is a line to join with, and not an address: run `jobrunner join -` once on this host, then the address"
-        f" is tcp://{place}"
+        f" is tcp://{address}"
     )
 
 
@@ -456,7 +456,7 @@ def to_bool(value: Any, where: str) -> bool:
 def to_number(
     value: Any, where: str, *, whole: bool, minimum: float | None, maximum: float | None = None
 ) -> int | float:
-    kind = "a whole number" if whole else "a number"
+    kind = "an integer" if whole else "a number"
     if whole and isinstance(value, str) and value[-1:].upper() in SIZES and value[:-1].strip().isdigit():
         value = int(value[:-1]) * SIZES[value[-1:].upper()]
     if isinstance(value, (bool, bytes)):

@@ -1,7 +1,7 @@
 """What a task can find out about itself: `current_task` and `current_executor`.
 
-Where tasks run there is a *place*: a slot's process has one for all its threads, a thread of the "threads" backend one
-for itself. It costs a task nothing unless it asks.
+Code of tasks runs in a *context*: a slot's process has one for all its threads, a thread of the "threads" backend has
+its own. It costs a task nothing unless it asks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Task:
         return self._asked()
 
 
-class Place(Protocol):
+class Context(Protocol):
     """Where tasks run."""
 
     def task(self) -> Task | None: ...
@@ -53,35 +53,35 @@ class Place(Protocol):
 
 
 _local = threading.local()
-_process: Place | None = None
+_process: Context | None = None
 
 
-def install_in_thread(place: Place | None) -> None:
-    """Set the place of the calling thread."""
-    _local.place = place
+def install_in_thread(context: Context | None) -> None:
+    """Set the context of the calling thread."""
+    _local.context = context
 
 
-def install_in_process(place: Place | None) -> None:
-    """Set the place of all threads that have none of their own."""
+def install_in_process(context: Context | None) -> None:
+    """Set the context of all threads that have none of their own."""
     global _process
-    _process = place
+    _process = context
 
 
 def current_task() -> Task | None:
     """The task that this code is a part of; None outside of tasks."""
-    place: Place | None = getattr(_local, "place", None) or _process
-    return None if place is None else place.task()
+    context: Context | None = getattr(_local, "context", None) or _process
+    return None if context is None else context.task()
 
 
 def current_executor() -> Executor:
     """An Executor for the very cluster (or pool) that this task runs on; its calls are this task's own.
 
-    A task that waits for calls of its own lends its place meanwhile, so that calls of calls, however deep, do not lock
+    A task that waits for calls of its own yields its slot meanwhile, so that calls of calls, however deep, do not lock
     each other out. Raises RuntimeError outside of tasks.
     """
-    place: Place | None = getattr(_local, "place", None) or _process
-    if place is None or place.task() is None:
+    context: Context | None = getattr(_local, "context", None) or _process
+    if context is None or context.task() is None:
         raise RuntimeError(
             "current_executor() is for tasks, and this code is in none: make an Executor instead"
         )
-    return place.executor()
+    return context.executor()

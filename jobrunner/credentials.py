@@ -47,7 +47,7 @@ def find(address: str, roles: Sequence[str]) -> Identity | None:
     everyone = [*identity.known(), *local(own)]
     candidates = sorted((i for i in everyone if i.role in roles), key=lambda i: roles.index(i.role))
     for candidate in candidates:
-        if any(same_place(address, known) for known in candidate.addresses):
+        if any(same_address(address, known) for known in candidate.addresses):
             # The best of those for this cluster: a worker on the coordinator's host does not make the operator less.
             return next(other for other in candidates if other.server == candidate.server)
     host = address.removeprefix("tcp://").rpartition(":")[0]
@@ -64,7 +64,7 @@ def find(address: str, roles: Sequence[str]) -> Identity | None:
     return candidates[0] if len({candidate.server for candidate in candidates}) == 1 else None
 
 
-def same_place(one: str, other: str) -> bool:
+def same_address(one: str, other: str) -> bool:
     """Whether the two addresses are one, as far as their texts tell."""
     return one.replace("//localhost:", "//127.0.0.1:") == other.replace("//localhost:", "//127.0.0.1:")
 

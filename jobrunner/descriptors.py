@@ -120,7 +120,7 @@ def unnamed_file(name: str, size: int) -> int:
 
 
 def is_shortage(error: OSError) -> bool:
-    """Whether what failed may work when others have let go of something."""
+    """Whether what failed may work when others have released something."""
     return error.errno in SHORTAGES
 
 

@@ -32,7 +32,7 @@ from jobrunner.transport.service import LEFT_AT_ONCE, Service, set_up_logging
 from jobrunner.transport.sharing import Sharing
 from jobrunner.transport.sockets import Ready, RouterWire
 from jobrunner.version import __version__
-from jobrunner.workers.inside import INSIDE, InsideWorker, Text
+from jobrunner.workers.in_process_worker import IN_PROCESS, InProcessWorker, Text
 
 
 class EmbeddedWire(RouterWire):
@@ -48,7 +48,7 @@ class EmbeddedWire(RouterWire):
         max_tasks_per_slot: int | None,
     ) -> None:
         super().__init__(address)
-        self._worker = InsideWorker(
+        self._worker = InProcessWorker(
             slots,
             {TASK_ADDRESS: address},
             on_give_up=service.give_up,
@@ -81,7 +81,7 @@ class EmbeddedWire(RouterWire):
         return said + super().receive(now)
 
     def send(self, effect: Send) -> Event | None:
-        if effect.destination != INSIDE:
+        if effect.destination != IN_PROCESS:
             return super().send(effect)
         self._worker.post(effect.envelope)
         # At once, so that its slots begin before this turn is over.

@@ -25,7 +25,7 @@ from jobrunner.futures import Future
 from jobrunner.lifetime import Lifetime
 from jobrunner.mapping import MapRun
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
-from jobrunner.representation import Fact, html_table, present, quietly, shown
+from jobrunner.representation import Fact, html_table, or_none, present, shown
 from jobrunner.standard_pools import (
     StandardNames,
     check_initializer,
@@ -391,9 +391,9 @@ class Executor(StandardNames, concurrent.futures.Executor):
             [
                 ("backend", backend.name),
                 ("state", "shut down" if closed else "open"),
-                ("cluster", quietly(lambda: backend.cluster)),  # type: ignore[attr-defined]
-                ("max_workers", None if closed else quietly(lambda: backend.max_workers)),
-                ("unfinished", quietly(lambda: backend.unfinished)),
+                ("cluster", or_none(lambda: backend.cluster)),  # type: ignore[attr-defined]
+                ("max_workers", None if closed else or_none(lambda: backend.max_workers)),
+                ("unfinished", or_none(lambda: backend.unfinished)),
                 *changed.items(),
             ]
         )
@@ -442,7 +442,7 @@ def _submit_for(
 
 def connect(address: str, task_options: TaskOptions) -> Executor:
     """What an Executor becomes when it is unpickled: a connection to the same cluster, with the same options."""
-    from jobrunner.backends.shared import connection_to  # here: it needs ZeroMQ, an Executor may not
+    from jobrunner.backends.connections import connection_to  # here: it needs ZeroMQ, an Executor may not
 
     executor = Executor(BorrowedBackend(connection_to(address)))
     executor._options = task_options

@@ -1,10 +1,10 @@
 """What a function that travels by value depends on, so that one which is as it was need not be pickled again.
 
 cloudpickle takes some 50 us for a lambda, and the same lambda is often sent thousands of times. Its pickle holds the
-code, the defaults, what the closure holds and the globals that the code names. `facts_of` collects these objects. Where
-all of them are of kinds that cannot change inside (numbers, texts, modules, functions that are importable or are looked
-into themselves), the same objects mean the same pickle. Where any other is among them, a list say, there are no facts,
-and the function is pickled at each call: a changed closure never runs stale.
+code, the defaults, what the closure holds and the globals that the code names. `function_fingerprint` collects these
+objects. Where all of them are of kinds that cannot change inside (numbers, strings, modules, functions that are
+importable or are looked into themselves), the same objects mean the same pickle. Where any other is among them, a list
+say, there is no fingerprint, and the function is pickled at each call: a changed closure never runs stale.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from operator import is_
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
-Facts = list[Any]
+Fingerprint = list[Any]
 """Objects, to be compared by identity, in an order that depends on the code alone."""
 
 ATOMS = frozenset((int, float, complex, bool, str, bytes, type(None), type(...)))
@@ -34,20 +34,21 @@ class _Changeable(Exception):
     """Something in it may change without being another object."""
 
 
-def facts_of(fn: FunctionType, by_value: frozenset[str]) -> Facts | None:
+def function_fingerprint(fn: FunctionType, by_value: frozenset[str]) -> Fingerprint | None:
     """All that the pickle of `fn` depends on; None if there is more to it than can be told by identity.
 
     `by_value` are the modules that are not to be taken for importable.
     """
-    facts: Facts = [len(sys.modules)]  # for which submodules of a package are imported is part of a pickle
+    # Which submodules of a package are imported is part of a pickle.
+    fingerprint: Fingerprint = [len(sys.modules)]
     try:
-        _add_function(fn, facts, (), by_value)
+        _add_function(fn, fingerprint, (), by_value)
     except _Changeable:
         return None
-    return facts
+    return fingerprint
 
 
-def same(first: Facts, second: Facts) -> bool:
+def same(first: Fingerprint, second: Fingerprint) -> bool:
     return len(first) == len(second) and first[0] == second[0] and all(map(is_, first[1:], second[1:]))
 
 
@@ -80,37 +81,39 @@ def _is_in(module: str, by_value: frozenset[str]) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in by_value)
 
 
-def _add_function(fn: FunctionType, facts: Facts, inside: tuple[Any, ...], by_value: frozenset[str]) -> None:
+def _add_function(
+    fn: FunctionType, fingerprint: Fingerprint, inside: tuple[Any, ...], by_value: frozenset[str]
+) -> None:
     if len(inside) == MAX_DEPTH or fn.__dict__ or getattr(fn, "__type_params__", None):
         raise _Changeable
     inside = (*inside, fn)
     code, variables = fn.__code__, fn.__globals__
-    facts += (code, variables, fn.__name__, fn.__qualname__, fn.__module__, fn.__doc__)
+    fingerprint += (code, variables, fn.__name__, fn.__qualname__, fn.__module__, fn.__doc__)
     annotations = fn.__annotations__
-    facts += annotations
+    fingerprint += annotations
     for value in annotations.values():
-        _add(value, facts, inside, by_value)
+        _add(value, fingerprint, inside, by_value)
     for values in (annotations, fn.__defaults__ or (), fn.__kwdefaults__ or ()):
-        facts.append(_COUNTS[min(len(values), _MOST)])
+        fingerprint.append(_COUNTS[min(len(values), _MOST)])
     for value in fn.__defaults__ or ():
-        _add(value, facts, inside, by_value)
+        _add(value, fingerprint, inside, by_value)
     for name, value in (fn.__kwdefaults__ or {}).items():
-        facts.append(name)
-        _add(value, facts, inside, by_value)
+        fingerprint.append(name)
+        _add(value, fingerprint, inside, by_value)
     for cell in fn.__closure__ or ():
         try:
             value = cell.cell_contents
         except ValueError:  # it is empty
             value = _MISSING
-        _add(value, facts, inside, by_value)
+        _add(value, fingerprint, inside, by_value)
     for name in _names_in(code):
-        _add(variables.get(name, _MISSING), facts, inside, by_value)
+        _add(variables.get(name, _MISSING), fingerprint, inside, by_value)
 
 
-def _add(value: Any, facts: Facts, inside: tuple[Any, ...], by_value: frozenset[str]) -> None:
+def _add(value: Any, fingerprint: Fingerprint, inside: tuple[Any, ...], by_value: frozenset[str]) -> None:
     kind = type(value)
     if kind in ATOMS or value is _MISSING:
-        facts.append(value)
+        fingerprint.append(value)
     elif isinstance(value, ModuleType):
         if (
             kind is not ModuleType
@@ -118,22 +121,22 @@ def _add(value: Any, facts: Facts, inside: tuple[Any, ...], by_value: frozenset[
             or _is_in(value.__name__, by_value)
         ):
             raise _Changeable
-        facts.append(value)
+        fingerprint.append(value)
     elif kind is BuiltinFunctionType:
         if not isinstance(getattr(value, "__self__", None), (ModuleType, type(None))):
             raise _Changeable  # a method of some object
-        facts.append(value)
+        fingerprint.append(value)
     elif kind is FunctionType:
         if any(value is outer for outer in inside):
-            facts += (_ITSELF, next(outer for outer in inside if outer is value).__code__)
+            fingerprint += (_ITSELF, next(outer for outer in inside if outer is value).__code__)
         elif is_importable(value, by_value):
-            facts.append(value)
+            fingerprint.append(value)
         else:
-            _add_function(value, facts, inside, by_value)
+            _add_function(value, fingerprint, inside, by_value)
     elif (kind is type and is_importable(value, by_value)) or (
         kind is tuple and all(type(item) in ATOMS for item in value)
     ):
-        facts.append(value)
+        fingerprint.append(value)
     else:
         raise _Changeable
 

@@ -2,7 +2,7 @@
 
 A Future is a `concurrent.futures.Future`, so everything that accepts those accepts ours. `as_completed` and
 `wait` are the standard library's, and take Futures of different executors together, the standard ones
-included; around each wait they tell the task that waits (if it is one) to lend its turn, see `blocking`.
+included; around each wait they tell the task that waits (if it is one) to yield its slot, see `blocking`.
 
 The standard Future makes a condition, with a lock and three containers, that most Futures of a long list never use: by
 the time somebody looks they are done. Making these took a third of the time that `submit` takes, and half of a Future's
@@ -254,15 +254,15 @@ class Future(concurrent.futures.Future[T]):
 
     def set_result(self, result: T) -> None:
         """For backends. Raises InvalidStateError where it is done already."""
-        if not self._settle(result, None):
+        if not self._resolve(result, None):
             super().set_result(result)
 
     def set_exception(self, exception: BaseException | None) -> None:
         """For backends. Raises InvalidStateError where it is done already."""
-        if not self._settle(None, exception):
+        if not self._resolve(None, exception):
             super().set_exception(exception)
 
-    def _settle(self, result: Any, exception: BaseException | None) -> bool:
+    def _resolve(self, result: Any, exception: BaseException | None) -> bool:
         """End a Future that nobody watches; False if that is not what it is."""
         with _unwatched:
             if self._watched is not None or self._state in DONE:
@@ -435,7 +435,7 @@ class Future(concurrent.futures.Future[T]):
                 self._state = "RUNNING"
 
 
-def settle(
+def resolve(
     future: concurrent.futures.Future[Any], result: Any = None, exception: BaseException | None = None
 ) -> None:
     """For backends: end a Future. Raises nothing but what Ctrl-C does in the main thread.
@@ -455,12 +455,12 @@ def settle(
         except BaseException:
             if threading.current_thread() is threading.main_thread():
                 raise
-            LOGGER.exception("exception while %r was settled", future)
+            LOGGER.exception("exception while %r was resolved", future)
 
 
 def connect(address: str, task_id: str, name: str) -> Future[Any]:
     """What a Future becomes when it is unpickled: one for the same call, through a connection of this process."""
-    from jobrunner.backends.shared import connection_to  # here: it needs ZeroMQ, a Future may not
+    from jobrunner.backends.connections import connection_to  # here: it needs ZeroMQ, a Future may not
 
     future = connection_to(address).future(task_id)
     future.name = future.name or name

@@ -1,6 +1,6 @@
 """Who this user is in a cluster: a key pair, its role, and the cluster that knows it.
 
-A file each, 0600, in `keys` below the user's config directory; or a text of the same form in an environment variable.
+A file each, 0600, in `keys` below the user's config directory; or a string of the same form in an environment variable.
 """
 
 from __future__ import annotations

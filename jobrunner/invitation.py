@@ -45,9 +45,9 @@ class Invitation(NamedTuple):
 
 def parse_line(text: str) -> Invitation:
     """Raises ConfigError for what is not such a line, without showing what may be a secret."""
-    place, slash, keys = text.strip().removeprefix(JOIN_SCHEME).partition("/")
+    address, slash, keys = text.strip().removeprefix(JOIN_SCHEME).partition("/")
     server, dot, secret = keys.partition(".")
-    if not (text.strip().startswith(JOIN_SCHEME) and place and slash and dot):
+    if not (text.strip().startswith(JOIN_SCHEME) and address and slash and dot):
         raise ConfigError(
             "this is not a line to join with: it must look like jobrunner://HOST:PORT/KEY.SECRET, as"
             " `jobrunner keys invite` prints it"
@@ -57,7 +57,7 @@ def parse_line(text: str) -> Invitation:
         from_text(secret)
     except ConfigError as exc:
         raise ConfigError("the line to join with was cut or changed; paste it whole") from exc
-    return Invitation(f"tcp://{place}", server, secret)
+    return Invitation(f"tcp://{address}", server, secret)
 
 
 def names_a_line(argument: str) -> bool:

@@ -92,7 +92,7 @@ class Journal:
         self._compact_from = 0
         """Bytes of log at which writing it anew is tried again: it could not be done with less."""
         self._further_bytes = 0
-        """Of functions and stories, when the log was last written anew: else it would be again at once."""
+        """Of functions and histories, when the log was last written anew: else it would be again at once."""
         try:
             self._lock()
             log = Path(f"{self.path}-wal")

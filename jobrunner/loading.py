@@ -20,7 +20,7 @@ class Held(NamedTuple):
     """An object that is called and that is an argument of the call, as it was pickled."""
 
     stream: bytes
-    noted: list[Any]
+    referenced: list[Any]
     """Objects to which it refers by name."""
     names: tuple[str, ...]
     """Globals of the script that it needs."""

@@ -324,7 +324,7 @@ class MapRun:
             if failure is None and future.duration is not None:
                 self.chunking.measured(len(span), future.duration)
         if failure is None:
-            self._settle(span, future.result())
+            self._resolve(span, future.result())
         elif len(span) > 1 and not self._cancelled and isinstance(failure, (TaskLostError, TaskTimeoutError)):
             guilty = getattr(failure, "element", None)
             most = getattr(failure, "detail", {}).get("most_calls")
@@ -365,7 +365,7 @@ class MapRun:
         timed_out = span.divided and isinstance(failure, TaskTimeoutError) and not self._cancelled
         return timed_out and span.retries > 0 and options.retry_timeouts and not options.at_most_once
 
-    def _settle(self, span: Span, results: ElementResults) -> None:
+    def _resolve(self, span: Span, results: ElementResults) -> None:
         """Keep the results; elements that raised run again, each alone, if they have retries left."""
         if not results.failures or span.retries == 0 or self._cancelled:
             self._record(span.position, results)
@@ -538,7 +538,7 @@ class MapRun:
                     continue
                 self._taken_out = position + len(chunk)
                 values, failures = chunk.values, chunk.failures
-                values.reverse()  # each is let go of when it is handed out
+                values.reverse()  # each is released when it is handed out
                 if refill is None and not failures:
                     position += len(values)
                     take = values.pop

@@ -29,17 +29,17 @@ MAX_NAMED_LENGTH = 100
 
 def pickle_plainly(
     value: Any,
-    noted: list[Any],
+    referenced: list[Any],
     callback: Callable[[pickle.PickleBuffer], bool],
     objects: list[Any] | None = None,
 ) -> bytes | None:
     """The pickle that plain pickle makes; None where it cannot, or where the script is in it.
 
-    `noted` takes the objects that may be in it by name alone, `objects` those of `objects_in`.
+    `referenced` takes the objects that may be in it by name alone, `objects` those of `objects_in`.
     """
     file = io.BytesIO()
     pickler = _PlainPickler(file, PROTOCOL, buffer_callback=callback)
-    pickler.noted = noted
+    pickler.referenced = referenced
     try:
         pickler.dump(value)
     except Exception:  # whatever it was, the other pickler may be able to, or else says why not
@@ -60,14 +60,14 @@ def objects_in(pickler: Any) -> list[Any]:
 _FIRST = itemgetter(0)
 
 
-def modules_of(noted: Iterable[Any], by_value: Collection[str] = ()) -> tuple[str, ...]:
+def required_modules(referenced: Iterable[Any], by_value: Collection[str] = ()) -> tuple[str, ...]:
     """Top-level names of the modules that have to be imported for these, in order; without EVERYWHERE.
 
     `by_value` are modules that go by value themselves, with those inside of them.
     """
     found: dict[str, None] = {}
     name: str | None
-    for value in noted:
+    for value in referenced:
         if is_of(value, ModuleType):
             name = value.__name__
             if name not in sys.modules or any(f"{name}.".startswith(f"{module}.") for module in by_value):
@@ -92,8 +92,8 @@ def place_of(value: Any) -> str | None:
 
 
 class _PlainPickler(pickle.Pickler):
-    noted: list[Any]
+    referenced: list[Any]
 
     def reducer_override(self, value: Any) -> Any:
-        self.noted.append(value)
+        self.referenced.append(value)
         return NotImplemented

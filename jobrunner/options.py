@@ -32,7 +32,7 @@ def merged(
     """
     if name is not None:
         if not isinstance(name, str) or not name:
-            raise ConfigError(f"name={name!r}: must be a text that is not empty")
+            raise ConfigError(f"name={name!r}: must be a non-empty string")
         if len(name) > MAX_NAME_LENGTH:
             raise ConfigError(
                 f"name={name[:40]!r}...: has {len(name)} characters, at most {MAX_NAME_LENGTH} may be"
@@ -70,7 +70,7 @@ def merged(
 
 def _whole(name: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{name}={value!r}: must be a whole number")
+        raise ConfigError(f"{name}={value!r}: must be an integer")
     if not -(2**31) <= value < 2**31:
         raise ConfigError(f"{name}={value!r}: must fit into 32 bits")
     return value

@@ -26,7 +26,7 @@ from jobrunner.settling import FLAGS, HASH_SEED, KEPT, START_METHOD
 MAX_SEED = 2**32 - 1
 
 ORDERLY = b"e"
-"""What a program says through the lifeline of its embedded cluster before it lets go of it in an orderly way."""
+"""What a program says through the lifeline of its embedded cluster before it releases it in an orderly way."""
 
 LISTENS, FAILED = "listens", "failed"
 """What an embedded cluster says to its program, see `embedded.main`."""

@@ -11,7 +11,7 @@ MAX_LENGTH = 200
 Fact = tuple[str, Any]
 
 
-def quietly(look: Callable[[], Any]) -> Any:
+def or_none(look: Callable[[], Any]) -> Any:
     """What `look()` returns; None where it raises: whoever looks at an object must not stumble over it."""
     try:
         return look()

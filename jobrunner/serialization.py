@@ -36,11 +36,11 @@ from types import (
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
-from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, is_of, same
+from jobrunner.facts import ATOMS, Fingerprint, function_fingerprint, is_importable, is_of, same
 from jobrunner.kept import Kept
 from jobrunner.loading import NO_PARTS, Held, apart_from, error, load, load_error, load_target, type_name
 from jobrunner.loading import describe as describe  # for all who tell of an exception
-from jobrunner.noting import modules_of, pickle_plainly, place_of
+from jobrunner.noting import pickle_plainly, place_of, required_modules
 from jobrunner.payloads import OUT_OF_BAND, MappedPayload, Payload, Store, buffers_of, payload_size
 from jobrunner.script import makers, origin, standin
 from jobrunner.script.calls import ScriptCall
@@ -126,13 +126,13 @@ _references: dict[Any, tuple[str, str, DumpedFunction]] = {}
 """Importable functions that were dumped before, with the module and name that they had then."""
 
 MAX_REFERENCES = 1000
-"""Functions in there; a function that was defined again is let go of when it is full."""
+"""Functions in there; a function that was defined again is released when it is full."""
 
 _modules_needed: dict[bytes, tuple[str, ...]] = {}
 """By key, what was found out for functions that were dumped before."""
 
-_values_sent: dict[int, tuple[Facts, DumpedFunction]] = {}
-"""By the id of their code, which is among the facts and so stays alive: functions that went by value."""
+_values_sent: dict[int, tuple[Fingerprint, DumpedFunction]] = {}
+"""By the id of their code, which is in the fingerprint and so stays alive: functions that went by value."""
 
 MAX_HELD = 1024
 """Bytes or characters that a partial holds as a part of a function; more of them are an argument like others."""
@@ -190,9 +190,9 @@ def with_names(
         from jobrunner.script.pickler import pickled
 
         if held is not None and not held.has_parts:
-            return held.stream, held.noted, held.names
+            return held.stream, held.referenced, held.names
         made = pickled(fn)
-        return made.stream, made.noted, made.names
+        return made.stream, made.referenced, made.names
 
     fresh = not isinstance(fn, FunctionType) and not _is_atomic(fn)
     by_name = isinstance(fn, (FunctionType, BuiltinFunctionType, type)) and is_importable(fn, by_value)
@@ -246,15 +246,15 @@ def _dump_importable(fn: Callable[..., Any]) -> DumpedFunction:
 
 def _dump_by_value(fn: FunctionType, by_value: frozenset[str], store: Store | None) -> DumpedFunction:
     """A function that neither a module nor the script has."""
-    facts = facts_of(fn, by_value)
+    fingerprint = function_fingerprint(fn, by_value)
     before = _values_sent.get(id(fn.__code__))
-    if facts is not None and before is not None and same(facts, before[0]):
+    if fingerprint is not None and before is not None and same(fingerprint, before[0]):
         return before[1]
     dumped = _dump_object(fn, store, fresh=False, plainly=False)
-    if facts is not None and payload_size(dumped.blob) < OUT_OF_BAND and not dumped.parts:
+    if fingerprint is not None and payload_size(dumped.blob) < OUT_OF_BAND and not dumped.parts:
         if len(_values_sent) >= MAX_VALUES:
             _values_sent.clear()
-        _values_sent[id(fn.__code__)] = facts, dumped
+        _values_sent[id(fn.__code__)] = fingerprint, dumped
     return dumped
 
 
@@ -262,15 +262,15 @@ def _dump_object(
     fn: Callable[..., Any], store: Store | None, *, fresh: bool, plainly: bool = True
 ) -> DumpedFunction:
     """What goes as one pickle: a closure, or an object that is called (a class, a partial, an instance)."""
-    noted: list[Any] = []
+    referenced: list[Any] = []
     large: list[memoryview] = []
     objects: list[Any] = []
     in_band = apart_from(PART_FROM, large)
-    plain = pickle_plainly(fn, noted, in_band, objects if fresh else None) if plainly else None
+    plain = pickle_plainly(fn, referenced, in_band, objects if fresh else None) if plainly else None
     if plain is not None:
         parts = tuple([_part(raw, store) for raw in large])
-        held = Held(plain, noted, (), objects, bool(parts)) if fresh else None
-        dumped = _dumped(fn, plain, FRESH_BY_REFERENCE if fresh else BY_REFERENCE, noted, parts)
+        held = Held(plain, referenced, (), objects, bool(parts)) if fresh else None
+        dumped = _dumped(fn, plain, FRESH_BY_REFERENCE if fresh else BY_REFERENCE, referenced, parts)
         return dumped if held is None else dumped._replace(held=held)
     from jobrunner.script.pickler import pickled_with_objects
 
@@ -285,9 +285,9 @@ def _dump_object(
         raise _function_error(fn, exc) from exc
     held = None
     if fresh:
-        held = Held(made.stream, made.noted, tuple(made.names), objects, bool(large) and not made.names)
+        held = Held(made.stream, made.referenced, tuple(made.names), objects, bool(large) and not made.names)
     if made.names:
-        target = made.stream, made.noted, made.names
+        target = made.stream, made.referenced, made.names
         by_value = _registered_by_value()
         return _dump_with_script(
             fn,
@@ -296,7 +296,9 @@ def _dump_object(
         )._replace(held=held)
     parts = tuple([_part(raw, store) for raw in large])
     kinds = (FRESH_BY_VALUE, FRESH_BY_REFERENCE) if fresh else (BY_VALUE, BY_REFERENCE)
-    return _dumped(fn, made.stream, kinds[0 if made.by_value else 1], made.noted, parts)._replace(held=held)
+    return _dumped(fn, made.stream, kinds[0 if made.by_value else 1], made.referenced, parts)._replace(
+        held=held
+    )
 
 
 def _dump_with_script(
@@ -321,7 +323,7 @@ def _dump_with_script(
     if known is not None and known[0] is defined:
         return known[1]
     parts = tuple([DumpedFunction(part.version, PART, part.payload, "") for part in defined.parts])
-    dumped = _dumped(fn, defined.outline, WITH_SCRIPT, defined.noted, parts)
+    dumped = _dumped(fn, defined.outline, WITH_SCRIPT, defined.referenced, parts)
     if kept:
         _defined.put(id(defined), (defined, dumped), payload_size(dumped.blob))
     return dumped
@@ -368,7 +370,7 @@ def _function_error(fn: Callable[..., Any], exc: Exception) -> SerializationErro
     return error(f"cannot pickle {what}: {describe(exc)}", *_reasons(fn, exc))
 
 
-def dump_setup(
+def dump_initializer(
     initializer: Callable[..., object], initargs: tuple[Any, ...], store: Store | None = None
 ) -> DumpedFunction:
     """An executor's initializer and its arguments, as a function without any. Raises SerializationError."""
@@ -425,10 +427,10 @@ def _dumped(
     fn: Callable[..., Any],
     stream: bytes,
     kind: int,
-    noted: Sequence[Any],
+    referenced: Sequence[Any],
     parts: tuple[DumpedFunction, ...] = (),
 ) -> DumpedFunction:
-    """`noted` are the objects to which the pickle refers by name."""
+    """`referenced` are the objects to which the pickle refers by name."""
     blob = bytes((kind, *sys.version_info[:2])) + stream
     python = "" if kind in (BY_REFERENCE, FRESH_BY_REFERENCE) else _python()
     digest = blake2b(blob, digest_size=KEY_BYTES)
@@ -439,7 +441,7 @@ def _dumped(
     if modules is None:
         if len(_modules_needed) >= MAX_REFERENCES:
             _modules_needed.clear()
-        modules = _modules_needed[key] = modules_of(noted, _registered_by_value())
+        modules = _modules_needed[key] = required_modules(referenced, _registered_by_value())
     return DumpedFunction(key, function_name(fn), blob, python, modules, (), parts)
 
 

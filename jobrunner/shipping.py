@@ -18,7 +18,7 @@ from typing import Any
 from jobrunner.config import MAX_PAYLOAD
 from jobrunner.errors import ConfigError
 from jobrunner.host import module_path
-from jobrunner.serialization import dump_setup
+from jobrunner.serialization import dump_initializer
 from jobrunner.shipment import File, Shipment, foreign, own_system, pack
 
 OURS = frozenset(("jobrunner", "cloudpickle", "msgpack", "__main__"))
@@ -80,7 +80,7 @@ def pack_parts(
     initializer that cannot be pickled.
     """
     shipment = _pack(parts, limit)
-    shipment.initializer = None if initializer is None else dump_setup(initializer, initargs)
+    shipment.initializer = None if initializer is None else dump_initializer(initializer, initargs)
     return shipment
 
 

@@ -28,7 +28,7 @@ _provided: dict[bytes, Provided] = {}
 """By the key of an initializer that has run in this process, what it has set."""
 
 
-class SlotSetup(Wrapper):
+class SlotInitializer(Wrapper):
     """`number`: that of the program's epoch; `versions` are compared, where there are any."""
 
     def __init__(
@@ -96,5 +96,5 @@ def _rebuilt(
     number: int,
     versions: tuple[Version, ...],
     program: str,
-) -> SlotSetup:
-    return SlotSetup(initializer, number=number, versions=versions, program=program)
+) -> SlotInitializer:
+    return SlotInitializer(initializer, number=number, versions=versions, program=program)

@@ -23,7 +23,7 @@ def check_max_workers(value: object) -> None:
     if value is None:
         return
     if not isinstance(value, (int, float)) and not hasattr(value, "__index__"):
-        raise ConfigTypeError(f"max_workers={value!r}: must be a whole number")
+        raise ConfigTypeError(f"max_workers={value!r}: must be an integer")
     if value <= 0:  # type: ignore[operator]
         raise ConfigError("max_workers must be greater than 0")
 

@@ -99,7 +99,7 @@ class SubmittedMap:
                 self._taken_out = position + count
                 values, failures = outcome.values, outcome.failures
                 del future, outcome
-                values.reverse()  # each is let go of when it is handed out
+                values.reverse()  # each is released when it is handed out
                 for index in range(count):
                     position += 1
                     if index in failures:

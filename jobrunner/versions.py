@@ -4,7 +4,7 @@ A slot imports a module once. When the program imports it again from a changed f
 autoreload, or `del sys.modules[...]` and a new import), slots that have imported it before still have the old one. So a
 finder in front of all others notes the names that are looked for. At the next `submit` or `map` those are looked at
 that were imported before, and if the file of one has changed, a new epoch of the program begins. Its calls bring a
-`SlotSetup` along as their initializer, and no slot serves calls of two epochs (FunctionDef.epoch).
+`SlotInitializer` along as their initializer, and no slot serves calls of two epochs (FunctionDef.epoch).
 
 What the program has imported and not reloaded is what a slot finds on disk when it imports it, as in a process that
 multiprocessing spawns.

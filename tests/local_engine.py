@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from jobrunner.backends.engine import Died, EngineBackend
+from jobrunner.backends.engine import AttemptFailure, EngineBackend
 from jobrunner.backends.engine_entry import entry
 from jobrunner.backends.engine_parts import PartsThere
 from jobrunner.backends.engine_worker import wrapped
@@ -12,11 +12,11 @@ from jobrunner.protocol import messages as m
 
 
 class EngineError(Exception):
-    """What the engine says of a call that it has not run to its end; `died` is what that means."""
+    """What the engine says of a call that it has not run to its end; `failure` is what that means."""
 
     def __init__(self, status=m.CRASHED, **detail):
         super().__init__("it met its fate")
-        self.died = Died(status, "it met its fate", detail)
+        self.failure = AttemptFailure(status, "it met its fate", detail)
 
 
 class LocalEngine(EngineBackend):
@@ -65,13 +65,13 @@ class LocalEngine(EngineBackend):
         return self._entry(head, parts, values, *apart)
 
     def _diagnose(self, call, error):
-        return error.died
+        return error.failure
 
     def _close(self, killed):
         self._pool.shutdown(wait=not killed, cancel_futures=killed)
 
 
-class Here:
+class EngineContext:
     name = "here"
     address = None
     waiting = None

@@ -72,7 +72,7 @@ def test_the_users_own_file(tmp_path, monkeypatch):
         ("[client]\nbakend = 'x'\n", "no setting 'bakend'"),
         ("[clients]\nbackend = 'x'\n", r"no table \[clients\]; it knows \[client\]"),
         ("[client]\nmax_workers = 'many'\n", "client.max_workers"),
-        ("[client]\nmax_workers = true\n", "not a whole number"),
+        ("[client]\nmax_workers = true\n", "not an integer"),
         ("client = 3\n", "must be a table"),
         ("address = 'tcp://h:1'\n", r"'address' stands outside of a table.*below one of \[client\]"),
         ("[client\n", "not valid TOML"),
@@ -88,7 +88,7 @@ def test_a_bad_file_is_named(write, text, message):
 def test_a_size_that_is_none_is_refused_with_an_example(write):
     write("[worker]\nslot_memory = '512MB'\n")
     with pytest.raises(
-        ConfigError, match="slot_memory: '512MB' is not a whole number; a size is written as in 512M"
+        ConfigError, match="slot_memory: '512MB' is not an integer; a size is written as in 512M"
     ):
         load(WorkerConfig)
 

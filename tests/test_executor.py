@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from jobrunner import ConfigError, Executor, NotSupportedError, backends
-from jobrunner.backends import shared
+from jobrunner.backends import connections
 from jobrunner.config import ClientConfig, load
 from jobrunner.executor import choose
 from jobrunner.protocol.messages import TaskOptions
@@ -344,7 +344,7 @@ def test_pickling_is_a_connection_with_the_same_options(executor, backend, monke
         joined.append(address)
         return StubBackend(slots=7)
 
-    monkeypatch.setattr(shared, "connection_to", join)
+    monkeypatch.setattr(connections, "connection_to", join)
     backend.connection = lambda: "tcp://h:1"
     copy = pickle.loads(pickle.dumps(executor.with_options(retries=2)))
     assert joined == ["tcp://h:1"]

@@ -11,10 +11,10 @@ import zoo
 from steps import Steps
 
 from jobrunner import Executor, exiting, lifetime, mapping
-from jobrunner.backends import call_batch, core_backend, threads
+from jobrunner.backends import bundle_builder, core_backend, threads
 from jobrunner.transport import driver
 
-MODULES = [mapping, lifetime, core_backend, call_batch, driver, threads]
+MODULES = [mapping, lifetime, core_backend, bundle_builder, driver, threads]
 SECONDS = 20
 
 

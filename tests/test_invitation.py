@@ -76,10 +76,10 @@ def test_a_line_among_the_arguments_is_overwritten_where_others_see_it():
         text=True,
         check=True,
     )
-    place, _, secret = LINE.rpartition(".")
+    address, _, secret = LINE.rpartition(".")
     assert shown.stderr == ""
     assert secret not in shown.stdout
-    assert shown.stdout.count(f"{place}.{'*' * len(secret)}") == 2, (
+    assert shown.stdout.count(f"{address}.{'*' * len(secret)}") == 2, (
         "where it leads may be seen, and all else is there"
     )
     assert "--name\0left" in shown.stdout

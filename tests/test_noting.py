@@ -77,7 +77,7 @@ def test_objects_that_can_be_called():
 
 
 def test_the_initializer_and_its_arguments():
-    assert serialization.dump_setup(zoo.add, (np.float64(1), 2)).modules == ("numpy", "zoo")
+    assert serialization.dump_initializer(zoo.add, (np.float64(1), 2)).modules == ("numpy", "zoo")
 
 
 def test_modules_that_go_by_value_are_not_needed(tmp_path, monkeypatch):

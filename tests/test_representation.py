@@ -9,7 +9,7 @@ from rich.pretty import pretty_repr
 
 from jobrunner import Executor, TaskLostError, gather
 from jobrunner.futures import Future
-from jobrunner.representation import MAX_LENGTH, html_table, quietly, shown
+from jobrunner.representation import MAX_LENGTH, html_table, or_none, shown
 from jobrunner.testing.stub_backend import StubBackend
 
 
@@ -37,7 +37,7 @@ def test_facts_are_cut_and_escaped():
     assert len(table) < 1000
     assert len(shown("y" * 10_000)) == MAX_LENGTH
     assert shown(Rude()) == "<Rude, whose repr() fails>"
-    assert quietly(lambda: 1 / 0) is None
+    assert or_none(lambda: 1 / 0) is None
 
 
 def future_of(**what):

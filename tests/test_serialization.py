@@ -150,8 +150,8 @@ def test_a_missing_module_is_named_with_what_to_do(monkeypatch):
         s.load_function(blob)
 
 
-def test_a_setup_is_a_function_without_arguments():
-    dumped = s.dump_setup(zoo.add, (1, 2))
+def test_an_initializer_is_a_function_without_arguments():
+    dumped = s.dump_initializer(zoo.add, (1, 2))
     assert dumped.name == "add"
     assert s.load_function(dumped.blob)() == 3
 
@@ -159,9 +159,9 @@ def test_a_setup_is_a_function_without_arguments():
 # --- calls and results ------------------------------------------------------------------------------------
 
 
-def test_an_argument_of_a_setup_that_cannot_be_pickled_is_named():
+def test_an_argument_of_an_initializer_that_cannot_be_pickled_is_named():
     with pytest.raises(SerializationError) as caught:
-        s.dump_setup(zoo.add, (1, threading.Lock()))
+        s.dump_initializer(zoo.add, (1, threading.Lock()))
     assert "cannot pickle argument 1 of add, of type _thread.lock" in str(caught.value)
     assert isinstance(caught.value, TypeError)
 
@@ -176,7 +176,7 @@ def test_what_needs_a_module_that_is_not_here_says_where_and_what_to_do():
 
 
 def test_a_function_with_something_that_does_not_unpickle_is_not_blamed_alone():
-    blob = s.dump_setup(zoo.add, (1, zoo.FailsOnUnpickle())).blob
+    blob = s.dump_initializer(zoo.add, (1, zoo.FailsOnUnpickle())).blob
     with pytest.raises(SerializationError, match=r"the function, or what it holds, could not be unpickled"):
         s.load_function(blob)
 

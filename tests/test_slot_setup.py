@@ -6,8 +6,8 @@ import pytest
 
 from jobrunner import ConfigError, shipment, slot_setup
 from jobrunner.initializers import NOTHING
-from jobrunner.serialization import dump_setup, load_function
-from jobrunner.slot_setup import SlotSetup
+from jobrunner.serialization import dump_initializer, load_function
+from jobrunner.slot_setup import SlotInitializer
 from jobrunner.versions import Version, digest_of
 
 
@@ -24,7 +24,7 @@ def noted(tmp_path):
 
 @pytest.fixture
 def initializer(noted):
-    return dump_setup(note, (str(noted),))
+    return dump_initializer(note, (str(noted),))
 
 
 def note(path):
@@ -33,38 +33,38 @@ def note(path):
 
 
 def test_its_key_is_the_same_for_the_same_facts(initializer):
-    dumped = SlotSetup(initializer, number=2).dump()
+    dumped = SlotInitializer(initializer, number=2).dump()
     assert (dumped.epoch, dumped.name, dumped.modules) == (2, initializer.name, initializer.modules)
     assert load_function(dumped.blob).dump().key == dumped.key
     others = [
-        SlotSetup(initializer, number=3),
-        SlotSetup(None, number=2),
-        SlotSetup(initializer, number=2, program="another"),
+        SlotInitializer(initializer, number=3),
+        SlotInitializer(None, number=2),
+        SlotInitializer(initializer, number=2, program="another"),
     ]
     assert len({dumped.key, *(other.dump().key for other in others)}) == 4
-    assert SlotSetup(dumped, number=3).dump().epoch == 5
+    assert SlotInitializer(dumped, number=3).dump().epoch == 5
 
 
 def test_an_initializer_runs_once_whatever_comes(initializer, noted):
-    for setup in (
-        SlotSetup(initializer, number=1),
-        SlotSetup(initializer, number=2),
+    for slot_initializer in (
+        SlotInitializer(initializer, number=1),
+        SlotInitializer(initializer, number=2),
     ):
-        assert load_function(setup.dump().blob)() is NOTHING
+        assert load_function(slot_initializer.dump().blob)() is NOTHING
     assert noted.read_text() == "run\n"
 
 
 def test_calls_of_calls_get_what_makes_them_at_home(initializer):
-    setup = SlotSetup(initializer, number=1)
-    setup()
-    assert shipment.installed is setup
+    slot_initializer = SlotInitializer(initializer, number=1)
+    slot_initializer()
+    assert shipment.installed is slot_initializer
 
 
 def test_nothing_runs_where_a_module_is_another_version(initializer, noted):
-    file = SlotSetup.__init__.__code__.co_filename
-    setup = SlotSetup(
+    file = SlotInitializer.__init__.__code__.co_filename
+    slot_initializer = SlotInitializer(
         initializer, number=1, versions=(Version("jobrunner.slot_setup", "/there.py", "0" * 12),)
     )
     with pytest.raises(ConfigError, match=digest_of(file)):
-        setup()
+        slot_initializer()
     assert not noted.exists()

@@ -1,7 +1,7 @@
-"""A bundle in its slot: calls that came as one task, run one after the other, and given up when one takes long.
+"""A bundle in its slot: calls that came as one task, run one after the other, and split when one takes long.
 
-Each result is noted on the board, too, where the worker finds it if it takes the bundle apart without the slot (see
-`gate`). What is put together here is taken apart in `protocol.bundles`, which a slot does not import, since it must
+Each result is noted on the crash board, too, where the worker finds it if it splits the bundle without the slot (see
+`gate`). What is packed here is unpacked in `protocol.bundles`, which a slot does not import, since it must
 start fast.
 """
 
@@ -14,13 +14,13 @@ from collections.abc import Callable
 import msgpack
 
 from jobrunner.payloads import Payload, buffers_of
-from jobrunner.workers.board import RESULT
+from jobrunner.workers.crash_board import RESULT
 
 
 class Bundle:
-    """Two threads share it: the main one runs the calls, the attendant may give it up.
+    """Two threads share it: the main one runs the calls, the control thread may split it.
 
-    `note` writes a result to the board; it raises ValueError where there is no room for it.
+    `note` writes a result to the crash board; it raises ValueError where there is no room for it.
     """
 
     def __init__(self, number: int, payload: Payload, note: Callable[[bytes], int]) -> None:
@@ -38,7 +38,7 @@ class Bundle:
         self._full = False
         self._lock = threading.Lock()
         self._ended = False
-        self._given_up = False
+        self._was_split = False
 
     def add(self, payload: bytes, duration: float, failed: bool) -> None:
         """The call that ran has ended; main thread. What is appended last makes it count."""
@@ -52,22 +52,22 @@ class Bundle:
         self.payloads.append(payload)
 
     @property
-    def given_up(self) -> bool:
-        return self._given_up
+    def was_split(self) -> bool:
+        return self._was_split
 
     @property
     def full(self) -> bool:
         """Whether its results are too large to go on collecting; what has not begun goes back then."""
         return self._full and bool(self.calls)
 
-    def give_up(self, tell: Callable[[bytes, int], None]) -> None:
+    def split(self, tell: Callable[[bytes, int], None]) -> None:
         """Let go of what has not started, and `tell` the results so far and the index of the call that goes on alone.
 
-        Nothing happens if it has not begun, has ended, or was given up before. The outcome of the call that goes on
+        Nothing happens if it has not begun, has ended, or was split before. The outcome of the call that goes on
         must not overtake what is told here, so `end` waits for it.
         """
         with self._lock:
-            if self._ended or self._given_up or self.index < 0:
+            if self._ended or self._was_split or self.index < 0:
                 return
             left = 0
             while self.calls:
@@ -76,7 +76,7 @@ class Bundle:
                 except IndexError:  # the main thread took the last one
                     break
                 left += 1
-            self._given_up = True
+            self._was_split = True
             running = self._count - left - 1
             tell(self._results(running), running)
 
@@ -84,15 +84,15 @@ class Bundle:
         """The worker has taken what comes after that call; True if that one is the last that has begun."""
         with self._lock:
             self.calls.clear()
-            self._given_up = True
+            self._was_split = True
             last, self.index = self.index, index
             return last == index
 
     def end(self) -> bool:
-        """All calls that were left have run; False if it was given up, and only the last one's outcome is due."""
+        """All calls that were left have run; False if it was split, and only the last one's outcome is due."""
         with self._lock:
             self._ended = True
-            return not self._given_up
+            return not self._was_split
 
     def results(self) -> bytes:
         """Of all calls."""

@@ -1,6 +1,6 @@
 """A slot's main: the process that runs tasks, one at a time, and survives whatever they raise.
 
-Two threads. The main thread runs tasks; it reads the data socket when its own queue is empty. The attendant
+Two threads. The main thread runs tasks; it reads the data socket when its own queue is empty. The control thread
 waits on the control socket: it gives tasks back that have not started, interrupts the one that runs, sends
 what has waited too long in the outbox, and ends the process when the worker is gone.
 
@@ -41,10 +41,10 @@ from jobrunner.payloads import OUT_OF_BAND, Payload
 from jobrunner.script.calls import ready
 from jobrunner.shared_memory.limits import keep_out_of_the_way
 from jobrunner.workers import memory
-from jobrunner.workers.board import BUNDLE, CHUNK, ELEMENT, ENDING, GATE, PLAIN, Board
 from jobrunner.workers.bundle import Bundle
 from jobrunner.workers.channel import BlockingChannel
 from jobrunner.workers.chunk import Chunk
+from jobrunner.workers.crash_board import BUNDLE, CHUNK, ELEMENT, ENDING, GATE, PLAIN, CrashBoard
 from jobrunner.workers.framing import (
     BLOCKED,
     CONNECT,
@@ -62,25 +62,25 @@ from jobrunner.workers.framing import (
     unpack,
 )
 from jobrunner.workers.gate import ALL, OPEN, decided
+from jobrunner.workers.lifetime_ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
 from jobrunner.workers.outbox import Outbox
-from jobrunner.workers.sharing import SlotSharing, let_go
+from jobrunner.workers.sharing import SlotSharing, release
 from jobrunner.workers.standstill import Standstill
 from jobrunner.workers.streams import flush_quietly, slot_streams
-from jobrunner.workers.ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
 from jobrunner.workers.waits import Waits
 
 OK = 0
 ERROR = 1
 FINAL_ERROR = 9
-SETUP_FAILED = 10
-IN_SETUP = -2
+INITIALIZER_FAILED = 10
+IN_INITIALIZER = -2
 """As in protocol.messages and .effects, which would take longer to import than all the rest."""
 
 FLUSH_INTERVAL = 0.001
 """Seconds for which outcomes may wait for others while there are more tasks to run."""
 
-ATTENDANT_INTERVAL = 0.02
-"""Seconds after which the attendant sends what waits in the outbox while a task runs on."""
+CONTROL_INTERVAL = 0.02
+"""Seconds after which the control thread sends what waits in the outbox while a task runs on."""
 
 IMPORTING = "<frozen importlib._bootstrap>"
 """The file of the code that imports modules, as its frames have it."""
@@ -90,7 +90,7 @@ class Slot:
     """The state that the two threads share. What only one of them touches is said so."""
 
     def __init__(
-        self, data: BlockingChannel, control: BlockingChannel, board: Board, shared_idle: int = 0
+        self, data: BlockingChannel, control: BlockingChannel, board: CrashBoard, shared_idle: int = 0
     ) -> None:
         self.data = data
         self.control = control
@@ -111,9 +111,9 @@ class Slot:
         self.blobs: dict[bytes, tuple[str, Payload, list[bytes]]] = {}
         # By the initializer that has run before them, too: what it has set in the program's globals, they see.
         self.functions: dict[tuple[bytes | None, bytes], Callable[..., Any]] = {}
-        self.setups: dict[bytes, BaseException | initializers.Provided] = {}  # main thread
+        self.initialized: dict[bytes, BaseException | initializers.Provided] = {}  # main thread
         self.running = 0  # the task that may be interrupted; main thread
-        self.target = 0  # the task that the attendant wants to interrupt
+        self.target = 0  # the task that the control thread wants to interrupt
         self.interrupted = False  # once per task, so that the except clauses below are safe; main thread
         self.fields: list[Any] = []  # the task that runs
         self.bundle: Bundle | None = None  # if it is one; set by the main thread
@@ -122,7 +122,7 @@ class Slot:
             Any
         ] = []  # those of the chunk that runs: none, in a process that one of them forks
         self.taken = range(0)  # the tasks that the worker has last taken back by itself; main thread
-        self.asked_to_stop = 0  # the last one that the worker wanted to be interrupted; attendant
+        self.asked_to_stop = 0  # the last one that the worker wanted to be interrupted; control thread
         self.memory_limit = memory.limit_from_environment()
         self.forked = False
         self.blocked = 0  # nested waits; main thread
@@ -132,7 +132,7 @@ class Slot:
         self.connecting = threading.Lock()
         self.may_connect = False  # under `connecting`
         self.answered = threading.Event()
-        self.refusal = ""  # why it may not connect; attendant
+        self.refusal = ""  # why it may not connect; control thread
         self.spoiled = False  # this process is to run nothing more; main thread
         self.last_flush = 0.0
         self.last_hold = -1
@@ -140,7 +140,7 @@ class Slot:
         self.sharing = SlotSharing(shared_idle, self.wake)
 
     def wake(self) -> None:
-        """Have the attendant look after what it looks after."""
+        """Have the control thread look after what it looks after."""
         os.write(self.wake_writer, b"\0")
 
     def current(self) -> int:
@@ -214,7 +214,7 @@ class Slot:
         gc.freeze()
 
     def wait_for_tasks(self) -> bool:
-        """Wait for a message, and take it unless the attendant did. False at the end."""
+        """Wait for a message, and take it unless the control thread did. False at the end."""
         before = self.received
         self.data_poller.poll()
         with self.receive_lock:
@@ -227,10 +227,10 @@ class Slot:
             return False
         header, buffers = message
         parts = iter(buffers)
-        for _, functions, forget, tasks, told in unpack(header):
+        for _, functions, to_drop, tasks, told in unpack(header):
             if told is not None:
                 self.hear(*told)
-            for key in forget:
+            for key in to_drop:
                 self.blobs.pop(key, None)
                 for pair in [pair for pair in self.functions if pair[1] == key]:
                     del self.functions[pair]
@@ -270,7 +270,7 @@ class Slot:
 
     def execute(self, fields: list[Any], payload: Payload, values: list[Payload]) -> None:
         """Run one task, and put its outcome into the outbox."""
-        number, _id, _name, _attempt, function, _payload, span, setup, depth, _values, retry_on = fields
+        number, _id, _name, _attempt, function, _payload, span, initializer, depth, _values, retry_on = fields
         if number in self.taken:
             return
         kind = PLAIN if span is None else BUNDLE if isinstance(span, int) else CHUNK
@@ -294,17 +294,17 @@ class Slot:
                 self.running = number
                 for shared in (payload, *values):
                     self.sharing.expect(shared)
-                if setup is not None:
-                    self.set_up(setup)
+                if initializer is not None:
+                    self.run_initializer(initializer)
                 # Before the arguments, which may refer to the script that comes with it.
-                fn = self.function(function, setup)
+                fn = self.function(function, initializer)
                 started = perf_counter()  # the next call of it will find it loaded
                 if isinstance(span, int):
                     self.bundle = Bundle(number, payload, self.board.results_writer())
                     status, result = self.run_bundle(fn, self.bundle)
                 elif span is None:
                     args, kwargs = serialization.load_call(payload, values)
-                    let_go(payload, *values)
+                    release(payload, *values)
                     value = fn(*args, **kwargs)
                 else:
                     value = self.run_chunk(fn, payload, span, retry_on)
@@ -317,7 +317,7 @@ class Slot:
                     status, result = OK, value.dump(store)
                 else:
                     status, result = OK, serialization.dump_result(value, store, fn)
-            elif self.bundle.given_up:
+            elif self.bundle.was_split:
                 started = finished - self.bundle.durations[-1]  # the others have been told of
         except BaseException as exc:
             self.running = 0
@@ -325,7 +325,11 @@ class Slot:
                 memory.explain(exc, self.memory_limit)
             final = retry_on is not None and not serialization.is_one_of(exc, retry_on)
             status, result = (
-                SETUP_FAILED if exc is self.setups.get(setup) else FINAL_ERROR if final else ERROR,
+                INITIALIZER_FAILED
+                if exc is self.initialized.get(initializer)
+                else FINAL_ERROR
+                if final
+                else ERROR,
                 serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
             )
         self.bundle = self.chunk = None
@@ -356,7 +360,7 @@ class Slot:
     ) -> FixedResults:
         start, stop = span
         loaded = load_elements(payload)
-        let_go(payload)
+        release(payload)
         results = FixedResults(__file__, retry_on, stop - start)
         # Each access less counts, for there may be millions of elements a second.
         keep, fields, position, gate = results.values.append, self.board.fields, ELEMENT, GATE
@@ -382,7 +386,7 @@ class Slot:
                 results.add_failure(exc)
                 if self.interrupted and not was_interrupted:
                     raise KeyboardInterrupt from None  # it came while the failure was pickled
-        if not self.forked:  # where the attendant is not, and may have left the lock behind
+        if not self.forked:  # where the control thread is not, and may have left the lock behind
             self.note_ending(chunk.number)
             chunk.end()
         return results
@@ -394,7 +398,7 @@ class Slot:
         while bundle.calls:
             try:
                 call = bundle.calls.popleft()
-            except IndexError:  # the attendant took the last one
+            except IndexError:  # the control thread took the last one
                 break
             bundle.index += 1
             board[ELEMENT] = bundle.index
@@ -416,7 +420,7 @@ class Slot:
             self.restore()
             bundle.add(result, perf_counter() - started, status == ERROR)
             if bundle.full:
-                self.give_up(bundle)
+                self.split(bundle)
         self.note_ending(bundle.number)
         if bundle.end():
             return OK, bundle.results()
@@ -442,21 +446,21 @@ class Slot:
         if self.board.fields[GATE]:
             self.may_go_on()
 
-    def give_up(self, bundle: Bundle) -> None:
+    def split(self, bundle: Bundle) -> None:
         """Send the results so far, and have the calls that have not started run elsewhere; from both threads."""
 
         def tell(results: bytes, running: int) -> None:
             self.outbox.put([SPLIT, [bundle.number, results, running]])
             self.outbox.flush()
 
-        bundle.give_up(tell)
+        bundle.split(tell)
 
-    def set_up(self, key: bytes) -> None:
+    def run_initializer(self, key: bytes) -> None:
         """Run an initializer, the first time that a task names it. Raises InitializerError, each time."""
-        if key not in self.setups:
+        if key not in self.initialized:
             try:
-                self.board.fields[ELEMENT] = IN_SETUP
-                self.setups[key] = initializers.run(self.function(key, None))
+                self.board.fields[ELEMENT] = IN_INITIALIZER
+                self.initialized[key] = initializers.run(self.function(key, None))
                 self.board.fields[ELEMENT] = -1
                 # It is not called again, and what it ships may be large.
                 self.functions.pop((None, key), None)
@@ -470,26 +474,26 @@ class Slot:
                 what = serialization.describe(exc)
                 failure = InitializerError(f"the initializer {name} failed in this slot: {what}")
                 failure.__cause__ = serialization.without_frames_of(__file__, exc)
-                self.setups[key] = failure
+                self.initialized[key] = failure
                 import logging  # here: slots whose initializer works never need it
 
                 log = logging.getLogger("concurrent.futures")  # as the standard library's pools do
                 log.critical("Exception in initializer:", exc_info=exc)
-        known = self.setups[key]
+        known = self.initialized[key]
         if isinstance(known, BaseException):
             raise known.with_traceback(None)
 
-    def function(self, key: bytes, setup: bytes | None) -> Callable[..., Any]:
+    def function(self, key: bytes, initializer: bytes | None) -> Callable[..., Any]:
         """That function, after that initializer."""
-        fn = self.functions.get((setup, key))
+        fn = self.functions.get((initializer, key))
         if fn is None:
             if key not in self.blobs:
                 from jobrunner.errors import ProtocolError
 
                 raise ProtocolError(f"function {key.hex()} was not sent to this slot before its task")
             importlib.invalidate_caches()  # its module may have been written a moment ago
-            fn = self.functions[setup, key] = self.load(key)
-            provided = None if setup is None else self.setups[setup]
+            fn = self.functions[initializer, key] = self.load(key)
+            provided = None if initializer is None else self.initialized[initializer]
             if isinstance(provided, initializers.Provided):
                 provided.give_to(fn)
         return ready(fn)
@@ -547,7 +551,7 @@ class Slot:
         if self.outbox.busy:
             self.outbox.postpone_interrupt()
             return
-        # With a target it is the attendant's, maybe too late; without, it is the task's own.
+        # With a target it is the control thread's, maybe too late; without, it is the task's own.
         target, self.target = self.target, 0
         if self.interrupted or not self.running or target not in (0, self.running):
             return
@@ -559,7 +563,7 @@ class Slot:
     # --- a process that a task forked --------------------------------------------------------------------
 
     def after_fork(self) -> None:
-        """In the new process: let go of everything that belongs to the slot."""
+        """In the new process: release everything that belongs to the slot."""
         self.forked = True
         blocking.install(None)
         blocking.watch_callers(None)
@@ -578,16 +582,16 @@ class Slot:
             stream.flush()
         os._exit(0 if status == OK else 1)
 
-    # --- attendant ---------------------------------------------------------------------------------------
+    # --- control thread ----------------------------------------------------------------------------------
 
-    def attend(self, parent: int) -> None:
+    def run_control_thread(self, parent: int) -> None:
         try:
             die_with_parent(parent)
-            self.attend_control()
+            self.control_loop()
         except BaseException:
             fail()
 
-    def attend_control(self) -> None:
+    def control_loop(self) -> None:
         poller = select.poll()
         poller.register(self.control.fileno(), select.POLLIN)
         poller.register(self.wake_reader, select.POLLIN)
@@ -596,7 +600,7 @@ class Slot:
             times = [self.sharing.look_after(), self.standstill.look(number), self.waits.look(number)]
             self.tell_blocked()
             if self.outbox.armed:
-                times.append(ATTENDANT_INTERVAL)
+                times.append(CONTROL_INTERVAL)
             seconds = min((time for time in times if time is not None), default=None)
             for fd, _ in poller.poll(None if seconds is None else seconds * 1000):
                 if fd == self.wake_reader:
@@ -604,9 +608,9 @@ class Slot:
                 else:
                     self.obey()
             if self.outbox.armed:
-                self.attend_outbox()
+                self.flush_outbox()
 
-    def attend_outbox(self) -> None:
+    def flush_outbox(self) -> None:
         # First disarm, then look: whoever puts something after the look arms again.
         self.outbox.armed = False
         if self.board.count:
@@ -651,10 +655,10 @@ class Slot:
         self.outbox.put([RETURNED, numbers])
         self.outbox.flush()
 
-    def recall(self, count: int, give_up: bool) -> None:
+    def recall(self, count: int, split: bool) -> None:
         """Give back what has not started, of all that was sent before it was asked: `count` RUN messages.
 
-        `give_up`: of the bundle that runs, too.
+        `split`: of the bundle that runs, too.
         """
         while True:
             with self.receive_lock:
@@ -664,8 +668,8 @@ class Slot:
                     die()
         self.give_back()
         bundle = self.bundle
-        if give_up and bundle is not None:
-            self.give_up(bundle)
+        if split and bundle is not None:
+            self.split(bundle)
 
 
 def imports(frame: FrameType | None) -> bool:
@@ -699,7 +703,7 @@ def main(arguments: list[str]) -> None:
         slot = Slot(
             BlockingChannel(socket.socket(fileno=out_of_the_way(data)), shares=shared_idle is not None),
             BlockingChannel(socket.socket(fileno=out_of_the_way(control))),
-            Board(board, alone=True),
+            CrashBoard(board, alone=True),
             shared_idle or 0,
         )
         os.close(board)
@@ -712,7 +716,9 @@ def main(arguments: list[str]) -> None:
         slot.restore()
         if slot.memory_limit:
             memory.apply_limit(slot.memory_limit)
-        threading.Thread(target=slot.attend, args=(parent,), name="jobrunner-attendant", daemon=True).start()
+        threading.Thread(
+            target=slot.run_control_thread, args=(parent,), name="jobrunner-control", daemon=True
+        ).start()
         slot.serve()
         slot.leave()
     except BaseException:

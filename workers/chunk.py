@@ -1,8 +1,8 @@
 """A chunk of `map` in its slot: elements that run one after the other, and that may be divided meanwhile.
 
-Costs next to nothing per element: the main thread iterates over a list, as it would without this, and the attendant
-cuts off the end of that list. Both are single steps of the interpreter, so an element is either taken or cut off. Where
-the attendant cannot run, the worker takes elements away, see `gate`.
+Costs next to nothing per element: the main thread iterates over a list, as it would without this, and the control
+thread cuts off the end of that list. Both are single steps of the interpreter, so an element is either taken or cut
+off. Where the control thread cannot run, the worker takes elements away, see `gate`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobrunner.workers.board import ELEMENT, Fields
+from jobrunner.workers.crash_board import ELEMENT, Fields
 
 
 class Chunk:
-    """Two threads share it: the main one runs the elements, the attendant may give back those that have not begun.
+    """Two threads share it: the main one runs the elements, the control thread may give back those that have not begun.
 
     It is there before its elements are: to load these, and the function, may take long as well.
     """

@@ -10,7 +10,7 @@ first byte of the message.
 
 The items, lists that start with one of the numbers below:
 
-    worker -> slot, data       [RUN, functions, forget, tasks]; the lists hold (key, name, blob, parts) of
+    worker -> slot, data       [RUN, functions, to_drop, tasks]; the lists hold (key, name, blob, parts) of
                                FunctionDefs, keys, SlotTasks
     worker -> slot, control    [RECALL, [count of RUN messages sent so far, also the bundle that runs]],
                                [INTERRUPT, number], [DIVIDE, number],
@@ -101,7 +101,7 @@ Outgoing: TypeAlias = "Buffer | SharedPayload"
 
 
 def pack(item: Any) -> bytes:
-    """One item, for `header`. A lone surrogate in a text becomes "?"."""
+    """One item, for `header`. A lone surrogate in a string becomes "?"."""
     packed: bytes = msgpack.packb(item, unicode_errors="replace")
     return packed
 

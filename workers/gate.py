@@ -1,11 +1,11 @@
 """How a worker takes back what a slot has not begun, when the slot does not answer.
 
-A call may keep every other thread of its process from running for as long as it likes (C code that does not let go of
-the GIL, a regular expression that goes astray). Then the slot's attendant cannot give back what waits behind that call.
-So the worker can take it: both look at the board, and the law is that nothing begins in a slot that was taken from it.
-
+A call may keep every other thread of its process from running for as long as it likes (C code that does not release
+the GIL, a regular expression that goes astray). Then the slot's control thread cannot give back what waits behind that
+call. So the worker can take it: both look at the crash board, and the law is that nothing begins in a slot that was
+taken from it.
     slot, before it begins anything:              worker:
-      note on the board what begins                 close the gate
+      note on the crash board what begins           close the gate
       look at the gate; while it is closed, wait    wait for SETTLE
       if it says what was taken: leave that         read what has begun, write down what is taken, and say so
 
@@ -29,14 +29,14 @@ from collections.abc import Container
 from time import sleep
 from typing import NamedTuple
 
-from jobrunner.workers.board import (
+from jobrunner.workers.crash_board import (
     BUNDLE,
     CHUNK,
     GATE,
     KEPT,
     KEPT_ELEMENT,
     UNTIL,
-    Board,
+    CrashBoard,
     Fields,
     State,
 )
@@ -79,12 +79,12 @@ def decided(fields: Fields) -> Decision | None:
 
 
 class Closed:
-    """The gate of that board, closed by the worker, for a `with` statement.
+    """The gate of that crash board, closed by the worker, for a `with` statement.
 
     It is open again at the end, unless something was decided.
     """
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: CrashBoard) -> None:
         self._board = board
         self.state: State | None = None
         """What the slot does; None: something moves there, or it has not heard of an earlier decision."""

@@ -1,4 +1,4 @@
-"""What a slot has to say: collected on the board, sent in batches, never torn and never out of order."""
+"""What a slot has to say: collected on the crash board, sent in batches, never torn and never out of order."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from jobrunner.workers.board import Board
 from jobrunner.workers.channel import BlockingChannel
+from jobrunner.workers.crash_board import CrashBoard
 from jobrunner.workers.framing import Outgoing, header, pack
 
 
 class Outbox:
     """Entries from any thread. `put` keeps them for the next `flush`."""
 
-    def __init__(self, board: Board, channel: BlockingChannel, wake: int) -> None:
+    def __init__(self, board: CrashBoard, channel: BlockingChannel, wake: int) -> None:
         self._board = board
         self._channel = channel
         self._wake = wake
@@ -30,7 +30,7 @@ class Outbox:
         self.busy = False
         """Whether some thread is inside; an exception out of a signal handler would tear a message then."""
         self.armed = False
-        """Whether the attendant knows that something waits here."""
+        """Whether the control thread knows that something waits here."""
 
     def postpone_interrupt(self) -> None:
         """Raise this SIGINT again in the main thread as soon as nobody is inside."""
@@ -58,7 +58,7 @@ class Outbox:
         self._send(pack(item), buffers)
 
     def arm(self) -> None:
-        """Have the attendant flush before long, in case the main thread does not come to it."""
+        """Have the control thread flush before long, in case the main thread does not come to it."""
         if not self.armed:
             self.armed = True
             os.write(self._wake, b"\0")
@@ -99,6 +99,6 @@ class Outbox:
             self._board.empty(count)
 
     def _send_entry(self, entry: bytes, buffers: Sequence[Outgoing]) -> None:
-        """One that does not go over the board."""
+        """One that does not go over the crash board."""
         self._channel.send(header(entry), buffers)
         self._board.note_sent(1)

@@ -1,7 +1,7 @@
 """The slots of one host: child processes, each running one task at a time.
 
     owner thread                                        slot (see child)
-    run, recall, interrupt, signal ---- data, control --->  main thread, attendant
+    run, recall, interrupt, signal ---- data, control --->  main thread, control thread
     poll <-------- data, pipes of descriptors 1 and 2, exit ---
 
 A SlotPool has no thread of its own and decides nothing: which task goes where, what is retried and when a
@@ -146,11 +146,11 @@ class SlotPool:
         slot: SlotId,
         tasks: Sequence[SlotTask],
         functions: Iterable[FunctionDef] = (),
-        forget: Iterable[FunctionKey] = (),
+        to_drop: Iterable[FunctionKey] = (),
     ) -> None:
         """Give tasks to a slot, to run after those that it has; never waits for the slot to take them.
 
-        Their numbers must rise from call to call. `forget` takes effect before the first of `tasks`.
+        Their numbers must rise from call to call. `to_drop` takes effect before the first of `tasks`.
         """
         process = self._slots.get(slot)
         if process is None:
@@ -173,14 +173,14 @@ class SlotPool:
         told = self._program.told()
         news = None if told is process.told else list(told)
         process.told = told
-        process.data.send(header(pack([RUN, definitions, list(forget), entries, news])), buffers)
+        process.data.send(header(pack([RUN, definitions, list(to_drop), entries, news])), buffers)
         if process.data.pending:
             self._watch_data(process)
 
     def recall(self, slot: SlotId, *, bundle: bool = True) -> None:
         """Have the slot give back what it has not started: a SlotReturned follows.
 
-        `bundle`: have it give up the bundle that it runs too; then a SlotSplit follows, if it can.
+        `bundle`: have it split the bundle that it runs too; then a SlotSplit follows, if it can.
         """
         process = self._slots.get(slot)
         if process is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class SlotSharing:
     """`most_idle` bytes of segments and as many of maps are kept; with 0 nothing is shared.
 
-    The main thread uses it. The attendant looks after it as long as `look_after` says so, and is woken by `wake`.
+    The main thread uses it. The control thread looks after it as long as `look_after` says so, and is woken by `wake`.
     """
 
     def __init__(self, most_idle: int, wake: Callable[[], object]) -> None:
@@ -66,7 +66,7 @@ class SlotSharing:
         return self._pool
 
 
-def let_go(*payloads: Payload) -> None:
+def release(*payloads: Payload) -> None:
     """They have been loaded, and are not needed again."""
     for payload in payloads:
         if isinstance(payload, SharedPayload):

@@ -22,7 +22,7 @@ def slot_effects(pool: SlotPool) -> dict[type, Callable[[Any], None]]:
     """What the core asks of its slots, done by `pool`."""
     return {
         SpawnSlot: lambda e: pool.spawn(e.slot, e.hash_seed),
-        RunTasks: lambda e: pool.run(e.slot, e.tasks, e.functions, e.forget),
+        RunTasks: lambda e: pool.run(e.slot, e.tasks, e.functions, e.drop_functions),
         RecallTasks: lambda e: pool.recall(e.slot, bundle=e.bundle),
         RetractTasks: lambda e: pool.retract(e.slot, e.chunks),
         DivideChunk: lambda e: pool.divide(e.slot, e.number),

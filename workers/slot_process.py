@@ -38,9 +38,9 @@ from jobrunner.protocol.messages import STDERR, STDOUT
 from jobrunner.settling import DESCRIPTOR_LIMIT, TRACKER, as_started
 from jobrunner.shipment import PREFIX, remove
 from jobrunner.workers import memory
-from jobrunner.workers.board import BUNDLE, Board
 from jobrunner.workers.bundle import pack_results
 from jobrunner.workers.channel import BufferedChannel, channel_pair
+from jobrunner.workers.crash_board import BUNDLE, CrashBoard
 from jobrunner.workers.framing import (
     AWAITS,
     BLOCKED,
@@ -128,16 +128,16 @@ class SlotProcess:
         self._received = 0
         """Items, ever, over the data socket."""
         self._seen = 0
-        """Those and what was read off the board before it was sent."""
+        """Those and what was read off the crash board before it was sent."""
         self._stderr = ""
         self._fault = ""
         """From where faulthandler began to tell of the end."""
         self._stderr_number = 0
         self._oom_kills = memory.oom_kills()
         with ExitStack() as theirs, ExitStack() as ours:
-            board = unnamed_file("jobrunner-board", Board.SIZE)
+            board = unnamed_file("jobrunner-board", CrashBoard.SIZE)
             theirs.callback(os.close, board)
-            self._board = Board(board)
+            self._board = CrashBoard(board)
             ours.callback(self._board.close)
             self.data, data = channel(ours, theirs, shares)
             self.control, control = channel(ours, theirs)
@@ -248,7 +248,7 @@ class SlotProcess:
         return events
 
     def _fresh(self, items: list[Any]) -> list[Any]:
-        """Of the items of a message, those that were not read off the board already."""
+        """Of the items of a message, those that were not read off the crash board already."""
         before = self._received
         self._received += len(items)
         fresh = items[self._seen - before :] if self._seen > before else items
@@ -256,7 +256,7 @@ class SlotProcess:
         return fresh
 
     def _read_outbox(self, outbox: bytes, count: int, sent: int) -> list[SlotEvent]:
-        """What is on the board, where `sent` items were sent before; it may arrive later, or have arrived."""
+        """What is on the crash board, where `sent` items were sent before; it may arrive later, or have arrived."""
         self._received = sent
         events = self._events([(header(outbox, count), [])])
         self._received = sent

@@ -1,6 +1,6 @@
 """Whether a slot's task stands still while calls of its own are unfinished.
 
-A task that waits for a call of its own lends its slot, or the call might never begin. Waits of this package say so
+A task that waits for a call of its own yields its slot, or the call might never begin. Waits of this package say so
 themselves (see `jobrunner.blocking`). Others do not: `concurrent.futures.wait`, `asyncio.wrap_future`, a thread of the
 task's own, a loop of short sleeps. They have in common that time passes in which the process does nothing, while calls
 that the task has submitted are unfinished; so that is what is looked for.
@@ -29,7 +29,7 @@ ZEROMQ_THREADS = b"ZMQbg/"
 
 
 class Standstill:
-    """The attendant looks; the main thread tells of each task that begins, any thread of calls that are submitted.
+    """The control thread looks; the main thread tells of each task that begins, any thread of calls that are submitted.
 
     `clock` and `seconds` give the time and the processor time of the task.
     """

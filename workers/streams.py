@@ -120,7 +120,7 @@ class Sink(io.BufferedIOBase):
 
 
 class _HoldingSink(io.BufferedIOBase):
-    """A sink as its TextIOWrapper sees it, which flushes after each line: that lets go of whole lines only."""
+    """A sink as its TextIOWrapper sees it, which flushes after each line: that releases whole lines only."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink

@@ -33,7 +33,7 @@ class Wait:
 
 
 class Waits:
-    """The main thread enters waits and leaves them; the attendant looks at the innermost."""
+    """The main thread enters waits and leaves them; the control thread looks at the innermost."""
 
     def __init__(self, outbox: Outbox, clock: Callable[[], float] = time.perf_counter) -> None:
         self._outbox = outbox

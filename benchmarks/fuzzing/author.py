@@ -113,9 +113,16 @@ class Author:
     def task(self) -> m.TaskSpec:
         rng = self.rng
         needs = tuple(self.many(self.id, 2)) if rng.random() < 0.2 else ()
-        setup = self.key() if rng.random() < 0.1 else None
+        initializer = self.key() if rng.random() < 0.1 else None
         return m.TaskSpec(
-            self.id(), self.key(), self.payload(), self.span(), self.options(), setup, self.count(), needs
+            self.id(),
+            self.key(),
+            self.payload(),
+            self.span(),
+            self.options(),
+            initializer,
+            self.count(),
+            needs,
         )
 
     def tasks(self) -> list[m.TaskSpec]:
@@ -213,7 +220,7 @@ class Author:
             m.Query: lambda: m.Query(self.count(), self.word(), rng.choice(ARGUMENTS)),
             m.Reply: lambda: m.Reply(self.count(), self.detail(), self.word()),
             m.Assign: lambda: m.Assign(self.many(self.assignment), functions, self.word()),
-            m.Forget: lambda: m.Forget(self.many(self.key)),
+            m.DropFunctions: lambda: m.DropFunctions(self.many(self.key)),
             m.Outcomes: lambda: m.Outcomes(self.many(self.outcome)),
             m.Running: lambda: m.Running(ids),
             m.Returned: lambda: m.Returned(

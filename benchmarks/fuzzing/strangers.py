@@ -81,9 +81,9 @@ class Strangers:
 
     MAX_STRANGERS = 200
 
-    def __init__(self, place: tuple[str, int], server: str, seed: str) -> None:
+    def __init__(self, socket_address: tuple[str, int], server: str, seed: str) -> None:
         self.taken: Counter[str] = Counter()
-        self._place = place
+        self._socket_address = socket_address
         self._seed = seed
         self._rng = random.Random()
         self._vandal = Vandal(self._rng)
@@ -126,7 +126,7 @@ class Strangers:
         self._there.append(connection)
         connection.settimeout(BOUND)
         try:
-            connection.connect(self._place)
+            connection.connect(self._socket_address)
             connection.sendall(data)
         except (ConnectionError, TimeoutError) as exc:  # a connection that is closed on us is what we deserve
             self.taken[f"{type(exc).__name__}s"] += 1

@@ -240,7 +240,7 @@ class ClientVictim(Upstream):
         self.submitted += 1
         functions = [m.FunctionDef(key, "f", b"blob") for key in KEYS]
         fresh: Any = [f"c-{n}" for n in range(8) if f"c-{n}" not in self.core.pending][:3]
-        tasks = [self.author.task()._replace(id=task, function=KEYS[0], setup=None) for task in fresh]
+        tasks = [self.author.task()._replace(id=task, function=KEYS[0], initializer=None) for task in fresh]
         self.handle(SubmitRequested(tasks, functions))
         self.handle(WatchRequested([self.author.id()]))
         self.handle(CancelRequested([self.author.id()], self.rng.random() < 0.5))

@@ -2,9 +2,10 @@
 
 What a package needs that brings one is here too:
 
-    EngineBackend, Call, Died, Here              the base of most: it decides everything, a subclass carries calls
+    EngineBackend, Call, AttemptFailure,         the base of most: it decides everything, a subclass carries calls
+        EngineContext
     run, entry, wrapped                          what runs where calls go, and how buffers get there
-    CRASHED, LOST, CANCELLED, TIMED_OUT          for Died: how an attempt ended
+    CRASHED, LOST, CANCELLED, TIMED_OUT          for AttemptFailure: how an attempt ended
     Backend, BackendSettings, CAPABILITIES       the interface itself, see `base`
     Future, TaskOptions, new_id                  what it gives and takes
     Columns, ElementResults, rows, run_elements  the elements of a map
@@ -32,10 +33,10 @@ from jobrunner.ids import ClientId, random_token, task_id
 from jobrunner.protocol.messages import CANCELLED, CRASHED, LOST, TIMED_OUT, TaskOptions
 
 if TYPE_CHECKING:
-    from jobrunner.backends.engine import Died, EngineBackend
+    from jobrunner.backends.engine import AttemptFailure, EngineBackend
     from jobrunner.backends.engine_calls import Call
     from jobrunner.backends.engine_entry import entry
-    from jobrunner.backends.engine_worker import Here, run, wrapped
+    from jobrunner.backends.engine_worker import EngineContext, run, wrapped
 
 __all__ = [
     "CANCELLED",
@@ -43,17 +44,17 @@ __all__ = [
     "CRASHED",
     "LOST",
     "TIMED_OUT",
+    "AttemptFailure",
     "Backend",
     "BackendSettings",
     "Call",
     "Columns",
-    "Died",
     "ElementResults",
     "EngineBackend",
+    "EngineContext",
     "FixedElements",
     "FixedResults",
     "Future",
-    "Here",
     "TaskOptions",
     "entry",
     "new_id",
@@ -67,9 +68,9 @@ __all__ = [
 
 _HOME = {
     "Call": "jobrunner.backends.engine_calls",
-    "Died": "jobrunner.backends.engine",
+    "AttemptFailure": "jobrunner.backends.engine",
     "EngineBackend": "jobrunner.backends.engine",
-    "Here": "jobrunner.backends.engine_worker",
+    "EngineContext": "jobrunner.backends.engine_worker",
     "entry": "jobrunner.backends.engine_entry",
     "run": "jobrunner.backends.engine_worker",
     "wrapped": "jobrunner.backends.engine_worker",

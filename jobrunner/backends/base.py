@@ -8,7 +8,7 @@ thread, so that later changes to an argument cannot leak in.
 For those who write one: docs/writing-backends.md goes through it, and `jobrunner.backends` has all the names.
 
 Which threads: every method may be called from any thread, and several at the same time. `submit` and `submit_chunk`
-are called from within callbacks of Futures, too (a `map` goes on from there), so settle Futures with no lock held that
+are called from within callbacks of Futures, too (a `map` goes on from there), so resolve Futures with no lock held that
 these methods take, and do not wait for a Future in them. `shutdown` is also called by the garbage collector, in a
 thread that may be inside of any other method: locks must be reentrant.
 """

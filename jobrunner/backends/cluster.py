@@ -148,7 +148,7 @@ class ClusterBackend(CoreBackend):
     def unfinished_calls(self) -> list[str]:
         """See `blocking.Caller`. Calls that are submitted from now on are in no bundle with one of these."""
         with self._lock:
-            self._batch = None
+            self._builder = None
             return list(self._futures)
 
     def _timeouts(self) -> dict[str, float | None]:

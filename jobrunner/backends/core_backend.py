@@ -20,12 +20,12 @@ from typing import Any
 
 from jobrunner import serialization
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
-from jobrunner.backends.call_batch import CallBatch
+from jobrunner.backends.bundle_builder import BundleBuilder
 from jobrunner.backends.failures import exception_of
-from jobrunner.backends.memory import SharedStore
 from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
-from jobrunner.backends.setups import Setups
+from jobrunner.backends.shared_store import SharedStore
+from jobrunner.backends.slot_initializers import SlotInitializers
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
 from jobrunner.config import MAX_NAME_LENGTH
@@ -44,7 +44,7 @@ from jobrunner.errors import (
 )
 from jobrunner.exiting import do_all, finish_before_exit
 from jobrunner.fixed import load_element_results
-from jobrunner.futures import CancelWaits, Future, settle
+from jobrunner.futures import CancelWaits, Future, resolve
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
 from jobrunner.loading import Held
@@ -68,11 +68,11 @@ from jobrunner.protocol.effects import (
     DrainRequested,
     Event,
     GiveUp,
+    InitializerFailed,
     Log,
     QueryRequested,
     RecallResults,
     ResolveTasks,
-    SetupFailed,
     ShowOutput,
     SubmitRequested,
     SupplyRequested,
@@ -115,12 +115,12 @@ class CoreBackend(Backend):
         self._within = None if task is None else TaskId(task.id)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
         self._lock = threading.RLock()
-        self._futures: dict[TaskId, Future[Any] | CallBatch] = {}
+        self._futures: dict[TaskId, Future[Any] | BundleBuilder] = {}
         self._chunks: set[TaskId] = set()
-        self._outgoing: list[m.TaskSpec | CallBatch] = []
-        self._batch: CallBatch | None = None
+        self._outgoing: list[m.TaskSpec | BundleBuilder] = []
+        self._builder: BundleBuilder | None = None
         """The last of `_outgoing`, if that is one."""
-        self._batches: weakref.WeakValueDictionary[str, CallBatch] = weakref.WeakValueDictionary()
+        self._builders: weakref.WeakValueDictionary[str, BundleBuilder] = weakref.WeakValueDictionary()
         """By the open part of their ids."""
         self._limits: Limits
         self._prepared: Prepared | None = None
@@ -142,7 +142,7 @@ class CoreBackend(Backend):
         self._store = SharedStore(self._shares)
         self._connected = threading.Event()
         """Set once connected, or once it is known that it will not be."""
-        self._setups = Setups(settings, self._store.store, same_host=self.same_host)
+        self._slot_initializers = SlotInitializers(settings, self._store.store, same_host=self.same_host)
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._driver: Driver
@@ -151,7 +151,7 @@ class CoreBackend(Backend):
         """The driver's loop has ended as it should."""
         self._ended = False
         self._left: list[tuple[TaskId, Future[Any]]] = []
-        """At the end: what was not settled by then."""
+        """At the end: what was not resolved by then."""
         self._thread = threading.Thread(target=self._run, name=f"jobrunner-{self.name}", daemon=True)
         try:
             self._thread.start()
@@ -204,7 +204,7 @@ class CoreBackend(Backend):
 
     def prepare(self, fn: Callable[..., Any]) -> Prepared:
         last = self._prepared
-        prepared = Prepared.of(fn, self._store.store, last, self._setups.current())
+        prepared = Prepared.of(fn, self._store.store, last, self._slot_initializers.current())
         if prepared is not last:
             self._prepared = prepared if prepared.may_be_kept else None
         return prepared
@@ -296,7 +296,7 @@ class CoreBackend(Backend):
             task = self._new_id()
             future.id = task
             spec = m.TaskSpec(task, definition.key, payload, span, options, prepared.keys[1], depth(), needs)
-            self._batch = None
+            self._builder = None
             if not self._futures:
                 self._first_call()
             try:
@@ -315,7 +315,7 @@ class CoreBackend(Backend):
 
     def _never_sent(self, task: TaskId) -> None:
         """With the lock held. Ctrl-C came before all was noted of a call, which nobody is to wait for then."""
-        self._batch = None
+        self._builder = None
         self._futures.pop(task, None)
         self._chunks.discard(task)
         self._needs_of.pop(task, None)
@@ -325,25 +325,25 @@ class CoreBackend(Backend):
         self, prepared: Prepared, payload: bytes, options: m.TaskOptions, limit: int
     ) -> Future[Any]:
         """Have a short call travel with others like it that are on their way to the I/O thread."""
-        definition, setup = prepared.definition, prepared.setup
+        definition, initializer = prepared.definition, prepared.initializer
         nested = depth()
         with self._lock:
             self._check_open()
-            batch = self._batch
-            if batch is not None and batch.takes(definition, options, nested, setup):
-                future = batch.add(payload)
+            builder = self._builder
+            if builder is not None and builder.takes(definition, options, nested, initializer):
+                future = builder.add(payload)
             else:
                 task = self._new_id()
-                batch = CallBatch(self, task, definition, options, nested, limit, setup)
-                future = batch.add(payload)
+                builder = BundleBuilder(self, task, definition, options, nested, limit, initializer)
+                future = builder.add(payload)
                 if not self._futures:
                     self._first_call()
                 try:
                     self._definitions[prepared.keys] = prepared
-                    self._futures[task] = batch
-                    self._batches[open_part(task)] = batch
-                    self._outgoing.append(batch)
-                    self._batch = batch
+                    self._futures[task] = builder
+                    self._builders[open_part(task)] = builder
+                    self._outgoing.append(builder)
+                    self._builder = builder
                 except BaseException:
                     self._never_sent(task)
                     raise
@@ -401,12 +401,14 @@ class CoreBackend(Backend):
         if not self._outgoing:
             return []
         with self._lock:
-            outgoing, self._outgoing, self._batch = self._outgoing, [], None
+            outgoing, self._outgoing, self._builder = self._outgoing, [], None
             definitions, self._definitions = self._definitions, {}
         functions = [
-            each for prepared in definitions.values() for each in (*prepared.definitions, *prepared.setup)
+            each
+            for prepared in definitions.values()
+            for each in (*prepared.definitions, *prepared.initializer)
         ]
-        tasks = [entry.spec() if isinstance(entry, CallBatch) else entry for entry in outgoing]
+        tasks = [entry.spec() if isinstance(entry, BundleBuilder) else entry for entry in outgoing]
         return [SubmitRequested(tasks, functions)]
 
     def _check_open(self) -> None:
@@ -489,7 +491,7 @@ class CoreBackend(Backend):
     @property
     def unfinished(self) -> int:
         entries = list(self._futures.values())
-        return sum(len(entry.futures) if isinstance(entry, CallBatch) else 1 for entry in entries)
+        return sum(len(entry.futures) if isinstance(entry, BundleBuilder) else 1 for entry in entries)
 
     def query(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
         """Ask the coordinator. Raises JobRunnerError with its words, CoordinatorLostError after `timeout` s."""
@@ -572,7 +574,7 @@ class CoreBackend(Backend):
 
     def _effects(self) -> dict[type, Callable[[Any], None]]:
         return {
-            ResolveTasks: self._resolve,
+            ResolveTasks: self._on_outcomes,
             BundleSplit: self._on_split,
             ChunkDivided: self._on_divided,
             AnnounceRunning: self._announce_running,
@@ -584,7 +586,7 @@ class CoreBackend(Backend):
             Connected: self._on_connected,
             CapacityChanged: self._on_capacity,
             ConnectionLost: lambda effect: None,
-            SetupFailed: self._on_setup_failed,
+            InitializerFailed: self._on_initializer_failed,
             GiveUp: self._give_up,
             Log: lambda effect: None,
         }
@@ -598,10 +600,10 @@ class CoreBackend(Backend):
             self._take_what_is_left,
             self._close_wire,
             self._closed,
-            self._setups.close,
+            self._slot_initializers.close,
             self._store.close,
             self._printer.close,
-            self._settle_what_is_left,
+            self._resolve_what_is_left,
             self._cancel_waits.end,
             self._end_queries,
             self._connected.set,
@@ -616,30 +618,30 @@ class CoreBackend(Backend):
         with self._lock:
             self._shut_down = True
             for task, entry in self._futures.items():
-                futures = entry.futures if isinstance(entry, CallBatch) else [entry]
+                futures = entry.futures if isinstance(entry, BundleBuilder) else [entry]
                 self._left += [(task, future) for future in futures]
             self._futures = {}
 
-    def _settle_what_is_left(self) -> None:
+    def _resolve_what_is_left(self) -> None:
         for task, future in self._left:
             try:
-                self._settle_at_end(task, future)
+                self._resolve_at_end(task, future)
             except BaseException as exc:
-                settle(future, exception=exc)
+                resolve(future, exception=exc)
         self._left = []
 
-    def _settle_at_end(self, task: TaskId, future: Future[Any]) -> None:
+    def _resolve_at_end(self, task: TaskId, future: Future[Any]) -> None:
         if self._failure is not None:
-            settle(future, exception=self._failure_anew(self._failure))
+            resolve(future, exception=self._failure_anew(self._failure))
         elif self.ended_by_force and future.running():
             text = f"call {task} ({future.name}) was stopped by terminate_workers or kill_workers"
-            settle(future, exception=TaskLostError(text))
+            resolve(future, exception=TaskLostError(text))
         elif task in self._loose:
             text = (
                 f"this Executor was shut down before call {task} was done, which goes on without it; ask"
                 " another Executor on the same cluster for it, with future(id)"
             )
-            settle(future, exception=JobRunnerError(text))
+            resolve(future, exception=JobRunnerError(text))
         else:
             future.confirm_cancelled()
 
@@ -653,7 +655,7 @@ class CoreBackend(Backend):
         self._failure = error_named(effect.kind, self._describe_failure(effect.kind, effect.error))
         self._driver.abort()
 
-    def _on_setup_failed(self, effect: SetupFailed) -> None:
+    def _on_initializer_failed(self, effect: InitializerFailed) -> None:
         """The executor is broken, as the standard library's pools are then; `_end` fails what is pending."""
         if self._failure is None:
             error = exception_of(effect.outcome, "")
@@ -681,34 +683,34 @@ class CoreBackend(Backend):
     def _on_capacity(self, effect: CapacityChanged) -> None:
         self._slots = effect.slots
 
-    def _resolve(self, effect: ResolveTasks) -> None:
+    def _on_outcomes(self, effect: ResolveTasks) -> None:
         for outcome in effect.outcomes:
-            entry: Future[Any] | CallBatch | None = None
+            entry: Future[Any] | BundleBuilder | None = None
             try:
                 with self._lock:
                     entry = self._futures.pop(outcome.id, None)
                     self._loose.discard(outcome.id)
                 if self._needs_of:
                     self._supplies.release(self._needs_of.pop(outcome.id, ()))
-                if isinstance(entry, CallBatch):
-                    self._settle_batch(entry, outcome)
+                if isinstance(entry, BundleBuilder):
+                    self._resolve_bundle(entry, outcome)
                     entry.futures = []
                 elif entry is not None:
-                    self._settle(entry, outcome)
+                    self._resolve(entry, outcome)
             except BaseException as exc:
                 self._fail(outcome.id, entry, exc)
         self._maybe_drain()
 
-    def _fail(self, task: TaskId, entry: Future[Any] | CallBatch | None, cause: BaseException) -> None:
+    def _fail(self, task: TaskId, entry: Future[Any] | BundleBuilder | None, cause: BaseException) -> None:
         """What nobody foresaw came between an outcome and its Futures: it costs these, and no others."""
         with self._lock:
             entry = entry or self._futures.pop(task, None)
-        futures = entry.futures if isinstance(entry, CallBatch) else [] if entry is None else [entry]
+        futures = entry.futures if isinstance(entry, BundleBuilder) else [] if entry is None else [entry]
         for future in futures:
             if not future.done():
                 error = JobRunnerError(f"call {task} ended, but its outcome could not be taken: {cause!r}")
                 error.__cause__ = cause
-                settle(future, exception=error)
+                resolve(future, exception=error)
             wait = self._cancel_waits.of(future)
             if wait is not None:
                 wait.end()
@@ -717,24 +719,24 @@ class CoreBackend(Backend):
         if self._shut_down and len(self._futures) == len(self._loose):
             self._driver.post(DrainRequested())
 
-    def _settle_batch(self, batch: CallBatch, outcome: m.Outcome) -> None:
+    def _resolve_bundle(self, builder: BundleBuilder, outcome: m.Outcome) -> None:
         if outcome.status == m.OK:
-            self._settle_calls(batch.id, batch.futures, outcome.payload, bundles.place_of(outcome))
+            self._resolve_calls(builder.id, builder.futures, outcome.payload, bundles.location_of(outcome))
             return
-        for index, future in enumerate(batch.futures):
-            self._settle(future, outcome._replace(id=batch.id_of(index)))
+        for index, future in enumerate(builder.futures):
+            self._resolve(future, outcome._replace(id=builder.id_of(index)))
 
     def _on_split(self, effect: BundleSplit) -> None:
-        batch = self._futures.get(effect.id)
-        if not isinstance(batch, CallBatch):
+        builder = self._futures.get(effect.id)
+        if not isinstance(builder, BundleBuilder):
             return
         if effect.start:
-            self._settle_calls(batch.id, batch.futures[: effect.start], effect.results, None)
+            self._resolve_calls(builder.id, builder.futures[: effect.start], effect.results, None)
         with self._lock:
-            for index in range(effect.start, len(batch.futures)):
-                self._futures[batch.id_of(index)] = batch.futures[index]
+            for index in range(effect.start, len(builder.futures)):
+                self._futures[builder.id_of(index)] = builder.futures[index]
             del self._futures[effect.id]
-            batch.futures = []
+            builder.futures = []
 
     def _on_divided(self, effect: ChunkDivided) -> None:
         with self._lock:
@@ -748,8 +750,8 @@ class CoreBackend(Backend):
         future.id = effect.part
         future.give_back(effect.stop)
 
-    def _settle_calls(
-        self, bundle: TaskId, futures: list[Future[Any]], payload: Payload, place: m.Detail | None
+    def _resolve_calls(
+        self, bundle: TaskId, futures: list[Future[Any]], payload: Payload, location: m.Detail | None
     ) -> None:
         """End calls of a bundle, those that did not raise by the shortest way."""
         try:
@@ -758,29 +760,29 @@ class CoreBackend(Backend):
         except Exception as exc:
             error = ProtocolError(f"the results of bundle {bundle} make no sense: {exc}")
             for future in futures:
-                settle(future, exception=error)
+                resolve(future, exception=error)
             return
         raised = set(failed)
         for index, (future, stream, duration) in enumerate(calls):
             if index in raised or self._cancel_waits:
                 status = m.ERROR if index in raised else m.OK
                 task = call_id(bundle, index)
-                self._settle(future, m.Outcome(task, 1, status, stream, duration, place))
+                self._resolve(future, m.Outcome(task, 1, status, stream, duration, location))
                 continue
             future.duration = duration
             try:
                 future.set_result(serialization.load_result(stream))
-            except BaseException as exc:  # as in `_decode`; or it is settled, which this does not change
-                settle(future, exception=exc)
+            except BaseException as exc:  # as in `_decode`; or it is resolved, which this does not change
+                resolve(future, exception=exc)
 
     def _future_of(self, task: TaskId) -> Future[Any] | None:
         """That of an unfinished call."""
         entry = self._futures.get(task)
         if entry is None:
             bundle = bundles.place_of_call(task)
-            batch = None if bundle is None else self._batches.get(bundle[0])
-            return None if batch is None else batch.future_of(task)
-        return None if isinstance(entry, CallBatch) else entry
+            builder = None if bundle is None else self._builders.get(bundle[0])
+            return None if builder is None else builder.future_of(task)
+        return None if isinstance(entry, BundleBuilder) else entry
 
     def _on_accepted(self, effect: Accepted) -> None:
         with self._lock:
@@ -790,7 +792,7 @@ class CoreBackend(Backend):
     def _supply(self, outcomes: list[m.Outcome], unknown: list[TaskId]) -> None:
         self._driver.post(SupplyRequested(outcomes, unknown))
 
-    def _settle(self, future: Future[Any], outcome: m.Outcome) -> None:
+    def _resolve(self, future: Future[Any], outcome: m.Outcome) -> None:
         status = outcome.status
         if status == m.CANCELLED:
             future.confirm_cancelled(self._cancel_waits.of(future))
@@ -798,7 +800,7 @@ class CoreBackend(Backend):
             future.duration = outcome.duration
             chunk = outcome.id in self._chunks
             value, error = self._decode(outcome, chunk, future.name)
-            settle(future, value, error)
+            resolve(future, value, error)
         self._chunks.discard(outcome.id)
         wait = self._cancel_waits.of(future)
         if wait is not None:

@@ -26,7 +26,7 @@ from distributed.scheduler import KilledWorker
 from distributed.threadpoolexecutor import rejoin
 
 from jobrunner.backends.base import CAPABILITIES, BackendSettings
-from jobrunner.backends.engine import Died, EngineBackend, window_of
+from jobrunner.backends.engine import AttemptFailure, EngineBackend, window_of
 from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_entry import entry
 from jobrunner.backends.engine_parts import PartsThere
@@ -194,21 +194,21 @@ class DaskBackend(EngineBackend):
         if call.options.at_most_once and call.attempt:
             distributed.Event(begun(call.id), client=self._client_).clear()
 
-    def _diagnose(self, call: Call, error: BaseException) -> Died:
+    def _diagnose(self, call: Call, error: BaseException) -> AttemptFailure:
         if isinstance(error, KilledWorker):
             worker = getattr(error.last_worker, "address", "?")
-            return Died(
+            return AttemptFailure(
                 m.CRASHED, f"its process died, or that of a call beside it (the Dask worker at {worker})", {}
             )
         if isinstance(error, distributed.client.FutureCancelledError):
             large = payload_size(call.payload) >= SCATTER_FROM or self.parts_of(call)
             if self._client_.status == "running" and large:
                 self._parts_there.clear()
-                return Died(m.LOST, f"the Dask worker that had its arguments is gone ({error})", {})
+                return AttemptFailure(m.LOST, f"the Dask worker that had its arguments is gone ({error})", {})
             if "scheduler" in str(error) or self._client_.status != "running":
-                return Died(m.LOST, f"the Dask scheduler is lost: {error}", {"engine_lost": True})
-            return Died(m.LOST, f"Dask has given it up: {error}", {"unable": True})
-        return Died(m.LOST, f"Dask could not run it: {error!r}", {"unable": True})
+                return AttemptFailure(m.LOST, f"the Dask scheduler is lost: {error}", {"engine_lost": True})
+            return AttemptFailure(m.LOST, f"Dask has given it up: {error}", {"unable": True})
+        return AttemptFailure(m.LOST, f"Dask could not run it: {error!r}", {"unable": True})
 
     def _close(self, killed: bool) -> None:
         self._finished.put(None)
@@ -349,8 +349,8 @@ def begun(call: str) -> str:
     return f"jobrunner-begun-{call}"
 
 
-class Here:
-    """See `engine_worker.Here`."""
+class EngineContext:
+    """See `engine_worker.EngineContext`."""
 
     interruptible = False
     keeps_results = True

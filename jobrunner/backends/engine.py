@@ -44,7 +44,7 @@ from jobrunner.errors import (
 )
 from jobrunner.exiting import do_all, finish_before_exit
 from jobrunner.fixed import load_element_results
-from jobrunner.futures import Future, settle
+from jobrunner.futures import Future, resolve
 from jobrunner.ids import ClientId, TaskId, random_token, task_id
 from jobrunner.loading import Held
 from jobrunner.payloads import Payload
@@ -64,11 +64,11 @@ def window_of(settings: BackendSettings) -> int | None:
     """The option `window`. Raises ConfigError."""
     window = settings.extra.get("window")
     if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
-        raise ConfigError(f"window={window!r}: must be a whole number of calls above 0")
+        raise ConfigError(f"window={window!r}: must be an integer above 0, the number of calls")
     return window
 
 
-class Died(NamedTuple):
+class AttemptFailure(NamedTuple):
     """What an engine's error says of the end of an attempt."""
 
     status: int
@@ -98,9 +98,9 @@ class EngineBackend(Backend):
         self._show_output = settings.config.show_output
         self._pid = os.getpid()
         self._client = ClientId(random_token())
-        self._setup: DumpedFunction | None = None
+        self._initializer: DumpedFunction | None = None
         if settings.initializer is not None:
-            self._setup = serialization.dump_setup(settings.initializer, settings.initargs)
+            self._initializer = serialization.dump_initializer(settings.initializer, settings.initargs)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
         self._lock = threading.RLock()
         self._number = 0
@@ -111,9 +111,9 @@ class EngineBackend(Backend):
         """Why this backend's thread has ended before its time."""
         self._ended = False
         self._resolved: list[Call] = []
-        """Those whose Future is being settled, and are in `_calls` no more."""
+        """Those whose Future is being resolved, and are in `_calls` no more."""
         self._left: list[Call] = []
-        """At the end: what was not settled by then."""
+        """At the end: what was not resolved by then."""
         self._events = Events()
         self._lines: dict[tuple[tuple[str, float], ...], Line] = {}
         self._stops: dict[str, threading.Event] = {}
@@ -140,7 +140,7 @@ class EngineBackend(Backend):
         """Stop a call that the engine has; it ends with `arrived`. First softly, and then hard."""
 
     @abstractmethod
-    def _diagnose(self, call: Call, error: BaseException) -> Died:
+    def _diagnose(self, call: Call, error: BaseException) -> AttemptFailure:
         """What an error of the engine says."""
 
     def _check_resources(self, resources: dict[str, float]) -> None:
@@ -167,14 +167,14 @@ class EngineBackend(Backend):
         after the third.
         """
         options = call.options
-        setup = self._setup
+        initializer = self._initializer
         return tuple(
             Head(
                 PROTOCOL,
                 type(self).__module__,
                 self.name,
                 fields_of(call.function, apart=apart),
-                None if setup is None else fields_of(setup, apart=apart),
+                None if initializer is None else fields_of(initializer, apart=apart),
                 call.id,
                 call.future.name,
                 call.attempt,
@@ -189,7 +189,8 @@ class EngineBackend(Backend):
 
     def parts_of(self, call: Call) -> tuple[DumpedFunction, ...]:
         """For subclasses: what its function and its initializer need, and what others may need as well."""
-        return call.function.parts if self._setup is None else call.function.parts + self._setup.parts
+        initializer = self._initializer
+        return call.function.parts if initializer is None else call.function.parts + initializer.parts
 
     # --- submitting -----------------------------------------------------------------------------------------
 
@@ -289,7 +290,7 @@ class EngineBackend(Backend):
                 if last:
                     self._post(partial(self._take_needs, call))
             except BaseException as exc:  # nobody would tell the call any more
-                settle(call.future, exception=exc)
+                resolve(call.future, exception=exc)
                 self._events.post(partial(self._drop, call.id))
                 raise
 
@@ -449,7 +450,7 @@ class EngineBackend(Backend):
                 call.values = [serialization.dump_result(result_of_need(need)) for need in call.needs]
         except BaseException as exc:
             call.future.confirm_running()
-            self._settle(call, None, exc)
+            self._resolve(call, None, exc)
             return
         call.needs = ()
         self._enqueue(call)
@@ -474,7 +475,7 @@ class EngineBackend(Backend):
         elif not call.stop:
             call.stop = True
             if call.handle is None:
-                self._settle_cancelled(call)  # it waits for its next attempt
+                self._resolve_cancelled(call)  # it waits for its next attempt
             else:
                 self._stop(call, hard=False)
                 self._events.after(2.0, partial(self._stop_hard, call, call.attempt))
@@ -494,7 +495,7 @@ class EngineBackend(Backend):
                     f"task {call.id} ended, but what the engine gave back could not be taken: {exc!r}"
                 )
                 failure.__cause__ = exc
-                self._settle(call, None, failure)
+                self._resolve(call, None, failure)
 
     def _take_end(self, call: Call, attempt: int, back: Any, error: BaseException | None) -> None:
         line = self._line(call)
@@ -521,17 +522,17 @@ class EngineBackend(Backend):
         """What follows the end of an attempt; compare `protocol.retry`."""
         status, detail, options = outcome.status, outcome.detail or {}, call.options
         if status == m.OK:
-            self._settle(call, outcome, None)
+            self._resolve(call, outcome, None)
         elif status == m.CANCELLED or call.stop:
-            self._settle_cancelled(call)
+            self._resolve_cancelled(call)
         elif "unable" in detail or "engine_lost" in detail:
             kind = JobRunnerError if "unable" in detail else CoordinatorLostError
-            self._settle(call, None, kind(f"task {call.id} ({call.future.name}): {detail['error']}"))
+            self._resolve(call, None, kind(f"task {call.id} ({call.future.name}): {detail['error']}"))
         elif status in (m.ERROR, m.TIMED_OUT):
             call.failures += 1
             final = "final" in detail or (status == m.TIMED_OUT and not options.retry_timeouts)
             if final or call.failures > options.retries:
-                self._settle(call, outcome, None)
+                self._resolve(call, outcome, None)
             else:
                 self._events.after(backoff(call.failures, options.backoff), partial(self._enqueue, call))
         else:
@@ -539,8 +540,8 @@ class EngineBackend(Backend):
 
     def _judge_death(self, call: Call, outcome: m.Outcome, detail: dict[str, Any]) -> None:
         call.crashes += 1
-        call.story.append(f"{outcome.attempt}: {detail['error']}")
-        detail["attempts"] = call.story
+        call.history.append(f"{outcome.attempt}: {detail['error']}")
+        detail["attempts"] = call.history
         if call.options.at_most_once:
             detail["at_most_once"] = True
         elif call.elements == 1 and call.crashes < self._crash_limit and "final" not in detail:
@@ -548,15 +549,15 @@ class EngineBackend(Backend):
             return
         elif call.elements == 1:
             detail["limit"] = call.crashes
-        self._settle(call, outcome, None)
-
-    def _settle(self, call: Call, outcome: m.Outcome | None, error: BaseException | None) -> None:
-        """The end of a call."""
-        with threads.within(call.main):
-            self._resolve(call, outcome, error)
-        self._answer_stop(call.id)
+        self._resolve(call, outcome, None)
 
     def _resolve(self, call: Call, outcome: m.Outcome | None, error: BaseException | None) -> None:
+        """The end of a call."""
+        with threads.within(call.main):
+            self._decode_and_resolve(call, outcome, error)
+        self._answer_stop(call.id)
+
+    def _decode_and_resolve(self, call: Call, outcome: m.Outcome | None, error: BaseException | None) -> None:
         """Unpickling runs code of the user's, which may raise anything."""
         value: Any = None
         try:
@@ -569,10 +570,10 @@ class EngineBackend(Backend):
             error = exc
         self._resolved.append(call)
         self._calls.pop(call.id, None)
-        settle(call.future, value, error)
+        resolve(call.future, value, error)
         self._resolved.pop()
 
-    def _settle_cancelled(self, call: Call) -> None:
+    def _resolve_cancelled(self, call: Call) -> None:
         self._resolved.append(call)
         self._calls.pop(call.id, None)
         call.future.confirm_cancelled()
@@ -594,7 +595,7 @@ class EngineBackend(Backend):
             self._stop_what_runs,
             lambda: self._close(self._killed or self._failure is not None),
             self._printer.close,
-            self._settle_what_is_left,
+            self._resolve_what_is_left,
             self._answer_stops,
             self._has_ended,
         )
@@ -614,16 +615,16 @@ class EngineBackend(Backend):
                 if call.handle is not None:
                     self._stop(call, hard=True)
 
-    def _settle_what_is_left(self) -> None:
+    def _resolve_what_is_left(self) -> None:
         for call in self._left:
             call.handle = None
             try:
                 if self._failure is not None:
-                    settle(call.future, exception=self._failure)
+                    resolve(call.future, exception=self._failure)
                 else:
                     call.future.confirm_cancelled()
             except BaseException as exc:
-                settle(call.future, exception=exc)
+                resolve(call.future, exception=exc)
         self._left = []
 
     def _answer_stops(self) -> None:

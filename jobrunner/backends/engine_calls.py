@@ -48,7 +48,7 @@ class Call:
     """Those handed to the engine; the number of the present one."""
     failures: int = 0
     crashes: int = 0
-    story: list[str] = field(default_factory=list)
+    history: list[str] = field(default_factory=list)
     """A line per attempt that died."""
     handle: Any = None
     """What the engine gave for the present attempt; None while it is not there."""

@@ -7,7 +7,7 @@ The engine carries a tuple of plain values each way, so that it needs none of ou
 
 `parts` are the buffers of a payload; `values` are those of the results that the call needs; `apart` are the parts of
 the call's functions that are not in the head. A function is unpickled once per content hash and process. What is
-engine-specific is in the class `Here` of the backend's module.
+engine-specific is in the class `EngineContext` of the backend's module.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ class Head(NamedTuple):
 
     protocol: int
     module: str
-    """Where the class `Here` of the backend is."""
+    """Where the class `EngineContext` of the backend is."""
     backend: str
     function: Fields
-    setup: Fields | None
+    initializer: Fields | None
     id: str
     name: str
     attempt: int
@@ -96,14 +96,14 @@ class Head(NamedTuple):
 Back = tuple[int, float, list[tuple[int, str]], dict[str, Any], tuple[Any, ...]]
 
 
-class Here(Protocol):
-    """The place of a call in an engine's worker."""
+class EngineContext(Protocol):
+    """The context of a call in an engine's worker."""
 
     name: str
     """Of the worker."""
 
     address: str | None
-    """At which calls of the call reach the same engine, see `shared.connection_to`; None where they cannot."""
+    """At which calls of the call reach the same engine, see `connections.connection_to`; None where they cannot."""
 
     waiting: blocking.Hook | None
     until: blocking.Until | None
@@ -118,12 +118,12 @@ class Here(Protocol):
         ...
 
 
-class Place:
-    """See `context.Place`."""
+class CallContext:
+    """See `context.Context`."""
 
-    def __init__(self, head: Head, here: Here, stops: Stops) -> None:
-        self._here = here
-        self._task = context.Task(head.id, head.name, head.attempt, here.name, lambda: stops.asked)
+    def __init__(self, head: Head, engine: EngineContext, stops: Stops) -> None:
+        self._engine = engine
+        self._task = context.Task(head.id, head.name, head.attempt, engine.name, lambda: stops.asked)
         self._backend = head.backend
 
     def task(self) -> context.Task:
@@ -131,14 +131,14 @@ class Place:
 
     def executor(self) -> Executor:
         from jobrunner.backends.borrowed import BorrowedBackend
-        from jobrunner.backends.shared import connection_to
+        from jobrunner.backends.connections import connection_to
         from jobrunner.executor import Executor
 
-        if self._here.address is None:
+        if self._engine.address is None:
             raise NotSupportedError(
                 f'a call of the "{self._backend}" backend cannot submit calls; use "cluster", "dask" or "ray"'
             )
-        return Executor(BorrowedBackend(connection_to(self._here.address)))
+        return Executor(BorrowedBackend(connection_to(self._engine.address)))
 
 
 def run(
@@ -154,19 +154,19 @@ def run(
     head = Head(*fields)
     pieces = iter(apart)
     head = head._replace(function=whole(head.function, pieces))
-    if head.setup is not None:
-        head = head._replace(setup=whole(head.setup, pieces))
-    here: Here = importlib.import_module(head.module).Here()
-    if head.once and not here.begins(head.id):
+    if head.initializer is not None:
+        head = head._replace(initializer=whole(head.initializer, pieces))
+    engine: EngineContext = importlib.import_module(head.module).EngineContext()
+    if head.once and not engine.begins(head.id):
         text = "the process of its first attempt died"
         return CRASHED, 0.0, [], {"error": text, "at_most_once": True}, ()
     if threading.current_thread() is not threading.main_thread():
         threads.divide()  # others may run beside it, of other programs
-    stops = Stops(head.timeout) if here.interruptible else Stops.none()
+    stops = Stops(head.timeout) if engine.interruptible else Stops.none()
     capture = Capture(head.show_output)
-    context.install_in_thread(Place(head, here, stops))
-    blocking.install(here.waiting)
-    blocking.install_until(here.until)
+    context.install_in_thread(CallContext(head, engine, stops))
+    blocking.install(engine.waiting)
+    blocking.install_until(engine.until)
     blocking.set_depth(head.depth + 1)
     try:
         with capture:
@@ -176,8 +176,8 @@ def run(
         blocking.install(None)
         blocking.install_until(None)
         blocking.set_depth(0)
-    detail |= {"host": own_host(), "worker": here.name, "pid": os.getpid()}
-    parts = copied(payload) if here.keeps_results else wrapped(payload)
+    detail |= {"host": own_host(), "worker": engine.name, "pid": os.getpid()}
+    parts = copied(payload) if engine.keeps_results else wrapped(payload)
     return status, duration, capture.texts(), detail, parts
 
 
@@ -204,10 +204,10 @@ def _outcome(
     started = perf_counter()
     try:
         with stops:
-            if head.setup is not None:
-                _set_up(head.setup)
+            if head.initializer is not None:
+                _run_initializer(head.initializer)
                 started = perf_counter()
-            fn = ready(_function(head.function, None if head.setup is None else head.setup[0]))
+            fn = ready(_function(head.function, None if head.initializer is None else head.initializer[0]))
             if head.span is None:
                 args, kwargs = serialization.load_call(
                     unwrapped(parts), [unwrapped(value) for value in values]
@@ -263,16 +263,16 @@ class LoadedFunctions:
         self._loaded: OrderedDict[tuple[bytes | None, bytes], tuple[Callable[..., Any], int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, fields: Fields, setup: bytes | None = None) -> Callable[..., Any]:
+    def get(self, fields: Fields, initializer: bytes | None = None) -> Callable[..., Any]:
         """That function, after that initializer. Raises SerializationError."""
-        place = setup, fields[0]
+        key = initializer, fields[0]
         with self._lock:
-            known = self._loaded.get(place)
+            known = self._loaded.get(key)
             if known is not None:
-                self._loaded.move_to_end(place)
+                self._loaded.move_to_end(key)
                 return known[0]
-            fn, size = loaded(fields, setup)
-            self._loaded[place] = fn, size
+            fn, size = loaded(fields, initializer)
+            self._loaded[key] = fn, size
             self._bytes += size
             while len(self._loaded) > self._most or (
                 self._bytes > self._most_bytes and len(self._loaded) > 1
@@ -281,13 +281,13 @@ class LoadedFunctions:
             return fn
 
 
-def loaded(fields: Fields, setup: bytes | None) -> tuple[Callable[..., Any], int]:
+def loaded(fields: Fields, initializer: bytes | None) -> tuple[Callable[..., Any], int]:
     """The function, and the bytes that it was unpickled from."""
     # Within one process they come as they were wrapped.
     blob: Payload = fields[1] if isinstance(fields[1], bytes) else tuple(map(memoryview, fields[1]))
     parts: dict[bytes, Payload] = {key: tuple(map(memoryview, buffers)) for key, buffers in fields[2]}
     fn = serialization.load_function(blob, parts)
-    provided = None if setup is None else _setups[setup]
+    provided = None if initializer is None else _initialized[initializer]
     if isinstance(provided, Provided):
         provided.give_to(fn)
     return fn, payload_size(blob) + sum(map(payload_size, parts.values()))
@@ -296,23 +296,23 @@ def loaded(fields: Fields, setup: bytes | None) -> tuple[Callable[..., Any], int
 _function = LoadedFunctions().get
 
 
-_setups: dict[bytes, InitializerError | Provided] = {}
+_initialized: dict[bytes, InitializerError | Provided] = {}
 _setting_up = threading.Lock()
 
 
-def _set_up(fields: Fields) -> None:
+def _run_initializer(fields: Fields) -> None:
     """Run an initializer, the first time that a call of this process names it. Raises InitializerError, each time."""
     key = fields[0]
     with _setting_up:
-        if key not in _setups:
+        if key not in _initialized:
             try:
-                _setups[key] = initializers.run(ready(_function(fields)))
+                _initialized[key] = initializers.run(ready(_function(fields)))
             except Exception as exc:
                 failure = InitializerError(
                     f"the initializer failed in this worker: {serialization.describe(exc)}"
                 )
                 failure.__cause__ = serialization.without_frames_of(__file__, exc)
-                _setups[key] = failure
-        known = _setups[key]
+                _initialized[key] = failure
+        known = _initialized[key]
     if isinstance(known, InitializerError):
         raise known.with_traceback(None)

@@ -49,7 +49,7 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
         error.__cause__ = exception_of(need, detail.get("need_name", ""))
     elif "setup" in detail:
         error = InitializerError(
-            f"the initializer failed in its slot: {detail['error']}{where(detail)}{story(detail)}"
+            f"the initializer failed in its slot: {detail['error']}{where(detail)}{history(detail)}"
         )
     elif outcome.status == m.ERROR:
         error = QuotaError(text + where(detail))
@@ -60,14 +60,14 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
     elif "limit" in detail:
         error = CrashLimitError(
             f"{text}{where(detail)}; that was crash {detail['limit']} of at most {detail['limit']}, so it is not "
-            f"tried again{story(detail)}"
+            f"tried again{history(detail)}"
         )
     elif outcome.status == CRASHED:
         once = "; it is to run at most once, so it is not tried again" if "at_most_once" in detail else ""
-        error = TaskLostError(text + where(detail) + once + story(detail))
+        error = TaskLostError(text + where(detail) + once + history(detail))
     else:
         assert outcome.status == LOST
-        error = WorkerLostError(text + story(detail))
+        error = WorkerLostError(text + history(detail))
     error.element = detail.get("element")
     error.detail = detail
     return error
@@ -91,7 +91,7 @@ def where(detail: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def story(detail: dict[str, Any]) -> str:
+def history(detail: dict[str, Any]) -> str:
     """Attempts and last words, each on lines of their own."""
     lines = [f"  {line}" for line in detail.get("attempts", ())]
     if lines:

@@ -16,12 +16,13 @@ from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.program import Program, hash_seed
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import Effect, Event, GiveUp, Log, Received, Send, Source, Tick
 from jobrunner.protocol.messages import STDERR
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.transport.driver import milliseconds
 from jobrunner.version import __version__
-from jobrunner.workers.inside import INSIDE, Alarm, InsideWorker, Text
+from jobrunner.workers.in_process_worker import IN_PROCESS, Alarm, InProcessWorker, Text
 
 if TYPE_CHECKING:
     from jobrunner.transport.sockets import RouterWire
@@ -65,7 +66,7 @@ class LocalWire:
             time.monotonic(),
         )
         self._alarm: Alarm | None = Alarm(self._coordinator)
-        self._worker = InsideWorker(
+        self._worker = InProcessWorker(
             slots,
             {TASK_ADDRESS: address},
             on_give_up=on_give_up,
@@ -103,7 +104,7 @@ class LocalWire:
             return 0.0
         assert self._alarm is not None
         times = (self._alarm.next_deadline(), self._worker.next_deadline())
-        return min((t for t in times if t is not None), default=None)
+        return earliest(times)
 
     def wait(self, timeout: float | None) -> set[int]:
         ready = {fd for fd, _ in self._poll.poll(milliseconds(timeout))}
@@ -119,13 +120,13 @@ class LocalWire:
             failure = self.listen(self.listen_at)
             if failure:
                 self._show([(STDERR, f"{failure}\n")])
-        self._settle(now)
+        self._run_until_idle(now)
         received, self._to_client = self._to_client, []
         return received
 
     def send(self, effect: Send) -> Event | None:
         self._to_coordinator.append(Received(CLIENT, effect.envelope))
-        self._settle(time.monotonic())  # at once, so that the slots begin before this turn is over
+        self._run_until_idle(time.monotonic())  # at once, so that the slots begin before this turn is over
         return None
 
     def close(self, *, orderly: bool = False) -> None:
@@ -157,7 +158,7 @@ class LocalWire:
 
     # --- the cluster inside ---
 
-    def _settle(self, now: float) -> None:
+    def _run_until_idle(self, now: float) -> None:
         """Turn both cores until neither has anything to do."""
         assert self._alarm is not None
         busy = True
@@ -183,7 +184,7 @@ class LocalWire:
 
     def _deliver(self, effect: Send) -> None:
         """From the coordinator to whom it may concern."""
-        if effect.destination == INSIDE:
+        if effect.destination == IN_PROCESS:
             self._worker.post(effect.envelope)
         elif effect.destination == CLIENT:
             self._to_client.append(Received(COORDINATOR, effect.envelope))

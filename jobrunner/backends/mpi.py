@@ -17,7 +17,7 @@ from mpi4py import MPI
 from mpi4py.futures import MPIPoolExecutor, _core
 
 from jobrunner.backends.base import CAPABILITIES, BackendSettings
-from jobrunner.backends.engine import Died, EngineBackend
+from jobrunner.backends.engine import AttemptFailure, EngineBackend
 from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_worker import run, wrapped
 from jobrunner.errors import NotSupportedError
@@ -95,15 +95,15 @@ class MpiBackend(EngineBackend):
         error = done.exception()
         self.arrived(call, attempt, None if error is not None else done.result(), error)
 
-    def _diagnose(self, call: Call, error: BaseException) -> Died:
-        return Died(m.LOST, f"mpi4py could not run it: {error!r}", {"unable": True})
+    def _diagnose(self, call: Call, error: BaseException) -> AttemptFailure:
+        return AttemptFailure(m.LOST, f"mpi4py could not run it: {error!r}", {"unable": True})
 
     def _close(self, killed: bool) -> None:
         self._pool.shutdown(wait=not killed, cancel_futures=killed)
 
 
-class Here:
-    """See `engine_worker.Here`."""
+class EngineContext:
+    """See `engine_worker.EngineContext`."""
 
     interruptible = False
     keeps_results = False

@@ -25,20 +25,20 @@ class Prepared:
         "definition",
         "dumped",
         "fn",
+        "initializer",
         "keys",
         "kwargs",
-        "setup",
         "whole",
     )
 
     def __init__(
-        self, fn: Callable[..., Any], store: Store | None = None, setup: tuple[FunctionDef, ...] = ()
+        self, fn: Callable[..., Any], store: Store | None = None, initializer: tuple[FunctionDef, ...] = ()
     ) -> None:
         self.whole = fn
         """What was given."""
         self.fn, self.args, self.kwargs = serialization.split_call(fn)
         """What is called, with which arguments before those of the call: a partial's are arguments like others."""
-        self.setup = setup
+        self.initializer = initializer
         """What its slots are to be prepared with: the parts of an initializer, then itself."""
         self._store = store
         self._mapped: Prepared | None = None
@@ -50,24 +50,29 @@ class Prepared:
         fn: Callable[..., Any],
         store: Store | None,
         last: Prepared | None,
-        setup: tuple[FunctionDef, ...] = (),
+        initializer: tuple[FunctionDef, ...] = (),
     ) -> Prepared:
         """`fn` as it is now; `last`, where nothing has changed since."""
         if (
             last is not None
             and last.whole is fn
-            and last.setup is setup
+            and last.initializer is initializer
             and serialization.is_as_dumped(fn, last.dumped)
         ):
             return last
         if not serialization.goes_alone(fn):
-            return cls(fn, store, setup)
+            return cls(fn, store, initializer)
         dumped = serialization.dump_function(fn, store)
-        if last is not None and last.dumped is dumped and last.whole is fn and last.setup is setup:
+        if (
+            last is not None
+            and last.dumped is dumped
+            and last.whole is fn
+            and last.initializer is initializer
+        ):
             return last
         made = object.__new__(cls)
         made.whole = made.fn = fn
-        made.setup = setup
+        made.initializer = initializer
         made.args, made.kwargs = (), {}
         made._store, made._mapped = store, None
         made._take(dumped)
@@ -128,14 +133,14 @@ class Prepared:
         self.definition = FunctionDef(*dumped.definition())
         self.keys: tuple[FunctionKey, FunctionKey | None] = (
             self.definition.key,
-            self.setup[-1].key if self.setup else None,
+            self.initializer[-1].key if self.initializer else None,
         )
         """Of the function, and of what its slots are to be prepared with."""
 
     def _copy(self) -> Prepared:
         made = object.__new__(Prepared)
         made.whole, made.fn, made.args, made.kwargs = self.whole, self.fn, self.args, self.kwargs
-        made.setup, made._store, made._mapped = self.setup, self._store, None
+        made.initializer, made._store, made._mapped = self.initializer, self._store, None
         return made
 
 

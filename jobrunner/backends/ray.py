@@ -16,7 +16,7 @@ import ray
 from ray import exceptions
 
 from jobrunner.backends.base import CAPABILITIES, BackendSettings
-from jobrunner.backends.engine import Died, EngineBackend, window_of
+from jobrunner.backends.engine import AttemptFailure, EngineBackend, window_of
 from jobrunner.backends.engine_calls import Call
 from jobrunner.backends.engine_entry import entry
 from jobrunner.backends.engine_parts import PartsThere
@@ -191,30 +191,30 @@ class RayBackend(EngineBackend):
         with self._changed:
             self._changed.notify_all()
 
-    def _diagnose(self, call: Call, error: BaseException) -> Died:
+    def _diagnose(self, call: Call, error: BaseException) -> AttemptFailure:
         if isinstance(error, exceptions.TaskCancelledError):
-            return Died(m.CANCELLED, "it was cancelled through Ray", {})
+            return AttemptFailure(m.CANCELLED, "it was cancelled through Ray", {})
         limit = call.options.timeout
         if isinstance(error, exceptions.WorkerCrashedError):
             if limit is not None and time.monotonic() - call.sent_at >= limit + AGAIN:
-                return Died(
+                return AttemptFailure(
                     m.TIMED_OUT,
                     f"it ran longer than its timeout of {limit:g} s, and its process had to be killed",
                     {},
                 )
-            return Died(
+            return AttemptFailure(
                 m.CRASHED, "its process (a Ray worker) died; Ray's log of that worker may say why", {}
             )
         if isinstance(error, exceptions.OutOfMemoryError):
-            return Died(
+            return AttemptFailure(
                 m.CRASHED, f"Ray killed its process for want of memory: {error}", {"out_of_memory": True}
             )
         if isinstance(
             error, (exceptions.NodeDiedError, exceptions.LocalRayletDiedError, exceptions.ObjectLostError)
         ):
             self._parts_there.clear()
-            return Died(m.LOST, f"its Ray node, or its arguments there, are lost: {error}", {})
-        return Died(m.LOST, f"Ray could not run it: {error}", {"unable": True})
+            return AttemptFailure(m.LOST, f"its Ray node, or its arguments there, are lost: {error}", {})
+        return AttemptFailure(m.LOST, f"Ray could not run it: {error}", {"unable": True})
 
     def _close(self, killed: bool) -> None:
         if self in _nested:
@@ -250,7 +250,7 @@ _nested: list[RayBackend] = []
 """Those of this worker's process, whose calls its call may wait for."""
 
 
-def lend(ready: Callable[[], bool], timeout: float | None) -> None:
+def yield_slot(ready: Callable[[], bool], timeout: float | None) -> None:
     """Wait for calls of this call. Ray gives a task's CPU to others only while it waits in `ray.wait` or `ray.get`."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while not ready():
@@ -269,7 +269,7 @@ def lend(ready: Callable[[], bool], timeout: float | None) -> None:
 def wait_for_news(
     ready: Callable[[], bool], calls: Sequence[Call], done: Sequence[Any], timeout: float
 ) -> None:
-    """Wait until the calls that are done are settled, or where none is with Ray yet, until one is."""
+    """Wait until the calls that are done are resolved, or where none is with Ray yet, until one is."""
 
     def news() -> bool:
         if done:
@@ -281,8 +281,8 @@ def wait_for_news(
             backend._changed.wait_for(news, timeout)
 
 
-class Here:
-    """See `engine_worker.Here`."""
+class EngineContext:
+    """See `engine_worker.EngineContext`."""
 
     interruptible = True
     keeps_results = False
@@ -292,7 +292,7 @@ class Here:
         here = ray.get_runtime_context()
         self.name = here.get_node_id()
         self.address = f"ray+{here.gcs_address}"
-        self.until = lend
+        self.until = yield_slot
         let_sigterm_end_children()  # Ray's workers have a handler in Python
 
     def begins(self, call: str) -> bool:

@@ -32,7 +32,7 @@ from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
 from jobrunner.elements import Columns, ElementResults
 from jobrunner.errors import DependencyError, InitializerError, NotSupportedError
 from jobrunner.exiting import do_all, finish_before_exit
-from jobrunner.futures import Future, settle
+from jobrunner.futures import Future, resolve
 from jobrunner.host import usable_cpus
 from jobrunner.ids import ClientId, random_token, task_id
 from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
@@ -72,7 +72,7 @@ class _Runner:
     def __init__(self) -> None:
         self.void = False
         self.busy = False
-        """It has a call whose Future is not settled."""
+        """It has a call whose Future is not resolved."""
         self.call: _Call | None = None
         """The one that it is at."""
         self.ended = NO_CALL
@@ -86,7 +86,7 @@ class _Runner:
         """For one of the two reasons, another one may run instead."""
 
 
-class _Place(threading.local):
+class _ThreadContext(threading.local):
     """What runs in a thread of the pool, see `context`."""
 
     future: Future[Any] | None = None
@@ -157,7 +157,7 @@ class _NestedThreads(BorrowedBackend):
         return True  # for calls of a call, while which another thread goes on
 
     def _own(self, future: Future[Any]) -> Future[Any]:
-        if self._nest is not None and self._nest is not self._threads._place.nest():
+        if self._nest is not None and self._nest is not self._threads._context.nest():
             self._threads._nests.add(self._nest, future)
         return super()._own(future)
 
@@ -186,7 +186,7 @@ class ThreadsBackend(Backend):
         self._client = ClientId(random_token())
         self._numbers = itertools.count(1)
         self._thread = threading.local()
-        self._place = _Place(weakref.ref(self))
+        self._context = _ThreadContext(weakref.ref(self))
         self._closed = False
         self._killed = threading.Event()
         self._begin()
@@ -298,12 +298,12 @@ class ThreadsBackend(Backend):
             except BaseException:  # Ctrl-C, or no thread can be started: nobody has this call
                 self._take_back(number)
                 raise
-        nest = self._place.nest()
+        nest = self._context.nest()
         if nest is not None:
             self._nests.add(nest, future)
         if needs:
             try:
-                future.add_done_callback(partial(_let_go, weakref.ref(self), number))
+                future.add_done_callback(partial(_release, weakref.ref(self), number))
                 self._run_after(call, needs)
             except BaseException:
                 self._take_back(number)
@@ -337,13 +337,13 @@ class ThreadsBackend(Backend):
                         self._start_runner()
             except BaseException as exc:
                 self._take_back(number)
-                settle(waiting, exception=exc)
+                resolve(waiting, exception=exc)
                 raise
 
         for future in needs:
             future.add_done_callback(one_is_done)
 
-    def let_go(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """A call is done. If it still waits for what it needs, which may never come, nobody waits for it now."""
         with self._lock:
             if self._held.pop(number, None) is not None:
@@ -379,7 +379,7 @@ class ThreadsBackend(Backend):
         """
         call = runner.call
         if call is not None:
-            settle(call.future, exception=cause)
+            resolve(call.future, exception=cause)
         stranded: list[_Call] = []
         with self._lock:
             self._under_way.discard(runner.ended)
@@ -394,12 +394,12 @@ class ThreadsBackend(Backend):
                 self._start_runner()
             except RuntimeError:  # no thread can be started, and no other is there
                 stranded, self._calls = self._calls, []
-        do_all(*(partial(settle, waiting.future, exception=cause) for waiting in stranded))
+        do_all(*(partial(resolve, waiting.future, exception=cause) for waiting in stranded))
 
     def _take_calls(self, runner: _Runner) -> None:
         blocking.install(partial(self._while_waiting, runner))
-        context.install_in_thread(self._place)
-        self._place.runner = runner
+        context.install_in_thread(self._context)
+        self._context.runner = runner
         try:
             with self._lock:
                 if runner.void:
@@ -424,7 +424,7 @@ class ThreadsBackend(Backend):
         finally:
             blocking.install(None)
             context.install_in_thread(None)
-            self._place.runner = None
+            self._context.runner = None
 
     def _next(self, runner: _Runner) -> None:
         """With the lock held: the next call, or one of those under way that others can help with, or none."""
@@ -458,17 +458,17 @@ class ThreadsBackend(Backend):
         assert call is not None
         assert call.chunk is not None
         future, chunk = call.future, call.chunk
-        self._place.begin(future)
+        self._context.begin(future)
         try:
             ends = chunk.work()
         finally:
-            self._place.end()
+            self._context.end()
         runner.busy = False
         if ends:
             with self._lock:
                 self._chunks.pop(call.number, None)
             future.duration = chunk.seconds
-            settle(future, call.work())
+            resolve(future, call.work())
         del future, call, chunk  # as in `_run`
         return ends
 
@@ -496,20 +496,20 @@ class ThreadsBackend(Backend):
             runner.busy = False
             return True  # cancelled in the meantime
         started = time.perf_counter()
-        self._place.begin(future)
+        self._context.begin(future)
         try:
             result = call.work()
         except BaseException as exc:
             future.duration = time.perf_counter() - started
             runner.busy = False  # before anybody hears of the end, and finds a free thread here
-            settle(future, exception=exc)
+            resolve(future, exception=exc)
             del future, call  # the exception refers to this frame, which must not refer to it
         else:
             future.duration = time.perf_counter() - started
             runner.busy = False
-            settle(future, result)
+            resolve(future, result)
         finally:
-            self._place.end()
+            self._context.end()
         return True
 
     def _attempt(self, options: TaskOptions, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -523,7 +523,7 @@ class ThreadsBackend(Backend):
                 with blocking.waiting():
                     if self._killed.wait(backoff(failures, options.backoff)):
                         raise
-            self._place.again()
+            self._context.again()
         return fn(*args, **kwargs)
 
     def _initialize(self, runner: _Runner) -> bool:
@@ -554,7 +554,7 @@ class ThreadsBackend(Backend):
             if call.future.running():
                 error = InitializerError(message)
                 error.__cause__ = cause
-                settle(call.future, exception=error)
+                resolve(call.future, exception=error)
 
     @contextmanager
     def _while_waiting(self, runner: _Runner, awaited: blocking.AwaitedCalls | None = None) -> Iterator[None]:
@@ -603,7 +603,7 @@ class ThreadsBackend(Backend):
 
     @property
     def can_wait(self) -> bool:
-        return self._place.runner is None
+        return self._context.runner is None
 
     def _cut(self) -> None:
         """With the lock held: take away what waits, but for the calls that free threads are about to begin."""
@@ -660,11 +660,11 @@ def refuse_options(options: TaskOptions) -> None:
         raise NotSupportedError('the "threads" backend knows no resources; use "cluster"')
 
 
-def _let_go(backend: weakref.ref[ThreadsBackend], number: int, _: AnyFuture) -> None:
-    """See `ThreadsBackend.let_go`; a Future keeps no backend."""
+def _release(backend: weakref.ref[ThreadsBackend], number: int, _: AnyFuture) -> None:
+    """See `ThreadsBackend.release`; a Future keeps no backend."""
     present = backend()
     if present is not None:
-        present.let_go(number)
+        present.release(number)
 
 
 def cancel(future: Future[Any], running: bool) -> bool:

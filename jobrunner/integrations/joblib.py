@@ -105,7 +105,7 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     @property
     def parallel(self) -> Any:
-        """The Parallel that uses it, which refers to it: so that both end when the program lets go of them."""
+        """The Parallel that uses it, which refers to it: so that both end when the program releases them."""
         return self._caller()
 
     @parallel.setter

@@ -33,7 +33,7 @@ task), then `scheduler` (the coordinator's decisions). Beside them:
     client_core        what was submitted is kept until its outcome has arrived
     deadlocks          calls that need what those hold that wait for them: found, and refused
     chunks, division   chunks of `map` that are divided while they run: what that is, and when it is done
-    bundles            short calls that travel as one task; client_bundles takes them apart again
+    bundles            short calls that travel as one task; bundle_tracker splits them again
     worker_core, slots a queue, the slots that it feeds, outcomes kept until acknowledged
 
 The life of a task; `task.TRANSITIONS` is the same as data, and the only place that decides:

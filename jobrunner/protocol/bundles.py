@@ -6,7 +6,7 @@ one task, if each is expected to be over in no time. Its `span` is the number of
 calls; its outcome is that of all. The Future of each call knows nothing of it: a call has an id of its own (see
 `ids.call_id`), which is a right to it and to no other, and is cancelled, watched and needed under that.
 
-A bundle is no promise. When one of its calls turns out to take long, the slot gives the bundle up (SPLIT): it tells the
+A bundle is no promise. When one of its calls turns out to take long, the slot splits the bundle (SPLIT): it tells the
 results so far, goes on with the call that runs under that call's own id, and the client submits the rest one by one.
 It does the same with all calls when the process dies under a bundle, or the worker is lost, and with the others when
 some are cancelled before it has started. Where others want a call cancelled, the coordinator asks the client to.
@@ -55,7 +55,7 @@ SEPARATOR = "/"
 
 
 class Results(NamedTuple):
-    """What a slot tells of a bundle's calls, in their order; of the first of them, if it has given up the bundle."""
+    """What a slot tells of a bundle's calls, in their order; of the first of them, if it has split the bundle."""
 
     payloads: list[bytes]
     """A result, or the exception, each."""
@@ -271,7 +271,7 @@ def whole(payload: Payload) -> bytes:
 
 def outcome_of_call(outcome: Outcome, index: int) -> Outcome | None:
     """How one call of a bundle ended; None if the bundle's outcome does not tell."""
-    task, detail = call_id(outcome.id, index), place_of(outcome)
+    task, detail = call_id(outcome.id, index), location_of(outcome)
     if outcome.status not in (OK, SPLIT):
         told = outcome.status == ERROR and "too_large" not in (outcome.detail or {})
         return outcome._replace(id=task) if told else None
@@ -282,7 +282,7 @@ def outcome_of_call(outcome: Outcome, index: int) -> Outcome | None:
     return Outcome(task, outcome.attempt, ERROR if failed else OK, payload, seconds, detail)
 
 
-def place_of(outcome: Outcome) -> Detail | None:
+def location_of(outcome: Outcome) -> Detail | None:
     """Of a detail, where it ran."""
     detail = outcome.detail or {}
     return {name: detail[name] for name in ("worker", "host") if name in detail} or None

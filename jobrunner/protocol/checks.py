@@ -78,7 +78,7 @@ MAX_DEPTH = 32
 write only 511, and what is sent on may become a part of something deeper."""
 
 MAX_INTEGER = 2**53
-"""The largest whole number; sums of many still fit into the 64 bits that msgpack has."""
+"""The largest integer; sums of many still fit into the 64 bits that msgpack has."""
 
 LARGEST_32 = 2**31 - 1
 MAX_SEED = 2**32 - 1
@@ -100,7 +100,7 @@ def shown(value: Any) -> str:
 
 def text(value: Any) -> Any:
     if type(value) is not str:
-        raise ProtocolError(f"expected a text, got {type(value).__name__}")
+        raise ProtocolError(f"expected a string, got {type(value).__name__}")
     return value
 
 
@@ -137,7 +137,7 @@ def entries(value: Any) -> tuple[Any, ...]:
 
 def integer(value: Any, minimum: int = 0, maximum: int = MAX_INTEGER) -> int:
     if type(value) is not int or not minimum <= value <= maximum:
-        raise ProtocolError(f"expected a whole number from {minimum} to {maximum}, got {shown(value)}")
+        raise ProtocolError(f"expected an integer from {minimum} to {maximum}, got {shown(value)}")
     return value
 
 

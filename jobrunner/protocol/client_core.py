@@ -16,10 +16,11 @@ from jobrunner.ids import TaskId, open_part
 from jobrunner.payloads import payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import BATCH_BYTES, BATCH_ENTRIES, batches, of_id, of_outcome, of_task
+from jobrunner.protocol.bundle_tracker import BundleTracker
 from jobrunner.protocol.bundles import Limits, index_of_call, place_of_call
 from jobrunner.protocol.checks import MAX_NEEDS
 from jobrunner.protocol.chunks import kept, stop_of
-from jobrunner.protocol.client_bundles import Bundles
+from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import (
     Accepted,
     AnnounceRunning,
@@ -35,11 +36,11 @@ from jobrunner.protocol.effects import (
     Event,
     GiveUp,
     HandshakeFailed,
+    InitializerFailed,
     QueryRequested,
     RecallResults,
     Received,
     ResolveTasks,
-    SetupFailed,
     ShowOutput,
     Stop,
     SubmitRequested,
@@ -106,7 +107,7 @@ class ClientCore:
         """Everything that has no outcome yet, in the order of submission."""
         self.limits = Limits()
         """How many calls the program may put into a bundle; read by its other threads too."""
-        self._bundles = Bundles(self)
+        self._bundle_tracker = BundleTracker(self)
         self._outbox = Outbox()
         self._regained: list[m.TaskSpec] = []
         """What the coordinator has had before as part of a bundle: sent in this turn, whatever the window."""
@@ -181,7 +182,7 @@ class ClientCore:
         if self._given_up:
             return None
         times = [self.session.next_deadline(), self._give_up_at()]
-        return min((t for t in times if t is not None), default=None)
+        return earliest(times)
 
     def check_invariants(self) -> None:
         assert self._sent <= self.pending.keys()
@@ -189,7 +190,7 @@ class ClientCore:
         assert self._sent_bytes == sum(payload_size(self.pending[t].payload) for t in self._sent)
         needed: dict[m.FunctionKey, int] = {}
         for spec in self.pending.values():
-            for key in (spec.function, spec.setup):
+            for key in (spec.function, spec.initializer):
                 if key is not None:
                     needed[key] = needed.get(key, 0) + 1
         for definition in self._functions.values():
@@ -275,13 +276,13 @@ class ClientCore:
             if spec is None:
                 bundle = self.bundle_with(task_id)
                 if bundle is not None:
-                    effects += self._bundles.cancel(*bundle, event.running)
+                    effects += self._bundle_tracker.cancel(*bundle, event.running)
             elif task_id in self._sent:
                 self.request_cancel(task_id, event.running)
                 if isinstance(spec.span, int):
-                    self._bundles.cancel_whole(task_id)
+                    self._bundle_tracker.cancel_whole(task_id)
             else:
-                self.forget(task_id)
+                self.forget_task(task_id)
                 outcomes.append(m.Outcome(task_id, 0, m.CANCELLED))
         if outcomes:
             effects.append(ResolveTasks(outcomes))
@@ -340,7 +341,7 @@ class ClientCore:
             refused = [t for t in message.ids if not self._cancelling.get(t, False)]
             for task_id in refused.copy():
                 self._cancelling.pop(task_id, None)
-                refused += self._bundles.refused(task_id)
+                refused += self._bundle_tracker.refused(task_id)
             self.note_refused(refused)
             return []
         if isinstance(message, m.Cancel):  # of somebody who was given the ids of these calls
@@ -363,16 +364,21 @@ class ClientCore:
         effects: list[Effect] = []
         for outcome in outcomes:
             spec = self.pending.get(outcome.id)
-            if spec is not None and spec.setup is not None and outcome.detail and "setup" in outcome.detail:
-                effects.append(SetupFailed(outcome))  # none of the pending ones can run
+            if (
+                spec is not None
+                and spec.initializer is not None
+                and outcome.detail
+                and "setup" in outcome.detail
+            ):
+                effects.append(InitializerFailed(outcome))  # none of the pending ones can run
                 continue
             if spec is not None:
                 self.limits.learn(spec, outcome)
             if spec is not None and isinstance(spec.span, int):
-                effects += self._bundles.ended(spec, outcome)
+                effects += self._bundle_tracker.ended(spec, outcome)
             elif spec is not None and outcome.status == m.SPLIT:
                 effects += self._divided(spec, outcome)
-            elif self._settled(outcome.id):
+            elif self._end_interest(outcome.id):
                 fresh.append(outcome)
         if fresh:
             effects.append(ResolveTasks(fresh))
@@ -383,12 +389,12 @@ class ClientCore:
         stop = stop_of(chunk, outcome)
         if stop is None:
             error = "it was divided where it has no elements"
-            self.forget(chunk.id)
+            self.forget_task(chunk.id)
             return [ResolveTasks([m.Outcome(chunk.id, outcome.attempt, m.LOST, detail={"error": error})])]
         part = kept(chunk, stop)
         wish = self._cancelling.get(chunk.id)
         self.add(part, regained=self.is_sent(chunk.id))
-        self.forget(chunk.id)
+        self.forget_task(chunk.id)
         effects: list[Effect] = [ChunkDivided(chunk.id, part.id, stop)]
         if wish:
             self.request_cancel(part.id, True)
@@ -467,7 +473,9 @@ class ClientCore:
 
     def _answer_cancels(self) -> list[Effect]:
         """Of those that were refused in this turn; not where a later request stops what runs, and is still open."""
-        refused = [t for t in self._refused if not (self._cancelling.get(t) or self._bundles.is_to_stop(t))]
+        refused = [
+            t for t in self._refused if not (self._cancelling.get(t) or self._bundle_tracker.is_to_stop(t))
+        ]
         self._refused = []
         return [AnswerCancel(refused)] if refused else []
 
@@ -505,7 +513,7 @@ class ClientCore:
     def _submission(self, tasks: list[m.TaskSpec], now: float) -> Effect:
         """These tasks in one message, with what the coordinator does not know of their functions."""
         named = dict.fromkeys([spec.function for spec in tasks])
-        named.update(dict.fromkeys([spec.setup for spec in tasks if spec.setup is not None]))
+        named.update(dict.fromkeys([spec.initializer for spec in tasks if spec.initializer is not None]))
         functions: list[m.FunctionDef] = []
         for key in named:
             definition = self._functions[key]
@@ -562,7 +570,7 @@ class ClientCore:
             return m.Outcome(spec.id, 0, m.ERROR, detail={"too_large": True, "final": True, "error": error})
         if payload_size(spec.payload) > most:
             return m.quota_exceeded(spec.id, 0, "arguments have", payload_size(spec.payload), most)
-        for key in (spec.function, spec.setup):
+        for key in (spec.function, spec.initializer):
             definition = None if key is None else self._functions[key]
             if definition is None:
                 continue
@@ -577,14 +585,14 @@ class ClientCore:
 
     # --- accounts ---
 
-    def _settled(self, task_id: TaskId) -> bool:
+    def _end_interest(self, task_id: TaskId) -> bool:
         """Take note of an outcome; False if nobody here waits for it."""
         watched = task_id in self._watched
         if watched:
             del self._watched[task_id]
-        return self.forget(task_id) or watched
+        return self.forget_task(task_id) or watched
 
-    def forget(self, task_id: TaskId) -> bool:
+    def forget_task(self, task_id: TaskId) -> bool:
         """Drop a task that is done; False if it was done before."""
         spec = self.pending.pop(task_id, None)
         if spec is None:
@@ -603,7 +611,7 @@ class ClientCore:
 
     def _count(self, spec: m.TaskSpec, step: int) -> None:
         users = self._users
-        for key in (spec.function, spec.setup):
+        for key in (spec.function, spec.initializer):
             if key is None:
                 continue
             count = users.get(key, 0) + step

@@ -408,7 +408,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     ),
     (
         m.Submit,
-        lambda x, w: (write_tasks(x.tasks, w), write_functions(x.functions, w), x.forget),
+        lambda x, w: (write_tasks(x.tasks, w), write_functions(x.functions, w), x.drop_functions),
         lambda f, r: m.Submit(read_tasks(f[0], r), read_functions(f[1], r), keys(f[2])),
     ),
     (m.Reconciled, lambda x, w: (), lambda f, r: m.Reconciled()),
@@ -429,7 +429,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
         lambda x, w: (write_assignments(x.tasks, w), write_functions(x.functions, w), x.owner),
         lambda f, r: m.Assign(read_assignments(f[0], r), read_functions(f[1], r), name(f[2])),
     ),
-    (m.Forget, lambda x, w: (x.functions,), lambda f, r: m.Forget(keys(f[0]))),
+    (m.DropFunctions, lambda x, w: (x.functions,), lambda f, r: m.DropFunctions(keys(f[0]))),
     (
         m.Outcomes,
         lambda x, w: (write_outcomes(x.outcomes, w),),

@@ -28,6 +28,7 @@ from jobrunner.protocol.batches import (
     of_value,
 )
 from jobrunner.protocol.checks import MAX_BUFFERS
+from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.details import CUT_TEXT, passable
 from jobrunner.protocol.effects import (
     Disconnect,
@@ -240,7 +241,7 @@ class CoordinatorCore:
         if not self.draining:
             times.append(self.scheduler.division.next_deadline())
             times.append(self.scheduler.deadlocks.next_deadline())
-        return min((t for t in times if t is not None), default=None)
+        return earliest(times)
 
     @property
     def rejected(self) -> int:
@@ -454,7 +455,7 @@ class CoordinatorCore:
             client.outcomes.clear()
             client.told_again.clear()
             client.recalls.clear()
-            client.promised.clear()
+            client.awaiting_resubmission.clear()
             client.forget_unnamed()
             client.accepted.clear()
             for key in sorted(client.pins.values()):
@@ -590,9 +591,9 @@ class CoordinatorCore:
             if payload_size(spec.payload) > self.settings.max_payload:
                 self._unexpected(client, f"task {spec.id} is larger than max_payload; its session ends", now)
                 return
-            if refused and (spec.function in refused or spec.setup in refused):
+            if refused and (spec.function in refused or spec.initializer in refused):
                 scheduler.refuse_new(
-                    client, spec.id, refused.get(spec.function) or refused[spec.setup or b""]
+                    client, spec.id, refused.get(spec.function) or refused[spec.initializer or b""]
                 )
                 continue
             if client.account.owner:
@@ -602,7 +603,7 @@ class CoordinatorCore:
                     client, f"task {spec.id} names a function that was never sent; its session ends", now
                 )
                 return
-        for key in message.forget:
+        for key in message.drop_functions:
             here = client.pins.pop(key, None)
             if here is not None:
                 scheduler.functions.unpin(here)
@@ -693,7 +694,7 @@ class CoordinatorCore:
     def _give_up_untaken(self, peer: Peer, now: float) -> None:
         """It gets nothing more of what it was told in this session."""
         if isinstance(peer, ClientPeer):
-            self.scheduler.forget_untaken(peer)
+            self.scheduler.forget_untaken_outcomes(peer)
         peer.link = Link("", now, peer.link.peer_timeout)
 
     def _on_acked(self, client: ClientPeer, acked: list[m.Message]) -> None:
@@ -827,8 +828,8 @@ class CoordinatorCore:
         defined: dict[m.FunctionKey, None] = {}
         for spec in entry.accepted:
             defined[spec.function] = None
-            if spec.setup is not None:
-                defined[spec.setup] = None
+            if spec.initializer is not None:
+                defined[spec.initializer] = None
         written: dict[m.FunctionKey, m.FunctionDef] = {}
         for key in defined:
             function = self.scheduler.functions.get(key)
@@ -862,7 +863,7 @@ class CoordinatorCore:
             forgetful = scheduler.workers.get(worker_id)
             if forgetful is not None:
                 for some in batches(keys, of_key):
-                    self._send(forgetful, m.Forget(some), now)
+                    self._send(forgetful, m.DropFunctions(some), now)
         while scheduler.dirty:
             peer = scheduler.dirty.popitem()[0]
             if isinstance(peer, WorkerPeer):
@@ -928,7 +929,7 @@ class CoordinatorCore:
         tasks, size = [], 0
         functions: list[m.FunctionDef] = []
         for record in records:
-            for entry in (record.function, record.setup):
+            for entry in (record.function, record.initializer):
                 if entry is not None and worker.id not in entry.known_by:
                     functions += entry.untold(worker.id)
             payload = record.payload
@@ -946,7 +947,7 @@ class CoordinatorCore:
                     payload,
                     record.span,
                     record.options,
-                    None if record.setup is None else record.setup.definition.key,
+                    None if record.initializer is None else record.initializer.definition.key,
                     record.depth,
                     values,
                     record.unbegun,
@@ -1000,8 +1001,8 @@ class CoordinatorCore:
         for client in [c for c in scheduler.clients.values() if not c.source]:
             self._lose_client(client, now)
         scheduler.forget_unclaimed(now, self.settings.client_grace)
-        scheduler.forget_outdated(now - self.settings.keep_detached)
-        scheduler.needs.give_up_sought(now)
+        scheduler.forget_outdated_outcomes(now - self.settings.keep_detached)
+        scheduler.needs.stop_looking(now)
         # Kept outcomes are looked at whenever something else is; they need no timer of their own.
         busy = (
             scheduler.unclaimed
@@ -1064,7 +1065,7 @@ def of_record(record: TaskRecord, worker: WorkerPeer) -> int:
     if record.needs:
         assert record.values is not None
         size += sum([of_payload(record.values[need]) for need in record.needs])
-    for entry in (record.function, record.setup):
+    for entry in (record.function, record.initializer):
         if entry is not None and worker.id not in entry.known_by:
             size += sum([of_definition(each.definition) for each in (entry, *entry.parts)])
     return size
@@ -1081,5 +1082,5 @@ UNKNOWN_FUNCTION = b""
 def of_owner(client: ClientPeer, spec: m.TaskSpec) -> m.TaskSpec:
     """A call of functions that this client has sent, under the keys that these have here."""
     function = client.pins.get(spec.function, UNKNOWN_FUNCTION)
-    setup = None if spec.setup is None else client.pins.get(spec.setup, UNKNOWN_FUNCTION)
-    return spec._replace(function=function, setup=setup)
+    initializer = None if spec.initializer is None else client.pins.get(spec.initializer, UNKNOWN_FUNCTION)
+    return spec._replace(function=function, initializer=initializer)

@@ -1,11 +1,11 @@
 """Calls that need what only those tasks hold that wait for them: found, and refused.
 
-A task that waits for calls of its own lends its slot, and keeps its resources. So a call for which no worker has enough
-beside what such tasks hold would wait for ever, and they with it. Workers tell which tasks wait for which calls, where
-that lasts and the wait has no time limit (`messages.Wait`).
+A task that waits for calls of its own yields its slot, but keeps its resources. So a call for which no worker has
+enough beside what such tasks hold would wait for ever, and they with it. Workers tell which tasks wait for which calls,
+where that lasts and the wait has no time limit (`messages.Wait`).
 
 The law: a call is refused only where it could not start, however long one waited. Every task that is not known to wait
-is taken to end some time, and to let go of what it holds; so is every call that could start on some worker beside what
+is taken to end some time, and to release what it holds; so is every call that could start on some worker beside what
 the waiting ones hold, and with it those that wait for it; and so on. What is left then can never go on: each call there
 is refused that no worker has enough for, until those that wait for it can go on. A call that no worker could run even
 if it were idle waits, as always, for a worker that may join.

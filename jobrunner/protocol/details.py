@@ -1,7 +1,7 @@
 """What the coordinator passes on of the details of outcomes; pure.
 
-The law: what one hop takes, the next one takes too. A detail grows on its way (the story of a task's attempts, the end
-of a task that needed this one, within which it is a detail itself), and what is more than `checks` allows would be
+The law: what one hop takes, the next one takes too. A detail grows on its way (the history of a task's attempts, the
+end of a task that needed this one, within which it is a detail itself), and what is more than `checks` allows would be
 refused by somebody who has done nothing, in each of his sessions. So the coordinator cuts what is far beyond anything
 that a worker has to tell, where it comes in.
 """
@@ -48,7 +48,7 @@ def fits(detail: Detail) -> bool:
 
 
 def cut(detail: Detail) -> Detail:
-    """The facts that mean something to anybody, then the others, as far as there is room; texts and lists are cut."""
+    """The facts that mean something to anybody, then the others, as far as there is room; strings and lists are cut."""
     names = [name for name in detail if name in DETAIL_TYPES] + [n for n in detail if n not in DETAIL_TYPES]
     kept: Detail = {}
     for name in names[:MAX_FACTS]:

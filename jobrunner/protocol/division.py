@@ -101,14 +101,14 @@ class Division:
         as in Scheduler._split.
         """
         scheduler, client = self._scheduler, record.client
-        function, setup = record.function, record.setup
+        function, initializer = record.function, record.initializer
         spec = m.TaskSpec(
             record.id,
             function.definition.key,
             record.payload,
             record.span,
             record.options,
-            None if setup is None else setup.definition.key,
+            None if initializer is None else initializer.definition.key,
             record.depth,
         )
         stop = stop_of(spec, outcome)
@@ -124,16 +124,16 @@ class Division:
         worker.completed -= record.weight  # the part counts when it ends
         scheduler.leave_to_client(record, record.weight)
         function.users += 1  # so that it is not dropped in between
-        if setup is not None:
-            setup.users += 1
+        if initializer is not None:
+            initializer.users += 1
         scheduler.finish(record, outcome, SUCCEEDED, now)
         if fresh:
             scheduler.goes_on(worker, outcome, now)
         part = kept(spec, stop)
         scheduler.submit(client, part, now)
         scheduler.functions.release(function)
-        if setup is not None:
-            scheduler.functions.release(setup)
+        if initializer is not None:
+            scheduler.functions.release(initializer)
         present = scheduler.tasks.get(part.id)
         if present is not None or part.id in client.done:
             client.unnamed[part.id] = False

@@ -39,7 +39,7 @@ class SlotTask(NamedTuple):
     function: FunctionKey
     payload: Payload
     span: Span
-    setup: FunctionKey | None
+    initializer: FunctionKey | None
     depth: int = 0
     values: tuple[Payload, ...] = ()
     retry_on: bytes | None = None
@@ -48,15 +48,15 @@ class SlotTask(NamedTuple):
 FINAL_ERROR = 9
 """A SlotOutcome's status: as messages.ERROR, with an exception that is not in the task's `retry_on`."""
 
-SETUP_FAILED = 10
+INITIALIZER_FAILED = 10
 """As messages.ERROR, where the initializer raised: the task itself has not begun."""
 
-IN_SETUP = -2
+IN_INITIALIZER = -2
 """As the element of a SlotExited: the process died in the initializer."""
 
 
 class SlotOutcome(NamedTuple):
-    """How a task ended in its slot: status is messages.OK, messages.ERROR, FINAL_ERROR or SETUP_FAILED.
+    """How a task ended in its slot: status is messages.OK, messages.ERROR, FINAL_ERROR or INITIALIZER_FAILED.
 
     `duration` is in seconds.
     """
@@ -83,7 +83,7 @@ class SlotFinished:
 
 @dataclass(slots=True)
 class SlotSplit:
-    """The slot has given up a bundle: the results so far, and the index of the call that it goes on with."""
+    """The slot has split a bundle: the results so far, and the index of the call that it goes on with."""
 
     slot: SlotId
     number: int
@@ -150,7 +150,7 @@ class SlotExited:
     """The slot's process is gone and reaped.
 
     `number` is the task that was running, 0 if none, and `element` the absolute index within its span, -1 if it has
-    none, or IN_SETUP. Exactly one of `exit_code` and `signal` is set; `signal` is a name such as "SIGSEGV".
+    none, or IN_INITIALIZER. Exactly one of `exit_code` and `signal` is set; `signal` is a name such as "SIGSEGV".
     """
 
     slot: SlotId
@@ -324,12 +324,12 @@ class SpawnSlot:
 
 @dataclass(slots=True)
 class RunTasks:
-    """Give tasks to a slot, with the functions it lacks; `forget` are functions it may drop."""
+    """Give tasks to a slot, with the functions it lacks; `drop_functions` are functions it may drop."""
 
     slot: SlotId
     tasks: list[SlotTask]
     functions: list[FunctionDef]
-    forget: list[FunctionKey]
+    drop_functions: list[FunctionKey]
 
 
 @dataclass(slots=True)
@@ -338,7 +338,7 @@ class RecallTasks:
 
     slot: SlotId
     bundle: bool = True
-    """Have it give up the bundle that it runs, too."""
+    """Have it split the bundle that it runs, too."""
 
 
 @dataclass(slots=True)
@@ -391,7 +391,7 @@ class ResolveTasks:
 
 
 @dataclass(slots=True)
-class SetupFailed:
+class InitializerFailed:
     """To the client's program: its initializer fails on every worker, as this outcome tells, so nothing can run."""
 
     outcome: Outcome
@@ -534,5 +534,5 @@ Effect: TypeAlias = (
     "Send | SpawnSlot | RunTasks | RecallTasks | RetractTasks | DivideChunk | InterruptTask | EndSlot | SignalSlot"
     " | ResolveTasks | BundleSplit | ChunkDivided | AnnounceRunning | AnswerCancel | AnswerQuery | ShowOutput"
     " | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
-    " | WriteJournal | RecallResults | SetupFailed | Accepted | JoinRequested | Disconnect"
+    " | WriteJournal | RecallResults | InitializerFailed | Accepted | JoinRequested | Disconnect"
 )

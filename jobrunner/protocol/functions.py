@@ -1,7 +1,8 @@
 """Functions, by the hash of their bytes: each travels once per connection and is kept while somebody needs it.
 
-The one who sends decides what the other end knows, and says so (`forget`), so both ends agree without asking. Parts
-(`FunctionDef.parts`) travel and are kept like functions of their own, and no hop drops one before all that need it.
+The one who sends decides what the other end knows, and says so (`drop_functions`), so both ends agree without asking.
+Parts (`FunctionDef.parts`) travel and are kept like functions of their own, and no hop drops one before all that need
+it.
 
 The coordinator does not believe a hash that it is told: who sends other bytes under the key of somebody's function
 would have them run among that one's calls. So each owner's functions have keys of their own there (`key_of`).
@@ -201,8 +202,8 @@ class KnownFunctions:
         return fresh
 
     def overflow(self, named: int = 1) -> list[FunctionKey]:
-        """What the other end is to forget, the longest unused first. `named`: functions in the present message, which
-        are not forgotten for their bytes."""
+        """What the other end is to drop, the longest unused first. `named`: functions in the present message, which
+        are not dropped for their bytes."""
         surplus: list[FunctionKey] = []
         while len(self._known) > self._limit or (self._bytes > self._most_bytes and len(self._known) > named):
             key, parts = self._known.popitem(last=False)

@@ -19,7 +19,7 @@ from jobrunner.protocol.messages import FunctionDef, FunctionKey, Outcome, TaskS
 
 
 class Progress(NamedTuple):
-    """The counts of a task that no restart may reset, and its story."""
+    """The counts of a task that no restart may reset, and its history."""
 
     attempt: int = 0
     failures: int = 0
@@ -69,7 +69,7 @@ class JournalState:
     """All that a journal holds: what a coordinator starts with. Tasks are in the order of their acceptance."""
 
     functions: dict[FunctionKey, FunctionDef] = field(default_factory=dict)
-    """At least those that the tasks name, as `function` or `setup`, and their parts."""
+    """At least those that the tasks name, as `function` or `initializer`, and their parts."""
     tasks: dict[TaskId, tuple[TaskSpec, Progress]] = field(default_factory=dict)
     outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
     owners: dict[ClientId, str] = field(default_factory=dict)
@@ -82,7 +82,10 @@ class JournalState:
     def needed_functions(self) -> set[FunctionKey]:
         """What the tasks name, and the parts of that."""
         named = {
-            key for spec, _ in self.tasks.values() for key in (spec.function, spec.setup) if key is not None
+            key
+            for spec, _ in self.tasks.values()
+            for key in (spec.function, spec.initializer)
+            if key is not None
         }
         return named.union(*(self.functions[key].parts for key in named if key in self.functions))
 

@@ -62,6 +62,7 @@ class ClientPeer(Peer):
     __slots__ = (
         "accepted",
         "account",
+        "awaiting_resubmission",
         "cancels",
         "done",
         "done_bundles",
@@ -73,7 +74,6 @@ class ClientPeer(Peer):
         "output",
         "output_characters",
         "pins",
-        "promised",
         "recalls",
         "reconciled",
         "refused",
@@ -123,9 +123,9 @@ class ClientPeer(Peer):
         """Finished tasks whose outcome the client has not acknowledged."""
         self.done_bundles: dict[str, TaskRecord] = {}
         """The bundles among them, by the open part of their ids."""
-        self.promised: set[str] = set()
-        """The open parts of the ids of bundles that it was told, in this session, to have been given up, and of which
-        it has named no call since: it does so once it has heard, and what it said before that (Reconciled, say) knew
+        self.awaiting_resubmission: set[str] = set()
+        """The open parts of the ids of bundles that it was told, in this session, to have been split, and of which it
+        has named no call since: it does so once it has heard, and what it said before that (Reconciled, say) knew
         nothing of them."""
         self.unnamed: dict[TaskId, bool] = {}
         """Parts of its chunks that it has not named since they were divided off; whether it has acknowledged their
@@ -205,7 +205,7 @@ class WorkerPeer(Peer):
         python = python_demand(hello.python)[0]
         self.offers: dict[str, float] = {**exact(hello.resources.items()), python: math.inf}
         self.free = dict(self.offers)
-        """Amounts of what it offers that no task holds: whole numbers, but for what it has without end."""
+        """Amounts of what it offers that no task holds: integers, but for what it has without end."""
         self.kept_waiting: dict[str, int] = {}
         """Amounts that are held by tasks which wait for calls, see `deadlocks`."""
         self.lacks: dict[str, float] = {}

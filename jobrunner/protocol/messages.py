@@ -7,7 +7,7 @@ A message is a plain record; `codec` turns it into frames and back. Who sends wh
                                 Output, Goodbye
     coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Accepted, Recall, Reply,
                                 Goodbye
-    coordinator -> worker       Welcome, Assign, Forget, Cancel, Divide, Drain, Goodbye
+    coordinator -> worker       Welcome, Assign, DropFunctions, Cancel, Divide, Drain, Goodbye
     anyone, outside a session   Heartbeat, Reset, Refused, Join, Joined
 
 A payload is opaque to everything that routes it: `bytes` when it is small (it then rides inside the message), else a
@@ -43,7 +43,7 @@ UNMET = 6
 REFUSED = 7
 """The coordinator does not take it: it could not write it down, its owner's quota is used up, or it can run nowhere."""
 SPLIT = 8
-"""A bundle that its slot has given up, see `bundles`; the payload holds the results so far. Or a chunk that was
+"""A bundle that its slot has split, see `bundles`; the payload holds the results so far. Or a chunk that was
 divided, see `chunks`, without a payload: what runs on tells of all that has begun."""
 OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED, SPLIT))
 """What a worker can know of the end of an attempt."""
@@ -102,14 +102,14 @@ class FunctionDef(NamedTuple):
     modules: tuple[str, ...] = ()
     """Top-level modules that its worker must be able to import; without the standard library's."""
     ships: tuple[str, ...] = ()
-    """Of a setup, the top-level modules that it brings along: to the calls with it no worker lacks these, and no slot
-    serves calls with it and others."""
+    """Of an initializer, the top-level modules that it brings along: to the calls with it no worker lacks these, and
+    no slot serves calls with it and others."""
     parts: tuple[FunctionKey, ...] = ()
     """Definitions that must be at hand wherever this one is unpickled. They have no parts themselves, and what they
     need (`python`, `modules`) is among the needs of this one."""
     epoch: int = 0
-    """Of a setup, how often the program had come to other versions of its modules; no slot serves calls of two epochs,
-    and slots of earlier ones make way."""
+    """Of an initializer, how often the program had come to other versions of its modules; no slot serves calls of two
+    epochs, and slots of earlier ones make way."""
 
 
 Span: TypeAlias = "tuple[int, int] | int | None"
@@ -128,7 +128,7 @@ class TaskSpec(NamedTuple):
     """One submitted call, chunk or bundle. The payload holds (args, kwargs), the columns of a chunk of `map`, or the
     payloads of a bundle's calls.
 
-    `setup` is the function key of the executor's initializer.
+    `initializer` is the function key of the executor's initializer.
     """
 
     id: TaskId
@@ -136,7 +136,7 @@ class TaskSpec(NamedTuple):
     payload: Payload
     span: Span = None
     options: TaskOptions = DEFAULT_OPTIONS
-    setup: FunctionKey | None = None
+    initializer: FunctionKey | None = None
     depth: int = 0
     """0 for a call of a program, n + 1 for one that a task of depth n submits. Deeper ones go first, for a task waits
     for them."""
@@ -153,7 +153,7 @@ class Assignment(NamedTuple):
     payload: Payload
     span: Span
     options: TaskOptions
-    setup: FunctionKey | None
+    initializer: FunctionKey | None
     depth: int = 0
     values: tuple[Payload, ...] = ()
     """The results of the tasks that it needs, in the order of TaskSpec.needs."""
@@ -183,7 +183,7 @@ class Outcome(NamedTuple):
     "element" (absolute index in the span that was running when the process died),
     "running" (with SPLIT of a bundle: the index of the call that goes on as a task of its own),
     "stop" (with SPLIT of a chunk: the index of the first element that was given back),
-    "attempts" (a list of one line of text per attempt), "limit" (crash limit that was reached),
+    "attempts" (a list of strings, a line per attempt), "limit" (crash limit that was reached),
     "most_calls" (with CRASHED: it has more calls than a slot there makes before it is replaced, this number, so that
     it has not begun; its client cuts it),
     "timeout" (seconds), "unknown" (true: there is no such task here), and where the status is UNMET "need" (the id of
@@ -199,14 +199,14 @@ class Outcome(NamedTuple):
 
 
 def quota_exceeded(
-    task: TaskId, attempt: int, what: str, size: int, most: int, place: Detail | None = None
+    task: TaskId, attempt: int, what: str, size: int, most: int, location: Detail | None = None
 ) -> Outcome:
     """What becomes of a call whose arguments or result are more than the coordinator takes."""
     error = (
         f"its {what} {size:,} bytes, and the coordinator takes {most:,} at most (max_payload): pass a file's path"
         " instead, or cut the work into smaller parts"
     )
-    detail = {**(place or {}), "too_large": True, "final": True, "error": error}
+    detail = {**(location or {}), "too_large": True, "final": True, "error": error}
     return Outcome(task, attempt, ERROR, detail=detail)
 
 
@@ -315,7 +315,7 @@ class Submit:
 
     tasks: list[TaskSpec]
     functions: list[FunctionDef] = field(default_factory=list)
-    forget: list[FunctionKey] = field(default_factory=list)
+    drop_functions: list[FunctionKey] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -402,7 +402,7 @@ class Assign:
 
 
 @dataclass(slots=True)
-class Forget:
+class DropFunctions:
     """The coordinator will not name these functions again without sending them."""
 
     functions: list[FunctionKey]
@@ -507,8 +507,8 @@ class Joined:
 
 Message: TypeAlias = (
     "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Accepted | Recall | Supply | Cancel"
-    " | CancelRefused | Divide | Query | Reply | Assign"
-    " | Forget | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
+    " | CancelRefused | Divide | Query | Reply | Assign | DropFunctions"
+    " | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
     " | Join | Joined | Stuck | Waits"
 )
 

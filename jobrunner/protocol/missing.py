@@ -53,23 +53,23 @@ class Missing:
 
     def demands(self, record: TaskRecord) -> Demands:
         """What its worker must have, the modules included that not every worker has."""
-        return base_demands(record) + module_demands(self._scarce(record.function, record.setup))
+        return base_demands(record) + module_demands(self._scarce(record.function, record.initializer))
 
     def refusal(
         self,
         task_id: TaskId,
         function: FunctionEntry,
-        setup: FunctionEntry | None,
+        initializer: FunctionEntry | None,
         base: Demands,
         now: float,
     ) -> Outcome | None:
         """How a new call ends, if no worker can import what it needs."""
-        if not self._is_hopeless(function, setup, base):
+        if not self._is_hopeless(function, initializer, base):
             return None
-        names = self._scarce(function, setup)
+        names = self._scarce(function, initializer)
         if self._drop(names, now - NEW_ANSWER_SECONDS):
             return None  # somebody looks again
-        return self._outcome(task_id, 0, function, setup, base)
+        return self._outcome(task_id, 0, function, initializer, base)
 
     def report(
         self, worker: WorkerPeer, returned: Iterable[tuple[TaskId, int]], names: Iterable[str], now: float
@@ -85,7 +85,7 @@ class Missing:
             and record.state in ACTIVE
         ]
         # Nothing is kept because a worker says so, but for what it was asked.
-        asked = {name for record in records for name in needed(record.function, record.setup)}
+        asked = {name for record in records for name in needed(record.function, record.initializer)}
         lacks = asked.intersection(names)
         if not self.scarce:
             self._oldest = now
@@ -101,13 +101,15 @@ class Missing:
             scheduler.returned(worker, task_id, attempt, now, prefetch=worker.prefetch and bool(lacks))
         self._end_hopeless(self._tasks_with(news) if news else records, now)
 
-    def setup_failed(self, worker: WorkerPeer, record: TaskRecord, outcome: Outcome, now: float) -> None:
+    def initializer_failed(
+        self, worker: WorkerPeer, record: TaskRecord, outcome: Outcome, now: float
+    ) -> None:
         """A task of this worker (and now of nobody) has not begun there, because its initializer failed."""
-        assert record.setup is not None
+        assert record.initializer is not None
         scheduler = self._scheduler
-        name = setup_name(record.setup)
+        name = initializer_name(record.initializer)
         error = (outcome.detail or {}).get("error", "raised")
-        record.remember(f"attempt {record.begun} on {worker.name}: the initializer failed: {error}")
+        record.record_event(f"attempt {record.begun} on {worker.name}: the initializer failed: {error}")
         self._failures[name] = outcome
         if not self.scarce:
             self._oldest = now
@@ -137,22 +139,22 @@ class Missing:
     def why(self, record: TaskRecord) -> str:
         """For who asks why a task waits: that no worker has its modules; else empty."""
         base = base_demands(record)
-        if not self._is_hopeless(record.function, record.setup, base):
+        if not self._is_hopeless(record.function, record.initializer, base):
             return ""
-        return self._complaint(record.function, record.setup, base)
+        return self._complaint(record.function, record.initializer, base)
 
-    def _scarce(self, function: FunctionEntry, setup: FunctionEntry | None) -> list[str]:
+    def _scarce(self, function: FunctionEntry, initializer: FunctionEntry | None) -> list[str]:
         if not self.scarce:
             return []
-        return [name for name in needed(function, setup) if name in self.scarce]
+        return [name for name in needed(function, initializer) if name in self.scarce]
 
     def _able(self, base: Demands) -> list[WorkerPeer]:
         """Workers that could run it, were it not for the modules."""
         workers = self._scheduler.workers.values()
         return [worker for worker in workers if not worker.draining and worker.offers_all(base)]
 
-    def _is_hopeless(self, function: FunctionEntry, setup: FunctionEntry | None, base: Demands) -> bool:
-        names = self._scarce(function, setup)
+    def _is_hopeless(self, function: FunctionEntry, initializer: FunctionEntry | None, base: Demands) -> bool:
+        names = self._scarce(function, initializer)
         if not names:
             return False
         able = self._able(base)
@@ -186,11 +188,11 @@ class Missing:
         entries = {
             entry
             for entry in scheduler.functions.entries()
-            if not names.isdisjoint(entry.definition.modules) or setup_name(entry) in names
+            if not names.isdisjoint(entry.definition.modules) or initializer_name(entry) in names
         }
         if not entries:
             return []
-        return [r for r in scheduler.tasks.values() if r.function in entries or r.setup in entries]
+        return [r for r in scheduler.tasks.values() if r.function in entries or r.initializer in entries]
 
     def _sort_again(self, records: list[TaskRecord]) -> None:
         """Something has become scarce: what needs it waits in a line of its own from now on."""
@@ -207,9 +209,9 @@ class Missing:
         for record in records:
             if record.state not in (QUEUED, WAITING):
                 continue
-            function, setup, base = record.function, record.setup, base_demands(record)
-            if self._is_hopeless(function, setup, base):
-                outcome = self._outcome(record.id, record.attempt, function, setup, base)
+            function, initializer, base = record.function, record.initializer, base_demands(record)
+            if self._is_hopeless(function, initializer, base):
+                outcome = self._outcome(record.id, record.attempt, function, initializer, base)
                 scheduler.finish(record, outcome, FAILED, now)
 
     def _outcome(
@@ -217,19 +219,19 @@ class Missing:
         task_id: TaskId,
         attempt: int,
         function: FunctionEntry,
-        setup: FunctionEntry | None,
+        initializer: FunctionEntry | None,
         base: Demands,
     ) -> Outcome:
-        names = self._scarce(function, setup)
+        names = self._scarce(function, initializer)
         for name in names:
             failure = self._failures.get(name)
             if failure is not None:
                 return failure._replace(id=task_id, attempt=attempt)
-        error = self._complaint(function, setup, base)
+        error = self._complaint(function, initializer, base)
         return Outcome(task_id, attempt, REFUSED, detail={"error": error, "modules": tuple(names)})
 
-    def _complaint(self, function: FunctionEntry, setup: FunctionEntry | None, base: Demands) -> str:
-        names = self._scarce(function, setup)
+    def _complaint(self, function: FunctionEntry, initializer: FunctionEntry | None, base: Demands) -> str:
+        names = self._scarce(function, initializer)
         able = self._able(base)
         parts = []
         for name in names:
@@ -237,7 +239,7 @@ class Missing:
             if name in self._failures:
                 return f"the initializer failed on {' and '.join(who[:MAX_WORKERS_NAMED])}"
             if who:
-                user = function if name in function.definition.modules or setup is None else setup
+                user = function if name in function.definition.modules or initializer is None else initializer
                 parts.append(f"{lack(who)} the module {name!r}, which {short_name(user)} needs")
         several = len(parts) > 1
         advice = f"install {'them' if several else 'it'} there, or ship {'them' if several else 'it'} with"
@@ -245,23 +247,23 @@ class Missing:
 
 
 def base_demands(record: TaskRecord) -> Demands:
-    return demanded(record.amounts, record.function, record.setup)
+    return demanded(record.amounts, record.function, record.initializer)
 
 
-def needed(function: FunctionEntry, setup: FunctionEntry | None) -> tuple[str, ...]:
+def needed(function: FunctionEntry, initializer: FunctionEntry | None) -> tuple[str, ...]:
     """The modules that the worker of a call must have, and the initializer that must work there."""
     own = function.definition.modules
-    if setup is None:
+    if initializer is None:
         return own
-    definition = setup.definition
+    definition = initializer.definition
     both = own + tuple(name for name in definition.modules if name not in own)
     if definition.ships:
         both = tuple(name for name in both if name not in definition.ships)
-    return (*both, setup_name(setup))
+    return (*both, initializer_name(initializer))
 
 
-def setup_name(setup: FunctionEntry) -> str:
-    return INITIALIZER + setup.definition.key.hex()
+def initializer_name(initializer: FunctionEntry) -> str:
+    return INITIALIZER + initializer.definition.key.hex()
 
 
 def module_demands(names: Iterable[str]) -> Demands:

@@ -113,7 +113,7 @@ class Needs:
         interest.dependents = [r for r in interest.dependents if r.client.account is not account]
         return part
 
-    def give_up_sought(self, now: float) -> None:
+    def stop_looking(self, now: float) -> None:
         """End the search for tasks that nobody can name any more."""
         sought, looked_at = self.results.sought, 0
         for task_id, interest in list(islice(sought.items(), LOOKED_AT_PER_SWEEP)):

@@ -15,10 +15,10 @@ from jobrunner.protocol.resources import shown
 from jobrunner.protocol.task import (
     ACTIVE,
     FAILED,
+    MAX_HISTORY_LINE_LENGTH,
     QUEUED,
     RUNNING,
     STATE_NAMES,
-    STORY_CHARACTERS,
     SUCCEEDED,
     TERMINAL,
     WAITING,
@@ -151,7 +151,7 @@ def drain(core: CoordinatorCore, who: Principal, argument: str, now: float) -> d
 def forget(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     if TaskId(argument) in core.scheduler.tasks:
         raise UnknownName(f"task {argument} is not done; `jobrunner cancel {argument}` ends it")
-    if not core.scheduler.forget(TaskId(argument)):
+    if not core.scheduler.forget_outcome(TaskId(argument)):
         raise UnknownName(f"no outcome of a detached task {argument!r} is kept here")
     return {"id": argument, "forgotten": True}
 
@@ -250,7 +250,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, A
     finished = record.state in TERMINAL
     error = ""
     if outcome is not None and outcome.status != 0:
-        error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])[:STORY_CHARACTERS]
+        error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])[:MAX_HISTORY_LINE_LENGTH]
     return {
         "id": record.id if owns(who, record) else short_id(record.id),
         "name": record.name,
@@ -269,7 +269,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, A
     }
 
 
-def takes_apart(bundle: TaskRecord) -> bool:
+def calls_may_go_on(bundle: TaskRecord) -> bool:
     """Whether it has ended, and some of its calls may go on."""
     return bundle.outcome is not None and bundle.outcome.status in (SPLIT, CRASHED, LOST)
 
@@ -304,14 +304,14 @@ def seen(who: Principal, record: TaskRecord) -> bool:
 
 
 def describe_call(bundle: TaskRecord, index: int) -> dict[str, Any]:
-    """Where one call of a bundle differs from all of it. If that was taken apart, the call waits for its client."""
+    """Where one call of a bundle differs from all of it. If that was split, the call waits for its client."""
     described: dict[str, Any] = {
         "id": call_id(bundle.id, index),
         "elements": 1,
         "state": STATE_NAMES[bundle.state],
     }
     outcome = None if bundle.outcome is None else outcome_of_call(bundle.outcome, index)
-    if outcome is None and takes_apart(bundle):
+    if outcome is None and calls_may_go_on(bundle):
         described["state"] = STATE_NAMES[WAITING]
     elif outcome is not None:
         failed = outcome.status != OK

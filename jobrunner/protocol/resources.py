@@ -1,7 +1,7 @@
-"""Amounts of resources as the scheduler counts them: whole numbers of millionths; pure.
+"""Amounts of resources as the scheduler counts them: integer numbers of millionths; pure.
 
 Users and messages say amounts as floats, which do not add up: 0.1 + 0.2 + 0.3, taken from 1 and given back one by one,
-leave less than 1. So an amount becomes a whole number where it enters the coordinator's core, by the decimal text that
+leave less than 1. So an amount becomes an integer where it enters the coordinator's core, by the decimal string that
 it is written with, and all sums are exact from there on. What has more than six decimal places is rounded down, so that
 n calls that ask for a float of 1/n each fit into 1, whatever n; anything that is asked for is a millionth at the least.
 """

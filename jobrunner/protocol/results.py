@@ -118,13 +118,13 @@ class Results:
             self._drop(next(iter(self._recent)))
 
     def keep(self, ended: Ended) -> None:
-        """Remember the outcome of a detached task until `forget`."""
-        self.forget(ended.outcome.id)
+        """Remember the outcome of a detached task until `forget_outcome`."""
+        self.forget_outcome(ended.outcome.id)
         self.kept[ended.outcome.id] = ended
         if ended.account is not None:
             ended.account.add(ended.size)
 
-    def forget(self, task_id: TaskId) -> Ended | None:
+    def forget_outcome(self, task_id: TaskId) -> Ended | None:
         """Drop what is remembered; what was kept of that task, if it was."""
         if task_id in self._recent:
             self._drop(task_id)

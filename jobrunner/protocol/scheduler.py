@@ -154,18 +154,18 @@ class Scheduler:
 
     def submit(self, client: ClientPeer, spec: m.TaskSpec, now: float) -> bool:
         """Accept a call; False if it names a function that nobody has sent."""
-        if client.promised:
+        if client.awaiting_resubmission:
             bundle = place_of_call(spec.id)
             if bundle is not None:
-                client.promised.discard(bundle[0])
+                client.awaiting_resubmission.discard(bundle[0])
         if client.unnamed and client.unnamed.pop(spec.id, False):
             client.take_done(spec.id)  # it had the outcome before this came
             return True
         if self._known(client, spec.id):
             return True
         function = self.functions.get(spec.function)
-        setup = None if spec.setup is None else self.functions.get(spec.setup)
-        if function is None or (spec.setup is not None and setup is None):
+        initializer = None if spec.initializer is None else self.functions.get(spec.initializer)
+        if function is None or (spec.initializer is not None and initializer is None):
             return False
         size = call_size(spec.payload, spec.options, spec.needs)
         resources = spec.options.resources
@@ -173,16 +173,16 @@ class Scheduler:
         if excess:
             self.tell_client(client, beyond_quota(spec.id, excess))
             return True
-        refusal = self._refusal(spec, function, setup, now)
+        refusal = self._refusal(spec, function, initializer, now)
         client.account.add_call(size, resources)
         record = TaskRecord(
-            spec.id, client, function, spec.payload, spec.span, spec.options, setup, spec.depth, now
+            spec.id, client, function, spec.payload, spec.span, spec.options, initializer, spec.depth, now
         )
         if self.missing.scarce:
             record.demands = self.missing.demands(record)
         function.users += 1
-        if setup is not None:
-            setup.users += 1
+        if initializer is not None:
+            initializer.users += 1
         client.submitted += record.weight
         client.unfinished += record.weight
         self.tasks[spec.id] = record
@@ -229,17 +229,17 @@ class Scheduler:
             self.tell_client(client, beyond_quota(task_id, excess))
 
     def _refusal(
-        self, spec: m.TaskSpec, function: FunctionEntry, setup: FunctionEntry | None, now: float
+        self, spec: m.TaskSpec, function: FunctionEntry, initializer: FunctionEntry | None, now: float
     ) -> m.Outcome | None:
         """How a new call ends that no worker who is here can run, for want of a version of Python or of modules."""
         if self.workers:
-            for entry in (function, setup):
+            for entry in (function, initializer):
                 if entry is not None and entry.demands and not self._offered(entry):
                     return self._wrong_python(spec.id, entry)
         if not self.missing.scarce:
             return None
-        base = demanded(demands_of(spec.options.resources), function, setup)
-        return self.missing.refusal(spec.id, function, setup, base, now)
+        base = demanded(demands_of(spec.options.resources), function, initializer)
+        return self.missing.refusal(spec.id, function, initializer, base, now)
 
     def _offered(self, function: FunctionEntry) -> bool:
         """Whether any worker has the version of Python that a function needs."""
@@ -263,7 +263,7 @@ class Scheduler:
         if not strange:
             return
         for record in list(self.tasks.values()):
-            entry = record.function if record.function in strange else record.setup
+            entry = record.function if record.function in strange else record.initializer
             if entry is not None and entry in strange and record.state in (QUEUED, WAITING):
                 self.finish(record, self._wrong_python(record.id, entry), FAILED, now)
 
@@ -276,7 +276,7 @@ class Scheduler:
         for spec, progress in state.tasks.values():
             owner = client_of(spec.id)
             client = self.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
-            named = [state.functions[key] for key in (spec.function, spec.setup) if key is not None]
+            named = [state.functions[key] for key in (spec.function, spec.initializer) if key is not None]
             for definition in named:
                 for part in definition.parts:
                     self.functions.define(state.functions[part], client.account)
@@ -370,7 +370,7 @@ class Scheduler:
             self.dirty[record.worker] = None
 
     def cancel_call(self, bundle: TaskRecord, index: int, running: bool) -> None:
-        """Somebody wants one call of a bundle cancelled. Its client is asked, which alone can take a bundle apart."""
+        """Somebody wants one call of a bundle cancelled. Its client is asked, which alone can split a bundle."""
         wanted = bundle.client.cancels
         call = call_id(bundle.id, index)
         wanted[call] = running or wanted.get(call, False)
@@ -384,7 +384,7 @@ class Scheduler:
         for key in sorted(client.pins.values()):
             self.functions.unpin(key)
         client.pins.clear()
-        self.forget_untaken(client)
+        self.forget_untaken_outcomes(client)
         client.outcomes.clear()
         client.link = Link("", now, 0.0)  # with all that it has not taken
         self.needs.watches_no_more(client)
@@ -413,7 +413,7 @@ class Scheduler:
                 self._drop_unclaimed(task_id)
 
     def forget_unclaimed(self, now: float, grace: float) -> None:
-        """Give up on clients that have not come back for `grace` seconds."""
+        """Wait no longer for clients that have not come back for `grace` seconds."""
         for task_id, held in list(self.unclaimed.items()):
             if now < held.look_at:
                 continue
@@ -452,7 +452,7 @@ class Scheduler:
                 record = client.done_bundles.get(bundle[0])
             if record is not None:
                 return index_of_call(record.id, task_id) is not None  # else somebody guesses
-            known = client is not None and bundle[0] in client.promised
+            known = client is not None and bundle[0] in client.awaiting_resubmission
         else:
             chunk = chunk_of(task_id)
             if chunk is None:
@@ -469,9 +469,9 @@ class Scheduler:
 
     # --- detached tasks, and the journal ---
 
-    def forget(self, task_id: TaskId) -> bool:
+    def forget_outcome(self, task_id: TaskId) -> bool:
         """Drop the outcome of a detached task; False if there is none."""
-        kept = self.results.forget(task_id)
+        kept = self.results.forget_outcome(task_id)
         if kept is None:
             return False
         if kept.account is not None:
@@ -480,9 +480,9 @@ class Scheduler:
             self.entry.drop(task_id)
         return True
 
-    def forget_outdated(self, before: float) -> None:
+    def forget_outdated_outcomes(self, before: float) -> None:
         for task_id in self.results.outdated(before):
-            self.forget(task_id)
+            self.forget_outcome(task_id)
 
     def written(self, task_ids: list[TaskId]) -> None:
         """These detached tasks are in the journal."""
@@ -513,9 +513,9 @@ class Scheduler:
 
     def _note_progress(self, record: TaskRecord) -> None:
         if self.journaling:
-            story = tuple(record.history or ())
+            history = tuple(record.history or ())
             counts = (record.attempt, record.failures, record.crashes)
-            progress = Progress(*counts, story, record.unbegun)
+            progress = Progress(*counts, history, record.unbegun)
             self.entry.progress.append((record.id, progress))
 
     # --- from workers ---
@@ -542,9 +542,9 @@ class Scheduler:
         self._release(record)
         if outcome.status == m.SPLIT:
             self._split(record, outcome, worker, now)
-        elif record.setup is not None and outcome.detail and "setup" in outcome.detail:
+        elif record.initializer is not None and outcome.detail and "setup" in outcome.detail:
             record.ended = record.attempt
-            self.missing.setup_failed(worker, record, outcome, now)
+            self.missing.initializer_failed(worker, record, outcome, now)
         else:
             self._ended(record, outcome, now)
 
@@ -636,10 +636,10 @@ class Scheduler:
                 record.ended = (
                     record.attempt
                 )  # it may have run, and its outcome be lost with another coordinator
-                record.remember(f"attempt {record.begun} was lost with worker {worker.name}")
+                record.record_event(f"attempt {record.begun} was lost with worker {worker.name}")
             else:
                 record.not_begun()
-                record.remember(f"it was lost on its way to worker {worker.name}")
+                record.record_event(f"it was lost on its way to worker {worker.name}")
             if record.claimed and record.options.at_most_once:
                 # It was with the worker, which may have told a coordinator before this one how it ended.
                 error = f"worker {worker.name} has it no more, and may have run it"
@@ -697,7 +697,7 @@ class Scheduler:
             if suspect:
                 record.crashes += 1
                 record.suspected = record.attempt
-                record.remember(f"attempt {record.begun}: worker {worker.name} {reason}")
+                record.record_event(f"attempt {record.begun}: worker {worker.name} {reason}")
             detail = {
                 "error": f"worker {worker.name} {reason}",
                 "worker": worker.name,
@@ -862,7 +862,7 @@ class Scheduler:
     def _split(
         self, record: TaskRecord, outcome: m.Outcome, worker: WorkerPeer, now: float, *, fresh: bool = True
     ) -> None:
-        """A bundle was given up: its client names the call that runs on as soon as it knows, and then the others.
+        """A bundle was split: its client names the call that runs on as soon as it knows, and then the others.
 
         Not `fresh`: the worker told it before the client named the bundle; what runs on may have ended since.
         """
@@ -871,7 +871,7 @@ class Scheduler:
             return
         running = (outcome.detail or {}).get("running", -1)
         if not isinstance(record.span, int) or not 0 <= running < record.span:
-            detail = {"error": f"worker {worker.name} gave up a bundle that it did not have"}
+            detail = {"error": f"worker {worker.name} split a bundle that it did not have"}
             self.finish(record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now)
             return
         if record.state == CANCELLING and record.cancel_asked:
@@ -879,13 +879,13 @@ class Scheduler:
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
         self.leave_to_client(record, record.span - running)
-        record.client.promised.add(open_part(record.id))
+        record.client.awaiting_resubmission.add(open_part(record.id))
         self.finish(record, outcome, SUCCEEDED, now)
         if fresh:
             self.goes_on(worker, outcome, now)
 
     def goes_on(self, worker: WorkerPeer, outcome: m.Outcome, now: float) -> None:
-        """Of a bundle that this worker has just given up, one call runs on; or a part of a chunk, see `chunks`."""
+        """Of a bundle that this worker has just split, one call runs on; or a part of a chunk, see `chunks`."""
         detail: m.Detail = outcome.detail or {}
         if "running" in detail:
             goes_on = call_id(outcome.id, detail["running"])
@@ -915,7 +915,7 @@ class Scheduler:
                 self.again(record, now)
             return
         error = (outcome.detail or {}).get("error", m.STATUS_NAMES[status])
-        record.remember(f"attempt {record.begun} on {record.worker and record.worker.name}: {error}")
+        record.record_event(f"attempt {record.begun} on {record.worker and record.worker.name}: {error}")
         if status == m.CRASHED:
             record.crashes += 1
         else:
@@ -975,11 +975,13 @@ class Scheduler:
         self.needs.drop(record)
         record.outcome = outcome
         self.functions.release(record.function)
-        if record.setup is not None:
-            self.functions.release(record.setup)
+        if record.initializer is not None:
+            self.functions.release(record.initializer)
         del self.tasks[record.id]
-        if isinstance(record.span, int) and self.bundles.get(open_part(record.id)) is record:
-            del self.bundles[open_part(record.id)]
+        if isinstance(record.span, int):
+            part = open_part(record.id)
+            if self.bundles.get(part) is record:
+                del self.bundles[part]
         client.unfinished -= record.weight
         self.recent.append(record)
         if self.clients.get(client.id) is client:
@@ -1020,7 +1022,7 @@ class Scheduler:
             client.told_again.add(outcome.id)
             bundle = outcome.status == m.SPLIT and "running" in (outcome.detail or {})
             if bundle and client_of(outcome.id) == client.id:
-                client.promised.add(open_part(outcome.id))
+                client.awaiting_resubmission.add(open_part(outcome.id))
             self.tell_client(client, outcome)
 
     def acknowledged(self, client: ClientPeer, outcomes: list[m.Outcome]) -> None:
@@ -1036,7 +1038,7 @@ class Scheduler:
             if record is not None:
                 drop_payload(record)
 
-    def forget_untaken(self, client: ClientPeer) -> None:
+    def forget_untaken_outcomes(self, client: ClientPeer) -> None:
         """It will not have the outcomes any more that it has not acknowledged."""
         for record in client.done.values():
             drop_payload(record)

@@ -70,7 +70,7 @@ class Owner(NamedTuple):
 
     key: str = ""
     """Of who has submitted them, as the coordinator tells it."""
-    setup: FunctionKey | None = None
+    initializer: FunctionKey | None = None
     """What prepares the slots for them, where that makes them unfit for others."""
     epoch: int = 0
     """Of the program's modules, see FunctionDef."""
@@ -90,7 +90,6 @@ class WorkerTask:
         "announced",
         "assignment",
         "estimate",
-        "given_up",
         "number",
         "owner",
         "slot",
@@ -98,6 +97,7 @@ class WorkerTask:
         "stop_reason",
         "stop_stage",
         "wait",
+        "was_split",
     )
 
     def __init__(self, assignment: Assignment, owner: Owner = NOBODY) -> None:
@@ -110,8 +110,8 @@ class WorkerTask:
         """The coordinator was told that it runs."""
         self.wait: Wait | None = None
         """What it waits for, as its slot has told."""
-        self.given_up = False
-        """A bundle (or chunk) that is being stopped, and that its slot has given up (or divided) meanwhile."""
+        self.was_split = False
+        """A bundle (or chunk) that is being stopped, and that its slot has split (or divided) meanwhile."""
         self.stop_reason: int | None = None
         """The status that it will end with (CANCELLED or TIMED_OUT) once it is being stopped."""
         self.stop_stage = 0
@@ -129,7 +129,7 @@ class WorkerTask:
 
     @property
     def bundled(self) -> bool:
-        """Whether its slot can give it up."""
+        """Whether its slot can split it."""
         return isinstance(self.assignment.span, int)
 
     @property
@@ -230,7 +230,6 @@ class Slot:
         "calls_left",
         "division",
         "division_asked_at",
-        "forget",
         "id",
         "kill_at",
         "known",
@@ -246,6 +245,7 @@ class Slot:
         "seconds",
         "sent",
         "state",
+        "to_drop",
     )
 
     def __init__(self, slot: SlotId, calls: int | None = None) -> None:
@@ -256,7 +256,7 @@ class Slot:
         self.queue: dict[int, WorkerTask] = {}
         """By number, in the order in which it runs them; the first is the running one, as far as we know."""
         self.known: set[FunctionKey] = set()
-        self.forget: list[FunctionKey] = []
+        self.to_drop: list[FunctionKey] = []
         """Functions that its process may drop, when it is next given something."""
         self.sent = 0
         self.seconds = 0.0
@@ -287,8 +287,8 @@ class Slot:
         if key in self.known:
             return False
         self.known.add(key)
-        if key in self.forget:  # it was not told yet, and still has it
-            self.forget.remove(key)
+        if key in self.to_drop:  # it was not told yet, and still has it
+            self.to_drop.remove(key)
             return False
         return True
 
@@ -299,10 +299,10 @@ class Slot:
         parts = [functions[part] for part in definition.parts]
         return [each for each in (*parts, definition) if self.learns(each.key)]
 
-    def forgets(self, key: FunctionKey) -> None:
+    def drop_function(self, key: FunctionKey) -> None:
         if key in self.known:
             self.known.remove(key)
-            self.forget.append(key)
+            self.to_drop.append(key)
 
     def put(self, task: WorkerTask, now: float) -> None:
         if self.owner is None:
@@ -348,12 +348,12 @@ class Slot:
         if len(self.queue) > 1:
             return True
         running = self.running()
-        return running is not None and running.bundled and not running.given_up
+        return running is not None and running.bundled and not running.was_split
 
     def recall_at(self, spare: bool) -> float | None:
-        """When to take back what it holds back; again and again, where a bundle cannot be given up yet.
+        """When to take back what it holds back; again and again, where a bundle cannot be split yet.
 
-        `spare`: another slot has nothing to do. A bundle is not given up for that, since it will be over in no time.
+        `spare`: another slot has nothing to do. A bundle is not split for that, since it will be over in no time.
         """
         if self.recalled or not self.holds_back:
             return None

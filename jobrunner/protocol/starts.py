@@ -2,7 +2,7 @@
 
 All that are missing are started at once. Where that fails for want of descriptors, processes or memory, nothing has
 died: the slots that there are go on, and a single start is tried from time to time, later and later. As soon as one
-works, or a process has ended and let go of what it held, the others are tried too.
+works, or a process has ended and released what it held, the others are tried too.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Starts:
             self.short, self.failures = False, 0
 
     def hurry(self, slot: SlotId, now: float) -> None:
-        """That slot, which was up, has ended and let go of what it held, or its task waits for others: try again."""
+        """That slot, which was up, has ended and released what it held, or its task waits for others: try again."""
         if slot == self._trial:
             self._trial = None
         self._try_at, self.failures = min(self._try_at, now), 0

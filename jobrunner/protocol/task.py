@@ -2,7 +2,7 @@
 
 The law: a task moves only along the table below, and reaches exactly one of the three terminal states. Whatever
 handles a message must therefore ask first whether the message still applies (its attempt, its worker), and a move
-that the table does not list is a bug: it raises, with the task's story.
+that the table does not list is a bug: it raises, with the task's history.
 """
 
 from __future__ import annotations
@@ -54,14 +54,15 @@ class IllegalTransition(AssertionError):
     """A core tried a move that the table does not allow: a bug in jobrunner."""
 
 
-STORY_LINES = 40
-"""Of one task's story; of more, those in the middle are left out. It is written to the journal with each attempt."""
+MAX_HISTORY_LINES = 40
+"""Of one task's history; of more, those in the middle are left out. The history is written to the journal with each
+attempt."""
 
-STORY_CHARACTERS = 2000
+MAX_HISTORY_LINE_LENGTH = 2000
 """Of one line."""
 
-STORY_WHOLE = 10_000
-"""Characters of one task's story: a client may have very many tasks, each of which fails at length."""
+MAX_HISTORY_LENGTH = 10_000
+"""Characters of one task's history: a client may have very many tasks, each of which fails at length."""
 
 NEED_BYTES = 500
 """What a call takes here for each call whose result it needs, about."""
@@ -79,11 +80,11 @@ def call_size(payload: Payload, options: TaskOptions, needs: tuple[TaskId, ...])
     return size
 
 
-def demanded(amounts: Demands, function: FunctionEntry, setup: FunctionEntry | None) -> Demands:
+def demanded(amounts: Demands, function: FunctionEntry, initializer: FunctionEntry | None) -> Demands:
     """What the worker of a call must offer, beside the modules."""
     needs = amounts + function.demands if function.demands else amounts
-    if setup is not None and setup.demands:
-        needs += tuple(demand for demand in setup.demands if demand not in needs)
+    if initializer is not None and initializer.demands:
+        needs += tuple(demand for demand in initializer.demands if demand not in needs)
     return needs
 
 
@@ -122,6 +123,7 @@ class TaskRecord:
         "function",
         "history",
         "id",
+        "initializer",
         "interest",
         "lacks",
         "may_have_run",
@@ -129,7 +131,6 @@ class TaskRecord:
         "options",
         "outcome",
         "payload",
-        "setup",
         "since",
         "span",
         "state",
@@ -151,7 +152,7 @@ class TaskRecord:
         payload: Payload,
         span: Span,
         options: TaskOptions,
-        setup: FunctionEntry | None,
+        initializer: FunctionEntry | None,
         depth: int,
         now: float,
     ) -> None:
@@ -165,9 +166,9 @@ class TaskRecord:
         self.options = options
         self.amounts = demands_of(options.resources)
         """What it takes of its worker's resources."""
-        self.demands = demanded(self.amounts, function, setup)
+        self.demands = demanded(self.amounts, function, initializer)
         """What its worker must have."""
-        self.setup = setup
+        self.initializer = initializer
         self.depth = depth
         self.state = QUEUED
         self.worker: WorkerPeer | None = None
@@ -246,10 +247,12 @@ class TaskRecord:
         self.state = state
         self.since = now
 
-    def remember(self, line: str) -> None:
-        """Add to the story that errors and `jobrunner task` tell."""
+    def record_event(self, line: str) -> None:
+        """Add a line to the history that errors and `jobrunner task` show."""
         if self.history is None:
             self.history = []
-        self.history.append(line if len(line) <= STORY_CHARACTERS else line[:STORY_CHARACTERS] + "...")
-        while len(self.history) > STORY_LINES or sum(map(len, self.history)) > STORY_WHOLE:
+        self.history.append(
+            line if len(line) <= MAX_HISTORY_LINE_LENGTH else line[:MAX_HISTORY_LINE_LENGTH] + "..."
+        )
+        while len(self.history) > MAX_HISTORY_LINES or sum(map(len, self.history)) > MAX_HISTORY_LENGTH:
             del self.history[len(self.history) // 2]

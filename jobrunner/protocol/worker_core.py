@@ -19,10 +19,11 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import batches, of_outcome, of_wait
 from jobrunner.protocol.checks import MAX_AWAITED
 from jobrunner.protocol.chunks import kept, may_stop, part_id
+from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import (
     FINAL_ERROR,
-    IN_SETUP,
-    SETUP_FAILED,
+    IN_INITIALIZER,
+    INITIALIZER_FAILED,
     ConnectionLost,
     DivideChunk,
     DrainRequested,
@@ -249,7 +250,7 @@ class WorkerCore:
             times += [slot.recall_at(slot.owner in spare), slot.retract_at()]
             if not running.announced:
                 times.append(slot.progress + RUNNING_AFTER)
-        return min((t for t in times if t is not None), default=None)
+        return earliest(times)
 
     def check_invariants(self) -> None:
         seen: set[TaskId] = set()
@@ -344,7 +345,7 @@ class WorkerCore:
                 self._cancel(request, now)
         elif isinstance(message, m.Divide):
             self._divide(message.ids, now)
-        elif isinstance(message, m.Forget):
+        elif isinstance(message, m.DropFunctions):
             self._lingering.update(dict.fromkeys(message.functions))
         elif isinstance(message, m.Welcome):
             self._outcomes = self._unsent + self._outcomes
@@ -399,7 +400,7 @@ class WorkerCore:
             self._return_queue(now)
 
     def _too_many_calls(self, task: WorkerTask, most: int) -> None:
-        detail = self._place()
+        detail = self._location()
         detail["error"] = f"its {task.elements} calls are more than a slot makes here, {most}"
         detail["most_calls"] = most
         self._outcomes.append(m.Outcome(task.id, task.assignment.attempt, m.CRASHED, detail=detail))
@@ -417,18 +418,20 @@ class WorkerCore:
     def _missing_for(self, assignment: m.Assignment) -> list[str]:
         """Modules that the call needs, does not bring along, and that cannot be imported now."""
         suspects = list(self._lacks.get(assignment.function, ()))
-        if assignment.setup is not None:
-            suspects += self._lacks.get(assignment.setup, ())
-            ships = self.functions[assignment.setup].ships
+        if assignment.initializer is not None:
+            suspects += self._lacks.get(assignment.initializer, ())
+            ships = self.functions[assignment.initializer].ships
             suspects = [name for name in suspects if name not in ships]
         return self.settings.missing(suspects) if suspects else []
 
     def _owner_of(self, assignment: m.Assignment, key: str) -> Owner:
         """Calls with modules of their own are kept apart from others as those of different owners are."""
-        if assignment.setup is None:
+        if assignment.initializer is None:
             return Owner(key)
-        setup = self.functions[assignment.setup]
-        return Owner(key, setup.key, setup.epoch) if setup.ships or setup.epoch else Owner(key)
+        initializer = self.functions[assignment.initializer]
+        if initializer.ships or initializer.epoch:
+            return Owner(key, initializer.key, initializer.epoch)
+        return Owner(key)
 
     def _knows_parts_of(self, definition: m.FunctionDef) -> bool:
         """Whether all of a function's parts are here, each of which has none."""
@@ -437,7 +440,7 @@ class WorkerCore:
 
     def _knows_functions_of(self, assignment: m.Assignment) -> bool:
         return assignment.function in self.functions and (
-            assignment.setup is None or assignment.setup in self.functions
+            assignment.initializer is None or assignment.initializer in self.functions
         )
 
     # --- cancelling and time limits ---
@@ -488,14 +491,14 @@ class WorkerCore:
     # --- slots ---
 
     def capacity(self) -> int:
-        """Tasks that can run at the same time: a slot whose task only waits lends its place."""
+        """Tasks that can run at the same time: a task that only waits yields its slot."""
         if self.draining:
             return 0
         wanted = self._wanted_slots()
         return min(wanted, len(self._slots_at_hand())) if self._starts.short else wanted
 
     def _wanted_slots(self) -> int:
-        return self.settings.slots + sum(slot.blocked for slot in self.slots.values())
+        return self.settings.slots + sum([slot.blocked for slot in self.slots.values()])
 
     def _take_seed(self, seed: int | None) -> None:
         """All slots of a cluster have one; those with another make way as soon as they are idle."""
@@ -619,10 +622,10 @@ class WorkerCore:
             # The bundle is of before, and its client has named its calls since: one of the two must end.
             self._cancel(m.CancelRequest(bundle.id, True), now)
         if task.stop_reason is not None:
-            task.given_up = True
+            task.was_split = True
             return
         slot.calls_left += task.elements - event.running - 1
-        detail = {**self._place(), "running": event.running}
+        detail = {**self._location(), "running": event.running}
         outcome = m.Outcome(bundle.id, bundle.attempt, m.SPLIT, event.payload, 0.0, detail)
         excess = self._beyond_max_payload(bundle.id, bundle.attempt, event.payload)
         self._end(task, excess or outcome)
@@ -651,12 +654,12 @@ class WorkerCore:
             return
         chunk = task.assignment
         if task.stop_reason is None and part_id(chunk.id, event.stop) in self.tasks:
-            # As where a bundle was given up: the chunk is of before, and one of the two must end.
+            # As where a bundle was split: the chunk is of before, and one of the two must end.
             self._cancel(m.CancelRequest(chunk.id, True), now)
         if task.stop_reason is not None:
-            task.given_up = True
+            task.was_split = True
             return
-        detail = {**self._place(), "stop": event.stop}
+        detail = {**self._location(), "stop": event.stop}
         stop_at = task.stop_at
         self._end(task, m.Outcome(chunk.id, chunk.attempt, m.SPLIT, b"", 0.0, detail))
         part = task.assignment = kept(chunk, event.stop)._replace(attempt=1, unbegun=0)
@@ -674,7 +677,7 @@ class WorkerCore:
         size = payload_size(payload)
         if welcome is None or size <= welcome.max_payload:
             return None
-        return m.quota_exceeded(task_id, attempt, "result has", size, welcome.max_payload, self._place())
+        return m.quota_exceeded(task_id, attempt, "result has", size, welcome.max_payload, self._location())
 
     def _requeue(self, task: WorkerTask) -> None:
         """Back to the head of the local queue; it has not started (or is taken not to have)."""
@@ -700,18 +703,18 @@ class WorkerCore:
             each = duration / task.elements
             self._estimates[function] = updated_estimate(self._estimates.get(function, UNKNOWN), each)
             attempt = task.assignment.attempt
-            failed = status in (m.ERROR, FINAL_ERROR, SETUP_FAILED)
-            if task.given_up or (task.stop_reason is not None and failed):
+            failed = status in (m.ERROR, FINAL_ERROR, INITIALIZER_FAILED)
+            if task.was_split or (task.stop_reason is not None and failed):
                 outcome = self._stopped_outcome(task, duration, None)
             else:
                 outcome = m.Outcome(task.id, attempt, status, payload, duration)
                 if status == FINAL_ERROR:
-                    outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "final": True})
-                elif status == SETUP_FAILED:
-                    outcome = outcome._replace(status=m.ERROR, detail={**self._place(), "setup": True})
+                    outcome = outcome._replace(status=m.ERROR, detail={**self._location(), "final": True})
+                elif status == INITIALIZER_FAILED:
+                    outcome = outcome._replace(status=m.ERROR, detail={**self._location(), "setup": True})
                     slot.leaving = True  # nobody knows what it has left behind there
                 elif status == m.ERROR:
-                    outcome = outcome._replace(detail=self._place())
+                    outcome = outcome._replace(detail=self._location())
                 outcome = self._beyond_max_payload(task.id, attempt, payload) or outcome
             self._end(task, outcome)
             slot.last = task.id, self._name(task)
@@ -746,7 +749,7 @@ class WorkerCore:
                 detail = self._crash_detail(event)
                 if event.element >= 0 and isinstance(guilty.assignment.span, tuple):
                     detail["element"] = event.element
-                elif event.element == IN_SETUP:
+                elif event.element == IN_INITIALIZER:
                     detail["setup"] = True
                 outcome = m.Outcome(
                     guilty.id, guilty.assignment.attempt, m.CRASHED, b"", now - slot.progress, detail
@@ -770,7 +773,8 @@ class WorkerCore:
     def _tell_whether_short(self, live: int) -> None:
         """Log, once, that there are fewer slots than wanted."""
         if not self._starts.short:
-            self._told_short = self._told_short and live < self._wanted_slots()
+            if self._told_short:
+                self._told_short = live < self._wanted_slots()
         elif not self._told_short:
             self._told_short = True
             text = (
@@ -786,7 +790,7 @@ class WorkerCore:
     def _is_stuck(self) -> bool:
         """Whether no task here can go on: each waits for tasks of its own, and no slot can be started for these.
 
-        A process that is about to end lets go of what another one could start with.
+        A process that is about to end releases what another one could start with.
         """
         slots = self.slots.values()
         return self._starts.short and all(slot.blocked or self._starts.is_tried(slot.id) for slot in slots)
@@ -798,13 +802,13 @@ class WorkerCore:
         missing = self._wanted_slots() - len(self._slots_at_hand())
         return self._starts.next_try() if missing > 0 else None
 
-    def _place(self) -> m.Detail:
+    def _location(self) -> m.Detail:
         return {"worker": self.settings.name, "host": self.settings.host}
 
     def _crash_detail(self, event: SlotExited) -> dict[str, Any]:
         how = f"was killed by {event.signal}" if event.signal else f"exited with code {event.exit_code}"
         detail: dict[str, Any] = {
-            **self._place(),
+            **self._location(),
             "error": f"its process {how} (pid {event.pid})",
             "pid": event.pid,
             "exit_code": event.exit_code,
@@ -825,7 +829,7 @@ class WorkerCore:
 
     def _stopped_outcome(self, task: WorkerTask, duration: float, exited: SlotExited | None) -> m.Outcome:
         assert task.stop_reason is not None
-        detail = self._place()
+        detail = self._location()
         if task.stop_reason == m.TIMED_OUT:
             limit = task.assignment.options.timeout
             detail["timeout"] = limit
@@ -873,7 +877,7 @@ class WorkerCore:
         self._make_way(now)
         self._watch_slots(now)
         if self._lingering:
-            self._forget_functions()
+            self._drop_functions()
         if self.queue and now >= self._queue_moved + RETURN_AFTER:
             starting = sum(slot.state == STARTING for slot in self.slots.values())
             self._return_queue(now, keep=filling(starting, self.queue, self._estimate))
@@ -930,7 +934,7 @@ class WorkerCore:
             a.function,
             a.payload,
             a.span,
-            a.setup,
+            a.initializer,
             a.depth,
             a.values,
             a.options.retry_on,
@@ -994,9 +998,11 @@ class WorkerCore:
             slot.leaving = True
         self._replace_leaving(now)
 
-    def _forget_functions(self) -> None:
+    def _drop_functions(self) -> None:
         """Drop those that linger and that no task needs any more, nor a function that stays."""
-        needed = {key for t in self.tasks.values() for key in (t.assignment.function, t.assignment.setup)}
+        needed = {
+            key for t in self.tasks.values() for key in (t.assignment.function, t.assignment.initializer)
+        }
         for key, definition in self.functions.items():
             if definition.parts and (key in needed or key not in self._lingering):
                 needed.update(definition.parts)
@@ -1008,22 +1014,22 @@ class WorkerCore:
             self._lacks.pop(key, None)
             self._estimates.pop(key, None)
             for slot in self.slots.values():
-                slot.forgets(key)
+                slot.drop_function(key)
         if large:
             self._effects += [
                 self._run_tasks(slot, [])
                 for slot in self.slots.values()
-                if slot.forget and slot.state == READY
+                if slot.to_drop and slot.state == READY
             ]
 
     def _run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
         functions: list[m.FunctionDef] = []
         for task in tasks:
-            for key in (task.function, task.setup):
+            for key in (task.function, task.initializer):
                 if key is not None and key not in slot.known:
                     functions += slot.lacks(self.functions[key], self.functions)
-        forget, slot.forget = slot.forget, []
-        return RunTasks(slot.id, tasks, functions, forget)
+        to_drop, slot.to_drop = slot.to_drop, []
+        return RunTasks(slot.id, tasks, functions, to_drop)
 
     def _watch_slots(self, now: float) -> None:
         """Recall what waits behind a task that turns out long, and announce the tasks that run for a while."""

@@ -52,7 +52,7 @@ class Defined(NamedTuple):
     outline: bytes
     """The pickle of an Outline, packed."""
     parts: tuple[Part, ...]
-    noted: list[Any]
+    referenced: list[Any]
     """Objects to which it refers by name."""
 
 
@@ -90,7 +90,7 @@ class _Listed(NamedTuple):
 
     look: Look
     entry: Entry
-    noted: list[Any]
+    referenced: list[Any]
     part: Part | None
 
 
@@ -153,7 +153,7 @@ class Catalogue:
             else:
                 made = pickled(fn, TARGET)
                 looks = self._look_at(looker, looks, made.names)
-                defined = self._made(looker, looks, store, made.stream, made.noted)
+                defined = self._made(looker, looks, store, made.stream, made.referenced)
             self._keep(key, looks, defined)
             return self._quickly(fn, looks, defined)
 
@@ -180,9 +180,9 @@ class Catalogue:
         known = None if key is None else self._known.get(place)
         if known is not None and self._is_current(known, self._look_at(looker, {}, [*names, *known.looks])):
             return known.defined
-        stream, noted, needed = target()
+        stream, referenced, needed = target()
         looks = self._look_at(looker, {}, [*needed, *names])
-        defined = self._made(looker, looks, store, stream, noted, fresh=fresh)
+        defined = self._made(looker, looks, store, stream, referenced, fresh=fresh)
         if key is not None:
             self._keep(place, looks, defined)
         return defined
@@ -254,7 +254,7 @@ class Catalogue:
         entry = Entry(name, version, None if part else made.stream, needs, kind, tuple(made.shares))
         look.pickle, look.buffers = None, []
         self._values[name] = value
-        listed = self._listed[name] = _Listed(look, entry, made.noted, part)
+        listed = self._listed[name] = _Listed(look, entry, made.referenced, part)
         return listed
 
     def _is_made_by(self, name: str, value: Any) -> bool:
@@ -282,7 +282,7 @@ class Catalogue:
         looks: dict[str, Look],
         store: Store | None,
         target: bytes | None = None,
-        noted: Iterable[Any] = (),
+        referenced: Iterable[Any] = (),
         *,
         place: str | None = None,
         fresh: bool = False,
@@ -307,7 +307,7 @@ class Catalogue:
         return Defined(
             pickle.dumps(packed_outline(outline), PROTOCOL),
             tuple(parts),
-            [*noted, *(thing for one in listed for thing in one.noted)],
+            [*referenced, *(thing for one in listed for thing in one.referenced)],
         )
 
     def _listed_all(self, looker: Looker, looks: dict[str, Look], store: Store | None) -> list[_Listed]:

@@ -68,7 +68,7 @@ def _equal_to_inherited(value: type) -> dict[str, Any]:
 
 
 def _data_of(enumeration: type[Enum]) -> dict[Any, tuple[Any, ...]]:
-    """By the values of the members, what they are besides: a number, a text."""
+    """By the values of the members, what they are besides: a number, a string."""
     kind: Any = next((base for base in enumeration.__mro__ if base in makers.DATA_TYPES), None)
     return {member.value: () if kind is None else (_plain(kind, member),) for member in enumeration}
 

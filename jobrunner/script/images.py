@@ -65,7 +65,7 @@ def _belongs(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it consists of numbers, texts and containers of such, and is not large."""
+    """Whether it consists of numbers, strings and containers of such, and is not large."""
     left = _MAX_ITEMS
     waiting = [value]
     while waiting:

@@ -1,8 +1,9 @@
 """A look at one global of the script, or at a function that is sent: whether it has changed, and what it needs.
 
-What is found is of two kinds. Values that cannot change inside (numbers, texts, modules, importable functions, the code
-of functions) are *facts*: the same objects mean the same pickle. All others (lists, arrays, instances) are pickled to
-see whether they have changed; their large buffers are hashed where they lie, 40 MB in a few milliseconds.
+What is found is of two kinds. Values that cannot change inside (numbers, strings, modules, importable functions, the
+code of functions) make up the *fingerprint*: the same objects mean the same pickle. All others (lists, arrays,
+instances) are pickled to see whether they have changed; their large buffers are hashed where they lie, 40 MB in a few
+milliseconds.
 """
 
 from __future__ import annotations
@@ -88,10 +89,10 @@ _BEGIN = object()
 class Look:
     """What was seen of one thing."""
 
-    __slots__ = ("buffers", "digests", "eager", "facts", "names", "pickle")
+    __slots__ = ("buffers", "digests", "eager", "fingerprint", "names", "pickle")
 
     def __init__(self) -> None:
-        self.facts: list[Any] = []
+        self.fingerprint: list[Any] = []
         """Objects, to be compared by identity, in an order that depends on the code alone."""
         self.digests: list[bytes] = []
         self.names: dict[str, None] = {}
@@ -104,10 +105,10 @@ class Look:
 
     def same(self, before: Look) -> bool:
         """Whether nothing has changed."""
-        facts, others = self.facts, before.facts
+        fingerprint, others = self.fingerprint, before.fingerprint
         return (
-            len(facts) == len(others)
-            and all(map(is_, facts, others))
+            len(fingerprint) == len(others)
+            and all(map(is_, fingerprint, others))
             and self.digests == before.digests
             and self.names.keys() == before.names.keys()
         )
@@ -130,7 +131,7 @@ class Looker:
         look = self._look = Look()
         kind = type(value)
         if kind in ATOMS:
-            look.facts.append(value)
+            look.fingerprint.append(value)
         elif self._is_other_global(value, name) or self._is_at_other_place(value, name):
             pass
         elif kind is FunctionType or is_of(value, type) or kind is _CACHED:
@@ -150,16 +151,16 @@ class Looker:
     def _is_fixed(self, value: Any) -> bool:
         """Note what cannot change inside; False for all else."""
         if is_fixed(value):
-            self._look.facts.append(value)
+            self._look.fingerprint.append(value)
             return True
         return False
 
     def _part(self, value: Any) -> None:
         kind = type(value)
         if kind in ATOMS:
-            self._look.facts.append(value)
+            self._look.fingerprint.append(value)
             return
-        if self._look.facts and self._is_other_global(value, None):
+        if self._look.fingerprint and self._is_other_global(value, None):
             return
         if self._is_fixed(value):
             return
@@ -169,26 +170,26 @@ class Looker:
                     self._once(self._function, value)
                 return
             if is_importable(value, self._by_value):
-                self._look.facts.append(value)
+                self._look.fingerprint.append(value)
                 return
         elif is_of(value, type):
             if is_importable(value, self._by_value):
-                self._look.facts.append(value)
+                self._look.fingerprint.append(value)
                 return
             if self.origin.has(value):
                 if not self._by_name(value):
                     self._once(self._class, value)
                 return
         elif kind is _CACHED and isinstance(value.__wrapped__, FunctionType):
-            self._look.facts.append(value)
+            self._look.fingerprint.append(value)
             self._part(value.__wrapped__)
             return
         elif kind in (staticmethod, classmethod):
-            self._look.facts.append(value)
+            self._look.fingerprint.append(value)
             self._part(value.__func__)
             return
         elif kind is property:
-            self._look.facts.append(value)
+            self._look.fingerprint.append(value)
             for part in (value.fget, value.fset, value.fdel):
                 self._part(part)
             return
@@ -208,7 +209,7 @@ class Looker:
         place = self.origin.place(value)
         if place is None or place == name:
             return False
-        self._look.facts.append(sys.intern(place))
+        self._look.fingerprint.append(sys.intern(place))
         self._look.names[place.partition(".")[0]] = None
         return True
 
@@ -216,19 +217,19 @@ class Looker:
         """Note what is looked at under a name of its own; False for what is a part of what is looked at now."""
         look = self._look
         place = self.origin.place(value)
-        if not look.facts or place is None:
+        if not look.fingerprint or place is None:
             return False
         if "." in place:
-            look.facts.append(sys.intern(place))
+            look.fingerprint.append(sys.intern(place))
             return False
-        look.facts.append(value)
+        look.fingerprint.append(value)
         look.names[place] = None
         return True
 
     def _once(self, look_at: Callable[[T], None], value: T) -> None:
         """Look at a function or class, unless that has led here."""
         if id(value) in self._inside:
-            self._look.facts.append(value)
+            self._look.fingerprint.append(value)
             return
         self._inside.add(id(value))
         try:
@@ -238,9 +239,9 @@ class Looker:
 
     def _function(self, fn: FunctionType) -> None:
         look = self._look
-        facts = look.facts
+        fingerprint = look.fingerprint
         code = fn.__code__
-        facts += (_BEGIN, code, fn.__name__, fn.__qualname__, fn.__module__, fn.__doc__)
+        fingerprint += (_BEGIN, code, fn.__name__, fn.__qualname__, fn.__module__, fn.__doc__)
         names = names_in(code)
         variables = fn.__globals__
         for name in names:
@@ -250,19 +251,19 @@ class Looker:
             look.eager = True
         for default in fn.__defaults__ or ():
             self._part(default)
-        facts.append(_BEGIN)
+        fingerprint.append(_BEGIN)
         for cell in fn.__closure__ or ():
             self._part(contents_of(cell))
         annotations = annotations_of(fn)
         self._annotated(annotations)
         for values in (fn.__kwdefaults__, annotations, fn.__dict__):
-            facts.append(_BEGIN)
+            fingerprint.append(_BEGIN)
             for name, value in list((values or {}).items()):  # another thread may change it
-                facts.append(name)
+                fingerprint.append(name)
                 self._part(value)
 
     def _annotated(self, annotations: Mapping[str, Any] | None) -> None:
-        """Note the classes that annotations name which are texts: libraries look them up."""
+        """Note the classes that annotations name which are strings: libraries look them up."""
         variables = self.origin.variables
         for text in (annotations or {}).values():
             if type(text) is str:
@@ -271,17 +272,17 @@ class Looker:
                         self._look.names[name] = None
 
     def _class(self, cls: type) -> None:
-        facts = self._look.facts
-        facts += (_BEGIN, cls, type(cls), cls.__qualname__)
+        fingerprint = self._look.fingerprint
+        fingerprint += (_BEGIN, cls, type(cls), cls.__qualname__)
         for base in cls.__bases__:
             self._part(base)
         if type(cls) is not type:
             self._part(type(cls))
         self._annotated(class_annotations_of(cls))
         for name, value in list(vars(cls).items()):
-            facts.append(name)
+            fingerprint.append(name)
             if name in _DERIVED or (type(value) is cls and isinstance(cls, EnumMeta)):
-                facts.append(value)
+                fingerprint.append(value)
             else:
                 self._part(value)
 

@@ -47,7 +47,7 @@ class Pickled(NamedTuple):
     stream: bytes
     names: dict[str, None]
     """Globals of the script that have to be there when it is loaded."""
-    noted: list[Any]
+    referenced: list[Any]
     """Objects that may be in it by their name alone."""
     by_value: bool
     """It holds code, so that its reader needs this version of Python."""
@@ -101,7 +101,7 @@ def _pickled(
     if entry is not None and type(value) in (list, dict) and not is_alias:
         value = pickler.whole = _Container(value)
     pickler.dump(value)
-    made = Pickled(file.getvalue(), pickler.names, pickler.noted, pickler.by_value, pickler.shares)
+    made = Pickled(file.getvalue(), pickler.names, pickler.referenced, pickler.by_value, pickler.shares)
     return made, pickler
 
 
@@ -126,7 +126,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.shares: dict[str, None] = {}
         self.pieces: set[int] = set()
         """What pickles inside of this one have met, see `has_met`."""
-        self.noted: list[Any] = []
+        self.referenced: list[Any] = []
         self.by_value = False
         self.open_classes: list[type] = []
         self.origin = origin.of_this_process()
@@ -145,7 +145,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
             if reduced is NotImplemented and (value is self.top or kind is _Container):
                 return self.reduce_global(value)
         if reduced is NotImplemented:
-            self.noted.append(value)
+            self.referenced.append(value)
         return reduced
 
     # --- values ---
@@ -161,7 +161,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
             # Copied at once: other threads may change it.
             items = (iter(list(held)), None) if type(held) is list else (None, iter(list(held.items())))
             return makers.global_value, (token, entry, type(held)), None, *items
-        self.noted.append(value)
+        self.referenced.append(value)
         reduce = self.dispatch_table.get(kind)
         reduced = value.__reduce_ex__(PROTOCOL) if reduce is None else reduce(value)
         if isinstance(reduced, str):
@@ -295,7 +295,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.shares.update(pickler.shares)
         if self.mode.shares and self.origin is not None:
             self.pieces |= pickler.has_met(self.origin.shared)
-        self.noted += pickler.noted
+        self.referenced += pickler.referenced
         self.by_value = self.by_value or pickler.by_value
         return file.getvalue()
 
@@ -385,7 +385,7 @@ def _method(pickler: Any, value: Any) -> Any:
     place = place_of_method(value) if pickler.mode.shares else None
     if place is None or inner._is_registered_pickle_by_value(sys.modules[place.module]):
         return NotImplemented
-    pickler.noted.append(sys.modules[place.module])
+    pickler.referenced.append(sys.modules[place.module])
     return makers.imported, tuple(place)
 
 

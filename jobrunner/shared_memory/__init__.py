@@ -3,7 +3,7 @@
     who has the objects                                          who needs them
     SegmentPool.store(parts) -> SharedPayload -- descriptor --> SharedPayload.views() -> writable buffers
 
-A *segment* is a memfd: memory without a name, which is gone when the last process has let go of it, however that
+A *segment* is a memfd: memory without a name, which is gone when the last process has released it, however that
 ended. It starts with a header that says which segment it is, and how often it was filled:
 
     8 bytes MAGIC | 16 bytes, the segment's id | u64 fill | ... | at PART_START the parts of one payload, each aligned

@@ -14,7 +14,7 @@ MAX_IDLE_BYTES = 1280 * 1024 * 1024
 """Bytes of segments, or of maps, that one process keeps for the next payload, on a host with plenty of memory."""
 
 IDLE_SECONDS = 5.0
-"""After this time without use they are let go of."""
+"""After this time without use they are released."""
 
 PART_OF_MEMORY = 16
 """What is kept idle is at most this part of the memory that there is."""

@@ -1,7 +1,7 @@
 """What is asked of the system beyond what Python's own modules give: maps with a hook at their end that need no
-descriptor each, and calls that do not let go of the interpreter.
+descriptor each, and calls that do not release the interpreter.
 
-The latter matters: they take a microsecond or so, but a thread that lets go of the interpreter for that long may wait
+The latter matters: they take a microsecond or so, but a thread that releases the interpreter for that long may wait
 for 5 ms until it has it again.
 
 ctypes is imported when the first of these is called. A Python without it raises ImportError there.

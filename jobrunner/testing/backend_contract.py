@@ -76,7 +76,7 @@ def run(
         arguments: for pytest.
         launch: what starts Python, where that alone does not do: for "mpi", ("mpiexec", "-n", "3", sys.executable,
             "-m", "mpi4py.futures").
-        options: keyword arguments of each Executor: numbers, texts, lists, dicts.
+        options: keyword arguments of each Executor: numbers, strings, lists, dicts.
         promises: try these only, of the keys of `promises.PROMISES`; empty: all.
 
     Raises ConfigError for a backend that is not installed, for options and promises that cannot be, and where pytest
@@ -139,7 +139,7 @@ def _as_json(options: Mapping[str, Any]) -> str:
         return json.dumps(dict(options))
     except (TypeError, ValueError) as exc:
         raise ConfigError(
-            "the options must be numbers, texts, lists or dicts, since programs that the tests start need them"
+            "the options must be numbers, strings, lists or dicts, since programs that the tests start need them"
             f" too: {exc}"
         ) from exc
 

@@ -2,10 +2,10 @@
 
 A message that says so, or a hello, starts with one more frame, the *manifest*. Its first byte begins no header:
 
-    0xC1 | msgpack [probe or None, [[index of the frame, place], ...]]
-    place, probe: [pid, descriptor, segment, fill, sizes]
+    0xC1 | msgpack [probe or None, [[index of the frame, address], ...]]
+    address, probe: [pid, descriptor, segment, fill, sizes]
 
-The frames at these places are empty; the receiver opens /proc/PID/fd/DESCRIPTOR, which only this user's processes can,
+These frames are empty; the receiver opens /proc/PID/fd/DESCRIPTOR, which only this user's processes can,
 and makes sure that it is what was meant. Whether that works is tried first: a client's hello brings a probe, a few
 bytes in shared memory, and so does the answer of a coordinator that could read it.
 
@@ -61,14 +61,14 @@ class Sharing:
         entries = []
         for index, frame in enumerate(encode_sharing(envelope, self._may_point_to if knows else None)):
             if isinstance(frame, SharedPayload):
-                entries.append((index, place_of(frame)))
+                entries.append((index, address_of(frame)))
                 frames.append(b"")
             else:
                 frames.append(plain_frame(frame))
         opens = isinstance(envelope.message, OPENERS) and (knows or self._asks) and self._probe is not None
         if not entries and not opens:
             return frames
-        probe = place_of(self._probe) if opens and self._probe is not None else None
+        probe = address_of(self._probe) if opens and self._probe is not None else None
         return [bytes((MANIFEST,)) + msgpack.packb((probe, entries)), *frames]
 
     def resolve(self, source: Source, frames: Sequence[Buffer]) -> Sequence[Frame] | None:
@@ -82,8 +82,8 @@ class Sharing:
             if probe is not None:
                 self._try(source, probe)
             rest: list[Frame] = [*frames[1:]]
-            for index, place in entries:
-                rest[index] = open_place(place)
+            for index, address in entries:
+                rest[index] = open_address(address)
         except (SharedMemoryError, ValueError, TypeError, IndexError, msgpack.UnpackException):
             return None
         return rest
@@ -96,7 +96,7 @@ class Sharing:
 
     def _try(self, source: Source, probe: Any) -> None:
         try:
-            found = bytes(buffers_of(open_place(probe))[0])
+            found = bytes(buffers_of(open_address(probe))[0])
         except (SharedMemoryError, ValueError, TypeError, MemoryError):
             found = b""
         if found == PROBE:
@@ -105,15 +105,15 @@ class Sharing:
             self._peers.discard(source)
 
 
-def place_of(payload: SharedPayload) -> tuple[Any, ...]:
+def address_of(payload: SharedPayload) -> tuple[Any, ...]:
     return os.getpid(), payload.fileno(), *payload.label
 
 
-def open_place(place: Any) -> Shared:
+def open_address(address: Any) -> Shared:
     """Raises SharedMemoryError, ValueError or TypeError."""
-    pid, fd, *label = place
+    pid, fd, *label = address
     if type(pid) is not int or type(fd) is not int:
-        raise SharedMemoryError("not a place")
+        raise SharedMemoryError("not an address")
     return opened(f"/proc/{pid}/fd/{fd}", checked_label(*label))
 
 

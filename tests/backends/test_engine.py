@@ -50,7 +50,7 @@ def test_a_call_whose_process_dies_is_tried_again(make):
     assert executor.submit(attempt).result() == 3
 
 
-def test_the_crash_limit_ends_it_and_the_error_tells_the_story(make):
+def test_the_crash_limit_ends_it_and_the_error_tells_the_history(make):
     executor = make(fate=lambda call: EngineError() if call.future.name == "bad" else None)
     failure = executor.with_options(name="bad").submit(attempt).exception()
     assert isinstance(failure, CrashLimitError)
@@ -142,7 +142,7 @@ def test_an_engine_that_refuses_a_call_costs_that_call(make):
     assert bad.exception()
 
 
-def test_a_place_from_which_no_calls_can_be_made_says_so(make):
+def test_a_context_from_which_no_calls_can_be_made_says_so(make):
     with pytest.raises(NotSupportedError, match="cannot submit calls"):
         make().submit(current_executor).result()
 

@@ -14,7 +14,7 @@ from steps import Killed, Steps
 
 from jobrunner import Executor, JobRunnerError, exiting
 from jobrunner.backends import (
-    call_batch,
+    bundle_builder,
     core_backend,
     engine,
     engine_calls,
@@ -24,7 +24,7 @@ from jobrunner.backends import (
 )
 from jobrunner.backends.base import BackendSettings
 from jobrunner.config import ClientConfig
-from jobrunner.futures import settle
+from jobrunner.futures import resolve
 from jobrunner.transport import driver
 
 ENDS = (Killed, JobRunnerError, RuntimeError)
@@ -56,7 +56,7 @@ def threads_of_this_process():
 
 
 KINDS = {
-    "processes": (processes, [core_backend, call_batch, driver, local_wire]),
+    "processes": (processes, [core_backend, bundle_builder, driver, local_wire]),
     "engine": (engine_of_threads, [engine, engine_calls]),
     "threads": (threads_of_this_process, [threads, thread_chunks]),
 }
@@ -135,10 +135,10 @@ def executor(request):
     opened._lifetime.kill()
 
 
-def test_futures_that_the_program_has_settled_cost_no_others(executor, tmp_path):
+def test_futures_that_the_program_has_resolved_cost_no_others(executor, tmp_path):
     waiting = [executor.submit(zoo.wait_for, str(tmp_path / "go"), number) for number in range(6)]
     for future in waiting[::2]:
-        future.set_result("settled by the program")
+        future.set_result("resolved by the program")
     (tmp_path / "go").touch()
     assert [future.result(SECONDS) for future in waiting[1::2]] == [1, 3, 5]
     assert executor.submit(zoo.echo, 1).result(SECONDS) == 1
@@ -147,7 +147,7 @@ def test_futures_that_the_program_has_settled_cost_no_others(executor, tmp_path)
 def test_nor_do_they_where_the_executor_is_killed(executor, tmp_path):
     waiting = [executor.submit(zoo.wait_for, str(tmp_path / "go"), number) for number in range(6)]
     for future in waiting[::2]:
-        future.set_exception(ValueError("settled by the program"))
+        future.set_exception(ValueError("resolved by the program"))
     executor._lifetime.kill()
     (tmp_path / "go").touch()
     for future in waiting[1::2]:
@@ -155,17 +155,17 @@ def test_nor_do_they_where_the_executor_is_killed(executor, tmp_path):
         assert future.done()
 
 
-def test_short_calls_that_the_program_has_settled_cost_no_others():
+def test_short_calls_that_the_program_has_resolved_cost_no_others():
     with processes() as executor:
         for _ in range(3):  # from the second time on they travel in bundles
             futures = [executor.submit(zoo.echo, number) for number in range(200)]
             for future in futures[::3]:
-                settle(future, "settled by the program")
+                resolve(future, "resolved by the program")
             assert [future.result(SECONDS) for future in futures[1::3]] == list(range(1, 200, 3))
 
 
 class Exits:
-    """Its unpickling ends the thread that does it, or pretends that the Future is settled."""
+    """Its unpickling ends the thread that does it, or pretends that the Future is resolved."""
 
     def __init__(self, how):
         self.how = how

@@ -48,7 +48,7 @@ def test_a_call_that_waits_without_a_word_counts_once(pool):
     eventually(lambda: pool.status()["waiting"] == 0)
 
 
-def test_a_call_that_leaves_a_wait_open_does_not_lend_its_thread_after_it(pool):
+def test_a_call_that_leaves_a_wait_open_does_not_yield_its_thread_after_it(pool):
     kept = []
 
     def leave_open():

@@ -95,9 +95,7 @@ def test_a_bad_environment_or_config_file_is_a_usage_error(
     monkeypatch.setenv("JOBRUNNER_SLOTS", "many")
     result = cli("worker", "start")
     assert (result.code, result.out) == (2, "")
-    assert (
-        result.err == "jobrunner: error: environment variable JOBRUNNER_SLOTS: 'many' is not a whole number\n"
-    )
+    assert result.err == "jobrunner: error: environment variable JOBRUNNER_SLOTS: 'many' is not an integer\n"
     monkeypatch.setenv("JOBRUNNER_CONFIG", str(tmp_path / "missing.toml"))
     assert "does not exist" in cli("status").err
 

@@ -75,7 +75,7 @@ def test_nor_does_a_forked_process_keep_it_alive_when_the_program_dies(program):
 CONNECTING = """
 import os, pickle, signal, socket, threading, time
 from jobrunner import Executor
-from jobrunner.backends import shared
+from jobrunner.backends import connections
 
 executor = Executor("cluster", max_workers=1)
 nobody = socket.socket()
@@ -83,8 +83,8 @@ nobody.bind(("127.0.0.1", 0))  # and does not listen
 address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
 known = pickle.loads(pickle.dumps(executor))
 known.submit(abs, -1).result()
-threading.Thread(target=shared.connection_to, args=[address], daemon=True).start()
-while not shared._lock.locked():
+threading.Thread(target=connections.connection_to, args=[address], daemon=True).start()
+while not connections._lock.locked():
     time.sleep(0.001)
 child = os.fork()
 if not child:

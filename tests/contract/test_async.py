@@ -224,7 +224,7 @@ def test_the_loop_goes_on_while_a_block_is_left(kind, options, tmp_path):
 
 @pytest.mark.promise("nested")
 @pytest.mark.nests
-def test_it_lends_its_place_in_a_call(make_executor):
+def test_it_yields_its_slot_in_a_call(make_executor):
     """The only slot is not idle while the call in it awaits calls of its own."""
 
     def outer():

@@ -1,4 +1,4 @@
-"""What is let go of, and when: Futures, results, arguments, executors."""
+"""What is released, and when: Futures, results, arguments, executors."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def holding(tmp_path):
 
 @pytest.mark.own  # other engines have a call of theirs keep up what is with it
 def test_a_call_that_keeps_the_interpreter_holds_nobody_up(make_executor, holding):
-    """As C code does that does not let go of the GIL: its slot cannot say what has ended, nor give anything back."""
+    """As C code does that does not release the GIL: its slot cannot say what has ended, nor give anything back."""
     executor = make_executor()
     for _ in range(3):
         gather([executor.submit(zoo.keep_gil_if, None, i) for i in range(MANY)])

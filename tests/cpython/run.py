@@ -165,7 +165,7 @@ def suite_for(
         if name in reasons and not everything:
             left_out[name] = reasons[name]
         else:
-            # In a suite of its own, which lets go of it: what a test has made must be gone before its module is
+            # In a suite of its own, which releases it: what a test has made must be gone before its module is
             # cleaned up.
             suite.addTest(unittest.TestSuite([test]))
     return suite, left_out

@@ -37,7 +37,7 @@ def make(size: int) -> bytes:
 
 
 def exhaust() -> int:
-    """All the memory that there is, in pieces; they are let go of at the end."""
+    """All the memory that there is, in pieces; they are released at the end."""
     pieces = []
     try:
         while len(pieces) < MAX_PIECES:

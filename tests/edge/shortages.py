@@ -99,7 +99,7 @@ class Hoard:
         except MemoryError:
             pass
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._pieces = []
 
 

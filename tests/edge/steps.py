@@ -65,11 +65,11 @@ class Run:
             if step == shortage.start:
                 means.start()
             elif step == shortage.stop:
-                self.hoard.let_go()
+                self.hoard.release()
                 means.stop()
 
     def end_shortages(self) -> None:
-        self.hoard.let_go()
+        self.hoard.release()
         for _, means in self.shortages:
             means.stop()
 
@@ -165,7 +165,7 @@ def steps_of(run: Run, rng: random.Random) -> list[Callable[[], None]]:
             except (SystemExit, KeyboardInterrupt):
                 pass  # it was done, and called at once, in this thread
 
-    def settle() -> None:
+    def resolve() -> None:
         future = pool.submit(calls.nap, 0.01)
         run.note(future, ANY)
         try:
@@ -199,8 +199,8 @@ def steps_of(run: Run, rng: random.Random) -> list[Callable[[], None]]:
     def hoard() -> None:
         run.hoard.take()
 
-    def let_go() -> None:
-        run.hoard.let_go()
+    def release() -> None:
+        run.hoard.release()
 
     def open_another() -> None:
         with jobrunner.Executor(run.plan.backend, max_workers=1, ship=shipped(run.plan)) as other:
@@ -213,10 +213,10 @@ def steps_of(run: Run, rng: random.Random) -> list[Callable[[], None]]:
         usual.append(stop)
     more = {
         "callbacks": [call_back] * 4,
-        "settles": [settle] * 4,
+        "settles": [resolve] * 4,
         "kills": [kill] * 4,
         "forks": [fork] * 4,
-        "memory": [make_large, take_large, map_large, exhaust, hoard, let_go],
+        "memory": [make_large, take_large, map_large, exhaust, hoard, release],
         "disk": [make_large, take_large, map_large, open_another],
         "signals": [open_another],
         "locks": [open_another],

@@ -141,7 +141,7 @@ def go(run: Run, number: int) -> None:
             if run.plan.memory is None and run.plan.engine is None:
                 raise
             run.out_of_memory += 1
-            run.hoard.let_go()
+            run.hoard.release()
 
 
 def is_short(plan: Plan) -> bool:
@@ -181,7 +181,7 @@ def end(run: Run) -> None:
             if run.plan.memory is None:
                 raise
             run.out_of_memory += 1
-            run.hoard.let_go()
+            run.hoard.release()
 
 
 def persist(*parts: Callable[[], None]) -> None:

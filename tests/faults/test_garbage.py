@@ -77,8 +77,8 @@ def coordinator(cluster: Cluster) -> Daemon:
 class Noise:
     """Connections that send bytes as fast as they are taken, and come again when they are closed."""
 
-    def __init__(self, place: tuple[str, int], beginnings: list[bytes]) -> None:
-        self._place = place
+    def __init__(self, socket_address: tuple[str, int], beginnings: list[bytes]) -> None:
+        self._socket_address = socket_address
         self._over = threading.Event()
         self.connections = 0
         self._threads = [
@@ -94,7 +94,7 @@ class Noise:
         while not self._over.is_set():
             start = rng.randrange(1024)
             try:
-                with socket.create_connection(self._place, BOUND) as connection:
+                with socket.create_connection(self._socket_address, BOUND) as connection:
                     self.connections += 1
                     connection.sendall(beginning + noise[start:])
                     while not self._over.is_set():
@@ -161,8 +161,8 @@ STUCK = [
 """How far a connection gets: nothing, parts of a greeting, a whole one, another protocol's."""
 
 
-def connect_and_close(place: tuple[str, int], number: int) -> None:
-    with socket.create_connection(place, BOUND) as connection:
+def connect_and_close(socket_address: tuple[str, int], number: int) -> None:
+    with socket.create_connection(socket_address, BOUND) as connection:
         if number % 3 == 0:  # with a reset instead of an orderly end
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         elif number % 3 == 1:
@@ -170,18 +170,18 @@ def connect_and_close(place: tuple[str, int], number: int) -> None:
 
 
 def test_port_scans_and_half_open_connections_do_not_disturb_work(coordinator, notes):
-    place = port_of(coordinator)
+    socket_address = port_of(coordinator)
     stuck: list[socket.socket] = []
     with connected(coordinator.address) as executor:
         work_goes_on(executor, notes, 20)
         before, usual = memory(coordinator), descriptors(coordinator)
         try:
             for beginning in STUCK * 4:
-                stuck.append(socket.create_connection(place, BOUND))
+                stuck.append(socket.create_connection(socket_address, BOUND))
                 stuck[-1].sendall(beginning)
             for scanned in range(5):
                 for number in range(100):
-                    connect_and_close(place, 100 * scanned + number)
+                    connect_and_close(socket_address, 100 * scanned + number)
                 work_goes_on(executor, notes)
             answers_in_time(coordinator)
             assert memory(coordinator) < before + GROWTH

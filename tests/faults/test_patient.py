@@ -6,7 +6,7 @@ from daemons import BOUND, connected
 from work import fail
 
 from jobrunner.admin import ClusterAdmin
-from jobrunner.protocol.task import STORY_LINES
+from jobrunner.protocol.task import MAX_HISTORY_LINES
 
 
 def test_what_is_told_of_a_call_that_fails_very_often_is_bounded(cluster):
@@ -14,11 +14,11 @@ def test_what_is_told_of_a_call_that_fails_very_often_is_bounded(cluster):
     coordinator = cluster.coordinator()
     cluster.worker(coordinator.address, "w")
     with connected(coordinator.address) as executor:
-        retries = 3 * STORY_LINES
+        retries = 3 * MAX_HISTORY_LINES
         future = executor.with_options(retries=retries, backoff=0).submit(fail)
         assert isinstance(future.exception(BOUND), ValueError)
         with ClusterAdmin(coordinator.address, BOUND) as admin:
-            story = admin.task(future.id)["history"]
-    assert len(story) == STORY_LINES
-    assert story[0].startswith("attempt 1 ")
-    assert story[-1].startswith(f"attempt {retries + 1} ")
+            history = admin.task(future.id)["history"]
+    assert len(history) == MAX_HISTORY_LINES
+    assert history[0].startswith("attempt 1 ")
+    assert history[-1].startswith(f"attempt {retries + 1} ")

@@ -72,8 +72,8 @@ def test_what_is_written_is_there_again(path):
         4,
         (TaskId("c-0"), TaskId("d-7")),
     )
-    setup = m.FunctionDef(b"setup", "setup", b"bytes of setup")
-    journal.write(JournalEntry([DOUBLE, setup], [full, spec(2), spec(3)]))
+    initializer = m.FunctionDef(b"setup", "setup", b"bytes of setup")
+    journal.write(JournalEntry([DOUBLE, initializer], [full, spec(2), spec(3)]))
     journal.write(JournalEntry(progress=[(TaskId("c-2"), Progress(2, 1, 1, ("attempt 1: died",), 1))]))
     journal.write(ended(3))
     again = reopened(journal, path)
@@ -82,7 +82,7 @@ def test_what_is_written_is_there_again(path):
     first, second = again.state.tasks.values()
     assert first == (full._replace(payload=(b"head", b"x" * 100_000)), Progress())
     assert second == (spec(2), Progress(2, 1, 1, ("attempt 1: died",), 1))
-    assert again.state.functions == {b"double": DOUBLE, b"setup": setup}
+    assert again.state.functions == {b"double": DOUBLE, b"setup": initializer}
     (kept,) = again.state.outcomes.values()
     assert kept.outcome == m.Outcome(TaskId("c-3"), 1, m.OK, b"result", 0.5, {"worker": "w"})
     assert 0 <= kept.age < 60
@@ -142,7 +142,7 @@ def test_the_files_shrink_when_what_was_in_them_has_gone(path):
             [(TaskId(f"c-stays-{n}"), Progress(40, 40, 0, ("x" * 2000,) * 40)) for n in range(100)],
         ),
     ],
-    ids=["options", "functions", "stories"],
+    ids=["options", "functions", "histories"],
 )
 def test_what_stays_is_not_written_anew_with_each_entry(path, large, monkeypatch):
     journal = Journal(path)
@@ -164,13 +164,13 @@ def test_what_stays_is_not_written_anew_with_each_entry(path, large, monkeypatch
 def test_all_of_an_entry_counts_where_it_is_cut_into_rows(path, monkeypatch):
     """Else one client's large options would keep those of the others from being written in the same turn."""
     monkeypatch.setattr(journal_entries, "ROW_BYTES", 10_000)
-    story = ("x" * 2000,)
+    history = ("x" * 2000,)
     needs = tuple(TaskId(f"c-{n}") for n in range(15))
     failed = m.Outcome(TaskId("c-0"), 1, m.ERROR, detail={"error": "x" * 8000})
     entry = JournalEntry(
         [m.FunctionDef(b"f%d" % n, "f", b"", modules=("m" * 200,) * 40) for n in range(5)],
         [spec(n, retry_on=bytes(8000)) for n in range(5)],
-        [(TaskId(f"c-{n}"), Progress(1, 1, 0, story * 4)) for n in range(5)],
+        [(TaskId(f"c-{n}"), Progress(1, 1, 0, history * 4)) for n in range(5)],
         {TaskId(f"d-{n}"): KeptOutcome("f", failed._replace(id=TaskId(f"d-{n}"))) for n in range(5)},
     )
     entry.accepted += [spec(n)._replace(needs=needs) for n in range(10, 15)]

@@ -58,11 +58,13 @@ def spec(
     function: bytes = KEY,
     payload: Any = b"args",
     span: m.Span = None,
-    setup: bytes | None = None,
+    initializer: bytes | None = None,
     **options: Any,
 ) -> m.TaskSpec:
     """A call; its id is "c-1" for number 1 of a client without a key."""
-    return m.TaskSpec(TaskId(f"{client}-{number}"), function, payload, span, m.TaskOptions(**options), setup)
+    return m.TaskSpec(
+        TaskId(f"{client}-{number}"), function, payload, span, m.TaskOptions(**options), initializer
+    )
 
 
 def named(name: str, who: Principal) -> ClientId:
@@ -81,7 +83,7 @@ def results(*payloads: bytes, failed: Sequence[int] = ()) -> bytes:
 
 
 def split(task: str, running: int, payload: bytes, attempt: int = 1) -> m.Outcome:
-    """A bundle that was given up; the call with that index goes on."""
+    """A bundle that was split; the call with that index goes on."""
     return m.Outcome(TaskId(task), attempt, m.SPLIT, payload, 0.0, {"running": running})
 
 
@@ -417,7 +419,9 @@ def worker(*, slots: int = 1, ready: bool = True, **settings: Any) -> Upstream:
 
 def assignment(number: int | str, attempt: int = 1, **call: Any) -> m.Assignment:
     task = spec(number, **call)
-    return m.Assignment(task.id, attempt, task.function, task.payload, task.span, task.options, task.setup)
+    return m.Assignment(
+        task.id, attempt, task.function, task.payload, task.span, task.options, task.initializer
+    )
 
 
 def assign(

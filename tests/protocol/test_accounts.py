@@ -173,7 +173,9 @@ def test_the_kinds_of_demands_are_limited(monkeypatch):
 def test_a_function_is_no_larger_than_a_payload():
     world = Coordinator(max_payload=1000)
     client = world.client(who=ALICE)
-    client.say(m.Submit([spec(1), spec(2, setup=HALVE.key)], [DOUBLE, HALVE._replace(blob=bytes(2000))]))
+    client.say(
+        m.Submit([spec(1), spec(2, initializer=HALVE.key)], [DOUBLE, HALVE._replace(blob=bytes(2000))])
+    )
     assert list(refused(client)) == [f"{C}-2"]
 
 
@@ -461,7 +463,7 @@ def test_what_somebody_sends_under_the_key_of_anothers_function_stays_its_own():
     assert assign.tasks[0].function == definition.key
 
 
-@pytest.mark.parametrize("field", ["function", "setup"])
+@pytest.mark.parametrize("field", ["function", "initializer"])
 def test_nobody_can_name_a_function_that_only_somebody_else_has_sent(field):
     world = Coordinator()
     alice, bob = world.client("a", who=ALICE), world.client("b", who=BOB)

@@ -88,8 +88,8 @@ def test_thousands_of_failures_with_long_stories_reach_their_client_in_messages_
     count = 1000
     client.say(m.Submit([spec(0), *(spec(n)._replace(needs=("c-0",)) for n in range(1, count))], [DOUBLE]))
     worker.heard()
-    story = {"error": "it died", "stderr": "s" * 16_000}
-    worker.say(m.Outcomes([m.Outcome("c-0", 1, m.ERROR, detail=story)]))
+    history = {"error": "it died", "stderr": "s" * 16_000}
+    worker.say(m.Outcomes([m.Outcome("c-0", 1, m.ERROR, detail=history)]))
     outcomes = client.heard_of(m.Outcomes)
     assert sum(len(message.outcomes) for message in outcomes) == count
     assert len(outcomes) > 1

@@ -168,16 +168,16 @@ def test_calls_and_results_come_back_as_they_were_also_out_of_frames():
 
 def test_each_call_has_its_own_outcome():
     whole = ok("c-1", payload=results(b"a", b"b", failed=[1]))._replace(detail={"worker": "w", "host": "h"})
-    place = {"worker": "w", "host": "h"}
-    assert outcome_of_call(whole, 0) == m.Outcome(call("c-1", 0), 1, m.OK, b"a", 0.5, place)
-    assert outcome_of_call(whole, 1) == m.Outcome(call("c-1", 1), 1, m.ERROR, b"b", 0.5, place)
+    location = {"worker": "w", "host": "h"}
+    assert outcome_of_call(whole, 0) == m.Outcome(call("c-1", 0), 1, m.OK, b"a", 0.5, location)
+    assert outcome_of_call(whole, 1) == m.Outcome(call("c-1", 1), 1, m.ERROR, b"b", 0.5, location)
     assert outcome_of_call(whole, 2) is None
 
 
 def test_a_bundle_that_was_given_up_tells_of_the_first_calls_alone():
-    given_up = split("c-1", 1, results(b"a"))
-    assert outcome_of_call(given_up, 0).payload == b"a"
-    assert outcome_of_call(given_up, 1) is None
+    was_split = split("c-1", 1, results(b"a"))
+    assert outcome_of_call(was_split, 0).payload == b"a"
+    assert outcome_of_call(was_split, 1) is None
 
 
 def test_an_error_of_the_whole_is_that_of_each_unless_together_they_were_too_large():

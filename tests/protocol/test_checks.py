@@ -114,7 +114,7 @@ def test_sums_of_amounts_stay_numbers(message):
 )
 def test_whole_numbers_have_an_end(message, largest):
     assert sent(message(largest)) == message(largest)
-    rejected(message(largest + 1), rf"expected a whole number from [-\d]+ to {largest}, got {largest + 1}")
+    rejected(message(largest + 1), rf"expected an integer from [-\d]+ to {largest}, got {largest + 1}")
 
 
 @pytest.mark.parametrize(
@@ -127,13 +127,13 @@ def test_whole_numbers_have_an_end(message, largest):
 )
 def test_the_present_attempt_has_begun_or_may_have(message):
     assert sent(message(2)) == message(2)
-    rejected(message(3), "expected a whole number from 0 to 2, got 3")
+    rejected(message(3), "expected an integer from 0 to 2, got 3")
 
 
 @pytest.mark.parametrize("field", ["seq", "ack"])
 def test_the_numbers_of_a_link_have_an_end(field):
     sent(m.Heartbeat(), **{field: checks.MAX_INTEGER})
-    with pytest.raises(ProtocolError, match="whole number"):
+    with pytest.raises(ProtocolError, match="integer"):
         sent(m.Heartbeat(), **{field: checks.MAX_INTEGER + 1})
 
 
@@ -179,8 +179,8 @@ def test_a_session_has_a_longest_name():
 
 def test_the_key_of_a_function_has_a_longest():
     longest = b"k" * checks.MAX_KEY_LENGTH
-    assert sent(m.Forget([longest])) == m.Forget([longest])
-    rejected(m.Forget([longest + b"k"]), "a function's key has 257 bytes, at most 256 are allowed")
+    assert sent(m.DropFunctions([longest])) == m.DropFunctions([longest])
+    rejected(m.DropFunctions([longest + b"k"]), "a function's key has 257 bytes, at most 256 are allowed")
 
 
 def test_a_map_has_so_many_entries():
@@ -287,7 +287,7 @@ CLAIMS = {
     "a list": b"\xdd\xff\xff\xff\xff",
     "a short list": b"\xdc\xff\xff",
     "a map": b"\xdf\xff\xff\xff\xff",
-    "a text": b"\xdb\xff\xff\xff\xff",
+    "a string": b"\xdb\xff\xff\xff\xff",
     "bytes": b"\xc6\xff\xff\xff\xff",
     "an extension": b"\xc9\xff\xff\xff\xff\x01",
 }

@@ -57,8 +57,8 @@ def test_nothing_but_the_greeting_leaves_before_the_session_is_open():
 def test_calls_of_one_turn_leave_in_one_message_with_their_functions():
     world = client()
     submit(world, spec(1), spec(2))
-    submit(world, spec(3, function=OTHER_KEY, setup=KEY), functions=[HALVE, DOUBLE])
-    calls = [spec(1), spec(2), spec(3, function=OTHER_KEY, setup=KEY)]
+    submit(world, spec(3, function=OTHER_KEY, initializer=KEY), functions=[HALVE, DOUBLE])
+    calls = [spec(1), spec(2), spec(3, function=OTHER_KEY, initializer=KEY)]
     assert world.heard() == [m.Submit(calls, [DOUBLE, HALVE])]
     assert world.heard() == []
     assert world.take() == []
@@ -76,7 +76,7 @@ def test_a_function_travels_once_even_if_it_was_not_needed_for_a_while():
 def test_a_function_that_is_too_large_is_not_sent():
     world = client(opened=False)
     large, ships = (m.FunctionDef(b"%d" % n, "f", bytes(101), "", (), ("a",) * n) for n in (0, 1))
-    calls = [spec(1, function=large.key), spec(2, function=KEY, setup=ships.key), spec(3)]
+    calls = [spec(1, function=large.key), spec(2, function=KEY, initializer=ships.key), spec(3)]
     submit(world, *calls, functions=[DOUBLE, large, ships])
     world.heard()
     world.open(max_payload=100)
@@ -95,10 +95,10 @@ def test_functions_beyond_the_limit_are_forgotten_by_both_ends():
     definitions = [m.FunctionDef(b"%d" % n, f"f{n}", b"blob") for n in range(258)]
     for n, definition in enumerate(definitions[:257]):
         submit(world, spec(n, function=definition.key), functions=[definition])
-    assert world.heard_one(m.Submit).forget == [b"0"]
+    assert world.heard_one(m.Submit).drop_functions == [b"0"]
     submit(world, spec(900, function=b"257"), functions=[definitions[257]])
     message = world.heard_one(m.Submit)
-    assert (message.functions, message.forget) == ([definitions[257]], [b"1"])
+    assert (message.functions, message.drop_functions) == ([definitions[257]], [b"1"])
     submit(world, spec(901, function=b"0"), functions=[definitions[0]])
     assert world.heard_one(m.Submit).functions == [definitions[0]], "the coordinator needs it again"
 

@@ -120,7 +120,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Query: st.builds(m.Query, count, words, words),
     m.Reply: st.builds(m.Reply, count, plain, words),
     m.Assign: st.builds(m.Assign, lists(assignments), functions),
-    m.Forget: st.builds(m.Forget, lists(keys)),
+    m.DropFunctions: st.builds(m.DropFunctions, lists(keys)),
     m.Outcomes: st.builds(m.Outcomes, lists(outcomes)),
     m.Running: st.builds(m.Running, lists(words)),
     m.Returned: st.builds(m.Returned, lists(st.tuples(words, attempts)), lists(words), st.booleans()),

@@ -201,7 +201,7 @@ def test_two_workers_of_one_name_are_told_apart(world):
 
 def test_a_call_goes_to_a_worker_and_its_outcome_back(world):
     client, worker = world.client(), world.worker()
-    call = spec(1, payload=b"args", setup=OTHER_KEY, priority=3)
+    call = spec(1, payload=b"args", initializer=OTHER_KEY, priority=3)
     submit(client, call, functions=[DOUBLE, HALVE])
     assert worker.heard() == [
         m.Assign([m.Assignment("c-1", 1, KEY, b"args", None, call.options, OTHER_KEY)], [DOUBLE, HALVE])
@@ -224,7 +224,7 @@ def test_a_function_is_sent_to_a_worker_once_and_forgotten_when_nobody_needs_it(
     assert worker.heard_one(m.Assign).functions == []
     worker.say(m.Outcomes([ok("c-2")]))
     client.say(m.Submit([], [], [KEY]))
-    assert worker.heard() == [m.Forget([KEY])]
+    assert worker.heard() == [m.DropFunctions([KEY])]
     submit(client, spec(3))
     assert worker.heard_one(m.Assign).functions == [DOUBLE]
 
@@ -257,7 +257,7 @@ def test_a_chunk_whose_process_died_is_reported_at_once(world):
     assert worker.heard() == []
 
 
-def test_crashes_are_counted_to_the_limit_and_the_story_is_told(world):
+def test_crashes_are_counted_to_the_limit_and_the_history_is_told(world):
     client, worker = world.client(), world.worker()
     submit(client, spec(1))
     for attempt in (1, 2, 3):
@@ -924,7 +924,7 @@ def test_a_client_that_leaves_takes_its_tasks_with_it(world):
     client.say(m.Goodbye())
     assert worker.heard() == [m.Cancel([m.CancelRequest("c-1", True)])]
     worker.say(m.Outcomes([m.Outcome("c-1", 1, m.CANCELLED)]))
-    assert worker.heard() == [m.Forget([KEY])]
+    assert worker.heard() == [m.DropFunctions([KEY])]
     assert world.core.scheduler.tasks == {}
     assert len(world.core.scheduler.functions) == 0
 

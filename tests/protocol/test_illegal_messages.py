@@ -37,7 +37,7 @@ ANY: dict[type, m.Message] = {
         m.Query(1, "cancel", "nobody-7"),
         m.Reply(77, None, "an answer that nobody waits for"),
         m.Assign([assignment(1, attempt=FAR)], [DOUBLE]),
-        m.Forget([KEY, b"never sent"]),
+        m.DropFunctions([KEY, b"never sent"]),
         m.Outcomes([ok("c-1", FAR), ok("nobody-7"), ended("c-1", m.UNMET)]),
         m.Running(["c-1", "nobody-7"]),
         m.Returned([("c-1", FAR), ("nobody-7", 1)]),
@@ -241,7 +241,7 @@ def test_a_numbered_welcome_opens_nothing(make):
     assert world.core.session.open
 
 
-@pytest.mark.parametrize("missing", ["function", "setup"])
+@pytest.mark.parametrize("missing", ["function", "initializer"])
 def test_a_worker_gives_up_a_session_in_which_a_function_is_missing(missing):
     world = support.worker()
     support.assign(world, assignment(1)._replace(**{missing: b"never sent"}), assignment(2))

@@ -18,8 +18,8 @@ SHIPS = m.FunctionDef(b"ships", "init", b"blob", "", (), ("pandas",))
 SHIPS_TOO = SHIPS._replace(key=b"another version")
 
 
-def call(number, function=FRAMES, setup=None, **options):
-    return spec(number, function=function.key, setup=setup and setup.key, **options)
+def call(number, function=FRAMES, initializer=None, **options):
+    return spec(number, function=function.key, initializer=initializer and initializer.key, **options)
 
 
 def give_back(remote, *modules):
@@ -229,7 +229,7 @@ def test_why_a_call_waits_that_came_when_there_was_somebody():
     assert sorted(ids(back.heard_one(m.Assign).tasks)) == ["c-1", "c-2"]
 
 
-def test_a_setup_by_value_goes_where_its_python_is():
+def test_an_initializer_by_value_goes_where_its_python_is():
     world = Coordinator()
     client = world.client()
     by_value = INIT._replace(python="3.11", modules=())
@@ -289,23 +289,25 @@ def test_a_worker_looks_again_when_it_is_asked_again():
 
 def test_what_comes_along_is_not_missed():
     world = worker(missing=list)
-    call = assignment(1, function=FRAMES.key, setup=SHIPS.key)
-    assign(world, call, assignment(2, function=BOTH.key, setup=SHIPS.key), functions=[FRAMES, BOTH, SHIPS])
+    call = assignment(1, function=FRAMES.key, initializer=SHIPS.key)
+    assign(
+        world, call, assignment(2, function=BOTH.key, initializer=SHIPS.key), functions=[FRAMES, BOTH, SHIPS]
+    )
     assert world.heard_one(m.Returned) == m.Returned([("c-2", 1)], ["torch"])
     assert started(world) == {1: ["c-1"]}
 
 
 def test_a_slot_that_has_what_was_shipped_serves_nobody_else():
     world = worker(slots=1)
-    assign(world, assignment(1, setup=SHIPS.key), functions=[DOUBLE, SHIPS])
+    assign(world, assignment(1, initializer=SHIPS.key), functions=[DOUBLE, SHIPS])
     assert started(world) == {1: ["c-1"]}
     finish(world, 1, 1)
-    assign(world, assignment(2, setup=SHIPS.key))
+    assign(world, assignment(2, initializer=SHIPS.key))
     assert started(world) == {1: ["c-2"]}
     finish(world, 1, 2)
     slot = 1
-    for number, setup in ((3, SHIPS_TOO), (4, None)):
-        assign(world, assignment(number, setup=setup and setup.key), functions=[SHIPS_TOO])
+    for number, initializer in ((3, SHIPS_TOO), (4, None)):
+        assign(world, assignment(number, initializer=initializer and initializer.key), functions=[SHIPS_TOO])
         assert world.take() == [EndSlot(slot), SpawnSlot(slot + 1)]
         world.handle(SlotExited(slot, 77, 0, None, 1024, "", 0, -1))
         slot += 1
@@ -318,7 +320,7 @@ def test_a_slot_that_has_what_was_shipped_serves_nobody_else():
 
 def test_an_initializer_alone_takes_no_slot_for_itself():
     world = worker(slots=1)
-    assign(world, assignment(1, setup=INIT.key), functions=[DOUBLE, INIT])
+    assign(world, assignment(1, initializer=INIT.key), functions=[DOUBLE, INIT])
     assert started(world) == {1: ["c-1"]}
     finish(world, 1, 1)
     assign(world, assignment(2))

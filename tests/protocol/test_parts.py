@@ -58,8 +58,8 @@ def test_a_client_sends_a_part_once_and_before_what_has_it():
     assert world.heard_one(m.Submit) == m.Submit([spec(1)], [PART, TWICE])
     submit(world, spec(2), spec(3, function=OTHER_KEY))
     assert world.heard_one(m.Submit) == m.Submit([spec(2), spec(3, function=OTHER_KEY)], [HALF])
-    submit(world, spec(4, setup=OTHER_KEY))
-    assert world.heard_one(m.Submit) == m.Submit([spec(4, setup=OTHER_KEY)])
+    submit(world, spec(4, initializer=OTHER_KEY))
+    assert world.heard_one(m.Submit) == m.Submit([spec(4, initializer=OTHER_KEY)])
 
 
 def test_a_client_keeps_a_part_as_long_as_an_unfinished_call_needs_it():
@@ -103,7 +103,7 @@ def test_a_part_that_is_too_large_fails_its_calls_alone():
 # --- the coordinator ----------------------------------------------------------------------------------------------
 
 
-def forget(client, *keys):
+def drop(client, *keys):
     client.say(m.Submit([], [], list(keys)))
 
 
@@ -115,10 +115,10 @@ def test_a_worker_gets_a_part_once_and_is_told_when_nobody_needs_it():
     alice.say(m.Submit([spec(2, function=OTHER_KEY)], [HALF]))
     assert one.heard_one(m.Assign).functions == [HALF]
     one.say(m.Outcomes([ok("c-1"), ok("c-2")]))
-    forget(alice, PART.key, KEY)
-    assert one.heard_of(m.Forget) == [m.Forget([KEY])]
-    forget(alice, OTHER_KEY)
-    assert one.heard_of(m.Forget) == [m.Forget([OTHER_KEY, PART.key])]
+    drop(alice, PART.key, KEY)
+    assert one.heard_of(m.DropFunctions) == [m.DropFunctions([KEY])]
+    drop(alice, OTHER_KEY)
+    assert one.heard_of(m.DropFunctions) == [m.DropFunctions([OTHER_KEY, PART.key])]
     assert len(world.core.scheduler.functions) == 0
 
 
@@ -185,7 +185,7 @@ def test_parts_are_written_with_what_has_them_and_are_there_after_a_restart():
     world = Coordinator()
     world.core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), world.now, JournalState())
     alice = world.client("a", who=ALICE)
-    alice.say(m.Submit([spec(1, client=A, setup=OTHER_KEY)], [PART, TWICE, HALF]))
+    alice.say(m.Submit([spec(1, client=A, initializer=OTHER_KEY)], [PART, TWICE, HALF]))
     world.turn()
     (written,) = [effect for effect in world.take() if isinstance(effect, WriteJournal)]
     assert [each.name for each in written.entry.functions] == [PART.name, TWICE.name, HALF.name]
@@ -213,7 +213,9 @@ def test_parts_are_written_with_what_has_them_and_are_there_after_a_restart():
 def runs(world):
     """By slot, the keys of the functions that it was sent, and of those that it may drop."""
     effects = [effect for effect in world.take() if isinstance(effect, RunTasks)]
-    return {effect.slot: ([each.key for each in effect.functions], effect.forget) for effect in effects}
+    return {
+        effect.slot: ([each.key for each in effect.functions], effect.drop_functions) for effect in effects
+    }
 
 
 def test_each_slot_gets_a_part_once():
@@ -221,7 +223,7 @@ def test_each_slot_gets_a_part_once():
     assign(world, assignment(1), assignment(2), functions=[PART, TWICE])
     assert runs(world) == {1: ([PART.key, KEY], []), 2: ([PART.key, KEY], [])}
     finish(world, 1, 1)
-    assign(world, assignment(3, function=OTHER_KEY, setup=KEY), functions=[HALF])
+    assign(world, assignment(3, function=OTHER_KEY, initializer=KEY), functions=[HALF])
     assert runs(world) == {1: ([OTHER_KEY], [])}
 
 
@@ -239,11 +241,11 @@ def test_a_part_is_kept_while_a_function_has_it_whatever_the_coordinator_says():
     world = worker()
     assign(world, assignment(1), functions=[PART, TWICE])
     world.take()
-    world.say(m.Forget([PART.key]))
+    world.say(m.DropFunctions([PART.key]))
     finish(world, 1, 1)
     world.turn()
     assert set(world.core.functions) == {PART.key, KEY}
-    world.say(m.Forget([KEY]))
+    world.say(m.DropFunctions([KEY]))
     world.turn()
     assert world.core.functions == {}
     assign(world, assignment(2, function=b"plain"), functions=[HALVE._replace(key=b"plain")])
@@ -256,7 +258,7 @@ def test_a_slot_hears_at_once_that_it_may_drop_something_large():
     assign(world, assignment(1), functions=[large, TWICE])
     world.take()
     finish(world, 1, 1)
-    world.say(m.Forget([KEY, PART.key]))
+    world.say(m.DropFunctions([KEY, PART.key]))
     assert world.take() == [RunTasks(SlotId(1), [], [], [KEY, PART.key])]
     assert world.take() == []
 

@@ -66,7 +66,7 @@ def test_a_chunk_whose_process_died_goes_back_to_be_split():
 
 @pytest.mark.parametrize("status", [m.CRASHED, m.LOST])
 @pytest.mark.parametrize("calls", [1, 4])
-def test_a_bundle_goes_back_to_be_taken_apart(status, calls):
+def test_a_bundle_goes_back_to_be_split(status, calls):
     bundle = record(span=calls)
     bundle.crashes = 1
     assert verdict(bundle, status, 3) == FINISH

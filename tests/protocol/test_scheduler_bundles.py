@@ -82,7 +82,7 @@ def desk():
     return Desk()
 
 
-# --- given up -------------------------------------------------------------------------------------------------------
+# --- split ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_call_that_goes_on_is_joined_where_it_runs(desk):
@@ -126,12 +126,12 @@ def test_it_is_kept_until_its_client_names_it(desk):
     desk.scheduler.forget_unclaimed(200.0, 30.0)
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
-    assert not desk.client.promised
+    assert not desk.client.awaiting_resubmission
 
 
 def test_it_is_kept_for_a_client_that_is_told_again_in_a_later_session(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.client.promised.clear()  # as with each session
+    desk.client.awaiting_resubmission.clear()  # as with each session
     desk.client.outcomes.clear()
     desk.client.reconciled = False
     desk.submit(bundle("1-0", *CALLS))
@@ -145,7 +145,7 @@ def test_it_is_kept_for_a_client_that_is_told_again_in_a_later_session(desk):
 def test_it_is_kept_until_a_client_that_has_come_again_has_said_what_it_waits_for(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.scheduler.acknowledged(desk.client, desk.told())
-    desk.client.promised.clear()  # as with each session
+    desk.client.awaiting_resubmission.clear()  # as with each session
     desk.client.reconciled = False
     desk.scheduler.forget_unclaimed(200.0, 30.0)
     desk.name_call()
@@ -162,7 +162,7 @@ def test_it_is_not_kept_for_a_client_that_is_gone(desk):
 
 def test_it_is_not_kept_for_a_client_that_has_come_again_and_does_not_name_it(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.client.promised.clear()  # as with each session
+    desk.client.awaiting_resubmission.clear()  # as with each session
     desk.client.outcomes.clear()
     desk.scheduler.reconciled(desk.client.id)
     assert not desk.scheduler.unclaimed
@@ -365,10 +365,10 @@ def test_a_call_that_its_client_names_again_is_waited_for(desk):
     other = desk.add_client("d")
     desk.scheduler.needs.watch(other, SECOND, 0.0)
     desk.outcome(ended(BUNDLE, m.CRASHED))
-    desk.scheduler.needs.give_up_sought(3 * NAMED_AGAIN_WITHIN)
+    desk.scheduler.needs.stop_looking(3 * NAMED_AGAIN_WITHIN)
     assert desk.told(other) == [], "its client has not heard of the crash yet"
     desk.scheduler.acknowledged(desk.client, desk.told())
-    desk.scheduler.needs.give_up_sought(4 * NAMED_AGAIN_WITHIN - 0.1)
+    desk.scheduler.needs.stop_looking(4 * NAMED_AGAIN_WITHIN - 0.1)
     assert desk.told(other) == []
     desk.name_call(now=4 * NAMED_AGAIN_WITHIN)
     desk.place()
@@ -381,7 +381,7 @@ def test_a_call_that_nobody_names_again_is_given_up(desk):
     desk.scheduler.needs.watch(other, SECOND, 0.0)
     desk.outcome(ended(BUNDLE, m.CRASHED))
     desk.scheduler.acknowledged(desk.client, desk.told())
-    desk.scheduler.needs.give_up_sought(NAMED_AGAIN_WITHIN)
+    desk.scheduler.needs.stop_looking(NAMED_AGAIN_WITHIN)
     (told,) = desk.told(other)
     assert (told.id, told.status, told.detail["unknown"]) == (SECOND, m.LOST, True)
 
@@ -421,7 +421,7 @@ def test_a_client_that_is_gone_takes_what_was_sought_of_its_bundles_with_it(desk
     assert desk.scheduler.tasks[BUNDLE].cancel_asked
     desk.outcome(ended(BUNDLE, m.CANCELLED))
     assert not desk.scheduler.needs.calls_sought
-    desk.scheduler.needs.give_up_sought(NAMED_AGAIN_WITHIN)
+    desk.scheduler.needs.stop_looking(NAMED_AGAIN_WITHIN)
     assert [(o.id, o.status) for o in desk.told(other)] == [(SECOND, m.LOST)]
     assert desk.scheduler.counts[CANCELLED] == 3
 

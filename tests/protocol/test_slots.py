@@ -128,15 +128,15 @@ def test_a_call_costs_something_however_short():
 
 def test_a_slot_learns_and_forgets_functions():
     slot = ready_slot()
-    slot.forgets(KEY)
-    assert slot.forget == [], "what it never knew it need not be told"
+    slot.drop_function(KEY)
+    assert slot.to_drop == [], "what it never knew it need not be told"
     assert slot.learns(KEY)
     assert not slot.learns(KEY)
     assert slot.learns(OTHER_KEY)
-    slot.forgets(KEY)
-    assert slot.forget == [KEY]
+    slot.drop_function(KEY)
+    assert slot.to_drop == [KEY]
     assert not slot.learns(KEY), "it was not told to drop it yet"
-    assert slot.forget == []
+    assert slot.to_drop == []
 
 
 def test_a_slot_that_needs_a_function_again_keeps_its_parts():
@@ -146,10 +146,10 @@ def test_a_slot_that_needs_a_function_again_keeps_its_parts():
     slot = ready_slot()
     assert slot.lacks(whole, functions) == [part, whole]
     for key in functions:
-        slot.forgets(key)
+        slot.drop_function(key)
     assert slot.lacks(whole, functions) == []
-    assert slot.forget == []
-    slot.forgets(KEY)
+    assert slot.to_drop == []
+    slot.drop_function(KEY)
     assert slot.lacks(whole._replace(key=OTHER_KEY), functions) == [whole._replace(key=OTHER_KEY)]
 
 

@@ -46,10 +46,10 @@ def test_a_task_moves_only_along_the_table(old, new):
         assert (task.state, task.since) == (old, 1.0)
 
 
-def test_an_illegal_move_tells_the_story():
+def test_an_illegal_move_tells_the_history():
     task = record(5)
     task.attempt = 2
-    task.remember("attempt 1: worker left has left")
+    task.record_event("attempt 1: worker left has left")
     task.move(t.CANCELLED, 0.0)
     with pytest.raises(t.IllegalTransition) as caught:
         task.move(t.RUNNING, 0.0)
@@ -65,13 +65,15 @@ def test_a_record_knows_its_name_and_its_elements():
     assert record(span=(3, 10)).elements == 7
 
 
-@pytest.mark.parametrize("length", [10, 3 * t.STORY_CHARACTERS])
-def test_a_long_story_leaves_out_its_middle(length):
+@pytest.mark.parametrize("length", [10, 3 * t.MAX_HISTORY_LINE_LENGTH])
+def test_a_long_history_leaves_out_its_middle(length):
     task = record(retries=10**6)
     for number in range(10_000):
-        task.remember(f"attempt {number}: " + "x" * length)
+        task.record_event(f"attempt {number}: " + "x" * length)
     assert task.history is not None
-    assert len(task.history) == (t.STORY_LINES if length == 10 else t.STORY_WHOLE // t.STORY_CHARACTERS - 1)
+    assert len(task.history) == (
+        t.MAX_HISTORY_LINES if length == 10 else t.MAX_HISTORY_LENGTH // t.MAX_HISTORY_LINE_LENGTH - 1
+    )
     assert task.history[0].startswith("attempt 0:")
     assert task.history[-1].startswith("attempt 9999:")
-    assert sum(map(len, task.history)) <= t.STORY_WHOLE
+    assert sum(map(len, task.history)) <= t.MAX_HISTORY_LENGTH

@@ -26,7 +26,7 @@ def bundle(number, attempt=1):
     return assignment(number, attempt, payload=PACKED, span=3)
 
 
-def give_up(world, running, *payloads, slot=1, number=1):
+def split(world, running, *payloads, slot=1, number=1):
     world.handle(SlotSplit(SlotId(slot), number, results(*payloads), running))
 
 
@@ -58,7 +58,7 @@ def test_a_bundle_that_takes_long_is_recalled_and_goes_on_as_one_of_its_calls(wo
     world.turn(RECALL_AFTER)
     assert world.take() == [RecallTasks(SlotId(1))]
     recalled(world)
-    give_up(world, 1, b"x")
+    split(world, 1, b"x")
     assert outcome(world) == m.Outcome("c-1", 1, m.SPLIT, results(b"x"), 0.0, {**PLACE, "running": 1})
     assert list(world.core.tasks) == [call("c-1", 1)]
     finish(world, 1, 1, payload=b"y")
@@ -69,7 +69,7 @@ def test_a_bundle_that_takes_long_is_recalled_and_goes_on_as_one_of_its_calls(wo
 def test_the_call_that_goes_on_is_announced_and_not_recalled_again(world):
     world.turn(0.1)
     recalled(world)
-    give_up(world, 0)
+    split(world, 0)
     world.turn()
     world.take(), world.heard()
     world.turn(1.0)
@@ -81,7 +81,7 @@ def test_the_call_that_goes_on_is_announced_and_not_recalled_again(world):
 def test_a_bundle_that_was_announced_is_announced_again_as_the_call_that_goes_on(world):
     world.turn(0.1)
     assert [x for x in world.heard() if type(x) is m.Running] == [m.Running(["c-1"])]
-    give_up(world, 0)
+    split(world, 0)
     assert [x for x in world.heard() if type(x) is m.Running] == [m.Running([call("c-1", 0)])]
 
 
@@ -89,14 +89,14 @@ def test_a_call_is_announced_behind_the_outcome_that_names_it(world):
     """One turn has both where the worker was held up; before it knows the name, the coordinator takes no news of it."""
     world.turn(0.1)
     world.heard()
-    give_up(world, 0)
+    split(world, 0)
     assert [type(message) for message in world.heard()] == [m.Outcomes, m.Running]
 
 
 def test_what_a_call_waits_for_is_told_under_its_own_name(world):
     world.handle(SlotAwaits(SlotId(1), 1, [TaskId("d-1")], True))
     world.heard()
-    give_up(world, 0)
+    split(world, 0)
     (waits,) = [message for message in world.heard() if type(message) is m.Waits]
     assert waits == m.Waits([m.Wait(call("c-1", 0), (TaskId("d-1"),))])
 
@@ -121,7 +121,7 @@ def test_a_call_that_waits_for_others_lets_the_rest_go(world):
 def test_a_bundle_that_is_being_stopped_ends_as_a_whole_though_it_was_given_up(world):
     world.say(m.Cancel([m.CancelRequest("c-1", True)]))
     assert world.take() == [InterruptTask(SlotId(1), 1)]
-    give_up(world, 1, b"x")
+    split(world, 1, b"x")
     assert [x for x in world.heard() if type(x) is m.Outcomes] == []
     finish(world, 1, 1, payload=b"y")
     told = outcome(world)
@@ -136,7 +136,7 @@ def test_a_bundle_that_is_being_stopped_and_ends_before_it_is_hit_has_ended(worl
 
 
 def test_the_call_that_goes_on_is_stopped_under_its_own_name(world):
-    give_up(world, 1, b"x")
+    split(world, 1, b"x")
     outcome(world)
     world.say(m.Cancel([m.CancelRequest(call("c-1", 1), True)]))
     assert world.take() == [InterruptTask(SlotId(1), 1)]
@@ -146,7 +146,7 @@ def test_the_call_that_goes_on_is_stopped_under_its_own_name(world):
 
 
 def test_a_process_that_dies_takes_only_the_call_that_goes_on_with_it(world):
-    give_up(world, 1, b"x")
+    split(world, 1, b"x")
     assert outcome(world).status == m.SPLIT
     die(world, 1, 1, element=1)
     told = outcome(world)
@@ -160,17 +160,17 @@ def test_a_process_that_dies_takes_the_bundle_with_it_that_was_not_given_up(worl
 
 
 def test_what_is_given_up_too_late_or_twice_or_is_no_bundle_changes_nothing(world):
-    give_up(world, 1, b"x")
+    split(world, 1, b"x")
     outcome(world)
-    give_up(world, 2, b"x", b"y")
-    give_up(world, 0, number=7)
-    give_up(world, 0, slot=7)
+    split(world, 2, b"x", b"y")
+    split(world, 0, number=7)
+    split(world, 0, slot=7)
     finish(world, 1, 1)
     outcome(world)
-    give_up(world, 2, b"x", b"y")
+    split(world, 2, b"x", b"y")
     assign(world, assignment(2))
     started(world)
-    give_up(world, 0, number=2)
+    split(world, 0, number=2)
     assert [x for x in world.heard() if type(x) is m.Outcomes] == []
     assert list(world.core.tasks) == ["c-2"]
 
@@ -180,7 +180,7 @@ def test_of_a_bundle_of_before_and_a_call_that_was_named_since_one_is_stopped():
     assign(world, bundle(1))
     started(world)
     assign(world, assignment(1, payload=b"b")._replace(id=call("c-1", 1)))
-    give_up(world, 1, b"x")
+    split(world, 1, b"x")
     assert InterruptTask(SlotId(1), 1) in world.take()
     world.core.check_invariants()
     finish(world, 1, 1, status=m.ERROR)
@@ -190,7 +190,7 @@ def test_of_a_bundle_of_before_and_a_call_that_was_named_since_one_is_stopped():
 
 def test_results_that_are_too_large_together_are_never_sent(world):
     world.core.session.welcome.max_payload = 10
-    give_up(world, 1, bytes(100))
+    split(world, 1, bytes(100))
     told = outcome(world)
     assert (told.id, told.status, told.detail["too_large"]) == ("c-1", m.ERROR, True)
     assert InterruptTask(SlotId(1), 1) in world.take(), "its client begins with all calls again"
@@ -200,7 +200,7 @@ def test_results_that_are_too_large_together_are_never_sent(world):
 
 def test_a_lost_session_keeps_both(world):
     world.turn(0.1)
-    give_up(world, 1, b"x")
+    split(world, 1, b"x")
     world.heard()
     world.lose()
     world.turn()
@@ -216,7 +216,7 @@ def outcomes(world):
 
 def test_what_a_call_prints_carries_its_own_name_once_it_goes_on(world):
     world.handle(SlotPrinted(SlotId(1), [(1, m.STDOUT, "one\n")]))
-    give_up(world, 1, b"x")
+    split(world, 1, b"x")
     world.handle(SlotPrinted(SlotId(1), [(1, m.STDOUT, "two\n")]))
     chunks = [chunk for x in world.heard() if type(x) is m.Output for chunk in x.chunks]
     assert [(chunk.id, chunk.text) for chunk in chunks] == [

@@ -173,7 +173,7 @@ def test_a_refused_worker_gives_up():
 
 def test_a_task_goes_to_an_idle_slot_with_its_functions():
     world = worker()
-    call = assignment(1, setup=OTHER_KEY, payload=b"x", name="mine")
+    call = assignment(1, initializer=OTHER_KEY, payload=b"x", name="mine")
     assign(world, call, functions=[DOUBLE, HALVE])
     task = SlotTask(1, "c-1", "mine", 1, KEY, b"x", None, OTHER_KEY)
     assert world.take() == [RunTasks(SlotId(1), [task], [DOUBLE, HALVE], [])]
@@ -270,11 +270,11 @@ def test_functions_are_forgotten_by_the_slots_with_their_next_tasks():
     world = worker()
     teach(world, 1.0)
     teach(world, 1.0, key=OTHER_KEY)
-    world.say(m.Forget([KEY]))
+    world.say(m.DropFunctions([KEY]))
     assert (world.take(), world.heard()) == ([], [])
     assert list(world.core.functions) == [OTHER_KEY]
     assign(world, assignment(1, function=OTHER_KEY), functions=[])
-    assert world.take_one(RunTasks).forget == [KEY]
+    assert world.take_one(RunTasks).drop_functions == [KEY]
 
 
 def test_nothing_is_fed_while_too_many_outcomes_are_unacknowledged():
@@ -408,7 +408,7 @@ def test_a_task_whose_function_is_gone_may_still_print():
     world = worker()
     assign(world, assignment(1))
     started(world)
-    world.say(m.Forget([KEY]))
+    world.say(m.DropFunctions([KEY]))
     world.handle(SlotPrinted(SlotId(1), [(1, m.STDOUT, "late\n")]))
     assert [x.chunks[0].text for x in world.heard()] == ["late\n"]
 
@@ -739,7 +739,7 @@ def test_it_says_so_when_all_its_tasks_wait_for_tasks_that_find_no_slot():
 # --- slots whose task waits for others ----------------------------------------------------------------------------
 
 
-def test_a_blocked_slot_lends_its_place():
+def test_a_blocked_task_yields_its_slot():
     world = worker()
     assign(world, assignment(1), assignment(2))
     started(world)

@@ -138,7 +138,7 @@ FIRST, SECOND = (m.FunctionDef(b"epoch%d" % n, "epoch", b"blob", epoch=n) for n 
 
 
 def assign_of(world, epoch, *tasks, owner=ALICE):
-    later = [task._replace(setup=epoch.key) for task in tasks]
+    later = [task._replace(initializer=epoch.key) for task in tasks]
     assign(world, *later, functions=[DOUBLE, epoch], owner=owner)
 
 

@@ -31,7 +31,7 @@ def test_a_payload_crosses_by_its_descriptor(pool):
     assert [bytes(view) for view in other.views()] == [b"pickle", b"x" * MIB]
 
 
-def test_a_payload_crosses_by_its_place(pool):
+def test_a_payload_crosses_by_its_address(pool):
     payload = pool.store([b"pickle", b"x" * MIB])
     other = opened(f"/proc/{os.getpid()}/fd/{payload.fileno()}", payload.label)
     known = payload.label.segment
@@ -89,7 +89,7 @@ def test_what_is_no_such_memory_is_refused(make):
     os.close(fd)
 
 
-def test_a_place_where_nothing_is(pool):
+def test_an_address_where_nothing_is(pool):
     with pytest.raises(SharedMemoryError):
         opened("/proc/self/fd/99999", LABEL)
     with pytest.raises(SharedMemoryError):

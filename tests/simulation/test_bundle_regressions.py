@@ -1,4 +1,4 @@
-"""What the simulation has found about bundles, each as the shortest story that shows it."""
+"""What the simulation has found about bundles, each as the shortest history that shows it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_call_that_runs_is_not_told_to_be_cancelled_before_it_has_stopped():
 
 
 def test_who_needs_a_call_that_was_cancelled_with_its_bundle_is_told():
-    """Nobody but the client knew, and it was given up as unknown after a while."""
+    """Nobody but the client knew, and it was unknown to the coordinator after a while."""
     for whole in (False, True):
         world = make(workers=[1])
         task(world, LONG)
@@ -114,7 +114,7 @@ def test_who_needs_a_call_that_was_cancelled_with_its_bundle_is_told():
 
 
 def test_a_call_is_needed_for_as_long_as_its_client_has_not_heard_of_its_bundles_end():
-    """It was given up after ten seconds, in which no message had reached the client."""
+    """The search for it was stopped after ten seconds, in which no message had reached the client."""
     world = make(workers=[1], peer_timeout=60.0, client_grace=60.0, clients=2)
     node = world.clients[0]
     calls = bundle(world, SHORT, Call((0.0001,), "crash", 0, 1), SHORT)
@@ -133,7 +133,7 @@ def test_the_call_that_runs_is_kept_while_what_names_it_is_on_its_way():
     node = world.clients[0]
     calls = bundle(world, Call((8.0,)), SHORT)
     peer = world.coordinator.core.scheduler.clients[node.id]
-    while not peer.promised:
+    while not peer.awaiting_resubmission:
         world.step()
     world.network.cut(node.source, up=True, down=False, how="drop")
     while calls[0] not in node.core.pending:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from simulation.seeking import find
 
 from jobrunner.ids import TaskId
+from jobrunner.protocol.bundle_tracker import BundleTracker
 from jobrunner.protocol.bundles import place_of_call
-from jobrunner.protocol.client_bundles import Bundles
 from jobrunner.protocol.client_core import ClientCore
 from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.scheduler import Scheduler
@@ -26,12 +26,12 @@ def test_a_client_that_forgets_the_rest_of_a_bundle_is_found(monkeypatch):
 
 
 def test_a_client_that_begins_again_with_what_has_ended_is_found(monkeypatch):
-    real = Bundles._take_apart
+    real = BundleTracker._split
 
-    def take_apart(self, spec, results, start, runs=False):
+    def split(self, spec, results, start, runs=False):
         return real(self, spec, results, max(0, start - 1), runs)
 
-    monkeypatch.setattr(Bundles, "_take_apart", take_apart)
+    monkeypatch.setattr(BundleTracker, "_split", split)
     find()
 
 
@@ -72,10 +72,10 @@ def test_a_call_of_a_bundle_that_is_never_said_to_have_ended_is_found(monkeypatc
 
 
 def test_wishes_that_are_never_forgotten_are_found(monkeypatch):
-    def forget(self, bundle):
-        self._core.forget(bundle)
+    def forget_bundle(self, bundle):
+        self._core.forget_task(bundle)
 
-    monkeypatch.setattr(Bundles, "_forget", forget)
+    monkeypatch.setattr(BundleTracker, "_forget_bundle", forget_bundle)
     find()
 
 

@@ -1,4 +1,4 @@
-"""Bugs that divided chunks could have, planted: some seed finds each. And stories of chunks, each a short one."""
+"""Bugs that divided chunks could have, planted: some seed finds each. And histories of chunks, each a short one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_part_that_its_client_does_not_wait_for_is_found(monkeypatch):
 
     def divided(self, chunk, outcome):
         effects = real(self, chunk, outcome)
-        self.forget(effects[0].part)
+        self.forget_task(effects[0].part)
         return effects
 
     monkeypatch.setattr(ClientCore, "_divided", divided)
@@ -49,7 +49,7 @@ def test_a_worker_that_goes_on_under_the_name_of_the_chunk_is_found(monkeypatch)
     find(first=23)
 
 
-# --- stories ----------------------------------------------------------------------------------------------------------
+# --- histories --------------------------------------------------------------------------------------------------------
 
 
 def make(**options) -> World:
@@ -125,7 +125,7 @@ def test_a_coordinator_that_is_started_again_finds_the_part_that_runs():
     assert begun(world, task) == [0, 1]
 
 
-# --- and bugs that such a story finds ---------------------------------------------------------------------------------
+# --- and bugs that such a history finds -------------------------------------------------------------------------------
 
 
 def test_slots_that_stay_idle_beside_elements_that_wait_are_found(monkeypatch):

@@ -1,4 +1,4 @@
-"""What the simulation has found, each as the shortest story that shows it."""
+"""What the simulation has found, each as the shortest history that shows it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def finish(world: World) -> None:
 
 
 def test_a_function_that_goes_and_comes_back_within_a_turn_is_known_to_the_worker():
-    """Its Forget left after the Assign that brought it again."""
+    """Its DropFunctions left after the Assign that brought it again."""
     world = make(clients=2, workers=[1])
     submit(world, 0, Call((0.01,)))
     world.run_for(1.0)

@@ -1,5 +1,5 @@
-"""Bugs that could be in what is taken back from slots that do not answer, planted: some seed finds each. And stories of
-calls that keep all else in their process from running."""
+"""Bugs that could be in what is taken back from slots that do not answer, planted: some seed finds each. And histories
+of calls that keep all else in their process from running."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_calls_that_are_held_up_by_another_are_found(monkeypatch):
     find("calm", first=55)
 
 
-# --- stories ----------------------------------------------------------------------------------------------------------
+# --- histories --------------------------------------------------------------------------------------------------------
 
 SOON = 3 * ANSWER_WITHIN
 SHORT = Call((0.0001,))

@@ -45,7 +45,7 @@ def test_progress_is_told_after_each_seed():
 # --- a seed decides everything --------------------------------------------------------------------------------------
 
 
-def story(seed: int) -> str:
+def history(seed: int) -> str:
     world = World(seed, trace_length=None)
     world.run()
     return hashlib.sha256(world.trace().encode()).hexdigest()
@@ -61,13 +61,13 @@ for seed in (1, 2, 3, 5, 8, 13):
 """
 
 
-def test_the_same_seed_tells_the_same_story():
+def test_the_same_seed_tells_the_same_history():
     for seed in range(5):
-        assert story(seed) == story(seed)
-    assert story(0) != story(1)
+        assert history(seed) == history(seed)
+    assert history(0) != history(1)
 
 
-def test_no_story_depends_on_how_strings_are_hashed():
+def test_no_history_depends_on_how_strings_are_hashed():
     told = set()
     for hash_seed in ("0", "1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
@@ -153,7 +153,7 @@ def test_a_crash_limit_that_is_one_too_high_is_found(monkeypatch):
 
 
 def test_functions_that_are_never_dropped_are_found(monkeypatch):
-    monkeypatch.setattr(WorkerCore, "_forget_functions", lambda self: None)
+    monkeypatch.setattr(WorkerCore, "_drop_functions", lambda self: None)
     find(first=1)
 
 
@@ -172,16 +172,16 @@ def test_a_part_that_goes_before_what_has_it_is_found(monkeypatch):
 
 
 def test_a_worker_that_drops_a_part_before_what_has_it_is_found(monkeypatch):
-    real = WorkerCore._forget_functions
+    real = WorkerCore._drop_functions
 
-    def forget_functions(self):
+    def drop_functions(self):
         whole = self.functions.copy()
         for key, definition in whole.items():
             self.functions[key] = definition._replace(parts=())
         real(self)
         self.functions = {key: whole[key] for key in self.functions}
 
-    monkeypatch.setattr(WorkerCore, "_forget_functions", forget_functions)
+    monkeypatch.setattr(WorkerCore, "_drop_functions", drop_functions)
     monkeypatch.setattr(WorkerCore, "check_invariants", lambda self: None)
     find(first=468)
 
@@ -351,7 +351,7 @@ def test_a_journal_that_is_never_told_what_is_gone_is_found(monkeypatch):
     find()
 
 
-def test_a_failure_names_its_seed_and_tells_its_story_again(monkeypatch):
+def test_a_failure_names_its_seed_and_tells_its_history_again(monkeypatch):
     monkeypatch.setattr(ReadyQueue, "clear", lambda self: None)
     failure = run_seed(2)
     assert failure is not None

@@ -101,7 +101,7 @@ def test_what_is_no_option_is_refused(options):
 
 
 def test_options_that_cannot_travel_are_refused():
-    with pytest.raises(ConfigError, match="must be numbers, texts"):
+    with pytest.raises(ConfigError, match="must be numbers, strings"):
         run("threads", options={"pool": object()})
 
 

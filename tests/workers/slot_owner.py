@@ -34,7 +34,7 @@ class Owner:
         self.spans = {}
         self.numbers = itertools.count(1)
 
-    def task(self, fn, *args, payload=None, span=None, setup=None):
+    def task(self, fn, *args, payload=None, span=None, initializer=None):
         """A SlotTask, and the functions that it needs."""
         prepared = Prepared(fn)
         if payload is None:
@@ -43,11 +43,11 @@ class Owner:
             payload = serialization.dump_call(args, kwargs, snapshot=True, names=names)
             prepared = prepared.with_names(names) if names else prepared
         functions = [*prepared.definitions]
-        if setup is not None:
-            functions += definitions_of(setup)
+        if initializer is not None:
+            functions += definitions_of(initializer)
         number = next(self.numbers)
         self.spans[number] = span
-        key = setup and setup[0]
+        key = initializer and initializer[0]
         task = SlotTask(number, f"client-{number}", "name", 1, prepared.definition.key, payload, span, key)
         return task, functions
 

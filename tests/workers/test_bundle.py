@@ -16,7 +16,7 @@ from jobrunner.workers.bundle import Bundle
 
 
 class Told(list):
-    """What was told when a bundle was given up."""
+    """What was told when a bundle was split."""
 
     def __call__(self, results, running):
         self.append((unpack_results(results), running))
@@ -30,7 +30,7 @@ def take(bundle):
 
 
 def made(number, payload, room=10_000):
-    """A bundle whose results have so much room on the board."""
+    """A bundle whose results have so much room on the crash board."""
     left = memoryview(bytearray(room))
 
     def note(entry):
@@ -70,28 +70,28 @@ def test_what_is_given_up_are_the_calls_that_have_not_begun(bundle):
     take(bundle)
     end(bundle, b"x", failed=True)
     take(bundle)
-    bundle.give_up(told)
+    bundle.split(told)
     assert told == [(Results([b"x"], [0.5], [0]), 1)]
     assert not bundle.calls
     end(bundle, b"y", failed=True)
-    assert bundle.given_up
+    assert bundle.was_split
     assert not bundle.end(), "only the outcome of the call that ran is still due"
 
 
 def test_it_is_given_up_once_and_neither_too_early_nor_too_late(bundle):
     told = Told()
-    bundle.give_up(told)
-    assert (told, bundle.given_up) == ([], False)
+    bundle.split(told)
+    assert (told, bundle.was_split) == ([], False)
     take(bundle)
-    bundle.give_up(told)
-    bundle.give_up(told)
+    bundle.split(told)
+    bundle.split(told)
     assert told == [(Results([], [], []), 0)]
     other = made(2, pack_calls([b"a"]))
     take(other)
     end(other, b"x")
     assert other.end()
-    other.give_up(told)
-    assert (len(told), other.given_up) == (1, False)
+    other.split(told)
+    assert (len(told), other.was_split) == (1, False)
 
 
 def test_the_last_call_may_go_on_alone_too(bundle):
@@ -99,7 +99,7 @@ def test_the_last_call_may_go_on_alone_too(bundle):
     for payload in (b"x", b"y", b"z"):
         take(bundle)
         end(bundle, payload)
-    bundle.give_up(told)
+    bundle.split(told)
     assert told == [(Results([b"x", b"y"], [0.5] * 2, []), 2)]
     assert not bundle.end()
 
@@ -123,7 +123,7 @@ def test_the_outcome_of_the_call_that_goes_on_cannot_overtake_what_is_told(bundl
     ender = threading.Thread(target=end_it)
     take(bundle)
     end(bundle, b"x")
-    bundle.give_up(tell)
+    bundle.split(tell)
     ender.join()
     assert order == ["told", "ended"]
 
@@ -138,7 +138,7 @@ def test_large_results_are_not_collected_without_end():
     assert bundle.full
     take(bundle)
     end(bundle, b"z")
-    assert not bundle.full, "there is nothing left to give up"
+    assert not bundle.full, "there is nothing left to split off"
 
 
 def test_what_the_worker_has_taken_does_not_begin(bundle):
@@ -146,8 +146,8 @@ def test_what_the_worker_has_taken_does_not_begin(bundle):
     take(bundle)
     assert bundle.keep(0), "that call is the one that is kept"
     end(bundle, b"x")
-    assert (list(bundle.calls), bundle.given_up) == ([], True)
-    bundle.give_up(told)
+    assert (list(bundle.calls), bundle.was_split) == ([], True)
+    bundle.split(told)
     assert told == []
     assert not bundle.end(), "only the outcome of the call that ran is still due"
 
@@ -170,10 +170,10 @@ def test_each_call_goes_to_exactly_one_side_while_two_threads_take_them():
 
         def attend(bundle=bundle, told=told, reached=reached):
             reached.wait()
-            bundle.give_up(told)
+            bundle.split(told)
 
-        attendant = threading.Thread(target=attend)
-        attendant.start()
+        control = threading.Thread(target=attend)
+        control.start()
         while bundle.calls:
             try:
                 call = bundle.calls.popleft()
@@ -187,7 +187,7 @@ def test_each_call_goes_to_exactly_one_side_while_two_threads_take_them():
             time.sleep(0)
             end(bundle, b"result of " + call)
         whole = bundle.end()
-        attendant.join()
+        control.join()
         assert ran == calls[: len(ran)]
         assert whole == (not told)
         if whole:

@@ -14,9 +14,9 @@ from jobrunner import serialization
 from jobrunner.descriptors import unnamed_file
 from jobrunner.errors import InitializerError, SerializationError
 from jobrunner.protocol.effects import SlotExited, SlotPrinted
-from jobrunner.workers.board import Board
 from jobrunner.workers.channel import BlockingChannel, channel_pair
 from jobrunner.workers.child import Slot
+from jobrunner.workers.crash_board import CrashBoard
 from jobrunner.workers.framing import header, unpack
 
 # --- outcomes ---------------------------------------------------------------------------------------------
@@ -109,23 +109,23 @@ def test_an_element_that_exits_or_cannot_be_pickled_costs_only_itself(owner, slo
 
 
 def test_an_initializer_runs_once_per_slot(owner):
-    setup = serialization.dump_setup(zoo.initialize, ("ready",))
-    other = serialization.dump_setup(zoo.initialize, ("other",))
+    initializer = serialization.dump_initializer(zoo.initialize, ("ready",))
+    other = serialization.dump_initializer(zoo.initialize, ("other",))
     for slot in (1, 2):
         owner.ready(slot)
-        assert owner.call(slot, zoo.initialized, setup=setup) == ["ready"]
-        assert owner.call(slot, zoo.initialized, setup=setup) == ["ready"]
+        assert owner.call(slot, zoo.initialized, initializer=initializer) == ["ready"]
+        assert owner.call(slot, zoo.initialized, initializer=initializer) == ["ready"]
         assert owner.call(slot, zoo.initialized) == ["ready"]
-    assert owner.call(1, zoo.initialized, setup=other) == ["ready", "other"]
+    assert owner.call(1, zoo.initialized, initializer=other) == ["ready", "other"]
 
 
 def test_a_failed_initializer_fails_each_task_that_names_it(owner, slot):
-    setup = serialization.dump_setup(zoo.fail_to_initialize, ("no licence",))
+    initializer = serialization.dump_initializer(zoo.fail_to_initialize, ("no licence",))
     for _ in range(2):
         with pytest.raises(
             InitializerError, match=r"fail_to_initialize failed.*OSError: no licence"
         ) as caught:
-            owner.call(slot, zoo.nothing, setup=setup)
+            owner.call(slot, zoo.nothing, initializer=initializer)
         assert "in fail_to_initialize" in str(caught.value.__cause__)
     assert owner.call(slot, zoo.add, 1, 1) == 2
 
@@ -269,8 +269,8 @@ def test_last_words_that_come_in_the_middle_of_faulthandlers_are_kept(owner, slo
 def bare_slot():
     """The state of a slot, without a process."""
     channels = [channel_pair() for _ in range(2)]
-    board = unnamed_file("board", Board.SIZE)
-    slot = Slot(*(BlockingChannel(theirs) for _, theirs in channels), Board(board))
+    board = unnamed_file("board", CrashBoard.SIZE)
+    slot = Slot(*(BlockingChannel(theirs) for _, theirs in channels), CrashBoard(board))
     yield slot
     slot.board.close()
     for fd in (board, slot.wake_reader, slot.wake_writer):
@@ -284,7 +284,7 @@ def bare_slot():
     ("target", "running", "interrupted", "raises"),
     [
         (5, 5, False, True),
-        (0, 5, False, True),  # not the attendant's: the task's own
+        (0, 5, False, True),  # not the control thread's: the task's own
         (4, 5, False, False),  # too late, the next task runs
         (5, 0, False, False),  # too late, the outcome is being pickled
         (0, 0, False, False),

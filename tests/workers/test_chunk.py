@@ -11,8 +11,8 @@ import pytest
 
 from jobrunner import serialization
 from jobrunner.protocol.effects import SlotDivided, SlotFinished
-from jobrunner.workers.board import ELEMENT
 from jobrunner.workers.chunk import Chunk
+from jobrunner.workers.crash_board import ELEMENT
 
 
 class Running:
@@ -140,13 +140,13 @@ def test_each_element_is_run_or_given_back_whenever_that_comes():
                 sum(range(spins))
                 running.give_back()
 
-            attendant = threading.Thread(target=give_back)
-            attendant.start()
+            control = threading.Thread(target=give_back)
+            control.start()
             begun.wait()
             for index, element in running.chunk.begin(list(range(running.count))):
                 running.fields[ELEMENT] = index
                 seen.append(element)
-            attendant.join()
+            control.join()
             assert seen == list(range(running.told[0] if running.told else running.count))
     finally:
         sys.setswitchinterval(before)
@@ -189,8 +189,8 @@ def test_the_rest_of_a_chunk_is_given_back_while_an_element_runs(owner, slot, ch
 
 
 def test_the_rest_of_a_chunk_is_given_back_while_its_initializer_runs(owner, slot, tmp_path):
-    setup = serialization.dump_setup(wait_for_go, (tmp_path,))
-    number = owner.chunk(slot, abs, [(-x,) for x in range(6)], start=1, setup=setup)
+    initializer = serialization.dump_initializer(wait_for_go, (tmp_path,))
+    number = owner.chunk(slot, abs, [(-x,) for x in range(6)], start=1, initializer=initializer)
     owner.until((tmp_path / "setting up").exists)
     owner.pool.divide(slot, number)
     assert owner.until(lambda: owner.of(SlotDivided)) == [SlotDivided(slot, number, 2)]

@@ -1,4 +1,4 @@
-"""What a worker takes back from a slot that does not answer: on a board by itself, and from real processes."""
+"""What a worker takes back from a slot that does not answer: on a crash board by itself, and from real processes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from jobrunner.protocol.effects import (
     SlotReturned,
     SlotSplit,
 )
-from jobrunner.workers.board import BUNDLE, CHUNK, GATE, PLAIN, Board, State
+from jobrunner.workers.crash_board import BUNDLE, CHUNK, GATE, PLAIN, CrashBoard, State
 from jobrunner.workers.gate import ALL, CLOSED, DECIDED, OPEN, Closed, Decision, decided, decision_for
 
 
 @pytest.fixture
 def board():
-    fd = unnamed_file("board", Board.SIZE)
-    board = Board(fd, alone=True)
+    fd = unnamed_file("board", CrashBoard.SIZE)
+    board = CrashBoard(fd, alone=True)
     os.close(fd)
     yield board
     board.close()
@@ -192,7 +192,7 @@ def test_those_of_its_calls_that_have_failed_are_told_as_such(owner, slot, folde
 
 
 def test_what_has_ended_before_is_told_once(owner, slot, folder, gate):
-    """It waits in the slot for the attendant to send it, or was sent; and again when the attendant can run."""
+    """It waits in the slot for the control thread to send it, or was sent; and again when that thread can run."""
     batch = [
         *[(print, f"line {n}") for n in range(20)],
         (zoo.keep_gil_if, folder, "kept"),

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from jobrunner.descriptors import unnamed_file
-from jobrunner.workers.board import Board
+from jobrunner.workers.crash_board import CrashBoard
 from jobrunner.workers.framing import PRINTED, unpack
 from jobrunner.workers.outbox import Outbox
 from jobrunner.workers.streams import SlotWriter
@@ -67,8 +67,8 @@ class Channel:
 
 @pytest.fixture
 def board():
-    fd = unnamed_file("board", Board.SIZE)
-    board = Board(fd)
+    fd = unnamed_file("board", CrashBoard.SIZE)
+    board = CrashBoard(fd)
     yield board
     board.close()
     os.close(fd)

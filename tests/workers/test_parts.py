@@ -45,13 +45,13 @@ def maps(array):
     return count
 
 
-def run(owner, slot, whole, *args, functions=None, forget=()):
+def run(owner, slot, whole, *args, functions=None, to_drop=()):
     """Gives a slot one call of a prepared function, with the definitions that it has not seen; its number."""
     number = next(owner.numbers)
     owner.spans[number] = None
     payload = serialization.dump_call(args, {}, snapshot=True)
     task = SlotTask(number, f"client-{number}", "name", 1, whole.definition.key, payload, None, None)
-    owner.pool.run(slot, [task], whole.definitions if functions is None else functions, forget)
+    owner.pool.run(slot, [task], whole.definitions if functions is None else functions, to_drop)
     return number
 
 

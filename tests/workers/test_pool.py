@@ -369,7 +369,7 @@ def test_a_blocked_task_says_so_once(owner, slot, tmp_path):
     assert [event.blocked for event in owner.of(SlotBlocked)] == [True, False]
 
 
-def test_a_slot_whose_task_has_left_a_wait_open_is_not_lent_out_after_it(owner, slot):
+def test_a_slot_whose_task_has_left_a_wait_open_is_not_yielded_after_it(owner, slot):
     def leave_open():
         import builtins
 

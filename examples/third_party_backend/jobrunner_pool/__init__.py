@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from typing import Any
 
-from jobrunner.backends import LOST, BackendSettings, Call, Died, EngineBackend, run, wrapped
+from jobrunner.backends import LOST, AttemptFailure, BackendSettings, Call, EngineBackend, run, wrapped
 from jobrunner.errors import ConfigError, NotSupportedError
 
 DEFAULT_WORKERS = 4
@@ -63,10 +63,12 @@ class PoolBackend(EngineBackend):
             error = done.exception()
             self.arrived(call, attempt, None if error else done.result(), error)
 
-    def _diagnose(self, call: Call, error: BaseException) -> Died:
+    def _diagnose(self, call: Call, error: BaseException) -> AttemptFailure:
         """A broken pool stays broken: nothing that it has can run any more."""
         gone = isinstance(error, (BrokenExecutor, concurrent.futures.CancelledError))
-        return Died(LOST, f"the pool could not run it: {error!r}", {"engine_lost": gone, "unable": True})
+        return AttemptFailure(
+            LOST, f"the pool could not run it: {error!r}", {"engine_lost": gone, "unable": True}
+        )
 
     def _check_resources(self, resources: dict[str, float]) -> None:
         raise NotSupportedError('the "pool" backend knows no resources; use "cluster"')
@@ -76,7 +78,7 @@ class PoolBackend(EngineBackend):
             self._pool.shutdown(wait=not killed, cancel_futures=killed)
 
 
-class Here:
+class EngineContext:
     """Where a call runs, seen from inside; `engine_worker.run` makes one for each call."""
 
     name = "pool"

@@ -1,6 +1,6 @@
 """The cluster's real state machines under simulated time, network, slots and faults; a seed decides everything.
 
-    run_seeds(0, 200)       many scenarios; the failures, each with its seed and its story
+    run_seeds(0, 200)       many scenarios; the failures, each with its seed and its history
     run_seed(17)            the same one again
     World(seed, scenario)   one that a test has written itself
 

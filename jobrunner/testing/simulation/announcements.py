@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MAX_UNTOLD_SECONDS = 1.5
 """Seconds that a call may run before its client knows: until it counts as one that takes long, until its bundle is
-given up or its chunk is divided, and for the way to the client by three processes, each of which may stall."""
+split or its chunk is divided, and for the way to the client by three processes, each of which may stall."""
 
 
 def is_lawful(scenario: Scenario) -> bool:

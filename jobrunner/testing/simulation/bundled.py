@@ -17,7 +17,7 @@ class BundleRun:
         self.began = began
         self.index = -1
         """Of the call that runs."""
-        self.given_up = False
+        self.was_split = False
         self._left = deque(unpack_calls(task.payload))
         self._results = Results([], [], [])
 
@@ -38,9 +38,9 @@ class BundleRun:
         if failed:
             self._results.failed.append(self.index)
 
-    def give_up(self) -> bytes:
+    def split(self) -> bytes:
         """Let go of what has not started. The results so far; the call that runs goes on alone."""
-        self.given_up = True
+        self.was_split = True
         self._left.clear()
         return self.results()
 

@@ -67,7 +67,7 @@ class Execution:
         self.slot = slot
         """Of a chunk, where it runs."""
         self.bundled = bundled
-        """As one of a bundle that was not given up, so that nobody counts how it ended."""
+        """As one of a bundle that was not split, so that nobody counts how it ended."""
         self.ending = ""
         """Empty while it runs."""
         self.element = -1
@@ -123,7 +123,7 @@ class Truth:
         self.accepted: set[TaskId] = set()
         """Detached tasks that their client was told are safe."""
         self._forgotten: set[ClientId] = set()
-        """Clients that a coordinator has given up, at some time."""
+        """Clients that a coordinator has abandoned, at some time."""
         self._begun: set[tuple[str, TaskId, int, int]] = set()
         self._returns: dict[TaskId, list[float]] = {}
         """When each task was handed back, lately."""
@@ -143,8 +143,8 @@ class Truth:
         self.world.note(node.name, "starts", task)
         self.check(slot.execution is None, f"{where}, which runs another task")
         limit = node.core.settings.slots
-        lends = self.world.scenario.blocking or self.world.scenario.nests
-        if not node.stand_ins and not lends:
+        yields = self.world.scenario.blocking or self.world.scenario.nests
+        if not node.stand_ins and not yields:
             self.check(node.slots.executing() <= limit, f"{where}, which has only {limit} slots")
         expected = self.expected.get(task.id)
         bundled = slot.bundle is not None
@@ -177,8 +177,8 @@ class Truth:
     def check_functions(self, slot: SlotProcess, task: SlotTask) -> None:
         """A slot that begins a task has its function and its initializer, and of both the parts that they came with."""
         expected = self.expected.get(task.id)
-        there = (None, None) if expected is None else (expected.spec.function, expected.spec.setup)
-        for here, name in zip((task.function, task.setup), there, strict=True):
+        there = (None, None) if expected is None else (expected.spec.function, expected.spec.initializer)
+        for here, name in zip((task.function, task.initializer), there, strict=True):
             if here is None:
                 continue
             self.check(here in slot.functions, f"{task.id}: its function was never sent")
@@ -196,17 +196,21 @@ class Truth:
         """Its modules are there, and nobody else's, nor those of another epoch."""
         lacking = self.needed(spec) & set(node.lacks)
         self.check(not lacking, f"{where}, which lacks {lacking}")
-        epoch = self.definitions[spec.setup].epoch if spec.setup in self.definitions else 0
-        slot.serves.add(spec.setup if self._brings(spec) or epoch else None)
+        epoch = self.definitions[spec.initializer].epoch if spec.initializer in self.definitions else 0
+        slot.serves.add(spec.initializer if self._brings(spec) or epoch else None)
         self.check(len(slot.serves) == 1, f"{where}, which has served {slot.serves}")
 
     def needed(self, spec: m.TaskSpec) -> set[str]:
         """The modules that its worker must have."""
-        functions = [self.definitions[key] for key in (spec.function, spec.setup) if key in self.definitions]
+        functions = [
+            self.definitions[key] for key in (spec.function, spec.initializer) if key in self.definitions
+        ]
         return {name for f in functions for name in f.modules} - self._brings(spec)
 
     def _brings(self, spec: m.TaskSpec) -> set[str]:
-        return set(self.definitions[spec.setup].ships) if spec.setup in self.definitions else set()
+        return (
+            set(self.definitions[spec.initializer].ships) if spec.initializer in self.definitions else set()
+        )
 
     def _has_what_it_needs(self, expected: Expected | None, task: SlotTask, where: str) -> None:
         needs = () if expected is None else expected.spec.needs
@@ -459,7 +463,7 @@ class Truth:
         plain = spec.span is None
         self.check(not (plain and "element" in detail), f"{what}, which has no elements: {detail}")
         self.check(detail.get("limit") == limit, f"{what}, not because of the crash limit: {detail}")
-        self.check(len(detail["attempts"]) >= limit, f"{what} without its story: {detail}")
+        self.check(len(detail["attempts"]) >= limit, f"{what} without its history: {detail}")
         if world.workers_are_safe:
             told = f"{what} after {len(crashes)} crashes; the limit is {limit}"
             self.check(len(crashes) == limit, told)
@@ -498,7 +502,7 @@ class Truth:
                     same, f"{task} is kept as {ended.outcome!r:.200}, its client was told {first!r:.200}"
                 )
             self._status(expected, ended.outcome)
-            scheduler.forget(task)
+            scheduler.forget_outcome(task)
         coordinator.post(Tick())
 
     def unresolved(self) -> list[TaskId]:

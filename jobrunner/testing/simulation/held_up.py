@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MAX_HELD_UP = 0.5
 """Seconds that tasks, or calls of a bundle, may wait in a slot behind a call that runs: until it counts as one that
-takes long, until it is tried again to give up a bundle, and for the way to the slot and back."""
+takes long, until it is tried again to split a bundle, and for the way to the slot and back."""
 
 MAX_STALL_HELD_UP = 1.5
 """As MAX_HELD_UP, where the worker may stall at each step."""

@@ -317,7 +317,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             known = told.setdefault(client.link.session, set())
             note_told(self.world, known, f"the coordinator by {client.id}", message.functions)
             submit(client, message, now)
-            known.difference_update(message.forget)
+            known.difference_update(message.drop_functions)
 
         core._handlers[m.Submit] = watched_submit
 
@@ -377,7 +377,7 @@ class WorkerNode(PeerNode[WorkerCore]):
                 told.clear()
             elif isinstance(message, m.Assign):
                 note_told(self.world, told, self.name, message.functions)
-            elif isinstance(message, m.Forget):
+            elif isinstance(message, m.DropFunctions):
                 told.difference_update(message.functions)
             take(message, now)
 
@@ -537,7 +537,7 @@ class ClientNode(PeerNode[ClientCore]):
         parts = truth.parted(effect, self.new_id)
         for spec in parts:
             truth.submitted(spec)
-        keys = {key for spec in parts for key in (spec.function, spec.setup) if key is not None}
+        keys = {key for spec in parts for key in (spec.function, spec.initializer) if key is not None}
         functions = [truth.definitions[key] for key in sorted(keys)]
         needed = {key: truth.definitions[key] for definition in functions for key in definition.parts}
         if parts:
@@ -573,7 +573,7 @@ class ClientNode(PeerNode[ClientCore]):
             "_watches",
         )
         left = [f"{self.name}: {name} {getattr(core, name)!r:.200}" for name in names if getattr(core, name)]
-        bundles = core._bundles
+        bundles = core._bundle_tracker
         if bundles._wishes or bundles._unwanted:
             left.append(f"{self.name}: wishes {bundles._wishes}, unwanted {bundles._unwanted}")
         if core._outbox.peek() is not None:

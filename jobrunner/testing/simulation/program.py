@@ -57,8 +57,8 @@ def function(number: int, needy: bool = False, parts: tuple[m.FunctionDef, ...] 
     )
 
 
-SETUP = m.FunctionDef(b"setup", "setup", b"blob of setup")
-SETUP_WITH_PART = SETUP._replace(parts=(part(0).key,))
+INITIALIZER = m.FunctionDef(b"setup", "setup", b"blob of setup")
+INITIALIZER_WITH_PART = INITIALIZER._replace(parts=(part(0).key,))
 SHIPMENT = m.FunctionDef(b"shipment", "shipment", b"blob of shipment", ships=MODULES[:1])
 
 
@@ -99,7 +99,7 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
                 endless.append(task)
         if epoch is not None:
             functions[epoch.key] = epoch
-            spec = spec._replace(setup=epoch.key)
+            spec = spec._replace(initializer=epoch.key)
         specs.append(spec)
     client.submit(specs, list(functions.values()))
     if world.scenario.needs and rng.random() < 0.3:
@@ -135,10 +135,10 @@ def draw_task(
     call, span = draw_call(world, kind)
     if span is not None:
         world.truth.chunks.add(task)
-    key, setup = draw_functions(world, functions)
+    key, initializer = draw_functions(world, functions)
     options = draw_options(world, call)
     needs = draw_needs(world, client, names) if world.scenario.needs else ()
-    return m.TaskSpec(task, key, call.payload(), span, options, setup, 0, needs)
+    return m.TaskSpec(task, key, call.payload(), span, options, initializer, 0, needs)
 
 
 def draw_functions(
@@ -150,13 +150,13 @@ def draw_functions(
     parts = parts_of(number)
     definition = function(number, bool(world.scenario.lacks), parts)
     functions.update((each.key, each) for each in (*parts, definition))
-    setup = None
+    initializer = None
     if rng.random() < 0.05:
         functions[part(0).key] = part(0)
-        setup = functions[SETUP.key] = SETUP_WITH_PART
+        initializer = functions[INITIALIZER.key] = INITIALIZER_WITH_PART
     elif world.scenario.lacks and rng.random() < 0.2:
-        setup = functions[SHIPMENT.key] = SHIPMENT
-    return definition.key, None if setup is None else setup.key
+        initializer = functions[SHIPMENT.key] = SHIPMENT
+    return definition.key, None if initializer is None else initializer.key
 
 
 def draw_bundle(
@@ -173,10 +173,10 @@ def draw_bundle(
         names.append(call_id(task, index))
         if call.seconds[0] == ENDLESS:
             endless.append(names[-1])
-    key, setup = draw_functions(world, functions)
+    key, initializer = draw_functions(world, functions)
     options = m.TaskOptions(priority=rng.choice((0, 0, 0, 1)))
     payload = pack_calls([flat(call.payload()) for call in calls])
-    return m.TaskSpec(task, key, payload, len(calls), options, setup)
+    return m.TaskSpec(task, key, payload, len(calls), options, initializer)
 
 
 def draw_bundled_call(world: World) -> Call:

@@ -13,14 +13,14 @@ from jobrunner.testing.simulation.world import TRACE_LENGTH, World
 
 @dataclass(frozen=True)
 class Failure:
-    """A seed that broke a law, and the story of it."""
+    """A seed that broke a law, and the history of it."""
 
     seed: int
     text: str
 
 
 def run_seed(seed: int, *, steps: int = TRACE_LENGTH, profile: str | None = None) -> Failure | None:
-    """Run one seed; None if all laws held. `steps` bounds the lines of the story; `profile` forces one."""
+    """Run one seed; None if all laws held. `steps` bounds the lines of the history; `profile` forces one."""
     scenario = None if profile is None else draw_scenario(random.Random(seed), profile)
     world = World(seed, scenario, trace_length=steps)
     try:

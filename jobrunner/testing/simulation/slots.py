@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from jobrunner.testing.simulation.nodes import WorkerNode
 
 FLUSH_INTERVAL = 0.001
-ATTENDANT_INTERVAL = 0.02
+CONTROL_INTERVAL = 0.02
 PIPE_DELAY = 0.00005
 
 FULL = 0.02
@@ -76,7 +76,7 @@ MOVES = 0.2
 """How likely a slot is just doing something when tasks are to be retracted, so that this has to be tried again."""
 
 MIN_WAIT = 1e-6
-"""Seconds that pass, at least, until a call that holds the process lets go of it."""
+"""Seconds that pass, at least, until a call that holds the process releases it."""
 
 MAX_END_SECONDS = 0.3
 """Seconds that a process may take to end by itself."""
@@ -155,24 +155,24 @@ class SlotProcess:
         self._arrives = max(self.world.now + delay, self._arrives)
         self.world.at(self._arrives, lambda: action(*arguments) if self.alive else None)
 
-    def attend(self, action: Callable[..., None], *arguments: Any) -> None:
+    def on_control_thread(self, action: Callable[..., None], *arguments: Any) -> None:
         """Do that as soon as the call that runs lets it."""
         self._put_off.append(lambda: action(*arguments))
         if len(self._put_off) == 1:
-            self._attend()
+            self._run_put_off()
 
-    def _attend(self) -> None:
+    def _run_put_off(self) -> None:
         """Do what was put off, in order, as far as the call that runs lets it."""
         while self._put_off and self.alive:
             wait = self._held_for()
             if wait is not None:
-                self.world.at(self.world.now + max(wait, MIN_WAIT), self._attend)
+                self.world.at(self.world.now + max(wait, MIN_WAIT), self._run_put_off)
                 break
             self._put_off[0]()
             del self._put_off[:1]
 
     def _held_for(self) -> float | None:
-        """Seconds until the call that runs lets go of the process; None: it does not keep it."""
+        """Seconds until the call that runs releases the process; None: it does not keep it."""
         if self.task is None or not self.call.holds:
             return None
         start = self.task.span[0] if isinstance(self.task.span, tuple) else 0
@@ -188,10 +188,10 @@ class SlotProcess:
         """Tasks are on their way."""
         if effect.tasks:
             self._given = effect.tasks[-1].number
-        self.command(self.attend, self.run, effect)
+        self.command(self.on_control_thread, self.run, effect)
 
     def run(self, effect: RunTasks) -> None:
-        for key in effect.forget:
+        for key in effect.drop_functions:
             self.functions.pop(key, None)
         for definition in effect.functions:
             fresh = definition.key not in self.functions
@@ -204,19 +204,19 @@ class SlotProcess:
                 self._queue.append(task)
         self._next()
 
-    def recall(self, give_up: bool) -> None:
+    def recall(self, split: bool) -> None:
         numbers = [task.number for task in self._queue]
         self._queue.clear()
         self._flush()
         self.tell(SlotReturned(self.id, numbers))
-        if give_up:
+        if split:
             self._give_up()
 
     def _give_up(self) -> None:
         bundle = self.bundle
-        if bundle is None or bundle.given_up or self.execution is None:
+        if bundle is None or bundle.was_split or self.execution is None:
             return
-        self.tell(SlotSplit(self.id, bundle.task.number, bundle.give_up(), bundle.index))
+        self.tell(SlotSplit(self.id, bundle.task.number, bundle.split(), bundle.index))
         self.execution.bundled = False
 
     def divide(self, number: int) -> None:
@@ -298,7 +298,7 @@ class SlotProcess:
         if self.task is not None or not self.ready or self.dying:
             return
         if self.spoiled and self._queue:
-            self.recall(give_up=False)
+            self.recall(split=False)
         if not self._queue:
             self._flush()
             return
@@ -401,7 +401,7 @@ class SlotProcess:
         if bundle is not None and not interrupted:
             if bundle.has_more() and self.world.rng.random() < FULL:
                 self._give_up()
-            if not bundle.given_up:
+            if not bundle.was_split:
                 bundle.add(flat(payload), duration, status == m.ERROR)
                 self.task = self.execution = None
                 if bundle.has_more():
@@ -413,7 +413,7 @@ class SlotProcess:
         if self.world.now - self._last_flush >= FLUSH_INTERVAL:
             self._flush()
         elif len(self._outcomes) == 1 and self._queue:
-            self.world.at(self.world.now + ATTENDANT_INTERVAL, lambda: self.attend(self._flush))
+            self.world.at(self.world.now + CONTROL_INTERVAL, lambda: self.on_control_thread(self._flush))
         self._next()
 
     def die(self, exit_code: int | None, signal: str | None) -> None:
@@ -500,13 +500,13 @@ class SimulatedSlots:
         if isinstance(effect, RunTasks):
             found.give(effect)
         elif isinstance(effect, RecallTasks):
-            found.command(found.attend, found.recall, effect.bundle)
+            found.command(found.on_control_thread, found.recall, effect.bundle)
         elif isinstance(effect, RetractTasks):
             found.retract(effect.chunks)
         elif isinstance(effect, DivideChunk):
-            found.command(found.attend, found.divide, effect.number)
+            found.command(found.on_control_thread, found.divide, effect.number)
         elif isinstance(effect, InterruptTask):
-            found.command(found.attend, found.interrupt, effect.number)
+            found.command(found.on_control_thread, found.interrupt, effect.number)
         elif isinstance(effect, EndSlot):
             found.command(found.end)
         elif isinstance(effect, SignalSlot):

@@ -44,11 +44,11 @@ SETTLE_SECONDS = 150.0
 """Within which the cluster must have recovered from the last fault, beside the time that the work takes."""
 
 TRACE_LENGTH = 300
-"""Lines of a failure's story."""
+"""Lines of a failure's history."""
 
 
 class World:
-    """See the module. Without a scenario it draws one; `trace_length` None keeps the whole story."""
+    """See the module. Without a scenario it draws one; `trace_length` None keeps the whole history."""
 
     truth_class = Truth
     slot_class = SlotProcess
@@ -137,7 +137,7 @@ class World:
                 raise Violation(f"after {within:.0f} s without faults: {what()}")
             self.run_for(LOOK_INTERVAL)
 
-    # --- the whole story ---
+    # --- the whole history ---
 
     def run(self) -> None:
         """Faults and work; then no faults, until all is done; then everyone leaves, and nothing may be left."""
@@ -343,7 +343,7 @@ class World:
             self.network.cut(source, up=up, down=not one_way or not up, how=how)
             self.at(until, lambda source=source: self.network.mend(source))  # type: ignore[misc]
 
-    # --- the story ---
+    # --- the history ---
 
     def note(self, who: str, what: str, about: Any) -> None:
         self._notes.append((self.now, who, what, about))

@@ -39,7 +39,7 @@ from jobrunner.version import __version__
 from jobrunner.workers.pool import SlotPool
 from jobrunner.workers.slot_effects import slot_effects
 
-INSIDE: Source = b"inside"
+IN_PROCESS: Source = b"inside"
 """What the coordinator calls it. The names of connections are longer, those that are `DealerWire`s."""
 
 NAME = "local"
@@ -70,7 +70,7 @@ class Alarm:
         return deadline is not None and deadline <= now
 
 
-class InsideWorker:
+class InProcessWorker:
     """See the module. `on_give_up` is told when no slot can be started.
 
     `on_connect` is called when a call wants to make calls of its own, and says why that cannot be, if so.
@@ -157,7 +157,7 @@ class InsideWorker:
         said: list[Event] = []
         for effect in effects:
             if type(effect) is Send:
-                said.append(Received(INSIDE, effect.envelope))
+                said.append(Received(IN_PROCESS, effect.envelope))
             elif type(effect) in self._perform:
                 self._perform[type(effect)](effect)
         return said

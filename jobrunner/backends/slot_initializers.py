@@ -13,11 +13,11 @@ from jobrunner.pickling_errors import serialization_error
 from jobrunner.protocol import messages as m
 from jobrunner.serialization import DumpedFunction
 from jobrunner.shipment import Shipment
-from jobrunner.slot_setup import SlotSetup
+from jobrunner.slot_setup import SlotInitializer
 from jobrunner.versions import Epoch, Version
 
 
-class Setups:
+class SlotInitializers:
     """`same_host`: the slots are started for this backend, by this user, and find the files that the program finds.
 
     Raises SerializationError for an initializer that cannot be pickled.
@@ -74,7 +74,8 @@ class Setups:
                 compared = [
                     v for v in epoch.versions if v.digest and v.module.partition(".")[0] not in brought
                 ]
-            initializer = SlotSetup(initializer, number=number, versions=tuple(compared)).dump(self._store)
+            around = SlotInitializer(initializer, number=number, versions=tuple(compared))
+            initializer = around.dump(self._store)
         return () if initializer is None else definitions_of(initializer)
 
 
@@ -92,4 +93,4 @@ def _dumped(settings: BackendSettings, store: Store, same_host: bool) -> DumpedF
             name = serialization.function_name(initializer)
             text = f"cannot pickle the arguments of the initializer {name}: {serialization.describe(exc)}"
             raise serialization_error(text, exc) from exc
-    return serialization.dump_setup(initializer, initargs, store)
+    return serialization.dump_initializer(initializer, initargs, store)

@@ -22,11 +22,11 @@ from jobrunner.backends.failures import exception_of
 from jobrunner.errors import InitializerError
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
-    IN_SETUP,
-    SETUP_FAILED,
+    IN_INITIALIZER,
+    INITIALIZER_FAILED,
     EndSlot,
+    InitializerFailed,
     ResolveTasks,
-    SetupFailed,
     SlotReady,
     SpawnSlot,
     SubmitRequested,
@@ -41,8 +41,8 @@ FAILED = {"worker": "w", "host": "host", "setup": True}
 DIED = {**FAILED, "error": "its process exited with code 3 (pid 7)", "pid": 7, "exit_code": 3}
 
 
-def call(number, setup=INIT, **options):
-    return spec(number, setup=setup and setup.key, **options)
+def call(number, initializer=INIT, **options):
+    return spec(number, initializer=initializer and initializer.key, **options)
 
 
 def fail(remote, *tasks, detail=FAILED):
@@ -137,9 +137,9 @@ def test_a_worker_that_speaks_of_an_initializer_that_there_is_not_is_heard_as_us
 
 def test_a_slot_whose_initializer_failed_makes_way():
     world = worker()
-    assign(world, assignment(1, setup=INIT.key), functions=[DOUBLE, INIT])
+    assign(world, assignment(1, initializer=INIT.key), functions=[DOUBLE, INIT])
     assert started(world) == {1: ["c-1"]}
-    finish(world, 1, 1, status=SETUP_FAILED)
+    finish(world, 1, 1, status=INITIALIZER_FAILED)
     (outcome,) = world.heard_one(m.Outcomes).outcomes
     assert (outcome.status, outcome.detail) == (m.ERROR, FAILED)
     assert world.take() == [EndSlot(1), SpawnSlot(2)]
@@ -147,9 +147,9 @@ def test_a_slot_whose_initializer_failed_makes_way():
 
 def test_a_process_that_dies_in_its_initializer():
     world = worker()
-    assign(world, assignment(1, setup=INIT.key, span=(0, 5)), functions=[DOUBLE, INIT])
+    assign(world, assignment(1, initializer=INIT.key, span=(0, 5)), functions=[DOUBLE, INIT])
     world.take()
-    die(world, 1, 1, element=IN_SETUP, code=3)
+    die(world, 1, 1, element=IN_INITIALIZER, code=3)
     (outcome,) = world.heard_one(m.Outcomes).outcomes
     assert outcome.status == m.CRASHED
     assert outcome.detail["setup"]
@@ -166,7 +166,7 @@ def test_the_program_is_told_that_nothing_can_run():
     world.heard()
     outcome = m.Outcome(tasks[0].id, 1, m.ERROR, RAISED, 0.0, FAILED)
     world.say(m.Outcomes([outcome]))
-    assert world.take() == [SetupFailed(outcome)]
+    assert world.take() == [InitializerFailed(outcome)]
     world.say(m.Outcomes([ok("c-3")]))
     assert [type(effect) for effect in world.take()] == [ResolveTasks]
 

@@ -32,7 +32,7 @@ def tie_group_to(lifeline: int) -> None:
     """Have the kernel kill this process group when the worker's end of the pipe `lifeline` closes.
 
     It needs neither a thread nor the GIL, and reaches what the task has started too. Only Linux can;
-    elsewhere the attendant does it, as soon as the task lets go of the GIL.
+    elsewhere the control thread does it, as soon as the task releases the GIL.
     """
     if sys.platform == "linux":
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())

@@ -40,8 +40,8 @@ def cancelled(*tasks):
 
 def clean(world):
     """Nothing of any bundle is left."""
-    assert not world.core._bundles._wishes
-    assert not world.core._bundles._unwanted
+    assert not world.core._bundle_tracker._wishes
+    assert not world.core._bundle_tracker._unwanted
     world.core.check_invariants()
     return True
 

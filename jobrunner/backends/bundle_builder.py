@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jobrunner.backends.core_backend import CoreBackend
 
 
-class CallBatch:
+class BundleBuilder:
     """What these calls have in common, and what tells them apart: a Future and a payload each."""
 
     __slots__ = (
@@ -23,11 +23,11 @@ class CallBatch:
         "futures",
         "home",
         "id",
+        "initializer",
         "limit",
         "name",
         "options",
         "payloads",
-        "setup",
     )
 
     def __init__(
@@ -38,7 +38,7 @@ class CallBatch:
         options: m.TaskOptions,
         depth: int,
         limit: int,
-        setup: tuple[m.FunctionDef, ...] = (),
+        initializer: tuple[m.FunctionDef, ...] = (),
     ) -> None:
         self.home = home
         self.id = task
@@ -46,10 +46,10 @@ class CallBatch:
         self.options = options
         self.depth = depth
         self.limit = limit
-        self.setup = setup
+        self.initializer = initializer
         self.name = options.name or definition.name
         self.futures: list[Future[Any]] = []
-        """Let go of once it has ended: each of them holds this batch."""
+        """Released once the bundle has ended: each of them holds this builder."""
         self.payloads: list[bytes] = []
 
     def takes(
@@ -57,14 +57,14 @@ class CallBatch:
         definition: m.FunctionDef,
         options: m.TaskOptions,
         depth: int,
-        setup: tuple[m.FunctionDef, ...] = (),
+        initializer: tuple[m.FunctionDef, ...] = (),
     ) -> bool:
         """Whether one more call can go with these."""
         return (
             definition.key == self.definition.key
             and (options is self.options or options == self.options)
             and depth == self.depth
-            and setup is self.setup
+            and initializer is self.initializer
             and len(self.futures) < self.limit
         )
 
@@ -81,10 +81,10 @@ class CallBatch:
 
     def spec(self) -> m.TaskSpec:
         """The bundle. From now on no call is added."""
-        setup = self.setup[-1].key if self.setup else None
+        initializer = self.initializer[-1].key if self.initializer else None
         payload, self.payloads = pack_calls(self.payloads), []
         return m.TaskSpec(
-            self.id, self.definition.key, payload, len(self.futures), self.options, setup, self.depth
+            self.id, self.definition.key, payload, len(self.futures), self.options, initializer, self.depth
         )
 
     def id_of(self, index: int) -> TaskId:

@@ -13,16 +13,16 @@ from jobrunner.protocol.effects import BundleSplit, Effect, ResolveTasks
 if TYPE_CHECKING:
     from jobrunner.protocol.client_core import ClientCore
 
-TAKEN_APART = frozenset((m.SPLIT, m.CRASHED, m.LOST, m.CANCELLED, m.REFUSED))
+ENDS_THAT_SPLIT = frozenset((m.SPLIT, m.CRASHED, m.LOST, m.CANCELLED, m.REFUSED))
 """Outcomes of a bundle that say nothing about (all of) its calls."""
 
 
-def takes_apart(outcome: m.Outcome) -> bool:
+def must_split(outcome: m.Outcome) -> bool:
     """Whether one of them alone may end in another way: also where all of them together were too large."""
-    return outcome.status in TAKEN_APART or bool(outcome.detail and "too_large" in outcome.detail)
+    return outcome.status in ENDS_THAT_SPLIT or bool(outcome.detail and "too_large" in outcome.detail)
 
 
-class Bundles:
+class BundleTracker:
     """The pending bundles of one ClientCore."""
 
     def __init__(self, core: ClientCore) -> None:
@@ -41,7 +41,7 @@ class Bundles:
         wishes = self._wishes.setdefault(bundle, {})
         wishes[index] = running or wishes.get(index, False)
         if not self._core.is_sent(bundle):
-            return self._take_apart(spec, b"", 0)
+            return self._split(spec, b"", 0)
         self._core.request_cancel(bundle, False)
         return []
 
@@ -64,16 +64,16 @@ class Bundles:
     def ended(self, spec: m.TaskSpec, outcome: m.Outcome) -> list[Effect]:
         """A pending bundle has ended."""
         whole = spec.id in self._unwanted or not self._wishes.get(spec.id)
-        if not takes_apart(outcome) or (outcome.status == m.CANCELLED and whole):
+        if not must_split(outcome) or (outcome.status == m.CANCELLED and whole):
             if outcome.status == m.CANCELLED:
                 self._core.tell_cancelled([outcome])
-            self._forget(spec.id)
+            self._forget_bundle(spec.id)
             return [ResolveTasks([outcome])]
         if outcome.status == m.SPLIT:
-            return self._take_apart(spec, outcome.payload, (outcome.detail or {})["running"], runs=True)
-        return self._take_apart(spec, b"", 0)
+            return self._split(spec, outcome.payload, (outcome.detail or {})["running"], runs=True)
+        return self._split(spec, b"", 0)
 
-    def _take_apart(self, spec: m.TaskSpec, results: Payload, start: int, runs: bool = False) -> list[Effect]:
+    def _split(self, spec: m.TaskSpec, results: Payload, start: int, runs: bool = False) -> list[Effect]:
         """Go on with the calls from `start` on as tasks of their own; `runs`: the first of them does already."""
         wishes, unwanted = self._wishes.get(spec.id, {}), spec.id in self._unwanted
         effects: list[Effect] = [BundleSplit(spec.id, results, start)]
@@ -95,7 +95,7 @@ class Bundles:
                 self._core.request_cancel(call.id, True)
             elif wish is not None or unwanted:
                 refused.append(call.id)
-        self._forget(spec.id)
+        self._forget_bundle(spec.id)
         if cancelled:
             if sent:
                 self._core.tell_cancelled(cancelled)
@@ -103,7 +103,7 @@ class Bundles:
         self._core.note_refused(refused)
         return effects
 
-    def _forget(self, bundle: TaskId) -> None:
-        self._core.forget(bundle)
+    def _forget_bundle(self, bundle: TaskId) -> None:
+        self._core.forget_task(bundle)
         self._wishes.pop(bundle, None)
         self._unwanted.discard(bundle)

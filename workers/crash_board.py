@@ -57,7 +57,7 @@ class State(NamedTuple):
 MAP_FAILED = 2 ** (8 * struct.calcsize("P")) - 1
 
 
-class Board:
+class CrashBoard:
     """One process writes, the other reads; each field changes in one piece."""
 
     SIZE: ClassVar[int] = _RESULTS + RESULTS_BYTES
@@ -167,7 +167,7 @@ class Board:
 
 
 def mapped_without_descriptor(fd: int, size: int) -> tuple[memoryview, Callable[[], None]]:
-    """Memory of that file, and what lets go of it once nobody uses it. An mmap keeps a copy of the descriptor, which a
+    """Memory of that file, and what releases it once nobody uses it. An mmap keeps a copy of the descriptor, which a
     pool of many slots cannot spare."""
     if sys.version_info >= (3, 13):
         memory = mmap.mmap(fd, size, trackfd=False)
