@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 from jobrunner.config import MAX_WINDOW
-from jobrunner.context import TASK_ADDRESS
 from jobrunner.descriptors import raise_limit
 from jobrunner.errors import JobRunnerError
 from jobrunner.folders import leave_folder
@@ -27,6 +26,7 @@ from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSett
 from jobrunner.protocol.effects import Disconnect, Event, Send
 from jobrunner.settling import has_started
 from jobrunner.shared_memory.pool import can_share
+from jobrunner.task_context import TASK_ADDRESS
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import LEFT_AT_ONCE, Service, set_up_logging
 from jobrunner.transport.sharing import Sharing

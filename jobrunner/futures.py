@@ -370,13 +370,14 @@ class Future(concurrent.futures.Future[T]):
             yield name, shown(value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        address = None if self.home is None else self.home.connection()
-        if address is None:
+        there = None if self.home is None else self.home.future_there(self)
+        if there is None:
             raise NotPicklableError(
                 "this Future cannot be sent to another process, where nothing could be asked for it;"
                 ' those of the "cluster" and "processes" backends can'
             )
-        return connect, (address, self.id, self.name)
+        reduced: tuple[Any, ...] = there
+        return reduced
 
     def give_back(self, stop: int) -> None:
         """For backends: this chunk of `map` goes on without its elements from `stop` on, which `map` submits again.
@@ -456,15 +457,6 @@ def resolve(
             if threading.current_thread() is threading.main_thread():
                 raise
             LOGGER.exception("exception while %r was resolved", future)
-
-
-def connect(address: str, task_id: str, name: str) -> Future[Any]:
-    """What a Future becomes when it is unpickled: one for the same call, through a connection of this process."""
-    from jobrunner.backends.connections import connection_to  # here: it needs ZeroMQ, a Future may not
-
-    future = connection_to(address).future(task_id)
-    future.name = future.name or name
-    return future
 
 
 def wait(

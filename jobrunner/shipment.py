@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobrunner import context
+from jobrunner import task_context
 from jobrunner.initializers import NOTHING, Provided, Wrapper, run
 from jobrunner.serialization import (
     BY_REFERENCE,
@@ -185,7 +185,7 @@ def check_system(system: str, paths: Iterable[str]) -> None:
 
 def own_folder() -> str:
     """A new, empty folder of this process, which only this user may enter. One from an interrupted attempt is gone."""
-    folder = context.slot_folder
+    folder = task_context.slot_folder
     if folder is None:  # this is no slot: nobody else will remove it
         import atexit
         import tempfile

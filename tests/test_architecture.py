@@ -18,7 +18,7 @@ LEAVES = {
     "blocking",
     "exiting",
     "host",
-    "context",
+    "task_context",
     "descriptors",
     "elements",
     "pauses",
@@ -78,7 +78,6 @@ RULES = {
         "serialization",
         "script",
         "shipment",
-        "executor",
     },
     "backends": {
         "protocol",
@@ -96,13 +95,13 @@ RULES = {
         "credentials",
         "futures",
         "dependencies",
-        "executor",
         "local_cluster",
         "versions",
         "workers",
     },
     "dependencies": set(),
-    "futures": {"backends"},  # inside functions: a Future, or an Executor, that arrives somewhere connects
+    "futures": set(),
+    "context": {"executor", "protocol"},
     "admin": {"backends", "config"},
     "options": {"config", "protocol", "serialization"},
     "lifetime": {"backends"},
@@ -123,7 +122,7 @@ RULES = {
     },
     "standard_pools": {"backends", "lifetime"},
     "async_executor": {"dependencies", "executor", "futures", "mapping"},
-    "integrations": {"backends", "config", "dependencies", "executor", "futures"},
+    "integrations": {"backends", "config", "context", "dependencies", "executor", "futures"},
     "workload": set(),
 }
 """Part of the package -> parts that it may import beside the leaves and itself."""

@@ -35,7 +35,7 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn
 
-from jobrunner import blocking, context, initializers, serialization, settling
+from jobrunner import blocking, initializers, serialization, settling, task_context
 from jobrunner.fixed import FixedResults, calls, load_elements
 from jobrunner.payloads import OUT_OF_BAND, Payload
 from jobrunner.script.calls import ready
@@ -148,24 +148,21 @@ class Slot:
 
     # --- what a task may ask, see `context` ---------------------------------------------------------------
 
-    def task(self) -> context.Task | None:
+    def task(self) -> task_context.Task | None:
         number, fields = self.board.number, self.fields
         if not number or self.forked:
             return None
-        worker = os.environ.get(context.TASK_WORKER, "")
+        worker = os.environ.get(task_context.TASK_WORKER, "")
         task, bundle = fields[1], self.bundle
         if bundle is not None:
             from jobrunner.ids import call_id  # here: it takes longer to import than most slots need it
 
             task = call_id(task, bundle.index)
-        return context.Task(task, fields[2], fields[3], worker, lambda: self.asked_to_stop == number)
+        return task_context.Task(task, fields[2], fields[3], worker, lambda: self.asked_to_stop == number)
 
-    def executor(self) -> Any:
-        from jobrunner.executor import connect
-        from jobrunner.protocol.messages import DEFAULT_OPTIONS
-
+    def cluster(self) -> str:
         self.ask_to_connect()
-        return connect(os.environ[context.TASK_ADDRESS], DEFAULT_OPTIONS)
+        return os.environ[task_context.TASK_ADDRESS]
 
     def ask_to_connect(self) -> None:
         """Have the worker listen, if it does not yet. Raises ConfigError where it cannot."""
@@ -686,7 +683,7 @@ def main(arguments: list[str]) -> None:
     faulthandler.enable(2)
     try:
         data, control, board, lifeline, number, parent = (int(argument) for argument in arguments)
-        context.slot_folder = os.environ.pop(context.SLOT_FOLDER, None)
+        task_context.slot_folder = os.environ.pop(task_context.SLOT_FOLDER, None)
         settling.has_started()
         settling.settle()
         settling.take_limit()
@@ -712,7 +709,7 @@ def main(arguments: list[str]) -> None:
         os.register_at_fork(after_in_child=slot.after_fork)
         blocking.install(slot.waiting)
         blocking.watch_callers(slot.standstill.watch)
-        context.install_in_process(slot)
+        task_context.install_in_process(slot)
         slot.restore()
         if slot.memory_limit:
             memory.apply_limit(slot.memory_limit)

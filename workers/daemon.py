@@ -7,7 +7,6 @@ import random
 import time
 
 from jobrunner.config import WorkerConfig
-from jobrunner.context import TASK_ADDRESS, TASK_WORKER
 from jobrunner.credentials import WORKER_ROLES, credentials_for
 from jobrunner.host import missing_modules, own_host, python_version, unknown_host, usable_cpus
 from jobrunner.ids import WorkerId, new_id
@@ -15,6 +14,7 @@ from jobrunner.program import no_program
 from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 from jobrunner.shared_memory.pool import can_share
+from jobrunner.task_context import TASK_ADDRESS, TASK_WORKER
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import Service, set_up_logging
 from jobrunner.transport.sockets import DealerWire, check_address

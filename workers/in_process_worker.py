@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from jobrunner.context import TASK_WORKER
 from jobrunner.host import own_host, python_version
 from jobrunner.ids import WorkerId, random_token
 from jobrunner.program import Program
@@ -35,6 +34,7 @@ from jobrunner.protocol.session import COORDINATOR
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
 from jobrunner.shared_memory.limits import most_idle
 from jobrunner.shared_memory.pool import can_share
+from jobrunner.task_context import TASK_WORKER
 from jobrunner.version import __version__
 from jobrunner.workers.pool import SlotPool
 from jobrunner.workers.slot_effects import slot_effects

@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from jobrunner.context import SLOT_FOLDER
 from jobrunner.descriptors import beyond_streams, raised_from, unnamed_file
 from jobrunner.folders import temporary_folder
 from jobrunner.ids import SlotId
@@ -37,6 +36,7 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.messages import STDERR, STDOUT
 from jobrunner.settling import DESCRIPTOR_LIMIT, TRACKER, as_started
 from jobrunner.shipment import PREFIX, remove
+from jobrunner.task_context import SLOT_FOLDER
 from jobrunner.workers import memory
 from jobrunner.workers.bundle import pack_results
 from jobrunner.workers.channel import BufferedChannel, channel_pair

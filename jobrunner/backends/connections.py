@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 from jobrunner import shipment
 from jobrunner.backends import open_backend
@@ -16,7 +17,8 @@ from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.cluster import ClusterBackend
 from jobrunner.backends.served import served
 from jobrunner.config import ClientConfig, load
-from jobrunner.context import TASK_ADDRESS
+from jobrunner.futures import Future
+from jobrunner.task_context import TASK_ADDRESS
 
 _lock = threading.Lock()
 _connections: dict[str, ClusterBackend] = {}
@@ -58,3 +60,10 @@ def connection_to(address: str) -> Backend:
             )
             present = _connections[address] = ClusterBackend(settings)
         return present
+
+
+def connected_future(address: str, task_id: str, name: str) -> Future[Any]:
+    """What a Future becomes when it is unpickled: one for the same call, through a connection of this process."""
+    future = connection_to(address).future(task_id)
+    future.name = future.name or name
+    return future

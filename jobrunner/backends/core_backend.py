@@ -29,7 +29,6 @@ from jobrunner.backends.slot_initializers import SlotInitializers
 from jobrunner.backends.supplies import Supplies, with_needs
 from jobrunner.blocking import depth
 from jobrunner.config import MAX_NAME_LENGTH
-from jobrunner.context import current_task
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import ElementResults
 from jobrunner.errors import (
@@ -78,6 +77,7 @@ from jobrunner.protocol.effects import (
     SupplyRequested,
     WatchRequested,
 )
+from jobrunner.task_context import current_task
 from jobrunner.transport.driver import Driver, Wire
 from jobrunner.transport.service import error_named
 from jobrunner.version import __version__
@@ -384,6 +384,13 @@ class CoreBackend(Backend):
             self._loose.add(task)
         self._driver.post(WatchRequested([task]))
         return future
+
+    def future_there(self, future: Future[Any]) -> tuple[Any, ...] | None:
+        """For `Future.__reduce__`: what makes a Future for the same call in another process; None where nothing can."""
+        from jobrunner.backends.connections import connected_future  # here: it needs ZeroMQ, this may not
+
+        address = self.connection()
+        return None if address is None else (connected_future, (address, future.id, future.name))
 
     def forget(self, task_id: str) -> None:
         self.query("forget", task_id)

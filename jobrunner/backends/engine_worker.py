@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from jobrunner import blocking, context, initializers, serialization
+from jobrunner import blocking, initializers, serialization, task_context
 from jobrunner.backends.engine_output import Capture
 from jobrunner.backends.engine_stops import Stops
 from jobrunner.errors import InitializerError, NotSupportedError
@@ -34,7 +34,6 @@ from jobrunner.script import threads
 from jobrunner.script.calls import ready
 
 if TYPE_CHECKING:
-    from jobrunner.executor import Executor
     from jobrunner.serialization import DumpedFunction
 
 PROTOCOL = 3
@@ -119,26 +118,22 @@ class EngineContext(Protocol):
 
 
 class CallContext:
-    """See `context.Context`."""
+    """See `task_context.Context`."""
 
     def __init__(self, head: Head, engine: EngineContext, stops: Stops) -> None:
         self._engine = engine
-        self._task = context.Task(head.id, head.name, head.attempt, engine.name, lambda: stops.asked)
+        self._task = task_context.Task(head.id, head.name, head.attempt, engine.name, lambda: stops.asked)
         self._backend = head.backend
 
-    def task(self) -> context.Task:
+    def task(self) -> task_context.Task:
         return self._task
 
-    def executor(self) -> Executor:
-        from jobrunner.backends.borrowed import BorrowedBackend
-        from jobrunner.backends.connections import connection_to
-        from jobrunner.executor import Executor
-
+    def cluster(self) -> str:
         if self._engine.address is None:
             raise NotSupportedError(
                 f'a call of the "{self._backend}" backend cannot submit calls; use "cluster", "dask" or "ray"'
             )
-        return Executor(BorrowedBackend(connection_to(self._engine.address)))
+        return self._engine.address
 
 
 def run(
@@ -164,7 +159,7 @@ def run(
         threads.divide()  # others may run beside it, of other programs
     stops = Stops(head.timeout) if engine.interruptible else Stops.none()
     capture = Capture(head.show_output)
-    context.install_in_thread(CallContext(head, engine, stops))
+    task_context.install_in_thread(CallContext(head, engine, stops))
     blocking.install(engine.waiting)
     blocking.install_until(engine.until)
     blocking.set_depth(head.depth + 1)
@@ -172,7 +167,7 @@ def run(
         with capture:
             status, duration, detail, payload = _outcome(head, stops, parts, values)
     finally:
-        context.install_in_thread(None)
+        task_context.install_in_thread(None)
         blocking.install(None)
         blocking.install_until(None)
         blocking.set_depth(0)

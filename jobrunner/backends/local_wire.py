@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jobrunner.config import MAX_WINDOW
-from jobrunner.context import TASK_ADDRESS
 from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.program import Program, hash_seed
@@ -20,6 +19,7 @@ from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import Effect, Event, GiveUp, Log, Received, Send, Source, Tick
 from jobrunner.protocol.messages import STDERR
 from jobrunner.protocol.session import COORDINATOR
+from jobrunner.task_context import TASK_ADDRESS
 from jobrunner.transport.driver import milliseconds
 from jobrunner.version import __version__
 from jobrunner.workers.in_process_worker import IN_PROCESS, Alarm, InProcessWorker, Text

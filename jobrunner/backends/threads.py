@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobrunner import blocking, context
+from jobrunner import blocking, task_context
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.backends.thread_chunks import SharedChunk
@@ -40,7 +40,7 @@ from jobrunner.protocol.retry import backoff
 from jobrunner.serialization import function_name, is_one_of
 
 if TYPE_CHECKING:
-    from jobrunner.executor import Executor
+    pass
 
 MAX_THREADS = 1_000_000
 """What the pool is told; how many there really are follows from the number of runners."""
@@ -118,16 +118,14 @@ class _ThreadContext(threading.local):
             self._nest.end()
             self._nest = None
 
-    def task(self) -> context.Task | None:
+    def task(self) -> task_context.Task | None:
         future = self.future
-        return None if future is None else context.Task(future.id, future.name, self.attempt, "threads")
+        return None if future is None else task_context.Task(future.id, future.name, self.attempt, "threads")
 
-    def executor(self) -> Executor:
-        from jobrunner.executor import Executor
-
+    def cluster(self) -> Backend:
         backend = self._backend()
         assert backend is not None, "its own thread, which asks, holds it"
-        return Executor(_NestedThreads(backend, self.nest()))
+        return _NestedThreads(backend, self.nest())
 
 
 _all: weakref.WeakSet[ThreadsBackend] = weakref.WeakSet()
@@ -398,7 +396,7 @@ class ThreadsBackend(Backend):
 
     def _take_calls(self, runner: _Runner) -> None:
         blocking.install(partial(self._while_waiting, runner))
-        context.install_in_thread(self._context)
+        task_context.install_in_thread(self._context)
         self._context.runner = runner
         try:
             with self._lock:
@@ -423,7 +421,7 @@ class ThreadsBackend(Backend):
                 runner.call, runner.ended = None, number if ends else NO_CALL
         finally:
             blocking.install(None)
-            context.install_in_thread(None)
+            task_context.install_in_thread(None)
             self._context.runner = None
 
     def _next(self, runner: _Runner) -> None:
