@@ -22,7 +22,7 @@ task), then `scheduler` (the coordinator's decisions). Beside them:
     placement, retry   which task goes where; what follows the end of an attempt; both pure
     resources          amounts that add up exactly; reservations: who keeps them free for those who wait for long
     details            what of an outcome's detail is passed on
-    membership         the coordinator's accounts of its peers, and when they are lost
+    peers         the coordinator's accounts of its peers, and when they are lost
     accounts           whose tasks they are, and how much one owner may have here
     functions          functions by the hash of their bytes; each travels once
     needs              tasks that wait for others' results, and clients that ask for them

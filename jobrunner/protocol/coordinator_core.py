@@ -53,7 +53,7 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.functions import key_of
 from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.link import LATE, Link, welcomed
-from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
+from jobrunner.protocol.peers import ClientSession, Peer, WorkerSession
 from jobrunner.protocol.principals import ANYONE, INVITED, OPERATOR, WORKER, Principal
 from jobrunner.protocol.rejections import QUIET, TOLERATED, Rejections, printable
 from jobrunner.protocol.reports import answer
@@ -179,7 +179,7 @@ class CoordinatorCore:
             m.Heartbeat: self._on_heartbeat,
         }
         self._roles = {
-            ClientPeer: frozenset(
+            ClientSession: frozenset(
                 (
                     m.Submit,
                     m.Reconciled,
@@ -191,7 +191,7 @@ class CoordinatorCore:
                     m.Heartbeat,
                 )
             ),
-            WorkerPeer: frozenset(
+            WorkerSession: frozenset(
                 (
                     m.Outcomes,
                     m.Running,
@@ -295,7 +295,7 @@ class CoordinatorCore:
             return
         self._heard(peer)
         messages, acked = peer.link.receive(envelope, now)
-        if acked and type(peer) is ClientPeer:
+        if acked and type(peer) is ClientSession:
             self._on_acked(peer, acked)
         for message in messages:
             if not peer.who.submits and type(message) not in OBSERVING:
@@ -370,14 +370,14 @@ class CoordinatorCore:
         """A peer has left, or may not come back."""
         self._peers.pop(peer.source, None)
         peer.link.session = ""  # whatever it may have said after that, nobody is here to mean it
-        if isinstance(peer, WorkerPeer):
+        if isinstance(peer, WorkerSession):
             self.scheduler.worker_lost(peer, how, now)
-        elif isinstance(peer, ClientPeer):
+        elif isinstance(peer, ClientSession):
             self.scheduler.client_gone(peer, now)
 
     def _heard(self, peer: Peer) -> None:
         peer.unreachable_since = None
-        if type(peer) is ClientPeer:
+        if type(peer) is ClientSession:
             peer.lost_at = None
 
     def _greet(
@@ -432,19 +432,19 @@ class CoordinatorCore:
         self._note_rejection(peer.source, "a greeting under another name on the same connection", now)
         del self._peers[peer.source]
         peer.link.session = ""
-        if isinstance(peer, WorkerPeer):
+        if isinstance(peer, WorkerSession):
             self.scheduler.worker_lost(peer, "was replaced on its connection", now)
-        elif isinstance(peer, ClientPeer):
+        elif isinstance(peer, ClientSession):
             peer.source = b""
             self._lose_client(peer, now)
 
     def _client_session(
         self, hello: m.ClientHello, source: Source, link: Link, who: Principal, now: float
-    ) -> ClientPeer:
+    ) -> ClientSession:
         client = self.scheduler.clients.get(hello.client)
         if client is None:
             account = self._account_for(hello, who, now)
-            client = self.scheduler.clients[hello.client] = ClientPeer(hello, source, link, account, who)
+            client = self.scheduler.clients[hello.client] = ClientSession(hello, source, link, account, who)
         else:
             client.is_new = not client.source  # it is known only from the journal
             self._move_peer(client, source, link, who)
@@ -483,12 +483,12 @@ class CoordinatorCore:
 
     def _worker_session(
         self, hello: m.WorkerHello, source: Source, link: Link, who: Principal, now: float
-    ) -> WorkerPeer:
+    ) -> WorkerSession:
         scheduler = self.scheduler
         worker = scheduler.workers.get(hello.worker)
         if worker is None:
             name = unused_name(hello.name, scheduler.worker_names)
-            worker = WorkerPeer(hello, name, source, link, who)
+            worker = WorkerSession(hello, name, source, link, who)
             scheduler.add_worker(worker)
             self._log(
                 "info", f"worker {name} joined from {hello.host} (pid {hello.pid}) with {hello.slots} slots"
@@ -544,9 +544,9 @@ class CoordinatorCore:
         foreign = peer is not None and self._speaker.key not in ("", peer.who.key)
         if foreign:
             peer = None  # who has that connection is not to blame for what somebody else says in its name
-        if isinstance(peer, WorkerPeer):
+        if isinstance(peer, WorkerSession):
             who = f"worker {peer.name} on {peer.hello.host}"
-        elif isinstance(peer, ClientPeer):
+        elif isinstance(peer, ClientSession):
             who = f"client {peer.id} on {peer.hello.host}"
         else:
             who = f"connection {source[:4].hex()}"  # the whole name would do to take it over
@@ -569,7 +569,7 @@ class CoordinatorCore:
 
     # --- messages from clients ---
 
-    def _on_submit(self, client: ClientPeer, message: m.Submit, now: float) -> None:
+    def _on_submit(self, client: ClientSession, message: m.Submit, now: float) -> None:
         scheduler = self.scheduler
         if not client.submitted:
             self._log("info", f"client {client.id} on {client.hello.host} (pid {client.hello.pid}) submits")
@@ -609,7 +609,7 @@ class CoordinatorCore:
                 scheduler.functions.unpin(here)
 
     def _has_parts(
-        self, client: ClientPeer, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
+        self, client: ClientSession, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
     ) -> bool:
         """Whether this client has sent all of a function's parts, each of which has none."""
         for part in definition.parts:
@@ -620,7 +620,7 @@ class CoordinatorCore:
         return True
 
     def _define(
-        self, client: ClientPeer, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
+        self, client: ClientSession, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
     ) -> str:
         """Keep a function for a client's calls. Why that is too much; empty: it is not."""
         if definition.key in client.pins:
@@ -648,33 +648,33 @@ class CoordinatorCore:
         client.pins[definition.key] = key
         return ""
 
-    def _on_watch(self, client: ClientPeer, message: m.Watch, now: float) -> None:
+    def _on_watch(self, client: ClientSession, message: m.Watch, now: float) -> None:
         if self._takes_no_answers(client, now):
             return
         for task_id in dict.fromkeys(message.ids):
             self.scheduler.needs.watch(client, task_id, now)
 
-    def _on_supply(self, client: ClientPeer, message: m.Supply, now: float) -> None:
+    def _on_supply(self, client: ClientSession, message: m.Supply, now: float) -> None:
         outcomes = [passable(outcome) for outcome in message.outcomes]
         self.scheduler.needs.supplied(client, outcomes, message.unknown, now)
 
-    def _on_reconciled(self, client: ClientPeer, message: m.Reconciled, now: float) -> None:
+    def _on_reconciled(self, client: ClientSession, message: m.Reconciled, now: float) -> None:
         self.scheduler.reconciled(client.id)
 
-    def _on_cancel(self, client: ClientPeer, message: m.Cancel, now: float) -> None:
+    def _on_cancel(self, client: ClientSession, message: m.Cancel, now: float) -> None:
         if self._takes_no_answers(client, now):
             return
         for request in dict.fromkeys(message.requests):
             self.scheduler.cancel(request.id, request.running, now, client)
 
-    def _on_query(self, client: ClientPeer, message: m.Query, now: float) -> None:
+    def _on_query(self, client: ClientSession, message: m.Query, now: float) -> None:
         if self._takes_no_answers(client, now):
             return
         client.unread += 1
         reply = answer(self, client.who, message, now)
         self._send(client, reply, now, of_value(reply.data) + of_value(reply.error))
 
-    def _takes_no_answers(self, client: ClientPeer, now: float) -> bool:
+    def _takes_no_answers(self, client: ClientSession, now: float) -> bool:
         """Whether it asks for more while it leaves too much of what it was told unacknowledged; then it is reset.
 
         No jobrunner does: acknowledgements come from its I/O thread. Its answers would fill this host's memory.
@@ -693,11 +693,11 @@ class CoordinatorCore:
 
     def _give_up_untaken(self, peer: Peer, now: float) -> None:
         """It gets nothing more of what it was told in this session."""
-        if isinstance(peer, ClientPeer):
+        if isinstance(peer, ClientSession):
             self.scheduler.forget_untaken_outcomes(peer)
         peer.link = Link("", now, peer.link.peer_timeout)
 
-    def _on_acked(self, client: ClientPeer, acked: list[m.Message]) -> None:
+    def _on_acked(self, client: ClientSession, acked: list[m.Message]) -> None:
         for message in acked:
             if type(message) is m.Outcomes:
                 self.scheduler.acknowledged(client, message.outcomes)
@@ -708,7 +708,7 @@ class CoordinatorCore:
 
     # --- messages from workers ---
 
-    def _on_outcomes(self, worker: WorkerPeer, message: m.Outcomes, now: float) -> None:
+    def _on_outcomes(self, worker: WorkerSession, message: m.Outcomes, now: float) -> None:
         kept = len(self.scheduler.entry.outcomes)
         if any(outcome.status not in m.OF_WORKERS for outcome in message.outcomes):
             self._unexpected(worker, "an outcome that only a coordinator can know; its session ends", now)
@@ -721,33 +721,33 @@ class CoordinatorCore:
         if len(self.scheduler.entry.outcomes) > kept:
             self._acknowledge_once_written(worker)
 
-    def _on_running(self, worker: WorkerPeer, message: m.Running, now: float) -> None:
+    def _on_running(self, worker: WorkerSession, message: m.Running, now: float) -> None:
         for task_id in message.ids:
             self.scheduler.started(worker, task_id, now)
 
-    def _on_returned(self, worker: WorkerPeer, message: m.Returned, now: float) -> None:
+    def _on_returned(self, worker: WorkerSession, message: m.Returned, now: float) -> None:
         if message.lacks:
             self.scheduler.missing.report(worker, message.tasks, message.lacks, now)
             return
         for task_id, attempt in reversed(message.tasks):
             self.scheduler.returned(worker, task_id, attempt, now, begun=message.begun)
 
-    def _on_cancel_refused(self, worker: WorkerPeer, message: m.CancelRefused, now: float) -> None:
+    def _on_cancel_refused(self, worker: WorkerSession, message: m.CancelRefused, now: float) -> None:
         for task_id in message.ids:
             self.scheduler.cancel_refused(worker, task_id)
 
-    def _on_capacity(self, worker: WorkerPeer, message: m.Capacity, now: float) -> None:
+    def _on_capacity(self, worker: WorkerSession, message: m.Capacity, now: float) -> None:
         if not worker.draining:
             self.scheduler.capacity(worker, min(message.slots, MAX_SLOTS))
 
-    def _on_stuck(self, worker: WorkerPeer, message: m.Stuck, now: float) -> None:
+    def _on_stuck(self, worker: WorkerSession, message: m.Stuck, now: float) -> None:
         self.scheduler.stuck(worker, message.why[:CUT_TEXT], now)
 
-    def _on_waits(self, worker: WorkerPeer, message: m.Waits, now: float) -> None:
+    def _on_waits(self, worker: WorkerSession, message: m.Waits, now: float) -> None:
         for wait in message.waits:
             self.scheduler.deadlocks.told(worker, wait)
 
-    def _on_output(self, worker: WorkerPeer, message: m.Output, now: float) -> None:
+    def _on_output(self, worker: WorkerSession, message: m.Output, now: float) -> None:
         for chunk in message.chunks:
             client = self.scheduler.client_with_task_at(worker, chunk.id)
             if client is None or not client.hello.show_output:
@@ -758,7 +758,7 @@ class CoordinatorCore:
                 client.output_characters += len(chunk.text) + ENTRY_BYTES
                 self.scheduler.dirty[client] = None
 
-    def _on_draining(self, worker: WorkerPeer, message: m.Drain, now: float) -> None:
+    def _on_draining(self, worker: WorkerSession, message: m.Drain, now: float) -> None:
         worker.draining = True
         self.scheduler.resize(worker, 0)
         self.scheduler.open.pop(worker, None)
@@ -770,9 +770,9 @@ class CoordinatorCore:
         """Its arrival was noted with the envelope."""
 
     def _on_goodbye(self, peer: Peer, message: m.Goodbye, now: float) -> None:
-        if isinstance(peer, WorkerPeer):
+        if isinstance(peer, WorkerSession):
             self._log("info", f"worker {peer.name} has left")
-        elif isinstance(peer, ClientPeer) and peer.submitted:
+        elif isinstance(peer, ClientSession) and peer.submitted:
             self._log("info", f"client {peer.id} has left after {peer.submitted} tasks")
         self._end(peer, "has left", now)
 
@@ -814,7 +814,7 @@ class CoordinatorCore:
 
     # --- the journal ---
 
-    def _acknowledge_once_written(self, worker: WorkerPeer) -> None:
+    def _acknowledge_once_written(self, worker: WorkerSession) -> None:
         """What was just received, an outcome to be kept, stays the worker's until the journal has it."""
         worker.link.hold(self._writes + 1)
         self._waiting_links.append(worker.link)
@@ -866,13 +866,13 @@ class CoordinatorCore:
                     self._send(forgetful, m.DropFunctions(some), now)
         while scheduler.dirty:
             peer = scheduler.dirty.popitem()[0]
-            if isinstance(peer, WorkerPeer):
+            if isinstance(peer, WorkerSession):
                 if scheduler.workers.get(peer.id) is peer:
                     self._flush_worker(peer, now)
-            elif isinstance(peer, ClientPeer) and scheduler.clients.get(peer.id) is peer:
+            elif isinstance(peer, ClientSession) and scheduler.clients.get(peer.id) is peer:
                 self._flush_client(peer, now)
 
-    def _flush_client(self, client: ClientPeer, now: float) -> None:
+    def _flush_client(self, client: ClientSession, now: float) -> None:
         client.told_again.clear()
         if not client.source:  # not back yet; it will name what it waits for
             for waiting in (client.outcomes, client.running, client.refused, client.recalls, client.accepted):
@@ -909,7 +909,7 @@ class CoordinatorCore:
             self._send_cancels(client, requests, now)
             client.cancels = {}
 
-    def _flush_worker(self, worker: WorkerPeer, now: float) -> None:
+    def _flush_worker(self, worker: WorkerSession, now: float) -> None:
         # Cancels first: none of them is meant for what is assigned in this very turn.
         if worker.cancels:
             self._send_cancels(worker, worker.cancels, now)
@@ -925,7 +925,9 @@ class CoordinatorCore:
             for batch in batches(records, lambda record: of_record(record, worker)):
                 self._send_assigned(worker, owner, batch, now)
 
-    def _send_assigned(self, worker: WorkerPeer, owner: str, records: list[TaskRecord], now: float) -> None:
+    def _send_assigned(
+        self, worker: WorkerSession, owner: str, records: list[TaskRecord], now: float
+    ) -> None:
         tasks, size = [], 0
         functions: list[m.FunctionDef] = []
         for record in records:
@@ -983,13 +985,13 @@ class CoordinatorCore:
     def _sweep(self, now: float) -> None:
         for source, peer in list(self._peers.items()):
             if peer.lost(now):
-                if isinstance(peer, WorkerPeer):
+                if isinstance(peer, WorkerSession):
                     del self._peers[source]
                     self._log(
                         "warning", f"worker {peer.name} is lost; its {len(peer.tasks)} tasks are queued again"
                     )
                     self.scheduler.worker_lost(peer, "was lost", now)
-                elif isinstance(peer, ClientPeer):
+                elif isinstance(peer, ClientSession):
                     self._lose_client(peer, now)
                 continue
             if peer.link.stalled(now):
@@ -1012,7 +1014,7 @@ class CoordinatorCore:
         )
         self._next_sweep = now + SWEEP_INTERVAL if busy else None
 
-    def _lose_client(self, client: ClientPeer, now: float) -> None:
+    def _lose_client(self, client: ClientSession, now: float) -> None:
         if client.lost_at is None:
             client.lost_at = now
             if client.unfinished:
@@ -1043,11 +1045,11 @@ class CoordinatorCore:
         """The size of the cluster."""
         return self.scheduler.slots
 
-    def drain_worker(self, worker: WorkerPeer, now: float) -> None:
+    def drain_worker(self, worker: WorkerSession, now: float) -> None:
         """An operator asked for it."""
         self._send(worker, m.Drain(), now)
 
-    def worker_named(self, name: str) -> WorkerPeer | None:
+    def worker_named(self, name: str) -> WorkerSession | None:
         known = self.scheduler.workers.get(
             WorkerId(name)
         )  # first, for anybody may call itself like somebody's id
@@ -1059,7 +1061,7 @@ class CoordinatorCore:
         self._effects.append(Log(level, printable(text)))
 
 
-def of_record(record: TaskRecord, worker: WorkerPeer) -> int:
+def of_record(record: TaskRecord, worker: WorkerSession) -> int:
     """What a task takes of an Assign beside the bytes of its payloads: of the header, and of the number of frames."""
     size = of_call(record.options, record.needs) + of_payload(record.payload)
     if record.needs:
@@ -1079,7 +1081,7 @@ UNKNOWN_FUNCTION = b""
 """The key of none."""
 
 
-def of_owner(client: ClientPeer, spec: m.TaskSpec) -> m.TaskSpec:
+def of_owner(client: ClientSession, spec: m.TaskSpec) -> m.TaskSpec:
     """A call of functions that this client has sent, under the keys that these have here."""
     function = client.pins.get(spec.function, UNKNOWN_FUNCTION)
     initializer = None if spec.initializer is None else client.pins.get(spec.initializer, UNKNOWN_FUNCTION)

@@ -25,7 +25,7 @@ from jobrunner.protocol.resources import Demands, shown
 from jobrunner.protocol.task import ACTIVE, CANCELLING, FAILED, TaskRecord
 
 if TYPE_CHECKING:
-    from jobrunner.protocol.membership import WorkerPeer
+    from jobrunner.protocol.peers import WorkerSession
     from jobrunner.protocol.scheduler import Scheduler
 
 LOOK_EVERY = 0.5
@@ -50,7 +50,7 @@ class Deadlocks:
         self._news = False
         """Some task waits for something else than at the last look."""
 
-    def told(self, worker: WorkerPeer, wait: Wait) -> None:
+    def told(self, worker: WorkerSession, wait: Wait) -> None:
         """A worker tells what a task waits for; about others' tasks it has nothing to say."""
         record = self._scheduler.tasks.get(wait.id)
         if record is None:
@@ -148,7 +148,7 @@ class Search:
         """Those that can never go on."""
         self.calls: dict[TaskId, TaskRecord] = {}
         """Those that cannot start, as all of `stuck` hold too much."""
-        self._held: dict[WorkerPeer, dict[str, int]] = {worker: {} for worker in self._workers}
+        self._held: dict[WorkerSession, dict[str, int]] = {worker: {} for worker in self._workers}
         """What `stuck` hold."""
         for record in self._waiting:
             self._hold(record, +1)
@@ -262,7 +262,7 @@ class Search:
             self._startable[demands] = known
         return known
 
-    def _has_room(self, worker: WorkerPeer, demands: Demands) -> bool:
+    def _has_room(self, worker: WorkerSession, demands: Demands) -> bool:
         """Of a worker that offers all of it."""
         held = self._held[worker]
         return all(worker.offers.get(name, amount) - held.get(name, 0) >= amount for name, amount in demands)

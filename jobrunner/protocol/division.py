@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.chunks import kept, part_id, stop_of
-from jobrunner.protocol.membership import WorkerPeer
+from jobrunner.protocol.peers import WorkerSession
 from jobrunner.protocol.task import CANCELLED, CANCELLING, FAILED, RUNNING, SUCCEEDED, TaskRecord
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Division:
         if several and record.asked != record.attempt and not is_strange(record):
             self._chunks[record] = None
 
-    def asked_in_vain(self, worker: WorkerPeer) -> None:
+    def asked_in_vain(self, worker: WorkerSession) -> None:
         """The worker has a new session: what was asked in the last one may be lost."""
         for record in worker.tasks.values():
             record.asked = 0
@@ -86,14 +86,14 @@ class Division:
         self._ask_again = now + ASK_AGAIN_AFTER if chosen else None
         self._doublings = min(self._doublings + 1, MAX_DOUBLINGS) if chosen else 0
 
-    def _helps(self, record: TaskRecord, idle: list[WorkerPeer]) -> bool:
+    def _helps(self, record: TaskRecord, idle: list[WorkerSession]) -> bool:
         """Whether one of these workers could begin what the chunk gives back."""
         if record.state != RUNNING or record.cancel_asked or record.client.id in self._scheduler.queue.parked:
             return False
         return any(worker.fits(record.demands) for worker in idle)
 
     def divided(
-        self, record: TaskRecord, outcome: m.Outcome, worker: WorkerPeer, now: float, fresh: bool
+        self, record: TaskRecord, outcome: m.Outcome, worker: WorkerSession, now: float, fresh: bool
     ) -> None:
         """A chunk ends here, and a part of it goes on; its client submits the rest as soon as it hears of it.
 

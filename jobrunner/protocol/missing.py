@@ -24,7 +24,7 @@ from jobrunner.protocol.resources import Demands
 from jobrunner.protocol.task import ACTIVE, FAILED, QUEUED, WAITING, TaskRecord, demanded
 
 if TYPE_CHECKING:
-    from jobrunner.protocol.membership import WorkerPeer
+    from jobrunner.protocol.peers import WorkerSession
     from jobrunner.protocol.scheduler import Scheduler
 
 ANSWER_SECONDS = 30.0
@@ -72,7 +72,7 @@ class Missing:
         return self._outcome(task_id, 0, function, initializer, base)
 
     def report(
-        self, worker: WorkerPeer, returned: Iterable[tuple[TaskId, int]], names: Iterable[str], now: float
+        self, worker: WorkerSession, returned: Iterable[tuple[TaskId, int]], names: Iterable[str], now: float
     ) -> None:
         """A worker has said that it cannot import these, and therefore gives back those tasks (with their attempts)."""
         scheduler = self._scheduler
@@ -102,7 +102,7 @@ class Missing:
         self._end_hopeless(self._tasks_with(news) if news else records, now)
 
     def initializer_failed(
-        self, worker: WorkerPeer, record: TaskRecord, outcome: Outcome, now: float
+        self, worker: WorkerSession, record: TaskRecord, outcome: Outcome, now: float
     ) -> None:
         """A task of this worker (and now of nobody) has not begun there, because its initializer failed."""
         assert record.initializer is not None
@@ -125,7 +125,7 @@ class Missing:
                 scheduler.queue.push(record, front=True)
         self._end_hopeless(self._tasks_with({name}) if news else [record], now)
 
-    def worker_gone(self, worker: WorkerPeer) -> None:
+    def worker_gone(self, worker: WorkerSession) -> None:
         if worker.lacks:
             self._count()
 
@@ -148,7 +148,7 @@ class Missing:
             return []
         return [name for name in needed(function, initializer) if name in self.scarce]
 
-    def _able(self, base: Demands) -> list[WorkerPeer]:
+    def _able(self, base: Demands) -> list[WorkerSession]:
         """Workers that could run it, were it not for the modules."""
         workers = self._scheduler.workers.values()
         return [worker for worker in workers if not worker.draining and worker.offers_all(base)]

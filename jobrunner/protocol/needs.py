@@ -17,7 +17,7 @@ from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.bundles import index_of_call, outcome_of_call, place_of_call
 from jobrunner.protocol.checks import MAX_FRAMES
 from jobrunner.protocol.journal import KeptOutcome
-from jobrunner.protocol.membership import ClientPeer
+from jobrunner.protocol.peers import ClientSession
 from jobrunner.protocol.results import Ended, beyond_quota, unmet
 from jobrunner.protocol.task import FAILED, QUEUED, RUNNING, WAITING, Interest, TaskRecord
 
@@ -51,7 +51,7 @@ class Needs:
         """By an unfinished bundle, those of its calls that are sought."""
         self._news: deque[tuple[Interest, Ended]] = deque()
 
-    def watch(self, client: ClientPeer, task_id: TaskId, now: float) -> None:
+    def watch(self, client: ClientSession, task_id: TaskId, now: float) -> None:
         """Tell the client how that task ends, whoever has submitted it."""
         record = self._scheduler.tasks.get(task_id)
         ended = None if record is not None else self._ended_before(task_id)
@@ -72,16 +72,16 @@ class Needs:
             client.running.append(task_id)
             self._scheduler.dirty[client] = None
 
-    def _unwatch(self, client: ClientPeer, count: int) -> None:
+    def _unwatch(self, client: ClientSession, count: int) -> None:
         client.watching -= count
         client.account.bytes -= count * WATCH_BYTES
 
-    def watches_no_more(self, client: ClientPeer) -> None:
+    def watches_no_more(self, client: ClientSession) -> None:
         """It has gone."""
         self._unwatch(client, client.watching)
 
     def supplied(
-        self, client: ClientPeer, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
+        self, client: ClientSession, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
     ) -> None:
         """A client tells how tasks ended that were sought, or that it cannot.
 
@@ -154,7 +154,7 @@ class Needs:
         if sought:
             self.calls_sought[bundle] = dict.fromkeys(sought)
 
-    def _bundle_cancelled(self, client: ClientPeer, outcome: m.Outcome, now: float) -> None:
+    def _bundle_cancelled(self, client: ClientSession, outcome: m.Outcome, now: float) -> None:
         """Its client wants none of the calls of a bundle any more, where it could also name them again."""
         for task_id in self.results.sought.calls_of(outcome.id):
             interest = self.results.sought[task_id]
@@ -256,7 +256,7 @@ class Needs:
             )
             record.unmet = m.Outcome(record.id, record.attempt, m.REFUSED, detail={"error": error})
 
-    def recall(self, client: ClientPeer, needs: list[TaskId]) -> None:
+    def recall(self, client: ClientSession, needs: list[TaskId]) -> None:
         for need in needs:
             self.results.sought[need].asked[client.id] = None
         client.recalls += needs

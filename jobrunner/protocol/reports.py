@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from jobrunner.ids import TaskId, call_id, short_id
 from jobrunner.protocol.batches import of_value
 from jobrunner.protocol.bundles import index_of_call, outcome_of_call
-from jobrunner.protocol.membership import ClientPeer, WorkerPeer
 from jobrunner.protocol.messages import CRASHED, LOST, OK, SPLIT, STATUS_NAMES, Query, Reply
+from jobrunner.protocol.peers import ClientSession, WorkerSession
 from jobrunner.protocol.principals import Principal
 from jobrunner.protocol.resources import shown
 from jobrunner.protocol.task import (
@@ -207,12 +207,12 @@ def owns(who: Principal, record: TaskRecord) -> bool:
     return who.operates or is_of(record.client, who)
 
 
-def is_of(client: ClientPeer, who: Principal) -> bool:
+def is_of(client: ClientSession, who: Principal) -> bool:
     """Whether it connects under that key, or acts for it inside of a task. Nothing is an observer's."""
     return who.submits and who.key in (client.who.key, client.account.owner)
 
 
-def describe_worker(worker: WorkerPeer, now: float) -> dict[str, Any]:
+def describe_worker(worker: WorkerSession, now: float) -> dict[str, Any]:
     hello = worker.hello
     silent = now - worker.link.last_heard
     state = "draining" if worker.draining else "silent" if worker.unreachable_since is not None else "active"
@@ -233,7 +233,7 @@ def describe_worker(worker: WorkerPeer, now: float) -> dict[str, Any]:
     }
 
 
-def describe_client(client: ClientPeer) -> dict[str, Any]:
+def describe_client(client: ClientSession) -> dict[str, Any]:
     hello = client.hello
     return {
         "id": client.id,

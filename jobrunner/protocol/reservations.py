@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from jobrunner.protocol.membership import WorkerPeer
+from jobrunner.protocol.peers import WorkerSession
 from jobrunner.protocol.placement import Rank, ReadyQueue
 from jobrunner.protocol.resources import Demands
 
@@ -46,15 +46,15 @@ class Reservations:
     its worker."""
 
     def __init__(self) -> None:
-        self._workers: dict[Demands, WorkerPeer] = {}
-        self._kinds: dict[WorkerPeer, Kind] = {}
+        self._workers: dict[Demands, WorkerSession] = {}
+        self._kinds: dict[WorkerSession, Kind] = {}
         self._again_at = 0.0
         """Not before it is decided anew: it took long."""
 
     def __bool__(self) -> bool:
         return bool(self._kinds)
 
-    def renew(self, queue: ReadyQueue, workers: Collection[WorkerPeer], now: float) -> None:
+    def renew(self, queue: ReadyQueue, workers: Collection[WorkerSession], now: float) -> None:
         """Reserve workers for kinds that have waited for long: the most urgent first, then the oldest."""
         if now < self._again_at and queue.kinds >= 2:
             self._drop_idle(queue)
@@ -89,7 +89,7 @@ class Reservations:
             if not queue.has(demands):
                 del self._workers[demands], self._kinds[worker]
 
-    def permit(self, worker: WorkerPeer, rank: Rank, demands: Demands) -> bool:
+    def permit(self, worker: WorkerSession, rank: Rank, demands: Demands) -> bool:
         """Whether a task of that urgency may take this there."""
         reserved = self._kinds.get(worker)
         if reserved is None or rank < reserved.rank or demands == reserved.demands:
@@ -98,7 +98,7 @@ class Reservations:
         return all(worker.free[name] - amount >= kept[name] for name, amount in demands if name in kept)
 
 
-def share_free(worker: WorkerPeer, demands: Demands) -> float:
+def share_free(worker: WorkerSession, demands: Demands) -> float:
     """How much of what a task needs the worker has free, of the scarcest thing."""
     shares = [worker.free[name] / amount for name, amount in demands if name in worker.hello.resources]
     return min(shares, default=1.0)

@@ -22,9 +22,9 @@ from jobrunner.protocol.division import Division
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.link import Link
-from jobrunner.protocol.membership import ClientPeer, Peer, WorkerPeer
 from jobrunner.protocol.missing import Missing
 from jobrunner.protocol.needs import Needs
+from jobrunner.protocol.peers import ClientSession, Peer, WorkerSession
 from jobrunner.protocol.placement import UNKNOWN, Permit, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
 from jobrunner.protocol.reservations import Reservations
@@ -57,7 +57,7 @@ LATEST_ADOPTED = 2**30
 """Attempts go on from the number that a worker comes back with, so it must leave room for them in a message."""
 
 
-def written_owner(client: ClientPeer) -> str:
+def written_owner(client: ClientSession) -> str:
     """As the journal has it."""
     key, owner = client.who.key, client.account.owner
     return key if key == owner else f"{key} {owner}"
@@ -84,7 +84,7 @@ class Unclaimed:
 
     __slots__ = ("attempt", "look_at", "outcome", "running", "since", "unbegun", "wait", "worker")
 
-    def __init__(self, worker: WorkerPeer, held: m.Held, now: float) -> None:
+    def __init__(self, worker: WorkerSession, held: m.Held, now: float) -> None:
         self.worker = worker
         self.attempt = held.attempt
         self.unbegun = held.unbegun
@@ -123,8 +123,8 @@ class Scheduler:
         self.division = Division(self)
         self.deadlocks = Deadlocks(self)
         self.tasks: dict[TaskId, TaskRecord] = {}
-        self.clients: dict[ClientId, ClientPeer] = {}
-        self.workers: dict[WorkerId, WorkerPeer] = {}
+        self.clients: dict[ClientId, ClientSession] = {}
+        self.workers: dict[WorkerId, WorkerSession] = {}
         self.worker_names: set[str] = set()
         self.slots = 0
         """Of all workers. Names and slots are kept account of, for thousands of workers may join at once."""
@@ -138,7 +138,7 @@ class Scheduler:
         self.unclaimed: dict[TaskId, Unclaimed] = {}
         self._unclaimed_of: dict[ClientId, dict[TaskId, None]] = {}
         """The same by those who may name them: a thousand clients may come back at once."""
-        self.open: dict[WorkerPeer, None] = {}
+        self.open: dict[WorkerSession, None] = {}
         """Workers that may have room."""
         self.dirty: dict[Peer, None] = {}
         """Peers with something in their outbox."""
@@ -152,7 +152,7 @@ class Scheduler:
 
     # --- from clients ---
 
-    def submit(self, client: ClientPeer, spec: m.TaskSpec, now: float) -> bool:
+    def submit(self, client: ClientSession, spec: m.TaskSpec, now: float) -> bool:
         """Accept a call; False if it names a function that nobody has sent."""
         if client.awaiting_resubmission:
             bundle = place_of_call(spec.id)
@@ -223,7 +223,7 @@ class Scheduler:
             self.queue.push(record)
         return True
 
-    def refuse_new(self, client: ClientPeer, task_id: TaskId, excess: str) -> None:
+    def refuse_new(self, client: ClientSession, task_id: TaskId, excess: str) -> None:
         """Something of that call is too much; unless it is here already."""
         if not self._known(client, task_id):
             self.tell_client(client, beyond_quota(task_id, excess))
@@ -297,16 +297,16 @@ class Scheduler:
             record.ended = 0 if spec.options.at_most_once else progress.attempt
         self.entry = JournalEntry()
 
-    def _absent(self, client_id: ClientId, key: str, owner: str, now: float) -> ClientPeer:
+    def _absent(self, client_id: ClientId, key: str, owner: str, now: float) -> ClientSession:
         """A client of before, that may come back."""
         hello = m.ClientHello(client_id, "", "", "unknown, since the coordinator was started again", 0, 0.0)
         who = Principal(key, "", CLIENT) if key else ANYONE
         account = self.accounts.open(client_id, who, owner)
-        client = self.clients[client_id] = ClientPeer(hello, b"", Link("", now, 0.0), account, who)
+        client = self.clients[client_id] = ClientSession(hello, b"", Link("", now, 0.0), account, who)
         client.lost_at = now
         return client
 
-    def _known(self, client: ClientPeer, task_id: TaskId) -> bool:
+    def _known(self, client: ClientSession, task_id: TaskId) -> bool:
         """Whether a submitted task is here already; its client learns again what it may have missed."""
         record = self.tasks.get(task_id)
         if record is not None:
@@ -333,7 +333,7 @@ class Scheduler:
         self.tell_again(client, ended.outcome)
         return True
 
-    def _take_back(self, record: TaskRecord, client: ClientPeer) -> None:
+    def _take_back(self, record: TaskRecord, client: ClientSession) -> None:
         """Its client, taken for dead, has come back before the task could be stopped: it is wanted after all."""
         size = record.size
         record.client.account.remove_call(size, record.options.resources)
@@ -346,7 +346,7 @@ class Scheduler:
         record.client = client
         record.cancel_asked = False
 
-    def cancel(self, task_id: TaskId, running: bool, now: float, asker: ClientPeer | None = None) -> None:
+    def cancel(self, task_id: TaskId, running: bool, now: float, asker: ClientSession | None = None) -> None:
         """Cancel a task for its client, which gets an Outcome or a CancelRefused."""
         record = self.tasks.get(task_id)
         if record is None:
@@ -376,7 +376,7 @@ class Scheduler:
         wanted[call] = running or wanted.get(call, False)
         self.dirty[bundle.client] = None
 
-    def client_gone(self, client: ClientPeer, now: float) -> None:
+    def client_gone(self, client: ClientSession, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
         if client.unfinished:  # else a goodbye of anybody would cost a look at all calls of others
             for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
@@ -520,7 +520,7 @@ class Scheduler:
 
     # --- from workers ---
 
-    def outcome(self, worker: WorkerPeer, outcome: m.Outcome, now: float) -> None:
+    def outcome(self, worker: WorkerSession, outcome: m.Outcome, now: float) -> None:
         """An attempt has ended; whatever is not the present attempt, on its worker, changes nothing."""
         record = self.tasks.get(outcome.id)
         if record is None:
@@ -550,7 +550,7 @@ class Scheduler:
 
     def returned(
         self,
-        worker: WorkerPeer,
+        worker: WorkerSession,
         task_id: TaskId,
         attempt: int,
         now: float,
@@ -578,7 +578,7 @@ class Scheduler:
         self._release(record)
         self.again(record, now)
 
-    def started(self, worker: WorkerPeer, task_id: TaskId, now: float) -> None:
+    def started(self, worker: WorkerSession, task_id: TaskId, now: float) -> None:
         record = self.tasks.get(task_id)
         held = self.unclaimed.get(task_id) if record is None else None
         if held is not None and held.worker is worker:
@@ -605,7 +605,7 @@ class Scheduler:
         held = any(whole_of(t) == whole and h.worker.who.key == key for t, h in self.unclaimed.items())
         return None if held or now < self.settled_at else ""
 
-    def client_with_task_at(self, worker: WorkerPeer, task_id: TaskId) -> ClientPeer | None:
+    def client_with_task_at(self, worker: WorkerSession, task_id: TaskId) -> ClientSession | None:
         """Whose task it is, if that worker has it, or has had one of its client, and its client is here."""
         client = self.clients.get(client_of(task_id))
         record = self.tasks.get(task_id)
@@ -616,7 +616,7 @@ class Scheduler:
             return client if held.worker is worker else None
         return client if client is not None and client.id in worker.served else None
 
-    def cancel_refused(self, worker: WorkerPeer, task_id: TaskId) -> None:
+    def cancel_refused(self, worker: WorkerSession, task_id: TaskId) -> None:
         record = self.tasks.get(task_id)
         if record is None or record.worker is not worker or record.state == CANCELLING:
             return
@@ -624,7 +624,7 @@ class Scheduler:
         record.client.refused.append(task_id)
         self.dirty[record.client] = None
 
-    def adopt(self, worker: WorkerPeer, held: list[m.Held], now: float) -> None:
+    def adopt(self, worker: WorkerSession, held: list[m.Held], now: float) -> None:
         """A worker has come back with these tasks: keep what is still its own, fence the rest."""
         for record in worker.tasks.values():
             self.deadlocks.waits_no_more(record)  # it is told again
@@ -652,7 +652,7 @@ class Scheduler:
             self._adopt_one(worker, entry, now)
         self.division.asked_in_vain(worker)
 
-    def _adopt_one(self, worker: WorkerPeer, entry: m.Held, now: float) -> None:
+    def _adopt_one(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
         record = self.tasks.get(entry.id)
         if entry.attempt > LATEST_ADOPTED:
             self.fence(worker, entry.id)
@@ -671,7 +671,7 @@ class Scheduler:
             worker.cancels.append(m.CancelRequest(entry.id, record.state == CANCELLING))
             self.dirty[worker] = None
 
-    def _adopt_unknown(self, worker: WorkerPeer, entry: m.Held, now: float) -> None:
+    def _adopt_unknown(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
         """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
         client = self.clients.get(client_of(entry.id))
         if client is not None and client.reconciled and not self.named_later(entry.id):
@@ -687,7 +687,7 @@ class Scheduler:
         elif other.worker is not worker or other.attempt != entry.attempt:
             self.fence(worker, entry.id)
 
-    def worker_lost(self, worker: WorkerPeer, reason: str, now: float) -> None:
+    def worker_lost(self, worker: WorkerSession, reason: str, now: float) -> None:
         """Queue its tasks again. Those that may have been running count it as a crash."""
         records = list(worker.tasks.values())
         oldest = {record.id for record in records[: worker.slots]}
@@ -721,24 +721,24 @@ class Scheduler:
         self._drop_unclaimed_of(worker)
         self.resized = True
 
-    def add_worker(self, worker: WorkerPeer) -> None:
+    def add_worker(self, worker: WorkerSession) -> None:
         self.workers[worker.id] = worker
         self.worker_names.add(worker.name)
         self.queue.wake(worker.offers_all)
         self.slots += worker.slots
         self.resized = True
 
-    def resize(self, worker: WorkerPeer, slots: int) -> None:
+    def resize(self, worker: WorkerSession, slots: int) -> None:
         self.slots += slots - worker.slots
         worker.slots = slots
         self.resized = True
 
-    def capacity(self, worker: WorkerPeer, slots: int) -> None:
+    def capacity(self, worker: WorkerSession, slots: int) -> None:
         worker.stuck = ""
         self.resize(worker, slots)
         self.open[worker] = None
 
-    def stuck(self, worker: WorkerPeer, why: str, now: float) -> None:
+    def stuck(self, worker: WorkerSession, why: str, now: float) -> None:
         """All tasks there wait for tasks of their own that have no slot. If all workers are stuck, refuse the deepest.
 
         Otherwise nothing would ever go on; the tasks that wait for these do, as soon as they hear of it.
@@ -808,7 +808,7 @@ class Scheduler:
     def _is_offered(self, demands: Demands) -> bool:
         return any(worker.offers_all(demands) for worker in self.workers.values())
 
-    def _prefetch(self, worker: WorkerPeer, now: float) -> None:
+    def _prefetch(self, worker: WorkerSession, now: float) -> None:
         def accept(record: TaskRecord) -> bool:
             if record.options.timeout is not None:
                 return False  # its clock must start when it does
@@ -822,7 +822,7 @@ class Scheduler:
         while (record := self.queue.pop(worker.fits, accept, permit)) is not None:
             self._assign(record, worker, now)
 
-    def _permit_for(self, worker: WorkerPeer) -> Permit | None:
+    def _permit_for(self, worker: WorkerSession) -> Permit | None:
         """What tasks may take at this worker, where it keeps something for others."""
         if not self.reservations:
             return None
@@ -835,7 +835,7 @@ class Scheduler:
         record.move(state, now)
         self.counts[state] += record.weight
 
-    def _assign(self, record: TaskRecord, worker: WorkerPeer, now: float) -> None:
+    def _assign(self, record: TaskRecord, worker: WorkerSession, now: float) -> None:
         record.attempt += 1
         record.claimed = False
         if record.options.at_most_once:
@@ -844,7 +844,7 @@ class Scheduler:
         worker.assigned.append(record)
         self.dirty[worker] = None
 
-    def _bind(self, record: TaskRecord, worker: WorkerPeer, now: float) -> None:
+    def _bind(self, record: TaskRecord, worker: WorkerSession, now: float) -> None:
         estimate = record.function.estimate
         record.estimate = estimate if estimate == UNKNOWN else estimate * record.elements
         self.move(record, ASSIGNED, now)
@@ -860,7 +860,7 @@ class Scheduler:
             self.open[worker] = None
 
     def _split(
-        self, record: TaskRecord, outcome: m.Outcome, worker: WorkerPeer, now: float, *, fresh: bool = True
+        self, record: TaskRecord, outcome: m.Outcome, worker: WorkerSession, now: float, *, fresh: bool = True
     ) -> None:
         """A bundle was split: its client names the call that runs on as soon as it knows, and then the others.
 
@@ -884,7 +884,7 @@ class Scheduler:
         if fresh:
             self.goes_on(worker, outcome, now)
 
-    def goes_on(self, worker: WorkerPeer, outcome: m.Outcome, now: float) -> None:
+    def goes_on(self, worker: WorkerSession, outcome: m.Outcome, now: float) -> None:
         """Of a bundle that this worker has just split, one call runs on; or a part of a chunk, see `chunks`."""
         detail: m.Detail = outcome.detail or {}
         if "running" in detail:
@@ -1012,11 +1012,11 @@ class Scheduler:
         if self.needs.calls_sought:
             self.needs.bundle_ended(ended, now)
 
-    def tell_client(self, client: ClientPeer, outcome: m.Outcome) -> None:
+    def tell_client(self, client: ClientSession, outcome: m.Outcome) -> None:
         client.outcomes.append(outcome)
         self.dirty[client] = None
 
-    def tell_again(self, client: ClientPeer, outcome: m.Outcome) -> None:
+    def tell_again(self, client: ClientSession, outcome: m.Outcome) -> None:
         """Once in a turn, however often it asks: a few bytes ask for something large."""
         if outcome.id not in client.told_again:
             client.told_again.add(outcome.id)
@@ -1025,7 +1025,7 @@ class Scheduler:
                 client.awaiting_resubmission.add(open_part(outcome.id))
             self.tell_client(client, outcome)
 
-    def acknowledged(self, client: ClientPeer, outcomes: list[m.Outcome]) -> None:
+    def acknowledged(self, client: ClientSession, outcomes: list[m.Outcome]) -> None:
         """The client has these outcomes: nothing more needs to be kept, but a trace for the curious."""
         if not client.reconciled:
             return  # a Submit of this session, still under way, may name them
@@ -1038,7 +1038,7 @@ class Scheduler:
             if record is not None:
                 drop_payload(record)
 
-    def forget_untaken_outcomes(self, client: ClientPeer) -> None:
+    def forget_untaken_outcomes(self, client: ClientSession) -> None:
         """It will not have the outcomes any more that it has not acknowledged."""
         for record in client.done.values():
             drop_payload(record)
@@ -1076,7 +1076,7 @@ class Scheduler:
             self._frees(held.worker)
         return held
 
-    def _frees(self, worker: WorkerPeer) -> None:
+    def _frees(self, worker: WorkerSession) -> None:
         """One of its strays has ended, or counts among its tasks from now on."""
         worker.strays -= 1
         if self.workers.get(worker.id) is worker:
@@ -1087,14 +1087,14 @@ class Scheduler:
         if held is not None and held.outcome is None:
             self.fence(held.worker, task_id)
 
-    def _drop_unclaimed_of(self, worker: WorkerPeer) -> None:
+    def _drop_unclaimed_of(self, worker: WorkerSession) -> None:
         """It has them no more; those that it finished are here."""
         if not worker.strays:
             return
         for task_id in [t for t, h in self.unclaimed.items() if h.worker is worker and h.outcome is None]:
             self._take_unclaimed(task_id)
 
-    def fence(self, worker: WorkerPeer, task_id: TaskId) -> None:
+    def fence(self, worker: WorkerSession, task_id: TaskId) -> None:
         """Have the worker stop an attempt that nobody waits for."""
         worker.cancels.append(m.CancelRequest(task_id, True))
         self.dirty[worker] = None

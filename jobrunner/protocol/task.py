@@ -17,7 +17,7 @@ from jobrunner.protocol.resources import Demands, demands_of
 if TYPE_CHECKING:
     from jobrunner.ids import ClientId
     from jobrunner.protocol.functions import FunctionEntry
-    from jobrunner.protocol.membership import ClientPeer, WorkerPeer
+    from jobrunner.protocol.peers import ClientSession, WorkerSession
 
 WAITING: Final = 0
 """Not to be run yet: it needs other tasks, waits for the time of its retry, or some worker may have it already."""
@@ -147,7 +147,7 @@ class TaskRecord:
     def __init__(
         self,
         task_id: TaskId,
-        client: ClientPeer,
+        client: ClientSession,
         function: FunctionEntry,
         payload: Payload,
         span: Span,
@@ -171,7 +171,7 @@ class TaskRecord:
         self.initializer = initializer
         self.depth = depth
         self.state = QUEUED
-        self.worker: WorkerPeer | None = None
+        self.worker: WorkerSession | None = None
         self.attempt = 0
         """The number of the last assignment: a worker's word counts only with the present one."""
         self.unbegun = 0

@@ -30,7 +30,7 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.functions import FunctionEntry
 from jobrunner.protocol.link import Link, welcomed
-from jobrunner.protocol.membership import ClientPeer, WorkerPeer
+from jobrunner.protocol.peers import ClientSession, WorkerSession
 from jobrunner.protocol.principals import ANYONE, Principal
 from jobrunner.protocol.task import TaskRecord
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
@@ -459,20 +459,20 @@ def die(world: Upstream, slot: int, number: int = 0, *, element: int = -1, code:
 # --- without a core -----------------------------------------------------------------------------------------------
 
 
-def client_peer(name: str = "c") -> ClientPeer:
+def client_peer(name: str = "c") -> ClientSession:
     hello = m.ClientHello(ClientId(name), "1.0", "3.11", "host", 1, 10.0)
-    return ClientPeer(hello, name.encode(), Link("s", 0.0, 0.0), Account(name, "", name))
+    return ClientSession(hello, name.encode(), Link("s", 0.0, 0.0), Account(name, "", name))
 
 
-def worker_peer(name: str = "w", slots: int = 1, **resources: float) -> WorkerPeer:
+def worker_peer(name: str = "w", slots: int = 1, **resources: float) -> WorkerSession:
     hello = m.WorkerHello(WorkerId(f"id of {name}"), "1.0", "3.11", name, "host", 2, 10.0, slots, resources)
-    return WorkerPeer(hello, name, name.encode(), Link("s", 0.0, 0.0))
+    return WorkerSession(hello, name, name.encode(), Link("s", 0.0, 0.0))
 
 
 def record(
     number: int | str = 1,
     *,
-    of: ClientPeer | None = None,
+    of: ClientSession | None = None,
     span: m.Span = None,
     depth: int = 0,
     now: float = 0.0,

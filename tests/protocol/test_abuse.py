@@ -34,8 +34,8 @@ from jobrunner.protocol.codec import SMALL_INLINE_LIMIT, encode
 from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
 from jobrunner.protocol.functions import FunctionEntry
 from jobrunner.protocol.link import STALLED_AFTER
-from jobrunner.protocol.membership import WorkerPeer
 from jobrunner.protocol.needs import LOOKED_AT_PER_SWEEP, MAX_PIECES, Needs
+from jobrunner.protocol.peers import WorkerSession
 from jobrunner.protocol.placement import Lane, ReadyQueue
 from jobrunner.protocol.principals import CLIENT, OBSERVER, WORKER, Principal
 from jobrunner.protocol.results import Sought
@@ -70,8 +70,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(reports, "short_id")
     count(Scheduler, "named_later")
     count(Needs, "_is_named_soon")
-    count(WorkerPeer, "fits")
-    count(WorkerPeer, "offers_all")
+    count(WorkerSession, "fits")
+    count(WorkerSession, "offers_all")
     count(Lane, "head")
     count(Sought, "__contains__")
     count(FunctionEntry, "__eq__")

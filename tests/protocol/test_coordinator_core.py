@@ -39,7 +39,7 @@ from jobrunner.protocol.effects import (
     WriteJournal,
 )
 from jobrunner.protocol.journal import JournalState, Progress
-from jobrunner.protocol.membership import CLIENT_PATIENCE
+from jobrunner.protocol.peers import CLIENT_PATIENCE
 from jobrunner.protocol.principals import ANYONE, Principal
 
 

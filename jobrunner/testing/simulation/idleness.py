@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from jobrunner.ids import TaskId
-from jobrunner.protocol.membership import WorkerPeer
 from jobrunner.protocol.messages import TaskSpec
+from jobrunner.protocol.peers import WorkerSession
 from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.slots import ANSWER_WITHIN
 from jobrunner.protocol.task import ASSIGNED, QUEUED, TaskRecord
@@ -154,7 +154,7 @@ def could_begin(scheduler: Scheduler, record: TaskRecord) -> bool:
     return record.client.id not in scheduler.queue.parked
 
 
-def could_run(scheduler: Scheduler, worker: WorkerPeer, record: TaskRecord) -> bool:
+def could_run(scheduler: Scheduler, worker: WorkerSession, record: TaskRecord) -> bool:
     """Whether a worker has what a call needs and need not keep it for others, or keeps it for this call already."""
     if record.state == ASSIGNED and record.worker is worker:
         return True

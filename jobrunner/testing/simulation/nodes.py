@@ -48,7 +48,7 @@ from jobrunner.protocol.effects import (
     WriteJournal,
 )
 from jobrunner.protocol.journal import JournalEntry, JournalState
-from jobrunner.protocol.membership import ClientPeer, WorkerPeer
+from jobrunner.protocol.peers import ClientSession, WorkerSession
 from jobrunner.protocol.principals import ANYONE, CLIENT, WORKER, Principal
 from jobrunner.protocol.task import ACTIVE, TaskRecord
 from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
@@ -253,7 +253,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
         client_gone, goes_on, returned = scheduler.client_gone, scheduler.goes_on, scheduler.returned
         finish = scheduler.finish
 
-        def watched_outcome(worker: WorkerPeer, arrived: m.Outcome, now: float) -> None:
+        def watched_outcome(worker: WorkerSession, arrived: m.Outcome, now: float) -> None:
             record = scheduler.tasks.get(arrived.id)
             if record is None:
                 outcome(worker, arrived, now)
@@ -266,7 +266,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
                     f"{arrived.id}: a stale outcome (attempt {arrived.attempt}) changed something"
                 )
 
-        def watched_adopt(worker: WorkerPeer, held: list[m.Held], now: float) -> None:
+        def watched_adopt(worker: WorkerSession, held: list[m.Held], now: float) -> None:
             tasks = [*worker.tasks, *(entry.id for entry in held), *self._tasks_at(worker)]
             adopt(worker, held, now)
             for task in tasks:
@@ -274,15 +274,15 @@ class CoordinatorNode(Node[CoordinatorCore]):
                 if record is None or record.worker is not worker or record.state not in ACTIVE:
                     self._detach(worker, [task])
 
-        def watched_departure(client: ClientPeer, now: float) -> None:
+        def watched_departure(client: ClientSession, now: float) -> None:
             client_gone(client, now)
             self.world.truth.forgotten(client.id, scheduler.tasks.keys())
 
-        def watched_loss(worker: WorkerPeer, reason: str, now: float) -> None:
+        def watched_loss(worker: WorkerSession, reason: str, now: float) -> None:
             self._detach(worker, [*worker.tasks, *self._tasks_at(worker)])
             worker_lost(worker, reason, now)
 
-        def watched_going_on(worker: WorkerPeer, split: m.Outcome, now: float) -> None:
+        def watched_going_on(worker: WorkerSession, split: m.Outcome, now: float) -> None:
             fenced = len(worker.cancels)
             goes_on(worker, split, now)
             # What goes on may have ended elsewhere, where a coordinator before this one had lost sight of it.
@@ -293,7 +293,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
                 self.world.check_refusal(record.id)
             finish(record, ended, state, now)
 
-        def watched_return(worker: WorkerPeer, task: TaskId, *rest: Any, **options: Any) -> None:
+        def watched_return(worker: WorkerSession, task: TaskId, *rest: Any, **options: Any) -> None:
             self.world.truth.returned(task)
             returned(worker, task, *rest, **options)
 
@@ -313,7 +313,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
         submit = core._handlers[m.Submit]
         told: dict[str, set[m.FunctionKey]] = {}
 
-        def watched_submit(client: ClientPeer, message: m.Submit, now: float) -> None:
+        def watched_submit(client: ClientSession, message: m.Submit, now: float) -> None:
             known = told.setdefault(client.link.session, set())
             note_told(self.world, known, f"the coordinator by {client.id}", message.functions)
             submit(client, message, now)
@@ -321,7 +321,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
 
         core._handlers[m.Submit] = watched_submit
 
-    def _tasks_at(self, worker: WorkerPeer) -> list[TaskId]:
+    def _tasks_at(self, worker: WorkerSession) -> list[TaskId]:
         return [
             task
             for node in self.world.workers
@@ -329,7 +329,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             for task in node.core.tasks
         ]
 
-    def _detach(self, worker: WorkerPeer, tasks: list[TaskId]) -> None:
+    def _detach(self, worker: WorkerSession, tasks: list[TaskId]) -> None:
         for node in self.world.workers:
             if node.core.settings.id == worker.id:
                 node.detach(tasks)

@@ -15,8 +15,8 @@ from typing import Any
 from jobrunner.ids import TaskId
 from jobrunner.protocol.effects import DrainRequested, SlotTask, Source
 from jobrunner.protocol.functions import KnownFunctions
-from jobrunner.protocol.membership import CLIENT_PATIENCE
 from jobrunner.protocol.messages import Envelope
+from jobrunner.protocol.peers import CLIENT_PATIENCE
 from jobrunner.testing.simulation import announcements, idleness, nested
 from jobrunner.testing.simulation.announcements import AnnouncementWatch
 from jobrunner.testing.simulation.attacker import Attacker, NameWatch

@@ -57,7 +57,7 @@ class Peer:
         return since is not None and now - since >= UNREACHABLE_GRACE
 
 
-class ClientPeer(Peer):
+class ClientSession(Peer):
     """A client, and what waits to be sent to it at the end of the turn."""
 
     __slots__ = (
@@ -169,7 +169,7 @@ MAX_SERVED = 64
 """Clients of a worker that are remembered after their tasks there have ended."""
 
 
-class WorkerPeer(Peer):
+class WorkerSession(Peer):
     """A worker, what it runs, and what waits to be sent to it at the end of the turn."""
 
     __slots__ = (

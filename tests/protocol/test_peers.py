@@ -3,7 +3,7 @@ from __future__ import annotations
 from protocol.support import client_peer, record, worker_peer
 
 from jobrunner.config import UNREACHABLE_GRACE
-from jobrunner.protocol.membership import CLIENT_PATIENCE
+from jobrunner.protocol.peers import CLIENT_PATIENCE
 from jobrunner.protocol.placement import UNKNOWN
 from jobrunner.protocol.resources import UNIT
 
