@@ -106,7 +106,8 @@ class ClientConfig:
         PEER_TIMEOUT,
         env="JOBRUNNER_PEER_TIMEOUT",
         unit="s",
-        doc="silence after which client and coordinator take each other for lost",
+        doc="silence after which a client takes the coordinator for lost; the coordinator waits for a client six times"
+        " as long",
         minimum=0.5,
         maximum=MAX_PEER_TIMEOUT,
     )

@@ -10,7 +10,7 @@
     |   +-- NotPicklableError       (TypeError) ... namely, send this Future or Executor elsewhere
     +-- TaskTimeoutError            (TimeoutError) the task ran longer than its `timeout`
     +-- DependencyError             a task that this one needs did not succeed, so it was not run
-    +-- QuotaError                  a call or its result is larger than the cluster takes
+    +-- QuotaError                  a call or its result is larger than the cluster takes, or its key has too much there
     +-- DeadlockError               the call needs what only those tasks hold that wait for it, so it was not run
     +-- JournalError                the coordinator cannot write down what it is given, so it does not take it
     +-- InitializerError            (BrokenProcessPool, BrokenThreadPool) the initializer failed in the slot
@@ -93,7 +93,12 @@ class DependencyError(JobRunnerError):
 
 
 class QuotaError(JobRunnerError):
-    """The arguments of a call, or its result, are larger than the coordinator's `max_payload`."""
+    """The cluster does not take a call, because a limit of the coordinator is exceeded.
+
+    Either its function, its arguments or its result are larger than `max_payload`, or it needs the results of too
+    many other calls. Or all clients of its key together have more at the coordinator than `quota_tasks`, `quota_bytes`
+    or the number of different resource requests allow.
+    """
 
 
 class DeadlockError(JobRunnerError):

@@ -1,7 +1,8 @@
 """What a coordinator has kept so that accepted work survives its own death; the records, not the file.
 
 The core says what is to be kept (`effects.WriteJournal`), its driver writes it in one transaction and answers with
-`JournalWritten` or `JournalFailed`. A client's message is acknowledged only once the tasks in it are written.
+`JournalWritten` or `JournalFailed`. A detached task is confirmed (`messages.Accepted`) only once it is written, and a
+worker's message only once the outcomes in it that are to be kept are. Other tasks their clients keep as well.
 
 A task is kept from its acceptance until it is `gone`: ended, with nobody who could still ask for its outcome. The
 outcome of a detached task is kept in its place, until it is forgotten.

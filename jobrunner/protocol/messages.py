@@ -4,11 +4,11 @@ A message is a plain record; `codec` turns it into frames and back. Who sends wh
 
     client -> coordinator       ClientHello, Submit, Cancel, Reconciled, Watch, Supply, Query, Goodbye
     worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Stuck, Waits,
-                                Output, Goodbye
+                                Output, Drain, Goodbye
     coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Accepted, Recall, Reply,
-                                Goodbye
+                                Cancel, Goodbye
     coordinator -> worker       Welcome, Assign, DropFunctions, Cancel, Divide, Drain, Goodbye
-    anyone, outside a session   Heartbeat, Reset, Refused, Join, Joined
+    beside these                Heartbeat (anyone), Reset and Refused (coordinator), Join and its answer Joined
 
 A payload is opaque to everything that routes it: `bytes` when it is small (it then rides inside the message), else a
 tuple of buffers (each a frame of its own, sent without a copy). Entries are NamedTuples, in the order of the wire.
@@ -266,7 +266,8 @@ class ClientHello:
     host: str
     pid: int
     peer_timeout: float
-    """Seconds of silence after which each end takes the other for lost; 0: the two are one process."""
+    """Seconds of silence after which the client takes the coordinator for lost; the coordinator waits for a client
+    `CLIENT_PATIENCE` times as long. 0: the two are one process."""
     show_output: bool = True
     serial: int = 0
     """Counts the sessions that this process has asked for: a greeting that comes late tells of what is past."""

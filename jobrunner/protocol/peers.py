@@ -1,7 +1,8 @@
 """Who is in the cluster, what they offer, and when they count as lost.
 
-A peer is lost after as much silence as its greeting allows, or `UNREACHABLE_GRACE` after the transport said that its
-connection is gone. A lost worker's tasks run elsewhere at once; a lost client's tasks get a grace period.
+A worker is lost after as much silence as its greeting allows, a client after `CLIENT_PATIENCE` times as much, and
+either one `UNREACHABLE_GRACE` after the transport said that its connection is gone. A lost worker's tasks run elsewhere
+at once; a lost client's tasks get a grace period.
 """
 
 from __future__ import annotations

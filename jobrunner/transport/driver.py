@@ -1,8 +1,11 @@
-"""The loop that is the same for every role: wait, hand events to the core, do what it asks.
+"""The loop of a client, a coordinator and a worker's daemon: wait, hand events to the core, do what it asks.
 
 One turn takes all that has arrived, lets the core handle each event, ends the turn with a `Tick` (so that answers
 leave in batches), and performs the effects in order. The thread sleeps only in `wire.wait`, until something arrives or
 the core's next deadline; another thread that posts an event wakes it only if it sleeps.
+
+Cores that live behind a wire in this very process are turned by it: see `backends.local_wire` and
+`workers.in_process_worker`.
 """
 
 from __future__ import annotations
