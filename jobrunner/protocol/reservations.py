@@ -3,8 +3,9 @@
 A worker takes the most urgent task that fits into what it has free. Where it provides two GPUs, and tasks for one of
 them come without end, there are never two free at a time: a task that asks for both would wait for ever, however urgent
 it is. So once the first task of a kind (of the same requirements) has been queued for `RESERVE_AFTER`, one worker that
-could run it is reserved: no other task that is less urgent, or as urgent, takes what the reserved kind needs there. Tasks
-that need other things go on, and slots need no reservation: one that becomes free takes the most urgent that fits.
+could run it is reserved: no other task that is less urgent, or as urgent, takes what the reserved kind needs there.
+Tasks that need other things go on, and slots need no reservation: one that becomes free takes the most urgent that
+fits.
 
 Nothing is kept where it is of no use: on a worker on which tasks that wait for calls of their own hold too much. There
 these calls go first, however urgent they are, for nothing becomes free before they have ended.
