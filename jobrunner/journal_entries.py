@@ -88,7 +88,7 @@ def function_file_bytes(state: JournalState) -> int:
 
 def size_of(spec: TaskSpec) -> int:
     """In the log."""
-    return call_size(spec.payload, spec.options, spec.needs) + TASK_BYTES
+    return call_size(spec.payload, spec.options, spec.depends_on) + TASK_BYTES
 
 
 def size_of_outcome(kept: KeptOutcome) -> int:

@@ -462,7 +462,7 @@ _NONE: frozenset[str] = frozenset()
 # --- calls ----------------------------------------------------------------------------------------------
 
 
-class Need:
+class ResultPlaceholder:
     """Stands, among the arguments of a call, for the result of another task; unpickled, it is that result."""
 
     def __init__(self, index: int) -> None:
@@ -474,7 +474,7 @@ class Need:
 
 
 class _Values(threading.local):
-    """What `Need`s become in the thread that unpickles a call."""
+    """What `ResultPlaceholder`s become in the thread that unpickles a call."""
 
     def __init__(self) -> None:
         self.payloads: Sequence[Payload] = ()
@@ -524,7 +524,7 @@ def dump_call(
 
 
 def load_call(payload: Payload, values: Sequence[Payload] = ()) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """(args, kwargs), with the results `values` in place of the `Need`s. Raises SerializationError."""
+    """(args, kwargs), with the results `values` in place of the `ResultPlaceholder`s. Raises SerializationError."""
     try:
         if not values:
             return pickle.loads(payload) if type(payload) is bytes else load(payload)  # type: ignore[no-any-return]

@@ -112,7 +112,7 @@ class Author:
 
     def task(self) -> m.TaskSpec:
         rng = self.rng
-        needs = tuple(self.many(self.id, 2)) if rng.random() < 0.2 else ()
+        depends_on = tuple(self.many(self.id, 2)) if rng.random() < 0.2 else ()
         initializer = self.key() if rng.random() < 0.1 else None
         return m.TaskSpec(
             self.id(),
@@ -122,7 +122,7 @@ class Author:
             self.options(),
             initializer,
             self.count(),
-            needs,
+            depends_on,
         )
 
     def tasks(self) -> list[m.TaskSpec]:
@@ -138,7 +138,7 @@ class Author:
 
     def assignment(self) -> m.Assignment:
         t = self.task()
-        values = tuple(self.payload() for _ in t.needs)
+        values = tuple(self.payload() for _ in t.depends_on)
         attempt = self.attempt()
         return m.Assignment(t.id, attempt, t.function, *t[2:7], values, self.rng.randrange(attempt))
 

@@ -26,7 +26,7 @@ from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.shared_store import SharedStore
 from jobrunner.backends.slot_initializers import SlotInitializers
-from jobrunner.backends.supplies import Supplies, with_needs
+from jobrunner.backends.supplies import Supplies, with_placeholders
 from jobrunner.blocking import depth
 from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.dependencies import AnyFuture, may_hold_futures
@@ -130,7 +130,7 @@ class CoreBackend(Backend):
         self._loose: set[TaskId] = set()
         """Of `_futures`, those that nobody waits for at the end: others' calls, and detached ones."""
         self._supplies = Supplies(self._supply, self)
-        self._needs_of: dict[TaskId, tuple[TaskId, ...]] = {}
+        self._dependencies_of: dict[TaskId, tuple[TaskId, ...]] = {}
         self._cancel_waits = CancelWaits()
         self._queries: dict[int, QueryWait] = {}
         self._number = 0
@@ -220,7 +220,7 @@ class CoreBackend(Backend):
         try:
             args, kwargs = prepared.arguments(args, kwargs)
             if may_hold_futures(args, kwargs):
-                args, kwargs, futures = with_needs(args, kwargs)
+                args, kwargs, futures = with_placeholders(args, kwargs)
             names: dict[str, None] = {}
             payload = serialization.dump_call(
                 args,
@@ -239,11 +239,11 @@ class CoreBackend(Backend):
             future.set_exception(exc)
             return future
         if futures:
-            needs = self._supplies.add(futures, self._new_id)
+            depends_on = self._supplies.add(futures, self._new_id)
             try:
-                return self._send(prepared, payload, None, options, needs)
+                return self._send(prepared, payload, None, options, depends_on)
             except BaseException:
-                self._supplies.release(needs)  # a call that is refused keeps nothing
+                self._supplies.release(depends_on)  # a call that is refused keeps nothing
                 raise
         if type(payload) is bytes and len(payload) <= bundles.SMALL_CALL and bundles.permits(options):
             function = prepared.definition.key
@@ -280,7 +280,7 @@ class CoreBackend(Backend):
         payload: Payload,
         span: tuple[int, int] | None,
         options: m.TaskOptions,
-        needs: tuple[TaskId, ...] = (),
+        depends_on: tuple[TaskId, ...] = (),
     ) -> Future[Any]:
         if options.detach:
             self._check_detach()
@@ -295,7 +295,9 @@ class CoreBackend(Backend):
             self._check_open()
             task = self._new_id()
             future.id = task
-            spec = m.TaskSpec(task, definition.key, payload, span, options, prepared.keys[1], depth(), needs)
+            spec = m.TaskSpec(
+                task, definition.key, payload, span, options, prepared.keys[1], depth(), depends_on
+            )
             self._builder = None
             if not self._futures:
                 self._first_call()
@@ -304,8 +306,8 @@ class CoreBackend(Backend):
                 self._futures[task] = future
                 if span is not None:
                     self._chunks.add(task)
-                if needs:
-                    self._needs_of[task] = needs
+                if depends_on:
+                    self._dependencies_of[task] = depends_on
                 self._outgoing.append(spec)
             except BaseException:
                 self._never_sent(task)
@@ -318,7 +320,7 @@ class CoreBackend(Backend):
         self._builder = None
         self._futures.pop(task, None)
         self._chunks.discard(task)
-        self._needs_of.pop(task, None)
+        self._dependencies_of.pop(task, None)
         self._outgoing = [entry for entry in self._outgoing if entry.id != task]
 
     def _send_with_others(
@@ -471,8 +473,8 @@ class CoreBackend(Backend):
 
     def _cancel_what_waits(self) -> None:
         """With the lock held. Where the slots are this program's alone, calls that a free one can begin go on."""
-        needs = list(self._needs_of.items())  # the I/O thread takes from it
-        blocked = {task for task, needed in needs if not self._supplies.are_done(needed)}
+        depends_on = list(self._dependencies_of.items())  # the I/O thread takes from it
+        blocked = {task for task, needed in depends_on if not self._supplies.are_done(needed)}
         own = [task for task in self._futures if task not in self._loose]
         self._driver.post(CancelRequested([task for task in own if task in blocked], False))
         slots = self.max_workers if self.same_host else 0
@@ -697,8 +699,8 @@ class CoreBackend(Backend):
                 with self._lock:
                     entry = self._futures.pop(outcome.id, None)
                     self._loose.discard(outcome.id)
-                if self._needs_of:
-                    self._supplies.release(self._needs_of.pop(outcome.id, ()))
+                if self._dependencies_of:
+                    self._supplies.release(self._dependencies_of.pop(outcome.id, ()))
                 if isinstance(entry, BundleBuilder):
                     self._resolve_bundle(entry, outcome)
                     entry.futures = []

@@ -30,8 +30,8 @@ from jobrunner.backends.engine_worker import PROTOCOL, Head, fields_of, unwrappe
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
-from jobrunner.backends.supplies import with_needs
-from jobrunner.backends.threads import result_of_need
+from jobrunner.backends.supplies import with_placeholders
+from jobrunner.backends.threads import result_of_dependency
 from jobrunner.blocking import depth
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import ElementResults
@@ -213,7 +213,7 @@ class EngineBackend(Backend):
         try:
             args, kwargs = prepared.arguments(args, kwargs)
             if may_hold_futures(args, kwargs):
-                args, kwargs, futures = with_needs(args, kwargs)
+                args, kwargs, futures = with_placeholders(args, kwargs)
             names: dict[str, None] = {}
             payload = serialization.dump_call(
                 args,
@@ -259,7 +259,7 @@ class EngineBackend(Backend):
         payload: Payload,
         span: tuple[int, int] | None,
         options: m.TaskOptions,
-        needs: Sequence[AnyFuture] = (),
+        depends_on: Sequence[AnyFuture] = (),
     ) -> Future[Any]:
         future: Future[Any] = Future()
         future.name = options.name or prepared.name
@@ -268,17 +268,19 @@ class EngineBackend(Backend):
             self._check_open()
             self._number += 1
             future.id = task_id(self._client, self._number)
-            call = Call(future.id, self._number, future, prepared, payload, span, options, depth(), needs)
+            call = Call(
+                future.id, self._number, future, prepared, payload, span, options, depth(), depends_on
+            )
             call.main = threads.entered()
             self._calls[call.id] = call
-        if needs:
-            self._wait_for_needs(call)
+        if depends_on:
+            self._wait_for_dependencies(call)
         else:
             self._post(partial(self._enqueue, call))
         return future
 
-    def _wait_for_needs(self, call: Call) -> None:
-        left = len(call.needs)
+    def _wait_for_dependencies(self, call: Call) -> None:
+        left = len(call.depends_on)
         lock = threading.Lock()
 
         def one_is_done(_: AnyFuture) -> None:
@@ -288,14 +290,14 @@ class EngineBackend(Backend):
                     left -= 1
                     last = left == 0
                 if last:
-                    self._post(partial(self._take_needs, call))
+                    self._post(partial(self._take_dependencies, call))
             except BaseException as exc:  # nobody would tell the call any more
                 resolve(call.future, exception=exc)
                 self._events.post(partial(self._drop, call.id))
                 raise
 
-        for need in call.needs:
-            need.add_done_callback(one_is_done)
+        for dependency in call.depends_on:
+            dependency.add_done_callback(one_is_done)
 
     def _check_options(self, options: m.TaskOptions) -> None:
         if options.timeout is not None and not self.can_stop:
@@ -441,18 +443,21 @@ class EngineBackend(Backend):
         if call.id in self._calls:
             self._line(call).add(call)
 
-    def _take_needs(self, call: Call) -> None:
+    def _take_dependencies(self, call: Call) -> None:
         """All that it needs is done: take the results, or fail."""
         if call.future.done():  # cancelled
             return
         try:
             with threads.within(call.main):
-                call.values = [serialization.dump_result(result_of_need(need)) for need in call.needs]
+                call.values = [
+                    serialization.dump_result(result_of_dependency(dependency))
+                    for dependency in call.depends_on
+                ]
         except BaseException as exc:
             call.future.confirm_running()
             self._resolve(call, None, exc)
             return
-        call.needs = ()
+        call.depends_on = ()
         self._enqueue(call)
 
     def _cancel_what_waits(self) -> None:

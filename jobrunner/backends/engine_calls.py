@@ -41,9 +41,9 @@ class Call:
     span: tuple[int, int] | None
     options: TaskOptions
     depth: int
-    needs: Sequence[AnyFuture] = ()
+    depends_on: Sequence[AnyFuture] = ()
     values: list[Payload] = field(default_factory=list)
-    """The results of `needs`, once these are done."""
+    """The results of `depends_on`, once these are done."""
     attempt: int = 0
     """Those handed to the engine; the number of the present one."""
     failures: int = 0

@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from jobrunner.backends.core_backend import CoreBackend
 
 
-def with_needs(
+def with_placeholders(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any], list[AnyFuture]]:
-    """The arguments with a `serialization.Need` in place of each Future, and these Futures.
+    """The arguments with a `serialization.ResultPlaceholder` in place of each Future, and these Futures.
 
     Raises SerializationError for containers that are nested very deeply or hold themselves.
     """
-    needs: dict[int, serialization.Need] = {}
+    depends_on: dict[int, serialization.ResultPlaceholder] = {}
     futures: list[AnyFuture] = []
 
-    def need(future: AnyFuture) -> serialization.Need:
-        if id(future) not in needs:
-            needs[id(future)] = serialization.Need(len(futures))
+    def dependency(future: AnyFuture) -> serialization.ResultPlaceholder:
+        if id(future) not in depends_on:
+            depends_on[id(future)] = serialization.ResultPlaceholder(len(futures))
             futures.append(future)
-        return needs[id(future)]
+        return depends_on[id(future)]
 
     try:
-        return replace_futures(args, need), replace_futures(kwargs, need), futures
+        return replace_futures(args, dependency), replace_futures(kwargs, dependency), futures
     except RecursionError as exc:
         raise SerializationError(
             "the arguments hold a Future, and lists, tuples or dicts that are nested too deeply or hold themselves"

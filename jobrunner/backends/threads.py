@@ -239,19 +239,19 @@ class ThreadsBackend(Backend):
         refuse_options(options)
         if not may_hold_futures(args, kwargs):
             return self._add(lambda: self._attempt(options, prepared, *args, **kwargs), prepared, options)
-        needs: dict[int, AnyFuture] = {}
+        depends_on: dict[int, AnyFuture] = {}
 
-        def need(future: AnyFuture) -> AnyFuture:
-            needs[id(future)] = future
+        def dependency(future: AnyFuture) -> AnyFuture:
+            depends_on[id(future)] = future
             return future
 
-        replace_futures((args, kwargs), need)
+        replace_futures((args, kwargs), dependency)
 
         def work() -> Any:
-            values, named = replace_futures((args, kwargs), result_of_need)
+            values, named = replace_futures((args, kwargs), result_of_dependency)
             return self._attempt(options, prepared, *values, **named)
 
-        return self._add(work, prepared, options, list(needs.values()))
+        return self._add(work, prepared, options, list(depends_on.values()))
 
     def pack(self, elements: Columns) -> Columns:
         return elements
@@ -273,7 +273,7 @@ class ThreadsBackend(Backend):
         work: Callable[[], Any],
         fn: Callable[..., Any],
         options: TaskOptions,
-        needs: Sequence[AnyFuture] = (),
+        depends_on: Sequence[AnyFuture] = (),
         chunk: SharedChunk | None = None,
     ) -> Future[Any]:
         future: Future[Any] = Future()
@@ -288,7 +288,7 @@ class ThreadsBackend(Backend):
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             try:
-                if needs:
+                if depends_on:
                     self._held[number] = call
                 else:
                     heapq.heappush(self._calls, call)
@@ -299,10 +299,10 @@ class ThreadsBackend(Backend):
         nest = self._context.nest()
         if nest is not None:
             self._nests.add(nest, future)
-        if needs:
+        if depends_on:
             try:
                 future.add_done_callback(partial(_release, weakref.ref(self), number))
-                self._run_after(call, needs)
+                self._run_after(call, depends_on)
             except BaseException:
                 self._take_back(number)
                 raise
@@ -316,13 +316,13 @@ class ThreadsBackend(Backend):
             heapq.heapify(self._calls)
             self._look_for_the_end()
 
-    def _run_after(self, call: _Call, needs: Sequence[AnyFuture]) -> None:
+    def _run_after(self, call: _Call, depends_on: Sequence[AnyFuture]) -> None:
         """Queue a call once all that it needs is done. One that failed makes it fail when its turn comes.
 
         What it needs may outlive it, and must not keep its arguments then: it is found by its number.
         """
         number, waiting = call.number, call.future
-        left = itertools.count(len(needs) - 1, -1)
+        left = itertools.count(len(depends_on) - 1, -1)
 
         def one_is_done(_: AnyFuture) -> None:
             try:
@@ -338,7 +338,7 @@ class ThreadsBackend(Backend):
                 resolve(waiting, exception=exc)
                 raise
 
-        for future in needs:
+        for future in depends_on:
             future.add_done_callback(one_is_done)
 
     def release(self, number: int) -> None:
@@ -677,7 +677,7 @@ def cancel(future: Future[Any], running: bool) -> bool:
     return False
 
 
-def result_of_need(future: AnyFuture) -> Any:
+def result_of_dependency(future: AnyFuture) -> Any:
     """The result of a Future that is done. Raises DependencyError where it failed."""
     try:
         return future.result()

@@ -54,15 +54,15 @@ def of_ids(ids: Iterable[str]) -> int:
 
 
 def of_task(spec: TaskSpec) -> int:
-    size = of_call(spec.options, spec.needs) + of_payload(spec.payload)
-    return size + sum(map(of_id, spec.needs)) if spec.needs else size
+    size = of_call(spec.options, spec.depends_on) + of_payload(spec.payload)
+    return size + sum(map(of_id, spec.depends_on)) if spec.depends_on else size
 
 
-def of_call(options: TaskOptions, needs: Sequence[TaskId]) -> int:
+def of_call(options: TaskOptions, depends_on: Sequence[TaskId]) -> int:
     """Of a call with its options, and with the results of so many others."""
     size = ENTRY_BYTES
-    if needs:
-        size += ENTRY_BYTES * len(needs)
+    if depends_on:
+        size += ENTRY_BYTES * len(depends_on)
     if options.retry_on:
         size += len(options.retry_on)
     if options.resources:

@@ -48,7 +48,7 @@ MAX_BUFFERS = 2**17
 """Frames of one payload, and of a function with all its parts: a call comes to its worker in one message, with its
 function, its initializer and what it needs."""
 
-MAX_NEEDS = 2**16
+MAX_DEPENDENCIES = 2**16
 """Calls whose results one call needs: these come to its worker in one message."""
 
 MAX_BUNDLED = 256
@@ -252,9 +252,9 @@ def awaited(value: Any) -> tuple[Any, ...]:
     return names(limited(value, MAX_AWAITED, "a task waits for {} calls"))
 
 
-def needs(value: Any) -> tuple[Any, ...]:
+def depends_on(value: Any) -> tuple[Any, ...]:
     """Calls whose results a call needs."""
-    return names(limited(value, MAX_NEEDS, "a call needs {} others"))
+    return names(limited(value, MAX_DEPENDENCIES, "a call needs {} others"))
 
 
 def modules(value: Any) -> tuple[str, ...]:

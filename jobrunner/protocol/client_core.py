@@ -18,7 +18,7 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import BATCH_BYTES, BATCH_ENTRIES, batches, of_id, of_outcome, of_task
 from jobrunner.protocol.bundle_tracker import BundleTracker
 from jobrunner.protocol.bundles import Limits, index_of_call, place_of_call
-from jobrunner.protocol.checks import MAX_NEEDS
+from jobrunner.protocol.checks import MAX_DEPENDENCIES
 from jobrunner.protocol.chunks import kept, stop_of
 from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import (
@@ -232,8 +232,8 @@ class ClientCore:
 
     def _enqueue(self, spec: m.TaskSpec) -> None:
         """Have it sent when its turn comes; after the tasks that it needs."""
-        for need in spec.needs:
-            unsent = self._unsent(need)
+        for dependency in spec.depends_on:
+            unsent = self._unsent(dependency)
             if unsent is not None:
                 self._followers.setdefault(unsent, []).append(spec)
                 return
@@ -537,7 +537,7 @@ class ClientCore:
                 continue
             bytes_ = payload_size(spec.payload)
             most = welcome.max_payload
-            if bytes_ > most or self._largest > most or len(spec.needs) > MAX_NEEDS:
+            if bytes_ > most or self._largest > most or len(spec.depends_on) > MAX_DEPENDENCIES:
                 excess = self._excess(spec, most)
                 if excess is not None:
                     self._outbox.pop()
@@ -562,10 +562,10 @@ class ClientCore:
     def _excess(self, spec: m.TaskSpec, most: int) -> m.Outcome | None:
         """How a call ends of which some part is larger than the coordinator takes."""
         decoded = self.session.link.peer_timeout > 0  # not within one process
-        if decoded and len(spec.needs) > MAX_NEEDS:
+        if decoded and len(spec.depends_on) > MAX_DEPENDENCIES:
             error = (
-                f"it needs the results of {len(spec.needs):,} other calls, and a call may need {MAX_NEEDS:,}: let some"
-                " calls collect them, and this one need those"
+                f"it needs the results of {len(spec.depends_on):,} other calls, and a call may need"
+                f" {MAX_DEPENDENCIES:,}: let some calls collect them, and this one need those"
             )
             return m.Outcome(spec.id, 0, m.ERROR, detail={"too_large": True, "final": True, "error": error})
         if payload_size(spec.payload) > most:

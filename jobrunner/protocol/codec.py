@@ -29,6 +29,7 @@ from jobrunner.protocol.checks import (
     argument,
     attempt,
     awaited,
+    depends_on,
     detail,
     entries,
     flag,
@@ -39,7 +40,6 @@ from jobrunner.protocol.checks import (
     modules,
     name,
     name_list,
-    needs,
     number,
     parts,
     plain,
@@ -216,7 +216,7 @@ def read_tasks(value: Any, r: Reader) -> list[m.TaskSpec]:
             m.DEFAULT_OPTIONS if e is None else options(e),
             None if f is None else key(f),
             integer(g),
-            () if h == () else needs(h),
+            () if h == () else depends_on(h),
         )
         for a, b, c, d, e, f, g, h in map(sequence, entries(value))
     ]

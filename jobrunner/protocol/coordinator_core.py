@@ -652,11 +652,11 @@ class CoordinatorCore:
         if self._takes_no_answers(client, now):
             return
         for task_id in dict.fromkeys(message.ids):
-            self.scheduler.needs.watch(client, task_id, now)
+            self.scheduler.dependencies.watch(client, task_id, now)
 
     def _on_supply(self, client: ClientSession, message: m.Supply, now: float) -> None:
         outcomes = [passable(outcome) for outcome in message.outcomes]
-        self.scheduler.needs.supplied(client, outcomes, message.unknown, now)
+        self.scheduler.dependencies.supplied(client, outcomes, message.unknown, now)
 
     def _on_reconciled(self, client: ClientSession, message: m.Reconciled, now: float) -> None:
         self.scheduler.reconciled(client.id)
@@ -883,7 +883,9 @@ class CoordinatorCore:
             self._send_ids(client, m.Accepted, client.accepted, now)
             client.accepted = []
         if client.recalls:
-            sought = [need for need in client.recalls if need in self.scheduler.results.sought]
+            sought = [
+                dependency for dependency in client.recalls if dependency in self.scheduler.results.sought
+            ]
             client.recalls = []
             self._send_ids(client, m.Recall, sought, now)
         if client.output:
@@ -937,9 +939,9 @@ class CoordinatorCore:
             payload = record.payload
             size += payload_size(payload)
             values: tuple[Payload, ...] = ()
-            if record.needs:
+            if record.depends_on:
                 assert record.values is not None
-                values = tuple([record.values[need] for need in record.needs])
+                values = tuple([record.values[dependency] for dependency in record.depends_on])
                 size += sum(map(payload_size, values))
             tasks.append(
                 m.Assignment(
@@ -1004,7 +1006,7 @@ class CoordinatorCore:
             self._lose_client(client, now)
         scheduler.forget_unclaimed(now, self.settings.client_grace)
         scheduler.forget_outdated_outcomes(now - self.settings.keep_detached)
-        scheduler.needs.stop_looking(now)
+        scheduler.dependencies.stop_looking(now)
         # Kept outcomes are looked at whenever something else is; they need no timer of their own.
         busy = (
             scheduler.unclaimed
@@ -1063,10 +1065,10 @@ class CoordinatorCore:
 
 def of_record(record: TaskRecord, worker: WorkerSession) -> int:
     """What a task takes of an Assign beside the bytes of its payloads: of the header, and of the number of frames."""
-    size = of_call(record.options, record.needs) + of_payload(record.payload)
-    if record.needs:
+    size = of_call(record.options, record.depends_on) + of_payload(record.payload)
+    if record.depends_on:
         assert record.values is not None
-        size += sum([of_payload(record.values[need]) for need in record.needs])
+        size += sum([of_payload(record.values[dependency]) for dependency in record.depends_on])
     for entry in (record.function, record.initializer):
         if entry is not None and worker.id not in entry.known_by:
             size += sum([of_definition(each.definition) for each in (entry, *entry.parts)])

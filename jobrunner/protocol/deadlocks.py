@@ -177,7 +177,7 @@ class Search:
         """Of each call that a stuck task waits for, what keeps it from ending for want of resources, if that does:
         itself, or the first such one of those whose results it needs."""
         for call in wait.calls:
-            for record in self._with_needs(call):
+            for record in self._with_dependencies(call):
                 if record.state not in ACTIVE and not self._may_start(record.requirements):
                     yield record
                     break
@@ -225,7 +225,7 @@ class Search:
             for record in self.stuck.values():
                 assert record.wait is not None
                 if record.id not in found and any(
-                    each.id in found for one in record.wait.calls for each in self._with_needs(one)
+                    each.id in found for one in record.wait.calls for each in self._with_dependencies(one)
                 ):
                     found.add(record.id)
                     grows = True
@@ -239,10 +239,10 @@ class Search:
         """What is not known here has ended, or is somebody else's affair."""
         return all(
             record.id not in self.stuck and (record.state in ACTIVE or self._may_start(record.requirements))
-            for record in self._with_needs(call)
+            for record in self._with_dependencies(call)
         )
 
-    def _with_needs(self, call: TaskId) -> Iterator[TaskRecord]:
+    def _with_dependencies(self, call: TaskId) -> Iterator[TaskRecord]:
         """That call, and the unfinished ones whose results it needs, directly or not."""
         todo, seen = [call], set()
         while todo:
@@ -252,7 +252,7 @@ class Search:
                 seen.add(task_id)
                 yield record
                 if record.lacks:
-                    todo += record.needs
+                    todo += record.depends_on
 
     def _may_start(self, requirements: Requirements) -> bool:
         known = self._startable.get(requirements)

@@ -145,4 +145,4 @@ class Division:
 
 def is_strange(record: TaskRecord) -> bool:
     """Whether it is a chunk as `map` makes none: its part could not be a task on its own."""
-    return bool(record.needs) or record.options.detach
+    return bool(record.depends_on) or record.options.detach

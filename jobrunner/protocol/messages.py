@@ -140,7 +140,7 @@ class TaskSpec(NamedTuple):
     depth: int = 0
     """0 for a call of a program, n + 1 for one that a task of depth n submits. Deeper ones go first, for a task waits
     for them."""
-    needs: tuple[TaskId, ...] = ()
+    depends_on: tuple[TaskId, ...] = ()
     """Tasks whose results are among its arguments: it waits for them."""
 
 

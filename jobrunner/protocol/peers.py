@@ -235,19 +235,23 @@ class WorkerSession(Peer):
         """All that it has, or is about to get."""
         return len(self.tasks) + self.strays
 
-    def fits(self, needs: Requirements) -> bool:
-        return all(self.free.get(name, 0) >= amount or self._can_import(name) for name, amount in needs)
+    def fits(self, requirements: Requirements) -> bool:
+        return all(
+            self.free.get(name, 0) >= amount or self._can_import(name) for name, amount in requirements
+        )
 
-    def provides_all(self, needs: Requirements) -> bool:
+    def provides_all(self, requirements: Requirements) -> bool:
         """Whether it could run such a task if nothing else ran here."""
-        return all(self.provides.get(name, 0) >= amount or self._can_import(name) for name, amount in needs)
+        return all(
+            self.provides.get(name, 0) >= amount or self._can_import(name) for name, amount in requirements
+        )
 
-    def provides_beside_waiting(self, needs: Requirements) -> bool:
+    def provides_beside_waiting(self, requirements: Requirements) -> bool:
         """As `provides_all`, if nothing ran here but the tasks that wait for calls."""
         kept = self.kept_waiting
         return all(
             self.provides.get(name, 0) - kept.get(name, 0) >= amount or self._can_import(name)
-            for name, amount in needs
+            for name, amount in requirements
         )
 
     def keep_waiting(self, amounts: Requirements, sign: int) -> None:

@@ -323,7 +323,7 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
     """In words: what the task is waiting for."""
     scheduler = core.scheduler
     if record.state == WAITING and record.lacks:
-        missing = [need for need in record.needs if need not in (record.values or ())]
+        missing = [dependency for dependency in record.depends_on if dependency not in (record.values or ())]
         return f"needs the results of {record.lacks} other tasks, e.g. of {short_id(missing[0])}"
     if record.state == WAITING:
         if record.begun == 0:

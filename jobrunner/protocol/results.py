@@ -160,20 +160,20 @@ def beyond_quota(task_id: TaskId, excess: str) -> Outcome:
     return Outcome(task_id, 0, REFUSED, detail={"error": excess, "quota": True})
 
 
-def unmet(record: TaskRecord, need: Outcome, name: str) -> Outcome:
+def unmet(record: TaskRecord, dependency: Outcome, name: str) -> Outcome:
     """How a task ends that needs one which did not succeed; along a chain, the first failure is the cause of all."""
-    assert need.status != OK
-    if need.status == UNMET:
-        return need._replace(id=record.id, attempt=record.attempt)
-    how = STATUS_NAMES[need.status]
+    assert dependency.status != OK
+    if dependency.status == UNMET:
+        return dependency._replace(id=record.id, attempt=record.attempt)
+    how = STATUS_NAMES[dependency.status]
     named = f" ({name})" if name else ""
-    why = (need.detail or {}).get("error")
+    why = (dependency.detail or {}).get("error")
     detail = {
-        "error": f"it was not run: task {short_id(need.id)}{named}, whose result it needs, {how}"
+        "error": f"it was not run: task {short_id(dependency.id)}{named}, whose result it needs, {how}"
         + (f": {why}" if why else ""),
-        "need": need.id,
+        "need": dependency.id,
         "need_name": name,
-        "need_status": need.status,
-        "need_detail": None if need.detail is None else without_need(need.detail),
+        "need_status": dependency.status,
+        "need_detail": None if dependency.detail is None else without_need(dependency.detail),
     }
-    return Outcome(record.id, record.attempt, UNMET, need.payload, 0.0, detail)
+    return Outcome(record.id, record.attempt, UNMET, dependency.payload, 0.0, detail)

@@ -17,13 +17,13 @@ from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
 from jobrunner.protocol.bundles import index_of_call, place_of_call, whole_of
 from jobrunner.protocol.chunks import chunk_of, part_id
 from jobrunner.protocol.deadlocks import Deadlocks
+from jobrunner.protocol.dependencies import Dependencies
 from jobrunner.protocol.details import brief, passable
 from jobrunner.protocol.division import Division
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.missing import Missing
-from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.peers import ClientSession, Peer, WorkerSession
 from jobrunner.protocol.placement import UNKNOWN, Permit, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
@@ -118,7 +118,7 @@ class Scheduler:
         """What is to be kept of this turn."""
         self.unwritten: set[TaskId] = set()
         """Detached tasks that the journal does not have yet."""
-        self.needs = Needs(self)
+        self.dependencies = Dependencies(self)
         self.missing = Missing(self)
         self.division = Division(self)
         self.deadlocks = Deadlocks(self)
@@ -167,7 +167,7 @@ class Scheduler:
         initializer = None if spec.initializer is None else self.functions.get(spec.initializer)
         if function is None or (spec.initializer is not None and initializer is None):
             return False
-        size = call_size(spec.payload, spec.options, spec.needs)
+        size = call_size(spec.payload, spec.options, spec.depends_on)
         resources = spec.options.resources
         excess = client.account.excess(size, self.quota) or client.account.kinds_excess(resources)
         if excess:
@@ -197,9 +197,9 @@ class Scheduler:
         if self.results.sought:
             record.interest = self.results.sought.take(spec.id)
             if isinstance(spec.span, int):
-                self.needs.bundle_came(spec.id)
-        if spec.needs:
-            self.needs.collect(record, spec.needs, now)
+                self.dependencies.bundle_came(spec.id)
+        if spec.depends_on:
+            self.dependencies.collect(record, spec.depends_on, now)
         if spec.options.detach:
             self.tell_accepted(record)
         held = self._take_unclaimed(spec.id) if self.unclaimed else None
@@ -323,7 +323,7 @@ class Scheduler:
             if record.options.detach:
                 self.tell_accepted(record)
             if record.lacks:
-                self.needs.recall(client, [n for n in record.needs if n in self.results.sought])
+                self.dependencies.recall(client, [n for n in record.depends_on if n in self.results.sought])
             return True
         record = client.done.get(task_id)
         if record is not None and record.outcome is not None:
@@ -389,7 +389,7 @@ class Scheduler:
         self.forget_untaken_outcomes(client)
         client.outcomes.clear()
         client.link = Link("", now, 0.0)  # with all that it has not taken
-        self.needs.watches_no_more(client)
+        self.dependencies.watches_no_more(client)
         self.queue.unpark(client.id)
         if self.clients.pop(client.id, None) is not None:
             self.accounts.close(client.account)
@@ -496,7 +496,7 @@ class Scheduler:
 
     def tell_accepted(self, record: TaskRecord) -> None:
         """Not as long as it needs what only its client may have."""
-        if record.id in self.unwritten or not self.needs.are_found(record):
+        if record.id in self.unwritten or not self.dependencies.are_found(record):
             return
         record.client.accepted.append(record.id)
         self.dirty[record.client] = None
@@ -974,7 +974,7 @@ class Scheduler:
         client = record.client
         client.account.remove_call(record.size, record.options.resources)
         record.payload = b""
-        self.needs.drop(record)
+        self.dependencies.drop(record)
         record.outcome = outcome
         self.functions.release(record.function)
         if record.initializer is not None:
@@ -1010,9 +1010,9 @@ class Scheduler:
             self.accounts.drop_idle(account)
         interest, record.interest = record.interest, None
         if interest is not None:
-            self.needs.spread(interest, ended, now)
-        if self.needs.calls_sought:
-            self.needs.bundle_ended(ended, now)
+            self.dependencies.spread(interest, ended, now)
+        if self.dependencies.calls_sought:
+            self.dependencies.bundle_ended(ended, now)
 
     def tell_client(self, client: ClientSession, outcome: m.Outcome) -> None:
         client.outcomes.append(outcome)

@@ -64,19 +64,19 @@ MAX_HISTORY_LINE_LENGTH = 2000
 MAX_HISTORY_LENGTH = 10_000
 """Characters of one task's history: a client may have very many tasks, each of which fails at length."""
 
-NEED_BYTES = 500
+DEPENDENCY_BYTES = 500
 """What a call takes here for each call whose result it needs, about."""
 
 
-def call_size(payload: Payload, options: TaskOptions, needs: tuple[TaskId, ...]) -> int:
+def call_size(payload: Payload, options: TaskOptions, depends_on: tuple[TaskId, ...]) -> int:
     """Bytes of a call that its client determines."""
     size = kept_size(payload)
     if options.retry_on:
         size += len(options.retry_on)
     if options.resources:
-        size += NEED_BYTES * len(options.resources)
-    if needs:
-        size += NEED_BYTES * len(needs)
+        size += DEPENDENCY_BYTES * len(options.resources)
+    if depends_on:
+        size += DEPENDENCY_BYTES * len(depends_on)
     return size
 
 
@@ -116,6 +116,7 @@ class TaskRecord:
         "client",
         "crashes",
         "delayed",
+        "depends_on",
         "depth",
         "ended",
         "estimate",
@@ -128,7 +129,6 @@ class TaskRecord:
         "interest",
         "lacks",
         "may_have_run",
-        "needs",
         "options",
         "outcome",
         "payload",
@@ -198,7 +198,7 @@ class TaskRecord:
         self.history: list[str] | None = None
         self.delayed = False
         """It waits for a time, see Scheduler.delayed."""
-        self.needs: tuple[TaskId, ...] = ()
+        self.depends_on: tuple[TaskId, ...] = ()
         self.values: dict[TaskId, Payload] | None = None
         """The results of the tasks that it needs, as far as they are known."""
         self.found = 0
@@ -232,7 +232,7 @@ class TaskRecord:
     @property
     def size(self) -> int:
         """Bytes that its owner is charged with."""
-        return call_size(self.payload, self.options, self.needs)
+        return call_size(self.payload, self.options, self.depends_on)
 
     @property
     def elements(self) -> int:

@@ -26,7 +26,7 @@ from jobrunner import blocking, serialization
 from jobrunner.backends.base import Backend
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.prepared import Prepared
-from jobrunner.backends.supplies import outcome_of, with_needs
+from jobrunner.backends.supplies import outcome_of, with_placeholders
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import ElementResults
 from jobrunner.errors import JobRunnerError, NotSupportedError, SerializationError
@@ -247,17 +247,17 @@ class _Backend(Backend):
         kwargs: dict[str, Any],
         options: m.TaskOptions = m.DEFAULT_OPTIONS,
     ) -> Future[Any]:
-        needs: list[AnyFuture] = []
+        depends_on: list[AnyFuture] = []
         try:
             if may_hold_futures(args, kwargs):
-                args, kwargs, needs = with_needs(args, kwargs)
+                args, kwargs, depends_on = with_placeholders(args, kwargs)
             args, kwargs = prepared.arguments(args, kwargs)
             payload = serialization.dump_call(args, kwargs, snapshot=True, function=prepared.dumped.name)
         except SerializationError as exc:
             failed: Future[Any] = Future()
             failed.set_exception(exc)
             return failed
-        return self._send(prepared, payload, None, options, self._ids_of(needs))
+        return self._send(prepared, payload, None, options, self._ids_of(depends_on))
 
     def _ids_of(self, futures: Sequence[AnyFuture]) -> tuple[TaskId, ...]:
         ids = []
@@ -294,7 +294,7 @@ class _Backend(Backend):
         payload: Payload,
         span: tuple[int, int] | None,
         options: m.TaskOptions,
-        needs: tuple[TaskId, ...] = (),
+        depends_on: tuple[TaskId, ...] = (),
     ) -> Future[Any]:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
@@ -307,7 +307,7 @@ class _Backend(Backend):
         self.pending[task] = future
         if span is not None:
             self._chunks.add(task)
-        spec = m.TaskSpec(task, prepared.definition.key, payload, span, options, needs=needs)
+        spec = m.TaskSpec(task, prepared.definition.key, payload, span, options, depends_on=depends_on)
         self._node.post(SubmitRequested([spec], list(prepared.definitions)))
         return future
 

@@ -165,7 +165,7 @@ def test_all_of_an_entry_counts_where_it_is_cut_into_rows(path, monkeypatch):
     """Else one client's large options would keep those of the others from being written in the same turn."""
     monkeypatch.setattr(journal_entries, "ROW_BYTES", 10_000)
     history = ("x" * 2000,)
-    needs = tuple(TaskId(f"c-{n}") for n in range(15))
+    depends_on = tuple(TaskId(f"c-{n}") for n in range(15))
     failed = m.Outcome(TaskId("c-0"), 1, m.ERROR, detail={"error": "x" * 8000})
     entry = JournalEntry(
         [m.FunctionDef(b"f%d" % n, "f", b"", modules=("m" * 200,) * 40) for n in range(5)],
@@ -173,7 +173,7 @@ def test_all_of_an_entry_counts_where_it_is_cut_into_rows(path, monkeypatch):
         [(TaskId(f"c-{n}"), Progress(1, 1, 0, history * 4)) for n in range(5)],
         {TaskId(f"d-{n}"): KeptOutcome("f", failed._replace(id=TaskId(f"d-{n}"))) for n in range(5)},
     )
-    entry.accepted += [spec(n)._replace(needs=needs) for n in range(10, 15)]
+    entry.accepted += [spec(n)._replace(depends_on=depends_on) for n in range(10, 15)]
     parts = journal_entries.rows(entry)
     assert max(len(journal_entries.dump_entry(part, 0.0)) for part in parts) < 20_000
     expected, told = JournalState(), JournalState()

@@ -20,21 +20,21 @@ from jobrunner.protocol.accounts import Quota
 from jobrunner.protocol.batches import BATCH_BYTES
 from jobrunner.protocol.checks import (
     MAX_BUFFERS,
+    MAX_DEPENDENCIES,
     MAX_ENTRIES,
     MAX_FRAMES,
     MAX_HEADER_BYTES,
     MAX_MODULES,
-    MAX_NEEDS,
     MAX_PARTS,
     MAX_RESOURCES,
     MAX_RETRY_ON_BYTES,
     MAX_TASK_LENGTH,
 )
 from jobrunner.protocol.codec import SMALL_INLINE_LIMIT, encode
+from jobrunner.protocol.dependencies import LOOKED_AT_PER_SWEEP, MAX_PIECES, Dependencies
 from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
 from jobrunner.protocol.functions import FunctionEntry
 from jobrunner.protocol.link import STALLED_AFTER
-from jobrunner.protocol.needs import LOOKED_AT_PER_SWEEP, MAX_PIECES, Needs
 from jobrunner.protocol.peers import WorkerSession
 from jobrunner.protocol.placement import Lane, ReadyQueue
 from jobrunner.protocol.principals import CLIENT, OBSERVER, WORKER, Principal
@@ -69,7 +69,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(reports, "index_of_call")
     count(reports, "short_id")
     count(Scheduler, "named_later")
-    count(Needs, "_is_named_soon")
+    count(Dependencies, "_is_named_soon")
     count(WorkerSession, "fits")
     count(WorkerSession, "provides_all")
     count(Lane, "head")
@@ -87,37 +87,39 @@ def header_size(message: m.Message) -> int:
 
 def test_a_call_that_is_named_very_often_in_a_turn_is_answered_once(world, counted):
     client = world.client(who=ANNA)
-    needs = tuple(f"{ANNAS}-x{n}" for n in range(1000))
-    client.say(m.Submit([spec(1, client=ANNAS)._replace(needs=needs)], [DOUBLE]))
-    assert client.heard_one(m.Recall).ids == list(needs)
+    depends_on = tuple(f"{ANNAS}-x{n}" for n in range(1000))
+    client.say(m.Submit([spec(1, client=ANNAS)._replace(depends_on=depends_on)], [DOUBLE]))
+    assert client.heard_one(m.Recall).ids == list(depends_on)
     counted.clear()
     client.say(m.Submit([spec(1, client=ANNAS)] * 1000))
-    assert client.heard_one(m.Recall).ids == list(needs)
-    assert counted["__contains__"] < 10 * len(needs)
+    assert client.heard_one(m.Recall).ids == list(depends_on)
+    assert counted["__contains__"] < 10 * len(depends_on)
 
 
 def test_it_is_answered_again_in_the_next_turn(world):
     client = world.client(who=ANNA)
-    needs = (TaskId(f"{ANNAS}-x1"),)
+    depends_on = (TaskId(f"{ANNAS}-x1"),)
     for _ in range(2):
-        client.say(m.Submit([spec(1, client=ANNAS)._replace(needs=needs)], [DOUBLE]))
-        assert client.heard_one(m.Recall).ids == list(needs)
+        client.say(m.Submit([spec(1, client=ANNAS)._replace(depends_on=depends_on)], [DOUBLE]))
+        assert client.heard_one(m.Recall).ids == list(depends_on)
 
 
 def test_very_many_results_of_one_detached_call_are_each_looked_at_once(world, counted):
     client = world.client(who=ANNA)
-    needs = [TaskId(f"{ANNAS}-x{n}") for n in range(2000)]
-    client.say(m.Submit([spec(1, client=ANNAS, detach=True)._replace(needs=tuple(needs))], [DOUBLE]))
+    depends_on = [TaskId(f"{ANNAS}-x{n}") for n in range(2000)]
+    client.say(
+        m.Submit([spec(1, client=ANNAS, detach=True)._replace(depends_on=tuple(depends_on))], [DOUBLE])
+    )
     client.heard_one(m.Recall)
     counted.clear()
-    client.say(m.Supply([ok(need) for need in needs]))
+    client.say(m.Supply([ok(dependency) for dependency in depends_on]))
     assert client.heard_one(m.Accepted).ids == [f"{ANNAS}-1"]
-    assert counted["__contains__"] < 5 * len(needs)
+    assert counted["__contains__"] < 5 * len(depends_on)
 
 
 def test_a_detached_call_is_accepted_once_and_not_before_what_it_needs_is_here(world):
     client, worker = world.client(), world.worker()
-    client.say(m.Submit([spec(1), spec(2, detach=True)._replace(needs=("c-x", "c-1"))], [DOUBLE]))
+    client.say(m.Submit([spec(1), spec(2, detach=True)._replace(depends_on=("c-x", "c-1"))], [DOUBLE]))
     worker.heard_one(m.Assign)
     assert client.heard_one(m.Recall).ids == ["c-x"]
     client.say(m.Supply([ok("c-x")]))
@@ -147,7 +149,7 @@ def test_tasks_of_parked_clients_are_passed_over_once_and_not_for_each_task_of_o
         queue.push(record(number, of=other))
     queue.parked.add(parked.id)
     counted.clear()
-    taken = [queue.pop(lambda needs: True) for _ in range(500)]
+    taken = [queue.pop(lambda requirements: True) for _ in range(500)]
     assert [task.id for task in taken] == [f"o-{number}" for number in range(500)]
     assert counted["head"] < 2000
 
@@ -158,13 +160,13 @@ def test_what_was_passed_over_goes_on_when_its_client_does():
     for number in (1, 2):
         queue.push(record(number, of=parked, priority=number))
     queue.parked.add(parked.id)
-    assert queue.pop(lambda needs: True) is None
+    assert queue.pop(lambda requirements: True) is None
     queue.push(record(3, of=other, priority=2))  # into a lane that is asleep
-    assert queue.pop(lambda needs: True).id == "o-3"
-    assert queue.pop(lambda needs: True) is None
+    assert queue.pop(lambda requirements: True).id == "o-3"
+    assert queue.pop(lambda requirements: True) is None
     queue.unpark(parked.id)
-    assert [queue.pop(lambda needs: True).id for _ in range(2)] == ["p-2", "p-1"]
-    assert queue.kinds == 0 or queue.pop(lambda needs: True) is None
+    assert [queue.pop(lambda requirements: True).id for _ in range(2)] == ["p-2", "p-1"]
+    assert queue.kinds == 0 or queue.pop(lambda requirements: True) is None
 
 
 def test_what_nobody_offers_is_not_looked_at_for_each_idle_slot_in_each_turn(world, counted):
@@ -267,8 +269,8 @@ def test_what_nobody_names_is_not_looked_at_in_each_sweep(world, counted):
 
 def test_of_very_much_that_is_sought_each_sweep_looks_at_a_part(world, counted):
     client = world.client()
-    needs = [TaskId(f"c-x{n}") for n in range(3 * LOOKED_AT_PER_SWEEP)]
-    client.say(m.Submit([spec(1)._replace(needs=tuple(needs))], [DOUBLE]))
+    depends_on = [TaskId(f"c-x{n}") for n in range(3 * LOOKED_AT_PER_SWEEP)]
+    client.say(m.Submit([spec(1)._replace(depends_on=tuple(depends_on))], [DOUBLE]))
     client.say(m.Reconciled())
     client.heard_of(m.Recall)
     assert list(world.core.scheduler.tasks) == ["c-1"]
@@ -328,7 +330,7 @@ def test_a_message_asks_for_so_many_answers_at_most(message):
     [
         lambda pieces: m.Submit([spec(1, payload=pieces)], [DOUBLE]),
         lambda pieces: m.Submit([spec(1)], [DOUBLE._replace(blob=pieces)]),
-        lambda pieces: m.Submit([spec(1)._replace(needs=("c-x",))], [DOUBLE]),
+        lambda pieces: m.Submit([spec(1)._replace(depends_on=("c-x",))], [DOUBLE]),
     ],
     ids=["arguments", "function", "results"],
 )
@@ -402,21 +404,25 @@ def test_an_id_leaves_room_for_those_of_its_parts(world):
 
 def test_a_call_that_needs_as_much_as_may_be_reaches_its_worker(world):
     client = world.client(who=ANNA)
-    needs = [TaskId(f"{ANNAS}-{n}") for n in range(MAX_NEEDS)]
+    depends_on = [TaskId(f"{ANNAS}-{n}") for n in range(MAX_DEPENDENCIES)]
     retry_on = b"r" * (8 * 1024 * 1024)
     large = spec("large", client=ANNAS, retry_on=retry_on)
     client.say(m.Submit([spec("small", client=ANNAS)], [DOUBLE]))
-    client.say(m.Submit([large._replace(needs=tuple(needs))]))
-    for start in range(0, MAX_NEEDS, 16_384):
-        client.say(m.Supply([ok(need, payload=b"x" * 512) for need in needs[start : start + 16_384]]))
+    client.say(m.Submit([large._replace(depends_on=tuple(depends_on))]))
+    for start in range(0, MAX_DEPENDENCIES, 16_384):
+        client.say(
+            m.Supply(
+                [ok(dependency, payload=b"x" * 512) for dependency in depends_on[start : start + 16_384]]
+            )
+        )
     worker = world.worker(who=HOST, slots=2)
     assert [len(message.tasks) for message in worker.heard_of(m.Assign)] == [1, 1]
 
 
 def test_one_that_needs_more_is_refused_by_its_own_client():
     world = support.client()
-    needs = tuple(f"x-{n}" for n in range(MAX_NEEDS + 1))
-    world.handle(SubmitRequested([spec(1)._replace(needs=needs)], [DOUBLE]))
+    depends_on = tuple(f"x-{n}" for n in range(MAX_DEPENDENCIES + 1))
+    world.handle(SubmitRequested([spec(1)._replace(depends_on=depends_on)], [DOUBLE]))
     assert world.heard() == []
     (finished,) = [effect for effect in world.take() if isinstance(effect, ResolveTasks)]
     assert "needs the results of 65,537 other calls" in finished.outcomes[0].detail["error"]
@@ -424,15 +430,15 @@ def test_one_that_needs_more_is_refused_by_its_own_client():
 
 def test_results_of_too_many_pieces_do_not_come_to_one_call(world):
     client, worker = world.client(who=ANNA), world.worker(who=HOST)
-    needs = (TaskId(f"{ANNAS}-x"),) * (MAX_PIECES // 1000 + 1)
-    client.say(m.Submit([spec(1, client=ANNAS)._replace(needs=needs)], [DOUBLE]))
+    depends_on = (TaskId(f"{ANNAS}-x"),) * (MAX_PIECES // 1000 + 1)
+    client.say(m.Submit([spec(1, client=ANNAS)._replace(depends_on=depends_on)], [DOUBLE]))
     client.heard()
-    client.say(m.Supply([ok(needs[0], payload=(b"",) * 1000)]))
+    client.say(m.Supply([ok(depends_on[0], payload=(b"",) * 1000)]))
     (outcome,) = client.heard_one(m.Outcomes).outcomes
     assert outcome.status == m.REFUSED
     assert "525,000 buffers" in outcome.detail["error"]
     assert worker.heard() == []
-    client.say(m.Submit([spec(2, client=ANNAS)._replace(needs=needs)]))  # they are here already
+    client.say(m.Submit([spec(2, client=ANNAS)._replace(depends_on=depends_on)]))  # they are here already
     (outcome,) = client.heard_one(m.Outcomes).outcomes
     assert outcome.status == m.REFUSED
 
@@ -485,7 +491,7 @@ def test_what_one_call_may_have_fits_into_one_message():
     call, function, initializer = MAX_BUFFERS, MAX_BUFFERS, MAX_BUFFERS
     assert call + function + initializer + MAX_PIECES + others < MAX_FRAMES
     values, parts = (
-        MAX_NEEDS * (SMALL_INLINE_LIMIT + 5),
+        MAX_DEPENDENCIES * (SMALL_INLINE_LIMIT + 5),
         MAX_PARTS * (SMALL_INLINE_LIMIT + 4 * MAX_NAME_LENGTH + 80),
     )
     modules = 2 * MAX_MODULES * 4 * MAX_NAME_LENGTH

@@ -129,11 +129,11 @@ def test_functions_count_while_they_are_known():
 @pytest.mark.parametrize(
     "call",
     [
-        spec(1)._replace(needs=tuple(f"x-{n}" for n in range(40))),
+        spec(1)._replace(depends_on=tuple(f"x-{n}" for n in range(40))),
         spec(1, retry_on=bytes(12_000)),
         spec(1, resources=tuple((f"r{n}", 1.0) for n in range(40))),
     ],
-    ids=["needs", "retry_on", "resources"],
+    ids=["depends_on", "retry_on", "resources"],
 )
 def test_all_that_a_call_brings_counts(call):
     world = Coordinator(quota=Quota(0, 10_000))
@@ -144,7 +144,9 @@ def test_all_that_a_call_brings_counts(call):
     before = account.bytes
     submit(
         client,
-        spec(2)._replace(needs=("x-1",), options=m.TaskOptions(retry_on=b"some", resources=(("gpu", 1.0),))),
+        spec(2)._replace(
+            depends_on=("x-1",), options=m.TaskOptions(retry_on=b"some", resources=(("gpu", 1.0),))
+        ),
     )
     assert account.bytes > before + 1000
     client.say(m.Cancel([m.CancelRequest(f"{C}-2", False)]))
@@ -224,7 +226,7 @@ def test_results_that_a_client_supplies_count_until_the_calls_that_need_them_hav
     world = Coordinator(quota=Quota(0, 100_000))
     client = world.client(who=ALICE)
     account = world.core.scheduler.clients[C].account
-    submit(client, *[spec(n)._replace(needs=(f"x-{n}",)) for n in range(1, 21)])
+    submit(client, *[spec(n)._replace(depends_on=(f"x-{n}",)) for n in range(1, 21)])
     function = account.bytes - arguments(world)
     supply(client, "x", *range(1, 21))
     assert 70_000 < held(world) <= 100_000
@@ -242,7 +244,7 @@ def test_a_result_that_many_calls_need_counts_once():
     world = Coordinator(quota=Quota(0, 30_000))
     client = world.client(who=ALICE)
     account = world.core.scheduler.clients[C].account
-    submit(client, *[spec(n)._replace(needs=("x-1",)) for n in range(1, 11)])
+    submit(client, *[spec(n)._replace(depends_on=("x-1",)) for n in range(1, 11)])
     function = account.bytes - arguments(world)
     supply(client, "x", 1)
     assert refused(client) == {}
@@ -258,7 +260,7 @@ def test_results_of_tasks_count_for_the_calls_that_wait_with_them(later):
     """The coordinator would drop them soon, if no call had them."""
     world = Coordinator(quota=Quota(0, 10_000), result_cache=1 << 20)
     client, worker = world.client(who=ALICE), world.worker()
-    needy = spec(2)._replace(needs=(f"{C}-1", "x-9"))
+    needy = spec(2)._replace(depends_on=(f"{C}-1", "x-9"))
     submit(client, spec(1), *[needy] * later)
     worker.heard()
     worker.say(m.Outcomes([ok(f"{C}-1", payload=bytes(9_500))]))
@@ -271,7 +273,7 @@ def test_whoever_takes_calls_over_is_charged_for_their_results():
     """A client that was taken for dead, and comes back before its call has stopped."""
     world = Coordinator(quota=Quota(0, 100_000), client_grace=1.0)
     client, worker = world.client("c"), world.worker()
-    task = any_spec(1)._replace(needs=("x-1",))
+    task = any_spec(1)._replace(depends_on=("x-1",))
     client.say(m.Submit([task], [DOUBLE]))
     supply(client, "x", 1)
     worker.heard()
@@ -499,7 +501,7 @@ def test_what_a_client_says_of_anothers_call_is_for_its_own_tasks_alone():
     world = Coordinator()
     bob, carol, worker = world.client("b", who=BOB), world.client("x", who=CAROL), world.worker(slots=2)
     for client, name in ((bob, B), (carol, X)):
-        client.say(m.Submit([spec(1, client=name)._replace(needs=(f"{A}-1",))], [DOUBLE]))
+        client.say(m.Submit([spec(1, client=name)._replace(depends_on=(f"{A}-1",))], [DOUBLE]))
         assert client.heard_of(m.Recall) == [m.Recall([f"{A}-1"])]
     bob.say(m.Supply([FORGED]))
     assert [task.id for assign in worker.heard_of(m.Assign) for task in assign.tasks] == [f"{B}-1"]

@@ -44,7 +44,7 @@ def header_size(message: Any) -> int:
     "task",
     [
         spec(1, payload=bytes(500)),
-        spec(1)._replace(needs=tuple(f"9f3ac2e1b7d0-{n}" for n in range(1000))),
+        spec(1)._replace(depends_on=tuple(f"9f3ac2e1b7d0-{n}" for n in range(1000))),
         spec(1, retry_on=bytes(5000), name="n" * 100, resources=(("gpu", 1.0),)),
     ],
 )
@@ -68,9 +68,9 @@ def test_the_size_of_an_outcome_is_not_underestimated_by_much(detail):
 
 def test_what_a_client_has_gathered_leaves_in_messages_that_fit():
     world = support.client(opened=False)
-    needs = tuple(f"9f3ac2e1b7d0-{n:06}" for n in range(60_000))
+    depends_on = tuple(f"9f3ac2e1b7d0-{n:06}" for n in range(60_000))
     count = BATCH_ENTRIES + 10
-    tasks = [spec(n)._replace(needs=needs if n < 20 else ()) for n in range(count)]
+    tasks = [spec(n)._replace(depends_on=depends_on if n < 20 else ()) for n in range(count)]
     world.handle(SubmitRequested(tasks, [DOUBLE]))
     world.open(window_tasks=10 * count, window_bytes=1 << 40)
     submits = [message for message in world.heard() if type(message) is m.Submit]
@@ -86,7 +86,9 @@ def test_thousands_of_failures_with_long_stories_reach_their_client_in_messages_
     world = support.Coordinator()
     client, worker = world.client(), world.worker()
     count = 1000
-    client.say(m.Submit([spec(0), *(spec(n)._replace(needs=("c-0",)) for n in range(1, count))], [DOUBLE]))
+    client.say(
+        m.Submit([spec(0), *(spec(n)._replace(depends_on=("c-0",)) for n in range(1, count))], [DOUBLE])
+    )
     worker.heard()
     history = {"error": "it died", "stderr": "s" * 16_000}
     worker.say(m.Outcomes([m.Outcome("c-0", 1, m.ERROR, detail=history)]))

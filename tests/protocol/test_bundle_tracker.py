@@ -154,7 +154,7 @@ def test_who_needs_a_call_is_sent_after_its_bundle():
     world.open(window_tasks=1)
     world.take(), world.heard()
     sent(world, spec(1))
-    submit(world, bundle(2, *THREE), spec(3, priority=5)._replace(needs=(call("c-2", 1),)))
+    submit(world, bundle(2, *THREE), spec(3, priority=5)._replace(depends_on=(call("c-2", 1),)))
     told(world, ok("c-1"))
     assert ids(world.heard_one(m.Submit).tasks) == ["c-2"]
     told(world, ok("c-2", payload=results(b"x", b"y", b"z")))
@@ -166,7 +166,7 @@ def test_who_needs_a_call_of_a_bundle_taken_apart_here_is_sent_after_that_call()
     world.open(window_tasks=1)
     world.take(), world.heard()
     sent(world, spec(1))
-    submit(world, bundle(2, *THREE), spec(3)._replace(needs=(call("c-2", 2),)))
+    submit(world, bundle(2, *THREE), spec(3)._replace(depends_on=(call("c-2", 2),)))
     cancel(world, call("c-2", 0))
     order = []
     for task in ("c-1", call("c-2", 1), call("c-2", 2)):

@@ -143,7 +143,7 @@ def test_the_numbers_of_a_link_have_an_end(field):
 @pytest.mark.parametrize(
     "message",
     [
-        lambda text: m.Submit([spec(1)._replace(needs=("c-1", text))]),
+        lambda text: m.Submit([spec(1)._replace(depends_on=("c-1", text))]),
         lambda text: m.Submit([spec(1, name=text)]),
         lambda text: m.Submit([spec(1, resources=((text, 1.0),))]),
         lambda text: worker_hello(resources={text: 1.0}),

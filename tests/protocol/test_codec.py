@@ -75,7 +75,7 @@ plain = st.recursive(
 unknown_keys = words.filter(lambda word: word not in DETAIL_TYPES)
 details = st.one_of(st.none(), st.dictionaries(unknown_keys, plain, max_size=4))
 statuses = st.integers(0, len(m.STATUS_NAMES) - 1)
-needs = st.lists(words, max_size=3).map(tuple)
+depends_on = st.lists(words, max_size=3).map(tuple)
 values = st.lists(payloads, max_size=3).map(tuple)
 
 
@@ -83,7 +83,7 @@ def with_unbegun(entry: Any) -> st.SearchStrategy[Any]:
     return st.integers(0, entry.attempt - 1).map(lambda unbegun: entry._replace(unbegun=unbegun))
 
 
-tasks = st.builds(m.TaskSpec, words, keys, payloads, spans, options, optional_keys, count, needs)
+tasks = st.builds(m.TaskSpec, words, keys, payloads, spans, options, optional_keys, count, depends_on)
 assignments = st.builds(
     m.Assignment, words, attempts, keys, payloads, spans, options, optional_keys, count, values
 ).flatmap(with_unbegun)

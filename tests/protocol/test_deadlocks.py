@@ -206,14 +206,14 @@ def test_of_two_that_wait_for_what_the_other_holds_one_is_refused(world, desk):
 
 def test_a_call_that_needs_the_result_of_one_that_cannot_begin(desk):
     desk.submit(gpu(1))
-    desk.submit(gpu(2, 1), plain(3, 1)._replace(needs=(TaskId("c-2"),)))
+    desk.submit(gpu(2, 1), plain(3, 1)._replace(depends_on=(TaskId("c-2"),)))
     desk.waits("c-1", "c-3")
     assert desk.refused() == ["c-2", "c-3"]
 
 
 def test_calls_of_which_one_needs_the_result_of_another_and_none_can_begin(desk):
     desk.submit(gpu(1))
-    desk.submit(gpu(2, 1), gpu(3, 1)._replace(needs=(TaskId("c-2"),)))
+    desk.submit(gpu(2, 1), gpu(3, 1)._replace(depends_on=(TaskId("c-2"),)))
     desk.waits("c-1", "c-2", "c-3")
     assert desk.refused() == ["c-2", "c-3"]
 

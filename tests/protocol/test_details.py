@@ -48,7 +48,7 @@ def test_what_a_worker_says_of_an_end_reaches_all_who_wait_for_it(detail, status
     """Through the codec, which refuses what is too deep, too wide, too long."""
     world = Coordinator(crash_limit=1)
     client, other, worker = world.client(), world.client("d"), world.worker()
-    submit(client, spec(1), spec(2)._replace(needs=("c-1",)), spec(3)._replace(needs=("c-2",)))
+    submit(client, spec(1), spec(2)._replace(depends_on=("c-1",)), spec(3)._replace(depends_on=("c-2",)))
     other.say(m.Watch(["c-3"]))
     worker.heard()
     worker.say(m.Outcomes([m.Outcome("c-1", 1, status, b"", 1.0, detail)]))
@@ -63,7 +63,7 @@ def test_so_does_the_end_of_a_long_chain_of_calls_that_need_each_other():
     world = Coordinator(crash_limit=1)
     client, worker = world.client(), world.worker()
     last = 2 * checks.MAX_DEPTH
-    submit(client, spec(1), *(spec(n)._replace(needs=(f"c-{n - 1}",)) for n in range(2, last + 1)))
+    submit(client, spec(1), *(spec(n)._replace(depends_on=(f"c-{n - 1}",)) for n in range(2, last + 1)))
     worker.heard()
     worker.say(m.Outcomes([m.Outcome("c-1", 1, m.ERROR, b"", 1.0, {"error": "it failed"})]))
     told = {o.id: o for x in client.heard_of(m.Outcomes) for o in x.outcomes}
@@ -74,7 +74,7 @@ def test_so_does_the_end_of_a_long_chain_of_calls_that_need_each_other():
 def test_so_does_what_a_client_supplies(detail):
     world = Coordinator()
     client, _worker = world.client(), world.worker()
-    submit(client, spec(2)._replace(needs=("c-1",)))
+    submit(client, spec(2)._replace(depends_on=("c-1",)))
     assert client.heard_one(m.Recall) == m.Recall(["c-1"])
     client.say(m.Supply([m.Outcome("c-1", 1, m.ERROR, b"", 1.0, detail)]))
     (outcome,) = client.heard_one(m.Outcomes).outcomes

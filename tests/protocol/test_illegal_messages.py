@@ -29,7 +29,7 @@ ANY: dict[type, m.Message] = {
             WorkerId("stranger"), "1", "3", "w", "host", 1, 10.0, 1, {}, [m.Held("c-1", FAR, True)]
         ),
         m.Welcome("other", "1", 1, 1, 1, "other"),
-        m.Submit([spec(1, client="other"), spec(1)._replace(needs=("c-1", "x-9"))], [DOUBLE]),
+        m.Submit([spec(1, client="other"), spec(1)._replace(depends_on=("c-1", "x-9"))], [DOUBLE]),
         m.Reconciled(),
         m.Cancel([m.CancelRequest("c-1", True), m.CancelRequest("nobody-7", True)]),
         m.CancelRefused(["c-1", "nobody-7"]),
@@ -214,9 +214,9 @@ def test_an_attempt_of_the_far_future_is_not_adopted(world):
 def test_a_task_may_need_itself_or_a_circle(world):
     client, worker = world.client(), world.worker()
     circle = [
-        spec(1)._replace(needs=("c-1",)),
-        spec(2)._replace(needs=("c-3",)),
-        spec(3)._replace(needs=("c-2",)),
+        spec(1)._replace(depends_on=("c-1",)),
+        spec(2)._replace(depends_on=("c-3",)),
+        spec(3)._replace(depends_on=("c-2",)),
     ]
     client.say(m.Submit(circle, [DOUBLE]))
     assert worker.heard() == []

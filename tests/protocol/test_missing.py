@@ -209,7 +209,7 @@ def test_who_needs_the_result_of_a_refused_call_learns_why():
     client.say(m.Submit([call(1)], [FRAMES]))
     give_back(remote, "pandas")
     client.heard()
-    client.say(m.Submit([call(2), spec(3)._replace(needs=("c-2",))], [DOUBLE]))
+    client.say(m.Submit([call(2), spec(3)._replace(depends_on=("c-2",))], [DOUBLE]))
     outcomes = {outcome.id: outcome for outcome in client.heard_one(m.Outcomes).outcomes}
     assert outcomes["c-2"].status == m.REFUSED
     assert outcomes["c-3"].status == m.UNMET

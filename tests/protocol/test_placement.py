@@ -19,7 +19,7 @@ from jobrunner.protocol.resources import UNIT
 from jobrunner.protocol.task import CANCELLED
 
 
-def anything(needs):
+def anything(requirements):
     return True
 
 
@@ -79,11 +79,11 @@ def test_what_comes_back_goes_to_the_head_of_its_client():
 def test_resources_are_asked_for_and_the_others_pass():
     queue = queue_of(record(1, resources=(("gpu", 1.0),)), record(2), record(3, resources=(("gpu", 2.0),)))
 
-    def no_gpu(needs):
-        return not needs
+    def no_gpu(requirements):
+        return not requirements
 
     assert drained(queue, no_gpu) == ["c-2"]
-    assert drained(queue, lambda needs: dict(needs).get("gpu", 0) <= UNIT) == ["c-1"]
+    assert drained(queue, lambda requirements: dict(requirements).get("gpu", 0) <= UNIT) == ["c-1"]
     assert drained(queue) == ["c-3"]
 
 

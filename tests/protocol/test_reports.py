@@ -247,8 +247,8 @@ OLGA = Principal("key-of-olga", "olga", "observer")
 def test_no_text_that_an_observer_sees_holds_a_whole_id(world):
     client, worker, olga = world.client("c"), world.worker("w", slots=4), world.client("o", who=OLGA)
     right = "0123456789abcdef"
-    needy = spec(f"2-{right}")._replace(needs=(f"c-1-{right}",))
-    lost = spec(f"3-{right}")._replace(needs=(f"c-9-{right}",))
+    needy = spec(f"2-{right}")._replace(depends_on=(f"c-1-{right}",))
+    lost = spec(f"3-{right}")._replace(depends_on=(f"c-9-{right}",))
     submit(client, spec(f"1-{right}"), needy, lost)
     client.say(m.Reconciled(), m.Supply([], [f"c-9-{right}"]))
     world.turn()

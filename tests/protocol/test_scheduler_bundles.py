@@ -17,8 +17,8 @@ from protocol.support import (
 
 from jobrunner.ids import TaskId
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.dependencies import NAMED_AGAIN_WITHIN
 from jobrunner.protocol.journal import JournalState
-from jobrunner.protocol.needs import NAMED_AGAIN_WITHIN
 from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.task import ASSIGNED, CANCELLED, QUEUED, RUNNING, WAITING
 
@@ -317,32 +317,32 @@ def test_a_bundle_that_has_surely_not_begun_is_queued_again(desk):
 
 def test_who_asks_for_a_call_before_its_bundle_has_ended_is_told_then(desk):
     other = desk.add_client("d")
-    desk.scheduler.needs.watch(other, SECOND, 0.0)
-    desk.submit(spec("2-0")._replace(needs=(THIRD,)))
+    desk.scheduler.dependencies.watch(other, SECOND, 0.0)
+    desk.submit(spec("2-0")._replace(depends_on=(THIRD,)))
     assert desk.state("c-2-0") == (WAITING, None, 0)
     desk.outcome(ok(BUNDLE, payload=results(b"x", b"y", b"z")))
     (told,) = desk.told(other)
     assert (told.id, told.status, told.payload) == (SECOND, m.OK, b"y")
     assert desk.state("c-2-0") == (QUEUED, None, 0)
     assert desk.scheduler.tasks["c-2-0"].values == {THIRD: b"z"}
-    assert not desk.scheduler.needs.calls_sought
+    assert not desk.scheduler.dependencies.calls_sought
     assert not desk.scheduler.results.sought
 
 
 def test_who_asks_for_a_call_after_its_bundle_has_ended_is_told_at_once(desk):
     other = desk.add_client("d")
     desk.outcome(ok(BUNDLE, payload=results(b"x", b"y", b"z", failed=[1])))
-    desk.scheduler.needs.watch(other, SECOND, 0.0)
+    desk.scheduler.dependencies.watch(other, SECOND, 0.0)
     (told,) = desk.told(other)
     assert (told.id, told.status, told.payload) == (SECOND, m.ERROR, b"y")
-    desk.submit(spec("2-0")._replace(needs=(FIRST,)))
+    desk.submit(spec("2-0")._replace(depends_on=(FIRST,)))
     assert desk.scheduler.tasks["c-2-0"].values == {FIRST: b"x"}
 
 
 def test_who_asks_for_a_call_before_its_bundle_has_come_is_told_too(desk):
     """It asks a coordinator that was started again: the one who asks may be back before the one who knows."""
     other = desk.add_client("d")
-    desk.scheduler.needs.watch(other, call("c-2-0", 0), 0.0)
+    desk.scheduler.dependencies.watch(other, call("c-2-0", 0), 0.0)
     desk.submit(bundle("2-0", b"a"))
     desk.outcome(ok(BUNDLE, payload=results(b"x", b"y", b"z")))
     desk.place()
@@ -352,8 +352,8 @@ def test_who_asks_for_a_call_before_its_bundle_has_come_is_told_too(desk):
 
 def test_of_a_bundle_that_was_given_up_some_calls_are_known_and_others_will_be(desk):
     other = desk.add_client("d")
-    desk.scheduler.needs.watch(other, FIRST, 0.0)
-    desk.scheduler.needs.watch(other, SECOND, 0.0)
+    desk.scheduler.dependencies.watch(other, FIRST, 0.0)
+    desk.scheduler.dependencies.watch(other, SECOND, 0.0)
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     assert ids(desk.told(other)) == [FIRST]
     desk.name_call()
@@ -363,12 +363,12 @@ def test_of_a_bundle_that_was_given_up_some_calls_are_known_and_others_will_be(d
 
 def test_a_call_that_its_client_names_again_is_waited_for(desk):
     other = desk.add_client("d")
-    desk.scheduler.needs.watch(other, SECOND, 0.0)
+    desk.scheduler.dependencies.watch(other, SECOND, 0.0)
     desk.outcome(ended(BUNDLE, m.CRASHED))
-    desk.scheduler.needs.stop_looking(3 * NAMED_AGAIN_WITHIN)
+    desk.scheduler.dependencies.stop_looking(3 * NAMED_AGAIN_WITHIN)
     assert desk.told(other) == [], "its client has not heard of the crash yet"
     desk.scheduler.acknowledged(desk.client, desk.told())
-    desk.scheduler.needs.stop_looking(4 * NAMED_AGAIN_WITHIN - 0.1)
+    desk.scheduler.dependencies.stop_looking(4 * NAMED_AGAIN_WITHIN - 0.1)
     assert desk.told(other) == []
     desk.name_call(now=4 * NAMED_AGAIN_WITHIN)
     desk.place()
@@ -378,50 +378,50 @@ def test_a_call_that_its_client_names_again_is_waited_for(desk):
 
 def test_a_call_that_nobody_names_again_is_given_up(desk):
     other = desk.add_client("d")
-    desk.scheduler.needs.watch(other, SECOND, 0.0)
+    desk.scheduler.dependencies.watch(other, SECOND, 0.0)
     desk.outcome(ended(BUNDLE, m.CRASHED))
     desk.scheduler.acknowledged(desk.client, desk.told())
-    desk.scheduler.needs.stop_looking(NAMED_AGAIN_WITHIN)
+    desk.scheduler.dependencies.stop_looking(NAMED_AGAIN_WITHIN)
     (told,) = desk.told(other)
     assert (told.id, told.status, told.detail["unknown"]) == (SECOND, m.LOST, True)
 
 
 def test_a_call_that_was_cancelled_where_it_was_had_back_is_told_as_cancelled(desk):
     other = desk.add_client("d")
-    desk.scheduler.needs.watch(other, SECOND, 0.0)
-    desk.scheduler.needs.watch(other, THIRD, 0.0)
+    desk.scheduler.dependencies.watch(other, SECOND, 0.0)
+    desk.scheduler.dependencies.watch(other, THIRD, 0.0)
     desk.outcome(ended(BUNDLE, m.CRASHED))
-    desk.scheduler.needs.supplied(desk.client, [ended(SECOND, m.CANCELLED)], [], 0.0)
+    desk.scheduler.dependencies.supplied(desk.client, [ended(SECOND, m.CANCELLED)], [], 0.0)
     assert [(o.id, o.status) for o in desk.told(other)] == [(SECOND, m.CANCELLED)]
-    desk.scheduler.needs.supplied(desk.client, [ended(BUNDLE, m.CANCELLED)], [], 0.0)
+    desk.scheduler.dependencies.supplied(desk.client, [ended(BUNDLE, m.CANCELLED)], [], 0.0)
     assert [(o.id, o.status) for o in desk.told(other)] == [(THIRD, m.CANCELLED)]
     assert not desk.scheduler.results.sought
 
 
 def test_nobody_cancels_the_bundles_of_others(desk):
     other = desk.add_client("d")
-    desk.scheduler.needs.watch(other, SECOND, 0.0)
-    desk.scheduler.needs.supplied(other, [ended(BUNDLE, m.CANCELLED)], [], 0.0)
+    desk.scheduler.dependencies.watch(other, SECOND, 0.0)
+    desk.scheduler.dependencies.supplied(other, [ended(BUNDLE, m.CANCELLED)], [], 0.0)
     assert desk.told(other) == []
 
 
 def test_nonsense_in_a_bundles_outcome_is_told_to_nobody_but_its_client(desk):
     other = desk.add_client("d")
-    desk.scheduler.needs.watch(other, SECOND, 0.0)
+    desk.scheduler.dependencies.watch(other, SECOND, 0.0)
     desk.outcome(ok(BUNDLE, payload=b"nonsense"))
     assert desk.told(other) == []
-    desk.scheduler.needs.watch(other, FIRST, 0.0)
+    desk.scheduler.dependencies.watch(other, FIRST, 0.0)
     assert desk.told(other) == []
 
 
 def test_a_client_that_is_gone_takes_what_was_sought_of_its_bundles_with_it(desk):
     other = desk.add_client("d")
-    desk.scheduler.needs.watch(other, SECOND, 0.0)
+    desk.scheduler.dependencies.watch(other, SECOND, 0.0)
     desk.scheduler.client_gone(desk.client, 0.0)
     assert desk.scheduler.tasks[BUNDLE].cancel_asked
     desk.outcome(ended(BUNDLE, m.CANCELLED))
-    assert not desk.scheduler.needs.calls_sought
-    desk.scheduler.needs.stop_looking(NAMED_AGAIN_WITHIN)
+    assert not desk.scheduler.dependencies.calls_sought
+    desk.scheduler.dependencies.stop_looking(NAMED_AGAIN_WITHIN)
     assert [(o.id, o.status) for o in desk.told(other)] == [(SECOND, m.LOST)]
     assert desk.scheduler.counts[CANCELLED] == 3
 

@@ -9,8 +9,8 @@ import pytest
 from jobrunner.ids import short_id
 from jobrunner.protocol import coordinator_core, reports
 from jobrunner.protocol.coordinator_core import CoordinatorCore
+from jobrunner.protocol.dependencies import Dependencies
 from jobrunner.protocol.effects import Received
-from jobrunner.protocol.needs import Needs
 from jobrunner.testing.simulation import Incident, Scenario, World
 from jobrunner.testing.simulation.checks import Violation
 
@@ -57,7 +57,7 @@ def find(*laws: str, seeds: int = 30) -> None:
 def violation(seed: int) -> str:
     """The law that is broken; empty: none."""
     try:
-        attacked(seed, needs=True).run()
+        attacked(seed, dependencies=True).run()
     except Violation as broken:
         return str(broken)
     return ""
@@ -79,13 +79,13 @@ def test_whole_ids_that_everybody_sees_are_found(monkeypatch):
 
 
 def test_a_call_that_can_be_watched_by_the_part_of_its_id_that_is_no_secret_is_found(monkeypatch):
-    real = Needs.watch
+    real = Dependencies.watch
 
     def watch(self, client, task_id, now):
         whole = [task for task in self._scheduler.tasks if short_id(task) == task_id]
         real(self, client, whole[0] if whole else task_id, now)
 
-    monkeypatch.setattr(Needs, "watch", watch)
+    monkeypatch.setattr(Dependencies, "watch", watch)
     find("is told")
 
 

@@ -29,10 +29,12 @@ def bundle(world: World, *calls: Call) -> list[str]:
     return [call_id(spec.id, index) for index in range(len(calls))]
 
 
-def task(world: World, call: Call, *needs: str, priority: int = 0) -> str:
+def task(world: World, call: Call, *depends_on: str, priority: int = 0) -> str:
     node = world.clients[0]
     options = m.TaskOptions(priority=priority)
-    spec = m.TaskSpec(node.new_id(), function(0).key, call.payload(), options=options, needs=tuple(needs))
+    spec = m.TaskSpec(
+        node.new_id(), function(0).key, call.payload(), options=options, depends_on=tuple(depends_on)
+    )
     node.submit([spec], [function(0)])
     return spec.id
 

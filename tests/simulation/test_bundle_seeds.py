@@ -8,7 +8,7 @@ from jobrunner.ids import TaskId
 from jobrunner.protocol.bundle_tracker import BundleTracker
 from jobrunner.protocol.bundles import place_of_call
 from jobrunner.protocol.client_core import ClientCore
-from jobrunner.protocol.needs import Needs
+from jobrunner.protocol.dependencies import Dependencies
 from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.worker_core import WorkerCore
 from jobrunner.testing.simulation.checks import RIGHT
@@ -67,7 +67,7 @@ def test_a_cancelled_call_that_others_wait_for_is_found(monkeypatch):
 
 
 def test_a_call_of_a_bundle_that_is_never_said_to_have_ended_is_found(monkeypatch):
-    monkeypatch.setattr(Needs, "bundle_ended", lambda self, ended, now: None)
+    monkeypatch.setattr(Dependencies, "bundle_ended", lambda self, ended, now: None)
     find()
 
 

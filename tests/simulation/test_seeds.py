@@ -12,11 +12,11 @@ from simulation.seeking import find
 
 from jobrunner.protocol import resources, retry, worker_core
 from jobrunner.protocol.deadlocks import Deadlocks, Search
+from jobrunner.protocol.dependencies import Dependencies
 from jobrunner.protocol.functions import FunctionTable, KnownFunctions
 from jobrunner.protocol.journal import JournalEntry
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.messages import OK
-from jobrunner.protocol.needs import Needs
 from jobrunner.protocol.placement import ReadyQueue
 from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.slots import Dismissal, LocalQueue, Owner, Slot, WorkerTask, unneeded
@@ -239,24 +239,24 @@ def test_a_doubt_about_what_has_run_that_is_ignored_is_found(monkeypatch):
 
 
 def test_a_task_that_starts_before_what_it_needs_is_found(monkeypatch):
-    real = Needs.collect
+    real = Dependencies.collect
 
-    def seek_needs(self, record, needs, now):
-        real(self, record, needs, now)
+    def seek_needs(self, record, depends_on, now):
+        real(self, record, depends_on, now)
         record.lacks = 0
 
-    monkeypatch.setattr(Needs, "collect", seek_needs)
+    monkeypatch.setattr(Dependencies, "collect", seek_needs)
     find()
 
 
 def test_a_failure_that_does_not_reach_what_needs_it_is_found(monkeypatch):
-    real = Needs._need_ended
+    real = Dependencies._dependency_ended
 
     def need_ended(self, record, ended, now):
         if ended.outcome.status == OK:
             real(self, record, ended, now)
 
-    monkeypatch.setattr(Needs, "_need_ended", need_ended)
+    monkeypatch.setattr(Dependencies, "_dependency_ended", need_ended)
     find(first=8)
 
 

@@ -213,14 +213,17 @@ class Truth:
         )
 
     def _has_what_it_needs(self, expected: Expected | None, task: SlotTask, where: str) -> None:
-        needs = () if expected is None else expected.spec.needs
-        self.check(len(task.values) == len(needs), f"{where} with {len(task.values)} of {len(needs)} results")
-        for need, value in zip(needs, task.values, strict=True):
-            other = self.expected[need]
-            right = result_of(need, other.spec.span, other.call)
-            self.check(flat(value) == flat(right), f"{where} with the wrong result of {need}")
-            endings = [execution.ending for execution in self.executions.get(need, ())]
-            self.check(RETURN in endings, f"{where} before {need} has returned")
+        depends_on = () if expected is None else expected.spec.depends_on
+        self.check(
+            len(task.values) == len(depends_on),
+            f"{where} with {len(task.values)} of {len(depends_on)} results",
+        )
+        for dependency, value in zip(depends_on, task.values, strict=True):
+            other = self.expected[dependency]
+            right = result_of(dependency, other.spec.span, other.call)
+            self.check(flat(value) == flat(right), f"{where} with the wrong result of {dependency}")
+            endings = [execution.ending for execution in self.executions.get(dependency, ())]
+            self.check(RETURN in endings, f"{where} before {dependency} has returned")
 
     def forgotten(self, client: ClientId, kept: Container[TaskId]) -> None:
         """The coordinator forgets a client, but for the tasks `kept`. Others that it names again are new ones."""
@@ -421,22 +424,29 @@ class Truth:
     def _unmet(self, expected: Expected, outcome: m.Outcome, what: str) -> None:
         """Some task that it needs, directly or not, must have come to a bad end."""
         detail = outcome.detail or {}
-        todo, seen = list(expected.spec.needs), set()
+        todo, seen = list(expected.spec.depends_on), set()
         while todo:
             task = todo.pop()
             if task not in seen:
                 seen.add(task)
-                todo += self.expected[task].spec.needs
+                todo += self.expected[task].spec.depends_on
         self.check(detail["need"] in seen, f"{what} because of {detail['need']}, which it does not need")
-        need, status = self.expected[detail["need"]], detail["need_status"]
-        self.check(status not in (m.OK, m.UNMET), f"{what} because {need.spec.id} {m.STATUS_NAMES[status]}")
+        dependency, status = self.expected[detail["need"]], detail["need_status"]
+        self.check(
+            status not in (m.OK, m.UNMET), f"{what} because {dependency.spec.id} {m.STATUS_NAMES[status]}"
+        )
         if (
-            need.outcome is not None and self.world.epoch == 1
+            dependency.outcome is not None and self.world.epoch == 1
         ):  # a later coordinator may have seen it run again
-            others = any(client_of(task) != client_of(need.spec.id) for task in (expected.spec.id, *seen))
-            gone = client_of(need.spec.id) in self.abandoned  # with what only it knew
+            others = any(
+                client_of(task) != client_of(dependency.spec.id) for task in (expected.spec.id, *seen)
+            )
+            gone = client_of(dependency.spec.id) in self.abandoned  # with what only it knew
             lost = status == m.LOST and (others or gone)
-            self.check(need.outcome.status == status or lost, f"{what}: {detail}, but {need.outcome!r:.200}")
+            self.check(
+                dependency.outcome.status == status or lost,
+                f"{what}: {detail}, but {dependency.outcome!r:.200}",
+            )
 
     def _crashed(self, expected: Expected, outcome: m.Outcome, what: str) -> None:
         """Crashed too often, or lost with its worker too often."""
@@ -528,10 +538,10 @@ class Truth:
             if getattr(scheduler, name):
                 yield f"coordinator: {name} {list(getattr(scheduler, name))[:5]}"
         results = scheduler.results
-        if scheduler.needs.calls_sought:
-            yield f"coordinator: sought of bundles {scheduler.needs.calls_sought!r:.200}"
-        if results.sought or results.kept or scheduler.needs.journaled:
-            left = (list(results.sought), list(results.kept), scheduler.needs.journaled)
+        if scheduler.dependencies.calls_sought:
+            yield f"coordinator: sought of bundles {scheduler.dependencies.calls_sought!r:.200}"
+        if results.sought or results.kept or scheduler.dependencies.journaled:
+            left = (list(results.sought), list(results.kept), scheduler.dependencies.journaled)
             yield f"coordinator: sought, kept, values in the journal: {left!r:.200}"
         if results.size > results.limit:
             yield f"coordinator: {results.size} bytes of outcomes, of at most {results.limit}"

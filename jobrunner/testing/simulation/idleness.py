@@ -173,4 +173,4 @@ def known_since(
 
 def is_strange(spec: TaskSpec) -> bool:
     """Whether it is a chunk as `map` makes none."""
-    return bool(spec.needs) or spec.options.detach
+    return bool(spec.depends_on) or spec.options.detach

@@ -38,7 +38,7 @@ class Child(NamedTuple):
     call: Call
     span: tuple[int, int] | None
     resources: tuple[tuple[str, float], ...]
-    needs_previous: bool
+    depends_on_previous: bool
     """It needs the result of the one before it, if there is one."""
     nest: Nest | None
 
@@ -119,10 +119,10 @@ class NestedClient(ClientNode):
     def submit_children(self, children: Iterable[Child], depth: int) -> list[TaskId]:
         specs: list[m.TaskSpec] = []
         for child in children:
-            needs = (specs[-1].id,) if child.needs_previous and specs else ()
+            depends_on = (specs[-1].id,) if child.depends_on_previous and specs else ()
             options = m.TaskOptions(resources=child.resources) if child.resources else m.DEFAULT_OPTIONS
             spec = m.TaskSpec(
-                self.new_id(), CHILD.key, child.call.payload(), child.span, options, None, depth, needs
+                self.new_id(), CHILD.key, child.call.payload(), child.span, options, None, depth, depends_on
             )
             if child.nest is not None:
                 self.world.truth.nests[spec.id] = child.nest
@@ -230,7 +230,7 @@ class Oracle:
             return True
         if task in self._running:
             return all(wait.task != task for wait in self.stuck)
-        return self.can_begin(task) and all(map(self._ends, expected.spec.needs))
+        return self.can_begin(task) and all(map(self._ends, expected.spec.depends_on))
 
 
 def lasting_waits(world: World, since: float) -> Iterator[NestWait]:

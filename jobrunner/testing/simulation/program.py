@@ -102,7 +102,7 @@ def submit_burst(world: World, client: ClientNode, count: int, kind: str) -> Non
             spec = spec._replace(initializer=epoch.key)
         specs.append(spec)
     client.submit(specs, list(functions.values()))
-    if world.scenario.needs and rng.random() < 0.3:
+    if world.scenario.dependencies and rng.random() < 0.3:
         plan_watch(world, client)
     plan_cancels(world, client, names, endless)
     plan_strangers_cancel(world, client, names)
@@ -137,8 +137,8 @@ def draw_task(
         world.truth.chunks.add(task)
     key, initializer = draw_functions(world, functions)
     options = draw_options(world, call)
-    needs = draw_needs(world, client, names) if world.scenario.needs else ()
-    return m.TaskSpec(task, key, call.payload(), span, options, initializer, 0, needs)
+    depends_on = draw_dependencies(world, client, names) if world.scenario.dependencies else ()
+    return m.TaskSpec(task, key, call.payload(), span, options, initializer, 0, depends_on)
 
 
 def draw_functions(
@@ -204,7 +204,7 @@ def draw_holds(world: World, blocks: bool) -> bool:
     return world.rng_of_holds.random() < world.scenario.holds and not blocks
 
 
-def draw_needs(world: World, client: ClientNode, burst: list[TaskId]) -> tuple[TaskId, ...]:
+def draw_dependencies(world: World, client: ClientNode, burst: list[TaskId]) -> tuple[TaskId, ...]:
     """Some tasks that were submitted before: mostly this client's own, of this burst or an earlier one."""
     rng = world.rng
     if rng.random() < 0.6:

@@ -69,7 +69,7 @@ class Scenario:
     remembered: int = 256
     """Functions that a client takes the coordinator to know."""
     result_cache: int = 1 << 20
-    needs: bool = False
+    dependencies: bool = False
     """Tasks need the results of others, and clients watch each other's tasks."""
     detached: bool = False
     """Some tasks outlive their clients."""
@@ -134,7 +134,7 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
         scenario.window_tasks = rng.randint(1, 10)
     if rng.random() < 0.1:
         scenario.window_bytes = rng.randint(100, 50_000)
-    scenario.needs = rng.random() < 0.5
+    scenario.dependencies = rng.random() < 0.5
     scenario.detached = rng.random() < 0.4
     scenario.result_cache = rng.choice((0, 2_000, 1 << 20))
     scenario.journal = rng.random() < 0.5

@@ -39,7 +39,7 @@ NAMED_AGAIN_WITHIN = 10.0
 """Seconds in which a client that has heard of a bundle's end submits those of its calls again that did not end."""
 
 
-class Needs:
+class Dependencies:
     """Part of one Scheduler."""
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -221,19 +221,19 @@ class Needs:
             return Ended(record.name, record.outcome, record.since)
         return self.results.find(task_id)
 
-    def collect(self, record: TaskRecord, needs: tuple[TaskId, ...], now: float) -> None:
+    def collect(self, record: TaskRecord, depends_on: tuple[TaskId, ...], now: float) -> None:
         """Collect the results that a new task needs, as far as they are known."""
-        record.needs, record.values = needs, {}
+        record.depends_on, record.values = depends_on, {}
         unknown = []
-        for need in dict.fromkeys(needs):
-            other = self._scheduler.tasks.get(need)
-            ended = None if other is not None else self._ended_before(need)
+        for dependency in dict.fromkeys(depends_on):
+            other = self._scheduler.tasks.get(dependency)
+            ended = None if other is not None else self._ended_before(dependency)
             if ended is None:
                 record.lacks += 1
-                interest = self._seek(need, now) if other is None else self._interest_in(other, now)
+                interest = self._seek(dependency, now) if other is None else self._interest_in(other, now)
                 interest.dependents.append(record)
                 if other is None:
-                    unknown.append(need)
+                    unknown.append(dependency)
             elif record.unmet is not None:
                 continue
             elif ended.outcome.status == m.OK:
@@ -248,7 +248,7 @@ class Needs:
     def _check_pieces(self, record: TaskRecord) -> None:
         """All that it needs is here, and goes to its worker in one message."""
         values = record.values or {}
-        pieces = sum([buffer_count(values[need]) for need in record.needs])
+        pieces = sum([buffer_count(values[dependency]) for dependency in record.depends_on])
         if pieces > MAX_PIECES:
             error = (
                 f"it was not run: the results that it needs are of {pieces:,} buffers, and {MAX_PIECES:,} at most can"
@@ -256,18 +256,18 @@ class Needs:
             )
             record.unmet = m.Outcome(record.id, record.attempt, m.REFUSED, detail={"error": error})
 
-    def recall(self, client: ClientSession, needs: list[TaskId]) -> None:
-        for need in needs:
-            self.results.sought[need].asked[client.id] = None
-        client.recalls += needs
+    def recall(self, client: ClientSession, depends_on: list[TaskId]) -> None:
+        for dependency in depends_on:
+            self.results.sought[dependency].asked[client.id] = None
+        client.recalls += depends_on
         self._scheduler.dirty[client] = None
 
     def are_found(self, record: TaskRecord) -> bool:
         """Whether it needs nothing that is sought. Each need is looked at once, however often this is asked."""
-        needs = record.needs
-        while record.found < len(needs) and needs[record.found] not in self.results.sought:
+        depends_on = record.depends_on
+        while record.found < len(depends_on) and depends_on[record.found] not in self.results.sought:
             record.found += 1
-        return record.found == len(needs)
+        return record.found == len(depends_on)
 
     def spread(self, interest: Interest, ended: Ended, now: float) -> None:
         """Tell everybody who wants to know. A chain of tasks, however long, is no recursion here."""
@@ -283,10 +283,10 @@ class Needs:
                     self._scheduler.tell_client(client, ended.outcome)
             for record in interest.dependents:
                 if self._scheduler.tasks.get(record.id) is record:
-                    self._need_ended(record, ended, now)
+                    self._dependency_ended(record, ended, now)
             self._news.popleft()
 
-    def _need_ended(self, record: TaskRecord, ended: Ended, now: float) -> None:
+    def _dependency_ended(self, record: TaskRecord, ended: Ended, now: float) -> None:
         outcome = ended.outcome
         if record.unmet is not None:
             return
@@ -294,7 +294,7 @@ class Needs:
             assert record.values is not None
             if outcome.id not in record.values and self._take(record, ended):
                 record.lacks -= 1
-                if record.options.detach and record.found < len(record.needs):
+                if record.options.detach and record.found < len(record.depends_on):
                     self._scheduler.tell_accepted(record)
             if not record.lacks:
                 self._check_pieces(record)
@@ -309,30 +309,30 @@ class Needs:
     def _take(self, record: TaskRecord, ended: Ended) -> bool:
         """Give a task one of the results that it needs; False: that is too much for its owner, so it cannot be met."""
         assert record.values is not None
-        need, value = ended.outcome.id, ended.outcome.payload
+        dependency, value = ended.outcome.id, ended.outcome.payload
         account = record.client.account
         excess = account.value_excess(value, self._scheduler.quota)
         if excess:
             record.unmet = beyond_quota(record.id, excess)
             return False
-        record.values[need] = value
+        record.values[dependency] = value
         account.add_value(value)
-        if self._scheduler.journaling and record.options.detach and need not in self.results.kept:
+        if self._scheduler.journaling and record.options.detach and dependency not in self.results.kept:
             # Who could supply it after a restart may be gone by then.
-            count = self.journaled.get(need, 0)
-            self.journaled[need] = count + 1
+            count = self.journaled.get(dependency, 0)
+            self.journaled[dependency] = count + 1
             if not count:
                 self._scheduler.entry.keep(KeptOutcome(ended.name, ended.outcome))
         return True
 
     def drop(self, record: TaskRecord) -> None:
         """A task that needed results has ended."""
-        for need, value in (record.values or {}).items():
+        for dependency, value in (record.values or {}).items():
             record.client.account.remove_value(value)
-            count = self.journaled.get(need, 0)
+            count = self.journaled.get(dependency, 0)
             if count > 1:
-                self.journaled[need] = count - 1
+                self.journaled[dependency] = count - 1
             elif count:
-                del self.journaled[need]
-                self._scheduler.entry.drop(need)
+                del self.journaled[dependency]
+                self._scheduler.entry.drop(dependency)
         record.values = None
