@@ -940,8 +940,8 @@ class CoordinatorCore:
             size += payload_size(payload)
             values: tuple[Payload, ...] = ()
             if record.depends_on:
-                assert record.values is not None
-                values = tuple([record.values[dependency] for dependency in record.depends_on])
+                assert record.dependency_results is not None
+                values = tuple([record.dependency_results[dependency] for dependency in record.depends_on])
                 size += sum(map(payload_size, values))
             tasks.append(
                 m.Assignment(
@@ -1067,8 +1067,8 @@ def of_record(record: TaskRecord, worker: WorkerSession) -> int:
     """What a task takes of an Assign beside the bytes of its payloads: of the header, and of the number of frames."""
     size = of_call(record.options, record.depends_on) + of_payload(record.payload)
     if record.depends_on:
-        assert record.values is not None
-        size += sum([of_payload(record.values[dependency]) for dependency in record.depends_on])
+        assert record.dependency_results is not None
+        size += sum([of_payload(record.dependency_results[dependency]) for dependency in record.depends_on])
     for entry in (record.function, record.initializer):
         if entry is not None and worker.id not in entry.known_by:
             size += sum([of_definition(each.definition) for each in (entry, *entry.parts)])

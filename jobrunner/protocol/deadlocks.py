@@ -251,7 +251,7 @@ class Search:
             if record is not None and task_id not in seen:
                 seen.add(task_id)
                 yield record
-                if record.lacks:
+                if record.unresolved_count:
                     todo += record.depends_on
 
     def _may_start(self, requirements: Requirements) -> bool:

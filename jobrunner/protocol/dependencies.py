@@ -18,7 +18,7 @@ from jobrunner.protocol.bundles import index_of_call, outcome_of_call, place_of_
 from jobrunner.protocol.checks import MAX_FRAMES
 from jobrunner.protocol.journal import KeptOutcome
 from jobrunner.protocol.peers import ClientSession
-from jobrunner.protocol.results import Ended, beyond_quota, unmet
+from jobrunner.protocol.results import Ended, beyond_quota, outcome_of_dependent
 from jobrunner.protocol.task import FAILED, QUEUED, RUNNING, WAITING, Interest, TaskRecord
 
 if TYPE_CHECKING:
@@ -223,38 +223,40 @@ class Dependencies:
 
     def collect(self, record: TaskRecord, depends_on: tuple[TaskId, ...], now: float) -> None:
         """Collect the results that a new task needs, as far as they are known."""
-        record.depends_on, record.values = depends_on, {}
+        record.depends_on, record.dependency_results = depends_on, {}
         unknown = []
         for dependency in dict.fromkeys(depends_on):
             other = self._scheduler.tasks.get(dependency)
             ended = None if other is not None else self._ended_before(dependency)
             if ended is None:
-                record.lacks += 1
+                record.unresolved_count += 1
                 interest = self._seek(dependency, now) if other is None else self._interest_in(other, now)
                 interest.dependents.append(record)
                 if other is None:
                     unknown.append(dependency)
-            elif record.unmet is not None:
+            elif record.failed_dependency is not None:
                 continue
             elif ended.outcome.status == m.OK:
                 self._take(record, ended)
             else:
-                record.unmet = unmet(record, ended.outcome, ended.name)
+                record.failed_dependency = outcome_of_dependent(record, ended.outcome, ended.name)
         if unknown:
             self.recall(record.client, unknown)
-        if not record.lacks and record.unmet is None:
+        if not record.unresolved_count and record.failed_dependency is None:
             self._check_pieces(record)
 
     def _check_pieces(self, record: TaskRecord) -> None:
         """All that it needs is here, and goes to its worker in one message."""
-        values = record.values or {}
+        values = record.dependency_results or {}
         pieces = sum([buffer_count(values[dependency]) for dependency in record.depends_on])
         if pieces > MAX_PIECES:
             error = (
                 f"it was not run: the results that it needs are of {pieces:,} buffers, and {MAX_PIECES:,} at most can"
                 " be brought to one call"
             )
-            record.unmet = m.Outcome(record.id, record.attempt, m.REFUSED, detail={"error": error})
+            record.failed_dependency = m.Outcome(
+                record.id, record.attempt, m.REFUSED, detail={"error": error}
+            )
 
     def recall(self, client: ClientSession, depends_on: list[TaskId]) -> None:
         for dependency in depends_on:
@@ -288,34 +290,39 @@ class Dependencies:
 
     def _dependency_ended(self, record: TaskRecord, ended: Ended, now: float) -> None:
         outcome = ended.outcome
-        if record.unmet is not None:
+        if record.failed_dependency is not None:
             return
         if outcome.status == m.OK:
-            assert record.values is not None
-            if outcome.id not in record.values and self._take(record, ended):
-                record.lacks -= 1
+            assert record.dependency_results is not None
+            if outcome.id not in record.dependency_results and self._take(record, ended):
+                record.unresolved_count -= 1
                 if record.options.detach and record.found < len(record.depends_on):
                     self._scheduler.tell_accepted(record)
-            if not record.lacks:
+            if not record.unresolved_count:
                 self._check_pieces(record)
-            if not record.lacks and record.unmet is None and record.state == WAITING and not record.delayed:
+            if (
+                not record.unresolved_count
+                and record.failed_dependency is None
+                and record.state == WAITING
+                and not record.delayed
+            ):
                 self._scheduler.move(record, QUEUED, now)
                 self._scheduler.queue.push(record)
         else:
-            record.unmet = unmet(record, outcome, ended.name)
-        if record.unmet is not None and record.state in (QUEUED, WAITING):
-            self._scheduler.finish(record, record.unmet, FAILED, now)
+            record.failed_dependency = outcome_of_dependent(record, outcome, ended.name)
+        if record.failed_dependency is not None and record.state in (QUEUED, WAITING):
+            self._scheduler.finish(record, record.failed_dependency, FAILED, now)
 
     def _take(self, record: TaskRecord, ended: Ended) -> bool:
         """Give a task one of the results that it needs; False: that is too much for its owner, so it cannot be met."""
-        assert record.values is not None
+        assert record.dependency_results is not None
         dependency, value = ended.outcome.id, ended.outcome.payload
         account = record.client.account
         excess = account.value_excess(value, self._scheduler.quota)
         if excess:
-            record.unmet = beyond_quota(record.id, excess)
+            record.failed_dependency = beyond_quota(record.id, excess)
             return False
-        record.values[dependency] = value
+        record.dependency_results[dependency] = value
         account.add_value(value)
         if self._scheduler.journaling and record.options.detach and dependency not in self.results.kept:
             # Who could supply it after a restart may be gone by then.
@@ -327,7 +334,7 @@ class Dependencies:
 
     def drop(self, record: TaskRecord) -> None:
         """A task that needed results has ended."""
-        for dependency, value in (record.values or {}).items():
+        for dependency, value in (record.dependency_results or {}).items():
             record.client.account.remove_value(value)
             count = self.journaled.get(dependency, 0)
             if count > 1:
@@ -335,4 +342,4 @@ class Dependencies:
             elif count:
                 del self.journaled[dependency]
                 self._scheduler.entry.drop(dependency)
-        record.values = None
+        record.dependency_results = None

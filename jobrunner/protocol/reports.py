@@ -322,9 +322,13 @@ def describe_call(bundle: TaskRecord, index: int) -> dict[str, Any]:
 def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
     """In words: what the task is waiting for."""
     scheduler = core.scheduler
-    if record.state == WAITING and record.lacks:
-        missing = [dependency for dependency in record.depends_on if dependency not in (record.values or ())]
-        return f"needs the results of {record.lacks} other tasks, e.g. of {short_id(missing[0])}"
+    if record.state == WAITING and record.unresolved_count:
+        missing = [
+            dependency
+            for dependency in record.depends_on
+            if dependency not in (record.dependency_results or ())
+        ]
+        return f"needs the results of {record.unresolved_count} other tasks, e.g. of {short_id(missing[0])}"
     if record.state == WAITING:
         if record.begun == 0:
             return "may be with a worker that has not come back since the coordinator was started again"

@@ -160,7 +160,7 @@ def beyond_quota(task_id: TaskId, excess: str) -> Outcome:
     return Outcome(task_id, 0, REFUSED, detail={"error": excess, "quota": True})
 
 
-def unmet(record: TaskRecord, dependency: Outcome, name: str) -> Outcome:
+def outcome_of_dependent(record: TaskRecord, dependency: Outcome, name: str) -> Outcome:
     """How a task ends that needs one which did not succeed; along a chain, the first failure is the cause of all."""
     assert dependency.status != OK
     if dependency.status == UNMET:

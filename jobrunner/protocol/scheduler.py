@@ -209,12 +209,12 @@ class Scheduler:
             self.entry.progress.append((spec.id, Progress(1, 0, 0, ())))
         # Sent to an earlier coordinator: it may be with a worker that is on its way back.
         settling = held is None and not client.reconciled and now < self.settled_at
-        record.state = WAITING if settling or record.lacks or record.may_have_run else QUEUED
+        record.state = WAITING if settling or record.unresolved_count or record.may_have_run else QUEUED
         self.counts[record.state] += record.weight
         if held is not None:
             self._claim(record, held, now)
-        elif record.unmet is not None:
-            self.finish(record, record.unmet, FAILED, now)
+        elif record.failed_dependency is not None:
+            self.finish(record, record.failed_dependency, FAILED, now)
         elif settling or record.may_have_run:
             self._delay(record, self.settled_at)
         elif refusal is not None:
@@ -322,7 +322,7 @@ class Scheduler:
                 client.running.append(task_id)
             if record.options.detach:
                 self.tell_accepted(record)
-            if record.lacks:
+            if record.unresolved_count:
                 self.dependencies.recall(client, [n for n in record.depends_on if n in self.results.sought])
             return True
         record = client.done.get(task_id)
@@ -340,7 +340,7 @@ class Scheduler:
         size = record.size
         record.client.account.remove_call(size, record.options.resources)
         client.account.add_call(size, record.options.resources)
-        for value in (record.values or {}).values():
+        for value in (record.dependency_results or {}).values():
             record.client.account.remove_value(value)
             client.account.add_value(value)
         record.client.unfinished -= record.weight
@@ -779,7 +779,7 @@ class Scheduler:
                 )
                 outcome = m.Outcome(record.id, record.attempt, m.LOST, detail={"error": error})
                 self._finish_lost(record, outcome, now)
-            elif not record.lacks:
+            elif not record.unresolved_count:
                 self.move(record, QUEUED, now)
                 self.queue.push(record)
 
@@ -946,9 +946,9 @@ class Scheduler:
         if record.cancel_asked:
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
-        if record.unmet is not None:
-            self.finish(record, record.unmet, FAILED, now)
-        elif record.lacks:
+        if record.failed_dependency is not None:
+            self.finish(record, record.failed_dependency, FAILED, now)
+        elif record.unresolved_count:
             self.move(record, WAITING, now)
         else:
             self.move(record, QUEUED, now)
@@ -1145,7 +1145,7 @@ class Scheduler:
         users: dict[Account, dict[int, int]] = {account: {} for account in self.accounts}
         for record in self.tasks.values():
             charged = users.setdefault(record.client.account, {})
-            for value in (record.values or {}).values():
+            for value in (record.dependency_results or {}).values():
                 charged[id(value)] = charged.get(id(value), 0) + 1
         for account, charged in users.items():
             assert account.values == charged, (

@@ -116,10 +116,12 @@ class TaskRecord:
         "client",
         "crashes",
         "delayed",
+        "dependency_results",
         "depends_on",
         "depth",
         "ended",
         "estimate",
+        "failed_dependency",
         "failures",
         "found",
         "function",
@@ -127,7 +129,6 @@ class TaskRecord:
         "id",
         "initializer",
         "interest",
-        "lacks",
         "may_have_run",
         "options",
         "outcome",
@@ -139,8 +140,7 @@ class TaskRecord:
         "submitted",
         "suspected",
         "unbegun",
-        "unmet",
-        "values",
+        "unresolved_count",
         "wait",
         "weight",
         "worker",
@@ -199,13 +199,13 @@ class TaskRecord:
         self.delayed = False
         """It waits for a time, see Scheduler.delayed."""
         self.depends_on: tuple[TaskId, ...] = ()
-        self.values: dict[TaskId, Payload] | None = None
+        self.dependency_results: dict[TaskId, Payload] | None = None
         """The results of the tasks that it needs, as far as they are known."""
         self.found = 0
         """How many of these, the first ones, are known not to be sought any more."""
-        self.lacks = 0
+        self.unresolved_count = 0
         """How many of these are not known yet."""
-        self.unmet: Outcome | None = None
+        self.failed_dependency: Outcome | None = None
         """What it ends with, since a task that it needs did not succeed."""
         self.interest: Interest | None = None
         self.claimed = False

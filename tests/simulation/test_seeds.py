@@ -243,7 +243,7 @@ def test_a_task_that_starts_before_what_it_needs_is_found(monkeypatch):
 
     def seek_needs(self, record, depends_on, now):
         real(self, record, depends_on, now)
-        record.lacks = 0
+        record.unresolved_count = 0
 
     monkeypatch.setattr(Dependencies, "collect", seek_needs)
     find()
