@@ -438,7 +438,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (m.Running, lambda x, w: (x.ids,), lambda f, r: m.Running(name_list(f[0]))),
     (
         m.Returned,
-        lambda x, w: (x.tasks, x.lacks, x.begun),
+        lambda x, w: (x.tasks, x.missing_modules, x.begun),
         lambda f, r: m.Returned(read_returned(f[0]), name_list(f[1]), flag(f[2])),
     ),
     (m.Capacity, lambda x, w: (x.slots,), lambda f, r: m.Capacity(integer(f[0]))),

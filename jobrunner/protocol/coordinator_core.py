@@ -726,8 +726,8 @@ class CoordinatorCore:
             self.scheduler.started(worker, task_id, now)
 
     def _on_returned(self, worker: WorkerSession, message: m.Returned, now: float) -> None:
-        if message.lacks:
-            self.scheduler.missing.report(worker, message.tasks, message.lacks, now)
+        if message.missing_modules:
+            self.scheduler.missing_modules.report(worker, message.tasks, message.missing_modules, now)
             return
         for task_id, attempt in reversed(message.tasks):
             self.scheduler.returned(worker, task_id, attempt, now, begun=message.begun)

@@ -427,7 +427,7 @@ class Returned:
 
     tasks: list[tuple[TaskId, int]]
     """Pairs of id and attempt."""
-    lacks: list[str] = field(default_factory=list)
+    missing_modules: list[str] = field(default_factory=list)
     """Modules that these need and that cannot be imported there; each of them needs one at least."""
     begun: bool = False
     """Whether these may have been started."""

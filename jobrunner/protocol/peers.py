@@ -183,8 +183,8 @@ class WorkerSession(Peer):
         "hello",
         "id",
         "kept_waiting",
-        "lacks",
         "long",
+        "missing_modules",
         "name",
         "prefetch",
         "provides",
@@ -209,7 +209,7 @@ class WorkerSession(Peer):
         """Amounts of what it provides that no task holds: integers, but for what it has without end."""
         self.kept_waiting: dict[str, int] = {}
         """Amounts that are held by tasks which wait for calls, see `deadlocks`."""
-        self.lacks: dict[str, float] = {}
+        self.missing_modules: dict[str, float] = {}
         """Modules that it cannot import, and when it said so; see `missing`."""
         self.draining = False
         self.stuck = ""
@@ -260,7 +260,7 @@ class WorkerSession(Peer):
             self.kept_waiting[name] = self.kept_waiting.get(name, 0) + sign * amount
 
     def _can_import(self, requirement: str) -> bool:
-        return requirement.startswith(MODULE) and requirement[len(MODULE) :] not in self.lacks
+        return requirement.startswith(MODULE) and requirement[len(MODULE) :] not in self.missing_modules
 
     def take(self, record: TaskRecord) -> None:
         """Count a task that is now with this worker."""

@@ -337,7 +337,7 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
         return ""
     if not scheduler.workers:
         return "no worker has joined the cluster"
-    complaint = scheduler.missing.why(record)
+    complaint = scheduler.missing_modules.why(record)
     if complaint:
         return complaint
     required = record.requirements

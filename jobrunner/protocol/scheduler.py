@@ -23,7 +23,7 @@ from jobrunner.protocol.division import Division
 from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.link import Link
-from jobrunner.protocol.missing import Missing
+from jobrunner.protocol.missing_modules import MissingModules
 from jobrunner.protocol.peers import ClientSession, Peer, WorkerSession
 from jobrunner.protocol.placement import UNKNOWN, Permit, ReadyQueue, room
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
@@ -119,7 +119,7 @@ class Scheduler:
         self.unwritten: set[TaskId] = set()
         """Detached tasks that the journal does not have yet."""
         self.dependencies = Dependencies(self)
-        self.missing = Missing(self)
+        self.missing_modules = MissingModules(self)
         self.division = Division(self)
         self.deadlocks = Deadlocks(self)
         self.tasks: dict[TaskId, TaskRecord] = {}
@@ -178,8 +178,8 @@ class Scheduler:
         record = TaskRecord(
             spec.id, client, function, spec.payload, spec.span, spec.options, initializer, spec.depth, now
         )
-        if self.missing.scarce:
-            record.requirements = self.missing.requirements(record)
+        if self.missing_modules.contested_modules:
+            record.requirements = self.missing_modules.requirements(record)
         function.users += 1
         if initializer is not None:
             initializer.users += 1
@@ -236,10 +236,10 @@ class Scheduler:
             for entry in (function, initializer):
                 if entry is not None and entry.requirements and not self._provided(entry):
                     return self._wrong_python(spec.id, entry)
-        if not self.missing.scarce:
+        if not self.missing_modules.contested_modules:
             return None
         base = required_of(requirements_of(spec.options.resources), function, initializer)
-        return self.missing.refusal(spec.id, function, initializer, base, now)
+        return self.missing_modules.refusal(spec.id, function, initializer, base, now)
 
     def _provided(self, function: FunctionEntry) -> bool:
         """Whether any worker has the version of Python that a function needs."""
@@ -546,7 +546,7 @@ class Scheduler:
             self._split(record, outcome, worker, now)
         elif record.initializer is not None and outcome.detail and "setup" in outcome.detail:
             record.ended = record.attempt
-            self.missing.initializer_failed(worker, record, outcome, now)
+            self.missing_modules.initializer_failed(worker, record, outcome, now)
         else:
             self._ended(record, outcome, now)
 
@@ -719,7 +719,7 @@ class Scheduler:
         self.open.pop(worker, None)
         self.dirty.pop(worker, None)
         self.functions.worker_gone(worker.id)
-        self.missing.worker_gone(worker)
+        self.missing_modules.worker_gone(worker)
         self._drop_unclaimed_of(worker)
         self.resized = True
 
@@ -767,7 +767,7 @@ class Scheduler:
 
     def due(self, now: float) -> None:
         """Queue the tasks that wait for a time which has come."""
-        self.missing.due(now)
+        self.missing_modules.due(now)
         while self.delayed and self.delayed[0][0] <= now:
             record = heapq.heappop(self.delayed)[2]
             record.delayed = False

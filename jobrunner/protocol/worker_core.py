@@ -151,7 +151,7 @@ class WorkerCore:
         self.functions: dict[m.FunctionKey, m.FunctionDef] = {}
         self._lingering: dict[m.FunctionKey, None] = {}
         """Functions that the coordinator takes to be forgotten here, though a task that is still here needs them."""
-        self._lacks: dict[m.FunctionKey, list[str]] = {}
+        self._missing_modules: dict[m.FunctionKey, list[str]] = {}
         """Of `functions`, those that need modules which were not found when they came, and these."""
         self.draining = False
         self._drain_until: float | None = None
@@ -367,7 +367,7 @@ class WorkerCore:
                 return
             self._learn(definition)
         unable: list[tuple[TaskId, int]] = []
-        lacks: dict[str, None] = {}
+        missing_modules: dict[str, None] = {}
         for assignment in message.tasks:
             present = self.tasks.get(assignment.id)
             if present is not None:
@@ -380,10 +380,10 @@ class WorkerCore:
                 self._log("warning", f"task {assignment.id} names a function that was never sent")
                 self.session.abandon("it named a function that it had not sent", now)
                 return
-            missing = self._missing_for(assignment) if self._lacks else []
+            missing = self._missing_for(assignment) if self._missing_modules else []
             if missing:
                 unable.append((assignment.id, assignment.attempt))
-                lacks.update(dict.fromkeys(missing))
+                missing_modules.update(dict.fromkeys(missing))
                 continue
             task = WorkerTask(assignment, self._owner_of(assignment, message.owner))
             most = self.settings.max_tasks_per_slot
@@ -395,7 +395,7 @@ class WorkerCore:
                 self._queue_moved = now
             self.queue.push(task)
         if unable:
-            self._effects.append(self.session.send(m.Returned(unable, list(lacks)), now))
+            self._effects.append(self.session.send(m.Returned(unable, list(missing_modules)), now))
         if self.draining:
             self._return_queue(now)
 
@@ -409,17 +409,17 @@ class WorkerCore:
         # One that is here already is the same. Slots have that one, and it is in shared memory, maybe.
         self.functions.setdefault(definition.key, definition)
         self._lingering.pop(definition.key, None)
-        lacks = self.settings.missing(definition.modules) if definition.modules else []
-        if lacks:
-            self._lacks[definition.key] = lacks
+        missing_modules = self.settings.missing(definition.modules) if definition.modules else []
+        if missing_modules:
+            self._missing_modules[definition.key] = missing_modules
         else:
-            self._lacks.pop(definition.key, None)
+            self._missing_modules.pop(definition.key, None)
 
     def _missing_for(self, assignment: m.Assignment) -> list[str]:
         """Modules that the call needs, does not bring along, and that cannot be imported now."""
-        suspects = list(self._lacks.get(assignment.function, ()))
+        suspects = list(self._missing_modules.get(assignment.function, ()))
         if assignment.initializer is not None:
-            suspects += self._lacks.get(assignment.initializer, ())
+            suspects += self._missing_modules.get(assignment.initializer, ())
             ships = self.functions[assignment.initializer].ships
             suspects = [name for name in suspects if name not in ships]
         return self.settings.missing(suspects) if suspects else []
@@ -1011,7 +1011,7 @@ class WorkerCore:
             del self._lingering[key]
             dropped = self.functions.pop(key, None)
             large = large or (dropped is not None and payload_size(dropped.blob) >= LARGE_DEFINITION)
-            self._lacks.pop(key, None)
+            self._missing_modules.pop(key, None)
             self._estimates.pop(key, None)
             for slot in self.slots.values():
                 slot.drop_function(key)

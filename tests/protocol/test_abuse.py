@@ -14,7 +14,7 @@ from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ProtocolError
 from jobrunner.ids import TaskId
 from jobrunner.payloads import BUFFER_BYTES
-from jobrunner.protocol import coordinator_core, missing, reports
+from jobrunner.protocol import coordinator_core, missing_modules, reports
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Quota
 from jobrunner.protocol.batches import BATCH_BYTES
@@ -65,7 +65,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(cls, method, counting)
 
-    count(missing, "needed")
+    count(missing_modules, "needed")
     count(reports, "index_of_call")
     count(reports, "short_id")
     count(Scheduler, "named_later")

@@ -208,7 +208,7 @@ def test_kept_results_count_until_they_are_forgotten():
 
 def held(world):
     """Bytes of results that calls have got and wait with."""
-    values = {id(v): len(v) for r in world.core.scheduler.tasks.values() for v in (r.values or {}).values()}
+    values = {id(v): len(v) for r in world.core.scheduler.tasks.values() for v in (r.dependency_results or {}).values()}
     return sum(values.values())
 
 

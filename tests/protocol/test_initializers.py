@@ -31,7 +31,7 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     SubmitRequested,
 )
-from jobrunner.protocol.missing import ANSWER_SECONDS, NEW_ANSWER_SECONDS
+from jobrunner.protocol.missing_modules import ANSWER_SECONDS, NEW_ANSWER_SECONDS
 from jobrunner.serialization import dump_exception
 
 INIT = m.FunctionDef(b"init", "init", b"blob")
@@ -129,7 +129,7 @@ def test_a_worker_that_speaks_of_an_initializer_that_there_is_not_is_heard_as_us
     peer.say(m.Submit([call(1, None)], [DOUBLE]))
     fail(remote, *remote.heard_one(m.Assign).tasks)
     assert [outcome.status for outcome in peer.heard_one(m.Outcomes).outcomes] == [m.ERROR]
-    assert not world.core.scheduler.missing.scarce
+    assert not world.core.scheduler.missing_modules.contested_modules
 
 
 # --- the worker -----------------------------------------------------------------------------------------------------

@@ -324,7 +324,7 @@ def test_who_asks_for_a_call_before_its_bundle_has_ended_is_told_then(desk):
     (told,) = desk.told(other)
     assert (told.id, told.status, told.payload) == (SECOND, m.OK, b"y")
     assert desk.state("c-2-0") == (QUEUED, None, 0)
-    assert desk.scheduler.tasks["c-2-0"].values == {THIRD: b"z"}
+    assert desk.scheduler.tasks["c-2-0"].dependency_results == {THIRD: b"z"}
     assert not desk.scheduler.dependencies.calls_sought
     assert not desk.scheduler.results.sought
 
@@ -336,7 +336,7 @@ def test_who_asks_for_a_call_after_its_bundle_has_ended_is_told_at_once(desk):
     (told,) = desk.told(other)
     assert (told.id, told.status, told.payload) == (SECOND, m.ERROR, b"y")
     desk.submit(spec("2-0")._replace(depends_on=(FIRST,)))
-    assert desk.scheduler.tasks["c-2-0"].values == {FIRST: b"x"}
+    assert desk.scheduler.tasks["c-2-0"].dependency_results == {FIRST: b"x"}
 
 
 def test_who_asks_for_a_call_before_its_bundle_has_come_is_told_too(desk):

@@ -194,7 +194,7 @@ class Truth:
 
     def _can_import(self, node: WorkerNode, slot: SlotProcess, spec: m.TaskSpec, where: str) -> None:
         """Its modules are there, and nobody else's, nor those of another epoch."""
-        lacking = self.needed(spec) & set(node.lacks)
+        lacking = self.needed(spec) & set(node.missing_modules)
         self.check(not lacking, f"{where}, which lacks {lacking}")
         epoch = self.definitions[spec.initializer].epoch if spec.initializer in self.definitions else 0
         slot.serves.add(spec.initializer if self._brings(spec) or epoch else None)
@@ -396,7 +396,7 @@ class Truth:
             self._unmet(expected, outcome, what)
         elif status == m.REFUSED and "modules" in (outcome.detail or {}):
             missing = set((outcome.detail or {})["modules"])
-            lacked = {name for lacks in self.world.scenario.lacks.values() for name in lacks}
+            lacked = {name for names in self.world.scenario.missing_modules.values() for name in names}
             self.check(bool(missing), f"{what} for want of nothing")
             self.check(
                 missing <= self.needed(spec) & lacked, f"{what} for want of {missing}, which are there"

@@ -32,7 +32,7 @@ def is_lawful(scenario: Scenario) -> bool:
     """Whether every slot could run everything, and nothing but the work itself keeps slots idle."""
     return (
         scenario.profile == "calm"
-        and not (scenario.resources or scenario.lacks or scenario.blocking or scenario.nests)
+        and not (scenario.resources or scenario.missing_modules or scenario.blocking or scenario.nests)
         and scenario.owners <= 1
         and scenario.max_tasks_per_slot is None
         and not (scenario.journal_delay or scenario.start_failures or scenario.stalls)

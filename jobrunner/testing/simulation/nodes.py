@@ -353,9 +353,9 @@ class WorkerNode(PeerNode[WorkerCore]):
             drain_timeout=scenario.drain_timeout,
             peer_timeout=scenario.peer_timeout,
             max_tasks_per_slot=scenario.max_tasks_per_slot,
-            missing=lambda names: [name for name in names if name in self.lacks],
+            missing=lambda names: [name for name in names if name in self.missing_modules],
         )
-        self.lacks = scenario.lacks.get(base, ())
+        self.missing_modules = scenario.missing_modules.get(base, ())
         self.base = base
         self.slots = SimulatedSlots(self)
         self.stand_ins = False

@@ -148,13 +148,13 @@ def draw_functions(
     rng = world.rng
     number = rng.randrange(world.scenario.functions) if world.scenario.functions else world.serial()
     parts = parts_of(number)
-    definition = function(number, bool(world.scenario.lacks), parts)
+    definition = function(number, bool(world.scenario.missing_modules), parts)
     functions.update((each.key, each) for each in (*parts, definition))
     initializer = None
     if rng.random() < 0.05:
         functions[part(0).key] = part(0)
         initializer = functions[INITIALIZER.key] = INITIALIZER_WITH_PART
-    elif world.scenario.lacks and rng.random() < 0.2:
+    elif world.scenario.missing_modules and rng.random() < 0.2:
         initializer = functions[SHIPMENT.key] = SHIPMENT
     return definition.key, None if initializer is None else initializer.key
 

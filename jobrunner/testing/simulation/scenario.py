@@ -86,7 +86,7 @@ class Scenario:
     """Peers that have keys of their own and mean harm; where there are owners."""
     functions: int = 4
     """Different functions that all clients call; 0: each call has one of its own."""
-    lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    missing_modules: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Of MODULES, those that the worker "w0", "w1" ... cannot import; where it is empty, functions need none."""
 
     nests: bool = False
@@ -149,7 +149,7 @@ def draw_scenario(rng: random.Random, profile: str | None = None) -> Scenario:
     scenario.bundles = rng.random() < 0.6
     if rng.random() < 0.4:
         for number in range(len(scenario.workers)):
-            scenario.lacks[f"w{number}"] = tuple(name for name in MODULES if rng.random() < 0.4)
+            scenario.missing_modules[f"w{number}"] = tuple(name for name in MODULES if rng.random() < 0.4)
     aside = random.Random()  # so that all else of a seed stays what it was
     aside.setstate(rng.getstate())
     if aside.random() < 0.3:

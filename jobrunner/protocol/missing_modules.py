@@ -39,22 +39,22 @@ INITIALIZER = "initializer "
 """Before an initializer's key: its name among those of modules, none of which has a space."""
 
 
-class Missing:
+class MissingModules:
     """Part of one Scheduler."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self.scarce: frozenset[str] = frozenset()
+        self.contested_modules: frozenset[str] = frozenset()
         """Modules that some worker lacks."""
         self._oldest = 0.0
         """When the first of the answers that still hold was given."""
         self._failures: dict[str, Outcome] = {}
-        """How initializers have failed that are scarce, under their name here: the last time, each."""
+        """How initializers have failed that are contested_modules, under their name here: the last time, each."""
 
     def requirements(self, record: TaskRecord) -> Requirements:
         """What its worker must have, the modules included that not every worker has."""
         return base_requirements(record) + module_requirements(
-            self._scarce(record.function, record.initializer)
+            self._contested(record.function, record.initializer)
         )
 
     def refusal(
@@ -68,7 +68,7 @@ class Missing:
         """How a new call ends, if no worker can import what it needs."""
         if not self._is_hopeless(function, initializer, base):
             return None
-        names = self._scarce(function, initializer)
+        names = self._contested(function, initializer)
         if self._drop(names, now - NEW_ANSWER_SECONDS):
             return None  # somebody looks again
         return self._outcome(task_id, 0, function, initializer, base)
@@ -88,19 +88,19 @@ class Missing:
         ]
         # Nothing is kept because a worker says so, but for what it was asked.
         asked = {name for record in records for name in needed(record.function, record.initializer)}
-        lacks = asked.intersection(names)
-        if not self.scarce:
+        missing = asked.intersection(names)
+        if not self.contested_modules:
             self._oldest = now
-        news = lacks - worker.lacks.keys()
-        worker.lacks.update(dict.fromkeys(sorted(lacks), now))
-        if lacks - self.scarce:
+        news = missing - worker.missing_modules.keys()
+        worker.missing_modules.update(dict.fromkeys(sorted(missing), now))
+        if missing - self.contested_modules:
             self._count()
-            self._sort_again(self._tasks_with(lacks))
+            self._sort_again(self._tasks_with(missing))
         else:
             for record in records:
                 record.requirements = self.requirements(record)
         for task_id, attempt in reversed(list(returned)):
-            scheduler.returned(worker, task_id, attempt, now, prefetch=worker.prefetch and bool(lacks))
+            scheduler.returned(worker, task_id, attempt, now, prefetch=worker.prefetch and bool(missing))
         self._end_hopeless(self._tasks_with(news) if news else records, now)
 
     def initializer_failed(
@@ -113,12 +113,12 @@ class Missing:
         error = (outcome.detail or {}).get("error", "raised")
         record.record_event(f"attempt {record.begun} on {worker.name}: the initializer failed: {error}")
         self._failures[name] = outcome
-        if not self.scarce:
+        if not self.contested_modules:
             self._oldest = now
-        news = name not in worker.lacks
-        worker.lacks[name] = now
+        news = name not in worker.missing_modules
+        worker.missing_modules[name] = now
         scheduler.again(record, now)
-        if name not in self.scarce:
+        if name not in self.contested_modules:
             self._count()
             self._sort_again(self._tasks_with({name}))
         else:
@@ -128,14 +128,16 @@ class Missing:
         self._end_hopeless(self._tasks_with({name}) if news else [record], now)
 
     def worker_gone(self, worker: WorkerSession) -> None:
-        if worker.lacks:
+        if worker.missing_modules:
             self._count()
 
     def due(self, now: float) -> None:
         """Drop the answers that have become old."""
-        if self.scarce and now > self._oldest + ANSWER_SECONDS:
-            self._drop(self.scarce, now - ANSWER_SECONDS)
-            answers = [at for worker in self._scheduler.workers.values() for at in worker.lacks.values()]
+        if self.contested_modules and now > self._oldest + ANSWER_SECONDS:
+            self._drop(self.contested_modules, now - ANSWER_SECONDS)
+            answers = [
+                at for worker in self._scheduler.workers.values() for at in worker.missing_modules.values()
+            ]
             self._oldest = min(answers, default=now)
 
     def why(self, record: TaskRecord) -> str:
@@ -145,10 +147,10 @@ class Missing:
             return ""
         return self._complaint(record.function, record.initializer, base)
 
-    def _scarce(self, function: FunctionEntry, initializer: FunctionEntry | None) -> list[str]:
-        if not self.scarce:
+    def _contested(self, function: FunctionEntry, initializer: FunctionEntry | None) -> list[str]:
+        if not self.contested_modules:
             return []
-        return [name for name in needed(function, initializer) if name in self.scarce]
+        return [name for name in needed(function, initializer) if name in self.contested_modules]
 
     def _able(self, base: Requirements) -> list[WorkerSession]:
         """Workers that could run it, were it not for the modules."""
@@ -158,21 +160,21 @@ class Missing:
     def _is_hopeless(
         self, function: FunctionEntry, initializer: FunctionEntry | None, base: Requirements
     ) -> bool:
-        names = self._scarce(function, initializer)
+        names = self._contested(function, initializer)
         if not names:
             return False
         able = self._able(base)
-        return bool(able) and all(any(name in worker.lacks for name in names) for worker in able)
+        return bool(able) and all(any(name in worker.missing_modules for name in names) for worker in able)
 
     def _drop(self, names: Iterable[str], before: float) -> bool:
         """Forget answers about these that were given before that time; whether there were any."""
         dropped = False
         for worker in self._scheduler.workers.values():
-            had = len(worker.lacks)
-            for name in names if worker.lacks else ():
-                if worker.lacks.get(name, before) < before:
-                    del worker.lacks[name]
-            if len(worker.lacks) < had:
+            had = len(worker.missing_modules)
+            for name in names if worker.missing_modules else ():
+                if worker.missing_modules.get(name, before) < before:
+                    del worker.missing_modules[name]
+            if len(worker.missing_modules) < had:
                 self._scheduler.open[worker] = None
                 self._scheduler.queue.wake(worker.provides_all)
                 dropped = True
@@ -181,8 +183,10 @@ class Missing:
         return dropped
 
     def _count(self) -> None:
-        self.scarce = frozenset(name for w in self._scheduler.workers.values() for name in w.lacks)
-        for name in self._failures.keys() - self.scarce:
+        self.contested_modules = frozenset(
+            name for w in self._scheduler.workers.values() for name in w.missing_modules
+        )
+        for name in self._failures.keys() - self.contested_modules:
             del self._failures[name]
 
     def _tasks_with(self, names: set[str]) -> list[TaskRecord]:
@@ -199,7 +203,7 @@ class Missing:
         return [r for r in scheduler.tasks.values() if r.function in entries or r.initializer in entries]
 
     def _sort_again(self, records: list[TaskRecord]) -> None:
-        """Something has become scarce: what needs it waits in a line of its own from now on."""
+        """Something has become contested_modules: what needs it waits in a line of its own from now on."""
         scheduler = self._scheduler
         for record in records:
             requirements = self.requirements(record)
@@ -226,7 +230,7 @@ class Missing:
         initializer: FunctionEntry | None,
         base: Requirements,
     ) -> Outcome:
-        names = self._scarce(function, initializer)
+        names = self._contested(function, initializer)
         for name in names:
             failure = self._failures.get(name)
             if failure is not None:
@@ -237,11 +241,11 @@ class Missing:
     def _complaint(
         self, function: FunctionEntry, initializer: FunctionEntry | None, base: Requirements
     ) -> str:
-        names = self._scarce(function, initializer)
+        names = self._contested(function, initializer)
         able = self._able(base)
         parts = []
         for name in names:
-            who = sorted(worker.name for worker in able if name in worker.lacks)
+            who = sorted(worker.name for worker in able if name in worker.missing_modules)
             if name in self._failures:
                 return f"the initializer failed on {' and '.join(who[:MAX_WORKERS_NAMED])}"
             if who:

@@ -9,7 +9,7 @@ from jobrunner.backends.failures import error_for
 from jobrunner.errors import SerializationError
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import EndSlot, RunTasks, SlotExited, SlotReady, SpawnSlot
-from jobrunner.protocol.missing import ANSWER_SECONDS, NEW_ANSWER_SECONDS, lack
+from jobrunner.protocol.missing_modules import ANSWER_SECONDS, NEW_ANSWER_SECONDS, lack
 
 FRAMES = m.FunctionDef(b"frames", "frames", b"blob", "", ("pandas",))
 BOTH = m.FunctionDef(b"both", "both", b"blob", "", ("pandas", "torch"))
@@ -149,7 +149,7 @@ def test_the_module_may_be_installed_meanwhile():
     client.say(m.Submit([call(2)], []))
     assert ids(remote.heard_one(m.Assign).tasks) == ["c-2"], "it is asked again rather than fail at once"
     assert client.heard() == []
-    assert not world.core.scheduler.missing.scarce
+    assert not world.core.scheduler.missing_modules.contested_modules
 
 
 def test_an_answer_is_dropped_in_time():
@@ -170,10 +170,10 @@ def test_a_worker_that_leaves_takes_its_answer_along():
     poor, _rich = world.worker("poor"), world.worker("rich")
     client.say(m.Submit([call(1), call(2)], [FRAMES]))
     give_back(poor, "pandas")
-    assert world.core.scheduler.missing.scarce == {"pandas"}
+    assert world.core.scheduler.missing_modules.contested_modules == {"pandas"}
     poor.say(m.Goodbye())
     world.turn()
-    assert not world.core.scheduler.missing.scarce
+    assert not world.core.scheduler.missing_modules.contested_modules
 
 
 def test_only_what_a_call_needs_is_believed():
@@ -185,7 +185,7 @@ def test_only_what_a_call_needs_is_believed():
     liar.say(m.Returned([("c-1", 1), ("c-7", 1)], ["numpy", "json"]))
     assert liar.heard_one(m.Assign).tasks[0].attempt == 2
     (peer,) = world.core.scheduler.workers.values()
-    assert not peer.lacks
+    assert not peer.missing_modules
 
 
 def test_clients_take_turns_whatever_their_calls_need():
@@ -281,7 +281,7 @@ def test_a_worker_looks_again_when_it_is_asked_again():
     installed = []
     world = worker(missing=lambda names: [name for name in names if name not in installed])
     assign(world, assignment(1, function=FRAMES.key), functions=[FRAMES])
-    assert world.heard_one(m.Returned).lacks == ["pandas"]
+    assert world.heard_one(m.Returned).missing_modules == ["pandas"]
     installed.append("pandas")
     assign(world, assignment(1, 2, function=FRAMES.key), functions=[])
     assert started(world) == {1: ["c-1"]}
