@@ -213,7 +213,7 @@ class Author:
                 "coo", "1", self.count(), 1 + self.count() % 99, 1 << 20, self.word()
             ),
             m.Submit: lambda: m.Submit(self.tasks(), functions, self.many(self.key, 1)),
-            m.Reconciled: m.Reconciled,
+            m.ResubmissionComplete: m.ResubmissionComplete,
             m.Cancel: lambda: m.Cancel(self.many(lambda: m.CancelRequest(self.id(), rng.random() < 0.5))),
             m.CancelRefused: lambda: m.CancelRefused(ids),
             m.Divide: lambda: m.Divide(ids),
@@ -223,7 +223,7 @@ class Author:
             m.DropFunctions: lambda: m.DropFunctions(self.many(self.key)),
             m.Outcomes: lambda: m.Outcomes(self.many(self.outcome)),
             m.Running: lambda: m.Running(ids),
-            m.Returned: lambda: m.Returned(
+            m.TasksReturned: lambda: m.TasksReturned(
                 self.many(lambda: (self.id(), self.attempt())),
                 rng.choice(([], [], ["numpy"], [self.word()])),
                 rng.random() < 0.2,
@@ -243,8 +243,8 @@ class Author:
             m.Joined: lambda: m.Joined(self.word()),
             m.Watch: lambda: m.Watch(ids),
             m.Accepted: lambda: m.Accepted(ids),
-            m.Recall: lambda: m.Recall(ids),
-            m.Supply: lambda: m.Supply(self.many(self.outcome), ids),
+            m.ResultRequest: lambda: m.ResultRequest(ids),
+            m.ResultReply: lambda: m.ResultReply(self.many(self.outcome), ids),
         }
         return made[kind]()
 
@@ -253,7 +253,17 @@ class Author:
         return m.Envelope("s", self.rng.randrange(4), self.rng.randrange(4), self.message(kind))
 
 
-BUSY = (m.Submit, m.Outcomes, m.Assign, m.Running, m.Returned, m.Cancel, m.CancelRefused, m.Watch, m.Supply)
+BUSY = (
+    m.Submit,
+    m.Outcomes,
+    m.Assign,
+    m.Running,
+    m.TasksReturned,
+    m.Cancel,
+    m.CancelRefused,
+    m.Watch,
+    m.ResultReply,
+)
 ENDING = (m.Goodbye, m.Reset, m.Refused, m.Drain, m.ClientHello, m.WorkerHello)
 SHARES = [5.0 if kind in BUSY else 0.3 if kind in ENDING else 1.0 for kind in NUMBERS]
 """How often messages of each type are sent: those that end something less often, for the rest to go deep."""

@@ -39,14 +39,14 @@ SLOWEST_MS = 500
 
 FITTING: dict[str, dict[type, float]] = {
     "client": {
-        m.Submit: 6, m.Cancel: 2, m.Query: 2, m.Watch: 2, m.Supply: 2, m.Reconciled: 1, m.Heartbeat: 1,
+        m.Submit: 6, m.Cancel: 2, m.Query: 2, m.Watch: 2, m.ResultReply: 2, m.ResubmissionComplete: 1, m.Heartbeat: 1,
         m.Goodbye: 0.1, m.ClientHello: 0.3,
     },
     "worker": {
-        m.Outcomes: 6, m.Running: 2, m.Returned: 2, m.CancelRefused: 2, m.Capacity: 1, m.Output: 2, m.Heartbeat: 1,
+        m.Outcomes: 6, m.Running: 2, m.TasksReturned: 2, m.CancelRefused: 2, m.Capacity: 1, m.Output: 2, m.Heartbeat: 1,
         m.Drain: 0.1, m.Goodbye: 0.1, m.WorkerHello: 0.3, m.ClientHello: 0.1,
     },
-    "observer": {m.Query: 4, m.Reconciled: 1, m.Heartbeat: 1, m.Goodbye: 0.1, m.ClientHello: 0.3},
+    "observer": {m.Query: 4, m.ResubmissionComplete: 1, m.Heartbeat: 1, m.Goodbye: 0.1, m.ClientHello: 0.3},
 }  # fmt: skip
 """How often each role sends what it may send; now and then it sends anything."""
 

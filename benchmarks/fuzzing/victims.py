@@ -153,7 +153,15 @@ class CoordinatorVictim(Victim):
         if isinstance(message, m.Submit) and message.tasks and self.rng.random() < 0.9:
             source = b"d" if message.tasks[0].id.startswith("d") else b"c"
         elif self.rng.random() < 0.6:  # the right role, so that it goes deeper
-            of_clients = (m.Submit, m.Watch, m.Supply, m.Cancel, m.Query, m.Reconciled, m.ClientHello)
+            of_clients = (
+                m.Submit,
+                m.Watch,
+                m.ResultReply,
+                m.Cancel,
+                m.Query,
+                m.ResubmissionComplete,
+                m.ClientHello,
+            )
             source = self.rng.choice(
                 (b"c", b"d") if isinstance(envelope.message, of_clients) else (b"w", b"v")
             )

@@ -21,12 +21,12 @@ from typing import Any
 from jobrunner import serialization
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.bundle_builder import BundleBuilder
+from jobrunner.backends.dependency_results import DependencyResults, with_placeholders
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
 from jobrunner.backends.shared_store import SharedStore
 from jobrunner.backends.slot_initializers import SlotInitializers
-from jobrunner.backends.supplies import Supplies, with_placeholders
 from jobrunner.blocking import depth
 from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.dependencies import AnyFuture, may_hold_futures
@@ -129,7 +129,7 @@ class CoreBackend(Backend):
         """The functions of `_outgoing`."""
         self._loose: set[TaskId] = set()
         """Of `_futures`, those that nobody waits for at the end: others' calls, and detached ones."""
-        self._supplies = Supplies(self._supply, self)
+        self._dependency_results = DependencyResults(self._supply, self)
         self._dependencies_of: dict[TaskId, tuple[TaskId, ...]] = {}
         self._cancel_waits = CancelWaits()
         self._queries: dict[int, QueryWait] = {}
@@ -239,11 +239,11 @@ class CoreBackend(Backend):
             future.set_exception(exc)
             return future
         if futures:
-            depends_on = self._supplies.add(futures, self._new_id)
+            depends_on = self._dependency_results.add(futures, self._new_id)
             try:
                 return self._send(prepared, payload, None, options, depends_on)
             except BaseException:
-                self._supplies.release(depends_on)  # a call that is refused keeps nothing
+                self._dependency_results.release(depends_on)  # a call that is refused keeps nothing
                 raise
         if type(payload) is bytes and len(payload) <= bundles.SMALL_CALL and bundles.permits(options):
             function = prepared.definition.key
@@ -474,7 +474,7 @@ class CoreBackend(Backend):
     def _cancel_what_waits(self) -> None:
         """With the lock held. Where the slots are this program's alone, calls that a free one can begin go on."""
         depends_on = list(self._dependencies_of.items())  # the I/O thread takes from it
-        blocked = {task for task, needed in depends_on if not self._supplies.are_done(needed)}
+        blocked = {task for task, needed in depends_on if not self._dependency_results.are_done(needed)}
         own = [task for task in self._futures if task not in self._loose]
         self._driver.post(CancelRequested([task for task in own if task in blocked], False))
         slots = self.max_workers if self.same_host else 0
@@ -590,7 +590,7 @@ class CoreBackend(Backend):
             AnswerCancel: self._answer_cancel,
             AnswerQuery: self._answer_query,
             ShowOutput: self._show_output,
-            RecallResults: lambda effect: self._supplies.recalled(effect.ids),
+            RecallResults: lambda effect: self._dependency_results.recalled(effect.ids),
             Accepted: self._on_accepted,
             Connected: self._on_connected,
             CapacityChanged: self._on_capacity,
@@ -700,7 +700,7 @@ class CoreBackend(Backend):
                     entry = self._futures.pop(outcome.id, None)
                     self._loose.discard(outcome.id)
                 if self._dependencies_of:
-                    self._supplies.release(self._dependencies_of.pop(outcome.id, ()))
+                    self._dependency_results.release(self._dependencies_of.pop(outcome.id, ()))
                 if isinstance(entry, BundleBuilder):
                     self._resolve_bundle(entry, outcome)
                     entry.futures = []

@@ -24,13 +24,13 @@ from typing import Any, ClassVar, NamedTuple
 
 from jobrunner import serialization
 from jobrunner.backends.base import Backend, BackendSettings
+from jobrunner.backends.dependency_results import with_placeholders
 from jobrunner.backends.engine_calls import Call, Line
 from jobrunner.backends.engine_events import Events
 from jobrunner.backends.engine_worker import PROTOCOL, Head, fields_of, unwrapped
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.printer import Printer
-from jobrunner.backends.supplies import with_placeholders
 from jobrunner.backends.threads import result_of_dependency
 from jobrunner.blocking import depth
 from jobrunner.dependencies import AnyFuture, may_hold_futures

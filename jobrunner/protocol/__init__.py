@@ -75,7 +75,7 @@ Words:
     lost         silent for too long, or unreachable: its tasks run elsewhere
     requeue      back to the head of the queue, because the worker and not the task came to an end
     fence        have a worker stop an attempt that nobody waits for any more
-    unclaimed    with a worker, though no client has named it since the coordinator started
+    orphaned    with a worker, though no client has named it since the coordinator started
     drain        take nothing new, finish what runs, hand back the rest, leave
     turn         all that has arrived, then a Tick: what gathered during it leaves in batches
     window       how many unfinished tasks, or bytes, a client may have at the coordinator

@@ -164,11 +164,11 @@ class ClientCore:
         if type(event) is SupplyRequested:
             if not self.session.open:
                 return []  # it will be asked again
-            supplies = [m.Supply(some) for some in batches(event.outcomes, of_outcome)]
-            supplies += [m.Supply([], some) for some in batches(event.unknown, of_id)]
+            replies = [m.ResultReply(some) for some in batches(event.outcomes, of_outcome)]
+            replies += [m.ResultReply([], some) for some in batches(event.unknown, of_id)]
             return [
-                self.session.send(supply, now, sum(payload_size(o.payload) for o in supply.outcomes))
-                for supply in supplies
+                self.session.send(reply, now, sum(payload_size(o.payload) for o in reply.outcomes))
+                for reply in replies
             ]
         if type(event) is Unreachable:
             self.session.unreachable(now)
@@ -349,7 +349,7 @@ class ClientCore:
             return [effect for event in wanted for effect in self._cancel(event)]
         if isinstance(message, m.Accepted):
             return [Accepted([t for t in message.ids if t in self.pending])]
-        if isinstance(message, m.Recall):
+        if isinstance(message, m.ResultRequest):
             return [RecallResults(message.ids)]
         if isinstance(message, m.Output):
             return [ShowOutput(message.chunks)]
@@ -426,7 +426,7 @@ class ClientCore:
                 later.append(spec)
         effects: list[Effect] = [Connected(welcome.slots)]
         effects += self._send_tasks(now, unlimited=True)
-        effects.append(self.session.send(m.Reconciled(), now))
+        effects.append(self.session.send(m.ResubmissionComplete(), now))
         effects += [self.session.send(query, now) for query in self._queries.values()]
         for spec in later:
             self._enqueue(spec)
@@ -449,7 +449,7 @@ class ClientCore:
             if self._cancelled_here:
                 outcomes, self._cancelled_here = self._cancelled_here, []
                 for told in batches(outcomes, of_outcome):
-                    effects.append(session.send(m.Supply(told, []), now))
+                    effects.append(session.send(m.ResultReply(told, []), now))
             if self._cancels:
                 requests, self._cancels = self._cancels, []
                 for some in batches(requests, lambda request: of_id(request.id)):

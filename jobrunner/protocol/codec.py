@@ -411,7 +411,7 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
         lambda x, w: (write_tasks(x.tasks, w), write_functions(x.functions, w), x.drop_functions),
         lambda f, r: m.Submit(read_tasks(f[0], r), read_functions(f[1], r), keys(f[2])),
     ),
-    (m.Reconciled, lambda x, w: (), lambda f, r: m.Reconciled()),
+    (m.ResubmissionComplete, lambda x, w: (), lambda f, r: m.ResubmissionComplete()),
     (m.Cancel, lambda x, w: (x.requests,), lambda f, r: m.Cancel(read_requests(f[0]))),
     (m.CancelRefused, lambda x, w: (x.ids,), lambda f, r: m.CancelRefused(name_list(f[0]))),
     (
@@ -437,9 +437,9 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     ),
     (m.Running, lambda x, w: (x.ids,), lambda f, r: m.Running(name_list(f[0]))),
     (
-        m.Returned,
+        m.TasksReturned,
         lambda x, w: (x.tasks, x.missing_modules, x.begun),
-        lambda f, r: m.Returned(read_returned(f[0]), name_list(f[1]), flag(f[2])),
+        lambda f, r: m.TasksReturned(read_returned(f[0]), name_list(f[1]), flag(f[2])),
     ),
     (m.Capacity, lambda x, w: (x.slots,), lambda f, r: m.Capacity(integer(f[0]))),
     (m.Output, lambda x, w: (x.chunks,), lambda f, r: m.Output(read_chunks(f[0]))),
@@ -450,11 +450,11 @@ TABLE: list[tuple[type[m.Message], Write, Read]] = [
     (m.Refused, lambda x, w: write_refusal(x), lambda f, r: m.Refused(text(f[0]), refusal_kind(f[1:]))),
     (m.Watch, lambda x, w: (x.ids,), lambda f, r: m.Watch(name_list(entries(f[0])))),
     (m.Accepted, lambda x, w: (x.ids,), lambda f, r: m.Accepted(name_list(f[0]))),
-    (m.Recall, lambda x, w: (x.ids,), lambda f, r: m.Recall(name_list(f[0]))),
+    (m.ResultRequest, lambda x, w: (x.ids,), lambda f, r: m.ResultRequest(name_list(f[0]))),
     (
-        m.Supply,
+        m.ResultReply,
         lambda x, w: (write_outcomes(x.outcomes, w), x.unknown),
-        lambda f, r: m.Supply(read_outcomes(entries(f[0]), r), name_list(entries(f[1]))),
+        lambda f, r: m.ResultReply(read_outcomes(entries(f[0]), r), name_list(entries(f[1]))),
     ),
     (
         m.Join,

@@ -61,7 +61,7 @@ from jobrunner.protocol.scheduler import Scheduler
 from jobrunner.protocol.session import RETRY_LIMIT
 from jobrunner.protocol.task import TaskRecord
 
-OBSERVING = frozenset((m.Query, m.Reconciled, m.Goodbye, m.Heartbeat))
+OBSERVING = frozenset((m.Query, m.ResubmissionComplete, m.Goodbye, m.Heartbeat))
 """What an observer may send."""
 
 OBSERVER_SUBMITS = (
@@ -135,7 +135,7 @@ class CoordinatorCore:
             journaling=journal is not None,
             quota=settings.quota,
         )
-        self.scheduler.settled_at = now + REATTACH_SECONDS
+        self.scheduler.reattach_deadline = now + REATTACH_SECONDS
         self._sessions = 0
         self._writes = 0
         self._unwritten: deque[tuple[int, JournalEntry, list[Link]]] = deque()
@@ -161,14 +161,14 @@ class CoordinatorCore:
                 self._next_sweep = now
         self._handlers: dict[type, Callable[[Any, Any, float], None]] = {
             m.Submit: self._on_submit,
-            m.Reconciled: self._on_reconciled,
+            m.ResubmissionComplete: self._on_reconciled,
             m.Cancel: self._on_cancel,
             m.Query: self._on_query,
             m.Watch: self._on_watch,
-            m.Supply: self._on_supply,
+            m.ResultReply: self._on_supply,
             m.Outcomes: self._on_outcomes,
             m.Running: self._on_running,
-            m.Returned: self._on_returned,
+            m.TasksReturned: self._on_returned,
             m.CancelRefused: self._on_cancel_refused,
             m.Capacity: self._on_capacity,
             m.Stuck: self._on_stuck,
@@ -182,9 +182,9 @@ class CoordinatorCore:
             ClientSession: frozenset(
                 (
                     m.Submit,
-                    m.Reconciled,
+                    m.ResubmissionComplete,
                     m.Watch,
-                    m.Supply,
+                    m.ResultReply,
                     m.Cancel,
                     m.Query,
                     m.Goodbye,
@@ -195,7 +195,7 @@ class CoordinatorCore:
                 (
                     m.Outcomes,
                     m.Running,
-                    m.Returned,
+                    m.TasksReturned,
                     m.CancelRefused,
                     m.Capacity,
                     m.Stuck,
@@ -450,11 +450,11 @@ class CoordinatorCore:
             self._move_peer(client, source, link, who)
             client.hello = hello
             client.lost_at = None
-            client.reconciled = False
+            client.resubmission_complete = False
             client.unread = 0
             client.outcomes.clear()
             client.told_again.clear()
-            client.recalls.clear()
+            client.result_requests.clear()
             client.awaiting_resubmission.clear()
             client.forget_unnamed()
             client.accepted.clear()
@@ -503,7 +503,7 @@ class CoordinatorCore:
         self._peers[source] = worker
         worker.draining = False
         scheduler.open[worker] = None
-        scheduler.adopt(worker, hello.held, now)
+        scheduler.reattach(worker, hello.held, now)
         scheduler.refuse_other_pythons(now)
         return worker
 
@@ -654,12 +654,12 @@ class CoordinatorCore:
         for task_id in dict.fromkeys(message.ids):
             self.scheduler.dependencies.watch(client, task_id, now)
 
-    def _on_supply(self, client: ClientSession, message: m.Supply, now: float) -> None:
+    def _on_supply(self, client: ClientSession, message: m.ResultReply, now: float) -> None:
         outcomes = [passable(outcome) for outcome in message.outcomes]
-        self.scheduler.dependencies.supplied(client, outcomes, message.unknown, now)
+        self.scheduler.dependencies.take_reply(client, outcomes, message.unknown, now)
 
-    def _on_reconciled(self, client: ClientSession, message: m.Reconciled, now: float) -> None:
-        self.scheduler.reconciled(client.id)
+    def _on_reconciled(self, client: ClientSession, message: m.ResubmissionComplete, now: float) -> None:
+        self.scheduler.resubmission_complete(client.id)
 
     def _on_cancel(self, client: ClientSession, message: m.Cancel, now: float) -> None:
         if self._takes_no_answers(client, now):
@@ -725,7 +725,7 @@ class CoordinatorCore:
         for task_id in message.ids:
             self.scheduler.started(worker, task_id, now)
 
-    def _on_returned(self, worker: WorkerSession, message: m.Returned, now: float) -> None:
+    def _on_returned(self, worker: WorkerSession, message: m.TasksReturned, now: float) -> None:
         if message.missing_modules:
             self.scheduler.missing_modules.report(worker, message.tasks, message.missing_modules, now)
             return
@@ -875,19 +875,27 @@ class CoordinatorCore:
     def _flush_client(self, client: ClientSession, now: float) -> None:
         client.told_again.clear()
         if not client.source:  # not back yet; it will name what it waits for
-            for waiting in (client.outcomes, client.running, client.refused, client.recalls, client.accepted):
+            for waiting in (
+                client.outcomes,
+                client.running,
+                client.refused,
+                client.result_requests,
+                client.accepted,
+            ):
                 waiting.clear()
             client.output, client.output_characters = [], 0
             return
         if client.accepted:
             self._send_ids(client, m.Accepted, client.accepted, now)
             client.accepted = []
-        if client.recalls:
+        if client.result_requests:
             sought = [
-                dependency for dependency in client.recalls if dependency in self.scheduler.results.sought
+                dependency
+                for dependency in client.result_requests
+                if dependency in self.scheduler.results.sought
             ]
-            client.recalls = []
-            self._send_ids(client, m.Recall, sought, now)
+            client.result_requests = []
+            self._send_ids(client, m.ResultRequest, sought, now)
         if client.output:
             if client.link.unacked_bytes < OUTPUT_WINDOW:
                 size = sum(len(chunk.text) for chunk in client.output)
@@ -906,7 +914,7 @@ class CoordinatorCore:
         if client.refused:
             self._send_ids(client, m.CancelRefused, client.refused, now)
             client.refused = []
-        if client.cancels and client.reconciled:  # before, it might not have named them yet
+        if client.cancels and client.resubmission_complete:  # before, it might not have named them yet
             requests = [m.CancelRequest(call, running) for call, running in client.cancels.items()]
             self._send_cancels(client, requests, now)
             client.cancels = {}
@@ -1004,12 +1012,12 @@ class CoordinatorCore:
         scheduler = self.scheduler
         for client in [c for c in scheduler.clients.values() if not c.source]:
             self._lose_client(client, now)
-        scheduler.forget_unclaimed(now, self.settings.client_grace)
+        scheduler.forget_orphaned(now, self.settings.client_grace)
         scheduler.forget_outdated_outcomes(now - self.settings.keep_detached)
         scheduler.dependencies.stop_looking(now)
         # Kept outcomes are looked at whenever something else is; they need no timer of their own.
         busy = (
-            scheduler.unclaimed
+            scheduler.orphaned
             or scheduler.results.sought
             or any(not client.source for client in scheduler.clients.values())
             or any(peer.link.next_deadline() is not None for peer in self._peers.values())

@@ -54,7 +54,7 @@ class Deadlocks:
         """A worker tells what a task waits for; about others' tasks it has nothing to say."""
         record = self._scheduler.tasks.get(wait.id)
         if record is None:
-            held = self._scheduler.unclaimed.get(wait.id)
+            held = self._scheduler.orphaned.get(wait.id)
             if held is not None and held.worker is worker:
                 held.wait = wait
         elif record.worker is worker and record.state in ACTIVE:
@@ -76,7 +76,7 @@ class Deadlocks:
     def next_deadline(self) -> float | None:
         if not self._since and not self._news:
             return None
-        soon = max(self._looked_at + LOOK_EVERY, self._scheduler.settled_at)
+        soon = max(self._looked_at + LOOK_EVERY, self._scheduler.reattach_deadline)
         return soon if self._news else max(soon, min(self._since.values()) + PATIENCE)
 
     def wait_longer(self, seconds: float) -> None:
@@ -92,7 +92,7 @@ class Deadlocks:
         if now < self._looked_at + LOOK_EVERY:
             return
         self._looked_at = now
-        self._news = now < self._scheduler.settled_at  # workers may still come back
+        self._news = now < self._scheduler.reattach_deadline  # workers may still come back
         if self._news:
             self._since.clear()
             return

@@ -80,7 +80,7 @@ class Dependencies:
         """It has gone."""
         self._unwatch(client, client.watching)
 
-    def supplied(
+    def take_reply(
         self, client: ClientSession, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
     ) -> None:
         """A client tells how tasks ended that were sought, or that it cannot.
@@ -132,7 +132,7 @@ class Dependencies:
             owner = self._scheduler.clients.get(client_of(task_id))
             if owner is not None and self._is_named_soon(task_id, interest, now):
                 continue
-            if owner.reconciled if owner is not None else now >= self._scheduler.settled_at:
+            if owner.resubmission_complete if owner is not None else now >= self._scheduler.reattach_deadline:
                 del self.results.sought[task_id]
                 shown = (
                     short_id(task_id) if task_id.count("-") > 1 else task_id
@@ -261,7 +261,7 @@ class Dependencies:
     def recall(self, client: ClientSession, depends_on: list[TaskId]) -> None:
         for dependency in depends_on:
             self.results.sought[dependency].asked[client.id] = None
-        client.recalls += depends_on
+        client.result_requests += depends_on
         self._scheduler.dirty[client] = None
 
     def are_found(self, record: TaskRecord) -> bool:

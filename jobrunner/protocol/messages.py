@@ -2,11 +2,11 @@
 
 A message is a plain record; `codec` turns it into frames and back. Who sends what:
 
-    client -> coordinator       ClientHello, Submit, Cancel, Reconciled, Watch, Supply, Query, Goodbye
-    worker -> coordinator       WorkerHello, Outcomes, Running, Returned, CancelRefused, Capacity, Stuck, Waits,
+    client -> coordinator       ClientHello, Submit, Cancel, ResubmissionComplete, Watch, ResultReply, Query, Goodbye
+    worker -> coordinator       WorkerHello, Outcomes, Running, TasksReturned, CancelRefused, Capacity, Stuck, Waits,
                                 Output, Drain, Goodbye
-    coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Accepted, Recall, Reply,
-                                Cancel, Goodbye
+    coordinator -> client       Welcome, Outcomes, Running, CancelRefused, Capacity, Output, Accepted, ResultRequest,
+                                Reply, Cancel, Goodbye
     coordinator -> worker       Welcome, Assign, DropFunctions, Cancel, Divide, Drain, Goodbye
     beside these                Heartbeat (anyone), Reset and Refused (coordinator), Join and its answer Joined
 
@@ -320,7 +320,7 @@ class Submit:
 
 
 @dataclass(slots=True)
-class Reconciled:
+class ResubmissionComplete:
     """The client has resubmitted, in this session, all that it still waits for."""
 
 
@@ -339,14 +339,14 @@ class Accepted:
 
 
 @dataclass(slots=True)
-class Recall:
+class ResultRequest:
     """To a client: tasks of yours need the results of these, which are not known here (any more)."""
 
     ids: list[TaskId]
 
 
 @dataclass(slots=True)
-class Supply:
+class ResultReply:
     """How tasks ended that were recalled. `unknown` are those that the client cannot tell; others come later."""
 
     outcomes: list[Outcome]
@@ -422,7 +422,7 @@ class Running:
 
 
 @dataclass(slots=True)
-class Returned:
+class TasksReturned:
     """A worker gives back tasks that it has not started, or that cannot end there since it leaves."""
 
     tasks: list[tuple[TaskId, int]]
@@ -507,9 +507,9 @@ class Joined:
 
 
 Message: TypeAlias = (
-    "ClientHello | WorkerHello | Welcome | Submit | Reconciled | Watch | Accepted | Recall | Supply | Cancel"
-    " | CancelRefused | Divide | Query | Reply | Assign | DropFunctions"
-    " | Outcomes | Running | Returned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
+    "ClientHello | WorkerHello | Welcome | Submit | ResubmissionComplete | Watch | Accepted | ResultRequest"
+    " | ResultReply | Cancel | CancelRefused | Divide | Query | Reply | Assign | DropFunctions"
+    " | Outcomes | Running | TasksReturned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
     " | Join | Joined | Stuck | Waits"
 )
 

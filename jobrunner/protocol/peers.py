@@ -75,9 +75,9 @@ class ClientSession(Peer):
         "output",
         "output_characters",
         "pins",
-        "recalls",
-        "reconciled",
         "refused",
+        "resubmission_complete",
+        "result_requests",
         "running",
         "submitted",
         "told_again",
@@ -101,7 +101,7 @@ class ClientSession(Peer):
         """Functions that it may name without sending them again: as it calls them, and as they are called here."""
         self.is_new = True
         """This is its first session here: it may have submitted, to another coordinator, what is not known here."""
-        self.reconciled = False
+        self.resubmission_complete = False
         """It has named, in this session, all that it still waits for."""
         self.lost_at: float | None = None
         """When the client was found to be gone; its tasks end after a grace."""
@@ -115,7 +115,7 @@ class ClientSession(Peer):
         self.output: list[OutputChunk] = []
         self.output_characters = 0
         self.accepted: list[TaskId] = []
-        self.recalls: list[TaskId] = []
+        self.result_requests: list[TaskId] = []
         self.cancels: dict[TaskId, bool] = {}
         """Calls in its bundles that others want cancelled, which it has to do; also while they run?"""
         self.unread = 0
@@ -126,7 +126,7 @@ class ClientSession(Peer):
         """The bundles among them, by the open part of their ids."""
         self.awaiting_resubmission: set[str] = set()
         """The open parts of the ids of bundles that it was told, in this session, to have been split, and of which it
-        has named no call since: it does so once it has heard, and what it said before that (Reconciled, say) knew
+        has named no call since: it does so once it has heard. What it said before that (ResubmissionComplete, say) knew
         nothing of them."""
         self.unnamed: dict[TaskId, bool] = {}
         """Parts of its chunks that it has not named since they were divided off; whether it has acknowledged their

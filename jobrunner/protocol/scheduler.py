@@ -79,7 +79,7 @@ def drop_payload(record: TaskRecord) -> None:
         record.outcome = outcome._replace(payload=b"", detail=detail)
 
 
-class Unclaimed:
+class OrphanedTask:
     """A task that a worker has though no client has named it since this coordinator started."""
 
     __slots__ = ("attempt", "look_at", "outcome", "running", "since", "unbegun", "wait", "worker")
@@ -135,8 +135,8 @@ class Scheduler:
         self.recent: deque[TaskRecord] = deque(maxlen=RECENT)
         self.bundles: dict[str, TaskRecord] = {}
         """The bundles among `tasks`, by the open part of their ids."""
-        self.unclaimed: dict[TaskId, Unclaimed] = {}
-        self._unclaimed_of: dict[ClientId, dict[TaskId, None]] = {}
+        self.orphaned: dict[TaskId, OrphanedTask] = {}
+        self._orphaned_of: dict[ClientId, dict[TaskId, None]] = {}
         """The same by those who may name them: a thousand clients may come back at once."""
         self.open: dict[WorkerSession, None] = {}
         """Workers that may have room."""
@@ -144,7 +144,7 @@ class Scheduler:
         """Peers with something in their outbox."""
         self.delayed: list[tuple[float, int, TaskRecord]] = []
         self._tie_breaker = 0
-        self.settled_at = 0.0
+        self.reattach_deadline = 0.0
         """When every worker of an earlier coordinator must have come back to this one, if it still lives."""
         self.resized = False
         """The number of slots in the cluster may have changed."""
@@ -202,13 +202,13 @@ class Scheduler:
             self.dependencies.collect(record, spec.depends_on, now)
         if spec.options.detach:
             self.tell_accepted(record)
-        held = self._take_unclaimed(spec.id) if self.unclaimed else None
-        record.may_have_run = spec.options.at_most_once and client.is_new and not client.reconciled
+        held = self._take_orphaned(spec.id) if self.orphaned else None
+        record.may_have_run = spec.options.at_most_once and client.is_new and not client.resubmission_complete
         if record.may_have_run and self.journaling:
             # The doubt remains for a coordinator after this one, though it finds the task in the journal.
             self.entry.progress.append((spec.id, Progress(1, 0, 0, ())))
         # Sent to an earlier coordinator: it may be with a worker that is on its way back.
-        settling = held is None and not client.reconciled and now < self.settled_at
+        settling = held is None and not client.resubmission_complete and now < self.reattach_deadline
         record.state = WAITING if settling or record.unresolved_count or record.may_have_run else QUEUED
         self.counts[record.state] += record.weight
         if held is not None:
@@ -216,7 +216,7 @@ class Scheduler:
         elif record.failed_dependency is not None:
             self.finish(record, record.failed_dependency, FAILED, now)
         elif settling or record.may_have_run:
-            self._delay(record, self.settled_at)
+            self._delay(record, self.reattach_deadline)
         elif refusal is not None:
             self.finish(record, refusal, FAILED, now)
         elif record.state == QUEUED:
@@ -394,11 +394,11 @@ class Scheduler:
         if self.clients.pop(client.id, None) is not None:
             self.accounts.close(client.account)
 
-    def reconciled(self, client_id: ClientId) -> None:
+    def resubmission_complete(self, client_id: ClientId) -> None:
         """The client has named all that it waits for; what is held for it beyond that, nobody wants."""
         client = self.clients.get(client_id)
         if client is not None:
-            client.reconciled = True
+            client.resubmission_complete = True
             if client.cancels:
                 self.dirty[client] = None
             wanted = {outcome.id for outcome in client.outcomes}
@@ -410,33 +410,33 @@ class Scheduler:
                     taken = client.take_done(task_id)
                     if taken is not None:
                         drop_payload(taken)
-        for task_id in list(self._unclaimed_of.get(client_id, ())):
+        for task_id in list(self._orphaned_of.get(client_id, ())):
             if not self.named_later(task_id):
-                self._drop_unclaimed(task_id)
+                self._drop_orphaned(task_id)
 
-    def forget_unclaimed(self, now: float, grace: float) -> None:
+    def forget_orphaned(self, now: float, grace: float) -> None:
         """Wait no longer for clients that have not come back for `grace` seconds."""
-        for task_id, held in list(self.unclaimed.items()):
+        for task_id, held in list(self.orphaned.items()):
             if now < held.look_at:
                 continue
             if self.named_later(task_id):
                 held.since = now
             elif held.since < now - grace:
-                self._drop_unclaimed(task_id)
+                self._drop_orphaned(task_id)
             held.look_at = min(now + grace / LOOKS_PER_GRACE, held.since + grace)
 
     def wait_longer(self, seconds: float, now: float) -> None:
         """For those that come back, because this process did not run for so long."""
-        for held in self.unclaimed.values():
+        for held in self.orphaned.values():
             held.since += seconds
         for interest in self.results.sought.values():
             interest.since += seconds
         self.deadlocks.wait_longer(seconds)
-        if now - seconds >= self.settled_at:
+        if now - seconds >= self.reattach_deadline:
             return
-        settled_at, self.settled_at = self.settled_at, self.settled_at + seconds
+        reattach_deadline, self.reattach_deadline = self.reattach_deadline, self.reattach_deadline + seconds
         self.delayed = [
-            (self.settled_at if until == settled_at else until, number, record)
+            (self.reattach_deadline if until == reattach_deadline else until, number, record)
             for until, number, record in self.delayed
         ]
         heapq.heapify(self.delayed)
@@ -460,7 +460,7 @@ class Scheduler:
             if chunk is None:
                 return False
             known = chunk in self.tasks or (client is not None and chunk in client.done)
-        return known or (client is not None and not client.reconciled)
+        return known or (client is not None and not client.resubmission_complete)
 
     def bundle_with(self, task_id: TaskId) -> tuple[TaskRecord, int] | None:
         """The unfinished bundle in which that call is, and where."""
@@ -526,7 +526,7 @@ class Scheduler:
         """An attempt has ended; whatever is not the present attempt, on its worker, changes nothing."""
         record = self.tasks.get(outcome.id)
         if record is None:
-            held = self.unclaimed.get(outcome.id)
+            held = self.orphaned.get(outcome.id)
             if held is not None and held.worker is worker and held.attempt == outcome.attempt:
                 if held.outcome is None:
                     self._frees(worker)
@@ -566,9 +566,9 @@ class Scheduler:
         """
         record = self.tasks.get(task_id)
         if record is None:
-            held = self.unclaimed.get(task_id)
+            held = self.orphaned.get(task_id)
             if held is not None and held.worker is worker and held.attempt == attempt:
-                self._take_unclaimed(task_id)
+                self._take_orphaned(task_id)
             return
         if record.worker is not worker or record.attempt != attempt or record.state not in ACTIVE:
             return
@@ -582,7 +582,7 @@ class Scheduler:
 
     def started(self, worker: WorkerSession, task_id: TaskId, now: float) -> None:
         record = self.tasks.get(task_id)
-        held = self.unclaimed.get(task_id) if record is None else None
+        held = self.orphaned.get(task_id) if record is None else None
         if held is not None and held.worker is worker:
             held.running = True
         if record is not None and record.worker is worker and record.state == ASSIGNED:
@@ -604,8 +604,8 @@ class Scheduler:
                 for record in worker.tasks.values():
                     if whole_of(record.id) == whole:
                         return record.client.account.owner
-        held = any(whole_of(t) == whole and h.worker.who.key == key for t, h in self.unclaimed.items())
-        return None if held or now < self.settled_at else ""
+        held = any(whole_of(t) == whole and h.worker.who.key == key for t, h in self.orphaned.items())
+        return None if held or now < self.reattach_deadline else ""
 
     def client_with_task_at(self, worker: WorkerSession, task_id: TaskId) -> ClientSession | None:
         """Whose task it is, if that worker has it, or has had one of its client, and its client is here."""
@@ -613,7 +613,7 @@ class Scheduler:
         record = self.tasks.get(task_id)
         if record is not None:
             return client if record.worker is worker and record.client is client else None
-        held = self.unclaimed.get(task_id)
+        held = self.orphaned.get(task_id)
         if held is not None:
             return client if held.worker is worker else None
         return client if client is not None and client.id in worker.served else None
@@ -626,7 +626,7 @@ class Scheduler:
         record.client.refused.append(task_id)
         self.dirty[record.client] = None
 
-    def adopt(self, worker: WorkerSession, held: list[m.Held], now: float) -> None:
+    def reattach(self, worker: WorkerSession, held: list[m.Held], now: float) -> None:
         """A worker has come back with these tasks: keep what is still its own, fence the rest."""
         for record in worker.tasks.values():
             self.deadlocks.waits_no_more(record)  # it is told again
@@ -649,7 +649,7 @@ class Scheduler:
                 self._finish_lost(record, lost, now)
             else:
                 self.again(record, now)
-        self._drop_unclaimed_of(worker)
+        self._drop_orphaned_of(worker)
         for entry in held:
             self._adopt_one(worker, entry, now)
         self.division.asked_in_vain(worker)
@@ -665,7 +665,7 @@ class Scheduler:
             and entry.attempt >= record.attempt
             and entry.attempt > record.ended
         ):
-            self._claim(record, Unclaimed(worker, entry, now), now)
+            self._claim(record, OrphanedTask(worker, entry, now), now)
         elif record.worker is not worker or record.attempt != entry.attempt:
             self.fence(worker, entry.id)
         elif record.cancel_asked and record.state in ACTIVE:
@@ -676,15 +676,15 @@ class Scheduler:
     def _adopt_unknown(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
         """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
         client = self.clients.get(client_of(entry.id))
-        if client is not None and client.reconciled and not self.named_later(entry.id):
+        if client is not None and client.resubmission_complete and not self.named_later(entry.id):
             self.fence(worker, entry.id)
             return
-        other = self.unclaimed.get(entry.id)
+        other = self.orphaned.get(entry.id)
         if other is None or (other.outcome is None and other.attempt < entry.attempt):
             if other is not None:
-                self._drop_unclaimed(entry.id)
-            self.unclaimed[entry.id] = Unclaimed(worker, entry, now)
-            self._unclaimed_of.setdefault(client_of(entry.id), {})[entry.id] = None
+                self._drop_orphaned(entry.id)
+            self.orphaned[entry.id] = OrphanedTask(worker, entry, now)
+            self._orphaned_of.setdefault(client_of(entry.id), {})[entry.id] = None
             worker.strays += 1
         elif other.worker is not worker or other.attempt != entry.attempt:
             self.fence(worker, entry.id)
@@ -720,7 +720,7 @@ class Scheduler:
         self.dirty.pop(worker, None)
         self.functions.worker_gone(worker.id)
         self.missing_modules.worker_gone(worker)
-        self._drop_unclaimed_of(worker)
+        self._drop_orphaned_of(worker)
         self.resized = True
 
     def add_worker(self, worker: WorkerSession) -> None:
@@ -1029,7 +1029,7 @@ class Scheduler:
 
     def acknowledged(self, client: ClientSession, outcomes: list[m.Outcome]) -> None:
         """The client has these outcomes: nothing more needs to be kept, but a trace for the curious."""
-        if not client.reconciled:
+        if not client.resubmission_complete:
             return  # a Submit of this session, still under way, may name them
         for outcome in outcomes:
             if outcome.id in client.unnamed:
@@ -1046,7 +1046,7 @@ class Scheduler:
             drop_payload(record)
         client.clear_done()
 
-    def _claim(self, record: TaskRecord, held: Unclaimed, now: float) -> None:
+    def _claim(self, record: TaskRecord, held: OrphanedTask, now: float) -> None:
         """A queued task turns out to be with a worker already: join that attempt instead of starting another."""
         if record.suspected == held.attempt:
             record.crashes -= 1  # it was alive all the time
@@ -1066,14 +1066,14 @@ class Scheduler:
         if held.wait is not None and record.state in ACTIVE:
             self.deadlocks.told(held.worker, held.wait)
 
-    def _take_unclaimed(self, task_id: TaskId) -> Unclaimed | None:
-        held = self.unclaimed.pop(task_id, None)
+    def _take_orphaned(self, task_id: TaskId) -> OrphanedTask | None:
+        held = self.orphaned.pop(task_id, None)
         if held is None:
             return None
-        of_client = self._unclaimed_of[client_of(task_id)]
+        of_client = self._orphaned_of[client_of(task_id)]
         del of_client[task_id]
         if not of_client:
-            del self._unclaimed_of[client_of(task_id)]
+            del self._orphaned_of[client_of(task_id)]
         if held.outcome is None:
             self._frees(held.worker)
         return held
@@ -1084,17 +1084,17 @@ class Scheduler:
         if self.workers.get(worker.id) is worker:
             self.open[worker] = None
 
-    def _drop_unclaimed(self, task_id: TaskId) -> None:
-        held = self._take_unclaimed(task_id)
+    def _drop_orphaned(self, task_id: TaskId) -> None:
+        held = self._take_orphaned(task_id)
         if held is not None and held.outcome is None:
             self.fence(held.worker, task_id)
 
-    def _drop_unclaimed_of(self, worker: WorkerSession) -> None:
+    def _drop_orphaned_of(self, worker: WorkerSession) -> None:
         """It has them no more; those that it finished are here."""
         if not worker.strays:
             return
-        for task_id in [t for t, h in self.unclaimed.items() if h.worker is worker and h.outcome is None]:
-            self._take_unclaimed(task_id)
+        for task_id in [t for t, h in self.orphaned.items() if h.worker is worker and h.outcome is None]:
+            self._take_orphaned(task_id)
 
     def fence(self, worker: WorkerSession, task_id: TaskId) -> None:
         """Have the worker stop an attempt that nobody waits for."""
@@ -1118,9 +1118,9 @@ class Scheduler:
         for state in (WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING):
             assert counted[state] == self.counts[state], STATE_NAMES[state]
         assert self.slots == sum(worker.slots for worker in self.workers.values())
-        named = [task_id for tasks in self._unclaimed_of.values() for task_id in tasks]
-        assert sorted(named) == sorted(self.unclaimed)
-        strays = Counter(h.worker.id for h in self.unclaimed.values() if h.outcome is None)
+        named = [task_id for tasks in self._orphaned_of.values() for task_id in tasks]
+        assert sorted(named) == sorted(self.orphaned)
+        strays = Counter(h.worker.id for h in self.orphaned.values() if h.outcome is None)
         assert all(worker.strays == strays[worker.id] for worker in self.workers.values())
         assert self.worker_names == {worker.name for worker in self.workers.values()}
         for worker in self.open:

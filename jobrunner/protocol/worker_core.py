@@ -395,7 +395,7 @@ class WorkerCore:
                 self._queue_moved = now
             self.queue.push(task)
         if unable:
-            self._effects.append(self.session.send(m.Returned(unable, list(missing_modules)), now))
+            self._effects.append(self.session.send(m.TasksReturned(unable, list(missing_modules)), now))
         if self.draining:
             self._return_queue(now)
 
@@ -1070,7 +1070,7 @@ class WorkerCore:
         for task in returned:
             del self.tasks[task.id]
         pairs = [(task.id, task.assignment.attempt) for task in returned]
-        self._effects.append(self.session.send(m.Returned(pairs), now))
+        self._effects.append(self.session.send(m.TasksReturned(pairs), now))
 
     def _send_all(self, now: float) -> None:
         session = self.session
@@ -1141,7 +1141,7 @@ class WorkerCore:
                 for task in self.tasks.values()
                 if not task.assignment.options.at_most_once
             ]
-            self._effects.append(self.session.send(m.Returned(pairs, begun=True), now))
+            self._effects.append(self.session.send(m.TasksReturned(pairs, begun=True), now))
         if self.session.open:
             self._effects.append(self.session.send(m.Goodbye(), now))
         self._stopped = True

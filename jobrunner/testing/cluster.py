@@ -24,9 +24,9 @@ from typing import Any
 
 from jobrunner import blocking, serialization
 from jobrunner.backends.base import Backend
+from jobrunner.backends.dependency_results import outcome_of, with_placeholders
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.prepared import Prepared
-from jobrunner.backends.supplies import outcome_of, with_placeholders
 from jobrunner.dependencies import AnyFuture, may_hold_futures
 from jobrunner.elements import ElementResults
 from jobrunner.errors import JobRunnerError, NotSupportedError, SerializationError

@@ -170,7 +170,7 @@ class Coordinator:
     def __init__(self, **settings: Any) -> None:
         self.now = 100.0
         self.core = CoordinatorCore(CoordinatorSettings("coo", "1.0", **settings), self.now)
-        self.core.scheduler.settled_at = self.now  # it has been up for a while
+        self.core.scheduler.reattach_deadline = self.now  # it has been up for a while
         self.remotes: dict[bytes, Remote] = {}
         self.effects: list[Effect] = []
         self.logs: list[str] = []
@@ -393,7 +393,7 @@ def client(*, opened: bool = True, seed: int = 1, peer_timeout: float = 10.0, **
     world = Upstream(ClientCore(hello, random.Random(seed), 100.0, **options))
     if opened:
         world.open()
-        assert world.heard() == [m.Reconciled()]
+        assert world.heard() == [m.ResubmissionComplete()]
         world.take()
     return world
 

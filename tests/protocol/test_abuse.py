@@ -89,10 +89,10 @@ def test_a_call_that_is_named_very_often_in_a_turn_is_answered_once(world, count
     client = world.client(who=ANNA)
     depends_on = tuple(f"{ANNAS}-x{n}" for n in range(1000))
     client.say(m.Submit([spec(1, client=ANNAS)._replace(depends_on=depends_on)], [DOUBLE]))
-    assert client.heard_one(m.Recall).ids == list(depends_on)
+    assert client.heard_one(m.ResultRequest).ids == list(depends_on)
     counted.clear()
     client.say(m.Submit([spec(1, client=ANNAS)] * 1000))
-    assert client.heard_one(m.Recall).ids == list(depends_on)
+    assert client.heard_one(m.ResultRequest).ids == list(depends_on)
     assert counted["__contains__"] < 10 * len(depends_on)
 
 
@@ -101,7 +101,7 @@ def test_it_is_answered_again_in_the_next_turn(world):
     depends_on = (TaskId(f"{ANNAS}-x1"),)
     for _ in range(2):
         client.say(m.Submit([spec(1, client=ANNAS)._replace(depends_on=depends_on)], [DOUBLE]))
-        assert client.heard_one(m.Recall).ids == list(depends_on)
+        assert client.heard_one(m.ResultRequest).ids == list(depends_on)
 
 
 def test_very_many_results_of_one_detached_call_are_each_looked_at_once(world, counted):
@@ -110,9 +110,9 @@ def test_very_many_results_of_one_detached_call_are_each_looked_at_once(world, c
     client.say(
         m.Submit([spec(1, client=ANNAS, detach=True)._replace(depends_on=tuple(depends_on))], [DOUBLE])
     )
-    client.heard_one(m.Recall)
+    client.heard_one(m.ResultRequest)
     counted.clear()
-    client.say(m.Supply([ok(dependency) for dependency in depends_on]))
+    client.say(m.ResultReply([ok(dependency) for dependency in depends_on]))
     assert client.heard_one(m.Accepted).ids == [f"{ANNAS}-1"]
     assert counted["__contains__"] < 5 * len(depends_on)
 
@@ -121,8 +121,8 @@ def test_a_detached_call_is_accepted_once_and_not_before_what_it_needs_is_here(w
     client, worker = world.client(), world.worker()
     client.say(m.Submit([spec(1), spec(2, detach=True)._replace(depends_on=("c-x", "c-1"))], [DOUBLE]))
     worker.heard_one(m.Assign)
-    assert client.heard_one(m.Recall).ids == ["c-x"]
-    client.say(m.Supply([ok("c-x")]))
+    assert client.heard_one(m.ResultRequest).ids == ["c-x"]
+    client.say(m.ResultReply([ok("c-x")]))
     assert client.heard_one(m.Accepted).ids == ["c-2"]
     worker.say(m.Outcomes([ok("c-1")]))
     assert [type(message) for message in client.heard()] == [m.Outcomes]
@@ -215,7 +215,7 @@ def test_a_module_that_is_missing_concerns_the_calls_that_need_it(world, counted
     worker.say(m.Outcomes([ok(f"{ANNAS}-0")]))
     assert f"{ANNAS}-s" in support.ids(worker.heard_one(m.Assign).tasks)
     counted.clear()
-    worker.say(m.Returned([(TaskId(f"{ANNAS}-s"), 1)], ["nowhere"]))
+    worker.say(m.TasksReturned([(TaskId(f"{ANNAS}-s"), 1)], ["nowhere"]))
     refused = [
         o for message in client.heard_of(m.Outcomes) for o in message.outcomes if o.status == m.REFUSED
     ]
@@ -247,9 +247,9 @@ def test_clients_that_come_back_do_not_each_look_at_what_all_others_may_name(wor
     counted.clear()
     for n, client in enumerate(clients):
         if n % 2:
-            client.say(m.Reconciled())
+            client.say(m.ResubmissionComplete())
     assert counted["named_later"] == 1000
-    assert len(world.core.scheduler.unclaimed) == 1000
+    assert len(world.core.scheduler.orphaned) == 1000
     fenced = [request.id for message in worker.heard_of(m.Cancel) for request in message.requests]
     assert sorted(fenced) == sorted(entry.id for n, entry in enumerate(held) if n % 2)
     world.core.check_invariants()
@@ -262,22 +262,22 @@ def test_what_nobody_names_is_not_looked_at_in_each_sweep(world, counted):
     counted.clear()
     world.run(29.0, worker)
     assert counted["named_later"] <= 100 * (LOOKS_PER_GRACE + 1)
-    assert len(world.core.scheduler.unclaimed) == 100
+    assert len(world.core.scheduler.orphaned) == 100
     world.run(2.0, worker)
-    assert not world.core.scheduler.unclaimed
+    assert not world.core.scheduler.orphaned
 
 
 def test_of_very_much_that_is_sought_each_sweep_looks_at_a_part(world, counted):
     client = world.client()
     depends_on = [TaskId(f"c-x{n}") for n in range(3 * LOOKED_AT_PER_SWEEP)]
     client.say(m.Submit([spec(1)._replace(depends_on=tuple(depends_on))], [DOUBLE]))
-    client.say(m.Reconciled())
-    client.heard_of(m.Recall)
+    client.say(m.ResubmissionComplete())
+    client.heard_of(m.ResultRequest)
     assert list(world.core.scheduler.tasks) == ["c-1"]
     counted.clear()
     world.turn(0.3)
     assert counted["_is_named_soon"] == 0  # their client was asked, and has not answered
-    client.say(m.Supply([], [TaskId("c-x5")]))
+    client.say(m.ResultReply([], [TaskId("c-x5")]))
     world.run(2.0, client)
     (outcome,) = client.heard_one(m.Outcomes).outcomes
     assert outcome.detail["need"] == "c-x5"
@@ -314,10 +314,10 @@ def test_what_an_error_repeats_counts_as_unacknowledged(world):
         lambda count: m.Submit([spec(1)] * count),
         lambda count: m.Watch(["x"] * count),
         lambda count: m.Cancel([m.CancelRequest(f"{ANNAS}-1-r", True)] * count),
-        lambda count: m.Supply([ok("x", payload=b"")] * count),
-        lambda count: m.Supply([], ["x"] * count),
+        lambda count: m.ResultReply([ok("x", payload=b"")] * count),
+        lambda count: m.ResultReply([], ["x"] * count),
     ],
-    ids=["Submit", "Watch", "Cancel", "Supply", "Supply of nothing"],
+    ids=["Submit", "Watch", "Cancel", "ResultReply", "ResultReply of nothing"],
 )
 def test_a_message_asks_for_so_many_answers_at_most(message):
     support.through_the_codec(m.Envelope("s", 1, 0, message(MAX_ENTRIES)))
@@ -338,7 +338,7 @@ def test_buffers_without_bytes_are_not_for_nothing(kept):
     world = support.Coordinator(quota=Quota(bytes=1_000_000))
     client = world.client()
     pieces = (b"",) * 10_000
-    client.say(kept(pieces), m.Supply([ok("c-x", payload=pieces)]))
+    client.say(kept(pieces), m.ResultReply([ok("c-x", payload=pieces)]))
     outcomes = [outcome for message in client.heard_of(m.Outcomes) for outcome in message.outcomes]
     assert [outcome.status for outcome in outcomes] == [m.REFUSED]
     assert world.core.scheduler.clients["c"].account.bytes < 1_000_000
@@ -374,7 +374,7 @@ def test_who_speaks_and_acknowledges_nothing_loses_its_session(world):
 
 def test_of_calls_that_have_ended_little_is_kept_for_lists(world):
     client, worker = world.client(), world.worker()
-    client.say(m.Submit([spec(1)], [DOUBLE]), m.Reconciled())
+    client.say(m.Submit([spec(1)], [DOUBLE]), m.ResubmissionComplete())
     worker.heard()
     facts = {"error": "why", "worker": "w", "host": "h", "stderr": "x" * 100_000, "further": (0.5,) * 10_000}
     worker.say(m.Outcomes([support.ended("c-1", m.ERROR, **facts)]))
@@ -411,7 +411,7 @@ def test_a_call_that_needs_as_much_as_may_be_reaches_its_worker(world):
     client.say(m.Submit([large._replace(depends_on=tuple(depends_on))]))
     for start in range(0, MAX_DEPENDENCIES, 16_384):
         client.say(
-            m.Supply(
+            m.ResultReply(
                 [ok(dependency, payload=b"x" * 512) for dependency in depends_on[start : start + 16_384]]
             )
         )
@@ -433,7 +433,7 @@ def test_results_of_too_many_pieces_do_not_come_to_one_call(world):
     depends_on = (TaskId(f"{ANNAS}-x"),) * (MAX_PIECES // 1000 + 1)
     client.say(m.Submit([spec(1, client=ANNAS)._replace(depends_on=depends_on)], [DOUBLE]))
     client.heard()
-    client.say(m.Supply([ok(depends_on[0], payload=(b"",) * 1000)]))
+    client.say(m.ResultReply([ok(depends_on[0], payload=(b"",) * 1000)]))
     (outcome,) = client.heard_one(m.Outcomes).outcomes
     assert outcome.status == m.REFUSED
     assert "525,000 buffers" in outcome.detail["error"]

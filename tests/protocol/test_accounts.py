@@ -208,7 +208,11 @@ def test_kept_results_count_until_they_are_forgotten():
 
 def held(world):
     """Bytes of results that calls have got and wait with."""
-    values = {id(v): len(v) for r in world.core.scheduler.tasks.values() for v in (r.dependency_results or {}).values()}
+    values = {
+        id(v): len(v)
+        for r in world.core.scheduler.tasks.values()
+        for v in (r.dependency_results or {}).values()
+    }
     return sum(values.values())
 
 
@@ -219,7 +223,7 @@ def arguments(world):
 
 def supply(client, name, *numbers, size=10_000):
     """Tell how tasks of another client, which is not here, have ended."""
-    client.say(m.Supply([ok(f"{name}-{number}", payload=bytes(size)) for number in numbers], []))
+    client.say(m.ResultReply([ok(f"{name}-{number}", payload=bytes(size)) for number in numbers], []))
 
 
 def test_results_that_a_client_supplies_count_until_the_calls_that_need_them_have_ended():
@@ -487,7 +491,7 @@ def test_nobody_can_say_how_a_call_ends_that_another_key_will_make(name):
     """Not even under the name of a client that is not here yet, or not at the moment."""
     world = Coordinator()
     bob, worker = world.client(name, who=BOB), world.worker()
-    bob.say(m.Watch([f"{A}-1"]), m.Supply([FORGED]))
+    bob.say(m.Watch([f"{A}-1"]), m.ResultReply([FORGED]))
     bob.say(m.Goodbye())
     bob.heard()
     alice = world.client("a", who=ALICE)
@@ -502,10 +506,10 @@ def test_what_a_client_says_of_anothers_call_is_for_its_own_tasks_alone():
     bob, carol, worker = world.client("b", who=BOB), world.client("x", who=CAROL), world.worker(slots=2)
     for client, name in ((bob, B), (carol, X)):
         client.say(m.Submit([spec(1, client=name)._replace(depends_on=(f"{A}-1",))], [DOUBLE]))
-        assert client.heard_of(m.Recall) == [m.Recall([f"{A}-1"])]
-    bob.say(m.Supply([FORGED]))
+        assert client.heard_of(m.ResultRequest) == [m.ResultRequest([f"{A}-1"])]
+    bob.say(m.ResultReply([FORGED]))
     assert [task.id for assign in worker.heard_of(m.Assign) for task in assign.tasks] == [f"{B}-1"]
-    carol.say(m.Supply([ok(f"{A}-1")]))
+    carol.say(m.ResultReply([ok(f"{A}-1")]))
     (assign,) = worker.heard_of(m.Assign)
     assert assign.tasks[0].values == (b"result",)
 
@@ -540,7 +544,7 @@ def greets_inside(world):
 def test_after_a_restart_calls_of_a_call_wait_until_it_is_known_whose_they_are():
     """They would belong to the worker's key, and run among those of other keys' calls."""
     world = Coordinator()
-    world.core.scheduler.settled_at = world.now + 7.0
+    world.core.scheduler.reattach_deadline = world.now + 7.0
     assert greets_inside(world) == []
     worker = world.worker(slots=2, who=NODE, held=[m.Held(f"{C}-1", 1, True)])
     assert greets_inside(world) == []

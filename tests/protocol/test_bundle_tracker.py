@@ -145,8 +145,8 @@ def test_a_session_lost_at_that_moment_names_them_before_it_is_reconciled(world)
     world.lose()
     world.heard()
     world.open()
-    first, second = [x for x in world.heard() if type(x) in (m.Submit, m.Reconciled)]
-    assert (ids(first.tasks), second) == ([call("c-1", 1), call("c-1", 2)], m.Reconciled())
+    first, second = [x for x in world.heard() if type(x) in (m.Submit, m.ResubmissionComplete)]
+    assert (ids(first.tasks), second) == ([call("c-1", 1), call("c-1", 2)], m.ResubmissionComplete())
 
 
 def test_who_needs_a_call_is_sent_after_its_bundle():
@@ -192,9 +192,9 @@ def test_a_bundle_that_was_sent_must_be_had_back_first(world):
     cancel(world, call("c-1", 1))
     assert world.heard() == [m.Cancel([m.CancelRequest("c-1", False)])]
     assert told(world, ended("c-1", m.CANCELLED)) == [BundleSplit("c-1", b"", 0), cancelled(call("c-1", 1))]
-    submitted, supplied = [x for x in world.heard() if type(x) in (m.Submit, m.Supply)]
+    submitted, reply = [x for x in world.heard() if type(x) in (m.Submit, m.ResultReply)]
     assert ids(submitted.tasks) == [call("c-1", 0), call("c-1", 2)]
-    assert ids(supplied.outcomes) == [call("c-1", 1)], "somebody there may wait for it"
+    assert ids(reply.outcomes) == [call("c-1", 1)], "somebody there may wait for it"
     assert clean(world)
 
 
@@ -266,7 +266,7 @@ def test_a_whole_bundle_is_cancelled_as_one(world):
     assert world.heard() == [m.Cancel([m.CancelRequest("c-1", False)])]
     outcome = ended("c-1", m.CANCELLED)
     assert told(world, outcome) == [ResolveTasks([outcome])]
-    assert [x for x in world.heard() if type(x) is m.Supply] == [m.Supply([outcome], [])]
+    assert [x for x in world.heard() if type(x) is m.ResultReply] == [m.ResultReply([outcome], [])]
     assert clean(world)
 
 

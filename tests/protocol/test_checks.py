@@ -86,7 +86,7 @@ def test_sums_of_amounts_stay_numbers(message):
     [
         (lambda n: m.Outcomes([m.Outcome("c-1", n, m.OK)]), checks.LARGEST_32),
         (lambda n: worker_hello(held=[m.Held("c-1", n, True)]), checks.LARGEST_32),
-        (lambda n: m.Returned([("c-1", n)]), checks.LARGEST_32),
+        (lambda n: m.TasksReturned([("c-1", n)]), checks.LARGEST_32),
         (lambda n: m.Submit([spec(1, retries=n)]), checks.LARGEST_32),
         (lambda n: m.Submit([spec(1, priority=n)]), checks.LARGEST_32),
         (lambda n: m.Submit([spec(1)._replace(depth=n)]), checks.MAX_INTEGER),

@@ -51,7 +51,7 @@ def test_nothing_but_the_greeting_leaves_before_the_session_is_open():
     assert hello == m.ClientHello("c", "1.0", "3.11", "host", 1, 10.0, serial=1)
     world.open(slots=6)
     assert world.take() == [Connected(6)]
-    assert world.heard() == [m.Reconciled(), m.Submit([spec(1)], [DOUBLE])]
+    assert world.heard() == [m.ResubmissionComplete(), m.Submit([spec(1)], [DOUBLE])]
 
 
 def test_calls_of_one_turn_leave_in_one_message_with_their_functions():
@@ -86,7 +86,7 @@ def test_a_function_that_is_too_large_is_not_sent():
     assert "its function has 101 bytes, and the coordinator takes 100 at most" in errors["c-1"]
     assert "what is shipped with it (a) has 101 bytes, packed, and the coordinator takes 100" in errors["c-2"]
     assert {type(error_for(outcome, "f")) for outcome in resolved.outcomes} == {QuotaError}
-    assert world.heard() == [m.Reconciled(), m.Submit([spec(3)], [DOUBLE])]
+    assert world.heard() == [m.ResubmissionComplete(), m.Submit([spec(3)], [DOUBLE])]
     assert list(world.core.pending) == ["c-3"]
 
 
@@ -250,9 +250,9 @@ def test_an_unanswered_cancel_is_asked_again_in_the_next_session():
     world.take()
     world.lose()
     world.open()
-    submitted, reconciled, cancelled = world.heard()
+    submitted, resubmission_complete, cancelled = world.heard()
     assert ids(submitted.tasks) == ["c-1", "c-2", "c-3"]
-    assert reconciled == m.Reconciled()
+    assert resubmission_complete == m.ResubmissionComplete()
     assert cancelled == m.Cancel([m.CancelRequest("c-1", False), m.CancelRequest("c-2", True)])
 
 
@@ -286,7 +286,7 @@ def test_after_a_lost_session_first_what_was_sent_then_the_rest():
     world = client(opened=False)
     submit(world, *[spec(n) for n in range(5)])
     world.open(window_tasks=3)
-    assert [type(x) for x in world.heard()] == [m.Reconciled, m.Submit]
+    assert [type(x) for x in world.heard()] == [m.ResubmissionComplete, m.Submit]
     world.say(m.Outcomes([ok("c-1")]))
     world.take()
     world.heard()
@@ -301,9 +301,9 @@ def test_after_a_lost_session_first_what_was_sent_then_the_rest():
 
     world.open(window_tasks=1, slots=2)
     assert world.take() == [Connected(2)]
-    first, reconciled, query = world.heard()
+    first, resubmission_complete, query = world.heard()
     assert first == m.Submit([spec(0), spec(2), spec(3)], [DOUBLE]), "whatever the window is now"
-    assert reconciled == m.Reconciled()
+    assert resubmission_complete == m.ResubmissionComplete()
     assert query == m.Query(1, "status")
     world.say(m.Outcomes([ok("c-0"), ok("c-2"), ok("c-3")]))
     assert ids(world.heard_one(m.Submit).tasks) == ["c-5"]
@@ -320,7 +320,7 @@ def test_silence_ends_the_session_and_the_greetings_begin():
     (hello,) = world.heard()
     assert type(hello) is m.ClientHello
     world.open()
-    assert [type(x) for x in world.heard()] == [m.Submit, m.Reconciled]
+    assert [type(x) for x in world.heard()] == [m.Submit, m.ResubmissionComplete]
 
 
 def test_a_coordinator_that_says_goodbye_is_waited_for():
@@ -441,7 +441,7 @@ def test_a_query_before_the_session_waits_for_it():
     world = client(opened=False)
     world.handle(QueryRequested(1, "status"))
     world.open()
-    assert world.heard() == [m.Reconciled(), m.Query(1, "status")]
+    assert world.heard() == [m.ResubmissionComplete(), m.Query(1, "status")]
 
 
 def test_it_leaves_with_a_goodbye_after_all_else():

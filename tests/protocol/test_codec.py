@@ -113,7 +113,7 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     ),
     m.Welcome: st.builds(m.Welcome, words, words, count, positive, positive, words),
     m.Submit: st.builds(m.Submit, lists(tasks), functions, lists(keys)),
-    m.Reconciled: st.builds(m.Reconciled),
+    m.ResubmissionComplete: st.builds(m.ResubmissionComplete),
     m.Cancel: st.builds(m.Cancel, lists(st.builds(m.CancelRequest, words, st.booleans()))),
     m.CancelRefused: st.builds(m.CancelRefused, lists(words)),
     m.Divide: st.builds(m.Divide, lists(words)),
@@ -123,7 +123,9 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.DropFunctions: st.builds(m.DropFunctions, lists(keys)),
     m.Outcomes: st.builds(m.Outcomes, lists(outcomes)),
     m.Running: st.builds(m.Running, lists(words)),
-    m.Returned: st.builds(m.Returned, lists(st.tuples(words, attempts)), lists(words), st.booleans()),
+    m.TasksReturned: st.builds(
+        m.TasksReturned, lists(st.tuples(words, attempts)), lists(words), st.booleans()
+    ),
     m.Capacity: st.builds(m.Capacity, count),
     m.Stuck: st.builds(m.Stuck, words),
     m.Waits: st.builds(m.Waits, lists(st.builds(m.Wait, words, lists(words).map(tuple), st.booleans()))),
@@ -137,8 +139,8 @@ MESSAGES: dict[type, st.SearchStrategy[Any]] = {
     m.Joined: st.builds(m.Joined, words),
     m.Watch: st.builds(m.Watch, lists(words)),
     m.Accepted: st.builds(m.Accepted, lists(words)),
-    m.Recall: st.builds(m.Recall, lists(words)),
-    m.Supply: st.builds(m.Supply, lists(outcomes), lists(words)),
+    m.ResultRequest: st.builds(m.ResultRequest, lists(words)),
+    m.ResultReply: st.builds(m.ResultReply, lists(outcomes), lists(words)),
 }
 any_message = st.one_of(*MESSAGES.values())
 envelopes = st.builds(m.Envelope, words, count, count, any_message)

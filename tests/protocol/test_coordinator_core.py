@@ -139,7 +139,7 @@ def test_a_message_of_an_old_session_is_reset_without_harm_to_the_new_one(world)
         m.Capacity(5),
         m.Assign([assignment(1)]),
         m.Welcome("x", "1", 1, 1, 1, "s"),
-        m.Returned([]),
+        m.TasksReturned([]),
     ],
     ids=lambda x: type(x).__name__,
 )
@@ -155,7 +155,9 @@ def test_a_client_that_speaks_as_something_else_loses_its_session(world, message
     assert client.heard() == [m.Reset()]
 
 
-@pytest.mark.parametrize("message", [m.Submit([spec(1)]), m.Cancel([]), m.Query(1, "status"), m.Reconciled()])
+@pytest.mark.parametrize(
+    "message", [m.Submit([spec(1)]), m.Cancel([]), m.Query(1, "status"), m.ResubmissionComplete()]
+)
 def test_a_worker_that_speaks_as_a_client_loses_its_session(world, message):
     worker = world.worker()
     worker.say(message)
@@ -319,9 +321,9 @@ def test_tasks_given_back_go_elsewhere_and_lose_nothing(world):
     client, worker = world.client(), world.worker()
     submit(client, spec(1), spec(2))
     assert given(worker) == [("c-1", 1)]
-    worker.say(m.Returned([("c-1", 1), ("c-2", 1)]))
+    worker.say(m.TasksReturned([("c-1", 1), ("c-2", 1)]))
     assert given(worker) == [("c-1", 2)], "the head of the queue, as a new attempt"
-    worker.say(m.Returned([("c-1", 1)]))
+    worker.say(m.TasksReturned([("c-1", 1)]))
     assert worker.heard() == []
     assert client.heard() == []
 
@@ -337,7 +339,7 @@ def test_what_is_given_back_is_no_attempt(world):
     assert assigned(worker) == [(1, 0)]
     for number in range(1, 4):
         assert world.query(client, "task", "c-1")["attempt"] == 1
-        worker.say(m.Returned([("c-1", number)]))
+        worker.say(m.TasksReturned([("c-1", number)]))
         assert assigned(worker) == [(number + 1, number)], "its number is no other attempt's"
     worker.say(m.Outcomes([ended("c-1", m.ERROR, 4)]))
     world.turn(1.0)
@@ -351,7 +353,7 @@ def test_what_a_worker_gives_back_though_it_has_begun_was_an_attempt(world):
     client, worker = world.client(), world.worker()
     submit(client, spec(1))
     assert assigned(worker) == [(1, 0)]
-    worker.say(m.Returned([("c-1", 1)], begun=True))
+    worker.say(m.TasksReturned([("c-1", 1)], begun=True))
     assert assigned(worker) == [(2, 0)]
     assert world.query(client, "task", "c-1")["attempt"] == 2
 
@@ -371,7 +373,7 @@ def test_a_late_greeting_does_not_claim_what_was_given_back(world):
     client, worker = world.client(), world.worker()
     submit(client, spec(1))
     assert assigned(worker) == [(1, 0)]
-    worker.say(m.Returned([("c-1", 1)]), m.Drain())
+    worker.say(m.TasksReturned([("c-1", 1)]), m.Drain())
     worker.heard()
     worker.hello.held = [m.Held("c-1", 1, False)]
     world.reopen(worker)
@@ -533,7 +535,7 @@ def test_a_task_that_was_given_back_while_it_was_being_cancelled_is_cancelled(wo
     given(worker)
     cancel(client, "c-1", running=True)
     worker.heard()
-    worker.say(m.Returned([("c-1", 1)]))
+    worker.say(m.TasksReturned([("c-1", 1)]))
     assert resolved(client) == [("c-1", m.CANCELLED)]
 
 
@@ -550,7 +552,7 @@ def test_a_task_that_waits_for_its_next_attempt_is_cancelled(world):
 
 def test_a_finished_task_refuses_once_its_outcome_has_arrived_and_an_unknown_one_at_once(world):
     client, worker = world.client(), world.worker()
-    client.say(m.Reconciled())
+    client.say(m.ResubmissionComplete())
     submit(client, spec(1))
     given(worker)
     cancelling = client.link.send(m.Cancel([m.CancelRequest("c-1", False)]), world.now)
@@ -640,7 +642,7 @@ def test_nor_is_it_a_part_of_the_grace_of_those_that_are_to_come_back(world):
 
 
 def test_nor_of_the_time_in_which_workers_of_an_earlier_coordinator_come_back(world):
-    world.core.scheduler.settled_at = world.now + 5.0
+    world.core.scheduler.reattach_deadline = world.now + 5.0
     client, worker = world.client(), world.worker()
     client.say(m.Submit([spec(1)], [DOUBLE]))  # and it has yet to say that these are all
     world.turn(60.0)
@@ -767,7 +769,7 @@ def test_after_a_restart_workers_keep_what_clients_still_want(world):
     submit(client, spec(1), spec(3), spec(4))
     assert resolved(client) == [("c-3", m.OK)]
     assert given(worker) == [("c-4", 1)]
-    client.say(m.Reconciled())
+    client.say(m.ResubmissionComplete())
     assert worker.heard() == [m.Cancel([m.CancelRequest("c-2", True)])], "nobody wants it"
     worker.say(m.Outcomes([ok("c-1", 2)]))
     assert resolved(client) == [("c-1", m.OK)]
@@ -784,7 +786,7 @@ def test_work_of_clients_that_do_not_come_back_is_stopped_after_a_grace():
 
 def test_a_task_given_back_before_its_client_comes_is_not_taken_to_be_with_the_worker(world):
     worker = world.worker(held=[m.Held("c-1", 1, False)])
-    worker.say(m.Returned([("c-1", 1)]))
+    worker.say(m.TasksReturned([("c-1", 1)]))
     client = world.client()
     submit(client, spec(1))
     assert given(worker) == [("c-1", 1)]
@@ -819,7 +821,7 @@ def test_a_client_that_comes_before_its_worker_does_not_have_its_work_stopped(wo
     worker = world.worker(held=[m.Held("c-1", 1, True)])
     assert worker.heard() == [], "the client has not yet said what it wants"
     submit(client, spec(1))
-    client.say(m.Reconciled())
+    client.say(m.ResubmissionComplete())
     assert worker.heard() == []
     worker.say(m.Outcomes([ok("c-1")]))
     assert resolved(client) == [("c-1", m.OK)]
@@ -858,7 +860,7 @@ def test_a_client_that_comes_back_with_a_new_session_gets_everything():
     client.arrived.clear()
     world.reopen(client)
     submit(client, spec(1), spec(2))
-    client.say(m.Reconciled())
+    client.say(m.ResubmissionComplete())
     assert resolved(client) == [("c-1", m.OK)]
     world.run(60.0, worker, client)
     worker.say(m.Outcomes([ok("c-2")]))
@@ -881,7 +883,7 @@ def test_a_client_that_speaks_again_in_its_session_is_not_lost_any_more():
 
 def test_a_lost_client_without_work_is_forgotten_at_once(world):
     client, worker = world.client(peer_timeout=BRISK), world.worker()
-    client.say(m.Reconciled())
+    client.say(m.ResubmissionComplete())
     submit(client, spec(1))
     given(worker)
     worker.say(m.Outcomes([ok("c-1")]))
@@ -912,7 +914,7 @@ def test_outcomes_that_a_client_has_do_not_stay_because_an_acknowledgement_was_l
     worker.say(m.Outcomes([ok("c-1")]))
     assert resolved(client) == [("c-1", m.OK)]
     world.reopen(client)
-    client.say(m.Reconciled())
+    client.say(m.ResubmissionComplete())
     world.turn()
     assert world.core.scheduler.clients["c"].done == {}
 

@@ -75,11 +75,11 @@ def test_so_does_what_a_client_supplies(detail):
     world = Coordinator()
     client, _worker = world.client(), world.worker()
     submit(client, spec(2)._replace(depends_on=("c-1",)))
-    assert client.heard_one(m.Recall) == m.Recall(["c-1"])
-    client.say(m.Supply([m.Outcome("c-1", 1, m.ERROR, b"", 1.0, detail)]))
+    assert client.heard_one(m.ResultRequest) == m.ResultRequest(["c-1"])
+    client.say(m.ResultReply([m.Outcome("c-1", 1, m.ERROR, b"", 1.0, detail)]))
     (outcome,) = client.heard_one(m.Outcomes).outcomes
     assert (outcome.id, outcome.status) == ("c-2", m.UNMET)
-    client.say(m.Supply([outcome._replace(id="c-5")]))  # as who shares its Future does
+    client.say(m.ResultReply([outcome._replace(id="c-5")]))  # as who shares its Future does
 
 
 values = st.recursive(

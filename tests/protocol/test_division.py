@@ -163,7 +163,7 @@ def test_how_it_ended_is_told_again_to_a_client_that_has_not_heard():
     cluster.w.say(m.Outcomes([divided("c-1", 3), ok("c-1/3")]))
     assert len(cluster.told()) == 2  # and that is lost with the session
     cluster.reopen(cluster.c)
-    cluster.c.say(m.Submit([spec(1, span=(0, 8))], [DOUBLE]), m.Reconciled())
+    cluster.c.say(m.Submit([spec(1, span=(0, 8))], [DOUBLE]), m.ResubmissionComplete())
     assert cluster.told() == [divided("c-1", 3)]
     cluster.submit(spec("1/3", span=(0, 3)))
     assert cluster.told() == [ok("c-1/3")]
@@ -172,7 +172,7 @@ def test_how_it_ended_is_told_again_to_a_client_that_has_not_heard():
 def test_a_part_whose_outcome_is_acknowledged_before_it_is_named_is_not_run_again():
     """The message that names it was lost, say, and is late."""
     cluster = Cluster(spec(1, span=(0, 8)))
-    cluster.c.say(m.Reconciled())
+    cluster.c.say(m.ResubmissionComplete())
     cluster.run_long("c-1")
     cluster.w.say(m.Outcomes([divided("c-1", 3), ok("c-1/3")]))
     assert len(cluster.told()) == 2
@@ -187,13 +187,13 @@ def test_a_part_whose_outcome_is_acknowledged_before_it_is_named_is_not_run_agai
 
 def test_of_parts_that_are_not_named_nothing_outlives_their_clients_session():
     cluster = Cluster(spec(1, span=(0, 8)))
-    cluster.c.say(m.Reconciled())
+    cluster.c.say(m.ResubmissionComplete())
     cluster.run_long("c-1")
     cluster.w.say(m.Outcomes([divided("c-1", 3), ok("c-1/3")]))
     cluster.told()
     cluster.c.acknowledge()
     cluster.reopen(cluster.c)
-    cluster.c.say(m.Reconciled())
+    cluster.c.say(m.ResubmissionComplete())
     (client,) = cluster.core.scheduler.clients.values()
     assert not client.done
     assert not client.unnamed

@@ -30,7 +30,7 @@ ANY: dict[type, m.Message] = {
         ),
         m.Welcome("other", "1", 1, 1, 1, "other"),
         m.Submit([spec(1, client="other"), spec(1)._replace(depends_on=("c-1", "x-9"))], [DOUBLE]),
-        m.Reconciled(),
+        m.ResubmissionComplete(),
         m.Cancel([m.CancelRequest("c-1", True), m.CancelRequest("nobody-7", True)]),
         m.CancelRefused(["c-1", "nobody-7"]),
         m.Divide(["c-1", "nobody-7"]),
@@ -40,7 +40,7 @@ ANY: dict[type, m.Message] = {
         m.DropFunctions([KEY, b"never sent"]),
         m.Outcomes([ok("c-1", FAR), ok("nobody-7"), ended("c-1", m.UNMET)]),
         m.Running(["c-1", "nobody-7"]),
-        m.Returned([("c-1", FAR), ("nobody-7", 1)]),
+        m.TasksReturned([("c-1", FAR), ("nobody-7", 1)]),
         m.Capacity(2**53),
         m.Stuck("nothing is left"),
         m.Waits([m.Wait("c-1", ("c-1", "nobody-7")), m.Wait("nobody-7", ("c-1",), False)]),
@@ -54,8 +54,8 @@ ANY: dict[type, m.Message] = {
         m.Joined("eve"),
         m.Watch(["nobody-7"]),
         m.Accepted(["nobody-7"]),
-        m.Recall(["c-1", "nobody-7"]),
-        m.Supply([ok("c-1"), ok("nobody-7")], ["c-1", "nobody-8"]),
+        m.ResultRequest(["c-1", "nobody-7"]),
+        m.ResultReply([ok("c-1"), ok("nobody-7")], ["c-1", "nobody-8"]),
     )
 }
 

@@ -20,7 +20,7 @@ class Journaling(Coordinator):
     def __init__(self):
         super().__init__()
         self.core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), self.now, JournalState())
-        self.core.scheduler.settled_at = self.now
+        self.core.scheduler.reattach_deadline = self.now
 
     def answer(self, *, full):
         """The entries that were to be written since the last call."""

@@ -25,7 +25,7 @@ def call(number, function=FRAMES, initializer=None, **options):
 def give_back(remote, *modules):
     """A worker gives back all that it has just been assigned."""
     tasks = remote.heard_one(m.Assign).tasks
-    remote.say(m.Returned([(task.id, task.attempt) for task in tasks], list(modules)))
+    remote.say(m.TasksReturned([(task.id, task.attempt) for task in tasks], list(modules)))
     return ids(tasks)
 
 
@@ -39,7 +39,7 @@ def test_a_call_goes_on_to_a_worker_that_has_the_module():
     client.say(m.Submit([call(1)], [FRAMES]))
     assert poor.heard_one(m.Assign).functions == [FRAMES]
     rich = world.worker("rich")
-    poor.say(m.Returned([("c-1", 1)], ["pandas"]))
+    poor.say(m.TasksReturned([("c-1", 1)], ["pandas"]))
     (task,) = rich.heard_one(m.Assign).tasks
     assert (task.id, task.attempt) == ("c-1", 2)
     client.say(m.Submit([call(2), spec(3)], [DOUBLE]))
@@ -182,7 +182,7 @@ def test_only_what_a_call_needs_is_believed():
     liar = world.worker("liar")
     client.say(m.Submit([call(1)], [FRAMES]))
     liar.heard_one(m.Assign)
-    liar.say(m.Returned([("c-1", 1), ("c-7", 1)], ["numpy", "json"]))
+    liar.say(m.TasksReturned([("c-1", 1), ("c-7", 1)], ["numpy", "json"]))
     assert liar.heard_one(m.Assign).tasks[0].attempt == 2
     (peer,) = world.core.scheduler.workers.values()
     assert not peer.missing_modules
@@ -267,7 +267,7 @@ def test_a_worker_looks_once_and_gives_back_what_it_cannot_run():
 
     world = worker(slots=2, missing=missing)
     assign(world, assignment(1), assignment(2, function=BOTH.key), functions=[DOUBLE, BOTH])
-    assert world.heard_one(m.Returned) == m.Returned([("c-2", 1)], ["pandas"])
+    assert world.heard_one(m.TasksReturned) == m.TasksReturned([("c-2", 1)], ["pandas"])
     assert started(world) == {1: ["c-1"]}
     finish(world, 1, 1)
     has_torch = INIT._replace(key=b"torch")
@@ -281,7 +281,7 @@ def test_a_worker_looks_again_when_it_is_asked_again():
     installed = []
     world = worker(missing=lambda names: [name for name in names if name not in installed])
     assign(world, assignment(1, function=FRAMES.key), functions=[FRAMES])
-    assert world.heard_one(m.Returned).missing_modules == ["pandas"]
+    assert world.heard_one(m.TasksReturned).missing_modules == ["pandas"]
     installed.append("pandas")
     assign(world, assignment(1, 2, function=FRAMES.key), functions=[])
     assert started(world) == {1: ["c-1"]}
@@ -293,7 +293,7 @@ def test_what_comes_along_is_not_missed():
     assign(
         world, call, assignment(2, function=BOTH.key, initializer=SHIPS.key), functions=[FRAMES, BOTH, SHIPS]
     )
-    assert world.heard_one(m.Returned) == m.Returned([("c-2", 1)], ["torch"])
+    assert world.heard_one(m.TasksReturned) == m.TasksReturned([("c-2", 1)], ["torch"])
     assert started(world) == {1: ["c-1"]}
 
 

@@ -84,7 +84,7 @@ def test_a_client_sends_parts_again_in_a_new_session():
     world.heard()
     world.lose()
     world.open()
-    assert world.heard() == [m.Submit([spec(1)], [PART, TWICE]), m.Reconciled()]
+    assert world.heard() == [m.Submit([spec(1)], [PART, TWICE]), m.ResubmissionComplete()]
 
 
 def test_a_part_that_is_too_large_fails_its_calls_alone():

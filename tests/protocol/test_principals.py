@@ -99,7 +99,7 @@ def test_an_observers_key_gets_nothing_of_calls_that_were_submitted_with_it():
     world = Coordinator()
     worker = world.worker(held=[m.Held(TASK, 1, True)])
     olga = demoted(world)
-    olga.say(m.Reconciled())
+    olga.say(m.ResubmissionComplete())
     worker.say(m.Running([TASK]), m.Output([m.OutputChunk(TASK, "f", 1, "a secret")]))
     assert olga.heard() == []
     assert worker.heard() == [], "the call goes on, for whoever submitted it"
@@ -108,7 +108,7 @@ def test_an_observers_key_gets_nothing_of_calls_that_were_submitted_with_it():
     olga.say(m.Goodbye())
     world.turn()
     alice = world.client("a", who=ALICE)
-    alice.say(m.Submit([spec(1)._replace(id=TASK)], [DOUBLE]), m.Reconciled())
+    alice.say(m.Submit([spec(1)._replace(id=TASK)], [DOUBLE]), m.ResubmissionComplete())
     (outcomes,) = alice.heard_of(m.Outcomes)
     assert outcomes.outcomes == [ok(TASK)]
 

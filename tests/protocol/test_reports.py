@@ -154,7 +154,7 @@ def test_an_operator_cancels_whoevers_task(world, admin):
 def test_one_call_of_a_bundle_is_cancelled_by_its_client_which_is_asked_to(world, admin):
     client, other = world.client(), world.client("d")
     submit(client, bundle(1, b"a", b"b", b"c"))
-    client.say(m.Reconciled())
+    client.say(m.ResubmissionComplete())
     asked = {"id": call("c-1", 1), "cancelled": False, "state": "cancelling"}
     assert world.query(other, "cancel", call("c-1", 1)) == asked
     assert client.heard() == [m.Cancel([m.CancelRequest(call("c-1", 1), True)])]
@@ -170,7 +170,7 @@ def test_one_call_of_a_bundle_is_cancelled_by_its_client_which_is_asked_to(world
 def test_a_call_of_a_bundle_that_runs_is_stopped_if_that_is_wanted(world, admin):
     client, worker = world.client(), world.worker()
     submit(client, bundle(1, b"a", b"b"))
-    client.say(m.Reconciled())
+    client.say(m.ResubmissionComplete())
     worker.heard()
     worker.say(m.Running([TaskId("c-1")]))
     client.heard()
@@ -189,7 +189,7 @@ def test_a_call_of_a_bundle_that_runs_is_stopped_if_that_is_wanted(world, admin)
 def test_a_call_is_cancelled_too_while_its_client_has_yet_to_name_it(world, admin):
     client, worker = world.client(), world.worker()
     submit(client, bundle(1, b"a", b"b", b"c"))
-    client.say(m.Reconciled())
+    client.say(m.ResubmissionComplete())
     worker.heard()
     worker.say(m.Outcomes([split("c-1", 1, results(b"x"))]))
     assert [type(message) for message in client.heard()] == [m.Outcomes]
@@ -206,7 +206,7 @@ def test_a_client_that_is_away_hears_of_what_is_to_be_cancelled_when_it_is_back(
     assert world.core.scheduler.clients["c"].lost_at is not None
     world.query(admin, "cancel", call("c-1", 1))
     world.reopen(client)
-    client.say(m.Submit([bundle(1, b"a", b"b")], [DOUBLE]), m.Reconciled())
+    client.say(m.Submit([bundle(1, b"a", b"b")], [DOUBLE]), m.ResubmissionComplete())
     assert client.heard() == [m.Cancel([m.CancelRequest(call("c-1", 1), True)])]
 
 
@@ -250,7 +250,7 @@ def test_no_text_that_an_observer_sees_holds_a_whole_id(world):
     needy = spec(f"2-{right}")._replace(depends_on=(f"c-1-{right}",))
     lost = spec(f"3-{right}")._replace(depends_on=(f"c-9-{right}",))
     submit(client, spec(f"1-{right}"), needy, lost)
-    client.say(m.Reconciled(), m.Supply([], [f"c-9-{right}"]))
+    client.say(m.ResubmissionComplete(), m.ResultReply([], [f"c-9-{right}"]))
     world.turn()
     worker.say(m.Outcomes([ended(f"c-1-{right}", m.ERROR)]))
     world.run(1.0, client, worker, olga)

@@ -19,7 +19,7 @@ class Desk:
     def add_client(self, name):
         client = client_peer(name)
         self.scheduler.clients[client.id] = client
-        self.scheduler.reconciled(client.id)
+        self.scheduler.resubmission_complete(client.id)
         return client
 
     def add_worker(self, name="w", slots=1, **resources):

@@ -40,7 +40,7 @@ class Desk:
     def add_client(self, name):
         client = client_peer(name)
         self.scheduler.clients[client.id] = client
-        self.scheduler.reconciled(client.id)
+        self.scheduler.resubmission_complete(client.id)
         return client
 
     def add_worker(self, name):
@@ -93,7 +93,7 @@ def test_the_call_that_goes_on_is_joined_where_it_runs(desk):
     desk.outcome(ok(SECOND))
     assert desk.told() == [ok(SECOND)]
     assert not desk.scheduler.tasks
-    assert not desk.scheduler.unclaimed
+    assert not desk.scheduler.orphaned
 
 
 def test_what_happens_to_it_before_its_client_names_it_is_not_lost(desk):
@@ -111,19 +111,19 @@ def test_it_may_have_ended_before_its_client_names_it(desk):
     desk.told()
     desk.name_call()
     assert desk.told() == [ok(SECOND)]
-    assert not desk.scheduler.unclaimed
+    assert not desk.scheduler.orphaned
 
 
 def test_it_is_kept_until_its_client_names_it(desk):
-    """What acknowledges the split may arrive long before what names the call, and a Reconciled of before in between."""
+    """What acknowledges the split may come long before what names the call, and ResubmissionComplete in between."""
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.client.reconciled = False
-    desk.scheduler.forget_unclaimed(100.0, 30.0)
-    desk.client.reconciled = True
+    desk.client.resubmission_complete = False
+    desk.scheduler.forget_orphaned(100.0, 30.0)
+    desk.client.resubmission_complete = True
     desk.scheduler.acknowledged(desk.client, desk.told())
     assert not desk.client.done
-    desk.scheduler.reconciled(desk.client.id)
-    desk.scheduler.forget_unclaimed(200.0, 30.0)
+    desk.scheduler.resubmission_complete(desk.client.id)
+    desk.scheduler.forget_orphaned(200.0, 30.0)
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
     assert not desk.client.awaiting_resubmission
@@ -133,11 +133,11 @@ def test_it_is_kept_for_a_client_that_is_told_again_in_a_later_session(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.client.awaiting_resubmission.clear()  # as with each session
     desk.client.outcomes.clear()
-    desk.client.reconciled = False
+    desk.client.resubmission_complete = False
     desk.submit(bundle("1-0", *CALLS))
     desk.told()
-    desk.client.done.clear()  # acknowledged, as soon as it is reconciled
-    desk.scheduler.reconciled(desk.client.id)
+    desk.client.done.clear()  # acknowledged, as soon as its resubmission is complete
+    desk.scheduler.resubmission_complete(desk.client.id)
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
 
@@ -146,8 +146,8 @@ def test_it_is_kept_until_a_client_that_has_come_again_has_said_what_it_waits_fo
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.scheduler.acknowledged(desk.client, desk.told())
     desk.client.awaiting_resubmission.clear()  # as with each session
-    desk.client.reconciled = False
-    desk.scheduler.forget_unclaimed(200.0, 30.0)
+    desk.client.resubmission_complete = False
+    desk.scheduler.forget_orphaned(200.0, 30.0)
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
 
@@ -155,8 +155,8 @@ def test_it_is_kept_until_a_client_that_has_come_again_has_said_what_it_waits_fo
 def test_it_is_not_kept_for_a_client_that_is_gone(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.scheduler.client_gone(desk.client, 0.0)
-    desk.scheduler.forget_unclaimed(31.0, 30.0)
-    assert not desk.scheduler.unclaimed
+    desk.scheduler.forget_orphaned(31.0, 30.0)
+    assert not desk.scheduler.orphaned
     assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
 
 
@@ -164,14 +164,14 @@ def test_it_is_not_kept_for_a_client_that_has_come_again_and_does_not_name_it(de
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.client.awaiting_resubmission.clear()  # as with each session
     desk.client.outcomes.clear()
-    desk.scheduler.reconciled(desk.client.id)
-    assert not desk.scheduler.unclaimed
+    desk.scheduler.resubmission_complete(desk.client.id)
+    assert not desk.scheduler.orphaned
     assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
 
 
 def test_a_worker_that_comes_back_with_it_keeps_it(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.scheduler.adopt(desk.worker, [m.Held(SECOND, 1, True)], 0.0)
+    desk.scheduler.reattach(desk.worker, [m.Held(SECOND, 1, True)], 0.0)
     assert desk.worker.cancels == []
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
@@ -187,8 +187,8 @@ def test_a_worker_that_is_lost_with_it_lets_it_begin_again(desk):
 def test_of_two_workers_that_run_it_one_is_stopped(desk):
     """The other has it from a time before this coordinator."""
     other = desk.add_worker("v")
-    desk.scheduler.adopt(other, [m.Held(SECOND, 1, True)], 0.0)
-    assert SECOND in desk.scheduler.unclaimed
+    desk.scheduler.reattach(other, [m.Held(SECOND, 1, True)], 0.0)
+    assert SECOND in desk.scheduler.orphaned
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     assert other.cancels + desk.worker.cancels == [m.CancelRequest(SECOND, True)]
     desk.name_call()
@@ -202,7 +202,7 @@ def test_a_call_that_the_bundle_does_not_have_cannot_go_on(desk, running):
     desk.outcome(split(BUNDLE, running, results()))
     (outcome,) = desk.told()
     assert (outcome.id, outcome.status) == (BUNDLE, m.LOST)
-    assert not desk.scheduler.unclaimed
+    assert not desk.scheduler.orphaned
 
 
 def test_what_is_no_bundle_cannot_be_given_up(desk):
@@ -214,7 +214,7 @@ def test_what_is_no_bundle_cannot_be_given_up(desk):
     desk.place()
     desk.outcome(split("c-3-0", 0, results()))
     assert [(o.id, o.status) for o in desk.told()] == [("c-2-0", m.LOST), ("c-3-0", m.LOST)]
-    assert not desk.scheduler.unclaimed
+    assert not desk.scheduler.orphaned
 
 
 def test_a_split_of_another_attempt_or_worker_changes_nothing(desk):
@@ -222,7 +222,7 @@ def test_a_split_of_another_attempt_or_worker_changes_nothing(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")), worker=desk.add_worker("v"))
     assert desk.told() == []
     assert desk.scheduler.stale_outcomes == 2
-    assert not desk.scheduler.unclaimed
+    assert not desk.scheduler.orphaned
 
 
 def test_a_bundle_that_is_being_stopped_ends_with_the_call_that_goes_on(desk):
@@ -231,7 +231,7 @@ def test_a_bundle_that_is_being_stopped_ends_with_the_call_that_goes_on(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     assert [(o.id, o.status) for o in desk.told()] == [(BUNDLE, m.CANCELLED)]
     assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
-    assert not desk.scheduler.unclaimed
+    assert not desk.scheduler.orphaned
 
 
 def test_a_bundle_that_was_to_be_stopped_and_is_wanted_again_goes_on(desk):
@@ -240,7 +240,7 @@ def test_a_bundle_that_was_to_be_stopped_and_is_wanted_again_goes_on(desk):
     desk.submit(bundle("1-0", *CALLS), client=again)
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     assert desk.told(again) == [split(BUNDLE, 1, results(b"x"))]
-    assert SECOND in desk.scheduler.unclaimed
+    assert SECOND in desk.scheduler.orphaned
 
 
 # --- a coordinator that was started again ---------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def new():
     desk = Desk.__new__(Desk)
     desk.scheduler = Scheduler(crash_limit=3)
     desk.worker = desk.add_worker("w")
-    desk.scheduler.adopt(desk.worker, [m.Held(BUNDLE, 1, True)], 0.0)
+    desk.scheduler.reattach(desk.worker, [m.Held(BUNDLE, 1, True)], 0.0)
     return desk
 
 
@@ -261,7 +261,7 @@ def come(desk):
     desk.client = client_peer("c")
     desk.scheduler.clients[desk.client.id] = desk.client
     desk.submit(bundle("1-0", *CALLS))
-    desk.scheduler.reconciled(desk.client.id)
+    desk.scheduler.resubmission_complete(desk.client.id)
 
 
 def test_a_bundle_may_be_given_up_before_its_client_has_come(new):
@@ -391,9 +391,9 @@ def test_a_call_that_was_cancelled_where_it_was_had_back_is_told_as_cancelled(de
     desk.scheduler.dependencies.watch(other, SECOND, 0.0)
     desk.scheduler.dependencies.watch(other, THIRD, 0.0)
     desk.outcome(ended(BUNDLE, m.CRASHED))
-    desk.scheduler.dependencies.supplied(desk.client, [ended(SECOND, m.CANCELLED)], [], 0.0)
+    desk.scheduler.dependencies.take_reply(desk.client, [ended(SECOND, m.CANCELLED)], [], 0.0)
     assert [(o.id, o.status) for o in desk.told(other)] == [(SECOND, m.CANCELLED)]
-    desk.scheduler.dependencies.supplied(desk.client, [ended(BUNDLE, m.CANCELLED)], [], 0.0)
+    desk.scheduler.dependencies.take_reply(desk.client, [ended(BUNDLE, m.CANCELLED)], [], 0.0)
     assert [(o.id, o.status) for o in desk.told(other)] == [(THIRD, m.CANCELLED)]
     assert not desk.scheduler.results.sought
 
@@ -401,7 +401,7 @@ def test_a_call_that_was_cancelled_where_it_was_had_back_is_told_as_cancelled(de
 def test_nobody_cancels_the_bundles_of_others(desk):
     other = desk.add_client("d")
     desk.scheduler.dependencies.watch(other, SECOND, 0.0)
-    desk.scheduler.dependencies.supplied(other, [ended(BUNDLE, m.CANCELLED)], [], 0.0)
+    desk.scheduler.dependencies.take_reply(other, [ended(BUNDLE, m.CANCELLED)], [], 0.0)
     assert desk.told(other) == []
 
 
@@ -432,7 +432,7 @@ def test_a_client_that_is_gone_takes_what_was_sought_of_its_bundles_with_it(desk
 def test_the_doubt_whether_a_task_has_run_outlives_a_second_coordinator():
     """The journal of the one after that knew nothing of it, and had it run again."""
     second = Scheduler(crash_limit=3, journaling=True)
-    second.settled_at = 10.0
+    second.reattach_deadline = 10.0
     second.functions.define(DOUBLE).pins = 1
     client = client_peer("c")
     second.clients[client.id] = client
@@ -440,7 +440,7 @@ def test_the_doubt_whether_a_task_has_run_outlives_a_second_coordinator():
     state = JournalState(functions={DOUBLE.key: DOUBLE})
     state.apply(second.entry)
     third = Scheduler(crash_limit=3, journaling=True)
-    third.settled_at = 10.0
+    third.reattach_deadline = 10.0
     third.restore(state, 0.0)
     third.due(11.0)
     (record,) = third.recent

@@ -322,7 +322,7 @@ def test_what_waits_behind_a_task_that_turns_out_long_is_recalled_and_runs_elsew
     returned(world, 1, 3)
     assert started(world) == {2: ["c-2"]}
     world.turn(0.3)
-    assert [x for x in world.heard() if type(x) is m.Returned] == []
+    assert [x for x in world.heard() if type(x) is m.TasksReturned] == []
 
 
 def test_what_waits_while_another_slot_is_idle_is_recalled_soon():
@@ -363,7 +363,7 @@ def test_a_queue_that_stands_still_is_given_back():
     assert [x for x in world.heard() if type(x) is not m.Running] == []
     world.now = 100.0 + RETURN_AFTER
     assert world.core.next_deadline() <= world.now
-    assert world.heard() == [m.Returned([("c-2", 1), ("c-3", 4)])]
+    assert world.heard() == [m.TasksReturned([("c-2", 1), ("c-3", 4)])]
     assert list(world.core.tasks) == ["c-1"]
     world.turn(RETURN_AFTER)
     assert world.heard() == []
@@ -954,10 +954,10 @@ def test_draining_finishes_what_runs_and_gives_back_the_rest(asked_by):
         world.handle(DrainRequested())
     else:
         world.say(m.Drain())
-    assert world.heard() == [m.Drain(), m.Returned([("c-2", 1)])]
+    assert world.heard() == [m.Drain(), m.TasksReturned([("c-2", 1)])]
     assert world.take() == []
     assign(world, assignment(3))
-    assert world.heard() == [m.Returned([("c-3", 1)])]
+    assert world.heard() == [m.TasksReturned([("c-3", 1)])]
     world.now += 5.0
     world.acknowledge()
     assert world.take() == []
@@ -991,7 +991,7 @@ def test_what_a_slot_gives_back_while_draining_goes_to_other_workers():
     finish(world, 1, 2)
     returned(world, 1, 3, 4)
     assert world.take() == [EndSlot(SlotId(1))]
-    assert world.heard() == [m.Outcomes([ok("c-1", payload=b"r")]), m.Returned([("c-2", 1), ("c-3", 1)])]
+    assert world.heard() == [m.Outcomes([ok("c-1", payload=b"r")]), m.TasksReturned([("c-2", 1), ("c-3", 1)])]
     die(world, 1, code=0)
     assert (world.take(), world.heard()) == ([Stop()], [m.Goodbye()])
 
@@ -1013,7 +1013,7 @@ def test_draining_has_a_limit_and_what_then_still_runs_runs_elsewhere():
     world.handle(DrainRequested())
     world.heard()
     world.now += 5.0
-    assert world.heard() == [m.Running(["c-1"]), m.Returned([("c-1", 1)], begun=True), m.Goodbye()]
+    assert world.heard() == [m.Running(["c-1"]), m.TasksReturned([("c-1", 1)], begun=True), m.Goodbye()]
     assert world.take() == [Stop()]
 
 

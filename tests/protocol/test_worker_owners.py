@@ -129,7 +129,9 @@ def test_tasks_wait_for_a_slot_that_starts_and_are_not_given_back():
     for _ in range(10):
         world.turn(0.1)
     assert ids(world.core.queue) == ["c-2"]
-    assert [type(message).__name__ for message in world.heard() if type(message).__name__ == "Returned"] == []
+    assert [
+        type(message).__name__ for message in world.heard() if type(message).__name__ == "TasksReturned"
+    ] == []
 
 
 # --- epochs: a program that comes to other versions of its modules -------------------------------------------------
@@ -314,7 +316,7 @@ def test_nothing_is_given_back_while_slots_that_will_run_it_start_and_end():
     for _ in range(30):
         world.turn(0.1)
         world.acknowledge()
-    assert not [message for message in world.heard() if isinstance(message, m.Returned)]
+    assert not [message for message in world.heard() if isinstance(message, m.TasksReturned)]
     for slot in range(5, 9):
         up(world, slot)
     assert [told[:2] for told in did(world)] == [("run", slot) for slot in range(5, 9)]
@@ -329,7 +331,7 @@ def test_nor_are_short_tasks_that_one_such_slot_will_run_all():
     for _ in range(5):
         world.turn(0.1)
         world.acknowledge()
-    assert not [message for message in world.heard() if isinstance(message, m.Returned)]
+    assert not [message for message in world.heard() if isinstance(message, m.TasksReturned)]
 
 
 def test_no_slot_makes_way_while_nothing_may_be_fed():

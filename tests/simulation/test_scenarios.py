@@ -113,7 +113,7 @@ def test_slots_that_start_slowly_do_not_make_tasks_wander():
     tasks = submit(world, short(10))
     seconds_until(world, tasks)
     assert max(outcome(world, task).attempt for task in tasks) <= 3
-    assert world.network.kinds.get("Returned", 0) <= 3
+    assert world.network.kinds.get("TasksReturned", 0) <= 3
     finish(world)
 
 
@@ -134,21 +134,21 @@ def second_owner(slots=4, **options):
 @pytest.mark.parametrize(("slots", "calls"), [(4, 8), (8, 16)])
 def test_the_slots_of_an_owner_who_has_left_serve_the_next_one(slots, calls):
     world = second_owner(slots)
-    before = world.network.kinds.get("Returned", 0)
+    before = world.network.kinds.get("TasksReturned", 0)
     tasks = submit(world, [NAP] * calls, client=1, number=1)
     assert seconds_until(world, tasks) < 2.4  # two after the other, and the start of the slots
     assert [outcome(world, task).attempt for task in tasks] == [1] * calls
-    assert world.network.kinds.get("Returned", 0) == before
+    assert world.network.kinds.get("TasksReturned", 0) == before
     finish(world)
 
 
 @pytest.mark.parametrize("slot_start", [0.01, 0.3, 3.0])
 def test_nothing_goes_to_and_fro_while_slots_change_hands(slot_start):
     world = second_owner(slot_start=slot_start)
-    before = world.network.kinds.get("Returned", 0)
+    before = world.network.kinds.get("TasksReturned", 0)
     tasks = submit(world, [NAP] * 8, client=1, number=1)
     assert seconds_until(world, tasks) < 2.4 + 1.5 * slot_start
-    assert world.network.kinds.get("Returned", 0) == before
+    assert world.network.kinds.get("TasksReturned", 0) == before
     finish(world)
 
 
@@ -255,7 +255,7 @@ def test_an_idle_cluster_only_shows_that_it_lives():
     assert world.network.sent - before <= 60 * 4 * 2 * 1.3  # four peers, both ways, about once a second
     assert world.steps - steps < 60 * 40
     assert set(world.network.kinds) <= {
-        "ClientHello", "WorkerHello", "Welcome", "Capacity", "Heartbeat", "Reconciled", "Query", "Reply"
+        "ClientHello", "WorkerHello", "Welcome", "Capacity", "Heartbeat", "ResubmissionComplete", "Query", "Reply"
     }  # fmt: skip
 
 

@@ -132,13 +132,13 @@ def test_a_link_that_accepts_duplicates_is_found(monkeypatch):
 
 
 def test_a_cancel_that_is_lost_with_its_session_is_found(monkeypatch):
-    real = Scheduler.adopt
+    real = Scheduler.reattach
 
-    def adopt(self, worker, held, now):
+    def reattach(self, worker, held, now):
         real(self, worker, held, now)
         worker.cancels.clear()
 
-    monkeypatch.setattr(Scheduler, "adopt", adopt)
+    monkeypatch.setattr(Scheduler, "reattach", reattach)
     find("partitions", first=20)
 
 

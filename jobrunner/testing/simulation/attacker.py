@@ -52,9 +52,9 @@ Word: TypeAlias = "Callable[[list[TaskId]], m.Message]"
 HARMLESS: tuple[Word, ...] = (
     m.Watch,
     lambda ids: m.Cancel([m.CancelRequest(each, True) for each in ids]),
-    lambda ids: m.Supply(forged(ids), []),
-    lambda ids: m.Supply([], ids),
-    lambda ids: m.Reconciled(),
+    lambda ids: m.ResultReply(forged(ids), []),
+    lambda ids: m.ResultReply([], ids),
+    lambda ids: m.ResubmissionComplete(),
 )
 """What a client may say, whatever comes of it."""
 
@@ -248,7 +248,7 @@ class Attacker:
             return
         elif isinstance(message, m.Welcome):
             link.session = message.session
-            self._send(source, link.send(m.Reconciled(), self._world.now))
+            self._send(source, link.send(m.ResubmissionComplete(), self._world.now))
         elif isinstance(message, m.Reset):
             del self._links[source]
         else:

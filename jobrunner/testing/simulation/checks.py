@@ -534,7 +534,7 @@ class Truth:
         scheduler = core.scheduler
         if scheduler.deadlocks._waiting or scheduler.deadlocks._since:
             yield f"coordinator: deadlocks {scheduler.deadlocks._waiting} {scheduler.deadlocks._since}"
-        for name in ("tasks", "clients", "unclaimed", "delayed", "dirty"):
+        for name in ("tasks", "clients", "orphaned", "delayed", "dirty"):
             if getattr(scheduler, name):
                 yield f"coordinator: {name} {list(getattr(scheduler, name))[:5]}"
         results = scheduler.results
@@ -580,7 +580,7 @@ class Truth:
             "queue",
             "functions",
             "_estimates",
-            "_lacks",
+            "_missing_modules",
             "_outcomes",
             "_unsent",
             "_running",

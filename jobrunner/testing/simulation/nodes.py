@@ -249,7 +249,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
     def _watch(self, core: CoordinatorCore) -> None:
         self._watch_functions(core)
         scheduler = core.scheduler
-        outcome, adopt, worker_lost = scheduler.outcome, scheduler.adopt, scheduler.worker_lost
+        outcome, reattach, worker_lost = scheduler.outcome, scheduler.reattach, scheduler.worker_lost
         client_gone, goes_on, returned = scheduler.client_gone, scheduler.goes_on, scheduler.returned
         finish = scheduler.finish
 
@@ -268,7 +268,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
 
         def watched_adopt(worker: WorkerSession, held: list[m.Held], now: float) -> None:
             tasks = [*worker.tasks, *(entry.id for entry in held), *self._tasks_at(worker)]
-            adopt(worker, held, now)
+            reattach(worker, held, now)
             for task in tasks:
                 record = scheduler.tasks.get(task)
                 if record is None or record.worker is not worker or record.state not in ACTIVE:
@@ -301,7 +301,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             ("outcome", watched_outcome),
             ("returned", watched_return),
             ("goes_on", watched_going_on),
-            ("adopt", watched_adopt),
+            ("reattach", watched_adopt),
             ("worker_lost", watched_loss),
             ("client_gone", watched_departure),
             ("finish", watched_finish),

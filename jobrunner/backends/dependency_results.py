@@ -48,7 +48,7 @@ def with_placeholders(
         ) from exc
 
 
-class Supplies:
+class DependencyResults:
     """Thread-safe. `supply` sends outcomes, and the ids of tasks whose outcome cannot be told."""
 
     def __init__(self, supply: Callable[[list[m.Outcome], list[TaskId]], None], home: CoreBackend) -> None:
