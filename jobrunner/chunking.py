@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 TARGET_SECONDS = 0.010
 """Duration of a chunk. A hundred times what a task costs, and short enough that the next one is at hand where it runs
-(`protocol.placement.AT_HAND_SECONDS`), though calls take longer than was measured. Calls of that length travel one by
-one: there is nothing to save."""
+(`protocol.placement.ONE_AHEAD_MAX_SECONDS`), though calls take longer than was measured. Calls of that length travel
+one by one: there is nothing to save."""
 
 TAIL_SECONDS = 0.002
 """Near the end of the input chunks shrink, yet not below this duration."""

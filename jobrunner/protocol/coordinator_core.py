@@ -451,17 +451,17 @@ class CoordinatorCore:
             client.hello = hello
             client.lost_at = None
             client.resubmission_complete = False
-            client.unread = 0
+            client.unacked_replies = 0
             client.outcomes.clear()
-            client.told_again.clear()
+            client.resent.clear()
             client.result_requests.clear()
             client.awaiting_resubmission.clear()
             client.forget_unnamed()
             client.accepted.clear()
-            for key in sorted(client.pins.values()):
-                self.scheduler.functions.unpin(key)
-            client.pins.clear()
-            self.scheduler.queue.unpark(client.id)
+            for key in sorted(client.function_refs.values()):
+                self.scheduler.functions.drop_ref(key)
+            client.function_refs.clear()
+            self.scheduler.queue.resume(client.id)
         self._peers[source] = client
         return client
 
@@ -502,7 +502,7 @@ class CoordinatorCore:
             self._log("info", f"worker {worker.name} has come back")
         self._peers[source] = worker
         worker.draining = False
-        scheduler.open[worker] = None
+        scheduler.workers_with_room[worker] = None
         scheduler.reattach(worker, hello.held, now)
         scheduler.refuse_other_pythons(now)
         return worker
@@ -604,16 +604,16 @@ class CoordinatorCore:
                 )
                 return
         for key in message.drop_functions:
-            here = client.pins.pop(key, None)
+            here = client.function_refs.pop(key, None)
             if here is not None:
-                scheduler.functions.unpin(here)
+                scheduler.functions.drop_ref(here)
 
     def _has_parts(
         self, client: ClientSession, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
     ) -> bool:
         """Whether this client has sent all of a function's parts, each of which has none."""
         for part in definition.parts:
-            here = client.pins.get(part)
+            here = client.function_refs.get(part)
             entry = None if here is None else self.scheduler.functions.get(here)
             if part not in refused and (entry is None or entry.parts):
                 return False
@@ -623,7 +623,7 @@ class CoordinatorCore:
         self, client: ClientSession, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
     ) -> str:
         """Keep a function for a client's calls. Why that is too much; empty: it is not."""
-        if definition.key in client.pins:
+        if definition.key in client.function_refs:
             return ""
         for part in definition.parts:
             if part in refused:
@@ -639,13 +639,13 @@ class CoordinatorCore:
                 return excess
             pieces = buffer_count(definition.blob)
             for part in definition.parts:
-                entry = functions.get(client.pins[part])
+                entry = functions.get(client.function_refs[part])
                 pieces += 0 if entry is None else buffer_count(entry.definition.blob)
             if pieces > MAX_BUFFERS:
                 return f"its function and its parts are of {pieces:,} buffers, and may be of {MAX_BUFFERS:,}"
-        parts = tuple([client.pins[part] for part in definition.parts])
-        functions.define(definition._replace(key=key, parts=parts), client.account).pins += 1
-        client.pins[definition.key] = key
+        parts = tuple([client.function_refs[part] for part in definition.parts])
+        functions.define(definition._replace(key=key, parts=parts), client.account).refs += 1
+        client.function_refs[definition.key] = key
         return ""
 
     def _on_watch(self, client: ClientSession, message: m.Watch, now: float) -> None:
@@ -670,7 +670,7 @@ class CoordinatorCore:
     def _on_query(self, client: ClientSession, message: m.Query, now: float) -> None:
         if self._takes_no_answers(client, now):
             return
-        client.unread += 1
+        client.unacked_replies += 1
         reply = answer(self, client.who, message, now)
         self._send(client, reply, now, of_value(reply.data) + of_value(reply.error))
 
@@ -682,11 +682,11 @@ class CoordinatorCore:
         left = max(len(client.done), len(client.outcomes))
         if (
             left <= self.settings.untaken_outcomes
-            and client.unread <= MAX_UNREAD
+            and client.unacked_replies <= MAX_UNREAD
             and client.link.unacked_bytes <= (UNTAKEN_BYTES if client.who.submits else UNTAKEN_REPLIES)
         ):
             return False
-        told = f"{left} outcomes, {client.unread} answers"
+        told = f"{left} outcomes, {client.unacked_replies} answers"
         self._unexpected(client, f"it does not acknowledge what it is told ({told}); its session ends", now)
         self._give_up_untaken(client, now)
         return True
@@ -702,9 +702,9 @@ class CoordinatorCore:
             if type(message) is m.Outcomes:
                 self.scheduler.acknowledged(client, message.outcomes)
             elif type(message) is m.Reply:
-                client.unread -= 1
+                client.unacked_replies -= 1
         if client.link.unacked_bytes < OUTCOME_WINDOW:
-            self.scheduler.queue.unpark(client.id)
+            self.scheduler.queue.resume(client.id)
 
     # --- messages from workers ---
 
@@ -756,12 +756,12 @@ class CoordinatorCore:
             if room > 0:
                 client.output.append(chunk._replace(text=chunk.text[:room]))
                 client.output_characters += len(chunk.text) + ENTRY_BYTES
-                self.scheduler.dirty[client] = None
+                self.scheduler.pending_flush[client] = None
 
     def _on_draining(self, worker: WorkerSession, message: m.Drain, now: float) -> None:
         worker.draining = True
         self.scheduler.resize(worker, 0)
-        self.scheduler.open.pop(worker, None)
+        self.scheduler.workers_with_room.pop(worker, None)
         self._log("info", f"worker {worker.name} drains: {len(worker.tasks)} tasks with it")
 
     # --- from both ---
@@ -864,8 +864,8 @@ class CoordinatorCore:
             if forgetful is not None:
                 for some in batches(keys, of_key):
                     self._send(forgetful, m.DropFunctions(some), now)
-        while scheduler.dirty:
-            peer = scheduler.dirty.popitem()[0]
+        while scheduler.pending_flush:
+            peer = scheduler.pending_flush.popitem()[0]
             if isinstance(peer, WorkerSession):
                 if scheduler.workers.get(peer.id) is peer:
                     self._flush_worker(peer, now)
@@ -873,7 +873,7 @@ class CoordinatorCore:
                 self._flush_client(peer, now)
 
     def _flush_client(self, client: ClientSession, now: float) -> None:
-        client.told_again.clear()
+        client.resent.clear()
         if not client.source:  # not back yet; it will name what it waits for
             for waiting in (
                 client.outcomes,
@@ -889,13 +889,13 @@ class CoordinatorCore:
             self._send_ids(client, m.Accepted, client.accepted, now)
             client.accepted = []
         if client.result_requests:
-            sought = [
+            unknown = [
                 dependency
                 for dependency in client.result_requests
-                if dependency in self.scheduler.results.sought
+                if dependency in self.scheduler.results.unknown_tasks
             ]
             client.result_requests = []
-            self._send_ids(client, m.ResultRequest, sought, now)
+            self._send_ids(client, m.ResultRequest, unknown, now)
         if client.output:
             if client.link.unacked_bytes < OUTPUT_WINDOW:
                 size = sum(len(chunk.text) for chunk in client.output)
@@ -907,7 +907,7 @@ class CoordinatorCore:
                 self._send(client, m.Outcomes(batch), now, size)
             client.outcomes = []
             if client.link.unacked_bytes >= OUTCOME_WINDOW:
-                self.scheduler.queue.parked.add(client.id)
+                self.scheduler.queue.backpressured.add(client.id)
         if client.running:  # behind the outcomes: of one that is divided they tell the name of what runs on
             self._send_ids(client, m.Running, client.running, now)
             client.running = []
@@ -1018,7 +1018,7 @@ class CoordinatorCore:
         # Kept outcomes are looked at whenever something else is; they need no timer of their own.
         busy = (
             scheduler.orphaned
-            or scheduler.results.sought
+            or scheduler.results.unknown_tasks
             or any(not client.source for client in scheduler.clients.values())
             or any(peer.link.next_deadline() is not None for peer in self._peers.values())
         )
@@ -1093,6 +1093,8 @@ UNKNOWN_FUNCTION = b""
 
 def of_owner(client: ClientSession, spec: m.TaskSpec) -> m.TaskSpec:
     """A call of functions that this client has sent, under the keys that these have here."""
-    function = client.pins.get(spec.function, UNKNOWN_FUNCTION)
-    initializer = None if spec.initializer is None else client.pins.get(spec.initializer, UNKNOWN_FUNCTION)
+    function = client.function_refs.get(spec.function, UNKNOWN_FUNCTION)
+    initializer = (
+        None if spec.initializer is None else client.function_refs.get(spec.initializer, UNKNOWN_FUNCTION)
+    )
     return spec._replace(function=function, initializer=initializer)

@@ -18,7 +18,7 @@ from jobrunner.protocol.bundles import index_of_call, outcome_of_call, place_of_
 from jobrunner.protocol.checks import MAX_FRAMES
 from jobrunner.protocol.journal import KeptOutcome
 from jobrunner.protocol.peers import ClientSession
-from jobrunner.protocol.results import Ended, beyond_quota, outcome_of_dependent
+from jobrunner.protocol.results import FinishedTask, beyond_quota, outcome_of_dependent
 from jobrunner.protocol.task import FAILED, QUEUED, RUNNING, WAITING, Interest, TaskRecord
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class Dependencies:
         self.results = scheduler.results
         self.journaled: dict[TaskId, int] = {}
         """Results that the journal keeps for so many unfinished detached tasks that need them."""
-        self.calls_sought: dict[TaskId, dict[TaskId, None]] = {}
+        self.unknown_calls: dict[TaskId, dict[TaskId, None]] = {}
         """By an unfinished bundle, those of its calls that are sought."""
-        self._news: deque[tuple[Interest, Ended]] = deque()
+        self._news: deque[tuple[Interest, FinishedTask]] = deque()
 
     def watch(self, client: ClientSession, task_id: TaskId, now: float) -> None:
         """Tell the client how that task ends, whoever has submitted it."""
@@ -58,19 +58,19 @@ class Dependencies:
         if ended is not None:
             self._scheduler.tell_again(client, ended.outcome)
             return
-        known = record.interest if record is not None else self.results.sought.get(task_id)
+        known = record.interest if record is not None else self.results.unknown_tasks.get(task_id)
         if known is None or client.id not in known.watchers:
             excess = client.account.bytes_excess(WATCH_BYTES, self._scheduler.quota)
             if excess:
                 self._scheduler.tell_client(client, beyond_quota(task_id, excess))
                 return
-            interest = self._seek(task_id, now) if record is None else self._interest_in(record, now)
+            interest = self._look_for(task_id, now) if record is None else self._interest_in(record, now)
             interest.watchers[client.id] = None
             client.watching += 1
             client.account.bytes += WATCH_BYTES
         if record is not None and record.state == RUNNING:
             client.running.append(task_id)
-            self._scheduler.dirty[client] = None
+            self._scheduler.pending_flush[client] = None
 
     def _unwatch(self, client: ClientSession, count: int) -> None:
         client.watching -= count
@@ -90,19 +90,19 @@ class Dependencies:
         for outcome in outcomes:
             if outcome.status == m.CANCELLED and client_of(outcome.id) == client.id:
                 self._bundle_cancelled(client, outcome, now)
-            interest = self.results.sought.get(outcome.id)
+            interest = self.results.unknown_tasks.get(outcome.id)
             if interest is None:
                 continue
-            ended = Ended("", outcome, now, client.account)
+            ended = FinishedTask("", outcome, now, client.account)
             if client_of(outcome.id) == client.id:
-                del self.results.sought[outcome.id]
+                del self.results.unknown_tasks[outcome.id]
                 self.results.add(ended)
             else:
                 interest.asked.pop(client.id, None)
                 interest = self._part_of(interest, client.account, now)
-            self.spread(interest, ended, now)
+            self.notify(interest, ended, now)
         for task_id in unknown:
-            interest = self.results.sought.get(task_id)
+            interest = self.results.unknown_tasks.get(task_id)
             if interest is not None:
                 interest.asked.pop(client.id, None)
 
@@ -115,17 +115,17 @@ class Dependencies:
 
     def stop_looking(self, now: float) -> None:
         """End the search for tasks that nobody can name any more."""
-        sought, looked_at = self.results.sought, 0
-        for task_id, interest in list(islice(sought.items(), LOOKED_AT_PER_SWEEP)):
+        unknown, looked_at = self.results.unknown_tasks, 0
+        for task_id, interest in list(islice(unknown.items(), LOOKED_AT_PER_SWEEP)):
             if looked_at > LOOKED_AT_PER_SWEEP:
                 break
             looked_at += 1 + len(interest.dependents) + len(interest.watchers)
-            sought.move_to_end(task_id)
+            unknown.move_to_end(task_id)
             for client_id in [c for c in interest.watchers if c not in self._scheduler.clients]:
                 del interest.watchers[client_id]
             interest.dependents = [r for r in interest.dependents if self._scheduler.tasks.get(r.id) is r]
             if not interest.watchers and not interest.dependents:
-                del self.results.sought[task_id]
+                del self.results.unknown_tasks[task_id]
                 continue
             if any(client_id in self._scheduler.clients for client_id in interest.asked):
                 continue
@@ -133,48 +133,48 @@ class Dependencies:
             if owner is not None and self._is_named_soon(task_id, interest, now):
                 continue
             if owner.resubmission_complete if owner is not None else now >= self._scheduler.reattach_deadline:
-                del self.results.sought[task_id]
+                del self.results.unknown_tasks[task_id]
                 shown = (
                     short_id(task_id) if task_id.count("-") > 1 else task_id
                 )  # others see it in the status
                 error = f"there is no task {shown} here: the id is wrong, or its outcome is not kept any more"
                 outcome = m.Outcome(task_id, 0, m.LOST, detail={"error": error, "unknown": True})
-                self.spread(interest, Ended("", outcome, now), now)
+                self.notify(interest, FinishedTask("", outcome, now), now)
 
-    def _seek(self, task_id: TaskId, now: float) -> Interest:
+    def _look_for(self, task_id: TaskId, now: float) -> Interest:
         """The interest in a task that is not known here, unless it is one of a bundle's calls."""
         bundle = self._scheduler.bundle_with(task_id)
         if bundle is not None:
-            self.calls_sought.setdefault(bundle[0].id, {})[task_id] = None
-        return self.results.seek(task_id, now)
+            self.unknown_calls.setdefault(bundle[0].id, {})[task_id] = None
+        return self.results.look_for(task_id, now)
 
     def bundle_came(self, bundle: TaskId) -> None:
         """Somebody may have asked for its calls before it was here."""
-        sought = self.results.sought.calls_of(bundle)
-        if sought:
-            self.calls_sought[bundle] = dict.fromkeys(sought)
+        unknown = self.results.unknown_tasks.calls_of(bundle)
+        if unknown:
+            self.unknown_calls[bundle] = dict.fromkeys(unknown)
 
     def _bundle_cancelled(self, client: ClientSession, outcome: m.Outcome, now: float) -> None:
         """Its client wants none of the calls of a bundle any more, where it could also name them again."""
-        for task_id in self.results.sought.calls_of(outcome.id):
-            interest = self.results.sought[task_id]
-            del self.results.sought[task_id]
-            self.spread(interest, Ended("", outcome._replace(id=task_id), now, client.account), now)
+        for task_id in self.results.unknown_tasks.calls_of(outcome.id):
+            interest = self.results.unknown_tasks[task_id]
+            del self.results.unknown_tasks[task_id]
+            self.notify(interest, FinishedTask("", outcome._replace(id=task_id), now, client.account), now)
 
-    def bundle_ended(self, ended: Ended, now: float) -> None:
+    def bundle_ended(self, ended: FinishedTask, now: float) -> None:
         """Tell those who seek its calls; of some nothing is known yet, where their client submits them again."""
-        for task_id in self.calls_sought.pop(ended.outcome.id, ()):
-            interest = self.results.sought.get(task_id)
+        for task_id in self.unknown_calls.pop(ended.outcome.id, ()):
+            interest = self.results.unknown_tasks.get(task_id)
             call = self._call_of(ended, task_id)
             if interest is None:
                 continue
             if call is None:
                 interest.since = now
             else:
-                del self.results.sought[task_id]
-                self.spread(interest, call, now)
+                del self.results.unknown_tasks[task_id]
+                self.notify(interest, call, now)
 
-    def _call_of(self, ended: Ended, task_id: TaskId) -> Ended | None:
+    def _call_of(self, ended: FinishedTask, task_id: TaskId) -> FinishedTask | None:
         """What the end of a bundle tells of one of its calls."""
         index = index_of_call(ended.outcome.id, task_id)
         outcome = None if index is None else outcome_of_call(ended.outcome, index)
@@ -197,7 +197,7 @@ class Dependencies:
             record.interest = Interest(now)
         return record.interest
 
-    def _ended_before(self, task_id: TaskId) -> Ended | None:
+    def _ended_before(self, task_id: TaskId) -> FinishedTask | None:
         """How a task ended that is not unfinished here; of its own, or with the bundle that it was part of."""
         ended = self._known_end(task_id)
         bundle = place_of_call(task_id) if ended is None else None
@@ -206,19 +206,19 @@ class Dependencies:
         whole = self._known_end_of_bundle(client_of(task_id), bundle[0])
         return None if whole is None else self._call_of(whole, task_id)
 
-    def _known_end_of_bundle(self, client: ClientId, part: str) -> Ended | None:
+    def _known_end_of_bundle(self, client: ClientId, part: str) -> FinishedTask | None:
         """Of the bundle of that client whose id has that open part."""
         owner = self._scheduler.clients.get(client)
         record = None if owner is None else owner.done_bundles.get(part)
         if record is not None and record.outcome is not None:
-            return Ended(record.name, record.outcome, record.since)
+            return FinishedTask(record.name, record.outcome, record.since)
         return self.results.find_bundle(part)
 
-    def _known_end(self, task_id: TaskId) -> Ended | None:
+    def _known_end(self, task_id: TaskId) -> FinishedTask | None:
         owner = self._scheduler.clients.get(client_of(task_id))
         record = None if owner is None else owner.done.get(task_id)
         if record is not None and record.outcome is not None:
-            return Ended(record.name, record.outcome, record.since)
+            return FinishedTask(record.name, record.outcome, record.since)
         return self.results.find(task_id)
 
     def collect(self, record: TaskRecord, depends_on: tuple[TaskId, ...], now: float) -> None:
@@ -230,7 +230,7 @@ class Dependencies:
             ended = None if other is not None else self._ended_before(dependency)
             if ended is None:
                 record.unresolved_count += 1
-                interest = self._seek(dependency, now) if other is None else self._interest_in(other, now)
+                interest = self._look_for(dependency, now) if other is None else self._interest_in(other, now)
                 interest.dependents.append(record)
                 if other is None:
                     unknown.append(dependency)
@@ -260,18 +260,18 @@ class Dependencies:
 
     def recall(self, client: ClientSession, depends_on: list[TaskId]) -> None:
         for dependency in depends_on:
-            self.results.sought[dependency].asked[client.id] = None
+            self.results.unknown_tasks[dependency].asked[client.id] = None
         client.result_requests += depends_on
-        self._scheduler.dirty[client] = None
+        self._scheduler.pending_flush[client] = None
 
     def are_found(self, record: TaskRecord) -> bool:
         """Whether it needs nothing that is sought. Each need is looked at once, however often this is asked."""
         depends_on = record.depends_on
-        while record.found < len(depends_on) and depends_on[record.found] not in self.results.sought:
+        while record.found < len(depends_on) and depends_on[record.found] not in self.results.unknown_tasks:
             record.found += 1
         return record.found == len(depends_on)
 
-    def spread(self, interest: Interest, ended: Ended, now: float) -> None:
+    def notify(self, interest: Interest, ended: FinishedTask, now: float) -> None:
         """Tell everybody who wants to know. A chain of tasks, however long, is no recursion here."""
         self._news.append((interest, ended))
         if len(self._news) > 1:
@@ -288,7 +288,7 @@ class Dependencies:
                     self._dependency_ended(record, ended, now)
             self._news.popleft()
 
-    def _dependency_ended(self, record: TaskRecord, ended: Ended, now: float) -> None:
+    def _dependency_ended(self, record: TaskRecord, ended: FinishedTask, now: float) -> None:
         outcome = ended.outcome
         if record.failed_dependency is not None:
             return
@@ -313,7 +313,7 @@ class Dependencies:
         if record.failed_dependency is not None and record.state in (QUEUED, WAITING):
             self._scheduler.finish(record, record.failed_dependency, FAILED, now)
 
-    def _take(self, record: TaskRecord, ended: Ended) -> bool:
+    def _take(self, record: TaskRecord, ended: FinishedTask) -> bool:
         """Give a task one of the results that it needs; False: that is too much for its owner, so it cannot be met."""
         assert record.dependency_results is not None
         dependency, value = ended.outcome.id, ended.outcome.payload
@@ -324,7 +324,7 @@ class Dependencies:
             return False
         record.dependency_results[dependency] = value
         account.add_value(value)
-        if self._scheduler.journaling and record.options.detach and dependency not in self.results.kept:
+        if self._scheduler.journaling and record.options.detach and dependency not in self.results.detached:
             # Who could supply it after a restart may be gone by then.
             count = self.journaled.get(dependency, 0)
             self.journaled[dependency] = count + 1

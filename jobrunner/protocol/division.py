@@ -67,7 +67,7 @@ class Division:
         if not self._chunks or (self._ask_again is not None and now < self._ask_again):
             return
         scheduler = self._scheduler
-        idle = [w for w in scheduler.open if w.held < w.slots]
+        idle = [w for w in scheduler.workers_with_room if w.held < w.slots]
         wanted = sum(w.slots - w.held for w in idle) << self._doublings
         chosen = []
         for record in sorted(self._chunks, key=lambda record: -record.elements) if idle else ():
@@ -82,13 +82,17 @@ class Division:
             del self._chunks[record]
             record.asked = record.attempt
             worker.divides.append(record.id)
-            scheduler.dirty[worker] = None
+            scheduler.pending_flush[worker] = None
         self._ask_again = now + ASK_AGAIN_AFTER if chosen else None
         self._doublings = min(self._doublings + 1, MAX_DOUBLINGS) if chosen else 0
 
     def _helps(self, record: TaskRecord, idle: list[WorkerSession]) -> bool:
         """Whether one of these workers could begin what the chunk gives back."""
-        if record.state != RUNNING or record.cancel_asked or record.client.id in self._scheduler.queue.parked:
+        if (
+            record.state != RUNNING
+            or record.cancel_asked
+            or record.client.id in self._scheduler.queue.backpressured
+        ):
             return False
         return any(worker.fits(record.requirements) for worker in idle)
 

@@ -52,7 +52,7 @@ def updated_estimate(estimate: float, duration: float) -> float:
 class FunctionEntry:
     """A function at the coordinator: its bytes, who needs it, which workers have it, how long its calls take."""
 
-    __slots__ = ("account", "definition", "estimate", "known_by", "parts", "pins", "requirements", "users")
+    __slots__ = ("account", "definition", "estimate", "known_by", "parts", "refs", "requirements", "users")
 
     def __init__(
         self, definition: FunctionDef, account: Account | None = None, parts: tuple[FunctionEntry, ...] = ()
@@ -66,7 +66,7 @@ class FunctionEntry:
         )
         self.users = 0
         """Unfinished tasks that call it, and functions that it is a part of."""
-        self.pins = 0
+        self.refs = 0
         """Clients that may name it without sending it again."""
         self.known_by: set[WorkerId] = set()
         self.estimate = UNKNOWN
@@ -113,10 +113,10 @@ class FunctionTable:
     def get(self, key: FunctionKey) -> FunctionEntry | None:
         return self._entries.get(key)
 
-    def unpin(self, key: FunctionKey) -> None:
+    def drop_ref(self, key: FunctionKey) -> None:
         entry = self._entries.get(key)
         if entry is not None:
-            entry.pins -= 1
+            entry.refs -= 1
             self.drop_if_idle(entry)
 
     def release(self, entry: FunctionEntry) -> None:
@@ -154,7 +154,7 @@ class FunctionTable:
 
     def drop_if_idle(self, entry: FunctionEntry) -> None:
         """Nobody may need it: then nothing is kept of it."""
-        if entry.users > 0 or entry.pins > 0:
+        if entry.users > 0 or entry.refs > 0:
             return
         del self._entries[entry.definition.key]
         if entry.account is not None:

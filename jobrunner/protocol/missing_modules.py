@@ -175,7 +175,7 @@ class MissingModules:
                 if worker.missing_modules.get(name, before) < before:
                     del worker.missing_modules[name]
             if len(worker.missing_modules) < had:
-                self._scheduler.open[worker] = None
+                self._scheduler.workers_with_room[worker] = None
                 self._scheduler.queue.wake(worker.provides_all)
                 dropped = True
         if dropped:

@@ -67,6 +67,7 @@ class ClientSession(Peer):
         "cancels",
         "done",
         "done_bundles",
+        "function_refs",
         "hello",
         "id",
         "is_new",
@@ -74,16 +75,15 @@ class ClientSession(Peer):
         "outcomes",
         "output",
         "output_characters",
-        "pins",
         "refused",
+        "resent",
         "resubmission_complete",
         "result_requests",
         "running",
         "submitted",
-        "told_again",
+        "unacked_replies",
         "unfinished",
         "unnamed",
-        "unread",
         "watching",
     )
 
@@ -97,7 +97,7 @@ class ClientSession(Peer):
         self.submitted = 0
         """Calls that it has ever submitted; 0 for who only looks."""
         self.unfinished = 0
-        self.pins: dict[FunctionKey, FunctionKey] = {}
+        self.function_refs: dict[FunctionKey, FunctionKey] = {}
         """Functions that it may name without sending them again: as it calls them, and as they are called here."""
         self.is_new = True
         """This is its first session here: it may have submitted, to another coordinator, what is not known here."""
@@ -106,7 +106,7 @@ class ClientSession(Peer):
         self.lost_at: float | None = None
         """When the client was found to be gone; its tasks end after a grace."""
         self.outcomes: list[Outcome] = []
-        self.told_again: set[TaskId] = set()
+        self.resent: set[TaskId] = set()
         """Calls that were known before, and that it has named again, or asked for, in this turn."""
         self.watching = 0
         """Calls that it watches and that have not ended."""
@@ -118,7 +118,7 @@ class ClientSession(Peer):
         self.result_requests: list[TaskId] = []
         self.cancels: dict[TaskId, bool] = {}
         """Calls in its bundles that others want cancelled, which it has to do; also while they run?"""
-        self.unread = 0
+        self.unacked_replies = 0
         """Answers that it has not acknowledged in this session."""
         self.done: dict[TaskId, TaskRecord] = {}
         """Finished tasks whose outcome the client has not acknowledged."""

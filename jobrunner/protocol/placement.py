@@ -4,8 +4,8 @@
 first, within that one client after the other in turn, within a client in the order of submission. Push and pop cost
 O(log of the number of priorities in use), however long the queue.
 
-`room` says how many tasks a worker may have beyond its slots. A task is bound to a worker as late as possible; a
-worker gets more than it can run only to hide the way there and back, and that is measured in time: tasks that take
+`has_capacity` says how many tasks a worker may have beyond its slots. A task is bound to a worker as late as possible;
+a worker gets more than it can run only to hide the way there and back, and that is measured in time: tasks that take
 longer than `PREFETCH_SECONDS` are never queued behind another one, nor is anything queued behind them.
 """
 
@@ -26,7 +26,7 @@ UNKNOWN = -1.0
 PREFETCH_SECONDS = 0.02
 """Work that a worker may hold beyond what its slots run, per slot."""
 
-AT_HAND_SECONDS = 0.015
+ONE_AHEAD_MAX_SECONDS = 0.015
 """Estimate up to which a worker may hold one task per slot beyond what its slots run, and a slot one beyond what it
 runs: else it would have nothing to do while an outcome goes up and the next task comes."""
 
@@ -66,8 +66,8 @@ class Lane:
         else:
             queue.append(record)
 
-    def head(self, parked: set[ClientId]) -> TaskRecord | None:
-        """The next task of the client whose turn it is, leaving out the parked ones."""
+    def head(self, backpressured: set[ClientId]) -> TaskRecord | None:
+        """The next task of the client whose turn it is, leaving out the ones that are backpressured."""
         turns = self.turns
         for _ in range(len(turns)):
             client = turns[0]
@@ -77,7 +77,7 @@ class Lane:
             if not queue:
                 turns.popleft()
                 del self.clients[client]
-            elif client not in parked:
+            elif client not in backpressured:
                 return queue[0]
             else:
                 turns.rotate(-1)
@@ -102,9 +102,9 @@ class ReadyQueue:
         self._fresh: dict[Requirements, None] = {}
         """Kinds of which `rest` has not heard whether they are provided."""
         self._asleep: dict[Requirements, set[Rank]] = {}
-        """Lanes with tasks of parked clients alone, so that nobody looks at them again and again."""
-        self.parked: set[ClientId] = set()
-        """Clients that get nothing new for now, because they do not take their outcomes; see `unpark`."""
+        """Lanes with tasks of backpressured clients alone, so that nobody looks at them again and again."""
+        self.backpressured: set[ClientId] = set()
+        """Clients that get nothing new for now, because they do not take their outcomes; see `resume`."""
 
     def push(self, record: TaskRecord, *, front: bool = False) -> None:
         requirements = record.requirements
@@ -123,11 +123,11 @@ class ReadyQueue:
             heapq.heappush(self._order[requirements], rank)
         lane.push(record, front)
 
-    def unpark(self, client: ClientId) -> None:
+    def resume(self, client: ClientId) -> None:
         """It gets tasks again, or has gone."""
-        if client not in self.parked:
+        if client not in self.backpressured:
             return
-        self.parked.discard(client)
+        self.backpressured.discard(client)
         for requirements, ranks in self._asleep.items():
             for rank in ranks:
                 heapq.heappush(self._order[requirements], rank)
@@ -180,7 +180,7 @@ class ReadyQueue:
         found = []
         for requirements in list(self._lanes):
             lane = self._first_lane(requirements)
-            head = None if lane is None else lane.head(self.parked)
+            head = None if lane is None else lane.head(self.backpressured)
             if (
                 requirements in self._provided
                 and lane is not None
@@ -208,7 +208,7 @@ class ReadyQueue:
             if lane is None or (permit is not None and not permit(lane.rank, requirements)):
                 continue
             if accept is not None:
-                record = lane.head(self.parked)
+                record = lane.head(self.backpressured)
                 if record is None or not accept(record):
                     return None
             return lane.take()
@@ -223,7 +223,7 @@ class ReadyQueue:
         order, lanes = self._order[requirements], self._lanes[requirements]
         while order:
             lane = lanes[order[0]]
-            if lane.head(self.parked) is not None:
+            if lane.head(self.backpressured) is not None:
                 return lane
             rank = heapq.heappop(order)
             if lane.turns:
@@ -251,7 +251,7 @@ def module_requirement(name: str) -> tuple[str, int]:
     return MODULE + name, UNIT
 
 
-def room(slots: int, held: int, held_seconds: float, estimate: float) -> bool:
+def has_capacity(slots: int, held: int, held_seconds: float, estimate: float) -> bool:
     """Whether a worker that holds `held` tasks (`held_seconds` of estimated work) may get one more like this.
 
     `estimate` is the next task's expected duration in seconds, UNKNOWN if nobody knows. Long tasks (`is_long`) have a
@@ -261,7 +261,7 @@ def room(slots: int, held: int, held_seconds: float, estimate: float) -> bool:
         return True
     if estimate == UNKNOWN or held >= slots * (1 + PREFETCH_LIMIT):
         return False
-    if held < 2 * slots and estimate <= AT_HAND_SECONDS:
+    if held < 2 * slots and estimate <= ONE_AHEAD_MAX_SECONDS:
         return True
     return held_seconds + max(estimate, MIN_ESTIMATE) <= slots * PREFETCH_SECONDS
 

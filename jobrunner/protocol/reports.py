@@ -66,7 +66,7 @@ def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
             "draining": core.draining,
             "rejected_messages": core.rejected,
             "stale_outcomes": scheduler.stale_outcomes,
-            "kept_outcomes": len(scheduler.results.kept),
+            "kept_outcomes": len(scheduler.results.detached),
         },
         "workers": [describe_worker(worker, now) for worker in workers],
         "clients": [
@@ -343,7 +343,7 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
     required = record.requirements
     if not any(worker.provides_all(required) for worker in scheduler.workers.values()):
         return f"no worker provides {shown(required)}"
-    if record.client.id in scheduler.queue.parked:
+    if record.client.id in scheduler.queue.backpressured:
         return "its client does not take the outcomes that it already has"
     if not any(worker.fits(required) for worker in scheduler.workers.values()):
         return held_by_others(core, record, who)

@@ -25,7 +25,7 @@ OVERHEAD = 100
 """Bytes that an outcome takes beside its payload and what `of_outcome` counts."""
 
 
-class Ended(NamedTuple):
+class FinishedTask(NamedTuple):
     """An outcome and its task's name; `at` is the time at which it came."""
 
     name: str
@@ -46,7 +46,7 @@ class Ended(NamedTuple):
         return self.account is not None and self.account.label == account.label
 
 
-class Sought(OrderedDict[TaskId, Interest]):
+class UnknownTasks(OrderedDict[TaskId, Interest]):
     """The interest in tasks that are not known here; those that are calls of one bundle can be had by it."""
 
     def __init__(self) -> None:
@@ -86,24 +86,24 @@ class Results:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.kept: OrderedDict[TaskId, Ended] = OrderedDict()
+        self.detached: OrderedDict[TaskId, FinishedTask] = OrderedDict()
         """Of detached tasks, the oldest first."""
-        self.sought = Sought()
+        self.unknown_tasks = UnknownTasks()
         self.size = 0
         """Bytes of those below."""
-        self._recent: OrderedDict[TaskId, Ended] = OrderedDict()
+        self._recent: OrderedDict[TaskId, FinishedTask] = OrderedDict()
         self._bundles: dict[str, TaskId] = {}
         """Those among them, by the open part of their ids."""
 
-    def find_bundle(self, part: str) -> Ended | None:
+    def find_bundle(self, part: str) -> FinishedTask | None:
         """The bundle whose id has that open part."""
         bundle = self._bundles.get(part)
         return None if bundle is None else self._recent.get(bundle)
 
-    def find(self, task_id: TaskId) -> Ended | None:
-        return self._recent.get(task_id) or self.kept.get(task_id)
+    def find(self, task_id: TaskId) -> FinishedTask | None:
+        return self._recent.get(task_id) or self.detached.get(task_id)
 
-    def add(self, ended: Ended) -> None:
+    def add(self, ended: FinishedTask) -> None:
         """Remember an outcome for a while."""
         size = ended.size
         if ended.outcome.id in self._recent:
@@ -117,18 +117,18 @@ class Results:
         while self.size > self.limit:
             self._drop(next(iter(self._recent)))
 
-    def keep(self, ended: Ended) -> None:
+    def keep(self, ended: FinishedTask) -> None:
         """Remember the outcome of a detached task until `forget_outcome`."""
         self.forget_outcome(ended.outcome.id)
-        self.kept[ended.outcome.id] = ended
+        self.detached[ended.outcome.id] = ended
         if ended.account is not None:
             ended.account.add(ended.size)
 
-    def forget_outcome(self, task_id: TaskId) -> Ended | None:
+    def forget_outcome(self, task_id: TaskId) -> FinishedTask | None:
         """Drop what is remembered; what was kept of that task, if it was."""
         if task_id in self._recent:
             self._drop(task_id)
-        ended = self.kept.pop(task_id, None)
+        ended = self.detached.pop(task_id, None)
         if ended is not None and ended.account is not None:
             ended.account.remove(ended.size)
         return ended
@@ -136,17 +136,17 @@ class Results:
     def outdated(self, before: float) -> list[TaskId]:
         """Detached tasks that ended before that time."""
         old = []
-        for task_id, ended in self.kept.items():
+        for task_id, ended in self.detached.items():
             if ended.at >= before:
                 break
             old.append(task_id)
         return old
 
-    def seek(self, task_id: TaskId, now: float) -> Interest:
+    def look_for(self, task_id: TaskId, now: float) -> Interest:
         """The interest in a task that is not known here."""
-        interest = self.sought.get(task_id)
+        interest = self.unknown_tasks.get(task_id)
         if interest is None:
-            interest = self.sought[task_id] = Interest(now)
+            interest = self.unknown_tasks[task_id] = Interest(now)
         return interest
 
     def _drop(self, task_id: TaskId) -> None:

@@ -25,11 +25,11 @@ from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, 
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.missing_modules import MissingModules
 from jobrunner.protocol.peers import ClientSession, Peer, WorkerSession
-from jobrunner.protocol.placement import UNKNOWN, Permit, ReadyQueue, room
+from jobrunner.protocol.placement import UNKNOWN, Permit, ReadyQueue, has_capacity
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
 from jobrunner.protocol.reservations import Reservations
 from jobrunner.protocol.resources import Requirements, requirements_of
-from jobrunner.protocol.results import Ended, Results, beyond_quota
+from jobrunner.protocol.results import FinishedTask, Results, beyond_quota
 from jobrunner.protocol.task import (
     ACTIVE,
     ASSIGNED,
@@ -138,9 +138,9 @@ class Scheduler:
         self.orphaned: dict[TaskId, OrphanedTask] = {}
         self._orphaned_of: dict[ClientId, dict[TaskId, None]] = {}
         """The same by those who may name them: a thousand clients may come back at once."""
-        self.open: dict[WorkerSession, None] = {}
+        self.workers_with_room: dict[WorkerSession, None] = {}
         """Workers that may have room."""
-        self.dirty: dict[Peer, None] = {}
+        self.pending_flush: dict[Peer, None] = {}
         """Peers with something in their outbox."""
         self.delayed: list[tuple[float, int, TaskRecord]] = []
         self._tie_breaker = 0
@@ -194,8 +194,8 @@ class Scheduler:
                 self.entry.owners[client.id] = written_owner(client)
             if spec.options.detach:
                 self.unwritten.add(spec.id)
-        if self.results.sought:
-            record.interest = self.results.sought.take(spec.id)
+        if self.results.unknown_tasks:
+            record.interest = self.results.unknown_tasks.take(spec.id)
             if isinstance(spec.span, int):
                 self.dependencies.bundle_came(spec.id)
         if spec.depends_on:
@@ -274,7 +274,7 @@ class Scheduler:
         for kept in state.outcomes.values():
             client_id = client_of(kept.outcome.id)
             account = self.accounts.of(client_id, read_owner(state, client_id)[1])
-            self.results.keep(Ended(kept.name, passable(kept.outcome), now - kept.age, account))
+            self.results.keep(FinishedTask(kept.name, passable(kept.outcome), now - kept.age, account))
         for spec, progress in state.tasks.values():
             owner = client_of(spec.id)
             client = self.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
@@ -314,23 +314,25 @@ class Scheduler:
         if record is not None:
             if record.client is not client:
                 self._take_back(record, client)
-            if task_id in client.told_again:
+            if task_id in client.resent:
                 return True
-            client.told_again.add(task_id)
-            self.dirty[client] = None
+            client.resent.add(task_id)
+            self.pending_flush[client] = None
             if record.state == RUNNING:
                 client.running.append(task_id)
             if record.options.detach:
                 self.tell_accepted(record)
             if record.unresolved_count:
-                self.dependencies.recall(client, [n for n in record.depends_on if n in self.results.sought])
+                self.dependencies.recall(
+                    client, [n for n in record.depends_on if n in self.results.unknown_tasks]
+                )
             return True
         record = client.done.get(task_id)
         if record is not None and record.outcome is not None:
             self.tell_again(client, record.outcome)
             return True
         ended = self.results.find(task_id)
-        if ended is None or not (task_id in self.results.kept or ended.is_of(client.account)):
+        if ended is None or not (task_id in self.results.detached or ended.is_of(client.account)):
             return False
         self.tell_again(client, ended.outcome)
         return True
@@ -354,13 +356,13 @@ class Scheduler:
         if record is None:
             if asker is not None and task_id not in asker.done:
                 asker.refused.append(task_id)
-                self.dirty[asker] = None
+                self.pending_flush[asker] = None
             return
         if record.state in (QUEUED, WAITING):
             self.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
         elif record.state == RUNNING and not running:
             record.client.refused.append(task_id)
-            self.dirty[record.client] = None
+            self.pending_flush[record.client] = None
         else:
             assert record.worker is not None
             if record.cancel_asked and (record.state == CANCELLING or not running):
@@ -369,28 +371,28 @@ class Scheduler:
             if running and record.state != CANCELLING:
                 self.move(record, CANCELLING, now)
             record.worker.cancels.append(m.CancelRequest(task_id, running))
-            self.dirty[record.worker] = None
+            self.pending_flush[record.worker] = None
 
     def cancel_call(self, bundle: TaskRecord, index: int, running: bool) -> None:
         """Somebody wants one call of a bundle cancelled. Its client is asked, which alone can split a bundle."""
         wanted = bundle.client.cancels
         call = call_id(bundle.id, index)
         wanted[call] = running or wanted.get(call, False)
-        self.dirty[bundle.client] = None
+        self.pending_flush[bundle.client] = None
 
     def client_gone(self, client: ClientSession, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
         if client.unfinished:  # else a goodbye of anybody would cost a look at all calls of others
             for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
                 self.cancel(record.id, True, now)
-        for key in sorted(client.pins.values()):
-            self.functions.unpin(key)
-        client.pins.clear()
+        for key in sorted(client.function_refs.values()):
+            self.functions.drop_ref(key)
+        client.function_refs.clear()
         self.forget_untaken_outcomes(client)
         client.outcomes.clear()
         client.link = Link("", now, 0.0)  # with all that it has not taken
         self.dependencies.watches_no_more(client)
-        self.queue.unpark(client.id)
+        self.queue.resume(client.id)
         if self.clients.pop(client.id, None) is not None:
             self.accounts.close(client.account)
 
@@ -400,7 +402,7 @@ class Scheduler:
         if client is not None:
             client.resubmission_complete = True
             if client.cancels:
-                self.dirty[client] = None
+                self.pending_flush[client] = None
             wanted = {outcome.id for outcome in client.outcomes}
             for message in client.link.unacked():
                 if type(message) is m.Outcomes:
@@ -429,7 +431,7 @@ class Scheduler:
         """For those that come back, because this process did not run for so long."""
         for held in self.orphaned.values():
             held.since += seconds
-        for interest in self.results.sought.values():
+        for interest in self.results.unknown_tasks.values():
             interest.since += seconds
         self.deadlocks.wait_longer(seconds)
         if now - seconds >= self.reattach_deadline:
@@ -499,7 +501,7 @@ class Scheduler:
         if record.id in self.unwritten or not self.dependencies.are_found(record):
             return
         record.client.accepted.append(record.id)
-        self.dirty[record.client] = None
+        self.pending_flush[record.client] = None
 
     def refuse(self, task_ids: list[TaskId], error: str, now: float) -> None:
         """These could not be written down. Those that run already go on."""
@@ -592,7 +594,7 @@ class Scheduler:
             others = [self.clients[client] for client in watchers if client in self.clients]
             for client in (record.client, *others):
                 client.running.append(task_id)
-                self.dirty[client] = None
+                self.pending_flush[client] = None
 
     def owner_of(self, task_id: TaskId, key: str, now: float) -> str | None:
         """The owner of a task that a worker with that key has; empty: nobody who is known here. None: that is still to
@@ -624,7 +626,7 @@ class Scheduler:
             return
         record.cancel_asked = False
         record.client.refused.append(task_id)
-        self.dirty[record.client] = None
+        self.pending_flush[record.client] = None
 
     def reattach(self, worker: WorkerSession, held: list[m.Held], now: float) -> None:
         """A worker has come back with these tasks: keep what is still its own, fence the rest."""
@@ -671,7 +673,7 @@ class Scheduler:
         elif record.cancel_asked and record.state in ACTIVE:
             # The request may have been lost with the old session.
             worker.cancels.append(m.CancelRequest(entry.id, record.state == CANCELLING))
-            self.dirty[worker] = None
+            self.pending_flush[worker] = None
 
     def _adopt_unknown(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
         """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
@@ -716,8 +718,8 @@ class Scheduler:
         if self.workers.pop(worker.id, None) is not None:
             self.resize(worker, 0)
             self.worker_names.discard(worker.name)
-        self.open.pop(worker, None)
-        self.dirty.pop(worker, None)
+        self.workers_with_room.pop(worker, None)
+        self.pending_flush.pop(worker, None)
         self.functions.worker_gone(worker.id)
         self.missing_modules.worker_gone(worker)
         self._drop_orphaned_of(worker)
@@ -738,7 +740,7 @@ class Scheduler:
     def capacity(self, worker: WorkerSession, slots: int) -> None:
         worker.stuck = ""
         self.resize(worker, slots)
-        self.open[worker] = None
+        self.workers_with_room[worker] = None
 
     def stuck(self, worker: WorkerSession, why: str, now: float) -> None:
         """All tasks there wait for tasks of their own that have no slot. If all workers are stuck, refuse the deepest.
@@ -790,7 +792,7 @@ class Scheduler:
             return
         self.queue.rest(self._is_provided)
         self.reservations.renew(self.queue, self.workers.values(), now)
-        idle = [w for w in self.open if w.held < w.slots]
+        idle = [w for w in self.workers_with_room if w.held < w.slots]
         while idle:
             more = []
             for worker in idle:
@@ -801,11 +803,11 @@ class Scheduler:
                 if worker.held < worker.slots:
                     more.append(worker)
             idle = more
-        for worker in list(self.open):
+        for worker in list(self.workers_with_room):
             if worker.prefetch and self.counts[QUEUED]:
                 self._prefetch(worker, now)
             if worker.held >= worker.slots:
-                del self.open[worker]
+                del self.workers_with_room[worker]
 
     def _is_provided(self, requirements: Requirements) -> bool:
         return any(worker.provides_all(requirements) for worker in self.workers.values())
@@ -818,7 +820,7 @@ class Scheduler:
             if estimate != UNKNOWN:
                 estimate *= record.elements
             slots, held = worker.slots - worker.long, worker.held - worker.long
-            return room(slots, held, worker.assigned_seconds, estimate)
+            return has_capacity(slots, held, worker.assigned_seconds, estimate)
 
         permit = self._permit_for(worker)
         while (record := self.queue.pop(worker.fits, accept, permit)) is not None:
@@ -844,7 +846,7 @@ class Scheduler:
             self._note_progress(record)
         self._bind(record, worker, now)
         worker.assigned.append(record)
-        self.dirty[worker] = None
+        self.pending_flush[worker] = None
 
     def _bind(self, record: TaskRecord, worker: WorkerSession, now: float) -> None:
         estimate = record.function.estimate
@@ -859,7 +861,7 @@ class Scheduler:
         worker.release(record)
         self.division.released(record)
         if self.workers.get(worker.id) is worker:  # it may be lost, and only its outcome be here
-            self.open[worker] = None
+            self.workers_with_room[worker] = None
 
     def _split(
         self, record: TaskRecord, outcome: m.Outcome, worker: WorkerSession, now: float, *, fresh: bool = True
@@ -996,7 +998,7 @@ class Scheduler:
     def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         """For those who want to know now, and those who may ask later."""
         account = record.client.account
-        ended = Ended(record.name, outcome, now, account, isinstance(record.span, int))
+        ended = FinishedTask(record.name, outcome, now, account, isinstance(record.span, int))
         if record.options.detach:
             self.results.keep(ended)
         elif outcome.status != m.CANCELLED:
@@ -1010,18 +1012,18 @@ class Scheduler:
             self.accounts.drop_idle(account)
         interest, record.interest = record.interest, None
         if interest is not None:
-            self.dependencies.spread(interest, ended, now)
-        if self.dependencies.calls_sought:
+            self.dependencies.notify(interest, ended, now)
+        if self.dependencies.unknown_calls:
             self.dependencies.bundle_ended(ended, now)
 
     def tell_client(self, client: ClientSession, outcome: m.Outcome) -> None:
         client.outcomes.append(outcome)
-        self.dirty[client] = None
+        self.pending_flush[client] = None
 
     def tell_again(self, client: ClientSession, outcome: m.Outcome) -> None:
         """Once in a turn, however often it asks: a few bytes ask for something large."""
-        if outcome.id not in client.told_again:
-            client.told_again.add(outcome.id)
+        if outcome.id not in client.resent:
+            client.resent.add(outcome.id)
             bundle = outcome.status == m.SPLIT and "running" in (outcome.detail or {})
             if bundle and client_of(outcome.id) == client.id:
                 client.awaiting_resubmission.add(open_part(outcome.id))
@@ -1082,7 +1084,7 @@ class Scheduler:
         """One of its strays has ended, or counts among its tasks from now on."""
         worker.strays -= 1
         if self.workers.get(worker.id) is worker:
-            self.open[worker] = None
+            self.workers_with_room[worker] = None
 
     def _drop_orphaned(self, task_id: TaskId) -> None:
         held = self._take_orphaned(task_id)
@@ -1099,7 +1101,7 @@ class Scheduler:
     def fence(self, worker: WorkerSession, task_id: TaskId) -> None:
         """Have the worker stop an attempt that nobody waits for."""
         worker.cancels.append(m.CancelRequest(task_id, True))
-        self.dirty[worker] = None
+        self.pending_flush[worker] = None
 
     def check_invariants(self) -> None:
         """What must hold after every step; for the simulation."""
@@ -1123,7 +1125,7 @@ class Scheduler:
         strays = Counter(h.worker.id for h in self.orphaned.values() if h.outcome is None)
         assert all(worker.strays == strays[worker.id] for worker in self.workers.values())
         assert self.worker_names == {worker.name for worker in self.workers.values()}
-        for worker in self.open:
+        for worker in self.workers_with_room:
             assert self.workers.get(worker.id) is worker, f"{worker.name} is gone, and may be given tasks"
         for requirements in {record.requirements for record in self.tasks.values() if record.state == QUEUED}:
             if self.queue.rests(requirements):

@@ -2,8 +2,8 @@
 
 Short tasks go into a slot several at a time, so that a call costs no message of its own; of longer ones the next is at
 hand. What a slot has not started can be recalled, so a wrong guess costs `RECALL_AFTER`, not the length of the task in
-front; where another slot has nothing to do, `SPARE_AFTER`. A slot may be unable to answer, because a call keeps all
-else in its process from running: after `ANSWER_WITHIN` it is taken back without the slot.
+front; where another slot has nothing to do, `RETRACT_WHEN_IDLE_AFTER`. A slot may be unable to answer, because a call
+keeps all else in its process from running: after `ANSWER_WITHIN` it is taken back without the slot.
 
 A slot serves one owner in its life: what a task leaves behind in its process (environment variables, modules, open
 files) is met by tasks of the same owner alone. Calls that bring modules along (FunctionDef.ships) have an owner of
@@ -15,7 +15,7 @@ An idle slot whose owner has nothing queued makes way at once for a new process,
 without a slot: one slot for each task, but no more of them than have work for `START_SECONDS` each, so that two owners
 of short calls do not start processes for each other all the time. Idle slots of earlier epochs make way for each task
 of a later one. Where more owners have tasks here than there are slots, a busy slot that has served its owner for
-`QUANTUM` makes way as soon as it is idle.
+`FAIRNESS_QUANTUM` makes way as soon as it is idle.
 
 Where calls leak, a slot may make only so many: each call of a bundle and each element of a chunk counts, from the
 moment that the slot is given it until it gives it back. A slot that may make no more ends when it is idle, and a new
@@ -32,7 +32,7 @@ from typing import NamedTuple, TypeAlias
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
 from jobrunner.protocol.messages import Assignment, FunctionDef, FunctionKey, Wait, calls_in
-from jobrunner.protocol.placement import AT_HAND_SECONDS, MIN_ESTIMATE, UNKNOWN
+from jobrunner.protocol.placement import MIN_ESTIMATE, ONE_AHEAD_MAX_SECONDS, UNKNOWN
 
 SLOT_SECONDS = 0.005
 """Estimated work that a slot may hold, the running task included, before it gets no further one."""
@@ -43,7 +43,7 @@ SLOT_LIMIT = 256
 RECALL_AFTER = 0.02
 """Seconds without a finished task after which a slot gives back what it has not started."""
 
-SPARE_AFTER = 0.003
+RETRACT_WHEN_IDLE_AFTER = 0.003
 """As RECALL_AFTER, where another slot could run it at once. A slot reports short tasks more often than that."""
 
 ANSWER_WITHIN = 1.0
@@ -53,7 +53,7 @@ one try of that to the next."""
 START_SECONDS = 0.1
 """Seconds that a new process for a slot takes, about: what is over sooner had better wait for a slot that is there."""
 
-QUANTUM = 0.5
+FAIRNESS_QUANTUM = 0.5
 """Seconds that a slot is left to an owner who has more tasks while another one has none."""
 
 STARTING = "starting"
@@ -358,7 +358,7 @@ class Slot:
         if self.recalled or not self.holds_back:
             return None
         soon = spare and len(self.queue) > 1
-        return max(self.progress, self.recalled_at) + (SPARE_AFTER if soon else RECALL_AFTER)
+        return max(self.progress, self.recalled_at) + (RETRACT_WHEN_IDLE_AFTER if soon else RECALL_AFTER)
 
     def retract_at(self) -> float | None:
         """When to take back what was asked for without its help."""
@@ -382,7 +382,7 @@ class Slot:
         """Whether that owner's tasks get into it as soon as those in it are over."""
         return self.owner == owner and self.state == READY and not self.blocked and not self.stalled(now)
 
-    def room(self, estimate: float, alone: bool, calls: int = 1) -> bool:
+    def has_capacity(self, estimate: float, alone: bool, calls: int = 1) -> bool:
         """Whether one more task, of so many calls, may be put behind the ones that it has."""
         if self.state != READY or self.blocked or self.leaving or calls > self.calls_left:
             return False
@@ -395,7 +395,7 @@ class Slot:
             return False
         if self.seconds + max(estimate, MIN_ESTIMATE) <= SLOT_SECONDS:
             return True
-        return len(self.queue) == 1 and max(self.seconds, estimate) <= AT_HAND_SECONDS
+        return len(self.queue) == 1 and max(self.seconds, estimate) <= ONE_AHEAD_MAX_SECONDS
 
 
 def outdated(slots: Iterable[Slot], queue: LocalQueue) -> list[Slot]:

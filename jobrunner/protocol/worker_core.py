@@ -63,7 +63,7 @@ from jobrunner.protocol.placement import UNKNOWN
 from jobrunner.protocol.session import Session
 from jobrunner.protocol.slots import (
     ENDING,
-    QUANTUM,
+    FAIRNESS_QUANTUM,
     READY,
     STARTING,
     LocalQueue,
@@ -914,7 +914,7 @@ class WorkerCore:
             return False
         a = task.assignment
         estimate = self._estimate(task)
-        if not slot.room(estimate, a.options.timeout is not None, task.elements):
+        if not slot.has_capacity(estimate, a.options.timeout is not None, task.elements):
             if task.elements > slot.calls_left:
                 slot.leaving = True  # a new process takes it
             return False
@@ -991,7 +991,7 @@ class WorkerCore:
             return
         taken = [slot for slot in staying if slot.owner is not None and not slot.blocked]
         for slot in sorted(taken, key=lambda slot: slot.owned_since)[:unserved]:
-            time_is_up = slot.owned_since + QUANTUM
+            time_is_up = slot.owned_since + FAIRNESS_QUANTUM
             if now < time_is_up:
                 self._make_way_at = min(time_is_up, self._make_way_at or time_is_up)
                 break
@@ -1058,7 +1058,7 @@ class WorkerCore:
         """The owners whose tasks a slot could take that has nothing to do."""
         if self.queue:
             return set()
-        idle = {slot.owner for slot in self.slots.values() if slot.room(UNKNOWN, alone=True)}
+        idle = {slot.owner for slot in self.slots.values() if slot.has_capacity(UNKNOWN, alone=True)}
         return {slot.owner for slot in self.slots.values()} if None in idle else idle
 
     def _return_queue(self, now: float, keep: int = 0) -> None:

@@ -38,7 +38,7 @@ from jobrunner.protocol.link import STALLED_AFTER
 from jobrunner.protocol.peers import WorkerSession
 from jobrunner.protocol.placement import Lane, ReadyQueue
 from jobrunner.protocol.principals import CLIENT, OBSERVER, WORKER, Principal
-from jobrunner.protocol.results import Sought
+from jobrunner.protocol.results import UnknownTasks
 from jobrunner.protocol.scheduler import LOOKS_PER_GRACE, Scheduler
 
 ANNA = Principal("A" * 43, "anna", CLIENT)
@@ -73,7 +73,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(WorkerSession, "fits")
     count(WorkerSession, "provides_all")
     count(Lane, "head")
-    count(Sought, "__contains__")
+    count(UnknownTasks, "__contains__")
     count(FunctionEntry, "__eq__")
     return counts
 
@@ -142,12 +142,12 @@ def test_a_worker_that_comes_finds_calls_of_strange_pythons_without_comparing_al
 
 
 def test_tasks_of_parked_clients_are_passed_over_once_and_not_for_each_task_of_others(counted):
-    parked, other = client_peer("p"), client_peer("o")
+    backpressured, other = client_peer("p"), client_peer("o")
     queue = ReadyQueue()
     for number in range(500):
-        queue.push(record(number, of=parked, priority=number + 1))
+        queue.push(record(number, of=backpressured, priority=number + 1))
         queue.push(record(number, of=other))
-    queue.parked.add(parked.id)
+    queue.backpressured.add(backpressured.id)
     counted.clear()
     taken = [queue.pop(lambda requirements: True) for _ in range(500)]
     assert [task.id for task in taken] == [f"o-{number}" for number in range(500)]
@@ -155,16 +155,16 @@ def test_tasks_of_parked_clients_are_passed_over_once_and_not_for_each_task_of_o
 
 
 def test_what_was_passed_over_goes_on_when_its_client_does():
-    parked, other = client_peer("p"), client_peer("o")
+    backpressured, other = client_peer("p"), client_peer("o")
     queue = ReadyQueue()
     for number in (1, 2):
-        queue.push(record(number, of=parked, priority=number))
-    queue.parked.add(parked.id)
+        queue.push(record(number, of=backpressured, priority=number))
+    queue.backpressured.add(backpressured.id)
     assert queue.pop(lambda requirements: True) is None
     queue.push(record(3, of=other, priority=2))  # into a lane that is asleep
     assert queue.pop(lambda requirements: True).id == "o-3"
     assert queue.pop(lambda requirements: True) is None
-    queue.unpark(parked.id)
+    queue.resume(backpressured.id)
     assert [queue.pop(lambda requirements: True).id for _ in range(2)] == ["p-2", "p-1"]
     assert queue.kinds == 0 or queue.pop(lambda requirements: True) is None
 

@@ -325,7 +325,7 @@ def test_a_refused_detached_call_is_not_kept():
     client = world.client(who=ALICE)
     submit(client, spec(1), spec(2, detach=True))
     assert list(refused(client)) == [f"{C}-2"]
-    assert not world.core.scheduler.results.kept
+    assert not world.core.scheduler.results.detached
 
 
 def test_what_clients_of_before_have_here_counts_too():
@@ -391,7 +391,7 @@ def test_what_is_watched_counts_until_it_has_ended_or_its_watcher_has_gone():
     bob.say(m.Watch([f"{A}-{n}" for n in range(2, 100)]))
     assert len(refused(bob)) > 80
     assert account.bytes <= 10_000
-    assert len(world.core.scheduler.results.sought) < 20
+    assert len(world.core.scheduler.results.unknown_tasks) < 20
     before = account.bytes
     worker.heard()
     worker.say(m.Outcomes([ok(f"{A}-1")]))

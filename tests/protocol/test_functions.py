@@ -38,17 +38,17 @@ def test_a_function_is_defined_once():
 def test_a_function_goes_when_neither_a_task_nor_a_client_needs_it():
     table = FunctionTable()
     entry = table.define(DOUBLE)
-    entry.users, entry.pins = 2, 1
+    entry.users, entry.refs = 2, 1
     table.release(entry)
     table.release(entry)
     assert len(table) == 1, "its client may still name it"
-    table.unpin(KEY)
+    table.drop_ref(KEY)
     assert len(table) == 0
-    table.unpin(KEY)  # harmless
+    table.drop_ref(KEY)  # harmless
 
     entry = table.define(DOUBLE)
-    entry.users, entry.pins = 1, 1
-    table.unpin(KEY)
+    entry.users, entry.refs = 1, 1
+    table.drop_ref(KEY)
     assert len(table) == 1, "a task still calls it"
     table.release(entry)
     assert len(table) == 0
@@ -59,11 +59,11 @@ def test_workers_are_told_once_what_they_may_forget():
     table = FunctionTable()
     for definition, workers in ((DOUBLE, {LEFT, RIGHT}), (HALVE, {LEFT})):
         entry = table.define(definition)
-        entry.pins = 1
+        entry.refs = 1
         entry.known_by |= workers
     assert table.take_forgotten() == {}
-    table.unpin(KEY)
-    table.unpin(OTHER_KEY)
+    table.drop_ref(KEY)
+    table.drop_ref(OTHER_KEY)
     assert table.take_forgotten() == {LEFT: [KEY, OTHER_KEY], RIGHT: [KEY]}
     assert table.take_forgotten() == {}
 
@@ -71,11 +71,11 @@ def test_workers_are_told_once_what_they_may_forget():
 def test_a_worker_that_is_gone_knows_nothing_and_is_told_nothing():
     table = FunctionTable()
     for definition in (DOUBLE, HALVE):
-        table.define(definition).pins = 1
+        table.define(definition).refs = 1
         table.define(definition).known_by |= {LEFT, RIGHT}
-    table.unpin(KEY)
+    table.drop_ref(KEY)
     table.worker_gone(LEFT)
-    table.unpin(OTHER_KEY)
+    table.drop_ref(OTHER_KEY)
     assert table.take_forgotten() == {RIGHT: [KEY, OTHER_KEY]}
 
 
@@ -139,11 +139,11 @@ WHOLE = DOUBLE._replace(parts=(PART.key,))
 def test_a_part_stays_as_long_as_a_function_that_has_it():
     table = FunctionTable()
     for each in (PART, WHOLE):
-        table.define(each).pins += 1
-    table.unpin(PART.key)
+        table.define(each).refs += 1
+    table.drop_ref(PART.key)
     table.check_invariants()
     assert table.get(PART.key) is not None
-    table.unpin(KEY)
+    table.drop_ref(KEY)
     assert len(table) == 0
 
 

@@ -162,7 +162,7 @@ def test_what_follows_a_goodbye_is_not_heard(world):
         world.give(remote.source, remote.link.send(last, world.now))  # early
         world.give(remote.source, goodbye)
         world.turn()
-    assert not world.core.scheduler.open
+    assert not world.core.scheduler.workers_with_room
     assert "c-2" not in world.core.scheduler.tasks
 
 

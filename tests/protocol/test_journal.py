@@ -50,7 +50,7 @@ def test_what_could_not_be_written_is_refused_and_has_never_been(world, detach):
         client.acknowledge()
         world.turn()
         assert world.answer(full=True) == [], "nothing has to be written of what was not accepted"
-    assert not world.core.scheduler.results.kept
+    assert not world.core.scheduler.results.detached
 
 
 def test_a_full_disk_is_logged_when_it_begins_and_when_it_ends(world):
@@ -74,7 +74,7 @@ def test_what_runs_already_goes_on_and_its_outcome_is_kept(world):
     world.turn()
     (entry,) = world.answer(full=False)
     assert list(entry.outcomes) == ["c-1"]
-    assert world.core.scheduler.results.kept
+    assert world.core.scheduler.results.detached
 
 
 # --- what is owed -------------------------------------------------------------------------------------------------

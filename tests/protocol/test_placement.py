@@ -7,13 +7,13 @@ import pytest
 from protocol.support import client_peer, record
 
 from jobrunner.protocol.placement import (
-    AT_HAND_SECONDS,
+    ONE_AHEAD_MAX_SECONDS,
     PREFETCH_LIMIT,
     PREFETCH_SECONDS,
     UNKNOWN,
     ReadyQueue,
+    has_capacity,
     is_long,
-    room,
 )
 from jobrunner.protocol.resources import UNIT
 from jobrunner.protocol.task import CANCELLED
@@ -99,9 +99,9 @@ def test_between_kinds_of_resources_the_priority_decides():
 def test_parked_clients_keep_their_tasks_and_their_place():
     a, b = client_peer("a"), client_peer("b")
     queue = queue_of(record(1, of=a, priority=9), record(2, of=a), record(1, of=b))
-    queue.parked.add(a.id)
+    queue.backpressured.add(a.id)
     assert drained(queue) == ["b-1"]
-    queue.unpark(a.id)
+    queue.resume(a.id)
     assert drained(queue) == ["a-1", "a-2"]
 
 
@@ -166,24 +166,24 @@ def test_a_pop_costs_the_same_however_long_the_queue(shape):
 
 
 def test_room_up_to_the_slots_for_anything():
-    assert room(4, 3, 1e9, UNKNOWN)
-    assert not room(4, 4, 0.0, UNKNOWN), "no unknown call behind another"
-    assert not room(0, 0, 0.0, 0.0)
+    assert has_capacity(4, 3, 1e9, UNKNOWN)
+    assert not has_capacity(4, 4, 0.0, UNKNOWN), "no unknown call behind another"
+    assert not has_capacity(0, 0, 0.0, 0.0)
 
 
 def test_room_ahead_is_measured_in_time():
-    assert room(1, 1, 0.0, PREFETCH_SECONDS)
-    assert not room(1, 1, 0.0, PREFETCH_SECONDS * 1.01)
-    assert not room(1, 2, PREFETCH_SECONDS, 0.0), "a call costs something however short"
-    assert room(2, 2, PREFETCH_SECONDS, PREFETCH_SECONDS)
+    assert has_capacity(1, 1, 0.0, PREFETCH_SECONDS)
+    assert not has_capacity(1, 1, 0.0, PREFETCH_SECONDS * 1.01)
+    assert not has_capacity(1, 2, PREFETCH_SECONDS, 0.0), "a call costs something however short"
+    assert has_capacity(2, 2, PREFETCH_SECONDS, PREFETCH_SECONDS)
 
 
 def test_one_task_for_each_slot_is_at_hand():
-    assert room(2, 2, 2 * PREFETCH_SECONDS, AT_HAND_SECONDS)
-    assert room(2, 3, 2 * PREFETCH_SECONDS, AT_HAND_SECONDS)
-    assert not room(2, 4, 2 * PREFETCH_SECONDS, AT_HAND_SECONDS)
-    assert not room(2, 2, 2 * PREFETCH_SECONDS, AT_HAND_SECONDS * 1.01)
-    assert not room(2, 2, 0.0, UNKNOWN)
+    assert has_capacity(2, 2, 2 * PREFETCH_SECONDS, ONE_AHEAD_MAX_SECONDS)
+    assert has_capacity(2, 3, 2 * PREFETCH_SECONDS, ONE_AHEAD_MAX_SECONDS)
+    assert not has_capacity(2, 4, 2 * PREFETCH_SECONDS, ONE_AHEAD_MAX_SECONDS)
+    assert not has_capacity(2, 2, 2 * PREFETCH_SECONDS, ONE_AHEAD_MAX_SECONDS * 1.01)
+    assert not has_capacity(2, 2, 0.0, UNKNOWN)
 
 
 def test_nothing_waits_behind_a_task_that_may_be_long():
@@ -193,5 +193,5 @@ def test_nothing_waits_behind_a_task_that_may_be_long():
 
 
 def test_room_ahead_is_bounded_in_number_too():
-    assert room(2, 2 + 2 * PREFETCH_LIMIT - 1, 0.0, 0.0)
-    assert not room(2, 2 + 2 * PREFETCH_LIMIT, 0.0, 0.0)
+    assert has_capacity(2, 2 + 2 * PREFETCH_LIMIT - 1, 0.0, 0.0)
+    assert not has_capacity(2, 2 + 2 * PREFETCH_LIMIT, 0.0, 0.0)

@@ -25,12 +25,12 @@ class Desk:
     def add_worker(self, name="w", slots=1, **resources):
         worker = worker_peer(name, slots, **resources)
         self.scheduler.add_worker(worker)
-        self.scheduler.open[worker] = None
+        self.scheduler.workers_with_room[worker] = None
         return worker
 
     def submit(self, *tasks, client=None, now=0.0):
         for task in tasks:
-            self.scheduler.functions.define(DOUBLE).pins = 1
+            self.scheduler.functions.define(DOUBLE).refs = 1
             assert self.scheduler.submit(client or self.client, task, now)
 
     def placed(self, now=0.0):
@@ -172,7 +172,7 @@ def test_memory_returns_to_its_baseline(desk):
         desk.scheduler.acknowledged(desk.client, [ok(f"c-{n}")])
     scheduler = desk.scheduler
     assert scheduler.tasks == desk.client.done == worker.tasks == {}
-    scheduler.functions.unpin(KEY)
+    scheduler.functions.drop_ref(KEY)
     assert len(scheduler.functions) == 0
     assert len(scheduler.recent) == RECENT
     assert all(r.payload == b"" and r.outcome.payload == b"" for r in scheduler.recent)

@@ -46,11 +46,11 @@ class Desk:
     def add_worker(self, name):
         worker = worker_peer(name)
         self.scheduler.add_worker(worker)
-        self.scheduler.open[worker] = None
+        self.scheduler.workers_with_room[worker] = None
         return worker
 
     def submit(self, *tasks, client=None, now=0.0):
-        self.scheduler.functions.define(DOUBLE).pins = 1
+        self.scheduler.functions.define(DOUBLE).refs = 1
         for task in tasks:
             assert self.scheduler.submit(client or self.client, task, now)
         self.scheduler.check_invariants()
@@ -325,8 +325,8 @@ def test_who_asks_for_a_call_before_its_bundle_has_ended_is_told_then(desk):
     assert (told.id, told.status, told.payload) == (SECOND, m.OK, b"y")
     assert desk.state("c-2-0") == (QUEUED, None, 0)
     assert desk.scheduler.tasks["c-2-0"].dependency_results == {THIRD: b"z"}
-    assert not desk.scheduler.dependencies.calls_sought
-    assert not desk.scheduler.results.sought
+    assert not desk.scheduler.dependencies.unknown_calls
+    assert not desk.scheduler.results.unknown_tasks
 
 
 def test_who_asks_for_a_call_after_its_bundle_has_ended_is_told_at_once(desk):
@@ -395,7 +395,7 @@ def test_a_call_that_was_cancelled_where_it_was_had_back_is_told_as_cancelled(de
     assert [(o.id, o.status) for o in desk.told(other)] == [(SECOND, m.CANCELLED)]
     desk.scheduler.dependencies.take_reply(desk.client, [ended(BUNDLE, m.CANCELLED)], [], 0.0)
     assert [(o.id, o.status) for o in desk.told(other)] == [(THIRD, m.CANCELLED)]
-    assert not desk.scheduler.results.sought
+    assert not desk.scheduler.results.unknown_tasks
 
 
 def test_nobody_cancels_the_bundles_of_others(desk):
@@ -420,7 +420,7 @@ def test_a_client_that_is_gone_takes_what_was_sought_of_its_bundles_with_it(desk
     desk.scheduler.client_gone(desk.client, 0.0)
     assert desk.scheduler.tasks[BUNDLE].cancel_asked
     desk.outcome(ended(BUNDLE, m.CANCELLED))
-    assert not desk.scheduler.dependencies.calls_sought
+    assert not desk.scheduler.dependencies.unknown_calls
     desk.scheduler.dependencies.stop_looking(NAMED_AGAIN_WITHIN)
     assert [(o.id, o.status) for o in desk.told(other)] == [(SECOND, m.LOST)]
     assert desk.scheduler.counts[CANCELLED] == 3
@@ -433,7 +433,7 @@ def test_the_doubt_whether_a_task_has_run_outlives_a_second_coordinator():
     """The journal of the one after that knew nothing of it, and had it run again."""
     second = Scheduler(crash_limit=3, journaling=True)
     second.reattach_deadline = 10.0
-    second.functions.define(DOUBLE).pins = 1
+    second.functions.define(DOUBLE).refs = 1
     client = client_peer("c")
     second.clients[client.id] = client
     second.submit(client, spec("1-0", at_most_once=True), 0.0)

@@ -5,14 +5,14 @@ from protocol.support import KEY, OTHER_KEY, assignment
 
 from jobrunner.ids import SlotId
 from jobrunner.protocol.messages import FunctionDef
-from jobrunner.protocol.placement import AT_HAND_SECONDS, MIN_ESTIMATE, UNKNOWN
+from jobrunner.protocol.placement import MIN_ESTIMATE, ONE_AHEAD_MAX_SECONDS, UNKNOWN
 from jobrunner.protocol.slots import (
     ENDING,
     READY,
     RECALL_AFTER,
+    RETRACT_WHEN_IDLE_AFTER,
     SLOT_LIMIT,
     SLOT_SECONDS,
-    SPARE_AFTER,
     STARTING,
     Slot,
     WorkerTask,
@@ -68,36 +68,36 @@ def test_the_estimated_work_is_kept_in_step_and_never_drifts():
 def test_a_slot_that_is_not_up_has_no_room(state):
     slot = ready_slot()
     slot.state = state
-    assert not slot.room(0.0, False)
+    assert not slot.has_capacity(0.0, False)
     assert not slot.idle
 
 
 def test_an_idle_slot_takes_anything():
     slot = ready_slot()
     assert slot.idle
-    assert slot.room(UNKNOWN, False)
-    assert slot.room(1e9, True)
+    assert slot.has_capacity(UNKNOWN, False)
+    assert slot.has_capacity(1e9, True)
     slot.blocked = True
-    assert not slot.room(0.0, False), "but for one whose task waits for others"
+    assert not slot.has_capacity(0.0, False), "but for one whose task waits for others"
 
 
 def test_only_short_tasks_go_behind_another():
     slot = ready_slot(SLOT_SECONDS / 4, SLOT_SECONDS / 4)
-    assert slot.room(SLOT_SECONDS / 2, False)
-    assert not slot.room(SLOT_SECONDS * 0.51, False)
-    assert not slot.room(UNKNOWN, False)
-    assert not slot.room(0.0, True), "this one must be alone"
+    assert slot.has_capacity(SLOT_SECONDS / 2, False)
+    assert not slot.has_capacity(SLOT_SECONDS * 0.51, False)
+    assert not slot.has_capacity(UNKNOWN, False)
+    assert not slot.has_capacity(0.0, True), "this one must be alone"
     slot.recalled = True
-    assert not slot.room(0.0, False)
+    assert not slot.has_capacity(0.0, False)
 
 
 def test_of_longer_tasks_one_waits_behind_another():
-    slot = ready_slot(AT_HAND_SECONDS)
-    assert slot.room(AT_HAND_SECONDS, False)
-    assert not slot.room(AT_HAND_SECONDS * 1.01, False)
-    put(slot, 1, AT_HAND_SECONDS)
-    assert not slot.room(AT_HAND_SECONDS, False)
-    assert not ready_slot(AT_HAND_SECONDS * 1.01).room(AT_HAND_SECONDS, False)
+    slot = ready_slot(ONE_AHEAD_MAX_SECONDS)
+    assert slot.has_capacity(ONE_AHEAD_MAX_SECONDS, False)
+    assert not slot.has_capacity(ONE_AHEAD_MAX_SECONDS * 1.01, False)
+    put(slot, 1, ONE_AHEAD_MAX_SECONDS)
+    assert not slot.has_capacity(ONE_AHEAD_MAX_SECONDS, False)
+    assert not ready_slot(ONE_AHEAD_MAX_SECONDS * 1.01).has_capacity(ONE_AHEAD_MAX_SECONDS, False)
 
 
 def test_what_waits_is_recalled_sooner_where_another_slot_could_run_it():
@@ -106,24 +106,24 @@ def test_what_waits_is_recalled_sooner_where_another_slot_could_run_it():
     assert slot.recall_at(spare=True) is None, "nothing waits"
     put(slot, 1)
     assert slot.recall_at(spare=False) == 5.0 + RECALL_AFTER
-    assert slot.recall_at(spare=True) == 5.0 + SPARE_AFTER
+    assert slot.recall_at(spare=True) == 5.0 + RETRACT_WHEN_IDLE_AFTER
     slot.recalled = True
     assert slot.recall_at(spare=True) is None
 
 
 def test_a_task_with_a_time_limit_gets_nothing_behind_it():
-    assert not ready_slot(0.0, timeout=9.0).room(0.0, False)
+    assert not ready_slot(0.0, timeout=9.0).has_capacity(0.0, False)
 
 
 def test_a_call_costs_something_however_short():
     slot = ready_slot()
     count = 0
-    while slot.room(0.0, False) and count < 1000:
+    while slot.has_capacity(0.0, False) and count < 1000:
         put(slot, count, MIN_ESTIMATE)
         count += 1
     assert count <= min(SLOT_LIMIT, SLOT_SECONDS / MIN_ESTIMATE)
     many = ready_slot(*[0.0] * SLOT_LIMIT)
-    assert not many.room(0.0, False)
+    assert not many.has_capacity(0.0, False)
 
 
 def test_a_slot_learns_and_forgets_functions():

@@ -44,7 +44,7 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     Stop,
 )
-from jobrunner.protocol.slots import RECALL_AFTER, SLOT_LIMIT, SPARE_AFTER
+from jobrunner.protocol.slots import RECALL_AFTER, RETRACT_WHEN_IDLE_AFTER, SLOT_LIMIT
 from jobrunner.protocol.starts import FIRST_PAUSE
 from jobrunner.protocol.worker_core import (
     COMPLAIN_EVERY,
@@ -334,8 +334,8 @@ def test_what_waits_while_another_slot_is_idle_is_recalled_soon():
     finish(world, 2, 1, 2, duration=0.010)
     world.turn()
     world.heard()
-    assert world.core.next_deadline() == pytest.approx(100.0 + SPARE_AFTER)
-    world.now = 100.0 + SPARE_AFTER
+    assert world.core.next_deadline() == pytest.approx(100.0 + RETRACT_WHEN_IDLE_AFTER)
+    world.now = 100.0 + RETRACT_WHEN_IDLE_AFTER
     assert world.take() == [RecallTasks(SlotId(1), bundle=False)]
     returned(world, 1, 3)
     assert started(world) == {2: ["c-2"]}
@@ -351,7 +351,7 @@ def test_an_idle_slot_of_another_owner_is_no_reason_to_recall():
     assert started(world) == {1: ["c-0", "c-1"]}
     world.turn()
     world.heard()
-    world.turn(2 * SPARE_AFTER)
+    world.turn(2 * RETRACT_WHEN_IDLE_AFTER)
     assert world.take() == []
 
 

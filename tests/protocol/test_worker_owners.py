@@ -7,7 +7,7 @@ from protocol.support import DOUBLE, HALVE, assign, assignment, finish, ids, wor
 from jobrunner.ids import SlotId
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import EndSlot, RecallTasks, RunTasks, SlotExited, SlotReady, SpawnSlot
-from jobrunner.protocol.slots import QUANTUM, RECALL_AFTER
+from jobrunner.protocol.slots import FAIRNESS_QUANTUM, RECALL_AFTER
 
 ALICE, BOB, CAROL = "key-of-alice", "key-of-bob", "key-of-carol"
 
@@ -84,12 +84,12 @@ def test_a_slot_makes_way_when_it_has_served_its_owner_for_long_enough():
     assign(world, assignment(3), owner=ALICE)
     world.turn()
     began = world.now
-    while world.now < began + QUANTUM:  # its queue moves, so nothing is given back
+    while world.now < began + FAIRNESS_QUANTUM:  # its queue moves, so nothing is given back
         slot = world.core.slots[SlotId(1)]
         finish(world, 1, slot.running().number, duration=0.09)
         assign(world, assignment(f"more{world.now}"), owner=ALICE)
         did(world)
-        assert world.core.next_deadline() <= began + QUANTUM
+        assert world.core.next_deadline() <= began + FAIRNESS_QUANTUM
         world.turn(0.09)
     slot = world.core.slots[SlotId(1)]
     assert slot.leaving

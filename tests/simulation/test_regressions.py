@@ -104,7 +104,9 @@ def test_the_outcome_of_a_worker_that_has_died_since_does_not_make_it_a_place_fo
     world.network.mend(client.source)
     world.run_for(10.0)
     assert world.truth.expected[task].outcome is not None
-    assert worker.core.settings.id not in {peer.id for peer in world.coordinator.core.scheduler.open}
+    assert worker.core.settings.id not in {
+        peer.id for peer in world.coordinator.core.scheduler.workers_with_room
+    }
     submit(world, 0, Call((0.1,)))
     world.run_for(1.0)
     world.revive()

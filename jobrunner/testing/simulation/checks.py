@@ -483,7 +483,7 @@ class Truth:
     def detached_left(self) -> list[TaskId]:
         """Detached tasks that were accepted, and whose outcome neither their client nor the coordinator has."""
         coordinator = self.world.coordinator
-        kept = {} if coordinator is None else coordinator.core.scheduler.results.kept
+        kept = {} if coordinator is None else coordinator.core.scheduler.results.detached
         if not self.world.detached_are_safe:
             return []
         return [t for t in sorted(self.accepted) if self.expected[t].outcome is None and t not in kept]
@@ -500,10 +500,10 @@ class Truth:
     def check_kept(self) -> None:
         """What is kept of detached tasks is right; then it is forgotten, as by those who fetched it."""
         coordinator = self.world.coordinator
-        if coordinator is None or not coordinator.core.scheduler.results.kept:
+        if coordinator is None or not coordinator.core.scheduler.results.detached:
             return
         scheduler = coordinator.core.scheduler
-        for task, ended in list(scheduler.results.kept.items()):
+        for task, ended in list(scheduler.results.detached.items()):
             expected = self.expected[task]
             first = expected.outcome
             if first is not None:
@@ -534,14 +534,14 @@ class Truth:
         scheduler = core.scheduler
         if scheduler.deadlocks._waiting or scheduler.deadlocks._since:
             yield f"coordinator: deadlocks {scheduler.deadlocks._waiting} {scheduler.deadlocks._since}"
-        for name in ("tasks", "clients", "orphaned", "delayed", "dirty"):
+        for name in ("tasks", "clients", "orphaned", "delayed", "pending_flush"):
             if getattr(scheduler, name):
                 yield f"coordinator: {name} {list(getattr(scheduler, name))[:5]}"
         results = scheduler.results
-        if scheduler.dependencies.calls_sought:
-            yield f"coordinator: sought of bundles {scheduler.dependencies.calls_sought!r:.200}"
-        if results.sought or results.kept or scheduler.dependencies.journaled:
-            left = (list(results.sought), list(results.kept), scheduler.dependencies.journaled)
+        if scheduler.dependencies.unknown_calls:
+            yield f"coordinator: sought of bundles {scheduler.dependencies.unknown_calls!r:.200}"
+        if results.unknown_tasks or results.detached or scheduler.dependencies.journaled:
+            left = (list(results.unknown_tasks), list(results.detached), scheduler.dependencies.journaled)
             yield f"coordinator: sought, kept, values in the journal: {left!r:.200}"
         if results.size > results.limit:
             yield f"coordinator: {results.size} bytes of outcomes, of at most {results.limit}"
@@ -549,9 +549,9 @@ class Truth:
         if journal.tasks or journal.outcomes:
             yield f"journal: tasks {list(journal.tasks)[:5]}, outcomes {list(journal.outcomes)[:5]}"
         if len(scheduler.functions):
-            users = [(e.definition.key, e.users, e.pins) for e in scheduler.functions.entries()]
-            yield f"coordinator: functions (key, users, pins) {users[:5]}"
-        if scheduler.queue._lanes or scheduler.queue.parked:
+            users = [(e.definition.key, e.users, e.refs) for e in scheduler.functions.entries()]
+            yield f"coordinator: functions (key, users, refs) {users[:5]}"
+        if scheduler.queue._lanes or scheduler.queue.backpressured:
             yield "coordinator: the queue is not empty"
         if len(scheduler.accounts):
             yield f"coordinator: {len(scheduler.accounts)} accounts"

@@ -151,7 +151,7 @@ def could_begin(scheduler: Scheduler, record: TaskRecord) -> bool:
     """Whether a call that does not run keeps nobody waiting for anything but a slot."""
     if record.state not in (QUEUED, ASSIGNED) or record.cancel_asked:
         return False
-    return record.client.id not in scheduler.queue.parked
+    return record.client.id not in scheduler.queue.backpressured
 
 
 def could_run(scheduler: Scheduler, worker: WorkerSession, record: TaskRecord) -> bool:
