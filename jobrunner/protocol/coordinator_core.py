@@ -165,7 +165,7 @@ class CoordinatorCore:
             m.Cancel: self._on_cancel,
             m.Query: self._on_query,
             m.Watch: self._on_watch,
-            m.ResultReply: self._on_supply,
+            m.ResultReply: self._on_result_reply,
             m.Outcomes: self._on_outcomes,
             m.Running: self._on_running,
             m.TasksReturned: self._on_returned,
@@ -654,7 +654,7 @@ class CoordinatorCore:
         for task_id in dict.fromkeys(message.ids):
             self.scheduler.dependencies.watch(client, task_id, now)
 
-    def _on_supply(self, client: ClientSession, message: m.ResultReply, now: float) -> None:
+    def _on_result_reply(self, client: ClientSession, message: m.ResultReply, now: float) -> None:
         outcomes = [passable(outcome) for outcome in message.outcomes]
         self.scheduler.dependencies.take_reply(client, outcomes, message.unknown, now)
 

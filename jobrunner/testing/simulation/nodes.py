@@ -29,10 +29,11 @@ from jobrunner.protocol.effects import (
     JournalFailed,
     JournalWritten,
     QueryRequested,
-    RecallResults,
     RecallTasks,
     Received,
+    RequestResults,
     ResolveTasks,
+    ResultReplyRequested,
     RetractTasks,
     RunTasks,
     Send,
@@ -41,7 +42,6 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     Stop,
     SubmitRequested,
-    SupplyRequested,
     Tick,
     Unreachable,
     WatchRequested,
@@ -518,8 +518,8 @@ class ClientNode(PeerNode[ClientCore]):
             self._submit_rest(effect)
         elif isinstance(effect, Accepted):
             truth.accepted.update(effect.ids)
-        elif isinstance(effect, RecallResults):
-            self._supply(effect.ids)
+        elif isinstance(effect, RequestResults):
+            self._reply_with_results(effect.ids)
         elif isinstance(effect, AnswerCancel):
             for task in effect.refused:
                 if task in truth.bundles or task in truth.pieces:
@@ -543,7 +543,7 @@ class ClientNode(PeerNode[ClientCore]):
         if parts:
             self.post(SubmitRequested(parts, [*needed.values(), *functions]))
 
-    def _supply(self, ids: list[TaskId]) -> None:
+    def _reply_with_results(self, ids: list[TaskId]) -> None:
         told: list[m.Outcome] = []
         unknown: list[TaskId] = []
         for task in ids:
@@ -552,7 +552,7 @@ class ClientNode(PeerNode[ClientCore]):
                 told.append(expected.outcome)
             else:
                 unknown.append(task)
-        self.post(SupplyRequested(told, unknown))
+        self.post(ResultReplyRequested(told, unknown))
 
     def waits_for_answers(self) -> bool:
         return bool(self._queries or self.watching)
