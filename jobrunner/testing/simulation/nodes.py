@@ -266,7 +266,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
                     f"{arrived.id}: a stale outcome (attempt {arrived.attempt}) changed something"
                 )
 
-        def watched_adopt(worker: WorkerSession, held: list[m.Held], now: float) -> None:
+        def watched_reattach(worker: WorkerSession, held: list[m.Held], now: float) -> None:
             tasks = [*worker.tasks, *(entry.id for entry in held), *self._tasks_at(worker)]
             reattach(worker, held, now)
             for task in tasks:
@@ -301,7 +301,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             ("outcome", watched_outcome),
             ("returned", watched_return),
             ("goes_on", watched_going_on),
-            ("reattach", watched_adopt),
+            ("reattach", watched_reattach),
             ("worker_lost", watched_loss),
             ("client_gone", watched_departure),
             ("finish", watched_finish),
