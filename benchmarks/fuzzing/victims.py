@@ -23,6 +23,7 @@ from jobrunner.protocol.effects import (
     QueryRequested,
     Received,
     Rejected,
+    ResultReplyRequested,
     RunTasks,
     Send,
     SignalSlot,
@@ -36,7 +37,6 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     Stop,
     SubmitRequested,
-    SupplyRequested,
     Tick,
     Unreachable,
     WatchRequested,
@@ -253,7 +253,9 @@ class ClientVictim(Upstream):
         self.handle(WatchRequested([self.author.id()]))
         self.handle(CancelRequested([self.author.id()], self.rng.random() < 0.5))
         self.handle(QueryRequested(self.submitted, "status"))
-        self.handle(SupplyRequested(self.author.many(self.author.outcome), self.author.many(self.author.id)))
+        self.handle(
+            ResultReplyRequested(self.author.many(self.author.outcome), self.author.many(self.author.id))
+        )
         self.handle(Unreachable(b""))
         if self.rng.random() < 0.02:
             self.handle(DrainRequested())

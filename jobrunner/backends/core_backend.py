@@ -70,11 +70,11 @@ from jobrunner.protocol.effects import (
     InitializerFailed,
     Log,
     QueryRequested,
-    RecallResults,
+    RequestResults,
     ResolveTasks,
+    ResultReplyRequested,
     ShowOutput,
     SubmitRequested,
-    SupplyRequested,
     WatchRequested,
 )
 from jobrunner.task_context import current_task
@@ -129,7 +129,7 @@ class CoreBackend(Backend):
         """The functions of `_outgoing`."""
         self._loose: set[TaskId] = set()
         """Of `_futures`, those that nobody waits for at the end: others' calls, and detached ones."""
-        self._dependency_results = DependencyResults(self._supply, self)
+        self._dependency_results = DependencyResults(self._reply_with_results, self)
         self._dependencies_of: dict[TaskId, tuple[TaskId, ...]] = {}
         self._cancel_waits = CancelWaits()
         self._queries: dict[int, QueryWait] = {}
@@ -590,7 +590,7 @@ class CoreBackend(Backend):
             AnswerCancel: self._answer_cancel,
             AnswerQuery: self._answer_query,
             ShowOutput: self._show_output,
-            RecallResults: lambda effect: self._dependency_results.recalled(effect.ids),
+            RequestResults: lambda effect: self._dependency_results.requested(effect.ids),
             Accepted: self._on_accepted,
             Connected: self._on_connected,
             CapacityChanged: self._on_capacity,
@@ -798,8 +798,8 @@ class CoreBackend(Backend):
             self._loose.update(task for task in effect.ids if task in self._futures)
         self._maybe_drain()
 
-    def _supply(self, outcomes: list[m.Outcome], unknown: list[TaskId]) -> None:
-        self._driver.post(SupplyRequested(outcomes, unknown))
+    def _reply_with_results(self, outcomes: list[m.Outcome], unknown: list[TaskId]) -> None:
+        self._driver.post(ResultReplyRequested(outcomes, unknown))
 
     def _resolve(self, future: Future[Any], outcome: m.Outcome) -> None:
         status = outcome.status

@@ -49,10 +49,10 @@ def with_placeholders(
 
 
 class DependencyResults:
-    """Thread-safe. `supply` sends outcomes, and the ids of tasks whose outcome cannot be told."""
+    """Thread-safe. `reply` sends outcomes, and the ids of tasks whose outcome cannot be told."""
 
-    def __init__(self, supply: Callable[[list[m.Outcome], list[TaskId]], None], home: CoreBackend) -> None:
-        self._supply = supply
+    def __init__(self, reply: Callable[[list[m.Outcome], list[TaskId]], None], home: CoreBackend) -> None:
+        self._reply = reply
         self._home = home
         self._lock = threading.Lock()
         self._futures: dict[TaskId, AnyFuture] = {}
@@ -89,7 +89,7 @@ class DependencyResults:
                 if not self._users[task]:
                     del self._users[task], self._futures[task]
 
-    def recalled(self, ids: list[TaskId]) -> None:
+    def requested(self, ids: list[TaskId]) -> None:
         """Say how these ended; what is not done is told when it is."""
         outcomes: list[m.Outcome] = []
         unknown: list[TaskId] = []
@@ -105,13 +105,13 @@ class DependencyResults:
             else:
                 future.add_done_callback(partial(self._tell, task))
         if outcomes or unknown:
-            self._supply(outcomes, unknown)
+            self._reply(outcomes, unknown)
 
     def _tell(self, task: TaskId, future: AnyFuture) -> None:
         try:
-            self._supply([outcome_of(task, future)], [])
+            self._reply([outcome_of(task, future)], [])
         except BaseException:  # too little memory, say: the call that needs it must not wait for ever
-            self._supply([], [task])
+            self._reply([], [task])
             raise
 
     def _is_here(self, future: Future[Any]) -> bool:

@@ -38,13 +38,13 @@ from jobrunner.protocol.effects import (
     HandshakeFailed,
     InitializerFailed,
     QueryRequested,
-    RecallResults,
     Received,
+    RequestResults,
     ResolveTasks,
+    ResultReplyRequested,
     ShowOutput,
     Stop,
     SubmitRequested,
-    SupplyRequested,
     Tick,
     Unreachable,
     WatchRequested,
@@ -161,7 +161,7 @@ class ClientCore:
             return self._query(event, now)
         if type(event) is WatchRequested:
             return self._watch(event)
-        if type(event) is SupplyRequested:
+        if type(event) is ResultReplyRequested:
             if not self.session.open:
                 return []  # it will be asked again
             replies = [m.ResultReply(some) for some in batches(event.outcomes, of_outcome)]
@@ -350,7 +350,7 @@ class ClientCore:
         if isinstance(message, m.Accepted):
             return [Accepted([t for t in message.ids if t in self.pending])]
         if isinstance(message, m.ResultRequest):
-            return [RecallResults(message.ids)]
+            return [RequestResults(message.ids)]
         if isinstance(message, m.Output):
             return [ShowOutput(message.chunks)]
         if isinstance(message, m.Capacity):

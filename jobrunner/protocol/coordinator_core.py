@@ -161,14 +161,14 @@ class CoordinatorCore:
                 self._next_sweep = now
         self._handlers: dict[type, Callable[[Any, Any, float], None]] = {
             m.Submit: self._on_submit,
-            m.ResubmissionComplete: self._on_reconciled,
+            m.ResubmissionComplete: self._on_resubmission_complete,
             m.Cancel: self._on_cancel,
             m.Query: self._on_query,
             m.Watch: self._on_watch,
-            m.ResultReply: self._on_supply,
+            m.ResultReply: self._on_result_reply,
             m.Outcomes: self._on_outcomes,
             m.Running: self._on_running,
-            m.TasksReturned: self._on_returned,
+            m.TasksReturned: self._on_tasks_returned,
             m.CancelRefused: self._on_cancel_refused,
             m.Capacity: self._on_capacity,
             m.Stuck: self._on_stuck,
@@ -654,11 +654,13 @@ class CoordinatorCore:
         for task_id in dict.fromkeys(message.ids):
             self.scheduler.dependencies.watch(client, task_id, now)
 
-    def _on_supply(self, client: ClientSession, message: m.ResultReply, now: float) -> None:
+    def _on_result_reply(self, client: ClientSession, message: m.ResultReply, now: float) -> None:
         outcomes = [passable(outcome) for outcome in message.outcomes]
         self.scheduler.dependencies.take_reply(client, outcomes, message.unknown, now)
 
-    def _on_reconciled(self, client: ClientSession, message: m.ResubmissionComplete, now: float) -> None:
+    def _on_resubmission_complete(
+        self, client: ClientSession, message: m.ResubmissionComplete, now: float
+    ) -> None:
         self.scheduler.resubmission_complete(client.id)
 
     def _on_cancel(self, client: ClientSession, message: m.Cancel, now: float) -> None:
@@ -725,7 +727,7 @@ class CoordinatorCore:
         for task_id in message.ids:
             self.scheduler.started(worker, task_id, now)
 
-    def _on_returned(self, worker: WorkerSession, message: m.TasksReturned, now: float) -> None:
+    def _on_tasks_returned(self, worker: WorkerSession, message: m.TasksReturned, now: float) -> None:
         if message.missing_modules:
             self.scheduler.missing_modules.report(worker, message.tasks, message.missing_modules, now)
             return

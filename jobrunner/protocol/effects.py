@@ -277,8 +277,8 @@ class WatchRequested:
 
 
 @dataclass(slots=True)
-class SupplyRequested:
-    """The program's answer to `RecallResults`, or a part of it: outcomes, and what it cannot tell."""
+class ResultReplyRequested:
+    """The program's answer to `RequestResults`, or a part of it: outcomes, and what it cannot tell."""
 
     outcomes: list[Outcome]
     unknown: list[TaskId] = field(default_factory=list)
@@ -398,7 +398,7 @@ class InitializerFailed:
 
 
 @dataclass(slots=True)
-class RecallResults:
+class RequestResults:
     """To the client's program: the coordinator needs the results of these again."""
 
     ids: list[TaskId]
@@ -525,7 +525,7 @@ class JoinRequested:
 
 Event: TypeAlias = (
     "Received | Unreachable | Rejected | HandshakeFailed | Revoked | JoinAnswered | Tick | DrainRequested"
-    " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | SupplyRequested"
+    " | SubmitRequested | CancelRequested | QueryRequested | WatchRequested | ResultReplyRequested"
     " | SlotReady | SlotFinished | SlotSplit | SlotDivided | SlotReturned | SlotRetracted | SlotPrinted"
     " | SlotBlocked | SlotAwaits | SlotSpoiled | SlotExited | SlotNotStarted"
     " | JournalWritten | JournalFailed"
@@ -534,5 +534,5 @@ Effect: TypeAlias = (
     "Send | SpawnSlot | RunTasks | RecallTasks | RetractTasks | DivideChunk | InterruptTask | EndSlot | SignalSlot"
     " | ResolveTasks | BundleSplit | ChunkDivided | AnnounceRunning | AnswerCancel | AnswerQuery | ShowOutput"
     " | Connected | CapacityChanged | ConnectionLost | GiveUp | Stop | Log"
-    " | WriteJournal | RecallResults | InitializerFailed | Accepted | JoinRequested | Disconnect"
+    " | WriteJournal | RequestResults | InitializerFailed | Accepted | JoinRequested | Disconnect"
 )

@@ -106,7 +106,7 @@ class FunctionDef(NamedTuple):
     no slot serves calls with it and others."""
     parts: tuple[FunctionKey, ...] = ()
     """Definitions that must be at hand wherever this one is unpickled. They have no parts themselves, and what they
-    need (`python`, `modules`) is among the needs of this one."""
+    need (`python`, `modules`) is among what this one needs."""
     epoch: int = 0
     """Of an initializer, how often the program had come to other versions of its modules; no slot serves calls of two
     epochs, and slots of earlier ones make way."""
@@ -156,7 +156,7 @@ class Assignment(NamedTuple):
     initializer: FunctionKey | None
     depth: int = 0
     values: tuple[Payload, ...] = ()
-    """The results of the tasks that it needs, in the order of TaskSpec.needs."""
+    """The results of the tasks that it needs, in the order of TaskSpec.depends_on."""
     unbegun: int = 0
     """How many of the attempts before this one never began."""
 

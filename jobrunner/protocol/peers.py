@@ -1,4 +1,4 @@
-"""Who is in the cluster, what they offer, and when they count as lost.
+"""Who is in the cluster, what they provide, and when they count as lost.
 
 A worker is lost after as much silence as its greeting allows, a client after `CLIENT_PATIENCE` times as much, and
 either one `UNREACHABLE_GRACE` after the transport said that its connection is gone. A lost worker's tasks run elsewhere

@@ -73,7 +73,7 @@ class Lane:
             client = turns[0]
             queue = self.clients[client]
             while queue and (queue[0].state != QUEUED or queue[0].requirements != self.requirements):
-                queue.popleft()  # cancelled, adopted by a worker, or moved to another line
+                queue.popleft()  # cancelled, reattached to a worker, or moved to another line
             if not queue:
                 turns.popleft()
                 del self.clients[client]

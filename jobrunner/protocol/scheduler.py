@@ -53,7 +53,7 @@ RECENT = 1000
 LOOKS_PER_GRACE = 4
 """How often it is asked, within a client's grace, whether it may yet name a task that some worker has."""
 
-LATEST_ADOPTED = 2**30
+LATEST_REATTACHED = 2**30
 """Attempts go on from the number that a worker comes back with, so it must leave room for them in a message."""
 
 
@@ -653,15 +653,15 @@ class Scheduler:
                 self.again(record, now)
         self._drop_orphaned_of(worker)
         for entry in held:
-            self._adopt_one(worker, entry, now)
+            self._reattach_one(worker, entry, now)
         self.division.asked_in_vain(worker)
 
-    def _adopt_one(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
+    def _reattach_one(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
         record = self.tasks.get(entry.id)
-        if entry.attempt > LATEST_ADOPTED:
+        if entry.attempt > LATEST_REATTACHED:
             self.fence(worker, entry.id)
         elif record is None:
-            self._adopt_unknown(worker, entry, now)
+            self._reattach_unknown(worker, entry, now)
         elif (
             record.state in (QUEUED, WAITING)
             and entry.attempt >= record.attempt
@@ -675,7 +675,7 @@ class Scheduler:
             worker.cancels.append(m.CancelRequest(entry.id, record.state == CANCELLING))
             self.pending_flush[worker] = None
 
-    def _adopt_unknown(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
+    def _reattach_unknown(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
         """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
         client = self.clients.get(client_of(entry.id))
         if client is not None and client.resubmission_complete and not self.named_later(entry.id):
@@ -895,7 +895,7 @@ class Scheduler:
             goes_on = call_id(outcome.id, detail["running"])
         else:
             goes_on = part_id(outcome.id, detail.get("stop", -1))
-        self._adopt_one(worker, m.Held(goes_on, 1, True), now)
+        self._reattach_one(worker, m.Held(goes_on, 1, True), now)
 
     def leave_to_client(self, record: TaskRecord, calls: int) -> None:
         """So many calls of a bundle will be submitted again: they do not count as ended, nor twice as submitted."""

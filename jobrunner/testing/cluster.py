@@ -40,11 +40,11 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
     AnnounceRunning,
     CancelRequested,
-    RecallResults,
+    RequestResults,
     ResolveTasks,
+    ResultReplyRequested,
     SlotTask,
     SubmitRequested,
-    SupplyRequested,
 )
 from jobrunner.script.calls import ready
 from jobrunner.testing.simulation.calls import RETURN, Call
@@ -207,11 +207,11 @@ class _Client(ClientNode):
         if isinstance(effect, ResolveTasks):
             for outcome in effect.outcomes:
                 self.backend.resolve(outcome)
-        elif isinstance(effect, RecallResults):
+        elif isinstance(effect, RequestResults):
             needed = self.backend.needed
             told = [outcome_of(t, needed[t]) for t in effect.ids if t in needed and needed[t].done()]
             answered = {outcome.id for outcome in told}
-            self.post(SupplyRequested(told, [t for t in effect.ids if t not in answered]))
+            self.post(ResultReplyRequested(told, [t for t in effect.ids if t not in answered]))
         elif isinstance(effect, AnnounceRunning):
             for task in effect.ids:
                 self.backend.pending[task].confirm_running()

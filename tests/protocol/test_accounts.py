@@ -153,7 +153,7 @@ def test_all_that_a_call_brings_counts(call):
     assert account.bytes == before
 
 
-def test_the_kinds_of_demands_are_limited(monkeypatch):
+def test_the_kinds_of_requirements_are_limited(monkeypatch):
     monkeypatch.setattr(accounts_module, "MAX_KINDS", 3)
     world = Coordinator()
     client = world.client(who=ALICE)

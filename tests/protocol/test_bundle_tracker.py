@@ -139,7 +139,7 @@ def test_the_call_that_runs_is_cancelled_where_it_runs_even_in_the_turn_that_nam
     assert call("c-1", 0) in world.core.pending
 
 
-def test_a_session_lost_at_that_moment_names_them_before_it_is_reconciled(world):
+def test_a_session_lost_at_that_moment_names_them_before_its_resubmission_is_complete(world):
     sent(world, bundle(1, *THREE))
     world.say(m.Outcomes([split("c-1", 1, results(b"x"))]))
     world.lose()

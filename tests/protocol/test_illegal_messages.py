@@ -15,7 +15,7 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol.codec import NUMBERS
 from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.link import Link
-from jobrunner.protocol.scheduler import LATEST_ADOPTED
+from jobrunner.protocol.scheduler import LATEST_REATTACHED
 from jobrunner.protocol.session import RETRY_LIMIT
 
 FAR = 2**31 - 1
@@ -202,11 +202,11 @@ def test_a_worker_that_drains_gets_nothing_whatever_it_says_of_its_slots(world):
     assert worker.heard() == []
 
 
-def test_an_attempt_of_the_far_future_is_not_adopted(world):
+def test_an_attempt_of_the_far_future_is_not_reattached(world):
     """The next one would have a number that fits into no message."""
     client = world.client()
     client.say(m.Submit([spec(1)], [DOUBLE]))
-    worker = world.worker(held=[m.Held("c-1", LATEST_ADOPTED + 1, True), m.Held("d-1", FAR, True)])
+    worker = world.worker(held=[m.Held("c-1", LATEST_REATTACHED + 1, True), m.Held("d-1", FAR, True)])
     (assigned,) = worker.heard_of(m.Assign)
     assert [(task.id, task.attempt) for task in assigned.tasks] == [("c-1", 1)]
 

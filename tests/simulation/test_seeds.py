@@ -241,11 +241,11 @@ def test_a_doubt_about_what_has_run_that_is_ignored_is_found(monkeypatch):
 def test_a_task_that_starts_before_what_it_needs_is_found(monkeypatch):
     real = Dependencies.collect
 
-    def seek_needs(self, record, depends_on, now):
+    def collect(self, record, depends_on, now):
         real(self, record, depends_on, now)
         record.unresolved_count = 0
 
-    monkeypatch.setattr(Dependencies, "collect", seek_needs)
+    monkeypatch.setattr(Dependencies, "collect", collect)
     find()
 
 

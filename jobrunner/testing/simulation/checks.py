@@ -393,7 +393,7 @@ class Truth:
             gone = client_of(spec.id) in self.abandoned
             self.check(expected.cancelled_at is not None or gone, f"{what}, but nobody asked for that")
         elif status == m.UNMET:
-            self._unmet(expected, outcome, what)
+            self._dependency_failed(expected, outcome, what)
         elif status == m.REFUSED and "modules" in (outcome.detail or {}):
             missing = set((outcome.detail or {})["modules"])
             lacked = {name for names in self.world.scenario.missing_modules.values() for name in names}
@@ -421,7 +421,7 @@ class Truth:
             allowed = expected.spec.options.retries + 1
             self.check(endings.count(RAISE) >= allowed, f"{what} after {len(endings)} of {allowed} attempts")
 
-    def _unmet(self, expected: Expected, outcome: m.Outcome, what: str) -> None:
+    def _dependency_failed(self, expected: Expected, outcome: m.Outcome, what: str) -> None:
         """Some task that it needs, directly or not, must have come to a bad end."""
         detail = outcome.detail or {}
         todo, seen = list(expected.spec.depends_on), set()

@@ -29,10 +29,11 @@ from jobrunner.protocol.effects import (
     JournalFailed,
     JournalWritten,
     QueryRequested,
-    RecallResults,
     RecallTasks,
     Received,
+    RequestResults,
     ResolveTasks,
+    ResultReplyRequested,
     RetractTasks,
     RunTasks,
     Send,
@@ -41,7 +42,6 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     Stop,
     SubmitRequested,
-    SupplyRequested,
     Tick,
     Unreachable,
     WatchRequested,
@@ -266,7 +266,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
                     f"{arrived.id}: a stale outcome (attempt {arrived.attempt}) changed something"
                 )
 
-        def watched_adopt(worker: WorkerSession, held: list[m.Held], now: float) -> None:
+        def watched_reattach(worker: WorkerSession, held: list[m.Held], now: float) -> None:
             tasks = [*worker.tasks, *(entry.id for entry in held), *self._tasks_at(worker)]
             reattach(worker, held, now)
             for task in tasks:
@@ -301,7 +301,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             ("outcome", watched_outcome),
             ("returned", watched_return),
             ("goes_on", watched_going_on),
-            ("reattach", watched_adopt),
+            ("reattach", watched_reattach),
             ("worker_lost", watched_loss),
             ("client_gone", watched_departure),
             ("finish", watched_finish),
@@ -518,8 +518,8 @@ class ClientNode(PeerNode[ClientCore]):
             self._submit_rest(effect)
         elif isinstance(effect, Accepted):
             truth.accepted.update(effect.ids)
-        elif isinstance(effect, RecallResults):
-            self._supply(effect.ids)
+        elif isinstance(effect, RequestResults):
+            self._reply_with_results(effect.ids)
         elif isinstance(effect, AnswerCancel):
             for task in effect.refused:
                 if task in truth.bundles or task in truth.pieces:
@@ -543,7 +543,7 @@ class ClientNode(PeerNode[ClientCore]):
         if parts:
             self.post(SubmitRequested(parts, [*needed.values(), *functions]))
 
-    def _supply(self, ids: list[TaskId]) -> None:
+    def _reply_with_results(self, ids: list[TaskId]) -> None:
         told: list[m.Outcome] = []
         unknown: list[TaskId] = []
         for task in ids:
@@ -552,7 +552,7 @@ class ClientNode(PeerNode[ClientCore]):
                 told.append(expected.outcome)
             else:
                 unknown.append(task)
-        self.post(SupplyRequested(told, unknown))
+        self.post(ResultReplyRequested(told, unknown))
 
     def waits_for_answers(self) -> bool:
         return bool(self._queries or self.watching)
