@@ -11,20 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TARGET_SECONDS = 0.010
-"""Duration of a chunk. A hundred times what a task costs, and short enough that the next one is at hand where it runs
-(`protocol.placement.ONE_AHEAD_MAX_SECONDS`), though calls take longer than was measured. Calls of that length travel
-one by one: there is nothing to save."""
-
-TAIL_SECONDS = 0.002
-"""Near the end of the input chunks shrink, yet not below this duration."""
+from jobrunner.protocol.tuning import CHUNK_SECONDS, CHUNK_SURE_SECONDS, CHUNK_TAIL_SECONDS
 
 GROWTH = 16
 """A chunk is at most this many times longer than the longest measured: the first calls may be untypical."""
-
-SURE_SECONDS = 0.0005
-"""Duration from which a chunk tells how long its calls take. Of a shorter one, a part may have gone into its loading
-and into what a function does at its first call: it tells that its calls are short."""
 
 PACK_BYTES = 32 * 1024
 PACK_UNMEASURED = 4096
@@ -80,8 +70,8 @@ class Chunking:
             size = min(1 + self.taken // 2, PACK_UNMEASURED)
         else:
             size = min(16 + self.taken, PACK_LARGEST)
-            if self.per_call * self.longest >= SURE_SECONDS:
-                size = min(size, int(TARGET_SECONDS / self.per_call))
+            if self.per_call * self.longest >= CHUNK_SURE_SECONDS:
+                size = min(size, int(CHUNK_SECONDS / self.per_call))
         if self.element_bytes > 0:
             size = min(size, int(PACK_BYTES / self.element_bytes))
         return max(1, size)
@@ -90,9 +80,9 @@ class Chunking:
         """Elements of the next chunk, at least 1; `remaining` is how many are left, None if unknown."""
         if self.per_call is None:
             return 1
-        size = min(int(TARGET_SECONDS / self.per_call), GROWTH * self.longest)
+        size = min(int(CHUNK_SECONDS / self.per_call), GROWTH * self.longest)
         if remaining is not None:
-            tail = max(remaining // (2 * slots), int(TAIL_SECONDS / self.per_call))
+            tail = max(remaining // (2 * slots), int(CHUNK_TAIL_SECONDS / self.per_call))
             size = min(size, tail)
         return max(1, size)
 

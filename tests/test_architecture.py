@@ -40,7 +40,7 @@ LEAVES = {
 
 RULES = {
     "config": set(),
-    "chunking": set(),
+    "chunking": {"protocol"},
     "noting": set(),
     "pickling_errors": set(),
     "loading": {"pickling_errors"},

@@ -11,12 +11,12 @@ from jobrunner.chunking import (
     PACK_BYTES,
     PACK_LARGEST,
     PACK_UNMEASURED,
-    TARGET_SECONDS,
     Chunking,
     around,
     halves,
     window,
 )
+from jobrunner.protocol.tuning import CHUNK_SECONDS
 
 
 def measured(seconds: float, longest: int = 1_000_000) -> Chunking:
@@ -28,12 +28,12 @@ def test_unmeasured_calls_are_probed_one_by_one():
 
 
 def test_slow_calls_travel_one_by_one():
-    assert measured(TARGET_SECONDS).chunk_size(slots=4) == 1
+    assert measured(CHUNK_SECONDS).chunk_size(slots=4) == 1
     assert measured(10.0).chunk_size(slots=4, remaining=1_000_000) == 1
 
 
 def test_chunks_last_the_target_time():
-    assert measured(0.001).chunk_size(slots=4) == int(TARGET_SECONDS / 0.001)
+    assert measured(0.001).chunk_size(slots=4) == int(CHUNK_SECONDS / 0.001)
 
 
 def test_chunks_grow_step_by_step():
@@ -95,7 +95,7 @@ def test_a_short_chunk_does_not_tell_how_many_calls_are_worth_a_pack():
     chunking.measured(1, 50e-6)  # most of it went into its loading
     assert chunking.pack_size() == PACK_LARGEST
     chunking.measured(100, 100 * 50e-6)
-    assert chunking.pack_size() == pytest.approx(TARGET_SECONDS / 50e-6, rel=0.01)
+    assert chunking.pack_size() == pytest.approx(CHUNK_SECONDS / 50e-6, rel=0.01)
 
 
 def test_every_slot_has_a_next_chunk_at_hand():

@@ -17,12 +17,10 @@ from jobrunner.dependencies import AnyFuture
 from jobrunner.futures import Future
 from jobrunner.payloads import Payload
 from jobrunner.protocol.messages import TaskOptions
+from jobrunner.protocol.tuning import ENGINE_PREFETCH_SECONDS
 from jobrunner.serialization import DumpedFunction
 
-PREFETCH_SECONDS = 0.005
-"""Work that an engine may have beyond what it runs, so that its workers do not wait for us between short calls."""
-
-PREFETCH_MOST = 32
+MAX_PREFETCH = 32
 """Calls per worker, for that."""
 
 NEWEST_WEIGHT = 0.2
@@ -107,4 +105,4 @@ class Line:
     def _prefetch(self, slots: int) -> int:
         if self._average is None:
             return 0
-        return slots * min(PREFETCH_MOST, int(PREFETCH_SECONDS / max(self._average, 1e-9)))
+        return slots * min(MAX_PREFETCH, int(ENGINE_PREFETCH_SECONDS / max(self._average, 1e-9)))

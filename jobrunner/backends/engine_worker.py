@@ -62,7 +62,7 @@ def whole(fields: Fields, apart: Iterator[Any]) -> Fields:
     return key, blob, tuple([(part, next(apart) if it is None else it) for part, it in parts])
 
 
-CHUNK_SECONDS = 0.05
+GIVE_BACK_AFTER = 0.05
 """Time of a chunk after which its other elements are given back: its worker may be the only one with something to do,
 and no engine can take a part of what runs. A chunk is meant to take a fifth of that, so only those come here whose
 elements turn out to take long."""
@@ -217,7 +217,7 @@ def _outcome(
                     *head.span,
                     head.retry_on,
                     lambda: stops.asked or stops.timed_out,
-                    CHUNK_SECONDS if _bytes_of(parts) <= PACK_BYTES else None,
+                    GIVE_BACK_AFTER if _bytes_of(parts) <= PACK_BYTES else None,
                 )
         duration = perf_counter() - started
         payload = serialization.dump_result(value, fn=fn) if head.span is None else results.dump()

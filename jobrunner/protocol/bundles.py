@@ -35,11 +35,9 @@ from jobrunner.protocol.messages import (
     TaskSpec,
     calls_in,
 )
+from jobrunner.protocol.tuning import BUNDLE_SECONDS
 
 MAX_CALLS = 128
-
-BUNDLE_SECONDS = 0.001
-"""What the calls of a bundle may be expected to take, one after the other: for so long a slot may be idle beside it."""
 
 SMALL_CALL = 1024
 """Bytes of arguments up to which a call goes into a bundle, and of a result up to which others like it do."""

@@ -18,13 +18,10 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol.chunks import kept, part_id, stop_of
 from jobrunner.protocol.peers import WorkerSession
 from jobrunner.protocol.task import CANCELLED, CANCELLING, FAILED, RUNNING, SUCCEEDED, TaskRecord
+from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER
 
 if TYPE_CHECKING:
     from jobrunner.protocol.scheduler import Scheduler
-
-ASK_AGAIN_AFTER = 0.01
-"""Seconds that a division has to fill the idle slots, before further chunks are asked for one: the way to the slot,
-back to the client, and here again."""
 
 MAX_DOUBLINGS = 16
 
@@ -83,7 +80,7 @@ class Division:
             record.asked = record.attempt
             worker.divides.append(record.id)
             scheduler.pending_flush[worker] = None
-        self._ask_again = now + ASK_AGAIN_AFTER if chosen else None
+        self._ask_again = now + DIVIDE_AGAIN_AFTER if chosen else None
         self._doublings = min(self._doublings + 1, MAX_DOUBLINGS) if chosen else 0
 
     def _helps(self, record: TaskRecord, idle: list[WorkerSession]) -> bool:

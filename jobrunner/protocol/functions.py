@@ -18,8 +18,9 @@ from jobrunner.ids import WorkerId
 from jobrunner.payloads import kept_size, payload_size
 from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.messages import FunctionDef, FunctionKey
-from jobrunner.protocol.placement import UNKNOWN, python_requirement
+from jobrunner.protocol.placement import python_requirement
 from jobrunner.protocol.resources import Requirements
+from jobrunner.protocol.tuning import UNKNOWN
 
 ESTIMATE_DECAY = 0.9
 """How fast a long call is forgotten: an estimate is the largest recent duration, shrunk by this per shorter call."""

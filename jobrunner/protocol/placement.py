@@ -19,22 +19,13 @@ from typing import TypeAlias
 from jobrunner.ids import ClientId
 from jobrunner.protocol.resources import UNIT, Requirements
 from jobrunner.protocol.task import QUEUED, TaskRecord
-
-UNKNOWN = -1.0
-"""The estimate of a function that has not finished a call yet."""
-
-PREFETCH_SECONDS = 0.02
-"""Work that a worker may hold beyond what its slots run, per slot."""
-
-ONE_AHEAD_MAX_SECONDS = 0.015
-"""Estimate up to which a worker may hold one task per slot beyond what its slots run, and a slot one beyond what it
-runs: else it would have nothing to do while an outcome goes up and the next task comes."""
-
-PREFETCH_LIMIT = 512
-"""Tasks that a worker may hold beyond what its slots run, per slot."""
-
-MIN_ESTIMATE = 20e-6
-"""Seconds that a call costs at the least, whatever was measured inside it."""
+from jobrunner.protocol.tuning import (
+    MIN_ESTIMATE,
+    ONE_AHEAD_MAX_SECONDS,
+    PREFETCH_LIMIT,
+    PREFETCH_SECONDS,
+    UNKNOWN,
+)
 
 Rank: TypeAlias = "tuple[int, int]"
 """Of a task, by its priority and its depth: the smallest is the most urgent."""

@@ -25,7 +25,7 @@ from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, 
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.missing_modules import MissingModules
 from jobrunner.protocol.peers import ClientSession, Peer, WorkerSession
-from jobrunner.protocol.placement import UNKNOWN, Permit, ReadyQueue, has_capacity
+from jobrunner.protocol.placement import Permit, ReadyQueue, has_capacity
 from jobrunner.protocol.principals import ANYONE, CLIENT, Principal
 from jobrunner.protocol.reservations import Reservations
 from jobrunner.protocol.resources import Requirements, requirements_of
@@ -45,6 +45,7 @@ from jobrunner.protocol.task import (
     call_size,
     required_of,
 )
+from jobrunner.protocol.tuning import UNKNOWN
 
 RECENT = 1000
 """Finished tasks that `jobrunner tasks` still shows."""

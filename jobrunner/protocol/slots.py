@@ -32,29 +32,17 @@ from typing import NamedTuple, TypeAlias
 from jobrunner.ids import SlotId, TaskId
 from jobrunner.payloads import Payload
 from jobrunner.protocol.messages import Assignment, FunctionDef, FunctionKey, Wait, calls_in
-from jobrunner.protocol.placement import MIN_ESTIMATE, ONE_AHEAD_MAX_SECONDS, UNKNOWN
-
-SLOT_SECONDS = 0.005
-"""Estimated work that a slot may hold, the running task included, before it gets no further one."""
-
-SLOT_LIMIT = 256
-"""Tasks that a slot may hold."""
-
-RECALL_AFTER = 0.02
-"""Seconds without a finished task after which a slot gives back what it has not started."""
-
-RETRACT_WHEN_IDLE_AFTER = 0.003
-"""As RECALL_AFTER, where another slot could run it at once. A slot reports short tasks more often than that."""
-
-ANSWER_WITHIN = 1.0
-"""Seconds after which what was recalled is taken back from a slot that has not answered, or a chunk divided; and from
-one try of that to the next."""
-
-START_SECONDS = 0.1
-"""Seconds that a new process for a slot takes, about: what is over sooner had better wait for a slot that is there."""
-
-FAIRNESS_QUANTUM = 0.5
-"""Seconds that a slot is left to an owner who has more tasks while another one has none."""
+from jobrunner.protocol.tuning import (
+    ANSWER_WITHIN,
+    MIN_ESTIMATE,
+    ONE_AHEAD_MAX_SECONDS,
+    RECALL_AFTER,
+    RETRACT_WHEN_IDLE_AFTER,
+    SLOT_LIMIT,
+    SLOT_SECONDS,
+    START_SECONDS,
+    UNKNOWN,
+)
 
 STARTING = "starting"
 READY = "ready"

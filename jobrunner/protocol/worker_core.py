@@ -59,11 +59,9 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.functions import updated_estimate
 from jobrunner.protocol.link import Link
-from jobrunner.protocol.placement import UNKNOWN
 from jobrunner.protocol.session import Session
 from jobrunner.protocol.slots import (
     ENDING,
-    FAIRNESS_QUANTUM,
     READY,
     STARTING,
     LocalQueue,
@@ -75,12 +73,7 @@ from jobrunner.protocol.slots import (
     unneeded,
 )
 from jobrunner.protocol.starts import Starts
-
-RUNNING_AFTER = 0.05
-"""Seconds after which a task that still runs is announced as running."""
-
-RETURN_AFTER = 0.1
-"""Seconds that a queue may stand still before the worker gives it back to the coordinator."""
+from jobrunner.protocol.tuning import FAIRNESS_QUANTUM, RETURN_AFTER, RUNNING_AFTER, UNKNOWN
 
 OUTPUT_LIMIT = 1000
 """Pieces of text kept while there is no session; later ones are dropped."""

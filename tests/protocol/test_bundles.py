@@ -10,7 +10,6 @@ from jobrunner.ids import RIGHT_BYTES, TaskId, call_id, client_of, short_id
 from jobrunner.protocol import bundles
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import (
-    BUNDLE_SECONDS,
     MAX_CALLS,
     SMALL_CALL,
     Limits,
@@ -27,6 +26,7 @@ from jobrunner.protocol.bundles import (
     unpack_results,
 )
 from jobrunner.protocol.checks import MAX_BUNDLED
+from jobrunner.protocol.tuning import BUNDLE_SECONDS
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 200, 256])

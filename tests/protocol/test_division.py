@@ -8,7 +8,7 @@ from protocol.support import DOUBLE, Coordinator, ended, ids, ok, spec
 from jobrunner.ids import TaskId
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.chunks import kept, may_stop, part_id
-from jobrunner.protocol.division import ASK_AGAIN_AFTER
+from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER
 
 
 def divided(task, stop, attempt=1):
@@ -110,7 +110,7 @@ def test_a_chunk_is_asked_once_and_then_others_twice_as_many_each_time():
     asked = [cluster.run_long(*ids(chunks))]
     for _ in range(3):
         assert cluster.asked() == [], "the first have not had time to answer"
-        asked.append(cluster.asked(after=ASK_AGAIN_AFTER))
+        asked.append(cluster.asked(after=DIVIDE_AGAIN_AFTER))
     assert [len(some) for some in asked] == [1, 2, 4, 0]
     assert {task for some in asked for task in some} == {*ids(chunks)}
 
@@ -120,7 +120,7 @@ def test_a_chunk_is_asked_again_after_a_session_was_lost():
     assert cluster.run_long("c-1") == ["c-1"]
     cluster.w.hello.held = [m.Held(TaskId("c-1"), 1, True)]
     cluster.reopen(cluster.w)
-    assert cluster.asked(after=ASK_AGAIN_AFTER) + [
+    assert cluster.asked(after=DIVIDE_AGAIN_AFTER) + [
         task for message in cluster.w.arrived if type(message) is m.Divide for task in message.ids
     ] == ["c-1"]
 

@@ -11,7 +11,7 @@ from jobrunner.protocol.functions import (
     KnownFunctions,
     updated_estimate,
 )
-from jobrunner.protocol.placement import UNKNOWN
+from jobrunner.protocol.tuning import UNKNOWN
 
 LEFT, RIGHT = WorkerId("left"), WorkerId("right")
 

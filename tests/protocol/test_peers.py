@@ -4,8 +4,8 @@ from protocol.support import client_peer, record, worker_peer
 
 from jobrunner.config import UNREACHABLE_GRACE
 from jobrunner.protocol.peers import CLIENT_PATIENCE
-from jobrunner.protocol.placement import UNKNOWN
 from jobrunner.protocol.resources import UNIT
+from jobrunner.protocol.tuning import UNKNOWN
 
 
 def test_a_worker_is_lost_by_silence():

@@ -6,17 +6,10 @@ import sys
 import pytest
 from protocol.support import client_peer, record
 
-from jobrunner.protocol.placement import (
-    ONE_AHEAD_MAX_SECONDS,
-    PREFETCH_LIMIT,
-    PREFETCH_SECONDS,
-    UNKNOWN,
-    ReadyQueue,
-    has_capacity,
-    is_long,
-)
+from jobrunner.protocol.placement import ReadyQueue, has_capacity, is_long
 from jobrunner.protocol.resources import UNIT
 from jobrunner.protocol.task import CANCELLED
+from jobrunner.protocol.tuning import ONE_AHEAD_MAX_SECONDS, PREFETCH_LIMIT, PREFETCH_SECONDS, UNKNOWN
 
 
 def anything(requirements):

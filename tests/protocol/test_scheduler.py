@@ -4,9 +4,9 @@ import pytest
 from protocol.support import DOUBLE, KEY, client_peer, ended, ids, ok, spec, worker_peer
 
 from jobrunner.protocol import messages as m
-from jobrunner.protocol.placement import PREFETCH_SECONDS
 from jobrunner.protocol.scheduler import RECENT, Scheduler
 from jobrunner.protocol.task import CANCELLED, FAILED, QUEUED, SUCCEEDED
+from jobrunner.protocol.tuning import PREFETCH_SECONDS
 
 
 class Desk:

@@ -5,17 +5,15 @@ from protocol.support import KEY, OTHER_KEY, assignment
 
 from jobrunner.ids import SlotId
 from jobrunner.protocol.messages import FunctionDef
-from jobrunner.protocol.placement import MIN_ESTIMATE, ONE_AHEAD_MAX_SECONDS, UNKNOWN
-from jobrunner.protocol.slots import (
-    ENDING,
-    READY,
+from jobrunner.protocol.slots import ENDING, READY, STARTING, Slot, WorkerTask
+from jobrunner.protocol.tuning import (
+    MIN_ESTIMATE,
+    ONE_AHEAD_MAX_SECONDS,
     RECALL_AFTER,
     RETRACT_WHEN_IDLE_AFTER,
     SLOT_LIMIT,
     SLOT_SECONDS,
-    STARTING,
-    Slot,
-    WorkerTask,
+    UNKNOWN,
 )
 
 

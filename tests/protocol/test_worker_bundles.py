@@ -16,7 +16,7 @@ from jobrunner.protocol.effects import (
     SlotSplit,
     SpawnSlot,
 )
-from jobrunner.protocol.slots import RECALL_AFTER
+from jobrunner.protocol.tuning import RECALL_AFTER
 
 PLACE = {"worker": "w", "host": "host"}
 PACKED = pack_calls([b"a", b"b", b"c"])

@@ -44,13 +44,17 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     Stop,
 )
-from jobrunner.protocol.slots import RECALL_AFTER, RETRACT_WHEN_IDLE_AFTER, SLOT_LIMIT
 from jobrunner.protocol.starts import FIRST_PAUSE
+from jobrunner.protocol.tuning import (
+    RECALL_AFTER,
+    RETRACT_WHEN_IDLE_AFTER,
+    RETURN_AFTER,
+    RUNNING_AFTER,
+    SLOT_LIMIT,
+)
 from jobrunner.protocol.worker_core import (
     COMPLAIN_EVERY,
     OUTPUT_LIMIT,
-    RETURN_AFTER,
-    RUNNING_AFTER,
     START_FAILURES,
     WorkerCore,
     WorkerSettings,

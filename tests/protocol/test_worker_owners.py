@@ -7,7 +7,7 @@ from protocol.support import DOUBLE, HALVE, assign, assignment, finish, ids, wor
 from jobrunner.ids import SlotId
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import EndSlot, RecallTasks, RunTasks, SlotExited, SlotReady, SpawnSlot
-from jobrunner.protocol.slots import FAIRNESS_QUANTUM, RECALL_AFTER
+from jobrunner.protocol.tuning import FAIRNESS_QUANTUM, RECALL_AFTER
 
 ALICE, BOB, CAROL = "key-of-alice", "key-of-bob", "key-of-carol"
 

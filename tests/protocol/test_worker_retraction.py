@@ -18,7 +18,7 @@ from jobrunner.protocol.effects import (
     SlotSplit,
     SpawnSlot,
 )
-from jobrunner.protocol.slots import ANSWER_WITHIN, RECALL_AFTER
+from jobrunner.protocol.tuning import ANSWER_WITHIN, RECALL_AFTER
 
 SLOT = SlotId(1)
 

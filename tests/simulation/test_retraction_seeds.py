@@ -9,7 +9,8 @@ from simulation.seeking import find
 from jobrunner.ids import call_id
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import pack_calls
-from jobrunner.protocol.slots import ANSWER_WITHIN, Slot
+from jobrunner.protocol.slots import Slot
+from jobrunner.protocol.tuning import ANSWER_WITHIN
 from jobrunner.protocol.worker_core import WorkerCore
 from jobrunner.testing.simulation import Call, Scenario, World
 from jobrunner.testing.simulation.calls import SIGKILL, flat

@@ -10,8 +10,8 @@ from jobrunner.ids import TaskId
 from jobrunner.protocol.messages import TaskSpec
 from jobrunner.protocol.peers import WorkerSession
 from jobrunner.protocol.scheduler import Scheduler
-from jobrunner.protocol.slots import ANSWER_WITHIN
 from jobrunner.protocol.task import ASSIGNED, QUEUED, TaskRecord
+from jobrunner.protocol.tuning import ANSWER_WITHIN
 from jobrunner.testing.simulation.scenario import Scenario
 from jobrunner.testing.simulation.slots import SlotProcess
 from jobrunner.testing.simulation.watch import Watch
