@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobrunner.payloads import Payload, payload_size
-from jobrunner.protocol.functions import REMEMBERED_BYTES
+from jobrunner.protocol.known_functions import REMEMBERED_BYTES
 from jobrunner.serialization import DumpedFunction
 
 

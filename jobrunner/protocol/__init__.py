@@ -22,10 +22,11 @@ task), then `scheduler` (the coordinator's decisions). Beside them:
     placement, retry   which task goes where; what follows the end of an attempt; both pure
     resources          amounts that add up exactly; reservations: who keeps them free for those who wait for long
     details            what of an outcome's detail is passed on
-    peers         the coordinator's accounts of its peers, and when they are lost
+    peers              the coordinator's records of its peers, and when they are lost
     accounts           whose tasks they are, and how much one owner may have here
-    functions          functions by the hash of their bytes; each travels once
-    needs              tasks that wait for others' results, and clients that ask for them
+    known_functions    what the other end of a connection knows; each function travels once
+    function_table     the coordinator's functions, by the hash of their bytes
+    dependencies       tasks that wait for others' results, and clients that ask for them
     results            how tasks ended, as long as there is room or somebody wants it kept
     rejections         what could not be taken, told to the log without flooding it
     journal            what a coordinator keeps in case it dies: the records, not the file

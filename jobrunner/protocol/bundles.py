@@ -23,7 +23,7 @@ import msgpack
 from jobrunner.ids import TaskId, call_id, open_part, short_id
 from jobrunner.payloads import Payload, buffers_of, payload_size
 from jobrunner.protocol.checks import MAX_BUNDLED, MAX_INTEGER
-from jobrunner.protocol.functions import updated_estimate
+from jobrunner.protocol.estimates import updated_estimate
 from jobrunner.protocol.messages import (
     ERROR,
     OK,

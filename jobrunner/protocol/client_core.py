@@ -49,7 +49,7 @@ from jobrunner.protocol.effects import (
     Unreachable,
     WatchRequested,
 )
-from jobrunner.protocol.functions import KnownFunctions
+from jobrunner.protocol.known_functions import KnownFunctions
 from jobrunner.protocol.session import Session
 
 

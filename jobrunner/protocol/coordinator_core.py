@@ -50,7 +50,7 @@ from jobrunner.protocol.effects import (
     Unreachable,
     WriteJournal,
 )
-from jobrunner.protocol.functions import key_of
+from jobrunner.protocol.function_table import key_of
 from jobrunner.protocol.journal import JournalEntry, JournalState
 from jobrunner.protocol.link import LATE, Link, welcomed
 from jobrunner.protocol.peers import ClientSession, Peer, WorkerSession

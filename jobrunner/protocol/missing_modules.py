@@ -17,10 +17,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from jobrunner.ids import TaskId
-from jobrunner.protocol.functions import FunctionEntry
+from jobrunner.protocol.function_table import FunctionEntry
 from jobrunner.protocol.messages import REFUSED, Outcome
-from jobrunner.protocol.placement import module_requirement
-from jobrunner.protocol.resources import Requirements
+from jobrunner.protocol.resources import Requirements, module_requirement
 from jobrunner.protocol.task import ACTIVE, FAILED, QUEUED, WAITING, TaskRecord, required_of
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from jobrunner.protocol.messages import (
     OutputChunk,
     WorkerHello,
 )
-from jobrunner.protocol.placement import MODULE, is_long, python_requirement
+from jobrunner.protocol.placement import is_long
 from jobrunner.protocol.principals import ANYONE, Principal
-from jobrunner.protocol.resources import Requirements, exact
+from jobrunner.protocol.resources import MODULE, Requirements, exact, python_requirement
 from jobrunner.protocol.task import TaskRecord
 
 CLIENT_PATIENCE = 6

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from jobrunner.ids import ClientId
-from jobrunner.protocol.resources import UNIT, Requirements
+from jobrunner.protocol.resources import Requirements
 from jobrunner.protocol.task import QUEUED, TaskRecord
 from jobrunner.protocol.tuning import (
     MIN_ESTIMATE,
@@ -226,20 +226,6 @@ class ReadyQueue:
             self._provided.pop(requirements, None)
             self._fresh.pop(requirements, None)
         return None
-
-
-def python_requirement(version: str) -> tuple[str, int]:
-    """What a worker of that version has without end, and others do not have at all."""
-    return f"Python {version}", UNIT
-
-
-MODULE = "module "
-"""Begins the name of what a worker has that can import a module, see `missing`."""
-
-
-def module_requirement(name: str) -> tuple[str, int]:
-    """What every worker has until it says that it does not."""
-    return MODULE + name, UNIT
 
 
 def has_capacity(slots: int, held: int, held_seconds: float, estimate: float) -> bool:

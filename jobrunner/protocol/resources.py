@@ -46,3 +46,17 @@ def requirements_of(resources: Resources) -> Requirements:
 def shown(requirements: Requirements) -> str:
     """As people write them: "gpu=0.5, licence=1"."""
     return ", ".join(f"{name}={amount / UNIT:g}" for name, amount in requirements)
+
+
+def python_requirement(version: str) -> tuple[str, int]:
+    """What a worker of that version has without end, and others do not have at all."""
+    return f"Python {version}", UNIT
+
+
+MODULE = "module "
+"""Begins the name of what a worker has that can import a module, see `missing`."""
+
+
+def module_requirement(name: str) -> tuple[str, int]:
+    """What every worker has until it says that it does not."""
+    return MODULE + name, UNIT

@@ -20,7 +20,8 @@ from jobrunner.protocol.deadlocks import Deadlocks
 from jobrunner.protocol.dependencies import Dependencies
 from jobrunner.protocol.details import brief, passable
 from jobrunner.protocol.division import Division
-from jobrunner.protocol.functions import FunctionEntry, FunctionTable, updated_estimate
+from jobrunner.protocol.estimates import updated_estimate
+from jobrunner.protocol.function_table import FunctionEntry, FunctionTable
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.missing_modules import MissingModules

@@ -16,7 +16,7 @@ from jobrunner.protocol.resources import Requirements, requirements_of
 
 if TYPE_CHECKING:
     from jobrunner.ids import ClientId
-    from jobrunner.protocol.functions import FunctionEntry
+    from jobrunner.protocol.function_table import FunctionEntry
     from jobrunner.protocol.peers import ClientSession, WorkerSession
 
 WAITING: Final = 0

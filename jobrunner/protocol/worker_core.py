@@ -57,7 +57,7 @@ from jobrunner.protocol.effects import (
     Tick,
     Unreachable,
 )
-from jobrunner.protocol.functions import updated_estimate
+from jobrunner.protocol.estimates import updated_estimate
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.session import Session
 from jobrunner.protocol.slots import (

@@ -28,7 +28,7 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     Tick,
 )
-from jobrunner.protocol.functions import FunctionEntry
+from jobrunner.protocol.function_table import FunctionEntry
 from jobrunner.protocol.link import Link, welcomed
 from jobrunner.protocol.peers import ClientSession, WorkerSession
 from jobrunner.protocol.principals import ANYONE, Principal

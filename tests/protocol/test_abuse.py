@@ -33,7 +33,7 @@ from jobrunner.protocol.checks import (
 from jobrunner.protocol.codec import SMALL_INLINE_LIMIT, encode
 from jobrunner.protocol.dependencies import LOOKED_AT_PER_SWEEP, MAX_PIECES, Dependencies
 from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
-from jobrunner.protocol.functions import FunctionEntry
+from jobrunner.protocol.function_table import FunctionEntry
 from jobrunner.protocol.link import STALLED_AFTER
 from jobrunner.protocol.peers import WorkerSession
 from jobrunner.protocol.placement import Lane, ReadyQueue

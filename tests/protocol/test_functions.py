@@ -5,12 +5,9 @@ from protocol.support import DOUBLE, HALVE, KEY, OTHER_KEY
 from jobrunner.ids import WorkerId
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.accounts import Account
-from jobrunner.protocol.functions import (
-    ESTIMATE_DECAY,
-    FunctionTable,
-    KnownFunctions,
-    updated_estimate,
-)
+from jobrunner.protocol.estimates import ESTIMATE_DECAY, updated_estimate
+from jobrunner.protocol.function_table import FunctionTable
+from jobrunner.protocol.known_functions import KnownFunctions
 from jobrunner.protocol.tuning import UNKNOWN
 
 LEFT, RIGHT = WorkerId("left"), WorkerId("right")

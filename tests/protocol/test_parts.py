@@ -33,7 +33,7 @@ from jobrunner.protocol.effects import (
     SubmitRequested,
     WriteJournal,
 )
-from jobrunner.protocol.functions import key_of
+from jobrunner.protocol.function_table import key_of
 from jobrunner.protocol.journal import JournalState
 from jobrunner.protocol.principals import Principal
 from jobrunner.protocol.worker_core import LARGE_DEFINITION

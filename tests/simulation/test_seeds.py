@@ -13,8 +13,9 @@ from simulation.seeking import find
 from jobrunner.protocol import resources, retry, worker_core
 from jobrunner.protocol.deadlocks import Deadlocks, Search
 from jobrunner.protocol.dependencies import Dependencies
-from jobrunner.protocol.functions import FunctionTable, KnownFunctions
+from jobrunner.protocol.function_table import FunctionTable
 from jobrunner.protocol.journal import JournalEntry
+from jobrunner.protocol.known_functions import KnownFunctions
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.messages import OK
 from jobrunner.protocol.placement import ReadyQueue

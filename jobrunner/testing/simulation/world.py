@@ -14,7 +14,7 @@ from typing import Any
 
 from jobrunner.ids import TaskId
 from jobrunner.protocol.effects import DrainRequested, SlotTask, Source
-from jobrunner.protocol.functions import KnownFunctions
+from jobrunner.protocol.known_functions import KnownFunctions
 from jobrunner.protocol.messages import Envelope
 from jobrunner.protocol.peers import CLIENT_PATIENCE
 from jobrunner.testing.simulation import announcements, idleness, nested
