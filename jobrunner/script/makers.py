@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from jobrunner.loading import ScriptUnpickler, loads
+from jobrunner.loading import ScriptUnpickler, loads, type_name
 from jobrunner.script import standin
 from jobrunner.script.program import NAMES
 
@@ -315,6 +315,12 @@ def mapped_file(filename: str, dtype: Any, mode: str, offset: int, shape: tuple[
 def imported(module: str, name: str) -> Any:
     """What a module of this process has under that name. Raises what importing it raises."""
     return getattr(importlib.import_module(module), name)
+
+
+def imported_or(module: str, name: str, kind: str, stream: bytes) -> Any:
+    """The same, if it is of that kind; else what the pickle holds. Raises what importing or unpickling raises."""
+    found = getattr(importlib.import_module(module), name, None)
+    return found if type_name(found) == kind else loads(stream)
 
 
 def invoke(_name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
