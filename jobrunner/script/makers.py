@@ -96,7 +96,7 @@ def script_class(token: str, entry: str, skeleton: bytes, make: Callable[..., ty
 
 
 def set_script_class(
-    made: type, state: tuple[str, str, list[tuple[str, bytes, bytes]], int, dict[str, type]]
+    made: type, state: tuple[str, str, list[tuple[str, bytes, bytes]], list[str], dict[str, type]]
 ) -> None:
     """Set those attributes that another version was received of, each from a pickle of its own."""
     token, entry, attributes, functions, containers = state

@@ -29,7 +29,7 @@ from jobrunner.loading import type_name
 from jobrunner.noting import objects_in
 from jobrunner.payloads import apart_from
 from jobrunner.script import makers, origin
-from jobrunner.script.classes import class_parts, is_code
+from jobrunner.script.classes import class_parts, functions_first, is_code
 from jobrunner.script.digests import digest
 from jobrunner.script.functions import annotations_of, contents_of, marshalled, names_found, names_in
 from jobrunner.script.imported import Place, place_of_method
@@ -274,14 +274,14 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
             stream = self.piece(attribute, inside)
             attributes.append((name, digest(stream), stream))
         made = token, entry, digest(built), make, arguments
-        functions = sum(map(is_code, contents.values()))
+        functions = [name for name, item in contents.items() if is_code(item)]
         kinds = {name: type(item) for name, item in contents.items() if type(item) in (list, dict, set)}
         state = token, entry, attributes, functions, kinds
         return makers.script_class, made, state, None, None, makers.set_script_class
 
     def local_class(self, value: type) -> Any:
         make, arguments, contents = class_parts(value)
-        state = self.piece(list(contents.items()), self.mode, value)
+        state = self.piece(list(functions_first(contents).items()), self.mode, value)
         version = makers.version_of(value) or digest(state)
         return makers.local_class, (makers.tracker_of(value), version, make, arguments, state)
 

@@ -916,6 +916,44 @@ def test_a_class_defined_anew(run_script):
     """)
 
 
+def test_a_class_has_its_attributes_in_their_order(run_script):
+    run_script("""
+        class Field:
+            pass
+
+        class Model:
+            zeta = Field()
+            alpha = Field()
+
+            def save(self):
+                pass
+
+            middle = [1]
+
+            def open(self):
+                pass
+
+            close = property(open)
+
+            @classmethod
+            def names(cls):
+                return [name for name in vars(cls) if not name.startswith("__")]
+
+        class Derived(Model):
+            b = Field()
+            a = 1
+
+        def names():
+            return Model.names(), Derived.names()
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(names).result() == names()
+            Model.late, Model.early, Derived.alpha = Field(), names, 2
+            assert ex.submit(names).result() == names()
+            assert names()[0][-2:] == ["late", "early"]
+    """)
+
+
 def test_classes_of_many_kinds(run_script):
     run_script("""
         import abc, collections, dataclasses, enum, typing
