@@ -270,9 +270,10 @@ def _dump_object(
     plain = pickle_plainly(fn, noted, in_band, objects if fresh else None) if plainly else None
     if plain is not None:
         parts = tuple([_part(raw, store) for raw in large])
-        held = Held(plain, noted, (), objects, bool(parts)) if fresh else None
         dumped = _dumped(fn, plain, FRESH_BY_REFERENCE if fresh else BY_REFERENCE, noted, parts)
-        return dumped if held is None else dumped._replace(held=held)
+        if not fresh:
+            return dumped
+        return dumped._replace(held=Held(plain, noted, (), objects, bool(parts), fn, dumped.key))
     from jobrunner.script.pickler import pickled_with_objects
 
     large.clear()
@@ -284,20 +285,24 @@ def _dump_object(
             made = pickled_with_objects(fn, wanted)
     except Exception as exc:
         raise _function_error(fn, exc) from exc
-    held = None
-    if fresh:
-        held = Held(made.stream, made.noted, tuple(made.names), objects, bool(large) and not made.names)
     if made.names:
         target = made.stream, made.noted, made.names
         by_value = _registered_by_value()
-        return _dump_with_script(
+        dumped = _dump_with_script(
             fn,
             lambda: _catalogue().define(fn, (), by_value, lambda: target, store=store, fresh=fresh),
             kept=False,
-        )._replace(held=held)
-    parts = tuple([_part(raw, store) for raw in large])
-    kinds = (FRESH_BY_VALUE, FRESH_BY_REFERENCE) if fresh else (BY_VALUE, BY_REFERENCE)
-    return _dumped(fn, made.stream, kinds[0 if made.by_value else 1], made.noted, parts)._replace(held=held)
+        )
+    else:
+        parts = tuple([_part(raw, store) for raw in large])
+        kinds = (FRESH_BY_VALUE, FRESH_BY_REFERENCE) if fresh else (BY_VALUE, BY_REFERENCE)
+        dumped = _dumped(fn, made.stream, kinds[0 if made.by_value else 1], made.noted, parts)
+    if not fresh:
+        return dumped
+    has_parts = bool(large) and not made.names
+    return dumped._replace(
+        held=Held(made.stream, made.noted, tuple(made.names), objects, has_parts, fn, dumped.key)
+    )
 
 
 def _dump_with_script(

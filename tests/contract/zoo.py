@@ -472,6 +472,7 @@ def things_alive() -> int:
 class Node:
     def __init__(self, graph):
         self.graph = graph
+        self.label = None
 
 
 class Graph:
@@ -484,6 +485,10 @@ class Graph:
     def place(self, node, *_):
         assert node.graph is self
         return self.nodes.index(node)
+
+    def labels(self, node, *_):
+        """That of the node, and of all that have one."""
+        return self.nodes[self.nodes.index(node)].label, [one.label for one in self.nodes if one.label]
 
     def row(self, row, *_):
         return next(place for place, one in enumerate(self.rows) if one is row)
