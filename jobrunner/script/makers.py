@@ -317,6 +317,15 @@ def imported(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def empty(module: str, name: str, kind: Any) -> Any:
+    """What a module of this process has under that name, an object without contents; a new one where it has none."""
+    try:
+        found = imported(module, name)
+    except Exception:  # the program may have put it there, or has a module that this process does not find
+        found = None
+    return found if type(found) is kind else kind.__new__(kind)
+
+
 def invoke(_name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Call an object that travels as an argument."""
     return target(*args, **kwargs)
