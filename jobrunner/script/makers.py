@@ -323,6 +323,15 @@ def imported_or(module: str, name: str, kind: str, stream: bytes) -> Any:
     return found if type_name(found) == kind else loads(stream)
 
 
+def empty(module: str, name: str, kind: Any) -> Any:
+    """What a module of this process has under that name, an object without contents; a new one where it has none."""
+    try:
+        found = imported(module, name)
+    except Exception:  # the program may have put it there, or has a module that this process does not find
+        found = None
+    return found if type(found) is kind else kind.__new__(kind)
+
+
 def invoke(_name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Call an object that travels as an argument."""
     return target(*args, **kwargs)
