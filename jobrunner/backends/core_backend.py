@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from jobrunner import serialization
+from jobrunner import forks, serialization
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
@@ -114,7 +114,7 @@ class CoreBackend(Backend):
         task = current_task()
         self._within = None if task is None else TaskId(task.id)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
         self._futures: dict[TaskId, Future[Any] | CallBatch] = {}
         self._chunks: set[TaskId] = set()
         self._outgoing: list[m.TaskSpec | CallBatch] = []
