@@ -227,6 +227,10 @@ def look(run: Run, threads: set[threading.Thread], descriptors: int) -> None:
             if run.plan.memory is None and run.plan.engine is None:
                 raise
             run.out_of_memory += 1
+        except RuntimeError as exc:  # on threads, of which none could be started
+            if run.plan.memory is None or not any(word in str(exc) for word in REFUSED):
+                raise
+            run.out_of_memory += 1
         except OSError:
             if not is_short(run.plan):
                 raise
