@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from jobrunner import forks
 from jobrunner.loading import ScriptUnpickler, loads, type_name
 from jobrunner.script import standin
 from jobrunner.script.program import NAMES
@@ -216,7 +217,7 @@ _tracked: WeakValueDictionary[str, type] = WeakValueDictionary()
 _trackers: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 _arrived: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
 """The version of each class that has come from elsewhere."""
-_lock = threading.RLock()
+_lock = forks.lock()
 
 
 def tracker_of(cls: type) -> str:
