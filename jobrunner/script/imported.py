@@ -29,7 +29,7 @@ class Place(NamedTuple):
 def place_of_method(value: Any) -> Place | None:
     """Where a method of a module's own object is found, as `random.seed` is."""
     owner = getattr(value, "__self__", None)
-    if owner is None or is_of(owner, (ModuleType, type)):
+    if owner is None or is_of(owner, (ModuleType, type)) or type(owner).__module__ in NAMES:
         return None
     name = value.__name__
     for module in (value.__module__, type(owner).__module__):
@@ -42,11 +42,11 @@ def place_of_object(value: Any, name: str | None, *, everywhere: bool = False) -
     """Where another object is found, of the standard library; `everywhere`: or of any module, under that name. That
     holds for locks, of which each process has its own."""
     kind = type(value)
-    if kind in ATOMS or is_of(value, (type, ModuleType)):
-        return None
+    if kind in ATOMS or is_of(value, (type, ModuleType)) or kind.__module__ in NAMES:
+        return None  # an instance of a class of the script may be in a module, but is none of its own
     if kind is MethodType or kind is BuiltinFunctionType:
         return place_of_method(value)
-    place = _place_of_known(value)
+    place = place_of_known(value)
     if place is not None or name is None:
         return place
     if not _modules_with(name):
@@ -116,7 +116,7 @@ def _places_by_id() -> dict[int, Place]:
     return _places[1]
 
 
-def _place_of_known(value: Any) -> Place | None:
+def place_of_known(value: Any) -> Place | None:
     """Of what scripts have under other names, too."""
     if value is os.environ:
         return Place("os", "environ")

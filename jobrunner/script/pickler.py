@@ -25,6 +25,7 @@ import cloudpickle
 from cloudpickle import cloudpickle as inner
 
 from jobrunner.facts import is_of
+from jobrunner.loading import type_name
 from jobrunner.noting import objects_in
 from jobrunner.payloads import apart_from
 from jobrunner.script import makers, origin
@@ -398,18 +399,25 @@ def _empty(value: Any) -> Any:
     return makers.empty, (*place, type(value))
 
 
-def pickled_as_imported(place: Place) -> Pickled:
-    """As `pickled`, of what that module has there."""
-    reference = _Reference(place)
-    return Pickled(pickle.dumps(reference, PROTOCOL), {}, [sys.modules[place.module]], False, {})
+def pickled_as_imported(place: Place, value: Any = None, made: Pickled | None = None) -> Pickled:
+    """As `pickled`, of what that module has there.
+
+    `made`: the pickle of that `value`, for the case that the script itself has put it there: then the module has it in
+    the program alone.
+    """
+    noted = [sys.modules[place.module]]
+    if made is None:
+        return Pickled(pickle.dumps(_Reference(place), PROTOCOL), {}, noted, False, {})
+    stream = pickle.dumps(_Reference(place, type_name(value), made.stream), PROTOCOL)
+    return made._replace(stream=stream, noted=[*noted, *made.noted])
 
 
 class _Reference:
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, place: Place, *otherwise: Any) -> None:
+        self._arguments = (*place, *otherwise)
 
     def __reduce__(self) -> Any:
-        return makers.imported, tuple(self._place)
+        return (makers.imported if len(self._arguments) == 2 else makers.imported_or), self._arguments
 
 
 def _module(pickler: Any, value: ModuleType) -> Any:
