@@ -141,11 +141,12 @@ class CoordinatorCore:
         self.scheduler.settled_at = now + REATTACH_SECONDS
         self._sessions = 0
         self._writes = 0
-        self._unwritten: deque[tuple[int, JournalEntry, list[Link]]] = deque()
-        """Entries on their way into the journal, with the links that wait for them to acknowledge something."""
+        self._unwritten: deque[tuple[int, JournalEntry, list[Link], list[tuple[TaskRecord, int]]]] = deque()
+        """Entries on their way into the journal, with the links that wait for them to acknowledge something, and the
+        calls that wait for them to begin."""
         self._waiting_links: list[Link] = []
         """Those that wait for the entry of this turn."""
-        self._journal_fails = False
+        self.journal_fails = False
         """The last entry could not be written."""
         self.draining = False
         self._drain_until: float | None = None
@@ -801,6 +802,7 @@ class CoordinatorCore:
             self.scheduler.deadlocks.look(now)
             self.scheduler.place(now)
             self.scheduler.division.ask(now)
+        self.scheduler.send_withheld()
         self._write_journal()
         self._flush(now)
         self._announce_capacity(now)
@@ -845,23 +847,26 @@ class CoordinatorCore:
                 written.update((each.definition.key, each.definition) for each in (*function.parts, function))
         entry.functions += written.values()
         self._writes += 1
-        self._unwritten.append((self._writes, entry, self._waiting_links))
-        self._waiting_links = []
+        self._unwritten.append((self._writes, entry, self._waiting_links, self.scheduler.begins))
+        self._waiting_links, self.scheduler.begins = [], []
         self._effects.append(WriteJournal(self._writes, entry))
 
     def _journal_answered(self, event: JournalWritten | JournalFailed, now: float) -> None:
-        number, entry, links = self._unwritten.popleft()
+        number, entry, links, begins = self._unwritten.popleft()
         assert number == event.number
         for link in links:
             link.release(number, now)
-        failed_before, self._journal_fails = self._journal_fails, isinstance(event, JournalFailed)
+        failed_before, self.journal_fails = self.journal_fails, isinstance(event, JournalFailed)
         if isinstance(event, JournalFailed):
             if not failed_before:  # and not each time: a log that grows on a full disk helps nobody
                 self._log("error", event.error)
+            held_back = self.scheduler.begin_later(begins, now)
             self.scheduler.refuse([spec.id for spec in entry.accepted], event.error, now)
+            self.scheduler.note_later(held_back)
         else:
             if failed_before:
                 self._log("info", "the journal can be written again")
+            self.scheduler.begin(begins)
             self.scheduler.written([spec.id for spec in entry.accepted if spec.options.detach])
 
     def _flush(self, now: float) -> None:
