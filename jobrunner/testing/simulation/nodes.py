@@ -413,6 +413,12 @@ class SimulatedJournal:
         self._owed = Owed()
         return self.state.copy()
 
+    def at_last(self) -> JournalState:
+        """What it holds when the next entry is written."""
+        state = self.state.copy()
+        state.apply(self._owed.part(1_000_000, 1_000_000))
+        return state
+
     def write(self, node: CoordinatorNode, effect: WriteJournal) -> None:
         scenario, rng, now = self.world.scenario, self.world.rng, self.world.now
         if not scenario.journal_delay:
