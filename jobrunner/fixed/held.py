@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+from jobrunner.errors import SerializationError
 from jobrunner.fixed.atoms import is_atom
 from jobrunner.loading import Held
-from jobrunner.errors import SerializationError
 from jobrunner.noting import place_of
 from jobrunner.payloads import OUT_OF_BAND, Buffer, apart_from
 from jobrunner.serialization import CONNECTION, PROTOCOL, SCRIPT, dump_function
@@ -59,6 +59,10 @@ class HeldObjects:
             except SerializationError:
                 self._is_current = False
         return self._is_current
+
+    def has_one_of(self, ids: set[int]) -> bool:
+        """Whether one of the objects with these ids is one of them."""
+        return any(map(self._matters, self._by_id().keys() & ids))
 
     def dump(self, value: Any, buffers: list[memoryview]) -> bytes | None:
         """The pickle of a value, for `load_with`; None where it shares nothing, or plain pickle refuses it. `buffers`

@@ -326,6 +326,8 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
         missing = [need for need in record.needs if need not in (record.values or ())]
         return f"needs the results of {record.lacks} other tasks, e.g. of {short_id(missing[0])}"
     if record.state == WAITING:
+        if record.delayed and record.unbegun and record.options.at_most_once and core.journal_fails:
+            return "is to run at most once, and that it begins cannot be written to the journal"
         if record.begun == 0:
             return "may be with a worker that has not come back since the coordinator was started again"
         return "waits before its next attempt"

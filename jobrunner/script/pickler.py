@@ -32,7 +32,7 @@ from jobrunner.script import makers, origin
 from jobrunner.script.classes import class_parts, functions_first, is_code
 from jobrunner.script.digests import digest
 from jobrunner.script.functions import annotations_of, contents_of, marshalled, names_found, names_in
-from jobrunner.script.imported import Place, place_of_method
+from jobrunner.script.imported import Place, place_of_empty, place_of_method
 from jobrunner.script.modes import GLOBAL, PLAIN, Mode
 from jobrunner.script.program import NAMES
 
@@ -143,6 +143,8 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
             reduced = NotImplemented if special is None else special(self, value)
             if reduced is NotImplemented:
                 reduced = super().reducer_override(value)
+            if reduced is NotImplemented and self.mode.shares:
+                reduced = _empty(value)
             if reduced is NotImplemented and (value is self.top or kind is _Container):
                 return self.reduce_global(value)
         if reduced is NotImplemented:
@@ -388,6 +390,14 @@ def _method(pickler: Any, value: Any) -> Any:
         return NotImplemented
     pickler.noted.append(sys.modules[place.module])
     return makers.imported, tuple(place)
+
+
+def _empty(value: Any) -> Any:
+    place = place_of_empty(value)
+    if place is not None and not inner._is_registered_pickle_by_value(sys.modules[place.module]):
+        return makers.empty, (*place, type(value))
+    name = makers.name_of_object(value) if type(value) is object else None
+    return NotImplemented if name is None else (makers.object_named, (name,))
 
 
 def pickled_as_imported(place: Place, value: Any = None, made: Pickled | None = None) -> Pickled:

@@ -1748,3 +1748,80 @@ count = _counter.count
 def total():
     return _counter.total
 """
+
+
+@pytest.mark.apart
+def test_an_object_without_contents_is_the_one_that_its_module_has(run_script, tmp_path):
+    (tmp_path / "beside.py").write_text(ABSENT)
+    run_script("""
+        import dataclasses
+        import beside
+        from dataclasses import MISSING as M
+        from beside import ABSENT, NOTHING as NONE, is_absent
+
+        BY_NAME = {"missing": dataclasses.MISSING, "absent": beside.ABSENT, "made": object()}
+        OWN = object()
+
+        @dataclasses.dataclass
+        class Options:
+            count: int
+            names: list = dataclasses.field(default_factory=list)
+            depth: object = ABSENT
+
+        def without(value=dataclasses.MISSING, other=beside.ABSENT, own=OWN):
+            return value is M, value is dataclasses.MISSING, is_absent(other), own is OWN
+
+        def enclosing(value):
+            def enclosed():
+                return value is beside.ABSENT
+            return enclosed
+
+        closed = enclosing(ABSENT)
+
+        class Table(dict):
+            __unset = object()
+            unset = __unset
+
+            def take(self, name, default=__unset):
+                return default is self.__unset, default is self.unset
+
+        def pair(both):
+            return (lambda: both), (lambda: both)
+
+        first, second = pair(object())
+
+        def look():
+            assert without() == (True, True, True, True)
+            assert is_absent(ABSENT) and NONE is beside.NOTHING
+            assert BY_NAME["missing"] is M and BY_NAME["absent"] is ABSENT and BY_NAME["made"] is not OWN
+            assert [field.default is M for field in dataclasses.fields(Options)] == [True, True, False]
+            assert is_absent(Options(1).depth)
+            assert closed()
+            assert Table().take("a") == (True, True) and Table().take("a", None) == (False, False)
+            assert first() is second() and first() is not OWN
+
+            @dataclasses.dataclass
+            class More(Options):
+                more: int = 0
+
+            assert More(1).names == []
+
+        with open_executor(max_workers=1) as executor:
+            executor.submit(look).result()
+            beside.LATER = later = object()  # which the calls' processes do not have
+            assert executor.submit(lambda: type(later) is object).result()
+    """)
+
+
+ABSENT = """
+class Nothing:
+    __slots__ = ()
+
+
+ABSENT = object()
+NOTHING = Nothing()
+
+
+def is_absent(value):
+    return value is ABSENT
+"""
