@@ -36,6 +36,10 @@ class HeldObjects:
         """Whether this very object is one of them."""
         return self._matters(id(value)) if id(value) in self._by_id() else False
 
+    def has_one_of(self, ids: set[int]) -> bool:
+        """Whether one of the objects with these ids is one of them."""
+        return any(map(self._matters, self._by_id().keys() & ids))
+
     def dump(self, value: Any, buffers: list[memoryview]) -> bytes | None:
         """The pickle of a value, for `load_with`; None where it shares nothing, or plain pickle refuses it. `buffers`
         takes those that are large."""

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from jobrunner import serialization
-from jobrunner.elements import Columns, Input
+from jobrunner.elements import Input
 from jobrunner.fixed.arguments import FixedElements
 from jobrunner.fixed.atoms import ATOMS, copied, is_array, is_atom, travel_together
 from jobrunner.fixed.held import HeldObjects
@@ -68,13 +68,10 @@ class FixingInput:
                 mutable.append(index)
         if mutable:
             ids = set(chain.from_iterable(map(id, columns[index]) for index in mutable))
-            if loose or len(ids) < len(mutable) * len(columns[0]) or self._holds_one_of(columns, mutable):
+            held = self._held is not None and self._held.has_one_of(ids)
+            if loose or held or len(ids) < len(mutable) * len(columns[0]):
                 loose += mutable  # arguments of one element may share objects, those of two must not
         return tuple(sorted(loose)) if loose else ()
-
-    def _holds_one_of(self, columns: Columns, places: list[int]) -> bool:
-        held = self._held
-        return held is not None and any(held.has(value) for index in places for value in columns[index])
 
     def _copied(self, value: Any) -> Any:
         """As `copied`, of what is not one of the objects that the called one holds."""

@@ -97,8 +97,9 @@ _places: tuple[int, dict[int, Place]] = 0, {}
 
 def _places_by_id() -> dict[int, Place]:
     global _places
-    modules = [*sys.modules.items()]
-    if _places[0] != len(modules):
+    count = len(sys.modules)
+    if _places[0] != count:
+        modules = [*sys.modules.items()]
         found: dict[int, Place] = {}
         # Many modules may have imported it. Every host has those of the standard library, which therefore go first.
         modules.sort(key=lambda item: item[0].partition(".")[0] not in sys.stdlib_module_names)
@@ -111,7 +112,7 @@ def _places_by_id() -> dict[int, Place]:
                     id(value) not in found or attribute_of(kind, "__module__") == module
                 ):
                     found[id(value)] = Place(module, name)
-        _places = len(modules), found
+        _places = count, found
     return _places[1]
 
 

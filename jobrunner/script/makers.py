@@ -257,6 +257,38 @@ def local_class(
         return made
 
 
+# --- objects that are only themselves ---------------------------------------------------------------------------
+
+MAX_OBJECTS = 10_000
+"""Instances of `object` that are known by names, and kept for that: nobody is told when one of them goes. Others are
+copied."""
+
+_objects: dict[str, object] = {}
+_object_names: dict[int, str] = {}
+
+
+def name_of_object(value: object) -> str | None:
+    """The name under which other processes know this instance of `object`; None where there are too many."""
+    with _lock:
+        known = _object_names.get(id(value))
+        if known is None and len(_objects) < MAX_OBJECTS:
+            import secrets
+
+            known = secrets.token_hex(8)
+            _objects[known], _object_names[id(value)] = value, known
+        return known
+
+
+def object_named(name: str) -> object:
+    with _lock:
+        known = _objects.get(name)
+        if known is None:
+            known = object()
+            if len(_objects) < MAX_OBJECTS:
+                _objects[name], _object_names[id(known)] = known, name
+        return known
+
+
 # --- things that plain pickles do not take ------------------------------------------------------------------
 
 

@@ -394,9 +394,10 @@ def _method(pickler: Any, value: Any) -> Any:
 
 def _empty(value: Any) -> Any:
     place = place_of_empty(value)
-    if place is None or inner._is_registered_pickle_by_value(sys.modules[place.module]):
-        return NotImplemented
-    return makers.empty, (*place, type(value))
+    if place is not None and not inner._is_registered_pickle_by_value(sys.modules[place.module]):
+        return makers.empty, (*place, type(value))
+    name = makers.name_of_object(value) if type(value) is object else None
+    return NotImplemented if name is None else (makers.object_named, (name,))
 
 
 def pickled_as_imported(place: Place, value: Any = None, made: Pickled | None = None) -> Pickled:

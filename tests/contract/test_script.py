@@ -1740,6 +1740,18 @@ def test_an_object_without_contents_is_the_one_that_its_module_has(run_script, t
 
         closed = enclosing(ABSENT)
 
+        class Table(dict):
+            __unset = object()
+            unset = __unset
+
+            def take(self, name, default=__unset):
+                return default is self.__unset, default is self.unset
+
+        def pair(both):
+            return (lambda: both), (lambda: both)
+
+        first, second = pair(object())
+
         def look():
             assert without() == (True, True, True, True)
             assert is_absent(ABSENT) and NONE is beside.NOTHING
@@ -1747,6 +1759,8 @@ def test_an_object_without_contents_is_the_one_that_its_module_has(run_script, t
             assert [field.default is M for field in dataclasses.fields(Options)] == [True, True, False]
             assert is_absent(Options(1).depth)
             assert closed()
+            assert Table().take("a") == (True, True) and Table().take("a", None) == (False, False)
+            assert first() is second() and first() is not OWN
 
             @dataclasses.dataclass
             class More(Options):
