@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
-from jobrunner.errors import SerializationError
 from jobrunner.fixed.atoms import is_atom
 from jobrunner.loading import Held
 from jobrunner.noting import place_of
@@ -54,6 +53,8 @@ class HeldObjects:
     def is_current(self) -> bool:
         """Whether what is called is as it was pickled."""
         if self._is_current is None:
+            from jobrunner.errors import SerializationError  # here: a slot never needs it, and starts sooner
+
             try:
                 self._is_current = dump_function(self._held.value).key == self._held.key
             except SerializationError:
