@@ -28,6 +28,10 @@ class Held(NamedTuple):
     """All that its pickle may refer to a second time, in that order. They are what `FreshCall.unpickled` gives."""
     has_parts: bool
     """Large buffers of it travel apart."""
+    value: Any
+    """The object itself."""
+    key: bytes
+    """Of the definition that was made of it."""
 
 
 class FreshCall:

@@ -62,6 +62,17 @@ def private_folder(path: Path) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def check_own(folder: Path) -> None:
+    """Raises ConfigError where everybody may put files into a folder, or somebody else may put back what was there."""
+    state, user = folder.stat(), os.geteuid()
+    strange = user != 0 and state.st_uid not in (user, 0)  # in containers, root is given folders of a user's
+    if strange or state.st_mode & stat.S_IWOTH:
+        raise ConfigError(
+            f"everybody may write to the folder {folder}, or it is somebody else's (user {state.st_uid}): keys need a"
+            " folder of their user's own"
+        )
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time; for a change of what is in `folder`. Raises ConfigError."""
@@ -69,7 +80,8 @@ def locked(folder: Path) -> Iterator[None]:
         raise ConfigError(f"{folder} is not a folder, as the one of keys has to be")
     try:
         private_folder(folder)
-        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        check_own(folder)
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as exc:
         raise ConfigError(f"cannot write to {folder}: {exc.strerror}") from exc
     try:

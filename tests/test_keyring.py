@@ -42,6 +42,22 @@ def test_nobody_gets_a_secret_by_being_there_before(tmp_path):
     assert not elsewhere.exists()
 
 
+def test_a_folder_that_everybody_may_write_to_is_not_used(tmp_path):
+    """Its owner could put back a file of before, with keys that were revoked since."""
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    with pytest.raises(ConfigError, match="everybody may write to the folder"):
+        open_keyring(folder)
+    assert not list(folder.iterdir())
+    folder.chmod(0o755)
+    elsewhere = tmp_path / "elsewhere"
+    (folder / "lock").symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="cannot write to"):
+        open_keyring(folder)
+    assert not elsewhere.exists()
+
+
 def test_the_keys_are_made_once(ring):
     assert open_keyring(ring.folder).server == ring.server
 

@@ -561,10 +561,12 @@ class Slot:
 
     def after_fork(self) -> None:
         """In the new process: release everything that belongs to the slot."""
-        self.forked = True
+        self.forked = self.outbox.forked = True
         blocking.install(None)
         blocking.watch_callers(None)
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        self.stdout.sink.forget()
+        self.stderr.sink.forget()
         if getsignal(signal.SIGINT) is self.sigint_handler:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self.data.close()

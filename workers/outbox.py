@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from jobrunner import forks
 from jobrunner.workers.channel import BlockingChannel
 from jobrunner.workers.crash_board import CrashBoard
 from jobrunner.workers.framing import Outgoing, header, pack
@@ -21,7 +22,7 @@ class Outbox:
         self._board = board
         self._channel = channel
         self._wake = wake
-        self.lock = threading.RLock()
+        self.lock = forks.lock()
         """One for all that leads here. A destructor that prints may be called anywhere in any thread, also
         while it sends: with a lock of their own, the text streams would be locked in both orders."""
         self._waiting: deque[bytes] = deque()
@@ -29,6 +30,8 @@ class Outbox:
         self._postponed = False
         self.busy = False
         """Whether some thread is inside; an exception out of a signal handler would tear a message then."""
+        self.forked = False
+        """This process was forked by a task: nothing may be put here any more, for the board is the slot's."""
         self.armed = False
         """Whether the control thread knows that something waits here."""
 

@@ -109,7 +109,16 @@ class Sink(io.BufferedIOBase):
                 data, self._partial = self._partial, b""
                 self._emit(data.decode(self._encoding, "replace"))
 
+    def forget(self) -> None:
+        """In a process that a task has forked: what waits for the end of its line is the slot's to tell."""
+        self._partial = b""
+
     def _emit(self, text: str) -> None:
+        if self._outbox.forked:
+            left = memoryview(text.encode(self._encoding))
+            while left:
+                left = left[os.write(self._stream, left) :]
+            return
         number = self._current()
         for start in range(0, len(text), MAX_PART_BYTES):
             self._outbox.put([PRINTED, number, self._stream, text[start : start + MAX_PART_BYTES]])

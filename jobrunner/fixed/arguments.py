@@ -40,6 +40,8 @@ class FixedElements:
     """Globals of the script that code in the pickles needs."""
     together: set[int] = field(default_factory=set)
     """Of the rows in `own`, those that share objects with what is called, see `held`."""
+    with_called: set[int] = field(default_factory=set)
+    """Of the rows in `own`, those that bring along what is called: it has changed since `map` was called."""
     kinds: list[type | None] = field(default_factory=list)
     """By column, the type of all its values, where there is but one; empty where nobody has looked."""
 
@@ -55,6 +57,7 @@ class FixedElements:
             self.classes,
             self.names,
             {row - start for row in self.together if start <= row < stop},
+            {row - start for row in self.with_called if start <= row < stop},
             self.kinds,
         )
 
@@ -79,7 +82,15 @@ def dump_elements(
     if names is not None:
         names.update(elements.names)
     return serialization.dump_plain(
-        (elements.columns, elements.own, spans, parts, elements.classes, elements.together),
+        (
+            elements.columns,
+            elements.own,
+            spans,
+            parts,
+            elements.classes,
+            elements.together,
+            elements.with_called,
+        ),
         snapshot,
         store,
         names,
@@ -124,9 +135,10 @@ class LoadedElements:
         parts: list[Buffer],
         classes: list[bytes],
         together: set[int],
+        with_called: set[int],
     ) -> None:
-        self.together = together
-        """Rows that are to be called by `call`."""
+        self._together = together
+        self._with_called = with_called
         self._columns = columns
         self._own = own
         self._buffers = LoadedBuffers(spans, parts)
@@ -137,38 +149,54 @@ class LoadedElements:
 
     def streams(self, start: int, stop: int) -> list[bytes] | None:
         """The pickles of [start, stop), if these are all there is to the arguments."""
-        if len(self._columns) > 1 or len(self._own) < len(self._columns[0]) or self._buffers or self.together:
+        if len(self._columns) > 1 or len(self._own) < len(self._columns[0]) or self._buffers:
+            return None
+        if self.share_with_called:
             return None
         return self._columns[0][start:stop]
 
+    @property
+    def share_with_called(self) -> bool:
+        """Whether some share objects with what is called: then `call` is to call them."""
+        return bool(self._together or self._with_called)
+
     def call(self, fn: Callable[..., Any], row: int) -> Any:
         """What `fn` returns for that element. Raises SerializationError, or what the program's code raises."""
-        if row in self.together:
+        if row in self._together:
             assert isinstance(fn, FreshCall)
             fn, objects = fn.unpickled()
-            return fn(*self.arguments(row, objects))
+            return fn(*self._placed(row, self._loaded(row, objects)))
+        if row in self._with_called:
+            fn, value = self._loaded(row)
+            return fn(*self._placed(row, value))
         return fn(*self.arguments(row))
 
-    def arguments(self, row: int, objects: dict[int, Any] | None = None) -> list[Any]:
-        """Those of one element; to be asked for once. `objects` are those of what is called.
+    def arguments(self, row: int) -> list[Any]:
+        """Those of one element, which shares nothing with what is called; to be asked for once.
 
         Raises SerializationError, or what the program's code raises.
         """
+        return self._placed(row, self._loaded(row) if row in self._own else None)
+
+    def _loaded(self, row: int, objects: dict[int, Any] | None = None) -> Any:
+        """What the pickle of that element holds. `objects` are those of what is called."""
+        stream, buffers = self._columns[self._own[row][0]][row], self._buffers.of(row)
+        try:
+            if objects is None:
+                return load_own(stream, buffers, self.classes)
+            return load_with(stream, buffers, objects)
+        except Exception as exc:
+            raise load_error("the arguments", exc) from exc
+
+    def _placed(self, row: int, value: Any) -> list[Any]:
+        """The arguments of an element, of which `value` was pickled by itself."""
         args = [column[row] for column in self._columns]
-        own = self._own.get(row)
-        if own is not None:
-            try:
-                if objects is None:
-                    value = load_own(args[own[0]], self._buffers.of(row), self.classes)
-                else:
-                    value = load_with(args[own[0]], self._buffers.of(row), objects)
-            except Exception as exc:
-                raise load_error("the arguments", exc) from exc
-            if len(own) == 1:
-                args[own[0]] = value
-            else:
-                for index, one in zip(own, value, strict=True):
-                    args[index] = one
+        own = self._own.get(row, ())
+        if len(own) == 1:
+            args[own[0]] = value
+        else:
+            for index, one in zip(own, value or (), strict=True):
+                args[index] = one
         return args
 
     def rows(self, start: int, stop: int) -> Iterator[list[Any]]:
@@ -260,7 +288,7 @@ def calls(
         classes = elements.classes
         load = load_alone if classes is None else lambda stream: load_own(stream, (), classes)
         return streams, partial(_call_with, fn, load)
-    if elements.together:
+    if elements.share_with_called:
         return list(range(start, stop)), partial(elements.call, fn)
     arguments = elements.arguments
     return list(range(start, stop)), lambda row: fn(*arguments(row))

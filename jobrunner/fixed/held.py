@@ -3,6 +3,9 @@
 A method of a graph, say, that is called for each of its nodes: in each call the node has to be one of the graph's. The
 object that is called travels once, and is unpickled anew for each call; elements that have some of its objects refer to
 these by their places in its pickle.
+
+That pickle is of the moment at which `map` was called. Where the program has changed the object since, an element that
+has some of its objects brings the object along as it is now: else it would find itself there as it was.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from jobrunner.fixed.atoms import is_atom
 from jobrunner.loading import Held, apart_from
 from jobrunner.noting import place_of
 from jobrunner.payloads import OUT_OF_BAND, Buffer
-from jobrunner.serialization import CONNECTION, PROTOCOL, SCRIPT
+from jobrunner.serialization import CONNECTION, PROTOCOL, SCRIPT, dump_function
 
 
 class HeldObjects:
@@ -31,10 +34,36 @@ class HeldObjects:
         """By id; None until the first argument comes that may be one of them."""
         self._apart: set[int] = set()
         """The ids of those of which it was found out that calls can tell them from copies."""
+        self._is_current: bool | None = None
+        """Whether what is called is as it was pickled; None while nobody has asked."""
 
     def has(self, value: Any) -> bool:
         """Whether this very object is one of them."""
         return self._matters(id(value)) if id(value) in self._by_id() else False
+
+    @property
+    def value(self) -> Any:
+        """What is called."""
+        return self._held.value
+
+    def may_have_changed(self) -> None:
+        """Code of the program has run since the last element was taken."""
+        self._is_current = None
+
+    def is_current(self) -> bool:
+        """Whether what is called is as it was pickled."""
+        if self._is_current is None:
+            from jobrunner.errors import SerializationError  # here: a slot never needs it, and starts sooner
+
+            try:
+                self._is_current = dump_function(self._held.value).key == self._held.key
+            except SerializationError:
+                self._is_current = False
+        return self._is_current
+
+    def has_one_of(self, ids: set[int]) -> bool:
+        """Whether one of the objects with these ids is one of them."""
+        return any(map(self._matters, self._by_id().keys() & ids))
 
     def dump(self, value: Any, buffers: list[memoryview]) -> bytes | None:
         """The pickle of a value, for `load_with`; None where it shares nothing, or plain pickle refuses it. `buffers`

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from jobrunner import serialization
-from jobrunner.elements import Columns, Input
+from jobrunner.elements import Input
 from jobrunner.fixed.arguments import FixedElements
 from jobrunner.fixed.atoms import ATOMS, copied, is_array, is_atom, travel_together
 from jobrunner.fixed.held import HeldObjects
@@ -35,6 +35,8 @@ class FixingInput:
             self._last = b"", ()
         fixed = FixedElements([], classes=self._pickles.classes, names=self._pickles.names)
         failures: dict[int, Exception] = {}
+        if self._held is not None:
+            self._held.may_have_changed()
         if self._elements.still:
             # Nothing of the program runs while these are taken, so all are pickled at the moment of the last.
             fixed.columns.extend(self._elements.take(limit))
@@ -68,13 +70,10 @@ class FixingInput:
                 mutable.append(index)
         if mutable:
             ids = set(chain.from_iterable(map(id, columns[index]) for index in mutable))
-            if loose or len(ids) < len(mutable) * len(columns[0]) or self._holds_one_of(columns, mutable):
+            held = self._held is not None and self._held.has_one_of(ids)
+            if loose or held or len(ids) < len(mutable) * len(columns[0]):
                 loose += mutable  # arguments of one element may share objects, those of two must not
         return tuple(sorted(loose)) if loose else ()
-
-    def _holds_one_of(self, columns: Columns, places: list[int]) -> bool:
-        held = self._held
-        return held is not None and any(held.has(value) for index in places for value in columns[index])
 
     def _copied(self, value: Any) -> Any:
         """As `copied`, of what is not one of the objects that the called one holds."""
@@ -166,10 +165,13 @@ class FixingInput:
         buffers: list[memoryview] = []
         try:
             stream = None if held is None else held.dump(value, buffers)
-            if stream is not None:
+            if held is None or stream is None:
+                stream, buffers = pickles.dump(value), pickles.buffers
+            elif self._is_current(held):
                 fixed.together.add(row)
             else:
-                stream, buffers = pickles.dump(value), pickles.buffers
+                stream, buffers = pickles.dump((held.value, value)), pickles.buffers
+                fixed.with_called.add(row)
         except Exception as exc:
             named = [(f"argument {index}", value) for index, value in zip(loose, args, strict=True)]
             failures[row] = serialization.not_pickled(named, "the arguments", exc)
@@ -184,6 +186,11 @@ class FixingInput:
         columns[loose[0]][row] = stream
         for index in loose[1:]:
             columns[index][row] = None
+
+    def _is_current(self, held: HeldObjects) -> bool:
+        if not self._elements.still:
+            held.may_have_changed()
+        return held.is_current()
 
     def _shared(self, raw: Sequence[memoryview], copy: bool) -> tuple[Buffer, ...]:
         """These buffers; where they equal those of the element before, these."""

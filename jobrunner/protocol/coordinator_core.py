@@ -91,6 +91,9 @@ end, and their results add to it."""
 UNTAKEN_REPLIES = 16 * 1024 * 1024
 """As UNTAKEN_BYTES, of an observer, who gets nothing but replies and a number of slots."""
 
+MAX_UNTAKEN_SLOTS = 100
+"""As MAX_UNREAD, sizes of the cluster, which nobody asks for: beyond that it gets the last one when it has these."""
+
 OUTPUT_WINDOW = 4 * 1024 * 1024
 """Bytes unacknowledged by a client beyond which what its tasks print is dropped rather than kept."""
 
@@ -138,11 +141,12 @@ class CoordinatorCore:
         self.scheduler.reattach_deadline = now + REATTACH_SECONDS
         self._sessions = 0
         self._writes = 0
-        self._unwritten: deque[tuple[int, JournalEntry, list[Link]]] = deque()
-        """Entries on their way into the journal, with the links that wait for them to acknowledge something."""
+        self._unwritten: deque[tuple[int, JournalEntry, list[Link], list[tuple[TaskRecord, int]]]] = deque()
+        """Entries on their way into the journal, with the links that wait for them to acknowledge something, and the
+        calls that wait for them to begin."""
         self._waiting_links: list[Link] = []
         """Those that wait for the entry of this turn."""
-        self._journal_fails = False
+        self.journal_fails = False
         """The last entry could not be written."""
         self.draining = False
         self._drain_until: float | None = None
@@ -296,7 +300,7 @@ class CoordinatorCore:
         self._heard(peer)
         messages, acked = peer.link.receive(envelope, now)
         if acked and type(peer) is ClientSession:
-            self._on_acked(peer, acked)
+            self._on_acked(peer, acked, now)
         for message in messages:
             if not peer.who.submits and type(message) not in OBSERVING:
                 self._refuse(source, envelope.session, OBSERVER_SUBMITS.format(name=peer.who.name), now)
@@ -452,6 +456,7 @@ class CoordinatorCore:
             client.lost_at = None
             client.resubmission_complete = False
             client.unacked_replies = 0
+            client.untaken_slots = 0
             client.outcomes.clear()
             client.resent.clear()
             client.result_requests.clear()
@@ -681,7 +686,7 @@ class CoordinatorCore:
 
         No jobrunner does: acknowledgements come from its I/O thread. Its answers would fill this host's memory.
         """
-        left = max(len(client.done), len(client.outcomes))
+        left = max(len(client.done), len(client.outcomes), len(client.awaiting_resubmission))
         if (
             left <= self.settings.untaken_outcomes
             and client.unacked_replies <= MAX_UNREAD
@@ -699,12 +704,16 @@ class CoordinatorCore:
             self.scheduler.forget_untaken_outcomes(peer)
         peer.link = Link("", now, peer.link.peer_timeout)
 
-    def _on_acked(self, client: ClientSession, acked: list[m.Message]) -> None:
+    def _on_acked(self, client: ClientSession, acked: list[m.Message], now: float) -> None:
         for message in acked:
             if type(message) is m.Outcomes:
                 self.scheduler.acknowledged(client, message.outcomes)
             elif type(message) is m.Reply:
                 client.unacked_replies -= 1
+            elif type(message) is m.Capacity:
+                client.untaken_slots -= 1
+                if not client.untaken_slots and message.slots != self._announced_slots:
+                    self._tell_slots(client, now)
         if client.link.unacked_bytes < OUTCOME_WINDOW:
             self.scheduler.queue.resume(client.id)
 
@@ -795,6 +804,7 @@ class CoordinatorCore:
             self.scheduler.deadlocks.look(now)
             self.scheduler.place(now)
             self.scheduler.division.ask(now)
+        self.scheduler.send_withheld()
         self._write_journal()
         self._flush(now)
         self._announce_capacity(now)
@@ -839,23 +849,26 @@ class CoordinatorCore:
                 written.update((each.definition.key, each.definition) for each in (*function.parts, function))
         entry.functions += written.values()
         self._writes += 1
-        self._unwritten.append((self._writes, entry, self._waiting_links))
-        self._waiting_links = []
+        self._unwritten.append((self._writes, entry, self._waiting_links, self.scheduler.begins))
+        self._waiting_links, self.scheduler.begins = [], []
         self._effects.append(WriteJournal(self._writes, entry))
 
     def _journal_answered(self, event: JournalWritten | JournalFailed, now: float) -> None:
-        number, entry, links = self._unwritten.popleft()
+        number, entry, links, begins = self._unwritten.popleft()
         assert number == event.number
         for link in links:
             link.release(number, now)
-        failed_before, self._journal_fails = self._journal_fails, isinstance(event, JournalFailed)
+        failed_before, self.journal_fails = self.journal_fails, isinstance(event, JournalFailed)
         if isinstance(event, JournalFailed):
             if not failed_before:  # and not each time: a log that grows on a full disk helps nobody
                 self._log("error", event.error)
+            held_back = self.scheduler.begin_later(begins, now)
             self.scheduler.refuse([spec.id for spec in entry.accepted], event.error, now)
+            self.scheduler.note_later(held_back)
         else:
             if failed_before:
                 self._log("info", "the journal can be written again")
+            self.scheduler.begin(begins)
             self.scheduler.written([spec.id for spec in entry.accepted if spec.options.detach])
 
     def _flush(self, now: float) -> None:
@@ -978,8 +991,12 @@ class CoordinatorCore:
         if slots != self._announced_slots:
             self._announced_slots = slots
             for client in self.scheduler.clients.values():
-                if client.source:
-                    self._send(client, m.Capacity(slots), now)
+                if client.source and client.untaken_slots < MAX_UNTAKEN_SLOTS:
+                    self._tell_slots(client, now)
+
+    def _tell_slots(self, client: ClientSession, now: float) -> None:
+        client.untaken_slots += 1
+        self._send(client, m.Capacity(self._announced_slots), now)
 
     def _send_ids(
         self, peer: Peer, kind: Callable[[list[TaskId]], m.Message], ids: list[TaskId], now: float

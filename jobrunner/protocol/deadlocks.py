@@ -11,13 +11,17 @@ is refused that no worker has enough for, until those that wait for it can go on
 if it were idle waits, as always, for a worker that may join.
 
 What no worker says makes a deadlock go on, and never a call fail: of a wait with a time limit, or in another package's
-way, nothing is known. After a change (a worker is lost, say) nobody is refused for `PATIENCE`.
+way, nothing is known. Nor does one fail where so much is waited for and needed that going through all of it would keep
+the coordinator from everything else (`MAX_STEPS`). After a change (a worker is lost, say) nobody is refused for
+`PATIENCE`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Container, Iterable
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
 
 from jobrunner.ids import TaskId, short_id
 from jobrunner.protocol.messages import REFUSED, Outcome, Wait
@@ -28,11 +32,20 @@ if TYPE_CHECKING:
     from jobrunner.protocol.peers import WorkerSession
     from jobrunner.protocol.scheduler import Scheduler
 
+Found = TypeVar("Found")
+
 LOOK_EVERY = 0.5
 """Seconds between two looks, at the least."""
 
 PATIENCE = 2.0
 """Seconds for which a call must be found in a deadlock without a break before it is refused."""
+
+MAX_STEPS = 100_000
+"""Calls, and results that they need, that are gone through in one look, some tenth of a second: where those that
+wait have more before them, nobody is refused."""
+
+MAX_STEPS_TOLD = 1000
+"""As MAX_STEPS, to tell of one call who waits for it through others."""
 
 MAX_HOLDERS_NAMED = 5
 
@@ -97,12 +110,14 @@ class Deadlocks:
             self._since.clear()
             return
         found = self._search()
+        steps = found.steps
         self._since = {task: self._since.get(task, now) for task in found.calls}
-        while overdue := self._overdue(found, now):
+        while steps <= MAX_STEPS and (overdue := self._overdue(found, now)):
             for record in overdue:
                 if record.id in self._scheduler.tasks:  # it may have needed the result of the one before
                     self._scheduler.finish(record, found.refusal(record), FAILED, now)
             found = self._search()
+            steps += found.steps
             self._since = {task: since for task, since in self._since.items() if task in found.calls}
 
     def check_invariants(self) -> None:
@@ -135,6 +150,15 @@ class Deadlocks:
         return []
 
 
+def may_go_on(waiting: TaskRecord, endless: Container[TaskId]) -> bool:
+    """Whether its wait may end, if these calls never do. What is not known here has ended, or is somebody else's
+    affair."""
+    wait = waiting.wait
+    assert wait is not None
+    may_end = (call not in endless for call in wait.calls)
+    return all(may_end) if wait.every else any(may_end)
+
+
 class Search:
     """For waiting tasks that can never go on; nothing changes while it lasts."""
 
@@ -154,33 +178,79 @@ class Search:
             self._hold(record, +1)
         self._startable: dict[Requirements, bool] = {}
         """Whether calls with such requirements may start some time, beside what `stuck` hold."""
+        self.steps = 0
+        self._needed: dict[TaskId, TaskRecord] = {}
+        """The unfinished calls that somebody waits for, and those whose results they need, directly or not."""
+        self._users: dict[TaskId, list[TaskId]] = {}
+        """By one of these, those that need its result."""
+        self._waiters: dict[TaskId, list[TaskId]] = {}
+        """By one of these, the stuck tasks that wait for it."""
+        self._victims: dict[TaskId, TaskRecord] = {}
+        """By one of these, what keeps it from ending for want of resources: itself, or one that it depends_on."""
 
     def is_needed(self, queued: Iterable[Requirements]) -> bool:
         """Whether there is a call that might not start, if nobody who waits went on; mostly there is none."""
         return not all(map(self._may_start, queued))
 
     def run(self) -> None:
-        self.stuck = {record.id: record for record in self._waiting}
+        self._go_through()
+        stuck = {record.id: record for record in self._waiting}
         goes_on = True
-        while goes_on and self.stuck:
-            goes_on = False
-            for record in list(self.stuck.values()):
-                assert record.wait is not None
-                if self._may_go_on(record.wait):
-                    self._let_go(record)
-                    goes_on = True
-        for record in self.stuck.values():
+        while goes_on and stuck and self.steps <= MAX_STEPS:
+            self.stuck = stuck
+            endless = self._reached_from({task: None for task in self._needed if not self._may_end(task)})
+            freed = [record for record in stuck.values() if may_go_on(record, endless)]
+            stuck = dict(stuck)
+            for record in freed:
+                del stuck[record.id]
+                self._let_go(record)
+            goes_on = bool(freed)
+        if self.steps > MAX_STEPS:
+            stuck = {}
+        self.stuck = stuck
+        self._victims = self._reached_from({t: r for t, r in self._needed.items() if self._cannot_start(r)})
+        for record in stuck.values():
             assert record.wait is not None
+            for call in record.wait.calls:
+                self._waiters.setdefault(call, []).append(record.id)
             self.calls.update((victim.id, victim) for victim in self.victims(record.wait))
 
-    def victims(self, wait: Wait) -> Iterator[TaskRecord]:
-        """Of each call that a stuck task waits for, what keeps it from ending for want of resources, if that does:
-        itself, or the first such one of those whose results it needs."""
-        for call in wait.calls:
-            for record in self._with_dependencies(call):
-                if record.state not in ACTIVE and not self._may_start(record.requirements):
-                    yield record
-                    break
+    def _go_through(self) -> None:
+        """Find all calls that matter, as far as MAX_STEPS permit."""
+        todo: list[TaskId] = []
+        for record in self._waiting:
+            assert record.wait is not None
+            todo += record.wait.calls
+        self.steps += len(todo)
+        while todo and self.steps <= MAX_STEPS:
+            task = todo.pop()
+            call = self._tasks.get(task)
+            if call is None or task in self._needed:
+                continue
+            self._needed[task] = call
+            if call.unresolved_count:
+                self.steps += len(call.depends_on)
+                for need in call.depends_on:
+                    if need in self._tasks:
+                        self._users.setdefault(need, []).append(task)
+                        todo.append(need)
+
+    def _reached_from(self, found: dict[TaskId, Found]) -> dict[TaskId, Found]:
+        """These, and all that need the results of one of them, each with what is referenced of the nearest."""
+        todo = deque(found)
+        while todo:
+            task = todo.popleft()
+            users = self._users.get(task, ())
+            self.steps += 1 + len(users)
+            for user in users:
+                if user not in found:
+                    found[user] = found[task]
+                    todo.append(user)
+        return found
+
+    def victims(self, wait: Wait) -> list[TaskRecord]:
+        """Of each call that a stuck task waits for, what keeps it from ending for want of resources, if that does."""
+        return [self._victims[call] for call in wait.calls if call in self._victims]
 
     def refusal(self, record: TaskRecord) -> Outcome:
         """How that call ends."""
@@ -217,42 +287,23 @@ class Search:
         return f"{who} holds {held} on worker {other.worker.name}, and {why}"
 
     def _on_the_way_to(self, call: TaskId) -> set[TaskId]:
-        """The stuck tasks that wait for that call, or for what waits for it or needs its result."""
+        """What waits for that call, or for what waits for it or needs its result; not all, where that is very much."""
         found: set[TaskId] = {call}
-        grows = True
-        while grows:
-            grows = False
-            for record in self.stuck.values():
-                assert record.wait is not None
-                if record.id not in found and any(
-                    each.id in found for one in record.wait.calls for each in self._with_dependencies(one)
-                ):
-                    found.add(record.id)
-                    grows = True
+        todo = deque([call])
+        while todo and len(found) <= MAX_STEPS_TOLD:
+            task = todo.popleft()
+            for user in chain(self._waiters.get(task, ()), self._users.get(task, ())):
+                if user not in found:
+                    found.add(user)
+                    todo.append(user)
         return found
 
-    def _may_go_on(self, wait: Wait) -> bool:
-        may_end = map(self._may_end, wait.calls)
-        return all(may_end) if wait.every else any(may_end)
+    def _may_end(self, task: TaskId) -> bool:
+        """As far as it depends on itself."""
+        return task not in self.stuck and not self._cannot_start(self._needed[task])
 
-    def _may_end(self, call: TaskId) -> bool:
-        """What is not known here has ended, or is somebody else's affair."""
-        return all(
-            record.id not in self.stuck and (record.state in ACTIVE or self._may_start(record.requirements))
-            for record in self._with_dependencies(call)
-        )
-
-    def _with_dependencies(self, call: TaskId) -> Iterator[TaskRecord]:
-        """That call, and the unfinished ones whose results it needs, directly or not."""
-        todo, seen = [call], set()
-        while todo:
-            task_id = todo.pop()
-            record = self._tasks.get(task_id)
-            if record is not None and task_id not in seen:
-                seen.add(task_id)
-                yield record
-                if record.unresolved_count:
-                    todo += record.depends_on
+    def _cannot_start(self, record: TaskRecord) -> bool:
+        return record.state not in ACTIVE and not self._may_start(record.requirements)
 
     def _may_start(self, requirements: Requirements) -> bool:
         known = self._startable.get(requirements)
@@ -271,7 +322,6 @@ class Search:
 
     def _let_go(self, record: TaskRecord) -> None:
         """It may go on, and so end."""
-        del self.stuck[record.id]
         if record.amounts:
             self._hold(record, -1)
             self._startable.clear()

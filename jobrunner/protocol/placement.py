@@ -74,6 +74,18 @@ class Lane:
                 turns.rotate(-1)
         return None
 
+    def sweep(self) -> None:
+        """Leave out what would be passed over."""
+        for client, queue in list(self.clients.items()):
+            left = dict.fromkeys(
+                r for r in queue if r.state == QUEUED and r.requirements == self.requirements
+            )
+            if left:
+                self.clients[client] = deque(left)
+            else:
+                del self.clients[client]
+        self.turns = deque([client for client in self.turns if client in self.clients])
+
     def take(self) -> TaskRecord:
         """Remove the head; the next client's turn begins."""
         record = self.clients[self.turns[0]].popleft()
@@ -96,6 +108,8 @@ class ReadyQueue:
         """Lanes with tasks of backpressured clients alone, so that nobody looks at them again and again."""
         self.backpressured: set[ClientId] = set()
         """Clients that get nothing new for now, because they do not take their outcomes; see `resume`."""
+        self.pushed = 0
+        """Entries since the last `sweep` or `clear`."""
 
     def push(self, record: TaskRecord, *, front: bool = False) -> None:
         requirements = record.requirements
@@ -113,6 +127,7 @@ class ReadyQueue:
             self._asleep[requirements].discard(rank)
             heapq.heappush(self._order[requirements], rank)
         lane.push(record, front)
+        self.pushed += 1
 
     def resume(self, client: ClientId) -> None:
         """It gets tasks again, or has gone."""
@@ -152,6 +167,29 @@ class ReadyQueue:
         self._provided.clear()
         self._fresh.clear()
         self._asleep.clear()
+        self.pushed = 0
+
+    def sweep(self) -> None:
+        """Drop the entries of records that have left in other ways, wherever they are."""
+        self.pushed = 0
+        for requirements, lanes in list(self._lanes.items()):
+            asleep = self._asleep.get(requirements, set())
+            for rank, lane in list(lanes.items()):
+                lane.sweep()
+                if not lane.turns:
+                    del lanes[rank]
+                    asleep.discard(rank)
+            order = self._order[requirements]  # in place, for it may be that of `_provided`, too
+            order[:] = [rank for rank in order if rank in lanes]
+            heapq.heapify(order)
+            if not lanes:
+                self._drop(requirements)
+
+    def _drop(self, requirements: Requirements) -> None:
+        """There is no task of that kind."""
+        del self._lanes[requirements], self._order[requirements]
+        self._provided.pop(requirements, None)
+        self._fresh.pop(requirements, None)
 
     @property
     def kinds(self) -> int:
@@ -206,7 +244,7 @@ class ReadyQueue:
         return None
 
     def _urgency(self, requirements: Requirements) -> tuple[Rank, int]:
-        """Of equal rank, what needs more resources goes first: fewer workers fit, and so many only at a time."""
+        """Of equal rank, what requirements more resources goes first: fewer workers fit, and so many only at a time."""
         return self._order[requirements][0], -len(requirements)
 
     def _first_lane(self, requirements: Requirements) -> Lane | None:
@@ -222,9 +260,7 @@ class ReadyQueue:
             else:
                 del lanes[rank]
         if not lanes:
-            del self._lanes[requirements], self._order[requirements]
-            self._provided.pop(requirements, None)
-            self._fresh.pop(requirements, None)
+            self._drop(requirements)
         return None
 
 

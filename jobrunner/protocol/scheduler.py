@@ -52,6 +52,13 @@ RECENT = 1000
 """Finished tasks that `jobrunner tasks` still shows."""
 
 
+BEGIN_AGAIN_AFTER = 1.0
+"""Seconds after which it is tried again to write that a call begins which is to run at most once."""
+
+LEFT_OVER = 1000
+"""Calls that have ended while they waited (for a slot, or for a time) stay in line until it is their turn, which may
+never come. They are looked for when so many more have been put in line than there are calls."""
+
 LOOKS_PER_GRACE = 4
 """How often it is asked, within a client's grace, whether it may yet name a task that some worker has."""
 
@@ -79,6 +86,15 @@ def drop_payload(record: TaskRecord) -> None:
     detail = None if outcome.detail is None else brief(outcome.detail)
     if outcome.payload or detail != outcome.detail:
         record.outcome = outcome._replace(payload=b"", detail=detail)
+
+
+def drop_wishes(record: TaskRecord) -> None:
+    """It has ended, and nobody's account has what it asked for: that may be megabytes, of each of very many."""
+    options = record.options
+    if options.retry_on or options.resources:
+        record.options = m.TaskOptions(options.name, options.priority, options.retries)
+        record.amounts = ()
+    record.depends_on = record.requirements = ()
 
 
 class OrphanedTask:
@@ -120,6 +136,12 @@ class Scheduler:
         """What is to be kept of this turn."""
         self.unwritten: set[TaskId] = set()
         """Detached tasks that the journal does not have yet."""
+        self.withheld: dict[TaskRecord, None] = {}
+        """Calls that are to run at most once, with a worker that has not heard of them: the journal does not have it
+        yet that they begin. Else a coordinator after this one could have them run again."""
+        self.begins: list[tuple[TaskRecord, int]] = []
+        """Those that begin with `entry`, and their attempts."""
+        self._written_begins: list[tuple[TaskRecord, int]] = []
         self.dependencies = Dependencies(self)
         self.missing_modules = MissingModules(self)
         self.division = Division(self)
@@ -296,7 +318,7 @@ class Scheduler:
                 continue  # what it needs did not succeed
             record.attempt, record.failures, record.crashes, _, record.unbegun = progress
             record.history = list(progress.history) or None
-            record.may_have_run = spec.options.at_most_once and progress.attempt > 0
+            record.may_have_run = spec.options.at_most_once and record.begun > 0
             # Written when that attempt had ended; only of those that run at most once it is when they begin.
             record.ended = 0 if spec.options.at_most_once else progress.attempt
         self.entry = JournalEntry()
@@ -365,6 +387,9 @@ class Scheduler:
         elif record.state == RUNNING and not running:
             record.client.refused.append(task_id)
             self.pending_flush[record.client] = None
+        elif record in self.withheld:
+            self._not_begun(record)
+            self.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
         else:
             assert record.worker is not None
             if record.cancel_asked and (record.state == CANCELLING or not running):
@@ -504,6 +529,44 @@ class Scheduler:
             return
         record.client.accepted.append(record.id)
         self.pending_flush[record.client] = None
+
+    def begin_later(self, begins: list[tuple[TaskRecord, int]], now: float) -> list[TaskRecord]:
+        """It could not be written down that these begin, so they do not yet; those of them that have not ended."""
+        held_back = [record for record, attempt in begins if self._is_withheld(record, attempt)]
+        for record in held_back:
+            self._not_begun(record)
+            self.move(record, WAITING, now)
+            self._delay(record, now + BEGIN_AGAIN_AFTER)
+        return held_back
+
+    def note_later(self, records: list[TaskRecord]) -> None:
+        """Of those of `begin_later` the journal may be about to say that they have begun."""
+        for record in records:
+            if self.tasks.get(record.id) is record:
+                self._note_progress(record)
+
+    def begin(self, begins: list[tuple[TaskRecord, int]]) -> None:
+        """It is written down that these begin. Their workers hear of them at the end of the turn: as ever, nothing is
+        cancelled, or lost, between that and the assignment."""
+        self._written_begins += begins
+
+    def send_withheld(self) -> None:
+        """The end of the turn."""
+        begins, self._written_begins = self._written_begins, []
+        for record, attempt in begins:
+            if self._is_withheld(record, attempt):
+                assert record.worker is not None
+                del self.withheld[record]
+                record.worker.assigned.append(record)
+                self.pending_flush[record.worker] = None
+
+    def _is_withheld(self, record: TaskRecord, attempt: int) -> bool:
+        return record in self.withheld and record.attempt == attempt
+
+    def _not_begun(self, record: TaskRecord) -> None:
+        """A call that was withheld is with its worker no more."""
+        record.not_begun()
+        self._release(record)
 
     def refuse(self, task_ids: list[TaskId], error: str, now: float) -> None:
         """These could not be written down. Those that run already go on."""
@@ -698,6 +761,11 @@ class Scheduler:
         records = list(worker.tasks.values())
         oldest = {record.id for record in records[: worker.slots]}
         for record in reversed(records):  # each goes to the head of the queue
+            if record in self.withheld:
+                self._not_begun(record)
+                self._note_progress(record)
+                self.again(record, now)
+                continue
             self._release(record)
             suspect = record.state != ASSIGNED or record.id in oldest
             if suspect:
@@ -772,6 +840,10 @@ class Scheduler:
     def due(self, now: float) -> None:
         """Queue the tasks that wait for a time which has come."""
         self.missing_modules.due(now)
+        if len(self.delayed) > LEFT_OVER + 2 * len(self.tasks):
+            last = {entry[2]: entry for entry in sorted(self.delayed) if entry[2].state == WAITING}
+            self.delayed = list(last.values())
+            heapq.heapify(self.delayed)
         while self.delayed and self.delayed[0][0] <= now:
             record = heapq.heappop(self.delayed)[2]
             record.delayed = False
@@ -792,6 +864,8 @@ class Scheduler:
         if not self.counts[QUEUED]:
             self.queue.clear()
             return
+        if self.queue.pushed > LEFT_OVER + len(self.tasks):
+            self.queue.sweep()
         self.queue.rest(self._is_provided)
         self.reservations.renew(self.queue, self.workers.values(), now)
         idle = [w for w in self.workers_with_room if w.held < w.slots]
@@ -844,11 +918,14 @@ class Scheduler:
     def _assign(self, record: TaskRecord, worker: WorkerSession, now: float) -> None:
         record.attempt += 1
         record.claimed = False
-        if record.options.at_most_once:
-            self._note_progress(record)
         self._bind(record, worker, now)
-        worker.assigned.append(record)
-        self.pending_flush[worker] = None
+        if record.options.at_most_once and self.journaling:
+            self._note_progress(record)
+            self.withheld[record] = None
+            self.begins.append((record, record.attempt))
+        else:
+            worker.assigned.append(record)
+            self.pending_flush[worker] = None
 
     def _bind(self, record: TaskRecord, worker: WorkerSession, now: float) -> None:
         estimate = record.function.estimate
@@ -859,6 +936,7 @@ class Scheduler:
     def _release(self, record: TaskRecord) -> None:
         worker = record.worker
         assert worker is not None
+        self.withheld.pop(record, None)
         self.deadlocks.waits_no_more(record)
         worker.release(record)
         self.division.released(record)
@@ -989,6 +1067,7 @@ class Scheduler:
             if self.bundles.get(part) is record:
                 del self.bundles[part]
         client.unfinished -= record.weight
+        record.failed_dependency = None  # with the outcome of what it needed
         self.recent.append(record)
         if self.clients.get(client.id) is client:
             client.add_done(record)
@@ -996,6 +1075,7 @@ class Scheduler:
         else:
             drop_payload(record)
         self._remember(record, outcome, now)
+        drop_wishes(record)
 
     def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         """For those who want to know now, and those who may ask later."""
@@ -1127,6 +1207,8 @@ class Scheduler:
         strays = Counter(h.worker.id for h in self.orphaned.values() if h.outcome is None)
         assert all(worker.strays == strays[worker.id] for worker in self.workers.values())
         assert self.worker_names == {worker.name for worker in self.workers.values()}
+        for record in self.withheld:
+            assert record.state in ACTIVE, f"{record.id} is held back"
         for worker in self.workers_with_room:
             assert self.workers.get(worker.id) is worker, f"{worker.name} is gone, and may be given tasks"
         for requirements in {record.requirements for record in self.tasks.values() if record.state == QUEUED}:

@@ -16,7 +16,7 @@ from jobrunner.script.functions import class_annotations_of
 
 
 def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict[str, Any]]:
-    """What makes the class with nothing in it, the arguments, and its attributes, functions first."""
+    """What makes the class with nothing in it, the arguments, and its attributes in their order."""
     if issubclass(value, Enum):
         contents, _ = inner._enum_getstate(value)
         members = {name: member.value for name, member in value.__members__.items()}
@@ -27,7 +27,7 @@ def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict
         attributes = {member.name: _own_attributes(member) for member in value}
         if any(attributes.values()):
             contents[makers.MEMBERS] = attributes
-        return makers.new_enum, made, _in_order(contents)
+        return makers.new_enum, made, _in_order(value, contents)
     slots = value.__dict__.get("__slots__")
     contents, _ = inner._class_getstate(value)
     contents.update(_equal_to_inherited(value))
@@ -50,7 +50,7 @@ def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict
     elif type(value).__name__ == "_TypedDictMeta":  # adds `dict` by itself, and refuses to be given it
         bases = tuple(base for base in value.__bases__ if base is not dict)
     arguments = value.__name__, type(value), bases, namespace
-    return makers.new_class, arguments, _in_order(contents)
+    return makers.new_class, arguments, _in_order(value, contents)
 
 
 _SET_AT_ONCE = {"__bases__", "__class__", "__mro__", "__name__"}
@@ -90,7 +90,13 @@ _MEMBER_ATTRIBUTES = frozenset(("_value_", "_name_", "__objclass__", "_sort_orde
 """What Python itself gives to each member of an enumeration."""
 
 
-def _in_order(contents: dict[str, Any]) -> dict[str, Any]:
+def _in_order(value: type, contents: dict[str, Any]) -> dict[str, Any]:
+    """In the order in which the class has them, for which programs may ask."""
+    return {name: contents[name] for name in vars(value) if name in contents} | contents
+
+
+def functions_first(contents: dict[str, Any]) -> dict[str, Any]:
+    """Instances among the other attributes may need them."""
     functions = {name: value for name, value in contents.items() if is_code(value)}
     return functions | contents
 

@@ -19,7 +19,8 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from jobrunner.loading import ScriptUnpickler, loads
+from jobrunner import forks
+from jobrunner.loading import ScriptUnpickler, loads, type_name
 from jobrunner.script import standin
 from jobrunner.script.program import NAMES
 
@@ -96,7 +97,7 @@ def script_class(token: str, entry: str, skeleton: bytes, make: Callable[..., ty
 
 
 def set_script_class(
-    made: type, state: tuple[str, str, list[tuple[str, bytes, bytes]], int, dict[str, type]]
+    made: type, state: tuple[str, str, list[tuple[str, bytes, bytes]], list[str], dict[str, type]]
 ) -> None:
     """Set those attributes that another version was received of, each from a pickle of its own."""
     token, entry, attributes, functions, containers = state
@@ -216,7 +217,7 @@ _tracked: WeakValueDictionary[str, type] = WeakValueDictionary()
 _trackers: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 _arrived: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
 """The version of each class that has come from elsewhere."""
-_lock = threading.RLock()
+_lock = forks.lock()
 
 
 def tracker_of(cls: type) -> str:
@@ -254,6 +255,38 @@ def local_class(
         for name, value in loads(state):
             set_attribute(made, name, value)
         return made
+
+
+# --- objects that are only themselves ---------------------------------------------------------------------------
+
+MAX_OBJECTS = 10_000
+"""Instances of `object` that are known by names, and kept for that: nobody is told when one of them goes. Others are
+copied."""
+
+_objects: dict[str, object] = {}
+_object_names: dict[int, str] = {}
+
+
+def name_of_object(value: object) -> str | None:
+    """The name under which other processes know this instance of `object`; None where there are too many."""
+    with _lock:
+        known = _object_names.get(id(value))
+        if known is None and len(_objects) < MAX_OBJECTS:
+            import secrets
+
+            known = secrets.token_hex(8)
+            _objects[known], _object_names[id(value)] = value, known
+        return known
+
+
+def object_named(name: str) -> object:
+    with _lock:
+        known = _objects.get(name)
+        if known is None:
+            known = object()
+            if len(_objects) < MAX_OBJECTS:
+                _objects[name], _object_names[id(known)] = known, name
+        return known
 
 
 # --- things that plain pickles do not take ------------------------------------------------------------------
@@ -315,6 +348,21 @@ def mapped_file(filename: str, dtype: Any, mode: str, offset: int, shape: tuple[
 def imported(module: str, name: str) -> Any:
     """What a module of this process has under that name. Raises what importing it raises."""
     return getattr(importlib.import_module(module), name)
+
+
+def imported_or(module: str, name: str, kind: str, stream: bytes) -> Any:
+    """The same, if it is of that kind; else what the pickle holds. Raises what importing or unpickling raises."""
+    found = getattr(importlib.import_module(module), name, None)
+    return found if type_name(found) == kind else loads(stream)
+
+
+def empty(module: str, name: str, kind: Any) -> Any:
+    """What a module of this process has under that name, an object without contents; a new one where it has none."""
+    try:
+        found = imported(module, name)
+    except Exception:  # the program may have put it there, or has a module that this process does not find
+        found = None
+    return found if type(found) is kind else kind.__new__(kind)
 
 
 def invoke(_name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:

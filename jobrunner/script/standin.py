@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import importlib.machinery
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+from jobrunner import forks
 from jobrunner.facts import is_of
 from jobrunner.loading import load_global, loads
 from jobrunner.script import threads
@@ -64,8 +64,9 @@ class _Unfilled(NamedTuple):
 
     name: str
     made: type
-    functions: list[tuple[str, bytes, bytes]]
-    others: list[tuple[str, bytes, bytes]]
+    attributes: list[tuple[str, bytes, bytes]]
+    functions: frozenset[str]
+    """The names of those that are functions."""
     containers: dict[str, type]
     """Of those, the lists, dictionaries and sets."""
     renewed: list[bytes]
@@ -107,7 +108,7 @@ class Script:
         self._met_itself = False
         """A global that is being loaded was asked for, and is not there yet."""
         self._last: Outline | None = None
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
 
     # --- before a call --------------------------------------------------------------------------------------
 
@@ -330,10 +331,10 @@ class Script:
         name: str,
         made: type,
         attributes: list[tuple[str, bytes, bytes]],
-        functions: int,
+        functions: list[str],
         containers: dict[str, type],
     ) -> None:
-        """See `makers.set_script_class`; the first `functions` of them are functions.
+        """See `makers.set_script_class`; `functions` are the names of those that are functions.
 
         Attributes may refer to classes that derive from this one, and are made just now: they wait until these are.
         All functions come before all other attributes, for instances need them.
@@ -342,8 +343,8 @@ class Script:
             _Unfilled(
                 name,
                 made,
-                attributes[:functions],
-                attributes[functions:],
+                attributes,
+                frozenset(functions),
                 containers,
                 [held.encode() for held in self._renewed_in(name)],
             )
@@ -354,21 +355,21 @@ class Script:
         for one in unfilled:
             self._begin_filling(one)
         for one in unfilled:
-            self._fill(one, one.functions)
+            self._fill(one, [attribute for attribute in one.attributes if attribute[0] in one.functions])
         for one in unfilled:
-            self._fill(one, one.others)
+            self._fill(one, [attribute for attribute in one.attributes if attribute[0] not in one.functions])
 
     def _begin_filling(self, one: _Unfilled) -> None:
         name, made = one.name, one.made
-        attributes = one.functions + one.others
         versions = self._attributes[name][1]
-        present = {attribute for attribute, _, _ in attributes}
+        present = {attribute for attribute, _, _ in one.attributes}
         for attribute in [attribute for attribute in versions if attribute not in present]:
             del versions[attribute]
             if attribute in made.__dict__:
                 delattr(made, attribute)
-        for attribute, _, _ in one.others:
-            # For a `__new__` that looks whether there is an instance already.
+        for attribute, _, _ in one.attributes:
+            # In the order in which the program's class has them; also for a `__new__` that looks whether there is an
+            # instance already.
             if (
                 not attribute.startswith("__")
                 and attribute not in versions
@@ -420,7 +421,7 @@ class Script:
 
 
 _scripts: OrderedDict[str, Script] = OrderedDict()
-_lock = threading.Lock()
+_lock = forks.lock()
 
 
 def current() -> Script | None:

@@ -220,6 +220,35 @@ def test_arguments_share_with_what_is_called_what_they_share(executor, chunksize
 
 @pytest.mark.apart
 @pytest.mark.copies
+@pytest.mark.parametrize("chunksize", [None, 1, 7])
+@pytest.mark.parametrize("columns", [1, 2])
+def test_what_is_called_and_shares_is_as_its_arguments_when_these_are_taken(executor, chunksize, columns):
+    graph = zoo.Graph(12)
+
+    def labelled():
+        for number, node in enumerate(graph.nodes):
+            node.label = f"{number}"
+            yield node
+
+    more = [range(12)] * (columns - 1)
+    results = list(executor.map(graph.labels, labelled(), *more, chunksize=chunksize))
+    assert [label for label, _ in results] == [f"{number}" for number in range(12)]
+    assert [len(labels) for _, labels in results] == [*range(1, 13)]
+
+
+@pytest.mark.copies
+def test_what_is_called_and_shares_is_as_it_is_when_more_of_the_input_is_taken(executor):
+    graph = zoo.Graph(200)
+    found = []
+    for label, _ in executor.map(graph.labels, graph.nodes, buffersize=2):
+        found.append(label)
+        for node in graph.nodes:
+            node.label = "seen"
+    assert found[:2] == [None, None]
+    assert {*found[4:]} == {"seen"}
+
+
+@pytest.mark.copies
 @pytest.mark.parametrize("chunksize", [1, 7])
 def test_each_call_has_what_is_called_and_its_arguments_anew(executor, chunksize):
     graph = zoo.Graph(12)

@@ -277,6 +277,23 @@ def fork_and_wait() -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def fork_and_print_to_what_is_held(lines: int) -> int:
+    """Both processes print to the streams that the call has found, as handlers of `logging` hold them."""
+    streams = sys.stdout, sys.stderr
+    print("held back, ", end="")
+    child = os.fork()
+    code = 1
+    try:
+        for number in range(lines):
+            for stream in streams:
+                print("parent" if child else "child", number, file=stream)
+        code = 0
+    finally:
+        if child == 0:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def fork_and_return_twice() -> str:
     """Forks, and both processes return from here."""
     child = os.fork()
@@ -472,6 +489,7 @@ def things_alive() -> int:
 class Node:
     def __init__(self, graph):
         self.graph = graph
+        self.label = None
 
 
 class Graph:
@@ -484,6 +502,10 @@ class Graph:
     def place(self, node, *_):
         assert node.graph is self
         return self.nodes.index(node)
+
+    def labels(self, node, *_):
+        """That of the node, and of all that have one."""
+        return self.nodes[self.nodes.index(node)].label, [one.label for one in self.nodes if one.label]
 
     def row(self, row, *_):
         return next(place for place, one in enumerate(self.rows) if one is row)

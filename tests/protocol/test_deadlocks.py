@@ -9,9 +9,11 @@ from protocol.support import DOUBLE, ended, ids, ok, spec
 from jobrunner.backends.failures import error_for
 from jobrunner.errors import DeadlockError
 from jobrunner.ids import TaskId
+from jobrunner.protocol import deadlocks
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.deadlocks import LOOK_EVERY, PATIENCE
 from jobrunner.protocol.reservations import RESERVE_AFTER
+from jobrunner.protocol.task import TaskRecord
 
 GPU = (("gpu", 1.0),)
 
@@ -310,3 +312,60 @@ def test_nothing_is_reserved_where_those_who_wait_hold_too_much(world):
     worker.heard()
     client.say(m.Submit([gpu(2, 1)]))
     assert ids(worker.heard_one(m.Assign).tasks) == ["c-2"]
+
+
+class Counted(dict[TaskId, TaskRecord]):
+    """Tasks, and how often one was looked for."""
+
+    looks = 0
+
+    def get(self, task, default=None):
+        self.looks += 1
+        return super().get(task, default)
+
+    def __contains__(self, task):
+        self.looks += 1
+        return super().__contains__(task)
+
+
+def layers(desk, *widths):
+    """Calls in layers, each of which needs all of the one before; the first wait for a worker. Those of the last."""
+    below: tuple[TaskId, ...] = ()
+    for number, width in enumerate(widths):
+        resources = (("none", 1.0),) if not below else ()
+        layer = [
+            spec(f"{number}x{n}", resources=resources)._replace(depth=1, depends_on=below) for n in range(width)
+        ]
+        for start in range(0, width, 100):
+            desk.submit(*layer[start : start + 100])
+        below = tuple(ids(layer))
+    return below
+
+
+def looks(desk, *waits):
+    """How often tasks were looked for in a look for deadlocks."""
+    scheduler = desk.world.core.scheduler
+    counted = scheduler.tasks = Counted(scheduler.tasks)
+    desk.world.core.check_invariants = lambda: None
+    desk.worker.say(m.Waits([m.Wait(TaskId("c-1-s"), waits, True)]))
+    before = counted.looks
+    desk.world.turn(LOOK_EVERY)
+    return counted.looks - before
+
+
+def test_what_many_need_is_gone_through_once(desk):
+    """Else a call that waits for many that need many others keeps the coordinator from all else, for minutes."""
+    desk.submit(gpu("1-s", name="train"))
+    last = layers(desk, 30, 30, 30)
+    desk.submit(gpu(2, 1))
+    assert looks(desk, *last, "c-2") < 5 * 30 * 30
+    assert desk.refused() == ["c-2"]
+
+
+def test_nobody_is_refused_where_very_much_would_have_to_be_gone_through(desk, monkeypatch):
+    monkeypatch.setattr(deadlocks, "MAX_STEPS", 1000)
+    desk.submit(gpu("1-s", name="train"))
+    last = layers(desk, 100, 100)
+    desk.submit(gpu(2, 1))
+    assert looks(desk, *last, "c-2") < 2 * 1000
+    assert desk.refused() == []

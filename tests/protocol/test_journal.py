@@ -10,6 +10,7 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import JournalFailed, JournalWritten, WriteJournal
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Owed, Progress
+from jobrunner.protocol.scheduler import BEGIN_AGAIN_AFTER
 
 FULL = "the journal j cannot be written (no space left)"
 
@@ -138,3 +139,115 @@ def test_it_is_paid_in_parts_that_are_small_and_never_empty():
         owed.written(part)
         parts.append((len(part.gone), len(part.outcomes), len(part.progress)))
     assert parts == [(3, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 0), (0, 1, 2)]
+
+
+# --- what runs at most once ---------------------------------------------------------------------------------------
+
+
+def once(number, **options):
+    return spec(number, at_most_once=True, **options)
+
+
+def given(worker):
+    return [(task.id, task.attempt) for a in worker.heard_of(m.Assign) for task in a.tasks]
+
+
+def restarted(world, *entries):
+    """A coordinator after this one, on what it has written."""
+    state = JournalState()
+    for entry in entries:
+        state.apply(entry)
+    return CoordinatorCore(CoordinatorSettings("next", "1.0"), world.now, state)
+
+
+def accepted_once(world, *, detach=True):
+    """A client, a call of its that is written, and the entry."""
+    client = world.client()
+    client.say(m.ResubmissionComplete(), m.Submit([once(1, detach=detach)], [DOUBLE]))
+    world.turn()
+    (entry,) = world.answer(full=False)
+    client.heard()
+    return client, entry
+
+
+def test_a_call_that_runs_at_most_once_is_sent_when_it_is_written_that_it_begins(world):
+    _, first = accepted_once(world)
+    worker = world.worker()
+    assert given(worker) == []
+    (begins,) = world.answer(full=False)
+    assert begins.progress == [("c-1", Progress(1))]
+    assert given(worker) == [("c-1", 1)]
+    record = restarted(world, first, begins).scheduler.tasks[TaskId("c-1")]
+    assert record.may_have_run
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_where_that_cannot_be_written_it_waits_and_has_not_run(world, detach):
+    client, first = accepted_once(world, detach=detach)
+    worker = world.worker()
+    for _ in range(3):
+        entries = world.answer(full=True)
+        assert TaskId("c-1") in [task for entry in entries for task, _ in entry.progress]
+        assert given(worker) == []
+        assert "cannot be written" in world.query(client, "task", "c-1")["why"]
+        world.answer(full=True)
+        assert given(worker) == [], "nor is it tried in each turn"
+        world.turn(BEGIN_AGAIN_AFTER)
+        client.acknowledge()
+        worker.acknowledge()
+    entries = world.answer(full=False)
+    assert given(worker) == [("c-1", 4)]
+    assert world.core.scheduler.tasks[TaskId("c-1")].begun == 1
+    assert restarted(world, first, *entries).scheduler.tasks[TaskId("c-1")].may_have_run
+
+
+def test_what_has_not_begun_for_that_reason_is_queued_by_the_next_coordinator(world):
+    _, first = accepted_once(world)
+    world.worker()
+    world.answer(full=True)
+    world.turn()
+    (note,) = world.answer(full=False)
+    assert note.progress == [("c-1", Progress(1, unbegun=1))]
+    assert not restarted(world, first, note).scheduler.tasks[TaskId("c-1")].may_have_run
+
+
+def test_what_was_accepted_and_would_begin_in_one_entry_is_refused(world):
+    client, worker = world.client(), world.worker()
+    client.say(m.ResubmissionComplete(), m.Submit([once(1)], [DOUBLE]))
+    world.turn()
+    world.answer(full=True)
+    assert given(worker) == []
+    ((outcome,),) = [message.outcomes for message in client.heard_of(m.Outcomes)]
+    assert (outcome.id, outcome.status) == ("c-1", m.REFUSED)
+    assert world.answer(full=True) == []
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_it_is_cancelled_before_its_worker_hears_of_it(world, written):
+    client, _ = accepted_once(world)
+    worker = world.worker()
+    if written:
+        world.answer(full=False)  # in the turn that has not ended
+    client.say(m.Cancel([m.CancelRequest(TaskId("c-1"), True)]))
+    assert [o.status for message in client.heard_of(m.Outcomes) for o in message.outcomes] == [m.CANCELLED]
+    world.answer(full=False)
+    assert worker.heard() == []
+
+
+def test_its_worker_is_lost_before_it_has_heard_of_it(world):
+    client, _ = accepted_once(world)
+    first = world.worker("first")
+    first.say(m.Goodbye())
+    second = world.worker("second")
+    world.answer(full=False)
+    assert given(second) == [("c-1", 2)]
+    assert client.heard_of(m.Outcomes) == []
+    assert given(first) == []
+
+
+def test_its_worker_comes_back_before_it_has_heard_of_it(world):
+    accepted_once(world)
+    worker = world.worker()
+    world.reopen(worker)
+    world.answer(full=False)
+    assert given(worker) == [("c-1", 2)]

@@ -207,7 +207,7 @@ def test_a_coordinator_that_does_not_send_parts_again_is_found(monkeypatch):
                 entry.known_by.discard(worker)
 
     monkeypatch.setattr(FunctionTable, "worker_gone", worker_gone)
-    find(first=20)
+    find(first=84)
 
 
 def test_parts_that_are_sent_with_each_function_are_found(monkeypatch):

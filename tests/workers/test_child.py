@@ -349,6 +349,21 @@ def test_what_a_forked_process_prints_arrives(owner, slot):
     assert owner.until(lambda: owner.text(number)) == "printed by a forked process\n"
 
 
+def test_what_a_forked_process_prints_to_the_streams_of_its_task_arrives_once(owner, slot):
+    lines = 500
+    number = owner.run(slot, zoo.fork_and_print_to_what_is_held, lines)
+    assert owner.value(number) == 0
+    expected = [f"{who} {line}\n" for who in ("child", "parent") for line in range(lines) for _ in range(2)]
+
+    def text():  # what comes through a pipe may come after the task's end
+        return "".join(text for one in owner.of(SlotPrinted) for _, _, text in one.printed)
+
+    owner.until(lambda: text().count("\n") >= len(expected))
+    assert owner.call(slot, zoo.echo, 1) == 1  # and what was printed twice would come before its outcome
+    assert text().count("held back, ") == 1
+    assert sorted(text().replace("held back, ", "").splitlines(keepends=True)) == sorted(expected)
+
+
 def test_a_slot_has_a_session_of_its_own(owner, slot):
     pid, group, session = owner.call(slot, lambda: (os.getpid(), os.getpgrp(), os.getsid(0)))
     assert pid == group == session != os.getsid(0)

@@ -19,6 +19,7 @@ class Items:
 
     def __init__(self):
         self.lock = threading.RLock()
+        self.forked = False
         self.texts = []
 
     def put(self, item):

@@ -545,7 +545,7 @@ class Truth:
             yield f"coordinator: sought, kept, values in the journal: {left!r:.200}"
         if results.size > results.limit:
             yield f"coordinator: {results.size} bytes of outcomes, of at most {results.limit}"
-        journal = world.journal.state
+        journal = world.journal.at_last()
         if journal.tasks or journal.outcomes:
             yield f"journal: tasks {list(journal.tasks)[:5]}, outcomes {list(journal.outcomes)[:5]}"
         if len(scheduler.functions):

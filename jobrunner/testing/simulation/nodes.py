@@ -47,7 +47,7 @@ from jobrunner.protocol.effects import (
     WatchRequested,
     WriteJournal,
 )
-from jobrunner.protocol.journal import JournalEntry, JournalState
+from jobrunner.protocol.journal import JournalState, Owed
 from jobrunner.protocol.peers import ClientSession, WorkerSession
 from jobrunner.protocol.principals import ANYONE, CLIENT, WORKER, Principal
 from jobrunner.protocol.task import ACTIVE, TaskRecord
@@ -406,10 +406,18 @@ class SimulatedJournal:
     def __init__(self, world: World) -> None:
         self.world = world
         self.state = JournalState()
+        self._owed = Owed()
         self._written_at = 0.0
 
     def load(self) -> JournalState:
+        self._owed = Owed()
         return self.state.copy()
+
+    def at_last(self) -> JournalState:
+        """What it holds when the next entry is written."""
+        state = self.state.copy()
+        state.apply(self._owed.part(1_000_000, 1_000_000))
+        return state
 
     def write(self, node: CoordinatorNode, effect: WriteJournal) -> None:
         scenario, rng, now = self.world.scenario, self.world.rng, self.world.now
@@ -423,10 +431,14 @@ class SimulatedJournal:
         world, entry = self.world, effect.entry
         fails = world.rng.random() < world.scenario.journal_failures and not world.calm_now
         world.note("journal", "fails" if fails else "keeps", entry)
-        if fails:
-            # As the real one: what is not new is written with the next entry at the latest.
-            entry = JournalEntry([], [], entry.progress, entry.outcomes, entry.gone)
-        self.state.apply(entry)
+        if fails:  # as the real one: what is not new is written before the next entry
+            self._owed.add(entry, self.state)
+        else:
+            while self._owed:
+                part = self._owed.part(1000, 1_000_000)
+                self.state.apply(part)
+                self._owed.written(part)
+            self.state.apply(entry)
         node.post(JournalFailed(effect.number, "no space left") if fails else JournalWritten(effect.number))
 
 
