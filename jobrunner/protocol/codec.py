@@ -193,7 +193,7 @@ def read_functions(value: Any, r: Reader) -> list[m.FunctionDef]:
             () if needed == () else modules(needed),
             () if brought == () else modules(brought),
             () if held == () else parts(held),
-            0 if epoch == 0 else integer(epoch),
+            integer(epoch),
         )
         for k, title, blob, python, needed, brought, held, epoch in map(sequence, sequence(value))
     ]
@@ -254,7 +254,7 @@ def read_assignments(value: Any, r: Reader) -> list[m.Assignment]:
             None if f is None else key(f),
             integer(g),
             () if h == () else tuple(map(payload, sequence(h))),
-            0 if u == 0 else unbegun(u, n),
+            unbegun(u, n),
         )
         for a, n, b, c, d, e, f, g, h, u in map(sequence, sequence(value))
     ]

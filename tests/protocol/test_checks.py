@@ -130,6 +130,20 @@ def test_the_present_attempt_has_begun_or_may_have(message):
     rejected(message(3), "expected a whole number from 0 to 2, got 3")
 
 
+@pytest.mark.parametrize("zero", [0.0, False])
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda n: m.Assign([assignment(1)._replace(unbegun=n)]),
+        lambda n: m.Submit([], [m.FunctionDef(b"key", "f", b"", epoch=n)]),
+    ],
+    ids=["unbegun", "epoch"],
+)
+def test_what_equals_zero_is_not_a_whole_number_yet(message, zero):
+    sent(message(0))
+    rejected(message(zero), "expected a whole number from 0 to")
+
+
 @pytest.mark.parametrize("field", ["seq", "ack"])
 def test_the_numbers_of_a_link_have_an_end(field):
     sent(m.Heartbeat(), **{field: checks.MAX_INTEGER})
