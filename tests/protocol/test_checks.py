@@ -28,7 +28,7 @@ def rejected(message: m.Message, match: str) -> None:
 
 
 def header(kind: type, *fields: Any) -> bytes:
-    packed: bytes = msgpack.packb([VERSION, "s", 1, 0, NUMBERS[kind][0], *fields])
+    packed: bytes = msgpack.packb([VERSION, "s", 1, 0, NUMBERS[kind], *fields])
     return packed
 
 
