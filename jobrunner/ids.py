@@ -92,7 +92,8 @@ def short_id(task: TaskId) -> str:
 
 def open_part(task: TaskId) -> str:
     """As `short_id`; all of an id that has no random digits."""
-    return short_id(task) if task.count("-") > 1 else task
+    head = task.rpartition("-")[0]
+    return head if "-" in head else task
 
 
 def call_id(bundle: TaskId, index: int) -> TaskId:

@@ -16,6 +16,7 @@ from jobrunner.host import own_host
 from jobrunner.ids import random_token
 from jobrunner.program import Program, hash_seed
 from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import Effect, Event, GiveUp, Log, Received, Send, Source, Tick
 from jobrunner.protocol.messages import STDERR
 from jobrunner.protocol.session import COORDINATOR
@@ -103,7 +104,7 @@ class LocalWire:
             return 0.0
         assert self._alarm is not None
         times = (self._alarm.next_deadline(), self._worker.next_deadline())
-        return min((t for t in times if t is not None), default=None)
+        return earliest(times)
 
     def wait(self, timeout: float | None) -> set[int]:
         ready = {fd for fd, _ in self._poll.poll(milliseconds(timeout))}

@@ -20,6 +20,7 @@ from jobrunner.protocol.bundles import Limits, index_of_call, place_of_call
 from jobrunner.protocol.checks import MAX_NEEDS
 from jobrunner.protocol.chunks import kept, stop_of
 from jobrunner.protocol.client_bundles import Bundles
+from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import (
     Accepted,
     AnnounceRunning,
@@ -181,7 +182,7 @@ class ClientCore:
         if self._given_up:
             return None
         times = [self.session.next_deadline(), self._give_up_at()]
-        return min((t for t in times if t is not None), default=None)
+        return earliest(times)
 
     def check_invariants(self) -> None:
         assert self._sent <= self.pending.keys()

@@ -28,6 +28,7 @@ from jobrunner.protocol.batches import (
     of_value,
 )
 from jobrunner.protocol.checks import MAX_BUFFERS
+from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.details import CUT_TEXT, passable
 from jobrunner.protocol.effects import (
     Disconnect,
@@ -240,7 +241,7 @@ class CoordinatorCore:
         if not self.draining:
             times.append(self.scheduler.division.next_deadline())
             times.append(self.scheduler.deadlocks.next_deadline())
-        return min((t for t in times if t is not None), default=None)
+        return earliest(times)
 
     @property
     def rejected(self) -> int:

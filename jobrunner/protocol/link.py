@@ -15,6 +15,7 @@ from collections import deque
 from itertools import islice
 
 from jobrunner.config import HEARTBEATS_PER_TIMEOUT
+from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.messages import Envelope, Heartbeat, Message
 
 LATE = 0.5
@@ -189,10 +190,8 @@ class Link:
 
     def next_deadline(self) -> float | None:
         """When `due` has something to say next."""
-        times = [t for t in (self._retransmit_at, self._ack_due) if t is not None]
-        if self._heartbeat is not None:
-            times.append(self._last_sent + self._heartbeat)
-        return min(times, default=None)
+        quiet_at = None if self._heartbeat is None else self._last_sent + self._heartbeat
+        return earliest((self._retransmit_at, self._ack_due, quiet_at))
 
     def silent(self, now: float) -> bool:
         """The peer has said nothing for too long."""

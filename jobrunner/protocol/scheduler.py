@@ -978,8 +978,10 @@ class Scheduler:
         if record.setup is not None:
             self.functions.release(record.setup)
         del self.tasks[record.id]
-        if isinstance(record.span, int) and self.bundles.get(open_part(record.id)) is record:
-            del self.bundles[open_part(record.id)]
+        if isinstance(record.span, int):
+            part = open_part(record.id)
+            if self.bundles.get(part) is record:
+                del self.bundles[part]
         client.unfinished -= record.weight
         self.recent.append(record)
         if self.clients.get(client.id) is client:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import Effect, HandshakeFailed, Send
 from jobrunner.protocol.link import LATE, Link
 from jobrunner.protocol.messages import (
@@ -66,9 +67,9 @@ class Session:
 
     def runs(self, now: float) -> None:
         """A turn begins, and none of its events has been handled: `next_deadline` says when it should have come."""
-        planned = self.next_deadline()
-        if planned is not None:
-            late = now - max(planned, self.ran_at)
+        if now - self.ran_at > LATE:  # else it cannot be late by as much, whatever was planned
+            planned = self.next_deadline()
+            late = 0.0 if planned is None else now - max(planned, self.ran_at)
             if late > LATE:
                 self.link.stood_still(late, now)
                 self.seeking_since += late
@@ -151,10 +152,8 @@ class Session:
     def next_deadline(self) -> float | None:
         if not self.open:
             return None if self.refusal else self._greet_at
-        times = [self.link.next_deadline()]
-        if self._peer_timeout:
-            times.append(self.link.last_heard + self._peer_timeout)
-        return min((t for t in times if t is not None), default=None)
+        lost_at = self.link.last_heard + self._peer_timeout if self._peer_timeout else None
+        return earliest((self.link.next_deadline(), lost_at))
 
     def _lose(self, reason: str, now: float) -> None:
         if self.open:

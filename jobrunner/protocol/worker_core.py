@@ -19,6 +19,7 @@ from jobrunner.protocol import messages as m
 from jobrunner.protocol.batches import batches, of_outcome, of_wait
 from jobrunner.protocol.checks import MAX_AWAITED
 from jobrunner.protocol.chunks import kept, may_stop, part_id
+from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import (
     FINAL_ERROR,
     IN_SETUP,
@@ -249,7 +250,7 @@ class WorkerCore:
             times += [slot.recall_at(slot.owner in spare), slot.retract_at()]
             if not running.announced:
                 times.append(slot.progress + RUNNING_AFTER)
-        return min((t for t in times if t is not None), default=None)
+        return earliest(times)
 
     def check_invariants(self) -> None:
         seen: set[TaskId] = set()
@@ -495,7 +496,7 @@ class WorkerCore:
         return min(wanted, len(self._slots_at_hand())) if self._starts.short else wanted
 
     def _wanted_slots(self) -> int:
-        return self.settings.slots + sum(slot.blocked for slot in self.slots.values())
+        return self.settings.slots + sum([slot.blocked for slot in self.slots.values()])
 
     def _take_seed(self, seed: int | None) -> None:
         """All slots of a cluster have one; those with another make way as soon as they are idle."""
@@ -770,7 +771,8 @@ class WorkerCore:
     def _tell_whether_short(self, live: int) -> None:
         """Log, once, that there are fewer slots than wanted."""
         if not self._starts.short:
-            self._told_short = self._told_short and live < self._wanted_slots()
+            if self._told_short:
+                self._told_short = live < self._wanted_slots()
         elif not self._told_short:
             self._told_short = True
             text = (

@@ -44,8 +44,8 @@ def quicksort(values):
 
 
 def stop_when_asked(started):
-    zoo.append_line(started, "started")
     try:
+        zoo.append_line(started, "started")
         zoo.wait_for("/never")
     except KeyboardInterrupt:
         zoo.append_line(started, str(current_task().cancel_requested))
@@ -84,7 +84,7 @@ def test_a_task_sees_that_it_is_to_stop(make_executor, tmp_path, eventually):
     executor = make_executor(max_workers=1)
     started = tmp_path / "started"
     future = executor.submit(stop_when_asked, str(started))
-    eventually(started.exists)
+    eventually(lambda: started.exists() and started.read_text())
     assert future.cancel(running=True)
     assert started.read_text().split() == ["started", "True"]
 
