@@ -1,7 +1,10 @@
-"""Starting processes in one thread while others may fork.
+"""Forks while other threads start processes, or hold locks.
 
-A process that is forked at such a moment keeps what was meant for the one that starts: the pipe by which `subprocess`
-learns that it has begun, which then never ends, and the other end of its sockets. So nobody forks meanwhile.
+A process that is forked while another thread starts one keeps what was meant for that one: the pipe by which
+`subprocess` learns that it has begun, which then never ends, and the other end of its sockets. So nobody forks
+meanwhile.
+
+A lock that another thread holds at a fork would be held in the new process for ever, for that thread is not there.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import weakref
 from functools import cache
+from typing import Any
 
 no_forks = threading.RLock()
 """`os.fork`, which multiprocessing uses too, waits for whoever holds it. `subprocess` does not."""
@@ -17,6 +22,28 @@ no_forks = threading.RLock()
 os.register_at_fork(
     before=no_forks.acquire, after_in_parent=no_forks.release, after_in_child=no_forks.release
 )
+
+_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def lock() -> threading.RLock:
+    """A lock that is free in a forked process, unless the very thread holds it that forked.
+
+    Reentrant, since only such a lock knows who holds it. What it guards may be half changed in the new process: that
+    has to be harmless, or to be made anew there.
+    """
+    made = threading.RLock()
+    _locks.add(made)
+    return made
+
+
+def _free_locks() -> None:
+    for one in _locks:
+        if not one._is_owned():
+            one._at_fork_reinit()
+
+
+os.register_at_fork(after_in_child=_free_locks)
 
 
 @cache

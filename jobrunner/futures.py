@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, InvalidStateError
@@ -24,6 +23,7 @@ from itertools import islice
 from operator import methodcaller
 from typing import Any, Protocol, TypeVar
 
+from jobrunner import forks
 from jobrunner.blocking import Awaited, wait_until, waiting
 from jobrunner.errors import JobRunnerError, NotPicklableError, wait_timeout
 from jobrunner.representation import Fact, html_table, present, shown
@@ -67,22 +67,12 @@ LOGGER = logging.getLogger("concurrent.futures")
 
 _RESULT = methodcaller("result")
 
-_unwatched = threading.RLock()
+_unwatched = forks.lock()
 """Held while a condition is made or the state of a Future changes that has none; never while anything is called.
 
 Reentrant, as a condition's lock is: a signal handler, or a finalizer that the garbage collector calls, may come to a
 Future in a thread that has just taken it. Both come before or after the lines in between, never among them.
 """
-
-
-def _after_fork() -> None:
-    """Another thread may have held the lock when this process was forked, and none of them is here."""
-    global _unwatched
-    _unwatched = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class CancelWait:
@@ -142,7 +132,7 @@ class CancelWaits:
     """By Future, the threads that wait for the answer to their `cancel` of it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._waits: dict[Future[Any], CancelWait] = {}
 
     def __bool__(self) -> bool:

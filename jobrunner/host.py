@@ -33,6 +33,12 @@ def current_folder() -> str | None:
         return None
 
 
+def current_environment() -> dict[str, str]:
+    """`dict(os.environ)` raises KeyError where another thread takes from it meanwhile."""
+    present = ((name, os.environ.get(name)) for name in list(os.environ))
+    return {name: value for name, value in present if value is not None}
+
+
 def module_path(also: str | None = None) -> list[str]:
     """Where a child process is to look for modules: where this process does, and in the folder `also`.
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 
 from jobrunner.errors import ConfigError
+from jobrunner.host import current_environment
 from jobrunner.settling import STARTED, as_started
 
 SETTING = "JOBRUNNER_INTERPRETER"
@@ -75,7 +76,7 @@ def _checked(configured: str) -> str:
     try:
         asked = subprocess.run(
             [path, "-c", ASK_VERSION],
-            env=as_started(os.environ),
+            env=as_started(current_environment()),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -66,6 +66,9 @@ FUNCTION_FILES = 256 * 1024 * 1024
 """Bytes of functions in files, beyond twice what was needed when the log was last written anew, at which it is again:
 so what no call needs any more does not fill the disk."""
 
+TAKEN_OVER = ("-wal", "-journal", "-shm")
+"""Files beside a database from which SQLite takes over what is in them, whoever has made them."""
+
 OWED_TASKS = 2000
 OWED_BYTES = 1024 * 1024
 """Of what could not be written before, what is tried at once: little, for it may fail again in each turn of a
@@ -95,9 +98,10 @@ class Journal:
         """Of functions and stories, when the log was last written anew: else it would be again at once."""
         try:
             self._lock()
-            log = Path(f"{self.path}-wal")
-            if os.path.lexists(log):
-                check_private(log.lstat(), log)  # SQLite takes over what is in it
+            for suffix in TAKEN_OVER:
+                beside = Path(f"{self.path}{suffix}")
+                if os.path.lexists(beside):
+                    check_private(beside.lstat(), beside)
             recovery = inspect_files(self.path)
             self._database = connect(self.path)
             try:

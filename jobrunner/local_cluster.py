@@ -23,7 +23,7 @@ from jobrunner.descriptors import beyond_streams, unnamed_file
 from jobrunner.exiting import do_all
 from jobrunner.folders import SOCKET, hold_folder, leave_folder, make_folder, socket_folder
 from jobrunner.forks import no_forks
-from jobrunner.host import usable_cpus
+from jobrunner.host import current_environment, usable_cpus
 from jobrunner.program import (
     BOARD_BYTES,
     FAILED,
@@ -308,7 +308,7 @@ class LocalCluster:
                     *self._program.told().path,
                 ],
                 stdin=subprocess.DEVNULL,
-                env=as_started(os.environ),
+                env=as_started(current_environment()),
                 pass_fds=inherited,
                 start_new_session=True,  # Ctrl-C at the terminal is for the program, which then stops it
             )

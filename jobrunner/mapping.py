@@ -26,6 +26,7 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
+from jobrunner import forks
 from jobrunner.backends.base import Backend
 from jobrunner.blocking import Awaited, wait_until, waiting
 from jobrunner.chunking import Chunking, around, cut, halves, share, window
@@ -93,7 +94,7 @@ class MapRun:
         """True once the input is known to have ended."""
         self.on_progress: Callable[[int], None] | None = None
         """Called with `done` after each chunk, in the thread that brought its result."""
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
         self._arrived = threading.Condition(self._lock)
         self._awaited = -1
         self._taken_out = 0

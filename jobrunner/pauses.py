@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from jobrunner import forks
+
 T = TypeVar("T")
 
 
@@ -24,7 +26,7 @@ class Pauses(Generic[T]):
         self._resume = resume
         self._make_timer = timer
         # Reentrant: the garbage collector may cancel a map in a thread that is in here.
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
         self._numbers = itertools.count()
         self._pausing: list[tuple[float, int, T]] = []
         self._timer: threading.Timer | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgpack
 
+from jobrunner.errors import ConfigError
 from jobrunner.ids import random_token
 from jobrunner.payloads import Payload, buffers_of, payload_size
 from jobrunner.private_files import check_private, private_folder
@@ -61,6 +62,10 @@ class PayloadFiles:
         name = random_token()
         path = self._folder / name
         private_folder(self._folder)
+        try:
+            check_private(self._folder.lstat(), self._folder)  # somebody else may have made it meanwhile
+        except ConfigError as exc:
+            raise PermissionError(str(exc)) from exc
         require_room(self._folder, payload_size(payload))
         try:
             write_whole(path, parts)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jobrunner.configured import configuration
-from jobrunner.host import current_folder, module_path
+from jobrunner.host import current_environment, current_folder, module_path
 from jobrunner.interpreter import find_interpreter
 from jobrunner.settling import FLAGS, HASH_SEED, KEPT, START_METHOD
 
@@ -176,7 +176,7 @@ class StartedWith(NamedTuple):
 
     @classmethod
     def now(cls) -> StartedWith:
-        return cls(dict(os.environ), current_folder(), program_arguments())
+        return cls(current_environment(), current_folder(), program_arguments())
 
     def changes(self, later: StartedWith) -> dict[str, Any]:
         """What a process that was started with this lacks to be as if it had been started later; for `configured`."""

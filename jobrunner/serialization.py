@@ -36,7 +36,7 @@ from types import (
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
-from jobrunner.facts import ATOMS, Facts, facts_of, is_importable, is_of, same
+from jobrunner.facts import ATOMS, Facts, attribute_of, facts_of, is_importable, is_of, same
 from jobrunner.kept import Kept
 from jobrunner.loading import NO_PARTS, Held, apart_from, error, load, load_error, load_target, type_name
 from jobrunner.loading import describe as describe  # for all who tell of an exception
@@ -785,8 +785,15 @@ HINT = ord("_")
 a tenth of the time."""
 
 
-_GLOBAL = re.compile(rb"\x8c(.)([^\W\d][\w.]*|[\x80-\xff\w.]+)\x94?\x93", re.DOTALL)
-"""In a pickle: a short text, which may have been noted for later, and the instruction that looks up what it names."""
+_GLOBAL = re.compile(rb"\x8c(?=(.)([\w.]*(?:[\xc2-\xf4][\x80-\xbf]{1,3}[\w.]*)*)\x94?\x93)", re.DOTALL)
+"""In a pickle: a short text, which may have been noted for later, and the instruction that looks up what it names. Its
+length, before it, may look like a part of a text that begins earlier, so both are tried."""
+
+_GLOBAL_NOTED = re.compile(rb"\x93(?:(?<=h.\x93)|(?<=j....\x93))", re.DOTALL)
+"""The same, where the text was noted before: it is a value, too, say the key under which an instance is found."""
+
+_TEXT = re.compile(rb"\x8c(?=.)", re.DOTALL)
+"""What may be the beginning of a short text: its length follows."""
 
 
 def names_in_pickle(stream: bytes) -> list[str]:
@@ -794,9 +801,23 @@ def names_in_pickle(stream: bytes) -> list[str]:
     source = origin.of_this_process()
     if source is None:
         return []
-    found = {name.partition(b".")[0]: None for size, name in _GLOBAL.findall(stream) if len(name) == size[0]}
-    texts = [name.decode("utf-8", "replace") for name in found]
-    return [name for name in texts if name in source.variables]
+    variables = source.variables
+    # What notes the text for later looks like a part of it, where its last letter is none of ASCII.
+    texts = [name[: size[0]] for size, name in _GLOBAL.findall(stream) if len(name) - size[0] in (0, 1)]
+    found = {name: None for name in _first_parts(texts) if name in variables}
+    if _GLOBAL_NOTED.search(stream):
+        starts = [match.end() + 1 for match in _TEXT.finditer(stream)]
+        texts = [stream[start : start + stream[start - 1]] for start in starts]
+        for name in _first_parts(texts):
+            value = variables.get(name)
+            # Most of these texts name nothing: what no pickle refers to by a name is left alone.
+            if attribute_of(value, "__name__") is not None or source.has(type(value)):
+                found[name] = None
+    return list(found)
+
+
+def _first_parts(texts: Iterable[bytes]) -> list[str]:
+    return [text.partition(b".")[0].decode("utf-8", "replace") for text in dict.fromkeys(texts)]
 
 
 def script_has_classes() -> bool:

@@ -7,7 +7,6 @@ ProcessPoolExecutor.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from typing import Any
 
+from jobrunner import forks
 from jobrunner.elements import ElementResults, Input, all_failed
 from jobrunner.errors import wait_timeout
 from jobrunner.fixed import FixedResults, FixingInput, LoadedColumns, LoadedElements, run_fixed
@@ -37,7 +37,7 @@ class SubmittedMap:
         self.done = 0
         self.complete = False
         self.on_progress: Callable[[int], None] | None = None
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
 
     # --- taking the input -----------------------------------------------------------------------------------
 

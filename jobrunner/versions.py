@@ -15,13 +15,14 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import NamedTuple
+
+from jobrunner import forks
 
 DIGEST_BYTES = 6
 """Of the name of a file's version, which is for people too."""
@@ -54,7 +55,7 @@ class Finder:
     def __init__(self) -> None:
         self.asked: set[str] = set()
         """Names that `epoch` has to look at."""
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._since = time.time() - CLOCK_SKEW
         self._known = {name: origin_of(name) for name in list(sys.modules)}
         """Where the modules are from that a slot may have imported, for the program has."""
@@ -112,7 +113,7 @@ PROGRAM = secrets.token_hex(8)
 """Tells the epochs of this program from those of others."""
 
 _finder: Finder | None = None
-_lock = threading.Lock()
+_lock = forks.lock()
 
 
 def watch() -> Finder:

@@ -15,6 +15,7 @@ from jobrunner.descriptors import unnamed_file
 from jobrunner.program import (
     BOARD_BYTES,
     ProgramPath,
+    StartedWith,
     Telling,
     Whiteboard,
     hash_seed,
@@ -159,3 +160,21 @@ def test_what_is_written_on_a_board_is_read_once():
 
 def test_options_of_this_process_are_known():
     assert all(isinstance(option, str) for option in interpreter_options())
+
+
+def test_another_thread_may_take_from_the_environment_while_it_is_read(monkeypatch):
+    monkeypatch.setenv("TAKEN_AWAY", "1")
+    assert list(os.environ)[-1] == "TAKEN_AWAY"
+
+    def trace(frame, event, argument):
+        if frame.f_code is type(os.environ).__getitem__.__code__:
+            os.environ._data.pop(
+                os.environ.encodekey("TAKEN_AWAY"), None
+            )  # as another thread may at any moment
+
+    sys.settrace(trace)
+    try:
+        environment = StartedWith.now().environment
+    finally:
+        sys.settrace(None)
+    assert environment == dict(os.environ)

@@ -20,6 +20,7 @@ from typing import Any
 
 from jobrunner.descriptors import is_shortage, make_room
 from jobrunner.forks import no_forks
+from jobrunner.host import current_environment
 from jobrunner.ids import SlotId
 from jobrunner.program import THREAD_VARIABLES, Program, no_program
 from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotNotStarted, SlotTask
@@ -74,7 +75,7 @@ class SlotPool:
         With `shared_idle` large payloads go to and from slots through shared memory, of which each slot may keep that
         many bytes for the next ones; with 0 they only go there. None: slots have no shared memory.
         """
-        self._environment = {**os.environ, **(environment or {})}
+        self._environment = {**current_environment(), **(environment or {})}
         self._environment.pop(SHARED_IDLE, None)
         if shared_idle is not None:
             self._environment[SHARED_IDLE] = str(shared_idle)

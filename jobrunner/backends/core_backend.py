@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from jobrunner import serialization
+from jobrunner import forks, serialization
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.call_batch import CallBatch
 from jobrunner.backends.failures import exception_of
@@ -86,7 +86,7 @@ STOP_WAIT = 20.0
 """Seconds that `cancel(running=True)` waits for the confirmed stop: three signals with their pauses, and some."""
 
 KILL_WAIT = 5.0
-"""Seconds that `kill` waits for the I/O thread."""
+"""Seconds that `kill` waits for the I/O thread: for its orderly end, and once more when it is to leave its work."""
 
 
 def nothing() -> None:
@@ -114,7 +114,7 @@ class CoreBackend(Backend):
         task = current_task()
         self._within = None if task is None else TaskId(task.id)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
         self._futures: dict[TaskId, Future[Any] | CallBatch] = {}
         self._chunks: set[TaskId] = set()
         self._outgoing: list[m.TaskSpec | CallBatch] = []
@@ -150,6 +150,8 @@ class CoreBackend(Backend):
         self._finished = False
         """The driver's loop has ended as it should."""
         self._ended = False
+        self._resolving: tuple[TaskId, Future[Any] | CallBatch] | None = None
+        """What is being settled, and is in `_futures` no more."""
         self._left: list[tuple[TaskId, Future[Any]]] = []
         """At the end: what was not settled by then."""
         self._thread = threading.Thread(target=self._run, name=f"jobrunner-{self.name}", daemon=True)
@@ -479,6 +481,11 @@ class CoreBackend(Backend):
             self._thread.join(KILL_WAIT)
             if self._thread.is_alive():
                 self._driver.abort()
+                self._thread.join(KILL_WAIT)
+            if self._thread.is_alive():
+                # It is in code of the user's, maybe for ever: a result that is unpickled, or a callback. It changes
+                # nothing any more if it comes back.
+                do_all(*self._ends_of_waits)
 
     # --- asking ---
 
@@ -601,12 +608,20 @@ class CoreBackend(Backend):
             self._setups.close,
             self._store.close,
             self._printer.close,
+            *self._ends_of_waits,
+            self._started.set,
+            self._has_ended,
+        )
+
+    @property
+    def _ends_of_waits(self) -> tuple[Callable[[], None], ...]:
+        """What ends every wait for this backend; may be done again, and by two threads at a time."""
+        return (
+            self._take_what_is_left,
             self._settle_what_is_left,
             self._cancel_waits.end,
             self._end_queries,
             self._connected.set,
-            self._started.set,
-            self._has_ended,
         )
 
     def _has_ended(self) -> None:
@@ -615,7 +630,10 @@ class CoreBackend(Backend):
     def _take_what_is_left(self) -> None:
         with self._lock:
             self._shut_down = True
-            for task, entry in self._futures.items():
+            entries = list(self._futures.items())
+            if self._resolving is not None:
+                entries.append(self._resolving)
+            for task, entry in entries:
                 futures = entry.futures if isinstance(entry, CallBatch) else [entry]
                 self._left += [(task, future) for future in futures]
             self._futures = {}
@@ -687,6 +705,7 @@ class CoreBackend(Backend):
             try:
                 with self._lock:
                     entry = self._futures.pop(outcome.id, None)
+                    self._resolving = None if entry is None else (outcome.id, entry)
                     self._loose.discard(outcome.id)
                 if self._needs_of:
                     self._supplies.release(self._needs_of.pop(outcome.id, ()))
@@ -697,6 +716,7 @@ class CoreBackend(Backend):
                     self._settle(entry, outcome)
             except BaseException as exc:
                 self._fail(outcome.id, entry, exc)
+        self._resolving = None
         self._maybe_drain()
 
     def _fail(self, task: TaskId, entry: Future[Any] | CallBatch | None, cause: BaseException) -> None:

@@ -33,7 +33,7 @@ from jobrunner.backends.engine_parts import PartsThere
 from jobrunner.backends.engine_worker import copied
 from jobrunner.blocking import AwaitedCalls
 from jobrunner.errors import ConfigError, CoordinatorLostError, NotSupportedError
-from jobrunner.host import module_path, usable_cpus
+from jobrunner.host import current_environment, module_path, usable_cpus
 from jobrunner.payloads import Payload, payload_size
 from jobrunner.protocol import messages as m
 
@@ -279,7 +279,7 @@ class OwnCluster:
         command += ["--nworkers", str(workers), "--nthreads", "1", "--host", LOOPBACK, "--no-dashboard"]
         command += ["--memory-limit", "0", "--death-timeout", "10"]
         environment = {
-            **os.environ,
+            **current_environment(),
             "PYTHONPATH": os.pathsep.join(module_path()),
             "DASK_DISTRIBUTED__WORKER__DAEMON": "False",  # calls may start processes of their own
         }

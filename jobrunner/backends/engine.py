@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
-from jobrunner import serialization
+from jobrunner import forks, serialization
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.engine_calls import Call, Line
 from jobrunner.backends.engine_events import Events
@@ -102,7 +102,7 @@ class EngineBackend(Backend):
         if settings.initializer is not None:
             self._setup = serialization.dump_setup(settings.initializer, settings.initargs)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
         self._number = 0
         self._calls: dict[str, Call] = {}
         self._shut_down = False

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-
-from jobrunner import inheritance, serialization, versions
+from jobrunner import forks, inheritance, serialization, versions
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.prepared import definitions_of
 from jobrunner.initializers import Wrapper
@@ -25,7 +23,7 @@ class Setups:
 
     def __init__(self, settings: BackendSettings, store: Store, *, same_host: bool) -> None:
         self._store = store
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._same_host = same_host
         self._finder = versions.watch()
         self._epoch = self._finder.epoch()

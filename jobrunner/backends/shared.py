@@ -8,9 +8,8 @@ the same cluster bring along too.
 from __future__ import annotations
 
 import os
-import threading
 
-from jobrunner import shipment
+from jobrunner import forks, shipment
 from jobrunner.backends import open_backend
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.cluster import ClusterBackend
@@ -18,19 +17,9 @@ from jobrunner.backends.served import served
 from jobrunner.config import ClientConfig, load
 from jobrunner.context import TASK_ADDRESS
 
-_lock = threading.Lock()
+_lock = forks.lock()  # another thread may be connecting at a fork, which takes seconds
 _connections: dict[str, ClusterBackend] = {}
 _engines: dict[str, Backend] = {}
-
-
-def _after_fork() -> None:
-    """Another thread may have been connecting, which takes seconds, and none of them is here."""
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def connection_to(address: str) -> Backend:

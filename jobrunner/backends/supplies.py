@@ -6,13 +6,12 @@ that are not this cluster's at all, it asks here.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jobrunner import serialization
+from jobrunner import forks, serialization
 from jobrunner.dependencies import AnyFuture, replace_futures
 from jobrunner.errors import SerializationError
 from jobrunner.futures import Future
@@ -54,7 +53,7 @@ class Supplies:
     def __init__(self, supply: Callable[[list[m.Outcome], list[TaskId]], None], home: CoreBackend) -> None:
         self._supply = supply
         self._home = home
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         self._futures: dict[TaskId, AnyFuture] = {}
         self._users: dict[TaskId, int] = {}
 

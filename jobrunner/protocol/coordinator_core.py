@@ -91,6 +91,9 @@ end, and their results add to it."""
 UNTAKEN_REPLIES = 16 * 1024 * 1024
 """As UNTAKEN_BYTES, of an observer, who gets nothing but replies and a number of slots."""
 
+MAX_UNTAKEN_SLOTS = 100
+"""As MAX_UNREAD, sizes of the cluster, which nobody asks for: beyond that it gets the last one when it has these."""
+
 OUTPUT_WINDOW = 4 * 1024 * 1024
 """Bytes unacknowledged by a client beyond which what its tasks print is dropped rather than kept."""
 
@@ -296,7 +299,7 @@ class CoordinatorCore:
         self._heard(peer)
         messages, acked = peer.link.receive(envelope, now)
         if acked and type(peer) is ClientPeer:
-            self._on_acked(peer, acked)
+            self._on_acked(peer, acked, now)
         for message in messages:
             if not peer.who.submits and type(message) not in OBSERVING:
                 self._refuse(source, envelope.session, OBSERVER_SUBMITS.format(name=peer.who.name), now)
@@ -452,6 +455,7 @@ class CoordinatorCore:
             client.lost_at = None
             client.reconciled = False
             client.unread = 0
+            client.untaken_slots = 0
             client.outcomes.clear()
             client.told_again.clear()
             client.recalls.clear()
@@ -679,7 +683,7 @@ class CoordinatorCore:
 
         No jobrunner does: acknowledgements come from its I/O thread. Its answers would fill this host's memory.
         """
-        left = max(len(client.done), len(client.outcomes))
+        left = max(len(client.done), len(client.outcomes), len(client.promised))
         if (
             left <= self.settings.untaken_outcomes
             and client.unread <= MAX_UNREAD
@@ -697,12 +701,16 @@ class CoordinatorCore:
             self.scheduler.forget_untaken(peer)
         peer.link = Link("", now, peer.link.peer_timeout)
 
-    def _on_acked(self, client: ClientPeer, acked: list[m.Message]) -> None:
+    def _on_acked(self, client: ClientPeer, acked: list[m.Message], now: float) -> None:
         for message in acked:
             if type(message) is m.Outcomes:
                 self.scheduler.acknowledged(client, message.outcomes)
             elif type(message) is m.Reply:
                 client.unread -= 1
+            elif type(message) is m.Capacity:
+                client.untaken_slots -= 1
+                if not client.untaken_slots and message.slots != self._announced_slots:
+                    self._tell_slots(client, now)
         if client.link.unacked_bytes < OUTCOME_WINDOW:
             self.scheduler.queue.unpark(client.id)
 
@@ -964,8 +972,12 @@ class CoordinatorCore:
         if slots != self._announced_slots:
             self._announced_slots = slots
             for client in self.scheduler.clients.values():
-                if client.source:
-                    self._send(client, m.Capacity(slots), now)
+                if client.source and client.untaken_slots < MAX_UNTAKEN_SLOTS:
+                    self._tell_slots(client, now)
+
+    def _tell_slots(self, client: ClientPeer, now: float) -> None:
+        client.untaken_slots += 1
+        self._send(client, m.Capacity(self._announced_slots), now)
 
     def _send_ids(
         self, peer: Peer, kind: Callable[[list[TaskId]], m.Message], ids: list[TaskId], now: float

@@ -14,7 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.protocol import messages as m
+from jobrunner.protocol.bundles import SEPARATOR
+from jobrunner.protocol.checks import MAX_INTEGER
 from jobrunner.protocol.chunks import kept, part_id, stop_of
 from jobrunner.protocol.membership import WorkerPeer
 from jobrunner.protocol.task import CANCELLED, CANCELLING, FAILED, RUNNING, SUCCEEDED, TaskRecord
@@ -27,6 +30,9 @@ ASK_AGAIN_AFTER = 0.01
 back to the client, and here again."""
 
 MAX_DOUBLINGS = 16
+
+MAX_DIVIDED_LENGTH = MAX_NAME_LENGTH - len(f"{SEPARATOR}{MAX_INTEGER}")
+"""Characters of the id of a chunk that may be divided. A part that is run again is divided again, and its id grows."""
 
 
 class Division:
@@ -144,5 +150,5 @@ class Division:
 
 
 def is_strange(record: TaskRecord) -> bool:
-    """Whether it is a chunk as `map` makes none: its part could not be a task on its own."""
-    return bool(record.needs) or record.options.detach
+    """Whether it is a chunk as `map` makes none: its part could not be a task on its own, or have an id that is one."""
+    return bool(record.needs) or record.options.detach or len(record.id) > MAX_DIVIDED_LENGTH

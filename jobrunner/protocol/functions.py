@@ -161,7 +161,8 @@ class FunctionTable:
         for part in entry.parts:
             self.release(part)
         # Tasks that have ended are remembered for a while, and name it.
-        entry.definition, entry.parts = entry.definition._replace(blob=b""), ()
+        definition = entry.definition
+        entry.definition, entry.parts = FunctionDef(definition.key, definition.name, b""), ()
 
 
 class KnownFunctions:

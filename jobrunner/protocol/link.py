@@ -78,6 +78,7 @@ class Link:
         "_last_sent",
         "_next_seq",
         "_progress_at",
+        "_progress_bytes",
         "_repeated",
         "_retransmit_at",
         "_retransmit_wait",
@@ -112,6 +113,8 @@ class Link:
         """How often messages were sent again since the last one was acknowledged."""
         self._progress_at = now
         """When the oldest unacknowledged message became that."""
+        self._progress_bytes = 0
+        """How much was unacknowledged then. What was sent since is behind it, and no reason to wait longer."""
         self._deaf_since: float | None = None
         """When the peer first spoke though that was long ago."""
 
@@ -123,6 +126,8 @@ class Link:
             self._progress_at = now
         self._unacked.append((seq, message, size))
         self.unacked_bytes += size
+        if len(self._unacked) == 1:
+            self._progress_bytes = size
         if self._retransmit_at is None:
             self._retransmit_at = now + self._patience()
         return self._envelope(seq, message, now)
@@ -201,7 +206,7 @@ class Link:
         """The peer may speak, yet it has acknowledged nothing for too long."""
         if not self._unacked or self._deaf_since is None or now < self._deaf_since + STALLED_FOR:
             return False
-        return now >= self._progress_at + STALLED_AFTER + 4 * self.unacked_bytes / SLOWEST_RATE
+        return now >= self._progress_at + STALLED_AFTER + 4 * self._progress_bytes / SLOWEST_RATE
 
     def stood_still(self, seconds: float, now: float) -> None:
         """This end did not run for so long: that is no silence of the other one."""
@@ -238,6 +243,7 @@ class Link:
         self._retransmit_wait = RETRANSMIT_AFTER
         self._repeated = 0
         self._progress_at = now
+        self._progress_bytes = self.unacked_bytes
         self._deaf_since = None
         self._retransmit_at = now + self._patience() if unacked else None
         return acked

@@ -83,6 +83,7 @@ class ClientPeer(Peer):
         "unfinished",
         "unnamed",
         "unread",
+        "untaken_slots",
         "watching",
     )
 
@@ -107,7 +108,7 @@ class ClientPeer(Peer):
         self.outcomes: list[Outcome] = []
         self.told_again: set[TaskId] = set()
         """Calls that were known before, and that it has named again, or asked for, in this turn."""
-        self.watching = 0
+        self.watching: set[TaskId] = set()
         """Calls that it watches and that have not ended."""
         self.running: list[TaskId] = []
         self.refused: list[TaskId] = []
@@ -127,6 +128,8 @@ class ClientPeer(Peer):
         """The open parts of the ids of bundles that it was told, in this session, to have been given up, and of which
         it has named no call since: it does so once it has heard, and what it said before that (Reconciled, say) knew
         nothing of them."""
+        self.untaken_slots = 0
+        """How often it was told, in this session, how many slots there are, and has not acknowledged it."""
         self.unnamed: dict[TaskId, bool] = {}
         """Parts of its chunks that it has not named since they were divided off; whether it has acknowledged their
         outcomes. The message that names one may be late, and would else be taken for a new task."""

@@ -66,19 +66,25 @@ class Needs:
                 return
             interest = self._seek(task_id, now) if record is None else self._interest_in(record, now)
             interest.watchers[client.id] = None
-            client.watching += 1
+            client.watching.add(task_id)
             client.account.bytes += WATCH_BYTES
         if record is not None and record.state == RUNNING:
             client.running.append(task_id)
             self._scheduler.dirty[client] = None
 
-    def _unwatch(self, client: ClientPeer, count: int) -> None:
-        client.watching -= count
-        client.account.bytes -= count * WATCH_BYTES
-
     def watches_no_more(self, client: ClientPeer) -> None:
         """It has gone."""
-        self._unwatch(client, client.watching)
+        for task_id in client.watching:
+            interest = self._known_interest(task_id)
+            if interest is not None:
+                interest.watchers.pop(client.id, None)
+        client.account.bytes -= len(client.watching) * WATCH_BYTES
+        client.watching.clear()
+
+    def _known_interest(self, task_id: TaskId) -> Interest | None:
+        """That in a task, whether it is here or sought."""
+        record = self._scheduler.tasks.get(task_id)
+        return self.results.sought.get(task_id) if record is None else record.interest
 
     def supplied(
         self, client: ClientPeer, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
@@ -109,8 +115,8 @@ class Needs:
     def _part_of(self, interest: Interest, account: Account, now: float) -> Interest:
         """That of tasks at the expense of one account, which is satisfied with this."""
         part = Interest(now)
-        part.dependents = [r for r in interest.dependents if r.client.account is account]
-        interest.dependents = [r for r in interest.dependents if r.client.account is not account]
+        part.dependents = {r: None for r in interest.dependents if r.client.account is account}
+        interest.dependents = {r: None for r in interest.dependents if r.client.account is not account}
         return part
 
     def give_up_sought(self, now: float) -> None:
@@ -119,11 +125,8 @@ class Needs:
         for task_id, interest in list(islice(sought.items(), LOOKED_AT_PER_SWEEP)):
             if looked_at > LOOKED_AT_PER_SWEEP:
                 break
-            looked_at += 1 + len(interest.dependents) + len(interest.watchers)
+            looked_at += 1 + len(interest.asked)
             sought.move_to_end(task_id)
-            for client_id in [c for c in interest.watchers if c not in self._scheduler.clients]:
-                del interest.watchers[client_id]
-            interest.dependents = [r for r in interest.dependents if self._scheduler.tasks.get(r.id) is r]
             if not interest.watchers and not interest.dependents:
                 del self.results.sought[task_id]
                 continue
@@ -231,7 +234,7 @@ class Needs:
             if ended is None:
                 record.lacks += 1
                 interest = self._seek(need, now) if other is None else self._interest_in(other, now)
-                interest.dependents.append(record)
+                interest.dependents[record] = None
                 if other is None:
                     unknown.append(need)
             elif record.unmet is not None:
@@ -279,7 +282,9 @@ class Needs:
             for client_id in interest.watchers:
                 client = self._scheduler.clients.get(client_id)
                 if client is not None:
-                    self._unwatch(client, min(1, client.watching))
+                    if ended.outcome.id in client.watching:
+                        client.watching.remove(ended.outcome.id)
+                        client.account.bytes -= WATCH_BYTES
                     self._scheduler.tell_client(client, ended.outcome)
             for record in interest.dependents:
                 if self._scheduler.tasks.get(record.id) is record:
@@ -327,6 +332,10 @@ class Needs:
 
     def drop(self, record: TaskRecord) -> None:
         """A task that needed results has ended."""
+        for need in dict.fromkeys(record.needs) if record.lacks else ():
+            interest = self._known_interest(need)
+            if interest is not None:
+                interest.dependents.pop(record, None)
         for need, value in (record.values or {}).items():
             record.client.account.remove_value(value)
             count = self.journaled.get(need, 0)

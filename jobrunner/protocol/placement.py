@@ -83,6 +83,16 @@ class Lane:
                 turns.rotate(-1)
         return None
 
+    def sweep(self) -> None:
+        """Leave out what would be passed over."""
+        for client, queue in list(self.clients.items()):
+            left = dict.fromkeys(r for r in queue if r.state == QUEUED and r.demands == self.needs)
+            if left:
+                self.clients[client] = deque(left)
+            else:
+                del self.clients[client]
+        self.turns = deque([client for client in self.turns if client in self.clients])
+
     def take(self) -> TaskRecord:
         """Remove the head; the next client's turn begins."""
         record = self.clients[self.turns[0]].popleft()
@@ -105,6 +115,8 @@ class ReadyQueue:
         """Lanes with tasks of parked clients alone, so that nobody looks at them again and again."""
         self.parked: set[ClientId] = set()
         """Clients that get nothing new for now, because they do not take their outcomes; see `unpark`."""
+        self.pushed = 0
+        """Entries since the last `sweep` or `clear`."""
 
     def push(self, record: TaskRecord, *, front: bool = False) -> None:
         needs = record.demands
@@ -122,6 +134,7 @@ class ReadyQueue:
             self._asleep[needs].discard(rank)
             heapq.heappush(self._order[needs], rank)
         lane.push(record, front)
+        self.pushed += 1
 
     def unpark(self, client: ClientId) -> None:
         """It gets tasks again, or has gone."""
@@ -161,6 +174,29 @@ class ReadyQueue:
         self._offered.clear()
         self._fresh.clear()
         self._asleep.clear()
+        self.pushed = 0
+
+    def sweep(self) -> None:
+        """Drop the entries of records that have left in other ways, wherever they are."""
+        self.pushed = 0
+        for needs, lanes in list(self._lanes.items()):
+            asleep = self._asleep.get(needs, set())
+            for rank, lane in list(lanes.items()):
+                lane.sweep()
+                if not lane.turns:
+                    del lanes[rank]
+                    asleep.discard(rank)
+            order = self._order[needs]  # in place, for it may be that of `_offered`, too
+            order[:] = [rank for rank in order if rank in lanes]
+            heapq.heapify(order)
+            if not lanes:
+                self._drop(needs)
+
+    def _drop(self, needs: Demands) -> None:
+        """There is no task of that kind."""
+        del self._lanes[needs], self._order[needs]
+        self._offered.pop(needs, None)
+        self._fresh.pop(needs, None)
 
     @property
     def kinds(self) -> int:
@@ -222,9 +258,7 @@ class ReadyQueue:
             else:
                 del lanes[rank]
         if not lanes:
-            del self._lanes[needs], self._order[needs]
-            self._offered.pop(needs, None)
-            self._fresh.pop(needs, None)
+            self._drop(needs)
         return None
 
 

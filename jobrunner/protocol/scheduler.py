@@ -50,6 +50,10 @@ RECENT = 1000
 """Finished tasks that `jobrunner tasks` still shows."""
 
 
+LEFT_OVER = 1000
+"""Calls that have ended while they waited (for a slot, or for a time) stay in line until it is their turn, which may
+never come. They are looked for when so many more have been put in line than there are calls."""
+
 LOOKS_PER_GRACE = 4
 """How often it is asked, within a client's grace, whether it may yet name a task that some worker has."""
 
@@ -77,6 +81,15 @@ def drop_payload(record: TaskRecord) -> None:
     detail = None if outcome.detail is None else brief(outcome.detail)
     if outcome.payload or detail != outcome.detail:
         record.outcome = outcome._replace(payload=b"", detail=detail)
+
+
+def drop_wishes(record: TaskRecord) -> None:
+    """It has ended, and nobody's account has what it asked for: that may be megabytes, of each of very many."""
+    options = record.options
+    if options.retry_on or options.resources:
+        record.options = m.TaskOptions(options.name, options.priority, options.retries)
+        record.amounts = ()
+    record.needs = record.demands = ()
 
 
 class Unclaimed:
@@ -766,6 +779,10 @@ class Scheduler:
     def due(self, now: float) -> None:
         """Queue the tasks that wait for a time which has come."""
         self.missing.due(now)
+        if len(self.delayed) > LEFT_OVER + 2 * len(self.tasks):
+            last = {entry[2]: entry for entry in sorted(self.delayed) if entry[2].state == WAITING}
+            self.delayed = list(last.values())
+            heapq.heapify(self.delayed)
         while self.delayed and self.delayed[0][0] <= now:
             record = heapq.heappop(self.delayed)[2]
             record.delayed = False
@@ -786,6 +803,8 @@ class Scheduler:
         if not self.counts[QUEUED]:
             self.queue.clear()
             return
+        if self.queue.pushed > LEFT_OVER + len(self.tasks):
+            self.queue.sweep()
         self.queue.rest(self._is_offered)
         self.reservations.renew(self.queue, self.workers.values(), now)
         idle = [w for w in self.open if w.held < w.slots]
@@ -983,6 +1002,7 @@ class Scheduler:
             if self.bundles.get(part) is record:
                 del self.bundles[part]
         client.unfinished -= record.weight
+        record.unmet = None  # with the outcome of what it needed
         self.recent.append(record)
         if self.clients.get(client.id) is client:
             client.add_done(record)
@@ -990,6 +1010,7 @@ class Scheduler:
         else:
             drop_payload(record)
         self._remember(record, outcome, now)
+        drop_wishes(record)
 
     def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         """For those who want to know now, and those who may ask later."""

@@ -93,9 +93,10 @@ class Interest:
     __slots__ = ("asked", "dependents", "since", "watchers")
 
     def __init__(self, now: float) -> None:
-        self.dependents: list[TaskRecord] = []
+        self.dependents: dict[TaskRecord, None] = {}
         """Unfinished tasks that need its result."""
         self.watchers: dict[ClientId, None] = {}
+        """Clients that are here."""
         self.since = now
         self.asked: dict[ClientId, None] = {}
         """Clients that were asked for its result and have not said that they cannot tell."""

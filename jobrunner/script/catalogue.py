@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pickle
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from types import FunctionType
 from typing import Any, NamedTuple
 
+from jobrunner import forks
 from jobrunner.facts import is_of
 from jobrunner.kept import Kept
 from jobrunner.payloads import OUT_OF_BAND, Store
@@ -99,7 +99,7 @@ class Catalogue:
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
         self._listed: dict[str, _Listed] = {}
         self._values: dict[str, Any] = {}
         """The values of the globals that are listed."""

@@ -29,7 +29,7 @@ from jobrunner.script.functions import (
     contents_of,
     names_in,
 )
-from jobrunner.script.imported import place_of_object
+from jobrunner.script.imported import place_of_known, place_of_object
 from jobrunner.script.modes import GLOBAL, Mode
 from jobrunner.script.origin import Origin
 from jobrunner.script.pickler import Pickled, pickled, pickled_as_imported
@@ -81,6 +81,7 @@ _DESCRIPTORS = (
     types.MethodDescriptorType,
     types.ClassMethodDescriptorType,
 )
+_METHODS = (types.MethodType, BuiltinFunctionType)
 _BEGIN = object()
 """Stands between the parts of what was looked at, so that one is not taken for another's."""
 
@@ -317,15 +318,18 @@ def is_fixed(value: Any) -> bool:
 def dump(value: Any, mode: Mode = GLOBAL, entry: str | None = None) -> tuple[Pickled, list[memoryview]]:
     """The pickle of a global or of a part of it, and its large buffers, which are not copied."""
     place = place_of_object(value, entry)
-    if place is not None:
+    if place is not None and (is_of(value, _METHODS) or place_of_known(value) is not None):
         return pickled_as_imported(place), []
     try:
-        return _dump(value, mode, entry)
+        made, buffers = _dump(value, mode, entry)
     except Exception:
         place = place_of_object(value, entry, everywhere=True)
         if place is None:
             raise
         return pickled_as_imported(place), []
+    if place is None or buffers:
+        return made, buffers
+    return pickled_as_imported(place, value, made), []
 
 
 def _dump(value: Any, mode: Mode, entry: str | None) -> tuple[Pickled, list[memoryview]]:

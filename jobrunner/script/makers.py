@@ -19,7 +19,8 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from jobrunner.loading import ScriptUnpickler, loads
+from jobrunner import forks
+from jobrunner.loading import ScriptUnpickler, loads, type_name
 from jobrunner.script import standin
 from jobrunner.script.program import NAMES
 
@@ -216,7 +217,7 @@ _tracked: WeakValueDictionary[str, type] = WeakValueDictionary()
 _trackers: WeakKeyDictionary[type, str] = WeakKeyDictionary()
 _arrived: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
 """The version of each class that has come from elsewhere."""
-_lock = threading.RLock()
+_lock = forks.lock()
 
 
 def tracker_of(cls: type) -> str:
@@ -315,6 +316,21 @@ def mapped_file(filename: str, dtype: Any, mode: str, offset: int, shape: tuple[
 def imported(module: str, name: str) -> Any:
     """What a module of this process has under that name. Raises what importing it raises."""
     return getattr(importlib.import_module(module), name)
+
+
+def imported_or(module: str, name: str, kind: str, stream: bytes) -> Any:
+    """The same, if it is of that kind; else what the pickle holds. Raises what importing or unpickling raises."""
+    found = getattr(importlib.import_module(module), name, None)
+    return found if type_name(found) == kind else loads(stream)
+
+
+def empty(module: str, name: str, kind: Any) -> Any:
+    """What a module of this process has under that name, an object without contents; a new one where it has none."""
+    try:
+        found = imported(module, name)
+    except Exception:  # the program may have put it there, or has a module that this process does not find
+        found = None
+    return found if type(found) is kind else kind.__new__(kind)
 
 
 def invoke(_name: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:

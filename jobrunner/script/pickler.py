@@ -25,13 +25,13 @@ import cloudpickle
 from cloudpickle import cloudpickle as inner
 
 from jobrunner.facts import is_of
-from jobrunner.loading import apart_from
+from jobrunner.loading import apart_from, type_name
 from jobrunner.noting import objects_in
 from jobrunner.script import makers, origin
 from jobrunner.script.classes import class_parts, is_code
 from jobrunner.script.digests import digest
 from jobrunner.script.functions import annotations_of, contents_of, marshalled, names_found, names_in
-from jobrunner.script.imported import Place, place_of_method
+from jobrunner.script.imported import Place, place_of_empty, place_of_method
 from jobrunner.script.modes import GLOBAL, PLAIN, Mode
 from jobrunner.script.program import NAMES
 
@@ -142,6 +142,8 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
             reduced = NotImplemented if special is None else special(self, value)
             if reduced is NotImplemented:
                 reduced = super().reducer_override(value)
+            if reduced is NotImplemented and self.mode.shares:
+                reduced = _empty(value)
             if reduced is NotImplemented and (value is self.top or kind is _Container):
                 return self.reduce_global(value)
         if reduced is NotImplemented:
@@ -389,18 +391,32 @@ def _method(pickler: Any, value: Any) -> Any:
     return makers.imported, tuple(place)
 
 
-def pickled_as_imported(place: Place) -> Pickled:
-    """As `pickled`, of what that module has there."""
-    reference = _Reference(place)
-    return Pickled(pickle.dumps(reference, PROTOCOL), {}, [sys.modules[place.module]], False, {})
+def _empty(value: Any) -> Any:
+    place = place_of_empty(value)
+    if place is None or inner._is_registered_pickle_by_value(sys.modules[place.module]):
+        return NotImplemented
+    return makers.empty, (*place, type(value))
+
+
+def pickled_as_imported(place: Place, value: Any = None, made: Pickled | None = None) -> Pickled:
+    """As `pickled`, of what that module has there.
+
+    `made`: the pickle of that `value`, for the case that the script itself has put it there: then the module has it in
+    the program alone.
+    """
+    noted = [sys.modules[place.module]]
+    if made is None:
+        return Pickled(pickle.dumps(_Reference(place), PROTOCOL), {}, noted, False, {})
+    stream = pickle.dumps(_Reference(place, type_name(value), made.stream), PROTOCOL)
+    return made._replace(stream=stream, noted=[*noted, *made.noted])
 
 
 class _Reference:
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, place: Place, *otherwise: Any) -> None:
+        self._arguments = (*place, *otherwise)
 
     def __reduce__(self) -> Any:
-        return makers.imported, tuple(self._place)
+        return (makers.imported if len(self._arguments) == 2 else makers.imported_or), self._arguments
 
 
 def _module(pickler: Any, value: ModuleType) -> Any:

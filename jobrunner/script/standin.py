@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import importlib.machinery
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
+from jobrunner import forks
 from jobrunner.facts import is_of
 from jobrunner.loading import load_global, loads
 from jobrunner.script import threads
@@ -107,7 +107,7 @@ class Script:
         self._met_itself = False
         """A global that is being loaded was asked for, and is not there yet."""
         self._last: Outline | None = None
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
 
     # --- before a call --------------------------------------------------------------------------------------
 
@@ -420,7 +420,7 @@ class Script:
 
 
 _scripts: OrderedDict[str, Script] = OrderedDict()
-_lock = threading.Lock()
+_lock = forks.lock()
 
 
 def current() -> Script | None:

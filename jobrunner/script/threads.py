@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from jobrunner import forks
+
 
 class _Thread(threading.local):
     module: ModuleType | None = None
@@ -25,7 +27,7 @@ _main: MainOfThread | None = None
 _before: ModuleType | None = None
 """What was there before `_main`."""
 _last: ModuleType | None = None
-_lock = threading.Lock()
+_lock = forks.lock()
 
 
 class MainOfThread(ModuleType):

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from jobrunner.payloads import Buffer
 from jobrunner.shared_memory import system
@@ -108,7 +109,9 @@ class SegmentPool:
         self._share_from = share_from
         self._most_segments = most_descriptors()
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may call a finalizer of the program's in a thread that is in here. What that
+        # one stores is not shared, and what it lets go of is taken back later.
+        self._lock: Any = threading.RLock()
         self._idle: list[Segment] = []
         """Those that were idle longest first."""
         self._returned: deque[Segment] = deque()
@@ -164,6 +167,8 @@ class SegmentPool:
             return self._filled, len(self._idle)
 
     def _take(self, size: int) -> Segment | None:
+        if self._lock._is_owned():
+            return None
         with self._lock:
             self._collect()
             if self._closed or self._filled >= self._most_segments:
@@ -186,7 +191,8 @@ class SegmentPool:
     def _give_back(self, segment: Segment) -> None:
         segment.idle_since = time.monotonic()
         self._returned.append(segment)
-        if (self._closed or not self._most_idle) and self._lock.acquire(blocking=False):
+        may_collect = (self._closed or not self._most_idle) and not self._lock._is_owned()
+        if may_collect and self._lock.acquire(blocking=False):
             try:
                 self._collect()
             finally:

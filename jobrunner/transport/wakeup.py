@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
+
+from jobrunner import forks
 
 
 class Wakeup:
@@ -15,7 +16,7 @@ class Wakeup:
         os.set_blocking(self._write, False)
         self._open = True
         # Reentrant, for a signal handler that comes while this thread is in `set`.
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
 
     def fileno(self) -> int:
         return self._read

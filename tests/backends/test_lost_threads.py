@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+import time
 from concurrent.futures import InvalidStateError, wait
 
 import pytest
@@ -12,7 +13,7 @@ import zoo
 from local_engine import EngineError, LocalEngine
 from steps import Killed, Steps
 
-from jobrunner import Executor, JobRunnerError, exiting
+from jobrunner import Executor, JobRunnerError, TaskLostError, exiting
 from jobrunner.backends import (
     call_batch,
     core_backend,
@@ -186,6 +187,51 @@ def test_a_result_that_ends_the_thread_which_unpickles_it_costs_its_own_call(how
             others = [executor.submit(zoo.echo, number) for number in range(50)]
             assert how.__name__ in repr(bad.exception(SECONDS))
             assert [future.result(SECONDS) for future in others] == list(range(50))
+
+
+class Endless:
+    """Its unpickling does not end before `go` is set."""
+
+    begun = threading.Event()
+    go = threading.Event()
+
+    def __reduce__(self):
+        return endless, ()
+
+
+def endless():
+    Endless.begun.set()
+    Endless.go.wait()
+    return "unpickled after all"
+
+
+@pytest.mark.parametrize("backend", ["processes", "cluster"])
+def test_a_kill_ends_all_futures_though_a_result_is_unpickled_without_end(backend, monkeypatch, tmp_path):
+    monkeypatch.setattr(core_backend, "KILL_WAIT", 0.1)
+    monkeypatch.setattr(Endless, "begun", threading.Event())
+    monkeypatch.setattr(Endless, "go", threading.Event())
+    executor = Executor(backend, max_workers=2)
+    thread = executor._lifetime.backend._thread
+    try:
+        waiting = executor.submit(zoo.wait_for, str(tmp_path / "go"))
+        while not waiting.running():  # pytest has a limit of time
+            time.sleep(0.005)
+        endless = executor.submit(Endless)
+        assert Endless.begun.wait(SECONDS)
+        behind = executor.submit(zoo.echo, 1)
+        told = queue.SimpleQueue()
+        for future in (waiting, endless, behind):
+            future.add_done_callback(told.put)
+        executor.kill_workers()
+        assert {told.get(timeout=SECONDS) for _ in range(3)} == {waiting, endless, behind}
+        fate = repr(endless)
+        assert isinstance(waiting.exception(), TaskLostError)
+        assert behind.cancelled()
+    finally:
+        Endless.go.set()
+        thread.join(SECONDS)
+    assert not thread.is_alive()
+    assert repr(endless) == fate  # what comes after all changes nothing
 
 
 def test_callbacks_that_exit_cost_nothing(executor, tmp_path):

@@ -84,7 +84,8 @@ address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
 known = pickle.loads(pickle.dumps(executor))
 known.submit(abs, -1).result()
 threading.Thread(target=shared.connection_to, args=[address], daemon=True).start()
-while not shared._lock.locked():
+while shared._lock.acquire(blocking=False):
+    shared._lock.release()
     time.sleep(0.001)
 child = os.fork()
 if not child:

@@ -1645,6 +1645,37 @@ def test_elements_may_be_of_classes_of_the_script(run_script):
     """)
 
 
+def test_classes_of_the_script_are_found_wherever_their_names_are_in_a_pickle(run_script):
+    """It spells out each text once: a name that is there as a value, too, is not repeated."""
+    run_script("""
+        from pprint import pformat
+
+        class Point:
+            def __repr__(self):
+                return "a point"
+
+        class A_class_of_the_script_whose_name_has_50_characters(Point):
+            pass
+
+        class Größe(Point):
+            pass
+
+        class Maß(Point):
+            pass
+
+        def show(value):
+            with open_executor(max_workers=1) as executor:
+                return {executor.submit(pformat, value).result(), *executor.map(pformat, [value] * 3)}
+
+        with_long_name = A_class_of_the_script_whose_name_has_50_characters()
+
+        assert show(["Point", Point()]) == {"['Point', a point]"}
+        assert show({"Point": Point()}) == {"{'Point': a point}"}
+        assert show([*"abc" * 100, b"\\x8c" * 60_000, "Point", Point()]).pop().endswith(" a point]")
+        assert show(with_long_name) == show(Größe()) == show(Maß()) == {"a point"}
+    """)
+
+
 @pytest.mark.apart
 def test_what_the_script_has_imported_by_name_is_the_modules_own(run_script, tmp_path):
     (tmp_path / "beside.py").write_text(BESIDE)
@@ -1696,11 +1727,49 @@ def test_what_the_script_has_imported_by_name_is_the_modules_own(run_script, tmp
     """)
 
 
+def test_what_the_script_has_put_into_a_module_is_a_global_as_others(run_script, tmp_path):
+    (tmp_path / "beside.py").write_text(BESIDE)
+    run_script("""
+        import builtins
+        import json
+        import sys
+        import threading
+        import beside
+
+        class Settings:
+            def __init__(self):
+                self.name = "set"
+
+            def named(self):
+                return self.name
+
+        config = builtins.config = {"a": 1}
+        plugins = sys.plugins = [config]
+        settings = json.settings = Settings()
+        named = json.named = settings.named
+        GUARD = beside.GUARD = threading.RLock()
+        STATE = beside.STATE = threading.Lock()  # where it is something else at first
+        done = beside.done = threading.Event()
+
+        def look():
+            with GUARD, STATE:
+                assert plugins[0] is config
+                return config["a"], settings.name, named(), done.is_set()
+
+        with open_executor(max_workers=1) as executor:
+            assert executor.submit(look).result() == (1, "set", "set", False)
+            config["a"] = 2
+            settings.name = "reset"
+            assert executor.submit(look).result() == (2, "reset", "reset", False)
+    """)
+
+
 BESIDE = """
 import threading
 
 ENGINE = (x for x in ())  # nobody can pickle it
 LOCK = threading.Lock()
+STATE = None
 
 
 class Counter:
@@ -1718,4 +1787,67 @@ count = _counter.count
 
 def total():
     return _counter.total
+"""
+
+
+@pytest.mark.apart
+def test_an_object_without_contents_is_the_one_that_its_module_has(run_script, tmp_path):
+    (tmp_path / "beside.py").write_text(ABSENT)
+    run_script("""
+        import dataclasses
+        import beside
+        from dataclasses import MISSING as M
+        from beside import ABSENT, NOTHING as NONE, is_absent
+
+        BY_NAME = {"missing": dataclasses.MISSING, "absent": beside.ABSENT, "made": object()}
+        OWN = object()
+
+        @dataclasses.dataclass
+        class Options:
+            count: int
+            names: list = dataclasses.field(default_factory=list)
+            depth: object = ABSENT
+
+        def without(value=dataclasses.MISSING, other=beside.ABSENT, own=OWN):
+            return value is M, value is dataclasses.MISSING, is_absent(other), own is OWN
+
+        def enclosing(value):
+            def enclosed():
+                return value is beside.ABSENT
+            return enclosed
+
+        closed = enclosing(ABSENT)
+
+        def look():
+            assert without() == (True, True, True, True)
+            assert is_absent(ABSENT) and NONE is beside.NOTHING
+            assert BY_NAME["missing"] is M and BY_NAME["absent"] is ABSENT and BY_NAME["made"] is not OWN
+            assert [field.default is M for field in dataclasses.fields(Options)] == [True, True, False]
+            assert is_absent(Options(1).depth)
+            assert closed()
+
+            @dataclasses.dataclass
+            class More(Options):
+                more: int = 0
+
+            assert More(1).names == []
+
+        with open_executor(max_workers=1) as executor:
+            executor.submit(look).result()
+            beside.LATER = later = object()  # which the calls' processes do not have
+            assert executor.submit(lambda: type(later) is object).result()
+    """)
+
+
+ABSENT = """
+class Nothing:
+    __slots__ = ()
+
+
+ABSENT = object()
+NOTHING = Nothing()
+
+
+def is_absent(value):
+    return value is ABSENT
 """

@@ -32,6 +32,9 @@ from edge.steps import ANY, STEP_SECONDS, Child, ChildExit, Run, steps_of, wrong
 
 import jobrunner
 
+_acquire: Any = vars(concurrent.futures._base)["_AcquireFutures"]
+ACQUIRES = _acquire.__enter__.__code__, _acquire.__exit__.__code__
+
 PACKAGE = os.path.dirname(os.path.abspath(jobrunner.__file__))
 WORKERS = os.path.join(os.path.dirname(PACKAGE), "workers")
 
@@ -104,7 +107,14 @@ class EngineFails:
 
 def _is_spared(frame: FrameType) -> bool:
     """Whether the line may be the end of a `with`, where the interpreter takes no signals, but this would come between
-    the block and its end; or begins a `try`, where nothing is done that could raise anything."""
+    the block and its end; or begins a `try`, where nothing is done that could raise anything.
+
+    Or whether the standard library's `wait` is about to take or release the locks of several Futures: what comes there
+    leaves it with some of them, whoever has made the Futures.
+    """
+    caller = frame.f_back
+    if caller is not None and caller.f_code in ACQUIRES:
+        return True
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
     return line.lstrip().startswith(("with ", "async with ", "try:"))
 
@@ -215,6 +225,10 @@ def look(run: Run, threads: set[threading.Thread], descriptors: int) -> None:
             pass
         except (MemoryError, ImportError):  # the latter of a library that could not be mapped
             if run.plan.memory is None and run.plan.engine is None:
+                raise
+            run.out_of_memory += 1
+        except RuntimeError as exc:  # on threads, of which none could be started
+            if run.plan.memory is None or not any(word in str(exc) for word in REFUSED):
                 raise
             run.out_of_memory += 1
         except OSError:

@@ -192,11 +192,24 @@ def test_files_that_somebody_else_has_prepared_are_not_used(path, tmp_path):
         Journal(path)
     assert victim.read_text() == "precious"
     Path(f"{path}.lock").unlink()
-    log = Path(f"{path}-wal")
-    log.write_bytes(b"rows")
-    log.chmod(0o666)
-    with pytest.raises(ConfigError, match="others may read or change it"):
-        Journal(path)
+    for beside in ("-wal", "-journal", "-shm"):
+        log = Path(f"{path}{beside}")
+        log.write_bytes(b"rows")
+        log.chmod(0o666)
+        with pytest.raises(ConfigError, match="others may read or change it"):
+            Journal(path)
+        log.unlink()
+
+
+def test_nor_a_folder_of_payloads_that_was_made_meanwhile(path):
+    journal = Journal(path)
+    folder = Path(f"{path}.payloads")
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    with pytest.raises(JournalError, match="others may read or change it"):
+        journal.write(accept(spec(1, b"x" * LARGE)))
+    assert not list(folder.iterdir())
+    journal.close()
 
 
 def test_functions_go_with_the_tasks_that_named_them(path):

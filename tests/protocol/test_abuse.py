@@ -30,7 +30,9 @@ from jobrunner.protocol.checks import (
     MAX_RETRY_ON_BYTES,
     MAX_TASK_LENGTH,
 )
+from jobrunner.protocol.chunks import part_id
 from jobrunner.protocol.codec import SMALL_INLINE_LIMIT, encode
+from jobrunner.protocol.coordinator_core import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
 from jobrunner.protocol.functions import FunctionEntry
 from jobrunner.protocol.link import STALLED_AFTER
@@ -39,7 +41,7 @@ from jobrunner.protocol.needs import LOOKED_AT_PER_SWEEP, MAX_PIECES, Needs
 from jobrunner.protocol.placement import Lane, ReadyQueue
 from jobrunner.protocol.principals import CLIENT, OBSERVER, WORKER, Principal
 from jobrunner.protocol.results import Sought
-from jobrunner.protocol.scheduler import LOOKS_PER_GRACE, Scheduler
+from jobrunner.protocol.scheduler import LEFT_OVER, LOOKS_PER_GRACE, Scheduler
 
 ANNA = Principal("A" * 43, "anna", CLIENT)
 HOST = Principal("W" * 43, "host", WORKER)
@@ -384,6 +386,127 @@ def test_of_calls_that_have_ended_little_is_kept_for_lists(world):
     assert world.query(client, "task", "c-1")["error"] == "why"
 
 
+def test_nor_what_only_their_beginning_needed(world):
+    client, worker = world.client(), world.worker(slots=2)
+    client.say(m.Submit([spec("failing")], [DOUBLE]), m.Reconciled())
+    worker.heard()
+    large = spec(1, retry_on=b"r" * 10_000, resources=(("gpu", 1.0),), name="f", priority=3)
+    client.say(m.Submit([large._replace(needs=(TaskId("c-failing"), TaskId("c-failing")))]))
+    worker.say(m.Outcomes([m.Outcome(TaskId("c-failing"), 1, m.ERROR, b"x" * 10_000, 1.0)]))
+    assert {o.status for message in client.heard_of(m.Outcomes) for o in message.outcomes} == {
+        m.ERROR,
+        m.UNMET,
+    }
+    (ended,) = [record for record in world.core.scheduler.recent if record.id == "c-1"]
+    assert ended.options == m.TaskOptions(name="f", priority=3), "in nobody's account, taken or not"
+    assert (ended.needs, ended.amounts, ended.demands, ended.unmet) == ((), (), (), None)
+
+
+def test_of_functions_nobody_needs_their_names_are_left(world):
+    client, worker = world.client(), world.worker()
+    definition = m.FunctionDef(b"k", "f", b"blob", "3.11", ("a", "b"), ("c",))
+    client.say(m.Submit([spec(1, function=b"k")], [definition], [b"k"]))
+    worker.heard()
+    worker.say(m.Outcomes([ok("c-1")]))
+    world.turn()
+    (ended,) = world.core.scheduler.recent
+    assert ended.function.definition == m.FunctionDef(b"k", "f", b"")
+
+
+# --- what has gone ---------------------------------------------------------------------------------------------------
+
+
+def in_queue(world: support.Coordinator) -> int:
+    lanes = [lane for lanes in world.core.scheduler.queue._lanes.values() for lane in lanes.values()]
+    return sum(len(queue) for lane in lanes for queue in lane.clients.values())
+
+
+def come_and_go(client: support.Remote, calls: list[m.TaskSpec]) -> None:
+    client.say(m.Submit(calls), m.Cancel([m.CancelRequest(each.id, True) for each in calls]))
+    client.heard()
+    client.acknowledge()
+
+
+@pytest.mark.parametrize("resources", [(), (("gpu", 1.0),)])
+def test_what_was_cancelled_behind_others_that_wait_is_not_kept_in_the_queue(world, resources):
+    client, worker = world.client(), world.worker()
+    first, second = spec("a", resources=resources), spec("b", resources=resources)
+    client.say(m.Submit([first, second], [DOUBLE]), m.Reconciled())
+    worker.heard()
+    for round_ in range(20):
+        come_and_go(client, [spec(f"{round_}-{n}", resources=resources) for n in range(1000)])
+    assert in_queue(world) <= 2 * LEFT_OVER
+    worker.say(m.Outcomes([ok("c-a")]))
+    assert [task.id for a in worker.heard_of(m.Assign) for task in a.tasks] == ([] if resources else ["c-b"])
+
+
+def test_what_was_cancelled_before_its_next_attempt_is_not_kept(world):
+    client, worker = world.client(), world.worker(slots=1000)
+    client.say(m.Submit([], [DOUBLE]), m.Reconciled())
+    for round_ in range(10):
+        calls = [spec(f"{round_}-{n}", retries=1, backoff=1e9) for n in range(1000)]
+        client.say(m.Submit(calls))
+        worker.heard()
+        worker.say(m.Outcomes([support.ended(each.id, m.ERROR) for each in calls]))
+        client.heard()
+        come_and_go(client, calls)
+    assert len(world.core.scheduler.delayed) <= 3 * LEFT_OVER
+
+
+def test_what_was_cancelled_while_it_lacked_a_result_is_not_kept_with_what_that_comes_of(world):
+    client, _ = world.client(), world.worker()
+    client.say(m.Submit([spec("a")], [DOUBLE]), m.Reconciled())
+    world.turn()
+    for round_ in range(10):
+        needs = (TaskId("c-a"), TaskId("c-unknown"))
+        come_and_go(client, [spec(f"{round_}-{n}")._replace(needs=needs) for n in range(1000)])
+    assert not world.core.scheduler.tasks[TaskId("c-a")].interest.dependents
+
+
+def test_who_has_gone_watches_no_more(world):
+    owner, _ = world.client(who=ANNA), world.worker(who=HOST)
+    owner.say(m.Submit([spec("a", client=ANNAS)], [DOUBLE]))
+    world.turn()
+    task = TaskId(f"{ANNAS}-a")
+    for number in range(3):
+        other = world.client(f"other {number}", who=ANNA)
+        other.say(m.Watch([task, TaskId(f"{ANNAS}-unknown")]))
+        other.heard()
+        other.say(m.Goodbye())
+        world.turn()
+    scheduler = world.core.scheduler
+    assert not scheduler.tasks[task].interest.watchers
+    assert not scheduler.results.sought[TaskId(f"{ANNAS}-unknown")].watchers
+
+
+def test_who_acknowledges_nothing_is_not_told_each_size_of_the_cluster(world):
+    client, worker = world.client(), world.worker()
+    for slots in range(2, 500):
+        worker.say(m.Capacity(slots))
+        world.turn()
+    assert len(world.core.scheduler.clients["c"].link.unacked()) == MAX_UNTAKEN_SLOTS
+    client.heard()
+    client.acknowledge()
+    assert client.heard_one(m.Capacity) == m.Capacity(499)
+
+
+def test_bundles_that_are_never_taken_up_again_are_promised_up_to_a_limit():
+    world = support.Coordinator(untaken_outcomes=3)
+    client, worker = world.client(), world.worker()
+    client.say(m.Submit([], [DOUBLE]), m.Reconciled())
+    for number in range(5):
+        client.say(m.Submit([bundle(number, b"a", b"b")]))
+        if any(type(message) is m.Reset for message in client.heard()):
+            break
+        worker.heard()
+        worker.say(m.Outcomes([split(f"c-{number}", 0, results())]))
+        worker.say(m.Outcomes([ok(call(f"c-{number}", 0))]))
+        client.heard()
+        client.acknowledge()
+    assert number == 4
+    assert len(world.core.scheduler.clients["c"].promised) <= 4
+
+
 # --- what comes to others -----------------------------------------------------------------------------------------
 
 
@@ -398,6 +521,27 @@ def test_an_id_leaves_room_for_those_of_its_parts(world):
     worker.say(m.Outcomes([ok(call(longest, 1))]))
     with pytest.raises(ProtocolError, match=f"a call's id has {MAX_TASK_LENGTH + 1} characters"):
         client.say(m.Submit([spec(1)._replace(id=TaskId(longest + "r"))]))
+
+
+def test_parts_of_parts_do_not_grow_out_of_what_a_worker_takes(world):
+    """One that fails is run again as a whole, and may be divided again; its id would become longer each time."""
+    client, worker = world.client(who=ANNA), world.worker(who=HOST)
+    part, stop = TaskId(f"{ANNAS}-{'1' * (MAX_TASK_LENGTH - len(ANNAS) - 3)}-r"), 2**53
+    client.say(m.Submit([spec(1, client=ANNAS)._replace(id=part, span=(0, stop))], [DOUBLE]), m.Reconciled())
+    while TaskId(part) in world.core.scheduler.tasks:
+        world.turn()
+        stop -= 1
+        worker.say(m.Outcomes([m.Outcome(part, 1, m.SPLIT, b"", 0.0, {"stop": stop})]))
+        if part_id(part, stop) not in world.core.scheduler.tasks:
+            break
+        part = part_id(part, stop)
+    assert MAX_TASK_LENGTH < len(part) <= MAX_NAME_LENGTH
+    worker.say(m.Goodbye())
+    second = world.worker("other", who=HOST)
+    second.heard()
+    second.say(m.Running(list(world.core.scheduler.tasks)))
+    assert second.heard_of(m.Divide) == []
+    assert client.heard_of(m.Outcomes)
 
 
 def test_a_call_that_needs_as_much_as_may_be_reaches_its_worker(world):

@@ -211,8 +211,9 @@ def test_a_peer_that_acknowledges_nothing_is_sent_less_and_less_again():
 
 def test_and_is_stalled_at_last():
     here, _ = pair()
-    here.send(Capacity(1), 100.0)
-    here.send(Capacity(2), 200.0, SLOWEST_RATE)
+    here.send(Capacity(1), 100.0, SLOWEST_RATE)
+    for second in range(101, 700):
+        here.send(Capacity(2), float(second), SLOWEST_RATE)  # behind it: that puts nothing off
     for second in range(100, 700, 10):
         here.receive(bare(0), float(second))
     assert not here.stalled(103.9 + STALLED_AFTER)

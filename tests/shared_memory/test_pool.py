@@ -10,6 +10,7 @@ import threading
 
 import pytest
 from counting import MIB, descriptors
+from steps import Steps
 
 from jobrunner.payloads import payload_size
 from jobrunner.shared_memory import pool as pools
@@ -219,3 +220,34 @@ def test_many_threads(pool):
     filled, idle = pool.counts()
     assert filled == 0
     assert idle <= 16
+
+
+@pytest.mark.parametrize("most_idle", [0, MIB])
+def test_at_any_line_of_a_pool_its_thread_may_come_to_store_something_else(make_pool, most_idle):
+    """As a finalizer does that the garbage collector calls, or a signal handler."""
+    pool = make_pool(most_idle)
+    kept = []
+
+    def come():
+        kept.append(pool.store([b"a" * 1000]))
+        del kept[:-1]  # some other payload is let go of meanwhile
+
+    def use():
+        first, second = pool.store([b"b" * 1000]), pool.store([b"c" * 1000])
+        assert [parts_of(payload) for payload in (first, second)] == [[b"b" * 1000], [b"c" * 1000]]
+        del first
+        pool.trim(0.0)
+
+    for step in range(1, 1000):
+        steps = Steps([pools], step, act=come)
+        with steps.here():
+            use()
+            assert pool.counts()[0] <= 1
+        if not steps.place:
+            break
+        if kept[-1] is not None:
+            assert parts_of(kept[-1]) == [b"a" * 1000]
+    assert step > 40
+    kept.clear()
+    pool.trim(0.0)
+    assert pool.counts() == (0, 0)
