@@ -17,10 +17,10 @@ import msgpack
 
 from jobrunner.payload_files import Reference, size_in
 from jobrunner.payloads import Payload, buffers_of, payload_size
-from jobrunner.protocol import codec
 from jobrunner.protocol.batches import of_definition, of_outcome, of_value
+from jobrunner.protocol.codec_functions import value_functions
 from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
-from jobrunner.protocol.messages import FunctionDef, Outcome, TaskSpec
+from jobrunner.protocol.messages import FunctionDef, Options, Outcome, TaskSpec
 from jobrunner.protocol.task import call_size
 
 ROW_BYTES = 64 * 1024 * 1024
@@ -34,6 +34,8 @@ TASK_BYTES = 200
 
 REFERENCE = 1
 """Of msgpack's extensions: the payload is in a file."""
+
+WRITE_OPTIONS, READ_OPTIONS = value_functions(Options, "options")
 
 
 class Tail(NamedTuple):
@@ -161,7 +163,7 @@ def dump_entry(entry: JournalEntry, now: float) -> bytes:
         (
             now,
             [(*f[:2], flat(f[2]), *f[3:]) for f in entry.functions],
-            [(*t[:2], flat(t[2]), t[3], codec.write_options(t[4]), *t[5:]) for t in entry.accepted],
+            [(*t[:2], flat(t[2]), t[3], WRITE_OPTIONS(t[4]), *t[5:]) for t in entry.accepted],
             entry.progress,
             [
                 (kept.name, (*kept.outcome[:3], flat(kept.outcome[3]), *kept.outcome[4:]), kept.age)
@@ -183,7 +185,7 @@ def load_entry(data: bytes, now: float) -> JournalEntry:
     entry = JournalEntry([FunctionDef(*definition) for definition in functions])
     for fields in accepted:
         spec = TaskSpec(*fields)
-        entry.accepted.append(spec._replace(options=codec.options(spec.options)))
+        entry.accepted.append(spec._replace(options=READ_OPTIONS(spec.options)))
     entry.progress += [(task_id, Progress(*counts)) for task_id, counts in progress]
     for name, fields, age in outcomes:
         kept = KeptOutcome(name, Outcome(*fields), age + max(0.0, now - written))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-Buffer: TypeAlias = "bytes | bytearray | memoryview"
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class MappedPayload:
@@ -21,7 +21,7 @@ class MappedPayload:
         raise NotImplementedError
 
 
-Payload: TypeAlias = "bytes | tuple[Buffer, ...] | MappedPayload"
+Payload: TypeAlias = bytes | tuple[Buffer, ...] | MappedPayload
 """`bytes` where everything is in one small pickle; else the pickle followed by its out-of-band buffers."""
 
 Store: TypeAlias = "Callable[[Sequence[Buffer]], Payload | None]"

@@ -13,8 +13,9 @@ where every message may be lost, doubled, delayed or reordered and every process
 Where to start reading: `messages` (what is said), `effects` (what a core hears and asks for), `task` (the life of a
 task), then `scheduler` (the coordinator's decisions). Beside them:
 
-    codec              a message to frames and back; whatever is off is a ProtocolError
     checks             what a field may hold: the limits of everything that comes over a wire
+    codec              a message to frames and back; whatever is off is a ProtocolError
+    codec_functions    what packs, unpacks and checks a message, derived from its declaration in `messages`
     batches            what has gathered, cut into messages within these limits
     link               a numbered stream: each message arrives once and in order, or the session ends
     session            the opening side: greet, stay in touch, notice the loss, greet again

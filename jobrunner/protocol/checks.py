@@ -1,8 +1,17 @@
-"""What a field of a message may hold: the limits, and the checks that `codec` decodes with.
+"""What a field of a message may hold: the limits, and the kinds of values that `messages` declares its fields with.
 
 The law: nothing is made because a peer says so. What a number on the wire announces (frames, entries, bytes) is
 compared with what has really arrived before anything is allocated for it; a number that later code adds to, multiplies
 or sleeps for has bounds; and what passes can be sent on as it is. A violation raises ProtocolError.
+
+A field's type says what is checked, `typing.Annotated` carrying the limit:
+
+    Annotated[str, Length(4, "a code has {} characters")]       a str, bytes: at most so long
+    Annotated[int, Between(1, 9)], Annotated[int, Below("attempt")]
+    Annotated[float, Finite()]                                  a finite number from 0
+    Annotated[list[Name], AtMost(9, "a list of {} names")]      a list, or a tuple of any length: at most so many
+    Annotated[tuple[Key, ...], Different("one key twice")]      each is there once
+    Annotated[Any, plain]                                       what this function returns, unless it raises an error
 
 Senders keep to the same limits, else a peer that follows them would be taken for a broken one: long names are refused
 or cut where they are given, and `batches` cuts what has gathered into messages that fit.
@@ -10,7 +19,8 @@ or cut where they are given, and `batches` cuts what has gathered into messages 
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar
 
 from jobrunner.config import (
     MAX_AMOUNT,
@@ -81,12 +91,9 @@ MAX_INTEGER = 2**53
 """The largest integer; sums of many still fit into the 64 bits that msgpack has."""
 
 LARGEST_32 = 2**31 - 1
-MAX_SEED = 2**32 - 1
 """The largest number of an attempt, of retries, and of a priority (which may be as far below 0)."""
 
-INFINITY = float("inf")
-
-SCALARS = frozenset((type(None), bool, int, float, str, bytes))
+MAX_SEED = 2**32 - 1
 
 
 def shown(value: Any) -> str:
@@ -98,142 +105,222 @@ def shown(value: Any) -> str:
     return f"{value!r:.40}"
 
 
-def text(value: Any) -> Any:
-    if type(value) is not str:
-        raise ProtocolError(f"expected a string, got {type(value).__name__}")
-    return value
+# --- the limits of one value --------------------------------------------------------------------------------------
+
+CALLED = {str: "a string", bytes: "bytes", bool: "true or false", tuple: "a list", dict: "a map"}
 
 
-def name(value: Any) -> Any:
-    """The name or id of anything."""
-    if type(value) is not str or len(value) > MAX_NAME_LENGTH:
-        text(value)
-        raise ProtocolError(
-            f"a name or id has {len(value)} characters, at most {MAX_NAME_LENGTH} are allowed"
-        )
-    return value
+def wrong_type(expected: type, value: Any) -> NoReturn:
+    raise ProtocolError(f"expected {CALLED[expected]}, got {type(value).__name__}")
 
 
-def argument(value: Any) -> Any:
-    """Of a Query."""
-    if len(text(value)) > MAX_ARGUMENT_LENGTH:
-        raise ProtocolError(
-            f"a question is about {len(value)} characters, at most {MAX_ARGUMENT_LENGTH} may be"
-        )
-    return value
+class Limit:
+    """The limit of a single value. `codec_functions` writes `test` into the code that reads a message, so that a legal
+    value costs no call; for any other, that code calls `refuse`, which raises a ProtocolError."""
+
+    types: tuple[type, ...]
+    """The types of values that it is a limit of."""
+
+    def test(self, value: str, kind: type) -> str:
+        """An expression for: the variable of that name is of this type, and within the limit."""
+        raise NotImplementedError
+
+    def arguments(self, value: str) -> str:
+        """What `refuse` is called with."""
+        return value
+
+    def refuse(self, kind: type, value: Any) -> NoReturn:
+        raise NotImplementedError
 
 
-def task(value: Any) -> Any:
-    """The id of a call that is submitted."""
-    if len(name(value)) > MAX_TASK_LENGTH:
-        raise ProtocolError(f"a call's id has {len(value)} characters, at most {MAX_TASK_LENGTH} are allowed")
-    return value
+class Length(Limit):
+    """A text's characters, or the number of bytes; `says` has {} in the place of how many there are."""
+
+    types = (str, bytes)
+
+    def __init__(self, most: int, says: str) -> None:
+        self.most, self.says = most, says
+
+    def test(self, value: str, kind: type) -> str:
+        return f"type({value}) is {kind.__name__} and len({value}) <= {self.most}"
+
+    def refuse(self, kind: type, value: Any) -> NoReturn:
+        found = type(value)
+        if found is not kind:
+            wrong_type(kind, value)
+        raise ProtocolError(f"{self.says.format(len(value))}, at most {self.most} are allowed")
 
 
-def entries(value: Any) -> tuple[Any, ...]:
-    """What a client names in one message."""
-    return limited(value, MAX_ENTRIES, "a list of {} entries")
+class AnyLength(Limit):
+    """A text of which nothing is made but what people read: the limit of the whole message is its limit."""
+
+    types = (str, bytes)
+
+    def test(self, value: str, kind: type) -> str:
+        return f"type({value}) is {kind.__name__}"
+
+    def refuse(self, kind: type, value: Any) -> NoReturn:
+        wrong_type(kind, value)
 
 
-def integer(value: Any, minimum: int = 0, maximum: int = MAX_INTEGER) -> int:
-    if type(value) is not int or not minimum <= value <= maximum:
-        raise ProtocolError(f"expected an integer from {minimum} to {maximum}, got {shown(value)}")
-    return value
+class Between(Limit):
+    """An integer, both ends included."""
+
+    types = (int,)
+
+    def __init__(self, least: int, most: int, says: str = "") -> None:
+        self.least, self.most, self.says = least, most, says
+
+    def test(self, value: str, kind: type) -> str:
+        return f"type({value}) is int and {self.least} <= {value} <= {self.most}"
+
+    def refuse(self, kind: type, value: Any) -> NoReturn:
+        if self.says:
+            raise ProtocolError(self.says.format(shown(value)))
+        not_between(value, self.least, self.most)
 
 
-def attempt(value: Any) -> int:
-    """The number of an attempt."""
-    return integer(value, 1, LARGEST_32)
+class Below(Limit):
+    """An integer from 0 that is smaller than an earlier field of the same record."""
+
+    types = (int,)
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+
+    def test(self, value: str, kind: type) -> str:
+        return f"type({value}) is int and 0 <= {value} < {self.field}"
+
+    def arguments(self, value: str) -> str:
+        return f"{value}, {self.field}"
+
+    def refuse(self, kind: type, value: Any, end: int = 0) -> NoReturn:
+        not_between(value, 0, end - 1)
 
 
-def unbegun(value: Any, attempt: int) -> int:
-    """How many of the attempts before this one never began."""
-    return integer(value, 0, attempt - 1)
+class Finite(Limit):
+    """Seconds, or an amount: not negative, not infinite, not NaN (for which every comparison is false). `says` what is
+    wrong with a finite number beyond either end."""
+
+    types = (float,)
+
+    def __init__(self, least: float = 0.0, most: float = sys.float_info.max, says: str = "") -> None:
+        self.least, self.most, self.says = least, most, says
+
+    def test(self, value: str, kind: type) -> str:
+        return f"(type({value}) is float or type({value}) is int) and {self.least} <= {value} <= {self.most}"
+
+    def refuse(self, kind: type, value: Any) -> NoReturn:
+        if type(value) not in (int, float) or not 0 <= value <= sys.float_info.max:
+            raise ProtocolError(f"expected a finite number from 0, got {shown(value)}")
+        raise ProtocolError(f"{self.says}, got {shown(value)}")
 
 
-def number(value: Any) -> float:
-    """Seconds, or an amount: not negative, not infinite, not NaN (for which every comparison is false)."""
-    if (type(value) is not float and type(value) is not int) or not 0 <= value < INFINITY:
-        raise ProtocolError(f"expected a finite number from 0, got {shown(value)}")
-    return value
+def not_between(value: Any, least: int, most: int) -> NoReturn:
+    raise ProtocolError(f"expected an integer from {least} to {most}, got {shown(value)}")
 
 
-def amount(value: Any) -> float:
-    """Of a resource."""
-    checked = number(value)
-    if checked > MAX_AMOUNT:
-        raise ProtocolError(f"an amount of a resource is at most {MAX_AMOUNT:g}, got {shown(value)}")
-    return checked
+# --- the limits of lists ------------------------------------------------------------------------------------------
 
 
-def timeout(value: Any) -> float:
-    """A shorter one would be silent between two heartbeats, a longer one leaves its traces here for very long."""
-    if not SHORTEST_PEER_TIMEOUT <= number(value) <= MAX_PEER_TIMEOUT:
-        raise ProtocolError(
-            f"a peer timeout must be {SHORTEST_PEER_TIMEOUT:g} to {MAX_PEER_TIMEOUT:g} s, got {shown(value)}"
-        )
-    return float(value)
+class AtMost:
+    """A list of at most so many entries; `says` has {} in the place of how many there are."""
+
+    def __init__(self, most: int, says: str) -> None:
+        self.most, self.says = most, says
+
+    def checked(self, value: Any) -> tuple[Any, ...]:
+        items = sequence(value)
+        if len(items) > self.most:
+            raise ProtocolError(f"{self.says.format(len(items))}, at most {self.most} are allowed")
+        return items
 
 
-def slots(value: Any) -> int:
-    return integer(value, 1, MAX_SLOTS)
+class Different:
+    """A tuple whose entries are different from each other; `says` is the error."""
+
+    def __init__(self, says: str) -> None:
+        self.says = says
+
+    def checked(self, found: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(found)) < len(found):
+            raise ProtocolError(self.says)
+        return found
 
 
-def flag(value: Any) -> bool:
-    if type(value) is not bool:
-        raise ProtocolError(f"expected true or false, got {type(value).__name__}")
-    return value
+class LeftOut:
+    """A record that is None on the wire where it is the default, as mostly."""
+
+    def __init__(self, default: Any) -> None:
+        self.default = default
 
 
-def binary(value: Any) -> bytes:
-    if type(value) is not bytes:
-        raise ProtocolError(f"expected bytes, got {type(value).__name__}")
-    return value
-
-
-def retry_on(value: Any) -> bytes:
-    """The classes of exceptions after which a call may run again."""
-    if len(binary(value)) > MAX_RETRY_ON_BYTES:
-        raise ProtocolError(f"retry_on has {len(value)} bytes, at most {MAX_RETRY_ON_BYTES} are allowed")
-    return binary(value)
-
-
-def resources(value: Any) -> tuple[tuple[str, float], ...]:
-    """Pairs of a name and an amount that a call asks for."""
-    pairs = limited(value, MAX_RESOURCES, "a call asks for {} resources")
-    return tuple([(name(what), amount(much)) for what, much in map(sequence, pairs)])
-
-
-def key(value: Any) -> bytes:
-    """The key of a function."""
-    if type(value) is not bytes or len(value) > MAX_KEY_LENGTH:
-        binary(value)
-        raise ProtocolError(f"a function's key has {len(value)} bytes, at most {MAX_KEY_LENGTH} are allowed")
-    return value
+class Cut:
+    """A text that is longer than its Length is cut where it is sent; nobody has chosen it."""
 
 
 def sequence(value: Any) -> tuple[Any, ...]:
     if type(value) is not tuple:
-        raise ProtocolError(f"expected a list, got {type(value).__name__}")
+        wrong_type(tuple, value)
     return value
 
 
-def limited(value: Any, most: int, what: str) -> tuple[Any, ...]:
-    """A list of at most so many entries. The error says `what` has how many, in the place of {}."""
-    items = sequence(value)
-    if len(items) > most:
-        raise ProtocolError(f"{what.format(len(items))}, at most {most} are allowed")
-    return items
-
-
-def amounts(value: Any) -> dict[str, float]:
-    """Of resources, by name."""
+def mapping(value: Any) -> Any:
     if type(value) is not dict:
-        raise ProtocolError(f"expected a map, got {type(value).__name__}")
-    return {name(what): amount(much) for what, much in value.items()}
+        wrong_type(dict, value)
+    return value
 
 
-def span(value: Any) -> tuple[int, int] | int:
+# --- what many fields hold ----------------------------------------------------------------------------------------
+
+NAME = Length(MAX_NAME_LENGTH, "a name or id has {} characters")
+Name: TypeAlias = Annotated[str, NAME]
+"""The name of anything. Ids, which are NewTypes of str, are names too, and need no such annotation."""
+
+Text: TypeAlias = Annotated[str, AnyLength()]
+Count: TypeAlias = Annotated[int, Between(0, MAX_INTEGER)]
+Positive: TypeAlias = Annotated[int, Between(1, MAX_INTEGER)]
+Attempt: TypeAlias = Annotated[int, Between(1, LARGEST_32)]
+Seconds: TypeAlias = Annotated[float, Finite()]
+Slots: TypeAlias = Annotated[int, Between(1, MAX_SLOTS)]
+PeerTimeout: TypeAlias = Annotated[
+    float,
+    Finite(
+        SHORTEST_PEER_TIMEOUT,
+        MAX_PEER_TIMEOUT,
+        f"a peer timeout must be {SHORTEST_PEER_TIMEOUT:g} to {MAX_PEER_TIMEOUT:g} s",
+    ),
+]
+"""A shorter one would be silent between two heartbeats, a longer one leaves its traces here for very long."""
+
+Amount: TypeAlias = Annotated[
+    float, Finite(0.0, MAX_AMOUNT, f"an amount of a resource is at most {MAX_AMOUNT:g}")
+]
+
+Entry = TypeVar("Entry")
+Entries: TypeAlias = Annotated[list[Entry], AtMost(MAX_ENTRIES, "a list of {} entries")]
+"""What a client names in one message."""
+
+
+def text(value: Any) -> Any:
+    if type(value) is not str:
+        wrong_type(str, value)
+    return value
+
+
+def name(value: Any) -> Any:
+    if len(text(value)) > MAX_NAME_LENGTH:
+        NAME.refuse(str, value)
+    return value
+
+
+def integer(value: Any, least: int = 0, most: int = MAX_INTEGER) -> int:
+    if type(value) is not int or not least <= value <= most:
+        not_between(value, least, most)
+    return value
+
+
+def checked_span(value: Any) -> tuple[int, int] | int:
     """Of a chunk, or the number of calls in a bundle."""
     if type(value) is int:
         return integer(value, 1, MAX_BUNDLED)
@@ -243,42 +330,10 @@ def span(value: Any) -> tuple[int, int] | int:
     return start, stop
 
 
-def names(value: Any) -> tuple[Any, ...]:
-    return tuple(map(name, sequence(value))) if value else sequence(value)
-
-
-def awaited(value: Any) -> tuple[Any, ...]:
-    """The ids of calls that a task waits for."""
-    return names(limited(value, MAX_AWAITED, "a task waits for {} calls"))
-
-
-def depends_on(value: Any) -> tuple[Any, ...]:
-    """Calls whose results a call needs."""
-    return names(limited(value, MAX_DEPENDENCIES, "a call needs {} others"))
-
-
-def modules(value: Any) -> tuple[str, ...]:
-    """Names of modules that a function needs or brings along."""
-    return names(limited(value, MAX_MODULES, "a function names {} modules"))
-
-
-def parts(value: Any) -> tuple[bytes, ...]:
-    """The keys of a function's parts, which are different from each other."""
-    found = tuple(map(key, limited(value, MAX_PARTS, "a function has {} parts")))
-    if len(set(found)) < len(found):
-        raise ProtocolError("a function names one part twice")
-    return found
-
-
-def name_list(value: Any) -> list[Any]:
-    return [name(item) for item in sequence(value)]
-
-
-def keys(value: Any) -> list[bytes]:
-    return [key(item) for item in sequence(value)]
-
-
 # --- what may hold anything ---------------------------------------------------------------------------------------
+
+
+SCALARS = frozenset((type(None), bool, int, float, str, bytes))
 
 
 def plain(value: Any, room: int = MAX_DEPTH) -> Any:
@@ -332,15 +387,13 @@ DETAIL_TYPES: dict[str, tuple[type, ...]] = {
 """What is read of an Outcome's detail somewhere; further facts may be anything."""
 
 
-def detail(value: Any, room: int = MAX_DEPTH) -> dict[str, Any]:
+def checked_detail(value: Any, room: int = MAX_DEPTH) -> Any:
     """The detail of an Outcome, see there."""
-    if type(value) is not dict:
-        raise ProtocolError(f"expected a map, got {type(value).__name__}")
-    plain(value, room)
+    plain(mapping(value), room)
     for what, item in value.items():
         types = DETAIL_TYPES.get(what)
         if types is not None and type(item) not in types:
             raise ProtocolError(f"a detail {what!r} may not be of type {type(item).__name__}")
     if value.get("need_detail") is not None:
-        detail(value["need_detail"], room - 1)
+        checked_detail(value["need_detail"], room - 1)
     return value

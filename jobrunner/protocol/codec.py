@@ -2,58 +2,32 @@
 
 Frame 0 is msgpack: [version, session, seq, ack, type, field, field, ...]. A payload in it is either a bin (small: it
 rides inside) or the number of frames that it takes; those follow in order, and are never copied here. The bytes of a
-function are written in the same way. Decoding checks the shape, the types and the limits (see `checks`) of everything,
-so that a core may trust what it gets; whatever is off raises ProtocolError.
+function are written in the same way. Decoding checks the shape, the types and the limits of everything, so that a core
+may trust what it gets; whatever is off raises ProtocolError. The fields and their limits are declared in `messages`;
+`codec_functions` makes of that what packs and what unpacks each type. Here is what all types have in common.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import msgpack
 
-from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ProtocolError
 from jobrunner.payloads import Buffer, MappedPayload, Payload, buffers_of, payload_size
 from jobrunner.protocol import messages as m
 from jobrunner.protocol.checks import (
-    LARGEST_32,
     MAX_BUFFERS,
     MAX_FRAMES,
     MAX_HEADER_BYTES,
-    MAX_HELD,
     MAX_MAP_ENTRIES,
-    MAX_SEED,
-    amounts,
-    argument,
-    attempt,
-    awaited,
-    depends_on,
-    detail,
-    entries,
-    flag,
     integer,
-    key,
-    keys,
-    limited,
-    modules,
     name,
-    name_list,
-    number,
-    parts,
-    plain,
-    resources,
-    retry_on,
-    sequence,
     shown,
-    slots,
-    span,
-    task,
     text,
-    timeout,
-    unbegun,
 )
+from jobrunner.protocol.codec_functions import message_reader, message_writer
 
 VERSION = 7
 
@@ -79,8 +53,6 @@ BYTES_PER_CONTAINER = 8
 
 MAX_CONTAINERS = 2**20 + 2**16
 """Lists and maps in a header: a microsecond each. A worker may come back with nearly as many tasks."""
-
-STATUSES = len(m.STATUS_NAMES)
 
 Frames = list[Buffer]
 Shared: TypeAlias = "MappedPayload | tuple[bytearray, ...]"
@@ -153,323 +125,51 @@ class Reader:
             raise ProtocolError(f"{len(self._frames) - self._next} frames belong to no payload")
 
 
-# --- entries ---------------------------------------------------------------------------------------------------------
-
-
-def options(value: Any) -> m.TaskOptions:
-    if value is None:
-        return m.DEFAULT_OPTIONS
-    called, priority, retries, limit, wanted, once, classes, on_timeouts, backoff, detach = sequence(value)
-    return m.TaskOptions(
-        None if called is None else name(called),
-        integer(priority, -LARGEST_32 - 1, LARGEST_32),
-        integer(retries, 0, LARGEST_32),
-        None if limit is None else number(limit),
-        resources(wanted),
-        flag(once),
-        None if classes is None else retry_on(classes),
-        flag(on_timeouts),
-        None if backoff is None else number(backoff),
-        flag(detach),
-    )
-
-
-def write_options(value: m.TaskOptions) -> m.TaskOptions | None:
-    return None if value is m.DEFAULT_OPTIONS or value == m.DEFAULT_OPTIONS else value
-
-
-def write_functions(functions: list[m.FunctionDef], w: Writer) -> list[Any]:
-    # Its name is for people; Python sets no limit to that of a class within a class within a class.
-    return [(f[0], f[1][:MAX_NAME_LENGTH], w.payload(f[2]), f[3], f[4], f[5], f[6], f[7]) for f in functions]
-
-
-def read_functions(value: Any, r: Reader) -> list[m.FunctionDef]:
-    return [
-        m.FunctionDef(
-            key(k),
-            name(title),
-            r.payload(blob),
-            name(python),
-            () if needed == () else modules(needed),
-            () if brought == () else modules(brought),
-            () if held == () else parts(held),
-            0 if epoch == 0 else integer(epoch),
-        )
-        for k, title, blob, python, needed, brought, held, epoch in map(sequence, sequence(value))
-    ]
-
-
-def write_tasks(tasks: list[m.TaskSpec], w: Writer) -> list[Any]:
-    payload = w.payload
-    return [(t[0], t[1], payload(t[2]), t[3], write_options(t[4]), t[5], t[6], t[7]) for t in tasks]
-
-
-def read_tasks(value: Any, r: Reader) -> list[m.TaskSpec]:
-    # What most calls leave out is looked at here: a call of a function costs more than the rest of its check.
-    payload = r.payload
-    return [
-        m.TaskSpec(
-            task(a),
-            key(b),
-            c if type(c) is bytes else payload(c),
-            None if d is None else span(d),
-            m.DEFAULT_OPTIONS if e is None else options(e),
-            None if f is None else key(f),
-            integer(g),
-            () if h == () else depends_on(h),
-        )
-        for a, b, c, d, e, f, g, h in map(sequence, entries(value))
-    ]
-
-
-def write_assignments(tasks: list[m.Assignment], w: Writer) -> list[Any]:
-    payload = w.payload
-    return [
-        (
-            t[0],
-            t[1],
-            t[2],
-            payload(t[3]),
-            t[4],
-            write_options(t[5]),
-            t[6],
-            t[7],
-            [payload(v) for v in t[8]],
-            t[9],
-        )
-        for t in tasks
-    ]
-
-
-def read_assignments(value: Any, r: Reader) -> list[m.Assignment]:
-    payload = r.payload
-    return [
-        m.Assignment(
-            name(a),
-            attempt(n),
-            key(b),
-            c if type(c) is bytes else payload(c),
-            None if d is None else span(d),
-            m.DEFAULT_OPTIONS if e is None else options(e),
-            None if f is None else key(f),
-            integer(g),
-            () if h == () else tuple(map(payload, sequence(h))),
-            0 if u == 0 else unbegun(u, n),
-        )
-        for a, n, b, c, d, e, f, g, h, u in map(sequence, sequence(value))
-    ]
-
-
-def write_outcomes(outcomes: list[m.Outcome], w: Writer) -> list[Any]:
-    payload = w.payload
-    return [(o[0], o[1], o[2], payload(o[3]), o[4], o[5]) for o in outcomes]
-
-
-def read_outcomes(value: Any, r: Reader) -> list[m.Outcome]:
-    payload = r.payload
-    return [
-        m.Outcome(
-            name(a),
-            integer(n, 0, LARGEST_32),
-            status(s),
-            p if type(p) is bytes else payload(p),
-            number(t),
-            None if d is None else detail(d),
-        )
-        for a, n, s, p, t, d in map(sequence, sequence(value))
-    ]
-
-
-def status(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < STATUSES:
-        raise ProtocolError(f"there is no status {shown(value)}")
-    return value
-
-
-def write_refusal(refusal: m.Refused) -> tuple[str, ...]:
-    """Its kind only where there is one to tell: other versions do without."""
-    return (refusal.error,) if refusal.kind == m.REFUSAL_KINDS[0] else (refusal.error, refusal.kind)
-
-
-def refusal_kind(rest: Sequence[Any]) -> str:
-    """Of a refusal, which other versions may send without."""
-    return rest[0] if rest and rest[0] in m.REFUSAL_KINDS else m.REFUSAL_KINDS[0]
-
-
-def read_held(value: Any) -> list[m.Held]:
-    held = limited(value, MAX_HELD, "a worker with {} tasks")
-    return [m.Held(name(a), attempt(n), flag(r), unbegun(u, n)) for a, n, r, u in map(sequence, held)]
-
-
-def read_chunks(value: Any) -> list[m.OutputChunk]:
-    return [
-        m.OutputChunk(name(a), name(title), integer(stream, m.STDOUT, m.STDERR), text(words))
-        for a, title, stream, words in map(sequence, sequence(value))
-    ]
-
-
-def read_waits(value: Any) -> list[m.Wait]:
-    return [
-        m.Wait(name(a), awaited(calls), flag(every)) for a, calls, every in map(sequence, sequence(value))
-    ]
-
-
-def read_requests(value: Any) -> list[m.CancelRequest]:
-    return [m.CancelRequest(name(a), flag(running)) for a, running in map(sequence, entries(value))]
-
-
-def read_returned(value: Any) -> list[tuple[Any, int]]:
-    return [(name(a), attempt(n)) for a, n in map(sequence, sequence(value))]
-
-
 # --- messages -----------------------------------------------------------------------------------------------------
 
-Write = Callable[[Any, Writer], Sequence[Any]]
-Read = Callable[[Sequence[Any], Reader], m.Message]
+Write: TypeAlias = "Callable[[m.Envelope, Writer], tuple[Any, ...]]"
+Read: TypeAlias = "Callable[[tuple[Any, ...], Reader], m.Message]"
 
-# The type's number on the wire is its place here: add at the end, and raise VERSION for any other change.
-TABLE: list[tuple[type[m.Message], Write, Read]] = [
-    (
-        m.ClientHello,
-        lambda x, w: (
-            x.client,
-            x.version,
-            x.python,
-            x.host,
-            x.pid,
-            x.peer_timeout,
-            x.show_output,
-            x.serial,
-            x.within,
-        ),
-        lambda f, r: m.ClientHello(
-            name(f[0]),
-            name(f[1]),
-            name(f[2]),
-            name(f[3]),
-            integer(f[4]),
-            timeout(f[5]),
-            flag(f[6]),
-            integer(f[7]),
-            None if f[8] is None else name(f[8]),
-        ),
-    ),
-    (
-        m.WorkerHello,
-        lambda x, w: (
-            x.worker,
-            x.version,
-            x.python,
-            x.name,
-            x.host,
-            x.pid,
-            x.peer_timeout,
-            x.slots,
-            dict(x.resources),
-            x.held,
-            x.serial,
-        ),
-        lambda f, r: m.WorkerHello(
-            name(f[0]),
-            name(f[1]),
-            name(f[2]),
-            name(f[3]),
-            name(f[4]),
-            integer(f[5]),
-            timeout(f[6]),
-            slots(f[7]),
-            amounts(f[8]),
-            read_held(f[9]),
-            integer(f[10]),
-        ),
-    ),
-    (
-        m.Welcome,
-        lambda x, w: (
-            x.coordinator,
-            x.version,
-            x.slots,
-            x.window_tasks,
-            x.window_bytes,
-            x.session,
-            x.max_payload,
-            x.hash_seed,
-        ),
-        lambda f, r: m.Welcome(
-            name(f[0]),
-            name(f[1]),
-            integer(f[2]),
-            integer(f[3], 1),
-            integer(f[4], 1),
-            name(f[5]),
-            integer(f[6], 1),
-            None if f[7] is None else integer(f[7], 0, MAX_SEED),
-        ),
-    ),
-    (
-        m.Submit,
-        lambda x, w: (write_tasks(x.tasks, w), write_functions(x.functions, w), x.drop_functions),
-        lambda f, r: m.Submit(read_tasks(f[0], r), read_functions(f[1], r), keys(f[2])),
-    ),
-    (m.ResubmissionComplete, lambda x, w: (), lambda f, r: m.ResubmissionComplete()),
-    (m.Cancel, lambda x, w: (x.requests,), lambda f, r: m.Cancel(read_requests(f[0]))),
-    (m.CancelRefused, lambda x, w: (x.ids,), lambda f, r: m.CancelRefused(name_list(f[0]))),
-    (
-        m.Query,
-        lambda x, w: (x.number, x.kind, x.argument),
-        lambda f, r: m.Query(integer(f[0]), name(f[1]), argument(f[2])),
-    ),
-    (
-        m.Reply,
-        lambda x, w: (x.number, x.data, x.error),
-        lambda f, r: m.Reply(integer(f[0]), plain(f[1]), text(f[2])),
-    ),
-    (
-        m.Assign,
-        lambda x, w: (write_assignments(x.tasks, w), write_functions(x.functions, w), x.owner),
-        lambda f, r: m.Assign(read_assignments(f[0], r), read_functions(f[1], r), name(f[2])),
-    ),
-    (m.DropFunctions, lambda x, w: (x.functions,), lambda f, r: m.DropFunctions(keys(f[0]))),
-    (
-        m.Outcomes,
-        lambda x, w: (write_outcomes(x.outcomes, w),),
-        lambda f, r: m.Outcomes(read_outcomes(f[0], r)),
-    ),
-    (m.Running, lambda x, w: (x.ids,), lambda f, r: m.Running(name_list(f[0]))),
-    (
-        m.TasksReturned,
-        lambda x, w: (x.tasks, x.missing_modules, x.begun),
-        lambda f, r: m.TasksReturned(read_returned(f[0]), name_list(f[1]), flag(f[2])),
-    ),
-    (m.Capacity, lambda x, w: (x.slots,), lambda f, r: m.Capacity(integer(f[0]))),
-    (m.Output, lambda x, w: (x.chunks,), lambda f, r: m.Output(read_chunks(f[0]))),
-    (m.Drain, lambda x, w: (), lambda f, r: m.Drain()),
-    (m.Goodbye, lambda x, w: (x.reason,), lambda f, r: m.Goodbye(text(f[0]))),
-    (m.Heartbeat, lambda x, w: (), lambda f, r: m.Heartbeat()),
-    (m.Reset, lambda x, w: (), lambda f, r: m.Reset()),
-    (m.Refused, lambda x, w: write_refusal(x), lambda f, r: m.Refused(text(f[0]), refusal_kind(f[1:]))),
-    (m.Watch, lambda x, w: (x.ids,), lambda f, r: m.Watch(name_list(entries(f[0])))),
-    (m.Accepted, lambda x, w: (x.ids,), lambda f, r: m.Accepted(name_list(f[0]))),
-    (m.ResultRequest, lambda x, w: (x.ids,), lambda f, r: m.ResultRequest(name_list(f[0]))),
-    (
-        m.ResultReply,
-        lambda x, w: (write_outcomes(x.outcomes, w), x.unknown),
-        lambda f, r: m.ResultReply(read_outcomes(entries(f[0]), r), name_list(entries(f[1]))),
-    ),
-    (
-        m.Join,
-        lambda x, w: (x.key, x.name, x.role),
-        lambda f, r: m.Join(name(f[0]), name(f[1]), name(f[2])),
-    ),
-    (m.Joined, lambda x, w: (x.name,), lambda f, r: m.Joined(name(f[0]))),
-    (m.Divide, lambda x, w: (x.ids,), lambda f, r: m.Divide(name_list(f[0]))),
-    (m.Stuck, lambda x, w: (x.why,), lambda f, r: m.Stuck(text(f[0]))),
-    (m.Waits, lambda x, w: (x.waits,), lambda f, r: m.Waits(read_waits(f[0]))),
-]  # fmt: skip
-REFUSED = next(number for number, row in enumerate(TABLE) if row[0] is m.Refused)
+KINDS: tuple[type[m.Message], ...] = get_args(m.Message)
+NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
+"""The number of each type on the wire."""
+
+REFUSED = NUMBERS[m.Refused]
 """This type keeps its number and shape in every version, so that a refusal can be read by the refused."""
 
-NUMBERS = {cls: (index, write) for index, (cls, write, _) in enumerate(TABLE)}
+
+def write_refused(envelope: m.Envelope, writer: Writer) -> tuple[Any, ...]:
+    """Its kind only where there is one to tell: other versions do without."""
+    message = envelope.message
+    assert isinstance(message, m.Refused)
+    head = (VERSION, envelope.session, envelope.seq, envelope.ack, REFUSED, message.error)
+    return head if message.kind == m.REFUSAL_KINDS[0] else (*head, message.kind)
+
+
+def read_refused(head: tuple[Any, ...], reader: Reader) -> m.Refused:
+    """Other versions may send one without a kind, or with one that is not known here, or with more."""
+    kind = head[6] if len(head) > 6 and head[6] in m.REFUSAL_KINDS else m.REFUSAL_KINDS[0]
+    return m.Refused(text(head[5]), kind)
+
+
+class Writers(dict[type[m.Message], Write]):
+    """What packs a message of a type; made from its declaration when the first one is sent."""
+
+    def __missing__(self, kind: type[m.Message]) -> Write:
+        write = self[kind] = message_writer(kind, VERSION, NUMBERS[kind])
+        return write
+
+
+class Readers(dict[int, Read]):
+    """What unpacks and checks a message of that number; made from its declaration when the first one has come."""
+
+    def __missing__(self, number: int) -> Read:
+        read = self[number] = message_reader(KINDS[number])
+        return read
+
+
+WRITERS = Writers({m.Refused: write_refused})
+READERS = Readers({REFUSED: read_refused})
 
 
 def encode(envelope: m.Envelope) -> Frames:
@@ -481,10 +181,8 @@ def encode_sharing(
     envelope: m.Envelope, share: Share | None, inline_limit: int = INLINE_LIMIT
 ) -> list[Frame]:
     """As `encode`; but a payload in shared memory is a frame as it is, if `share` says so."""
-    message = envelope.message
-    kind, write = NUMBERS[type(message)]
     writer = Writer(inline_limit, share)
-    head = (VERSION, envelope.session, envelope.seq, envelope.ack, kind, *write(message, writer))
+    head = WRITERS[type(envelope.message)](envelope, writer)
     try:
         header = msgpack.packb(head)
     except UnicodeEncodeError:  # half a surrogate pair, from a file name or from what a task prints
@@ -551,10 +249,10 @@ def decode(frames: Sequence[Frame], largest_header: int = MAX_HEADER_BYTES) -> m
                 f"the peer speaks protocol version {shown(head[0])}, this is version {VERSION}"
             )
         reader = Reader(frames)
-        kind = integer(head[4])
-        if kind >= len(TABLE):
-            raise ProtocolError(f"there is no message type {kind}")
-        message = TABLE[kind][2](head[5:], reader)
+        number = integer(head[4])
+        if number >= len(KINDS):
+            raise ProtocolError(f"there is no message type {number}")
+        message = READERS[number](head, reader)
         reader.finish()
         size = len(header) if len(frames) == 1 else sum(map(frame_size, frames))
         return m.Envelope(name(head[1]), integer(head[2]), integer(head[3]), message, size)

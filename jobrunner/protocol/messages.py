@@ -10,6 +10,10 @@ A message is a plain record; `codec` turns it into frames and back. Who sends wh
     coordinator -> worker       Welcome, Assign, DropFunctions, Cancel, Divide, Drain, Goodbye
     beside these                Heartbeat (anyone), Reset and Refused (coordinator), Join and its answer Joined
 
+Messages and entries are declared here and nowhere else: what packs, unpacks and checks them is derived from their
+fields, in their order, and from the types and limits of these (see `checks`). So a further field is one line here, and
+raises `codec.VERSION`; a further message is a class, and a place at the end of `Message`.
+
 A payload is opaque to everything that routes it: `bytes` when it is small (it then rides inside the message), else a
 tuple of buffers (each a frame of its own, sent without a copy). Entries are NamedTuples, in the order of the wire.
 """
@@ -18,14 +22,49 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from jobrunner.config import MAX_PAYLOAD
 from jobrunner.ids import ClientId, TaskId, WorkerId
 from jobrunner.payloads import Payload, payload_size
+from jobrunner.protocol.checks import (
+    LARGEST_32,
+    MAX_ARGUMENT_LENGTH,
+    MAX_AWAITED,
+    MAX_DEPENDENCIES,
+    MAX_HELD,
+    MAX_KEY_LENGTH,
+    MAX_MODULES,
+    MAX_PARTS,
+    MAX_RESOURCES,
+    MAX_RETRY_ON_BYTES,
+    MAX_SEED,
+    MAX_TASK_LENGTH,
+    Amount,
+    AtMost,
+    Attempt,
+    Below,
+    Between,
+    Count,
+    Cut,
+    Different,
+    Entries,
+    LeftOut,
+    Length,
+    Name,
+    PeerTimeout,
+    Positive,
+    Seconds,
+    Slots,
+    Text,
+    checked_detail,
+    checked_span,
+    plain,
+)
 
-FunctionKey: TypeAlias = bytes
-Detail: TypeAlias = "dict[str, Any]"
+FunctionKey: TypeAlias = Annotated[bytes, Length(MAX_KEY_LENGTH, "a function's key has {} bytes")]
+Modules: TypeAlias = Annotated[tuple[Name, ...], AtMost(MAX_MODULES, "a function names {} modules")]
+Detail: TypeAlias = Annotated[dict[str, Any], checked_detail]
 """Facts about an outcome beside its payload; msgpack types only. Its keys are listed at `Outcome`."""
 
 # The status of an Outcome. OK and ERROR carry a payload, the others only a detail.
@@ -68,23 +107,26 @@ STDERR = 2
 class TaskOptions(NamedTuple):
     """What `with_options` sets. `timeout` is in seconds of execution, `resources` pairs of name and amount."""
 
-    name: str | None = None
-    priority: int = 0
-    retries: int = 0
-    timeout: float | None = None
-    resources: tuple[tuple[str, float], ...] = ()
+    name: Name | None = None
+    priority: Annotated[int, Between(-LARGEST_32 - 1, LARGEST_32)] = 0
+    retries: Annotated[int, Between(0, LARGEST_32)] = 0
+    timeout: Seconds | None = None
+    resources: Annotated[
+        tuple[tuple[Name, Amount], ...], AtMost(MAX_RESOURCES, "a call asks for {} resources")
+    ] = ()
     at_most_once: bool = False
     """It fails where it would otherwise run again without its client's wish."""
-    retry_on: bytes | None = None
+    retry_on: Annotated[bytes, Length(MAX_RETRY_ON_BYTES, "retry_on has {} bytes")] | None = None
     """The pickled classes of exceptions after which it may run again; None: all. Opaque to all but slots."""
     retry_timeouts: bool = True
-    backoff: float | None = None
+    backoff: Seconds | None = None
     """Seconds before the second attempt, doubled for each further one; None: the usual."""
     detach: bool = False
     """It outlives its client, and its outcome is kept until somebody has it forgotten."""
 
 
 DEFAULT_OPTIONS = TaskOptions()
+Options: TypeAlias = Annotated[TaskOptions, LeftOut(DEFAULT_OPTIONS)]
 
 
 class FunctionDef(NamedTuple):
@@ -95,24 +137,28 @@ class FunctionDef(NamedTuple):
     """
 
     key: FunctionKey
-    name: str
+    name: Annotated[Name, Cut()]
     blob: Payload
-    python: str = ""
+    python: Name = ""
     """Where it goes by value, the version that it needs: major and minor, "3.11"."""
-    modules: tuple[str, ...] = ()
+    modules: Modules = ()
     """Top-level modules that its worker must be able to import; without the standard library's."""
-    ships: tuple[str, ...] = ()
+    ships: Modules = ()
     """Of an initializer, the top-level modules that it brings along: to the calls with it no worker lacks these, and
     no slot serves calls with it and others."""
-    parts: tuple[FunctionKey, ...] = ()
+    parts: Annotated[
+        tuple[FunctionKey, ...],
+        AtMost(MAX_PARTS, "a function has {} parts"),
+        Different("a function names one part twice"),
+    ] = ()
     """Definitions that must be at hand wherever this one is unpickled. They have no parts themselves, and what they
     need (`python`, `modules`) is among what this one needs."""
-    epoch: int = 0
+    epoch: Count = 0
     """Of an initializer, how often the program had come to other versions of its modules; no slot serves calls of two
     epochs, and slots of earlier ones make way."""
 
 
-Span: TypeAlias = "tuple[int, int] | int | None"
+Span: TypeAlias = Annotated[tuple[int, int] | int, checked_span] | None
 """What a task is: None for a plain call; (start, stop) for the elements of a chunk of `map` that are to run, so that a
 chunk can be split without unpickling it; the number of its calls for a bundle, see `bundles`."""
 
@@ -131,16 +177,16 @@ class TaskSpec(NamedTuple):
     `initializer` is the function key of the executor's initializer.
     """
 
-    id: TaskId
+    id: Annotated[TaskId, Length(MAX_TASK_LENGTH, "a call's id has {} characters")]
     function: FunctionKey
     payload: Payload
     span: Span = None
-    options: TaskOptions = DEFAULT_OPTIONS
+    options: Options = DEFAULT_OPTIONS
     initializer: FunctionKey | None = None
-    depth: int = 0
+    depth: Count = 0
     """0 for a call of a program, n + 1 for one that a task of depth n submits. Deeper ones go first, for a task waits
     for them."""
-    depends_on: tuple[TaskId, ...] = ()
+    depends_on: Annotated[tuple[TaskId, ...], AtMost(MAX_DEPENDENCIES, "a call needs {} others")] = ()
     """Tasks whose results are among its arguments: it waits for them."""
 
 
@@ -148,16 +194,16 @@ class Assignment(NamedTuple):
     """A TaskSpec on its way to a worker, with the number of the attempt (from 1): no other one of the task has it."""
 
     id: TaskId
-    attempt: int
+    attempt: Attempt
     function: FunctionKey
     payload: Payload
     span: Span
-    options: TaskOptions
+    options: Options
     initializer: FunctionKey | None
-    depth: int = 0
+    depth: Count = 0
     values: tuple[Payload, ...] = ()
     """The results of the tasks that it needs, in the order of TaskSpec.depends_on."""
-    unbegun: int = 0
+    unbegun: Annotated[int, Below("attempt")] = 0
     """How many of the attempts before this one never began."""
 
     @property
@@ -191,10 +237,10 @@ class Outcome(NamedTuple):
     """
 
     id: TaskId
-    attempt: int
-    status: int
+    attempt: Annotated[int, Between(0, LARGEST_32)]
+    status: Annotated[int, Between(0, len(STATUS_NAMES) - 1, "there is no status {}")]
     payload: Payload = b""
-    duration: float = 0.0
+    duration: Seconds = 0.0
     detail: Detail | None = None
 
 
@@ -225,9 +271,9 @@ class Held(NamedTuple):
     """A task that a reconnecting worker still has."""
 
     id: TaskId
-    attempt: int
+    attempt: Attempt
     running: bool
-    unbegun: int = 0
+    unbegun: Annotated[int, Below("attempt")] = 0
     """As that of its Assignment."""
 
 
@@ -235,7 +281,7 @@ class Wait(NamedTuple):
     """A task waits for calls, with no time limit: it goes on when all of them have ended (`every`), or any one."""
 
     id: TaskId
-    calls: tuple[TaskId, ...]
+    calls: Annotated[tuple[TaskId, ...], AtMost(MAX_AWAITED, "a task waits for {} calls")]
     """Empty: it waits no more. Of many, where it needs all, only some are told."""
     every: bool = True
 
@@ -244,9 +290,9 @@ class OutputChunk(NamedTuple):
     """Text that a task printed; `stream` is STDOUT or STDERR."""
 
     id: TaskId
-    name: str
-    stream: int
-    text: str
+    name: Name
+    stream: Annotated[int, Between(STDOUT, STDERR)]
+    text: Text
 
 
 class CancelRequest(NamedTuple):
@@ -261,15 +307,15 @@ class ClientHello:
     """Opens a client's session. An observer asks for status and submits nothing."""
 
     client: ClientId
-    version: str
-    python: str
-    host: str
-    pid: int
-    peer_timeout: float
+    version: Name
+    python: Name
+    host: Name
+    pid: Count
+    peer_timeout: PeerTimeout
     """Seconds of silence after which the client takes the coordinator for lost; the coordinator waits for a client
     `CLIENT_PATIENCE` times as long. 0: the two are one process."""
     show_output: bool = True
-    serial: int = 0
+    serial: Count = 0
     """Counts the sessions that this process has asked for: a greeting that comes late tells of what is past."""
     within: TaskId | None = None
     """The task inside of which this client is: its calls are those of that task's owner."""
@@ -280,16 +326,16 @@ class WorkerHello:
     """Opens a worker's session, with all that it still holds from an earlier one."""
 
     worker: WorkerId
-    version: str
-    python: str
-    name: str
-    host: str
-    pid: int
-    peer_timeout: float
-    slots: int
-    resources: Mapping[str, float]
-    held: list[Held] = field(default_factory=list)
-    serial: int = 0
+    version: Name
+    python: Name
+    name: Name
+    host: Name
+    pid: Count
+    peer_timeout: PeerTimeout
+    slots: Slots
+    resources: Mapping[Name, Amount]
+    held: Annotated[list[Held], AtMost(MAX_HELD, "a worker with {} tasks")] = field(default_factory=list)
+    serial: Count = 0
     """As that of a ClientHello."""
 
 
@@ -297,16 +343,16 @@ class WorkerHello:
 class Welcome:
     """The coordinator accepts a session. The window bounds a client's unfinished tasks and their bytes here."""
 
-    coordinator: str
-    version: str
-    slots: int
-    window_tasks: int
-    window_bytes: int
-    session: str
+    coordinator: Name
+    version: Name
+    slots: Count
+    window_tasks: Positive
+    window_bytes: Positive
+    session: Name
     """The name of the session from now on."""
-    max_payload: int = MAX_PAYLOAD
+    max_payload: Positive = MAX_PAYLOAD
     """Bytes of the largest payload that is taken."""
-    hash_seed: int | None = None
+    hash_seed: Annotated[int, Between(0, MAX_SEED)] | None = None
     """For all slots of the cluster, so that a string has one hash in all calls; None: each slot has its own."""
 
 
@@ -314,7 +360,7 @@ class Welcome:
 class Submit:
     """New tasks, the functions they need, and the keys of functions that the client will not name again."""
 
-    tasks: list[TaskSpec]
+    tasks: Entries[TaskSpec]
     functions: list[FunctionDef] = field(default_factory=list)
     drop_functions: list[FunctionKey] = field(default_factory=list)
 
@@ -328,7 +374,7 @@ class ResubmissionComplete:
 class Watch:
     """Say how these tasks end, whoever has submitted them; an Outcome each is the answer."""
 
-    ids: list[TaskId]
+    ids: Entries[TaskId]
 
 
 @dataclass(slots=True)
@@ -349,15 +395,15 @@ class ResultRequest:
 class ResultReply:
     """How tasks ended that were recalled. `unknown` are those that the client cannot tell; others come later."""
 
-    outcomes: list[Outcome]
-    unknown: list[TaskId] = field(default_factory=list)
+    outcomes: Entries[Outcome]
+    unknown: Entries[TaskId] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Cancel:
     """Client to coordinator, and on to the worker. Each request is answered by an Outcome or a CancelRefused."""
 
-    requests: list[CancelRequest]
+    requests: Entries[CancelRequest]
 
 
 @dataclass(slots=True)
@@ -378,18 +424,18 @@ class CancelRefused:
 class Query:
     """A question; `kind` is one of "status", "workers", "tasks", "task", or a command "cancel", "drain", "forget"."""
 
-    number: int
-    kind: str
-    argument: str = ""
+    number: Count
+    kind: Name
+    argument: Annotated[str, Length(MAX_ARGUMENT_LENGTH, "a question is about {} characters")] = ""
 
 
 @dataclass(slots=True)
 class Reply:
     """The answer to the Query of that number: msgpack types only. `error` is empty on success."""
 
-    number: int
-    data: Any
-    error: str = ""
+    number: Count
+    data: Annotated[Any, plain]
+    error: Text = ""
 
 
 @dataclass(slots=True)
@@ -398,7 +444,7 @@ class Assign:
 
     tasks: list[Assignment]
     functions: list[FunctionDef] = field(default_factory=list)
-    owner: str = ""
+    owner: Name = ""
     """The public key of those who submitted them; empty: nobody's in particular. No slot serves two owners."""
 
 
@@ -425,9 +471,9 @@ class Running:
 class TasksReturned:
     """A worker gives back tasks that it has not started, or that cannot end there since it leaves."""
 
-    tasks: list[tuple[TaskId, int]]
+    tasks: list[tuple[TaskId, Attempt]]
     """Pairs of id and attempt."""
-    missing_modules: list[str] = field(default_factory=list)
+    missing_modules: list[Name] = field(default_factory=list)
     """Modules that these need and that cannot be imported there; each of them needs one at least."""
     begun: bool = False
     """Whether these may have been started."""
@@ -437,14 +483,14 @@ class TasksReturned:
 class Capacity:
     """How many slots there are now: of the sending worker, or (to a client) of the whole cluster."""
 
-    slots: int
+    slots: Count
 
 
 @dataclass(slots=True)
 class Stuck:
     """All tasks of this worker wait for tasks of their own, and it can start no further slot; a Capacity ends that."""
 
-    why: str
+    why: Text
 
 
 @dataclass(slots=True)
@@ -468,7 +514,7 @@ class Drain:
 class Goodbye:
     """The sender leaves in an orderly way."""
 
-    reason: str = ""
+    reason: Text = ""
 
 
 @dataclass(slots=True)
@@ -485,8 +531,8 @@ class Reset:
 class Refused:
     """The session cannot be opened, or may not go on, and trying again will not help."""
 
-    error: str
-    kind: str = "ProtocolError"
+    error: Text
+    kind: Name = "ProtocolError"
     """The name of the error, one of REFUSAL_KINDS."""
 
 
@@ -494,24 +540,51 @@ class Refused:
 class Join:
     """From the holder of an invitation: let this public key in from now on, as this role."""
 
-    key: str
-    name: str
-    role: str
+    key: Name
+    name: Name
+    role: Name
 
 
 @dataclass(slots=True)
 class Joined:
     """The key is known from now on, under this name."""
 
-    name: str
+    name: Name
 
 
 Message: TypeAlias = (
-    "ClientHello | WorkerHello | Welcome | Submit | ResubmissionComplete | Watch | Accepted | ResultRequest"
-    " | ResultReply | Cancel | CancelRefused | Divide | Query | Reply | Assign | DropFunctions"
-    " | Outcomes | Running | TasksReturned | Capacity | Output | Drain | Goodbye | Heartbeat | Reset | Refused"
-    " | Join | Joined | Stuck | Waits"
+    ClientHello
+    | WorkerHello
+    | Welcome
+    | Submit
+    | ResubmissionComplete
+    | Cancel
+    | CancelRefused
+    | Query
+    | Reply
+    | Assign
+    | DropFunctions
+    | Outcomes
+    | Running
+    | TasksReturned
+    | Capacity
+    | Output
+    | Drain
+    | Goodbye
+    | Heartbeat
+    | Reset
+    | Refused
+    | Watch
+    | Accepted
+    | ResultRequest
+    | ResultReply
+    | Join
+    | Joined
+    | Divide
+    | Stuck
+    | Waits
 )
+"""The number of a type on the wire is its place here: a further one comes at the end."""
 
 
 @dataclass(slots=True)

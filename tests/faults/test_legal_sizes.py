@@ -29,7 +29,7 @@ Frames = list[bytes]
 
 
 def of_maps(peer: Insider) -> Frames:
-    head = msgpack.packb([VERSION, peer.link.session, 1, 0, NUMBERS[m.Query][0], 1, "status"])
+    head = msgpack.packb([VERSION, peer.link.session, 1, 0, NUMBERS[m.Query], 1, "status"])
     return [bytes([head[0] + 1]) + head[1:] + b"\xdd" + SIZE.to_bytes(4, "big") + b"\x80" * SIZE]
 
 

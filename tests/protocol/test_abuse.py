@@ -401,7 +401,12 @@ def test_nor_what_only_their_beginning_needed(world):
     }
     (ended,) = [record for record in world.core.scheduler.recent if record.id == "c-1"]
     assert ended.options == m.TaskOptions(name="f", priority=3), "in nobody's account, taken or not"
-    assert (ended.depends_on, ended.amounts, ended.requirements, ended.failed_dependency) == ((), (), (), None)
+    assert (ended.depends_on, ended.amounts, ended.requirements, ended.failed_dependency) == (
+        (),
+        (),
+        (),
+        None,
+    )
 
 
 def test_of_functions_nobody_needs_their_names_are_left(world):

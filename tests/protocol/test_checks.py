@@ -28,7 +28,7 @@ def rejected(message: m.Message, match: str) -> None:
 
 
 def header(kind: type, *fields: Any) -> bytes:
-    packed: bytes = msgpack.packb([VERSION, "s", 1, 0, NUMBERS[kind][0], *fields])
+    packed: bytes = msgpack.packb([VERSION, "s", 1, 0, NUMBERS[kind], *fields])
     return packed
 
 
@@ -128,6 +128,20 @@ def test_whole_numbers_have_an_end(message, largest):
 def test_the_present_attempt_has_begun_or_may_have(message):
     assert sent(message(2)) == message(2)
     rejected(message(3), "expected an integer from 0 to 2, got 3")
+
+
+@pytest.mark.parametrize("zero", [0.0, False])
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda n: m.Assign([assignment(1)._replace(unbegun=n)]),
+        lambda n: m.Submit([], [m.FunctionDef(b"key", "f", b"", epoch=n)]),
+    ],
+    ids=["unbegun", "epoch"],
+)
+def test_what_equals_zero_is_no_integer_yet(message, zero):
+    sent(message(0))
+    rejected(message(zero), "expected an integer from 0 to")
 
 
 @pytest.mark.parametrize("field", ["seq", "ack"])

@@ -334,7 +334,8 @@ def layers(desk, *widths):
     for number, width in enumerate(widths):
         resources = (("none", 1.0),) if not below else ()
         layer = [
-            spec(f"{number}x{n}", resources=resources)._replace(depth=1, depends_on=below) for n in range(width)
+            spec(f"{number}x{n}", resources=resources)._replace(depth=1, depends_on=below)
+            for n in range(width)
         ]
         for start in range(0, width, 100):
             desk.submit(*layer[start : start + 100])
