@@ -7,10 +7,9 @@ that kills whatever it touches comes to an end.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
-from jobrunner.protocol.messages import CRASHED, ERROR, LOST, TIMED_OUT
-from jobrunner.protocol.task import TaskRecord
+from jobrunner.protocol.messages import CRASHED, ERROR, LOST, TIMED_OUT, Span, TaskOptions
 
 FINISH: Final = 0
 RETRY: Final = 1
@@ -31,8 +30,21 @@ def backoff(failures: int, start: float | None = None) -> float:
     return min(start * 2.0 ** min(failures - 1, 20), max(start, BACKOFF_LIMIT))
 
 
-def verdict(record: TaskRecord, status: int, crash_limit: int, *, final: bool = False) -> int:
-    """Whether the task ends with this outcome; the record's counts already include it.
+class Attempted(Protocol):
+    """What is asked of a task whose attempt has ended; its counts already include that attempt."""
+
+    options: TaskOptions
+    span: Span
+    failures: int
+    crashes: int
+    cancel_asked: bool
+
+    @property
+    def elements(self) -> int: ...
+
+
+def verdict(record: Attempted, status: int, crash_limit: int, *, final: bool = False) -> int:
+    """Whether the task ends with this outcome.
 
     `final`: the exception is none after which it may be tried again.
 
