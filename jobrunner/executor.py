@@ -15,7 +15,8 @@ from functools import partial
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from jobrunner import backends, options
+from jobrunner import options
+from jobrunner.backends import registry
 from jobrunner.backends.base import Backend, BackendSettings, function_name
 from jobrunner.backends.borrowed import BorrowedBackend
 from jobrunner.config import MAX_NAME_LENGTH, ClientConfig, load
@@ -133,7 +134,7 @@ class Executor(StandardNames, concurrent.futures.Executor):
                 max_tasks_per_child,
                 start_method(mp_context),
             )
-            opened = backends.open_backend(name, settings)
+            opened = registry.open_backend(name, settings)
         self._initializer, self._initargs = initializer, tuple(initargs)
         self._thread_name_prefix, self._given_context = thread_name_prefix, mp_context
         self._lifetime = Lifetime(opened)
@@ -463,9 +464,9 @@ def choose(backend: str | int | None, address: str | None, config: ClientConfig)
         if address is not None and address != backend:
             raise ConfigError(f"two addresses: {backend!r} and {address!r}")
         return "cluster", backend
-    if address is None and backend not in backends.LOCAL:
+    if address is None and backend not in registry.LOCAL:
         address = config.address
-    elif address is not None and configured and backend in backends.LOCAL and config.backend is None:
+    elif address is not None and configured and backend in registry.LOCAL and config.backend is None:
         backend = "cluster"
     return backend, address
 

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from jobrunner import ConfigError, Executor, NotSupportedError, backends
-from jobrunner.backends import connections
+from jobrunner import ConfigError, Executor, NotSupportedError
+from jobrunner.backends import connections, registry
 from jobrunner.config import ClientConfig, load
 from jobrunner.executor import choose
 from jobrunner.protocol.messages import TaskOptions
@@ -39,7 +39,7 @@ def opened(monkeypatch):
         seen.append((name, settings))
         return StubBackend()
 
-    monkeypatch.setattr(backends, "open_backend", open_backend)
+    monkeypatch.setattr(registry, "open_backend", open_backend)
     return seen
 
 
@@ -174,9 +174,9 @@ def test_a_backend_of_another_package(monkeypatch):
         def load(self):
             return lambda settings: StubBackend(slots=9)
 
-    monkeypatch.setattr(backends, "_entry_points", lambda: [Point()])
+    monkeypatch.setattr(registry, "_entry_points", lambda: [Point()])
     assert Executor("mine").max_workers == 9
-    assert "mine" in backends.known()
+    assert "mine" in registry.known()
 
 
 def test_a_backend_that_is_none_is_refused(monkeypatch):
@@ -186,7 +186,7 @@ def test_a_backend_that_is_none_is_refused(monkeypatch):
         def load(self):
             return lambda settings: object()
 
-    monkeypatch.setattr(backends, "_entry_points", lambda: [Point()])
+    monkeypatch.setattr(registry, "_entry_points", lambda: [Point()])
     with pytest.raises(ConfigError, match="not a"):
         Executor("mine")
 

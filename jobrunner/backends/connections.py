@@ -11,9 +11,9 @@ import os
 from typing import Any
 
 from jobrunner import forks, shipment
-from jobrunner.backends import open_backend
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.cluster import ClusterBackend
+from jobrunner.backends.registry import open_backend
 from jobrunner.backends.served import served
 from jobrunner.config import ClientConfig, load
 from jobrunner.futures import Future

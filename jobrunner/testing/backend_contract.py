@@ -33,7 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobrunner import backends
+from jobrunner.backends import registry
 from jobrunner.errors import ConfigError
 from jobrunner.testing.promises import (
     BROKEN,
@@ -86,7 +86,7 @@ def run(
     unknown = {*promises} - {*PROMISES}
     if unknown:
         raise ConfigError(f"no such promise: {', '.join(sorted(unknown))} (known: {', '.join(PROMISES)})")
-    report = Report(backend, backends.capabilities(backend))
+    report = Report(backend, registry.capabilities(backend))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="jobrunner-contract-") as folder:
         told = Path(folder) / "report"

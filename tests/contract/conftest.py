@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner import Executor, backends
+from jobrunner import Executor
+from jobrunner.backends import registry
 from jobrunner.backends.base import CAPABILITIES
 from jobrunner.testing.promises import BY_FILE, WANTED
 
@@ -61,7 +62,7 @@ def pytest_collection_modifyitems(config, items):
         elsewhere = ("own" in words and kind not in OWN) or ("one_pool" in words and kind not in ONE_POOL)
         if elsewhere or (PROMISES_WANTED and promise not in PROMISES_WANTED):
             gone.add(item)
-        elif kind is not None and (words & {*CAPABILITIES}) - backends.capabilities(kind):
+        elif kind is not None and (words & {*CAPABILITIES}) - registry.capabilities(kind):
             left_out.append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -84,7 +85,7 @@ def options():
 @pytest.fixture(scope="session")
 def can(kind):
     """What the backend can do: some of the words of `backends.base.CAPABILITIES`."""
-    return backends.capabilities(kind)
+    return registry.capabilities(kind)
 
 
 @pytest.fixture(scope="session")
