@@ -23,9 +23,9 @@ from pathlib import Path
 from fuzzing.insiders import FITTING, Insider
 from fuzzing.strangers import SIGNATURE, greeting, handshake
 
-from jobrunner import identity
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import decode
+from jobrunner.keys import identity
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import decode
 
 HOST = "127.0.0.1"
 BOUND = 10.0

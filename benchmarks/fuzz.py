@@ -36,7 +36,7 @@ from fuzzing.vandal import Frames, Vandal
 from fuzzing.victims import ClientVictim, CoordinatorVictim, Victim, WorkerVictim
 
 from jobrunner.errors import ProtocolError
-from jobrunner.protocol.codec import VERSION, decode, encode
+from jobrunner.protocol.wire.codec import VERSION, decode, encode
 
 ROUND = 1000
 """Messages per set of cores."""

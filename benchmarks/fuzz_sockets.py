@@ -34,7 +34,7 @@ from honest import Honest
 from real_cluster import BOUND, RealCluster, until
 
 from jobrunner.admin import ClusterAdmin
-from jobrunner.protocol.rejections import QUIET, REMEMBERED
+from jobrunner.protocol.coordinator.rejections import QUIET, REMEMBERED
 
 BURST = 8
 """Messages of an insider between two looks at what became of them."""

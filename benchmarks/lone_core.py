@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from jobrunner.ids import ClientId, TaskId, WorkerId
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import Effect, Event, Received, Send, Tick
 from jobrunner.protocol.link import Link
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId
 
 
 class End:

@@ -13,8 +13,8 @@ from types import TracebackType
 import psutil
 from processes import Processes
 
-from jobrunner.identity import Identity
-from jobrunner.keyring import default_folder, open_keyring
+from jobrunner.keys.identity import Identity
+from jobrunner.keys.keyring import default_folder, open_keyring
 
 HERE = Path(__file__).parent
 BOUND = 60.0

@@ -16,14 +16,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from jobrunner.cli import common_options as options
 from jobrunner.cli import (
     coordinator,
     demo,
     detached,
-    joining,
     journal,
     keys,
-    options,
     sim,
     status,
     tasks,
@@ -31,6 +30,7 @@ from jobrunner.cli import (
     version,
     worker,
 )
+from jobrunner.cli import join as joining
 from jobrunner.errors import ConfigError, JobRunnerError
 from jobrunner.version import __version__
 

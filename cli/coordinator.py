@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobrunner.cli import options
+from jobrunner.cli import common_options as options
 from jobrunner.config import CoordinatorConfig, load
 
 app = typer.Typer(
@@ -89,6 +89,6 @@ def start(
         keep_detached=keep_detached,
         log_level=log_level.value if log_level else None,
     )
-    from jobrunner import coordinator
+    from jobrunner.coordinator import daemon as coordinator
 
     raise typer.Exit(coordinator.run(config))

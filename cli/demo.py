@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobrunner.cli import options
+from jobrunner.cli import common_options as options
 from jobrunner.cli.output import Output
 from jobrunner.errors import JobRunnerError
 
@@ -65,7 +65,7 @@ def demo(
         raise typer.BadParameter("--full and --scale exclude each other")
     output = Output(json=json, quiet=quiet)
     from jobrunner.cli import demo_runs, demo_view
-    from jobrunner.workload import scaled_numbers
+    from jobrunner.cli.workload import scaled_numbers
 
     numbers = scaled_numbers(1.0 if full else scale or DEFAULT_SCALE)
     plans = demo_runs.plans(

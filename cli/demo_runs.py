@@ -8,7 +8,7 @@ from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from jobrunner.workload import pi
+from jobrunner.cli.workload import pi
 
 if TYPE_CHECKING:
     from jobrunner import Executor

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobrunner.cli import options
+from jobrunner.calls.serialization import describe
+from jobrunner.cli import common_options as options
 from jobrunner.cli.output import write
 from jobrunner.cli.status import connect
 from jobrunner.errors import (
@@ -23,7 +24,6 @@ from jobrunner.errors import (
     JournalError,
     ProtocolError,
 )
-from jobrunner.serialization import describe
 
 if TYPE_CHECKING:
     from jobrunner.executor import Executor

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobrunner.cli import options
+from jobrunner.cli import common_options as options
 from jobrunner.cli.output import write
 from jobrunner.config import CoordinatorConfig, load
 from jobrunner.errors import ConfigError
@@ -32,7 +32,7 @@ def check(
     json: options.Json = False,
 ) -> None:
     """Read a journal without changing it, also while its coordinator runs. Exit code 1 if it is damaged."""
-    from jobrunner.journal import default_journal, examine
+    from jobrunner.coordinator.journal.store import default_journal, examine
 
     config = load(CoordinatorConfig, journal=path)
     found = Path(config.journal) if config.journal else default_journal(config.port)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobrunner.cli import options
+from jobrunner.cli import common_options as options
 from jobrunner.cli.output import Output, write
 from jobrunner.cli.views import KEYS
 from jobrunner.errors import ConfigError
-from jobrunner.host import own_host
+from jobrunner.system.host import own_host
 
 if TYPE_CHECKING:
-    from jobrunner.keyring import Keyring
+    from jobrunner.keys.keyring import Keyring
 
 app = typer.Typer(
     help="Say who may connect to this host's coordinator.", rich_markup_mode=None, no_args_is_help=True
@@ -61,7 +61,7 @@ Own = Annotated[
 @app.command("list", epilog=options.examples("jobrunner keys list", "jobrunner keys list --json"))
 def list_keys(keys: Keys = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
     """List the keys that may connect, and how many invitations are open."""
-    from jobrunner.keyring import require
+    from jobrunner.keys.keyring import require
 
     ring = require(_folder(keys))
     now = time.time()
@@ -104,8 +104,8 @@ def invite(
 
     Treat it as a password. A worker's line is good for workers only, a client's for clients and observers.
     """
-    from jobrunner.invitation import Invitation
-    from jobrunner.keyring import open_keyring
+    from jobrunner.keys.invitation import Invitation
+    from jobrunner.keys.keyring import open_keyring
 
     ring = open_keyring(_folder(keys))
     secret = ring.invite(role.value, seconds, uses)
@@ -134,8 +134,8 @@ def issue(
 
     Its holder sets JOBRUNNER_IDENTITY to it, or to the path of a file that holds it.
     """
-    from jobrunner.keyring import open_keyring
-    from jobrunner.private_files import write_private
+    from jobrunner.keys.keyring import open_keyring
+    from jobrunner.keys.private_files import write_private
 
     ring = open_keyring(_folder(keys))
     text = ring.issue(name, role.value, [_address(address, ring)]).to_text()
@@ -159,7 +159,7 @@ def revoke(
 
     A running coordinator shuts out whoever holds it within a second, and ends its calls.
     """
-    from jobrunner.keyring import require
+    from jobrunner.keys.keyring import require
 
     ring = require(_folder(keys))
     if (name is None) != invitations:
@@ -184,7 +184,7 @@ def rotate(
 
     A running coordinator shuts everybody out at once, and takes the new keys when it is started again.
     """
-    from jobrunner import keyring
+    from jobrunner.keys import keyring
 
     if not yes:
         typer.confirm("All workers and clients will have to join again. Go on?", abort=True, err=True)
@@ -195,7 +195,7 @@ def rotate(
 
 
 def _folder(keys: Path | None) -> Path:
-    from jobrunner.keyring import default_folder
+    from jobrunner.keys.keyring import default_folder
 
     return keys if keys is not None else default_folder()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobrunner.cli import options
+from jobrunner.cli import common_options as options
 from jobrunner.cli.output import Output
 from jobrunner.cli.views import STATUS, WORKERS
 

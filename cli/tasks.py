@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jobrunner.cli import options
+from jobrunner.cli import common_options as options
 from jobrunner.cli.cancelling import cancel_all, worked
 from jobrunner.cli.output import Output
 from jobrunner.cli.status import connect

@@ -6,7 +6,7 @@ import platform
 import sys
 from typing import Any
 
-from jobrunner.cli import options
+from jobrunner.cli import common_options as options
 from jobrunner.cli.output import Output, View
 from jobrunner.config import file_path
 from jobrunner.version import __version__

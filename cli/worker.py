@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from jobrunner.cli import options
+from jobrunner.cli import common_options as options
 from jobrunner.cli.output import Output
 from jobrunner.cli.status import connect
 from jobrunner.cli.views import DRAIN
 from jobrunner.config import WorkerConfig, load
-from jobrunner.host import own_host
+from jobrunner.system.host import own_host
 
 app = typer.Typer(
     help="Run calls on this host, or take a host out of the cluster.",
@@ -86,13 +86,13 @@ def start(
     Ctrl-C or SIGTERM: running tasks finish, the others go to other workers, then it leaves. A second Ctrl-C:
     it leaves at once.
     """
-    from jobrunner.invitation import forget_line, names_a_line, read_line
+    from jobrunner.keys.invitation import forget_line, names_a_line, read_line
 
     identity = None
     source = join if join is not None else load(WorkerConfig).invitation
     if source is not None and (join is None or names_a_line(join)):
-        from jobrunner import joining
-        from jobrunner.identity import path_of
+        from jobrunner.keys import joining
+        from jobrunner.keys.identity import path_of
 
         joined = joining.join(read_line(source), "worker", name or own_host())
         join, identity = joined.addresses[-1], str(path_of(joined))

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         gather,
         wait,
     )
-    from jobrunner.progress_bar import progress
+    from jobrunner.mapping.progress_bar import progress
 
 _MODULES = {
     "jobrunner.async_executor": ("AsyncExecutor", "AsyncFuture"),
@@ -83,7 +83,7 @@ _MODULES = {
         "gather",
         "wait",
     ),
-    "jobrunner.progress_bar": ("progress",),
+    "jobrunner.mapping.progress_bar": ("progress",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

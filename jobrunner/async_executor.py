@@ -18,15 +18,15 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jobrunner.blocking import waiting
-from jobrunner.dependencies import may_hold_futures, replace_futures
+from jobrunner.backends.futures_in_arguments import may_hold_futures, replace_futures
 from jobrunner.errors import ConfigError
 from jobrunner.executor import Executor, check_sizes
 from jobrunner.futures import Future
-from jobrunner.mapping import MapRun
+from jobrunner.mapping.run import MapRun
+from jobrunner.nested.wait_hooks import waiting
 
 if TYPE_CHECKING:
-    from jobrunner.submitted_map import SubmittedMap
+    from jobrunner.mapping.submitted import SubmittedMap
 
 T = TypeVar("T")
 F = TypeVar("F", bound="asyncio.Future[Any]")

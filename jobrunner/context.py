@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobrunner.task_context import Task as Task
-from jobrunner.task_context import current_context
-from jobrunner.task_context import current_task as current_task
+from jobrunner.nested.task_context import Task as Task
+from jobrunner.nested.task_context import current_context
+from jobrunner.nested.task_context import current_task as current_task
 
 if TYPE_CHECKING:
     from jobrunner.executor import Executor
@@ -24,7 +24,7 @@ def current_executor() -> Executor:
             "current_executor() is for tasks, and this code is in none: make an Executor instead"
         )
     from jobrunner.executor import Executor, connect  # here: few tasks ask, and it takes long to import
-    from jobrunner.protocol.messages import DEFAULT_OPTIONS
+    from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS
 
     cluster = context.cluster()
     return connect(cluster, DEFAULT_OPTIONS) if isinstance(cluster, str) else Executor(cluster)

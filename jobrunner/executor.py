@@ -19,15 +19,8 @@ from jobrunner import options
 from jobrunner.backends import registry
 from jobrunner.backends.base import Backend, BackendSettings, function_name
 from jobrunner.backends.borrowed import BorrowedBackend
-from jobrunner.config import MAX_NAME_LENGTH, ClientConfig, load
-from jobrunner.elements import Input
-from jobrunner.errors import ConfigError, NotPicklableError, NotSupportedError
-from jobrunner.futures import Future
-from jobrunner.lifetime import Lifetime
-from jobrunner.mapping import MapRun
-from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
-from jobrunner.representation import Fact, html_table, or_none, present, shown
-from jobrunner.standard_pools import (
+from jobrunner.backends.lifetime import Lifetime
+from jobrunner.backends.standard_pools import (
     StandardNames,
     check_initializer,
     check_max_tasks,
@@ -36,7 +29,14 @@ from jobrunner.standard_pools import (
     start_method,
     warn_of_fork,
 )
-from jobrunner.submitted_map import SubmittedMap
+from jobrunner.config import MAX_NAME_LENGTH, ClientConfig, load
+from jobrunner.display.notebooks import Fact, html_table, or_none, present, shown
+from jobrunner.errors import ConfigError, NotPicklableError, NotSupportedError
+from jobrunner.fixed.elements import Input
+from jobrunner.futures import Future
+from jobrunner.mapping.run import MapRun
+from jobrunner.mapping.submitted import SubmittedMap
+from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, TaskOptions
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -191,7 +191,7 @@ class Executor(StandardNames, concurrent.futures.Executor):
         deadline = None if timeout is None else time.monotonic() + timeout
         run, results = self._begin_map(fn, iterables, deadline, chunksize, buffersize)
         if progress and run is not None:
-            from jobrunner.progress_bar import map_progress  # here: rich is slow to load
+            from jobrunner.mapping.progress_bar import map_progress  # here: rich is slow to load
 
             return map_progress(run, results, self._options.name or function_name(fn))
         return results

@@ -23,10 +23,10 @@ from itertools import islice
 from operator import methodcaller
 from typing import Any, Protocol, TypeVar
 
-from jobrunner import forks
-from jobrunner.blocking import Awaited, wait_until, waiting
+from jobrunner.display.notebooks import Fact, html_table, present, shown
 from jobrunner.errors import JobRunnerError, NotPicklableError, wait_timeout
-from jobrunner.representation import Fact, html_table, present, shown
+from jobrunner.nested.wait_hooks import Awaited, wait_until, waiting
+from jobrunner.system import forks
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future", "as_completed", "gather", "wait"]
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jobrunner.calls.serialization import dump_classes
 from jobrunner.config import MAX_AMOUNT, MAX_NAME_LENGTH
 from jobrunner.errors import ConfigError, TaskTimeoutError
-from jobrunner.protocol.checks import MAX_RESOURCES, MAX_RETRY_ON_BYTES
-from jobrunner.protocol.messages import TaskOptions
-from jobrunner.serialization import dump_classes
+from jobrunner.protocol.wire.checks import MAX_RESOURCES, MAX_RETRY_ON_BYTES
+from jobrunner.protocol.wire.messages import TaskOptions
 
 
 def merged(

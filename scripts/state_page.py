@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from jobrunner.protocol import task
+from jobrunner.protocol.coordinator import task
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "states.md"
 BEGIN = "<!-- begin: written by scripts/state_page.py -->"

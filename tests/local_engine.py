@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from jobrunner.backends.engine import AttemptFailure, EngineBackend
-from jobrunner.backends.engine_entry import entry
-from jobrunner.backends.engine_parts import PartsThere
-from jobrunner.backends.engine_worker import wrapped
-from jobrunner.protocol import messages as m
+from jobrunner.backends.engine.backend import AttemptFailure, EngineBackend
+from jobrunner.backends.engine.entry import entry
+from jobrunner.backends.engine.in_worker import wrapped
+from jobrunner.backends.engine.parts import PartsThere
+from jobrunner.protocol.wire import messages as m
 
 
 class EngineError(Exception):

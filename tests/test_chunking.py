@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobrunner.chunking import (
+from jobrunner.mapping.chunking import (
     GROWTH,
     PACK_BYTES,
     PACK_LARGEST,

@@ -9,18 +9,18 @@ import sys
 
 import pytest
 
-from jobrunner.configured import configuration
+from jobrunner.program.configuration import configuration
 
 PROGRAM = """
 import json, logging, sys
-from jobrunner.configured import configuration, configure
+from jobrunner.program.configuration import configuration, configure
 {before}
 print(configuration())
 """
 
 COPY = """
 import sys
-from jobrunner.configured import configuration, configure
+from jobrunner.program.configuration import configuration, configure
 configure(sys.argv[1])
 {after}
 print(configuration())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 
-from jobrunner.elements import ElementResults, Input, all_failed, rows, run_elements
+from jobrunner.fixed.elements import ElementResults, Input, all_failed, rows, run_elements
 
 
 def test_an_input_is_read_in_parts_and_the_shortest_iterable_decides():

@@ -14,7 +14,7 @@ from jobrunner import ConfigError, Executor, NotSupportedError
 from jobrunner.backends import connections, registry
 from jobrunner.config import ClientConfig, load
 from jobrunner.executor import choose
-from jobrunner.protocol.messages import TaskOptions
+from jobrunner.protocol.wire.messages import TaskOptions
 from jobrunner.testing.stub_backend import StubBackend
 
 

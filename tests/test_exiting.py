@@ -9,7 +9,8 @@ import threading
 
 import pytest
 
-from jobrunner import Executor, exiting
+from jobrunner import Executor
+from jobrunner.system import atexit_hooks as exiting
 
 
 class Work:
@@ -107,7 +108,7 @@ def test_a_process_that_was_forked_finishes_what_it_has_begun_itself():
 
 REGISTERS = """
 import os, sys
-from jobrunner import exiting
+from jobrunner.system import atexit_hooks as exiting
 
 class Work:
     def finish(self):

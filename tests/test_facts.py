@@ -10,7 +10,7 @@ import cloudpickle
 import pytest
 import zoo
 
-from jobrunner import serialization as s
+from jobrunner.calls import serialization as s
 from jobrunner.script import pickler
 
 

@@ -9,9 +9,9 @@ import tempfile
 
 import pytest
 
-from jobrunner import folders
 from jobrunner.errors import ConfigError
-from jobrunner.folders import (
+from jobrunner.system import folders
+from jobrunner.system.folders import (
     MAX_SOCKET_LENGTH,
     SOCKET,
     hold_folder,

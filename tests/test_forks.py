@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from jobrunner import forks
+from jobrunner.system import forks
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="forking a process with threads is not safe there"
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 HELD = """
 import gc, os, signal, sys, threading, time
 from jobrunner import Executor
-from jobrunner.forks import no_forks
+from jobrunner.system.forks import no_forks
 
 LOCKS = type(threading.Lock()), type(threading.RLock())
 

@@ -17,12 +17,12 @@ from jobrunner import (
     Future,
     TaskTimeoutError,
     as_completed,
-    blocking,
     futures,
     gather,
     wait,
 )
 from jobrunner.futures import CancelWaits
+from jobrunner.nested import wait_hooks as blocking
 
 
 def done(value):

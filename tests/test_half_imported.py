@@ -8,11 +8,14 @@ from types import ModuleType
 import pytest
 import zoo
 
-from jobrunner import Executor, configured, program, serialization
-from jobrunner.elements import Input
+from jobrunner import Executor
+from jobrunner.calls import serialization
 from jobrunner.fixed import atoms
-from jobrunner.inheritance import inheritable
+from jobrunner.fixed.elements import Input
 from jobrunner.integrations.files import ArrayFiles
+from jobrunner.program import configuration as configured
+from jobrunner.program import flags as program
+from jobrunner.program.inheritance import inheritable
 
 LOOKED_FOR = (
     "cloudpickle",

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from jobrunner import host
-from jobrunner.host import (
+from jobrunner.system import host
+from jobrunner.system.host import (
     cgroup_limit,
     missing_modules,
     module_path,

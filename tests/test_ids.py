@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from jobrunner.ids import (
+from jobrunner.protocol.wire.ids import (
     RIGHTS_DRAWN,
     ClientId,
     bound,
@@ -46,7 +46,7 @@ def test_without_a_key_an_id_is_anybodys():
 
 FORK = """
 import os
-from jobrunner.ids import task_id
+from jobrunner.protocol.wire.ids import task_id
 task_id("c", 1)
 if os.fork() == 0:
     print(task_id("c", 2), flush=True)

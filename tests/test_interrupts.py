@@ -10,8 +10,10 @@ import pytest
 import zoo
 from steps import Steps
 
-from jobrunner import Executor, exiting, lifetime, mapping
-from jobrunner.backends import bundle_builder, core_backend, threads
+from jobrunner import Executor
+from jobrunner.backends import bundle_builder, core_backend, lifetime, threads
+from jobrunner.mapping import run as mapping
+from jobrunner.system import atexit_hooks as exiting
 from jobrunner.transport import driver
 
 MODULES = [mapping, lifetime, core_backend, bundle_builder, driver, threads]

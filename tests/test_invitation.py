@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from jobrunner.errors import ConfigError
-from jobrunner.invitation import Invitation, names_a_line, read_line
+from jobrunner.keys.invitation import Invitation, names_a_line, read_line
 from jobrunner.transport.curve import new_pair
 
 LINE = Invitation("tcp://10.0.0.5:7077", new_pair().public, new_pair().secret).to_line()
@@ -60,7 +60,7 @@ def test_calls_do_not_inherit_a_line(monkeypatch):
 
 HIDING = """
 import os, sys
-from jobrunner.invitation import read_line
+from jobrunner.keys.invitation import read_line
 line = sys.argv[1]
 assert read_line(line) == line == sys.argv[1]
 sys.stdout.buffer.write(open("/proc/self/cmdline", "rb").read())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobrunner.kept import Kept
+from jobrunner.pickling.bounded_memory import Kept
 
 
 def test_the_last_ones_are_kept():

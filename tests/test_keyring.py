@@ -7,11 +7,11 @@ import stat
 
 import pytest
 
-from jobrunner import credentials, identity, keyring
 from jobrunner.errors import AuthenticationError, ConfigError
-from jobrunner.invitation import Invitation, parse_line
-from jobrunner.keyring import open_keyring
-from jobrunner.private_files import write_private
+from jobrunner.keys import credentials, identity, keyring
+from jobrunner.keys.invitation import Invitation, parse_line
+from jobrunner.keys.keyring import open_keyring
+from jobrunner.keys.private_files import write_private
 from jobrunner.transport.curve import from_text, new_pair, pair_of
 
 

@@ -10,9 +10,10 @@ from concurrent.futures import CancelledError
 import pytest
 from steps import Steps
 
-from jobrunner import Executor, NotSupportedError, TaskLostError, TaskTimeoutError, mapping
-from jobrunner.elements import Input
-from jobrunner.protocol.messages import DEFAULT_OPTIONS
+from jobrunner import Executor, NotSupportedError, TaskLostError, TaskTimeoutError
+from jobrunner.fixed.elements import Input
+from jobrunner.mapping import run as mapping
+from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS
 from jobrunner.testing.stub_backend import StubBackend
 
 

@@ -17,8 +17,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import zoo
 
-from jobrunner import errors, serialization
-from jobrunner.noting import MAX_NAMED
+from jobrunner import errors
+from jobrunner.calls import serialization
+from jobrunner.pickling.required_modules import MAX_NAMED
 
 
 def needs(fn):

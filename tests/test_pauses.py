@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from jobrunner.pauses import Pauses
+from jobrunner.mapping.pauses import Pauses
 
 
 @pytest.fixture

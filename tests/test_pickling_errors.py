@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from jobrunner import SerializationError
-from jobrunner.pickling_errors import serialization_error
+from jobrunner.pickling.pickling_errors import serialization_error
 
 
 class Refused(Exception):

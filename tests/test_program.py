@@ -11,8 +11,7 @@ import types
 
 import pytest
 
-from jobrunner.descriptors import unnamed_file
-from jobrunner.program import (
+from jobrunner.program.flags import (
     BOARD_BYTES,
     ProgramPath,
     StartedWith,
@@ -24,6 +23,7 @@ from jobrunner.program import (
     start_with,
     this_program,
 )
+from jobrunner.system.descriptors import unnamed_file
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ from jobrunner.program import (
     ],
 )
 def test_options_start_another_interpreter_like_this_one(options, expected):
-    code = "from jobrunner.program import interpreter_options; print(interpreter_options())"
+    code = "from jobrunner.program.flags import interpreter_options; print(interpreter_options())"
     environment = {**os.environ, "PYTHONWARNINGS": "default::ImportWarning"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment.pop("PYTHONOPTIMIZE", None)

@@ -8,8 +8,8 @@ import pytest
 from rich.pretty import pretty_repr
 
 from jobrunner import Executor, TaskLostError, gather
+from jobrunner.display.notebooks import MAX_LENGTH, html_table, or_none, shown
 from jobrunner.futures import Future
-from jobrunner.representation import MAX_LENGTH, html_table, or_none, shown
 from jobrunner.testing.stub_backend import StubBackend
 
 

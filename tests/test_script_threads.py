@@ -12,8 +12,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
-from jobrunner.script import threads
-from jobrunner.script.program import script_module
+from jobrunner.script import per_thread as threads
+from jobrunner.script.current import script_module
 
 first = sys.modules["__main__"]
 one, other = ModuleType("__main__"), ModuleType("__main__")

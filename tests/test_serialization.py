@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import zoo
 
-from jobrunner import serialization as s
+from jobrunner.calls import serialization as s
 from jobrunner.errors import SerializationError
-from jobrunner.payloads import payload_size
+from jobrunner.protocol.wire.payloads import payload_size
 
 HERE = sys.version_info[:2]
 

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 import jobrunner
-from jobrunner import ConfigError, Executor, InitializerError, shipment, shipping
-from jobrunner.shipment import File, Shipment, pack, unpack
+from jobrunner import ConfigError, Executor, InitializerError
+from jobrunner.shipping import archive as shipment
+from jobrunner.shipping import collect as shipping
+from jobrunner.shipping.archive import File, Shipment, pack, unpack
 
 SUFFIX = shipping.SUFFIXES[1]
 """Of compiled modules, here."""
@@ -183,7 +185,7 @@ def test_no_path_leads_out_of_the_folder(path):
 
 
 def test_nobody_else_can_read_what_is_unpacked(package, forgotten, tmp_path, monkeypatch):
-    monkeypatch.setattr("jobrunner.task_context.slot_folder", str(tmp_path / "slot"))
+    monkeypatch.setattr("jobrunner.nested.task_context.slot_folder", str(tmp_path / "slot"))
     (package / "run.sh").write_text("#!/bin/sh\n")
     (package / "run.sh").chmod(0o755)
     before = os.umask(0)
@@ -211,7 +213,7 @@ def test_nobody_else_can_read_what_is_unpacked(package, forgotten, tmp_path, mon
 
 
 def test_the_initializer_may_be_in_a_shipped_module(tmp_path, forgotten, monkeypatch):
-    monkeypatch.setattr("jobrunner.task_context.slot_folder", str(tmp_path / "slot"))
+    monkeypatch.setattr("jobrunner.nested.task_context.slot_folder", str(tmp_path / "slot"))
     (tmp_path / "shipped_start.py").write_text("started = []\ndef start(value):\n    started.append(value)\n")
     sys.path.insert(0, str(tmp_path))
     import shipped_start
@@ -221,7 +223,7 @@ def test_the_initializer_may_be_in_a_shipped_module(tmp_path, forgotten, monkeyp
     assert (dumped.name, dumped.ships, dumped.modules) == ("start", ("shipped_start",), ("shipped_start",))
     sys.path.remove(str(tmp_path))
     before = sys.modules.pop("shipped_start")
-    jobrunner.serialization.load_function(dumped.blob)()
+    jobrunner.calls.serialization.load_function(dumped.blob)()
     again = sys.modules["shipped_start"]
     assert again is not before
     assert (again.started, again.__file__) == ([7], str(tmp_path / "slot" / "shipped_start.py"))
@@ -229,7 +231,7 @@ def test_the_initializer_may_be_in_a_shipped_module(tmp_path, forgotten, monkeyp
 
 
 def test_what_was_loaded_from_elsewhere_is_loaded_anew(module, tmp_path, forgotten, monkeypatch):
-    monkeypatch.setattr("jobrunner.task_context.slot_folder", str(tmp_path / "slot"))
+    monkeypatch.setattr("jobrunner.nested.task_context.slot_folder", str(tmp_path / "slot"))
     monkeypatch.setitem(sys.modules, "shipped_module", types.ModuleType("shipped_module"))
     monkeypatch.setitem(sys.modules, "shipped_module_too", types.ModuleType("shipped_module_too"))
     shipping.pack_parts(shipping.find([module]), None, ())()
@@ -243,7 +245,7 @@ def test_compiled_parts_reach_no_other_system(package, tmp_path, monkeypatch):
     (package / f"fast{SUFFIX}").write_text("")
     made = shipping.pack_parts(shipping.find([package]), None, ())
     assert made.system == shipment.own_system()
-    monkeypatch.setattr("jobrunner.task_context.slot_folder", str(tmp_path / "slot"))
+    monkeypatch.setattr("jobrunner.nested.task_context.slot_folder", str(tmp_path / "slot"))
     with pytest.raises(ConfigError, match=r"compiled for vms vax, and this is .*: install it there instead"):
         Shipment(made.archive, made.names, "vms vax", None)()
     monkeypatch.setattr("importlib.machinery.EXTENSION_SUFFIXES", [".other.so"])
@@ -271,7 +273,7 @@ def test_what_the_killed_have_left_is_removed(module, tmp_path, forgotten, monke
         os.utime(folder, (long_ago, long_ago))
     descriptor = os.open(held, os.O_RDONLY)
     shipment.fcntl.flock(descriptor, shipment.fcntl.LOCK_EX)
-    monkeypatch.setattr("jobrunner.task_context.slot_folder", str(own))
+    monkeypatch.setattr("jobrunner.nested.task_context.slot_folder", str(own))
     shipping.pack_parts(shipping.find([module]), None, ())()
     os.close(descriptor)
     assert sorted(tmp_path.glob(f"{shipment.PREFIX}*")) == sorted([own, young, held, other])

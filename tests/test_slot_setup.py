@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from jobrunner import ConfigError, shipment, slot_setup
-from jobrunner.initializers import NOTHING
-from jobrunner.serialization import dump_initializer, load_function
-from jobrunner.slot_setup import SlotInitializer
-from jobrunner.versions import Version, digest_of
+from jobrunner import ConfigError
+from jobrunner.calls.initializers import NOTHING
+from jobrunner.calls.serialization import dump_initializer, load_function
+from jobrunner.program import slot_setup
+from jobrunner.program.slot_setup import SlotInitializer
+from jobrunner.shipping import archive as shipment
+from jobrunner.shipping.module_versions import Version, digest_of
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +65,7 @@ def test_calls_of_calls_get_what_makes_them_at_home(initializer):
 def test_nothing_runs_where_a_module_is_another_version(initializer, noted):
     file = SlotInitializer.__init__.__code__.co_filename
     slot_initializer = SlotInitializer(
-        initializer, number=1, versions=(Version("jobrunner.slot_setup", "/there.py", "0" * 12),)
+        initializer, number=1, versions=(Version("jobrunner.program.slot_setup", "/there.py", "0" * 12),)
     )
     with pytest.raises(ConfigError, match=digest_of(file)):
         slot_initializer()

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from jobrunner.protocol import task
+from jobrunner.protocol.coordinator import task
 
 ROOT = Path(__file__).parent.parent
 

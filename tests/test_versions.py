@@ -11,7 +11,7 @@ import types
 import pytest
 
 from jobrunner import ConfigError
-from jobrunner.versions import Finder, Version, check, digest_of, found
+from jobrunner.shipping.module_versions import Finder, Version, check, digest_of, found
 
 
 @pytest.fixture

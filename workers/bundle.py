@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgpack
 
-from jobrunner.payloads import Payload, buffers_of
+from jobrunner.protocol.wire.payloads import Payload, buffers_of
 from jobrunner.workers.crash_board import RESULT
 
 

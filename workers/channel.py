@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from jobrunner.shared_memory.limits import placed
-from jobrunner.shared_memory.payload import SharedPayload
+from jobrunner.shared_memory.shared_payload import SharedPayload
 from jobrunner.workers.framing import (
     DESCRIPTOR,
     DESCRIPTOR_BYTES,

@@ -35,12 +35,15 @@ from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn
 
-from jobrunner import blocking, initializers, serialization, settling, task_context
+from jobrunner.calls import initializers, serialization
 from jobrunner.fixed import FixedResults, calls, load_elements
-from jobrunner.payloads import OUT_OF_BAND, Payload
+from jobrunner.nested import task_context
+from jobrunner.nested import wait_hooks as blocking
+from jobrunner.program import takeover as settling
+from jobrunner.protocol.wire.payloads import OUT_OF_BAND, Payload
 from jobrunner.script.calls import ready
 from jobrunner.shared_memory.limits import keep_out_of_the_way
-from jobrunner.workers import memory
+from jobrunner.workers import memory_limit as memory
 from jobrunner.workers.bundle import Bundle
 from jobrunner.workers.channel import BlockingChannel
 from jobrunner.workers.chunk import Chunk
@@ -64,7 +67,7 @@ from jobrunner.workers.framing import (
 from jobrunner.workers.gate import ALL, OPEN, decided
 from jobrunner.workers.lifetime_ties import die, die_with_parent, fail, out_of_the_way, tie_group_to
 from jobrunner.workers.outbox import Outbox
-from jobrunner.workers.sharing import SlotSharing, release
+from jobrunner.workers.shared_results import SlotSharing, release
 from jobrunner.workers.standstill import Standstill
 from jobrunner.workers.streams import flush_quietly, slot_streams
 from jobrunner.workers.waits import Waits
@@ -155,7 +158,9 @@ class Slot:
         worker = os.environ.get(task_context.TASK_WORKER, "")
         task, bundle = fields[1], self.bundle
         if bundle is not None:
-            from jobrunner.ids import call_id  # here: it takes longer to import than most slots need it
+            from jobrunner.protocol.wire.ids import (
+                call_id,  # here: it takes longer to import than most slots need it
+            )
 
             task = call_id(task, bundle.index)
         return task_context.Task(task, fields[2], fields[3], worker, lambda: self.asked_to_stop == number)
@@ -250,7 +255,9 @@ class Slot:
         if authkey:
             settling.take_key(authkey)
         if configuration != self.configuration:
-            from jobrunner import configured  # here: most programs have configured nothing
+            from jobrunner.program import (
+                configuration as configured,  # here: most programs have configured nothing
+            )
 
             self.configuration = configuration
             configured.configure(configuration)

@@ -7,22 +7,22 @@ import random
 import time
 
 from jobrunner.config import WorkerConfig
-from jobrunner.credentials import WORKER_ROLES, credentials_for
-from jobrunner.host import missing_modules, own_host, python_version, unknown_host, usable_cpus
-from jobrunner.ids import WorkerId, new_id
-from jobrunner.program import no_program
+from jobrunner.keys.credentials import WORKER_ROLES, credentials_for
+from jobrunner.nested.task_context import TASK_ADDRESS, TASK_WORKER
+from jobrunner.program.flags import no_program
 from jobrunner.protocol.effects import ConnectionLost
-from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
-from jobrunner.shared_memory.pool import can_share
-from jobrunner.task_context import TASK_ADDRESS, TASK_WORKER
+from jobrunner.protocol.wire.ids import WorkerId, new_id
+from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
+from jobrunner.shared_memory.segment_pool import can_share
+from jobrunner.system.host import missing_modules, own_host, python_version, unknown_host, usable_cpus
 from jobrunner.transport.driver import Driver
 from jobrunner.transport.service import Service, set_up_logging
 from jobrunner.transport.sockets import DealerWire, check_address
 from jobrunner.version import __version__
-from jobrunner.workers.memory import TASK_MEMORY
-from jobrunner.workers.pool import SlotPool
+from jobrunner.workers.memory_limit import TASK_MEMORY
 from jobrunner.workers.shared_functions import SharingWire
 from jobrunner.workers.slot_effects import slot_effects
+from jobrunner.workers.slot_pool import SlotPool
 
 
 def run(config: WorkerConfig) -> int:

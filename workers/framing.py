@@ -35,8 +35,8 @@ from typing import Any, TypeAlias
 
 import msgpack
 
-from jobrunner.payloads import Buffer, Payload, buffers_of
-from jobrunner.shared_memory.payload import SharedMemoryError, SharedPayload, checked_label, received
+from jobrunner.protocol.wire.payloads import Buffer, Payload, buffers_of
+from jobrunner.shared_memory.shared_payload import SharedMemoryError, SharedPayload, checked_label, received
 
 RUN = 0
 RECALL = 1

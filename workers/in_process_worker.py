@@ -13,10 +13,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from jobrunner.host import own_host, python_version
-from jobrunner.ids import WorkerId, random_token
-from jobrunner.program import Program
-from jobrunner.protocol.coordinator_core import CoordinatorCore
+from jobrunner.nested.task_context import TASK_WORKER
+from jobrunner.program.flags import Program
+from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.effects import (
     Effect,
     Event,
@@ -29,15 +28,16 @@ from jobrunner.protocol.effects import (
     Source,
     Tick,
 )
-from jobrunner.protocol.messages import Envelope
 from jobrunner.protocol.session import COORDINATOR
-from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
+from jobrunner.protocol.wire.ids import WorkerId, random_token
+from jobrunner.protocol.wire.messages import Envelope
+from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
 from jobrunner.shared_memory.limits import most_idle
-from jobrunner.shared_memory.pool import can_share
-from jobrunner.task_context import TASK_WORKER
+from jobrunner.shared_memory.segment_pool import can_share
+from jobrunner.system.host import own_host, python_version
 from jobrunner.version import __version__
-from jobrunner.workers.pool import SlotPool
 from jobrunner.workers.slot_effects import slot_effects
+from jobrunner.workers.slot_pool import SlotPool
 
 IN_PROCESS: Source = b"inside"
 """What the coordinator calls it. The names of connections are longer, those that are `DealerWire`s."""

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from jobrunner import forks
+from jobrunner.system import forks
 from jobrunner.workers.channel import BlockingChannel
 from jobrunner.workers.crash_board import CrashBoard
 from jobrunner.workers.framing import Outgoing, header, pack

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jobrunner.payloads import buffers_of
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import Event, Received, Send
-from jobrunner.shared_memory.pool import SegmentPool
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.payloads import buffers_of
+from jobrunner.shared_memory.segment_pool import SegmentPool
 from jobrunner.transport.driver import Wire
 
 

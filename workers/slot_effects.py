@@ -15,7 +15,7 @@ from jobrunner.protocol.effects import (
     SignalSlot,
     SpawnSlot,
 )
-from jobrunner.workers.pool import SlotPool
+from jobrunner.workers.slot_pool import SlotPool
 
 
 def slot_effects(pool: SlotPool) -> dict[type, Callable[[Any], None]]:

@@ -14,10 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from jobrunner.descriptors import beyond_streams, raised_from, unnamed_file
-from jobrunner.folders import temporary_folder
-from jobrunner.ids import SlotId
-from jobrunner.program import Program, Told, interpreter_options, start_with
+from jobrunner.nested.task_context import SLOT_FOLDER
+from jobrunner.program.flags import Program, Told, interpreter_options, start_with
+from jobrunner.program.takeover import DESCRIPTOR_LIMIT, TRACKER, as_started
 from jobrunner.protocol.effects import (
     SlotAwaits,
     SlotBlocked,
@@ -33,11 +32,12 @@ from jobrunner.protocol.effects import (
     SlotSplit,
     SlotSpoiled,
 )
-from jobrunner.protocol.messages import STDERR, STDOUT
-from jobrunner.settling import DESCRIPTOR_LIMIT, TRACKER, as_started
-from jobrunner.shipment import PREFIX, remove
-from jobrunner.task_context import SLOT_FOLDER
-from jobrunner.workers import memory
+from jobrunner.protocol.wire.ids import SlotId
+from jobrunner.protocol.wire.messages import STDERR, STDOUT
+from jobrunner.shipping.archive import PREFIX, remove
+from jobrunner.system.descriptors import beyond_streams, raised_from, unnamed_file
+from jobrunner.system.folders import temporary_folder
+from jobrunner.workers import memory_limit as memory
 from jobrunner.workers.bundle import pack_results
 from jobrunner.workers.channel import BufferedChannel, channel_pair
 from jobrunner.workers.crash_board import BUNDLE, CrashBoard

@@ -1,9 +1,9 @@
 """Whether a slot's task stands still while calls of its own are unfinished.
 
 A task that waits for a call of its own yields its slot, or the call might never begin. Waits of this package say so
-themselves (see `jobrunner.blocking`). Others do not: `concurrent.futures.wait`, `asyncio.wrap_future`, a thread of the
-task's own, a loop of short sleeps. They have in common that time passes in which the process does nothing, while calls
-that the task has submitted are unfinished; so that is what is looked for.
+themselves (see `jobrunner.nested.wait_hooks`). Others do not: `concurrent.futures.wait`, `asyncio.wrap_future`, a
+thread of the task's own, a loop of short sleeps. They have in common that time passes in which the process does
+nothing, while calls that the task has submitted are unfinished; so that is what is looked for.
 
 What this process needs to exchange messages about these calls (the thread of the connection, those of ZeroMQ) is no
 progress of the task, and does not count.
@@ -18,8 +18,8 @@ import time
 import weakref
 from collections.abc import Callable
 
-from jobrunner.blocking import Caller
-from jobrunner.processor_time import LOOK_EVERY, seconds_of_thread, stands_still
+from jobrunner.nested.wait_hooks import Caller
+from jobrunner.system.processor_time import LOOK_EVERY, seconds_of_thread, stands_still
 
 OWN_THREADS = "jobrunner-"
 """What the names of this package's own threads begin with."""

@@ -1,7 +1,7 @@
 """What a slot's task waits for: told to the worker where a wait lasts, and where nothing but these calls ends it.
 
-Only waits of this package in the main thread come here (see `jobrunner.blocking`), for only of these it is known. The
-worker hears of one that has lasted `TOLD_AFTER`, so that calls of calls that are over soon cost no message.
+Only waits of this package in the main thread come here (see `jobrunner.nested.wait_hooks`), for only of these it is
+known. The worker hears of one that has lasted `TOLD_AFTER`, so that calls of calls that are over soon cost no message.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from jobrunner.blocking import Awaited, AwaitedCalls
+from jobrunner.nested.wait_hooks import Awaited, AwaitedCalls
 from jobrunner.workers.framing import AWAITS
 from jobrunner.workers.outbox import Outbox
 

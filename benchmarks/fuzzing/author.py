@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from jobrunner.config import MAX_AMOUNT
-from jobrunner.ids import TaskId, bound
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import INLINE_LIMIT, NUMBERS
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import INLINE_LIMIT, NUMBERS
+from jobrunner.protocol.wire.ids import TaskId, bound
 
 KEYS = [b"key %d" % n for n in range(3)]
 CLIENTS = ["c", "d", "gone"]

@@ -21,10 +21,10 @@ import zmq
 from fuzzing.author import Author
 from fuzzing.vandal import Frames, Vandal
 from jobrunner.errors import ProtocolError
-from jobrunner.ids import TaskId, bound
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import NUMBERS, decode, encode
 from jobrunner.protocol.link import Link
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import NUMBERS, decode, encode
+from jobrunner.protocol.wire.ids import TaskId, bound
 from jobrunner.transport.curve import Credentials, to_z85
 
 LATEST = 2**53

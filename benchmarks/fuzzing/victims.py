@@ -7,11 +7,9 @@ import random
 from typing import Any
 
 from fuzzing.author import KEYS, Author
-from jobrunner.journal_entries import dump_entry, load_entry
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.client_core import ClientCore
-from jobrunner.protocol.codec import decode, encode
-from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.coordinator.journal.rows import dump_entry, load_entry
+from jobrunner.protocol.client.core import ClientCore
+from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import (
     CancelRequested,
     DrainRequested,
@@ -42,9 +40,11 @@ from jobrunner.protocol.effects import (
     WatchRequested,
     WriteJournal,
 )
-from jobrunner.protocol.journal import JournalState
+from jobrunner.protocol.journal_records import JournalState
 from jobrunner.protocol.link import Link
-from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import decode, encode
+from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
 
 
 class Peer:

@@ -16,17 +16,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
-from jobrunner.elements import Columns, ElementResults, rows, run_elements
 from jobrunner.fixed import FixedElements, FixedResults, run_fixed
+from jobrunner.fixed.elements import Columns, ElementResults, rows, run_elements
 from jobrunner.futures import Future
-from jobrunner.ids import ClientId, random_token, task_id
-from jobrunner.protocol.messages import CANCELLED, CRASHED, LOST, TIMED_OUT, TaskOptions
+from jobrunner.protocol.wire.ids import ClientId, random_token, task_id
+from jobrunner.protocol.wire.messages import CANCELLED, CRASHED, LOST, TIMED_OUT, TaskOptions
 
 if TYPE_CHECKING:
-    from jobrunner.backends.engine import AttemptFailure, EngineBackend
-    from jobrunner.backends.engine_calls import Call
-    from jobrunner.backends.engine_entry import entry
-    from jobrunner.backends.engine_worker import EngineContext, run, wrapped
+    from jobrunner.backends.engine.backend import AttemptFailure, EngineBackend
+    from jobrunner.backends.engine.call_queue import Call
+    from jobrunner.backends.engine.entry import entry
+    from jobrunner.backends.engine.in_worker import EngineContext, run, wrapped
 
 __all__ = [
     "CANCELLED",
@@ -57,13 +57,13 @@ __all__ = [
 """For packages that bring a backend. Those that are not imported above are when they are asked for."""
 
 _HOME = {
-    "Call": "jobrunner.backends.engine_calls",
-    "AttemptFailure": "jobrunner.backends.engine",
-    "EngineBackend": "jobrunner.backends.engine",
-    "EngineContext": "jobrunner.backends.engine_worker",
-    "entry": "jobrunner.backends.engine_entry",
-    "run": "jobrunner.backends.engine_worker",
-    "wrapped": "jobrunner.backends.engine_worker",
+    "Call": "jobrunner.backends.engine.call_queue",
+    "AttemptFailure": "jobrunner.backends.engine.backend",
+    "EngineBackend": "jobrunner.backends.engine.backend",
+    "EngineContext": "jobrunner.backends.engine.in_worker",
+    "entry": "jobrunner.backends.engine.entry",
+    "run": "jobrunner.backends.engine.in_worker",
+    "wrapped": "jobrunner.backends.engine.in_worker",
 }
 
 

@@ -22,13 +22,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from jobrunner.calls.serialization import (
+    function_name as function_name,  # what a call is named, for the front too
+)
 from jobrunner.config import ClientConfig
-from jobrunner.elements import ElementResults
 from jobrunner.errors import ConfigTypeError, NotSupportedError
+from jobrunner.fixed.elements import ElementResults
 from jobrunner.futures import Future
-from jobrunner.loading import Held
-from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
-from jobrunner.serialization import function_name as function_name  # what a call is named, for the front too
+from jobrunner.pickling.loading import Held
+from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, TaskOptions
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobrunner.backends.base import Backend
-from jobrunner.elements import ElementResults
+from jobrunner.fixed.elements import ElementResults
 from jobrunner.futures import Future, wait
-from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
+from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, TaskOptions
 
 
 class BorrowedBackend(Backend):

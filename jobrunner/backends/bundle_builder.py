@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jobrunner.futures import Future
-from jobrunner.ids import TaskId, call_id
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import index_of_call, pack_calls
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId, call_id
 
 if TYPE_CHECKING:
     from jobrunner.backends.core_backend import CoreBackend

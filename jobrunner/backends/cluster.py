@@ -9,15 +9,15 @@ from typing import Any
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.backends.prepared import Prepared
-from jobrunner.blocking import first_call
-from jobrunner.credentials import CLIENT_ROLES, credentials_for
+from jobrunner.coordinator.local_cluster import LocalCluster
 from jobrunner.errors import CoordinatorLostError, NotSupportedError
-from jobrunner.host import unknown_host
-from jobrunner.local_cluster import LocalCluster
+from jobrunner.keys.credentials import CLIENT_ROLES, credentials_for
+from jobrunner.nested.wait_hooks import first_call
 from jobrunner.protocol.effects import Event, GiveUp
-from jobrunner.shared_memory.pool import can_share
+from jobrunner.shared_memory.segment_pool import can_share
+from jobrunner.system.host import unknown_host
 from jobrunner.transport.driver import Wire
-from jobrunner.transport.sharing import Sharing
+from jobrunner.transport.manifests import Sharing
 from jobrunner.transport.sockets import DealerWire, check_address
 
 LOGGER = logging.getLogger("jobrunner.cluster")

@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from jobrunner import forks, shipment
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.cluster import ClusterBackend
 from jobrunner.backends.registry import open_backend
 from jobrunner.backends.served import served
 from jobrunner.config import ClientConfig, load
 from jobrunner.futures import Future
-from jobrunner.task_context import TASK_ADDRESS
+from jobrunner.nested.task_context import TASK_ADDRESS
+from jobrunner.shipping import archive as shipment
+from jobrunner.system import forks
 
 _lock = forks.lock()  # another thread may be connecting at a fork, which takes seconds
 _connections: dict[str, ClusterBackend] = {}

@@ -18,19 +18,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from jobrunner import forks, serialization
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.bundle_builder import BundleBuilder
 from jobrunner.backends.dependency_results import DependencyResults, with_placeholders
 from jobrunner.backends.failures import exception_of
+from jobrunner.backends.futures_in_arguments import AnyFuture, may_hold_futures
 from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
-from jobrunner.backends.printer import Printer
 from jobrunner.backends.shared_store import SharedStore
 from jobrunner.backends.slot_initializers import SlotInitializers
-from jobrunner.blocking import depth
+from jobrunner.calls import serialization
 from jobrunner.config import MAX_NAME_LENGTH
-from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import ElementResults
+from jobrunner.display.printer import Printer
 from jobrunner.errors import (
     ConfigError,
     CoordinatorLostError,
@@ -41,18 +39,15 @@ from jobrunner.errors import (
     SerializationError,
     TaskLostError,
 )
-from jobrunner.exiting import do_all, finish_before_exit
 from jobrunner.fixed import load_element_results
+from jobrunner.fixed.elements import ElementResults
 from jobrunner.futures import CancelWaits, Future, resolve
-from jobrunner.host import own_host, python_version
-from jobrunner.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
-from jobrunner.loading import Held
-from jobrunner.payloads import Payload
+from jobrunner.nested.task_context import current_task
+from jobrunner.nested.wait_hooks import depth
+from jobrunner.pickling.loading import Held
 from jobrunner.protocol import bundles
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import Limits
-from jobrunner.protocol.checks import MAX_ARGUMENT_LENGTH
-from jobrunner.protocol.client_core import ClientCore
+from jobrunner.protocol.client.core import ClientCore
 from jobrunner.protocol.effects import (
     Accepted,
     AnnounceRunning,
@@ -77,7 +72,13 @@ from jobrunner.protocol.effects import (
     SubmitRequested,
     WatchRequested,
 )
-from jobrunner.task_context import current_task
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.checks import MAX_ARGUMENT_LENGTH
+from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
+from jobrunner.protocol.wire.payloads import Payload
+from jobrunner.system import forks
+from jobrunner.system.atexit_hooks import do_all, finish_before_exit
+from jobrunner.system.host import own_host, python_version
 from jobrunner.transport.driver import Driver, Wire
 from jobrunner.transport.service import error_named
 from jobrunner.version import __version__

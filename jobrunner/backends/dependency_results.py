@@ -11,13 +11,14 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jobrunner import forks, serialization
-from jobrunner.dependencies import AnyFuture, replace_futures
+from jobrunner.backends.futures_in_arguments import AnyFuture, replace_futures
+from jobrunner.calls import serialization
 from jobrunner.errors import SerializationError
 from jobrunner.futures import Future
-from jobrunner.ids import TaskId
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import place_of_call
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.system import forks
 
 if TYPE_CHECKING:
     from jobrunner.backends.core_backend import CoreBackend

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 from typing import Any
 
-from jobrunner import serialization
+from jobrunner.calls import serialization
 from jobrunner.errors import (
     CrashLimitError,
     DeadlockError,
@@ -19,8 +19,8 @@ from jobrunner.errors import (
     TaskTimeoutError,
     WorkerLostError,
 )
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.messages import CRASHED, LOST, TIMED_OUT, Outcome
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.messages import CRASHED, LOST, TIMED_OUT, Outcome
 
 
 def exception_of(outcome: Outcome, name: str) -> BaseException:

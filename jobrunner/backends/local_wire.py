@@ -11,15 +11,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jobrunner.config import MAX_WINDOW
-from jobrunner.host import own_host
-from jobrunner.ids import random_token
-from jobrunner.program import Program, hash_seed
-from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.nested.task_context import TASK_ADDRESS
+from jobrunner.program.flags import Program, hash_seed
+from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import Effect, Event, GiveUp, Log, Received, Send, Source, Tick
-from jobrunner.protocol.messages import STDERR
 from jobrunner.protocol.session import COORDINATOR
-from jobrunner.task_context import TASK_ADDRESS
+from jobrunner.protocol.wire.ids import random_token
+from jobrunner.protocol.wire.messages import STDERR
+from jobrunner.system.host import own_host
 from jobrunner.transport.driver import milliseconds
 from jobrunner.version import __version__
 from jobrunner.workers.in_process_worker import IN_PROCESS, Alarm, InProcessWorker, Text

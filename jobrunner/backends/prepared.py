@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
-from jobrunner import serialization
+from jobrunner.calls import serialization
+from jobrunner.calls.serialization import DumpedFunction, Names
 from jobrunner.errors import SerializationError
 from jobrunner.fixed import dump_elements
-from jobrunner.loading import Held
-from jobrunner.payloads import Payload, Store, payload_size
-from jobrunner.protocol.messages import FunctionDef, FunctionKey
-from jobrunner.serialization import DumpedFunction, Names
+from jobrunner.pickling.loading import Held
+from jobrunner.protocol.wire.messages import FunctionDef, FunctionKey
+from jobrunner.protocol.wire.payloads import Payload, Store, payload_size
 
 
 class Prepared:

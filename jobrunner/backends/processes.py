@@ -17,10 +17,10 @@ from jobrunner.backends.core_backend import CoreBackend
 from jobrunner.backends.local_wire import LocalWire
 from jobrunner.backends.served import serve
 from jobrunner.errors import ConfigError, NotSupportedError
-from jobrunner.folders import SOCKET, hold_folder, leave_folder, make_folder, socket_folder
-from jobrunner.host import usable_cpus
-from jobrunner.program import this_program
+from jobrunner.program.flags import this_program
 from jobrunner.protocol.effects import GiveUp, Tick
+from jobrunner.system.folders import SOCKET, hold_folder, leave_folder, make_folder, socket_folder
+from jobrunner.system.host import usable_cpus
 from jobrunner.transport.driver import Wire
 
 

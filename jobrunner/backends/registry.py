@@ -20,9 +20,9 @@ BUILT_IN = {
     "threads": "jobrunner.backends.threads:ThreadsBackend",
     "processes": "jobrunner.backends.processes:ProcessesBackend",
     "cluster": "jobrunner.backends.cluster:ClusterBackend",
-    "dask": "jobrunner.backends.dask:DaskBackend",
-    "ray": "jobrunner.backends.ray:RayBackend",
-    "mpi": "jobrunner.backends.mpi:MpiBackend",
+    "dask": "jobrunner.backends.engine.dask:DaskBackend",
+    "ray": "jobrunner.backends.engine.ray:RayBackend",
+    "mpi": "jobrunner.backends.engine.mpi:MpiBackend",
 }
 LOCAL = ("threads", "processes", "mpi")
 """An address has no meaning for them."""
@@ -66,7 +66,8 @@ def open_backend(name: str, settings: BackendSettings) -> Backend:
 
 def _with_shipped(name: str, settings: BackendSettings) -> BackendSettings:
     """Where calls run in children of this process, only what these do not find anyway has to travel."""
-    from jobrunner import inheritance, shipping  # here: most programs ship nothing
+    from jobrunner.program import inheritance
+    from jobrunner.shipping import collect as shipping  # here: most programs ship nothing
 
     parts = shipping.find(settings.ship)
     if name == "threads":

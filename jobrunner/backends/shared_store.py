@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from jobrunner.payloads import Buffer, Payload
+from jobrunner.protocol.wire.payloads import Buffer, Payload
 from jobrunner.shared_memory.attachments import attachments
 from jobrunner.shared_memory.limits import IDLE_SECONDS, most_idle
-from jobrunner.shared_memory.pool import SegmentPool, can_share
+from jobrunner.shared_memory.segment_pool import SegmentPool, can_share
 
 
 class SharedStore:

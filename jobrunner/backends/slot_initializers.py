@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from jobrunner import forks, inheritance, serialization, versions
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.prepared import definitions_of
-from jobrunner.initializers import Wrapper
-from jobrunner.payloads import Store
-from jobrunner.pickling_errors import serialization_error
-from jobrunner.protocol import messages as m
-from jobrunner.serialization import DumpedFunction
-from jobrunner.shipment import Shipment
-from jobrunner.slot_setup import SlotInitializer
-from jobrunner.versions import Epoch, Version
+from jobrunner.calls import serialization
+from jobrunner.calls.initializers import Wrapper
+from jobrunner.calls.serialization import DumpedFunction
+from jobrunner.pickling.pickling_errors import serialization_error
+from jobrunner.program import inheritance
+from jobrunner.program.slot_setup import SlotInitializer
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.payloads import Store
+from jobrunner.shipping import module_versions as versions
+from jobrunner.shipping.archive import Shipment
+from jobrunner.shipping.module_versions import Epoch, Version
+from jobrunner.system import forks
 
 
 class SlotInitializers:
@@ -56,7 +59,7 @@ class SlotInitializers:
         if epoch is not self._epoch:
             with self._lock:
                 if self._shipment is not None:
-                    from jobrunner import shipping  # here: most programs ship nothing
+                    from jobrunner.shipping import collect as shipping  # here: most programs ship nothing
 
                     self._shipment = shipping.collect_again(self._shipment)
                     self._initializer = self._shipment.dump()

@@ -12,7 +12,7 @@ from operator import length_hint
 from time import perf_counter
 from typing import Any
 
-from jobrunner.elements import Columns, ElementResults, rows
+from jobrunner.fixed.elements import Columns, ElementResults, rows
 
 
 class SharedChunk:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobrunner.futures import Future
-from jobrunner.processor_time import LOOK_EVERY, seconds_of_thread, stands_still
+from jobrunner.system.processor_time import LOOK_EVERY, seconds_of_thread, stands_still
 
 
 class Nest:

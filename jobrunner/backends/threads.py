@@ -23,21 +23,22 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobrunner import blocking, task_context
 from jobrunner.backends.base import CAPABILITIES, Backend, BackendSettings
 from jobrunner.backends.borrowed import BorrowedBackend
+from jobrunner.backends.futures_in_arguments import AnyFuture, may_hold_futures, replace_futures
 from jobrunner.backends.thread_chunks import SharedChunk
 from jobrunner.backends.thread_nests import Nest, Nests
-from jobrunner.dependencies import AnyFuture, may_hold_futures, replace_futures
-from jobrunner.elements import Columns, ElementResults
+from jobrunner.calls.serialization import function_name, is_one_of
 from jobrunner.errors import DependencyError, InitializerError, NotSupportedError
-from jobrunner.exiting import do_all, finish_before_exit
+from jobrunner.fixed.elements import Columns, ElementResults
 from jobrunner.futures import Future, resolve
-from jobrunner.host import usable_cpus
-from jobrunner.ids import ClientId, random_token, task_id
-from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
+from jobrunner.nested import task_context
+from jobrunner.nested import wait_hooks as blocking
 from jobrunner.protocol.retry import backoff
-from jobrunner.serialization import function_name, is_one_of
+from jobrunner.protocol.wire.ids import ClientId, random_token, task_id
+from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, TaskOptions
+from jobrunner.system.atexit_hooks import do_all, finish_before_exit
+from jobrunner.system.host import usable_cpus
 
 if TYPE_CHECKING:
     pass

@@ -19,7 +19,7 @@ from jobrunner.fixed.arguments import (
     dump_elements,
     load_elements,
 )
-from jobrunner.fixed.results import FixedResults, load_element_results, run_fixed
+from jobrunner.fixed.fixed_results import FixedResults, load_element_results, run_fixed
 from jobrunner.fixed.taking import FixingInput
 
 __all__ = [

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
-from jobrunner import serialization
-from jobrunner.elements import Columns, Unloadable
+from jobrunner.calls import serialization
+from jobrunner.calls.serialization import Names
 from jobrunner.fixed.columns import length, packed_column, unpacked_column
+from jobrunner.fixed.elements import Columns, Unloadable
 from jobrunner.fixed.held import load_with
 from jobrunner.fixed.own_pickles import SharedClasses, load_alone, load_own
-from jobrunner.loading import FreshCall, load_error
-from jobrunner.payloads import Buffer, Payload, Store, buffers_of
-from jobrunner.serialization import Names
+from jobrunner.pickling.loading import FreshCall, load_error
+from jobrunner.protocol.wire.payloads import Buffer, Payload, Store, buffers_of
 
 FILE = __file__
 """Frames of this file are not the program's."""

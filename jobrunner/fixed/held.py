@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+from jobrunner.calls.serialization import CONNECTION, PROTOCOL, SCRIPT, dump_function
 from jobrunner.fixed.atoms import is_atom
-from jobrunner.loading import Held, apart_from
-from jobrunner.noting import place_of
-from jobrunner.payloads import OUT_OF_BAND, Buffer
-from jobrunner.serialization import CONNECTION, PROTOCOL, SCRIPT, dump_function
+from jobrunner.pickling.loading import Held, apart_from
+from jobrunner.pickling.required_modules import place_of
+from jobrunner.protocol.wire.payloads import OUT_OF_BAND, Buffer
 
 
 class HeldObjects:

@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobrunner import serialization
-from jobrunner.payloads import OUT_OF_BAND, Buffer
+from jobrunner.calls import serialization
+from jobrunner.calls.serialization import CONNECTION, HINT, PROTOCOL, SCRIPT, Names
+from jobrunner.protocol.wire.payloads import OUT_OF_BAND, Buffer
 from jobrunner.script.modes import PLAIN, Mode
-from jobrunner.serialization import CONNECTION, HINT, PROTOCOL, SCRIPT, Names
 
 MAX_KNOWN = 8
 """Classes that are referred to by the prefix of a pickle. There are seldom more of them in a value."""

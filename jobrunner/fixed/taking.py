@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from jobrunner import serialization
-from jobrunner.elements import Input
+from jobrunner.calls import serialization
 from jobrunner.fixed.arguments import FixedElements
 from jobrunner.fixed.atoms import ATOMS, copied, is_array, is_atom, travel_together
+from jobrunner.fixed.elements import Input
 from jobrunner.fixed.held import HeldObjects
 from jobrunner.fixed.own_pickles import OwnPickles
-from jobrunner.loading import Held
-from jobrunner.payloads import Buffer
+from jobrunner.pickling.loading import Held
+from jobrunner.protocol.wire.payloads import Buffer
 
 
 class FixingInput:

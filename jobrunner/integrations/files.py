@@ -15,8 +15,8 @@ import tempfile
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobrunner.dependencies import may_hold_futures, replace_futures
-from jobrunner.ids import random_token
+from jobrunner.backends.futures_in_arguments import may_hold_futures, replace_futures
+from jobrunner.protocol.wire.ids import random_token
 
 if TYPE_CHECKING:
     import numpy as np

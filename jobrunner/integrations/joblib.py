@@ -33,7 +33,6 @@ except ModuleNotFoundError as exc:
     raise ModuleNotFoundError("this needs joblib: pip install 'jobrunner[joblib]'", name=exc.name) from exc
 
 from jobrunner.backends.base import function_name
-from jobrunner.blocking import waiting
 from jobrunner.config import ClientConfig, load
 from jobrunner.context import current_executor, current_task
 from jobrunner.errors import ConfigError
@@ -41,6 +40,7 @@ from jobrunner.executor import Executor, choose
 from jobrunner.futures import Future
 from jobrunner.integrations.files import ArrayFiles
 from jobrunner.integrations.thread_limits import limit_threads
+from jobrunner.nested.wait_hooks import waiting
 
 NAME = "jobrunner"
 

@@ -20,11 +20,11 @@ from typing import NamedTuple, NoReturn
 
 import msgpack
 
-from jobrunner.ids import TaskId, call_id, open_part, short_id
-from jobrunner.payloads import Payload, buffers_of, payload_size
-from jobrunner.protocol.checks import MAX_BUNDLED, MAX_INTEGER
 from jobrunner.protocol.estimates import updated_estimate
-from jobrunner.protocol.messages import (
+from jobrunner.protocol.tuning import BUNDLE_SECONDS
+from jobrunner.protocol.wire.checks import MAX_BUNDLED, MAX_INTEGER
+from jobrunner.protocol.wire.ids import TaskId, call_id, open_part, short_id
+from jobrunner.protocol.wire.messages import (
     ERROR,
     OK,
     SPLIT,
@@ -35,7 +35,7 @@ from jobrunner.protocol.messages import (
     TaskSpec,
     calls_in,
 )
-from jobrunner.protocol.tuning import BUNDLE_SECONDS
+from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
 
 MAX_CALLS = 128
 

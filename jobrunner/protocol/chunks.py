@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from jobrunner.ids import TaskId
 from jobrunner.protocol.bundles import SEPARATOR, is_index
-from jobrunner.protocol.messages import Assignment, Outcome, TaskSpec
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.messages import Assignment, Outcome, TaskSpec
 
 Task = TypeVar("Task", TaskSpec, Assignment)
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from jobrunner.ids import SlotId, TaskId
-from jobrunner.payloads import Payload
-from jobrunner.protocol.journal import JournalEntry
-from jobrunner.protocol.messages import (
+from jobrunner.protocol.journal_records import JournalEntry
+from jobrunner.protocol.wire.ids import SlotId, TaskId
+from jobrunner.protocol.wire.messages import (
     Envelope,
     FunctionDef,
     FunctionKey,
@@ -20,7 +19,8 @@ from jobrunner.protocol.messages import (
     Span,
     TaskSpec,
 )
-from jobrunner.protocol.principals import ANYONE, Principal
+from jobrunner.protocol.wire.payloads import Payload
+from jobrunner.protocol.wire.principals import ANYONE, Principal
 
 Source: TypeAlias = bytes
 """The transport's name of a peer's connection (a ROUTER's routing id); b"" for the coordinator, seen from a peer."""

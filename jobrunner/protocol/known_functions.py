@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from jobrunner.payloads import payload_size
-from jobrunner.protocol.messages import FunctionDef, FunctionKey
+from jobrunner.protocol.wire.messages import FunctionDef, FunctionKey
+from jobrunner.protocol.wire.payloads import payload_size
 
 REMEMBERED = 256
 """Functions that a sender takes the other end to know although no task needs them at the moment."""

@@ -16,7 +16,7 @@ from itertools import islice
 
 from jobrunner.config import HEARTBEATS_PER_TIMEOUT
 from jobrunner.protocol.deadlines import earliest
-from jobrunner.protocol.messages import Envelope, Heartbeat, Message
+from jobrunner.protocol.wire.messages import Envelope, Heartbeat, Message
 
 LATE = 0.5
 """Seconds by which a turn may come later than planned before its process counts as having stood still: stopped,

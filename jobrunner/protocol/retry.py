@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from jobrunner.protocol.messages import CRASHED, ERROR, LOST, TIMED_OUT, Span, TaskOptions
+from jobrunner.protocol.wire.messages import CRASHED, ERROR, LOST, TIMED_OUT, Span, TaskOptions
 
 FINISH: Final = 0
 RETRY: Final = 1

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import Effect, HandshakeFailed, Send
 from jobrunner.protocol.link import LATE, Link
-from jobrunner.protocol.messages import (
+from jobrunner.protocol.wire.messages import (
     Envelope,
     Goodbye,
     Message,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jobrunner.loading import load_target
-from jobrunner.payloads import Payload
+from jobrunner.pickling.loading import load_target
+from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.script import standin
-from jobrunner.script.entries import Outline
-from jobrunner.script.program import script_module
+from jobrunner.script.current import script_module
+from jobrunner.script.definition import Outline
 
 
 class ScriptCall:

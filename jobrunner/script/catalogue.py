@@ -12,13 +12,11 @@ from hashlib import blake2b
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from jobrunner import forks
-from jobrunner.facts import is_of
-from jobrunner.kept import Kept
-from jobrunner.payloads import OUT_OF_BAND, Store
+from jobrunner.pickling.bounded_memory import Kept
+from jobrunner.pickling.function_fingerprint import is_of
+from jobrunner.protocol.wire.payloads import OUT_OF_BAND, Store
 from jobrunner.script import images
-from jobrunner.script.digests import digest_of
-from jobrunner.script.entries import (
+from jobrunner.script.definition import (
     CLASS,
     FUNCTION,
     VALUE,
@@ -30,11 +28,13 @@ from jobrunner.script.entries import (
     packed_image,
     packed_outline,
 )
+from jobrunner.script.digests import digest_of
 from jobrunner.script.looks import Look, Looker, dump
 from jobrunner.script.modes import GLOBAL, TARGET
 from jobrunner.script.origin import Origin
 from jobrunner.script.pickler import pickled
 from jobrunner.script.unchanged import Unchanged
+from jobrunner.system import forks
 
 PROTOCOL = 5
 KEY_BYTES = 16

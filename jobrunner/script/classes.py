@@ -12,7 +12,7 @@ from typing import Any
 from cloudpickle import cloudpickle as inner
 
 from jobrunner.script import makers
-from jobrunner.script.functions import class_annotations_of
+from jobrunner.script.function_parts import class_annotations_of
 
 
 def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict[str, Any]]:

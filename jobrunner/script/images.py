@@ -10,9 +10,9 @@ import linecache
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from jobrunner.facts import ATOMS, attribute_of, is_of
-from jobrunner.payloads import Store
-from jobrunner.script.entries import Entry, needed_first
+from jobrunner.pickling.function_fingerprint import ATOMS, attribute_of, is_of
+from jobrunner.protocol.wire.payloads import Store
+from jobrunner.script.definition import Entry, needed_first
 from jobrunner.script.looks import Looker
 from jobrunner.script.origin import Origin
 

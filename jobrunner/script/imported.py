@@ -12,8 +12,8 @@ import sys
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
-from jobrunner.facts import ATOMS, attribute_of, is_of
-from jobrunner.script.program import NAMES
+from jobrunner.pickling.function_fingerprint import ATOMS, attribute_of, is_of
+from jobrunner.script.current import NAMES
 
 PROTOCOL = 5
 

@@ -19,10 +19,10 @@ from operator import is_
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
-from jobrunner.facts import ATOMS, is_importable, is_of
-from jobrunner.payloads import OUT_OF_BAND
+from jobrunner.pickling.function_fingerprint import ATOMS, is_importable, is_of
+from jobrunner.protocol.wire.payloads import OUT_OF_BAND
 from jobrunner.script.digests import digest_of
-from jobrunner.script.functions import (
+from jobrunner.script.function_parts import (
     MAX_CODES,
     annotations_of,
     attributes_in,

@@ -19,10 +19,10 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from jobrunner import forks
-from jobrunner.loading import ScriptUnpickler, loads, type_name
+from jobrunner.pickling.loading import ScriptUnpickler, loads, type_name
 from jobrunner.script import standin
-from jobrunner.script.program import NAMES
+from jobrunner.script.current import NAMES
+from jobrunner.system import forks
 
 EMPTY = "jobrunner: an empty cell"
 """Stands for what a closure's empty cell holds."""

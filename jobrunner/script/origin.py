@@ -8,9 +8,10 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 from weakref import getweakrefcount
 
-from jobrunner.facts import ATOMS, attribute_of, is_of
-from jobrunner.script import program, standin
-from jobrunner.script.program import NAMES, Program
+from jobrunner.pickling.function_fingerprint import ATOMS, attribute_of, is_of
+from jobrunner.script import current as program
+from jobrunner.script import standin
+from jobrunner.script.current import NAMES, Program
 
 _NEVER_SHARED = ATOMS | {BuiltinFunctionType, ModuleType, type}
 """Kinds whose globals are told by their value or go by their name anyway."""

@@ -24,16 +24,16 @@ from typing import Any, NamedTuple, TypeAlias
 import cloudpickle
 from cloudpickle import cloudpickle as inner
 
-from jobrunner.facts import is_of
-from jobrunner.loading import apart_from, type_name
-from jobrunner.noting import objects_in
+from jobrunner.pickling.function_fingerprint import is_of
+from jobrunner.pickling.loading import apart_from, type_name
+from jobrunner.pickling.required_modules import objects_in
 from jobrunner.script import makers, origin
 from jobrunner.script.classes import class_parts, functions_first, is_code
+from jobrunner.script.current import NAMES
 from jobrunner.script.digests import digest
-from jobrunner.script.functions import annotations_of, contents_of, marshalled, names_found, names_in
+from jobrunner.script.function_parts import annotations_of, contents_of, marshalled, names_found, names_in
 from jobrunner.script.imported import Place, place_of_empty, place_of_method
 from jobrunner.script.modes import GLOBAL, PLAIN, Mode
-from jobrunner.script.program import NAMES
 
 PROTOCOL = 5
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from jobrunner import forks
-from jobrunner.facts import is_of
-from jobrunner.loading import load_global, loads
-from jobrunner.script import threads
-from jobrunner.script.entries import (
+from jobrunner.pickling.function_fingerprint import is_of
+from jobrunner.pickling.loading import load_global, loads
+from jobrunner.script import per_thread as threads
+from jobrunner.script.current import NAMES, Program, own_token, script_module
+from jobrunner.script.definition import (
     CLASS,
     VALUE,
     Entry,
@@ -28,7 +28,7 @@ from jobrunner.script.entries import (
     Parts,
     unpacked_image,
 )
-from jobrunner.script.program import NAMES, Program, own_token, script_module
+from jobrunner.system import forks
 
 MAX_ROUNDS = 5
 """Attempts to load globals that hold each other in such a way that some hold what came of another one's failure."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-from jobrunner.facts import ATOMS
-from jobrunner.script.functions import annotations_of, names_in
+from jobrunner.pickling.function_fingerprint import ATOMS
+from jobrunner.script.function_parts import annotations_of, names_in
 from jobrunner.script.looks import is_fixed
 
 

@@ -9,9 +9,9 @@ import time
 import weakref
 from typing import Any
 
-from jobrunner.shared_memory import system
+from jobrunner.shared_memory import memory_files as system
 from jobrunner.shared_memory.limits import IDLE_SECONDS, most_descriptors
-from jobrunner.shared_memory.payload import (
+from jobrunner.shared_memory.shared_payload import (
     HEADER,
     MAGIC,
     Label,

@@ -22,21 +22,19 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from jobrunner import blocking, serialization
 from jobrunner.backends.base import Backend
 from jobrunner.backends.dependency_results import outcome_of, with_placeholders
 from jobrunner.backends.failures import exception_of
+from jobrunner.backends.futures_in_arguments import AnyFuture, may_hold_futures
 from jobrunner.backends.prepared import Prepared
-from jobrunner.dependencies import AnyFuture, may_hold_futures
-from jobrunner.elements import ElementResults
+from jobrunner.calls import serialization
 from jobrunner.errors import JobRunnerError, NotSupportedError, SerializationError
 from jobrunner.executor import Executor
 from jobrunner.fixed import dump_elements, load_element_results, load_elements, run_fixed
+from jobrunner.fixed.elements import ElementResults
 from jobrunner.futures import Future
-from jobrunner.ids import TaskId
-from jobrunner.loading import Held
-from jobrunner.payloads import Payload
-from jobrunner.protocol import messages as m
+from jobrunner.nested import wait_hooks as blocking
+from jobrunner.pickling.loading import Held
 from jobrunner.protocol.effects import (
     AnnounceRunning,
     CancelRequested,
@@ -46,13 +44,16 @@ from jobrunner.protocol.effects import (
     SlotTask,
     SubmitRequested,
 )
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.script.calls import ready
-from jobrunner.testing.simulation.calls import RETURN, Call
-from jobrunner.testing.simulation.checks import Execution, Truth
+from jobrunner.testing.simulation.laws import Execution, Truth
 from jobrunner.testing.simulation.network import Conditions
 from jobrunner.testing.simulation.nodes import ClientNode, WorkerNode
 from jobrunner.testing.simulation.scenario import KILL_SLOT, Incident, Scenario
-from jobrunner.testing.simulation.slots import SimulatedSlots, SlotProcess
+from jobrunner.testing.simulation.simulated_calls import RETURN, Call
+from jobrunner.testing.simulation.simulated_slots import SimulatedSlots, SlotProcess
 from jobrunner.testing.simulation.world import World
 
 MAX_SECONDS = 100_000.0

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobrunner.backends.base import Backend
-from jobrunner.elements import Columns, ElementResults, rows, run_elements
+from jobrunner.fixed.elements import Columns, ElementResults, rows, run_elements
 from jobrunner.futures import Future
-from jobrunner.protocol.messages import DEFAULT_OPTIONS, TaskOptions
+from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, TaskOptions
 
 
 @dataclass(eq=False)

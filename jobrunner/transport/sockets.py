@@ -35,11 +35,7 @@ from typing import Protocol, TypeAlias
 import zmq
 
 from jobrunner.config import DEFAULT_PORT, JOIN_SCHEME, line_is_no_address
-from jobrunner.descriptors import make_room
 from jobrunner.errors import ConfigError, ProtocolError
-from jobrunner.payloads import Buffer
-from jobrunner.protocol.checks import MAX_FRAMES
-from jobrunner.protocol.codec import VersionMismatch, decode, encode
 from jobrunner.protocol.effects import (
     Event,
     HandshakeFailed,
@@ -50,10 +46,14 @@ from jobrunner.protocol.effects import (
     Source,
     Unreachable,
 )
-from jobrunner.protocol.principals import ANYONE, Principal
+from jobrunner.protocol.wire.checks import MAX_FRAMES
+from jobrunner.protocol.wire.codec import VersionMismatch, decode, encode
+from jobrunner.protocol.wire.payloads import Buffer
+from jobrunner.protocol.wire.principals import ANYONE, Principal
+from jobrunner.system.descriptors import make_room
 from jobrunner.transport.curve import Credentials, to_text, to_z85
 from jobrunner.transport.driver import milliseconds
-from jobrunner.transport.sharing import Sharing
+from jobrunner.transport.manifests import Sharing
 
 RECONNECT_MS = 20
 RECONNECT_LIMIT_MS = 2000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from jobrunner import forks
+from jobrunner.system import forks
 
 
 class Wakeup:

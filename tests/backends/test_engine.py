@@ -19,11 +19,11 @@ from jobrunner import (
     current_task,
 )
 from jobrunner.backends.base import BackendSettings
-from jobrunner.backends.engine_parts import PartsThere
+from jobrunner.backends.engine.parts import PartsThere
+from jobrunner.calls.serialization import PART_FROM, DumpedFunction
 from jobrunner.config import ClientConfig
 from jobrunner.errors import CrashLimitError, WorkerLostError
-from jobrunner.protocol import messages as m
-from jobrunner.serialization import PART_FROM, DumpedFunction
+from jobrunner.protocol.wire import messages as m
 
 
 @pytest.fixture

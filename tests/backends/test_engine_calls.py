@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jobrunner.backends.engine_calls import Call, Line
+from jobrunner.backends.engine.call_queue import Call, Line
+from jobrunner.calls.serialization import dump_function
 from jobrunner.futures import Future
-from jobrunner.protocol.messages import TaskOptions
-from jobrunner.serialization import dump_function
+from jobrunner.protocol.wire.messages import TaskOptions
 
 
 def call(number, priority=0):

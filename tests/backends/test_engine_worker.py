@@ -12,12 +12,10 @@ import pytest
 import zoo
 from local_engine import LocalEngine
 
-from jobrunner import Executor, serialization
-from jobrunner.backends import engine_worker
+from jobrunner import Executor
 from jobrunner.backends.base import BackendSettings
-from jobrunner.backends.engine_output import LIMIT, Capture
-from jobrunner.backends.engine_stops import Stops
-from jobrunner.backends.engine_worker import (
+from jobrunner.backends.engine import in_worker as engine_worker
+from jobrunner.backends.engine.in_worker import (
     PROTOCOL,
     Head,
     LoadedFunctions,
@@ -26,10 +24,13 @@ from jobrunner.backends.engine_worker import (
     unwrapped,
     wrapped,
 )
+from jobrunner.backends.engine.printed import LIMIT, Capture
+from jobrunner.backends.engine.stops import Stops
+from jobrunner.calls import serialization
 from jobrunner.config import ClientConfig
-from jobrunner.elements import Input
 from jobrunner.fixed import FixingInput, dump_elements, load_element_results
-from jobrunner.protocol.messages import ERROR, LOST, OK, STDERR, STDOUT
+from jobrunner.fixed.elements import Input
+from jobrunner.protocol.wire.messages import ERROR, LOST, OK, STDERR, STDOUT
 
 
 def head(fn, **changes):

@@ -13,19 +13,14 @@ import zoo
 from local_engine import EngineError, LocalEngine
 from steps import Killed, Steps
 
-from jobrunner import Executor, JobRunnerError, TaskLostError, exiting
-from jobrunner.backends import (
-    bundle_builder,
-    core_backend,
-    engine,
-    engine_calls,
-    local_wire,
-    thread_chunks,
-    threads,
-)
+from jobrunner import Executor, JobRunnerError, TaskLostError
+from jobrunner.backends import bundle_builder, core_backend, local_wire, thread_chunks, threads
 from jobrunner.backends.base import BackendSettings
+from jobrunner.backends.engine import backend as engine
+from jobrunner.backends.engine import call_queue as engine_calls
 from jobrunner.config import ClientConfig
 from jobrunner.futures import resolve
+from jobrunner.system import atexit_hooks as exiting
 from jobrunner.transport import driver
 
 ENDS = (Killed, JobRunnerError, RuntimeError)

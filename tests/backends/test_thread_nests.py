@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from jobrunner import Executor, blocking, current_executor
+from jobrunner import Executor, current_executor
+from jobrunner.nested import wait_hooks as blocking
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from jobrunner.cli import demo_runs, demo_view
 from jobrunner.cli.demo_runs import Plan, Run
 from jobrunner.cli.output import Output
-from jobrunner.workload import pi, scaled_numbers
+from jobrunner.cli.workload import pi, scaled_numbers
 
 ALL = {"builtin": True, "threads": True, "processes": True, "cluster": True}
 RUNS = [

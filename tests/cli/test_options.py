@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.cli import options
+from jobrunner.cli import common_options as options
 from jobrunner.config import CoordinatorConfig, WorkerConfig, load
 from jobrunner.errors import ConfigError
 

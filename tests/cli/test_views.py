@@ -13,7 +13,7 @@ from jobrunner.cli import views
 from jobrunner.cli.output import Output, View
 from jobrunner.cli.tasks import TaskState
 from jobrunner.errors import ConfigError
-from jobrunner.protocol.task import STATE_NAMES
+from jobrunner.protocol.coordinator.task import STATE_NAMES
 
 WORKER = {
     "id": "a1",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobrunner.workload import NUMBERS, pi, scaled_numbers
+from jobrunner.cli.workload import NUMBERS, pi, scaled_numbers
 
 
 @pytest.mark.parametrize(

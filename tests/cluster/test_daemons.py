@@ -16,10 +16,11 @@ import pytest
 from conftest import BOUND, alive, connected, until
 from steps import Killed, Steps
 
-from jobrunner import Executor, local_cluster
+from jobrunner import Executor
 from jobrunner.backends import cluster as cluster_backend
 from jobrunner.backends import core_backend
-from jobrunner.local_cluster import BOOT, LocalCluster
+from jobrunner.coordinator import local_cluster
+from jobrunner.coordinator.local_cluster import BOOT, LocalCluster
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -177,7 +178,7 @@ def test_a_program_that_stands_still_right_after_it_opened_a_cluster_keeps_it(mo
 
 def test_it_is_started_again_though_one_start_fails(monkeypatch, caplog, tmp_path):
     """It had died of a lack that starts fail of, too: of descriptors, processes, memory, or files that are missing."""
-    monkeypatch.setattr("jobrunner.local_cluster.RESTART_PAUSE", 0.05)
+    monkeypatch.setattr("jobrunner.coordinator.local_cluster.RESTART_PAUSE", 0.05)
     interpreter = tmp_path / "python3"
     interpreter.symlink_to(sys.executable)
     monkeypatch.setenv("JOBRUNNER_INTERPRETER", str(interpreter))

@@ -10,7 +10,7 @@ import pytest
 from conftest import BOUND, connected, until
 
 from jobrunner import DeadlockError, DependencyError
-from jobrunner.ids import short_id
+from jobrunner.protocol.wire.ids import short_id
 
 NAMES = "abcdefghijkl"
 """Resources: each of the calls that are made at the same time has one to itself."""

@@ -13,7 +13,7 @@ import pytest
 from conftest import BOUND, connected, free_port, until
 
 from jobrunner import Executor
-from jobrunner.shared_memory.pool import can_share
+from jobrunner.shared_memory.segment_pool import can_share
 
 MIB = 1 << 20
 

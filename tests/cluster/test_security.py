@@ -13,9 +13,8 @@ import psutil
 import pytest
 from conftest import BOUND, connected, free_port, until
 
-from jobrunner import Executor, identity, joining, keyring
+from jobrunner import Executor
 from jobrunner.admin import ClusterAdmin
-from jobrunner.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.errors import (
     AuthenticationError,
     ConfigError,
@@ -24,10 +23,12 @@ from jobrunner.errors import (
     JobRunnerError,
     QuotaError,
 )
-from jobrunner.ids import client_of, is_bound, short_id
-from jobrunner.protocol import messages as m
+from jobrunner.keys import identity, joining, keyring
+from jobrunner.keys.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.protocol.effects import Received, Send
 from jobrunner.protocol.session import COORDINATOR
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import client_of, is_bound, short_id
 from jobrunner.transport.curve import new_pair
 from jobrunner.transport.sockets import DealerWire
 from jobrunner.version import __version__

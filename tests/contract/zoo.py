@@ -434,7 +434,7 @@ def fail_to_initialize(text: str) -> None:
 
 def wait_inside_a_hook(started: str, path: str) -> str:
     """Waits as something that waits for a Future does."""
-    from jobrunner import blocking
+    from jobrunner.nested import wait_hooks as blocking
 
     with blocking.waiting(), blocking.waiting():
         append_line(started, "")

@@ -33,7 +33,7 @@ from left_out import LEFT_OUT, LEFT_OUT_OF_CLUSTERS  # noqa: E402
 from zmq.utils.garbage import gc as pyzmq_garbage  # noqa: E402
 
 import jobrunner  # noqa: E402
-from jobrunner.serialization import RemoteTraceback  # noqa: E402
+from jobrunner.calls.serialization import RemoteTraceback  # noqa: E402
 
 PACKAGE = "test.test_concurrent_futures"
 BACKENDS = ("threads", "processes", "cluster")

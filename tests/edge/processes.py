@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge.plan import CALLS, CLUSTER
 
-MODULES = {CALLS: b"jobrunner.workers.child", CLUSTER: b"jobrunner.embedded"}
+MODULES = {CALLS: b"jobrunner.workers.child", CLUSTER: b"jobrunner.coordinator.embedded"}
 """By kind, what a process of it is started with."""
 
 

@@ -17,12 +17,12 @@ from daemons import BOUND, Daemon, connected, free_port, until
 from work import noted_square
 
 from jobrunner.admin import ClusterAdmin
-from jobrunner.credentials import CLIENT_ROLES, credentials_for
-from jobrunner.ids import ClientId, new_id
-from jobrunner.protocol.codec import decode, encode
+from jobrunner.keys.credentials import CLIENT_ROLES, credentials_for
 from jobrunner.protocol.effects import Send
-from jobrunner.protocol.messages import ClientHello
 from jobrunner.protocol.session import Session
+from jobrunner.protocol.wire.codec import decode, encode
+from jobrunner.protocol.wire.ids import ClientId, new_id
+from jobrunner.protocol.wire.messages import ClientHello
 from jobrunner.transport.curve import to_z85
 from jobrunner.version import __version__
 

@@ -12,9 +12,9 @@ from daemons import BOUND, connected, until
 from work import noted_square
 
 from jobrunner.admin import ClusterAdmin
-from jobrunner.keyring import default_folder, open_keyring
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import NUMBERS, VERSION, encode
+from jobrunner.keys.keyring import default_folder, open_keyring
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import NUMBERS, VERSION, encode
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from fuzzing.insiders import Insider

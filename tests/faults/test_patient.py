@@ -6,7 +6,7 @@ from daemons import BOUND, connected
 from work import fail
 
 from jobrunner.admin import ClusterAdmin
-from jobrunner.protocol.task import MAX_HISTORY_LINES
+from jobrunner.protocol.coordinator.task import MAX_HISTORY_LINES
 
 
 def test_what_is_told_of_a_call_that_fails_very_often_is_bounded(cluster):

@@ -10,9 +10,9 @@ import pytest
 from daemons import BOUND, Cluster, Daemon, connected, until
 from work import noted_square
 
-from jobrunner.keyring import default_folder, open_keyring
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import encode
+from jobrunner.keys.keyring import default_folder, open_keyring
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import encode
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from fuzzing.insiders import LATEST, Insider

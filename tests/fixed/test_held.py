@@ -7,10 +7,10 @@ import re
 import pytest
 import zoo
 
-from jobrunner.elements import Input
+from jobrunner.calls.serialization import dump_function, load_function, payloads_of
 from jobrunner.fixed import FixingInput, calls, dump_elements, load_elements
+from jobrunner.fixed.elements import Input
 from jobrunner.fixed.held import HeldObjects
-from jobrunner.serialization import dump_function, load_function, payloads_of
 
 
 class Colour(enum.Enum):

@@ -8,7 +8,7 @@ import pytest
 import zoo
 
 from jobrunner import SerializationError
-from jobrunner.elements import ElementResults, Input, rows, run_elements
+from jobrunner.calls.serialization import RemoteTraceback, dump_classes
 from jobrunner.fixed import (
     FixedResults,
     FixingInput,
@@ -18,7 +18,7 @@ from jobrunner.fixed import (
     load_elements,
     run_fixed,
 )
-from jobrunner.serialization import RemoteTraceback, dump_classes
+from jobrunner.fixed.elements import ElementResults, Input, rows, run_elements
 
 
 def results_of(fn, *columns, retry_on=None):

@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from jobrunner import SerializationError
-from jobrunner.elements import Input
 from jobrunner.fixed import FixingInput, LoadedColumns, LoadedElements, calls, dump_elements, load_elements
-from jobrunner.payloads import payload_size
+from jobrunner.fixed.elements import Input
+from jobrunner.protocol.wire.payloads import payload_size
 
 
 def taken(*iterables, limit=100, snapshot=True):

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from jobrunner.coordinator.journal.payload_files import LARGE
+from jobrunner.coordinator.journal.store import Journal, examine
 from jobrunner.errors import ConfigError
-from jobrunner.ids import TaskId
-from jobrunner.journal import Journal, examine
-from jobrunner.payload_files import LARGE
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.journal import JournalEntry, KeptOutcome, Progress
+from jobrunner.protocol.journal_records import JournalEntry, KeptOutcome, Progress
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
 
 FUNCTION = m.FunctionDef(b"key", "function", b"blob")
 FLIPS = int(os.environ.get("JOBRUNNER_TEST_FLIPS", "100"))

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobrunner import journal_entries
+from jobrunner.coordinator.journal import rows as journal_entries
+from jobrunner.coordinator.journal.payload_files import LARGE
+from jobrunner.coordinator.journal.store import COMPACT_FROM, OWED_TASKS, Journal, examine
+from jobrunner.coordinator.journal.write_ahead_log import torn_bytes
 from jobrunner.errors import ConfigError, JournalError
-from jobrunner.ids import TaskId
-from jobrunner.journal import COMPACT_FROM, OWED_TASKS, Journal, examine
-from jobrunner.payload_files import LARGE
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Progress
-from jobrunner.write_ahead_log import torn_bytes
+from jobrunner.protocol.journal_records import JournalEntry, JournalState, KeptOutcome, Progress
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
 
 DOUBLE = m.FunctionDef(b"double", "double", b"bytes of double")
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from jobrunner import payload_files
+from jobrunner.coordinator.journal import payload_files
+from jobrunner.coordinator.journal.payload_files import LARGE, UNSETTLED_BYTES
+from jobrunner.coordinator.journal.recovery import APPLICATION_ID
+from jobrunner.coordinator.journal.rows import dump_entry
+from jobrunner.coordinator.journal.store import COMPACT_FROM, FUNCTION_FILES, Journal, examine
 from jobrunner.errors import ConfigError, JournalError
-from jobrunner.ids import TaskId
-from jobrunner.journal import COMPACT_FROM, FUNCTION_FILES, Journal, examine
-from jobrunner.journal_entries import dump_entry
-from jobrunner.journal_reading import APPLICATION_ID
-from jobrunner.payload_files import LARGE, UNSETTLED_BYTES
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.journal import JournalEntry, KeptOutcome, Progress
+from jobrunner.protocol.journal_records import JournalEntry, KeptOutcome, Progress
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
 
 FUNCTION = m.FunctionDef(b"key", "function", b"blob")
 BIG = os.urandom(LARGE)
@@ -279,7 +279,7 @@ def test_a_call_whose_part_is_lost_is_lost(path, folder):
 
 
 def test_parts_that_no_call_needs_any_more_do_not_fill_the_disk(path, folder, monkeypatch):
-    monkeypatch.setattr("jobrunner.journal.FUNCTION_FILES", 10 * LARGE)
+    monkeypatch.setattr("jobrunner.coordinator.journal.store.FUNCTION_FILES", 10 * LARGE)
     assert FUNCTION_FILES > 10 * LARGE
     journal = Journal(path)
     journal.write(needing("c-stays", PART, WHOLE))

@@ -6,13 +6,13 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jobrunner.ids import ClientId, SlotId, TaskId, WorkerId, bound, call_id
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.accounts import Account
 from jobrunner.protocol.bundles import Results, pack_calls, pack_results
-from jobrunner.protocol.client_core import ClientCore
-from jobrunner.protocol.codec import decode, encode
-from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.client.core import ClientCore
+from jobrunner.protocol.coordinator.accounts import Account
+from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.function_table import FunctionEntry
+from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
+from jobrunner.protocol.coordinator.task import TaskRecord
 from jobrunner.protocol.effects import (
     Effect,
     Event,
@@ -28,12 +28,12 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     Tick,
 )
-from jobrunner.protocol.function_table import FunctionEntry
 from jobrunner.protocol.link import Link, welcomed
-from jobrunner.protocol.peers import ClientSession, WorkerSession
-from jobrunner.protocol.principals import ANYONE, Principal
-from jobrunner.protocol.task import TaskRecord
-from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import decode, encode
+from jobrunner.protocol.wire.ids import ClientId, SlotId, TaskId, WorkerId, bound, call_id
+from jobrunner.protocol.wire.principals import ANYONE, Principal
+from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
 
 KEY = b"key of double"
 DOUBLE = m.FunctionDef(KEY, "double", b"the bytes of double")

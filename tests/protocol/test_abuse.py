@@ -12,13 +12,22 @@ from protocol.support import DOUBLE, bundle, call, client_peer, named, ok, recor
 
 from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ProtocolError
-from jobrunner.ids import TaskId
-from jobrunner.payloads import BUFFER_BYTES
-from jobrunner.protocol import coordinator_core, missing_modules, reports
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.accounts import Quota
-from jobrunner.protocol.batches import BATCH_BYTES
-from jobrunner.protocol.checks import (
+from jobrunner.protocol.chunks import part_id
+from jobrunner.protocol.coordinator import core as coordinator_core
+from jobrunner.protocol.coordinator import missing_modules, reports
+from jobrunner.protocol.coordinator.accounts import Quota
+from jobrunner.protocol.coordinator.core import MAX_UNTAKEN_SLOTS
+from jobrunner.protocol.coordinator.dependencies import LOOKED_AT_PER_SWEEP, MAX_PIECES, Dependencies
+from jobrunner.protocol.coordinator.finished_tasks import UnknownTasks
+from jobrunner.protocol.coordinator.function_table import FunctionEntry
+from jobrunner.protocol.coordinator.peers import WorkerSession
+from jobrunner.protocol.coordinator.placement import Lane, ReadyQueue
+from jobrunner.protocol.coordinator.scheduler import LEFT_OVER, LOOKS_PER_GRACE, Scheduler
+from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
+from jobrunner.protocol.link import STALLED_AFTER
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.batches import BATCH_BYTES
+from jobrunner.protocol.wire.checks import (
     MAX_BUFFERS,
     MAX_DEPENDENCIES,
     MAX_ENTRIES,
@@ -30,18 +39,10 @@ from jobrunner.protocol.checks import (
     MAX_RETRY_ON_BYTES,
     MAX_TASK_LENGTH,
 )
-from jobrunner.protocol.chunks import part_id
-from jobrunner.protocol.codec import SMALL_INLINE_LIMIT, encode
-from jobrunner.protocol.coordinator_core import MAX_UNTAKEN_SLOTS
-from jobrunner.protocol.dependencies import LOOKED_AT_PER_SWEEP, MAX_PIECES, Dependencies
-from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
-from jobrunner.protocol.function_table import FunctionEntry
-from jobrunner.protocol.link import STALLED_AFTER
-from jobrunner.protocol.peers import WorkerSession
-from jobrunner.protocol.placement import Lane, ReadyQueue
-from jobrunner.protocol.principals import CLIENT, OBSERVER, WORKER, Principal
-from jobrunner.protocol.results import UnknownTasks
-from jobrunner.protocol.scheduler import LEFT_OVER, LOOKS_PER_GRACE, Scheduler
+from jobrunner.protocol.wire.codec import SMALL_INLINE_LIMIT, encode
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.payloads import BUFFER_BYTES
+from jobrunner.protocol.wire.principals import CLIENT, OBSERVER, WORKER, Principal
 
 ANNA = Principal("A" * 43, "anna", CLIENT)
 HOST = Principal("W" * 43, "host", WORKER)

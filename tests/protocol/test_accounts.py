@@ -6,15 +6,15 @@ import pytest
 from protocol.support import DOUBLE, HALVE, Coordinator, bundle, ids, named, ok
 from protocol.support import spec as any_spec
 
-from jobrunner.ids import ClientId
-from jobrunner.protocol import accounts as accounts_module
-from jobrunner.protocol import coordinator_core
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.accounts import NO_QUOTA, Account, Accounts, Quota
-from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator import accounts as accounts_module
+from jobrunner.protocol.coordinator import core as coordinator_core
+from jobrunner.protocol.coordinator.accounts import NO_QUOTA, Account, Accounts, Quota
+from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.effects import Received, Send
-from jobrunner.protocol.journal import JournalState, KeptOutcome, Progress
-from jobrunner.protocol.principals import ANYONE, Principal
+from jobrunner.protocol.journal_records import JournalState, KeptOutcome, Progress
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import ClientId
+from jobrunner.protocol.wire.principals import ANYONE, Principal
 
 ALICE = Principal("key-of-alice", "alice", "client")
 BOB = Principal("key-of-bob", "bob", "client")

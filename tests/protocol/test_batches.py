@@ -7,8 +7,9 @@ import pytest
 from protocol import support
 from protocol.support import DOUBLE, ok, spec
 
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.batches import (
+from jobrunner.protocol.effects import CancelRequested, SubmitRequested, WatchRequested
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.batches import (
     BATCH_BYTES,
     BATCH_ENTRIES,
     ENTRY_BYTES,
@@ -17,9 +18,8 @@ from jobrunner.protocol.batches import (
     of_outcome,
     of_task,
 )
-from jobrunner.protocol.checks import MAX_HEADER_BYTES
-from jobrunner.protocol.codec import encode
-from jobrunner.protocol.effects import CancelRequested, SubmitRequested, WatchRequested
+from jobrunner.protocol.wire.checks import MAX_HEADER_BYTES
+from jobrunner.protocol.wire.codec import encode
 
 
 def test_entries_stay_in_order_and_none_is_lost():

@@ -3,8 +3,6 @@ from __future__ import annotations
 import pytest
 from protocol.support import DOUBLE, bundle, call, client, ended, ids, ok, results, spec, split
 
-from jobrunner.ids import TaskId
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
     AnnounceRunning,
     AnswerCancel,
@@ -13,6 +11,8 @@ from jobrunner.protocol.effects import (
     ResolveTasks,
     SubmitRequested,
 )
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
 
 
 def submit(world, *tasks):

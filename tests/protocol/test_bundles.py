@@ -6,9 +6,7 @@ import msgpack
 import pytest
 from protocol.support import call, ended, ok, results, spec, split
 
-from jobrunner.ids import RIGHT_BYTES, TaskId, call_id, client_of, short_id
 from jobrunner.protocol import bundles
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import (
     MAX_CALLS,
     SMALL_CALL,
@@ -25,8 +23,10 @@ from jobrunner.protocol.bundles import (
     unpack_calls,
     unpack_results,
 )
-from jobrunner.protocol.checks import MAX_BUNDLED
 from jobrunner.protocol.tuning import BUNDLE_SECONDS
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.checks import MAX_BUNDLED
+from jobrunner.protocol.wire.ids import RIGHT_BYTES, TaskId, call_id, client_of, short_id
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 200, 256])

@@ -11,9 +11,9 @@ from protocol.support import assignment, spec
 
 from jobrunner.config import MAX_AMOUNT, MAX_NAME_LENGTH, MAX_SLOTS
 from jobrunner.errors import ProtocolError
-from jobrunner.protocol import checks, codec
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import NUMBERS, VERSION, decode, encode
+from jobrunner.protocol.wire import checks, codec
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import NUMBERS, VERSION, decode, encode
 
 NAN, INFINITY = float("nan"), float("inf")
 

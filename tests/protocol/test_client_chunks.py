@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from protocol.support import DOUBLE, client, ids, ok, spec
 
-from jobrunner.ids import TaskId
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
     AnswerCancel,
     CancelRequested,
@@ -13,6 +11,8 @@ from jobrunner.protocol.effects import (
     ResolveTasks,
     SubmitRequested,
 )
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
 
 
 def divided(stop):

@@ -5,8 +5,6 @@ from protocol.support import DOUBLE, HALVE, KEY, OTHER_KEY, client, ids, ok, spe
 
 from jobrunner.backends.failures import error_for
 from jobrunner.errors import QuotaError
-from jobrunner.ids import TaskId
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import (
     AnnounceRunning,
     AnswerCancel,
@@ -25,6 +23,8 @@ from jobrunner.protocol.effects import (
     Unreachable,
 )
 from jobrunner.protocol.link import ACK_DELAY
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
 
 
 def submit(world, *tasks, functions=(DOUBLE,)):

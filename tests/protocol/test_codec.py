@@ -10,9 +10,9 @@ from protocol.support import DOUBLE, spec
 
 from jobrunner.config import MAX_AMOUNT, MAX_PEER_TIMEOUT, MAX_SLOTS, SHORTEST_PEER_TIMEOUT
 from jobrunner.errors import ProtocolError
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.checks import DETAIL_TYPES, LARGEST_32, MAX_BUNDLED, MAX_INTEGER
-from jobrunner.protocol.codec import (
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.checks import DETAIL_TYPES, LARGEST_32, MAX_BUNDLED, MAX_INTEGER
+from jobrunner.protocol.wire.codec import (
     INLINE_LIMIT,
     NUMBERS,
     REFUSED,

@@ -8,10 +8,10 @@ import msgpack
 import pytest
 
 from jobrunner.errors import ProtocolError
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.checks import Count, Entries, Length, Name, Slots
-from jobrunner.protocol.codec import KINDS, VERSION, decode
-from jobrunner.protocol.codec_functions import HEAD, fields_of, message_reader, message_writer
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.checks import Count, Entries, Length, Name, Slots
+from jobrunner.protocol.wire.codec import KINDS, VERSION, decode
+from jobrunner.protocol.wire.codec_functions import HEAD, fields_of, message_reader, message_writer
 
 
 class Point(NamedTuple):

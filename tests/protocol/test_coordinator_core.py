@@ -20,14 +20,14 @@ from protocol.support import (
 from jobrunner.backends.failures import error_for
 from jobrunner.config import UNREACHABLE_GRACE
 from jobrunner.errors import JobRunnerError
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.coordinator_core import (
+from jobrunner.protocol.coordinator.core import (
     OUTCOME_WINDOW,
     OUTPUT_WINDOW,
     SWEEP_INTERVAL,
     CoordinatorCore,
     CoordinatorSettings,
 )
+from jobrunner.protocol.coordinator.peers import CLIENT_PATIENCE
 from jobrunner.protocol.effects import (
     DrainRequested,
     Log,
@@ -38,9 +38,9 @@ from jobrunner.protocol.effects import (
     Unreachable,
     WriteJournal,
 )
-from jobrunner.protocol.journal import JournalState, Progress
-from jobrunner.protocol.peers import CLIENT_PATIENCE
-from jobrunner.protocol.principals import ANYONE, Principal
+from jobrunner.protocol.journal_records import JournalState, Progress
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.principals import ANYONE, Principal
 
 
 def submit(client, *tasks, functions=(DOUBLE,)):

@@ -8,12 +8,12 @@ from protocol.support import DOUBLE, ended, ids, ok, spec
 
 from jobrunner.backends.failures import error_for
 from jobrunner.errors import DeadlockError
-from jobrunner.ids import TaskId
-from jobrunner.protocol import deadlocks
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.deadlocks import LOOK_EVERY, PATIENCE
-from jobrunner.protocol.reservations import RESERVE_AFTER
-from jobrunner.protocol.task import TaskRecord
+from jobrunner.protocol.coordinator import deadlocks
+from jobrunner.protocol.coordinator.deadlocks import LOOK_EVERY, PATIENCE
+from jobrunner.protocol.coordinator.reservations import RESERVE_AFTER
+from jobrunner.protocol.coordinator.task import TaskRecord
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
 
 GPU = (("gpu", 1.0),)
 

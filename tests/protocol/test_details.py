@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from protocol.support import DOUBLE, Coordinator, spec, through_the_codec
 
 from jobrunner.errors import ProtocolError
-from jobrunner.protocol import checks
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.batches import BATCH_BYTES, of_detail
-from jobrunner.protocol.coordinator_core import OUTPUT_WINDOW
-from jobrunner.protocol.details import DETAIL_BYTES, MAX_FACTS, cut, fits, passable
+from jobrunner.protocol.coordinator.core import OUTPUT_WINDOW
+from jobrunner.protocol.wire import checks
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.batches import BATCH_BYTES, of_detail
+from jobrunner.protocol.wire.details import DETAIL_BYTES, MAX_FACTS, cut, fits, passable
 
 
 def nested(levels: int) -> Any:
@@ -153,7 +153,7 @@ def test_options_that_would_not_fit_into_an_assignment_are_refused_at_once(optio
 
 
 def test_a_reply_ends_where_it_would_not_fit_into_a_message(monkeypatch):
-    monkeypatch.setattr("jobrunner.protocol.reports.MAX_BYTES", 2000)
+    monkeypatch.setattr("jobrunner.protocol.coordinator.reports.MAX_BYTES", 2000)
     world = Coordinator()
     client = world.client()
     submit(client, *[spec(n, name="n" * 200) for n in range(20)])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from protocol.support import DOUBLE, Coordinator, ended, ids, ok, spec
 
-from jobrunner.ids import TaskId
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
 
 
 def divided(task, stop, attempt=1):

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from protocol.support import DOUBLE, HALVE, KEY, OTHER_KEY
 
-from jobrunner.ids import WorkerId
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.accounts import Account
+from jobrunner.protocol.coordinator.accounts import Account
+from jobrunner.protocol.coordinator.function_table import FunctionTable
 from jobrunner.protocol.estimates import ESTIMATE_DECAY, updated_estimate
-from jobrunner.protocol.function_table import FunctionTable
 from jobrunner.protocol.known_functions import KnownFunctions
 from jobrunner.protocol.tuning import UNKNOWN
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import WorkerId
 
 LEFT, RIGHT = WorkerId("left"), WorkerId("right")
 

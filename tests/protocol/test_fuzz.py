@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner.protocol.codec import NUMBERS
+from jobrunner.protocol.wire.codec import NUMBERS
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
 _spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
@@ -49,6 +49,6 @@ def test_a_round_is_the_same_for_the_same_seed(rounds):
 
 def test_what_breaks_the_law_is_found(monkeypatch):
     """With one of the checks left out, some of the messages do harm."""
-    monkeypatch.setattr("jobrunner.protocol.worker_core.WorkerCore._knows_functions_of", lambda *_: True)
+    monkeypatch.setattr("jobrunner.protocol.worker.core.WorkerCore._knows_functions_of", lambda *_: True)
     with pytest.raises(fuzz.LawBroken, match="WorkerVictim: Envelope"):
         list(map(run, range(ROUNDS)))

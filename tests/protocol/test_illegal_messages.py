@@ -10,13 +10,13 @@ from protocol import support
 from protocol.support import DOUBLE, KEY, assignment, ended, ok, spec
 
 from jobrunner.config import MAX_SLOTS
-from jobrunner.ids import ClientId, WorkerId
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import NUMBERS
+from jobrunner.protocol.coordinator.scheduler import LATEST_REATTACHED
 from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.link import Link
-from jobrunner.protocol.scheduler import LATEST_REATTACHED
 from jobrunner.protocol.session import RETRY_LIMIT
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import NUMBERS
+from jobrunner.protocol.wire.ids import ClientId, WorkerId
 
 FAR = 2**31 - 1
 """An attempt of the future."""

@@ -19,8 +19,9 @@ from protocol.support import (
 )
 
 from jobrunner.backends.failures import exception_of
+from jobrunner.calls.serialization import dump_exception
 from jobrunner.errors import InitializerError
-from jobrunner.protocol import messages as m
+from jobrunner.protocol.coordinator.missing_modules import ANSWER_SECONDS, NEW_ANSWER_SECONDS
 from jobrunner.protocol.effects import (
     IN_INITIALIZER,
     INITIALIZER_FAILED,
@@ -31,8 +32,7 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     SubmitRequested,
 )
-from jobrunner.protocol.missing_modules import ANSWER_SECONDS, NEW_ANSWER_SECONDS
-from jobrunner.serialization import dump_exception
+from jobrunner.protocol.wire import messages as m
 
 INIT = m.FunctionDef(b"init", "init", b"blob")
 OTHER = m.FunctionDef(b"other", "other", b"blob")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from protocol.support import DOUBLE, Coordinator, ok, spec
 
-from jobrunner.ids import TaskId
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.scheduler import BEGIN_AGAIN_AFTER
 from jobrunner.protocol.effects import JournalFailed, JournalWritten, WriteJournal
-from jobrunner.protocol.journal import JournalEntry, JournalState, KeptOutcome, Owed, Progress
-from jobrunner.protocol.scheduler import BEGIN_AGAIN_AFTER
+from jobrunner.protocol.journal_records import JournalEntry, JournalState, KeptOutcome, Owed, Progress
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
 
 FULL = "the journal j cannot be written (no space left)"
 

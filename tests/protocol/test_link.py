@@ -16,7 +16,7 @@ from jobrunner.protocol.link import (
     STALLED_FOR,
     Link,
 )
-from jobrunner.protocol.messages import Capacity, Envelope, Heartbeat
+from jobrunner.protocol.wire.messages import Capacity, Envelope, Heartbeat
 
 
 def pair() -> tuple[Link, Link]:

@@ -8,7 +8,7 @@ import pytest
 from protocol import support
 from protocol.test_illegal_messages import ANY
 
-from jobrunner.protocol import messages as m
+from jobrunner.protocol.wire import messages as m
 
 BESIDE_SESSIONS = {m.ClientHello, m.WorkerHello, m.Join, m.Heartbeat}
 """Those that are no matter of an open session, or come from anyone."""

@@ -7,9 +7,9 @@ from protocol.support import DOUBLE, Coordinator, assign, assignment, finish, id
 
 from jobrunner.backends.failures import error_for
 from jobrunner.errors import SerializationError
-from jobrunner.protocol import messages as m
+from jobrunner.protocol.coordinator.missing_modules import ANSWER_SECONDS, NEW_ANSWER_SECONDS, lack
 from jobrunner.protocol.effects import EndSlot, RunTasks, SlotExited, SlotReady, SpawnSlot
-from jobrunner.protocol.missing_modules import ANSWER_SECONDS, NEW_ANSWER_SECONDS, lack
+from jobrunner.protocol.wire import messages as m
 
 FRAMES = m.FunctionDef(b"frames", "frames", b"blob", "", ("pandas",))
 BOTH = m.FunctionDef(b"both", "both", b"blob", "", ("pandas", "torch"))

@@ -20,10 +20,9 @@ from protocol.support import (
     worker,
 )
 
-from jobrunner.ids import SlotId
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.accounts import Quota
-from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.accounts import Quota
+from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.function_table import key_of
 from jobrunner.protocol.effects import (
     JournalWritten,
     ResolveTasks,
@@ -33,10 +32,11 @@ from jobrunner.protocol.effects import (
     SubmitRequested,
     WriteJournal,
 )
-from jobrunner.protocol.function_table import key_of
-from jobrunner.protocol.journal import JournalState
-from jobrunner.protocol.principals import Principal
-from jobrunner.protocol.worker_core import LARGE_DEFINITION
+from jobrunner.protocol.journal_records import JournalState
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import SlotId
+from jobrunner.protocol.wire.principals import Principal
+from jobrunner.protocol.worker.core import LARGE_DEFINITION
 
 PART = m.FunctionDef(b"part", "a part", b"the bytes of a part")
 TWICE = DOUBLE._replace(parts=(PART.key,))

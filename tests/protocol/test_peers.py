@@ -3,8 +3,8 @@ from __future__ import annotations
 from protocol.support import client_peer, record, worker_peer
 
 from jobrunner.config import UNREACHABLE_GRACE
-from jobrunner.protocol.peers import CLIENT_PATIENCE
-from jobrunner.protocol.resources import UNIT
+from jobrunner.protocol.coordinator.peers import CLIENT_PATIENCE
+from jobrunner.protocol.coordinator.resources import UNIT
 from jobrunner.protocol.tuning import UNKNOWN
 
 

@@ -6,9 +6,9 @@ import sys
 import pytest
 from protocol.support import client_peer, record
 
-from jobrunner.protocol.placement import ReadyQueue, has_capacity, is_long
-from jobrunner.protocol.resources import UNIT
-from jobrunner.protocol.task import CANCELLED
+from jobrunner.protocol.coordinator.placement import ReadyQueue, has_capacity, is_long
+from jobrunner.protocol.coordinator.resources import UNIT
+from jobrunner.protocol.coordinator.task import CANCELLED
 from jobrunner.protocol.tuning import ONE_AHEAD_MAX_SECONDS, PREFETCH_LIMIT, PREFETCH_SECONDS, UNKNOWN
 
 

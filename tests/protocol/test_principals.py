@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from protocol.support import DOUBLE, Coordinator, named, ok, spec
 
-from jobrunner.ids import WorkerId, bound
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.rejections import TOLERATED
 from jobrunner.protocol.effects import Disconnect, Received, Send
-from jobrunner.protocol.journal import JournalState, Progress
-from jobrunner.protocol.principals import CLIENT, OBSERVER, OPERATOR, WORKER, Principal
-from jobrunner.protocol.rejections import TOLERATED
+from jobrunner.protocol.journal_records import JournalState, Progress
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import WorkerId, bound
+from jobrunner.protocol.wire.principals import CLIENT, OBSERVER, OPERATOR, WORKER, Principal
 
 ALICE = Principal("key-of-alice", "alice", CLIENT)
 BOB = Principal("key-of-bob", "bob", CLIENT)

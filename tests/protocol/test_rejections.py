@@ -4,10 +4,16 @@ import pytest
 from protocol import support
 from protocol.support import DOUBLE, named, spec
 
-from jobrunner.protocol import messages as m
+from jobrunner.protocol.coordinator.rejections import (
+    MAX_REASON_LENGTH,
+    QUIET,
+    REMEMBERED,
+    TOLERATED,
+    Rejections,
+)
 from jobrunner.protocol.effects import Disconnect, JoinAnswered, Rejected, Send
-from jobrunner.protocol.principals import Principal
-from jobrunner.protocol.rejections import MAX_REASON_LENGTH, QUIET, REMEMBERED, TOLERATED, Rejections
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.principals import Principal
 
 
 def test_the_first_is_told_at_once_and_the_rest_of_the_minute_together():

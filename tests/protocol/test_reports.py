@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from protocol.support import DOUBLE, Coordinator, bundle, call, ended, ids, ok, results, spec, split
 
-from jobrunner.ids import TaskId
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.principals import Principal
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.principals import Principal
 
 
 @pytest.fixture
@@ -262,6 +262,6 @@ def test_no_text_that_an_observer_sees_holds_a_whole_id(world):
 
 
 def test_a_name_makes_no_line_of_the_log(world):
-    world.worker("w\n12:00:00 INFO jobrunner.coordinator: all is well")
+    world.worker("w\n12:00:00 INFO jobrunner.coordinator.daemon: all is well")
     assert world.logs
     assert all(line.isprintable() for line in world.logs)

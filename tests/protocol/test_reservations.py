@@ -6,7 +6,7 @@ import pytest
 from protocol.support import spec
 from protocol.test_scheduler import Desk
 
-from jobrunner.protocol.reservations import MAX_RESERVED, RESERVE_AFTER
+from jobrunner.protocol.coordinator.reservations import MAX_RESERVED, RESERVE_AFTER
 
 GPU, BOTH = (("gpu", 1.0),), (("gpu", 2.0),)
 

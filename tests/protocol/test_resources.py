@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from protocol.support import DOUBLE, Coordinator, ids, ok, record, spec, worker_peer
 
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.resources import UNIT, exact, requirements_of, shown, units
+from jobrunner.protocol.coordinator.resources import UNIT, exact, requirements_of, shown, units
+from jobrunner.protocol.wire import messages as m
 
 decimals = st.integers(0, 5_000_000).map(lambda millionths: float(Fraction(millionths, UNIT)))
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from protocol.support import record
 
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.retry import BACKOFF_LIMIT, FINISH, REQUEUE, RETRY, backoff, verdict
+from jobrunner.protocol.wire import messages as m
 
 
 def test_backoff_doubles_up_to_its_limit():

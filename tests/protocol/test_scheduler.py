@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from protocol.support import DOUBLE, KEY, client_peer, ended, ids, ok, spec, worker_peer
 
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.scheduler import RECENT, Scheduler
-from jobrunner.protocol.task import CANCELLED, FAILED, QUEUED, SUCCEEDED
+from jobrunner.protocol.coordinator.scheduler import RECENT, Scheduler
+from jobrunner.protocol.coordinator.task import CANCELLED, FAILED, QUEUED, SUCCEEDED
 from jobrunner.protocol.tuning import PREFETCH_SECONDS
+from jobrunner.protocol.wire import messages as m
 
 
 class Desk:

@@ -15,12 +15,12 @@ from protocol.support import (
     worker_peer,
 )
 
-from jobrunner.ids import TaskId
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.dependencies import NAMED_AGAIN_WITHIN
-from jobrunner.protocol.journal import JournalState
-from jobrunner.protocol.scheduler import Scheduler
-from jobrunner.protocol.task import ASSIGNED, CANCELLED, QUEUED, RUNNING, WAITING
+from jobrunner.protocol.coordinator.dependencies import NAMED_AGAIN_WITHIN
+from jobrunner.protocol.coordinator.scheduler import Scheduler
+from jobrunner.protocol.coordinator.task import ASSIGNED, CANCELLED, QUEUED, RUNNING, WAITING
+from jobrunner.protocol.journal_records import JournalState
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
 
 BUNDLE = TaskId("c-1-0")
 FIRST, SECOND, THIRD = (call("c-1-0", n) for n in range(3))

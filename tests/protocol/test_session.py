@@ -5,10 +5,10 @@ import random
 from protocol.support import through_the_codec
 
 from jobrunner.config import HEARTBEATS_PER_TIMEOUT
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import Send
 from jobrunner.protocol.link import ACK_DELAY, Link
 from jobrunner.protocol.session import COORDINATOR, FIRST_RETRY, RETRY_LIMIT, Session
+from jobrunner.protocol.wire import messages as m
 
 WELCOME = m.Welcome("coo", "1.0", 4, 10, 1000, "name")
 

@@ -3,9 +3,6 @@ from __future__ import annotations
 import pytest
 from protocol.support import KEY, OTHER_KEY, assignment
 
-from jobrunner.ids import SlotId
-from jobrunner.protocol.messages import FunctionDef
-from jobrunner.protocol.slots import ENDING, READY, STARTING, Slot, WorkerTask
 from jobrunner.protocol.tuning import (
     MIN_ESTIMATE,
     ONE_AHEAD_MAX_SECONDS,
@@ -15,6 +12,9 @@ from jobrunner.protocol.tuning import (
     SLOT_SECONDS,
     UNKNOWN,
 )
+from jobrunner.protocol.wire.ids import SlotId
+from jobrunner.protocol.wire.messages import FunctionDef
+from jobrunner.protocol.worker.slots import ENDING, READY, STARTING, Slot, WorkerTask
 
 
 def ready_slot(*estimates: float, **options) -> Slot:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from jobrunner.ids import SlotId
-from jobrunner.protocol.starts import FIRST_PAUSE, MAX_PAUSE, Starts
+from jobrunner.protocol.wire.ids import SlotId
+from jobrunner.protocol.worker.slot_starts import FIRST_PAUSE, MAX_PAUSE, Starts
 
 
 def test_all_may_start_until_one_cannot():

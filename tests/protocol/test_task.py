@@ -5,7 +5,7 @@ import itertools
 import pytest
 from protocol.support import record
 
-from jobrunner.protocol import task as t
+from jobrunner.protocol.coordinator import task as t
 
 
 def test_every_state_has_a_name_and_a_row():

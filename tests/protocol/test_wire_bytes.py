@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import INLINE_LIMIT, KINDS, decode, encode
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import INLINE_LIMIT, KINDS, decode, encode
 
 KEY, OTHER_KEY = b"\x01key", b"\x02key"
 OPTIONS = m.TaskOptions("named", -1, 2, 3.5, (("gpu", 0.5),), True, b"classes", False, 0.25, True)

@@ -3,8 +3,6 @@ from __future__ import annotations
 import pytest
 from protocol.support import assign, assignment, call, die, finish, ids, results, started, worker
 
-from jobrunner.ids import SlotId, TaskId
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import pack_calls
 from jobrunner.protocol.effects import (
     InterruptTask,
@@ -17,6 +15,8 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
 )
 from jobrunner.protocol.tuning import RECALL_AFTER
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import SlotId, TaskId
 
 PLACE = {"worker": "w", "host": "host"}
 PACKED = pack_calls([b"a", b"b", b"c"])

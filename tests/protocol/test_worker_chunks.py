@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from protocol.support import assign, assignment, finish, started, worker
 
-from jobrunner.ids import SlotId, TaskId
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import DivideChunk, SlotAwaits, SlotDivided
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import SlotId, TaskId
 
 PLACE = {"worker": "w", "host": "host"}
 

@@ -20,9 +20,6 @@ from protocol.support import (
     worker,
 )
 
-from jobrunner.ids import SlotId, WorkerId
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.checks import MAX_AWAITED
 from jobrunner.protocol.effects import (
     ConnectionLost,
     DrainRequested,
@@ -44,7 +41,6 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
     Stop,
 )
-from jobrunner.protocol.starts import FIRST_PAUSE
 from jobrunner.protocol.tuning import (
     RECALL_AFTER,
     RETRACT_WHEN_IDLE_AFTER,
@@ -52,13 +48,17 @@ from jobrunner.protocol.tuning import (
     RUNNING_AFTER,
     SLOT_LIMIT,
 )
-from jobrunner.protocol.worker_core import (
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.checks import MAX_AWAITED
+from jobrunner.protocol.wire.ids import SlotId, WorkerId
+from jobrunner.protocol.worker.core import (
     COMPLAIN_EVERY,
     OUTPUT_LIMIT,
     START_FAILURES,
     WorkerCore,
     WorkerSettings,
 )
+from jobrunner.protocol.worker.slot_starts import FIRST_PAUSE
 
 PLACE = {"worker": "w", "host": "host"}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from protocol.support import DOUBLE, HALVE, assign, assignment, finish, ids, worker
 
-from jobrunner.ids import SlotId
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import EndSlot, RecallTasks, RunTasks, SlotExited, SlotReady, SpawnSlot
 from jobrunner.protocol.tuning import FAIRNESS_QUANTUM, RECALL_AFTER
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import SlotId
 
 ALICE, BOB, CAROL = "key-of-alice", "key-of-bob", "key-of-carol"
 

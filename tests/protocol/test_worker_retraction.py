@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from protocol.support import assign, assignment, call, finish, ids, results, started, worker
 
-from jobrunner.ids import SlotId, TaskId
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import pack_calls
 from jobrunner.protocol.effects import (
     EndSlot,
@@ -19,6 +17,8 @@ from jobrunner.protocol.effects import (
     SpawnSlot,
 )
 from jobrunner.protocol.tuning import ANSWER_WITHIN, RECALL_AFTER
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import SlotId, TaskId
 
 SLOT = SlotId(1)
 

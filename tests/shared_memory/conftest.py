@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobrunner.shared_memory import attachments
-from jobrunner.shared_memory.pool import SegmentPool, can_share
+from jobrunner.shared_memory.segment_pool import SegmentPool, can_share
 
 sys.path.insert(0, str(Path(__file__).parent))
 from counting import MIB

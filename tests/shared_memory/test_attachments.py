@@ -11,7 +11,7 @@ import pytest
 from counting import MIB, descriptors, inode, maps
 
 from jobrunner.shared_memory.attachments import Attachments
-from jobrunner.shared_memory.payload import PART_START, Label, SharedMemoryError, SharedPayload
+from jobrunner.shared_memory.shared_payload import PART_START, Label, SharedMemoryError, SharedPayload
 
 
 def array_in(payload):

@@ -9,8 +9,8 @@ import socket
 import pytest
 from counting import MIB, descriptors
 
-from jobrunner.shared_memory import payload as module
-from jobrunner.shared_memory.payload import (
+from jobrunner.shared_memory import shared_payload as module
+from jobrunner.shared_memory.shared_payload import (
     HEADER,
     MAGIC,
     Label,

@@ -12,10 +12,10 @@ import pytest
 from counting import MIB, descriptors
 from steps import Steps
 
-from jobrunner.payloads import payload_size
-from jobrunner.shared_memory import pool as pools
-from jobrunner.shared_memory.payload import PART_START, Label, check, offsets
-from jobrunner.shared_memory.pool import SegmentPool
+from jobrunner.protocol.wire.payloads import payload_size
+from jobrunner.shared_memory import segment_pool as pools
+from jobrunner.shared_memory.segment_pool import SegmentPool
+from jobrunner.shared_memory.shared_payload import PART_START, Label, check, offsets
 
 
 def parts_of(payload):

@@ -6,13 +6,14 @@ import dataclasses
 
 import pytest
 
-from jobrunner.ids import short_id
-from jobrunner.protocol import coordinator_core, reports
-from jobrunner.protocol.coordinator_core import CoordinatorCore
-from jobrunner.protocol.dependencies import Dependencies
+from jobrunner.protocol.coordinator import core as coordinator_core
+from jobrunner.protocol.coordinator import reports
+from jobrunner.protocol.coordinator.core import CoordinatorCore
+from jobrunner.protocol.coordinator.dependencies import Dependencies
 from jobrunner.protocol.effects import Received
+from jobrunner.protocol.wire.ids import short_id
 from jobrunner.testing.simulation import Incident, Scenario, World
-from jobrunner.testing.simulation.checks import Violation
+from jobrunner.testing.simulation.laws import Violation
 
 RESTARTS = [Incident(at, "crash coordinator", 0.5) for at in (1.0, 2.5, 4.0)]
 

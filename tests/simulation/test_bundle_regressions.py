@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from jobrunner.ids import call_id
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import pack_calls
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import call_id
 from jobrunner.testing.simulation import Call, Scenario, World
-from jobrunner.testing.simulation.calls import flat
-from jobrunner.testing.simulation.checks import names_of
-from jobrunner.testing.simulation.program import ENDLESS, function
+from jobrunner.testing.simulation.laws import names_of
+from jobrunner.testing.simulation.simulated_calls import flat
+from jobrunner.testing.simulation.simulated_program import ENDLESS, function
 
 SHORT = Call((0.0001,))
 LONG = Call((1.0,))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from simulation.seeking import find
 
-from jobrunner.ids import TaskId
-from jobrunner.protocol.bundle_tracker import BundleTracker
 from jobrunner.protocol.bundles import place_of_call
-from jobrunner.protocol.client_core import ClientCore
-from jobrunner.protocol.dependencies import Dependencies
-from jobrunner.protocol.scheduler import Scheduler
-from jobrunner.protocol.worker_core import WorkerCore
-from jobrunner.testing.simulation.checks import RIGHT
+from jobrunner.protocol.client.bundle_tracker import BundleTracker
+from jobrunner.protocol.client.core import ClientCore
+from jobrunner.protocol.coordinator.dependencies import Dependencies
+from jobrunner.protocol.coordinator.scheduler import Scheduler
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.testing.simulation.laws import RIGHT
 
 
 def test_a_client_that_forgets_the_rest_of_a_bundle_is_found(monkeypatch):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 from simulation.seeking import find
 
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.client_core import ClientCore
-from jobrunner.protocol.division import Division
+from jobrunner.protocol.client.core import ClientCore
+from jobrunner.protocol.coordinator.division import Division
+from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.effects import ChunkDivided
-from jobrunner.protocol.scheduler import Scheduler
-from jobrunner.protocol.worker_core import WorkerCore
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.worker.core import WorkerCore
 from jobrunner.testing.simulation import Call, Scenario, World
-from jobrunner.testing.simulation.checks import Violation
-from jobrunner.testing.simulation.program import function
+from jobrunner.testing.simulation.laws import Violation
+from jobrunner.testing.simulation.simulated_program import function
 
 
 def test_a_part_that_goes_on_and_is_started_again_is_found(monkeypatch):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import encode
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import encode
 from jobrunner.testing.simulation import Call, Scenario, World
-from jobrunner.testing.simulation.program import function
+from jobrunner.testing.simulation.simulated_program import function
 
 
 def make(**options) -> World:

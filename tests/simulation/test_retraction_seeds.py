@@ -6,17 +6,17 @@ from __future__ import annotations
 import pytest
 from simulation.seeking import find
 
-from jobrunner.ids import call_id
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.bundles import pack_calls
-from jobrunner.protocol.slots import Slot
 from jobrunner.protocol.tuning import ANSWER_WITHIN
-from jobrunner.protocol.worker_core import WorkerCore
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import call_id
+from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.slots import Slot
 from jobrunner.testing.simulation import Call, Scenario, World
-from jobrunner.testing.simulation.calls import SIGKILL, flat
-from jobrunner.testing.simulation.checks import Violation
-from jobrunner.testing.simulation.program import ENDLESS, function
-from jobrunner.testing.simulation.slots import SlotProcess
+from jobrunner.testing.simulation.laws import Violation
+from jobrunner.testing.simulation.simulated_calls import SIGKILL, flat
+from jobrunner.testing.simulation.simulated_program import ENDLESS, function
+from jobrunner.testing.simulation.simulated_slots import SlotProcess
 
 
 def test_tasks_that_are_retracted_and_run_in_their_slot_too_are_found(monkeypatch):

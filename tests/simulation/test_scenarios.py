@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from jobrunner.protocol import messages as m
 from jobrunner.protocol.effects import DrainRequested
+from jobrunner.protocol.wire import messages as m
 from jobrunner.testing.simulation import Call, Conditions, Incident, Scenario, World
-from jobrunner.testing.simulation.calls import CRASH, SIGKILL
-from jobrunner.testing.simulation.program import ENDLESS, function
+from jobrunner.testing.simulation.simulated_calls import CRASH, SIGKILL
+from jobrunner.testing.simulation.simulated_program import ENDLESS, function
 
 WARM_UP = 1.0
 

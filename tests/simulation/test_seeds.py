@@ -10,19 +10,21 @@ import sys
 import pytest
 from simulation.seeking import find
 
-from jobrunner.protocol import resources, retry, worker_core
-from jobrunner.protocol.deadlocks import Deadlocks, Search
-from jobrunner.protocol.dependencies import Dependencies
-from jobrunner.protocol.function_table import FunctionTable
-from jobrunner.protocol.journal import JournalEntry
+from jobrunner.protocol import retry
+from jobrunner.protocol.coordinator import resources
+from jobrunner.protocol.coordinator.deadlocks import Deadlocks, Search
+from jobrunner.protocol.coordinator.dependencies import Dependencies
+from jobrunner.protocol.coordinator.function_table import FunctionTable
+from jobrunner.protocol.coordinator.placement import ReadyQueue
+from jobrunner.protocol.coordinator.scheduler import Scheduler
+from jobrunner.protocol.coordinator.task import TaskRecord
+from jobrunner.protocol.journal_records import JournalEntry
 from jobrunner.protocol.known_functions import KnownFunctions
 from jobrunner.protocol.link import Link
-from jobrunner.protocol.messages import OK
-from jobrunner.protocol.placement import ReadyQueue
-from jobrunner.protocol.scheduler import Scheduler
-from jobrunner.protocol.slots import Dismissal, LocalQueue, Owner, Slot, WorkerTask, unneeded
-from jobrunner.protocol.task import TaskRecord
-from jobrunner.protocol.worker_core import STOP_STEPS, WorkerCore
+from jobrunner.protocol.wire.messages import OK
+from jobrunner.protocol.worker import core as worker_core
+from jobrunner.protocol.worker.core import STOP_STEPS, WorkerCore
+from jobrunner.protocol.worker.slots import Dismissal, LocalQueue, Owner, Slot, WorkerTask, unneeded
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
 from jobrunner.testing.simulation.runner import TRACE_LENGTH
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobrunner.protocol.effects import Log, QueryRequested, Received, Send, Stop, Tick, Unreachable
-from jobrunner.protocol.messages import Envelope, Heartbeat
+from jobrunner.protocol.wire.messages import Envelope, Heartbeat
 from jobrunner.transport.driver import CATCH_UP, LATE, Driver
 
 ENVELOPE = Envelope("s", 1, 0, Heartbeat())

@@ -8,13 +8,13 @@ import time
 import msgpack
 import pytest
 
-from jobrunner.payloads import Payload, buffers_of, payload_size
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import decode, encode
 from jobrunner.protocol.effects import Received, Send
-from jobrunner.shared_memory.payload import SharedPayload
-from jobrunner.shared_memory.pool import SegmentPool, can_share
-from jobrunner.transport.sharing import MANIFEST, Sharing
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import decode, encode
+from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
+from jobrunner.shared_memory.segment_pool import SegmentPool, can_share
+from jobrunner.shared_memory.shared_payload import SharedPayload
+from jobrunner.transport.manifests import MANIFEST, Sharing
 from jobrunner.transport.sockets import DealerWire, RouterWire
 
 pytestmark = pytest.mark.skipif(not can_share(), reason="no shared memory here")

@@ -12,12 +12,12 @@ import pytest
 import zmq
 
 from jobrunner.errors import ConfigError
-from jobrunner.keyring import open_keyring
-from jobrunner.protocol import codec
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import INLINE_LIMIT, encode
+from jobrunner.keys.keyring import open_keyring
 from jobrunner.protocol.effects import Received, Rejected, Send, Unreachable
-from jobrunner.protocol.principals import CLIENT, MAX_QUESTION_BYTES, OBSERVER
+from jobrunner.protocol.wire import codec
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import INLINE_LIMIT, encode
+from jobrunner.protocol.wire.principals import CLIENT, MAX_QUESTION_BYTES, OBSERVER
 from jobrunner.transport import sockets
 from jobrunner.transport.sockets import (
     RECEIVE_LIMIT,

@@ -6,10 +6,10 @@ import itertools
 import select
 import time
 
-from jobrunner import serialization
 from jobrunner.backends.prepared import Prepared, definitions_of
-from jobrunner.elements import Input
+from jobrunner.calls import serialization
 from jobrunner.fixed import FixingInput, dump_elements, load_element_results
+from jobrunner.fixed.elements import Input
 from jobrunner.protocol.effects import (
     SlotExited,
     SlotFinished,
@@ -17,8 +17,8 @@ from jobrunner.protocol.effects import (
     SlotReady,
     SlotTask,
 )
-from jobrunner.protocol.messages import OK
-from jobrunner.workers.pool import SlotPool
+from jobrunner.protocol.wire.messages import OK
+from jobrunner.workers.slot_pool import SlotPool
 
 PATIENCE = 30
 """Seconds that a test waits for a condition."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from jobrunner import serialization
-from jobrunner.protocol import messages as m
+from jobrunner.calls import serialization
 from jobrunner.protocol.bundles import Results, pack_calls, unpack_results
 from jobrunner.protocol.effects import SlotReturned, SlotSplit
+from jobrunner.protocol.wire import messages as m
 from jobrunner.workers.bundle import Bundle
 
 

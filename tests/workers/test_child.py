@@ -10,10 +10,10 @@ from contextlib import nullcontext
 import pytest
 import zoo
 
-from jobrunner import serialization
-from jobrunner.descriptors import unnamed_file
+from jobrunner.calls import serialization
 from jobrunner.errors import InitializerError, SerializationError
 from jobrunner.protocol.effects import SlotExited, SlotPrinted
+from jobrunner.system.descriptors import unnamed_file
 from jobrunner.workers.channel import BlockingChannel, channel_pair
 from jobrunner.workers.child import Slot
 from jobrunner.workers.crash_board import CrashBoard

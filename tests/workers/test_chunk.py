@@ -9,7 +9,7 @@ from functools import cached_property
 
 import pytest
 
-from jobrunner import serialization
+from jobrunner.calls import serialization
 from jobrunner.protocol.effects import SlotDivided, SlotFinished
 from jobrunner.workers.chunk import Chunk
 from jobrunner.workers.crash_board import ELEMENT

@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 import zoo
 
-from jobrunner import serialization
-from jobrunner.descriptors import unnamed_file
-from jobrunner.protocol import messages as m
+from jobrunner.calls import serialization
 from jobrunner.protocol.bundles import Results, pack_calls, unpack_results
 from jobrunner.protocol.effects import (
     SlotDivided,
@@ -24,6 +22,8 @@ from jobrunner.protocol.effects import (
     SlotReturned,
     SlotSplit,
 )
+from jobrunner.protocol.wire import messages as m
+from jobrunner.system.descriptors import unnamed_file
 from jobrunner.workers.crash_board import BUNDLE, CHUNK, GATE, PLAIN, CrashBoard, State
 from jobrunner.workers.gate import ALL, CLOSED, DECIDED, OPEN, Closed, Decision, decided, decision_for
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from jobrunner.descriptors import unnamed_file
+from jobrunner.system.descriptors import unnamed_file
 from jobrunner.workers.crash_board import CrashBoard
 from jobrunner.workers.framing import PRINTED, unpack
 from jobrunner.workers.outbox import Outbox

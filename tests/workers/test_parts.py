@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from slot_owner import PATIENCE
 
-from jobrunner import serialization
 from jobrunner.backends.prepared import Prepared
-from jobrunner.payloads import payload_size
+from jobrunner.calls import serialization
 from jobrunner.protocol.effects import SlotTask
-from jobrunner.shared_memory.payload import SharedPayload
-from jobrunner.shared_memory.pool import SegmentPool, can_share
+from jobrunner.protocol.wire.payloads import payload_size
+from jobrunner.shared_memory.segment_pool import SegmentPool, can_share
+from jobrunner.shared_memory.shared_payload import SharedPayload
 
 MIB = 1 << 20
 needs_sharing = pytest.mark.skipif(not can_share(), reason="no shared memory here")

@@ -373,7 +373,7 @@ def test_a_slot_whose_task_has_left_a_wait_open_is_not_yielded_after_it(owner, s
     def leave_open():
         import builtins
 
-        from jobrunner import blocking
+        from jobrunner.nested import wait_hooks as blocking
 
         builtins.kept = blocking.waiting()
         builtins.kept.__enter__()

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import zoo
 
-from jobrunner import serialization
+from jobrunner.calls import serialization
 from jobrunner.protocol.effects import SlotFinished
 from jobrunner.shared_memory import attachments
-from jobrunner.shared_memory.payload import SharedPayload
-from jobrunner.shared_memory.pool import SegmentPool, can_share
+from jobrunner.shared_memory.segment_pool import SegmentPool, can_share
+from jobrunner.shared_memory.shared_payload import SharedPayload
 from jobrunner.workers.channel import BlockingChannel, BufferedChannel, channel_pair
 from jobrunner.workers.framing import DESCRIPTOR, PREFIX, ChannelError, attach, detach, header, pack, unpack
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
-from jobrunner import blocking
-from jobrunner.processor_time import LOOK_EVERY
+from jobrunner.nested import wait_hooks as blocking
+from jobrunner.system.processor_time import LOOK_EVERY
 from jobrunner.workers.standstill import Standstill, message_threads, seconds_of_the_task
 
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from jobrunner.blocking import Awaited
-from jobrunner.protocol.checks import MAX_AWAITED
+from jobrunner.nested.wait_hooks import Awaited
+from jobrunner.protocol.wire.checks import MAX_AWAITED
 from jobrunner.workers.framing import AWAITS
 from jobrunner.workers.waits import MAX_TOLD, TOLD_AFTER, Waits
 

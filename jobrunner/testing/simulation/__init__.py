@@ -10,11 +10,11 @@ after a confirmed cancel · a stale attempt changes nothing · after the faults 
 memory returns to its baseline.
 """
 
-from jobrunner.testing.simulation.calls import Call
-from jobrunner.testing.simulation.checks import Violation
+from jobrunner.testing.simulation.laws import Violation
 from jobrunner.testing.simulation.network import Conditions
 from jobrunner.testing.simulation.runner import Failure, run_seed, run_seeds
 from jobrunner.testing.simulation.scenario import PROFILES, Incident, Scenario
+from jobrunner.testing.simulation.simulated_calls import Call
 from jobrunner.testing.simulation.world import World
 
 __all__ = [

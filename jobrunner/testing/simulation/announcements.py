@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobrunner.ids import TaskId, client_of
+from jobrunner.protocol.wire.ids import TaskId, client_of
 from jobrunner.testing.simulation.idleness import HELD
 from jobrunner.testing.simulation.scenario import Scenario
 from jobrunner.testing.simulation.watch import Watch

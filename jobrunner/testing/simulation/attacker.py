@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from jobrunner.ids import ClientId, TaskId, bound, task_id
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.codec import decode, encode
 from jobrunner.protocol.effects import Received, Rejected, Revoked, Source
 from jobrunner.protocol.link import Link
-from jobrunner.protocol.principals import CLIENT, OBSERVER, WORKER, Principal
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.codec import decode, encode
+from jobrunner.protocol.wire.ids import ClientId, TaskId, bound, task_id
+from jobrunner.protocol.wire.principals import CLIENT, OBSERVER, WORKER, Principal
 from jobrunner.testing.simulation.watch import Watch
 
 if TYPE_CHECKING:

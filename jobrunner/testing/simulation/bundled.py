@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from jobrunner.ids import call_id
 from jobrunner.protocol.bundles import Results, pack_results, unpack_calls
 from jobrunner.protocol.effects import SlotTask
+from jobrunner.protocol.wire.ids import call_id
 
 
 class BundleRun:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jobrunner.testing.simulation.idleness import HELD, known_since
-from jobrunner.testing.simulation.slots import SlotProcess
+from jobrunner.testing.simulation.simulated_slots import SlotProcess
 from jobrunner.testing.simulation.watch import Watch
 
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from jobrunner.ids import TaskId
-from jobrunner.protocol.messages import TaskSpec
-from jobrunner.protocol.peers import WorkerSession
-from jobrunner.protocol.scheduler import Scheduler
-from jobrunner.protocol.task import ASSIGNED, QUEUED, TaskRecord
+from jobrunner.protocol.coordinator.peers import WorkerSession
+from jobrunner.protocol.coordinator.scheduler import Scheduler
+from jobrunner.protocol.coordinator.task import ASSIGNED, QUEUED, TaskRecord
 from jobrunner.protocol.tuning import ANSWER_WITHIN
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.messages import TaskSpec
 from jobrunner.testing.simulation.scenario import Scenario
-from jobrunner.testing.simulation.slots import SlotProcess
+from jobrunner.testing.simulation.simulated_slots import SlotProcess
 from jobrunner.testing.simulation.watch import Watch
 
 if TYPE_CHECKING:

@@ -6,19 +6,19 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobrunner.ids import TaskId
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.deadlocks import LOOK_EVERY, PATIENCE
+from jobrunner.protocol.coordinator.deadlocks import LOOK_EVERY, PATIENCE
 from jobrunner.protocol.effects import ResolveTasks, SlotAwaits, SlotTask
-from jobrunner.testing.simulation.calls import RETURN, Call, read_call
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.testing.simulation.nodes import WORKERS, ClientNode
 from jobrunner.testing.simulation.scenario import Scenario
+from jobrunner.testing.simulation.simulated_calls import RETURN, Call, read_call
 from jobrunner.testing.simulation.watch import Watch
 from jobrunner.workers.waits import TOLD_AFTER
 
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.nodes import WorkerNode
-    from jobrunner.testing.simulation.slots import SlotProcess
+    from jobrunner.testing.simulation.simulated_slots import SlotProcess
     from jobrunner.testing.simulation.world import World
 
 CHILD = m.FunctionDef(b"function of nested calls", "nested", b"blob of nested calls")

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobrunner.protocol.codec import Frames, decode, encode
 from jobrunner.protocol.effects import Received, Source
-from jobrunner.protocol.messages import Envelope
 from jobrunner.protocol.session import COORDINATOR
+from jobrunner.protocol.wire.codec import Frames, decode, encode
+from jobrunner.protocol.wire.messages import Envelope
 
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World

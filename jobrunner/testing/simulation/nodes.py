@@ -6,10 +6,10 @@ import math
 import random
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from jobrunner.ids import ClientId, TaskId, WorkerId, bound, client_of, task_id
-from jobrunner.protocol import messages as m
-from jobrunner.protocol.client_core import ClientCore
-from jobrunner.protocol.coordinator_core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.client.core import ClientCore
+from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
+from jobrunner.protocol.coordinator.task import ACTIVE, TaskRecord
 from jobrunner.protocol.effects import (
     Accepted,
     AnnounceRunning,
@@ -47,13 +47,13 @@ from jobrunner.protocol.effects import (
     WatchRequested,
     WriteJournal,
 )
-from jobrunner.protocol.journal import JournalState, Owed
-from jobrunner.protocol.peers import ClientSession, WorkerSession
-from jobrunner.protocol.principals import ANYONE, CLIENT, WORKER, Principal
-from jobrunner.protocol.task import ACTIVE, TaskRecord
-from jobrunner.protocol.worker_core import WorkerCore, WorkerSettings
-from jobrunner.testing.simulation.checks import RIGHT, Violation, names_of
-from jobrunner.testing.simulation.slots import SimulatedSlots
+from jobrunner.protocol.journal_records import JournalState, Owed
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId, bound, client_of, task_id
+from jobrunner.protocol.wire.principals import ANYONE, CLIENT, WORKER, Principal
+from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
+from jobrunner.testing.simulation.laws import RIGHT, Violation, names_of
+from jobrunner.testing.simulation.simulated_slots import SimulatedSlots
 
 if TYPE_CHECKING:
     from jobrunner.testing.simulation.world import World

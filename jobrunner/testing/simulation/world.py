@@ -12,17 +12,17 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from jobrunner.ids import TaskId
+from jobrunner.protocol.coordinator.peers import CLIENT_PATIENCE
 from jobrunner.protocol.effects import DrainRequested, SlotTask, Source
 from jobrunner.protocol.known_functions import KnownFunctions
-from jobrunner.protocol.messages import Envelope
-from jobrunner.protocol.peers import CLIENT_PATIENCE
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.messages import Envelope
 from jobrunner.testing.simulation import announcements, idleness, nested
 from jobrunner.testing.simulation.announcements import AnnouncementWatch
 from jobrunner.testing.simulation.attacker import Attacker, NameWatch
-from jobrunner.testing.simulation.checks import Truth, Violation
 from jobrunner.testing.simulation.held_up import HeldUpWatch
 from jobrunner.testing.simulation.idleness import ConservationWatch, IdleWatch
+from jobrunner.testing.simulation.laws import Truth, Violation
 from jobrunner.testing.simulation.nested import DeadlockWatch, Nest, NestedClient, NestWait
 from jobrunner.testing.simulation.network import Network
 from jobrunner.testing.simulation.nodes import (
@@ -32,9 +32,9 @@ from jobrunner.testing.simulation.nodes import (
     SimulatedJournal,
     WorkerNode,
 )
-from jobrunner.testing.simulation.program import start_program
 from jobrunner.testing.simulation.scenario import KILL_SLOT, Incident, Scenario, draw_scenario
-from jobrunner.testing.simulation.slots import SlotProcess
+from jobrunner.testing.simulation.simulated_program import start_program
+from jobrunner.testing.simulation.simulated_slots import SlotProcess
 from jobrunner.testing.simulation.watch import Watch
 
 LOOK_INTERVAL = 0.25

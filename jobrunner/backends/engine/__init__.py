@@ -1,0 +1,1 @@
+"""What the backends over somebody else's engine (Dask, Ray, MPI) share."""

@@ -1,0 +1,108 @@
+"""The calls of an EngineBackend: what is known of each, and the lines in which they wait for their turn.
+
+An engine gets few calls more than it can run at a time; the others wait here. So what waits can always be cancelled,
+the most urgent goes first on engines that know no priority, and a process that dies takes no calls with it that
+merely waited at its door.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from jobrunner.backends.futures_in_arguments import AnyFuture
+from jobrunner.calls.serialization import DumpedFunction
+from jobrunner.futures import Future
+from jobrunner.protocol.tuning import ENGINE_PREFETCH_SECONDS
+from jobrunner.protocol.wire.messages import TaskOptions
+from jobrunner.protocol.wire.payloads import Payload
+
+MAX_PREFETCH = 32
+"""Calls per worker, for that."""
+
+NEWEST_WEIGHT = 0.2
+"""Of the last duration in the average."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One submitted call. All but the Future belongs to the backend's thread."""
+
+    id: str
+    number: int
+    future: Future[Any]
+    function: DumpedFunction
+    payload: Payload
+    span: tuple[int, int] | None
+    options: TaskOptions
+    depth: int
+    depends_on: Sequence[AnyFuture] = ()
+    values: list[Payload] = field(default_factory=list)
+    """The results of `depends_on`, once these are done."""
+    attempt: int = 0
+    """Those handed to the engine; the number of the present one."""
+    failures: int = 0
+    crashes: int = 0
+    history: list[str] = field(default_factory=list)
+    """A line per attempt that died."""
+    handle: Any = None
+    """What the engine gave for the present attempt; None while it is not there."""
+    sent_at: float = 0.0
+    stop: bool = False
+    """It was asked to stop while it ran."""
+    main: ModuleType | None = None
+    """The `__main__` of the thread that has submitted it, where each thread has its own."""
+
+    @property
+    def elements(self) -> int:
+        return 1 if self.span is None else self.span[1] - self.span[0]
+
+
+class Line:
+    """The calls that ask for the same resources; used by the backend's thread alone."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Call]] = []
+        self._average: float | None = None
+        self.flying = 0
+        """Calls that the engine has."""
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, call: Call) -> None:
+        heapq.heappush(self._heap, (-call.options.priority, call.number, call))
+
+    def take(self, slots: int | None, extra: int, *, ahead: bool) -> list[Call]:
+        """The next calls for the engine, which is to have those of `slots` (None: all there are), and `extra`.
+
+        `ahead`: and more where they are short, so that its workers do not wait for us.
+        """
+        taken: list[Call] = []
+        if slots is None:
+            room = len(self._heap)
+        else:
+            room = slots + extra + (self._prefetch(slots) if ahead else 0) - self.flying
+        while self._heap and len(taken) < room:
+            call = heapq.heappop(self._heap)[2]
+            call.future.confirm_running()
+            if not call.future.cancelled():  # one that the program has ended itself runs all the same
+                taken.append(call)
+        self.flying += len(taken)
+        return taken
+
+    def measured(self, seconds: float) -> None:
+        """A call ran that long."""
+        if self._average is None:
+            self._average = seconds
+        else:
+            # What took longer than expected counts in full: the next calls must not be behind another such one.
+            self._average = max(self._average + NEWEST_WEIGHT * (seconds - self._average), seconds * 0.5)
+
+    def _prefetch(self, slots: int) -> int:
+        if self._average is None:
+            return 0
+        return slots * min(MAX_PREFETCH, int(ENGINE_PREFETCH_SECONDS / max(self._average, 1e-9)))

@@ -1,0 +1,315 @@
+"""What runs in the workers of somebody else's engine: one call, from our bytes to our bytes.
+
+The engine carries a tuple of plain values each way, so that it needs none of our classes to route it:
+
+    to the worker       (head, parts, values, *apart)    head: the fields of `Head`
+    back                (status, duration, output, detail, parts)
+
+`parts` are the buffers of a payload; `values` are those of the results that the call needs; `apart` are the parts of
+the call's functions that are not in the head. A function is unpickled once per content hash and process. What is
+engine-specific is in the class `EngineContext` of the backend's module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from jobrunner.backends.engine.printed import Capture
+from jobrunner.backends.engine.stops import Stops
+from jobrunner.calls import initializers, serialization
+from jobrunner.calls.initializers import Provided
+from jobrunner.errors import InitializerError, NotSupportedError
+from jobrunner.fixed import load_elements, run_fixed
+from jobrunner.nested import task_context
+from jobrunner.nested import wait_hooks as blocking
+from jobrunner.protocol.wire.messages import CANCELLED, CRASHED, ERROR, LOST, OK, TIMED_OUT
+from jobrunner.protocol.wire.payloads import Buffer, Payload, buffers_of, payload_size
+from jobrunner.script import per_thread as threads
+from jobrunner.script.calls import ready
+from jobrunner.system.host import own_host
+
+if TYPE_CHECKING:
+    from jobrunner.calls.serialization import DumpedFunction
+
+PROTOCOL = 3
+"""Of the tuples above. A worker that has another version of jobrunner may still speak the same."""
+
+FUNCTIONS_KEPT = 256
+"""Unpickled functions that a worker's process keeps."""
+
+FUNCTION_BYTES_KEPT = 128 * 1024 * 1024
+"""As FUNCTIONS_KEPT, bytes of what they were unpickled from; the last one may have more."""
+
+Fields = tuple[bytes, Any, "tuple[tuple[bytes, Any], ...]"]
+"""Of a function on its way: its key; its blob; and for each part its key and its blob, or None where that is apart. A
+blob of several buffers is a tuple of them."""
+
+
+def fields_of(dumped: DumpedFunction, *, apart: bool) -> Fields:
+    """`apart`: without the blobs of the parts."""
+    parts = tuple([(part.key, None if apart else wrapped(part.blob)) for part in dumped.parts])
+    return dumped.key, dumped.blob if isinstance(dumped.blob, bytes) else wrapped(dumped.blob), parts
+
+
+def whole(fields: Fields, apart: Iterator[Any]) -> Fields:
+    """With what was apart."""
+    key, blob, parts = fields
+    return key, blob, tuple([(part, next(apart) if it is None else it) for part, it in parts])
+
+
+GIVE_BACK_AFTER = 0.05
+"""Time of a chunk after which its other elements are given back: its worker may be the only one with something to do,
+and no engine can take a part of what runs. A chunk is meant to take a fifth of that, so only those come here whose
+elements turn out to take long."""
+
+PACK_BYTES = 256 * 1024
+"""Bytes of arguments, all of the pack's, beyond which a chunk is run to its end: they would travel again and again."""
+
+
+class Head(NamedTuple):
+    """All of a call but its arguments."""
+
+    protocol: int
+    module: str
+    """Where the class `EngineContext` of the backend is."""
+    backend: str
+    function: Fields
+    initializer: Fields | None
+    id: str
+    name: str
+    attempt: int
+    span: tuple[int, int] | None
+    depth: int
+    retry_on: bytes | None
+    timeout: float | None
+    once: bool
+    """It must not begin a second time."""
+    show_output: bool
+
+
+Back = tuple[int, float, list[tuple[int, str]], dict[str, Any], tuple[Any, ...]]
+
+
+class EngineContext(Protocol):
+    """The context of a call in an engine's worker."""
+
+    name: str
+    """Of the worker."""
+
+    address: str | None
+    """At which calls of the call reach the same engine, see `connections.connection_to`; None where they cannot."""
+
+    waiting: blocking.Hook | None
+    until: blocking.Until | None
+    keeps_results: bool
+    """The engine keeps what `run` gives, and may send it later: it must not share memory with the call's objects."""
+
+    interruptible: bool
+    """Calls run in the main thread, where a signal can stop them."""
+
+    def begins(self, call: str) -> bool:
+        """Note that a call begins that may do so once; False where it has begun before."""
+        ...
+
+
+class CallContext:
+    """See `task_context.Context`."""
+
+    def __init__(self, head: Head, engine: EngineContext, stops: Stops) -> None:
+        self._engine = engine
+        self._task = task_context.Task(head.id, head.name, head.attempt, engine.name, lambda: stops.asked)
+        self._backend = head.backend
+
+    def task(self) -> task_context.Task:
+        return self._task
+
+    def cluster(self) -> str:
+        if self._engine.address is None:
+            raise NotSupportedError(
+                f'a call of the "{self._backend}" backend cannot submit calls; use "cluster", "dask" or "ray"'
+            )
+        return self._engine.address
+
+
+def run(
+    fields: tuple[Any, ...],
+    parts: tuple[Any, ...],
+    values: Sequence[tuple[Any, ...]],
+    *apart: tuple[Any, ...],
+) -> Back:
+    """Run one call. Raises nothing of the call's own."""
+    if fields[0] != PROTOCOL:
+        text = f"the worker on {own_host()} has another version of jobrunner; install the same on both sides"
+        return LOST, 0.0, [], {"error": text, "unable": True}, ()
+    head = Head(*fields)
+    pieces = iter(apart)
+    head = head._replace(function=whole(head.function, pieces))
+    if head.initializer is not None:
+        head = head._replace(initializer=whole(head.initializer, pieces))
+    engine: EngineContext = importlib.import_module(head.module).EngineContext()
+    if head.once and not engine.begins(head.id):
+        text = "the process of its first attempt died"
+        return CRASHED, 0.0, [], {"error": text, "at_most_once": True}, ()
+    if threading.current_thread() is not threading.main_thread():
+        threads.divide()  # others may run beside it, of other programs
+    stops = Stops(head.timeout) if engine.interruptible else Stops.none()
+    capture = Capture(head.show_output)
+    task_context.install_in_thread(CallContext(head, engine, stops))
+    blocking.install(engine.waiting)
+    blocking.install_until(engine.until)
+    blocking.set_depth(head.depth + 1)
+    try:
+        with capture:
+            status, duration, detail, payload = _outcome(head, stops, parts, values)
+    finally:
+        task_context.install_in_thread(None)
+        blocking.install(None)
+        blocking.install_until(None)
+        blocking.set_depth(0)
+    detail |= {"host": own_host(), "worker": engine.name, "pid": os.getpid()}
+    parts = copied(payload) if engine.keeps_results else wrapped(payload)
+    return status, duration, capture.texts(), detail, parts
+
+
+def wrapped(payload: Payload) -> tuple[Any, ...]:
+    """The parts of a payload, so that an engine whose pickles have buffers beside them copies none."""
+    if isinstance(payload, bytes):
+        return (payload,)
+    return tuple(pickle.PickleBuffer(part) for part in buffers_of(payload))
+
+
+def copied(payload: Payload) -> tuple[bytes, ...]:
+    """The parts of a payload, none of them shared with anybody who may still change it."""
+    return (payload,) if isinstance(payload, bytes) else tuple(map(bytes, buffers_of(payload)))
+
+
+def unwrapped(parts: Sequence[Buffer]) -> Payload:
+    """The payload of these parts, as they arrive."""
+    return tuple(parts)
+
+
+def _outcome(
+    head: Head, stops: Stops, parts: Sequence[Buffer], values: Sequence[Sequence[Buffer]]
+) -> tuple[int, float, dict[str, Any], Payload]:
+    started = perf_counter()
+    try:
+        with stops:
+            if head.initializer is not None:
+                _run_initializer(head.initializer)
+                started = perf_counter()
+            fn = ready(_function(head.function, None if head.initializer is None else head.initializer[0]))
+            if head.span is None:
+                args, kwargs = serialization.load_call(
+                    unwrapped(parts), [unwrapped(value) for value in values]
+                )
+                value = fn(*args, **kwargs)
+            else:
+                packed = unwrapped(parts)
+                # An exception while a stop is under way is the chunk's, and no element's.
+                results = run_fixed(
+                    fn,
+                    load_elements(packed),
+                    *head.span,
+                    head.retry_on,
+                    lambda: stops.asked or stops.timed_out,
+                    GIVE_BACK_AFTER if _bytes_of(parts) <= PACK_BYTES else None,
+                )
+        duration = perf_counter() - started
+        payload = serialization.dump_result(value, fn=fn) if head.span is None else results.dump()
+        return OK, duration, {}, payload
+    except BaseException as exc:
+        duration = perf_counter() - started
+        if stops.timed_out:
+            return (
+                TIMED_OUT,
+                duration,
+                {"error": f"it ran longer than its timeout of {head.timeout:g} s"},
+                b"",
+            )
+        if stops.asked and isinstance(exc, KeyboardInterrupt):
+            return CANCELLED, duration, {}, b""
+        detail = {}
+        if head.retry_on is not None and not serialization.is_one_of(exc, head.retry_on):
+            detail["final"] = True
+        return (
+            ERROR,
+            duration,
+            detail,
+            serialization.dump_exception(serialization.without_frames_of(__file__, exc)),
+        )
+
+
+def _bytes_of(parts: Sequence[Buffer]) -> int:
+    return sum(memoryview(part).nbytes for part in parts)
+
+
+class LoadedFunctions:
+    """Those that were unpickled, each after its initializer: the most recently used ones, up to a limit."""
+
+    def __init__(self, most: int = FUNCTIONS_KEPT, most_bytes: int = FUNCTION_BYTES_KEPT) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._loaded: OrderedDict[tuple[bytes | None, bytes], tuple[Callable[..., Any], int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, fields: Fields, initializer: bytes | None = None) -> Callable[..., Any]:
+        """That function, after that initializer. Raises SerializationError."""
+        key = initializer, fields[0]
+        with self._lock:
+            known = self._loaded.get(key)
+            if known is not None:
+                self._loaded.move_to_end(key)
+                return known[0]
+            fn, size = loaded(fields, initializer)
+            self._loaded[key] = fn, size
+            self._bytes += size
+            while len(self._loaded) > self._most or (
+                self._bytes > self._most_bytes and len(self._loaded) > 1
+            ):
+                self._bytes -= self._loaded.popitem(last=False)[1][1]
+            return fn
+
+
+def loaded(fields: Fields, initializer: bytes | None) -> tuple[Callable[..., Any], int]:
+    """The function, and the bytes that it was unpickled from."""
+    # Within one process they come as they were wrapped.
+    blob: Payload = fields[1] if isinstance(fields[1], bytes) else tuple(map(memoryview, fields[1]))
+    parts: dict[bytes, Payload] = {key: tuple(map(memoryview, buffers)) for key, buffers in fields[2]}
+    fn = serialization.load_function(blob, parts)
+    provided = None if initializer is None else _initialized[initializer]
+    if isinstance(provided, Provided):
+        provided.give_to(fn)
+    return fn, payload_size(blob) + sum(map(payload_size, parts.values()))
+
+
+_function = LoadedFunctions().get
+
+
+_initialized: dict[bytes, InitializerError | Provided] = {}
+_setting_up = threading.Lock()
+
+
+def _run_initializer(fields: Fields) -> None:
+    """Run an initializer, the first time that a call of this process names it. Raises InitializerError, each time."""
+    key = fields[0]
+    with _setting_up:
+        if key not in _initialized:
+            try:
+                _initialized[key] = initializers.run(ready(_function(fields)))
+            except Exception as exc:
+                failure = InitializerError(
+                    f"the initializer failed in this worker: {serialization.describe(exc)}"
+                )
+                failure.__cause__ = serialization.without_frames_of(__file__, exc)
+                _initialized[key] = failure
+        known = _initialized[key]
+    if isinstance(known, InitializerError):
+        raise known.with_traceback(None)

@@ -1,0 +1,144 @@
+"""What the standard library's pools take, and what libraries look for in them.
+
+`ProcessPoolExecutor(4, context, initialize, (1,))` and `ThreadPoolExecutor(4, "prefix", initialize, (1,))` differ in
+the second place, where Executor takes either. What cannot be used is refused in the standard library's words.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from jobrunner.errors import ConfigError, ConfigTypeError
+
+if TYPE_CHECKING:
+    from jobrunner.backends.base import Backend
+    from jobrunner.backends.lifetime import Lifetime
+
+
+def check_max_workers(value: object) -> None:
+    """Raises ConfigError or ConfigTypeError; what else is wrong with a number, `config` says."""
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) and not hasattr(value, "__index__"):
+        raise ConfigTypeError(f"max_workers={value!r}: must be an integer")
+    if value <= 0:  # type: ignore[operator]
+        raise ConfigError("max_workers must be greater than 0")
+
+
+def check_initializer(initializer: object) -> None:
+    """Raises ConfigTypeError."""
+    if initializer is not None and not callable(initializer):
+        raise ConfigTypeError("initializer must be a callable")
+
+
+def check_max_tasks(value: object, mp_context: Any) -> None:
+    """Raises ConfigError or ConfigTypeError."""
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigTypeError("max_tasks_per_child must be an integer")
+    if value <= 0:
+        raise ConfigError("max_tasks_per_child must be >= 1")
+    if start_method(mp_context) == "fork":
+        raise ConfigError(
+            "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method;"
+            " supply a different mp_context."
+        )
+
+
+def second_argument(given: Any, prefix: str | None) -> tuple[Any, str]:
+    """(mp_context, thread_name_prefix) from what stands second, and the keyword. Raises ConfigTypeError."""
+    if isinstance(given, str):
+        if prefix is not None:
+            raise ConfigError(f"thread_name_prefix is given twice: {given!r} and {prefix!r}")
+        given, prefix = None, given
+    if prefix is not None and not isinstance(prefix, str):
+        raise ConfigTypeError(f"thread_name_prefix={prefix!r}: must be a string")
+    if given is not None and not callable(getattr(given, "get_start_method", None)):
+        raise ConfigTypeError(
+            f"mp_context={given!r}: must be a context of multiprocessing, as multiprocessing.get_context() gives it"
+        )
+    return given, prefix or ""
+
+
+def start_method(mp_context: Any) -> str | None:
+    """How that context starts processes; None where nobody has said."""
+    return None if mp_context is None else mp_context.get_start_method(allow_none=True)
+
+
+def warn_of_fork(mp_context: Any) -> None:
+    """For the constructor of an Executor whose calls run in other processes: say what a fork would have given."""
+    if start_method(mp_context) == "fork":
+        warnings.warn(
+            "mp_context: calls run in fresh interpreters here, as with 'spawn', and not in forks of this program: what"
+            " it has in memory reaches them only through arguments, initargs and the globals that functions name",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+class WorkQueue:
+    """What has not started, as far as it can be asked."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+
+    def qsize(self) -> int:
+        return self._count()
+
+    def empty(self) -> bool:
+        return self._count() == 0
+
+
+class StandardNames:
+    """Attributes under the names that libraries know from the standard pools; those without a meaning are missing."""
+
+    _lifetime: Lifetime
+    _initializer: Callable[..., object] | None = None
+    _initargs: tuple[Any, ...] = ()
+    _thread_name_prefix: str = ""
+    _given_context: Any = None
+
+    @property
+    def _backend(self) -> Backend:
+        return self._lifetime.backend
+
+    @property
+    def _max_workers(self) -> int:
+        return self._backend.max_workers
+
+    @property
+    def _mp_context(self) -> Any:
+        """What was given; else that of fresh interpreters, since that is what calls run in."""
+        import multiprocessing  # here: few ask
+
+        return self._given_context or multiprocessing.get_context("spawn")
+
+    @property
+    def _shutdown(self) -> bool:
+        return self._lifetime.closed
+
+    _shutdown_thread = _shutdown
+
+    @property
+    def _broken(self) -> bool | str:
+        """False, or why nothing can be submitted any more."""
+        return self._backend.broken or False
+
+    @property
+    def _threads(self) -> set[threading.Thread]:
+        """Those that calls run in. Raises AttributeError where that is none of this process's."""
+        return self._backend.threads
+
+    @property
+    def _processes(self) -> dict[int, Any]:
+        """By process id, those that calls run in. Raises AttributeError where they are not children of this one."""
+        return self._backend.processes
+
+    @property
+    def _work_queue(self) -> WorkQueue:
+        self._backend.threads  # noqa: B018  (only a pool of threads has one that can be looked at)
+        return WorkQueue(lambda: self._backend.queued)

@@ -1,0 +1,1 @@
+"""Calls, results and exceptions as bytes, and back."""

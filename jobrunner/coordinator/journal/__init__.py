@@ -1,0 +1,1 @@
+"""The coordinator's journal: accepted work on disk, so that it survives the coordinator's death."""

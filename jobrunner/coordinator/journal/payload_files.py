@@ -1,0 +1,177 @@
+"""Large payloads of a journal, each in a file of its own beside it: SQLite would copy and checksum them several times.
+
+The law: a file is whole before a row names it (`Reference`), and on the disk before that row is (`sync`, before the
+journal's checkpoint). It goes when no row needs it: at once where nothing is lost if the row comes back, else after the
+checkpoint that makes sure that it does not. A file that is not as its reference says counts as never written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgpack
+
+from jobrunner.errors import ConfigError
+from jobrunner.keys.private_files import check_private, private_folder
+from jobrunner.protocol.wire.ids import random_token
+from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
+
+LARGE = 128 * 1024
+"""Bytes from which on a payload gets a file; less is quicker in a row."""
+
+UNSETTLED_BYTES = 64 * 1024 * 1024
+"""In files that are to be brought to the disk, or to be removed, from which on that is done: little enough for one turn
+of a coordinator."""
+
+
+class Reference(bytes):
+    """Stands for a payload that is in a file: packed, its name, its checksum and the sizes of its parts."""
+
+
+class PayloadFiles:
+    """A folder that is one journal's, and only its user's. It is made when it is needed."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ConfigError where others may change what is in the folder."""
+        self._folder = folder
+        self._unsynced: dict[str, int] = {}
+        """Bytes of files that may not be on the disk yet."""
+        self._condemned: dict[str, int] = {}
+        """Bytes of files that go after the next checkpoint."""
+        if folder.exists():
+            check_private(folder.lstat(), folder)
+
+    @property
+    def unsettled_bytes(self) -> int:
+        return sum(self._unsynced.values()) + sum(self._condemned.values())
+
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.stat().st_size for file in files_in(self._folder))
+
+    def write(self, payload: Payload) -> Reference:
+        """Raises OSError, and leaves nothing."""
+        parts = [
+            memoryview(part) for part in ((payload,) if isinstance(payload, bytes) else buffers_of(payload))
+        ]
+        name = random_token()
+        path = self._folder / name
+        private_folder(self._folder)
+        try:
+            check_private(self._folder.lstat(), self._folder)  # somebody else may have made it meanwhile
+        except ConfigError as exc:
+            raise PermissionError(str(exc)) from exc
+        require_room(self._folder, payload_size(payload))
+        try:
+            write_whole(path, parts)
+        except OSError:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
+        self._unsynced[name] = payload_size(payload)
+        sizes = len(payload) if isinstance(payload, bytes) else [part.nbytes for part in parts]
+        packed: bytes = msgpack.packb((name, checksum(parts), sizes))
+        return Reference(packed)
+
+    def read(self, reference: Reference) -> Payload | None:
+        """None where the file is not whole."""
+        name, crc, sizes = msgpack.unpackb(reference)
+        try:
+            data = memoryview((self._folder / name).read_bytes())
+        except OSError:
+            return None
+        if zlib.crc32(data) != crc:
+            return None
+        if isinstance(sizes, int):
+            return bytes(data)
+        ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+        return tuple(bytes(data[end - size : end]) for end, size in zip(ends, sizes, strict=True))
+
+    def remove(self, reference: Reference) -> None:
+        """At once."""
+        name = name_in(reference)
+        self._unsynced.pop(name, None)
+        with contextlib.suppress(OSError):
+            (self._folder / name).unlink()
+
+    def condemn(self, reference: Reference) -> None:
+        """Remove it when it is certain that no row will name it again: see `settle`."""
+        name = name_in(reference)
+        self._unsynced.pop(name, None)
+        self._condemned[name] = size_in(reference)
+
+    def sync(self) -> None:
+        """Bring what rows may name to the disk. Raises OSError."""
+        if not self._unsynced:
+            return
+        for name in self._unsynced:
+            sync(self._folder / name)
+        sync(self._folder)
+        self._unsynced.clear()
+
+    def settle(self) -> None:
+        """The rows are on the disk."""
+        for name in self._condemned:
+            with contextlib.suppress(OSError):
+                (self._folder / name).unlink()
+        self._condemned.clear()
+
+    def adopt(self, references: Iterable[Reference]) -> None:
+        """These are what rows name at the start; everything else in the folder is nobody's."""
+        known = {name_in(reference) for reference in references}
+        for file in files_in(self._folder):
+            found = self._unsynced if file.name in known else self._condemned
+            found[file.name] = file.stat().st_size
+
+
+def name_in(reference: Reference) -> str:
+    name: str = msgpack.unpackb(reference)[0]
+    return name
+
+
+def size_in(reference: Reference) -> int:
+    """Bytes of the payload."""
+    sizes = msgpack.unpackb(reference)[2]
+    return sizes if isinstance(sizes, int) else sum(sizes)
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raises OSError where the disk has less: else all that there is would be filled in vain, each time it is tried."""
+    found = os.statvfs(folder)
+    if found.f_bavail * found.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def write_whole(path: Path, parts: list[memoryview]) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        for part in parts:
+            left = part.cast("B") if part.nbytes else part
+            while left:
+                left = left[os.write(fd, left) :]
+    finally:
+        os.close(fd)
+
+
+def checksum(parts: list[memoryview]) -> int:
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    return crc
+
+
+def sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,207 @@
+"""Entries of the journal as bytes and as rows: how they are cut, packed, and chained by their checksums.
+
+The checksum of a row covers its number, its bytes and the checksum of the row before it, so that a row which is
+missing, damaged or in another place is seen. That none is missing at the end is seen by the `Mark`, which names the
+last row that was in the database when SQLite's log was moved into it. Later rows are in that log, which has checksums
+of its own.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgpack
+
+from jobrunner.coordinator.journal.payload_files import Reference, size_in
+from jobrunner.protocol.coordinator.task import call_size
+from jobrunner.protocol.journal_records import JournalEntry, JournalState, KeptOutcome, Progress
+from jobrunner.protocol.wire.batches import of_definition, of_outcome, of_value
+from jobrunner.protocol.wire.codec_functions import value_functions
+from jobrunner.protocol.wire.messages import FunctionDef, Options, Outcome, TaskSpec
+from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
+
+ROW_BYTES = 64 * 1024 * 1024
+"""Of an entry beyond which it becomes several rows, in one transaction: SQLite takes no row of a billion bytes."""
+
+SNAPSHOT_BYTES = 4 * 1024 * 1024
+"""About the size of each entry in which the whole state is written."""
+
+TASK_BYTES = 200
+"""About what a task takes in the log beside its payload."""
+
+REFERENCE = 1
+"""Of msgpack's extensions: the payload is in a file."""
+
+WRITE_OPTIONS, READ_OPTIONS = value_functions(Options, "options")
+
+
+class Tail(NamedTuple):
+    """The end of a chain of rows: the number of the last one and its checksum, which is 0 where a chain begins."""
+
+    seq: int = 0
+    checksum: int = 0
+
+    def next(self, data: bytes) -> Tail:
+        """The end of the chain when a row with these bytes has been added."""
+        link = struct.pack(">QI", self.seq + 1, self.checksum)
+        return Tail(self.seq + 1, zlib.crc32(data, zlib.crc32(link)))
+
+
+class Mark(NamedTuple):
+    """What the database says about its rows beside the rows themselves."""
+
+    tail: Tail
+    """A row that must be there, with all before it."""
+    in_use: bool
+    """A coordinator has opened the journal, and has not closed it."""
+
+    def checksum(self) -> int:
+        return zlib.crc32(struct.pack(">QI?", *self.tail, self.in_use))
+
+    def is_written_as(self, checksum: object) -> bool:
+        """Whether that is its checksum; the fields may be anything that was read."""
+        try:
+            return self.checksum() == checksum
+        except struct.error:
+            return False
+
+
+def references(kept: JournalState | JournalEntry) -> list[Reference]:
+    """What is in files."""
+    specs = kept.accepted if isinstance(kept, JournalEntry) else [spec for spec, _ in kept.tasks.values()]
+    functions = kept.functions if isinstance(kept, JournalEntry) else kept.functions.values()
+    payloads = [spec.payload for spec in specs]
+    payloads += [definition.blob for definition in functions]
+    payloads += [outcome.payload for _, outcome, _ in kept.outcomes.values()]
+    return [payload for payload in payloads if isinstance(payload, Reference)]
+
+
+def file_bytes(functions: Iterable[FunctionDef]) -> int:
+    """Of those of them that are in files."""
+    return sum(size_in(d.blob) for d in functions if isinstance(d.blob, Reference))
+
+
+def function_file_bytes(state: JournalState) -> int:
+    return file_bytes(state.functions.values())
+
+
+def size_of(spec: TaskSpec) -> int:
+    """In the log."""
+    return call_size(spec.payload, spec.options, spec.depends_on) + TASK_BYTES
+
+
+def size_of_outcome(kept: KeptOutcome) -> int:
+    return payload_size(kept.outcome.payload) + of_outcome(kept.outcome)
+
+
+def size_of_function(definition: FunctionDef) -> int:
+    return payload_size(definition.blob) + of_definition(definition)
+
+
+def size_of_progress(progress: Progress) -> int:
+    return TASK_BYTES + of_value(progress.history)
+
+
+def rows(entry: JournalEntry) -> list[JournalEntry]:
+    """The same in parts that each fit into a row, in an order in which they say what it says; mostly one."""
+    sizes = [size_of_function(definition) for definition in entry.functions]
+    sizes += [size_of(spec) for spec in entry.accepted]
+    sizes += [size_of_progress(progress) for _, progress in entry.progress]
+    sizes += [size_of_outcome(kept) for kept in entry.outcomes.values()]
+    if sum(sizes) <= ROW_BYTES:
+        return [entry]
+    parts = [JournalEntry(owners=entry.owners)]
+    size = 0
+
+    def part(more: int) -> JournalEntry:
+        nonlocal size
+        if size and size + more > ROW_BYTES:
+            parts.append(JournalEntry())
+            size = 0
+        size += more
+        return parts[-1]
+
+    for definition in entry.functions:
+        part(size_of_function(definition)).functions.append(definition)
+    for spec in entry.accepted:
+        part(size_of(spec)).accepted.append(spec)
+    for task_id, progress in entry.progress:
+        part(size_of_progress(progress)).progress.append((task_id, progress))
+    for kept in entry.outcomes.values():
+        part(size_of_outcome(kept)).keep(kept)
+    part(0).gone.update(entry.gone)
+    return parts
+
+
+def snapshot(state: JournalState) -> Iterator[JournalEntry]:
+    """The state as entries of moderate size. Ages of kept outcomes are as they were when they were read."""
+    entry = JournalEntry(list(state.functions.values()), owners=dict(state.owners))
+    size = 0
+    for spec, progress in state.tasks.values():
+        entry.accepted.append(spec)
+        if progress != Progress():
+            entry.progress.append((spec.id, progress))
+            size += size_of_progress(progress)
+        size += size_of(spec)
+        if size > SNAPSHOT_BYTES:
+            yield entry
+            entry, size = JournalEntry(), 0
+    for task_id, kept in state.outcomes.items():
+        entry.outcomes[task_id] = kept
+        size += size_of_outcome(kept)
+        if size > SNAPSHOT_BYTES:
+            yield entry
+            entry, size = JournalEntry(), 0
+    yield entry
+
+
+def dump_entry(entry: JournalEntry, now: float) -> bytes:
+    packed: bytes = msgpack.packb(
+        (
+            now,
+            [(*f[:2], flat(f[2]), *f[3:]) for f in entry.functions],
+            [(*t[:2], flat(t[2]), t[3], WRITE_OPTIONS(t[4]), *t[5:]) for t in entry.accepted],
+            entry.progress,
+            [
+                (kept.name, (*kept.outcome[:3], flat(kept.outcome[3]), *kept.outcome[4:]), kept.age)
+                for kept in entry.outcomes.values()
+            ],
+            list(entry.gone),
+            entry.owners,
+        ),
+        unicode_errors="surrogatepass",
+    )
+    return packed
+
+
+def load_entry(data: bytes, now: float) -> JournalEntry:
+    """Raises ProtocolError, ValueError or TypeError for what `dump_entry` has not made."""
+    written, functions, accepted, progress, outcomes, gone, owners = msgpack.unpackb(
+        data, use_list=False, unicode_errors="surrogatepass", ext_hook=read_extension
+    )
+    entry = JournalEntry([FunctionDef(*definition) for definition in functions])
+    for fields in accepted:
+        spec = TaskSpec(*fields)
+        entry.accepted.append(spec._replace(options=READ_OPTIONS(spec.options)))
+    entry.progress += [(task_id, Progress(*counts)) for task_id, counts in progress]
+    for name, fields, age in outcomes:
+        kept = KeptOutcome(name, Outcome(*fields), age + max(0.0, now - written))
+        entry.outcomes[kept.outcome.id] = kept
+    entry.gone.update(dict.fromkeys(gone))
+    entry.owners.update(owners)
+    return entry
+
+
+def flat(payload: Payload) -> Any:
+    if isinstance(payload, Reference):
+        return msgpack.ExtType(REFERENCE, payload)
+    return payload if isinstance(payload, bytes) else [bytes(part) for part in buffers_of(payload)]
+
+
+def read_extension(code: int, data: bytes) -> Reference:
+    if code != REFERENCE:
+        raise ValueError(f"an extension {code}")
+    return Reference(data)

@@ -1,0 +1,1 @@
+"""What a person sees of it: tables in notebooks, and what calls print."""

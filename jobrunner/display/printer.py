@@ -1,0 +1,79 @@
+"""Prints what tasks print, without letting a stuck terminal hold up anything else.
+
+The I/O thread hands text to a thread of its own and waits for it, so that a task's words come before its result; but
+only while that thread makes progress. When the reader of our stdout has stopped (a pager, a full pipe), text gathers up
+to a limit, and what exceeds that is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+
+from jobrunner.protocol.wire.messages import STDOUT
+
+PATIENCE = 0.5
+"""Seconds that the I/O thread waits for text to be written, before it takes the reader for stuck."""
+
+LIMIT = 1000
+"""Pieces of text that wait for a stuck reader."""
+
+
+class Printer:
+    """Used by one thread: start, any number of shows, close."""
+
+    def __init__(self) -> None:
+        self._texts: deque[tuple[int, str]] = deque()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="jobrunner-printer", daemon=True)
+        self._closed = False
+        self._stuck = False
+        self._dropped = 0
+
+    def start(self) -> None:
+        """Not with the first text, which may come while the interpreter ends: Python 3.12 starts no thread then."""
+        self._thread.start()
+
+    def show(self, texts: list[tuple[int, str]]) -> None:
+        """Pairs of stream and text, for sys.stdout and sys.stderr as they are at the time of writing."""
+        with self._changed:
+            room = LIMIT - len(self._texts)
+            self._texts.extend(texts[:room])
+            self._dropped += max(0, len(texts) - room)
+            self._changed.notify_all()
+            if not self._stuck:
+                self._stuck = not self._changed.wait_for(lambda: not self._texts, PATIENCE)
+
+    def close(self) -> None:
+        """Write what is left, unless the reader is stuck."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:  # else it could not be started
+            self._thread.join(PATIENCE)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._texts or self._closed)
+                if not self._texts:
+                    return
+                stream, text = self._texts[0]
+                dropped, self._dropped = self._dropped, 0
+            write(stream, text)
+            if dropped:
+                write(2, f"[{dropped} pieces of output were dropped: nobody read them]\n")
+            with self._changed:
+                self._texts.popleft()
+                self._stuck = False
+                self._changed.notify_all()
+
+
+def write(stream: int, text: str) -> None:
+    target = sys.stdout if stream == STDOUT else sys.stderr
+    try:
+        target.write(text)
+        target.flush()
+    except (OSError, ValueError, AttributeError):
+        pass  # closed or redirected to nowhere: the program's own print would fail there too

@@ -1,0 +1,1 @@
+"""Who may connect: keys, invitations, and the files in which they are kept."""

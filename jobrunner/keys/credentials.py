@@ -1,0 +1,74 @@
+"""Which key this process shows to a cluster: the configured one, the one that knows the address, this user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobrunner.errors import AuthenticationError
+from jobrunner.keys import identity, keyring
+from jobrunner.keys.identity import Identity
+from jobrunner.protocol.wire.principals import CLIENT, OBSERVER, OPERATOR, WORKER
+from jobrunner.system.host import own_host
+from jobrunner.transport.curve import Credentials
+from jobrunner.transport.sockets import is_loopback
+
+CLIENT_ROLES = (OPERATOR, CLIENT, WORKER, OBSERVER)
+"""What a program may connect as, the best first."""
+
+WORKER_ROLES = (WORKER,)
+
+
+def credentials_for(
+    address: str, roles: Sequence[str], *, configured: str | None = None, insecure: bool = False
+) -> Credentials | None:
+    """What to show at `address`; None where nothing is needed: on a Unix socket, or with `insecure`.
+
+    Raises AuthenticationError where this user has no key for that cluster.
+    """
+    if insecure or not address.startswith("tcp://"):
+        return None
+    if configured is not None:
+        return identity.given(configured).credentials
+    found = find(address, roles)
+    if found is None:
+        raise AuthenticationError(
+            f"this user has no key for the cluster at {address}. On the coordinator's host, `jobrunner keys invite`"
+            " prints a line; here, `jobrunner join -` reads it and makes a key (for a worker: `jobrunner keys invite"
+            " --as worker` and `jobrunner worker start -`)."
+            " A coordinator without keys (--insecure) wants JOBRUNNER_INSECURE=1 here, too"
+        )
+    return found.credentials
+
+
+def find(address: str, roles: Sequence[str]) -> Identity | None:
+    """The identity with the first of `roles` that belongs to the cluster at `address`, as far as can be known."""
+    own = keyring.default_folder()
+    everyone = [*identity.known(), *local(own)]
+    candidates = sorted((i for i in everyone if i.role in roles), key=lambda i: roles.index(i.role))
+    for candidate in candidates:
+        if any(same_address(address, known) for known in candidate.addresses):
+            # The best of those for this cluster: a worker on the coordinator's host does not make the operator less.
+            return next(other for other in candidates if other.server == candidate.server)
+    host = address.removeprefix("tcp://").rpartition(":")[0]
+    if is_loopback(host) or host == own_host():
+        # The cluster of this user on this host; whoever comes first makes its keys.
+        if not (own / "server.json").exists():
+            keyring.open_keyring(own)
+        return next((i for i in sorted(local(own), key=lambda i: i.role) if i.role in roles), None)
+    # Under another name than when it was joined? With one cluster there is no doubt, and with a wrong one no harm.
+    # Keys of this host's own that no coordinator was ever started with are no second cluster.
+    if not (own / "address").exists():
+        unused = {one.server for one in local(own)}
+        candidates = [candidate for candidate in candidates if candidate.server not in unused]
+    return candidates[0] if len({candidate.server for candidate in candidates}) == 1 else None
+
+
+def same_address(one: str, other: str) -> bool:
+    """Whether the two addresses are one, as far as their texts tell."""
+    return one.replace("//localhost:", "//127.0.0.1:") == other.replace("//localhost:", "//127.0.0.1:")
+
+
+def local(folder: Path) -> list[Identity]:
+    found = (keyring.local_identity(folder, role) for role in keyring.LOCAL_ROLES)
+    return [one for one in found if one is not None]

@@ -1,0 +1,114 @@
+"""The line that lets a host join: where the coordinator is, its public key, and a secret that is soon worth nothing.
+
+    jobrunner://10.0.0.5:7077/SERVERKEY.SECRET
+
+The secret is that of a key pair of its own: the coordinator knows the public half, so whoever holds the line can prove
+it in the handshake, and the secret itself never travels and is written nowhere.
+
+A line comes from standard input, a file or the environment. As an argument of a command it can be read by everybody on
+the host until it is overwritten (`process_list`), which is a moment after the command has started.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from jobrunner.config import JOIN_SCHEME
+from jobrunner.errors import ConfigError
+from jobrunner.keys import process_list
+from jobrunner.keys.private_files import read_private
+from jobrunner.transport.curve import Credentials, from_text, pair_of
+
+ENVIRONMENT = "JOBRUNNER_INVITATION"
+
+STANDARD_INPUT = "-"
+FILE_MARK = "@"
+"""Before the name of a file, where an argument may also be a line or an address."""
+
+
+class Invitation(NamedTuple):
+    address: str
+    server: str
+    secret: str
+
+    def to_line(self) -> str:
+        return f"{JOIN_SCHEME}{self.address.removeprefix('tcp://')}/{self.server}.{self.secret}"
+
+    @property
+    def credentials(self) -> Credentials:
+        return Credentials(self.server, pair_of(self.secret))
+
+
+def parse_line(text: str) -> Invitation:
+    """Raises ConfigError for what is not such a line, without showing what may be a secret."""
+    address, slash, keys = text.strip().removeprefix(JOIN_SCHEME).partition("/")
+    server, dot, secret = keys.partition(".")
+    if not (text.strip().startswith(JOIN_SCHEME) and address and slash and dot):
+        raise ConfigError(
+            "this is not a line to join with: it must look like jobrunner://HOST:PORT/KEY.SECRET, as"
+            " `jobrunner keys invite` prints it"
+        )
+    try:
+        from_text(server)
+        from_text(secret)
+    except ConfigError as exc:
+        raise ConfigError("the line to join with was cut or changed; paste it whole") from exc
+    return Invitation(f"tcp://{address}", server, secret)
+
+
+def names_a_line(argument: str) -> bool:
+    """Whether an argument is a line or says where one is, rather than an address."""
+    text = argument.strip()
+    return text == STANDARD_INPUT or text.startswith((FILE_MARK, JOIN_SCHEME))
+
+
+def read_line(source: str) -> str:
+    """The line that a setting or an argument names: itself, `-` for standard input, or a file, also as `@FILE`.
+
+    What was given as text is overwritten where other users would see it, and removed from the environment that calls
+    would inherit. Raises ConfigError.
+    """
+    forget_line()
+    text = source.strip()
+    if text.startswith(JOIN_SCHEME):
+        hide_line(text)
+        return text
+    if text == STANDARD_INPUT:
+        line = ask_for_line()
+    else:
+        path = text.removeprefix(FILE_MARK)
+        try:
+            line = read_private(Path(path)).strip()
+        except FileNotFoundError:
+            raise ConfigError(f"there is no file {path} with a line to join with") from None
+    if not line:
+        raise ConfigError("no line to join with was given; `jobrunner keys invite` prints one")
+    return line
+
+
+def forget_line() -> None:
+    """Have the environment, which calls and their processes inherit, hold no line any more."""
+    line = os.environ.pop(ENVIRONMENT, "").strip()
+    if line.startswith(JOIN_SCHEME):
+        process_list.hide(line.rpartition(".")[2])
+
+
+def ask_for_line() -> str:
+    """Standard input's first line; at a terminal it is asked for, and not shown."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        return getpass.getpass("The line to join with (jobrunner://...): ").strip()
+    return sys.stdin.readline().strip() if sys.stdin is not None else ""
+
+
+def hide_line(line: str) -> None:
+    secret = line.rpartition(".")[2]
+    if secret and not process_list.hide(secret):
+        print(
+            "jobrunner: the line to join with is in the process list, where everybody on this host can read it; give"
+            " `-` in its place, and the line on standard input",
+            file=sys.stderr,
+        )

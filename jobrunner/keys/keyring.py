@@ -1,0 +1,350 @@
+"""The coordinator's keys: its own pair, who else may connect and as what, and the open invitations.
+
+A folder (0700) with files of mode 0600:
+
+    server.json     the coordinator's own pair
+    address         where the coordinator was last
+    allowed.json    public keys, names and roles; invitations (public keys as well), with their time and uses
+    operator.json, worker.json     identities of the user who owns the folder, so that programs on this host just work
+
+The coordinator and the commands of `jobrunner keys` change `allowed.json` under a lock; a running coordinator sees
+changes of others by the file's stamp.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jobrunner.config import config_folder
+from jobrunner.errors import AuthenticationError, ConfigError
+from jobrunner.keys.identity import Identity, read
+from jobrunner.keys.private_files import locked, read_private, write_private
+from jobrunner.protocol.wire.ids import unused_name
+from jobrunner.protocol.wire.principals import CLIENT, INVITED, OBSERVER, OPERATOR, ROLES, WORKER, Principal
+from jobrunner.transport.curve import KeyPair, from_text, new_pair, pair_of
+
+log = logging.getLogger("jobrunner.coordinator.daemon")
+
+ADMITS = {WORKER: (WORKER,), CLIENT: (CLIENT, OBSERVER), OBSERVER: (OBSERVER,)}
+"""What one may join as with a line for each role: never as an operator, and never as more than it was made for."""
+
+LOCAL_ROLES = (OPERATOR, WORKER)
+
+MAX_NAME_LENGTH = 64
+
+REFRESH_INTERVAL = 0.5
+"""Seconds between two looks at the file's stamp."""
+
+
+@dataclass(frozen=True)
+class Member:
+    name: str
+    role: str
+    key: str
+    added: float
+    """Seconds since the epoch."""
+    invitation: str = ""
+    """The public key of the invitation that it came with."""
+
+
+@dataclass(frozen=True)
+class OpenInvitation:
+    key: str
+    roles: tuple[str, ...]
+    until: float
+    uses: int
+
+
+class Revoked(NamedTuple):
+    """A key that was ended."""
+
+    member: Member
+    ended_invitation: bool
+    """The invitation that it came with was still open."""
+    others: list[str]
+    """The names of keys that came with the same invitation, and stay."""
+
+
+@dataclass
+class Allowed:
+    """What allowed.json holds."""
+
+    members: list[Member] = field(default_factory=list)
+    invitations: list[OpenInvitation] = field(default_factory=list)
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> Allowed:
+        try:
+            value: dict[str, Any] = json.loads(text)
+            return cls(
+                [Member(**member) for member in value["members"]],
+                [
+                    OpenInvitation(**{**invitation, "roles": tuple(invitation["roles"])})
+                    for invitation in value["invitations"]
+                ],
+            )
+        except (ValueError, TypeError, KeyError) as exc:
+            raise ConfigError(f"{path} is damaged ({exc}); `jobrunner keys rotate` starts afresh") from exc
+
+
+class Keyring:
+    """Made with `open_keyring`; one per process that uses it."""
+
+    def __init__(self, folder: Path, server: KeyPair) -> None:
+        self.folder = folder
+        self.server = server
+        self._file = folder / "allowed.json"
+        self._stamp: tuple[int, int] | None = None
+        self._allowed = Allowed()
+        self._principals: dict[str, Principal] = {}
+        self._gone: list[str] = []
+        """Keys that were known, and that `refresh` has not told of."""
+        self._next_look = 0.0
+        self._load()
+
+    # --- what the transport asks ---
+
+    @property
+    def secret(self) -> str:
+        return self.server.secret
+
+    def principal(self, key: str) -> Principal | None:
+        """Who holds this public key; None: nobody who may connect."""
+        found = self._principals.get(key)
+        if found is None:
+            self.look()  # it may be known since a moment ago
+            found = self._principals.get(key)
+        if found is None or found.role != INVITED:
+            return found
+        return found if any(i.key == key and usable(i) for i in self._allowed.invitations) else None
+
+    def next_look(self) -> float:
+        """When `refresh` is due, on the clock of its `now`."""
+        return self._next_look
+
+    def refresh(self, now: float) -> list[str]:
+        """Look whether somebody has changed the file; the keys that may not connect any more."""
+        if now < self._next_look:
+            return []
+        self._next_look = now + REFRESH_INTERVAL
+        self.look()
+        gone, self._gone = self._gone, []
+        return gone
+
+    # --- changes ---
+
+    def invite(self, role: str, seconds: float, uses: int) -> str:
+        """The secret of a new invitation: for `role`, and what may do less."""
+        roles, pair = ADMITS[role], new_pair()
+        with locked(self.folder):
+            self._load()
+            self._allowed.invitations.append(OpenInvitation(pair.public, roles, time.time() + seconds, uses))
+            self._save()
+        return pair.secret
+
+    def admit(self, invitation: str, key: str, name: str, role: str) -> Member:
+        """Trade one use of an invitation (its public key) for a lasting key. Asking again for the same key is free.
+
+        Raises AuthenticationError.
+        """
+        try:
+            from_text(key)
+        except ConfigError as exc:
+            raise AuthenticationError(str(exc)) from exc
+        with locked(self.folder):
+            self._load()
+            for member in self._allowed.members:
+                if member.key == key:
+                    if member.invitation != invitation:
+                        raise AuthenticationError("this key is known already")
+                    return member
+            found = next((i for i in self._allowed.invitations if i.key == invitation and usable(i)), None)
+            if found is None:
+                raise AuthenticationError("the invitation's time or uses are over")
+            if role not in found.roles:
+                raise AuthenticationError(
+                    f"the invitation is for {' or '.join(found.roles)}, not for {role!r}; `jobrunner keys invite --as"
+                    f" {role}` on the coordinator's host prints one"
+                )
+            others = [i for i in self._allowed.invitations if i is not found]
+            self._allowed.invitations = [*others, replace(found, uses=found.uses - 1)]
+            member = Member(self._unused(name), role, key, time.time(), invitation)
+            self._allowed.members.append(member)
+            self._save()
+        return member
+
+    def issue(self, name: str, role: str, addresses: Sequence[str] = ()) -> Identity:
+        """A new key pair under a new name, known here. Raises ConfigError."""
+        if role not in ROLES:
+            raise ConfigError(f"there is no role {role!r}; the roles are {', '.join(ROLES)}")
+        pair = new_pair()
+        with locked(self.folder):
+            self._load()
+            if self._unused(name) != name:
+                raise ConfigError(
+                    f"there is a key named {name!r} already; `jobrunner keys revoke {name}` ends it"
+                )
+            self._allowed.members.append(Member(name, role, pair.public, time.time()))
+            self._save()
+        return Identity(name, role, self.server.public, pair.public, pair.secret, tuple(addresses))
+
+    def revoke(self, name: str) -> Revoked:
+        """End a key, and the invitation that it came with: its holder may still have that line.
+
+        Raises ConfigError for a name that is not there.
+        """
+        with locked(self.folder):
+            self._load()
+            found = next((member for member in self._allowed.members if member.name == name), None)
+            if found is None:
+                raise ConfigError(
+                    f"there is no key named {name!r}; the names: {', '.join(m.name for m in self.members()) or 'none'}"
+                )
+            self._allowed.members.remove(found)
+            invitations = self._allowed.invitations
+            came_with = [i for i in invitations if i.key == found.invitation]
+            self._allowed.invitations = [i for i in invitations if i not in came_with]
+            self._save()
+        others = [m.name for m in self.members() if found.invitation and m.invitation == found.invitation]
+        return Revoked(found, any(usable(i) for i in came_with), others)
+
+    def close_invitations(self) -> int:
+        """End all that are open; how many there were."""
+        with locked(self.folder):
+            self._load()
+            count = len([i for i in self._allowed.invitations if usable(i)])
+            self._allowed.invitations.clear()
+            self._save()
+        return count
+
+    def members(self) -> list[Member]:
+        return list(self._allowed.members)
+
+    def invitations(self) -> list[OpenInvitation]:
+        """Those that can still be used."""
+        return [invitation for invitation in self._allowed.invitations if usable(invitation)]
+
+    @property
+    def address(self) -> str | None:
+        """Where the coordinator was last, as others see it; None: it has not been started."""
+        try:
+            return read_private(self.folder / "address").strip()
+        except FileNotFoundError:
+            return None
+
+    def note_address(self, address: str) -> None:
+        write_private(self.folder / "address", address + "\n")
+
+    # --- the file ---
+
+    def look(self) -> None:
+        """Take over what others have changed. What cannot be read changes nothing: a running cluster goes on."""
+        stamp = self._stamp_now()
+        if stamp == self._stamp:
+            return
+        try:
+            self._load()
+        except ConfigError as exc:
+            self._stamp = stamp
+            log.warning("the keys stay as they were: %s", exc)
+
+    def _load(self) -> None:
+        stamp = self._stamp_now()
+        try:
+            self._allowed = Allowed.parse(read_private(self._file), self._file)
+        except FileNotFoundError:
+            raise ConfigError(f"{self._file} is gone; `jobrunner keys rotate` starts afresh") from None
+        self._index(stamp)
+
+    def _save(self) -> None:
+        self._allowed.invitations = self.invitations()
+        write_private(self._file, self._allowed.to_text())
+        self._index(self._stamp_now())
+
+    def _index(self, stamp: tuple[int, int] | None) -> None:
+        self._stamp = stamp
+        before = self._principals
+        self._principals = {i.key: Principal(i.key, "", INVITED) for i in self._allowed.invitations}
+        for member in self._allowed.members:
+            self._principals[member.key] = Principal(member.key, member.name, member.role)
+        self._gone += sorted(before.keys() - self._principals.keys())
+
+    def _stamp_now(self) -> tuple[int, int] | None:
+        try:
+            state = self._file.stat()
+        except OSError:
+            return None
+        return state.st_mtime_ns, state.st_ino
+
+    def _unused(self, name: str) -> str:
+        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:MAX_NAME_LENGTH] or "unnamed"
+        return unused_name(name, {member.name for member in self._allowed.members})
+
+
+def usable(invitation: OpenInvitation) -> bool:
+    return invitation.uses > 0 and time.time() < invitation.until
+
+
+def default_folder() -> Path:
+    """Where a coordinator of this user has its keys."""
+    return Path(os.environ.get("JOBRUNNER_KEYS") or config_folder() / "coordinator")
+
+
+def require(folder: Path) -> Keyring:
+    """The keys in that folder. Raises ConfigError where no coordinator has any there."""
+    if not (folder / "server.json").exists():
+        raise ConfigError(
+            f"there are no keys of a coordinator in {folder}: `jobrunner keys` is for its host and its user. `jobrunner"
+            " coordinator start` makes keys; --keys FOLDER or JOBRUNNER_KEYS says where they are"
+        )
+    return open_keyring(folder)
+
+
+def local_identity(folder: Path, role: str) -> Identity | None:
+    """That of the folder's own user; None where there is none."""
+    path = folder / f"{role}.json"
+    return read(path) if path.exists() else None
+
+
+def open_keyring(folder: Path) -> Keyring:
+    """The keys in that folder, made the first time. Raises ConfigError."""
+    path = folder / "server.json"
+    with locked(folder):
+        try:
+            server = pair_of(json.loads(read_private(path))["secret"])
+        except FileNotFoundError:
+            server = _make(folder)
+        except (ValueError, TypeError, KeyError) as exc:
+            raise ConfigError(f"{path} is damaged ({exc}); `jobrunner keys rotate` starts afresh") from exc
+    return Keyring(folder, server)
+
+
+def rotate(folder: Path) -> Keyring:
+    """New keys for the coordinator and the folder's user; nobody else is known any more, all must join again."""
+    with locked(folder):
+        server = _make(folder)
+    return Keyring(folder, server)
+
+
+def _make(folder: Path) -> KeyPair:
+    """New files; that with the coordinator's own pair comes last, for with it the folder is whole."""
+    server, allowed = new_pair(), Allowed()
+    for role in LOCAL_ROLES:
+        pair = new_pair()
+        name = f"local-{role}"
+        identity = Identity(name, role, server.public, pair.public, pair.secret)
+        write_private(folder / f"{role}.json", identity.to_text())
+        allowed.members.append(Member(name, role, pair.public, time.time()))
+    write_private(folder / "allowed.json", allowed.to_text())
+    write_private(folder / "server.json", json.dumps(server._asdict(), indent=1) + "\n")
+    return server

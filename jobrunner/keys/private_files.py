@@ -1,0 +1,91 @@
+"""Files that only their user may read: keys, and what holds keys."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobrunner.errors import ConfigError
+from jobrunner.protocol.wire.ids import random_token
+
+
+def read_private(path: Path) -> str:
+    """The text of a file that nobody else may read or write. Raises ConfigError where others may.
+
+    Raises FileNotFoundError where there is none.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            check_private(os.fstat(file.fileno()), path)
+            return file.read()
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"cannot read {path}: {exc}") from exc
+
+
+def check_private(state: os.stat_result, path: Path) -> None:
+    """Raises ConfigError where others may read or change a file, or own it."""
+    mode = stat.S_IMODE(state.st_mode)
+    if state.st_uid not in (os.geteuid(), 0) or mode & 0o077:
+        private = "700" if stat.S_ISDIR(state.st_mode) else "600"
+        raise ConfigError(
+            f"{path} is for its user alone, and others may read or change it (mode {mode:04o}, user {state.st_uid});"
+            f" `chmod {private} {path}` makes it private. Keys that somebody may have read: `jobrunner keys rotate`"
+        )
+
+
+def write_private(path: Path, text: str) -> None:
+    """Put `text` there, whole or not at all, readable by its user alone. Raises ConfigError."""
+    draft = path.with_name(f".{path.name}.{random_token()}")
+    try:
+        private_folder(path.parent)
+        # In a folder that others may write to, what is there under that name already is somebody else's.
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(fd)
+        os.replace(draft, path)
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise ConfigError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that only its user may enter."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def check_own(folder: Path) -> None:
+    """Raises ConfigError where everybody may put files into a folder, or somebody else may put back what was there."""
+    state, user = folder.stat(), os.geteuid()
+    strange = user != 0 and state.st_uid not in (user, 0)  # in containers, root is given folders of a user's
+    if strange or state.st_mode & stat.S_IWOTH:
+        raise ConfigError(
+            f"everybody may write to the folder {folder}, or it is somebody else's (user {state.st_uid}): keys need a"
+            " folder of their user's own"
+        )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time; for a change of what is in `folder`. Raises ConfigError."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder, as the one of keys has to be")
+    try:
+        private_folder(folder)
+        check_own(folder)
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise ConfigError(f"cannot write to {folder}: {exc.strerror}") from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,70 @@
+"""Progress bars on the terminal, drawn with rich on stderr, so that a program's output stays clean."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib.util
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+from jobrunner.futures import as_completed
+
+if TYPE_CHECKING:
+    import rich.progress
+
+    from jobrunner.mapping.run import MapRun
+    from jobrunner.mapping.submitted import SubmittedMap
+
+T = TypeVar("T")
+
+
+def progress(
+    futures: Iterable[concurrent.futures.Future[T]], *, description: str = ""
+) -> Iterator[concurrent.futures.Future[T]]:
+    """As `as_completed`, with a progress bar while it is iterated over."""
+    unfinished = set(futures)
+    total = len(unfinished)
+    finished = as_completed(unfinished)
+    del futures, unfinished  # nothing here refers to a Future that has been handed out
+    with bar() as drawn:
+        line = drawn.add_task(description, total=total)
+        while given := list(islice(finished, 1)):
+            drawn.advance(line)
+            yield given.pop()
+
+
+def map_progress(run: MapRun | SubmittedMap, results: Iterator[T], description: str) -> Iterator[T]:
+    """Yield `results`, with a bar of the elements done, and a total once the input has ended."""
+    with bar() as drawn:
+        line = drawn.add_task(description, completed=run.done, total=run.taken if run.complete else None)
+
+        def update(done: int) -> None:
+            drawn.update(line, completed=done, total=run.taken if run.complete else None)
+
+        run.on_progress = update
+        try:
+            yield from results
+        finally:
+            run.on_progress = None
+
+
+@contextmanager
+def bar() -> Iterator[rich.progress.Progress]:
+    """A bar that stays on the screen with its last state."""
+    import rich.console
+    import rich.progress
+
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    # In a notebook rich draws with ipywidgets, and warns where they are missing: without them, a line at the end.
+    in_notebook = None if importlib.util.find_spec("ipywidgets") else False
+    console = rich.console.Console(stderr=True, force_jupyter=in_notebook)
+    with rich.progress.Progress(*columns, console=console) as drawn:
+        yield drawn

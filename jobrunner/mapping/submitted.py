@@ -1,0 +1,158 @@
+"""map through a `submit` that the program replaced, or overrode in a subclass: the calls go through it, one by one.
+
+That is what `concurrent.futures` does, and what wrappers rely on that count calls, limit them or show them. With a
+given `chunksize`, and where calls run in other processes, a call of `submit` stands for a chunk, as in
+ProcessPoolExecutor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
+from typing import Any
+
+from jobrunner.errors import wait_timeout
+from jobrunner.fixed import FixedResults, FixingInput, LoadedColumns, LoadedElements, run_fixed
+from jobrunner.fixed.elements import ElementResults, Input, all_failed
+from jobrunner.system import forks
+
+
+class SubmittedMap:
+    """One call of `Executor.map`; as `mapping.MapRun`."""
+
+    def __init__(
+        self, submit: Callable[..., Future[Any]], fn: Callable[..., Any], chunksize: int = 1
+    ) -> None:
+        self._submit = submit
+        self._fn = fn
+        self._chunksize = chunksize
+        self._chunks: FixingInput | None = None
+        self._futures: deque[tuple[Future[Any], int]] = deque()
+        self._taken_out = 0
+        self.taken = 0
+        self.done = 0
+        self.complete = False
+        self.on_progress: Callable[[int], None] | None = None
+        self._lock = forks.lock()
+
+    # --- taking the input -----------------------------------------------------------------------------------
+
+    def take_all(self, elements: Input) -> None:
+        """Take the whole input, up to where it raises (see `Input.check`). Raises what `submit` raises."""
+        while not self.complete:
+            self._take(elements)
+
+    def _take(self, elements: Input) -> None:
+        if self._chunksize > 1:
+            self._take_chunk(elements)
+            return
+        columns = elements.take(1)
+        if not columns:
+            self.complete = True
+            return
+        self._watch(self._submit(self._fn, *[column[0] for column in columns]), 1)
+
+    def _take_chunk(self, elements: Input) -> None:
+        if self._chunks is None:
+            self._chunks = FixingInput(elements)
+        fixed, failures = self._chunks.take(self._chunksize)
+        count = len(fixed)
+        self.complete = count < self._chunksize
+        start = 0
+        for row, failure in sorted(failures.items()):
+            if start < row:
+                self._watch(self._submit(partial(run_chunk, self._fn), fixed.part(start, row)), row - start)
+            failed: Future[Any] = Future()
+            failed.set_result(all_failed(failure, 1))
+            self._watch(failed, 1)
+            start = row + 1
+        if start < count:
+            self._watch(self._submit(partial(run_chunk, self._fn), fixed.part(start, count)), count - start)
+
+    def _watch(self, future: Future[Any], count: int) -> None:
+        self.taken += count
+        self._futures.append((future, count))
+        future.add_done_callback(partial(self._count, count))
+
+    def _count(self, count: int, _: Future[Any]) -> None:
+        with self._lock:
+            self.done += count
+            done = self.done
+        on_progress = self.on_progress
+        if on_progress is not None:
+            on_progress(done)
+
+    # --- the consumer ---------------------------------------------------------------------------------------
+
+    def results(self, deadline: float | None, refill: Callable[[int], None] | None = None) -> Iterator[Any]:
+        """See MapRun.results."""
+        position = 0
+        try:
+            while self._futures:
+                future, count = self._futures[0]
+                outcome = self._outcome(future, deadline)
+                self._futures.popleft()
+                self._taken_out = position + count
+                values, failures = outcome.values, outcome.failures
+                del future, outcome
+                values.reverse()  # each is released when it is handed out
+                for index in range(count):
+                    position += 1
+                    if index in failures:
+                        raise failures.pop(index)
+                    if refill is not None:
+                        refill(position)
+                    yield values.pop()
+        finally:
+            self.cancel()
+
+    def _outcome(self, future: Future[Any], deadline: float | None) -> ElementResults:
+        value, late = None, False
+        try:
+            value = future.result(None if deadline is None else deadline - time.monotonic())
+        except (TimeoutError, FutureTimeoutError):
+            if future.done():  # it is what the call raised
+                raise
+            late = True
+        if late:  # raised here, where it gets no context
+            unfinished = self.taken - self.done
+            raise wait_timeout(f"{unfinished} of {self.taken} calls of map are not done in time")
+        return value if isinstance(value, ElementResults) and self._chunksize > 1 else ElementResults([value])
+
+    def buffered_results(self, elements: Input, buffersize: int, deadline: float | None) -> Iterator[Any]:
+        """See MapRun.buffered_results."""
+
+        def refill(handed_out: int) -> None:
+            while not self.complete and self.taken - handed_out + self._chunksize <= buffersize:
+                self._take(elements)
+            if handed_out:
+                elements.check()
+
+        refill(0)
+        return self.results(deadline, refill)
+
+    def ready(self, position: int) -> bool:
+        """See MapRun.ready."""
+        return position < self._taken_out or not self._futures or self._futures[0][0].done()
+
+    def at_end_of_chunk(self, position: int) -> bool:
+        """See MapRun.at_end_of_chunk."""
+        return position == self._taken_out
+
+    def cancel(self) -> None:
+        """Cancel what has not started."""
+        while self._futures:
+            self._futures.pop()[0].cancel()
+
+    def abandon(self) -> None:
+        """As `cancel`."""
+        self.cancel()
+
+
+def run_chunk(fn: Callable[..., Any], elements: LoadedElements | LoadedColumns) -> FixedResults:
+    """The call that stands for a chunk: its result, at the program, is an ElementResults."""
+    return run_fixed(fn, elements, 0, len(elements))

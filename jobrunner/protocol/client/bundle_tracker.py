@@ -1,0 +1,109 @@
+"""What becomes of the calls of a bundle, seen from the client: part of its core, see `bundles`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobrunner.protocol.bundles import unpack_calls
+from jobrunner.protocol.effects import BundleSplit, Effect, ResolveTasks
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId, call_id
+from jobrunner.protocol.wire.payloads import Payload
+
+if TYPE_CHECKING:
+    from jobrunner.protocol.client.core import ClientCore
+
+ENDS_THAT_SPLIT = frozenset((m.SPLIT, m.CRASHED, m.LOST, m.CANCELLED, m.REFUSED))
+"""Outcomes of a bundle that say nothing about (all of) its calls."""
+
+
+def must_split(outcome: m.Outcome) -> bool:
+    """Whether one of them alone may end in another way: also where all of them together were too large."""
+    return outcome.status in ENDS_THAT_SPLIT or bool(outcome.detail and "too_large" in outcome.detail)
+
+
+class BundleTracker:
+    """The pending bundles of one ClientCore."""
+
+    def __init__(self, core: ClientCore) -> None:
+        self._core = core
+        self._wishes: dict[TaskId, dict[int, bool]] = {}
+        """By bundle, which of its calls are to be cancelled; the value says whether also while they run."""
+        self._unwanted: set[TaskId] = set()
+        """Bundles that are to be cancelled as a whole."""
+
+    def cancel(self, bundle: TaskId, index: int, running: bool) -> list[Effect]:
+        """Cancel one call. A bundle that is with the coordinator must be had back first."""
+        spec = self._core.pending[bundle]
+        assert isinstance(spec.span, int)
+        if index >= spec.span:
+            return []
+        wishes = self._wishes.setdefault(bundle, {})
+        wishes[index] = running or wishes.get(index, False)
+        if not self._core.is_sent(bundle):
+            return self._split(spec, b"", 0)
+        self._core.request_cancel(bundle, False)
+        return []
+
+    def cancel_whole(self, bundle: TaskId) -> None:
+        self._unwanted.add(bundle)
+
+    def refused(self, bundle: TaskId) -> list[TaskId]:
+        """It runs. The calls whose cancelling is thereby refused; that of others is answered when it has ended."""
+        wishes = self._wishes.get(bundle, {})
+        indices = [index for index, running in wishes.items() if not running]
+        for index in indices:
+            del wishes[index]
+        return [call_id(bundle, index) for index in indices]
+
+    def is_to_stop(self, call: TaskId) -> bool:
+        """Whether that call of a bundle is to be cancelled even if it runs."""
+        place = self._core.bundle_with(call)
+        return place is not None and self._wishes.get(place[0], {}).get(place[1], False)
+
+    def ended(self, spec: m.TaskSpec, outcome: m.Outcome) -> list[Effect]:
+        """A pending bundle has ended."""
+        whole = spec.id in self._unwanted or not self._wishes.get(spec.id)
+        if not must_split(outcome) or (outcome.status == m.CANCELLED and whole):
+            if outcome.status == m.CANCELLED:
+                self._core.tell_cancelled([outcome])
+            self._forget_bundle(spec.id)
+            return [ResolveTasks([outcome])]
+        if outcome.status == m.SPLIT:
+            return self._split(spec, outcome.payload, (outcome.detail or {})["running"], runs=True)
+        return self._split(spec, b"", 0)
+
+    def _split(self, spec: m.TaskSpec, results: Payload, start: int, runs: bool = False) -> list[Effect]:
+        """Go on with the calls from `start` on as tasks of their own; `runs`: the first of them does already."""
+        wishes, unwanted = self._wishes.get(spec.id, {}), spec.id in self._unwanted
+        effects: list[Effect] = [BundleSplit(spec.id, results, start)]
+        sent = self._core.is_sent(spec.id)
+        cancelled, refused = [], []
+        for index, payload in enumerate(unpack_calls(spec.payload)):
+            if index < start:
+                continue
+            call = spec._replace(id=call_id(spec.id, index), payload=payload, span=None)
+            wish = wishes.get(index)
+            if not (runs and index == start):
+                if unwanted or wish is not None:
+                    cancelled.append(m.Outcome(call.id, 0, m.CANCELLED))
+                else:
+                    self._core.add(call, regained=sent)
+                continue
+            self._core.add(call, regained=sent)
+            if wish:
+                self._core.request_cancel(call.id, True)
+            elif wish is not None or unwanted:
+                refused.append(call.id)
+        self._forget_bundle(spec.id)
+        if cancelled:
+            if sent:
+                self._core.tell_cancelled(cancelled)
+            effects.append(ResolveTasks(cancelled))
+        self._core.note_refused(refused)
+        return effects
+
+    def _forget_bundle(self, bundle: TaskId) -> None:
+        self._core.forget_task(bundle)
+        self._wishes.pop(bundle, None)
+        self._unwanted.discard(bundle)

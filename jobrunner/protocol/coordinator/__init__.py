@@ -1,0 +1,1 @@
+"""The coordinator's core, and its scheduler."""

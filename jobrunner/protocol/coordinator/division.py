@@ -1,0 +1,155 @@
+"""Which running chunks of `map` are divided, so that no slot is idle beside elements that wait in another slot.
+
+The law: no slot stays idle for long while a chunk runs elsewhere that holds elements which have not begun and which
+that slot could run. The coordinator sees to it, since it alone knows the idle slots of all workers. A chunk comes under
+the law when its worker has announced it as running, which happens only to what takes long; so chunks of fast elements
+are left alone, and so is every chunk as long as all slots are busy.
+
+A worker that is asked to divide a chunk need not answer: the chunk may be at its last element. Or it takes the worker a
+second, since the chunk's code keeps the slot's other thread from running. So each chunk is asked once per attempt, and
+as long as slots stay idle further ones are asked, twice as many each time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobrunner.config import MAX_NAME_LENGTH
+from jobrunner.protocol.bundles import SEPARATOR
+from jobrunner.protocol.chunks import kept, part_id, stop_of
+from jobrunner.protocol.coordinator.peers import WorkerSession
+from jobrunner.protocol.coordinator.task import CANCELLED, CANCELLING, FAILED, RUNNING, SUCCEEDED, TaskRecord
+from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.checks import MAX_INTEGER
+
+if TYPE_CHECKING:
+    from jobrunner.protocol.coordinator.scheduler import Scheduler
+
+MAX_DOUBLINGS = 16
+
+MAX_DIVIDED_LENGTH = MAX_NAME_LENGTH - len(f"{SEPARATOR}{MAX_INTEGER}")
+"""Characters of the id of a chunk that may be divided. A part that is run again is divided again, and its id grows."""
+
+
+class Division:
+    """The chunks that may be divided."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._chunks: dict[TaskRecord, None] = {}
+        """Those that run for a while and were not asked in this attempt."""
+        self._doublings = 0
+        self._ask_again: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def next_deadline(self) -> float | None:
+        return self._ask_again if self._chunks else None
+
+    def started(self, record: TaskRecord) -> None:
+        """It runs, and takes long."""
+        several = isinstance(record.span, tuple) and record.elements > 1
+        if several and record.asked != record.attempt and not is_strange(record):
+            self._chunks[record] = None
+
+    def asked_in_vain(self, worker: WorkerSession) -> None:
+        """The worker has a new session: what was asked in the last one may be lost."""
+        for record in worker.tasks.values():
+            record.asked = 0
+            if record.state == RUNNING:
+                self.started(record)
+
+    def released(self, record: TaskRecord) -> None:
+        """It is not with its worker any more."""
+        self._chunks.pop(record, None)
+
+    def ask(self, now: float) -> None:
+        """At the end of a turn, when queued tasks have been placed: have chunks divided for the slots that are idle."""
+        if not self._chunks or (self._ask_again is not None and now < self._ask_again):
+            return
+        scheduler = self._scheduler
+        idle = [w for w in scheduler.workers_with_room if w.held < w.slots]
+        wanted = sum(w.slots - w.held for w in idle) << self._doublings
+        chosen = []
+        for record in sorted(self._chunks, key=lambda record: -record.elements) if idle else ():
+            if wanted <= 0:
+                break
+            if self._helps(record, idle):
+                chosen.append(record)
+                wanted -= record.elements - 1
+        for record in chosen:
+            worker = record.worker
+            assert worker is not None
+            del self._chunks[record]
+            record.asked = record.attempt
+            worker.divides.append(record.id)
+            scheduler.pending_flush[worker] = None
+        self._ask_again = now + DIVIDE_AGAIN_AFTER if chosen else None
+        self._doublings = min(self._doublings + 1, MAX_DOUBLINGS) if chosen else 0
+
+    def _helps(self, record: TaskRecord, idle: list[WorkerSession]) -> bool:
+        """Whether one of these workers could begin what the chunk gives back."""
+        if (
+            record.state != RUNNING
+            or record.cancel_asked
+            or record.client.id in self._scheduler.queue.backpressured
+        ):
+            return False
+        return any(worker.fits(record.requirements) for worker in idle)
+
+    def divided(
+        self, record: TaskRecord, outcome: m.Outcome, worker: WorkerSession, now: float, fresh: bool
+    ) -> None:
+        """A chunk ends here, and a part of it goes on; its client submits the rest as soon as it hears of it.
+
+        The part is a task at once, and not only when its client names it: it holds its slot and its resources. `fresh`
+        as in Scheduler._split.
+        """
+        scheduler, client = self._scheduler, record.client
+        function, initializer = record.function, record.initializer
+        spec = m.TaskSpec(
+            record.id,
+            function.definition.key,
+            record.payload,
+            record.span,
+            record.options,
+            None if initializer is None else initializer.definition.key,
+            record.depth,
+        )
+        stop = stop_of(spec, outcome)
+        if stop is None or is_strange(record):
+            detail = {"error": f"worker {worker.name} gave back elements of a chunk that it did not have"}
+            scheduler.finish(record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now)
+            return
+        if record.state == CANCELLING and record.cancel_asked:
+            scheduler.fence(worker, part_id(record.id, stop))
+            cancelled = m.Outcome(record.id, record.attempt, m.CANCELLED)
+            scheduler.finish(record, cancelled, CANCELLED, now)
+            return
+        worker.completed -= record.weight  # the part counts when it ends
+        scheduler.leave_to_client(record, record.weight)
+        function.users += 1  # so that it is not dropped in between
+        if initializer is not None:
+            initializer.users += 1
+        scheduler.finish(record, outcome, SUCCEEDED, now)
+        if fresh:
+            scheduler.goes_on(worker, outcome, now)
+        part = kept(spec, stop)
+        scheduler.submit(client, part, now)
+        scheduler.functions.release(function)
+        if initializer is not None:
+            scheduler.functions.release(initializer)
+        present = scheduler.tasks.get(part.id)
+        if present is not None or part.id in client.done:
+            client.unnamed[part.id] = False
+        if present is not None and present.worker is worker:
+            present.asked = present.attempt  # it has nothing more to give back
+            present.crashes = max(present.crashes, record.crashes)
+            present.history = record.history
+
+
+def is_strange(record: TaskRecord) -> bool:
+    """Whether it is a chunk as `map` makes none: its part could not be a task on its own, or have an id that is one."""
+    return bool(record.depends_on) or record.options.detach or len(record.id) > MAX_DIVIDED_LENGTH

@@ -1,0 +1,294 @@
+"""Which worker cannot import what, or run which initializer, and what follows for the calls that need it.
+
+A function names the modules that it needs (`FunctionDef.modules`). A worker is taken to have them all until it gives a
+call back because it does not. From then on such calls go to others; where none of those that could run a call has its
+modules, the call ends. As long as nobody lacks anything, nothing here costs anything, and the queue knows no modules.
+
+An initializer that has failed on a worker, or killed its process there, counts as a module that this worker lacks: the
+call has not begun, and goes to another one.
+
+An answer is not for ever, since the module may be installed meanwhile: in time, or when it would be the end of a new
+call, it is dropped, and the worker looks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from jobrunner.protocol.coordinator.function_table import FunctionEntry
+from jobrunner.protocol.coordinator.resources import Requirements, module_requirement
+from jobrunner.protocol.coordinator.task import ACTIVE, FAILED, QUEUED, WAITING, TaskRecord, required_of
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.messages import REFUSED, Outcome
+
+if TYPE_CHECKING:
+    from jobrunner.protocol.coordinator.peers import WorkerSession
+    from jobrunner.protocol.coordinator.scheduler import Scheduler
+
+ANSWER_SECONDS = 30.0
+"""For which a worker's answer holds."""
+
+NEW_ANSWER_SECONDS = 1.0
+"""For which it holds where it would be the end of a new call."""
+
+MAX_WORKERS_NAMED = 5
+
+INITIALIZER = "initializer "
+"""Before an initializer's key: its name among those of modules, none of which has a space."""
+
+
+class MissingModules:
+    """Part of one Scheduler."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.contested_modules: frozenset[str] = frozenset()
+        """Modules that some worker lacks."""
+        self._oldest = 0.0
+        """When the first of the answers that still hold was given."""
+        self._failures: dict[str, Outcome] = {}
+        """How initializers have failed that are contested_modules, under their name here: the last time, each."""
+
+    def requirements(self, record: TaskRecord) -> Requirements:
+        """What its worker must have, the modules included that not every worker has."""
+        return base_requirements(record) + module_requirements(
+            self._contested(record.function, record.initializer)
+        )
+
+    def refusal(
+        self,
+        task_id: TaskId,
+        function: FunctionEntry,
+        initializer: FunctionEntry | None,
+        base: Requirements,
+        now: float,
+    ) -> Outcome | None:
+        """How a new call ends, if no worker can import what it needs."""
+        if not self._is_hopeless(function, initializer, base):
+            return None
+        names = self._contested(function, initializer)
+        if self._drop(names, now - NEW_ANSWER_SECONDS):
+            return None  # somebody looks again
+        return self._outcome(task_id, 0, function, initializer, base)
+
+    def report(
+        self, worker: WorkerSession, returned: Iterable[tuple[TaskId, int]], names: Iterable[str], now: float
+    ) -> None:
+        """A worker has said that it cannot import these, and therefore gives back those tasks (with their attempts)."""
+        scheduler = self._scheduler
+        records = [
+            record
+            for task_id, attempt in returned
+            if (record := scheduler.tasks.get(task_id)) is not None
+            and record.worker is worker
+            and record.attempt == attempt
+            and record.state in ACTIVE
+        ]
+        # Nothing is kept because a worker says so, but for what it was asked.
+        asked = {name for record in records for name in needed(record.function, record.initializer)}
+        missing = asked.intersection(names)
+        if not self.contested_modules:
+            self._oldest = now
+        news = missing - worker.missing_modules.keys()
+        worker.missing_modules.update(dict.fromkeys(sorted(missing), now))
+        if missing - self.contested_modules:
+            self._count()
+            self._sort_again(self._tasks_with(missing))
+        else:
+            for record in records:
+                record.requirements = self.requirements(record)
+        for task_id, attempt in reversed(list(returned)):
+            scheduler.returned(worker, task_id, attempt, now, prefetch=worker.prefetch and bool(missing))
+        self._end_hopeless(self._tasks_with(news) if news else records, now)
+
+    def initializer_failed(
+        self, worker: WorkerSession, record: TaskRecord, outcome: Outcome, now: float
+    ) -> None:
+        """A task of this worker (and now of nobody) has not begun there, because its initializer failed."""
+        assert record.initializer is not None
+        scheduler = self._scheduler
+        name = initializer_name(record.initializer)
+        error = (outcome.detail or {}).get("error", "raised")
+        record.record_event(f"attempt {record.begun} on {worker.name}: the initializer failed: {error}")
+        self._failures[name] = outcome
+        if not self.contested_modules:
+            self._oldest = now
+        news = name not in worker.missing_modules
+        worker.missing_modules[name] = now
+        scheduler.again(record, now)
+        if name not in self.contested_modules:
+            self._count()
+            self._sort_again(self._tasks_with({name}))
+        else:
+            record.requirements = self.requirements(record)
+            if record.state == QUEUED:
+                scheduler.queue.push(record, front=True)
+        self._end_hopeless(self._tasks_with({name}) if news else [record], now)
+
+    def worker_gone(self, worker: WorkerSession) -> None:
+        if worker.missing_modules:
+            self._count()
+
+    def due(self, now: float) -> None:
+        """Drop the answers that have become old."""
+        if self.contested_modules and now > self._oldest + ANSWER_SECONDS:
+            self._drop(self.contested_modules, now - ANSWER_SECONDS)
+            answers = [
+                at for worker in self._scheduler.workers.values() for at in worker.missing_modules.values()
+            ]
+            self._oldest = min(answers, default=now)
+
+    def why(self, record: TaskRecord) -> str:
+        """For who asks why a task waits: that no worker has its modules; else empty."""
+        base = base_requirements(record)
+        if not self._is_hopeless(record.function, record.initializer, base):
+            return ""
+        return self._complaint(record.function, record.initializer, base)
+
+    def _contested(self, function: FunctionEntry, initializer: FunctionEntry | None) -> list[str]:
+        if not self.contested_modules:
+            return []
+        return [name for name in needed(function, initializer) if name in self.contested_modules]
+
+    def _able(self, base: Requirements) -> list[WorkerSession]:
+        """Workers that could run it, were it not for the modules."""
+        workers = self._scheduler.workers.values()
+        return [worker for worker in workers if not worker.draining and worker.provides_all(base)]
+
+    def _is_hopeless(
+        self, function: FunctionEntry, initializer: FunctionEntry | None, base: Requirements
+    ) -> bool:
+        names = self._contested(function, initializer)
+        if not names:
+            return False
+        able = self._able(base)
+        return bool(able) and all(any(name in worker.missing_modules for name in names) for worker in able)
+
+    def _drop(self, names: Iterable[str], before: float) -> bool:
+        """Forget answers about these that were given before that time; whether there were any."""
+        dropped = False
+        for worker in self._scheduler.workers.values():
+            had = len(worker.missing_modules)
+            for name in names if worker.missing_modules else ():
+                if worker.missing_modules.get(name, before) < before:
+                    del worker.missing_modules[name]
+            if len(worker.missing_modules) < had:
+                self._scheduler.workers_with_room[worker] = None
+                self._scheduler.queue.wake(worker.provides_all)
+                dropped = True
+        if dropped:
+            self._count()
+        return dropped
+
+    def _count(self) -> None:
+        self.contested_modules = frozenset(
+            name for w in self._scheduler.workers.values() for name in w.missing_modules
+        )
+        for name in self._failures.keys() - self.contested_modules:
+            del self._failures[name]
+
+    def _tasks_with(self, names: set[str]) -> list[TaskRecord]:
+        """Those that need any of these. Few do: all are looked at, since anybody may submit what nobody can import, but
+        no more than that."""
+        scheduler = self._scheduler
+        entries = {
+            entry
+            for entry in scheduler.functions.entries()
+            if not names.isdisjoint(entry.definition.modules) or initializer_name(entry) in names
+        }
+        if not entries:
+            return []
+        return [r for r in scheduler.tasks.values() if r.function in entries or r.initializer in entries]
+
+    def _sort_again(self, records: list[TaskRecord]) -> None:
+        """Something has become contested_modules: what needs it waits in a line of its own from now on."""
+        scheduler = self._scheduler
+        for record in records:
+            requirements = self.requirements(record)
+            if requirements != record.requirements:
+                record.requirements = requirements
+                if record.state == QUEUED:
+                    scheduler.queue.push(record)
+
+    def _end_hopeless(self, records: list[TaskRecord], now: float) -> None:
+        scheduler = self._scheduler
+        for record in records:
+            if record.state not in (QUEUED, WAITING):
+                continue
+            function, initializer, base = record.function, record.initializer, base_requirements(record)
+            if self._is_hopeless(function, initializer, base):
+                outcome = self._outcome(record.id, record.attempt, function, initializer, base)
+                scheduler.finish(record, outcome, FAILED, now)
+
+    def _outcome(
+        self,
+        task_id: TaskId,
+        attempt: int,
+        function: FunctionEntry,
+        initializer: FunctionEntry | None,
+        base: Requirements,
+    ) -> Outcome:
+        names = self._contested(function, initializer)
+        for name in names:
+            failure = self._failures.get(name)
+            if failure is not None:
+                return failure._replace(id=task_id, attempt=attempt)
+        error = self._complaint(function, initializer, base)
+        return Outcome(task_id, attempt, REFUSED, detail={"error": error, "modules": tuple(names)})
+
+    def _complaint(
+        self, function: FunctionEntry, initializer: FunctionEntry | None, base: Requirements
+    ) -> str:
+        names = self._contested(function, initializer)
+        able = self._able(base)
+        parts = []
+        for name in names:
+            who = sorted(worker.name for worker in able if name in worker.missing_modules)
+            if name in self._failures:
+                return f"the initializer failed on {' and '.join(who[:MAX_WORKERS_NAMED])}"
+            if who:
+                user = function if name in function.definition.modules or initializer is None else initializer
+                parts.append(f"{lack(who)} the module {name!r}, which {short_name(user)} needs")
+        several = len(parts) > 1
+        advice = f"install {'them' if several else 'it'} there, or ship {'them' if several else 'it'} with"
+        return f"{', and '.join(parts)}: {advice} Executor(..., ship=[...])"
+
+
+def base_requirements(record: TaskRecord) -> Requirements:
+    return required_of(record.amounts, record.function, record.initializer)
+
+
+def needed(function: FunctionEntry, initializer: FunctionEntry | None) -> tuple[str, ...]:
+    """The modules that the worker of a call must have, and the initializer that must work there."""
+    own = function.definition.modules
+    if initializer is None:
+        return own
+    definition = initializer.definition
+    both = own + tuple(name for name in definition.modules if name not in own)
+    if definition.ships:
+        both = tuple(name for name in both if name not in definition.ships)
+    return (*both, initializer_name(initializer))
+
+
+def initializer_name(initializer: FunctionEntry) -> str:
+    return INITIALIZER + initializer.definition.key.hex()
+
+
+def module_requirements(names: Iterable[str]) -> Requirements:
+    return tuple(module_requirement(name) for name in names)
+
+
+def short_name(function: FunctionEntry) -> str:
+    """Without the functions inside of which it is defined."""
+    return function.definition.name.rpartition("<locals>.")[2]
+
+
+def lack(workers: list[str]) -> str:
+    """ "worker a lacks", "workers a and b lack"; of many only some are named."""
+    if len(workers) == 1:
+        return f"worker {workers[0]} lacks"
+    if len(workers) > MAX_WORKERS_NAMED:
+        more = len(workers) - MAX_WORKERS_NAMED
+        return f"workers {', '.join(workers[:MAX_WORKERS_NAMED])} and {more} more lack"
+    return f"workers {', '.join(workers[:-1])} and {workers[-1]} lack"

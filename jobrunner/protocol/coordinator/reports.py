@@ -1,0 +1,352 @@
+"""What the coordinator tells about itself: the answers to queries, as msgpack types; and the commands of operators."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from jobrunner.protocol.bundles import index_of_call, outcome_of_call
+from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
+from jobrunner.protocol.coordinator.resources import shown
+from jobrunner.protocol.coordinator.task import (
+    ACTIVE,
+    FAILED,
+    MAX_HISTORY_LINE_LENGTH,
+    QUEUED,
+    RUNNING,
+    STATE_NAMES,
+    SUCCEEDED,
+    TERMINAL,
+    WAITING,
+    TaskRecord,
+)
+from jobrunner.protocol.wire.batches import of_value
+from jobrunner.protocol.wire.ids import TaskId, call_id, short_id
+from jobrunner.protocol.wire.messages import CRASHED, LOST, OK, SPLIT, STATUS_NAMES, Query, Reply
+from jobrunner.protocol.wire.principals import Principal
+
+if TYPE_CHECKING:
+    from jobrunner.protocol.coordinator.core import CoordinatorCore
+
+
+MAX_ROWS = 50_000
+"""Tasks in one reply, which must fit into a message."""
+
+MAX_BYTES = 32 * 1024 * 1024
+"""Of all tasks in a reply, about, at which it ends: of some there is much to tell."""
+
+
+def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> Reply:
+    """The reply to a query of `who`; unknown names and kinds, and what it may not do, give its `error`."""
+    describe = ANSWERS.get(query.kind)
+    if describe is None:
+        return Reply(query.number, None, f"the coordinator knows no query {query.kind!r}")
+    if query.kind in COMMANDS and not who.submits:
+        return Reply(
+            query.number, None, f"the key {who.name!r} is an observer's, and may not {query.kind} anything"
+        )
+    try:
+        return Reply(query.number, describe(core, who, query.argument, now))
+    except (UnknownName, ValueError) as exc:
+        return Reply(query.number, None, str(exc))
+
+
+def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
+    settings, scheduler = core.settings, core.scheduler
+    workers = list(scheduler.workers.values())
+    counts = {name: scheduler.counts[state] for state, name in enumerate(STATE_NAMES)}
+    return {
+        "coordinator": {
+            "id": settings.id,
+            "version": settings.version,
+            "address": settings.address,
+            "host": settings.host,
+            "pid": settings.pid,
+            "uptime": now - core.started,
+            "draining": core.draining,
+            "rejected_messages": core.rejected,
+            "stale_outcomes": scheduler.stale_outcomes,
+            "kept_outcomes": len(scheduler.results.detached),
+        },
+        "workers": [describe_worker(worker, now) for worker in workers],
+        "clients": [
+            describe_client(c)
+            for c in scheduler.clients.values()
+            if c.submitted and (who.sees_all or is_of(c, who))
+        ],
+        "tasks": counts,
+        "slots": core.slots(),
+        "busy": sum(min(len(worker.tasks), worker.slots) for worker in workers),
+    }
+
+
+def workers(core: CoordinatorCore, who: Principal, argument: str, now: float) -> list[dict[str, Any]]:
+    return [describe_worker(worker, now) for worker in core.scheduler.workers.values()]
+
+
+def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> list[dict[str, Any]]:
+    """`argument` is "STATE LIMIT"; an empty state means all."""
+    state, _, limit = argument.rpartition(" ")
+    if state and state not in STATE_NAMES:
+        raise ValueError(f"there is no state {state!r}; the states are {', '.join(STATE_NAMES)}")
+    rows = int(limit or 100)
+    if not 0 <= rows <= MAX_ROWS:
+        raise ValueError(f"at most {MAX_ROWS} tasks can be told at a time, not {rows}")
+    found = (
+        record
+        for source in (core.scheduler.tasks.values(), reversed(core.scheduler.recent))
+        for record in source
+        if (not state or STATE_NAMES[record.state] == state) and (who.sees_all or owns(who, record))
+    )
+    told: list[dict[str, Any]] = []
+    size = 0
+    for record in islice(found, rows):
+        told.append(describe_task(record, who, now))
+        size += of_value(told[-1])
+        if size >= MAX_BYTES:
+            break
+    return told
+
+
+def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
+    record = find_task(core, who, argument)
+    described = describe_task(record, who, now)
+    index = call_in(record, argument)
+    if index is not None:
+        described |= describe_call(record, index)
+    described["why"] = why(core, record, who)
+    return described
+
+
+def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
+    """`argument` is an id, and "queued" after it to leave a task alone that runs."""
+    task_id, _, only = argument.partition(" ")
+    running = only != "queued"
+    record = find_task(core, who, task_id)
+    index = call_in(record, task_id)
+    if index is None:
+        core.scheduler.cancel(record.id, running, now)
+        state = STATE_NAMES[record.state]
+        return {"id": record.id, "cancelled": state == "cancelled", "state": state}
+    call = describe_call(record, index)
+    state = call["state"]
+    goes_on = record.state not in TERMINAL or core.scheduler.named_later(call["id"])
+    if goes_on and state not in DONE and (running or record.state != RUNNING):
+        core.scheduler.cancel_call(record, index, running)
+        state = "cancelling" if running else state
+    return {"id": call["id"], "cancelled": state == "cancelled", "state": state}
+
+
+def drain(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
+    if not who.operates:
+        raise UnknownName(f"the key {who.name!r} is a {who.role}'s; only an operator may drain workers")
+    worker = core.worker_named(argument)
+    if worker is None:
+        names = ", ".join(sorted(w.name for w in core.scheduler.workers.values())) or "none"
+        raise UnknownName(f"there is no worker {argument!r} here; workers: {names}")
+    core.drain_worker(worker, now)
+    return describe_worker(worker, now)
+
+
+def forget(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
+    if TaskId(argument) in core.scheduler.tasks:
+        raise UnknownName(f"task {argument} is not done; `jobrunner cancel {argument}` ends it")
+    if not core.scheduler.forget_outcome(TaskId(argument)):
+        raise UnknownName(f"no outcome of a detached task {argument!r} is kept here")
+    return {"id": argument, "forgotten": True}
+
+
+ANSWERS = {
+    "status": status,
+    "workers": workers,
+    "tasks": tasks,
+    "task": task,
+    "cancel": cancel,
+    "drain": drain,
+    "forget": forget,
+}
+
+
+DONE = tuple(STATE_NAMES[state] for state in TERMINAL)
+
+COMMANDS = ("cancel", "drain", "forget")
+"""Those of ANSWERS that change something."""
+
+
+class UnknownName(LookupError):
+    """A name that the coordinator does not know; the text is for the one who asked."""
+
+
+def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecord:
+    """By its whole id, which is a right to it; or by the part that is no secret, for who sees it anyway."""
+    record = core.scheduler.tasks.get(TaskId(argument))
+    if record is not None:
+        return record
+    bundle = core.scheduler.bundle_with(TaskId(argument))
+    if bundle is not None:
+        return bundle[0]
+    for record in reversed(core.scheduler.recent):
+        if record.id == argument or call_in(record, argument) is not None:
+            return record
+    for source in (reversed(core.scheduler.recent), core.scheduler.tasks.values()):
+        for record in source:
+            if record.id.startswith(argument) and short_id(record.id) == argument and seen(who, record):
+                return record
+    raise UnknownName(f"the coordinator knows no task {argument!r}: the id is wrong, or it finished long ago")
+
+
+def call_in(record: TaskRecord, argument: str) -> int | None:
+    """Where the call of that id is in this bundle; None if it is not in it."""
+    if not isinstance(record.span, int):
+        return None
+    index = index_of_call(record.id, TaskId(argument))
+    return index if index is not None and index < record.span else None
+
+
+def owns(who: Principal, record: TaskRecord) -> bool:
+    return who.operates or is_of(record.client, who)
+
+
+def is_of(client: ClientSession, who: Principal) -> bool:
+    """Whether it connects under that key, or acts for it inside of a task. Nothing is an observer's."""
+    return who.submits and who.key in (client.who.key, client.account.owner)
+
+
+def describe_worker(worker: WorkerSession, now: float) -> dict[str, Any]:
+    hello = worker.hello
+    silent = now - worker.link.last_heard
+    state = "draining" if worker.draining else "silent" if worker.unreachable_since is not None else "active"
+    return {
+        "id": worker.id,
+        "name": worker.name,
+        "host": hello.host,
+        "pid": hello.pid,
+        "slots": worker.slots,
+        "busy": min(len(worker.tasks), hello.slots),
+        "assigned": len(worker.tasks),
+        "resources": dict(hello.resources),
+        "state": state,
+        "last_seen": silent,
+        "completed": worker.completed,
+        "version": hello.version,
+        "python": hello.python,
+    }
+
+
+def describe_client(client: ClientSession) -> dict[str, Any]:
+    hello = client.hello
+    return {
+        "id": client.id,
+        "host": hello.host,
+        "pid": hello.pid,
+        "submitted": client.submitted,
+        "unfinished": client.unfinished,
+        "state": "active" if client.lost_at is None else "lost",
+    }
+
+
+def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, Any]:
+    outcome = record.outcome
+    finished = record.state in TERMINAL
+    error = ""
+    if outcome is not None and outcome.status != 0:
+        error = (outcome.detail or {}).get("error", STATUS_NAMES[outcome.status])[:MAX_HISTORY_LINE_LENGTH]
+    return {
+        "id": record.id if owns(who, record) else short_id(record.id),
+        "name": record.name,
+        "state": STATE_NAMES[record.state],
+        "client": record.client.id,
+        "worker": "" if record.worker is None else record.worker.name,
+        "attempt": record.begun,
+        "priority": record.options.priority,
+        "retries": record.options.retries,
+        "elements": record.elements,
+        "age": now - record.submitted,
+        "running_for": now - record.since if record.state in ACTIVE else None,
+        "duration": outcome.duration if finished and outcome is not None else None,
+        "error": error,
+        "history": list(record.history or ()),
+    }
+
+
+def calls_may_go_on(bundle: TaskRecord) -> bool:
+    """Whether it has ended, and some of its calls may go on."""
+    return bundle.outcome is not None and bundle.outcome.status in (SPLIT, CRASHED, LOST)
+
+
+MAX_HOLDERS_NAMED = 5
+
+
+def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
+    """Which tasks have what a queued one needs; its caller may be among them, and then neither ever ends."""
+    wanted = {name for name, _ in record.amounts}
+    able = [worker for worker in core.scheduler.workers.values() if worker.provides_all(record.requirements)]
+    holders = [
+        f"{short_id(other.id)} ({other.name}) on {worker.name}"
+        if seen(who, other)
+        else f"another's on {worker.name}"
+        for worker in able
+        for other in worker.tasks.values()
+        if any(name in wanted for name, _ in other.amounts)
+    ]
+    named = ", ".join(holders[:MAX_HOLDERS_NAMED]) + (", ..." if len(holders) > MAX_HOLDERS_NAMED else "")
+    told = f"no worker has {shown(record.amounts)} free; it is taken by {named}"
+    if record.depth:
+        told += (
+            "; it was submitted by a call: where that one is among them and waits for it, neither ever ends"
+        )
+    return told
+
+
+def seen(who: Principal, record: TaskRecord) -> bool:
+    """Whether that task is shown to them."""
+    return who.sees_all or owns(who, record)
+
+
+def describe_call(bundle: TaskRecord, index: int) -> dict[str, Any]:
+    """Where one call of a bundle differs from all of it. If that was split, the call waits for its client."""
+    described: dict[str, Any] = {
+        "id": call_id(bundle.id, index),
+        "elements": 1,
+        "state": STATE_NAMES[bundle.state],
+    }
+    outcome = None if bundle.outcome is None else outcome_of_call(bundle.outcome, index)
+    if outcome is None and calls_may_go_on(bundle):
+        described["state"] = STATE_NAMES[WAITING]
+    elif outcome is not None:
+        failed = outcome.status != OK
+        described |= {"state": STATE_NAMES[FAILED if failed else SUCCEEDED], "duration": outcome.duration}
+    return described
+
+
+def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
+    """In words: what the task is waiting for."""
+    scheduler = core.scheduler
+    if record.state == WAITING and record.unresolved_count:
+        missing = [
+            dependency
+            for dependency in record.depends_on
+            if dependency not in (record.dependency_results or ())
+        ]
+        return f"needs the results of {record.unresolved_count} other tasks, e.g. of {short_id(missing[0])}"
+    if record.state == WAITING:
+        if record.delayed and record.unbegun and record.options.at_most_once and core.journal_fails:
+            return "is to run at most once, and that it begins cannot be written to the journal"
+        if record.begun == 0:
+            return "may be with a worker that has not come back since the coordinator was started again"
+        return "waits before its next attempt"
+    if record.state != QUEUED:
+        return ""
+    if not scheduler.workers:
+        return "no worker has joined the cluster"
+    complaint = scheduler.missing_modules.why(record)
+    if complaint:
+        return complaint
+    required = record.requirements
+    if not any(worker.provides_all(required) for worker in scheduler.workers.values()):
+        return f"no worker provides {shown(required)}"
+    if record.client.id in scheduler.queue.backpressured:
+        return "its client does not take the outcomes that it already has"
+    if not any(worker.fits(required) for worker in scheduler.workers.values()):
+        return held_by_others(core, record, who)
+    return f"all slots are taken; {scheduler.counts[QUEUED]} tasks are queued"

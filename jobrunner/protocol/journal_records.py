@@ -1,0 +1,158 @@
+"""What a coordinator has kept so that accepted work survives its own death; the records, not the file.
+
+The core says what is to be kept (`effects.WriteJournal`), its driver writes it in one transaction and answers with
+`JournalWritten` or `JournalFailed`. A detached task is confirmed (`messages.Accepted`) only once it is written, and a
+worker's message only once the outcomes in it that are to be kept are. Other tasks their clients keep as well.
+
+A task is kept from its acceptance until it is `gone`: ended, with nobody who could still ask for its outcome. The
+outcome of a detached task is kept in its place, until it is forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+from jobrunner.protocol.wire.ids import ClientId, TaskId
+from jobrunner.protocol.wire.messages import FunctionDef, FunctionKey, Outcome, TaskSpec
+from jobrunner.protocol.wire.payloads import payload_size
+
+
+class Progress(NamedTuple):
+    """The counts of a task that no restart may reset, and its history."""
+
+    attempt: int = 0
+    failures: int = 0
+    crashes: int = 0
+    history: tuple[str, ...] = ()
+    unbegun: int = 0
+    """Of the attempts."""
+
+
+class KeptOutcome(NamedTuple):
+    """How a detached task ended. `age` is in seconds, 0 when it is written."""
+
+    name: str
+    outcome: Outcome
+    age: float = 0.0
+
+
+@dataclass(slots=True)
+class JournalEntry:
+    """One transaction."""
+
+    functions: list[FunctionDef] = field(default_factory=list)
+    """All that `accepted` names, with their parts; those that the journal has already it need not write again."""
+    accepted: list[TaskSpec] = field(default_factory=list)
+    progress: list[tuple[TaskId, Progress]] = field(default_factory=list)
+    outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
+    """Each takes the place of its task."""
+    gone: dict[TaskId, None] = field(default_factory=dict)
+    """Tasks and kept outcomes that nobody needs any more; none that is in `outcomes`."""
+    owners: dict[ClientId, str] = field(default_factory=dict)
+    """The public keys of those who submitted `accepted`; behind a space, that of whom they did it for, if another's."""
+
+    def keep(self, kept: KeptOutcome) -> None:
+        self.gone.pop(kept.outcome.id, None)
+        self.outcomes[kept.outcome.id] = kept
+
+    def drop(self, task_id: TaskId) -> None:
+        self.outcomes.pop(task_id, None)
+        self.gone[task_id] = None
+
+    def __bool__(self) -> bool:
+        return bool(self.accepted or self.progress or self.outcomes or self.gone)
+
+
+@dataclass(slots=True)
+class JournalState:
+    """All that a journal holds: what a coordinator starts with. Tasks are in the order of their acceptance."""
+
+    functions: dict[FunctionKey, FunctionDef] = field(default_factory=dict)
+    """At least those that the tasks name, as `function` or `initializer`, and their parts."""
+    tasks: dict[TaskId, tuple[TaskSpec, Progress]] = field(default_factory=dict)
+    outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
+    owners: dict[ClientId, str] = field(default_factory=dict)
+    """At least those of the clients of `tasks` and `outcomes`, as far as they have keys; as in a JournalEntry."""
+
+    def copy(self) -> JournalState:
+        """One that does not change with this one."""
+        return JournalState(dict(self.functions), dict(self.tasks), dict(self.outcomes), dict(self.owners))
+
+    def needed_functions(self) -> set[FunctionKey]:
+        """What the tasks name, and the parts of that."""
+        named = {
+            key
+            for spec, _ in self.tasks.values()
+            for key in (spec.function, spec.initializer)
+            if key is not None
+        }
+        return named.union(*(self.functions[key].parts for key in named if key in self.functions))
+
+    def apply(self, entry: JournalEntry) -> None:
+        """What holds after one more entry."""
+        self.owners.update(entry.owners)
+        for definition in entry.functions:
+            self.functions[definition.key] = definition
+        for spec in entry.accepted:
+            self.tasks[spec.id] = (spec, Progress())
+        for task_id, progress in entry.progress:
+            known = self.tasks.get(task_id)
+            if known is not None:
+                self.tasks[task_id] = (known[0], progress)
+        for task_id, kept in entry.outcomes.items():
+            self.tasks.pop(task_id, None)
+            self.outcomes[task_id] = kept
+        for task_id in entry.gone:
+            self.tasks.pop(task_id, None)
+            self.outcomes.pop(task_id, None)
+
+
+@dataclass(slots=True)
+class Owed:
+    """What could not be written yet though it must be: at most one thing of each task.
+
+    So it is bounded by what is in the journal and by the outcomes that are kept, however often writing fails.
+    """
+
+    gone: dict[TaskId, None] = field(default_factory=dict)
+    outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
+    progress: dict[TaskId, Progress] = field(default_factory=dict)
+
+    def add(self, entry: JournalEntry, state: JournalState) -> None:
+        """Take over all of an entry but its new tasks, which are refused; `state` is what the journal holds."""
+        for task_id, progress in entry.progress:
+            if task_id in state.tasks and task_id not in self.gone and task_id not in self.outcomes:
+                self.progress[task_id] = progress
+        for task_id, kept in entry.outcomes.items():
+            self._drop(task_id)
+            self.outcomes[task_id] = kept
+        for task_id in entry.gone:
+            self._drop(task_id)
+            if task_id in state.tasks or task_id in state.outcomes:
+                self.gone[task_id] = None
+
+    def part(self, most_tasks: int, most_bytes: int) -> JournalEntry:
+        """Some of it, as one entry; at least one thing. What makes the journal smaller comes first."""
+        entry = JournalEntry(gone=dict.fromkeys(islice(self.gone, most_tasks)))
+        size, left = 0, most_tasks - len(entry.gone)
+        for task_id, kept in islice(self.outcomes.items(), left):
+            size += payload_size(kept.outcome.payload)
+            if size > most_bytes and entry:
+                return entry
+            entry.outcomes[task_id] = kept
+        entry.progress += islice(self.progress.items(), left - len(entry.outcomes))
+        return entry
+
+    def written(self, part: JournalEntry) -> None:
+        for task_id in (*part.gone, *part.outcomes, *(task_id for task_id, _ in part.progress)):
+            self._drop(task_id)
+
+    def _drop(self, task_id: TaskId) -> None:
+        self.gone.pop(task_id, None)
+        self.outcomes.pop(task_id, None)
+        self.progress.pop(task_id, None)
+
+    def __bool__(self) -> bool:
+        return bool(self.gone or self.outcomes or self.progress)

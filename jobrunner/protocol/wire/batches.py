@@ -1,0 +1,104 @@
+"""Cuts what has gathered into messages of a size that every peer takes (`checks.MAX_HEADER_BYTES`); pure.
+
+Counted is what stays in the header whatever it holds: ids, options, details. Payloads and functions do not count, since
+`codec` makes frames of their own of them where there are many; but the number of their frames does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.messages import Detail, FunctionDef, Outcome, TaskOptions, TaskSpec, Wait
+from jobrunner.protocol.wire.payloads import BUFFER_BYTES, Payload, buffer_count
+
+BATCH_BYTES = 8 * 1024 * 1024
+"""Header bytes from which on a message is full; a single entry may have more."""
+
+BATCH_ENTRIES = 20_000
+
+ENTRY_BYTES = 400
+"""Of an entry beside what is counted; more than most take. Small payloads (`codec.SMALL_INLINE_LIMIT`) are within."""
+
+PART_BYTES = 40
+"""Of the key of a part of a function."""
+
+Entry = TypeVar("Entry")
+
+
+def batches(entries: Iterable[Entry], size: Callable[[Entry], int]) -> Iterator[list[Entry]]:
+    """The entries in order, in lists that are each a message's worth. What fills a message is one alone."""
+    batch: list[Entry] = []
+    total = 0
+    for entry in entries:
+        more = size(entry)
+        if batch and more >= BATCH_BYTES:
+            yield batch
+            batch, total = [], 0
+        total += more
+        batch.append(entry)
+        if total >= BATCH_BYTES or len(batch) >= BATCH_ENTRIES:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+
+
+def of_id(task_id: str) -> int:
+    return len(task_id) + 8
+
+
+def of_ids(ids: Iterable[str]) -> int:
+    return sum(map(of_id, ids))
+
+
+def of_task(spec: TaskSpec) -> int:
+    size = of_call(spec.options, spec.depends_on) + of_payload(spec.payload)
+    return size + sum(map(of_id, spec.depends_on)) if spec.depends_on else size
+
+
+def of_call(options: TaskOptions, depends_on: Sequence[TaskId]) -> int:
+    """Of a call with its options, and with the results of so many others."""
+    size = ENTRY_BYTES
+    if depends_on:
+        size += ENTRY_BYTES * len(depends_on)
+    if options.retry_on:
+        size += len(options.retry_on)
+    if options.resources:
+        size += sum([16 + of_value(name) for name, _ in options.resources])
+    return size
+
+
+def of_wait(wait: Wait) -> int:
+    return ENTRY_BYTES + of_ids(wait.calls)
+
+
+def of_payload(payload: Payload) -> int:
+    """Of its frames, of which a message takes only so many; where it has none, it is within ENTRY_BYTES."""
+    return 0 if type(payload) is bytes else BUFFER_BYTES * buffer_count(payload)
+
+
+def of_outcome(outcome: Outcome) -> int:
+    size = ENTRY_BYTES + of_payload(outcome.payload)
+    return size if outcome.detail is None else size + of_detail(outcome.detail)
+
+
+def of_definition(definition: FunctionDef) -> int:
+    size = ENTRY_BYTES + of_payload(definition.blob) + PART_BYTES * len(definition.parts)
+    return size + of_value(definition.modules) + of_value(definition.ships)
+
+
+def of_detail(detail: Detail) -> int:
+    return sum(16 + of_value(value) for value in detail.values())
+
+
+def of_value(value: Any) -> int:
+    """Roughly; a character may take up to four bytes."""
+    if isinstance(value, (str, bytes)):
+        return 2 * len(value)
+    if isinstance(value, dict):
+        return of_detail(value)
+    if isinstance(value, (list, tuple)):
+        return sum(8 + of_value(item) for item in value)
+    return 8

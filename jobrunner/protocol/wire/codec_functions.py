@@ -1,0 +1,306 @@
+"""From the declaration of a record (see `messages`) to the functions that pack it, and unpack and check it.
+
+As `dataclasses` does it, the functions are written as source text and compiled, so that a message of hundreds of calls
+is checked in one pass in which a legal value costs no call. Tracebacks show that text, and
+
+    python -m jobrunner.protocol.wire.codec_functions Submit
+
+prints it. In it, fields are variables of their own names, and what begins with an underscore comes from here. `codec`
+has this done for the first message of a type that comes or goes, since a process meets only some of them.
+"""
+
+from __future__ import annotations
+
+import builtins
+import linecache
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from types import FunctionType, NoneType, UnionType
+from typing import Annotated, Any, NewType, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from jobrunner.errors import ProtocolError
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.checks import (
+    NAME,
+    AtMost,
+    Cut,
+    Different,
+    LeftOut,
+    Length,
+    Limit,
+    mapping,
+    sequence,
+    wrong_type,
+)
+from jobrunner.protocol.wire.payloads import Payload
+
+HEAD = 5
+"""Fields of a header that come before those of its message: version, session, seq, ack, number of the type."""
+
+UNUSED_BUILTINS = {"id"}
+"""Names of fields that are those of built-in functions, which the compiled code does not call."""
+
+new_tuple = tuple.__new__
+"""What the class of a NamedTuple calls in the end; to call the class itself takes three times as long."""
+
+
+class Declared:
+    """A type that a field is declared with: what it is, its limits, and whether the field may be None."""
+
+    def __init__(self, hint: Any) -> None:
+        self.optional = False
+        self.marks: tuple[Any, ...] = ()
+        while True:
+            origin, args = get_origin(hint), get_args(hint)
+            if origin is Annotated:
+                hint, self.marks = args[0], self.marks + args[1:]
+            elif origin in (Union, UnionType) and NoneType in args:
+                (hint,) = [arg for arg in args if arg is not NoneType]
+                self.optional = True
+            elif isinstance(hint, NewType):
+                hint, self.marks = hint.__supertype__, self.marks or (NAME,)
+            else:
+                break
+        self.hint = hint
+        self.kind = origin or hint
+        """The class; of list[int], list."""
+        self.args = args
+        self._refuse_marks_without_effect()
+
+    def _refuse_marks_without_effect(self) -> None:
+        if any(isinstance(mark, FunctionType) for mark in self.marks):
+            known: tuple[type, ...] = (FunctionType,)
+        elif self.fields is not None:
+            known = (LeftOut,)
+        else:
+            known = {list: (AtMost,), tuple: (AtMost, Different)}.get(self.kind, (Limit, Cut))
+        for mark in self.marks:
+            if not isinstance(mark, known) or sum(type(mark) is type(other) for other in self.marks) > 1:
+                raise TypeError(f"{self.hint}: a {type(mark).__name__} has no effect here")
+
+    def mark(self, kind: type) -> Any:
+        """Its limit, or whatever else, of that class; or None."""
+        return next((mark for mark in self.marks if isinstance(mark, kind)), None)
+
+    @property
+    def fields(self) -> dict[str, Any] | None:
+        """The names and types of what is in it, in their order, if it is a record or a tuple of so many entries."""
+        if self.kind is tuple and self.args[-1] is not ...:
+            return {f"entry_{number}": arg for number, arg in enumerate(self.args)}
+        return fields_of(self.kind) if hasattr(self.kind, "_fields") else None
+
+
+@cache
+def fields_of(record: type) -> dict[str, Any]:
+    """The fields of a dataclass or a NamedTuple, in their order, and their types."""
+    hints = get_type_hints(record, include_extras=True)
+    if taken := hints.keys() & vars(builtins).keys() - UNUSED_BUILTINS:
+        raise TypeError(f"{record.__name__}: {taken} may mean something else in the code that is compiled")
+    return hints
+
+
+class Code:
+    """The source text of one function, and the objects that it names."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Any] = {}
+        self.has_payloads = False
+
+    def name(self, what: str, value: Any) -> str:
+        """What an object is called in the text: `what`, or with a number if that is another one."""
+        name, number = what, 1
+        while self.objects.setdefault(name, value) is not value:
+            number += 1
+            name = f"{what}_{number}"
+        return name
+
+    def compiled(self, text: str, title: str) -> Callable[..., Any]:
+        file = f"<jobrunner.protocol: {title}>"
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+        exec(compile(text, file, "exec"), self.objects)
+        function: Callable[..., Any] = self.objects["function"]
+        return function
+
+    # --- packing: expressions for what msgpack is given; the variable itself where it takes that ------------------
+
+    def write(self, hint: Any, value: str) -> str:
+        declared = Declared(hint)
+        written = self._write(declared, value)
+        if declared.optional and written != value:
+            return f"(None if {value} is None else {written})"
+        return written
+
+    def _write(self, declared: Declared, value: str) -> str:
+        if declared.hint == Payload:
+            self.has_payloads = True
+            return f"({value} if type({value}) is bytes and len({value}) <= _inline else _payload({value}))"
+        if declared.mark(Cut):
+            return f"{value}[:{declared.mark(Length).most}]"
+        if left_out := declared.mark(LeftOut):
+            default = self.name("_default", left_out.default)
+            return f"(None if {value} is {default} or {value} == {default} else {value})"
+        if declared.mark(FunctionType):
+            return value
+        if declared.kind is Mapping:
+            return f"dict({value})"
+        if declared.kind in (list, tuple) and declared.fields is None:
+            return self._write_all(declared.args[0], value)
+        return value
+
+    def _write_all(self, entry: Any, values: str) -> str:
+        """All entries of a list, or of a tuple of any length."""
+        fields = Declared(entry).fields
+        if fields is None:
+            each = f"{values}_entry"
+            written = self.write(entry, each)
+        else:
+            each = ", ".join(fields)
+            written = ", ".join([self.write(hint, name) for name, hint in fields.items()])
+        if written == each:
+            return values
+        if fields is not None:
+            written = f"({written})"
+        return f"[{block(written, f'for {each} in {values}')}]"
+
+    # --- unpacking: expressions for what is legal in a variable; anything else there raises a ProtocolError -------
+
+    def read(self, hint: Any, value: str) -> str:
+        declared = Declared(hint)
+        read = self._read(declared, value)
+        return f"(None if {value} is None else {read})" if declared.optional else read
+
+    def _read(self, declared: Declared, value: str) -> str:
+        kind = declared.kind
+        if declared.hint == Payload:
+            self.has_payloads = True
+            return f"({value} if type({value}) is bytes else _payload({value}))"
+        if left_out := declared.mark(LeftOut):
+            record = self.name("_record", record_reader(kind))
+            return f"({self.name('_default', left_out.default)} if {value} is None else {record}({value}))"
+        if check := declared.mark(FunctionType):
+            return f"{self.name('_' + check.__name__, check)}({value})"
+        if declared.fields is not None:
+            raise TypeError(f"{value}: a record stands in a list, or is LeftOut where it is the default")
+        if kind is Mapping:
+            what, entry = declared.args
+            pairs = f"{self.name('_mapping', mapping)}({value}).items()"
+            return f"{{{self.read(what, 'key')}: {self.read(entry, 'entry')} for key, entry in {pairs}}}"
+        if kind is list:
+            return f"[{self._read_all(declared, value)}]"
+        if kind is tuple:
+            read = f"tuple([{self._read_all(declared, value)}])"
+            if different := declared.mark(Different):
+                read = f"{self.name('_different', different.checked)}({read})"
+            return f"(() if {value} == () else {read})"
+        return self._read_scalar(declared, value)
+
+    def _read_all(self, declared: Declared, values: str) -> str:
+        """What is between the brackets of a comprehension, for a list or a tuple of any length."""
+        limit, entry = declared.mark(AtMost), declared.args[0]
+        checked = self.name("_limited", limit.checked) if limit else self.name("_sequence", sequence)
+        entries = f"{checked}({values})"
+        fields = Declared(entry).fields
+        if fields is None:
+            each = f"{values}_entry"
+            read = self.read(entry, each)
+        else:
+            each = ", ".join(fields)
+            entries = f"map({self.name('_sequence', sequence)}, {entries})"
+            read = self.record(Declared(entry).kind, fields)
+        return block(read, f"for {each} in {entries}")
+
+    def record(self, kind: type, fields: dict[str, Any]) -> str:
+        """A record, or a tuple of so many entries, from the variables of its fields' names."""
+        read = block(*[f"{self.read(hint, name)}," for name, hint in fields.items()])
+        if kind is tuple:
+            return f"({read})"
+        return f"{self.name('_new', new_tuple)}({self.name('_' + kind.__name__, kind)}, ({read}))"
+
+    def _read_scalar(self, declared: Declared, value: str) -> str:
+        kind, limit = declared.kind, declared.mark(Limit)
+        if kind is bool:
+            return f"({value} if type({value}) is bool else {self.name('_not_bool', not_bool)}({value}))"
+        if limit is None or kind not in limit.types:
+            raise TypeError(f"{value}: a message holds no {declared.hint} without a limit for it")
+        refuse = self.name(f"_refuse_{value}", partial(limit.refuse, kind))
+        return f"({value} if {limit.test(value, kind)} else {refuse}({limit.arguments(value)}))"
+
+
+def not_bool(value: Any) -> NoReturn:
+    wrong_type(bool, value)
+
+
+def writer_text(code: Code, message: type, version: int, number: int) -> str:
+    """A function from an envelope to its header as msgpack takes it; frames of payloads go to the `Writer`."""
+    fields = fields_of(message)
+    head = [str(version), "_envelope.session", "_envelope.seq", "_envelope.ack", str(number)]
+    written = [f"{code.write(hint, name)}," for name, hint in fields.items()]
+    lines = ["_message = _envelope.message"] if fields else []
+    lines += [f"{name} = _message.{name}" for name in fields]
+    if code.has_payloads:
+        lines.append("_payload, _inline = _writer.payload, _writer.inline_limit")
+    return function_text("_envelope, _writer", *lines, f"return ({block(', '.join(head) + ',', *written)})")
+
+
+def reader_text(code: Code, message: type) -> str:
+    """A function from an unpacked header to its message; frames of payloads come from the `Reader`."""
+    fields = fields_of(message)
+    read = [f"{code.read(hint, name)}," for name, hint in fields.items()]
+    lines = []
+    if fields:
+        lines += ["try:", *[f"    {name} = _head[{number}]" for number, name in enumerate(fields, HEAD)]]
+        lines += ["except IndexError:", f"    {code.name('_too_few', partial(too_few, message))}(_head)"]
+    if code.has_payloads:
+        lines.append("_payload = _reader.payload")
+    return function_text("_head, _reader", *lines, f"return {code.name('_message', message)}({block(*read)})")
+
+
+def function_text(parameters: str, *lines: str) -> str:
+    return f"def function({parameters}):{block(*lines)}"
+
+
+def block(*lines: str) -> str:
+    """These in lines of their own, further to the right than what stands around them."""
+    return "".join(["\n    " + line.replace("\n", "\n    ") for line in lines]) + "\n" if lines else ""
+
+
+def too_few(message: type, head: tuple[Any, ...]) -> NoReturn:
+    """What a later version adds at the end is not looked at; but nothing may be missing."""
+    there = len(head) - HEAD
+    raise ProtocolError(f"too few fields for {message.__name__}: {there} of {len(fields_of(message))}")
+
+
+def message_writer(
+    message: type[m.Message], version: int, number: int
+) -> Callable[[m.Envelope, Any], tuple[Any, ...]]:
+    code = Code()
+    return code.compiled(writer_text(code, message, version, number), f"writes {message.__name__}")
+
+
+def message_reader(message: type[m.Message]) -> Callable[[tuple[Any, ...], Any], m.Message]:
+    code = Code()
+    return code.compiled(reader_text(code, message), f"reads {message.__name__}")
+
+
+@cache
+def record_reader(record: type) -> Callable[[Any], Any]:
+    """What unpacks and checks a record that stands alone, and has no payload in it."""
+    code, fields = Code(), fields_of(record)
+    names = f"{', '.join(fields)} = {code.name('_sequence', sequence)}(_value)"
+    text = function_text("_value", names, f"return {code.record(record, fields)}")
+    return code.compiled(text, f"reads {record.__name__}")
+
+
+def value_functions(hint: Any, title: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """What packs, and what unpacks and checks, a single value that is declared so, and has no payload in it."""
+    writes, reads = Code(), Code()
+    return (
+        writes.compiled(function_text("value", f"return {writes.write(hint, 'value')}"), f"writes {title}"),
+        reads.compiled(function_text("value", f"return {reads.read(hint, 'value')}"), f"reads {title}"),
+    )
+
+
+if __name__ == "__main__":
+    for message in [getattr(m, name) for name in sys.argv[1:]]:
+        print(writer_text(Code(), message, 0, 0), reader_text(Code(), message), sep="\n")

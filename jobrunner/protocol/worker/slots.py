@@ -1,0 +1,468 @@
+"""What the worker's core knows of one slot, and how many tasks to put into it at a time; pure.
+
+Short tasks go into a slot several at a time, so that a call costs no message of its own; of longer ones the next is at
+hand. What a slot has not started can be recalled, so a wrong guess costs `RECALL_AFTER`, not the length of the task in
+front; where another slot has nothing to do, `RETRACT_WHEN_IDLE_AFTER`. A slot may be unable to answer, because a call
+keeps all else in its process from running: after `ANSWER_WITHIN` it is taken back without the slot.
+
+A slot serves one owner in its life: what a task leaves behind in its process (environment variables, modules, open
+files) is met by tasks of the same owner alone. Calls that bring modules along (FunctionDef.ships) have an owner of
+their own here, so that nobody meets the modules of others, nor another version of his own. So have the calls that a
+program makes after it has come to another version of one of its modules (FunctionDef.epoch): a process keeps what it
+has imported.
+
+An idle slot whose owner has nothing queued makes way at once for a new process, where tasks of another owner wait
+without a slot: one slot for each task, but no more of them than have work for `START_SECONDS` each, so that two owners
+of short calls do not start processes for each other all the time. Idle slots of earlier epochs make way for each task
+of a later one. Where more owners have tasks here than there are slots, a busy slot that has served its owner for
+`FAIRNESS_QUANTUM` makes way as soon as it is idle.
+
+Where calls leak, a slot may make only so many: each call of a bundle and each element of a chunk counts, from the
+moment that the slot is given it until it gives it back. A slot that may make no more ends when it is idle, and a new
+process takes its place. A task of more calls than that fits into no slot, and is not taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeAlias
+
+from jobrunner.protocol.tuning import (
+    ANSWER_WITHIN,
+    MIN_ESTIMATE,
+    ONE_AHEAD_MAX_SECONDS,
+    RECALL_AFTER,
+    RETRACT_WHEN_IDLE_AFTER,
+    SLOT_LIMIT,
+    SLOT_SECONDS,
+    START_SECONDS,
+    UNKNOWN,
+)
+from jobrunner.protocol.wire.ids import SlotId, TaskId
+from jobrunner.protocol.wire.messages import Assignment, FunctionDef, FunctionKey, Wait, calls_in
+from jobrunner.protocol.wire.payloads import Payload
+
+STARTING = "starting"
+READY = "ready"
+ENDING = "ending"
+"""Told to end, or killed; its exit has not been confirmed."""
+
+UNLIMITED = 2**62
+"""Calls; more than a process can make."""
+
+
+class Owner(NamedTuple):
+    """Whose tasks a slot runs in its life."""
+
+    key: str = ""
+    """Of who has submitted them, as the coordinator tells it."""
+    initializer: FunctionKey | None = None
+    """What prepares the slots for them, where that makes them unfit for others."""
+    epoch: int = 0
+    """Of the program's modules, see FunctionDef."""
+
+    def replaces(self, other: Owner) -> bool:
+        """Whether slots of the other are of no more use where these tasks wait."""
+        return self.key == other.key and self.epoch > other.epoch
+
+
+NOBODY = Owner()
+
+
+class WorkerTask:
+    """A task at the worker, from its assignment until its outcome is on its way."""
+
+    __slots__ = (
+        "announced",
+        "assignment",
+        "estimate",
+        "number",
+        "owner",
+        "slot",
+        "stop_at",
+        "stop_reason",
+        "stop_stage",
+        "wait",
+        "was_split",
+    )
+
+    def __init__(self, assignment: Assignment, owner: Owner = NOBODY) -> None:
+        self.assignment = assignment
+        self.owner = owner
+        self.slot: Slot | None = None
+        self.number = 0
+        self.estimate = 0.0
+        self.announced = False
+        """The coordinator was told that it runs."""
+        self.wait: Wait | None = None
+        """What it waits for, as its slot has told."""
+        self.was_split = False
+        """A bundle (or chunk) that is being stopped, and that its slot has split (or divided) meanwhile."""
+        self.stop_reason: int | None = None
+        """The status that it will end with (CANCELLED or TIMED_OUT) once it is being stopped."""
+        self.stop_stage = 0
+        """How many of the steps SIGINT, SIGTERM, SIGKILL have been taken."""
+        self.stop_at: float | None = None
+        """When the next step is due (before the first: when its time is up)."""
+
+    @property
+    def id(self) -> TaskId:
+        return self.assignment.id
+
+    @property
+    def elements(self) -> int:
+        return calls_in(self.assignment.span)
+
+    @property
+    def bundled(self) -> bool:
+        """Whether its slot can split it."""
+        return isinstance(self.assignment.span, int)
+
+    @property
+    def is_chunk(self) -> bool:
+        """Whether its slot can give back what it has not begun of it."""
+        return isinstance(self.assignment.span, tuple)
+
+    @property
+    def may_be_divided(self) -> bool:
+        """Whether a part of it can be a task of its own, see `division`."""
+        return self.is_chunk and not (self.assignment.values or self.assignment.options.detach)
+
+    @property
+    def payload(self) -> Payload:
+        return self.assignment.payload
+
+
+class LocalQueue:
+    """The tasks that wait for a slot: in order, for each owner. Owners are in the order in which they came."""
+
+    __slots__ = ("_queues", "_size")
+
+    def __init__(self) -> None:
+        self._queues: dict[Owner, deque[WorkerTask]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[WorkerTask]:
+        for queue in self._queues.values():
+            yield from queue
+
+    @property
+    def owners(self) -> Iterable[Owner]:
+        return self._queues.keys()
+
+    def count(self, owner: Owner) -> int:
+        """Tasks of that owner."""
+        return len(self._queues.get(owner, ()))
+
+    def tasks_of(self, owner: Owner) -> Iterable[WorkerTask]:
+        """In order."""
+        return self._queues.get(owner, ())
+
+    def push(self, task: WorkerTask, *, front: bool = False) -> None:
+        queue = self._queues.get(task.owner)
+        if queue is None:
+            queue = self._queues[task.owner] = deque()
+        if front:
+            queue.appendleft(task)
+        else:
+            queue.append(task)
+        self._size += 1
+
+    def first(self, owner: Owner) -> WorkerTask | None:
+        """The next task of that owner."""
+        queue = self._queues.get(owner)
+        return queue[0] if queue else None
+
+    def pop(self, owner: Owner) -> WorkerTask:
+        """Take what `first` gives."""
+        task = self._queues[owner].popleft()
+        self._taken(owner)
+        return task
+
+    def remove(self, task: WorkerTask) -> None:
+        self._queues[task.owner].remove(task)
+        self._taken(task.owner)
+
+    def cut(self, keep: int) -> list[WorkerTask]:
+        """Take all but the first `keep`."""
+        tasks = list(self)
+        self._queues.clear()
+        self._size = 0
+        for task in tasks[:keep]:
+            self.push(task)
+        return tasks[keep:]
+
+    def neediest(self, slots: Iterable[Slot]) -> Owner:
+        """The owner whom the fewest of these slots serve; the one that came first, of several."""
+        if len(self._queues) == 1:
+            return next(iter(self._queues))
+        served = [slot.owner for slot in slots if slot.stays]
+        return min(self._queues, key=served.count)
+
+    def _taken(self, owner: Owner) -> None:
+        self._size -= 1
+        if not self._queues[owner]:
+            del self._queues[owner]
+
+
+class Slot:
+    """One process of the worker."""
+
+    __slots__ = (
+        "blocked",
+        "calls_left",
+        "division",
+        "division_asked_at",
+        "id",
+        "kill_at",
+        "known",
+        "last",
+        "leaving",
+        "owned_since",
+        "owner",
+        "progress",
+        "queue",
+        "recalled",
+        "recalled_at",
+        "retracted_at",
+        "seconds",
+        "sent",
+        "state",
+        "to_drop",
+    )
+
+    def __init__(self, slot: SlotId, calls: int | None = None) -> None:
+        self.id = slot
+        self.calls_left = UNLIMITED if calls is None else calls
+        """Calls that its process may still be given."""
+        self.state = STARTING
+        self.queue: dict[int, WorkerTask] = {}
+        """By number, in the order in which it runs them; the first is the running one, as far as we know."""
+        self.known: set[FunctionKey] = set()
+        self.to_drop: list[FunctionKey] = []
+        """Functions that its process may drop, when it is next given something."""
+        self.sent = 0
+        self.seconds = 0.0
+        """Estimated work in it."""
+        self.progress = 0.0
+        """When it last began or finished something."""
+        self.recalled = False
+        self.recalled_at = -math.inf
+        self.division = 0
+        """The number of the chunk that it was asked to divide, until it answers; 0: none."""
+        self.division_asked_at = -math.inf
+        self.retracted_at = -math.inf
+        """When it was last tried to take tasks back without its help."""
+        self.owner: Owner | None = None
+        """Whose tasks it has run, once it has run one."""
+        self.owned_since = 0.0
+        self.kill_at: float | None = None
+        """When it is killed, while it ends by itself."""
+        self.last: tuple[TaskId, str] | None = None
+        """Id and name of a task that has ended here: what is printed between tasks is put down to it."""
+        self.leaving = False
+        """It gets no more tasks, and ends when it is idle."""
+        self.blocked = False
+        """Its task waits for other tasks, so another slot stands in for it."""
+
+    def learns(self, key: FunctionKey) -> bool:
+        """Note that the slot needs this function; True if it must be sent first."""
+        if key in self.known:
+            return False
+        self.known.add(key)
+        if key in self.to_drop:  # it was not told yet, and still has it
+            self.to_drop.remove(key)
+            return False
+        return True
+
+    def lacks(
+        self, definition: FunctionDef, functions: Mapping[FunctionKey, FunctionDef]
+    ) -> list[FunctionDef]:
+        """What must be sent before a call of this function, each part before it; from now on it counts as sent."""
+        parts = [functions[part] for part in definition.parts]
+        return [each for each in (*parts, definition) if self.learns(each.key)]
+
+    def drop_function(self, key: FunctionKey) -> None:
+        if key in self.known:
+            self.known.remove(key)
+            self.to_drop.append(key)
+
+    def put(self, task: WorkerTask, now: float) -> None:
+        if self.owner is None:
+            self.owner, self.owned_since = task.owner, now
+        self.sent += 1
+        self.calls_left -= task.elements
+        task.number = self.sent
+        task.slot = self
+        if not self.queue:
+            self.progress = now
+        self.queue[task.number] = task
+        self.seconds += task.estimate
+
+    def take_back(self, number: int) -> WorkerTask | None:
+        """Take a task out of it that it has not begun."""
+        task = self.take(number)
+        if task is not None:
+            self.calls_left += task.elements
+        return task
+
+    def take(self, number: int) -> WorkerTask | None:
+        task = self.queue.pop(number, None)
+        if task is not None:
+            task.slot = None
+            self.seconds = self.seconds - task.estimate if self.queue else 0.0
+        return task
+
+    @property
+    def stays(self) -> bool:
+        """Neither dying nor about to."""
+        return self.state != ENDING and not self.leaving
+
+    @property
+    def idle(self) -> bool:
+        return self.state == READY and not self.queue
+
+    def running(self) -> WorkerTask | None:
+        return next(iter(self.queue.values()), None)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether there are calls in it that wait for the one that runs."""
+        if len(self.queue) > 1:
+            return True
+        running = self.running()
+        return running is not None and running.bundled and not running.was_split
+
+    def recall_at(self, spare: bool) -> float | None:
+        """When to take back what it holds back; again and again, where a bundle cannot be split yet.
+
+        `spare`: another slot has nothing to do. A bundle is not split for that, since it will be over in no time.
+        """
+        if self.recalled or not self.holds_back:
+            return None
+        soon = spare and len(self.queue) > 1
+        return max(self.progress, self.recalled_at) + (RETRACT_WHEN_IDLE_AFTER if soon else RECALL_AFTER)
+
+    def retract_at(self) -> float | None:
+        """When to take back what was asked for without its help."""
+        if not (self.recalled or self.division):
+            return None
+        recalled = self.recalled_at if self.recalled and self.holds_back else math.inf
+        divides = self.division_asked_at if self.division in self.queue else math.inf
+        asked = min(recalled, divides)
+        return None if asked == math.inf else max(asked, self.retracted_at) + ANSWER_WITHIN
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether its call takes longer than any that others should wait behind."""
+        return now >= self.progress + RECALL_AFTER
+
+    def stalled(self, now: float) -> bool:
+        """Whether its task takes longer than was thought, or is being stopped: then nothing is to wait behind it."""
+        first = self.running()
+        return first is not None and (first.stop_reason is not None or self.is_stuck(now))
+
+    def serves(self, owner: Owner, now: float) -> bool:
+        """Whether that owner's tasks get into it as soon as those in it are over."""
+        return self.owner == owner and self.state == READY and not self.blocked and not self.stalled(now)
+
+    def has_capacity(self, estimate: float, alone: bool, calls: int = 1) -> bool:
+        """Whether one more task, of so many calls, may be put behind the ones that it has."""
+        if self.state != READY or self.blocked or self.leaving or calls > self.calls_left:
+            return False
+        if not self.queue:
+            return True
+        if alone or estimate == UNKNOWN or self.recalled or len(self.queue) >= SLOT_LIMIT:
+            return False
+        first = self.running()
+        if first is not None and first.assignment.options.timeout is not None:
+            return False
+        if self.seconds + max(estimate, MIN_ESTIMATE) <= SLOT_SECONDS:
+            return True
+        return len(self.queue) == 1 and max(self.seconds, estimate) <= ONE_AHEAD_MAX_SECONDS
+
+
+def outdated(slots: Iterable[Slot], queue: LocalQueue) -> list[Slot]:
+    """Idle slots of earlier epochs that nobody needs, as many as there are tasks of later ones without a slot."""
+    slots = list(slots)
+    free = sum(slot.owner is None for slot in slots)
+    found: list[Slot] = []
+    for owner in queue.owners:
+        if not owner.epoch:
+            continue
+        wanted = queue.count(owner) - free - len(found)
+        older = [
+            slot
+            for slot in slots
+            if slot.idle
+            and slot.owner is not None
+            and slot not in found
+            and owner.replaces(slot.owner)
+            and not queue.count(slot.owner)
+        ]
+        found += older[: max(0, wanted)]
+    return found
+
+
+Estimate: TypeAlias = "Callable[[WorkerTask], float]"
+"""Seconds that a task is expected to take, or UNKNOWN."""
+
+
+class Dismissal(NamedTuple):
+    """Slots that are to make way, and when to look again."""
+
+    slots: list[Slot]
+    look_at: float | None
+
+
+def unneeded(slots: Iterable[Slot], queue: LocalQueue, estimate: Estimate, now: float) -> Dismissal:
+    """Of these slots, which stay, idle ones whose owner has nothing queued: as many as others have use for.
+
+    Tasks that are known to be short wait for slots that serve their owner already, until one of these is stuck.
+    """
+    slots = list(slots)
+    idle = [slot for slot in slots if slot.idle and slot.owner is not None and not queue.count(slot.owner)]
+    if not idle:
+        return Dismissal([], None)
+    free = sum(slot.owner is None for slot in slots)
+    wanted = 0
+    busy: list[Slot] = []
+    for owner in queue.owners:
+        serving = [slot for slot in slots if slot.serves(owner, now)]
+        spare = sum([1.0 - work_for_slots(slot.queue.values(), estimate, 1) for slot in serving])
+        most = free + len(idle) + len(serving)
+        wanted += math.ceil(max(0.0, work_for_slots(queue.tasks_of(owner), estimate, most) - spare))
+        busy += [slot for slot in serving if slot.queue]
+    found = sorted(idle, key=lambda slot: slot.progress)[: max(0, wanted - free)]
+    look_at = min((slot.progress + RECALL_AFTER for slot in busy), default=None)
+    return Dismissal(found, look_at if len(found) < len(idle) else None)
+
+
+def work_for_slots(tasks: Iterable[WorkerTask], estimate: Estimate, most: int) -> float:
+    """How many slots these tasks keep busy for START_SECONDS, each task one at the most; no more than `most`."""
+    work = 0.0
+    for task in tasks:
+        work += share_of_slot(estimate(task))
+        if work >= most:
+            return float(most)
+    return work
+
+
+def filling(slots: int, tasks: Iterable[WorkerTask], estimate: Estimate) -> int:
+    """How many of these tasks, from the first on, will soon be run by so many slots that are starting."""
+    work, count = 0.0, 0
+    for task in tasks:
+        work += share_of_slot(estimate(task))
+        if work > slots:
+            break
+        count += 1
+    return count
+
+
+def share_of_slot(seconds: float) -> float:
+    """Of what a slot does in START_SECONDS, what a task takes that is expected to last so long."""
+    return 1.0 if seconds == UNKNOWN else min(seconds / START_SECONDS, 1.0)

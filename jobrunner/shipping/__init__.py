@@ -1,0 +1,1 @@
+"""Modules of the program that travel to the workers, and which version of a module is loaded where."""

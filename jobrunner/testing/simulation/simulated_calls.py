@@ -1,0 +1,69 @@
+"""Symbolic calls: a payload that says what the simulated slot is to do, and results that can be recognized."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgpack
+
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.wire.messages import Span
+from jobrunner.protocol.wire.payloads import Payload, buffers_of
+
+RETURN = "return"
+RAISE = "raise"
+CRASH = "crash"
+
+SIGINT = 0
+SIGTERM = 1
+SIGKILL = 2
+
+BIG = 20_000
+"""Bytes of a payload that travels as frames of its own."""
+
+
+class Call(NamedTuple):
+    """What a task does when a simulated slot runs it. `seconds` has an entry per element of its pack."""
+
+    seconds: tuple[float, ...]
+    ending: str = RETURN
+    guilty: int = 0
+    """The element in which it raises or crashes."""
+    bad_runs: int = 1_000_000
+    """So many executions end badly; later ones return."""
+    stopped_by: int = SIGINT
+    """The mildest signal that ends it."""
+    prints: bool = False
+    blocks: bool = False
+    """It waits, in its middle third, for tasks of its own."""
+    big: bool = False
+    """Its payload and result are large."""
+    holds: bool = False
+    """While one of its elements runs, nothing else in its process does."""
+
+    def payload(self) -> Payload:
+        told = self if self.holds else self[:-1]  # so that all else of a seed stays what it was
+        head: bytes = msgpack.packb(tuple(told))
+        return (head, bytes(BIG), b"") if self.big else head
+
+
+def read_call(payload: Payload) -> Call:
+    head = payload if isinstance(payload, bytes) else buffers_of(payload)[0]
+    return Call(*msgpack.unpackb(head, use_list=False))
+
+
+def result_of(task: TaskId, span: Span, call: Call) -> Payload:
+    """What the task returns; nothing else does."""
+    head: bytes = msgpack.packb(("result of", task, span, call.seconds[:1]))
+    return (head, bytes(BIG)) if call.big else head
+
+
+def error_of(task: TaskId) -> bytes:
+    """What the task raises."""
+    packed: bytes = msgpack.packb(("error of", task))
+    return packed
+
+
+def flat(payload: Payload) -> bytes:
+    """A payload in one piece."""
+    return payload if isinstance(payload, bytes) else b"".join(bytes(part) for part in buffers_of(payload))

@@ -1,0 +1,316 @@
+"""The slots of one host: child processes, each running one task at a time.
+
+    owner thread                                        slot (see child)
+    run, recall, interrupt, signal ---- data, control --->  main thread, control thread
+    poll <-------- data, pipes of descriptors 1 and 2, exit ---
+
+A SlotPool has no thread of its own and decides nothing: which task goes where, what is retried and when a
+slot is replaced is up to its owner (a worker's core). It does what it is told, and says what has happened.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import selectors
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from jobrunner.program.flags import THREAD_VARIABLES, Program, no_program
+from jobrunner.protocol.effects import SlotEvent, SlotExited, SlotNotStarted, SlotTask
+from jobrunner.protocol.wire.ids import SlotId
+from jobrunner.protocol.wire.messages import FunctionDef, FunctionKey
+from jobrunner.system.descriptors import is_shortage, make_room
+from jobrunner.system.forks import no_forks
+from jobrunner.system.host import current_environment
+from jobrunner.workers.framing import (
+    CONNECT,
+    DIVIDE,
+    INTERRUPT,
+    RECALL,
+    RUN,
+    ChannelError,
+    Outgoing,
+    detach,
+    header,
+    pack,
+)
+from jobrunner.workers.memory_limit import SHARED_IDLE
+from jobrunner.workers.slot_process import SlotProcess
+
+CANNOT_START = 127
+"""Exit code of a slot whose process could not be started; as a shell has it."""
+
+START_DESCRIPTORS = 16
+"""Descriptors that are taken while a slot starts, of which it keeps less than half."""
+
+# What a descriptor is. One poll handles them in this order, so that text comes before the outcome of the task
+# that printed it, and everything else before the end.
+PIPE, DATA, CONTROL, EXIT, WAKE = range(5)
+
+
+class SlotPool:
+    """The slots of one owner.
+
+    Not thread-safe: one thread owns the pool and calls everything. On Linux the slots die with the thread
+    that started them, so that thread must live as long as the pool.
+
+    A slot that has exited is unknown from the `poll` on that says so; commands to unknown slots do nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        environment: Mapping[str, str] | None = None,
+        shared_idle: int | None = None,
+        program: Program | None = None,
+        on_connect: Callable[[], str] = lambda: "",
+    ) -> None:
+        """`environment` is set in the slots on top of this process's own. `program`: whose calls they run.
+
+        `on_connect` is called when a call wants to make calls of its own, and says why it cannot, if so.
+
+        With `shared_idle` large payloads go to and from slots through shared memory, of which each slot may keep that
+        many bytes for the next ones; with 0 they only go there. None: slots have no shared memory.
+        """
+        self._environment = {**current_environment(), **(environment or {})}
+        self._environment.pop(SHARED_IDLE, None)
+        if shared_idle is not None:
+            self._environment[SHARED_IDLE] = str(shared_idle)
+        self._shares = bool(shared_idle)
+        self._program = program or no_program()
+        for name in THREAD_VARIABLES:
+            self._environment.setdefault(name, "1")
+        self._on_connect = on_connect
+        self._slots: dict[SlotId, SlotProcess] = {}
+        self._selector = selectors.DefaultSelector()
+        self._events: list[SlotEvent] = []
+        # Readable while `_events` waits to be fetched, so that whoever waits for `fileno` wakes up.
+        self._wake_reader, self._wake_writer = os.pipe()
+        self._selector.register(self._wake_reader, selectors.EVENT_READ, (WAKE, None))
+
+    def fileno(self) -> int:
+        """Becomes readable when `poll` has something to do."""
+        descriptor: int = self._selector.fileno()
+        return descriptor
+
+    def pids(self) -> list[int]:
+        """The process ids of its slots; from any thread."""
+        return [process.pid for process in list(self._slots.values())]
+
+    def poll(self) -> list[SlotEvent]:
+        """What has happened since the last call; never waits. Also sends what slots were too busy to take."""
+        ready = self._selector.select(0)
+        if len(ready) > 1:
+            ready.sort(key=lambda pair: pair[0].data[0])
+        for key, mask in ready:
+            kind: int = key.data[0]
+            process: SlotProcess | None = key.data[1]
+            if process is None:
+                os.read(self._wake_reader, 64)
+            elif self._slots.get(process.slot) is process:  # else it ended earlier in this loop
+                self._handle(kind, process, key.fd, mask)
+        events, self._events = self._events, []
+        return events
+
+    def spawn(self, slot: SlotId, hash_seed: int | None = None) -> None:
+        """Start a slot's process: a SlotReady follows, or a SlotExited where it cannot be started, or a SlotNotStarted
+        where that may be otherwise later.
+
+        `hash_seed`: as PYTHONHASHSEED has it; None: what this process's environment says.
+        """
+        if slot in self._slots:
+            raise ValueError(f"slot {slot} exists")
+        try:
+            make_room(START_DESCRIPTORS)
+            with no_forks:
+                process = SlotProcess(slot, self._environment, self._program, self._shares, hash_seed)
+        except (OSError, MemoryError) as exc:
+            why = f"cannot start a process for this slot: {exc}"
+            if isinstance(exc, MemoryError) or is_shortage(exc):
+                self._events.append(SlotNotStarted(slot, why))
+            else:
+                self._events.append(SlotExited(slot, 0, CANNOT_START, None, 0, why, 0, -1))
+            os.write(self._wake_writer, b"\0")
+            return
+        self._slots[slot] = process
+        self._selector.register(process.data, selectors.EVENT_READ, (DATA, process))
+        for fd in process.pipes:
+            self._selector.register(fd, selectors.EVENT_READ, (PIPE, process))
+        if process.pidfd >= 0:
+            self._selector.register(process.pidfd, selectors.EVENT_READ, (EXIT, process))
+
+    def run(
+        self,
+        slot: SlotId,
+        tasks: Sequence[SlotTask],
+        functions: Iterable[FunctionDef] = (),
+        to_drop: Iterable[FunctionKey] = (),
+    ) -> None:
+        """Give tasks to a slot, to run after those that it has; never waits for the slot to take them.
+
+        Their numbers must rise from call to call. `to_drop` takes effect before the first of `tasks`.
+        """
+        process = self._slots.get(slot)
+        if process is None:
+            return
+        buffers: list[Outgoing] = []
+        definitions = [(d.key, d.name, detach(d.blob, buffers), d.parts) for d in functions]
+        entries = [
+            (
+                *task[:5],
+                detach(task.payload, buffers),
+                *task[6:9],
+                [detach(value, buffers) for value in task.values],
+                task.retry_on,
+            )
+            for task in tasks
+        ]
+        process.runs += 1
+        if tasks:
+            process.last_given = tasks[-1].number
+        told = self._program.told()
+        news = None if told is process.told else list(told)
+        process.told = told
+        process.data.send(header(pack([RUN, definitions, list(to_drop), entries, news])), buffers)
+        if process.data.pending:
+            self._watch_data(process)
+
+    def recall(self, slot: SlotId, *, bundle: bool = True) -> None:
+        """Have the slot give back what it has not started: a SlotReturned follows.
+
+        `bundle`: have it split the bundle that it runs too; then a SlotSplit follows, if it can.
+        """
+        process = self._slots.get(slot)
+        if process is not None:
+            self._control(process, [RECALL, [process.runs, bundle]])
+
+    def retract(self, slot: SlotId, chunks: Sequence[int] = ()) -> None:
+        """Take back what the slot has not begun, though it does not answer: a SlotRetracted follows, unless it moves.
+
+        Of a bundle that runs, a SlotSplit comes before, and a SlotDivided of a chunk that is one of `chunks`. To be
+        called for a slot that has not moved for long: this takes about a millisecond.
+        """
+        process = self._slots.get(slot)
+        if process is not None:
+            self._take(process, lambda: process.retract(chunks))
+            os.write(self._wake_writer, b"\0")
+
+    def divide(self, slot: SlotId, number: int) -> None:
+        """Have the slot give back what it has not begun of that chunk, if it runs: then a SlotDivided follows."""
+        process = self._slots.get(slot)
+        if process is not None:
+            self._control(process, [DIVIDE, number])
+
+    def interrupt(self, slot: SlotId, number: int) -> None:
+        """Raise KeyboardInterrupt in that task, if it is the one that runs; at most once per task."""
+        process = self._slots.get(slot)
+        if process is not None:
+            self._control(process, [INTERRUPT, number])
+
+    def signal(self, slot: SlotId, name: str) -> None:
+        """Send a signal, such as "SIGTERM", to the slot's process group."""
+        process = self._slots.get(slot)
+        if process is not None:
+            process.signal(signal.Signals[name])
+
+    def end(self, slot: SlotId) -> None:
+        """Have the slot's process end by itself, once it has run what it has: a SlotExited follows.
+
+        It waits for its threads and calls what is registered with `atexit`, however long that takes.
+        """
+        process = self._slots.get(slot)
+        if process is not None and not process.ending:
+            process.ending = True
+            process.data.end()
+
+    def end_all(self, seconds: float, tell: Callable[[list[SlotEvent]], None]) -> None:
+        """Have all processes end by themselves within `seconds`, at the same time; kill what is left.
+
+        `tell` is given what they still say. Those that have run nothing are killed at once.
+        """
+        for process in self._slots.values():
+            if process.runs and seconds:
+                self.end(process.slot)
+            else:
+                process.signal(signal.SIGKILL)
+        until = time.monotonic() + seconds
+        waiting = select.poll()
+        waiting.register(self._selector.fileno(), select.POLLIN)
+        while any(process.ending for process in self._slots.values()):
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            waiting.poll(left * 1000)
+            tell(self.poll())
+        self.close()
+
+    def close(self) -> None:
+        """Kill all slots and what their tasks have started, and wait for their end. May be called again."""
+        for process in self._slots.values():
+            process.signal(signal.SIGKILL)
+        for process in self._slots.values():
+            process.discard()
+        self._slots.clear()
+        if self._selector.get_map() is not None:
+            self._selector.close()
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
+
+    def _handle(self, kind: int, process: SlotProcess, fd: int, mask: int) -> None:
+        if kind == PIPE:
+            events, open_still = process.read_pipe(fd)
+            self._events += events
+            if not open_still:
+                self._selector.unregister(fd)
+        elif kind == DATA:
+            self._handle_data(process, mask)
+        elif kind == CONTROL:
+            process.control.flush()
+            if not process.control.pending:
+                self._selector.unregister(fd)
+        else:
+            self._finish(process)
+
+    def _handle_data(self, process: SlotProcess, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            process.data.flush()
+            if not process.data.pending:
+                self._watch_data(process)
+        if mask & selectors.EVENT_READ and self._take(process, process.read_data):
+            if process.data.closed and process.ending and process.pidfd >= 0:
+                self._selector.unregister(process.data)  # its exit is near, and will be seen
+            elif process.data.closed:
+                self._finish(process)
+
+    def _take(self, process: SlotProcess, read: Callable[[], list[SlotEvent]]) -> bool:
+        """Take what a slot says. False if that makes no sense: then the slot is gone."""
+        try:
+            self._events += read()
+        except ChannelError:
+            process.signal(signal.SIGKILL)  # a task has damaged the slot
+            self._finish(process)
+            return False
+        if process.wants_to_connect:
+            process.wants_to_connect = False
+            self._control(process, [CONNECT, self._on_connect()])
+        return True
+
+    def _watch_data(self, process: SlotProcess) -> None:
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if process.data.pending else 0)
+        self._selector.modify(process.data, mask, (DATA, process))
+
+    def _control(self, process: SlotProcess, item: list[Any]) -> None:
+        process.control.send(header(pack(item)))
+        if process.control.pending and process.control.fileno() not in self._selector.get_map():
+            self._selector.register(process.control, selectors.EVENT_WRITE, (CONTROL, process))
+
+    def _finish(self, process: SlotProcess) -> None:
+        del self._slots[process.slot]
+        watched = self._selector.get_map()
+        for fd in (process.data.fileno(), process.control.fileno(), process.pidfd, *process.pipes):
+            if fd in watched:
+                self._selector.unregister(fd)
+        self._events += process.finish()
