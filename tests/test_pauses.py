@@ -1,23 +1,16 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
 from jobrunner.mapping.pauses import Pauses
+from jobrunner.testing.waiting import until
 
 
 @pytest.fixture
 def resumed():
     return []
-
-
-def until(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def timers():

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
-import time
 
 import pytest
 
 from jobrunner import Executor, current_executor
 from jobrunner.nested import wait_hooks as blocking
+from jobrunner.testing.waiting import until
 
 
 @pytest.fixture
 def pool():
     with Executor("threads", max_workers=1) as executor:
         yield executor
-
-
-def eventually(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.005)
 
 
 def looking():
@@ -46,7 +39,7 @@ def test_a_call_that_waits_without_a_word_counts_once(pool):
     assert (pool.status()["running"], pool.status()["waiting"]) == (1, 1)
     go.set()
     assert future.result()
-    eventually(lambda: pool.status()["waiting"] == 0)
+    until(lambda: pool.status()["waiting"] == 0)
 
 
 def test_a_call_that_leaves_a_wait_open_does_not_yield_its_thread_after_it(pool):
@@ -57,7 +50,7 @@ def test_a_call_that_leaves_a_wait_open_does_not_yield_its_thread_after_it(pool)
         kept[0].__enter__()
 
     pool.submit(leave_open).result()
-    eventually(lambda: pool.status()["waiting"] == 0)
+    until(lambda: pool.status()["waiting"] == 0)
     del kept[:]
     assert pool.submit(int).result() == 0
     assert pool.status()["waiting"] == 0
@@ -81,7 +74,7 @@ def test_a_call_that_goes_on_after_its_calls_does_not_share_its_thread(pool):
         order.append("outer")
 
     first = pool.submit(outer)
-    eventually(lambda: order and pool.status()["waiting"] == 0)
+    until(lambda: order and pool.status()["waiting"] == 0)
     second = pool.submit(order.append, "second")
     go.set()
     concurrent.futures.wait([first, second])

@@ -7,13 +7,13 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from jobrunner import CoordinatorLostError, Executor
 from jobrunner.cli.status import connect
+from jobrunner.testing.waiting import until
 
 BOUND = 30.0
 """Seconds after which a wait has failed; passing takes a fraction of that."""
@@ -26,14 +26,6 @@ LONG = 40.0
 def address(start: Any) -> Any:
     """A coordinator's address, taken from the line that it prints for the other hosts."""
     return start("coordinator", "start", "--port", "0").wait_for(r"coordinator at (tcp://\S+)")[1]
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """What `condition` gives, once that is true."""
-    deadline = time.monotonic() + BOUND
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-    return value
 
 
 @pytest.fixture

@@ -9,17 +9,16 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from jobrunner import Executor
 from jobrunner.admin import ClusterAdmin
+from jobrunner.testing.waiting import until
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -27,15 +26,6 @@ import calls  # noqa: E402, F401  (so that tasks are pickled by reference, as th
 
 BOUND = 30.0
 """Seconds after which a wait has failed; passing takes a fraction of that."""
-
-
-def until(condition: Callable[[], Any], what: str = "the condition") -> Any:
-    """What `condition` gives, once that is true."""
-    deadline = time.monotonic() + BOUND
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come true in time"
-        time.sleep(0.01)
-    return value
 
 
 def alive(pid: int) -> bool:

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from jobrunner import Executor
 from jobrunner.backends import registry
 from jobrunner.backends.base import CAPABILITIES
 from jobrunner.testing.promises import BY_FILE, WANTED
+from jobrunner.testing.waiting import until
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # for `import zoo`, here
@@ -124,15 +124,7 @@ def make_executor(kind):
 @pytest.fixture
 def eventually():
     """Waits until a condition holds; its value. Fails after 30 s."""
-
-    def wait(condition):
-        deadline = time.monotonic() + 30
-        while not (value := condition()):
-            assert time.monotonic() < deadline, "the condition never came true"
-            time.sleep(0.005)
-        return value
-
-    return wait
+    return until
 
 
 @pytest.fixture

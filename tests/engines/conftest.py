@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
+
+from jobrunner.testing.waiting import until
 
 CONTRACT = Path(__file__).resolve().parent.parent / "contract"
 PACKAGES = {"dask": "distributed", "ray": "ray", "mpi": "mpi4py"}
@@ -40,15 +41,7 @@ def engine(request):
 @pytest.fixture
 def eventually():
     """Waits until a condition holds; its value. Fails after 30 s."""
-
-    def wait(condition):
-        deadline = time.monotonic() + 30
-        while not (value := condition()):
-            assert time.monotonic() < deadline, "the condition never came true"
-            time.sleep(0.005)
-        return value
-
-    return wait
+    return until
 
 
 @pytest.fixture

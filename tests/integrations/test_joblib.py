@@ -18,6 +18,7 @@ from joblib import Parallel, delayed, parallel_config
 import jobrunner.integrations.joblib
 from jobrunner import Executor, TaskLostError
 from jobrunner.integrations.joblib import JobrunnerBackend
+from jobrunner.testing.waiting import until
 
 RETURNS = ("list", "generator", "generator_unordered")
 
@@ -29,14 +30,6 @@ def on(executor, **options):
 
 def where(_=None):
     return os.getpid(), threading.get_ident()
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 30
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    return value
 
 
 @pytest.fixture
@@ -120,7 +113,7 @@ def test_an_error_cancels_the_rest(processes, tmp_path):
     with on(processes), pytest.raises(OSError, match="wrong"):
         Parallel(batch_size=1, pre_dispatch="all")(calls)
     assert processes.submit(zoo.echo, "free").result(timeout=30) == "free"
-    wait_until(lambda: processes._lifetime.backend.unfinished == 0)
+    until(lambda: processes._lifetime.backend.unfinished == 0)
 
 
 def test_a_generator_that_is_dropped_cancels_the_rest(processes, tmp_path):
@@ -130,7 +123,7 @@ def test_a_generator_that_is_dropped_cancels_the_rest(processes, tmp_path):
         assert next(results) == 0
         with pytest.warns(UserWarning, match="cancelled"):
             results.close()
-    wait_until(lambda: processes._lifetime.backend.unfinished == 0)
+    until(lambda: processes._lifetime.backend.unfinished == 0)
 
 
 def test_a_call_that_kills_its_process_fails_alone(processes):
@@ -223,7 +216,7 @@ def test_its_own_executor_has_n_jobs_slots_and_ends_with_it():
         assert first._lifetime.closed
         runner = backend._executor._lifetime.backend
     del config, backend, first
-    wait_until(lambda: not runner.usable)
+    until(lambda: not runner.usable)
 
 
 @pytest.mark.parametrize("give", ["constructor", "configuration", "environment"])
@@ -378,7 +371,7 @@ def test_arrays_that_are_made_on_the_way_leave_no_files(processes, tmp_path):
     with on(processes, temp_folder=str(tmp_path)):
         assert Parallel(batch_size=1)(calls()) == [200_000.0 * i for i in range(60)]
     assert 0 < most < 30
-    wait_until(lambda: not os.listdir(tmp_path))
+    until(lambda: not os.listdir(tmp_path))
 
 
 def fill(array, index):

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from jobrunner.protocol.wire import codec
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.codec import INLINE_LIMIT, encode
 from jobrunner.protocol.wire.principals import CLIENT, MAX_QUESTION_BYTES, OBSERVER
+from jobrunner.testing.waiting import until
 from jobrunner.transport import sockets
 from jobrunner.transport.sockets import (
     RECEIVE_LIMIT,
@@ -56,14 +56,6 @@ def receive(wire: Any, count: int = 1) -> list[Any]:
         events += wire.receive(0.0)
     assert len(events) == count
     return events
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + BOUND
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    return value
 
 
 def numbered(number: int) -> m.Envelope:
