@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, InvalidStateError
 from contextlib import contextmanager
 
 import pytest
-from steps import Steps
+from support.steps import Steps
 
 from jobrunner import (
     FIRST_COMPLETED,

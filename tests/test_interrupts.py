@@ -8,7 +8,7 @@ from concurrent.futures import wait
 
 import pytest
 import zoo
-from steps import Steps
+from support.steps import Steps
 
 from jobrunner import Executor
 from jobrunner.backends import bundle_builder, core_backend, lifetime, threads

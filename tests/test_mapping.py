@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import CancelledError
 
 import pytest
-from steps import Steps
+from support.steps import Steps
 
 from jobrunner import Executor, NotSupportedError, TaskLostError, TaskTimeoutError
 from jobrunner.fixed.elements import Input

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import zoo
-from local_engine import EngineError, LocalEngine
+from support.local_engine import EngineError, LocalEngine
 
 from jobrunner import (
     CoordinatorLostError,

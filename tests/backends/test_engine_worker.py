@@ -10,7 +10,7 @@ import threading
 import numpy
 import pytest
 import zoo
-from local_engine import LocalEngine
+from support.local_engine import LocalEngine
 
 from jobrunner import Executor
 from jobrunner.backends.base import BackendSettings

@@ -10,8 +10,8 @@ from concurrent.futures import InvalidStateError, wait
 
 import pytest
 import zoo
-from local_engine import EngineError, LocalEngine
-from steps import Killed, Steps
+from support.local_engine import EngineError, LocalEngine
+from support.steps import Killed, Steps
 
 from jobrunner import Executor, JobRunnerError, TaskLostError
 from jobrunner.backends import bundle_builder, core_backend, local_wire, thread_chunks, threads

@@ -14,7 +14,7 @@ import calls
 import psutil
 import pytest
 from conftest import BOUND, alive, connected, until
-from steps import Killed, Steps
+from support.steps import Killed, Steps
 
 from jobrunner import Executor
 from jobrunner.backends import cluster as cluster_backend

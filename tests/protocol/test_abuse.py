@@ -7,8 +7,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from protocol import support
-from protocol.support import DOUBLE, bundle, call, client_peer, named, ok, record, results, spec, split
+from support import cores
+from support.cores import DOUBLE, bundle, call, client_peer, named, ok, record, results, spec, split
 
 from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ProtocolError
@@ -50,8 +50,8 @@ ANNAS = named("c", ANNA)
 
 
 @pytest.fixture
-def world() -> support.Coordinator:
-    return support.Coordinator()
+def world() -> cores.Coordinator:
+    return cores.Coordinator()
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_what_nobody_offers_is_not_looked_at_for_each_idle_slot_in_each_turn(wor
     world.run(3.0, client)
     assert counted["fits"] == counted["provides_all"] == 0
     late = world.worker("late", who=HOST, resources={"thing 7": 1.0})
-    assert support.ids(late.heard_one(m.Assign).tasks) == [f"{ANNAS}-7"]
+    assert cores.ids(late.heard_one(m.Assign).tasks) == [f"{ANNAS}-7"]
 
 
 def test_where_very_much_waits_for_resources_it_is_not_decided_in_each_turn_who_is_next(world, counted):
@@ -194,7 +194,7 @@ def test_where_very_much_waits_for_resources_it_is_not_decided_in_each_turn_who_
     whole = spec("whole", client=ANNAS, resources=(("gpu", 1.0),))
     parts = [spec(n, client=ANNAS, resources=(("gpu", 0.5 + n / 1000),)) for n in range(100)]
     client.say(m.Submit([whole], [DOUBLE]))
-    assert support.ids(workers[-1].heard_one(m.Assign).tasks) == [whole.id]
+    assert cores.ids(workers[-1].heard_one(m.Assign).tasks) == [whole.id]
     client.say(m.Submit(parts))
     world.run(2.0, client, *workers)
     reserved = world.core.scheduler.reservations
@@ -216,13 +216,13 @@ def test_a_module_that_is_missing_concerns_the_calls_that_need_it(world, counted
     worker.heard()
     client.say(m.Submit([spec("s", client=ANNAS, function=b"strange", priority=1)]))
     worker.say(m.Outcomes([ok(f"{ANNAS}-0")]))
-    assert f"{ANNAS}-s" in support.ids(worker.heard_one(m.Assign).tasks)
+    assert f"{ANNAS}-s" in cores.ids(worker.heard_one(m.Assign).tasks)
     counted.clear()
     worker.say(m.TasksReturned([(TaskId(f"{ANNAS}-s"), 1)], ["nowhere"]))
     refused = [
         o for message in client.heard_of(m.Outcomes) for o in message.outcomes if o.status == m.REFUSED
     ]
-    assert support.ids(refused) == [f"{ANNAS}-s"]
+    assert cores.ids(refused) == [f"{ANNAS}-s"]
     assert counted["needed"] < 50
 
 
@@ -323,9 +323,9 @@ def test_what_an_error_repeats_counts_as_unacknowledged(world):
     ids=["Submit", "Watch", "Cancel", "ResultReply", "ResultReply of nothing"],
 )
 def test_a_message_asks_for_so_many_answers_at_most(message):
-    support.through_the_codec(m.Envelope("s", 1, 0, message(MAX_ENTRIES)))
+    cores.through_the_codec(m.Envelope("s", 1, 0, message(MAX_ENTRIES)))
     with pytest.raises(ProtocolError, match=f"{MAX_ENTRIES + 1} entries, at most {MAX_ENTRIES}"):
-        support.through_the_codec(m.Envelope("s", 1, 0, message(MAX_ENTRIES + 1)))
+        cores.through_the_codec(m.Envelope("s", 1, 0, message(MAX_ENTRIES + 1)))
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_a_message_asks_for_so_many_answers_at_most(message):
     ids=["arguments", "function", "results"],
 )
 def test_buffers_without_bytes_are_not_for_nothing(kept):
-    world = support.Coordinator(quota=Quota(bytes=1_000_000))
+    world = cores.Coordinator(quota=Quota(bytes=1_000_000))
     client = world.client()
     pieces = (b"",) * 10_000
     client.say(kept(pieces), m.ResultReply([ok("c-x", payload=pieces)]))
@@ -380,7 +380,7 @@ def test_of_calls_that_have_ended_little_is_kept_for_lists(world):
     client.say(m.Submit([spec(1)], [DOUBLE]), m.ResubmissionComplete())
     worker.heard()
     facts = {"error": "why", "worker": "w", "host": "h", "stderr": "x" * 100_000, "further": (0.5,) * 10_000}
-    worker.say(m.Outcomes([support.ended("c-1", m.ERROR, **facts)]))
+    worker.say(m.Outcomes([cores.ended("c-1", m.ERROR, **facts)]))
     (outcome,) = client.heard_one(m.Outcomes).outcomes
     assert outcome.detail == facts
     client.acknowledge()
@@ -424,12 +424,12 @@ def test_of_functions_nobody_needs_their_names_are_left(world):
 # --- what has gone ---------------------------------------------------------------------------------------------------
 
 
-def in_queue(world: support.Coordinator) -> int:
+def in_queue(world: cores.Coordinator) -> int:
     lanes = [lane for lanes in world.core.scheduler.queue._lanes.values() for lane in lanes.values()]
     return sum(len(queue) for lane in lanes for queue in lane.clients.values())
 
 
-def come_and_go(client: support.Remote, calls: list[m.TaskSpec]) -> None:
+def come_and_go(client: cores.Remote, calls: list[m.TaskSpec]) -> None:
     client.say(m.Submit(calls), m.Cancel([m.CancelRequest(each.id, True) for each in calls]))
     client.heard()
     client.acknowledge()
@@ -455,7 +455,7 @@ def test_what_was_cancelled_before_its_next_attempt_is_not_kept(world):
         calls = [spec(f"{round_}-{n}", retries=1, backoff=1e9) for n in range(1000)]
         client.say(m.Submit(calls))
         worker.heard()
-        worker.say(m.Outcomes([support.ended(each.id, m.ERROR) for each in calls]))
+        worker.say(m.Outcomes([cores.ended(each.id, m.ERROR) for each in calls]))
         client.heard()
         come_and_go(client, calls)
     assert len(world.core.scheduler.delayed) <= 3 * LEFT_OVER
@@ -499,7 +499,7 @@ def test_who_acknowledges_nothing_is_not_told_each_size_of_the_cluster(world):
 
 
 def test_bundles_that_are_never_taken_up_again_are_promised_up_to_a_limit():
-    world = support.Coordinator(untaken_outcomes=3)
+    world = cores.Coordinator(untaken_outcomes=3)
     client, worker = world.client(), world.worker()
     client.say(m.Submit([], [DOUBLE]), m.ResubmissionComplete())
     for number in range(5):
@@ -573,7 +573,7 @@ def test_a_call_that_needs_as_much_as_may_be_reaches_its_worker(world):
 
 
 def test_one_that_needs_more_is_refused_by_its_own_client():
-    world = support.client()
+    world = cores.client()
     depends_on = tuple(f"x-{n}" for n in range(MAX_DEPENDENCIES + 1))
     world.handle(SubmitRequested([spec(1)._replace(depends_on=depends_on)], [DOUBLE]))
     assert world.heard() == []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, HALVE, Coordinator, bundle, ids, named, ok
-from protocol.support import spec as any_spec
+from support.cores import DOUBLE, HALVE, Coordinator, bundle, ids, named, ok
+from support.cores import spec as any_spec
 
 from jobrunner.protocol.coordinator import accounts as accounts_module
 from jobrunner.protocol.coordinator import core as coordinator_core

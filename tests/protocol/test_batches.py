@@ -4,8 +4,8 @@ import itertools
 from typing import Any
 
 import pytest
-from protocol import support
-from protocol.support import DOUBLE, ok, spec
+from support import cores
+from support.cores import DOUBLE, ok, spec
 
 from jobrunner.protocol.effects import CancelRequested, SubmitRequested, WatchRequested
 from jobrunner.protocol.wire import messages as m
@@ -67,7 +67,7 @@ def test_the_size_of_an_outcome_is_not_underestimated_by_much(detail):
 
 
 def test_what_a_client_has_gathered_leaves_in_messages_that_fit():
-    world = support.client(opened=False)
+    world = cores.client(opened=False)
     depends_on = tuple(f"9f3ac2e1b7d0-{n:06}" for n in range(60_000))
     count = BATCH_ENTRIES + 10
     tasks = [spec(n)._replace(depends_on=depends_on if n < 20 else ()) for n in range(count)]
@@ -83,7 +83,7 @@ def test_what_a_client_has_gathered_leaves_in_messages_that_fit():
 
 
 def test_thousands_of_failures_with_long_stories_reach_their_client_in_messages_that_fit():
-    world = support.Coordinator()
+    world = cores.Coordinator()
     client, worker = world.client(), world.worker()
     count = 1000
     client.say(

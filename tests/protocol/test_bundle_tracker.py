@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, bundle, call, client, ended, ids, ok, results, spec, split
+from support.cores import DOUBLE, bundle, call, client, ended, ids, ok, results, spec, split
 
 from jobrunner.protocol.effects import (
     AnnounceRunning,

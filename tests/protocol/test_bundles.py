@@ -4,7 +4,7 @@ import tracemalloc
 
 import msgpack
 import pytest
-from protocol.support import call, ended, ok, results, spec, split
+from support.cores import call, ended, ok, results, spec, split
 
 from jobrunner.protocol import bundles
 from jobrunner.protocol.bundles import (

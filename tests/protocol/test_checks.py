@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from protocol.support import assignment, spec
+from support.cores import assignment, spec
 
 from jobrunner.config import MAX_AMOUNT, MAX_NAME_LENGTH, MAX_SLOTS
 from jobrunner.errors import ProtocolError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.support import DOUBLE, client, ids, ok, spec
+from support.cores import DOUBLE, client, ids, ok, spec
 
 from jobrunner.protocol.effects import (
     AnswerCancel,

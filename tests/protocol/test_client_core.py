@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, HALVE, KEY, OTHER_KEY, client, ids, ok, spec
+from support.cores import DOUBLE, HALVE, KEY, OTHER_KEY, client, ids, ok, spec
 
 from jobrunner.backends.failures import error_for
 from jobrunner.errors import QuotaError

@@ -6,7 +6,7 @@ import msgpack
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from protocol.support import DOUBLE, spec
+from support.cores import DOUBLE, spec
 
 from jobrunner.config import MAX_AMOUNT, MAX_PEER_TIMEOUT, MAX_SLOTS, SHORTEST_PEER_TIMEOUT
 from jobrunner.errors import ProtocolError

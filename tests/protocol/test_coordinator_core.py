@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from protocol.support import (
+from support.cores import (
     DOUBLE,
     HALVE,
     KEY,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from protocol import support
-from protocol.support import DOUBLE, ended, ids, ok, spec
+from support import cores
+from support.cores import DOUBLE, ended, ids, ok, spec
 
 from jobrunner.backends.failures import error_for
 from jobrunner.errors import DeadlockError
@@ -20,13 +20,13 @@ GPU = (("gpu", 1.0),)
 
 @pytest.fixture
 def world():
-    return support.Coordinator()
+    return cores.Coordinator()
 
 
 class Desk:
     """A client, whose calls make calls, and a worker with one GPU."""
 
-    def __init__(self, world: support.Coordinator) -> None:
+    def __init__(self, world: cores.Coordinator) -> None:
         self.world = world
         self.client = world.client()
         self.worker = world.worker(slots=9, resources={"gpu": 1.0})
@@ -221,9 +221,9 @@ def test_calls_of_which_one_needs_the_result_of_another_and_none_can_begin(desk)
 
 
 def test_another_owners_call_is_not_named():
-    world = support.Coordinator()
-    mine, theirs = (support.Principal(f"key {n}", n, "client") for n in ("a", "b"))
-    node = support.Principal("key n", "n", "worker")
+    world = cores.Coordinator()
+    mine, theirs = (cores.Principal(f"key {n}", n, "client") for n in ("a", "b"))
+    node = cores.Principal("key n", "n", "worker")
     a, b = world.client("a", who=mine), world.client("b", who=theirs)
     worker = world.worker(slots=4, resources={"gpu": 2.0}, who=node)
     for client in (a, b):

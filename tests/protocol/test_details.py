@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from protocol.support import DOUBLE, Coordinator, spec, through_the_codec
+from support.cores import DOUBLE, Coordinator, spec, through_the_codec
 
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol.coordinator.core import OUTPUT_WINDOW

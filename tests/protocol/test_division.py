@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, Coordinator, ended, ids, ok, spec
+from support.cores import DOUBLE, Coordinator, ended, ids, ok, spec
 
 from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER

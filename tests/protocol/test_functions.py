@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from protocol.support import DOUBLE, HALVE, KEY, OTHER_KEY
+from support.cores import DOUBLE, HALVE, KEY, OTHER_KEY
 
 from jobrunner.protocol.coordinator.accounts import Account
 from jobrunner.protocol.coordinator.function_table import FunctionTable

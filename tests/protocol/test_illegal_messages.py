@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 import pytest
-from protocol import support
-from protocol.support import DOUBLE, KEY, assignment, ended, ok, spec
+from support import cores
+from support.cores import DOUBLE, KEY, assignment, ended, ok, spec
 
 from jobrunner.config import MAX_SLOTS
 from jobrunner.protocol.coordinator.scheduler import LATEST_REATTACHED
@@ -65,11 +65,11 @@ def test_there_is_one_of_each_kind_here():
 
 
 @pytest.fixture
-def world() -> support.Coordinator:
-    return support.Coordinator()
+def world() -> cores.Coordinator:
+    return cores.Coordinator()
 
 
-def submitted(world: support.Coordinator) -> tuple[support.Remote, support.Remote]:
+def submitted(world: cores.Coordinator) -> tuple[cores.Remote, cores.Remote]:
     """A client with a task that a worker has."""
     client, worker = world.client(), world.worker()
     client.say(m.Submit([spec(1)], [DOUBLE]))
@@ -98,7 +98,7 @@ def test_the_coordinator_takes_anything_from_anyone(world, kind, numbered, role)
 @pytest.mark.parametrize("numbered", [True, False], ids=["numbered", "outside the stream"])
 @pytest.mark.parametrize("role", ["client", "worker"])
 def test_clients_and_workers_take_anything_from_their_coordinator(kind, numbered, role):
-    world = support.client() if role == "client" else support.worker()
+    world = cores.client() if role == "client" else cores.worker()
     send = world.link.send if numbered else world.link.outside
     world.give(send(ANY[kind], world.now))
     for _ in range(3):
@@ -108,7 +108,7 @@ def test_clients_and_workers_take_anything_from_their_coordinator(kind, numbered
 # --- to the coordinator -------------------------------------------------------------------------------------------
 
 
-def greeting_on(world: support.Coordinator, source: bytes, hello: Any, session: str) -> Link:
+def greeting_on(world: cores.Coordinator, source: bytes, hello: Any, session: str) -> Link:
     """Another greeting on a connection that has a session already."""
     link = Link(session, world.now, 0.0)
     world.give(source, link.outside(hello, world.now))
@@ -183,7 +183,7 @@ def test_a_worker_cannot_say_what_only_a_coordinator_knows(world):
         worker.say(m.Outcomes([ok("nobody-1"), ended("c-1", status)]))
         assert worker.heard() == [m.Reset()]
         assert client.heard_of(m.Outcomes) == []
-        world = support.Coordinator()
+        world = cores.Coordinator()
 
 
 def test_slots_without_end_can_still_be_told(world):
@@ -229,7 +229,7 @@ def test_a_task_may_need_itself_or_a_circle(world):
 # --- to a client or a worker --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [support.client, support.worker], ids=["client", "worker"])
+@pytest.mark.parametrize("make", [cores.client, cores.worker], ids=["client", "worker"])
 def test_a_numbered_welcome_opens_nothing(make):
     """It would be held back as one that came early, in a session that counts as open."""
     world = make()
@@ -243,8 +243,8 @@ def test_a_numbered_welcome_opens_nothing(make):
 
 @pytest.mark.parametrize("missing", ["function", "initializer"])
 def test_a_worker_gives_up_a_session_in_which_a_function_is_missing(missing):
-    world = support.worker()
-    support.assign(world, assignment(1)._replace(**{missing: b"never sent"}), assignment(2))
+    world = cores.worker()
+    cores.assign(world, assignment(1)._replace(**{missing: b"never sent"}), assignment(2))
     assert not world.core.session.open
     assert world.core.tasks == {}
     assert world.take() == [ConnectionLost("it named a function that it had not sent")]
@@ -252,5 +252,5 @@ def test_a_worker_gives_up_a_session_in_which_a_function_is_missing(missing):
     world.turn(1.25 * RETRY_LIMIT / 2)
     assert type(world.heard_one(m.WorkerHello)) is m.WorkerHello
     world.open()
-    support.assign(world, assignment(1))
-    assert support.started(world) == {1: ["c-1"]}
+    cores.assign(world, assignment(1))
+    assert cores.started(world) == {1: ["c-1"]}

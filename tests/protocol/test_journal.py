@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, Coordinator, ok, spec
+from support.cores import DOUBLE, Coordinator, ok, spec
 
 from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
 from jobrunner.protocol.coordinator.scheduler import BEGIN_AGAIN_AFTER

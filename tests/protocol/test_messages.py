@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from protocol import support
 from protocol.test_illegal_messages import ANY
+from support import cores
 
 from jobrunner.protocol.wire import messages as m
 
@@ -33,7 +33,7 @@ def test_it_names_every_message_and_nothing_else() -> None:
 def test_it_names_what_a_coordinator_takes_from_a_peer(role: str) -> None:
     taken = set()
     for kind, message in ANY.items():
-        world = support.Coordinator()
+        world = cores.Coordinator()
         peer = world.client("x") if role == "client" else world.worker("x")
         world.give(peer.source, peer.link.send(message, world.now))
         if kind not in BESIDE_SESSIONS and not any("may not send it" in line for line in world.logs):

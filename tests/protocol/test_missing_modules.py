@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, Coordinator, assign, assignment, finish, ids, ok, spec, started, worker
+from support.cores import DOUBLE, Coordinator, assign, assignment, finish, ids, ok, spec, started, worker
 
 from jobrunner.backends.failures import error_for
 from jobrunner.errors import SerializationError

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from protocol.support import client_peer, record, worker_peer
+from support.cores import client_peer, record, worker_peer
 
 from jobrunner.config import UNREACHABLE_GRACE
 from jobrunner.protocol.coordinator.peers import CLIENT_PATIENCE

@@ -4,7 +4,7 @@ import gc
 import sys
 
 import pytest
-from protocol.support import client_peer, record
+from support.cores import client_peer, record
 
 from jobrunner.protocol.coordinator.placement import ReadyQueue, has_capacity, is_long
 from jobrunner.protocol.coordinator.resources import UNIT

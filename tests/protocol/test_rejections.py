@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from protocol import support
-from protocol.support import DOUBLE, named, spec
+from support import cores
+from support.cores import DOUBLE, named, spec
 
 from jobrunner.protocol.coordinator.rejections import (
     MAX_REASON_LENGTH,
@@ -83,11 +83,11 @@ def test_a_reason_is_one_line_of_bounded_length():
 
 
 @pytest.fixture
-def world() -> support.Coordinator:
-    return support.Coordinator()
+def world() -> cores.Coordinator:
+    return cores.Coordinator()
 
 
-def rejected(world: support.Coordinator) -> list[str]:
+def rejected(world: cores.Coordinator) -> list[str]:
     """The lines about it since the last call."""
     lines = [line for line in world.logs if line.startswith("rejected")]
     world.logs.clear()
@@ -136,7 +136,7 @@ def test_what_a_peer_may_not_say_counts_and_does_not_flood_the_log_either(world)
 # --- who goes on --------------------------------------------------------------------------------------------------
 
 
-def cut(world: support.Coordinator) -> list[bytes]:
+def cut(world: cores.Coordinator) -> list[bytes]:
     """Whose connections were to be closed since the last call."""
     return [effect.source for effect in world.take() if type(effect) is Disconnect]
 
@@ -167,7 +167,7 @@ def test_after_a_quiet_minute_it_may_err_again(world):
 def test_a_peer_that_goes_on_loses_its_session_and_what_it_had(world):
     client, worker, honest = world.client("c"), world.worker("w"), world.client("d")
     client.say(m.Submit([spec(1)], [DOUBLE]))
-    assert support.ids(worker.heard_one(m.Assign).tasks) == ["c-1"]
+    assert cores.ids(worker.heard_one(m.Assign).tasks) == ["c-1"]
     honest.say(m.Submit([spec(1, client="d")], [DOUBLE]))
     for _ in range(TOLERATED + 1):
         world.reject(client.source, "bad")

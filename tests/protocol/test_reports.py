@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, Coordinator, bundle, call, ended, ids, ok, results, spec, split
+from support.cores import DOUBLE, Coordinator, bundle, call, ended, ids, ok, results, spec, split
 
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import spec
 from protocol.test_scheduler import Desk
+from support.cores import spec
 
 from jobrunner.protocol.coordinator.reservations import MAX_RESERVED, RESERVE_AFTER
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.support import DOUBLE, Coordinator, ids, ok, record, spec, worker_peer
+from support.cores import DOUBLE, Coordinator, ids, ok, record, spec, worker_peer
 
 from jobrunner.protocol.coordinator.resources import UNIT, exact, requirements_of, shown, units
 from jobrunner.protocol.wire import messages as m

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import record
+from support.cores import record
 
 from jobrunner.protocol.retry import BACKOFF_LIMIT, FINISH, REQUEUE, RETRY, backoff, verdict
 from jobrunner.protocol.wire import messages as m

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import DOUBLE, KEY, client_peer, ended, ids, ok, spec, worker_peer
+from support.cores import DOUBLE, KEY, client_peer, ended, ids, ok, spec, worker_peer
 
 from jobrunner.protocol.coordinator.scheduler import RECENT, Scheduler
 from jobrunner.protocol.coordinator.task import CANCELLED, FAILED, QUEUED, SUCCEEDED

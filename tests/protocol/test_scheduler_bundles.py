@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import (
+from support.cores import (
     DOUBLE,
     bundle,
     call,

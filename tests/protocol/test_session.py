@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from protocol.support import through_the_codec
+from support.cores import through_the_codec
 
 from jobrunner.config import HEARTBEATS_PER_TIMEOUT
 from jobrunner.protocol.effects import Send

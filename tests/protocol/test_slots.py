@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import KEY, OTHER_KEY, assignment
+from support.cores import KEY, OTHER_KEY, assignment
 
 from jobrunner.protocol.tuning import (
     MIN_ESTIMATE,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from protocol.support import record
+from support.cores import record
 
 from jobrunner.protocol.coordinator import task as t
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import assign, assignment, call, die, finish, ids, results, started, worker
+from support.cores import assign, assignment, call, die, finish, ids, results, started, worker
 
 from jobrunner.protocol.bundles import pack_calls
 from jobrunner.protocol.effects import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import assign, assignment, finish, started, worker
+from support.cores import assign, assignment, finish, started, worker
 
 from jobrunner.protocol.effects import DivideChunk, SlotAwaits, SlotDivided
 from jobrunner.protocol.wire import messages as m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.support import DOUBLE, HALVE, assign, assignment, finish, ids, worker
+from support.cores import DOUBLE, HALVE, assign, assignment, finish, ids, worker
 
 from jobrunner.protocol.effects import EndSlot, RecallTasks, RunTasks, SlotExited, SlotReady, SpawnSlot
 from jobrunner.protocol.tuning import FAIRNESS_QUANTUM, RECALL_AFTER

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.support import assign, assignment, call, finish, ids, results, started, worker
+from support.cores import assign, assignment, call, finish, ids, results, started, worker
 
 from jobrunner.protocol.bundles import pack_calls
 from jobrunner.protocol.effects import (

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import gc
-import sys
-from pathlib import Path
 
 import pytest
+from support.counting import MIB
 
 from jobrunner.shared_memory import attachments
 from jobrunner.shared_memory.segment_pool import SegmentPool, can_share
-
-sys.path.insert(0, str(Path(__file__).parent))
-from counting import MIB
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from counting import MIB, descriptors, inode, maps
+from support.counting import MIB, descriptors, inode, maps
 
 from jobrunner.shared_memory.attachments import Attachments
 from jobrunner.shared_memory.shared_payload import PART_START, Label, SharedMemoryError, SharedPayload

@@ -7,7 +7,7 @@ import os
 import socket
 
 import pytest
-from counting import MIB, descriptors
+from support.counting import MIB, descriptors
 
 from jobrunner.shared_memory import shared_payload as module
 from jobrunner.shared_memory.shared_payload import (

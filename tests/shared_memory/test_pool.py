@@ -9,8 +9,8 @@ import signal
 import threading
 
 import pytest
-from counting import MIB, descriptors
-from steps import Steps
+from support.counting import MIB, descriptors
+from support.steps import Steps
 
 from jobrunner.protocol.wire.payloads import payload_size
 from jobrunner.shared_memory import segment_pool as pools

@@ -1,14 +1,12 @@
-"""Makes `simulation.seeking` importable from the tests of this folder, and gives each test its time."""
+"""Gives each test its time."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
 
 SECONDS = 240
 """All of it is computing, so that on a busy machine each takes several times what it takes on a quiet one."""

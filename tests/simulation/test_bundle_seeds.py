@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulation.seeking import find
+from support.seeking import find
 
 from jobrunner.protocol.bundles import place_of_call
 from jobrunner.protocol.client.bundle_tracker import BundleTracker

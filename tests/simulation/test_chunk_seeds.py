@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from simulation.seeking import find
+from support.seeking import find
 
 from jobrunner.protocol.client.core import ClientCore
 from jobrunner.protocol.coordinator.division import Division

@@ -4,7 +4,7 @@ of calls that keep all else in their process from running."""
 from __future__ import annotations
 
 import pytest
-from simulation.seeking import find
+from support.seeking import find
 
 from jobrunner.protocol.bundles import pack_calls
 from jobrunner.protocol.tuning import ANSWER_WITHIN

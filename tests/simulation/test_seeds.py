@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from simulation.seeking import find
+from support.seeking import find
 
 from jobrunner.protocol import retry
 from jobrunner.protocol.coordinator import resources

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.slot_owner import Owner
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "contract")]  # child processes look there for `zoo` too
-from slot_owner import Owner  # noqa: E402
+sys.path.insert(0, str(HERE.parent / "contract"))  # child processes look there for `zoo` too
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from slot_owner import PATIENCE
+from support.slot_owner import PATIENCE
 
 from jobrunner.backends.prepared import Prepared
 from jobrunner.calls import serialization

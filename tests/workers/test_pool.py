@@ -417,9 +417,9 @@ def test_no_orphans_when_the_worker_is_killed(fn, tmp_path):
     args = f"{started!r}, '/nonexistent/never'" if fn == "announce_and_wait" else f"{started!r},"
     script = textwrap.dedent(f"""
         import sys
-        sys.path[:0] = [{str(TESTS / "contract")!r}, {str(TESTS / "workers")!r}]
+        sys.path[:0] = [{str(TESTS / "contract")!r}, {str(TESTS)!r}]
         import zoo
-        from slot_owner import Owner
+        from support.slot_owner import Owner
         owner = Owner()
         print(owner.ready(1), owner.ready(2), flush=True)
         owner.run(1, zoo.{fn}, {args})
@@ -444,8 +444,8 @@ def test_a_script_without_a_main_guard_works(tmp_path):
     script.write_text(
         textwrap.dedent(f"""
         import sys
-        sys.path[:0] = [{str(TESTS / "workers")!r}]
-        from slot_owner import Owner
+        sys.path[:0] = [{str(TESTS)!r}]
+        from support.slot_owner import Owner
         import beside
         class Point:
             def __init__(self, x): self.x = x
