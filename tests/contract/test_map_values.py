@@ -78,7 +78,7 @@ def test_one_model_that_is_fitted_again_and_again(executor, chunksize):
     assert len(set(map(id, results))) == COUNT
 
 
-@pytest.mark.copies
+@pytest.mark.apart  # in one process, calls that run beside each other share what the function keeps
 @pytest.mark.parametrize("size", [10, 20_000])
 def test_an_array_that_each_call_fills_anew(executor, size):
     numpy = pytest.importorskip("numpy")
@@ -219,7 +219,6 @@ def test_arguments_share_with_what_is_called_what_they_share(executor, chunksize
 
 
 @pytest.mark.apart
-@pytest.mark.copies
 @pytest.mark.parametrize("chunksize", [None, 1, 7])
 @pytest.mark.parametrize("columns", [1, 2])
 def test_what_is_called_and_shares_is_as_its_arguments_when_these_are_taken(executor, chunksize, columns):
@@ -236,7 +235,7 @@ def test_what_is_called_and_shares_is_as_its_arguments_when_these_are_taken(exec
     assert [len(labels) for _, labels in results] == [*range(1, 13)]
 
 
-@pytest.mark.copies
+@pytest.mark.apart
 def test_what_is_called_and_shares_is_as_it_is_when_more_of_the_input_is_taken(executor):
     graph = zoo.Graph(200)
     found = []
@@ -248,7 +247,7 @@ def test_what_is_called_and_shares_is_as_it_is_when_more_of_the_input_is_taken(e
     assert {*found[4:]} == {"seen"}
 
 
-@pytest.mark.copies
+@pytest.mark.apart
 @pytest.mark.parametrize("chunksize", [1, 7])
 def test_each_call_has_what_is_called_and_its_arguments_anew(executor, chunksize):
     graph = zoo.Graph(12)
