@@ -133,7 +133,7 @@ def start_program(kind, tmp_path):
     started = []
 
     def start(text, *arguments):
-        path = tmp_path / "program/flags.py"
+        path = tmp_path / "program.py"
         path.write_text(textwrap.dedent(text))
         program = subprocess.Popen(
             [*command(kind, "-W", "error"), str(path), *map(str, arguments)],

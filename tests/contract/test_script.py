@@ -799,7 +799,7 @@ def test_a_program_that_is_a_module_of_a_package(kind, tmp_path):
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "sibling.py").write_text("VALUE = 42\n")
-    (package / "program/flags.py").write_text(
+    (package / "program.py").write_text(
         "from programs import open_executor\n"
         "from . import sibling\n"
         "def late():\n"

@@ -322,7 +322,7 @@ with Executor("dask", address=address) as executor:
 def test_calls_of_two_programs_in_one_process_have_each_their_own_script(work, tmp_path):
     import distributed
 
-    path = tmp_path / "program/flags.py"
+    path = tmp_path / "program.py"
     path.write_text(TWO_PROGRAMS)
     with distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]

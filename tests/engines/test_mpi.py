@@ -16,7 +16,7 @@ def run_job(tmp_path):
     """Runs a program as an MPI job, to its end; what it printed."""
 
     def run(text):
-        path = tmp_path / "program/flags.py"
+        path = tmp_path / "program.py"
         path.write_text(textwrap.dedent(text))
         done = subprocess.run(
             [*command("mpi", "-W", "error"), path],

@@ -65,7 +65,7 @@ local = pytest.mark.parametrize("backend", ["processes", "cluster"])
 
 def run(tmp_path, text, *arguments):
     """What a program of these lines, which have an `executor`, writes to stdout and stderr."""
-    path = tmp_path / "program/flags.py"
+    path = tmp_path / "program.py"
     path.write_text(PROGRAM + textwrap.indent(textwrap.dedent(text), "    "))
     done = subprocess.run(
         [sys.executable, str(path), *map(str, arguments)], capture_output=True, text=True, timeout=50
@@ -129,7 +129,7 @@ def test_an_embedded_cluster_that_cannot_start_ends_with_the_reason(tmp_path, mo
 @pytest.mark.parametrize("backend", ["processes", "cluster"])
 def test_an_executor_that_finds_too_few_descriptors_leaves_none_of_them_behind(tmp_path, backend):
     """Nor a folder; and ZeroMQ, which would end the program, is not asked for what it cannot have."""
-    path = tmp_path / "program/flags.py"
+    path = tmp_path / "program.py"
     path.write_text(WITH_FEW)
     folder = tmp_path / "t"
     folder.mkdir()

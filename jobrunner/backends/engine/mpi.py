@@ -1,6 +1,6 @@
 """The "mpi" backend: calls run in the processes of an MPI job, through mpi4py.futures.
 
-    mpiexec -n N python -m mpi4py.futures program/flags.py        N - 1 workers; the program itself is the first process
+    mpiexec -n N python -m mpi4py.futures program.py        N - 1 workers; the program itself is the first process
 
 Without `mpiexec` the workers are spawned, where the MPI allows that. An MPI job lives and dies as a whole: where one
 of its processes dies, so does the program.
