@@ -98,7 +98,7 @@ def test_modules_that_go_by_value_are_not_needed(tmp_path, monkeypatch):
 
 
 def test_a_program_of_its_own():
-    program = "from jobrunner import serialization as s\nimport zoo\nclass C(zoo.StrFailsError): pass\n"
+    program = "from jobrunner.calls import serialization as s\nimport zoo\nclass C(zoo.StrFailsError): pass\n"
     program += "def f(x=C): return x\nprint(s.dump_function(f).modules, s.dump_function(C).modules)"
     folder = Path(zoo.__file__).parent
     done = subprocess.run(
