@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from jobrunner import forks
 from jobrunner.facts import is_of
 from jobrunner.kept import Kept
+from jobrunner.noting import PROTOCOL
 from jobrunner.payloads import OUT_OF_BAND, Store
 from jobrunner.script import images
 from jobrunner.script.digests import digest_of
@@ -36,7 +37,6 @@ from jobrunner.script.origin import Origin
 from jobrunner.script.pickler import pickled
 from jobrunner.script.unchanged import Unchanged
 
-PROTOCOL = 5
 KEY_BYTES = 16
 
 MAX_DEFINITIONS = 256

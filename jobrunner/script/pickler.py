@@ -26,7 +26,7 @@ from cloudpickle import cloudpickle as inner
 
 from jobrunner.facts import is_of
 from jobrunner.loading import type_name
-from jobrunner.noting import objects_in
+from jobrunner.noting import PROTOCOL, objects_in
 from jobrunner.payloads import apart_from
 from jobrunner.script import makers, origin
 from jobrunner.script.classes import class_parts, functions_first, is_code
@@ -35,8 +35,6 @@ from jobrunner.script.functions import annotations_of, contents_of, marshalled, 
 from jobrunner.script.imported import Place, place_of_empty, place_of_method
 from jobrunner.script.modes import GLOBAL, PLAIN, Mode
 from jobrunner.script.program import NAMES
-
-PROTOCOL = 5
 
 Large: TypeAlias = tuple[int, list[memoryview]]
 """From how many bytes on buffers stay out of a pickle, and the list that they are added to."""
