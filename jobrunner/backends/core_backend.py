@@ -497,7 +497,7 @@ class CoreBackend(Backend):
             if self._thread.is_alive():
                 # It is in code of the user's, maybe for ever: a result that is unpickled, or a callback. It changes
                 # nothing any more if it comes back.
-                do_all(*self._ends_of_waits)
+                do_all(self._take_what_is_left, *self._ends_of_waits)
 
     # --- asking ---
 
@@ -627,9 +627,9 @@ class CoreBackend(Backend):
 
     @property
     def _ends_of_waits(self) -> tuple[Callable[[], None], ...]:
-        """What ends every wait for this backend; may be done again, and by two threads at a time."""
+        """What ends every wait for this backend, once it is known what is left; may be done again, and by two threads
+        at a time."""
         return (
-            self._take_what_is_left,
             self._resolve_what_is_left,
             self._cancel_waits.end,
             self._end_queries,

@@ -123,11 +123,9 @@ class Link:
         seq = self._next_seq
         self._next_seq = seq + 1
         if not self._unacked:
-            self._progress_at = now
+            self._progress_at, self._progress_bytes = now, size
         self._unacked.append((seq, message, size))
         self.unacked_bytes += size
-        if len(self._unacked) == 1:
-            self._progress_bytes = size
         if self._retransmit_at is None:
             self._retransmit_at = now + self._patience()
         return self._envelope(seq, message, now)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from jobrunner.pickling.bounded_memory import Kept
 from jobrunner.pickling.function_fingerprint import is_of
+from jobrunner.pickling.required_modules import PROTOCOL
 from jobrunner.protocol.wire.payloads import OUT_OF_BAND, Store
 from jobrunner.script import images
 from jobrunner.script.definition import (
@@ -36,7 +37,6 @@ from jobrunner.script.pickler import pickled
 from jobrunner.script.unchanged import Unchanged
 from jobrunner.system import forks
 
-PROTOCOL = 5
 KEY_BYTES = 16
 
 MAX_DEFINITIONS = 256

@@ -13,9 +13,8 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from jobrunner.pickling.function_fingerprint import ATOMS, attribute_of, is_of
+from jobrunner.pickling.required_modules import PROTOCOL
 from jobrunner.script.current import NAMES
-
-PROTOCOL = 5
 
 _NEW: Any = vars(copyreg)["__newobj__"]
 """What pickles call for an object without its contents."""

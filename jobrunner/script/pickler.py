@@ -26,7 +26,7 @@ from cloudpickle import cloudpickle as inner
 
 from jobrunner.pickling.function_fingerprint import is_of
 from jobrunner.pickling.loading import apart_from, type_name
-from jobrunner.pickling.required_modules import objects_in
+from jobrunner.pickling.required_modules import PROTOCOL, objects_in
 from jobrunner.script import makers, origin
 from jobrunner.script.classes import class_parts, functions_first, is_code
 from jobrunner.script.current import NAMES
@@ -34,8 +34,6 @@ from jobrunner.script.digests import digest
 from jobrunner.script.function_parts import annotations_of, contents_of, marshalled, names_found, names_in
 from jobrunner.script.imported import Place, place_of_empty, place_of_method
 from jobrunner.script.modes import GLOBAL, PLAIN, Mode
-
-PROTOCOL = 5
 
 Large: TypeAlias = tuple[int, list[memoryview]]
 """From how many bytes on buffers stay out of a pickle, and the list that they are added to."""
