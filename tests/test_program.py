@@ -65,9 +65,7 @@ def test_a_seed_is_what_the_environment_says_or_comes_from_a_secret_or_is_random
 
 def test_variables_that_are_set_for_the_start_are_put_back(monkeypatch):
     options, environment = start_with({"PYTHONHASHSEED": "random", "A": "b"}, ["-O"], 5)
-    code = (
-        "from jobrunner.program import takeover; takeover.settle(); import os; print(sorted(os.environ), hash('a'))"
-    )
+    code = "from jobrunner.program import takeover; takeover.settle(); import os; print(sorted(os.environ), hash('a'))"
     run = subprocess.run(
         [sys.executable, *options, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
