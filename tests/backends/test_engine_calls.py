@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobrunner.backends.engine.call_queue import Call, Line
+from jobrunner.backends.engine.call_queue import Call, Line, Suspects
 from jobrunner.calls.serialization import dump_function
 from jobrunner.futures import Future
 from jobrunner.protocol.wire.messages import TaskOptions
@@ -59,3 +59,53 @@ def test_what_was_cancelled_is_passed_over():
     assert numbers(taken) == [0]
     assert taken[0].future.running()
     assert line.flying == 1
+
+
+def died(call, times=1):
+    call.crashes = times
+    return call
+
+
+def test_suspects_are_tried_at_the_same_time_while_they_have_chances_left():
+    suspects = Suspects(3)
+    calls = [died(call(number)) for number in range(3)]
+    for one in calls:
+        suspects.add(one)
+    everything = {one.id for one in calls}
+    assert numbers(suspects.take(everything)) == [0, 1, 2]
+    assert suspects.take(everything) == []
+    assert len(suspects) == 3
+    suspects.take(everything - {"c-1"})
+    assert len(suspects) == 2
+
+
+def test_a_last_chance_is_taken_while_no_other_suspect_is_tried():
+    suspects = Suspects(3)
+    calls = [died(call(number)) for number in range(3)]
+    unfinished = {one.id for one in calls}
+    for one in calls:
+        suspects.add(one)
+    suspects.take(unfinished)
+    for one in calls[:2]:
+        suspects.add(died(one, 2))
+    assert suspects.take(unfinished) == []  # the third is still being tried
+    unfinished.discard("c-2")
+    assert numbers(suspects.take(unfinished)) == [0]
+    late = died(call(7))
+    unfinished.add(late.id)
+    suspects.add(late)
+    assert suspects.take(unfinished) == []  # the first still has its last chance
+    unfinished.discard("c-0")
+    assert numbers(suspects.take(unfinished)) == [7]
+    unfinished.discard("c-7")
+    assert numbers(suspects.take(unfinished)) == [1]
+
+
+def test_a_suspect_that_was_cancelled_holds_up_nobody():
+    suspects = Suspects(2)
+    first, second = died(call(0)), died(call(1))
+    suspects.add(first)
+    suspects.add(second)
+    assert numbers(suspects.take({"c-1"})) == [1]
+    assert suspects.take(set()) == []
+    assert len(suspects) == 0

@@ -14,6 +14,7 @@ import zoo
 from jobrunner import (
     ConfigError,
     CoordinatorLostError,
+    CrashLimitError,
     Executor,
     JobRunnerError,
     NotSupportedError,
@@ -216,6 +217,15 @@ def test_a_call_that_may_run_once_does_though_dask_would_repeat_it(address, tmp_
         assert "at most once" in str(failure)
         assert trace.read_text().split() == ["ran"]
         assert executor.submit(zoo.echo, 1).result() == 1
+
+
+def test_calls_that_wait_behind_the_one_that_kills_their_process_are_not_given_up_with_it(engine):
+    with Executor("dask", max_workers=1) as executor:
+        list(executor.map(zoo.echo, range(20), chunksize=1))  # short ones, of which the worker has many at a time
+        futures = [executor.submit(zoo.exit_hard_if, number, 3) for number in range(8)]
+        failures = [future.exception() for future in futures]
+    assert [failure is None for failure in failures] == [number != 3 for number in range(8)]
+    assert isinstance(failures[3], CrashLimitError)
 
 
 def test_an_executor_that_a_call_opens_joins_the_same_cluster(address):

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from jobrunner.backends.base import Backend, BackendSettings
 from jobrunner.backends.dependency_results import with_placeholders
-from jobrunner.backends.engine.call_queue import Call, Line
+from jobrunner.backends.engine.call_queue import Call, Line, Suspects
 from jobrunner.backends.engine.events import Events
 from jobrunner.backends.engine.in_worker import PROTOCOL, Head, fields_of, unwrapped
 from jobrunner.backends.failures import exception_of
@@ -87,6 +87,8 @@ class EngineBackend(Backend):
     """Whether a call that runs can be stopped: `cancel(running=True)`, and the option `timeout`."""
     why_not: ClassVar[str] = ""
     """Why it cannot be, for the error."""
+    shares_processes: ClassVar[bool] = False
+    """Whether a process of the engine's may have several calls when it dies, and nobody knows which of them ran."""
 
     def __init__(self, settings: BackendSettings, *, extra: int | None = 0, ahead: bool = True) -> None:
         """`extra`: calls that the engine gets beyond its slots; None: as many as there are.
@@ -117,6 +119,7 @@ class EngineBackend(Backend):
         """At the end: what was not resolved by then."""
         self._events = Events()
         self._lines: dict[tuple[tuple[str, float], ...], Line] = {}
+        self._suspects = Suspects(self._crash_limit)
         self._stops: dict[str, threading.Event] = {}
         self._printer = Printer()
         self._printer.start()
@@ -420,9 +423,14 @@ class EngineBackend(Backend):
     def _dispatch(self) -> None:
         taken: list[Call] = []
         slots = None if self._extra is None else self.max_workers
+        extra, ahead = self._extra or 0, self._ahead
+        if len(self._suspects):
+            for call in self._suspects.take(self._calls):
+                self._enqueue(call)
+            extra, ahead = 0, False  # what waits at the door of a process that dies would be a suspect, too
         for line in self._lines.values():
             if len(line):
-                taken += line.take(slots, self._extra or 0, ahead=self._ahead)
+                taken += line.take(slots, extra, ahead=ahead)
         if not taken:
             return
         now = time.monotonic()
@@ -551,7 +559,10 @@ class EngineBackend(Backend):
         if call.options.at_most_once:
             detail["at_most_once"] = True
         elif call.elements == 1 and call.crashes < self._crash_limit and "final" not in detail:
-            self._enqueue(call)
+            if self.shares_processes:
+                self._suspects.add(call)
+            else:
+                self._enqueue(call)
             return
         elif call.elements == 1:
             detail["limit"] = call.crashes

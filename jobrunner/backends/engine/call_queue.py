@@ -8,7 +8,7 @@ merely waited at its door.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -106,3 +106,40 @@ class Line:
         if self._average is None:
             return 0
         return slots * min(MAX_PREFETCH, int(ENGINE_PREFETCH_SECONDS / max(self._average, 1e-9)))
+
+
+class Suspects:
+    """Calls whose process has died with others that it had, so that it is not known which of them was to blame.
+
+    They are tried again at the same time, but one with its last chance goes while no other suspect does: a call that
+    kills its process must not take the same innocent one with it until both are given up. Used by the backend's thread
+    alone.
+    """
+
+    def __init__(self, crash_limit: int) -> None:
+        self._last_chance = crash_limit - 1
+        self._waiting: list[Call] = []
+        self._trying: list[tuple[Call, int]] = []
+        """Those let go, each with the number of its crashes by then."""
+
+    def __len__(self) -> int:
+        """Calls that wait for their turn, or are being tried."""
+        return len(self._waiting) + len(self._trying)
+
+    def add(self, call: Call) -> None:
+        self._waiting.append(call)
+
+    def take(self, unfinished: Container[str]) -> list[Call]:
+        """Those whose turn has come; `unfinished`: the ids of all calls of the backend that have no result yet."""
+        self._trying = [
+            (call, crashes) for call, crashes in self._trying if call.id in unfinished and call.crashes == crashes
+        ]
+        self._waiting = [call for call in self._waiting if call.id in unfinished]
+        if any(crashes >= self._last_chance for _, crashes in self._trying):
+            return []
+        taken = [call for call in self._waiting if call.crashes < self._last_chance]
+        if not taken and not self._trying:
+            taken = self._waiting[:1]
+        self._waiting = [call for call in self._waiting if call not in taken]
+        self._trying += [(call, call.crashes) for call in taken]
+        return taken

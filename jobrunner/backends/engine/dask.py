@@ -61,6 +61,7 @@ class DaskBackend(EngineBackend):
     name = "dask"
     capabilities = frozenset(CAPABILITIES) - {"divides", "renews", "tells", "stops", "shared", "tidy"}
     why_not = "a Dask worker runs calls in threads, which cannot be stopped"
+    shares_processes = True
 
     def __init__(self, settings: BackendSettings) -> None:
         settings.refuse_unknown(self.name, "client", "scheduler_file", "window")
