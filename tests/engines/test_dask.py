@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy
 import pytest
@@ -219,13 +220,47 @@ def test_a_call_that_may_run_once_does_though_dask_would_repeat_it(address, tmp_
         assert executor.submit(zoo.echo, 1).result() == 1
 
 
-def test_calls_that_wait_behind_the_one_that_kills_their_process_are_not_given_up_with_it(engine):
-    with Executor("dask", max_workers=1) as executor:
-        list(executor.map(zoo.echo, range(20), chunksize=1))  # short ones, of which the worker has many at a time
-        futures = [executor.submit(zoo.exit_hard_if, number, 3) for number in range(8)]
-        failures = [future.exception() for future in futures]
-    assert [failure is None for failure in failures] == [number != 3 for number in range(8)]
-    assert isinstance(failures[3], CrashLimitError)
+def test_a_call_beside_the_one_that_kills_their_process_is_not_given_up_with_it(engine, tmp_path):
+    import distributed
+
+    def meet(own, other):
+        """Whether a call of the other kind runs in this process; one that never comes is waited for two seconds."""
+        mark = tmp_path / f"{own}-{os.getpid()}"
+        mark.touch()
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            if (tmp_path / f"{other}-{os.getpid()}").exists():
+                return True
+            time.sleep(0.01)
+        mark.unlink()
+        return False
+
+    def guilty():
+        meet("guilty", "innocent")
+        zoo.exit_hard(3)
+
+    def innocent():
+        if meet("innocent", "guilty"):
+            time.sleep(60)  # the process dies before
+        return "fine"
+
+    with distributed.LocalCluster(
+        n_workers=0,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"allowed_failures": 0},
+    ) as cluster:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
+        command += ["--nthreads", "2", "--host", "127.0.0.1", "--no-dashboard"]
+        worker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            with Executor("dask", address=cluster.scheduler_address) as executor:
+                calls = [executor.submit(guilty), executor.submit(innocent)]
+                assert calls[1].result() == "fine"
+                assert isinstance(calls[0].exception(), CrashLimitError)
+        finally:
+            worker.terminate()
+            worker.wait(20)
 
 
 def test_an_executor_that_a_call_opens_joins_the_same_cluster(address):
