@@ -132,7 +132,9 @@ class Suspects:
     def take(self, unfinished: Container[str]) -> list[Call]:
         """Those whose turn has come; `unfinished`: the ids of all calls of the backend that have no result yet."""
         self._trying = [
-            (call, crashes) for call, crashes in self._trying if call.id in unfinished and call.crashes == crashes
+            (call, crashes)
+            for call, crashes in self._trying
+            if call.id in unfinished and call.crashes == crashes
         ]
         self._waiting = [call for call in self._waiting if call.id in unfinished]
         if any(crashes >= self._last_chance for _, crashes in self._trying):
