@@ -593,7 +593,8 @@ def test_the_journal_says_for_whom_a_call_is_made():
     worker.heard()
     inside = world.client("n", who=NODE, within=f"{C}-1")
     submit(inside, spec(1, client=N))
-    assert core.scheduler.entry.owners == {N: f"{NODE.key} {ALICE.key}"}
+    written = core.scheduler.journal_gate.take_entry(core.scheduler.functions)
+    assert written.entry.owners == {N: f"{NODE.key} {ALICE.key}"}
 
 
 # --- versions of Python -------------------------------------------------------------------------------------------

@@ -438,7 +438,7 @@ def test_the_doubt_whether_a_task_has_run_outlives_a_second_coordinator():
     second.clients[client.id] = client
     second.submit(client, spec("1-0", at_most_once=True), 0.0)
     state = JournalState(functions={DOUBLE.key: DOUBLE})
-    state.apply(second.entry)
+    state.apply(second.journal_gate.take_entry(second.functions).entry)
     third = Scheduler(crash_limit=3, journaling=True)
     third.reattach_deadline = 10.0
     third.restore(state, 0.0)

@@ -6,7 +6,6 @@ and leave at the turn's `Tick`: one message per peer, kind and turn, however man
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,9 +37,8 @@ from jobrunner.protocol.effects import (
     Stop,
     Tick,
     Unreachable,
-    WriteJournal,
 )
-from jobrunner.protocol.journal_records import JournalEntry, JournalState
+from jobrunner.protocol.journal_records import JournalState
 from jobrunner.protocol.link import LATE, Link, welcomed
 from jobrunner.protocol.session import RETRY_LIMIT
 from jobrunner.protocol.wire import messages as m
@@ -140,14 +138,6 @@ class CoordinatorCore:
         )
         self.scheduler.reattach_deadline = now + REATTACH_SECONDS
         self._sessions = 0
-        self._writes = 0
-        self._unwritten: deque[tuple[int, JournalEntry, list[Link], list[tuple[TaskRecord, int]]]] = deque()
-        """Entries on their way into the journal, with the links that wait for them to acknowledge something, and the
-        calls that wait for them to begin."""
-        self._waiting_links: list[Link] = []
-        """Those that wait for the entry of this turn."""
-        self.journal_fails = False
-        """The last entry could not be written."""
         self.draining = False
         self._drain_until: float | None = None
         self.rejections = Rejections()
@@ -720,7 +710,8 @@ class CoordinatorCore:
     # --- messages from workers ---
 
     def _on_outcomes(self, worker: WorkerSession, message: m.Outcomes, now: float) -> None:
-        kept = len(self.scheduler.entry.outcomes)
+        journal_gate = self.scheduler.journal_gate
+        noted = journal_gate.outcomes_noted
         if any(outcome.status not in m.OF_WORKERS for outcome in message.outcomes):
             self._unexpected(worker, "an outcome that only a coordinator can know; its session ends", now)
             return
@@ -729,8 +720,8 @@ class CoordinatorCore:
             return
         for outcome in message.outcomes:
             self.scheduler.outcome(worker, passable(outcome), now)
-        if len(self.scheduler.entry.outcomes) > kept:
-            self._acknowledge_once_written(worker)
+        if journal_gate.outcomes_noted > noted:
+            journal_gate.hold_acknowledgement(worker.link)
 
     def _on_running(self, worker: WorkerSession, message: m.Running, now: float) -> None:
         for task_id in message.ids:
@@ -810,7 +801,7 @@ class CoordinatorCore:
         self._announce_capacity(now)
         if self._drain_until is not None:
             idle = not any(worker.tasks for worker in self.scheduler.workers.values())
-            if (idle and not self._unwritten) or now >= self._drain_until:
+            if (idle and self.scheduler.journal_gate.idle) or now >= self._drain_until:
                 self._leave(now)
 
     def _stood_still(self, seconds: float, now: float) -> None:
@@ -826,50 +817,27 @@ class CoordinatorCore:
 
     # --- the journal ---
 
-    def _acknowledge_once_written(self, worker: WorkerSession) -> None:
-        """What was just received, an outcome to be kept, stays the worker's until the journal has it."""
-        worker.link.hold(self._writes + 1)
-        self._waiting_links.append(worker.link)
-
     def _write_journal(self) -> None:
-        """All that this turn has to keep, as one entry; before anything of it leaves."""
-        entry = self.scheduler.entry
-        if not entry:
-            return
-        self.scheduler.entry = JournalEntry()
-        defined: dict[m.FunctionKey, None] = {}
-        for spec in entry.accepted:
-            defined[spec.function] = None
-            if spec.initializer is not None:
-                defined[spec.initializer] = None
-        written: dict[m.FunctionKey, m.FunctionDef] = {}
-        for key in defined:
-            function = self.scheduler.functions.get(key)
-            if function is not None:  # else all tasks that name it have ended within this turn
-                written.update((each.definition.key, each.definition) for each in (*function.parts, function))
-        entry.functions += written.values()
-        self._writes += 1
-        self._unwritten.append((self._writes, entry, self._waiting_links, self.scheduler.begins))
-        self._waiting_links, self.scheduler.begins = [], []
-        self._effects.append(WriteJournal(self._writes, entry))
+        """Before anything of this turn leaves."""
+        write = self.scheduler.journal_gate.take_entry(self.scheduler.functions)
+        if write is not None:
+            self._effects.append(write)
 
     def _journal_answered(self, event: JournalWritten | JournalFailed, now: float) -> None:
-        number, entry, links, begins = self._unwritten.popleft()
-        assert number == event.number
-        for link in links:
-            link.release(number, now)
-        failed_before, self.journal_fails = self.journal_fails, isinstance(event, JournalFailed)
+        scheduler = self.scheduler
+        failed_before = scheduler.journal_gate.fails
+        answered = scheduler.journal_gate.answered(event, now)
+        accepted = answered.entry.accepted
         if isinstance(event, JournalFailed):
             if not failed_before:  # and not each time: a log that grows on a full disk helps nobody
                 self._log("error", event.error)
-            held_back = self.scheduler.begin_later(begins, now)
-            self.scheduler.refuse([spec.id for spec in entry.accepted], event.error, now)
-            self.scheduler.note_later(held_back)
+            held_back = scheduler.begin_later(answered.begins, now)
+            scheduler.refuse([spec.id for spec in accepted], event.error, now)
+            scheduler.note_later(held_back)
         else:
             if failed_before:
                 self._log("info", "the journal can be written again")
-            self.scheduler.begin(begins)
-            self.scheduler.written([spec.id for spec in entry.accepted if spec.options.detach])
+            scheduler.written([spec.id for spec in accepted if spec.options.detach])
 
     def _flush(self, now: float) -> None:
         scheduler = self.scheduler

@@ -15,7 +15,6 @@ from jobrunner.protocol.coordinator.accounts import Account
 from jobrunner.protocol.coordinator.finished_tasks import FinishedTask, beyond_quota, outcome_of_dependent
 from jobrunner.protocol.coordinator.peers import ClientSession
 from jobrunner.protocol.coordinator.task import FAILED, QUEUED, RUNNING, WAITING, Interest, TaskRecord
-from jobrunner.protocol.journal_records import KeptOutcome
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_FRAMES
 from jobrunner.protocol.wire.ids import ClientId, TaskId, client_of, short_id
@@ -329,12 +328,12 @@ class Dependencies:
             return False
         record.dependency_results[dependency] = value
         account.add_value(value)
-        if self._scheduler.journaling and record.options.detach and dependency not in self.results.detached:
+        if self._scheduler.journal_gate.enabled and record.options.detach and dependency not in self.results.detached:
             # Who could supply it after a restart may be gone by then.
             count = self.journaled.get(dependency, 0)
             self.journaled[dependency] = count + 1
             if not count:
-                self._scheduler.entry.keep(KeptOutcome(ended.name, ended.outcome))
+                self._scheduler.journal_gate.note_outcome(ended.name, ended.outcome)
         return True
 
     def drop(self, record: TaskRecord) -> None:
@@ -350,5 +349,5 @@ class Dependencies:
                 self.journaled[dependency] = count - 1
             elif count:
                 del self.journaled[dependency]
-                self._scheduler.entry.drop(dependency)
+                self._scheduler.journal_gate.note_gone(dependency)
         record.dependency_results = None

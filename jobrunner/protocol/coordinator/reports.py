@@ -330,7 +330,7 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
         ]
         return f"needs the results of {record.unresolved_count} other tasks, e.g. of {short_id(missing[0])}"
     if record.state == WAITING:
-        if record.delayed and record.unbegun and record.options.at_most_once and core.journal_fails:
+        if record.delayed and record.unbegun and record.options.at_most_once and core.scheduler.journal_gate.fails:
             return "is to run at most once, and that it begins cannot be written to the journal"
         if record.begun == 0:
             return "may be with a worker that has not come back since the coordinator was started again"

@@ -19,6 +19,7 @@ from jobrunner.protocol.coordinator.dependencies import Dependencies
 from jobrunner.protocol.coordinator.division import Division
 from jobrunner.protocol.coordinator.finished_tasks import FinishedTask, Results, beyond_quota
 from jobrunner.protocol.coordinator.function_table import FunctionEntry, FunctionTable
+from jobrunner.protocol.coordinator.journal_gate import Begin, JournalGate
 from jobrunner.protocol.coordinator.missing_modules import MissingModules
 from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSession
 from jobrunner.protocol.coordinator.placement import Permit, ReadyQueue, has_capacity
@@ -40,7 +41,7 @@ from jobrunner.protocol.coordinator.task import (
     required_of,
 )
 from jobrunner.protocol.estimates import updated_estimate
-from jobrunner.protocol.journal_records import JournalEntry, JournalState, KeptOutcome, Progress
+from jobrunner.protocol.journal_records import JournalState
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.tuning import UNKNOWN
 from jobrunner.protocol.wire import messages as m
@@ -131,17 +132,7 @@ class Scheduler:
         self.quota = quota
         self.accounts = Accounts()
         self.results = Results(result_cache)
-        self.journaling = journaling
-        self.entry = JournalEntry()
-        """What is to be kept of this turn."""
-        self.unwritten: set[TaskId] = set()
-        """Detached tasks that the journal does not have yet."""
-        self.withheld: dict[TaskRecord, None] = {}
-        """Calls that are to run at most once, with a worker that has not heard of them: the journal does not have it
-        yet that they begin. Else a coordinator after this one could have them run again."""
-        self.begins: list[tuple[TaskRecord, int]] = []
-        """Those that begin with `entry`, and their attempts."""
-        self._written_begins: list[tuple[TaskRecord, int]] = []
+        self.journal_gate = JournalGate(enabled=journaling)
         self.dependencies = Dependencies(self)
         self.missing_modules = MissingModules(self)
         self.division = Division(self)
@@ -212,12 +203,10 @@ class Scheduler:
         self.tasks[spec.id] = record
         if isinstance(spec.span, int):
             self.bundles[open_part(spec.id)] = record
-        if self.journaling:
-            self.entry.accepted.append(spec)
+        if self.journal_gate.enabled:
+            self.journal_gate.note_accepted(spec)
             if client.who.key:
-                self.entry.owners[client.id] = written_owner(client)
-            if spec.options.detach:
-                self.unwritten.add(spec.id)
+                self.journal_gate.note_owner(client.id, written_owner(client))
         if self.results.unknown_tasks:
             record.interest = self.results.unknown_tasks.take(spec.id)
             if isinstance(spec.span, int):
@@ -228,9 +217,8 @@ class Scheduler:
             self.tell_accepted(record)
         held = self._take_orphaned(spec.id) if self.orphaned else None
         record.may_have_run = spec.options.at_most_once and client.is_new and not client.resubmission_complete
-        if record.may_have_run and self.journaling:
-            # The doubt remains for a coordinator after this one, though it finds the task in the journal.
-            self.entry.progress.append((spec.id, Progress(1, 0, 0, ())))
+        if record.may_have_run and self.journal_gate.enabled:
+            self.journal_gate.note_may_have_run(spec.id)
         # Sent to an earlier coordinator: it may be with a worker that is on its way back.
         settling = held is None and not client.resubmission_complete and now < self.reattach_deadline
         record.state = WAITING if settling or record.unresolved_count or record.may_have_run else QUEUED
@@ -312,7 +300,6 @@ class Scheduler:
                 entry = self.functions.get(definition.key)
                 if entry is not None:  # it is needed, or else the call has ended at once
                     self.functions.drop_if_idle(entry)
-            self.unwritten.discard(spec.id)
             record = self.tasks.get(spec.id)
             if record is None:
                 continue  # what it needs did not succeed
@@ -321,7 +308,7 @@ class Scheduler:
             record.may_have_run = spec.options.at_most_once and record.begun > 0
             # Written when that attempt had ended; only of those that run at most once it is when they begin.
             record.ended = 0 if spec.options.at_most_once else progress.attempt
-        self.entry = JournalEntry()
+        self.journal_gate.restored()
 
     def _absent(self, client_id: ClientId, key: str, owner: str, now: float) -> ClientSession:
         """A client of before, that may come back."""
@@ -387,7 +374,7 @@ class Scheduler:
         elif record.state == RUNNING and not running:
             record.client.refused.append(task_id)
             self.pending_flush[record.client] = None
-        elif record in self.withheld:
+        elif self.journal_gate.withholds(record):
             self._not_begun(record)
             self.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
         else:
@@ -507,8 +494,8 @@ class Scheduler:
             return False
         if kept.account is not None:
             self.accounts.drop_idle(kept.account)
-        if self.journaling:
-            self.entry.drop(task_id)
+        if self.journal_gate.enabled:
+            self.journal_gate.note_gone(task_id)
         return True
 
     def forget_outdated_outcomes(self, before: float) -> None:
@@ -518,21 +505,20 @@ class Scheduler:
     def written(self, task_ids: list[TaskId]) -> None:
         """These detached tasks are in the journal."""
         for task_id in task_ids:
-            self.unwritten.discard(task_id)
             record = self.tasks.get(task_id)
             if record is not None:
                 self.tell_accepted(record)
 
     def tell_accepted(self, record: TaskRecord) -> None:
         """Not as long as it needs what only its client may have."""
-        if record.id in self.unwritten or not self.dependencies.are_found(record):
+        if self.journal_gate.is_unwritten(record.id) or not self.dependencies.are_found(record):
             return
         record.client.accepted.append(record.id)
         self.pending_flush[record.client] = None
 
-    def begin_later(self, begins: list[tuple[TaskRecord, int]], now: float) -> list[TaskRecord]:
+    def begin_later(self, begins: list[Begin], now: float) -> list[TaskRecord]:
         """It could not be written down that these begin, so they do not yet; those of them that have not ended."""
-        held_back = [record for record, attempt in begins if self._is_withheld(record, attempt)]
+        held_back = self.journal_gate.still_withheld(begins)
         for record in held_back:
             self._not_begun(record)
             self.move(record, WAITING, now)
@@ -545,23 +531,13 @@ class Scheduler:
             if self.tasks.get(record.id) is record:
                 self._note_progress(record)
 
-    def begin(self, begins: list[tuple[TaskRecord, int]]) -> None:
-        """It is written down that these begin. Their workers hear of them at the end of the turn: as ever, nothing is
-        cancelled, or lost, between that and the assignment."""
-        self._written_begins += begins
-
     def send_withheld(self) -> None:
-        """The end of the turn."""
-        begins, self._written_begins = self._written_begins, []
-        for record, attempt in begins:
-            if self._is_withheld(record, attempt):
-                assert record.worker is not None
-                del self.withheld[record]
-                record.worker.assigned.append(record)
-                self.pending_flush[record.worker] = None
-
-    def _is_withheld(self, record: TaskRecord, attempt: int) -> bool:
-        return record in self.withheld and record.attempt == attempt
+        """The end of the turn: the workers of those whose beginning is written down by now hear of them."""
+        for record in self.journal_gate.take_written():
+            assert record.worker is not None
+            self.journal_gate.let_go(record)
+            record.worker.assigned.append(record)
+            self.pending_flush[record.worker] = None
 
     def _not_begun(self, record: TaskRecord) -> None:
         """A call that was withheld is with its worker no more."""
@@ -571,21 +547,17 @@ class Scheduler:
     def refuse(self, task_ids: list[TaskId], error: str, now: float) -> None:
         """These could not be written down. Those that run already go on."""
         for task_id in task_ids:
-            self.unwritten.discard(task_id)
             record = self.tasks.get(task_id)
             if record is not None and record.state in (QUEUED, WAITING):
                 outcome = m.Outcome(task_id, record.attempt, m.REFUSED, detail={"error": error})
                 # It was not accepted: nobody may count on its outcome, and the journal has nothing to forget.
                 record.options = record.options._replace(detach=False)
                 self.finish(record, outcome, FAILED, now)
-                self.entry.gone.pop(task_id, None)
+                self.journal_gate.note_nothing_of(task_id)
 
     def _note_progress(self, record: TaskRecord) -> None:
-        if self.journaling:
-            history = tuple(record.history or ())
-            counts = (record.attempt, record.failures, record.crashes)
-            progress = Progress(*counts, history, record.unbegun)
-            self.entry.progress.append((record.id, progress))
+        if self.journal_gate.enabled:
+            self.journal_gate.note_progress(record)
 
     # --- from workers ---
 
@@ -761,7 +733,7 @@ class Scheduler:
         records = list(worker.tasks.values())
         oldest = {record.id for record in records[: worker.slots]}
         for record in reversed(records):  # each goes to the head of the queue
-            if record in self.withheld:
+            if self.journal_gate.withholds(record):
                 self._not_begun(record)
                 self._note_progress(record)
                 self.again(record, now)
@@ -919,10 +891,8 @@ class Scheduler:
         record.attempt += 1
         record.claimed = False
         self._bind(record, worker, now)
-        if record.options.at_most_once and self.journaling:
-            self._note_progress(record)
-            self.withheld[record] = None
-            self.begins.append((record, record.attempt))
+        if record.options.at_most_once and self.journal_gate.enabled:
+            self.journal_gate.withhold(record)
         else:
             worker.assigned.append(record)
             self.pending_flush[worker] = None
@@ -936,7 +906,7 @@ class Scheduler:
     def _release(self, record: TaskRecord) -> None:
         worker = record.worker
         assert worker is not None
-        self.withheld.pop(record, None)
+        self.journal_gate.let_go(record)
         self.deadlocks.waits_no_more(record)
         worker.release(record)
         self.division.released(record)
@@ -1085,11 +1055,11 @@ class Scheduler:
             self.results.keep(ended)
         elif outcome.status != m.CANCELLED:
             self.results.add(ended)
-        if self.journaling:
+        if self.journal_gate.enabled:
             if record.options.detach:
-                self.entry.keep(KeptOutcome(record.name, outcome))
+                self.journal_gate.note_outcome(record.name, outcome)
             else:
-                self.entry.drop(record.id)
+                self.journal_gate.note_gone(record.id)
         if not account.clients:
             self.accounts.drop_idle(account)
         interest, record.interest = record.interest, None
@@ -1207,8 +1177,7 @@ class Scheduler:
         strays = Counter(h.worker.id for h in self.orphaned.values() if h.outcome is None)
         assert all(worker.strays == strays[worker.id] for worker in self.workers.values())
         assert self.worker_names == {worker.name for worker in self.workers.values()}
-        for record in self.withheld:
-            assert record.state in ACTIVE, f"{record.id} is held back"
+        self.journal_gate.check_invariants(ACTIVE)
         for worker in self.workers_with_room:
             assert self.workers.get(worker.id) is worker, f"{worker.name} is gone, and may be given tasks"
         for requirements in {record.requirements for record in self.tasks.values() if record.state == QUEUED}:
