@@ -240,7 +240,7 @@ def test_nobody_looks_at_others_calls_because_somebody_without_any_says_goodbye(
     world.core.check_invariants = lambda: None  # it looks at them, too
     guest.say(m.Goodbye())
     assert Tasks.looks == before
-    assert world.core.scheduler.clients == {}
+    assert world.core.scheduler.roster.clients == {}
 
 
 def test_clients_that_come_back_do_not_each_look_at_what_all_others_may_name(world, counted):
@@ -308,7 +308,7 @@ def test_what_an_error_repeats_counts_as_unacknowledged(world):
     client = world.client()
     client.say(m.Query(1, "task", "\0" * 1000))
     assert len(client.heard_one(m.Reply).error) > 4000
-    assert world.core.scheduler.clients["c"].link.unacked_bytes > 4000
+    assert world.core.scheduler.roster.clients["c"].link.unacked_bytes > 4000
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_buffers_without_bytes_are_not_for_nothing(kept):
     client.say(kept(pieces), m.ResultReply([ok("c-x", payload=pieces)]))
     outcomes = [outcome for message in client.heard_of(m.Outcomes) for outcome in message.outcomes]
     assert [outcome.status for outcome in outcomes] == [m.REFUSED]
-    assert world.core.scheduler.clients["c"].account.bytes < 1_000_000
+    assert world.core.scheduler.roster.clients["c"].account.bytes < 1_000_000
 
 
 def test_a_key_has_so_many_clients_at_a_time(world, monkeypatch):
@@ -371,7 +371,7 @@ def test_who_speaks_and_acknowledges_nothing_loses_its_session(world):
         world.give(client.source, m.Envelope(client.link.session, 0, 0, m.Heartbeat()), ANNA)
         world.turn(0.4)
     assert world.now >= until
-    assert world.core.scheduler.clients[ANNAS].link.unacked() == []
+    assert world.core.scheduler.roster.clients[ANNAS].link.unacked() == []
     world.reopen(client)
 
 
@@ -492,7 +492,7 @@ def test_who_acknowledges_nothing_is_not_told_each_size_of_the_cluster(world):
     for slots in range(2, 500):
         worker.say(m.Capacity(slots))
         world.turn()
-    assert len(world.core.scheduler.clients["c"].link.unacked()) == MAX_UNTAKEN_SLOTS
+    assert len(world.core.scheduler.roster.clients["c"].link.unacked()) == MAX_UNTAKEN_SLOTS
     client.heard()
     client.acknowledge()
     assert client.heard_one(m.Capacity) == m.Capacity(499)
@@ -512,7 +512,7 @@ def test_bundles_that_are_never_taken_up_again_are_promised_up_to_a_limit():
         client.heard()
         client.acknowledge()
     assert number == 4
-    assert len(world.core.scheduler.clients["c"].awaiting_resubmission) <= 4
+    assert len(world.core.scheduler.roster.clients["c"].awaiting_resubmission) <= 4
 
 
 # --- what comes to others -----------------------------------------------------------------------------------------

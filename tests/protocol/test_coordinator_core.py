@@ -83,7 +83,7 @@ def test_the_same_greeting_again_is_answered_and_changes_nothing(world):
         greeting = remote.link.session.partition("/")[0]
         world.give(remote.source, m.Envelope(greeting, 0, 0, remote.hello))
         assert remote.heard() == [m.Welcome("coo", "1.0", 1, 100_000, 256 << 20, remote.link.session)]
-    assert len(world.core.scheduler.workers) == len(world.core.scheduler.clients) == 1
+    assert len(world.core.scheduler.roster.workers) == len(world.core.scheduler.roster.clients) == 1
     worker.say(m.Outcomes([ok("c-1")]))
     assert resolved(client) == [("c-1", m.OK)]
 
@@ -105,7 +105,7 @@ def test_a_greeting_that_is_delivered_twice_never_opens_two_sessions_of_one_name
     name = worker.link.session
     greeting = name.partition("/")[0]
     world.run(3.0)  # it is silent, and lost
-    assert not world.core.scheduler.workers
+    assert not world.core.scheduler.roster.workers
     world.give(worker.source, m.Envelope(greeting, 0, 0, worker.hello))
     (welcome,) = [message for message in worker.heard() if type(message) is m.Welcome]
     assert welcome.session != name
@@ -610,7 +610,7 @@ def test_a_worker_in_this_process_cannot_be_lost(world):
     world.run(5.0)
     assert world.core.next_deadline() is None, "an idle local pool does not wake up at all"
     world.turn(1e6)
-    assert len(world.core.scheduler.workers) == 1
+    assert len(world.core.scheduler.roster.workers) == 1
 
 
 def test_a_stall_of_the_coordinator_itself_is_no_silence_of_others(world):
@@ -632,13 +632,13 @@ def test_nor_is_it_a_part_of_the_grace_of_those_that_are_to_come_back(world):
     world.handle(Unreachable(worker.source))
     world.turn(100.0)
     scheduler = world.core.scheduler
-    assert (len(scheduler.clients), len(scheduler.workers)) == (1, 1)
+    assert (len(scheduler.roster.clients), len(scheduler.roster.workers)) == (1, 1)
     world.run(1.0)
-    assert len(scheduler.workers) == 1
+    assert len(scheduler.roster.workers) == 1
     world.run(UNREACHABLE_GRACE)
-    assert not scheduler.workers
+    assert not scheduler.roster.workers
     world.run(world.core.settings.client_grace)
-    assert not scheduler.clients
+    assert not scheduler.roster.clients
 
 
 def test_nor_of_the_time_in_which_workers_of_an_earlier_coordinator_come_back(world):
@@ -890,7 +890,7 @@ def test_a_lost_client_without_work_is_forgotten_at_once(world):
     client.heard()
     client.acknowledge()
     world.run(10.5, worker)
-    assert world.core.scheduler.clients == {}
+    assert world.core.scheduler.roster.clients == {}
     assert len(world.core.scheduler.functions) == 0
 
 
@@ -916,7 +916,7 @@ def test_outcomes_that_a_client_has_do_not_stay_because_an_acknowledgement_was_l
     world.reopen(client)
     client.say(m.ResubmissionComplete())
     world.turn()
-    assert world.core.scheduler.clients["c"].done == {}
+    assert world.core.scheduler.roster.clients["c"].done == {}
 
 
 def test_a_client_that_leaves_takes_its_tasks_with_it(world):
@@ -935,9 +935,9 @@ def test_a_client_is_given_more_patience_than_a_worker(world):
     """Its program may hold the interpreter's lock for long."""
     world.client(), world.worker()
     world.run(CLIENT_PATIENCE * 10.0 - 0.25)
-    assert (len(world.core.scheduler.workers), len(world.core.scheduler.clients)) == (0, 1)
+    assert (len(world.core.scheduler.roster.workers), len(world.core.scheduler.roster.clients)) == (0, 1)
     world.run(0.5)
-    assert len(world.core.scheduler.clients) == 0
+    assert len(world.core.scheduler.roster.clients) == 0
 
 
 def test_tasks_are_accepted_once_however_often_they_are_submitted(world):

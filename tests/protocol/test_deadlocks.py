@@ -192,7 +192,7 @@ def test_what_is_left_beside_the_caller_is_enough(world):
 def test_of_two_that_wait_for_what_the_other_holds_one_is_refused(world, desk):
     other = world.worker("other", slots=2, resources={"gpu": 1.0})
     desk.submit(gpu(1), gpu(2))
-    here = next(iter(world.core.scheduler.workers.values())).tasks
+    here = next(iter(world.core.scheduler.roster.workers.values())).tasks
     mine, theirs = ("c-1", "c-2") if "c-1" in here else ("c-2", "c-1")
     desk.submit(gpu(3, 1), gpu(4, 1))
     desk.waits(mine, "c-3")

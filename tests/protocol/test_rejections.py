@@ -174,7 +174,7 @@ def test_a_peer_that_goes_on_loses_its_session_and_what_it_had(world):
     assert cut(world) == [client.source]
     (refused,) = client.heard()
     assert type(refused) is m.Refused
-    assert list(world.core.scheduler.clients) == ["d"]
+    assert list(world.core.scheduler.roster.clients) == ["d"]
     assert worker.heard_one(m.Cancel).requests == [m.CancelRequest("c-1", True)]
     assert worker.source in world.core._peers
 

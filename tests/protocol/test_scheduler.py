@@ -18,14 +18,14 @@ class Desk:
 
     def add_client(self, name):
         client = client_peer(name)
-        self.scheduler.clients[client.id] = client
+        self.scheduler.roster.add_client(client)
         self.scheduler.resubmission_complete(client.id)
         return client
 
     def add_worker(self, name="w", slots=1, **resources):
         worker = worker_peer(name, slots, **resources)
         self.scheduler.add_worker(worker)
-        self.scheduler.workers_with_room[worker] = None
+        self.scheduler.roster.may_have_room(worker)
         return worker
 
     def submit(self, *tasks, client=None, now=0.0):
@@ -38,7 +38,7 @@ class Desk:
         self.scheduler.place(now)
         self.scheduler.check_invariants()
         found = {}
-        for worker in self.scheduler.workers.values():
+        for worker in self.scheduler.roster.workers.values():
             if worker.assigned:
                 found[worker.name], worker.assigned = ids(worker.assigned), []
         return found

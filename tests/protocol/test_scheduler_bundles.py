@@ -39,14 +39,14 @@ class Desk:
 
     def add_client(self, name):
         client = client_peer(name)
-        self.scheduler.clients[client.id] = client
+        self.scheduler.roster.add_client(client)
         self.scheduler.resubmission_complete(client.id)
         return client
 
     def add_worker(self, name):
         worker = worker_peer(name)
         self.scheduler.add_worker(worker)
-        self.scheduler.workers_with_room[worker] = None
+        self.scheduler.roster.may_have_room(worker)
         return worker
 
     def submit(self, *tasks, client=None, now=0.0):
@@ -259,7 +259,7 @@ def new():
 def come(desk):
     """The client comes and names the bundle."""
     desk.client = client_peer("c")
-    desk.scheduler.clients[desk.client.id] = desk.client
+    desk.scheduler.roster.clients[desk.client.id] = desk.client
     desk.submit(bundle("1-0", *CALLS))
     desk.scheduler.resubmission_complete(desk.client.id)
 
@@ -435,7 +435,7 @@ def test_the_doubt_whether_a_task_has_run_outlives_a_second_coordinator():
     second.reattach_deadline = 10.0
     second.functions.define(DOUBLE).refs = 1
     client = client_peer("c")
-    second.clients[client.id] = client
+    second.roster.add_client(client)
     second.submit(client, spec("1-0", at_most_once=True), 0.0)
     state = JournalState(functions={DOUBLE.key: DOUBLE})
     state.apply(second.journal_gate.take_entry(second.functions).entry)

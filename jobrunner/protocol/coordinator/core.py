@@ -55,7 +55,7 @@ from jobrunner.protocol.wire.batches import (
 )
 from jobrunner.protocol.wire.checks import MAX_BUFFERS
 from jobrunner.protocol.wire.details import CUT_TEXT, passable
-from jobrunner.protocol.wire.ids import TaskId, WorkerId, client_of, is_bound, of_observer, unused_name
+from jobrunner.protocol.wire.ids import TaskId, client_of, is_bound, of_observer, unused_name
 from jobrunner.protocol.wire.payloads import Payload, buffer_count, kept_size, payload_size
 from jobrunner.protocol.wire.principals import ANYONE, INVITED, OPERATOR, WORKER, Principal
 
@@ -244,10 +244,10 @@ class CoordinatorCore:
 
     def check_invariants(self) -> None:
         self.scheduler.check_invariants()
-        for worker in self.scheduler.workers.values():
+        for worker in self.scheduler.roster.workers.values():
             assert self._peers.get(worker.source) is worker
             assert is_bound(worker.id, worker.who.key), f"{worker.id} is another key's"
-        for client in self.scheduler.clients.values():
+        for client in self.scheduler.roster.clients.values():
             assert self._peers.get(client.source) is client or not client.source
             if client.who.submits:
                 assert not client.source or is_bound(client.id, client.who.key), (
@@ -326,7 +326,7 @@ class CoordinatorCore:
         most = MAX_CLIENTS if who.submits else MAX_OBSERVERS
         here = self.scheduler.accounts.clients_of(who.key)
         known = hello.client if who.submits else of_observer(hello.client)
-        if not who.key or here < most or known in self.scheduler.clients:
+        if not who.key or here < most or known in self.scheduler.roster.clients:
             return ""
         return f"{here:,} programs with the key {who.name!r} are here, and more may not be: end some of them"
 
@@ -352,7 +352,7 @@ class CoordinatorCore:
 
     def _revoke(self, key: str, now: float) -> None:
         """End the sessions of a key, and what it has under way."""
-        for peer in [*self.scheduler.workers.values(), *self.scheduler.clients.values()]:
+        for peer in [*self.scheduler.roster.workers.values(), *self.scheduler.roster.clients.values()]:
             if peer.who.key == key:
                 if peer.source:
                     self._refuse(
@@ -397,7 +397,7 @@ class CoordinatorCore:
             else:
                 peer = self._worker_session(hello, source, link, who, now)
             peer.greeting, peer.serial = envelope.session, hello.serial
-        slots = self.slots()
+        slots = self.scheduler.roster.slots
         settings = self.settings
         welcome = m.Welcome(
             settings.id,
@@ -418,8 +418,8 @@ class CoordinatorCore:
 
     def _known_peer(self, hello: m.ClientHello | m.WorkerHello) -> Peer | None:
         if isinstance(hello, m.ClientHello):
-            return self.scheduler.clients.get(hello.client)
-        return self.scheduler.workers.get(hello.worker)
+            return self.scheduler.roster.clients.get(hello.client)
+        return self.scheduler.roster.workers.get(hello.worker)
 
     def _replaced(self, peer: Peer, now: float) -> None:
         """Another one greets on its connection. No jobrunner does that; who was there before cannot be reached."""
@@ -435,10 +435,11 @@ class CoordinatorCore:
     def _client_session(
         self, hello: m.ClientHello, source: Source, link: Link, who: Principal, now: float
     ) -> ClientSession:
-        client = self.scheduler.clients.get(hello.client)
+        client = self.scheduler.roster.clients.get(hello.client)
         if client is None:
             account = self._account_for(hello, who, now)
-            client = self.scheduler.clients[hello.client] = ClientSession(hello, source, link, account, who)
+            client = ClientSession(hello, source, link, account, who)
+            self.scheduler.roster.add_client(client)
         else:
             client.is_new = not client.source  # it is known only from the journal
             self._move_peer(client, source, link, who)
@@ -465,7 +466,7 @@ class CoordinatorCore:
         if type(hello) is m.WorkerHello or hello.within is None or who.role != WORKER:
             return False
         return (
-            hello.client not in self.scheduler.clients
+            hello.client not in self.scheduler.roster.clients
             and self.scheduler.owner_of(hello.within, who.key, now) is None
         )
 
@@ -480,9 +481,9 @@ class CoordinatorCore:
         self, hello: m.WorkerHello, source: Source, link: Link, who: Principal, now: float
     ) -> WorkerSession:
         scheduler = self.scheduler
-        worker = scheduler.workers.get(hello.worker)
+        worker = scheduler.roster.workers.get(hello.worker)
         if worker is None:
-            name = unused_name(hello.name, scheduler.worker_names)
+            name = unused_name(hello.name, scheduler.roster.worker_names)
             worker = WorkerSession(hello, name, source, link, who)
             scheduler.add_worker(worker)
             self._log(
@@ -490,14 +491,14 @@ class CoordinatorCore:
             )
         else:
             self._move_peer(worker, source, link, who)
-            scheduler.resize(worker, hello.slots)
+            scheduler.roster.resize(worker, hello.slots)
             worker.assigned.clear()
             worker.cancels.clear()
             scheduler.functions.worker_gone(worker.id)
             self._log("info", f"worker {worker.name} has come back")
         self._peers[source] = worker
         worker.draining = False
-        scheduler.workers_with_room[worker] = None
+        scheduler.roster.may_have_room(worker)
         scheduler.reattach(worker, hello.held, now)
         scheduler.refuse_other_pythons(now)
         return worker
@@ -758,12 +759,12 @@ class CoordinatorCore:
             if room > 0:
                 client.output.append(chunk._replace(text=chunk.text[:room]))
                 client.output_characters += len(chunk.text) + ENTRY_BYTES
-                self.scheduler.pending_flush[client] = None
+                self.scheduler.roster.flush_later(client)
 
     def _on_draining(self, worker: WorkerSession, message: m.Drain, now: float) -> None:
         worker.draining = True
-        self.scheduler.resize(worker, 0)
-        self.scheduler.workers_with_room.pop(worker, None)
+        self.scheduler.roster.resize(worker, 0)
+        self.scheduler.roster.has_no_room(worker)
         self._log("info", f"worker {worker.name} drains: {len(worker.tasks)} tasks with it")
 
     # --- from both ---
@@ -800,7 +801,7 @@ class CoordinatorCore:
         self._flush(now)
         self._announce_capacity(now)
         if self._drain_until is not None:
-            idle = not any(worker.tasks for worker in self.scheduler.workers.values())
+            idle = not any(worker.tasks for worker in self.scheduler.roster.workers.values())
             if (idle and self.scheduler.journal_gate.idle) or now >= self._drain_until:
                 self._leave(now)
 
@@ -810,7 +811,7 @@ class CoordinatorCore:
             peer.link.stood_still(seconds, now)
             if peer.unreachable_since is not None:
                 peer.unreachable_since += seconds
-        for client in self.scheduler.clients.values():
+        for client in self.scheduler.roster.clients.values():
             if client.lost_at is not None:
                 client.lost_at += seconds
         self.scheduler.wait_longer(seconds, now)
@@ -843,16 +844,14 @@ class CoordinatorCore:
         scheduler = self.scheduler
         # First what is to be forgotten: a function may have gone and come back within this turn.
         for worker_id, keys in scheduler.functions.take_forgotten().items():
-            forgetful = scheduler.workers.get(worker_id)
+            forgetful = scheduler.roster.workers.get(worker_id)
             if forgetful is not None:
                 for some in batches(keys, of_key):
                     self._send(forgetful, m.DropFunctions(some), now)
-        while scheduler.pending_flush:
-            peer = scheduler.pending_flush.popitem()[0]
+        while (peer := scheduler.roster.take_pending()) is not None:
             if isinstance(peer, WorkerSession):
-                if scheduler.workers.get(peer.id) is peer:
-                    self._flush_worker(peer, now)
-            elif isinstance(peer, ClientSession) and scheduler.clients.get(peer.id) is peer:
+                self._flush_worker(peer, now)
+            elif isinstance(peer, ClientSession):
                 self._flush_client(peer, now)
 
     def _flush_client(self, client: ClientSession, now: float) -> None:
@@ -952,13 +951,12 @@ class CoordinatorCore:
         self._send(worker, m.Assign(tasks, functions, owner), now, size)
 
     def _announce_capacity(self, now: float) -> None:
-        if not self.scheduler.resized:
+        if not self.scheduler.roster.take_resized():
             return
-        self.scheduler.resized = False
-        slots = self.slots()
+        slots = self.scheduler.roster.slots
         if slots != self._announced_slots:
             self._announced_slots = slots
-            for client in self.scheduler.clients.values():
+            for client in self.scheduler.roster.clients.values():
                 if client.source and client.untaken_slots < MAX_UNTAKEN_SLOTS:
                     self._tell_slots(client, now)
 
@@ -997,7 +995,7 @@ class CoordinatorCore:
             for envelope in peer.link.due(now):
                 self._effects.append(Send(source, envelope))
         scheduler = self.scheduler
-        for client in [c for c in scheduler.clients.values() if not c.source]:
+        for client in [c for c in scheduler.roster.clients.values() if not c.source]:
             self._lose_client(client, now)
         scheduler.forget_orphaned(now, self.settings.client_grace)
         scheduler.forget_outdated_outcomes(now - self.settings.keep_detached)
@@ -1006,7 +1004,7 @@ class CoordinatorCore:
         busy = (
             scheduler.orphaned
             or scheduler.results.unknown_tasks
-            or any(not client.source for client in scheduler.clients.values())
+            or any(not client.source for client in scheduler.roster.clients.values())
             or any(peer.link.next_deadline() is not None for peer in self._peers.values())
         )
         self._next_sweep = now + SWEEP_INTERVAL if busy else None
@@ -1027,7 +1025,7 @@ class CoordinatorCore:
         if not self.draining:
             self.draining = True
             self._drain_until = now + self.settings.drain_timeout
-            left = sum(len(worker.tasks) for worker in self.scheduler.workers.values())
+            left = sum(len(worker.tasks) for worker in self.scheduler.roster.workers.values())
             self._log("info", f"draining: {left} tasks are with workers; interrupt again to leave at once")
 
     def _leave(self, now: float) -> None:
@@ -1038,21 +1036,9 @@ class CoordinatorCore:
 
     # --- small things ---
 
-    def slots(self) -> int:
-        """The size of the cluster."""
-        return self.scheduler.slots
-
     def drain_worker(self, worker: WorkerSession, now: float) -> None:
         """An operator asked for it."""
         self._send(worker, m.Drain(), now)
-
-    def worker_named(self, name: str) -> WorkerSession | None:
-        known = self.scheduler.workers.get(
-            WorkerId(name)
-        )  # first, for anybody may call itself like somebody's id
-        if known is not None:
-            return known
-        return next((worker for worker in self.scheduler.workers.values() if name == worker.name), None)
 
     def _log(self, level: str, text: str) -> None:
         self._effects.append(Log(level, printable(text)))

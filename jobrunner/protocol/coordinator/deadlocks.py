@@ -122,7 +122,7 @@ class Deadlocks:
 
     def check_invariants(self) -> None:
         """What must hold after every step; for the simulation."""
-        workers = self._scheduler.workers.values()
+        workers = self._scheduler.roster.workers.values()
         waiting = {r.id: r for w in workers for r in w.tasks.values() if r.wait is not None}
         assert waiting == self._waiting, (list(waiting), list(self._waiting))
         for worker in workers:
@@ -164,7 +164,7 @@ class Search:
 
     def __init__(self, scheduler: Scheduler, waiting: dict[TaskId, TaskRecord]) -> None:
         self._tasks = scheduler.tasks
-        self._workers = [worker for worker in scheduler.workers.values() if not worker.draining]
+        self._workers = [worker for worker in scheduler.roster.workers.values() if not worker.draining]
         # One that is being stopped ends. The deepest first: where they go on, those that wait for them do, in one pass.
         lasting = [record for record in waiting.values() if record.state != CANCELLING]
         self._waiting = sorted(lasting, key=lambda record: -record.depth)

@@ -69,7 +69,7 @@ class Dependencies:
             client.account.bytes += WATCH_BYTES
         if record is not None and record.state == RUNNING:
             client.running.append(task_id)
-            self._scheduler.pending_flush[client] = None
+            self._scheduler.roster.flush_later(client)
 
     def watches_no_more(self, client: ClientSession) -> None:
         """It has gone."""
@@ -129,9 +129,9 @@ class Dependencies:
             if not interest.watchers and not interest.dependents:
                 del self.results.unknown_tasks[task_id]
                 continue
-            if any(client_id in self._scheduler.clients for client_id in interest.asked):
+            if any(client_id in self._scheduler.roster.clients for client_id in interest.asked):
                 continue
-            owner = self._scheduler.clients.get(client_of(task_id))
+            owner = self._scheduler.roster.clients.get(client_of(task_id))
             if owner is not None and self._is_named_soon(task_id, interest, now):
                 continue
             if owner.resubmission_complete if owner is not None else now >= self._scheduler.reattach_deadline:
@@ -210,14 +210,14 @@ class Dependencies:
 
     def _known_end_of_bundle(self, client: ClientId, part: str) -> FinishedTask | None:
         """Of the bundle of that client whose id has that open part."""
-        owner = self._scheduler.clients.get(client)
+        owner = self._scheduler.roster.clients.get(client)
         record = None if owner is None else owner.done_bundles.get(part)
         if record is not None and record.outcome is not None:
             return FinishedTask(record.name, record.outcome, record.since)
         return self.results.find_bundle(part)
 
     def _known_end(self, task_id: TaskId) -> FinishedTask | None:
-        owner = self._scheduler.clients.get(client_of(task_id))
+        owner = self._scheduler.roster.clients.get(client_of(task_id))
         record = None if owner is None else owner.done.get(task_id)
         if record is not None and record.outcome is not None:
             return FinishedTask(record.name, record.outcome, record.since)
@@ -264,7 +264,7 @@ class Dependencies:
         for dependency in depends_on:
             self.results.unknown_tasks[dependency].asked[client.id] = None
         client.result_requests += depends_on
-        self._scheduler.pending_flush[client] = None
+        self._scheduler.roster.flush_later(client)
 
     def are_found(self, record: TaskRecord) -> bool:
         """Whether it needs nothing that is sought. Each need is looked at once, however often this is asked."""
@@ -281,7 +281,7 @@ class Dependencies:
         while self._news:
             interest, ended = self._news[0]
             for client_id in interest.watchers:
-                client = self._scheduler.clients.get(client_id)
+                client = self._scheduler.roster.clients.get(client_id)
                 if client is not None:
                     if ended.outcome.id in client.watching:
                         client.watching.remove(ended.outcome.id)
@@ -328,7 +328,11 @@ class Dependencies:
             return False
         record.dependency_results[dependency] = value
         account.add_value(value)
-        if self._scheduler.journal_gate.enabled and record.options.detach and dependency not in self.results.detached:
+        if (
+            self._scheduler.journal_gate.enabled
+            and record.options.detach
+            and dependency not in self.results.detached
+        ):
             # Who could supply it after a restart may be gone by then.
             count = self.journaled.get(dependency, 0)
             self.journaled[dependency] = count + 1

@@ -70,7 +70,7 @@ class Division:
         if not self._chunks or (self._ask_again is not None and now < self._ask_again):
             return
         scheduler = self._scheduler
-        idle = [w for w in scheduler.workers_with_room if w.held < w.slots]
+        idle = [w for w in scheduler.roster.workers_with_room if w.held < w.slots]
         wanted = sum(w.slots - w.held for w in idle) << self._doublings
         chosen = []
         for record in sorted(self._chunks, key=lambda record: -record.elements) if idle else ():
@@ -85,7 +85,7 @@ class Division:
             del self._chunks[record]
             record.asked = record.attempt
             worker.divides.append(record.id)
-            scheduler.pending_flush[worker] = None
+            scheduler.roster.flush_later(worker)
         self._ask_again = now + DIVIDE_AGAIN_AFTER if chosen else None
         self._doublings = min(self._doublings + 1, MAX_DOUBLINGS) if chosen else 0
 

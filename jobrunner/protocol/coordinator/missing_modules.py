@@ -135,7 +135,9 @@ class MissingModules:
         if self.contested_modules and now > self._oldest + ANSWER_SECONDS:
             self._drop(self.contested_modules, now - ANSWER_SECONDS)
             answers = [
-                at for worker in self._scheduler.workers.values() for at in worker.missing_modules.values()
+                at
+                for worker in self._scheduler.roster.workers.values()
+                for at in worker.missing_modules.values()
             ]
             self._oldest = min(answers, default=now)
 
@@ -153,7 +155,7 @@ class MissingModules:
 
     def _able(self, base: Requirements) -> list[WorkerSession]:
         """Workers that could run it, were it not for the modules."""
-        workers = self._scheduler.workers.values()
+        workers = self._scheduler.roster.workers.values()
         return [worker for worker in workers if not worker.draining and worker.provides_all(base)]
 
     def _is_hopeless(
@@ -168,13 +170,13 @@ class MissingModules:
     def _drop(self, names: Iterable[str], before: float) -> bool:
         """Forget answers about these that were given before that time; whether there were any."""
         dropped = False
-        for worker in self._scheduler.workers.values():
+        for worker in self._scheduler.roster.workers.values():
             had = len(worker.missing_modules)
             for name in names if worker.missing_modules else ():
                 if worker.missing_modules.get(name, before) < before:
                     del worker.missing_modules[name]
             if len(worker.missing_modules) < had:
-                self._scheduler.workers_with_room[worker] = None
+                self._scheduler.roster.may_have_room(worker)
                 self._scheduler.queue.wake(worker.provides_all)
                 dropped = True
         if dropped:
@@ -183,7 +185,7 @@ class MissingModules:
 
     def _count(self) -> None:
         self.contested_modules = frozenset(
-            name for w in self._scheduler.workers.values() for name in w.missing_modules
+            name for w in self._scheduler.roster.workers.values() for name in w.missing_modules
         )
         for name in self._failures.keys() - self.contested_modules:
             del self._failures[name]

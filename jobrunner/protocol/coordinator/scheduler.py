@@ -21,10 +21,11 @@ from jobrunner.protocol.coordinator.finished_tasks import FinishedTask, Results,
 from jobrunner.protocol.coordinator.function_table import FunctionEntry, FunctionTable
 from jobrunner.protocol.coordinator.journal_gate import Begin, JournalGate
 from jobrunner.protocol.coordinator.missing_modules import MissingModules
-from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSession
+from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
 from jobrunner.protocol.coordinator.placement import Permit, ReadyQueue, has_capacity
 from jobrunner.protocol.coordinator.reservations import Reservations
 from jobrunner.protocol.coordinator.resources import Requirements, requirements_of
+from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.coordinator.task import (
     ACTIVE,
     ASSIGNED,
@@ -46,7 +47,7 @@ from jobrunner.protocol.link import Link
 from jobrunner.protocol.tuning import UNKNOWN
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.details import brief, passable
-from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId, call_id, client_of, open_part
+from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, client_of, open_part
 from jobrunner.protocol.wire.principals import ANYONE, CLIENT, Principal
 
 RECENT = 1000
@@ -138,11 +139,7 @@ class Scheduler:
         self.division = Division(self)
         self.deadlocks = Deadlocks(self)
         self.tasks: dict[TaskId, TaskRecord] = {}
-        self.clients: dict[ClientId, ClientSession] = {}
-        self.workers: dict[WorkerId, WorkerSession] = {}
-        self.worker_names: set[str] = set()
-        self.slots = 0
-        """Of all workers. Names and slots are kept account of, for thousands of workers may join at once."""
+        self.roster = Roster()
         self.functions = FunctionTable()
         self.queue = ReadyQueue()
         self.reservations = Reservations()
@@ -153,16 +150,10 @@ class Scheduler:
         self.orphaned: dict[TaskId, OrphanedTask] = {}
         self._orphaned_of: dict[ClientId, dict[TaskId, None]] = {}
         """The same by those who may name them: a thousand clients may come back at once."""
-        self.workers_with_room: dict[WorkerSession, None] = {}
-        """Workers that may have room."""
-        self.pending_flush: dict[Peer, None] = {}
-        """Peers with something in their outbox."""
         self.delayed: list[tuple[float, int, TaskRecord]] = []
         self._tie_breaker = 0
         self.reattach_deadline = 0.0
         """When every worker of an earlier coordinator must have come back to this one, if it still lives."""
-        self.resized = False
-        """The number of slots in the cluster may have changed."""
         self.stale_outcomes = 0
 
     # --- from clients ---
@@ -244,7 +235,7 @@ class Scheduler:
         self, spec: m.TaskSpec, function: FunctionEntry, initializer: FunctionEntry | None, now: float
     ) -> m.Outcome | None:
         """How a new call ends that no worker who is here can run, for want of a version of Python or of modules."""
-        if self.workers:
+        if self.roster.workers:
             for entry in (function, initializer):
                 if entry is not None and entry.requirements and not self._provided(entry):
                     return self._wrong_python(spec.id, entry)
@@ -256,11 +247,13 @@ class Scheduler:
     def _provided(self, function: FunctionEntry) -> bool:
         """Whether any worker has the version of Python that a function needs."""
         return any(
-            name in worker.provides for worker in self.workers.values() for name, _ in function.requirements
+            name in worker.provides
+            for worker in self.roster.workers.values()
+            for name, _ in function.requirements
         )
 
     def _wrong_python(self, task_id: TaskId, function: FunctionEntry) -> m.Outcome:
-        there = sorted({worker.hello.python for worker in self.workers.values()})
+        there = sorted({worker.hello.python for worker in self.roster.workers.values()})
         definition = function.definition
         error = (
             f"the function {definition.name} is sent by value, from Python {definition.python}, and the workers have"
@@ -271,7 +264,7 @@ class Scheduler:
 
     def refuse_other_pythons(self, now: float) -> None:
         """A worker has come: end what waits for a version of Python that none of those who are here has."""
-        provided = {name for worker in self.workers.values() for name in worker.provides}
+        provided = {name for worker in self.roster.workers.values() for name in worker.provides}
         needing = [f for f in self.functions.entries() if f.requirements]
         strange = {f for f in needing if provided.isdisjoint([name for name, _ in f.requirements])}
         if not strange:
@@ -289,7 +282,7 @@ class Scheduler:
             self.results.keep(FinishedTask(kept.name, passable(kept.outcome), now - kept.age, account))
         for spec, progress in state.tasks.values():
             owner = client_of(spec.id)
-            client = self.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
+            client = self.roster.clients.get(owner) or self._absent(owner, *read_owner(state, owner), now)
             named = [state.functions[key] for key in (spec.function, spec.initializer) if key is not None]
             for definition in named:
                 for part in definition.parts:
@@ -315,8 +308,9 @@ class Scheduler:
         hello = m.ClientHello(client_id, "", "", "unknown, since the coordinator was started again", 0, 0.0)
         who = Principal(key, "", CLIENT) if key else ANYONE
         account = self.accounts.open(client_id, who, owner)
-        client = self.clients[client_id] = ClientSession(hello, b"", Link("", now, 0.0), account, who)
+        client = ClientSession(hello, b"", Link("", now, 0.0), account, who)
         client.lost_at = now
+        self.roster.add_client(client)
         return client
 
     def _known(self, client: ClientSession, task_id: TaskId) -> bool:
@@ -328,7 +322,7 @@ class Scheduler:
             if task_id in client.resent:
                 return True
             client.resent.add(task_id)
-            self.pending_flush[client] = None
+            self.roster.flush_later(client)
             if record.state == RUNNING:
                 client.running.append(task_id)
             if record.options.detach:
@@ -367,13 +361,13 @@ class Scheduler:
         if record is None:
             if asker is not None and task_id not in asker.done:
                 asker.refused.append(task_id)
-                self.pending_flush[asker] = None
+                self.roster.flush_later(asker)
             return
         if record.state in (QUEUED, WAITING):
             self.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
         elif record.state == RUNNING and not running:
             record.client.refused.append(task_id)
-            self.pending_flush[record.client] = None
+            self.roster.flush_later(record.client)
         elif self.journal_gate.withholds(record):
             self._not_begun(record)
             self.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
@@ -385,14 +379,14 @@ class Scheduler:
             if running and record.state != CANCELLING:
                 self.move(record, CANCELLING, now)
             record.worker.cancels.append(m.CancelRequest(task_id, running))
-            self.pending_flush[record.worker] = None
+            self.roster.flush_later(record.worker)
 
     def cancel_call(self, bundle: TaskRecord, index: int, running: bool) -> None:
         """Somebody wants one call of a bundle cancelled. Its client is asked, which alone can split a bundle."""
         wanted = bundle.client.cancels
         call = call_id(bundle.id, index)
         wanted[call] = running or wanted.get(call, False)
-        self.pending_flush[bundle.client] = None
+        self.roster.flush_later(bundle.client)
 
     def client_gone(self, client: ClientSession, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
@@ -407,16 +401,16 @@ class Scheduler:
         client.link = Link("", now, 0.0)  # with all that it has not taken
         self.dependencies.watches_no_more(client)
         self.queue.resume(client.id)
-        if self.clients.pop(client.id, None) is not None:
+        if self.roster.remove_client(client):
             self.accounts.close(client.account)
 
     def resubmission_complete(self, client_id: ClientId) -> None:
         """The client has named all that it waits for; what is held for it beyond that, nobody wants."""
-        client = self.clients.get(client_id)
+        client = self.roster.clients.get(client_id)
         if client is not None:
             client.resubmission_complete = True
             if client.cancels:
-                self.pending_flush[client] = None
+                self.roster.flush_later(client)
             wanted = {outcome.id for outcome in client.outcomes}
             for message in client.link.unacked():
                 if type(message) is m.Outcomes:
@@ -462,7 +456,7 @@ class Scheduler:
 
         Or a part of a chunk.
         """
-        client = self.clients.get(client_of(task_id))
+        client = self.roster.clients.get(client_of(task_id))
         bundle = place_of_call(task_id)
         if bundle is not None:
             record = self.bundles.get(bundle[0])
@@ -514,7 +508,7 @@ class Scheduler:
         if self.journal_gate.is_unwritten(record.id) or not self.dependencies.are_found(record):
             return
         record.client.accepted.append(record.id)
-        self.pending_flush[record.client] = None
+        self.roster.flush_later(record.client)
 
     def begin_later(self, begins: list[Begin], now: float) -> list[TaskRecord]:
         """It could not be written down that these begin, so they do not yet; those of them that have not ended."""
@@ -537,7 +531,7 @@ class Scheduler:
             assert record.worker is not None
             self.journal_gate.let_go(record)
             record.worker.assigned.append(record)
-            self.pending_flush[record.worker] = None
+            self.roster.flush_later(record.worker)
 
     def _not_begun(self, record: TaskRecord) -> None:
         """A call that was withheld is with its worker no more."""
@@ -628,17 +622,17 @@ class Scheduler:
             self.move(record, RUNNING, now)
             self.division.started(record)
             watchers = () if record.interest is None else record.interest.watchers
-            others = [self.clients[client] for client in watchers if client in self.clients]
+            others = [self.roster.clients[client] for client in watchers if client in self.roster.clients]
             for client in (record.client, *others):
                 client.running.append(task_id)
-                self.pending_flush[client] = None
+                self.roster.flush_later(client)
 
     def owner_of(self, task_id: TaskId, key: str, now: float) -> str | None:
         """The owner of a task that a worker with that key has; empty: nobody who is known here. None: that is still to
         be seen. It may be a call of a bundle, or have a part of it running on under another id.
         """
         whole = whole_of(task_id)
-        for worker in self.workers.values():
+        for worker in self.roster.workers.values():
             if worker.who.key == key:
                 for record in worker.tasks.values():
                     if whole_of(record.id) == whole:
@@ -648,7 +642,7 @@ class Scheduler:
 
     def client_with_task_at(self, worker: WorkerSession, task_id: TaskId) -> ClientSession | None:
         """Whose task it is, if that worker has it, or has had one of its client, and its client is here."""
-        client = self.clients.get(client_of(task_id))
+        client = self.roster.clients.get(client_of(task_id))
         record = self.tasks.get(task_id)
         if record is not None:
             return client if record.worker is worker and record.client is client else None
@@ -663,7 +657,7 @@ class Scheduler:
             return
         record.cancel_asked = False
         record.client.refused.append(task_id)
-        self.pending_flush[record.client] = None
+        self.roster.flush_later(record.client)
 
     def reattach(self, worker: WorkerSession, held: list[m.Held], now: float) -> None:
         """A worker has come back with these tasks: keep what is still its own, fence the rest."""
@@ -710,11 +704,11 @@ class Scheduler:
         elif record.cancel_asked and record.state in ACTIVE:
             # The request may have been lost with the old session.
             worker.cancels.append(m.CancelRequest(entry.id, record.state == CANCELLING))
-            self.pending_flush[worker] = None
+            self.roster.flush_later(worker)
 
     def _reattach_unknown(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
         """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
-        client = self.clients.get(client_of(entry.id))
+        client = self.roster.clients.get(client_of(entry.id))
         if client is not None and client.resubmission_complete and not self.named_later(entry.id):
             self.fence(worker, entry.id)
             return
@@ -757,32 +751,19 @@ class Scheduler:
                 self.again(record, now)
             else:
                 self._finish_lost(record, outcome, now)
-        if self.workers.pop(worker.id, None) is not None:
-            self.resize(worker, 0)
-            self.worker_names.discard(worker.name)
-        self.workers_with_room.pop(worker, None)
-        self.pending_flush.pop(worker, None)
+        self.roster.remove_worker(worker)
         self.functions.worker_gone(worker.id)
         self.missing_modules.worker_gone(worker)
         self._drop_orphaned_of(worker)
-        self.resized = True
 
     def add_worker(self, worker: WorkerSession) -> None:
-        self.workers[worker.id] = worker
-        self.worker_names.add(worker.name)
+        self.roster.add_worker(worker)
         self.queue.wake(worker.provides_all)
-        self.slots += worker.slots
-        self.resized = True
-
-    def resize(self, worker: WorkerSession, slots: int) -> None:
-        self.slots += slots - worker.slots
-        worker.slots = slots
-        self.resized = True
 
     def capacity(self, worker: WorkerSession, slots: int) -> None:
         worker.stuck = ""
-        self.resize(worker, slots)
-        self.workers_with_room[worker] = None
+        self.roster.resize(worker, slots)
+        self.roster.may_have_room(worker)
 
     def stuck(self, worker: WorkerSession, why: str, now: float) -> None:
         """All tasks there wait for tasks of their own that have no slot. If all workers are stuck, refuse the deepest.
@@ -790,7 +771,7 @@ class Scheduler:
         Otherwise nothing would ever go on; the tasks that wait for these do, as soon as they hear of it.
         """
         worker.stuck = why or "unknown"
-        if any(not (other.stuck or other.draining) for other in self.workers.values()):
+        if any(not (other.stuck or other.draining) for other in self.roster.workers.values()):
             return
         nested = [r for r in self.tasks.values() if r.state == QUEUED and r.depth]
         deepest = max((record.depth for record in nested), default=0)
@@ -804,7 +785,7 @@ class Scheduler:
                 self.finish(
                     record, m.Outcome(record.id, record.attempt, m.REFUSED, detail=detail), FAILED, now
                 )
-        for other in self.workers.values():
+        for other in self.roster.workers.values():
             other.stuck = ""
 
     # --- each turn ---
@@ -839,8 +820,8 @@ class Scheduler:
         if self.queue.pushed > LEFT_OVER + len(self.tasks):
             self.queue.sweep()
         self.queue.rest(self._is_provided)
-        self.reservations.renew(self.queue, self.workers.values(), now)
-        idle = [w for w in self.workers_with_room if w.held < w.slots]
+        self.reservations.renew(self.queue, self.roster.workers.values(), now)
+        idle = [w for w in self.roster.workers_with_room if w.held < w.slots]
         while idle:
             more = []
             for worker in idle:
@@ -851,14 +832,14 @@ class Scheduler:
                 if worker.held < worker.slots:
                     more.append(worker)
             idle = more
-        for worker in list(self.workers_with_room):
+        for worker in list(self.roster.workers_with_room):
             if worker.prefetch and self.counts[QUEUED]:
                 self._prefetch(worker, now)
             if worker.held >= worker.slots:
-                del self.workers_with_room[worker]
+                self.roster.has_no_room(worker)
 
     def _is_provided(self, requirements: Requirements) -> bool:
-        return any(worker.provides_all(requirements) for worker in self.workers.values())
+        return any(worker.provides_all(requirements) for worker in self.roster.workers.values())
 
     def _prefetch(self, worker: WorkerSession, now: float) -> None:
         def accept(record: TaskRecord) -> bool:
@@ -895,7 +876,7 @@ class Scheduler:
             self.journal_gate.withhold(record)
         else:
             worker.assigned.append(record)
-            self.pending_flush[worker] = None
+            self.roster.flush_later(worker)
 
     def _bind(self, record: TaskRecord, worker: WorkerSession, now: float) -> None:
         estimate = record.function.estimate
@@ -910,8 +891,8 @@ class Scheduler:
         self.deadlocks.waits_no_more(record)
         worker.release(record)
         self.division.released(record)
-        if self.workers.get(worker.id) is worker:  # it may be lost, and only its outcome be here
-            self.workers_with_room[worker] = None
+        if self.roster.has_worker(worker):  # it may be lost, and only its outcome be here
+            self.roster.may_have_room(worker)
 
     def _split(
         self, record: TaskRecord, outcome: m.Outcome, worker: WorkerSession, now: float, *, fresh: bool = True
@@ -1039,7 +1020,7 @@ class Scheduler:
         client.unfinished -= record.weight
         record.failed_dependency = None  # with the outcome of what it needed
         self.recent.append(record)
-        if self.clients.get(client.id) is client:
+        if self.roster.has_client(client):
             client.add_done(record)
             self.tell_client(client, outcome)
         else:
@@ -1070,7 +1051,7 @@ class Scheduler:
 
     def tell_client(self, client: ClientSession, outcome: m.Outcome) -> None:
         client.outcomes.append(outcome)
-        self.pending_flush[client] = None
+        self.roster.flush_later(client)
 
     def tell_again(self, client: ClientSession, outcome: m.Outcome) -> None:
         """Once in a turn, however often it asks: a few bytes ask for something large."""
@@ -1135,8 +1116,8 @@ class Scheduler:
     def _frees(self, worker: WorkerSession) -> None:
         """One of its strays has ended, or counts among its tasks from now on."""
         worker.strays -= 1
-        if self.workers.get(worker.id) is worker:
-            self.workers_with_room[worker] = None
+        if self.roster.has_worker(worker):
+            self.roster.may_have_room(worker)
 
     def _drop_orphaned(self, task_id: TaskId) -> None:
         held = self._take_orphaned(task_id)
@@ -1153,7 +1134,7 @@ class Scheduler:
     def fence(self, worker: WorkerSession, task_id: TaskId) -> None:
         """Have the worker stop an attempt that nobody waits for."""
         worker.cancels.append(m.CancelRequest(task_id, True))
-        self.pending_flush[worker] = None
+        self.roster.flush_later(worker)
 
     def check_invariants(self) -> None:
         """What must hold after every step; for the simulation."""
@@ -1162,7 +1143,7 @@ class Scheduler:
             assert record.id == task_id
             assert record.state not in (SUCCEEDED, FAILED, CANCELLED), record.id
             counted[record.state] += record.weight
-            here = self.clients.get(record.client.id) is record.client
+            here = self.roster.has_client(record.client)
             assert here or record.cancel_asked or record.options.detach, f"{task_id} is nobody's"
             with_worker = record.worker is not None and task_id in record.worker.tasks
             assert with_worker == (record.state in ACTIVE), (task_id, STATE_NAMES[record.state])
@@ -1171,28 +1152,25 @@ class Scheduler:
             )
         for state in (WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING):
             assert counted[state] == self.counts[state], STATE_NAMES[state]
-        assert self.slots == sum(worker.slots for worker in self.workers.values())
+        self.roster.check_invariants()
         named = [task_id for tasks in self._orphaned_of.values() for task_id in tasks]
         assert sorted(named) == sorted(self.orphaned)
         strays = Counter(h.worker.id for h in self.orphaned.values() if h.outcome is None)
-        assert all(worker.strays == strays[worker.id] for worker in self.workers.values())
-        assert self.worker_names == {worker.name for worker in self.workers.values()}
+        assert all(worker.strays == strays[worker.id] for worker in self.roster.workers.values())
         self.journal_gate.check_invariants(ACTIVE)
-        for worker in self.workers_with_room:
-            assert self.workers.get(worker.id) is worker, f"{worker.name} is gone, and may be given tasks"
         for requirements in {record.requirements for record in self.tasks.values() if record.state == QUEUED}:
             if self.queue.rests(requirements):
                 assert not self._is_provided(requirements), (
                     f"calls that need {requirements} rest, and could be run"
                 )
-        for worker in self.workers.values():
+        for worker in self.roster.workers.values():
             for record in worker.tasks.values():
                 assert self.tasks.get(record.id) is record
                 assert record.worker is worker
         self.functions.check_invariants()
         self.deadlocks.check_invariants()
         self._check_values()
-        for client in self.clients.values():
+        for client in self.roster.clients.values():
             assert client.unfinished == sum(r.weight for r in self.tasks.values() if r.client is client)
 
     def _check_values(self) -> None:

@@ -141,7 +141,7 @@ class ConservationWatch(Watch):
         }
         waiting = [r for r in scheduler.tasks.values() if r.id not in running and could_begin(scheduler, r)]
         for node in dict.fromkeys(slot.node for slot in self._idle):
-            worker = scheduler.workers.get(node.core.settings.id)
+            worker = scheduler.roster.workers.get(node.core.settings.id)
             if worker is not None:
                 could = [record for record in waiting if could_run(scheduler, worker, record)]
                 yield from ((record.id, node.name) for record in could)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from typing import TYPE_CHECKING
 
 from jobrunner.protocol.bundles import (
@@ -534,9 +534,16 @@ class Truth:
         scheduler = core.scheduler
         if scheduler.deadlocks._waiting or scheduler.deadlocks._since:
             yield f"coordinator: deadlocks {scheduler.deadlocks._waiting} {scheduler.deadlocks._since}"
-        for name in ("tasks", "clients", "orphaned", "delayed", "pending_flush"):
-            if getattr(scheduler, name):
-                yield f"coordinator: {name} {list(getattr(scheduler, name))[:5]}"
+        left_over: dict[str, Collection[object]] = {
+            "tasks": scheduler.tasks,
+            "clients": scheduler.roster.clients,
+            "orphaned": scheduler.orphaned,
+            "delayed": scheduler.delayed,
+            "pending flush": scheduler.roster.pending_flush,
+        }
+        for name, things in left_over.items():
+            if things:
+                yield f"coordinator: {name} {list(things)[:5]}"
         results = scheduler.results
         if scheduler.dependencies.unknown_calls:
             yield f"coordinator: sought of bundles {scheduler.dependencies.unknown_calls!r:.200}"
@@ -558,11 +565,11 @@ class Truth:
         if any(scheduler.counts[:5]):
             yield f"coordinator: counts {scheduler.counts}"
         alive = {node.core.settings.id for node in world.workers if node.alive}
-        if set(scheduler.workers) != alive:
-            yield f"coordinator: knows the workers {sorted(scheduler.workers)}, alive are {sorted(alive)}"
+        if set(scheduler.roster.workers) != alive:
+            yield f"coordinator: knows the workers {sorted(scheduler.roster.workers)}, alive are {sorted(alive)}"
         if len(core._peers) != len(alive):
             yield f"coordinator: peers {list(core._peers)}"
-        for worker in scheduler.workers.values():
+        for worker in scheduler.roster.workers.values():
             if worker.tasks or worker.assigned or worker.cancels or worker.assigned_seconds:
                 yield f"coordinator: {worker.name} has tasks"
             if worker.free != worker.provides:

@@ -242,7 +242,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
     def crash(self) -> None:
         scheduler = self.core.scheduler
         for node in self.world.workers:
-            peer = scheduler.workers.get(node.core.settings.id)
+            peer = scheduler.roster.workers.get(node.core.settings.id)
             node.detach((*node.core.tasks, *(peer.tasks if peer is not None else ())))
         super().crash()
 
