@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import Effect, Event, Received, Send, Tick
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.wire import messages as m

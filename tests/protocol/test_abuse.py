@@ -13,13 +13,12 @@ from support.cores import DOUBLE, bundle, call, client_peer, named, ok, record, 
 from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol.chunks import part_id
-from jobrunner.protocol.coordinator import core as coordinator_core
-from jobrunner.protocol.coordinator import missing_modules, reports
+from jobrunner.protocol.coordinator import missing_modules, reports, sessions
 from jobrunner.protocol.coordinator.accounts import Quota
-from jobrunner.protocol.coordinator.core import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.coordinator.dependencies import LOOKED_AT_PER_SWEEP, MAX_PIECES, Dependencies
 from jobrunner.protocol.coordinator.finished_tasks import UnknownTasks
 from jobrunner.protocol.coordinator.function_table import FunctionEntry
+from jobrunner.protocol.coordinator.outboxes import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.coordinator.peers import WorkerSession
 from jobrunner.protocol.coordinator.placement import Lane, ReadyQueue
 from jobrunner.protocol.coordinator.scheduler import LEFT_OVER, LOOKS_PER_GRACE, Scheduler
@@ -348,7 +347,7 @@ def test_buffers_without_bytes_are_not_for_nothing(kept):
 
 
 def test_a_key_has_so_many_clients_at_a_time(world, monkeypatch):
-    monkeypatch.setattr(coordinator_core, "MAX_OBSERVERS", 3)
+    monkeypatch.setattr(sessions, "MAX_OBSERVERS", 3)
     watch = Principal("O" * 43, "watch", OBSERVER)
     observers = [world.client(f"o{n}", who=watch) for n in range(3)]
     hello = m.ClientHello(named("one more", watch), "1.0", "3.11", "host", 1, 10.0)

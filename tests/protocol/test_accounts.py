@@ -7,9 +7,10 @@ from support.cores import DOUBLE, HALVE, Coordinator, bundle, ids, named, ok
 from support.cores import spec as any_spec
 
 from jobrunner.protocol.coordinator import accounts as accounts_module
-from jobrunner.protocol.coordinator import core as coordinator_core
+from jobrunner.protocol.coordinator import admission
 from jobrunner.protocol.coordinator.accounts import NO_QUOTA, Account, Accounts, Quota
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import Received, Send
 from jobrunner.protocol.journal_records import JournalState, KeptOutcome, Progress
 from jobrunner.protocol.wire import messages as m
@@ -350,23 +351,23 @@ def test_who_asks_for_the_impossible_and_takes_no_answer_is_sent_away():
         submit(client, spec(number))
         client.say(m.Cancel([m.CancelRequest(f"{C}-{number}", False)]))
     assert any(type(message) is m.Reset for message in client.heard())
-    assert world.core.rejected == 1
+    assert world.core.offences.count == 1
     assert not world.core.scheduler.roster.clients[C].done
 
 
 def test_the_bytes_of_answers_count_too(monkeypatch):
-    monkeypatch.setattr(coordinator_core, "UNTAKEN_BYTES", 10_000)
+    monkeypatch.setattr(admission, "UNTAKEN_BYTES", 10_000)
     world = Coordinator()
     client = world.client(who=ALICE)
     for number in range(100):
         client.say(m.Query(number, "status"))
         client.link.received = 0  # it acknowledges nothing
     assert m.Reset() in client.heard()
-    assert world.core.rejected == 1
+    assert world.core.offences.count == 1
 
 
 def test_an_observer_may_leave_less_and_nothing_of_it_stays(monkeypatch):
-    monkeypatch.setattr(coordinator_core, "UNTAKEN_REPLIES", 10_000)
+    monkeypatch.setattr(admission, "UNTAKEN_REPLIES", 10_000)
     world = Coordinator()
     olga = world.client(who=Principal("key-of-olga", "olga", "observer"))
     for number in range(100):
@@ -416,7 +417,7 @@ def test_who_asks_a_thousand_times_in_a_turn_is_told_once():
 
 
 def test_refused_cancels_are_answers_that_must_be_taken(monkeypatch):
-    monkeypatch.setattr(coordinator_core, "UNTAKEN_BYTES", 10_000)
+    monkeypatch.setattr(admission, "UNTAKEN_BYTES", 10_000)
     world = Coordinator()
     client = world.client(who=ALICE)
     for turn in range(20):

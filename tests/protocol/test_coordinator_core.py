@@ -20,14 +20,10 @@ from support.cores import (
 from jobrunner.backends.failures import error_for
 from jobrunner.config import UNREACHABLE_GRACE
 from jobrunner.errors import JobRunnerError
-from jobrunner.protocol.coordinator.core import (
-    OUTCOME_WINDOW,
-    OUTPUT_WINDOW,
-    SWEEP_INTERVAL,
-    CoordinatorCore,
-    CoordinatorSettings,
-)
+from jobrunner.protocol.coordinator.core import SWEEP_INTERVAL, CoordinatorCore
+from jobrunner.protocol.coordinator.outboxes import OUTCOME_WINDOW, OUTPUT_WINDOW
 from jobrunner.protocol.coordinator.peers import CLIENT_PATIENCE
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import (
     DrainRequested,
     Log,
@@ -1092,7 +1088,7 @@ def test_a_message_in_anothers_session_counts_as_rejected_and_changes_nothing(wo
     submit = m.Envelope(welcome.session, 1, 0, m.Submit([spec(1, client=C)], [DOUBLE]))
     effects = world.core.handle(Received(b"a", submit, BOB), world.now)
     assert [type(effect) for effect in effects] == [Log]
-    assert world.core.rejected == 1
+    assert world.core.offences.count == 1
     assert not world.core.scheduler.tasks
     world.core.handle(Received(b"a", submit, ALICE), world.now)
     assert list(world.core.scheduler.tasks) == [f"{C}-1"]

@@ -122,7 +122,7 @@ def test_a_worker_that_greets_under_another_name_loses_what_it_had(world):
     greeting_on(world, worker.source, other, "second")
     assert [w["name"] for w in world.query(client, "workers")] == ["another"]
     assert world.core.scheduler.tasks["c-1"].attempt == 2, "it was given to the new one"
-    assert world.core.rejected == 1
+    assert world.core.offences.count == 1
 
 
 def test_a_client_that_greets_under_another_name_has_the_usual_grace(world):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from support.cores import DOUBLE, Coordinator, ok, spec
 
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.scheduler import BEGIN_AGAIN_AFTER
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import JournalFailed, JournalWritten, WriteJournal
 from jobrunner.protocol.journal_records import JournalEntry, JournalState, KeptOutcome, Owed, Progress
 from jobrunner.protocol.wire import messages as m

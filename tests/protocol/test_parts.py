@@ -21,8 +21,9 @@ from support.cores import (
 )
 
 from jobrunner.protocol.coordinator.accounts import Quota
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.function_table import key_of
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import (
     JournalWritten,
     ResolveTasks,

@@ -77,7 +77,7 @@ def test_a_task_that_is_done_before_it_is_named_again_does_not_run_again():
     client.core.session.begin(world.now)
     client.thaw()
     old = client.core.session.link.session
-    while not world.coordinator.core._peers[client.source].link.session.startswith(old):
+    while not world.coordinator.core.sessions.peers[client.source].link.session.startswith(old):
         world.run_for(0.0001)
     world.network.cut(client.source, up=True, down=False, how="drop")
     world.run_for(0.01)

@@ -9,9 +9,10 @@ from typing import Any
 from jobrunner.protocol.bundles import Results, pack_calls, pack_results
 from jobrunner.protocol.client.core import ClientCore
 from jobrunner.protocol.coordinator.accounts import Account
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.function_table import FunctionEntry
 from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.coordinator.task import TaskRecord
 from jobrunner.protocol.effects import (
     Effect,

@@ -64,7 +64,7 @@ def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
             "pid": settings.pid,
             "uptime": now - core.started,
             "draining": core.draining,
-            "rejected_messages": core.rejected,
+            "rejected_messages": core.offences.count,
             "stale_outcomes": scheduler.stale_outcomes,
             "kept_outcomes": len(scheduler.results.detached),
         },

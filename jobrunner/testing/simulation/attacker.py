@@ -223,7 +223,9 @@ class Attacker:
 
         def arrive() -> None:
             coordinator = self._world.coordinator
-            if coordinator is None or (source in self._world.peers and source not in coordinator.core._peers):
+            if coordinator is None or (
+                source in self._world.peers and source not in coordinator.core.sessions.peers
+            ):
                 return
             if who.key == self.who.key:
                 coordinator.post(Received(source, decode(frames), who))

@@ -567,8 +567,8 @@ class Truth:
         alive = {node.core.settings.id for node in world.workers if node.alive}
         if set(scheduler.roster.workers) != alive:
             yield f"coordinator: knows the workers {sorted(scheduler.roster.workers)}, alive are {sorted(alive)}"
-        if len(core._peers) != len(alive):
-            yield f"coordinator: peers {list(core._peers)}"
+        if len(core.sessions.peers) != len(alive):
+            yield f"coordinator: peers {list(core.sessions.peers)}"
         for worker in scheduler.roster.workers.values():
             if worker.tasks or worker.assigned or worker.cancels or worker.assigned_seconds:
                 yield f"coordinator: {worker.name} has tasks"

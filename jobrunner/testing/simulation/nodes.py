@@ -7,8 +7,9 @@ import random
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from jobrunner.protocol.client.core import ClientCore
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.coordinator.task import ACTIVE, TaskRecord
 from jobrunner.protocol.effects import (
     Accepted,
@@ -310,7 +311,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
 
     def _watch_functions(self, core: CoordinatorCore) -> None:
         """No client sends a function or a part twice in a session, unless it has said that it may be forgotten."""
-        submit = core._handlers[m.Submit]
+        submit = core.admission.submit
         told: dict[str, set[m.FunctionKey]] = {}
 
         def watched_submit(client: ClientSession, message: m.Submit, now: float) -> None:
@@ -319,7 +320,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             submit(client, message, now)
             known.difference_update(message.drop_functions)
 
-        core._handlers[m.Submit] = watched_submit
+        core.admission.submit = watched_submit  # type: ignore[method-assign]
 
     def _tasks_at(self, worker: WorkerSession) -> list[TaskId]:
         return [
