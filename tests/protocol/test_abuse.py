@@ -383,7 +383,7 @@ def test_of_calls_that_have_ended_little_is_kept_for_lists(world):
     (outcome,) = client.heard_one(m.Outcomes).outcomes
     assert outcome.detail == facts
     client.acknowledge()
-    (record,) = world.core.scheduler.recent
+    (record,) = world.core.scheduler.tasks.recent
     assert record.outcome.detail == {"error": "why", "worker": "w", "host": "h"}
     assert world.query(client, "task", "c-1")["error"] == "why"
 
@@ -399,7 +399,7 @@ def test_nor_what_only_their_beginning_needed(world):
         m.ERROR,
         m.UNMET,
     }
-    (ended,) = [record for record in world.core.scheduler.recent if record.id == "c-1"]
+    (ended,) = [record for record in world.core.scheduler.tasks.recent if record.id == "c-1"]
     assert ended.options == m.TaskOptions(name="f", priority=3), "in nobody's account, taken or not"
     assert (ended.depends_on, ended.amounts, ended.requirements, ended.failed_dependency) == (
         (),
@@ -416,7 +416,7 @@ def test_of_functions_nobody_needs_their_names_are_left(world):
     worker.heard()
     worker.say(m.Outcomes([ok("c-1")]))
     world.turn()
-    (ended,) = world.core.scheduler.recent
+    (ended,) = world.core.scheduler.tasks.recent
     assert ended.function.definition == m.FunctionDef(b"k", "f", b"")
 
 

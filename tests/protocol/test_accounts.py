@@ -315,7 +315,7 @@ def test_a_result_does_not_outlive_its_client_and_its_account(leaves, detach):
         client.say(m.Goodbye())
     world.turn()
     world.query(other, "forget", f"{C}-1") if detach else None
-    (record,) = world.core.scheduler.recent
+    (record,) = world.core.scheduler.tasks.recent
     assert record.outcome.payload == b""
     assert record.client.link.unacked() == record.client.outcomes == []
     assert not world.core.scheduler.accounts.of(C, ALICE.key).bytes

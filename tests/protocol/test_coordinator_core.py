@@ -210,7 +210,7 @@ def test_a_call_goes_to_a_worker_and_its_outcome_back(world):
     worker.say(m.Outcomes([ok("c-1")]))
     assert client.heard() == [m.Outcomes([ok("c-1")])]
     assert worker.heard() == []
-    assert world.core.scheduler.tasks == {}
+    assert not world.core.scheduler.tasks
 
 
 def test_a_function_is_sent_to_a_worker_once_and_forgotten_when_nobody_needs_it(world):
@@ -711,7 +711,7 @@ def test_a_worker_that_comes_back_in_time_keeps_its_tasks(world):
     assert given(worker) == [("c-2", 2)], "this one was lost on its way"
     worker.say(m.Outcomes([ok("c-1"), ok("c-2", 2)]))
     assert resolved(client) == [("c-1", m.OK), ("c-2", m.OK)]
-    assert all(r.crashes == 0 for r in world.core.scheduler.recent)
+    assert all(r.crashes == 0 for r in world.core.scheduler.tasks.recent)
 
 
 @pytest.mark.parametrize("running", [False, True])
@@ -842,7 +842,7 @@ def test_a_lost_client_has_a_grace_and_then_its_tasks_end():
     assert worker.heard() == [m.Cancel([m.CancelRequest("c-1", True)])]
     worker.say(m.Outcomes([m.Outcome("c-1", 1, m.CANCELLED)]))
     world.turn()
-    assert world.core.scheduler.tasks == {}
+    assert not world.core.scheduler.tasks
 
 
 def test_a_client_that_comes_back_with_a_new_session_gets_everything():
@@ -923,7 +923,7 @@ def test_a_client_that_leaves_takes_its_tasks_with_it(world):
     assert worker.heard() == [m.Cancel([m.CancelRequest("c-1", True)])]
     worker.say(m.Outcomes([m.Outcome("c-1", 1, m.CANCELLED)]))
     assert worker.heard() == [m.DropFunctions([KEY])]
-    assert world.core.scheduler.tasks == {}
+    assert not world.core.scheduler.tasks
     assert len(world.core.scheduler.functions) == 0
 
 

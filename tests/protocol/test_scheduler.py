@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from support.cores import DOUBLE, KEY, client_peer, ended, ids, ok, spec, worker_peer
 
-from jobrunner.protocol.coordinator.scheduler import RECENT, Scheduler
+from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.coordinator.task import CANCELLED, FAILED, QUEUED, SUCCEEDED
+from jobrunner.protocol.coordinator.task_table import RECENT
 from jobrunner.protocol.tuning import PREFETCH_SECONDS
 from jobrunner.protocol.wire import messages as m
 
@@ -53,7 +54,7 @@ class Desk:
         self.placed()
         self.finish(worker, "c-lesson", duration=duration)
         self.client.outcomes.clear()
-        self.scheduler.recent.clear()
+        self.scheduler.tasks.recent.clear()
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_the_counts_of_states_stay_right(desk):
     desk.finish(worker, "c-1")
     desk.scheduler.outcome(worker, ended("c-2", m.ERROR), 0.0)
     desk.scheduler.cancel("c-3", False, 0.0)
-    counts = desk.scheduler.counts
+    counts = desk.scheduler.tasks.counts
     assert (counts[SUCCEEDED], counts[FAILED], counts[CANCELLED], counts[QUEUED]) == (1, 1, 1, 0)
     assert sum(counts) == 3
     desk.scheduler.check_invariants()
@@ -174,14 +175,14 @@ def test_memory_returns_to_its_baseline(desk):
     assert scheduler.tasks == desk.client.done == worker.tasks == {}
     scheduler.functions.drop_ref(KEY)
     assert len(scheduler.functions) == 0
-    assert len(scheduler.recent) == RECENT
-    assert all(r.payload == b"" and r.outcome.payload == b"" for r in scheduler.recent)
+    assert len(scheduler.tasks.recent) == RECENT
+    assert all(r.payload == b"" and r.outcome.payload == b"" for r in scheduler.tasks.recent)
     assert worker.assigned_seconds == 0.0
 
 
 def test_a_hundred_thousand_queued_tasks_are_accepted_and_cancelled(desk):
     desk.submit(*[spec(n) for n in range(100_000)])
-    assert desk.scheduler.counts[QUEUED] == 100_000
+    assert desk.scheduler.tasks.counts[QUEUED] == 100_000
     for n in range(100_000):
         desk.scheduler.cancel(f"c-{n}", False, 0.0)
     desk.add_worker()

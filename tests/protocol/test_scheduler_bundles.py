@@ -423,7 +423,7 @@ def test_a_client_that_is_gone_takes_what_was_sought_of_its_bundles_with_it(desk
     assert not desk.scheduler.dependencies.unknown_calls
     desk.scheduler.dependencies.stop_looking(NAMED_AGAIN_WITHIN)
     assert [(o.id, o.status) for o in desk.told(other)] == [(SECOND, m.LOST)]
-    assert desk.scheduler.counts[CANCELLED] == 3
+    assert desk.scheduler.tasks.counts[CANCELLED] == 3
 
 
 # --- at most once ---------------------------------------------------------------------------------------------------
@@ -443,5 +443,5 @@ def test_the_doubt_whether_a_task_has_run_outlives_a_second_coordinator():
     third.reattach_deadline = 10.0
     third.restore(state, 0.0)
     third.due(11.0)
-    (record,) = third.recent
+    (record,) = third.tasks.recent
     assert record.outcome.status == m.LOST

@@ -145,7 +145,7 @@ class Dependencies:
 
     def _look_for(self, task_id: TaskId, now: float) -> Interest:
         """The interest in a task that is not known here, unless it is one of a bundle's calls."""
-        bundle = self._scheduler.bundle_with(task_id)
+        bundle = self._scheduler.tasks.bundle_with(task_id)
         if bundle is not None:
             self.unknown_calls.setdefault(bundle[0].id, {})[task_id] = None
         return self.results.look_for(task_id, now)
@@ -203,7 +203,7 @@ class Dependencies:
         """How a task ended that is not unfinished here; of its own, or with the bundle that it was part of."""
         ended = self._known_end(task_id)
         bundle = place_of_call(task_id) if ended is None else None
-        if bundle is None or bundle[0] in self._scheduler.bundles:
+        if bundle is None or bundle[0] in self._scheduler.tasks.bundles:
             return ended
         whole = self._known_end_of_bundle(client_of(task_id), bundle[0])
         return None if whole is None else self._call_of(whole, task_id)
@@ -310,7 +310,7 @@ class Dependencies:
                 and record.state == WAITING
                 and not record.delayed
             ):
-                self._scheduler.move(record, QUEUED, now)
+                self._scheduler.tasks.move(record, QUEUED, now)
                 self._scheduler.queue.push(record)
         else:
             record.failed_dependency = outcome_of_dependent(record, outcome, ended.name)

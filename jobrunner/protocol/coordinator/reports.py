@@ -54,7 +54,7 @@ def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> R
 def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     settings, scheduler = core.settings, core.scheduler
     workers = list(scheduler.roster.workers.values())
-    counts = {name: scheduler.counts[state] for state, name in enumerate(STATE_NAMES)}
+    counts = {name: scheduler.tasks.counts[state] for state, name in enumerate(STATE_NAMES)}
     return {
         "coordinator": {
             "id": settings.id,
@@ -94,7 +94,7 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
         raise ValueError(f"at most {MAX_ROWS} tasks can be told at a time, not {rows}")
     found = (
         record
-        for source in (core.scheduler.tasks.values(), reversed(core.scheduler.recent))
+        for source in (core.scheduler.tasks.values(), reversed(core.scheduler.tasks.recent))
         for record in source
         if (not state or STATE_NAMES[record.state] == state) and (who.sees_all or owns(who, record))
     )
@@ -182,13 +182,13 @@ def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecor
     record = core.scheduler.tasks.get(TaskId(argument))
     if record is not None:
         return record
-    bundle = core.scheduler.bundle_with(TaskId(argument))
+    bundle = core.scheduler.tasks.bundle_with(TaskId(argument))
     if bundle is not None:
         return bundle[0]
-    for record in reversed(core.scheduler.recent):
+    for record in reversed(core.scheduler.tasks.recent):
         if record.id == argument or call_in(record, argument) is not None:
             return record
-    for source in (reversed(core.scheduler.recent), core.scheduler.tasks.values()):
+    for source in (reversed(core.scheduler.tasks.recent), core.scheduler.tasks.values()):
         for record in source:
             if record.id.startswith(argument) and short_id(record.id) == argument and seen(who, record):
                 return record
@@ -358,4 +358,4 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
         return "its client does not take the outcomes that it already has"
     if not any(worker.fits(required) for worker in scheduler.roster.workers.values()):
         return held_by_others(core, record, who)
-    return f"all slots are taken; {scheduler.counts[QUEUED]} tasks are queued"
+    return f"all slots are taken; {scheduler.tasks.counts[QUEUED]} tasks are queued"

@@ -8,7 +8,7 @@ can be bound, then the core sends each outbox as one message.
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import Counter
 
 from jobrunner.protocol import retry
 from jobrunner.protocol.bundles import index_of_call, place_of_call, whole_of
@@ -41,6 +41,7 @@ from jobrunner.protocol.coordinator.task import (
     call_size,
     required_of,
 )
+from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.estimates import updated_estimate
 from jobrunner.protocol.journal_records import JournalState
 from jobrunner.protocol.link import Link
@@ -49,10 +50,6 @@ from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.details import brief, passable
 from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, client_of, open_part
 from jobrunner.protocol.wire.principals import ANYONE, CLIENT, Principal
-
-RECENT = 1000
-"""Finished tasks that `jobrunner tasks` still shows."""
-
 
 BEGIN_AGAIN_AFTER = 1.0
 """Seconds after which it is tried again to write that a call begins which is to run at most once."""
@@ -138,15 +135,11 @@ class Scheduler:
         self.missing_modules = MissingModules(self)
         self.division = Division(self)
         self.deadlocks = Deadlocks(self)
-        self.tasks: dict[TaskId, TaskRecord] = {}
+        self.tasks = TaskTable()
         self.roster = Roster()
         self.functions = FunctionTable()
         self.queue = ReadyQueue()
         self.reservations = Reservations()
-        self.counts = [0] * len(STATE_NAMES)
-        self.recent: deque[TaskRecord] = deque(maxlen=RECENT)
-        self.bundles: dict[str, TaskRecord] = {}
-        """The bundles among `tasks`, by the open part of their ids."""
         self.orphaned: dict[TaskId, OrphanedTask] = {}
         self._orphaned_of: dict[ClientId, dict[TaskId, None]] = {}
         """The same by those who may name them: a thousand clients may come back at once."""
@@ -191,9 +184,7 @@ class Scheduler:
             initializer.users += 1
         client.submitted += record.weight
         client.unfinished += record.weight
-        self.tasks[spec.id] = record
-        if isinstance(spec.span, int):
-            self.bundles[open_part(spec.id)] = record
+        self.tasks.add(record)
         if self.journal_gate.enabled:
             self.journal_gate.note_accepted(spec)
             if client.who.key:
@@ -212,8 +203,8 @@ class Scheduler:
             self.journal_gate.note_may_have_run(spec.id)
         # Sent to an earlier coordinator: it may be with a worker that is on its way back.
         settling = held is None and not client.resubmission_complete and now < self.reattach_deadline
-        record.state = WAITING if settling or record.unresolved_count or record.may_have_run else QUEUED
-        self.counts[record.state] += record.weight
+        waits = settling or record.unresolved_count or record.may_have_run
+        self.tasks.count(record, WAITING if waits else QUEUED)
         if held is not None:
             self._claim(record, held, now)
         elif record.failed_dependency is not None:
@@ -377,7 +368,7 @@ class Scheduler:
                 return  # the worker has been told; if it forgets, it will be told again when it comes back
             record.cancel_asked = True
             if running and record.state != CANCELLING:
-                self.move(record, CANCELLING, now)
+                self.tasks.move(record, CANCELLING, now)
             record.worker.cancels.append(m.CancelRequest(task_id, running))
             self.roster.flush_later(record.worker)
 
@@ -459,7 +450,7 @@ class Scheduler:
         client = self.roster.clients.get(client_of(task_id))
         bundle = place_of_call(task_id)
         if bundle is not None:
-            record = self.bundles.get(bundle[0])
+            record = self.tasks.bundles.get(bundle[0])
             if record is None and client is not None:
                 record = client.done_bundles.get(bundle[0])
             if record is not None:
@@ -471,13 +462,6 @@ class Scheduler:
                 return False
             known = chunk in self.tasks or (client is not None and chunk in client.done)
         return known or (client is not None and not client.resubmission_complete)
-
-    def bundle_with(self, task_id: TaskId) -> tuple[TaskRecord, int] | None:
-        """The unfinished bundle in which that call is, and where."""
-        place = place_of_call(task_id)
-        record = None if place is None else self.bundles.get(place[0])
-        index = None if record is None else index_of_call(record.id, task_id)
-        return None if record is None or index is None or index >= record.elements else (record, index)
 
     # --- detached tasks, and the journal ---
 
@@ -515,7 +499,7 @@ class Scheduler:
         held_back = self.journal_gate.still_withheld(begins)
         for record in held_back:
             self._not_begun(record)
-            self.move(record, WAITING, now)
+            self.tasks.move(record, WAITING, now)
             self._delay(record, now + BEGIN_AGAIN_AFTER)
         return held_back
 
@@ -619,7 +603,7 @@ class Scheduler:
         if held is not None and held.worker is worker:
             held.running = True
         if record is not None and record.worker is worker and record.state == ASSIGNED:
-            self.move(record, RUNNING, now)
+            self.tasks.move(record, RUNNING, now)
             self.division.started(record)
             watchers = () if record.interest is None else record.interest.watchers
             others = [self.roster.clients[client] for client in watchers if client in self.roster.clients]
@@ -809,12 +793,12 @@ class Scheduler:
                 outcome = m.Outcome(record.id, record.attempt, m.LOST, detail={"error": error})
                 self._finish_lost(record, outcome, now)
             elif not record.unresolved_count:
-                self.move(record, QUEUED, now)
+                self.tasks.move(record, QUEUED, now)
                 self.queue.push(record)
 
     def place(self, now: float) -> None:
         """Bind queued tasks to workers: idle slots first, evenly, then a little ahead where tasks are short."""
-        if not self.counts[QUEUED]:
+        if not self.tasks.counts[QUEUED]:
             self.queue.clear()
             return
         if self.queue.pushed > LEFT_OVER + len(self.tasks):
@@ -833,7 +817,7 @@ class Scheduler:
                     more.append(worker)
             idle = more
         for worker in list(self.roster.workers_with_room):
-            if worker.prefetch and self.counts[QUEUED]:
+            if worker.prefetch and self.tasks.counts[QUEUED]:
                 self._prefetch(worker, now)
             if worker.held >= worker.slots:
                 self.roster.has_no_room(worker)
@@ -863,11 +847,6 @@ class Scheduler:
 
     # --- the steps that all of these share ---
 
-    def move(self, record: TaskRecord, state: int, now: float) -> None:
-        self.counts[record.state] -= record.weight
-        record.move(state, now)
-        self.counts[state] += record.weight
-
     def _assign(self, record: TaskRecord, worker: WorkerSession, now: float) -> None:
         record.attempt += 1
         record.claimed = False
@@ -881,7 +860,7 @@ class Scheduler:
     def _bind(self, record: TaskRecord, worker: WorkerSession, now: float) -> None:
         estimate = record.function.estimate
         record.estimate = estimate if estimate == UNKNOWN else estimate * record.elements
-        self.move(record, ASSIGNED, now)
+        self.tasks.move(record, ASSIGNED, now)
         worker.take(record)
 
     def _release(self, record: TaskRecord) -> None:
@@ -932,8 +911,7 @@ class Scheduler:
         """So many calls of a bundle will be submitted again: they do not count as ended, nor twice as submitted."""
         record.client.unfinished -= calls
         record.client.submitted -= calls
-        self.counts[record.state] -= calls
-        record.weight -= calls
+        self.tasks.lighten(record, calls)
 
     def _ended(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         status = outcome.status
@@ -962,7 +940,7 @@ class Scheduler:
         if verdict == retry.REQUEUE:
             self.again(record, now)
         elif verdict == retry.RETRY:
-            self.move(record, WAITING, now)
+            self.tasks.move(record, WAITING, now)
             self._delay(record, now + retry.backoff(record.failures, record.options.backoff))
         elif status == m.CRASHED:
             self._finish_lost(record, outcome, now)
@@ -982,9 +960,9 @@ class Scheduler:
         if record.failed_dependency is not None:
             self.finish(record, record.failed_dependency, FAILED, now)
         elif record.unresolved_count:
-            self.move(record, WAITING, now)
+            self.tasks.move(record, WAITING, now)
         else:
-            self.move(record, QUEUED, now)
+            self.tasks.move(record, QUEUED, now)
             self.queue.push(record, front=True)
 
     def _finish_lost(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
@@ -1003,7 +981,7 @@ class Scheduler:
         self.finish(record, outcome._replace(detail=detail), FAILED, now)
 
     def finish(self, record: TaskRecord, outcome: m.Outcome, state: int, now: float) -> None:
-        self.move(record, state, now)
+        self.tasks.move(record, state, now)
         client = record.client
         client.account.remove_call(record.size, record.options.resources)
         record.payload = b""
@@ -1012,14 +990,9 @@ class Scheduler:
         self.functions.release(record.function)
         if record.initializer is not None:
             self.functions.release(record.initializer)
-        del self.tasks[record.id]
-        if isinstance(record.span, int):
-            part = open_part(record.id)
-            if self.bundles.get(part) is record:
-                del self.bundles[part]
+        self.tasks.remove(record)
         client.unfinished -= record.weight
         record.failed_dependency = None  # with the outcome of what it needed
-        self.recent.append(record)
         if self.roster.has_client(client):
             client.add_done(record)
             self.tell_client(client, outcome)
@@ -1138,11 +1111,9 @@ class Scheduler:
 
     def check_invariants(self) -> None:
         """What must hold after every step; for the simulation."""
-        counted = [0] * len(STATE_NAMES)
-        for task_id, record in self.tasks.items():
-            assert record.id == task_id
-            assert record.state not in (SUCCEEDED, FAILED, CANCELLED), record.id
-            counted[record.state] += record.weight
+        self.tasks.check_invariants()
+        for record in self.tasks.values():
+            task_id = record.id
             here = self.roster.has_client(record.client)
             assert here or record.cancel_asked or record.options.detach, f"{task_id} is nobody's"
             with_worker = record.worker is not None and task_id in record.worker.tasks
@@ -1150,8 +1121,6 @@ class Scheduler:
             assert record.begun >= (record.state in ACTIVE), (
                 f"{task_id}: {record.unbegun} of {record.attempt}"
             )
-        for state in (WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING):
-            assert counted[state] == self.counts[state], STATE_NAMES[state]
         self.roster.check_invariants()
         named = [task_id for tasks in self._orphaned_of.values() for task_id in tasks]
         assert sorted(named) == sorted(self.orphaned)

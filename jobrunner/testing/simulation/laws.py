@@ -535,7 +535,7 @@ class Truth:
         if scheduler.deadlocks._waiting or scheduler.deadlocks._since:
             yield f"coordinator: deadlocks {scheduler.deadlocks._waiting} {scheduler.deadlocks._since}"
         left_over: dict[str, Collection[object]] = {
-            "tasks": scheduler.tasks,
+            "tasks": list(scheduler.tasks),
             "clients": scheduler.roster.clients,
             "orphaned": scheduler.orphaned,
             "delayed": scheduler.delayed,
@@ -562,8 +562,8 @@ class Truth:
             yield "coordinator: the queue is not empty"
         if len(scheduler.accounts):
             yield f"coordinator: {len(scheduler.accounts)} accounts"
-        if any(scheduler.counts[:5]):
-            yield f"coordinator: counts {scheduler.counts}"
+        if any(scheduler.tasks.counts[:5]):
+            yield f"coordinator: counts {scheduler.tasks.counts}"
         alive = {node.core.settings.id for node in world.workers if node.alive}
         if set(scheduler.roster.workers) != alive:
             yield f"coordinator: knows the workers {sorted(scheduler.roster.workers)}, alive are {sorted(alive)}"

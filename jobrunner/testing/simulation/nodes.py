@@ -277,7 +277,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
 
         def watched_departure(client: ClientSession, now: float) -> None:
             client_gone(client, now)
-            self.world.truth.forgotten(client.id, scheduler.tasks.keys())
+            self.world.truth.forgotten(client.id, set(scheduler.tasks))
 
         def watched_loss(worker: WorkerSession, reason: str, now: float) -> None:
             self._detach(worker, [*worker.tasks, *self._tasks_at(worker)])
