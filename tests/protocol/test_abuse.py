@@ -22,6 +22,7 @@ from jobrunner.protocol.coordinator.outboxes import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.coordinator.peers import WorkerSession
 from jobrunner.protocol.coordinator.placement import Lane, ReadyQueue
 from jobrunner.protocol.coordinator.scheduler import LEFT_OVER, LOOKS_PER_GRACE, Scheduler
+from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
 from jobrunner.protocol.link import STALLED_AFTER
 from jobrunner.protocol.wire import messages as m
@@ -226,7 +227,7 @@ def test_a_module_that_is_missing_concerns_the_calls_that_need_it(world, counted
 
 
 def test_nobody_looks_at_others_calls_because_somebody_without_any_says_goodbye(world):
-    class Tasks(dict[TaskId, Any]):
+    class Tasks(TaskTable):
         looks = 0
 
         def values(self) -> Any:
