@@ -172,7 +172,8 @@ def test_memory_returns_to_its_baseline(desk):
         desk.finish(worker, f"c-{n}")
         desk.scheduler.acknowledged(desk.client, [ok(f"c-{n}")])
     scheduler = desk.scheduler
-    assert not (scheduler.tasks or desk.client.done or worker.tasks)
+    assert not scheduler.tasks
+    assert desk.client.done == worker.tasks == {}
     scheduler.functions.drop_ref(KEY)
     assert len(scheduler.functions) == 0
     assert len(scheduler.tasks.recent) == RECENT
