@@ -18,10 +18,11 @@ from jobrunner.protocol.coordinator.accounts import Quota
 from jobrunner.protocol.coordinator.dependencies import LOOKED_AT_PER_SWEEP, MAX_PIECES, Dependencies
 from jobrunner.protocol.coordinator.finished_tasks import UnknownTasks
 from jobrunner.protocol.coordinator.function_table import FunctionEntry
+from jobrunner.protocol.coordinator.orphans import Orphans
 from jobrunner.protocol.coordinator.outboxes import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.coordinator.peers import WorkerSession
 from jobrunner.protocol.coordinator.placement import Lane, ReadyQueue
-from jobrunner.protocol.coordinator.scheduler import LEFT_OVER, LOOKS_PER_GRACE, Scheduler
+from jobrunner.protocol.coordinator.scheduler import LEFT_OVER, LOOKS_PER_GRACE
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
 from jobrunner.protocol.link import STALLED_AFTER
@@ -71,7 +72,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(missing_modules, "needed")
     count(reports, "index_of_call")
     count(reports, "short_id")
-    count(Scheduler, "named_later")
+    count(Orphans, "named_later")
     count(Dependencies, "_is_named_soon")
     count(WorkerSession, "fits")
     count(WorkerSession, "provides_all")
@@ -252,7 +253,7 @@ def test_clients_that_come_back_do_not_each_look_at_what_all_others_may_name(wor
         if n % 2:
             client.say(m.ResubmissionComplete())
     assert counted["named_later"] == 1000
-    assert len(world.core.scheduler.orphaned) == 1000
+    assert len(world.core.scheduler.orphans) == 1000
     fenced = [request.id for message in worker.heard_of(m.Cancel) for request in message.requests]
     assert sorted(fenced) == sorted(entry.id for n, entry in enumerate(held) if n % 2)
     world.core.check_invariants()
@@ -265,9 +266,9 @@ def test_what_nobody_names_is_not_looked_at_in_each_sweep(world, counted):
     counted.clear()
     world.run(29.0, worker)
     assert counted["named_later"] <= 100 * (LOOKS_PER_GRACE + 1)
-    assert len(world.core.scheduler.orphaned) == 100
+    assert len(world.core.scheduler.orphans) == 100
     world.run(2.0, worker)
-    assert not world.core.scheduler.orphaned
+    assert not world.core.scheduler.orphans
 
 
 def test_of_very_much_that_is_sought_each_sweep_looks_at_a_part(world, counted):

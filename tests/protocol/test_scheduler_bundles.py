@@ -93,7 +93,7 @@ def test_the_call_that_goes_on_is_joined_where_it_runs(desk):
     desk.outcome(ok(SECOND))
     assert desk.told() == [ok(SECOND)]
     assert not desk.scheduler.tasks
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
 
 
 def test_what_happens_to_it_before_its_client_names_it_is_not_lost(desk):
@@ -111,19 +111,19 @@ def test_it_may_have_ended_before_its_client_names_it(desk):
     desk.told()
     desk.name_call()
     assert desk.told() == [ok(SECOND)]
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
 
 
 def test_it_is_kept_until_its_client_names_it(desk):
     """What acknowledges the split may come long before what names the call, and ResubmissionComplete in between."""
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.client.resubmission_complete = False
-    desk.scheduler.forget_orphaned(100.0, 30.0)
+    desk.scheduler.orphans.forget(100.0, 30.0)
     desk.client.resubmission_complete = True
     desk.scheduler.acknowledged(desk.client, desk.told())
     assert not desk.client.done
     desk.scheduler.resubmission_complete(desk.client.id)
-    desk.scheduler.forget_orphaned(200.0, 30.0)
+    desk.scheduler.orphans.forget(200.0, 30.0)
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
     assert not desk.client.awaiting_resubmission
@@ -147,7 +147,7 @@ def test_it_is_kept_until_a_client_that_has_come_again_has_said_what_it_waits_fo
     desk.scheduler.acknowledged(desk.client, desk.told())
     desk.client.awaiting_resubmission.clear()  # as with each session
     desk.client.resubmission_complete = False
-    desk.scheduler.forget_orphaned(200.0, 30.0)
+    desk.scheduler.orphans.forget(200.0, 30.0)
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
 
@@ -155,8 +155,8 @@ def test_it_is_kept_until_a_client_that_has_come_again_has_said_what_it_waits_fo
 def test_it_is_not_kept_for_a_client_that_is_gone(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.scheduler.client_gone(desk.client, 0.0)
-    desk.scheduler.forget_orphaned(31.0, 30.0)
-    assert not desk.scheduler.orphaned
+    desk.scheduler.orphans.forget(31.0, 30.0)
+    assert not desk.scheduler.orphans
     assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
 
 
@@ -165,7 +165,7 @@ def test_it_is_not_kept_for_a_client_that_has_come_again_and_does_not_name_it(de
     desk.client.awaiting_resubmission.clear()  # as with each session
     desk.client.outcomes.clear()
     desk.scheduler.resubmission_complete(desk.client.id)
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
     assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
 
 
@@ -188,7 +188,7 @@ def test_of_two_workers_that_run_it_one_is_stopped(desk):
     """The other has it from a time before this coordinator."""
     other = desk.add_worker("v")
     desk.scheduler.reattach(other, [m.Held(SECOND, 1, True)], 0.0)
-    assert SECOND in desk.scheduler.orphaned
+    assert SECOND in desk.scheduler.orphans
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     assert other.cancels + desk.worker.cancels == [m.CancelRequest(SECOND, True)]
     desk.name_call()
@@ -202,7 +202,7 @@ def test_a_call_that_the_bundle_does_not_have_cannot_go_on(desk, running):
     desk.outcome(split(BUNDLE, running, results()))
     (outcome,) = desk.told()
     assert (outcome.id, outcome.status) == (BUNDLE, m.LOST)
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
 
 
 def test_what_is_no_bundle_cannot_be_given_up(desk):
@@ -214,7 +214,7 @@ def test_what_is_no_bundle_cannot_be_given_up(desk):
     desk.place()
     desk.outcome(split("c-3-0", 0, results()))
     assert [(o.id, o.status) for o in desk.told()] == [("c-2-0", m.LOST), ("c-3-0", m.LOST)]
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
 
 
 def test_a_split_of_another_attempt_or_worker_changes_nothing(desk):
@@ -222,7 +222,7 @@ def test_a_split_of_another_attempt_or_worker_changes_nothing(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")), worker=desk.add_worker("v"))
     assert desk.told() == []
     assert desk.scheduler.stale_outcomes == 2
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
 
 
 def test_a_bundle_that_is_being_stopped_ends_with_the_call_that_goes_on(desk):
@@ -231,7 +231,7 @@ def test_a_bundle_that_is_being_stopped_ends_with_the_call_that_goes_on(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     assert [(o.id, o.status) for o in desk.told()] == [(BUNDLE, m.CANCELLED)]
     assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
 
 
 def test_a_bundle_that_was_to_be_stopped_and_is_wanted_again_goes_on(desk):
@@ -240,7 +240,7 @@ def test_a_bundle_that_was_to_be_stopped_and_is_wanted_again_goes_on(desk):
     desk.submit(bundle("1-0", *CALLS), client=again)
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     assert desk.told(again) == [split(BUNDLE, 1, results(b"x"))]
-    assert SECOND in desk.scheduler.orphaned
+    assert SECOND in desk.scheduler.orphans
 
 
 # --- a coordinator that was started again ---------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_the_outcome_of_a_worker_that_has_died_since_does_not_make_it_a_place_fo
     world.run_for(3.0)
     world.revive()
     world.run_for(10.0)
-    assert world.coordinator.core.scheduler.orphaned[task].outcome is not None
+    assert world.coordinator.core.scheduler.orphans[task].outcome is not None
     worker.crash()
     world.run_for(5.0)
     world.network.mend(client.source)

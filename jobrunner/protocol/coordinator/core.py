@@ -397,11 +397,11 @@ class CoordinatorCore:
         """Look for what time alone has changed."""
         self.sessions.sweep(now)
         scheduler = self.scheduler
-        scheduler.forget_orphaned(now, self.settings.client_grace)
+        scheduler.orphans.forget(now, self.settings.client_grace)
         scheduler.forget_outdated_outcomes(now - self.settings.keep_detached)
         scheduler.dependencies.stop_looking(now)
         # Kept outcomes are looked at whenever something else is; they need no timer of their own.
-        busy = scheduler.orphaned or scheduler.results.unknown_tasks or self.sessions.need_sweeping
+        busy = scheduler.orphans or scheduler.results.unknown_tasks or self.sessions.need_sweeping
         self._next_sweep = now + SWEEP_INTERVAL if busy else None
 
     def _stood_still(self, seconds: float, now: float) -> None:

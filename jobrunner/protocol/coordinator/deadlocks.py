@@ -67,7 +67,7 @@ class Deadlocks:
         """A worker tells what a task waits for; about others' tasks it has nothing to say."""
         record = self._scheduler.tasks.get(wait.id)
         if record is None:
-            held = self._scheduler.orphaned.get(wait.id)
+            held = self._scheduler.orphans.get(wait.id)
             if held is not None and held.worker is worker:
                 held.wait = wait
         elif record.worker is worker and record.state in ACTIVE:

@@ -184,7 +184,7 @@ class Dependencies:
 
     def _is_named_soon(self, task_id: TaskId, interest: Interest, now: float) -> bool:
         """Whether it is a call of a bundle that is here, or of whose end its client has heard only lately."""
-        if self._scheduler.named_later(task_id):
+        if self._scheduler.orphans.named_later(task_id):
             interest.since = now
         bundle = place_of_call(task_id)
         if bundle is None:

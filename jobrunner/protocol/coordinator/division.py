@@ -124,7 +124,7 @@ class Division:
             scheduler.finish(record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now)
             return
         if record.state == CANCELLING and record.cancel_asked:
-            scheduler.fence(worker, part_id(record.id, stop))
+            scheduler.roster.fence(worker, part_id(record.id, stop))
             cancelled = m.Outcome(record.id, record.attempt, m.CANCELLED)
             scheduler.finish(record, cancelled, CANCELLED, now)
             return

@@ -130,7 +130,7 @@ def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
         return {"id": record.id, "cancelled": state == "cancelled", "state": state}
     call = describe_call(record, index)
     state = call["state"]
-    goes_on = record.state not in TERMINAL or core.scheduler.named_later(call["id"])
+    goes_on = record.state not in TERMINAL or core.scheduler.orphans.named_later(call["id"])
     if goes_on and state not in DONE and (running or record.state != RUNNING):
         core.scheduler.cancel_call(record, index, running)
         state = "cancelling" if running else state

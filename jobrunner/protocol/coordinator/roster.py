@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSession
-from jobrunner.protocol.wire.ids import ClientId, WorkerId
+from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId
+from jobrunner.protocol.wire.messages import CancelRequest
 
 
 class Roster:
@@ -83,6 +84,11 @@ class Roster:
     def flush_later(self, peer: Peer) -> None:
         """Something was put into the peer's outbox."""
         self.pending_flush[peer] = None
+
+    def fence(self, worker: WorkerSession, task_id: TaskId) -> None:
+        """Have the worker stop an attempt that nobody waits for."""
+        worker.cancels.append(CancelRequest(task_id, True))
+        self.flush_later(worker)
 
     def take_pending(self) -> Peer | None:
         """A peer that is still here and has something in its outbox; each is returned once."""

@@ -8,11 +8,10 @@ can be bound, then the core sends each outbox as one message.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 
 from jobrunner.protocol import retry
-from jobrunner.protocol.bundles import index_of_call, place_of_call, whole_of
-from jobrunner.protocol.chunks import chunk_of, part_id
+from jobrunner.protocol.bundles import place_of_call, whole_of
+from jobrunner.protocol.chunks import part_id
 from jobrunner.protocol.coordinator.accounts import NO_QUOTA, Account, Accounts, Quota
 from jobrunner.protocol.coordinator.deadlocks import Deadlocks
 from jobrunner.protocol.coordinator.dependencies import Dependencies
@@ -21,6 +20,7 @@ from jobrunner.protocol.coordinator.finished_tasks import FinishedTask, Results,
 from jobrunner.protocol.coordinator.function_table import FunctionEntry, FunctionTable
 from jobrunner.protocol.coordinator.journal_gate import Begin, JournalGate
 from jobrunner.protocol.coordinator.missing_modules import MissingModules
+from jobrunner.protocol.coordinator.orphans import OrphanedTask, Orphans
 from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
 from jobrunner.protocol.coordinator.placement import Permit, ReadyQueue, has_capacity
 from jobrunner.protocol.coordinator.reservations import Reservations
@@ -58,9 +58,6 @@ LEFT_OVER = 1000
 """Calls that have ended while they waited (for a slot, or for a time) stay in line until it is their turn, which may
 never come. They are looked for when so many more have been put in line than there are calls."""
 
-LOOKS_PER_GRACE = 4
-"""How often it is asked, within a client's grace, whether it may yet name a task that some worker has."""
-
 LATEST_REATTACHED = 2**30
 """Attempts go on from the number that a worker comes back with, so it must leave room for them in a message."""
 
@@ -96,25 +93,6 @@ def drop_wishes(record: TaskRecord) -> None:
     record.depends_on = record.requirements = ()
 
 
-class OrphanedTask:
-    """A task that a worker has though no client has named it since this coordinator started."""
-
-    __slots__ = ("attempt", "look_at", "outcome", "running", "since", "unbegun", "wait", "worker")
-
-    def __init__(self, worker: WorkerSession, held: m.Held, now: float) -> None:
-        self.worker = worker
-        self.attempt = held.attempt
-        self.unbegun = held.unbegun
-        self.since = now
-        self.look_at = now
-        """When it is asked again whether somebody may yet name it."""
-        self.outcome: m.Outcome | None = None
-        self.running = False
-        """The worker has announced that it runs, which it does only once."""
-        self.wait: m.Wait | None = None
-        """What it waits for, as the worker has told."""
-
-
 class Scheduler:
     """All unfinished tasks and where they are."""
 
@@ -140,9 +118,7 @@ class Scheduler:
         self.functions = FunctionTable()
         self.queue = ReadyQueue()
         self.reservations = Reservations()
-        self.orphaned: dict[TaskId, OrphanedTask] = {}
-        self._orphaned_of: dict[ClientId, dict[TaskId, None]] = {}
-        """The same by those who may name them: a thousand clients may come back at once."""
+        self.orphans = Orphans(self.roster, self.tasks)
         self.delayed: list[tuple[float, int, TaskRecord]] = []
         self._tie_breaker = 0
         self.reattach_deadline = 0.0
@@ -197,7 +173,7 @@ class Scheduler:
             self.dependencies.collect(record, spec.depends_on, now)
         if spec.options.detach:
             self.tell_accepted(record)
-        held = self._take_orphaned(spec.id) if self.orphaned else None
+        held = self.orphans.take(spec.id) if self.orphans else None
         record.may_have_run = spec.options.at_most_once and client.is_new and not client.resubmission_complete
         if record.may_have_run and self.journal_gate.enabled:
             self.journal_gate.note_may_have_run(spec.id)
@@ -407,29 +383,17 @@ class Scheduler:
                 if type(message) is m.Outcomes:
                     wanted.update(outcome.id for outcome in message.outcomes)
             for task_id in client.done.keys() - wanted:
-                if not self.named_later(task_id):
+                if not self.orphans.named_later(task_id):
                     taken = client.take_done(task_id)
                     if taken is not None:
                         drop_payload(taken)
-        for task_id in list(self._orphaned_of.get(client_id, ())):
-            if not self.named_later(task_id):
-                self._drop_orphaned(task_id)
-
-    def forget_orphaned(self, now: float, grace: float) -> None:
-        """Wait no longer for clients that have not come back for `grace` seconds."""
-        for task_id, held in list(self.orphaned.items()):
-            if now < held.look_at:
-                continue
-            if self.named_later(task_id):
-                held.since = now
-            elif held.since < now - grace:
-                self._drop_orphaned(task_id)
-            held.look_at = min(now + grace / LOOKS_PER_GRACE, held.since + grace)
+        for task_id in self.orphans.of_client(client_id):
+            if not self.orphans.named_later(task_id):
+                self.orphans.drop(task_id)
 
     def wait_longer(self, seconds: float, now: float) -> None:
         """For those that come back, because this process did not run for so long."""
-        for held in self.orphaned.values():
-            held.since += seconds
+        self.orphans.wait_longer(seconds)
         for interest in self.results.unknown_tasks.values():
             interest.since += seconds
         self.deadlocks.wait_longer(seconds)
@@ -441,27 +405,6 @@ class Scheduler:
             for until, number, record in self.delayed
         ]
         heapq.heapify(self.delayed)
-
-    def named_later(self, task_id: TaskId) -> bool:
-        """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call.
-
-        Or a part of a chunk.
-        """
-        client = self.roster.clients.get(client_of(task_id))
-        bundle = place_of_call(task_id)
-        if bundle is not None:
-            record = self.tasks.bundles.get(bundle[0])
-            if record is None and client is not None:
-                record = client.done_bundles.get(bundle[0])
-            if record is not None:
-                return index_of_call(record.id, task_id) is not None  # else somebody guesses
-            known = client is not None and bundle[0] in client.awaiting_resubmission
-        else:
-            chunk = chunk_of(task_id)
-            if chunk is None:
-                return False
-            known = chunk in self.tasks or (client is not None and chunk in client.done)
-        return known or (client is not None and not client.resubmission_complete)
 
     # --- detached tasks, and the journal ---
 
@@ -543,11 +486,9 @@ class Scheduler:
         """An attempt has ended; whatever is not the present attempt, on its worker, changes nothing."""
         record = self.tasks.get(outcome.id)
         if record is None:
-            held = self.orphaned.get(outcome.id)
+            held = self.orphans.get(outcome.id)
             if held is not None and held.worker is worker and held.attempt == outcome.attempt:
-                if held.outcome is None:
-                    self._frees(worker)
-                held.outcome = outcome
+                self.orphans.ended(held, outcome)
                 if outcome.status == m.SPLIT:
                     self.goes_on(worker, outcome, now)
             else:
@@ -583,9 +524,9 @@ class Scheduler:
         """
         record = self.tasks.get(task_id)
         if record is None:
-            held = self.orphaned.get(task_id)
+            held = self.orphans.get(task_id)
             if held is not None and held.worker is worker and held.attempt == attempt:
-                self._take_orphaned(task_id)
+                self.orphans.take(task_id)
             return
         if record.worker is not worker or record.attempt != attempt or record.state not in ACTIVE:
             return
@@ -599,7 +540,7 @@ class Scheduler:
 
     def started(self, worker: WorkerSession, task_id: TaskId, now: float) -> None:
         record = self.tasks.get(task_id)
-        held = self.orphaned.get(task_id) if record is None else None
+        held = self.orphans.get(task_id) if record is None else None
         if held is not None and held.worker is worker:
             held.running = True
         if record is not None and record.worker is worker and record.state == ASSIGNED:
@@ -621,8 +562,7 @@ class Scheduler:
                 for record in worker.tasks.values():
                     if whole_of(record.id) == whole:
                         return record.client.account.owner
-        held = any(whole_of(t) == whole and h.worker.who.key == key for t, h in self.orphaned.items())
-        return None if held or now < self.reattach_deadline else ""
+        return None if self.orphans.has_at(key, whole) or now < self.reattach_deadline else ""
 
     def client_with_task_at(self, worker: WorkerSession, task_id: TaskId) -> ClientSession | None:
         """Whose task it is, if that worker has it, or has had one of its client, and its client is here."""
@@ -630,7 +570,7 @@ class Scheduler:
         record = self.tasks.get(task_id)
         if record is not None:
             return client if record.worker is worker and record.client is client else None
-        held = self.orphaned.get(task_id)
+        held = self.orphans.get(task_id)
         if held is not None:
             return client if held.worker is worker else None
         return client if client is not None and client.id in worker.served else None
@@ -666,7 +606,7 @@ class Scheduler:
                 self._finish_lost(record, lost, now)
             else:
                 self.again(record, now)
-        self._drop_orphaned_of(worker)
+        self.orphans.drop_those_at(worker)
         for entry in held:
             self._reattach_one(worker, entry, now)
         self.division.asked_in_vain(worker)
@@ -674,7 +614,7 @@ class Scheduler:
     def _reattach_one(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
         record = self.tasks.get(entry.id)
         if entry.attempt > LATEST_REATTACHED:
-            self.fence(worker, entry.id)
+            self.roster.fence(worker, entry.id)
         elif record is None:
             self._reattach_unknown(worker, entry, now)
         elif (
@@ -684,7 +624,7 @@ class Scheduler:
         ):
             self._claim(record, OrphanedTask(worker, entry, now), now)
         elif record.worker is not worker or record.attempt != entry.attempt:
-            self.fence(worker, entry.id)
+            self.roster.fence(worker, entry.id)
         elif record.cancel_asked and record.state in ACTIVE:
             # The request may have been lost with the old session.
             worker.cancels.append(m.CancelRequest(entry.id, record.state == CANCELLING))
@@ -693,18 +633,16 @@ class Scheduler:
     def _reattach_unknown(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
         """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
         client = self.roster.clients.get(client_of(entry.id))
-        if client is not None and client.resubmission_complete and not self.named_later(entry.id):
-            self.fence(worker, entry.id)
+        if client is not None and client.resubmission_complete and not self.orphans.named_later(entry.id):
+            self.roster.fence(worker, entry.id)
             return
-        other = self.orphaned.get(entry.id)
+        other = self.orphans.get(entry.id)
         if other is None or (other.outcome is None and other.attempt < entry.attempt):
             if other is not None:
-                self._drop_orphaned(entry.id)
-            self.orphaned[entry.id] = OrphanedTask(worker, entry, now)
-            self._orphaned_of.setdefault(client_of(entry.id), {})[entry.id] = None
-            worker.strays += 1
+                self.orphans.drop(entry.id)
+            self.orphans.add(worker, entry, now)
         elif other.worker is not worker or other.attempt != entry.attempt:
-            self.fence(worker, entry.id)
+            self.roster.fence(worker, entry.id)
 
     def worker_lost(self, worker: WorkerSession, reason: str, now: float) -> None:
         """Queue its tasks again. Those that may have been running count it as a crash."""
@@ -738,7 +676,7 @@ class Scheduler:
         self.roster.remove_worker(worker)
         self.functions.worker_gone(worker.id)
         self.missing_modules.worker_gone(worker)
-        self._drop_orphaned_of(worker)
+        self.orphans.drop_those_at(worker)
 
     def add_worker(self, worker: WorkerSession) -> None:
         self.roster.add_worker(worker)
@@ -889,7 +827,7 @@ class Scheduler:
             self.finish(record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now)
             return
         if record.state == CANCELLING and record.cancel_asked:
-            self.fence(worker, call_id(record.id, running))
+            self.roster.fence(worker, call_id(record.id, running))
             self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
         self.leave_to_client(record, record.span - running)
@@ -1074,41 +1012,6 @@ class Scheduler:
         if held.wait is not None and record.state in ACTIVE:
             self.deadlocks.told(held.worker, held.wait)
 
-    def _take_orphaned(self, task_id: TaskId) -> OrphanedTask | None:
-        held = self.orphaned.pop(task_id, None)
-        if held is None:
-            return None
-        of_client = self._orphaned_of[client_of(task_id)]
-        del of_client[task_id]
-        if not of_client:
-            del self._orphaned_of[client_of(task_id)]
-        if held.outcome is None:
-            self._frees(held.worker)
-        return held
-
-    def _frees(self, worker: WorkerSession) -> None:
-        """One of its strays has ended, or counts among its tasks from now on."""
-        worker.strays -= 1
-        if self.roster.has_worker(worker):
-            self.roster.may_have_room(worker)
-
-    def _drop_orphaned(self, task_id: TaskId) -> None:
-        held = self._take_orphaned(task_id)
-        if held is not None and held.outcome is None:
-            self.fence(held.worker, task_id)
-
-    def _drop_orphaned_of(self, worker: WorkerSession) -> None:
-        """It has them no more; those that it finished are here."""
-        if not worker.strays:
-            return
-        for task_id in [t for t, h in self.orphaned.items() if h.worker is worker and h.outcome is None]:
-            self._take_orphaned(task_id)
-
-    def fence(self, worker: WorkerSession, task_id: TaskId) -> None:
-        """Have the worker stop an attempt that nobody waits for."""
-        worker.cancels.append(m.CancelRequest(task_id, True))
-        self.roster.flush_later(worker)
-
     def check_invariants(self) -> None:
         """What must hold after every step; for the simulation."""
         self.tasks.check_invariants()
@@ -1122,10 +1025,7 @@ class Scheduler:
                 f"{task_id}: {record.unbegun} of {record.attempt}"
             )
         self.roster.check_invariants()
-        named = [task_id for tasks in self._orphaned_of.values() for task_id in tasks]
-        assert sorted(named) == sorted(self.orphaned)
-        strays = Counter(h.worker.id for h in self.orphaned.values() if h.outcome is None)
-        assert all(worker.strays == strays[worker.id] for worker in self.roster.workers.values())
+        self.orphans.check_invariants()
         self.journal_gate.check_invariants(ACTIVE)
         for requirements in {record.requirements for record in self.tasks.values() if record.state == QUEUED}:
             if self.queue.rests(requirements):

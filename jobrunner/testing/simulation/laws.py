@@ -537,7 +537,7 @@ class Truth:
         left_over: dict[str, Collection[object]] = {
             "tasks": list(scheduler.tasks),
             "clients": scheduler.roster.clients,
-            "orphaned": scheduler.orphaned,
+            "orphans": list(scheduler.orphans),
             "delayed": scheduler.delayed,
             "pending flush": scheduler.roster.pending_flush,
         }
