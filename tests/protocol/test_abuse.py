@@ -16,13 +16,13 @@ from jobrunner.protocol.chunks import part_id
 from jobrunner.protocol.coordinator import missing_modules, reports, sessions
 from jobrunner.protocol.coordinator.accounts import Quota
 from jobrunner.protocol.coordinator.dependencies import LOOKED_AT_PER_SWEEP, MAX_PIECES, Dependencies
+from jobrunner.protocol.coordinator.dispatcher import LEFT_OVER
 from jobrunner.protocol.coordinator.finished_tasks import UnknownTasks
 from jobrunner.protocol.coordinator.function_table import FunctionEntry
-from jobrunner.protocol.coordinator.orphans import Orphans
+from jobrunner.protocol.coordinator.orphans import LOOKS_PER_GRACE, Orphans
 from jobrunner.protocol.coordinator.outboxes import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.coordinator.peers import WorkerSession
 from jobrunner.protocol.coordinator.placement import Lane, ReadyQueue
-from jobrunner.protocol.coordinator.scheduler import LEFT_OVER, LOOKS_PER_GRACE
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
 from jobrunner.protocol.link import STALLED_AFTER
@@ -198,7 +198,7 @@ def test_where_very_much_waits_for_resources_it_is_not_decided_in_each_turn_who_
     assert cores.ids(workers[-1].heard_one(m.Assign).tasks) == [whole.id]
     client.say(m.Submit(parts))
     world.run(2.0, client, *workers)
-    reserved = world.core.scheduler.reservations
+    reserved = world.core.scheduler.dispatcher.reservations
     assert reserved
     counted.clear()
     for _ in range(50):
@@ -426,7 +426,9 @@ def test_of_functions_nobody_needs_their_names_are_left(world):
 
 
 def in_queue(world: cores.Coordinator) -> int:
-    lanes = [lane for lanes in world.core.scheduler.queue._lanes.values() for lane in lanes.values()]
+    lanes = [
+        lane for lanes in world.core.scheduler.dispatcher.queue._lanes.values() for lane in lanes.values()
+    ]
     return sum(len(queue) for lane in lanes for queue in lane.clients.values())
 
 
@@ -459,7 +461,7 @@ def test_what_was_cancelled_before_its_next_attempt_is_not_kept(world):
         worker.say(m.Outcomes([cores.ended(each.id, m.ERROR) for each in calls]))
         client.heard()
         come_and_go(client, calls)
-    assert len(world.core.scheduler.delayed) <= 3 * LEFT_OVER
+    assert world.core.scheduler.dispatcher.delayed <= 3 * LEFT_OVER
 
 
 def test_what_was_cancelled_while_it_lacked_a_result_is_not_kept_with_what_that_comes_of(world):

@@ -103,4 +103,4 @@ def test_so_many_kinds_have_workers_reserved(desk):
     desk.placed()
     desk.submit(*[spec(f"again{n}", resources=((f"r{n}", 1.0),)) for n in range(MAX_RESERVED + 3)])
     desk.placed(RESERVE_AFTER)
-    assert len(desk.scheduler.reservations._workers) == MAX_RESERVED
+    assert len(desk.scheduler.dispatcher.reservations._workers) == MAX_RESERVED

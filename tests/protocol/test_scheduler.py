@@ -188,4 +188,4 @@ def test_a_hundred_thousand_queued_tasks_are_accepted_and_cancelled(desk):
         desk.scheduler.cancel(f"c-{n}", False, 0.0)
     desk.add_worker()
     assert desk.placed() == {}
-    assert desk.scheduler.queue.pop(lambda requirements: True) is None
+    assert desk.scheduler.dispatcher.queue.pop(lambda requirements: True) is None

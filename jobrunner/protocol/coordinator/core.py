@@ -126,9 +126,12 @@ class CoordinatorCore:
         return self._out.effects
 
     def next_deadline(self) -> float | None:
-        times = [self._next_sweep, self._drain_until, self.offences.next_deadline()]
-        if self.scheduler.delayed:
-            times.append(self.scheduler.delayed[0][0])
+        times = [
+            self._next_sweep,
+            self._drain_until,
+            self.offences.next_deadline(),
+            self.scheduler.dispatcher.next_deadline(),
+        ]
         if not self.draining:
             times.append(self.scheduler.division.next_deadline())
             times.append(self.scheduler.deadlocks.next_deadline())

@@ -135,7 +135,7 @@ class Deadlocks:
 
     def _search(self) -> Search:
         search = Search(self._scheduler, self._waiting)
-        if search.is_needed(self._scheduler.queue.requirements):
+        if search.is_needed(self._scheduler.dispatcher.queue.requirements):
             search.run()
         return search
 

@@ -311,7 +311,7 @@ class Dependencies:
                 and not record.delayed
             ):
                 self._scheduler.tasks.move(record, QUEUED, now)
-                self._scheduler.queue.push(record)
+                self._scheduler.dispatcher.queue.push(record)
         else:
             record.failed_dependency = outcome_of_dependent(record, outcome, ended.name)
         if record.failed_dependency is not None and record.state in (QUEUED, WAITING):

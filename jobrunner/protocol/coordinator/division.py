@@ -94,7 +94,7 @@ class Division:
         if (
             record.state != RUNNING
             or record.cancel_asked
-            or record.client.id in self._scheduler.queue.backpressured
+            or record.client.id in self._scheduler.dispatcher.queue.backpressured
         ):
             return False
         return any(worker.fits(record.requirements) for worker in idle)

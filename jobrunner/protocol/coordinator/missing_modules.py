@@ -123,7 +123,7 @@ class MissingModules:
         else:
             record.requirements = self.requirements(record)
             if record.state == QUEUED:
-                scheduler.queue.push(record, front=True)
+                scheduler.dispatcher.queue.push(record, front=True)
         self._end_hopeless(self._tasks_with({name}) if news else [record], now)
 
     def worker_gone(self, worker: WorkerSession) -> None:
@@ -177,7 +177,7 @@ class MissingModules:
                     del worker.missing_modules[name]
             if len(worker.missing_modules) < had:
                 self._scheduler.roster.may_have_room(worker)
-                self._scheduler.queue.wake(worker.provides_all)
+                self._scheduler.dispatcher.queue.wake(worker.provides_all)
                 dropped = True
         if dropped:
             self._count()
@@ -211,7 +211,7 @@ class MissingModules:
             if requirements != record.requirements:
                 record.requirements = requirements
                 if record.state == QUEUED:
-                    scheduler.queue.push(record)
+                    scheduler.dispatcher.queue.push(record)
 
     def _end_hopeless(self, records: list[TaskRecord], now: float) -> None:
         scheduler = self._scheduler

@@ -90,7 +90,7 @@ class Outboxes:
                 self._out.send(client, m.Outcomes(batch), now, size)
             client.outcomes = []
             if client.link.unacked_bytes >= OUTCOME_WINDOW:
-                self._scheduler.queue.backpressured.add(client.id)
+                self._scheduler.dispatcher.queue.backpressured.add(client.id)
         if client.running:  # behind the outcomes: of one that is divided they tell the name of what runs on
             self._send_ids(client, m.Running, client.running, now)
             client.running = []
@@ -176,7 +176,7 @@ class Outboxes:
                 if not client.untaken_slots and message.slots != self._announced_slots:
                     self._tell_slots(client, now)
         if client.link.unacked_bytes < OUTCOME_WINDOW:
-            self._scheduler.queue.resume(client.id)
+            self._scheduler.dispatcher.queue.resume(client.id)
 
     def _send_ids(
         self, peer: Peer, kind: Callable[[list[TaskId]], m.Message], ids: list[TaskId], now: float

@@ -354,7 +354,7 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
     required = record.requirements
     if not any(worker.provides_all(required) for worker in scheduler.roster.workers.values()):
         return f"no worker provides {shown(required)}"
-    if record.client.id in scheduler.queue.backpressured:
+    if record.client.id in scheduler.dispatcher.queue.backpressured:
         return "its client does not take the outcomes that it already has"
     if not any(worker.fits(required) for worker in scheduler.roster.workers.values()):
         return held_by_others(core, record, who)

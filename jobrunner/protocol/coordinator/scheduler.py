@@ -7,14 +7,13 @@ can be bound, then the core sends each outbox as one message.
 
 from __future__ import annotations
 
-import heapq
-
 from jobrunner.protocol import retry
 from jobrunner.protocol.bundles import place_of_call, whole_of
 from jobrunner.protocol.chunks import part_id
 from jobrunner.protocol.coordinator.accounts import NO_QUOTA, Account, Accounts, Quota
 from jobrunner.protocol.coordinator.deadlocks import Deadlocks
 from jobrunner.protocol.coordinator.dependencies import Dependencies
+from jobrunner.protocol.coordinator.dispatcher import Dispatcher
 from jobrunner.protocol.coordinator.division import Division
 from jobrunner.protocol.coordinator.finished_tasks import FinishedTask, Results, beyond_quota
 from jobrunner.protocol.coordinator.function_table import FunctionEntry, FunctionTable
@@ -22,9 +21,8 @@ from jobrunner.protocol.coordinator.journal_gate import Begin, JournalGate
 from jobrunner.protocol.coordinator.missing_modules import MissingModules
 from jobrunner.protocol.coordinator.orphans import OrphanedTask, Orphans
 from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
-from jobrunner.protocol.coordinator.placement import Permit, ReadyQueue, has_capacity
-from jobrunner.protocol.coordinator.reservations import Reservations
-from jobrunner.protocol.coordinator.resources import Requirements, requirements_of
+from jobrunner.protocol.coordinator.python_versions import PythonVersions
+from jobrunner.protocol.coordinator.resources import requirements_of
 from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.coordinator.task import (
     ACTIVE,
@@ -53,10 +51,6 @@ from jobrunner.protocol.wire.principals import ANYONE, CLIENT, Principal
 
 BEGIN_AGAIN_AFTER = 1.0
 """Seconds after which it is tried again to write that a call begins which is to run at most once."""
-
-LEFT_OVER = 1000
-"""Calls that have ended while they waited (for a slot, or for a time) stay in line until it is their turn, which may
-never come. They are looked for when so many more have been put in line than there are calls."""
 
 LATEST_REATTACHED = 2**30
 """Attempts go on from the number that a worker comes back with, so it must leave room for them in a message."""
@@ -116,11 +110,9 @@ class Scheduler:
         self.tasks = TaskTable()
         self.roster = Roster()
         self.functions = FunctionTable()
-        self.queue = ReadyQueue()
-        self.reservations = Reservations()
+        self._python_versions = PythonVersions(self.roster, self.functions)
+        self.dispatcher = Dispatcher(self.roster, self.tasks)
         self.orphans = Orphans(self.roster, self.tasks)
-        self.delayed: list[tuple[float, int, TaskRecord]] = []
-        self._tie_breaker = 0
         self.reattach_deadline = 0.0
         """When every worker of an earlier coordinator must have come back to this one, if it still lives."""
         self.stale_outcomes = 0
@@ -186,11 +178,11 @@ class Scheduler:
         elif record.failed_dependency is not None:
             self.finish(record, record.failed_dependency, FAILED, now)
         elif settling or record.may_have_run:
-            self._delay(record, self.reattach_deadline)
+            self.dispatcher.delay(record, self.reattach_deadline)
         elif refusal is not None:
             self.finish(record, refusal, FAILED, now)
         elif record.state == QUEUED:
-            self.queue.push(record)
+            self.dispatcher.queue.push(record)
         return True
 
     def refuse_new(self, client: ClientSession, task_id: TaskId, excess: str) -> None:
@@ -202,44 +194,21 @@ class Scheduler:
         self, spec: m.TaskSpec, function: FunctionEntry, initializer: FunctionEntry | None, now: float
     ) -> m.Outcome | None:
         """How a new call ends that no worker who is here can run, for want of a version of Python or of modules."""
-        if self.roster.workers:
-            for entry in (function, initializer):
-                if entry is not None and entry.requirements and not self._provided(entry):
-                    return self._wrong_python(spec.id, entry)
-        if not self.missing_modules.contested_modules:
-            return None
+        refusal = self._python_versions.refusal(spec.id, function, initializer)
+        if refusal is not None or not self.missing_modules.contested_modules:
+            return refusal
         base = required_of(requirements_of(spec.options.resources), function, initializer)
         return self.missing_modules.refusal(spec.id, function, initializer, base, now)
 
-    def _provided(self, function: FunctionEntry) -> bool:
-        """Whether any worker has the version of Python that a function needs."""
-        return any(
-            name in worker.provides
-            for worker in self.roster.workers.values()
-            for name, _ in function.requirements
-        )
-
-    def _wrong_python(self, task_id: TaskId, function: FunctionEntry) -> m.Outcome:
-        there = sorted({worker.hello.python for worker in self.roster.workers.values()})
-        definition = function.definition
-        error = (
-            f"the function {definition.name} is sent by value, from Python {definition.python}, and the workers have"
-            f" {', '.join(there)}: use the same version on both sides, or put the function in a module that is"
-            " installed on the workers"
-        )
-        return m.Outcome(task_id, 0, m.REFUSED, detail={"error": error, "python": True})
-
     def refuse_other_pythons(self, now: float) -> None:
         """A worker has come: end what waits for a version of Python that none of those who are here has."""
-        provided = {name for worker in self.roster.workers.values() for name in worker.provides}
-        needing = [f for f in self.functions.entries() if f.requirements]
-        strange = {f for f in needing if provided.isdisjoint([name for name, _ in f.requirements])}
+        strange = self._python_versions.unprovided()
         if not strange:
             return
         for record in list(self.tasks.values()):
             entry = record.function if record.function in strange else record.initializer
             if entry is not None and entry in strange and record.state in (QUEUED, WAITING):
-                self.finish(record, self._wrong_python(record.id, entry), FAILED, now)
+                self.finish(record, self._python_versions.wrong_python(record.id, entry), FAILED, now)
 
     def restore(self, state: JournalState, now: float) -> None:
         """Take over what a coordinator before this one has kept. The clients are not here yet, nor the workers."""
@@ -367,7 +336,7 @@ class Scheduler:
         client.outcomes.clear()
         client.link = Link("", now, 0.0)  # with all that it has not taken
         self.dependencies.watches_no_more(client)
-        self.queue.resume(client.id)
+        self.dispatcher.queue.resume(client.id)
         if self.roster.remove_client(client):
             self.accounts.close(client.account)
 
@@ -400,11 +369,7 @@ class Scheduler:
         if now - seconds >= self.reattach_deadline:
             return
         reattach_deadline, self.reattach_deadline = self.reattach_deadline, self.reattach_deadline + seconds
-        self.delayed = [
-            (self.reattach_deadline if until == reattach_deadline else until, number, record)
-            for until, number, record in self.delayed
-        ]
-        heapq.heapify(self.delayed)
+        self.dispatcher.wait_longer(reattach_deadline, self.reattach_deadline)
 
     # --- detached tasks, and the journal ---
 
@@ -443,7 +408,7 @@ class Scheduler:
         for record in held_back:
             self._not_begun(record)
             self.tasks.move(record, WAITING, now)
-            self._delay(record, now + BEGIN_AGAIN_AFTER)
+            self.dispatcher.delay(record, now + BEGIN_AGAIN_AFTER)
         return held_back
 
     def note_later(self, records: list[TaskRecord]) -> None:
@@ -680,7 +645,7 @@ class Scheduler:
 
     def add_worker(self, worker: WorkerSession) -> None:
         self.roster.add_worker(worker)
-        self.queue.wake(worker.provides_all)
+        self.dispatcher.queue.wake(worker.provides_all)
 
     def capacity(self, worker: WorkerSession, slots: int) -> None:
         worker.stuck = ""
@@ -715,15 +680,7 @@ class Scheduler:
     def due(self, now: float) -> None:
         """Queue the tasks that wait for a time which has come."""
         self.missing_modules.due(now)
-        if len(self.delayed) > LEFT_OVER + 2 * len(self.tasks):
-            last = {entry[2]: entry for entry in sorted(self.delayed) if entry[2].state == WAITING}
-            self.delayed = list(last.values())
-            heapq.heapify(self.delayed)
-        while self.delayed and self.delayed[0][0] <= now:
-            record = heapq.heappop(self.delayed)[2]
-            record.delayed = False
-            if record.state != WAITING:
-                continue
+        while (record := self.dispatcher.next_due(now)) is not None:
             if record.may_have_run:
                 error = (
                     "the coordinator was started again, and it may have run before: it is to run at most once"
@@ -732,56 +689,11 @@ class Scheduler:
                 self._finish_lost(record, outcome, now)
             elif not record.unresolved_count:
                 self.tasks.move(record, QUEUED, now)
-                self.queue.push(record)
+                self.dispatcher.queue.push(record)
 
     def place(self, now: float) -> None:
-        """Bind queued tasks to workers: idle slots first, evenly, then a little ahead where tasks are short."""
-        if not self.tasks.counts[QUEUED]:
-            self.queue.clear()
-            return
-        if self.queue.pushed > LEFT_OVER + len(self.tasks):
-            self.queue.sweep()
-        self.queue.rest(self._is_provided)
-        self.reservations.renew(self.queue, self.roster.workers.values(), now)
-        idle = [w for w in self.roster.workers_with_room if w.held < w.slots]
-        while idle:
-            more = []
-            for worker in idle:
-                record = self.queue.pop(worker.fits, permit=self._permit_for(worker))
-                if record is None:
-                    continue
-                self._assign(record, worker, now)
-                if worker.held < worker.slots:
-                    more.append(worker)
-            idle = more
-        for worker in list(self.roster.workers_with_room):
-            if worker.prefetch and self.tasks.counts[QUEUED]:
-                self._prefetch(worker, now)
-            if worker.held >= worker.slots:
-                self.roster.has_no_room(worker)
-
-    def _is_provided(self, requirements: Requirements) -> bool:
-        return any(worker.provides_all(requirements) for worker in self.roster.workers.values())
-
-    def _prefetch(self, worker: WorkerSession, now: float) -> None:
-        def accept(record: TaskRecord) -> bool:
-            if record.options.timeout is not None:
-                return False  # its clock must start when it does
-            estimate = record.function.estimate
-            if estimate != UNKNOWN:
-                estimate *= record.elements
-            slots, held = worker.slots - worker.long, worker.held - worker.long
-            return has_capacity(slots, held, worker.assigned_seconds, estimate)
-
-        permit = self._permit_for(worker)
-        while (record := self.queue.pop(worker.fits, accept, permit)) is not None:
-            self._assign(record, worker, now)
-
-    def _permit_for(self, worker: WorkerSession) -> Permit | None:
-        """What tasks may take at this worker, where it keeps something for others."""
-        if not self.reservations:
-            return None
-        return lambda rank, requirements: self.reservations.permit(worker, rank, requirements)
+        """Bind queued tasks to workers."""
+        self.dispatcher.place(self._assign, now)
 
     # --- the steps that all of these share ---
 
@@ -879,16 +791,11 @@ class Scheduler:
             self.again(record, now)
         elif verdict == retry.RETRY:
             self.tasks.move(record, WAITING, now)
-            self._delay(record, now + retry.backoff(record.failures, record.options.backoff))
+            self.dispatcher.delay(record, now + retry.backoff(record.failures, record.options.backoff))
         elif status == m.CRASHED:
             self._finish_lost(record, outcome, now)
         else:
             self.finish(record, outcome, FAILED, now)
-
-    def _delay(self, record: TaskRecord, until: float) -> None:
-        self._tie_breaker += 1
-        record.delayed = True
-        heapq.heappush(self.delayed, (until, self._tie_breaker, record))
 
     def again(self, record: TaskRecord, now: float) -> None:
         """Back to the head of the queue, unless it was to be cancelled."""
@@ -901,7 +808,7 @@ class Scheduler:
             self.tasks.move(record, WAITING, now)
         else:
             self.tasks.move(record, QUEUED, now)
-            self.queue.push(record, front=True)
+            self.dispatcher.queue.push(record, front=True)
 
     def _finish_lost(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         """The process or worker died once too often, or died under a task that was to be cancelled."""
@@ -1028,8 +935,8 @@ class Scheduler:
         self.orphans.check_invariants()
         self.journal_gate.check_invariants(ACTIVE)
         for requirements in {record.requirements for record in self.tasks.values() if record.state == QUEUED}:
-            if self.queue.rests(requirements):
-                assert not self._is_provided(requirements), (
+            if self.dispatcher.queue.rests(requirements):
+                assert not self.dispatcher.is_provided(requirements), (
                     f"calls that need {requirements} rest, and could be run"
                 )
         for worker in self.roster.workers.values():

@@ -156,7 +156,7 @@ class Sessions:
             for key in sorted(client.function_refs.values()):
                 self._scheduler.functions.drop_ref(key)
             client.function_refs.clear()
-            self._scheduler.queue.resume(client.id)
+            self._scheduler.dispatcher.queue.resume(client.id)
         self.peers[source] = client
         return client
 

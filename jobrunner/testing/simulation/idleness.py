@@ -151,7 +151,7 @@ def could_begin(scheduler: Scheduler, record: TaskRecord) -> bool:
     """Whether a call that does not run keeps nobody waiting for anything but a slot."""
     if record.state not in (QUEUED, ASSIGNED) or record.cancel_asked:
         return False
-    return record.client.id not in scheduler.queue.backpressured
+    return record.client.id not in scheduler.dispatcher.queue.backpressured
 
 
 def could_run(scheduler: Scheduler, worker: WorkerSession, record: TaskRecord) -> bool:
@@ -159,7 +159,7 @@ def could_run(scheduler: Scheduler, worker: WorkerSession, record: TaskRecord) -
     if record.state == ASSIGNED and record.worker is worker:
         return True
     rank = (-record.options.priority, -record.depth)
-    return worker.fits(record.requirements) and scheduler.reservations.permit(
+    return worker.fits(record.requirements) and scheduler.dispatcher.reservations.permit(
         worker, rank, record.requirements
     )
 

@@ -538,7 +538,7 @@ class Truth:
             "tasks": list(scheduler.tasks),
             "clients": scheduler.roster.clients,
             "orphans": list(scheduler.orphans),
-            "delayed": scheduler.delayed,
+            "delayed": range(scheduler.dispatcher.delayed),
             "pending flush": scheduler.roster.pending_flush,
         }
         for name, things in left_over.items():
@@ -558,7 +558,7 @@ class Truth:
         if len(scheduler.functions):
             users = [(e.definition.key, e.users, e.refs) for e in scheduler.functions.entries()]
             yield f"coordinator: functions (key, users, refs) {users[:5]}"
-        if scheduler.queue._lanes or scheduler.queue.backpressured:
+        if scheduler.dispatcher.queue._lanes or scheduler.dispatcher.queue.backpressured:
             yield "coordinator: the queue is not empty"
         if len(scheduler.accounts):
             yield f"coordinator: {len(scheduler.accounts)} accounts"
