@@ -170,7 +170,7 @@ def test_memory_returns_to_its_baseline(desk):
         desk.submit(spec(n, payload=bytes(100)))
         desk.placed()
         desk.finish(worker, f"c-{n}")
-        desk.scheduler.acknowledged(desk.client, [ok(f"c-{n}")])
+        desk.scheduler.endings.acknowledged(desk.client, [ok(f"c-{n}")])
     scheduler = desk.scheduler
     assert not scheduler.tasks
     assert desk.client.done == worker.tasks == {}

@@ -120,7 +120,7 @@ def test_it_is_kept_until_its_client_names_it(desk):
     desk.client.resubmission_complete = False
     desk.scheduler.orphans.forget(100.0, 30.0)
     desk.client.resubmission_complete = True
-    desk.scheduler.acknowledged(desk.client, desk.told())
+    desk.scheduler.endings.acknowledged(desk.client, desk.told())
     assert not desk.client.done
     desk.scheduler.resubmission_complete(desk.client.id)
     desk.scheduler.orphans.forget(200.0, 30.0)
@@ -144,7 +144,7 @@ def test_it_is_kept_for_a_client_that_is_told_again_in_a_later_session(desk):
 
 def test_it_is_kept_until_a_client_that_has_come_again_has_said_what_it_waits_for(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.scheduler.acknowledged(desk.client, desk.told())
+    desk.scheduler.endings.acknowledged(desk.client, desk.told())
     desk.client.awaiting_resubmission.clear()  # as with each session
     desk.client.resubmission_complete = False
     desk.scheduler.orphans.forget(200.0, 30.0)
@@ -367,7 +367,7 @@ def test_a_call_that_its_client_names_again_is_waited_for(desk):
     desk.outcome(ended(BUNDLE, m.CRASHED))
     desk.scheduler.dependencies.stop_looking(3 * NAMED_AGAIN_WITHIN)
     assert desk.told(other) == [], "its client has not heard of the crash yet"
-    desk.scheduler.acknowledged(desk.client, desk.told())
+    desk.scheduler.endings.acknowledged(desk.client, desk.told())
     desk.scheduler.dependencies.stop_looking(4 * NAMED_AGAIN_WITHIN - 0.1)
     assert desk.told(other) == []
     desk.name_call(now=4 * NAMED_AGAIN_WITHIN)
@@ -380,7 +380,7 @@ def test_a_call_that_nobody_names_again_is_given_up(desk):
     other = desk.add_client("d")
     desk.scheduler.dependencies.watch(other, SECOND, 0.0)
     desk.outcome(ended(BUNDLE, m.CRASHED))
-    desk.scheduler.acknowledged(desk.client, desk.told())
+    desk.scheduler.endings.acknowledged(desk.client, desk.told())
     desk.scheduler.dependencies.stop_looking(NAMED_AGAIN_WITHIN)
     (told,) = desk.told(other)
     assert (told.id, told.status, told.detail["unknown"]) == (SECOND, m.LOST, True)

@@ -401,7 +401,7 @@ class CoordinatorCore:
         self.sessions.sweep(now)
         scheduler = self.scheduler
         scheduler.orphans.forget(now, self.settings.client_grace)
-        scheduler.forget_outdated_outcomes(now - self.settings.keep_detached)
+        scheduler.endings.forget_outdated_outcomes(now - self.settings.keep_detached)
         scheduler.dependencies.stop_looking(now)
         # Kept outcomes are looked at whenever something else is; they need no timer of their own.
         busy = scheduler.orphans or scheduler.results.unknown_tasks or self.sessions.need_sweeping

@@ -115,7 +115,7 @@ class Deadlocks:
         while steps <= MAX_STEPS and (overdue := self._overdue(found, now)):
             for record in overdue:
                 if record.id in self._scheduler.tasks:  # it may have needed the result of the one before
-                    self._scheduler.finish(record, found.refusal(record), FAILED, now)
+                    self._scheduler.endings.finish(record, found.refusal(record), FAILED, now)
             found = self._search()
             steps += found.steps
             self._since = {task: since for task, since in self._since.items() if task in found.calls}

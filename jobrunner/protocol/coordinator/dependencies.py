@@ -55,13 +55,13 @@ class Dependencies:
         record = self._scheduler.tasks.get(task_id)
         ended = None if record is not None else self._ended_before(task_id)
         if ended is not None:
-            self._scheduler.tell_again(client, ended.outcome)
+            self._scheduler.endings.tell_again(client, ended.outcome)
             return
         known = record.interest if record is not None else self.results.unknown_tasks.get(task_id)
         if known is None or client.id not in known.watchers:
             excess = client.account.bytes_excess(WATCH_BYTES, self._scheduler.quota)
             if excess:
-                self._scheduler.tell_client(client, beyond_quota(task_id, excess))
+                self._scheduler.endings.tell_client(client, beyond_quota(task_id, excess))
                 return
             interest = self._look_for(task_id, now) if record is None else self._interest_in(record, now)
             interest.watchers[client.id] = None
@@ -286,7 +286,7 @@ class Dependencies:
                     if ended.outcome.id in client.watching:
                         client.watching.remove(ended.outcome.id)
                         client.account.bytes -= WATCH_BYTES
-                    self._scheduler.tell_client(client, ended.outcome)
+                    self._scheduler.endings.tell_client(client, ended.outcome)
             for record in interest.dependents:
                 if self._scheduler.tasks.get(record.id) is record:
                     self._dependency_ended(record, ended, now)
@@ -301,7 +301,7 @@ class Dependencies:
             if outcome.id not in record.dependency_results and self._take(record, ended):
                 record.unresolved_count -= 1
                 if record.options.detach and record.found < len(record.depends_on):
-                    self._scheduler.tell_accepted(record)
+                    self._scheduler.endings.tell_accepted(record)
             if not record.unresolved_count:
                 self._check_pieces(record)
             if (
@@ -315,7 +315,7 @@ class Dependencies:
         else:
             record.failed_dependency = outcome_of_dependent(record, outcome, ended.name)
         if record.failed_dependency is not None and record.state in (QUEUED, WAITING):
-            self._scheduler.finish(record, record.failed_dependency, FAILED, now)
+            self._scheduler.endings.finish(record, record.failed_dependency, FAILED, now)
 
     def _take(self, record: TaskRecord, ended: FinishedTask) -> bool:
         """Give a task one of the results that it needs; False: that is too much for its owner, so it cannot be met."""

@@ -121,19 +121,21 @@ class Division:
         stop = stop_of(spec, outcome)
         if stop is None or is_strange(record):
             detail = {"error": f"worker {worker.name} gave back elements of a chunk that it did not have"}
-            scheduler.finish(record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now)
+            scheduler.endings.finish(
+                record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now
+            )
             return
         if record.state == CANCELLING and record.cancel_asked:
             scheduler.roster.fence(worker, part_id(record.id, stop))
             cancelled = m.Outcome(record.id, record.attempt, m.CANCELLED)
-            scheduler.finish(record, cancelled, CANCELLED, now)
+            scheduler.endings.finish(record, cancelled, CANCELLED, now)
             return
         worker.completed -= record.weight  # the part counts when it ends
-        scheduler.leave_to_client(record, record.weight)
+        scheduler.endings.leave_to_client(record, record.weight)
         function.users += 1  # so that it is not dropped in between
         if initializer is not None:
             initializer.users += 1
-        scheduler.finish(record, outcome, SUCCEEDED, now)
+        scheduler.endings.finish(record, outcome, SUCCEEDED, now)
         if fresh:
             scheduler.goes_on(worker, outcome, now)
         part = kept(spec, stop)

@@ -221,7 +221,7 @@ class MissingModules:
             function, initializer, base = record.function, record.initializer, base_requirements(record)
             if self._is_hopeless(function, initializer, base):
                 outcome = self._outcome(record.id, record.attempt, function, initializer, base)
-                scheduler.finish(record, outcome, FAILED, now)
+                scheduler.endings.finish(record, outcome, FAILED, now)
 
     def _outcome(
         self,

@@ -168,7 +168,7 @@ class Outboxes:
     def acknowledged(self, client: ClientSession, acked: list[m.Message], now: float) -> None:
         for message in acked:
             if type(message) is m.Outcomes:
-                self._scheduler.acknowledged(client, message.outcomes)
+                self._scheduler.endings.acknowledged(client, message.outcomes)
             elif type(message) is m.Reply:
                 client.unacked_replies -= 1
             elif type(message) is m.Capacity:

@@ -151,7 +151,7 @@ def drain(core: CoordinatorCore, who: Principal, argument: str, now: float) -> d
 def forget(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     if TaskId(argument) in core.scheduler.tasks:
         raise UnknownName(f"task {argument} is not done; `jobrunner cancel {argument}` ends it")
-    if not core.scheduler.forget_outcome(TaskId(argument)):
+    if not core.scheduler.endings.forget_outcome(TaskId(argument)):
         raise UnknownName(f"no outcome of a detached task {argument!r} is kept here")
     return {"id": argument, "forgotten": True}
 

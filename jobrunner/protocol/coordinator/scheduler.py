@@ -15,6 +15,7 @@ from jobrunner.protocol.coordinator.deadlocks import Deadlocks
 from jobrunner.protocol.coordinator.dependencies import Dependencies
 from jobrunner.protocol.coordinator.dispatcher import Dispatcher
 from jobrunner.protocol.coordinator.division import Division
+from jobrunner.protocol.coordinator.endings import Endings, drop_payload
 from jobrunner.protocol.coordinator.finished_tasks import FinishedTask, Results, beyond_quota
 from jobrunner.protocol.coordinator.function_table import FunctionEntry, FunctionTable
 from jobrunner.protocol.coordinator.journal_gate import Begin, JournalGate
@@ -45,7 +46,7 @@ from jobrunner.protocol.journal_records import JournalState
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.tuning import UNKNOWN
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.details import brief, passable
+from jobrunner.protocol.wire.details import passable
 from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, client_of, open_part
 from jobrunner.protocol.wire.principals import ANYONE, CLIENT, Principal
 
@@ -68,25 +69,6 @@ def read_owner(state: JournalState, client: ClientId) -> tuple[str, str]:
     return key, owner or key
 
 
-def drop_payload(record: TaskRecord) -> None:
-    """Nobody gets its result from it any more; what else is known of its end, in brief, is for the curious."""
-    outcome = record.outcome
-    if outcome is None:
-        return
-    detail = None if outcome.detail is None else brief(outcome.detail)
-    if outcome.payload or detail != outcome.detail:
-        record.outcome = outcome._replace(payload=b"", detail=detail)
-
-
-def drop_wishes(record: TaskRecord) -> None:
-    """It has ended, and nobody's account has what it asked for: that may be megabytes, of each of very many."""
-    options = record.options
-    if options.retry_on or options.resources:
-        record.options = m.TaskOptions(options.name, options.priority, options.retries)
-        record.amounts = ()
-    record.depends_on = record.requirements = ()
-
-
 class Scheduler:
     """All unfinished tasks and where they are."""
 
@@ -103,13 +85,23 @@ class Scheduler:
         self.accounts = Accounts()
         self.results = Results(result_cache)
         self.journal_gate = JournalGate(enabled=journaling)
-        self.dependencies = Dependencies(self)
-        self.missing_modules = MissingModules(self)
-        self.division = Division(self)
-        self.deadlocks = Deadlocks(self)
         self.tasks = TaskTable()
         self.roster = Roster()
         self.functions = FunctionTable()
+        self.endings = Endings(
+            tasks=self.tasks,
+            roster=self.roster,
+            functions=self.functions,
+            accounts=self.accounts,
+            results=self.results,
+            journal_gate=self.journal_gate,
+            crash_limit=crash_limit,
+        )
+        self.dependencies = Dependencies(self)
+        self.endings.tell(self.dependencies)
+        self.missing_modules = MissingModules(self)
+        self.division = Division(self)
+        self.deadlocks = Deadlocks(self)
         self._python_versions = PythonVersions(self.roster, self.functions)
         self.dispatcher = Dispatcher(self.roster, self.tasks)
         self.orphans = Orphans(self.roster, self.tasks)
@@ -138,7 +130,7 @@ class Scheduler:
         resources = spec.options.resources
         excess = client.account.excess(size, self.quota) or client.account.kinds_excess(resources)
         if excess:
-            self.tell_client(client, beyond_quota(spec.id, excess))
+            self.endings.tell_client(client, beyond_quota(spec.id, excess))
             return True
         refusal = self._refusal(spec, function, initializer, now)
         client.account.add_call(size, resources)
@@ -164,7 +156,7 @@ class Scheduler:
         if spec.depends_on:
             self.dependencies.collect(record, spec.depends_on, now)
         if spec.options.detach:
-            self.tell_accepted(record)
+            self.endings.tell_accepted(record)
         held = self.orphans.take(spec.id) if self.orphans else None
         record.may_have_run = spec.options.at_most_once and client.is_new and not client.resubmission_complete
         if record.may_have_run and self.journal_gate.enabled:
@@ -176,11 +168,11 @@ class Scheduler:
         if held is not None:
             self._claim(record, held, now)
         elif record.failed_dependency is not None:
-            self.finish(record, record.failed_dependency, FAILED, now)
+            self.endings.finish(record, record.failed_dependency, FAILED, now)
         elif settling or record.may_have_run:
             self.dispatcher.delay(record, self.reattach_deadline)
         elif refusal is not None:
-            self.finish(record, refusal, FAILED, now)
+            self.endings.finish(record, refusal, FAILED, now)
         elif record.state == QUEUED:
             self.dispatcher.queue.push(record)
         return True
@@ -188,7 +180,7 @@ class Scheduler:
     def refuse_new(self, client: ClientSession, task_id: TaskId, excess: str) -> None:
         """Something of that call is too much; unless it is here already."""
         if not self._known(client, task_id):
-            self.tell_client(client, beyond_quota(task_id, excess))
+            self.endings.tell_client(client, beyond_quota(task_id, excess))
 
     def _refusal(
         self, spec: m.TaskSpec, function: FunctionEntry, initializer: FunctionEntry | None, now: float
@@ -208,7 +200,7 @@ class Scheduler:
         for record in list(self.tasks.values()):
             entry = record.function if record.function in strange else record.initializer
             if entry is not None and entry in strange and record.state in (QUEUED, WAITING):
-                self.finish(record, self._python_versions.wrong_python(record.id, entry), FAILED, now)
+                self.endings.finish(record, self._python_versions.wrong_python(record.id, entry), FAILED, now)
 
     def restore(self, state: JournalState, now: float) -> None:
         """Take over what a coordinator before this one has kept. The clients are not here yet, nor the workers."""
@@ -262,7 +254,7 @@ class Scheduler:
             if record.state == RUNNING:
                 client.running.append(task_id)
             if record.options.detach:
-                self.tell_accepted(record)
+                self.endings.tell_accepted(record)
             if record.unresolved_count:
                 self.dependencies.recall(
                     client, [n for n in record.depends_on if n in self.results.unknown_tasks]
@@ -270,12 +262,12 @@ class Scheduler:
             return True
         record = client.done.get(task_id)
         if record is not None and record.outcome is not None:
-            self.tell_again(client, record.outcome)
+            self.endings.tell_again(client, record.outcome)
             return True
         ended = self.results.find(task_id)
         if ended is None or not (task_id in self.results.detached or ended.is_of(client.account)):
             return False
-        self.tell_again(client, ended.outcome)
+        self.endings.tell_again(client, ended.outcome)
         return True
 
     def _take_back(self, record: TaskRecord, client: ClientSession) -> None:
@@ -300,13 +292,13 @@ class Scheduler:
                 self.roster.flush_later(asker)
             return
         if record.state in (QUEUED, WAITING):
-            self.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
+            self.endings.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
         elif record.state == RUNNING and not running:
             record.client.refused.append(task_id)
             self.roster.flush_later(record.client)
         elif self.journal_gate.withholds(record):
             self._not_begun(record)
-            self.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
+            self.endings.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
         else:
             assert record.worker is not None
             if record.cancel_asked and (record.state == CANCELLING or not running):
@@ -332,7 +324,7 @@ class Scheduler:
         for key in sorted(client.function_refs.values()):
             self.functions.drop_ref(key)
         client.function_refs.clear()
-        self.forget_untaken_outcomes(client)
+        self.endings.forget_untaken_outcomes(client)
         client.outcomes.clear()
         client.link = Link("", now, 0.0)  # with all that it has not taken
         self.dependencies.watches_no_more(client)
@@ -373,34 +365,12 @@ class Scheduler:
 
     # --- detached tasks, and the journal ---
 
-    def forget_outcome(self, task_id: TaskId) -> bool:
-        """Drop the outcome of a detached task; False if there is none."""
-        kept = self.results.forget_outcome(task_id)
-        if kept is None:
-            return False
-        if kept.account is not None:
-            self.accounts.drop_idle(kept.account)
-        if self.journal_gate.enabled:
-            self.journal_gate.note_gone(task_id)
-        return True
-
-    def forget_outdated_outcomes(self, before: float) -> None:
-        for task_id in self.results.outdated(before):
-            self.forget_outcome(task_id)
-
     def written(self, task_ids: list[TaskId]) -> None:
         """These detached tasks are in the journal."""
         for task_id in task_ids:
             record = self.tasks.get(task_id)
             if record is not None:
-                self.tell_accepted(record)
-
-    def tell_accepted(self, record: TaskRecord) -> None:
-        """Not as long as it needs what only its client may have."""
-        if self.journal_gate.is_unwritten(record.id) or not self.dependencies.are_found(record):
-            return
-        record.client.accepted.append(record.id)
-        self.roster.flush_later(record.client)
+                self.endings.tell_accepted(record)
 
     def begin_later(self, begins: list[Begin], now: float) -> list[TaskRecord]:
         """It could not be written down that these begin, so they do not yet; those of them that have not ended."""
@@ -438,7 +408,7 @@ class Scheduler:
                 outcome = m.Outcome(task_id, record.attempt, m.REFUSED, detail={"error": error})
                 # It was not accepted: nobody may count on its outcome, and the journal has nothing to forget.
                 record.options = record.options._replace(detach=False)
-                self.finish(record, outcome, FAILED, now)
+                self.endings.finish(record, outcome, FAILED, now)
                 self.journal_gate.note_nothing_of(task_id)
 
     def _note_progress(self, record: TaskRecord) -> None:
@@ -568,7 +538,7 @@ class Scheduler:
                 # It was with the worker, which may have told a coordinator before this one how it ended.
                 error = f"worker {worker.name} has it no more, and may have run it"
                 lost = m.Outcome(record.id, record.attempt, m.LOST, detail={"error": error})
-                self._finish_lost(record, lost, now)
+                self.endings.finish_lost(record, lost, now)
             else:
                 self.again(record, now)
         self.orphans.drop_those_at(worker)
@@ -637,7 +607,7 @@ class Scheduler:
                     self._note_progress(record)
                 self.again(record, now)
             else:
-                self._finish_lost(record, outcome, now)
+                self.endings.finish_lost(record, outcome, now)
         self.roster.remove_worker(worker)
         self.functions.worker_gone(worker.id)
         self.missing_modules.worker_gone(worker)
@@ -669,7 +639,7 @@ class Scheduler:
         for record in nested:
             if record.depth == deepest:
                 detail = {"error": error, "no_slot": True}
-                self.finish(
+                self.endings.finish(
                     record, m.Outcome(record.id, record.attempt, m.REFUSED, detail=detail), FAILED, now
                 )
         for other in self.roster.workers.values():
@@ -686,7 +656,7 @@ class Scheduler:
                     "the coordinator was started again, and it may have run before: it is to run at most once"
                 )
                 outcome = m.Outcome(record.id, record.attempt, m.LOST, detail={"error": error})
-                self._finish_lost(record, outcome, now)
+                self.endings.finish_lost(record, outcome, now)
             elif not record.unresolved_count:
                 self.tasks.move(record, QUEUED, now)
                 self.dispatcher.queue.push(record)
@@ -736,15 +706,17 @@ class Scheduler:
         running = (outcome.detail or {}).get("running", -1)
         if not isinstance(record.span, int) or not 0 <= running < record.span:
             detail = {"error": f"worker {worker.name} split a bundle that it did not have"}
-            self.finish(record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now)
+            self.endings.finish(
+                record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now
+            )
             return
         if record.state == CANCELLING and record.cancel_asked:
             self.roster.fence(worker, call_id(record.id, running))
-            self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+            self.endings.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
-        self.leave_to_client(record, record.span - running)
+        self.endings.leave_to_client(record, record.span - running)
         record.client.awaiting_resubmission.add(open_part(record.id))
-        self.finish(record, outcome, SUCCEEDED, now)
+        self.endings.finish(record, outcome, SUCCEEDED, now)
         if fresh:
             self.goes_on(worker, outcome, now)
 
@@ -757,23 +729,17 @@ class Scheduler:
             goes_on = part_id(outcome.id, detail.get("stop", -1))
         self._reattach_one(worker, m.Held(goes_on, 1, True), now)
 
-    def leave_to_client(self, record: TaskRecord, calls: int) -> None:
-        """So many calls of a bundle will be submitted again: they do not count as ended, nor twice as submitted."""
-        record.client.unfinished -= calls
-        record.client.submitted -= calls
-        self.tasks.lighten(record, calls)
-
     def _ended(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         status = outcome.status
         record.ended = record.attempt
         if status == m.OK:
             function = record.function
             function.estimate = updated_estimate(function.estimate, outcome.duration / record.elements)
-            self.finish(record, outcome, SUCCEEDED, now)
+            self.endings.finish(record, outcome, SUCCEEDED, now)
             return
         if status == m.CANCELLED:
             if record.cancel_asked:
-                self.finish(record, outcome, CANCELLED, now)
+                self.endings.finish(record, outcome, CANCELLED, now)
             else:
                 self.again(record, now)
             return
@@ -793,111 +759,22 @@ class Scheduler:
             self.tasks.move(record, WAITING, now)
             self.dispatcher.delay(record, now + retry.backoff(record.failures, record.options.backoff))
         elif status == m.CRASHED:
-            self._finish_lost(record, outcome, now)
+            self.endings.finish_lost(record, outcome, now)
         else:
-            self.finish(record, outcome, FAILED, now)
+            self.endings.finish(record, outcome, FAILED, now)
 
     def again(self, record: TaskRecord, now: float) -> None:
         """Back to the head of the queue, unless it was to be cancelled."""
         if record.cancel_asked:
-            self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+            self.endings.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
             return
         if record.failed_dependency is not None:
-            self.finish(record, record.failed_dependency, FAILED, now)
+            self.endings.finish(record, record.failed_dependency, FAILED, now)
         elif record.unresolved_count:
             self.tasks.move(record, WAITING, now)
         else:
             self.tasks.move(record, QUEUED, now)
             self.dispatcher.queue.push(record, front=True)
-
-    def _finish_lost(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
-        """The process or worker died once too often, or died under a task that was to be cancelled."""
-        if record.cancel_asked:
-            self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
-            return
-        if isinstance(record.span, int):
-            self.leave_to_client(record, record.weight)
-        detail = dict(outcome.detail or {})
-        detail["attempts"] = list(record.history or ())
-        if record.options.at_most_once:
-            detail["at_most_once"] = True
-        elif record.crashes >= self.crash_limit:
-            detail["limit"] = self.crash_limit
-        self.finish(record, outcome._replace(detail=detail), FAILED, now)
-
-    def finish(self, record: TaskRecord, outcome: m.Outcome, state: int, now: float) -> None:
-        self.tasks.move(record, state, now)
-        client = record.client
-        client.account.remove_call(record.size, record.options.resources)
-        record.payload = b""
-        self.dependencies.drop(record)
-        record.outcome = outcome
-        self.functions.release(record.function)
-        if record.initializer is not None:
-            self.functions.release(record.initializer)
-        self.tasks.remove(record)
-        client.unfinished -= record.weight
-        record.failed_dependency = None  # with the outcome of what it needed
-        if self.roster.has_client(client):
-            client.add_done(record)
-            self.tell_client(client, outcome)
-        else:
-            drop_payload(record)
-        self._remember(record, outcome, now)
-        drop_wishes(record)
-
-    def _remember(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
-        """For those who want to know now, and those who may ask later."""
-        account = record.client.account
-        ended = FinishedTask(record.name, outcome, now, account, isinstance(record.span, int))
-        if record.options.detach:
-            self.results.keep(ended)
-        elif outcome.status != m.CANCELLED:
-            self.results.add(ended)
-        if self.journal_gate.enabled:
-            if record.options.detach:
-                self.journal_gate.note_outcome(record.name, outcome)
-            else:
-                self.journal_gate.note_gone(record.id)
-        if not account.clients:
-            self.accounts.drop_idle(account)
-        interest, record.interest = record.interest, None
-        if interest is not None:
-            self.dependencies.notify(interest, ended, now)
-        if self.dependencies.unknown_calls:
-            self.dependencies.bundle_ended(ended, now)
-
-    def tell_client(self, client: ClientSession, outcome: m.Outcome) -> None:
-        client.outcomes.append(outcome)
-        self.roster.flush_later(client)
-
-    def tell_again(self, client: ClientSession, outcome: m.Outcome) -> None:
-        """Once in a turn, however often it asks: a few bytes ask for something large."""
-        if outcome.id not in client.resent:
-            client.resent.add(outcome.id)
-            bundle = outcome.status == m.SPLIT and "running" in (outcome.detail or {})
-            if bundle and client_of(outcome.id) == client.id:
-                client.awaiting_resubmission.add(open_part(outcome.id))
-            self.tell_client(client, outcome)
-
-    def acknowledged(self, client: ClientSession, outcomes: list[m.Outcome]) -> None:
-        """The client has these outcomes: nothing more needs to be kept, but a trace for the curious."""
-        if not client.resubmission_complete:
-            return  # a Submit of this session, still under way, may name them
-        for outcome in outcomes:
-            if outcome.id in client.unnamed:
-                client.unnamed[outcome.id] = True
-                record = client.done.get(outcome.id)
-            else:
-                record = client.take_done(outcome.id)
-            if record is not None:
-                drop_payload(record)
-
-    def forget_untaken_outcomes(self, client: ClientSession) -> None:
-        """It will not have the outcomes any more that it has not acknowledged."""
-        for record in client.done.values():
-            drop_payload(record)
-        client.clear_done()
 
     def _claim(self, record: TaskRecord, held: OrphanedTask, now: float) -> None:
         """A queued task turns out to be with a worker already: join that attempt instead of starting another."""

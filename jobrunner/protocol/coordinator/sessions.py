@@ -276,7 +276,7 @@ class Sessions:
     def give_up_untaken(self, peer: Peer, now: float) -> None:
         """It gets nothing more of what it was told in this session."""
         if isinstance(peer, ClientSession):
-            self._scheduler.forget_untaken_outcomes(peer)
+            self._scheduler.endings.forget_untaken_outcomes(peer)
         peer.link = Link("", now, peer.link.peer_timeout)
 
     def _lose_client(self, client: ClientSession, now: float) -> None:

@@ -512,7 +512,7 @@ class Truth:
                     same, f"{task} is kept as {ended.outcome!r:.200}, its client was told {first!r:.200}"
                 )
             self._status(expected, ended.outcome)
-            scheduler.forget_outcome(task)
+            scheduler.endings.forget_outcome(task)
         coordinator.post(Tick())
 
     def unresolved(self) -> list[TaskId]:

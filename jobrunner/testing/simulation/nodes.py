@@ -252,7 +252,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
         scheduler = core.scheduler
         outcome, reattach, worker_lost = scheduler.outcome, scheduler.reattach, scheduler.worker_lost
         client_gone, goes_on, returned = scheduler.client_gone, scheduler.goes_on, scheduler.returned
-        finish = scheduler.finish
+        finish = scheduler.endings.finish
 
         def watched_outcome(worker: WorkerSession, arrived: m.Outcome, now: float) -> None:
             record = scheduler.tasks.get(arrived.id)
@@ -298,6 +298,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             self.world.truth.returned(task)
             returned(worker, task, *rest, **options)
 
+        vars(scheduler.endings)["finish"] = watched_finish
         for name, method in (
             ("outcome", watched_outcome),
             ("returned", watched_return),
@@ -305,7 +306,6 @@ class CoordinatorNode(Node[CoordinatorCore]):
             ("reattach", watched_reattach),
             ("worker_lost", watched_loss),
             ("client_gone", watched_departure),
-            ("finish", watched_finish),
         ):
             setattr(scheduler, name, method)
 
