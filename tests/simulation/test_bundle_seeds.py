@@ -8,6 +8,7 @@ from jobrunner.protocol.bundles import place_of_call
 from jobrunner.protocol.client.bundle_tracker import BundleTracker
 from jobrunner.protocol.client.core import ClientCore
 from jobrunner.protocol.coordinator.dependencies import Dependencies
+from jobrunner.protocol.coordinator.orphans import Orphans
 from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.worker.core import WorkerCore
@@ -57,7 +58,7 @@ def test_a_call_that_runs_on_and_is_started_again_is_found(monkeypatch):
 
 
 def test_a_call_that_runs_on_and_is_given_up_before_its_client_names_it_is_found(monkeypatch):
-    monkeypatch.setattr(Scheduler, "named_later", lambda self, task_id: False)
+    monkeypatch.setattr(Orphans, "named_later", lambda self, task_id: False)
     find()
 
 

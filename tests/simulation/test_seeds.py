@@ -266,7 +266,7 @@ def test_a_failure_that_does_not_reach_what_needs_it_is_found(monkeypatch):
 def test_an_acceptance_before_the_journal_has_it_is_found(monkeypatch):
     def tell_accepted(self, record):
         record.client.accepted.append(record.id)
-        self.pending_flush[record.client] = None
+        self.roster.flush_later(record.client)
 
     real = Scheduler.submit
 
