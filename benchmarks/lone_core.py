@@ -43,7 +43,7 @@ class LoneCore:
     def __init__(self, workers: int) -> None:
         self.core = CoordinatorCore(CoordinatorSettings("coordinator", "1.0", window_tasks=10**9), 0.0)
         self.now = 100.0
-        self.core.scheduler.reattach_deadline = 0.0
+        self.core.scheduler.orphans.reattach_deadline = 0.0
         self.spent = 0.0
         self.client = End(b"client", m.ClientHello(ClientId("c"), "1.0", "3.11", "host", 1, 0.0))
         self.workers = [

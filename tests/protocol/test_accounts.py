@@ -545,7 +545,7 @@ def greets_inside(world):
 def test_after_a_restart_calls_of_a_call_wait_until_it_is_known_whose_they_are():
     """They would belong to the worker's key, and run among those of other keys' calls."""
     world = Coordinator()
-    world.core.scheduler.reattach_deadline = world.now + 7.0
+    world.core.scheduler.orphans.reattach_deadline = world.now + 7.0
     assert greets_inside(world) == []
     worker = world.worker(slots=2, who=NODE, held=[m.Held(f"{C}-1", 1, True)])
     assert greets_inside(world) == []

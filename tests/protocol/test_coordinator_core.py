@@ -638,7 +638,7 @@ def test_nor_is_it_a_part_of_the_grace_of_those_that_are_to_come_back(world):
 
 
 def test_nor_of_the_time_in_which_workers_of_an_earlier_coordinator_come_back(world):
-    world.core.scheduler.reattach_deadline = world.now + 5.0
+    world.core.scheduler.orphans.reattach_deadline = world.now + 5.0
     client, worker = world.client(), world.worker()
     client.say(m.Submit([spec(1)], [DOUBLE]))  # and it has yet to say that these are all
     world.turn(60.0)

@@ -284,7 +284,7 @@ def test_tasks_that_no_client_has_named_yet(world):
 def test_nobody_is_refused_before_workers_had_the_time_to_come_back(world, desk):
     desk.submit(gpu(1))
     desk.submit(gpu(2, 1))
-    world.core.scheduler.reattach_deadline = world.now + 7.0
+    world.core.scheduler.orphans.reattach_deadline = world.now + 7.0
     desk.waits("c-1", "c-2")
     assert desk.refused(7.0) == []
     assert desk.refused() == ["c-2"]

@@ -91,7 +91,7 @@ def test_a_worker_that_leaves_is_reserved_no_more(desk):
     assert desk.placed(0.5) == {"w": ["c-small"]}
     desk.submit(spec("later", resources=GPU), now=RESERVE_AFTER)
     assert desk.placed(RESERVE_AFTER) == {}
-    desk.scheduler.worker_lost(worker, "was lost", RESERVE_AFTER)
+    desk.scheduler.attempts.worker_lost(worker, "was lost", RESERVE_AFTER)
     desk.add_worker("v", slots=4, gpu=2.0)
     assert desk.placed(2 * RESERVE_AFTER)["v"] == ["c-large"]
 

@@ -32,7 +32,7 @@ class Desk:
     def submit(self, *tasks, client=None, now=0.0):
         for task in tasks:
             self.scheduler.functions.define(DOUBLE).refs = 1
-            assert self.scheduler.submit(client or self.client, task, now)
+            assert self.scheduler.submission.submit(client or self.client, task, now)
 
     def placed(self, now=0.0):
         """Per worker's name, the ids of what it has been given now."""
@@ -46,7 +46,7 @@ class Desk:
 
     def finish(self, worker, *tasks, duration=1.0):
         for task in tasks:
-            self.scheduler.outcome(worker, ok(task, duration=duration), 0.0)
+            self.scheduler.attempts.outcome(worker, ok(task, duration=duration), 0.0)
 
     def learn(self, worker, duration):
         """The function is known to take that long."""
@@ -122,7 +122,7 @@ def test_a_worker_that_gave_tasks_back_gets_none_ahead_until_it_finishes_one(des
     desk.learn(worker, 0.0001)
     desk.submit(spec(1), spec(2))
     assert desk.placed() == {"w": ["c-1", "c-2"]}
-    desk.scheduler.returned(worker, "c-2", 1, 0.0)
+    desk.scheduler.attempts.returned(worker, "c-2", 1, 0.0)
     assert desk.placed() == {}
     desk.finish(worker, "c-1", duration=0.0001)
     desk.submit(spec(3))
@@ -156,7 +156,7 @@ def test_the_counts_of_states_stay_right(desk):
     desk.submit(spec(1), spec(2), spec(3))
     desk.placed()
     desk.finish(worker, "c-1")
-    desk.scheduler.outcome(worker, ended("c-2", m.ERROR), 0.0)
+    desk.scheduler.attempts.outcome(worker, ended("c-2", m.ERROR), 0.0)
     desk.scheduler.cancel("c-3", False, 0.0)
     counts = desk.scheduler.tasks.counts
     assert (counts[SUCCEEDED], counts[FAILED], counts[CANCELLED], counts[QUEUED]) == (1, 1, 1, 0)

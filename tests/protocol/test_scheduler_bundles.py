@@ -52,7 +52,7 @@ class Desk:
     def submit(self, *tasks, client=None, now=0.0):
         self.scheduler.functions.define(DOUBLE).refs = 1
         for task in tasks:
-            assert self.scheduler.submit(client or self.client, task, now)
+            assert self.scheduler.submission.submit(client or self.client, task, now)
         self.scheduler.check_invariants()
 
     def place(self):
@@ -60,7 +60,7 @@ class Desk:
         self.scheduler.check_invariants()
 
     def outcome(self, outcome, worker=None, now=0.0):
-        self.scheduler.outcome(worker or self.worker, outcome, now)
+        self.scheduler.attempts.outcome(worker or self.worker, outcome, now)
         self.scheduler.check_invariants()
 
     def told(self, client=None):
@@ -98,7 +98,7 @@ def test_the_call_that_goes_on_is_joined_where_it_runs(desk):
 
 def test_what_happens_to_it_before_its_client_names_it_is_not_lost(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.scheduler.started(desk.worker, SECOND, 0.0)
+    desk.scheduler.attempts.started(desk.worker, SECOND, 0.0)
     assert desk.scheduler.client_with_task_at(desk.worker, SECOND) is desk.client, "what it prints is told"
     desk.name_call()
     assert desk.state(SECOND) == (RUNNING, desk.worker, 1)
@@ -171,7 +171,7 @@ def test_it_is_not_kept_for_a_client_that_has_come_again_and_does_not_name_it(de
 
 def test_a_worker_that_comes_back_with_it_keeps_it(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.scheduler.reattach(desk.worker, [m.Held(SECOND, 1, True)], 0.0)
+    desk.scheduler.attempts.reattach(desk.worker, [m.Held(SECOND, 1, True)], 0.0)
     assert desk.worker.cancels == []
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
@@ -179,7 +179,7 @@ def test_a_worker_that_comes_back_with_it_keeps_it(desk):
 
 def test_a_worker_that_is_lost_with_it_lets_it_begin_again(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.scheduler.worker_lost(desk.worker, "was lost", 0.0)
+    desk.scheduler.attempts.worker_lost(desk.worker, "was lost", 0.0)
     desk.name_call()
     assert desk.state(SECOND) == (QUEUED, None, 0)
 
@@ -187,7 +187,7 @@ def test_a_worker_that_is_lost_with_it_lets_it_begin_again(desk):
 def test_of_two_workers_that_run_it_one_is_stopped(desk):
     """The other has it from a time before this coordinator."""
     other = desk.add_worker("v")
-    desk.scheduler.reattach(other, [m.Held(SECOND, 1, True)], 0.0)
+    desk.scheduler.attempts.reattach(other, [m.Held(SECOND, 1, True)], 0.0)
     assert SECOND in desk.scheduler.orphans
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     assert other.cancels + desk.worker.cancels == [m.CancelRequest(SECOND, True)]
@@ -221,7 +221,7 @@ def test_a_split_of_another_attempt_or_worker_changes_nothing(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x"), attempt=7))
     desk.outcome(split(BUNDLE, 1, results(b"x")), worker=desk.add_worker("v"))
     assert desk.told() == []
-    assert desk.scheduler.stale_outcomes == 2
+    assert desk.scheduler.attempts.stale_outcomes == 2
     assert not desk.scheduler.orphans
 
 
@@ -252,7 +252,7 @@ def new():
     desk = Desk.__new__(Desk)
     desk.scheduler = Scheduler(crash_limit=3)
     desk.worker = desk.add_worker("w")
-    desk.scheduler.reattach(desk.worker, [m.Held(BUNDLE, 1, True)], 0.0)
+    desk.scheduler.attempts.reattach(desk.worker, [m.Held(BUNDLE, 1, True)], 0.0)
     return desk
 
 
@@ -286,7 +286,7 @@ def test_the_call_that_went_on_may_have_ended_before_its_client_has_come(new):
 
 def test_the_worker_may_be_lost_before_the_client_has_come(new):
     new.outcome(split(BUNDLE, 1, results(b"x")))
-    new.scheduler.worker_lost(new.worker, "was lost", 0.0)
+    new.scheduler.attempts.worker_lost(new.worker, "was lost", 0.0)
     come(new)
     assert new.told() == [split(BUNDLE, 1, results(b"x"))]
     new.name_call()
@@ -303,12 +303,12 @@ def test_a_bundle_is_never_run_again_as_one(calls):
     desk.outcome(ended(BUNDLE, m.CRASHED))
     desk.place()
     desk.told()
-    desk.scheduler.worker_lost(desk.worker, "was lost", 0.0)
+    desk.scheduler.attempts.worker_lost(desk.worker, "was lost", 0.0)
     assert [(o.id, o.status) for o in desk.told()] == [("c-2-0", m.LOST)]
 
 
 def test_a_bundle_that_has_surely_not_begun_is_queued_again(desk):
-    desk.scheduler.returned(desk.worker, BUNDLE, 1, 0.0)
+    desk.scheduler.attempts.returned(desk.worker, BUNDLE, 1, 0.0)
     assert desk.state(BUNDLE)[0] == QUEUED
 
 
@@ -432,16 +432,16 @@ def test_a_client_that_is_gone_takes_what_was_sought_of_its_bundles_with_it(desk
 def test_the_doubt_whether_a_task_has_run_outlives_a_second_coordinator():
     """The journal of the one after that knew nothing of it, and had it run again."""
     second = Scheduler(crash_limit=3, journaling=True)
-    second.reattach_deadline = 10.0
+    second.orphans.reattach_deadline = 10.0
     second.functions.define(DOUBLE).refs = 1
     client = client_peer("c")
     second.roster.add_client(client)
-    second.submit(client, spec("1-0", at_most_once=True), 0.0)
+    second.submission.submit(client, spec("1-0", at_most_once=True), 0.0)
     state = JournalState(functions={DOUBLE.key: DOUBLE})
     state.apply(second.journal_gate.take_entry(second.functions).entry)
     third = Scheduler(crash_limit=3, journaling=True)
-    third.reattach_deadline = 10.0
-    third.restore(state, 0.0)
+    third.orphans.reattach_deadline = 10.0
+    third.submission.restore(state, 0.0)
     third.due(11.0)
     (record,) = third.tasks.recent
     assert record.outcome.status == m.LOST

@@ -124,7 +124,7 @@ def test_an_assignment_that_was_lost_is_not_taken_for_the_attempt_before_it():
     peer = scheduler.roster.workers[worker.core.settings.id]
     record = scheduler.tasks[task]
     scheduler._release(record)
-    scheduler.again(record, world.now)
+    scheduler.attempts.again(record, world.now)
     scheduler._assign(record, peer, world.now)
     peer.assigned.clear()
     worker.core.session.begin(world.now)

@@ -171,7 +171,7 @@ class Coordinator:
     def __init__(self, **settings: Any) -> None:
         self.now = 100.0
         self.core = CoordinatorCore(CoordinatorSettings("coo", "1.0", **settings), self.now)
-        self.core.scheduler.reattach_deadline = self.now  # it has been up for a while
+        self.core.scheduler.orphans.reattach_deadline = self.now  # it has been up for a while
         self.remotes: dict[bytes, Remote] = {}
         self.effects: list[Effect] = []
         self.logs: list[str] = []

@@ -65,13 +65,13 @@ class Admission:
                 )
                 return
             if refused and (spec.function in refused or spec.initializer in refused):
-                scheduler.refuse_new(
+                scheduler.submission.refuse_new(
                     client, spec.id, refused.get(spec.function) or refused[spec.initializer or b""]
                 )
                 continue
             if client.account.owner:
                 spec = of_owner(client, spec)
-            if not scheduler.submit(client, spec, now):
+            if not scheduler.submission.submit(client, spec, now):
                 self._sessions.unexpected(
                     client, f"task {spec.id} names a function that was never sent; its session ends", now
                 )

@@ -84,7 +84,7 @@ class CoordinatorCore:
             journaling=journal is not None,
             quota=settings.quota,
         )
-        self.scheduler.reattach_deadline = now + REATTACH_SECONDS
+        self.scheduler.orphans.reattach_deadline = now + REATTACH_SECONDS
         self.draining = False
         self._drain_until: float | None = None
         peers: dict[Source, Peer] = {}
@@ -96,7 +96,7 @@ class CoordinatorCore:
         self._last_tick = now
         self._next_sweep: float | None = None
         if journal is not None:
-            self.scheduler.restore(journal, now)
+            self.scheduler.submission.restore(journal, now)
             if journal.tasks or journal.outcomes:
                 self._next_sweep = now
 
@@ -263,24 +263,24 @@ class CoordinatorCore:
             self.sessions.unexpected(worker, "a result larger than max_payload; its session ends", now)
             return
         for outcome in message.outcomes:
-            self.scheduler.outcome(worker, passable(outcome), now)
+            self.scheduler.attempts.outcome(worker, passable(outcome), now)
         if journal_gate.outcomes_noted > noted:
             journal_gate.hold_acknowledgement(worker.link)
 
     def _on_running(self, worker: WorkerSession, message: m.Running, now: float) -> None:
         for task_id in message.ids:
-            self.scheduler.started(worker, task_id, now)
+            self.scheduler.attempts.started(worker, task_id, now)
 
     def _on_tasks_returned(self, worker: WorkerSession, message: m.TasksReturned, now: float) -> None:
         if message.missing_modules:
             self.scheduler.missing_modules.report(worker, message.tasks, message.missing_modules, now)
             return
         for task_id, attempt in reversed(message.tasks):
-            self.scheduler.returned(worker, task_id, attempt, now, begun=message.begun)
+            self.scheduler.attempts.returned(worker, task_id, attempt, now, begun=message.begun)
 
     def _on_cancel_refused(self, worker: WorkerSession, message: m.CancelRefused, now: float) -> None:
         for task_id in message.ids:
-            self.scheduler.cancel_refused(worker, task_id)
+            self.scheduler.attempts.cancel_refused(worker, task_id)
 
     def _on_capacity(self, worker: WorkerSession, message: m.Capacity, now: float) -> None:
         if not worker.draining:
@@ -365,7 +365,7 @@ class CoordinatorCore:
             self.scheduler.deadlocks.look(now)
             self.scheduler.place(now)
             self.scheduler.division.ask(now)
-        self.scheduler.send_withheld()
+        self.scheduler.attempts.send_withheld()
         self._write_journal()
         self._outboxes.flush(now)
         self._outboxes.announce_capacity(now)
@@ -388,13 +388,13 @@ class CoordinatorCore:
         if isinstance(event, JournalFailed):
             if not failed_before:  # and not each time: a log that grows on a full disk helps nobody
                 self._out.log("error", event.error)
-            held_back = scheduler.begin_later(answered.begins, now)
-            scheduler.refuse([spec.id for spec in accepted], event.error, now)
-            scheduler.note_later(held_back)
+            held_back = scheduler.attempts.begin_later(answered.begins, now)
+            scheduler.submission.refuse([spec.id for spec in accepted], event.error, now)
+            scheduler.attempts.note_later(held_back)
         else:
             if failed_before:
                 self._out.log("info", "the journal can be written again")
-            scheduler.written([spec.id for spec in accepted if spec.options.detach])
+            scheduler.submission.written([spec.id for spec in accepted if spec.options.detach])
 
     def _sweep(self, now: float) -> None:
         """Look for what time alone has changed."""

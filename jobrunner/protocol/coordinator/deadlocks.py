@@ -89,7 +89,7 @@ class Deadlocks:
     def next_deadline(self) -> float | None:
         if not self._since and not self._news:
             return None
-        soon = max(self._looked_at + LOOK_EVERY, self._scheduler.reattach_deadline)
+        soon = max(self._looked_at + LOOK_EVERY, self._scheduler.orphans.reattach_deadline)
         return soon if self._news else max(soon, min(self._since.values()) + PATIENCE)
 
     def wait_longer(self, seconds: float) -> None:
@@ -105,7 +105,7 @@ class Deadlocks:
         if now < self._looked_at + LOOK_EVERY:
             return
         self._looked_at = now
-        self._news = now < self._scheduler.reattach_deadline  # workers may still come back
+        self._news = now < self._scheduler.orphans.reattach_deadline  # workers may still come back
         if self._news:
             self._since.clear()
             return

@@ -134,7 +134,11 @@ class Dependencies:
             owner = self._scheduler.roster.clients.get(client_of(task_id))
             if owner is not None and self._is_named_soon(task_id, interest, now):
                 continue
-            if owner.resubmission_complete if owner is not None else now >= self._scheduler.reattach_deadline:
+            if (
+                owner.resubmission_complete
+                if owner is not None
+                else now >= self._scheduler.orphans.reattach_deadline
+            ):
                 del self.results.unknown_tasks[task_id]
                 shown = (
                     short_id(task_id) if task_id.count("-") > 1 else task_id

@@ -137,9 +137,9 @@ class Division:
             initializer.users += 1
         scheduler.endings.finish(record, outcome, SUCCEEDED, now)
         if fresh:
-            scheduler.goes_on(worker, outcome, now)
+            scheduler.attempts.goes_on(worker, outcome, now)
         part = kept(spec, stop)
-        scheduler.submit(client, part, now)
+        scheduler.submission.submit(client, part, now)
         scheduler.functions.release(function)
         if initializer is not None:
             scheduler.functions.release(initializer)

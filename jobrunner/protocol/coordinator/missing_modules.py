@@ -99,7 +99,9 @@ class MissingModules:
             for record in records:
                 record.requirements = self.requirements(record)
         for task_id, attempt in reversed(list(returned)):
-            scheduler.returned(worker, task_id, attempt, now, prefetch=worker.prefetch and bool(missing))
+            scheduler.attempts.returned(
+                worker, task_id, attempt, now, prefetch=worker.prefetch and bool(missing)
+            )
         self._end_hopeless(self._tasks_with(news) if news else records, now)
 
     def initializer_failed(
@@ -116,7 +118,7 @@ class MissingModules:
             self._oldest = now
         news = name not in worker.missing_modules
         worker.missing_modules[name] = now
-        scheduler.again(record, now)
+        scheduler.attempts.again(record, now)
         if name not in self.contested_modules:
             self._count()
             self._sort_again(self._tasks_with({name}))

@@ -49,6 +49,8 @@ class Orphans:
         self._tasks = tasks
         self._orphans: dict[TaskId, OrphanedTask] = {}
         self._of_client: dict[ClientId, dict[TaskId, None]] = {}
+        self.reattach_deadline = 0.0
+        """When every worker of an earlier coordinator must have come back to this one, if it still lives."""
 
     def get(self, task_id: TaskId) -> OrphanedTask | None:
         return self._orphans.get(task_id)
@@ -145,6 +147,13 @@ class Orphans:
             return
         for task_id in [t for t, h in self._orphans.items() if h.worker is worker and h.outcome is None]:
             self.take(task_id)
+
+    def reattach_later(self, seconds: float, now: float) -> bool:
+        """This process did not run for so long. Whether workers get more time to come back: some might have done so."""
+        if now - seconds >= self.reattach_deadline:
+            return False
+        self.reattach_deadline += seconds
+        return True
 
     def wait_longer(self, seconds: float) -> None:
         """This process did not run for so long."""

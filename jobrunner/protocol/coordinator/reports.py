@@ -65,7 +65,7 @@ def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
             "uptime": now - core.started,
             "draining": core.draining,
             "rejected_messages": core.offences.count,
-            "stale_outcomes": scheduler.stale_outcomes,
+            "stale_outcomes": scheduler.attempts.stale_outcomes,
             "kept_outcomes": len(scheduler.results.detached),
         },
         "workers": [describe_worker(worker, now) for worker in workers],

@@ -198,8 +198,8 @@ class Sessions:
         self.peers[source] = worker
         worker.draining = False
         scheduler.roster.may_have_room(worker)
-        scheduler.reattach(worker, hello.held, now)
-        scheduler.refuse_other_pythons(now)
+        scheduler.attempts.reattach(worker, hello.held, now)
+        scheduler.submission.refuse_other_pythons(now)
         return worker
 
     def _move_peer(self, peer: Peer, source: Source, link: Link, who: Principal) -> None:
@@ -216,7 +216,7 @@ class Sessions:
         self.peers.pop(peer.source, None)
         peer.link.session = ""  # whatever it may have said after that, nobody is here to mean it
         if isinstance(peer, WorkerSession):
-            self._scheduler.worker_lost(peer, how, now)
+            self._scheduler.attempts.worker_lost(peer, how, now)
         elif isinstance(peer, ClientSession):
             self._scheduler.client_gone(peer, now)
 
@@ -231,7 +231,7 @@ class Sessions:
         del self.peers[peer.source]
         peer.link.session = ""
         if isinstance(peer, WorkerSession):
-            self._scheduler.worker_lost(peer, "was replaced on its connection", now)
+            self._scheduler.attempts.worker_lost(peer, "was replaced on its connection", now)
         elif isinstance(peer, ClientSession):
             peer.source = b""
             self._lose_client(peer, now)
@@ -302,7 +302,7 @@ class Sessions:
                     self._out.log(
                         "warning", f"worker {peer.name} is lost; its {len(peer.tasks)} tasks are queued again"
                     )
-                    self._scheduler.worker_lost(peer, "was lost", now)
+                    self._scheduler.attempts.worker_lost(peer, "was lost", now)
                 elif isinstance(peer, ClientSession):
                     self._lose_client(peer, now)
                 continue

@@ -250,9 +250,10 @@ class CoordinatorNode(Node[CoordinatorCore]):
     def _watch(self, core: CoordinatorCore) -> None:
         self._watch_functions(core)
         scheduler = core.scheduler
-        outcome, reattach, worker_lost = scheduler.outcome, scheduler.reattach, scheduler.worker_lost
-        client_gone, goes_on, returned = scheduler.client_gone, scheduler.goes_on, scheduler.returned
-        finish = scheduler.endings.finish
+        attempts = scheduler.attempts
+        outcome, returned, goes_on = attempts.outcome, attempts.returned, attempts.goes_on
+        reattach, worker_lost = attempts.reattach, attempts.worker_lost
+        client_gone, finish = scheduler.client_gone, scheduler.endings.finish
 
         def watched_outcome(worker: WorkerSession, arrived: m.Outcome, now: float) -> None:
             record = scheduler.tasks.get(arrived.id)
@@ -298,16 +299,15 @@ class CoordinatorNode(Node[CoordinatorCore]):
             self.world.truth.returned(task)
             returned(worker, task, *rest, **options)
 
-        vars(scheduler.endings)["finish"] = watched_finish
-        for name, method in (
-            ("outcome", watched_outcome),
-            ("returned", watched_return),
-            ("goes_on", watched_going_on),
-            ("reattach", watched_reattach),
-            ("worker_lost", watched_loss),
-            ("client_gone", watched_departure),
-        ):
-            setattr(scheduler, name, method)
+        vars(scheduler).update(client_gone=watched_departure)
+        vars(scheduler.endings).update(finish=watched_finish)
+        vars(attempts).update(
+            outcome=watched_outcome,
+            returned=watched_return,
+            goes_on=watched_going_on,
+            reattach=watched_reattach,
+            worker_lost=watched_loss,
+        )
 
     def _watch_functions(self, core: CoordinatorCore) -> None:
         """No client sends a function or a part twice in a session, unless it has said that it may be forgotten."""
