@@ -11,7 +11,7 @@ from jobrunner.errors import DeadlockError
 from jobrunner.protocol.coordinator import deadlocks
 from jobrunner.protocol.coordinator.deadlocks import LOOK_EVERY, PATIENCE
 from jobrunner.protocol.coordinator.reservations import RESERVE_AFTER
-from jobrunner.protocol.coordinator.task import TaskRecord
+from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
 
@@ -314,14 +314,17 @@ def test_nothing_is_reserved_where_those_who_wait_hold_too_much(world):
     assert ids(worker.heard_one(m.Assign).tasks) == ["c-2"]
 
 
-class Counted(dict[TaskId, TaskRecord]):
-    """Tasks, and how often one was looked for."""
+class Counted(TaskTable):
+    """The table of tasks, and how often one was looked for."""
 
-    looks = 0
+    def __init__(self, tasks):
+        super().__init__()
+        vars(self).update(vars(tasks))
+        self.looks = 0
 
-    def get(self, task, default=None):
+    def get(self, task):
         self.looks += 1
-        return super().get(task, default)
+        return super().get(task)
 
     def __contains__(self, task):
         self.looks += 1

@@ -10,7 +10,7 @@ from support import cores
 from support.cores import DOUBLE, KEY, assignment, ended, ok, spec
 
 from jobrunner.config import MAX_SLOTS
-from jobrunner.protocol.coordinator.scheduler import LATEST_REATTACHED
+from jobrunner.protocol.coordinator.attempts import LATEST_REATTACHED
 from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.session import RETRY_LIMIT
