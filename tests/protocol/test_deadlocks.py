@@ -348,8 +348,8 @@ def layers(desk, *widths):
 
 def looks(desk, *waits):
     """How often tasks were looked for in a look for deadlocks."""
-    scheduler = desk.world.core.scheduler
-    counted = scheduler.tasks = Counted(scheduler.tasks)
+    deadlocks = desk.world.core.scheduler.deadlocks
+    counted = deadlocks._tasks = Counted(deadlocks._tasks)
     desk.world.core.check_invariants = lambda: None
     desk.worker.say(m.Waits([m.Wait(TaskId("c-1-s"), waits, True)]))
     before = counted.looks

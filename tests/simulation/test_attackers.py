@@ -83,7 +83,7 @@ def test_a_call_that_can_be_watched_by_the_part_of_its_id_that_is_no_secret_is_f
     real = Dependencies.watch
 
     def watch(self, client, task_id, now):
-        whole = [task for task in self._scheduler.tasks if short_id(task) == task_id]
+        whole = [task for task in self._tasks if short_id(task) == task_id]
         real(self, client, whole[0] if whole else task_id, now)
 
     monkeypatch.setattr(Dependencies, "watch", watch)

@@ -51,8 +51,6 @@ class Scheduler:
         journaling: bool = False,
         quota: Quota = NO_QUOTA,
     ) -> None:
-        self.crash_limit = crash_limit
-        self.quota = quota
         self.accounts = Accounts()
         self.results = Results(result_cache)
         self.journal_gate = JournalGate(enabled=journaling)
@@ -68,13 +66,28 @@ class Scheduler:
             journal_gate=self.journal_gate,
             crash_limit=crash_limit,
         )
-        self.dependencies = Dependencies(self)
-        self.endings.tell(self.dependencies)
-        self.missing_modules = MissingModules(self)
-        self.division = Division(self)
-        self.deadlocks = Deadlocks(self)
         self.dispatcher = Dispatcher(self.roster, self.tasks)
         self.orphans = Orphans(self.roster, self.tasks)
+        self.dependencies = Dependencies(
+            tasks=self.tasks,
+            roster=self.roster,
+            results=self.results,
+            orphans=self.orphans,
+            dispatcher=self.dispatcher,
+            endings=self.endings,
+            journal_gate=self.journal_gate,
+            quota=quota,
+        )
+        self.endings.tell(self.dependencies)
+        self.deadlocks = Deadlocks(
+            tasks=self.tasks,
+            roster=self.roster,
+            orphans=self.orphans,
+            dispatcher=self.dispatcher,
+            endings=self.endings,
+        )
+        self.missing_modules = MissingModules(self)
+        self.division = Division(self)
         self.attempts = Attempts(
             crash_limit=crash_limit,
             tasks=self.tasks,
