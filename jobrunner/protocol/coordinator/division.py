@@ -105,7 +105,7 @@ class Division:
         """A chunk ends here, and a part of it goes on; its client submits the rest as soon as it hears of it.
 
         The part is a task at once, and not only when its client names it: it holds its slot and its resources. `fresh`
-        as in Scheduler._split.
+        as in Attempts._split.
         """
         scheduler, client = self._scheduler, record.client
         function, initializer = record.function, record.initializer
