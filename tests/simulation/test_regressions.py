@@ -123,9 +123,9 @@ def test_an_assignment_that_was_lost_is_not_taken_for_the_attempt_before_it():
     scheduler = world.coordinator.core.scheduler
     peer = scheduler.roster.workers[worker.core.settings.id]
     record = scheduler.tasks[task]
-    scheduler._release(record)
+    scheduler.attempts._release(record)
     scheduler.attempts.again(record, world.now)
-    scheduler._assign(record, peer, world.now)
+    scheduler.attempts.assign(record, peer, world.now)
     peer.assigned.clear()
     worker.core.session.begin(world.now)
     worker.thaw()
