@@ -304,11 +304,25 @@ def cached(wrapped: Callable[..., Any], maxsize: int | None, typed: bool, attrib
     return made
 
 
-def single_dispatch(wrapped: Callable[..., Any], registry: list[tuple[type, Callable[..., Any]]]) -> Any:
+def wrapper(base: Any, kind: Any, parts: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    """A property or the like, `base`, of a kind that derives from it and may have a constructor of its own."""
+    made = base.__new__(kind)
+    base.__init__(made, *parts)
+    if attributes:
+        vars(made).update(attributes)
+    return made
+
+
+def single_dispatch(
+    wrapped: Callable[..., Any],
+    registry: list[tuple[type, Callable[..., Any]]],
+    attributes: dict[str, Any],
+) -> Any:
     """What `functools.singledispatch` makes of a function."""
-    made = functools.singledispatch(wrapped)
+    made: Any = functools.singledispatch(wrapped)
     for cls, implementation in registry:
         made.register(cls, implementation)
+    made.__dict__.update(attributes)
     return made
 
 

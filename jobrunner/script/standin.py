@@ -47,10 +47,9 @@ class ScriptModule(ModuleType):
         self.__script = script
 
     def __getattr__(self, name: str) -> Any:
-        if not (name.startswith("__") and name.endswith("__")):
-            found, value = self.__script.find(name)
-            if found:
-                return value
+        found, value = self.__script.find(name)
+        if found:
+            return value
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     @classmethod

@@ -683,6 +683,29 @@ def test_the_module_can_be_imported_and_searched(run_script):
 
 
 @pytest.mark.apart
+def test_what_the_script_says_of_itself_is_found_by_its_names(run_script):
+    run_script("""
+        import sys
+
+        __doc__ = "Usage: ..."
+        __version__, __author__ = "1.2", "somebody"
+        __all__ = ["names"]
+
+        def by_module():
+            return [getattr(sys.modules["__main__"], name, None) for name in ("__version__", "__all__", "__path__")]
+
+        def imported():
+            import __main__
+            from __main__ import __author__ as author
+            return __main__.__version__, author, globals()["__all__"], __main__.__doc__
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(by_module).result() == ["1.2", ["names"], None]
+            assert ex.submit(imported).result() == ("1.2", "somebody", ["names"], "Usage: ...")
+    """)
+
+
+@pytest.mark.apart
 def test_pickle_copy_and_shelve_inside_of_a_call(run_script):
     run_script("""
         import copy, dataclasses, pickle, shelve, tempfile
@@ -915,6 +938,111 @@ def test_a_class_defined_anew(run_script):
     """)
 
 
+INSIDE = {
+    "the name of a class": ("Plain.__name__", "Plain.__name__ = 'Renamed'"),
+    "what copyreg was told of a class": (
+        "Plain in copyreg.dispatch_table",
+        "copyreg.pickle(Plain, reduced)",
+    ),
+    "the annotations of a class": ("Plain.__annotations__", "Plain.__annotations__['y'] = str"),
+    "the text of a property": ("Plain.twice.__doc__", "Plain.twice.__doc__ = 'new'"),
+    "a class that is told to be a subclass": ("issubclass(Plain, Base)", "Base.register(Plain)"),
+    "an attribute of a member": ("Color.RED.label", "Color.RED.label = 'new'"),
+    "the value of a member": ("Color.RED.value", "Color.RED._value_ = 7"),
+    "what the value of a member holds": ("Color.BLUE.value", "Color.BLUE.value.append(3)"),
+    "an attribute of a cached function": ("cached.tag", "cached.tag = 'new'"),
+    "another cached class": ("made('ab')", "made = again"),
+    "an implementation of a generic function": ("show(1)", "show.register(int, shown)"),
+    "an implementation that changes": (
+        "show('')",
+        "show.registry[str].__code__ = (lambda x: 'new').__code__",
+    ),
+    "another generic function": ("spell([])", "spell = another"),
+    "an attribute of a generic function": ("show.tag", "show.tag = 'new'"),
+    "a module that the script has made": ("settings.limit", "settings.limit = 2"),
+    "what a module holds that the script has made": ("settings.seen", "settings.seen.append('new')"),
+}
+"""What to look at, and what changes it."""
+
+
+@pytest.mark.apart
+def test_whatever_changes_inside_of_a_global_arrives(run_script):
+    run_script(f"""
+        import abc, copyreg, enum, functools, types
+
+        class Base(abc.ABC):
+            pass
+
+        class Plain:
+            x: int
+
+            @property
+            def twice(self):
+                return 2
+
+        class Color(enum.Enum):
+            RED = 1
+            BLUE = [2]
+
+        Color.RED.label = "old"
+
+        @functools.lru_cache
+        def cached(x):
+            return x
+
+        cached.tag = "old"
+
+        @functools.cache
+        class made(list):
+            pass
+
+        again = made
+
+        @functools.cache
+        class made(tuple):
+            pass
+
+        @functools.singledispatch
+        def show(x):
+            return "any"
+
+        @show.register
+        def shown(x: str):
+            return "text"
+
+        show.tag = "old"
+
+        @functools.singledispatch
+        def spell(x):
+            return "new"
+
+        another = spell
+
+        @functools.singledispatch
+        def spell(x):
+            return "old"
+
+        def reduced(plain):
+            return Plain, ()
+
+        settings = types.ModuleType("settings")
+        settings.limit, settings.seen = 1, []
+
+        wrong = []
+        with open_executor(max_workers=1) as ex:
+            for what, (look, change) in {INSIDE}.items():
+                exec(f"def seen(): return repr({{look}})")  # for each a function that names what it looks at
+                before = seen()
+                assert [ex.submit(seen).result() for _ in range(3)] == [before] * 3, what
+                exec(change)
+                assert seen() != before, what
+                found = [ex.submit(seen).result(), *ex.map(lambda _: seen(), range(3))]
+                if found != [seen()] * 4:
+                    wrong.append((what, found))
+        assert not wrong, wrong
+    """)
+
+
 def test_a_class_has_its_attributes_in_their_order(run_script):
     run_script("""
         class Field:
@@ -1062,6 +1190,74 @@ def test_classes_of_many_kinds(run_script):
                 raise AssertionError
             patient = ex.with_options(retries=1, retry_on=OwnError, backoff=0)
             assert type(patient.submit(fail).exception()) is OwnError
+    """)
+
+
+@pytest.mark.apart
+def test_properties_and_methods_of_kinds_of_their_own(run_script):
+    run_script("""
+        import abc
+
+        class ClassProperty(property):
+            def __get__(self, instance, owner):
+                return self.fget(owner)
+
+        class Noted(property):
+            "With a constructor of its own."
+
+            def __init__(self, note, fget=None, fset=None, fdel=None, doc=None):
+                super().__init__(fget, fset, fdel, doc)
+                self.note = note
+
+            def getter(self, fget):
+                return Noted(self.note, fget, self.fset, self.fdel, fget.__doc__)
+
+        class Logged(classmethod):
+            def __get__(self, instance, owner=None):
+                return lambda *args: (self.mark, super(Logged, self).__get__(instance, owner)(*args))
+
+        class Marked(staticmethod):
+            mark = 1
+
+        class Shape(abc.ABC):
+            @abc.abstractproperty
+            def area(self): ...
+
+        class Square(Shape):
+            area = 4
+
+            @ClassProperty
+            def kind(cls):
+                return cls.__name__
+
+            side = Noted("in metres")
+
+            @side.getter
+            def side(self):
+                "The side."
+                return 2
+
+            @Logged
+            def unit(cls, size):
+                return cls, size
+
+            vars()["unit"].mark = "old"
+
+            @Marked
+            def plain():
+                return "plain"
+
+        def look():
+            side, plain = vars(Square)["side"], vars(Square)["plain"]
+            return (Square.kind, Square().side, type(side).__name__, side.note, side.__doc__, Square.unit(3),
+                    Square.plain(), type(plain).__name__, plain.mark, vars(Shape)["area"].__isabstractmethod__)
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(look).result() == look()
+            vars(Square)["unit"].mark, vars(Square)["side"].note = "new", "in feet"
+            vars(Square)["plain"].mark = 2
+            assert look()[3] == "in feet" and look()[5][0] == "new"
+            assert ex.submit(look).result() == look()
     """)
 
 
