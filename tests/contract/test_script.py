@@ -887,6 +887,36 @@ def test_what_arrives_leaves_the_programs_classes_alone(run_script):
 
 
 @pytest.mark.apart
+def test_a_class_that_a_function_of_the_script_has_made_is_as_it_was_at_submit(run_script):
+    run_script("""
+        import time
+
+        def run(ex):
+            class Settings:
+                rate = 0
+
+            class Derived(Settings):
+                pass
+
+            def look():
+                return Derived.rate, Derived().rate, hasattr(Settings, "extra")
+
+            futures = [ex.submit(time.sleep, 0.1)]
+            for rate in (1, 2, 1, 2, 2, 1):
+                Settings.rate = rate
+                if rate == 2:
+                    Settings.extra = True
+                elif hasattr(Settings, "extra"):
+                    del Settings.extra
+                futures.append(ex.submit(look))
+            return [future.result() for future in futures[1:]]
+
+        with open_executor(max_workers=1) as ex:
+            assert run(ex) == [(rate, rate, rate == 2) for rate in (1, 2, 1, 2, 2, 1)]
+    """)
+
+
+@pytest.mark.apart
 def test_what_calls_keep_on_a_class_stays(run_script):
     run_script("""
         class Cache:
