@@ -13,6 +13,7 @@ import re
 import sys
 import time
 import types
+import typing
 from collections.abc import Callable, Mapping
 from enum import EnumMeta
 from functools import lru_cache
@@ -299,12 +300,12 @@ class Looker:
             self._part(item)
 
     def _annotated(self, annotations: Mapping[str, Any] | None) -> None:
-        """Note the classes that annotations name which are strings: libraries look them up."""
+        """Note the types that annotations name which are strings, and modules: libraries look them up."""
         variables = self.origin.variables
         for text in (annotations or {}).values():
             if type(text) is str:
                 for name in names_in_annotation(text):
-                    if is_of(variables.get(name), type):
+                    if name in variables and _may_annotate(variables[name]):
                         self._look.names[name] = None
 
     def _class(self, cls: type) -> None:
@@ -356,6 +357,14 @@ class Looker:
         look.names.update(made.names)
 
 
+def _may_annotate(value: Any) -> bool:
+    """Whether annotations name such things; a text may by chance have the name of something else."""
+    return is_of(value, _OF_ANNOTATIONS) or type(value).__module__ in ("typing", "typing_extensions")
+
+
+_OF_ANNOTATIONS = (type, ModuleType, types.GenericAlias, types.UnionType)
+
+
 def is_fixed(value: Any) -> bool:
     """Whether it cannot change inside, nor what it refers to."""
     kind = type(value)
@@ -367,7 +376,14 @@ def is_fixed(value: Any) -> bool:
         kind in ATOMS
         or is_of(value, _DESCRIPTORS)
         or (kind is tuple and all(type(item) in ATOMS for item in value))
+        or (kind.__module__ == "typing" and _is_of_typing(value))
     )
+
+
+def _is_of_typing(value: Any) -> bool:
+    """Whether it is `typing.Optional` or the like, which goes by its name."""
+    name = attribute_of(value, "_name")
+    return type(name) is str and vars(typing).get(name) is value
 
 
 def dump(value: Any, mode: Mode = GLOBAL, entry: str | None = None) -> tuple[Pickled, list[memoryview]]:

@@ -6,6 +6,7 @@ Each test is a program of its own, since it is about `__main__`. It ends with an
 from __future__ import annotations
 
 import sys
+import textwrap
 
 import pytest
 
@@ -19,8 +20,6 @@ def run_script(run_program):
     """Runs a program whose first lines import `open_executor`; it must print "right"."""
 
     def run(text):
-        import textwrap
-
         assert run_program(BEGIN + textwrap.dedent(text) + "\nprint('right')\n").splitlines()[-1] == "right"
 
     return run
@@ -1485,6 +1484,54 @@ def test_annotations(run_script):
             Plain.__annotations__ = {"z": float}
             assert ex.submit(lambda: Plain.__annotations__).result() == {"z": float}
     """)
+
+
+@pytest.mark.apart
+def test_annotations_that_are_texts_find_what_they_name(run_program):
+    begin = "from __future__ import annotations\n" + BEGIN
+    out = run_program(
+        begin
+        + textwrap.dedent("""
+        import collections.abc as containers, dataclasses, decimal, typing
+        from fractions import Fraction
+        from typing import ClassVar, Optional, TypeVar
+
+        Count = Optional[int]
+        Either = int | Fraction
+        Names = list[str]
+        T = TypeVar("T")
+        Key = typing.NewType("Key", int)
+
+        @dataclasses.dataclass
+        class Row:
+            count: Count
+            price: decimal.Decimal
+            kind: ClassVar[str] = "row"
+
+        def total(rows: containers.Sequence[Row], key: Key, first: T, either: Either) -> Names:
+            return []
+
+        def hints():
+            return repr((typing.get_type_hints(total), typing.get_type_hints(Row)))
+
+        def derived():
+            @dataclasses.dataclass
+            class Long(Row):
+                more: ClassVar[int] = 1
+                length: int = 0
+
+            return [field.name for field in dataclasses.fields(Long)]
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(hints).result() == hints()
+            assert ex.submit(derived).result() == derived() == ["count", "price", "length"]
+            Count = Optional[str]
+            assert ex.submit(hints).result() == hints()
+            assert typing.get_type_hints(Row)["count"] == Optional[str]
+        print("right")
+    """)
+    )
+    assert out.splitlines() == ["right"]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where they stand")
