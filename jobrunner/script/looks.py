@@ -57,10 +57,16 @@ UNFOLLOWED = frozenset(
         "__main__",
         "__mp_main__",
         "import_module",
+        "__import__",
+        "__globals__",
+        "f_globals",
         "__subclasses__",
     )
 )
 """Names in code that may look for globals in ways that cannot be followed."""
+
+_ALL_MODULES = frozenset(("sys", "modules"))
+"""The same, where the code has both: `model.modules()` looks for none."""
 
 MAX_ATTEMPTS = 20
 PAUSE = 0.0002
@@ -261,6 +267,8 @@ class Looker:
         for name in names:
             if name in variables:
                 look.names[name] = None
+                if variables[name] is sys.modules:
+                    look.eager = True
         if is_unfollowed(code):
             look.eager = True
         for default in fn.__defaults__ or ():
@@ -432,5 +440,6 @@ def is_unfollowed(code: CodeType) -> bool:
     if known is None:
         if len(_unfollowed) >= MAX_CODES:
             _unfollowed.clear()
-        known = _unfollowed[code] = not UNFOLLOWED.isdisjoint(attributes_in(code))
+        names = attributes_in(code)
+        known = _unfollowed[code] = not UNFOLLOWED.isdisjoint(names) or names >= _ALL_MODULES
     return known

@@ -681,6 +681,41 @@ def test_the_module_can_be_imported_and_searched(run_script):
     """)
 
 
+SEARCHES = {
+    "modules": "inspect.getmembers(sys.modules[__name__], inspect.isclass)",
+    "modules by name": "inspect.getmembers(modules[__name__], inspect.isclass)",
+    "__globals__": "(lambda: 0).__globals__.items()",
+    "f_globals": "sys._getframe().f_globals.items()",
+    "__import__": "__import__('__main__').__dict__.items()",
+}
+
+
+@pytest.mark.apart
+@pytest.mark.parametrize("search", SEARCHES)
+def test_all_classes_are_there_for_code_that_goes_through_the_module(run_script, search):
+    run_script(f"""
+        import inspect, sys
+        from sys import modules
+
+        class Plugin:
+            pass
+
+        class First(Plugin):
+            pass
+
+        class Second(Plugin):
+            pass
+
+        def search():
+            found = list({SEARCHES[search]})
+            return sorted(name for name, value in found if inspect.isclass(value) and value.__module__ == __name__)
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(search).result() == ["First", "Plugin", "Second"]
+            assert list(ex.map(lambda _: search(), range(2))) == [["First", "Plugin", "Second"]] * 2
+    """)
+
+
 @pytest.mark.apart
 def test_what_the_script_says_of_itself_is_found_by_its_names(run_script):
     run_script("""
