@@ -1107,6 +1107,58 @@ def test_whatever_changes_inside_of_a_global_arrives(run_script):
     """)
 
 
+@pytest.mark.apart
+def test_instances_that_a_process_has_are_of_a_class_that_was_built_anew(run_script):
+    run_script("""
+        class Base:
+            def name(self):
+                return "old"
+
+        class Other:
+            def name(self):
+                return "other"
+
+        class Derived(Base):
+            def name(self):
+                return super().name() + "!"
+
+        class Holder:
+            kind = Base
+            of = {"base": Base}
+
+        def given(kind=Other):
+            return kind is Other
+
+        first, kept = Base, Derived()
+        many = [kept, {"kept": kept}]
+
+        def look():
+            return (kept.name(), isinstance(kept, Base), isinstance(kept, Derived), Derived().name(), many[0] is kept,
+                    type(many[1]["kept"]) is Derived, type(kept).__name__, issubclass(Derived, Other),
+                    Holder.kind is Base, Holder.of["base"] is Base, given(), Other.__name__)
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(look).result() == look()
+
+            class Base:
+                def name(self):
+                    return "new"
+
+            assert look()[:2] == ("old!", False)
+            assert ex.submit(look).result() == look()
+            Derived.__name__ = "Renamed"
+            assert ex.submit(look).result() == look()
+            Derived.__bases__ = (Other,)
+            assert look()[0] == "other!"
+            assert ex.submit(look).result() == look()
+            Other.__name__ = "Another"
+            assert ex.submit(look).result() == look()
+            Holder.kind = Base
+            Base.__name__ = "Changed"
+            assert ex.submit(look).result() == look()
+    """)
+
+
 def test_a_class_has_its_attributes_in_their_order(run_script):
     run_script("""
         class Field:
