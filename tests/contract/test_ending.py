@@ -106,6 +106,33 @@ def test_a_map_completes_after_the_end_of_main(run_program, how, tmp_path):
     assert len((tmp_path / "trace").read_text().split()) == 500
 
 
+@pytest.mark.parametrize(
+    "work", ["executor.submit(time.sleep, 0.05)", "list(executor.map(time.sleep, [0.05] * 4, chunksize=1))"]
+)
+def test_a_thread_that_goes_on_for_ever_does_not_keep_the_program_from_its_end(run_program, work):
+    text = f"""
+        import threading, time
+        from programs import open_executor
+
+        def go_on():
+            try:
+                while True:
+                    {work}
+                    time.sleep(0.01)
+            except RuntimeError as exc:
+                print(f"{{exc}}\\n", end="")  # in one piece, whoever else prints
+
+        if __name__ == "__main__":
+            executor = open_executor()
+            last = executor.submit(abs, -1)
+            for _ in range(3):
+                threading.Thread(target=go_on, daemon=True).start()
+            last.result()
+            time.sleep(0.2)  # so that there is always one at work; without it the program ends all the more
+    """
+    assert {*run_program(text).splitlines()} <= {"cannot schedule new futures after shutdown"}
+
+
 def test_a_script_without_a_main_guard(run_program):
     text = """
         from programs import open_executor
