@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from concurrent.futures import CancelledError
 
@@ -335,3 +336,27 @@ def test_a_process_that_the_program_forks(run_program, can):
     assert lines in (["parent ran", "child ran"], ["child ran", "parent ran"]) or (
         "copies" in can and sorted(lines) == ["child refused", "parent ran"]
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking a process with threads is not safe there")
+def test_a_process_that_the_program_forks_waits_for_no_answer_to_a_cancel(run_program, tmp_path):
+    text = f"""
+        import os, signal, warnings
+        os.environ["JOBRUNNER_CANCEL_WAIT"] = "1000"
+        from programs import open_executor
+        from zoo import wait_for
+
+        if __name__ == "__main__":
+            warnings.simplefilter("ignore", DeprecationWarning)  # to fork with threads is what is tried
+            executor = open_executor()
+            queued = [executor.submit(wait_for, {str(tmp_path / "go")!r}) for _ in range(10)][-1]
+            child = os.fork()
+            if not child:
+                signal.alarm(20)  # so that it ends where this fails
+                queued.cancel()
+                os._exit(0)
+            print(os.waitpid(child, 0)[1])
+            open({str(tmp_path / "go")!r}, "w").close()
+            queued.result()
+    """
+    assert run_program(text) == "0\n"
