@@ -91,8 +91,11 @@ class Lifetime:
                 self._idle.wait()
 
     def finish(self) -> None:
-        """At the interpreter's exit: wait for the maps, and take nothing new, which might come without end from a thread
-        that goes on meanwhile. What a call has borrowed is the call's, and the exit waits for calls."""
+        """At the interpreter's exit: wait for the maps, and take nothing new.
+
+        It might come without end, from a thread that goes on meanwhile. What a call has borrowed is the call's, and the
+        exit waits for calls.
+        """
         self._look_for_a_fork()
         if not isinstance(self.backend, BorrowedBackend):
             with self._lock:
