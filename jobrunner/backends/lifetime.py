@@ -13,6 +13,7 @@ from typing import Protocol
 
 from jobrunner.backends.base import Backend
 from jobrunner.backends.borrowed import BorrowedBackend
+from jobrunner.nested.task_context import current_task
 from jobrunner.nested.wait_hooks import waiting
 from jobrunner.system.atexit_hooks import finish_before_exit
 
@@ -35,6 +36,7 @@ class Lifetime:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.closed = False
+        self._exiting = False
         self._maps: weakref.WeakSet[Cancellable] = weakref.WeakSet()
         self._begin()
         # An Executor that nobody shut down. Pending work still completes, also at the interpreter's exit, so
@@ -59,8 +61,9 @@ class Lifetime:
             self._begin()
 
     def check_open(self) -> None:
-        """Raises RuntimeError after `shutdown`, in the words of the standard library."""
-        if self.closed:
+        """Raises RuntimeError after `shutdown`, in the words of the standard library; and at the interpreter's exit, but
+        for calls that make calls: what was begun is finished."""
+        if self.closed or (self._exiting and current_task() is None):
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     def begin(self, run: Cancellable) -> None:
@@ -97,9 +100,7 @@ class Lifetime:
         exit waits for calls.
         """
         self._look_for_a_fork()
-        if not isinstance(self.backend, BorrowedBackend):
-            with self._lock:
-                self.closed = True
+        self._exiting = not isinstance(self.backend, BorrowedBackend)
         self.wait_idle()
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
