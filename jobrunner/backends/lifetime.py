@@ -61,8 +61,10 @@ class Lifetime:
             self._begin()
 
     def check_open(self) -> None:
-        """Raises RuntimeError after `shutdown`, in the words of the standard library; and at the interpreter's exit, but
-        for calls that make calls: what was begun is finished."""
+        """Raises RuntimeError after `shutdown`, in the words of the standard library.
+
+        And at the interpreter's exit, but for calls that make calls: what was begun is finished.
+        """
         if self.closed or (self._exiting and current_task() is None):
             raise RuntimeError("cannot schedule new futures after shutdown")
 
