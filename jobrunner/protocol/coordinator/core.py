@@ -59,7 +59,7 @@ from jobrunner.protocol.wire.checks import MAX_BUFFERS
 from jobrunner.protocol.wire.details import CUT_TEXT, passable
 from jobrunner.protocol.wire.ids import TaskId, WorkerId, client_of, is_bound, of_observer, unused_name
 from jobrunner.protocol.wire.payloads import Payload, buffer_count, kept_size, payload_size
-from jobrunner.protocol.wire.principals import ANYONE, INVITED, OPERATOR, WORKER, Principal
+from jobrunner.protocol.wire.principals import INVITED, OPERATOR, WORKER, Principal
 
 OBSERVING = frozenset((m.Query, m.ResubmissionComplete, m.Goodbye, m.Heartbeat))
 """What an observer may send."""
@@ -152,8 +152,8 @@ class CoordinatorCore:
         self._drain_until: float | None = None
         self.rejections = Rejections()
         self._intolerable: dict[Source, None] = {}
-        self._speaker = ANYONE
-        """Who sent what is being handled; ANYONE where it is no message."""
+        self._speaker: Principal | None = None
+        """Who sent what is being handled; ANYONE also where a key may not connect any more; None: it is no message."""
         self._peers: dict[Source, Peer] = {}
         self._effects: list[Effect] = []
         self._last_tick = now
@@ -216,7 +216,7 @@ class CoordinatorCore:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         self._effects = []
-        self._speaker = event.who if isinstance(event, (Received, Rejected)) else ANYONE
+        self._speaker = event.who if isinstance(event, (Received, Rejected)) else None
         if type(event) is Received:
             self._receive(event, now)
         elif type(event) is Tick:
@@ -290,7 +290,7 @@ class CoordinatorCore:
             assert isinstance(message, m.Join)
             self._join(source, envelope.session, who, message, now)
             return
-        if peer is None or peer.link.session != envelope.session:
+        if peer is None or not envelope.session or peer.link.session != envelope.session:
             if kind is not m.Reset and kind is not m.Goodbye:
                 self._effects.append(Send(source, m.Envelope(envelope.session, 0, 0, m.Reset())))
             return
@@ -546,7 +546,8 @@ class CoordinatorCore:
 
     def _note_rejection(self, source: Source, reason: str, now: float) -> None:
         peer = self._peers.get(source)
-        foreign = peer is not None and self._speaker.key not in ("", peer.who.key)
+        speaker = self._speaker
+        foreign = peer is not None and speaker is not None and speaker.key != peer.who.key
         if foreign:
             peer = None  # who has that connection is not to blame for what somebody else says in its name
         if isinstance(peer, WorkerSession):
@@ -555,7 +556,7 @@ class CoordinatorCore:
             who = f"client {peer.id} on {peer.hello.host}"
         else:
             who = f"connection {source[:4].hex()}"  # the whole name would do to take it over
-        key = self._speaker.key if peer is None else peer.who.key
+        key = peer.who.key if peer is not None else "" if speaker is None else speaker.key
         label = key.encode() or source
         for line in self.rejections.note(label, who, reason, now, known=bool(key)):
             self._log("warning", line)

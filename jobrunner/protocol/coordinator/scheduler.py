@@ -1222,6 +1222,7 @@ class Scheduler:
                 assert record.worker is worker
         self.functions.check_invariants()
         self.deadlocks.check_invariants()
+        self.dependencies.check_invariants()
         self._check_values()
         for client in self.clients.values():
             assert client.unfinished == sum(r.weight for r in self.tasks.values() if r.client is client)
