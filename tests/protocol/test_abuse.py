@@ -14,7 +14,7 @@ from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol.chunks import part_id
 from jobrunner.protocol.coordinator import core as coordinator_core
-from jobrunner.protocol.coordinator import missing_modules, reports
+from jobrunner.protocol.coordinator import missing_modules, reports, scheduler
 from jobrunner.protocol.coordinator.accounts import Quota
 from jobrunner.protocol.coordinator.core import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.coordinator.dependencies import LOOKED_AT_PER_SWEEP, MAX_PIECES, Dependencies
@@ -69,6 +69,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(cls, method, counting)
 
     count(missing_modules, "needed")
+    count(scheduler, "whole_of")
     count(reports, "index_of_call")
     count(reports, "short_id")
     count(Scheduler, "named_later")
@@ -256,6 +257,14 @@ def test_clients_that_come_back_do_not_each_look_at_what_all_others_may_name(wor
     fenced = [request.id for message in worker.heard_of(m.Cancel) for request in message.requests]
     assert sorted(fenced) == sorted(entry.id for n, entry in enumerate(held) if n % 2)
     world.core.check_invariants()
+
+
+def test_who_says_that_it_is_inside_of_a_call_does_not_look_at_all_that_workers_have(world, counted):
+    held = [m.Held(TaskId(f"gone-{n}-r"), 1, True) for n in range(10_000)]
+    world.worker(who=HOST, held=held)
+    counted.clear()
+    world.client("inside", who=HOST, within=TaskId("other-1-r"))
+    assert counted["whole_of"] < 10
 
 
 def test_what_nobody_names_is_not_looked_at_in_each_sweep(world, counted):

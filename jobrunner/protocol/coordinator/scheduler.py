@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
+from itertools import islice
 
 from jobrunner.protocol import retry
-from jobrunner.protocol.bundles import index_of_call, place_of_call, whole_of
+from jobrunner.protocol.bundles import SEPARATOR, index_of_call, place_of_call, whole_of
 from jobrunner.protocol.chunks import chunk_of, part_id
 from jobrunner.protocol.coordinator.accounts import NO_QUOTA, Account, Accounts, Quota
 from jobrunner.protocol.coordinator.deadlocks import Deadlocks
@@ -61,6 +62,9 @@ never come. They are looked for when so many more have been put in line than the
 
 LOOKS_PER_GRACE = 4
 """How often it is asked, within a client's grace, whether it may yet name a task that some worker has."""
+
+MAX_PIECES_ASKED = 1000
+"""Pieces of one chunk or bundle among which a task is looked for that makes calls; those that run are few."""
 
 LATEST_REATTACHED = 2**30
 """Attempts go on from the number that a worker comes back with, so it must leave room for them in a message."""
@@ -162,6 +166,8 @@ class Scheduler:
         self.orphaned: dict[TaskId, OrphanedTask] = {}
         self._orphaned_of: dict[ClientId, dict[TaskId, None]] = {}
         """The same by those who may name them: a thousand clients may come back at once."""
+        self._pieces: dict[TaskId, dict[TaskId, None]] = {}
+        """Of `tasks` and `orphaned`, by what was submitted, calls that have left a bundle and parts of chunks."""
         self.workers_with_room: dict[WorkerSession, None] = {}
         """Workers that may have room."""
         self.pending_flush: dict[Peer, None] = {}
@@ -210,6 +216,7 @@ class Scheduler:
         client.submitted += record.weight
         client.unfinished += record.weight
         self.tasks[spec.id] = record
+        self._add_piece(spec.id)
         if isinstance(spec.span, int):
             self.bundles[open_part(spec.id)] = record
         if self.journaling:
@@ -665,14 +672,25 @@ class Scheduler:
         """The owner of a task that a worker with that key has; empty: nobody who is known here. None: that is still to
         be seen. It may be a call of a bundle, or have a part of it running on under another id.
         """
-        whole = whole_of(task_id)
-        for worker in self.workers.values():
-            if worker.who.key == key:
-                for record in worker.tasks.values():
-                    if whole_of(record.id) == whole:
-                        return record.client.account.owner
-        held = any(whole_of(t) == whole and h.worker.who.key == key for t, h in self.orphaned.items())
-        return None if held or now < self.reattach_deadline else ""
+        whole, held_there = whole_of(task_id), False
+        for each in (whole, *islice(self._pieces.get(whole, ()), MAX_PIECES_ASKED)):
+            record, held = self.tasks.get(each), self.orphaned.get(each)
+            if record is not None and record.worker is not None and record.worker.who.key == key:
+                return record.client.account.owner
+            held_there = held_there or (held is not None and held.worker.who.key == key)
+        return None if held_there or now < self.reattach_deadline else ""
+
+    def _add_piece(self, task_id: TaskId) -> None:
+        if SEPARATOR in task_id:
+            self._pieces.setdefault(whole_of(task_id), {})[task_id] = None
+
+    def _drop_piece(self, task_id: TaskId) -> None:
+        """One is gone, unless it is still to be found in the other place."""
+        if SEPARATOR in task_id and task_id not in self.tasks and task_id not in self.orphaned:
+            pieces = self._pieces[whole_of(task_id)]
+            del pieces[task_id]
+            if not pieces:
+                del self._pieces[whole_of(task_id)]
 
     def client_with_task_at(self, worker: WorkerSession, task_id: TaskId) -> ClientSession | None:
         """Whose task it is, if that worker has it, or has had one of its client, and its client is here."""
@@ -751,6 +769,7 @@ class Scheduler:
             if other is not None:
                 self._drop_orphaned(entry.id)
             self.orphaned[entry.id] = OrphanedTask(worker, entry, now)
+            self._add_piece(entry.id)
             self._orphaned_of.setdefault(client_of(entry.id), {})[entry.id] = None
             worker.strays += 1
         elif other.worker is not worker or other.attempt != entry.attempt:
@@ -1062,6 +1081,7 @@ class Scheduler:
         if record.initializer is not None:
             self.functions.release(record.initializer)
         del self.tasks[record.id]
+        self._drop_piece(record.id)
         if isinstance(record.span, int):
             part = open_part(record.id)
             if self.bundles.get(part) is record:
@@ -1154,6 +1174,7 @@ class Scheduler:
         held = self.orphaned.pop(task_id, None)
         if held is None:
             return None
+        self._drop_piece(task_id)
         of_client = self._orphaned_of[client_of(task_id)]
         del of_client[task_id]
         if not of_client:
@@ -1202,6 +1223,8 @@ class Scheduler:
         for state in (WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING):
             assert counted[state] == self.counts[state], STATE_NAMES[state]
         assert self.slots == sum(worker.slots for worker in self.workers.values())
+        pieces = [task_id for of_one in self._pieces.values() for task_id in of_one]
+        assert sorted(pieces) == sorted(t for t in self.tasks.keys() | self.orphaned.keys() if SEPARATOR in t)
         named = [task_id for tasks in self._orphaned_of.values() for task_id in tasks]
         assert sorted(named) == sorted(self.orphaned)
         strays = Counter(h.worker.id for h in self.orphaned.values() if h.outcome is None)
