@@ -661,3 +661,44 @@ def test_what_one_call_may_have_fits_into_one_message():
         values + 2 * (parts + modules) + MAX_RETRY_ON_BYTES + MAX_RESOURCES * 4 * MAX_NAME_LENGTH
         < MAX_HEADER_BYTES
     )
+
+
+# --- replies --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["status", "workers"])
+def test_workers_that_offer_very_much_do_not_make_a_reply_that_nobody_can_take(world, kind):
+    """It would be said again and again, and keep all behind it from who has asked."""
+    for number in range(20):
+        offered = {chr(0x10000 + n) * MAX_NAME_LENGTH: 1.0 for n in range(4000)}
+        world.worker(f"w{number}", who=HOST, resources=offered)
+    observer = world.client("o", who=ANNA._replace(role=OBSERVER))
+    observer.say(m.Query(1, kind))
+    (reply,) = observer.heard_of(m.Reply)
+    assert len(reply.data["workers"] if kind == "status" else reply.data) == 20
+
+
+@pytest.mark.parametrize("what", ["clients", "workers"])
+def test_nor_do_very_many_peers(world, what, monkeypatch):
+    monkeypatch.setattr(reports, "MAX_PEER_BYTES", 3000)
+    for number in range(100):
+        if what == "workers":
+            world.worker(f"w{number}", who=HOST)
+            continue
+        client = world.client(f"c{number}", who=ANNA)
+        client.say(m.Submit([spec(1, client=named(f"c{number}", ANNA))], [DOUBLE]))
+    observer = world.client("o", who=ANNA._replace(role=OBSERVER))
+    observer.say(m.Query(1, "status"))
+    (reply,) = observer.heard_of(m.Reply)
+    assert 0 < len(reply.data[what]) < 100
+    assert header_size(reply) < 2 * 3000
+
+
+def test_an_error_names_a_few_of_the_versions_that_there_are(world):
+    for number in range(100):
+        world.worker(f"w{number}", who=HOST, python=f"3.{number}{'x' * 200}")
+    client = world.client(who=ANNA)
+    strange = DOUBLE._replace(python="2.7")
+    client.say(m.Submit([spec(1, client=ANNAS)], [strange]))
+    (ended,) = client.heard_one(m.Outcomes).outcomes
+    assert len(ended.detail["error"]) < 5000

@@ -63,6 +63,9 @@ never come. They are looked for when so many more have been put in line than the
 LOOKS_PER_GRACE = 4
 """How often it is asked, within a client's grace, whether it may yet name a task that some worker has."""
 
+MAX_VERSIONS_NAMED = 10
+"""Of Python, in the error of each call that finds none of them its own."""
+
 MAX_PIECES_ASKED = 1000
 """Pieces of one chunk or bundle among which a task is looked for that makes calls; those that run are few."""
 
@@ -280,10 +283,11 @@ class Scheduler:
 
     def _wrong_python(self, task_id: TaskId, function: FunctionEntry) -> m.Outcome:
         there = sorted({worker.hello.python for worker in self.workers.values()})
+        named = ", ".join(there[:MAX_VERSIONS_NAMED]) + (", ..." if len(there) > MAX_VERSIONS_NAMED else "")
         definition = function.definition
         error = (
             f"the function {definition.name} is sent by value, from Python {definition.python}, and the workers have"
-            f" {', '.join(there)}: use the same version on both sides, or put the function in a module that is"
+            f" {named}: use the same version on both sides, or put the function in a module that is"
             " installed on the workers"
         )
         return m.Outcome(task_id, 0, m.REFUSED, detail={"error": error, "python": True})
