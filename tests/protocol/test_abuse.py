@@ -227,7 +227,8 @@ def test_a_module_that_is_missing_concerns_the_calls_that_need_it(world, counted
     assert counted["needed"] < 50
 
 
-def test_nobody_looks_at_others_calls_because_somebody_without_any_says_goodbye(world):
+@pytest.mark.parametrize("calls", [0, 1])
+def test_nobody_looks_at_others_calls_because_somebody_says_goodbye(world, calls):
     class Tasks(dict[TaskId, Any]):
         looks = 0
 
@@ -237,8 +238,9 @@ def test_nobody_looks_at_others_calls_because_somebody_without_any_says_goodbye(
 
     world.core.scheduler.tasks = Tasks()
     guest = world.client("guest", who=ANNA)
-    before = Tasks.looks
+    guest.say(m.Submit([spec(n, client=named("guest", ANNA)) for n in range(calls)], [DOUBLE]))
     world.core.check_invariants = lambda: None  # it looks at them, too
+    before = Tasks.looks
     guest.say(m.Goodbye())
     assert Tasks.looks == before
     assert world.core.scheduler.clients == {}

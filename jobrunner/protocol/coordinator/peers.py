@@ -81,7 +81,7 @@ class ClientSession(Peer):
         "result_requests",
         "running",
         "submitted",
-        "unacked_replies",
+        "tasks",
         "unacked_replies",
         "unfinished",
         "unnamed",
@@ -99,6 +99,9 @@ class ClientSession(Peer):
         self.submitted = 0
         """Calls that it has ever submitted; 0 for who only looks."""
         self.unfinished = 0
+        """Calls in `tasks`."""
+        self.tasks: dict[TaskId, TaskRecord] = {}
+        """What it has here that has not ended: when it leaves, nobody has to look at what others have."""
         self.function_refs: dict[FunctionKey, FunctionKey] = {}
         """Functions that it may name without sending them again: as it calls them, and as they are called here."""
         self.is_new = True

@@ -218,7 +218,7 @@ class Scheduler:
             initializer.users += 1
         client.submitted += record.weight
         client.unfinished += record.weight
-        self.tasks[spec.id] = record
+        self.tasks[spec.id] = client.tasks[spec.id] = record
         self._add_piece(spec.id)
         if isinstance(spec.span, int):
             self.bundles[open_part(spec.id)] = record
@@ -382,6 +382,8 @@ class Scheduler:
             client.account.add_value(value)
         record.client.unfinished -= record.weight
         client.unfinished += record.weight
+        del record.client.tasks[record.id]
+        client.tasks[record.id] = record
         record.client = client
         record.cancel_asked = False
 
@@ -420,9 +422,8 @@ class Scheduler:
 
     def client_gone(self, client: ClientSession, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
-        if client.unfinished:  # else a goodbye of anybody would cost a look at all calls of others
-            for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
-                self.cancel(record.id, True, now)
+        for record in [record for record in client.tasks.values() if not record.options.detach]:
+            self.cancel(record.id, True, now)
         for key in sorted(client.function_refs.values()):
             self.functions.drop_ref(key)
         client.function_refs.clear()
@@ -1084,7 +1085,7 @@ class Scheduler:
         self.functions.release(record.function)
         if record.initializer is not None:
             self.functions.release(record.initializer)
-        del self.tasks[record.id]
+        del self.tasks[record.id], client.tasks[record.id]
         self._drop_piece(record.id)
         if isinstance(record.span, int):
             part = open_part(record.id)
@@ -1252,7 +1253,11 @@ class Scheduler:
         self.dependencies.check_invariants()
         self._check_values()
         for client in self.clients.values():
-            assert client.unfinished == sum(r.weight for r in self.tasks.values() if r.client is client)
+            assert client.unfinished == sum(record.weight for record in client.tasks.values())
+        of_clients = [(r.client, r.id) for r in self.tasks.values()]
+        assert all(client.tasks.get(task_id) is self.tasks[task_id] for client, task_id in of_clients)
+        clients = {**dict.fromkeys(self.clients.values()), **dict.fromkeys(client for client, _ in of_clients)}
+        assert sum(len(client.tasks) for client in clients) == len(self.tasks)
 
     def _check_values(self) -> None:
         """Each result that calls wait with is charged to their owners, as long as they do."""
