@@ -1256,7 +1256,10 @@ class Scheduler:
             assert client.unfinished == sum(record.weight for record in client.tasks.values())
         of_clients = [(r.client, r.id) for r in self.tasks.values()]
         assert all(client.tasks.get(task_id) is self.tasks[task_id] for client, task_id in of_clients)
-        clients = {**dict.fromkeys(self.clients.values()), **dict.fromkeys(client for client, _ in of_clients)}
+        clients = {
+            **dict.fromkeys(self.clients.values()),
+            **dict.fromkeys(client for client, _ in of_clients),
+        }
         assert sum(len(client.tasks) for client in clients) == len(self.tasks)
 
     def _check_values(self) -> None:
