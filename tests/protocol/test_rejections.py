@@ -197,10 +197,10 @@ def test_who_has_a_key_is_never_one_of_the_crowd(world):
     for number in range(REMEMBERED + TOLERATED + 5):
         world.reject(b"%d" % number, "bad")
     cut(world)
-    world.reject(client.source, "bad")
+    world.handle(Rejected(client.source, "bad", who=ALICE))
     assert cut(world) == []
     for _ in range(TOLERATED):
-        world.reject(client.source, "bad")
+        world.handle(Rejected(client.source, "bad", who=ALICE))
     assert cut(world) == [client.source]
 
 

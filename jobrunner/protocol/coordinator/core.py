@@ -161,7 +161,7 @@ class CoordinatorCore:
             assert isinstance(message, m.Join)
             self._join(source, envelope.session, who, message, now)
             return
-        if peer is None or peer.link.session != envelope.session:
+        if peer is None or not envelope.session or peer.link.session != envelope.session:
             if kind is not m.Reset and kind is not m.Goodbye:
                 self._out.reply(source, envelope.session, m.Reset())
             return
