@@ -53,7 +53,7 @@ def run(config: WorkerConfig) -> int:
     service.log.info("waiting for the coordinator at %s", address)
     unknown = unknown_host(address)
     if unknown:
-        service.log.warning("%s; is the address right? It is tried again and again", unknown)
+        service.log.warning("%s; check the address; the worker continues to try", unknown)
     finished = False
     try:
         code = service.run(driver)

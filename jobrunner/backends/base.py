@@ -218,7 +218,7 @@ class Backend(ABC):
     def future(self, task_id: str) -> Future[Any]:
         """A Future for a call that somebody has submitted. Raises NotSupportedError where that is not known."""
         raise NotSupportedError(
-            f'the "{self.name}" backend finds no calls by their id; use "cluster" or "processes"'
+            f'the "{self.name}" backend cannot look up calls by their id; use "cluster" or "processes"'
         )
 
     def forget(self, task_id: str) -> None:
@@ -250,7 +250,7 @@ class Backend(ABC):
     def threads(self) -> set[threading.Thread]:
         """Those that calls run in. Raises AttributeError where that is in none of this process."""
         raise AttributeError(
-            f'the "{self.name}" backend runs calls in other processes: it has no threads to show'
+            f'the "{self.name}" backend runs calls in other processes, so it has no threads to show'
         )
 
     @property

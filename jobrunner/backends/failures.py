@@ -39,7 +39,7 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
     """
     detail = outcome.detail or {}
     named = f" ({name})" if name else ""
-    text = f"task {outcome.id}{named}: {detail.get('error', 'it was lost')}"
+    text = f"task {outcome.id}{named}: {detail.get('error', 'the task was lost')}"
     error: JobRunnerError
     if outcome.status == m.UNMET:
         error = DependencyError(text)
@@ -59,11 +59,11 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
         error = TaskTimeoutError(text + where(detail))
     elif "limit" in detail:
         error = CrashLimitError(
-            f"{text}{where(detail)}; that was crash {detail['limit']} of at most {detail['limit']}, so it is not "
-            f"tried again{history(detail)}"
+            f"{text}{where(detail)}; that was crash {detail['limit']} of at most {detail['limit']}, so the task is not "
+            f"run again{history(detail)}"
         )
     elif outcome.status == CRASHED:
-        once = "; it is to run at most once, so it is not tried again" if "at_most_once" in detail else ""
+        once = "; the task has at_most_once=True, so it is not run again" if "at_most_once" in detail else ""
         error = TaskLostError(text + where(detail) + once + history(detail))
     else:
         assert outcome.status == LOST

@@ -123,7 +123,9 @@ def open_journal(config: CoordinatorConfig, address: str, service: Service) -> J
         return None
     path = config.journal
     if path is None and config.port == 0:
-        service.log.info("no journal, since the port is any free one: --journal PATH keeps one")
+        service.log.info(
+            "there is no journal, because the port was chosen freely; use --journal PATH for one"
+        )
         return None
     journal = Journal(path or default_journal(config.port))
     state = journal.state
@@ -141,9 +143,9 @@ def tcp_address(config: CoordinatorConfig, service: Service) -> str:
     if config.insecure:
         if not is_loopback(config.host) and os.environ.get(ALLOW_INSECURE) != "1":
             raise ConfigError(
-                f"--insecure with --host {config.host} would let anybody who can reach that port run code on every"
-                " worker. Without --insecure the cluster has keys, and nothing else changes; to do it all the same,"
-                f" set {ALLOW_INSECURE}=1"
+                f"--insecure with --host {config.host} would let everybody who can reach the port run code on every"
+                " worker. Start it without --insecure, so that the cluster has keys; to accept the risk, set"
+                f" {ALLOW_INSECURE}=1"
             )
         service.log.warning(INSECURE_WARNING.format(host=config.host))
     host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host

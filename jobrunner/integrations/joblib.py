@@ -86,7 +86,9 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     def _use(self, executor: Executor | str | None, settings: dict[str, Any]) -> None:
         if isinstance(executor, Executor) and settings:
-            raise ConfigError(f"executor= is open already: {', '.join(settings)} must be given to it")
+            raise ConfigError(
+                f"the executor is open already, so {', '.join(settings)} cannot be given here; give it to the Executor"
+            )
         if executor is None and not settings and current_task() is not None:
             executor = current_executor()
         self._settings = settings
@@ -152,8 +154,8 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
                 executor.submit(int).result(timeout=seconds)  # until a worker is there
             except TimeoutError:
                 raise TimeoutError(
-                    f"the cluster has had no free worker for {seconds:g} s; `jobrunner worker start` starts one, or"
-                    " give n_jobs= as a number, and calls wait until there are workers"
+                    f"the cluster has had no free worker for {seconds:g} s; start one with `jobrunner worker start`, or"
+                    " give a number for n_jobs, so that calls wait for workers"
                 ) from None
         return max(2, executor.max_workers)
 

@@ -33,10 +33,10 @@ def credentials_for(
     found = find(address, roles)
     if found is None:
         raise AuthenticationError(
-            f"this user has no key for the cluster at {address}. On the coordinator's host, `jobrunner keys invite`"
-            " prints a line; here, `jobrunner join -` reads it and makes a key (for a worker: `jobrunner keys invite"
-            " --as worker` and `jobrunner worker start -`)."
-            " A coordinator without keys (--insecure) wants JOBRUNNER_INSECURE=1 here, too"
+            f"this user has no key for the cluster at {address}. Run `jobrunner keys invite` on the coordinator's host,"
+            " then run `jobrunner join -` here and paste the line (for a worker: `jobrunner keys invite --as worker`"
+            " and `jobrunner worker start -`). If the coordinator has no keys (--insecure), set JOBRUNNER_INSECURE=1"
+            " here"
         )
     return found.credentials
 

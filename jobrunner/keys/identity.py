@@ -54,7 +54,7 @@ def parse(text: str, where: str) -> Identity:
         # What Python says of a constructor's arguments is no help to who looks into the file.
         reason = f" ({exc})" if isinstance(exc, ValueError) else ""
         raise ConfigError(
-            f"{where} does not hold a key of jobrunner{reason}; remove it, and join again"
+            f"{where} does not contain a key of jobrunner{reason}; remove it, and join again"
         ) from exc
     if identity.role not in ROLES:
         raise ConfigError(f"{where}: there is no role {identity.role!r}; the roles are {', '.join(ROLES)}")
@@ -81,7 +81,7 @@ def read(path: Path) -> Identity:
     try:
         return parse(read_private(path), str(path))
     except FileNotFoundError:
-        raise ConfigError(f"there is no key file {path}") from None
+        raise ConfigError(f"the key file {path} does not exist; check JOBRUNNER_IDENTITY") from None
 
 
 def given(value: str) -> Identity:

@@ -49,14 +49,14 @@ def parse_line(text: str) -> Invitation:
     server, dot, secret = keys.partition(".")
     if not (text.strip().startswith(JOIN_SCHEME) and address and slash and dot):
         raise ConfigError(
-            "this is not a line to join with: it must look like jobrunner://HOST:PORT/KEY.SECRET, as"
+            "this is not an invitation line; it must look like jobrunner://HOST:PORT/KEY.SECRET, as"
             " `jobrunner keys invite` prints it"
         )
     try:
         from_text(server)
         from_text(secret)
     except ConfigError as exc:
-        raise ConfigError("the line to join with was cut or changed; paste it whole") from exc
+        raise ConfigError("the invitation line is incomplete or was changed; paste the whole line") from exc
     return Invitation(f"tcp://{address}", server, secret)
 
 
@@ -84,9 +84,9 @@ def read_line(source: str) -> str:
         try:
             line = read_private(Path(path)).strip()
         except FileNotFoundError:
-            raise ConfigError(f"there is no file {path} with a line to join with") from None
+            raise ConfigError(f"the file {path} for the invitation line does not exist") from None
     if not line:
-        raise ConfigError("no line to join with was given; `jobrunner keys invite` prints one")
+        raise ConfigError("no invitation line was given; `jobrunner keys invite` prints one")
     return line
 
 

@@ -85,5 +85,5 @@ def answer(wire: DealerWire, message: Join, address: str, timeout: float) -> str
                     failure: JobRunnerError = error_named(said.kind, said.error)
                     raise failure
     raise CoordinatorLostError(
-        f"the coordinator at {address}: {problem}. Is it running, and reachable from here?"
+        f"the coordinator at {address}: {problem}. Check that it is running and reachable from here."
     )

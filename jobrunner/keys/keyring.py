@@ -94,7 +94,7 @@ class Allowed:
                 ],
             )
         except (ValueError, TypeError, KeyError) as exc:
-            raise ConfigError(f"{path} is damaged ({exc}); `jobrunner keys rotate` starts afresh") from exc
+            raise ConfigError(f"{path} is damaged ({exc}); `jobrunner keys rotate` creates new keys") from exc
 
 
 class Keyring:
@@ -170,11 +170,13 @@ class Keyring:
                     return member
             found = next((i for i in self._allowed.invitations if i.key == invitation and usable(i)), None)
             if found is None:
-                raise AuthenticationError("the invitation's time or uses are over")
+                raise AuthenticationError(
+                    "the invitation has expired or has been used up; `jobrunner keys invite` prints a new one"
+                )
             if role not in found.roles:
                 raise AuthenticationError(
                     f"the invitation is for {' or '.join(found.roles)}, not for {role!r}; `jobrunner keys invite --as"
-                    f" {role}` on the coordinator's host prints one"
+                    f" {role}` on the coordinator's host prints the right one"
                 )
             others = [i for i in self._allowed.invitations if i is not found]
             self._allowed.invitations = [*others, replace(found, uses=found.uses - 1)]
@@ -192,7 +194,7 @@ class Keyring:
             self._load()
             if self._unused(name) != name:
                 raise ConfigError(
-                    f"there is a key named {name!r} already; `jobrunner keys revoke {name}` ends it"
+                    f"there is already a key named {name!r}; `jobrunner keys revoke {name}` revokes it"
                 )
             self._allowed.members.append(Member(name, role, pair.public, time.time()))
             self._save()
@@ -208,7 +210,8 @@ class Keyring:
             found = next((member for member in self._allowed.members if member.name == name), None)
             if found is None:
                 raise ConfigError(
-                    f"there is no key named {name!r}; the names: {', '.join(m.name for m in self.members()) or 'none'}"
+                    f"there is no key named {name!r}; the names are: "
+                    f"{', '.join(m.name for m in self.members()) or 'none'}"
                 )
             self._allowed.members.remove(found)
             invitations = self._allowed.invitations
@@ -263,7 +266,9 @@ class Keyring:
         try:
             self._allowed = Allowed.parse(read_private(self._file), self._file)
         except FileNotFoundError:
-            raise ConfigError(f"{self._file} is gone; `jobrunner keys rotate` starts afresh") from None
+            raise ConfigError(
+                f"{self._file} no longer exists; `jobrunner keys rotate` creates new keys"
+            ) from None
         self._index(stamp)
 
     def _save(self) -> None:
@@ -304,8 +309,8 @@ def require(folder: Path) -> Keyring:
     """The keys in that folder. Raises ConfigError where no coordinator has any there."""
     if not (folder / "server.json").exists():
         raise ConfigError(
-            f"there are no keys of a coordinator in {folder}: `jobrunner keys` is for its host and its user. `jobrunner"
-            " coordinator start` makes keys; --keys FOLDER or JOBRUNNER_KEYS says where they are"
+            f"there are no keys of a coordinator in {folder}. Run `jobrunner keys` as the coordinator's user on its"
+            " host. `jobrunner coordinator start` creates the keys; --keys FOLDER or JOBRUNNER_KEYS names their folder"
         )
     return open_keyring(folder)
 
@@ -325,7 +330,7 @@ def open_keyring(folder: Path) -> Keyring:
         except FileNotFoundError:
             server = _make(folder)
         except (ValueError, TypeError, KeyError) as exc:
-            raise ConfigError(f"{path} is damaged ({exc}); `jobrunner keys rotate` starts afresh") from exc
+            raise ConfigError(f"{path} is damaged ({exc}); `jobrunner keys rotate` creates new keys") from exc
     return Keyring(folder, server)
 
 

@@ -34,8 +34,8 @@ def check_private(state: os.stat_result, path: Path) -> None:
     if state.st_uid not in (os.geteuid(), 0) or mode & 0o077:
         private = "700" if stat.S_ISDIR(state.st_mode) else "600"
         raise ConfigError(
-            f"{path} is for its user alone, and others may read or change it (mode {mode:04o}, user {state.st_uid});"
-            f" `chmod {private} {path}` makes it private. Keys that somebody may have read: `jobrunner keys rotate`"
+            f"{path} must be private, but other users may read or change it (mode {mode:04o}, user {state.st_uid});"
+            f" `chmod {private} {path}` makes it private. If somebody may have read keys, use `jobrunner keys rotate`"
         )
 
 
@@ -68,8 +68,8 @@ def check_own(folder: Path) -> None:
     strange = user != 0 and state.st_uid not in (user, 0)  # in containers, root is given folders of a user's
     if strange or state.st_mode & stat.S_IWOTH:
         raise ConfigError(
-            f"everybody may write to the folder {folder}, or it is somebody else's (user {state.st_uid}): keys need a"
-            " folder of their user's own"
+            f"the folder {folder} cannot hold keys, because others may write to it or own it (user {state.st_uid});"
+            " use a folder of your own"
         )
 
 
@@ -77,7 +77,7 @@ def check_own(folder: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time; for a change of what is in `folder`. Raises ConfigError."""
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder, as the one of keys has to be")
+        raise ConfigError(f"{folder} is not a folder; keys need a folder of your own")
     try:
         private_folder(folder)
         check_own(folder)

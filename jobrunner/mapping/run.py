@@ -433,7 +433,7 @@ class MapRun:
         cause = self._cause
         if cause is None:
             return CancelledError()
-        error = JobRunnerError(f"this map has come to an end: {cause!r}")
+        error = JobRunnerError(f"this map has ended: {cause!r}")
         error.__cause__ = cause
         return error
 

@@ -80,7 +80,7 @@ def make_room(count: int) -> None:
     if not _is_enough(limit, taken + count):
         raise OSError(
             errno.EMFILE,
-            f"{taken} of {limit} descriptors are taken, and {count} more are needed (see `ulimit -Hn`)",
+            f"{taken} of {limit} file descriptors are in use, and {count} more are needed; raise `ulimit -Hn`",
         )
 
 

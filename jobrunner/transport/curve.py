@@ -44,7 +44,7 @@ def pair_of(secret: str) -> KeyPair:
     """The pair that belongs to a secret; any 32 bytes are one. Raises ConfigError."""
     if not zmq.has("curve"):
         raise ConfigError(
-            "this build of ZeroMQ knows no encryption; `pip install pyzmq` brings one that does (or use --insecure)"
+            "this build of ZeroMQ has no encryption; `pip install pyzmq` installs one that has (or use --insecure)"
         )
     return KeyPair(from_z85(zmq.curve_public(to_z85(secret))), secret)
 
@@ -60,7 +60,9 @@ def from_text(text: str) -> bytes:
     except (ValueError, binascii.Error):
         key = b""
     if len(key) != KEY_BYTES:
-        raise ConfigError(f"{text[:6]}... is not a key: {KEY_BYTES} bytes, as 43 letters, digits, - and _")
+        raise ConfigError(
+            f"{text[:6]}... is not a key; a key has {KEY_BYTES} bytes, written as 43 letters, digits, - and _"
+        )
     return key
 
 

@@ -72,7 +72,11 @@ def test_from_the_shell_what_fails(cluster, start, tmp_path):
         "submit", "calls:wait_for_file", json.dumps([str(tmp_path / "go")]), address=address
     )
     code, out, err = jobrunner("result", task_id, address=address)
-    assert (code, out, err) == (3, "", f"{task_id} is queued; --wait waits until it is done")
+    assert (code, out, err) == (
+        3,
+        "",
+        f"call {task_id} is not done yet, its state is queued; use --wait to wait for it",
+    )
     cluster.worker(address, "w")
     _, bad, _ = jobrunner("submit", "calls:square", '["x"]', address=address)
     (tmp_path / "go").touch()

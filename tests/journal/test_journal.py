@@ -188,7 +188,7 @@ def test_files_that_somebody_else_has_prepared_are_not_used(path, tmp_path):
     victim.write_text("precious")
     path.parent.mkdir()
     Path(f"{path}.lock").symlink_to(victim)
-    with pytest.raises(ConfigError, match="cannot keep a journal"):
+    with pytest.raises(ConfigError, match="cannot write a journal"):
         Journal(path)
     assert victim.read_text() == "precious"
     Path(f"{path}.lock").unlink()
@@ -355,7 +355,7 @@ def test_a_damaged_entry_is_told_and_nothing_is_touched(path):
     ("make", "words"),
     [
         (lambda p: p.write_bytes(b"something else entirely" * 100), "is no journal"),
-        (lambda p: foreign(p, "CREATE TABLE theirs (x)"), "database of something else"),
+        (lambda p: foreign(p, "CREATE TABLE theirs (x)"), "database of another program"),
         (lambda p: foreign(p, "PRAGMA user_version=2"), "has format 2, and this jobrunner reads format 6"),
         (lambda p: foreign(p, "PRAGMA user_version=99"), "has format 99, and this jobrunner reads format 6"),
     ],
@@ -613,7 +613,7 @@ def test_what_cannot_be_written_at_all_is_not_half_there(path, monkeypatch):
 
 def test_a_folder_that_cannot_be_is_an_error_that_helps(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"cannot keep a journal at .*--no-journal keeps none"):
+    with pytest.raises(ConfigError, match=r"cannot write a journal at .*--no-journal"):
         Journal(tmp_path / "file" / "journal")
 
 
