@@ -59,7 +59,7 @@ def _is_number(value: object) -> bool:
 
 
 def examples(*lines: str) -> str:
-    """Return an epilog with one example per line; \\b keeps typer from joining the lines."""
+    """Return an epilog with one example per line, which the mark of typer keeps from being joined."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 

@@ -72,7 +72,7 @@ def submit(
     ] = None,
     address: options.Address = None,
 ) -> None:
-    """Submit a detached call, and print its id when it is accepted. The call outlives this command."""
+    """Submit a detached call and print its id when it is accepted. The call outlives this command."""
     fn = find_function(function)
     args, kwargs = parse_arguments(arguments)
     with executor_at(address) as executor:

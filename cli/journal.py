@@ -31,9 +31,9 @@ def check(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Read a journal and report its state, without changing it, even while its coordinator runs.
+    """Read a journal without changing it, and report its state.
 
-    The exit code is 1 if the journal is damaged.
+    The coordinator of the journal may be running. The exit code is 1 if the journal is damaged.
     """
     from jobrunner.coordinator.journal.store import default_journal, examine
 

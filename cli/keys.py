@@ -111,7 +111,7 @@ def invite(
     address: Own = None,
     keys: Keys = None,
 ) -> None:
-    """Print an invitation line, with which others join the cluster.
+    """Print an invitation line, with which others can join.
 
     `jobrunner join -` and `jobrunner worker start -` read the line. Treat it as a password. With a worker's line only
     workers can join; with a client's line clients and observers can join.

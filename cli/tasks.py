@@ -66,7 +66,7 @@ def task(
     quiet: options.Quiet = False,
     timeout: options.Timeout = options.QUERY_TIMEOUT,
 ) -> None:
-    """Show everything that is known about a task, with its history."""
+    """Show all that is known about a task, with its history."""
     output = Output(json=json, quiet=quiet)
     with connect(address, timeout) as admin:
         output.show(admin.task(task_id), TASK)

@@ -15,7 +15,7 @@ PACKAGES = ("pyzmq", "msgpack", "cloudpickle", "typer", "rich")
 
 
 def version(json: options.Json = False) -> None:
-    """Show the versions for a bug report, and the config file's path."""
+    """Show the versions for a bug report, and the config file."""
     Output(json=json).show(facts(), VERSION)
 
 

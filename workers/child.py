@@ -245,8 +245,10 @@ class Slot:
         return True
 
     def hear(self, path: list[str], authkey: bytes, configuration: str) -> None:
-        """Look for modules where the program does by now, after what the calls here have added; have its key, and what
-        it has configured."""
+        """Take over the program's present module path, key and configuration.
+
+        Entries that calls have added to the module path here stay in front of the program's entries.
+        """
         if path != self.path:
             added = [entry for entry in sys.path if entry not in self.path]
             sys.path[:] = [*added, *path]
@@ -431,8 +433,10 @@ class Slot:
         return status, result if len(result) < OUT_OF_BAND else (result,)
 
     def may_go_on(self) -> bool:
-        """Called where the gate is not open, when it was noted what begins: whether that may begin, if it is a call of
-        the bundle that runs, or an element of the chunk. Of tasks, `taken` tells."""
+        """Return whether the noted call of the running bundle, or element of the running chunk, may begin.
+
+        This is called if the gate is not open. For tasks, `taken` tells.
+        """
         fields = self.board.fields
         decision = decided(fields)
         if decision is None:

@@ -142,15 +142,19 @@ class CrashBoard:
         self.fields[SENT] += count
 
     def results_writer(self) -> Callable[[bytes], int]:
-        """What writes the results of a bundle that begins, one after the other, each behind its RESULT. It raises
-        ValueError where there is no room. For the slot alone."""
+        """Return the writer for the results of a bundle that begins, one after the other, each behind its RESULT.
+
+        It raises ValueError if there is no room. Only the slot calls this.
+        """
         assert self._file is not None
         self._file.seek(_RESULTS)
         return self._file.write
 
     def results(self, count: int) -> list[tuple[bytes, float, bool]]:
-        """The first `count` results of the running bundle: with the seconds that each took, and whether it is an
-        exception. Raises ValueError where these are not there."""
+        """Return the first `count` results of the running bundle.
+
+        Each has its duration in seconds, and whether it is an exception. Raises ValueError if there are fewer.
+        """
         found = []
         place = _RESULTS
         for _ in range(count):
@@ -167,8 +171,10 @@ class CrashBoard:
 
 
 def mapped_without_descriptor(fd: int, size: int) -> tuple[memoryview, Callable[[], None]]:
-    """Memory of that file, and what releases it once nobody uses it. An mmap keeps a copy of the descriptor, which a
-    pool of many slots cannot spare."""
+    """Return the memory of a file, and a function that releases it once nobody uses it.
+
+    An mmap keeps a copy of the descriptor, which a pool of many slots cannot spare.
+    """
     if sys.version_info >= (3, 13):
         memory = mmap.mmap(fd, size, trackfd=False)
         return memoryview(memory), memory.close

@@ -54,8 +54,11 @@ ALL = 2**62
 
 
 class Decision(NamedTuple):
-    """What a slot goes on with: the task `number`, up to `element` (if it is a bundle or a chunk), and no task between
-    that one and `until`, this one included."""
+    """The decision about the tasks of a slot that does not answer.
+
+    The slot continues the task `number`, up to `element` if it is a bundle or a chunk. It runs no task after that one
+    up to and including `until`.
+    """
 
     number: int
     element: int
@@ -68,8 +71,10 @@ class Decision(NamedTuple):
 
 
 def decided(fields: Fields) -> Decision | None:
-    """The slot has found the gate not open: wait until it says something. None: nothing was taken; otherwise the slot
-    notes what was, and then opens the gate."""
+    """Wait, in a slot that has found the gate not open, until the gate holds a decision.
+
+    The result is None if nothing was taken. Otherwise the slot notes what was taken, and then opens the gate.
+    """
     while fields[GATE] == CLOSED:
         sleep(WAIT)
     if fields[GATE] == OPEN:
@@ -111,8 +116,11 @@ class Closed:
 
 
 def decision_for(state: State, until: int, chunks: Container[int]) -> Decision:
-    """What a slot in that state goes on with: of a bundle up to the call that runs, of one of `chunks` up to the
-    element that does, of other tasks with all. `until` is the last task that it was given."""
+    """Return the decision for a slot in this state; `until` is the last task that it was given.
+
+    The slot continues a bundle up to the running call, one of `chunks` up to the running element, and any other task
+    as a whole.
+    """
     running = state.number != 0 and state.ending != state.number and state.element >= 0
     divided = running and (state.kind == BUNDLE or (state.kind == CHUNK and state.number in chunks))
     return Decision(state.last, state.element if divided else ALL, until)

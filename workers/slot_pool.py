@@ -116,10 +116,10 @@ class SlotPool:
         return events
 
     def spawn(self, slot: SlotId, hash_seed: int | None = None) -> None:
-        """Start a slot's process: a SlotReady follows, or a SlotExited where it cannot be started, or a SlotNotStarted
-        where that may be otherwise later.
+        """Start a slot's process.
 
-        `hash_seed`: as PYTHONHASHSEED has it; None: what this process's environment says.
+        A SlotReady follows, a SlotExited if it cannot be started, or a SlotNotStarted if that may change later.
+        `hash_seed` is the value of PYTHONHASHSEED; None means that of this process's environment.
         """
         if slot in self._slots:
             raise ValueError(f"slot {slot} exists")

@@ -463,7 +463,7 @@ def start_process(
 
 
 def signal_name(number: int) -> str:
-    """ "SIGSEGV" for 11; "SIG35" for one without a name of its own."""
+    """Return the name of a signal: "SIGSEGV" for 11, and "SIG35" for one without a name of its own."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -68,8 +68,9 @@ class Waits:
             self._told = NOTHING
 
     def look(self, number: int) -> float | None:
-        """Tell the worker what the task `number` waits for, where that is due and news. After how many seconds to look
-        again; None: when some call is submitted.
+        """Tell the worker what the task `number` waits for, if that is due and has changed.
+
+        Returns the seconds after which to look again; None means when a call is submitted.
         """
         wait = self._innermost()
         if wait is None:

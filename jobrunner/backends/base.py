@@ -161,8 +161,10 @@ class Backend(ABC):
         return "copies" in self.capabilities
 
     def held(self, prepared: Any) -> Held | None:
-        """The object that is called, where it is unpickled anew for each call, and `run_fixed` is given a FreshCall:
-        elements may share objects with it."""
+        """The called object, if it is unpickled anew for each call; else None.
+
+        Elements of a `map` may share objects with it, so `run_fixed` is then given a FreshCall.
+        """
         return None
 
     @abstractmethod

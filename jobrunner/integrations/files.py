@@ -62,11 +62,12 @@ def open_array(*place: Any) -> Any:
 
 
 class ArrayFiles:
-    """Replaces the large arrays of calls by MappedArrays. Whoever uses it keeps it, and the arrays, until the calls are
-    done.
+    """Replaces the large arrays of calls by MappedArrays.
+
+    Its user keeps it, and the arrays, until the calls are done.
 
     Args:
-        smallest: bytes from which an array is written to a file. None: none is.
+        smallest: The minimum size in bytes of an array that is written to a file. None: no array is.
         mode: how slots map what was written: "r" (read-only), "c" (what a call changes stays its own) or "r+".
         folder: where the files go. Default: a folder in memory while there is room, else that for temporary files.
         same_host: False: the slots may be elsewhere. Then nothing is written, and of the arrays that are files' only

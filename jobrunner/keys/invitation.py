@@ -31,6 +31,8 @@ FILE_MARK = "@"
 
 
 class Invitation(NamedTuple):
+    """The content of an invitation line: the coordinator's address and public key, and the invitation's secret key."""
+
     address: str
     server: str
     secret: str

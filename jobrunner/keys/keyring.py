@@ -45,6 +45,8 @@ REFRESH_INTERVAL = 0.5
 
 @dataclass(frozen=True)
 class Member:
+    """A peer that may connect: its name, its role, its public key, and the time when it was added."""
+
     name: str
     role: str
     key: str
@@ -56,6 +58,8 @@ class Member:
 
 @dataclass(frozen=True)
 class OpenInvitation:
+    """An invitation that can be used: its key, the roles that it permits, its end, and the uses that are left."""
+
     key: str
     roles: tuple[str, ...]
     until: float

@@ -77,6 +77,8 @@ class SlotReady:
 
 @dataclass(slots=True)
 class SlotFinished:
+    """A slot has finished tasks."""
+
     slot: SlotId
     outcomes: list[SlotOutcome]
 
@@ -193,10 +195,12 @@ SlotEvent: TypeAlias = (
 
 @dataclass(slots=True)
 class Received:
+    """A message has arrived from a peer."""
+
     source: Source
     envelope: Envelope
     who: Principal = ANYONE
-    """As the transport has proved it."""
+    """The sender, as the transport has authenticated it."""
 
 
 @dataclass(slots=True)
@@ -286,6 +290,8 @@ class ResultReplyRequested:
 
 @dataclass(slots=True)
 class QueryRequested:
+    """The program asks the coordinator something."""
+
     number: int
     kind: str
     argument: str = ""
@@ -311,15 +317,19 @@ class JournalFailed:
 
 @dataclass(slots=True)
 class Send:
+    """Send a message to a peer."""
+
     destination: Source
     envelope: Envelope
 
 
 @dataclass(slots=True)
 class SpawnSlot:
+    """Start the process of a slot."""
+
     slot: SlotId
     hash_seed: int | None = None
-    """Of string hashes, the same for all slots of a cluster; None: as the environment says."""
+    """The seed of string hashes, which all slots of a cluster share; None: that of the environment."""
 
 
 @dataclass(slots=True)
@@ -413,6 +423,8 @@ class Accepted:
 
 @dataclass(slots=True)
 class AnnounceRunning:
+    """Mark the Futures of these tasks as running."""
+
     ids: list[TaskId]
 
 
@@ -443,6 +455,8 @@ class AnswerCancel:
 
 @dataclass(slots=True)
 class AnswerQuery:
+    """Give the program the answer to its query."""
+
     number: int
     data: Any
     error: str
@@ -464,6 +478,8 @@ class Connected:
 
 @dataclass(slots=True)
 class CapacityChanged:
+    """Tell the program the number of slots of the cluster."""
+
     slots: int
 
 

@@ -57,8 +57,10 @@ class KnownFunctions:
         return fresh
 
     def overflow(self, named: int = 1) -> list[FunctionKey]:
-        """What the other end is to drop, the longest unused first. `named`: functions in the present message, which
-        are not dropped for their bytes."""
+        """Return the functions that the other end is to drop, the longest unused ones first.
+
+        `named` is the number of functions in the present message, which are not dropped for their bytes.
+        """
         surplus: list[FunctionKey] = []
         while len(self._known) > self._limit or (self._bytes > self._most_bytes and len(self._known) > named):
             key, parts = self._known.popitem(last=False)

@@ -115,6 +115,8 @@ class _Container:
 
 
 class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """A pickler for functions and classes of the script."""
+
     def prepare(self, mode: Mode, top: Any, entry: str | None) -> None:
         self.mode = mode
         self.whole = top

@@ -102,8 +102,10 @@ def beyond_streams(descriptors: Sequence[int]) -> Iterator[list[int]]:
 
 
 def unnamed_file(name: str, size: int) -> int:
-    """A descriptor of zeroed memory that processes may share. It has a name in no folder; `name` is for who looks into
-    /proc. Raises OSError."""
+    """Return a descriptor of zeroed memory that processes may share; raises OSError.
+
+    The memory has no name in any folder; `name` is shown in /proc.
+    """
     if sys.platform == "linux":
         descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     else:

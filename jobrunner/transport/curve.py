@@ -19,6 +19,8 @@ KEY_BYTES = 32
 
 
 class KeyPair(NamedTuple):
+    """A public and a secret CURVE key, each as 43 characters."""
+
     public: str
     secret: str
 

@@ -72,8 +72,10 @@ class Sharing:
         return [bytes((MANIFEST,)) + msgpack.packb((probe, entries)), *frames]
 
     def resolve(self, source: Source, frames: Sequence[Buffer]) -> Sequence[Frame] | None:
-        """The message without its manifest, and with the payloads that it points to; None if one is not to be had (any
-        more): then the message counts as lost."""
+        """Return the message without its manifest, and with the payloads to which the manifest points.
+
+        The result is None if a payload is not available (any more); then the message counts as lost.
+        """
         manifest = frames[0]
         if not len(manifest) or manifest[0] != MANIFEST:
             return frames

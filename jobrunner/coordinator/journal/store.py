@@ -377,8 +377,11 @@ class Journal:
         state.apply(entry)
 
     def _drop_file(self, kept: TaskSpec | KeptOutcome) -> None:
-        """Of what has gone. Were this row to be lost with the host, a client that still waits would submit it again;
-        but nobody may be there who would do that for a detached call."""
+        """Write the row for an entry that is no longer needed.
+
+        If this row were lost with the host, a client that still waits would submit the call again, but for a detached
+        call there may be no such client.
+        """
         payload = kept.payload if isinstance(kept, TaskSpec) else kept.outcome.payload
         if not isinstance(payload, Reference):
             return

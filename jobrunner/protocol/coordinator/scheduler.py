@@ -546,8 +546,11 @@ class Scheduler:
                 self._note_progress(record)
 
     def begin(self, begins: list[tuple[TaskRecord, int]]) -> None:
-        """It is written down that these begin. Their workers hear of them at the end of the turn: as ever, nothing is
-        cancelled, or lost, between that and the assignment."""
+        """Note that the journal holds the beginnings of these attempts.
+
+        Their workers hear of them at the end of the turn. As always, nothing is cancelled or lost between that and the
+        assignment.
+        """
         self._written_begins += begins
 
     def send_withheld(self) -> None:
@@ -662,8 +665,10 @@ class Scheduler:
                 self.pending_flush[client] = None
 
     def owner_of(self, task_id: TaskId, key: str, now: float) -> str | None:
-        """The owner of a task that a worker with that key has; empty: nobody who is known here. None: that is still to
-        be seen. It may be a call of a bundle, or have a part of it running on under another id.
+        """Return the owner of a task that a worker with this key has.
+
+        The result is empty if no known task has this id, and None if that is not decided yet. The task may be a call of
+        a bundle, or a part of it may run on under another id.
         """
         whole = whole_of(task_id)
         for worker in self.workers.values():

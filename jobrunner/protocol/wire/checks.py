@@ -115,8 +115,11 @@ def wrong_type(expected: type, value: Any) -> NoReturn:
 
 
 class Limit:
-    """The limit of a single value. `codec_functions` writes `test` into the code that reads a message, so that a legal
-    value costs no call; for any other, that code calls `refuse`, which raises a ProtocolError."""
+    """The limit of a single value.
+
+    `codec_functions` writes `test` into the code that reads a message, so that a legal value costs no call. For any
+    other value that code calls `refuse`, which raises a ProtocolError.
+    """
 
     types: tuple[type, ...]
     """The types of values that it is a limit of."""
@@ -199,8 +202,10 @@ class Below(Limit):
 
 
 class Finite(Limit):
-    """Seconds, or an amount: not negative, not infinite, not NaN (for which every comparison is false). `says` what is
-    wrong with a finite number beyond either end."""
+    """The limit of a time in seconds or of an amount, which is finite and not negative, and not NaN.
+
+    Every comparison with NaN is false. `says` is the error text for a finite number beyond either end.
+    """
 
     types = (float,)
 

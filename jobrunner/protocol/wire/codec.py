@@ -233,8 +233,10 @@ def unpack(header: Buffer) -> Any:
 
 
 def decode(frames: Sequence[Frame], largest_header: int = MAX_HEADER_BYTES) -> m.Envelope:
-    """The message that these frames hold. Raises ProtocolError for anything that `encode` would not have made, and for
-    a header of more bytes."""
+    """Return the message that these frames hold.
+
+    Raises ProtocolError for anything that `encode` would not have made, and for a header that is too large.
+    """
     try:
         if len(frames) > MAX_FRAMES:
             raise ProtocolError(f"more than {MAX_FRAMES} frames")

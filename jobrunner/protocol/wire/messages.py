@@ -171,9 +171,9 @@ def calls_in(span: Span) -> int:
 
 
 class TaskSpec(NamedTuple):
-    """One submitted call, chunk or bundle. The payload holds (args, kwargs), the columns of a chunk of `map`, or the
-    payloads of a bundle's calls.
+    """One submitted call, chunk or bundle.
 
+    The payload holds (args, kwargs), the columns of a chunk of `map`, or the payloads of a bundle's calls.
     `initializer` is the function key of the executor's initializer.
     """
 
@@ -457,6 +457,8 @@ class DropFunctions:
 
 @dataclass(slots=True)
 class Outcomes:
+    """The outcomes of tasks."""
+
     outcomes: list[Outcome]
 
 
@@ -502,6 +504,8 @@ class Waits:
 
 @dataclass(slots=True)
 class Output:
+    """The output that tasks have printed."""
+
     chunks: list[OutputChunk]
 
 

@@ -85,8 +85,11 @@ class Attacker:
         self._arrange()
 
     def _new_key(self) -> Principal:
-        """It joins the cluster, as something; sometimes it has a key with which somebody else's calls were submitted,
-        and which is an observer's by now."""
+        """Join the cluster in some role.
+
+        Sometimes the attacker has a key with which another client's calls were submitted and which is an observer's
+        now.
+        """
         self._joined += 1
         clients = self._world.clients
         if clients and self._rng.random() < 0.2:
