@@ -68,7 +68,7 @@ def test_where_there_is_none_it_is_said(monkeypatch, no_temporary_folder, tmp_pa
     with pytest.raises(ConfigError, match="there is no folder for a socket: each of /proc/1/fd is read-only"):
         socket_folder()
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot make the folder"):
+    with pytest.raises(ConfigError, match="cannot create the folder"):
         make_folder(str(tmp_path / "file" / "x"))
 
 
