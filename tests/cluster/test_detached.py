@@ -181,7 +181,7 @@ def test_a_full_disk_refuses_new_calls_only(cluster, port, tmp_path):
             refused = [executor.submit(len, os.urandom(15_000)) for _ in range(40)]
             errors = [future.exception(BOUND) for future in refused if not future.cancel() and future.done()]
             assert any(isinstance(error, JournalError) for error in errors)
-            assert "is the disk full" in str(next(e for e in errors if e is not None)).lower()
+            assert "whether the disk is full" in str(next(e for e in errors if e is not None)).lower()
             (disk / "ballast").unlink()
             go.touch()
             assert running.result(BOUND) == str(go)
