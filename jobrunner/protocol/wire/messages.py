@@ -147,8 +147,8 @@ class FunctionDef(NamedTuple):
     modules: Modules = ()
     """The top-level modules that a worker must be able to import, without those of the standard library."""
     ships: Modules = ()
-    """The top-level modules that an initializer ships; no worker lacks them for calls with this initializer, and no slot
-    serves calls with it and calls without it."""
+    """The top-level modules that an initializer ships; no worker lacks them for calls with this initializer, and no
+    slot serves both calls with it and calls without it."""
     parts: Annotated[
         tuple[FunctionKey, ...],
         AtMost(MAX_PARTS, "a function has {} parts"),
@@ -194,7 +194,7 @@ class TaskSpec(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """A TaskSpec on its way to a worker, with the number of the attempt, which starts at 1 and is unique for the task."""
+    """A TaskSpec on its way to a worker, with the number of the attempt, which starts at 1 and rises."""
 
     id: TaskId
     attempt: Attempt
@@ -383,7 +383,7 @@ class Watch:
 
 @dataclass(slots=True)
 class Accepted:
-    """Tells a client that detached tasks are safe if the client dies, and with a journal also if the coordinator dies."""
+    """Tells a client that detached tasks survive the client and, with a journal, the coordinator."""
 
     ids: list[TaskId]
 
