@@ -26,7 +26,7 @@ from typing import ClassVar, NamedTuple, TypeAlias
 OUTBOX_BYTES = 256 * 1024
 
 RESULTS_BYTES = 256 * 1024
-"""Of a bundle's results, with RESULT for each."""
+"""Maximum size in bytes of the results of a bundle, with a RESULT for each."""
 
 NUMBER, ELEMENT, LAST, COUNT, USED, SENT, KIND, ENDING, GATE, KEPT, KEPT_ELEMENT, UNTIL = range(12)
 _FIELDS_BYTES = 96
@@ -37,12 +37,12 @@ PLAIN, BUNDLE, CHUNK = range(3)
 Fields: TypeAlias = "memoryview[int]"
 
 RESULT = struct.Struct("<dQ?")
-"""Of a bundle's call that has ended, before its result (or exception): its seconds, the bytes of that, whether it has
-failed."""
+"""The header of the result (or exception) of a finished call of a bundle: its seconds, its size in bytes, and whether
+the call has failed."""
 
 
 class State(NamedTuple):
-    """All that a slot writes of its own accord, but for the texts. It stands still when nothing goes on there."""
+    """All fields that a slot writes on its own, except the texts; they do not change if nothing happens in the slot."""
 
     number: int
     element: int
@@ -58,12 +58,15 @@ MAP_FAILED = 2 ** (8 * struct.calcsize("P")) - 1
 
 
 class CrashBoard:
-    """One process writes, the other reads; each field changes in one piece."""
+    """The shared memory of a slot and its worker: one process writes, the other reads, and fields change atomically."""
 
     SIZE: ClassVar[int] = _RESULTS + RESULTS_BYTES
 
     def __init__(self, fd: int, *, alone: bool = False) -> None:
-        """`alone`: the only one in its process, so that it need not do without a descriptor, which takes a moment."""
+        """Create a board.
+
+        With `alone` it is the only one in its process, and may keep a descriptor, which is faster.
+        """
         self._file: mmap.mmap | None = None
         if alone:
             self._file = mmap.mmap(fd, self.SIZE)
@@ -71,8 +74,8 @@ class CrashBoard:
         else:
             self._memory, self._unmap = mapped_without_descriptor(fd, self.SIZE)
         self.fields = self._memory[:_FIELDS_BYTES].cast("q")
-        """At ELEMENT the index of the element that a chunk or a bundle has come to (an absolute one), and the fields of
-        `gate`. Others have methods."""
+        """The numeric fields: at ELEMENT the absolute index of the current element of a chunk or bundle, and the
+        fields of `gate`; other fields have methods."""
 
     def close(self) -> None:
         self.fields.release()
@@ -80,7 +83,7 @@ class CrashBoard:
         self._unmap()
 
     def start(self, number: int, kind: int = PLAIN) -> None:
-        """Task `number` starts."""
+        """Note that task `number` starts."""
         fields = self.fields
         fields[ELEMENT] = -1
         fields[KIND] = kind
@@ -88,7 +91,7 @@ class CrashBoard:
         fields[NUMBER] = number
 
     def finish(self) -> None:
-        """The outcome of the running task is in the outbox, or sent."""
+        """Note that the outcome of the running task is in the outbox, or was sent."""
         self.fields[NUMBER] = 0
 
     @property
@@ -105,19 +108,19 @@ class CrashBoard:
 
     @property
     def count(self) -> int:
-        """Entries in the outbox."""
+        """The number of entries in the outbox."""
         return self.fields[COUNT]
 
     @property
     def sent(self) -> int:
-        """Entries that were sent, ever: so many are before the first one in the outbox."""
+        """The number of entries sent so far, which precede the first entry in the outbox."""
         return self.fields[SENT]
 
     def state(self) -> State:
         return State(*self.fields[: len(State._fields)])
 
     def add(self, entry: bytes) -> bool:
-        """Put an entry into the outbox; False if it has no room for it."""
+        """Put an entry into the outbox; return False if there is no room for it."""
         fields = self.fields
         used = fields[USED]
         end = used + len(entry)
@@ -129,11 +132,11 @@ class CrashBoard:
         return True
 
     def outbox(self) -> bytes:
-        """All entries, one after the other."""
+        """Return all entries of the outbox, one after the other."""
         return bytes(self._memory[_FIELDS_BYTES : _FIELDS_BYTES + min(self.fields[USED], OUTBOX_BYTES)])
 
     def empty(self, count: int) -> None:
-        """So many entries, all that there are, have been sent."""
+        """Note that this number of entries, which are all entries of the outbox, have been sent."""
         self.fields[COUNT] = 0
         self.fields[USED] = 0
         self.note_sent(count)  # last: until then the worker sees that it has heard more than was sent

@@ -44,13 +44,14 @@ from jobrunner.workers.crash_board import (
 OPEN, CLOSED, DECIDED = range(3)
 
 SETTLE = 0.001
-"""Seconds; a processor keeps what it writes to itself for less than a millionth of that."""
+"""Time in seconds for writes to become visible, because a processor keeps them to itself for less than a millionth of
+it."""
 
 WAIT = 0.0002
-"""Seconds after which a slot looks again at a closed gate."""
+"""Time in seconds after which a slot looks again at a closed gate."""
 
 ALL = 2**62
-"""As the element that is kept: nothing was taken of the task that runs."""
+"""The kept element if nothing was taken of the running task."""
 
 
 class Decision(NamedTuple):
@@ -84,15 +85,15 @@ def decided(fields: Fields) -> Decision | None:
 
 
 class Closed:
-    """The gate of that crash board, closed by the worker, for a `with` statement.
+    """A context manager in which the worker has closed the gate of a crash board.
 
-    It is open again at the end, unless something was decided.
+    The gate is open again at the end, unless something was decided.
     """
 
     def __init__(self, board: CrashBoard) -> None:
         self._board = board
         self.state: State | None = None
-        """What the slot does; None: something moves there, or it has not heard of an earlier decision."""
+        """The state of the slot; None if something moves there, or if it has not heard of an earlier decision."""
 
     def __enter__(self) -> Closed:
         board = self._board

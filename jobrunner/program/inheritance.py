@@ -74,7 +74,7 @@ class Opened:
         status = os.fstat(descriptor)
         if not os.path.exists(f"/proc/self/fd/{descriptor}") or stat.S_ISSOCK(status.st_mode):
             raise RuntimeError(
-                "a socket cannot be given to an initializer, nor can a file or pipe on a system without /proc; use a"
+                "sockets cannot be given to an initializer, nor can files and pipes on a system without /proc; use a"
                 " queue of a multiprocessing.Manager()"
             )
         self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
