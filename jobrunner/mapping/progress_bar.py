@@ -57,7 +57,7 @@ def map_progress(run: MapRun | SubmittedMap, results: Iterator[T], description: 
 
 @contextmanager
 def bar() -> Iterator[rich.progress.Progress]:
-    """Return a progress bar that stays on the screen in its last state."""
+    """Show a progress bar, which stays on the screen in its last state."""
     import rich.console
     import rich.progress
 

@@ -211,7 +211,7 @@ class Code:
         return block(read, f"for {each} in {entries}")
 
     def record(self, kind: type, fields: dict[str, Any]) -> str:
-        """Return the text that creates a record, or a tuple of fixed length, from the variables of its fields' names."""
+        """Return the text that creates a record, or a tuple of fixed length, from the variables of its fields."""
         read = block(*[f"{self.read(hint, name)}," for name, hint in fields.items()])
         if kind is tuple:
             return f"({read})"
@@ -293,7 +293,7 @@ def record_reader(record: type) -> Callable[[Any], Any]:
 
 
 def value_functions(hint: Any, title: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Return the functions that pack, and that unpack and check, a single value of this declared type without a payload."""
+    """Return the functions that pack, and that unpack and check, a value of this declared type without a payload."""
     writes, reads = Code(), Code()
     return (
         writes.compiled(function_text("value", f"return {writes.write(hint, 'value')}"), f"writes {title}"),
