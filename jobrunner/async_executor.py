@@ -277,7 +277,7 @@ class AsyncExecutor:
         return future
 
     def _bound(self) -> Deliveries:
-        """Return the Deliveries of the running event loop; raise RuntimeError if it is none or another than before."""
+        """Return the Deliveries of the running event loop; raise RuntimeError if there is none or a new one."""
         loop = asyncio.get_running_loop()
         if self._deliveries is None:
             self._deliveries = Deliveries(loop)
