@@ -411,19 +411,37 @@ def file_path() -> Path:
 
 
 def config_folder() -> Path:
-    """Return the user's config directory, which holds the config file and the keys."""
-    import platformdirs  # here: a program that has its settings elsewhere need not load it
+    """Return the user's directory of the config file and the keys; raise ConfigError as `user_folder` does."""
+    return user_folder("config")
 
-    return Path(platformdirs.user_config_dir("jobrunner"))
+
+def user_folder(kind: str) -> Path:
+    """Return this user's directory for our files of a kind, "config" or "state".
+
+    Raises:
+        ConfigError: The user has no home folder, as a user id without an account in a container.
+    """
+    import platformdirs  # here: a program that has its files elsewhere need not load it
+
+    try:
+        folder = Path(getattr(platformdirs, f"user_{kind}_dir")("jobrunner"))
+    except RuntimeError:
+        folder = Path("~")  # what older versions leave as it is
+    if folder.parts[:1] == ("~",):
+        raise ConfigError(f"this user has no home folder; set HOME, or XDG_{kind.upper()}_HOME")
+    return folder
 
 
 def read_file(table: str) -> tuple[Path, dict[str, Any]]:
-    """Return the path of the config file and one of its tables, which is empty if the file does not exist.
+    """Return the path of the config file and one of its tables, which is empty if there is no file, or no home for it.
 
     Raises:
         ConfigError: The file cannot be read, is not valid TOML, or has an unknown table.
     """
-    path = file_path()
+    try:
+        path = file_path()
+    except ConfigError:
+        return Path(), {}
     try:
         raw = path.read_bytes()
     except FileNotFoundError:

@@ -135,8 +135,19 @@ class Gate(Protocol):
     def look(self) -> None: ...
 
 
-def new_context() -> zmq.Context[zmq.Socket[bytes]]:
-    return zmq.Context(io_threads=1)
+class Context(zmq.Context["zmq.Socket[bytes]"]):
+    """A context that the garbage collector can end although sockets of it were not closed, after an error.
+
+    The end of a context waits until its sockets are closed. pyzmq's Context knows them by weak references, which are
+    dead by the time the collector ends it, so that it would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(io_threads=1)
+        self._sockets = set()  # type: ignore[assignment]
+
+    def __del__(self) -> None:
+        self.destroy(linger=0)
 
 
 def make_room_for_socket() -> None:
@@ -188,7 +199,7 @@ class Wire:
     def __init__(self, kind: int) -> None:
         """Create the wire; raise OSError if descriptors or memory are too few."""
         make_room_for_socket()
-        self._context = new_context()
+        self._context = Context()
         self._socket = self._context.socket(kind)
         for option in (zmq.SNDHWM, zmq.LINGER):
             self._socket.setsockopt(option, 0)
