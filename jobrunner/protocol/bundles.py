@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 import msgpack
 
 from jobrunner.protocol.estimates import updated_estimate
-from jobrunner.protocol.tuning import BUNDLE_SECONDS
+from jobrunner.protocol.tuning import BUNDLE_FIRST_CALLS, BUNDLE_MAX_CALLS, BUNDLE_SECONDS, BUNDLE_SMALL_CALL
 from jobrunner.protocol.wire.checks import MAX_BUNDLED, MAX_INTEGER
 from jobrunner.protocol.wire.ids import TaskId, call_id, open_part, short_id
 from jobrunner.protocol.wire.messages import (
@@ -36,14 +36,6 @@ from jobrunner.protocol.wire.messages import (
     calls_in,
 )
 from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
-
-MAX_CALLS = 128
-
-SMALL_CALL = 1024
-"""Bytes of arguments up to which a call goes into a bundle, and of a result up to which others like it do."""
-
-FIRST_CALLS = 64
-"""Of a function, that may show how long it takes before many more are submitted."""
 
 MAX_FUNCTIONS = 10_000
 """Whose durations a client remembers."""
@@ -77,7 +69,7 @@ _PLAIN = TaskOptions()[2:]
 
 def limit(seconds: float) -> int:
     """How many calls of so many seconds each make a bundle; 1: they are too long."""
-    return min(MAX_CALLS, max(1, int(BUNDLE_SECONDS / max(seconds, 1e-9))))
+    return min(BUNDLE_MAX_CALLS, max(1, int(BUNDLE_SECONDS / max(seconds, 1e-9))))
 
 
 class Limits:
@@ -87,7 +79,7 @@ class Limits:
         self._seconds: dict[FunctionKey, float] = {}
         self._calls: dict[FunctionKey, int] = {}
         self._tries: dict[FunctionKey, int] = {}
-        self._most = MAX_CALLS
+        self._most = BUNDLE_MAX_CALLS
 
     def is_new(self, function: FunctionKey) -> bool:
         """Whether nothing is known of it, and few have asked yet. From any thread."""
@@ -96,7 +88,7 @@ class Limits:
         if len(self._tries) >= MAX_FUNCTIONS:
             self._tries.clear()
         tries = self._tries[function] = self._tries.get(function, 0) + 1
-        return tries <= FIRST_CALLS
+        return tries <= BUNDLE_FIRST_CALLS
 
     def of(self, function: FunctionKey) -> int:
         """1: it is not known, or its calls are no short ones. From any thread."""
@@ -105,7 +97,7 @@ class Limits:
     def learn(self, spec: TaskSpec, outcome: Outcome) -> None:
         calls = calls_in(spec.span)
         function = spec.function
-        if outcome.status == OK and payload_size(outcome.payload) <= calls * SMALL_CALL:
+        if outcome.status == OK and payload_size(outcome.payload) <= calls * BUNDLE_SMALL_CALL:
             each = outcome.duration / calls
         else:
             each = BUNDLE_SECONDS  # whatever it was, calls like it had better travel alone for a while

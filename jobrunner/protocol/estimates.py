@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-ESTIMATE_DECAY = 0.9
-"""How fast a long call is forgotten: an estimate is the largest recent duration, shrunk by this per shorter call."""
+from jobrunner.protocol.tuning import ESTIMATE_DECAY
 
 
 def updated_estimate(estimate: float, duration: float) -> float:
