@@ -10,35 +10,26 @@ where every message may be lost, doubled, delayed or reordered and every process
     ClientCore  <-->  CoordinatorCore   <-->   WorkerCore   <-->     processes
         \\__________ Link ________/  \\__________ Link _______/
 
-Where to start reading: `messages` (what is said), `effects` (what a core hears and asks for), `task` (the life of a
-task), then `scheduler` (the coordinator's decisions). Beside them:
+Where to start reading: `wire.messages` (what is said), `effects` (what a core hears and asks for), `coordinator.task`
+(the life of a task), then `coordinator.scheduler` (the coordinator's decisions). The packages:
 
-    checks             what a field may hold: the limits of everything that comes over a wire
-    codec              a message to frames and back; whatever is off is a ProtocolError
-    codec_functions    what packs, unpacks and checks a message, derived from its declaration in `messages`
-    batches            what has gathered, cut into messages within these limits
+    wire               messages, what checks them, and the bytes that they become
+    client             the client's core: what was submitted is kept until its outcome has arrived
+    coordinator        the coordinator's core: sessions around one scheduler; one message per peer, kind and turn
+    worker             the worker's core: a queue, the slots that it feeds, outcomes kept until acknowledged
+
+and what more than one of them uses:
+
     link               a numbered stream: each message arrives once and in order, or the session ends
     session            the opening side: greet, stay in touch, notice the loss, greet again
-    coordinator_core   sessions around one Scheduler; one message per peer, kind and turn
-    placement, retry   which task goes where; what follows the end of an attempt; both pure
-    resources          amounts that add up exactly; reservations: who keeps them free for those who wait for long
-    details            what of an outcome's detail is passed on
-    peers              the coordinator's records of its peers, and when they are lost
-    accounts           whose tasks they are, and how much one owner may have here
+    retry              what follows the end of an attempt
+    bundles, chunks    short calls that travel as one task; chunks of `map` that are divided while they run
+    tuning, estimates  how much work waits close to where it runs; how long calls may be expected to take
     known_functions    what the other end of a connection knows; each function travels once
-    function_table     the coordinator's functions, by the hash of their bytes
-    dependencies       tasks that wait for others' results, and clients that ask for them
-    results            how tasks ended, as long as there is room or somebody wants it kept
-    rejections         what could not be taken, told to the log without flooding it
-    journal            what a coordinator keeps in case it dies: the records, not the file
-    reports            what operators are told, and may command
-    client_core        what was submitted is kept until its outcome has arrived
-    deadlocks          calls that need what those hold that wait for them: found, and refused
-    chunks, division   chunks of `map` that are divided while they run: what that is, and when it is done
-    bundles            short calls that travel as one task; bundle_tracker splits them again
-    worker_core, slots a queue, the slots that it feeds, outcomes kept until acknowledged
+    journal_records    what a coordinator keeps in case it dies: the records, not the file
+    deadlines          the earliest of several times
 
-The life of a task; `task.TRANSITIONS` is the same as data, and the only place that decides:
+The life of a task; `coordinator.task.TRANSITIONS` is the same as data, and the only place that decides:
 
     submitted
         |
