@@ -10,7 +10,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,10 +54,7 @@ class Run:
     def wait_until(self, share: float) -> None:
         """Until that share of the tasks is done."""
         needed = share * len(self.futures)
-        deadline = time.monotonic() + LONG
-        while self.done() < needed:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: self.done() >= needed, bound=LONG)
 
     def check(self) -> int:
         """Waits for all, and gives how many executions there were beyond one per task."""

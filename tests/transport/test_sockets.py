@@ -49,11 +49,12 @@ def dealer(router):
 def receive(wire: Any, count: int = 1) -> list[Any]:
     """That many events, as they come."""
     events: list[Any] = []
-    deadline = time.monotonic() + BOUND
-    while len(events) < count:
-        assert time.monotonic() < deadline, events
-        wire.wait(0.1)
-        events += wire.receive(0.0)
+
+    def enough() -> bool:
+        events.extend(wire.receive(0.0))
+        return len(events) >= count
+
+    until(enough, lambda: f"{count} events, beside {events},", meanwhile=lambda: wire.wait(0.1))
     assert len(events) == count
     return events
 
