@@ -415,8 +415,6 @@ def test_no_orphans_when_the_worker_is_killed(fn, tmp_path):
     started = str(tmp_path / "started")
     args = f"{started!r}, '/nonexistent/never'" if fn == "announce_and_wait" else f"{started!r},"
     script = textwrap.dedent(f"""
-        import sys
-        sys.path[:0] = [{str(TESTS / "contract")!r}, {str(TESTS)!r}]
         import zoo
         from support.slot_owner import Owner
         owner = Owner()
@@ -436,9 +434,7 @@ def test_no_orphans_when_the_worker_is_killed(fn, tmp_path):
 def test_a_script_without_a_main_guard_works(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        textwrap.dedent(f"""
-        import sys
-        sys.path[:0] = [{str(TESTS)!r}]
+        textwrap.dedent("""
         from support.slot_owner import Owner
         import beside
         class Point:
