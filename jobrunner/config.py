@@ -40,7 +40,7 @@ JOIN_SCHEME = "jobrunner://"
 """What a line to join a cluster with starts with, see `invitation`."""
 
 PEER_TIMEOUT = 10.0
-"""Seconds of silence after which a peer counts as lost."""
+"""Seconds of silence after which a peer counts as lost; the coordinator waits for a client six times as long."""
 
 MAX_PEER_TIMEOUT = 3600.0
 """Seconds; a peer that asked for more could leave its traces at the coordinator for ever."""

@@ -190,7 +190,8 @@ def test_a_client_that_was_killed_has_its_tasks_stopped_after_a_grace(cluster, t
     cluster.worker(coordinator.address, "w")
     program = cluster.run(
         "-c",
-        "import sys, calls\n"
+        "import sys\n"
+        "from support import calls\n"
         "from jobrunner import Executor\n"
         "ex = Executor(sys.argv[1])\n"
         "f = ex.submit(calls.nap, 60.0)\n"

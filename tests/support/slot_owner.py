@@ -20,9 +20,6 @@ from jobrunner.protocol.wire.messages import OK
 from jobrunner.testing.waiting import until
 from jobrunner.workers.slot_pool import SlotPool
 
-PATIENCE = 30
-"""Seconds that a test waits for a condition."""
-
 
 class Owner:
     """Runs calls in the slots of a SlotPool; keeps every event in `events`."""
