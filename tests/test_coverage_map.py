@@ -107,7 +107,7 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "protocol.coordinator.orphans": ("protocol/test_scheduler.py", "protocol/test_coordinator_core.py"),
     "protocol.coordinator.outboxes": ("protocol/test_coordinator_core.py",),
     "protocol.coordinator.outgoing": ("protocol/test_coordinator_core.py",),
-    "protocol.coordinator.python_versions": ("protocol/test_missing_modules.py", "contract/test_versions.py"),
+    "protocol.coordinator.python_versions": ("protocol/test_missing_modules.py",),
     "protocol.coordinator.roster": ("protocol/test_peers.py", "protocol/test_scheduler.py"),
     "protocol.coordinator.sessions": ("protocol/test_coordinator_core.py", "simulation/test_scenarios.py"),
     "protocol.coordinator.settings": ("protocol/test_coordinator_core.py",),
