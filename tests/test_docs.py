@@ -63,6 +63,17 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_each_row_of_a_table_has_as_many_cells_as_its_head(page: Path) -> None:
+    wide = 0
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        cells = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line))) if line.startswith("|") else 0
+        assert not cells or not wide or cells == wide, (
+            f"line {number} has {cells - 1} cells, its head {wide - 1}"
+        )
+        wide = cells
+
+
 def test_every_test_that_the_page_of_faults_names_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "faults.md").read_text()))
     sources = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))

@@ -24,7 +24,7 @@ Where to start reading: `wire/messages` (what is said), `effects` (what a core h
     bundles, chunks    short calls that travel as one task; elements of `map` that do
     known_functions    what the other end of a connection knows: each function travels once
     journal_records    what a coordinator keeps in case it dies
-    tuning             every time that prefetch, bundles and chunks go by
+    tuning, estimates  how much work waits close to where it runs; how long calls may be expected to take
 
 The coordinator by what each part owns:
 

@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 import msgpack
 
 from jobrunner.protocol.estimates import updated_estimate
-from jobrunner.protocol.tuning import BUNDLE_SECONDS
+from jobrunner.protocol.tuning import BUNDLE_FIRST_CALLS, BUNDLE_MAX_CALLS, BUNDLE_SECONDS, BUNDLE_SMALL_CALL
 from jobrunner.protocol.wire.checks import MAX_BUNDLED, MAX_INTEGER
 from jobrunner.protocol.wire.ids import TaskId, call_id, open_part, short_id
 from jobrunner.protocol.wire.messages import (
@@ -36,15 +36,6 @@ from jobrunner.protocol.wire.messages import (
     calls_in,
 )
 from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
-
-MAX_CALLS = 128
-
-SMALL_CALL = 1024
-"""Maximum size in bytes of the arguments of a call in a bundle, and of a result up to which calls like it are
-bundled."""
-
-FIRST_CALLS = 64
-"""Number of calls of a function that are sent alone, so that its duration is known before many more are submitted."""
 
 MAX_FUNCTIONS = 10_000
 """Maximum number of functions whose durations a client remembers."""
@@ -81,7 +72,7 @@ _PLAIN = TaskOptions()[2:]
 
 def limit(seconds: float) -> int:
     """Return how many calls of this duration in seconds make a bundle; 1 if they take too long for one."""
-    return min(MAX_CALLS, max(1, int(BUNDLE_SECONDS / max(seconds, 1e-9))))
+    return min(BUNDLE_MAX_CALLS, max(1, int(BUNDLE_SECONDS / max(seconds, 1e-9))))
 
 
 class Limits:
@@ -91,7 +82,7 @@ class Limits:
         self._seconds: dict[FunctionKey, float] = {}
         self._calls: dict[FunctionKey, int] = {}
         self._tries: dict[FunctionKey, int] = {}
-        self._most = MAX_CALLS
+        self._most = BUNDLE_MAX_CALLS
 
     def is_new(self, function: FunctionKey) -> bool:
         """Return whether nothing is known of the function and few have asked yet; any thread may call this."""
@@ -100,7 +91,7 @@ class Limits:
         if len(self._tries) >= MAX_FUNCTIONS:
             self._tries.clear()
         tries = self._tries[function] = self._tries.get(function, 0) + 1
-        return tries <= FIRST_CALLS
+        return tries <= BUNDLE_FIRST_CALLS
 
     def of(self, function: FunctionKey) -> int:
         """Return the number of calls per bundle, or 1 if the function is unknown or slow; any thread may call this."""
@@ -109,7 +100,7 @@ class Limits:
     def learn(self, spec: TaskSpec, outcome: Outcome) -> None:
         calls = calls_in(spec.span)
         function = spec.function
-        if outcome.status == OK and payload_size(outcome.payload) <= calls * SMALL_CALL:
+        if outcome.status == OK and payload_size(outcome.payload) <= calls * BUNDLE_SMALL_CALL:
             each = outcome.duration / calls
         else:
             each = BUNDLE_SECONDS  # whatever it was, calls like it had better travel alone for a while

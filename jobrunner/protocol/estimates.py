@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-ESTIMATE_DECAY = 0.9
-"""The factor by which the estimate shrinks per shorter call; the estimate is the largest recent duration."""
+from jobrunner.protocol.tuning import ESTIMATE_DECAY
 
 
 def updated_estimate(estimate: float, duration: float) -> float:

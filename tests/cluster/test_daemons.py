@@ -10,10 +10,10 @@ import sys
 import tempfile
 from multiprocessing import spawn
 
-import calls
 import psutil
 import pytest
-from conftest import BOUND, alive, connected, until
+from support import calls
+from support.daemons import alive, connected
 from support.steps import Killed, Steps
 
 from jobrunner import Executor
@@ -21,6 +21,7 @@ from jobrunner.backends import cluster as cluster_backend
 from jobrunner.backends import core_backend
 from jobrunner.coordinator import local_cluster
 from jobrunner.coordinator.local_cluster import BOOT, LocalCluster
+from jobrunner.testing.waiting import BOUND, until
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -97,7 +98,8 @@ def test_a_coordinator_drains_and_says_goodbye(cluster, coordinator, address):
 
 
 EMBEDDED = """\
-import calls, psutil, sys
+import psutil, sys
+from support import calls
 from jobrunner import Executor
 with Executor("cluster", max_workers=2) as executor:
     assert executor.submit(calls.square, 4).result(30) == 16

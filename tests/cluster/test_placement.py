@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import calls
 import pytest
-from conftest import BOUND, connected, until
+from support import calls
+from support.daemons import connected
 
 from jobrunner import JobRunnerError
+from jobrunner.testing.waiting import BOUND, until
 
 
 @pytest.fixture

@@ -270,7 +270,7 @@ def test_it_says_what_its_entries_say(tmp_path_factory, written):
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from test_journal import Journal, accept, spec
+from test_store import Journal, accept, spec
 journal = Journal(sys.argv[1])
 number = 0
 while True:
