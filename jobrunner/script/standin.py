@@ -30,6 +30,9 @@ from jobrunner.script.definition import (
 )
 from jobrunner.system import forks
 
+_STALE = b""
+"""The version of what is to be loaded anew, though the program has not changed it."""
+
 MAX_ROUNDS = 5
 """Attempts to load globals that hold each other in such a way that some hold what came of another one's failure."""
 
@@ -330,9 +333,9 @@ class Script:
     def _forget_holders_of(self, name: str, before: Any) -> None:
         """The class, `before`, is about to be another object: what refers to it is to be loaded anew."""
         for other, entry in list(self.received.items()):
-            if name not in entry.needs or other in self._loading or other not in self.received:
+            if name not in entry.needs or other in self._loading or self.received[other].version == _STALE:
                 continue
-            del self.received[other]
+            self.received[other] = entry._replace(version=_STALE)
             if entry.kind != CLASS or other not in self._attributes:
                 continue
             made = self.defined.get(other)
