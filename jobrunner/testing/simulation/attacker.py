@@ -151,6 +151,14 @@ class Attacker:
         for _, frames in self._rng.sample(captured, min(3, len(captured))):
             self._send(self._connection(), decode(frames))
 
+    def _linger(self, source: Source, link: Link) -> None:
+        """Go on in a session that has been ended, and has no name any more: leave, and then say more, all of which the
+        coordinator comes to at once, since what it is to hear first arrives last."""
+        link.session = ""
+        words = (m.Goodbye(), *[word(list(self._guesses())) for word in HARMLESS])
+        for envelope in reversed([link.send(word, self._world.now) for word in words]):
+            self._send(source, envelope)
+
     def _speak_as_another(self) -> None:
         """Speak on a connection that is called as somebody else's, in that one's session; seldom without end.
 
@@ -223,7 +231,9 @@ class Attacker:
 
         def arrive() -> None:
             coordinator = self._world.coordinator
-            if coordinator is None or (source in self._world.peers and source not in coordinator.core._peers):
+            if coordinator is None or (
+                source in self._world.peers and source not in coordinator.core.sessions.peers
+            ):
                 return
             if who.key == self.who.key:
                 coordinator.post(Received(source, decode(frames), who))
@@ -250,7 +260,7 @@ class Attacker:
             link.session = message.session
             self._send(source, link.send(m.ResubmissionComplete(), self._world.now))
         elif isinstance(message, m.Reset):
-            del self._links[source]
+            self._linger(source, self._links.pop(source))
         else:
             link.receive(envelope, self._world.now)
 
@@ -288,9 +298,9 @@ class NameWatch(Watch):
         nodes: list[PeerNode[Any]] = [*world.clients, *world.nested, *world.workers]
         owners = {node.own_id: node for node in nodes}
         known: list[tuple[str, Source, str]] = [
-            (c.id, c.source, c.who.key) for c in scheduler.clients.values()
+            (c.id, c.source, c.who.key) for c in scheduler.roster.clients.values()
         ]
-        known += [(w.id, w.source, w.who.key) for w in scheduler.workers.values()]
+        known += [(w.id, w.source, w.who.key) for w in scheduler.roster.workers.values()]
         for name, source, key in known:
             node = owners.get(name)
             if node is None:
