@@ -51,13 +51,8 @@ from jobrunner.protocol.tuning import (
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_AWAITED
 from jobrunner.protocol.wire.ids import SlotId, WorkerId
-from jobrunner.protocol.worker.core import (
-    COMPLAIN_EVERY,
-    OUTPUT_LIMIT,
-    START_FAILURES,
-    WorkerCore,
-    WorkerSettings,
-)
+from jobrunner.protocol.worker.core import COMPLAIN_EVERY, OUTPUT_LIMIT, START_FAILURES, WorkerCore
+from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.protocol.worker.slot_starts import FIRST_PAUSE
 
 PLACE = {"worker": "w", "host": "host"}

@@ -23,6 +23,7 @@ from jobrunner.protocol.known_functions import KnownFunctions
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.wire.messages import OK
 from jobrunner.protocol.worker import core as worker_core
+from jobrunner.protocol.worker import outcomes
 from jobrunner.protocol.worker.core import STOP_STEPS, WorkerCore
 from jobrunner.protocol.worker.slots import Dismissal, LocalQueue, Owner, Slot, WorkerTask, unneeded
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
@@ -117,7 +118,7 @@ def test_a_slot_that_counts_as_free_too_early_is_found(monkeypatch):
         real(self, task, now)
         if slot is not None and task.stop_stage == len(STOP_STEPS):
             slot.take(task.number)
-            self._end(task, self._stopped_outcome(task, 0.0, None))
+            self._end(task, outcomes.stopped(task, 0.0, None, self.settings))
 
     monkeypatch.setattr(WorkerCore, "_stop_step", stop_step)
     find()

@@ -33,7 +33,8 @@ from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.codec import decode, encode
 from jobrunner.protocol.wire.ids import ClientId, SlotId, TaskId, WorkerId, bound, call_id
 from jobrunner.protocol.wire.principals import ANYONE, Principal
-from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
+from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.settings import WorkerSettings
 
 KEY = b"key of double"
 DOUBLE = m.FunctionDef(KEY, "double", b"the bytes of double")

@@ -8,16 +8,10 @@ message was acknowledged; when a session is lost, the unacknowledged outcomes op
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
-from jobrunner.config import EXIT_WAIT, PEER_TIMEOUT
 from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import (
-    FINAL_ERROR,
-    IN_INITIALIZER,
     INITIALIZER_FAILED,
     ConnectionLost,
     DivideChunk,
@@ -59,8 +53,10 @@ from jobrunner.protocol.tuning import FAIRNESS_QUANTUM, RETURN_AFTER, RUNNING_AF
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.batches import batches, of_outcome, of_wait
 from jobrunner.protocol.wire.checks import MAX_AWAITED
-from jobrunner.protocol.wire.ids import SlotId, TaskId, WorkerId, call_id
-from jobrunner.protocol.wire.payloads import Payload, payload_size
+from jobrunner.protocol.wire.ids import SlotId, TaskId, call_id
+from jobrunner.protocol.wire.payloads import payload_size
+from jobrunner.protocol.worker import outcomes
+from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.protocol.worker.slot_starts import Starts
 from jobrunner.protocol.worker.slots import (
     ENDING,
@@ -86,9 +82,6 @@ STOP_STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
 COMPLAIN_EVERY = 60.0
 """Seconds between two lines about the same trouble."""
 
-NEARLY_ALL = 0.8
-"""Share of its slot's memory from which on a death is put down to it."""
-
 LARGE_DEFINITION = 512 * 1024
 """Bytes of a function or part of which slots hear at once that they may drop it; of others with their next task."""
 
@@ -98,38 +91,6 @@ worker that has no other slot gives up, with what is known."""
 
 MAX_REASON_LENGTH = 500
 """Characters of why no slot can be started, in a message."""
-
-
-def has_all(names: Iterable[str]) -> list[str]:
-    """The `missing` of a worker that can import whatever its clients can."""
-    return []
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """What the core is told about itself. Times in seconds."""
-
-    id: WorkerId
-    name: str
-    version: str
-    python: str
-    host: str
-    pid: int
-    slots: int
-    resources: Mapping[str, float] = field(default_factory=dict)
-    stop_grace: float = 5.0
-    exit_wait: float = EXIT_WAIT
-    """Seconds that the process of a slot has to end by itself."""
-    drain_timeout: float = 60.0
-    unacknowledged_bytes: int = 256 * 1024 * 1024
-    slot_memory: int | None = None
-    """Bytes that each slot may take."""
-    max_tasks_per_slot: int | None = None
-    """Calls that one process of a slot runs at most."""
-    peer_timeout: float = PEER_TIMEOUT
-    """0: the coordinator is in this process."""
-    missing: Callable[[Iterable[str]], list[str]] = has_all
-    """Which of these top-level modules the slots cannot import; it looks for them, and imports nothing."""
 
 
 class WorkerCore:
@@ -381,7 +342,7 @@ class WorkerCore:
             task = WorkerTask(assignment, self._owner_of(assignment, message.owner))
             most = self.settings.max_tasks_per_slot
             if most is not None and task.elements > most:
-                self._too_many_calls(task, most)
+                self._outcomes.append(outcomes.too_many_calls(task, most, self.settings))
                 continue
             self.tasks[assignment.id] = task
             if not self.queue:
@@ -391,12 +352,6 @@ class WorkerCore:
             self._effects.append(self.session.send(m.TasksReturned(unable, list(missing_modules)), now))
         if self.draining:
             self._return_queue(now)
-
-    def _too_many_calls(self, task: WorkerTask, most: int) -> None:
-        detail = self._location()
-        detail["error"] = f"its {task.elements} calls are more than a slot makes here, {most}"
-        detail["most_calls"] = most
-        self._outcomes.append(m.Outcome(task.id, task.assignment.attempt, m.CRASHED, detail=detail))
 
     def _learn(self, definition: m.FunctionDef) -> None:
         # One that is here already is the same. Slots have that one, and it is in shared memory, maybe.
@@ -444,7 +399,7 @@ class WorkerCore:
             return  # its outcome is on the way
         if task.slot is None:
             self.queue.remove(task)
-            self._end(task, m.Outcome(task.id, task.assignment.attempt, m.CANCELLED))
+            self._end(task, outcomes.cancelled(task))
         elif not request.running:
             if not self.session.open:
                 return  # lost within this turn; the coordinator asks again in the next session
@@ -618,10 +573,8 @@ class WorkerCore:
             task.was_split = True
             return
         slot.calls_left += task.elements - event.running - 1
-        detail = {**self._location(), "running": event.running}
-        outcome = m.Outcome(bundle.id, bundle.attempt, m.SPLIT, event.payload, 0.0, detail)
-        excess = self._beyond_max_payload(bundle.id, bundle.attempt, event.payload)
-        self._end(task, excess or outcome)
+        excess = outcomes.too_large(task, event.payload, self.session.welcome, self.settings)
+        self._end(task, excess or outcomes.split(task, event.running, event.payload, self.settings))
         task.assignment = bundle._replace(id=call, attempt=1, payload=b"", span=None, unbegun=0)
         task.announced = False
         self.tasks[task.id] = task
@@ -652,9 +605,8 @@ class WorkerCore:
         if task.stop_reason is not None:
             task.was_split = True
             return
-        detail = {**self._location(), "stop": event.stop}
         stop_at = task.stop_at
-        self._end(task, m.Outcome(chunk.id, chunk.attempt, m.SPLIT, b"", 0.0, detail))
+        self._end(task, outcomes.divided(task, event.stop, self.settings))
         part = task.assignment = kept(chunk, event.stop)._replace(attempt=1, unbegun=0)
         slot.calls_left += m.calls_in(chunk.span) - m.calls_in(part.span)
         task.announced = False
@@ -664,20 +616,12 @@ class WorkerCore:
             task.stop_at = stop_at - (chunk.options.timeout - part.options.timeout)
             self._stops[task.id] = task
 
-    def _beyond_max_payload(self, task_id: TaskId, attempt: int, payload: Payload) -> m.Outcome | None:
-        """The outcome instead of one whose payload the coordinator would not take."""
-        welcome = self.session.welcome
-        size = payload_size(payload)
-        if welcome is None or size <= welcome.max_payload:
-            return None
-        return m.quota_exceeded(task_id, attempt, "result has", size, welcome.max_payload, self._location())
-
     def _requeue(self, task: WorkerTask) -> None:
         """Back to the head of the local queue; it has not started (or is taken not to have)."""
         self._stops.pop(task.id, None)
         task.stop_at = None
         if task.stop_reason == m.CANCELLED:
-            self._end(task, m.Outcome(task.id, task.assignment.attempt, m.CANCELLED))
+            self._end(task, outcomes.cancelled(task))
         else:
             task.stop_reason, task.stop_stage = None, 0
             self.queue.push(task, front=True)
@@ -695,20 +639,13 @@ class WorkerCore:
             function = task.assignment.function
             each = duration / task.elements
             self._estimates[function] = updated_estimate(self._estimates.get(function, UNKNOWN), each)
-            attempt = task.assignment.attempt
-            failed = status in (m.ERROR, FINAL_ERROR, INITIALIZER_FAILED)
-            if task.was_split or (task.stop_reason is not None and failed):
-                outcome = self._stopped_outcome(task, duration, None)
+            if task.was_split or (task.stop_reason is not None and status in outcomes.FAILURES):
+                outcome = outcomes.stopped(task, duration, None, self.settings)
             else:
-                outcome = m.Outcome(task.id, attempt, status, payload, duration)
-                if status == FINAL_ERROR:
-                    outcome = outcome._replace(status=m.ERROR, detail={**self._location(), "final": True})
-                elif status == INITIALIZER_FAILED:
-                    outcome = outcome._replace(status=m.ERROR, detail={**self._location(), "setup": True})
+                if status == INITIALIZER_FAILED:
                     slot.leaving = True  # nobody knows what it has left behind there
-                elif status == m.ERROR:
-                    outcome = outcome._replace(detail=self._location())
-                outcome = self._beyond_max_payload(task.id, attempt, payload) or outcome
+                excess = outcomes.too_large(task, payload, self.session.welcome, self.settings)
+                outcome = excess or outcomes.ended(task, status, payload, duration, self.settings)
             self._end(task, outcome)
             slot.last = task.id, self._name(task)
 
@@ -736,18 +673,11 @@ class WorkerCore:
             self._requeue(task)
         if guilty is not None:
             slot.take(guilty.number)
+            duration = now - slot.progress
             if guilty.stop_reason is not None:
-                self._end(guilty, self._stopped_outcome(guilty, now - slot.progress, event))
+                self._end(guilty, outcomes.stopped(guilty, duration, event, self.settings))
             else:
-                detail = self._crash_detail(event)
-                if event.element >= 0 and isinstance(guilty.assignment.span, tuple):
-                    detail["element"] = event.element
-                elif event.element == IN_INITIALIZER:
-                    detail["setup"] = True
-                outcome = m.Outcome(
-                    guilty.id, guilty.assignment.attempt, m.CRASHED, b"", now - slot.progress, detail
-                )
-                self._end(guilty, outcome)
+                self._end(guilty, outcomes.crashed(guilty, duration, event, self.settings))
         self._queue_moved = now
 
     def _slot_not_started(self, event: SlotNotStarted, now: float) -> None:
@@ -794,44 +724,6 @@ class WorkerCore:
             return None
         missing = self._wanted_slots() - len(self._slots_at_hand())
         return self._starts.next_try() if missing > 0 else None
-
-    def _location(self) -> m.Detail:
-        return {"worker": self.settings.name, "host": self.settings.host}
-
-    def _crash_detail(self, event: SlotExited) -> dict[str, Any]:
-        how = f"was killed by {event.signal}" if event.signal else f"exited with code {event.exit_code}"
-        detail: dict[str, Any] = {
-            **self._location(),
-            "error": f"its process {how} (pid {event.pid})",
-            "pid": event.pid,
-            "exit_code": event.exit_code,
-            "signal": event.signal,
-            "peak_memory": event.peak_memory,
-            "stderr": event.stderr,
-        }
-        if event.traceback:
-            detail["traceback"] = event.traceback
-        limit = self.settings.slot_memory
-        if limit and event.peak_memory >= NEARLY_ALL * limit:
-            detail["out_of_memory"] = True
-            detail["error"] += f"; it had taken nearly all of its slot's memory, {limit / 2**20:.0f} MiB"
-        elif event.oom_kill:
-            detail["out_of_memory"] = True
-            detail["error"] += "; the kernel killed for want of memory"
-        return detail
-
-    def _stopped_outcome(self, task: WorkerTask, duration: float, exited: SlotExited | None) -> m.Outcome:
-        assert task.stop_reason is not None
-        detail = self._location()
-        if task.stop_reason == m.TIMED_OUT:
-            limit = task.assignment.options.timeout
-            detail["timeout"] = limit
-            detail["error"] = f"it ran longer than its timeout of {limit:g} s"
-            if exited is not None:
-                detail["stderr"] = exited.stderr
-                if exited.element >= 0:
-                    detail["element"] = exited.element
-        return m.Outcome(task.id, task.assignment.attempt, task.stop_reason, b"", duration, detail)
 
     def _printed(self, event: SlotPrinted) -> None:
         slot = self.slots.get(event.slot)
@@ -1078,9 +970,9 @@ class WorkerCore:
             size = sum(len(chunk.text) for chunk in chunks)
             self._effects.append(session.send(m.Output(chunks), now, size))
         if self._outcomes:
-            outcomes, self._outcomes = self._outcomes, []
+            unsent, self._outcomes = self._outcomes, []
             self._outcome_bytes = 0
-            for batch in batches(outcomes, of_outcome):
+            for batch in batches(unsent, of_outcome):
                 size = sum([payload_size(outcome.payload) for outcome in batch])
                 self._effects.append(session.send(m.Outcomes(batch), now, size))
         if self._running:  # behind the outcomes: one of them may be of the bundle that this call was in
