@@ -51,9 +51,10 @@ from jobrunner.protocol.tuning import (
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_AWAITED
 from jobrunner.protocol.wire.ids import SlotId, WorkerId
-from jobrunner.protocol.worker.core import COMPLAIN_EVERY, OUTPUT_LIMIT, START_FAILURES, WorkerCore
+from jobrunner.protocol.worker.core import COMPLAIN_EVERY, START_FAILURES, WorkerCore
 from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.protocol.worker.slot_starts import FIRST_PAUSE
+from jobrunner.protocol.worker.unacknowledged import OUTPUT_LIMIT
 
 PLACE = {"worker": "w", "host": "host"}
 
@@ -399,7 +400,7 @@ def test_what_is_printed_without_a_session_is_bounded():
     world.lose()
     for n in range(3 * OUTPUT_LIMIT):
         world.handle(SlotPrinted(SlotId(1), [(1, m.STDOUT, f"{n}\n")]))
-    assert len(world.core._output) <= OUTPUT_LIMIT + 1
+    assert len(world.core._unacknowledged.leftovers()) <= OUTPUT_LIMIT + 1
 
 
 def test_a_task_whose_function_is_gone_may_still_print():

@@ -47,15 +47,14 @@ from jobrunner.protocol.effects import (
     Unreachable,
 )
 from jobrunner.protocol.estimates import updated_estimate
-from jobrunner.protocol.link import Link
 from jobrunner.protocol.session import Session
 from jobrunner.protocol.tuning import FAIRNESS_QUANTUM, RETURN_AFTER, RUNNING_AFTER, UNKNOWN
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.batches import batches, of_outcome, of_wait
-from jobrunner.protocol.wire.checks import MAX_AWAITED
 from jobrunner.protocol.wire.ids import SlotId, TaskId, call_id
 from jobrunner.protocol.wire.payloads import payload_size
 from jobrunner.protocol.worker import outcomes
+from jobrunner.protocol.worker.announced_capacity import AnnouncedCapacity
+from jobrunner.protocol.worker.announcements import Announcements
 from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.protocol.worker.slot_starts import Starts
 from jobrunner.protocol.worker.slots import (
@@ -70,12 +69,7 @@ from jobrunner.protocol.worker.slots import (
     outdated,
     unneeded,
 )
-
-OUTPUT_LIMIT = 1000
-"""Pieces of text kept while there is no session; later ones are dropped."""
-
-OUTPUT_CHARACTERS = 4 * 1024 * 1024
-"""Characters of text that leave in one message; what exceeds that is dropped."""
+from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 STOP_STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
 
@@ -98,8 +92,13 @@ class WorkerCore:
 
     def __init__(self, settings: WorkerSettings, rng: random.Random, now: float) -> None:
         self.settings = settings
+        self._effects: list[Effect] = []
+        """Of the event that is being handled."""
         self.session = Session(self._hello, rng, now, settings.peer_timeout)
         self.tasks: dict[TaskId, WorkerTask] = {}
+        self._unacknowledged = Unacknowledged(self.session, self._effects, settings.unacknowledged_bytes)
+        self._announcements = Announcements(self.tasks, self.session, self._effects)
+        self._capacity = AnnouncedCapacity(settings.slots, self.session, self._effects)
         self.queue = LocalQueue()
         self.slots: dict[SlotId, Slot] = {}
         self.functions: dict[m.FunctionKey, m.FunctionDef] = {}
@@ -110,16 +109,6 @@ class WorkerCore:
         self.draining = False
         self._drain_until: float | None = None
         self._estimates: dict[m.FunctionKey, float] = {}
-        self._outcomes: list[m.Outcome] = []
-        self._unsent: list[m.Outcome] = []
-        """Outcomes of a lost session that open the next one."""
-        self._outcome_bytes = 0
-        """The payload of these two, which no link counts."""
-        self._running: list[TaskId] = []
-        self._waits: dict[TaskId, None] = {}
-        """Tasks of which the coordinator is to be told what they wait for."""
-        self._output: list[m.OutputChunk] = []
-        self._output_characters = 0
         self._queue_moved = now
         self._make_way_at: float | None = None
         """When a slot will have served its owner for long enough, where another one waits."""
@@ -127,27 +116,20 @@ class WorkerCore:
         self._hash_seed: int | None = None
         self._welcomed = False
         """The coordinator has been heard, so the seed is known and slots can be started."""
-        self._announced = settings.slots
-        """The capacity that the coordinator knows."""
-        self._greeted: Link | None = None
-        """The session that `_announced` is about."""
         self._start_failures = 0
         self._starts = Starts()
         self._told_short = False
         """It was logged that there are fewer slots than wanted, and this has not changed since."""
-        self._stuck, self._said_stuck = False, False
-        """To be told to the coordinator, and told to it: see `_is_stuck`."""
         self._complaint, self._complain_again = "", now
         """Of a handshake, as last logged."""
         self._stopped = False
-        self._effects: list[Effect] = []
         self._stops: dict[TaskId, WorkerTask] = {}
         """Tasks with a time limit or that are being stopped."""
 
     # --- the interface of a core ---
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        self._effects = []
+        self._effects.clear()
         if now != self.session.ran_at:
             self.session.runs(now)
         kind = type(event)
@@ -186,7 +168,7 @@ class WorkerCore:
             self._handshake_failed(event, now)
         elif kind is DrainRequested:
             self._drain(now)
-        return self._effects
+        return self._effects.copy()
 
     def next_deadline(self) -> float | None:
         if self._stopped:
@@ -237,13 +219,9 @@ class WorkerCore:
             for task in self.tasks.values()
             for a in (task.assignment,)
         ]
-        held += [m.Held(o.id, o.attempt, False) for o in self._unsent]
-        held += [m.Held(o.id, o.attempt, False) for o in self._outcomes]
+        held += self._unacknowledged.held()
         capacity = max(1, self.capacity())
-        if self._greeted is not self.session.link:
-            self._greeted, self._announced = self.session.link, capacity
-        elif capacity != self._announced:
-            self._announced = 0  # which of the greetings counts, only the coordinator knows: say it again
+        self._capacity.greets(capacity)
         return m.WorkerHello(
             s.id,
             s.version,
@@ -279,16 +257,8 @@ class WorkerCore:
 
     def _session_lost(self, unacked: list[m.Message]) -> None:
         """Keep what the coordinator may not have: it is the only copy."""
-        for message in unacked:
-            if type(message) is m.Outcomes:
-                self._unsent += message.outcomes
-                self._outcome_bytes += sum(payload_size(outcome.payload) for outcome in message.outcomes)
-        self._running.clear()
-        self._take_output()
-        self._waits.clear()
-        for task in self.tasks.values():
-            task.announced = False
-            self._tell_wait(task)
+        self._unacknowledged.session_lost(unacked)
+        self._announcements.session_lost(self.tasks.values())
         self._effects.append(ConnectionLost(self.session.loss))
 
     def _message(self, message: m.Message, now: float) -> None:
@@ -302,8 +272,7 @@ class WorkerCore:
         elif isinstance(message, m.DropFunctions):
             self._lingering.update(dict.fromkeys(message.functions))
         elif isinstance(message, m.Welcome):
-            self._outcomes = self._unsent + self._outcomes
-            self._unsent = []
+            self._unacknowledged.session_opened()
             self._lingering = dict.fromkeys(self.functions)  # the coordinator does not rely on any of them
             self._take_seed(message.hash_seed)
             self._log("info", f"joined coordinator {message.coordinator}")
@@ -342,7 +311,7 @@ class WorkerCore:
             task = WorkerTask(assignment, self._owner_of(assignment, message.owner))
             most = self.settings.max_tasks_per_slot
             if most is not None and task.elements > most:
-                self._outcomes.append(outcomes.too_many_calls(task, most, self.settings))
+                self._unacknowledged.add(outcomes.too_many_calls(task, most, self.settings))
                 continue
             self.tasks[assignment.id] = task
             if not self.queue:
@@ -504,23 +473,8 @@ class WorkerCore:
     def _slot_awaits(self, event: SlotAwaits) -> None:
         slot = self.slots.get(event.slot)
         task = None if slot is None else slot.queue.get(event.number)
-        if task is None:
-            return
-        calls = tuple(event.calls)
-        if len(calls) > MAX_AWAITED:
-            calls = calls[:MAX_AWAITED] if event.every else ()
-        task.wait = m.Wait(task.id, calls, event.every)
-        self._waits[task.id] = None
-
-    def _tell_wait(self, task: WorkerTask) -> None:
-        """The coordinator does not know what that task waits for, if it does."""
-        if task.wait is not None and task.wait.calls:
-            self._waits[task.id] = None
-
-    def _take_waits(self) -> list[m.Wait]:
-        tasks = [self.tasks[task_id] for task_id in self._waits if task_id in self.tasks]
-        self._waits.clear()
-        return [task.wait._replace(id=task.id) for task in tasks if task.wait is not None]
+        if task is not None:
+            self._announcements.awaits(task, event)
 
     def _recall(self, slot: Slot, now: float, *, bundle: bool = True) -> None:
         slot.recalled, slot.recalled_at = True, now
@@ -576,9 +530,8 @@ class WorkerCore:
         excess = outcomes.too_large(task, event.payload, self.session.welcome, self.settings)
         self._end(task, excess or outcomes.split(task, event.running, event.payload, self.settings))
         task.assignment = bundle._replace(id=call, attempt=1, payload=b"", span=None, unbegun=0)
-        task.announced = False
         self.tasks[task.id] = task
-        self._tell_wait(task)
+        self._announcements.repeat(task)
         if excess is not None:  # its client then begins anew with each of the calls
             self._cancel(m.CancelRequest(call, True), now)
 
@@ -609,9 +562,8 @@ class WorkerCore:
         self._end(task, outcomes.divided(task, event.stop, self.settings))
         part = task.assignment = kept(chunk, event.stop)._replace(attempt=1, unbegun=0)
         slot.calls_left += m.calls_in(chunk.span) - m.calls_in(part.span)
-        task.announced = False
         self.tasks[task.id] = task
-        self._tell_wait(task)
+        self._announcements.repeat(task)
         if stop_at is not None and chunk.options.timeout is not None and part.options.timeout is not None:
             task.stop_at = stop_at - (chunk.options.timeout - part.options.timeout)
             self._stops[task.id] = task
@@ -690,7 +642,7 @@ class WorkerCore:
     def _go_on_without(self, slot: Slot, why: str, now: float) -> bool:
         """A slot could not be started: make do with the others for a while; True if this was a try of its own."""
         fresh = self._starts.failed(slot.id, why[:MAX_REASON_LENGTH], now)
-        self._stuck = fresh and self._starts.failures > 1 and self._is_stuck()
+        self._capacity.note_stuck(fresh and self._starts.failures > 1 and self._is_stuck())
         return fresh
 
     def _tell_whether_short(self, live: int) -> None:
@@ -727,18 +679,13 @@ class WorkerCore:
 
     def _printed(self, event: SlotPrinted) -> None:
         slot = self.slots.get(event.slot)
-        if slot is None or len(self._output) > OUTPUT_LIMIT:
+        if slot is None or not self._unacknowledged.takes_output():
             return
         for number, stream, text in event.printed:
             task = slot.queue.get(number) or slot.running()
             source = slot.last if task is None else (task.id, self._name(task))
-            if source is not None and self._output_characters < OUTPUT_CHARACTERS:
-                self._output.append(m.OutputChunk(*source, stream, text))
-                self._output_characters += len(text)
-
-    def _take_output(self) -> list[m.OutputChunk]:
-        chunks, self._output, self._output_characters = self._output, [], 0
-        return chunks
+            if source is not None:
+                self._unacknowledged.add_output(source, stream, text)
 
     def _name(self, task: WorkerTask) -> str:
         return task.assignment.options.name or self.functions[task.assignment.function].name
@@ -747,8 +694,7 @@ class WorkerCore:
         """The task is out of every slot and queue: its outcome leaves with this turn."""
         del self.tasks[task.id]
         self._stops.pop(task.id, None)
-        self._outcomes.append(outcome)
-        self._outcome_bytes += payload_size(outcome.payload)
+        self._unacknowledged.add(outcome)
 
     # --- the end of a turn ---
 
@@ -773,7 +719,7 @@ class WorkerCore:
     def _may_feed(self) -> bool:
         if self.draining and self.session.open:
             return False
-        return self.session.link.unacked_bytes + self._outcome_bytes <= self.settings.unacknowledged_bytes
+        return self._unacknowledged.has_room()
 
     def _feed(self, now: float) -> None:
         """Give queued tasks to slots: one to each idle slot, then short ones behind them, evenly."""
@@ -936,8 +882,7 @@ class WorkerCore:
                 chunks = tuple(number for number, task in slot.queue.items() if task.may_be_divided)
                 self._effects.append(RetractTasks(slot.id, chunks))
             if not running.announced and now >= slot.progress + RUNNING_AFTER:
-                running.announced = True
-                self._running.append(running.id)
+                self._announcements.runs(running)
 
     def _spare_for(self) -> set[Owner | None]:
         """The owners whose tasks a slot could take that has nothing to do."""
@@ -965,31 +910,10 @@ class WorkerCore:
             self._session_lost(link.unacked())
         if not session.open:
             return
-        if self._output:
-            chunks = self._take_output()
-            size = sum(len(chunk.text) for chunk in chunks)
-            self._effects.append(session.send(m.Output(chunks), now, size))
-        if self._outcomes:
-            unsent, self._outcomes = self._outcomes, []
-            self._outcome_bytes = 0
-            for batch in batches(unsent, of_outcome):
-                size = sum([payload_size(outcome.payload) for outcome in batch])
-                self._effects.append(session.send(m.Outcomes(batch), now, size))
-        if self._running:  # behind the outcomes: one of them may be of the bundle that this call was in
-            running, self._running = [t for t in self._running if t in self.tasks], []
-            if running:
-                self._effects.append(session.send(m.Running(running), now))
-        if self._waits:  # as these
-            for waits in batches(self._take_waits(), of_wait):
-                self._effects.append(session.send(m.Waits(waits), now))
-        capacity = self.capacity()
-        unstuck = self._said_stuck and not self._is_stuck()
-        if (capacity != self._announced or unstuck) and not self.draining:
-            self._announced, self._said_stuck = capacity, False
-            self._effects.append(session.send(m.Capacity(capacity), now))
-        if self._stuck and not self.draining:
-            self._stuck, self._said_stuck = False, True
-            self._effects.append(session.send(m.Stuck(self._starts.why), now))
+        self._unacknowledged.send(now)
+        self._announcements.send(now)
+        if not self.draining:
+            self._capacity.send(self.capacity(), self._is_stuck(), self._starts.why, now)
 
     # --- leaving ---
 
@@ -1016,7 +940,9 @@ class WorkerCore:
                 self._end_slot(slot, now)
         out_of_time = self._drain_until is not None and now >= self._drain_until
         ending = any(slot.kill_at is not None for slot in self.slots.values())
-        if ((self.tasks or self._undelivered() or ending) and not out_of_time) or self._stopped:
+        if (
+            (self.tasks or self._unacknowledged.undelivered() or ending) and not out_of_time
+        ) or self._stopped:
             return
         if self.tasks and self.session.open:
             self._log("warning", f"{len(self.tasks)} tasks did not finish in time; they run again elsewhere")
@@ -1031,10 +957,6 @@ class WorkerCore:
             self._effects.append(self.session.send(m.Goodbye(), now))
         self._stopped = True
         self._effects.append(Stop())
-
-    def _undelivered(self) -> bool:
-        """Whether there are outcomes that have never been sent, because there is no session."""
-        return bool(self._outcomes or self._unsent)
 
     def _give_up(self, error: str, kind: str) -> None:
         self._stopped = True

@@ -581,15 +581,13 @@ class Truth:
             "functions",
             "_estimates",
             "_missing_modules",
-            "_outcomes",
-            "_unsent",
-            "_running",
-            "_waits",
-            "_output",
         )
         for name in (*attributes, "_stops"):
             if getattr(core, name):
                 yield f"{node.name}: {name} {getattr(core, name)!r:.200}"
+        for said in (core._unacknowledged.leftovers(), core._announcements.leftovers()):
+            if said:
+                yield f"{node.name}: has not said {said!r:.200}"
         if core.session.link.unacked():
             yield f"{node.name}: unacknowledged {core.session.link.unacked()!r:.200}"
         idle = [slot for slot in core.slots.values() if slot.idle]
