@@ -272,7 +272,7 @@ def test_functions_are_forgotten_by_the_slots_with_their_next_tasks():
     teach(world, 1.0, key=OTHER_KEY)
     world.say(m.DropFunctions([KEY]))
     assert (world.take(), world.heard()) == ([], [])
-    assert list(world.core.functions) == [OTHER_KEY]
+    assert list(world.core.functions.definitions) == [OTHER_KEY]
     assign(world, assignment(1, function=OTHER_KEY), functions=[])
     assert world.take_one(RunTasks).drop_functions == [KEY]
 

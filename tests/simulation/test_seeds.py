@@ -25,6 +25,7 @@ from jobrunner.protocol.wire.messages import OK
 from jobrunner.protocol.worker import core as worker_core
 from jobrunner.protocol.worker import outcomes
 from jobrunner.protocol.worker.core import STOP_STEPS, WorkerCore
+from jobrunner.protocol.worker.function_store import FunctionStore
 from jobrunner.protocol.worker.slots import Dismissal, LocalQueue, Owner, Slot, WorkerTask, unneeded
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
 from jobrunner.testing.simulation.runner import TRACE_LENGTH
@@ -157,7 +158,7 @@ def test_a_crash_limit_that_is_one_too_high_is_found(monkeypatch):
 
 
 def test_functions_that_are_never_dropped_are_found(monkeypatch):
-    monkeypatch.setattr(WorkerCore, "_drop_functions", lambda self: None)
+    monkeypatch.setattr(FunctionStore, "drop", lambda self, tasks: [])
     find(first=1)
 
 
@@ -176,17 +177,18 @@ def test_a_part_that_goes_before_what_has_it_is_found(monkeypatch):
 
 
 def test_a_worker_that_drops_a_part_before_what_has_it_is_found(monkeypatch):
-    real = WorkerCore._drop_functions
+    real = FunctionStore.drop
 
-    def drop_functions(self):
-        whole = self.functions.copy()
+    def drop(self, tasks):
+        whole = self.definitions.copy()
         for key, definition in whole.items():
-            self.functions[key] = definition._replace(parts=())
-        real(self)
-        self.functions = {key: whole[key] for key in self.functions}
+            self.definitions[key] = definition._replace(parts=())
+        effects = real(self, tasks)
+        self.definitions = {key: whole[key] for key in self.definitions}
+        return effects
 
-    monkeypatch.setattr(WorkerCore, "_drop_functions", drop_functions)
-    monkeypatch.setattr(WorkerCore, "check_invariants", lambda self: None)
+    monkeypatch.setattr(FunctionStore, "drop", drop)
+    monkeypatch.setattr(FunctionStore, "check_invariants", lambda self: None)
     find(first=468)
 
 
@@ -336,7 +338,7 @@ def test_amounts_that_do_not_add_up_are_found(monkeypatch):
 
 
 def test_a_slot_that_serves_two_epochs_is_found(monkeypatch):
-    monkeypatch.setattr(WorkerCore, "_owner_of", lambda self, assignment, key: Owner(key))
+    monkeypatch.setattr(FunctionStore, "owner_of", lambda self, assignment, key: Owner(key))
     find()
 
 

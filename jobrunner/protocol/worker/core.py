@@ -26,7 +26,6 @@ from jobrunner.protocol.effects import (
     RecallTasks,
     Received,
     RetractTasks,
-    RunTasks,
     SignalSlot,
     SlotAwaits,
     SlotBlocked,
@@ -46,15 +45,14 @@ from jobrunner.protocol.effects import (
     Tick,
     Unreachable,
 )
-from jobrunner.protocol.estimates import updated_estimate
 from jobrunner.protocol.session import Session
 from jobrunner.protocol.tuning import FAIRNESS_QUANTUM, RETURN_AFTER, RUNNING_AFTER, UNKNOWN
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import SlotId, TaskId, call_id
-from jobrunner.protocol.wire.payloads import payload_size
 from jobrunner.protocol.worker import outcomes
 from jobrunner.protocol.worker.announced_capacity import AnnouncedCapacity
 from jobrunner.protocol.worker.announcements import Announcements
+from jobrunner.protocol.worker.function_store import FunctionStore
 from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.protocol.worker.slot_starts import Starts
 from jobrunner.protocol.worker.slots import (
@@ -75,9 +73,6 @@ STOP_STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
 
 COMPLAIN_EVERY = 60.0
 """Seconds between two lines about the same trouble."""
-
-LARGE_DEFINITION = 512 * 1024
-"""Bytes of a function or part of which slots hear at once that they may drop it; of others with their next task."""
 
 START_FAILURES = 5
 """Slots that may die in a row before they were ready, and starts that may fail in a row for want of resources; then a
@@ -101,14 +96,9 @@ class WorkerCore:
         self._capacity = AnnouncedCapacity(settings.slots, self.session, self._effects)
         self.queue = LocalQueue()
         self.slots: dict[SlotId, Slot] = {}
-        self.functions: dict[m.FunctionKey, m.FunctionDef] = {}
-        self._lingering: dict[m.FunctionKey, None] = {}
-        """Functions that the coordinator takes to be forgotten here, though a task that is still here needs them."""
-        self._missing_modules: dict[m.FunctionKey, list[str]] = {}
-        """Of `functions`, those that need modules which were not found when they came, and these."""
+        self.functions = FunctionStore(self.slots, settings.missing)
         self.draining = False
         self._drain_until: float | None = None
-        self._estimates: dict[m.FunctionKey, float] = {}
         self._queue_moved = now
         self._make_way_at: float | None = None
         """When a slot will have served its owner for long enough, where another one waits."""
@@ -202,13 +192,7 @@ class WorkerCore:
             assert task.id not in seen, f"{task.id} is in two places"
             seen.add(task.id)
         assert seen == self.tasks.keys()
-        for definition in self.functions.values():
-            for part in definition.parts:
-                assert part in self.functions, f"{part!r} has gone, a part of {definition.key!r}"
-        for slot in self.slots.values():
-            for key in slot.known:
-                missing = set(self.functions[key].parts) - slot.known
-                assert not missing, f"slot {slot.id} has {key!r} without {missing}"
+        self.functions.check_invariants()
 
     # --- sessions ---
 
@@ -270,10 +254,10 @@ class WorkerCore:
         elif isinstance(message, m.Divide):
             self._divide(message.ids, now)
         elif isinstance(message, m.DropFunctions):
-            self._lingering.update(dict.fromkeys(message.functions))
+            self.functions.may_drop(message.functions)
         elif isinstance(message, m.Welcome):
             self._unacknowledged.session_opened()
-            self._lingering = dict.fromkeys(self.functions)  # the coordinator does not rely on any of them
+            self.functions.session_opened()
             self._take_seed(message.hash_seed)
             self._log("info", f"joined coordinator {message.coordinator}")
             if self.draining:
@@ -283,12 +267,12 @@ class WorkerCore:
 
     def _assigned(self, message: m.Assign, now: float) -> None:
         for definition in message.functions:
-            if not self._knows_parts_of(definition):
+            if not self.functions.knows_parts_of(definition):
                 wrong = "has parts that were never sent, or that have parts themselves"
                 self._log("warning", f"the function {definition.name} {wrong}")
                 self.session.abandon("it sent a function without its parts", now)
                 return
-            self._learn(definition)
+            self.functions.learn(definition)
         unable: list[tuple[TaskId, int]] = []
         missing_modules: dict[str, None] = {}
         for assignment in message.tasks:
@@ -299,16 +283,16 @@ class WorkerCore:
                     attempt=assignment.attempt, unbegun=assignment.unbegun
                 )
                 continue
-            if not self._knows_functions_of(assignment):
+            if not self.functions.knows_functions_of(assignment):
                 self._log("warning", f"task {assignment.id} names a function that was never sent")
                 self.session.abandon("it named a function that it had not sent", now)
                 return
-            missing = self._missing_for(assignment) if self._missing_modules else []
+            missing = self.functions.missing_for(assignment) if self.functions.missing_modules else []
             if missing:
                 unable.append((assignment.id, assignment.attempt))
                 missing_modules.update(dict.fromkeys(missing))
                 continue
-            task = WorkerTask(assignment, self._owner_of(assignment, message.owner))
+            task = WorkerTask(assignment, self.functions.owner_of(assignment, message.owner))
             most = self.settings.max_tasks_per_slot
             if most is not None and task.elements > most:
                 self._unacknowledged.add(outcomes.too_many_calls(task, most, self.settings))
@@ -321,44 +305,6 @@ class WorkerCore:
             self._effects.append(self.session.send(m.TasksReturned(unable, list(missing_modules)), now))
         if self.draining:
             self._return_queue(now)
-
-    def _learn(self, definition: m.FunctionDef) -> None:
-        # One that is here already is the same. Slots have that one, and it is in shared memory, maybe.
-        self.functions.setdefault(definition.key, definition)
-        self._lingering.pop(definition.key, None)
-        missing_modules = self.settings.missing(definition.modules) if definition.modules else []
-        if missing_modules:
-            self._missing_modules[definition.key] = missing_modules
-        else:
-            self._missing_modules.pop(definition.key, None)
-
-    def _missing_for(self, assignment: m.Assignment) -> list[str]:
-        """Modules that the call needs, does not bring along, and that cannot be imported now."""
-        suspects = list(self._missing_modules.get(assignment.function, ()))
-        if assignment.initializer is not None:
-            suspects += self._missing_modules.get(assignment.initializer, ())
-            ships = self.functions[assignment.initializer].ships
-            suspects = [name for name in suspects if name not in ships]
-        return self.settings.missing(suspects) if suspects else []
-
-    def _owner_of(self, assignment: m.Assignment, key: str) -> Owner:
-        """Calls with modules of their own are kept apart from others as those of different owners are."""
-        if assignment.initializer is None:
-            return Owner(key)
-        initializer = self.functions[assignment.initializer]
-        if initializer.ships or initializer.epoch:
-            return Owner(key, initializer.key, initializer.epoch)
-        return Owner(key)
-
-    def _knows_parts_of(self, definition: m.FunctionDef) -> bool:
-        """Whether all of a function's parts are here, each of which has none."""
-        parts = [self.functions.get(part) for part in definition.parts]
-        return all(part is not None and not part.parts for part in parts)
-
-    def _knows_functions_of(self, assignment: m.Assignment) -> bool:
-        return assignment.function in self.functions and (
-            assignment.initializer is None or assignment.initializer in self.functions
-        )
 
     # --- cancelling and time limits ---
 
@@ -588,9 +534,7 @@ class WorkerCore:
             task = slot.take(number)
             if task is None:
                 continue
-            function = task.assignment.function
-            each = duration / task.elements
-            self._estimates[function] = updated_estimate(self._estimates.get(function, UNKNOWN), each)
+            self.functions.took(task, duration)
             if task.was_split or (task.stop_reason is not None and status in outcomes.FAILURES):
                 outcome = outcomes.stopped(task, duration, None, self.settings)
             else:
@@ -599,7 +543,7 @@ class WorkerCore:
                 excess = outcomes.too_large(task, payload, self.session.welcome, self.settings)
                 outcome = excess or outcomes.ended(task, status, payload, duration, self.settings)
             self._end(task, outcome)
-            slot.last = task.id, self._name(task)
+            slot.last = task.id, self.functions.name_of(task)
 
     def _slot_exited(self, event: SlotExited, now: float) -> None:
         slot = self.slots.pop(event.slot, None)
@@ -683,12 +627,9 @@ class WorkerCore:
             return
         for number, stream, text in event.printed:
             task = slot.queue.get(number) or slot.running()
-            source = slot.last if task is None else (task.id, self._name(task))
+            source = slot.last if task is None else (task.id, self.functions.name_of(task))
             if source is not None:
                 self._unacknowledged.add_output(source, stream, text)
-
-    def _name(self, task: WorkerTask) -> str:
-        return task.assignment.options.name or self.functions[task.assignment.function].name
 
     def _end(self, task: WorkerTask, outcome: m.Outcome) -> None:
         """The task is out of every slot and queue: its outcome leaves with this turn."""
@@ -707,11 +648,11 @@ class WorkerCore:
         self._feed(now)
         self._make_way(now)
         self._watch_slots(now)
-        if self._lingering:
-            self._drop_functions()
+        if self.functions.lingering:
+            self._effects += self.functions.drop(self.tasks.values())
         if self.queue and now >= self._queue_moved + RETURN_AFTER:
             starting = sum(slot.state == STARTING for slot in self.slots.values())
-            self._return_queue(now, keep=filling(starting, self.queue, self._estimate))
+            self._return_queue(now, keep=filling(starting, self.queue, self.functions.estimate))
         self._send_all(now)
         if self.draining:
             self._maybe_leave(now)
@@ -736,7 +677,7 @@ class WorkerCore:
                     still.append(slot)
             ready = still
         for slot_id, tasks in batches.items():
-            self._effects.append(self._run_tasks(self.slots[slot_id], tasks))
+            self._effects.append(self.functions.run_tasks(self.slots[slot_id], tasks))
 
     def _feed_one(self, slot: Slot, batches: dict[SlotId, list[SlotTask]], now: float) -> bool:
         owner = self.queue.neediest(self.slots.values()) if slot.owner is None else slot.owner
@@ -744,7 +685,7 @@ class WorkerCore:
         if task is None:
             return False
         a = task.assignment
-        estimate = self._estimate(task)
+        estimate = self.functions.estimate(task)
         if not slot.has_capacity(estimate, a.options.timeout is not None, task.elements):
             if task.elements > slot.calls_left:
                 slot.leaving = True  # a new process takes it
@@ -756,7 +697,7 @@ class WorkerCore:
         if a.options.timeout is not None:
             task.stop_at = now + a.options.timeout
             self._stops[task.id] = task
-        name = self._name(task)
+        name = self.functions.name_of(task)
         entry = SlotTask(
             task.number,
             a.id,
@@ -773,11 +714,6 @@ class WorkerCore:
         batches.setdefault(slot.id, []).append(entry)
         self._queue_moved = now
         return True
-
-    def _estimate(self, task: WorkerTask) -> float:
-        """Seconds that a task is expected to take, or UNKNOWN."""
-        each = self._estimates.get(task.assignment.function, UNKNOWN)
-        return each if each == UNKNOWN else each * task.elements
 
     def _make_way(self, now: float) -> None:
         """Have slots replaced that others have use for, and those that have made all the calls that they may."""
@@ -806,7 +742,7 @@ class WorkerCore:
         for slot in outdated(self._staying(), self.queue):
             slot.leaving = True
         self._replace_leaving(now)
-        dismissed, self._make_way_at = unneeded(self._staying(), self.queue, self._estimate, now)
+        dismissed, self._make_way_at = unneeded(self._staying(), self.queue, self.functions.estimate, now)
         for slot in dismissed:
             slot.leaving = True
         self._replace_leaving(now)
@@ -828,39 +764,6 @@ class WorkerCore:
                 break
             slot.leaving = True
         self._replace_leaving(now)
-
-    def _drop_functions(self) -> None:
-        """Drop those that linger and that no task needs any more, nor a function that stays."""
-        needed = {
-            key for t in self.tasks.values() for key in (t.assignment.function, t.assignment.initializer)
-        }
-        for key, definition in self.functions.items():
-            if definition.parts and (key in needed or key not in self._lingering):
-                needed.update(definition.parts)
-        large = False
-        for key in [key for key in self._lingering if key not in needed]:
-            del self._lingering[key]
-            dropped = self.functions.pop(key, None)
-            large = large or (dropped is not None and payload_size(dropped.blob) >= LARGE_DEFINITION)
-            self._missing_modules.pop(key, None)
-            self._estimates.pop(key, None)
-            for slot in self.slots.values():
-                slot.drop_function(key)
-        if large:
-            self._effects += [
-                self._run_tasks(slot, [])
-                for slot in self.slots.values()
-                if slot.to_drop and slot.state == READY
-            ]
-
-    def _run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
-        functions: list[m.FunctionDef] = []
-        for task in tasks:
-            for key in (task.function, task.initializer):
-                if key is not None and key not in slot.known:
-                    functions += slot.lacks(self.functions[key], self.functions)
-        to_drop, slot.to_drop = slot.to_drop, []
-        return RunTasks(slot.id, tasks, functions, to_drop)
 
     def _watch_slots(self, now: float) -> None:
         """Recall what waits behind a task that turns out long, and announce the tasks that run for a while."""

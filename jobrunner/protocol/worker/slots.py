@@ -292,6 +292,11 @@ class Slot:
             self.known.remove(key)
             self.to_drop.append(key)
 
+    def take_to_drop(self) -> list[FunctionKey]:
+        """Functions that its process is now told to drop."""
+        to_drop, self.to_drop = self.to_drop, []
+        return to_drop
+
     def put(self, task: WorkerTask, now: float) -> None:
         if self.owner is None:
             self.owner, self.owned_since = task.owner, now
