@@ -21,12 +21,12 @@ from jobrunner.protocol.coordinator.task import TaskRecord
 from jobrunner.protocol.journal_records import JournalEntry
 from jobrunner.protocol.known_functions import KnownFunctions
 from jobrunner.protocol.link import Link
-from jobrunner.protocol.wire.messages import OK
+from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.worker import core as worker_core
-from jobrunner.protocol.worker import outcomes
-from jobrunner.protocol.worker.core import STOP_STEPS, WorkerCore
+from jobrunner.protocol.worker.core import WorkerCore
 from jobrunner.protocol.worker.function_store import FunctionStore
 from jobrunner.protocol.worker.slots import Dismissal, LocalQueue, Owner, Slot, WorkerTask, unneeded
+from jobrunner.protocol.worker.stopping import STOP_STEPS, Stopping
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
 from jobrunner.testing.simulation.runner import TRACE_LENGTH
 
@@ -112,16 +112,16 @@ def test_tasks_that_go_down_with_their_worker_are_found(monkeypatch):
 
 
 def test_a_slot_that_counts_as_free_too_early_is_found(monkeypatch):
-    real = WorkerCore._stop_step
+    real = Stopping._step
 
     def stop_step(self, task, now):
         slot = task.slot
         real(self, task, now)
         if slot is not None and task.stop_stage == len(STOP_STEPS):
             slot.take(task.number)
-            self._end(task, outcomes.stopped(task, 0.0, None, self.settings))
+            self._table.end(task, m.Outcome(task.id, task.assignment.attempt, task.stop_reason))
 
-    monkeypatch.setattr(WorkerCore, "_stop_step", stop_step)
+    monkeypatch.setattr(Stopping, "_step", stop_step)
     find()
 
 
@@ -259,7 +259,7 @@ def test_a_failure_that_does_not_reach_what_needs_it_is_found(monkeypatch):
     real = Dependencies._dependency_ended
 
     def need_ended(self, record, ended, now):
-        if ended.outcome.status == OK:
+        if ended.outcome.status == m.OK:
             real(self, record, ended, now)
 
     monkeypatch.setattr(Dependencies, "_dependency_ended", need_ended)
@@ -297,7 +297,8 @@ def test_detached_tasks_that_go_with_their_client_are_found(monkeypatch):
 
 
 def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
-    def pop(self, owner):
+    def pop(self, owner, now):
+        self.moved(now)
         task = next(iter(self))
         self.remove(task)
         return task

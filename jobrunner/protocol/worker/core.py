@@ -59,7 +59,6 @@ from jobrunner.protocol.worker.slots import (
     ENDING,
     READY,
     STARTING,
-    LocalQueue,
     Owner,
     Slot,
     WorkerTask,
@@ -67,9 +66,10 @@ from jobrunner.protocol.worker.slots import (
     outdated,
     unneeded,
 )
+from jobrunner.protocol.worker.stopping import Stopping
+from jobrunner.protocol.worker.stops import Stops
+from jobrunner.protocol.worker.task_table import TaskTable
 from jobrunner.protocol.worker.unacknowledged import Unacknowledged
-
-STOP_STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
 
 COMPLAIN_EVERY = 60.0
 """Seconds between two lines about the same trouble."""
@@ -90,16 +90,20 @@ class WorkerCore:
         self._effects: list[Effect] = []
         """Of the event that is being handled."""
         self.session = Session(self._hello, rng, now, settings.peer_timeout)
-        self.tasks: dict[TaskId, WorkerTask] = {}
         self._unacknowledged = Unacknowledged(self.session, self._effects, settings.unacknowledged_bytes)
+        self._stops = Stops()
+        self._table = TaskTable(self._stops, self._unacknowledged, self.session, self._effects, now)
+        self.tasks = self._table.tasks
+        self.queue = self._table.queue
+        self._stopping = Stopping(
+            self._table, self._stops, self._recall, self.session, self._effects, settings.stop_grace
+        )
         self._announcements = Announcements(self.tasks, self.session, self._effects)
         self._capacity = AnnouncedCapacity(settings.slots, self.session, self._effects)
-        self.queue = LocalQueue()
         self.slots: dict[SlotId, Slot] = {}
         self.functions = FunctionStore(self.slots, settings.missing)
         self.draining = False
         self._drain_until: float | None = None
-        self._queue_moved = now
         self._make_way_at: float | None = None
         """When a slot will have served its owner for long enough, where another one waits."""
         self._next_slot = 0
@@ -113,8 +117,6 @@ class WorkerCore:
         self._complaint, self._complain_again = "", now
         """Of a handshake, as last logged."""
         self._stopped = False
-        self._stops: dict[TaskId, WorkerTask] = {}
-        """Tasks with a time limit or that are being stopped."""
 
     # --- the interface of a core ---
 
@@ -165,8 +167,8 @@ class WorkerCore:
             return None
         times = [self.session.next_deadline(), self._drain_until, self._make_way_at, self._next_start()]
         if self.queue:
-            times.append(self._queue_moved + RETURN_AFTER)
-        times += [task.stop_at for task in self._stops.values()]
+            times.append(self.queue.moved_at + RETURN_AFTER)
+        times += self._stops.times()
         spare = self._spare_for()
         for slot in self.slots.values():
             running = slot.running()
@@ -249,8 +251,7 @@ class WorkerCore:
         if isinstance(message, m.Assign):
             self._assigned(message, now)
         elif isinstance(message, m.Cancel):
-            for request in message.requests:
-                self._cancel(request, now)
+            self._stopping.cancel(message.requests, now)
         elif isinstance(message, m.Divide):
             self._divide(message.ids, now)
         elif isinstance(message, m.DropFunctions):
@@ -278,10 +279,7 @@ class WorkerCore:
         for assignment in message.tasks:
             present = self.tasks.get(assignment.id)
             if present is not None:
-                # Assigned again while the earlier attempt is still here: join it, under the new number.
-                present.assignment = present.assignment._replace(
-                    attempt=assignment.attempt, unbegun=assignment.unbegun
-                )
+                self._table.join(present, assignment)
                 continue
             if not self.functions.knows_functions_of(assignment):
                 self._log("warning", f"task {assignment.id} names a function that was never sent")
@@ -297,59 +295,11 @@ class WorkerCore:
             if most is not None and task.elements > most:
                 self._unacknowledged.add(outcomes.too_many_calls(task, most, self.settings))
                 continue
-            self.tasks[assignment.id] = task
-            if not self.queue:
-                self._queue_moved = now
-            self.queue.push(task)
+            self._table.add(task, now)
         if unable:
             self._effects.append(self.session.send(m.TasksReturned(unable, list(missing_modules)), now))
         if self.draining:
-            self._return_queue(now)
-
-    # --- cancelling and time limits ---
-
-    def _cancel(self, request: m.CancelRequest, now: float) -> None:
-        task = self.tasks.get(request.id)
-        if task is None:
-            return  # its outcome is on the way
-        if task.slot is None:
-            self.queue.remove(task)
-            self._end(task, outcomes.cancelled(task))
-        elif not request.running:
-            if not self.session.open:
-                return  # lost within this turn; the coordinator asks again in the next session
-            self._effects.append(self.session.send(m.CancelRefused([task.id]), now))
-        elif task.stop_stage == 0:
-            task.stop_reason = m.CANCELLED
-            self._stops[task.id] = task
-            if task.slot.running() is not task:
-                self._recall(task.slot, now)
-            self._stop_step(task, now)
-
-    def _stop_step(self, task: WorkerTask, now: float) -> None:
-        """Take the next of the three steps, and set the time of the one after it."""
-        slot = task.slot
-        if slot is None or task.stop_stage >= len(STOP_STEPS):
-            task.stop_at = None
-            return
-        step = STOP_STEPS[task.stop_stage]
-        if step != "SIGINT" and slot.running() is not task:
-            task.stop_at = now + self.settings.stop_grace
-            return  # another task runs there: it must not be hit, and this one is being recalled
-        task.stop_stage += 1
-        task.stop_at = now + self.settings.stop_grace if task.stop_stage < len(STOP_STEPS) else None
-        if step == "SIGINT":
-            self._effects.append(InterruptTask(slot.id, task.number))
-        else:
-            self._effects.append(SignalSlot(slot.id, step))
-
-    def _check_stops(self, now: float) -> None:
-        for task in list(self._stops.values()):
-            if task.stop_at is None or now < task.stop_at:
-                continue
-            if task.stop_reason is None:
-                task.stop_reason = m.TIMED_OUT
-            self._stop_step(task, now)
+            self._table.give_back(now)
 
     # --- slots ---
 
@@ -450,8 +400,8 @@ class WorkerCore:
         """To the head of the queue, in order."""
         tasks = [task for number in numbers if (task := slot.take_back(number)) is not None]
         for task in reversed(tasks):
-            self._requeue(task)
-        self._queue_moved = now
+            self._table.requeue(task)
+        self.queue.moved(now)
 
     def _slot_spoiled(self, event: SlotSpoiled) -> None:
         slot = self.slots.get(event.slot)
@@ -468,18 +418,17 @@ class WorkerCore:
         call = call_id(bundle.id, event.running)
         if task.stop_reason is None and call in self.tasks:
             # The bundle is of before, and its client has named its calls since: one of the two must end.
-            self._cancel(m.CancelRequest(bundle.id, True), now)
+            self._stopping.stop(task, now)
         if task.stop_reason is not None:
             task.was_split = True
             return
         slot.calls_left += task.elements - event.running - 1
         excess = outcomes.too_large(task, event.payload, self.session.welcome, self.settings)
-        self._end(task, excess or outcomes.split(task, event.running, event.payload, self.settings))
-        task.assignment = bundle._replace(id=call, attempt=1, payload=b"", span=None, unbegun=0)
-        self.tasks[task.id] = task
+        self._table.end(task, excess or outcomes.split(task, event.running, event.payload, self.settings))
+        self._table.go_on(task, bundle._replace(id=call, attempt=1, payload=b"", span=None, unbegun=0))
         self._announcements.repeat(task)
         if excess is not None:  # its client then begins anew with each of the calls
-            self._cancel(m.CancelRequest(call, True), now)
+            self._stopping.stop(task, now)
 
     def _divide(self, ids: list[TaskId], now: float) -> None:
         """Have slots give back what they have not begun of these chunks, of those that run."""
@@ -500,36 +449,25 @@ class WorkerCore:
         chunk = task.assignment
         if task.stop_reason is None and part_id(chunk.id, event.stop) in self.tasks:
             # As where a bundle was split: the chunk is of before, and one of the two must end.
-            self._cancel(m.CancelRequest(chunk.id, True), now)
+            self._stopping.stop(task, now)
         if task.stop_reason is not None:
             task.was_split = True
             return
         stop_at = task.stop_at
-        self._end(task, outcomes.divided(task, event.stop, self.settings))
-        part = task.assignment = kept(chunk, event.stop)._replace(attempt=1, unbegun=0)
+        self._table.end(task, outcomes.divided(task, event.stop, self.settings))
+        part = kept(chunk, event.stop)._replace(attempt=1, unbegun=0)
+        self._table.go_on(task, part)
         slot.calls_left += m.calls_in(chunk.span) - m.calls_in(part.span)
-        self.tasks[task.id] = task
         self._announcements.repeat(task)
         if stop_at is not None and chunk.options.timeout is not None and part.options.timeout is not None:
-            task.stop_at = stop_at - (chunk.options.timeout - part.options.timeout)
-            self._stops[task.id] = task
-
-    def _requeue(self, task: WorkerTask) -> None:
-        """Back to the head of the local queue; it has not started (or is taken not to have)."""
-        self._stops.pop(task.id, None)
-        task.stop_at = None
-        if task.stop_reason == m.CANCELLED:
-            self._end(task, outcomes.cancelled(task))
-        else:
-            task.stop_reason, task.stop_stage = None, 0
-            self.queue.push(task, front=True)
+            self._stops.limit(task, stop_at - (chunk.options.timeout - part.options.timeout))
 
     def _finished(self, event: SlotFinished, now: float) -> None:
         slot = self.slots.get(event.slot)
         if slot is None:
             return
         slot.progress = now
-        self._queue_moved = now
+        self.queue.moved(now)
         for number, status, payload, duration in event.outcomes:
             task = slot.take(number)
             if task is None:
@@ -542,8 +480,8 @@ class WorkerCore:
                     slot.leaving = True  # nobody knows what it has left behind there
                 excess = outcomes.too_large(task, payload, self.session.welcome, self.settings)
                 outcome = excess or outcomes.ended(task, status, payload, duration, self.settings)
-            self._end(task, outcome)
-            slot.last = task.id, self.functions.name_of(task)
+            self._table.end(task, outcome)
+            slot.last = outcome.id, self.functions.name_of(task)
 
     def _slot_exited(self, event: SlotExited, now: float) -> None:
         slot = self.slots.pop(event.slot, None)
@@ -566,15 +504,15 @@ class WorkerCore:
         others = [task for task in slot.queue.values() if task is not guilty]
         for task in reversed(others):
             slot.take(task.number)
-            self._requeue(task)
+            self._table.requeue(task)
         if guilty is not None:
             slot.take(guilty.number)
             duration = now - slot.progress
             if guilty.stop_reason is not None:
-                self._end(guilty, outcomes.stopped(guilty, duration, event, self.settings))
+                self._table.end(guilty, outcomes.stopped(guilty, duration, event, self.settings))
             else:
-                self._end(guilty, outcomes.crashed(guilty, duration, event, self.settings))
-        self._queue_moved = now
+                self._table.end(guilty, outcomes.crashed(guilty, duration, event, self.settings))
+        self.queue.moved(now)
 
     def _slot_not_started(self, event: SlotNotStarted, now: float) -> None:
         slot = self.slots.pop(event.slot, None)
@@ -631,18 +569,12 @@ class WorkerCore:
             if source is not None:
                 self._unacknowledged.add_output(source, stream, text)
 
-    def _end(self, task: WorkerTask, outcome: m.Outcome) -> None:
-        """The task is out of every slot and queue: its outcome leaves with this turn."""
-        del self.tasks[task.id]
-        self._stops.pop(task.id, None)
-        self._unacknowledged.add(outcome)
-
     # --- the end of a turn ---
 
     def _tick(self, now: float) -> None:
         if self._stopped:
             return
-        self._check_stops(now)
+        self._stopping.check(now)
         if not self.draining:
             self._adjust_slots(now)
         self._feed(now)
@@ -650,9 +582,9 @@ class WorkerCore:
         self._watch_slots(now)
         if self.functions.lingering:
             self._effects += self.functions.drop(self.tasks.values())
-        if self.queue and now >= self._queue_moved + RETURN_AFTER:
+        if self.queue and now >= self.queue.moved_at + RETURN_AFTER:
             starting = sum(slot.state == STARTING for slot in self.slots.values())
-            self._return_queue(now, keep=filling(starting, self.queue, self.functions.estimate))
+            self._table.give_back(now, keep=filling(starting, self.queue, self.functions.estimate))
         self._send_all(now)
         if self.draining:
             self._maybe_leave(now)
@@ -690,13 +622,12 @@ class WorkerCore:
             if task.elements > slot.calls_left:
                 slot.leaving = True  # a new process takes it
             return False
-        self.queue.pop(owner)
+        self.queue.pop(owner, now)
         task.estimate = max(estimate, 0.0)
         task.announced = False
         slot.put(task, now)
         if a.options.timeout is not None:
-            task.stop_at = now + a.options.timeout
-            self._stops[task.id] = task
+            self._stops.limit(task, now + a.options.timeout)
         name = self.functions.name_of(task)
         entry = SlotTask(
             task.number,
@@ -712,7 +643,6 @@ class WorkerCore:
             a.options.retry_on,
         )
         batches.setdefault(slot.id, []).append(entry)
-        self._queue_moved = now
         return True
 
     def _make_way(self, now: float) -> None:
@@ -794,17 +724,6 @@ class WorkerCore:
         idle = {slot.owner for slot in self.slots.values() if slot.has_capacity(UNKNOWN, alone=True)}
         return {slot.owner for slot in self.slots.values()} if None in idle else idle
 
-    def _return_queue(self, now: float, keep: int = 0) -> None:
-        """Let the coordinator find a better place for what has not started, but for the first `keep` tasks."""
-        self._queue_moved = now
-        if not self.session.open or len(self.queue) <= keep:
-            return
-        returned = self.queue.cut(keep)
-        for task in returned:
-            del self.tasks[task.id]
-        pairs = [(task.id, task.assignment.attempt) for task in returned]
-        self._effects.append(self.session.send(m.TasksReturned(pairs), now))
-
     def _send_all(self, now: float) -> None:
         session = self.session
         link, was_open = session.link, session.open
@@ -830,14 +749,14 @@ class WorkerCore:
         if self.session.open:
             self._effects.append(self.session.send(m.Drain(), now))
             if self.queue:
-                self._return_queue(now)
+                self._table.give_back(now)
         for slot in self.slots.values():
             if len(slot.queue) > 1:
                 self._recall(slot, now)
 
     def _maybe_leave(self, now: float) -> None:
         if self.queue and self.session.open:
-            self._return_queue(now)
+            self._table.give_back(now)
         for slot in self.slots.values():
             if slot.idle and slot.owner is not None and not self.queue:
                 self._end_slot(slot, now)

@@ -138,11 +138,13 @@ class WorkerTask:
 class LocalQueue:
     """The tasks that wait for a slot: in order, for each owner. Owners are in the order in which they came."""
 
-    __slots__ = ("_queues", "_size")
+    __slots__ = ("_queues", "_size", "moved_at")
 
-    def __init__(self) -> None:
+    def __init__(self, now: float = 0.0) -> None:
         self._queues: dict[Owner, deque[WorkerTask]] = {}
         self._size = 0
+        self.moved_at = now
+        """When a slot last took one of these tasks, or something else happened after which one soon may."""
 
     def __len__(self) -> int:
         return self._size
@@ -178,9 +180,14 @@ class LocalQueue:
         queue = self._queues.get(owner)
         return queue[0] if queue else None
 
-    def pop(self, owner: Owner) -> WorkerTask:
+    def moved(self, now: float) -> None:
+        """These tasks have not waited in vain until now."""
+        self.moved_at = now
+
+    def pop(self, owner: Owner, now: float) -> WorkerTask:
         """Take what `first` gives."""
         task = self._queues[owner].popleft()
+        self.moved_at = now
         self._taken(owner)
         return task
 
