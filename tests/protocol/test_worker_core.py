@@ -51,9 +51,10 @@ from jobrunner.protocol.tuning import (
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_AWAITED
 from jobrunner.protocol.wire.ids import SlotId, WorkerId
-from jobrunner.protocol.worker.core import COMPLAIN_EVERY, START_FAILURES, WorkerCore
+from jobrunner.protocol.worker.core import COMPLAIN_EVERY, WorkerCore
 from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.protocol.worker.slot_starts import FIRST_PAUSE
+from jobrunner.protocol.worker.slot_table import START_FAILURES
 from jobrunner.protocol.worker.unacknowledged import OUTPUT_LIMIT
 
 PLACE = {"worker": "w", "host": "host"}
@@ -661,13 +662,13 @@ def test_the_slots_that_can_be_started_go_on_and_others_are_tried_later_one_at_a
         world.acknowledge()
         world.turn(FIRST_PAUSE / 2)
         assert world.take() == []
-        assert world.core.next_deadline() <= world.core._next_start()
-        world.now = world.core._next_start()
+        assert world.core.next_deadline() <= world.core._slot_table.next_start()
+        world.now = world.core._slot_table.next_start()
         world.acknowledge()
         assert spawned(world) == [trial]
         cannot_start(world, trial)
     assert len([line for line in world.logs if "no descriptors" in line]) == 1, "it is said once"
-    world.now = world.core._next_start()
+    world.now = world.core._slot_table.next_start()
     world.acknowledge()
     assert spawned(world) == [12]
     world.handle(SlotReady(SlotId(12), 50))
@@ -691,7 +692,7 @@ def test_without_any_slot_it_gives_up_with_the_reason_before_long():
     cannot_start(world, 1, 2)
     for trial in range(3, 2 + START_FAILURES):
         assert world.take() == []
-        world.now = world.core._next_start()
+        world.now = world.core._slot_table.next_start()
         assert spawned(world) == [trial]
         cannot_start(world, trial)
     (effect,) = world.take()
@@ -708,7 +709,7 @@ def test_slots_that_die_while_they_start_do_not_end_a_worker_whose_other_slots_w
     die(world, 1 + START_FAILURES, code=1)
     assert world.take() == [], "not at once, any more"
     assert world.core.capacity() == 1
-    world.now = world.core._next_start()
+    world.now = world.core._slot_table.next_start()
     (trial,) = spawned(world)
     die(world, trial, code=1)
     assert world.take() == []
@@ -724,11 +725,11 @@ def test_it_says_so_when_all_its_tasks_wait_for_tasks_that_find_no_slot():
     assert spawned(world) == [2]
     cannot_start(world, 2)
     assert world.heard() == [m.Capacity(2), m.Capacity(1)], "maybe it was for a moment"
-    world.now = world.core._next_start()
+    world.now = world.core._slot_table.next_start()
     assert spawned(world) == [3]
     cannot_start(world, 3)
     assert world.heard() == [m.Running(["c-1"]), m.Stuck("no descriptors")]
-    world.now = world.core._next_start()
+    world.now = world.core._slot_table.next_start()
     assert spawned(world) == [4]
     cannot_start(world, 4)
     assert world.heard() == [m.Stuck("no descriptors")], "again, as nobody has helped"

@@ -23,8 +23,9 @@ from jobrunner.protocol.known_functions import KnownFunctions
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.worker import core as worker_core
-from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker import replacing
 from jobrunner.protocol.worker.function_store import FunctionStore
+from jobrunner.protocol.worker.replacing import Replacing
 from jobrunner.protocol.worker.slots import Dismissal, LocalQueue, Owner, Slot, WorkerTask, unneeded
 from jobrunner.protocol.worker.stopping import STOP_STEPS, Stopping
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
@@ -309,7 +310,7 @@ def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
 
 
 def test_an_owner_for_whom_no_slot_makes_way_is_found(monkeypatch):
-    monkeypatch.setattr(WorkerCore, "_make_way", lambda self, now: None)
+    monkeypatch.setattr(Replacing, "make_way", lambda self, now: None)
     find()
 
 
@@ -319,7 +320,7 @@ def test_one_slot_that_makes_way_where_many_calls_wait_is_found(monkeypatch):
         served = any(slot.owner in queue.owners for slot in slots)
         return Dismissal(unneeded(slots, queue, estimate, now).slots[: not served], None)
 
-    monkeypatch.setattr(worker_core, "unneeded", one)
+    monkeypatch.setattr(replacing, "unneeded", one)
     find("calm")
 
 

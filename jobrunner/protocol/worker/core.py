@@ -17,7 +17,6 @@ from jobrunner.protocol.effects import (
     DivideChunk,
     DrainRequested,
     Effect,
-    EndSlot,
     Event,
     GiveUp,
     HandshakeFailed,
@@ -26,7 +25,6 @@ from jobrunner.protocol.effects import (
     RecallTasks,
     Received,
     RetractTasks,
-    SignalSlot,
     SlotAwaits,
     SlotBlocked,
     SlotDivided,
@@ -40,31 +38,27 @@ from jobrunner.protocol.effects import (
     SlotSplit,
     SlotSpoiled,
     SlotTask,
-    SpawnSlot,
     Stop,
     Tick,
     Unreachable,
 )
 from jobrunner.protocol.session import Session
-from jobrunner.protocol.tuning import FAIRNESS_QUANTUM, RETURN_AFTER, RUNNING_AFTER, UNKNOWN
+from jobrunner.protocol.tuning import RETURN_AFTER, RUNNING_AFTER, UNKNOWN
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import SlotId, TaskId, call_id
 from jobrunner.protocol.worker import outcomes
 from jobrunner.protocol.worker.announced_capacity import AnnouncedCapacity
 from jobrunner.protocol.worker.announcements import Announcements
 from jobrunner.protocol.worker.function_store import FunctionStore
+from jobrunner.protocol.worker.replacing import Replacing
 from jobrunner.protocol.worker.settings import WorkerSettings
-from jobrunner.protocol.worker.slot_starts import Starts
+from jobrunner.protocol.worker.slot_table import SlotTable
 from jobrunner.protocol.worker.slots import (
-    ENDING,
     READY,
-    STARTING,
     Owner,
     Slot,
     WorkerTask,
     filling,
-    outdated,
-    unneeded,
 )
 from jobrunner.protocol.worker.stopping import Stopping
 from jobrunner.protocol.worker.stops import Stops
@@ -73,13 +67,6 @@ from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 COMPLAIN_EVERY = 60.0
 """Seconds between two lines about the same trouble."""
-
-START_FAILURES = 5
-"""Slots that may die in a row before they were ready, and starts that may fail in a row for want of resources; then a
-worker that has no other slot gives up, with what is known."""
-
-MAX_REASON_LENGTH = 500
-"""Characters of why no slot can be started, in a message."""
 
 
 class WorkerCore:
@@ -100,20 +87,18 @@ class WorkerCore:
         )
         self._announcements = Announcements(self.tasks, self.session, self._effects)
         self._capacity = AnnouncedCapacity(settings.slots, self.session, self._effects)
-        self.slots: dict[SlotId, Slot] = {}
+        self._slot_table = SlotTable(settings, self._give_up, self._capacity.note_stuck, self._effects)
+        self.slots = self._slot_table.slots
         self.functions = FunctionStore(self.slots, settings.missing)
+        self._replacing = Replacing(
+            self._slot_table,
+            self.queue,
+            self._may_feed,
+            self.functions.estimate,
+            settings.max_tasks_per_slot,
+        )
         self.draining = False
         self._drain_until: float | None = None
-        self._make_way_at: float | None = None
-        """When a slot will have served its owner for long enough, where another one waits."""
-        self._next_slot = 0
-        self._hash_seed: int | None = None
-        self._welcomed = False
-        """The coordinator has been heard, so the seed is known and slots can be started."""
-        self._start_failures = 0
-        self._starts = Starts()
-        self._told_short = False
-        """It was logged that there are fewer slots than wanted, and this has not changed since."""
         self._complaint, self._complain_again = "", now
         """Of a handshake, as last logged."""
         self._stopped = False
@@ -133,7 +118,7 @@ class WorkerCore:
         elif kind is Tick:
             self._tick(now)
         elif isinstance(event, SlotReady):
-            self._slot_ready(event, now)
+            self._slot_table.ready(event)
         elif isinstance(event, SlotReturned):
             self._slot_returned(event, now)
         elif isinstance(event, SlotRetracted):
@@ -153,7 +138,7 @@ class WorkerCore:
         elif isinstance(event, SlotExited):
             self._slot_exited(event, now)
         elif isinstance(event, SlotNotStarted):
-            self._slot_not_started(event, now)
+            self._slot_table.not_started(event, now)
         elif isinstance(event, Unreachable):
             self.session.unreachable(now)
         elif isinstance(event, HandshakeFailed):
@@ -165,7 +150,12 @@ class WorkerCore:
     def next_deadline(self) -> float | None:
         if self._stopped:
             return None
-        times = [self.session.next_deadline(), self._drain_until, self._make_way_at, self._next_start()]
+        times = [
+            self.session.next_deadline(),
+            self._drain_until,
+            self._replacing.look_at,
+            self._slot_table.next_start(),
+        ]
         if self.queue:
             times.append(self.queue.moved_at + RETURN_AFTER)
         times += self._stops.times()
@@ -259,7 +249,7 @@ class WorkerCore:
         elif isinstance(message, m.Welcome):
             self._unacknowledged.session_opened()
             self.functions.session_opened()
-            self._take_seed(message.hash_seed)
+            self._slot_table.take_seed(message.hash_seed)
             self._log("info", f"joined coordinator {message.coordinator}")
             if self.draining:
                 self._effects.append(self.session.send(m.Drain(), now))
@@ -304,67 +294,13 @@ class WorkerCore:
     # --- slots ---
 
     def capacity(self) -> int:
-        """Tasks that can run at the same time: a task that only waits yields its slot."""
-        if self.draining:
-            return 0
-        wanted = self._wanted_slots()
-        return min(wanted, len(self._slots_at_hand())) if self._starts.short else wanted
-
-    def _wanted_slots(self) -> int:
-        return self.settings.slots + sum([slot.blocked for slot in self.slots.values()])
-
-    def _take_seed(self, seed: int | None) -> None:
-        """All slots of a cluster have one; those with another make way as soon as they are idle."""
-        if self._welcomed and seed != self._hash_seed:
-            for slot in self.slots.values():
-                slot.leaving = slot.leaving or slot.stays
-        self._hash_seed, self._welcomed = seed, True
-
-    def _end_slot(self, slot: Slot, now: float) -> None:
-        """Have an idle slot's process end; one that has run nothing has nothing to do at its end."""
-        slot.state = ENDING
-        if slot.owner is None or not self.settings.exit_wait:
-            self._effects.append(SignalSlot(slot.id, "SIGKILL"))
-        else:
-            slot.kill_at = now + self.settings.exit_wait
-            self._effects.append(EndSlot(slot.id))
-
-    def _adjust_slots(self, now: float) -> None:
-        """Start processes where some are missing, and end idle ones that nobody stands in for any more."""
-        if not self._welcomed:
-            return
-        live = [slot for slot in self.slots.values() if slot.state != ENDING]
-        missing = self._wanted_slots() - len(live)
-        self._tell_whether_short(len(live))
-        for _ in range(self._starts.permitted(missing, now)):
-            self._next_slot += 1
-            slot = Slot(SlotId(self._next_slot), self.settings.max_tasks_per_slot)
-            self.slots[slot.id] = slot
-            if self._starts.short:
-                self._starts.tried(slot.id)
-            self._effects.append(SpawnSlot(slot.id, self._hash_seed))
-        for slot in live:
-            if missing >= 0:
-                break
-            if slot.idle:
-                self._end_slot(slot, now)
-                missing += 1
-
-    def _slot_ready(self, event: SlotReady, now: float) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is not None and slot.state == STARTING:
-            slot.state = READY
-            self._start_failures = 0
-            self._starts.ready(slot.id)
+        """Tasks that can run at the same time."""
+        return self._slot_table.capacity()
 
     def _slot_blocked(self, event: SlotBlocked, now: float) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is not None and slot.blocked != event.blocked:
-            slot.blocked = event.blocked
-            if slot.blocked:
-                self._starts.hurry(slot.id, now)
-                if slot.holds_back:
-                    self._recall(slot, now)
+        slot = self._slot_table.blocked(event, now)
+        if slot is not None and slot.holds_back:
+            self._recall(slot, now)
 
     def _slot_awaits(self, event: SlotAwaits) -> None:
         slot = self.slots.get(event.slot)
@@ -394,7 +330,7 @@ class WorkerCore:
             return
         self._take_back(slot, event.numbers, now)
         if not slot.queue:
-            slot.leaving = True  # what keeps it from running is nothing that anybody waits for
+            slot.leave()  # what keeps it from running is nothing that anybody waits for
 
     def _take_back(self, slot: Slot, numbers: list[int], now: float) -> None:
         """To the head of the queue, in order."""
@@ -406,7 +342,7 @@ class WorkerCore:
     def _slot_spoiled(self, event: SlotSpoiled) -> None:
         slot = self.slots.get(event.slot)
         if slot is not None:
-            slot.leaving = True
+            slot.leave()
 
     def _slot_split(self, event: SlotSplit, now: float) -> None:
         """A bundle ends here; the call that runs goes on as a task of its own, which its client will name."""
@@ -477,29 +413,16 @@ class WorkerCore:
                 outcome = outcomes.stopped(task, duration, None, self.settings)
             else:
                 if status == INITIALIZER_FAILED:
-                    slot.leaving = True  # nobody knows what it has left behind there
+                    slot.leave()  # nobody knows what it has left behind there
                 excess = outcomes.too_large(task, payload, self.session.welcome, self.settings)
                 outcome = excess or outcomes.ended(task, status, payload, duration, self.settings)
             self._table.end(task, outcome)
             slot.last = outcome.id, self.functions.name_of(task)
 
     def _slot_exited(self, event: SlotExited, now: float) -> None:
-        slot = self.slots.pop(event.slot, None)
+        slot = self._slot_table.exited(event, now)
         if slot is None:
             return
-        if slot.state == STARTING:
-            self._start_failures += 1
-            how = event.signal or f"exit code {event.exit_code}"
-            self._log("error", f"a slot died while it started ({how}): {event.stderr.strip()}")
-            why = f"slots die while they start ({how}): {event.stderr.strip()}"
-            too_often = self._start_failures >= START_FAILURES
-            if too_often and not any(other.state == READY for other in self.slots.values()):
-                self._give_up(why, "JobRunnerError")
-                return
-            if too_often or self._starts.is_tried(slot.id):
-                self._go_on_without(slot, why, now)
-        else:
-            self._starts.hurry(slot.id, now)
         guilty = slot.queue.get(event.number) or slot.running()
         others = [task for task in slot.queue.values() if task is not guilty]
         for task in reversed(others):
@@ -513,51 +436,6 @@ class WorkerCore:
             else:
                 self._table.end(guilty, outcomes.crashed(guilty, duration, event, self.settings))
         self.queue.moved(now)
-
-    def _slot_not_started(self, event: SlotNotStarted, now: float) -> None:
-        slot = self.slots.pop(event.slot, None)
-        if slot is None or not self._go_on_without(slot, event.error, now) or self.slots:
-            return
-        if self._starts.failures >= START_FAILURES:
-            self._give_up(f"no slot can be started: {event.error}", "JobRunnerError")
-
-    def _go_on_without(self, slot: Slot, why: str, now: float) -> bool:
-        """A slot could not be started: make do with the others for a while; True if this was a try of its own."""
-        fresh = self._starts.failed(slot.id, why[:MAX_REASON_LENGTH], now)
-        self._capacity.note_stuck(fresh and self._starts.failures > 1 and self._is_stuck())
-        return fresh
-
-    def _tell_whether_short(self, live: int) -> None:
-        """Log, once, that there are fewer slots than wanted."""
-        if not self._starts.short:
-            if self._told_short:
-                self._told_short = live < self._wanted_slots()
-        elif not self._told_short:
-            self._told_short = True
-            text = (
-                f"only {live} of {self._wanted_slots()} slots, until more can be started: {self._starts.why}"
-            )
-            self._log("error", text)
-
-    def _slots_at_hand(self) -> list[Slot]:
-        """Those that are there, or will be as far as is known."""
-        slots = self.slots.values()
-        return [slot for slot in slots if slot.state != ENDING and not self._starts.is_tried(slot.id)]
-
-    def _is_stuck(self) -> bool:
-        """Whether no task here can go on: each waits for tasks of its own, and no slot can be started for these.
-
-        A process that is about to end releases what another one could start with.
-        """
-        slots = self.slots.values()
-        return self._starts.short and all(slot.blocked or self._starts.is_tried(slot.id) for slot in slots)
-
-    def _next_start(self) -> float | None:
-        """When to try again to start a slot."""
-        if not self._starts.short or self.draining or not self._welcomed:
-            return None
-        missing = self._wanted_slots() - len(self._slots_at_hand())
-        return self._starts.next_try() if missing > 0 else None
 
     def _printed(self, event: SlotPrinted) -> None:
         slot = self.slots.get(event.slot)
@@ -575,16 +453,15 @@ class WorkerCore:
         if self._stopped:
             return
         self._stopping.check(now)
-        if not self.draining:
-            self._adjust_slots(now)
+        self._slot_table.adjust(now)
         self._feed(now)
-        self._make_way(now)
+        self._replacing.make_way(now)
         self._watch_slots(now)
         if self.functions.lingering:
             self._effects += self.functions.drop(self.tasks.values())
         if self.queue and now >= self.queue.moved_at + RETURN_AFTER:
-            starting = sum(slot.state == STARTING for slot in self.slots.values())
-            self._table.give_back(now, keep=filling(starting, self.queue, self.functions.estimate))
+            soon = filling(self._slot_table.starting(), self.queue, self.functions.estimate)
+            self._table.give_back(now, keep=soon)
         self._send_all(now)
         if self.draining:
             self._maybe_leave(now)
@@ -620,7 +497,7 @@ class WorkerCore:
         estimate = self.functions.estimate(task)
         if not slot.has_capacity(estimate, a.options.timeout is not None, task.elements):
             if task.elements > slot.calls_left:
-                slot.leaving = True  # a new process takes it
+                slot.leave()  # a new process takes it
             return False
         self.queue.pop(owner, now)
         task.estimate = max(estimate, 0.0)
@@ -645,66 +522,13 @@ class WorkerCore:
         batches.setdefault(slot.id, []).append(entry)
         return True
 
-    def _make_way(self, now: float) -> None:
-        """Have slots replaced that others have use for, and those that have made all the calls that they may."""
-        self._make_way_at = None
-        if self.settings.max_tasks_per_slot is not None:
-            for slot in self.slots.values():
-                slot.leaving = slot.leaving or slot.calls_left <= 0
-        self._replace_leaving(now)
-        if self.queue and not self.draining and self._may_feed():
-            self._dismiss_idle(now)
-            self._dismiss_busy(now)
-
-    def _replace_leaving(self, now: float) -> None:
-        """The idle ones among those that are to leave."""
-        ended = [slot for slot in self.slots.values() if slot.leaving and slot.idle]
-        for slot in ended:
-            self._end_slot(slot, now)
-        if ended and not self.draining:
-            self._adjust_slots(now)
-
-    def _staying(self) -> list[Slot]:
-        return [slot for slot in self.slots.values() if slot.stays]
-
-    def _dismiss_idle(self, now: float) -> None:
-        """Idle slots that can run nothing that waits here make way for what does."""
-        for slot in outdated(self._staying(), self.queue):
-            slot.leaving = True
-        self._replace_leaving(now)
-        dismissed, self._make_way_at = unneeded(self._staying(), self.queue, self.functions.estimate, now)
-        for slot in dismissed:
-            slot.leaving = True
-        self._replace_leaving(now)
-
-    def _dismiss_busy(self, now: float) -> None:
-        """Where no slot serves an owner, nor will as soon as it is up, one makes way that served another for long."""
-        staying = self._staying()
-        served = {slot.owner for slot in staying}
-        leaving = sum(slot.leaving and slot.state != ENDING for slot in self.slots.values())
-        fresh = sum(slot.owner is None for slot in staying)
-        unserved = sum(owner not in served for owner in self.queue.owners) - leaving - fresh
-        if unserved <= 0:
-            return
-        taken = [slot for slot in staying if slot.owner is not None and not slot.blocked]
-        for slot in sorted(taken, key=lambda slot: slot.owned_since)[:unserved]:
-            time_is_up = slot.owned_since + FAIRNESS_QUANTUM
-            if now < time_is_up:
-                self._make_way_at = min(time_is_up, self._make_way_at or time_is_up)
-                break
-            slot.leaving = True
-        self._replace_leaving(now)
-
     def _watch_slots(self, now: float) -> None:
         """Recall what waits behind a task that turns out long, and announce the tasks that run for a while."""
         spare = self._spare_for()
         for slot in self.slots.values():
             running = slot.running()
             if running is None:
-                if slot.kill_at is not None and now >= slot.kill_at:
-                    slot.kill_at = None
-                    self._log("warning", "a slot did not end in time; what its calls had left to do is lost")
-                    self._effects.append(SignalSlot(slot.id, "SIGKILL"))
+                self._slot_table.kill_if_late(slot, now)
                 continue
             recall_at = slot.recall_at(slot.owner in spare)
             if recall_at is not None and now >= recall_at:
@@ -735,7 +559,9 @@ class WorkerCore:
         self._unacknowledged.send(now)
         self._announcements.send(now)
         if not self.draining:
-            self._capacity.send(self.capacity(), self._is_stuck(), self._starts.why, now)
+            self._capacity.send(
+                self.capacity(), self._slot_table.is_stuck(), self._slot_table.why_short(), now
+            )
 
     # --- leaving ---
 
@@ -743,6 +569,7 @@ class WorkerCore:
         if self.draining:
             return
         self.draining = True
+        self._slot_table.close()
         self._drain_until = now + self.settings.drain_timeout
         running = sum(len(slot.queue) for slot in self.slots.values())
         self._log("info", f"draining: {running} tasks are running; interrupt again to leave at once")
@@ -759,7 +586,7 @@ class WorkerCore:
             self._table.give_back(now)
         for slot in self.slots.values():
             if slot.idle and slot.owner is not None and not self.queue:
-                self._end_slot(slot, now)
+                self._slot_table.end(slot, now)
         out_of_time = self._drain_until is not None and now >= self._drain_until
         ending = any(slot.kill_at is not None for slot in self.slots.values())
         if (

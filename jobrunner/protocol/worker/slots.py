@@ -299,6 +299,10 @@ class Slot:
             self.known.remove(key)
             self.to_drop.append(key)
 
+    def leave(self) -> None:
+        """Give it no more tasks, and end it when it is idle."""
+        self.leaving = True
+
     def take_to_drop(self) -> list[FunctionKey]:
         """Functions that its process is now told to drop."""
         to_drop, self.to_drop = self.to_drop, []
