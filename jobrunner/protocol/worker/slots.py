@@ -113,7 +113,8 @@ class WorkerTask:
 
     @property
     def elements(self) -> int:
-        return calls_in(self.assignment.span)
+        span = self.assignment.span
+        return 1 if span is None else calls_in(span)
 
     @property
     def bundled(self) -> bool:
@@ -315,10 +316,19 @@ class Slot:
         self.calls_left -= task.elements
         task.number = self.sent
         task.slot = self
+        task.announced = False
         if not self.queue:
             self.progress = now
         self.queue[task.number] = task
         self.seconds += task.estimate
+
+    def progresses(self, now: float) -> None:
+        """Its process has finished something."""
+        self.progress = now
+
+    def give_back_calls(self, calls: int) -> None:
+        """Calls that it was given are not made by its process after all."""
+        self.calls_left += calls
 
     def take_back(self, number: int) -> WorkerTask | None:
         """Take a task out of it that it has not begun."""
