@@ -36,7 +36,7 @@ task), then `scheduler` (the coordinator's decisions). Beside them:
     deadlocks          calls that need what those hold that wait for them: found, and refused
     chunks, division   chunks of `map` that are divided while they run: what that is, and when it is done
     bundles            short calls that travel as one task; bundle_tracker splits them again
-    worker_core, slots a queue, the slots that it feeds, outcomes kept until acknowledged
+    worker             a queue, the slots that it feeds, outcomes kept until acknowledged; its core names the parts
 
 The life of a task; `task.TRANSITIONS` is the same as data, and the only place that decides:
 

@@ -1,8 +1,14 @@
-"""The worker's state machine: a local queue, slots that are fed from it, and outcomes kept until acknowledged.
+"""The worker's state machine: what each event, and each turn, consists of.
 
-It decides which slot gets what, when a task's time is up, how a task is stopped (SIGINT, then SIGTERM, then SIGKILL, on
-its slot alone), and what a slot's death means for the tasks in it. An outcome is safe when the link says that its
-message was acknowledged; when a session is lost, the unacknowledged outcomes open the next one.
+`handle` takes one event and returns effects. What arrives changes tasks and slots at once; slots are fed, and the
+coordinator is told of it, at the turn's `Tick`. `_tick` has the order of a turn.
+
+The parts: `task_table` (the tasks, and the local queue), `slot_table` (the slots, and their processes), `feeding`
+(tasks go into slots), `recalling` (and come back), `replacing` (which slots make way), `slot_events` (what slots tell),
+`splitting` (bundles and chunks that end while they run), `stops` and `stopping` (cancels and time limits),
+`function_store` (functions that are kept for slots), `outcomes` (what an outcome says), `unacknowledged` (outcomes and
+output that the coordinator has not confirmed), `announcements` and `announced_capacity` (what else it is told), and
+`leaving`.
 """
 
 from __future__ import annotations
@@ -13,12 +19,10 @@ from typing import Any, ClassVar, cast
 
 from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import (
-    INITIALIZER_FAILED,
     ConnectionLost,
     DrainRequested,
     Effect,
     Event,
-    GiveUp,
     HandshakeFailed,
     Log,
     Received,
@@ -34,7 +38,6 @@ from jobrunner.protocol.effects import (
     SlotReturned,
     SlotSplit,
     SlotSpoiled,
-    Stop,
     Tick,
     Unreachable,
 )
@@ -47,9 +50,11 @@ from jobrunner.protocol.worker.announced_capacity import AnnouncedCapacity
 from jobrunner.protocol.worker.announcements import Announcements
 from jobrunner.protocol.worker.feeding import Feeding
 from jobrunner.protocol.worker.function_store import FunctionStore
+from jobrunner.protocol.worker.leaving import Leaving
 from jobrunner.protocol.worker.recalling import Recalling
 from jobrunner.protocol.worker.replacing import Replacing
 from jobrunner.protocol.worker.settings import WorkerSettings
+from jobrunner.protocol.worker.slot_events import SlotEvents
 from jobrunner.protocol.worker.slot_table import SlotTable
 from jobrunner.protocol.worker.slots import (
     WorkerTask,
@@ -66,7 +71,10 @@ COMPLAIN_EVERY = 60.0
 
 
 class WorkerCore:
-    """See the module."""
+    """See the module. It makes the parts, and has the session with the coordinator.
+
+    All parts add their effects to one list, so that these are performed in the order in which they were caused.
+    """
 
     def __init__(self, settings: WorkerSettings, rng: random.Random, now: float) -> None:
         self.settings = settings
@@ -112,11 +120,27 @@ class WorkerCore:
             settings,
             effects,
         )
-        self.draining = False
-        self._drain_until: float | None = None
+        self._slot_events = SlotEvents(
+            self._slot_table,
+            self._table,
+            self.functions,
+            self._recalling,
+            self._announcements,
+            self._unacknowledged,
+            session,
+            settings,
+        )
+        self._leaving = Leaving(
+            self._slot_table,
+            self._table,
+            self._recalling,
+            self._unacknowledged,
+            session,
+            effects,
+            settings.drain_timeout,
+        )
         self._complaint, self._complain_again = "", now
         """Of a handshake, as last logged."""
-        self._stopped = False
 
     # --- the interface of a core ---
 
@@ -130,11 +154,11 @@ class WorkerCore:
         return self._effects.copy()
 
     def next_deadline(self) -> float | None:
-        if self._stopped:
+        if self._leaving.stopped:
             return None
         times = [
             self.session.next_deadline(),
-            self._drain_until,
+            self._leaving.drain_until,
             self._replacing.look_at,
             self._slot_table.next_start(),
         ]
@@ -143,6 +167,15 @@ class WorkerCore:
         times += self._stops.times()
         times += self._recalling.times()
         return earliest(times)
+
+    def capacity(self) -> int:
+        """Tasks that can run at the same time."""
+        return self._slot_table.capacity()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker takes nothing new, and is about to leave."""
+        return self._leaving.draining
 
     def check_invariants(self) -> None:
         seen: set[TaskId] = set()
@@ -186,9 +219,9 @@ class WorkerCore:
             serial,
         )
 
-    def _receive(self, envelope: m.Envelope, now: float) -> None:
+    def _receive(self, event: Received, now: float) -> None:
         link, was_open = self.session.link, self.session.open
-        messages, _ = self.session.receive(envelope, now)
+        messages, _ = self.session.receive(event.envelope, now)
         for message in messages:
             self._message(message, now)
         if self.session.refusal:
@@ -259,81 +292,10 @@ class WorkerCore:
         if self.draining:
             self._table.give_back(now)
 
-    # --- slots ---
-
-    def capacity(self) -> int:
-        """Tasks that can run at the same time."""
-        return self._slot_table.capacity()
-
-    def _slot_blocked(self, event: SlotBlocked, now: float) -> None:
-        slot = self._slot_table.blocked(event, now)
-        if slot is not None and slot.holds_back:
-            self._recalling.recall(slot, now)
-
-    def _slot_awaits(self, event: SlotAwaits) -> None:
-        slot = self.slots.get(event.slot)
-        task = None if slot is None else slot.queue.get(event.number)
-        if task is not None:
-            self._announcements.awaits(task, event)
-
-    def _slot_spoiled(self, event: SlotSpoiled) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is not None:
-            slot.leave()
-
-    def _finished(self, event: SlotFinished, now: float) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is None:
-            return
-        slot.progresses(now)
-        self.queue.moved(now)
-        for number, status, payload, duration in event.outcomes:
-            task = slot.take(number)
-            if task is None:
-                continue
-            self.functions.took(task, duration)
-            if task.was_split or (task.stop_reason is not None and status in outcomes.FAILURES):
-                outcome = outcomes.stopped(task, duration, None, self.settings)
-            else:
-                if status == INITIALIZER_FAILED:
-                    slot.leave()  # nobody knows what it has left behind there
-                excess = outcomes.too_large(task, payload, self.session.welcome, self.settings)
-                outcome = excess or outcomes.ended(task, status, payload, duration, self.settings)
-            self._table.end(task, outcome)
-            slot.last = outcome.id, self.functions.name_of(task)
-
-    def _slot_exited(self, event: SlotExited, now: float) -> None:
-        slot = self._slot_table.exited(event, now)
-        if slot is None:
-            return
-        guilty = slot.queue.get(event.number) or slot.running()
-        others = [task for task in slot.queue.values() if task is not guilty]
-        for task in reversed(others):
-            slot.take(task.number)
-            self._table.requeue(task)
-        if guilty is not None:
-            slot.take(guilty.number)
-            duration = now - slot.progress
-            if guilty.stop_reason is not None:
-                self._table.end(guilty, outcomes.stopped(guilty, duration, event, self.settings))
-            else:
-                self._table.end(guilty, outcomes.crashed(guilty, duration, event, self.settings))
-        self.queue.moved(now)
-
-    def _printed(self, event: SlotPrinted) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is None or not self._unacknowledged.takes_output():
-            return
-        for number, stream, text in event.printed:
-            task = slot.queue.get(number) or slot.running()
-            source = slot.last if task is None else (task.id, self.functions.name_of(task))
-            if source is not None:
-                self._unacknowledged.add_output(source, stream, text)
-
     # --- the end of a turn ---
 
-    def _tick(self, now: float) -> None:
-        if self._stopped:
+    def _tick(self, _: Tick, now: float) -> None:
+        if self._leaving.stopped:
             return
         self._stopping.check(now)
         self._slot_table.adjust(now)
@@ -346,8 +308,7 @@ class WorkerCore:
             soon = filling(self._slot_table.starting(), self.queue, self.functions.estimate)
             self._table.give_back(now, keep=soon)
         self._send_all(now)
-        if self.draining:
-            self._maybe_leave(now)
+        self._leaving.leave_if_done(now)
 
     def _send_all(self, now: float) -> None:
         session = self.session
@@ -364,75 +325,30 @@ class WorkerCore:
                 self.capacity(), self._slot_table.is_stuck(), self._slot_table.why_short(), now
             )
 
-    # --- leaving ---
-
-    def _drain(self, now: float) -> None:
-        if self.draining:
-            return
-        self.draining = True
-        self._slot_table.close()
-        self._drain_until = now + self.settings.drain_timeout
-        running = sum(len(slot.queue) for slot in self.slots.values())
-        self._log("info", f"draining: {running} tasks are running; interrupt again to leave at once")
-        if self.session.open:
-            self._effects.append(self.session.send(m.Drain(), now))
-            if self.queue:
-                self._table.give_back(now)
-        for slot in self.slots.values():
-            if len(slot.queue) > 1:
-                self._recalling.recall(slot, now)
-
-    def _maybe_leave(self, now: float) -> None:
-        if self.queue and self.session.open:
-            self._table.give_back(now)
-        for slot in self.slots.values():
-            if slot.idle and slot.owner is not None and not self.queue:
-                self._slot_table.end(slot, now)
-        out_of_time = self._drain_until is not None and now >= self._drain_until
-        ending = any(slot.kill_at is not None for slot in self.slots.values())
-        if (
-            (self.tasks or self._unacknowledged.undelivered() or ending) and not out_of_time
-        ) or self._stopped:
-            return
-        if self.tasks and self.session.open:
-            self._log("warning", f"{len(self.tasks)} tasks did not finish in time; they run again elsewhere")
-            # One that runs and may run but once is not given back: it is lost.
-            pairs = [
-                (task.id, task.assignment.attempt)
-                for task in self.tasks.values()
-                if not task.assignment.options.at_most_once
-            ]
-            self._effects.append(self.session.send(m.TasksReturned(pairs, begun=True), now))
-        if self.session.open:
-            self._effects.append(self.session.send(m.Goodbye(), now))
-        self._stopped = True
-        self._effects.append(Stop())
-
     def _give_up(self, error: str, kind: str) -> None:
-        self._stopped = True
-        self._effects.append(GiveUp(error, kind))
+        self._leaving.give_up(error, kind)
 
     def _log(self, level: str, text: str) -> None:
         self._effects.append(Log(level, text))
 
     HANDLERS: ClassVar[Mapping[type[Event], Callable[[WorkerCore, Any, float], None]]] = {
-        SlotFinished: _finished,
-        Received: lambda core, event, now: core._receive(event.envelope, now),
-        Tick: lambda core, _, now: core._tick(now),
+        SlotFinished: lambda core, event, now: core._slot_events.finished(event, now),
+        Received: _receive,
+        Tick: _tick,
         SlotReady: lambda core, event, _: core._slot_table.ready(event),
         SlotReturned: lambda core, event, now: core._recalling.returned(event, now),
         SlotRetracted: lambda core, event, now: core._recalling.retracted(event, now),
         SlotSplit: lambda core, event, now: core._splitting.bundle_split(event, now),
         SlotDivided: lambda core, event, now: core._splitting.chunk_divided(event, now),
-        SlotPrinted: lambda core, event, _: core._printed(event),
-        SlotBlocked: _slot_blocked,
-        SlotAwaits: lambda core, event, _: core._slot_awaits(event),
-        SlotSpoiled: lambda core, event, _: core._slot_spoiled(event),
-        SlotExited: _slot_exited,
+        SlotPrinted: lambda core, event, now: core._slot_events.printed(event, now),
+        SlotBlocked: lambda core, event, now: core._slot_events.blocked(event, now),
+        SlotAwaits: lambda core, event, now: core._slot_events.awaits(event, now),
+        SlotSpoiled: lambda core, event, now: core._slot_events.spoiled(event, now),
+        SlotExited: lambda core, event, now: core._slot_events.exited(event, now),
         SlotNotStarted: lambda core, event, now: core._slot_table.not_started(event, now),
         Unreachable: lambda core, _, now: core.session.unreachable(now),
         HandshakeFailed: _handshake_failed,
-        DrainRequested: lambda core, _, now: core._drain(now),
+        DrainRequested: lambda core, _, now: core._leaving.drain(now),
     }
     """What follows an event; any other one is none of a worker's."""
 
@@ -442,6 +358,6 @@ class WorkerCore:
         m.Divide: lambda core, message, now: core._splitting.divide(message.ids, now),
         m.DropFunctions: lambda core, message, _: core.functions.may_drop(message.functions),
         m.Welcome: _welcomed,
-        m.Drain: lambda core, _, now: core._drain(now),
+        m.Drain: lambda core, _, now: core._leaving.drain(now),
     }
     """What follows a message; any other one changes nothing."""
