@@ -24,9 +24,11 @@ from jobrunner.protocol.link import Link
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.worker import core as worker_core
 from jobrunner.protocol.worker import replacing
+from jobrunner.protocol.worker.dismissal import Dismissal, unneeded
 from jobrunner.protocol.worker.function_store import FunctionStore
+from jobrunner.protocol.worker.local_queue import LocalQueue
 from jobrunner.protocol.worker.replacing import Replacing
-from jobrunner.protocol.worker.slots import Dismissal, LocalQueue, Owner, Slot, WorkerTask, unneeded
+from jobrunner.protocol.worker.slots import Owner, Slot, WorkerTask
 from jobrunner.protocol.worker.stopping import STOP_STEPS, Stopping
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
 from jobrunner.testing.simulation.runner import TRACE_LENGTH

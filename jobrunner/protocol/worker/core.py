@@ -48,6 +48,7 @@ from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.worker import outcomes
 from jobrunner.protocol.worker.announced_capacity import AnnouncedCapacity
 from jobrunner.protocol.worker.announcements import Announcements
+from jobrunner.protocol.worker.dismissal import filling
 from jobrunner.protocol.worker.feeding import Feeding
 from jobrunner.protocol.worker.function_store import FunctionStore
 from jobrunner.protocol.worker.leaving import Leaving
@@ -56,10 +57,7 @@ from jobrunner.protocol.worker.replacing import Replacing
 from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.protocol.worker.slot_events import SlotEvents
 from jobrunner.protocol.worker.slot_table import SlotTable
-from jobrunner.protocol.worker.slots import (
-    WorkerTask,
-    filling,
-)
+from jobrunner.protocol.worker.slots import WorkerTask
 from jobrunner.protocol.worker.splitting import Splitting
 from jobrunner.protocol.worker.stopping import Stopping
 from jobrunner.protocol.worker.stops import Stops

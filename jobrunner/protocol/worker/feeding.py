@@ -10,8 +10,9 @@ from jobrunner.protocol.effects import Effect, SlotTask
 from jobrunner.protocol.session import Session
 from jobrunner.protocol.wire.ids import SlotId
 from jobrunner.protocol.worker.function_store import FunctionStore
+from jobrunner.protocol.worker.local_queue import LocalQueue
 from jobrunner.protocol.worker.slot_table import SlotTable
-from jobrunner.protocol.worker.slots import READY, LocalQueue, Slot
+from jobrunner.protocol.worker.slots import READY, Slot
 from jobrunner.protocol.worker.stops import Stops
 from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 

@@ -1,7 +1,8 @@
 """Which slots make way for new processes: for tasks of other owners, or because they have made enough calls.
 
-A slot that is to leave gets no more tasks, and is replaced as soon as it is idle. `slots` says which idle slots are of
-no more use to what waits.
+A slot that is to leave gets no more tasks, and is replaced as soon as it is idle. `dismissal` says which idle slots are
+of no more use to what waits. Where more owners have tasks here than there are slots, a busy slot that has served its
+owner for `FAIRNESS_QUANTUM` makes way as soon as it is idle.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jobrunner.protocol.tuning import FAIRNESS_QUANTUM
+from jobrunner.protocol.worker.dismissal import Estimate, outdated, unneeded
+from jobrunner.protocol.worker.local_queue import LocalQueue
 from jobrunner.protocol.worker.slot_table import SlotTable
-from jobrunner.protocol.worker.slots import ENDING, Estimate, LocalQueue, outdated, unneeded
+from jobrunner.protocol.worker.slots import ENDING
 
 
 class Replacing:

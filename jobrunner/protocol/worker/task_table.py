@@ -11,7 +11,8 @@ from jobrunner.protocol.session import Session
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.worker import outcomes
-from jobrunner.protocol.worker.slots import LocalQueue, WorkerTask
+from jobrunner.protocol.worker.local_queue import LocalQueue
+from jobrunner.protocol.worker.slots import WorkerTask
 from jobrunner.protocol.worker.stops import Stops
 from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
