@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import (
@@ -76,8 +76,9 @@ class WorkerCore:
 
     def __init__(self, settings: WorkerSettings, rng: random.Random, now: float) -> None:
         self.settings = settings
-        effects = self._effects = cast("list[Effect]", [])
+        self._effects: list[Effect] = []
         """Those of the event that is being handled; the parts add theirs."""
+        effects = self._effects
         session = self.session = Session(self._hello, rng, now, settings.peer_timeout)
         self._unacknowledged = Unacknowledged(session, effects, settings.unacknowledged_bytes)
         self._stops = Stops()
