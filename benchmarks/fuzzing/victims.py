@@ -9,7 +9,8 @@ from typing import Any
 from fuzzing.author import KEYS, Author
 from jobrunner.coordinator.journal.rows import dump_entry, load_entry
 from jobrunner.protocol.client.core import ClientCore
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import (
     CancelRequested,
     DrainRequested,

@@ -16,7 +16,8 @@ from jobrunner.keys.invitation import Invitation
 from jobrunner.keys.keyring import Keyring, default_folder, open_keyring
 from jobrunner.program.flags import hash_seed
 from jobrunner.protocol.coordinator.accounts import Quota
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import (
     Disconnect,
     JoinAnswered,

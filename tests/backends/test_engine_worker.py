@@ -36,7 +36,20 @@ from jobrunner.protocol.wire.messages import ERROR, LOST, OK, STDERR, STDOUT
 def head(fn, **changes):
     function = fields_of(serialization.dump_function(fn), apart=False)
     plain = Head(
-        PROTOCOL, "local_engine", "local", function, None, "c-1-x", "f", 1, None, 0, None, None, False, False
+        PROTOCOL,
+        "support.local_engine",
+        "local",
+        function,
+        None,
+        "c-1-x",
+        "f",
+        1,
+        None,
+        0,
+        None,
+        None,
+        False,
+        False,
     )
     return tuple(plain._replace(**changes))
 

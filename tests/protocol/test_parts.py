@@ -21,8 +21,9 @@ from support.cores import (
 )
 
 from jobrunner.protocol.coordinator.accounts import Quota
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.function_table import key_of
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import (
     JournalWritten,
     ResolveTasks,
@@ -148,7 +149,7 @@ def test_a_function_without_its_parts_ends_the_session(functions):
     alice = world.client()
     alice.say(m.Submit([spec(1)], functions))
     assert m.Reset() in alice.heard()
-    assert world.core.scheduler.tasks == {}
+    assert not world.core.scheduler.tasks
     assert "has parts that were never sent, or that have parts themselves" in world.logs[-1]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from support.cores import DOUBLE, Coordinator, named, ok, spec
 
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.rejections import TOLERATED
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import Disconnect, Received, Send
 from jobrunner.protocol.journal_records import JournalState, Progress
 from jobrunner.protocol.wire import messages as m

@@ -98,7 +98,7 @@ def test_garbage_is_logged_once_a_minute_and_counted(world):
     for _ in range(500):
         world.reject(b"\x00ab", "malformed message")
     assert rejected(world) == ["rejected a message from connection 006162: malformed message"]
-    assert world.core.rejected == 500
+    assert world.core.offences.count == 500
     deadline = world.core.next_deadline()
     assert deadline == world.now + QUIET
     world.turn(QUIET)
@@ -129,7 +129,7 @@ def test_what_a_peer_may_not_say_counts_and_does_not_flood_the_log_either(world)
         assert worker.heard() == [m.Reset()]
         world.reopen(client)
         world.reopen(worker)
-    assert world.core.rejected == 40
+    assert world.core.offences.count == 40
     assert len(rejected(world)) == 2
 
 
@@ -174,9 +174,9 @@ def test_a_peer_that_goes_on_loses_its_session_and_what_it_had(world):
     assert cut(world) == [client.source]
     (refused,) = client.heard()
     assert type(refused) is m.Refused
-    assert list(world.core.scheduler.clients) == ["d"]
+    assert list(world.core.scheduler.roster.clients) == ["d"]
     assert worker.heard_one(m.Cancel).requests == [m.CancelRequest("c-1", True)]
-    assert worker.source in world.core._peers
+    assert worker.source in world.core.sessions.peers
 
 
 def test_of_a_crowd_those_who_come_late_are_disconnected_at_once(world):

@@ -7,7 +7,9 @@ from support.seeking import find
 from jobrunner.protocol.bundles import place_of_call
 from jobrunner.protocol.client.bundle_tracker import BundleTracker
 from jobrunner.protocol.client.core import ClientCore
+from jobrunner.protocol.coordinator.attempts import Attempts
 from jobrunner.protocol.coordinator.dependencies import Dependencies
+from jobrunner.protocol.coordinator.orphans import Orphans
 from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.worker.splitting import Splitting
@@ -52,12 +54,12 @@ def test_a_worker_that_goes_on_under_the_name_of_the_bundle_is_found(monkeypatch
 
 
 def test_a_call_that_runs_on_and_is_started_again_is_found(monkeypatch):
-    monkeypatch.setattr(Scheduler, "goes_on", lambda self, worker, outcome, now: None)
+    monkeypatch.setattr(Attempts, "goes_on", lambda self, worker, outcome, now: None)
     find()
 
 
 def test_a_call_that_runs_on_and_is_given_up_before_its_client_names_it_is_found(monkeypatch):
-    monkeypatch.setattr(Scheduler, "named_later", lambda self, task_id: False)
+    monkeypatch.setattr(Orphans, "named_later", lambda self, task_id: False)
     find()
 
 
@@ -80,13 +82,13 @@ def test_wishes_that_are_never_forgotten_are_found(monkeypatch):
 
 
 def test_a_call_that_runs_on_without_its_client_being_told_is_found(monkeypatch):
-    real = Scheduler.started
+    real = Attempts.started
 
     def started(self, worker, task_id, now):
-        if task_id in self.tasks or place_of_call(task_id) is None:  # else it is named later
+        if task_id in self._tasks or place_of_call(task_id) is None:  # else it is named later
             real(self, worker, task_id, now)
 
-    monkeypatch.setattr(Scheduler, "started", started)
+    monkeypatch.setattr(Attempts, "started", started)
     find("calm")
 
 

@@ -6,8 +6,8 @@ import pytest
 from support.seeking import find
 
 from jobrunner.protocol.client.core import ClientCore
+from jobrunner.protocol.coordinator.attempts import Attempts
 from jobrunner.protocol.coordinator.division import Division
-from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.effects import ChunkDivided
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.worker.splitting import Splitting
@@ -17,7 +17,7 @@ from jobrunner.testing.simulation.simulated_program import function
 
 
 def test_a_part_that_goes_on_and_is_started_again_is_found(monkeypatch):
-    monkeypatch.setattr(Scheduler, "goes_on", lambda self, worker, outcome, now: None)
+    monkeypatch.setattr(Attempts, "goes_on", lambda self, worker, outcome, now: None)
     find()
 
 

@@ -12,11 +12,13 @@ from support.seeking import find
 
 from jobrunner.protocol import retry
 from jobrunner.protocol.coordinator import resources
+from jobrunner.protocol.coordinator.attempts import Attempts
 from jobrunner.protocol.coordinator.deadlocks import Deadlocks, Search
 from jobrunner.protocol.coordinator.dependencies import Dependencies
 from jobrunner.protocol.coordinator.function_table import FunctionTable
 from jobrunner.protocol.coordinator.placement import ReadyQueue
 from jobrunner.protocol.coordinator.scheduler import Scheduler
+from jobrunner.protocol.coordinator.submission import Submission
 from jobrunner.protocol.coordinator.task import TaskRecord
 from jobrunner.protocol.journal_records import JournalEntry
 from jobrunner.protocol.known_functions import KnownFunctions
@@ -90,26 +92,26 @@ def test_no_history_depends_on_how_strings_are_hashed():
 
 
 def test_a_missing_fence_is_found(monkeypatch):
-    real = Scheduler.outcome
+    real = Attempts.outcome
 
     def outcome(self, worker, arrived, now):
-        record = self.tasks.get(arrived.id)
+        record = self._tasks.get(arrived.id)
         if record is not None and record.worker is not None:
             worker, arrived = record.worker, arrived._replace(attempt=record.attempt)
         real(self, worker, arrived, now)
 
-    monkeypatch.setattr(Scheduler, "outcome", outcome)
+    monkeypatch.setattr(Attempts, "outcome", outcome)
     find("partitions")
 
 
 def test_tasks_that_go_down_with_their_worker_are_found(monkeypatch):
-    real = Scheduler.worker_lost
+    real = Attempts.worker_lost
 
     def worker_lost(self, worker, reason, now):
         worker.tasks.clear()
         real(self, worker, reason, now)
 
-    monkeypatch.setattr(Scheduler, "worker_lost", worker_lost)
+    monkeypatch.setattr(Attempts, "worker_lost", worker_lost)
     monkeypatch.setattr(Scheduler, "check_invariants", lambda self: None)
     find(first=1)
 
@@ -140,13 +142,13 @@ def test_a_link_that_accepts_duplicates_is_found(monkeypatch):
 
 
 def test_a_cancel_that_is_lost_with_its_session_is_found(monkeypatch):
-    real = Scheduler.reattach
+    real = Attempts.reattach
 
     def reattach(self, worker, held, now):
         real(self, worker, held, now)
         worker.cancels.clear()
 
-    monkeypatch.setattr(Scheduler, "reattach", reattach)
+    monkeypatch.setattr(Attempts, "reattach", reattach)
     find("partitions", first=20)
 
 
@@ -272,18 +274,18 @@ def test_a_failure_that_does_not_reach_what_needs_it_is_found(monkeypatch):
 def test_an_acceptance_before_the_journal_has_it_is_found(monkeypatch):
     def tell_accepted(self, record):
         record.client.accepted.append(record.id)
-        self.pending_flush[record.client] = None
+        self._roster.flush_later(record.client)
 
-    real = Scheduler.submit
+    real = Submission.submit
 
     def submit(self, client, spec, now):
         done = real(self, client, spec, now)
-        record = self.tasks.get(spec.id)
+        record = self._tasks.get(spec.id)
         if record is not None and spec.options.detach and client.source:
             tell_accepted(self, record)
         return done
 
-    monkeypatch.setattr(Scheduler, "submit", submit)
+    monkeypatch.setattr(Submission, "submit", submit)
     find("crashes", first=105)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from jobrunner.protocol.bundles import Results, pack_calls, pack_results
 from jobrunner.protocol.client.core import ClientCore
 from jobrunner.protocol.coordinator.accounts import Account
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.function_table import FunctionEntry
 from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.coordinator.task import TaskRecord
 from jobrunner.protocol.effects import (
     Effect,
@@ -172,7 +173,7 @@ class Coordinator:
     def __init__(self, **settings: Any) -> None:
         self.now = 100.0
         self.core = CoordinatorCore(CoordinatorSettings("coo", "1.0", **settings), self.now)
-        self.core.scheduler.reattach_deadline = self.now  # it has been up for a while
+        self.core.scheduler.orphans.reattach_deadline = self.now  # it has been up for a while
         self.remotes: dict[bytes, Remote] = {}
         self.effects: list[Effect] = []
         self.logs: list[str] = []

@@ -53,8 +53,8 @@ def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> R
 
 def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     settings, scheduler = core.settings, core.scheduler
-    workers = list(scheduler.workers.values())
-    counts = {name: scheduler.counts[state] for state, name in enumerate(STATE_NAMES)}
+    workers = list(scheduler.roster.workers.values())
+    counts = {name: scheduler.tasks.counts[state] for state, name in enumerate(STATE_NAMES)}
     return {
         "coordinator": {
             "id": settings.id,
@@ -64,24 +64,24 @@ def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
             "pid": settings.pid,
             "uptime": now - core.started,
             "draining": core.draining,
-            "rejected_messages": core.rejected,
-            "stale_outcomes": scheduler.stale_outcomes,
+            "rejected_messages": core.offences.count,
+            "stale_outcomes": scheduler.attempts.stale_outcomes,
             "kept_outcomes": len(scheduler.results.detached),
         },
         "workers": [describe_worker(worker, now) for worker in workers],
         "clients": [
             describe_client(c)
-            for c in scheduler.clients.values()
+            for c in scheduler.roster.clients.values()
             if c.submitted and (who.sees_all or is_of(c, who))
         ],
         "tasks": counts,
-        "slots": core.slots(),
+        "slots": core.scheduler.roster.slots,
         "busy": sum(min(len(worker.tasks), worker.slots) for worker in workers),
     }
 
 
 def workers(core: CoordinatorCore, who: Principal, argument: str, now: float) -> list[dict[str, Any]]:
-    return [describe_worker(worker, now) for worker in core.scheduler.workers.values()]
+    return [describe_worker(worker, now) for worker in core.scheduler.roster.workers.values()]
 
 
 def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
         raise ValueError(f"at most {MAX_ROWS} tasks can be told at a time, not {rows}")
     found = (
         record
-        for source in (core.scheduler.tasks.values(), reversed(core.scheduler.recent))
+        for source in (core.scheduler.tasks.values(), reversed(core.scheduler.tasks.recent))
         for record in source
         if (not state or STATE_NAMES[record.state] == state) and (who.sees_all or owns(who, record))
     )
@@ -130,7 +130,7 @@ def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
         return {"id": record.id, "cancelled": state == "cancelled", "state": state}
     call = describe_call(record, index)
     state = call["state"]
-    goes_on = record.state not in TERMINAL or core.scheduler.named_later(call["id"])
+    goes_on = record.state not in TERMINAL or core.scheduler.orphans.named_later(call["id"])
     if goes_on and state not in DONE and (running or record.state != RUNNING):
         core.scheduler.cancel_call(record, index, running)
         state = "cancelling" if running else state
@@ -140,9 +140,9 @@ def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
 def drain(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     if not who.operates:
         raise UnknownName(f"the key {who.name!r} is a {who.role}'s; only an operator may drain workers")
-    worker = core.worker_named(argument)
+    worker = core.scheduler.roster.worker_named(argument)
     if worker is None:
-        names = ", ".join(sorted(w.name for w in core.scheduler.workers.values())) or "none"
+        names = ", ".join(sorted(w.name for w in core.scheduler.roster.workers.values())) or "none"
         raise UnknownName(f"there is no worker {argument!r} here; workers: {names}")
     core.drain_worker(worker, now)
     return describe_worker(worker, now)
@@ -151,7 +151,7 @@ def drain(core: CoordinatorCore, who: Principal, argument: str, now: float) -> d
 def forget(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
     if TaskId(argument) in core.scheduler.tasks:
         raise UnknownName(f"task {argument} is not done; `jobrunner cancel {argument}` ends it")
-    if not core.scheduler.forget_outcome(TaskId(argument)):
+    if not core.scheduler.endings.forget_outcome(TaskId(argument)):
         raise UnknownName(f"no outcome of a detached task {argument!r} is kept here")
     return {"id": argument, "forgotten": True}
 
@@ -182,13 +182,13 @@ def find_task(core: CoordinatorCore, who: Principal, argument: str) -> TaskRecor
     record = core.scheduler.tasks.get(TaskId(argument))
     if record is not None:
         return record
-    bundle = core.scheduler.bundle_with(TaskId(argument))
+    bundle = core.scheduler.tasks.bundle_with(TaskId(argument))
     if bundle is not None:
         return bundle[0]
-    for record in reversed(core.scheduler.recent):
+    for record in reversed(core.scheduler.tasks.recent):
         if record.id == argument or call_in(record, argument) is not None:
             return record
-    for source in (reversed(core.scheduler.recent), core.scheduler.tasks.values()):
+    for source in (reversed(core.scheduler.tasks.recent), core.scheduler.tasks.values()):
         for record in source:
             if record.id.startswith(argument) and short_id(record.id) == argument and seen(who, record):
                 return record
@@ -280,7 +280,11 @@ MAX_HOLDERS_NAMED = 5
 def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
     """Which tasks have what a queued one needs; its caller may be among them, and then neither ever ends."""
     wanted = {name for name, _ in record.amounts}
-    able = [worker for worker in core.scheduler.workers.values() if worker.provides_all(record.requirements)]
+    able = [
+        worker
+        for worker in core.scheduler.roster.workers.values()
+        if worker.provides_all(record.requirements)
+    ]
     holders = [
         f"{short_id(other.id)} ({other.name}) on {worker.name}"
         if seen(who, other)
@@ -330,23 +334,28 @@ def why(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
         ]
         return f"needs the results of {record.unresolved_count} other tasks, e.g. of {short_id(missing[0])}"
     if record.state == WAITING:
-        if record.delayed and record.unbegun and record.options.at_most_once and core.journal_fails:
+        if (
+            record.delayed
+            and record.unbegun
+            and record.options.at_most_once
+            and core.scheduler.journal_gate.fails
+        ):
             return "is to run at most once, and that it begins cannot be written to the journal"
         if record.begun == 0:
             return "may be with a worker that has not come back since the coordinator was started again"
         return "waits before its next attempt"
     if record.state != QUEUED:
         return ""
-    if not scheduler.workers:
+    if not scheduler.roster.workers:
         return "no worker has joined the cluster"
     complaint = scheduler.missing_modules.why(record)
     if complaint:
         return complaint
     required = record.requirements
-    if not any(worker.provides_all(required) for worker in scheduler.workers.values()):
+    if not any(worker.provides_all(required) for worker in scheduler.roster.workers.values()):
         return f"no worker provides {shown(required)}"
-    if record.client.id in scheduler.queue.backpressured:
+    if record.client.id in scheduler.dispatcher.queue.backpressured:
         return "its client does not take the outcomes that it already has"
-    if not any(worker.fits(required) for worker in scheduler.workers.values()):
+    if not any(worker.fits(required) for worker in scheduler.roster.workers.values()):
         return held_by_others(core, record, who)
-    return f"all slots are taken; {scheduler.counts[QUEUED]} tasks are queued"
+    return f"all slots are taken; {scheduler.tasks.counts[QUEUED]} tasks are queued"

@@ -223,7 +223,9 @@ class Attacker:
 
         def arrive() -> None:
             coordinator = self._world.coordinator
-            if coordinator is None or (source in self._world.peers and source not in coordinator.core._peers):
+            if coordinator is None or (
+                source in self._world.peers and source not in coordinator.core.sessions.peers
+            ):
                 return
             if who.key == self.who.key:
                 coordinator.post(Received(source, decode(frames), who))
@@ -288,9 +290,9 @@ class NameWatch(Watch):
         nodes: list[PeerNode[Any]] = [*world.clients, *world.nested, *world.workers]
         owners = {node.own_id: node for node in nodes}
         known: list[tuple[str, Source, str]] = [
-            (c.id, c.source, c.who.key) for c in scheduler.clients.values()
+            (c.id, c.source, c.who.key) for c in scheduler.roster.clients.values()
         ]
-        known += [(w.id, w.source, w.who.key) for w in scheduler.workers.values()]
+        known += [(w.id, w.source, w.who.key) for w in scheduler.roster.workers.values()]
         for name, source, key in known:
             node = owners.get(name)
             if node is None:
