@@ -44,10 +44,10 @@ def test_a_worker_that_goes_on_under_the_name_of_the_bundle_is_found(monkeypatch
         real(self, event, now)
         task = self._slots[event.slot].queue.get(event.number) if event.slot in self._slots else None
         bundle = None if task is None else place_of_call(task.id)
-        if bundle is not None and task.id in self._table.tasks:
-            del self._table.tasks[task.id]
+        if bundle is not None and task.id in self._local_tasks.tasks:
+            del self._local_tasks.tasks[task.id]
             task.assignment = task.assignment._replace(id=TaskId(f"{bundle[0]}-{RIGHT}"))
-            self._table.tasks[task.id] = task
+            self._local_tasks.tasks[task.id] = task
 
     monkeypatch.setattr(Splitting, "bundle_split", slot_split)
     find()

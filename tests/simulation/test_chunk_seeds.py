@@ -40,10 +40,10 @@ def test_a_worker_that_goes_on_under_the_name_of_the_chunk_is_found(monkeypatch)
         task = self._slots[event.slot].queue.get(event.number) if event.slot in self._slots else None
         chunk = None if task is None else task.id
         real(self, event, now)
-        if task is not None and task.id != chunk and task.id in self._table.tasks:
-            del self._table.tasks[task.id]
+        if task is not None and task.id != chunk and task.id in self._local_tasks.tasks:
+            del self._local_tasks.tasks[task.id]
             task.assignment = task.assignment._replace(id=chunk)
-            self._table.tasks[task.id] = task
+            self._local_tasks.tasks[task.id] = task
 
     monkeypatch.setattr(Splitting, "chunk_divided", slot_divided)
     find(first=23)

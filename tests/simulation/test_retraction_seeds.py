@@ -50,7 +50,7 @@ def test_retracted_tasks_that_are_forgotten_are_found(monkeypatch):
         for number in event.numbers if slot is not None else ():
             task = slot.take_back(number)
             if task is not None:
-                del self._table.tasks[task.id]
+                del self._local_tasks.tasks[task.id]
         real(self, event, now)
 
     monkeypatch.setattr(Recalling, "retracted", slot_retracted)

@@ -124,7 +124,7 @@ def test_a_slot_that_counts_as_free_too_early_is_found(monkeypatch):
         real(self, task, now)
         if slot is not None and task.stop_stage == len(STOP_STEPS):
             slot.take(task.number)
-            self._table.end(task, m.Outcome(task.id, task.assignment.attempt, task.stop_reason))
+            self._local_tasks.end(task, m.Outcome(task.id, task.assignment.attempt, task.stop_reason))
 
     monkeypatch.setattr(Stopping, "_step", stop_step)
     find()

@@ -3,7 +3,7 @@
 `handle` takes one event and returns effects. What arrives changes tasks and slots at once; slots are fed, and the
 coordinator is told of it, at the turn's `Tick`. `_tick` has the order of a turn.
 
-The parts: `task_table` (the tasks, and the local queue), `slot_table` (the slots, and their processes), `feeding`
+The parts: `local_tasks` (the tasks, and the local queue), `slot_table` (the slots, and their processes), `feeding`
 (tasks go into slots), `recalling` (and come back), `replacing` (which slots make way), `slot_events` (what slots tell),
 `splitting` (bundles and chunks that end while they run), `stops` and `stopping` (cancels and time limits),
 `function_store` (functions that are kept for slots), `outcomes` (what an outcome says), `unacknowledged` (outcomes and
@@ -52,6 +52,7 @@ from jobrunner.protocol.worker.dismissal import filling
 from jobrunner.protocol.worker.feeding import Feeding
 from jobrunner.protocol.worker.function_store import FunctionStore
 from jobrunner.protocol.worker.leaving import Leaving
+from jobrunner.protocol.worker.local_tasks import LocalTasks
 from jobrunner.protocol.worker.recalling import Recalling
 from jobrunner.protocol.worker.replacing import Replacing
 from jobrunner.protocol.worker.settings import WorkerSettings
@@ -61,7 +62,6 @@ from jobrunner.protocol.worker.slots import WorkerTask
 from jobrunner.protocol.worker.splitting import Splitting
 from jobrunner.protocol.worker.stopping import Stopping
 from jobrunner.protocol.worker.stops import Stops
-from jobrunner.protocol.worker.task_table import TaskTable
 from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 COMPLAIN_EVERY = 60.0
@@ -82,8 +82,8 @@ class WorkerCore:
         session = self.session = Session(self._hello, rng, now, settings.peer_timeout)
         self._unacknowledged = Unacknowledged(session, effects, settings.unacknowledged_bytes)
         self._stops = Stops()
-        self._table = TaskTable(self._stops, self._unacknowledged, session, effects, now)
-        self.tasks, self.queue = self._table.tasks, self._table.queue
+        self._local_tasks = LocalTasks(self._stops, self._unacknowledged, session, effects, now)
+        self.tasks, self.queue = self._local_tasks.tasks, self._local_tasks.queue
         self._announcements = Announcements(self.tasks, session, effects)
         self._capacity = AnnouncedCapacity(settings.slots, session, effects)
         self._slot_table = SlotTable(settings, self._give_up, self._capacity.note_stuck, effects)
@@ -105,13 +105,13 @@ class WorkerCore:
             self.functions.estimate,
             settings.max_tasks_per_slot,
         )
-        self._recalling = Recalling(self._slot_table, self._table, self._announcements, effects)
+        self._recalling = Recalling(self._slot_table, self._local_tasks, self._announcements, effects)
         self._stopping = Stopping(
-            self._table, self._stops, self._recalling.recall, session, effects, settings.stop_grace
+            self._local_tasks, self._stops, self._recalling.recall, session, effects, settings.stop_grace
         )
         self._splitting = Splitting(
             self.slots,
-            self._table,
+            self._local_tasks,
             self._stops,
             self._stopping,
             self._announcements,
@@ -121,7 +121,7 @@ class WorkerCore:
         )
         self._slot_events = SlotEvents(
             self._slot_table,
-            self._table,
+            self._local_tasks,
             self.functions,
             self._recalling,
             self._announcements,
@@ -131,7 +131,7 @@ class WorkerCore:
         )
         self._leaving = Leaving(
             self._slot_table,
-            self._table,
+            self._local_tasks,
             self._recalling,
             self._unacknowledged,
             session,
@@ -269,7 +269,7 @@ class WorkerCore:
         for assignment in message.tasks:
             present = self.tasks.get(assignment.id)
             if present is not None:
-                self._table.join(present, assignment)
+                self._local_tasks.join(present, assignment)
                 continue
             if not self.functions.knows_functions_of(assignment):
                 self._log("warning", f"task {assignment.id} names a function that was never sent")
@@ -285,11 +285,11 @@ class WorkerCore:
             if most is not None and task.elements > most:
                 self._unacknowledged.add(outcomes.too_many_calls(task, most, self.settings))
                 continue
-            self._table.add(task, now)
+            self._local_tasks.add(task, now)
         if unable:
             self._effects.append(self.session.send(m.TasksReturned(unable, list(missing_modules)), now))
         if self.draining:
-            self._table.give_back(now)
+            self._local_tasks.give_back(now)
 
     # --- the end of a turn ---
 
@@ -305,7 +305,7 @@ class WorkerCore:
             self._effects += self.functions.drop(self.tasks.values())
         if self.queue and now >= self.queue.moved_at + RETURN_AFTER:
             soon = filling(self._slot_table.starting(), self.queue, self.functions.estimate)
-            self._table.give_back(now, keep=soon)
+            self._local_tasks.give_back(now, keep=soon)
         self._send_all(now)
         self._leaving.leave_if_done(now)
 

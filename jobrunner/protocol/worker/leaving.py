@@ -9,9 +9,9 @@ from __future__ import annotations
 from jobrunner.protocol.effects import Effect, GiveUp, Log, Stop
 from jobrunner.protocol.session import Session
 from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.worker.local_tasks import LocalTasks
 from jobrunner.protocol.worker.recalling import Recalling
 from jobrunner.protocol.worker.slot_table import SlotTable
-from jobrunner.protocol.worker.task_table import TaskTable
 from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 
@@ -21,7 +21,7 @@ class Leaving:
     def __init__(
         self,
         slot_table: SlotTable,
-        table: TaskTable,
+        local_tasks: LocalTasks,
         recalling: Recalling,
         unacknowledged: Unacknowledged,
         session: Session,
@@ -29,7 +29,7 @@ class Leaving:
         drain_timeout: float,
     ) -> None:
         self._slot_table = slot_table
-        self._table = table
+        self._local_tasks = local_tasks
         self._recalling = recalling
         self._unacknowledged = unacknowledged
         self._session = session
@@ -53,8 +53,8 @@ class Leaving:
         self._log("info", f"draining: {running} tasks are running; interrupt again to leave at once")
         if self._session.open:
             self._effects.append(self._session.send(m.Drain(), now))
-            if self._table.queue:
-                self._table.give_back(now)
+            if self._local_tasks.queue:
+                self._local_tasks.give_back(now)
         for slot in slots:
             if len(slot.queue) > 1:
                 self._recalling.recall(slot, now)
@@ -63,9 +63,13 @@ class Leaving:
         """Stop if the worker drains, and nothing is left to do, or no time."""
         if not self.draining:
             return
-        tasks, queue, slots = self._table.tasks, self._table.queue, self._slot_table.slots.values()
+        tasks, queue, slots = (
+            self._local_tasks.tasks,
+            self._local_tasks.queue,
+            self._slot_table.slots.values(),
+        )
         if queue and self._session.open:
-            self._table.give_back(now)
+            self._local_tasks.give_back(now)
         for slot in slots:
             if slot.idle and slot.owner is not None and not queue:
                 self._slot_table.end(slot, now)

@@ -17,9 +17,9 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.tuning import RUNNING_AFTER, UNKNOWN
 from jobrunner.protocol.worker.announcements import Announcements
+from jobrunner.protocol.worker.local_tasks import LocalTasks
 from jobrunner.protocol.worker.slot_table import SlotTable
 from jobrunner.protocol.worker.slots import Owner, Slot
-from jobrunner.protocol.worker.task_table import TaskTable
 
 
 class Recalling:
@@ -28,13 +28,13 @@ class Recalling:
     def __init__(
         self,
         slot_table: SlotTable,
-        table: TaskTable,
+        local_tasks: LocalTasks,
         announcements: Announcements,
         effects: list[Effect],
     ) -> None:
         self._slot_table = slot_table
         self._slots = slot_table.slots
-        self._table = table
+        self._local_tasks = local_tasks
         self._announcements = announcements
         self._effects = effects
 
@@ -101,12 +101,12 @@ class Recalling:
         """To the head of the queue, in order."""
         tasks = [task for number in numbers if (task := slot.take_back(number)) is not None]
         for task in reversed(tasks):
-            self._table.requeue(task)
-        self._table.queue.moved(now)
+            self._local_tasks.requeue(task)
+        self._local_tasks.queue.moved(now)
 
     def _spare_for(self) -> set[Owner | None]:
         """The owners whose tasks a slot could take that has nothing to do."""
-        if self._table.queue:
+        if self._local_tasks.queue:
             return set()
         idle = {slot.owner for slot in self._slots.values() if slot.has_capacity(UNKNOWN, alone=True)}
         return {slot.owner for slot in self._slots.values()} if None in idle else idle

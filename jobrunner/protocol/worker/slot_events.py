@@ -18,10 +18,10 @@ from jobrunner.protocol.session import Session
 from jobrunner.protocol.worker import outcomes
 from jobrunner.protocol.worker.announcements import Announcements
 from jobrunner.protocol.worker.function_store import FunctionStore
+from jobrunner.protocol.worker.local_tasks import LocalTasks
 from jobrunner.protocol.worker.recalling import Recalling
 from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.protocol.worker.slot_table import SlotTable
-from jobrunner.protocol.worker.task_table import TaskTable
 from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 
@@ -31,7 +31,7 @@ class SlotEvents:
     def __init__(
         self,
         slot_table: SlotTable,
-        table: TaskTable,
+        local_tasks: LocalTasks,
         functions: FunctionStore,
         recalling: Recalling,
         announcements: Announcements,
@@ -41,7 +41,7 @@ class SlotEvents:
     ) -> None:
         self._slot_table = slot_table
         self._slots = slot_table.slots
-        self._table = table
+        self._local_tasks = local_tasks
         self._functions = functions
         self._recalling = recalling
         self._announcements = announcements
@@ -55,7 +55,7 @@ class SlotEvents:
         if slot is None:
             return
         slot.progresses(now)
-        self._table.queue.moved(now)
+        self._local_tasks.queue.moved(now)
         for number, status, payload, duration in event.outcomes:
             task = slot.take(number)
             if task is None:
@@ -68,7 +68,7 @@ class SlotEvents:
                     slot.leave()  # nobody knows what it has left behind there
                 excess = outcomes.too_large(task, payload, self._session.welcome, self._settings)
                 outcome = excess or outcomes.ended(task, status, payload, duration, self._settings)
-            self._table.end(task, outcome)
+            self._local_tasks.end(task, outcome)
             slot.last = outcome.id, self._functions.name_of(task)
 
     def exited(self, event: SlotExited, now: float) -> None:
@@ -80,15 +80,15 @@ class SlotEvents:
         others = [task for task in slot.queue.values() if task is not guilty]
         for task in reversed(others):
             slot.take(task.number)
-            self._table.requeue(task)
+            self._local_tasks.requeue(task)
         if guilty is not None:
             slot.take(guilty.number)
             duration = now - slot.progress
             if guilty.stop_reason is not None:
-                self._table.end(guilty, outcomes.stopped(guilty, duration, event, self._settings))
+                self._local_tasks.end(guilty, outcomes.stopped(guilty, duration, event, self._settings))
             else:
-                self._table.end(guilty, outcomes.crashed(guilty, duration, event, self._settings))
-        self._table.queue.moved(now)
+                self._local_tasks.end(guilty, outcomes.crashed(guilty, duration, event, self._settings))
+        self._local_tasks.queue.moved(now)
 
     def blocked(self, event: SlotBlocked, now: float) -> None:
         """The task that runs waits for tasks of its own, or does no longer: what waits behind it is recalled."""

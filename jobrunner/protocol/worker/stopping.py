@@ -13,9 +13,9 @@ from jobrunner.protocol.effects import Effect, InterruptTask, SignalSlot
 from jobrunner.protocol.session import Session
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.worker import outcomes
+from jobrunner.protocol.worker.local_tasks import LocalTasks
 from jobrunner.protocol.worker.slots import Slot, WorkerTask
 from jobrunner.protocol.worker.stops import Stops
-from jobrunner.protocol.worker.task_table import TaskTable
 
 STOP_STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
 
@@ -25,14 +25,14 @@ class Stopping:
 
     def __init__(
         self,
-        table: TaskTable,
+        local_tasks: LocalTasks,
         stops: Stops,
         recall: Callable[[Slot, float], None],
         session: Session,
         effects: list[Effect],
         grace: float,
     ) -> None:
-        self._table = table
+        self._local_tasks = local_tasks
         self._stops = stops
         self._recall = recall
         self._session = session
@@ -43,12 +43,12 @@ class Stopping:
     def cancel(self, requests: Iterable[m.CancelRequest], now: float) -> None:
         """Cancel these tasks; one that is in a slot is stopped only if its request says so."""
         for request in requests:
-            task = self._table.tasks.get(request.id)
+            task = self._local_tasks.tasks.get(request.id)
             if task is None:
                 continue  # its outcome is on the way
             if task.slot is None:
-                self._table.queue.remove(task)
-                self._table.end(task, outcomes.cancelled(task))
+                self._local_tasks.queue.remove(task)
+                self._local_tasks.end(task, outcomes.cancelled(task))
             elif request.running:
                 self.stop(task, now)
             elif (

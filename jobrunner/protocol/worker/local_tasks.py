@@ -17,7 +17,7 @@ from jobrunner.protocol.worker.stops import Stops
 from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 
-class TaskTable:
+class LocalTasks:
     """`tasks` are all that are here, `queue` those of them that are in no slot."""
 
     def __init__(
