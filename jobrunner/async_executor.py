@@ -77,10 +77,13 @@ class AsyncFuture(asyncio.Future[T]):
         return outcome
 
     def _resolve(self) -> None:
-        """The call is done. It is released, since it refers to this Future."""
-        call, self._call = self._call, None
-        if call is None or self.done():
-            return
+        """The call is done. It is released, since it refers to this Future. May be called again."""
+        call = self._call
+        if call is not None and not self.done():
+            self._take(call)
+        self._call = None
+
+    def _take(self, call: Future[T]) -> None:
         self.duration = call.duration
         if call.cancelled():
             super().cancel()
@@ -97,30 +100,50 @@ class AsyncFuture(asyncio.Future[T]):
 
 
 class Deliveries:
-    """Brings news from any thread to one event loop."""
+    """Brings news from any thread to one event loop.
+
+    Ctrl-C may come at any line in the loop's thread, and a notebook's loop goes on after it: then what was being
+    delivered is delivered again, which has to be harmless, and what waits behind it is not forgotten.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         # Reentrant: an iterator that the garbage collector closes may have news in a thread that is in here.
         self._lock = threading.RLock()
-        self._waiting: list[Callable[[], object]] = []
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._woken = False
 
     def post(self, deliver: Callable[[], object]) -> None:
         """Have it called in the loop's thread; the first that waits wakes the loop, for all that join it."""
+        self._waiting.append(deliver)
+        self._wake()
+
+    def _wake(self) -> None:
         with self._lock:
-            self._waiting.append(deliver)
-            if len(self._waiting) > 1:
+            if self._woken or not self._waiting:
                 return
+            self._woken = True
         try:
             self.loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:
-            pass  # the loop is closed, so nobody waits for this any more
+        except BaseException as exc:
+            self._woken = False
+            if not isinstance(exc, RuntimeError):
+                raise
+            self._waiting.clear()  # the loop is closed, so nobody waits for this any more
 
     def _deliver(self) -> None:
         with self._lock:
-            arrived, self._waiting = self._waiting, []
-        for deliver in arrived:
-            deliver()
+            self._woken, count = False, len(self._waiting)
+        try:
+            while count and self._waiting:
+                self._waiting[0]()
+                self._waiting.popleft()
+                count -= 1
+        except BaseException as exc:
+            if not isinstance(exc, KeyboardInterrupt):
+                self._waiting.popleft()
+            self._wake()
+            raise
 
 
 class AsyncExecutor:

@@ -381,15 +381,32 @@ def file_path() -> Path:
 
 
 def config_folder() -> Path:
-    """The user's config directory: the config file, and the keys."""
-    import platformdirs  # here: a program that has its settings elsewhere need not load it
+    """The user's config directory: the config file, and the keys. Raises ConfigError as `user_folder`."""
+    return user_folder("config")
 
-    return Path(platformdirs.user_config_dir("jobrunner"))
+
+def user_folder(kind: str) -> Path:
+    """The directory of this user's for our files of a kind, "config" or "state".
+
+    Raises ConfigError for a user without a home, as a container may have one: a number that no account has.
+    """
+    import platformdirs  # here: a program that has its files elsewhere need not load it
+
+    try:
+        folder = Path(getattr(platformdirs, f"user_{kind}_dir")("jobrunner"))
+    except RuntimeError:
+        folder = Path("~")  # what older versions leave as it is
+    if folder.parts[:1] == ("~",):
+        raise ConfigError(f"this user has no home folder; set HOME, or XDG_{kind.upper()}_HOME")
+    return folder
 
 
 def read_file(table: str) -> tuple[Path, dict[str, Any]]:
-    """One table of the config file; empty when there is no such file."""
-    path = file_path()
+    """One table of the config file; empty when there is no such file, or no home for one."""
+    try:
+        path = file_path()
+    except ConfigError:
+        return Path(), {}
     try:
         raw = path.read_bytes()
     except FileNotFoundError:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import pwd
+from functools import partial
 
 import pytest
 
-from jobrunner.config import ClientConfig, CoordinatorConfig, WorkerConfig, file_path, load, parse_resources
+from jobrunner.config import (
+    ClientConfig,
+    CoordinatorConfig,
+    WorkerConfig,
+    config_folder,
+    file_path,
+    load,
+    parse_resources,
+)
+from jobrunner.coordinator.journal.store import default_journal
 from jobrunner.errors import ConfigError
 
 ROLES = [ClientConfig, CoordinatorConfig, WorkerConfig]
@@ -64,6 +75,29 @@ def test_the_users_own_file(tmp_path, monkeypatch):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("[worker]\nslots = 3\n")
     assert load(WorkerConfig).slots == 3
+
+
+@pytest.fixture
+def no_home(monkeypatch):
+    """A user whom no account knows, as the containers of some clusters have them."""
+
+    def unknown(number):
+        raise KeyError(number)
+
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "JOBRUNNER_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+def test_a_user_without_a_home_has_no_file(no_home, monkeypatch):
+    monkeypatch.setenv("JOBRUNNER_CONNECT_TIMEOUT", "2.5")
+    assert load(ClientConfig).connect_timeout == 2.5
+
+
+@pytest.mark.parametrize("needed", [config_folder, partial(default_journal, 7077)])
+def test_where_a_home_is_needed_its_lack_is_told(no_home, needed):
+    with pytest.raises(ConfigError, match="no home folder; set HOME, or XDG_"):
+        needed()
 
 
 @pytest.mark.parametrize(

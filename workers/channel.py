@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -46,12 +47,20 @@ RETRY_SECONDS = 0.001
 SOCKET_BUFFER = 256 * 1024
 """Bytes; what Linux gives anyway, and macOS only when asked."""
 
+NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+"""Where the other end is gone, sending raises BrokenPipeError, also in a program that SIGPIPE would end."""
+
+MACOS_NO_SIGNAL = 0x1022
+"""SO_NOSIGPIPE, for which the module `socket` has no name: the same for a socket as a whole, where no flag says it."""
+
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
     """Two connected sockets, for the two ends of a channel."""
     pair = socket.socketpair()
     for end in pair:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+        if sys.platform == "darwin":
+            end.setsockopt(socket.SOL_SOCKET, MACOS_NO_SIGNAL, 1)
     return pair
 
 
@@ -178,7 +187,7 @@ class Unsent:
             else:
                 count = min(count, place - self._taken)
         batch = list(islice(self._pieces, count))
-        sent = send_with_descriptors(sock, batch, shared) if shared else sock.sendmsg(batch)
+        sent = send_with_descriptors(sock, batch, shared) if shared else sock.sendmsg(batch, (), NO_SIGNAL)
         if shared:
             self._shared.popleft()
         before = len(self._pieces)
@@ -192,7 +201,7 @@ def send_with_descriptors(sock: socket.socket, batch: list[memoryview], shared: 
     try:
         fds += [payload.locked() for payload in shared]
         rights = struct.pack(f"{len(fds)}i", *fds)
-        return sock.sendmsg(batch, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        return sock.sendmsg(batch, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], NO_SIGNAL)
     except OSError as exc:
         if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ETOOMANYREFS):
             raise BlockingIOError(exc.errno, exc.strerror) from exc

@@ -438,8 +438,8 @@ class CoreBackend(Backend):
     def cancel(self, future: Future[Any], running: bool) -> bool:
         """What `Future.cancel` of this backend's calls does."""
         task = TaskId(future.id)
-        if future.running() and not running:
-            return False
+        if (future.running() and not running) or os.getpid() != self._pid:
+            return False  # in a forked process nobody asks, and nobody answers
         ask = partial(self._driver.post, CancelRequested([task], running))
         if not self.can_wait:
             # A callback: the answer comes through this very thread, so nobody can wait for it here.

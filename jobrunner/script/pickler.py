@@ -136,7 +136,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         elif is_of(value, type):
             reduced = self.reduce_class(value)
         else:
-            special = _SPECIAL.get(kind) or _of_library(kind)
+            special = _SPECIAL.get(kind) or _of_subclass(kind) or _of_library(kind)
             reduced = NotImplemented if special is None else special(self, value)
             if reduced is NotImplemented:
                 reduced = super().reducer_override(value)
@@ -200,7 +200,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return NotImplemented
             self.by_value = True
             return self.script_function(value, entry)
-        if _is_single_dispatch(value):
+        if is_single_dispatch(value):
             return self.reduce_single_dispatch(value)
         reduced = super().reducer_override(value)
         if reduced is not NotImplemented:
@@ -239,7 +239,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if self.entry_of(value) is None and self.refers_to(value):
             return NotImplemented
         others = [(cls, fn) for cls, fn in value.registry.items() if cls is not object]
-        return makers.single_dispatch, (value.registry[object], others)
+        return makers.single_dispatch, (value.registry[object], others, single_dispatch_attributes(value))
 
     # --- classes ---
 
@@ -456,6 +456,33 @@ def _mapped_file(pickler: Any, value: Any) -> Any:
     return makers.mapped_file, (str(value.filename), value.dtype, mode, value.offset, value.shape, order)
 
 
+def _property(pickler: Any, value: property) -> Any:
+    parts = value.fget, value.fset, value.fdel, value.__doc__
+    return makers.wrapper, (property, type(value), parts, dict(getattr(value, "__dict__", {})))
+
+
+def _method_wrapper(pickler: Any, value: classmethod[Any, Any, Any] | staticmethod[Any, Any]) -> Any:
+    inside = value.__func__
+    # What it has been given of the function inside it is given again.
+    given = value.__dict__
+    own = {name: item for name, item in given.items() if getattr(inside, name, NOTHING) is not item}
+    own.pop("__wrapped__", None)
+    kind = classmethod if isinstance(value, classmethod) else staticmethod
+    return makers.wrapper, (kind, type(value), (inside,), own)
+
+
+def _of_subclass(kind: type) -> Callable[[Any, Any], Any] | None:
+    """What pickles properties, class methods and static methods of kinds that derive from these, and do not say it."""
+    if kind in _WRAPPERS or not issubclass(kind, _WRAPPERS):
+        return None
+    if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+        return None
+    return _property if issubclass(kind, property) else _method_wrapper
+
+
+_WRAPPERS = (property, classmethod, staticmethod)
+
+
 def _of_library(kind: type) -> Callable[[Any, Any], Any] | None:
     """What pickles values of that kind, which has to be imported before there can be any."""
     if _is_connection(kind):
@@ -489,5 +516,14 @@ def _special() -> dict[type, Callable[[Any, Any], Any]]:
 _SPECIAL = _special()
 
 
-def _is_single_dispatch(value: FunctionType) -> bool:
+def is_single_dispatch(value: FunctionType) -> bool:
+    """Whether `functools.singledispatch` has made it."""
     return value.__globals__ is vars(functools) and hasattr(value, "registry") and hasattr(value, "dispatch")
+
+
+def single_dispatch_attributes(value: FunctionType) -> dict[str, Any]:
+    """Those that it has besides what `functools.singledispatch` gives to each."""
+    return {name: item for name, item in value.__dict__.items() if name not in _OF_SINGLE_DISPATCH}
+
+
+_OF_SINGLE_DISPATCH = frozenset(functools.singledispatch(lambda _: None).__dict__)

@@ -47,10 +47,9 @@ class ScriptModule(ModuleType):
         self.__script = script
 
     def __getattr__(self, name: str) -> Any:
-        if not (name.startswith("__") and name.endswith("__")):
-            found, value = self.__script.find(name)
-            if found:
-                return value
+        found, value = self.__script.find(name)
+        if found:
+            return value
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     @classmethod
@@ -319,12 +318,29 @@ class Script:
         known = self._attributes.get(name)
         made = self.defined.get(name)
         if known is None or known[0] != skeleton or not isinstance(made, type):
+            if known is not None and made is not None:
+                self._forget_holders_of(name, made)
             made = make(*arguments)
             self._attributes[name] = skeleton, {}
         self.variables[name] = self.defined[name] = made
         if name in self._building:
             self._building.remove(name)
         return made
+
+    def _forget_holders_of(self, name: str, before: Any) -> None:
+        """The class, `before`, is about to be another object: what refers to it is to be loaded anew."""
+        for other, entry in list(self.received.items()):
+            if name not in entry.needs or other in self._loading or other not in self.received:
+                continue
+            del self.received[other]
+            if entry.kind != CLASS or other not in self._attributes:
+                continue
+            made = self.defined.get(other)
+            if made is not before and isinstance(made, type) and before in made.__mro__:
+                del self._attributes[other]
+                self._forget_holders_of(other, made)
+            else:
+                self._attributes[other][1].clear()
 
     def set_class(
         self,

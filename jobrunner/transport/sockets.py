@@ -134,8 +134,20 @@ class Gate(Protocol):
     def look(self) -> None: ...
 
 
-def new_context() -> zmq.Context[zmq.Socket[bytes]]:
-    return zmq.Context(io_threads=1)
+class Context(zmq.Context["zmq.Socket[bytes]"]):
+    """One that the garbage collector may find beside sockets that nobody has closed, after an error between the making
+    of a socket and what was to close it.
+
+    To end it waits until its sockets are closed. pyzmq's knows them by weak references, which are dead by the time the
+    collector ends it, so that it would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(io_threads=1)
+        self._sockets = set()  # type: ignore[assignment]
+
+    def __del__(self) -> None:
+        self.destroy(linger=0)
 
 
 def make_room_for_socket() -> None:
@@ -184,7 +196,7 @@ class Wire:
     def __init__(self, kind: int) -> None:
         """Raises OSError where descriptors or memory do not suffice."""
         make_room_for_socket()
-        self._context = new_context()
+        self._context = Context()
         self._socket = self._context.socket(kind)
         for option in (zmq.SNDHWM, zmq.LINGER):
             self._socket.setsockopt(option, 0)

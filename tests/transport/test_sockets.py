@@ -304,6 +304,28 @@ def test_a_program_that_has_too_little_for_a_socket_hears_so_and_goes_on(limit, 
     assert said in done.stdout
 
 
+UNCLOSED = """
+import gc
+from jobrunner.transport.sockets import DealerWire, RouterWire
+
+for kind, address in ((RouterWire, "tcp://127.0.0.1:0"), (DealerWire, "tcp://127.0.0.1:9")):
+    wire = kind(address)
+    wire.itself = wire
+    del wire
+    gc.collect()
+print("goes on")
+"""
+"""As where an error came between the making of a socket and the end of what was to close it."""
+
+
+@pytest.mark.parametrize("options", [[], ["-W", "error"]])
+def test_the_garbage_collector_closes_what_nobody_has_closed(options):
+    ended = subprocess.run(
+        [sys.executable, *options, "-c", UNCLOSED], capture_output=True, text=True, timeout=BOUND
+    )
+    assert ended.stdout == "goes on\n", ended.stderr
+
+
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-interface"])
 def test_an_address_that_this_host_does_not_have_is_told_from_a_port_that_is_taken(host):
     with pytest.raises(

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jobrunner.config import user_folder
 from jobrunner.coordinator.journal.payload_files import LARGE, UNSETTLED_BYTES, Reference
 from jobrunner.coordinator.journal.recovery import (
     APPLICATION_ID,
@@ -481,6 +482,4 @@ def examine(path: Path) -> dict[str, Any]:
 
 def default_journal(port: int) -> Path:
     """Where the coordinator on that port keeps its journal."""
-    import platformdirs  # here: a coordinator that is told where need not load it
-
-    return Path(platformdirs.user_state_dir("jobrunner")) / f"coordinator-{port}.journal"
+    return user_folder("state") / f"coordinator-{port}.journal"
