@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import Effect, Event, Received, Send, Tick
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.wire import messages as m
@@ -42,7 +43,7 @@ class LoneCore:
     def __init__(self, workers: int) -> None:
         self.core = CoordinatorCore(CoordinatorSettings("coordinator", "1.0", window_tasks=10**9), 0.0)
         self.now = 100.0
-        self.core.scheduler.reattach_deadline = 0.0
+        self.core.scheduler.orphans.reattach_deadline = 0.0
         self.spent = 0.0
         self.client = End(b"client", m.ClientHello(ClientId("c"), "1.0", "3.11", "host", 1, 0.0))
         self.workers = [

@@ -53,7 +53,7 @@ RULES = {
             "version",
         ),
     },
-    "coordinator.journal": {"errors", "keys", "protocol", "protocol.coordinator", "protocol.wire"},
+    "coordinator.journal": {"config", "errors", "keys", "protocol", "protocol.coordinator", "protocol.wire"},
     "coordinator": {
         *(
             "config",

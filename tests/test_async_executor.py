@@ -37,10 +37,58 @@ def test_news_that_comes_while_the_loop_is_busy_wakes_it_once():
     assert heard[-1] == "next"
 
 
+@pytest.mark.parametrize("when", ["in a delivery", "at the wake-up"])
+def test_ctrl_c_costs_no_news(when):
+    """A notebook's loop goes on after it."""
+    loop, heard = Loop(), []
+    deliveries = Deliveries(loop)
+    interrupts = [KeyboardInterrupt]
+
+    def hear(what):
+        if interrupts:
+            raise interrupts.pop()
+        heard.append(what)
+
+    if when == "at the wake-up":
+        loop.call_soon_threadsafe = hear
+        with pytest.raises(KeyboardInterrupt):
+            deliveries.post(lambda: hear("first"))
+        del loop.call_soon_threadsafe
+        deliveries.post(lambda: hear("second"))
+    else:
+        deliveries.post(lambda: hear("first"))
+        deliveries.post(lambda: hear("second"))
+        with pytest.raises(KeyboardInterrupt):
+            loop.woken.pop()()
+    loop.woken.pop()()
+    assert heard == ["first", "second"]
+
+
+def test_a_delivery_that_fails_costs_no_others():
+    loop, heard = Loop(), []
+    deliveries = Deliveries(loop)
+    deliveries.post(lambda: 1 / 0)
+    deliveries.post(lambda: heard.append("second"))
+    with pytest.raises(ZeroDivisionError):
+        loop.woken.pop()()
+    loop.woken.pop()()
+    assert heard == ["second"]
+
+
 def test_news_for_a_loop_that_is_closed_is_dropped():
+    class News:
+        def __call__(self):
+            """Nobody does."""
+
     loop = asyncio.new_event_loop()
     loop.close()
-    Deliveries(loop).post(lambda: None)
+    deliveries, dropped = Deliveries(loop), []
+    for _ in range(2):
+        news = News()
+        dropped.append(weakref.ref(news))
+        deliveries.post(news)
+        del news
+    assert [ref() for ref in dropped] == [None, None]
 
 
 @pytest.fixture
@@ -76,7 +124,7 @@ def test_settings_are_those_of_an_executor(executor):
                 pass
 
     asyncio.run(main())
-    with pytest.raises(ConfigError, match="max_workers must be given to it"):
+    with pytest.raises(ConfigError, match="so max_workers cannot be given here"):
         AsyncExecutor(executor, max_workers=3)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from fuzzing.author import KEYS, Author
 from jobrunner.coordinator.journal.rows import dump_entry, load_entry
 from jobrunner.protocol.client.core import ClientCore
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import (
     CancelRequested,
     DrainRequested,
@@ -44,7 +45,8 @@ from jobrunner.protocol.journal_records import JournalState
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.codec import decode, encode
-from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
+from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.settings import WorkerSettings
 
 
 class Peer:
@@ -180,7 +182,7 @@ class CoordinatorVictim(Victim):
         if isinstance(envelope.message, m.Welcome):
             peer.link.session = envelope.message.session
         elif isinstance(envelope.message, m.Reset):
-            peer.link.session = "lost"
+            peer.link.session = ""  # as the core has it until it is greeted again
         else:
             peer.link.receive(envelope, self.now)
             if isinstance(envelope.message, m.Assign):
@@ -189,7 +191,7 @@ class CoordinatorVictim(Victim):
     def turn(self, after: float = 0.0) -> None:
         super().turn(after)
         for source, peer in self.peers.items():
-            if peer.link.session == "lost" or self.rng.random() < 0.01:
+            if self.rng.random() < (0.01 if peer.link.session else 0.3):
                 self.greet(source)
 
     def perform(self, effect: Effect) -> None:

@@ -72,6 +72,7 @@ from jobrunner.protocol.effects import (
     SubmitRequested,
     WatchRequested,
 )
+from jobrunner.protocol.tuning import BUNDLE_SMALL_CALL
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_ARGUMENT_LENGTH
 from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
@@ -248,7 +249,7 @@ class CoreBackend(Backend):
             except BaseException:
                 self._dependency_results.release(depends_on)  # a call that is refused keeps nothing
                 raise
-        if type(payload) is bytes and len(payload) <= bundles.SMALL_CALL and bundles.permits(options):
+        if type(payload) is bytes and len(payload) <= BUNDLE_SMALL_CALL and bundles.permits(options):
             function = prepared.definition.key
             limit = self._limits.of(function)
             if limit > 1:
@@ -438,8 +439,8 @@ class CoreBackend(Backend):
     def cancel(self, future: Future[Any], running: bool) -> bool:
         """What `Future.cancel` of this backend's calls does."""
         task = TaskId(future.id)
-        if future.running() and not running:
-            return False
+        if (future.running() and not running) or os.getpid() != self._pid:
+            return False  # in a forked process nobody asks, and nobody answers
         ask = partial(self._driver.post, CancelRequested([task], running))
         if not self.can_wait:
             # A callback: the answer comes through this very thread, so nobody can wait for it here.
@@ -627,8 +628,10 @@ class CoreBackend(Backend):
 
     @property
     def _ends_of_waits(self) -> tuple[Callable[[], None], ...]:
-        """What ends every wait for this backend, once it is known what is left; may be done again, and by two threads
-        at a time."""
+        """Return the steps that end every wait for this backend, once it is known what is left.
+
+        They may be repeated, and two threads may perform them at the same time.
+        """
         return (
             self._resolve_what_is_left,
             self._cancel_waits.end,

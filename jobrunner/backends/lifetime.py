@@ -12,6 +12,8 @@ import weakref
 from typing import Protocol
 
 from jobrunner.backends.base import Backend
+from jobrunner.backends.borrowed import BorrowedBackend
+from jobrunner.nested.task_context import current_task
 from jobrunner.nested.wait_hooks import waiting
 from jobrunner.system.atexit_hooks import finish_before_exit
 
@@ -34,6 +36,7 @@ class Lifetime:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.closed = False
+        self._exiting = False
         self._maps: weakref.WeakSet[Cancellable] = weakref.WeakSet()
         self._begin()
         # An Executor that nobody shut down. Pending work still completes, also at the interpreter's exit, so
@@ -50,15 +53,19 @@ class Lifetime:
         self._idle = threading.Condition(self._lock)
         self._busy: set[Cancellable] = set()
         """Maps with unfinished elements. That one begins or ends may be said again, where Ctrl-C came in between."""
-        self._exit_registered = False
+        # Called before the backend's own hook, which is older: the backend still takes work.
+        finish_before_exit(self.finish, self.kill)
 
     def _look_for_a_fork(self) -> None:
         if os.getpid() != self._pid:
             self._begin()
 
     def check_open(self) -> None:
-        """Raises RuntimeError after `shutdown`, in the words of the standard library."""
-        if self.closed:
+        """Raises RuntimeError after `shutdown`, in the words of the standard library.
+
+        And at the interpreter's exit, but for calls that make calls: what was begun is finished.
+        """
+        if self.closed or (self._exiting and current_task() is None):
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     def begin(self, run: Cancellable) -> None:
@@ -68,11 +75,6 @@ class Lifetime:
             self.check_open()
             self._maps.add(run)
             self._busy.add(run)
-            register = not self._exit_registered
-            self._exit_registered = True
-        if register:
-            # Called before the backend's own hook, which is older: the backend still takes work.
-            finish_before_exit(self.wait_idle, self.kill)
 
     def end(self, run: Cancellable) -> None:
         """A map has no unfinished elements any more, unless it has begun anew meanwhile, which `run.idle` says."""
@@ -92,6 +94,16 @@ class Lifetime:
         with waiting(), self._lock:
             while self._busy:
                 self._idle.wait()
+
+    def finish(self) -> None:
+        """At the interpreter's exit: wait for the maps, and take nothing new.
+
+        It might come without end, from a thread that goes on meanwhile. What a call has borrowed is the call's, and the
+        exit waits for calls.
+        """
+        self._look_for_a_fork()
+        self._exiting = not isinstance(self.backend, BorrowedBackend)
+        self.wait_idle()
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
         """As `concurrent.futures.Executor.shutdown`; the maps count as work that was handed over."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from jobrunner.config import MAX_WINDOW
 from jobrunner.nested.task_context import TASK_ADDRESS
 from jobrunner.program.flags import Program, hash_seed
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import Effect, Event, GiveUp, Log, Received, Send, Source, Tick
 from jobrunner.protocol.session import COORDINATOR

@@ -67,7 +67,7 @@ from jobrunner.protocol.wire.payloads import (
     payload_size,
 )
 from jobrunner.script import makers, origin, standin
-from jobrunner.script.calls import ScriptCall
+from jobrunner.script.calls import ScriptCall, closure
 from jobrunner.script.definition import unpacked_outline
 from jobrunner.script.modes import PLAIN, RESULT
 
@@ -185,8 +185,10 @@ def dump_function(
 
 
 def is_as_dumped(fn: Callable[..., Any], dumped: DumpedFunction) -> bool:
-    """Whether `dump_function` would return `dumped` again; the quickest look, which says False of all but functions
-    that are found under a plain name in their module."""
+    """Return whether `dump_function` would certainly return `dumped` again.
+
+    This is the fastest check. It returns True only for functions that are found under a plain name in their module.
+    """
     known = _references.get(fn)
     return (
         known is not None
@@ -408,7 +410,8 @@ def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> C
     """The function of a DumpedFunction's blob. Raises SerializationError.
 
     `parts` are the blobs of its parts, in their order; their keys may be others than at the client, for a coordinator
-    gives the functions of each owner keys of their own. A ScriptCall has to be made `ready` before each task.
+    gives the functions of each owner keys of their own. What this gives has to be made `ready` before each task, see
+    `script.calls`.
     """
     whole = memoryview(blob if isinstance(blob, bytes) else buffers_of(blob)[0])
     kind, theirs, ours = whole[0], tuple(whole[1:HEADER_BYTES]), sys.version_info[:2]
@@ -425,6 +428,8 @@ def load_function(blob: Payload, parts: Mapping[bytes, Payload] = NO_PARTS) -> C
         wrapper: Callable[..., Any] = load_target(body, False)
         wrapper.parts = parts  # type: ignore[attr-defined]
         return wrapper
+    if kind == BY_VALUE:
+        return closure(lambda: load_target(body, False, parts))
     return load_target(body, kind in (FRESH_BY_REFERENCE, FRESH_BY_VALUE), parts)
 
 

@@ -20,7 +20,8 @@ from jobrunner.errors import JobRunnerError
 from jobrunner.nested.task_context import TASK_ADDRESS
 from jobrunner.program.flags import FAILED, GAVE_UP, LISTENS, ORDERLY, Program, Told, Whiteboard
 from jobrunner.program.takeover import has_started
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import Disconnect, Event, Send
 from jobrunner.protocol.wire.ids import random_token
 from jobrunner.shared_memory.segment_pool import can_share

@@ -1,4 +1,4 @@
-"""Every decision of jobrunner, as synchronous state machines without input or output.
+r"""Every decision of jobrunner, as synchronous state machines without input or output.
 
 The law: nothing in this package knows a socket, a thread, a clock or a source of randomness of its own, and nothing in
 it unpickles. Time comes in as an argument (`now`, seconds of a monotonic clock), chance as a `random.Random`, and what
@@ -8,35 +8,55 @@ where every message may be lost, doubled, delayed or reordered and every process
 
     client            coordinator              worker                slots
     ClientCore  <-->  CoordinatorCore   <-->   WorkerCore   <-->     processes
-        \\__________ Link ________/  \\__________ Link _______/
+        \__________ Link ________/  \__________ Link _______/
 
-Where to start reading: `messages` (what is said), `effects` (what a core hears and asks for), `task` (the life of a
-task), then `scheduler` (the coordinator's decisions). Beside them:
+Where to start reading: `wire/messages` (what is said), `effects` (what a core hears and asks for), `coordinator/task`
+(the life of a task), then `coordinator/core` (the turn of the coordinator). The packages:
 
-    checks             what a field may hold: the limits of everything that comes over a wire
-    codec              a message to frames and back; whatever is off is a ProtocolError
-    codec_functions    what packs, unpacks and checks a message, derived from its declaration in `messages`
-    batches            what has gathered, cut into messages within these limits
-    link               a numbered stream: each message arrives once and in order, or the session ends
-    session            the opening side: greet, stay in touch, notice the loss, greet again
-    coordinator_core   sessions around one Scheduler; one message per peer, kind and turn
-    placement, retry   which task goes where; what follows the end of an attempt; both pure
-    resources          amounts that add up exactly; reservations: who keeps them free for those who wait for long
-    details            what of an outcome's detail is passed on
-    peers              the coordinator's records of its peers, and when they are lost
-    accounts           whose tasks they are, and how much one owner may have here
-    known_functions    what the other end of a connection knows; each function travels once
-    function_table     the coordinator's functions, by the hash of their bytes
-    dependencies       tasks that wait for others' results, and clients that ask for them
-    results            how tasks ended, as long as there is room or somebody wants it kept
-    rejections         what could not be taken, told to the log without flooding it
-    journal            what a coordinator keeps in case it dies: the records, not the file
+    wire               messages, what their fields may hold, and how they become bytes: `messages` declares each once,
+                       `codec` and `checks` are derived from it; `batches` cuts what has gathered into messages
+    client             the submitting side: calls are kept until their outcomes have arrived
+    coordinator        the middle: tasks, clients and workers
+    worker             the running side: a queue, the slots that it feeds, outcomes kept until they are acknowledged
+
+    link, session      a numbered stream of messages; greeting, silence, loss, and greeting again
+    retry              what follows the end of an attempt
+    bundles, chunks    short calls that travel as one task; elements of `map` that do
+    known_functions    what the other end of a connection knows: each function travels once
+    journal_records    what a coordinator keeps in case it dies
+    tuning, estimates  how much work waits close to where it runs; how long calls may be expected to take
+
+The coordinator by what each part owns:
+
+    core               the events, the table of messages, the order of a turn
+    sessions           who is connected; `offences`: who sends what cannot be taken; `peers`: the records of both
+    admission          which calls and functions are taken; `accounts`: how much an owner may have here
+    submission         how tasks come in; `attempts`: how they are bound, run and end; `endings`: who is told of the end
+    scheduler          these together, and what they have in common: cancelling, departures, waiting for a time
+    task_table, roster the tasks; the peers, slots, and who is to be looked at in this turn
+    dispatcher         the queue and where tasks go; `placement`, `reservations`, `resources`: the decisions, pure
+    orphans            tasks that a worker has and no client has named since the coordinator started
+    dependencies       tasks that wait for results of others; `finished_tasks`: how tasks ended
+    missing_modules    what workers cannot import; `python_versions`: functions sent by value
+    deadlocks          calls that need what those hold that wait for them
+    division           chunks that are divided while they run
+    journal_gate       what must be written before it is said
+    outboxes           what each peer is told at the end of a turn; `outgoing`: the effects of an event
     reports            what operators are told, and may command
-    client_core        what was submitted is kept until its outcome has arrived
-    deadlocks          calls that need what those hold that wait for them: found, and refused
-    chunks, division   chunks of `map` that are divided while they run: what that is, and when it is done
-    bundles            short calls that travel as one task; bundle_tracker splits them again
-    worker_core, slots a queue, the slots that it feeds, outcomes kept until acknowledged
+
+The worker by what each part owns:
+
+    core               the events, the table of messages, the order of a turn
+    local_tasks        the tasks that are here; `local_queue`: those of them that are in no slot
+    slot_table         the slots and their starts (`slot_starts`); `slots`: one of them, and what it can be given
+    feeding            tasks go into slots; `recalling`: and come back from them
+    replacing          which slots make way; `dismissal`: the idle ones among them, pure
+    slot_events        what slots tell of their tasks; `splitting`: bundles and chunks that end while they run
+    stops              the tasks that have a limit of time or are being stopped; `stopping`: the steps of that
+    function_store     functions that are kept for slots
+    outcomes           how attempts end, pure; `unacknowledged`: what is kept until the coordinator has it
+    announcements      what is told of tasks that run or wait; `announced_capacity`: of the slots
+    leaving            whether the worker drains, and whether it has stopped
 
 The life of a task; `task.TRANSITIONS` is the same as data, and the only place that decides:
 

@@ -1,4 +1,4 @@
-"""Functions of the script, as they are called where they have arrived."""
+"""Functions of the script and closures, as they are called where they have arrived."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from jobrunner.pickling.loading import load_target
 from jobrunner.protocol.wire.payloads import Payload
-from jobrunner.script import standin
+from jobrunner.script import makers, standin
 from jobrunner.script.current import script_module
 from jobrunner.script.definition import Outline
 
@@ -20,6 +20,8 @@ class ScriptCall:
         self._parts = dict(zip(outline.parts, parts.values(), strict=True))
         self._script: standin.Script | None = None
         self._target: Callable[..., Any] | None = None
+        self._classes: list[makers.LocalClass] = []
+        """Those that functions have made and that are in the target."""
 
     def ready(self) -> Callable[..., Any]:
         """The function. Raises SerializationError."""
@@ -29,7 +31,11 @@ class ScriptCall:
             return self._found(outline.place)
         if self._target is None or script is not self._script:
             assert outline.target is not None
-            self._script, self._target = script, load_target(outline.target, outline.fresh)
+            with makers.noting_classes() as self._classes:
+                self._target = load_target(outline.target, outline.fresh)
+            self._script = script
+        elif self._classes:
+            makers.renew(self._classes)
         return self._target
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -42,6 +48,32 @@ class ScriptCall:
         return found  # type: ignore[no-any-return]
 
 
+class ClosureCall:
+    """A function that was sent by value, with classes in it: `ready`, before each task, has these as they were then."""
+
+    def __init__(self, target: Callable[..., Any], classes: list[makers.LocalClass]) -> None:
+        self._target = target
+        self._classes = classes
+
+    def ready(self) -> Callable[..., Any]:
+        """The function. Raises what unpickling an attribute of a class raises."""
+        makers.renew(self._classes)
+        return self._target
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.ready()(*args, **kwargs)
+
+
+def closure(load: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """The function that `load` gives; a ClosureCall if there are classes in it."""
+    with makers.noting_classes() as classes:
+        target = load()
+    return ClosureCall(target, classes) if classes else target
+
+
+_KINDS = frozenset((ScriptCall, ClosureCall))
+
+
 def ready(fn: Callable[..., Any]) -> Callable[..., Any]:
     """What is called, now that a task of it begins. Raises SerializationError."""
-    return fn.ready() if type(fn) is ScriptCall else fn
+    return fn.ready() if type(fn) in _KINDS else fn  # type: ignore[attr-defined]

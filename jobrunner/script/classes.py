@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import types
 import typing
 from collections.abc import Callable
@@ -24,7 +25,7 @@ def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict
         made = (value.__name__, value.__bases__, value.__qualname__, value.__module__, members, data)
         for name in value.__members__:
             contents.pop(name, None)
-        attributes = {member.name: _own_attributes(member) for member in value}
+        attributes = {member.name: own_attributes(member) for member in value}
         if any(attributes.values()):
             contents[makers.MEMBERS] = attributes
         return makers.new_enum, made, _in_order(value, contents)
@@ -84,12 +85,25 @@ def _plain(kind: type, member: Any) -> Any:
     return int.__int__(member) if kind is int else float.__float__(member)
 
 
-def _own_attributes(member: Enum) -> dict[str, Any]:
+def own_attributes(member: Enum) -> dict[str, Any]:
+    """What a member of an enumeration has besides what Python gives to each."""
     return {name: value for name, value in vars(member).items() if name not in _MEMBER_ATTRIBUTES}
 
 
 _MEMBER_ATTRIBUTES = frozenset(("_value_", "_name_", "__objclass__", "_sort_order_"))
 """What Python itself gives to each member of an enumeration."""
+
+
+def registered_in(value: type) -> list[type]:
+    """The classes of which an abstract one was told that they are subclasses of it."""
+    if "_abc_impl" not in vars(value):
+        return []
+    registry: set[Any] = _ABC_DUMP(value)[0]
+    return [cls for reference in registry if (cls := reference()) is not None]
+
+
+_ABC_DUMP: Any = vars(abc)["_get_dump"]
+"""What an abstract class has been told and has found out; the first item are weak references to registered classes."""
 
 
 def _in_order(value: type, contents: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,14 @@ MAX_BYTES = 4 * 1024 * 1024
 MAX_SOURCE_BYTES = 512 * 1024
 """Of the text of one file."""
 
+_OF_MODULES = frozenset(
+    (
+        *("__name__", "__package__", "__spec__", "__loader__", "__file__", "__cached__", "__path__"),
+        *("__builtins__", "__getattr__", "__dir__"),
+    )
+)
+"""What a module says of itself, which the stand-in does, and what the interpreter asks of it."""
+
 _CONTAINERS = (list, dict, set, frozenset, tuple, bytearray)
 _MAX_ITEMS = 1000
 
@@ -39,7 +47,7 @@ def entries(catalogue: Catalogue, looker: Looker, store: Store | None) -> tuple[
     left = MAX_BYTES
     waiting = [name for name, value in variables.items() if _belongs(value)]
     for name in waiting:  # it grows meanwhile
-        if name in found or name not in variables or (name.startswith("__") and name.endswith("__")):
+        if name in found or name not in variables or name in _OF_MODULES:
             continue
         try:
             entry = catalogue.listed(name, looker.at(variables[name], name), store).entry

@@ -8,10 +8,12 @@ milliseconds.
 
 from __future__ import annotations
 
+import copyreg
 import re
 import sys
 import time
 import types
+import typing
 from collections.abc import Callable, Mapping
 from enum import EnumMeta
 from functools import lru_cache
@@ -19,9 +21,10 @@ from operator import is_
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
-from jobrunner.pickling.function_fingerprint import ATOMS, is_importable, is_of
+from jobrunner.pickling.function_fingerprint import ATOMS, attribute_of, is_importable, is_of
 from jobrunner.protocol.wire.payloads import OUT_OF_BAND
 from jobrunner.script import ctypes_classes
+from jobrunner.script.classes import own_attributes, registered_in
 from jobrunner.script.digests import digest_of
 from jobrunner.script.function_parts import (
     MAX_CODES,
@@ -34,7 +37,13 @@ from jobrunner.script.function_parts import (
 from jobrunner.script.imported import place_of_known, place_of_object
 from jobrunner.script.modes import GLOBAL, Mode
 from jobrunner.script.origin import Origin
-from jobrunner.script.pickler import Pickled, pickled, pickled_as_imported
+from jobrunner.script.pickler import (
+    Pickled,
+    is_single_dispatch,
+    pickled,
+    pickled_as_imported,
+    single_dispatch_attributes,
+)
 
 T = TypeVar("T")
 
@@ -49,10 +58,16 @@ UNFOLLOWED = frozenset(
         "__main__",
         "__mp_main__",
         "import_module",
+        "__import__",
+        "__globals__",
+        "f_globals",
         "__subclasses__",
     )
 )
 """Names in code that may look for globals in ways that cannot be followed."""
+
+_ALL_MODULES = frozenset(("sys", "modules"))
+"""The same, where the code has both: `model.modules()` looks for none."""
 
 MAX_ATTEMPTS = 20
 PAUSE = 0.0002
@@ -76,6 +91,8 @@ _DERIVED = frozenset(
 """Attributes that Python makes of the rest of a class, and that programs do not change inside."""
 
 _CACHED = type(lru_cache(lambda: None))
+_OF_WRAPPED = frozenset(("__wrapped__", "__annotations__"))
+"""Attributes of what is under `lru_cache` that are those of the function inside."""
 _DESCRIPTORS = (
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
@@ -174,6 +191,9 @@ class Looker:
             if is_importable(value, self._by_value):
                 self._look.fingerprint.append(value)
                 return
+            if is_single_dispatch(value):
+                self._once(self._single_dispatch, value)
+                return
         elif is_of(value, type):
             if is_importable(value, self._by_value):
                 self._look.fingerprint.append(value)
@@ -182,9 +202,8 @@ class Looker:
                 if not self._by_name(value):
                     self._once(self._class, value)
                 return
-        elif kind is _CACHED and isinstance(value.__wrapped__, FunctionType):
-            self._look.fingerprint.append(value)
-            self._part(value.__wrapped__)
+        elif kind is _CACHED:
+            self._cached(value)
             return
         elif kind in (staticmethod, classmethod):
             self._look.fingerprint.append(value)
@@ -192,7 +211,7 @@ class Looker:
             return
         elif kind is property:
             self._look.fingerprint.append(value)
-            for part in (value.fget, value.fset, value.fdel):
+            for part in (value.fget, value.fset, value.fdel, value.__doc__):
                 self._part(part)
             return
         self._changeable(value)
@@ -249,6 +268,8 @@ class Looker:
         for name in names:
             if name in variables:
                 look.names[name] = None
+                if variables[name] is sys.modules:
+                    look.eager = True
         if is_unfollowed(code):
             look.eager = True
         for default in fn.__defaults__ or ():
@@ -264,28 +285,68 @@ class Looker:
                 fingerprint.append(name)
                 self._part(value)
 
+    def _cached(self, value: Any) -> None:
+        """What `functools.lru_cache` has made. Its cache is each process's own."""
+        fingerprint = self._look.fingerprint
+        fingerprint += (_BEGIN, value)
+        self._part(value.__wrapped__)
+        for name, item in list(value.__dict__.items()):
+            fingerprint.append(name)
+            if name in _OF_WRAPPED:
+                fingerprint.append(item)
+            elif name != "cache_parameters":
+                self._part(item)
+
+    def _single_dispatch(self, fn: Any) -> None:
+        fingerprint = self._look.fingerprint
+        fingerprint += (_BEGIN, fn)
+        for cls, implementation in list(fn.registry.items()):
+            self._part(cls)
+            self._part(implementation)
+        fingerprint.append(_BEGIN)
+        for name, item in single_dispatch_attributes(fn).items():
+            fingerprint.append(name)
+            self._part(item)
+
     def _annotated(self, annotations: Mapping[str, Any] | None) -> None:
-        """Note the classes that annotations name which are strings: libraries look them up."""
+        """Note the types that annotations name which are strings, and modules: libraries look them up."""
         variables = self.origin.variables
         for text in (annotations or {}).values():
             if type(text) is str:
                 for name in names_in_annotation(text):
-                    if is_of(variables.get(name), type):
+                    if name in variables and _may_annotate(variables[name]):
                         self._look.names[name] = None
 
     def _class(self, cls: type) -> None:
         fingerprint = self._look.fingerprint
-        fingerprint += (_BEGIN, cls, type(cls), cls.__qualname__)
+        fingerprint += (_BEGIN, cls, type(cls), cls.__name__, cls.__qualname__)
         for base in cls.__bases__:
             self._part(base)
         if type(cls) is not type:
             self._part(type(cls))
-        self._annotated(class_annotations_of(cls))
+        self._part(copyreg.dispatch_table.get(cls))
+        annotations = class_annotations_of(cls)
+        self._annotated(annotations)
+        for name, value in list((annotations or {}).items()):
+            # Python 3.14 and later may make the text of one anew each time.
+            fingerprint += (name, sys.intern(value) if type(value) is str else value)
+        if isinstance(cls, EnumMeta):
+            self._members(cls)
+        for registered in registered_in(cls):
+            self._part(registered)
+        fingerprint.append(_BEGIN)
         for name, value in list(vars(cls).items()):
             fingerprint.append(name)
             if name in _DERIVED or (type(value) is cls and isinstance(cls, EnumMeta)):
                 fingerprint.append(value)
             else:
+                self._part(value)
+
+    def _members(self, cls: Any) -> None:
+        for member in cls.__members__.values():
+            self._part(member.value)
+            for name, value in own_attributes(member).items():
+                self._look.fingerprint.append(name)
                 self._part(value)
 
     # --- what may change inside -----------------------------------------------------------------------------------
@@ -308,16 +369,33 @@ class Looker:
         look.names.update(made.names)
 
 
+def _may_annotate(value: Any) -> bool:
+    """Whether annotations name such things; a text may by chance have the name of something else."""
+    return is_of(value, _OF_ANNOTATIONS) or type(value).__module__ in ("typing", "typing_extensions")
+
+
+_OF_ANNOTATIONS = (type, ModuleType, types.GenericAlias, types.UnionType)
+
+
 def is_fixed(value: Any) -> bool:
     """Whether it cannot change inside, nor what it refers to."""
     kind = type(value)
     if kind is BuiltinFunctionType:  # the method of a list is one, too
         return value.__self__ is None or is_of(value.__self__, (ModuleType, type))
+    if is_of(value, ModuleType):  # one that the script has made goes by its contents
+        return attribute_of(value, "__name__") in sys.modules
     return (
         kind in ATOMS
-        or is_of(value, (ModuleType, *_DESCRIPTORS))
+        or is_of(value, _DESCRIPTORS)
         or (kind is tuple and all(type(item) in ATOMS for item in value))
+        or (kind.__module__ == "typing" and _is_of_typing(value))
     )
+
+
+def _is_of_typing(value: Any) -> bool:
+    """Whether it is `typing.Optional` or the like, which goes by its name."""
+    name = attribute_of(value, "_name")
+    return type(name) is str and vars(typing).get(name) is value
 
 
 def dump(value: Any, mode: Mode = GLOBAL, entry: str | None = None) -> tuple[Pickled, list[memoryview]]:
@@ -366,5 +444,6 @@ def is_unfollowed(code: CodeType) -> bool:
     if known is None:
         if len(_unfollowed) >= MAX_CODES:
             _unfollowed.clear()
-        known = _unfollowed[code] = not UNFOLLOWED.isdisjoint(attributes_in(code))
+        names = attributes_in(code)
+        known = _unfollowed[code] = not UNFOLLOWED.isdisjoint(names) or names >= _ALL_MODULES
     return known

@@ -16,7 +16,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from jobrunner.pickling.loading import ScriptUnpickler, loads, type_name
@@ -213,10 +213,32 @@ DATA_TYPES = (int, float, str, bytes)
 
 # --- other classes that travel by value -------------------------------------------------------------------
 
+
+class _Arrival(NamedTuple):
+    """The attributes of a class, as they have arrived."""
+
+    version: bytes
+    names: frozenset[str]
+
+
+class LocalClass(NamedTuple):
+    """A class in a function that was loaded, as it was when that was sent."""
+
+    made: type
+    version: bytes
+    state: bytes
+
+
+class _Loading(threading.local):
+    classes: list[LocalClass] | None = None
+    """Takes the classes that are loaded; None where nobody asks for them."""
+
+
+_loading = _Loading()
 _tracked: WeakValueDictionary[str, type] = WeakValueDictionary()
 _trackers: WeakKeyDictionary[type, str] = WeakKeyDictionary()
-_arrived: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
-"""The version of each class that has come from elsewhere."""
+_arrived: WeakKeyDictionary[type, _Arrival] = WeakKeyDictionary()
+"""How each class that has come from elsewhere did so last."""
 _lock = forks.lock()
 
 
@@ -239,7 +261,8 @@ def tracked(tracker: str) -> type:
 
 def version_of(cls: type) -> bytes | None:
     """The version in which it has arrived; None for a class that was made here."""
-    return _arrived.get(cls)
+    arrival = _arrived.get(cls)
+    return None if arrival is None else arrival.version
 
 
 def local_class(
@@ -247,14 +270,59 @@ def local_class(
 ) -> type:
     """A class that no module has under its name. One that was made here, or is known in that version, is left alone."""
     with _lock:
-        known = _tracked.get(tracker)
-        if known is not None and _arrived.get(known, version) == version:
-            return known
-        made = make(*arguments) if known is None else known
-        _tracked[tracker], _trackers[made], _arrived[made] = made, tracker, version
-        for name, value in loads(state):
+        made = _tracked.get(tracker)
+        if made is None:
+            made = _tracked[tracker] = make(*arguments)
+            _trackers[made] = tracker
+        elif made not in _arrived:
+            return made
+        local = LocalClass(made, version, state)
+        _renew(local)
+    if _loading.classes is not None:
+        _loading.classes.append(local)
+    return made
+
+
+def _renew(local: LocalClass) -> None:
+    made = local.made
+    before = _arrived.get(made)
+    if before is not None and before.version == local.version:
+        return
+    _arrived[made] = _Arrival(local.version, frozenset())  # it may refer to itself
+    names = frozenset() if before is None else before.names
+    try:
+        attributes = dict(loads(local.state))
+        for name in names - attributes.keys():
+            if name in vars(made):
+                delattr(made, name)
+        for name, value in attributes.items():
             set_attribute(made, name, value)
-        return made
+    except BaseException:
+        _arrived[made] = _Arrival(b"", names)  # the next one begins anew
+        raise
+    _arrived[made] = _Arrival(local.version, frozenset(attributes))
+
+
+@contextlib.contextmanager
+def noting_classes() -> Iterator[list[LocalClass]]:
+    """The classes that are loaded meanwhile, for `renew`."""
+    before, _loading.classes = _loading.classes, []
+    try:
+        yield _loading.classes
+    finally:
+        _loading.classes = before
+
+
+def renew(classes: list[LocalClass]) -> None:
+    """Restore these classes to their state when they were sent.
+
+    Other calls may have brought earlier or later states. Attributes that calls have set on a class remain as long as it
+    is the same class.
+    """
+    for local in classes:
+        if version_of(local.made) != local.version:
+            with _lock:
+                _renew(local)
 
 
 # --- objects that are only themselves ---------------------------------------------------------------------------
@@ -304,11 +372,25 @@ def cached(wrapped: Callable[..., Any], maxsize: int | None, typed: bool, attrib
     return made
 
 
-def single_dispatch(wrapped: Callable[..., Any], registry: list[tuple[type, Callable[..., Any]]]) -> Any:
+def wrapper(base: Any, kind: Any, parts: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    """A property or the like, `base`, of a kind that derives from it and may have a constructor of its own."""
+    made = base.__new__(kind)
+    base.__init__(made, *parts)
+    if attributes:
+        vars(made).update(attributes)
+    return made
+
+
+def single_dispatch(
+    wrapped: Callable[..., Any],
+    registry: list[tuple[type, Callable[..., Any]]],
+    attributes: dict[str, Any],
+) -> Any:
     """What `functools.singledispatch` makes of a function."""
-    made = functools.singledispatch(wrapped)
+    made: Any = functools.singledispatch(wrapped)
     for cls, implementation in registry:
         made.register(cls, implementation)
+    made.__dict__.update(attributes)
     return made
 
 

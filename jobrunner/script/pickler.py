@@ -116,6 +116,8 @@ class _Container:
 
 
 class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """A pickler for functions and classes of the script."""
+
     def prepare(self, mode: Mode, top: Any, entry: str | None) -> None:
         self.mode = mode
         self.whole = top
@@ -137,7 +139,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         elif is_of(value, type):
             reduced = self.reduce_class(value)
         else:
-            special = _SPECIAL.get(kind) or _of_library(kind)
+            special = _SPECIAL.get(kind) or _of_subclass(kind) or _of_library(kind)
             reduced = NotImplemented if special is None else special(self, value)
             if reduced is NotImplemented:
                 reduced = super().reducer_override(value)
@@ -201,7 +203,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return NotImplemented
             self.by_value = True
             return self.script_function(value, entry)
-        if _is_single_dispatch(value):
+        if is_single_dispatch(value):
             return self.reduce_single_dispatch(value)
         owner = _owner_of_method(value)
         if owner is not None:
@@ -243,7 +245,7 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if self.entry_of(value) is None and self.refers_to(value):
             return NotImplemented
         others = [(cls, fn) for cls, fn in value.registry.items() if cls is not object]
-        return makers.single_dispatch, (value.registry[object], others)
+        return makers.single_dispatch, (value.registry[object], others, single_dispatch_attributes(value))
 
     # --- classes ---
 
@@ -447,7 +449,9 @@ def _descriptor(pickler: Any, value: Any) -> Any:
 
     if pickler.mode.shares:
         kind = "connection of multiprocessing" if _is_connection(type(value)) else "socket"
-        raise TypeError(f"a {kind} is that of its process; it can be an argument of a call")
+        raise TypeError(
+            f"a {kind} belongs to its process and cannot be sent with a function; give it as an argument of a call"
+        )
     return ForkingPickler._extra_reducers[type(value)](value)  # type: ignore[attr-defined]
 
 
@@ -462,6 +466,33 @@ def _mapped_file(pickler: Any, value: Any) -> Any:
     mode = "r" if value.mode == "r" else "r+"
     order = "C" if value.flags.c_contiguous else "F"
     return makers.mapped_file, (str(value.filename), value.dtype, mode, value.offset, value.shape, order)
+
+
+def _property(pickler: Any, value: property) -> Any:
+    parts = value.fget, value.fset, value.fdel, value.__doc__
+    return makers.wrapper, (property, type(value), parts, dict(getattr(value, "__dict__", {})))
+
+
+def _method_wrapper(pickler: Any, value: classmethod[Any, Any, Any] | staticmethod[Any, Any]) -> Any:
+    inside = value.__func__
+    # What it has been given of the function inside it is given again.
+    given = value.__dict__
+    own = {name: item for name, item in given.items() if getattr(inside, name, NOTHING) is not item}
+    own.pop("__wrapped__", None)
+    kind = classmethod if isinstance(value, classmethod) else staticmethod
+    return makers.wrapper, (kind, type(value), (inside,), own)
+
+
+def _of_subclass(kind: type) -> Callable[[Any, Any], Any] | None:
+    """What pickles properties, class methods and static methods of kinds that derive from these, and do not say it."""
+    if kind in _WRAPPERS or not issubclass(kind, _WRAPPERS):
+        return None
+    if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+        return None
+    return _property if issubclass(kind, property) else _method_wrapper
+
+
+_WRAPPERS = (property, classmethod, staticmethod)
 
 
 def _of_library(kind: type) -> Callable[[Any, Any], Any] | None:
@@ -497,7 +528,8 @@ def _special() -> dict[type, Callable[[Any, Any], Any]]:
 _SPECIAL = _special()
 
 
-def _is_single_dispatch(value: FunctionType) -> bool:
+def is_single_dispatch(value: FunctionType) -> bool:
+    """Whether `functools.singledispatch` has made it."""
     return value.__globals__ is vars(functools) and hasattr(value, "registry") and hasattr(value, "dispatch")
 
 
@@ -510,3 +542,11 @@ def _owner_of_method(value: FunctionType) -> type | None:
     owner: Any = getattr(sys.modules.get(value.__module__), name, None) if name.isidentifier() else None
     found = getattr(owner, method, None) if is_of(owner, type) else None
     return owner if type(found) is MethodType and found.__func__ is value else None
+
+
+def single_dispatch_attributes(value: FunctionType) -> dict[str, Any]:
+    """Those that it has besides what `functools.singledispatch` gives to each."""
+    return {name: item for name, item in value.__dict__.items() if name not in _OF_SINGLE_DISPATCH}
+
+
+_OF_SINGLE_DISPATCH = frozenset(functools.singledispatch(lambda _: None).__dict__)

@@ -48,10 +48,9 @@ class ScriptModule(ModuleType):
         self.__script = script
 
     def __getattr__(self, name: str) -> Any:
-        if not (name.startswith("__") and name.endswith("__")):
-            found, value = self.__script.find(name)
-            if found:
-                return value
+        found, value = self.__script.find(name)
+        if found:
+            return value
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     @classmethod
@@ -89,6 +88,8 @@ class Script:
         self.image_part: Part | None = None
         """The image that was received last: the calls of calls bring it along."""
         self._serial = -1
+        self._stale: set[str] = set()
+        """Names of what is to be loaded anew, though the program has not changed it."""
         self._loads: dict[str, int] = {}
         """By name, how often an entry has been loaded."""
         self._holds: dict[str, dict[str, int]] = {}
@@ -218,7 +219,7 @@ class Script:
 
     def _is_new(self, entry: Entry) -> bool:
         known = self.received.get(entry.name)
-        if known is None or known.version != entry.version:
+        if known is None or known.version != entry.version or entry.name in self._stale:
             return True
         return bool(self._renewed_in(entry.name))
 
@@ -231,6 +232,7 @@ class Script:
 
     def _load(self, entry: Entry, parts: Parts) -> None:
         self._pending.pop(entry.name, None)
+        self._stale.discard(entry.name)
         self.received[entry.name] = entry
         self._loads[entry.name] = self._loads.get(entry.name, 0) + 1
         self._loading.append(entry.name)
@@ -320,12 +322,29 @@ class Script:
         known = self._attributes.get(name)
         made = self.defined.get(name)
         if known is None or known[0] != skeleton or not isinstance(made, type):
+            if known is not None and made is not None:
+                self._forget_holders_of(name, made)
             made = make(*arguments)
             self._attributes[name] = skeleton, {}
         self.variables[name] = self.defined[name] = made
         if name in self._building:
             self._building.remove(name)
         return made
+
+    def _forget_holders_of(self, name: str, before: Any) -> None:
+        """The class, `before`, is about to be another object: what refers to it is to be loaded anew."""
+        for other, entry in list(self.received.items()):
+            if name not in entry.needs or other in self._loading or other in self._stale:
+                continue
+            self._stale.add(other)
+            if entry.kind != CLASS or other not in self._attributes:
+                continue
+            made = self.defined.get(other)
+            if made is not before and isinstance(made, type) and before in made.__mro__:
+                del self._attributes[other]
+                self._forget_holders_of(other, made)
+            else:
+                self._attributes[other][1].clear()
 
     def set_class(
         self,

@@ -276,3 +276,21 @@ def test_printing_arrives(make_executor, isolated, capfd):
     captured = capfd.readouterr()
     assert "hello from a call\n" in captured.out
     assert "trouble in a call\n" in captured.err
+
+
+def test_a_class_that_a_function_has_made_is_as_it_was_at_submit(executor):
+    class Settings:
+        rate = 0
+
+    def look():
+        return Settings.rate, hasattr(Settings, "extra")
+
+    found = []
+    for rate in (1, 2, 1, 2, 2, 1):
+        Settings.rate = rate
+        if rate == 2:
+            Settings.extra = True
+        elif hasattr(Settings, "extra"):
+            del Settings.extra
+        found.append(executor.submit(look).result())
+    assert found == [(rate, rate == 2) for rate in (1, 2, 1, 2, 2, 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from concurrent.futures import CancelledError
 
@@ -104,6 +105,33 @@ def test_a_map_completes_after_the_end_of_main(run_program, how, tmp_path):
     """
     run_program(text)
     assert len((tmp_path / "trace").read_text().split()) == 500
+
+
+@pytest.mark.parametrize(
+    "work", ["executor.submit(time.sleep, 0.05)", "list(executor.map(time.sleep, [0.05] * 4, chunksize=1))"]
+)
+def test_a_thread_that_goes_on_for_ever_does_not_keep_the_program_from_its_end(run_program, work):
+    text = f"""
+        import threading, time
+        from programs import open_executor
+
+        def go_on():
+            try:
+                while True:
+                    {work}
+                    time.sleep(0.01)
+            except RuntimeError as exc:
+                print(f"{{exc}}\\n", end="")  # in one piece, whoever else prints
+
+        if __name__ == "__main__":
+            executor = open_executor()
+            last = executor.submit(abs, -1)
+            for _ in range(3):
+                threading.Thread(target=go_on, daemon=True).start()
+            last.result()
+            time.sleep(0.2)  # so that there is always one at work; without it the program ends all the more
+    """
+    assert {*run_program(text).splitlines()} <= {"cannot schedule new futures after shutdown"}
 
 
 def test_a_script_without_a_main_guard(run_program):
@@ -308,3 +336,27 @@ def test_a_process_that_the_program_forks(run_program, can):
     assert lines in (["parent ran", "child ran"], ["child ran", "parent ran"]) or (
         "copies" in can and sorted(lines) == ["child refused", "parent ran"]
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking a process with threads is not safe there")
+def test_a_process_that_the_program_forks_waits_for_no_answer_to_a_cancel(run_program, tmp_path):
+    text = f"""
+        import os, signal, warnings
+        os.environ["JOBRUNNER_CANCEL_WAIT"] = "1000"
+        from programs import open_executor
+        from zoo import wait_for
+
+        if __name__ == "__main__":
+            warnings.simplefilter("ignore", DeprecationWarning)  # to fork with threads is what is tried
+            executor = open_executor()
+            queued = [executor.submit(wait_for, {str(tmp_path / "go")!r}) for _ in range(10)][-1]
+            child = os.fork()
+            if not child:
+                signal.alarm(20)  # so that it ends where this fails
+                queued.cancel()
+                os._exit(0)
+            print(os.waitpid(child, 0)[1])
+            open({str(tmp_path / "go")!r}, "w").close()
+            queued.result()
+    """
+    assert run_program(text) == "0\n"

@@ -6,6 +6,7 @@ Each test is a program of its own, since it is about `__main__`. It ends with an
 from __future__ import annotations
 
 import sys
+import textwrap
 
 import pytest
 
@@ -19,8 +20,6 @@ def run_script(run_program):
     """Runs a program whose first lines import `open_executor`; it must print "right"."""
 
     def run(text):
-        import textwrap
-
         assert run_program(BEGIN + textwrap.dedent(text) + "\nprint('right')\n").splitlines()[-1] == "right"
 
     return run
@@ -682,6 +681,64 @@ def test_the_module_can_be_imported_and_searched(run_script):
     """)
 
 
+SEARCHES = {
+    "modules": "inspect.getmembers(sys.modules[__name__], inspect.isclass)",
+    "modules by name": "inspect.getmembers(modules[__name__], inspect.isclass)",
+    "__globals__": "(lambda: 0).__globals__.items()",
+    "f_globals": "sys._getframe().f_globals.items()",
+    "__import__": "__import__('__main__').__dict__.items()",
+}
+
+
+@pytest.mark.apart
+@pytest.mark.parametrize("search", SEARCHES)
+def test_all_classes_are_there_for_code_that_goes_through_the_module(run_script, search):
+    run_script(f"""
+        import inspect, sys
+        from sys import modules
+
+        class Plugin:
+            pass
+
+        class First(Plugin):
+            pass
+
+        class Second(Plugin):
+            pass
+
+        def search():
+            found = list({SEARCHES[search]})
+            return sorted(name for name, value in found if inspect.isclass(value) and value.__module__ == __name__)
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(search).result() == ["First", "Plugin", "Second"]
+            assert list(ex.map(lambda _: search(), range(2))) == [["First", "Plugin", "Second"]] * 2
+    """)
+
+
+@pytest.mark.apart
+def test_what_the_script_says_of_itself_is_found_by_its_names(run_script):
+    run_script("""
+        import sys
+
+        __doc__ = "Usage: ..."
+        __version__, __author__ = "1.2", "somebody"
+        __all__ = ["names"]
+
+        def by_module():
+            return [getattr(sys.modules["__main__"], name, None) for name in ("__version__", "__all__", "__path__")]
+
+        def imported():
+            import __main__
+            from __main__ import __author__ as author
+            return __main__.__version__, author, globals()["__all__"], __main__.__doc__
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(by_module).result() == ["1.2", ["names"], None]
+            assert ex.submit(imported).result() == ("1.2", "somebody", ["names"], "Usage: ...")
+    """)
+
+
 @pytest.mark.apart
 def test_pickle_copy_and_shelve_inside_of_a_call(run_script):
     run_script("""
@@ -864,6 +921,36 @@ def test_what_arrives_leaves_the_programs_classes_alone(run_script):
 
 
 @pytest.mark.apart
+def test_a_class_that_a_function_of_the_script_has_made_is_as_it_was_at_submit(run_script):
+    run_script("""
+        import time
+
+        def run(ex):
+            class Settings:
+                rate = 0
+
+            class Derived(Settings):
+                pass
+
+            def look():
+                return Derived.rate, Derived().rate, hasattr(Settings, "extra")
+
+            futures = [ex.submit(time.sleep, 0.1)]
+            for rate in (1, 2, 1, 2, 2, 1):
+                Settings.rate = rate
+                if rate == 2:
+                    Settings.extra = True
+                elif hasattr(Settings, "extra"):
+                    del Settings.extra
+                futures.append(ex.submit(look))
+            return [future.result() for future in futures[1:]]
+
+        with open_executor(max_workers=1) as ex:
+            assert run(ex) == [(rate, rate, rate == 2) for rate in (1, 2, 1, 2, 2, 1)]
+    """)
+
+
+@pytest.mark.apart
 def test_what_calls_keep_on_a_class_stays(run_script):
     run_script("""
         class Cache:
@@ -912,6 +999,163 @@ def test_a_class_defined_anew(run_script):
             assert ex.submit(area, Shape()).result() == (2, True)
             Shape.area = lambda self: 3
             assert ex.submit(area, Shape()).result() == (3, True)
+    """)
+
+
+INSIDE = {
+    "the name of a class": ("Plain.__name__", "Plain.__name__ = 'Renamed'"),
+    "what copyreg was told of a class": (
+        "Plain in copyreg.dispatch_table",
+        "copyreg.pickle(Plain, reduced)",
+    ),
+    "the annotations of a class": ("Plain.__annotations__", "Plain.__annotations__['y'] = str"),
+    "the text of a property": ("Plain.twice.__doc__", "Plain.twice.__doc__ = 'new'"),
+    "a class that is told to be a subclass": ("issubclass(Plain, Base)", "Base.register(Plain)"),
+    "an attribute of a member": ("Color.RED.label", "Color.RED.label = 'new'"),
+    "the value of a member": ("Color.RED.value", "Color.RED._value_ = 7"),
+    "what the value of a member holds": ("Color.BLUE.value", "Color.BLUE.value.append(3)"),
+    "an attribute of a cached function": ("cached.tag", "cached.tag = 'new'"),
+    "another cached class": ("made('ab')", "made = again"),
+    "an implementation of a generic function": ("show(1)", "show.register(int, shown)"),
+    "an implementation that changes": (
+        "show('')",
+        "show.registry[str].__code__ = (lambda x: 'new').__code__",
+    ),
+    "another generic function": ("spell([])", "spell = another"),
+    "an attribute of a generic function": ("show.tag", "show.tag = 'new'"),
+    "a module that the script has made": ("settings.limit", "settings.limit = 2"),
+    "what a module holds that the script has made": ("settings.seen", "settings.seen.append('new')"),
+}
+"""What to look at, and what changes it."""
+
+
+@pytest.mark.apart
+def test_whatever_changes_inside_of_a_global_arrives(run_script):
+    run_script(f"""
+        import abc, copyreg, enum, functools, types
+
+        class Base(abc.ABC):
+            pass
+
+        class Plain:
+            x: int
+
+            @property
+            def twice(self):
+                return 2
+
+        class Color(enum.Enum):
+            RED = 1
+            BLUE = [2]
+
+        Color.RED.label = "old"
+
+        @functools.lru_cache
+        def cached(x):
+            return x
+
+        cached.tag = "old"
+
+        @functools.cache
+        class made(list):
+            pass
+
+        again = made
+
+        @functools.cache
+        class made(tuple):
+            pass
+
+        @functools.singledispatch
+        def show(x):
+            return "any"
+
+        @show.register
+        def shown(x: str):
+            return "text"
+
+        show.tag = "old"
+
+        @functools.singledispatch
+        def spell(x):
+            return "new"
+
+        another = spell
+
+        @functools.singledispatch
+        def spell(x):
+            return "old"
+
+        def reduced(plain):
+            return Plain, ()
+
+        settings = types.ModuleType("settings")
+        settings.limit, settings.seen = 1, []
+
+        wrong = []
+        with open_executor(max_workers=1) as ex:
+            for what, (look, change) in {INSIDE}.items():
+                exec(f"def seen(): return repr({{look}})")  # for each a function that names what it looks at
+                before = seen()
+                assert [ex.submit(seen).result() for _ in range(3)] == [before] * 3, what
+                exec(change)
+                assert seen() != before, what
+                found = [ex.submit(seen).result(), *ex.map(lambda _: seen(), range(3))]
+                if found != [seen()] * 4:
+                    wrong.append((what, found))
+        assert not wrong, wrong
+    """)
+
+
+@pytest.mark.apart
+def test_instances_that_a_process_has_are_of_a_class_that_was_built_anew(run_script):
+    run_script("""
+        class Base:
+            def name(self):
+                return "old"
+
+        class Other:
+            def name(self):
+                return "other"
+
+        class Derived(Base):
+            def name(self):
+                return super().name() + "!"
+
+        class Holder:
+            kind = Base
+            of = {"base": Base}
+
+        def given(kind=Other):
+            return kind is Other
+
+        first, kept = Base, Derived()
+        many = [kept, {"kept": kept}]
+
+        def look():
+            return (kept.name(), isinstance(kept, Base), isinstance(kept, Derived), Derived().name(), many[0] is kept,
+                    type(many[1]["kept"]) is Derived, type(kept).__name__, issubclass(Derived, Other),
+                    Holder.kind is Base, Holder.of["base"] is Base, given(), Other.__name__)
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(look).result() == look()
+
+            class Base:
+                def name(self):
+                    return "new"
+
+            assert look()[:2] == ("old!", False)
+            assert ex.submit(look).result() == look()
+            Derived.__name__ = "Renamed"
+            assert ex.submit(look).result() == look()
+            Derived.__bases__ = (Other,)
+            assert look()[0] == "other!"
+            assert ex.submit(look).result() == look()
+            Other.__name__ = "Another"
+            assert ex.submit(look).result() == look()
+            Holder.kind = Base
+            Base.__name__ = "Changed"
+            assert ex.submit(look).result() == look()
     """)
 
 
@@ -1172,6 +1416,74 @@ def test_classes_of_ctypes(run_script):
     """)
 
 
+@pytest.mark.apart
+def test_properties_and_methods_of_kinds_of_their_own(run_script):
+    run_script("""
+        import abc
+
+        class ClassProperty(property):
+            def __get__(self, instance, owner):
+                return self.fget(owner)
+
+        class Noted(property):
+            "With a constructor of its own."
+
+            def __init__(self, note, fget=None, fset=None, fdel=None, doc=None):
+                super().__init__(fget, fset, fdel, doc)
+                self.note = note
+
+            def getter(self, fget):
+                return Noted(self.note, fget, self.fset, self.fdel, fget.__doc__)
+
+        class Logged(classmethod):
+            def __get__(self, instance, owner=None):
+                return lambda *args: (self.mark, super(Logged, self).__get__(instance, owner)(*args))
+
+        class Marked(staticmethod):
+            mark = 1
+
+        class Shape(abc.ABC):
+            @abc.abstractproperty
+            def area(self): ...
+
+        class Square(Shape):
+            area = 4
+
+            @ClassProperty
+            def kind(cls):
+                return cls.__name__
+
+            side = Noted("in metres")
+
+            @side.getter
+            def side(self):
+                "The side."
+                return 2
+
+            @Logged
+            def unit(cls, size):
+                return cls, size
+
+            vars()["unit"].mark = "old"
+
+            @Marked
+            def plain():
+                return "plain"
+
+        def look():
+            side, plain = vars(Square)["side"], vars(Square)["plain"]
+            return (Square.kind, Square().side, type(side).__name__, side.note, side.__doc__, Square.unit(3),
+                    Square.plain(), type(plain).__name__, plain.mark, vars(Shape)["area"].__isabstractmethod__)
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(look).result() == look()
+            vars(Square)["unit"].mark, vars(Square)["side"].note = "new", "in feet"
+            vars(Square)["plain"].mark = 2
+            assert look()[3] == "in feet" and look()[5][0] == "new"
+            assert ex.submit(look).result() == look()
+    """)
+
+
 def test_code_that_runs_while_globals_arrive_has_what_it_names(run_script):
     run_script("""
         import threading, time
@@ -1366,6 +1678,54 @@ def test_annotations(run_script):
             Plain.__annotations__ = {"z": float}
             assert ex.submit(lambda: Plain.__annotations__).result() == {"z": float}
     """)
+
+
+@pytest.mark.apart
+def test_annotations_that_are_texts_find_what_they_name(run_program):
+    begin = "from __future__ import annotations\n" + BEGIN
+    out = run_program(
+        begin
+        + textwrap.dedent("""
+        import collections.abc as containers, dataclasses, decimal, typing
+        from fractions import Fraction
+        from typing import ClassVar, Optional, TypeVar
+
+        Count = Optional[int]
+        Either = int | Fraction
+        Names = list[str]
+        T = TypeVar("T")
+        Key = typing.NewType("Key", int)
+
+        @dataclasses.dataclass
+        class Row:
+            count: Count
+            price: decimal.Decimal
+            kind: ClassVar[str] = "row"
+
+        def total(rows: containers.Sequence[Row], key: Key, first: T, either: Either) -> Names:
+            return []
+
+        def hints():
+            return repr((typing.get_type_hints(total), typing.get_type_hints(Row)))
+
+        def derived():
+            @dataclasses.dataclass
+            class Long(Row):
+                more: ClassVar[int] = 1
+                length: int = 0
+
+            return [field.name for field in dataclasses.fields(Long)]
+
+        with open_executor(max_workers=1) as ex:
+            assert ex.submit(hints).result() == hints()
+            assert ex.submit(derived).result() == derived() == ["count", "price", "length"]
+            Count = Optional[str]
+            assert ex.submit(hints).result() == hints()
+            assert typing.get_type_hints(Row)["count"] == Optional[str]
+        print("right")
+    """)
+    )
+    assert out.splitlines() == ["right"]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where they stand")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -48,13 +49,15 @@ CODES = {ENDS: (-signal.SIGINT,), EXITS: (128 + signal.SIGTERM,), DIES: (-signal
 COUNTED = ("out of memory", "paused")
 """What a program says of what it has met."""
 
+LOST_THREAD = "the interpreter has lost a thread that Thread.start() waits for"
 BEYOND_US = {
-    "Exception ignored in thread started by": "the interpreter has lost a thread that Thread.start() waits for",
-    "(src/": "ZeroMQ has ended the process",
+    r"Exception ignored in thread started by": LOST_THREAD,
+    r"threading\.py\", line \d+ in start\b": LOST_THREAD,  # there was no memory to say so either
+    r"\(src/": "ZeroMQ has ended the process",
 }
 """For want of memory, by what stderr has then: no library can help that. Such a run is counted, and says nothing."""
 
-MAY_PRINT = frozenset(("callbacks", "interrupts", "memory", "signals"))
+MAY_PRINT = frozenset(("callbacks", "engine", "interrupts", "memory", "signals"))
 """Faults that lead to tracebacks on stderr, as they should."""
 
 
@@ -120,7 +123,7 @@ def run_seed(seed: int, backend: str | None = None, fault: str | None = None) ->
         striker.end()
         os.close(begun)
         shutil.rmtree(folder, ignore_errors=True)
-    if verdict.wrong and plan.memory is not None and any(text in err for text in BEYOND_US):
+    if verdict.wrong and plan.memory is not None and any(re.search(text, err) for text in BEYOND_US):
         verdict.wrong.clear()
         verdict.counts["beyond us"] += 1
     verdict.counts["signals"] += striker.struck

@@ -13,16 +13,17 @@ from support.cores import DOUBLE, bundle, call, client_peer, named, ok, record, 
 from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol.chunks import part_id
-from jobrunner.protocol.coordinator import core as coordinator_core
-from jobrunner.protocol.coordinator import missing_modules, reports
+from jobrunner.protocol.coordinator import missing_modules, piece_index, reports, scheduler, sessions
 from jobrunner.protocol.coordinator.accounts import Quota
-from jobrunner.protocol.coordinator.core import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.coordinator.dependencies import LOOKED_AT_PER_SWEEP, MAX_PIECES, Dependencies
+from jobrunner.protocol.coordinator.dispatcher import LEFT_OVER
 from jobrunner.protocol.coordinator.finished_tasks import UnknownTasks
 from jobrunner.protocol.coordinator.function_table import FunctionEntry
+from jobrunner.protocol.coordinator.orphans import LOOKS_PER_GRACE, Orphans
+from jobrunner.protocol.coordinator.outboxes import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.coordinator.peers import WorkerSession
 from jobrunner.protocol.coordinator.placement import Lane, ReadyQueue
-from jobrunner.protocol.coordinator.scheduler import LEFT_OVER, LOOKS_PER_GRACE, Scheduler
+from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
 from jobrunner.protocol.link import STALLED_AFTER
 from jobrunner.protocol.wire import messages as m
@@ -69,9 +70,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(cls, method, counting)
 
     count(missing_modules, "needed")
+    count(scheduler, "whole_of")
+    count(piece_index, "whole_of")
     count(reports, "index_of_call")
     count(reports, "short_id")
-    count(Scheduler, "named_later")
+    count(Orphans, "named_later")
     count(Dependencies, "_is_named_soon")
     count(WorkerSession, "fits")
     count(WorkerSession, "provides_all")
@@ -197,7 +200,7 @@ def test_where_very_much_waits_for_resources_it_is_not_decided_in_each_turn_who_
     assert cores.ids(workers[-1].heard_one(m.Assign).tasks) == [whole.id]
     client.say(m.Submit(parts))
     world.run(2.0, client, *workers)
-    reserved = world.core.scheduler.reservations
+    reserved = world.core.scheduler.dispatcher.reservations
     assert reserved
     counted.clear()
     for _ in range(50):
@@ -226,8 +229,9 @@ def test_a_module_that_is_missing_concerns_the_calls_that_need_it(world, counted
     assert counted["needed"] < 50
 
 
-def test_nobody_looks_at_others_calls_because_somebody_without_any_says_goodbye(world):
-    class Tasks(dict[TaskId, Any]):
+@pytest.mark.parametrize("calls", [0, 1])
+def test_nobody_looks_at_others_calls_because_somebody_says_goodbye(world, calls):
+    class Tasks(TaskTable):
         looks = 0
 
         def values(self) -> Any:
@@ -236,11 +240,12 @@ def test_nobody_looks_at_others_calls_because_somebody_without_any_says_goodbye(
 
     world.core.scheduler.tasks = Tasks()
     guest = world.client("guest", who=ANNA)
-    before = Tasks.looks
+    guest.say(m.Submit([spec(n, client=named("guest", ANNA)) for n in range(calls)], [DOUBLE]))
     world.core.check_invariants = lambda: None  # it looks at them, too
+    before = Tasks.looks
     guest.say(m.Goodbye())
     assert Tasks.looks == before
-    assert world.core.scheduler.clients == {}
+    assert world.core.scheduler.roster.clients == {}
 
 
 def test_clients_that_come_back_do_not_each_look_at_what_all_others_may_name(world, counted):
@@ -252,10 +257,18 @@ def test_clients_that_come_back_do_not_each_look_at_what_all_others_may_name(wor
         if n % 2:
             client.say(m.ResubmissionComplete())
     assert counted["named_later"] == 1000
-    assert len(world.core.scheduler.orphaned) == 1000
+    assert len(world.core.scheduler.orphans) == 1000
     fenced = [request.id for message in worker.heard_of(m.Cancel) for request in message.requests]
     assert sorted(fenced) == sorted(entry.id for n, entry in enumerate(held) if n % 2)
     world.core.check_invariants()
+
+
+def test_who_says_that_it_is_inside_of_a_call_does_not_look_at_all_that_workers_have(world, counted):
+    held = [m.Held(TaskId(f"gone-{n}-r"), 1, True) for n in range(10_000)]
+    world.worker(who=HOST, held=held)
+    counted.clear()
+    world.client("inside", who=HOST, within=TaskId("other-1-r"))
+    assert counted["whole_of"] < 10
 
 
 def test_what_nobody_names_is_not_looked_at_in_each_sweep(world, counted):
@@ -265,9 +278,9 @@ def test_what_nobody_names_is_not_looked_at_in_each_sweep(world, counted):
     counted.clear()
     world.run(29.0, worker)
     assert counted["named_later"] <= 100 * (LOOKS_PER_GRACE + 1)
-    assert len(world.core.scheduler.orphaned) == 100
+    assert len(world.core.scheduler.orphans) == 100
     world.run(2.0, worker)
-    assert not world.core.scheduler.orphaned
+    assert not world.core.scheduler.orphans
 
 
 def test_of_very_much_that_is_sought_each_sweep_looks_at_a_part(world, counted):
@@ -308,7 +321,7 @@ def test_what_an_error_repeats_counts_as_unacknowledged(world):
     client = world.client()
     client.say(m.Query(1, "task", "\0" * 1000))
     assert len(client.heard_one(m.Reply).error) > 4000
-    assert world.core.scheduler.clients["c"].link.unacked_bytes > 4000
+    assert world.core.scheduler.roster.clients["c"].link.unacked_bytes > 4000
 
 
 @pytest.mark.parametrize(
@@ -344,11 +357,11 @@ def test_buffers_without_bytes_are_not_for_nothing(kept):
     client.say(kept(pieces), m.ResultReply([ok("c-x", payload=pieces)]))
     outcomes = [outcome for message in client.heard_of(m.Outcomes) for outcome in message.outcomes]
     assert [outcome.status for outcome in outcomes] == [m.REFUSED]
-    assert world.core.scheduler.clients["c"].account.bytes < 1_000_000
+    assert world.core.scheduler.roster.clients["c"].account.bytes < 1_000_000
 
 
 def test_a_key_has_so_many_clients_at_a_time(world, monkeypatch):
-    monkeypatch.setattr(coordinator_core, "MAX_OBSERVERS", 3)
+    monkeypatch.setattr(sessions, "MAX_OBSERVERS", 3)
     watch = Principal("O" * 43, "watch", OBSERVER)
     observers = [world.client(f"o{n}", who=watch) for n in range(3)]
     hello = m.ClientHello(named("one more", watch), "1.0", "3.11", "host", 1, 10.0)
@@ -371,7 +384,7 @@ def test_who_speaks_and_acknowledges_nothing_loses_its_session(world):
         world.give(client.source, m.Envelope(client.link.session, 0, 0, m.Heartbeat()), ANNA)
         world.turn(0.4)
     assert world.now >= until
-    assert world.core.scheduler.clients[ANNAS].link.unacked() == []
+    assert world.core.scheduler.roster.clients[ANNAS].link.unacked() == []
     world.reopen(client)
 
 
@@ -384,7 +397,7 @@ def test_of_calls_that_have_ended_little_is_kept_for_lists(world):
     (outcome,) = client.heard_one(m.Outcomes).outcomes
     assert outcome.detail == facts
     client.acknowledge()
-    (record,) = world.core.scheduler.recent
+    (record,) = world.core.scheduler.tasks.recent
     assert record.outcome.detail == {"error": "why", "worker": "w", "host": "h"}
     assert world.query(client, "task", "c-1")["error"] == "why"
 
@@ -400,7 +413,7 @@ def test_nor_what_only_their_beginning_needed(world):
         m.ERROR,
         m.UNMET,
     }
-    (ended,) = [record for record in world.core.scheduler.recent if record.id == "c-1"]
+    (ended,) = [record for record in world.core.scheduler.tasks.recent if record.id == "c-1"]
     assert ended.options == m.TaskOptions(name="f", priority=3), "in nobody's account, taken or not"
     assert (ended.depends_on, ended.amounts, ended.requirements, ended.failed_dependency) == (
         (),
@@ -417,7 +430,7 @@ def test_of_functions_nobody_needs_their_names_are_left(world):
     worker.heard()
     worker.say(m.Outcomes([ok("c-1")]))
     world.turn()
-    (ended,) = world.core.scheduler.recent
+    (ended,) = world.core.scheduler.tasks.recent
     assert ended.function.definition == m.FunctionDef(b"k", "f", b"")
 
 
@@ -425,7 +438,9 @@ def test_of_functions_nobody_needs_their_names_are_left(world):
 
 
 def in_queue(world: cores.Coordinator) -> int:
-    lanes = [lane for lanes in world.core.scheduler.queue._lanes.values() for lane in lanes.values()]
+    lanes = [
+        lane for lanes in world.core.scheduler.dispatcher.queue._lanes.values() for lane in lanes.values()
+    ]
     return sum(len(queue) for lane in lanes for queue in lane.clients.values())
 
 
@@ -458,7 +473,7 @@ def test_what_was_cancelled_before_its_next_attempt_is_not_kept(world):
         worker.say(m.Outcomes([cores.ended(each.id, m.ERROR) for each in calls]))
         client.heard()
         come_and_go(client, calls)
-    assert len(world.core.scheduler.delayed) <= 3 * LEFT_OVER
+    assert world.core.scheduler.dispatcher.delayed <= 3 * LEFT_OVER
 
 
 def test_what_was_cancelled_while_it_lacked_a_result_is_not_kept_with_what_that_comes_of(world):
@@ -492,7 +507,7 @@ def test_who_acknowledges_nothing_is_not_told_each_size_of_the_cluster(world):
     for slots in range(2, 500):
         worker.say(m.Capacity(slots))
         world.turn()
-    assert len(world.core.scheduler.clients["c"].link.unacked()) == MAX_UNTAKEN_SLOTS
+    assert len(world.core.scheduler.roster.clients["c"].link.unacked()) == MAX_UNTAKEN_SLOTS
     client.heard()
     client.acknowledge()
     assert client.heard_one(m.Capacity) == m.Capacity(499)
@@ -512,7 +527,7 @@ def test_bundles_that_are_never_taken_up_again_are_promised_up_to_a_limit():
         client.heard()
         client.acknowledge()
     assert number == 4
-    assert len(world.core.scheduler.clients["c"].awaiting_resubmission) <= 4
+    assert len(world.core.scheduler.roster.clients["c"].awaiting_resubmission) <= 4
 
 
 # --- what comes to others -----------------------------------------------------------------------------------------
@@ -652,3 +667,44 @@ def test_what_one_call_may_have_fits_into_one_message():
         values + 2 * (parts + modules) + MAX_RETRY_ON_BYTES + MAX_RESOURCES * 4 * MAX_NAME_LENGTH
         < MAX_HEADER_BYTES
     )
+
+
+# --- replies --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["status", "workers"])
+def test_workers_that_offer_very_much_do_not_make_a_reply_that_nobody_can_take(world, kind):
+    """It would be said again and again, and keep all behind it from who has asked."""
+    for number in range(20):
+        offered = {chr(0x10000 + n) * MAX_NAME_LENGTH: 1.0 for n in range(4000)}
+        world.worker(f"w{number}", who=HOST, resources=offered)
+    observer = world.client("o", who=ANNA._replace(role=OBSERVER))
+    observer.say(m.Query(1, kind))
+    (reply,) = observer.heard_of(m.Reply)
+    assert len(reply.data["workers"] if kind == "status" else reply.data) == 20
+
+
+@pytest.mark.parametrize("what", ["clients", "workers"])
+def test_nor_do_very_many_peers(world, what, monkeypatch):
+    monkeypatch.setattr(reports, "MAX_PEER_BYTES", 3000)
+    for number in range(100):
+        if what == "workers":
+            world.worker(f"w{number}", who=HOST)
+            continue
+        client = world.client(f"c{number}", who=ANNA)
+        client.say(m.Submit([spec(1, client=named(f"c{number}", ANNA))], [DOUBLE]))
+    observer = world.client("o", who=ANNA._replace(role=OBSERVER))
+    observer.say(m.Query(1, "status"))
+    (reply,) = observer.heard_of(m.Reply)
+    assert 0 < len(reply.data[what]) < 100
+    assert header_size(reply) < 2 * 3000
+
+
+def test_an_error_names_a_few_of_the_versions_that_there_are(world):
+    for number in range(100):
+        world.worker(f"w{number}", who=HOST, python=f"3.{number}{'x' * 200}")
+    client = world.client(who=ANNA)
+    strange = DOUBLE._replace(python="2.7")
+    client.say(m.Submit([spec(1, client=ANNAS)], [strange]))
+    (ended,) = client.heard_one(m.Outcomes).outcomes
+    assert len(ended.detail["error"]) < 5000

@@ -7,9 +7,10 @@ from support.cores import DOUBLE, HALVE, Coordinator, bundle, ids, named, ok
 from support.cores import spec as any_spec
 
 from jobrunner.protocol.coordinator import accounts as accounts_module
-from jobrunner.protocol.coordinator import core as coordinator_core
+from jobrunner.protocol.coordinator import admission
 from jobrunner.protocol.coordinator.accounts import NO_QUOTA, Account, Accounts, Quota
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import Received, Send
 from jobrunner.protocol.journal_records import JournalState, KeptOutcome, Progress
 from jobrunner.protocol.wire import messages as m
@@ -115,7 +116,7 @@ def test_bytes_count_until_the_call_has_ended():
 def test_functions_count_while_they_are_known():
     world = Coordinator(quota=Quota(0, 10_000))
     client = world.client(who=ALICE)
-    account = world.core.scheduler.clients[C].account
+    account = world.core.scheduler.roster.clients[C].account
     large = HALVE._replace(blob=bytes(8000))
     client.say(m.Submit([spec(1, function=large.key)], [large]))
     client.say(m.Submit([spec(2)], [DOUBLE._replace(blob=bytes(8000))]))
@@ -140,7 +141,7 @@ def test_all_that_a_call_brings_counts(call):
     client = world.client(who=ALICE)
     submit(client, call)
     assert list(refused(client)) == [f"{C}-1"]
-    account = world.core.scheduler.clients[C].account
+    account = world.core.scheduler.roster.clients[C].account
     before = account.bytes
     submit(
         client,
@@ -229,7 +230,7 @@ def supply(client, name, *numbers, size=10_000):
 def test_results_that_a_client_supplies_count_until_the_calls_that_need_them_have_ended():
     world = Coordinator(quota=Quota(0, 100_000))
     client = world.client(who=ALICE)
-    account = world.core.scheduler.clients[C].account
+    account = world.core.scheduler.roster.clients[C].account
     submit(client, *[spec(n)._replace(depends_on=(f"x-{n}",)) for n in range(1, 21)])
     function = account.bytes - arguments(world)
     supply(client, "x", *range(1, 21))
@@ -247,7 +248,7 @@ def test_results_that_a_client_supplies_count_until_the_calls_that_need_them_hav
 def test_a_result_that_many_calls_need_counts_once():
     world = Coordinator(quota=Quota(0, 30_000))
     client = world.client(who=ALICE)
-    account = world.core.scheduler.clients[C].account
+    account = world.core.scheduler.roster.clients[C].account
     submit(client, *[spec(n)._replace(depends_on=("x-1",)) for n in range(1, 11)])
     function = account.bytes - arguments(world)
     supply(client, "x", 1)
@@ -287,7 +288,7 @@ def test_whoever_takes_calls_over_is_charged_for_their_results():
     again = world.client("c")
     again.say(m.Submit([task], [DOUBLE]))
     world.turn()
-    account = world.core.scheduler.clients["c"].account
+    account = world.core.scheduler.roster.clients["c"].account
     assert account.bytes >= 10_000
     worker.say(m.Outcomes([ok("c-1")]))
     world.turn()
@@ -314,7 +315,7 @@ def test_a_result_does_not_outlive_its_client_and_its_account(leaves, detach):
         client.say(m.Goodbye())
     world.turn()
     world.query(other, "forget", f"{C}-1") if detach else None
-    (record,) = world.core.scheduler.recent
+    (record,) = world.core.scheduler.tasks.recent
     assert record.outcome.payload == b""
     assert record.client.link.unacked() == record.client.outcomes == []
     assert not world.core.scheduler.accounts.of(C, ALICE.key).bytes
@@ -350,30 +351,30 @@ def test_who_asks_for_the_impossible_and_takes_no_answer_is_sent_away():
         submit(client, spec(number))
         client.say(m.Cancel([m.CancelRequest(f"{C}-{number}", False)]))
     assert any(type(message) is m.Reset for message in client.heard())
-    assert world.core.rejected == 1
-    assert not world.core.scheduler.clients[C].done
+    assert world.core.offences.count == 1
+    assert not world.core.scheduler.roster.clients[C].done
 
 
 def test_the_bytes_of_answers_count_too(monkeypatch):
-    monkeypatch.setattr(coordinator_core, "UNTAKEN_BYTES", 10_000)
+    monkeypatch.setattr(admission, "UNTAKEN_BYTES", 10_000)
     world = Coordinator()
     client = world.client(who=ALICE)
     for number in range(100):
         client.say(m.Query(number, "status"))
         client.link.received = 0  # it acknowledges nothing
     assert m.Reset() in client.heard()
-    assert world.core.rejected == 1
+    assert world.core.offences.count == 1
 
 
 def test_an_observer_may_leave_less_and_nothing_of_it_stays(monkeypatch):
-    monkeypatch.setattr(coordinator_core, "UNTAKEN_REPLIES", 10_000)
+    monkeypatch.setattr(admission, "UNTAKEN_REPLIES", 10_000)
     world = Coordinator()
     olga = world.client(who=Principal("key-of-olga", "olga", "observer"))
     for number in range(100):
         olga.say(m.Query(number, "status"))
         olga.link.received = 0  # it acknowledges nothing
     assert m.Reset() in olga.heard()
-    (peer,) = world.core.scheduler.clients.values()
+    (peer,) = world.core.scheduler.roster.clients.values()
     assert peer.link.unacked_bytes == 0
 
 
@@ -383,7 +384,7 @@ def test_an_observer_may_leave_less_and_nothing_of_it_stays(monkeypatch):
 def test_what_is_watched_counts_until_it_has_ended_or_its_watcher_has_gone():
     world = Coordinator(quota=Quota(0, 10_000))
     alice, bob, worker = world.client("a", who=ALICE), world.client("b", who=BOB), world.worker()
-    account = world.core.scheduler.clients[B].account
+    account = world.core.scheduler.roster.clients[B].account
     submit(alice, spec(1, client=A))
     bob.say(m.Watch([f"{A}-1", f"{A}-1"]), m.Watch([f"{A}-1"]))
     one = account.bytes
@@ -416,7 +417,7 @@ def test_who_asks_a_thousand_times_in_a_turn_is_told_once():
 
 
 def test_refused_cancels_are_answers_that_must_be_taken(monkeypatch):
-    monkeypatch.setattr(coordinator_core, "UNTAKEN_BYTES", 10_000)
+    monkeypatch.setattr(admission, "UNTAKEN_BYTES", 10_000)
     world = Coordinator()
     client = world.client(who=ALICE)
     for turn in range(20):
@@ -531,7 +532,7 @@ def test_calls_of_a_call_that_travels_in_a_bundle_are_its_owners_too():
     submit(alice, bundle(1, b"a", b"b", client=C))
     worker.heard_one(m.Assign)
     world.client("n", who=NODE, within=f"{C}-1/1")
-    assert world.core.scheduler.clients[N].account.owner == ALICE.key
+    assert world.core.scheduler.roster.clients[N].account.owner == ALICE.key
 
 
 def greets_inside(world):
@@ -544,14 +545,14 @@ def greets_inside(world):
 def test_after_a_restart_calls_of_a_call_wait_until_it_is_known_whose_they_are():
     """They would belong to the worker's key, and run among those of other keys' calls."""
     world = Coordinator()
-    world.core.scheduler.reattach_deadline = world.now + 7.0
+    world.core.scheduler.orphans.reattach_deadline = world.now + 7.0
     assert greets_inside(world) == []
     worker = world.worker(slots=2, who=NODE, held=[m.Held(f"{C}-1", 1, True)])
     assert greets_inside(world) == []
     alice = world.client("c", who=ALICE)
     submit(alice, spec(1))
     assert greets_inside(world) == [m.Welcome]
-    assert world.core.scheduler.clients[N].account.owner == ALICE.key
+    assert world.core.scheduler.roster.clients[N].account.owner == ALICE.key
     assert worker.heard() == []
 
 
@@ -561,7 +562,7 @@ def test_calls_of_a_call_that_nobody_claims_are_their_workers():
     assert greets_inside(world) == []
     world.run(2.0, worker)
     assert greets_inside(world) == [m.Welcome]
-    assert world.core.scheduler.clients[N].account.owner == NODE.key
+    assert world.core.scheduler.roster.clients[N].account.owner == NODE.key
 
 
 def test_only_the_worker_that_runs_a_call_can_act_for_its_owner():
@@ -581,7 +582,7 @@ def test_only_the_worker_that_runs_a_call_can_act_for_its_owner():
         name = f"i{number}"
         liar = world.client(name, who=who, within=within)
         submit(liar, spec(1, client=named(name, who)))
-        assert world.core.scheduler.clients[named(name, who)].account.owner == who.key
+        assert world.core.scheduler.roster.clients[named(name, who)].account.owner == who.key
 
 
 def test_the_journal_says_for_whom_a_call_is_made():
@@ -593,7 +594,8 @@ def test_the_journal_says_for_whom_a_call_is_made():
     worker.heard()
     inside = world.client("n", who=NODE, within=f"{C}-1")
     submit(inside, spec(1, client=N))
-    assert core.scheduler.entry.owners == {N: f"{NODE.key} {ALICE.key}"}
+    written = core.scheduler.journal_gate.take_entry(core.scheduler.functions)
+    assert written.entry.owners == {N: f"{NODE.key} {ALICE.key}"}
 
 
 # --- versions of Python -------------------------------------------------------------------------------------------

@@ -20,14 +20,10 @@ from support.cores import (
 from jobrunner.backends.failures import error_for
 from jobrunner.config import UNREACHABLE_GRACE
 from jobrunner.errors import JobRunnerError
-from jobrunner.protocol.coordinator.core import (
-    OUTCOME_WINDOW,
-    OUTPUT_WINDOW,
-    SWEEP_INTERVAL,
-    CoordinatorCore,
-    CoordinatorSettings,
-)
+from jobrunner.protocol.coordinator.core import SWEEP_INTERVAL, CoordinatorCore
+from jobrunner.protocol.coordinator.outboxes import OUTCOME_WINDOW, OUTPUT_WINDOW
 from jobrunner.protocol.coordinator.peers import CLIENT_PATIENCE
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import (
     DrainRequested,
     Log,
@@ -83,7 +79,7 @@ def test_the_same_greeting_again_is_answered_and_changes_nothing(world):
         greeting = remote.link.session.partition("/")[0]
         world.give(remote.source, m.Envelope(greeting, 0, 0, remote.hello))
         assert remote.heard() == [m.Welcome("coo", "1.0", 1, 100_000, 256 << 20, remote.link.session)]
-    assert len(world.core.scheduler.workers) == len(world.core.scheduler.clients) == 1
+    assert len(world.core.scheduler.roster.workers) == len(world.core.scheduler.roster.clients) == 1
     worker.say(m.Outcomes([ok("c-1")]))
     assert resolved(client) == [("c-1", m.OK)]
 
@@ -105,7 +101,7 @@ def test_a_greeting_that_is_delivered_twice_never_opens_two_sessions_of_one_name
     name = worker.link.session
     greeting = name.partition("/")[0]
     world.run(3.0)  # it is silent, and lost
-    assert not world.core.scheduler.workers
+    assert not world.core.scheduler.roster.workers
     world.give(worker.source, m.Envelope(greeting, 0, 0, worker.hello))
     (welcome,) = [message for message in worker.heard() if type(message) is m.Welcome]
     assert welcome.session != name
@@ -214,7 +210,7 @@ def test_a_call_goes_to_a_worker_and_its_outcome_back(world):
     worker.say(m.Outcomes([ok("c-1")]))
     assert client.heard() == [m.Outcomes([ok("c-1")])]
     assert worker.heard() == []
-    assert world.core.scheduler.tasks == {}
+    assert not world.core.scheduler.tasks
 
 
 def test_a_function_is_sent_to_a_worker_once_and_forgotten_when_nobody_needs_it(world):
@@ -610,7 +606,7 @@ def test_a_worker_in_this_process_cannot_be_lost(world):
     world.run(5.0)
     assert world.core.next_deadline() is None, "an idle local pool does not wake up at all"
     world.turn(1e6)
-    assert len(world.core.scheduler.workers) == 1
+    assert len(world.core.scheduler.roster.workers) == 1
 
 
 def test_a_stall_of_the_coordinator_itself_is_no_silence_of_others(world):
@@ -632,17 +628,17 @@ def test_nor_is_it_a_part_of_the_grace_of_those_that_are_to_come_back(world):
     world.handle(Unreachable(worker.source))
     world.turn(100.0)
     scheduler = world.core.scheduler
-    assert (len(scheduler.clients), len(scheduler.workers)) == (1, 1)
+    assert (len(scheduler.roster.clients), len(scheduler.roster.workers)) == (1, 1)
     world.run(1.0)
-    assert len(scheduler.workers) == 1
+    assert len(scheduler.roster.workers) == 1
     world.run(UNREACHABLE_GRACE)
-    assert not scheduler.workers
+    assert not scheduler.roster.workers
     world.run(world.core.settings.client_grace)
-    assert not scheduler.clients
+    assert not scheduler.roster.clients
 
 
 def test_nor_of_the_time_in_which_workers_of_an_earlier_coordinator_come_back(world):
-    world.core.scheduler.reattach_deadline = world.now + 5.0
+    world.core.scheduler.orphans.reattach_deadline = world.now + 5.0
     client, worker = world.client(), world.worker()
     client.say(m.Submit([spec(1)], [DOUBLE]))  # and it has yet to say that these are all
     world.turn(60.0)
@@ -715,7 +711,7 @@ def test_a_worker_that_comes_back_in_time_keeps_its_tasks(world):
     assert given(worker) == [("c-2", 2)], "this one was lost on its way"
     worker.say(m.Outcomes([ok("c-1"), ok("c-2", 2)]))
     assert resolved(client) == [("c-1", m.OK), ("c-2", m.OK)]
-    assert all(r.crashes == 0 for r in world.core.scheduler.recent)
+    assert all(r.crashes == 0 for r in world.core.scheduler.tasks.recent)
 
 
 @pytest.mark.parametrize("running", [False, True])
@@ -846,7 +842,7 @@ def test_a_lost_client_has_a_grace_and_then_its_tasks_end():
     assert worker.heard() == [m.Cancel([m.CancelRequest("c-1", True)])]
     worker.say(m.Outcomes([m.Outcome("c-1", 1, m.CANCELLED)]))
     world.turn()
-    assert world.core.scheduler.tasks == {}
+    assert not world.core.scheduler.tasks
 
 
 def test_a_client_that_comes_back_with_a_new_session_gets_everything():
@@ -890,7 +886,7 @@ def test_a_lost_client_without_work_is_forgotten_at_once(world):
     client.heard()
     client.acknowledge()
     world.run(10.5, worker)
-    assert world.core.scheduler.clients == {}
+    assert world.core.scheduler.roster.clients == {}
     assert len(world.core.scheduler.functions) == 0
 
 
@@ -916,7 +912,7 @@ def test_outcomes_that_a_client_has_do_not_stay_because_an_acknowledgement_was_l
     world.reopen(client)
     client.say(m.ResubmissionComplete())
     world.turn()
-    assert world.core.scheduler.clients["c"].done == {}
+    assert world.core.scheduler.roster.clients["c"].done == {}
 
 
 def test_a_client_that_leaves_takes_its_tasks_with_it(world):
@@ -927,7 +923,7 @@ def test_a_client_that_leaves_takes_its_tasks_with_it(world):
     assert worker.heard() == [m.Cancel([m.CancelRequest("c-1", True)])]
     worker.say(m.Outcomes([m.Outcome("c-1", 1, m.CANCELLED)]))
     assert worker.heard() == [m.DropFunctions([KEY])]
-    assert world.core.scheduler.tasks == {}
+    assert not world.core.scheduler.tasks
     assert len(world.core.scheduler.functions) == 0
 
 
@@ -935,9 +931,9 @@ def test_a_client_is_given_more_patience_than_a_worker(world):
     """Its program may hold the interpreter's lock for long."""
     world.client(), world.worker()
     world.run(CLIENT_PATIENCE * 10.0 - 0.25)
-    assert (len(world.core.scheduler.workers), len(world.core.scheduler.clients)) == (0, 1)
+    assert (len(world.core.scheduler.roster.workers), len(world.core.scheduler.roster.clients)) == (0, 1)
     world.run(0.5)
-    assert len(world.core.scheduler.clients) == 0
+    assert len(world.core.scheduler.roster.clients) == 0
 
 
 def test_tasks_are_accepted_once_however_often_they_are_submitted(world):
@@ -1092,7 +1088,7 @@ def test_a_message_in_anothers_session_counts_as_rejected_and_changes_nothing(wo
     submit = m.Envelope(welcome.session, 1, 0, m.Submit([spec(1, client=C)], [DOUBLE]))
     effects = world.core.handle(Received(b"a", submit, BOB), world.now)
     assert [type(effect) for effect in effects] == [Log]
-    assert world.core.rejected == 1
+    assert world.core.offences.count == 1
     assert not world.core.scheduler.tasks
     world.core.handle(Received(b"a", submit, ALICE), world.now)
     assert list(world.core.scheduler.tasks) == [f"{C}-1"]

@@ -11,7 +11,7 @@ from jobrunner.errors import DeadlockError
 from jobrunner.protocol.coordinator import deadlocks
 from jobrunner.protocol.coordinator.deadlocks import LOOK_EVERY, PATIENCE
 from jobrunner.protocol.coordinator.reservations import RESERVE_AFTER
-from jobrunner.protocol.coordinator.task import TaskRecord
+from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
 
@@ -192,7 +192,7 @@ def test_what_is_left_beside_the_caller_is_enough(world):
 def test_of_two_that_wait_for_what_the_other_holds_one_is_refused(world, desk):
     other = world.worker("other", slots=2, resources={"gpu": 1.0})
     desk.submit(gpu(1), gpu(2))
-    here = next(iter(world.core.scheduler.workers.values())).tasks
+    here = next(iter(world.core.scheduler.roster.workers.values())).tasks
     mine, theirs = ("c-1", "c-2") if "c-1" in here else ("c-2", "c-1")
     desk.submit(gpu(3, 1), gpu(4, 1))
     desk.waits(mine, "c-3")
@@ -284,7 +284,7 @@ def test_tasks_that_no_client_has_named_yet(world):
 def test_nobody_is_refused_before_workers_had_the_time_to_come_back(world, desk):
     desk.submit(gpu(1))
     desk.submit(gpu(2, 1))
-    world.core.scheduler.reattach_deadline = world.now + 7.0
+    world.core.scheduler.orphans.reattach_deadline = world.now + 7.0
     desk.waits("c-1", "c-2")
     assert desk.refused(7.0) == []
     assert desk.refused() == ["c-2"]
@@ -314,14 +314,17 @@ def test_nothing_is_reserved_where_those_who_wait_hold_too_much(world):
     assert ids(worker.heard_one(m.Assign).tasks) == ["c-2"]
 
 
-class Counted(dict[TaskId, TaskRecord]):
-    """Tasks, and how often one was looked for."""
+class Counted(TaskTable):
+    """The table of tasks, and how often one was looked for."""
 
-    looks = 0
+    def __init__(self, tasks):
+        super().__init__()
+        vars(self).update(vars(tasks))
+        self.looks = 0
 
-    def get(self, task, default=None):
+    def get(self, task):
         self.looks += 1
-        return super().get(task, default)
+        return super().get(task)
 
     def __contains__(self, task):
         self.looks += 1
@@ -345,8 +348,8 @@ def layers(desk, *widths):
 
 def looks(desk, *waits):
     """How often tasks were looked for in a look for deadlocks."""
-    scheduler = desk.world.core.scheduler
-    counted = scheduler.tasks = Counted(scheduler.tasks)
+    deadlocks = desk.world.core.scheduler.deadlocks
+    counted = deadlocks._tasks = Counted(deadlocks._tasks)
     desk.world.core.check_invariants = lambda: None
     desk.worker.say(m.Waits([m.Wait(TaskId("c-1-s"), waits, True)]))
     before = counted.looks

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.cores import DOUBLE, Coordinator, spec, through_the_codec
 
 from jobrunner.errors import ProtocolError
-from jobrunner.protocol.coordinator.core import OUTPUT_WINDOW
+from jobrunner.protocol.coordinator.outboxes import OUTPUT_WINDOW
 from jobrunner.protocol.wire import checks
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.batches import BATCH_BYTES, of_detail

@@ -181,7 +181,7 @@ def test_a_part_whose_outcome_is_acknowledged_before_it_is_named_is_not_run_agai
     assigned = [*cluster.w.heard_of(m.Assign), *cluster.idle.heard_of(m.Assign)]
     assert [task.id for message in assigned for task in message.tasks] == ["c-2"]
     assert cluster.told() == []
-    (client,) = cluster.core.scheduler.clients.values()
+    (client,) = cluster.core.scheduler.roster.clients.values()
     assert not client.done
 
 
@@ -194,7 +194,7 @@ def test_of_parts_that_are_not_named_nothing_outlives_their_clients_session():
     cluster.c.acknowledge()
     cluster.reopen(cluster.c)
     cluster.c.say(m.ResubmissionComplete())
-    (client,) = cluster.core.scheduler.clients.values()
+    (client,) = cluster.core.scheduler.roster.clients.values()
     assert not client.done
     assert not client.unnamed
 

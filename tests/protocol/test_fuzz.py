@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
-from pathlib import Path
 
+import fuzz
 import pytest
 
 from jobrunner.protocol.wire.codec import NUMBERS
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
-_spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
-assert _spec is not None
-assert _spec.loader is not None
-fuzz = sys.modules["fuzz"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fuzz)
 
 ROUNDS = 16
 
@@ -49,6 +40,8 @@ def test_a_round_is_the_same_for_the_same_seed(rounds):
 
 def test_what_breaks_the_law_is_found(monkeypatch):
     """With one of the checks left out, some of the messages do harm."""
-    monkeypatch.setattr("jobrunner.protocol.worker.core.WorkerCore._knows_functions_of", lambda *_: True)
+    monkeypatch.setattr(
+        "jobrunner.protocol.worker.function_store.FunctionStore.knows_functions_of", lambda *_: True
+    )
     with pytest.raises(fuzz.LawBroken, match="WorkerVictim: Envelope"):
         list(map(run, range(ROUNDS)))

@@ -10,7 +10,7 @@ from support import cores
 from support.cores import DOUBLE, KEY, assignment, ended, ok, spec
 
 from jobrunner.config import MAX_SLOTS
-from jobrunner.protocol.coordinator.scheduler import LATEST_REATTACHED
+from jobrunner.protocol.coordinator.attempts import LATEST_REATTACHED
 from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.session import RETRY_LIMIT
@@ -122,7 +122,7 @@ def test_a_worker_that_greets_under_another_name_loses_what_it_had(world):
     greeting_on(world, worker.source, other, "second")
     assert [w["name"] for w in world.query(client, "workers")] == ["another"]
     assert world.core.scheduler.tasks["c-1"].attempt == 2, "it was given to the new one"
-    assert world.core.rejected == 1
+    assert world.core.offences.count == 1
 
 
 def test_a_client_that_greets_under_another_name_has_the_usual_grace(world):
@@ -131,9 +131,11 @@ def test_a_client_that_greets_under_another_name_has_the_usual_grace(world):
     greeting_on(world, client.source, other, "second")
     assert "c-1" in world.core.scheduler.tasks
     world.run(world.core.settings.client_grace - 1.0)
-    assert "c" in world.core.scheduler.clients
+    assert "c" in world.core.scheduler.roster.clients
     world.run(2.0)
-    assert world.core.scheduler.clients.keys() == {"another"} or not world.core.scheduler.clients
+    assert (
+        world.core.scheduler.roster.clients.keys() == {"another"} or not world.core.scheduler.roster.clients
+    )
 
 
 def test_a_client_with_nothing_to_do_that_greets_under_other_names_leaves_no_traces(world):
@@ -143,7 +145,7 @@ def test_a_client_with_nothing_to_do_that_greets_under_other_names_leaves_no_tra
             world, client.source, dataclasses.replace(client.hello, client=f"c{number}"), f"s{number}"
         )
     world.turn(1.0)
-    assert list(world.core.scheduler.clients) == ["c49"]
+    assert list(world.core.scheduler.roster.clients) == ["c49"]
 
 
 def test_a_client_that_becomes_a_worker(world):
@@ -151,7 +153,7 @@ def test_a_client_that_becomes_a_worker(world):
     hello = dataclasses.replace(worker.hello, worker="another id", name="another")
     greeting_on(world, client.source, hello, "second")
     world.run(world.core.settings.client_grace + 1.0, worker)
-    assert "c" not in world.core.scheduler.clients
+    assert "c" not in world.core.scheduler.roster.clients
 
 
 def test_what_follows_a_goodbye_is_not_heard(world):
@@ -162,7 +164,7 @@ def test_what_follows_a_goodbye_is_not_heard(world):
         world.give(remote.source, remote.link.send(last, world.now))  # early
         world.give(remote.source, goodbye)
         world.turn()
-    assert not world.core.scheduler.workers_with_room
+    assert not world.core.scheduler.roster.workers_with_room
     assert "c-2" not in world.core.scheduler.tasks
 
 

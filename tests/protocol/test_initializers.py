@@ -82,7 +82,7 @@ def test_where_it_fails_everywhere_all_calls_end(detail):
     assert sorted(ids(outcomes)) == [f"c-{n}" for n in range(1, 6)]
     assert all(outcome.detail["setup"] for outcome in outcomes)
     assert isinstance(exception_of(outcomes[0], ""), InitializerError)
-    assert world.core.scheduler.tasks.keys() == {"c-6"}
+    assert set(world.core.scheduler.tasks) == {"c-6"}
     peer.say(m.Submit([call(7)], []))
     assert ids(peer.heard_one(m.Outcomes).outcomes) == ["c-7"], "at once"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from support.cores import DOUBLE, Coordinator, ok, spec
 
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
-from jobrunner.protocol.coordinator.scheduler import BEGIN_AGAIN_AFTER
+from jobrunner.protocol.coordinator.attempts import BEGIN_AGAIN_AFTER
+from jobrunner.protocol.coordinator.core import CoordinatorCore
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import JournalFailed, JournalWritten, WriteJournal
 from jobrunner.protocol.journal_records import JournalEntry, JournalState, KeptOutcome, Owed, Progress
 from jobrunner.protocol.wire import messages as m
@@ -21,7 +22,7 @@ class Journaling(Coordinator):
     def __init__(self):
         super().__init__()
         self.core = CoordinatorCore(CoordinatorSettings("coo", "1.0"), self.now, JournalState())
-        self.core.scheduler.reattach_deadline = self.now
+        self.core.scheduler.orphans.reattach_deadline = self.now
 
     def answer(self, *, full):
         """The entries that were to be written since the last call."""

@@ -58,7 +58,7 @@ def test_all_that_waits_goes_there_when_it_is_known():
     assert len(give_back(poor, "pandas")) == 2
     assert poor.heard() == [], "others of this function are not even sent"
     assert world.query(client, "task", "c-9")["why"].startswith("all slots are taken")
-    peer = world.core.worker_named("rich")
+    peer = world.core.scheduler.roster.worker_named("rich")
     done = []
     while len(done) < 10:
         running = list(peer.tasks.values())
@@ -184,7 +184,7 @@ def test_only_what_a_call_needs_is_believed():
     liar.heard_one(m.Assign)
     liar.say(m.TasksReturned([("c-1", 1), ("c-7", 1)], ["numpy", "json"]))
     assert liar.heard_one(m.Assign).tasks[0].attempt == 2
-    (peer,) = world.core.scheduler.workers.values()
+    (peer,) = world.core.scheduler.roster.workers.values()
     assert not peer.missing_modules
 
 

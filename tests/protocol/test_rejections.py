@@ -4,6 +4,7 @@ import pytest
 from support import cores
 from support.cores import DOUBLE, named, spec
 
+from jobrunner.protocol.coordinator import rejections
 from jobrunner.protocol.coordinator.rejections import (
     MAX_REASON_LENGTH,
     QUIET,
@@ -13,7 +14,7 @@ from jobrunner.protocol.coordinator.rejections import (
 )
 from jobrunner.protocol.effects import Disconnect, JoinAnswered, Rejected, Send
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.principals import Principal
+from jobrunner.protocol.wire.principals import WORKER, Principal
 
 
 def test_the_first_is_told_at_once_and_the_rest_of_the_minute_together():
@@ -98,7 +99,7 @@ def test_garbage_is_logged_once_a_minute_and_counted(world):
     for _ in range(500):
         world.reject(b"\x00ab", "malformed message")
     assert rejected(world) == ["rejected a message from connection 006162: malformed message"]
-    assert world.core.rejected == 500
+    assert world.core.offences.count == 500
     deadline = world.core.next_deadline()
     assert deadline == world.now + QUIET
     world.turn(QUIET)
@@ -129,7 +130,7 @@ def test_what_a_peer_may_not_say_counts_and_does_not_flood_the_log_either(world)
         assert worker.heard() == [m.Reset()]
         world.reopen(client)
         world.reopen(worker)
-    assert world.core.rejected == 40
+    assert world.core.offences.count == 40
     assert len(rejected(world)) == 2
 
 
@@ -174,9 +175,9 @@ def test_a_peer_that_goes_on_loses_its_session_and_what_it_had(world):
     assert cut(world) == [client.source]
     (refused,) = client.heard()
     assert type(refused) is m.Refused
-    assert list(world.core.scheduler.clients) == ["d"]
+    assert list(world.core.scheduler.roster.clients) == ["d"]
     assert worker.heard_one(m.Cancel).requests == [m.CancelRequest("c-1", True)]
-    assert worker.source in world.core._peers
+    assert worker.source in world.core.sessions.peers
 
 
 def test_of_a_crowd_those_who_come_late_are_disconnected_at_once(world):
@@ -197,10 +198,10 @@ def test_who_has_a_key_is_never_one_of_the_crowd(world):
     for number in range(REMEMBERED + TOLERATED + 5):
         world.reject(b"%d" % number, "bad")
     cut(world)
-    world.reject(client.source, "bad")
+    world.handle(Rejected(client.source, "bad", who=ALICE))
     assert cut(world) == []
     for _ in range(TOLERATED):
-        world.reject(client.source, "bad")
+        world.handle(Rejected(client.source, "bad", who=ALICE))
     assert cut(world) == [client.source]
 
 
@@ -224,3 +225,21 @@ def test_a_join_that_comes_to_nothing_is_nobody_elses_fault(world):
     assert cut(world) == [b"joiner"]
     world.reject(innocent.source, "bad")
     assert cut(world) == []
+
+
+# --- those who come and go ------------------------------------------------------------------------------------------
+
+
+def test_who_comes_and_goes_without_end_does_not_flood_the_log(world, monkeypatch):
+    monkeypatch.setattr(rejections, "MAX_LINES", 20)
+    for number in range(20):
+        world.client(f"c{number}", who=ALICE).say(
+            m.Submit([spec(1, client=named(f"c{number}", ALICE))], [DOUBLE]), m.Goodbye()
+        )
+    assert len(world.logs) == 20 + 1
+    assert "no more lines about peers with the key 'alice'" in world.logs[-1]
+    world.worker(who=Principal("N" * 43, "node", WORKER))
+    assert "joined" in world.logs[-1], "others are still told of"
+    world.turn(QUIET)
+    world.worker("w2", who=ALICE._replace(role=WORKER))
+    assert "worker w2 joined" in world.logs[-1], "and so is it after a minute"

@@ -203,7 +203,7 @@ def test_a_client_that_is_away_hears_of_what_is_to_be_cancelled_when_it_is_back(
     client = world.client()
     submit(client, bundle(1, b"a", b"b"))
     world.run(61.0, admin)
-    assert world.core.scheduler.clients["c"].lost_at is not None
+    assert world.core.scheduler.roster.clients["c"].lost_at is not None
     world.query(admin, "cancel", call("c-1", 1))
     world.reopen(client)
     client.say(m.Submit([bundle(1, b"a", b"b")], [DOUBLE]), m.ResubmissionComplete())

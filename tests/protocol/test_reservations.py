@@ -91,7 +91,7 @@ def test_a_worker_that_leaves_is_reserved_no_more(desk):
     assert desk.placed(0.5) == {"w": ["c-small"]}
     desk.submit(spec("later", resources=GPU), now=RESERVE_AFTER)
     assert desk.placed(RESERVE_AFTER) == {}
-    desk.scheduler.worker_lost(worker, "was lost", RESERVE_AFTER)
+    desk.scheduler.attempts.worker_lost(worker, "was lost", RESERVE_AFTER)
     desk.add_worker("v", slots=4, gpu=2.0)
     assert desk.placed(2 * RESERVE_AFTER)["v"] == ["c-large"]
 
@@ -103,4 +103,4 @@ def test_so_many_kinds_have_workers_reserved(desk):
     desk.placed()
     desk.submit(*[spec(f"again{n}", resources=((f"r{n}", 1.0),)) for n in range(MAX_RESERVED + 3)])
     desk.placed(RESERVE_AFTER)
-    assert len(desk.scheduler.reservations._workers) == MAX_RESERVED
+    assert len(desk.scheduler.dispatcher.reservations._workers) == MAX_RESERVED

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from support.cores import DOUBLE, KEY, client_peer, ended, ids, ok, spec, worker_peer
 
-from jobrunner.protocol.coordinator.scheduler import RECENT, Scheduler
+from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.coordinator.task import CANCELLED, FAILED, QUEUED, SUCCEEDED
+from jobrunner.protocol.coordinator.task_table import RECENT
 from jobrunner.protocol.tuning import PREFETCH_SECONDS
 from jobrunner.protocol.wire import messages as m
 
@@ -18,34 +19,34 @@ class Desk:
 
     def add_client(self, name):
         client = client_peer(name)
-        self.scheduler.clients[client.id] = client
+        self.scheduler.roster.add_client(client)
         self.scheduler.resubmission_complete(client.id)
         return client
 
     def add_worker(self, name="w", slots=1, **resources):
         worker = worker_peer(name, slots, **resources)
         self.scheduler.add_worker(worker)
-        self.scheduler.workers_with_room[worker] = None
+        self.scheduler.roster.may_have_room(worker)
         return worker
 
     def submit(self, *tasks, client=None, now=0.0):
         for task in tasks:
             self.scheduler.functions.define(DOUBLE).refs = 1
-            assert self.scheduler.submit(client or self.client, task, now)
+            assert self.scheduler.submission.submit(client or self.client, task, now)
 
     def placed(self, now=0.0):
         """Per worker's name, the ids of what it has been given now."""
         self.scheduler.place(now)
         self.scheduler.check_invariants()
         found = {}
-        for worker in self.scheduler.workers.values():
+        for worker in self.scheduler.roster.workers.values():
             if worker.assigned:
                 found[worker.name], worker.assigned = ids(worker.assigned), []
         return found
 
     def finish(self, worker, *tasks, duration=1.0):
         for task in tasks:
-            self.scheduler.outcome(worker, ok(task, duration=duration), 0.0)
+            self.scheduler.attempts.outcome(worker, ok(task, duration=duration), 0.0)
 
     def learn(self, worker, duration):
         """The function is known to take that long."""
@@ -53,7 +54,7 @@ class Desk:
         self.placed()
         self.finish(worker, "c-lesson", duration=duration)
         self.client.outcomes.clear()
-        self.scheduler.recent.clear()
+        self.scheduler.tasks.recent.clear()
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_a_worker_that_gave_tasks_back_gets_none_ahead_until_it_finishes_one(des
     desk.learn(worker, 0.0001)
     desk.submit(spec(1), spec(2))
     assert desk.placed() == {"w": ["c-1", "c-2"]}
-    desk.scheduler.returned(worker, "c-2", 1, 0.0)
+    desk.scheduler.attempts.returned(worker, "c-2", 1, 0.0)
     assert desk.placed() == {}
     desk.finish(worker, "c-1", duration=0.0001)
     desk.submit(spec(3))
@@ -155,9 +156,9 @@ def test_the_counts_of_states_stay_right(desk):
     desk.submit(spec(1), spec(2), spec(3))
     desk.placed()
     desk.finish(worker, "c-1")
-    desk.scheduler.outcome(worker, ended("c-2", m.ERROR), 0.0)
+    desk.scheduler.attempts.outcome(worker, ended("c-2", m.ERROR), 0.0)
     desk.scheduler.cancel("c-3", False, 0.0)
-    counts = desk.scheduler.counts
+    counts = desk.scheduler.tasks.counts
     assert (counts[SUCCEEDED], counts[FAILED], counts[CANCELLED], counts[QUEUED]) == (1, 1, 1, 0)
     assert sum(counts) == 3
     desk.scheduler.check_invariants()
@@ -169,21 +170,22 @@ def test_memory_returns_to_its_baseline(desk):
         desk.submit(spec(n, payload=bytes(100)))
         desk.placed()
         desk.finish(worker, f"c-{n}")
-        desk.scheduler.acknowledged(desk.client, [ok(f"c-{n}")])
+        desk.scheduler.endings.acknowledged(desk.client, [ok(f"c-{n}")])
     scheduler = desk.scheduler
-    assert scheduler.tasks == desk.client.done == worker.tasks == {}
+    assert not scheduler.tasks
+    assert desk.client.done == worker.tasks == {}
     scheduler.functions.drop_ref(KEY)
     assert len(scheduler.functions) == 0
-    assert len(scheduler.recent) == RECENT
-    assert all(r.payload == b"" and r.outcome.payload == b"" for r in scheduler.recent)
+    assert len(scheduler.tasks.recent) == RECENT
+    assert all(r.payload == b"" and r.outcome.payload == b"" for r in scheduler.tasks.recent)
     assert worker.assigned_seconds == 0.0
 
 
 def test_a_hundred_thousand_queued_tasks_are_accepted_and_cancelled(desk):
     desk.submit(*[spec(n) for n in range(100_000)])
-    assert desk.scheduler.counts[QUEUED] == 100_000
+    assert desk.scheduler.tasks.counts[QUEUED] == 100_000
     for n in range(100_000):
         desk.scheduler.cancel(f"c-{n}", False, 0.0)
     desk.add_worker()
     assert desk.placed() == {}
-    assert desk.scheduler.queue.pop(lambda requirements: True) is None
+    assert desk.scheduler.dispatcher.queue.pop(lambda requirements: True) is None

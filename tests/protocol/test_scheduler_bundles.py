@@ -39,20 +39,20 @@ class Desk:
 
     def add_client(self, name):
         client = client_peer(name)
-        self.scheduler.clients[client.id] = client
+        self.scheduler.roster.add_client(client)
         self.scheduler.resubmission_complete(client.id)
         return client
 
     def add_worker(self, name):
         worker = worker_peer(name)
         self.scheduler.add_worker(worker)
-        self.scheduler.workers_with_room[worker] = None
+        self.scheduler.roster.may_have_room(worker)
         return worker
 
     def submit(self, *tasks, client=None, now=0.0):
         self.scheduler.functions.define(DOUBLE).refs = 1
         for task in tasks:
-            assert self.scheduler.submit(client or self.client, task, now)
+            assert self.scheduler.submission.submit(client or self.client, task, now)
         self.scheduler.check_invariants()
 
     def place(self):
@@ -60,7 +60,7 @@ class Desk:
         self.scheduler.check_invariants()
 
     def outcome(self, outcome, worker=None, now=0.0):
-        self.scheduler.outcome(worker or self.worker, outcome, now)
+        self.scheduler.attempts.outcome(worker or self.worker, outcome, now)
         self.scheduler.check_invariants()
 
     def told(self, client=None):
@@ -93,12 +93,12 @@ def test_the_call_that_goes_on_is_joined_where_it_runs(desk):
     desk.outcome(ok(SECOND))
     assert desk.told() == [ok(SECOND)]
     assert not desk.scheduler.tasks
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
 
 
 def test_what_happens_to_it_before_its_client_names_it_is_not_lost(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.scheduler.started(desk.worker, SECOND, 0.0)
+    desk.scheduler.attempts.started(desk.worker, SECOND, 0.0)
     assert desk.scheduler.client_with_task_at(desk.worker, SECOND) is desk.client, "what it prints is told"
     desk.name_call()
     assert desk.state(SECOND) == (RUNNING, desk.worker, 1)
@@ -111,19 +111,19 @@ def test_it_may_have_ended_before_its_client_names_it(desk):
     desk.told()
     desk.name_call()
     assert desk.told() == [ok(SECOND)]
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
 
 
 def test_it_is_kept_until_its_client_names_it(desk):
     """What acknowledges the split may come long before what names the call, and ResubmissionComplete in between."""
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.client.resubmission_complete = False
-    desk.scheduler.forget_orphaned(100.0, 30.0)
+    desk.scheduler.orphans.forget(100.0, 30.0)
     desk.client.resubmission_complete = True
-    desk.scheduler.acknowledged(desk.client, desk.told())
+    desk.scheduler.endings.acknowledged(desk.client, desk.told())
     assert not desk.client.done
     desk.scheduler.resubmission_complete(desk.client.id)
-    desk.scheduler.forget_orphaned(200.0, 30.0)
+    desk.scheduler.orphans.forget(200.0, 30.0)
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
     assert not desk.client.awaiting_resubmission
@@ -144,10 +144,10 @@ def test_it_is_kept_for_a_client_that_is_told_again_in_a_later_session(desk):
 
 def test_it_is_kept_until_a_client_that_has_come_again_has_said_what_it_waits_for(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.scheduler.acknowledged(desk.client, desk.told())
+    desk.scheduler.endings.acknowledged(desk.client, desk.told())
     desk.client.awaiting_resubmission.clear()  # as with each session
     desk.client.resubmission_complete = False
-    desk.scheduler.forget_orphaned(200.0, 30.0)
+    desk.scheduler.orphans.forget(200.0, 30.0)
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
 
@@ -155,8 +155,8 @@ def test_it_is_kept_until_a_client_that_has_come_again_has_said_what_it_waits_fo
 def test_it_is_not_kept_for_a_client_that_is_gone(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     desk.scheduler.client_gone(desk.client, 0.0)
-    desk.scheduler.forget_orphaned(31.0, 30.0)
-    assert not desk.scheduler.orphaned
+    desk.scheduler.orphans.forget(31.0, 30.0)
+    assert not desk.scheduler.orphans
     assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
 
 
@@ -165,13 +165,13 @@ def test_it_is_not_kept_for_a_client_that_has_come_again_and_does_not_name_it(de
     desk.client.awaiting_resubmission.clear()  # as with each session
     desk.client.outcomes.clear()
     desk.scheduler.resubmission_complete(desk.client.id)
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
     assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
 
 
 def test_a_worker_that_comes_back_with_it_keeps_it(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.scheduler.reattach(desk.worker, [m.Held(SECOND, 1, True)], 0.0)
+    desk.scheduler.attempts.reattach(desk.worker, [m.Held(SECOND, 1, True)], 0.0)
     assert desk.worker.cancels == []
     desk.name_call()
     assert desk.state(SECOND) == (ASSIGNED, desk.worker, 1)
@@ -179,7 +179,7 @@ def test_a_worker_that_comes_back_with_it_keeps_it(desk):
 
 def test_a_worker_that_is_lost_with_it_lets_it_begin_again(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
-    desk.scheduler.worker_lost(desk.worker, "was lost", 0.0)
+    desk.scheduler.attempts.worker_lost(desk.worker, "was lost", 0.0)
     desk.name_call()
     assert desk.state(SECOND) == (QUEUED, None, 0)
 
@@ -187,8 +187,8 @@ def test_a_worker_that_is_lost_with_it_lets_it_begin_again(desk):
 def test_of_two_workers_that_run_it_one_is_stopped(desk):
     """The other has it from a time before this coordinator."""
     other = desk.add_worker("v")
-    desk.scheduler.reattach(other, [m.Held(SECOND, 1, True)], 0.0)
-    assert SECOND in desk.scheduler.orphaned
+    desk.scheduler.attempts.reattach(other, [m.Held(SECOND, 1, True)], 0.0)
+    assert SECOND in desk.scheduler.orphans
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     assert other.cancels + desk.worker.cancels == [m.CancelRequest(SECOND, True)]
     desk.name_call()
@@ -202,7 +202,7 @@ def test_a_call_that_the_bundle_does_not_have_cannot_go_on(desk, running):
     desk.outcome(split(BUNDLE, running, results()))
     (outcome,) = desk.told()
     assert (outcome.id, outcome.status) == (BUNDLE, m.LOST)
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
 
 
 def test_what_is_no_bundle_cannot_be_given_up(desk):
@@ -214,15 +214,15 @@ def test_what_is_no_bundle_cannot_be_given_up(desk):
     desk.place()
     desk.outcome(split("c-3-0", 0, results()))
     assert [(o.id, o.status) for o in desk.told()] == [("c-2-0", m.LOST), ("c-3-0", m.LOST)]
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
 
 
 def test_a_split_of_another_attempt_or_worker_changes_nothing(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x"), attempt=7))
     desk.outcome(split(BUNDLE, 1, results(b"x")), worker=desk.add_worker("v"))
     assert desk.told() == []
-    assert desk.scheduler.stale_outcomes == 2
-    assert not desk.scheduler.orphaned
+    assert desk.scheduler.attempts.stale_outcomes == 2
+    assert not desk.scheduler.orphans
 
 
 def test_a_bundle_that_is_being_stopped_ends_with_the_call_that_goes_on(desk):
@@ -231,7 +231,7 @@ def test_a_bundle_that_is_being_stopped_ends_with_the_call_that_goes_on(desk):
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     assert [(o.id, o.status) for o in desk.told()] == [(BUNDLE, m.CANCELLED)]
     assert desk.worker.cancels == [m.CancelRequest(SECOND, True)]
-    assert not desk.scheduler.orphaned
+    assert not desk.scheduler.orphans
 
 
 def test_a_bundle_that_was_to_be_stopped_and_is_wanted_again_goes_on(desk):
@@ -240,7 +240,7 @@ def test_a_bundle_that_was_to_be_stopped_and_is_wanted_again_goes_on(desk):
     desk.submit(bundle("1-0", *CALLS), client=again)
     desk.outcome(split(BUNDLE, 1, results(b"x")))
     assert desk.told(again) == [split(BUNDLE, 1, results(b"x"))]
-    assert SECOND in desk.scheduler.orphaned
+    assert SECOND in desk.scheduler.orphans
 
 
 # --- a coordinator that was started again ---------------------------------------------------------------------------
@@ -252,14 +252,14 @@ def new():
     desk = Desk.__new__(Desk)
     desk.scheduler = Scheduler(crash_limit=3)
     desk.worker = desk.add_worker("w")
-    desk.scheduler.reattach(desk.worker, [m.Held(BUNDLE, 1, True)], 0.0)
+    desk.scheduler.attempts.reattach(desk.worker, [m.Held(BUNDLE, 1, True)], 0.0)
     return desk
 
 
 def come(desk):
     """The client comes and names the bundle."""
     desk.client = client_peer("c")
-    desk.scheduler.clients[desk.client.id] = desk.client
+    desk.scheduler.roster.clients[desk.client.id] = desk.client
     desk.submit(bundle("1-0", *CALLS))
     desk.scheduler.resubmission_complete(desk.client.id)
 
@@ -286,7 +286,7 @@ def test_the_call_that_went_on_may_have_ended_before_its_client_has_come(new):
 
 def test_the_worker_may_be_lost_before_the_client_has_come(new):
     new.outcome(split(BUNDLE, 1, results(b"x")))
-    new.scheduler.worker_lost(new.worker, "was lost", 0.0)
+    new.scheduler.attempts.worker_lost(new.worker, "was lost", 0.0)
     come(new)
     assert new.told() == [split(BUNDLE, 1, results(b"x"))]
     new.name_call()
@@ -303,12 +303,12 @@ def test_a_bundle_is_never_run_again_as_one(calls):
     desk.outcome(ended(BUNDLE, m.CRASHED))
     desk.place()
     desk.told()
-    desk.scheduler.worker_lost(desk.worker, "was lost", 0.0)
+    desk.scheduler.attempts.worker_lost(desk.worker, "was lost", 0.0)
     assert [(o.id, o.status) for o in desk.told()] == [("c-2-0", m.LOST)]
 
 
 def test_a_bundle_that_has_surely_not_begun_is_queued_again(desk):
-    desk.scheduler.returned(desk.worker, BUNDLE, 1, 0.0)
+    desk.scheduler.attempts.returned(desk.worker, BUNDLE, 1, 0.0)
     assert desk.state(BUNDLE)[0] == QUEUED
 
 
@@ -367,7 +367,7 @@ def test_a_call_that_its_client_names_again_is_waited_for(desk):
     desk.outcome(ended(BUNDLE, m.CRASHED))
     desk.scheduler.dependencies.stop_looking(3 * NAMED_AGAIN_WITHIN)
     assert desk.told(other) == [], "its client has not heard of the crash yet"
-    desk.scheduler.acknowledged(desk.client, desk.told())
+    desk.scheduler.endings.acknowledged(desk.client, desk.told())
     desk.scheduler.dependencies.stop_looking(4 * NAMED_AGAIN_WITHIN - 0.1)
     assert desk.told(other) == []
     desk.name_call(now=4 * NAMED_AGAIN_WITHIN)
@@ -380,7 +380,7 @@ def test_a_call_that_nobody_names_again_is_given_up(desk):
     other = desk.add_client("d")
     desk.scheduler.dependencies.watch(other, SECOND, 0.0)
     desk.outcome(ended(BUNDLE, m.CRASHED))
-    desk.scheduler.acknowledged(desk.client, desk.told())
+    desk.scheduler.endings.acknowledged(desk.client, desk.told())
     desk.scheduler.dependencies.stop_looking(NAMED_AGAIN_WITHIN)
     (told,) = desk.told(other)
     assert (told.id, told.status, told.detail["unknown"]) == (SECOND, m.LOST, True)
@@ -423,7 +423,7 @@ def test_a_client_that_is_gone_takes_what_was_sought_of_its_bundles_with_it(desk
     assert not desk.scheduler.dependencies.unknown_calls
     desk.scheduler.dependencies.stop_looking(NAMED_AGAIN_WITHIN)
     assert [(o.id, o.status) for o in desk.told(other)] == [(SECOND, m.LOST)]
-    assert desk.scheduler.counts[CANCELLED] == 3
+    assert desk.scheduler.tasks.counts[CANCELLED] == 3
 
 
 # --- at most once ---------------------------------------------------------------------------------------------------
@@ -432,16 +432,16 @@ def test_a_client_that_is_gone_takes_what_was_sought_of_its_bundles_with_it(desk
 def test_the_doubt_whether_a_task_has_run_outlives_a_second_coordinator():
     """The journal of the one after that knew nothing of it, and had it run again."""
     second = Scheduler(crash_limit=3, journaling=True)
-    second.reattach_deadline = 10.0
+    second.orphans.reattach_deadline = 10.0
     second.functions.define(DOUBLE).refs = 1
     client = client_peer("c")
-    second.clients[client.id] = client
-    second.submit(client, spec("1-0", at_most_once=True), 0.0)
+    second.roster.add_client(client)
+    second.submission.submit(client, spec("1-0", at_most_once=True), 0.0)
     state = JournalState(functions={DOUBLE.key: DOUBLE})
-    state.apply(second.entry)
+    state.apply(second.journal_gate.take_entry(second.functions).entry)
     third = Scheduler(crash_limit=3, journaling=True)
-    third.reattach_deadline = 10.0
-    third.restore(state, 0.0)
+    third.orphans.reattach_deadline = 10.0
+    third.submission.restore(state, 0.0)
     third.due(11.0)
-    (record,) = third.recent
+    (record,) = third.tasks.recent
     assert record.outcome.status == m.LOST

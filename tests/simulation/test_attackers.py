@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from jobrunner.protocol.coordinator import core as coordinator_core
-from jobrunner.protocol.coordinator import reports
+from jobrunner.protocol.coordinator import reports, sessions
 from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.dependencies import Dependencies
+from jobrunner.protocol.coordinator.offences import Offences
 from jobrunner.protocol.effects import Received
 from jobrunner.protocol.wire.ids import short_id
 from jobrunner.testing.simulation import Incident, Scenario, World
@@ -65,12 +65,12 @@ def violation(seed: int) -> str:
 
 
 def test_a_name_that_belongs_to_whoever_greets_first_is_found(monkeypatch):
-    monkeypatch.setattr(coordinator_core, "is_bound", lambda token, key: True)
+    monkeypatch.setattr(sessions, "is_bound", lambda token, key: True)
     find("is known as")
 
 
 def test_observers_who_are_taken_for_clients_are_found(monkeypatch):
-    monkeypatch.setattr(coordinator_core, "of_observer", lambda client: client)
+    monkeypatch.setattr(sessions, "of_observer", lambda client: client)
     find("is known as", "is told", "gives up")
 
 
@@ -83,7 +83,7 @@ def test_a_call_that_can_be_watched_by_the_part_of_its_id_that_is_no_secret_is_f
     real = Dependencies.watch
 
     def watch(self, client, task_id, now):
-        whole = [task for task in self._scheduler.tasks if short_id(task) == task_id]
+        whole = [task for task in self._tasks if short_id(task) == task_id]
         real(self, client, whole[0] if whole else task_id, now)
 
     monkeypatch.setattr(Dependencies, "watch", watch)
@@ -94,18 +94,18 @@ def test_a_connection_that_speaks_for_its_holder_whoever_speaks_is_found(monkeyp
     real = CoordinatorCore.handle
 
     def handle(self, event, now):
-        peer = self._peers.get(event.source) if type(event) is Received else None
+        peer = self.sessions.peers.get(event.source) if type(event) is Received else None
         return real(self, event if peer is None else dataclasses.replace(event, who=peer.who), now)
 
     monkeypatch.setattr(CoordinatorCore, "handle", handle)
-    find("nobody asked for that", "is known as", "gives up", "is disconnected", "a second time")
+    find("nobody asked for that", "is known as", "gives up", "is disconnected", "a second time", seeds=60)
 
 
 def test_who_is_blamed_for_what_another_says_in_its_name_is_found(monkeypatch):
-    def note_rejection(self, source, reason, now):
-        self.rejections.note(source, "somebody", reason, now)
-        if self.rejections.intolerable(source):
+    def note(self, source, reason, now):
+        self._rejections.note(source, "somebody", reason, now)
+        if self._rejections.intolerable(source):
             self._intolerable[source] = None
 
-    monkeypatch.setattr(CoordinatorCore, "_note_rejection", note_rejection)
+    monkeypatch.setattr(Offences, "note", note)
     find("is disconnected", "gives up")

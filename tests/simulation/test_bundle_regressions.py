@@ -134,7 +134,7 @@ def test_the_call_that_runs_is_kept_while_what_names_it_is_on_its_way():
     world = make(workers=[1, 1], client_grace=0.1)
     node = world.clients[0]
     calls = bundle(world, Call((8.0,)), SHORT)
-    peer = world.coordinator.core.scheduler.clients[node.id]
+    peer = world.coordinator.core.scheduler.roster.clients[node.id]
     while not peer.awaiting_resubmission:
         world.step()
     world.network.cut(node.source, up=True, down=False, how="drop")

@@ -7,10 +7,12 @@ from support.seeking import find
 from jobrunner.protocol.bundles import place_of_call
 from jobrunner.protocol.client.bundle_tracker import BundleTracker
 from jobrunner.protocol.client.core import ClientCore
+from jobrunner.protocol.coordinator.attempts import Attempts
 from jobrunner.protocol.coordinator.dependencies import Dependencies
+from jobrunner.protocol.coordinator.orphans import Orphans
 from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.wire.ids import TaskId
-from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.splitting import Splitting
 from jobrunner.testing.simulation.laws import RIGHT
 
 
@@ -36,28 +38,28 @@ def test_a_client_that_begins_again_with_what_has_ended_is_found(monkeypatch):
 
 
 def test_a_worker_that_goes_on_under_the_name_of_the_bundle_is_found(monkeypatch):
-    real = WorkerCore._slot_split
+    real = Splitting.bundle_split
 
     def slot_split(self, event, now):
         real(self, event, now)
-        task = self.slots[event.slot].queue.get(event.number) if event.slot in self.slots else None
+        task = self._slots[event.slot].queue.get(event.number) if event.slot in self._slots else None
         bundle = None if task is None else place_of_call(task.id)
-        if bundle is not None and task.id in self.tasks:
-            del self.tasks[task.id]
+        if bundle is not None and task.id in self._local_tasks.tasks:
+            del self._local_tasks.tasks[task.id]
             task.assignment = task.assignment._replace(id=TaskId(f"{bundle[0]}-{RIGHT}"))
-            self.tasks[task.id] = task
+            self._local_tasks.tasks[task.id] = task
 
-    monkeypatch.setattr(WorkerCore, "_slot_split", slot_split)
+    monkeypatch.setattr(Splitting, "bundle_split", slot_split)
     find()
 
 
 def test_a_call_that_runs_on_and_is_started_again_is_found(monkeypatch):
-    monkeypatch.setattr(Scheduler, "goes_on", lambda self, worker, outcome, now: None)
+    monkeypatch.setattr(Attempts, "goes_on", lambda self, worker, outcome, now: None)
     find()
 
 
 def test_a_call_that_runs_on_and_is_given_up_before_its_client_names_it_is_found(monkeypatch):
-    monkeypatch.setattr(Scheduler, "named_later", lambda self, task_id: False)
+    monkeypatch.setattr(Orphans, "named_later", lambda self, task_id: False)
     find()
 
 
@@ -80,13 +82,13 @@ def test_wishes_that_are_never_forgotten_are_found(monkeypatch):
 
 
 def test_a_call_that_runs_on_without_its_client_being_told_is_found(monkeypatch):
-    real = Scheduler.started
+    real = Attempts.started
 
     def started(self, worker, task_id, now):
-        if task_id in self.tasks or place_of_call(task_id) is None:  # else it is named later
+        if task_id in self._tasks or place_of_call(task_id) is None:  # else it is named later
             real(self, worker, task_id, now)
 
-    monkeypatch.setattr(Scheduler, "started", started)
+    monkeypatch.setattr(Attempts, "started", started)
     find("calm")
 
 

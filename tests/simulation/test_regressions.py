@@ -46,7 +46,7 @@ def test_functions_of_an_earlier_session_do_not_stay_with_the_worker():
     world.run_for(3.0)
     world.network.mend(world.seats[0].source)
     world.run_for(10.0)
-    assert not world.seats[0].core.functions
+    assert not world.seats[0].core.functions.definitions
     finish(world)
 
 
@@ -77,7 +77,7 @@ def test_a_task_that_is_done_before_it_is_named_again_does_not_run_again():
     client.core.session.begin(world.now)
     client.thaw()
     old = client.core.session.link.session
-    while not world.coordinator.core._peers[client.source].link.session.startswith(old):
+    while not world.coordinator.core.sessions.peers[client.source].link.session.startswith(old):
         world.run_for(0.0001)
     world.network.cut(client.source, up=True, down=False, how="drop")
     world.run_for(0.01)
@@ -98,14 +98,14 @@ def test_the_outcome_of_a_worker_that_has_died_since_does_not_make_it_a_place_fo
     world.run_for(3.0)
     world.revive()
     world.run_for(10.0)
-    assert world.coordinator.core.scheduler.orphaned[task].outcome is not None
+    assert world.coordinator.core.scheduler.orphans[task].outcome is not None
     worker.crash()
     world.run_for(5.0)
     world.network.mend(client.source)
     world.run_for(10.0)
     assert world.truth.expected[task].outcome is not None
     assert worker.core.settings.id not in {
-        peer.id for peer in world.coordinator.core.scheduler.workers_with_room
+        peer.id for peer in world.coordinator.core.scheduler.roster.workers_with_room
     }
     submit(world, 0, Call((0.1,)))
     world.run_for(1.0)
@@ -121,11 +121,11 @@ def test_an_assignment_that_was_lost_is_not_taken_for_the_attempt_before_it():
     [task] = submit(world, 0, Call((5.0,)))
     world.run_for(1.0)
     scheduler = world.coordinator.core.scheduler
-    peer = scheduler.workers[worker.core.settings.id]
+    peer = scheduler.roster.workers[worker.core.settings.id]
     record = scheduler.tasks[task]
-    scheduler._release(record)
-    scheduler.again(record, world.now)
-    scheduler._assign(record, peer, world.now)
+    scheduler.attempts._release(record)
+    scheduler.attempts.again(record, world.now)
+    scheduler.attempts.assign(record, peer, world.now)
     peer.assigned.clear()
     worker.core.session.begin(world.now)
     worker.thaw()
@@ -158,7 +158,7 @@ def test_a_task_whose_outcome_was_forgotten_with_its_client_runs_again_as_a_new_
     assert world.truth.runs_of(task) == 1
     world.network.cut(client.source, up=True, down=True, how="drop")
     world.run_for(15.0)
-    assert not world.coordinator.core.scheduler.clients
+    assert not world.coordinator.core.scheduler.roster.clients
     world.network.mend(client.source)
     finish(world)
     assert world.truth.runs_of(task) == 2

@@ -427,7 +427,7 @@ def test_fifty_workers_that_come_back_at_once_do_not_storm():
     before = world.network.kinds["WorkerHello"]
     world.revive()
     world.run_for(10.0)
-    assert len(world.coordinator.core.scheduler.workers) == 50
+    assert len(world.coordinator.core.scheduler.roster.workers) == 50
     assert world.network.kinds["WorkerHello"] - before <= 110
     assert world.network.kinds.get("Reset", 0) <= 60
 
@@ -452,7 +452,7 @@ def test_a_client_that_was_given_up_and_comes_back_gets_everything_after_all():
     world.run_for(1.0)
     client.freeze()
     world.run_for(1.0 * 6 + 2.0 + 2.0)  # its silence, the grace, and into the stopping of its task
-    assert not world.coordinator.core.scheduler.clients
+    assert not world.coordinator.core.scheduler.roster.clients
     client.thaw()
     seconds_until(world, tasks)
     assert {outcome(world, task).status for task in tasks} == {m.OK}

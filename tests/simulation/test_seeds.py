@@ -12,19 +12,26 @@ from support.seeking import find
 
 from jobrunner.protocol import retry
 from jobrunner.protocol.coordinator import resources
+from jobrunner.protocol.coordinator.attempts import Attempts
 from jobrunner.protocol.coordinator.deadlocks import Deadlocks, Search
 from jobrunner.protocol.coordinator.dependencies import Dependencies
 from jobrunner.protocol.coordinator.function_table import FunctionTable
 from jobrunner.protocol.coordinator.placement import ReadyQueue
 from jobrunner.protocol.coordinator.scheduler import Scheduler
+from jobrunner.protocol.coordinator.submission import Submission
 from jobrunner.protocol.coordinator.task import TaskRecord
 from jobrunner.protocol.journal_records import JournalEntry
 from jobrunner.protocol.known_functions import KnownFunctions
 from jobrunner.protocol.link import Link
-from jobrunner.protocol.wire.messages import OK
+from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.worker import core as worker_core
-from jobrunner.protocol.worker.core import STOP_STEPS, WorkerCore
-from jobrunner.protocol.worker.slots import Dismissal, LocalQueue, Owner, Slot, WorkerTask, unneeded
+from jobrunner.protocol.worker import replacing
+from jobrunner.protocol.worker.dismissal import Dismissal, unneeded
+from jobrunner.protocol.worker.function_store import FunctionStore
+from jobrunner.protocol.worker.local_queue import LocalQueue
+from jobrunner.protocol.worker.replacing import Replacing
+from jobrunner.protocol.worker.slots import Owner, Slot, WorkerTask
+from jobrunner.protocol.worker.stopping import STOP_STEPS, Stopping
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
 from jobrunner.testing.simulation.runner import TRACE_LENGTH
 
@@ -85,41 +92,41 @@ def test_no_history_depends_on_how_strings_are_hashed():
 
 
 def test_a_missing_fence_is_found(monkeypatch):
-    real = Scheduler.outcome
+    real = Attempts.outcome
 
     def outcome(self, worker, arrived, now):
-        record = self.tasks.get(arrived.id)
+        record = self._tasks.get(arrived.id)
         if record is not None and record.worker is not None:
             worker, arrived = record.worker, arrived._replace(attempt=record.attempt)
         real(self, worker, arrived, now)
 
-    monkeypatch.setattr(Scheduler, "outcome", outcome)
+    monkeypatch.setattr(Attempts, "outcome", outcome)
     find("partitions")
 
 
 def test_tasks_that_go_down_with_their_worker_are_found(monkeypatch):
-    real = Scheduler.worker_lost
+    real = Attempts.worker_lost
 
     def worker_lost(self, worker, reason, now):
         worker.tasks.clear()
         real(self, worker, reason, now)
 
-    monkeypatch.setattr(Scheduler, "worker_lost", worker_lost)
+    monkeypatch.setattr(Attempts, "worker_lost", worker_lost)
     monkeypatch.setattr(Scheduler, "check_invariants", lambda self: None)
     find(first=1)
 
 
 def test_a_slot_that_counts_as_free_too_early_is_found(monkeypatch):
-    real = WorkerCore._stop_step
+    real = Stopping._step
 
     def stop_step(self, task, now):
         slot = task.slot
         real(self, task, now)
         if slot is not None and task.stop_stage == len(STOP_STEPS):
             slot.take(task.number)
-            self._end(task, self._stopped_outcome(task, 0.0, None))
+            self._local_tasks.end(task, m.Outcome(task.id, task.assignment.attempt, task.stop_reason))
 
-    monkeypatch.setattr(WorkerCore, "_stop_step", stop_step)
+    monkeypatch.setattr(Stopping, "_step", stop_step)
     find()
 
 
@@ -135,13 +142,13 @@ def test_a_link_that_accepts_duplicates_is_found(monkeypatch):
 
 
 def test_a_cancel_that_is_lost_with_its_session_is_found(monkeypatch):
-    real = Scheduler.reattach
+    real = Attempts.reattach
 
     def reattach(self, worker, held, now):
         real(self, worker, held, now)
         worker.cancels.clear()
 
-    monkeypatch.setattr(Scheduler, "reattach", reattach)
+    monkeypatch.setattr(Attempts, "reattach", reattach)
     find("partitions", first=20)
 
 
@@ -156,7 +163,7 @@ def test_a_crash_limit_that_is_one_too_high_is_found(monkeypatch):
 
 
 def test_functions_that_are_never_dropped_are_found(monkeypatch):
-    monkeypatch.setattr(WorkerCore, "_drop_functions", lambda self: None)
+    monkeypatch.setattr(FunctionStore, "drop", lambda self, tasks: [])
     find(first=1)
 
 
@@ -175,17 +182,18 @@ def test_a_part_that_goes_before_what_has_it_is_found(monkeypatch):
 
 
 def test_a_worker_that_drops_a_part_before_what_has_it_is_found(monkeypatch):
-    real = WorkerCore._drop_functions
+    real = FunctionStore.drop
 
-    def drop_functions(self):
-        whole = self.functions.copy()
+    def drop(self, tasks):
+        whole = self.definitions.copy()
         for key, definition in whole.items():
-            self.functions[key] = definition._replace(parts=())
-        real(self)
-        self.functions = {key: whole[key] for key in self.functions}
+            self.definitions[key] = definition._replace(parts=())
+        effects = real(self, tasks)
+        self.definitions = {key: whole[key] for key in self.definitions}
+        return effects
 
-    monkeypatch.setattr(WorkerCore, "_drop_functions", drop_functions)
-    monkeypatch.setattr(WorkerCore, "check_invariants", lambda self: None)
+    monkeypatch.setattr(FunctionStore, "drop", drop)
+    monkeypatch.setattr(FunctionStore, "check_invariants", lambda self: None)
     find(first=468)
 
 
@@ -256,7 +264,7 @@ def test_a_failure_that_does_not_reach_what_needs_it_is_found(monkeypatch):
     real = Dependencies._dependency_ended
 
     def need_ended(self, record, ended, now):
-        if ended.outcome.status == OK:
+        if ended.outcome.status == m.OK:
             real(self, record, ended, now)
 
     monkeypatch.setattr(Dependencies, "_dependency_ended", need_ended)
@@ -266,18 +274,18 @@ def test_a_failure_that_does_not_reach_what_needs_it_is_found(monkeypatch):
 def test_an_acceptance_before_the_journal_has_it_is_found(monkeypatch):
     def tell_accepted(self, record):
         record.client.accepted.append(record.id)
-        self.pending_flush[record.client] = None
+        self._roster.flush_later(record.client)
 
-    real = Scheduler.submit
+    real = Submission.submit
 
     def submit(self, client, spec, now):
         done = real(self, client, spec, now)
-        record = self.tasks.get(spec.id)
+        record = self._tasks.get(spec.id)
         if record is not None and spec.options.detach and client.source:
             tell_accepted(self, record)
         return done
 
-    monkeypatch.setattr(Scheduler, "submit", submit)
+    monkeypatch.setattr(Submission, "submit", submit)
     find("crashes", first=105)
 
 
@@ -294,7 +302,8 @@ def test_detached_tasks_that_go_with_their_client_are_found(monkeypatch):
 
 
 def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
-    def pop(self, owner):
+    def pop(self, owner, now):
+        self.moved(now)
         task = next(iter(self))
         self.remove(task)
         return task
@@ -305,7 +314,7 @@ def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
 
 
 def test_an_owner_for_whom_no_slot_makes_way_is_found(monkeypatch):
-    monkeypatch.setattr(WorkerCore, "_make_way", lambda self, now: None)
+    monkeypatch.setattr(Replacing, "make_way", lambda self, now: None)
     find()
 
 
@@ -315,7 +324,7 @@ def test_one_slot_that_makes_way_where_many_calls_wait_is_found(monkeypatch):
         served = any(slot.owner in queue.owners for slot in slots)
         return Dismissal(unneeded(slots, queue, estimate, now).slots[: not served], None)
 
-    monkeypatch.setattr(worker_core, "unneeded", one)
+    monkeypatch.setattr(replacing, "unneeded", one)
     find("calm")
 
 
@@ -335,7 +344,7 @@ def test_amounts_that_do_not_add_up_are_found(monkeypatch):
 
 
 def test_a_slot_that_serves_two_epochs_is_found(monkeypatch):
-    monkeypatch.setattr(WorkerCore, "_owner_of", lambda self, assignment, key: Owner(key))
+    monkeypatch.setattr(FunctionStore, "owner_of", lambda self, assignment, key: Owner(key))
     find()
 
 

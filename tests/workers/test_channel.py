@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import struct
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -165,3 +167,30 @@ def test_descriptors_are_not_inherited():
         assert not end.get_inheritable()
         assert end.family == socket.AF_UNIX
         end.close()
+
+
+IN_A_PIPELINE = """
+import signal
+from jobrunner.calls import serialization
+from jobrunner.shared_memory.segment_pool import SegmentPool
+from jobrunner.workers.channel import BlockingChannel, BufferedChannel, channel_pair
+
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+pool = SegmentPool(64 << 20, 0)
+shared = serialization.dump_call((bytes(1 << 20),), {}, snapshot=True, store=pool.store)
+for buffers in [b"short"], [shared]:
+    for kind in BufferedChannel, BlockingChannel:
+        ours, theirs = channel_pair()
+        theirs.close()
+        try:
+            kind(ours).send(b"", buffers)
+        except BrokenPipeError:
+            pass
+print("goes on")
+"""
+"""Programs whose output others read have themselves ended by SIGPIPE, to end when nobody reads it any more."""
+
+
+def test_a_program_that_sigpipe_ends_outlives_a_slot_that_is_gone():
+    done = subprocess.run([sys.executable, "-c", IN_A_PIPELINE], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "goes on\n"), done.stderr

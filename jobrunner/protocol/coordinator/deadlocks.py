@@ -29,8 +29,12 @@ from jobrunner.protocol.wire.ids import TaskId, short_id
 from jobrunner.protocol.wire.messages import REFUSED, Outcome, Wait
 
 if TYPE_CHECKING:
+    from jobrunner.protocol.coordinator.dispatcher import Dispatcher
+    from jobrunner.protocol.coordinator.endings import Endings
+    from jobrunner.protocol.coordinator.orphans import Orphans
     from jobrunner.protocol.coordinator.peers import WorkerSession
-    from jobrunner.protocol.coordinator.scheduler import Scheduler
+    from jobrunner.protocol.coordinator.roster import Roster
+    from jobrunner.protocol.coordinator.task_table import TaskTable
 
 Found = TypeVar("Found")
 
@@ -51,10 +55,16 @@ MAX_HOLDERS_NAMED = 5
 
 
 class Deadlocks:
-    """Part of one Scheduler."""
+    """The tasks at workers that wait for calls, and which of them can never go on."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
+    def __init__(
+        self, *, tasks: TaskTable, roster: Roster, orphans: Orphans, dispatcher: Dispatcher, endings: Endings
+    ) -> None:
+        self._tasks = tasks
+        self._roster = roster
+        self._orphans = orphans
+        self._dispatcher = dispatcher
+        self._endings = endings
         self._waiting: dict[TaskId, TaskRecord] = {}
         """Tasks at workers, those with a `wait`."""
         self._since: dict[TaskId, float] = {}
@@ -65,9 +75,9 @@ class Deadlocks:
 
     def told(self, worker: WorkerSession, wait: Wait) -> None:
         """A worker tells what a task waits for; about others' tasks it has nothing to say."""
-        record = self._scheduler.tasks.get(wait.id)
+        record = self._tasks.get(wait.id)
         if record is None:
-            held = self._scheduler.orphaned.get(wait.id)
+            held = self._orphans.get(wait.id)
             if held is not None and held.worker is worker:
                 held.wait = wait
         elif record.worker is worker and record.state in ACTIVE:
@@ -89,7 +99,7 @@ class Deadlocks:
     def next_deadline(self) -> float | None:
         if not self._since and not self._news:
             return None
-        soon = max(self._looked_at + LOOK_EVERY, self._scheduler.reattach_deadline)
+        soon = max(self._looked_at + LOOK_EVERY, self._orphans.reattach_deadline)
         return soon if self._news else max(soon, min(self._since.values()) + PATIENCE)
 
     def wait_longer(self, seconds: float) -> None:
@@ -105,7 +115,7 @@ class Deadlocks:
         if now < self._looked_at + LOOK_EVERY:
             return
         self._looked_at = now
-        self._news = now < self._scheduler.reattach_deadline  # workers may still come back
+        self._news = now < self._orphans.reattach_deadline  # workers may still come back
         if self._news:
             self._since.clear()
             return
@@ -114,15 +124,15 @@ class Deadlocks:
         self._since = {task: self._since.get(task, now) for task in found.calls}
         while steps <= MAX_STEPS and (overdue := self._overdue(found, now)):
             for record in overdue:
-                if record.id in self._scheduler.tasks:  # it may have needed the result of the one before
-                    self._scheduler.finish(record, found.refusal(record), FAILED, now)
+                if record.id in self._tasks:  # it may have needed the result of the one before
+                    self._endings.finish(record, found.refusal(record), FAILED, now)
             found = self._search()
             steps += found.steps
             self._since = {task: since for task, since in self._since.items() if task in found.calls}
 
     def check_invariants(self) -> None:
         """What must hold after every step; for the simulation."""
-        workers = self._scheduler.workers.values()
+        workers = self._roster.workers.values()
         waiting = {r.id: r for w in workers for r in w.tasks.values() if r.wait is not None}
         assert waiting == self._waiting, (list(waiting), list(self._waiting))
         for worker in workers:
@@ -134,8 +144,8 @@ class Deadlocks:
             assert kept == sums, f"{worker.name}: {kept} is kept waiting, not {sums}"
 
     def _search(self) -> Search:
-        search = Search(self._scheduler, self._waiting)
-        if search.is_needed(self._scheduler.queue.requirements):
+        search = Search(self._tasks, self._roster, self._waiting)
+        if search.is_needed(self._dispatcher.queue.requirements):
             search.run()
         return search
 
@@ -151,8 +161,10 @@ class Deadlocks:
 
 
 def may_go_on(waiting: TaskRecord, endless: Container[TaskId]) -> bool:
-    """Whether its wait may end, if these calls never do. What is not known here has ended, or is somebody else's
-    affair."""
+    """Return whether its wait may end even if these calls never end.
+
+    A call that is unknown here has ended, or belongs to somebody else.
+    """
     wait = waiting.wait
     assert wait is not None
     may_end = (call not in endless for call in wait.calls)
@@ -162,9 +174,9 @@ def may_go_on(waiting: TaskRecord, endless: Container[TaskId]) -> bool:
 class Search:
     """For waiting tasks that can never go on; nothing changes while it lasts."""
 
-    def __init__(self, scheduler: Scheduler, waiting: dict[TaskId, TaskRecord]) -> None:
-        self._tasks = scheduler.tasks
-        self._workers = [worker for worker in scheduler.workers.values() if not worker.draining]
+    def __init__(self, tasks: TaskTable, roster: Roster, waiting: dict[TaskId, TaskRecord]) -> None:
+        self._tasks = tasks
+        self._workers = [worker for worker in roster.workers.values() if not worker.draining]
         # One that is being stopped ends. The deepest first: where they go on, those that wait for them do, in one pass.
         lasting = [record for record in waiting.values() if record.state != CANCELLING]
         self._waiting = sorted(lasting, key=lambda record: -record.depth)

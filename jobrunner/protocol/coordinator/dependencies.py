@@ -8,22 +8,27 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from jobrunner.protocol.bundles import index_of_call, outcome_of_call, place_of_call
-from jobrunner.protocol.coordinator.accounts import Account
-from jobrunner.protocol.coordinator.finished_tasks import FinishedTask, beyond_quota, outcome_of_dependent
+from jobrunner.protocol.coordinator.accounts import Account, Quota
+from jobrunner.protocol.coordinator.dispatcher import Dispatcher
+from jobrunner.protocol.coordinator.endings import Endings
+from jobrunner.protocol.coordinator.finished_tasks import (
+    FinishedTask,
+    Results,
+    beyond_quota,
+    outcome_of_dependent,
+)
+from jobrunner.protocol.coordinator.journal_gate import JournalGate
+from jobrunner.protocol.coordinator.orphans import Orphans
 from jobrunner.protocol.coordinator.peers import ClientSession
+from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.coordinator.task import FAILED, QUEUED, RUNNING, WAITING, Interest, TaskRecord
-from jobrunner.protocol.journal_records import KeptOutcome
+from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_FRAMES
 from jobrunner.protocol.wire.ids import ClientId, TaskId, client_of, short_id
 from jobrunner.protocol.wire.payloads import buffer_count
-
-if TYPE_CHECKING:
-    from jobrunner.protocol.coordinator.scheduler import Scheduler
-
 
 MAX_PIECES = MAX_FRAMES // 2
 """Buffers of all results that one call needs: its arguments and functions come in the same message."""
@@ -40,11 +45,28 @@ NAMED_AGAIN_WITHIN = 10.0
 
 
 class Dependencies:
-    """Part of one Scheduler."""
+    """Tasks that wait for results of others, and clients that ask for results."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        self.results = scheduler.results
+    def __init__(
+        self,
+        *,
+        tasks: TaskTable,
+        roster: Roster,
+        results: Results,
+        orphans: Orphans,
+        dispatcher: Dispatcher,
+        endings: Endings,
+        journal_gate: JournalGate,
+        quota: Quota,
+    ) -> None:
+        self._tasks = tasks
+        self._roster = roster
+        self.results = results
+        self._orphans = orphans
+        self._dispatcher = dispatcher
+        self._endings = endings
+        self._journal_gate = journal_gate
+        self._quota = quota
         self.journaled: dict[TaskId, int] = {}
         """Results that the journal keeps for so many unfinished detached tasks that need them."""
         self.unknown_calls: dict[TaskId, dict[TaskId, None]] = {}
@@ -53,16 +75,16 @@ class Dependencies:
 
     def watch(self, client: ClientSession, task_id: TaskId, now: float) -> None:
         """Tell the client how that task ends, whoever has submitted it."""
-        record = self._scheduler.tasks.get(task_id)
+        record = self._tasks.get(task_id)
         ended = None if record is not None else self._ended_before(task_id)
         if ended is not None:
-            self._scheduler.tell_again(client, ended.outcome)
+            self._endings.tell_again(client, ended.outcome)
             return
         known = record.interest if record is not None else self.results.unknown_tasks.get(task_id)
         if known is None or client.id not in known.watchers:
-            excess = client.account.bytes_excess(WATCH_BYTES, self._scheduler.quota)
+            excess = client.account.bytes_excess(WATCH_BYTES, self._quota)
             if excess:
-                self._scheduler.tell_client(client, beyond_quota(task_id, excess))
+                self._endings.tell_client(client, beyond_quota(task_id, excess))
                 return
             interest = self._look_for(task_id, now) if record is None else self._interest_in(record, now)
             interest.watchers[client.id] = None
@@ -70,7 +92,7 @@ class Dependencies:
             client.account.bytes += WATCH_BYTES
         if record is not None and record.state == RUNNING:
             client.running.append(task_id)
-            self._scheduler.pending_flush[client] = None
+            self._roster.flush_later(client)
 
     def watches_no_more(self, client: ClientSession) -> None:
         """It has gone."""
@@ -83,8 +105,15 @@ class Dependencies:
 
     def _known_interest(self, task_id: TaskId) -> Interest | None:
         """That in a task, whether it is here or sought."""
-        record = self._scheduler.tasks.get(task_id)
+        record = self._tasks.get(task_id)
         return self.results.unknown_tasks.get(task_id) if record is None else record.interest
+
+    def check_invariants(self) -> None:
+        """Who watches is here, and has an account that its watching counts in."""
+        interests = [record.interest for record in self._tasks.values()]
+        for interest in (*filter(None, interests), *self.results.unknown_tasks.values()):
+            gone = [watcher for watcher in interest.watchers if watcher not in self._roster.clients]
+            assert not gone, f"{gone} watch, and are gone"
 
     def take_reply(
         self, client: ClientSession, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
@@ -130,12 +159,12 @@ class Dependencies:
             if not interest.watchers and not interest.dependents:
                 del self.results.unknown_tasks[task_id]
                 continue
-            if any(client_id in self._scheduler.clients for client_id in interest.asked):
+            if any(client_id in self._roster.clients for client_id in interest.asked):
                 continue
-            owner = self._scheduler.clients.get(client_of(task_id))
+            owner = self._roster.clients.get(client_of(task_id))
             if owner is not None and self._is_named_soon(task_id, interest, now):
                 continue
-            if owner.resubmission_complete if owner is not None else now >= self._scheduler.reattach_deadline:
+            if owner.resubmission_complete if owner is not None else now >= self._orphans.reattach_deadline:
                 del self.results.unknown_tasks[task_id]
                 shown = (
                     short_id(task_id) if task_id.count("-") > 1 else task_id
@@ -146,7 +175,7 @@ class Dependencies:
 
     def _look_for(self, task_id: TaskId, now: float) -> Interest:
         """The interest in a task that is not known here, unless it is one of a bundle's calls."""
-        bundle = self._scheduler.bundle_with(task_id)
+        bundle = self._tasks.bundle_with(task_id)
         if bundle is not None:
             self.unknown_calls.setdefault(bundle[0].id, {})[task_id] = None
         return self.results.look_for(task_id, now)
@@ -185,7 +214,7 @@ class Dependencies:
 
     def _is_named_soon(self, task_id: TaskId, interest: Interest, now: float) -> bool:
         """Whether it is a call of a bundle that is here, or of whose end its client has heard only lately."""
-        if self._scheduler.named_later(task_id):
+        if self._orphans.named_later(task_id):
             interest.since = now
         bundle = place_of_call(task_id)
         if bundle is None:
@@ -204,21 +233,21 @@ class Dependencies:
         """How a task ended that is not unfinished here; of its own, or with the bundle that it was part of."""
         ended = self._known_end(task_id)
         bundle = place_of_call(task_id) if ended is None else None
-        if bundle is None or bundle[0] in self._scheduler.bundles:
+        if bundle is None or bundle[0] in self._tasks.bundles:
             return ended
         whole = self._known_end_of_bundle(client_of(task_id), bundle[0])
         return None if whole is None else self._call_of(whole, task_id)
 
     def _known_end_of_bundle(self, client: ClientId, part: str) -> FinishedTask | None:
         """Of the bundle of that client whose id has that open part."""
-        owner = self._scheduler.clients.get(client)
+        owner = self._roster.clients.get(client)
         record = None if owner is None else owner.done_bundles.get(part)
         if record is not None and record.outcome is not None:
             return FinishedTask(record.name, record.outcome, record.since)
         return self.results.find_bundle(part)
 
     def _known_end(self, task_id: TaskId) -> FinishedTask | None:
-        owner = self._scheduler.clients.get(client_of(task_id))
+        owner = self._roster.clients.get(client_of(task_id))
         record = None if owner is None else owner.done.get(task_id)
         if record is not None and record.outcome is not None:
             return FinishedTask(record.name, record.outcome, record.since)
@@ -229,7 +258,7 @@ class Dependencies:
         record.depends_on, record.dependency_results = depends_on, {}
         unknown = []
         for dependency in dict.fromkeys(depends_on):
-            other = self._scheduler.tasks.get(dependency)
+            other = self._tasks.get(dependency)
             ended = None if other is not None else self._ended_before(dependency)
             if ended is None:
                 record.unresolved_count += 1
@@ -265,7 +294,7 @@ class Dependencies:
         for dependency in depends_on:
             self.results.unknown_tasks[dependency].asked[client.id] = None
         client.result_requests += depends_on
-        self._scheduler.pending_flush[client] = None
+        self._roster.flush_later(client)
 
     def are_found(self, record: TaskRecord) -> bool:
         """Whether it needs nothing that is sought. Each need is looked at once, however often this is asked."""
@@ -282,14 +311,14 @@ class Dependencies:
         while self._news:
             interest, ended = self._news[0]
             for client_id in interest.watchers:
-                client = self._scheduler.clients.get(client_id)
+                client = self._roster.clients.get(client_id)
                 if client is not None:
                     if ended.outcome.id in client.watching:
                         client.watching.remove(ended.outcome.id)
                         client.account.bytes -= WATCH_BYTES
-                    self._scheduler.tell_client(client, ended.outcome)
+                    self._endings.tell_client(client, ended.outcome)
             for record in interest.dependents:
-                if self._scheduler.tasks.get(record.id) is record:
+                if self._tasks.get(record.id) is record:
                     self._dependency_ended(record, ended, now)
             self._news.popleft()
 
@@ -302,7 +331,7 @@ class Dependencies:
             if outcome.id not in record.dependency_results and self._take(record, ended):
                 record.unresolved_count -= 1
                 if record.options.detach and record.found < len(record.depends_on):
-                    self._scheduler.tell_accepted(record)
+                    self._endings.tell_accepted(record)
             if not record.unresolved_count:
                 self._check_pieces(record)
             if (
@@ -311,30 +340,30 @@ class Dependencies:
                 and record.state == WAITING
                 and not record.delayed
             ):
-                self._scheduler.move(record, QUEUED, now)
-                self._scheduler.queue.push(record)
+                self._tasks.move(record, QUEUED, now)
+                self._dispatcher.queue.push(record)
         else:
             record.failed_dependency = outcome_of_dependent(record, outcome, ended.name)
         if record.failed_dependency is not None and record.state in (QUEUED, WAITING):
-            self._scheduler.finish(record, record.failed_dependency, FAILED, now)
+            self._endings.finish(record, record.failed_dependency, FAILED, now)
 
     def _take(self, record: TaskRecord, ended: FinishedTask) -> bool:
         """Give a task one of the results that it needs; False: that is too much for its owner, so it cannot be met."""
         assert record.dependency_results is not None
         dependency, value = ended.outcome.id, ended.outcome.payload
         account = record.client.account
-        excess = account.value_excess(value, self._scheduler.quota)
+        excess = account.value_excess(value, self._quota)
         if excess:
             record.failed_dependency = beyond_quota(record.id, excess)
             return False
         record.dependency_results[dependency] = value
         account.add_value(value)
-        if self._scheduler.journaling and record.options.detach and dependency not in self.results.detached:
+        if self._journal_gate.enabled and record.options.detach and dependency not in self.results.detached:
             # Who could supply it after a restart may be gone by then.
             count = self.journaled.get(dependency, 0)
             self.journaled[dependency] = count + 1
             if not count:
-                self._scheduler.entry.keep(KeptOutcome(ended.name, ended.outcome))
+                self._journal_gate.note_outcome(ended.name, ended.outcome)
         return True
 
     def drop(self, record: TaskRecord) -> None:
@@ -350,5 +379,5 @@ class Dependencies:
                 self.journaled[dependency] = count - 1
             elif count:
                 del self.journaled[dependency]
-                self._scheduler.entry.drop(dependency)
+                self._journal_gate.note_gone(dependency)
         record.dependency_results = None

@@ -19,14 +19,12 @@ from jobrunner.protocol.bundles import SEPARATOR
 from jobrunner.protocol.chunks import kept, part_id, stop_of
 from jobrunner.protocol.coordinator.peers import WorkerSession
 from jobrunner.protocol.coordinator.task import CANCELLED, CANCELLING, FAILED, RUNNING, SUCCEEDED, TaskRecord
-from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER
+from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER, DIVIDE_MAX_DOUBLINGS
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_INTEGER
 
 if TYPE_CHECKING:
     from jobrunner.protocol.coordinator.scheduler import Scheduler
-
-MAX_DOUBLINGS = 16
 
 MAX_DIVIDED_LENGTH = MAX_NAME_LENGTH - len(f"{SEPARATOR}{MAX_INTEGER}")
 """Characters of the id of a chunk that may be divided. A part that is run again is divided again, and its id grows."""
@@ -70,7 +68,7 @@ class Division:
         if not self._chunks or (self._ask_again is not None and now < self._ask_again):
             return
         scheduler = self._scheduler
-        idle = [w for w in scheduler.workers_with_room if w.held < w.slots]
+        idle = [w for w in scheduler.roster.workers_with_room if w.held < w.slots]
         wanted = sum(w.slots - w.held for w in idle) << self._doublings
         chosen = []
         for record in sorted(self._chunks, key=lambda record: -record.elements) if idle else ():
@@ -85,16 +83,16 @@ class Division:
             del self._chunks[record]
             record.asked = record.attempt
             worker.divides.append(record.id)
-            scheduler.pending_flush[worker] = None
+            scheduler.roster.flush_later(worker)
         self._ask_again = now + DIVIDE_AGAIN_AFTER if chosen else None
-        self._doublings = min(self._doublings + 1, MAX_DOUBLINGS) if chosen else 0
+        self._doublings = min(self._doublings + 1, DIVIDE_MAX_DOUBLINGS) if chosen else 0
 
     def _helps(self, record: TaskRecord, idle: list[WorkerSession]) -> bool:
         """Whether one of these workers could begin what the chunk gives back."""
         if (
             record.state != RUNNING
             or record.cancel_asked
-            or record.client.id in self._scheduler.queue.backpressured
+            or record.client.id in self._scheduler.dispatcher.queue.backpressured
         ):
             return False
         return any(worker.fits(record.requirements) for worker in idle)
@@ -105,7 +103,7 @@ class Division:
         """A chunk ends here, and a part of it goes on; its client submits the rest as soon as it hears of it.
 
         The part is a task at once, and not only when its client names it: it holds its slot and its resources. `fresh`
-        as in Scheduler._split.
+        as in Attempts._split.
         """
         scheduler, client = self._scheduler, record.client
         function, initializer = record.function, record.initializer
@@ -121,23 +119,25 @@ class Division:
         stop = stop_of(spec, outcome)
         if stop is None or is_strange(record):
             detail = {"error": f"worker {worker.name} gave back elements of a chunk that it did not have"}
-            scheduler.finish(record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now)
+            scheduler.endings.finish(
+                record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now
+            )
             return
         if record.state == CANCELLING and record.cancel_asked:
-            scheduler.fence(worker, part_id(record.id, stop))
+            scheduler.roster.fence(worker, part_id(record.id, stop))
             cancelled = m.Outcome(record.id, record.attempt, m.CANCELLED)
-            scheduler.finish(record, cancelled, CANCELLED, now)
+            scheduler.endings.finish(record, cancelled, CANCELLED, now)
             return
         worker.completed -= record.weight  # the part counts when it ends
-        scheduler.leave_to_client(record, record.weight)
+        scheduler.endings.leave_to_client(record, record.weight)
         function.users += 1  # so that it is not dropped in between
         if initializer is not None:
             initializer.users += 1
-        scheduler.finish(record, outcome, SUCCEEDED, now)
+        scheduler.endings.finish(record, outcome, SUCCEEDED, now)
         if fresh:
-            scheduler.goes_on(worker, outcome, now)
+            scheduler.attempts.goes_on(worker, outcome, now)
         part = kept(spec, stop)
-        scheduler.submit(client, part, now)
+        scheduler.submission.submit(client, part, now)
         scheduler.functions.release(function)
         if initializer is not None:
             scheduler.functions.release(initializer)

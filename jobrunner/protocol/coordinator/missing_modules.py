@@ -99,7 +99,9 @@ class MissingModules:
             for record in records:
                 record.requirements = self.requirements(record)
         for task_id, attempt in reversed(list(returned)):
-            scheduler.returned(worker, task_id, attempt, now, prefetch=worker.prefetch and bool(missing))
+            scheduler.attempts.returned(
+                worker, task_id, attempt, now, prefetch=worker.prefetch and bool(missing)
+            )
         self._end_hopeless(self._tasks_with(news) if news else records, now)
 
     def initializer_failed(
@@ -116,14 +118,14 @@ class MissingModules:
             self._oldest = now
         news = name not in worker.missing_modules
         worker.missing_modules[name] = now
-        scheduler.again(record, now)
+        scheduler.attempts.again(record, now)
         if name not in self.contested_modules:
             self._count()
             self._sort_again(self._tasks_with({name}))
         else:
             record.requirements = self.requirements(record)
             if record.state == QUEUED:
-                scheduler.queue.push(record, front=True)
+                scheduler.dispatcher.queue.push(record, front=True)
         self._end_hopeless(self._tasks_with({name}) if news else [record], now)
 
     def worker_gone(self, worker: WorkerSession) -> None:
@@ -135,7 +137,9 @@ class MissingModules:
         if self.contested_modules and now > self._oldest + ANSWER_SECONDS:
             self._drop(self.contested_modules, now - ANSWER_SECONDS)
             answers = [
-                at for worker in self._scheduler.workers.values() for at in worker.missing_modules.values()
+                at
+                for worker in self._scheduler.roster.workers.values()
+                for at in worker.missing_modules.values()
             ]
             self._oldest = min(answers, default=now)
 
@@ -153,7 +157,7 @@ class MissingModules:
 
     def _able(self, base: Requirements) -> list[WorkerSession]:
         """Workers that could run it, were it not for the modules."""
-        workers = self._scheduler.workers.values()
+        workers = self._scheduler.roster.workers.values()
         return [worker for worker in workers if not worker.draining and worker.provides_all(base)]
 
     def _is_hopeless(
@@ -168,14 +172,14 @@ class MissingModules:
     def _drop(self, names: Iterable[str], before: float) -> bool:
         """Forget answers about these that were given before that time; whether there were any."""
         dropped = False
-        for worker in self._scheduler.workers.values():
+        for worker in self._scheduler.roster.workers.values():
             had = len(worker.missing_modules)
             for name in names if worker.missing_modules else ():
                 if worker.missing_modules.get(name, before) < before:
                     del worker.missing_modules[name]
             if len(worker.missing_modules) < had:
-                self._scheduler.workers_with_room[worker] = None
-                self._scheduler.queue.wake(worker.provides_all)
+                self._scheduler.roster.may_have_room(worker)
+                self._scheduler.dispatcher.queue.wake(worker.provides_all)
                 dropped = True
         if dropped:
             self._count()
@@ -183,14 +187,17 @@ class MissingModules:
 
     def _count(self) -> None:
         self.contested_modules = frozenset(
-            name for w in self._scheduler.workers.values() for name in w.missing_modules
+            name for w in self._scheduler.roster.workers.values() for name in w.missing_modules
         )
         for name in self._failures.keys() - self.contested_modules:
             del self._failures[name]
 
     def _tasks_with(self, names: set[str]) -> list[TaskRecord]:
-        """Those that need any of these. Few do: all are looked at, since anybody may submit what nobody can import, but
-        no more than that."""
+        """Return the tasks that require any of these modules.
+
+        All such tasks are examined, because anybody may submit a task whose modules no worker has; usually they are
+        few.
+        """
         scheduler = self._scheduler
         entries = {
             entry
@@ -209,7 +216,7 @@ class MissingModules:
             if requirements != record.requirements:
                 record.requirements = requirements
                 if record.state == QUEUED:
-                    scheduler.queue.push(record)
+                    scheduler.dispatcher.queue.push(record)
 
     def _end_hopeless(self, records: list[TaskRecord], now: float) -> None:
         scheduler = self._scheduler
@@ -219,7 +226,7 @@ class MissingModules:
             function, initializer, base = record.function, record.initializer, base_requirements(record)
             if self._is_hopeless(function, initializer, base):
                 outcome = self._outcome(record.id, record.attempt, function, initializer, base)
-                scheduler.finish(record, outcome, FAILED, now)
+                scheduler.endings.finish(record, outcome, FAILED, now)
 
     def _outcome(
         self,
@@ -285,7 +292,7 @@ def short_name(function: FunctionEntry) -> str:
 
 
 def lack(workers: list[str]) -> str:
-    """ "worker a lacks", "workers a and b lack"; of many only some are named."""
+    """Return "worker a lacks" or "workers a and b lack"; of many workers only some are named."""
     if len(workers) == 1:
         return f"worker {workers[0]} lacks"
     if len(workers) > MAX_WORKERS_NAMED:

@@ -198,7 +198,7 @@ class TaskRecord:
         self.outcome: Outcome | None = None
         self.history: list[str] | None = None
         self.delayed = False
-        """It waits for a time, see Scheduler.delayed."""
+        """It waits for a time, see Dispatcher.delay."""
         self.depends_on: tuple[TaskId, ...] = ()
         self.dependency_results: dict[TaskId, Payload] | None = None
         """The results of the tasks that it needs, as far as they are known."""

@@ -1,5 +1,8 @@
-"""The laws about idle slots: none stays idle while elements wait behind a running one that it could run, and none
-stays idle while a call waits that its worker could run, whoever owned the slot before."""
+"""The laws about idle slots.
+
+No slot stays idle while elements that it could run wait behind a running one. No slot stays idle while a call waits
+that its worker could run, whoever owned the slot before.
+"""
 
 from __future__ import annotations
 
@@ -99,8 +102,7 @@ def is_conserving(scenario: Scenario) -> bool:
 
 
 class ConservationWatch(Watch):
-    """Looks at all calls that the coordinator knows, for those that wait beside an idle slot of a worker that could
-    run them."""
+    """Searches all calls of the coordinator for those that wait although an idle slot could run them."""
 
     interval = 0.05
 
@@ -141,7 +143,7 @@ class ConservationWatch(Watch):
         }
         waiting = [r for r in scheduler.tasks.values() if r.id not in running and could_begin(scheduler, r)]
         for node in dict.fromkeys(slot.node for slot in self._idle):
-            worker = scheduler.workers.get(node.core.settings.id)
+            worker = scheduler.roster.workers.get(node.core.settings.id)
             if worker is not None:
                 could = [record for record in waiting if could_run(scheduler, worker, record)]
                 yield from ((record.id, node.name) for record in could)
@@ -151,7 +153,7 @@ def could_begin(scheduler: Scheduler, record: TaskRecord) -> bool:
     """Whether a call that does not run keeps nobody waiting for anything but a slot."""
     if record.state not in (QUEUED, ASSIGNED) or record.cancel_asked:
         return False
-    return record.client.id not in scheduler.queue.backpressured
+    return record.client.id not in scheduler.dispatcher.queue.backpressured
 
 
 def could_run(scheduler: Scheduler, worker: WorkerSession, record: TaskRecord) -> bool:
@@ -159,7 +161,7 @@ def could_run(scheduler: Scheduler, worker: WorkerSession, record: TaskRecord) -
     if record.state == ASSIGNED and record.worker is worker:
         return True
     rank = (-record.options.priority, -record.depth)
-    return worker.fits(record.requirements) and scheduler.reservations.permit(
+    return worker.fits(record.requirements) and scheduler.dispatcher.reservations.permit(
         worker, rank, record.requirements
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from typing import TYPE_CHECKING
 
 from jobrunner.protocol.bundles import (
@@ -17,7 +17,7 @@ from jobrunner.protocol.effects import ChunkDivided, SlotTask, Tick
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, client_of
 from jobrunner.protocol.wire.payloads import Payload, payload_size
-from jobrunner.protocol.worker.core import LARGE_DEFINITION
+from jobrunner.protocol.worker.function_store import LARGE_DEFINITION
 from jobrunner.testing.simulation.simulated_calls import (
     CRASH,
     RAISE,
@@ -512,7 +512,7 @@ class Truth:
                     same, f"{task} is kept as {ended.outcome!r:.200}, its client was told {first!r:.200}"
                 )
             self._status(expected, ended.outcome)
-            scheduler.forget_outcome(task)
+            scheduler.endings.forget_outcome(task)
         coordinator.post(Tick())
 
     def unresolved(self) -> list[TaskId]:
@@ -534,9 +534,16 @@ class Truth:
         scheduler = core.scheduler
         if scheduler.deadlocks._waiting or scheduler.deadlocks._since:
             yield f"coordinator: deadlocks {scheduler.deadlocks._waiting} {scheduler.deadlocks._since}"
-        for name in ("tasks", "clients", "orphaned", "delayed", "pending_flush"):
-            if getattr(scheduler, name):
-                yield f"coordinator: {name} {list(getattr(scheduler, name))[:5]}"
+        left_over: dict[str, Collection[object]] = {
+            "tasks": list(scheduler.tasks),
+            "clients": scheduler.roster.clients,
+            "orphans": list(scheduler.orphans),
+            "delayed": range(scheduler.dispatcher.delayed),
+            "pending flush": scheduler.roster.pending_flush,
+        }
+        for name, things in left_over.items():
+            if things:
+                yield f"coordinator: {name} {list(things)[:5]}"
         results = scheduler.results
         if scheduler.dependencies.unknown_calls:
             yield f"coordinator: sought of bundles {scheduler.dependencies.unknown_calls!r:.200}"
@@ -551,18 +558,18 @@ class Truth:
         if len(scheduler.functions):
             users = [(e.definition.key, e.users, e.refs) for e in scheduler.functions.entries()]
             yield f"coordinator: functions (key, users, refs) {users[:5]}"
-        if scheduler.queue._lanes or scheduler.queue.backpressured:
+        if scheduler.dispatcher.queue._lanes or scheduler.dispatcher.queue.backpressured:
             yield "coordinator: the queue is not empty"
         if len(scheduler.accounts):
             yield f"coordinator: {len(scheduler.accounts)} accounts"
-        if any(scheduler.counts[:5]):
-            yield f"coordinator: counts {scheduler.counts}"
+        if any(scheduler.tasks.counts[:5]):
+            yield f"coordinator: counts {scheduler.tasks.counts}"
         alive = {node.core.settings.id for node in world.workers if node.alive}
-        if set(scheduler.workers) != alive:
-            yield f"coordinator: knows the workers {sorted(scheduler.workers)}, alive are {sorted(alive)}"
-        if len(core._peers) != len(alive):
-            yield f"coordinator: peers {list(core._peers)}"
-        for worker in scheduler.workers.values():
+        if set(scheduler.roster.workers) != alive:
+            yield f"coordinator: knows the workers {sorted(scheduler.roster.workers)}, alive are {sorted(alive)}"
+        if len(core.sessions.peers) != len(alive):
+            yield f"coordinator: peers {list(core.sessions.peers)}"
+        for worker in scheduler.roster.workers.values():
             if worker.tasks or worker.assigned or worker.cancels or worker.assigned_seconds:
                 yield f"coordinator: {worker.name} has tasks"
             if worker.free != worker.provides:
@@ -578,18 +585,17 @@ class Truth:
         attributes = (
             "tasks",
             "queue",
-            "functions",
-            "_estimates",
-            "_missing_modules",
-            "_outcomes",
-            "_unsent",
-            "_running",
-            "_waits",
-            "_output",
         )
         for name in (*attributes, "_stops"):
             if getattr(core, name):
                 yield f"{node.name}: {name} {getattr(core, name)!r:.200}"
+        store = core.functions
+        for left in (store.definitions, store.lingering, store.missing_modules, store.estimates):
+            if left:
+                yield f"{node.name}: keeps of functions {left!r:.200}"
+        for said in (core._unacknowledged.leftovers(), core._announcements.leftovers()):
+            if said:
+                yield f"{node.name}: has not said {said!r:.200}"
         if core.session.link.unacked():
             yield f"{node.name}: unacknowledged {core.session.link.unacked()!r:.200}"
         idle = [slot for slot in core.slots.values() if slot.idle]

@@ -7,8 +7,9 @@ import random
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from jobrunner.protocol.client.core import ClientCore
-from jobrunner.protocol.coordinator.core import CoordinatorCore, CoordinatorSettings
+from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.coordinator.task import ACTIVE, TaskRecord
 from jobrunner.protocol.effects import (
     Accepted,
@@ -51,7 +52,8 @@ from jobrunner.protocol.journal_records import JournalState, Owed
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId, bound, client_of, task_id
 from jobrunner.protocol.wire.principals import ANYONE, CLIENT, WORKER, Principal
-from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
+from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.testing.simulation.laws import RIGHT, Violation, names_of
 from jobrunner.testing.simulation.simulated_slots import SimulatedSlots
 
@@ -242,16 +244,17 @@ class CoordinatorNode(Node[CoordinatorCore]):
     def crash(self) -> None:
         scheduler = self.core.scheduler
         for node in self.world.workers:
-            peer = scheduler.workers.get(node.core.settings.id)
+            peer = scheduler.roster.workers.get(node.core.settings.id)
             node.detach((*node.core.tasks, *(peer.tasks if peer is not None else ())))
         super().crash()
 
     def _watch(self, core: CoordinatorCore) -> None:
         self._watch_functions(core)
         scheduler = core.scheduler
-        outcome, reattach, worker_lost = scheduler.outcome, scheduler.reattach, scheduler.worker_lost
-        client_gone, goes_on, returned = scheduler.client_gone, scheduler.goes_on, scheduler.returned
-        finish = scheduler.finish
+        attempts = scheduler.attempts
+        outcome, returned, goes_on = attempts.outcome, attempts.returned, attempts.goes_on
+        reattach, worker_lost = attempts.reattach, attempts.worker_lost
+        client_gone, finish = scheduler.client_gone, scheduler.endings.finish
 
         def watched_outcome(worker: WorkerSession, arrived: m.Outcome, now: float) -> None:
             record = scheduler.tasks.get(arrived.id)
@@ -276,7 +279,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
 
         def watched_departure(client: ClientSession, now: float) -> None:
             client_gone(client, now)
-            self.world.truth.forgotten(client.id, scheduler.tasks.keys())
+            self.world.truth.forgotten(client.id, set(scheduler.tasks))
 
         def watched_loss(worker: WorkerSession, reason: str, now: float) -> None:
             self._detach(worker, [*worker.tasks, *self._tasks_at(worker)])
@@ -297,20 +300,19 @@ class CoordinatorNode(Node[CoordinatorCore]):
             self.world.truth.returned(task)
             returned(worker, task, *rest, **options)
 
-        for name, method in (
-            ("outcome", watched_outcome),
-            ("returned", watched_return),
-            ("goes_on", watched_going_on),
-            ("reattach", watched_reattach),
-            ("worker_lost", watched_loss),
-            ("client_gone", watched_departure),
-            ("finish", watched_finish),
-        ):
-            setattr(scheduler, name, method)
+        vars(scheduler).update(client_gone=watched_departure)
+        vars(scheduler.endings).update(finish=watched_finish)
+        vars(attempts).update(
+            outcome=watched_outcome,
+            returned=watched_return,
+            goes_on=watched_going_on,
+            reattach=watched_reattach,
+            worker_lost=watched_loss,
+        )
 
     def _watch_functions(self, core: CoordinatorCore) -> None:
         """No client sends a function or a part twice in a session, unless it has said that it may be forgotten."""
-        submit = core._handlers[m.Submit]
+        submit = core.admission.submit
         told: dict[str, set[m.FunctionKey]] = {}
 
         def watched_submit(client: ClientSession, message: m.Submit, now: float) -> None:
@@ -319,7 +321,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             submit(client, message, now)
             known.difference_update(message.drop_functions)
 
-        core._handlers[m.Submit] = watched_submit
+        core.admission.submit = watched_submit  # type: ignore[method-assign]
 
     def _tasks_at(self, worker: WorkerSession) -> list[TaskId]:
         return [

@@ -222,7 +222,7 @@ class World:
         for kind in ("Refused",) if self.attackers else ("Reset", "Refused"):
             truth.check(kind not in network.kinds, f"{network.kinds.get(kind)} times {kind}")
         assert self.coordinator is not None
-        stale = self.coordinator.core.scheduler.stale_outcomes
+        stale = self.coordinator.core.scheduler.attempts.stale_outcomes
         truth.check(stale == 0 or not self.nested_are_safe, "there were stale outcomes")
 
     # --- who is there ---

@@ -126,3 +126,38 @@ print(os.waitpid(child, 0)[1], flush=True)
 def test_what_was_begun_before_a_fork_is_finished_by_the_process_that_began_it_alone():
     ran = subprocess.run([sys.executable, "-c", REGISTERS], capture_output=True, text=True, timeout=30)
     assert (ran.stdout, ran.stderr) == ("0\nfinished\n", "")
+
+
+NESTED = """
+import threading, time
+from jobrunner import Executor, current_executor
+
+def make_calls():
+    print(executor.submit(abs, -1).result(), flush=True)
+    refused.wait()  # until the program is ending
+    ended.set()
+    while executor._lifetime._busy:  # the map, with which all other work of the program's own ends
+        pass
+    for n in range(100):
+        assert current_executor().submit(abs, -n).result() == n
+    print(executor.submit(abs, -2).result(), list(executor.map(abs, [-3])), flush=True)
+
+def knock():
+    try:
+        while True:
+            executor.submit(abs, 1)
+            time.sleep(0.001)
+    except RuntimeError:
+        refused.set()
+
+refused, ended = threading.Event(), threading.Event()
+executor = Executor("threads", max_workers=3)
+executor.submit(make_calls)
+executor.map(lambda _: ended.wait(), range(1))
+threading.Thread(target=knock, daemon=True).start()
+"""
+
+
+def test_a_call_that_runs_at_the_exit_goes_on_making_calls_where_the_program_makes_none():
+    ran = subprocess.run([sys.executable, "-c", NESTED], capture_output=True, text=True, timeout=30)
+    assert (ran.stdout, ran.stderr) == ("1\n2 [3]\n", "")

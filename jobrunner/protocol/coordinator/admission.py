@@ -1,0 +1,157 @@
+"""Which calls and functions of a client are taken: limits of size, quotas, and functions that were never sent."""
+
+from __future__ import annotations
+
+from jobrunner.protocol.coordinator.function_table import key_of
+from jobrunner.protocol.coordinator.outboxes import OUTCOME_WINDOW
+from jobrunner.protocol.coordinator.outgoing import Outgoing
+from jobrunner.protocol.coordinator.peers import ClientSession
+from jobrunner.protocol.coordinator.scheduler import Scheduler
+from jobrunner.protocol.coordinator.sessions import Sessions
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.checks import MAX_BUFFERS
+from jobrunner.protocol.wire.ids import client_of
+from jobrunner.protocol.wire.payloads import buffer_count, kept_size, payload_size
+
+MAX_UNREAD = 1000
+"""Maximum number of answers that a client may leave unacknowledged; beyond that it gets no more."""
+
+UNTAKEN_BYTES = 16 * OUTCOME_WINDOW
+"""Bytes unacknowledged by a client beyond which it is not answered any more. Calls that run when the window is full may
+end, and their results add to it."""
+
+UNTAKEN_REPLIES = 16 * 1024 * 1024
+"""As UNTAKEN_BYTES, of an observer, who gets nothing but replies and a number of slots."""
+
+
+class Admission:
+    """Takes the calls of clients, or refuses them."""
+
+    def __init__(
+        self, settings: CoordinatorSettings, scheduler: Scheduler, out: Outgoing, sessions: Sessions
+    ) -> None:
+        self._settings = settings
+        self._scheduler = scheduler
+        self._out = out
+        self._sessions = sessions
+
+    def submit(self, client: ClientSession, message: m.Submit, now: float) -> None:
+        scheduler = self._scheduler
+        if not client.submitted:
+            self._out.log_about(
+                client,
+                "info",
+                f"client {client.id} on {client.hello.host} (pid {client.hello.pid}) submits",
+                now,
+            )
+        if self.takes_no_answers(client, now):
+            return
+        refused: dict[m.FunctionKey, str] = {}
+        for definition in message.functions:
+            if definition.parts and not self._has_parts(client, definition, refused):
+                wrong = "has parts that were never sent, or that have parts themselves"
+                self._sessions.unexpected(
+                    client, f"the function {definition.name} {wrong}; its session ends", now
+                )
+                return
+            excess = self._define(client, definition, refused)
+            if excess:
+                refused[definition.key] = excess
+        for spec in message.tasks:
+            if client_of(spec.id) != client.id:
+                self._sessions.unexpected(client, f"task {spec.id} is not its own; its session ends", now)
+                return
+            if payload_size(spec.payload) > self._settings.max_payload:
+                self._sessions.unexpected(
+                    client, f"task {spec.id} is larger than max_payload; its session ends", now
+                )
+                return
+            if refused and (spec.function in refused or spec.initializer in refused):
+                scheduler.submission.refuse_new(
+                    client, spec.id, refused.get(spec.function) or refused[spec.initializer or b""]
+                )
+                continue
+            if client.account.owner:
+                spec = of_owner(client, spec)
+            if not scheduler.submission.submit(client, spec, now):
+                self._sessions.unexpected(
+                    client, f"task {spec.id} names a function that was never sent; its session ends", now
+                )
+                return
+        for key in message.drop_functions:
+            here = client.function_refs.pop(key, None)
+            if here is not None:
+                scheduler.functions.drop_ref(here)
+
+    def _has_parts(
+        self, client: ClientSession, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
+    ) -> bool:
+        """Whether this client has sent all of a function's parts, each of which has none."""
+        for part in definition.parts:
+            here = client.function_refs.get(part)
+            entry = None if here is None else self._scheduler.functions.get(here)
+            if part not in refused and (entry is None or entry.parts):
+                return False
+        return True
+
+    def _define(
+        self, client: ClientSession, definition: m.FunctionDef, refused: dict[m.FunctionKey, str]
+    ) -> str:
+        """Keep a function for a client's calls. Why that is too much; empty: it is not."""
+        if definition.key in client.function_refs:
+            return ""
+        for part in definition.parts:
+            if part in refused:
+                return refused[part]
+        functions = self._scheduler.functions
+        key = key_of(client.account.owner, definition.key)
+        if functions.get(key) is None:
+            size = payload_size(definition.blob)
+            if size > self._settings.max_payload:
+                return f"its function has {size:,} bytes, and may have {self._settings.max_payload:,} (max_payload)"
+            excess = client.account.bytes_excess(kept_size(definition.blob), self._settings.quota)
+            if excess:
+                return excess
+            pieces = buffer_count(definition.blob)
+            for part in definition.parts:
+                entry = functions.get(client.function_refs[part])
+                pieces += 0 if entry is None else buffer_count(entry.definition.blob)
+            if pieces > MAX_BUFFERS:
+                return f"its function and its parts are of {pieces:,} buffers, and may be of {MAX_BUFFERS:,}"
+        parts = tuple([client.function_refs[part] for part in definition.parts])
+        functions.define(definition._replace(key=key, parts=parts), client.account).refs += 1
+        client.function_refs[definition.key] = key
+        return ""
+
+    def takes_no_answers(self, client: ClientSession, now: float) -> bool:
+        """Whether it asks for more while it leaves too much of what it was told unacknowledged; then it is reset.
+
+        No jobrunner does: acknowledgements come from its I/O thread. Its answers would fill this host's memory.
+        """
+        left = max(len(client.done), len(client.outcomes), len(client.awaiting_resubmission))
+        if (
+            left <= self._settings.untaken_outcomes
+            and client.unacked_replies <= MAX_UNREAD
+            and client.link.unacked_bytes <= (UNTAKEN_BYTES if client.who.submits else UNTAKEN_REPLIES)
+        ):
+            return False
+        told = f"{left} outcomes, {client.unacked_replies} answers"
+        self._sessions.unexpected(
+            client, f"it does not acknowledge what it is told ({told}); its session ends", now
+        )
+        self._sessions.give_up_untaken(client, now)
+        return True
+
+
+UNKNOWN_FUNCTION = b""
+"""The key of none."""
+
+
+def of_owner(client: ClientSession, spec: m.TaskSpec) -> m.TaskSpec:
+    """A call of functions that this client has sent, under the keys that these have here."""
+    function = client.function_refs.get(spec.function, UNKNOWN_FUNCTION)
+    initializer = (
+        None if spec.initializer is None else client.function_refs.get(spec.initializer, UNKNOWN_FUNCTION)
+    )
+    return spec._replace(function=function, initializer=initializer)

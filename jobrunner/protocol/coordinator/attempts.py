@@ -1,0 +1,418 @@
+"""The attempts of tasks: they are bound to a worker, run, and end; the worker may be lost, and come back.
+
+A worker's word counts only for the present attempt of a task that is bound to it. What it says of any other attempt
+changes nothing, and an attempt that nobody waits for any more is fenced: the worker is told to stop it.
+"""
+
+from __future__ import annotations
+
+from jobrunner.protocol import retry
+from jobrunner.protocol.chunks import part_id
+from jobrunner.protocol.coordinator.deadlocks import Deadlocks
+from jobrunner.protocol.coordinator.dispatcher import Dispatcher
+from jobrunner.protocol.coordinator.division import Division
+from jobrunner.protocol.coordinator.endings import Endings
+from jobrunner.protocol.coordinator.function_table import FunctionTable
+from jobrunner.protocol.coordinator.journal_gate import Begin, JournalGate
+from jobrunner.protocol.coordinator.missing_modules import MissingModules
+from jobrunner.protocol.coordinator.orphans import OrphanedTask, Orphans
+from jobrunner.protocol.coordinator.peers import WorkerSession
+from jobrunner.protocol.coordinator.roster import Roster
+from jobrunner.protocol.coordinator.task import (
+    ACTIVE,
+    ASSIGNED,
+    CANCELLED,
+    CANCELLING,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    WAITING,
+    TaskRecord,
+)
+from jobrunner.protocol.coordinator.task_table import TaskTable
+from jobrunner.protocol.estimates import updated_estimate
+from jobrunner.protocol.tuning import UNKNOWN
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import TaskId, call_id, client_of, open_part
+
+BEGIN_AGAIN_AFTER = 1.0
+"""Seconds after which it is tried again to write that a call begins which is to run at most once."""
+
+LATEST_REATTACHED = 2**30
+"""Attempts go on from the number that a worker comes back with, so it must leave room for them in a message."""
+
+
+class Attempts:
+    """Moves tasks between the queue and the workers."""
+
+    def __init__(
+        self,
+        *,
+        crash_limit: int,
+        tasks: TaskTable,
+        roster: Roster,
+        functions: FunctionTable,
+        journal_gate: JournalGate,
+        dispatcher: Dispatcher,
+        orphans: Orphans,
+        endings: Endings,
+        missing_modules: MissingModules,
+        division: Division,
+        deadlocks: Deadlocks,
+    ) -> None:
+        self._crash_limit = crash_limit
+        self._tasks = tasks
+        self._roster = roster
+        self._functions = functions
+        self._journal_gate = journal_gate
+        self._dispatcher = dispatcher
+        self._orphans = orphans
+        self._endings = endings
+        self._missing_modules = missing_modules
+        self._division = division
+        self._deadlocks = deadlocks
+        self.stale_outcomes = 0
+        """Outcomes of attempts that were not the present one."""
+
+    # --- what workers say ---
+
+    def outcome(self, worker: WorkerSession, outcome: m.Outcome, now: float) -> None:
+        """An attempt has ended; whatever is not the present attempt, on its worker, changes nothing."""
+        record = self._tasks.get(outcome.id)
+        if record is None:
+            held = self._orphans.get(outcome.id)
+            if held is not None and held.worker is worker and held.attempt == outcome.attempt:
+                self._orphans.ended(held, outcome)
+                if outcome.status == m.SPLIT:
+                    self.goes_on(worker, outcome, now)
+            else:
+                self.stale_outcomes += 1
+            return
+        if record.worker is not worker or record.attempt != outcome.attempt or record.state not in ACTIVE:
+            self.stale_outcomes += 1
+            return
+        worker.completed += record.weight
+        worker.prefetch = True
+        self._release(record)
+        if outcome.status == m.SPLIT:
+            self._split(record, outcome, worker, now)
+        elif record.initializer is not None and outcome.detail and "setup" in outcome.detail:
+            record.ended = record.attempt
+            self._missing_modules.initializer_failed(worker, record, outcome, now)
+        else:
+            self._ended(record, outcome, now)
+
+    def returned(
+        self,
+        worker: WorkerSession,
+        task_id: TaskId,
+        attempt: int,
+        now: float,
+        *,
+        prefetch: bool = False,
+        begun: bool = False,
+    ) -> None:
+        """The worker gives back a task, which it has not started unless `begun`.
+
+        `prefetch`: not because it had too many.
+        """
+        record = self._tasks.get(task_id)
+        if record is None:
+            held = self._orphans.get(task_id)
+            if held is not None and held.worker is worker and held.attempt == attempt:
+                self._orphans.take(task_id)
+            return
+        if record.worker is not worker or record.attempt != attempt or record.state not in ACTIVE:
+            return
+        worker.prefetch = prefetch
+        if begun:
+            record.ended = attempt
+        else:
+            record.not_begun()
+        self._release(record)
+        self.again(record, now)
+
+    def started(self, worker: WorkerSession, task_id: TaskId, now: float) -> None:
+        record = self._tasks.get(task_id)
+        held = self._orphans.get(task_id) if record is None else None
+        if held is not None and held.worker is worker:
+            held.running = True
+        if record is not None and record.worker is worker and record.state == ASSIGNED:
+            self._tasks.move(record, RUNNING, now)
+            self._division.started(record)
+            watchers = () if record.interest is None else record.interest.watchers
+            others = [self._roster.clients[client] for client in watchers if client in self._roster.clients]
+            for client in (record.client, *others):
+                client.running.append(task_id)
+                self._roster.flush_later(client)
+
+    def cancel_refused(self, worker: WorkerSession, task_id: TaskId) -> None:
+        record = self._tasks.get(task_id)
+        if record is None or record.worker is not worker or record.state == CANCELLING:
+            return
+        record.cancel_asked = False
+        record.client.refused.append(task_id)
+        self._roster.flush_later(record.client)
+
+    # --- how attempts begin ---
+
+    def assign(self, record: TaskRecord, worker: WorkerSession, now: float) -> None:
+        record.attempt += 1
+        record.claimed = False
+        self._bind(record, worker, now)
+        if record.options.at_most_once and self._journal_gate.enabled:
+            self._journal_gate.withhold(record)
+        else:
+            worker.assigned.append(record)
+            self._roster.flush_later(worker)
+
+    def _bind(self, record: TaskRecord, worker: WorkerSession, now: float) -> None:
+        estimate = record.function.estimate
+        record.estimate = estimate if estimate == UNKNOWN else estimate * record.elements
+        self._tasks.move(record, ASSIGNED, now)
+        worker.take(record)
+
+    def _release(self, record: TaskRecord) -> None:
+        worker = record.worker
+        assert worker is not None
+        self._journal_gate.let_go(record)
+        self._deadlocks.waits_no_more(record)
+        worker.release(record)
+        self._division.released(record)
+        if self._roster.has_worker(worker):  # it may be lost, and only its outcome be here
+            self._roster.may_have_room(worker)
+
+    def withdraw(self, record: TaskRecord) -> None:
+        """A call that was withheld is with its worker no more."""
+        record.not_begun()
+        self._release(record)
+
+    def begin_later(self, begins: list[Begin], now: float) -> list[TaskRecord]:
+        """It could not be written down that these begin, so they do not yet; those of them that have not ended."""
+        held_back = self._journal_gate.still_withheld(begins)
+        for record in held_back:
+            self.withdraw(record)
+            self._tasks.move(record, WAITING, now)
+            self._dispatcher.delay(record, now + BEGIN_AGAIN_AFTER)
+        return held_back
+
+    def note_later(self, records: list[TaskRecord]) -> None:
+        """Of those of `begin_later` the journal may be about to say that they have begun."""
+        for record in records:
+            if self._tasks.get(record.id) is record:
+                self._note_progress(record)
+
+    def send_withheld(self) -> None:
+        """The end of the turn: the workers of those whose beginning is written down by now hear of them."""
+        for record in self._journal_gate.take_written():
+            assert record.worker is not None
+            self._journal_gate.let_go(record)
+            record.worker.assigned.append(record)
+            self._roster.flush_later(record.worker)
+
+    def _note_progress(self, record: TaskRecord) -> None:
+        if self._journal_gate.enabled:
+            self._journal_gate.note_progress(record)
+
+    # --- how attempts end ---
+
+    def _ended(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
+        status = outcome.status
+        record.ended = record.attempt
+        if status == m.OK:
+            function = record.function
+            function.estimate = updated_estimate(function.estimate, outcome.duration / record.elements)
+            self._endings.finish(record, outcome, SUCCEEDED, now)
+            return
+        if status == m.CANCELLED:
+            if record.cancel_asked:
+                self._endings.finish(record, outcome, CANCELLED, now)
+            else:
+                self.again(record, now)
+            return
+        error = (outcome.detail or {}).get("error", m.STATUS_NAMES[status])
+        record.record_event(f"attempt {record.begun} on {record.worker and record.worker.name}: {error}")
+        if status == m.CRASHED:
+            record.crashes += 1
+        else:
+            record.failures += 1
+        final = bool(outcome.detail and outcome.detail.get("final"))
+        verdict = retry.verdict(record, status, self._crash_limit, final=final)
+        if verdict != retry.FINISH:
+            self._note_progress(record)
+        if verdict == retry.REQUEUE:
+            self.again(record, now)
+        elif verdict == retry.RETRY:
+            self._tasks.move(record, WAITING, now)
+            self._dispatcher.delay(record, now + retry.backoff(record.failures, record.options.backoff))
+        elif status == m.CRASHED:
+            self._endings.finish_lost(record, outcome, now)
+        else:
+            self._endings.finish(record, outcome, FAILED, now)
+
+    def _split(
+        self, record: TaskRecord, outcome: m.Outcome, worker: WorkerSession, now: float, *, fresh: bool = True
+    ) -> None:
+        """A bundle was split: its client names the call that runs on as soon as it knows, and then the others.
+
+        Not `fresh`: the worker told it before the client named the bundle; what runs on may have ended since.
+        """
+        if isinstance(record.span, tuple):
+            self._division.divided(record, outcome, worker, now, fresh)
+            return
+        running = (outcome.detail or {}).get("running", -1)
+        if not isinstance(record.span, int) or not 0 <= running < record.span:
+            detail = {"error": f"worker {worker.name} split a bundle that it did not have"}
+            self._endings.finish(
+                record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now
+            )
+            return
+        if record.state == CANCELLING and record.cancel_asked:
+            self._roster.fence(worker, call_id(record.id, running))
+            self._endings.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+            return
+        self._endings.leave_to_client(record, record.span - running)
+        record.client.awaiting_resubmission.add(open_part(record.id))
+        self._endings.finish(record, outcome, SUCCEEDED, now)
+        if fresh:
+            self.goes_on(worker, outcome, now)
+
+    def again(self, record: TaskRecord, now: float) -> None:
+        """Back to the head of the queue, unless it was to be cancelled."""
+        if record.cancel_asked:
+            self._endings.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+            return
+        if record.failed_dependency is not None:
+            self._endings.finish(record, record.failed_dependency, FAILED, now)
+        elif record.unresolved_count:
+            self._tasks.move(record, WAITING, now)
+        else:
+            self._tasks.move(record, QUEUED, now)
+            self._dispatcher.queue.push(record, front=True)
+
+    # --- workers that come back, or do not ---
+
+    def reattach(self, worker: WorkerSession, held: list[m.Held], now: float) -> None:
+        """A worker has come back with these tasks: keep what is still its own, fence the rest."""
+        for record in worker.tasks.values():
+            self._deadlocks.waits_no_more(record)  # it is told again
+        still_there = {(entry.id, entry.attempt) for entry in held}
+        gone = [r for r in worker.tasks.values() if (r.id, r.attempt) not in still_there]
+        for record in reversed(gone):  # each goes to the head of the queue
+            self._release(record)
+            if record.claimed:
+                record.ended = (
+                    record.attempt
+                )  # it may have run, and its outcome be lost with another coordinator
+                record.record_event(f"attempt {record.begun} was lost with worker {worker.name}")
+            else:
+                record.not_begun()
+                record.record_event(f"it was lost on its way to worker {worker.name}")
+            if record.claimed and record.options.at_most_once:
+                # It was with the worker, which may have told a coordinator before this one how it ended.
+                error = f"worker {worker.name} has it no more, and may have run it"
+                lost = m.Outcome(record.id, record.attempt, m.LOST, detail={"error": error})
+                self._endings.finish_lost(record, lost, now)
+            else:
+                self.again(record, now)
+        self._orphans.drop_those_at(worker)
+        for entry in held:
+            self._reattach_one(worker, entry, now)
+        self._division.asked_in_vain(worker)
+
+    def _reattach_one(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
+        record = self._tasks.get(entry.id)
+        if entry.attempt > LATEST_REATTACHED:
+            self._roster.fence(worker, entry.id)
+        elif record is None:
+            self._reattach_unknown(worker, entry, now)
+        elif (
+            record.state in (QUEUED, WAITING)
+            and entry.attempt >= record.attempt
+            and entry.attempt > record.ended
+        ):
+            self.claim(record, OrphanedTask(worker, entry, now), now)
+        elif record.worker is not worker or record.attempt != entry.attempt:
+            self._roster.fence(worker, entry.id)
+        elif record.cancel_asked and record.state in ACTIVE:
+            # The request may have been lost with the old session.
+            worker.cancels.append(m.CancelRequest(entry.id, record.state == CANCELLING))
+            self._roster.flush_later(worker)
+
+    def _reattach_unknown(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
+        """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""
+        client = self._roster.clients.get(client_of(entry.id))
+        if client is not None and client.resubmission_complete and not self._orphans.named_later(entry.id):
+            self._roster.fence(worker, entry.id)
+            return
+        other = self._orphans.get(entry.id)
+        if other is None or (other.outcome is None and other.attempt < entry.attempt):
+            if other is not None:
+                self._orphans.drop(entry.id)
+            self._orphans.add(worker, entry, now)
+        elif other.worker is not worker or other.attempt != entry.attempt:
+            self._roster.fence(worker, entry.id)
+
+    def claim(self, record: TaskRecord, held: OrphanedTask, now: float) -> None:
+        """A queued task turns out to be with a worker already: join that attempt instead of starting another."""
+        if record.suspected == held.attempt:
+            record.crashes -= 1  # it was alive all the time
+            record.suspected = 0
+        record.may_have_run = False  # it did, and here it is
+        record.attempt = held.attempt
+        record.unbegun = max(record.unbegun, held.unbegun)
+        record.claimed = True
+        self._bind(record, held.worker, now)
+        if held.outcome is not None and held.outcome.status == m.SPLIT:
+            self._release(record)
+            self._split(record, held.outcome, held.worker, now, fresh=False)
+        elif held.outcome is not None:
+            self.outcome(held.worker, held.outcome, now)
+        elif held.running:
+            self.started(held.worker, record.id, now)
+        if held.wait is not None and record.state in ACTIVE:
+            self._deadlocks.told(held.worker, held.wait)
+
+    def goes_on(self, worker: WorkerSession, outcome: m.Outcome, now: float) -> None:
+        """Of a bundle that this worker has just split, one call runs on; or a part of a chunk, see `chunks`."""
+        detail: m.Detail = outcome.detail or {}
+        if "running" in detail:
+            goes_on = call_id(outcome.id, detail["running"])
+        else:
+            goes_on = part_id(outcome.id, detail.get("stop", -1))
+        self._reattach_one(worker, m.Held(goes_on, 1, True), now)
+
+    def worker_lost(self, worker: WorkerSession, reason: str, now: float) -> None:
+        """Queue its tasks again. Those that may have been running count it as a crash."""
+        records = list(worker.tasks.values())
+        oldest = {record.id for record in records[: worker.slots]}
+        for record in reversed(records):  # each goes to the head of the queue
+            if self._journal_gate.withholds(record):
+                self.withdraw(record)
+                self._note_progress(record)
+                self.again(record, now)
+                continue
+            self._release(record)
+            suspect = record.state != ASSIGNED or record.id in oldest
+            if suspect:
+                record.crashes += 1
+                record.suspected = record.attempt
+                record.record_event(f"attempt {record.begun}: worker {worker.name} {reason}")
+            detail = {
+                "error": f"worker {worker.name} {reason}",
+                "worker": worker.name,
+                "host": worker.hello.host,
+            }
+            outcome = m.Outcome(record.id, record.attempt, m.LOST, detail=detail)
+            verdict = retry.verdict(record, m.LOST, self._crash_limit)
+            if verdict == retry.REQUEUE or not (suspect or record.options.at_most_once):
+                if suspect:
+                    self._note_progress(record)
+                self.again(record, now)
+            else:
+                self._endings.finish_lost(record, outcome, now)
+        self._roster.remove_worker(worker)
+        self._functions.worker_gone(worker.id)
+        self._missing_modules.worker_gone(worker)
+        self._orphans.drop_those_at(worker)

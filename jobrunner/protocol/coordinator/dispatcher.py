@@ -1,0 +1,121 @@
+"""When and where queued tasks begin: the order of the queue, the workers with room, and tasks that wait for a time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import TypeAlias
+
+from jobrunner.protocol.coordinator.peers import WorkerSession
+from jobrunner.protocol.coordinator.placement import Permit, ReadyQueue, has_capacity
+from jobrunner.protocol.coordinator.reservations import Reservations
+from jobrunner.protocol.coordinator.resources import Requirements
+from jobrunner.protocol.coordinator.roster import Roster
+from jobrunner.protocol.coordinator.task import QUEUED, WAITING, TaskRecord
+from jobrunner.protocol.coordinator.task_table import TaskTable
+from jobrunner.protocol.tuning import UNKNOWN
+
+LEFT_OVER = 1000
+"""Calls that have ended while they waited (for a slot, or for a time) stay in line until it is their turn, which may
+never come. They are looked for when so many more have been put in line than there are calls."""
+
+Assign: TypeAlias = "Callable[[TaskRecord, WorkerSession, float], None]"
+"""Binds a queued task to a worker, at a time."""
+
+
+class Dispatcher:
+    """The queue, the reservations of workers, and the tasks that are put into the queue later."""
+
+    def __init__(self, roster: Roster, tasks: TaskTable) -> None:
+        self._roster = roster
+        self._tasks = tasks
+        self.queue = ReadyQueue()
+        self.reservations = Reservations()
+        self._delayed: list[tuple[float, int, TaskRecord]] = []
+        self._tie_breaker = 0
+
+    # --- tasks that wait for a time ---
+
+    @property
+    def delayed(self) -> int:
+        """Entries of tasks that wait for a time; some may have ended since."""
+        return len(self._delayed)
+
+    def next_deadline(self) -> float | None:
+        return self._delayed[0][0] if self._delayed else None
+
+    def delay(self, record: TaskRecord, until: float) -> None:
+        self._tie_breaker += 1
+        record.delayed = True
+        heapq.heappush(self._delayed, (until, self._tie_breaker, record))
+
+    def wait_longer(self, old: float, new: float) -> None:
+        """What was to wait until `old` waits until `new`."""
+        self._delayed = [
+            (new if until == old else until, number, record) for until, number, record in self._delayed
+        ]
+        heapq.heapify(self._delayed)
+
+    def next_due(self, now: float) -> TaskRecord | None:
+        """A task that has waited for a time which has come, and still waits; each is returned once."""
+        if len(self._delayed) > LEFT_OVER + 2 * len(self._tasks):
+            last = {entry[2]: entry for entry in sorted(self._delayed) if entry[2].state == WAITING}
+            self._delayed = list(last.values())
+            heapq.heapify(self._delayed)
+        while self._delayed and self._delayed[0][0] <= now:
+            record = heapq.heappop(self._delayed)[2]
+            record.delayed = False
+            if record.state == WAITING:
+                return record
+        return None
+
+    # --- placement ---
+
+    def place(self, assign: Assign, now: float) -> None:
+        """Bind queued tasks to workers: idle slots first, evenly, then a little ahead where tasks are short."""
+        if not self._tasks.counts[QUEUED]:
+            self.queue.clear()
+            return
+        if self.queue.pushed > LEFT_OVER + len(self._tasks):
+            self.queue.sweep()
+        self.queue.rest(self.is_provided)
+        self.reservations.renew(self.queue, self._roster.workers.values(), now)
+        idle = [w for w in self._roster.workers_with_room if w.held < w.slots]
+        while idle:
+            more = []
+            for worker in idle:
+                record = self.queue.pop(worker.fits, permit=self._permit_for(worker))
+                if record is None:
+                    continue
+                assign(record, worker, now)
+                if worker.held < worker.slots:
+                    more.append(worker)
+            idle = more
+        for worker in list(self._roster.workers_with_room):
+            if worker.prefetch and self._tasks.counts[QUEUED]:
+                self._prefetch(worker, assign, now)
+            if worker.held >= worker.slots:
+                self._roster.has_no_room(worker)
+
+    def is_provided(self, requirements: Requirements) -> bool:
+        return any(worker.provides_all(requirements) for worker in self._roster.workers.values())
+
+    def _prefetch(self, worker: WorkerSession, assign: Assign, now: float) -> None:
+        def accept(record: TaskRecord) -> bool:
+            if record.options.timeout is not None:
+                return False  # its clock must start when it does
+            estimate = record.function.estimate
+            if estimate != UNKNOWN:
+                estimate *= record.elements
+            slots, held = worker.slots - worker.long, worker.held - worker.long
+            return has_capacity(slots, held, worker.assigned_seconds, estimate)
+
+        permit = self._permit_for(worker)
+        while (record := self.queue.pop(worker.fits, accept, permit)) is not None:
+            assign(record, worker, now)
+
+    def _permit_for(self, worker: WorkerSession) -> Permit | None:
+        """What tasks may take at this worker, where it keeps something for others."""
+        if not self.reservations:
+            return None
+        return lambda rank, requirements: self.reservations.permit(worker, rank, requirements)

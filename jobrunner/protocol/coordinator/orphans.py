@@ -1,0 +1,172 @@
+"""Tasks that some worker has though no client has named them since this coordinator started.
+
+A worker of an earlier coordinator comes back with its tasks, and their clients come back with theirs, in any order.
+Until a task's client names it, or can name it no more, it is an orphan: it takes its slot, its outcome is kept, and it
+is not run anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from jobrunner.protocol.bundles import index_of_call, place_of_call
+from jobrunner.protocol.chunks import chunk_of
+from jobrunner.protocol.coordinator.peers import WorkerSession
+from jobrunner.protocol.coordinator.piece_index import PieceIndex
+from jobrunner.protocol.coordinator.roster import Roster
+from jobrunner.protocol.coordinator.task_table import TaskTable
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import ClientId, TaskId, client_of
+
+LOOKS_PER_GRACE = 4
+"""How often it is asked, within a client's grace, whether it may yet name a task that some worker has."""
+
+
+class OrphanedTask:
+    """A task that a worker has though no client has named it since this coordinator started."""
+
+    __slots__ = ("attempt", "look_at", "outcome", "running", "since", "unbegun", "wait", "worker")
+
+    def __init__(self, worker: WorkerSession, held: m.Held, now: float) -> None:
+        self.worker = worker
+        self.attempt = held.attempt
+        self.unbegun = held.unbegun
+        self.since = now
+        self.look_at = now
+        """When it is asked again whether somebody may yet name it."""
+        self.outcome: m.Outcome | None = None
+        self.running = False
+        """The worker has announced that it runs, which it does only once."""
+        self.wait: m.Wait | None = None
+        """What it waits for, as the worker has told."""
+
+
+class Orphans:
+    """The orphaned tasks by their ids, and by the clients that may name them: a thousand may come back at once."""
+
+    def __init__(self, roster: Roster, tasks: TaskTable) -> None:
+        self._roster = roster
+        self._tasks = tasks
+        self._orphans: dict[TaskId, OrphanedTask] = {}
+        self._pieces = PieceIndex()
+        self._of_client: dict[ClientId, dict[TaskId, None]] = {}
+        self.reattach_deadline = 0.0
+        """When every worker of an earlier coordinator must have come back to this one, if it still lives."""
+
+    def get(self, task_id: TaskId) -> OrphanedTask | None:
+        return self._orphans.get(task_id)
+
+    def __getitem__(self, task_id: TaskId) -> OrphanedTask:
+        return self._orphans[task_id]
+
+    def __contains__(self, task_id: TaskId) -> bool:
+        return task_id in self._orphans
+
+    def __iter__(self) -> Iterator[TaskId]:
+        return iter(self._orphans)
+
+    def __len__(self) -> int:
+        return len(self._orphans)
+
+    def of_client(self, client_id: ClientId) -> list[TaskId]:
+        """Those that this client may name."""
+        return list(self._of_client.get(client_id, ()))
+
+    def pieces_of(self, whole: TaskId) -> Iterable[TaskId]:
+        """The orphaned tasks that have left that bundle, or are parts of that chunk."""
+        return self._pieces.of(whole)
+
+    def add(self, worker: WorkerSession, held: m.Held, now: float) -> None:
+        self._orphans[held.id] = OrphanedTask(worker, held, now)
+        self._pieces.add(held.id)
+        self._of_client.setdefault(client_of(held.id), {})[held.id] = None
+        worker.strays += 1
+
+    def ended(self, orphan: OrphanedTask, outcome: m.Outcome) -> None:
+        """Its outcome is kept for its client."""
+        if orphan.outcome is None:
+            self._frees(orphan.worker)
+        orphan.outcome = outcome
+
+    def named_later(self, task_id: TaskId) -> bool:
+        """Whether it is a call of a bundle of whose end the client is yet to hear: then it names the call.
+
+        Or a part of a chunk.
+        """
+        client = self._roster.clients.get(client_of(task_id))
+        bundle = place_of_call(task_id)
+        if bundle is not None:
+            record = self._tasks.bundles.get(bundle[0])
+            if record is None and client is not None:
+                record = client.done_bundles.get(bundle[0])
+            if record is not None:
+                return index_of_call(record.id, task_id) is not None  # else somebody guesses
+            known = client is not None and bundle[0] in client.awaiting_resubmission
+        else:
+            chunk = chunk_of(task_id)
+            if chunk is None:
+                return False
+            known = chunk in self._tasks or (client is not None and chunk in client.done)
+        return known or (client is not None and not client.resubmission_complete)
+
+    def forget(self, now: float, grace: float) -> None:
+        """Wait no longer for clients that have not come back for `grace` seconds."""
+        for task_id, held in list(self._orphans.items()):
+            if now < held.look_at:
+                continue
+            if self.named_later(task_id):
+                held.since = now
+            elif held.since < now - grace:
+                self.drop(task_id)
+            held.look_at = min(now + grace / LOOKS_PER_GRACE, held.since + grace)
+
+    def take(self, task_id: TaskId) -> OrphanedTask | None:
+        held = self._orphans.pop(task_id, None)
+        if held is None:
+            return None
+        self._pieces.drop(task_id)
+        of_client = self._of_client[client_of(task_id)]
+        del of_client[task_id]
+        if not of_client:
+            del self._of_client[client_of(task_id)]
+        if held.outcome is None:
+            self._frees(held.worker)
+        return held
+
+    def _frees(self, worker: WorkerSession) -> None:
+        """One of its strays has ended, or counts among its tasks from now on."""
+        worker.strays -= 1
+        if self._roster.has_worker(worker):
+            self._roster.may_have_room(worker)
+
+    def drop(self, task_id: TaskId) -> None:
+        held = self.take(task_id)
+        if held is not None and held.outcome is None:
+            self._roster.fence(held.worker, task_id)
+
+    def drop_those_at(self, worker: WorkerSession) -> None:
+        """It has them no more; those that it finished are here."""
+        if not worker.strays:
+            return
+        for task_id in [t for t, h in self._orphans.items() if h.worker is worker and h.outcome is None]:
+            self.take(task_id)
+
+    def reattach_later(self, seconds: float, now: float) -> bool:
+        """This process did not run for so long. Whether workers get more time to come back: some might have done so."""
+        if now - seconds >= self.reattach_deadline:
+            return False
+        self.reattach_deadline += seconds
+        return True
+
+    def wait_longer(self, seconds: float) -> None:
+        """This process did not run for so long."""
+        for orphan in self._orphans.values():
+            orphan.since += seconds
+
+    def check_invariants(self) -> None:
+        self._pieces.check_invariants(self._orphans)
+        named = [task_id for tasks in self._of_client.values() for task_id in tasks]
+        assert sorted(named) == sorted(self._orphans)
+        strays = Counter(o.worker.id for o in self._orphans.values() if o.outcome is None)
+        assert all(worker.strays == strays[worker.id] for worker in self._roster.workers.values())

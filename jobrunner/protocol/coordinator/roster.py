@@ -1,0 +1,108 @@
+"""The clients and workers that are in the cluster, the size of the cluster, and who is to be looked at this turn."""
+
+from __future__ import annotations
+
+from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSession
+from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId
+from jobrunner.protocol.wire.messages import CancelRequest
+
+
+class Roster:
+    """All sessions by the ids of their peers. A peer that is lost for good is removed."""
+
+    def __init__(self) -> None:
+        self.clients: dict[ClientId, ClientSession] = {}
+        self.workers: dict[WorkerId, WorkerSession] = {}
+        self.worker_names: set[str] = set()
+        """Maintained incrementally, as `slots` is, because thousands of workers may join at once."""
+        self.slots = 0
+        """Total over all workers."""
+        self.workers_with_room: dict[WorkerSession, None] = {}
+        """Workers that may have room for another task."""
+        self.pending_flush: dict[Peer, None] = {}
+        """Peers with something in their outbox."""
+        self._resized = False
+
+    # --- clients ---
+
+    def add_client(self, client: ClientSession) -> None:
+        self.clients[client.id] = client
+
+    def remove_client(self, client: ClientSession) -> bool:
+        """Whether a client of that id was there."""
+        return self.clients.pop(client.id, None) is not None
+
+    def has_client(self, client: ClientSession) -> bool:
+        """Whether this very session is there, and not another one of the same client."""
+        return self.clients.get(client.id) is client
+
+    # --- workers ---
+
+    def add_worker(self, worker: WorkerSession) -> None:
+        self.workers[worker.id] = worker
+        self.worker_names.add(worker.name)
+        self.slots += worker.slots
+        self._resized = True
+
+    def remove_worker(self, worker: WorkerSession) -> None:
+        if self.workers.pop(worker.id, None) is not None:
+            self.resize(worker, 0)
+            self.worker_names.discard(worker.name)
+        self.workers_with_room.pop(worker, None)
+        self.pending_flush.pop(worker, None)
+        self._resized = True
+
+    def has_worker(self, worker: WorkerSession) -> bool:
+        """Whether this very session is there, and not another one of the same worker."""
+        return self.workers.get(worker.id) is worker
+
+    def worker_named(self, name: str) -> WorkerSession | None:
+        """The worker with that id or, if there is none, with that name."""
+        known = self.workers.get(WorkerId(name))  # first, for anybody may call itself like somebody's id
+        if known is not None:
+            return known
+        return next((worker for worker in self.workers.values() if name == worker.name), None)
+
+    def resize(self, worker: WorkerSession, slots: int) -> None:
+        self.slots += slots - worker.slots
+        worker.slots = slots
+        self._resized = True
+
+    def take_resized(self) -> bool:
+        """Whether the number of slots in the cluster may have changed since this was last asked."""
+        resized, self._resized = self._resized, False
+        return resized
+
+    # --- this turn ---
+
+    def may_have_room(self, worker: WorkerSession) -> None:
+        self.workers_with_room[worker] = None
+
+    def has_no_room(self, worker: WorkerSession) -> None:
+        self.workers_with_room.pop(worker, None)
+
+    def flush_later(self, peer: Peer) -> None:
+        """Something was put into the peer's outbox."""
+        self.pending_flush[peer] = None
+
+    def fence(self, worker: WorkerSession, task_id: TaskId) -> None:
+        """Have the worker stop an attempt that nobody waits for."""
+        worker.cancels.append(CancelRequest(task_id, True))
+        self.flush_later(worker)
+
+    def take_pending(self) -> Peer | None:
+        """A peer that is still here and has something in its outbox; each is returned once."""
+        while self.pending_flush:
+            peer = self.pending_flush.popitem()[0]
+            if isinstance(peer, WorkerSession):
+                if self.has_worker(peer):
+                    return peer
+            elif isinstance(peer, ClientSession) and self.has_client(peer):
+                return peer
+        return None
+
+    def check_invariants(self) -> None:
+        assert self.slots == sum(worker.slots for worker in self.workers.values())
+        assert self.worker_names == {worker.name for worker in self.workers.values()}
+        for worker in self.workers_with_room:
+            assert self.has_worker(worker), f"{worker.name} is gone, and may be given tasks"

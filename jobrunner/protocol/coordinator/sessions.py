@@ -1,0 +1,358 @@
+"""Sessions of clients and workers with the coordinator: greeting, coming back, silence, loss.
+
+A peer is known by its id, which is bound to the key that made it, and by the transport's `source` as long as a session
+is open. Whoever greets again under its id goes on where it was; docs/theory.md tells what each side then says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from jobrunner.protocol.coordinator.accounts import Account
+from jobrunner.protocol.coordinator.offences import Offences
+from jobrunner.protocol.coordinator.outgoing import Outgoing
+from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSession
+from jobrunner.protocol.coordinator.rejections import QUIET, TOLERATED
+from jobrunner.protocol.coordinator.scheduler import Scheduler
+from jobrunner.protocol.coordinator.settings import CoordinatorSettings
+from jobrunner.protocol.effects import Disconnect, Send, Source
+from jobrunner.protocol.link import Link, welcomed
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import is_bound, of_observer, unused_name
+from jobrunner.protocol.wire.principals import INVITED, OPERATOR, WORKER, Principal
+
+MAX_CLIENTS = 100_000
+MAX_OBSERVERS = 1000
+"""Maximum number of clients of one key that are here at a time, or that have gone without a word and have not been
+missed yet; each takes some kilobytes."""
+
+
+class Sessions:
+    """The peers that have an open session, and how sessions begin and end. `peers` is written by this class alone."""
+
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        scheduler: Scheduler,
+        out: Outgoing,
+        offences: Offences,
+        peers: dict[Source, Peer],
+    ) -> None:
+        self.peers = peers
+        self._settings = settings
+        self._scheduler = scheduler
+        self._out = out
+        self._offences = offences
+        self._opened = 0
+        """Sessions that were ever opened."""
+
+    # --- their beginning ---
+
+    def greet(
+        self, source: Source, envelope: m.Envelope, peer: Peer | None, who: Principal, now: float
+    ) -> None:
+        """A client or worker asks for a session; `peer` is who has one on this connection."""
+        refusal = self._may_not_greet(envelope.message, who)
+        if refusal:
+            self._offences.refuse(source, envelope.session, refusal, now)
+        elif not self._is_early(envelope.message, who, now):
+            self._open(source, envelope, peer, who, now)
+
+    def _may_not_greet(self, hello: Any, who: Principal) -> str:
+        """Why a key may not open that session; empty: it may."""
+        if type(hello) is m.WorkerHello:
+            if who.role not in (WORKER, OPERATOR):
+                return f"the key {who.name!r} is a {who.role}'s, and may not run calls: join as a worker"
+        elif who.role == INVITED:
+            return "an invitation is no key: join with it first"
+        token = hello.worker if type(hello) is m.WorkerHello else hello.client
+        if not is_bound(token, who.key):
+            # Whether or not its owner is here: this coordinator may have been started a moment ago.
+            return (
+                f"the id {token!r} was not made with the key {who.name!r}, and an id belongs to the key that made it;"
+                " a program that did not choose its id itself needs the coordinator's version of jobrunner"
+            )
+        return "" if type(hello) is m.WorkerHello else self._too_many_like(hello, who)
+
+    def _too_many_like(self, hello: m.ClientHello, who: Principal) -> str:
+        """Why one more client of a key is too much; empty: it is not. Each takes some kilobytes, until it is missed."""
+        most = MAX_CLIENTS if who.submits else MAX_OBSERVERS
+        here = self._scheduler.accounts.clients_of(who.key)
+        known = hello.client if who.submits else of_observer(hello.client)
+        if not who.key or here < most or known in self._scheduler.roster.clients:
+            return ""
+        return f"{here:,} programs with the key {who.name!r} are here, and more may not be: end some of them"
+
+    def _open(
+        self, source: Source, envelope: m.Envelope, peer: Peer | None, who: Principal, now: float
+    ) -> None:
+        hello: Any = envelope.message
+        if not who.submits:
+            # It owns nothing, not even what was submitted with the same key when that had another role.
+            hello = replace(hello, client=of_observer(hello.client))
+        if peer is not None and peer.greeting == envelope.session and peer.link.session:
+            peer.link.last_heard = now
+            self.heard(peer)
+        elif hello.serial < self._known_serial(hello):
+            return  # delivered late: what it says, of the tasks that a worker has say, is not true any more
+        else:
+            if peer is not None and peer is not self._known_peer(hello):
+                self._replaced(peer, now)
+            self._opened += 1
+            session = welcomed(envelope.session, self._settings.id, self._opened)
+            link = Link(session, now, hello.peer_timeout)
+            if type(hello) is m.ClientHello:
+                peer = self._client_session(hello, source, link, who, now)
+            else:
+                peer = self._worker_session(hello, source, link, who, now)
+            peer.greeting, peer.serial = envelope.session, hello.serial
+        slots = self._scheduler.roster.slots
+        settings = self._settings
+        welcome = m.Welcome(
+            settings.id,
+            settings.version,
+            slots,
+            settings.window_tasks,
+            settings.window_bytes,
+            peer.link.session,
+            settings.max_payload,
+            settings.hash_seed,
+        )
+        self._out.reply(source, envelope.session, welcome)
+
+    def _known_serial(self, hello: m.ClientHello | m.WorkerHello) -> int:
+        """That of the latest greeting of the same process."""
+        peer = self._known_peer(hello)
+        return 0 if peer is None else peer.serial
+
+    def _known_peer(self, hello: m.ClientHello | m.WorkerHello) -> Peer | None:
+        if isinstance(hello, m.ClientHello):
+            return self._scheduler.roster.clients.get(hello.client)
+        return self._scheduler.roster.workers.get(hello.worker)
+
+    def _client_session(
+        self, hello: m.ClientHello, source: Source, link: Link, who: Principal, now: float
+    ) -> ClientSession:
+        client = self._scheduler.roster.clients.get(hello.client)
+        if client is None:
+            account = self._account_for(hello, who, now)
+            client = ClientSession(hello, source, link, account, who)
+            self._scheduler.roster.add_client(client)
+        else:
+            client.is_new = not client.source  # it is known only from the journal
+            self._move_peer(client, source, link, who)
+            client.hello = hello
+            client.lost_at = None
+            client.resubmission_complete = False
+            client.unacked_replies = 0
+            client.untaken_slots = 0
+            client.outcomes.clear()
+            client.resent.clear()
+            client.result_requests.clear()
+            client.awaiting_resubmission.clear()
+            client.forget_unnamed()
+            client.accepted.clear()
+            for key in sorted(client.function_refs.values()):
+                self._scheduler.functions.drop_ref(key)
+            client.function_refs.clear()
+            self._scheduler.dispatcher.queue.resume(client.id)
+        self.peers[source] = client
+        return client
+
+    def _is_early(self, hello: Any, who: Principal, now: float) -> bool:
+        """Whether it is inside of a call of which it is not known yet whose it is; then it is to greet again."""
+        if type(hello) is m.WorkerHello or hello.within is None or who.role != WORKER:
+            return False
+        return (
+            hello.client not in self._scheduler.roster.clients
+            and self._scheduler.owner_of(hello.within, who.key, now) is None
+        )
+
+    def _account_for(self, hello: m.ClientHello, who: Principal, now: float) -> Account:
+        """Calls of a call count as those of who submitted it, if the worker that runs it says so."""
+        owner = None
+        if hello.within is not None and who.role == WORKER:
+            owner = self._scheduler.owner_of(hello.within, who.key, now)
+        return self._scheduler.accounts.open(hello.client, who, owner or "")
+
+    def _worker_session(
+        self, hello: m.WorkerHello, source: Source, link: Link, who: Principal, now: float
+    ) -> WorkerSession:
+        scheduler = self._scheduler
+        worker = scheduler.roster.workers.get(hello.worker)
+        if worker is None:
+            name = unused_name(hello.name, scheduler.roster.worker_names)
+            worker = WorkerSession(hello, name, source, link, who)
+            scheduler.add_worker(worker)
+            self._out.log_about(
+                worker,
+                "info",
+                f"worker {name} joined from {hello.host} (pid {hello.pid}) with {hello.slots} slots",
+                now,
+            )
+        else:
+            self._move_peer(worker, source, link, who)
+            scheduler.roster.resize(worker, hello.slots)
+            worker.assigned.clear()
+            worker.cancels.clear()
+            scheduler.functions.worker_gone(worker.id)
+            self._out.log_about(worker, "info", f"worker {worker.name} has come back", now)
+        self.peers[source] = worker
+        worker.draining = False
+        scheduler.roster.may_have_room(worker)
+        scheduler.attempts.reattach(worker, hello.held, now)
+        scheduler.submission.refuse_other_pythons(now)
+        return worker
+
+    def _move_peer(self, peer: Peer, source: Source, link: Link, who: Principal) -> None:
+        self.peers.pop(peer.source, None)
+        peer.source = source
+        peer.link = link
+        peer.who = who
+        peer.unreachable_since = None
+
+    # --- their end ---
+
+    def end(self, peer: Peer, how: str, now: float) -> None:
+        """A peer has left, or may not come back."""
+        self.peers.pop(peer.source, None)
+        peer.link.session = ""  # whatever it may have said after that, nobody is here to mean it
+        if isinstance(peer, WorkerSession):
+            self._scheduler.attempts.worker_lost(peer, how, now)
+        elif isinstance(peer, ClientSession):
+            self._scheduler.client_gone(peer, now)
+
+    def heard(self, peer: Peer) -> None:
+        peer.unreachable_since = None
+        if type(peer) is ClientSession:
+            peer.lost_at = None
+
+    def _replaced(self, peer: Peer, now: float) -> None:
+        """Another one greets on its connection. No jobrunner does that; who was there before cannot be reached."""
+        self._offences.note(peer.source, "a greeting under another name on the same connection", now)
+        del self.peers[peer.source]
+        peer.link.session = ""
+        if isinstance(peer, WorkerSession):
+            self._scheduler.attempts.worker_lost(peer, "was replaced on its connection", now)
+        elif isinstance(peer, ClientSession):
+            peer.source = b""
+            self._lose_client(peer, now)
+
+    def unexpected(self, peer: Peer, reason: str, now: float) -> None:
+        """Well-formed, but nothing that this peer could have meant: start again with it."""
+        self._offences.note(peer.source, reason, now)
+        self.reset(peer)
+
+    def reset(self, peer: Peer) -> None:
+        """End a session from this side; the peer opens a new one and says what it has."""
+        self._out.reply(peer.source, peer.link.session, m.Reset())
+        peer.link.session = ""
+
+    def unreachable(self, source: Source, now: float) -> None:
+        peer = self.peers.get(source)
+        if peer is not None:
+            peer.link.retransmit_soon(now)
+            if peer.unreachable_since is None:
+                peer.unreachable_since = now
+
+    def revoke(self, key: str, now: float) -> None:
+        """End the sessions of a key, and what it has under way."""
+        for peer in [*self._scheduler.roster.workers.values(), *self._scheduler.roster.clients.values()]:
+            if peer.who.key == key:
+                if peer.source:
+                    self._offences.refuse(
+                        peer.source, peer.link.session, f"the key {peer.who.name!r} was revoked", now
+                    )
+                self.end(peer, "was shut out", now)
+
+    def cut_off(self, source: Source, now: float) -> None:
+        """It went on sending what cannot be taken."""
+        peer = self.peers.get(source)
+        session = "" if peer is None else peer.link.session
+        error = f"{TOLERATED} messages of this peer within {QUIET:g} s made no sense here; it is disconnected"
+        self._out.reply(source, session, m.Refused(error))
+        if peer is not None:
+            self.end(peer, "was disconnected", now)
+        self._out.add(Disconnect(source))
+
+    def give_up_untaken(self, peer: Peer, now: float) -> None:
+        """It gets nothing more of what it was told in this session."""
+        if isinstance(peer, ClientSession):
+            self._scheduler.endings.forget_untaken_outcomes(peer)
+        peer.link = Link("", now, peer.link.peer_timeout)
+
+    def _lose_client(self, client: ClientSession, now: float) -> None:
+        if client.lost_at is None:
+            client.lost_at = now
+            if client.unfinished:
+                grace = f"they end after {self._settings.client_grace:g} s unless it comes back"
+                self._out.log_about(
+                    client,
+                    "warning",
+                    f"client {client.id} is lost, with {client.unfinished} tasks; {grace}",
+                    now,
+                )
+        if now - client.lost_at >= self._settings.client_grace or not (client.unfinished or client.done):
+            self.peers.pop(client.source, None)
+            self._scheduler.client_gone(client, now)
+
+    # --- silence ---
+
+    def sweep(self, now: float) -> None:
+        """Look at every peer: acknowledgements that are late, heartbeats that are due, peers that are lost."""
+        for source, peer in list(self.peers.items()):
+            if peer.lost(now):
+                if isinstance(peer, WorkerSession):
+                    del self.peers[source]
+                    self._out.log_about(
+                        peer,
+                        "warning",
+                        f"worker {peer.name} is lost; its {len(peer.tasks)} tasks are queued again",
+                        now,
+                    )
+                    self._scheduler.attempts.worker_lost(peer, "was lost", now)
+                elif isinstance(peer, ClientSession):
+                    self._lose_client(peer, now)
+                continue
+            if peer.link.stalled(now):
+                self.unexpected(peer, "it does not acknowledge what it is told; its session ends", now)
+                self.give_up_untaken(peer, now)
+            for envelope in peer.link.due(now):
+                self._out.add(Send(source, envelope))
+        for client in [c for c in self._scheduler.roster.clients.values() if not c.source]:
+            self._lose_client(client, now)
+
+    @property
+    def need_sweeping(self) -> bool:
+        """Whether a peer may have to be told something, or be given up, though nothing arrives."""
+        return any(not client.source for client in self._scheduler.roster.clients.values()) or any(
+            peer.link.next_deadline() is not None for peer in self.peers.values()
+        )
+
+    def stood_still(self, seconds: float, now: float) -> None:
+        """This process did not run for so long: nobody else is to blame for the silence, or could have come back."""
+        for peer in self.peers.values():
+            peer.link.stood_still(seconds, now)
+            if peer.unreachable_since is not None:
+                peer.unreachable_since += seconds
+        for client in self._scheduler.roster.clients.values():
+            if client.lost_at is not None:
+                client.lost_at += seconds
+
+    def say_goodbye(self, now: float) -> None:
+        for peer in self.peers.values():
+            self._out.send(peer, m.Goodbye("the coordinator has stopped"), now)
+
+    def check_invariants(self) -> None:
+        for worker in self._scheduler.roster.workers.values():
+            assert self.peers.get(worker.source) is worker
+            assert is_bound(worker.id, worker.who.key), f"{worker.id} is another key's"
+        for client in self._scheduler.roster.clients.values():
+            assert self.peers.get(client.source) is client or not client.source
+            if client.who.submits:
+                assert not client.source or is_bound(client.id, client.who.key), (
+                    f"{client.id} is another key's"
+                )
+            else:
+                assert not client.submitted, f"{client.id} has calls"
