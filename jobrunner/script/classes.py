@@ -12,7 +12,7 @@ from typing import Any
 
 from cloudpickle import cloudpickle as inner
 
-from jobrunner.script import makers
+from jobrunner.script import ctypes_classes, makers
 from jobrunner.script.function_parts import class_annotations_of
 
 
@@ -45,6 +45,8 @@ def class_parts(value: type) -> tuple[Callable[..., type], tuple[Any, ...], dict
     for name, attribute in list(contents.items()):
         if isinstance(attribute, types.MemberDescriptorType) and attribute.__objclass__ is value:
             del contents[name]
+    if ctypes_classes.is_kind_of_ctypes(type(value)):
+        ctypes_classes.arrange(value, namespace, contents)
     bases = inner._get_bases(value)
     if typing.NamedTuple in bases:  # what it makes of a class has been made already
         bases = value.__bases__

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from jobrunner.pickling.function_fingerprint import ATOMS, attribute_of, is_importable, is_of
 from jobrunner.protocol.wire.payloads import OUT_OF_BAND
+from jobrunner.script import ctypes_classes
 from jobrunner.script.classes import own_attributes, registered_in
 from jobrunner.script.digests import digest_of
 from jobrunner.script.function_parts import (
@@ -351,6 +352,9 @@ class Looker:
     # --- what may change inside -----------------------------------------------------------------------------------
 
     def _changeable(self, value: Any) -> None:
+        if ctypes_classes.is_field(value):  # follows from the fields of its class
+            self._look.fingerprint.append(value)
+            return
         made, buffers = dump(value)
         self._note(made, buffers)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copyreg
 import functools
 import io
+import operator
 import pickle
 import socket
 import struct
@@ -27,7 +28,7 @@ from cloudpickle import cloudpickle as inner
 from jobrunner.pickling.function_fingerprint import is_of
 from jobrunner.pickling.loading import apart_from, type_name
 from jobrunner.pickling.required_modules import PROTOCOL, objects_in
-from jobrunner.script import makers, origin
+from jobrunner.script import ctypes_classes, makers, origin
 from jobrunner.script.classes import class_parts, functions_first, is_code
 from jobrunner.script.current import NAMES
 from jobrunner.script.digests import digest
@@ -204,6 +205,9 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self.script_function(value, entry)
         if is_single_dispatch(value):
             return self.reduce_single_dispatch(value)
+        owner = _owner_of_method(value)
+        if owner is not None:
+            return operator.attrgetter(f"{value.__name__}.__func__"), (owner,)
         reduced = super().reducer_override(value)
         if reduced is not NotImplemented:
             self.by_value = True
@@ -246,6 +250,10 @@ class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
     # --- classes ---
 
     def reduce_class(self, value: type) -> Any:
+        made = ctypes_classes.reduced(value) if ctypes_classes.is_built_by_ctypes(value) else None
+        if made is not None:
+            self.entry_of(value)
+            return made
         entry = self.entry_of(value)
         if entry is not None:
             return self.script_class(value, entry)
@@ -523,6 +531,17 @@ _SPECIAL = _special()
 def is_single_dispatch(value: FunctionType) -> bool:
     """Whether `functools.singledispatch` has made it."""
     return value.__globals__ is vars(functools) and hasattr(value, "registry") and hasattr(value, "dispatch")
+
+
+def _owner_of_method(value: FunctionType) -> type | None:
+    """The class of a module whose class method this is: the name of the function leads to the method.
+
+    A generic named tuple has that of `typing.Generic` among its own attributes.
+    """
+    name, _, method = value.__qualname__.rpartition(".")
+    owner: Any = getattr(sys.modules.get(value.__module__), name, None) if name.isidentifier() else None
+    found = getattr(owner, method, None) if is_of(owner, type) else None
+    return owner if type(found) is MethodType and found.__func__ is value else None
 
 
 def single_dispatch_attributes(value: FunctionType) -> dict[str, Any]:

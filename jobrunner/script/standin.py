@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from jobrunner.pickling.function_fingerprint import is_of
 from jobrunner.pickling.loading import load_global, loads
+from jobrunner.script import ctypes_classes
 from jobrunner.script import per_thread as threads
 from jobrunner.script.current import NAMES, Program, own_token, script_module
 from jobrunner.script.definition import (
@@ -386,6 +387,8 @@ class Script:
             del versions[attribute]
             if attribute in made.__dict__:
                 delattr(made, attribute)
+        if ctypes_classes.is_kind_of_ctypes(type(made)):
+            return  # fields can be set but once
         for attribute, _, _ in one.attributes:
             # In the order in which the program's class has them; also for a `__new__` that looks whether there is an
             # instance already.

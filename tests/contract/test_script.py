@@ -1309,6 +1309,113 @@ def test_classes_of_many_kinds(run_script):
     """)
 
 
+def test_a_generic_named_tuple(run_script):
+    run_script("""
+        import typing
+
+        T = typing.TypeVar("T")
+
+        class Pair(typing.NamedTuple, typing.Generic[T]):
+            first: T
+            second: int = 2
+
+            def total(self):
+                return self.first + self.second
+
+        def turned(pair):
+            assert type(pair) is Pair and Pair[int](3) == (3, 2), pair
+            assert typing.get_args(Pair[int]) == (int,) and Pair.__parameters__ == (T,)
+            return Pair(pair.second, pair.first)
+
+        if __name__ == "__main__":
+            with open_executor() as ex:
+                pair = ex.submit(turned, Pair(1)).result()
+                assert type(pair) is Pair and pair == (2, 1), pair
+                assert ex.submit(pair.total).result() == 3
+    """)
+
+
+def test_classes_of_ctypes(run_script):
+    run_script("""
+        import ctypes
+
+        Triple = ctypes.c_int * 3
+        Adder = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int)
+
+        class Point(ctypes.Structure):
+            _fields_ = [("x", ctypes.c_double), ("tail", Triple)]
+
+            def doubled(self):
+                return self.x * 2
+
+        class Solid(Point):
+            _fields_ = [("z", ctypes.c_double)]
+
+        class Node(ctypes.Structure):
+            pass
+
+        Node._fields_ = [("value", ctypes.c_int), ("next", ctypes.POINTER(Node))]
+
+        class Header(ctypes.BigEndianStructure):
+            _pack_ = 1
+            _fields_ = [("kind", ctypes.c_uint8), ("size", ctypes.c_uint32), ("low", ctypes.c_uint16, 3)]
+
+        class Bytes(ctypes.Union):
+            _fields_ = [("number", ctypes.c_uint32), ("bytes", ctypes.c_uint8 * 4)]
+
+        class Tagged(ctypes.Structure):
+            _anonymous_ = ["content"]
+            _fields_ = [("content", Bytes), ("tag", ctypes.c_char * 8)]
+
+        class Four(ctypes.Array):
+            _type_, _length_ = ctypes.c_int, 4
+
+        class Number(ctypes.c_int):
+            pass
+
+        def moved(point, by):
+            assert type(point) is Point, type(point)
+            point.x += by
+            return point
+
+        def in_solid():
+            solid = Solid(1, Triple(1, 2, 3), 4)
+            return solid.x, list(solid.tail), solid.z, solid.doubled(), ctypes.sizeof(solid) == ctypes.sizeof(Solid)
+
+        def chained(values):
+            nodes = [Node(value) for value in values]
+            for node, following in zip(nodes, nodes[1:]):
+                node.next = ctypes.pointer(following)
+            found, at = [], ctypes.pointer(nodes[0])
+            while at:
+                found.append(at.contents.value)
+                at = at.contents.next
+            return found
+
+        def header(stream):
+            found = Header.from_buffer_copy(stream)
+            return found.kind, found.size, found.low, bytes(found)
+
+        def others():
+            return Tagged(Bytes(5), b"t").number, sum(Four(1, 2, 3, 4)), Number(3).value, Adder(int.__add__)(1, 2)
+
+        if __name__ == "__main__":
+            with open_executor() as ex:
+                for _ in range(2):
+                    made = ex.submit(moved, Point(1, Triple(1, 2, 3)), 2).result()
+                    assert type(made) is Point and made.x == 3 and list(made.tail) == [1, 2, 3]
+                    assert ex.submit(made.doubled).result() == 6
+                    assert list(ex.map(Point.doubled, [Point(1), Solid(2)])) == [2, 4]
+                    assert ex.submit(in_solid).result() == in_solid()
+                    assert ex.submit(chained, [1, 2, 3]).result() == [1, 2, 3]
+                    stream = bytes(Header(1, 2, 3))
+                    assert ex.submit(header, stream).result() == (1, 2, 3, stream)
+                    assert ex.submit(others).result() == others() == (5, 10, 3, 3)
+                    Point.note = "new"
+                    assert ex.submit(getattr, made, "note").result() == "new"
+    """)
+
+
 @pytest.mark.apart
 def test_properties_and_methods_of_kinds_of_their_own(run_script):
     run_script("""
