@@ -107,6 +107,7 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "protocol.coordinator.orphans": ("protocol/test_scheduler.py", "protocol/test_coordinator_core.py"),
     "protocol.coordinator.outboxes": ("protocol/test_coordinator_core.py",),
     "protocol.coordinator.outgoing": ("protocol/test_coordinator_core.py",),
+    "protocol.coordinator.piece_index": ("protocol/test_abuse.py",),
     "protocol.coordinator.python_versions": ("protocol/test_missing_modules.py",),
     "protocol.coordinator.roster": ("protocol/test_peers.py", "protocol/test_scheduler.py"),
     "protocol.coordinator.sessions": ("protocol/test_coordinator_core.py", "simulation/test_scenarios.py"),
@@ -220,6 +221,7 @@ SUITES: dict[str, str] = {
     "test_docs.py": "README and docs",
     "test_docs_inside.py": "the docs of the inside",
     "test_examples.py": "examples/",
+    "test_prose.py": "the docstrings of public names",
     "test_setup_venv.py": "scripts/setup-venv",
     "test_states.py": "docs/states.md",
 }

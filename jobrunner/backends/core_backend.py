@@ -628,8 +628,10 @@ class CoreBackend(Backend):
 
     @property
     def _ends_of_waits(self) -> tuple[Callable[[], None], ...]:
-        """What ends every wait for this backend, once it is known what is left; may be done again, and by two threads
-        at a time."""
+        """Return the steps that end every wait for this backend, once it is known what is left.
+
+        They may be repeated, and two threads may perform them at the same time.
+        """
         return (
             self._resolve_what_is_left,
             self._cancel_waits.end,

@@ -1,4 +1,4 @@
-"""Every decision of jobrunner, as synchronous state machines without input or output.
+r"""Every decision of jobrunner, as synchronous state machines without input or output.
 
 The law: nothing in this package knows a socket, a thread, a clock or a source of randomness of its own, and nothing in
 it unpickles. Time comes in as an argument (`now`, seconds of a monotonic clock), chance as a `random.Random`, and what
@@ -8,7 +8,7 @@ where every message may be lost, doubled, delayed or reordered and every process
 
     client            coordinator              worker                slots
     ClientCore  <-->  CoordinatorCore   <-->   WorkerCore   <-->     processes
-        \\__________ Link ________/  \\__________ Link _______/
+        \__________ Link ________/  \__________ Link _______/
 
 Where to start reading: `wire/messages` (what is said), `effects` (what a core hears and asks for), `coordinator/task`
 (the life of a task), then `coordinator/core` (the turn of the coordinator). The packages:

@@ -1,4 +1,4 @@
-"""How long the calls of a function may be expected to take; pure."""
+"""Estimates of the duration of a function's calls; pure functions."""
 
 from __future__ import annotations
 
@@ -6,5 +6,8 @@ from jobrunner.protocol.tuning import ESTIMATE_DECAY
 
 
 def updated_estimate(estimate: float, duration: float) -> float:
-    """The next estimate of a call's seconds. Deliberately high: one long call stops the batching of short ones."""
+    """Return the next estimate of a call's duration in seconds.
+
+    It is deliberately high: one long call stops the batching of short ones.
+    """
     return max(duration, estimate * ESTIMATE_DECAY)

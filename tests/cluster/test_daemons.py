@@ -190,10 +190,10 @@ def test_it_is_started_again_though_one_start_fails(monkeypatch, caplog, tmp_pat
         (daemon,) = (child for child in {*psutil.Process().children()} - before if BOOT in child.cmdline())
         interpreter.unlink()  # it is being replaced
         daemon.kill()
-        until(lambda: "could not be started again" in caplog.text, "the first start in vain")
+        until(lambda: "could not be restarted" in caplog.text, "the first start in vain")
         interpreter.symlink_to(sys.executable)
         assert executor.submit(calls.square, 5).result(BOUND) == 25
-    assert caplog.text.count("could not be started again") == 1
+    assert caplog.text.count("could not be restarted") == 1
 
 
 def test_a_cluster_that_cannot_be_started_leaves_nothing_behind(monkeypatch):

@@ -72,7 +72,11 @@ def test_from_the_shell_what_fails(cluster, start, tmp_path):
         "submit", "support.calls:wait_for_file", json.dumps([str(tmp_path / "go")]), address=address
     )
     code, out, err = jobrunner("result", task_id, address=address)
-    assert (code, out, err) == (3, "", f"{task_id} is queued; --wait waits until it is done")
+    assert (code, out, err) == (
+        3,
+        "",
+        f"call {task_id} is not done yet, its state is queued; use --wait to wait for it",
+    )
     cluster.worker(address, "w")
     _, bad, _ = jobrunner("submit", "support.calls:square", '["x"]', address=address)
     (tmp_path / "go").touch()
@@ -177,7 +181,7 @@ def test_a_full_disk_refuses_new_calls_only(cluster, port, tmp_path):
             refused = [executor.submit(len, os.urandom(15_000)) for _ in range(40)]
             errors = [future.exception(BOUND) for future in refused if not future.cancel() and future.done()]
             assert any(isinstance(error, JournalError) for error in errors)
-            assert "is the disk full" in str(next(e for e in errors if e is not None)).lower()
+            assert "whether the disk is full" in str(next(e for e in errors if e is not None)).lower()
             (disk / "ballast").unlink()
             go.touch()
             assert running.result(BOUND) == str(go)

@@ -210,7 +210,7 @@ def test_a_shipment_that_is_too_large(cluster, at_home):
     (folder / "noise").write_bytes(os.urandom(200_000))
     coordinator = cluster.coordinator(JOBRUNNER_MAX_PAYLOAD="100000")
     cluster.worker(coordinator.address, "w")
-    text = r"what is shipped with it \(at_home_e\) has 20\d,\d{3} bytes, packed"
+    text = r"the modules shipped with it \(at_home_e\) have 20\d,\d{3} bytes, packed"
     with Executor(coordinator.address, ship=[folder]) as executor:
         future = executor.submit(calls.own_pid)
         with pytest.raises(QuotaError, match=text):

@@ -289,7 +289,7 @@ except OSError as exc:
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel limits memory on Linux only")
 @pytest.mark.parametrize(
     ("limit", "said"),
-    [("leave_descriptors(2)", "descriptors are taken"), ("leave_memory(12)", "Cannot allocate memory")],
+    [("leave_descriptors(2)", "file descriptors are in use"), ("leave_memory(12)", "Cannot allocate memory")],
 )
 def test_a_program_that_has_too_little_for_a_socket_hears_so_and_goes_on(limit, said):
     done = subprocess.run(

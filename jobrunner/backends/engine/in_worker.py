@@ -125,7 +125,7 @@ class CallContext:
     def cluster(self) -> str:
         if self._engine.address is None:
             raise NotSupportedError(
-                f'a call of the "{self._backend}" backend cannot submit calls; use "cluster", "dask" or "ray"'
+                f'a call on the "{self._backend}" backend cannot submit calls; use "cluster", "dask" or "ray"'
             )
         return self._engine.address
 
