@@ -40,7 +40,7 @@ JOIN_SCHEME = "jobrunner://"
 """The beginning of every invitation line, see `keys.invitation`."""
 
 PEER_TIMEOUT = 10.0
-"""Default silence in seconds after which a peer counts as lost; the coordinator gives a client six times that."""
+"""Default silence in seconds after which a peer counts as lost; for a connected client, six times as long."""
 
 MAX_PEER_TIMEOUT = 3600.0
 """Maximum peer timeout in seconds, because the coordinator keeps the records of a silent peer for that long."""
