@@ -24,14 +24,12 @@ from jobrunner.backends.dependency_results import DependencyResults, with_placeh
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.futures_in_arguments import AnyFuture, may_hold_futures
 from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
+from jobrunner.backends.queries import Queries
 from jobrunner.backends.shared_store import SharedStore
 from jobrunner.backends.slot_initializers import SlotInitializers
 from jobrunner.calls import serialization
-from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.display.printer import Printer
 from jobrunner.errors import (
-    ConfigError,
-    CoordinatorLostError,
     InitializerError,
     JobRunnerError,
     NotSupportedError,
@@ -64,7 +62,6 @@ from jobrunner.protocol.effects import (
     GiveUp,
     InitializerFailed,
     Log,
-    QueryRequested,
     RequestResults,
     ResolveTasks,
     ResultReplyRequested,
@@ -73,7 +70,6 @@ from jobrunner.protocol.effects import (
     WatchRequested,
 )
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.checks import MAX_ARGUMENT_LENGTH
 from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
 from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.system import forks
@@ -92,15 +88,6 @@ KILL_WAIT = 5.0
 
 def nothing() -> None:
     """There is no wire yet."""
-
-
-class QueryWait:
-    """A question under way."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.data: Any = None
-        self.error: JobRunnerError | None = None
 
 
 class CoreBackend(Backend):
@@ -133,9 +120,8 @@ class CoreBackend(Backend):
         self._dependency_results = DependencyResults(self._reply_with_results, self)
         self._dependencies_of: dict[TaskId, tuple[TaskId, ...]] = {}
         self._cancel_waits = CancelWaits()
-        self._queries: dict[int, QueryWait] = {}
+        self._queries = Queries(self._lock, self._check_open, self._post)
         self._number = 0
-        self._query_number = 0
         self._shut_down = False
         self._failure: JobRunnerError | None = None
         self._slots = 0
@@ -423,6 +409,10 @@ class CoreBackend(Backend):
         tasks = [entry.spec() if isinstance(entry, BundleBuilder) else entry for entry in outgoing]
         return [SubmitRequested(tasks, functions)]
 
+    def _post(self, event: Event) -> None:
+        """Give the I/O thread an event."""
+        self._driver.post(event)
+
     def _check_open(self) -> None:
         if self._failure is not None:
             raise self._failure_anew(self._failure)
@@ -512,24 +502,7 @@ class CoreBackend(Backend):
 
     def query(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
         """Ask the coordinator. Raises JobRunnerError with its words, CoordinatorLostError after `timeout` s."""
-        if len(argument) > MAX_ARGUMENT_LENGTH:
-            raise ConfigError(
-                f"{argument[:40]!r}... has {len(argument)} characters, and there is no name or id of more than"
-                f" {MAX_NAME_LENGTH}"
-            )
-        wait = QueryWait()
-        with self._lock:
-            self._check_open()
-            self._query_number += 1
-            number = self._query_number
-            self._queries[number] = wait
-        self._driver.post(QueryRequested(number, kind, argument))
-        if not wait.done.wait(timeout):
-            self._queries.pop(number, None)
-            raise CoordinatorLostError(f"the coordinator has not answered for {timeout:g} s")
-        if wait.error is not None:
-            raise wait.error
-        return wait.data
+        return self._queries.ask(kind, argument, timeout)
 
     @property
     def broken(self) -> str:  # type: ignore[override]
@@ -596,7 +569,7 @@ class CoreBackend(Backend):
             ChunkDivided: self._on_divided,
             AnnounceRunning: self._announce_running,
             AnswerCancel: self._answer_cancel,
-            AnswerQuery: self._answer_query,
+            AnswerQuery: self._queries.answer,
             ShowOutput: self._show_output,
             RequestResults: lambda effect: self._dependency_results.requested(effect.ids),
             Accepted: self._on_accepted,
@@ -674,10 +647,11 @@ class CoreBackend(Backend):
             future.confirm_cancelled()
 
     def _end_queries(self) -> None:
-        for query in list(self._queries.values()):
-            ended = JobRunnerError("the executor was shut down before the answer came")
-            query.error = ended if self._failure is None else self._failure_anew(self._failure)
-            query.done.set()
+        self._queries.end(self._own_failure)
+
+    def _own_failure(self) -> JobRunnerError | None:
+        """Why this backend has ended before its time, as an error for one who raises it."""
+        return None if self._failure is None else self._failure_anew(self._failure)
 
     def _give_up(self, effect: GiveUp) -> None:
         self._failure = error_named(effect.kind, self._describe_failure(effect.kind, effect.error))
@@ -860,13 +834,6 @@ class CoreBackend(Backend):
                 wait = self._cancel_waits.of(future)
                 if wait is not None:
                     wait.refuse()
-
-    def _answer_query(self, effect: AnswerQuery) -> None:
-        wait = self._queries.pop(effect.number, None)
-        if wait is not None:
-            wait.data = effect.data
-            wait.error = JobRunnerError(effect.error) if effect.error else None
-            wait.done.set()
 
     def _show_last_words(self, texts: list[tuple[int, str]]) -> None:
         """What slots print while they end."""
