@@ -277,13 +277,10 @@ class CoreBackend(Backend):
             self._check_resources()
         definition = prepared.definition
         future: Future[Any] = Future()
-        future.name = options.name or definition.name
-        future._canceller = self.cancel
-        future._home = self
         with self._lock:
             self._check_open()
             task = self._new_id()
-            future.id = task
+            future.bind(task, options.name or definition.name, self.cancel, self)
             spec = m.TaskSpec(
                 task, definition.key, payload, span, options, prepared.keys[1], depth(), depends_on
             )
@@ -366,9 +363,7 @@ class CoreBackend(Backend):
                 return present
             self._check_open()
             future: Future[Any] = Future()
-            future.id = task_id
-            future._canceller = self._cancel_elsewhere
-            future._home = self
+            future.bind(task_id, "", self._cancel_elsewhere, self)
             if not self._futures:
                 self._first_call()
             self._futures[task] = future
