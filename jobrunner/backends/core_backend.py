@@ -13,7 +13,6 @@ import os
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from jobrunner.backends.bundle_builder import BundleBuilder
 from jobrunner.backends.dependency_results import DependencyResults, with_placeholders
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.futures_in_arguments import AnyFuture, may_hold_futures
+from jobrunner.backends.pending_calls import PendingCalls
 from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
 from jobrunner.backends.queries import Queries
 from jobrunner.backends.shared_store import SharedStore
@@ -33,13 +33,11 @@ from jobrunner.errors import (
     InitializerError,
     JobRunnerError,
     NotSupportedError,
-    ProtocolError,
     SerializationError,
     TaskLostError,
 )
-from jobrunner.fixed import load_element_results
 from jobrunner.fixed.elements import ElementResults
-from jobrunner.futures import CancelWaits, Future, resolve
+from jobrunner.futures import CancelWaits, Future
 from jobrunner.nested.task_context import current_task
 from jobrunner.nested.wait_hooks import depth
 from jobrunner.pickling.loading import Held
@@ -70,7 +68,7 @@ from jobrunner.protocol.effects import (
     WatchRequested,
 )
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
+from jobrunner.protocol.wire.ids import ClientId, TaskId, new_id, task_id
 from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.system import forks
 from jobrunner.system.atexit_hooks import do_all, finish_before_exit
@@ -103,23 +101,17 @@ class CoreBackend(Backend):
         self._within = None if task is None else TaskId(task.id)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
         self._lock = forks.lock()
-        self._futures: dict[TaskId, Future[Any] | BundleBuilder] = {}
-        self._chunks: set[TaskId] = set()
         self._outgoing: list[m.TaskSpec | BundleBuilder] = []
         self._builder: BundleBuilder | None = None
         """The last of `_outgoing`, if that is one."""
-        self._builders: weakref.WeakValueDictionary[str, BundleBuilder] = weakref.WeakValueDictionary()
-        """By the open part of their ids."""
         self._limits: Limits
         self._prepared: Prepared | None = None
         """The last one: mostly the same function is submitted again."""
         self._definitions: dict[tuple[m.FunctionKey, m.FunctionKey | None], Prepared] = {}
         """The functions of `_outgoing`."""
-        self._loose: set[TaskId] = set()
-        """Of `_futures`, those that nobody waits for at the end: others' calls, and detached ones."""
         self._dependency_results = DependencyResults(self._reply_with_results, self)
-        self._dependencies_of: dict[TaskId, tuple[TaskId, ...]] = {}
         self._cancel_waits = CancelWaits()
+        self._pending = PendingCalls(self._lock, self._cancel_waits, self._dependency_results.release)
         self._queries = Queries(self._lock, self._check_open, self._post)
         self._number = 0
         self._shut_down = False
@@ -137,10 +129,6 @@ class CoreBackend(Backend):
         self._finished = False
         """The driver's loop has ended as it should."""
         self._ended = False
-        self._resolving: tuple[TaskId, Future[Any] | BundleBuilder] | None = None
-        """What is being settled, and is in `_futures` no more."""
-        self._left: list[tuple[TaskId, Future[Any]]] = []
-        """At the end: what was not resolved by then."""
         self._thread = threading.Thread(target=self._run, name=f"jobrunner-{self.name}", daemon=True)
         try:
             self._thread.start()
@@ -285,15 +273,11 @@ class CoreBackend(Backend):
                 task, definition.key, payload, span, options, prepared.keys[1], depth(), depends_on
             )
             self._builder = None
-            if not self._futures:
+            if not self._pending.entries:
                 self._first_call()
             try:
                 self._definitions[prepared.keys] = prepared
-                self._futures[task] = future
-                if span is not None:
-                    self._chunks.add(task)
-                if depends_on:
-                    self._dependencies_of[task] = depends_on
+                self._pending.add(task, future, span is not None, depends_on)
                 self._outgoing.append(spec)
             except BaseException:
                 self._never_sent(task)
@@ -304,9 +288,7 @@ class CoreBackend(Backend):
     def _never_sent(self, task: TaskId) -> None:
         """With the lock held. Ctrl-C came before all was noted of a call, which nobody is to wait for then."""
         self._builder = None
-        self._futures.pop(task, None)
-        self._chunks.discard(task)
-        self._dependencies_of.pop(task, None)
+        self._pending.discard(task)
         self._outgoing = [entry for entry in self._outgoing if entry.id != task]
 
     def _send_with_others(
@@ -324,12 +306,11 @@ class CoreBackend(Backend):
                 task = self._new_id()
                 builder = BundleBuilder(self, task, definition, options, nested, limit, initializer)
                 future = builder.add(payload)
-                if not self._futures:
+                if not self._pending.entries:
                     self._first_call()
                 try:
                     self._definitions[prepared.keys] = prepared
-                    self._futures[task] = builder
-                    self._builders[open_part(task)] = builder
+                    self._pending.add_bundle(builder)
                     self._outgoing.append(builder)
                     self._builder = builder
                 except BaseException:
@@ -358,16 +339,15 @@ class CoreBackend(Backend):
     def future(self, task_id: str) -> Future[Any]:
         task = TaskId(task_id)
         with self._lock:
-            present = self._future_of(task)
+            present = self._pending.future_of(task)
             if present is not None:
                 return present
             self._check_open()
             future: Future[Any] = Future()
             future.bind(task_id, "", self._cancel_elsewhere, self)
-            if not self._futures:
+            if not self._pending.entries:
                 self._first_call()
-            self._futures[task] = future
-            self._loose.add(task)
+            self._pending.add_watched(task, future)
         self._driver.post(WatchRequested([task]))
         return future
 
@@ -448,7 +428,7 @@ class CoreBackend(Backend):
             self._shut_down = True
             if cancel_futures:
                 self._cancel_what_waits()
-            if len(self._futures) == len(self._loose):
+            if self._pending.has_only_loose:
                 self._driver.post(DrainRequested())
             else:
                 self._driver.wake()  # Ctrl-C may have come when a call had been noted, and nobody told of it
@@ -461,9 +441,9 @@ class CoreBackend(Backend):
 
     def _cancel_what_waits(self) -> None:
         """With the lock held. Where the slots are this program's alone, calls that a free one can begin go on."""
-        depends_on = list(self._dependencies_of.items())  # the I/O thread takes from it
+        depends_on = self._pending.dependent()
         blocked = {task for task, needed in depends_on if not self._dependency_results.are_done(needed)}
-        own = [task for task in self._futures if task not in self._loose]
+        own = self._pending.own()
         self._driver.post(CancelRequested([task for task in own if task in blocked], False))
         slots = self.max_workers if self.same_host else 0
         self._driver.post(CancelRequested([task for task in own if task not in blocked], False, slots))
@@ -492,8 +472,7 @@ class CoreBackend(Backend):
 
     @property
     def unfinished(self) -> int:
-        entries = list(self._futures.values())
-        return sum(len(entry.futures) if isinstance(entry, BundleBuilder) else 1 for entry in entries)
+        return self._pending.count
 
     def query(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
         """Ask the coordinator. Raises JobRunnerError with its words, CoordinatorLostError after `timeout` s."""
@@ -560,10 +539,10 @@ class CoreBackend(Backend):
     def _effects(self) -> dict[type, Callable[[Any], None]]:
         return {
             ResolveTasks: self._on_outcomes,
-            BundleSplit: self._on_split,
-            ChunkDivided: self._on_divided,
-            AnnounceRunning: self._announce_running,
-            AnswerCancel: self._answer_cancel,
+            BundleSplit: self._pending.split,
+            ChunkDivided: self._pending.divide,
+            AnnounceRunning: self._pending.announce_running,
+            AnswerCancel: self._pending.refuse_cancel,
             AnswerQuery: self._queries.answer,
             ShowOutput: self._show_output,
             RequestResults: lambda effect: self._dependency_results.requested(effect.ids),
@@ -610,36 +589,25 @@ class CoreBackend(Backend):
     def _take_what_is_left(self) -> None:
         with self._lock:
             self._shut_down = True
-            entries = list(self._futures.items())
-            if self._resolving is not None:
-                entries.append(self._resolving)
-            for task, entry in entries:
-                futures = entry.futures if isinstance(entry, BundleBuilder) else [entry]
-                self._left += [(task, future) for future in futures]
-            self._futures = {}
+            self._pending.take_what_is_left()
 
     def _resolve_what_is_left(self) -> None:
-        for task, future in self._left:
-            try:
-                self._resolve_at_end(task, future)
-            except BaseException as exc:
-                resolve(future, exception=exc)
-        self._left = []
+        self._pending.resolve_what_is_left(self._error_at_end)
 
-    def _resolve_at_end(self, task: TaskId, future: Future[Any]) -> None:
+    def _error_at_end(self, task: TaskId, future: Future[Any], is_loose: bool) -> JobRunnerError | None:
+        """The error with which a call ends that is still pending when this backend ends; None: it is cancelled."""
         if self._failure is not None:
-            resolve(future, exception=self._failure_anew(self._failure))
-        elif self.ended_by_force and future.running():
+            return self._failure_anew(self._failure)
+        if self.ended_by_force and future.running():
             text = f"call {task} ({future.name}) was stopped by terminate_workers or kill_workers"
-            resolve(future, exception=TaskLostError(text))
-        elif task in self._loose:
+            return TaskLostError(text)
+        if is_loose:
             text = (
                 f"this Executor was shut down before call {task} was done, which goes on without it; ask"
                 " another Executor on the same cluster for it, with future(id)"
             )
-            resolve(future, exception=JobRunnerError(text))
-        else:
-            future.confirm_cancelled()
+            return JobRunnerError(text)
+        return None
 
     def _end_queries(self) -> None:
         self._queries.end(self._own_failure)
@@ -681,154 +649,19 @@ class CoreBackend(Backend):
         self._slots = effect.slots
 
     def _on_outcomes(self, effect: ResolveTasks) -> None:
-        for outcome in effect.outcomes:
-            entry: Future[Any] | BundleBuilder | None = None
-            try:
-                with self._lock:
-                    entry = self._futures.pop(outcome.id, None)
-                    self._resolving = None if entry is None else (outcome.id, entry)
-                    self._loose.discard(outcome.id)
-                if self._dependencies_of:
-                    self._dependency_results.release(self._dependencies_of.pop(outcome.id, ()))
-                if isinstance(entry, BundleBuilder):
-                    self._resolve_bundle(entry, outcome)
-                    entry.futures = []
-                elif entry is not None:
-                    self._resolve(entry, outcome)
-            except BaseException as exc:
-                self._fail(outcome.id, entry, exc)
-        self._resolving = None
+        self._pending.resolve_outcomes(effect.outcomes)
         self._maybe_drain()
 
-    def _fail(self, task: TaskId, entry: Future[Any] | BundleBuilder | None, cause: BaseException) -> None:
-        """What nobody foresaw came between an outcome and its Futures: it costs these, and no others."""
-        with self._lock:
-            entry = entry or self._futures.pop(task, None)
-        futures = entry.futures if isinstance(entry, BundleBuilder) else [] if entry is None else [entry]
-        for future in futures:
-            if not future.done():
-                error = JobRunnerError(f"call {task} ended, but its outcome could not be taken: {cause!r}")
-                error.__cause__ = cause
-                resolve(future, exception=error)
-            wait = self._cancel_waits.of(future)
-            if wait is not None:
-                wait.end()
-
     def _maybe_drain(self) -> None:
-        if self._shut_down and len(self._futures) == len(self._loose):
+        if self._shut_down and self._pending.has_only_loose:
             self._driver.post(DrainRequested())
 
-    def _resolve_bundle(self, builder: BundleBuilder, outcome: m.Outcome) -> None:
-        if outcome.status == m.OK:
-            self._resolve_calls(builder.id, builder.futures, outcome.payload, bundles.location_of(outcome))
-            return
-        for index, future in enumerate(builder.futures):
-            self._resolve(future, outcome._replace(id=builder.id_of(index)))
-
-    def _on_split(self, effect: BundleSplit) -> None:
-        builder = self._futures.get(effect.id)
-        if not isinstance(builder, BundleBuilder):
-            return
-        if effect.start:
-            self._resolve_calls(builder.id, builder.futures[: effect.start], effect.results, None)
-        with self._lock:
-            for index in range(effect.start, len(builder.futures)):
-                self._futures[builder.id_of(index)] = builder.futures[index]
-            del self._futures[effect.id]
-            builder.futures = []
-
-    def _on_divided(self, effect: ChunkDivided) -> None:
-        with self._lock:
-            future = self._futures.get(effect.id)
-            if not isinstance(future, Future):
-                return
-            self._futures[effect.part] = future
-            self._chunks.add(effect.part)
-            del self._futures[effect.id]
-            self._chunks.discard(effect.id)
-        future.id = effect.part
-        future.give_back(effect.stop)
-
-    def _resolve_calls(
-        self, bundle: TaskId, futures: list[Future[Any]], payload: Payload, location: m.Detail | None
-    ) -> None:
-        """End calls of a bundle, those that did not raise by the shortest way."""
-        try:
-            payloads, durations, failed = bundles.unpack_results(payload)
-            calls = list(zip(futures, payloads, durations, strict=True))
-        except Exception as exc:
-            error = ProtocolError(f"the results of bundle {bundle} make no sense: {exc}")
-            for future in futures:
-                resolve(future, exception=error)
-            return
-        raised = set(failed)
-        for index, (future, stream, duration) in enumerate(calls):
-            if index in raised or self._cancel_waits:
-                status = m.ERROR if index in raised else m.OK
-                task = call_id(bundle, index)
-                self._resolve(future, m.Outcome(task, 1, status, stream, duration, location))
-                continue
-            future.duration = duration
-            try:
-                future.set_result(serialization.load_result(stream))
-            except BaseException as exc:  # as in `_decode`; or it is resolved, which this does not change
-                resolve(future, exception=exc)
-
-    def _future_of(self, task: TaskId) -> Future[Any] | None:
-        """That of an unfinished call."""
-        entry = self._futures.get(task)
-        if entry is None:
-            bundle = bundles.place_of_call(task)
-            builder = None if bundle is None else self._builders.get(bundle[0])
-            return None if builder is None else builder.future_of(task)
-        return None if isinstance(entry, BundleBuilder) else entry
-
     def _on_accepted(self, effect: Accepted) -> None:
-        with self._lock:
-            self._loose.update(task for task in effect.ids if task in self._futures)
+        self._pending.accept(effect.ids)
         self._maybe_drain()
 
     def _reply_with_results(self, outcomes: list[m.Outcome], unknown: list[TaskId]) -> None:
         self._driver.post(ResultReplyRequested(outcomes, unknown))
-
-    def _resolve(self, future: Future[Any], outcome: m.Outcome) -> None:
-        status = outcome.status
-        if status == m.CANCELLED:
-            future.confirm_cancelled(self._cancel_waits.of(future))
-        else:
-            future.duration = outcome.duration
-            chunk = outcome.id in self._chunks
-            value, error = self._decode(outcome, chunk, future.name)
-            resolve(future, value, error)
-        self._chunks.discard(outcome.id)
-        wait = self._cancel_waits.of(future)
-        if wait is not None:
-            wait.end()
-
-    def _decode(self, outcome: m.Outcome, chunk: bool, name: str) -> tuple[Any, BaseException | None]:
-        """The result, or the error. Unpickling runs code of the user's, which may raise anything."""
-        try:
-            if outcome.status == m.OK:
-                load = load_element_results if chunk else serialization.load_result
-                return load(outcome.payload), None
-            return None, exception_of(outcome, name)
-        except BaseException as exc:
-            return None, exc
-
-    def _announce_running(self, effect: AnnounceRunning) -> None:
-        for task in effect.ids:
-            future = self._future_of(task)
-            if future is not None:
-                future.confirm_running()
-
-    def _answer_cancel(self, effect: AnswerCancel) -> None:
-        for task in effect.refused:
-            future = self._future_of(task)
-            if future is not None:
-                future.confirm_running()
-                wait = self._cancel_waits.of(future)
-                if wait is not None:
-                    wait.refuse()
 
     def _show_last_words(self, texts: list[tuple[int, str]]) -> None:
         """What slots print while they end."""
