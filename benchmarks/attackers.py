@@ -25,7 +25,6 @@ from fuzzing.strangers import SIGNATURE, greeting, handshake
 
 from jobrunner.keys import identity
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.codec import decode
 
 HOST = "127.0.0.1"
 BOUND = 10.0
@@ -153,9 +152,9 @@ class Attacker:
         wanted = {*FITTING["client"]} - {m.Submit, m.Goodbye, m.ClientHello}
         messages: list[m.Message] = []
         while len(messages) < 5000:
-            message = decode(insider.next_message()[0]).message
-            if type(message) in wanted:
-                messages.append(message)
+            said = insider.next_message()[1]
+            if said is not None and type(said.message) in wanted:
+                messages.append(said.message)
         ready()
         at = 0
         while self.going_on():

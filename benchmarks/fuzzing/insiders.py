@@ -212,6 +212,8 @@ class Insider:
             return encode(self.link.send(message, now))
         if chance < 0.95:
             return encode(self.link.outside(message, now))
+        if chance < 0.96:  # whatever has come before in its session may have ended that
+            return encode(dataclasses.replace(self.link.send(message, now), session=""))
         return encode(dataclasses.replace(envelope, session=self.link.session))
 
     def _of_own_task(self, outcome: m.Outcome) -> m.Outcome:

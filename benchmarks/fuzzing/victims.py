@@ -181,7 +181,7 @@ class CoordinatorVictim(Victim):
         if isinstance(envelope.message, m.Welcome):
             peer.link.session = envelope.message.session
         elif isinstance(envelope.message, m.Reset):
-            peer.link.session = "lost"
+            peer.link.session = ""  # as the core has it until it is greeted again
         else:
             peer.link.receive(envelope, self.now)
             if isinstance(envelope.message, m.Assign):
@@ -190,7 +190,7 @@ class CoordinatorVictim(Victim):
     def turn(self, after: float = 0.0) -> None:
         super().turn(after)
         for source, peer in self.peers.items():
-            if peer.link.session == "lost" or self.rng.random() < 0.01:
+            if self.rng.random() < (0.01 if peer.link.session else 0.3):
                 self.greet(source)
 
     def perform(self, effect: Effect) -> None:

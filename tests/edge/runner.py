@@ -57,7 +57,7 @@ BEYOND_US = {
 }
 """For want of memory, by what stderr has then: no library can help that. Such a run is counted, and says nothing."""
 
-MAY_PRINT = frozenset(("callbacks", "interrupts", "memory", "signals"))
+MAY_PRINT = frozenset(("callbacks", "engine", "interrupts", "memory", "signals"))
 """Faults that lead to tracebacks on stderr, as they should."""
 
 

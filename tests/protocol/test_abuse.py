@@ -13,7 +13,7 @@ from support.cores import DOUBLE, bundle, call, client_peer, named, ok, record, 
 from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol.chunks import part_id
-from jobrunner.protocol.coordinator import missing_modules, reports, sessions
+from jobrunner.protocol.coordinator import missing_modules, piece_index, reports, scheduler, sessions
 from jobrunner.protocol.coordinator.accounts import Quota
 from jobrunner.protocol.coordinator.dependencies import LOOKED_AT_PER_SWEEP, MAX_PIECES, Dependencies
 from jobrunner.protocol.coordinator.dispatcher import LEFT_OVER
@@ -70,6 +70,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(cls, method, counting)
 
     count(missing_modules, "needed")
+    count(scheduler, "whole_of")
+    count(piece_index, "whole_of")
     count(reports, "index_of_call")
     count(reports, "short_id")
     count(Orphans, "named_later")
@@ -227,7 +229,8 @@ def test_a_module_that_is_missing_concerns_the_calls_that_need_it(world, counted
     assert counted["needed"] < 50
 
 
-def test_nobody_looks_at_others_calls_because_somebody_without_any_says_goodbye(world):
+@pytest.mark.parametrize("calls", [0, 1])
+def test_nobody_looks_at_others_calls_because_somebody_says_goodbye(world, calls):
     class Tasks(TaskTable):
         looks = 0
 
@@ -237,8 +240,9 @@ def test_nobody_looks_at_others_calls_because_somebody_without_any_says_goodbye(
 
     world.core.scheduler.tasks = Tasks()
     guest = world.client("guest", who=ANNA)
-    before = Tasks.looks
+    guest.say(m.Submit([spec(n, client=named("guest", ANNA)) for n in range(calls)], [DOUBLE]))
     world.core.check_invariants = lambda: None  # it looks at them, too
+    before = Tasks.looks
     guest.say(m.Goodbye())
     assert Tasks.looks == before
     assert world.core.scheduler.roster.clients == {}
@@ -257,6 +261,14 @@ def test_clients_that_come_back_do_not_each_look_at_what_all_others_may_name(wor
     fenced = [request.id for message in worker.heard_of(m.Cancel) for request in message.requests]
     assert sorted(fenced) == sorted(entry.id for n, entry in enumerate(held) if n % 2)
     world.core.check_invariants()
+
+
+def test_who_says_that_it_is_inside_of_a_call_does_not_look_at_all_that_workers_have(world, counted):
+    held = [m.Held(TaskId(f"gone-{n}-r"), 1, True) for n in range(10_000)]
+    world.worker(who=HOST, held=held)
+    counted.clear()
+    world.client("inside", who=HOST, within=TaskId("other-1-r"))
+    assert counted["whole_of"] < 10
 
 
 def test_what_nobody_names_is_not_looked_at_in_each_sweep(world, counted):
@@ -655,3 +667,44 @@ def test_what_one_call_may_have_fits_into_one_message():
         values + 2 * (parts + modules) + MAX_RETRY_ON_BYTES + MAX_RESOURCES * 4 * MAX_NAME_LENGTH
         < MAX_HEADER_BYTES
     )
+
+
+# --- replies --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["status", "workers"])
+def test_workers_that_offer_very_much_do_not_make_a_reply_that_nobody_can_take(world, kind):
+    """It would be said again and again, and keep all behind it from who has asked."""
+    for number in range(20):
+        offered = {chr(0x10000 + n) * MAX_NAME_LENGTH: 1.0 for n in range(4000)}
+        world.worker(f"w{number}", who=HOST, resources=offered)
+    observer = world.client("o", who=ANNA._replace(role=OBSERVER))
+    observer.say(m.Query(1, kind))
+    (reply,) = observer.heard_of(m.Reply)
+    assert len(reply.data["workers"] if kind == "status" else reply.data) == 20
+
+
+@pytest.mark.parametrize("what", ["clients", "workers"])
+def test_nor_do_very_many_peers(world, what, monkeypatch):
+    monkeypatch.setattr(reports, "MAX_PEER_BYTES", 3000)
+    for number in range(100):
+        if what == "workers":
+            world.worker(f"w{number}", who=HOST)
+            continue
+        client = world.client(f"c{number}", who=ANNA)
+        client.say(m.Submit([spec(1, client=named(f"c{number}", ANNA))], [DOUBLE]))
+    observer = world.client("o", who=ANNA._replace(role=OBSERVER))
+    observer.say(m.Query(1, "status"))
+    (reply,) = observer.heard_of(m.Reply)
+    assert 0 < len(reply.data[what]) < 100
+    assert header_size(reply) < 2 * 3000
+
+
+def test_an_error_names_a_few_of_the_versions_that_there_are(world):
+    for number in range(100):
+        world.worker(f"w{number}", who=HOST, python=f"3.{number}{'x' * 200}")
+    client = world.client(who=ANNA)
+    strange = DOUBLE._replace(python="2.7")
+    client.say(m.Submit([spec(1, client=ANNAS)], [strange]))
+    (ended,) = client.heard_one(m.Outcomes).outcomes
+    assert len(ended.detail["error"]) < 5000

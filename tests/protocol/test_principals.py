@@ -8,7 +8,7 @@ from support.cores import DOUBLE, Coordinator, named, ok, spec
 from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.rejections import TOLERATED
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
-from jobrunner.protocol.effects import Disconnect, Received, Send
+from jobrunner.protocol.effects import Disconnect, Received, Rejected, Send
 from jobrunner.protocol.journal_records import JournalState, Progress
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import WorkerId, bound
@@ -148,3 +148,46 @@ def test_nobody_is_shut_out_for_what_another_says_under_the_name_of_its_connecti
     assert not [effect for effect in world.take() if type(effect) is Disconnect]
     alice.say(m.Submit([spec(1)._replace(id=TASK)], [DOUBLE]))
     assert list(world.core.scheduler.tasks) == [TASK]
+
+
+def test_nor_where_the_other_has_a_key_that_is_not_known_any_more():
+    world = Coordinator()
+    alice = world.client("a", who=ALICE)
+    for _ in range(3 * TOLERATED):
+        world.handle(Rejected(alice.source, "its key may not connect (any more)"))
+    assert not [effect for effect in world.take() if type(effect) is Disconnect]
+    alice.say(m.Submit([spec(1)._replace(id=TASK)], [DOUBLE]))
+    assert list(world.core.scheduler.tasks) == [TASK]
+
+
+# --- who has left -----------------------------------------------------------------------------------------------------
+
+
+def goes_on_without_a_session(remote, *words):
+    """Its session has been ended, and it goes on as if that one's name were empty; all words are heard in one turn."""
+    remote.link.session = ""
+    for envelope in reversed([remote.link.send(word, remote.world.now) for word in words]):
+        remote.world.give(remote.source, envelope, remote.who)
+
+
+def test_who_has_left_submits_nothing_more_outside_of_its_account():
+    world = Coordinator()
+    alice = world.client("a", who=ALICE)
+    alice.say(m.Outcomes([]))
+    assert alice.heard() == [m.Reset()]
+    goes_on_without_a_session(alice, m.Goodbye(), m.Submit([spec(1)._replace(id=TASK)], [DOUBLE]))
+    world.turn()
+    assert not world.core.scheduler.tasks
+
+
+def test_no_call_stays_with_a_worker_that_has_left():
+    world = Coordinator()
+    gone = world.worker("gone", who=NODE)
+    gone.say(m.Submit([]))
+    assert gone.heard() == [m.Reset()]
+    goes_on_without_a_session(gone, m.Goodbye(), m.Capacity(1000))
+    alice = world.client("a", who=ALICE)
+    alice.say(m.Submit([spec(1)._replace(id=TASK)], [DOUBLE]))
+    here = world.worker("here", who=OTHER_NODE)
+    world.run(11.0, alice, here)  # until it is missed
+    assert here.heard_one(m.Assign).tasks[0].id == TASK

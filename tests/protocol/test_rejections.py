@@ -4,6 +4,7 @@ import pytest
 from support import cores
 from support.cores import DOUBLE, named, spec
 
+from jobrunner.protocol.coordinator import rejections
 from jobrunner.protocol.coordinator.rejections import (
     MAX_REASON_LENGTH,
     QUIET,
@@ -13,7 +14,7 @@ from jobrunner.protocol.coordinator.rejections import (
 )
 from jobrunner.protocol.effects import Disconnect, JoinAnswered, Rejected, Send
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.principals import Principal
+from jobrunner.protocol.wire.principals import WORKER, Principal
 
 
 def test_the_first_is_told_at_once_and_the_rest_of_the_minute_together():
@@ -197,10 +198,10 @@ def test_who_has_a_key_is_never_one_of_the_crowd(world):
     for number in range(REMEMBERED + TOLERATED + 5):
         world.reject(b"%d" % number, "bad")
     cut(world)
-    world.reject(client.source, "bad")
+    world.handle(Rejected(client.source, "bad", who=ALICE))
     assert cut(world) == []
     for _ in range(TOLERATED):
-        world.reject(client.source, "bad")
+        world.handle(Rejected(client.source, "bad", who=ALICE))
     assert cut(world) == [client.source]
 
 
@@ -224,3 +225,21 @@ def test_a_join_that_comes_to_nothing_is_nobody_elses_fault(world):
     assert cut(world) == [b"joiner"]
     world.reject(innocent.source, "bad")
     assert cut(world) == []
+
+
+# --- those who come and go ------------------------------------------------------------------------------------------
+
+
+def test_who_comes_and_goes_without_end_does_not_flood_the_log(world, monkeypatch):
+    monkeypatch.setattr(rejections, "MAX_LINES", 20)
+    for number in range(20):
+        world.client(f"c{number}", who=ALICE).say(
+            m.Submit([spec(1, client=named(f"c{number}", ALICE))], [DOUBLE]), m.Goodbye()
+        )
+    assert len(world.logs) == 20 + 1
+    assert "no more lines about peers with the key 'alice'" in world.logs[-1]
+    world.worker(who=Principal("N" * 43, "node", WORKER))
+    assert "joined" in world.logs[-1], "others are still told of"
+    world.turn(QUIET)
+    world.worker("w2", who=ALICE._replace(role=WORKER))
+    assert "worker w2 joined" in world.logs[-1], "and so is it after a minute"

@@ -98,7 +98,7 @@ def test_a_connection_that_speaks_for_its_holder_whoever_speaks_is_found(monkeyp
         return real(self, event if peer is None else dataclasses.replace(event, who=peer.who), now)
 
     monkeypatch.setattr(CoordinatorCore, "handle", handle)
-    find("nobody asked for that", "is known as", "gives up", "is disconnected", "a second time")
+    find("nobody asked for that", "is known as", "gives up", "is disconnected", "a second time", seeds=60)
 
 
 def test_who_is_blamed_for_what_another_says_in_its_name_is_found(monkeypatch):

@@ -39,8 +39,11 @@ class Admission:
     def submit(self, client: ClientSession, message: m.Submit, now: float) -> None:
         scheduler = self._scheduler
         if not client.submitted:
-            self._out.log(
-                "info", f"client {client.id} on {client.hello.host} (pid {client.hello.pid}) submits"
+            self._out.log_about(
+                client,
+                "info",
+                f"client {client.id} on {client.hello.host} (pid {client.hello.pid}) submits",
+                now,
             )
         if self.takes_no_answers(client, now):
             return

@@ -161,7 +161,7 @@ class CoordinatorCore:
             assert isinstance(message, m.Join)
             self._join(source, envelope.session, who, message, now)
             return
-        if peer is None or peer.link.session != envelope.session:
+        if peer is None or not envelope.session or peer.link.session != envelope.session:
             if kind is not m.Reset and kind is not m.Goodbye:
                 self._out.reply(source, envelope.session, m.Reset())
             return
@@ -308,7 +308,9 @@ class CoordinatorCore:
         worker.draining = True
         self.scheduler.roster.resize(worker, 0)
         self.scheduler.roster.has_no_room(worker)
-        self._out.log("info", f"worker {worker.name} drains: {len(worker.tasks)} tasks with it")
+        self._out.log_about(
+            worker, "info", f"worker {worker.name} drains: {len(worker.tasks)} tasks with it", now
+        )
 
     # --- from both ---
 
@@ -317,9 +319,9 @@ class CoordinatorCore:
 
     def _on_goodbye(self, peer: Peer, message: m.Goodbye, now: float) -> None:
         if isinstance(peer, WorkerSession):
-            self._out.log("info", f"worker {peer.name} has left")
+            self._out.log_about(peer, "info", f"worker {peer.name} has left", now)
         elif isinstance(peer, ClientSession) and peer.submitted:
-            self._out.log("info", f"client {peer.id} has left after {peer.submitted} tasks")
+            self._out.log_about(peer, "info", f"client {peer.id} has left after {peer.submitted} tasks", now)
         self.sessions.end(peer, "has left", now)
 
     CLIENT_MESSAGES: ClassVar[Mapping[type, Handler]] = {

@@ -108,6 +108,13 @@ class Dependencies:
         record = self._tasks.get(task_id)
         return self.results.unknown_tasks.get(task_id) if record is None else record.interest
 
+    def check_invariants(self) -> None:
+        """Who watches is here, and has an account that its watching counts in."""
+        interests = [record.interest for record in self._tasks.values()]
+        for interest in (*filter(None, interests), *self.results.unknown_tasks.values()):
+            gone = [watcher for watcher in interest.watchers if watcher not in self._roster.clients]
+            assert not gone, f"{gone} watch, and are gone"
+
     def take_reply(
         self, client: ClientSession, outcomes: list[m.Outcome], unknown: list[TaskId], now: float
     ) -> None:

@@ -81,7 +81,7 @@ class Endings:
         if record.initializer is not None:
             self._functions.release(record.initializer)
         self._tasks.remove(record)
-        client.unfinished -= record.weight
+        client.remove_task(record)
         record.failed_dependency = None  # with the outcome of what it needed
         if self._roster.has_client(client):
             client.add_done(record)

@@ -9,7 +9,7 @@ from jobrunner.protocol.coordinator.peers import ClientSession, Peer, WorkerSess
 from jobrunner.protocol.coordinator.rejections import Rejections
 from jobrunner.protocol.effects import Event, Received, Rejected, Source
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.principals import ANYONE
+from jobrunner.protocol.wire.principals import Principal
 
 
 class Offences:
@@ -20,8 +20,9 @@ class Offences:
         self._peers = peers
         self._rejections = Rejections()
         self._intolerable: dict[Source, None] = {}
-        self._speaker = ANYONE
-        """Who sent the message that is being handled; ANYONE if the event is no message."""
+        self._speaker: Principal | None = None
+        """Who sent the message that is being handled: ANYONE also for a key that may not connect any more. None if the
+        event is no message."""
 
     @property
     def count(self) -> int:
@@ -30,11 +31,12 @@ class Offences:
 
     def begin(self, event: Event) -> None:
         """This event is handled from now on."""
-        self._speaker = event.who if isinstance(event, (Received, Rejected)) else ANYONE
+        self._speaker = event.who if isinstance(event, (Received, Rejected)) else None
 
     def note(self, source: Source, reason: str, now: float) -> None:
         peer = self._peers.get(source)
-        foreign = peer is not None and self._speaker.key not in ("", peer.who.key)
+        speaker = self._speaker
+        foreign = peer is not None and speaker is not None and speaker.key != peer.who.key
         if foreign:
             peer = None  # who has that connection is not to blame for what somebody else says in its name
         if isinstance(peer, WorkerSession):
@@ -43,7 +45,7 @@ class Offences:
             who = f"client {peer.id} on {peer.hello.host}"
         else:
             who = f"connection {source[:4].hex()}"  # the whole name would do to take it over
-        key = self._speaker.key if peer is None else peer.who.key
+        key = peer.who.key if peer is not None else "" if speaker is None else speaker.key
         label = key.encode() or source
         for line in self._rejections.note(label, who, reason, now, known=bool(key)):
             self._out.log("warning", line)

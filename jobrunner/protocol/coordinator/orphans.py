@@ -8,11 +8,12 @@ is not run anywhere else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from jobrunner.protocol.bundles import index_of_call, place_of_call, whole_of
+from jobrunner.protocol.bundles import index_of_call, place_of_call
 from jobrunner.protocol.chunks import chunk_of
 from jobrunner.protocol.coordinator.peers import WorkerSession
+from jobrunner.protocol.coordinator.piece_index import PieceIndex
 from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.wire import messages as m
@@ -48,6 +49,7 @@ class Orphans:
         self._roster = roster
         self._tasks = tasks
         self._orphans: dict[TaskId, OrphanedTask] = {}
+        self._pieces = PieceIndex()
         self._of_client: dict[ClientId, dict[TaskId, None]] = {}
         self.reattach_deadline = 0.0
         """When every worker of an earlier coordinator must have come back to this one, if it still lives."""
@@ -71,12 +73,13 @@ class Orphans:
         """Those that this client may name."""
         return list(self._of_client.get(client_id, ()))
 
-    def has_at(self, key: str, whole: TaskId) -> bool:
-        """Whether a worker with that key has that task, or a part of it."""
-        return any(whole_of(t) == whole and o.worker.who.key == key for t, o in self._orphans.items())
+    def pieces_of(self, whole: TaskId) -> Iterable[TaskId]:
+        """The orphaned tasks that have left that bundle, or are parts of that chunk."""
+        return self._pieces.of(whole)
 
     def add(self, worker: WorkerSession, held: m.Held, now: float) -> None:
         self._orphans[held.id] = OrphanedTask(worker, held, now)
+        self._pieces.add(held.id)
         self._of_client.setdefault(client_of(held.id), {})[held.id] = None
         worker.strays += 1
 
@@ -122,6 +125,7 @@ class Orphans:
         held = self._orphans.pop(task_id, None)
         if held is None:
             return None
+        self._pieces.drop(task_id)
         of_client = self._of_client[client_of(task_id)]
         del of_client[task_id]
         if not of_client:
@@ -161,6 +165,7 @@ class Orphans:
             orphan.since += seconds
 
     def check_invariants(self) -> None:
+        self._pieces.check_invariants(self._orphans)
         named = [task_id for tasks in self._of_client.values() for task_id in tasks]
         assert sorted(named) == sorted(self._orphans)
         strays = Counter(o.worker.id for o in self._orphans.values() if o.outcome is None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobrunner.protocol.coordinator.peers import Peer
-from jobrunner.protocol.coordinator.rejections import printable
+from jobrunner.protocol.coordinator.rejections import Visitors, printable
 from jobrunner.protocol.effects import Effect, Log, Send, Source
 from jobrunner.protocol.wire import messages as m
 
@@ -13,6 +13,7 @@ class Outgoing:
 
     def __init__(self) -> None:
         self.effects: list[Effect] = []
+        self._visitors = Visitors()
 
     def begin(self) -> None:
         self.effects = []
@@ -27,6 +28,12 @@ class Outgoing:
     def reply(self, source: Source, session: str, message: m.Message) -> None:
         """A message outside of the order of a session: a welcome, a refusal, a reset."""
         self.effects.append(Send(source, m.Envelope(session, 0, 0, message)))
+
+    def log_about(self, peer: Peer, level: str, text: str, now: float) -> None:
+        """Log what a peer does, but not without end: see `rejections.Visitors`."""
+        line = self._visitors.line(peer.who.key, peer.who.name, text, now)
+        if line:
+            self.log(level, line)
 
     def log(self, level: str, text: str) -> None:
         self.effects.append(Log(level, printable(text)))

@@ -81,7 +81,7 @@ class ClientSession(Peer):
         "result_requests",
         "running",
         "submitted",
-        "unacked_replies",
+        "tasks",
         "unacked_replies",
         "unfinished",
         "unnamed",
@@ -99,6 +99,9 @@ class ClientSession(Peer):
         self.submitted = 0
         """Calls that it has ever submitted; 0 for who only looks."""
         self.unfinished = 0
+        """Calls in `tasks`."""
+        self.tasks: dict[TaskId, TaskRecord] = {}
+        """What it has here that has not ended: when it leaves, nobody has to look at what others have."""
         self.function_refs: dict[FunctionKey, FunctionKey] = {}
         """Functions that it may name without sending them again: as it calls them, and as they are called here."""
         self.is_new = True
@@ -135,6 +138,15 @@ class ClientSession(Peer):
         self.unnamed: dict[TaskId, bool] = {}
         """Parts of its chunks that it has not named since they were divided off; whether it has acknowledged their
         outcomes. The message that names one may be late, and would else be taken for a new task."""
+
+    def add_task(self, record: TaskRecord) -> None:
+        self.tasks[record.id] = record
+        self.unfinished += record.weight
+
+    def remove_task(self, record: TaskRecord) -> None:
+        """It has ended, or belongs to another session of its client."""
+        del self.tasks[record.id]
+        self.unfinished -= record.weight
 
     def forget_unnamed(self) -> None:
         """A session begins: no message that names what it had acknowledged can come any more."""

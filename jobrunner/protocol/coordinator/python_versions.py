@@ -7,6 +7,9 @@ from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId
 
+MAX_VERSIONS_NAMED = 10
+"""Maximum number of versions of Python in the error of each call that finds none of them its own."""
+
 
 class PythonVersions:
     """Whether some worker has the version of Python that a function needs."""
@@ -41,10 +44,11 @@ class PythonVersions:
 
     def wrong_python(self, task_id: TaskId, function: FunctionEntry) -> m.Outcome:
         there = sorted({worker.hello.python for worker in self._roster.workers.values()})
+        named = ", ".join(there[:MAX_VERSIONS_NAMED]) + (", ..." if len(there) > MAX_VERSIONS_NAMED else "")
         definition = function.definition
         error = (
             f"the function {definition.name} is sent by value, from Python {definition.python}, and the workers have"
-            f" {', '.join(there)}: use the same version on both sides, or put the function in a module that is"
+            f" {named}: use the same version on both sides, or put the function in a module that is"
             " installed on the workers"
         )
         return m.Outcome(task_id, 0, m.REFUSED, detail={"error": error, "python": True})

@@ -4,6 +4,8 @@ A peer's first such message is logged at once; what follows within a minute is o
 minute is over. All connections of a key are one peer; without keys each is one, yet only so many are remembered at a
 time: a flood of fresh connections is one peer, "others". From `TOLERATED` messages within the minute on a peer is
 intolerable, and whichever of its connections sends another one is to be closed.
+
+What they do rightly does not flood the log either: so many lines a minute are written about the peers of one key.
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ TOLERATED = 100
 
 MAX_REASON_LENGTH = 200
 """Characters of a reason that are logged; some of it is the peer's own words."""
+
+MAX_LINES = 1000
+"""Lines within that time about what peers of one key do, rightly: thousands of workers may join at once, and somebody
+may come and leave without end."""
 
 OTHERS = b""
 """Stands for all peers beyond REMEMBERED; no connection has this name."""
@@ -96,6 +102,26 @@ class Rejections:
     def next_deadline(self) -> float | None:
         """When `due` has something to do."""
         return next((offender.until for offender in self._offenders.values()), None)
+
+
+class Visitors:
+    """How many lines the log gets about those who come and go, by key. A minute begins with its first line."""
+
+    def __init__(self) -> None:
+        self._minutes: dict[str, tuple[float, int]] = {}
+
+    def line(self, key: str, name: str, text: str, now: float) -> str:
+        """What the log gets instead of `text`; empty: nothing any more."""
+        until, lines = self._minutes.get(key, (0.0, 0))
+        if now >= until:
+            until, lines = now + QUIET, 0
+        self._minutes[key] = (until, lines + 1)
+        if lines < MAX_LINES:
+            return text
+        more = (
+            f"no more lines about peers with the key {name!r} for {until - now:.0f} s: there were {lines:,}"
+        )
+        return more if lines == MAX_LINES else ""
 
 
 def shortened(reason: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jobrunner.protocol.bundles import index_of_call, outcome_of_call
 from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
@@ -35,6 +36,30 @@ MAX_ROWS = 50_000
 MAX_BYTES = 32 * 1024 * 1024
 """Of all tasks in a reply, about, at which it ends: of some there is much to tell."""
 
+MAX_PEER_BYTES = MAX_BYTES // 2
+"""As MAX_BYTES, of the workers in a reply, and of the clients: both are in one."""
+
+MAX_RESOURCES_TOLD = 64
+"""Of one worker."""
+
+MAX_WORKERS_NAMED = 20
+"""Where another name was meant."""
+
+Row: TypeAlias = "dict[str, Any]"
+
+
+def fitting(rows: Iterable[Row], most: int = MAX_BYTES) -> list[Row]:
+    """The first of these, as many as take about `most` bytes: a reply that is too large for a message would never be
+    taken, and keep all behind it from who asked."""
+    told: list[Row] = []
+    size = 0
+    for row in rows:
+        told.append(row)
+        size += of_value(row)
+        if size >= most:
+            break
+    return told
+
 
 def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> Reply:
     """The reply to a query of `who`; unknown names and kinds, and what it may not do, give its `error`."""
@@ -51,9 +76,8 @@ def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> R
         return Reply(query.number, None, str(exc))
 
 
-def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
+def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Row:
     settings, scheduler = core.settings, core.scheduler
-    workers = list(scheduler.roster.workers.values())
     counts = {name: scheduler.tasks.counts[state] for state, name in enumerate(STATE_NAMES)}
     return {
         "coordinator": {
@@ -68,23 +92,27 @@ def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
             "stale_outcomes": scheduler.attempts.stale_outcomes,
             "kept_outcomes": len(scheduler.results.detached),
         },
-        "workers": [describe_worker(worker, now) for worker in workers],
-        "clients": [
-            describe_client(c)
-            for c in scheduler.roster.clients.values()
-            if c.submitted and (who.sees_all or is_of(c, who))
-        ],
+        "workers": workers(core, who, argument, now),
+        "clients": fitting(
+            (
+                describe_client(c)
+                for c in scheduler.roster.clients.values()
+                if c.submitted and (who.sees_all or is_of(c, who))
+            ),
+            MAX_PEER_BYTES,
+        ),
         "tasks": counts,
         "slots": core.scheduler.roster.slots,
-        "busy": sum(min(len(worker.tasks), worker.slots) for worker in workers),
+        "busy": sum(min(len(worker.tasks), worker.slots) for worker in scheduler.roster.workers.values()),
     }
 
 
-def workers(core: CoordinatorCore, who: Principal, argument: str, now: float) -> list[dict[str, Any]]:
-    return [describe_worker(worker, now) for worker in core.scheduler.roster.workers.values()]
+def workers(core: CoordinatorCore, who: Principal, argument: str, now: float) -> list[Row]:
+    rows = (describe_worker(worker, now) for worker in core.scheduler.roster.workers.values())
+    return fitting(rows, MAX_PEER_BYTES)
 
 
-def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> list[dict[str, Any]]:
+def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> list[Row]:
     """`argument` is "STATE LIMIT"; an empty state means all."""
     state, _, limit = argument.rpartition(" ")
     if state and state not in STATE_NAMES:
@@ -98,17 +126,10 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
         for record in source
         if (not state or STATE_NAMES[record.state] == state) and (who.sees_all or owns(who, record))
     )
-    told: list[dict[str, Any]] = []
-    size = 0
-    for record in islice(found, rows):
-        told.append(describe_task(record, who, now))
-        size += of_value(told[-1])
-        if size >= MAX_BYTES:
-            break
-    return told
+    return fitting(describe_task(record, who, now) for record in islice(found, rows))
 
 
-def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
+def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Row:
     record = find_task(core, who, argument)
     described = describe_task(record, who, now)
     index = call_in(record, argument)
@@ -118,7 +139,7 @@ def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> di
     return described
 
 
-def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
+def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Row:
     """`argument` is an id, and "queued" after it to leave a task alone that runs."""
     task_id, _, only = argument.partition(" ")
     running = only != "queued"
@@ -137,18 +158,21 @@ def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
     return {"id": call["id"], "cancelled": state == "cancelled", "state": state}
 
 
-def drain(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
+def drain(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Row:
     if not who.operates:
         raise UnknownName(f"the key {who.name!r} is a {who.role}'s; only an operator may drain workers")
     worker = core.scheduler.roster.worker_named(argument)
     if worker is None:
-        names = ", ".join(sorted(w.name for w in core.scheduler.roster.workers.values())) or "none"
+        names = (
+            some_of(sorted(w.name for w in core.scheduler.roster.workers.values()), MAX_WORKERS_NAMED)
+            or "none"
+        )
         raise UnknownName(f"there is no worker {argument!r} here; workers: {names}")
     core.drain_worker(worker, now)
     return describe_worker(worker, now)
 
 
-def forget(core: CoordinatorCore, who: Principal, argument: str, now: float) -> dict[str, Any]:
+def forget(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Row:
     if TaskId(argument) in core.scheduler.tasks:
         raise UnknownName(f"task {argument} is not done; `jobrunner cancel {argument}` ends it")
     if not core.scheduler.endings.forget_outcome(TaskId(argument)):
@@ -212,7 +236,7 @@ def is_of(client: ClientSession, who: Principal) -> bool:
     return who.submits and who.key in (client.who.key, client.account.owner)
 
 
-def describe_worker(worker: WorkerSession, now: float) -> dict[str, Any]:
+def describe_worker(worker: WorkerSession, now: float) -> Row:
     hello = worker.hello
     silent = now - worker.link.last_heard
     state = "draining" if worker.draining else "silent" if worker.unreachable_since is not None else "active"
@@ -224,7 +248,7 @@ def describe_worker(worker: WorkerSession, now: float) -> dict[str, Any]:
         "slots": worker.slots,
         "busy": min(len(worker.tasks), hello.slots),
         "assigned": len(worker.tasks),
-        "resources": dict(hello.resources),
+        "resources": dict(islice(hello.resources.items(), MAX_RESOURCES_TOLD)),
         "state": state,
         "last_seen": silent,
         "completed": worker.completed,
@@ -233,7 +257,7 @@ def describe_worker(worker: WorkerSession, now: float) -> dict[str, Any]:
     }
 
 
-def describe_client(client: ClientSession) -> dict[str, Any]:
+def describe_client(client: ClientSession) -> Row:
     hello = client.hello
     return {
         "id": client.id,
@@ -245,7 +269,7 @@ def describe_client(client: ClientSession) -> dict[str, Any]:
     }
 
 
-def describe_task(record: TaskRecord, who: Principal, now: float) -> dict[str, Any]:
+def describe_task(record: TaskRecord, who: Principal, now: float) -> Row:
     outcome = record.outcome
     finished = record.state in TERMINAL
     error = ""
@@ -277,6 +301,12 @@ def calls_may_go_on(bundle: TaskRecord) -> bool:
 MAX_HOLDERS_NAMED = 5
 
 
+def some_of(names: Iterable[str], most: int) -> str:
+    """The first of these names, for people."""
+    found = list(islice(names, most + 1))
+    return ", ".join([*found[:most], "..."] if len(found) > most else found)
+
+
 def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) -> str:
     """Which tasks have what a queued one needs; its caller may be among them, and then neither ever ends."""
     wanted = {name for name, _ in record.amounts}
@@ -285,15 +315,15 @@ def held_by_others(core: CoordinatorCore, record: TaskRecord, who: Principal) ->
         for worker in core.scheduler.roster.workers.values()
         if worker.provides_all(record.requirements)
     ]
-    holders = [
+    holders = (
         f"{short_id(other.id)} ({other.name}) on {worker.name}"
         if seen(who, other)
         else f"another's on {worker.name}"
         for worker in able
         for other in worker.tasks.values()
         if any(name in wanted for name, _ in other.amounts)
-    ]
-    named = ", ".join(holders[:MAX_HOLDERS_NAMED]) + (", ..." if len(holders) > MAX_HOLDERS_NAMED else "")
+    )
+    named = some_of(holders, MAX_HOLDERS_NAMED)
     told = f"no worker has {shown(record.amounts)} free; it is taken by {named}"
     if record.depth:
         told += (
@@ -307,7 +337,7 @@ def seen(who: Principal, record: TaskRecord) -> bool:
     return who.sees_all or owns(who, record)
 
 
-def describe_call(bundle: TaskRecord, index: int) -> dict[str, Any]:
+def describe_call(bundle: TaskRecord, index: int) -> Row:
     """Where one call of a bundle differs from all of it. If that was split, the call waits for its client."""
     described: dict[str, Any] = {
         "id": call_id(bundle.id, index),

@@ -7,6 +7,8 @@ can be bound, then the core sends each outbox as one message.
 
 from __future__ import annotations
 
+from itertools import islice
+
 from jobrunner.protocol.bundles import whole_of
 from jobrunner.protocol.coordinator.accounts import NO_QUOTA, Account, Accounts, Quota
 from jobrunner.protocol.coordinator.attempts import Attempts
@@ -38,6 +40,10 @@ from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, client_of
+
+MAX_PIECES_ASKED = 1000
+"""Maximum number of pieces of one chunk or bundle among which a task is looked for that makes calls; those that run are
+few."""
 
 
 class Scheduler:
@@ -154,9 +160,8 @@ class Scheduler:
 
     def client_gone(self, client: ClientSession, now: float) -> None:
         """The client will not come back: cancel all that it has here, but for what it has detached."""
-        if client.unfinished:  # else a goodbye of anybody would cost a look at all calls of others
-            for record in [r for r in self.tasks.values() if r.client is client and not r.options.detach]:
-                self.cancel(record.id, True, now)
+        for record in [record for record in client.tasks.values() if not record.options.detach]:
+            self.cancel(record.id, True, now)
         for key in sorted(client.function_refs.values()):
             self.functions.drop_ref(key)
         client.function_refs.clear()
@@ -206,13 +211,15 @@ class Scheduler:
         """The owner of a task that a worker with that key has; empty: nobody who is known here. None: that is still to
         be seen. It may be a call of a bundle, or have a part of it running on under another id.
         """
-        whole = whole_of(task_id)
-        for worker in self.roster.workers.values():
-            if worker.who.key == key:
-                for record in worker.tasks.values():
-                    if whole_of(record.id) == whole:
-                        return record.client.account.owner
-        return None if self.orphans.has_at(key, whole) or now < self.orphans.reattach_deadline else ""
+        whole, held_there = whole_of(task_id), False
+        for each in (whole, *islice(self.tasks.pieces_of(whole), MAX_PIECES_ASKED)):
+            record = self.tasks.get(each)
+            if record is not None and record.worker is not None and record.worker.who.key == key:
+                return record.client.account.owner
+        for each in (whole, *islice(self.orphans.pieces_of(whole), MAX_PIECES_ASKED)):
+            orphan = self.orphans.get(each)
+            held_there = held_there or (orphan is not None and orphan.worker.who.key == key)
+        return None if held_there or now < self.orphans.reattach_deadline else ""
 
     def client_with_task_at(self, worker: WorkerSession, task_id: TaskId) -> ClientSession | None:
         """Whose task it is, if that worker has it, or has had one of its client, and its client is here."""
@@ -305,9 +312,17 @@ class Scheduler:
                 assert record.worker is worker
         self.functions.check_invariants()
         self.deadlocks.check_invariants()
+        self.dependencies.check_invariants()
         self._check_values()
         for client in self.roster.clients.values():
-            assert client.unfinished == sum(r.weight for r in self.tasks.values() if r.client is client)
+            assert client.unfinished == sum(record.weight for record in client.tasks.values())
+        of_clients = [(record.client, record.id) for record in self.tasks.values()]
+        assert all(client.tasks.get(task_id) is self.tasks[task_id] for client, task_id in of_clients)
+        clients = {
+            **dict.fromkeys(self.roster.clients.values()),
+            **dict.fromkeys(client for client, _ in of_clients),
+        }
+        assert sum(len(client.tasks) for client in clients) == len(self.tasks)
 
     def _check_values(self) -> None:
         """Each result that calls wait with is charged to their owners, as long as they do."""

@@ -185,8 +185,11 @@ class Sessions:
             name = unused_name(hello.name, scheduler.roster.worker_names)
             worker = WorkerSession(hello, name, source, link, who)
             scheduler.add_worker(worker)
-            self._out.log(
-                "info", f"worker {name} joined from {hello.host} (pid {hello.pid}) with {hello.slots} slots"
+            self._out.log_about(
+                worker,
+                "info",
+                f"worker {name} joined from {hello.host} (pid {hello.pid}) with {hello.slots} slots",
+                now,
             )
         else:
             self._move_peer(worker, source, link, who)
@@ -194,7 +197,7 @@ class Sessions:
             worker.assigned.clear()
             worker.cancels.clear()
             scheduler.functions.worker_gone(worker.id)
-            self._out.log("info", f"worker {worker.name} has come back")
+            self._out.log_about(worker, "info", f"worker {worker.name} has come back", now)
         self.peers[source] = worker
         worker.draining = False
         scheduler.roster.may_have_room(worker)
@@ -284,8 +287,11 @@ class Sessions:
             client.lost_at = now
             if client.unfinished:
                 grace = f"they end after {self._settings.client_grace:g} s unless it comes back"
-                self._out.log(
-                    "warning", f"client {client.id} is lost, with {client.unfinished} tasks; {grace}"
+                self._out.log_about(
+                    client,
+                    "warning",
+                    f"client {client.id} is lost, with {client.unfinished} tasks; {grace}",
+                    now,
                 )
         if now - client.lost_at >= self._settings.client_grace or not (client.unfinished or client.done):
             self.peers.pop(client.source, None)
@@ -299,8 +305,11 @@ class Sessions:
             if peer.lost(now):
                 if isinstance(peer, WorkerSession):
                     del self.peers[source]
-                    self._out.log(
-                        "warning", f"worker {peer.name} is lost; its {len(peer.tasks)} tasks are queued again"
+                    self._out.log_about(
+                        peer,
+                        "warning",
+                        f"worker {peer.name} is lost; its {len(peer.tasks)} tasks are queued again",
+                        now,
                     )
                     self._scheduler.attempts.worker_lost(peer, "was lost", now)
                 elif isinstance(peer, ClientSession):

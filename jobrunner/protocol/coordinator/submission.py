@@ -114,7 +114,7 @@ class Submission:
         if initializer is not None:
             initializer.users += 1
         client.submitted += record.weight
-        client.unfinished += record.weight
+        client.add_task(record)
         self._tasks.add(record)
         if self._journal_gate.enabled:
             self._journal_gate.note_accepted(spec)
@@ -185,8 +185,8 @@ class Submission:
         for value in (record.dependency_results or {}).values():
             record.client.account.remove_value(value)
             client.account.add_value(value)
-        record.client.unfinished -= record.weight
-        client.unfinished += record.weight
+        record.client.remove_task(record)
+        client.add_task(record)
         record.client = client
         record.cancel_asked = False
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, ValuesView
+from collections.abc import Iterable, Iterator, ValuesView
 
 from jobrunner.protocol.bundles import index_of_call, place_of_call
+from jobrunner.protocol.coordinator.piece_index import PieceIndex
 from jobrunner.protocol.coordinator.task import STATE_NAMES, TERMINAL, TaskRecord
 from jobrunner.protocol.wire.ids import TaskId, open_part
 
@@ -18,6 +19,7 @@ class TaskTable:
 
     def __init__(self) -> None:
         self._records: dict[TaskId, TaskRecord] = {}
+        self._pieces = PieceIndex()
         self.bundles: dict[str, TaskRecord] = {}
         """The bundles among the unfinished tasks, by the open part of their ids."""
         self.counts = [0] * len(STATE_NAMES)
@@ -46,6 +48,7 @@ class TaskTable:
     def add(self, record: TaskRecord) -> None:
         """A new task; it is counted once its state is known, see `count`."""
         self._records[record.id] = record
+        self._pieces.add(record.id)
         if isinstance(record.span, int):
             self.bundles[open_part(record.id)] = record
 
@@ -67,11 +70,16 @@ class TaskTable:
     def remove(self, record: TaskRecord) -> None:
         """It has finished."""
         del self._records[record.id]
+        self._pieces.drop(record.id)
         if isinstance(record.span, int):
             part = open_part(record.id)
             if self.bundles.get(part) is record:
                 del self.bundles[part]
         self.recent.append(record)
+
+    def pieces_of(self, whole: TaskId) -> Iterable[TaskId]:
+        """The unfinished tasks that have left that bundle, or are parts of that chunk."""
+        return self._pieces.of(whole)
 
     def bundle_with(self, task_id: TaskId) -> tuple[TaskRecord, int] | None:
         """The unfinished bundle in which that call is, and at which index."""
@@ -81,6 +89,7 @@ class TaskTable:
         return None if record is None or index is None or index >= record.elements else (record, index)
 
     def check_invariants(self) -> None:
+        self._pieces.check_invariants(self._records)
         counted: Counter[int] = Counter()
         for task_id, record in self._records.items():
             assert record.id == task_id

@@ -151,6 +151,14 @@ class Attacker:
         for _, frames in self._rng.sample(captured, min(3, len(captured))):
             self._send(self._connection(), decode(frames))
 
+    def _linger(self, source: Source, link: Link) -> None:
+        """Go on in a session that has been ended, and has no name any more: leave, and then say more, all of which the
+        coordinator comes to at once, since what it is to hear first arrives last."""
+        link.session = ""
+        words = (m.Goodbye(), *[word(list(self._guesses())) for word in HARMLESS])
+        for envelope in reversed([link.send(word, self._world.now) for word in words]):
+            self._send(source, envelope)
+
     def _speak_as_another(self) -> None:
         """Speak on a connection that is called as somebody else's, in that one's session; seldom without end.
 
@@ -252,7 +260,7 @@ class Attacker:
             link.session = message.session
             self._send(source, link.send(m.ResubmissionComplete(), self._world.now))
         elif isinstance(message, m.Reset):
-            del self._links[source]
+            self._linger(source, self._links.pop(source))
         else:
             link.receive(envelope, self._world.now)
 
