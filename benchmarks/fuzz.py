@@ -26,11 +26,8 @@ import sys
 import time
 import traceback
 from collections import Counter
-from pathlib import Path
 
 import psutil
-
-sys.path.append(str(Path(__file__).parent))  # for tests, which load this file by its path
 from fuzzing.author import Author
 from fuzzing.vandal import Frames, Vandal
 from fuzzing.victims import ClientVictim, CoordinatorVictim, Victim, WorkerVictim

@@ -26,8 +26,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import zmq
-
-sys.path.append(str(Path(__file__).parent))  # for tests, which load this file by its path
 from fuzzing.insiders import Insider
 from fuzzing.strangers import Strangers
 from honest import Honest

@@ -1,7 +1,7 @@
-"""The command `jobrunner`: its parts put together, and what an error looks like.
+"""The command `jobrunner`, which combines all subcommands and prints errors.
 
-Exit codes: 0 done · 1 what was asked for failed · 2 wrong usage or a bad setting · 130 Ctrl-C.
-A user's mistake, or a coordinator that is away, is one line on standard error, never a traceback.
+Exit codes: 0 success · 1 failure · 2 wrong usage or a bad setting · 130 Ctrl-C.
+A user's mistake, or an unreachable coordinator, leads to one line on standard error and never to a traceback.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ COMMANDS = (
 
 
 class InOrder(TyperGroup):
-    """Help lists the commands in the order in which a newcomer meets them."""
+    """A command group whose help lists the commands in the order in which a newcomer needs them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=COMMANDS.index)
@@ -72,10 +72,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog=options.examples(
-        "jobrunner demo                        try it: local pools, and a small cluster on this host",
-        "jobrunner coordinator start           on one host; prints what to type on the others",
-        "jobrunner worker start -              on every host that shall run calls",
-        "jobrunner status --watch              anywhere",
+        "jobrunner demo                        compares local pools and a small cluster on this host",
+        "jobrunner coordinator start           on one host: prints the commands for the others",
+        "jobrunner worker start -              on every host that is to run calls",
+        "jobrunner status --watch              on any host that has joined",
     ),
 )
 app.add_typer(coordinator.app, name="coordinator")
@@ -109,7 +109,7 @@ app.command(hidden=True)(sim.sim)
 
 
 class Settings:
-    """What the options before the command say."""
+    """The values of the options that precede the subcommand."""
 
     debug = False
 
@@ -124,11 +124,12 @@ def _show_version(wanted: bool) -> None:
 def before(
     context: typer.Context,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks of errors (environment: JOBRUNNER_DEBUG=1).")
+        bool,
+        typer.Option("--debug", help="Print the traceback of an error (environment: JOBRUNNER_DEBUG=1)."),
     ] = False,
     version: Annotated[
         bool,
-        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and leave."),
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Run calls of `concurrent.futures` programs on threads, processes or a cluster of hosts."""
@@ -136,7 +137,7 @@ def before(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; `arguments` default to those of this process."""
+    """Run one command and return its exit code; `arguments` defaults to those of this process."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     settings = Settings()
 
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def exit_code(run: Callable[[], None], settings: Settings) -> int:
-    """Calls `run`; whatever it raises becomes an exit code, and a line on standard error where one is due."""
+    """Call `run`; turn its exception into an exit code and, for an error, a line on standard error."""
     try:
         run()
     except SystemExit as exc:
@@ -167,14 +168,14 @@ def exit_code(run: Callable[[], None], settings: Settings) -> int:
         return USAGE if isinstance(exc, ConfigError) else FAILED
     except Exception as exc:
         what = text.one_line(f"{type(exc).__name__}: {exc}")
-        hint = "" if _debugging(settings) else "; `jobrunner --debug ...` shows where"
+        hint = "" if _debugging(settings) else "; `jobrunner --debug ...` prints the traceback"
         _report(settings, f"this is a bug in jobrunner, please report it: {what}{hint}")
         return FAILED
     return 0
 
 
 def _report(settings: Settings, message: str) -> None:
-    """One line on standard error, after the traceback if that is wanted. For use in `except`."""
+    """Print one line on standard error, after the traceback if that is wanted; for use in `except`."""
     try:
         if _debugging(settings):
             traceback.print_exc()
@@ -188,7 +189,7 @@ def _debugging(settings: Settings) -> bool:
 
 
 def _flush(code: int) -> int:
-    """Flushes standard output here, where a reader that has left (`| head`) is no reason for a traceback."""
+    """Flush standard output, without a traceback if its reader has gone (`| head`); return the exit code."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

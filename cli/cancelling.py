@@ -1,4 +1,4 @@
-"""Cancelling several tasks, where one that cannot be cancelled must not keep the others."""
+"""Cancelling several tasks, so that an unknown one does not prevent the others from being cancelled."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from jobrunner.errors import JobRunnerError
 
 
 class Canceller(Protocol):
+    """The part of `ClusterAdmin` that cancelling needs."""
+
     def cancel(self, task_id: str) -> dict[str, Any]: ...
 
 
 def cancel_all(admin: Canceller, task_ids: Iterable[str]) -> list[dict[str, Any]]:
-    """An answer per task, in order; an unknown task has an "error" and the state "unknown"."""
+    """Cancel tasks; return one answer per task, in order, with "error" and state "unknown" for an unknown one."""
     answers = []
     for task_id in task_ids:
         try:

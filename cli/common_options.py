@@ -1,7 +1,7 @@
-"""The options that several commands share, and how an address is found.
+"""The options that several commands share, and the search for the cluster's address.
 
-Options default to None, "not given", so that `config` alone decides what an environment variable, the config
-file or the built-in default then says.
+Options default to None, which means "not given", so that only `config` decides between the environment variable, the
+config file and the built-in default.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from jobrunner.errors import ConfigError
 DEFAULT_ADDRESS = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 
 QUERY_TIMEOUT = 5.0
-"""Seconds that a command waits for the coordinator: a person sits before it."""
+"""Default maximum wait of a command for the coordinator, in seconds, because a person waits for the command."""
 
 
 class LogLevel(StrEnum):
+    """The values of --log-level."""
+
     debug = "debug"
     info = "info"
     warning = "warning"
@@ -37,7 +39,7 @@ class LogLevel(StrEnum):
 
 
 def help_of(config: type[Any], name: str, text: str | None = None) -> str:
-    """Help for the option that sets `config.name`: what it does, its default and environment variable."""
+    """Return the help of the option for the setting `name`: its meaning, default and environment variable."""
     spec = next(spec for spec in dataclasses.fields(config) if spec.name == name)
     doc = text or spec.metadata["doc"]
     notes = [f"environment: {spec.metadata['env']}"]
@@ -57,7 +59,7 @@ def _is_number(value: object) -> bool:
 
 
 def examples(*lines: str) -> str:
-    """An epilog with one example a line; \\b keeps typer from filling the lines."""
+    """Return an epilog with one example per line, which the mark of typer keeps from being joined."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
@@ -73,10 +75,12 @@ Address = Annotated[
 ]
 Timeout = Annotated[
     float,
-    typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Longest wait for the coordinator's answer."),
+    typer.Option(
+        "--timeout", metavar="SECONDS", min=0.1, help="Maximum wait for the coordinator's answer, in seconds."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only names or ids, one a line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only names or ids, one per line.")]
 CoordinatorLogLevel = Annotated[
     LogLevel | None,
     typer.Option("--log-level", metavar="LEVEL", help=help_of(CoordinatorConfig, "log_level")),
@@ -87,7 +91,7 @@ WorkerLogLevel = Annotated[
 
 
 def configured_address(address: str | None) -> str | None:
-    """The cluster that option, environment or config file names, as tcp://HOST:PORT; None if none does."""
+    """Return the address in the option, environment or config file, as tcp://HOST:PORT; None if none is given."""
     config = load(ClientConfig, address=address)
     named = config.address
     if named is None and config.backend is not None and "://" in config.backend:
@@ -96,19 +100,19 @@ def configured_address(address: str | None) -> str | None:
 
 
 def cluster_address(address: str | None) -> str:
-    """The cluster to ask: the configured one, else the one that a coordinator on this host would have."""
+    """Return the configured address, else the default address of a coordinator on this host."""
     return configured_address(address) or DEFAULT_ADDRESS
 
 
 def full_address(text: str) -> str:
-    """ "tcp://host:port" from that, from "host:port" or from "host". Raises ConfigError for anything else."""
+    """Return "tcp://host:port" for a text like that, "host:port" or "host"; raise ConfigError for any other."""
     if text.strip().startswith(JOIN_SCHEME):
         raise line_is_no_address(text)
     scheme, found, rest = text.strip().rpartition("://")
     if scheme == "ipc" and rest:
         return f"ipc://{rest}"  # a path, on this host
     if found and scheme != "tcp":
-        raise ConfigError(f"{text!r} is not an address: only tcp:// is spoken here, as in {DEFAULT_ADDRESS}")
+        raise ConfigError(f"{text!r} is not an address: the scheme must be tcp://, as in {DEFAULT_ADDRESS}")
     if rest.count(":") > 1 and not rest.startswith("["):
         raise ConfigError(
             f"{text!r} is not an address: write an IPv6 host in brackets, as in tcp://[::1]:7077"
@@ -125,5 +129,5 @@ def full_address(text: str) -> str:
 
 
 def with_full_address(config: WorkerConfig) -> WorkerConfig:
-    """The config, with its address written in full."""
+    """Return the config with its address in the form tcp://HOST:PORT."""
     return dataclasses.replace(config, address=full_address(config.address))

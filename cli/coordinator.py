@@ -10,7 +10,7 @@ from jobrunner.cli import common_options as options
 from jobrunner.config import CoordinatorConfig, load
 
 app = typer.Typer(
-    help="Take calls from programs and hand them to workers.",
+    help="Run a coordinator, which sends calls to workers.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -22,7 +22,7 @@ def _help(name: str, text: str | None = None) -> str:
 
 @app.callback()
 def group() -> None:
-    """Take calls from programs and hand them to workers."""
+    """Run a coordinator, which sends calls to workers."""
 
 
 @app.command(
@@ -41,9 +41,9 @@ def start(
         bool,
         typer.Option(
             "--insecure",
-            help="Do without keys: whoever reaches the port can run any code on every worker, and on the hosts of "
-            "programs that use this cluster. With a --host that others reach, JOBRUNNER_ALLOW_INSECURE_NETWORK=1 "
-            "has to be set as well (environment: JOBRUNNER_INSECURE).",
+            help="Listen without keys: everybody who reaches the port can run any code on every worker, and on the "
+            "hosts of programs that use this cluster. For a non-loopback --host, JOBRUNNER_ALLOW_INSECURE_NETWORK=1 "
+            "must also be set (environment: JOBRUNNER_INSECURE).",
         ),
     ] = False,
     keys: Annotated[str | None, typer.Option("--keys", metavar="FOLDER", help=_help("keys"))] = None,
@@ -69,9 +69,11 @@ def start(
     ] = None,
     log_level: options.CoordinatorLogLevel = None,
 ) -> None:
-    """Start a coordinator in the foreground. It prints the line that starts a worker on another host.
+    """Start a coordinator in the foreground.
 
-    Ctrl-C or SIGTERM: running tasks finish, then it leaves. A second Ctrl-C: it leaves at once.
+    At its start it prints an invitation line for workers and one for programs, with which other hosts join the cluster.
+
+    Ctrl-C or SIGTERM makes it wait until running tasks have finished, and exit. A second Ctrl-C makes it exit at once.
     """
     config = load(
         CoordinatorConfig,

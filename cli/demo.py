@@ -1,4 +1,4 @@
-"""`jobrunner demo`: see at once what each backend brings on this host."""
+"""`jobrunner demo`: compare the speed of the backends on this host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobrunner.cli.output import Output
 from jobrunner.errors import JobRunnerError
 
 DEFAULT_SCALE = 6.0
-"""Divides the original numbers of factors, so that the demo takes 10 to 15 s on two cores."""
+"""Default divisor of the original numbers of factors, with which the demo takes 10 to 15 s on two cores."""
 
 EXAMPLES = options.examples(
     "jobrunner demo",
@@ -21,18 +21,21 @@ EXAMPLES = options.examples(
 
 
 def demo(
-    full: Annotated[bool, typer.Option("--full", help="The original numbers: some minutes.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Use the original numbers, which takes some minutes.")
+    ] = False,
     scale: Annotated[
         float | None,
         typer.Option(
             "--scale",
             metavar="DIVISOR",
             min=0.01,
-            help=f"Divide the original numbers by this (default: {DEFAULT_SCALE:g}).",
+            help=f"Divide the original numbers by this divisor (default: {DEFAULT_SCALE:g}).",
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", "-w", metavar="N", min=1, help="Workers of each local backend.")
+        int,
+        typer.Option("--workers", "-w", metavar="N", min=1, help="Number of workers of each local backend."),
     ] = 4,
     address: Annotated[
         str | None,
@@ -40,7 +43,7 @@ def demo(
             "--address",
             "-a",
             metavar="ADDRESS",
-            help="Use this cluster, tcp://HOST:PORT (default: one embedded here; "
+            help="Use the cluster at this address, tcp://HOST:PORT (default: a cluster that is started for the demo; "
             "environment: JOBRUNNER_ADDRESS).",
         ),
     ] = None,
@@ -50,19 +53,21 @@ def demo(
     cluster: Annotated[
         bool,
         typer.Option(
-            "--cluster/--no-cluster", help="Run on the configured cluster, else on one embedded here."
+            "--cluster/--no-cluster", help="Run on the configured cluster, else on one started for the demo."
         ),
     ] = True,
     json: options.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the results, one a line.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print only the results, one per line.")
+    ] = False,
 ) -> None:
     """Compare the backends: compute pi eight times on each.
 
-    Prints how long each took, and how much faster than the built-in map that is. Exit code 1 if they do not
-    agree to the last bit.
+    The demo prints the time of each backend, and its speed relative to the built-in map. The exit code is 1 if the
+    results are not equal to the last bit.
     """
     if full and scale is not None:
-        raise typer.BadParameter("--full and --scale exclude each other")
+        raise typer.BadParameter("--full and --scale exclude each other; give one of them")
     output = Output(json=json, quiet=quiet)
     from jobrunner.cli import demo_runs, demo_view
     from jobrunner.cli.workload import scaled_numbers
@@ -81,4 +86,6 @@ def demo(
     found = demo_runs.document(runs, numbers, workers)
     output.show(found, demo_view.DEMO)
     if not found["equal"]:
-        raise JobRunnerError(f"these backends differ from {runs[0].name}: {', '.join(found['differing'])}")
+        raise JobRunnerError(
+            f"the results of these backends differ from those of {runs[0].name}: {', '.join(found['differing'])}"
+        )

@@ -1,4 +1,4 @@
-"""What `jobrunner demo` does: the same calls on several backends, timed and compared; prints nothing."""
+"""The runs of `jobrunner demo`: the same calls on several backends, timed and compared, without printing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WARM_UP_FACTORS = 1_000
 
 @dataclass(frozen=True)
 class Plan:
-    """One row of the table. `backend` is what Executor gets; None is the built-in map, without any executor.
+    """One row of the table; `backend` is the argument of Executor, or None for the built-in map without an executor.
 
     `max_workers` is None where the cluster is somebody else's and has the slots that it has.
     """
@@ -34,7 +34,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """What one backend did. Seconds; `startup` is what it took until the first small calls came back."""
+    """The result of one backend, with times in seconds; `startup` is the time until the first small calls were done."""
 
     name: str
     startup: float
@@ -43,7 +43,7 @@ class Run:
 
 
 class Reporter(Protocol):
-    """Hears how the demo goes on."""
+    """The receiver of reports about the progress of the demo."""
 
     def start(self, name: str, total: int) -> None: ...
     def note(self, text: str) -> None: ...
@@ -54,7 +54,7 @@ class Reporter(Protocol):
 def plans(
     workers: int, address: str | None, *, builtin: bool, threads: bool, processes: bool, cluster: bool
 ) -> list[Plan]:
-    """The rows of the table, in their order."""
+    """Return the rows of the table, in their order."""
     remote = Plan(address, address) if address else Plan(CLUSTER, CLUSTER, workers)
     wanted = [
         (builtin, Plan(BUILTIN)),
@@ -66,7 +66,7 @@ def plans(
 
 
 def run_all(plans: Sequence[Plan], numbers: Sequence[int], reporter: Reporter) -> list[Run]:
-    """One backend after the other, since they would take each other's CPUs."""
+    """Run one backend after the other, because they would compete for the CPUs."""
     runs = []
     for plan in plans:
         reporter.start(plan.name, sum(numbers))
@@ -76,7 +76,7 @@ def run_all(plans: Sequence[Plan], numbers: Sequence[int], reporter: Reporter) -
 
 
 def run(plan: Plan, numbers: Sequence[int], reporter: Reporter) -> Run:
-    """pi of each of `numbers`, where the plan says."""
+    """Compute pi for each of `numbers` on the backend of the plan."""
     if plan.backend is None:
         return run_builtin(plan.name, numbers, reporter)
     return run_executor(plan, numbers, reporter)
@@ -108,7 +108,7 @@ def run_executor(plan: Plan, numbers: Sequence[int], reporter: Reporter) -> Run:
 
 
 def collect(executor: Executor, numbers: Sequence[int], reporter: Reporter) -> list[float]:
-    """The results in the order of `numbers`; the reporter hears of each as it comes."""
+    """Return the results in the order of `numbers`, and report each one when it arrives."""
     futures: dict[Future[float], int] = {
         executor.submit(pi, number): index for index, number in enumerate(numbers)
     }
@@ -121,18 +121,18 @@ def collect(executor: Executor, numbers: Sequence[int], reporter: Reporter) -> l
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """The names of the backends whose results are not, to the last bit, those of the first."""
+    """Return the names of the backends whose results differ from those of the first one in any bit."""
     return [run.name for run in runs[1:] if run.results != runs[0].results]
 
 
 def speedup(run: Run, runs: Sequence[Run]) -> float | None:
-    """How many times faster than the built-in map; None when that was left out."""
+    """Return the speed relative to the built-in map; None if that was not run."""
     base = next((other.seconds for other in runs if other.name == BUILTIN), None)
     return base / run.seconds if base is not None and run.seconds > 0 else None
 
 
 def document(runs: Sequence[Run], numbers: Sequence[int], workers: int) -> dict[str, Any]:
-    """The whole demo, for --json."""
+    """Return the document of the whole demo, for --json."""
     return {
         "workers": workers,
         "factors": list(numbers),

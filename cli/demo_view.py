@@ -1,4 +1,4 @@
-"""How `jobrunner demo` looks: a bar per backend at a terminal, lines elsewhere, and a table at the end."""
+"""The output of `jobrunner demo`: a bar per backend at a terminal, lines elsewhere, and a table at the end."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class Silent:
+    """A reporter that prints nothing."""
+
     def start(self, name: str, total: int) -> None: ...
     def note(self, text: str) -> None: ...
     def advance(self, factors: int) -> None: ...
@@ -25,7 +27,7 @@ class Silent:
 
 
 class Lines:
-    """For logs: a line when a backend starts and one when it is done."""
+    """A reporter for logs, which prints a line when a backend starts and another one when it is done."""
 
     def start(self, name: str, total: int) -> None:
         print(f"{name}: started ({total:,} factors)", file=sys.stderr, flush=True)
@@ -40,7 +42,7 @@ class Lines:
 
 
 class Bars:
-    """For terminals: a bar per backend, which advances by factors, as the calls differ in length."""
+    """A reporter for terminals, with a bar per backend that advances by factors, because calls differ in length."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -63,7 +65,7 @@ class Bars:
 
 @contextmanager
 def reporter(*, silent: bool) -> Iterator[Reporter]:
-    """The fitting reporter, on standard error: standard output is for the result."""
+    """Return a reporter that suits standard error, because standard output is for the result."""
     screen = console(stderr=True)
     if silent or not screen.is_terminal:
         yield Silent() if silent else Lines()

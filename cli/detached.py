@@ -1,4 +1,4 @@
-"""`jobrunner submit`, `result ID` and `forget ID`: calls that outlive the shell that made them."""
+"""`jobrunner submit`, `result ID` and `forget ID`: calls that outlive the command that submitted them."""
 
 from __future__ import annotations
 
@@ -29,37 +29,50 @@ if TYPE_CHECKING:
     from jobrunner.executor import Executor
 
 NOT_TAKEN = (AuthenticationError, CoordinatorLostError, JournalError, ProtocolError)
-"""Errors of a call that the cluster has not accepted."""
+"""The errors of calls that the cluster has not accepted."""
 
 NOT_DONE = 3
-"""Exit code of `result` for a call that is not done yet."""
+"""Exit code of `result` if the call is not done yet."""
 
 
 def submit(
     function: Annotated[
         str,
         typer.Argument(
-            metavar="MODULE:FUNCTION", help="What to call; the workers must be able to import it."
+            metavar="MODULE:FUNCTION", help="The function; the workers must be able to import its module."
         ),
     ],
     arguments: Annotated[
         str,
         typer.Argument(
             metavar="[JSON]",
-            help="The arguments: a list for positional ones, an object for named ones, e.g. '[3, \"x\"]'.",
+            help="The arguments as JSON: a list of positional ones or an object of named ones, such as '[3, \"x\"]'.",
         ),
     ] = "[]",
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Shown in the status.")] = None,
-    priority: Annotated[int | None, typer.Option("--priority", help="A higher one starts first.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The call's name in lists and errors.")
+    ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option("--priority", metavar="N", help="Calls with a higher number start first (default: 0)."),
+    ] = None,
     retries: Annotated[
-        int | None, typer.Option("--retries", metavar="N", help="Attempts after the first, where it raises.")
+        int | None,
+        typer.Option(
+            "--retries",
+            metavar="N",
+            help="Maximum number of further attempts if the function raises (default: 0).",
+        ),
     ] = None,
     limit: Annotated[
-        float | None, typer.Option("--limit", metavar="SECONDS", help="Seconds that it may run.")
+        float | None,
+        typer.Option(
+            "--limit", metavar="SECONDS", help="Maximum execution time, in seconds (default: no limit)."
+        ),
     ] = None,
     address: options.Address = None,
 ) -> None:
-    """Have a cluster run a call, and print its id as soon as it is accepted. It outlives this command."""
+    """Submit a detached call and print its id when it is accepted. The call outlives this command."""
     fn = find_function(function)
     args, kwargs = parse_arguments(arguments)
     with executor_at(address) as executor:
@@ -68,10 +81,10 @@ def submit(
         )
         future = view.submit(fn, *args, **kwargs)
         if not future.id:
-            raise future.exception() or JobRunnerError("the call could not be made")
+            raise future.exception() or JobRunnerError("the call could not be submitted")
         executor.shutdown()  # waits until it is accepted, not until it is done
         if isinstance(future.exception(), NOT_TAKEN):
-            raise future.exception() or JobRunnerError("the call was refused")
+            raise future.exception() or JobRunnerError("the cluster refused the call")
     write(future.id)
 
 
@@ -80,9 +93,10 @@ def result(
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait until the call is done.")] = False,
     address: options.Address = None,
 ) -> None:
-    """Print the result of a call as JSON (or as Python shows it, where JSON cannot).
+    """Print the result of a call as JSON. If JSON cannot express it, its Python representation is printed.
 
-    Exit code 1 if the call failed, with its error on standard error; 3 if it is not done yet.
+    The exit code is 1 if the call failed, and its error is on standard error. The exit code is 3 if the call is not
+    done yet.
     """
     if not wait:
         _check_done(task_id, address)
@@ -104,18 +118,18 @@ def result(
 
 def forget(
     task_ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="Calls whose outcome is not needed.")
+        list[str], typer.Argument(metavar="ID...", help="The ids that `jobrunner submit` printed.")
     ],
     address: options.Address = None,
 ) -> None:
-    """Have the cluster drop the outcomes of detached calls that are done."""
+    """Delete the outcomes of detached calls from the cluster. Calls that are not done yet are not affected."""
     with executor_at(address) as executor:
         for task_id in task_ids:
             executor.forget(task_id)
 
 
 def executor_at(address: str | None) -> Executor:
-    """A connection to the cluster that the options name."""
+    """Return an Executor for the cluster that the options name."""
     from jobrunner.executor import Executor
 
     return Executor(
@@ -127,7 +141,7 @@ def executor_at(address: str | None) -> Executor:
 
 
 def find_function(text: str) -> Callable[..., Any]:
-    """The function that "package.module:function" names. Raises ConfigError."""
+    """Return the function that "package.module:function" names; raise ConfigError if there is none."""
     module, colon, path = text.partition(":")
     if not (module and colon and path):
         raise ConfigError(f"{text!r} does not name a function: write MODULE:FUNCTION, as in math:sqrt")
@@ -141,12 +155,12 @@ def find_function(text: str) -> Callable[..., Any]:
     finally:
         sys.path.remove(os.getcwd())
     if not callable(found):
-        raise ConfigError(f"{text} is not a function but {found!r:.80}")
+        raise ConfigError(f"{text} is not a function; it is {found!r:.80}")
     return found  # type: ignore[no-any-return]
 
 
 def parse_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and named arguments from JSON. Raises ConfigError."""
+    """Return positional and named arguments from JSON; raise ConfigError if it is not valid JSON."""
     try:
         value = json_module.loads(text)
     except ValueError as exc:
@@ -159,7 +173,7 @@ def parse_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _check_done(task_id: str, address: str | None) -> None:
-    """Leave with NOT_DONE where the call is under way."""
+    """Exit with NOT_DONE if the call is not done yet."""
     with connect(address, options.QUERY_TIMEOUT) as admin:
         try:
             state = admin.task(task_id)["state"]
@@ -168,5 +182,7 @@ def _check_done(task_id: str, address: str | None) -> None:
                 raise
             return  # long done, or unknown: the cluster tells when it is asked for the outcome
     if state not in ("succeeded", "failed", "cancelled"):
-        typer.echo(f"{task_id} is {state}; --wait waits until it is done", err=True)
+        typer.echo(
+            f"call {task_id} is not done yet, its state is {state}; use --wait to wait for it", err=True
+        )
         raise typer.Exit(NOT_DONE)

@@ -13,12 +13,12 @@ from jobrunner.cli.output import write
 from jobrunner.config import CoordinatorConfig, load
 from jobrunner.errors import ConfigError
 
-app = typer.Typer(help="Look at what a coordinator keeps.", rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(help="Inspect the journal of a coordinator.", rich_markup_mode=None, no_args_is_help=True)
 
 
 @app.callback()
 def group() -> None:
-    """Look at what a coordinator keeps."""
+    """Inspect the journal of a coordinator."""
 
 
 @app.command(
@@ -27,18 +27,21 @@ def group() -> None:
 def check(
     path: Annotated[
         str | None,
-        typer.Argument(metavar="[PATH]", help="The journal; default: that of the configured port."),
+        typer.Argument(metavar="[PATH]", help="The journal (default: that of the configured port)."),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Read a journal without changing it, also while its coordinator runs. Exit code 1 if it is damaged."""
+    """Read a journal without changing it, and report its state.
+
+    The coordinator of the journal may be running. The exit code is 1 if the journal is damaged.
+    """
     from jobrunner.coordinator.journal.store import default_journal, examine
 
     config = load(CoordinatorConfig, journal=path)
     found = Path(config.journal) if config.journal else default_journal(config.port)
     if not found.exists():
         raise ConfigError(
-            f"there is no journal at {found}; a coordinator says at its start where its own is:"
+            f"there is no journal at {found}; a coordinator prints the path of its journal at its start, so use"
             " `jobrunner journal check PATH`"
         )
     report: dict[str, Any] = examine(found)

@@ -1,4 +1,4 @@
-"""`jobrunner keys ...`: who may connect to this host's coordinator. On its host, as its user."""
+"""`jobrunner keys ...`: management of the keys that may connect to this host's coordinator, for its own user."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from jobrunner.cli import common_options as options
 from jobrunner.cli.output import Output, write
+from jobrunner.cli.text import count
 from jobrunner.cli.views import KEYS
 from jobrunner.errors import ConfigError
 from jobrunner.system.host import own_host
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
     from jobrunner.keys.keyring import Keyring
 
 app = typer.Typer(
-    help="Say who may connect to this host's coordinator.", rich_markup_mode=None, no_args_is_help=True
+    help="Manage the keys that may connect to this host's coordinator.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 
 HOUR = 3600.0
 
 
 class IssuedRole(StrEnum):
+    """The roles of keys that `keys issue` creates."""
+
     worker = "worker"
     client = "client"
     observer = "observer"
@@ -33,6 +38,8 @@ class IssuedRole(StrEnum):
 
 
 class InvitedRole(StrEnum):
+    """The roles for which `keys invite` creates invitations."""
+
     worker = "worker"
     client = "client"
     observer = "observer"
@@ -43,7 +50,7 @@ Keys = Annotated[
     typer.Option(
         "--keys",
         metavar="FOLDER",
-        help="The folder of the cluster's keys (default: in the user's config directory; environment: "
+        help="The folder of the cluster's keys (default: a folder in the user's config directory; environment: "
         "JOBRUNNER_KEYS).",
     ),
 ]
@@ -53,14 +60,14 @@ Own = Annotated[
         "--address",
         "-a",
         metavar="ADDRESS",
-        help="The coordinator's address as the others see it (default: where it was started last).",
+        help="The coordinator's address for other hosts (default: its address at its last start).",
     ),
 ]
 
 
 @app.command("list", epilog=options.examples("jobrunner keys list", "jobrunner keys list --json"))
 def list_keys(keys: Keys = None, json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """List the keys that may connect, and how many invitations are open."""
+    """List the keys that may connect, and the open invitations."""
     from jobrunner.keys.keyring import require
 
     ring = require(_folder(keys))
@@ -90,19 +97,24 @@ def invite(
     role: Annotated[
         InvitedRole,
         typer.Option(
-            "--as", help="What for: to run calls, to submit them (or to observe), or only to observe."
+            "--as",
+            help="Its role: a worker runs calls, a client submits calls and sees the status, an observer only sees the "
+            "status.",
         ),
     ] = InvitedRole.client,
-    uses: Annotated[int, typer.Option("--uses", metavar="N", min=1, help="How many can join with it.")] = 1,
+    uses: Annotated[
+        int, typer.Option("--uses", metavar="N", min=1, help="Maximum number of peers that can join with it.")
+    ] = 1,
     seconds: Annotated[
-        float, typer.Option("--time", metavar="SECONDS", min=1, help="How long it can be used.")
+        float, typer.Option("--time", metavar="SECONDS", min=1, help="Its validity, in seconds.")
     ] = HOUR,
     address: Own = None,
     keys: Keys = None,
 ) -> None:
-    """Print a line that lets others join: it is what `jobrunner join -` and `jobrunner worker start -` read.
+    """Print an invitation line, with which others can join.
 
-    Treat it as a password. A worker's line is good for workers only, a client's for clients and observers.
+    `jobrunner join -` and `jobrunner worker start -` read the line. Treat it as a password. With a worker's line only
+    workers can join; with a client's line clients and observers can join.
     """
     from jobrunner.keys.invitation import Invitation
     from jobrunner.keys.keyring import open_keyring
@@ -119,20 +131,23 @@ def invite(
     )
 )
 def issue(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="How the key is called.")],
-    role: Annotated[IssuedRole, typer.Option("--as", help="What its holder may do.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the key.")],
+    role: Annotated[IssuedRole, typer.Option("--as", help="The role, which determines the holder's rights.")],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Where to write it, readable by this user alone."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the key to this file, which only this user can read, instead of printing it.",
         ),
     ] = None,
     address: Own = None,
     keys: Keys = None,
 ) -> None:
-    """Make a key here and print it, for who cannot join: containers, automation. Keep it secret.
+    """Create a key and print it. It is meant for containers and automation, which cannot join. Keep it secret.
 
-    Its holder sets JOBRUNNER_IDENTITY to it, or to the path of a file that holds it.
+    The holder of the key sets JOBRUNNER_IDENTITY to the key, or to the path of a file that holds it.
     """
     from jobrunner.keys.keyring import open_keyring
     from jobrunner.keys.private_files import write_private
@@ -151,46 +166,46 @@ def revoke(
         str | None, typer.Argument(metavar="[NAME]", help="The key, as `jobrunner keys list` shows it.")
     ] = None,
     invitations: Annotated[
-        bool, typer.Option("--invitations", help="End all open invitations instead.")
+        bool, typer.Option("--invitations", help="Revoke all open invitations instead of a key.")
     ] = False,
     keys: Keys = None,
 ) -> None:
-    """End a key, and the invitation that it came with.
+    """Revoke a key, and the invitation with which it was obtained.
 
-    A running coordinator shuts out whoever holds it within a second, and ends its calls.
+    Within a second a running coordinator disconnects the holder of the key and ends the holder's calls.
     """
     from jobrunner.keys.keyring import require
 
     ring = require(_folder(keys))
     if (name is None) != invitations:
-        raise ConfigError("say which key to revoke, or --invitations")
+        raise ConfigError("give either the name of the key to revoke, or --invitations")
     if name is None:
-        write(f"{ring.close_invitations()} invitations ended")
+        write(f"revoked {count(ring.close_invitations(), 'invitation')}")
     else:
         revoked = ring.revoke(name)
         member = revoked.member
-        ended = ", and ended the invitation that it came with" if revoked.ended_invitation else ""
+        ended = ", and the invitation with which it was obtained" if revoked.ended_invitation else ""
         write(f"revoked {member.role} {member.name!r}{ended}")
         if revoked.others:
-            write(f"keys that came with the same invitation, and stay: {', '.join(revoked.others)}")
+            write(f"keys from the same invitation that remain valid: {', '.join(revoked.others)}")
 
 
 @app.command()
 def rotate(
     keys: Keys = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """New keys for the cluster: nobody is known any more but this user; all must join again.
+    """Replace all keys of the cluster. Only this user gets a new key; everybody else must join again.
 
-    A running coordinator shuts everybody out at once, and takes the new keys when it is started again.
+    A running coordinator disconnects everybody at once, and uses the new keys when it is started again.
     """
     from jobrunner.keys import keyring
 
     if not yes:
-        typer.confirm("All workers and clients will have to join again. Go on?", abort=True, err=True)
+        typer.confirm("All workers and clients will have to join again. Continue?", abort=True, err=True)
     keyring.rotate(_folder(keys))
     write(
-        "new keys are made; start the coordinator again, and have the others join with the line that it prints"
+        "the cluster has new keys; start the coordinator again, and let the others join with the lines that it prints"
     )
 
 
@@ -201,5 +216,5 @@ def _folder(keys: Path | None) -> Path:
 
 
 def _address(address: str | None, ring: Keyring) -> str:
-    """What is said, else where the coordinator was last, else where it will be by default."""
+    """Return the given address, else the coordinator's last one, else its default address on this host."""
     return options.full_address(address or ring.address or own_host())

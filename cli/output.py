@@ -1,4 +1,4 @@
-"""The one way to standard output: a table for people, JSON for scripts, bare names for pipes."""
+"""All printing to standard output: a table for people, JSON for scripts, bare names for pipes."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 WIDE = 10_000
-"""Columns where there is no terminal: nobody greps a line that was cut off."""
+"""The width in columns if there is no terminal, because a line that is cut off cannot be searched."""
 
 
 @dataclass(frozen=True)
 class View:
-    """How one kind of answer looks: as a table, and as the lines of --quiet."""
+    """The appearance of one kind of answer: as a table, and as the lines of --quiet."""
 
     table: Callable[[Any], RenderableType]
     quiet: Callable[[Any], Iterable[str]]
 
 
 class Output:
-    """Prints answers in the form that was asked for."""
+    """Prints answers in the form that the options select."""
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         if json and quiet:
-            raise ConfigError("--json and --quiet exclude each other")
+            raise ConfigError("--json and --quiet exclude each other; give one of them")
         self.json = json
         self.quiet = quiet
 
@@ -42,7 +42,7 @@ class Output:
         return not (self.json or self.quiet)
 
     def show(self, data: Any, view: View) -> None:
-        """One answer; as JSON it is one indented document."""
+        """Print one answer; as JSON it is one indented document."""
         if self.json:
             write(json_module.dumps(data, indent=2))
         elif self.quiet:
@@ -52,17 +52,17 @@ class Output:
             show_table(view.table(data))
 
     def line(self, data: Any) -> None:
-        """One document of a stream of them: JSON, on one line."""
+        """Print one document of a stream, as JSON on one line."""
         write(json_module.dumps(data))
 
     def note(self, text: str) -> None:
-        """A word for the person at the terminal; never among the data."""
+        """Print a note for the person at the terminal on standard error, apart from the data."""
         if self.for_people:
             print(plain(text), file=sys.stderr, flush=True)
 
 
 def show_table(*parts: Any) -> None:
-    """Rich text; where there is no terminal, without the blanks that fill its columns."""
+    """Print rich text; if there is no terminal, the blanks at the ends of lines are removed."""
     screen = console()
     if screen.is_terminal:
         screen.print(*parts, sep="\n")
@@ -78,7 +78,7 @@ def write(line: str) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console of this moment's stream: as wide as the terminal, without limit where there is none."""
+    """Return a rich console for the present stream, as wide as the terminal, or WIDE if there is none."""
     from rich.console import Console
 
     stream: TextIO = sys.stderr if stderr else sys.stdout

@@ -1,4 +1,4 @@
-"""`jobrunner status` and `jobrunner workers`: what the cluster is and does."""
+"""`jobrunner status` and `jobrunner workers`: the state of the cluster and of its workers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from jobrunner.admin import ClusterAdmin
 
 WATCH_TIMEOUT = 2.0
-"""Seconds without an answer after which --watch says so; it goes on asking."""
+"""Time without an answer, in seconds, after which --watch reports that; it continues to ask."""
 
 
 def connect(address: str | None, timeout: float) -> ClusterAdmin:
-    """The cluster that the options mean. Imported here: only commands that talk to a cluster load ZeroMQ."""
+    """Connect to the cluster that the options name; ZeroMQ is imported here, for the commands that need it."""
     found = options.cluster_address(address)  # first: a mistake in it shows at once
     from jobrunner.admin import ClusterAdmin
 
@@ -27,23 +27,27 @@ def connect(address: str | None, timeout: float) -> ClusterAdmin:
 
 def status(
     address: options.Address = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")
-    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Repeat until Ctrl-C.")] = False,
     interval: Annotated[
-        float, typer.Option("--interval", metavar="SECONDS", min=0.1, help="With --watch: how often.")
+        float,
+        typer.Option(
+            "--interval",
+            metavar="SECONDS",
+            min=0.1,
+            help="Time between two repetitions of --watch, in seconds.",
+        ),
     ] = 1.0,
     json: options.Json = False,
     quiet: options.Quiet = False,
     timeout: options.Timeout = options.QUERY_TIMEOUT,
 ) -> None:
-    """Show the cluster: its coordinator, workers, and tasks by state."""
+    """Show the coordinator, the workers, and tasks by state."""
     output = Output(json=json, quiet=quiet)
     if watch:
         from jobrunner.cli.watch import watch as run_watch
 
         if quiet:
-            raise typer.BadParameter("--watch and --quiet exclude each other")
+            raise typer.BadParameter("--watch and --quiet exclude each other; give one of them")
         found = options.cluster_address(address)
         run_watch(lambda: connect(found, min(timeout, WATCH_TIMEOUT)), output, interval)
         return
@@ -57,7 +61,7 @@ def workers(
     quiet: options.Quiet = False,
     timeout: options.Timeout = options.QUERY_TIMEOUT,
 ) -> None:
-    """List the workers: where each runs, and how busy it is."""
+    """List the workers with their hosts, slots and running tasks."""
     output = Output(json=json, quiet=quiet)
     with connect(address, timeout) as admin:
         output.show(admin.workers(), WORKERS)

@@ -14,9 +14,12 @@ from jobrunner.cli.status import connect
 from jobrunner.cli.views import CANCELS, TASK, TASKS
 
 DEFAULT_LIMIT = 50
+"""Default maximum number of tasks in a list."""
 
 
 class TaskState(StrEnum):
+    """The values of --state."""
+
     waiting = "waiting"
     queued = "queued"
     assigned = "assigned"
@@ -33,23 +36,25 @@ STATES = ", ".join(TaskState)
 def tasks(
     state: Annotated[
         TaskState | None,
-        typer.Option("--state", "-s", metavar="STATE", help=f"Only tasks in this state: {STATES}."),
+        typer.Option("--state", "-s", metavar="STATE", help=f"List only tasks in this state: {STATES}."),
     ] = None,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", metavar="N", min=1, help="At most so many.")
+        int, typer.Option("--limit", "-n", metavar="N", min=1, help="Maximum number of tasks to list.")
     ] = DEFAULT_LIMIT,
     address: options.Address = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     timeout: options.Timeout = options.QUERY_TIMEOUT,
 ) -> None:
-    """List tasks: state, worker, and how long they have run."""
+    """List tasks with their states, workers and durations."""
     output = Output(json=json, quiet=quiet)
     with connect(address, timeout) as admin:
         found = admin.tasks(state.value if state else None, limit)
     output.show(found, TASKS)
     if len(found) >= limit:
-        output.note(f"There may be more than these {limit}: --limit shows more, --state fewer.")
+        output.note(
+            f"There may be more than these {limit} tasks; use --limit to list more, or --state to select."
+        )
 
 
 def task(
@@ -61,7 +66,7 @@ def task(
     quiet: options.Quiet = False,
     timeout: options.Timeout = options.QUERY_TIMEOUT,
 ) -> None:
-    """Show all that is known of one task, with its history."""
+    """Show all that is known about a task, with its history."""
     output = Output(json=json, quiet=quiet)
     with connect(address, timeout) as admin:
         output.show(admin.task(task_id), TASK)
@@ -74,7 +79,7 @@ def cancel(
     quiet: options.Quiet = False,
     timeout: options.Timeout = options.QUERY_TIMEOUT,
 ) -> None:
-    """Cancel tasks, running ones too. Exit code 1 if one could not be cancelled."""
+    """Cancel tasks, including running ones. The exit code is 1 if one of them could not be cancelled."""
     output = Output(json=json, quiet=quiet)
     with connect(address, timeout) as admin:
         answers = cancel_all(admin, task_ids)

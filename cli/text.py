@@ -1,4 +1,4 @@
-"""Words for people: durations, resources, and text of unknown origin."""
+"""Texts for people: durations, resources, and strings of unknown origin."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ DAY = 24 * HOUR
 
 
 def plain(value: object) -> str:
-    """`value` as text that cannot drive a terminal.
+    """Return `value` as text without control characters.
 
-    Names and errors come from other users' programs; an escape sequence in one must not reach a screen.
+    Names and errors come from other users' programs, so an escape sequence in one must not reach a terminal.
     """
     text = str(value)
     if text.isprintable():
@@ -21,12 +21,12 @@ def plain(value: object) -> str:
 
 
 def one_line(value: object) -> str:
-    """`value` on one line, whatever line breaks it has."""
+    """Return `value` on one line, with its line breaks replaced by blanks."""
     return plain(" ".join(str(value).split()))
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in the unit that people read: "3 ms", "4.2 s", "5 min 7 s", "2 h 5 min", "3 d 4 h"."""
+    """Return a time in seconds as people write it: "3 ms", "4.2 s", "5 min 7 s", "2 h 5 min", "3 d 4 h"."""
     if seconds is None:
         return ""
     if seconds < 0.9995:
@@ -42,10 +42,10 @@ def duration(seconds: float | None) -> str:
 
 
 def resources(amounts: Mapping[str, float]) -> str:
-    """ "gpu=2, licence=0.5" """
+    """Return resources as text, like "gpu=2, licence=0.5"."""
     return plain(", ".join(f"{name}={amount:g}" for name, amount in sorted(amounts.items())))
 
 
 def count(number: int, noun: str) -> str:
-    """ "1 task", "2 tasks" """
+    """Return a number with its noun, like "1 task" or "2 tasks"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

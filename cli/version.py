@@ -1,4 +1,4 @@
-"""`jobrunner version`: what a bug report needs."""
+"""`jobrunner version`: the versions for a bug report, and the path of the config file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("pyzmq", "msgpack", "cloudpickle", "typer", "rich")
 
 
 def version(json: options.Json = False) -> None:
-    """Show the versions that a bug report needs, and where the config file is."""
+    """Show the versions for a bug report, and the config file."""
     Output(json=json).show(facts(), VERSION)
 
 
@@ -43,7 +43,7 @@ def installed(package: str) -> str:
 
 
 def libzmq() -> str:
-    """The version of the C library inside pyzmq, which only loading it can tell."""
+    """Return the version of the C library inside pyzmq, which is known only after loading it."""
     try:
         from jobrunner.transport.sockets import describe_versions
     except ImportError as exc:
@@ -55,7 +55,7 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     shown = {
         name: str(value) for name, value in found.items() if name not in ("config_file", "config_file_exists")
     }
-    note = "" if found["config_file_exists"] else " (no such file: defaults apply)"
+    note = "" if found["config_file_exists"] else " (does not exist; the defaults apply)"
     return [*shown.items(), ("config file", found["config_file"] + note)]
 
 

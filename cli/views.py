@@ -1,6 +1,6 @@
-"""What status, workers, tasks and one task look like; pure functions from the dictionaries of `ClusterAdmin`.
+"""The tables of status, workers, tasks and one task; pure functions of the dicts that `ClusterAdmin` returns.
 
-All text from the cluster goes into `Text` cells through `plain`: it is neither markup nor terminal commands.
+All text from the cluster goes through `plain` into `Text` cells, so it cannot act as markup or as terminal commands.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ STYLES = {
 TASK_STATES = ("waiting", "queued", "assigned", "running", "cancelling", "succeeded", "failed", "cancelled")
 
 WRAPPED = ("WORKER", "HOST", "NAME", "ERROR", "RESOURCES")
-"""Columns that wrap where a terminal is too narrow; half a number or half an id would be of no use."""
+"""The columns that wrap in a narrow terminal, because half a number or half an id would be useless."""
 
 CLIP = 60
-"""Characters of an error in a list."""
+"""Maximum number of characters of an error in a list; `jobrunner task` shows it in full."""
 
 NO_WORKERS = "No workers yet. Start one on any host with: jobrunner worker start ADDRESS"
 
 
 def columns(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> Table:
-    """A plain table; the columns named in `right` hold numbers. A cell that is a known state is coloured."""
+    """Return a plain table; the columns in `right` hold numbers, and a cell with a known state is coloured."""
     from rich.table import Table
     from rich.text import Text
 
@@ -64,7 +64,7 @@ def group(*parts: RenderableType) -> Group:
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> Table:
-    """Names and values, a pair a line; pairs without a value are left out."""
+    """Return a table of names and values, one pair per line; pairs without a value are omitted."""
     from rich.table import Table
     from rich.text import Text
 
@@ -81,7 +81,7 @@ def fields(pairs: Iterable[tuple[str, str]]) -> Table:
 
 
 def status_table(status: Mapping[str, Any]) -> RenderableType:
-    """The whole cluster: a summary, then its workers."""
+    """Return a summary of the cluster, followed by its workers."""
     from rich.text import Text
 
     parts: list[RenderableType] = [fields(summary(status))]
@@ -186,12 +186,12 @@ def task_row(task: Mapping[str, Any]) -> list[str]:
 
 
 def clipped(text: str) -> str:
-    """The start of a text that `task ID` shows in full."""
+    """Return the start of a text that `jobrunner task` shows in full."""
     return text if len(text) <= CLIP else f"{text[: CLIP - 3]}..."
 
 
 def task_table(task: Mapping[str, Any]) -> RenderableType:
-    """All that is known of one task, and its history."""
+    """Return everything that is known about one task, and its history."""
     from rich.text import Text
 
     pairs = [
@@ -238,7 +238,7 @@ TASK = View(task_table, lambda task: [task["state"]])
 CANCELS = View(cancels_table, lambda answers: [answer["id"] for answer in answers if answer["cancelled"]])
 DRAIN = View(
     lambda answer: (
-        f"Worker {plain(answer['name'])} finishes what runs there, takes nothing new, and then leaves."
+        f"Worker {plain(answer['name'])} finishes its running tasks, takes no new ones, and then leaves."
     ),
     lambda answer: [answer["name"]],
 )
@@ -248,7 +248,7 @@ DRAIN = View(
 
 
 def keys_table(data: Mapping[str, Any]) -> RenderableType:
-    """`data`: "keys" and "invitations", see `keys list`."""
+    """Return the table of `keys list`; `data` has the entries "keys" and "invitations"."""
     listed = columns(
         ("NAME", "ROLE", "KEY", "AGE"),
         [(key["name"], key["role"], key["key"][:12], duration(key["age"])) for key in data["keys"]],

@@ -1,4 +1,4 @@
-"""`status --watch`: ask again and again, and keep showing something while the coordinator is away."""
+"""`status --watch`: repeat the query, and show the last answer while the coordinator is unreachable."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Admin(Protocol):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one look showed. While the coordinator is away, `status` is the last one seen, if any."""
+    """The result of one query; while the coordinator is unreachable, `status` is the last one received, if any."""
 
     status: dict[str, Any] | None
     away_for: float | None = None
     reason: str = ""
 
     def document(self) -> dict[str, Any]:
-        """For --json: the status, or {"unreachable": ...}; never an old status dressed as a new one."""
+        """Return the document for --json: the status or {"unreachable": ...}, but never an old status."""
         if self.away_for is not None:
             return {"unreachable": {"seconds": round(self.away_for, 3), "reason": self.reason}}
         return self.status or {}
@@ -42,7 +42,7 @@ class Snapshot:
 
 @dataclass
 class Watcher:
-    """Takes snapshots; a connection that failed is replaced at the next look."""
+    """Takes snapshots; a failed connection is replaced at the next query."""
 
     connect: Callable[[], Admin]
     clock: Callable[[], float] = time.monotonic
@@ -53,7 +53,7 @@ class Watcher:
     _reason: str = field(default="", repr=False)
 
     def look(self) -> Snapshot:
-        """One snapshot, with "tasks_per_second" since the one before."""
+        """Take one snapshot, with "tasks_per_second" since the previous one."""
         started = self.clock()
         try:
             if self._admin is None:
@@ -78,7 +78,7 @@ class Watcher:
 
 
 def rate(before: dict[str, Any] | None, after: dict[str, Any], seconds: float) -> float | None:
-    """Tasks finished per second between two looks; None when they are not of the same coordinator process."""
+    """Return the tasks finished per second between two queries; None if the coordinator was restarted meanwhile."""
     if before is None or seconds <= 0:
         return None
     if before.get("coordinator", {}).get("id") != after.get("coordinator", {}).get("id"):
@@ -100,11 +100,11 @@ def render(snapshot: Snapshot) -> RenderableType:
     line = Text(f"unreachable for {duration(snapshot.away_for)}: {one_line(snapshot.reason)}", style="red")
     if snapshot.status is None:
         return line
-    return group(line, Text("What it said last:", style="dim"), status_table(snapshot.status))
+    return group(line, Text("Its last answer:", style="dim"), status_table(snapshot.status))
 
 
 def snapshots(watcher: Watcher, interval: float, pause: Callable[[float], None]) -> Iterator[Snapshot]:
-    """Snapshots without end, `interval` seconds apart; `pause` waits between them."""
+    """Yield snapshots without end, `interval` seconds apart; `pause` waits between them."""
     while True:
         started = watcher.clock()
         yield watcher.look()
@@ -114,7 +114,7 @@ def snapshots(watcher: Watcher, interval: float, pause: Callable[[float], None])
 def watch(
     connect: Callable[[], Admin], output: Output, interval: float, pause: Callable[[float], None] = time.sleep
 ) -> None:
-    """Shows snapshots until Ctrl-C, which is how one leaves and therefore no error."""
+    """Show snapshots until Ctrl-C, which is the regular end and not an error."""
     watcher = Watcher(connect)
     try:
         _print_all(snapshots(watcher, interval, pause), output)

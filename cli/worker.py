@@ -14,7 +14,7 @@ from jobrunner.config import WorkerConfig, load
 from jobrunner.system.host import own_host
 
 app = typer.Typer(
-    help="Run calls on this host, or take a host out of the cluster.",
+    help="Start a worker on this host, or remove one from the cluster.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -39,17 +39,16 @@ def start(
             metavar="JOIN",
             help=_help(
                 "address",
-                "-: ask for the line that the coordinator printed, or read it from standard input; @FILE: it is in that"
-                " file; once joined, the coordinator's tcp://HOST:PORT",
+                "the source of the invitation line that the coordinator printed: - asks for it, or reads it from"
+                " standard input, and @FILE reads it from that file; a host that has joined gives tcp://HOST:PORT"
+                " instead",
             ),
         ),
     ] = None,
     slots: Annotated[int | None, typer.Option("--slots", "-s", metavar="N", help=_help("slots"))] = None,
     name: Annotated[
         str | None,
-        typer.Option(
-            "--name", metavar="NAME", help=_help("name", "this worker's name in lists; default: the host's")
-        ),
+        typer.Option("--name", metavar="NAME", help=_help("name")),
     ] = None,
     resources: Annotated[
         str | None, typer.Option("--resources", "-r", metavar="NAME=AMOUNT,...", help=_help("resources"))
@@ -71,7 +70,7 @@ def start(
         bool,
         typer.Option(
             "--insecure",
-            help="Talk to a coordinator that has no keys: whoever answers at that address can run any code here "
+            help="Connect without keys: any coordinator that answers at the address can run any code here "
             "(environment: JOBRUNNER_INSECURE).",
         ),
     ] = False,
@@ -79,12 +78,13 @@ def start(
 ) -> None:
     """Start a worker in the foreground. It waits for its coordinator, so either may be started first.
 
-    With the line that the coordinator printed at its start this host gets a key of its own; from then on the address
-    alone will do. Give - and paste it, name a file (@FILE), or set JOBRUNNER_INVITATION to it or to a file: what stands
-    in a command can be read by everybody on the host. On the coordinator's own host nothing is needed.
+    At the first start, this host needs the invitation line that the coordinator printed, and obtains a key of its
+    own. From then on the address is sufficient. Give - and paste the line, give @FILE, or set JOBRUNNER_INVITATION
+    to the line or to a file, because every user of a host can read the arguments of a command. The coordinator's own
+    host needs neither line nor address.
 
-    Ctrl-C or SIGTERM: running tasks finish, the others go to other workers, then it leaves. A second Ctrl-C:
-    it leaves at once.
+    Ctrl-C or SIGTERM makes the worker finish its running tasks, give the others back, and exit. A second Ctrl-C makes
+    it exit at once.
     """
     from jobrunner.keys.invitation import forget_line, names_a_line, read_line
 
@@ -125,7 +125,7 @@ def drain(
     quiet: options.Quiet = False,
     timeout: options.Timeout = options.QUERY_TIMEOUT,
 ) -> None:
-    """Let a worker finish what it runs, give back the rest, and leave."""
+    """Remove a worker from the cluster. It finishes its running tasks and gives the others back."""
     output = Output(json=json, quiet=quiet)
     with connect(address, timeout) as admin:
         output.show({"name": name, **admin.drain(name)}, DRAIN)

@@ -6,11 +6,11 @@ It lives in the package so that workers on any host find it by its import name.
 from __future__ import annotations
 
 NUMBERS = (34567890, 5432198, 44444444, 22222222, 56565656, 43236653, 23545353, 32425262)
-"""How many factors each call of the full demo takes."""
+"""The number of factors of each call of the full demo."""
 
 
 def pi(factors: int) -> float:
-    """Twice the product of the first `factors` factors of 2/1 * 2/3 * 4/3 * 4/5 * 6/5 * ...
+    """Return twice the product of the first `factors` factors of 2/1 * 2/3 * 4/3 * 4/5 * 6/5 * ...
 
     Each quotient is rounded before it is multiplied, so the result is the same to the last bit on every host.
     """
@@ -26,5 +26,5 @@ def pi(factors: int) -> float:
 
 
 def scaled_numbers(divisor: float) -> list[int]:
-    """NUMBERS, each divided by `divisor`; at least one factor each."""
+    """Return NUMBERS, each divided by `divisor` and at least 1."""
     return [max(1, round(number / divisor)) for number in NUMBERS]

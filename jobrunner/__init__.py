@@ -1,4 +1,4 @@
-"""jobrunner: `concurrent.futures` on threads, processes, or a cluster of hosts.
+"""Run calls of `concurrent.futures` programs on threads, processes or a cluster of hosts.
 
     from jobrunner import Executor, as_completed
 
@@ -7,7 +7,11 @@
         for future in as_completed(futures):
             print(future.result())
 
-The names below are the public interface. They are loaded when first used, so that `import jobrunner` stays fast.
+An `Executor` has the interface of the standard library's executors; see `help(jobrunner.Executor)`. asyncio programs
+use `AsyncExecutor`. A running task calls `current_task()` and `current_executor()`. All errors of jobrunner are
+subclasses of `JobRunnerError`, see `help(jobrunner.errors)`.
+
+The names in `__all__` are the public interface. Each is loaded at its first use, so that `import jobrunner` is fast.
 """
 
 from __future__ import annotations

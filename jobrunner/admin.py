@@ -1,4 +1,4 @@
-"""Look into a running cluster, and steer it: what the command line does, for programs.
+"""Inspect and control a running cluster from a program, as the command line does.
 
 with ClusterAdmin("tcp://10.0.0.5:7077") as admin:
     print(admin.status()["busy"])
@@ -17,14 +17,22 @@ from jobrunner.config import DEFAULT_PORT, ClientConfig, load
 DEFAULT_ADDRESS = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 
 DEFAULT_TIMEOUT = 5.0
-"""Seconds that a person at a terminal is made to wait for a coordinator that does not answer."""
+"""Default maximum wait for an answer of the coordinator, in seconds, because people at terminals wait for it."""
 
 
 class ClusterAdmin:
-    """A connection that asks and commands, and submits nothing.
+    """A connection to a coordinator for queries and commands, which submits no calls.
 
-    `address` defaults to the configured one, else to this host's usual port. `timeout` bounds each wait, in seconds.
-    Raises CoordinatorLostError when the coordinator does not answer in time.
+    The methods return dicts and lists like those that the commands of `jobrunner` print with `--json`.
+
+    Args:
+        address: The coordinator's address. Default: the configured one, else tcp://127.0.0.1:7077.
+        timeout: The maximum wait for each answer, in seconds. Default: 5.
+
+    Raises:
+        CoordinatorLostError: The coordinator did not answer within `timeout`. Each method raises it, too.
+        AuthenticationError: This user has no key for the cluster. A method raises it if the key's role
+            does not permit the command.
     """
 
     def __init__(self, address: str | None = None, timeout: float | None = None) -> None:
@@ -43,29 +51,39 @@ class ClusterAdmin:
         self.close()
 
     def close(self) -> None:
+        """Close the connection."""
         self._backend.shutdown(wait=True)
 
     def status(self) -> dict[str, Any]:
-        """Cluster, workers, clients, tasks by state."""
+        """Return the state of the cluster: its coordinator, workers and clients, and the number of tasks by state."""
         return dict(self._query("status"))
 
     def workers(self) -> list[dict[str, Any]]:
+        """Return one dict per worker, with its name, host, slots and running tasks."""
         return [dict(worker) for worker in self._query("workers")]
 
     def tasks(self, state: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """Unfinished tasks and the latest finished ones. Raises JobRunnerError for an unknown state."""
+        """Return the unfinished tasks and the most recently finished ones.
+
+        Args:
+            state: The state of the tasks to return, for example "running". Default: all states.
+            limit: The maximum number of tasks to return.
+
+        Raises:
+            JobRunnerError: There is no such state.
+        """
         return [dict(task) for task in self._query("tasks", f"{state or ''} {limit}")]
 
     def task(self, task_id: str) -> dict[str, Any]:
-        """Raises JobRunnerError for an unknown id."""
+        """Return all that the coordinator knows of one task; raises JobRunnerError if it does not know the id."""
         return dict(self._query("task", task_id))
 
     def cancel(self, task_id: str) -> dict[str, Any]:
-        """Cancel a task, a running one too: its process is asked, then told, then made to stop."""
+        """Cancel a task; if it is running, its process receives SIGINT, then SIGTERM, then SIGKILL."""
         return dict(self._query("cancel", task_id))
 
     def drain(self, worker: str) -> dict[str, Any]:
-        """Let a worker finish what it runs and leave."""
+        """Let a worker finish its running tasks, give the others back, and leave the cluster."""
         return dict(self._query("drain", worker))
 
     def _query(self, kind: str, argument: str = "") -> Any:

@@ -1,8 +1,8 @@
 """AsyncExecutor: an Executor whose calls are awaited, with `async` forms of everything that waits.
 
-The event loop never blocks here: calls are handed over as by Executor, which does not wait for their work; opening and
-shutting down happen in a thread. Outcomes arrive in the backend's threads and are *delivered* to the loop: those that
-come while it is busy all arrive with one wake-up.
+The event loop never blocks here: `Executor.submit` does not wait for the work of a call, and opening and shutting down
+happen in a thread. Outcomes arrive in the backend's threads and are *delivered* to the loop. All outcomes that arrive
+while the loop is busy are delivered with one wake-up.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ T = TypeVar("T")
 F = TypeVar("F", bound="asyncio.Future[Any]")
 
 ENDED_BY = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
-"""When one of these leaves the block, nobody waits for the calls any more."""
+"""The exceptions that stop the calls, instead of waiting for them, when they leave the block."""
 
 
 class AsyncFuture(asyncio.Future[T]):
-    """The outcome of one call, to be awaited in the event loop that submitted it.
+    """The outcome of one call, which is awaited in the event loop that submitted the call.
 
-    To cancel it, or a task that awaits it, cancels the call: if it runs, its process is stopped (a thread goes on).
-    This does not wait for the stop; leaving the executor's block does.
+    Cancelling this Future, or an asyncio task that awaits it, cancels the call. If the call is running, its process is
+    stopped; a thread cannot be stopped. `cancel` does not wait for the stop, but leaving the executor's block does.
     """
 
     def __init__(
@@ -49,11 +49,12 @@ class AsyncFuture(asyncio.Future[T]):
         self.id = call.id
         self.name = call.name
         self.duration: float | None = None
-        """Seconds of execution, measured where the task ran; None until it is done, or if it never ran."""
+        """The execution time in seconds, measured where the task ran; None until it is done, or if it never ran."""
         self._call: Future[T] | None = call
         self._stop = stop
 
     def cancel(self, msg: Any = None) -> bool:
+        """Cancel the call, and stop it if it is running; return False if it is already done."""
         call, stop = self._call, self._stop
         if not super().cancel(msg):
             return False
@@ -63,7 +64,7 @@ class AsyncFuture(asyncio.Future[T]):
 
     @property
     def call(self) -> Future[T]:
-        """The same outcome as a Future of the plain Executor."""
+        """The same outcome as a Future of the underlying Executor."""
         if self._call is not None:
             return self._call
         outcome: Future[T] = Future()
@@ -77,7 +78,7 @@ class AsyncFuture(asyncio.Future[T]):
         return outcome
 
     def _resolve(self) -> None:
-        """The call is done. It is released, since it refers to this Future. May be called again."""
+        """Take over the outcome of the call, which is done, and release the call; this may be repeated."""
         call = self._call
         if call is not None and not self.done():
             self._take(call)
@@ -100,10 +101,10 @@ class AsyncFuture(asyncio.Future[T]):
 
 
 class Deliveries:
-    """Brings news from any thread to one event loop.
+    """Calls functions in the thread of one event loop, for callers in any thread.
 
-    Ctrl-C may come at any line in the loop's thread, and a notebook's loop goes on after it: then what was being
-    delivered is delivered again, which has to be harmless, and what waits behind it is not forgotten.
+    Ctrl-C may come at any line in the loop's thread, and a notebook's loop continues after it. The function that was
+    being called is then called again, which must be harmless, and those that wait behind it are not lost.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -114,7 +115,7 @@ class Deliveries:
         self._woken = False
 
     def post(self, deliver: Callable[[], object]) -> None:
-        """Have it called in the loop's thread; the first that waits wakes the loop, for all that join it."""
+        """Have `deliver` called in the loop's thread; only the first of several waiting functions wakes the loop."""
         self._waiting.append(deliver)
         self._wake()
 
@@ -147,24 +148,32 @@ class Deliveries:
 
 
 class AsyncExecutor:
-    """`Executor` for programs on asyncio.
+    """An `Executor` for asyncio programs.
 
         async with AsyncExecutor("processes") as ex:
             print(await ex.submit(f, x))
             async for result in ex.map(f, xs):
                 print(result)
 
-    Takes what Executor takes, and opens that when the block is entered. Or takes an Executor that is open already: this
-    can be used without a block, and lives as long as its owner says; a block ends it.
+    The block is left when every call is done. If CancelledError, KeyboardInterrupt or SystemExit ends the block,
+    waiting calls are cancelled and running calls are stopped instead. An AsyncExecutor belongs to the event loop in
+    which it is first used.
 
-    The block is left when every call is done; when it is left because its task was cancelled, or by KeyboardInterrupt
-    or SystemExit, calls that wait are cancelled and those that run are stopped instead. Everything is used in the
-    event loop that it was first used in.
+    Args:
+        backend: The backend, as Executor takes it; the Executor is opened when the block is entered. Or an open
+            Executor: then no block is needed, and its owner shuts it down; a block would shut it down, too.
+        settings: The other arguments of Executor.
+
+    Raises:
+        ConfigError: An open Executor is given together with settings. Entering the block raises the errors of
+            Executor.
     """
 
     def __init__(self, backend: Any = None, **settings: Any) -> None:
         if isinstance(backend, Executor) and settings:
-            raise ConfigError(f"an Executor is open already: {', '.join(settings)} must be given to it")
+            raise ConfigError(
+                f"the Executor is open already, so {', '.join(settings)} cannot be given here; give it to the Executor"
+            )
         self._settings = {"backend": backend, **settings}
         self._executor: Executor | None = backend if isinstance(backend, Executor) else None
         self._deliveries: Deliveries | None = None
@@ -172,19 +181,23 @@ class AsyncExecutor:
 
     @property
     def executor(self) -> Executor:
-        """The plain one beneath. Raises RuntimeError before the block is entered."""
+        """The underlying Executor; raises RuntimeError before the block is entered."""
         if self._executor is None:
             raise RuntimeError(
-                "this AsyncExecutor is not open yet: use it in `async with AsyncExecutor(...)`"
+                "this AsyncExecutor is not open yet; use it in a block `async with AsyncExecutor(...)`"
             )
         return self._executor
 
     # --- calls ----------------------------------------------------------------------------------------------
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> AsyncFuture[T]:
-        """Start `fn(*args, **kwargs)`, as `Executor.submit` does; an AsyncFuture to await.
+        """Start `fn(*args, **kwargs)`, as `Executor.submit` does, and return its AsyncFuture at once.
 
-        AsyncFutures among the arguments, or in a list, tuple or dict there, stand for their results too.
+        An AsyncFuture among the arguments, or inside a list, tuple or dict among them, stands for its result, too.
+
+        Raises:
+            RuntimeError: The executor is not open or has been shut down, or no event loop is running, or another
+                one than before.
         """
         if may_hold_futures(args, kwargs, AsyncFuture):
             args, kwargs = replace_futures((args, kwargs), lambda future: future.call, AsyncFuture)
@@ -204,10 +217,11 @@ class AsyncExecutor:
         chunksize: int | None = None,
         buffersize: int | None = None,
     ) -> AsyncIterator[T]:
-        """As `Executor.map`, to be iterated over with `async for`.
+        """Call `fn` on the elements of `iterables`, as `Executor.map` does; iterate over the results with `async for`.
 
-        The iterables are ordinary ones, read in the event loop's thread: at once, or with `buffersize` as results are
-        taken. Where iterating is cancelled or its iterator closed, what has not started is cancelled.
+        The iterables are ordinary ones, which are read in the event loop's thread. Without `buffersize` they are read
+        at once, otherwise as results are taken. If the iteration is cancelled, or its iterator closed, the calls that
+        have not started are cancelled. Arguments and errors are those of `Executor.map`.
         """
         check_sizes(chunksize, buffersize)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -216,16 +230,22 @@ class AsyncExecutor:
         return _iterate(run, results, deliveries, deadline)
 
     def with_options(self, **options: Any) -> AsyncExecutor:
-        """This executor with options for its calls, those of `Executor.with_options`."""
+        """Return a view of this executor whose calls have the given options, those of `Executor.with_options`."""
         view = type(self).__new__(type(self))
         view.__dict__.update(self.__dict__)
         view._executor = self.executor.with_options(**options)
         return view
 
     async def as_completed(self, futures: Iterable[F], timeout: float | None = None) -> AsyncIterator[F]:
-        """Yield the very Futures, each once, in the order in which they finish.
+        """Yield each of the given Futures once, in the order in which they finish.
 
-        Raises TimeoutError when the last is not there `timeout` seconds after the first was asked for.
+        Args:
+            futures: AsyncFutures, or other Futures of the same event loop.
+            timeout: The maximum time in seconds from the request for the first Future to the end of the last one.
+                Default: no limit.
+
+        Raises:
+            TimeoutError: Some Futures are not done after `timeout`.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         left = set(futures)
@@ -253,20 +273,23 @@ class AsyncExecutor:
                 future.remove_done_callback(is_done)
 
     def future(self, task_id: str) -> AsyncFuture[Any]:
-        """One for the call with that id, see `Executor.future`; cancelling it leaves the call alone."""
+        """Return an AsyncFuture for the call with this id, see `Executor.future`.
+
+        Cancelling it does not affect the call.
+        """
         return self._awaitable(self.executor.future(task_id), self._bound(), None)
 
     async def forget(self, task_id: str) -> None:
-        """See `Executor.forget`."""
+        """Delete the outcome of a detached call from the cluster, see `Executor.forget`."""
         await asyncio.to_thread(self.executor.forget, task_id)
 
     async def status(self) -> dict[str, Any]:
-        """What runs where, as `jobrunner status --json` prints it."""
+        """Return the state of the workers and calls as a dict, like `jobrunner status --json` prints it."""
         return await asyncio.to_thread(self.executor.status)
 
     @property
     def max_workers(self) -> int:
-        """Calls that can run at the same time now; a cluster's number changes."""
+        """The number of calls that can run at the same time now; on a cluster it changes with the workers."""
         return self.executor.max_workers
 
     def _awaitable(
@@ -277,19 +300,21 @@ class AsyncExecutor:
         return future
 
     def _bound(self) -> Deliveries:
-        """Raises RuntimeError outside of an event loop, and in another one than before."""
+        """Return the Deliveries of the running event loop; raise RuntimeError if there is none or a new one."""
         loop = asyncio.get_running_loop()
         if self._deliveries is None:
             self._deliveries = Deliveries(loop)
         elif self._deliveries.loop is not loop:
-            raise RuntimeError("this AsyncExecutor belongs to another event loop; make one per loop")
+            raise RuntimeError("this AsyncExecutor belongs to another event loop; create one for each loop")
         return self._deliveries
 
     # --- its life -------------------------------------------------------------------------------------------
 
     async def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `Executor.shutdown`, and the event loop goes on meanwhile. Where this wait is cancelled, calls that run
-        are stopped."""
+        """Shut down as `Executor.shutdown` does, while the event loop goes on.
+
+        If this wait is cancelled, running calls are stopped.
+        """
         end = partial(self.executor.shutdown, wait, cancel_futures=cancel_futures)
         ending = asyncio.ensure_future(asyncio.to_thread(end))
         try:
@@ -340,7 +365,7 @@ def _shut_down_what_was_opened(opening: asyncio.Future[Executor]) -> None:
 async def _iterate(
     run: MapRun | SubmittedMap | None, results: Iterator[T], deliveries: Deliveries, deadline: float | None
 ) -> AsyncIterator[T]:
-    """Take `results` whenever that needs no wait, and await news of the map otherwise."""
+    """Yield `results`; whenever the next one would block, await news of the map first."""
     if run is None:  # the function cannot be sent, and iterating says so
         next(results, None)
         return
@@ -366,7 +391,7 @@ async def _iterate(
 
 
 async def in_time(event: asyncio.Event, deadline: float | None) -> bool:
-    """Wait for it; False where time.monotonic() reaches the deadline first."""
+    """Wait for `event`; return False if time.monotonic() reaches the deadline first."""
     if deadline is None:
         return await event.wait()
     try:

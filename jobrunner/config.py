@@ -1,8 +1,8 @@
-"""Every setting, once: its default, its unit, its environment variable.
+"""All settings, each declared once with its default, its unit and its environment variable.
 
-A setting comes from the first of these that names it: an argument or command line option, its environment
-variable, the config file, the default below. The result is one frozen object per role, and nothing reads a
-setting elsewhere.
+The value of a setting is taken from the first of these that gives one: an argument or command line option, its
+environment variable, the config file, the default below. The result is one frozen object per role. No other
+module reads settings from the environment or the file.
 
 The config file is TOML: `jobrunner.toml` in the user's config directory (`jobrunner version` prints where
 that is), or the file that JOBRUNNER_CONFIG names. It has a table per role:
@@ -30,49 +30,48 @@ from jobrunner.errors import ConfigError
 DEFAULT_PORT = 7077
 
 EXIT_WAIT = 10.0
-"""Seconds that the process of a slot has for what its calls have left to do at its end."""
+"""Default time in seconds for the threads and atexit functions of calls when the process of their slot ends."""
 
 EXIT_WAIT_MEANING = (
-    "how long a slot's process may take for what calls left to its end: threads, atexit; 0: none"
+    "maximum time for threads and atexit functions of calls to finish when their slot's process ends; 0: none"
 )
 
 JOIN_SCHEME = "jobrunner://"
-"""What a line to join a cluster with starts with, see `invitation`."""
+"""The beginning of every invitation line, see `keys.invitation`."""
 
 PEER_TIMEOUT = 10.0
-"""Seconds of silence after which a peer counts as lost."""
+"""Default silence in seconds after which a peer counts as lost; for a connected client, six times as long."""
 
 MAX_PEER_TIMEOUT = 3600.0
-"""Seconds; a peer that asked for more could leave its traces at the coordinator for ever."""
+"""Maximum peer timeout in seconds, because the coordinator keeps the records of a silent peer for that long."""
 
 SHORTEST_PEER_TIMEOUT = 0.05
-"""Seconds; of a peer that comes over a network. Settings ask for more."""
+"""Minimum peer timeout in seconds that the protocol accepts; settings have a larger minimum."""
 
 HEARTBEATS_PER_TIMEOUT = 10
-"""Signs of life on an otherwise quiet connection, per `PEER_TIMEOUT`."""
+"""Number of heartbeats on an otherwise idle connection per peer timeout."""
 
 UNREACHABLE_GRACE = 2.0
-"""Seconds that a peer has to come back once the transport says that its connection is gone."""
+"""Time in seconds in which a peer can reconnect after the transport has reported that its connection is gone."""
 
 MAX_NAME_LENGTH = 256
-"""Characters of the name of a call, worker, host or resource, and of every id."""
+"""Maximum number of characters in the name of a call, worker, host or resource, and in every id."""
 
 MAX_AMOUNT = 1e15
-"""Of a resource, asked for or offered: the coordinator adds and divides amounts, and what comes of it must be a number
-that a float can hold."""
+"""Maximum amount of a resource, because sums and quotients of amounts must be numbers that a float can hold."""
 
 MAX_SLOTS = 2**20
-"""Of one worker."""
+"""Maximum number of slots of one worker."""
 
 MAX_PAYLOAD = 2**30
-"""Bytes of the arguments of one call, and of its result, that a coordinator takes by default."""
+"""Default maximum size in bytes of the arguments of one call, and of its result."""
 
 MAX_WINDOW = 2**50
-"""Tasks or bytes; as good as no limit."""
+"""Maximum setting of a limit in tasks or bytes; it is so large that it means no limit."""
 
 
 SIZES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-"""Suffixes of integers, as in 512M."""
+"""The suffixes of integers, as in 512M, and the factors that they stand for."""
 
 
 def setting(
@@ -84,66 +83,72 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
 ) -> Any:
-    """A dataclass field that knows its environment variable, unit, help text and bounds (of a string: its length)."""
+    """Return a dataclass field with the metadata of a setting; the bounds of a string concern its length."""
     metadata = {"env": env, "unit": unit, "doc": doc, "minimum": minimum, "maximum": maximum}
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class ClientConfig:
-    """What an Executor needs to know. The config file's table is [client]."""
+    """The settings of an Executor, in the table [client] of the config file."""
 
     backend: str | None = setting(
         None,
         env="JOBRUNNER_BACKEND",
-        doc='"processes", "threads", "cluster" or an address; default: "cluster" where an address is set,'
-        ' else "processes"',
+        doc='"processes", "threads", "cluster", an address or another backend\'s name; default: "cluster" if an address'
+        ' is set, else "processes"',
     )
     address: str | None = setting(
-        None, env="JOBRUNNER_ADDRESS", doc="the coordinator's address, e.g. tcp://10.0.0.5:7077"
+        None, env="JOBRUNNER_ADDRESS", doc="the coordinator's address, for example tcp://10.0.0.5:7077"
     )
     peer_timeout: float = setting(
         PEER_TIMEOUT,
         env="JOBRUNNER_PEER_TIMEOUT",
         unit="s",
-        doc="silence after which a client takes the coordinator for lost; the coordinator waits for a client six times"
-        " as long",
+        doc="silence after which a client considers the coordinator lost; the coordinator considers a client lost after"
+        " six times this time",
         minimum=0.5,
         maximum=MAX_PEER_TIMEOUT,
     )
     max_workers: int | None = setting(
-        None, env="JOBRUNNER_MAX_WORKERS", doc="slots of a local pool; default: usable CPUs", minimum=1
+        None,
+        env="JOBRUNNER_MAX_WORKERS",
+        doc="number of slots of a local pool; default: the number of usable CPUs",
+        minimum=1,
     )
     connect_timeout: float = setting(
         10.0,
         env="JOBRUNNER_CONNECT_TIMEOUT",
         unit="s",
-        doc="wait for the coordinator at the start",
+        doc="maximum wait for the coordinator at the start",
         minimum=0,
     )
     reconnect_timeout: float = setting(
         120.0,
         env="JOBRUNNER_RECONNECT_TIMEOUT",
         unit="s",
-        doc="wait for a coordinator that went away before pending Futures fail",
+        doc="maximum wait for a coordinator that has become unreachable, after which pending Futures fail",
         minimum=0,
     )
-    show_output: bool = setting(True, env="JOBRUNNER_SHOW_OUTPUT", doc="print at the client what tasks print")
+    show_output: bool = setting(
+        True, env="JOBRUNNER_SHOW_OUTPUT", doc="print the output of tasks at the client"
+    )
     crash_limit: int = setting(
-        3, env="JOBRUNNER_CRASH_LIMIT", doc="deaths of its process after which a task fails", minimum=1
+        3, env="JOBRUNNER_CRASH_LIMIT", doc="number of process deaths after which a task fails", minimum=1
     )
     identity: str | None = setting(
         None,
         env="JOBRUNNER_IDENTITY",
-        doc="the key to show to the cluster: a file's path, or its text; default: the one that knows the address",
+        doc="this program's key for the cluster: the path of a key file, or its content; default: the key of this user"
+        " for the address",
     )
     invitation: str | None = setting(
         None,
         env="JOBRUNNER_INVITATION",
-        doc="what `jobrunner join` joins with: a file with the line that the coordinator printed, or that line",
+        doc="the invitation for `jobrunner join`: the line that the coordinator printed, or a file that holds it",
     )
     insecure: bool = setting(
-        False, env="JOBRUNNER_INSECURE", doc="talk to a coordinator without keys, and trust whoever answers"
+        False, env="JOBRUNNER_INSECURE", doc="connect without keys, and trust any coordinator that answers"
     )
     exit_wait: float = setting(
         EXIT_WAIT, env="JOBRUNNER_EXIT_WAIT", unit="s", doc=EXIT_WAIT_MEANING, minimum=0
@@ -151,52 +156,63 @@ class ClientConfig:
     interpreter: str | None = setting(
         None,
         env="JOBRUNNER_INTERPRETER",
-        doc="the Python that calls run in; default: the one of this program, which must not be frozen or embedded",
+        doc="the Python interpreter for calls; default: that of this program; required if the program is frozen or"
+        " embedded",
     )
     cancel_wait: float = setting(
-        5.0, env="JOBRUNNER_CANCEL_WAIT", unit="s", doc="longest wait of cancel() for an answer", minimum=0
+        5.0, env="JOBRUNNER_CANCEL_WAIT", unit="s", doc="maximum wait of cancel() for an answer", minimum=0
     )
 
 
 @dataclass(frozen=True)
 class CoordinatorConfig:
-    """What a coordinator needs to know. The config file's table is [coordinator]."""
+    """The settings of a coordinator, in the table [coordinator] of the config file."""
 
-    host: str = setting("127.0.0.1", env="JOBRUNNER_HOST", doc="the interface to listen on")
+    host: str = setting("127.0.0.1", env="JOBRUNNER_HOST", doc="the interface on which it listens")
     port: int = setting(
-        DEFAULT_PORT, env="JOBRUNNER_PORT", doc="the TCP port; 0 takes a free one", minimum=0, maximum=65535
+        DEFAULT_PORT,
+        env="JOBRUNNER_PORT",
+        doc="the TCP port on which it listens; 0 selects a free port",
+        minimum=0,
+        maximum=65535,
     )
     insecure: bool = setting(
-        False, env="JOBRUNNER_INSECURE", doc="listen without keys: whoever reaches the port can run any code"
+        False,
+        env="JOBRUNNER_INSECURE",
+        doc="listen without keys: everybody who reaches the port can run any code",
     )
     keys: str | None = setting(
         None,
         env="JOBRUNNER_KEYS",
-        doc="the folder of the cluster's keys; default: in the user's config directory",
+        doc="the folder of the cluster's keys; default: a folder in the user's config directory",
     )
     invitation_time: float = setting(
         3600.0,
         env="JOBRUNNER_INVITATION_TIME",
         unit="s",
-        doc="how long the lines can be used that a coordinator prints at its start",
+        doc="validity of the lines that a coordinator prints at its start",
         minimum=0,
     )
     invitation_uses: int = setting(
         100,
         env="JOBRUNNER_INVITATION_USES",
-        doc="how many can join with each of these lines; 0: it prints none",
+        doc="maximum number of peers that can join with each of these lines; 0: no lines are printed",
         minimum=0,
     )
     crash_limit: int = setting(
-        3, env="JOBRUNNER_CRASH_LIMIT", doc="deaths of its process after which a task fails", minimum=1
+        3, env="JOBRUNNER_CRASH_LIMIT", doc="number of process deaths after which a task fails", minimum=1
     )
     client_grace: float = setting(
-        30.0, env="JOBRUNNER_CLIENT_GRACE", unit="s", doc="how long a lost client's tasks go on", minimum=0
+        30.0,
+        env="JOBRUNNER_CLIENT_GRACE",
+        unit="s",
+        doc="time for which the tasks of a lost client continue before they are cancelled",
+        minimum=0,
     )
     client_window_tasks: int = setting(
         100_000,
         env="JOBRUNNER_CLIENT_WINDOW_TASKS",
-        doc="unfinished tasks a client may have here",
+        doc="maximum number of unfinished tasks of one client at the coordinator",
         minimum=1,
         maximum=MAX_WINDOW,
     )
@@ -204,7 +220,7 @@ class CoordinatorConfig:
         256 * 1024 * 1024,
         env="JOBRUNNER_CLIENT_WINDOW_BYTES",
         unit="bytes",
-        doc="payload of unfinished tasks a client may have here",
+        doc="maximum total payload of the unfinished tasks of one client at the coordinator",
         minimum=1,
         maximum=MAX_WINDOW,
     )
@@ -212,16 +228,16 @@ class CoordinatorConfig:
         MAX_PAYLOAD,
         env="JOBRUNNER_MAX_PAYLOAD",
         unit="bytes",
-        doc="the arguments of one call, and its result, pickled, that are taken at most; more fails with QuotaError;"
-        " with a journal 900 MB at most",
+        doc="maximum size of the pickled arguments of one call, and of its pickled result; a larger one fails with"
+        " QuotaError; the limit is 900 MB if there is a journal",
         minimum=2**16,
         maximum=MAX_WINDOW,
     )
     quota_tasks: int = setting(
         2_000_000,
         env="JOBRUNNER_QUOTA_TASKS",
-        doc="calls that all clients of one key may have here, unfinished or with results kept; more fail with"
-        " QuotaError; 0: no limit",
+        doc="maximum number of calls, unfinished or with kept results, that all clients of one key may have; further"
+        " calls fail with QuotaError; 0: no limit",
         minimum=0,
         maximum=MAX_WINDOW,
     )
@@ -229,33 +245,35 @@ class CoordinatorConfig:
         8 * 1024**3,
         env="JOBRUNNER_QUOTA_BYTES",
         unit="bytes",
-        doc="their arguments, the results of others that they wait with, and kept results; 0: no limit",
+        doc="maximum total size of the arguments, dependency results and kept results of these calls; 0: no limit",
         minimum=0,
         maximum=MAX_WINDOW,
     )
     drain_timeout: float = setting(
-        60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="longest wait for running tasks", minimum=0
+        60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="maximum wait for running tasks", minimum=0
     )
     journal: str | None = setting(
         None,
         env="JOBRUNNER_JOURNAL",
-        doc="the file that keeps accepted calls; default: one per port, in the user's state directory",
+        doc="the file in which accepted calls are stored; default: one file per port, in the user's state directory",
     )
     no_journal: bool = setting(
-        False, env="JOBRUNNER_NO_JOURNAL", doc="keep nothing: accepted calls die with coordinator and client"
+        False,
+        env="JOBRUNNER_NO_JOURNAL",
+        doc="store nothing: accepted calls are lost if both the coordinator and their client die",
     )
     keep_detached: float = setting(
         7 * 24 * 3600.0,
         env="JOBRUNNER_KEEP_DETACHED",
         unit="s",
-        doc="how long the outcome of a detached call is kept for somebody to fetch it",
+        doc="time for which the outcome of a detached call is kept",
         minimum=0,
     )
     result_cache: int = setting(
         64 * 1024 * 1024,
         env="JOBRUNNER_RESULT_CACHE",
         unit="bytes",
-        doc="outcomes remembered for calls that need them and clients that ask for them",
+        doc="maximum total size of the outcomes kept for dependent calls and for clients that ask for them",
         minimum=0,
     )
     log_level: str = setting("info", env="JOBRUNNER_LOG_LEVEL", doc="debug, info, warning or error")
@@ -263,7 +281,7 @@ class CoordinatorConfig:
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker daemon needs to know. The config file's table is [worker]."""
+    """The settings of a worker daemon, in the table [worker] of the config file."""
 
     address: str = setting(
         f"tcp://127.0.0.1:{DEFAULT_PORT}", env="JOBRUNNER_ADDRESS", doc="the coordinator's address"
@@ -271,32 +289,37 @@ class WorkerConfig:
     slots: int | None = setting(
         None,
         env="JOBRUNNER_SLOTS",
-        doc="tasks at a time; default: usable CPUs",
+        doc="number of tasks that run at the same time; default: the number of usable CPUs",
         minimum=1,
         maximum=MAX_SLOTS,
     )
     name: str | None = setting(
-        None, env="JOBRUNNER_WORKER_NAME", doc="default: the host's name", maximum=MAX_NAME_LENGTH
+        None,
+        env="JOBRUNNER_WORKER_NAME",
+        doc="the worker's name; default: the host's name",
+        maximum=MAX_NAME_LENGTH,
     )
     resources: Mapping[str, float] = setting(
-        None, env="JOBRUNNER_RESOURCES", doc="what tasks may ask for, e.g. gpu=2,licence=1"
+        None,
+        env="JOBRUNNER_RESOURCES",
+        doc="the resources that tasks may require, for example gpu=2,licence=1",
     )
     peer_timeout: float = setting(
         PEER_TIMEOUT,
         env="JOBRUNNER_PEER_TIMEOUT",
         unit="s",
-        doc="silence after which worker and coordinator take each other for lost",
+        doc="silence after which worker and coordinator consider each other lost",
         minimum=0.5,
         maximum=MAX_PEER_TIMEOUT,
     )
     drain_timeout: float = setting(
-        60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="longest wait for running tasks", minimum=0
+        60.0, env="JOBRUNNER_DRAIN_TIMEOUT", unit="s", doc="maximum wait for running tasks", minimum=0
     )
     stop_grace: float = setting(
         5.0,
         env="JOBRUNNER_STOP_GRACE",
         unit="s",
-        doc="between SIGINT, SIGTERM and SIGKILL when a task is stopped",
+        doc="time between SIGINT and SIGTERM, and between SIGTERM and SIGKILL, when a task is stopped",
         minimum=0,
     )
     exit_wait: float = setting(
@@ -305,39 +328,43 @@ class WorkerConfig:
     interpreter: str | None = setting(
         None,
         env="JOBRUNNER_INTERPRETER",
-        doc="the Python that calls run in; default: the one of this program, which must not be frozen or embedded",
+        doc="the Python interpreter for calls; default: that of this program; required if the program is frozen or"
+        " embedded",
     )
     unacknowledged_bytes: int = setting(
         256 * 1024 * 1024,
         env="JOBRUNNER_UNACKNOWLEDGED_BYTES",
         unit="bytes",
-        doc="outcomes kept before new tasks wait",
+        doc="size of the outcomes without an acknowledgement above which no new task is started",
         minimum=1,
     )
     identity: str | None = setting(
         None,
         env="JOBRUNNER_IDENTITY",
-        doc="the key to show to the cluster: a file's path, or its text; default: the one that knows the address",
+        doc="this worker's key for the cluster: the path of a key file, or its content; default: the key of this user"
+        " for the address",
     )
     invitation: str | None = setting(
         None,
         env="JOBRUNNER_INVITATION",
-        doc="what a worker joins with: a file with the line that the coordinator printed, or that line",
+        doc="the invitation for this worker: the line that the coordinator printed, or a file that holds it",
     )
     insecure: bool = setting(
-        False, env="JOBRUNNER_INSECURE", doc="talk to a coordinator without keys, and run whatever it sends"
+        False,
+        env="JOBRUNNER_INSECURE",
+        doc="connect without keys, and run the code that any coordinator sends",
     )
     slot_memory: int | None = setting(
         None,
         env="JOBRUNNER_SLOT_MEMORY",
         unit="bytes",
-        doc="memory of each slot, e.g. 512M; a call that needs more gets MemoryError; default: no limit",
+        doc="memory limit of each slot, for example 512M; a call that needs more gets MemoryError; default: no limit",
         minimum=64 * 2**20,
     )
     max_tasks_per_slot: int | None = setting(
         None,
         env="JOBRUNNER_MAX_TASKS_PER_SLOT",
-        doc="calls after which a slot's process is replaced, for functions that leak; default: never",
+        doc="number of calls after which a slot's process is replaced, for functions that leak memory; default: never",
         minimum=1,
     )
     log_level: str = setting("info", env="JOBRUNNER_LOG_LEVEL", doc="debug, info, warning or error")
@@ -349,15 +376,18 @@ ConfigT = TypeVar("ConfigT", ClientConfig, CoordinatorConfig, WorkerConfig)
 
 
 def load(cls: type[ConfigT], **arguments: Any) -> ConfigT:
-    """The settings of one role; an argument that is None counts as not given.
+    """Return the settings of one role; an argument that is None counts as not given.
 
-    Raises ConfigError, naming the place, for a value that cannot be used and for an unknown key in the file.
+    Raises:
+        ConfigError: A value cannot be used, or the file has an unknown key. The message names the place.
     """
     path, table = read_file(TABLES[cls])
     known = {f.name: f for f in dataclasses.fields(cls)}
     for key in table:
         if key not in known:
-            raise ConfigError(f"{path}: [{TABLES[cls]}] has no setting {key!r}; it knows {', '.join(known)}")
+            raise ConfigError(
+                f"{path}: there is no setting {key!r} in [{TABLES[cls]}]; its settings are {', '.join(known)}"
+            )
     values: dict[str, Any] = {}
     for name, spec in known.items():
         env = spec.metadata["env"]
@@ -373,7 +403,7 @@ def load(cls: type[ConfigT], **arguments: Any) -> ConfigT:
 
 
 def file_path() -> Path:
-    """Where the config file is, whether or not it exists."""
+    """Return the path of the config file, whether or not it exists."""
     named = os.environ.get("JOBRUNNER_CONFIG")
     if named:
         return Path(named)
@@ -381,14 +411,15 @@ def file_path() -> Path:
 
 
 def config_folder() -> Path:
-    """The user's config directory: the config file, and the keys. Raises ConfigError as `user_folder`."""
+    """Return the user's directory of the config file and the keys; raise ConfigError as `user_folder` does."""
     return user_folder("config")
 
 
 def user_folder(kind: str) -> Path:
-    """The directory of this user's for our files of a kind, "config" or "state".
+    """Return this user's directory for our files of a kind, "config" or "state".
 
-    Raises ConfigError for a user without a home, as a container may have one: a number that no account has.
+    Raises:
+        ConfigError: The user has no home folder, as a user id without an account in a container.
     """
     import platformdirs  # here: a program that has its files elsewhere need not load it
 
@@ -402,7 +433,11 @@ def user_folder(kind: str) -> Path:
 
 
 def read_file(table: str) -> tuple[Path, dict[str, Any]]:
-    """One table of the config file; empty when there is no such file, or no home for one."""
+    """Return the path of the config file and one of its tables, which is empty if there is no file, or no home for it.
+
+    Raises:
+        ConfigError: The file cannot be read, is not valid TOML, or has an unknown table.
+    """
     try:
         path = file_path()
     except ConfigError:
@@ -411,30 +446,32 @@ def read_file(table: str) -> tuple[Path, dict[str, Any]]:
         raw = path.read_bytes()
     except FileNotFoundError:
         if os.environ.get("JOBRUNNER_CONFIG"):
-            raise ConfigError(f"JOBRUNNER_CONFIG names {path}, which does not exist") from None
+            raise ConfigError(
+                f"JOBRUNNER_CONFIG names {path}, which does not exist; create it or unset the variable"
+            ) from None
         return path, {}
     except OSError as exc:
-        raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
+        raise ConfigError(f"cannot read the config file {path}: {exc.strerror}") from exc
     import tomllib  # here: a slot reads no config file, and starts sooner without it
 
     try:
         content = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
+        raise ConfigError(f"the config file {path} is not valid TOML: {exc}") from exc
     known = ", ".join(f"[{t}]" for t in TABLES.values())
     for name, value in content.items():
         if name not in TABLES.values():
             if not isinstance(value, dict):
-                raise ConfigError(f"{path}: {name!r} stands outside of a table; put it below one of {known}")
-            raise ConfigError(f"{path} has no table [{name}]; it knows {known}")
+                raise ConfigError(f"{path}: {name!r} is outside of a table; put it below one of {known}")
+            raise ConfigError(f"{path}: there is no table [{name}]; the tables are {known}")
     part = content.get(table, {})
     if not isinstance(part, dict):
-        raise ConfigError(f"{path}: {table} must be a table, [{table}]")
+        raise ConfigError(f"{path}: {table} must be a table; write [{table}] above its settings")
     return path, part
 
 
 def convert(value: Any, spec: dataclasses.Field[Any], where: str) -> Any:
-    """`value`, of the type that the setting has; `where` starts the error's message."""
+    """Return `value` converted to the type of the setting; the message of a ConfigError starts with `where`."""
     kind = str(spec.type)
     if kind.startswith("Mapping"):
         return parse_resources(value, where)
@@ -444,23 +481,24 @@ def convert(value: Any, spec: dataclasses.Field[Any], where: str) -> Any:
         bounds = {name: spec.metadata[name] for name in ("minimum", "maximum")}
         return to_number(value, where, whole=kind.startswith("int"), **bounds)
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{where}: {value!r} is not a string")
+        raise ConfigError(f"{where}: {value!r} is not a non-empty string")
     longest = spec.metadata["maximum"]
     if longest is not None and len(value) > longest:
-        raise ConfigError(f"{where}: a name of {len(value)} characters is too long; at most {longest} may be")
+        raise ConfigError(f"{where}: the name has {len(value)} characters; at most {longest} are allowed")
     return value
 
 
 def line_is_no_address(line: str) -> ConfigError:
-    """The error of a line to join with that stands where an address is wanted; it does not repeat the secret."""
+    """Return the error for an invitation line in the place of an address; it does not repeat the secret."""
     address = line.strip().removeprefix(JOIN_SCHEME).partition("/")[0]
     return ConfigError(
-        "this is a line to join with, and not an address: run `jobrunner join -` once on this host, then the address"
-        f" is tcp://{address}"
+        "this is an invitation line, not an address; run `jobrunner join -` once on this host and paste the line there,"
+        f" then use the address tcp://{address}"
     )
 
 
 def to_bool(value: Any, where: str) -> bool:
+    """Return the bool that `value` is, or that its text means; raise ConfigError for anything else."""
     if isinstance(value, bool):
         return value
     text = str(value).strip().lower()
@@ -468,12 +506,13 @@ def to_bool(value: Any, where: str) -> bool:
         return True
     if text in ("0", "false", "no", "off"):
         return False
-    raise ConfigError(f"{where}: {value!r} is neither yes nor no; use 1 or 0")
+    raise ConfigError(f"{where}: {value!r} is not a boolean; use 1 or 0")
 
 
 def to_number(
     value: Any, where: str, *, whole: bool, minimum: float | None, maximum: float | None = None
 ) -> int | float:
+    """Return `value` as a number within the bounds, an integer if `whole`; raise ConfigError for anything else."""
     kind = "an integer" if whole else "a number"
     if whole and isinstance(value, str) and value[-1:].upper() in SIZES and value[:-1].strip().isdigit():
         value = int(value[:-1]) * SIZES[value[-1:].upper()]
@@ -485,30 +524,35 @@ def to_number(
         if not exact or not math.isfinite(number):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        size = (
-            "; a size is written as in 512M" if whole and re.fullmatch(r"\d+ *[A-Za-z]+", str(value)) else ""
-        )
+        size = "; write a size as in 512M" if whole and re.fullmatch(r"\d+ *[A-Za-z]+", str(value)) else ""
         raise ConfigError(f"{where}: {value!r} is not {kind}{size}") from None
     if minimum is not None and number < minimum:
-        raise ConfigError(f"{where}: {value!r} is too small; the smallest is {minimum:g}")
+        raise ConfigError(f"{where}: {value!r} is too small; the minimum is {minimum:g}")
     if maximum is not None and number > maximum:
-        raise ConfigError(f"{where}: {value!r} is too large; the largest is {maximum:g}")
+        raise ConfigError(f"{where}: {value!r} is too large; the maximum is {maximum:g}")
     return number
 
 
 def parse_resources(value: Any, where: str = "resources") -> dict[str, float]:
-    """{"gpu": 2.0} from a mapping or from the text "gpu=2,licence=1"."""
+    """Return resources as {"gpu": 2.0, ...} from a mapping or from a string like "gpu=2,licence=1".
+
+    Raises:
+        ConfigError: A name or an amount cannot be used.
+    """
     if isinstance(value, str):
         pairs = [part.partition("=") for part in value.split(",") if part.strip()]
         value = {name.strip(): amount.strip() or "1" for name, _, amount in pairs}
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: {value!r} must look like gpu=2,licence=1")
+        raise ConfigError(f"{where}: {value!r} is not a list of resources; write it as gpu=2,licence=1")
     resources = {}
     for name, amount in value.items():
         if not isinstance(name, str) or not name:
-            raise ConfigError(f"{where}: {name!r} is not the name of a resource")
+            raise ConfigError(f"{where}: {name!r} is not a resource name; it must be a non-empty string")
         if len(name) > MAX_NAME_LENGTH:
-            raise ConfigError(f"{where}: the name of a resource has at most {MAX_NAME_LENGTH} characters")
+            raise ConfigError(
+                f"{where}: the resource name {name[:40]!r}... has {len(name)} characters; at most {MAX_NAME_LENGTH} are"
+                " allowed"
+            )
         of_one = f"{where}: {name}"
         resources[name] = float(to_number(amount, of_one, whole=False, minimum=0, maximum=MAX_AMOUNT))
     return resources

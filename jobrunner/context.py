@@ -1,4 +1,4 @@
-"""What a task can find out about itself: `current_task` and `current_executor`."""
+"""Access for a running task to itself and to its cluster: `current_task` and `current_executor`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
 
 def current_executor() -> Executor:
-    """An Executor for the very cluster (or pool) that this task runs on; its calls are this task's own.
+    """Return an Executor for the cluster or pool on which this task runs.
 
-    A task that waits for calls of its own yields its slot meanwhile, so that calls of calls, however deep, do not lock
-    each other out. Raises RuntimeError outside of tasks.
+    A task that waits for calls of its own yields its slot meanwhile, so nested calls of any depth cannot block each
+    other.
+
+    Raises:
+        RuntimeError: The code that calls this is not part of a task.
     """
     context = current_context()
     if context is None or context.task() is None:
-        raise RuntimeError(
-            "current_executor() is for tasks, and this code is in none: make an Executor instead"
-        )
+        raise RuntimeError("current_executor() was called outside of a task; create an Executor instead")
     from jobrunner.executor import Executor, connect  # here: few tasks ask, and it takes long to import
     from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS
 

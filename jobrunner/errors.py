@@ -1,29 +1,30 @@
 """Every error that jobrunner raises, in one tree.
 
     JobRunnerError
-    +-- ConfigError                 (ValueError) a bad option, environment variable or config file
-    |   +-- ConfigTypeError         (TypeError) ... of a type that it cannot have
-    +-- SerializationError          (PicklingError) a call, result or exception that cannot be pickled or unpickled
-    +-- ProtocolError               a message that is malformed, unexpected, or of another version
-    +-- AuthenticationError         a peer that may not do what it asked
-    +-- NotSupportedError           this backend cannot do that, and says so rather than pretend
-    |   +-- NotPicklableError       (TypeError) ... namely, send this Future or Executor elsewhere
+    +-- ConfigError                 (ValueError) an option, environment variable or config file is wrong
+    |   +-- ConfigTypeError         (TypeError) an option has a wrong type
+    +-- SerializationError          (PicklingError) a call, result or exception cannot be pickled or unpickled
+    +-- ProtocolError               a message is malformed or unexpected, or has another protocol version
+    +-- AuthenticationError         a peer has no right to do what it asked for
+    +-- NotSupportedError           the backend cannot do what it was asked for
+    |   +-- NotPicklableError       (TypeError) a Future or Executor cannot be sent to another process
     +-- TaskTimeoutError            (TimeoutError) the task ran longer than its `timeout`
-    +-- DependencyError             a task that this one needs did not succeed, so it was not run
-    +-- QuotaError                  a call or its result is larger than the cluster takes, or its key has too much there
-    +-- DeadlockError               the call needs what only those tasks hold that wait for it, so it was not run
-    +-- JournalError                the coordinator cannot write down what it is given, so it does not take it
+    +-- DependencyError             a call was not run, because another call that it depends on did not succeed
+    +-- QuotaError                  a call or its result exceeds a limit of the cluster
+    +-- DeadlockError               a call was not run, because tasks that wait for it hold its resources
+    +-- JournalError                the coordinator refused a call, because it cannot write its journal
     +-- InitializerError            (BrokenProcessPool, BrokenThreadPool) the initializer failed in the slot
     +-- TaskLostError               (BrokenProcessPool) the task's process died
-    |   +-- WorkerLostError         ... with its whole worker
-    |   +-- CrashLimitError         ... too often: the task itself is the likely cause
+    |   +-- WorkerLostError         the task's worker died or stayed unreachable
+    |   +-- CrashLimitError         the task's process died as often as the crash limit allows
     +-- CoordinatorLostError        (BrokenProcessPool) the coordinator stayed unreachable
 
-Errors that a user's function raises are not in this tree: they arrive as they were raised, with the remote
-traceback as their cause.
+Errors that a user's function raises are not in this tree. They arrive as they were raised, with the remote traceback as
+their cause.
 
-In parentheses is what the standard library's pools raise in such a case: a program that catches that goes on working.
-A SerializationError is besides an instance of whatever pickling raised, see `serialization_error`.
+The classes in parentheses are those that the standard library's pools raise in such a case, so that a program which
+catches these works unchanged. A SerializationError is also an instance of the class that pickling raised, see
+`serialization_error`.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from typing import Any
 
 
 def wait_timeout(note: str) -> TimeoutError:
-    """The error that the standard library raises when a wait takes longer than its `timeout`: without arguments.
+    """Return the TimeoutError for a wait that took longer than its `timeout`, with a note for tracebacks.
 
-    Programs print these errors and compare their `args`. Tracebacks show the note.
+    It has no arguments, like the standard library's, because programs print such errors and compare their `args`.
     """
     error = TimeoutError()
     error.add_note(note)
@@ -47,41 +48,41 @@ def wait_timeout(note: str) -> TimeoutError:
 
 
 class JobRunnerError(Exception):
-    """Whatever goes wrong in jobrunner itself. The message says what happened, where, and what to do."""
+    """The base class of all errors of jobrunner itself; each message says what happened, where, and what to do."""
 
     element: int | None = None
-    """Where a chunk of `map` ended: the index, within the chunk, of the element that was running; None if unknown."""
+    """The index, within its chunk of `map`, of the element that was running when the chunk ended; None if unknown."""
 
     detail: Mapping[str, Any] = MappingProxyType({})
     """The facts behind the message, for programs: "exit_code", "signal", "host", "worker", "stderr", ..."""
 
 
 class ConfigError(JobRunnerError, ValueError):
-    """An option, environment variable or config file holds something that cannot be used."""
+    """An option, environment variable or config file has a value that cannot be used."""
 
 
 class ConfigTypeError(ConfigError, TypeError):
-    """An option is of a type that it cannot have; the standard library raises a TypeError there."""
+    """An option has a wrong type; the standard library raises a TypeError in this case."""
 
 
 class SerializationError(JobRunnerError, pickle.PicklingError):
-    """A call, result or exception could not be turned into bytes, or back."""
+    """A call, result or exception could not be pickled or unpickled."""
 
 
 class ProtocolError(JobRunnerError):
-    """A peer sent what the protocol does not allow, or speaks another version of it."""
+    """A peer sent a message that the protocol does not allow, or uses another version of the protocol."""
 
 
 class AuthenticationError(JobRunnerError):
-    """A peer is not who it must be, or may not do what it asked."""
+    """A peer did not prove its identity, or has no right to do what it asked for."""
 
 
 class NotSupportedError(JobRunnerError, NotImplementedError):
-    """The backend cannot do what was asked of it."""
+    """The backend cannot do what it was asked for."""
 
 
 class NotPicklableError(NotSupportedError, TypeError):
-    """A Future or an Executor cannot be sent to another process; the standard library raises a TypeError there."""
+    """A Future or Executor cannot be sent to another process; the standard library raises a TypeError in this case."""
 
 
 class TaskTimeoutError(JobRunnerError, TimeoutError):
@@ -89,20 +90,20 @@ class TaskTimeoutError(JobRunnerError, TimeoutError):
 
 
 class DependencyError(JobRunnerError):
-    """A call was not run, since a Future among its arguments failed; the `__cause__` is that one's exception."""
+    """A call was not run, because a Future among its arguments failed; `__cause__` is the exception of that Future."""
 
 
 class QuotaError(JobRunnerError):
-    """The cluster does not take a call, because a limit of the coordinator is exceeded.
+    """The cluster refuses a call, because the call exceeds a limit of the coordinator.
 
-    Either its function, its arguments or its result are larger than `max_payload`, or it needs the results of too
-    many other calls. Or all clients of its key together have more at the coordinator than `quota_tasks`, `quota_bytes`
-    or the number of different resource requests allow.
+    The function, the arguments or the result may be larger than `max_payload`, or the call may depend on the results
+    of too many other calls. Or all clients of its key together may have more calls, bytes or different resource
+    requests at the coordinator than `quota_tasks`, `quota_bytes` and the limit on resource requests allow.
     """
 
 
 class DeadlockError(JobRunnerError):
-    """A call was not run, since the resources that it needs are held by tasks which wait for it: neither would end."""
+    """A call was not run, because tasks that wait for it hold the resources that it needs, so none could ever end."""
 
 
 class JournalError(JobRunnerError):
@@ -110,7 +111,7 @@ class JournalError(JobRunnerError):
 
 
 class InitializerError(JobRunnerError, BrokenProcessPool, BrokenThreadPool):
-    """The executor's initializer raised in the slot, so its tasks cannot run there."""
+    """The executor's initializer raised an exception in the slot, so the executor's calls cannot run there."""
 
 
 class TaskLostError(JobRunnerError, BrokenProcessPool):
@@ -118,12 +119,12 @@ class TaskLostError(JobRunnerError, BrokenProcessPool):
 
 
 class WorkerLostError(TaskLostError):
-    """The worker that ran the task is gone and the task may not run again."""
+    """The worker that ran the task was lost, and the task may not run again."""
 
 
 class CrashLimitError(TaskLostError):
-    """The task's process died as often as the crash limit allows; the task is the likely cause."""
+    """The task's process died as often as the crash limit allows, so the task itself is the likely cause."""
 
 
 class CoordinatorLostError(JobRunnerError, BrokenProcessPool):
-    """The coordinator could not be reached, or stayed away for longer than the configured wait."""
+    """The coordinator could not be reached, or stayed unreachable for longer than the configured wait."""

@@ -1,7 +1,7 @@
-"""Executor: the one front over every backend.
+"""Executor: the public class over every backend.
 
-What is the same everywhere is decided here (options, `map`, the end of an executor's life); where calls run
-is the backend's affair, see `backends.base`.
+This module decides everything that is the same on all backends: options, `map`, and the end of an executor's
+life. The backend decides where calls run, see `backends.base`.
 """
 
 from __future__ import annotations
@@ -45,31 +45,39 @@ T = TypeVar("T")
 
 
 class Executor(StandardNames, concurrent.futures.Executor):
-    """Runs calls in parallel: on threads, processes or a cluster, with the interface of `concurrent.futures`.
+    """Runs calls in parallel on threads, processes or a cluster, with the interface of `concurrent.futures`.
+
+    Used as a context manager, an executor leaves its block when every call is done. If KeyboardInterrupt
+    ends the block, waiting calls are cancelled and running calls are stopped, within a bounded time.
 
     Args:
-        backend: "processes" (the default), "threads", "cluster", the address of a cluster ("tcp://10.0.0.5:7077"),
-            "dask", "ray", "mpi" (see docs/backends.md), or a Backend. None takes what JOBRUNNER_BACKEND,
-            JOBRUNNER_ADDRESS or the config file say. A number in this place is `max_workers`.
-        mp_context: a context of multiprocessing, as ProcessPoolExecutor takes it. Calls run in fresh interpreters,
-            whatever it says. A string in this place is `thread_name_prefix`, as with ThreadPoolExecutor.
-        initializer: called with `initargs` in each slot before its first call. Where it fails on a local backend,
-            all calls do, see docs/guarantees.md.
-        max_workers: calls that run at the same time. Default: the usable CPUs; a cluster has what it has.
-        max_tasks_per_child: calls after which a slot's process is replaced by a new one. Default: never.
-        thread_name_prefix: for the names of the threads that calls run in, on "threads".
-        ship: modules that exist only here and that the calls need: module objects, and paths of packages'
-            folders or of single files. A package's data files go along. See docs/shipping.md.
-        address: for backends that join something.
-        show_output: print here what the calls print elsewhere. Default: yes.
-        connect_timeout: seconds to wait for the cluster.
-        extra: options that only one backend knows.
+        backend: "processes", "threads", "cluster", the address of a cluster ("tcp://10.0.0.5:7077"),
+            "dask", "ray" or "mpi" (see docs/backends.md), the name of another backend, or a Backend
+            object. Default: the setting JOBRUNNER_BACKEND; else "cluster" if JOBRUNNER_ADDRESS or the
+            config file names one; else "processes". A number here means `max_workers`.
+        mp_context: A multiprocessing context, accepted as by ProcessPoolExecutor. Calls run in fresh
+            interpreters in any case. A string here means `thread_name_prefix`, as in ThreadPoolExecutor.
+        initializer: A function that each slot calls with `initargs` before this executor's first call
+            there. If it fails on a local backend, all calls fail with InitializerError; see
+            docs/guarantees.md for clusters.
+        initargs: The positional arguments of `initializer`.
+        max_workers: The maximum number of calls that run at the same time. Default: the number of CPUs
+            that this program may use. A cluster that exists already has its own number of slots.
+        max_tasks_per_child: The number of calls after which a new process replaces that of a slot.
+            Default: never.
+        thread_name_prefix: The prefix of the names of the threads that run calls on "threads".
+        ship: Modules that the calls need and only this program has: module objects, paths of package
+            folders, or paths of single files. Data files of a package are included. See docs/shipping.md.
+        address: The address of the cluster or engine, for backends that connect to one.
+        show_output: Whether the output of calls in other processes is printed here. Default: True.
+        connect_timeout: The maximum wait for the cluster, in seconds. Default: 10.
+        extra: Further options, which only the chosen backend knows.
 
-    Raises ConfigError (a ValueError) for options that cannot be used, ConfigTypeError (also a TypeError) for those of
-    another type.
-
-    As a context manager it leaves the block when every call is done. When KeyboardInterrupt ends the
-    block, calls that wait are cancelled and those that run are stopped instead, within a bound.
+    Raises:
+        ConfigError: An option has a value that cannot be used. ConfigError is a ValueError.
+        ConfigTypeError: An option has a wrong type. ConfigTypeError is a ConfigError and a TypeError.
+        AuthenticationError: This user has no key for the cluster, or the cluster refused it.
+        CoordinatorLostError: The cluster did not answer within `connect_timeout`.
     """
 
     def __init__(
@@ -115,7 +123,9 @@ class Executor(StandardNames, concurrent.futures.Executor):
             superfluous = [name for name, value in given.items() if value is not None] + list(extra)
             if superfluous:
                 named = ", ".join(superfluous)
-                raise ConfigError(f"a Backend is open already: {named} must be given to the Backend itself")
+                raise ConfigError(
+                    f"the Backend is open already, so {named} cannot be given to the Executor; give it to the Backend"
+                )
             opened = backend
         else:
             config = load(ClientConfig, **given)
@@ -145,10 +155,15 @@ class Executor(StandardNames, concurrent.futures.Executor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Start `fn(*args, **kwargs)` and return its Future at once.
 
-        The arguments are fixed as they are now (threads share them instead). What cannot be pickled fails in
-        the Future. A Future among the arguments, or in a list, tuple or dict there, stands for its result:
-        the call waits for it, and fails with DependencyError if that one fails. Raises RuntimeError after
-        `shutdown`.
+        The arguments are pickled now, so later changes to them have no effect; on "threads" the call shares
+        them with the program instead. If they cannot be pickled, the Future fails with SerializationError.
+
+        A Future among the arguments, or inside a list, tuple or dict among them, stands for its result. The
+        call waits for that result, and fails with DependencyError if the Future fails.
+
+        Raises:
+            RuntimeError: The executor has been shut down.
+            NotSupportedError: The backend cannot honour an option of `with_options`.
         """
         lifetime = self._lifetime
         lifetime.check_open()
@@ -174,18 +189,27 @@ class Executor(StandardNames, concurrent.futures.Executor):
         buffersize: int | None = None,
         progress: bool = False,
     ) -> Iterator[T]:
-        """As the built-in `map`, in parallel; an iterator of the results, in input order.
+        """Call `fn` on the elements of `iterables` in parallel; return an iterator of the results in input order.
+
+        The iterator raises the exception of the first call that failed. Closing the iterator cancels the
+        calls that have not started.
 
         Args:
-            timeout: seconds from now in which all results must be there; else iterating raises TimeoutError.
-            chunksize: elements per task. Default: as many as fit the measured duration of the calls.
-            buffersize: how many elements may be taken from the input beyond the results handed out, so that
-            an
-                endless input is fine (`chunksize` is at most that). Default: the whole input is taken at
-                once.
-            progress: show a progress bar while the results are iterated over.
+            fn: The function, called with one element of each iterable, like the built-in `map` does.
+            iterables: The inputs. The shortest one determines the number of calls.
+            timeout: The time, in seconds from now, within which all results must have arrived.
+                Default: no limit.
+            chunksize: The number of elements per task. Default: chosen from the measured duration of calls.
+            buffersize: The maximum number of elements taken from the input beyond the results that have
+                been handed out, which permits an endless input. It also limits `chunksize`. Default: no
+                limit; the whole input is read at once.
+            progress: Whether a progress bar is shown while the results are iterated over.
 
-        Iterating raises what the first failed call raised. Closing the iterator cancels what has not started.
+        Raises:
+            TimeoutError: The iterator raises it if results are missing after `timeout`.
+            ValueError: `chunksize` or `buffersize` is less than 1.
+            TypeError: `buffersize` is not an integer.
+            RuntimeError: The executor has been shut down.
         """
         check_sizes(chunksize, buffersize)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -204,9 +228,10 @@ class Executor(StandardNames, concurrent.futures.Executor):
         chunksize: int | None,
         buffersize: int | None,
     ) -> tuple[MapRun | SubmittedMap | None, Iterator[T]]:
-        """The results of a map, and what brings them; nothing does where the function cannot be sent.
+        """Start a map; return its run, which is None if the function cannot be pickled, and its results.
 
-        As in the standard library the input is read first, and an executor that was shut down maps what is empty.
+        As in the standard library, the input is read first, and an executor that was shut down maps an empty input
+        without an error.
         """
         lifetime = self._lifetime
         elements: Input
@@ -236,9 +261,9 @@ class Executor(StandardNames, concurrent.futures.Executor):
     def _taken(
         run: MapRun | SubmittedMap, elements: Input, deadline: float | None, buffersize: int | None
     ) -> tuple[MapRun | SubmittedMap, Iterator[Any]]:
-        """A map that has taken its input, or the first `buffersize` of it, and its results.
+        """Let `run` take its input, or the first `buffersize` elements of it; return it with its results.
 
-        Where the input raises, this does, and what was taken before runs all the same.
+        An exception of the input is raised here. The elements that were taken before it are executed all the same.
         """
         try:
             if buffersize is None:
@@ -265,25 +290,32 @@ class Executor(StandardNames, concurrent.futures.Executor):
         backoff: float | None = None,
         detach: bool | None = None,
     ) -> Executor:
-        """This executor, with options for the calls made through what is returned; None leaves one as it is.
+        """Return a view of this executor whose calls have the given options.
+
+        An option that is None keeps the value that it has in this executor. The backend checks the options
+        when a call is submitted, and raises NotSupportedError for one that it cannot honour.
 
         Args:
-            name: shown in the status, in errors and in `Future.name`.
-            priority: calls with a higher one start first. Default 0.
-            retries: attempts after the first, where a call raises. Default 0.
-            retry_on: only after exceptions of this class, or of one of these. Default: any Exception.
-            backoff: seconds before the second attempt, doubled for each further one up to 30. Default 0.1.
-            timeout: seconds of execution, after which the call is stopped and fails with TaskTimeoutError.
-            resources: what a worker must have free, by name, e.g. {"gpu": 0.5}; exact to six decimal places.
-            at_most_once: where the process or the worker dies, fail (TaskLostError, WorkerLostError) rather
-            than
-                run the call again. Default: calls run at least once, see docs/guarantees.md.
-            detach: the call outlives this program, on a cluster that does. `Executor.future(id)` gives its
-            Future
-                to whoever knows the id; its outcome is kept until `forget(id)`, or for `keep_detached`.
+            name: The name of the calls in the status, in errors and in `Future.name`. Default: the
+                function's qualified name.
+            priority: Calls with a higher number start first. Default: 0.
+            retries: The maximum number of further attempts after a call has raised. Default: 0.
+            timeout: The maximum execution time of an attempt, in seconds. A call that exceeds it is
+                stopped and fails with TaskTimeoutError. Default: no limit.
+            resources: The amounts that a worker must have free, by name, for example {"gpu": 0.5}.
+                Amounts are exact to six decimal places. Default: none.
+            at_most_once: Whether a call fails with TaskLostError or WorkerLostError, instead of running
+                again, if its process or worker dies. Default: False; calls run at least once, see
+                docs/guarantees.md.
+            retry_on: The exception class, or classes, after which a call is retried. Default: Exception.
+            backoff: The pause before the second attempt, in seconds. It doubles for each further attempt,
+                up to 30 s. Default: 0.1.
+            detach: Whether the call outlives this program, on a cluster that does so itself.
+                `Executor.future(id)` returns its Future to everybody who knows the id. The cluster keeps
+                its outcome until `forget(id)`, or for the time in `keep_detached`. Default: False.
 
-        Raises ConfigError (a ValueError). An option that the backend cannot honour raises NotSupportedError
-        when a call is submitted.
+        Raises:
+            ConfigError: An option has a value that cannot be used. ConfigError is a ValueError.
         """
         view = type(self).__new__(type(self))
         view.__dict__.update(self.__dict__)
@@ -308,40 +340,57 @@ class Executor(StandardNames, concurrent.futures.Executor):
     # --- calls that were submitted elsewhere, or earlier ----------------------------------------------------
 
     def future(self, task_id: str) -> Future[Any]:
-        """A Future for the call with that id (`Future.id`), whoever submitted it, on any host.
+        """Return a Future for the call with the id `task_id`, which may have been submitted by any program.
 
-        It fails with TaskLostError if the cluster knows no such call, or does not keep its outcome any more: that of a
-        detached call is kept until it is forgotten, others as long as there is room.
+        The Future fails with TaskLostError if the cluster does not know the call, or no longer keeps its
+        outcome. The cluster keeps the outcome of a detached call until it is forgotten or has become too
+        old, and other outcomes while it has room for them.
+
+        Args:
+            task_id: The id of the call, as `Future.id` has it.
+
+        Raises:
+            ConfigError: `task_id` is not a task id.
+            NotSupportedError: The backend cannot look up calls by their id.
+            RuntimeError: The executor has been shut down.
         """
         self._lifetime.check_open()
         if not isinstance(task_id, str) or not 0 < len(task_id) <= MAX_NAME_LENGTH:
-            raise ConfigError(f"{task_id!r} is not the id of a call; Future.id is")
+            raise ConfigError(f"{task_id!r} is not a task id; use Future.id")
         return self._lifetime.backend.future(task_id)
 
     def forget(self, task_id: str) -> None:
-        """Drop the outcome of a detached call. Raises JobRunnerError if none is kept under that id."""
+        """Delete the outcome of a detached call from the cluster.
+
+        Raises:
+            JobRunnerError: The cluster keeps no outcome for `task_id`.
+        """
         self._lifetime.backend.forget(task_id)
 
     # --- the end --------------------------------------------------------------------------------------------
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no new calls, and release everything once those submitted are done.
+        """Refuse new calls, finish those that were submitted, then release all resources.
 
-        With `wait=False` it returns at once, and the program still does not end before its work is done.
-        `cancel_futures=True` cancels what has not started.
+        Args:
+            wait: Whether to return only when all calls are done and all resources are released. If False,
+                this returns at once; the program still does not exit before the calls are done.
+            cancel_futures: Whether to cancel the calls that have not started.
         """
         self._lifetime.shutdown(wait, cancel_futures)
 
     def terminate_workers(self) -> None:
-        """Stop the calls that run, cancel those that wait, and shut down; what ran fails with TaskLostError.
+        """Cancel waiting calls, stop running calls, and shut down; stopped calls fail with TaskLostError.
 
-        On a cluster that others use, too, it concerns the calls of this executor. Raises NotSupportedError where calls
-        cannot be stopped.
+        On a shared cluster only the calls of this executor are affected.
+
+        Raises:
+            NotSupportedError: The backend cannot stop running calls, like "threads".
         """
         backend = self._lifetime.backend
         if "stops" not in backend.capabilities:
             raise NotSupportedError(
-                f'the "{backend.name}" backend cannot stop calls that run; use "processes"'
+                f'the "{backend.name}" backend cannot stop running calls; use "processes"'
             )
         backend.ended_by_force = True
         self._lifetime.kill()
@@ -371,15 +420,15 @@ class Executor(StandardNames, concurrent.futures.Executor):
 
     @property
     def max_workers(self) -> int:
-        """Calls that can run at the same time now; a cluster's number changes."""
+        """The number of calls that can run at the same time now; on a cluster it changes with the workers."""
         return self._lifetime.backend.max_workers
 
     def status(self) -> dict[str, Any]:
-        """What runs where, as `jobrunner status --json` prints it."""
+        """Return the state of the workers and calls as a dict, like `jobrunner status --json` prints it."""
         return self._lifetime.backend.status()
 
     def _facts(self) -> list[Fact]:
-        """Without asking anybody: what is known here."""
+        """Return the facts that are known without asking the cluster."""
         lifetime = self._lifetime
         backend = lifetime.backend
         closed = lifetime.closed
@@ -420,20 +469,20 @@ class Executor(StandardNames, concurrent.futures.Executor):
         address = backend.connection()
         if address is None:
             raise NotPicklableError(
-                f"an Executor on {backend.name!r} cannot be sent to another process, which could not reach it;"
-                ' use Executor("cluster"), which can be sent, or open an Executor inside the call'
+                f"an Executor on {backend.name!r} cannot be sent to another process, which could not reach it; use"
+                ' Executor("cluster"), which can be sent, or create an Executor inside the call'
             )
         return connect, (address, self._options)
 
 
 _view: ContextVar[Executor | None] = ContextVar("_view", default=None)
-"""The view of `with_options` whose replaced `submit` runs: that one knows nothing of the view's options."""
+"""The view of `with_options` whose replaced `submit` is running; that function cannot see the view's options."""
 
 
 def _submit_for(
     view: Executor, submit: Callable[..., Future[Any]], fn: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Future[Any]:
-    """A `submit` that was replaced on an executor, called on a view of it."""
+    """Call, on a view of an executor, the `submit` that was replaced on the executor."""
     token = _view.set(view)
     try:
         return submit(fn, *args, **kwargs)
@@ -442,7 +491,7 @@ def _submit_for(
 
 
 def connect(address: str, task_options: TaskOptions) -> Executor:
-    """What an Executor becomes when it is unpickled: a connection to the same cluster, with the same options."""
+    """Return an Executor for a cluster, with these options; unpickling an Executor calls this."""
     from jobrunner.backends.connections import connection_to  # here: it needs ZeroMQ, an Executor may not
 
     executor = Executor(BorrowedBackend(connection_to(address)))
@@ -451,18 +500,23 @@ def connect(address: str, task_options: TaskOptions) -> Executor:
 
 
 def choose(backend: str | int | None, address: str | None, config: ClientConfig) -> tuple[str, str | None]:
-    """The backend's name and its address, from the arguments and the settings.
+    """Return the backend's name and address, as the arguments and settings determine them.
 
-    Raises ConfigError when they contradict each other.
+    Raises:
+        ConfigError: The arguments contradict each other.
     """
     if backend is not None and not isinstance(backend, str):
-        raise ConfigError(f"backend={backend!r}: must be a name, an address, a Backend or None")
+        raise ConfigError(
+            f"backend={backend!r}: must be a backend's name, an address, a Backend object or None"
+        )
     configured = backend is None
     if backend is None:
         backend = config.backend or ("cluster" if config.address else "processes")
     if "://" in backend:
         if address is not None and address != backend:
-            raise ConfigError(f"two addresses: {backend!r} and {address!r}")
+            raise ConfigError(
+                f"two different addresses are given: backend={backend!r} and address={address!r}; give one"
+            )
         return "cluster", backend
     if address is None and backend not in registry.LOCAL:
         address = config.address
@@ -472,7 +526,7 @@ def choose(backend: str | int | None, address: str | None, config: ClientConfig)
 
 
 def check_sizes(chunksize: int | None, buffersize: int | None) -> None:
-    """Raises what the standard library raises for these arguments of `map`."""
+    """Check two arguments of `map`, and raise the standard library's ValueError or TypeError for a bad one."""
     if chunksize is not None and chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
     if buffersize is not None and not isinstance(buffersize, int):
@@ -482,5 +536,5 @@ def check_sizes(chunksize: int | None, buffersize: int | None) -> None:
 
 
 def fail(exc: Exception) -> NoReturn:
-    """`raise`, as an expression."""
+    """Raise `exc`, in a place where only an expression is allowed."""
     raise exc

@@ -1,13 +1,15 @@
 """Future, and the functions that wait for several of them.
 
-A Future is a `concurrent.futures.Future`, so everything that accepts those accepts ours. `as_completed` and
-`wait` are the standard library's, and take Futures of different executors together, the standard ones
-included; around each wait they tell the task that waits (if it is one) to yield its slot, see `blocking`.
+A Future is a `concurrent.futures.Future`, so everything that accepts those accepts ours. `as_completed` and `wait` call
+the standard library's functions of these names, so they accept Futures of different executors together, including the
+standard ones. If the code that waits is part of a task, they tell the task to yield its slot meanwhile, see
+`nested.wait_hooks`.
 
-The standard Future makes a condition, with a lock and three containers, that most Futures of a long list never use: by
-the time somebody looks they are done. Making these took a third of the time that `submit` takes, and half of a Future's
-memory. So ours makes them when somebody waits, adds a callback or cancels; until then `_unwatched`, one lock for all
-Futures, guards their states. Whoever finds that there is a condition goes the standard library's way.
+The standard Future creates a condition, with a lock and three containers, which most Futures of a long list never use,
+because they are done by the time somebody looks at them. Creating these took a third of the time of `submit` and half
+of a Future's memory. Our Future therefore creates them when somebody waits, adds a callback or cancels. Until then
+`_unwatched`, one lock for all Futures, guards their states. Code that finds a condition uses the standard library's
+methods.
 """
 
 from __future__ import annotations
@@ -34,16 +36,16 @@ T = TypeVar("T")
 F = TypeVar("F", bound=concurrent.futures.Future[Any])
 
 Canceller = Callable[["Future[Any]", bool], bool]
-"""Asks the backend to cancel a task (True: even a running one) and says whether it is cancelled."""
+"""A function that asks the backend to cancel a task (even a running one, if True) and returns whether it did."""
 
 UNFINISHED = ("PENDING", "RUNNING", "CANCELLED")
-"""The states of a Future on which a wait may still have to wait."""
+"""The states of a Future for which a wait may have to block."""
 
 DONE = ("FINISHED", "CANCELLED", "CANCELLED_AND_NOTIFIED")
 
 
 class Batch(Protocol):
-    """What calls have in common that were submitted one after the other."""
+    """The attributes shared by calls that were submitted one after the other."""
 
     name: str
     home: Any
@@ -60,42 +62,43 @@ STATES = {
     "CANCELLED_AND_NOTIFIED": "cancelled",
     "FINISHED": "succeeded",
 }
-"""What a person is shown; a Future that finished with an exception has failed."""
+"""The state that is shown to people, by internal state; a Future that finished with an exception is shown as failed."""
 
 LOGGER = logging.getLogger("concurrent.futures")
-"""The standard library's, where programs look for what callbacks raise."""
+"""The standard library's logger, which programs watch for exceptions of callbacks."""
 
 _RESULT = methodcaller("result")
 
 _unwatched = forks.lock()
-"""Held while a condition is made or the state of a Future changes that has none; never while anything is called.
+"""The lock for creating a condition, and for state changes of Futures without one; nothing is called while it is held.
 
-Reentrant, as a condition's lock is: a signal handler, or a finalizer that the garbage collector calls, may come to a
-Future in a thread that has just taken it. Both come before or after the lines in between, never among them.
+It is reentrant, like a condition's lock, because a signal handler, or a finalizer that the garbage collector calls, may
+use a Future in a thread that has just taken the lock. Both run before or after the guarded lines, never between them.
 """
 
 
 class CancelWait:
-    """Threads that wait for the answer to their `cancel` of one call. One of them calls the callbacks of its Future.
+    """A wait of one or more threads for the answer to their `cancel` of one call.
 
-    In the standard library they are called within `cancel`. A callback may therefore take an RLock that the thread
-    holds which cancels; in another thread it would wait for that one, which waits for the answer.
+    One of these threads calls the callbacks of the Future, because the standard library calls them within `cancel`. A
+    callback may therefore acquire an RLock that the cancelling thread holds. In another thread the callback would wait
+    for the cancelling thread, which waits for the answer.
     """
 
     def __init__(self) -> None:
         self.threads = 0
-        """That wait, or are about to; for CancelWaits."""
+        """The number of threads that wait or are about to; CancelWaits keeps it."""
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._answered = threading.Event()
         self._left = 0
-        """Of `threads`, those that would still take callbacks."""
+        """The number of threads that would still call the callbacks."""
         self._callbacks: Callable[[], None] | None = None
 
     def wait(self, ask: Callable[[], None], timeout: float, stop: bool) -> None:
-        """Call `ask`, and wait for the answer. Raises nothing when it does not come in time.
+        """Call `ask`, and wait for the answer for at most `timeout` seconds.
 
-        With `stop` the call is asked to end even if it runs: then that it runs is no answer.
+        With `stop`, the request is to end the call even if it runs; the report that it runs is then not an answer.
         """
         counted = 0
         try:
@@ -111,7 +114,7 @@ class CancelWait:
                 callbacks()
 
     def hand_over(self, callbacks: Callable[[], None]) -> bool:
-        """Have one of the threads call it; False if none is left."""
+        """Let one of the waiting threads call `callbacks`; return False if none is left."""
         with self._lock:
             if self._left == 0:
                 return False
@@ -119,17 +122,17 @@ class CancelWait:
             return True
 
     def refuse(self) -> None:
-        """The call runs."""
+        """End the waits that do not stop a running call, because the call runs."""
         self._answered.set()
 
     def end(self) -> None:
-        """The call has ended, or nobody will tell."""
+        """End all waits, because the call has ended or no answer will come."""
         self._answered.set()
         self._ended.set()
 
 
 class CancelWaits:
-    """By Future, the threads that wait for the answer to their `cancel` of it."""
+    """The waits of threads for the answers to their `cancel`, one CancelWait per Future."""
 
     def __init__(self) -> None:
         self._lock = forks.lock()
@@ -143,7 +146,7 @@ class CancelWaits:
 
     @contextmanager
     def one_more(self, future: Future[Any]) -> Iterator[CancelWait]:
-        """For a thread that is going to wait: it shares the wait with others that do."""
+        """Give a thread that is going to wait the CancelWait of `future`, which it shares with other such threads."""
         with self._lock:
             wait = self._waits.setdefault(future, CancelWait())
             wait.threads += 1
@@ -156,7 +159,7 @@ class CancelWaits:
                     del self._waits[future]
 
     def end(self) -> None:
-        """Nobody will answer any more."""
+        """End all waits, because no answer will come any more."""
         with self._lock:
             waits = list(self._waits.values())
         for wait in waits:
@@ -164,37 +167,41 @@ class CancelWaits:
 
 
 class Future(concurrent.futures.Future[T]):
-    """The outcome of one call, wherever it runs."""
+    """The outcome of one call, which is available when the call is done.
+
+    It is a `concurrent.futures.Future` with additions: `id`, `name`, `duration` and `cancel(running=True)`. Futures of
+    the "cluster" and "processes" backends can be pickled. A Future among the arguments of a call stands for its result.
+    """
 
     duration: float | None = None
-    """Seconds of execution, measured where the task ran; None until it is done, or if it never ran."""
+    """The execution time in seconds, measured where the task ran; None until the call is done, or if it never ran."""
 
     _canceller: Canceller | None = None
 
     _home: Any = None
-    """The backend that made it, where other processes can ask for it by its id."""
+    """The backend that created this Future, if other processes can ask for the call by its id."""
 
     _id: str = ""
     _name: str = ""
     _batch: Batch | None = None
-    """What it shares with others that were submitted with it: all of the four above, which it then has not itself."""
+    """The batch in which the call was submitted; if there is one, it holds the four attributes above."""
     _index: int = 0
-    """In its batch."""
+    """The index of the call in its batch."""
 
     _divided: Callable[[int], None] | None = None
     _given_back: int | None = None
-    """Of a chunk of `map`, see `give_back`."""
+    """The index at which a chunk of `map` was divided, see `give_back`; None if it was not."""
 
     _state: str = "PENDING"
     _result: Any = None
     _exception: BaseException | None = None
     _watched: threading.Condition | None = None
-    """The condition, once there is one; `_waiters` and `_done_callbacks` come with it."""
+    """The condition, once it has been created together with `_waiters` and `_done_callbacks`."""
     _waiters: Sequence[Any] = ()  # type: ignore[assignment]
     _done_callbacks: Sequence[Any] = ()
 
     def __init__(self, batch: Batch | None = None, index: int = 0) -> None:
-        """Nothing is made here, see the module; what the standard library's makes are the class's attributes.
+        """Create a pending Future; its attributes are those of the class until they change, see the module.
 
         `batch` and `index` are for backends: what the call has in common with others, instead of `bind`.
         """
@@ -211,7 +218,7 @@ class Future(concurrent.futures.Future[T]):
 
     @property
     def id(self) -> str:
-        """Unique among all tasks of the cluster; what `jobrunner task ID` takes. Empty: it has none."""
+        """The task id, which is unique in the cluster and which `jobrunner task ID` takes; empty if there is none."""
         return self._batch.id_of(self._index) if self._batch is not None else self._id
 
     @id.setter
@@ -220,7 +227,7 @@ class Future(concurrent.futures.Future[T]):
 
     @property
     def name(self) -> str:
-        """The option `name`, else the function's qualified name."""
+        """The name of the call: the option `name`, or else the function's qualified name."""
         return self._batch.name if self._batch is not None else self._name
 
     @name.setter
@@ -229,12 +236,12 @@ class Future(concurrent.futures.Future[T]):
 
     @property
     def home(self) -> Any:
-        """For backends: the one that made it, where other processes can ask for it by its id; else None."""
+        """For backends: the creator of this Future, if other processes can ask it for the call by id; else None."""
         return self._batch.home if self._batch is not None else self._home
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        """As the standard library's code calls it."""
+        """The condition, under the name that the standard library's code uses; it is created at the first use."""
         watched = self._watched
         if watched is None:
             # Made before the lock is taken: to make a list may call the garbage collector.
@@ -247,26 +254,29 @@ class Future(concurrent.futures.Future[T]):
         return watched
 
     def done(self) -> bool:
+        """Return whether the call has finished, failed or been cancelled."""
         return self._state in DONE
 
     def running(self) -> bool:
+        """Return whether the call is running now."""
         return self._state == "RUNNING"
 
     def cancelled(self) -> bool:
+        """Return whether the call was cancelled."""
         return self._state in ("CANCELLED", "CANCELLED_AND_NOTIFIED")
 
     def set_result(self, result: T) -> None:
-        """For backends. Raises InvalidStateError where it is done already."""
+        """For backends: end the Future with a result. Raises InvalidStateError if it is already done."""
         if not self._resolve(result, None):
             super().set_result(result)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """For backends. Raises InvalidStateError where it is done already."""
+        """For backends: end the Future with an exception. Raises InvalidStateError if it is already done."""
         if not self._resolve(None, exception):
             super().set_exception(exception)
 
     def _resolve(self, result: Any, exception: BaseException | None) -> bool:
-        """End a Future that nobody watches; False if that is not what it is."""
+        """End the Future if it is unfinished and has no condition; return whether it was."""
         with _unwatched:
             if self._watched is not None or self._state in DONE:
                 return False
@@ -275,9 +285,10 @@ class Future(concurrent.futures.Future[T]):
             return True
 
     def _invoke_callbacks(self) -> None:
-        """As the standard library's; and what is no Exception does not end the thread that all outcomes come through.
+        """Call the callbacks, as the standard library does, and log the exceptions that they raise.
 
-        In the main thread it goes on once all callbacks have been called: Ctrl-C may have come during one of them.
+        An exception like KeyboardInterrupt is logged as well, so that it does not end the thread through which all
+        outcomes arrive. In the main thread it is raised after the last callback, because Ctrl-C may have caused it.
         """
         raised: BaseException | None = None
         for callback in self._done_callbacks:
@@ -292,9 +303,14 @@ class Future(concurrent.futures.Future[T]):
             raise raised
 
     def result(self, timeout: float | None = None) -> T:
-        """The value, or what the call raised, after waiting for at most `timeout` seconds.
+        """Wait until the call is done, and return its value or raise its exception.
 
-        Raises TimeoutError when it is not done by then, CancelledError when it was cancelled.
+        Args:
+            timeout: The maximum wait in seconds. Default: no limit.
+
+        Raises:
+            TimeoutError: The call is not done after `timeout`.
+            CancelledError: The call was cancelled.
         """
         if self._state == "FINISHED" and self._exception is None:
             return self._result  # type: ignore[no-any-return]
@@ -307,7 +323,15 @@ class Future(concurrent.futures.Future[T]):
             del self  # what is raised knows this frame, and this knows what is raised
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What the call raised, or None; waits and raises as `result` does."""
+        """Wait until the call is done, and return its exception, or None if it succeeded.
+
+        Args:
+            timeout: The maximum wait in seconds. Default: no limit.
+
+        Raises:
+            TimeoutError: The call is not done after `timeout`.
+            CancelledError: The call was cancelled.
+        """
         if self._state == "FINISHED":
             return self._exception
         if self._state not in UNFINISHED:
@@ -328,16 +352,21 @@ class Future(concurrent.futures.Future[T]):
         address = getattr(self.home, "cluster", None)
         # Only where others reach the cluster, too: then the command does.
         reachable = self.id and address is not None and address.startswith("tcp://")
-        why = f"; `jobrunner task {self.id} --address {address}` says where it is" if reachable else ""
+        why = f"; `jobrunner task {self.id} --address {address}` shows its state" if reachable else ""
         raise wait_timeout(f"the call{name} is not done after {timeout} s{why}")
 
     def cancel(self, *, running: bool = False) -> bool:
-        """Cancel the call; True if it will not run (any more), False if it has started or is done.
+        """Cancel the call, and return whether it is cancelled; a call that has started or is done is not.
 
-        `running=True` also stops a call that has started: its process gets SIGINT, then SIGTERM, then
-        SIGKILL, and the Future is cancelled once the stop is confirmed. Raises NotSupportedError where that
-        cannot be done (threads). On a cluster the answer takes a round trip to the coordinator; without an
-        answer in time (see `cancel_wait` in `config`) it is False, though the request stands.
+        On a cluster the answer takes a round trip to the coordinator. If none arrives within the setting
+        `cancel_wait` (5 s by default), the result is False, but the request remains in effect.
+
+        Args:
+            running: Whether to stop the call even if it has started. Its process receives SIGINT, then
+                SIGTERM, then SIGKILL, and the Future is cancelled when the stop is confirmed.
+
+        Raises:
+            NotSupportedError: `running` is True and the backend cannot stop a call, like "threads".
         """
         if self.done():
             return self.cancelled()
@@ -376,17 +405,18 @@ class Future(concurrent.futures.Future[T]):
         there = None if self.home is None else self.home.future_there(self)
         if there is None:
             raise NotPicklableError(
-                "this Future cannot be sent to another process, where nothing could be asked for it;"
-                ' those of the "cluster" and "processes" backends can'
+                "this Future cannot be sent to another process, which could not obtain its result;"
+                ' Futures of the "cluster" and "processes" backends can be sent'
             )
         reduced: tuple[Any, ...] = there
         return reduced
 
     def give_back(self, stop: int) -> None:
-        """For backends: this chunk of `map` goes on without its elements from `stop` on, which `map` submits again.
+        """For backends: remove the elements from `stop` on from this chunk of `map`, which submits them again.
 
-        `stop` is an index of the packed elements, as those of `submit_chunk`; only elements that have not begun may be
-        given back, not all of them, and once. Then the result has those of the elements before `stop`.
+        `stop` is an index of the packed elements, like the indexes of `submit_chunk`. A chunk is divided at most once.
+        The elements from `stop` on must not have begun, and at least one element must remain. The result of the chunk
+        then holds the results of the elements before `stop`.
         """
         with _unwatched:
             told, self._given_back = self._divided, stop
@@ -394,29 +424,30 @@ class Future(concurrent.futures.Future[T]):
             told(stop)
 
     def when_divided(self, told: Callable[[int], None]) -> None:
-        """For `map`: have `told` called with what is given to `give_back`, now if that has happened."""
+        """For `map`: call `told` with the argument of `give_back`, at once if that has been called already."""
         with _unwatched:
             self._divided, stop = told, self._given_back
         if stop is not None:
             told(stop)
 
     def confirm_cancelled(self, wait: CancelWait | None = None) -> None:
-        """For backends: the task will not run any more. From any state but a finished one, and once only.
+        """For backends: mark an unfinished Future as cancelled, because its task will not run any more.
 
-        Threads in `wait` call the callbacks, if there are any: as in the standard library, whoever cancels does.
+        The callbacks are called by a thread of `wait`, if one is left: in the standard library, the thread that cancels
+        calls them.
         """
         due = self._to_cancelled(("PENDING", "RUNNING", "CANCELLED"))
         if due and not (wait is not None and wait.hand_over(self._invoke_callbacks)):
             self._invoke_callbacks()
 
     def cancel_pending(self) -> bool:
-        """For backends: cancel the call for good unless it has started; True if it is cancelled."""
+        """For backends: cancel the call finally, unless it has started; return whether it is cancelled."""
         if self._to_cancelled(("PENDING", "CANCELLED")):
             self._invoke_callbacks()
         return self.cancelled()
 
     def _to_cancelled(self, from_states: tuple[str, ...]) -> bool:
-        """Whether the callbacks have to be called now."""
+        """Cancel a Future that is in one of these states; return whether its callbacks have to be called now."""
         with self._condition:
             if self._state not in from_states:
                 return False
@@ -428,7 +459,7 @@ class Future(concurrent.futures.Future[T]):
         return not told
 
     def confirm_running(self) -> None:
-        """For backends: the task has started. Does nothing unless the Future is pending."""
+        """For backends: mark a pending Future as running, because its task has started."""
         with _unwatched:
             if self._watched is None:
                 if self._state == "PENDING":
@@ -442,10 +473,10 @@ class Future(concurrent.futures.Future[T]):
 def resolve(
     future: concurrent.futures.Future[Any], result: Any = None, exception: BaseException | None = None
 ) -> None:
-    """For backends: end a Future. Raises nothing but what Ctrl-C does in the main thread.
+    """For backends: end a Future; raise nothing, except KeyboardInterrupt and its like in the main thread.
 
-    The thread that calls this has other Futures to end, so nothing that the program does with one may cost the others:
-    it may have ended it itself, which is between the two, and what watches it may raise.
+    The calling thread has other Futures to end, so an error with one Future must not affect the others: the program
+    may have ended the Future itself, and its watchers may raise exceptions, which are logged.
     """
     for _ in range(2):
         try:
@@ -467,9 +498,12 @@ def wait(
     timeout: float | None = None,
     return_when: str = ALL_COMPLETED,
 ) -> concurrent.futures._base.DoneAndNotDoneFutures[T]:
-    """The named tuple (done, not_done) of sets of Futures, after at most `timeout` seconds.
+    """Wait for Futures, and return the named tuple (done, not_done) of two sets of them.
 
-    `return_when` is FIRST_COMPLETED, FIRST_EXCEPTION or ALL_COMPLETED. Does not raise TimeoutError.
+    Args:
+        fs: The Futures, which may belong to different executors.
+        timeout: The maximum wait in seconds, after which this returns without an error. Default: no limit.
+        return_when: The end of the wait: FIRST_COMPLETED, FIRST_EXCEPTION or ALL_COMPLETED.
     """
     fs = list(fs)
 
@@ -484,7 +518,7 @@ def wait(
 
 
 def awaited_of(futures: Iterable[concurrent.futures.Future[Any]], *, every: bool) -> Awaited | None:
-    """What a wait for these is for, see `blocking`."""
+    """Return the ids of the tasks that a wait for `futures` waits for, see `nested.wait_hooks`."""
     unfinished: list[str] = []
     for future in list(futures):  # in one step: another thread may be at them
         if isinstance(future, Future) and future.id and not future.done():
@@ -495,9 +529,15 @@ def awaited_of(futures: Iterable[concurrent.futures.Future[Any]], *, every: bool
 
 
 def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
-    """Yield Futures in the order in which they finish, each once.
+    """Yield each Future once, in the order in which they finish.
 
-    Raises TimeoutError when the last is not there `timeout` seconds after the first was asked for.
+    Args:
+        fs: The Futures, which may belong to different executors.
+        timeout: The maximum time in seconds from the request for the first Future to the end of the last
+            one. Default: no limit.
+
+    Raises:
+        TimeoutError: Some Futures are not done after `timeout`.
     """
     pending = set(fs)
     del fs  # from here on nothing refers to a Future that has been handed out
@@ -516,9 +556,17 @@ def as_completed(fs: Iterable[F], timeout: float | None = None) -> Iterator[F]:
 
 
 def gather(futures: Iterable[concurrent.futures.Future[T]], timeout: float | None = None) -> list[T]:
-    """The results of all `futures`, in their order; raises the first exception in that order.
+    """Wait for all `futures`, and return a list of their results in the same order.
 
-    Raises TimeoutError when they are not all done after `timeout` seconds.
+    If calls failed, the exception of the first failed one in that order is raised.
+
+    Args:
+        futures: The Futures, which may belong to different executors.
+        timeout: The maximum wait in seconds. Default: no limit.
+
+    Raises:
+        TimeoutError: Some Futures are not done after `timeout`.
+        CancelledError: The first Future without a result was cancelled.
     """
     futures = list(futures)
     not_done = wait(futures, timeout).not_done

@@ -1,4 +1,4 @@
-"""The options of a call, checked: what `Executor.with_options` takes."""
+"""Checks of the options of a call, which `Executor.with_options` takes."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ def merged(
     backoff: float | None = None,
     detach: bool | None = None,
 ) -> TaskOptions:
-    """`options` with those given replaced; None leaves one as it is, resources are added by name.
+    """Return `options` with the given values; None keeps the old value, and resources are merged by name.
 
-    Raises ConfigError for a value that cannot be used.
+    Raises:
+        ConfigError: A value cannot be used.
     """
     if name is not None:
         if not isinstance(name, str) or not name:
             raise ConfigError(f"name={name!r}: must be a non-empty string")
         if len(name) > MAX_NAME_LENGTH:
             raise ConfigError(
-                f"name={name[:40]!r}...: has {len(name)} characters, at most {MAX_NAME_LENGTH} may be"
+                f"name={name[:40]!r}...: has {len(name)} characters; at most {MAX_NAME_LENGTH} are allowed"
             )
         options = options._replace(name=name)
     if priority is not None:
         options = options._replace(priority=_whole("priority", priority))
     if retries is not None:
         if _whole("retries", retries) < 0:
-            raise ConfigError(f"retries={retries!r}: must be 0 or more, the attempts after the first")
+            raise ConfigError(f"retries={retries!r}: must be 0 or more; it is the number of further attempts")
         options = options._replace(retries=retries)
     if timeout is not None:
         options = options._replace(timeout=_positive("timeout", timeout, "seconds"))
@@ -55,8 +56,8 @@ def merged(
         pickled = dump_classes(classes)
         if len(pickled) > MAX_RETRY_ON_BYTES:
             raise ConfigError(
-                f"retry_on: the pickled classes take {len(pickled):,} bytes, and the limit is {MAX_RETRY_ON_BYTES:,}:"
-                " let what they refer to be importable, or smaller"
+                f"retry_on: the pickled classes have {len(pickled):,} bytes, and the limit is {MAX_RETRY_ON_BYTES:,};"
+                " define them in a module that the workers can import, or make the objects they refer to smaller"
             )
         options = options._replace(retry_on=pickled, retry_timeouts=issubclass(TaskTimeoutError, classes))
     if backoff is not None:
@@ -64,7 +65,9 @@ def merged(
     if detach is not None:
         options = options._replace(detach=_flag("detach", detach))
     if options.at_most_once and options.retries:
-        raise ConfigError(f"at_most_once=True and retries={options.retries} contradict each other")
+        raise ConfigError(
+            f"at_most_once=True and retries={options.retries} contradict each other; give one of them"
+        )
     return options
 
 
@@ -81,7 +84,7 @@ def _exceptions(given: Any) -> tuple[type[BaseException], ...]:
         (given,) if isinstance(given, type) else tuple(given) if isinstance(given, (tuple, list)) else ()
     )
     if not classes or not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
-        raise ConfigError(f"retry_on={given!r}: must be a class of exceptions, or a tuple of them")
+        raise ConfigError(f"retry_on={given!r}: must be an exception class, or a tuple of exception classes")
     return classes
 
 
@@ -108,12 +111,16 @@ def _resources(known: dict[str, float], added: Any) -> tuple[tuple[str, float], 
         raise ConfigError(f'resources={added!r}: must be a mapping such as {{"gpu": 1}}')
     for name, amount in added.items():
         if not isinstance(name, str) or not name:
-            raise ConfigError(f"resources: {name!r} is not the name of a resource")
+            raise ConfigError(f"resources: {name!r} is not a resource name; it must be a non-empty string")
         if len(name) > MAX_NAME_LENGTH:
-            raise ConfigError(f"resources: {name[:40]!r}... has more than {MAX_NAME_LENGTH} characters")
+            raise ConfigError(
+                f"resources: {name[:40]!r}... has {len(name)} characters; at most {MAX_NAME_LENGTH} are allowed"
+            )
         known[name] = _positive(f"resources[{name!r}]", amount, "units")
         if known[name] > MAX_AMOUNT:
             raise ConfigError(f"resources[{name!r}]={amount!r}: must be at most {MAX_AMOUNT:g}")
     if len(known) > MAX_RESOURCES:
-        raise ConfigError(f"resources: {len(known)} different ones, and a call may ask for {MAX_RESOURCES}")
+        raise ConfigError(
+            f"resources: {len(known)} different resources are named; a call may name at most {MAX_RESOURCES}"
+        )
     return tuple(sorted(known.items()))

@@ -8,6 +8,14 @@ import resource
 import signal
 
 import pytest
+from support import TESTS
+
+# The programs that tests start, and their slots, find `support` and `zoo` where this process does (by `pythonpath` in
+# pyproject.toml). The zoo is in tests/contract and not in tests/support, because the contract is shipped as
+# jobrunner/testing/contract.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(TESTS), str(TESTS / "contract"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 # Where the tests run in the background (nohup, `&` in a script), SIGINT may be ignored, and the programs that they
 # start would inherit that; many of them are about what Ctrl-C does.

@@ -124,7 +124,7 @@ def test_settings_are_those_of_an_executor(executor):
                 pass
 
     asyncio.run(main())
-    with pytest.raises(ConfigError, match="max_workers must be given to it"):
+    with pytest.raises(ConfigError, match="so max_workers cannot be given here"):
         AsyncExecutor(executor, max_workers=3)
 
 

@@ -7,16 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobrunner.mapping.chunking import (
-    GROWTH,
-    PACK_BYTES,
-    PACK_LARGEST,
-    PACK_UNMEASURED,
     Chunking,
     around,
     halves,
     window,
 )
-from jobrunner.protocol.tuning import CHUNK_SECONDS
+from jobrunner.protocol.tuning import CHUNK_GROWTH, CHUNK_SECONDS, PACK_BYTES, PACK_LARGEST, PACK_UNMEASURED
 
 
 def measured(seconds: float, longest: int = 1_000_000) -> Chunking:
@@ -42,7 +38,7 @@ def test_chunks_grow_step_by_step():
     for _ in range(4):
         sizes.append(chunking.chunk_size(slots=2))
         chunking.measured(sizes[-1], 1e-6 * sizes[-1])
-    assert sizes == [GROWTH**i for i in range(4)]
+    assert sizes == [CHUNK_GROWTH**i for i in range(4)]
 
 
 def test_chunks_shrink_towards_the_end_but_not_below_the_useful():

@@ -46,12 +46,13 @@ def test_snippets_run(
 
 
 def test_every_setting_is_documented() -> None:
-    rows = set(
-        re.findall(
-            r"^\| `(\w+)` \| `(\w+)` \|", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE
-        )
-    )
-    settings = {(f.name, f.metadata["env"]) for cls in config.TABLES for f in dataclasses.fields(cls)}
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    rows = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|.*\| (.*) \|$", page, re.MULTILINE))
+    settings = {
+        (f.name, f.metadata["env"], f.metadata["doc"])
+        for cls in config.TABLES
+        for f in dataclasses.fields(cls)
+    }
     assert rows == settings
 
 
@@ -60,6 +61,17 @@ def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_each_row_of_a_table_has_as_many_cells_as_its_head(page: Path) -> None:
+    wide = 0
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        cells = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line))) if line.startswith("|") else 0
+        assert not cells or not wide or cells == wide, (
+            f"line {number} has {cells - 1} cells, its head {wide - 1}"
+        )
+        wide = cells
 
 
 def test_every_test_that_the_page_of_faults_names_exists() -> None:

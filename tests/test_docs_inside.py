@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DECISIONS = ROOT / "docs" / "decisions"
-PAGES = [ROOT / "docs" / name for name in ("theory.md", "states.md", "changing.md")] + sorted(
-    DECISIONS.glob("*.md")
-)
+PAGES = [
+    ROOT / "docs" / name for name in ("architecture.md", "theory.md", "states.md", "wire.md", "changing.md")
+] + sorted(DECISIONS.glob("*.md"))
 
 PATH = re.compile(r"`((?:jobrunner|tests|benchmarks|scripts|docs|examples)/[\w./-]*)`")
 
@@ -49,6 +49,19 @@ def test_each_row_of_what_to_change_names_code_and_its_tests() -> None:
         assert PATH.findall(code), what
         assert PATH.findall(tests), what
         assert all(path.startswith("tests/") for path in PATH.findall(tests)), what
+
+
+def test_each_package_has_its_place_on_the_map() -> None:
+    """A row of the boxes, or the sentence about what is beside them, names it, or what is in it."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    drawn = re.search(r"^## Ten boxes$(.*?)^Boxes 5, 7 and 9", text, re.MULTILINE | re.DOTALL)
+    assert drawn is not None
+    named = {path.split("/")[1] for path in PATH.findall(drawn[1]) if path.startswith("jobrunner/")}
+    there = {path.name for path in (ROOT / "jobrunner").iterdir() if (path / "__init__.py").exists()}
+    assert not there - named
+    boxes = re.findall(r"^\| (\d+) ", drawn[1], re.MULTILINE)
+    assert boxes == [str(n) for n in range(1, 11)]
+    assert all(re.search(rf"\|\s+{box}  \w", drawn[1]) for box in boxes), "each is in the picture"
 
 
 def test_figures_are_those_of_the_code() -> None:

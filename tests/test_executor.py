@@ -77,7 +77,7 @@ def test_choice(monkeypatch, argument, address, environment, chosen):
 
 
 def test_contradicting_addresses(opened):
-    with pytest.raises(ConfigError, match="two addresses"):
+    with pytest.raises(ConfigError, match="two different addresses"):
         Executor("tcp://a:1", address="tcp://b:1")
 
 
@@ -110,7 +110,7 @@ def test_an_engine_that_is_not_installed_says_how_to(monkeypatch, name, package)
 
 
 def test_a_local_backend_takes_no_address():
-    with pytest.raises(ConfigError, match="takes no address"):
+    with pytest.raises(ConfigError, match="accepts no address"):
         Executor("threads", address="tcp://h:1")
 
 

@@ -65,12 +65,10 @@ def test_where_there_is_none_it_is_said(monkeypatch, no_temporary_folder, tmp_pa
     monkeypatch.setattr(folders, "_other_folders", lambda: iter(["/proc/1/fd"]))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert temporary_folder() is None
-    with pytest.raises(
-        ConfigError, match="there is no folder for a socket: none of /proc/1/fd can be written to"
-    ):
+    with pytest.raises(ConfigError, match="there is no folder for a socket: each of /proc/1/fd is read-only"):
         socket_folder()
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot make the folder"):
+    with pytest.raises(ConfigError, match="cannot create the folder"):
         make_folder(str(tmp_path / "file" / "x"))
 
 

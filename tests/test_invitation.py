@@ -45,7 +45,7 @@ def test_no_line_is_an_error(standard_input, monkeypatch):
 
 
 def test_a_file_that_is_not_there_or_that_others_may_read_is_refused(file):
-    with pytest.raises(ConfigError, match=r"there is no file .*elsewhere"):
+    with pytest.raises(ConfigError, match=r"the file .*elsewhere for the invitation line does not exist"):
         read_line(f"@{file.parent / 'elsewhere'}")
     file.chmod(0o644)
     with pytest.raises(ConfigError, match=f"chmod 600 {file}"):

@@ -47,7 +47,7 @@ def test_a_folder_that_everybody_may_write_to_is_not_used(tmp_path):
     folder = tmp_path / "keys"
     folder.mkdir()
     folder.chmod(0o1777)
-    with pytest.raises(ConfigError, match="everybody may write to the folder"):
+    with pytest.raises(ConfigError, match="because others may write to it"):
         open_keyring(folder)
     assert not list(folder.iterdir())
     folder.chmod(0o755)
@@ -79,7 +79,9 @@ def test_a_line_is_read_as_it_was_written():
     "text", ["", "tcp://10.0.0.5:7077", "jobrunner://10.0.0.5:7077", "jobrunner://h:1/a.b"]
 )
 def test_what_is_no_line_to_join_with_is_told_without_its_secret(text):
-    with pytest.raises(ConfigError, match="join with") as caught:
+    with pytest.raises(
+        ConfigError, match=r"this is not an invitation line|the invitation line is incomplete"
+    ) as caught:
         parse_line(text)
     assert "a.b" not in str(caught.value)
 
@@ -94,8 +96,8 @@ def test_an_invitation_is_traded_for_a_key(ring):
     assert ring.admit(invited.public, pair.public, "node 7", "worker") == member, (
         "asked again, it is the same"
     )
-    assert ring.principal(invited.public) is None, "its uses are over"
-    with pytest.raises(AuthenticationError, match="uses are over"):
+    assert ring.principal(invited.public) is None, "its expired or has been used up"
+    with pytest.raises(AuthenticationError, match="expired or has been used up"):
         ring.admit(invited.public, new_pair().public, "eve", "worker")
 
 
@@ -123,7 +125,7 @@ def test_revoking_a_key_ends_the_invitation_that_it_came_with(ring):
     revoked = ring.revoke("mallory")
     assert (revoked.member.name, revoked.ended_invitation, revoked.others) == ("mallory", True, ["bob"])
     assert ring.principal(line) is None
-    with pytest.raises(AuthenticationError, match="uses are over"):
+    with pytest.raises(AuthenticationError, match="expired or has been used up"):
         ring.admit(line, new_pair().public, "mallory", "client")
     assert ring.admit(other, new_pair().public, "carol", "client").name == "carol"
     ring.issue("ci", "client")
@@ -163,7 +165,7 @@ def test_a_running_coordinator_keeps_the_keys_that_it_knows_if_the_file_cannot_b
         assert ring.refresh(now=ring.next_look()) == []
         assert ring.principal(alice.public).name == "alice"
     assert "damaged" in caplog.text
-    assert "is gone" in caplog.text
+    assert "no longer exists" in caplog.text
 
 
 def test_rotation_forgets_everybody(ring):
@@ -183,7 +185,7 @@ def test_damage_is_named(ring, name):
 
 @pytest.mark.parametrize("text", ['{"a": 1}', "[]", "no JSON", '{"name": "x", "role": "client"}'])
 def test_a_file_that_holds_no_key_is_told_in_the_words_of_users(text):
-    with pytest.raises(ConfigError, match=r"key\.json does not hold a key of jobrunner") as caught:
+    with pytest.raises(ConfigError, match=r"key\.json does not contain a key of jobrunner") as caught:
         identity.parse(text, "key.json")
     assert "__init__" not in str(caught.value)
     assert "object has no attribute" not in str(caught.value)

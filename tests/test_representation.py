@@ -11,6 +11,7 @@ from jobrunner import Executor, TaskLostError, gather
 from jobrunner.display.notebooks import MAX_LENGTH, html_table, or_none, shown
 from jobrunner.futures import Future
 from jobrunner.testing.stub_backend import StubBackend
+from jobrunner.testing.waiting import until
 
 
 class Rude(Exception):
@@ -123,7 +124,4 @@ def test_the_calls_under_way(kind, tmp_path):
         go.touch()
         assert under_way == 3
         gather(futures)
-        deadline = time.monotonic() + 30
-        while executor._lifetime.backend.unfinished:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        until(lambda: not executor._lifetime.backend.unfinished)

@@ -125,20 +125,20 @@ def namespace():
 @pytest.mark.parametrize(
     ("ship", "text"),
     [
-        (["/no/such/thing.py"], "there is no /no/such/thing.py"),
+        (["/no/such/thing.py"], "/no/such/thing.py does not exist"),
         (["numpy"], r"for the module of that name, ship=\[numpy\] \(no quotes\)"),
-        ([sys], "'sys' has no file, it is built into Python"),
-        ([namespace()], "'spread_out' has no file, it is a namespace package: ship the packages inside"),
-        ([sys.modules["__main__"]], "what __main__ defines goes along"),
+        ([sys], "'sys' has no file, because it is built into Python"),
+        ([namespace()], "'spread_out' has no file, because it is a namespace package; ship the packages"),
+        ([sys.modules["__main__"]], "__main__ cannot be shipped"),
         ([threading], "would hide the module 'threading'"),
         ([jobrunner], "would hide the module 'jobrunner'"),
-        ([7], "7 is neither a module nor a path"),
+        ([7], "7 is not a module or a path"),
         ("home/shipped_module.py", r"must be a list"),
         (np, r"must be a list"),
-        (["home"], "is no package, it has no __init__.py: ship what is in it instead"),
-        (["home/shipped_package/data.txt"], "neither a package's folder nor a module"),
-        (["home/my-module.py"], "'my-module' is no name for a module"),
-        ([f"home/fast{WRONG_SUFFIX}"], "compiled for another system or version of Python"),
+        (["home"], "is not a package, because it has no __init__.py; ship the modules in it instead"),
+        (["home/shipped_package/data.txt"], "is not a package folder or a module"),
+        (["home/my-module.py"], "'my-module' is not a module name"),
+        ([f"home/fast{WRONG_SUFFIX}"], "compiled for another system or Python version"),
         (["home/broken"], "the compiled modules broken/fast are for another system"),
         (["home/shipped_module.py", "home/other/shipped_module.py"], "are both called 'shipped_module'"),
     ],
@@ -157,7 +157,7 @@ def test_what_cannot_be_shipped(ship, text, package, module, tmp_path, monkeypat
 def test_a_module_in_an_archive(tmp_path):
     inside = types.ModuleType("zipped")
     inside.__file__ = str(tmp_path / "all.zip" / "zipped.py")
-    with pytest.raises(ConfigError, match="unpack it and ship the folder"):
+    with pytest.raises(ConfigError, match="unpack the archive and ship the folder"):
         shipping.find([inside])
 
 
@@ -170,7 +170,7 @@ def test_there_is_a_limit_that_is_named(package):
 
 def test_an_open_backend_takes_nothing_more(module):
     executor = Executor("threads", max_workers=1)
-    with pytest.raises(ConfigError, match="ship must be given to the Backend itself"):
+    with pytest.raises(ConfigError, match="so ship cannot be given to the Executor; give it to the Backend"):
         Executor(executor._lifetime.backend, ship=[module])
     executor.shutdown()
 

@@ -1,0 +1,1 @@
+"""Slots and their processes, and the daemon of a worker."""

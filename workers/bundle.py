@@ -18,9 +18,9 @@ from jobrunner.workers.crash_board import RESULT
 
 
 class Bundle:
-    """Two threads share it: the main one runs the calls, the control thread may split it.
+    """A running bundle; the main thread runs its calls, and the control thread may split it.
 
-    `note` writes a result to the crash board; it raises ValueError where there is no room for it.
+    `note` writes a result to the crash board; it raises ValueError if there is no room for the result.
     """
 
     def __init__(self, number: int, payload: Payload, note: Callable[[bytes], int]) -> None:
@@ -28,9 +28,9 @@ class Bundle:
         self._note = note
         packed = payload if isinstance(payload, bytes) else b"".join(buffers_of(payload))
         self.calls: deque[bytes] = deque(msgpack.unpackb(packed))
-        """Those that have not started. Whoever takes one from it has it."""
+        """The calls that have not started; a thread that has removed a call from the deque owns it."""
         self.index = -1
-        """Of the call that runs; main thread."""
+        """The index of the running call; only the main thread changes it."""
         self.payloads: list[bytes] = []
         self.durations: list[float] = []
         self.failed: list[int] = []
@@ -41,7 +41,7 @@ class Bundle:
         self._was_split = False
 
     def add(self, payload: bytes, duration: float, failed: bool) -> None:
-        """The call that ran has ended; main thread. What is appended last makes it count."""
+        """Add the result of the call that ran, in the main thread; the last statement makes it count."""
         if failed:
             self.failed.append(self.index)
         try:
@@ -57,14 +57,14 @@ class Bundle:
 
     @property
     def full(self) -> bool:
-        """Whether its results are too large to go on collecting; what has not begun goes back then."""
+        """Return whether the results are too large to collect more of them, so that the other calls are given back."""
         return self._full and bool(self.calls)
 
     def split(self, tell: Callable[[bytes, int], None]) -> None:
-        """Let go of what has not started, and `tell` the results so far and the index of the call that goes on alone.
+        """Remove the calls that have not started, and `tell` the results so far and the index of the running call.
 
-        Nothing happens if it has not begun, has ended, or was split before. The outcome of the call that goes on
-        must not overtake what is told here, so `end` waits for it.
+        Nothing happens if the bundle has not begun, has ended, or was split before. The outcome of the running call
+        must not overtake the message of `tell`, so `end` waits for it.
         """
         with self._lock:
             if self._ended or self._was_split or self.index < 0:
@@ -81,7 +81,10 @@ class Bundle:
             tell(self._results(running), running)
 
     def keep(self, index: int) -> bool:
-        """The worker has taken what comes after that call; True if that one is the last that has begun."""
+        """Note that the worker has taken the calls after this one.
+
+        Return whether this one is the last that has begun.
+        """
         with self._lock:
             self.calls.clear()
             self._was_split = True
@@ -89,13 +92,13 @@ class Bundle:
             return last == index
 
     def end(self) -> bool:
-        """All calls that were left have run; False if it was split, and only the last one's outcome is due."""
+        """End the bundle after its last call; return False if it was split and only the last call's outcome is due."""
         with self._lock:
             self._ended = True
             return not self._was_split
 
     def results(self) -> bytes:
-        """Of all calls."""
+        """Return the packed results of all calls."""
         return self._results(self._count)
 
     def _results(self, stop: int) -> bytes:
@@ -107,6 +110,6 @@ _pack_result = RESULT.pack
 
 
 def pack_results(payloads: list[bytes], durations: list[float], failed: list[int]) -> bytes:
-    """As `protocol.bundles` has it."""
+    """Pack the results of calls, in the format of `protocol.bundles`."""
     packed: bytes = msgpack.packb((payloads, durations, failed))
     return packed

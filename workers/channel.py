@@ -36,16 +36,16 @@ from jobrunner.workers.framing import (
 )
 
 BUFFERS_PER_CALL = 256
-"""Buffers given to one sendmsg; the system allows IOV_MAX, at least 1024."""
+"""Maximum number of buffers per call of sendmsg, because the system allows IOV_MAX, which is at least 1024."""
 
 READ_TURN = 16 * 1024 * 1024
-"""Bytes after which a BufferedChannel lets others have their turn."""
+"""Number of bytes after which a BufferedChannel lets others have their turn."""
 
 RETRY_SECONDS = 0.001
-"""After which a slot tries again to send when the system has no descriptors left."""
+"""Time in seconds after which a slot tries again to send if the system has no free descriptors."""
 
 SOCKET_BUFFER = 256 * 1024
-"""Bytes; what Linux gives anyway, and macOS only when asked."""
+"""Size of a socket's buffer in bytes, which Linux provides anyway and macOS only on request."""
 
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 """Where the other end is gone, sending raises BrokenPipeError, also in a program that SIGPIPE would end."""
@@ -55,7 +55,7 @@ MACOS_NO_SIGNAL = 0x1022
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected sockets, for the two ends of a channel."""
+    """Return two connected sockets, for the two ends of a channel."""
     pair = socket.socketpair()
     for end in pair:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
@@ -65,9 +65,9 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
 
 
 class Reader:
-    """Puts messages together from pieces of any size, reading never more than it needs for the next step.
+    """Assembles messages from pieces of any size, and never reads more than the next step needs.
 
-    So nothing of a later message waits in this process while the socket looks empty to a poll.
+    So no part of a later message waits in this process while the socket looks empty to a poll.
     """
 
     def __init__(self, sock: socket.socket, shares: bool = False) -> None:
@@ -85,9 +85,9 @@ class Reader:
         self._buffers: list[Received] = []
 
     def read(self) -> Message | None:
-        """The next message; None at the end of the stream.
+        """Return the next message, or None at the end of the stream.
 
-        Raises ChannelError, and BlockingIOError on a non-blocking socket that has no more for now.
+        Raises ChannelError, and BlockingIOError if a non-blocking socket has no more data now.
         """
         while self._header is None:
             while len(self._part) < self._need:
@@ -112,7 +112,7 @@ class Reader:
         return message
 
     def _receive_with_descriptors(self, size: int) -> bytes:
-        """A part of a prefix, with what came along."""
+        """Receive a part of a prefix, with its descriptors."""
         room = socket.CMSG_SPACE((MAX_DESCRIPTORS + 1) * DESCRIPTOR_BYTES)
         piece, extra, _, _ = self._sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
         for level, kind, data in extra:
@@ -130,7 +130,7 @@ class Reader:
         self._need = count * SIZE_BYTES + self._header_bytes
 
     def _fill_buffers(self) -> bool:
-        """False at the end of the stream."""
+        """Fill the buffers of the message; return False at the end of the stream."""
         for index, size in enumerate(self._sizes):
             if index == len(self._buffers):
                 if size == DESCRIPTOR:
@@ -156,13 +156,13 @@ class Reader:
 
 
 class Unsent:
-    """What waits to be sent, in order; false when there is nothing."""
+    """The data that waits to be sent, in order; it is false if there is none."""
 
     def __init__(self) -> None:
         self._pieces: deque[memoryview] = deque()
         self._taken = 0  # pieces, ever, from the front
         self._shared: deque[tuple[int, list[SharedPayload]]] = deque()
-        """Payloads whose descriptors go along with a piece, which is named by those that were before it."""
+        """The payloads whose descriptors are sent with a piece, with the number of pieces before it."""
 
     def __bool__(self) -> bool:
         return bool(self._pieces)
@@ -178,7 +178,7 @@ class Unsent:
         self._pieces.extend(frame(header, buffers))
 
     def send(self, sock: socket.socket) -> None:
-        """Have the system take some. Raises OSError, BlockingIOError when it does not take anything for now."""
+        """Let the system take some data; raise OSError, and BlockingIOError if it takes nothing now."""
         count = BUFFERS_PER_CALL
         shared: list[SharedPayload] = []
         for place, payloads in islice(self._shared, 2):
@@ -196,7 +196,7 @@ class Unsent:
 
 
 def send_with_descriptors(sock: socket.socket, batch: list[memoryview], shared: list[SharedPayload]) -> int:
-    """As sendmsg; what runs out of descriptors can be tried again, and raises BlockingIOError too."""
+    """Send data with descriptors, like sendmsg; raise BlockingIOError also if the system has no free descriptors."""
     fds: list[int] = []
     try:
         fds += [payload.locked() for payload in shared]
@@ -212,7 +212,7 @@ def send_with_descriptors(sock: socket.socket, batch: list[memoryview], shared: 
 
 
 class BlockingChannel:
-    """A slot's end. One thread may send while another receives; no two may do the same."""
+    """The slot's end of a channel; one thread may send while another one receives."""
 
     def __init__(self, sock: socket.socket, shares: bool = False) -> None:
         sock.setblocking(True)
@@ -226,7 +226,7 @@ class BlockingChannel:
         self._sock.close()
 
     def send(self, header: bytes, buffers: Sequence[Outgoing] = ()) -> None:
-        """Returns when all of it is in the system's hands. Raises OSError when the other end is gone."""
+        """Send a message, and return when the system has all of it; raise OSError if the other end is gone."""
         unsent = Unsent()
         unsent.add(header, buffers)
         while unsent:
@@ -236,7 +236,7 @@ class BlockingChannel:
                 time.sleep(RETRY_SECONDS)
 
     def receive(self) -> Message | None:
-        """The next message, waiting for it; None when the other end has closed."""
+        """Wait for the next message and return it; return None if the other end has closed."""
         try:
             return self._reader.read()
         except ConnectionResetError:  # it closed without reading what we sent
@@ -244,7 +244,7 @@ class BlockingChannel:
 
 
 class BufferedChannel:
-    """The worker's end: never blocks, and keeps what could not be sent yet."""
+    """The worker's end of a channel, which never blocks and keeps the data that could not be sent yet."""
 
     def __init__(self, sock: socket.socket, shares: bool = False) -> None:
         sock.setblocking(False)
@@ -253,14 +253,14 @@ class BufferedChannel:
         self._unsent = Unsent()
         self._ends = False
         self.closed = False
-        """Whether the other end is gone: nothing more arrives, and what is sent goes nowhere."""
+        """Whether the other end is gone, so that nothing more arrives and sent data is lost."""
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
     @property
     def pending(self) -> bool:
-        """Whether something waits to be sent; call `flush` when the socket takes more."""
+        """Return whether data waits to be sent; call `flush` when the socket accepts more."""
         return bool(self._unsent)
 
     def close(self) -> None:
@@ -269,7 +269,7 @@ class BufferedChannel:
         self._sock.close()
 
     def send(self, header: bytes, buffers: Sequence[Outgoing] = ()) -> None:
-        """Send now what the system takes, and keep the rest."""
+        """Send as much as the system accepts now, and keep the rest."""
         if self.closed:
             return
         waiting = bool(self._unsent)
@@ -278,13 +278,13 @@ class BufferedChannel:
             self.flush()
 
     def end(self) -> None:
-        """Send nothing more: the other end reads what was sent, then the end. What it says still arrives."""
+        """End the sending direction: the other end reads the sent data and then the end; its messages still arrive."""
         self._ends = True
         if not self._unsent and not self.closed:
             self.flush()
 
     def flush(self) -> None:
-        """Send of the rest what the system takes."""
+        """Send as much of the waiting data as the system accepts now."""
         try:
             while self._unsent:
                 self._unsent.send(self._sock)
@@ -297,7 +297,7 @@ class BufferedChannel:
             self._unsent.clear()
 
     def receive(self) -> list[Message]:
-        """The messages that have arrived, as many as fit in a turn. Raises ChannelError."""
+        """Return the messages that have arrived, as many as fit into a turn; raise ChannelError."""
         messages: list[Message] = []
         size = 0
         while size < READ_TURN:
@@ -319,7 +319,7 @@ class BufferedChannel:
 
 
 def consume(pieces: deque[memoryview], count: int) -> None:
-    """Take `count` bytes that were written off the front of `pieces`."""
+    """Remove `count` bytes, which were written, from the beginning of `pieces`."""
     while pieces and count >= pieces[0].nbytes:
         count -= pieces.popleft().nbytes
     if count:

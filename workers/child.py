@@ -77,20 +77,21 @@ ERROR = 1
 FINAL_ERROR = 9
 INITIALIZER_FAILED = 10
 IN_INITIALIZER = -2
-"""As in protocol.messages and .effects, which would take longer to import than all the rest."""
+"""The values of the constants of this name in protocol.messages and .effects, which would take longer to import than
+all other modules."""
 
 FLUSH_INTERVAL = 0.001
-"""Seconds for which outcomes may wait for others while there are more tasks to run."""
+"""Maximum time in seconds for which outcomes wait for others while there are more tasks to run."""
 
 CONTROL_INTERVAL = 0.02
-"""Seconds after which the control thread sends what waits in the outbox while a task runs on."""
+"""Interval in seconds at which the control thread sends the entries of the outbox while a task runs on."""
 
 IMPORTING = "<frozen importlib._bootstrap>"
-"""The file of the code that imports modules, as its frames have it."""
+"""The file of the code that imports modules, as its frames name it."""
 
 
 class Slot:
-    """The state that the two threads share. What only one of them touches is said so."""
+    """The state that the two threads share; comments name the fields that only one of them uses."""
 
     def __init__(
         self, data: BlockingChannel, control: BlockingChannel, board: CrashBoard, shared_idle: int = 0
@@ -143,7 +144,7 @@ class Slot:
         self.sharing = SlotSharing(shared_idle, self.wake)
 
     def wake(self) -> None:
-        """Have the control thread look after what it looks after."""
+        """Wake the control thread."""
         os.write(self.wake_writer, b"\0")
 
     def current(self) -> int:
@@ -170,7 +171,7 @@ class Slot:
         return os.environ[task_context.TASK_ADDRESS]
 
     def ask_to_connect(self) -> None:
-        """Have the worker listen, if it does not yet. Raises ConfigError where it cannot."""
+        """Ask the worker to listen for connections, unless it does already; raise ConfigError if it cannot."""
         with self.connecting:
             if self.may_connect:
                 return
@@ -204,9 +205,10 @@ class Slot:
             del payload, values
 
     def leave(self) -> None:
-        """Make ready for the interpreter's end, which does what the calls have left for it.
+        """Prepare the interpreter's end, at which threads and atexit functions of the calls finish.
 
-        The worker sees this process's end by that of the socket, too: it stays open to the last.
+        The worker also detects the end of this process by the end of the socket, which therefore stays open to the
+        last.
         """
         self.last_hold = os.dup(self.data.fileno())
         self.flush()
@@ -216,14 +218,14 @@ class Slot:
         gc.freeze()
 
     def wait_for_tasks(self) -> bool:
-        """Wait for a message, and take it unless the control thread did. False at the end."""
+        """Wait for a message, and handle it unless the control thread did; return False at the end."""
         before = self.received
         self.data_poller.poll()
         with self.receive_lock:
             return self.receive() if self.received == before else True
 
     def receive(self) -> bool:
-        """Take one message from the data socket; under `receive_lock`. False at the end."""
+        """Handle one message of the data socket, with `receive_lock` held; return False at the end."""
         message = self.data.receive()
         if message is None:
             return False
@@ -245,8 +247,10 @@ class Slot:
         return True
 
     def hear(self, path: list[str], authkey: bytes, configuration: str) -> None:
-        """Look for modules where the program does by now, after what the calls here have added; have its key, and what
-        it has configured."""
+        """Take over the program's present module path, key and configuration.
+
+        Entries that calls have added to the module path here stay in front of the program's entries.
+        """
         if path != self.path:
             added = [entry for entry in sys.path if entry not in self.path]
             sys.path[:] = [*added, *path]
@@ -263,7 +267,7 @@ class Slot:
             configured.configure(configuration)
 
     def restore(self) -> None:
-        """Undo what the last task may have left changed and the next one relies on."""
+        """Undo the changes of the last task that would affect the next one."""
         if self.stdout.sink.gone or self.stderr.sink.gone:
             self.stdout, self.stderr = slot_streams(self.outbox, self.current)
         if sys.stdout is not self.stdout or sys.stderr is not self.stderr:
@@ -396,7 +400,7 @@ class Slot:
         return results
 
     def run_bundle(self, fn: Callable[..., Any], bundle: Bundle) -> tuple[int, Payload]:
-        """Run its calls, as long as nobody takes them away. Status and payload of its outcome."""
+        """Run the calls of a bundle until they are done or taken away; return status and payload of its outcome."""
         board = self.board.fields
         status, result = OK, b""
         while bundle.calls:
@@ -431,8 +435,10 @@ class Slot:
         return status, result if len(result) < OUT_OF_BAND else (result,)
 
     def may_go_on(self) -> bool:
-        """Called where the gate is not open, when it was noted what begins: whether that may begin, if it is a call of
-        the bundle that runs, or an element of the chunk. Of tasks, `taken` tells."""
+        """Return whether the noted call of the running bundle, or element of the running chunk, may begin.
+
+        This is called if the gate is not open. For tasks, `taken` tells.
+        """
         fields = self.board.fields
         decision = decided(fields)
         if decision is None:
@@ -445,13 +451,13 @@ class Slot:
         return True
 
     def note_ending(self, number: int) -> None:
-        """From here on the worker takes nothing of this bundle or chunk."""
+        """Note that from now on the worker takes nothing of this bundle or chunk."""
         self.board.fields[ENDING] = number
         if self.board.fields[GATE]:
             self.may_go_on()
 
     def split(self, bundle: Bundle) -> None:
-        """Send the results so far, and have the calls that have not started run elsewhere; from both threads."""
+        """Send the results so far, and let the calls that have not started run elsewhere; both threads call this."""
 
         def tell(results: bytes, running: int) -> None:
             self.outbox.put([SPLIT, [bundle.number, results, running]])
@@ -460,7 +466,7 @@ class Slot:
         bundle.split(tell)
 
     def run_initializer(self, key: bytes) -> None:
-        """Run an initializer, the first time that a task names it. Raises InitializerError, each time."""
+        """Run an initializer when a task names it for the first time; raise InitializerError each time if it fails."""
         if key not in self.initialized:
             try:
                 self.board.fields[ELEMENT] = IN_INITIALIZER
@@ -488,7 +494,7 @@ class Slot:
             raise known.with_traceback(None)
 
     def function(self, key: bytes, initializer: bytes | None) -> Callable[..., Any]:
-        """That function, after that initializer."""
+        """Return a function, after its initializer has run."""
         fn = self.functions.get((initializer, key))
         if fn is None:
             if key not in self.blobs:
@@ -503,7 +509,7 @@ class Slot:
         return ready(fn)
 
     def load(self, key: bytes) -> Callable[..., Any]:
-        """Unpickle a function. Its parts stay as they are: others may have them too."""
+        """Unpickle a function; its parts are kept, because other functions may have them, too."""
         _, blob, keys = self.blobs[key]
         parts = {part: self.blobs[part][1] for part in keys}
         for payload in (blob, *parts.values()):
@@ -511,7 +517,7 @@ class Slot:
         return serialization.load_function(blob, parts)
 
     def put_outcome(self, number: int, status: int, result: Payload, duration: float) -> None:
-        """Keep it for the next flush, or send it now: when it is large, or nothing was sent for a while."""
+        """Keep an outcome for the next flush, or send it now if it is large or nothing was sent for a while."""
         if isinstance(result, bytes):
             self.outbox.put([OUTCOME, number, status, result, duration])
             if perf_counter() - self.last_flush >= FLUSH_INTERVAL:
@@ -528,7 +534,7 @@ class Slot:
 
     @contextmanager
     def waiting(self, awaited: blocking.AwaitedCalls | None = None) -> Iterator[None]:
-        """The hook of `blocking`: tells the worker that this slot's turn is free meanwhile."""
+        """Tell the worker during a wait that this slot's turn is free; this is the hook of `wait_hooks`."""
         self.blocked += 1
         wait = self.waits.enter(awaited)
         try:
@@ -541,7 +547,7 @@ class Slot:
             self.tell_blocked()
 
     def tell_blocked(self) -> None:
-        """Tell the worker whether this slot's turn is free, where that has changed."""
+        """Tell the worker whether this slot's turn is free, if that has changed."""
         if self.forked:
             return
         with self.outbox.lock:
@@ -567,7 +573,7 @@ class Slot:
     # --- a process that a task forked --------------------------------------------------------------------
 
     def after_fork(self) -> None:
-        """In the new process: release everything that belongs to the slot."""
+        """Release, in a forked process, everything that belongs to the slot."""
         self.forked = self.outbox.forked = True
         blocking.install(None)
         blocking.watch_callers(None)
@@ -583,7 +589,7 @@ class Slot:
         self.elements.clear()
 
     def leave_fork(self, status: int) -> NoReturn:
-        """The task returned twice, once in a process that it forked. That one must not go on as a slot."""
+        """End a forked process in which the task has returned, too, because it must not continue as a slot."""
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(0 if status == OK else 1)
@@ -640,7 +646,7 @@ class Slot:
                 signal.pthread_kill(self.main_thread, signal.SIGINT)
 
     def divide(self, number: int) -> None:
-        """Give back the elements of a chunk that have not begun, if it is the task that runs; answer in any case."""
+        """Give back the elements of a chunk that have not begun, if the chunk is running; answer in any case."""
 
         def tell(stop: int) -> None:
             self.outbox.put([DIVIDED, [number, stop]])
@@ -651,7 +657,7 @@ class Slot:
             tell(0)
 
     def give_back(self) -> None:
-        """Give back what has not started; from both threads."""
+        """Give back the tasks that have not started; both threads call this."""
         numbers = []
         while self.queue:
             try:
@@ -662,9 +668,9 @@ class Slot:
         self.outbox.flush()
 
     def recall(self, count: int, split: bool) -> None:
-        """Give back what has not started, of all that was sent before it was asked: `count` RUN messages.
+        """Give back the tasks that have not started among those of the first `count` RUN messages.
 
-        `split`: of the bundle that runs, too.
+        With `split`, give back the calls of the running bundle, too.
         """
         while True:
             with self.receive_lock:
@@ -679,7 +685,7 @@ class Slot:
 
 
 def imports(frame: FrameType | None) -> bool:
-    """Whether code runs there that an import has begun: interrupted, it would leave modules that are half there."""
+    """Return whether an import has called this code, because an interrupt would leave half-imported modules."""
     while frame is not None:
         if frame.f_code.co_filename == IMPORTING:
             return True
@@ -688,7 +694,7 @@ def imports(frame: FrameType | None) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve until the worker ends the data socket; then the interpreter may end. `arguments`: see the top."""
+    """Serve until the worker ends the data socket, then let the interpreter end; `arguments` are described above."""
     faulthandler.enable(2)
     try:
         data, control, board, lifeline, number, parent = (int(argument) for argument in arguments)

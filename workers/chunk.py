@@ -1,8 +1,8 @@
 """A chunk of `map` in its slot: elements that run one after the other, and that may be divided meanwhile.
 
-Costs next to nothing per element: the main thread iterates over a list, as it would without this, and the control
-thread cuts off the end of that list. Both are single steps of the interpreter, so an element is either taken or cut
-off. Where the control thread cannot run, the worker takes elements away, see `gate`.
+The cost per element is close to zero. The main thread iterates over a list, as it would without a division, and the
+control thread cuts off the end of that list. Both are single steps of the interpreter, so an element is either taken
+or cut off. If the control thread cannot run, the worker takes elements away, see `gate`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from jobrunner.workers.crash_board import ELEMENT, Fields
 
 
 class Chunk:
-    """Two threads share it: the main one runs the elements, the control thread may give back those that have not begun.
+    """A chunk; the main thread runs its elements, and the control thread may give back those that have not begun.
 
-    It is there before its elements are: to load these, and the function, may take long as well.
+    It is created before its elements are loaded, because loading them, and the function, may take long as well.
     """
 
     def __init__(self, number: int, start: int, stop: int, fields: Fields) -> None:
-        """The elements [start, stop) of the task `number`. In `fields` the main thread notes which of them runs."""
+        """Create the chunk of the elements [start, stop) of task `number`.
+
+        The main thread notes the running element in `fields`.
+        """
         self.number = number
         self._start = start
         self._count = stop - start
@@ -32,7 +35,7 @@ class Chunk:
         self._closed = False
 
     def begin(self, elements: list[Any]) -> Iterator[tuple[int, Any]]:
-        """Those of the elements that were not given back, with their indices; for the main thread."""
+        """Return the elements that were not given back, with their indices; the main thread calls this."""
         with self._lock:
             del elements[self._count :]
             self._elements = elements
@@ -42,8 +45,8 @@ class Chunk:
     def give_back(self, tell: Callable[[int], None]) -> bool:
         """Keep the elements that have begun, at least one, and `tell` the index of the first one that is given back.
 
-        False, and nothing happens, where all have begun, or it was done before. The chunk's outcome must not overtake
-        what is told here, so `end` waits for it.
+        Returns False, and does nothing, if all have begun or if this was done before. The chunk's outcome must not
+        overtake the message of `tell`, so `end` waits for it.
         """
         with self._lock:
             keep = max(self._taken(), 1)
@@ -58,7 +61,10 @@ class Chunk:
             return self._closed
 
     def keep(self, element: int) -> bool:
-        """The worker has taken what comes after that element; True if that one is the last that has begun."""
+        """Note that the worker has taken the elements after this one.
+
+        Return whether this one is the last that has begun.
+        """
         with self._lock:
             count = element + 1 - self._start
             del self._elements[count:]
@@ -67,12 +73,12 @@ class Chunk:
             return last == element
 
     def end(self) -> None:
-        """All elements that were left have run; from now on nothing is given back."""
+        """End the chunk after its last element; nothing is given back from now on."""
         with self._lock:
             self._closed = True
 
     def _taken(self) -> int:
-        """How many elements the main thread has taken."""
+        """Return the number of elements that the main thread has taken."""
         if self._left is None:
             return 0
         state = self._left.__reduce__()

@@ -26,7 +26,7 @@ from typing import ClassVar, NamedTuple, TypeAlias
 OUTBOX_BYTES = 256 * 1024
 
 RESULTS_BYTES = 256 * 1024
-"""Of a bundle's results, with RESULT for each."""
+"""Maximum size in bytes of the results of a bundle, with a RESULT for each."""
 
 NUMBER, ELEMENT, LAST, COUNT, USED, SENT, KIND, ENDING, GATE, KEPT, KEPT_ELEMENT, UNTIL = range(12)
 _FIELDS_BYTES = 96
@@ -37,12 +37,12 @@ PLAIN, BUNDLE, CHUNK = range(3)
 Fields: TypeAlias = "memoryview[int]"
 
 RESULT = struct.Struct("<dQ?")
-"""Of a bundle's call that has ended, before its result (or exception): its seconds, the bytes of that, whether it has
-failed."""
+"""The header of the result (or exception) of a finished call of a bundle: its seconds, its size in bytes, and whether
+the call has failed."""
 
 
 class State(NamedTuple):
-    """All that a slot writes of its own accord, but for the texts. It stands still when nothing goes on there."""
+    """All fields that a slot writes on its own, except the texts; they do not change if nothing happens in the slot."""
 
     number: int
     element: int
@@ -58,12 +58,15 @@ MAP_FAILED = 2 ** (8 * struct.calcsize("P")) - 1
 
 
 class CrashBoard:
-    """One process writes, the other reads; each field changes in one piece."""
+    """The shared memory of a slot and its worker: one process writes, the other reads, and fields change atomically."""
 
     SIZE: ClassVar[int] = _RESULTS + RESULTS_BYTES
 
     def __init__(self, fd: int, *, alone: bool = False) -> None:
-        """`alone`: the only one in its process, so that it need not do without a descriptor, which takes a moment."""
+        """Create a board.
+
+        With `alone` it is the only one in its process, and may keep a descriptor, which is faster.
+        """
         self._file: mmap.mmap | None = None
         if alone:
             self._file = mmap.mmap(fd, self.SIZE)
@@ -71,8 +74,8 @@ class CrashBoard:
         else:
             self._memory, self._unmap = mapped_without_descriptor(fd, self.SIZE)
         self.fields = self._memory[:_FIELDS_BYTES].cast("q")
-        """At ELEMENT the index of the element that a chunk or a bundle has come to (an absolute one), and the fields of
-        `gate`. Others have methods."""
+        """The numeric fields: at ELEMENT the absolute index of the current element of a chunk or bundle, and the
+        fields of `gate`; other fields have methods."""
 
     def close(self) -> None:
         self.fields.release()
@@ -80,7 +83,7 @@ class CrashBoard:
         self._unmap()
 
     def start(self, number: int, kind: int = PLAIN) -> None:
-        """Task `number` starts."""
+        """Note that task `number` starts."""
         fields = self.fields
         fields[ELEMENT] = -1
         fields[KIND] = kind
@@ -88,7 +91,7 @@ class CrashBoard:
         fields[NUMBER] = number
 
     def finish(self) -> None:
-        """The outcome of the running task is in the outbox, or sent."""
+        """Note that the outcome of the running task is in the outbox, or was sent."""
         self.fields[NUMBER] = 0
 
     @property
@@ -105,19 +108,19 @@ class CrashBoard:
 
     @property
     def count(self) -> int:
-        """Entries in the outbox."""
+        """The number of entries in the outbox."""
         return self.fields[COUNT]
 
     @property
     def sent(self) -> int:
-        """Entries that were sent, ever: so many are before the first one in the outbox."""
+        """The number of entries sent so far, which precede the first entry in the outbox."""
         return self.fields[SENT]
 
     def state(self) -> State:
         return State(*self.fields[: len(State._fields)])
 
     def add(self, entry: bytes) -> bool:
-        """Put an entry into the outbox; False if it has no room for it."""
+        """Put an entry into the outbox; return False if there is no room for it."""
         fields = self.fields
         used = fields[USED]
         end = used + len(entry)
@@ -129,11 +132,11 @@ class CrashBoard:
         return True
 
     def outbox(self) -> bytes:
-        """All entries, one after the other."""
+        """Return all entries of the outbox, one after the other."""
         return bytes(self._memory[_FIELDS_BYTES : _FIELDS_BYTES + min(self.fields[USED], OUTBOX_BYTES)])
 
     def empty(self, count: int) -> None:
-        """So many entries, all that there are, have been sent."""
+        """Note that this number of entries, which are all entries of the outbox, have been sent."""
         self.fields[COUNT] = 0
         self.fields[USED] = 0
         self.note_sent(count)  # last: until then the worker sees that it has heard more than was sent
@@ -142,15 +145,19 @@ class CrashBoard:
         self.fields[SENT] += count
 
     def results_writer(self) -> Callable[[bytes], int]:
-        """What writes the results of a bundle that begins, one after the other, each behind its RESULT. It raises
-        ValueError where there is no room. For the slot alone."""
+        """Return the writer for the results of a bundle that begins, one after the other, each behind its RESULT.
+
+        It raises ValueError if there is no room. Only the slot calls this.
+        """
         assert self._file is not None
         self._file.seek(_RESULTS)
         return self._file.write
 
     def results(self, count: int) -> list[tuple[bytes, float, bool]]:
-        """The first `count` results of the running bundle: with the seconds that each took, and whether it is an
-        exception. Raises ValueError where these are not there."""
+        """Return the first `count` results of the running bundle.
+
+        Each has its duration in seconds, and whether it is an exception. Raises ValueError if there are fewer.
+        """
         found = []
         place = _RESULTS
         for _ in range(count):
@@ -167,8 +174,10 @@ class CrashBoard:
 
 
 def mapped_without_descriptor(fd: int, size: int) -> tuple[memoryview, Callable[[], None]]:
-    """Memory of that file, and what releases it once nobody uses it. An mmap keeps a copy of the descriptor, which a
-    pool of many slots cannot spare."""
+    """Return the memory of a file, and a function that releases it once nobody uses it.
+
+    An mmap keeps a copy of the descriptor, which a pool of many slots cannot spare.
+    """
     if sys.version_info >= (3, 13):
         memory = mmap.mmap(fd, size, trackfd=False)
         return memoryview(memory), memory.close

@@ -1,4 +1,4 @@
-"""The worker daemon: the core, a DEALER socket, the slots, the driver."""
+"""The worker daemon: it combines the core, a DEALER socket, the slots, and the driver."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jobrunner.workers.slot_pool import SlotPool
 
 
 def run(config: WorkerConfig) -> int:
-    """Serve until drained; the exit code. Raises JobRunnerError when it can never serve."""
+    """Serve until the worker is drained, and return the exit code; raise JobRunnerError if it can never serve."""
     set_up_logging(config.log_level)
     address = check_address(config.address)
     service = Service("worker")
@@ -53,7 +53,7 @@ def run(config: WorkerConfig) -> int:
     service.log.info("waiting for the coordinator at %s", address)
     unknown = unknown_host(address)
     if unknown:
-        service.log.warning("%s; is the address right? It is tried again and again", unknown)
+        service.log.warning("%s; check the address; the worker continues to try", unknown)
     finished = False
     try:
         code = service.run(driver)
@@ -65,7 +65,7 @@ def run(config: WorkerConfig) -> int:
 
 
 def settings_for(config: WorkerConfig, key: str = "") -> WorkerSettings:
-    """`key` is the public key under which this worker connects; empty: none."""
+    """Return the core's settings; `key` is the public key under which this worker connects, or empty."""
     host = own_host()
     return WorkerSettings(
         id=WorkerId(new_id(key)),

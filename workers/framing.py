@@ -55,13 +55,13 @@ AWAITS = 13
 
 DESCRIPTOR = 1 << 63
 MAX_DESCRIPTORS = 200
-"""Of one message; Linux allows 253."""
+"""Maximum number of descriptors of one message; Linux allows 253."""
 
 DESCRIPTOR_BYTES = struct.calcsize("i")
 
 
 class Descriptor:
-    """One that has come with a message; closed unless it is taken."""
+    """A descriptor that has arrived with a message; it is closed unless somebody takes it."""
 
     __slots__ = ("_fd",)
 
@@ -85,34 +85,34 @@ PREFIX = struct.Struct("<II")
 SIZE_BYTES = 8
 ARRAY = struct.Struct(">BI")
 ARRAY_TYPE = 0xDD
-"""How msgpack starts an array of any length; a header is one of items."""
+"""The byte with which msgpack starts an array of any length; a header is an array of items."""
 
 MAX_HEADER = 1 << 30
 MAX_BUFFERS = 1 << 20
-"""Bounds of what a damaged prefix may make the reader allocate."""
+"""Maximum number of buffers, which bounds the memory that a damaged prefix can make the reader allocate."""
 
 
 class ChannelError(Exception):
-    """What arrived is not a message: the other end is broken and of no further use."""
+    """The received data is not a message, so the other end is broken and of no further use."""
 
 
 Outgoing: TypeAlias = "Buffer | SharedPayload"
-"""What may be given to `send` beside a header."""
+"""The objects that `send` accepts beside a header."""
 
 
 def pack(item: Any) -> bytes:
-    """One item, for `header`. A lone surrogate in a string becomes "?"."""
+    """Pack one item, for `header`; a lone surrogate in a string becomes "?"."""
     packed: bytes = msgpack.packb(item, unicode_errors="replace")
     return packed
 
 
 def header(packed: bytes, count: int = 1) -> bytes:
-    """The header of `count` packed items, one after the other."""
+    """Return the header of `count` packed items, one after the other."""
     return ARRAY.pack(ARRAY_TYPE, count) + packed
 
 
 def unpack(header: Buffer) -> list[Any]:
-    """The items of a header. Raises ChannelError."""
+    """Return the items of a header; raise ChannelError if it is not one."""
     try:
         items = msgpack.unpackb(header, strict_map_key=False)
     except (ValueError, msgpack.UnpackException) as exc:
@@ -123,7 +123,7 @@ def unpack(header: Buffer) -> list[Any]:
 
 
 def detach(payload: Payload, buffers: list[Outgoing]) -> bytes | int | tuple[Any, ...]:
-    """What stands for `payload` in an item; its buffers, if it has any, are added to `buffers`."""
+    """Return the value that replaces `payload` in an item, and append the payload's buffers to `buffers`."""
     if isinstance(payload, bytes):
         return payload
     if (
@@ -138,7 +138,7 @@ def detach(payload: Payload, buffers: list[Outgoing]) -> bytes | int | tuple[Any
 
 
 def attach(field: bytes | int | list[Any], buffers: Iterator[Received]) -> Payload:
-    """The payload that `detach` replaced by `field`; takes its buffers from `buffers`. Raises ChannelError."""
+    """Return the payload that `detach` replaced by `field`, with its buffers from `buffers`; raise ChannelError."""
     if isinstance(field, bytes):
         return field
     if isinstance(field, list):
@@ -160,7 +160,7 @@ def attach_shared(field: list[Any], descriptor: Received | None) -> Payload:
 
 
 def frame(header: bytes, buffers: Sequence[Outgoing] = ()) -> list[memoryview]:
-    """A message as the pieces to write."""
+    """Return a message as the pieces to write."""
     if not buffers:
         return [memoryview(PREFIX.pack(len(header), 0) + header)]
     views = [memoryview(b"" if isinstance(b, SharedPayload) else b).cast("B") for b in buffers]

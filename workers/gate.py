@@ -44,18 +44,22 @@ from jobrunner.workers.crash_board import (
 OPEN, CLOSED, DECIDED = range(3)
 
 SETTLE = 0.001
-"""Seconds; a processor keeps what it writes to itself for less than a millionth of that."""
+"""Time in seconds for writes to become visible, because a processor keeps them to itself for less than a millionth of
+it."""
 
 WAIT = 0.0002
-"""Seconds after which a slot looks again at a closed gate."""
+"""Time in seconds after which a slot looks again at a closed gate."""
 
 ALL = 2**62
-"""As the element that is kept: nothing was taken of the task that runs."""
+"""The kept element if nothing was taken of the running task."""
 
 
 class Decision(NamedTuple):
-    """What a slot goes on with: the task `number`, up to `element` (if it is a bundle or a chunk), and no task between
-    that one and `until`, this one included."""
+    """The decision about the tasks of a slot that does not answer.
+
+    The slot continues the task `number`, up to `element` if it is a bundle or a chunk. It runs no task after that one
+    up to and including `until`.
+    """
 
     number: int
     element: int
@@ -68,8 +72,10 @@ class Decision(NamedTuple):
 
 
 def decided(fields: Fields) -> Decision | None:
-    """The slot has found the gate not open: wait until it says something. None: nothing was taken; otherwise the slot
-    notes what was, and then opens the gate."""
+    """Wait, in a slot that has found the gate not open, until the gate holds a decision.
+
+    The result is None if nothing was taken. Otherwise the slot notes what was taken, and then opens the gate.
+    """
     while fields[GATE] == CLOSED:
         sleep(WAIT)
     if fields[GATE] == OPEN:
@@ -79,15 +85,15 @@ def decided(fields: Fields) -> Decision | None:
 
 
 class Closed:
-    """The gate of that crash board, closed by the worker, for a `with` statement.
+    """A context manager in which the worker has closed the gate of a crash board.
 
-    It is open again at the end, unless something was decided.
+    The gate is open again at the end, unless something was decided.
     """
 
     def __init__(self, board: CrashBoard) -> None:
         self._board = board
         self.state: State | None = None
-        """What the slot does; None: something moves there, or it has not heard of an earlier decision."""
+        """The state of the slot; None if something moves there, or if it has not heard of an earlier decision."""
 
     def __enter__(self) -> Closed:
         board = self._board
@@ -111,8 +117,11 @@ class Closed:
 
 
 def decision_for(state: State, until: int, chunks: Container[int]) -> Decision:
-    """What a slot in that state goes on with: of a bundle up to the call that runs, of one of `chunks` up to the
-    element that does, of other tasks with all. `until` is the last task that it was given."""
+    """Return the decision for a slot in this state; `until` is the last task that it was given.
+
+    The slot continues a bundle up to the running call, one of `chunks` up to the running element, and any other task
+    as a whole.
+    """
     running = state.number != 0 and state.ending != state.number and state.element >= 0
     divided = running and (state.kind == BUNDLE or (state.kind == CHUNK and state.number in chunks))
     return Decision(state.last, state.element if divided else ALL, until)

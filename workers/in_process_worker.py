@@ -1,7 +1,7 @@
 """A worker inside of another process: its core and its slots, for a coordinator's core on the same thread.
 
-Messages go over as objects; nothing is encoded, and nobody waits for anybody. Who owns it calls `turn` after `poll`
-and `post`, and hands what that returns to the coordinator.
+Messages are passed as objects; nothing is encoded, and nothing blocks. The owner calls `turn` after `poll` and `post`,
+and passes the returned messages to the coordinator.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from jobrunner.workers.slot_effects import slot_effects
 from jobrunner.workers.slot_pool import SlotPool
 
 IN_PROCESS: Source = b"inside"
-"""What the coordinator calls it. The names of connections are longer, those that are `DealerWire`s."""
+"""The coordinator's name for this connection; the names of connections of a `DealerWire` are longer."""
 
 NAME = "local"
 
 Text: TypeAlias = "tuple[int, str]"
-"""Stream and text."""
+"""A stream and a text."""
 
 
 class Alarm:
-    """When a core has something to do though it hears nothing new. To find out takes a while, so it is remembered."""
+    """The time of a core's next deadline, which is remembered because its computation takes a while."""
 
     def __init__(self, core: WorkerCore | CoordinatorCore) -> None:
         self._core = core
@@ -57,7 +57,7 @@ class Alarm:
         self._deadline: float | None = None
 
     def reset(self) -> None:
-        """The core has had an event."""
+        """Forget the time, because the core has had an event."""
         self._known = False
 
     def next_deadline(self) -> float | None:
@@ -71,11 +71,10 @@ class Alarm:
 
 
 class InProcessWorker:
-    """See the module. `on_give_up` is told when no slot can be started.
+    """A worker's core and slots in the process of a coordinator; `on_give_up` is called when no slot can be started.
 
-    `on_connect` is called when a call wants to make calls of its own, and says why that cannot be, if so.
-
-    `on_error` is told what the program's user should know though work goes on.
+    `on_connect` is called when a call wants to make calls of its own, and returns the reason if that is impossible.
+    `on_error` receives texts that the program's user should know although work goes on.
     """
 
     def __init__(
@@ -124,31 +123,31 @@ class InProcessWorker:
             self._on_error(effect)
 
     def fileno(self) -> int:
-        """Becomes readable when `poll` has something to do."""
+        """Return a descriptor that becomes readable when `poll` has something to do."""
         return self._pool.fileno()
 
     def pids(self) -> list[int]:
-        """The process ids of the slots; from any thread."""
+        """Return the process ids of the slots; any thread may call this."""
         return self._pool.pids()
 
     def has_work(self, now: float) -> bool:
-        """Whether `turn` has something to do."""
+        """Return whether `turn` has something to do."""
         return bool(self._inbox) or self._alarm.rings(now)
 
     def next_deadline(self) -> float | None:
-        """0: at once."""
+        """Return the time of the next deadline; 0 means at once."""
         return 0.0 if self._inbox else self._alarm.next_deadline()
 
     def post(self, envelope: Envelope) -> None:
-        """What the coordinator says."""
+        """Pass a message of the coordinator to the core."""
         self._inbox.append(Received(COORDINATOR, envelope))
 
     def poll(self) -> None:
-        """Take what the slots have said."""
+        """Read the events of the slots."""
         self._inbox.extend(self._pool.poll())
 
     def turn(self, now: float) -> list[Event]:
-        """Handle all that has come; what the coordinator is told."""
+        """Handle all events, and return the messages for the coordinator."""
         effects: list[Effect] = []
         while self._inbox:
             effects += self._core.handle(self._inbox.popleft(), now)
@@ -167,7 +166,7 @@ class InProcessWorker:
         self._pool.close()
 
     def end(self, seconds: float, show: Callable[[list[Text]], None]) -> None:
-        """Have the slots end by themselves within `seconds`; `show` is given what they print meanwhile."""
+        """Make the slots end by themselves within `seconds`; `show` receives the text that they print meanwhile."""
 
         def tell(events: list[SlotEvent]) -> None:
             texts = [

@@ -1,4 +1,4 @@
-"""What ties a slot's process to its worker: it must never outlive it, whatever its task is doing."""
+"""The ties of a slot's process to its worker: the process never outlives the worker, whatever its task is doing."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1
 FAILED = 70
-"""Exit code when the slot itself fails; EX_SOFTWARE of sysexits.h."""
+"""Exit code if the slot itself fails; EX_SOFTWARE of sysexits.h."""
 
 
 def die() -> NoReturn:
-    """The worker is gone: end this process and all that its task has started."""
+    """End this process and all processes that its task has started, because the worker is gone."""
     os.killpg(0, signal.SIGKILL)
     os._exit(FAILED)
 
 
 def fail() -> NoReturn:
-    """The slot itself is broken: say why on the descriptor that still works, and leave."""
+    """Report on a working descriptor that the slot itself is broken, and exit."""
     import traceback
 
     os.write(2, traceback.format_exc().encode(errors="replace"))
@@ -29,10 +29,10 @@ def fail() -> NoReturn:
 
 
 def tie_group_to(lifeline: int) -> None:
-    """Have the kernel kill this process group when the worker's end of the pipe `lifeline` closes.
+    """Make the kernel kill this process group when the worker's end of the pipe `lifeline` closes.
 
-    It needs neither a thread nor the GIL, and reaches what the task has started too. Only Linux can;
-    elsewhere the control thread does it, as soon as the task releases the GIL.
+    This needs neither a thread nor the GIL, and it reaches the processes that the task has started. Only Linux can do
+    this; elsewhere the control thread does it when the task releases the GIL.
     """
     if sys.platform == "linux":
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
@@ -41,7 +41,7 @@ def tie_group_to(lifeline: int) -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """For the case that a process which the worker forked holds its sockets and the lifeline open."""
+    """Make this process die with its parent, even if a fork of the worker holds its sockets and the lifeline open."""
     if sys.platform == "linux":
         import ctypes
 
@@ -51,7 +51,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def out_of_the_way(fd: int) -> int:
-    """Move `fd` to a high number, where a task that closes or replaces low descriptors does not hit it."""
+    """Move `fd` to a high number, where a task that closes or replaces low descriptors does not affect it."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     base = 1000 if limit == resource.RLIM_INFINITY else min(1000, limit - 32)
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base)

@@ -1,4 +1,4 @@
-"""A slot's memory: its limit, and whether the kernel has killed for want of it."""
+"""The memory of a slot: its limit, and the number of times that the kernel's OOM killer has ended a process."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ import sys
 from pathlib import Path
 
 TASK_MEMORY = "JOBRUNNER_TASK_MEMORY"
-"""Environment variable of a slot: its limit in bytes."""
+"""Environment variable of a slot: its memory limit in bytes."""
 
 SHARED_IDLE = "JOBRUNNER_SHARED_IDLE"
-"""Environment variable of a slot: bytes of shared memory that it may keep idle; 0: it only reads what others share;
-without it there is no shared memory."""
+"""Environment variable of a slot: the bytes of shared memory that it may keep idle. With 0 it only reads memory that
+others share; without the variable there is no shared memory."""
 
 
 def limit_from_environment() -> int | None:
-    """The limit of this slot, in bytes."""
+    """Return the memory limit of this slot in bytes, or None."""
     text = os.environ.get(TASK_MEMORY)
     return int(text) if text else None
 
 
 def shared_idle_from_environment() -> int | None:
-    """What the worker allows; not for what this process starts itself."""
+    """Return the worker's limit of idle shared memory, and remove it from the environment of child processes."""
     text = os.environ.pop(SHARED_IDLE, None)
     return None if text is None else int(text)
 
 
 def apply_limit(limit: int) -> None:
-    """Have the kernel refuse more memory of its own to this process: allocations fail, in Python with MemoryError.
+    """Make the kernel refuse more memory to this process, so that allocations fail, in Python with MemoryError.
 
-    RLIMIT_DATA counts what the process could write to (heap, private maps), used or not; unlike RLIMIT_AS it leaves out
-    files and libraries that are only mapped. What a task starts has the same limit, each process for itself.
+    RLIMIT_DATA counts memory to which the process could write (heap, private maps), used or not. Unlike RLIMIT_AS it
+    omits files and libraries that are only mapped. Each process that a task starts has the same limit for itself.
     """
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def explain(exc: MemoryError, limit: int) -> None:
-    """Have the exception say which limit it was."""
+    """Add the limit to the text of the exception."""
     text = f"the memory limit of this slot, {size_text(limit)}, was reached"
     if not exc.args:
         exc.args = (text,)
@@ -51,7 +51,7 @@ def size_text(size: int) -> str:
 
 
 def oom_kills() -> int:
-    """How often the kernel has killed a process of this one's cgroup for want of memory; 0 where that is unknown."""
+    """Return how often the kernel's OOM killer has ended a process of this cgroup; 0 if that is unknown."""
     try:
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::"):

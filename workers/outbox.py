@@ -1,4 +1,4 @@
-"""What a slot has to say: collected on the crash board, sent in batches, never torn and never out of order."""
+"""The outbox of a slot: entries are collected on the crash board, sent in batches, and never torn or reordered."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from jobrunner.workers.framing import Outgoing, header, pack
 
 
 class Outbox:
-    """Entries from any thread. `put` keeps them for the next `flush`."""
+    """The outbox, which takes entries from any thread; `put` keeps them for the next `flush`."""
 
     def __init__(self, board: CrashBoard, channel: BlockingChannel, wake: int) -> None:
         self._board = board
         self._channel = channel
         self._wake = wake
         self.lock = forks.lock()
-        """One for all that leads here. A destructor that prints may be called anywhere in any thread, also
-        while it sends: with a lock of their own, the text streams would be locked in both orders."""
+        """The lock of everything that leads to the outbox. A destructor that prints may be called anywhere in any
+        thread, also while it sends; with separate locks, the locks of the text streams would be acquired in both
+        orders."""
         self._waiting: deque[bytes] = deque()
         self._main = threading.get_ident()
         self._postponed = False
         self.busy = False
-        """Whether some thread is inside; an exception out of a signal handler would tear a message then."""
+        """Whether a thread is inside, so that the exception of a signal handler would tear a message."""
         self.forked = False
-        """This process was forked by a task: nothing may be put here any more, for the board is the slot's."""
+        """Whether a task has forked this process, so that nothing may be put here, because the board is the slot's."""
         self.armed = False
-        """Whether the control thread knows that something waits here."""
+        """Whether the control thread knows that entries wait here."""
 
     def postpone_interrupt(self) -> None:
-        """Raise this SIGINT again in the main thread as soon as nobody is inside."""
+        """Raise this SIGINT again in the main thread when no thread is inside."""
         self._postponed = True
 
     def put(self, item: list[Any]) -> None:
@@ -53,15 +54,15 @@ class Outbox:
                 self._leave()
 
     def flush(self) -> None:
-        """Send all that was put."""
+        """Send all entries that were put."""
         self._send(b"", ())
 
     def send(self, item: list[Any], buffers: Sequence[Outgoing]) -> None:
-        """Send all that was put, then an item with its buffers."""
+        """Send all entries that were put, then an item with its buffers."""
         self._send(pack(item), buffers)
 
     def arm(self) -> None:
-        """Have the control thread flush before long, in case the main thread does not come to it."""
+        """Make the control thread flush soon, in case the main thread does not."""
         if not self.armed:
             self.armed = True
             os.write(self._wake, b"\0")
@@ -102,6 +103,6 @@ class Outbox:
             self._board.empty(count)
 
     def _send_entry(self, entry: bytes, buffers: Sequence[Outgoing]) -> None:
-        """One that does not go over the crash board."""
+        """Send one entry that does not use the crash board."""
         self._channel.send(header(entry), buffers)
         self._board.note_sent(1)

@@ -1,4 +1,4 @@
-"""Large functions and parts that reach a worker over the network, in one copy for all of its slots."""
+"""Shared memory for large functions and parts that reach a worker over the network: one copy for all of its slots."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jobrunner.transport.driver import Wire
 
 
 class SharingWire:
-    """A worker's wire. What arrives of a function in frames of its own is put into shared memory, if it is large.
+    """A worker's wire that puts the large frames of functions into shared memory.
 
-    It stays there as long as the worker's core or a slot has it.
+    A function stays there as long as the worker's core or a slot has it.
     """
 
     def __init__(self, wire: Wire) -> None:

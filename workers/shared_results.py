@@ -1,6 +1,6 @@
-"""A slot's part in shared memory: where its results go, and how long it keeps what it has.
+"""A slot's part in shared memory: the place of its results, and the time for which it keeps memory.
 
-What this needs is imported when the first large payload comes, so that other slots start as fast as ever.
+Modules are imported when the first large payload arrives, so that other slots start as fast as before.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 
 class SlotSharing:
-    """`most_idle` bytes of segments and as many of maps are kept; with 0 nothing is shared.
+    """The shared memory of a slot; it keeps at most `most_idle` bytes of segments, and as many of maps.
 
-    The main thread uses it. The control thread looks after it as long as `look_after` says so, and is woken by `wake`.
+    With 0 nothing is shared. The main thread uses it. The control thread calls `look_after` at the times that this
+    returns, and is woken by `wake`.
     """
 
     def __init__(self, most_idle: int, wake: Callable[[], object]) -> None:
@@ -29,18 +30,18 @@ class SlotSharing:
         self._pool: SegmentPool | None = None
 
     def expect(self, payload: Payload) -> None:
-        """Be ready for it, before it is loaded."""
+        """Prepare for a payload, before it is loaded."""
         if isinstance(payload, SharedPayload):
             self._begin()
 
     def store(self, parts: Sequence[Buffer]) -> Payload | None:
-        """A result in shared memory; None where it does not belong there. See payloads.Store."""
+        """Return a result in shared memory, or None if it does not belong there; see payloads.Store."""
         if not self._most_idle or payload_size(tuple(parts)) < SHARE_FROM:
             return None
         return self._begin().store(parts)
 
     def look_after(self) -> float | None:
-        """Let go of what was idle for long; after how many seconds to come again, None: when woken."""
+        """Release memory that was idle for long; return the seconds until the next call, or None to be woken."""
         if not self._watched:
             return None
         from jobrunner.shared_memory.attachments import attachments
@@ -67,7 +68,7 @@ class SlotSharing:
 
 
 def release(*payloads: Payload) -> None:
-    """They have been loaded, and are not needed again."""
+    """Release payloads that have been loaded and are not needed again."""
     for payload in payloads:
         if isinstance(payload, SharedPayload):
             payload.close()

@@ -1,4 +1,4 @@
-"""Which method of the pool does what the worker's core asks of its slots."""
+"""The table of effects on slots: the method of the pool for each effect of the worker's core."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobrunner.workers.slot_pool import SlotPool
 
 
 def slot_effects(pool: SlotPool) -> dict[type, Callable[[Any], None]]:
-    """What the core asks of its slots, done by `pool`."""
+    """Return the table of the effects on slots, which `pool` performs."""
     return {
         SpawnSlot: lambda e: pool.spawn(e.slot, e.hash_seed),
         RunTasks: lambda e: pool.run(e.slot, e.tasks, e.functions, e.drop_functions),

@@ -41,10 +41,10 @@ from jobrunner.workers.memory_limit import SHARED_IDLE
 from jobrunner.workers.slot_process import SlotProcess
 
 CANNOT_START = 127
-"""Exit code of a slot whose process could not be started; as a shell has it."""
+"""Exit code of a slot whose process could not be started, as in a shell."""
 
 START_DESCRIPTORS = 16
-"""Descriptors that are taken while a slot starts, of which it keeps less than half."""
+"""Upper bound of the number of descriptors in use while a slot starts; it keeps less than half of them."""
 
 # What a descriptor is. One poll handles them in this order, so that text comes before the outcome of the task
 # that printed it, and everything else before the end.
@@ -54,10 +54,10 @@ PIPE, DATA, CONTROL, EXIT, WAKE = range(5)
 class SlotPool:
     """The slots of one owner.
 
-    Not thread-safe: one thread owns the pool and calls everything. On Linux the slots die with the thread
-    that started them, so that thread must live as long as the pool.
+    The pool is not thread-safe: one thread owns it and calls all methods. On Linux the slots die with the thread that
+    started them, so that thread must live as long as the pool.
 
-    A slot that has exited is unknown from the `poll` on that says so; commands to unknown slots do nothing.
+    A slot that has exited is unknown after the `poll` that reports it; commands to unknown slots have no effect.
     """
 
     def __init__(
@@ -68,12 +68,11 @@ class SlotPool:
         program: Program | None = None,
         on_connect: Callable[[], str] = lambda: "",
     ) -> None:
-        """`environment` is set in the slots on top of this process's own. `program`: whose calls they run.
+        """Create a pool; `environment` is added to that of the slots, and `program` is the one whose calls they run.
 
-        `on_connect` is called when a call wants to make calls of its own, and says why it cannot, if so.
-
-        With `shared_idle` large payloads go to and from slots through shared memory, of which each slot may keep that
-        many bytes for the next ones; with 0 they only go there. None: slots have no shared memory.
+        `on_connect` is called when a call wants to make calls of its own, and returns the reason if it cannot. With
+        `shared_idle`, large payloads go to and from slots through shared memory, of which each slot may keep that
+        number of bytes for the next ones; with 0 they go only to the slots, and with None slots have no shared memory.
         """
         self._environment = {**current_environment(), **(environment or {})}
         self._environment.pop(SHARED_IDLE, None)
@@ -92,16 +91,16 @@ class SlotPool:
         self._selector.register(self._wake_reader, selectors.EVENT_READ, (WAKE, None))
 
     def fileno(self) -> int:
-        """Becomes readable when `poll` has something to do."""
+        """Return a descriptor that becomes readable when `poll` has something to do."""
         descriptor: int = self._selector.fileno()
         return descriptor
 
     def pids(self) -> list[int]:
-        """The process ids of its slots; from any thread."""
+        """Return the process ids of the slots; any thread may call this."""
         return [process.pid for process in list(self._slots.values())]
 
     def poll(self) -> list[SlotEvent]:
-        """What has happened since the last call; never waits. Also sends what slots were too busy to take."""
+        """Return the events since the last call, without waiting, and send data that slots were too busy to take."""
         ready = self._selector.select(0)
         if len(ready) > 1:
             ready.sort(key=lambda pair: pair[0].data[0])
@@ -116,10 +115,10 @@ class SlotPool:
         return events
 
     def spawn(self, slot: SlotId, hash_seed: int | None = None) -> None:
-        """Start a slot's process: a SlotReady follows, or a SlotExited where it cannot be started, or a SlotNotStarted
-        where that may be otherwise later.
+        """Start a slot's process.
 
-        `hash_seed`: as PYTHONHASHSEED has it; None: what this process's environment says.
+        A SlotReady follows, a SlotExited if it cannot be started, or a SlotNotStarted if that may change later.
+        `hash_seed` is the value of PYTHONHASHSEED; None means that of this process's environment.
         """
         if slot in self._slots:
             raise ValueError(f"slot {slot} exists")
@@ -149,9 +148,9 @@ class SlotPool:
         functions: Iterable[FunctionDef] = (),
         to_drop: Iterable[FunctionKey] = (),
     ) -> None:
-        """Give tasks to a slot, to run after those that it has; never waits for the slot to take them.
+        """Give tasks to a slot, which runs them after those that it has, without waiting for the slot.
 
-        Their numbers must rise from call to call. `to_drop` takes effect before the first of `tasks`.
+        The numbers of tasks must rise from call to call. `to_drop` takes effect before the first of `tasks`.
         """
         process = self._slots.get(slot)
         if process is None:
@@ -179,19 +178,19 @@ class SlotPool:
             self._watch_data(process)
 
     def recall(self, slot: SlotId, *, bundle: bool = True) -> None:
-        """Have the slot give back what it has not started: a SlotReturned follows.
+        """Make the slot give back the tasks that it has not started: a SlotReturned follows.
 
-        `bundle`: have it split the bundle that it runs too; then a SlotSplit follows, if it can.
+        With `bundle` it splits the running bundle, too; then a SlotSplit follows, if possible.
         """
         process = self._slots.get(slot)
         if process is not None:
             self._control(process, [RECALL, [process.runs, bundle]])
 
     def retract(self, slot: SlotId, chunks: Sequence[int] = ()) -> None:
-        """Take back what the slot has not begun, though it does not answer: a SlotRetracted follows, unless it moves.
+        """Take back the tasks that the slot has not begun, without its help: a SlotRetracted follows, unless it moves.
 
-        Of a bundle that runs, a SlotSplit comes before, and a SlotDivided of a chunk that is one of `chunks`. To be
-        called for a slot that has not moved for long: this takes about a millisecond.
+        A SlotSplit precedes it if a bundle is running, and a SlotDivided if one of `chunks` is. This takes about a
+        millisecond, so it is meant for a slot that has not moved for long.
         """
         process = self._slots.get(slot)
         if process is not None:
@@ -199,13 +198,16 @@ class SlotPool:
             os.write(self._wake_writer, b"\0")
 
     def divide(self, slot: SlotId, number: int) -> None:
-        """Have the slot give back what it has not begun of that chunk, if it runs: then a SlotDivided follows."""
+        """Make the slot give back the elements of this chunk that have not begun, if it is running.
+
+        A SlotDivided follows.
+        """
         process = self._slots.get(slot)
         if process is not None:
             self._control(process, [DIVIDE, number])
 
     def interrupt(self, slot: SlotId, number: int) -> None:
-        """Raise KeyboardInterrupt in that task, if it is the one that runs; at most once per task."""
+        """Raise KeyboardInterrupt in this task, if it is running; at most once per task."""
         process = self._slots.get(slot)
         if process is not None:
             self._control(process, [INTERRUPT, number])
@@ -217,9 +219,9 @@ class SlotPool:
             process.signal(signal.Signals[name])
 
     def end(self, slot: SlotId) -> None:
-        """Have the slot's process end by itself, once it has run what it has: a SlotExited follows.
+        """Make the slot's process end by itself when it has run its tasks: a SlotExited follows.
 
-        It waits for its threads and calls what is registered with `atexit`, however long that takes.
+        It waits for its threads and calls the functions that are registered with `atexit`, however long that takes.
         """
         process = self._slots.get(slot)
         if process is not None and not process.ending:
@@ -227,9 +229,9 @@ class SlotPool:
             process.data.end()
 
     def end_all(self, seconds: float, tell: Callable[[list[SlotEvent]], None]) -> None:
-        """Have all processes end by themselves within `seconds`, at the same time; kill what is left.
+        """Make all processes end by themselves at the same time within `seconds`; kill the others then.
 
-        `tell` is given what they still say. Those that have run nothing are killed at once.
+        `tell` receives their last events. Processes that have run nothing are killed at once.
         """
         for process in self._slots.values():
             if process.runs and seconds:
@@ -248,7 +250,10 @@ class SlotPool:
         self.close()
 
     def close(self) -> None:
-        """Kill all slots and what their tasks have started, and wait for their end. May be called again."""
+        """Kill all slots and the processes that their tasks have started, and wait for their end.
+
+        It may be called again.
+        """
         for process in self._slots.values():
             process.signal(signal.SIGKILL)
         for process in self._slots.values():
@@ -286,7 +291,7 @@ class SlotPool:
                 self._finish(process)
 
     def _take(self, process: SlotProcess, read: Callable[[], list[SlotEvent]]) -> bool:
-        """Take what a slot says. False if that makes no sense: then the slot is gone."""
+        """Handle the messages of a slot; return False if they make no sense and the slot is gone."""
         try:
             self._events += read()
         except ChannelError:

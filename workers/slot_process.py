@@ -1,4 +1,4 @@
-"""One slot's process, seen from the worker: its start, what it says, and what is left when it is gone."""
+"""The process of one slot, as the worker sees it: its start, its messages, and its end."""
 
 from __future__ import annotations
 
@@ -68,34 +68,34 @@ arguments, sys.path[:], sys.argv = sys.argv[1:7], sys.argv[end:], sys.argv[8:end
 from jobrunner.workers.child import main
 main(arguments)
 """
-"""What its interpreter starts with: so the program's sys.path holds before the first import."""
+"""The code with which the interpreter starts, so that the program's sys.path is set before the first import."""
 
 STDERR_LINES = 20
 STDERR_CHARACTERS = 16 * 1024
-"""How much of a slot's last words is kept."""
+"""Maximum number of characters of a slot's last output on stderr that are kept."""
 
 TRACEBACK_LINES = 30
 
 FATAL = "Fatal Python error: "
-"""With this faulthandler begins to tell where a dying process was."""
+"""The text with which faulthandler begins its report about a dying process."""
 
 PIPE_READ = 64 * 1024
 PIPE_TURN = 16
-"""Reads of PIPE_READ bytes from a pipe before others have their turn."""
+"""Maximum number of reads of PIPE_READ bytes from a pipe before others have their turn."""
 
 EXIT_WAIT = 1.0
-"""Seconds that a process has to be gone once its socket has closed; then it is killed."""
+"""Time in seconds in which a process must end after its socket has closed, before it is killed."""
 
 KILL_WAIT = 5.0
-"""Seconds that a killed process has to be gone; one that hangs in the kernel is left behind."""
+"""Time in seconds in which a killed process must end; one that hangs in the kernel is left behind."""
 
 UNKNOWN_EXIT = 255
-"""Exit code of a process that someone else has reaped."""
+"""Exit code of a process that another part of the program has reaped."""
 
 
 @dataclass(slots=True)
 class Ending:
-    """How a process ended. Exactly one of `exit_code` and `signal` is set; `peak_memory` is in bytes."""
+    """The end of a process: exactly one of `exit_code` and `signal` is set, and `peak_memory` is in bytes."""
 
     exit_code: int | None
     signal: str | None
@@ -103,7 +103,7 @@ class Ending:
 
 
 class SlotProcess:
-    """A running slot. The constructor raises OSError when the process cannot be started."""
+    """A running slot; the constructor raises OSError if the process cannot be started."""
 
     def __init__(
         self,
@@ -115,23 +115,24 @@ class SlotProcess:
     ) -> None:
         self.slot = slot
         self.told: Told | None = None
-        """What it was last told of the program."""
+        """The facts about the program that it was last told."""
         self.runs = 0
-        """RUN messages sent."""
+        """The number of RUN messages sent."""
         self.last_given = 0
         """The number of the last task that it was given."""
         self.wants_to_connect = False
-        """A call wants to make calls of its own, and waits to hear whether it can."""
+        """Whether a call wants to make calls of its own and waits for the permission."""
         self.ending = False
-        """It was told to end by itself."""
+        """Whether it was told to end by itself."""
         self._last_finished = 0
         self._received = 0
-        """Items, ever, over the data socket."""
+        """The number of items received over the data socket so far."""
         self._seen = 0
-        """Those and what was read off the crash board before it was sent."""
+        """The number of items received so far, including those that were read from the crash board before they were
+        sent."""
         self._stderr = ""
         self._fault = ""
-        """From where faulthandler began to tell of the end."""
+        """The output from the place on where faulthandler began to report the end."""
         self._stderr_number = 0
         self._oom_kills = memory.oom_kills()
         with ExitStack() as theirs, ExitStack() as ours:
@@ -179,13 +180,13 @@ class SlotProcess:
 
     @property
     def pipes(self) -> list[int]:
-        """The descriptors that carry what was written to descriptors 1 and 2 of the slot."""
+        """The descriptors that carry the output of the slot's descriptors 1 and 2."""
         return list(self._streams)
 
     # --- what it says ------------------------------------------------------------------------------------
 
     def read_pipe(self, fd: int) -> tuple[list[SlotEvent], bool]:
-        """What C code, subprocesses and faulthandler wrote; and False once nothing more can come."""
+        """Return the output of C code, subprocesses and faulthandler, and False when no more can come."""
         pieces = []
         open_still = True
         for _ in range(PIPE_TURN):
@@ -209,7 +210,7 @@ class SlotProcess:
         return [SlotPrinted(self.slot, [(number, stream, text)])], open_still
 
     def read_data(self) -> list[SlotEvent]:
-        """What has arrived on the data socket. Raises ChannelError."""
+        """Return the events of the data that has arrived on the data socket; raise ChannelError."""
         messages = self.data.receive()
         try:
             return self._events(messages)
@@ -217,7 +218,7 @@ class SlotProcess:
             raise ChannelError(f"items of the wrong form: {exc}") from exc
 
     def _events(self, messages: list[Message]) -> list[SlotEvent]:
-        """Outcomes and prints of all messages in one event each, as far as others do not come between."""
+        """Return the outcomes and prints of all messages in one event each, unless other events come between."""
         events: list[SlotEvent] = []
         printed: list[tuple[int, int, str]] = []
         outcomes: list[SlotOutcome] = []
@@ -248,7 +249,7 @@ class SlotProcess:
         return events
 
     def _fresh(self, items: list[Any]) -> list[Any]:
-        """Of the items of a message, those that were not read off the crash board already."""
+        """Return the items of a message that were not read from the crash board already."""
         before = self._received
         self._received += len(items)
         fresh = items[self._seen - before :] if self._seen > before else items
@@ -256,16 +257,19 @@ class SlotProcess:
         return fresh
 
     def _read_outbox(self, outbox: bytes, count: int, sent: int) -> list[SlotEvent]:
-        """What is on the crash board, where `sent` items were sent before; it may arrive later, or have arrived."""
+        """Return the items on the crash board, of which `sent` items precede the first.
+
+        They may also arrive by the socket.
+        """
         self._received = sent
         events = self._events([(header(outbox, count), [])])
         self._received = sent
         return events
 
     def retract(self, chunks: Sequence[int]) -> list[SlotEvent]:
-        """Take back what it has not begun without its help, also of one of these chunks if that runs; see `gate`.
+        """Take back the tasks that it has not begun, and elements of running `chunks`, without its help; see `gate`.
 
-        The last event is a SlotRetracted then. There is none where the slot gives a sign of life. Raises ChannelError.
+        The last event is a SlotRetracted, and there is none if the slot shows signs of life. Raises ChannelError.
         """
         events = self.read_data()
         board = self._board
@@ -319,7 +323,7 @@ class SlotProcess:
         raise ChannelError(f"an item of unknown kind {kind}")
 
     def _note(self, number: int, stream: int, text: str, piped: bool = False) -> None:
-        """Keep the last words of the task that runs."""
+        """Keep the last output of the running task."""
         if stream != STDERR:
             return
         if number != self._stderr_number:
@@ -333,14 +337,14 @@ class SlotProcess:
     # --- its end -----------------------------------------------------------------------------------------
 
     def signal(self, number: int) -> None:
-        """Send a signal to the slot's process group, which holds what its tasks have started too."""
+        """Send a signal to the slot's process group, which contains the processes that its tasks have started."""
         try:
             os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):  # macOS says the latter of a zombie
             pass
 
     def finish(self) -> list[SlotEvent]:
-        """Make sure that it is gone, and tell all that it has left. The last event is SlotExited."""
+        """Make sure that the process is gone, and return all events that it has left; the last one is SlotExited."""
         ending = self._reap(EXIT_WAIT)
         events: list[SlotEvent] = []
         try:
@@ -378,12 +382,12 @@ class SlotProcess:
         return events
 
     def discard(self) -> None:
-        """Make sure that it is gone, and forget what it has left."""
+        """Make sure that the process is gone, and drop the events that it has left."""
         self._reap(0)
         self._resources.close()
 
     def _reap(self, patience: float) -> Ending:
-        """Wait `patience` seconds for the process to end by itself, then kill it and what it has started."""
+        """Wait `patience` seconds for the process to end by itself, then kill it and its child processes."""
         self._await_exit(patience)
         # Before the reaping, as long as nobody else can have this process group's number.
         self.signal(signal.SIGKILL)
@@ -417,7 +421,7 @@ class SlotProcess:
 
 
 def channel(ours: ExitStack, theirs: ExitStack, shares: bool = False) -> tuple[BufferedChannel, int]:
-    """Our end of a new channel, and the descriptor of the other; each is closed with its stack."""
+    """Return our end of a new channel, and the descriptor of the other end; each is closed with its stack."""
     here, there = channel_pair()
     theirs.callback(there.close)
     end = BufferedChannel(here, shares)
@@ -433,9 +437,9 @@ def start_process(
     path: list[str],
     hash_seed: int | None,
 ) -> subprocess.Popen[bytes]:
-    """Start the interpreter, with this one's options, in a session of its own.
+    """Start the interpreter with this one's options, in a session of its own.
 
-    Its own session keeps the terminal's Ctrl-C away, and makes the process group that signals go to.
+    Its session protects it from the terminal's Ctrl-C, and creates the process group to which signals are sent.
     """
     options, given = start_with(environment, interpreter_options(), hash_seed, program.start_method)
     limit = raised_from()
@@ -463,7 +467,7 @@ def start_process(
 
 
 def signal_name(number: int) -> str:
-    """ "SIGSEGV" for 11; "SIG35" for one without a name of its own."""
+    """Return the name of a signal: "SIGSEGV" for 11, and "SIG35" for one without a name of its own."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,12 +1,12 @@
-"""Whether a slot's task stands still while calls of its own are unfinished.
+"""Detection of a task that stands still while calls of its own are unfinished.
 
-A task that waits for a call of its own yields its slot, or the call might never begin. Waits of this package say so
+A task that waits for a call of its own yields its slot, or the call might never begin. Waits of this package report
 themselves (see `jobrunner.nested.wait_hooks`). Others do not: `concurrent.futures.wait`, `asyncio.wrap_future`, a
-thread of the task's own, a loop of short sleeps. They have in common that time passes in which the process does
-nothing, while calls that the task has submitted are unfinished; so that is what is looked for.
+thread of the task's own, a loop of short sleeps. In all of these the process does nothing for some time while calls
+that the task has submitted are unfinished, and this module detects that.
 
-What this process needs to exchange messages about these calls (the thread of the connection, those of ZeroMQ) is no
-progress of the task, and does not count.
+The threads that exchange messages about these calls (that of the connection, those of ZeroMQ) are no sign of progress
+of the task, and their time is not counted.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from jobrunner.nested.wait_hooks import Caller
 from jobrunner.system.processor_time import LOOK_EVERY, seconds_of_thread, stands_still
 
 OWN_THREADS = "jobrunner-"
-"""What the names of this package's own threads begin with."""
+"""The prefix of the names of this package's own threads."""
 
 ZEROMQ_THREADS = b"ZMQbg/"
-"""As OWN_THREADS, of ZeroMQ's: they are none of Python's."""
+"""The prefix of the names of ZeroMQ's threads, which are not Python's."""
 
 
 class Standstill:
-    """The control thread looks; the main thread tells of each task that begins, any thread of calls that are submitted.
+    """The detector; the control thread calls `look`.
 
-    `clock` and `seconds` give the time and the processor time of the task.
+    The main thread reports each task that begins, and any thread reports calls that are submitted. `clock` and
+    `seconds` return the time and the processor time of the task.
     """
 
     def __init__(
@@ -41,22 +42,23 @@ class Standstill:
         seconds: Callable[[], float] | None = None,
     ) -> None:
         self.task = 0
-        """The task that stood still when it was last looked at; 0: none."""
+        """The task that stood still at the last look; 0 if none did."""
         self._wake = wake
         self._clock = clock or time.perf_counter
         self._seconds_of_the_task = seconds or seconds_of_the_task
         self._lock = threading.Lock()
         self._callers: weakref.WeakSet[Caller] = weakref.WeakSet()
         self._earlier: frozenset[str] = frozenset()
-        """Unfinished calls of earlier tasks in this process; nobody waits for them here."""
+        """The unfinished calls of earlier tasks in this process, for which nobody here waits."""
         self._looking = False
         self._number = 0
-        """The task that was looked at last, at `_looked_at`, when it had taken `_seconds` of processors."""
+        """The task of the last look, which was at `_looked_at`, when the task had used `_seconds` of processor
+        time."""
         self._looked_at = 0.0
         self._seconds = 0.0
 
     def watch(self, caller: Caller) -> None:
-        """It has an unfinished call, and had none before."""
+        """Note that the caller has its first unfinished call."""
         with self._lock:
             self._callers.add(caller)
             wake, self._looking = not self._looking, True
@@ -64,12 +66,12 @@ class Standstill:
             self._wake()
 
     def begin(self) -> None:
-        """A task begins. What is unfinished now is none of its calls."""
+        """Note that a task begins, so that the calls which are unfinished now are not its own."""
         if self._callers:
             self._earlier = self._unfinished()
 
     def look(self, number: int) -> float | None:
-        """Look at the task `number`, 0 if none runs. After how many seconds to come again; None: when woken."""
+        """Look at the task `number` (0 if none runs); return the seconds until the next look, or None to be woken."""
         if not self._looking:
             return None
         now = self._clock()
@@ -98,13 +100,13 @@ class Standstill:
 
 
 def seconds_of_the_task() -> float:
-    """Processor time of this process without the calling thread's, and others' that only carry messages."""
+    """Return the processor time of this process without the calling thread and threads that carry messages."""
     seconds = time.process_time() - time.thread_time()
     return seconds - sum(map(seconds_of_thread, message_threads()))
 
 
 def message_threads() -> set[int]:
-    """The kernel's numbers of this package's threads and ZeroMQ's, but for the calling one."""
+    """Return the kernel's numbers of this package's threads and ZeroMQ's, without the calling one."""
     if sys.platform != "linux":
         return set()
     found = {

@@ -18,13 +18,14 @@ from jobrunner.workers.framing import PRINTED
 from jobrunner.workers.outbox import Outbox
 
 MAX_PART_BYTES = 16 * 1024
-"""Characters of one PRINTED item; also bytes of a line that is not waited for any longer."""
+"""Maximum number of characters of one PRINTED item, and of bytes of a line that is held back."""
 
 
 class Sink(io.BufferedIOBase):
-    """The `buffer` of a slot's stream: it holds back a line that has not ended until it is flushed.
+    """The `buffer` of a slot's stream, which holds back an unfinished line until it is flushed.
 
-    Lines of stderr are sent at once, since they may be the last words; those of stdout within milliseconds.
+    Lines of stderr are sent at once, because they may be the last output; those of stdout are sent within
+    milliseconds.
     """
 
     def __init__(self, stream: int, outbox: Outbox, current: Callable[[], int], encoding: str) -> None:
@@ -36,20 +37,20 @@ class Sink(io.BufferedIOBase):
         self.name = "<stdout>" if stream == 1 else "<stderr>"
         self.mode = "wb"
         self.write_through = False
-        """Hold nothing back."""
+        """Whether to hold nothing back."""
         self.gone = False
-        """Closed, or given away by `detach`: the next task needs another one."""
+        """Whether it was closed, or given away by `detach`, so that the next task needs another one."""
         self.set_encoding(encoding)
 
     def set_encoding(self, encoding: str) -> None:
-        """What the bytes are from now on."""
+        """Set the encoding of the bytes from now on."""
         self._encoding = encoding
         self._is_utf8 = codecs.lookup(encoding).name == "utf-8"
         self._has_lines = "\n".encode(encoding) == b"\n"
 
     @property
     def raw(self) -> BinaryIO:
-        """The descriptor itself; what is written there arrives too, in no order with the rest."""
+        """The descriptor itself; output that is written to it arrives, too, but not in order with the rest."""
         if self._raw is None:
             self._raw = open(self._stream, "wb", buffering=0, closefd=False)  # noqa: SIM115
         return self._raw
@@ -84,7 +85,7 @@ class Sink(io.BufferedIOBase):
         return len(written)
 
     def flush(self) -> None:
-        """Let go of a line that has not ended, but for the first bytes of a character that has not."""
+        """Release an unfinished line, except for the first bytes of an unfinished character."""
         if self._partial:
             with self._outbox.lock:
                 data, self._partial = self._partial, b""
@@ -101,7 +102,7 @@ class Sink(io.BufferedIOBase):
         super().close()
 
     def end(self) -> None:
-        """Let go of all: the task is over."""
+        """Release everything, because the task is over."""
         if self._partial:
             self.flush()
         if self._partial:
@@ -110,7 +111,7 @@ class Sink(io.BufferedIOBase):
                 self._emit(data.decode(self._encoding, "replace"))
 
     def forget(self) -> None:
-        """In a process that a task has forked: what waits for the end of its line is the slot's to tell."""
+        """Drop the unfinished line in a process that a task has forked, because the slot will print it."""
         self._partial = b""
 
     def _emit(self, text: str) -> None:
@@ -129,7 +130,7 @@ class Sink(io.BufferedIOBase):
 
 
 class _HoldingSink(io.BufferedIOBase):
-    """A sink as its TextIOWrapper sees it, which flushes after each line: that releases whole lines only."""
+    """A sink as its TextIOWrapper sees it, whose flush after each line releases only whole lines."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
@@ -138,13 +139,13 @@ class _HoldingSink(io.BufferedIOBase):
         self.isatty = sink.isatty  # type: ignore[method-assign]
         self.name = sink.name
         self.owns = True
-        """The end of this is the end of the sink."""
+        """Whether the end of this object is the end of the sink."""
 
     def writable(self) -> bool:
         return True
 
     def flush(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
         super().close()
@@ -153,10 +154,9 @@ class _HoldingSink(io.BufferedIOBase):
 
 
 class SlotWriter(io.TextIOWrapper):
-    """One of the two streams. `like` is the stream that it replaces, whose encoding it has.
+    """One of the two streams; it has the encoding of `like`, the stream that it replaces.
 
-    It passes on all text at once, so that text and bytes keep their order; what waits for the end of its line waits in
-    the sink.
+    It passes on all text at once, so that text and bytes keep their order; unfinished lines wait in the sink.
     """
 
     mode = "w"
@@ -204,7 +204,7 @@ class SlotWriter(io.TextIOWrapper):
 
 
 def flush_quietly(stream: Any) -> None:
-    """What a task has put in the place of one of the streams may hold text of its own, or be anything at all."""
+    """Flush an object that a task has assigned to one of the streams, which may be anything, and ignore its errors."""
     try:
         stream.flush()
     except BaseException:
@@ -212,7 +212,7 @@ def flush_quietly(stream: Any) -> None:
 
 
 def slot_streams(outbox: Outbox, current: Callable[[], int]) -> tuple[SlotWriter, SlotWriter]:
-    """A new pair, for stdout and stderr."""
+    """Return a new pair of streams, for stdout and stderr."""
     return (
         SlotWriter(1, outbox, current, sys.__stdout__),
         SlotWriter(2, outbox, current, sys.__stderr__),

@@ -1,7 +1,8 @@
-"""What a slot's task waits for: told to the worker where a wait lasts, and where nothing but these calls ends it.
+"""Reports to the worker about the waits of a slot's task.
 
-Only waits of this package in the main thread come here (see `jobrunner.nested.wait_hooks`), for only of these it is
-known. The worker hears of one that has lasted `TOLD_AFTER`, so that calls of calls that are over soon cost no message.
+Only waits of this package in the main thread are reported (see `jobrunner.nested.wait_hooks`), because only their
+purpose is known, and only those that nothing but the awaited calls can end. The worker hears of a wait that has lasted
+`TOLD_AFTER`, so that calls of calls that are over soon cost no message.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from jobrunner.workers.framing import AWAITS
 from jobrunner.workers.outbox import Outbox
 
 TOLD_AFTER = 1.0
-"""Seconds from the beginning of a wait, and from one look at what it is for to the next."""
+"""Time in seconds from the beginning of a wait to its report, and between two looks at its purpose."""
 
 MAX_TOLD = 1000
-"""Calls. Of a wait for more, where it takes all of them, the others are told as these end."""
+"""Maximum number of calls in a report; for a wait for more, the others are reported as these end."""
 
 NOTHING = Awaited([], True)
 
 
 class Wait:
-    """One that the main thread is in."""
+    """A wait of the main thread."""
 
     __slots__ = ("awaited", "look_at")
 
@@ -33,34 +34,37 @@ class Wait:
 
 
 class Waits:
-    """The main thread enters waits and leaves them; the control thread looks at the innermost."""
+    """The waits of a task.
+
+    The main thread enters and leaves them, and the control thread looks at the innermost one.
+    """
 
     def __init__(self, outbox: Outbox, clock: Callable[[], float] = time.perf_counter) -> None:
         self._outbox = outbox
         self._clock = clock
         self._open: list[Wait] = []
         self._told = NOTHING
-        """What the worker has heard of the task that runs; under the outbox's lock."""
+        """The last report about the running task, under the outbox's lock."""
 
     def enter(self, awaited: AwaitedCalls | None) -> Wait:
-        """`awaited`: see `blocking.waiting`."""
+        """Enter a wait; `awaited` is the argument of `wait_hooks.waiting`."""
         wait = Wait(awaited, self._clock() + TOLD_AFTER)
         self._open.append(wait)
         return wait
 
     def leave(self, wait: Wait, number: int) -> None:
-        """The task `number` has left that wait, and all within it."""
+        """Leave a wait of the task `number`, and all waits within it."""
         with self._outbox.lock:
             if wait in self._open:
                 del self._open[self._open.index(wait) :]
             self._tell(NOTHING, number)  # of one further out, if there is one, in time
 
     def interrupted(self) -> None:
-        """The task is about to leave waits, and maybe without a word."""
+        """Note that the task is about to leave waits, perhaps without a report."""
         self._open.clear()
 
     def end(self) -> None:
-        """The task ends, and with it what the worker knows of its waits."""
+        """End the task, and with it the worker's knowledge of its waits."""
         if not self._open and self._told is NOTHING:
             return
         with self._outbox.lock:
@@ -68,8 +72,9 @@ class Waits:
             self._told = NOTHING
 
     def look(self, number: int) -> float | None:
-        """Tell the worker what the task `number` waits for, where that is due and news. After how many seconds to look
-        again; None: when some call is submitted.
+        """Tell the worker what the task `number` waits for, if that is due and has changed.
+
+        Returns the seconds after which to look again; None means when a call is submitted.
         """
         wait = self._innermost()
         if wait is None:
@@ -93,7 +98,7 @@ class Waits:
         return waits[0] if waits else None
 
     def _tell(self, calls: Awaited, number: int) -> None:
-        """With the lock held."""
+        """Send a report; the caller holds the lock."""
         if calls != self._told:
             self._told = calls if calls.calls else NOTHING
             self._outbox.put([AWAITS, [number, *calls]])
@@ -101,7 +106,7 @@ class Waits:
 
 
 def asked(wait: Wait) -> Awaited:
-    """What it is for; nothing, where that is not known, or is not worth telling."""
+    """Return the purpose of a wait, or NOTHING if it is unknown or not worth a report."""
     try:
         awaited = None if wait.awaited is None else wait.awaited()
     except Exception:  # it asks objects that the task is at, or that are the task's own

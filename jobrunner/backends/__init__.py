@@ -54,7 +54,7 @@ __all__ = [
     "run_fixed",
     "wrapped",
 ]
-"""For packages that bring a backend. Those that are not imported above are when they are asked for."""
+"""The names for packages that bring a backend; those that are not imported above are imported at their first use."""
 
 _HOME = {
     "Call": "jobrunner.backends.engine.call_queue",
@@ -75,5 +75,5 @@ def __getattr__(name: str) -> Any:
 
 
 def new_id() -> str:
-    """An id for a Future, as unique as those of the built-in backends."""
+    """Return an id for a Future, as unique as those of the built-in backends."""
     return task_id(ClientId(random_token()), 1)

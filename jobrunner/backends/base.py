@@ -35,28 +35,29 @@ from jobrunner.protocol.wire.messages import DEFAULT_OPTIONS, TaskOptions
 
 @dataclass(frozen=True)
 class BackendSettings:
-    """All that a backend is opened with."""
+    """The settings with which a backend is opened."""
 
     config: ClientConfig
-    """The settings of this program, `show_output`, `connect_timeout` and `crash_limit` among them."""
+    """The settings of this program, including `show_output`, `connect_timeout` and `crash_limit`."""
     address: str | None = None
-    """Of what is to be joined."""
+    """The address of the cluster or engine to which the backend connects."""
     max_workers: int | None = None
-    """Calls at a time. What is None is the backend's to choose."""
+    """The maximum number of calls at the same time; None leaves the choice to the backend."""
     initializer: Callable[..., object] | None = None
-    """Called with `initargs` where calls are to run, before the first of them is unpickled there. What the Executor
-    ships is in it: then it is a `Shipment`, which first makes the modules importable."""
+    """A function that is called with `initargs` where calls are to run, before the first of them is unpickled there.
+    If the Executor ships modules, it is a `Shipment`, which makes the modules importable first."""
     initargs: tuple[Any, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the Executor that only this backend knows; an unknown one is a ConfigTypeError."""
+    """The keyword arguments of the Executor that only this backend knows; an unknown one is a ConfigTypeError."""
     ship: Iterable[Any] = ()
-    """What the Executor was told to ship. A backend need not look at it, for `initializer` sees to it."""
+    """The modules that the Executor was told to ship; a backend may ignore them, because `initializer` handles
+    them."""
     thread_name_prefix: str = ""
-    """Of the threads that calls run in, where that is in this process."""
+    """The prefix of the names of threads that run calls in this process."""
     max_tasks_per_child: int | None = None
-    """Calls that one process runs at most. Only backends that claim "renews" are opened with it."""
+    """The maximum number of calls per process; only backends that claim "renews" are opened with it."""
     start_method: str | None = None
-    """How calls find multiprocessing to start processes, where they run on this host; None: as this program has it."""
+    """The start method that calls find in multiprocessing on this host; None means that of this program."""
 
     def refuse_unknown(self, backend: str, *known: str) -> None:
         """For backends: raise ConfigTypeError for a keyword argument that is not in `known`."""
@@ -94,10 +95,9 @@ CAPABILITIES = {
     "tidy": "nothing of the backend is left once it is closed, threads included",
     "alone": "the interpreter alone runs a program: interactively too, and Ctrl-C reaches it",
 }
-"""What not every backend can do. All else that the contract says (`jobrunner.testing.backend_contract`), each must.
-
-A program that asks for what is not claimed gets NotSupportedError, and the contract tries that, too.
-"""
+"""The capabilities that not every backend has. Every backend must keep the other promises of the contract
+(`jobrunner.testing.backend_contract`). A program that asks for a capability which is not claimed gets
+NotSupportedError, and the contract tests that, too."""
 
 
 class Backend(ABC):
@@ -123,20 +123,19 @@ class Backend(ABC):
     name: ClassVar[str]
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
-    """Which of CAPABILITIES it claims: its contract is tested for these."""
+    """The members of CAPABILITIES that the backend claims; the contract tests them."""
 
     @property
     @abstractmethod
     def max_workers(self) -> int:
-        """Tasks that can run at the same time now; at least 1."""
+        """The number of tasks that can run at the same time now; at least 1."""
 
     @abstractmethod
     def prepare(self, fn: Callable[..., Any]) -> Any:
-        """A handle of `fn` as it is now (its closure and globals included) for `submit` and `submit_chunk`.
+        """Return a handle of `fn` in its present state, with its closure and globals, for `submit` and `submit_chunk`.
 
-        Nobody else looks into it.
-
-        Raises SerializationError (or what pickling raised) when the function cannot be sent.
+        Only this backend uses the content of the handle. Raises SerializationError, or the exception of pickling, if
+        the function cannot be sent.
         """
 
     @abstractmethod
@@ -147,125 +146,133 @@ class Backend(ABC):
         kwargs: dict[str, Any],
         options: TaskOptions = DEFAULT_OPTIONS,
     ) -> Future[Any]:
-        """Start one call. A call that cannot be pickled gives a Future that has failed, not an exception.
+        """Start one call; if it cannot be pickled, return a failed Future instead of raising an exception.
 
-        Futures among the arguments, of whichever executor, stand for their results (see `dependencies`): the call waits
-        for them without a slot, and fails with DependencyError where one of them failed.
+        Futures among the arguments, of any executor, stand for their results (see `dependencies`). The call waits for
+        them without a slot, and fails with DependencyError if one of them fails.
 
-        Raises RuntimeError after `shutdown`, NotSupportedError for an option that cannot be honoured here.
+        Raises RuntimeError after `shutdown`, and NotSupportedError for an option that the backend cannot honour.
         """
 
     @property
     def copies(self) -> bool:
-        """Whether calls get copies of their arguments, which is in the capabilities."""
+        """Whether calls get copies of their arguments, as the capabilities tell."""
         return "copies" in self.capabilities
 
     def held(self, prepared: Any) -> Held | None:
-        """The object that is called, where it is unpickled anew for each call, and `run_fixed` is given a FreshCall:
-        elements may share objects with it."""
+        """The called object, if it is unpickled anew for each call; else None.
+
+        Elements of a `map` may share objects with it, so `run_fixed` is then given a FreshCall.
+        """
         return None
 
     @abstractmethod
     def pack(self, elements: Any) -> Any:
-        """The arguments of elements, fixed as they are now, for `submit_chunk`. Raises what pickling raised.
+        """Return the arguments of elements in their present state, for `submit_chunk`; raise the exception of pickling.
 
-        `elements` are Columns; or FixedElements where the backend `copies`: each argument is as it was when it was
-        taken from the input. They can be pickled. `run_fixed` calls a function with what they are unpickled to, and its
-        results, unpickled where the program is, are the ElementResults of `submit_chunk`.
+        `elements` are Columns, or FixedElements if the backend `copies`. FixedElements hold each argument in its state
+        at the time when it was taken from the input, and can be pickled. `run_fixed` calls a function with the
+        elements after unpickling. Its results, unpickled in the program, are the ElementResults of `submit_chunk`.
         """
 
     @abstractmethod
     def submit_chunk(
         self, prepared: Any, packed: Any, start: int, stop: int, options: TaskOptions = DEFAULT_OPTIONS
     ) -> Future[ElementResults]:
-        """Call the function on the elements [start, stop) of `packed`, in one task: see `run_elements`, `run_fixed`.
+        """Call the function on the elements [start, stop) of `packed` in one task, see `run_elements` and `run_fixed`.
 
-        `packed` is what `pack` gave. It serves many chunks, and elements come again: in a smaller chunk after a death,
-        alone where they are tried again.
+        `packed` is the result of `pack`. It serves many chunks, and elements are submitted again: in a smaller chunk
+        after a death, and alone for a retry.
 
-        The Future's result holds those of stop - start elements. Where the process dies in the middle of
-        more than one element, the Future fails at once with a TaskLostError whose `element` (absolute index)
-        is the guilty one if it is known, so that the front can split the chunk there. An element that raised
-        is not tried again here: `options.retries` counts for what befalls the task as a whole.
+        The Future's result holds the results of stop - start elements. If the process dies while it has more than one
+        element, the Future fails at once with a TaskLostError. Its `element` is the absolute index of the running
+        element, if that is known, so that the front can split the chunk there. The backend does not retry an element
+        that raised: `options.retries` concerns the task as a whole.
 
         A chunk that takes longer than others would need for a part of it can give back the elements that have not
-        begun: while it runs, see `Future.give_back`, or at its end, with a result of the first elements alone (of one
-        at least). The front submits the others again.
+        begun: while it runs, see `Future.give_back`, or at its end, with a result of the first elements alone, at
+        least one. The front submits the other elements again.
         """
 
     @abstractmethod
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `concurrent.futures.Executor.shutdown`. May be called again, and from any thread."""
+        """Shut down, as `concurrent.futures.Executor.shutdown` does; any thread may call this, and repeatedly."""
 
     @property
     def can_wait(self) -> bool:
-        """Whether the calling thread may wait for calls: not one through which they end, which would wait for itself.
+        """Return whether the calling thread may wait for calls; a thread through which calls end may not.
 
-        `shutdown(wait=True)` does not wait there.
+        `shutdown(wait=True)` does not wait in such a thread.
         """
         return True
 
     def cancel_all(self, futures: Sequence[Future[Any]], *, running: bool = False) -> None:
-        """Ask that these calls not run, unless they have started. Called from any thread, callbacks included.
+        """Request that these calls not run, unless they have started; any thread and any callback may call this.
 
-        `running=True` asks that those which have started be stopped, too, where that is possible; the Futures are
-        cancelled when they have. Where `Future.cancel` waits for an answer, override this so that it sends one
-        request and does not wait.
+        `running=True` also requests that calls which have started be stopped, if that is possible; their Futures are
+        cancelled when they have stopped. If `Future.cancel` waits for an answer, override this method so that it sends
+        one request and does not wait.
         """
         for future in futures:
             future.cancel()
 
     def future(self, task_id: str) -> Future[Any]:
-        """A Future for a call that somebody has submitted. Raises NotSupportedError where that is not known."""
+        """Return a Future for a call of any program; raise NotSupportedError if the backend cannot look up calls."""
         raise NotSupportedError(
-            f'the "{self.name}" backend finds no calls by their id; use "cluster" or "processes"'
+            f'the "{self.name}" backend cannot look up calls by their id; use "cluster" or "processes"'
         )
 
     def forget(self, task_id: str) -> None:
-        """Drop the outcome of a detached call. Raises NotSupportedError where there are none."""
+        """Delete the outcome of a detached call; raise NotSupportedError if the backend has no detached calls."""
         raise NotSupportedError(f'the "{self.name}" backend has no detached calls; use "cluster"')
 
     @property
     def same_host(self) -> bool:
-        """Whether all calls run on this host for certain, so that they find this program's files."""
+        """Whether all calls certainly run on this host, so that they find this program's files."""
         return False
 
     @property
     def unfinished(self) -> int | None:
-        """Calls of this program (chunks, in `map`) that are not done, as known here; None where nobody counts."""
+        """The number of unfinished calls of this program, as known here, with a chunk of `map` as one.
+
+        None if unknown.
+        """
         return None
 
     broken: str = ""
-    """Why no call can be submitted any more; empty: it can."""
+    """The reason why no call can be submitted any more; empty if calls can be submitted."""
 
     ended_by_force = False
-    """Set before `kill` where the calls that it stops are to fail with TaskLostError rather than be cancelled."""
+    """Whether stopped calls fail with TaskLostError instead of being cancelled; it is set before `kill`."""
 
     @property
     def queued(self) -> int:
-        """Calls that have not started, where `threads` are known."""
+        """The number of calls that have not started, if `threads` are known."""
         return 0
 
     @property
     def threads(self) -> set[threading.Thread]:
-        """Those that calls run in. Raises AttributeError where that is in none of this process."""
+        """The threads that run calls; raises AttributeError if they are not in this process."""
         raise AttributeError(
-            f'the "{self.name}" backend runs calls in other processes: it has no threads to show'
+            f'the "{self.name}" backend runs calls in other processes, so it has no threads to show'
         )
 
     @property
     def processes(self) -> dict[int, Any]:
-        """Those that calls run in, by process id. Raises AttributeError where these are not this process's children."""
+        """The processes that run calls, by process id.
+
+        Raises AttributeError if they are not children of this process.
+        """
         raise AttributeError(f'the "{self.name}" backend has no child processes to show')
 
     def connection(self) -> str | None:
-        """The address at which another process can join; None where there is nothing to join."""
+        """Return the address at which another process can connect, or None if there is none."""
         return None
 
     @abstractmethod
     def kill(self) -> None:
-        """Stop everything, running tasks included, within a bound; pending Futures are cancelled."""
+        """Stop everything, including running tasks, within a bounded time, and cancel pending Futures."""
 
     @abstractmethod
     def status(self) -> dict[str, Any]:
-        """What `jobrunner status --json` prints, for this backend."""
+        """Return the status of this backend, as `jobrunner status --json` prints it."""

@@ -76,7 +76,7 @@ class ClusterBackend(CoreBackend):
     def _given_address(self, settings: BackendSettings) -> str:
         if settings.max_tasks_per_child is not None:
             raise NotSupportedError(
-                "max_tasks_per_child: the slots of a cluster belong to its workers; start these with"
+                "max_tasks_per_child: this setting belongs to the workers of the cluster; start them with"
                 " `jobrunner worker start --max-tasks-per-slot N`"
             )
         assert settings.address is not None
@@ -116,7 +116,8 @@ class ClusterBackend(CoreBackend):
     def _check_resources(self) -> None:
         if self._local is not None:
             raise NotSupportedError(
-                "the cluster that this program embeds offers no resources; `jobrunner worker start --resources` does"
+                "the embedded cluster of this program provides no resources; use a cluster whose workers were started"
+                " with `jobrunner worker start --resources`"
             )
 
     def _check_detach(self) -> None:

@@ -67,6 +67,7 @@ from jobrunner.protocol.effects import (
     SubmitRequested,
     WatchRequested,
 )
+from jobrunner.protocol.tuning import BUNDLE_SMALL_CALL
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, new_id, task_id
 from jobrunner.protocol.wire.payloads import Payload
@@ -222,7 +223,7 @@ class CoreBackend(Backend):
             except BaseException:
                 self._dependency_results.release(depends_on)  # a call that is refused keeps nothing
                 raise
-        if type(payload) is bytes and len(payload) <= bundles.SMALL_CALL and bundles.permits(options):
+        if type(payload) is bytes and len(payload) <= BUNDLE_SMALL_CALL and bundles.permits(options):
             function = prepared.definition.key
             limit = self._limits.of(function)
             if limit > 1:
@@ -574,8 +575,10 @@ class CoreBackend(Backend):
 
     @property
     def _ends_of_waits(self) -> tuple[Callable[[], None], ...]:
-        """What ends every wait for this backend, once it is known what is left; may be done again, and by two threads
-        at a time."""
+        """Return the steps that end every wait for this backend, once it is known what is left.
+
+        They may be repeated, and two threads may perform them at the same time.
+        """
         return (
             self._resolve_what_is_left,
             self._cancel_waits.end,

@@ -44,7 +44,8 @@ def with_placeholders(
         return replace_futures(args, dependency), replace_futures(kwargs, dependency), futures
     except RecursionError as exc:
         raise SerializationError(
-            "the arguments hold a Future, and lists, tuples or dicts that are nested too deeply or hold themselves"
+            "the arguments contain a Future, and lists, tuples or dicts that are nested too deeply or contain"
+            " themselves"
         ) from exc
 
 

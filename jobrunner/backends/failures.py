@@ -1,4 +1,4 @@
-"""What an outcome without a result says to the user: the error, with all that is known of how it came about."""
+"""The errors for outcomes without a result, with all facts about the cause."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jobrunner.protocol.wire.messages import CRASHED, LOST, TIMED_OUT, Outcome
 
 
 def exception_of(outcome: Outcome, name: str) -> BaseException:
-    """What a Future raises for an outcome that is not OK."""
+    """Return the exception of a Future for an outcome that is not OK."""
     if outcome.status == m.ERROR and not (outcome.detail and "too_large" in outcome.detail):
         return serialization.load_exception(outcome.payload)
     if outcome.status == m.CANCELLED:
@@ -33,13 +33,13 @@ def exception_of(outcome: Outcome, name: str) -> BaseException:
 
 
 def error_for(outcome: Outcome, name: str) -> JobRunnerError:
-    """The error of an outcome that is neither a result nor an exception of the user's function, nor cancelled.
+    """Return the error for an outcome that is not a result, an exception of the function, or a cancellation.
 
-    The facts are its attributes `element` and `detail` too.
+    The facts are also in its attributes `element` and `detail`.
     """
     detail = outcome.detail or {}
     named = f" ({name})" if name else ""
-    text = f"task {outcome.id}{named}: {detail.get('error', 'it was lost')}"
+    text = f"task {outcome.id}{named}: {detail.get('error', 'the task was lost')}"
     error: JobRunnerError
     if outcome.status == m.UNMET:
         error = DependencyError(text)
@@ -59,11 +59,11 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
         error = TaskTimeoutError(text + where(detail))
     elif "limit" in detail:
         error = CrashLimitError(
-            f"{text}{where(detail)}; that was crash {detail['limit']} of at most {detail['limit']}, so it is not "
-            f"tried again{history(detail)}"
+            f"{text}{where(detail)}; that was crash {detail['limit']} of at most {detail['limit']}, so the task is not "
+            f"run again{history(detail)}"
         )
     elif outcome.status == CRASHED:
-        once = "; it is to run at most once, so it is not tried again" if "at_most_once" in detail else ""
+        once = "; the task has at_most_once=True, so it is not run again" if "at_most_once" in detail else ""
         error = TaskLostError(text + where(detail) + once + history(detail))
     else:
         assert outcome.status == LOST
@@ -74,7 +74,7 @@ def error_for(outcome: Outcome, name: str) -> JobRunnerError:
 
 
 def refusal(text: str, detail: dict[str, Any]) -> JobRunnerError:
-    """Of a call that the coordinator has not taken."""
+    """Return the error for a call that the coordinator has refused."""
     if "quota" in detail:
         return QuotaError(text)
     if "deadlock" in detail:
@@ -92,7 +92,7 @@ def where(detail: dict[str, Any]) -> str:
 
 
 def history(detail: dict[str, Any]) -> str:
-    """Attempts and last words, each on lines of their own."""
+    """Return the attempts and the last output, each on lines of their own."""
     lines = [f"  {line}" for line in detail.get("attempts", ())]
     if lines:
         lines.insert(0, "attempts:")

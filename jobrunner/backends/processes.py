@@ -93,7 +93,9 @@ class ProcessesBackend(CoreBackend):
                     self._hold = hold_folder(self._folder)
                 except OSError as exc:
                     self._leave_folder()
-                    raise ConfigError(f"cannot use the folder {self._folder}: {exc.strerror}") from exc
+                    raise ConfigError(
+                        f"cannot use the folder {self._folder} for sockets: {exc.strerror}"
+                    ) from exc
                 self._listens = True
                 self._wire.listen_at = self._join_address
                 serve(self._join_address, self)
@@ -156,7 +158,7 @@ class ProcessesBackend(CoreBackend):
         self._program.begin()
 
     def _check_resources(self) -> None:
-        raise NotSupportedError('the "processes" backend knows no resources; use "cluster"')
+        raise NotSupportedError('the "processes" backend has no resources; use "cluster"')
 
     def _slots_failed(self, effect: GiveUp) -> None:
         self._give_up(effect)

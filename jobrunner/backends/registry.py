@@ -49,7 +49,7 @@ def open_backend(name: str, settings: BackendSettings) -> Backend:
     factory = _find(name)
     if settings.address is not None and name in LOCAL:
         raise ConfigError(
-            f"Executor({name!r}) takes no address (got {settings.address!r});"
+            f"Executor({name!r}) accepts no address, but {settings.address!r} is given;"
             ' use Executor("cluster", address=...)'
         )
     if settings.max_tasks_per_child is not None and "renews" not in capabilities(name):
@@ -59,7 +59,7 @@ def open_backend(name: str, settings: BackendSettings) -> Backend:
     backend = factory(_with_shipped(name, settings) if settings.ship else settings)
     if not isinstance(backend, Backend):
         raise ConfigError(
-            f"backend {name!r} gave {backend!r}, which is not a jobrunner.backends.base.Backend"
+            f"backend {name!r} returned {backend!r}, which is not a jobrunner.backends.base.Backend"
         )
     return backend
 

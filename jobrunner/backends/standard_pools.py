@@ -1,7 +1,8 @@
-"""What the standard library's pools take, and what libraries look for in them.
+"""The arguments and attributes of the standard library's pools.
 
 `ProcessPoolExecutor(4, context, initialize, (1,))` and `ThreadPoolExecutor(4, "prefix", initialize, (1,))` differ in
-the second place, where Executor takes either. What cannot be used is refused in the standard library's words.
+the second argument, for which Executor accepts either. Values that cannot be used are refused in the standard
+library's words.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_max_workers(value: object) -> None:
-    """Raises ConfigError or ConfigTypeError; what else is wrong with a number, `config` says."""
+    """Raise ConfigError or ConfigTypeError for a bad value; `config` checks numbers further."""
     if value is None:
         return
     if not isinstance(value, (int, float)) and not hasattr(value, "__index__"):
@@ -29,13 +30,13 @@ def check_max_workers(value: object) -> None:
 
 
 def check_initializer(initializer: object) -> None:
-    """Raises ConfigTypeError."""
+    """Raise ConfigTypeError if the initializer is not callable."""
     if initializer is not None and not callable(initializer):
         raise ConfigTypeError("initializer must be a callable")
 
 
 def check_max_tasks(value: object, mp_context: Any) -> None:
-    """Raises ConfigError or ConfigTypeError."""
+    """Raise ConfigError or ConfigTypeError for a bad value."""
     if value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool):
@@ -50,7 +51,7 @@ def check_max_tasks(value: object, mp_context: Any) -> None:
 
 
 def second_argument(given: Any, prefix: str | None) -> tuple[Any, str]:
-    """(mp_context, thread_name_prefix) from what stands second, and the keyword. Raises ConfigTypeError."""
+    """Return (mp_context, thread_name_prefix) from the second argument and the keyword; raise ConfigTypeError."""
     if isinstance(given, str):
         if prefix is not None:
             raise ConfigError(f"thread_name_prefix is given twice: {given!r} and {prefix!r}")
@@ -65,12 +66,12 @@ def second_argument(given: Any, prefix: str | None) -> tuple[Any, str]:
 
 
 def start_method(mp_context: Any) -> str | None:
-    """How that context starts processes; None where nobody has said."""
+    """Return how the context starts processes; None if that is not set."""
     return None if mp_context is None else mp_context.get_start_method(allow_none=True)
 
 
 def warn_of_fork(mp_context: Any) -> None:
-    """For the constructor of an Executor whose calls run in other processes: say what a fork would have given."""
+    """Warn, for an Executor whose calls run in other processes, of the missing effects of a fork."""
     if start_method(mp_context) == "fork":
         warnings.warn(
             "mp_context: calls run in fresh interpreters here, as with 'spawn', and not in forks of this program: what"
@@ -81,7 +82,7 @@ def warn_of_fork(mp_context: Any) -> None:
 
 
 class WorkQueue:
-    """What has not started, as far as it can be asked."""
+    """The calls that have not started, as far as their number is known."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         self._count = count
@@ -112,7 +113,7 @@ class StandardNames:
 
     @property
     def _mp_context(self) -> Any:
-        """What was given; else that of fresh interpreters, since that is what calls run in."""
+        """The given context; else that of fresh interpreters, in which calls run."""
         import multiprocessing  # here: few ask
 
         return self._given_context or multiprocessing.get_context("spawn")
@@ -125,17 +126,20 @@ class StandardNames:
 
     @property
     def _broken(self) -> bool | str:
-        """False, or why nothing can be submitted any more."""
+        """False, or the reason why nothing can be submitted any more."""
         return self._backend.broken or False
 
     @property
     def _threads(self) -> set[threading.Thread]:
-        """Those that calls run in. Raises AttributeError where that is none of this process's."""
+        """The threads that run calls; raises AttributeError if they are not in this process."""
         return self._backend.threads
 
     @property
     def _processes(self) -> dict[int, Any]:
-        """By process id, those that calls run in. Raises AttributeError where they are not children of this one."""
+        """The processes that run calls, by process id.
+
+        Raises AttributeError if they are not children of this process.
+        """
         return self._backend.processes
 
     @property

@@ -652,9 +652,11 @@ def refuse_options(options: TaskOptions) -> None:
             ' use "processes" or "cluster"'
         )
     if options.detach:
-        raise NotSupportedError('nothing of the "threads" backend outlives this program; use a cluster')
+        raise NotSupportedError(
+            'detach=True: no call on the "threads" backend outlives this program; use the address of a cluster'
+        )
     if options.resources:
-        raise NotSupportedError('the "threads" backend knows no resources; use "cluster"')
+        raise NotSupportedError('the "threads" backend has no resources; use "cluster"')
 
 
 def _release(backend: weakref.ref[ThreadsBackend], number: int, _: AnyFuture) -> None:
@@ -683,4 +685,6 @@ def result_of_dependency(future: AnyFuture) -> Any:
     except BaseException as exc:
         cause = exc.__cause__ if isinstance(exc, DependencyError) and exc.__cause__ is not None else exc
         name = getattr(future, "name", "") or repr(future)
-        raise DependencyError(f"it was not run: {name}, whose result it needs, failed: {cause!r}") from cause
+        raise DependencyError(
+            f"the call was not run, because {name}, on whose result it depends, failed: {cause!r}"
+        ) from cause

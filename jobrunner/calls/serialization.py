@@ -185,8 +185,10 @@ def dump_function(
 
 
 def is_as_dumped(fn: Callable[..., Any], dumped: DumpedFunction) -> bool:
-    """Whether `dump_function` would return `dumped` again; the quickest look, which says False of all but functions
-    that are found under a plain name in their module."""
+    """Return whether `dump_function` would certainly return `dumped` again.
+
+    This is the fastest check. It returns True only for functions that are found under a plain name in their module.
+    """
     known = _references.get(fn)
     return (
         known is not None

@@ -1,4 +1,4 @@
-"""The coordinator daemon: a config, the core, a ROUTER socket, the driver. It never unpickles anything."""
+"""The coordinator daemon: a config, the core, a ROUTER socket and the driver; it never unpickles anything."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ INSECURE_WARNING = (
 )
 
 ALLOW_INSECURE = "JOBRUNNER_ALLOW_INSECURE_NETWORK"
-"""Has to be 1 as well for a port that other hosts reach, so that one word in a script does not open a network."""
+"""Must also be 1 for a non-loopback address: a second, explicit opt-in."""
 
 
 def run(config: CoordinatorConfig) -> int:
-    """Serve until drained; the exit code.
+    """Serve until the coordinator is drained, and return the exit code.
 
-    Raises ConfigError where the address cannot be listened on, or the keys cannot be used.
+    Raises ConfigError if it cannot listen on the address, or if the keys cannot be used.
     """
     set_up_logging(config.log_level)
     service = Service("coordinator")
@@ -119,12 +119,14 @@ def run(config: CoordinatorConfig) -> int:
 
 
 def open_journal(config: CoordinatorConfig, address: str, service: Service) -> Journal | None:
-    """The journal that the configuration asks for; by default one per port, in the user's state directory."""
+    """Return the journal that the configuration names; the default is one per port, in the user's state directory."""
     if config.no_journal:
         return None
     path = config.journal
     if path is None and config.port == 0:
-        service.log.info("no journal, since the port is any free one: --journal PATH keeps one")
+        service.log.info(
+            "there is no journal, because the port was chosen freely; use --journal PATH for one"
+        )
         return None
     journal = Journal(path or default_journal(config.port))
     state = journal.state
@@ -142,9 +144,9 @@ def tcp_address(config: CoordinatorConfig, service: Service) -> str:
     if config.insecure:
         if not is_loopback(config.host) and os.environ.get(ALLOW_INSECURE) != "1":
             raise ConfigError(
-                f"--insecure with --host {config.host} would let anybody who can reach that port run code on every"
-                " worker. Without --insecure the cluster has keys, and nothing else changes; to do it all the same,"
-                f" set {ALLOW_INSECURE}=1"
+                f"--insecure with --host {config.host} would let everybody who can reach the port run code on every"
+                " worker. Start it without --insecure, so that the cluster has keys; to accept the risk, set"
+                f" {ALLOW_INSECURE}=1"
             )
         service.log.warning(INSECURE_WARNING.format(host=config.host))
     host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
@@ -152,7 +154,7 @@ def tcp_address(config: CoordinatorConfig, service: Service) -> str:
 
 
 def admitted(keyring: Keyring | None, effect: JoinRequested) -> JoinAnswered:
-    """What becomes of somebody's wish to join."""
+    """Return the answer to a request to join."""
     source, session = effect.source, effect.session
     try:
         if keyring is None:
@@ -166,7 +168,10 @@ def admitted(keyring: Keyring | None, effect: JoinRequested) -> JoinAnswered:
 
 
 def announce(address: str, config: CoordinatorConfig, keyring: Keyring | None) -> None:
-    """What to type on the other hosts: the lines are pasted, for everybody there can read arguments."""
+    """Print the commands for the other hosts.
+
+    The lines are pasted there, because everybody there can read arguments.
+    """
     if config.host in ("0.0.0.0", "::"):
         address = f"tcp://{own_host()}:{address.rpartition(':')[2]}"
     print(f"coordinator at {address}", flush=True)

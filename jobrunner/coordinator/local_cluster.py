@@ -277,7 +277,9 @@ class LocalCluster:
                 else:
                     return self._process
             if tries == 1:
-                LOGGER.warning("the embedded cluster could not be started again: %r; trying on", error)
+                LOGGER.warning(
+                    "the embedded cluster could not be restarted: %r; it will be tried again", error
+                )
         return None
 
     def _words(self) -> list[list[Any]]:

@@ -74,8 +74,11 @@ def is_atom(value: Any) -> bool:
 
 
 def _holds_atoms_deep_inside(value: Collection[Any]) -> bool:
-    """Whether a tuple or frozenset is an atom. Pickle takes such that are nested deeper than functions may call each
-    other, and each of them once, however often it is met."""
+    """Return whether a tuple or frozenset is an atom.
+
+    Pickle accepts tuples that are nested deeper than functions may call each other, and visits each of them once, even
+    if it occurs several times. This function does the same.
+    """
     met = {id(value)}
     waiting = [value]
     while waiting:

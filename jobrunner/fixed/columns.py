@@ -1,5 +1,7 @@
-"""Columns of a `map` whose values are all numbers, strings or arrays of one kind, in a form that is quicker than their
-pickle."""
+"""Columns of a `map` whose values are all numbers, strings or arrays of one kind.
+
+They are packed in a form that is faster than their pickle.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,11 @@ def packed_column(column: list[Any], kind: type | None) -> Any:
 
 
 def unpacked_column(column: Any, start: int = 0, stop: int | None = None) -> list[Any]:
-    """The values [start, stop) of what `packed_column` was given. No two arrays have memory in common, nor with
-    `column`; a column that was not packed and is asked for whole is itself returned."""
+    """Return the values [start, stop) of the column that `packed_column` was given.
+
+    The returned arrays share no memory with each other or with `column`. A column that was not packed is itself
+    returned if all its values are requested.
+    """
     if isinstance(column, list):
         return column if start == 0 and stop is None else column[start:stop]
     if isinstance(column, str):

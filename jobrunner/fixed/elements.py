@@ -62,8 +62,10 @@ class Input:
         return [part] if self.single else [list(column) for column in zip(*part, strict=True)]
 
     def each(self, limit: int) -> Iterator[Any]:
-        """The next elements, at most `limit`, one by one: values if it is `single`, else tuples. Raises what the input
-        raises, which is to be told to `fail`."""
+        """Return an iterator of at most `limit` next elements: values if the input is `single`, else tuples.
+
+        It raises the exceptions of the input, which the caller passes to `fail`.
+        """
         return islice(self._elements, limit)
 
     def fail(self, failure: Exception) -> None:

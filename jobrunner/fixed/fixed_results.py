@@ -45,11 +45,11 @@ def run_fixed(
     interrupted: Callable[[], object] = bool,
     seconds: float | None = None,
 ) -> FixedResults:
-    """Call `fn` for the elements [start, stop), where calls share nothing with the program; one that raises costs the
-    others nothing.
+    """Call `fn` for the elements [start, stop) in a process whose calls share no objects with the program.
 
-    `interrupted` says whether an exception is that of the chunk, and no element's: then it is raised. After `seconds`
-    no further element begins; then there are fewer results.
+    An element that raises does not affect the others. `interrupted` returns whether an exception belongs to the chunk
+    instead of an element; such an exception is raised. After `seconds` no further element begins, and there are fewer
+    results.
     """
     until = None if seconds is None else perf_counter() + seconds
     results = FixedResults(__file__, retry_on, stop - start)
@@ -71,8 +71,10 @@ class FixedResults:
     """Results, each as it was when its call returned."""
 
     def __init__(self, file: str, retry_on: bytes | None, count: int) -> None:
-        """Of `count` calls that the code in `file` makes; `retry_on` are the exceptions after which they may be made
-        again, see serialization.dump_classes."""
+        """Create the results of `count` calls, which the code in `file` makes.
+
+        `retry_on` are the exceptions after which a call may be repeated, see serialization.dump_classes.
+        """
         self.values: list[Any] = []
         """A value that has a pickle of its own is this pickle, one that failed None. An atom may be appended here."""
         self._keep = self.values.append

@@ -66,8 +66,10 @@ class HeldObjects:
         return any(map(self._matters, self._by_id().keys() & ids))
 
     def dump(self, value: Any, buffers: list[memoryview]) -> bytes | None:
-        """The pickle of a value, for `load_with`; None where it shares nothing, or plain pickle refuses it. `buffers`
-        takes those that are large."""
+        """Return the pickle of a value, for `load_with`; None if it shares nothing, or if plain pickle refuses it.
+
+        Large buffers are appended to `buffers`.
+        """
         places = self._by_id()
         if not places:
             return None

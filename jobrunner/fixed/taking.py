@@ -28,8 +28,10 @@ class FixingInput:
         """The last pickle and its buffers, for the case that the next is equal, as with itertools.repeat."""
 
     def take(self, limit: int) -> tuple[FixedElements, dict[int, Exception]]:
-        """The next elements, at most `limit`, and by row why one could not be pickled. Where the input raises, it ends:
-        see `Input.check`."""
+        """Return at most `limit` next elements, and by row the reason why an element could not be pickled.
+
+        The input ends where it raises an exception, see `Input.check`.
+        """
         if self._pickles.classes or self._pickles.names or self._last[0]:
             self._pickles = OwnPickles()  # each pack is complete by itself
             self._last = b"", ()

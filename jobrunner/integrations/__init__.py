@@ -1,1 +1,1 @@
-"""What other libraries need beyond an Executor. Nothing here is imported by the rest of the package."""
+"""Adapters for other libraries beyond the Executor; the rest of the package imports none of them."""

@@ -27,32 +27,32 @@ SHARED_MEMORY = "/dev/shm"
 """A folder in memory, on Linux."""
 
 SHARE_OF_MEMORY = 4
-"""An array goes there if at least this many of its size would fit."""
+"""Minimum number of arrays of the same size that must fit into this folder for an array to go there."""
 
 
 class MappedArray(NamedTuple):
-    """Where an array is in a file. Unpickled, it is the array itself, mapped into memory."""
+    """The place of an array in a file; unpickling returns the array itself, mapped into memory."""
 
     path: str
     mode: str
     dtype: Any
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None
-    """None: contiguous, in the order `order`."""
+    """The strides; None for a contiguous array in the order `order`."""
     order: str
     start: int
-    """Byte of the file at which the array's memory begins."""
+    """The position in the file, in bytes, at which the array's memory begins."""
     first: int
-    """Bytes from there to its first element: 0 unless a stride is negative."""
+    """The number of bytes from there to its first element; 0 unless a stride is negative."""
     size: int
-    """Bytes of its memory."""
+    """The size of its memory in bytes."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_array, tuple(self)
 
 
 def open_array(*place: Any) -> Any:
-    """The array of a MappedArray. Raises OSError where there is no such file."""
+    """Return the array of a MappedArray; raise OSError if the file does not exist."""
     import numpy as np
 
     path, mode, dtype, shape, strides, order, start, first, size = place
@@ -62,15 +62,17 @@ def open_array(*place: Any) -> Any:
 
 
 class ArrayFiles:
-    """Replaces the large arrays of calls by MappedArrays. Whoever uses it keeps it, and the arrays, until the calls are
-    done.
+    """Replaces the large arrays of calls by MappedArrays.
+
+    Its user keeps it, and the arrays, until the calls are done.
 
     Args:
-        smallest: bytes from which an array is written to a file. None: none is.
-        mode: how slots map what was written: "r" (read-only), "c" (what a call changes stays its own) or "r+".
-        folder: where the files go. Default: a folder in memory while there is room, else that for temporary files.
-        same_host: False: the slots may be elsewhere. Then nothing is written, and of the arrays that are files' only
-            those go by name that the program may write to; the slots must find the file under that name.
+        smallest: The minimum size in bytes of an array that is written to a file. None: no array is.
+        mode: The mode in which slots map the files: "r" (read-only), "c" (changes of a call are private) or "r+".
+        folder: The folder of the files. Default: a folder in memory while there is room, else that for temporary
+            files.
+        same_host: Whether the slots are on this host. If not, no file is written, and of the arrays that are backed
+            by files, only writable ones travel by name; the slots must find the file under that name.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class ArrayFiles:
         weakref.finalize(self, _remove_all, self._written)
 
     def replace(self, value: Any) -> Any:
-        """`value` with its large arrays replaced; containers that hold one are copied. Raises OSError."""
+        """Return `value` with its large arrays replaced; containers of such arrays are copied; raise OSError."""
         kind = getattr(
             sys.modules.get("numpy"), "ndarray", None
         )  # in part there while another thread imports it
@@ -121,7 +123,7 @@ class ArrayFiles:
 
 
 def _remove(written: dict[int, Any], key: int, path: str) -> None:
-    """The array is gone. Slots that have mapped the file keep what they have."""
+    """Remove the file of an array that no longer exists; slots that have mapped the file keep the content."""
     written.pop(key, None)
     try:
         os.unlink(path)
@@ -135,7 +137,7 @@ def _remove_all(written: dict[int, tuple[weakref.finalize[Any, Any], MappedArray
 
 
 def folder_for(size: int) -> str:
-    """Where a file of `size` bytes goes by default."""
+    """Return the default folder for a file of `size` bytes."""
     try:
         memory = os.statvfs(SHARED_MEMORY)
         if os.access(SHARED_MEMORY, os.W_OK) and memory.f_bavail * memory.f_frsize >= SHARE_OF_MEMORY * size:
@@ -146,7 +148,7 @@ def folder_for(size: int) -> str:
 
 
 def file_behind(array: Array) -> np.memmap[Any, Any] | None:
-    """The numpy.memmap that `array` is, or is a view of; None where its file does not have all that the array shows."""
+    """Return the numpy.memmap that `array` is, or of which it is a view; None if its file lacks a part of the array."""
     import numpy as np
 
     owner: Any = array
@@ -158,7 +160,7 @@ def file_behind(array: Array) -> np.memmap[Any, Any] | None:
 
 
 def place_in(file: np.memmap[Any, Any], array: Array) -> MappedArray:
-    """Where `array`, a view of `file` or itself, has its elements."""
+    """Return the place of the elements of `array`, which is `file` or a view of it."""
     first = low = array.__array_interface__["data"][0]
     high = low + array.itemsize
     for count, stride in zip(array.shape, array.strides, strict=True):

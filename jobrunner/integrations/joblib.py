@@ -48,16 +48,20 @@ Callback = Callable[[Any], object]
 
 
 class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
-    """What joblib calls `backend="jobrunner"`.
+    """The joblib backend "jobrunner".
+
+    `n_jobs` is the number of batches at the same time; -1, the default, means all slots. On this host the Executor is
+    opened with that number of slots, unless `max_workers` is given.
 
     Args:
-        executor: an open Executor, which stays open; or what Executor takes first ("threads", "processes", "cluster",
-            an address). Default: inside a call, the Executor that runs the call; else what JOBRUNNER_BACKEND,
-            JOBRUNNER_ADDRESS or the config file say.
-        settings: of the Executor that is opened then, for as long as this object lives: `address`, `max_workers`, ...
+        executor: An open Executor, which stays open, or the first argument of Executor ("threads", "processes",
+            "cluster", an address). Default: inside a call, the Executor that runs the call; else the backend that
+            JOBRUNNER_BACKEND, JOBRUNNER_ADDRESS or the config file determine.
+        settings: Further arguments of Executor, such as `address` and `max_workers`. The Executor that is opened
+            with them lasts as long as this object.
 
-    `n_jobs` is the number of batches under way at a time; -1, the default, means all slots. On this host the Executor
-    is opened with as many slots, unless `max_workers` says otherwise.
+    Raises:
+        ConfigError: An open Executor is given together with settings.
     """
 
     supports_retrieve_callback = True
@@ -74,10 +78,10 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self._lock = threading.Lock()
         self._queued: deque[tuple[Any, Callback | None]] = deque()
-        """Batches beyond the limit."""
+        """The batches beyond the limit."""
         self._under_way: set[Future[Any]] = set()
         self._started = 0
-        """Batches that count against the limit."""
+        """The number of batches that count against the limit."""
         self._limit: int | None = None
         self._array_settings: dict[str, Any] = {}
         self._files: ArrayFiles | None = None
@@ -86,13 +90,15 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     def _use(self, executor: Executor | str | None, settings: dict[str, Any]) -> None:
         if isinstance(executor, Executor) and settings:
-            raise ConfigError(f"executor= is open already: {', '.join(settings)} must be given to it")
+            raise ConfigError(
+                f"the executor is open already, so {', '.join(settings)} cannot be given here; give it to the Executor"
+            )
         if executor is None and not settings and current_task() is not None:
             executor = current_executor()
         self._settings = settings
         self._executor = executor if isinstance(executor, Executor) else None
         self._opened_for: int | None = None
-        """The number of slots that our own Executor was opened with; None: the default."""
+        """The number of slots with which our own Executor was opened; None for the default."""
         if self._executor is not None:
             self._owned, self._name, self._address = False, "", None
             return
@@ -105,7 +111,10 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     @property
     def parallel(self) -> Any:
-        """The Parallel that uses it, which refers to it: so that both end when the program releases them."""
+        """The Parallel that uses this backend.
+
+        It refers back to the backend, so that both end when the program releases them.
+        """
         return self._caller()
 
     @parallel.setter
@@ -122,7 +131,7 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
     @property
     def supports_inner_max_num_threads(self) -> bool:
-        """Where the processes are this object's own, before they load anything."""
+        """Whether the processes belong to this object, so that it can set their limits before they load anything."""
         return self._owned and self._address is None and not self.uses_threads
 
     @property
@@ -130,7 +139,7 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         return self._name if self._executor is None else self._executor._lifetime.backend.name
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """The number of batches under way at a time. Raises ValueError for 0."""
+        """Return the number of batches at the same time; raise ValueError for 0."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs is None:
@@ -140,7 +149,10 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         return max(1, self._slots() + 1 + n_jobs)
 
     def _slots(self) -> int:
-        """Of the Executor. With 1, joblib runs the calls in this program, so a cluster elsewhere has at least 2."""
+        """Return the Executor's number of slots, at least 2 for a cluster elsewhere.
+
+        With 1, joblib would run the calls in this program.
+        """
         executor = self._open(None)
         if self._is_here(executor):
             return executor.max_workers
@@ -152,15 +164,15 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
                 executor.submit(int).result(timeout=seconds)  # until a worker is there
             except TimeoutError:
                 raise TimeoutError(
-                    f"the cluster has had no free worker for {seconds:g} s; `jobrunner worker start` starts one, or"
-                    " give n_jobs= as a number, and calls wait until there are workers"
+                    f"the cluster has had no free worker for {seconds:g} s; start one with `jobrunner worker start`, or"
+                    " give a number for n_jobs, so that calls wait for workers"
                 ) from None
         return max(2, executor.max_workers)
 
     # --- the Executor ---------------------------------------------------------------------------------------
 
     def _open(self, n_jobs: int | None) -> Executor:
-        """The Executor, opened if need be; one on this host has `n_jobs` slots (None: the default number)."""
+        """Return the Executor, opened if necessary, with `n_jobs` slots on this host (None: the default number)."""
         if "max_workers" in self._settings or self._address is not None:
             n_jobs = None
         if self._executor is None or (self._owned and n_jobs != self._opened_for):
@@ -190,7 +202,7 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         require: str | None = None,
         **options: Any,
     ) -> int:
-        """Called before the calls of a Parallel; `options` are Parallel's own, and those of `__init__`."""
+        """Prepare the calls of a Parallel; `options` are Parallel's own and those of `__init__`."""
         arrays = {name: options.pop(name, None) for name in ("max_nbytes", "mmap_mode", "temp_folder")}
         for name in ("verbose", "context"):
             options.pop(name, None)
@@ -219,20 +231,20 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         self._files = None
 
     def terminate(self) -> None:
-        """After the calls of a Parallel. The Executor stays open, for the next."""
+        """End the calls of a Parallel; the Executor stays open for the next one."""
         self._files = None
         self.reset_batch_stats()
 
     @contextmanager
     def retrieval_context(self) -> Iterator[None]:
-        """Inside a call of an Executor: that one's slot may do something else meanwhile."""
+        """Return a context in which a call of an Executor yields its slot."""
         with waiting():
             yield
 
     # --- batches --------------------------------------------------------------------------------------------
 
     def submit(self, func: Any, callback: Callback | None = None) -> None:
-        """Start a batch. `callback` gets its Future, when that is done."""
+        """Start a batch; `callback` is called with its Future when the batch is done."""
         with self._lock:
             self._queued.append((func, callback))
         self._start_batches()
@@ -254,7 +266,7 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
             future.add_done_callback(partial(self._ended, callback, batch, files))
 
     def _send(self, batch: Any, files: ArrayFiles | None) -> Future[Any]:
-        """Whatever goes wrong is the Future's: raised in a thread of the Executor's, it would be lost."""
+        """Send a batch; errors go to its Future, because they would be lost in a thread of the Executor's."""
         executor = self._executor
         assert executor is not None, "joblib calls configure() first"
         try:
@@ -279,11 +291,11 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
         self._start_batches()
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
-        """The results of a batch that is done, or what a call of it raised."""
+        """Return the results of a finished batch, or raise the exception of one of its calls."""
         return out.result()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Cancel the batches that wait, and stop those that run, where that is possible; without waiting for it."""
+        """Cancel waiting batches, and stop running ones if that is possible, without waiting for them."""
         with self._lock:
             self._queued.clear()
             left = list(self._under_way)
@@ -292,7 +304,7 @@ class JobrunnerBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[
 
 
 def call_batch(batch: Any) -> Any:
-    """In the slot."""
+    """Call a batch; this runs in the slot."""
     return batch()
 
 

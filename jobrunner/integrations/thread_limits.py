@@ -9,5 +9,5 @@ import os
 
 
 def limit_threads(variables: dict[str, str]) -> None:
-    """An initializer: set OMP_NUM_THREADS and its like, which those libraries read once, when they are loaded."""
+    """Set OMP_NUM_THREADS and its like, which libraries read once when they are loaded; this is an initializer."""
     os.environ.update(variables)

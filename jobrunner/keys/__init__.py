@@ -1,1 +1,1 @@
-"""Who may connect: keys, invitations, and the files in which they are kept."""
+"""Access to clusters: keys, invitations, and the files in which they are stored."""

@@ -1,4 +1,4 @@
-"""Which key this process shows to a cluster: the configured one, the one that knows the address, this user's own."""
+"""The choice of the key for a cluster: the configured one, the one for the address, or this user's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobrunner.transport.curve import Credentials
 from jobrunner.transport.sockets import is_loopback
 
 CLIENT_ROLES = (OPERATOR, CLIENT, WORKER, OBSERVER)
-"""What a program may connect as, the best first."""
+"""The roles in which a program may connect, the one with the most rights first."""
 
 WORKER_ROLES = (WORKER,)
 
@@ -22,9 +22,9 @@ WORKER_ROLES = (WORKER,)
 def credentials_for(
     address: str, roles: Sequence[str], *, configured: str | None = None, insecure: bool = False
 ) -> Credentials | None:
-    """What to show at `address`; None where nothing is needed: on a Unix socket, or with `insecure`.
+    """Return the credentials for `address`; None if none are needed, on a Unix socket or with `insecure`.
 
-    Raises AuthenticationError where this user has no key for that cluster.
+    Raises AuthenticationError if this user has no key for the cluster.
     """
     if insecure or not address.startswith("tcp://"):
         return None
@@ -33,16 +33,16 @@ def credentials_for(
     found = find(address, roles)
     if found is None:
         raise AuthenticationError(
-            f"this user has no key for the cluster at {address}. On the coordinator's host, `jobrunner keys invite`"
-            " prints a line; here, `jobrunner join -` reads it and makes a key (for a worker: `jobrunner keys invite"
-            " --as worker` and `jobrunner worker start -`)."
-            " A coordinator without keys (--insecure) wants JOBRUNNER_INSECURE=1 here, too"
+            f"this user has no key for the cluster at {address}. Run `jobrunner keys invite` on the coordinator's host,"
+            " then run `jobrunner join -` here and paste the line (for a worker: `jobrunner keys invite --as worker`"
+            " and `jobrunner worker start -`). If the coordinator has no keys (--insecure), set JOBRUNNER_INSECURE=1"
+            " here"
         )
     return found.credentials
 
 
 def find(address: str, roles: Sequence[str]) -> Identity | None:
-    """The identity with the first of `roles` that belongs to the cluster at `address`, as far as can be known."""
+    """Return the identity with the first of `roles` that belongs to the cluster at `address`, as far as is known."""
     own = keyring.default_folder()
     everyone = [*identity.known(), *local(own)]
     candidates = sorted((i for i in everyone if i.role in roles), key=lambda i: roles.index(i.role))
@@ -65,7 +65,7 @@ def find(address: str, roles: Sequence[str]) -> Identity | None:
 
 
 def same_address(one: str, other: str) -> bool:
-    """Whether the two addresses are one, as far as their texts tell."""
+    """Return whether two addresses are the same, as far as their texts tell."""
     return one.replace("//localhost:", "//127.0.0.1:") == other.replace("//localhost:", "//127.0.0.1:")
 
 

@@ -1,6 +1,7 @@
-"""Who this user is in a cluster: a key pair, its role, and the cluster that knows it.
+"""A user's identity in a cluster: a key pair, its role, and the cluster that knows it.
 
-A file each, 0600, in `keys` below the user's config directory; or a string of the same form in an environment variable.
+Each identity is a file of mode 0600 in `keys` below the user's config directory, or a string of the same form in an
+environment variable.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from jobrunner.protocol.wire.principals import ROLES
 from jobrunner.transport.curve import Credentials, KeyPair, from_text
 
 ADDRESSES_KEPT = 16
-"""Addresses remembered per cluster: a coordinator on any free port has another one each time."""
+"""Maximum number of remembered addresses per cluster, because a coordinator on any free port has another address each
+time."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """`server` is the public key of the cluster; `addresses` are those under which it was met."""
+    """An identity; `server` is the public key of the cluster, and `addresses` are those at which it was found."""
 
     name: str
     role: str
@@ -35,7 +37,7 @@ class Identity:
         return Credentials(self.server, KeyPair(self.public, self.secret))
 
     def met_at(self, address: str) -> Identity:
-        """The same, with `address` remembered as the latest."""
+        """Return the same identity with `address` as its latest address."""
         others = [known for known in self.addresses if known != address]
         return replace(self, addresses=(*others, address)[-ADDRESSES_KEPT:])
 
@@ -44,7 +46,7 @@ class Identity:
 
 
 def parse(text: str, where: str) -> Identity:
-    """The reverse of `Identity.to_text`. Raises ConfigError that names `where`."""
+    """Return the identity from its text, the reverse of `Identity.to_text`; raise a ConfigError that names `where`."""
     try:
         value = json.loads(text)
         identity = Identity(**{**value, "addresses": tuple(value.get("addresses", ()))})
@@ -54,7 +56,7 @@ def parse(text: str, where: str) -> Identity:
         # What Python says of a constructor's arguments is no help to who looks into the file.
         reason = f" ({exc})" if isinstance(exc, ValueError) else ""
         raise ConfigError(
-            f"{where} does not hold a key of jobrunner{reason}; remove it, and join again"
+            f"{where} does not contain a key of jobrunner{reason}; remove it, and join again"
         ) from exc
     if identity.role not in ROLES:
         raise ConfigError(f"{where}: there is no role {identity.role!r}; the roles are {', '.join(ROLES)}")
@@ -70,27 +72,30 @@ def path_of(identity: Identity) -> Path:
 
 
 def save(identity: Identity) -> Path:
-    """Where it is now. Raises ConfigError."""
+    """Save the identity, and return its path; raise ConfigError if that fails."""
     path = path_of(identity)
     write_private(path, identity.to_text())
     return path
 
 
 def read(path: Path) -> Identity:
-    """Raises ConfigError, also where there is no such file."""
+    """Return the identity in a file; raise ConfigError, also if the file does not exist."""
     try:
         return parse(read_private(path), str(path))
     except FileNotFoundError:
-        raise ConfigError(f"there is no key file {path}") from None
+        raise ConfigError(f"the key file {path} does not exist; check JOBRUNNER_IDENTITY") from None
 
 
 def given(value: str) -> Identity:
-    """The identity that a setting names: a path, or the text itself. Raises ConfigError."""
+    """Return the identity that a setting names by a path or by its content; raise ConfigError."""
     if value.lstrip().startswith("{"):
         return parse(value, "the text in JOBRUNNER_IDENTITY")
     return read(Path(value))
 
 
 def known() -> list[Identity]:
-    """Those of this user, in the order of their files' names. Raises ConfigError for a file that cannot be used."""
+    """Return this user's identities in the order of their files' names.
+
+    Raise ConfigError for a file that cannot be used.
+    """
     return [read(path) for path in sorted(folder().glob("*.json"))]

@@ -27,10 +27,12 @@ ENVIRONMENT = "JOBRUNNER_INVITATION"
 
 STANDARD_INPUT = "-"
 FILE_MARK = "@"
-"""Before the name of a file, where an argument may also be a line or an address."""
+"""The character before the name of a file, in an argument that may also be a line or an address."""
 
 
 class Invitation(NamedTuple):
+    """The content of an invitation line: the coordinator's address and public key, and the invitation's secret key."""
+
     address: str
     server: str
     secret: str
@@ -44,33 +46,33 @@ class Invitation(NamedTuple):
 
 
 def parse_line(text: str) -> Invitation:
-    """Raises ConfigError for what is not such a line, without showing what may be a secret."""
+    """Return the invitation of a line; raise ConfigError, without showing a secret, if it is not one."""
     address, slash, keys = text.strip().removeprefix(JOIN_SCHEME).partition("/")
     server, dot, secret = keys.partition(".")
     if not (text.strip().startswith(JOIN_SCHEME) and address and slash and dot):
         raise ConfigError(
-            "this is not a line to join with: it must look like jobrunner://HOST:PORT/KEY.SECRET, as"
+            "this is not an invitation line; it must look like jobrunner://HOST:PORT/KEY.SECRET, as"
             " `jobrunner keys invite` prints it"
         )
     try:
         from_text(server)
         from_text(secret)
     except ConfigError as exc:
-        raise ConfigError("the line to join with was cut or changed; paste it whole") from exc
+        raise ConfigError("the invitation line is incomplete or was changed; paste the whole line") from exc
     return Invitation(f"tcp://{address}", server, secret)
 
 
 def names_a_line(argument: str) -> bool:
-    """Whether an argument is a line or says where one is, rather than an address."""
+    """Return whether an argument is a line or names its source, and is not an address."""
     text = argument.strip()
     return text == STANDARD_INPUT or text.startswith((FILE_MARK, JOIN_SCHEME))
 
 
 def read_line(source: str) -> str:
-    """The line that a setting or an argument names: itself, `-` for standard input, or a file, also as `@FILE`.
+    """Return the line that a setting or an argument gives: the line itself, `-` for standard input, or a file.
 
-    What was given as text is overwritten where other users would see it, and removed from the environment that calls
-    would inherit. Raises ConfigError.
+    A file may be given as `@FILE`, too. A line that was given as text is overwritten where other users could see it,
+    and removed from the environment that calls would inherit. Raises ConfigError.
     """
     forget_line()
     text = source.strip()
@@ -84,21 +86,21 @@ def read_line(source: str) -> str:
         try:
             line = read_private(Path(path)).strip()
         except FileNotFoundError:
-            raise ConfigError(f"there is no file {path} with a line to join with") from None
+            raise ConfigError(f"the file {path} for the invitation line does not exist") from None
     if not line:
-        raise ConfigError("no line to join with was given; `jobrunner keys invite` prints one")
+        raise ConfigError("no invitation line was given; `jobrunner keys invite` prints one")
     return line
 
 
 def forget_line() -> None:
-    """Have the environment, which calls and their processes inherit, hold no line any more."""
+    """Remove the line from the environment, which calls and their processes inherit."""
     line = os.environ.pop(ENVIRONMENT, "").strip()
     if line.startswith(JOIN_SCHEME):
         process_list.hide(line.rpartition(".")[2])
 
 
 def ask_for_line() -> str:
-    """Standard input's first line; at a terminal it is asked for, and not shown."""
+    """Return the first line of standard input; a terminal asks for it and does not show it."""
     if sys.stdin is not None and sys.stdin.isatty():
         return getpass.getpass("The line to join with (jobrunner://...): ").strip()
     return sys.stdin.readline().strip() if sys.stdin is not None else ""

@@ -1,4 +1,4 @@
-"""Join a cluster: trade the line of an invitation for a key of this user's own."""
+"""Joining a cluster: an invitation line is traded for a key of this user's own."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from jobrunner.transport.service import error_named
 from jobrunner.transport.sockets import DealerWire
 
 REPEAT_AFTER = 1.0
-"""Seconds without an answer after which it is asked again; asking twice for one key does no harm."""
+"""Time in seconds without an answer after which the request is repeated, which does no harm for the same key."""
 
 
 def join(line: str, role: str, name: str, timeout: float = PEER_TIMEOUT) -> Identity:
-    """This user's identity in the cluster of that line; a new one where it has none for the role that is still known.
+    """Return this user's identity in the cluster of this line, and create one if none of the role is still known.
 
-    Raises ConfigError for a line that is none, AuthenticationError where it is not valid (any more), and
-    CoordinatorLostError when nobody answers within `timeout` seconds.
+    Raises ConfigError if it is not an invitation line, AuthenticationError if the line is not valid (any more), and
+    CoordinatorLostError if nobody answers within `timeout` seconds.
     """
     invitation = parse_line(line)
     for known in identity.known():
@@ -44,7 +44,7 @@ def join(line: str, role: str, name: str, timeout: float = PEER_TIMEOUT) -> Iden
 
 
 def still_known(own: Identity, invitation: Invitation, timeout: float) -> bool:
-    """Whether the cluster lets this key in, for it may have been revoked; True also where nobody answers."""
+    """Return whether the cluster still admits this key, which may have been revoked; True also if nobody answers."""
     try:
         ask(own.credentials, Join(own.public, own.name, own.role), invitation.address, timeout)
     except AuthenticationError:
@@ -55,7 +55,7 @@ def still_known(own: Identity, invitation: Invitation, timeout: float) -> bool:
 
 
 def ask(credentials: Credentials, message: Join, address: str, timeout: float) -> str:
-    """The name under which the cluster now knows the key."""
+    """Ask the cluster to admit the key, and return the name under which it is then known."""
     wire = DealerWire(address, credentials)
     try:
         return answer(wire, message, address, timeout)
@@ -85,5 +85,5 @@ def answer(wire: DealerWire, message: Join, address: str, timeout: float) -> str
                     failure: JobRunnerError = error_named(said.kind, said.error)
                     raise failure
     raise CoordinatorLostError(
-        f"the coordinator at {address}: {problem}. Is it running, and reachable from here?"
+        f"the coordinator at {address}: {problem}. Check that it is running and reachable from here."
     )

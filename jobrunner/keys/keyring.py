@@ -33,29 +33,34 @@ from jobrunner.transport.curve import KeyPair, from_text, new_pair, pair_of
 log = logging.getLogger("jobrunner.coordinator.daemon")
 
 ADMITS = {WORKER: (WORKER,), CLIENT: (CLIENT, OBSERVER), OBSERVER: (OBSERVER,)}
-"""What one may join as with a line for each role: never as an operator, and never as more than it was made for."""
+"""The roles in which one may join with a line for each role: never as an operator, and never with more rights than the
+line's."""
 
 LOCAL_ROLES = (OPERATOR, WORKER)
 
 MAX_NAME_LENGTH = 64
 
 REFRESH_INTERVAL = 0.5
-"""Seconds between two looks at the file's stamp."""
+"""Interval in seconds between two checks of the file's stamp."""
 
 
 @dataclass(frozen=True)
 class Member:
+    """A peer that may connect: its name, its role, its public key, and the time when it was added."""
+
     name: str
     role: str
     key: str
     added: float
-    """Seconds since the epoch."""
+    """The time of addition, in seconds since the epoch."""
     invitation: str = ""
-    """The public key of the invitation that it came with."""
+    """The public key of the invitation with which the key was obtained."""
 
 
 @dataclass(frozen=True)
 class OpenInvitation:
+    """An invitation that can be used: its key, the roles that it permits, its end, and the uses that are left."""
+
     key: str
     roles: tuple[str, ...]
     until: float
@@ -63,18 +68,18 @@ class OpenInvitation:
 
 
 class Revoked(NamedTuple):
-    """A key that was ended."""
+    """The result of revoking a key."""
 
     member: Member
     ended_invitation: bool
-    """The invitation that it came with was still open."""
+    """Whether the invitation with which the key was obtained was still open."""
     others: list[str]
-    """The names of keys that came with the same invitation, and stay."""
+    """The names of the keys from the same invitation, which remain valid."""
 
 
 @dataclass
 class Allowed:
-    """What allowed.json holds."""
+    """The content of allowed.json."""
 
     members: list[Member] = field(default_factory=list)
     invitations: list[OpenInvitation] = field(default_factory=list)
@@ -94,11 +99,11 @@ class Allowed:
                 ],
             )
         except (ValueError, TypeError, KeyError) as exc:
-            raise ConfigError(f"{path} is damaged ({exc}); `jobrunner keys rotate` starts afresh") from exc
+            raise ConfigError(f"{path} is damaged ({exc}); `jobrunner keys rotate` creates new keys") from exc
 
 
 class Keyring:
-    """Made with `open_keyring`; one per process that uses it."""
+    """A coordinator's keys; `open_keyring` creates one per process that uses them."""
 
     def __init__(self, folder: Path, server: KeyPair) -> None:
         self.folder = folder
@@ -108,7 +113,7 @@ class Keyring:
         self._allowed = Allowed()
         self._principals: dict[str, Principal] = {}
         self._gone: list[str] = []
-        """Keys that were known, and that `refresh` has not told of."""
+        """The keys that were known, and that `refresh` has not reported as removed yet."""
         self._next_look = 0.0
         self._load()
 
@@ -119,7 +124,7 @@ class Keyring:
         return self.server.secret
 
     def principal(self, key: str) -> Principal | None:
-        """Who holds this public key; None: nobody who may connect."""
+        """Return the holder of this public key; None if the key may not connect."""
         found = self._principals.get(key)
         if found is None:
             self.look()  # it may be known since a moment ago
@@ -129,11 +134,11 @@ class Keyring:
         return found if any(i.key == key and usable(i) for i in self._allowed.invitations) else None
 
     def next_look(self) -> float:
-        """When `refresh` is due, on the clock of its `now`."""
+        """Return the time at which `refresh` is due, on the clock of its `now`."""
         return self._next_look
 
     def refresh(self, now: float) -> list[str]:
-        """Look whether somebody has changed the file; the keys that may not connect any more."""
+        """Check whether somebody has changed the file; return the keys that may no longer connect."""
         if now < self._next_look:
             return []
         self._next_look = now + REFRESH_INTERVAL
@@ -144,7 +149,7 @@ class Keyring:
     # --- changes ---
 
     def invite(self, role: str, seconds: float, uses: int) -> str:
-        """The secret of a new invitation: for `role`, and what may do less."""
+        """Return the secret of a new invitation, for `role` and for roles with fewer rights."""
         roles, pair = ADMITS[role], new_pair()
         with locked(self.folder):
             self._load()
@@ -153,7 +158,7 @@ class Keyring:
         return pair.secret
 
     def admit(self, invitation: str, key: str, name: str, role: str) -> Member:
-        """Trade one use of an invitation (its public key) for a lasting key. Asking again for the same key is free.
+        """Trade one use of an invitation, given by its public key, for a permanent key; repetitions for a key are free.
 
         Raises AuthenticationError.
         """
@@ -170,11 +175,13 @@ class Keyring:
                     return member
             found = next((i for i in self._allowed.invitations if i.key == invitation and usable(i)), None)
             if found is None:
-                raise AuthenticationError("the invitation's time or uses are over")
+                raise AuthenticationError(
+                    "the invitation has expired or has been used up; `jobrunner keys invite` prints a new one"
+                )
             if role not in found.roles:
                 raise AuthenticationError(
                     f"the invitation is for {' or '.join(found.roles)}, not for {role!r}; `jobrunner keys invite --as"
-                    f" {role}` on the coordinator's host prints one"
+                    f" {role}` on the coordinator's host prints the right one"
                 )
             others = [i for i in self._allowed.invitations if i is not found]
             self._allowed.invitations = [*others, replace(found, uses=found.uses - 1)]
@@ -184,7 +191,7 @@ class Keyring:
         return member
 
     def issue(self, name: str, role: str, addresses: Sequence[str] = ()) -> Identity:
-        """A new key pair under a new name, known here. Raises ConfigError."""
+        """Return a new key pair under a new name, which is known here; raise ConfigError."""
         if role not in ROLES:
             raise ConfigError(f"there is no role {role!r}; the roles are {', '.join(ROLES)}")
         pair = new_pair()
@@ -192,23 +199,24 @@ class Keyring:
             self._load()
             if self._unused(name) != name:
                 raise ConfigError(
-                    f"there is a key named {name!r} already; `jobrunner keys revoke {name}` ends it"
+                    f"there is already a key named {name!r}; `jobrunner keys revoke {name}` revokes it"
                 )
             self._allowed.members.append(Member(name, role, pair.public, time.time()))
             self._save()
         return Identity(name, role, self.server.public, pair.public, pair.secret, tuple(addresses))
 
     def revoke(self, name: str) -> Revoked:
-        """End a key, and the invitation that it came with: its holder may still have that line.
+        """Revoke a key, and its invitation, because the key's holder may still have that line.
 
-        Raises ConfigError for a name that is not there.
+        Raises ConfigError if the name is unknown.
         """
         with locked(self.folder):
             self._load()
             found = next((member for member in self._allowed.members if member.name == name), None)
             if found is None:
                 raise ConfigError(
-                    f"there is no key named {name!r}; the names: {', '.join(m.name for m in self.members()) or 'none'}"
+                    f"there is no key named {name!r}; the names are: "
+                    f"{', '.join(m.name for m in self.members()) or 'none'}"
                 )
             self._allowed.members.remove(found)
             invitations = self._allowed.invitations
@@ -219,7 +227,7 @@ class Keyring:
         return Revoked(found, any(usable(i) for i in came_with), others)
 
     def close_invitations(self) -> int:
-        """End all that are open; how many there were."""
+        """Revoke all open invitations, and return their number."""
         with locked(self.folder):
             self._load()
             count = len([i for i in self._allowed.invitations if usable(i)])
@@ -231,12 +239,12 @@ class Keyring:
         return list(self._allowed.members)
 
     def invitations(self) -> list[OpenInvitation]:
-        """Those that can still be used."""
+        """Return the invitations that can still be used."""
         return [invitation for invitation in self._allowed.invitations if usable(invitation)]
 
     @property
     def address(self) -> str | None:
-        """Where the coordinator was last, as others see it; None: it has not been started."""
+        """The coordinator's last address, as other hosts see it; None if it has never been started."""
         try:
             return read_private(self.folder / "address").strip()
         except FileNotFoundError:
@@ -248,7 +256,10 @@ class Keyring:
     # --- the file ---
 
     def look(self) -> None:
-        """Take over what others have changed. What cannot be read changes nothing: a running cluster goes on."""
+        """Take over the changes of others.
+
+        A file that cannot be read changes nothing, so that a running cluster continues.
+        """
         stamp = self._stamp_now()
         if stamp == self._stamp:
             return
@@ -263,7 +274,9 @@ class Keyring:
         try:
             self._allowed = Allowed.parse(read_private(self._file), self._file)
         except FileNotFoundError:
-            raise ConfigError(f"{self._file} is gone; `jobrunner keys rotate` starts afresh") from None
+            raise ConfigError(
+                f"{self._file} no longer exists; `jobrunner keys rotate` creates new keys"
+            ) from None
         self._index(stamp)
 
     def _save(self) -> None:
@@ -296,28 +309,28 @@ def usable(invitation: OpenInvitation) -> bool:
 
 
 def default_folder() -> Path:
-    """Where a coordinator of this user has its keys."""
+    """Return the folder of the keys of this user's coordinator."""
     return Path(os.environ.get("JOBRUNNER_KEYS") or config_folder() / "coordinator")
 
 
 def require(folder: Path) -> Keyring:
-    """The keys in that folder. Raises ConfigError where no coordinator has any there."""
+    """Return the keys in this folder; raise ConfigError if no coordinator has keys there."""
     if not (folder / "server.json").exists():
         raise ConfigError(
-            f"there are no keys of a coordinator in {folder}: `jobrunner keys` is for its host and its user. `jobrunner"
-            " coordinator start` makes keys; --keys FOLDER or JOBRUNNER_KEYS says where they are"
+            f"there are no keys of a coordinator in {folder}. Run `jobrunner keys` as the coordinator's user on its"
+            " host. `jobrunner coordinator start` creates the keys; --keys FOLDER or JOBRUNNER_KEYS names their folder"
         )
     return open_keyring(folder)
 
 
 def local_identity(folder: Path, role: str) -> Identity | None:
-    """That of the folder's own user; None where there is none."""
+    """Return the identity of the folder's own user; None if there is none."""
     path = folder / f"{role}.json"
     return read(path) if path.exists() else None
 
 
 def open_keyring(folder: Path) -> Keyring:
-    """The keys in that folder, made the first time. Raises ConfigError."""
+    """Return the keys in this folder, and create them if there are none; raise ConfigError."""
     path = folder / "server.json"
     with locked(folder):
         try:
@@ -325,19 +338,22 @@ def open_keyring(folder: Path) -> Keyring:
         except FileNotFoundError:
             server = _make(folder)
         except (ValueError, TypeError, KeyError) as exc:
-            raise ConfigError(f"{path} is damaged ({exc}); `jobrunner keys rotate` starts afresh") from exc
+            raise ConfigError(f"{path} is damaged ({exc}); `jobrunner keys rotate` creates new keys") from exc
     return Keyring(folder, server)
 
 
 def rotate(folder: Path) -> Keyring:
-    """New keys for the coordinator and the folder's user; nobody else is known any more, all must join again."""
+    """Create new keys for the coordinator and the folder's user.
+
+    Everybody else is unknown then, and must join again.
+    """
     with locked(folder):
         server = _make(folder)
     return Keyring(folder, server)
 
 
 def _make(folder: Path) -> KeyPair:
-    """New files; that with the coordinator's own pair comes last, for with it the folder is whole."""
+    """Create the files; the one with the coordinator's own pair comes last, because it completes the folder."""
     server, allowed = new_pair(), Allowed()
     for role in LOCAL_ROLES:
         pair = new_pair()

@@ -1,4 +1,4 @@
-"""Files that only their user may read: keys, and what holds keys."""
+"""Files that only their user may read: keys, and files that contain keys."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from jobrunner.protocol.wire.ids import random_token
 
 
 def read_private(path: Path) -> str:
-    """The text of a file that nobody else may read or write. Raises ConfigError where others may.
+    """Return the text of a private file; raise ConfigError if others may read or write it.
 
-    Raises FileNotFoundError where there is none.
+    Raises FileNotFoundError if the file does not exist.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -29,18 +29,18 @@ def read_private(path: Path) -> str:
 
 
 def check_private(state: os.stat_result, path: Path) -> None:
-    """Raises ConfigError where others may read or change a file, or own it."""
+    """Raise ConfigError if others may read or change a file, or own it."""
     mode = stat.S_IMODE(state.st_mode)
     if state.st_uid not in (os.geteuid(), 0) or mode & 0o077:
         private = "700" if stat.S_ISDIR(state.st_mode) else "600"
         raise ConfigError(
-            f"{path} is for its user alone, and others may read or change it (mode {mode:04o}, user {state.st_uid});"
-            f" `chmod {private} {path}` makes it private. Keys that somebody may have read: `jobrunner keys rotate`"
+            f"{path} must be private, but other users may read or change it (mode {mode:04o}, user {state.st_uid});"
+            f" `chmod {private} {path}` makes it private. If somebody may have read keys, use `jobrunner keys rotate`"
         )
 
 
 def write_private(path: Path, text: str) -> None:
-    """Put `text` there, whole or not at all, readable by its user alone. Raises ConfigError."""
+    """Write `text` to a file, completely or not at all, readable only by its user; raise ConfigError."""
     draft = path.with_name(f".{path.name}.{random_token()}")
     try:
         private_folder(path.parent)
@@ -58,26 +58,26 @@ def write_private(path: Path, text: str) -> None:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder that only its user may enter."""
+    """Create a folder that only its user may enter."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def check_own(folder: Path) -> None:
-    """Raises ConfigError where everybody may put files into a folder, or somebody else may put back what was there."""
+    """Raise ConfigError if others may put files into a folder, or restore earlier files there."""
     state, user = folder.stat(), os.geteuid()
     strange = user != 0 and state.st_uid not in (user, 0)  # in containers, root is given folders of a user's
     if strange or state.st_mode & stat.S_IWOTH:
         raise ConfigError(
-            f"everybody may write to the folder {folder}, or it is somebody else's (user {state.st_uid}): keys need a"
-            " folder of their user's own"
+            f"the folder {folder} cannot hold keys, because others may write to it or own it (user {state.st_uid});"
+            " use a folder of your own"
         )
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time; for a change of what is in `folder`. Raises ConfigError."""
+    """Lock out other processes during a change of the content of `folder`; raise ConfigError."""
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder, as the one of keys has to be")
+        raise ConfigError(f"{folder} is not a folder; keys need a folder of your own")
     try:
         private_folder(folder)
         check_own(folder)

@@ -1,18 +1,19 @@
-"""Keep a secret out of the process list: everybody on a host may read the arguments of every process there."""
+"""Protection of a secret from the process list, where every user of a host can read the arguments of every process."""
 
 from __future__ import annotations
 
 import os
 
 FIRST_FIELD = 45
-"""Of those of /proc/PID/stat behind the command's name: where the arguments begin; then their end, and the same of the
-environment."""
+"""The index of the field of /proc/PID/stat, after the command's name, with the beginning of the arguments; their end
+and the same fields of the environment follow."""
 
 
 def hide(secret: str) -> bool:
-    """Overwrite `secret` in the arguments and the environment of this process, as others are shown them.
+    """Overwrite `secret` in the arguments and the environment of this process, as others see them.
 
-    Python's own copies, `sys.argv` and `os.environ`, stay as they are. False where that is not possible: not on Linux.
+    Python's own copies, `sys.argv` and `os.environ`, do not change. Returns False if this is impossible, on systems
+    other than Linux.
     """
     text = os.fsencode(secret)
     try:

@@ -11,22 +11,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobrunner.protocol.tuning import CHUNK_SECONDS, CHUNK_SURE_SECONDS, CHUNK_TAIL_SECONDS
-
-GROWTH = 16
-"""A chunk is at most this many times longer than the longest measured: the first calls may be untypical."""
-
-PACK_BYTES = 32 * 1024
-PACK_UNMEASURED = 4096
-"""Elements of a pack while nothing is known about their duration. It may have to be cut into single calls, which then
-all carry the pack; but those are slow calls."""
-PACK_LARGEST = 8192
-
-SPREAD_BYTES = 64 * 1024 * 1024
-"""What all the chunks together may bring along of a pack, of which one chunk gave its elements back."""
-
-NEWEST_WEIGHT = 0.4
-"""Share of the newest measurement in the average; calls that get slower should be noticed soon."""
+from jobrunner.protocol.tuning import (
+    CHUNK_GROWTH,
+    CHUNK_NEWEST_WEIGHT,
+    CHUNK_SECONDS,
+    CHUNK_SURE_SECONDS,
+    CHUNK_TAIL_SECONDS,
+    PACK_BYTES,
+    PACK_LARGEST,
+    PACK_UNMEASURED,
+    SPREAD_BYTES,
+)
 
 
 def window(slots: int) -> int:
@@ -58,7 +53,7 @@ class Chunking:
         if self.per_call is None:
             self.per_call = newest
         else:
-            self.per_call += NEWEST_WEIGHT * (newest - self.per_call)
+            self.per_call += CHUNK_NEWEST_WEIGHT * (newest - self.per_call)
         self.longest = max(self.longest, count)
 
     def pack_size(self) -> int:
@@ -80,7 +75,7 @@ class Chunking:
         """Elements of the next chunk, at least 1; `remaining` is how many are left, None if unknown."""
         if self.per_call is None:
             return 1
-        size = min(int(CHUNK_SECONDS / self.per_call), GROWTH * self.longest)
+        size = min(int(CHUNK_SECONDS / self.per_call), CHUNK_GROWTH * self.longest)
         if remaining is not None:
             tail = max(remaining // (2 * slots), int(CHUNK_TAIL_SECONDS / self.per_call))
             size = min(size, tail)

@@ -51,8 +51,10 @@ class Pauses(Generic[T]):
         return items
 
     def _arm(self) -> bool:
-        """With the lock held: have a timer for the first. False where no thread can be started any more: the
-        interpreter ends, and pauses with it."""
+        """Start a timer for the first pause, unless there is one already; the caller holds the lock.
+
+        Returns False if no thread can be started any more, because the interpreter is ending.
+        """
         if not self._pausing or (self._timer is not None and self._timer_at <= self._pausing[0][0]):
             return True
         if self._timer is not None:

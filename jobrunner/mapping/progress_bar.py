@@ -23,7 +23,12 @@ T = TypeVar("T")
 def progress(
     futures: Iterable[concurrent.futures.Future[T]], *, description: str = ""
 ) -> Iterator[concurrent.futures.Future[T]]:
-    """As `as_completed`, with a progress bar while it is iterated over."""
+    """Yield Futures in the order in which they finish, like `as_completed`, and show a progress bar on stderr.
+
+    Args:
+        futures: The Futures, which may belong to different executors.
+        description: The text at the left of the bar.
+    """
     unfinished = set(futures)
     total = len(unfinished)
     finished = as_completed(unfinished)
@@ -36,7 +41,7 @@ def progress(
 
 
 def map_progress(run: MapRun | SubmittedMap, results: Iterator[T], description: str) -> Iterator[T]:
-    """Yield `results`, with a bar of the elements done, and a total once the input has ended."""
+    """Yield `results`, and show a bar of the finished elements, with a total once the input has ended."""
     with bar() as drawn:
         line = drawn.add_task(description, completed=run.done, total=run.taken if run.complete else None)
 
@@ -52,7 +57,7 @@ def map_progress(run: MapRun | SubmittedMap, results: Iterator[T], description: 
 
 @contextmanager
 def bar() -> Iterator[rich.progress.Progress]:
-    """A bar that stays on the screen with its last state."""
+    """Show a progress bar, which stays on the screen in its last state."""
     import rich.console
     import rich.progress
 

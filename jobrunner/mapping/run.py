@@ -1,8 +1,8 @@
-"""map: elements in, results out in input order, through few tasks.
+r"""The run of a `map`: elements in, results out in input order, through few tasks.
 
     caller's thread                     backend's threads                      consumer
     take(elements) -> packs             _on_done -> results, by position       results()
-         \\____ _feed: packs -> chunks -> Backend.submit_chunk ____/
+         \____ _feed: packs -> chunks -> Backend.submit_chunk ____/
 
 The caller's thread takes the elements and packs them, so every call is fixed when `map` returns. A feeder
 then keeps a window of chunks under way; it runs in whichever thread has just made room (or work) for it, and
@@ -433,7 +433,7 @@ class MapRun:
         cause = self._cause
         if cause is None:
             return CancelledError()
-        error = JobRunnerError(f"this map has come to an end: {cause!r}")
+        error = JobRunnerError(f"this map has ended: {cause!r}")
         error.__cause__ = cause
         return error
 

@@ -19,35 +19,38 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 
 class Awaited(NamedTuple):
-    """What a wait without a time limit is for: nothing else ends it, but for an interrupt."""
+    """The purpose of a wait without a time limit, which only the awaited calls or an interrupt can end."""
 
     calls: list[str]
-    """The ids of unfinished calls; there may be more of them, where all are needed."""
+    """The ids of unfinished calls; there may be more of them if all are needed."""
     every: bool
-    """It takes the end of all of them; else that of any one."""
+    """Whether the wait ends when all of the calls have ended; else any one of them ends it."""
 
 
 AwaitedCalls: TypeAlias = "Callable[[], Awaited | None]"
-"""Asked from another thread while the wait lasts, without locks; None: that cannot be said."""
+"""A function that other threads call during the wait, without locks; it returns None if the purpose is unknown."""
 
 
 class Hook(Protocol):
-    """Called in the waiting thread; the context lasts as long as the wait."""
+    """A function that is called in the waiting thread; its context lasts as long as the wait."""
 
     def __call__(self, awaited: AwaitedCalls | None = None) -> AbstractContextManager[None]: ...
 
 
 class Until(Protocol):
-    """Called in the waiting thread: returns when `ready()` holds, or after `timeout` seconds, or sooner."""
+    """A function that is called in the waiting thread.
+
+    It returns if `ready()` holds, after `timeout` seconds, or sooner.
+    """
 
     def __call__(self, ready: Callable[[], bool], timeout: float | None) -> None: ...
 
 
 class Caller(Protocol):
-    """What submits calls that tasks may wait for, to the workers among which this process may be."""
+    """A submitter of calls for which tasks may wait, to the workers to which this process may belong."""
 
     def unfinished_calls(self) -> list[str]:
-        """The ids of its unfinished calls, from any thread."""
+        """Return the ids of its unfinished calls; any thread may call this."""
 
 
 _local = threading.local()
@@ -56,53 +59,56 @@ _watch: Callable[[Caller], None] | None = None
 
 
 def install(hook: Hook | None) -> None:
-    """Set the hook of the calling thread; None takes it away."""
+    """Set the hook of the calling thread; None removes it."""
     _local.hook = hook
 
 
 def set_depth(depth: int) -> None:
-    """Say how deep the calls are that the calling thread submits from now on: 1 in a task of a program, and so on."""
+    """Set the depth of the calls that the calling thread submits from now on: 1 in a task of a program, and so on."""
     _local.depth = depth
 
 
 def set_depth_of_process(depth: int) -> None:
-    """As `set_depth`, for all threads that have none of their own: those that a task starts, too."""
+    """Set the depth for all threads that have none of their own, including those that a task starts."""
     global _depth
     _depth = depth
 
 
 def depth() -> int:
-    """The depth of calls that this thread submits: 0 in a program of its own."""
+    """Return the depth of the calls that this thread submits; it is 0 in a program."""
     return getattr(_local, "depth", _depth)
 
 
 def watch_callers(watch: Callable[[Caller], None] | None) -> None:
-    """Have `watch` called, in any thread, with each Caller that gets an unfinished call and had none; None: no more."""
+    """Have `watch` called, in any thread, with each Caller that gets its first unfinished call; None ends this."""
     global _watch
     _watch = watch
 
 
 def first_call(caller: Caller) -> None:
-    """For Callers: an unfinished call comes, and there was none."""
+    """Report, for a Caller, an unfinished call when there was none."""
     if _watch is not None:
         _watch(caller)
 
 
 def waiting(awaited: AwaitedCalls | None = None) -> AbstractContextManager[None]:
-    """Wraps every wait; does nothing outside a task. `awaited` tells what it is for, if that has no time limit."""
+    """Return the context of a wait, which has no effect outside of tasks.
+
+    `awaited` tells its purpose if it has no limit.
+    """
     hook: Hook | None = getattr(_local, "hook", None)
     return hook(awaited) if hook is not None else nullcontext()
 
 
 def install_until(until: Until | None) -> None:
-    """For contexts whose scheduler sees that a task waits only where the task waits for what the scheduler knows."""
+    """Install, for a context whose scheduler must see the waits of a task, the function that waits in its way."""
     _local.until = until
 
 
 def wait_until(ready: Callable[[], bool], timeout: float | None = None) -> float | None:
-    """Inside of `waiting`, before the wait itself: lets the context wait in its own way, until it pleases to return.
+    """Let the context wait in its own way, inside of `waiting` and before the wait itself.
 
-    What is left of `timeout`, in seconds, for the wait itself.
+    Returns the rest of `timeout`, in seconds, for the wait itself.
     """
     until: Until | None = getattr(_local, "until", None)
     if until is None:

@@ -208,8 +208,10 @@ class Telling:
         """Until the first call."""
 
     def begin(self) -> None:
-        """A call comes. Before the first one the program may have changed what processes are started with, which those
-        of the standard library are when that comes."""
+        """Note that a call is submitted, and return the changes of the program's settings before the first call.
+
+        The standard library starts its processes at the first call, so they have the settings of that moment.
+        """
         before, self._started_with = self._started_with, None
         changes = None if before is None else before.changes(StartedWith.now())
         if changes:

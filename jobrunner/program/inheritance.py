@@ -74,8 +74,8 @@ class Opened:
         status = os.fstat(descriptor)
         if not os.path.exists(f"/proc/self/fd/{descriptor}") or stat.S_ISSOCK(status.st_mode):
             raise RuntimeError(
-                "sockets, and where there is no /proc files and pipes, cannot be given to an initializer; use a queue"
-                " of a multiprocessing.Manager()"
+                "sockets cannot be given to an initializer, nor can files and pipes on a system without /proc; use a"
+                " queue of a multiprocessing.Manager()"
             )
         self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
         self.identity = status.st_dev, status.st_ino
@@ -219,7 +219,7 @@ def _give_name(lock: Any) -> None:
 
 ADVICE = (
     "cannot be given to an initializer: use multiprocessing.Manager().Lock() (or its Queue(), Event(), ...), or"
-    ' make it with multiprocessing.get_context("spawn")'
+    ' create it with multiprocessing.get_context("spawn")'
 )
 
 

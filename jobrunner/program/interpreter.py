@@ -70,7 +70,7 @@ def _checked(configured: str) -> str:
     """The path of an interpreter that a setting names. Raises ConfigError unless it is one, of this version."""
     path = shutil.which(os.path.expanduser(configured))
     if path is None:
-        raise ConfigError(f"{SETTING} names {configured!r}, which is no executable file")
+        raise ConfigError(f"{SETTING} names {configured!r}, which is not an executable file")
     if path == sys.executable and not getattr(sys, "frozen", False):
         return path
     try:
@@ -83,7 +83,7 @@ def _checked(configured: str) -> str:
             timeout=VERSION_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
-        raise ConfigError(f"{SETTING} names {path}, which cannot be asked for its version: {exc}") from exc
+        raise ConfigError(f"{SETTING} names {path}, which does not tell its version: {exc}") from exc
     version, own = asked.stdout.strip(), f"{sys.version_info[0]}.{sys.version_info[1]}"
     if version != own:
         what = f"Python {version}" if re.fullmatch(r"\d+\.\d+", version) else "no Python interpreter"

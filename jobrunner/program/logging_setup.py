@@ -141,8 +141,10 @@ def _handler(described: dict[str, Any]) -> logging.Handler:
 
 
 class PresentStreamHandler(logging.StreamHandler[TextIO]):
-    """Writes to what is sys.stdout or sys.stderr at the moment, as that may be another one for each call; or to the
-    stream that a call has given it."""
+    """A handler that writes to the present sys.stdout or sys.stderr, or to the stream that a call has given it.
+
+    Each call may have its own sys.stdout and sys.stderr.
+    """
 
     def __init__(self, name: str) -> None:
         self.stream_name = name

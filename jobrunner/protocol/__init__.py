@@ -1,4 +1,4 @@
-"""Every decision of jobrunner, as synchronous state machines without input or output.
+r"""Every decision of jobrunner, as synchronous state machines without input or output.
 
 The law: nothing in this package knows a socket, a thread, a clock or a source of randomness of its own, and nothing in
 it unpickles. Time comes in as an argument (`now`, seconds of a monotonic clock), chance as a `random.Random`, and what
@@ -8,7 +8,7 @@ where every message may be lost, doubled, delayed or reordered and every process
 
     client            coordinator              worker                slots
     ClientCore  <-->  CoordinatorCore   <-->   WorkerCore   <-->     processes
-        \\__________ Link ________/  \\__________ Link _______/
+        \__________ Link ________/  \__________ Link _______/
 
 Where to start reading: `wire/messages` (what is said), `effects` (what a core hears and asks for), `coordinator/task`
 (the life of a task), then `coordinator/core` (the turn of the coordinator). The packages:
@@ -24,7 +24,7 @@ Where to start reading: `wire/messages` (what is said), `effects` (what a core h
     bundles, chunks    short calls that travel as one task; elements of `map` that do
     known_functions    what the other end of a connection knows: each function travels once
     journal_records    what a coordinator keeps in case it dies
-    tuning             every time that prefetch, bundles and chunks go by
+    tuning, estimates  how much work waits close to where it runs; how long calls may be expected to take
 
 The coordinator by what each part owns:
 

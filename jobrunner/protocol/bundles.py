@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 import msgpack
 
 from jobrunner.protocol.estimates import updated_estimate
-from jobrunner.protocol.tuning import BUNDLE_SECONDS
+from jobrunner.protocol.tuning import BUNDLE_FIRST_CALLS, BUNDLE_MAX_CALLS, BUNDLE_SECONDS, BUNDLE_SMALL_CALL
 from jobrunner.protocol.wire.checks import MAX_BUNDLED, MAX_INTEGER
 from jobrunner.protocol.wire.ids import TaskId, call_id, open_part, short_id
 from jobrunner.protocol.wire.messages import (
@@ -37,75 +37,70 @@ from jobrunner.protocol.wire.messages import (
 )
 from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
 
-MAX_CALLS = 128
-
-SMALL_CALL = 1024
-"""Bytes of arguments up to which a call goes into a bundle, and of a result up to which others like it do."""
-
-FIRST_CALLS = 64
-"""Of a function, that may show how long it takes before many more are submitted."""
-
 MAX_FUNCTIONS = 10_000
-"""Whose durations a client remembers."""
+"""Maximum number of functions whose durations a client remembers."""
 
 SEPARATOR = "/"
-"""In the id of a call, before its index in the bundle; behind a chunk's id, see `chunks`."""
+"""The separator in the id of a call, before its index in the bundle, and behind a chunk's id, see `chunks`."""
 
 
 class Results(NamedTuple):
-    """What a slot tells of a bundle's calls, in their order; of the first of them, if it has split the bundle."""
+    """The results of a bundle's calls, in their order.
+
+    If the slot has split the bundle, they are only those of the first calls.
+    """
 
     payloads: list[bytes]
-    """A result, or the exception, each."""
+    """The result or the exception of each call."""
     durations: list[float]
-    """Seconds, each."""
+    """The duration of each call in seconds."""
     failed: list[int]
-    """The indices of those that raised."""
+    """The indices of the calls that raised."""
 
 
 _LONGEST_INDEX = len(str(MAX_INTEGER))  # an element of a chunk may be named, too, see `chunks`
 
 
 def permits(options: TaskOptions) -> bool:
-    """Whether calls with these options may be bundled: nothing that concerns one task alone."""
+    """Return whether calls with these options may be bundled, because no option concerns a single task."""
     return options[2:] == _PLAIN
 
 
 _PLAIN = TaskOptions()[2:]
-"""All but name and priority."""
+"""The default options without name and priority."""
 
 
 def limit(seconds: float) -> int:
-    """How many calls of so many seconds each make a bundle; 1: they are too long."""
-    return min(MAX_CALLS, max(1, int(BUNDLE_SECONDS / max(seconds, 1e-9))))
+    """Return how many calls of this duration in seconds make a bundle; 1 if they take too long for one."""
+    return min(BUNDLE_MAX_CALLS, max(1, int(BUNDLE_SECONDS / max(seconds, 1e-9))))
 
 
 class Limits:
-    """By function, how many of its calls go into a bundle: as many as its last ones, and their results, permit."""
+    """The number of calls per bundle of each function, as the durations and results of its last calls permit."""
 
     def __init__(self) -> None:
         self._seconds: dict[FunctionKey, float] = {}
         self._calls: dict[FunctionKey, int] = {}
         self._tries: dict[FunctionKey, int] = {}
-        self._most = MAX_CALLS
+        self._most = BUNDLE_MAX_CALLS
 
     def is_new(self, function: FunctionKey) -> bool:
-        """Whether nothing is known of it, and few have asked yet. From any thread."""
+        """Return whether nothing is known of the function and few have asked yet; any thread may call this."""
         if function in self._calls:
             return False
         if len(self._tries) >= MAX_FUNCTIONS:
             self._tries.clear()
         tries = self._tries[function] = self._tries.get(function, 0) + 1
-        return tries <= FIRST_CALLS
+        return tries <= BUNDLE_FIRST_CALLS
 
     def of(self, function: FunctionKey) -> int:
-        """1: it is not known, or its calls are no short ones. From any thread."""
+        """Return the number of calls per bundle, or 1 if the function is unknown or slow; any thread may call this."""
         return self._calls.get(function, 1)
 
     def learn(self, spec: TaskSpec, outcome: Outcome) -> None:
         calls = calls_in(spec.span)
         function = spec.function
-        if outcome.status == OK and payload_size(outcome.payload) <= calls * SMALL_CALL:
+        if outcome.status == OK and payload_size(outcome.payload) <= calls * BUNDLE_SMALL_CALL:
             each = outcome.duration / calls
         else:
             each = BUNDLE_SECONDS  # whatever it was, calls like it had better travel alone for a while
@@ -121,9 +116,9 @@ class Limits:
 
 
 def place_of_call(task: TaskId) -> tuple[str, int] | None:
-    """Of the id of a call in a bundle: the open part of the bundle's id, and the index. None for other ids.
+    """Return the open part of the bundle's id, and the index, from the id of a call in a bundle; None for other ids.
 
-    Whether it is the id of that call, `index_of_call` says, which needs the whole id of the bundle.
+    `index_of_call` checks the id of the call, for which it needs the whole id of the bundle.
     """
     bundle, separator, index = short_id(task).rpartition(SEPARATOR)
     if not separator or not is_index(index):
@@ -132,7 +127,7 @@ def place_of_call(task: TaskId) -> tuple[str, int] | None:
 
 
 def index_of_call(bundle: TaskId, task: TaskId) -> int | None:
-    """Which call of this bundle, however many it has, that id is; None if it is none of its."""
+    """Return the index of the call of this bundle with this id, or None if the bundle has no such call."""
     place = place_of_call(task)
     if place is None or place[0] != open_part(bundle) or call_id(bundle, place[1]) != task:
         return None
@@ -140,14 +135,14 @@ def index_of_call(bundle: TaskId, task: TaskId) -> int | None:
 
 
 def is_index(text: str) -> bool:
-    """One index, one text."""
+    """Return whether a text is the canonical form of an index."""
     if not text or len(text) > _LONGEST_INDEX or not (text.isascii() and text.isdecimal()):
         return False
     return text[0] != "0" or text == "0"
 
 
 def whole_of(task: TaskId) -> TaskId:
-    """What was submitted: the bundle of a call, the chunk of a part of it, or the task itself."""
+    """Return the submitted task: the bundle of a call, the chunk of a part of it, or the task itself."""
     return TaskId(task.partition(SEPARATOR)[0])
 
 
@@ -157,7 +152,7 @@ def pack_calls(payloads: list[bytes]) -> bytes:
 
 
 def unpack_calls(payload: Payload) -> list[bytes]:
-    """Raises ValueError, or what msgpack raises, for what is no bundle's payload."""
+    """Return the payloads of a bundle's calls; raise ValueError, or an exception of msgpack, if they are malformed."""
     calls: list[bytes] = msgpack.unpackb(whole(payload))
     return calls
 
@@ -168,7 +163,7 @@ def pack_results(results: Results) -> bytes:
 
 
 def unpack_results(payload: Payload) -> Results:
-    """As `unpack_calls`."""
+    """Return the results of a bundle's calls; raise ValueError, or an exception of msgpack, if they are malformed."""
     results = Results(*msgpack.unpackb(whole(payload)))
     sound = (
         all(type(column) is list for column in results)
@@ -183,10 +178,11 @@ def unpack_results(payload: Payload) -> Results:
 
 
 def result_at(payload: Payload, index: int) -> tuple[bytes, float, bool]:
-    """What `unpack_results` would have of one call: its payload, its seconds, and whether it has failed.
+    """Return payload, seconds and failure of one call, as `unpack_results` would.
 
-    For a coordinator, which looks at results of anybody for anybody: it makes nothing of the others, and takes no
-    longer because they are large. Raises ValueError, IndexError or struct.error for what `pack_results` has not made.
+    A coordinator uses this, because it examines results of any client for any client: it creates no objects for the
+    other calls, and large results take no longer. Raises ValueError, IndexError or struct.error if the results are
+    malformed.
     """
     parts = (payload,) if isinstance(payload, bytes) else buffers_of(payload)
     if len(parts) != 1:
@@ -212,7 +208,7 @@ def result_at(payload: Payload, index: int) -> tuple[bytes, float, bool]:
 
 
 class ColumnReader:
-    """Goes through what msgpack has packed, as far as `Results` have it, and makes nothing of what is in it."""
+    """Reads packed `Results` without creating objects for their contents."""
 
     __slots__ = ("at", "data")
 
@@ -221,7 +217,7 @@ class ColumnReader:
         self.at = 0
 
     def _number(self, size: int) -> int:
-        """Big-endian, behind the present byte."""
+        """Return the big-endian number behind the present byte."""
         start = self.at + 1
         self.at = start + size
         if self.at > len(self.data):
@@ -229,7 +225,7 @@ class ColumnReader:
         return int.from_bytes(self.data[start : self.at], "big")
 
     def count(self) -> int:
-        """That of a list's entries, which follow."""
+        """Return the number of entries of the list that begins here."""
         kind = self.data[self.at]
         if kind & 0xF0 == 0x90:
             self.at += 1
@@ -237,7 +233,7 @@ class ColumnReader:
         return self._number({0xDC: 2, 0xDD: 4}.get(kind) or self._wrong(kind))
 
     def skip_bytes(self) -> tuple[int, int]:
-        """Where they are."""
+        """Skip a byte string, and return its position and size."""
         kind = self.data[self.at]
         size = self._number({0xC4: 1, 0xC5: 2, 0xC6: 4}.get(kind) or self._wrong(kind))
         start, self.at = self.at, self.at + size
@@ -263,12 +259,12 @@ class ColumnReader:
 
 
 def whole(payload: Payload) -> bytes:
-    """A payload in one piece: a wire may make a frame of its own of a small one."""
+    """Return a payload in one piece, because a wire may make a separate frame of a small payload."""
     return payload if isinstance(payload, bytes) else b"".join(buffers_of(payload))
 
 
 def outcome_of_call(outcome: Outcome, index: int) -> Outcome | None:
-    """How one call of a bundle ended; None if the bundle's outcome does not tell."""
+    """Return the outcome of one call of a bundle; None if the bundle's outcome does not tell it."""
     task, detail = call_id(outcome.id, index), location_of(outcome)
     if outcome.status not in (OK, SPLIT):
         told = outcome.status == ERROR and "too_large" not in (outcome.detail or {})
@@ -281,6 +277,6 @@ def outcome_of_call(outcome: Outcome, index: int) -> Outcome | None:
 
 
 def location_of(outcome: Outcome) -> Detail | None:
-    """Of a detail, where it ran."""
+    """Return the part of a detail that tells where the task ran."""
     detail = outcome.detail or {}
     return {name: detail[name] for name in ("worker", "host") if name in detail} or None

@@ -1,13 +1,13 @@
-"""Chunks of `map` that are divided while they run; pure.
+"""The division of running chunks of `map`; pure functions.
 
-A chunk is one task of several elements. One that turns out to take long is divided (SPLIT): the slot keeps the elements
-that it has begun, the one that runs included, and gives back the others. What it keeps goes on as a task of its own
-under an id of its own, the chunk's with the index of the first element behind it that is not kept: so the id says what
-is in it, whoever has heard of the division and whoever has not. Its outcome has the results of all elements that it
-kept. The client names it, and submits what was given back as new chunks: only the client knows how many retries an
-element has left and what else of its `map` waits, and cuts the rest as it cuts any other input.
+A chunk is one task of several elements. A chunk that turns out to be slow is divided (SPLIT): the slot keeps the
+elements that it has begun, including the running one, and gives back the others. The kept part continues as a task of
+its own. Its id is that of the chunk with the index of the first element that is not kept, so the id tells the content
+of the part to everybody, whether or not they have heard of the division. Its outcome has the results of all kept
+elements. The client names the part, and submits the other elements as new chunks, because only the client knows how
+many retries an element has left and which other elements of its `map` wait, and it cuts them like any other input.
 
-When a chunk is divided is decided in `division`.
+`division` decides when a chunk is divided.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ Task = TypeVar("Task", TaskSpec, Assignment)
 
 
 def part_id(chunk: TaskId, stop: int) -> TaskId:
-    """The id of the part [start, stop) that goes on of a chunk."""
+    """Return the id of the part [start, stop) of a chunk that continues."""
     return TaskId(f"{chunk}{SEPARATOR}{stop}")
 
 
 def chunk_of(part: TaskId) -> TaskId | None:
-    """The chunk (or part of one) of which that id names a part; None if it names none."""
+    """Return the chunk, or part of one, of which this id names a part; None if it names none."""
     chunk, separator, stop = part.rpartition(SEPARATOR)
     return TaskId(chunk) if separator and is_index(stop) else None
 
 
 def stop_of(task: TaskSpec | Assignment, outcome: Outcome) -> int | None:
-    """Where the part ends that goes on of this chunk, as its outcome SPLIT says; None if that makes no sense."""
+    """Return the end of the part of this chunk that continues, from its outcome SPLIT; None if that is senseless."""
     stop = (outcome.detail or {}).get("stop", -1)
     return stop if may_stop(task, stop) else None
 
 
 def may_stop(task: TaskSpec | Assignment, stop: int) -> bool:
-    """Whether [start, stop) is a part of a chunk, and not all of it."""
+    """Return whether [start, stop) is a part of a chunk, but not the whole chunk."""
     span = task.span
     return isinstance(span, tuple) and span[0] < stop < span[1]
 
 
 def kept(task: Task, stop: int) -> Task:
-    """The part [start, stop) of a chunk as a task of its own, with its share of the chunk's time."""
+    """Return the part [start, stop) of a chunk as a task of its own, with its share of the chunk's time limit."""
     assert isinstance(task.span, tuple)
     start, end = task.span
     options = task.options

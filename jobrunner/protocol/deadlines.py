@@ -1,4 +1,4 @@
-"""The earliest of several deadlines; pure. Every core is asked for its next one in each turn."""
+"""The earliest of several deadlines; a pure function, which is called for every core in each turn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def earliest(times: Iterable[float | None]) -> float | None:
-    """The first of these times; None where all are None, or there are none."""
+    """Return the first of these times; None if there are none except None."""
     first = None
     for time in times:
         if time is not None and (first is None or time < first):

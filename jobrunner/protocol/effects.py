@@ -1,7 +1,7 @@
-"""What the cores and their drivers say to each other, beside the wire messages.
+"""Events and effects: the communication between the cores and their drivers, apart from the wire messages.
 
-An event tells a core what happened; an effect is what the core asks its driver to do. A core handles an event in one
-synchronous step and returns effects; nothing happens inside a core.
+An event tells a core what happened; an effect is an action that the core asks its driver to perform. A core handles an
+event in one synchronous step and returns effects; nothing happens inside a core.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.protocol.wire.principals import ANYONE, Principal
 
 Source: TypeAlias = bytes
-"""The transport's name of a peer's connection (a ROUTER's routing id); b"" for the coordinator, seen from a peer."""
+"""The transport's name for a peer's connection (a ROUTER's routing id); b"" for the coordinator, as a peer sees it."""
 
 
 # --- what slots are told and tell -------------------------------------------------------------------------------
 
 
 class SlotTask(NamedTuple):
-    """A task on its way into a slot. `number` counts the tasks of that slot; 0 is never used."""
+    """A task on its way into a slot; `number` counts the tasks of that slot, starting at 1."""
 
     number: int
     id: TaskId
@@ -46,19 +46,20 @@ class SlotTask(NamedTuple):
 
 
 FINAL_ERROR = 9
-"""A SlotOutcome's status: as messages.ERROR, with an exception that is not in the task's `retry_on`."""
+"""The status of a SlotOutcome with an exception that is not in the task's `retry_on`; else like messages.ERROR."""
 
 INITIALIZER_FAILED = 10
-"""As messages.ERROR, where the initializer raised: the task itself has not begun."""
+"""The status of a SlotOutcome whose initializer raised, so that the task itself has not begun; else like
+messages.ERROR."""
 
 IN_INITIALIZER = -2
-"""As the element of a SlotExited: the process died in the initializer."""
+"""The element of a SlotExited whose process died in the initializer."""
 
 
 class SlotOutcome(NamedTuple):
-    """How a task ended in its slot: status is messages.OK, messages.ERROR, FINAL_ERROR or INITIALIZER_FAILED.
+    """The end of a task in its slot; `duration` is in seconds.
 
-    `duration` is in seconds.
+    The status is messages.OK, messages.ERROR, FINAL_ERROR or INITIALIZER_FAILED.
     """
 
     number: int
@@ -77,13 +78,18 @@ class SlotReady:
 
 @dataclass(slots=True)
 class SlotFinished:
+    """A slot has finished tasks."""
+
     slot: SlotId
     outcomes: list[SlotOutcome]
 
 
 @dataclass(slots=True)
 class SlotSplit:
-    """The slot has split a bundle: the results so far, and the index of the call that it goes on with."""
+    """The slot has split a bundle.
+
+    `payload` holds the results so far, and `running` the call with which it continues.
+    """
 
     slot: SlotId
     number: int
@@ -93,9 +99,9 @@ class SlotSplit:
 
 @dataclass(slots=True)
 class SlotDivided:
-    """The slot goes on with the elements of a chunk up to `stop`, and has given back those from there on.
+    """The slot continues a chunk up to the element `stop`, and has given back the elements from `stop` on.
 
-    Where it gives back none, `stop` is 0.
+    If it gives back none, `stop` is 0.
     """
 
     slot: SlotId
@@ -105,7 +111,7 @@ class SlotDivided:
 
 @dataclass(slots=True)
 class SlotReturned:
-    """Tasks that the slot had not started, given back after a recall (maybe none)."""
+    """The slot has given back tasks that it had not started, after a recall; there may be none."""
 
     slot: SlotId
     numbers: list[int]
@@ -113,7 +119,7 @@ class SlotReturned:
 
 @dataclass(slots=True)
 class SlotRetracted:
-    """Tasks that the slot had not started, taken back from it after a RetractTasks (maybe none)."""
+    """Tasks that the slot had not started were taken back from it, after a RetractTasks; there may be none."""
 
     slot: SlotId
     numbers: list[int]
@@ -121,7 +127,7 @@ class SlotRetracted:
 
 @dataclass(slots=True)
 class SlotPrinted:
-    """Text from a task: triples of number (0: no task), stream and text."""
+    """A task has printed text; `printed` has triples of task number (0: no task), stream and text."""
 
     slot: SlotId
     printed: list[tuple[int, int, str]]
@@ -137,7 +143,7 @@ class SlotBlocked:
 
 @dataclass(slots=True)
 class SlotAwaits:
-    """For how long nobody knows, the slot's task `number` waits for these calls, see `messages.Wait`."""
+    """The slot's task `number` waits for these calls, without a known time limit, see `messages.Wait`."""
 
     slot: SlotId
     number: int
@@ -162,21 +168,24 @@ class SlotExited:
     number: int
     element: int
     traceback: str = ""
-    """Where each thread was when it died, as far as Python could still tell."""
+    """The Python stack of each thread when the process died, as far as it is known."""
     oom_kill: bool = False
-    """The kernel says that it has killed a process of this worker for want of memory."""
+    """Whether the kernel's OOM killer has ended a process of this worker."""
 
 
 @dataclass(slots=True)
 class SlotSpoiled:
-    """A task has left the slot's process in a state in which it should run no other; what it had is given back."""
+    """A task has left the slot's process in a state in which it should run no other; its other tasks are given back."""
 
     slot: SlotId
 
 
 @dataclass(slots=True)
 class SlotNotStarted:
-    """Descriptors, processes or memory have run out, so there is no process for this slot; later there may be."""
+    """There is no process for this slot, because descriptors, processes or memory have run out.
+
+    This may change later.
+    """
 
     slot: SlotId
     error: str
@@ -193,27 +202,29 @@ SlotEvent: TypeAlias = (
 
 @dataclass(slots=True)
 class Received:
+    """A message has arrived from a peer."""
+
     source: Source
     envelope: Envelope
     who: Principal = ANYONE
-    """As the transport has proved it."""
+    """The sender, as the transport has authenticated it."""
 
 
 @dataclass(slots=True)
 class Unreachable:
-    """The transport could not deliver to this peer: its connection is gone, for now at least."""
+    """The transport could not deliver a message to this peer, because its connection is gone, at least for now."""
 
     source: Source
 
 
 @dataclass(slots=True)
 class Tick:
-    """Time has passed; also the end of a turn, after which batches that grew during it are sent."""
+    """Time has passed; this also ends a turn, after which the batches that grew during it are sent."""
 
 
 @dataclass(slots=True)
 class Rejected:
-    """The transport dropped something undecodable from this peer."""
+    """The transport has dropped an undecodable message of this peer."""
 
     source: Source
     reason: str
@@ -223,7 +234,7 @@ class Rejected:
 
 @dataclass(slots=True)
 class HandshakeFailed:
-    """The coordinator did not take this end's key (`refused`), or is not the one whose key is known here."""
+    """The handshake failed: the coordinator refused this end's key (`refused`), or its own key is not the known one."""
 
     reason: str
     refused: bool
@@ -238,7 +249,7 @@ class Revoked:
 
 @dataclass(slots=True)
 class JoinAnswered:
-    """The answer to a JoinRequested: the name under which the key is known now, or why it is not."""
+    """The answer to a JoinRequested: the name under which the key is now known, or the reason why it is not."""
 
     source: Source
     session: str
@@ -248,12 +259,12 @@ class JoinAnswered:
 
 @dataclass(slots=True)
 class DrainRequested:
-    """Finish in an orderly way: a signal or an operator asked for it."""
+    """A signal or an operator asks for an orderly end."""
 
 
 @dataclass(slots=True)
 class SubmitRequested:
-    """New calls of this client's program, with the functions that they name."""
+    """The program submits new calls, with the functions that they name."""
 
     tasks: list[TaskSpec]
     functions: list[FunctionDef] = field(default_factory=list)
@@ -261,24 +272,25 @@ class SubmitRequested:
 
 @dataclass(slots=True)
 class CancelRequested:
-    """Cancel these tasks, in the order of submission; `running`: also those that run."""
+    """The program cancels these tasks, in the order of submission; with `running`, running tasks, too."""
 
     ids: list[TaskId]
     running: bool
     slots: int = 0
-    """How many slots the program has to itself, if it has: tasks that wait and that a free one can begin stay."""
+    """The number of slots that the program has to itself, or 0; waiting tasks that a free slot can begin are not
+    cancelled."""
 
 
 @dataclass(slots=True)
 class WatchRequested:
-    """The program wants to know how these tasks end, which others may have submitted."""
+    """The program wants to know the outcomes of these tasks, which others may have submitted."""
 
     ids: list[TaskId]
 
 
 @dataclass(slots=True)
 class ResultReplyRequested:
-    """The program's answer to `RequestResults`, or a part of it: outcomes, and what it cannot tell."""
+    """The program answers `RequestResults`, or a part of it, with outcomes and with the tasks that it does not know."""
 
     outcomes: list[Outcome]
     unknown: list[TaskId] = field(default_factory=list)
@@ -286,6 +298,8 @@ class ResultReplyRequested:
 
 @dataclass(slots=True)
 class QueryRequested:
+    """The program asks the coordinator something."""
+
     number: int
     kind: str
     argument: str = ""
@@ -293,14 +307,17 @@ class QueryRequested:
 
 @dataclass(slots=True)
 class JournalWritten:
-    """The entry of that WriteJournal, and all before it, will survive this process."""
+    """The journal entry of this WriteJournal, and all entries before it, will survive this process."""
 
     number: int
 
 
 @dataclass(slots=True)
 class JournalFailed:
-    """The entry of that WriteJournal is not in the journal (a full disk, say); later ones may be."""
+    """The journal entry of this WriteJournal is not in the journal, for example because the disk is full.
+
+    Later ones may be.
+    """
 
     number: int
     error: str
@@ -311,20 +328,24 @@ class JournalFailed:
 
 @dataclass(slots=True)
 class Send:
+    """Send a message to a peer."""
+
     destination: Source
     envelope: Envelope
 
 
 @dataclass(slots=True)
 class SpawnSlot:
+    """Start the process of a slot."""
+
     slot: SlotId
     hash_seed: int | None = None
-    """Of string hashes, the same for all slots of a cluster; None: as the environment says."""
+    """The seed of string hashes, which all slots of a cluster share; None: that of the environment."""
 
 
 @dataclass(slots=True)
 class RunTasks:
-    """Give tasks to a slot, with the functions it lacks; `drop_functions` are functions it may drop."""
+    """Give tasks to a slot, with the functions that it lacks; `drop_functions` are functions that it may drop."""
 
     slot: SlotId
     tasks: list[SlotTask]
@@ -334,18 +355,19 @@ class RunTasks:
 
 @dataclass(slots=True)
 class RecallTasks:
-    """Have the slot flush finished outcomes and give back what it has not started."""
+    """Make the slot flush finished outcomes and give back the tasks that it has not started."""
 
     slot: SlotId
     bundle: bool = True
-    """Have it split the bundle that it runs, too."""
+    """Whether the slot is to split the bundle that it runs, too."""
 
 
 @dataclass(slots=True)
 class RetractTasks:
-    """Take back what the slot has not started, also of a bundle that it runs, without its help: it does not answer.
+    """Take back tasks, and calls of a running bundle, that a slot has not started; the slot does not answer.
 
-    If one of `chunks` is the task that runs, what has not begun of it too. Nothing happens to a slot that moves.
+    If one of `chunks` is running, its elements that have not begun are taken back, too. A slot that makes progress is
+    left alone.
     """
 
     slot: SlotId
@@ -354,7 +376,10 @@ class RetractTasks:
 
 @dataclass(slots=True)
 class DivideChunk:
-    """Have the slot give back what it has not begun of this chunk, if it is the task that runs; it answers."""
+    """Make the slot give back the elements of this chunk that have not begun, if the chunk is running.
+
+    The slot answers.
+    """
 
     slot: SlotId
     number: int
@@ -362,7 +387,7 @@ class DivideChunk:
 
 @dataclass(slots=True)
 class InterruptTask:
-    """Raise KeyboardInterrupt in this task, if it is the one that runs."""
+    """Raise KeyboardInterrupt in this task, if it is running."""
 
     slot: SlotId
     number: int
@@ -370,7 +395,7 @@ class InterruptTask:
 
 @dataclass(slots=True)
 class EndSlot:
-    """Have an idle slot's process end by itself, so that it does what its tasks have left for its end."""
+    """Make an idle slot's process end by itself, so that it does the work that its tasks have left for its end."""
 
     slot: SlotId
 
@@ -385,40 +410,45 @@ class SignalSlot:
 
 @dataclass(slots=True)
 class ResolveTasks:
-    """To the client's program: these tasks are done, once and for all."""
+    """Resolve, finally, the Futures of these tasks in the client's program."""
 
     outcomes: list[Outcome]
 
 
 @dataclass(slots=True)
 class InitializerFailed:
-    """To the client's program: its initializer fails on every worker, as this outcome tells, so nothing can run."""
+    """Tell the client's program that its initializer fails on every worker, so that nothing can run."""
 
     outcome: Outcome
 
 
 @dataclass(slots=True)
 class RequestResults:
-    """To the client's program: the coordinator needs the results of these again."""
+    """Ask the client's program for the results of these tasks, which the coordinator needs again."""
 
     ids: list[TaskId]
 
 
 @dataclass(slots=True)
 class Accepted:
-    """To the client's program: these detached tasks will be done, whatever becomes of the client."""
+    """Tell the client's program that these detached tasks will be done, even if the client dies."""
 
     ids: list[TaskId]
 
 
 @dataclass(slots=True)
 class AnnounceRunning:
+    """Mark the Futures of these tasks as running."""
+
     ids: list[TaskId]
 
 
 @dataclass(slots=True)
 class BundleSplit:
-    """The calls of a bundle are tasks of their own from index `start` on; `results` tells of those before it."""
+    """Tell the client's program that the calls of a bundle from `start` on are tasks of their own.
+
+    `results` holds the results of the calls before `start`.
+    """
 
     id: TaskId
     results: Payload
@@ -427,7 +457,10 @@ class BundleSplit:
 
 @dataclass(slots=True)
 class ChunkDivided:
-    """A chunk goes on as the task `part`, with its elements up to `stop`; the others are to be submitted again."""
+    """Tell the client's program that a chunk continues as the task `part`, with its elements up to `stop`.
+
+    The program submits the other elements again.
+    """
 
     id: TaskId
     part: TaskId
@@ -436,13 +469,15 @@ class ChunkDivided:
 
 @dataclass(slots=True)
 class AnswerCancel:
-    """To the client's program: these tasks could not be cancelled; they run."""
+    """Tell the client's program that these tasks could not be cancelled, because they run."""
 
     refused: list[TaskId]
 
 
 @dataclass(slots=True)
 class AnswerQuery:
+    """Give the program the answer to its query."""
+
     number: int
     data: Any
     error: str
@@ -450,47 +485,49 @@ class AnswerQuery:
 
 @dataclass(slots=True)
 class ShowOutput:
-    """To the client's program: quadruples of task id, task name, stream and text."""
+    """Show output in the client's program; `chunks` has quadruples of task id, task name, stream and text."""
 
     chunks: list[Any]
 
 
 @dataclass(slots=True)
 class Connected:
-    """The session is open; `slots` is the size of the cluster."""
+    """Tell the program that the session is open; `slots` is the size of the cluster."""
 
     slots: int
 
 
 @dataclass(slots=True)
 class CapacityChanged:
+    """Tell the program the number of slots of the cluster."""
+
     slots: int
 
 
 @dataclass(slots=True)
 class ConnectionLost:
-    """The coordinator is silent or gone; the core goes on trying."""
+    """Tell the program that the coordinator is silent or gone; the core continues to try."""
 
     reason: str
 
 
 @dataclass(slots=True)
 class GiveUp:
-    """The core can do no more (refused, or away for too long); the driver must stop, with this error."""
+    """Stop the driver with this error, because the core was refused or its coordinator was away for too long."""
 
     error: str
     kind: str
-    """The name of the class in `errors`."""
+    """The name of the error's class in `errors`."""
 
 
 @dataclass(slots=True)
 class Stop:
-    """All is done; the driver's loop may end."""
+    """End the driver's loop, because everything is done."""
 
 
 @dataclass(slots=True)
 class WriteJournal:
-    """Keep this; a JournalWritten or a JournalFailed with the same number answers it."""
+    """Write an entry to the journal; a JournalWritten or JournalFailed with the same number is the answer."""
 
     number: int
     entry: JournalEntry
@@ -498,14 +535,17 @@ class WriteJournal:
 
 @dataclass(slots=True)
 class Disconnect:
-    """Close this peer's connection, once it has had time to take what it was told; whatever it sends is dropped."""
+    """Close this peer's connection when it has had time to read its last messages.
+
+    Further messages of it are dropped.
+    """
 
     source: Source
 
 
 @dataclass(slots=True)
 class Log:
-    """A line for the log; `level` is "debug", "info", "warning" or "error"."""
+    """Write a line to the log; `level` is "debug", "info", "warning" or "error"."""
 
     level: str
     text: str
@@ -513,7 +553,7 @@ class Log:
 
 @dataclass(slots=True)
 class JoinRequested:
-    """Who holds an invitation wants a key of its own to be known; JoinAnswered is the answer."""
+    """Ask for the admission of a key, for the holder of an invitation; a JoinAnswered is the answer."""
 
     source: Source
     session: str

@@ -1,11 +1,12 @@
-"""What a coordinator has kept so that accepted work survives its own death; the records, not the file.
+"""The records that a coordinator stores so that accepted work survives its death; the file is elsewhere.
 
-The core says what is to be kept (`effects.WriteJournal`), its driver writes it in one transaction and answers with
-`JournalWritten` or `JournalFailed`. A detached task is confirmed (`messages.Accepted`) only once it is written, and a
-worker's message only once the outcomes in it that are to be kept are. Other tasks their clients keep as well.
+The core decides what is stored (`effects.WriteJournal`). Its driver writes the records in one transaction, and answers
+with `JournalWritten` or `JournalFailed`. A detached task is confirmed (`messages.Accepted`) only after it has been
+written, and a worker's message is acknowledged only after the outcomes in it that are to be stored have been. Clients
+keep the other tasks, too.
 
-A task is kept from its acceptance until it is `gone`: ended, with nobody who could still ask for its outcome. The
-outcome of a detached task is kept in its place, until it is forgotten.
+A task is stored from its acceptance until it is `gone`, which means that it has ended and nobody can still ask for its
+outcome. The outcome of a detached task replaces the task in the journal, until it is forgotten.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from jobrunner.protocol.wire.payloads import payload_size
 
 
 class Progress(NamedTuple):
-    """The counts of a task that no restart may reset, and its history."""
+    """The counts of a task, which no restart may reset, and its history."""
 
     attempt: int = 0
     failures: int = 0
     crashes: int = 0
     history: tuple[str, ...] = ()
     unbegun: int = 0
-    """Of the attempts."""
+    """The number of attempts that never began."""
 
 
 class KeptOutcome(NamedTuple):
-    """How a detached task ended. `age` is in seconds, 0 when it is written."""
+    """The outcome of a detached task; `age` is in seconds, and 0 when it is written."""
 
     name: str
     outcome: Outcome
@@ -40,18 +41,20 @@ class KeptOutcome(NamedTuple):
 
 @dataclass(slots=True)
 class JournalEntry:
-    """One transaction."""
+    """The content of one transaction."""
 
     functions: list[FunctionDef] = field(default_factory=list)
-    """All that `accepted` names, with their parts; those that the journal has already it need not write again."""
+    """All functions that `accepted` names, with their parts; those that the journal has already need not be written
+    again."""
     accepted: list[TaskSpec] = field(default_factory=list)
     progress: list[tuple[TaskId, Progress]] = field(default_factory=list)
     outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
-    """Each takes the place of its task."""
+    """The outcomes, each of which replaces its task."""
     gone: dict[TaskId, None] = field(default_factory=dict)
-    """Tasks and kept outcomes that nobody needs any more; none that is in `outcomes`."""
+    """The tasks and kept outcomes that nobody needs any more; none of them is in `outcomes`."""
     owners: dict[ClientId, str] = field(default_factory=dict)
-    """The public keys of those who submitted `accepted`; behind a space, that of whom they did it for, if another's."""
+    """The public keys that submitted `accepted`; after a blank, the key for which they did so, if it is another
+    one."""
 
     def keep(self, kept: KeptOutcome) -> None:
         self.gone.pop(kept.outcome.id, None)
@@ -67,21 +70,21 @@ class JournalEntry:
 
 @dataclass(slots=True)
 class JournalState:
-    """All that a journal holds: what a coordinator starts with. Tasks are in the order of their acceptance."""
+    """The content of a journal, with which a coordinator starts; tasks are in the order of their acceptance."""
 
     functions: dict[FunctionKey, FunctionDef] = field(default_factory=dict)
-    """At least those that the tasks name, as `function` or `initializer`, and their parts."""
+    """The functions that the tasks name, as `function` or `initializer`, and their parts; there may be others."""
     tasks: dict[TaskId, tuple[TaskSpec, Progress]] = field(default_factory=dict)
     outcomes: dict[TaskId, KeptOutcome] = field(default_factory=dict)
     owners: dict[ClientId, str] = field(default_factory=dict)
-    """At least those of the clients of `tasks` and `outcomes`, as far as they have keys; as in a JournalEntry."""
+    """The keys of the clients of `tasks` and `outcomes`, as in a JournalEntry; there may be others."""
 
     def copy(self) -> JournalState:
-        """One that does not change with this one."""
+        """Return a copy that does not change with this one."""
         return JournalState(dict(self.functions), dict(self.tasks), dict(self.outcomes), dict(self.owners))
 
     def needed_functions(self) -> set[FunctionKey]:
-        """What the tasks name, and the parts of that."""
+        """Return the functions that the tasks name, and their parts."""
         named = {
             key
             for spec, _ in self.tasks.values()
@@ -91,7 +94,7 @@ class JournalState:
         return named.union(*(self.functions[key].parts for key in named if key in self.functions))
 
     def apply(self, entry: JournalEntry) -> None:
-        """What holds after one more entry."""
+        """Change the state as one more entry demands."""
         self.owners.update(entry.owners)
         for definition in entry.functions:
             self.functions[definition.key] = definition
@@ -111,9 +114,10 @@ class JournalState:
 
 @dataclass(slots=True)
 class Owed:
-    """What could not be written yet though it must be: at most one thing of each task.
+    """The records that could not be written yet, at most one of each task.
 
-    So it is bounded by what is in the journal and by the outcomes that are kept, however often writing fails.
+    Their number is therefore limited by the content of the journal and by the kept outcomes, however often writing
+    fails.
     """
 
     gone: dict[TaskId, None] = field(default_factory=dict)
@@ -121,7 +125,10 @@ class Owed:
     progress: dict[TaskId, Progress] = field(default_factory=dict)
 
     def add(self, entry: JournalEntry, state: JournalState) -> None:
-        """Take over all of an entry but its new tasks, which are refused; `state` is what the journal holds."""
+        """Take over everything of an entry except its new tasks, which are refused.
+
+        `state` is the journal's content.
+        """
         for task_id, progress in entry.progress:
             if task_id in state.tasks and task_id not in self.gone and task_id not in self.outcomes:
                 self.progress[task_id] = progress
@@ -134,7 +141,7 @@ class Owed:
                 self.gone[task_id] = None
 
     def part(self, most_tasks: int, most_bytes: int) -> JournalEntry:
-        """Some of it, as one entry; at least one thing. What makes the journal smaller comes first."""
+        """Return some of the records as one entry, at least one of them; those that shrink the journal come first."""
         entry = JournalEntry(gone=dict.fromkeys(islice(self.gone, most_tasks)))
         size, left = 0, most_tasks - len(entry.gone)
         for task_id, kept in islice(self.outcomes.items(), left):

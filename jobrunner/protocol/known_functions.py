@@ -1,8 +1,8 @@
-"""Functions travel once per connection: a sender's account of what the other end knows.
+"""A sender's account of the functions that the other end knows, so that each travels once per connection.
 
-The one who sends decides what the other end keeps, and says what it may drop (`drop_functions`), so both ends agree
-without asking. Parts (`FunctionDef.parts`) travel and are kept like functions of their own, and no hop drops one before
-all that need it.
+The sender decides which functions the other end keeps, and tells it which ones to drop (`drop_functions`), so both
+ends agree without questions. Parts (`FunctionDef.parts`) travel and are kept like functions of their own, and no hop
+drops a part before all functions that need it.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ from jobrunner.protocol.wire.messages import FunctionDef, FunctionKey
 from jobrunner.protocol.wire.payloads import payload_size
 
 REMEMBERED = 256
-"""Functions that a sender takes the other end to know although no task needs them at the moment."""
+"""Maximum number of functions that the other end keeps although no task needs them at the moment."""
 
 REMEMBERED_BYTES = 128 * 1024 * 1024
-"""As REMEMBERED, bytes of them and their parts; what the last message has named may be more."""
+"""Maximum size in bytes of these functions and their parts; the functions of the last message may exceed it."""
 
 
 class KnownFunctions:
-    """A sender's account of what the other end knows: the most recently used ones, up to a limit.
+    """The functions that the other end knows: the most recently used ones, up to a limit.
 
-    A part is known as long as a function is that needs it: so it is sent once, and forgotten with the last of them.
+    A part is known as long as a function that needs it is, so it is sent once, and dropped with the last of these
+    functions.
     """
 
     __slots__ = ("_bytes", "_held", "_known", "_limit", "_most_bytes")
 
     def __init__(self, limit: int = REMEMBERED, most_bytes: int = REMEMBERED_BYTES) -> None:
         self._known: OrderedDict[FunctionKey, tuple[FunctionKey, ...]] = OrderedDict()
-        """Functions that were named, and their parts; the longest unused ones first."""
+        """The functions that were named, with their parts; the longest unused ones first."""
         self._held: dict[FunctionKey, tuple[int, int]] = {}
-        """All that the other end has: how often it is in `_known`, as function or part, and its bytes."""
+        """Everything that the other end has: its number of occurrences in `_known`, as function or part, and its size
+        in bytes."""
         self._limit = limit
         self._bytes = 0
         self._most_bytes = most_bytes
@@ -41,7 +43,7 @@ class KnownFunctions:
         return key in self._held
 
     def use(self, definition: FunctionDef, parts: Sequence[FunctionDef] = ()) -> list[FunctionDef]:
-        """Note that it is named now; what the other end must be sent first: of its `parts`, then itself."""
+        """Note a use of the function, and return the parts and the function that the other end must be sent first."""
         if definition.key in self._known:
             self._known.move_to_end(definition.key)
             return []
@@ -57,8 +59,10 @@ class KnownFunctions:
         return fresh
 
     def overflow(self, named: int = 1) -> list[FunctionKey]:
-        """What the other end is to drop, the longest unused first. `named`: functions in the present message, which
-        are not dropped for their bytes."""
+        """Return the functions that the other end is to drop, the longest unused ones first.
+
+        `named` is the number of functions in the present message, which are not dropped for their bytes.
+        """
         surplus: list[FunctionKey] = []
         while len(self._known) > self._limit or (self._bytes > self._most_bytes and len(self._known) > named):
             key, parts = self._known.popitem(last=False)

@@ -19,43 +19,46 @@ from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.wire.messages import Envelope, Heartbeat, Message
 
 LATE = 0.5
-"""Seconds by which a turn may come later than planned before its process counts as having stood still: stopped,
-starved, or kept from running by its program. What the others may have said meanwhile it has yet to hear."""
+"""Delay of a turn in seconds beyond which its process counts as having stood still, because it was stopped, starved,
+or kept from running by its program; messages that peers sent meanwhile have not been read yet."""
 
 RETRANSMIT_AFTER = 2.0
-"""Seconds without an acknowledgement before a message is sent again; doubled each time, up to the limit below."""
+"""Time in seconds without an acknowledgement after which a message is sent again; it doubles each time, up to
+RETRANSMIT_LIMIT."""
 
 RETRANSMIT_LIMIT = 30.0
 
 RETRANSMIT_BATCH = 64
-"""Messages sent again at a time; if those arrive, the rest most likely did too. Half as many each further time: a peer
-that reads nothing, though it speaks, must not have the transport keep one copy after the other."""
+"""Maximum number of messages that are sent again at a time, because if those arrive, the others most likely did, too.
+Each further time the number is halved, so that the transport does not store many copies for a peer that sends but does
+not read."""
 
 STALLED_AFTER = 600.0
-"""Seconds without any acknowledgement, beyond those that the bytes may take, after which a peer that speaks will not
-acknowledge any more."""
+"""Time in seconds without an acknowledgement, beyond the time that the bytes may take, after which a peer that sends
+messages is considered not to acknowledge any more."""
 
 SLOWEST_RATE = 4 * 1024 * 1024
-"""Bytes per second that a connection is given credit for before its silence counts as loss."""
+"""Minimum rate of a connection in bytes per second, by which the time for an acknowledgement is extended."""
 
 ACK_DELAY = 0.1
-"""Seconds that an acknowledgement may wait for a message to ride on."""
+"""Maximum time in seconds that an acknowledgement waits for a message that can carry it."""
 
 STALLED_FOR = 60.0
-"""Seconds of them in which it has spoken: one that stood still, and goes on, has so long to say what has arrived."""
+"""Part of STALLED_AFTER, in seconds, in which the peer has sent messages, so that a peer that stood still and
+continues has this time to acknowledge."""
 
 EARLY_LIMIT = 256
-"""Messages held back because an earlier one is missing; beyond that they are dropped and sent again."""
+"""Maximum number of messages held back because an earlier one is missing; further ones are dropped and sent again."""
 
 EARLY_BYTES = 64 * 1024 * 1024
-"""As EARLY_LIMIT, for their bytes together."""
+"""Maximum total size in bytes of the messages that are held back, like EARLY_LIMIT."""
 
 
 def welcomed(greeting: str, coordinator: str, number: int) -> str:
-    """The name of a session from its Welcome on. `number` counts the sessions of that coordinator.
+    """Return the name of a session after its Welcome; `number` counts the sessions of the coordinator.
 
-    So a greeting that is delivered late or twice, to a coordinator that has been restarted meanwhile or has given the
-    peer up, cannot open a second stream under the name of one that goes on.
+    The new name prevents a greeting that is delivered late or twice from opening a second stream under the name of one
+    that continues, even if the coordinator has been restarted or has given the peer up meanwhile.
     """
     return f"{greeting}/{coordinator}/{number}"
 
@@ -101,22 +104,23 @@ class Link:
         self._unacked: deque[tuple[int, Message, int]] = deque()
         self._early: dict[int, Message] = {}
         self._early_bytes = 0
-        """At least those of the ones in it."""
+        """An upper bound of the size of `_early` in bytes."""
         self._ack_due: float | None = None
         self._held: deque[tuple[int, int]] = deque()
         self._before = 0
-        """The last message before those that `receive` gave last."""
+        """The number of the last message before those that `receive` returned last."""
         self._last_sent = now
         self._retransmit_wait = RETRANSMIT_AFTER
         self._retransmit_at: float | None = None
         self._repeated = 0
-        """How often messages were sent again since the last one was acknowledged."""
+        """The number of repetitions since a message was last acknowledged."""
         self._progress_at = now
-        """When the oldest unacknowledged message became that."""
+        """The time since which the present oldest unacknowledged message is the oldest."""
         self._progress_bytes = 0
-        """How much was unacknowledged then. What was sent since is behind it, and no reason to wait longer."""
+        """The number of unacknowledged bytes at `_progress_at`; messages sent since are behind it and extend no
+        wait."""
         self._deaf_since: float | None = None
-        """When the peer first spoke though that was long ago."""
+        """The time when the peer first sent a message although it had acknowledged nothing for long."""
 
     def send(self, message: Message, now: float, size: int = 0) -> Envelope:
         """Number a message of about `size` payload bytes and keep it until it is acknowledged."""
@@ -131,11 +135,11 @@ class Link:
         return self._envelope(seq, message, now)
 
     def outside(self, message: Message, now: float) -> Envelope:
-        """A message outside the ordered stream; nobody keeps it."""
+        """Return an envelope for a message outside of the ordered stream, which is not repeated."""
         return self._envelope(0, message, now)
 
     def receive(self, envelope: Envelope, now: float) -> tuple[list[Message], list[Message]]:
-        """The messages that are now in order, and those of ours that the peer has now acknowledged."""
+        """Return the messages that are now in order, and our messages that the peer has now acknowledged."""
         self.last_heard = now
         acked = self._drop_acked(envelope.ack, now)
         if self._unacked and self._deaf_since is None and now >= self._progress_at + STALLED_AFTER / 2:
@@ -164,21 +168,21 @@ class Link:
         return messages, acked
 
     def hold(self, reason: int) -> None:
-        """Do not acknowledge what the last `receive` gave, nor later messages, before `release` of `reason`.
+        """Do not acknowledge the messages of the last `receive`, or later ones, before `release` of `reason`.
 
-        Reasons rise. The sender keeps, and may repeat, what is not acknowledged.
+        Reasons are rising numbers. The sender keeps, and may repeat, messages that are not acknowledged.
         """
         if not self._held or self._held[-1][1] != reason:
             self._held.append((self._before, reason))
 
     def release(self, reason: int, now: float) -> None:
-        """Acknowledge what was held for this reason or an earlier one, and say so at the next opportunity."""
+        """Acknowledge, at the next opportunity, the messages that were held for this reason or an earlier one."""
         while self._held and self._held[0][1] <= reason:
             self._held.popleft()
             self._ack_due = now
 
     def due(self, now: float) -> list[Envelope]:
-        """What must be sent now though nobody asked: lost messages, a late acknowledgement, a heartbeat."""
+        """Return the messages that are due: repetitions, a late acknowledgement, a heartbeat."""
         envelopes = []
         if self._retransmit_at is not None and now >= self._retransmit_at:
             self._retransmit_wait = min(self._retransmit_wait * 2, RETRANSMIT_LIMIT)
@@ -192,32 +196,32 @@ class Link:
         return envelopes
 
     def next_deadline(self) -> float | None:
-        """When `due` has something to say next."""
+        """Return the time at which `due` has something to return."""
         quiet_at = None if self._heartbeat is None else self._last_sent + self._heartbeat
         return earliest((self._retransmit_at, self._ack_due, quiet_at))
 
     def silent(self, now: float) -> bool:
-        """The peer has said nothing for too long."""
+        """Return whether the peer has sent nothing for too long."""
         return self.peer_timeout > 0 and now >= self.last_heard + self.peer_timeout
 
     def stalled(self, now: float) -> bool:
-        """The peer may speak, yet it has acknowledged nothing for too long."""
+        """Return whether the peer has acknowledged nothing for too long, even if it sends messages."""
         if not self._unacked or self._deaf_since is None or now < self._deaf_since + STALLED_FOR:
             return False
         return now >= self._progress_at + STALLED_AFTER + 4 * self._progress_bytes / SLOWEST_RATE
 
     def stood_still(self, seconds: float, now: float) -> None:
-        """This end did not run for so long: that is no silence of the other one."""
+        """Note that this end did not run for `seconds`, which does not count as silence of the peer."""
         self.last_heard = min(now, self.last_heard + seconds)
         self._progress_at = min(now, self._progress_at + seconds)
 
     def retransmit_soon(self, now: float) -> None:
-        """The transport said that something could not be delivered: do not wait for the silence to prove it."""
+        """Repeat unacknowledged messages soon, because the transport has reported that one could not be delivered."""
         if self._unacked:
             self._retransmit_at = min(self._retransmit_at or now, now + ACK_DELAY)
 
     def unacked(self) -> list[Message]:
-        """Messages that the peer may not have seen, oldest first."""
+        """Return the messages that the peer may not have received, oldest first."""
         return [message for _, message, _ in self._unacked]
 
     def _patience(self) -> float:

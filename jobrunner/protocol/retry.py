@@ -1,8 +1,8 @@
-"""What follows the end of an attempt; pure.
+"""The consequence of the end of an attempt; pure functions.
 
-Two counts, kept apart: failures (the user's function raised, or ran out of time), which the option `retries` allows;
-and crashes (the process or the worker died), which the crash limit allows. Nothing ever resets either count, so a task
-that kills whatever it touches comes to an end.
+There are two separate counts: failures (the user's function raised, or exceeded its time limit), which the option
+`retries` limits, and crashes (the process or the worker died), which the crash limit limits. Nothing ever resets
+either count, so a task that kills every process comes to an end.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from jobrunner.protocol.wire.messages import CRASHED, ERROR, LOST, TIMED_OUT, Sp
 
 FINISH: Final = 0
 RETRY: Final = 1
-"""Again, after `backoff` seconds."""
+"""Run the task again, after `backoff` seconds."""
 REQUEUE: Final = 2
-"""Again, at once and before others: it was not its fault, or we cannot know."""
+"""Run the task again, at once and before others, because it was not at fault, or that is unknown."""
 
 BACKOFF_START = 0.1
-"""Seconds before the second attempt of a task that raised; doubled for each further one."""
+"""Default pause in seconds before the second attempt of a task that raised; it doubles for each further attempt."""
 
 BACKOFF_LIMIT = 30.0
 
 
 def backoff(failures: int, start: float | None = None) -> float:
-    """Seconds to wait after the given number of failures (from 1); `start` after the first of them."""
+    """Return the pause in seconds after this number of failures (from 1); `start` is the pause after the first one."""
     if start is None:
         start = BACKOFF_START
     return min(start * 2.0 ** min(failures - 1, 20), max(start, BACKOFF_LIMIT))
 
 
 class Attempted(Protocol):
-    """What is asked of a task whose attempt has ended; its counts already include that attempt."""
+    """The facts about a task whose attempt has ended; its counts already include that attempt."""
 
     options: TaskOptions
     span: Span
@@ -44,12 +44,13 @@ class Attempted(Protocol):
 
 
 def verdict(record: Attempted, status: int, crash_limit: int, *, final: bool = False) -> int:
-    """Whether the task ends with this outcome.
+    """Return whether the task ends with this outcome, or is run again.
 
-    `final`: the exception is none after which it may be tried again.
+    `final` tells that the exception is not one after which the task may be run again.
 
     A chunk of several elements is not run again after its process died: the client splits it around the element that
-    was running, which costs the others one repetition instead of three. A bundle is not run again as one either.
+    was running, which costs the other elements one repetition instead of three. A bundle is not run again as a whole,
+    either.
     """
     if record.cancel_asked or record.options.at_most_once or final:
         return FINISH

@@ -1,11 +1,11 @@
-"""The opening side of a session: greet the coordinator until it answers, keep the link alive, notice its loss.
+"""The opening side of a session: it greets the coordinator, keeps the link alive, and notices its loss.
 
-Used by the client's and the worker's core alike. A session ends when the coordinator does not know it (Reset), falls
-silent, or says goodbye; the next one starts at once and then with growing, jittered pauses, so that a thousand peers do
-not all knock at the same moment.
+The client's and the worker's core both use it. A session ends when the coordinator does not know it (Reset), falls
+silent, or says goodbye. The next session starts at once, and then with growing, jittered pauses, so that a thousand
+peers do not all greet at the same moment.
 
-Time in which this process itself stood still (see `LATE`) is no silence of the coordinator's, nor a part of the time
-that it has for its first answer.
+Time in which this process itself stood still (see `LATE`) does not count as silence of the coordinator, and does not
+shorten the coordinator's time for its first answer.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from jobrunner.protocol.wire.messages import (
 )
 
 FIRST_RETRY = 0.25
-"""Seconds until the second greeting."""
+"""Time in seconds until the second greeting."""
 
 RETRY_LIMIT = 5.0
-"""Longest pause between two greetings, in seconds."""
+"""Maximum pause between two greetings, in seconds."""
 
 COORDINATOR = b""
 """The destination of everything that a client or worker sends."""
 
 
 class Session:
-    """`hello` makes the greeting, from what is true at that moment and the number of the session that it asks for."""
+    """A session; `hello` returns the greeting for the present state and the given number of the session."""
 
     def __init__(
         self,
@@ -52,21 +52,25 @@ class Session:
         self.open = False
         self.welcome: Welcome | None = None
         self.refusal = ""
-        """Why the coordinator will never accept this peer; empty if it might."""
+        """The reason why the coordinator will never accept this peer; empty if it may."""
         self.refusal_kind = "ProtocolError"
-        """The name of the error for that."""
+        """The name of the error for `refusal`."""
         self.seeking_since = now
-        """Since when there has been no session; later by as much as this process has stood still since."""
+        """The time since which there has been no session, plus the time in which this process has stood still
+        since."""
         self.loss = ""
-        """Why there is no session; empty if nothing has ever come from the coordinator."""
+        """The reason why there is no session; empty if the coordinator has never sent anything."""
         self._pause = FIRST_RETRY
         self._greet_at = now
         self._serial = 0
         self.ran_at = now
-        """When the last turn was."""
+        """The time of the last turn."""
 
     def runs(self, now: float) -> None:
-        """A turn begins, and none of its events has been handled: `next_deadline` says when it should have come."""
+        """Note the beginning of a turn, before its events are handled.
+
+        `next_deadline` is the time at which it was due.
+        """
         if now - self.ran_at > LATE:  # else it cannot be late by as much, whatever was planned
             planned = self.next_deadline()
             late = 0.0 if planned is None else now - max(planned, self.ran_at)
@@ -76,7 +80,7 @@ class Session:
         self.ran_at = now
 
     def begin(self, now: float) -> None:
-        """End the present session, if any, and greet as soon as `due` is asked."""
+        """End the present session, if there is one, and greet at the next call of `due`."""
         if self.open:
             self.seeking_since = now
         self.open = False
@@ -86,11 +90,11 @@ class Session:
         self._greet_at = now
 
     def send(self, message: Message, now: float, size: int = 0) -> Effect:
-        """Only while the session is open."""
+        """Return the effect that sends a message; the session must be open."""
         return Send(COORDINATOR, self.link.send(message, now, size))
 
     def receive(self, envelope: Envelope, now: float) -> tuple[list[Message], list[Message]]:
-        """Messages in order, and ours that were acknowledged. A Welcome among them means: newly open."""
+        """Return the messages in order, and our messages that were acknowledged; a Welcome means a new session."""
         message = envelope.message
         if type(message) is Refused:
             self._refuse(message.error, message.kind)
@@ -115,7 +119,7 @@ class Session:
         return messages, acked
 
     def handshake_failed(self, event: HandshakeFailed) -> None:
-        """There is no connection, and will be none unless something changes there."""
+        """Note that the handshake has failed, and will fail until something changes at the coordinator."""
         if event.refused:
             self._refuse(event.reason, "AuthenticationError")
         elif not self.open:
@@ -126,7 +130,7 @@ class Session:
         self.open, self.loss = False, reason  # also where it had accepted this peer before
 
     def abandon(self, reason: str, now: float) -> None:
-        """What the coordinator says makes no sense in this session. A new one may; but not at once, over and over."""
+        """Give up this session, in which the coordinator sends senseless messages, and open a new one after a pause."""
         self._lose(reason, now)
         self._greet_at = now + self._jittered(RETRY_LIMIT / 2)
 
@@ -134,7 +138,7 @@ class Session:
         self.link.retransmit_soon(now)
 
     def due(self, now: float) -> list[Effect]:
-        """Greetings, heartbeats, repetitions."""
+        """Return the greetings, heartbeats and repetitions that are due."""
         if self.open:
             if self.link.silent(now):
                 # The greeting comes with the next turn: before, its author takes back what was not acknowledged.

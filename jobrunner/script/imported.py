@@ -21,6 +21,8 @@ _NEW: Any = vars(copyreg)["__newobj__"]
 
 
 class Place(NamedTuple):
+    """The module and the qualified name under which an object is found."""
+
     module: str
     name: str
 
@@ -38,8 +40,10 @@ def place_of_method(value: Any) -> Place | None:
 
 
 def place_of_object(value: Any, name: str | None, *, everywhere: bool = False) -> Place | None:
-    """Where another object is found, of the standard library; `everywhere`: or of any module, under that name. That
-    holds for locks, of which each process has its own."""
+    """Return the module and name of another object of the standard library, or of any module if `everywhere`.
+
+    This also holds for locks, of which each process has its own.
+    """
     kind = type(value)
     if kind in ATOMS or is_of(value, (type, ModuleType)) or kind.__module__ in NAMES:
         return None  # an instance of a class of the script may be in a module, but is none of its own

@@ -314,8 +314,11 @@ def noting_classes() -> Iterator[list[LocalClass]]:
 
 
 def renew(classes: list[LocalClass]) -> None:
-    """Have these classes as they were when they were sent: other calls may have brought them as they were before, or
-    were later. What calls themselves keep on a class stays as long as it is the same."""
+    """Restore these classes to their state when they were sent.
+
+    Other calls may have brought earlier or later states. Attributes that calls have set on a class remain as long as it
+    is the same class.
+    """
     for local in classes:
         if version_of(local.made) != local.version:
             with _lock:

@@ -115,6 +115,8 @@ class _Container:
 
 
 class ScriptPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """A pickler for functions and classes of the script."""
+
     def prepare(self, mode: Mode, top: Any, entry: str | None) -> None:
         self.mode = mode
         self.whole = top
@@ -439,7 +441,9 @@ def _descriptor(pickler: Any, value: Any) -> Any:
 
     if pickler.mode.shares:
         kind = "connection of multiprocessing" if _is_connection(type(value)) else "socket"
-        raise TypeError(f"a {kind} is that of its process; it can be an argument of a call")
+        raise TypeError(
+            f"a {kind} belongs to its process and cannot be sent with a function; give it as an argument of a call"
+        )
     return ForkingPickler._extra_reducers[type(value)](value)  # type: ignore[attr-defined]
 
 

@@ -142,8 +142,11 @@ class Attachments:
         return attachment
 
     def _release(self, attachment: Attachment) -> None:
-        """Nobody reads it any more. Comes from any thread at any point, also from the garbage collector inside of
-        another method: so it never waits for the lock."""
+        """Note that nobody reads the attachment any more.
+
+        Any thread may call this at any point, and so may the garbage collector inside of another method. It therefore
+        never waits for the lock.
+        """
         self._live.discard(attachment)
         worth_keeping = (
             self._users > 0

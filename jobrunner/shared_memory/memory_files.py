@@ -1,8 +1,8 @@
-"""What is asked of the system beyond what Python's own modules give: maps with a hook at their end that need no
-descriptor each, and calls that do not release the interpreter.
+"""System calls beyond Python's own modules.
 
-The latter matters: they take a microsecond or so, but a thread that releases the interpreter for that long may wait
-for 5 ms until it has it again.
+They provide memory maps that call a hook at their end and need no descriptor each, and calls that do not release the
+interpreter. The latter matters, because such a call takes about a microsecond, but a thread that releases the
+interpreter for that long may wait 5 ms until it has it again.
 
 ctypes is imported when the first of these is called. A Python without it raises ImportError there.
 """

@@ -72,8 +72,12 @@ class Segment:
         return Label(self.id, self.fills, sizes)
 
     def _write(self, piece: memoryview, offset: int) -> None:
-        """Through the map where there is memory already, which is by far the quickest, else so that the kernel need
-        not clear what it allots. That fails with an error, where a map would end the process, if there is none."""
+        """Write a piece at an offset.
+
+        It is written through the map if its memory is allotted already, which is by far the fastest way. Otherwise it
+        is written with a system call, so that the kernel need not clear the memory first. If there is no memory, the
+        system call fails with an error, whereas a write through the map would end the process.
+        """
         if offset + piece.nbytes <= len(self._memory):
             self._memory[offset : offset + piece.nbytes] = piece
             return

@@ -64,7 +64,9 @@ def find(ship: Iterable[Any]) -> list[Part]:
                 f"ship: {known.path} and {part.path} are both called {part.name!r}; ship one of them"
             )
     if len(parts) > MAX_PARTS:
-        raise ConfigError(f"ship: {len(parts)} modules; at most {MAX_PARTS} can be shipped, so use a package")
+        raise ConfigError(
+            f"ship: {len(parts)} modules are given; at most {MAX_PARTS} can be shipped, so put them into a package"
+        )
     return list(parts.values())
 
 
@@ -100,8 +102,8 @@ def _pack(parts: Sequence[Part], limit: int) -> Shipment:
                 size += path.stat().st_size
                 if size > limit:
                     raise ConfigError(
-                        f"ship: with {path} the files have {size:,} bytes, and at most {limit:,} can be shipped:"
-                        " keep the data elsewhere, on a file system that the workers see, or install the package there"
+                        f"ship: with {path} the files have {size:,} bytes, and at most {limit:,} can be shipped;"
+                        " keep the data on a file system that the workers see, or install the package there"
                     )
                 files.append(File(name, os.access(path, os.X_OK), path.read_bytes()))
             except OSError as exc:
@@ -110,8 +112,8 @@ def _pack(parts: Sequence[Part], limit: int) -> Shipment:
     wrong = foreign(names)
     if wrong:
         raise ConfigError(
-            f"ship: the compiled modules {', '.join(wrong)} are for another system or version of Python than this"
-            " program's: build them for this one, or install the package on the workers instead"
+            f"ship: the compiled modules {', '.join(wrong)} are for another system or Python version than this"
+            " program's; build them for this one, or install the package on the workers instead"
         )
     system = own_system() if any(name.endswith((".so", ".pyd", ".dylib")) for name in names) else ""
     shipment = Shipment(pack(files), tuple(sorted(part.name for part in parts)), system, None)
@@ -154,7 +156,9 @@ def _is_file(part: Part, origin: str | None) -> bool:
 def _of_module(module: ModuleType) -> Part:
     name = module.__name__.partition(".")[0]
     if name in ("__main__", "__mp_main__"):
-        raise ConfigError("ship: what __main__ defines goes along with the calls; there is nothing to ship")
+        raise ConfigError(
+            "ship: __main__ cannot be shipped, and need not be; its functions and classes travel with the calls"
+        )
     top = sys.modules.get(name, module)
     file = getattr(top, "__file__", None)
     if file is None:
@@ -164,12 +168,12 @@ def _of_module(module: ModuleType) -> Part:
             if hasattr(top, "__path__")
             else ("every worker has it")
         )
-        raise ConfigError(f"ship: the module {name!r} has no file, it is {kind}: {advice}")
+        raise ConfigError(f"ship: the module {name!r} has no file, because it is {kind}; {advice}")
     path = Path(file).absolute()
     if not path.exists():
         raise ConfigError(
-            f"ship: the file of the module {name!r}, {path}, is not there (in an archive, maybe): install it on the"
-            " workers, or unpack it and ship the folder"
+            f"ship: the file {path} of the module {name!r} does not exist (it may be in an archive); install it on the"
+            " workers, or unpack the archive and ship the folder"
         )
     if not hasattr(top, "__path__"):
         return Part(name, _checked_module(path))
@@ -178,11 +182,11 @@ def _of_module(module: ModuleType) -> Part:
 
 def _of_path(item: Any) -> Part:
     if not isinstance(item, (str, os.PathLike)):
-        raise ConfigError(f"ship: {item!r} is neither a module nor a path")
+        raise ConfigError(f"ship: {item!r} is not a module or a path")
     path = Path(item).expanduser().absolute()
     if not path.exists():
         hint = f"; for the module of that name, ship=[{item}] (no quotes)" if str(item) in sys.modules else ""
-        raise ConfigError(f"ship: there is no {path}{hint}")
+        raise ConfigError(f"ship: {path} does not exist{hint}")
     if path.is_dir():
         path = _checked_package(path.resolve())
         name = path.name
@@ -190,25 +194,27 @@ def _of_path(item: Any) -> Part:
         name = _checked_module(path).name.removesuffix(_suffix(path))
     if not name.isidentifier():
         raise ConfigError(
-            f"ship: {path} cannot be imported, since {name!r} is no name for a module; rename it"
+            f"ship: {path} cannot be imported, because {name!r} is not a module name; rename it"
         )
     return Part(name, path)
 
 
 def _checked_package(folder: Path) -> Path:
     if not (folder / INIT).is_file():
-        raise ConfigError(f"ship: {folder} is no package, it has no {INIT}: ship what is in it instead")
+        raise ConfigError(
+            f"ship: {folder} is not a package, because it has no {INIT}; ship the modules in it instead"
+        )
     return folder
 
 
 def _checked_module(file: Path) -> Path:
     if foreign([file.name]):
         raise ConfigError(
-            f"ship: {file} is compiled for another system or version of Python than this program's; build it for this"
-            " one, or install it on the workers"
+            f"ship: {file} is compiled for another system or Python version than this program's; build it for this one,"
+            " or install it on the workers"
         )
     if not _suffix(file):
-        raise ConfigError(f"ship: {file} is neither a package's folder nor a module (.py)")
+        raise ConfigError(f"ship: {file} is not a package folder or a module (.py)")
     return file
 
 

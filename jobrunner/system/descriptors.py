@@ -80,7 +80,7 @@ def make_room(count: int) -> None:
     if not _is_enough(limit, taken + count):
         raise OSError(
             errno.EMFILE,
-            f"{taken} of {limit} descriptors are taken, and {count} more are needed (see `ulimit -Hn`)",
+            f"{taken} of {limit} file descriptors are in use, and {count} more are needed; raise `ulimit -Hn`",
         )
 
 
@@ -102,8 +102,10 @@ def beyond_streams(descriptors: Sequence[int]) -> Iterator[list[int]]:
 
 
 def unnamed_file(name: str, size: int) -> int:
-    """A descriptor of zeroed memory that processes may share. It has a name in no folder; `name` is for who looks into
-    /proc. Raises OSError."""
+    """Return a descriptor of zeroed memory that processes may share; raises OSError.
+
+    The memory has no name in any folder; `name` is shown in /proc.
+    """
     if sys.platform == "linux":
         descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     else:

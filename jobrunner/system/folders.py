@@ -54,8 +54,8 @@ def socket_folder() -> str:
         if len(os.fsencode(f"{folder}/{SOCKET}")) <= MAX_SOCKET_LENGTH and _can_hold(parent):
             return folder
     raise ConfigError(
-        f"there is no folder for a socket: none of {', '.join(tried)} can be written to, with a path that is short"
-        " enough; set TMPDIR or XDG_RUNTIME_DIR to one"
+        f"there is no folder for a socket: each of {', '.join(tried)} is read-only or has too long a path; set TMPDIR"
+        " or XDG_RUNTIME_DIR to a writable folder with a short path"
     )
 
 
@@ -64,7 +64,9 @@ def make_folder(folder: str) -> None:
     try:
         os.makedirs(folder, 0o700)
     except OSError as exc:
-        raise ConfigError(f"cannot make the folder {folder}: {exc.strerror}; set TMPDIR to another") from exc
+        raise ConfigError(
+            f"cannot create the folder {folder}: {exc.strerror}; set TMPDIR to another folder"
+        ) from exc
 
 
 def hold_folder(folder: str) -> int:

@@ -1,4 +1,4 @@
-"""For tests of code that uses jobrunner: a simulated cluster, and pytest fixtures in `jobrunner.testing.fixtures`."""
+"""Tools for tests of your code: a simulated cluster, and pytest fixtures in `jobrunner.testing.fixtures`."""
 
 from jobrunner.testing.cluster import SimulatedCluster
 

@@ -70,17 +70,18 @@ def run(
     options: Mapping[str, Any] | None = None,
     promises: Sequence[str] = (),
 ) -> Report:
-    """Run the contract against the backend of that name, in a process of its own.
+    """Run the contract against a backend, in a process of its own.
 
     Args:
-        arguments: for pytest.
-        launch: what starts Python, where that alone does not do: for "mpi", ("mpiexec", "-n", "3", sys.executable,
-            "-m", "mpi4py.futures").
-        options: keyword arguments of each Executor: numbers, strings, lists, dicts.
-        promises: try these only, of the keys of `promises.PROMISES`; empty: all.
+        backend: The name of the backend.
+        arguments: Arguments for pytest.
+        launch: The command that starts Python; for "mpi" it is ("mpiexec", "-n", "3", sys.executable, "-m",
+            "mpi4py.futures").
+        options: Keyword arguments of each Executor, which may be numbers, strings, lists and dicts.
+        promises: The promises to test, which are keys of `promises.PROMISES`. Default: all.
 
-    Raises ConfigError for a backend that is not installed, for options and promises that cannot be, and where pytest
-    is not installed.
+    Raises:
+        ConfigError: The backend or pytest is not installed, or an option or a promise cannot be used.
     """
     require_pytest()
     unknown = {*promises} - {*PROMISES}
@@ -194,7 +195,7 @@ def _read(told: Path, report: Report) -> None:
 
 
 def option(text: str) -> tuple[str, Any]:
-    """ "name=value"; the value as JSON if it is some, else as it stands."""
+    """Return name and value of "name=value"; the value is parsed if it is JSON, else it is a string."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")

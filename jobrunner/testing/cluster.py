@@ -6,9 +6,10 @@
         assert my_pipeline(cluster.executor()) == expected
     assert cluster.executions("send_invoice") >= 1
 
-Calls really run, in this thread, one after the other, when their simulated slot begins them; a call whose worker is
-killed meanwhile has run all the same, and runs again, as on a real cluster. So this shows what your functions do when
-they are executed more than once, in another order, or late; a seed decides everything, and takes milliseconds.
+Calls really run, in this thread, one after the other, when their simulated slot begins them. A call whose worker is
+killed meanwhile has run nevertheless, and runs again, as on a real cluster. The simulation therefore shows the effects
+of your functions if they are executed more than once, in another order, or late. A seed determines everything, and one
+run takes milliseconds.
 
 Time passes while you wait for Futures (`result`, `wait`, `as_completed`, `map`, `shutdown`), in this thread only.
 """
@@ -57,20 +58,25 @@ from jobrunner.testing.simulation.simulated_slots import SimulatedSlots, SlotPro
 from jobrunner.testing.simulation.world import World
 
 MAX_SECONDS = 100_000.0
-"""Simulated seconds after which calls that are not done count as hanging."""
+"""Simulated time in seconds after which unfinished calls count as hanging."""
 
 
 class SimulatedCluster:
-    """See the module.
+    """A cluster with simulated time, network and processes, on which your functions run; see the module.
 
     Args:
-        seed: decides when what goes wrong.
-        workers: the numbers of slots of the workers.
-        seconds: simulated seconds that each call takes.
-        drop, duplicate, late: the share of messages that are lost, come twice, or up to `latest` seconds late.
-        kill_workers, kill_slots, kill_coordinator: how often each is killed in the first `faults_until` simulated
-            seconds; workers and coordinators are started again.
-        crash_limit: deaths under a call after which it fails.
+        seed: The seed that determines all faults and their times.
+        workers: The number of slots of each worker.
+        seconds: The duration of each call in simulated seconds.
+        drop: The share of messages that are lost, from 0 to 1.
+        duplicate: The share of messages that arrive twice.
+        late: The share of messages that arrive late.
+        latest: The maximum delay of late messages, in simulated seconds.
+        kill_workers: The number of times that a worker is killed; it is started again.
+        kill_slots: The number of times that a slot is killed.
+        kill_coordinator: The number of times that the coordinator is killed; it is started again.
+        faults_until: The time in simulated seconds in which these deaths happen.
+        crash_limit: The number of deaths during a call after which the call fails.
     """
 
     def __init__(
@@ -105,28 +111,28 @@ class SimulatedCluster:
             peer_timeout=2.0,
         )
         self.counts: Counter[str] = Counter()
-        """Executions, by the name of the call."""
+        """The number of executions, by the name of the call."""
         self.world = _World(self, seed, scenario, seconds)
         self._executors: list[Executor] = []
 
     def executor(self) -> Executor:
-        """An Executor on this cluster: a client of its own."""
+        """Return an Executor on this cluster, which is a client of its own."""
         node = self.world.start_client()
         assert isinstance(node, _Client)
         self._executors.append(Executor(_Backend(self, node)))
         return self._executors[-1]
 
     def executions(self, name: str) -> int:
-        """How often calls of that name (the function's, or the option's) have begun."""
+        """Return how often calls with this name (the function's, or that of the option) have begun."""
         return self.counts[name]
 
     @property
     def now(self) -> float:
-        """Simulated seconds since the start."""
+        """The simulated time since the start, in seconds."""
         return self.world.now - self.world.started
 
     def run_until(self, done: Callable[[], bool]) -> None:
-        """Let time pass. Raises JobRunnerError where `done` does not come true."""
+        """Let time pass until `done` is true; raise JobRunnerError if it never becomes true."""
         end = self.world.now + MAX_SECONDS
         while not done():
             if self.world.now > end:

@@ -1,4 +1,4 @@
-"""pytest fixtures; `pytest_plugins = ["jobrunner.testing.fixtures"]` in your conftest.py brings them in."""
+"""pytest fixtures; `pytest_plugins = ["jobrunner.testing.fixtures"]` in your conftest.py provides them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from jobrunner.testing.cluster import SimulatedCluster
 
 @pytest.fixture
 def simulated_cluster() -> Iterator[SimulatedCluster]:
-    """A simulated cluster on which nothing goes wrong."""
+    """A simulated cluster without faults."""
     with SimulatedCluster() as cluster:
         yield cluster
 
 
 @pytest.fixture
 def faulty_cluster(request: pytest.FixtureRequest) -> Iterator[SimulatedCluster]:
-    """One on which workers and slots are killed, and messages lost, doubled and late.
+    """A simulated cluster in which workers and slots are killed, and messages lost, duplicated and delayed.
 
-    What happens is the same each time; another name of the test is another story.
+    The events are the same each time, and depend on the name of the test.
     """
     seed = zlib.crc32(request.node.nodeid.rpartition("::")[2].encode())
     with SimulatedCluster(

@@ -15,13 +15,23 @@ PAUSE = 0.005
 """Seconds between two looks."""
 
 
-def until(condition: Callable[[], T], what: str = "the condition", *, bound: float = BOUND) -> T:
+def until(
+    condition: Callable[[], T],
+    what: str | Callable[[], str] = "the condition",
+    *,
+    bound: float = BOUND,
+    meanwhile: Callable[[], object] = lambda: time.sleep(PAUSE),
+) -> T:
     """Look again and again until `condition()` is true, and return what it gave.
 
-    Raises AssertionError, which names `what`, after `bound` seconds.
+    Raises AssertionError, which names `what`, after `bound` seconds. `meanwhile` is called between two looks: where the
+    condition needs the caller to do something, that is done there.
     """
     deadline = time.monotonic() + bound
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come true within {bound:g} s"
-        time.sleep(PAUSE)
+        if time.monotonic() >= deadline:
+            raise AssertionError(
+                f"{what if isinstance(what, str) else what()} did not come true within {bound:g} s"
+            )
+        meanwhile()
     return value

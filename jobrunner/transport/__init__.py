@@ -1,0 +1,1 @@
+"""Sockets, authentication, and the drivers that connect the cores with them."""

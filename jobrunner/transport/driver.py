@@ -20,15 +20,15 @@ from jobrunner.protocol.link import LATE
 from jobrunner.transport.wakeup import Wakeup
 
 CATCH_UP = 0.1
-"""Seconds that the transport then gets to bring what has arrived meanwhile."""
+"""Time in seconds that the transport then has to deliver messages that have arrived meanwhile."""
 
 
 MAX_WAIT = 3600.0
-"""Seconds of one poll, which takes only so large a number; a deadline may be further away."""
+"""Maximum duration of one poll in seconds, because a poll accepts no larger number; a deadline may be later."""
 
 
 def milliseconds(timeout: float | None) -> int | None:
-    """For a poll of at most `timeout` seconds; None: without end."""
+    """Return the argument of a poll of at most `timeout` seconds; None means no limit."""
     return None if timeout is None else max(0, int(min(timeout, MAX_WAIT) * 1000 + 0.999))
 
 
@@ -40,7 +40,7 @@ class Core(Protocol):
 
 
 class Wire(Protocol):
-    """How messages come and go: a ZeroMQ socket, or cores in this very process."""
+    """The transport of messages: a ZeroMQ socket, or cores in the same process."""
 
     def register(self, fd: int) -> None: ...
     def next_deadline(self) -> float | None: ...
@@ -53,9 +53,9 @@ class Wire(Protocol):
 class Driver:
     """Runs one core on one wire.
 
-    `perform` maps the type of an effect to what does it; Send and Stop are built in. `collect` is asked in each turn
-    for events that gather elsewhere, in batches; whoever adds to them calls `wake`. `due` is the time at which it wants
-    to be asked though nothing has happened.
+    `perform` maps the type of an effect to the function that performs it; Send and Stop are built in. `collect`
+    returns, in each turn, events that have gathered elsewhere; code that adds to them calls `wake`. `due` is the time
+    at which `collect` is to be called even if nothing has happened.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class Driver:
         wire.register(self._wakeup.fileno())
 
     def add_source(self, fd: int, read: Callable[[], Iterable[Event]]) -> None:
-        """Call `read` for events whenever `fd` is readable."""
+        """Call `read` for events whenever the descriptor `fd` is readable."""
         self._sources[fd] = read
         self._wire.register(fd)
 
     def post(self, event: Event) -> None:
-        """Give the core an event; from any thread, or from a signal handler."""
+        """Give the core an event; any thread and any signal handler may call this."""
         self._inbox.append(event)
         self.wake()
 
     def wake(self) -> None:
-        """Have a turn soon; from any thread. Costs nothing while the loop is awake."""
+        """Make the loop turn soon; any thread may call this, and it costs nothing while the loop is awake."""
         self._woken = True
         if self._asleep:
             try:
@@ -106,18 +106,18 @@ class Driver:
                 raise
 
     def abort(self) -> None:
-        """Leave the loop at once, whatever is unfinished; from any thread, or from a signal handler."""
+        """Leave the loop at once, without finishing anything; any thread and any signal handler may call this."""
         self._aborted = True
         self._wakeup.set()
 
     def run(self) -> bool:
-        """Turn until the core stops (True) or `abort` is called (False)."""
+        """Turn until the core stops, which returns True, or until `abort` is called, which returns False."""
         while not self._stopped and not self._aborted:
             self.turn()
         return not self._aborted
 
     def turn(self) -> None:
-        """Wait for something to do, then do all of it."""
+        """Wait until there is something to do, then do all of it."""
         timeout = self._timeout()
         ready = self._wire.wait(timeout)
         self._asleep = self._woken = False

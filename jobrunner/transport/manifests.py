@@ -30,32 +30,35 @@ from jobrunner.shared_memory.segment_pool import SegmentPool
 from jobrunner.shared_memory.shared_payload import SharedMemoryError, SharedPayload, checked_label, opened
 
 MANIFEST = 0xC1
-"""msgpack leaves it unused."""
+"""The first byte of a manifest, which msgpack does not use."""
 
 PROBE = b"jobrunner"
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 OPENERS = (m.ClientHello, m.Welcome)
-"""The messages that bring a probe."""
+"""The messages that carry a probe."""
 
 
 class Sharing:
-    """One end; the wire's thread calls it. `asks` is true at the client's end, which sends the first probe."""
+    """One end of a connection with shared memory, for the wire's thread; `asks` is true at the client's end.
+
+    The client's end sends the first probe.
+    """
 
     def __init__(self, *, asks: bool) -> None:
         self._asks = asks
         self._peers: set[Source] = set()
-        """Those whose probe could be read."""
+        """The peers whose probe could be read."""
         self._sent: WeakSet[MappedPayload] = WeakSet()
         pool = SegmentPool(0, share_from=0)
         self._probe = pool.store([PROBE])
         pool.close()  # of its only segment when the probe is gone
 
     def close(self) -> None:
-        """Nothing is sent or read any more."""
+        """End the use of shared memory; nothing is sent or received any more."""
         self._probe = None
 
     def encode(self, destination: Source, envelope: m.Envelope) -> Frames:
-        """The frames of a message, with a manifest if it needs one."""
+        """Return the frames of a message, with a manifest if it needs one."""
         knows = destination in self._peers
         frames: Frames = []
         entries = []
@@ -72,8 +75,10 @@ class Sharing:
         return [bytes((MANIFEST,)) + msgpack.packb((probe, entries)), *frames]
 
     def resolve(self, source: Source, frames: Sequence[Buffer]) -> Sequence[Frame] | None:
-        """The message without its manifest, and with the payloads that it points to; None if one is not to be had (any
-        more): then the message counts as lost."""
+        """Return the message without its manifest, and with the payloads to which the manifest points.
+
+        The result is None if a payload is not available (any more); then the message counts as lost.
+        """
         manifest = frames[0]
         if not len(manifest) or manifest[0] != MANIFEST:
             return frames
@@ -110,7 +115,7 @@ def address_of(payload: SharedPayload) -> tuple[Any, ...]:
 
 
 def open_address(address: Any) -> Shared:
-    """Raises SharedMemoryError, ValueError or TypeError."""
+    """Return the payload at an address; raise SharedMemoryError, ValueError or TypeError if that fails."""
     pid, fd, *label = address
     if type(pid) is not int or type(fd) is not int:
         raise SharedMemoryError("not an address")

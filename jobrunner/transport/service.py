@@ -21,11 +21,11 @@ from jobrunner.protocol.effects import DrainRequested, Event, GiveUp, Log
 from jobrunner.transport.driver import Driver
 
 LEFT_AT_ONCE = 130
-"""Exit code after the second interrupt."""
+"""Exit code after a second interrupt."""
 
 YOUNG_OBJECTS = 20_000
-"""Objects after which Python looks for cycles among the new ones; by default 700. What a daemon keeps of calls and
-peers is freed without that, but lives long, and was looked at again and again: with 10,000 workers, 10 us a call."""
+"""Number of new objects after which Python looks for cycles among them, instead of 700, because a daemon's records of
+calls and peers live long and are freed without that; with 10,000 workers the search took 10 us per call."""
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -36,7 +36,7 @@ LEVELS = {
 
 
 def set_up_logging(level: str) -> None:
-    """Lines for people, on stderr. Raises ConfigError for an unknown level."""
+    """Send log lines to stderr, in a form for people; raise ConfigError for an unknown level."""
     if level.lower() not in LEVELS:
         raise ConfigError(f"there is no log level {level!r}; use one of {', '.join(LEVELS)}")
     logging.basicConfig(
@@ -49,7 +49,7 @@ def set_up_logging(level: str) -> None:
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """For a process of a daemon's own: see YOUNG_OBJECTS."""
+    """Make searches for cycles rare in a daemon's own process, see YOUNG_OBJECTS."""
     before = gc.get_threshold()
     gc.set_threshold(YOUNG_OBJECTS, *before[1:])
     try:
@@ -59,7 +59,7 @@ def rare_collections() -> Iterator[None]:
 
 
 class Service:
-    """Runs one driver to its end. `perform_common` belongs into the driver's table of effects."""
+    """Runs one driver to its end; `perform_common` belongs into the driver's table of effects."""
 
     def __init__(self, role: str) -> None:
         self.log = logging.getLogger(f"jobrunner.{role}")
@@ -72,7 +72,7 @@ class Service:
         return {Log: self.write_log, GiveUp: self.give_up}
 
     def run(self, driver: Driver, lifeline: int | None = None) -> int:
-        """Turn until all is done; the exit code. Raises the error with which the core gave up."""
+        """Turn until everything is done, and return the exit code; raise the error with which the core gave up."""
         self._driver = driver
         if lifeline is not None:
             driver.add_source(lifeline, self._lifeline_closed)
@@ -106,14 +106,14 @@ class Service:
         self.log.log(LEVELS[effect.level], effect.text)
 
     def give_up(self, effect: GiveUp) -> None:
-        """Have `run` raise the error, soon."""
+        """Make `run` raise the error soon."""
         assert self._driver is not None
         self._failure = error_named(effect.kind, effect.error)
         self._driver.abort()
 
 
 def error_named(kind: str, text: str) -> JobRunnerError:
-    """The error of that class in `errors`, with that text."""
+    """Return an error of the class with this name in `errors`, with this text."""
     error = getattr(errors, kind)(text)
     assert isinstance(error, JobRunnerError)
     return error

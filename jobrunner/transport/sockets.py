@@ -58,25 +58,26 @@ from jobrunner.transport.manifests import Sharing
 RECONNECT_MS = 20
 RECONNECT_LIMIT_MS = 2000
 FAREWELL_MS = 2000
-"""How long an orderly end waits for the last messages to leave."""
+"""Maximum time in milliseconds for the last messages to leave at an orderly end."""
 
 RECEIVE_LIMIT = 256
-"""Messages taken per turn, so that a flood cannot keep the loop from its deadlines."""
+"""Maximum number of messages received per turn, so that a flood cannot keep the loop from its deadlines."""
 
 RECEIVE_MARK = 1000
-"""Messages of one connection that wait to be taken, before no more of it is read."""
+"""Maximum number of received messages of one connection that wait; beyond it, no more is read from the connection."""
 
 SEND_MARK = 20_000
-"""Messages from a coordinator to one peer that wait to be sent; whoever leaves more unread is unreachable."""
+"""Maximum number of messages from a coordinator to one peer that wait; a peer that leaves more unread is
+unreachable."""
 
 BACKLOG = 1024
-"""Connections that wait to be accepted; the system may set a lower limit."""
+"""Maximum number of connections that wait to be accepted; the system may set a lower limit."""
 
 ZMQ_HEARTBEAT_MS = 5000
-"""ZeroMQ's own pings: they close connections that are dead on the network's side, so that they reconnect."""
+"""Interval in milliseconds of ZeroMQ's own pings, which close dead connections so that they reconnect."""
 
 ZAP = "inproc://zeromq.zap.01"
-"""Where libzmq asks who may connect (RFC 27 of ZeroMQ)."""
+"""The address at which libzmq asks for permission to connect (RFC 27 of ZeroMQ)."""
 
 REFUSED_KEY = (
     "it does not know this key: it was revoked, or the keys there were rotated, or the invitation is used up or old."
@@ -92,41 +93,41 @@ WANTS_KEYS = (
 )
 
 FRAME_OVERHEAD = 1024
-"""Bytes that encryption adds to a frame, and then some."""
+"""Upper bound in bytes of the size that encryption adds to a frame."""
 
 MONITOR_EVENT = struct.Struct("=H")
-"""How what a monitor tells begins: with the event's number. pyzmq's function for that comes with asyncio, which takes
+"""The beginning of a monitor's message, which is the event's number; pyzmq's own function imports asyncio, which takes
 long to load."""
 
 HANDSHAKE_MS = 5_000
-"""How long a connection may take to prove its key before it is closed."""
+"""Maximum time in milliseconds in which a connection must prove its key, or it is closed."""
 
 LAST_WORD_SECONDS = 0.5
-"""How long a connection that is to be closed may take to bring its peer the reason."""
+"""Maximum time in seconds in which a connection that is to be closed can deliver the reason to its peer."""
 
 MAX_UNWANTED = 1000
-"""Connections to be closed that are remembered; of more, those that were named first are forgotten."""
+"""Maximum number of remembered connections that are to be closed; the oldest ones are forgotten first."""
 
 DESCRIPTORS = 12
-"""Taken by a socket and its context, and some."""
+"""Upper bound of the number of descriptors of a socket and its context."""
 
 THREADS = 2
-"""Of a context."""
+"""The number of threads of a context."""
 
 USUAL_STACK = 8 << 20
-"""Bytes of a thread's stack where it has no limit, at most."""
+"""Upper bound in bytes of a thread's stack if the stack has no limit."""
 
 Ready: TypeAlias = "set[int]"
 Taken: TypeAlias = "tuple[Source, Principal | None, Sequence[Buffer]]"
-"""A message, and who sent it; without a principal: somebody who may not."""
+"""A message and its sender; the principal is None for a sender without permission."""
 
 
 class Gate(Protocol):
-    """Who may connect to a coordinator."""
+    """Decides which peers may connect to a coordinator."""
 
     @property
     def secret(self) -> str:
-        """Of the coordinator's own pair."""
+        """The secret key of the coordinator's own pair."""
 
     def principal(self, key: str) -> Principal | None: ...
     def next_look(self) -> float: ...
@@ -135,11 +136,10 @@ class Gate(Protocol):
 
 
 class Context(zmq.Context["zmq.Socket[bytes]"]):
-    """One that the garbage collector may find beside sockets that nobody has closed, after an error between the making
-    of a socket and what was to close it.
+    """A context that the garbage collector can end although sockets of it were not closed, after an error.
 
-    To end it waits until its sockets are closed. pyzmq's knows them by weak references, which are dead by the time the
-    collector ends it, so that it would wait for ever.
+    The end of a context waits until its sockets are closed. pyzmq's Context knows them by weak references, which are
+    dead by the time the collector ends it, so that it would wait for ever.
     """
 
     def __init__(self) -> None:
@@ -151,19 +151,22 @@ class Context(zmq.Context["zmq.Socket[bytes]"]):
 
 
 def make_room_for_socket() -> None:
-    """Raises OSError where there are too few descriptors, or no memory for threads: ZeroMQ would end the process."""
+    """Check that a socket can be created; raise OSError if descriptors or memory for threads are too few.
+
+    ZeroMQ itself would end the process in this case.
+    """
     make_room(DESCRIPTORS)
     stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
     mmap.mmap(-1, THREADS * (USUAL_STACK if stack == resource.RLIM_INFINITY else stack)).close()
 
 
 def describe_versions() -> dict[str, str]:
-    """The versions of pyzmq and of the library below it."""
+    """Return the versions of pyzmq and of the underlying library."""
     return {"pyzmq": zmq.__version__, "libzmq": zmq.zmq_version()}
 
 
 def check_address(address: str) -> str:
-    """`address` in ZeroMQ's form ("host:port" becomes "tcp://host:port"). Raises ConfigError."""
+    """Return `address` in ZeroMQ's form ("host:port" becomes "tcp://host:port"); raise ConfigError if it is wrong."""
     full = address if "://" in address else f"tcp://{address}"
     scheme, _, rest = full.partition("://")
     if scheme == "ipc" and rest:
@@ -191,10 +194,10 @@ def is_loopback(host: str) -> bool:
 
 
 class Wire:
-    """A socket and whatever else its thread waits for."""
+    """A socket, and other descriptors for which its thread waits."""
 
     def __init__(self, kind: int) -> None:
-        """Raises OSError where descriptors or memory do not suffice."""
+        """Create the wire; raise OSError if descriptors or memory are too few."""
         make_room_for_socket()
         self._context = Context()
         self._socket = self._context.socket(kind)
@@ -207,12 +210,12 @@ class Wire:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._ready: set[object] | None = None
-        """What `wait` has found; None: nobody has waited since the last look. To ask a socket that has nothing costs an
-        exception, more than all else that a turn without messages costs."""
+        """The sockets that `wait` has found ready; None if nobody has waited since the last look. Asking an idle
+        socket raises an exception, which takes longer than the rest of a turn without messages."""
         self._sharing: Sharing | None = None
 
     def share(self, sharing: Sharing) -> None:
-        """Let large payloads go through shared memory, to and from those peers on this host that do so too."""
+        """Let large payloads go through shared memory, to and from peers on this host that do the same."""
         self._sharing = sharing
 
     def register(self, fd: int) -> None:
@@ -226,22 +229,22 @@ class Wire:
         return fd
 
     def pending(self) -> bool:
-        """A message has arrived."""
+        """Whether a message has arrived."""
         events = self._socket.getsockopt(zmq.EVENTS)
         assert isinstance(events, int)
         return bool(events & zmq.POLLIN)
 
     def next_deadline(self) -> float | None:
-        """Nothing here has a time of its own."""
+        """Return None, because this wire has no deadline of its own."""
         return None
 
     def wait(self, timeout: float | None) -> Ready:
-        """Sleep until a message or a descriptor is ready, at most `timeout` seconds; the ready descriptors."""
+        """Sleep at most `timeout` seconds until a message or descriptor is ready; return the ready descriptors."""
         self._ready = {where for where, _ in self._poller.poll(milliseconds(timeout))}
         return {where for where in self._ready if isinstance(where, int)}
 
     def receive(self, now: float) -> list[Event]:
-        """What has arrived, up to RECEIVE_LIMIT messages."""
+        """Return the messages that have arrived, up to RECEIVE_LIMIT of them."""
         events: list[Event] = []
         may_have, self._ready = self._may_have(self._socket), None
         if not may_have:
@@ -269,11 +272,11 @@ class Wire:
         return events
 
     def _may_have(self, where: object) -> bool:
-        """Whether that socket has something to take, as far as is known."""
+        """Return whether the socket may have a message, as far as is known."""
         return self._ready is None or where in self._ready
 
     def send(self, effect: Send) -> Event | None:
-        """Hand a message to ZeroMQ; Unreachable if the peer has no connection."""
+        """Hand a message to ZeroMQ; return Unreachable if the peer has no connection."""
         try:
             self._send_frames(effect.destination, self._encode(effect))
         except zmq.ZMQError as exc:
@@ -283,7 +286,7 @@ class Wire:
         return None
 
     def close(self, *, orderly: bool = False) -> None:
-        """Close within a bound; `orderly` lets the last messages leave first."""
+        """Close the socket within a bounded time; `orderly` lets the last messages leave first."""
         self._socket.close(linger=FAREWELL_MS if orderly else 0)
         self._context.term()
         if self._sharing is not None:
@@ -295,14 +298,17 @@ class Wire:
         return self._sharing.encode(effect.destination, effect.envelope)
 
     def _receive_frames(self) -> Taken | None:
-        """One message; None: it was dropped."""
+        """Return one message, or None if it was dropped."""
         raise NotImplementedError
 
     def _send_frames(self, destination: Source, frames: Sequence[Buffer]) -> None:
         raise NotImplementedError
 
     def _rest_of_message(self, frames: list[Buffer]) -> list[Buffer]:
-        """`frames`, and those after the present one, not copied if large; beyond MAX_FRAMES + 1 none is kept."""
+        """Return `frames` and the further frames of the message, without copying large ones.
+
+        Frames beyond MAX_FRAMES + 1 are not kept.
+        """
         while self._socket.getsockopt(zmq.RCVMORE):
             frame = self._socket.recv(zmq.NOBLOCK) if not frames else self._socket.recv(copy=False).buffer
             if len(frames) <= MAX_FRAMES:
@@ -311,7 +317,7 @@ class Wire:
 
 
 class RouterWire(Wire):
-    """The coordinator's end. Without a `gate` it lets everybody in, as everything."""
+    """The coordinator's end of all connections; without a `gate` every peer may connect, in every role."""
 
     def __init__(self, address: str, gate: Gate | None = None, largest_frame: int = -1) -> None:
         super().__init__(zmq.ROUTER)
@@ -320,7 +326,7 @@ class RouterWire(Wire):
             self._socket.setsockopt(zmq.MAXMSGSIZE, largest_frame + FRAME_OVERHEAD)
         self._gate = gate
         self._unwanted: dict[Source, float] = {}
-        """When the connections that are to be closed have had time to take the last word."""
+        """The time at which each connection that is to be closed has had time to deliver the last message."""
         self._zap: zmq.Socket[bytes] | None = None
         if gate is not None:
             self._zap = self._context.socket(zmq.REP)
@@ -353,7 +359,7 @@ class RouterWire(Wire):
         self.address = endpoint.rstrip(b"\0").decode()
 
     def next_deadline(self) -> float | None:
-        """When to look whether the keys have changed."""
+        """Return the time at which the keys have to be checked for changes."""
         return None if self._gate is None else self._gate.next_look()
 
     def receive(self, now: float) -> list[Event]:
@@ -365,7 +371,7 @@ class RouterWire(Wire):
         return events + super().receive(now)
 
     def disconnect(self, source: Source) -> None:
-        """Take nothing more of a peer, and close its connection if it goes on sending after LAST_WORD_SECONDS."""
+        """Drop further messages of a peer, and close its connection if it still sends after LAST_WORD_SECONDS."""
         self._unwanted[source] = time.monotonic() + LAST_WORD_SECONDS
         if len(self._unwanted) > MAX_UNWANTED:
             del self._unwanted[next(iter(self._unwanted))]
@@ -376,7 +382,10 @@ class RouterWire(Wire):
         super().close(orderly=orderly)
 
     def _answer_zap(self, gate: Gate) -> None:
-        """Tell libzmq who may connect: version, id, domain, address, identity, mechanism and key are its question."""
+        """Tell libzmq whether a peer may connect.
+
+        The question has these frames: version, id, domain, address, identity, mechanism and key.
+        """
         assert self._zap is not None
         while True:
             try:
@@ -410,7 +419,10 @@ class RouterWire(Wire):
 
 
 class DealerWire(Wire):
-    """The end of a client or a worker. Without `credentials` it talks to whoever answers, in the clear."""
+    """A client's or worker's end of a connection.
+
+    Without `credentials` it trusts any coordinator, without encryption.
+    """
 
     def __init__(self, address: str, credentials: Credentials | None = None) -> None:
         super().__init__(zmq.DEALER)
@@ -446,7 +458,7 @@ class DealerWire(Wire):
         super().close(orderly=orderly)
 
     def _failures(self) -> list[Event]:
-        """Handshakes that came to nothing."""
+        """Return the handshakes that have failed."""
         events: list[Event] = []
         while True:
             try:
@@ -469,10 +481,11 @@ class DealerWire(Wire):
 
 
 def shut_down(descriptor: int, address: str) -> None:
-    """Shut down a connection that was accepted at `address`, so that ZeroMQ, which owns it, finds it at its end.
+    """Shut down a connection that was accepted at `address`, so that ZeroMQ, which owns it, closes it.
 
-    ZeroMQ has no call for that. The descriptor, which a message brought, may be another's by now: then either it is
-    nothing that was accepted here, or a peer loses its connection and makes a new one.
+    ZeroMQ has no call for that. The descriptor, which a message brought, may have been reused meanwhile. Then either
+    it is not a connection that was accepted here, and nothing happens, or another peer loses its connection and
+    reconnects.
     """
     try:
         with socket.socket(fileno=os.dup(descriptor)) as connection:

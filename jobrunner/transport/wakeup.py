@@ -1,4 +1,4 @@
-"""How one thread wakes another that sleeps in a poll: a file descriptor that becomes readable."""
+"""A wakeup for a thread that sleeps in a poll: a file descriptor that becomes readable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jobrunner.system import forks
 
 
 class Wakeup:
-    """`set` may be called from any thread and from a signal handler."""
+    """A descriptor that wakes a poll; any thread and any signal handler may call `set`."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()

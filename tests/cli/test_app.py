@@ -145,7 +145,7 @@ def test_version_names_what_a_bug_report_needs(cli: Any) -> None:
     assert cli("--version").out.startswith("jobrunner 0.")
     lines = dict(line.split(maxsplit=1) for line in cli("version").out.splitlines())
     assert {"jobrunner", "python", "pyzmq", "msgpack", "libzmq"} <= set(lines)
-    assert "no such file: defaults apply" in lines["config"]
+    assert "does not exist; the defaults apply" in lines["config"]
     found = json.loads(cli("version", "--json").out)
     assert found["config_file_exists"] is False
 

@@ -13,10 +13,7 @@ import pytest
 
 from jobrunner import CoordinatorLostError, Executor
 from jobrunner.cli.status import connect
-from jobrunner.testing.waiting import until
-
-BOUND = 30.0
-"""Seconds after which a wait has failed; passing takes a fraction of that."""
+from jobrunner.testing.waiting import BOUND, until
 
 LONG = 40.0
 """Seconds of a call that is stopped long before."""

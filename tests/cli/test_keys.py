@@ -49,11 +49,9 @@ def test_who_joins_says_where_the_line_is(cli: Any, start: Any, monkeypatch: Any
     assert "as client 'ada'" in joined.out
     monkeypatch.setenv("JOBRUNNER_INVITATION", line.strip())
     assert "as observer 'ada-2'" in cli("join", "--as", "observer", "--name", "ada").out
-    assert cli("join").err.startswith(
-        "jobrunner: error: say where the line to join with is: `jobrunner join -`"
-    )
+    assert cli("join").err.startswith("jobrunner: error: the source of the invitation line is not given")
     revoked = cli("keys", "revoke", "ada").out
     assert revoked.splitlines() == [
         "revoked client 'ada'",
-        "keys that came with the same invitation, and stay: ada-2",
+        "keys from the same invitation that remain valid: ada-2",
     ]

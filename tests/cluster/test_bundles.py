@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 
-import calls
 import pytest
-from conftest import BOUND, connected, until
+from support import calls
+from support.daemons import connected
 
 from jobrunner import TaskLostError, gather
 from jobrunner.admin import ClusterAdmin
 from jobrunner.cli.cancelling import cancel_all, worked
+from jobrunner.testing.waiting import BOUND, until
 
 
 @pytest.fixture

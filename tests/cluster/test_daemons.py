@@ -10,10 +10,10 @@ import sys
 import tempfile
 from multiprocessing import spawn
 
-import calls
 import psutil
 import pytest
-from conftest import BOUND, alive, connected, until
+from support import calls
+from support.daemons import alive, connected
 from support.steps import Killed, Steps
 
 from jobrunner import Executor
@@ -21,6 +21,7 @@ from jobrunner.backends import cluster as cluster_backend
 from jobrunner.backends import core_backend
 from jobrunner.coordinator import local_cluster
 from jobrunner.coordinator.local_cluster import BOOT, LocalCluster
+from jobrunner.testing.waiting import BOUND, until
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -97,7 +98,8 @@ def test_a_coordinator_drains_and_says_goodbye(cluster, coordinator, address):
 
 
 EMBEDDED = """\
-import calls, psutil, sys
+import psutil, sys
+from support import calls
 from jobrunner import Executor
 with Executor("cluster", max_workers=2) as executor:
     assert executor.submit(calls.square, 4).result(30) == 16
@@ -188,10 +190,10 @@ def test_it_is_started_again_though_one_start_fails(monkeypatch, caplog, tmp_pat
         (daemon,) = (child for child in {*psutil.Process().children()} - before if BOOT in child.cmdline())
         interpreter.unlink()  # it is being replaced
         daemon.kill()
-        until(lambda: "could not be started again" in caplog.text, "the first start in vain")
+        until(lambda: "could not be restarted" in caplog.text, "the first start in vain")
         interpreter.symlink_to(sys.executable)
         assert executor.submit(calls.square, 5).result(BOUND) == 25
-    assert caplog.text.count("could not be started again") == 1
+    assert caplog.text.count("could not be restarted") == 1
 
 
 def test_a_cluster_that_cannot_be_started_leaves_nothing_behind(monkeypatch):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-import calls
-import nested_calls
 import pytest
-from conftest import BOUND, connected, until
+from support import calls, nested_calls
+from support.daemons import connected
 
 from jobrunner import DeadlockError, DependencyError
 from jobrunner.protocol.wire.ids import short_id
+from jobrunner.testing.waiting import BOUND, until
 
 NAMES = "abcdefghijkl"
 """Resources: each of the calls that are made at the same time has one to itself."""

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 
-import calls
 import pytest
-from conftest import BOUND, HERE, connected, free_port, until
+from support import calls
+from support.daemons import connected, free_port
 
 from jobrunner import Executor, JournalError, TaskLostError, WorkerLostError
 from jobrunner.admin import ClusterAdmin
 from jobrunner.cli.app import main
+from jobrunner.testing.waiting import BOUND, until
 
 
 @pytest.fixture
@@ -45,7 +46,6 @@ def jobrunner(*arguments, address):
         capture_output=True,
         text=True,
         timeout=BOUND,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
     )
     return done.returncode, done.stdout.strip(), done.stderr.strip()
 
@@ -53,7 +53,7 @@ def jobrunner(*arguments, address):
 def test_from_the_shell(cluster, start):
     address = start().address
     cluster.worker(address, "w")
-    code, task_id, err = jobrunner("submit", "calls:square", "[7]", address=address)
+    code, task_id, err = jobrunner("submit", "support.calls:square", "[7]", address=address)
     assert (code, err) == (0, "")
     assert jobrunner("result", task_id, "--wait", address=address) == (0, "49", "")
     assert jobrunner("result", task_id, address=address) == (0, "49", "")
@@ -65,16 +65,20 @@ def test_from_the_shell(cluster, start):
 
 def test_from_the_shell_what_fails(cluster, start, tmp_path):
     address = start().address
-    code, _, err = jobrunner("submit", "calls:nothing_like_that", address=address)
-    assert (code, "cannot import calls:nothing_like_that" in err) == (2, True)
-    assert jobrunner("submit", "calls:square", "[7", address=address)[0] == 2
+    code, _, err = jobrunner("submit", "support.calls:nothing_like_that", address=address)
+    assert (code, "cannot import support.calls:nothing_like_that" in err) == (2, True)
+    assert jobrunner("submit", "support.calls:square", "[7", address=address)[0] == 2
     _, task_id, _ = jobrunner(
-        "submit", "calls:wait_for_file", json.dumps([str(tmp_path / "go")]), address=address
+        "submit", "support.calls:wait_for_file", json.dumps([str(tmp_path / "go")]), address=address
     )
     code, out, err = jobrunner("result", task_id, address=address)
-    assert (code, out, err) == (3, "", f"{task_id} is queued; --wait waits until it is done")
+    assert (code, out, err) == (
+        3,
+        "",
+        f"call {task_id} is not done yet, its state is queued; use --wait to wait for it",
+    )
     cluster.worker(address, "w")
-    _, bad, _ = jobrunner("submit", "calls:square", '["x"]', address=address)
+    _, bad, _ = jobrunner("submit", "support.calls:square", '["x"]', address=address)
     (tmp_path / "go").touch()
     code, out, err = jobrunner("result", bad, "--wait", address=address)
     assert (code, out) == (1, "")
@@ -177,7 +181,7 @@ def test_a_full_disk_refuses_new_calls_only(cluster, port, tmp_path):
             refused = [executor.submit(len, os.urandom(15_000)) for _ in range(40)]
             errors = [future.exception(BOUND) for future in refused if not future.cancel() and future.done()]
             assert any(isinstance(error, JournalError) for error in errors)
-            assert "is the disk full" in str(next(e for e in errors if e is not None)).lower()
+            assert "whether the disk is full" in str(next(e for e in errors if e is not None)).lower()
             (disk / "ballast").unlink()
             go.touch()
             assert running.result(BOUND) == str(go)

@@ -10,13 +10,14 @@ import time
 from concurrent.futures import as_completed
 from pathlib import Path
 
-import calls
 import pytest
 import zmq
-from conftest import BOUND, alive, connected, free_port, until
+from support import calls
+from support.daemons import alive, connected, free_port
 
 from jobrunner import CoordinatorLostError, CrashLimitError, Executor
 from jobrunner.admin import ClusterAdmin
+from jobrunner.testing.waiting import BOUND, until
 
 
 def test_a_worker_may_be_started_before_its_coordinator(cluster):
@@ -189,7 +190,8 @@ def test_a_client_that_was_killed_has_its_tasks_stopped_after_a_grace(cluster, t
     cluster.worker(coordinator.address, "w")
     program = cluster.run(
         "-c",
-        "import sys, calls\n"
+        "import sys\n"
+        "from support import calls\n"
         "from jobrunner import Executor\n"
         "ex = Executor(sys.argv[1])\n"
         "f = ex.submit(calls.nap, 60.0)\n"

@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
+from jobrunner.testing.waiting import until
 from jobrunner.transport.service import LEFT_AT_ONCE
 
 pytestmark = pytest.mark.skipif(
@@ -66,10 +66,9 @@ def test_an_embedded_cluster_ends_in_an_orderly_way_while_a_forked_process_lives
 def test_nor_does_a_forked_process_keep_it_alive_when_the_program_dies(program):
     running, cluster, _ = program("pause")
     running.kill()
-    deadline = time.monotonic() + 30
-    while os.path.exists(f"/proc/{cluster}/fd/0"):
-        assert time.monotonic() < deadline, "the cluster outlives its program"
-        time.sleep(0.01)
+    until(
+        lambda: not os.path.exists(f"/proc/{cluster}/fd/0"), "the end of the cluster of a program that died"
+    )
 
 
 CONNECTING = """

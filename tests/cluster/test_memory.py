@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-import calls
 import pytest
-from conftest import BOUND, connected
+from support import calls
+from support.daemons import connected
 
 from jobrunner import Executor, TaskLostError
 from jobrunner.cli.app import main
+from jobrunner.testing.waiting import BOUND
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the kernel limits memory on Linux only")
 

@@ -6,14 +6,15 @@ import os
 import signal
 import sys
 
-import calls
 import numpy as np
 import psutil
 import pytest
-from conftest import BOUND, connected, free_port, until
+from support import calls
+from support.daemons import connected, free_port
 
 from jobrunner import Executor
 from jobrunner.shared_memory.segment_pool import can_share
+from jobrunner.testing.waiting import BOUND, until
 
 MIB = 1 << 20
 

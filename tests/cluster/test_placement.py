@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import calls
 import pytest
-from conftest import BOUND, connected, until
+from support import calls
+from support.daemons import connected
 
 from jobrunner import JobRunnerError
+from jobrunner.testing.waiting import BOUND, until
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_what_an_operator_sees_and_does(cluster, address, admin):
         with pytest.raises(TimeoutError) as caught:
             queued.result(0)
         note = caught.value.__notes__[0]
-        assert f"`jobrunner task {queued.id} --address {address}` says where it is" in note
+        assert f"`jobrunner task {queued.id} --address {address}` shows its state" in note
         assert admin.cancel(queued.id) == {"id": queued.id, "cancelled": True, "state": "cancelled"}
         until(queued.cancelled)
         assert admin.cancel(running.id)["state"] == "cancelling"

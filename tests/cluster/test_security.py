@@ -8,10 +8,10 @@ import stat
 import threading
 from pathlib import Path
 
-import calls
 import psutil
 import pytest
-from conftest import BOUND, connected, free_port, until
+from support import calls
+from support.daemons import connected, free_port
 
 from jobrunner import Executor
 from jobrunner.admin import ClusterAdmin
@@ -29,6 +29,7 @@ from jobrunner.protocol.effects import Received, Send
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import client_of, is_bound, short_id
+from jobrunner.testing.waiting import BOUND, until
 from jobrunner.transport.curve import new_pair
 from jobrunner.transport.sockets import DealerWire
 from jobrunner.version import __version__

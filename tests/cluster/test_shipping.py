@@ -7,11 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-import calls
 import pytest
-from conftest import BOUND, HERE, connected, until
+from support import TESTS, calls
+from support.daemons import connected
 
 from jobrunner import Executor, InitializerError, QuotaError, SerializationError, current_executor
+from jobrunner.testing.waiting import BOUND, until
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +108,7 @@ def test_two_versions_of_one_module_do_not_meet(cluster, address, at_home, tmp_p
 
         return at_home_c.data()
 
-    installed = os.pathsep.join([str(HERE), str(tmp_path / "installed")])
+    installed = os.pathsep.join([str(TESTS), str(tmp_path / "installed")])
     daemon = cluster.run(
         *("-m", "jobrunner", "worker", "start", address, "--name", "w", "--slots", "1"), PYTHONPATH=installed
     )
@@ -169,7 +170,7 @@ def test_a_reloaded_module_that_is_another_version_at_the_worker_is_an_error(
     import at_home_h
 
     at_home("at_home_h", data="installed", under=tmp_path / "installed")
-    installed = os.pathsep.join([str(HERE), str(tmp_path / "installed")])
+    installed = os.pathsep.join([str(TESTS), str(tmp_path / "installed")])
     daemon = cluster.run(
         *("-m", "jobrunner", "worker", "start", address, "--name", "w", "--slots", "1"), PYTHONPATH=installed
     )
@@ -209,7 +210,7 @@ def test_a_shipment_that_is_too_large(cluster, at_home):
     (folder / "noise").write_bytes(os.urandom(200_000))
     coordinator = cluster.coordinator(JOBRUNNER_MAX_PAYLOAD="100000")
     cluster.worker(coordinator.address, "w")
-    text = r"what is shipped with it \(at_home_e\) has 20\d,\d{3} bytes, packed"
+    text = r"the modules shipped with it \(at_home_e\) have 20\d,\d{3} bytes, packed"
     with Executor(coordinator.address, ship=[folder]) as executor:
         future = executor.submit(calls.own_pid)
         with pytest.raises(QuotaError, match=text):
@@ -251,7 +252,7 @@ def test_calls_go_to_the_worker_that_has_the_module(cluster, address, at_home, a
     import at_home_g
 
     cluster.worker(address, "poor", slots=4)
-    path = os.pathsep.join([str(HERE), str(folder.parent)])
+    path = os.pathsep.join([str(TESTS), str(folder.parent)])
     rich = cluster.run(
         *("-m", "jobrunner", "worker", "start", address, "--name", "rich", "--slots", "1"), PYTHONPATH=path
     )
@@ -276,7 +277,7 @@ def test_a_module_that_is_installed_later_is_found(cluster, address, at_home, tm
     later.mkdir()
     worker = cluster.run(
         *("-m", "jobrunner", "worker", "start", address, "--name", "w", "--slots", "1"),
-        PYTHONPATH=os.pathsep.join([str(HERE), str(later)]),
+        PYTHONPATH=os.pathsep.join([str(TESTS), str(later)]),
     )
     worker.wait_for("joined coordinator")
     with connected(address) as executor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import collections
 
-import calls
 import pytest
-from conftest import BOUND
+from support import calls
 
 from jobrunner import Executor, InitializerError, NotSupportedError
 from jobrunner.cli.app import main
+from jobrunner.testing.waiting import BOUND
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_a_task_knows_itself(executor, kind):
 
 def test_outside_of_tasks_there_is_none():
     assert current_task() is None
-    with pytest.raises(RuntimeError, match="is for tasks"):
+    with pytest.raises(RuntimeError, match="was called outside of a task"):
         current_executor()
 
 

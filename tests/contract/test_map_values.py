@@ -14,6 +14,7 @@ import pytest
 import zoo
 
 from jobrunner import AsyncExecutor, Executor, SerializationError
+from jobrunner.testing.waiting import until
 
 COUNT = 300
 SIZES = pytest.mark.parametrize("chunksize", [None, 1, 7, 1000])
@@ -393,10 +394,7 @@ def outcomes(executor, fn, elements, chunksize):
 def failures_of(executor, fn, elements, chunksize):
     """All outcomes of one map, which iterating would end at the first failure: by the run beneath it."""
     run, _ = executor._begin_map(fn, [elements], None, chunksize, None)
-    deadline = time.monotonic() + 30
-    while run.done < run.taken:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: run.done >= run.taken)
     found = {}
     for position, results in run._results.items():
         for index, value in enumerate(results.values):
@@ -437,10 +435,7 @@ def test_retry_on_is_judged_by_what_was_raised(executor, tmp_path, chunksize):
 
     view = executor.with_options(retries=2, retry_on=HoldsAnotherLock, backoff=0)
     run, _ = view._begin_map(fail, [range(4), [str(tmp_path)] * 4], None, chunksize, None)
-    deadline = time.monotonic() + 30
-    while run.done < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: run.done >= 4)
     assert [len((tmp_path / str(x)).read_text().split()) for x in range(4)] == [3, 1, 1, 1]
 
 
@@ -463,10 +458,7 @@ def test_a_map_that_is_given_up_does_not_wait_for_its_pauses(make_executor):
     executor = make_executor()
     results = executor.with_options(retries=3, backoff=1000).map(zoo.divide, [1, 1], [1, 0], chunksize=2)
     run = next(iter(executor._lifetime._maps))
-    deadline = time.monotonic() + 30
-    while run._pauses is None or not run._pauses._pausing:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until(lambda: run._pauses is not None and run._pauses._pausing)
     assert next(results) == 1
     results.close()
     assert run.done == 2

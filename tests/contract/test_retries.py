@@ -93,7 +93,7 @@ def test_at_most_once_is_not_tried_again_after_a_crash(executor, can, trace):
 
     failure = executor.with_options(at_most_once=True).submit(die).exception()
     assert "exited with code 3" in str(failure) or "tells" not in can
-    assert "it is to run at most once" in str(failure)
+    assert "the task has at_most_once=True, so it is not run again" in str(failure)
     assert runs(trace) == 1
 
 

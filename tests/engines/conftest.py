@@ -9,19 +9,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 
 from jobrunner.testing.waiting import until
 
-CONTRACT = Path(__file__).resolve().parent.parent / "contract"
 PACKAGES = {"dask": "distributed", "ray": "ray", "mpi": "mpi4py"}
 WANTED = os.environ.get("JOBRUNNER_ENGINES", "").split(",")
-
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(CONTRACT), os.environ.get("PYTHONPATH", "")]
-)  # for `import zoo`
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -62,7 +62,7 @@ def test_one_of_its_own_ends_with_the_last_executor():
 
     with Executor("ray", max_workers=1) as first:
         second = Executor("ray")
-        with pytest.raises(NotSupportedError, match="does not have 1 of 'none'"):
+        with pytest.raises(NotSupportedError, match="does not provide 1 of 'none'"):
             second.with_options(resources={"none": 1}).submit(zoo.echo, 1)
         assert first.submit(zoo.add, 1, 2).result() == 3
         first.shutdown()
@@ -72,7 +72,7 @@ def test_one_of_its_own_ends_with_the_last_executor():
 
 
 def test_nobody_at_the_address():
-    with pytest.raises(CoordinatorLostError, match=r"there is no Ray at auto.*ray start --head"):
+    with pytest.raises(CoordinatorLostError, match=r"no Ray cluster answers at auto.*ray start --head"):
         Executor("ray", address="auto")
 
 
@@ -122,7 +122,7 @@ def test_resources_are_ray_s_own(running, tmp_path, eventually):
 
 def test_resources_that_one_of_its_own_has_not():
     with Executor("ray", max_workers=1) as executor:
-        with pytest.raises(NotSupportedError, match="does not have 2 of 'cpu'"):
+        with pytest.raises(NotSupportedError, match="does not provide 2 of 'cpu'"):
             executor.with_options(resources={"cpu": 2}).submit(zoo.echo)
         assert executor.with_options(resources={"cpu": 1}).submit(zoo.echo, 1).result() == 1
 

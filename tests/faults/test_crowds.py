@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 import zmq
-from daemons import BOUND, Daemon, connected, free_port, until
-from work import noted_square
+from support.daemons import Daemon, connected, free_port
+from support.work import noted_square
 
 from jobrunner.admin import ClusterAdmin
 from jobrunner.keys.credentials import CLIENT_ROLES, credentials_for
@@ -23,6 +23,7 @@ from jobrunner.protocol.session import Session
 from jobrunner.protocol.wire.codec import decode, encode
 from jobrunner.protocol.wire.ids import ClientId, new_id
 from jobrunner.protocol.wire.messages import ClientHello
+from jobrunner.testing.waiting import BOUND, until
 from jobrunner.transport.curve import to_z85
 from jobrunner.version import __version__
 

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 
-from daemons import BOUND, connected, free_port
+from support.daemons import connected, free_port
+
+from jobrunner.testing.waiting import BOUND
 
 CLIENT = """
 import sys

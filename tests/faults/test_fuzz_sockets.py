@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import fuzz_sockets
 import psutil
 import pytest
-from daemons import Daemon, free_port, until
+from support.daemons import Daemon, free_port
 
+from jobrunner.testing.waiting import until
 from jobrunner.transport.curve import Credentials, new_pair
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fuzz_sockets.py"
-_spec = importlib.util.spec_from_file_location("fuzz_sockets", SCRIPT)
-assert _spec is not None
-assert _spec.loader is not None
-fuzz_sockets = sys.modules["fuzz_sockets"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fuzz_sockets)
+SCRIPT = fuzz_sockets.__file__
 
 
 def ended(fuzz: Daemon, seconds: float) -> int:

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
-from daemons import BOUND, Cluster, Daemon, connected, until
-from work import noted_square
+from support.daemons import Cluster, Daemon, connected
+from support.work import noted_square
 
 from jobrunner import Executor
 from jobrunner.admin import ClusterAdmin
+from jobrunner.testing.waiting import BOUND, until
 
 RESPONSIVE = 5.0
 """Seconds for one answer while strangers do their worst; a fraction of that on a machine with nothing else to do."""

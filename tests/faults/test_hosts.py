@@ -8,12 +8,14 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from daemons import Cluster, Daemon, until
-from hosts import Hosts, why_not
-from work import executions
+from support import TESTS
+from support.daemons import Cluster, Daemon
+from support.hosts import Hosts, why_not
+from support.work import executions
+
+from jobrunner.testing.waiting import until
 
 WORKERS = ("one", "two", "three")
 PORT = 7077
@@ -53,7 +55,7 @@ class Site:
         return self.jobrunner(name, "worker", "start", self.address, *arguments)
 
     def client(self, notes: str, count: int, seconds: float) -> Daemon:
-        program = str(Path(__file__).with_name("work.py"))
+        program = str(TESTS / "support" / "work.py")
         return self.start("client", program, self.address, notes, str(count), str(seconds))
 
     def joined(self, name: str) -> int:

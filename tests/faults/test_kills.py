@@ -10,17 +10,18 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from daemons import BOUND, Cluster, Daemon, alive, connected, free_port, until
-from work import executions, noted_square
+from support import TESTS
+from support.daemons import Cluster, Daemon, alive, connected, free_port
+from support.work import executions, noted_square
 
 from jobrunner import Executor
 from jobrunner.admin import ClusterAdmin
+from jobrunner.testing.waiting import BOUND, until
 
 LONG = 300.0
 """Seconds that a heavy test may take."""
@@ -55,10 +56,7 @@ class Run:
     def wait_until(self, share: float) -> None:
         """Until that share of the tasks is done."""
         needed = share * len(self.futures)
-        deadline = time.monotonic() + LONG
-        while self.done() < needed:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: self.done() >= needed, bound=LONG)
 
     def check(self) -> int:
         """Waits for all, and gives how many executions there were beyond one per task."""
@@ -264,7 +262,7 @@ def test_what_is_done_while_the_coordinator_is_away_for_longer_than_the_timeout_
 
 
 def work_program() -> str:
-    return str(Path(__file__).with_name("work.py"))
+    return str(TESTS / "support" / "work.py")
 
 
 def until_ended(daemon: Daemon) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import msgpack
 import psutil
 import pytest
-from daemons import BOUND, connected, until
-from work import noted_square
+from fuzzing.insiders import Insider
+from support.daemons import connected
+from support.work import noted_square
 
 from jobrunner.admin import ClusterAdmin
 from jobrunner.keys.keyring import default_folder, open_keyring
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.codec import NUMBERS, VERSION, encode
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from fuzzing.insiders import Insider
+from jobrunner.testing.waiting import BOUND, until
 
 SIZE = 8_000_000
 """Bytes of a message; of that many empty maps, half a gigabyte would be made."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from daemons import BOUND, connected
-from work import fail
+from support.daemons import connected
+from support.work import fail
 
 from jobrunner.admin import ClusterAdmin
 from jobrunner.protocol.coordinator.task import MAX_HISTORY_LINES
+from jobrunner.testing.waiting import BOUND
 
 
 def test_what_is_told_of_a_call_that_fails_very_often_is_bounded(cluster):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import psutil
 import pytest
-from daemons import BOUND, Cluster, Daemon, connected, until
-from work import noted_square
+from fuzzing.insiders import LATEST, Insider
+from support.daemons import Cluster, Daemon, connected
+from support.work import noted_square
 
 from jobrunner.keys.keyring import default_folder, open_keyring
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.codec import encode
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from fuzzing.insiders import LATEST, Insider
+from jobrunner.testing.waiting import BOUND, until
 
 MARK = 100
 """Messages that wait at our end."""

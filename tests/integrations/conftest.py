@@ -6,14 +6,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from pathlib import Path
 
 import pytest
 
 from jobrunner import Executor
 
-CONTRACT = Path(__file__).resolve().parent.parent / "contract"
 NEEDED = (
     "adaptive",
     "black",
@@ -36,8 +33,6 @@ LEFT_OUT = (
 )
 
 collect_ignore_glob = ["test_*.py"] if MISSING else []
-
-os.environ["PYTHONPATH"] = os.pathsep.join([str(CONTRACT), os.environ.get("PYTHONPATH", "")])  # and in slots
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -8,8 +8,6 @@ from support.cores import call, ended, ok, results, spec, split
 
 from jobrunner.protocol import bundles
 from jobrunner.protocol.bundles import (
-    MAX_CALLS,
-    SMALL_CALL,
     Limits,
     Results,
     index_of_call,
@@ -23,7 +21,7 @@ from jobrunner.protocol.bundles import (
     unpack_calls,
     unpack_results,
 )
-from jobrunner.protocol.tuning import BUNDLE_SECONDS
+from jobrunner.protocol.tuning import BUNDLE_MAX_CALLS, BUNDLE_SECONDS, BUNDLE_SMALL_CALL
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_BUNDLED
 from jobrunner.protocol.wire.ids import RIGHT_BYTES, TaskId, call_id, client_of, short_id
@@ -61,9 +59,9 @@ def test_nothing_is_made_of_results_that_are_none():
 def test_a_bundle_is_over_in_a_bounded_time_and_bounded_itself():
     assert limit(BUNDLE_SECONDS / 10) == 10
     assert limit(BUNDLE_SECONDS / 1.5) == 1
-    assert limit(0.0) == limit(1e-300) == MAX_CALLS
+    assert limit(0.0) == limit(1e-300) == BUNDLE_MAX_CALLS
     assert limit(1e9) == 1
-    assert MAX_CALLS <= MAX_BUNDLED, "what a client makes, a coordinator takes"
+    assert BUNDLE_MAX_CALLS <= MAX_BUNDLED, "what a client makes, a coordinator takes"
 
 
 def test_only_plain_calls_are_bundled():
@@ -88,7 +86,7 @@ def test_of_a_function_that_has_never_ended_calls_go_alone():
 
 
 def test_short_calls_go_together():
-    assert learned(*[ok("c-1", duration=1e-7)] * 20) == MAX_CALLS
+    assert learned(*[ok("c-1", duration=1e-7)] * 20) == BUNDLE_MAX_CALLS
     assert learned(*[ok("c-1", duration=4e-6)] * 40, span=4) == limit(1e-6)
     assert learned(*[ok("c-1", duration=1.0)] * 3) == 1
 
@@ -99,13 +97,13 @@ def test_short_calls_go_together():
         ended("c-1", m.CRASHED),
         ended("c-1", m.ERROR),
         split("c-1", 0, b""),
-        ok("c-1", duration=1e-7, payload=bytes(SMALL_CALL + 1)),
+        ok("c-1", duration=1e-7, payload=bytes(BUNDLE_SMALL_CALL + 1)),
     ],
 )
 def test_after_anything_else_calls_go_alone_for_a_while(outcome):
     short = [ok("c-1", duration=1e-7)] * 20
-    assert learned(*short, outcome) < MAX_CALLS / 4
-    assert learned(*short, outcome, *[ok("c-1", duration=1e-7)] * 60) == MAX_CALLS
+    assert learned(*short, outcome) < BUNDLE_MAX_CALLS / 4
+    assert learned(*short, outcome, *[ok("c-1", duration=1e-7)] * 60) == BUNDLE_MAX_CALLS
 
 
 def test_a_client_of_very_many_functions_forgets_their_durations(monkeypatch):
@@ -122,7 +120,7 @@ def test_a_client_of_very_many_functions_forgets_their_durations(monkeypatch):
 
 
 def test_a_call_of_a_bundle_has_an_id_that_tells_both():
-    for index in (0, 7, MAX_CALLS - 1, MAX_BUNDLED - 1):
+    for index in (0, 7, BUNDLE_MAX_CALLS - 1, MAX_BUNDLED - 1):
         task = call_id(TaskId("c-1-abcd"), index)
         assert place_of_call(task) == ("c-1", index)
         assert index_of_call(TaskId("c-1-abcd"), task) == index

@@ -84,7 +84,10 @@ def test_a_function_that_is_too_large_is_not_sent():
     assert isinstance(resolved, ResolveTasks)
     errors = {outcome.id: str(error_for(outcome, "f")) for outcome in resolved.outcomes}
     assert "its function has 101 bytes, and the coordinator takes 100 at most" in errors["c-1"]
-    assert "what is shipped with it (a) has 101 bytes, packed, and the coordinator takes 100" in errors["c-2"]
+    assert (
+        "the modules shipped with it (a) have 101 bytes, packed, and the coordinator takes 100"
+        in errors["c-2"]
+    )
     assert {type(error_for(outcome, "f")) for outcome in resolved.outcomes} == {QuotaError}
     assert world.heard() == [m.ResubmissionComplete(), m.Submit([spec(3)], [DOUBLE])]
     assert list(world.core.pending) == ["c-3"]

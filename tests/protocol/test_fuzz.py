@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
-from pathlib import Path
 
+import fuzz
 import pytest
 
 from jobrunner.protocol.wire.codec import NUMBERS
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fuzz.py"
-_spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
-assert _spec is not None
-assert _spec.loader is not None
-fuzz = sys.modules["fuzz"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fuzz)
 
 ROUNDS = 16
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import select
-import time
 
 from jobrunner.backends.prepared import Prepared, definitions_of
 from jobrunner.calls import serialization
@@ -18,10 +17,8 @@ from jobrunner.protocol.effects import (
     SlotTask,
 )
 from jobrunner.protocol.wire.messages import OK
+from jobrunner.testing.waiting import until
 from jobrunner.workers.slot_pool import SlotPool
-
-PATIENCE = 30
-"""Seconds that a test waits for a condition."""
 
 
 class Owner:
@@ -82,13 +79,11 @@ class Owner:
 
     def until(self, condition):
         """Polls until `condition()` is true, and returns that."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            found = condition()
-            if found:
-                return found
-            assert time.monotonic() < deadline, f"waited in vain; the last events: {self.events[-10:]}"
-            self.poll(0.02)
+        return until(
+            condition,
+            lambda: f"what comes after these events, {self.events[-10:]},",
+            meanwhile=lambda: self.poll(0.02),
+        )
 
     def value(self, number):
         """The result of a task; raises what the task raised."""

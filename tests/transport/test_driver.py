@@ -10,10 +10,10 @@ import pytest
 
 from jobrunner.protocol.effects import Log, QueryRequested, Received, Send, Stop, Tick, Unreachable
 from jobrunner.protocol.wire.messages import Envelope, Heartbeat
+from jobrunner.testing.waiting import BOUND
 from jobrunner.transport.driver import CATCH_UP, LATE, Driver
 
 ENVELOPE = Envelope("s", 1, 0, Heartbeat())
-BOUND = 30.0
 
 
 class Core:

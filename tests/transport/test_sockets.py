@@ -17,7 +17,7 @@ from jobrunner.protocol.wire import codec
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.codec import INLINE_LIMIT, encode
 from jobrunner.protocol.wire.principals import CLIENT, MAX_QUESTION_BYTES, OBSERVER
-from jobrunner.testing.waiting import until
+from jobrunner.testing.waiting import BOUND, until
 from jobrunner.transport import sockets
 from jobrunner.transport.sockets import (
     RECEIVE_LIMIT,
@@ -27,9 +27,6 @@ from jobrunner.transport.sockets import (
     check_address,
     is_loopback,
 )
-
-BOUND = 30.0
-"""Seconds after which a wait has failed; passing takes a fraction of that."""
 
 
 @pytest.fixture
@@ -49,11 +46,12 @@ def dealer(router):
 def receive(wire: Any, count: int = 1) -> list[Any]:
     """That many events, as they come."""
     events: list[Any] = []
-    deadline = time.monotonic() + BOUND
-    while len(events) < count:
-        assert time.monotonic() < deadline, events
-        wire.wait(0.1)
-        events += wire.receive(0.0)
+
+    def enough() -> bool:
+        events.extend(wire.receive(0.0))
+        return len(events) >= count
+
+    until(enough, lambda: f"{count} events, beside {events},", meanwhile=lambda: wire.wait(0.1))
     assert len(events) == count
     return events
 
@@ -291,7 +289,7 @@ except OSError as exc:
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel limits memory on Linux only")
 @pytest.mark.parametrize(
     ("limit", "said"),
-    [("leave_descriptors(2)", "descriptors are taken"), ("leave_memory(12)", "Cannot allocate memory")],
+    [("leave_descriptors(2)", "file descriptors are in use"), ("leave_memory(12)", "Cannot allocate memory")],
 )
 def test_a_program_that_has_too_little_for_a_socket_hears_so_and_goes_on(limit, said):
     done = subprocess.run(

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 from support.slot_owner import Owner
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "contract"))  # child processes look there for `zoo` too
 
 
 @pytest.fixture

@@ -16,15 +16,9 @@ from typing import Any
 from jobrunner.backends.futures_in_arguments import AnyFuture
 from jobrunner.calls.serialization import DumpedFunction
 from jobrunner.futures import Future
-from jobrunner.protocol.tuning import ENGINE_PREFETCH_SECONDS
+from jobrunner.protocol.tuning import ENGINE_NEWEST_WEIGHT, ENGINE_PREFETCH_LIMIT, ENGINE_PREFETCH_SECONDS
 from jobrunner.protocol.wire.messages import TaskOptions
 from jobrunner.protocol.wire.payloads import Payload
-
-MAX_PREFETCH = 32
-"""Calls per worker, for that."""
-
-NEWEST_WEIGHT = 0.2
-"""Of the last duration in the average."""
 
 
 @dataclass(slots=True, eq=False)
@@ -100,12 +94,14 @@ class Line:
             self._average = seconds
         else:
             # What took longer than expected counts in full: the next calls must not be behind another such one.
-            self._average = max(self._average + NEWEST_WEIGHT * (seconds - self._average), seconds * 0.5)
+            self._average = max(
+                self._average + ENGINE_NEWEST_WEIGHT * (seconds - self._average), seconds * 0.5
+            )
 
     def _prefetch(self, slots: int) -> int:
         if self._average is None:
             return 0
-        return slots * min(MAX_PREFETCH, int(ENGINE_PREFETCH_SECONDS / max(self._average, 1e-9)))
+        return slots * min(ENGINE_PREFETCH_LIMIT, int(ENGINE_PREFETCH_SECONDS / max(self._average, 1e-9)))
 
 
 class Suspects:

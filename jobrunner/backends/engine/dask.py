@@ -91,13 +91,17 @@ class DaskBackend(EngineBackend):
         given["address"] = settings.address
         named = [name for name, value in given.items() if value is not None]
         if len(named) > 1 and not (named == ["client", "address"] or named == ["scheduler_file", "address"]):
-            raise ConfigError(f'Executor("dask"): {" and ".join(named)} say twice where the cluster is')
+            raise ConfigError(
+                f'Executor("dask"): {" and ".join(named)} contradict each other; give one of them'
+            )
         client = given["client"]
         if client is not None:
             if not isinstance(client, distributed.Client):
                 raise ConfigError(f"client={client!r}: must be a distributed.Client")
             if client.asynchronous:
-                raise ConfigError("client: must not be an asynchronous one")
+                raise ConfigError(
+                    "client: must not be an asynchronous Client; create it without asynchronous=True"
+                )
             return client
         if given["scheduler_file"] is None and of_this_worker(settings.address):
             self._nested = True
@@ -120,8 +124,8 @@ class DaskBackend(EngineBackend):
             if isinstance(exc, ValueError):
                 raise ConfigError(f"{address!r} is not the address of a Dask scheduler: {exc}") from exc
             raise CoordinatorLostError(
-                f"no Dask scheduler answers at {address}: {exc}. Is it running, and reachable from here?"
-                " `dask scheduler` starts one; address= or JOBRUNNER_ADDRESS says where it is"
+                f"no Dask scheduler answers at {address}: {exc}. Check that it is running and reachable from here."
+                " `dask scheduler` starts one; address= or JOBRUNNER_ADDRESS gives its address"
             ) from exc
 
     def connection(self) -> str:
@@ -143,8 +147,8 @@ class DaskBackend(EngineBackend):
     def _check_resources(self, resources: dict[str, float]) -> None:
         if self._own_cluster is not None:
             raise NotSupportedError(
-                "the Dask cluster that this program starts offers no resources; join one whose workers were started"
-                " with --resources"
+                "the Dask cluster that this program starts provides no resources; connect to one whose workers were"
+                " started with --resources"
             )
 
     # --- this backend's thread ---
@@ -330,8 +334,8 @@ def address_in(path: Any, wait: float) -> str:
             raise ConfigError(f"scheduler_file: cannot read {path}: {exc.strerror}") from exc
         if time.monotonic() >= deadline:
             raise CoordinatorLostError(
-                f"{problem} after {wait:g} s. Is the scheduler running? `dask scheduler --scheduler-file {path}`"
-                " writes it, to a place that this host sees too"
+                f"{problem} after {wait:g} s. Check that the scheduler is running. `dask scheduler --scheduler-file"
+                f" {path}` writes the file; this host must see its folder"
             )
         time.sleep(0.05)
 

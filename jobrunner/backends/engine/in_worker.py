@@ -29,6 +29,7 @@ from jobrunner.errors import InitializerError, NotSupportedError
 from jobrunner.fixed import load_elements, run_fixed
 from jobrunner.nested import task_context
 from jobrunner.nested import wait_hooks as blocking
+from jobrunner.protocol.tuning import ENGINE_GIVE_BACK_AFTER, ENGINE_GIVE_BACK_BYTES
 from jobrunner.protocol.wire.messages import CANCELLED, CRASHED, ERROR, LOST, OK, TIMED_OUT
 from jobrunner.protocol.wire.payloads import Buffer, Payload, buffers_of, payload_size
 from jobrunner.script import per_thread as threads
@@ -62,15 +63,6 @@ def whole(fields: Fields, apart: Iterator[Any]) -> Fields:
     """With what was apart."""
     key, blob, parts = fields
     return key, blob, tuple([(part, next(apart) if it is None else it) for part, it in parts])
-
-
-GIVE_BACK_AFTER = 0.05
-"""Time of a chunk after which its other elements are given back: its worker may be the only one with something to do,
-and no engine can take a part of what runs. A chunk is meant to take a fifth of that, so only those come here whose
-elements turn out to take long."""
-
-PACK_BYTES = 256 * 1024
-"""Bytes of arguments, all of the pack's, beyond which a chunk is run to its end: they would travel again and again."""
 
 
 class Head(NamedTuple):
@@ -133,7 +125,7 @@ class CallContext:
     def cluster(self) -> str:
         if self._engine.address is None:
             raise NotSupportedError(
-                f'a call of the "{self._backend}" backend cannot submit calls; use "cluster", "dask" or "ray"'
+                f'a call on the "{self._backend}" backend cannot submit calls; use "cluster", "dask" or "ray"'
             )
         return self._engine.address
 
@@ -219,7 +211,7 @@ def _outcome(
                     *head.span,
                     head.retry_on,
                     lambda: stops.asked or stops.timed_out,
-                    GIVE_BACK_AFTER if _bytes_of(parts) <= PACK_BYTES else None,
+                    ENGINE_GIVE_BACK_AFTER if _bytes_of(parts) <= ENGINE_GIVE_BACK_BYTES else None,
                 )
         duration = perf_counter() - started
         payload = serialization.dump_result(value, fn=fn) if head.span is None else results.dump()

@@ -59,7 +59,9 @@ class MpiBackend(EngineBackend):
     def __init__(self, settings: BackendSettings) -> None:
         settings.refuse_unknown(self.name)
         if MPI.COMM_WORLD.Get_rank() and MPI.Comm.Get_parent() != MPI.COMM_NULL:
-            raise NotSupportedError('an MPI worker cannot have workers of its own; use "processes" there')
+            raise NotSupportedError(
+                'an MPI worker cannot have workers of its own; use "processes" inside a call'
+            )
         self._limit = settings.max_workers
         self._finish = Finish()
         shared = getattr(_core, "SharedPool", None)
@@ -80,7 +82,7 @@ class MpiBackend(EngineBackend):
         return self._size if self._limit is None else min(self._limit, self._size)
 
     def _check_resources(self, resources: dict[str, float]) -> None:
-        raise NotSupportedError('the "mpi" backend knows no resources; use "cluster", "dask" or "ray"')
+        raise NotSupportedError('the "mpi" backend has no resources; use "cluster", "dask" or "ray"')
 
     def _send(self, calls: Sequence[Call]) -> None:
         for call in calls:

@@ -104,8 +104,8 @@ class RayBackend(EngineBackend):
                 ray.init(settings.address, **quiet)
             except (ConnectionError, TimeoutError, RuntimeError, ValueError) as exc:
                 raise CoordinatorLostError(
-                    f"there is no Ray at {settings.address}: {exc}. Is it running, and reachable from here?"
-                    " `ray start --head` starts one; address= or JOBRUNNER_ADDRESS says where it is"
+                    f"no Ray cluster answers at {settings.address}: {exc}. Check that it is running and reachable"
+                    " from here. `ray start --head` starts one; address= or JOBRUNNER_ADDRESS gives its address"
                 ) from exc
         else:
             self._own = True
@@ -137,8 +137,8 @@ class RayBackend(EngineBackend):
         for name, amount in resources.items():
             if there.get(name.lower().removeprefix("num_").removesuffix("s"), 0) < amount:
                 raise NotSupportedError(
-                    f"resources: the Ray that this program started does not have {amount:g} of {name!r}; join a"
-                    " cluster that does"
+                    f"resources: the Ray cluster that this program started does not provide {amount:g} of {name!r};"
+                    " connect to a cluster that does"
                 )
 
     # --- this backend's thread ---

@@ -30,11 +30,11 @@ CHAINED_FORMAT = 6
 APPLICATION_ID = 0x4A4F4252
 """Marks the file as ours ("JOBR") in SQLite's header."""
 
-ELSEWHERE = "give another file with --journal PATH, or none with --no-journal"
+ELSEWHERE = "use --journal PATH for another file, or --no-journal"
 
 ADVICE = (
-    "`jobrunner journal check` says more. Move the file away to start without what it holds: programs that still"
-    " run lose nothing, detached calls are lost"
+    "`jobrunner journal check` reports details. Move the file away to start without its content: programs that still"
+    " run lose nothing, but detached calls are lost"
 )
 
 
@@ -110,8 +110,8 @@ def inspect_files(path: Path) -> Recovery:
     if not path.exists() or not path.stat().st_size:
         if log:
             raise ConfigError(
-                f"the journal {path} is empty, and its log {path}-wal is not: put the file back that belongs to that"
-                " log, or move the log away to start without what it holds"
+                f"the journal {path} is empty, but its log {path}-wal is not; restore the file that belongs to the"
+                " log, or move the log away to start without its content"
             )
         return Recovery(False, True)
     return Recovery(True, not log, torn_bytes(log or b""), log_is_gone=log is None)
@@ -125,16 +125,16 @@ def check_format(database: sqlite3.Connection, path: Path) -> int:
         tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.DatabaseError as exc:
         raise ConfigError(
-            f"{path} is no journal of a coordinator, or is damaged ({exc}); {ELSEWHERE}"
+            f"{path} is not a journal of a coordinator, or is damaged ({exc}); {ELSEWHERE}"
         ) from exc
     if mark == 0 and version == 0 and not tables:
         return 0
     if mark != APPLICATION_ID:
-        raise ConfigError(f"{path} is a database of something else; {ELSEWHERE}")
+        raise ConfigError(f"{path} is a database of another program; {ELSEWHERE}")
     if not OLDEST_FORMAT <= version <= FORMAT:
         raise ConfigError(
-            f"the journal {path} has format {version}, and this jobrunner reads format {FORMAT}: let the version that"
-            f" wrote it finish its work, or {ELSEWHERE}"
+            f"the journal {path} has format {version}, and this version of jobrunner reads format {FORMAT}; let the"
+            f" version that wrote it finish its calls, or {ELSEWHERE}"
         )
     return version
 
@@ -171,7 +171,9 @@ def read_contents(database: sqlite3.Connection, path: Path, files: PayloadFiles)
     except ConfigError:
         raise  # it is a ValueError
     except (ProtocolError, ValueError, TypeError, LookupError) as exc:
-        raise ConfigError(f"the journal {path} holds what no jobrunner has written: {exc}; {ADVICE}") from exc
+        raise ConfigError(
+            f"the journal {path} contains data that no version of jobrunner writes: {exc}; {ADVICE}"
+        ) from exc
     return Contents(state, drop_lost(state, unread, files), version, tail, mark)
 
 

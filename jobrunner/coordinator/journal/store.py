@@ -126,14 +126,14 @@ class Journal:
             self._take(own)
         except OSError as exc:
             raise ConfigError(
-                f"cannot keep a journal at {self.path}: {exc.strerror}; --journal PATH keeps it elsewhere,"
-                " --no-journal keeps none"
+                f"cannot write a journal at {self.path}: {exc.strerror}; use --journal PATH for another file, or"
+                " --no-journal"
             ) from exc
         names = os.fstat(own).st_nlink
         if names > 1:
             raise ConfigError(
-                f"the journal {self.path} has {names} names (a hard link), and the files beside it are found by one of"
-                " them: remove the other names, or copy the file, or use a symbolic link"
+                f"the journal {self.path} has {names} names (hard links), but its accompanying files have only one;"
+                " remove the other names, copy the file, or use a symbolic link"
             )
         os.ftruncate(beside, 0)
         os.pwrite(beside, f"{os.getpid()}\n".encode(), 0)
@@ -144,8 +144,8 @@ class Journal:
         except BlockingIOError:
             holder = os.read(self._locks[0], 20).decode(errors="replace").strip() or "unknown"
             raise ConfigError(
-                f"the journal {self.path} is in use by another coordinator (pid {holder}): end that one, or give this"
-                " one a file of its own with --journal PATH"
+                f"the journal {self.path} is in use by another coordinator (pid {holder}); stop that one, or use"
+                " --journal PATH for another file"
             ) from None
 
     def _unlock(self) -> None:
@@ -193,7 +193,9 @@ class Journal:
     def _loaded(self, payload: Payload) -> Payload:
         whole = self._files.read(payload) if isinstance(payload, Reference) else payload
         if whole is None:
-            raise ConfigError(f"a file of the journal {self.path} has gone since it was opened")
+            raise ConfigError(
+                f"a file of the journal {self.path} was removed after it had been opened; restart the coordinator"
+            )
         return whole
 
     def write(self, entry: JournalEntry) -> None:
@@ -210,8 +212,8 @@ class Journal:
         except (sqlite3.Error, OSError, OverflowError, ValueError) as exc:
             self._owed.add(entry, self.state)
             raise JournalError(
-                f"the journal {self.path} cannot be written ({exc}): new calls are refused until it can, what has been"
-                " accepted goes on. Is the disk full?"
+                f"the journal {self.path} cannot be written ({exc}). Accepted calls continue, but new calls are refused"
+                " until it can be written again. Check whether the disk is full"
             ) from exc
         much = self._log_bytes > COMPACT_FROM + 2 * (self._live_bytes + self._further_bytes)
         much |= self._function_bytes > FUNCTION_FILES + 2 * self._needed_bytes
@@ -264,7 +266,9 @@ class Journal:
                 database.execute(f"PRAGMA user_version={version}")
                 database.execute("ROLLBACK")
         except sqlite3.Error as exc:
-            raise ConfigError(f"cannot keep a journal at {self.path}: {exc}") from exc
+            raise ConfigError(
+                f"cannot write a journal at {self.path}: {exc}; use --journal PATH for another file, or --no-journal"
+            ) from exc
 
     def _create_mark(self) -> None:
         self._database.execute(
@@ -286,8 +290,8 @@ class Journal:
             self._database.execute("COMMIT")
         except sqlite3.Error as exc:
             raise ConfigError(
-                f"the journal {self.path} has format {found.version}, and cannot be written anew in format {FORMAT}:"
-                f" {exc}. Is the disk full?"
+                f"the journal {self.path} has format {found.version}, and cannot be converted to format {FORMAT}:"
+                f" {exc}. Check whether the disk is full"
             ) from exc
 
     def _one(self, query: str) -> Any:
@@ -374,8 +378,11 @@ class Journal:
         state.apply(entry)
 
     def _drop_file(self, kept: TaskSpec | KeptOutcome) -> None:
-        """Of what has gone. Were this row to be lost with the host, a client that still waits would submit it again;
-        but nobody may be there who would do that for a detached call."""
+        """Write the row for an entry that is no longer needed.
+
+        If this row were lost with the host, a client that still waits would submit the call again, but for a detached
+        call there may be no such client.
+        """
         payload = kept.payload if isinstance(kept, TaskSpec) else kept.outcome.payload
         if not isinstance(payload, Reference):
             return
@@ -434,8 +441,8 @@ def resolved(path: Path) -> Path:
     beside, belongs = Path(f"{path}.payloads"), Path(f"{own}.payloads")
     if beside.exists() and os.path.realpath(beside) != os.path.realpath(belongs):
         raise ConfigError(
-            f"the folder {beside} is beside a link to the journal {own}, where an earlier version has put large"
-            f" payloads: move what is in it to {belongs}, and remove it"
+            f"the folder {beside} is beside a link to the journal {own}, and an earlier version has stored large"
+            f" payloads in it; move its content to {belongs}, and remove it"
         )
     return own
 

@@ -1,4 +1,4 @@
-"""What becomes of the calls of a bundle, seen from the client: part of its core, see `bundles`."""
+"""The fate of the calls of bundles, as the client sees it; a part of the client's core, see `bundles`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from jobrunner.protocol.client.core import ClientCore
 
 ENDS_THAT_SPLIT = frozenset((m.SPLIT, m.CRASHED, m.LOST, m.CANCELLED, m.REFUSED))
-"""Outcomes of a bundle that say nothing about (all of) its calls."""
+"""The outcomes of a bundle that do not tell the outcomes of all of its calls."""
 
 
 def must_split(outcome: m.Outcome) -> bool:
-    """Whether one of them alone may end in another way: also where all of them together were too large."""
+    """Return whether a call of the bundle may end differently on its own, as if only all together were too large."""
     return outcome.status in ENDS_THAT_SPLIT or bool(outcome.detail and "too_large" in outcome.detail)
 
 
@@ -28,12 +28,12 @@ class BundleTracker:
     def __init__(self, core: ClientCore) -> None:
         self._core = core
         self._wishes: dict[TaskId, dict[int, bool]] = {}
-        """By bundle, which of its calls are to be cancelled; the value says whether also while they run."""
+        """The calls of each bundle that are to be cancelled; the value tells whether this includes a running call."""
         self._unwanted: set[TaskId] = set()
-        """Bundles that are to be cancelled as a whole."""
+        """The bundles that are to be cancelled as a whole."""
 
     def cancel(self, bundle: TaskId, index: int, running: bool) -> list[Effect]:
-        """Cancel one call. A bundle that is with the coordinator must be had back first."""
+        """Cancel one call; a bundle that the coordinator has must be returned first."""
         spec = self._core.pending[bundle]
         assert isinstance(spec.span, int)
         if index >= spec.span:
@@ -49,7 +49,10 @@ class BundleTracker:
         self._unwanted.add(bundle)
 
     def refused(self, bundle: TaskId) -> list[TaskId]:
-        """It runs. The calls whose cancelling is thereby refused; that of others is answered when it has ended."""
+        """Note that the bundle runs, and return its calls whose cancelling is thereby refused.
+
+        Requests for the other calls are answered when the bundle has ended.
+        """
         wishes = self._wishes.get(bundle, {})
         indices = [index for index, running in wishes.items() if not running]
         for index in indices:
@@ -57,12 +60,12 @@ class BundleTracker:
         return [call_id(bundle, index) for index in indices]
 
     def is_to_stop(self, call: TaskId) -> bool:
-        """Whether that call of a bundle is to be cancelled even if it runs."""
+        """Return whether this call of a bundle is to be cancelled even if it runs."""
         place = self._core.bundle_with(call)
         return place is not None and self._wishes.get(place[0], {}).get(place[1], False)
 
     def ended(self, spec: m.TaskSpec, outcome: m.Outcome) -> list[Effect]:
-        """A pending bundle has ended."""
+        """Handle the end of a pending bundle."""
         whole = spec.id in self._unwanted or not self._wishes.get(spec.id)
         if not must_split(outcome) or (outcome.status == m.CANCELLED and whole):
             if outcome.status == m.CANCELLED:
@@ -74,7 +77,10 @@ class BundleTracker:
         return self._split(spec, b"", 0)
 
     def _split(self, spec: m.TaskSpec, results: Payload, start: int, runs: bool = False) -> list[Effect]:
-        """Go on with the calls from `start` on as tasks of their own; `runs`: the first of them does already."""
+        """Submit the calls from `start` on as tasks of their own.
+
+        `runs` tells that the first of them is running already.
+        """
         wishes, unwanted = self._wishes.get(spec.id, {}), spec.id in self._unwanted
         effects: list[Effect] = [BundleSplit(spec.id, results, start)]
         sent = self._core.is_sent(spec.id)

@@ -54,7 +54,7 @@ from jobrunner.protocol.wire.payloads import payload_size
 
 
 class Outbox:
-    """Calls that wait for room in the window: first by priority, then in the order of submission."""
+    """The calls that wait for room in the window, ordered by priority and then by submission."""
 
     __slots__ = ("_lanes", "_order")
 
@@ -87,7 +87,10 @@ class Outbox:
 
 
 class ClientCore:
-    """See the module. `connect_timeout` and `reconnect_timeout` are in seconds; None waits for ever."""
+    """The state machine of a client.
+
+    `connect_timeout` and `reconnect_timeout` are in seconds, and None means no limit.
+    """
 
     def __init__(
         self,
@@ -102,40 +105,42 @@ class ClientCore:
             lambda serial: dataclasses.replace(hello, serial=serial), rng, now, hello.peer_timeout
         )
         self._bundle_ids: dict[str, TaskId] = {}
-        """Of the bundles among `pending`, by the open parts of their ids."""
+        """The pending bundles, by the open parts of their ids."""
         self.pending: dict[TaskId, m.TaskSpec] = {}
-        """Everything that has no outcome yet, in the order of submission."""
+        """All tasks without an outcome, in the order of submission."""
         self.limits = Limits()
-        """How many calls the program may put into a bundle; read by its other threads too."""
+        """The maximum number of calls per bundle, which other threads of the program read, too."""
         self._bundle_tracker = BundleTracker(self)
         self._outbox = Outbox()
         self._regained: list[m.TaskSpec] = []
-        """What the coordinator has had before as part of a bundle: sent in this turn, whatever the window."""
+        """Tasks that the coordinator has had as parts of bundles; they are sent in this turn, regardless of the
+        window."""
         self._cancelled_here: list[m.Outcome] = []
-        """What became of calls that the coordinator had in bundles, and of whole bundles; told in this turn."""
+        """The outcomes of bundles, and of calls that the coordinator had in bundles, to be reported in this turn."""
         self._sent: set[TaskId] = set()
-        """Those of `pending` that the coordinator has in this session."""
+        """The pending tasks that the coordinator has in this session."""
         self._sent_bytes = 0
         self._followers: dict[TaskId, list[m.TaskSpec]] = {}
-        """By a task that waits to be sent, those that need it: they are sent after it, lest they fill the window."""
+        """The tasks that depend on a task which waits to be sent; they are sent after it, so that they do not fill the
+        window."""
         self._watched: dict[TaskId, None] = {}
-        """Tasks, of others maybe, whose outcome the program wants to know."""
+        """The tasks, perhaps of other clients, whose outcomes the program wants to know."""
         self._watches: list[TaskId] = []
-        """Those that have not been sent in this session."""
+        """The watched tasks that have not been sent in this session."""
         self._known = KnownFunctions()
         self._functions: dict[m.FunctionKey, m.FunctionDef] = {}
         self._largest = 0
-        """Bytes of the largest function there was."""
+        """The size in bytes of the largest function so far."""
         self._users: dict[m.FunctionKey, int] = {}
-        """Of each of `_functions`: unfinished tasks that call it, and others of them that it is a part of."""
+        """The number of unfinished tasks that use each function, and of other functions of which it is a part."""
         self._cancelling: dict[TaskId, bool] = {}
-        """Requests without an answer; the value says whether a running task is to be stopped too."""
+        """The cancel requests without an answer; the value tells whether a running task is to be stopped, too."""
         self._refused: list[TaskId] = []
-        """Those that were answered in this turn: the tasks run."""
+        """The tasks whose cancelling was refused in this turn, because they run."""
         self._cancels: list[m.CancelRequest] = []
-        """Those that have not been sent in this session."""
+        """The cancel requests that have not been sent in this session."""
         self._running: set[TaskId] = set()
-        """Those of `pending` of which the coordinator has said that they run."""
+        """The pending tasks that the coordinator has announced as running."""
         self._queries: dict[int, m.Query] = {}
         self._connect_timeout = connect_timeout
         self._reconnect_timeout = reconnect_timeout
@@ -215,9 +220,10 @@ class ClientCore:
                 self._drop(definition.key)
 
     def add(self, spec: m.TaskSpec, *, regained: bool = False) -> None:
-        """Take charge of a task, whose functions are known; `regained`: the coordinator has had it in a bundle.
+        """Take charge of a task whose functions are known; `regained`: the coordinator has had it in a bundle.
 
-        Somebody may need it there already, or it runs: it must not wait for a window that such tasks fill.
+        Such a task may be running, or another task may depend on it, so it must not wait for a window that other such
+        tasks fill.
         """
         self.pending[spec.id] = spec
         if isinstance(spec.span, int):
@@ -231,7 +237,7 @@ class ClientCore:
         self._regained.append(spec)
 
     def _enqueue(self, spec: m.TaskSpec) -> None:
-        """Have it sent when its turn comes; after the tasks that it needs."""
+        """Queue a task to be sent, after the tasks on which it depends."""
         for dependency in spec.depends_on:
             unsent = self._unsent(dependency)
             if unsent is not None:
@@ -240,7 +246,10 @@ class ClientCore:
         self._outbox.push(spec)
 
     def _unsent(self, task_id: TaskId) -> TaskId | None:
-        """The task that brings this one to the coordinator, itself or its bundle, if it is still here."""
+        """Return the task with which this one will be sent to the coordinator, itself or its bundle.
+
+        None if it was sent.
+        """
         if task_id not in self.pending:
             bundle = self.bundle_with(task_id)
             if bundle is None:
@@ -249,7 +258,7 @@ class ClientCore:
         return None if task_id in self._sent else task_id
 
     def bundle_with(self, task_id: TaskId) -> tuple[TaskId, int] | None:
-        """The pending bundle in which that call is, and where."""
+        """Return the pending bundle that contains this call, and the call's index in it."""
         place = place_of_call(task_id)
         bundle = None if place is None else self._bundle_ids.get(place[0])
         index = None if bundle is None else index_of_call(bundle, task_id)
@@ -289,23 +298,23 @@ class ClientCore:
         return effects
 
     def _beyond(self, ids: list[TaskId], slots: int) -> list[TaskId]:
-        """Those of `ids` that do not run, and that no free slot can begin now, in the order in which calls start."""
+        """Return those of `ids` that do not run and that no free slot can begin now, in their order of starting."""
         free = max(0, slots - len(self._running))
         waiting = [self.pending[t] for t in ids if t in self.pending and t not in self._running]
         begin = {spec.id for spec in heapq.nsmallest(free, waiting, key=lambda spec: -spec.options.priority)}
         return [t for t in ids if t not in begin]
 
     def request_cancel(self, task_id: TaskId, running: bool) -> None:
-        """Ask the coordinator, in this turn."""
+        """Queue a cancel request, which is sent to the coordinator in this turn."""
         self._cancelling[task_id] = running or self._cancelling.get(task_id, False)
         self._cancels.append(m.CancelRequest(task_id, running))
 
     def tell_cancelled(self, outcomes: list[m.Outcome]) -> None:
-        """Let the coordinator know, in this turn, which calls of bundles, or whole bundles, nobody wants any more."""
+        """Tell the coordinator, in this turn, which bundles and which calls of bundles are no longer wanted."""
         self._cancelled_here += outcomes
 
     def is_sent(self, task_id: TaskId) -> bool:
-        """Whether the coordinator has it, in this session."""
+        """Return whether the coordinator has the task in this session."""
         return task_id in self._sent
 
     def _query(self, event: QueryRequested, now: float) -> list[Effect]:
@@ -385,7 +394,7 @@ class ClientCore:
         return effects
 
     def _divided(self, chunk: m.TaskSpec, outcome: m.Outcome) -> list[Effect]:
-        """A chunk is divided: wait for the part that goes on; the program submits the rest."""
+        """Handle the division of a chunk: wait for the part that continues, and let the program submit the others."""
         stop = stop_of(chunk, outcome)
         if stop is None:
             error = "it was divided where it has no elements"
@@ -403,12 +412,12 @@ class ClientCore:
         return effects
 
     def _is_call(self, task_id: TaskId) -> bool:
-        """Whether it is pending, and no bundle, of whose calls only one can have started."""
+        """Return whether the task is pending and not a bundle, of whose calls only one can have started."""
         spec = self.pending.get(task_id)
         return spec is not None and not isinstance(spec.span, int)
 
     def _opened(self, welcome: m.Welcome, now: float) -> list[Effect]:
-        """Name all that the coordinator may have from before, then go on as the window permits."""
+        """Submit everything again that the coordinator may have had before, then send what the window permits."""
         self._was_open = True
         sent_before, self._sent = self._sent, set()
         self._sent_bytes = 0
@@ -468,11 +477,11 @@ class ClientCore:
         return [*effects, *self._maybe_give_up(now)]
 
     def note_refused(self, tasks: list[TaskId]) -> None:
-        """They run, so they were not cancelled: to be told in this turn."""
+        """Note that these tasks run and were not cancelled, which is reported in this turn."""
         self._refused += tasks
 
     def _answer_cancels(self) -> list[Effect]:
-        """Of those that were refused in this turn; not where a later request stops what runs, and is still open."""
+        """Report the refusals of this turn, except for tasks with a later request to stop them even if they run."""
         refused = [
             t for t in self._refused if not (self._cancelling.get(t) or self._bundle_tracker.is_to_stop(t))
         ]
@@ -498,7 +507,10 @@ class ClientCore:
         return [GiveUp(f"no answer for {waited:.0f} s{why}", "CoordinatorLostError")]
 
     def _send_tasks(self, now: float, *, unlimited: bool = False) -> list[Effect]:
-        """All that the window has room for, in one message if it can be; a task larger than the window goes alone."""
+        """Send all tasks for which the window has room, in one message if possible.
+
+        A task above the window goes alone.
+        """
         effects: list[Effect] = []
         too_large: list[m.Outcome] = []
         # What goes on of a chunk may have ended by now.
@@ -511,7 +523,7 @@ class ClientCore:
         return effects
 
     def _submission(self, tasks: list[m.TaskSpec], now: float) -> Effect:
-        """These tasks in one message, with what the coordinator does not know of their functions."""
+        """Return the message that submits these tasks, with the functions that the coordinator does not know."""
         named = dict.fromkeys([spec.function for spec in tasks])
         named.update(dict.fromkeys([spec.initializer for spec in tasks if spec.initializer is not None]))
         functions: list[m.FunctionDef] = []
@@ -523,7 +535,7 @@ class ClientCore:
         return self.session.send(m.Submit(tasks, functions, self._known.overflow(len(named))), now, size)
 
     def _take_tasks(self, unlimited: bool, too_large: list[m.Outcome]) -> list[m.TaskSpec]:
-        """The next message's worth of what waits and has room in the window; what is too large ends here."""
+        """Return the waiting tasks for the next message, as far as the window has room; too large ones end here."""
         welcome = self.session.welcome
         spec = self._outbox.peek()
         if spec is None or welcome is None:
@@ -560,7 +572,7 @@ class ClientCore:
         return tasks
 
     def _excess(self, spec: m.TaskSpec, most: int) -> m.Outcome | None:
-        """How a call ends of which some part is larger than the coordinator takes."""
+        """Return the outcome of a call of which some part is larger than the coordinator accepts; None if none is."""
         decoded = self.session.link.peer_timeout > 0  # not within one process
         if decoded and len(spec.depends_on) > MAX_DEPENDENCIES:
             error = (
@@ -586,14 +598,14 @@ class ClientCore:
     # --- accounts ---
 
     def _end_interest(self, task_id: TaskId) -> bool:
-        """Take note of an outcome; False if nobody here waits for it."""
+        """Take note of an outcome; return False if nobody here waits for it."""
         watched = task_id in self._watched
         if watched:
             del self._watched[task_id]
         return self.forget_task(task_id) or watched
 
     def forget_task(self, task_id: TaskId) -> bool:
-        """Drop a task that is done; False if it was done before."""
+        """Drop a task that is done; return False if it was dropped before."""
         spec = self.pending.pop(task_id, None)
         if spec is None:
             return False
@@ -622,7 +634,7 @@ class ClientCore:
                 self._drop(key)
 
     def _drop(self, key: m.FunctionKey) -> None:
-        """No task calls this function any more, nor is it a part of one that is here."""
+        """Drop a function that no task, and no function of a task, uses any more."""
         definition = self._functions.pop(key, None)
         if definition is None:
             return

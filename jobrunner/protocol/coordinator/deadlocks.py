@@ -161,8 +161,10 @@ class Deadlocks:
 
 
 def may_go_on(waiting: TaskRecord, endless: Container[TaskId]) -> bool:
-    """Whether its wait may end, if these calls never do. What is not known here has ended, or is somebody else's
-    affair."""
+    """Return whether its wait may end even if these calls never end.
+
+    A call that is unknown here has ended, or belongs to somebody else.
+    """
     wait = waiting.wait
     assert wait is not None
     may_end = (call not in endless for call in wait.calls)

@@ -19,14 +19,12 @@ from jobrunner.protocol.bundles import SEPARATOR
 from jobrunner.protocol.chunks import kept, part_id, stop_of
 from jobrunner.protocol.coordinator.peers import WorkerSession
 from jobrunner.protocol.coordinator.task import CANCELLED, CANCELLING, FAILED, RUNNING, SUCCEEDED, TaskRecord
-from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER
+from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER, DIVIDE_MAX_DOUBLINGS
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_INTEGER
 
 if TYPE_CHECKING:
     from jobrunner.protocol.coordinator.scheduler import Scheduler
-
-MAX_DOUBLINGS = 16
 
 MAX_DIVIDED_LENGTH = MAX_NAME_LENGTH - len(f"{SEPARATOR}{MAX_INTEGER}")
 """Characters of the id of a chunk that may be divided. A part that is run again is divided again, and its id grows."""
@@ -87,7 +85,7 @@ class Division:
             worker.divides.append(record.id)
             scheduler.roster.flush_later(worker)
         self._ask_again = now + DIVIDE_AGAIN_AFTER if chosen else None
-        self._doublings = min(self._doublings + 1, MAX_DOUBLINGS) if chosen else 0
+        self._doublings = min(self._doublings + 1, DIVIDE_MAX_DOUBLINGS) if chosen else 0
 
     def _helps(self, record: TaskRecord, idle: list[WorkerSession]) -> bool:
         """Whether one of these workers could begin what the chunk gives back."""

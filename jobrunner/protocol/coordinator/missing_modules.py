@@ -193,8 +193,11 @@ class MissingModules:
             del self._failures[name]
 
     def _tasks_with(self, names: set[str]) -> list[TaskRecord]:
-        """Those that need any of these. Few do: all are looked at, since anybody may submit what nobody can import, but
-        no more than that."""
+        """Return the tasks that require any of these modules.
+
+        All such tasks are examined, because anybody may submit a task whose modules no worker has; usually they are
+        few.
+        """
         scheduler = self._scheduler
         entries = {
             entry
@@ -289,7 +292,7 @@ def short_name(function: FunctionEntry) -> str:
 
 
 def lack(workers: list[str]) -> str:
-    """ "worker a lacks", "workers a and b lack"; of many only some are named."""
+    """Return "worker a lacks" or "workers a and b lack"; of many workers only some are named."""
     if len(workers) == 1:
         return f"worker {workers[0]} lacks"
     if len(workers) > MAX_WORKERS_NAMED:

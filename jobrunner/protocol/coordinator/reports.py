@@ -49,8 +49,10 @@ Row: TypeAlias = "dict[str, Any]"
 
 
 def fitting(rows: Iterable[Row], most: int = MAX_BYTES) -> list[Row]:
-    """The first of these, as many as take about `most` bytes: a reply that is too large for a message would never be
-    taken, and keep all behind it from who asked."""
+    """Return the first rows, as many as take about `most` bytes.
+
+    A reply that is too large for a message would be sent again and again, and hold up everything behind it.
+    """
     told: list[Row] = []
     size = 0
     for row in rows:

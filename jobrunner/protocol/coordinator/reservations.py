@@ -43,8 +43,10 @@ class Kind(NamedTuple):
 
 
 class Reservations:
-    """Of one Scheduler; decided anew in each turn (where there is very much to decide, less often), though a kind keeps
-    its worker."""
+    """The reservations of one Scheduler.
+
+    They are decided again in each turn, or less often if there are very many, but a kind of task keeps its worker.
+    """
 
     def __init__(self) -> None:
         self._workers: dict[Requirements, WorkerSession] = {}

@@ -208,8 +208,10 @@ class Scheduler:
     # --- from workers ---
 
     def owner_of(self, task_id: TaskId, key: str, now: float) -> str | None:
-        """The owner of a task that a worker with that key has; empty: nobody who is known here. None: that is still to
-        be seen. It may be a call of a bundle, or have a part of it running on under another id.
+        """Return the owner of a task that a worker with this key has.
+
+        The result is empty if no known task has this id, and None if that is not decided yet. The task may be a call of
+        a bundle, or a part of it may run on under another id.
         """
         whole, held_there = whole_of(task_id), False
         for each in (whole, *islice(self.tasks.pieces_of(whole), MAX_PIECES_ASKED)):

@@ -1,7 +1,7 @@
-"""Cuts what has gathered into messages of a size that every peer takes (`checks.MAX_HEADER_BYTES`); pure.
+"""Cuts gathered entries into messages of a size that every peer accepts (`checks.MAX_HEADER_BYTES`); pure functions.
 
-Counted is what stays in the header whatever it holds: ids, options, details. Payloads and functions do not count, since
-`codec` makes frames of their own of them where there are many; but the number of their frames does.
+The size counts everything that always stays in the header: ids, options, details. Payloads and functions do not count,
+because `codec` makes frames of their own of them if there are many, but the number of their frames counts.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from jobrunner.protocol.wire.messages import Detail, FunctionDef, Outcome, TaskO
 from jobrunner.protocol.wire.payloads import BUFFER_BYTES, Payload, buffer_count
 
 BATCH_BYTES = 8 * 1024 * 1024
-"""Header bytes from which on a message is full; a single entry may have more."""
+"""Size of the header in bytes from which on a message is full; a single entry may be larger."""
 
 BATCH_ENTRIES = 20_000
 
 ENTRY_BYTES = 400
-"""Of an entry beside what is counted; more than most take. Small payloads (`codec.SMALL_INLINE_LIMIT`) are within."""
+"""Upper bound in bytes of the usual size of an entry beside its counted parts; it includes small payloads
+(`codec.SMALL_INLINE_LIMIT`)."""
 
 PART_BYTES = 40
-"""Of the key of a part of a function."""
+"""Size in bytes of the key of a part of a function."""
 
 Entry = TypeVar("Entry")
 
 
 def batches(entries: Iterable[Entry], size: Callable[[Entry], int]) -> Iterator[list[Entry]]:
-    """The entries in order, in lists that are each a message's worth. What fills a message is one alone."""
+    """Yield the entries in order, in lists of one message each; an entry that fills a message is alone."""
     batch: list[Entry] = []
     total = 0
     for entry in entries:
@@ -59,7 +60,7 @@ def of_task(spec: TaskSpec) -> int:
 
 
 def of_call(options: TaskOptions, depends_on: Sequence[TaskId]) -> int:
-    """Of a call with its options, and with the results of so many others."""
+    """Return the size of a call with its options, and with the results of this number of other calls."""
     size = ENTRY_BYTES
     if depends_on:
         size += ENTRY_BYTES * len(depends_on)
@@ -75,7 +76,10 @@ def of_wait(wait: Wait) -> int:
 
 
 def of_payload(payload: Payload) -> int:
-    """Of its frames, of which a message takes only so many; where it has none, it is within ENTRY_BYTES."""
+    """Return the size that a payload counts for its frames, whose number per message is limited.
+
+    Without frames it is 0.
+    """
     return 0 if type(payload) is bytes else BUFFER_BYTES * buffer_count(payload)
 
 
@@ -94,7 +98,7 @@ def of_detail(detail: Detail) -> int:
 
 
 def of_value(value: Any) -> int:
-    """Roughly; a character may take up to four bytes."""
+    """Return the approximate size of a value; a character may take up to four bytes."""
     if isinstance(value, (str, bytes)):
         return 2 * len(value)
     if isinstance(value, dict):

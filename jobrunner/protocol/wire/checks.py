@@ -32,72 +32,74 @@ from jobrunner.config import (
 from jobrunner.errors import ProtocolError
 
 MAX_HEADER_BYTES = 64 * 1024 * 1024
-"""Bytes of a message's first frame. Real ones stay below half of it: `batches` cuts at 8 MiB, and from
-`codec.LARGE_HEADER` on payloads and functions are frames of their own."""
+"""Maximum size in bytes of a message's first frame. Regular ones have less than half of it, because `batches` cuts at
+8 MiB, and payloads and functions are frames of their own from `codec.LARGE_HEADER` on."""
 
 MAX_FRAMES = 2**20
-"""Of one message. A payload takes one, and one more per out-of-band buffer (each numpy array in it, say)."""
+"""Maximum number of frames of one message. A payload takes one frame, and one more per out-of-band buffer, for example
+per numpy array."""
 
 MAX_ARGUMENT_LENGTH = 4 * MAX_NAME_LENGTH
-"""Characters of what a Query is about, an id, say; an error repeats it."""
+"""Maximum number of characters of the argument of a Query, such as an id, because an error repeats it."""
 
 MAX_KEY_LENGTH = 256
-"""Bytes of a function's key, which is a hash."""
+"""Maximum size in bytes of a function's key, which is a hash."""
 
 MAX_TASK_LENGTH = MAX_NAME_LENGTH - 64
-"""Characters of the id of a call that a client submits. That of a call of a bundle, or of a part of a chunk, which goes
-on by itself is longer, and has to have room in a worker's messages."""
+"""Maximum number of characters of the id of a call that a client submits. The id of a call of a bundle, or of a part
+of a chunk, is longer and must fit into a worker's messages."""
 
 MAX_ENTRIES = 2**16
-"""Of one list in a message of a client: each of its entries may have an answer. Clients send less (`batches`)."""
+"""Maximum number of entries of one list in a client's message, because each entry may have an answer; clients send
+fewer (`batches`)."""
 
 MAX_HELD = 2**20
-"""Tasks that a worker comes back with."""
+"""Maximum number of tasks with which a worker reconnects."""
 
 MAX_BUFFERS = 2**17
-"""Frames of one payload, and of a function with all its parts: a call comes to its worker in one message, with its
-function, its initializer and what it needs."""
+"""Maximum number of frames of one payload, and of a function with all its parts, because a call travels to its worker
+in one message, with its function, its initializer and its dependency results."""
 
 MAX_DEPENDENCIES = 2**16
-"""Calls whose results one call needs: these come to its worker in one message."""
+"""Maximum number of calls on which one call depends, because their results travel to its worker in one message."""
 
 MAX_BUNDLED = 256
-"""Calls in one bundle; clients make smaller ones. For who asks for one of its calls, the results of all are gone
-through."""
+"""Maximum number of calls in one bundle, because the results of all of them are read for a client that asks for one;
+clients make smaller bundles."""
 
 MAX_MODULES = 256
-"""Names of modules that come with one function."""
+"""Maximum number of module names of one function."""
 
 MAX_PARTS = 4096
-"""Parts of one function."""
+"""Maximum number of parts of one function."""
 
 MAX_RESOURCES = 256
-"""Different resources that one call asks for."""
+"""Maximum number of different resources that one call requires."""
 
 MAX_AWAITED = 1024
-"""Calls that one task is said to wait for."""
+"""Maximum number of calls in the report of one task's wait."""
 
 MAX_RETRY_ON_BYTES = 8 * 1024 * 1024
-"""Bytes of the pickled classes of exceptions that come with one call."""
+"""Maximum size in bytes of the pickled exception classes of one call."""
 
 MAX_MAP_ENTRIES = 4096
-"""Entries of one map."""
+"""Maximum number of entries of one map."""
 
 MAX_DEPTH = 32
-"""Levels of what may hold anything (details, replies). msgpack reads about a thousand levels, but its older versions
-write only 511, and what is sent on may become a part of something deeper."""
+"""Maximum number of levels of values of any type (details, replies). msgpack reads about a thousand levels, but its
+older versions write only 511, and a value may become a part of something deeper."""
 
 MAX_INTEGER = 2**53
-"""The largest integer; sums of many still fit into the 64 bits that msgpack has."""
+"""The largest integer, so that sums of many still fit into the 64 bits of msgpack."""
 
 LARGEST_32 = 2**31 - 1
-"""The largest number of an attempt, of retries, and of a priority (which may be as far below 0)."""
+"""The largest number of an attempt, of retries, and of a priority, whose smallest value is -2**31."""
 
 MAX_SEED = 2**32 - 1
 
 
 def shown(value: Any) -> str:
-    """A value in an error's text; without making one of a whole message that is in the wrong place."""
+    """Return a value for an error's text, without converting a whole message that is in the wrong place."""
     if type(value) in (str, bytes):
         value = value[:20]
     elif type(value) not in (int, float, bool, type(None)):
@@ -115,18 +117,21 @@ def wrong_type(expected: type, value: Any) -> NoReturn:
 
 
 class Limit:
-    """The limit of a single value. `codec_functions` writes `test` into the code that reads a message, so that a legal
-    value costs no call; for any other, that code calls `refuse`, which raises a ProtocolError."""
+    """The limit of a single value.
+
+    `codec_functions` writes `test` into the code that reads a message, so that a legal value costs no call. For any
+    other value that code calls `refuse`, which raises a ProtocolError.
+    """
 
     types: tuple[type, ...]
-    """The types of values that it is a limit of."""
+    """The types of values to which the limit applies."""
 
     def test(self, value: str, kind: type) -> str:
-        """An expression for: the variable of that name is of this type, and within the limit."""
+        """Return an expression that tells whether the variable of this name has the type, and is within the limit."""
         raise NotImplementedError
 
     def arguments(self, value: str) -> str:
-        """What `refuse` is called with."""
+        """Return the arguments for the call of `refuse`."""
         return value
 
     def refuse(self, kind: type, value: Any) -> NoReturn:
@@ -134,7 +139,10 @@ class Limit:
 
 
 class Length(Limit):
-    """A text's characters, or the number of bytes; `says` has {} in the place of how many there are."""
+    """The maximum number of characters of a string, or of bytes.
+
+    `says` is the error text, with {} for the actual number.
+    """
 
     types = (str, bytes)
 
@@ -152,7 +160,7 @@ class Length(Limit):
 
 
 class AnyLength(Limit):
-    """A text of which nothing is made but what people read: the limit of the whole message is its limit."""
+    """A string that only people read, which is limited only by the size of the whole message."""
 
     types = (str, bytes)
 
@@ -164,7 +172,7 @@ class AnyLength(Limit):
 
 
 class Between(Limit):
-    """An integer, both ends included."""
+    """An integer in a range that includes both ends."""
 
     types = (int,)
 
@@ -181,7 +189,7 @@ class Between(Limit):
 
 
 class Below(Limit):
-    """An integer from 0 that is smaller than an earlier field of the same record."""
+    """An integer from 0 on that is smaller than an earlier field of the same record."""
 
     types = (int,)
 
@@ -199,8 +207,10 @@ class Below(Limit):
 
 
 class Finite(Limit):
-    """Seconds, or an amount: not negative, not infinite, not NaN (for which every comparison is false). `says` what is
-    wrong with a finite number beyond either end."""
+    """The limit of a time in seconds or of an amount, which is finite and not negative, and not NaN.
+
+    Every comparison with NaN is false. `says` is the error text for a finite number beyond either end.
+    """
 
     types = (float,)
 
@@ -224,7 +234,7 @@ def not_between(value: Any, least: int, most: int) -> NoReturn:
 
 
 class AtMost:
-    """A list of at most so many entries; `says` has {} in the place of how many there are."""
+    """The maximum number of entries of a list; `says` is the error text, with {} for the actual number."""
 
     def __init__(self, most: int, says: str) -> None:
         self.most, self.says = most, says
@@ -237,7 +247,7 @@ class AtMost:
 
 
 class Different:
-    """A tuple whose entries are different from each other; `says` is the error."""
+    """A tuple whose entries differ from each other; `says` is the error text."""
 
     def __init__(self, says: str) -> None:
         self.says = says
@@ -249,14 +259,14 @@ class Different:
 
 
 class LeftOut:
-    """A record that is None on the wire where it is the default, as mostly."""
+    """A record that is None on the wire if it has its default value, as it mostly does."""
 
     def __init__(self, default: Any) -> None:
         self.default = default
 
 
 class Cut:
-    """A text that is longer than its Length is cut where it is sent; nobody has chosen it."""
+    """A string that the sender cuts if it is longer than its Length, because nobody has chosen it."""
 
 
 def sequence(value: Any) -> tuple[Any, ...]:
@@ -275,7 +285,7 @@ def mapping(value: Any) -> Any:
 
 NAME = Length(MAX_NAME_LENGTH, "a name or id has {} characters")
 Name: TypeAlias = Annotated[str, NAME]
-"""The name of anything. Ids, which are NewTypes of str, are names too, and need no such annotation."""
+"""The name of anything; ids are NewTypes of str, so they are names, too, and need no such annotation."""
 
 Text: TypeAlias = Annotated[str, AnyLength()]
 Count: TypeAlias = Annotated[int, Between(0, MAX_INTEGER)]
@@ -291,7 +301,8 @@ PeerTimeout: TypeAlias = Annotated[
         f"a peer timeout must be {SHORTEST_PEER_TIMEOUT:g} to {MAX_PEER_TIMEOUT:g} s",
     ),
 ]
-"""A shorter one would be silent between two heartbeats, a longer one leaves its traces here for very long."""
+"""A peer timeout in seconds; a shorter one would be exceeded between two heartbeats, and a longer one would keep the
+records of a silent peer for very long."""
 
 Amount: TypeAlias = Annotated[
     float, Finite(0.0, MAX_AMOUNT, f"an amount of a resource is at most {MAX_AMOUNT:g}")
@@ -299,7 +310,7 @@ Amount: TypeAlias = Annotated[
 
 Entry = TypeVar("Entry")
 Entries: TypeAlias = Annotated[list[Entry], AtMost(MAX_ENTRIES, "a list of {} entries")]
-"""What a client names in one message."""
+"""A list of entries in a client's message."""
 
 
 def text(value: Any) -> Any:
@@ -321,7 +332,7 @@ def integer(value: Any, least: int = 0, most: int = MAX_INTEGER) -> int:
 
 
 def checked_span(value: Any) -> tuple[int, int] | int:
-    """Of a chunk, or the number of calls in a bundle."""
+    """Return the range of a chunk, or the number of calls in a bundle, after checking it."""
     if type(value) is int:
         return integer(value, 1, MAX_BUNDLED)
     start, stop = sequence(value)
@@ -337,7 +348,7 @@ SCALARS = frozenset((type(None), bool, int, float, str, bytes))
 
 
 def plain(value: Any, room: int = MAX_DEPTH) -> Any:
-    """Anything that msgpack knows without extensions, of bounded depth."""
+    """Return a value of any type that msgpack knows without extensions, with a bounded depth, after checking it."""
     kind = type(value)
     if kind in SCALARS:
         return value
@@ -384,11 +395,11 @@ DETAIL_TYPES: dict[str, tuple[type, ...]] = {
     "need_status": COUNT,
     "need_detail": (dict, type(None)),
 }
-"""What is read of an Outcome's detail somewhere; further facts may be anything."""
+"""The types of the known keys of an Outcome's detail; further keys may have values of any type."""
 
 
 def checked_detail(value: Any, room: int = MAX_DEPTH) -> Any:
-    """The detail of an Outcome, see there."""
+    """Return the detail of an Outcome, after checking it."""
     plain(mapping(value), room)
     for what, item in value.items():
         types = DETAIL_TYPES.get(what)

@@ -32,42 +32,45 @@ from jobrunner.protocol.wire.payloads import Buffer, MappedPayload, Payload, buf
 VERSION = 7
 
 INLINE_LIMIT = 16 * 1024
-"""Bytes up to which a payload rides inside the message: below, a copy is cheaper than a frame of its own."""
+"""Maximum size in bytes of a payload inside the message, because a copy of it is cheaper than a frame of its own."""
 
 LARGE_HEADER = 16 * 1024 * 1024
-"""Bytes of a header beyond which it is written again with the limit below."""
+"""Size in bytes of a header beyond which it is written again with SMALL_INLINE_LIMIT."""
 
 SMALL_INLINE_LIMIT = 512
-"""As INLINE_LIMIT, in a message of very many payloads: so no header comes near to MAX_HEADER_BYTES."""
+"""Maximum size in bytes of a payload inside a message of very many payloads, so that no header comes near
+MAX_HEADER_BYTES."""
 
 CLAIMS_FROM = 1024
-"""Bytes of a header from which on its claims are checked before it is unpacked. Below, even 1,023 nested lists that
-all claim to fill the rest of it take no more than 8 MiB, for an instant."""
+"""Size in bytes of a header from which on its claims are checked before it is unpacked. In a smaller one, even 1,023
+nested lists that all claim to fill the rest of it take no more than 8 MiB, for an instant."""
 
 COUNTED_FROM = 64 * 1024
-"""Bytes of a header from which on its lists and maps are counted while it is unpacked: an empty map is one byte there,
-and seventy here, and takes long to make."""
+"""Size in bytes of a header from which on its lists and maps are counted while it is unpacked, because an empty map
+has one byte on the wire and seventy in memory, and takes long to create."""
 
 BYTES_PER_CONTAINER = 8
-"""Of a header, for each list and map in it; real ones have more than twice as many."""
+"""Minimum number of bytes of a header per list and map in it; regular headers have more than twice as many."""
 
 MAX_CONTAINERS = 2**20 + 2**16
-"""Lists and maps in a header: a microsecond each. A worker may come back with nearly as many tasks."""
+"""Maximum number of lists and maps in a header, which take a microsecond each; a worker may reconnect with nearly as
+many tasks."""
 
 Frames = list[Buffer]
 Shared: TypeAlias = "MappedPayload | tuple[bytearray, ...]"
 Frame: TypeAlias = "Buffer | Shared"
-"""A whole payload, in shared memory or copied from there, is one frame between ends that have agreed on it."""
+"""A frame; a whole payload in shared memory, or copied from there, is one frame between ends that have agreed on
+it."""
 
 Share: TypeAlias = "Callable[[MappedPayload], bool]"
 
 
 class VersionMismatch(ProtocolError):
-    """The peer speaks another version of the protocol."""
+    """The peer uses another version of the protocol."""
 
 
 def plain_frame(frame: Frame) -> Buffer:
-    """A frame of a payload that has several, or of what is none."""
+    """Return the bytes of a frame, which must not be in shared memory."""
     if isinstance(frame, (MappedPayload, tuple)):
         raise ProtocolError("shared memory instead of bytes")
     return frame
@@ -98,7 +101,7 @@ class Writer:
 
 
 class Reader:
-    """Hands out the frames of large payloads, and checks what it is given."""
+    """Hands out the frames of large payloads, and checks their numbers."""
 
     __slots__ = ("_frames", "_next")
 
@@ -132,14 +135,15 @@ Read: TypeAlias = "Callable[[tuple[Any, ...], Reader], m.Message]"
 
 KINDS: tuple[type[m.Message], ...] = get_args(m.Message)
 NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
-"""The number of each type on the wire."""
+"""The number of each message type on the wire."""
 
 REFUSED = NUMBERS[m.Refused]
-"""This type keeps its number and shape in every version, so that a refusal can be read by the refused."""
+"""The number of this type, which keeps its number and shape in every version, so that every peer can read a
+refusal."""
 
 
 def write_refused(envelope: m.Envelope, writer: Writer) -> tuple[Any, ...]:
-    """Its kind only where there is one to tell: other versions do without."""
+    """Return the fields of a refusal; the kind is included only if it is known, because other versions omit it."""
     message = envelope.message
     assert isinstance(message, m.Refused)
     head = (VERSION, envelope.session, envelope.seq, envelope.ack, REFUSED, message.error)
@@ -147,13 +151,13 @@ def write_refused(envelope: m.Envelope, writer: Writer) -> tuple[Any, ...]:
 
 
 def read_refused(head: tuple[Any, ...], reader: Reader) -> m.Refused:
-    """Other versions may send one without a kind, or with one that is not known here, or with more."""
+    """Return a refusal from its fields, of which other versions may send fewer, unknown or more ones."""
     kind = head[6] if len(head) > 6 and head[6] in m.REFUSAL_KINDS else m.REFUSAL_KINDS[0]
     return m.Refused(text(head[5]), kind)
 
 
 class Writers(dict[type[m.Message], Write]):
-    """What packs a message of a type; made from its declaration when the first one is sent."""
+    """The functions that pack messages, by type; each is created when the first message of the type is sent."""
 
     def __missing__(self, kind: type[m.Message]) -> Write:
         write = self[kind] = message_writer(kind, VERSION, NUMBERS[kind])
@@ -161,7 +165,7 @@ class Writers(dict[type[m.Message], Write]):
 
 
 class Readers(dict[int, Read]):
-    """What unpacks and checks a message of that number; made from its declaration when the first one has come."""
+    """The functions that unpack and check messages, by number; each is created when the first such message arrives."""
 
     def __missing__(self, number: int) -> Read:
         read = self[number] = message_reader(KINDS[number])
@@ -173,14 +177,14 @@ READERS = Readers({REFUSED: read_refused})
 
 
 def encode(envelope: m.Envelope) -> Frames:
-    """The frames of a message: the header, then those of its large payloads."""
+    """Return the frames of a message: the header, followed by the frames of its large payloads."""
     return encode_sharing(envelope, None)  # type: ignore[return-value]  # nothing is shared
 
 
 def encode_sharing(
     envelope: m.Envelope, share: Share | None, inline_limit: int = INLINE_LIMIT
 ) -> list[Frame]:
-    """As `encode`; but a payload in shared memory is a frame as it is, if `share` says so."""
+    """Return the frames of a message, like `encode`, with payloads in shared memory as frames if `share` permits."""
     writer = Writer(inline_limit, share)
     head = WRITERS[type(envelope.message)](envelope, writer)
     try:
@@ -197,9 +201,9 @@ def frame_size(frame: Frame) -> int:
 
 
 def check_claims(header: Buffer, largest: int) -> None:
-    """Raises an error where the header claims to hold more than it does, or is too large.
+    """Raise an error if the header claims to contain more than it does, or is too large.
 
-    Going through it makes nothing, so that this comes before anything is allocated for what it claims.
+    This check creates no objects, so it comes before any memory is allocated for the claims.
     """
     size = len(header)
     if size > largest:
@@ -210,7 +214,7 @@ def check_claims(header: Buffer, largest: int) -> None:
 
 
 def unpack(header: Buffer) -> Any:
-    """What a header holds."""
+    """Return the content of a header."""
     left = min(len(header) // BYTES_PER_CONTAINER, MAX_CONTAINERS)
 
     def counted(container: Any) -> Any:
@@ -233,8 +237,10 @@ def unpack(header: Buffer) -> Any:
 
 
 def decode(frames: Sequence[Frame], largest_header: int = MAX_HEADER_BYTES) -> m.Envelope:
-    """The message that these frames hold. Raises ProtocolError for anything that `encode` would not have made, and for
-    a header of more bytes."""
+    """Return the message that these frames hold.
+
+    Raises ProtocolError for anything that `encode` would not have made, and for a header that is too large.
+    """
     try:
         if len(frames) > MAX_FRAMES:
             raise ProtocolError(f"more than {MAX_FRAMES} frames")

@@ -36,17 +36,17 @@ from jobrunner.protocol.wire.checks import (
 from jobrunner.protocol.wire.payloads import Payload
 
 HEAD = 5
-"""Fields of a header that come before those of its message: version, session, seq, ack, number of the type."""
+"""Number of fields of a header before those of its message: version, session, seq, ack, number of the type."""
 
 UNUSED_BUILTINS = {"id"}
-"""Names of fields that are those of built-in functions, which the compiled code does not call."""
+"""The names of fields that are also names of built-in functions, which the compiled code does not call."""
 
 new_tuple = tuple.__new__
-"""What the class of a NamedTuple calls in the end; to call the class itself takes three times as long."""
+"""The function that the class of a NamedTuple calls in the end; calling the class itself takes three times as long."""
 
 
 class Declared:
-    """A type that a field is declared with: what it is, its limits, and whether the field may be None."""
+    """The declared type of a field: its class, its limits, and whether the field may be None."""
 
     def __init__(self, hint: Any) -> None:
         self.optional = False
@@ -64,7 +64,7 @@ class Declared:
                 break
         self.hint = hint
         self.kind = origin or hint
-        """The class; of list[int], list."""
+        """The class; it is list for list[int]."""
         self.args = args
         self._refuse_marks_without_effect()
 
@@ -80,12 +80,12 @@ class Declared:
                 raise TypeError(f"{self.hint}: a {type(mark).__name__} has no effect here")
 
     def mark(self, kind: type) -> Any:
-        """Its limit, or whatever else, of that class; or None."""
+        """Return the limit or other mark of this class, or None."""
         return next((mark for mark in self.marks if isinstance(mark, kind)), None)
 
     @property
     def fields(self) -> dict[str, Any] | None:
-        """The names and types of what is in it, in their order, if it is a record or a tuple of so many entries."""
+        """Return the names and types of the contents, in their order, of a record or of a tuple of fixed length."""
         if self.kind is tuple and self.args[-1] is not ...:
             return {f"entry_{number}": arg for number, arg in enumerate(self.args)}
         return fields_of(self.kind) if hasattr(self.kind, "_fields") else None
@@ -93,7 +93,7 @@ class Declared:
 
 @cache
 def fields_of(record: type) -> dict[str, Any]:
-    """The fields of a dataclass or a NamedTuple, in their order, and their types."""
+    """Return the fields of a dataclass or NamedTuple, in their order, with their types."""
     hints = get_type_hints(record, include_extras=True)
     if taken := hints.keys() & vars(builtins).keys() - UNUSED_BUILTINS:
         raise TypeError(f"{record.__name__}: {taken} may mean something else in the code that is compiled")
@@ -108,7 +108,7 @@ class Code:
         self.has_payloads = False
 
     def name(self, what: str, value: Any) -> str:
-        """What an object is called in the text: `what`, or with a number if that is another one."""
+        """Return the name of an object in the text: `what`, with a number if another object has that name."""
         name, number = what, 1
         while self.objects.setdefault(name, value) is not value:
             number += 1
@@ -149,7 +149,7 @@ class Code:
         return value
 
     def _write_all(self, entry: Any, values: str) -> str:
-        """All entries of a list, or of a tuple of any length."""
+        """Return the text that writes all entries of a list, or of a tuple of any length."""
         fields = Declared(entry).fields
         if fields is None:
             each = f"{values}_entry"
@@ -196,7 +196,7 @@ class Code:
         return self._read_scalar(declared, value)
 
     def _read_all(self, declared: Declared, values: str) -> str:
-        """What is between the brackets of a comprehension, for a list or a tuple of any length."""
+        """Return the inside of a comprehension that reads a list, or a tuple of any length."""
         limit, entry = declared.mark(AtMost), declared.args[0]
         checked = self.name("_limited", limit.checked) if limit else self.name("_sequence", sequence)
         entries = f"{checked}({values})"
@@ -211,7 +211,7 @@ class Code:
         return block(read, f"for {each} in {entries}")
 
     def record(self, kind: type, fields: dict[str, Any]) -> str:
-        """A record, or a tuple of so many entries, from the variables of its fields' names."""
+        """Return the text that creates a record, or a tuple of fixed length, from the variables of its fields."""
         read = block(*[f"{self.read(hint, name)}," for name, hint in fields.items()])
         if kind is tuple:
             return f"({read})"
@@ -232,7 +232,7 @@ def not_bool(value: Any) -> NoReturn:
 
 
 def writer_text(code: Code, message: type, version: int, number: int) -> str:
-    """A function from an envelope to its header as msgpack takes it; frames of payloads go to the `Writer`."""
+    """Return a function from an envelope to its header for msgpack; it passes frames of payloads to the `Writer`."""
     fields = fields_of(message)
     head = [str(version), "_envelope.session", "_envelope.seq", "_envelope.ack", str(number)]
     written = [f"{code.write(hint, name)}," for name, hint in fields.items()]
@@ -244,7 +244,7 @@ def writer_text(code: Code, message: type, version: int, number: int) -> str:
 
 
 def reader_text(code: Code, message: type) -> str:
-    """A function from an unpacked header to its message; frames of payloads come from the `Reader`."""
+    """Return a function from an unpacked header to its message; it takes frames of payloads from the `Reader`."""
     fields = fields_of(message)
     read = [f"{code.read(hint, name)}," for name, hint in fields.items()]
     lines = []
@@ -261,12 +261,12 @@ def function_text(parameters: str, *lines: str) -> str:
 
 
 def block(*lines: str) -> str:
-    """These in lines of their own, further to the right than what stands around them."""
+    """Return lines of source text with a larger indentation."""
     return "".join(["\n    " + line.replace("\n", "\n    ") for line in lines]) + "\n" if lines else ""
 
 
 def too_few(message: type, head: tuple[Any, ...]) -> NoReturn:
-    """What a later version adds at the end is not looked at; but nothing may be missing."""
+    """Raise the error for missing fields; additional fields of a later version are ignored."""
     there = len(head) - HEAD
     raise ProtocolError(f"too few fields for {message.__name__}: {there} of {len(fields_of(message))}")
 
@@ -285,7 +285,7 @@ def message_reader(message: type[m.Message]) -> Callable[[tuple[Any, ...], Any],
 
 @cache
 def record_reader(record: type) -> Callable[[Any], Any]:
-    """What unpacks and checks a record that stands alone, and has no payload in it."""
+    """Return the function that unpacks and checks a record outside of a message, without a payload in it."""
     code, fields = Code(), fields_of(record)
     names = f"{', '.join(fields)} = {code.name('_sequence', sequence)}(_value)"
     text = function_text("_value", names, f"return {code.record(record, fields)}")
@@ -293,7 +293,7 @@ def record_reader(record: type) -> Callable[[Any], Any]:
 
 
 def value_functions(hint: Any, title: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """What packs, and what unpacks and checks, a single value that is declared so, and has no payload in it."""
+    """Return the functions that pack, and that unpack and check, a value of this declared type without a payload."""
     writes, reads = Code(), Code()
     return (
         writes.compiled(function_text("value", f"return {writes.write(hint, 'value')}"), f"writes {title}"),

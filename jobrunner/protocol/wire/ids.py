@@ -25,27 +25,29 @@ ClientId = NewType("ClientId", str)
 WorkerId = NewType("WorkerId", str)
 TaskId = NewType("TaskId", str)
 SlotId = NewType("SlotId", int)
-"""A slot of one worker; a replaced process gets a new number, so that a late word of the old one is told apart."""
+"""The number of a slot of one worker. A new process gets a new number, so that a late message of the old process is
+recognised."""
 
 ID_BYTES = 6
 MARK_BYTES = 8
-"""Somebody who wants the id of another has to find a key with the same mark: 2^64 key pairs, for one id."""
+"""Size of the mark in bytes; somebody who wants another's id has to find a key with the same mark, which takes 2^64
+key pairs per id."""
 RIGHT_BYTES = 8
 RIGHTS_DRAWN = 256
 
 
 def random_token() -> str:
-    """12 hexadecimal digits from the operating system: an id that no two processes share."""
+    """Return 12 hexadecimal digits from the operating system, an id that no two processes share."""
     return os.urandom(ID_BYTES).hex()
 
 
 def new_id(key: str) -> str:
-    """The id of a client or worker that connects with this public key; empty: without one."""
+    """Return a new id for a client or worker that connects with this public key, which is empty if it has none."""
     return bound(random_token(), key)
 
 
 def bound(name: str, key: str) -> str:
-    """`name`, made an id that belongs to this public key; as it is where there is none."""
+    """Return `name` as an id that belongs to this public key, or unchanged if there is no key."""
     if not key:
         return name
     text = f"{key} {name}".encode(
@@ -55,23 +57,24 @@ def bound(name: str, key: str) -> str:
 
 
 def is_bound(token: str, key: str) -> bool:
-    """Whether an id belongs to this public key; without keys every id is anybody's."""
+    """Return whether an id belongs to this public key; without keys every id belongs to everybody."""
     return token == bound(token[: -2 * MARK_BYTES], key) if key else True
 
 
 def of_observer(client: ClientId) -> ClientId:
-    """The name under which a coordinator knows an observer. No client has such a name, so no task's id leads to it."""
+    """Return the coordinator's name for an observer, which no client has, so that no task's id leads to it."""
     return ClientId(f"observer {client}")
 
 
 def task_id(client: ClientId, number: int, right: str | None = None) -> TaskId:
-    """The id of the client's task number `number`: "9f3ac2e1b7d0-42-c5d20e9a7b13f046"."""
+    """Return the id of the client's task number `number`, like "9f3ac2e1b7d0-42-c5d20e9a7b13f046"."""
     return TaskId(f"{client}-{number}-{_right() if right is None else right}")
 
 
 _rights: list[str] = []
-"""Drawn from the operating system in advance: a call of it lets another thread have the interpreter, and where one
-submits while another handles results, that would cost more than all else that makes an id."""
+"""Random digits that were drawn from the operating system in advance. A system call lets another thread have the
+interpreter; if one thread submits while another handles results, that would cost more than all other steps of creating
+an id."""
 
 os.register_at_fork(after_in_child=_rights.clear)
 
@@ -86,30 +89,30 @@ def _right() -> str:
 
 
 def short_id(task: TaskId) -> str:
-    """What of an id is no secret: "9f3ac2e1b7d0-42"."""
+    """Return the public part of an id, like "9f3ac2e1b7d0-42"."""
     return task.rpartition("-")[0]
 
 
 def open_part(task: TaskId) -> str:
-    """As `short_id`; all of an id that has no random digits."""
+    """Return the public part of an id, or the whole id if it has no random digits."""
     head = task.rpartition("-")[0]
     return head if "-" in head else task
 
 
 def call_id(bundle: TaskId, index: int) -> TaskId:
-    """The id of one call of a bundle: "9f3ac2e1b7d0-42/3-8c1e44d0a97b5f26"."""
+    """Return the id of one call of a bundle, like "9f3ac2e1b7d0-42/3-8c1e44d0a97b5f26"."""
     text = f"{bundle}/{index}".encode(errors="surrogatepass")  # as in `bound`
     digits = blake2b(text, digest_size=RIGHT_BYTES).hexdigest()
     return TaskId(f"{open_part(bundle)}/{index}-{digits}")
 
 
 def client_of(task: TaskId) -> ClientId:
-    """The client that submitted `task`."""
+    """Return the client that submitted `task`."""
     return ClientId(task.rsplit("-", 2)[0])
 
 
 def unused_name(name: str, taken: Container[str]) -> str:
-    """`name`, or with a number behind it that tells it from those `taken`: "node", "node-2"."""
+    """Return `name`, with a number if it is among those `taken`: "node", "node-2"."""
     candidate, number = name, 1
     while candidate in taken:
         number += 1

@@ -1,6 +1,6 @@
 """Every message that crosses the wire, and the entries that they carry in batches.
 
-A message is a plain record; `codec` turns it into frames and back. Who sends what:
+A message is a plain record; `codec` turns it into frames and back. Senders, receivers and messages:
 
     client -> coordinator       ClientHello, Submit, Cancel, ResubmissionComplete, Watch, ResultReply, Query, Goodbye
     worker -> coordinator       WorkerHello, Outcomes, Running, TasksReturned, CancelRefused, Capacity, Stuck, Waits,
@@ -10,12 +10,13 @@ A message is a plain record; `codec` turns it into frames and back. Who sends wh
     coordinator -> worker       Welcome, Assign, DropFunctions, Cancel, Divide, Drain, Goodbye
     beside these                Heartbeat (anyone), Reset and Refused (coordinator), Join and its answer Joined
 
-Messages and entries are declared here and nowhere else: what packs, unpacks and checks them is derived from their
-fields, in their order, and from the types and limits of these (see `checks`). So a further field is one line here, and
-raises `codec.VERSION`; a further message is a class, and a place at the end of `Message`.
+Messages and entries are declared only here. The code that packs, unpacks and checks them is derived from their fields,
+in their order, and from the types and limits of the fields (see `checks`). A new field is therefore one line here, and
+raises `codec.VERSION`. A new message is a class, and a place at the end of `Message`.
 
-A payload is opaque to everything that routes it: `bytes` when it is small (it then rides inside the message), else a
-tuple of buffers (each a frame of its own, sent without a copy). Entries are NamedTuples, in the order of the wire.
+A payload is opaque to all parts that route it. A small payload is `bytes` and travels inside the message. A large one
+is a tuple of buffers, each of which is a frame of its own and is sent without a copy. Entries are NamedTuples, in the
+order of the wire.
 """
 
 from __future__ import annotations
@@ -65,27 +66,28 @@ from jobrunner.protocol.wire.payloads import Payload, payload_size
 FunctionKey: TypeAlias = Annotated[bytes, Length(MAX_KEY_LENGTH, "a function's key has {} bytes")]
 Modules: TypeAlias = Annotated[tuple[Name, ...], AtMost(MAX_MODULES, "a function names {} modules")]
 Detail: TypeAlias = Annotated[dict[str, Any], checked_detail]
-"""Facts about an outcome beside its payload; msgpack types only. Its keys are listed at `Outcome`."""
+"""Facts about an outcome beside its payload, in msgpack types only; `Outcome` lists the keys."""
 
 # The status of an Outcome. OK and ERROR carry a payload, the others only a detail.
 OK = 0
 ERROR = 1
-"""The user's function (or the unpickling of its arguments) raised; the payload holds the exception."""
+"""The user's function, or the unpickling of its arguments, raised an exception, which is in the payload."""
 CRASHED = 2
 """The slot's process died."""
 TIMED_OUT = 3
 CANCELLED = 4
 LOST = 5
-"""The worker is gone, or the task itself is unknown; only the coordinator says so."""
+"""The worker was lost, or the task is unknown; only the coordinator sends this status."""
 UNMET = 6
-"""A task that it needs did not succeed, so it was not run; the payload is that task's."""
+"""The task was not run, because a task on which it depends did not succeed; the payload is that of the other task."""
 REFUSED = 7
-"""The coordinator does not take it: it could not write it down, its owner's quota is used up, or it can run nowhere."""
+"""The coordinator refuses the task: it cannot write it to the journal, the owner's quota is used up, or no worker
+fits."""
 SPLIT = 8
-"""A bundle that its slot has split, see `bundles`; the payload holds the results so far. Or a chunk that was
-divided, see `chunks`, without a payload: what runs on tells of all that has begun."""
+"""The slot has split the bundle, see `bundles`, and the payload holds the results so far; or the slot has divided the
+chunk, see `chunks`, and there is no payload, because the part that continues reports all elements that have begun."""
 OF_WORKERS = frozenset((OK, ERROR, CRASHED, TIMED_OUT, CANCELLED, SPLIT))
-"""What a worker can know of the end of an attempt."""
+"""The statuses that a worker may send."""
 STATUS_NAMES = (
     "succeeded",
     "failed",
@@ -105,7 +107,7 @@ STDERR = 2
 
 
 class TaskOptions(NamedTuple):
-    """What `with_options` sets. `timeout` is in seconds of execution, `resources` pairs of name and amount."""
+    """The options of a call; `timeout` is the execution time in seconds, `resources` are pairs of name and amount."""
 
     name: Name | None = None
     priority: Annotated[int, Between(-LARGEST_32 - 1, LARGEST_32)] = 0
@@ -115,14 +117,15 @@ class TaskOptions(NamedTuple):
         tuple[tuple[Name, Amount], ...], AtMost(MAX_RESOURCES, "a call asks for {} resources")
     ] = ()
     at_most_once: bool = False
-    """It fails where it would otherwise run again without its client's wish."""
+    """Whether the call fails instead of running again, if its client has not asked for a retry."""
     retry_on: Annotated[bytes, Length(MAX_RETRY_ON_BYTES, "retry_on has {} bytes")] | None = None
-    """The pickled classes of exceptions after which it may run again; None: all. Opaque to all but slots."""
+    """The pickled exception classes after which the call may run again, which only slots unpickle; None: all
+    classes."""
     retry_timeouts: bool = True
     backoff: Seconds | None = None
-    """Seconds before the second attempt, doubled for each further one; None: the usual."""
+    """The seconds before the second attempt, doubled for each further one; None: the default."""
     detach: bool = False
-    """It outlives its client, and its outcome is kept until somebody has it forgotten."""
+    """Whether the call outlives its client, and its outcome is kept until it is forgotten."""
 
 
 DEFAULT_OPTIONS = TaskOptions()
@@ -130,50 +133,50 @@ Options: TypeAlias = Annotated[TaskOptions, LeftOut(DEFAULT_OPTIONS)]
 
 
 class FunctionDef(NamedTuple):
-    """A function's bytes under the hash of their content; sent once per connection.
+    """The bytes of a function, identified by the hash of their content and sent once per connection.
 
-    What it needs and other functions may need as well, large globals say, can be definitions of their own: its parts.
-    A list of definitions holds the parts of each before it, as far as the receiver does not have them.
+    Objects that several functions may need, for example large globals, can be definitions of their own, the parts of
+    these functions. In a list of definitions the parts of a function precede it, unless the receiver has them already.
     """
 
     key: FunctionKey
     name: Annotated[Name, Cut()]
     blob: Payload
     python: Name = ""
-    """Where it goes by value, the version that it needs: major and minor, "3.11"."""
+    """The Python version that a function by value requires, major and minor, like "3.11"; else empty."""
     modules: Modules = ()
-    """Top-level modules that its worker must be able to import; without the standard library's."""
+    """The top-level modules that a worker must be able to import, without those of the standard library."""
     ships: Modules = ()
-    """Of an initializer, the top-level modules that it brings along: to the calls with it no worker lacks these, and
-    no slot serves calls with it and others."""
+    """The top-level modules that an initializer ships; no worker lacks them for calls with this initializer, and no
+    slot serves both calls with it and calls without it."""
     parts: Annotated[
         tuple[FunctionKey, ...],
         AtMost(MAX_PARTS, "a function has {} parts"),
         Different("a function names one part twice"),
     ] = ()
-    """Definitions that must be at hand wherever this one is unpickled. They have no parts themselves, and what they
-    need (`python`, `modules`) is among what this one needs."""
+    """The definitions that must be available where this one is unpickled; they have no parts themselves, and their
+    requirements (`python`, `modules`) are among those of this one."""
     epoch: Count = 0
-    """Of an initializer, how often the program had come to other versions of its modules; no slot serves calls of two
-    epochs, and slots of earlier ones make way."""
+    """The number of times that the program had changed to other versions of its modules, for an initializer; no slot
+    serves calls of two epochs, and slots of earlier epochs make way."""
 
 
 Span: TypeAlias = Annotated[tuple[int, int] | int, checked_span] | None
-"""What a task is: None for a plain call; (start, stop) for the elements of a chunk of `map` that are to run, so that a
-chunk can be split without unpickling it; the number of its calls for a bundle, see `bundles`."""
+"""The kind of a task: None for a plain call; (start, stop) for a chunk of `map`, so that it can be divided without
+unpickling it; the number of calls for a bundle, see `bundles`."""
 
 
 def calls_in(span: Span) -> int:
-    """How many calls of the user's function a task makes."""
+    """Return the number of calls of the user's function that a task makes."""
     if span is None:
         return 1
     return span if isinstance(span, int) else span[1] - span[0]
 
 
 class TaskSpec(NamedTuple):
-    """One submitted call, chunk or bundle. The payload holds (args, kwargs), the columns of a chunk of `map`, or the
-    payloads of a bundle's calls.
+    """One submitted call, chunk or bundle.
 
+    The payload holds (args, kwargs), the columns of a chunk of `map`, or the payloads of a bundle's calls.
     `initializer` is the function key of the executor's initializer.
     """
 
@@ -184,14 +187,14 @@ class TaskSpec(NamedTuple):
     options: Options = DEFAULT_OPTIONS
     initializer: FunctionKey | None = None
     depth: Count = 0
-    """0 for a call of a program, n + 1 for one that a task of depth n submits. Deeper ones go first, for a task waits
-    for them."""
+    """0 for a call of a program, n + 1 for a call that a task of depth n submits; deeper calls start first, because a
+    task waits for them."""
     depends_on: Annotated[tuple[TaskId, ...], AtMost(MAX_DEPENDENCIES, "a call needs {} others")] = ()
-    """Tasks whose results are among its arguments: it waits for them."""
+    """The tasks whose results are among the arguments; the task waits for them."""
 
 
 class Assignment(NamedTuple):
-    """A TaskSpec on its way to a worker, with the number of the attempt (from 1): no other one of the task has it."""
+    """A TaskSpec on its way to a worker, with the number of the attempt, which starts at 1 and rises."""
 
     id: TaskId
     attempt: Attempt
@@ -202,18 +205,18 @@ class Assignment(NamedTuple):
     initializer: FunctionKey | None
     depth: Count = 0
     values: tuple[Payload, ...] = ()
-    """The results of the tasks that it needs, in the order of TaskSpec.depends_on."""
+    """The results of the tasks on which it depends, in the order of TaskSpec.depends_on."""
     unbegun: Annotated[int, Below("attempt")] = 0
-    """How many of the attempts before this one never began."""
+    """The number of earlier attempts that never began."""
 
     @property
     def begun(self) -> int:
-        """The attempts that have begun, or may have, this one among them: what people are told."""
+        """The number of attempts that have begun or may have begun, including this one, as people are told."""
         return self.attempt - self.unbegun
 
 
 class Outcome(NamedTuple):
-    """How one attempt ended. `duration` is in seconds, measured in the slot.
+    """The end of one attempt; `duration` is in seconds, measured in the slot.
 
     Detail keys (all optional): "final" (true: the exception is not in retry_on),
     "too_large" (true, with ERROR and no payload: there is a QuotaError instead),
@@ -247,22 +250,22 @@ class Outcome(NamedTuple):
 def quota_exceeded(
     task: TaskId, attempt: int, what: str, size: int, most: int, location: Detail | None = None
 ) -> Outcome:
-    """What becomes of a call whose arguments or result are more than the coordinator takes."""
+    """Return the outcome of a call whose arguments or result are larger than the coordinator accepts."""
     error = (
-        f"its {what} {size:,} bytes, and the coordinator takes {most:,} at most (max_payload): pass a file's path"
-        " instead, or cut the work into smaller parts"
+        f"its {what} {size:,} bytes, and the coordinator takes {most:,} at most (max_payload); pass the path of a file"
+        " instead, or split the work into smaller parts"
     )
     detail = {**(location or {}), "too_large": True, "final": True, "error": error}
     return Outcome(task, attempt, ERROR, detail=detail)
 
 
 def shipment_exceeded(task: TaskId, definition: FunctionDef, most: int) -> Outcome:
-    """As `quota_exceeded`, because of the modules that the call brings along."""
+    """Return the outcome of a call whose shipped modules are larger than the coordinator accepts."""
     size = payload_size(definition.blob)
     names = ", ".join(definition.ships[:5]) + (", ..." if len(definition.ships) > 5 else "")
     error = (
-        f"what is shipped with it ({names}) has {size:,} bytes, packed, and the coordinator takes"
-        f" {most:,} at most (max_payload): ship less, or install it on the workers"
+        f"the modules shipped with it ({names}) have {size:,} bytes, packed, and the coordinator takes"
+        f" {most:,} at most (max_payload); ship less, or install the modules on the workers"
     )
     return Outcome(task, 0, ERROR, detail={"too_large": True, "final": True, "error": error})
 
@@ -274,15 +277,15 @@ class Held(NamedTuple):
     attempt: Attempt
     running: bool
     unbegun: Annotated[int, Below("attempt")] = 0
-    """As that of its Assignment."""
+    """The `unbegun` of its Assignment."""
 
 
 class Wait(NamedTuple):
-    """A task waits for calls, with no time limit: it goes on when all of them have ended (`every`), or any one."""
+    """A wait of a task for calls, without a time limit, until all of them have ended (`every`) or any one has."""
 
     id: TaskId
     calls: Annotated[tuple[TaskId, ...], AtMost(MAX_AWAITED, "a task waits for {} calls")]
-    """Empty: it waits no more. Of many, where it needs all, only some are told."""
+    """The awaited calls, or only some of them if the task waits for very many; empty if the task no longer waits."""
     every: bool = True
 
 
@@ -296,7 +299,7 @@ class OutputChunk(NamedTuple):
 
 
 class CancelRequest(NamedTuple):
-    """`running` asks to stop the task even if it has started."""
+    """A request to cancel a task; `running` asks to stop it even if it has started."""
 
     id: TaskId
     running: bool
@@ -312,18 +315,18 @@ class ClientHello:
     host: Name
     pid: Count
     peer_timeout: PeerTimeout
-    """Seconds of silence after which the client takes the coordinator for lost; the coordinator waits for a client
-    `CLIENT_PATIENCE` times as long. 0: the two are one process."""
+    """The silence in seconds after which the client considers the coordinator lost; the coordinator waits for a client
+    `CLIENT_PATIENCE` times as long. 0 means that the two are in one process."""
     show_output: bool = True
     serial: Count = 0
-    """Counts the sessions that this process has asked for: a greeting that comes late tells of what is past."""
+    """The number of sessions that this process has requested, by which a late greeting is recognised as outdated."""
     within: TaskId | None = None
-    """The task inside of which this client is: its calls are those of that task's owner."""
+    """The task that contains this client; the owner of that task owns the client's calls."""
 
 
 @dataclass(slots=True)
 class WorkerHello:
-    """Opens a worker's session, with all that it still holds from an earlier one."""
+    """Opens a worker's session, and lists the tasks that the worker still holds from an earlier one."""
 
     worker: WorkerId
     version: Name
@@ -336,12 +339,12 @@ class WorkerHello:
     resources: Mapping[Name, Amount]
     held: Annotated[list[Held], AtMost(MAX_HELD, "a worker with {} tasks")] = field(default_factory=list)
     serial: Count = 0
-    """As that of a ClientHello."""
+    """The number of sessions that this process has requested, as in ClientHello."""
 
 
 @dataclass(slots=True)
 class Welcome:
-    """The coordinator accepts a session. The window bounds a client's unfinished tasks and their bytes here."""
+    """Accepts a session; the window limits a client's unfinished tasks, and their bytes, at the coordinator."""
 
     coordinator: Name
     version: Name
@@ -351,14 +354,15 @@ class Welcome:
     session: Name
     """The name of the session from now on."""
     max_payload: Positive = MAX_PAYLOAD
-    """Bytes of the largest payload that is taken."""
+    """The maximum size of a payload in bytes."""
     hash_seed: Annotated[int, Between(0, MAX_SEED)] | None = None
-    """For all slots of the cluster, so that a string has one hash in all calls; None: each slot has its own."""
+    """The seed for all slots of the cluster, so that a string has one hash in all calls; None: each slot has its
+    own."""
 
 
 @dataclass(slots=True)
 class Submit:
-    """New tasks, the functions they need, and the keys of functions that the client will not name again."""
+    """Submits new tasks with their functions, and names the functions that the client will not use again."""
 
     tasks: Entries[TaskSpec]
     functions: list[FunctionDef] = field(default_factory=list)
@@ -367,33 +371,36 @@ class Submit:
 
 @dataclass(slots=True)
 class ResubmissionComplete:
-    """The client has resubmitted, in this session, all that it still waits for."""
+    """Tells that the client has resubmitted, in this session, all tasks for which it still waits."""
 
 
 @dataclass(slots=True)
 class Watch:
-    """Say how these tasks end, whoever has submitted them; an Outcome each is the answer."""
+    """Asks for the outcomes of tasks, which any client may have submitted; each is answered by an Outcome."""
 
     ids: Entries[TaskId]
 
 
 @dataclass(slots=True)
 class Accepted:
-    """To a client: these detached tasks are safe, whatever becomes of it (and with a journal, of the coordinator)."""
+    """Tells a client that detached tasks survive the client and, with a journal, the coordinator."""
 
     ids: list[TaskId]
 
 
 @dataclass(slots=True)
 class ResultRequest:
-    """To a client: tasks of yours need the results of these, which are not known here (any more)."""
+    """Asks a client for results on which its tasks depend, and which the coordinator does not know (any more)."""
 
     ids: list[TaskId]
 
 
 @dataclass(slots=True)
 class ResultReply:
-    """How tasks ended that were recalled. `unknown` are those that the client cannot tell; others come later."""
+    """Answers a ResultRequest.
+
+    `unknown` are the tasks that the client does not know, and other outcomes follow later.
+    """
 
     outcomes: Entries[Outcome]
     unknown: Entries[TaskId] = field(default_factory=list)
@@ -401,28 +408,28 @@ class ResultReply:
 
 @dataclass(slots=True)
 class Cancel:
-    """Client to coordinator, and on to the worker. Each request is answered by an Outcome or a CancelRefused."""
+    """Asks the coordinator, and then the worker, to cancel tasks; each is answered by an Outcome or a CancelRefused."""
 
     requests: Entries[CancelRequest]
 
 
 @dataclass(slots=True)
 class Divide:
-    """To a worker: these chunks take long, and slots are idle; give back the elements that have not begun."""
+    """Asks a worker to give back the elements of slow chunks that have not begun, because slots are idle."""
 
     ids: list[TaskId]
 
 
 @dataclass(slots=True)
 class CancelRefused:
-    """These tasks run already, and nobody asked to stop running ones."""
+    """Tells that tasks were not cancelled, because they run already and the request did not include running tasks."""
 
     ids: list[TaskId]
 
 
 @dataclass(slots=True)
 class Query:
-    """A question; `kind` is one of "status", "workers", "tasks", "task", or a command "cancel", "drain", "forget"."""
+    """Asks a question ("status", "workers", "tasks" or "task") or gives a command ("cancel", "drain" or "forget")."""
 
     number: Count
     kind: Name
@@ -431,7 +438,7 @@ class Query:
 
 @dataclass(slots=True)
 class Reply:
-    """The answer to the Query of that number: msgpack types only. `error` is empty on success."""
+    """Answers the Query with this number, in msgpack types only; `error` is empty on success."""
 
     number: Count
     data: Annotated[Any, plain]
@@ -440,96 +447,103 @@ class Reply:
 
 @dataclass(slots=True)
 class Assign:
-    """Tasks for a worker, all of one owner, and the functions that it does not know yet."""
+    """Gives a worker tasks of one owner, and the functions that the worker does not know yet."""
 
     tasks: list[Assignment]
     functions: list[FunctionDef] = field(default_factory=list)
     owner: Name = ""
-    """The public key of those who submitted them; empty: nobody's in particular. No slot serves two owners."""
+    """The public key that submitted the tasks, or empty if there are no keys; no slot serves two owners."""
 
 
 @dataclass(slots=True)
 class DropFunctions:
-    """The coordinator will not name these functions again without sending them."""
+    """Tells a worker to delete functions, which the coordinator will not name again without sending them."""
 
     functions: list[FunctionKey]
 
 
 @dataclass(slots=True)
 class Outcomes:
+    """Reports the outcomes of tasks."""
+
     outcomes: list[Outcome]
 
 
 @dataclass(slots=True)
 class Running:
-    """These tasks have started and take a while (short ones are never announced)."""
+    """Tells that tasks are running and take a while; short tasks are never announced."""
 
     ids: list[TaskId]
 
 
 @dataclass(slots=True)
 class TasksReturned:
-    """A worker gives back tasks that it has not started, or that cannot end there since it leaves."""
+    """Returns tasks that the worker has not started, or that cannot end there because the worker leaves."""
 
     tasks: list[tuple[TaskId, Attempt]]
     """Pairs of id and attempt."""
     missing_modules: list[Name] = field(default_factory=list)
-    """Modules that these need and that cannot be imported there; each of them needs one at least."""
+    """The required modules that the worker cannot import; each of the tasks requires at least one of them."""
     begun: bool = False
-    """Whether these may have been started."""
+    """Whether the tasks may have been started."""
 
 
 @dataclass(slots=True)
 class Capacity:
-    """How many slots there are now: of the sending worker, or (to a client) of the whole cluster."""
+    """Tells the present number of slots of the sending worker or, to a client, of the whole cluster."""
 
     slots: Count
 
 
 @dataclass(slots=True)
 class Stuck:
-    """All tasks of this worker wait for tasks of their own, and it can start no further slot; a Capacity ends that."""
+    """Tells that all tasks of the worker wait for tasks of their own and no slot can be started.
+
+    A Capacity ends this.
+    """
 
     why: Text
 
 
 @dataclass(slots=True)
 class Waits:
-    """From a worker: what tasks of its wait for, as far as that is known and lasts; the last word on each counts."""
+    """Tells what tasks of the worker wait for, as far as it is known and lasts; the last report on each task counts."""
 
     waits: list[Wait]
 
 
 @dataclass(slots=True)
 class Output:
+    """Transports output that tasks have printed."""
+
     chunks: list[OutputChunk]
 
 
 @dataclass(slots=True)
 class Drain:
-    """To a worker: take nothing new, finish what runs, give back the rest, leave. From it: it is doing so."""
+    """Tells a worker to finish running tasks, give the others back, and leave; from a worker, that it does so."""
 
 
 @dataclass(slots=True)
 class Goodbye:
-    """The sender leaves in an orderly way."""
+    """Tells that the sender leaves in an orderly way."""
 
     reason: Text = ""
 
 
 @dataclass(slots=True)
 class Heartbeat:
-    """A sign of life, and a bare acknowledgement."""
+    """Shows that the sender is alive, and carries an acknowledgement."""
 
 
 @dataclass(slots=True)
 class Reset:
-    """The receiver's session is unknown here; it must open a new one."""
+    """Tells the receiver that its session is unknown and that it must open a new one."""
 
 
 @dataclass(slots=True)
 class Refused:
-    """The session cannot be opened, or may not go on, and trying again will not help."""
+    """Tells that the session cannot be opened, or must not continue, and that another attempt would not help."""
 
     error: Text
     kind: Name = "ProtocolError"
@@ -538,7 +552,7 @@ class Refused:
 
 @dataclass(slots=True)
 class Join:
-    """From the holder of an invitation: let this public key in from now on, as this role."""
+    """Asks, for the holder of an invitation, to admit this public key in this role from now on."""
 
     key: Name
     name: Name
@@ -547,7 +561,7 @@ class Join:
 
 @dataclass(slots=True)
 class Joined:
-    """The key is known from now on, under this name."""
+    """Tells that the key is known from now on, under this name."""
 
     name: Name
 
@@ -584,16 +598,16 @@ Message: TypeAlias = (
     | Stuck
     | Waits
 )
-"""The number of a type on the wire is its place here: a further one comes at the end."""
+"""All messages; the number of a type on the wire is its place here, so a new one comes at the end."""
 
 
 @dataclass(slots=True)
 class Envelope:
-    """A message with the numbers of its link (see `link`). `seq` is 0 outside the ordered stream."""
+    """A message with the numbers of its link (see `link`); `seq` is 0 outside of the ordered stream."""
 
     session: str
     seq: int
     ack: int
     message: Message
     size: int = field(default=0, compare=False)
-    """Bytes that it came in; 0: it did not come over a wire."""
+    """The size in bytes in which the message arrived; 0 if it did not come over a wire."""

@@ -1,4 +1,4 @@
-"""What a payload is: bytes that are opaque to everything between the one who pickled and the one who unpickles."""
+"""Payloads: bytes that are opaque to everything between the processes that pickle and unpickle them."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class MappedPayload:
-    """A payload whose bytes lie in memory that several processes of a host map; see `shared_memory`."""
+    """A payload whose bytes are in memory that several processes of a host map; see `shared_memory`."""
 
     __slots__ = ()
 
     size: int
-    """Bytes of all buffers."""
+    """The total size of all buffers in bytes."""
 
     def views(self) -> tuple[Buffer, ...]:
-        """The pickle and its out-of-band buffers. Raises SharedMemoryError, MemoryError."""
+        """Return the pickle and its out-of-band buffers; raise SharedMemoryError or MemoryError."""
         raise NotImplementedError
 
 
 Payload: TypeAlias = bytes | tuple[Buffer, ...] | MappedPayload
-"""`bytes` where everything is in one small pickle; else the pickle followed by its out-of-band buffers."""
+"""`bytes` if everything is in one small pickle; else the pickle followed by its out-of-band buffers."""
 
 Store: TypeAlias = "Callable[[Sequence[Buffer]], Payload | None]"
-"""Copies what is large to where it is wanted; None where it does not."""
+"""A function that copies large buffers to another place, or returns None for buffers that do not belong there."""
 
 OUT_OF_BAND = 64 * 1024
-"""Bytes from which a buffer travels beside the pickle, and a pickle as a buffer of its own."""
+"""Minimum size in bytes of a buffer that travels beside the pickle, and of a pickle that is a buffer of its own."""
 
 
 BUFFER_BYTES = 400
-"""What a buffer takes beside its bytes where messages pass, about: a frame, and objects around it."""
+"""Approximate overhead of a buffer in bytes while messages pass: a frame, and the objects around it."""
 
 
 def payload_size(payload: Payload) -> int:
-    """Bytes of a payload."""
+    """Return the size of a payload in bytes."""
     if isinstance(payload, bytes):
         return len(payload)
     if isinstance(payload, MappedPayload):
@@ -45,15 +45,15 @@ def payload_size(payload: Payload) -> int:
 
 
 def buffer_count(payload: Payload) -> int:
-    """Frames that a payload takes in a message, where it does not ride inside."""
+    """Return the number of frames of a payload in a message; 0 if the payload is inside the header."""
     return len(payload) if isinstance(payload, tuple) else 0
 
 
 def kept_size(payload: Payload) -> int:
-    """Bytes that it takes to keep a payload, about: one of very many empty buffers is not for nothing."""
+    """Return the approximate size in bytes that is needed to keep a payload, including the overhead of its buffers."""
     return payload_size(payload) + BUFFER_BYTES * buffer_count(payload)
 
 
 def buffers_of(payload: tuple[Buffer, ...] | MappedPayload) -> tuple[Buffer, ...]:
-    """The pickle and its buffers, wherever they are. Raises SharedMemoryError, MemoryError."""
+    """Return the pickle and its buffers, wherever they are; raise SharedMemoryError or MemoryError."""
     return payload.views() if isinstance(payload, MappedPayload) else payload

@@ -1,6 +1,6 @@
-"""Who a message comes from, as the transport has proved it, and what that one may do.
+"""The sender of a message, as the transport has authenticated it, and its rights.
 
-A principal is a key with a name and a role. Where nothing is proved (in one process, on a socket that only its user can
+A principal is a key with a name and a role. Without authentication (in one process, on a socket that only its user can
 reach, or with `--insecure`) everybody is ANYONE, who may do everything.
 """
 
@@ -11,26 +11,26 @@ from typing import NamedTuple
 from jobrunner.protocol.wire.checks import MAX_HEADER_BYTES
 
 OPERATOR = "operator"
-"""Sees and cancels everything, drains workers."""
+"""An operator sees and cancels all calls, and drains workers."""
 CLIENT = "client"
-"""Submits calls; sees and cancels its own, and those whose id it was given."""
+"""A client submits calls, and sees and cancels its own calls and those whose ids it was given."""
 OBSERVER = "observer"
-"""Sees the status; no ids, arguments or results."""
+"""An observer sees the status, but no ids, arguments or results."""
 WORKER = "worker"
-"""Runs calls, and makes those that its tasks make."""
+"""A worker runs calls, and submits the calls that its tasks make."""
 INVITED = "invited"
-"""Holds an invitation, and may trade it for a key of its own."""
+"""The holder of an invitation, who may obtain a key of its own with it."""
 
 ROLES = (OPERATOR, CLIENT, OBSERVER, WORKER)
-"""Those of lasting keys."""
+"""The roles of permanent keys."""
 
 
 MAX_QUESTION_BYTES = 64 * 1024
-"""Bytes of the messages of those who only ask for something."""
+"""Maximum size in bytes of the messages of peers that only ask something."""
 
 
 class Principal(NamedTuple):
-    """`key` is the public key that the transport has verified; empty: nothing was."""
+    """A peer's name, role and key; `key` is the public key that the transport has verified, or empty."""
 
     key: str
     name: str
@@ -46,7 +46,7 @@ class Principal(NamedTuple):
 
     @property
     def largest_header(self) -> int:
-        """Bytes of one message's first frame, of which far more is made than it has."""
+        """The maximum size in bytes of a message's first frame, because decoding needs much more memory."""
         return MAX_HEADER_BYTES if self.role not in (OBSERVER, INVITED) else MAX_QUESTION_BYTES
 
     @property

@@ -85,8 +85,11 @@ class Attacker:
         self._arrange()
 
     def _new_key(self) -> Principal:
-        """It joins the cluster, as something; sometimes it has a key with which somebody else's calls were submitted,
-        and which is an observer's by now."""
+        """Join the cluster in some role.
+
+        Sometimes the attacker has a key with which another client's calls were submitted and which is an observer's
+        now.
+        """
         self._joined += 1
         clients = self._world.clients
         if clients and self._rng.random() < 0.2:
@@ -152,8 +155,10 @@ class Attacker:
             self._send(self._connection(), decode(frames))
 
     def _linger(self, source: Source, link: Link) -> None:
-        """Go on in a session that has been ended, and has no name any more: leave, and then say more, all of which the
-        coordinator comes to at once, since what it is to hear first arrives last."""
+        """Go on in a session that has been ended, and has no name any more: leave, and then say more.
+
+        The coordinator handles all of it at once, since the message that it is to hear first arrives last.
+        """
         link.session = ""
         words = (m.Goodbye(), *[word(list(self._guesses())) for word in HARMLESS])
         for envelope in reversed([link.send(word, self._world.now) for word in words]):

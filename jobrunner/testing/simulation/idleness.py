@@ -1,5 +1,8 @@
-"""The laws about idle slots: none stays idle while elements wait behind a running one that it could run, and none
-stays idle while a call waits that its worker could run, whoever owned the slot before."""
+"""The laws about idle slots.
+
+No slot stays idle while elements that it could run wait behind a running one. No slot stays idle while a call waits
+that its worker could run, whoever owned the slot before.
+"""
 
 from __future__ import annotations
 
@@ -99,8 +102,7 @@ def is_conserving(scenario: Scenario) -> bool:
 
 
 class ConservationWatch(Watch):
-    """Looks at all calls that the coordinator knows, for those that wait beside an idle slot of a worker that could
-    run them."""
+    """Searches all calls of the coordinator for those that wait although an idle slot could run them."""
 
     interval = 0.05
 

@@ -6,9 +6,8 @@ import concurrent.futures
 import os
 from typing import Any
 
-import calls
-
 from jobrunner import Executor, Future, current_executor, gather, wait
+from support import calls
 
 
 def inside(name: str, amount: float = 1, **options: Any) -> Executor:

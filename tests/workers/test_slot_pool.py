@@ -19,6 +19,7 @@ import zoo
 
 from jobrunner.errors import ProtocolError
 from jobrunner.protocol.effects import SlotBlocked, SlotFinished, SlotNotStarted, SlotPrinted, SlotReturned
+from jobrunner.testing.waiting import until
 from jobrunner.workers import slot_process
 
 TESTS = Path(__file__).parents[1]
@@ -395,9 +396,7 @@ def test_close_kills_what_runs_and_what_it_started(make_owner, tmp_path):
     owner.until(lambda: os.path.exists(started))
     owner.pool.close()
     owner.pool.close()
-    deadline = time.monotonic() + 10
-    while not all(gone(pid) for pid in numbers_in(started)):
-        assert time.monotonic() < deadline
+    until(lambda: all(gone(pid) for pid in numbers_in(started)))
 
 
 def test_closing_leaves_no_descriptor_open(make_owner):
@@ -416,8 +415,6 @@ def test_no_orphans_when_the_worker_is_killed(fn, tmp_path):
     started = str(tmp_path / "started")
     args = f"{started!r}, '/nonexistent/never'" if fn == "announce_and_wait" else f"{started!r},"
     script = textwrap.dedent(f"""
-        import sys
-        sys.path[:0] = [{str(TESTS / "contract")!r}, {str(TESTS)!r}]
         import zoo
         from support.slot_owner import Owner
         owner = Owner()
@@ -429,22 +426,15 @@ def test_no_orphans_when_the_worker_is_killed(fn, tmp_path):
         assert worker.stdout is not None
         pids = [int(pid) for pid in worker.stdout.readline().split()]
         assert len(pids) == 2
-        deadline = time.monotonic() + 30
-        while not os.path.exists(started):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        until(lambda: os.path.exists(started))
         worker.kill()
-    while not all(gone(pid) for pid in [*pids, *numbers_in(started)]):
-        assert time.monotonic() < deadline, "orphans"
-        time.sleep(0.005)
+    until(lambda: all(gone(pid) for pid in [*pids, *numbers_in(started)]), "the end of the orphans")
 
 
 def test_a_script_without_a_main_guard_works(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        textwrap.dedent(f"""
-        import sys
-        sys.path[:0] = [{str(TESTS)!r}]
+        textwrap.dedent("""
         from support.slot_owner import Owner
         import beside
         class Point:

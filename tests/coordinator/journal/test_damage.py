@@ -206,7 +206,7 @@ def test_a_log_that_is_gone_is_told(tmp_path):
 def test_a_log_without_its_database_is_told_and_kept(tmp_path):
     path = left_open(tmp_path)
     path.write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"is empty, and its log .*-wal is not"):
+    with pytest.raises(ConfigError, match=r"is empty, but its log .*-wal is not"):
         Journal(path)
     assert Path(f"{path}-wal").stat().st_size
     assert "is empty" in examine(path)["damage"]

@@ -49,6 +49,6 @@ def main(address: str, path: str, count: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    import work  # so that its functions are those of a module, for the workers too
+    from support import work  # so that its functions are those of a module, for the workers too
 
     work.main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))

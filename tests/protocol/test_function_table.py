@@ -4,9 +4,9 @@ from support.cores import DOUBLE, HALVE, KEY, OTHER_KEY
 
 from jobrunner.protocol.coordinator.accounts import Account
 from jobrunner.protocol.coordinator.function_table import FunctionTable
-from jobrunner.protocol.estimates import ESTIMATE_DECAY, updated_estimate
+from jobrunner.protocol.estimates import updated_estimate
 from jobrunner.protocol.known_functions import KnownFunctions
-from jobrunner.protocol.tuning import UNKNOWN
+from jobrunner.protocol.tuning import ESTIMATE_DECAY, UNKNOWN
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import WorkerId
 

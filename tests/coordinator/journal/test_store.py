@@ -188,7 +188,7 @@ def test_files_that_somebody_else_has_prepared_are_not_used(path, tmp_path):
     victim.write_text("precious")
     path.parent.mkdir()
     Path(f"{path}.lock").symlink_to(victim)
-    with pytest.raises(ConfigError, match="cannot keep a journal"):
+    with pytest.raises(ConfigError, match="cannot write a journal"):
         Journal(path)
     assert victim.read_text() == "precious"
     Path(f"{path}.lock").unlink()
@@ -196,7 +196,7 @@ def test_files_that_somebody_else_has_prepared_are_not_used(path, tmp_path):
         log = Path(f"{path}{beside}")
         log.write_bytes(b"rows")
         log.chmod(0o666)
-        with pytest.raises(ConfigError, match="others may read or change it"):
+        with pytest.raises(ConfigError, match="other users may read or change it"):
             Journal(path)
         log.unlink()
 
@@ -206,7 +206,7 @@ def test_nor_a_folder_of_payloads_that_was_made_meanwhile(path):
     folder = Path(f"{path}.payloads")
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
-    with pytest.raises(JournalError, match="others may read or change it"):
+    with pytest.raises(JournalError, match="other users may read or change it"):
         journal.write(accept(spec(1, b"x" * LARGE)))
     assert not list(folder.iterdir())
     journal.close()
@@ -270,7 +270,7 @@ def test_it_says_what_its_entries_say(tmp_path_factory, written):
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from test_journal import Journal, accept, spec
+from test_store import Journal, accept, spec
 journal = Journal(sys.argv[1])
 number = 0
 while True:
@@ -354,10 +354,16 @@ def test_a_damaged_entry_is_told_and_nothing_is_touched(path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda p: p.write_bytes(b"something else entirely" * 100), "is no journal"),
-        (lambda p: foreign(p, "CREATE TABLE theirs (x)"), "database of something else"),
-        (lambda p: foreign(p, "PRAGMA user_version=2"), "has format 2, and this jobrunner reads format 6"),
-        (lambda p: foreign(p, "PRAGMA user_version=99"), "has format 99, and this jobrunner reads format 6"),
+        (lambda p: p.write_bytes(b"something else entirely" * 100), "is not a journal"),
+        (lambda p: foreign(p, "CREATE TABLE theirs (x)"), "database of another program"),
+        (
+            lambda p: foreign(p, "PRAGMA user_version=2"),
+            "has format 2, and this version of jobrunner reads format 6",
+        ),
+        (
+            lambda p: foreign(p, "PRAGMA user_version=99"),
+            "has format 99, and this version of jobrunner reads format 6",
+        ),
     ],
 )
 def test_a_file_of_another_kind_is_left_alone(path, make, words):
@@ -613,7 +619,7 @@ def test_what_cannot_be_written_at_all_is_not_half_there(path, monkeypatch):
 
 def test_a_folder_that_cannot_be_is_an_error_that_helps(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"cannot keep a journal at .*--no-journal keeps none"):
+    with pytest.raises(ConfigError, match=r"cannot write a journal at .*--no-journal"):
         Journal(tmp_path / "file" / "journal")
 
 

@@ -13,8 +13,6 @@ from pathlib import Path
 import cloudpickle
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import zoo
 
 from jobrunner import errors

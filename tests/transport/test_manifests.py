@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import msgpack
 import pytest
@@ -14,6 +13,7 @@ from jobrunner.protocol.wire.codec import decode, encode
 from jobrunner.protocol.wire.payloads import Payload, buffers_of, payload_size
 from jobrunner.shared_memory.segment_pool import SegmentPool, can_share
 from jobrunner.shared_memory.shared_payload import SharedPayload
+from jobrunner.testing.waiting import until
 from jobrunner.transport.manifests import MANIFEST, Sharing
 from jobrunner.transport.sockets import DealerWire, RouterWire
 
@@ -173,12 +173,6 @@ def test_over_sockets(pool, tmp_path):
 
 
 def one(wire) -> Received:
-    deadline = time.monotonic() + 30
-    events = []
-    while not events:
-        assert time.monotonic() < deadline
-        wire.wait(0.1)
-        events = wire.receive(0.0)
-    (event,) = events
+    (event,) = until(lambda: wire.receive(0.0), "an event", meanwhile=lambda: wire.wait(0.1))
     assert isinstance(event, Received)
     return event

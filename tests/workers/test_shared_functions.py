@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.slot_owner import PATIENCE
 
 from jobrunner.backends.prepared import Prepared
 from jobrunner.calls import serialization
@@ -16,6 +14,7 @@ from jobrunner.protocol.effects import SlotTask
 from jobrunner.protocol.wire.payloads import payload_size
 from jobrunner.shared_memory.segment_pool import SegmentPool, can_share
 from jobrunner.shared_memory.shared_payload import SharedPayload
+from jobrunner.testing.waiting import until
 
 MIB = 1 << 20
 needs_sharing = pytest.mark.skipif(not can_share(), reason="no shared memory here")
@@ -102,9 +101,7 @@ def test_a_part_that_nobody_keeps_leaves_the_host(make_owner, pool):
     plain = Prepared(lambda: Path("/proc/self/maps").read_text().count("memfd:jobrunner-payload"))
     assert result(owner, 1, whole) == (7, 1)
     owner.pool.run(1, [], [], [definition.key for definition in whole.definitions])
-    deadline = time.monotonic() + PATIENCE
-    while result(owner, 1, plain) > 0:
-        assert time.monotonic() < deadline
+    until(lambda: result(owner, 1, plain) == 0)
     del whole
     gc.collect()
     assert pool.counts() == (0, 0)

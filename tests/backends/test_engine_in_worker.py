@@ -83,17 +83,17 @@ def values(parts):
 
 
 def test_a_chunk_that_takes_long_gives_back_its_rest(monkeypatch):
-    monkeypatch.setattr(engine_worker, "GIVE_BACK_AFTER", 0.0)
+    monkeypatch.setattr(engine_worker, "ENGINE_GIVE_BACK_AFTER", 0.0)
     arguments = chunk_of(range(6))
     status, _, _, _, parts = run(head(zoo.echo, span=(2, 6)), arguments, [])
     assert (status, values(parts)) == (OK, [2])
-    monkeypatch.setattr(engine_worker, "PACK_BYTES", 10)
+    monkeypatch.setattr(engine_worker, "ENGINE_GIVE_BACK_BYTES", 10)
     _, _, _, _, parts = run(head(zoo.echo, span=(2, 6)), arguments, [])
     assert values(parts) == [2, 3, 4, 5], "its arguments are too large to travel again and again"
 
 
 def test_a_chunk_with_buffers_beside_it_is_run_to_its_end(monkeypatch):
-    monkeypatch.setattr(engine_worker, "GIVE_BACK_AFTER", 0.0)
+    monkeypatch.setattr(engine_worker, "ENGINE_GIVE_BACK_AFTER", 0.0)
     arguments = chunk_of([numpy.zeros(100_000), numpy.ones(100_000)])
     assert len(arguments) > 1
     status, _, _, _, parts = run(head(len, span=(0, 2)), arguments, [])
@@ -101,7 +101,7 @@ def test_a_chunk_with_buffers_beside_it_is_run_to_its_end(monkeypatch):
 
 
 def test_a_map_of_chunks_that_take_long_is_whole(monkeypatch):
-    monkeypatch.setattr(engine_worker, "GIVE_BACK_AFTER", 0.0)
+    monkeypatch.setattr(engine_worker, "ENGINE_GIVE_BACK_AFTER", 0.0)
     with Executor(LocalEngine(BackendSettings(ClientConfig()))) as executor:
         assert list(executor.map(zoo.add, range(50), range(50), chunksize=20)) == list(range(0, 100, 2))
 

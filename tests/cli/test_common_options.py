@@ -77,9 +77,9 @@ def test_a_backend_that_is_an_address_names_the_cluster_too(monkeypatch: pytest.
 
 
 def test_help_tells_default_unit_and_environment() -> None:
-    assert (
-        options.help_of(CoordinatorConfig, "client_grace")
-        == "How long a lost client's tasks go on (default: 30 s; environment: JOBRUNNER_CLIENT_GRACE)."
+    assert options.help_of(CoordinatorConfig, "client_grace") == (
+        "Time for which the tasks of a lost client continue before they are cancelled"
+        " (default: 30 s; environment: JOBRUNNER_CLIENT_GRACE)."
     )
     assert "default: 7077;" in options.help_of(CoordinatorConfig, "port")
     assert (
