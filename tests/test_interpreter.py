@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from jobrunner.protocol.worker.core import START_FAILURES
+from jobrunner.protocol.worker.slot_table import START_FAILURES
 
 APPLICATION = """
 import os, sys

@@ -12,7 +12,8 @@ from jobrunner.nested.task_context import TASK_ADDRESS, TASK_WORKER
 from jobrunner.program.flags import no_program
 from jobrunner.protocol.effects import ConnectionLost
 from jobrunner.protocol.wire.ids import WorkerId, new_id
-from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
+from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.shared_memory.segment_pool import can_share
 from jobrunner.system.host import missing_modules, own_host, python_version, unknown_host, usable_cpus
 from jobrunner.transport.driver import Driver

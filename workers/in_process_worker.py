@@ -31,7 +31,8 @@ from jobrunner.protocol.effects import (
 from jobrunner.protocol.session import COORDINATOR
 from jobrunner.protocol.wire.ids import WorkerId, random_token
 from jobrunner.protocol.wire.messages import Envelope
-from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
+from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.shared_memory.limits import most_idle
 from jobrunner.shared_memory.segment_pool import can_share
 from jobrunner.system.host import own_host, python_version

@@ -45,7 +45,8 @@ from jobrunner.protocol.journal_records import JournalState
 from jobrunner.protocol.link import Link
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.codec import decode, encode
-from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
+from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.settings import WorkerSettings
 
 
 class Peer:

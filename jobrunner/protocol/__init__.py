@@ -44,6 +44,20 @@ The coordinator by what each part owns:
     outboxes           what each peer is told at the end of a turn; `outgoing`: the effects of an event
     reports            what operators are told, and may command
 
+The worker by what each part owns:
+
+    core               the events, the table of messages, the order of a turn
+    local_tasks        the tasks that are here; `local_queue`: those of them that are in no slot
+    slot_table         the slots and their starts (`slot_starts`); `slots`: one of them, and what it can be given
+    feeding            tasks go into slots; `recalling`: and come back from them
+    replacing          which slots make way; `dismissal`: the idle ones among them, pure
+    slot_events        what slots tell of their tasks; `splitting`: bundles and chunks that end while they run
+    stops              the tasks that have a limit of time or are being stopped; `stopping`: the steps of that
+    function_store     functions that are kept for slots
+    outcomes           how attempts end, pure; `unacknowledged`: what is kept until the coordinator has it
+    announcements      what is told of tasks that run or wait; `announced_capacity`: of the slots
+    leaving            whether the worker drains, and whether it has stopped
+
 The life of a task; `task.TRANSITIONS` is the same as data, and the only place that decides:
 
     submitted

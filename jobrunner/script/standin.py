@@ -87,6 +87,8 @@ class Script:
         self.image_part: Part | None = None
         """The image that was received last: the calls of calls bring it along."""
         self._serial = -1
+        self._stale: set[str] = set()
+        """Names of what is to be loaded anew, though the program has not changed it."""
         self._loads: dict[str, int] = {}
         """By name, how often an entry has been loaded."""
         self._holds: dict[str, dict[str, int]] = {}
@@ -216,7 +218,7 @@ class Script:
 
     def _is_new(self, entry: Entry) -> bool:
         known = self.received.get(entry.name)
-        if known is None or known.version != entry.version:
+        if known is None or known.version != entry.version or entry.name in self._stale:
             return True
         return bool(self._renewed_in(entry.name))
 
@@ -229,6 +231,7 @@ class Script:
 
     def _load(self, entry: Entry, parts: Parts) -> None:
         self._pending.pop(entry.name, None)
+        self._stale.discard(entry.name)
         self.received[entry.name] = entry
         self._loads[entry.name] = self._loads.get(entry.name, 0) + 1
         self._loading.append(entry.name)
@@ -330,9 +333,9 @@ class Script:
     def _forget_holders_of(self, name: str, before: Any) -> None:
         """The class, `before`, is about to be another object: what refers to it is to be loaded anew."""
         for other, entry in list(self.received.items()):
-            if name not in entry.needs or other in self._loading or other not in self.received:
+            if name not in entry.needs or other in self._loading or other in self._stale:
                 continue
-            del self.received[other]
+            self._stale.add(other)
             if entry.kind != CLASS or other not in self._attributes:
                 continue
             made = self.defined.get(other)

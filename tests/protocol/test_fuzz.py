@@ -40,6 +40,8 @@ def test_a_round_is_the_same_for_the_same_seed(rounds):
 
 def test_what_breaks_the_law_is_found(monkeypatch):
     """With one of the checks left out, some of the messages do harm."""
-    monkeypatch.setattr("jobrunner.protocol.worker.core.WorkerCore._knows_functions_of", lambda *_: True)
+    monkeypatch.setattr(
+        "jobrunner.protocol.worker.function_store.FunctionStore.knows_functions_of", lambda *_: True
+    )
     with pytest.raises(fuzz.LawBroken, match="WorkerVictim: Envelope"):
         list(map(run, range(ROUNDS)))

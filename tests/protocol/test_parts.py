@@ -37,7 +37,7 @@ from jobrunner.protocol.journal_records import JournalState
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import SlotId
 from jobrunner.protocol.wire.principals import Principal
-from jobrunner.protocol.worker.core import LARGE_DEFINITION
+from jobrunner.protocol.worker.function_store import LARGE_DEFINITION
 
 PART = m.FunctionDef(b"part", "a part", b"the bytes of a part")
 TWICE = DOUBLE._replace(parts=(PART.key,))
@@ -245,10 +245,10 @@ def test_a_part_is_kept_while_a_function_has_it_whatever_the_coordinator_says():
     world.say(m.DropFunctions([PART.key]))
     finish(world, 1, 1)
     world.turn()
-    assert set(world.core.functions) == {PART.key, KEY}
+    assert set(world.core.functions.definitions) == {PART.key, KEY}
     world.say(m.DropFunctions([KEY]))
     world.turn()
-    assert world.core.functions == {}
+    assert world.core.functions.definitions == {}
     assign(world, assignment(2, function=b"plain"), functions=[HALVE._replace(key=b"plain")])
     assert runs(world) == {1: ([b"plain"], [PART.key, KEY])}
 
@@ -268,12 +268,12 @@ def test_a_function_that_is_sent_again_is_the_one_that_is_there():
     world = worker()
     assign(world, assignment(1), functions=[PART, TWICE])
     world.take()
-    first = world.core.functions.copy()
+    first = world.core.functions.definitions.copy()
     world.lose()
     world.open()
     world.say(m.Assign([assignment(2)], [PART, DOUBLE]))
     world.turn()
-    assert world.core.functions == first
+    assert world.core.functions.definitions == first
     finish(world, 1, 1)
     assert runs(world) == {1: ([], [])}
 

@@ -1,3 +1,5 @@
+"""The worker's state machine as a whole: its greeting, what it says of tasks, crashes and sessions."""
+
 from __future__ import annotations
 
 import random
@@ -5,78 +7,50 @@ import random
 import pytest
 from support.cores import (
     DOUBLE,
-    HALVE,
     KEY,
-    OTHER_KEY,
     Upstream,
     assign,
     assignment,
     die,
-    ended,
     finish,
     ids,
     ok,
+    returned,
     started,
+    teach,
     worker,
 )
 
 from jobrunner.protocol.effects import (
     ConnectionLost,
-    DrainRequested,
     EndSlot,
     GiveUp,
     HandshakeFailed,
-    InterruptTask,
     RecallTasks,
     RunTasks,
     SignalSlot,
     SlotAwaits,
     SlotBlocked,
-    SlotNotStarted,
     SlotPrinted,
     SlotReady,
-    SlotReturned,
     SlotSpoiled,
-    SlotTask,
     SpawnSlot,
-    Stop,
 )
 from jobrunner.protocol.tuning import (
     RECALL_AFTER,
     RETRACT_WHEN_IDLE_AFTER,
     RETURN_AFTER,
     RUNNING_AFTER,
-    SLOT_LIMIT,
 )
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_AWAITED
 from jobrunner.protocol.wire.ids import SlotId, WorkerId
-from jobrunner.protocol.worker.core import (
-    COMPLAIN_EVERY,
-    OUTPUT_LIMIT,
-    START_FAILURES,
-    WorkerCore,
-    WorkerSettings,
-)
-from jobrunner.protocol.worker.slot_starts import FIRST_PAUSE
+from jobrunner.protocol.worker.core import COMPLAIN_EVERY, WorkerCore
+from jobrunner.protocol.worker.settings import WorkerSettings
+from jobrunner.protocol.worker.slot_table import START_FAILURES
+from jobrunner.protocol.worker.unacknowledged import OUTPUT_LIMIT
 
 PLACE = {"worker": "w", "host": "host"}
-
-
-def teach(world, seconds, *, key=KEY):
-    """Let one call finish, so that the function's duration is known."""
-    assign(world, assignment("lesson", function=key), functions=[DOUBLE, HALVE])
-    ((slot, _),) = started(world).items()
-    finish(world, slot, world.core.slots[slot].running().number, duration=seconds)
-    assert ids(world.heard_one(m.Outcomes).outcomes) == ["c-lesson"]
-
-
-def cancel(world, *numbers, running=True):
-    world.say(m.Cancel([m.CancelRequest(f"c-{n}", running) for n in numbers]))
-
-
-def returned(world, slot, *numbers):
-    world.handle(SlotReturned(SlotId(slot), list(numbers)))
 
 
 # --- greeting -----------------------------------------------------------------------------------------------------
@@ -170,127 +144,6 @@ def test_a_refused_worker_gives_up():
     world.give(m.Envelope("", 0, 0, m.Refused("use the same version")))
     assert world.take() == [GiveUp("use the same version", "ProtocolError")]
     assert core.next_deadline() is None
-
-
-# --- feeding ------------------------------------------------------------------------------------------------------
-
-
-def test_a_task_goes_to_an_idle_slot_with_its_functions():
-    world = worker()
-    call = assignment(1, initializer=OTHER_KEY, payload=b"x", name="mine")
-    assign(world, call, functions=[DOUBLE, HALVE])
-    task = SlotTask(1, "c-1", "mine", 1, KEY, b"x", None, OTHER_KEY)
-    assert world.take() == [RunTasks(SlotId(1), [task], [DOUBLE, HALVE], [])]
-    assert world.heard() == []
-    finish(world, 1, 1)
-    assert world.heard_one(m.Outcomes) == m.Outcomes([ok("c-1", payload=b"r")])
-    assign(world, assignment(2), functions=[])
-    assert world.take_one(RunTasks).functions == [], "it knows the function"
-
-
-def test_idle_slots_come_first_and_unknown_calls_run_alone():
-    world = worker(slots=2)
-    assign(world, *[assignment(n) for n in range(3)])
-    assert started(world) == {1: ["c-0"], 2: ["c-1"]}
-    finish(world, 2, 1, duration=5.0)
-    assert started(world) == {2: ["c-2"]}
-
-
-def test_short_calls_go_into_a_slot_in_batches_evenly():
-    world = worker(slots=2)
-    teach(world, 0.00049)
-    assign(world, *[assignment(n) for n in range(30)])
-    first = started(world)
-    assert {slot: len(tasks) for slot, tasks in first.items()} == {1: 10, 2: 10}
-    finish(world, 1, 2, 3, 4, duration=0.00049)
-    assert started(world) == {1: ["c-20", "c-21", "c-22"]}
-    assert ids(world.heard_one(m.Outcomes).outcomes) == first[1][:3]
-
-
-def test_the_emptiest_slot_comes_first():
-    world = worker(slots=2)
-    teach(world, 0.0005)
-    assign(world, assignment(1), assignment(2))
-    assert started(world) == {1: ["c-1"], 2: ["c-2"]}
-    finish(world, 2, 1, duration=0.0005)
-    assert started(world) == {}
-    assign(world, assignment(3))
-    assert started(world) == {2: ["c-3"]}
-
-
-def test_a_batch_is_bounded_in_number():
-    world = worker()
-    teach(world, 0.0)
-    assign(world, *[assignment(n) for n in range(1000)])
-    (tasks,) = started(world).values()
-    assert 100 < len(tasks) <= SLOT_LIMIT
-
-
-def test_long_calls_run_one_at_a_time():
-    world = worker()
-    teach(world, 1.0)
-    assign(world, assignment(1), assignment(2))
-    assert started(world) == {1: ["c-1"]}
-
-
-def test_a_chunk_counts_by_its_elements():
-    world = worker()
-    teach(world, 0.001)
-    assign(world, assignment(1, span=(0, 9)), assignment(2, span=(9, 25)), assignment(3))
-    assert started(world) == {1: ["c-1"]}, "16 ms are too much to wait behind another task"
-
-
-def test_the_next_task_is_at_hand():
-    world = worker()
-    teach(world, 0.010)
-    assign(world, *[assignment(n) for n in range(4)])
-    assert started(world) == {1: ["c-0", "c-1"]}
-    finish(world, 1, 2, duration=0.010)
-    assert started(world) == {1: ["c-2"]}
-
-
-def test_a_call_with_a_time_limit_is_alone_in_its_slot():
-    world = worker()
-    teach(world, 0.0001)
-    assign(world, assignment(1, timeout=5.0), assignment(2))
-    assert started(world) == {1: ["c-1"]}
-    finish(world, 1, 2, duration=0.0001)
-    assert started(world) == {1: ["c-2"]}
-    assign(world, assignment(3, timeout=5.0))
-    assert started(world) == {}
-
-
-def test_tasks_wait_for_slots_that_are_still_starting():
-    world = worker(slots=2, ready=False)
-    assign(world, assignment(1), assignment(2))
-    for _ in range(20):
-        world.turn(0.05)
-    assert [x for x in world.heard() if type(x) is not m.Heartbeat] == [], "no other worker would be faster"
-    world.handle(SlotReady(SlotId(2), 52))
-    assert started(world) == {2: ["c-1"]}
-
-
-def test_functions_are_forgotten_by_the_slots_with_their_next_tasks():
-    world = worker()
-    teach(world, 1.0)
-    teach(world, 1.0, key=OTHER_KEY)
-    world.say(m.DropFunctions([KEY]))
-    assert (world.take(), world.heard()) == ([], [])
-    assert list(world.core.functions) == [OTHER_KEY]
-    assign(world, assignment(1, function=OTHER_KEY), functions=[])
-    assert world.take_one(RunTasks).drop_functions == [KEY]
-
-
-def test_nothing_is_fed_while_too_many_outcomes_are_unacknowledged():
-    world = worker(unacknowledged_bytes=100)
-    assign(world, assignment(1), assignment(2))
-    assert started(world) == {1: ["c-1"]}
-    finish(world, 1, 1, payload=bytes(101))
-    world.turn()
-    assert started(world) == {}
-    world.heard()
-    world.acknowledge()
-    assert started(world) == {1: ["c-2"]}
 
 
 # --- while tasks run ----------------------------------------------------------------------------------------------
@@ -404,7 +257,7 @@ def test_what_is_printed_without_a_session_is_bounded():
     world.lose()
     for n in range(3 * OUTPUT_LIMIT):
         world.handle(SlotPrinted(SlotId(1), [(1, m.STDOUT, f"{n}\n")]))
-    assert len(world.core._output) <= OUTPUT_LIMIT + 1
+    assert len(world.core._unacknowledged.leftovers()) <= OUTPUT_LIMIT + 1
 
 
 def test_a_task_whose_function_is_gone_may_still_print():
@@ -424,123 +277,6 @@ def test_an_error_says_where_it_happened():
     finish(world, 1, 1, status=m.ERROR, payload=b"exception")
     (outcome,) = world.heard_one(m.Outcomes).outcomes
     assert outcome == m.Outcome("c-1", 1, m.ERROR, b"exception", 1.0, PLACE)
-
-
-# --- time limits and cancelling -----------------------------------------------------------------------------------
-
-
-def test_a_task_whose_time_is_up_is_asked_then_told_then_made_to_stop():
-    world = worker(slots=2, stop_grace=3.0)
-    assign(world, assignment(1, timeout=10.0), assignment(2))
-    assert started(world) == {1: ["c-1"], 2: ["c-2"]}
-    for after, effect in [
-        (9.9, None),
-        (0.1, InterruptTask(SlotId(1), 1)),
-        (2.9, None),
-        (0.1, SignalSlot(SlotId(1), "SIGTERM")),
-        (2.9, None),
-        (0.1, SignalSlot(SlotId(1), "SIGKILL")),
-        (60.0, None),
-    ]:
-        world.now = round(world.now + after, 6)
-        world.acknowledge()
-        assert world.take() == ([] if effect is None else [effect]), world.now
-    world.heard()
-    die(world, 1, 1)
-    assert world.take() == [SpawnSlot(SlotId(3))]
-    (outcome,) = world.heard_one(m.Outcomes).outcomes
-    detail = {"timeout": 10.0, "error": "it ran longer than its timeout of 10 s", "stderr": "last words"}
-    assert outcome._replace(duration=0.0) == ended("c-1", m.TIMED_OUT, **PLACE, **detail)._replace(
-        duration=0.0
-    )
-
-
-def test_a_task_that_gives_in_to_the_interrupt_has_timed_out_and_keeps_its_slot():
-    world = worker()
-    assign(world, assignment(1, timeout=1.0))
-    started(world)
-    world.now += 1.0
-    assert world.take() == [InterruptTask(SlotId(1), 1)]
-    finish(world, 1, 1, status=m.ERROR, payload=b"KeyboardInterrupt")
-    (outcome,) = next(x for x in world.heard() if type(x) is m.Outcomes).outcomes
-    assert (outcome.status, outcome.payload, outcome.detail["timeout"]) == (m.TIMED_OUT, b"", 1.0)
-    world.turn(60.0)
-    assert [x for x in world.take() if type(x) is not ConnectionLost] == []
-
-
-def test_a_task_that_finishes_in_spite_of_the_interrupt_has_succeeded():
-    world = worker()
-    assign(world, assignment(1, timeout=1.0))
-    started(world)
-    world.now += 1.0
-    world.take()
-    finish(world, 1, 1)
-    assert [x.outcomes[0].status for x in world.heard() if type(x) is m.Outcomes] == [m.OK]
-
-
-def test_a_queued_task_is_cancelled_at_once_and_a_finished_one_is_not_answered():
-    world = worker()
-    assign(world, assignment(1), assignment(2))
-    started(world)
-    cancel(world, 2, 3, running=False)
-    assert world.heard() == [m.Outcomes([m.Outcome("c-2", 1, m.CANCELLED)])]
-    assert world.take() == []
-
-
-def test_a_running_task_refuses_a_mild_cancel():
-    world = worker()
-    assign(world, assignment(1))
-    started(world)
-    cancel(world, 1, running=False)
-    assert world.heard() == [m.CancelRefused(["c-1"])]
-    assert world.take() == []
-
-
-def test_a_running_task_is_stopped_on_its_slot_alone():
-    world = worker(slots=2, stop_grace=3.0)
-    assign(world, assignment(1), assignment(2))
-    started(world)
-    cancel(world, 2)
-    cancel(world, 2)
-    assert world.take() == [InterruptTask(SlotId(2), 1)]
-    world.now += 3.0
-    world.acknowledge()
-    assert world.take() == [SignalSlot(SlotId(2), "SIGTERM")]
-    world.heard()
-    die(world, 2, 1, code=-15)
-    assert world.take() == [SpawnSlot(SlotId(3))]
-    assert [(o.id, o.status) for o in world.heard_one(m.Outcomes).outcomes] == [("c-2", m.CANCELLED)]
-
-
-def test_a_task_that_waits_behind_another_is_recalled_and_the_other_is_not_hit():
-    world = worker(stop_grace=3.0)
-    teach(world, 0.0001)
-    assign(world, *[assignment(n) for n in (1, 2, 3)])
-    assert started(world) == {1: ["c-1", "c-2", "c-3"]}
-    cancel(world, 2)
-    assert world.take() == [RecallTasks(SlotId(1)), InterruptTask(SlotId(1), 3)]
-    world.now += 3.0
-    assert [x for x in world.take() if type(x) is SignalSlot] == [], "c-1 runs there"
-    world.heard()
-    returned(world, 1, 3, 4)
-    assert [x for x in world.heard() if type(x) is m.Outcomes] == [
-        m.Outcomes([m.Outcome("c-2", 1, m.CANCELLED)])
-    ]
-    assert list(world.core.tasks) == ["c-1", "c-3"]
-
-
-def test_a_cancelled_task_that_was_next_is_stopped_when_its_turn_came_first():
-    world = worker(stop_grace=3.0)
-    teach(world, 0.0001)
-    assign(world, assignment(1), assignment(2))
-    started(world)
-    cancel(world, 2)
-    world.take()
-    finish(world, 1, 2)
-    returned(world, 1)
-    world.take()
-    world.now += 3.0
-    assert SignalSlot(SlotId(1), "SIGTERM") in world.take()
 
 
 # --- crashes ------------------------------------------------------------------------------------------------------
@@ -635,109 +371,6 @@ def test_a_spoiled_slot_gets_no_more_and_makes_way():
     assert world.take() == [EndSlot(SlotId(1)), SpawnSlot(SlotId(2))]
     world.handle(SlotReady(SlotId(2), 52))
     assert started(world) == {2: ["c-2"]}
-
-
-# --- starts that fail for want of descriptors, processes or memory ------------------------------------------------
-
-
-def spawned(world):
-    """The slots whose start is asked for in this turn; nothing else was done."""
-    effects = world.take()
-    assert all(type(effect) is SpawnSlot for effect in effects), effects
-    return [effect.slot for effect in effects]
-
-
-def cannot_start(world, *slots):
-    for slot in slots:
-        world.handle(SlotNotStarted(SlotId(slot), "no descriptors"))
-
-
-def test_the_slots_that_can_be_started_go_on_and_others_are_tried_later_one_at_a_time():
-    world = worker(slots=4, ready=False)
-    cannot_start(world, 3, 4)
-    assert world.heard() == [m.Capacity(2)]
-    assert world.logs[-1] == "only 2 of 4 slots, until more can be started: no descriptors"
-    for slot in (1, 2):
-        world.handle(SlotReady(SlotId(slot), 50))
-    assign(world, assignment(1), assignment(2))
-    assert started(world) == {1: ["c-1"], 2: ["c-2"]}
-    for trial in range(5, 12):
-        world.acknowledge()
-        world.turn(FIRST_PAUSE / 2)
-        assert world.take() == []
-        assert world.core.next_deadline() <= world.core._next_start()
-        world.now = world.core._next_start()
-        world.acknowledge()
-        assert spawned(world) == [trial]
-        cannot_start(world, trial)
-    assert len([line for line in world.logs if "no descriptors" in line]) == 1, "it is said once"
-    world.now = world.core._next_start()
-    world.acknowledge()
-    assert spawned(world) == [12]
-    world.handle(SlotReady(SlotId(12), 50))
-    assert spawned(world) == [13], "all the others at once, from now on"
-    assert m.Capacity(4) in world.heard()
-
-
-def test_a_slot_that_has_gone_is_replaced_at_once_even_then():
-    world = worker(slots=3, ready=False)
-    cannot_start(world, 3)
-    world.handle(SlotReady(SlotId(1), 50))
-    world.handle(SlotReady(SlotId(2), 50))
-    assert world.take() == []
-    die(world, 1)
-    assert spawned(world) == [4]
-
-
-def test_without_any_slot_it_gives_up_with_the_reason_before_long():
-    world = worker(slots=2, ready=False)
-    began = world.now
-    cannot_start(world, 1, 2)
-    for trial in range(3, 2 + START_FAILURES):
-        assert world.take() == []
-        world.now = world.core._next_start()
-        assert spawned(world) == [trial]
-        cannot_start(world, trial)
-    (effect,) = world.take()
-    assert effect == GiveUp("no slot can be started: no descriptors", "JobRunnerError")
-    assert world.now - began < 10
-
-
-def test_slots_that_die_while_they_start_do_not_end_a_worker_whose_other_slots_work():
-    world = worker(slots=2, ready=False)
-    world.handle(SlotReady(SlotId(1), 50))
-    for n in range(START_FAILURES - 1):
-        die(world, 2 + n, code=1)
-        assert spawned(world) == [3 + n]
-    die(world, 1 + START_FAILURES, code=1)
-    assert world.take() == [], "not at once, any more"
-    assert world.core.capacity() == 1
-    world.now = world.core._next_start()
-    (trial,) = spawned(world)
-    die(world, trial, code=1)
-    assert world.take() == []
-    assign(world, assignment(1))
-    assert started(world) == {1: ["c-1"]}
-
-
-def test_it_says_so_when_all_its_tasks_wait_for_tasks_that_find_no_slot():
-    world = worker()
-    assign(world, assignment(1))
-    started(world)
-    world.handle(SlotBlocked(SlotId(1), True))
-    assert spawned(world) == [2]
-    cannot_start(world, 2)
-    assert world.heard() == [m.Capacity(2), m.Capacity(1)], "maybe it was for a moment"
-    world.now = world.core._next_start()
-    assert spawned(world) == [3]
-    cannot_start(world, 3)
-    assert world.heard() == [m.Running(["c-1"]), m.Stuck("no descriptors")]
-    world.now = world.core._next_start()
-    assert spawned(world) == [4]
-    cannot_start(world, 4)
-    assert world.heard() == [m.Stuck("no descriptors")], "again, as nobody has helped"
-    world.handle(SlotBlocked(SlotId(1), False))
-    assert world.heard() == [m.Capacity(1)], "not any more"
 
 
 # --- slots whose task waits for others ----------------------------------------------------------------------------
@@ -944,106 +577,6 @@ def test_a_task_assigned_again_while_it_is_here_is_joined_under_the_new_number()
     assert world.take() == []
     finish(world, 1, 1)
     assert world.heard() == [m.Outcomes([ok("c-1", 3, b"r")])]
-
-
-# --- leaving ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("asked_by", ["signal", "coordinator"])
-def test_draining_finishes_what_runs_and_gives_back_the_rest(asked_by):
-    world = worker()
-    assign(world, assignment(1), assignment(2))
-    started(world)
-    if asked_by == "signal":
-        world.handle(DrainRequested())
-    else:
-        world.say(m.Drain())
-    assert world.heard() == [m.Drain(), m.TasksReturned([("c-2", 1)])]
-    assert world.take() == []
-    assign(world, assignment(3))
-    assert world.heard() == [m.TasksReturned([("c-3", 1)])]
-    world.now += 5.0
-    world.acknowledge()
-    assert world.take() == []
-    world.heard()
-    finish(world, 1, 1)
-    assert world.heard() == [m.Outcomes([ok("c-1", payload=b"r")])]
-    assert world.take() == [EndSlot(SlotId(1))], "what the task has left for the end is done"
-    world.handle(SlotPrinted(SlotId(1), [(0, m.STDOUT, "late\n")]))
-    assert world.heard() == [m.Output([m.OutputChunk("c-1", "double", m.STDOUT, "late\n")])]
-    die(world, 1, code=0)
-    assert world.heard() == [m.Goodbye()]
-    assert world.take() == [Stop()]
-    assert world.core.next_deadline() is None
-
-
-def test_an_idle_worker_drains_at_once():
-    world = worker()
-    world.handle(DrainRequested())
-    assert world.heard() == [m.Drain(), m.Goodbye()]
-    assert world.take() == [Stop()]
-
-
-def test_what_a_slot_gives_back_while_draining_goes_to_other_workers():
-    world = worker()
-    teach(world, 0.0001)
-    assign(world, *[assignment(n) for n in (1, 2, 3)])
-    started(world)
-    world.handle(DrainRequested())
-    assert world.take() == [RecallTasks(SlotId(1))]
-    assert world.heard() == [m.Drain()]
-    finish(world, 1, 2)
-    returned(world, 1, 3, 4)
-    assert world.take() == [EndSlot(SlotId(1))]
-    assert world.heard() == [m.Outcomes([ok("c-1", payload=b"r")]), m.TasksReturned([("c-2", 1), ("c-3", 1)])]
-    die(world, 1, code=0)
-    assert (world.take(), world.heard()) == ([Stop()], [m.Goodbye()])
-
-
-def test_a_crash_while_draining_starts_no_new_slot():
-    world = worker()
-    assign(world, assignment(1))
-    started(world)
-    world.handle(DrainRequested())
-    die(world, 1, 1)
-    assert world.take() == [Stop()]
-    assert [type(x) for x in world.heard()] == [m.Drain, m.Outcomes, m.Goodbye]
-
-
-def test_draining_has_a_limit_and_what_then_still_runs_runs_elsewhere():
-    world = worker(drain_timeout=5.0)
-    assign(world, assignment(1))
-    started(world)
-    world.handle(DrainRequested())
-    world.heard()
-    world.now += 5.0
-    assert world.heard() == [m.Running(["c-1"]), m.TasksReturned([("c-1", 1)], begun=True), m.Goodbye()]
-    assert world.take() == [Stop()]
-
-
-def test_a_function_is_told_how_often_its_call_has_begun():
-    """Not how often it was assigned: what was given back has never begun."""
-    world = worker()
-    assign(world, assignment(1, attempt=5)._replace(unbegun=3))
-    (run,) = world.take()
-    assert run.tasks[0].attempt == 2
-    world.lose()
-    world.turn()
-    assert world.hello.held == [m.Held("c-1", 5, True, unbegun=3)]
-    world.open()
-    finish(world, 1, 1)
-    assert world.heard_one(m.Outcomes).outcomes[0].attempt == 5
-
-
-def test_a_draining_worker_says_so_in_each_new_session():
-    world = worker()
-    assign(world, assignment(1))
-    started(world)
-    world.handle(DrainRequested())
-    world.heard()
-    world.lose()
-    world.open()
-    assert world.heard() == [m.Drain()]
 
 
 def test_a_coordinator_with_other_keys_is_complained_of_once_a_minute():

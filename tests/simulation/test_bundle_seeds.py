@@ -12,7 +12,7 @@ from jobrunner.protocol.coordinator.dependencies import Dependencies
 from jobrunner.protocol.coordinator.orphans import Orphans
 from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.wire.ids import TaskId
-from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.splitting import Splitting
 from jobrunner.testing.simulation.laws import RIGHT
 
 
@@ -38,18 +38,18 @@ def test_a_client_that_begins_again_with_what_has_ended_is_found(monkeypatch):
 
 
 def test_a_worker_that_goes_on_under_the_name_of_the_bundle_is_found(monkeypatch):
-    real = WorkerCore._slot_split
+    real = Splitting.bundle_split
 
     def slot_split(self, event, now):
         real(self, event, now)
-        task = self.slots[event.slot].queue.get(event.number) if event.slot in self.slots else None
+        task = self._slots[event.slot].queue.get(event.number) if event.slot in self._slots else None
         bundle = None if task is None else place_of_call(task.id)
-        if bundle is not None and task.id in self.tasks:
-            del self.tasks[task.id]
+        if bundle is not None and task.id in self._local_tasks.tasks:
+            del self._local_tasks.tasks[task.id]
             task.assignment = task.assignment._replace(id=TaskId(f"{bundle[0]}-{RIGHT}"))
-            self.tasks[task.id] = task
+            self._local_tasks.tasks[task.id] = task
 
-    monkeypatch.setattr(WorkerCore, "_slot_split", slot_split)
+    monkeypatch.setattr(Splitting, "bundle_split", slot_split)
     find()
 
 

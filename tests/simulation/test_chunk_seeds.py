@@ -10,7 +10,7 @@ from jobrunner.protocol.coordinator.attempts import Attempts
 from jobrunner.protocol.coordinator.division import Division
 from jobrunner.protocol.effects import ChunkDivided
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.splitting import Splitting
 from jobrunner.testing.simulation import Call, Scenario, World
 from jobrunner.testing.simulation.laws import Violation
 from jobrunner.testing.simulation.simulated_program import function
@@ -34,18 +34,18 @@ def test_a_part_that_its_client_does_not_wait_for_is_found(monkeypatch):
 
 
 def test_a_worker_that_goes_on_under_the_name_of_the_chunk_is_found(monkeypatch):
-    real = WorkerCore._slot_divided
+    real = Splitting.chunk_divided
 
     def slot_divided(self, event, now):
-        task = self.slots[event.slot].queue.get(event.number) if event.slot in self.slots else None
+        task = self._slots[event.slot].queue.get(event.number) if event.slot in self._slots else None
         chunk = None if task is None else task.id
         real(self, event, now)
-        if task is not None and task.id != chunk and task.id in self.tasks:
-            del self.tasks[task.id]
+        if task is not None and task.id != chunk and task.id in self._local_tasks.tasks:
+            del self._local_tasks.tasks[task.id]
             task.assignment = task.assignment._replace(id=chunk)
-            self.tasks[task.id] = task
+            self._local_tasks.tasks[task.id] = task
 
-    monkeypatch.setattr(WorkerCore, "_slot_divided", slot_divided)
+    monkeypatch.setattr(Splitting, "chunk_divided", slot_divided)
     find(first=23)
 
 

@@ -46,7 +46,7 @@ def test_functions_of_an_earlier_session_do_not_stay_with_the_worker():
     world.run_for(3.0)
     world.network.mend(world.seats[0].source)
     world.run_for(10.0)
-    assert not world.seats[0].core.functions
+    assert not world.seats[0].core.functions.definitions
     finish(world)
 
 

@@ -10,7 +10,7 @@ from jobrunner.protocol.bundles import pack_calls
 from jobrunner.protocol.tuning import ANSWER_WITHIN
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import call_id
-from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.recalling import Recalling
 from jobrunner.protocol.worker.slots import Slot
 from jobrunner.testing.simulation import Call, Scenario, World
 from jobrunner.testing.simulation.laws import Violation
@@ -43,17 +43,17 @@ def test_a_task_that_runs_and_is_retracted_is_found(monkeypatch):
 
 
 def test_retracted_tasks_that_are_forgotten_are_found(monkeypatch):
-    real = WorkerCore._slot_retracted
+    real = Recalling.retracted
 
     def slot_retracted(self, event, now):
-        slot = self.slots.get(event.slot)
+        slot = self._slots.get(event.slot)
         for number in event.numbers if slot is not None else ():
             task = slot.take_back(number)
             if task is not None:
-                del self.tasks[task.id]
+                del self._local_tasks.tasks[task.id]
         real(self, event, now)
 
-    monkeypatch.setattr(WorkerCore, "_slot_retracted", slot_retracted)
+    monkeypatch.setattr(Recalling, "retracted", slot_retracted)
     find(first=35)
 
 

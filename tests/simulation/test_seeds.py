@@ -23,10 +23,15 @@ from jobrunner.protocol.coordinator.task import TaskRecord
 from jobrunner.protocol.journal_records import JournalEntry
 from jobrunner.protocol.known_functions import KnownFunctions
 from jobrunner.protocol.link import Link
-from jobrunner.protocol.wire.messages import OK
+from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.worker import core as worker_core
-from jobrunner.protocol.worker.core import STOP_STEPS, WorkerCore
-from jobrunner.protocol.worker.slots import Dismissal, LocalQueue, Owner, Slot, WorkerTask, unneeded
+from jobrunner.protocol.worker import replacing
+from jobrunner.protocol.worker.dismissal import Dismissal, unneeded
+from jobrunner.protocol.worker.function_store import FunctionStore
+from jobrunner.protocol.worker.local_queue import LocalQueue
+from jobrunner.protocol.worker.replacing import Replacing
+from jobrunner.protocol.worker.slots import Owner, Slot, WorkerTask
+from jobrunner.protocol.worker.stopping import STOP_STEPS, Stopping
 from jobrunner.testing.simulation import PROFILES, World, run_seed, run_seeds
 from jobrunner.testing.simulation.runner import TRACE_LENGTH
 
@@ -112,16 +117,16 @@ def test_tasks_that_go_down_with_their_worker_are_found(monkeypatch):
 
 
 def test_a_slot_that_counts_as_free_too_early_is_found(monkeypatch):
-    real = WorkerCore._stop_step
+    real = Stopping._step
 
     def stop_step(self, task, now):
         slot = task.slot
         real(self, task, now)
         if slot is not None and task.stop_stage == len(STOP_STEPS):
             slot.take(task.number)
-            self._end(task, self._stopped_outcome(task, 0.0, None))
+            self._local_tasks.end(task, m.Outcome(task.id, task.assignment.attempt, task.stop_reason))
 
-    monkeypatch.setattr(WorkerCore, "_stop_step", stop_step)
+    monkeypatch.setattr(Stopping, "_step", stop_step)
     find()
 
 
@@ -158,7 +163,7 @@ def test_a_crash_limit_that_is_one_too_high_is_found(monkeypatch):
 
 
 def test_functions_that_are_never_dropped_are_found(monkeypatch):
-    monkeypatch.setattr(WorkerCore, "_drop_functions", lambda self: None)
+    monkeypatch.setattr(FunctionStore, "drop", lambda self, tasks: [])
     find(first=1)
 
 
@@ -177,17 +182,18 @@ def test_a_part_that_goes_before_what_has_it_is_found(monkeypatch):
 
 
 def test_a_worker_that_drops_a_part_before_what_has_it_is_found(monkeypatch):
-    real = WorkerCore._drop_functions
+    real = FunctionStore.drop
 
-    def drop_functions(self):
-        whole = self.functions.copy()
+    def drop(self, tasks):
+        whole = self.definitions.copy()
         for key, definition in whole.items():
-            self.functions[key] = definition._replace(parts=())
-        real(self)
-        self.functions = {key: whole[key] for key in self.functions}
+            self.definitions[key] = definition._replace(parts=())
+        effects = real(self, tasks)
+        self.definitions = {key: whole[key] for key in self.definitions}
+        return effects
 
-    monkeypatch.setattr(WorkerCore, "_drop_functions", drop_functions)
-    monkeypatch.setattr(WorkerCore, "check_invariants", lambda self: None)
+    monkeypatch.setattr(FunctionStore, "drop", drop)
+    monkeypatch.setattr(FunctionStore, "check_invariants", lambda self: None)
     find(first=468)
 
 
@@ -258,7 +264,7 @@ def test_a_failure_that_does_not_reach_what_needs_it_is_found(monkeypatch):
     real = Dependencies._dependency_ended
 
     def need_ended(self, record, ended, now):
-        if ended.outcome.status == OK:
+        if ended.outcome.status == m.OK:
             real(self, record, ended, now)
 
     monkeypatch.setattr(Dependencies, "_dependency_ended", need_ended)
@@ -296,7 +302,8 @@ def test_detached_tasks_that_go_with_their_client_are_found(monkeypatch):
 
 
 def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
-    def pop(self, owner):
+    def pop(self, owner, now):
+        self.moved(now)
         task = next(iter(self))
         self.remove(task)
         return task
@@ -307,7 +314,7 @@ def test_a_slot_that_serves_whoever_comes_is_found(monkeypatch):
 
 
 def test_an_owner_for_whom_no_slot_makes_way_is_found(monkeypatch):
-    monkeypatch.setattr(WorkerCore, "_make_way", lambda self, now: None)
+    monkeypatch.setattr(Replacing, "make_way", lambda self, now: None)
     find()
 
 
@@ -317,7 +324,7 @@ def test_one_slot_that_makes_way_where_many_calls_wait_is_found(monkeypatch):
         served = any(slot.owner in queue.owners for slot in slots)
         return Dismissal(unneeded(slots, queue, estimate, now).slots[: not served], None)
 
-    monkeypatch.setattr(worker_core, "unneeded", one)
+    monkeypatch.setattr(replacing, "unneeded", one)
     find("calm")
 
 
@@ -337,7 +344,7 @@ def test_amounts_that_do_not_add_up_are_found(monkeypatch):
 
 
 def test_a_slot_that_serves_two_epochs_is_found(monkeypatch):
-    monkeypatch.setattr(WorkerCore, "_owner_of", lambda self, assignment, key: Owner(key))
+    monkeypatch.setattr(FunctionStore, "owner_of", lambda self, assignment, key: Owner(key))
     find()
 
 

@@ -26,6 +26,7 @@ from jobrunner.protocol.effects import (
     SlotFinished,
     SlotOutcome,
     SlotReady,
+    SlotReturned,
     SpawnSlot,
     Tick,
 )
@@ -34,7 +35,8 @@ from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.codec import decode, encode
 from jobrunner.protocol.wire.ids import ClientId, SlotId, TaskId, WorkerId, bound, call_id
 from jobrunner.protocol.wire.principals import ANYONE, Principal
-from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
+from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.settings import WorkerSettings
 
 KEY = b"key of double"
 DOUBLE = m.FunctionDef(KEY, "double", b"the bytes of double")
@@ -455,6 +457,19 @@ def die(world: Upstream, slot: int, number: int = 0, *, element: int = -1, code:
     """A slot's process ends: by SIGKILL, or with an exit code."""
     signal = "SIGKILL" if code is None else None
     world.handle(SlotExited(SlotId(slot), 77, code, signal, 1024, "last words", number, element))
+
+
+def teach(world: Upstream, seconds: float, *, key: bytes = KEY) -> None:
+    """Let one call finish, so that the function's duration is known."""
+    assign(world, assignment("lesson", function=key), functions=[DOUBLE, HALVE])
+    ((slot, _),) = started(world).items()
+    finish(world, slot, world.core.slots[slot].running().number, duration=seconds)
+    assert ids(world.heard_one(m.Outcomes).outcomes) == ["c-lesson"]
+
+
+def returned(world: Upstream, slot: int, *numbers: int) -> None:
+    """A slot gives tasks back that it was asked for."""
+    world.handle(SlotReturned(SlotId(slot), list(numbers)))
 
 
 # --- without a core -----------------------------------------------------------------------------------------------

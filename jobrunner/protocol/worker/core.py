@@ -1,39 +1,31 @@
-"""The worker's state machine: a local queue, slots that are fed from it, and outcomes kept until acknowledged.
+"""The worker's state machine: what each event, and each turn, consists of.
 
-It decides which slot gets what, when a task's time is up, how a task is stopped (SIGINT, then SIGTERM, then SIGKILL, on
-its slot alone), and what a slot's death means for the tasks in it. An outcome is safe when the link says that its
-message was acknowledged; when a session is lost, the unacknowledged outcomes open the next one.
+`handle` takes one event and returns effects. What arrives changes tasks and slots at once; slots are fed, and the
+coordinator is told of it, at the turn's `Tick`. `_tick` has the order of a turn.
+
+The parts: `local_tasks` (the tasks, and the local queue), `slot_table` (the slots, and their processes), `feeding`
+(tasks go into slots), `recalling` (and come back), `replacing` (which slots make way), `slot_events` (what slots tell),
+`splitting` (bundles and chunks that end while they run), `stops` and `stopping` (cancels and time limits),
+`function_store` (functions that are kept for slots), `outcomes` (what an outcome says), `unacknowledged` (outcomes and
+output that the coordinator has not confirmed), `announcements` and `announced_capacity` (what else it is told), and
+`leaving`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
-from jobrunner.config import EXIT_WAIT, PEER_TIMEOUT
-from jobrunner.protocol.chunks import kept, may_stop, part_id
 from jobrunner.protocol.deadlines import earliest
 from jobrunner.protocol.effects import (
-    FINAL_ERROR,
-    IN_INITIALIZER,
-    INITIALIZER_FAILED,
     ConnectionLost,
-    DivideChunk,
     DrainRequested,
     Effect,
-    EndSlot,
     Event,
-    GiveUp,
     HandshakeFailed,
-    InterruptTask,
     Log,
-    RecallTasks,
     Received,
-    RetractTasks,
-    RunTasks,
-    SignalSlot,
     SlotAwaits,
     SlotBlocked,
     SlotDivided,
@@ -46,204 +38,143 @@ from jobrunner.protocol.effects import (
     SlotReturned,
     SlotSplit,
     SlotSpoiled,
-    SlotTask,
-    SpawnSlot,
-    Stop,
     Tick,
     Unreachable,
 )
-from jobrunner.protocol.estimates import updated_estimate
-from jobrunner.protocol.link import Link
 from jobrunner.protocol.session import Session
-from jobrunner.protocol.tuning import FAIRNESS_QUANTUM, RETURN_AFTER, RUNNING_AFTER, UNKNOWN
+from jobrunner.protocol.tuning import RETURN_AFTER
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.batches import batches, of_outcome, of_wait
-from jobrunner.protocol.wire.checks import MAX_AWAITED
-from jobrunner.protocol.wire.ids import SlotId, TaskId, WorkerId, call_id
-from jobrunner.protocol.wire.payloads import Payload, payload_size
-from jobrunner.protocol.worker.slot_starts import Starts
-from jobrunner.protocol.worker.slots import (
-    ENDING,
-    READY,
-    STARTING,
-    LocalQueue,
-    Owner,
-    Slot,
-    WorkerTask,
-    filling,
-    outdated,
-    unneeded,
-)
-
-OUTPUT_LIMIT = 1000
-"""Pieces of text kept while there is no session; later ones are dropped."""
-
-OUTPUT_CHARACTERS = 4 * 1024 * 1024
-"""Characters of text that leave in one message; what exceeds that is dropped."""
-
-STOP_STEPS = ("SIGINT", "SIGTERM", "SIGKILL")
+from jobrunner.protocol.wire.ids import TaskId
+from jobrunner.protocol.worker import outcomes
+from jobrunner.protocol.worker.announced_capacity import AnnouncedCapacity
+from jobrunner.protocol.worker.announcements import Announcements
+from jobrunner.protocol.worker.dismissal import filling
+from jobrunner.protocol.worker.feeding import Feeding
+from jobrunner.protocol.worker.function_store import FunctionStore
+from jobrunner.protocol.worker.leaving import Leaving
+from jobrunner.protocol.worker.local_tasks import LocalTasks
+from jobrunner.protocol.worker.recalling import Recalling
+from jobrunner.protocol.worker.replacing import Replacing
+from jobrunner.protocol.worker.settings import WorkerSettings
+from jobrunner.protocol.worker.slot_events import SlotEvents
+from jobrunner.protocol.worker.slot_table import SlotTable
+from jobrunner.protocol.worker.slots import WorkerTask
+from jobrunner.protocol.worker.splitting import Splitting
+from jobrunner.protocol.worker.stopping import Stopping
+from jobrunner.protocol.worker.stops import Stops
+from jobrunner.protocol.worker.unacknowledged import Unacknowledged
 
 COMPLAIN_EVERY = 60.0
 """Seconds between two lines about the same trouble."""
 
-NEARLY_ALL = 0.8
-"""Share of its slot's memory from which on a death is put down to it."""
-
-LARGE_DEFINITION = 512 * 1024
-"""Bytes of a function or part of which slots hear at once that they may drop it; of others with their next task."""
-
-START_FAILURES = 5
-"""Slots that may die in a row before they were ready, and starts that may fail in a row for want of resources; then a
-worker that has no other slot gives up, with what is known."""
-
-MAX_REASON_LENGTH = 500
-"""Characters of why no slot can be started, in a message."""
-
-
-def has_all(names: Iterable[str]) -> list[str]:
-    """The `missing` of a worker that can import whatever its clients can."""
-    return []
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """What the core is told about itself. Times in seconds."""
-
-    id: WorkerId
-    name: str
-    version: str
-    python: str
-    host: str
-    pid: int
-    slots: int
-    resources: Mapping[str, float] = field(default_factory=dict)
-    stop_grace: float = 5.0
-    exit_wait: float = EXIT_WAIT
-    """Seconds that the process of a slot has to end by itself."""
-    drain_timeout: float = 60.0
-    unacknowledged_bytes: int = 256 * 1024 * 1024
-    slot_memory: int | None = None
-    """Bytes that each slot may take."""
-    max_tasks_per_slot: int | None = None
-    """Calls that one process of a slot runs at most."""
-    peer_timeout: float = PEER_TIMEOUT
-    """0: the coordinator is in this process."""
-    missing: Callable[[Iterable[str]], list[str]] = has_all
-    """Which of these top-level modules the slots cannot import; it looks for them, and imports nothing."""
-
 
 class WorkerCore:
-    """See the module."""
+    """See the module. It makes the parts, and has the session with the coordinator.
+
+    All parts add their effects to one list, so that these are performed in the order in which they were caused.
+    """
 
     def __init__(self, settings: WorkerSettings, rng: random.Random, now: float) -> None:
         self.settings = settings
-        self.session = Session(self._hello, rng, now, settings.peer_timeout)
-        self.tasks: dict[TaskId, WorkerTask] = {}
-        self.queue = LocalQueue()
-        self.slots: dict[SlotId, Slot] = {}
-        self.functions: dict[m.FunctionKey, m.FunctionDef] = {}
-        self._lingering: dict[m.FunctionKey, None] = {}
-        """Functions that the coordinator takes to be forgotten here, though a task that is still here needs them."""
-        self._missing_modules: dict[m.FunctionKey, list[str]] = {}
-        """Of `functions`, those that need modules which were not found when they came, and these."""
-        self.draining = False
-        self._drain_until: float | None = None
-        self._estimates: dict[m.FunctionKey, float] = {}
-        self._outcomes: list[m.Outcome] = []
-        self._unsent: list[m.Outcome] = []
-        """Outcomes of a lost session that open the next one."""
-        self._outcome_bytes = 0
-        """The payload of these two, which no link counts."""
-        self._running: list[TaskId] = []
-        self._waits: dict[TaskId, None] = {}
-        """Tasks of which the coordinator is to be told what they wait for."""
-        self._output: list[m.OutputChunk] = []
-        self._output_characters = 0
-        self._queue_moved = now
-        self._make_way_at: float | None = None
-        """When a slot will have served its owner for long enough, where another one waits."""
-        self._next_slot = 0
-        self._hash_seed: int | None = None
-        self._welcomed = False
-        """The coordinator has been heard, so the seed is known and slots can be started."""
-        self._announced = settings.slots
-        """The capacity that the coordinator knows."""
-        self._greeted: Link | None = None
-        """The session that `_announced` is about."""
-        self._start_failures = 0
-        self._starts = Starts()
-        self._told_short = False
-        """It was logged that there are fewer slots than wanted, and this has not changed since."""
-        self._stuck, self._said_stuck = False, False
-        """To be told to the coordinator, and told to it: see `_is_stuck`."""
+        self._effects: list[Effect] = []
+        """Those of the event that is being handled; the parts add theirs."""
+        effects = self._effects
+        session = self.session = Session(self._hello, rng, now, settings.peer_timeout)
+        self._unacknowledged = Unacknowledged(session, effects, settings.unacknowledged_bytes)
+        self._stops = Stops()
+        self._local_tasks = LocalTasks(self._stops, self._unacknowledged, session, effects, now)
+        self.tasks, self.queue = self._local_tasks.tasks, self._local_tasks.queue
+        self._announcements = Announcements(self.tasks, session, effects)
+        self._capacity = AnnouncedCapacity(settings.slots, session, effects)
+        self._slot_table = SlotTable(settings, self._give_up, self._capacity.note_stuck, effects)
+        self.slots = self._slot_table.slots
+        self.functions = FunctionStore(self.slots, settings.missing)
+        self._feeding = Feeding(
+            self._slot_table,
+            self.queue,
+            self.functions,
+            self._stops,
+            self._unacknowledged,
+            session,
+            effects,
+        )
+        self._replacing = Replacing(
+            self._slot_table,
+            self.queue,
+            self._feeding.may_feed,
+            self.functions.estimate,
+            settings.max_tasks_per_slot,
+        )
+        self._recalling = Recalling(self._slot_table, self._local_tasks, self._announcements, effects)
+        self._stopping = Stopping(
+            self._local_tasks, self._stops, self._recalling.recall, session, effects, settings.stop_grace
+        )
+        self._splitting = Splitting(
+            self.slots,
+            self._local_tasks,
+            self._stops,
+            self._stopping,
+            self._announcements,
+            session,
+            settings,
+            effects,
+        )
+        self._slot_events = SlotEvents(
+            self._slot_table,
+            self._local_tasks,
+            self.functions,
+            self._recalling,
+            self._announcements,
+            self._unacknowledged,
+            session,
+            settings,
+        )
+        self._leaving = Leaving(
+            self._slot_table,
+            self._local_tasks,
+            self._recalling,
+            self._unacknowledged,
+            session,
+            effects,
+            settings.drain_timeout,
+        )
         self._complaint, self._complain_again = "", now
         """Of a handshake, as last logged."""
-        self._stopped = False
-        self._effects: list[Effect] = []
-        self._stops: dict[TaskId, WorkerTask] = {}
-        """Tasks with a time limit or that are being stopped."""
 
     # --- the interface of a core ---
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        self._effects = []
+        self._effects.clear()
         if now != self.session.ran_at:
             self.session.runs(now)
-        kind = type(event)
-        if kind is SlotFinished:
-            assert isinstance(event, SlotFinished)
-            self._finished(event, now)
-        elif isinstance(event, Received):
-            self._receive(event.envelope, now)
-        elif kind is Tick:
-            self._tick(now)
-        elif isinstance(event, SlotReady):
-            self._slot_ready(event, now)
-        elif isinstance(event, SlotReturned):
-            self._slot_returned(event, now)
-        elif isinstance(event, SlotRetracted):
-            self._slot_retracted(event, now)
-        elif isinstance(event, SlotSplit):
-            self._slot_split(event, now)
-        elif isinstance(event, SlotDivided):
-            self._slot_divided(event, now)
-        elif isinstance(event, SlotPrinted):
-            self._printed(event)
-        elif isinstance(event, SlotBlocked):
-            self._slot_blocked(event, now)
-        elif isinstance(event, SlotAwaits):
-            self._slot_awaits(event)
-        elif isinstance(event, SlotSpoiled):
-            self._slot_spoiled(event)
-        elif isinstance(event, SlotExited):
-            self._slot_exited(event, now)
-        elif isinstance(event, SlotNotStarted):
-            self._slot_not_started(event, now)
-        elif isinstance(event, Unreachable):
-            self.session.unreachable(now)
-        elif isinstance(event, HandshakeFailed):
-            self._handshake_failed(event, now)
-        elif kind is DrainRequested:
-            self._drain(now)
-        return self._effects
+        handler = self.HANDLERS.get(type(event))
+        if handler is not None:
+            handler(self, event, now)
+        return self._effects.copy()
 
     def next_deadline(self) -> float | None:
-        if self._stopped:
+        if self._leaving.stopped:
             return None
-        times = [self.session.next_deadline(), self._drain_until, self._make_way_at, self._next_start()]
+        times = [
+            self.session.next_deadline(),
+            self._leaving.drain_until,
+            self._replacing.look_at,
+            self._slot_table.next_start(),
+        ]
         if self.queue:
-            times.append(self._queue_moved + RETURN_AFTER)
-        times += [task.stop_at for task in self._stops.values()]
-        spare = self._spare_for()
-        for slot in self.slots.values():
-            running = slot.running()
-            if running is None:
-                times.append(slot.kill_at)
-                continue
-            times += [slot.recall_at(slot.owner in spare), slot.retract_at()]
-            if not running.announced:
-                times.append(slot.progress + RUNNING_AFTER)
+            times.append(self.queue.moved_at + RETURN_AFTER)
+        times += self._stops.times()
+        times += self._recalling.times()
         return earliest(times)
+
+    def capacity(self) -> int:
+        """Tasks that can run at the same time."""
+        return self._slot_table.capacity()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker takes nothing new, and is about to leave."""
+        return self._leaving.draining
 
     def check_invariants(self) -> None:
         seen: set[TaskId] = set()
@@ -259,13 +190,7 @@ class WorkerCore:
             assert task.id not in seen, f"{task.id} is in two places"
             seen.add(task.id)
         assert seen == self.tasks.keys()
-        for definition in self.functions.values():
-            for part in definition.parts:
-                assert part in self.functions, f"{part!r} has gone, a part of {definition.key!r}"
-        for slot in self.slots.values():
-            for key in slot.known:
-                missing = set(self.functions[key].parts) - slot.known
-                assert not missing, f"slot {slot.id} has {key!r} without {missing}"
+        self.functions.check_invariants()
 
     # --- sessions ---
 
@@ -276,13 +201,9 @@ class WorkerCore:
             for task in self.tasks.values()
             for a in (task.assignment,)
         ]
-        held += [m.Held(o.id, o.attempt, False) for o in self._unsent]
-        held += [m.Held(o.id, o.attempt, False) for o in self._outcomes]
+        held += self._unacknowledged.held()
         capacity = max(1, self.capacity())
-        if self._greeted is not self.session.link:
-            self._greeted, self._announced = self.session.link, capacity
-        elif capacity != self._announced:
-            self._announced = 0  # which of the greetings counts, only the coordinator knows: say it again
+        self._capacity.greets(capacity)
         return m.WorkerHello(
             s.id,
             s.version,
@@ -297,9 +218,9 @@ class WorkerCore:
             serial,
         )
 
-    def _receive(self, envelope: m.Envelope, now: float) -> None:
+    def _receive(self, event: Received, now: float) -> None:
         link, was_open = self.session.link, self.session.open
-        messages, _ = self.session.receive(envelope, now)
+        messages, _ = self.session.receive(event.envelope, now)
         for message in messages:
             self._message(message, now)
         if self.session.refusal:
@@ -318,752 +239,75 @@ class WorkerCore:
 
     def _session_lost(self, unacked: list[m.Message]) -> None:
         """Keep what the coordinator may not have: it is the only copy."""
-        for message in unacked:
-            if type(message) is m.Outcomes:
-                self._unsent += message.outcomes
-                self._outcome_bytes += sum(payload_size(outcome.payload) for outcome in message.outcomes)
-        self._running.clear()
-        self._take_output()
-        self._waits.clear()
-        for task in self.tasks.values():
-            task.announced = False
-            self._tell_wait(task)
+        self._unacknowledged.session_lost(unacked)
+        self._announcements.session_lost(self.tasks.values())
         self._effects.append(ConnectionLost(self.session.loss))
 
     def _message(self, message: m.Message, now: float) -> None:
-        if isinstance(message, m.Assign):
-            self._assigned(message, now)
-        elif isinstance(message, m.Cancel):
-            for request in message.requests:
-                self._cancel(request, now)
-        elif isinstance(message, m.Divide):
-            self._divide(message.ids, now)
-        elif isinstance(message, m.DropFunctions):
-            self._lingering.update(dict.fromkeys(message.functions))
-        elif isinstance(message, m.Welcome):
-            self._outcomes = self._unsent + self._outcomes
-            self._unsent = []
-            self._lingering = dict.fromkeys(self.functions)  # the coordinator does not rely on any of them
-            self._take_seed(message.hash_seed)
-            self._log("info", f"joined coordinator {message.coordinator}")
-            if self.draining:
-                self._effects.append(self.session.send(m.Drain(), now))
-        elif isinstance(message, m.Drain):
-            self._drain(now)
+        handler = self.MESSAGES.get(type(message))
+        if handler is not None:
+            handler(self, message, now)
+
+    def _welcomed(self, message: m.Welcome, now: float) -> None:
+        self._unacknowledged.session_opened()
+        self.functions.session_opened()
+        self._slot_table.take_seed(message.hash_seed)
+        self._log("info", f"joined coordinator {message.coordinator}")
+        if self.draining:
+            self._effects.append(self.session.send(m.Drain(), now))
 
     def _assigned(self, message: m.Assign, now: float) -> None:
         for definition in message.functions:
-            if not self._knows_parts_of(definition):
+            if not self.functions.knows_parts_of(definition):
                 wrong = "has parts that were never sent, or that have parts themselves"
                 self._log("warning", f"the function {definition.name} {wrong}")
                 self.session.abandon("it sent a function without its parts", now)
                 return
-            self._learn(definition)
+            self.functions.learn(definition)
         unable: list[tuple[TaskId, int]] = []
         missing_modules: dict[str, None] = {}
         for assignment in message.tasks:
             present = self.tasks.get(assignment.id)
             if present is not None:
-                # Assigned again while the earlier attempt is still here: join it, under the new number.
-                present.assignment = present.assignment._replace(
-                    attempt=assignment.attempt, unbegun=assignment.unbegun
-                )
+                self._local_tasks.join(present, assignment)
                 continue
-            if not self._knows_functions_of(assignment):
+            if not self.functions.knows_functions_of(assignment):
                 self._log("warning", f"task {assignment.id} names a function that was never sent")
                 self.session.abandon("it named a function that it had not sent", now)
                 return
-            missing = self._missing_for(assignment) if self._missing_modules else []
+            missing = self.functions.missing_for(assignment) if self.functions.missing_modules else []
             if missing:
                 unable.append((assignment.id, assignment.attempt))
                 missing_modules.update(dict.fromkeys(missing))
                 continue
-            task = WorkerTask(assignment, self._owner_of(assignment, message.owner))
+            task = WorkerTask(assignment, self.functions.owner_of(assignment, message.owner))
             most = self.settings.max_tasks_per_slot
             if most is not None and task.elements > most:
-                self._too_many_calls(task, most)
+                self._unacknowledged.add(outcomes.too_many_calls(task, most, self.settings))
                 continue
-            self.tasks[assignment.id] = task
-            if not self.queue:
-                self._queue_moved = now
-            self.queue.push(task)
+            self._local_tasks.add(task, now)
         if unable:
             self._effects.append(self.session.send(m.TasksReturned(unable, list(missing_modules)), now))
         if self.draining:
-            self._return_queue(now)
-
-    def _too_many_calls(self, task: WorkerTask, most: int) -> None:
-        detail = self._location()
-        detail["error"] = f"its {task.elements} calls are more than a slot makes here, {most}"
-        detail["most_calls"] = most
-        self._outcomes.append(m.Outcome(task.id, task.assignment.attempt, m.CRASHED, detail=detail))
-
-    def _learn(self, definition: m.FunctionDef) -> None:
-        # One that is here already is the same. Slots have that one, and it is in shared memory, maybe.
-        self.functions.setdefault(definition.key, definition)
-        self._lingering.pop(definition.key, None)
-        missing_modules = self.settings.missing(definition.modules) if definition.modules else []
-        if missing_modules:
-            self._missing_modules[definition.key] = missing_modules
-        else:
-            self._missing_modules.pop(definition.key, None)
-
-    def _missing_for(self, assignment: m.Assignment) -> list[str]:
-        """Modules that the call needs, does not bring along, and that cannot be imported now."""
-        suspects = list(self._missing_modules.get(assignment.function, ()))
-        if assignment.initializer is not None:
-            suspects += self._missing_modules.get(assignment.initializer, ())
-            ships = self.functions[assignment.initializer].ships
-            suspects = [name for name in suspects if name not in ships]
-        return self.settings.missing(suspects) if suspects else []
-
-    def _owner_of(self, assignment: m.Assignment, key: str) -> Owner:
-        """Calls with modules of their own are kept apart from others as those of different owners are."""
-        if assignment.initializer is None:
-            return Owner(key)
-        initializer = self.functions[assignment.initializer]
-        if initializer.ships or initializer.epoch:
-            return Owner(key, initializer.key, initializer.epoch)
-        return Owner(key)
-
-    def _knows_parts_of(self, definition: m.FunctionDef) -> bool:
-        """Whether all of a function's parts are here, each of which has none."""
-        parts = [self.functions.get(part) for part in definition.parts]
-        return all(part is not None and not part.parts for part in parts)
-
-    def _knows_functions_of(self, assignment: m.Assignment) -> bool:
-        return assignment.function in self.functions and (
-            assignment.initializer is None or assignment.initializer in self.functions
-        )
-
-    # --- cancelling and time limits ---
-
-    def _cancel(self, request: m.CancelRequest, now: float) -> None:
-        task = self.tasks.get(request.id)
-        if task is None:
-            return  # its outcome is on the way
-        if task.slot is None:
-            self.queue.remove(task)
-            self._end(task, m.Outcome(task.id, task.assignment.attempt, m.CANCELLED))
-        elif not request.running:
-            if not self.session.open:
-                return  # lost within this turn; the coordinator asks again in the next session
-            self._effects.append(self.session.send(m.CancelRefused([task.id]), now))
-        elif task.stop_stage == 0:
-            task.stop_reason = m.CANCELLED
-            self._stops[task.id] = task
-            if task.slot.running() is not task:
-                self._recall(task.slot, now)
-            self._stop_step(task, now)
-
-    def _stop_step(self, task: WorkerTask, now: float) -> None:
-        """Take the next of the three steps, and set the time of the one after it."""
-        slot = task.slot
-        if slot is None or task.stop_stage >= len(STOP_STEPS):
-            task.stop_at = None
-            return
-        step = STOP_STEPS[task.stop_stage]
-        if step != "SIGINT" and slot.running() is not task:
-            task.stop_at = now + self.settings.stop_grace
-            return  # another task runs there: it must not be hit, and this one is being recalled
-        task.stop_stage += 1
-        task.stop_at = now + self.settings.stop_grace if task.stop_stage < len(STOP_STEPS) else None
-        if step == "SIGINT":
-            self._effects.append(InterruptTask(slot.id, task.number))
-        else:
-            self._effects.append(SignalSlot(slot.id, step))
-
-    def _check_stops(self, now: float) -> None:
-        for task in list(self._stops.values()):
-            if task.stop_at is None or now < task.stop_at:
-                continue
-            if task.stop_reason is None:
-                task.stop_reason = m.TIMED_OUT
-            self._stop_step(task, now)
-
-    # --- slots ---
-
-    def capacity(self) -> int:
-        """Tasks that can run at the same time: a task that only waits yields its slot."""
-        if self.draining:
-            return 0
-        wanted = self._wanted_slots()
-        return min(wanted, len(self._slots_at_hand())) if self._starts.short else wanted
-
-    def _wanted_slots(self) -> int:
-        return self.settings.slots + sum([slot.blocked for slot in self.slots.values()])
-
-    def _take_seed(self, seed: int | None) -> None:
-        """All slots of a cluster have one; those with another make way as soon as they are idle."""
-        if self._welcomed and seed != self._hash_seed:
-            for slot in self.slots.values():
-                slot.leaving = slot.leaving or slot.stays
-        self._hash_seed, self._welcomed = seed, True
-
-    def _end_slot(self, slot: Slot, now: float) -> None:
-        """Have an idle slot's process end; one that has run nothing has nothing to do at its end."""
-        slot.state = ENDING
-        if slot.owner is None or not self.settings.exit_wait:
-            self._effects.append(SignalSlot(slot.id, "SIGKILL"))
-        else:
-            slot.kill_at = now + self.settings.exit_wait
-            self._effects.append(EndSlot(slot.id))
-
-    def _adjust_slots(self, now: float) -> None:
-        """Start processes where some are missing, and end idle ones that nobody stands in for any more."""
-        if not self._welcomed:
-            return
-        live = [slot for slot in self.slots.values() if slot.state != ENDING]
-        missing = self._wanted_slots() - len(live)
-        self._tell_whether_short(len(live))
-        for _ in range(self._starts.permitted(missing, now)):
-            self._next_slot += 1
-            slot = Slot(SlotId(self._next_slot), self.settings.max_tasks_per_slot)
-            self.slots[slot.id] = slot
-            if self._starts.short:
-                self._starts.tried(slot.id)
-            self._effects.append(SpawnSlot(slot.id, self._hash_seed))
-        for slot in live:
-            if missing >= 0:
-                break
-            if slot.idle:
-                self._end_slot(slot, now)
-                missing += 1
-
-    def _slot_ready(self, event: SlotReady, now: float) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is not None and slot.state == STARTING:
-            slot.state = READY
-            self._start_failures = 0
-            self._starts.ready(slot.id)
-
-    def _slot_blocked(self, event: SlotBlocked, now: float) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is not None and slot.blocked != event.blocked:
-            slot.blocked = event.blocked
-            if slot.blocked:
-                self._starts.hurry(slot.id, now)
-                if slot.holds_back:
-                    self._recall(slot, now)
-
-    def _slot_awaits(self, event: SlotAwaits) -> None:
-        slot = self.slots.get(event.slot)
-        task = None if slot is None else slot.queue.get(event.number)
-        if task is None:
-            return
-        calls = tuple(event.calls)
-        if len(calls) > MAX_AWAITED:
-            calls = calls[:MAX_AWAITED] if event.every else ()
-        task.wait = m.Wait(task.id, calls, event.every)
-        self._waits[task.id] = None
-
-    def _tell_wait(self, task: WorkerTask) -> None:
-        """The coordinator does not know what that task waits for, if it does."""
-        if task.wait is not None and task.wait.calls:
-            self._waits[task.id] = None
-
-    def _take_waits(self) -> list[m.Wait]:
-        tasks = [self.tasks[task_id] for task_id in self._waits if task_id in self.tasks]
-        self._waits.clear()
-        return [task.wait._replace(id=task.id) for task in tasks if task.wait is not None]
-
-    def _recall(self, slot: Slot, now: float, *, bundle: bool = True) -> None:
-        slot.recalled, slot.recalled_at = True, now
-        self._effects.append(RecallTasks(slot.id, bundle))
-
-    def _slot_returned(self, event: SlotReturned, now: float) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is None:
-            return
-        slot.recalled = False
-        self._take_back(slot, event.numbers, now)
-        running = slot.running()
-        if running is not None and running.stop_reason is not None and running.stop_stage == 1:
-            # It may have begun after its interrupt had found another one running.
-            self._effects.append(InterruptTask(slot.id, running.number))
-
-    def _slot_retracted(self, event: SlotRetracted, now: float) -> None:
-        """As if it had returned them, only that it gets no others before it has answered the recall."""
-        slot = self.slots.get(event.slot)
-        if slot is None:
-            return
-        self._take_back(slot, event.numbers, now)
-        if not slot.queue:
-            slot.leaving = True  # what keeps it from running is nothing that anybody waits for
-
-    def _take_back(self, slot: Slot, numbers: list[int], now: float) -> None:
-        """To the head of the queue, in order."""
-        tasks = [task for number in numbers if (task := slot.take_back(number)) is not None]
-        for task in reversed(tasks):
-            self._requeue(task)
-        self._queue_moved = now
-
-    def _slot_spoiled(self, event: SlotSpoiled) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is not None:
-            slot.leaving = True
-
-    def _slot_split(self, event: SlotSplit, now: float) -> None:
-        """A bundle ends here; the call that runs goes on as a task of its own, which its client will name."""
-        slot = self.slots.get(event.slot)
-        task = None if slot is None else slot.queue.get(event.number)
-        if slot is None or task is None or not task.bundled:
-            return
-        bundle = task.assignment
-        call = call_id(bundle.id, event.running)
-        if task.stop_reason is None and call in self.tasks:
-            # The bundle is of before, and its client has named its calls since: one of the two must end.
-            self._cancel(m.CancelRequest(bundle.id, True), now)
-        if task.stop_reason is not None:
-            task.was_split = True
-            return
-        slot.calls_left += task.elements - event.running - 1
-        detail = {**self._location(), "running": event.running}
-        outcome = m.Outcome(bundle.id, bundle.attempt, m.SPLIT, event.payload, 0.0, detail)
-        excess = self._beyond_max_payload(bundle.id, bundle.attempt, event.payload)
-        self._end(task, excess or outcome)
-        task.assignment = bundle._replace(id=call, attempt=1, payload=b"", span=None, unbegun=0)
-        task.announced = False
-        self.tasks[task.id] = task
-        self._tell_wait(task)
-        if excess is not None:  # its client then begins anew with each of the calls
-            self._cancel(m.CancelRequest(call, True), now)
-
-    def _divide(self, ids: list[TaskId], now: float) -> None:
-        """Have slots give back what they have not begun of these chunks, of those that run."""
-        for task_id in ids:
-            task = self.tasks.get(task_id)
-            if task is not None and task.slot is not None and task.is_chunk and task.stop_reason is None:
-                task.slot.division, task.slot.division_asked_at = task.number, now
-                self._effects.append(DivideChunk(task.slot.id, task.number))
-
-    def _slot_divided(self, event: SlotDivided, now: float) -> None:
-        """A chunk ends here; what its slot has begun of it goes on as a task of its own, which its client will name."""
-        slot = self.slots.get(event.slot)
-        if slot is not None and slot.division == event.number:
-            slot.division = 0
-        task = None if slot is None else slot.queue.get(event.number)
-        if slot is None or task is None or not may_stop(task.assignment, event.stop):
-            return
-        chunk = task.assignment
-        if task.stop_reason is None and part_id(chunk.id, event.stop) in self.tasks:
-            # As where a bundle was split: the chunk is of before, and one of the two must end.
-            self._cancel(m.CancelRequest(chunk.id, True), now)
-        if task.stop_reason is not None:
-            task.was_split = True
-            return
-        detail = {**self._location(), "stop": event.stop}
-        stop_at = task.stop_at
-        self._end(task, m.Outcome(chunk.id, chunk.attempt, m.SPLIT, b"", 0.0, detail))
-        part = task.assignment = kept(chunk, event.stop)._replace(attempt=1, unbegun=0)
-        slot.calls_left += m.calls_in(chunk.span) - m.calls_in(part.span)
-        task.announced = False
-        self.tasks[task.id] = task
-        self._tell_wait(task)
-        if stop_at is not None and chunk.options.timeout is not None and part.options.timeout is not None:
-            task.stop_at = stop_at - (chunk.options.timeout - part.options.timeout)
-            self._stops[task.id] = task
-
-    def _beyond_max_payload(self, task_id: TaskId, attempt: int, payload: Payload) -> m.Outcome | None:
-        """The outcome instead of one whose payload the coordinator would not take."""
-        welcome = self.session.welcome
-        size = payload_size(payload)
-        if welcome is None or size <= welcome.max_payload:
-            return None
-        return m.quota_exceeded(task_id, attempt, "result has", size, welcome.max_payload, self._location())
-
-    def _requeue(self, task: WorkerTask) -> None:
-        """Back to the head of the local queue; it has not started (or is taken not to have)."""
-        self._stops.pop(task.id, None)
-        task.stop_at = None
-        if task.stop_reason == m.CANCELLED:
-            self._end(task, m.Outcome(task.id, task.assignment.attempt, m.CANCELLED))
-        else:
-            task.stop_reason, task.stop_stage = None, 0
-            self.queue.push(task, front=True)
-
-    def _finished(self, event: SlotFinished, now: float) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is None:
-            return
-        slot.progress = now
-        self._queue_moved = now
-        for number, status, payload, duration in event.outcomes:
-            task = slot.take(number)
-            if task is None:
-                continue
-            function = task.assignment.function
-            each = duration / task.elements
-            self._estimates[function] = updated_estimate(self._estimates.get(function, UNKNOWN), each)
-            attempt = task.assignment.attempt
-            failed = status in (m.ERROR, FINAL_ERROR, INITIALIZER_FAILED)
-            if task.was_split or (task.stop_reason is not None and failed):
-                outcome = self._stopped_outcome(task, duration, None)
-            else:
-                outcome = m.Outcome(task.id, attempt, status, payload, duration)
-                if status == FINAL_ERROR:
-                    outcome = outcome._replace(status=m.ERROR, detail={**self._location(), "final": True})
-                elif status == INITIALIZER_FAILED:
-                    outcome = outcome._replace(status=m.ERROR, detail={**self._location(), "setup": True})
-                    slot.leaving = True  # nobody knows what it has left behind there
-                elif status == m.ERROR:
-                    outcome = outcome._replace(detail=self._location())
-                outcome = self._beyond_max_payload(task.id, attempt, payload) or outcome
-            self._end(task, outcome)
-            slot.last = task.id, self._name(task)
-
-    def _slot_exited(self, event: SlotExited, now: float) -> None:
-        slot = self.slots.pop(event.slot, None)
-        if slot is None:
-            return
-        if slot.state == STARTING:
-            self._start_failures += 1
-            how = event.signal or f"exit code {event.exit_code}"
-            self._log("error", f"a slot died while it started ({how}): {event.stderr.strip()}")
-            why = f"slots die while they start ({how}): {event.stderr.strip()}"
-            too_often = self._start_failures >= START_FAILURES
-            if too_often and not any(other.state == READY for other in self.slots.values()):
-                self._give_up(why, "JobRunnerError")
-                return
-            if too_often or self._starts.is_tried(slot.id):
-                self._go_on_without(slot, why, now)
-        else:
-            self._starts.hurry(slot.id, now)
-        guilty = slot.queue.get(event.number) or slot.running()
-        others = [task for task in slot.queue.values() if task is not guilty]
-        for task in reversed(others):
-            slot.take(task.number)
-            self._requeue(task)
-        if guilty is not None:
-            slot.take(guilty.number)
-            if guilty.stop_reason is not None:
-                self._end(guilty, self._stopped_outcome(guilty, now - slot.progress, event))
-            else:
-                detail = self._crash_detail(event)
-                if event.element >= 0 and isinstance(guilty.assignment.span, tuple):
-                    detail["element"] = event.element
-                elif event.element == IN_INITIALIZER:
-                    detail["setup"] = True
-                outcome = m.Outcome(
-                    guilty.id, guilty.assignment.attempt, m.CRASHED, b"", now - slot.progress, detail
-                )
-                self._end(guilty, outcome)
-        self._queue_moved = now
-
-    def _slot_not_started(self, event: SlotNotStarted, now: float) -> None:
-        slot = self.slots.pop(event.slot, None)
-        if slot is None or not self._go_on_without(slot, event.error, now) or self.slots:
-            return
-        if self._starts.failures >= START_FAILURES:
-            self._give_up(f"no slot can be started: {event.error}", "JobRunnerError")
-
-    def _go_on_without(self, slot: Slot, why: str, now: float) -> bool:
-        """A slot could not be started: make do with the others for a while; True if this was a try of its own."""
-        fresh = self._starts.failed(slot.id, why[:MAX_REASON_LENGTH], now)
-        self._stuck = fresh and self._starts.failures > 1 and self._is_stuck()
-        return fresh
-
-    def _tell_whether_short(self, live: int) -> None:
-        """Log, once, that there are fewer slots than wanted."""
-        if not self._starts.short:
-            if self._told_short:
-                self._told_short = live < self._wanted_slots()
-        elif not self._told_short:
-            self._told_short = True
-            text = (
-                f"only {live} of {self._wanted_slots()} slots, until more can be started: {self._starts.why}"
-            )
-            self._log("error", text)
-
-    def _slots_at_hand(self) -> list[Slot]:
-        """Those that are there, or will be as far as is known."""
-        slots = self.slots.values()
-        return [slot for slot in slots if slot.state != ENDING and not self._starts.is_tried(slot.id)]
-
-    def _is_stuck(self) -> bool:
-        """Whether no task here can go on: each waits for tasks of its own, and no slot can be started for these.
-
-        A process that is about to end releases what another one could start with.
-        """
-        slots = self.slots.values()
-        return self._starts.short and all(slot.blocked or self._starts.is_tried(slot.id) for slot in slots)
-
-    def _next_start(self) -> float | None:
-        """When to try again to start a slot."""
-        if not self._starts.short or self.draining or not self._welcomed:
-            return None
-        missing = self._wanted_slots() - len(self._slots_at_hand())
-        return self._starts.next_try() if missing > 0 else None
-
-    def _location(self) -> m.Detail:
-        return {"worker": self.settings.name, "host": self.settings.host}
-
-    def _crash_detail(self, event: SlotExited) -> dict[str, Any]:
-        how = f"was killed by {event.signal}" if event.signal else f"exited with code {event.exit_code}"
-        detail: dict[str, Any] = {
-            **self._location(),
-            "error": f"its process {how} (pid {event.pid})",
-            "pid": event.pid,
-            "exit_code": event.exit_code,
-            "signal": event.signal,
-            "peak_memory": event.peak_memory,
-            "stderr": event.stderr,
-        }
-        if event.traceback:
-            detail["traceback"] = event.traceback
-        limit = self.settings.slot_memory
-        if limit and event.peak_memory >= NEARLY_ALL * limit:
-            detail["out_of_memory"] = True
-            detail["error"] += f"; it had taken nearly all of its slot's memory, {limit / 2**20:.0f} MiB"
-        elif event.oom_kill:
-            detail["out_of_memory"] = True
-            detail["error"] += "; the kernel killed for want of memory"
-        return detail
-
-    def _stopped_outcome(self, task: WorkerTask, duration: float, exited: SlotExited | None) -> m.Outcome:
-        assert task.stop_reason is not None
-        detail = self._location()
-        if task.stop_reason == m.TIMED_OUT:
-            limit = task.assignment.options.timeout
-            detail["timeout"] = limit
-            detail["error"] = f"it ran longer than its timeout of {limit:g} s"
-            if exited is not None:
-                detail["stderr"] = exited.stderr
-                if exited.element >= 0:
-                    detail["element"] = exited.element
-        return m.Outcome(task.id, task.assignment.attempt, task.stop_reason, b"", duration, detail)
-
-    def _printed(self, event: SlotPrinted) -> None:
-        slot = self.slots.get(event.slot)
-        if slot is None or len(self._output) > OUTPUT_LIMIT:
-            return
-        for number, stream, text in event.printed:
-            task = slot.queue.get(number) or slot.running()
-            source = slot.last if task is None else (task.id, self._name(task))
-            if source is not None and self._output_characters < OUTPUT_CHARACTERS:
-                self._output.append(m.OutputChunk(*source, stream, text))
-                self._output_characters += len(text)
-
-    def _take_output(self) -> list[m.OutputChunk]:
-        chunks, self._output, self._output_characters = self._output, [], 0
-        return chunks
-
-    def _name(self, task: WorkerTask) -> str:
-        return task.assignment.options.name or self.functions[task.assignment.function].name
-
-    def _end(self, task: WorkerTask, outcome: m.Outcome) -> None:
-        """The task is out of every slot and queue: its outcome leaves with this turn."""
-        del self.tasks[task.id]
-        self._stops.pop(task.id, None)
-        self._outcomes.append(outcome)
-        self._outcome_bytes += payload_size(outcome.payload)
+            self._local_tasks.give_back(now)
 
     # --- the end of a turn ---
 
-    def _tick(self, now: float) -> None:
-        if self._stopped:
+    def _tick(self, _: Tick, now: float) -> None:
+        if self._leaving.stopped:
             return
-        self._check_stops(now)
-        if not self.draining:
-            self._adjust_slots(now)
-        self._feed(now)
-        self._make_way(now)
-        self._watch_slots(now)
-        if self._lingering:
-            self._drop_functions()
-        if self.queue and now >= self._queue_moved + RETURN_AFTER:
-            starting = sum(slot.state == STARTING for slot in self.slots.values())
-            self._return_queue(now, keep=filling(starting, self.queue, self._estimate))
+        self._stopping.check(now)
+        self._slot_table.adjust(now)
+        self._feeding.feed(now)
+        self._replacing.make_way(now)
+        self._recalling.watch(now)
+        if self.functions.lingering:
+            self._effects += self.functions.drop(self.tasks.values())
+        if self.queue and now >= self.queue.moved_at + RETURN_AFTER:
+            soon = filling(self._slot_table.starting(), self.queue, self.functions.estimate)
+            self._local_tasks.give_back(now, keep=soon)
         self._send_all(now)
-        if self.draining:
-            self._maybe_leave(now)
-
-    def _may_feed(self) -> bool:
-        if self.draining and self.session.open:
-            return False
-        return self.session.link.unacked_bytes + self._outcome_bytes <= self.settings.unacknowledged_bytes
-
-    def _feed(self, now: float) -> None:
-        """Give queued tasks to slots: one to each idle slot, then short ones behind them, evenly."""
-        if not self.queue or not self._may_feed():
-            return
-        batches: dict[SlotId, list[SlotTask]] = {}
-        ready = [s for s in self.slots.values() if s.state == READY and not s.stalled(now)]
-        while self.queue and ready:
-            still = []
-            for slot in sorted(ready, key=lambda s: len(s.queue)):
-                if not self.queue:
-                    break
-                if self._feed_one(slot, batches, now):
-                    still.append(slot)
-            ready = still
-        for slot_id, tasks in batches.items():
-            self._effects.append(self._run_tasks(self.slots[slot_id], tasks))
-
-    def _feed_one(self, slot: Slot, batches: dict[SlotId, list[SlotTask]], now: float) -> bool:
-        owner = self.queue.neediest(self.slots.values()) if slot.owner is None else slot.owner
-        task = self.queue.first(owner)
-        if task is None:
-            return False
-        a = task.assignment
-        estimate = self._estimate(task)
-        if not slot.has_capacity(estimate, a.options.timeout is not None, task.elements):
-            if task.elements > slot.calls_left:
-                slot.leaving = True  # a new process takes it
-            return False
-        self.queue.pop(owner)
-        task.estimate = max(estimate, 0.0)
-        task.announced = False
-        slot.put(task, now)
-        if a.options.timeout is not None:
-            task.stop_at = now + a.options.timeout
-            self._stops[task.id] = task
-        name = self._name(task)
-        entry = SlotTask(
-            task.number,
-            a.id,
-            name,
-            a.begun,
-            a.function,
-            a.payload,
-            a.span,
-            a.initializer,
-            a.depth,
-            a.values,
-            a.options.retry_on,
-        )
-        batches.setdefault(slot.id, []).append(entry)
-        self._queue_moved = now
-        return True
-
-    def _estimate(self, task: WorkerTask) -> float:
-        """Seconds that a task is expected to take, or UNKNOWN."""
-        each = self._estimates.get(task.assignment.function, UNKNOWN)
-        return each if each == UNKNOWN else each * task.elements
-
-    def _make_way(self, now: float) -> None:
-        """Have slots replaced that others have use for, and those that have made all the calls that they may."""
-        self._make_way_at = None
-        if self.settings.max_tasks_per_slot is not None:
-            for slot in self.slots.values():
-                slot.leaving = slot.leaving or slot.calls_left <= 0
-        self._replace_leaving(now)
-        if self.queue and not self.draining and self._may_feed():
-            self._dismiss_idle(now)
-            self._dismiss_busy(now)
-
-    def _replace_leaving(self, now: float) -> None:
-        """The idle ones among those that are to leave."""
-        ended = [slot for slot in self.slots.values() if slot.leaving and slot.idle]
-        for slot in ended:
-            self._end_slot(slot, now)
-        if ended and not self.draining:
-            self._adjust_slots(now)
-
-    def _staying(self) -> list[Slot]:
-        return [slot for slot in self.slots.values() if slot.stays]
-
-    def _dismiss_idle(self, now: float) -> None:
-        """Idle slots that can run nothing that waits here make way for what does."""
-        for slot in outdated(self._staying(), self.queue):
-            slot.leaving = True
-        self._replace_leaving(now)
-        dismissed, self._make_way_at = unneeded(self._staying(), self.queue, self._estimate, now)
-        for slot in dismissed:
-            slot.leaving = True
-        self._replace_leaving(now)
-
-    def _dismiss_busy(self, now: float) -> None:
-        """Where no slot serves an owner, nor will as soon as it is up, one makes way that served another for long."""
-        staying = self._staying()
-        served = {slot.owner for slot in staying}
-        leaving = sum(slot.leaving and slot.state != ENDING for slot in self.slots.values())
-        fresh = sum(slot.owner is None for slot in staying)
-        unserved = sum(owner not in served for owner in self.queue.owners) - leaving - fresh
-        if unserved <= 0:
-            return
-        taken = [slot for slot in staying if slot.owner is not None and not slot.blocked]
-        for slot in sorted(taken, key=lambda slot: slot.owned_since)[:unserved]:
-            time_is_up = slot.owned_since + FAIRNESS_QUANTUM
-            if now < time_is_up:
-                self._make_way_at = min(time_is_up, self._make_way_at or time_is_up)
-                break
-            slot.leaving = True
-        self._replace_leaving(now)
-
-    def _drop_functions(self) -> None:
-        """Drop those that linger and that no task needs any more, nor a function that stays."""
-        needed = {
-            key for t in self.tasks.values() for key in (t.assignment.function, t.assignment.initializer)
-        }
-        for key, definition in self.functions.items():
-            if definition.parts and (key in needed or key not in self._lingering):
-                needed.update(definition.parts)
-        large = False
-        for key in [key for key in self._lingering if key not in needed]:
-            del self._lingering[key]
-            dropped = self.functions.pop(key, None)
-            large = large or (dropped is not None and payload_size(dropped.blob) >= LARGE_DEFINITION)
-            self._missing_modules.pop(key, None)
-            self._estimates.pop(key, None)
-            for slot in self.slots.values():
-                slot.drop_function(key)
-        if large:
-            self._effects += [
-                self._run_tasks(slot, [])
-                for slot in self.slots.values()
-                if slot.to_drop and slot.state == READY
-            ]
-
-    def _run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
-        functions: list[m.FunctionDef] = []
-        for task in tasks:
-            for key in (task.function, task.initializer):
-                if key is not None and key not in slot.known:
-                    functions += slot.lacks(self.functions[key], self.functions)
-        to_drop, slot.to_drop = slot.to_drop, []
-        return RunTasks(slot.id, tasks, functions, to_drop)
-
-    def _watch_slots(self, now: float) -> None:
-        """Recall what waits behind a task that turns out long, and announce the tasks that run for a while."""
-        spare = self._spare_for()
-        for slot in self.slots.values():
-            running = slot.running()
-            if running is None:
-                if slot.kill_at is not None and now >= slot.kill_at:
-                    slot.kill_at = None
-                    self._log("warning", "a slot did not end in time; what its calls had left to do is lost")
-                    self._effects.append(SignalSlot(slot.id, "SIGKILL"))
-                continue
-            recall_at = slot.recall_at(slot.owner in spare)
-            if recall_at is not None and now >= recall_at:
-                self._recall(slot, now, bundle=slot.is_stuck(now))
-            retract_at = slot.retract_at()
-            if retract_at is not None and now >= retract_at:
-                slot.retracted_at = now
-                chunks = tuple(number for number, task in slot.queue.items() if task.may_be_divided)
-                self._effects.append(RetractTasks(slot.id, chunks))
-            if not running.announced and now >= slot.progress + RUNNING_AFTER:
-                running.announced = True
-                self._running.append(running.id)
-
-    def _spare_for(self) -> set[Owner | None]:
-        """The owners whose tasks a slot could take that has nothing to do."""
-        if self.queue:
-            return set()
-        idle = {slot.owner for slot in self.slots.values() if slot.has_capacity(UNKNOWN, alone=True)}
-        return {slot.owner for slot in self.slots.values()} if None in idle else idle
-
-    def _return_queue(self, now: float, keep: int = 0) -> None:
-        """Let the coordinator find a better place for what has not started, but for the first `keep` tasks."""
-        self._queue_moved = now
-        if not self.session.open or len(self.queue) <= keep:
-            return
-        returned = self.queue.cut(keep)
-        for task in returned:
-            del self.tasks[task.id]
-        pairs = [(task.id, task.assignment.attempt) for task in returned]
-        self._effects.append(self.session.send(m.TasksReturned(pairs), now))
+        self._leaving.leave_if_done(now)
 
     def _send_all(self, now: float) -> None:
         session = self.session
@@ -1073,80 +317,46 @@ class WorkerCore:
             self._session_lost(link.unacked())
         if not session.open:
             return
-        if self._output:
-            chunks = self._take_output()
-            size = sum(len(chunk.text) for chunk in chunks)
-            self._effects.append(session.send(m.Output(chunks), now, size))
-        if self._outcomes:
-            outcomes, self._outcomes = self._outcomes, []
-            self._outcome_bytes = 0
-            for batch in batches(outcomes, of_outcome):
-                size = sum([payload_size(outcome.payload) for outcome in batch])
-                self._effects.append(session.send(m.Outcomes(batch), now, size))
-        if self._running:  # behind the outcomes: one of them may be of the bundle that this call was in
-            running, self._running = [t for t in self._running if t in self.tasks], []
-            if running:
-                self._effects.append(session.send(m.Running(running), now))
-        if self._waits:  # as these
-            for waits in batches(self._take_waits(), of_wait):
-                self._effects.append(session.send(m.Waits(waits), now))
-        capacity = self.capacity()
-        unstuck = self._said_stuck and not self._is_stuck()
-        if (capacity != self._announced or unstuck) and not self.draining:
-            self._announced, self._said_stuck = capacity, False
-            self._effects.append(session.send(m.Capacity(capacity), now))
-        if self._stuck and not self.draining:
-            self._stuck, self._said_stuck = False, True
-            self._effects.append(session.send(m.Stuck(self._starts.why), now))
-
-    # --- leaving ---
-
-    def _drain(self, now: float) -> None:
-        if self.draining:
-            return
-        self.draining = True
-        self._drain_until = now + self.settings.drain_timeout
-        running = sum(len(slot.queue) for slot in self.slots.values())
-        self._log("info", f"draining: {running} tasks are running; interrupt again to leave at once")
-        if self.session.open:
-            self._effects.append(self.session.send(m.Drain(), now))
-            if self.queue:
-                self._return_queue(now)
-        for slot in self.slots.values():
-            if len(slot.queue) > 1:
-                self._recall(slot, now)
-
-    def _maybe_leave(self, now: float) -> None:
-        if self.queue and self.session.open:
-            self._return_queue(now)
-        for slot in self.slots.values():
-            if slot.idle and slot.owner is not None and not self.queue:
-                self._end_slot(slot, now)
-        out_of_time = self._drain_until is not None and now >= self._drain_until
-        ending = any(slot.kill_at is not None for slot in self.slots.values())
-        if ((self.tasks or self._undelivered() or ending) and not out_of_time) or self._stopped:
-            return
-        if self.tasks and self.session.open:
-            self._log("warning", f"{len(self.tasks)} tasks did not finish in time; they run again elsewhere")
-            # One that runs and may run but once is not given back: it is lost.
-            pairs = [
-                (task.id, task.assignment.attempt)
-                for task in self.tasks.values()
-                if not task.assignment.options.at_most_once
-            ]
-            self._effects.append(self.session.send(m.TasksReturned(pairs, begun=True), now))
-        if self.session.open:
-            self._effects.append(self.session.send(m.Goodbye(), now))
-        self._stopped = True
-        self._effects.append(Stop())
-
-    def _undelivered(self) -> bool:
-        """Whether there are outcomes that have never been sent, because there is no session."""
-        return bool(self._outcomes or self._unsent)
+        self._unacknowledged.send(now)
+        self._announcements.send(now)
+        if not self.draining:
+            self._capacity.send(
+                self.capacity(), self._slot_table.is_stuck(), self._slot_table.why_short(), now
+            )
 
     def _give_up(self, error: str, kind: str) -> None:
-        self._stopped = True
-        self._effects.append(GiveUp(error, kind))
+        self._leaving.give_up(error, kind)
 
     def _log(self, level: str, text: str) -> None:
         self._effects.append(Log(level, text))
+
+    HANDLERS: ClassVar[Mapping[type[Event], Callable[[WorkerCore, Any, float], None]]] = {
+        SlotFinished: lambda core, event, now: core._slot_events.finished(event, now),
+        Received: _receive,
+        Tick: _tick,
+        SlotReady: lambda core, event, _: core._slot_table.ready(event),
+        SlotReturned: lambda core, event, now: core._recalling.returned(event, now),
+        SlotRetracted: lambda core, event, now: core._recalling.retracted(event, now),
+        SlotSplit: lambda core, event, now: core._splitting.bundle_split(event, now),
+        SlotDivided: lambda core, event, now: core._splitting.chunk_divided(event, now),
+        SlotPrinted: lambda core, event, now: core._slot_events.printed(event, now),
+        SlotBlocked: lambda core, event, now: core._slot_events.blocked(event, now),
+        SlotAwaits: lambda core, event, now: core._slot_events.awaits(event, now),
+        SlotSpoiled: lambda core, event, now: core._slot_events.spoiled(event, now),
+        SlotExited: lambda core, event, now: core._slot_events.exited(event, now),
+        SlotNotStarted: lambda core, event, now: core._slot_table.not_started(event, now),
+        Unreachable: lambda core, _, now: core.session.unreachable(now),
+        HandshakeFailed: _handshake_failed,
+        DrainRequested: lambda core, _, now: core._leaving.drain(now),
+    }
+    """What follows an event; any other one is none of a worker's."""
+
+    MESSAGES: ClassVar[Mapping[type[m.Message], Callable[[WorkerCore, Any, float], None]]] = {
+        m.Assign: _assigned,
+        m.Cancel: lambda core, message, now: core._stopping.cancel(message.requests, now),
+        m.Divide: lambda core, message, now: core._splitting.divide(message.ids, now),
+        m.DropFunctions: lambda core, message, _: core.functions.may_drop(message.functions),
+        m.Welcome: _welcomed,
+        m.Drain: lambda core, _, now: core._leaving.drain(now),
+    }
+    """What follows a message; any other one changes nothing."""

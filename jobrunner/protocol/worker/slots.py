@@ -11,12 +11,6 @@ their own here, so that nobody meets the modules of others, nor another version 
 program makes after it has come to another version of one of its modules (FunctionDef.epoch): a process keeps what it
 has imported.
 
-An idle slot whose owner has nothing queued makes way at once for a new process, where tasks of another owner wait
-without a slot: one slot for each task, but no more of them than have work for `START_SECONDS` each, so that two owners
-of short calls do not start processes for each other all the time. Idle slots of earlier epochs make way for each task
-of a later one. Where more owners have tasks here than there are slots, a busy slot that has served its owner for
-`FAIRNESS_QUANTUM` makes way as soon as it is idle.
-
 Where calls leak, a slot may make only so many: each call of a bundle and each element of a chunk counts, from the
 moment that the slot is given it until it gives it back. A slot that may make no more ends when it is idle, and a new
 process takes its place. A task of more calls than that fits into no slot, and is not taken.
@@ -25,9 +19,8 @@ process takes its place. A task of more calls than that fits into no slot, and i
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from jobrunner.protocol.tuning import (
     ANSWER_WITHIN,
@@ -37,7 +30,6 @@ from jobrunner.protocol.tuning import (
     RETRACT_WHEN_IDLE_AFTER,
     SLOT_LIMIT,
     SLOT_SECONDS,
-    START_SECONDS,
     UNKNOWN,
 )
 from jobrunner.protocol.wire.ids import SlotId, TaskId
@@ -113,7 +105,8 @@ class WorkerTask:
 
     @property
     def elements(self) -> int:
-        return calls_in(self.assignment.span)
+        span = self.assignment.span
+        return 1 if span is None else calls_in(span)
 
     @property
     def bundled(self) -> bool:
@@ -133,81 +126,6 @@ class WorkerTask:
     @property
     def payload(self) -> Payload:
         return self.assignment.payload
-
-
-class LocalQueue:
-    """The tasks that wait for a slot: in order, for each owner. Owners are in the order in which they came."""
-
-    __slots__ = ("_queues", "_size")
-
-    def __init__(self) -> None:
-        self._queues: dict[Owner, deque[WorkerTask]] = {}
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[WorkerTask]:
-        for queue in self._queues.values():
-            yield from queue
-
-    @property
-    def owners(self) -> Iterable[Owner]:
-        return self._queues.keys()
-
-    def count(self, owner: Owner) -> int:
-        """Tasks of that owner."""
-        return len(self._queues.get(owner, ()))
-
-    def tasks_of(self, owner: Owner) -> Iterable[WorkerTask]:
-        """In order."""
-        return self._queues.get(owner, ())
-
-    def push(self, task: WorkerTask, *, front: bool = False) -> None:
-        queue = self._queues.get(task.owner)
-        if queue is None:
-            queue = self._queues[task.owner] = deque()
-        if front:
-            queue.appendleft(task)
-        else:
-            queue.append(task)
-        self._size += 1
-
-    def first(self, owner: Owner) -> WorkerTask | None:
-        """The next task of that owner."""
-        queue = self._queues.get(owner)
-        return queue[0] if queue else None
-
-    def pop(self, owner: Owner) -> WorkerTask:
-        """Take what `first` gives."""
-        task = self._queues[owner].popleft()
-        self._taken(owner)
-        return task
-
-    def remove(self, task: WorkerTask) -> None:
-        self._queues[task.owner].remove(task)
-        self._taken(task.owner)
-
-    def cut(self, keep: int) -> list[WorkerTask]:
-        """Take all but the first `keep`."""
-        tasks = list(self)
-        self._queues.clear()
-        self._size = 0
-        for task in tasks[:keep]:
-            self.push(task)
-        return tasks[keep:]
-
-    def neediest(self, slots: Iterable[Slot]) -> Owner:
-        """The owner whom the fewest of these slots serve; the one that came first, of several."""
-        if len(self._queues) == 1:
-            return next(iter(self._queues))
-        served = [slot.owner for slot in slots if slot.stays]
-        return min(self._queues, key=served.count)
-
-    def _taken(self, owner: Owner) -> None:
-        self._size -= 1
-        if not self._queues[owner]:
-            del self._queues[owner]
 
 
 class Slot:
@@ -292,6 +210,15 @@ class Slot:
             self.known.remove(key)
             self.to_drop.append(key)
 
+    def leave(self) -> None:
+        """Give it no more tasks, and end it when it is idle."""
+        self.leaving = True
+
+    def take_to_drop(self) -> list[FunctionKey]:
+        """Functions that its process is now told to drop."""
+        to_drop, self.to_drop = self.to_drop, []
+        return to_drop
+
     def put(self, task: WorkerTask, now: float) -> None:
         if self.owner is None:
             self.owner, self.owned_since = task.owner, now
@@ -299,10 +226,19 @@ class Slot:
         self.calls_left -= task.elements
         task.number = self.sent
         task.slot = self
+        task.announced = False
         if not self.queue:
             self.progress = now
         self.queue[task.number] = task
         self.seconds += task.estimate
+
+    def progresses(self, now: float) -> None:
+        """Its process has finished something."""
+        self.progress = now
+
+    def give_back_calls(self, calls: int) -> None:
+        """Calls that it was given are not made by its process after all."""
+        self.calls_left += calls
 
     def take_back(self, number: int) -> WorkerTask | None:
         """Take a task out of it that it has not begun."""
@@ -384,85 +320,3 @@ class Slot:
         if self.seconds + max(estimate, MIN_ESTIMATE) <= SLOT_SECONDS:
             return True
         return len(self.queue) == 1 and max(self.seconds, estimate) <= ONE_AHEAD_MAX_SECONDS
-
-
-def outdated(slots: Iterable[Slot], queue: LocalQueue) -> list[Slot]:
-    """Idle slots of earlier epochs that nobody needs, as many as there are tasks of later ones without a slot."""
-    slots = list(slots)
-    free = sum(slot.owner is None for slot in slots)
-    found: list[Slot] = []
-    for owner in queue.owners:
-        if not owner.epoch:
-            continue
-        wanted = queue.count(owner) - free - len(found)
-        older = [
-            slot
-            for slot in slots
-            if slot.idle
-            and slot.owner is not None
-            and slot not in found
-            and owner.replaces(slot.owner)
-            and not queue.count(slot.owner)
-        ]
-        found += older[: max(0, wanted)]
-    return found
-
-
-Estimate: TypeAlias = "Callable[[WorkerTask], float]"
-"""Seconds that a task is expected to take, or UNKNOWN."""
-
-
-class Dismissal(NamedTuple):
-    """Slots that are to make way, and when to look again."""
-
-    slots: list[Slot]
-    look_at: float | None
-
-
-def unneeded(slots: Iterable[Slot], queue: LocalQueue, estimate: Estimate, now: float) -> Dismissal:
-    """Of these slots, which stay, idle ones whose owner has nothing queued: as many as others have use for.
-
-    Tasks that are known to be short wait for slots that serve their owner already, until one of these is stuck.
-    """
-    slots = list(slots)
-    idle = [slot for slot in slots if slot.idle and slot.owner is not None and not queue.count(slot.owner)]
-    if not idle:
-        return Dismissal([], None)
-    free = sum(slot.owner is None for slot in slots)
-    wanted = 0
-    busy: list[Slot] = []
-    for owner in queue.owners:
-        serving = [slot for slot in slots if slot.serves(owner, now)]
-        spare = sum([1.0 - work_for_slots(slot.queue.values(), estimate, 1) for slot in serving])
-        most = free + len(idle) + len(serving)
-        wanted += math.ceil(max(0.0, work_for_slots(queue.tasks_of(owner), estimate, most) - spare))
-        busy += [slot for slot in serving if slot.queue]
-    found = sorted(idle, key=lambda slot: slot.progress)[: max(0, wanted - free)]
-    look_at = min((slot.progress + RECALL_AFTER for slot in busy), default=None)
-    return Dismissal(found, look_at if len(found) < len(idle) else None)
-
-
-def work_for_slots(tasks: Iterable[WorkerTask], estimate: Estimate, most: int) -> float:
-    """How many slots these tasks keep busy for START_SECONDS, each task one at the most; no more than `most`."""
-    work = 0.0
-    for task in tasks:
-        work += share_of_slot(estimate(task))
-        if work >= most:
-            return float(most)
-    return work
-
-
-def filling(slots: int, tasks: Iterable[WorkerTask], estimate: Estimate) -> int:
-    """How many of these tasks, from the first on, will soon be run by so many slots that are starting."""
-    work, count = 0.0, 0
-    for task in tasks:
-        work += share_of_slot(estimate(task))
-        if work > slots:
-            break
-        count += 1
-    return count
-
-
-def share_of_slot(seconds: float) -> float:
-    """Of what a slot does in START_SECONDS, what a task takes that is expected to last so long."""
-    return 1.0 if seconds == UNKNOWN else min(seconds / START_SECONDS, 1.0)

@@ -17,7 +17,7 @@ from jobrunner.protocol.effects import ChunkDivided, SlotTask, Tick
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, client_of
 from jobrunner.protocol.wire.payloads import Payload, payload_size
-from jobrunner.protocol.worker.core import LARGE_DEFINITION
+from jobrunner.protocol.worker.function_store import LARGE_DEFINITION
 from jobrunner.testing.simulation.simulated_calls import (
     CRASH,
     RAISE,
@@ -585,18 +585,17 @@ class Truth:
         attributes = (
             "tasks",
             "queue",
-            "functions",
-            "_estimates",
-            "_missing_modules",
-            "_outcomes",
-            "_unsent",
-            "_running",
-            "_waits",
-            "_output",
         )
         for name in (*attributes, "_stops"):
             if getattr(core, name):
                 yield f"{node.name}: {name} {getattr(core, name)!r:.200}"
+        store = core.functions
+        for left in (store.definitions, store.lingering, store.missing_modules, store.estimates):
+            if left:
+                yield f"{node.name}: keeps of functions {left!r:.200}"
+        for said in (core._unacknowledged.leftovers(), core._announcements.leftovers()):
+            if said:
+                yield f"{node.name}: has not said {said!r:.200}"
         if core.session.link.unacked():
             yield f"{node.name}: unacknowledged {core.session.link.unacked()!r:.200}"
         idle = [slot for slot in core.slots.values() if slot.idle]

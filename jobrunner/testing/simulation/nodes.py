@@ -52,7 +52,8 @@ from jobrunner.protocol.journal_records import JournalState, Owed
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import ClientId, TaskId, WorkerId, bound, client_of, task_id
 from jobrunner.protocol.wire.principals import ANYONE, CLIENT, WORKER, Principal
-from jobrunner.protocol.worker.core import WorkerCore, WorkerSettings
+from jobrunner.protocol.worker.core import WorkerCore
+from jobrunner.protocol.worker.settings import WorkerSettings
 from jobrunner.testing.simulation.laws import RIGHT, Violation, names_of
 from jobrunner.testing.simulation.simulated_slots import SimulatedSlots
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jobrunner.protocol.bundles import pack_calls, place_of_call
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import TaskId, call_id, client_of
-from jobrunner.protocol.worker.core import LARGE_DEFINITION
+from jobrunner.protocol.worker.function_store import LARGE_DEFINITION
 from jobrunner.testing.simulation.laws import names_of
 from jobrunner.testing.simulation.nested import with_nest
 from jobrunner.testing.simulation.scenario import MODULES

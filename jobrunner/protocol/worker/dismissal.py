@@ -1,0 +1,99 @@
+"""Which idle slots make way for tasks of other owners, and how much work slots have; pure.
+
+An idle slot whose owner has nothing queued makes way at once for a new process, where tasks of another owner wait
+without a slot: one slot for each task, but no more of them than have work for `START_SECONDS` each, so that two owners
+of short calls do not start processes for each other all the time. Idle slots of earlier epochs make way for each task
+of a later one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
+
+from jobrunner.protocol.tuning import RECALL_AFTER, START_SECONDS, UNKNOWN
+from jobrunner.protocol.worker.local_queue import LocalQueue
+from jobrunner.protocol.worker.slots import Slot, WorkerTask
+
+
+def outdated(slots: Iterable[Slot], queue: LocalQueue) -> list[Slot]:
+    """Idle slots of earlier epochs that nobody needs, as many as there are tasks of later ones without a slot."""
+    slots = list(slots)
+    free = sum(slot.owner is None for slot in slots)
+    found: list[Slot] = []
+    for owner in queue.owners:
+        if not owner.epoch:
+            continue
+        wanted = queue.count(owner) - free - len(found)
+        older = [
+            slot
+            for slot in slots
+            if slot.idle
+            and slot.owner is not None
+            and slot not in found
+            and owner.replaces(slot.owner)
+            and not queue.count(slot.owner)
+        ]
+        found += older[: max(0, wanted)]
+    return found
+
+
+Estimate: TypeAlias = "Callable[[WorkerTask], float]"
+"""Seconds that a task is expected to take, or UNKNOWN."""
+
+
+class Dismissal(NamedTuple):
+    """Slots that are to make way, and when to look again."""
+
+    slots: list[Slot]
+    look_at: float | None
+
+
+def unneeded(slots: Iterable[Slot], queue: LocalQueue, estimate: Estimate, now: float) -> Dismissal:
+    """Of these slots, which stay, idle ones whose owner has nothing queued: as many as others have use for.
+
+    Tasks that are known to be short wait for slots that serve their owner already, until one of these is stuck.
+    """
+    slots = list(slots)
+    idle = [slot for slot in slots if slot.idle and slot.owner is not None and not queue.count(slot.owner)]
+    if not idle:
+        return Dismissal([], None)
+    free = sum(slot.owner is None for slot in slots)
+    wanted = 0
+    busy: list[Slot] = []
+    for owner in queue.owners:
+        serving = [slot for slot in slots if slot.serves(owner, now)]
+        spare = sum([1.0 - work_for_slots(slot.queue.values(), estimate, 1) for slot in serving])
+        most = free + len(idle) + len(serving)
+        wanted += math.ceil(max(0.0, work_for_slots(queue.tasks_of(owner), estimate, most) - spare))
+        busy += [slot for slot in serving if slot.queue]
+    found = sorted(idle, key=lambda slot: slot.progress)[: max(0, wanted - free)]
+    look_at = min((slot.progress + RECALL_AFTER for slot in busy), default=None)
+    return Dismissal(found, look_at if len(found) < len(idle) else None)
+
+
+def work_for_slots(tasks: Iterable[WorkerTask], estimate: Estimate, most: int) -> float:
+    """How many slots these tasks keep busy for START_SECONDS, each task one at the most; no more than `most`."""
+    work = 0.0
+    for task in tasks:
+        work += share_of_slot(estimate(task))
+        if work >= most:
+            return float(most)
+    return work
+
+
+def filling(slots: int, tasks: Iterable[WorkerTask], estimate: Estimate) -> int:
+    """How many of these tasks, from the first on, will soon be run by so many slots that are starting."""
+    work, count = 0.0, 0
+    for task in tasks:
+        work += share_of_slot(estimate(task))
+        if work > slots:
+            break
+        count += 1
+    return count
+
+
+def share_of_slot(seconds: float) -> float:
+    """Of what a slot does in START_SECONDS, what a task takes that is expected to last so long."""
+    return 1.0 if seconds == UNKNOWN else min(seconds / START_SECONDS, 1.0)

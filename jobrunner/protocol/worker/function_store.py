@@ -1,0 +1,147 @@
+"""The functions of a worker: kept for its slots as long as the coordinator relies on them, or a task here needs them.
+
+The coordinator says which functions may be dropped; one that a task still needs lingers until the task has ended. A
+part stays as long as a function that has it. Slots hear with their next task what they may drop, or at once where it is
+large. For each function the store also knows which of its modules were not found here, and how long its calls take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from jobrunner.protocol.effects import RunTasks, SlotTask
+from jobrunner.protocol.estimates import updated_estimate
+from jobrunner.protocol.tuning import UNKNOWN
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.ids import SlotId
+from jobrunner.protocol.wire.payloads import payload_size
+from jobrunner.protocol.worker.slots import READY, Owner, Slot, WorkerTask
+
+LARGE_DEFINITION = 512 * 1024
+"""Bytes of a function or part of which slots hear at once that they may drop it; of others with their next task."""
+
+
+class FunctionStore:
+    """Definitions by key. `missing`: which of these modules the slots cannot import, see WorkerSettings."""
+
+    def __init__(self, slots: Mapping[SlotId, Slot], missing: Callable[[Iterable[str]], list[str]]) -> None:
+        self._slots = slots
+        self._missing = missing
+        self.definitions: dict[m.FunctionKey, m.FunctionDef] = {}
+        self.lingering: dict[m.FunctionKey, None] = {}
+        """Functions that the coordinator takes to be forgotten here, though a task that is still here needs them."""
+        self.missing_modules: dict[m.FunctionKey, list[str]] = {}
+        """Of `definitions`, those that need modules which were not found when they came, and these."""
+        self.estimates: dict[m.FunctionKey, float] = {}
+        """Seconds that a call is expected to take."""
+
+    # --- what comes and goes ---
+
+    def learn(self, definition: m.FunctionDef) -> None:
+        """The coordinator relies on this function from now on."""
+        # One that is here already is the same. Slots have that one, and it is in shared memory, maybe.
+        self.definitions.setdefault(definition.key, definition)
+        self.lingering.pop(definition.key, None)
+        missing_modules = self._missing(definition.modules) if definition.modules else []
+        if missing_modules:
+            self.missing_modules[definition.key] = missing_modules
+        else:
+            self.missing_modules.pop(definition.key, None)
+
+    def may_drop(self, keys: Iterable[m.FunctionKey]) -> None:
+        """The coordinator does not rely on these any more."""
+        self.lingering.update(dict.fromkeys(keys))
+
+    def session_opened(self) -> None:
+        """The coordinator does not rely on any function of an earlier session."""
+        self.lingering = dict.fromkeys(self.definitions)
+
+    def drop(self, tasks: Iterable[WorkerTask]) -> list[RunTasks]:
+        """Drop those that linger and that no task needs any more, nor a function that stays.
+
+        Slots that are to hear of it at once are given what is returned.
+        """
+        needed = {key for t in tasks for key in (t.assignment.function, t.assignment.initializer)}
+        for key, definition in self.definitions.items():
+            if definition.parts and (key in needed or key not in self.lingering):
+                needed.update(definition.parts)
+        large = False
+        for key in [key for key in self.lingering if key not in needed]:
+            del self.lingering[key]
+            dropped = self.definitions.pop(key, None)
+            large = large or (dropped is not None and payload_size(dropped.blob) >= LARGE_DEFINITION)
+            self.missing_modules.pop(key, None)
+            self.estimates.pop(key, None)
+            for slot in self._slots.values():
+                slot.drop_function(key)
+        if not large:
+            return []
+        return [
+            self.run_tasks(slot, []) for slot in self._slots.values() if slot.to_drop and slot.state == READY
+        ]
+
+    # --- what a task needs ---
+
+    def knows_parts_of(self, definition: m.FunctionDef) -> bool:
+        """Whether all of a function's parts are here, each of which has none."""
+        parts = [self.definitions.get(part) for part in definition.parts]
+        return all(part is not None and not part.parts for part in parts)
+
+    def knows_functions_of(self, assignment: m.Assignment) -> bool:
+        """Whether the function and the initializer of a task are here."""
+        return assignment.function in self.definitions and (
+            assignment.initializer is None or assignment.initializer in self.definitions
+        )
+
+    def missing_for(self, assignment: m.Assignment) -> list[str]:
+        """Modules that the call needs, does not bring along, and that cannot be imported now."""
+        suspects = list(self.missing_modules.get(assignment.function, ()))
+        if assignment.initializer is not None:
+            suspects += self.missing_modules.get(assignment.initializer, ())
+            ships = self.definitions[assignment.initializer].ships
+            suspects = [name for name in suspects if name not in ships]
+        return self._missing(suspects) if suspects else []
+
+    def owner_of(self, assignment: m.Assignment, key: str) -> Owner:
+        """Calls with modules of their own are kept apart from others as those of different owners are."""
+        if assignment.initializer is None:
+            return Owner(key)
+        initializer = self.definitions[assignment.initializer]
+        if initializer.ships or initializer.epoch:
+            return Owner(key, initializer.key, initializer.epoch)
+        return Owner(key)
+
+    def name_of(self, task: WorkerTask) -> str:
+        """The name that users see."""
+        return task.assignment.options.name or self.definitions[task.assignment.function].name
+
+    def run_tasks(self, slot: Slot, tasks: list[SlotTask]) -> RunTasks:
+        """Give a slot these tasks, with the functions that it lacks and those that it may drop."""
+        functions: list[m.FunctionDef] = []
+        for task in tasks:
+            for key in (task.function, task.initializer):
+                if key is not None and key not in slot.known:
+                    functions += slot.lacks(self.definitions[key], self.definitions)
+        return RunTasks(slot.id, tasks, functions, slot.take_to_drop())
+
+    # --- how long calls take ---
+
+    def took(self, task: WorkerTask, duration: float) -> None:
+        """The task has ended after so many seconds."""
+        key = task.assignment.function
+        each = duration / task.elements
+        self.estimates[key] = updated_estimate(self.estimates.get(key, UNKNOWN), each)
+
+    def estimate(self, task: WorkerTask) -> float:
+        """Seconds that a task is expected to take, or UNKNOWN."""
+        each = self.estimates.get(task.assignment.function, UNKNOWN)
+        return each if each == UNKNOWN else each * task.elements
+
+    def check_invariants(self) -> None:
+        for definition in self.definitions.values():
+            for part in definition.parts:
+                assert part in self.definitions, f"{part!r} has gone, a part of {definition.key!r}"
+        for slot in self._slots.values():
+            for key in slot.known:
+                missing = set(self.definitions[key].parts) - slot.known
+                assert not missing, f"slot {slot.id} has {key!r} without {missing}"

@@ -1,0 +1,101 @@
+"""How a worker leaves: it drains, and stops when its tasks have ended; or it gives up, because it can be of no use.
+
+A worker that drains takes nothing new, gives its queue back, and lets what runs end until `drain_timeout`. What has not
+ended by then is given back too, except tasks that may run but once.
+"""
+
+from __future__ import annotations
+
+from jobrunner.protocol.effects import Effect, GiveUp, Log, Stop
+from jobrunner.protocol.session import Session
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.worker.local_tasks import LocalTasks
+from jobrunner.protocol.worker.recalling import Recalling
+from jobrunner.protocol.worker.slot_table import SlotTable
+from jobrunner.protocol.worker.unacknowledged import Unacknowledged
+
+
+class Leaving:
+    """Whether the worker drains, and whether it has stopped."""
+
+    def __init__(
+        self,
+        slot_table: SlotTable,
+        local_tasks: LocalTasks,
+        recalling: Recalling,
+        unacknowledged: Unacknowledged,
+        session: Session,
+        effects: list[Effect],
+        drain_timeout: float,
+    ) -> None:
+        self._slot_table = slot_table
+        self._local_tasks = local_tasks
+        self._recalling = recalling
+        self._unacknowledged = unacknowledged
+        self._session = session
+        self._effects = effects
+        self._drain_timeout = drain_timeout
+        self.draining = False
+        self.drain_until: float | None = None
+        """When it leaves in any case."""
+        self.stopped = False
+        """Nothing happens here any more."""
+
+    def drain(self, now: float) -> None:
+        """Take nothing new, and leave as soon as what runs has ended."""
+        if self.draining:
+            return
+        self.draining = True
+        self._slot_table.close()
+        self.drain_until = now + self._drain_timeout
+        slots = self._slot_table.slots.values()
+        running = sum(len(slot.queue) for slot in slots)
+        self._log("info", f"draining: {running} tasks are running; interrupt again to leave at once")
+        if self._session.open:
+            self._effects.append(self._session.send(m.Drain(), now))
+            if self._local_tasks.queue:
+                self._local_tasks.give_back(now)
+        for slot in slots:
+            if len(slot.queue) > 1:
+                self._recalling.recall(slot, now)
+
+    def leave_if_done(self, now: float) -> None:
+        """Stop if the worker drains, and nothing is left to do, or no time."""
+        if not self.draining:
+            return
+        tasks, queue, slots = (
+            self._local_tasks.tasks,
+            self._local_tasks.queue,
+            self._slot_table.slots.values(),
+        )
+        if queue and self._session.open:
+            self._local_tasks.give_back(now)
+        for slot in slots:
+            if slot.idle and slot.owner is not None and not queue:
+                self._slot_table.end(slot, now)
+        out_of_time = self.drain_until is not None and now >= self.drain_until
+        ending = any(slot.kill_at is not None for slot in slots)
+        busy = tasks or ending or self._unacknowledged.undelivered()
+        if self.stopped or (busy and not out_of_time):
+            return
+        if tasks and self._session.open:
+            self._log("warning", f"{len(tasks)} tasks did not finish in time; they run again elsewhere")
+            # One that runs and may run but once is not given back: it is lost.
+            pairs = [
+                (task.id, task.assignment.attempt)
+                for task in tasks.values()
+                if not task.assignment.options.at_most_once
+            ]
+            self._effects.append(self._session.send(m.TasksReturned(pairs, begun=True), now))
+        if self._session.open:
+            self._effects.append(self._session.send(m.Goodbye(), now))
+        self.stopped = True
+        self._effects.append(Stop())
+
+    def give_up(self, error: str, kind: str) -> None:
+        """Stop because of an error of that kind; no coordinator takes this worker, or no slot can be started."""
+        self.stopped = True
+        self._effects.append(GiveUp(error, kind))
+
+    def _log(self, level: str, text: str) -> None:
+        self._effects.append(Log(level, text))

@@ -1,0 +1,127 @@
+"""How attempts end at a worker: functions that make their outcomes; pure.
+
+Each outcome of an attempt that did not simply return names the worker and the host where the task ran.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobrunner.protocol.effects import FINAL_ERROR, IN_INITIALIZER, INITIALIZER_FAILED, SlotExited
+from jobrunner.protocol.wire import messages as m
+from jobrunner.protocol.wire.payloads import Payload, payload_size
+from jobrunner.protocol.worker.settings import WorkerSettings
+from jobrunner.protocol.worker.slots import WorkerTask
+
+NEARLY_ALL = 0.8
+"""Share of its slot's memory from which on a death is put down to it."""
+
+FAILURES = (m.ERROR, FINAL_ERROR, INITIALIZER_FAILED)
+"""The statuses with which a slot says that a call did not return a result."""
+
+
+def location(settings: WorkerSettings) -> m.Detail:
+    """The worker and the host, as the first entries of an outcome's detail."""
+    return {"worker": settings.name, "host": settings.host}
+
+
+def cancelled(task: WorkerTask) -> m.Outcome:
+    """The task was cancelled before it began."""
+    return m.Outcome(task.id, task.assignment.attempt, m.CANCELLED)
+
+
+def too_many_calls(task: WorkerTask, most: int, settings: WorkerSettings) -> m.Outcome:
+    """No slot of this worker makes as many calls as the task has."""
+    detail = location(settings)
+    detail["error"] = f"its {task.elements} calls are more than a slot makes here, {most}"
+    detail["most_calls"] = most
+    return m.Outcome(task.id, task.assignment.attempt, m.CRASHED, detail=detail)
+
+
+def ended(
+    task: WorkerTask, status: int, payload: Payload, duration: float, settings: WorkerSettings
+) -> m.Outcome:
+    """The task ended by itself in its slot, with one of the statuses that slots use."""
+    a = task.assignment
+    if status == FINAL_ERROR:
+        detail: m.Detail = {**location(settings), "final": True}
+    elif status == INITIALIZER_FAILED:
+        detail = {**location(settings), "setup": True}
+    elif status == m.ERROR:
+        detail = location(settings)
+    else:
+        return m.Outcome(a.id, a.attempt, status, payload, duration)
+    return m.Outcome(a.id, a.attempt, m.ERROR, payload, duration, detail)
+
+
+def split(task: WorkerTask, running: int, payload: Payload, settings: WorkerSettings) -> m.Outcome:
+    """A bundle ends with the results so far, and the call with that index runs on."""
+    detail: m.Detail = {**location(settings), "running": running}
+    return m.Outcome(task.id, task.assignment.attempt, m.SPLIT, payload, 0.0, detail)
+
+
+def divided(task: WorkerTask, stop: int, settings: WorkerSettings) -> m.Outcome:
+    """A chunk ends, and its elements before `stop` go on as a task of their own."""
+    detail: m.Detail = {**location(settings), "stop": stop}
+    return m.Outcome(task.id, task.assignment.attempt, m.SPLIT, b"", 0.0, detail)
+
+
+def too_large(
+    task: WorkerTask, payload: Payload, welcome: m.Welcome | None, settings: WorkerSettings
+) -> m.Outcome | None:
+    """The outcome instead of one whose payload the coordinator would not take; None if it takes this one."""
+    size = payload_size(payload)
+    if welcome is None or size <= welcome.max_payload:
+        return None
+    a = task.assignment
+    return m.quota_exceeded(a.id, a.attempt, "result has", size, welcome.max_payload, location(settings))
+
+
+def stopped(
+    task: WorkerTask, duration: float, exited: SlotExited | None, settings: WorkerSettings
+) -> m.Outcome:
+    """The task was stopped: by a cancel, or because its time was up."""
+    assert task.stop_reason is not None
+    detail = location(settings)
+    if task.stop_reason == m.TIMED_OUT:
+        limit = task.assignment.options.timeout
+        detail["timeout"] = limit
+        detail["error"] = f"it ran longer than its timeout of {limit:g} s"
+        if exited is not None:
+            detail["stderr"] = exited.stderr
+            if exited.element >= 0:
+                detail["element"] = exited.element
+    return m.Outcome(task.id, task.assignment.attempt, task.stop_reason, b"", duration, detail)
+
+
+def crashed(task: WorkerTask, duration: float, exited: SlotExited, settings: WorkerSettings) -> m.Outcome:
+    """The slot's process died while it ran the task."""
+    detail = _death(exited, settings)
+    if exited.element >= 0 and isinstance(task.assignment.span, tuple):
+        detail["element"] = exited.element
+    elif exited.element == IN_INITIALIZER:
+        detail["setup"] = True
+    return m.Outcome(task.id, task.assignment.attempt, m.CRASHED, b"", duration, detail)
+
+
+def _death(exited: SlotExited, settings: WorkerSettings) -> dict[str, Any]:
+    how = f"was killed by {exited.signal}" if exited.signal else f"exited with code {exited.exit_code}"
+    detail: dict[str, Any] = {
+        **location(settings),
+        "error": f"its process {how} (pid {exited.pid})",
+        "pid": exited.pid,
+        "exit_code": exited.exit_code,
+        "signal": exited.signal,
+        "peak_memory": exited.peak_memory,
+        "stderr": exited.stderr,
+    }
+    if exited.traceback:
+        detail["traceback"] = exited.traceback
+    limit = settings.slot_memory
+    if limit and exited.peak_memory >= NEARLY_ALL * limit:
+        detail["out_of_memory"] = True
+        detail["error"] += f"; it had taken nearly all of its slot's memory, {limit / 2**20:.0f} MiB"
+    elif exited.oom_kill:
+        detail["out_of_memory"] = True
+        detail["error"] += "; the kernel killed for want of memory"
+    return detail
