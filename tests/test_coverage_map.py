@@ -63,6 +63,7 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "script.calls": ("contract/test_script.py", "contract/test_shared_globals.py"),
     "script.catalogue": ("contract/test_script.py", "contract/test_shared_globals.py"),
     "script.classes": ("contract/test_script.py",),
+    "script.ctypes_classes": ("contract/test_script.py",),
     "script.current": ("contract/test_script.py", "test_per_thread.py"),
     "script.definition": ("contract/test_script.py",),
     "script.digests": ("contract/test_script.py",),
