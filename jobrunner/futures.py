@@ -200,8 +200,21 @@ class Future(concurrent.futures.Future[T]):
     _waiters: Sequence[Any] = ()  # type: ignore[assignment]
     _done_callbacks: Sequence[Any] = ()
 
-    def __init__(self) -> None:
-        """Create a pending Future; its attributes are those of the class until they change, see the module."""
+    def __init__(self, batch: Batch | None = None, index: int = 0) -> None:
+        """Create a pending Future; its attributes are those of the class until they change, see the module.
+
+        `batch` and `index` are for backends: what the call has in common with others, instead of `bind`.
+        """
+        if batch is not None:
+            self._batch, self._index = batch, index
+
+    def bind(self, id: str, name: str = "", canceller: Canceller | None = None, home: Any = None) -> None:
+        """For backends: say whose Future this is, before anybody has it.
+
+        `canceller(future, running)` is what `cancel` calls, and whose answer it gives; without it, `cancel` is the
+        standard library's. `home` is the backend where other processes can ask for the call by its id.
+        """
+        self._id, self._name, self._canceller, self._home = id, name, canceller, home
 
     @property
     def id(self) -> str:

@@ -183,7 +183,7 @@ def test_cancel_without_a_backend_is_the_standard_one():
 def test_cancel_asks_the_backend_unless_it_is_done():
     asked = []
     future = Future()
-    future._canceller = lambda future, running: asked.append(running) or False
+    future.bind("1", canceller=lambda future, running: asked.append(running) or False)
     assert not future.cancel()
     assert not future.cancel(running=True)
     future.set_result(1)

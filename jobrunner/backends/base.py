@@ -105,14 +105,14 @@ class Backend(ABC):
 
     A backend makes the Futures (`jobrunner.Future`) that it returns, and says what becomes of each, on any thread:
 
-        id, name, _canceller        set before it is returned; `backends.new_id()` is unique
+        bind(id, name, canceller)   whose it is, before it is returned; `backends.new_id()` is unique
         confirm_running()           it has started, as far as the backend knows
         duration = seconds          before its end: how long the function ran; `map` cuts chunks by it
         set_result, set_exception   it has ended, which is said once; InvalidStateError where somebody else was faster
         cancel_pending()            cancel it unless it has started; whether it is cancelled
         confirm_cancelled()         it will not run, or was stopped; from every state but an end
 
-    `_canceller(future, running)` is what `Future.cancel` calls, and whose answer it gives. Where it is left None,
+    `canceller(future, running)` is what `Future.cancel` calls, and whose answer it gives. Where it is left None,
     `cancel` is the standard library's: then the backend finds, after `confirm_running`, that the Future is not
     `running()`.
 

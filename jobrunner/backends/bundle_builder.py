@@ -69,8 +69,7 @@ class BundleBuilder:
         )
 
     def add(self, payload: bytes) -> Future[Any]:
-        future: Future[Any] = Future()
-        future._batch, future._index = self, len(self.futures)
+        future: Future[Any] = Future(self, len(self.futures))
         try:
             self.payloads.append(payload)
             self.futures.append(future)

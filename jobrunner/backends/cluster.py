@@ -150,7 +150,7 @@ class ClusterBackend(CoreBackend):
         """See `blocking.Caller`. Calls that are submitted from now on are in no bundle with one of these."""
         with self._lock:
             self._builder = None
-            return list(self._futures)
+            return list(self._pending.entries)
 
     def _timeouts(self) -> dict[str, float | None]:
         return {

@@ -13,7 +13,6 @@ import os
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -23,25 +22,22 @@ from jobrunner.backends.bundle_builder import BundleBuilder
 from jobrunner.backends.dependency_results import DependencyResults, with_placeholders
 from jobrunner.backends.failures import exception_of
 from jobrunner.backends.futures_in_arguments import AnyFuture, may_hold_futures
+from jobrunner.backends.pending_calls import PendingCalls
 from jobrunner.backends.prepared import PackedElements, Prepared, chunk, pack
+from jobrunner.backends.queries import Queries
 from jobrunner.backends.shared_store import SharedStore
 from jobrunner.backends.slot_initializers import SlotInitializers
 from jobrunner.calls import serialization
-from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.display.printer import Printer
 from jobrunner.errors import (
-    ConfigError,
-    CoordinatorLostError,
     InitializerError,
     JobRunnerError,
     NotSupportedError,
-    ProtocolError,
     SerializationError,
     TaskLostError,
 )
-from jobrunner.fixed import load_element_results
 from jobrunner.fixed.elements import ElementResults
-from jobrunner.futures import CancelWaits, Future, resolve
+from jobrunner.futures import CancelWaits, Future
 from jobrunner.nested.task_context import current_task
 from jobrunner.nested.wait_hooks import depth
 from jobrunner.pickling.loading import Held
@@ -64,7 +60,6 @@ from jobrunner.protocol.effects import (
     GiveUp,
     InitializerFailed,
     Log,
-    QueryRequested,
     RequestResults,
     ResolveTasks,
     ResultReplyRequested,
@@ -74,8 +69,7 @@ from jobrunner.protocol.effects import (
 )
 from jobrunner.protocol.tuning import BUNDLE_SMALL_CALL
 from jobrunner.protocol.wire import messages as m
-from jobrunner.protocol.wire.checks import MAX_ARGUMENT_LENGTH
-from jobrunner.protocol.wire.ids import ClientId, TaskId, call_id, new_id, open_part, task_id
+from jobrunner.protocol.wire.ids import ClientId, TaskId, new_id, task_id
 from jobrunner.protocol.wire.payloads import Payload
 from jobrunner.system import forks
 from jobrunner.system.atexit_hooks import do_all, finish_before_exit
@@ -95,15 +89,6 @@ def nothing() -> None:
     """There is no wire yet."""
 
 
-class QueryWait:
-    """A question under way."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.data: Any = None
-        self.error: JobRunnerError | None = None
-
-
 class CoreBackend(Backend):
     """Subclasses make the wire (on the I/O thread), and end what they started in `_closed`."""
 
@@ -117,26 +102,19 @@ class CoreBackend(Backend):
         self._within = None if task is None else TaskId(task.id)
         # Reentrant: the garbage collector may shut an executor down in a thread that is in here.
         self._lock = forks.lock()
-        self._futures: dict[TaskId, Future[Any] | BundleBuilder] = {}
-        self._chunks: set[TaskId] = set()
         self._outgoing: list[m.TaskSpec | BundleBuilder] = []
         self._builder: BundleBuilder | None = None
         """The last of `_outgoing`, if that is one."""
-        self._builders: weakref.WeakValueDictionary[str, BundleBuilder] = weakref.WeakValueDictionary()
-        """By the open part of their ids."""
         self._limits: Limits
         self._prepared: Prepared | None = None
         """The last one: mostly the same function is submitted again."""
         self._definitions: dict[tuple[m.FunctionKey, m.FunctionKey | None], Prepared] = {}
         """The functions of `_outgoing`."""
-        self._loose: set[TaskId] = set()
-        """Of `_futures`, those that nobody waits for at the end: others' calls, and detached ones."""
         self._dependency_results = DependencyResults(self._reply_with_results, self)
-        self._dependencies_of: dict[TaskId, tuple[TaskId, ...]] = {}
         self._cancel_waits = CancelWaits()
-        self._queries: dict[int, QueryWait] = {}
+        self._pending = PendingCalls(self._lock, self._cancel_waits, self._dependency_results.release)
+        self._queries = Queries(self._lock, self._check_open, self._post)
         self._number = 0
-        self._query_number = 0
         self._shut_down = False
         self._failure: JobRunnerError | None = None
         self._slots = 0
@@ -152,10 +130,6 @@ class CoreBackend(Backend):
         self._finished = False
         """The driver's loop has ended as it should."""
         self._ended = False
-        self._resolving: tuple[TaskId, Future[Any] | BundleBuilder] | None = None
-        """What is being settled, and is in `_futures` no more."""
-        self._left: list[tuple[TaskId, Future[Any]]] = []
-        """At the end: what was not resolved by then."""
         self._thread = threading.Thread(target=self._run, name=f"jobrunner-{self.name}", daemon=True)
         try:
             self._thread.start()
@@ -292,26 +266,19 @@ class CoreBackend(Backend):
             self._check_resources()
         definition = prepared.definition
         future: Future[Any] = Future()
-        future.name = options.name or definition.name
-        future._canceller = self.cancel
-        future._home = self
         with self._lock:
             self._check_open()
             task = self._new_id()
-            future.id = task
+            future.bind(task, options.name or definition.name, self.cancel, self)
             spec = m.TaskSpec(
                 task, definition.key, payload, span, options, prepared.keys[1], depth(), depends_on
             )
             self._builder = None
-            if not self._futures:
+            if not self._pending.entries:
                 self._first_call()
             try:
                 self._definitions[prepared.keys] = prepared
-                self._futures[task] = future
-                if span is not None:
-                    self._chunks.add(task)
-                if depends_on:
-                    self._dependencies_of[task] = depends_on
+                self._pending.add(task, future, span is not None, depends_on)
                 self._outgoing.append(spec)
             except BaseException:
                 self._never_sent(task)
@@ -322,9 +289,7 @@ class CoreBackend(Backend):
     def _never_sent(self, task: TaskId) -> None:
         """With the lock held. Ctrl-C came before all was noted of a call, which nobody is to wait for then."""
         self._builder = None
-        self._futures.pop(task, None)
-        self._chunks.discard(task)
-        self._dependencies_of.pop(task, None)
+        self._pending.discard(task)
         self._outgoing = [entry for entry in self._outgoing if entry.id != task]
 
     def _send_with_others(
@@ -342,12 +307,11 @@ class CoreBackend(Backend):
                 task = self._new_id()
                 builder = BundleBuilder(self, task, definition, options, nested, limit, initializer)
                 future = builder.add(payload)
-                if not self._futures:
+                if not self._pending.entries:
                     self._first_call()
                 try:
                     self._definitions[prepared.keys] = prepared
-                    self._futures[task] = builder
-                    self._builders[open_part(task)] = builder
+                    self._pending.add_bundle(builder)
                     self._outgoing.append(builder)
                     self._builder = builder
                 except BaseException:
@@ -376,18 +340,15 @@ class CoreBackend(Backend):
     def future(self, task_id: str) -> Future[Any]:
         task = TaskId(task_id)
         with self._lock:
-            present = self._future_of(task)
+            present = self._pending.future_of(task)
             if present is not None:
                 return present
             self._check_open()
             future: Future[Any] = Future()
-            future.id = task_id
-            future._canceller = self._cancel_elsewhere
-            future._home = self
-            if not self._futures:
+            future.bind(task_id, "", self._cancel_elsewhere, self)
+            if not self._pending.entries:
                 self._first_call()
-            self._futures[task] = future
-            self._loose.add(task)
+            self._pending.add_watched(task, future)
         self._driver.post(WatchRequested([task]))
         return future
 
@@ -423,6 +384,10 @@ class CoreBackend(Backend):
         ]
         tasks = [entry.spec() if isinstance(entry, BundleBuilder) else entry for entry in outgoing]
         return [SubmitRequested(tasks, functions)]
+
+    def _post(self, event: Event) -> None:
+        """Give the I/O thread an event."""
+        self._driver.post(event)
 
     def _check_open(self) -> None:
         if self._failure is not None:
@@ -464,7 +429,7 @@ class CoreBackend(Backend):
             self._shut_down = True
             if cancel_futures:
                 self._cancel_what_waits()
-            if len(self._futures) == len(self._loose):
+            if self._pending.has_only_loose:
                 self._driver.post(DrainRequested())
             else:
                 self._driver.wake()  # Ctrl-C may have come when a call had been noted, and nobody told of it
@@ -477,9 +442,9 @@ class CoreBackend(Backend):
 
     def _cancel_what_waits(self) -> None:
         """With the lock held. Where the slots are this program's alone, calls that a free one can begin go on."""
-        depends_on = list(self._dependencies_of.items())  # the I/O thread takes from it
+        depends_on = self._pending.dependent()
         blocked = {task for task, needed in depends_on if not self._dependency_results.are_done(needed)}
-        own = [task for task in self._futures if task not in self._loose]
+        own = self._pending.own()
         self._driver.post(CancelRequested([task for task in own if task in blocked], False))
         slots = self.max_workers if self.same_host else 0
         self._driver.post(CancelRequested([task for task in own if task not in blocked], False, slots))
@@ -508,29 +473,11 @@ class CoreBackend(Backend):
 
     @property
     def unfinished(self) -> int:
-        entries = list(self._futures.values())
-        return sum(len(entry.futures) if isinstance(entry, BundleBuilder) else 1 for entry in entries)
+        return self._pending.count
 
     def query(self, kind: str, argument: str = "", timeout: float = 10.0) -> Any:
         """Ask the coordinator. Raises JobRunnerError with its words, CoordinatorLostError after `timeout` s."""
-        if len(argument) > MAX_ARGUMENT_LENGTH:
-            raise ConfigError(
-                f"{argument[:40]!r}... has {len(argument)} characters, and there is no name or id of more than"
-                f" {MAX_NAME_LENGTH}"
-            )
-        wait = QueryWait()
-        with self._lock:
-            self._check_open()
-            self._query_number += 1
-            number = self._query_number
-            self._queries[number] = wait
-        self._driver.post(QueryRequested(number, kind, argument))
-        if not wait.done.wait(timeout):
-            self._queries.pop(number, None)
-            raise CoordinatorLostError(f"the coordinator has not answered for {timeout:g} s")
-        if wait.error is not None:
-            raise wait.error
-        return wait.data
+        return self._queries.ask(kind, argument, timeout)
 
     @property
     def broken(self) -> str:  # type: ignore[override]
@@ -593,11 +540,11 @@ class CoreBackend(Backend):
     def _effects(self) -> dict[type, Callable[[Any], None]]:
         return {
             ResolveTasks: self._on_outcomes,
-            BundleSplit: self._on_split,
-            ChunkDivided: self._on_divided,
-            AnnounceRunning: self._announce_running,
-            AnswerCancel: self._answer_cancel,
-            AnswerQuery: self._answer_query,
+            BundleSplit: self._pending.split,
+            ChunkDivided: self._pending.divide,
+            AnnounceRunning: self._pending.announce_running,
+            AnswerCancel: self._pending.refuse_cancel,
+            AnswerQuery: self._queries.answer,
             ShowOutput: self._show_output,
             RequestResults: lambda effect: self._dependency_results.requested(effect.ids),
             Accepted: self._on_accepted,
@@ -645,42 +592,32 @@ class CoreBackend(Backend):
     def _take_what_is_left(self) -> None:
         with self._lock:
             self._shut_down = True
-            entries = list(self._futures.items())
-            if self._resolving is not None:
-                entries.append(self._resolving)
-            for task, entry in entries:
-                futures = entry.futures if isinstance(entry, BundleBuilder) else [entry]
-                self._left += [(task, future) for future in futures]
-            self._futures = {}
+            self._pending.take_what_is_left()
 
     def _resolve_what_is_left(self) -> None:
-        for task, future in self._left:
-            try:
-                self._resolve_at_end(task, future)
-            except BaseException as exc:
-                resolve(future, exception=exc)
-        self._left = []
+        self._pending.resolve_what_is_left(self._error_at_end)
 
-    def _resolve_at_end(self, task: TaskId, future: Future[Any]) -> None:
+    def _error_at_end(self, task: TaskId, future: Future[Any], is_loose: bool) -> JobRunnerError | None:
+        """The error with which a call ends that is still pending when this backend ends; None: it is cancelled."""
         if self._failure is not None:
-            resolve(future, exception=self._failure_anew(self._failure))
-        elif self.ended_by_force and future.running():
+            return self._failure_anew(self._failure)
+        if self.ended_by_force and future.running():
             text = f"call {task} ({future.name}) was stopped by terminate_workers or kill_workers"
-            resolve(future, exception=TaskLostError(text))
-        elif task in self._loose:
+            return TaskLostError(text)
+        if is_loose:
             text = (
                 f"this Executor was shut down before call {task} was done, which goes on without it; ask"
                 " another Executor on the same cluster for it, with future(id)"
             )
-            resolve(future, exception=JobRunnerError(text))
-        else:
-            future.confirm_cancelled()
+            return JobRunnerError(text)
+        return None
 
     def _end_queries(self) -> None:
-        for query in list(self._queries.values()):
-            ended = JobRunnerError("the executor was shut down before the answer came")
-            query.error = ended if self._failure is None else self._failure_anew(self._failure)
-            query.done.set()
+        self._queries.end(self._own_failure)
+
+    def _own_failure(self) -> JobRunnerError | None:
+        """Why this backend has ended before its time, as an error for one who raises it."""
+        return None if self._failure is None else self._failure_anew(self._failure)
 
     def _give_up(self, effect: GiveUp) -> None:
         self._failure = error_named(effect.kind, self._describe_failure(effect.kind, effect.error))
@@ -715,161 +652,19 @@ class CoreBackend(Backend):
         self._slots = effect.slots
 
     def _on_outcomes(self, effect: ResolveTasks) -> None:
-        for outcome in effect.outcomes:
-            entry: Future[Any] | BundleBuilder | None = None
-            try:
-                with self._lock:
-                    entry = self._futures.pop(outcome.id, None)
-                    self._resolving = None if entry is None else (outcome.id, entry)
-                    self._loose.discard(outcome.id)
-                if self._dependencies_of:
-                    self._dependency_results.release(self._dependencies_of.pop(outcome.id, ()))
-                if isinstance(entry, BundleBuilder):
-                    self._resolve_bundle(entry, outcome)
-                    entry.futures = []
-                elif entry is not None:
-                    self._resolve(entry, outcome)
-            except BaseException as exc:
-                self._fail(outcome.id, entry, exc)
-        self._resolving = None
+        self._pending.resolve_outcomes(effect.outcomes)
         self._maybe_drain()
 
-    def _fail(self, task: TaskId, entry: Future[Any] | BundleBuilder | None, cause: BaseException) -> None:
-        """What nobody foresaw came between an outcome and its Futures: it costs these, and no others."""
-        with self._lock:
-            entry = entry or self._futures.pop(task, None)
-        futures = entry.futures if isinstance(entry, BundleBuilder) else [] if entry is None else [entry]
-        for future in futures:
-            if not future.done():
-                error = JobRunnerError(f"call {task} ended, but its outcome could not be taken: {cause!r}")
-                error.__cause__ = cause
-                resolve(future, exception=error)
-            wait = self._cancel_waits.of(future)
-            if wait is not None:
-                wait.end()
-
     def _maybe_drain(self) -> None:
-        if self._shut_down and len(self._futures) == len(self._loose):
+        if self._shut_down and self._pending.has_only_loose:
             self._driver.post(DrainRequested())
 
-    def _resolve_bundle(self, builder: BundleBuilder, outcome: m.Outcome) -> None:
-        if outcome.status == m.OK:
-            self._resolve_calls(builder.id, builder.futures, outcome.payload, bundles.location_of(outcome))
-            return
-        for index, future in enumerate(builder.futures):
-            self._resolve(future, outcome._replace(id=builder.id_of(index)))
-
-    def _on_split(self, effect: BundleSplit) -> None:
-        builder = self._futures.get(effect.id)
-        if not isinstance(builder, BundleBuilder):
-            return
-        if effect.start:
-            self._resolve_calls(builder.id, builder.futures[: effect.start], effect.results, None)
-        with self._lock:
-            for index in range(effect.start, len(builder.futures)):
-                self._futures[builder.id_of(index)] = builder.futures[index]
-            del self._futures[effect.id]
-            builder.futures = []
-
-    def _on_divided(self, effect: ChunkDivided) -> None:
-        with self._lock:
-            future = self._futures.get(effect.id)
-            if not isinstance(future, Future):
-                return
-            self._futures[effect.part] = future
-            self._chunks.add(effect.part)
-            del self._futures[effect.id]
-            self._chunks.discard(effect.id)
-        future.id = effect.part
-        future.give_back(effect.stop)
-
-    def _resolve_calls(
-        self, bundle: TaskId, futures: list[Future[Any]], payload: Payload, location: m.Detail | None
-    ) -> None:
-        """End calls of a bundle, those that did not raise by the shortest way."""
-        try:
-            payloads, durations, failed = bundles.unpack_results(payload)
-            calls = list(zip(futures, payloads, durations, strict=True))
-        except Exception as exc:
-            error = ProtocolError(f"the results of bundle {bundle} make no sense: {exc}")
-            for future in futures:
-                resolve(future, exception=error)
-            return
-        raised = set(failed)
-        for index, (future, stream, duration) in enumerate(calls):
-            if index in raised or self._cancel_waits:
-                status = m.ERROR if index in raised else m.OK
-                task = call_id(bundle, index)
-                self._resolve(future, m.Outcome(task, 1, status, stream, duration, location))
-                continue
-            future.duration = duration
-            try:
-                future.set_result(serialization.load_result(stream))
-            except BaseException as exc:  # as in `_decode`; or it is resolved, which this does not change
-                resolve(future, exception=exc)
-
-    def _future_of(self, task: TaskId) -> Future[Any] | None:
-        """That of an unfinished call."""
-        entry = self._futures.get(task)
-        if entry is None:
-            bundle = bundles.place_of_call(task)
-            builder = None if bundle is None else self._builders.get(bundle[0])
-            return None if builder is None else builder.future_of(task)
-        return None if isinstance(entry, BundleBuilder) else entry
-
     def _on_accepted(self, effect: Accepted) -> None:
-        with self._lock:
-            self._loose.update(task for task in effect.ids if task in self._futures)
+        self._pending.accept(effect.ids)
         self._maybe_drain()
 
     def _reply_with_results(self, outcomes: list[m.Outcome], unknown: list[TaskId]) -> None:
         self._driver.post(ResultReplyRequested(outcomes, unknown))
-
-    def _resolve(self, future: Future[Any], outcome: m.Outcome) -> None:
-        status = outcome.status
-        if status == m.CANCELLED:
-            future.confirm_cancelled(self._cancel_waits.of(future))
-        else:
-            future.duration = outcome.duration
-            chunk = outcome.id in self._chunks
-            value, error = self._decode(outcome, chunk, future.name)
-            resolve(future, value, error)
-        self._chunks.discard(outcome.id)
-        wait = self._cancel_waits.of(future)
-        if wait is not None:
-            wait.end()
-
-    def _decode(self, outcome: m.Outcome, chunk: bool, name: str) -> tuple[Any, BaseException | None]:
-        """The result, or the error. Unpickling runs code of the user's, which may raise anything."""
-        try:
-            if outcome.status == m.OK:
-                load = load_element_results if chunk else serialization.load_result
-                return load(outcome.payload), None
-            return None, exception_of(outcome, name)
-        except BaseException as exc:
-            return None, exc
-
-    def _announce_running(self, effect: AnnounceRunning) -> None:
-        for task in effect.ids:
-            future = self._future_of(task)
-            if future is not None:
-                future.confirm_running()
-
-    def _answer_cancel(self, effect: AnswerCancel) -> None:
-        for task in effect.refused:
-            future = self._future_of(task)
-            if future is not None:
-                future.confirm_running()
-                wait = self._cancel_waits.of(future)
-                if wait is not None:
-                    wait.refuse()
-
-    def _answer_query(self, effect: AnswerQuery) -> None:
-        wait = self._queries.pop(effect.number, None)
-        if wait is not None:
-            wait.data = effect.data
-            wait.error = JobRunnerError(effect.error) if effect.error else None
-            wait.done.set()
 
     def _show_last_words(self, texts: list[tuple[int, str]]) -> None:
         """What slots print while they end."""

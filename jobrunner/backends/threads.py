@@ -279,9 +279,7 @@ class ThreadsBackend(Backend):
     ) -> Future[Any]:
         future: Future[Any] = Future()
         number = next(self._numbers)
-        future.id = task_id(self._client, number)
-        future.name = options.name or function_name(fn)
-        future._canceller = cancel
+        future.bind(task_id(self._client, number), options.name or function_name(fn), cancel)
         call = _Call(-options.priority, number, future, work, chunk)
         with self._lock:
             if self.broken:

@@ -309,8 +309,7 @@ class _Backend(Backend):
             raise NotSupportedError("a simulated cluster ends with its test: it has no detached calls")
         future: Future[Any] = Future()
         task = self._node.new_id()
-        future.id, future.name = task, options.name or prepared.definition.name
-        future._canceller = self._cancel
+        future.bind(task, options.name or prepared.definition.name, self._cancel)
         self.pending[task] = future
         if span is not None:
             self._chunks.add(task)

@@ -14,7 +14,15 @@ from support.local_engine import EngineError, LocalEngine
 from support.steps import Killed, Steps
 
 from jobrunner import Executor, JobRunnerError, TaskLostError
-from jobrunner.backends import bundle_builder, core_backend, local_wire, thread_chunks, threads
+from jobrunner.backends import (
+    bundle_builder,
+    core_backend,
+    local_wire,
+    pending_calls,
+    queries,
+    thread_chunks,
+    threads,
+)
 from jobrunner.backends.base import BackendSettings
 from jobrunner.backends.engine import backend as engine
 from jobrunner.backends.engine import call_queue as engine_calls
@@ -52,7 +60,7 @@ def threads_of_this_process():
 
 
 KINDS = {
-    "processes": (processes, [core_backend, bundle_builder, driver, local_wire]),
+    "processes": (processes, [core_backend, pending_calls, queries, bundle_builder, driver, local_wire]),
     "engine": (engine_of_threads, [engine, engine_calls]),
     "threads": (threads_of_this_process, [threads, thread_chunks]),
 }

@@ -266,15 +266,12 @@ class EngineBackend(Backend):
         depends_on: Sequence[AnyFuture] = (),
     ) -> Future[Any]:
         future: Future[Any] = Future()
-        future.name = options.name or prepared.name
-        future._canceller = self._cancel
         with self._lock:
             self._check_open()
             self._number += 1
-            future.id = task_id(self._client, self._number)
-            call = Call(
-                future.id, self._number, future, prepared, payload, span, options, depth(), depends_on
-            )
+            task = task_id(self._client, self._number)
+            future.bind(task, options.name or prepared.name, self._cancel)
+            call = Call(task, self._number, future, prepared, payload, span, options, depth(), depends_on)
             call.main = threads.entered()
             self._calls[call.id] = call
         if depends_on:

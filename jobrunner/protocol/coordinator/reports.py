@@ -48,7 +48,7 @@ MAX_WORKERS_NAMED = 20
 Row: TypeAlias = "dict[str, Any]"
 
 
-def fitting(rows: Iterable[Row], most: int = MAX_BYTES) -> list[Row]:
+def fitting(rows: Iterable[Row], most: int) -> list[Row]:
     """Return the first rows, as many as take about `most` bytes.
 
     A reply that is too large for a message would be sent again and again, and hold up everything behind it.
@@ -128,7 +128,7 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
         for record in source
         if (not state or STATE_NAMES[record.state] == state) and (who.sees_all or owns(who, record))
     )
-    return fitting(describe_task(record, who, now) for record in islice(found, rows))
+    return fitting((describe_task(record, who, now) for record in islice(found, rows)), MAX_BYTES)
 
 
 def task(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Row:
