@@ -614,7 +614,7 @@ def test_a_connection_cannot_be_a_global(run_script, make):
         with open_executor() as ex:
             error = ex.submit(use).exception()
             assert isinstance(error, TypeError) and "'first'" in str(error), error
-            assert "it can be an argument of a call" in str(error), error
+            assert "give it as an argument of a call" in str(error), error
         first.close(), second.close()
     """)
 
