@@ -51,7 +51,18 @@ EARLY_LIMIT = 256
 """Maximum number of messages held back because an earlier one is missing; further ones are dropped and sent again."""
 
 EARLY_BYTES = 64 * 1024 * 1024
-"""Maximum total size in bytes of the messages that are held back, like EARLY_LIMIT."""
+"""Maximum total size in bytes of the messages that are held back, like EARLY_LIMIT; for all links that share an
+EarlyBudget together."""
+
+
+class EarlyBudget:
+    """The bytes that one link holds back, or all links of the peers with one key together."""
+
+    __slots__ = ("__weakref__", "held")
+
+    def __init__(self) -> None:
+        self.held = 0
+        """An upper bound of the size of the messages that the links hold back, in bytes."""
 
 
 def welcomed(greeting: str, coordinator: str, number: int) -> str:
@@ -75,6 +86,7 @@ class Link:
         "_before",
         "_deaf_since",
         "_early",
+        "_early_budget",
         "_early_bytes",
         "_heartbeat",
         "_held",
@@ -93,7 +105,9 @@ class Link:
         "unacked_bytes",
     )
 
-    def __init__(self, session: str, now: float, peer_timeout: float) -> None:
+    def __init__(
+        self, session: str, now: float, peer_timeout: float, early: EarlyBudget | None = None
+    ) -> None:
         self.session = session
         self.received = 0
         self.last_heard = now
@@ -104,7 +118,8 @@ class Link:
         self._unacked: deque[tuple[int, Message, int]] = deque()
         self._early: dict[int, Message] = {}
         self._early_bytes = 0
-        """An upper bound of the size of `_early` in bytes."""
+        """An upper bound of the size of `_early` in bytes, and the part of this link in its budget."""
+        self._early_budget = EarlyBudget() if early is None else early
         self._ack_due: float | None = None
         self._held: deque[tuple[int, int]] = deque()
         self._before = 0
@@ -150,10 +165,12 @@ class Link:
         if self._ack_due is None:
             self._ack_due = now + ACK_DELAY
         if seq != self.received + 1:
-            full = len(self._early) >= EARLY_LIMIT or self._early_bytes + envelope.size > EARLY_BYTES
+            budget = self._early_budget
+            full = len(self._early) >= EARLY_LIMIT or budget.held + envelope.size > EARLY_BYTES
             if seq > self.received and seq not in self._early and not full:
                 self._early[seq] = envelope.message
                 self._early_bytes += envelope.size
+                budget.held += envelope.size
             return [], acked
         self._before = self.received
         self.received = seq
@@ -164,8 +181,19 @@ class Link:
             self.received += 1
             messages.append(early)
         if not self._early:
-            self._early_bytes = 0
+            self.drop_early()
         return messages, acked
+
+    def drop_early(self) -> None:
+        """Hold nothing back any more; the peer repeats these messages, if it still has a session."""
+        self._early.clear()
+        self._early_budget.held -= self._early_bytes
+        self._early_bytes = 0
+
+    @property
+    def early_bytes(self) -> int:
+        """Return the bytes that this link has taken from its budget."""
+        return self._early_bytes
 
     def hold(self, reason: int) -> None:
         """Do not acknowledge the messages of the last `receive`, or later ones, before `release` of `reason`.

@@ -24,8 +24,8 @@ from jobrunner.protocol.coordinator.outboxes import MAX_UNTAKEN_SLOTS
 from jobrunner.protocol.coordinator.peers import WorkerSession
 from jobrunner.protocol.coordinator.placement import Lane, ReadyQueue
 from jobrunner.protocol.coordinator.task_table import TaskTable
-from jobrunner.protocol.effects import ResolveTasks, SubmitRequested
-from jobrunner.protocol.link import STALLED_AFTER
+from jobrunner.protocol.effects import Received, ResolveTasks, SubmitRequested
+from jobrunner.protocol.link import EARLY_BYTES, STALLED_AFTER
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.batches import BATCH_BYTES
 from jobrunner.protocol.wire.checks import (
@@ -667,6 +667,47 @@ def test_what_one_call_may_have_fits_into_one_message():
         values + 2 * (parts + modules) + MAX_RETRY_ON_BYTES + MAX_RESOURCES * 4 * MAX_NAME_LENGTH
         < MAX_HEADER_BYTES
     )
+
+
+# --- messages that come early ----------------------------------------------------------------------------------------
+
+
+def says_early(remote, size):
+    """Whether the coordinator holds back a message of so many bytes, that comes before the ones ahead of it."""
+    link = remote.world.core.sessions.peers[remote.source].link
+    before = link.early_bytes
+    envelope = m.Envelope(remote.link.session, 1000 + before, 0, m.Heartbeat(), size)
+    remote.world.handle(Received(remote.source, envelope, remote.who))
+    return link.early_bytes == before + size
+
+
+def test_all_sessions_of_a_key_hold_back_as_much_as_one(world):
+    """A key may have 100,000 of them, and what they hold back is in no account."""
+    clients = [world.client(f"c{number}", who=ANNA) for number in range(5)]
+    held = [number for number, client in enumerate(clients) if says_early(client, EARLY_BYTES // 2)]
+    assert held == [0, 1]
+    other = world.client("other", who=ANNA._replace(key="B" * 43))
+    assert says_early(other, EARLY_BYTES // 2)
+    clients[0].say(m.Goodbye())
+    assert says_early(clients[2], EARLY_BYTES // 2)
+    world.core.check_invariants()
+
+
+def test_what_a_worker_held_back_goes_with_it(world):
+    first, second = [world.worker(name, who=HOST) for name in ("first", "second")]
+    assert says_early(first, EARLY_BYTES)
+    assert not says_early(second, 1)
+    first.say(m.Goodbye())
+    assert says_early(second, 1)
+    world.core.check_invariants()
+
+
+def test_a_session_that_begins_anew_holds_back_nothing(world):
+    client = world.client(who=ANNA)
+    assert says_early(client, EARLY_BYTES)
+    world.reopen(client)
+    assert says_early(client, EARLY_BYTES)
+    world.core.check_invariants()
 
 
 # --- replies --------------------------------------------------------------------------------------------------------

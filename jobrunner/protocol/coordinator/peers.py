@@ -47,6 +47,11 @@ class Peer:
         self.who = who
         self.unreachable_since: float | None = None
 
+    def renew_link(self, link: Link) -> None:
+        """Begin a stream of messages anew, or begin none; the present one is given up with all that it holds."""
+        self.link.drop_early()
+        self.link = link
+
     def silent(self, now: float) -> bool:
         return self.link.silent(now)
 

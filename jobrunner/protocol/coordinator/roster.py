@@ -48,6 +48,7 @@ class Roster:
         if self.workers.pop(worker.id, None) is not None:
             self.resize(worker, 0)
             self.worker_names.discard(worker.name)
+        worker.link.drop_early()
         self.workers_with_room.pop(worker, None)
         self.pending_flush.pop(worker, None)
         self._resized = True

@@ -167,7 +167,7 @@ class Scheduler:
         client.function_refs.clear()
         self.endings.forget_untaken_outcomes(client)
         client.outcomes.clear()
-        client.link = Link("", now, 0.0)  # with all that it has not taken
+        client.renew_link(Link("", now, 0.0))  # with all that it has not taken
         self.dependencies.watches_no_more(client)
         self.dispatcher.queue.resume(client.id)
         if self.roster.remove_client(client):

@@ -6,8 +6,10 @@ is open. Whoever greets again under its id goes on where it was; docs/theory.md 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 from jobrunner.protocol.coordinator.accounts import Account
 from jobrunner.protocol.coordinator.offences import Offences
@@ -17,7 +19,7 @@ from jobrunner.protocol.coordinator.rejections import QUIET, TOLERATED
 from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
 from jobrunner.protocol.effects import Disconnect, Send, Source
-from jobrunner.protocol.link import Link, welcomed
+from jobrunner.protocol.link import EarlyBudget, Link, welcomed
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.ids import is_bound, of_observer, unused_name
 from jobrunner.protocol.wire.principals import INVITED, OPERATOR, WORKER, Principal
@@ -46,6 +48,8 @@ class Sessions:
         self._offences = offences
         self._opened = 0
         """Sessions that were ever opened."""
+        self._early_budgets: WeakValueDictionary[str, EarlyBudget] = WeakValueDictionary()
+        """By key, as long as a link has it."""
 
     # --- their beginning ---
 
@@ -101,7 +105,7 @@ class Sessions:
                 self._replaced(peer, now)
             self._opened += 1
             session = welcomed(envelope.session, self._settings.id, self._opened)
-            link = Link(session, now, hello.peer_timeout)
+            link = Link(session, now, hello.peer_timeout, self._early_budget(who))
             if type(hello) is m.ClientHello:
                 peer = self._client_session(hello, source, link, who, now)
             else:
@@ -120,6 +124,15 @@ class Sessions:
             settings.hash_seed,
         )
         self._out.reply(source, envelope.session, welcome)
+
+    def _early_budget(self, who: Principal) -> EarlyBudget:
+        """All peers of a key hold back as much as one: its holder may open a hundred thousand sessions."""
+        budget = self._early_budgets.get(who.key)
+        if budget is None:
+            budget = EarlyBudget()
+            if who.key:
+                self._early_budgets[who.key] = budget
+        return budget
 
     def _known_serial(self, hello: m.ClientHello | m.WorkerHello) -> int:
         """That of the latest greeting of the same process."""
@@ -208,7 +221,7 @@ class Sessions:
     def _move_peer(self, peer: Peer, source: Source, link: Link, who: Principal) -> None:
         self.peers.pop(peer.source, None)
         peer.source = source
-        peer.link = link
+        peer.renew_link(link)
         peer.who = who
         peer.unreachable_since = None
 
@@ -280,7 +293,7 @@ class Sessions:
         """It gets nothing more of what it was told in this session."""
         if isinstance(peer, ClientSession):
             self._scheduler.endings.forget_untaken_outcomes(peer)
-        peer.link = Link("", now, peer.link.peer_timeout)
+        peer.renew_link(Link("", now, peer.link.peer_timeout))
 
     def _lose_client(self, client: ClientSession, now: float) -> None:
         if client.lost_at is None:
@@ -345,6 +358,11 @@ class Sessions:
             self._out.send(peer, m.Goodbye("the coordinator has stopped"), now)
 
     def check_invariants(self) -> None:
+        held: Counter[str] = Counter()
+        for peer in (*self._scheduler.roster.workers.values(), *self._scheduler.roster.clients.values()):
+            held[peer.who.key] += peer.link.early_bytes
+        for key, budget in self._early_budgets.items():
+            assert budget.held == held[key], f"{key}: {budget.held} bytes held back, of {held[key]}"
         for worker in self._scheduler.roster.workers.values():
             assert self.peers.get(worker.source) is worker
             assert is_bound(worker.id, worker.who.key), f"{worker.id} is another key's"
