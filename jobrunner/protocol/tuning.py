@@ -74,6 +74,10 @@ START_SECONDS = 0.1
 RETURN_AFTER = 0.1
 """Seconds that a worker's queue may stand still before the worker gives it back to the coordinator."""
 
+REST_AFTER_RETURN = 0.25
+"""Maximum time in seconds for which a worker that has given a task back gets no other one, although it counts as having
+a free slot. Its next outcome ends that time."""
+
 FAIRNESS_QUANTUM = 0.5
 """Seconds that a slot is left to an owner who has more tasks while another owner has none."""
 

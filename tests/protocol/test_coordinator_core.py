@@ -35,6 +35,7 @@ from jobrunner.protocol.effects import (
     WriteJournal,
 )
 from jobrunner.protocol.journal_records import JournalState, Progress
+from jobrunner.protocol.tuning import REST_AFTER_RETURN
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.principals import ANYONE, Principal
 
@@ -318,6 +319,8 @@ def test_tasks_given_back_go_elsewhere_and_lose_nothing(world):
     submit(client, spec(1), spec(2))
     assert given(worker) == [("c-1", 1)]
     worker.say(m.TasksReturned([("c-1", 1), ("c-2", 1)]))
+    assert worker.heard() == [], "it counts as having a slot, and has none"
+    world.turn(REST_AFTER_RETURN)
     assert given(worker) == [("c-1", 2)], "the head of the queue, as a new attempt"
     worker.say(m.TasksReturned([("c-1", 1)]))
     assert worker.heard() == []
@@ -336,6 +339,7 @@ def test_what_is_given_back_is_no_attempt(world):
     for number in range(1, 4):
         assert world.query(client, "task", "c-1")["attempt"] == 1
         worker.say(m.TasksReturned([("c-1", number)]))
+        world.turn(REST_AFTER_RETURN)
         assert assigned(worker) == [(number + 1, number)], "its number is no other attempt's"
     worker.say(m.Outcomes([ended("c-1", m.ERROR, 4)]))
     world.turn(1.0)
@@ -785,6 +789,7 @@ def test_a_task_given_back_before_its_client_comes_is_not_taken_to_be_with_the_w
     worker.say(m.TasksReturned([("c-1", 1)]))
     client = world.client()
     submit(client, spec(1))
+    world.turn(REST_AFTER_RETURN)
     assert given(worker) == [("c-1", 1)]
 
 

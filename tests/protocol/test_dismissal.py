@@ -45,6 +45,18 @@ def test_short_tasks_share_a_slot():
     assert found == Dismissal(idle[:1], None)
 
 
+def test_short_tasks_that_are_tried_again_may_end_their_slot_and_get_one_each():
+    idle = slots(ALICE, ALICE)
+    queue = LocalQueue()
+    for number in range(2):
+        queue.push(WorkerTask(assignment(number, attempt=2), BOB))
+    assert unneeded(idle, queue, lambda task: START_SECONDS / 10, 0.0) == Dismissal(idle, None)
+    given_back = LocalQueue()
+    for number in range(2):
+        given_back.push(WorkerTask(assignment(number, attempt=2)._replace(unbegun=1), BOB))
+    assert len(unneeded(idle, given_back, lambda task: START_SECONDS / 10, 0.0).slots) == 1
+
+
 def test_a_slot_whose_owner_has_tasks_stays():
     assert unneeded(slots(BOB), waiting(BOB, 1), unknown, 0.0) == Dismissal([], None)
 

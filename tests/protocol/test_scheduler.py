@@ -6,7 +6,7 @@ from support.cores import DOUBLE, KEY, client_peer, ended, ids, ok, spec, worker
 from jobrunner.protocol.coordinator.scheduler import Scheduler
 from jobrunner.protocol.coordinator.task import CANCELLED, FAILED, QUEUED, SUCCEEDED
 from jobrunner.protocol.coordinator.task_table import RECENT
-from jobrunner.protocol.tuning import PREFETCH_SECONDS
+from jobrunner.protocol.tuning import PREFETCH_SECONDS, REST_AFTER_RETURN
 from jobrunner.protocol.wire import messages as m
 
 
@@ -189,3 +189,40 @@ def test_a_hundred_thousand_queued_tasks_are_accepted_and_cancelled(desk):
     desk.add_worker()
     assert desk.placed() == {}
     assert desk.scheduler.dispatcher.queue.pop(lambda requirements: True) is None
+
+
+# --- workers that hand a task back ---------------------------------------------------------------------------------
+
+
+def test_a_worker_that_hands_a_task_back_gets_none_for_a_while(desk):
+    """It may be stopping an attempt in the slot that counts as free: the task went to and fro ten times a second."""
+    worker = desk.add_worker("a")
+    desk.submit(spec(1))
+    assert desk.placed() == {"a": ["c-1"]}
+    desk.scheduler.attempts.returned(worker, "c-1", 1, 1.0)
+    desk.scheduler.dispatcher.rest(worker, 1.0)
+    assert desk.placed(1.0) == {}
+    assert desk.scheduler.dispatcher.next_deadline() == 1.0 + REST_AFTER_RETURN
+    assert desk.placed(1.0 + REST_AFTER_RETURN) == {"a": ["c-1"]}
+
+
+def test_another_worker_gets_what_was_handed_back_at_once(desk):
+    worker = desk.add_worker("a")
+    desk.submit(spec(1))
+    desk.placed()
+    desk.add_worker("b")
+    desk.scheduler.attempts.returned(worker, "c-1", 1, 1.0)
+    desk.scheduler.dispatcher.rest(worker, 1.0)
+    assert desk.placed(1.0) == {"b": ["c-1"]}
+
+
+@pytest.mark.parametrize("ended", ["c-1", "c-stale"])
+def test_an_outcome_says_that_a_slot_of_it_is_free(desk, ended):
+    worker = desk.add_worker("a", slots=2)
+    desk.submit(spec(1), spec(2))
+    desk.placed()
+    desk.scheduler.attempts.returned(worker, "c-2", 1, 1.0)
+    desk.scheduler.dispatcher.rest(worker, 1.0)
+    assert desk.placed(1.0) == {}
+    desk.scheduler.attempts.outcome(worker, ok(ended), 1.1)
+    assert desk.placed(1.1) == {"a": ["c-2"]}

@@ -79,6 +79,7 @@ class Attempts:
 
     def outcome(self, worker: WorkerSession, outcome: m.Outcome, now: float) -> None:
         """An attempt has ended; whatever is not the present attempt, on its worker, changes nothing."""
+        self._dispatcher.wake(worker)
         record = self._tasks.get(outcome.id)
         if record is None:
             held = self._orphans.get(outcome.id)
@@ -295,6 +296,7 @@ class Attempts:
 
     def reattach(self, worker: WorkerSession, held: list[m.Held], now: float) -> None:
         """A worker has come back with these tasks: keep what is still its own, fence the rest."""
+        self._dispatcher.wake(worker)
         for record in worker.tasks.values():
             self._deadlocks.waits_no_more(record)  # it is told again
         still_there = {(entry.id, entry.attempt) for entry in held}
@@ -413,6 +415,7 @@ class Attempts:
             else:
                 self._endings.finish_lost(record, outcome, now)
         self._roster.remove_worker(worker)
+        self._dispatcher.wake(worker)
         self._functions.worker_gone(worker.id)
         self._missing_modules.worker_gone(worker)
         self._orphans.drop_those_at(worker)

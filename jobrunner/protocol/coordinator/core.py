@@ -277,6 +277,8 @@ class CoordinatorCore:
             return
         for task_id, attempt in reversed(message.tasks):
             self.scheduler.attempts.returned(worker, task_id, attempt, now, begun=message.begun)
+        if not message.begun:
+            self.scheduler.dispatcher.rest(worker, now)
 
     def _on_cancel_refused(self, worker: WorkerSession, message: m.CancelRefused, now: float) -> None:
         for task_id in message.ids:

@@ -13,7 +13,7 @@ from jobrunner.protocol.coordinator.resources import Requirements
 from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.coordinator.task import QUEUED, WAITING, TaskRecord
 from jobrunner.protocol.coordinator.task_table import TaskTable
-from jobrunner.protocol.tuning import UNKNOWN
+from jobrunner.protocol.tuning import REST_AFTER_RETURN, UNKNOWN
 
 LEFT_OVER = 1000
 """Calls that have ended while they waited (for a slot, or for a time) stay in line until it is their turn, which may
@@ -33,6 +33,8 @@ class Dispatcher:
         self.reservations = Reservations()
         self._delayed: list[tuple[float, int, TaskRecord]] = []
         self._tie_breaker = 0
+        self._resting: dict[WorkerSession, float] = {}
+        """Workers that have handed a task back, and until when they get no other one."""
 
     # --- tasks that wait for a time ---
 
@@ -42,7 +44,10 @@ class Dispatcher:
         return len(self._delayed)
 
     def next_deadline(self) -> float | None:
-        return self._delayed[0][0] if self._delayed else None
+        times = [self._delayed[0][0]] if self._delayed else []
+        if self._resting and self._tasks.counts[QUEUED]:
+            times += self._resting.values()
+        return min(times, default=None)
 
     def delay(self, record: TaskRecord, until: float) -> None:
         self._tie_breaker += 1
@@ -69,6 +74,19 @@ class Dispatcher:
                 return record
         return None
 
+    # --- workers that have handed a task back ---
+
+    def rest(self, worker: WorkerSession, now: float) -> None:
+        """It has no slot for the task, though it counts as having one: an attempt is being stopped there, say.
+
+        Without a rest the task would be handed back again and again until that slot is free.
+        """
+        self._resting[worker] = now + REST_AFTER_RETURN
+
+    def wake(self, worker: WorkerSession) -> None:
+        """Something has ended there, or the worker is gone."""
+        self._resting.pop(worker, None)
+
     # --- placement ---
 
     def place(self, assign: Assign, now: float) -> None:
@@ -80,7 +98,9 @@ class Dispatcher:
             self.queue.sweep()
         self.queue.rest(self.is_provided)
         self.reservations.renew(self.queue, self._roster.workers.values(), now)
-        idle = [w for w in self._roster.workers_with_room if w.held < w.slots]
+        if self._resting:
+            self._resting = {worker: until for worker, until in self._resting.items() if until > now}
+        idle = [w for w in self._roster.workers_with_room if w.held < w.slots and w not in self._resting]
         while idle:
             more = []
             for worker in idle:
@@ -92,7 +112,7 @@ class Dispatcher:
                     more.append(worker)
             idle = more
         for worker in list(self._roster.workers_with_room):
-            if worker.prefetch and self._tasks.counts[QUEUED]:
+            if worker.prefetch and self._tasks.counts[QUEUED] and worker not in self._resting:
                 self._prefetch(worker, assign, now)
             if worker.held >= worker.slots:
                 self._roster.has_no_room(worker)

@@ -74,10 +74,14 @@ def unneeded(slots: Iterable[Slot], queue: LocalQueue, estimate: Estimate, now: 
 
 
 def work_for_slots(tasks: Iterable[WorkerTask], estimate: Estimate, most: int) -> float:
-    """How many slots these tasks keep busy for START_SECONDS, each task one at the most; no more than `most`."""
+    """How many slots these tasks keep busy for START_SECONDS, each task one at the most; no more than `most`.
+
+    A task that has begun before counts as a whole slot: those that kill their process, one after the other, would keep
+    the only slot of their owner starting, beside idle slots of others.
+    """
     work = 0.0
     for task in tasks:
-        work += share_of_slot(estimate(task))
+        work += 1.0 if task.begun_before else share_of_slot(estimate(task))
         if work >= most:
             return float(most)
     return work

@@ -104,6 +104,11 @@ class WorkerTask:
         return self.assignment.id
 
     @property
+    def begun_before(self) -> bool:
+        """Whether an earlier attempt has begun: this one may end as that did, with its process."""
+        return self.assignment.attempt - self.assignment.unbegun > 1
+
+    @property
     def elements(self) -> int:
         span = self.assignment.span
         return 1 if span is None else calls_in(span)
