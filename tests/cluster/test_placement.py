@@ -63,7 +63,7 @@ def test_two_clients_take_turns(address, admin, held, tmp_path):
     with connected(address) as first, connected(address) as second:
         futures = [first.submit(calls.note, path, "first") for _ in range(30)]
         until(lambda: admin.status()["tasks"]["queued"] == 30)
-        futures += [second.submission.submit(calls.note, path, "second") for _ in range(5)]
+        futures += [second.submit(calls.note, path, "second") for _ in range(5)]
         until(lambda: admin.status()["tasks"]["queued"] == 35)
         held()
         for future in futures:

@@ -119,4 +119,4 @@ def test_it_takes_no_address(run_job):
         except ConfigError as exc:
             print(exc)
     """
-    assert "takes no address" in run_job(text)
+    assert "accepts no address" in run_job(text)

@@ -327,6 +327,16 @@ def test_tasks_given_back_go_elsewhere_and_lose_nothing(world):
     assert client.heard() == []
 
 
+def test_a_coordinator_that_drains_does_not_wait_for_a_worker_that_rests(world):
+    """It places nothing any more, and turned without end when the rest was over."""
+    client, worker = world.client(), world.worker()
+    submit(client, spec(1), spec(2))
+    worker.say(m.TasksReturned([("c-1", 1)]))
+    world.handle(DrainRequested())
+    world.turn(2 * REST_AFTER_RETURN)
+    assert world.core.next_deadline() > world.now
+
+
 def assigned(worker):
     """Number, and how many before it never began, of all that was assigned since the last call."""
     return [(t.attempt, t.unbegun) for x in worker.heard_of(m.Assign) for t in x.tasks]

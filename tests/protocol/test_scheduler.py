@@ -202,7 +202,7 @@ def test_a_worker_that_hands_a_task_back_gets_none_for_a_while(desk):
     desk.scheduler.attempts.returned(worker, "c-1", 1, 1.0)
     desk.scheduler.dispatcher.rest(worker, 1.0)
     assert desk.placed(1.0) == {}
-    assert desk.scheduler.dispatcher.next_deadline() == 1.0 + REST_AFTER_RETURN
+    assert desk.scheduler.dispatcher.next_placement() == 1.0 + REST_AFTER_RETURN
     assert desk.placed(1.0 + REST_AFTER_RETURN) == {"a": ["c-1"]}
 
 

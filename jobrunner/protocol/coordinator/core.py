@@ -133,6 +133,7 @@ class CoordinatorCore:
             self.scheduler.dispatcher.next_deadline(),
         ]
         if not self.draining:
+            times.append(self.scheduler.dispatcher.next_placement())
             times.append(self.scheduler.division.next_deadline())
             times.append(self.scheduler.deadlocks.next_deadline())
         return earliest(times)

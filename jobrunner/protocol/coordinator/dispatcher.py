@@ -44,10 +44,13 @@ class Dispatcher:
         return len(self._delayed)
 
     def next_deadline(self) -> float | None:
-        times = [self._delayed[0][0]] if self._delayed else []
+        return self._delayed[0][0] if self._delayed else None
+
+    def next_placement(self) -> float | None:
+        """Return when `place` may find room for a queued task though nothing else happens."""
         if self._resting and self._tasks.counts[QUEUED]:
-            times += self._resting.values()
-        return min(times, default=None)
+            return min(self._resting.values())
+        return None
 
     def delay(self, record: TaskRecord, until: float) -> None:
         self._tie_breaker += 1
