@@ -247,7 +247,7 @@ def test_a_cluster_that_runs_already():
 
 
 def test_settings_beside_an_open_executor(processes):
-    with pytest.raises(ValueError, match="max_workers must be given to it"):
+    with pytest.raises(ValueError, match="max_workers cannot be given here"):
         JobrunnerBackend(processes, max_workers=3)
 
 
