@@ -271,7 +271,7 @@ class Attempts:
             return
         if record.state == CANCELLING and record.cancel_asked:
             self._roster.fence(worker, call_id(record.id, running))
-            self._endings.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+            self._endings.finish_cancelled(record, now)
             return
         self._endings.leave_to_client(record, record.span - running)
         record.client.awaiting_resubmission.add(open_part(record.id))
@@ -282,7 +282,7 @@ class Attempts:
     def again(self, record: TaskRecord, now: float) -> None:
         """Back to the head of the queue, unless it was to be cancelled."""
         if record.cancel_asked:
-            self._endings.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+            self._endings.finish_cancelled(record, now)
             return
         if record.failed_dependency is not None:
             self._endings.finish(record, record.failed_dependency, FAILED, now)
@@ -339,8 +339,7 @@ class Attempts:
             self._roster.fence(worker, entry.id)
         elif record.cancel_asked and record.state in ACTIVE:
             # The request may have been lost with the old session.
-            worker.cancels.append(m.CancelRequest(entry.id, record.state == CANCELLING))
-            self._roster.flush_later(worker)
+            self._roster.cancel_at(worker, entry.id, running=record.state == CANCELLING)
 
     def _reattach_unknown(self, worker: WorkerSession, entry: m.Held, now: float) -> None:
         """Keep it for a client that may still name it; of two workers that have it, the later attempt counts."""

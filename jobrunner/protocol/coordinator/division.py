@@ -18,7 +18,7 @@ from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.protocol.bundles import SEPARATOR
 from jobrunner.protocol.chunks import kept, part_id, stop_of
 from jobrunner.protocol.coordinator.peers import WorkerSession
-from jobrunner.protocol.coordinator.task import CANCELLED, CANCELLING, FAILED, RUNNING, SUCCEEDED, TaskRecord
+from jobrunner.protocol.coordinator.task import CANCELLING, FAILED, RUNNING, SUCCEEDED, TaskRecord
 from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER, DIVIDE_MAX_DOUBLINGS
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_INTEGER
@@ -125,8 +125,7 @@ class Division:
             return
         if record.state == CANCELLING and record.cancel_asked:
             scheduler.roster.fence(worker, part_id(record.id, stop))
-            cancelled = m.Outcome(record.id, record.attempt, m.CANCELLED)
-            scheduler.endings.finish(record, cancelled, CANCELLED, now)
+            scheduler.endings.finish_cancelled(record, now)
             return
         worker.completed -= record.weight  # the part counts when it ends
         scheduler.endings.leave_to_client(record, record.weight)

@@ -112,10 +112,14 @@ class Endings:
         if self._dependencies.unknown_calls:
             self._dependencies.bundle_ended(ended, now)
 
+    def finish_cancelled(self, record: TaskRecord, now: float) -> None:
+        """End a task that somebody wanted cancelled, with no outcome of a worker's."""
+        self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+
     def finish_lost(self, record: TaskRecord, outcome: m.Outcome, now: float) -> None:
         """The process or worker died once too often, or died under a task that was to be cancelled."""
         if record.cancel_asked:
-            self.finish(record, m.Outcome(record.id, record.attempt, m.CANCELLED), CANCELLED, now)
+            self.finish_cancelled(record, now)
             return
         if isinstance(record.span, int):
             self.leave_to_client(record, record.weight)

@@ -88,7 +88,11 @@ class Roster:
 
     def fence(self, worker: WorkerSession, task_id: TaskId) -> None:
         """Have the worker stop an attempt that nobody waits for."""
-        worker.cancels.append(CancelRequest(task_id, True))
+        self.cancel_at(worker, task_id, running=True)
+
+    def cancel_at(self, worker: WorkerSession, task_id: TaskId, *, running: bool) -> None:
+        """Have the worker cancel a task; `running`: even if it runs."""
+        worker.cancels.append(CancelRequest(task_id, running))
         self.flush_later(worker)
 
     def take_pending(self) -> Peer | None:

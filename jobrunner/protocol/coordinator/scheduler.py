@@ -27,7 +27,6 @@ from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.coordinator.submission import Submission
 from jobrunner.protocol.coordinator.task import (
     ACTIVE,
-    CANCELLED,
     CANCELLING,
     FAILED,
     QUEUED,
@@ -134,13 +133,13 @@ class Scheduler:
                 self.roster.flush_later(asker)
             return
         if record.state in (QUEUED, WAITING):
-            self.endings.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
+            self.endings.finish_cancelled(record, now)
         elif record.state == RUNNING and not running:
             record.client.refused.append(task_id)
             self.roster.flush_later(record.client)
         elif self.journal_gate.withholds(record):
             self.attempts.withdraw(record)
-            self.endings.finish(record, m.Outcome(task_id, record.attempt, m.CANCELLED), CANCELLED, now)
+            self.endings.finish_cancelled(record, now)
         else:
             assert record.worker is not None
             if record.cancel_asked and (record.state == CANCELLING or not running):
@@ -148,8 +147,7 @@ class Scheduler:
             record.cancel_asked = True
             if running and record.state != CANCELLING:
                 self.tasks.move(record, CANCELLING, now)
-            record.worker.cancels.append(m.CancelRequest(task_id, running))
-            self.roster.flush_later(record.worker)
+            self.roster.cancel_at(record.worker, task_id, running=running)
 
     def cancel_call(self, bundle: TaskRecord, index: int, running: bool) -> None:
         """Somebody wants one call of a bundle cancelled. Its client is asked, which alone can split a bundle."""
