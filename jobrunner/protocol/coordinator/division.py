@@ -17,14 +17,20 @@ from typing import TYPE_CHECKING
 from jobrunner.config import MAX_NAME_LENGTH
 from jobrunner.protocol.bundles import SEPARATOR
 from jobrunner.protocol.chunks import kept, part_id, stop_of
+from jobrunner.protocol.coordinator.dispatcher import Dispatcher
+from jobrunner.protocol.coordinator.endings import Endings
+from jobrunner.protocol.coordinator.function_table import FunctionTable
 from jobrunner.protocol.coordinator.peers import WorkerSession
+from jobrunner.protocol.coordinator.roster import Roster
 from jobrunner.protocol.coordinator.task import CANCELLING, FAILED, RUNNING, SUCCEEDED, TaskRecord
+from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.tuning import DIVIDE_AGAIN_AFTER, DIVIDE_MAX_DOUBLINGS
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.checks import MAX_INTEGER
 
 if TYPE_CHECKING:
-    from jobrunner.protocol.coordinator.scheduler import Scheduler
+    from jobrunner.protocol.coordinator.attempts import Attempts
+    from jobrunner.protocol.coordinator.submission import Submission
 
 MAX_DIVIDED_LENGTH = MAX_NAME_LENGTH - len(f"{SEPARATOR}{MAX_INTEGER}")
 """Characters of the id of a chunk that may be divided. A part that is run again is divided again, and its id grows."""
@@ -33,12 +39,30 @@ MAX_DIVIDED_LENGTH = MAX_NAME_LENGTH - len(f"{SEPARATOR}{MAX_INTEGER}")
 class Division:
     """The chunks that may be divided."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
+    def __init__(
+        self,
+        *,
+        tasks: TaskTable,
+        roster: Roster,
+        functions: FunctionTable,
+        dispatcher: Dispatcher,
+        endings: Endings,
+    ) -> None:
+        self._tasks = tasks
+        self._roster = roster
+        self._functions = functions
+        self._dispatcher = dispatcher
+        self._endings = endings
+        self._attempts: Attempts
+        self._submission: Submission
         self._chunks: dict[TaskRecord, None] = {}
         """Those that run for a while and were not asked in this attempt."""
         self._doublings = 0
         self._ask_again: float | None = None
+
+    def hand_on_to(self, attempts: Attempts, submission: Submission) -> None:
+        """Say who takes the part of a divided chunk that goes on: as an attempt, and as a task."""
+        self._attempts, self._submission = attempts, submission
 
     def __len__(self) -> int:
         return len(self._chunks)
@@ -67,8 +91,7 @@ class Division:
         """At the end of a turn, when queued tasks have been placed: have chunks divided for the slots that are idle."""
         if not self._chunks or (self._ask_again is not None and now < self._ask_again):
             return
-        scheduler = self._scheduler
-        idle = [w for w in scheduler.roster.workers_with_room if w.held < w.slots]
+        idle = [w for w in self._roster.workers_with_room if w.held < w.slots]
         wanted = sum(w.slots - w.held for w in idle) << self._doublings
         chosen = []
         for record in sorted(self._chunks, key=lambda record: -record.elements) if idle else ():
@@ -83,7 +106,7 @@ class Division:
             del self._chunks[record]
             record.asked = record.attempt
             worker.divides.append(record.id)
-            scheduler.roster.flush_later(worker)
+            self._roster.flush_later(worker)
         self._ask_again = now + DIVIDE_AGAIN_AFTER if chosen else None
         self._doublings = min(self._doublings + 1, DIVIDE_MAX_DOUBLINGS) if chosen else 0
 
@@ -92,7 +115,7 @@ class Division:
         if (
             record.state != RUNNING
             or record.cancel_asked
-            or record.client.id in self._scheduler.dispatcher.queue.backpressured
+            or record.client.id in self._dispatcher.queue.backpressured
         ):
             return False
         return any(worker.fits(record.requirements) for worker in idle)
@@ -105,7 +128,7 @@ class Division:
         The part is a task at once, and not only when its client names it: it holds its slot and its resources. `fresh`
         as in Attempts._split.
         """
-        scheduler, client = self._scheduler, record.client
+        client = record.client
         function, initializer = record.function, record.initializer
         spec = m.TaskSpec(
             record.id,
@@ -119,28 +142,28 @@ class Division:
         stop = stop_of(spec, outcome)
         if stop is None or is_strange(record):
             detail = {"error": f"worker {worker.name} gave back elements of a chunk that it did not have"}
-            scheduler.endings.finish(
+            self._endings.finish(
                 record, m.Outcome(record.id, record.attempt, m.LOST, detail=detail), FAILED, now
             )
             return
         if record.state == CANCELLING and record.cancel_asked:
-            scheduler.roster.fence(worker, part_id(record.id, stop))
-            scheduler.endings.finish_cancelled(record, now)
+            self._roster.fence(worker, part_id(record.id, stop))
+            self._endings.finish_cancelled(record, now)
             return
         worker.completed -= record.weight  # the part counts when it ends
-        scheduler.endings.leave_to_client(record, record.weight)
+        self._endings.leave_to_client(record, record.weight)
         function.users += 1  # so that it is not dropped in between
         if initializer is not None:
             initializer.users += 1
-        scheduler.endings.finish(record, outcome, SUCCEEDED, now)
+        self._endings.finish(record, outcome, SUCCEEDED, now)
         if fresh:
-            scheduler.attempts.goes_on(worker, outcome, now)
+            self._attempts.goes_on(worker, outcome, now)
         part = kept(spec, stop)
-        scheduler.submission.submit(client, part, now)
-        scheduler.functions.release(function)
+        self._submission.submit(client, part, now)
+        self._functions.release(function)
         if initializer is not None:
-            scheduler.functions.release(initializer)
-        present = scheduler.tasks.get(part.id)
+            self._functions.release(initializer)
+        present = self._tasks.get(part.id)
         if present is not None or part.id in client.done:
             client.unnamed[part.id] = False
         if present is not None and present.worker is worker:

@@ -23,8 +23,13 @@ from jobrunner.protocol.wire.ids import TaskId
 from jobrunner.protocol.wire.messages import REFUSED, Outcome
 
 if TYPE_CHECKING:
+    from jobrunner.protocol.coordinator.attempts import Attempts
+    from jobrunner.protocol.coordinator.dispatcher import Dispatcher
+    from jobrunner.protocol.coordinator.endings import Endings
+    from jobrunner.protocol.coordinator.function_table import FunctionTable
     from jobrunner.protocol.coordinator.peers import WorkerSession
-    from jobrunner.protocol.coordinator.scheduler import Scheduler
+    from jobrunner.protocol.coordinator.roster import Roster
+    from jobrunner.protocol.coordinator.task_table import TaskTable
 
 ANSWER_SECONDS = 30.0
 """For which a worker's answer holds."""
@@ -41,14 +46,31 @@ INITIALIZER = "initializer "
 class MissingModules:
     """Part of one Scheduler."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
+    def __init__(
+        self,
+        *,
+        tasks: TaskTable,
+        roster: Roster,
+        functions: FunctionTable,
+        dispatcher: Dispatcher,
+        endings: Endings,
+    ) -> None:
+        self._tasks = tasks
+        self._roster = roster
+        self._functions = functions
+        self._dispatcher = dispatcher
+        self._endings = endings
+        self._attempts: Attempts
         self.contested_modules: frozenset[str] = frozenset()
         """Modules that some worker lacks."""
         self._oldest = 0.0
         """When the first of the answers that still hold was given."""
         self._failures: dict[str, Outcome] = {}
         """How initializers have failed that are contested_modules, under their name here: the last time, each."""
+
+    def hand_back_to(self, attempts: Attempts) -> None:
+        """Say who takes the tasks that workers give back for want of a module."""
+        self._attempts = attempts
 
     def requirements(self, record: TaskRecord) -> Requirements:
         """What its worker must have, the modules included that not every worker has."""
@@ -76,11 +98,10 @@ class MissingModules:
         self, worker: WorkerSession, returned: Iterable[tuple[TaskId, int]], names: Iterable[str], now: float
     ) -> None:
         """A worker has said that it cannot import these, and therefore gives back those tasks (with their attempts)."""
-        scheduler = self._scheduler
         records = [
             record
             for task_id, attempt in returned
-            if (record := scheduler.tasks.get(task_id)) is not None
+            if (record := self._tasks.get(task_id)) is not None
             and record.worker is worker
             and record.attempt == attempt
             and record.state in ACTIVE
@@ -99,9 +120,7 @@ class MissingModules:
             for record in records:
                 record.requirements = self.requirements(record)
         for task_id, attempt in reversed(list(returned)):
-            scheduler.attempts.returned(
-                worker, task_id, attempt, now, prefetch=worker.prefetch and bool(missing)
-            )
+            self._attempts.returned(worker, task_id, attempt, now, prefetch=worker.prefetch and bool(missing))
         self._end_hopeless(self._tasks_with(news) if news else records, now)
 
     def initializer_failed(
@@ -109,7 +128,6 @@ class MissingModules:
     ) -> None:
         """A task of this worker (and now of nobody) has not begun there, because its initializer failed."""
         assert record.initializer is not None
-        scheduler = self._scheduler
         name = initializer_name(record.initializer)
         error = (outcome.detail or {}).get("error", "raised")
         record.record_event(f"attempt {record.begun} on {worker.name}: the initializer failed: {error}")
@@ -118,14 +136,14 @@ class MissingModules:
             self._oldest = now
         news = name not in worker.missing_modules
         worker.missing_modules[name] = now
-        scheduler.attempts.again(record, now)
+        self._attempts.again(record, now)
         if name not in self.contested_modules:
             self._count()
             self._sort_again(self._tasks_with({name}))
         else:
             record.requirements = self.requirements(record)
             if record.state == QUEUED:
-                scheduler.dispatcher.queue.push(record, front=True)
+                self._dispatcher.queue.push(record, front=True)
         self._end_hopeless(self._tasks_with({name}) if news else [record], now)
 
     def worker_gone(self, worker: WorkerSession) -> None:
@@ -137,9 +155,7 @@ class MissingModules:
         if self.contested_modules and now > self._oldest + ANSWER_SECONDS:
             self._drop(self.contested_modules, now - ANSWER_SECONDS)
             answers = [
-                at
-                for worker in self._scheduler.roster.workers.values()
-                for at in worker.missing_modules.values()
+                at for worker in self._roster.workers.values() for at in worker.missing_modules.values()
             ]
             self._oldest = min(answers, default=now)
 
@@ -157,7 +173,7 @@ class MissingModules:
 
     def _able(self, base: Requirements) -> list[WorkerSession]:
         """Workers that could run it, were it not for the modules."""
-        workers = self._scheduler.roster.workers.values()
+        workers = self._roster.workers.values()
         return [worker for worker in workers if not worker.draining and worker.provides_all(base)]
 
     def _is_hopeless(
@@ -172,14 +188,14 @@ class MissingModules:
     def _drop(self, names: Iterable[str], before: float) -> bool:
         """Forget answers about these that were given before that time; whether there were any."""
         dropped = False
-        for worker in self._scheduler.roster.workers.values():
+        for worker in self._roster.workers.values():
             had = len(worker.missing_modules)
             for name in names if worker.missing_modules else ():
                 if worker.missing_modules.get(name, before) < before:
                     del worker.missing_modules[name]
             if len(worker.missing_modules) < had:
-                self._scheduler.roster.may_have_room(worker)
-                self._scheduler.dispatcher.queue.wake(worker.provides_all)
+                self._roster.may_have_room(worker)
+                self._dispatcher.queue.wake(worker.provides_all)
                 dropped = True
         if dropped:
             self._count()
@@ -187,7 +203,7 @@ class MissingModules:
 
     def _count(self) -> None:
         self.contested_modules = frozenset(
-            name for w in self._scheduler.roster.workers.values() for name in w.missing_modules
+            name for w in self._roster.workers.values() for name in w.missing_modules
         )
         for name in self._failures.keys() - self.contested_modules:
             del self._failures[name]
@@ -198,35 +214,32 @@ class MissingModules:
         All such tasks are examined, because anybody may submit a task whose modules no worker has; usually they are
         few.
         """
-        scheduler = self._scheduler
         entries = {
             entry
-            for entry in scheduler.functions.entries()
+            for entry in self._functions.entries()
             if not names.isdisjoint(entry.definition.modules) or initializer_name(entry) in names
         }
         if not entries:
             return []
-        return [r for r in scheduler.tasks.values() if r.function in entries or r.initializer in entries]
+        return [r for r in self._tasks.values() if r.function in entries or r.initializer in entries]
 
     def _sort_again(self, records: list[TaskRecord]) -> None:
         """Something has become contested_modules: what needs it waits in a line of its own from now on."""
-        scheduler = self._scheduler
         for record in records:
             requirements = self.requirements(record)
             if requirements != record.requirements:
                 record.requirements = requirements
                 if record.state == QUEUED:
-                    scheduler.dispatcher.queue.push(record)
+                    self._dispatcher.queue.push(record)
 
     def _end_hopeless(self, records: list[TaskRecord], now: float) -> None:
-        scheduler = self._scheduler
         for record in records:
             if record.state not in (QUEUED, WAITING):
                 continue
             function, initializer, base = record.function, record.initializer, base_requirements(record)
             if self._is_hopeless(function, initializer, base):
                 outcome = self._outcome(record.id, record.attempt, function, initializer, base)
-                scheduler.endings.finish(record, outcome, FAILED, now)
+                self._endings.finish(record, outcome, FAILED, now)
 
     def _outcome(
         self,

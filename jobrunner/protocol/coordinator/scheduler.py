@@ -91,8 +91,20 @@ class Scheduler:
             dispatcher=self.dispatcher,
             endings=self.endings,
         )
-        self.missing_modules = MissingModules(self)
-        self.division = Division(self)
+        self.missing_modules = MissingModules(
+            tasks=self.tasks,
+            roster=self.roster,
+            functions=self.functions,
+            dispatcher=self.dispatcher,
+            endings=self.endings,
+        )
+        self.division = Division(
+            tasks=self.tasks,
+            roster=self.roster,
+            functions=self.functions,
+            dispatcher=self.dispatcher,
+            endings=self.endings,
+        )
         self.attempts = Attempts(
             crash_limit=crash_limit,
             tasks=self.tasks,
@@ -121,6 +133,8 @@ class Scheduler:
             missing_modules=self.missing_modules,
             attempts=self.attempts,
         )
+        self.missing_modules.hand_back_to(self.attempts)
+        self.division.hand_on_to(self.attempts, self.submission)
 
     # --- from clients ---
 
