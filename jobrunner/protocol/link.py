@@ -137,6 +137,19 @@ class Link:
         self._deaf_since: float | None = None
         """The time when the peer first sent a message although it had acknowledged nothing for long."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether messages of a session may still come."""
+        return bool(self.session)
+
+    def close(self) -> None:
+        """Take nothing more: the session has ended, whatever its peer may have sent before it heard so."""
+        self.session = ""
+
+    def takes(self, envelope: Envelope) -> bool:
+        """Whether an envelope belongs to this session, which is open."""
+        return self.session == envelope.session and self.session != ""
+
     def send(self, message: Message, now: float, size: int = 0) -> Envelope:
         """Number a message of about `size` payload bytes and keep it until it is acknowledged."""
         seq = self._next_seq

@@ -162,7 +162,7 @@ class CoordinatorCore:
             assert isinstance(message, m.Join)
             self._join(source, envelope.session, who, message, now)
             return
-        if peer is None or not envelope.session or peer.link.session != envelope.session:
+        if peer is None or not peer.link.takes(envelope):
             if kind is not m.Reset and kind is not m.Goodbye:
                 self._out.reply(source, envelope.session, m.Reset())
             return
@@ -188,7 +188,7 @@ class CoordinatorCore:
                 )
                 return
             handler(self, peer, message, now)
-            if peer.link.session != envelope.session:
+            if not peer.link.takes(envelope):
                 return  # it was reset meanwhile, and will say all this again
 
     def _join(self, source: Source, session: str, who: Principal, message: m.Join, now: float) -> None:

@@ -57,7 +57,7 @@ class Outboxes:
 
     def _flush_client(self, client: ClientSession, now: float) -> None:
         client.resent.clear()
-        if not client.source:  # not back yet; it will name what it waits for
+        if not client.connected:  # not back yet; it will name what it waits for
             for waiting in (
                 client.outcomes,
                 client.running,
@@ -158,7 +158,7 @@ class Outboxes:
         if slots != self._announced_slots:
             self._announced_slots = slots
             for client in self._scheduler.roster.clients.values():
-                if client.source and client.untaken_slots < MAX_UNTAKEN_SLOTS:
+                if client.connected and client.untaken_slots < MAX_UNTAKEN_SLOTS:
                     self._tell_slots(client, now)
 
     def _tell_slots(self, client: ClientSession, now: float) -> None:

@@ -47,6 +47,15 @@ class Peer:
         self.who = who
         self.unreachable_since: float | None = None
 
+    @property
+    def connected(self) -> bool:
+        """Whether it has a connection by which it can be told something."""
+        return self.source != b""
+
+    def disconnect(self) -> None:
+        """Its connection is gone, or somebody else's; it may come back by another one."""
+        self.source = b""
+
     def renew_link(self, link: Link) -> None:
         """Begin a stream of messages anew, or begin none; the present one is given up with all that it holds."""
         self.link.drop_early()

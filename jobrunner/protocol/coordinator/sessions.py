@@ -95,7 +95,7 @@ class Sessions:
         if not who.submits:
             # It owns nothing, not even what was submitted with the same key when that had another role.
             hello = replace(hello, client=of_observer(hello.client))
-        if peer is not None and peer.greeting == envelope.session and peer.link.session:
+        if peer is not None and peer.greeting == envelope.session and peer.link.is_open:
             peer.link.last_heard = now
             self.heard(peer)
         elif hello.serial < self._known_serial(hello):
@@ -153,7 +153,7 @@ class Sessions:
             client = ClientSession(hello, source, link, account, who)
             self._scheduler.roster.add_client(client)
         else:
-            client.is_new = not client.source  # it is known only from the journal
+            client.is_new = not client.connected  # it is known only from the journal
             self._move_peer(client, source, link, who)
             client.hello = hello
             client.lost_at = None
@@ -230,7 +230,7 @@ class Sessions:
     def end(self, peer: Peer, how: str, now: float) -> None:
         """A peer has left, or may not come back."""
         self.peers.pop(peer.source, None)
-        peer.link.session = ""  # whatever it may have said after that, nobody is here to mean it
+        peer.link.close()  # whatever it may have said after that, nobody is here to mean it
         if isinstance(peer, WorkerSession):
             self._scheduler.attempts.worker_lost(peer, how, now)
         elif isinstance(peer, ClientSession):
@@ -245,11 +245,11 @@ class Sessions:
         """Another one greets on its connection. No jobrunner does that; who was there before cannot be reached."""
         self._offences.note(peer.source, "a greeting under another name on the same connection", now)
         del self.peers[peer.source]
-        peer.link.session = ""
+        peer.link.close()
         if isinstance(peer, WorkerSession):
             self._scheduler.attempts.worker_lost(peer, "was replaced on its connection", now)
         elif isinstance(peer, ClientSession):
-            peer.source = b""
+            peer.disconnect()
             self._lose_client(peer, now)
 
     def unexpected(self, peer: Peer, reason: str, now: float) -> None:
@@ -260,7 +260,7 @@ class Sessions:
     def reset(self, peer: Peer) -> None:
         """End a session from this side; the peer opens a new one and says what it has."""
         self._out.reply(peer.source, peer.link.session, m.Reset())
-        peer.link.session = ""
+        peer.link.close()
 
     def unreachable(self, source: Source, now: float) -> None:
         peer = self.peers.get(source)
@@ -273,7 +273,7 @@ class Sessions:
         """End the sessions of a key, and what it has under way."""
         for peer in [*self._scheduler.roster.workers.values(), *self._scheduler.roster.clients.values()]:
             if peer.who.key == key:
-                if peer.source:
+                if peer.connected:
                     self._offences.refuse(
                         peer.source, peer.link.session, f"the key {peer.who.name!r} was revoked", now
                     )
@@ -333,13 +333,13 @@ class Sessions:
                 self.give_up_untaken(peer, now)
             for envelope in peer.link.due(now):
                 self._out.add(Send(source, envelope))
-        for client in [c for c in self._scheduler.roster.clients.values() if not c.source]:
+        for client in [c for c in self._scheduler.roster.clients.values() if not c.connected]:
             self._lose_client(client, now)
 
     @property
     def need_sweeping(self) -> bool:
         """Whether a peer may have to be told something, or be given up, though nothing arrives."""
-        return any(not client.source for client in self._scheduler.roster.clients.values()) or any(
+        return any(not client.connected for client in self._scheduler.roster.clients.values()) or any(
             peer.link.next_deadline() is not None for peer in self.peers.values()
         )
 
@@ -367,9 +367,9 @@ class Sessions:
             assert self.peers.get(worker.source) is worker
             assert is_bound(worker.id, worker.who.key), f"{worker.id} is another key's"
         for client in self._scheduler.roster.clients.values():
-            assert self.peers.get(client.source) is client or not client.source
+            assert self.peers.get(client.source) is client or not client.connected
             if client.who.submits:
-                assert not client.source or is_bound(client.id, client.who.key), (
+                assert not client.connected or is_bound(client.id, client.who.key), (
                     f"{client.id} is another key's"
                 )
             else:
