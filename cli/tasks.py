@@ -17,7 +17,7 @@ DEFAULT_LIMIT = 50
 """Default maximum number of tasks in a list."""
 
 
-class TaskState(StrEnum):
+class StateOption(StrEnum):
     """The values of --state."""
 
     waiting = "waiting"
@@ -30,12 +30,12 @@ class TaskState(StrEnum):
     cancelled = "cancelled"
 
 
-STATES = ", ".join(TaskState)
+STATES = ", ".join(StateOption)
 
 
 def tasks(
     state: Annotated[
-        TaskState | None,
+        StateOption | None,
         typer.Option("--state", "-s", metavar="STATE", help=f"List only tasks in this state: {STATES}."),
     ] = None,
     limit: Annotated[

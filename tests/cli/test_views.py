@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jobrunner.cli import views
 from jobrunner.cli.output import Output, View
-from jobrunner.cli.tasks import TaskState
+from jobrunner.cli.tasks import StateOption
 from jobrunner.errors import ConfigError
 from jobrunner.protocol.coordinator.task import STATE_NAMES
 
@@ -166,7 +166,7 @@ def test_cancelling_says_what_became_of_each(capsys: pytest.CaptureFixture[str])
 
 
 def test_every_state_of_a_task_can_be_asked_for_and_is_summed_up() -> None:
-    assert tuple(TaskState) == STATE_NAMES
+    assert tuple(StateOption) == STATE_NAMES
     assert views.TASK_STATES == STATE_NAMES
 
 

@@ -14,7 +14,7 @@ from jobrunner.protocol.coordinator.function_table import FunctionTable
 from jobrunner.protocol.coordinator.journal_gate import JournalGate
 from jobrunner.protocol.coordinator.peers import ClientSession
 from jobrunner.protocol.coordinator.roster import Roster
-from jobrunner.protocol.coordinator.task import CANCELLED, FAILED, TaskRecord
+from jobrunner.protocol.coordinator.task import CANCELLED, FAILED, TaskRecord, TaskState
 from jobrunner.protocol.coordinator.task_table import TaskTable
 from jobrunner.protocol.wire import messages as m
 from jobrunner.protocol.wire.details import brief
@@ -70,7 +70,7 @@ class Endings:
         """Who is told of every end: tasks that depend on this one, and clients that ask for it."""
         self._dependencies = dependencies
 
-    def finish(self, record: TaskRecord, outcome: m.Outcome, state: int, now: float) -> None:
+    def finish(self, record: TaskRecord, outcome: m.Outcome, state: TaskState, now: float) -> None:
         self._tasks.move(record, state, now)
         client = record.client
         client.account.remove_call(record.size, record.options.resources)

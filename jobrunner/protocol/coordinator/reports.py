@@ -20,6 +20,7 @@ from jobrunner.protocol.coordinator.task import (
     TERMINAL,
     WAITING,
     TaskRecord,
+    TaskState,
 )
 from jobrunner.protocol.wire.batches import of_value
 from jobrunner.protocol.wire.ids import TaskId, call_id, short_id
@@ -80,7 +81,7 @@ def answer(core: CoordinatorCore, who: Principal, query: Query, now: float) -> R
 
 def status(core: CoordinatorCore, who: Principal, argument: str, now: float) -> Row:
     settings, scheduler = core.settings, core.scheduler
-    counts = {name: scheduler.tasks.counts[state] for state, name in enumerate(STATE_NAMES)}
+    counts = {state.label: scheduler.tasks.counts[state] for state in TaskState}
     return {
         "coordinator": {
             "id": settings.id,
@@ -126,7 +127,7 @@ def tasks(core: CoordinatorCore, who: Principal, argument: str, now: float) -> l
         record
         for source in (core.scheduler.tasks.values(), reversed(core.scheduler.tasks.recent))
         for record in source
-        if (not state or STATE_NAMES[record.state] == state) and (who.sees_all or owns(who, record))
+        if (not state or record.state.label == state) and (who.sees_all or owns(who, record))
     )
     return fitting((describe_task(record, who, now) for record in islice(found, rows)), MAX_BYTES)
 
@@ -149,7 +150,7 @@ def cancel(core: CoordinatorCore, who: Principal, argument: str, now: float) -> 
     index = call_in(record, task_id)
     if index is None:
         core.scheduler.cancel(record.id, running, now)
-        state = STATE_NAMES[record.state]
+        state = record.state.label
         return {"id": record.id, "cancelled": state == "cancelled", "state": state}
     call = describe_call(record, index)
     state = call["state"]
@@ -193,7 +194,7 @@ ANSWERS = {
 }
 
 
-DONE = tuple(STATE_NAMES[state] for state in TERMINAL)
+DONE = tuple(state.label for state in TERMINAL)
 
 COMMANDS = ("cancel", "drain", "forget")
 """Those of ANSWERS that change something."""
@@ -280,7 +281,7 @@ def describe_task(record: TaskRecord, who: Principal, now: float) -> Row:
     return {
         "id": record.id if owns(who, record) else short_id(record.id),
         "name": record.name,
-        "state": STATE_NAMES[record.state],
+        "state": record.state.label,
         "client": record.client.id,
         "worker": "" if record.worker is None else record.worker.name,
         "attempt": record.begun,
@@ -344,14 +345,14 @@ def describe_call(bundle: TaskRecord, index: int) -> Row:
     described: dict[str, Any] = {
         "id": call_id(bundle.id, index),
         "elements": 1,
-        "state": STATE_NAMES[bundle.state],
+        "state": bundle.state.label,
     }
     outcome = None if bundle.outcome is None else outcome_of_call(bundle.outcome, index)
     if outcome is None and calls_may_go_on(bundle):
-        described["state"] = STATE_NAMES[WAITING]
+        described["state"] = WAITING.label
     elif outcome is not None:
         failed = outcome.status != OK
-        described |= {"state": STATE_NAMES[FAILED if failed else SUCCEEDED], "duration": outcome.duration}
+        described |= {"state": (FAILED if failed else SUCCEEDED).label, "duration": outcome.duration}
     return described
 
 

@@ -31,7 +31,6 @@ from jobrunner.protocol.coordinator.task import (
     FAILED,
     QUEUED,
     RUNNING,
-    STATE_NAMES,
     WAITING,
     TaskRecord,
 )
@@ -308,7 +307,7 @@ class Scheduler:
             here = self.roster.has_client(record.client)
             assert here or record.cancel_asked or record.options.detach, f"{task_id} is nobody's"
             with_worker = record.worker is not None and task_id in record.worker.tasks
-            assert with_worker == (record.state in ACTIVE), (task_id, STATE_NAMES[record.state])
+            assert with_worker == (record.state in ACTIVE), (task_id, record.state.label)
             assert record.begun >= (record.state in ACTIVE), (
                 f"{task_id}: {record.unbegun} of {record.attempt}"
             )

@@ -7,7 +7,8 @@ that the table does not list is a bug: it raises, with the task's history.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from jobrunner.protocol.coordinator.resources import Requirements, requirements_of
 from jobrunner.protocol.wire.ids import TaskId
@@ -19,25 +20,41 @@ if TYPE_CHECKING:
     from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
     from jobrunner.protocol.wire.ids import ClientId
 
-WAITING: Final = 0
-"""Not to be run yet: it needs other tasks, waits for the time of its retry, or some worker may have it already."""
-QUEUED: Final = 1
-ASSIGNED: Final = 2
-"""With a worker, which may or may not have started it."""
-RUNNING: Final = 3
-"""Started, and long enough under way for its worker to say so."""
-CANCELLING: Final = 4
-"""Its worker was asked to stop it; the slot is not free before that is confirmed."""
-SUCCEEDED: Final = 5
-FAILED: Final = 6
-CANCELLED: Final = 7
 
-STATE_NAMES = ("waiting", "queued", "assigned", "running", "cancelling", "succeeded", "failed", "cancelled")
+class TaskState(IntEnum):
+    """The states of a task."""
+
+    WAITING = 0
+    """Not to be run yet: it needs other tasks, waits for the time of its retry, or some worker may have it already."""
+    QUEUED = 1
+    ASSIGNED = 2
+    """With a worker, which may or may not have started it."""
+    RUNNING = 3
+    """Started, and long enough under way for its worker to say so."""
+    CANCELLING = 4
+    """Its worker was asked to stop it; the slot is not free before that is confirmed."""
+    SUCCEEDED = 5
+    FAILED = 6
+    CANCELLED = 7
+
+    __hash__ = (
+        int.__hash__
+    )  # an enum's own is a function in Python, and states are looked up for each message
+
+    @property
+    def label(self) -> str:
+        """The name of the state, as users see it."""
+        return self.name.lower()
+
+
+WAITING, QUEUED, ASSIGNED, RUNNING, CANCELLING, SUCCEEDED, FAILED, CANCELLED = TaskState
+
+STATE_NAMES = tuple(state.label for state in TaskState)
 TERMINAL = frozenset((SUCCEEDED, FAILED, CANCELLED))
 ACTIVE = frozenset((ASSIGNED, RUNNING, CANCELLING))
 """States in which a worker has the task."""
 
-TRANSITIONS: dict[int, frozenset[int]] = {
+TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     # ASSIGNED: a worker turns out to have it; FAILED: what it needs did not succeed, or it may not run (again)
     WAITING: frozenset((QUEUED, ASSIGNED, FAILED, CANCELLED)),
     QUEUED: frozenset((ASSIGNED, FAILED, CANCELLED)),  # FAILED: it could not be written down
@@ -173,7 +190,7 @@ class TaskRecord:
         """What its worker must have."""
         self.initializer = initializer
         self.depth = depth
-        self.state = QUEUED
+        self.state: TaskState = QUEUED
         self.worker: WorkerSession | None = None
         self.attempt = 0
         """The number of the last assignment: a worker's word counts only with the present one."""
@@ -240,11 +257,11 @@ class TaskRecord:
         """Calls in it: 1, or those of a chunk or a bundle."""
         return calls_in(self.span)
 
-    def move(self, state: int, now: float) -> None:
+    def move(self, state: TaskState, now: float) -> None:
         """Enter `state`. Raises IllegalTransition for a move that the table does not list."""
         if state not in TRANSITIONS[self.state]:
             raise IllegalTransition(
-                f"task {self.id} cannot go from {STATE_NAMES[self.state]} to {STATE_NAMES[state]}; "
+                f"task {self.id} cannot go from {self.state.label} to {state.label}; "
                 f"attempt {self.attempt}, history: {self.history or 'none'}"
             )
         self.state = state

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, ValuesView
 
 from jobrunner.protocol.bundles import index_of_call, place_of_call
 from jobrunner.protocol.coordinator.piece_index import PieceIndex
-from jobrunner.protocol.coordinator.task import STATE_NAMES, TERMINAL, TaskRecord
+from jobrunner.protocol.coordinator.task import TERMINAL, TaskRecord, TaskState
 from jobrunner.protocol.wire.ids import TaskId, open_part
 
 RECENT = 1000
@@ -22,7 +22,7 @@ class TaskTable:
         self._pieces = PieceIndex()
         self.bundles: dict[str, TaskRecord] = {}
         """The bundles among the unfinished tasks, by the open part of their ids."""
-        self.counts = [0] * len(STATE_NAMES)
+        self.counts = [0] * len(TaskState)
         """Calls per state, of all tasks that there ever were: a bundle counts as many calls."""
         self.recent: deque[TaskRecord] = deque(maxlen=RECENT)
         """The last tasks that have finished."""
@@ -52,12 +52,12 @@ class TaskTable:
         if isinstance(record.span, int):
             self.bundles[open_part(record.id)] = record
 
-    def count(self, record: TaskRecord, state: int) -> None:
+    def count(self, record: TaskRecord, state: TaskState) -> None:
         """A new task begins in this state."""
         record.state = state
         self.counts[state] += record.weight
 
-    def move(self, record: TaskRecord, state: int, now: float) -> None:
+    def move(self, record: TaskRecord, state: TaskState, now: float) -> None:
         self.counts[record.state] -= record.weight
         record.move(state, now)
         self.counts[state] += record.weight
@@ -95,5 +95,5 @@ class TaskTable:
             assert record.id == task_id
             assert record.state not in TERMINAL, record.id
             counted[record.state] += record.weight
-        for state, name in enumerate(STATE_NAMES):
-            assert state in TERMINAL or counted[state] == self.counts[state], name
+        for state in TaskState:
+            assert state in TERMINAL or counted[state] == self.counts[state], state.label

@@ -10,7 +10,7 @@ from jobrunner.protocol.client.core import ClientCore
 from jobrunner.protocol.coordinator.core import CoordinatorCore
 from jobrunner.protocol.coordinator.peers import ClientSession, WorkerSession
 from jobrunner.protocol.coordinator.settings import CoordinatorSettings
-from jobrunner.protocol.coordinator.task import ACTIVE, TaskRecord
+from jobrunner.protocol.coordinator.task import ACTIVE, TaskRecord, TaskState
 from jobrunner.protocol.effects import (
     Accepted,
     AnnounceRunning,
@@ -291,7 +291,7 @@ class CoordinatorNode(Node[CoordinatorCore]):
             # What goes on may have ended elsewhere, where a coordinator before this one had lost sight of it.
             self._detach(worker, [request.id for request in worker.cancels[fenced:]])
 
-        def watched_finish(record: TaskRecord, ended: m.Outcome, state: int, now: float) -> None:
+        def watched_finish(record: TaskRecord, ended: m.Outcome, state: TaskState, now: float) -> None:
             if ended.detail and "deadlock" in ended.detail:
                 self.world.check_refusal(record.id)
             finish(record, ended, state, now)
