@@ -103,7 +103,8 @@ def unreachable(address: str) -> str:
     if os.path.exists(path):
         return ""
     return (
-        f"calls cannot make calls of their own: {path} was removed, maybe with the folder that TMPDIR names"
+        f"calls cannot make calls of their own: {path} was removed, perhaps together with TMPDIR;"
+        " start the executor again, with a TMPDIR that nobody cleans up"
     )
 
 
