@@ -82,7 +82,7 @@ def submit(
         future = view.submit(fn, *args, **kwargs)
         if not future.id:
             raise future.exception() or JobRunnerError("the call could not be submitted")
-        executor.shutdown()  # waits until it is accepted, not until it is done
+        executor.shutdown()  # this waits until the call is accepted, but not until it is done
         if isinstance(future.exception(), NOT_TAKEN):
             raise future.exception() or JobRunnerError("the cluster refused the call")
     write(future.id)
@@ -108,7 +108,8 @@ def result(
         except JobRunnerError:
             raise
         except Exception as exc:
-            typer.echo(str(exc.__cause__ or "").strip(), err=True)  # the traceback, from where it was raised
+            # the traceback, from where the exception was raised
+            typer.echo(str(exc.__cause__ or "").strip(), err=True)
             raise JobRunnerError(f"call {task_id} raised {describe(exc)}") from exc
     try:
         write(json_module.dumps(value))
@@ -180,7 +181,7 @@ def _check_done(task_id: str, address: str | None) -> None:
         except JobRunnerError as exc:
             if type(exc) is not JobRunnerError:
                 raise
-            return  # long done, or unknown: the cluster tells when it is asked for the outcome
+            return  # it was done long ago or is unknown, as the request for the outcome shows
     if state not in ("succeeded", "failed", "cancelled"):
         typer.echo(
             f"call {task_id} is not done yet, its state is {state}; use --wait to wait for it", err=True
